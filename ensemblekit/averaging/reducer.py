@@ -1,0 +1,54 @@
+"""The contract of a statistic: three verbs, two ways to cut, and laws that the tests hold every reducer to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
+
+from ensemblekit.source import Array, Cut
+
+R = TypeVar("R", covariant=True)
+
+
+@runtime_checkable
+class Reducer(Protocol[R]):
+    """Settings and state of one statistic.
+
+    The instance given to ``reduce`` is a pattern and never changed: every piece of the data starts from ``empty()``.
+
+    Laws (tests/test_reducer_laws.py):
+
+    1. Every cut named in ``cuts`` gives the same answer, empty and single-snapshot pieces included.
+    2. ``result()`` changes nothing; asking twice gives the same.
+    3. ``restored(state())`` continues as if nothing had happened; the state is plain arrays.
+    4. State is float64 on the device of the values, whatever their type.
+    """
+
+    cuts: ClassVar[frozenset[Cut]]
+    """"time": it has ``merge``; "space": it has ``beside``."""
+
+    def empty(self) -> Self:
+        """A new state with the same settings that has seen nothing."""
+
+    def update(self, values: Array, start: int, weights: Array | None = None) -> None:
+        """Take in a block: values (n, *item), values[0] being snapshot `start` of its run; weights (n,) or None."""
+
+    def merge(self, later: Self) -> None:
+        """Take in the state of the snapshots of the same run *right after* mine; either side may be empty."""
+
+    def beside(self, right: Self) -> None:
+        """Take in the state of the same snapshots for the next tile of the item."""
+
+    def result(self) -> R:
+        """The answer so far."""
+
+    def state(self) -> dict[str, Array]:
+        """The state as plain arrays."""
+
+    def restored(self, state: Mapping[str, Any]) -> Self:
+        """A reducer with my settings and the given state; the inverse of ``state``."""
+
+
+TIME: frozenset[Cut] = frozenset({"time"})
+SPACE: frozenset[Cut] = frozenset({"space"})
+BOTH: frozenset[Cut] = frozenset({"time", "space"})

@@ -1,0 +1,269 @@
+"""One read of a source, many statistics: the only file that sees source, reducer and engine together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ensemblekit.averaging.reducer import Reducer
+from ensemblekit.engine import Engine, Threads
+from ensemblekit.errors import InputError, ReadOnceError, ReductionError, UnknownFieldError
+from ensemblekit.source import WHOLE, Block, Cut, Piece, SnapshotSource, as_source
+
+Map = Callable[[Block], Any]
+Branch = Reducer | tuple[Any, ...]
+Branches = Mapping[str, tuple[Any, ...]]        # name -> (map, field name or None; reducers)
+States = dict[str, list[Reducer]]
+Progress = bool | Callable[[int, int | None], None]
+
+LIMIT = 64 << 20
+KEEP = 64
+
+
+def reduce(source: Any, branches: Reducer | Mapping[str, Branch], *, map: Map | None = None,
+           fields: Sequence[str] | None = None, engine: Engine | None = None, cut: Cut = "time", limit: int = LIMIT,
+           progress: Progress = False) -> Any:
+    """Statistics of the snapshots of a source, all in one read.
+
+    Arguments:
+        source: a stored field, any source, or an array with snapshots along axis 0.
+        branches: name -> a reducer of the only field (or of the field of that name), or a tuple ``(map, reducer,
+            ...)`` or ``("field", reducer, ...)``. A single reducer instead of a mapping gives a single result. A map
+            takes a :class:`~ensemblekit.Block` and returns (n, *out), one row a snapshot; it sees whole items unless
+            it has a true attribute ``tiled``.
+        map: the map of those branches that name none.
+        fields: the fields to read; by default those the branches ask for.
+        engine: Threads() by default. Every engine gives the same bits.
+        cut: "time", or "space" for reducers that need all snapshots of a part of the item at once (Gram).
+        limit: bytes a block or tile may take.
+        progress: True for a bar on the terminal, or a function of (snapshots done, snapshots in all or None).
+
+    Returns:
+        name -> result; a tuple where the branch has several reducers; a list over runs where the source has several.
+
+    Raises:
+        ReductionError: a map or reducer failed; it names the branch, the run and the snapshots.
+        InputError, UnknownFieldError, ReadOnceError: what was asked for cannot be done with this source.
+    """
+    single = isinstance(branches, Reducer)
+    named: Mapping[str, Branch] = {"result": branches} if single else branches     # type: ignore[assignment,dict-item]
+    source = as_source(source)
+    runs: dict[int, States] = {}
+    for run, states in _states(source, named, map, fields, engine or Threads(), cut, limit, True, progress,
+                               collapse=True):
+        runs[run] = states[0][1]
+    several = source.lengths is not None and len(source.lengths) > 1
+    normal = _normalised(source, named, map)
+    count = len(source.lengths) if source.lengths is not None else 1
+    results: dict[str, Any] = {}
+    for name, (_, _, *reducers) in normal.items():
+        per_run = []
+        for run in range(count):
+            states = runs[run][name] if run in runs else [r.empty() for r in reducers]
+            values = tuple(state.result() for state in states)
+            per_run.append(values[0] if len(values) == 1 else values)
+        results[name] = per_run if several else per_run[0]
+    return results["result"] if single else results
+
+
+def partials(source: Any, branches: Mapping[str, Branch], *, map: Map | None = None,
+             fields: Sequence[str] | None = None, engine: Engine | None = None, cut: Cut = "time",
+             limit: int = LIMIT, keep: int = KEEP,
+             progress: Progress = False) -> dict[int, list[tuple[int, States]]]:
+    """The states of a single read, not yet merged: run -> [(start, name -> states)] in time order.
+
+    At most `keep` a run (neighbours are merged two by two; one a run when cut in space). Equilibration merges a
+    suffix, the jackknife leaves one out, replicas are pooled over runs, a checkpoint saves them: no second read.
+    Arguments and errors are those of :func:`reduce`.
+    """
+    source = as_source(source)
+    return dict(_states(source, branches, map, fields, engine or Threads(), cut, limit, False, progress, keep=keep))
+
+
+def merged(states: Sequence[tuple[int, States]], start: int = 0) -> States:
+    """The states from snapshot `start` on, merged in time order; the states given are left as they are."""
+    kept = [state for begin, state in states if begin >= start]
+    if not kept:
+        raise InputError(f"no partial state begins at or after snapshot {start}; "
+                         f"they begin at {[begin for begin, _ in states]}")
+    total: States = {name: [r.restored(r.state()) for r in reducers] for name, reducers in kept[0].items()}
+    for state in kept[1:]:
+        _merge(total, state)
+    return total
+
+
+def _states(source: SnapshotSource, branches: Mapping[str, Branch], map: Map | None, fields: Sequence[str] | None,
+            engine: Engine, cut: Cut, limit: int, tiled: bool, progress: Progress, *, collapse: bool = False,
+            keep: int = KEEP) -> Iterator[tuple[int, list[tuple[int, States]]]]:
+    """One read; yields each run with its states when the run has ended."""
+    if cut not in ("time", "space"):
+        raise InputError(f'cut is "time" or "space"; got {cut!r}')
+    if limit < 1:
+        raise InputError(f"limit is a number of bytes above 0; got {limit!r}")
+    normal = _normalised(source, branches, map)
+    for name, (_, _, *reducers) in normal.items():
+        for reducer in reducers:
+            if cut not in reducer.cuts:
+                (other,) = reducer.cuts
+                raise InputError(f"{type(reducer).__name__} (branch {name!r}) cannot be cut in {cut}; pass cut={other!r}")
+    if cut == "space" and source.access != "tiles":
+        raise ReadOnceError(f"{type(source).__name__} cannot be read in slabs of space; ingest it into a store first")
+    names = list(fields) if fields is not None else _needed(source, normal)
+    can_tile = len(names) == 1 and source.access == "tiles" and all(
+        "space" in r.cuts for _, _, *reducers in normal.values() for r in reducers) and all(
+        m is None or getattr(m, "tiled", False) for m, *_ in normal.values())
+    one = source.fields[names[0]] if len(names) == 1 and names[0] in source.fields else None
+    big = one is not None and one.nbytes > limit
+    pieces = source.pieces(names, cut, can_tile and (tiled or big or cut == "space"), limit)
+    meter = _meter(progress, source)
+    run, rows = -1, _Rows(collapse, keep)
+    values = engine.map(_reduce_piece, pieces, normal)
+    try:
+        for at, start, stop, tile, states in values:
+            if at != run:
+                if run >= 0:
+                    yield run, rows.joined()
+                run, rows = at, _Rows(collapse, keep)
+            rows.add(start, tile, states)
+            meter(stop - start, tile, one.size if one else 0)
+    finally:
+        close = getattr(values, "close", None)
+        if close is not None:
+            close()
+        meter.close()
+    if run >= 0:
+        yield run, rows.joined()
+
+
+class _Rows:
+    """The states of one run: tiles side by side, and in time either one running state a tile or a list of them."""
+
+    def __init__(self, collapse: bool, keep: int):
+        self.collapse, self.keep = collapse, keep
+        self.columns: dict[int, list[tuple[int, States]]] = {}      # first number of the tile -> states in time
+
+    def add(self, start: int, tile: slice, states: States) -> None:
+        column = self.columns.setdefault(tile.start or 0, [])
+        if self.collapse and column:
+            _merge(column[0][1], states)
+            return
+        column.append((start, states))
+        if not self.collapse and len(column) >= 2 * self.keep:
+            for k in range(0, len(column) - 1, 2):
+                _merge(column[k][1], column[k + 1][1])
+            column[:] = column[::2]
+
+    def joined(self) -> list[tuple[int, States]]:
+        first, *others = (self.columns[k] for k in sorted(self.columns))
+        for column in others:
+            for (_, left), (_, right) in zip(first, column, strict=True):
+                for name, reducers in left.items():
+                    for a, b in zip(reducers, right[name], strict=True):
+                        a.beside(b)
+        while not self.collapse and len(first) > self.keep:
+            for k in range(0, len(first) - 1, 2):
+                _merge(first[k][1], first[k + 1][1])
+            first = first[::2]
+        return first
+
+
+def _merge(total: States, later: States) -> None:
+    for name, reducers in total.items():
+        for a, b in zip(reducers, later[name], strict=True):
+            a.merge(b)
+
+
+def _reduce_piece(branches: Branches, piece: Piece) -> tuple[int, int, int, slice, States]:
+    """Everything that is done with one piece, wherever it is done."""
+    states: States = {name: [r.empty() for r in reducers] for name, (_, _, *reducers) in branches.items()}
+    doing = "reading"
+    try:
+        for block in piece.blocks():
+            for name, (map, field, *_) in branches.items():
+                doing = f"branch {name!r}"
+                if map is None:
+                    values = block.fields[field]
+                else:
+                    values = map(block)
+                    if len(values) != len(block):
+                        raise InputError(f"the map returned {len(values)} rows for {len(block)} snapshots; "
+                                         "it must return one row a snapshot, shape (n, *out)")
+                for reducer in states[name]:
+                    reducer.update(values, block.start, block.weights)
+            doing = "reading"
+    except Exception as error:
+        where = f"snapshots {piece.start} to {piece.stop - 1} of run {piece.run}"
+        raise ReductionError(f"{doing}, {where}: {type(error).__name__}: {error}", piece.run, piece.start,
+                             piece.stop) from error
+    return piece.run, piece.start, piece.stop, piece.tile, states
+
+
+def _normalised(source: SnapshotSource, branches: Mapping[str, Branch], default: Map | None) -> dict[str, tuple]:
+    """name -> (map or None, field or None, *reducers), with every doubt about it raised as an error."""
+    if not isinstance(branches, Mapping) or not branches:
+        raise InputError(f"branches is a reducer or a mapping of name to reducer with at least one; got {branches!r}")
+    fields = source.fields
+    normal: dict[str, tuple] = {}
+    for name, branch in branches.items():
+        head, *reducers = branch if isinstance(branch, tuple) else (default, branch)
+        if isinstance(head, Reducer):
+            head, reducers = default, [head, *reducers]
+        for reducer in reducers:
+            if not isinstance(reducer, Reducer):
+                raise InputError(f"branch {name!r}: {reducer!r} is not a reducer. Pass an instance, for example "
+                                 "ek.Moments(), or a tuple (map, reducer, ...)")
+        if not reducers:
+            raise InputError(f"branch {name!r} has no reducer; pass (map, reducer, ...)")
+        if callable(head):
+            normal[name] = (head, None, *reducers)
+            continue
+        field = head
+        if field is None:
+            if name in fields:
+                field = name
+            elif len(fields) == 1:
+                (field,) = fields
+            else:
+                raise InputError(f"branch {name!r} does not say which field it reduces; the source has "
+                                 f"{sorted(fields)}. Write (\"field\", reducer) or (map, reducer)")
+        if field not in fields:
+            raise UnknownFieldError(field, fields)
+        normal[name] = (None, field, *reducers)
+    return normal
+
+
+def _needed(source: SnapshotSource, branches: Mapping[str, tuple]) -> list[str]:
+    """The fields to read: those named, and all where a map may look at any."""
+    if any(map is not None for map, *_ in branches.values()):
+        return list(source.fields)
+    wanted = {field for _, field, *_ in branches.values()}
+    return [name for name in source.fields if name in wanted]
+
+
+class _meter:
+    """Counts snapshots done for a bar, a function, or nobody."""
+
+    def __init__(self, progress: Progress, source: SnapshotSource):
+        self.total = sum(source.lengths) if source.lengths is not None else None
+        self.done, self.tell, self.bar = 0.0, None, None
+        if callable(progress):
+            self.tell = progress
+        elif progress:
+            from tqdm.auto import tqdm
+
+            self.bar = tqdm(total=self.total, unit=" snapshots", unit_scale=True)
+
+    def __call__(self, n: int, tile: slice, size: int) -> None:
+        share = 1.0 if tile == WHOLE or not size else (tile.stop - tile.start) / size
+        before, self.done = round(self.done), self.done + n * share
+        if self.bar is not None:
+            self.bar.update(round(self.done) - before)
+        elif self.tell is not None:
+            self.tell(round(self.done), self.total)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+__all__ = ["Branch", "Map", "merged", "partials", "reduce"]

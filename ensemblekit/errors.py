@@ -1,0 +1,71 @@
+"""What can go wrong, said so that it can be mended.
+
+Every error of ours is an :class:`EnsemblekitError` *and* the built-in error a caller would expect, so
+``except ValueError`` keeps working. A message says what came, what was wanted and how to mend it.
+"""
+
+
+class EnsemblekitError(Exception):
+    """The parent of all errors raised on purpose."""
+
+
+class InputError(EnsemblekitError, ValueError):
+    """A value that cannot be used: wrong shape, type, unit, weight, range, or not a number where that is refused."""
+
+
+class UnknownFieldError(EnsemblekitError, KeyError):
+    """A field that is not there; the message lists those that are."""
+
+    def __init__(self, name: object, present: object):
+        self.name, self.present = name, tuple(present)  # type: ignore[arg-type]
+        super().__init__(name, self.present)
+
+    def __str__(self) -> str:  # KeyError would print the repr of its argument
+        listed = ", ".join(map(repr, self.present)) or "none"
+        return f"no field {self.name!r} here; the fields are: {listed}"
+
+
+class StoreError(EnsemblekitError, OSError):
+    """A store that cannot be created, opened, read or written as asked."""
+
+
+class StoreBusyError(StoreError, BlockingIOError):
+    """Another writer holds this store."""
+
+
+class StoreDamagedError(StoreError):
+    """The bytes of a store are not what was written."""
+
+
+class ClosedError(EnsemblekitError, RuntimeError):
+    """The store was closed before this call."""
+
+
+class ReadOnceError(EnsemblekitError, RuntimeError):
+    """A source that can be read only once was asked for a second read, or for a read it cannot give."""
+
+
+class ReductionError(EnsemblekitError, RuntimeError):
+    """A map or reducer failed; the message names the run and the snapshots it was working on."""
+
+    def __init__(self, message: str, run: int = 0, start: int = 0, stop: int = 0):
+        self.run, self.start, self.stop = run, start, stop
+        super().__init__(message)
+
+    def __reduce__(self):  # keeps its attributes on the way back from another process
+        return type(self), (self.args[0], self.run, self.start, self.stop)
+
+
+class StatisticsError(EnsemblekitError, ValueError):
+    """A statistic that the data given cannot answer (too few snapshots, all weights zero, ...)."""
+
+
+class MissingExtraError(EnsemblekitError, ImportError):
+    """A package of an optional extra is not installed."""
+
+    def __init__(self, package: str, extra: str):
+        self.package, self.extra = package, extra
+        super().__init__(f"{package} is not installed; get it with: pip install 'ensemblekit[{extra}]'")
+
+    def __reduce__(self):
+        return type(self), (self.package, self.extra)

@@ -1,0 +1,496 @@
+"""Where snapshots come from: the protocols every part of ensemblekit meets in, and the sources that live in memory.
+
+A *field* is one named array of every snapshot. A *source* gives fields that share one clock (step, time and
+statistical weight), in one run or in several independent ones. It is read in *pieces*, recipes that travel to a
+thread, a process or another machine, and each piece yields *blocks*: consecutive snapshots in memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+from ensemblekit.errors import InputError, UnknownFieldError
+
+Array = Any
+"""numpy, or any array with the same operators (torch on its device)."""
+Cut = Literal["time", "space"]
+Access = Literal["once", "rows", "tiles"]
+Kind = Literal["observable", "position", "velocity", "force", "box"]
+
+WHOLE = slice(None)
+"""The tile of a block whose items are not cut."""
+
+MIN_PIECES = 64
+PIECE_BYTES = 4 << 30
+TILE_BYTES = 128 << 10
+REGION_BYTES = 1 << 30
+STATE_ROWS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One named array of every snapshot: its shape, type and unit."""
+
+    shape: tuple[int, ...] = ()
+    """Of one snapshot, without the snapshot axis; () is a scalar."""
+    dtype: np.dtype = np.dtype("f8")
+    unit: str = ""
+    """In H5MD's notation: "nm ps-1", "m s-1"; "" where there is none."""
+    kind: Kind = "observable"
+    """Where the field stands in the file: an observable, or one of the four elements of a trajectory of particles."""
+    clock: str = "main"
+    """Fields of one clock share step, time and weight and are committed together."""
+    finite: bool = False
+    """Refuse snapshots that hold NaN or infinity."""
+
+    def __post_init__(self) -> None:
+        shape = (self.shape,) if isinstance(self.shape, int | np.integer) else tuple(self.shape)
+        if not all(isinstance(k, int | np.integer) and k > 0 for k in shape):
+            raise InputError(f"a field's shape is whole numbers above 0, one an axis; got {self.shape!r}")
+        object.__setattr__(self, "shape", tuple(int(k) for k in shape))
+        try:
+            dtype = np.dtype(self.dtype)
+        except TypeError as error:
+            raise InputError(f"a field's dtype is one that numpy knows (\"f4\", \"i8\", ...); got {self.dtype!r}") from error
+        if dtype.kind not in "biufc":
+            raise InputError(f"a field holds numbers (bool, int, uint, float or complex); got dtype {dtype}")
+        object.__setattr__(self, "dtype", dtype)
+
+    @property
+    def size(self) -> int:
+        """Numbers in one snapshot."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one snapshot."""
+        return self.size * self.dtype.itemsize
+
+
+class Block(NamedTuple):
+    """Consecutive snapshots in memory, read-only.
+
+    ``fields[name]`` is (n, *item), or (n, width) where the item was cut into tiles; ``start`` is the index in its run
+    of the first snapshot; ``tile`` is the range of the flattened item (``WHOLE`` if it was not cut); weights and
+    times are (n,) or None.
+    """
+
+    fields: Mapping[str, Array]
+    start: int
+    tile: slice
+    weights: Array | None
+    times: Array | None
+
+    @property
+    def only(self) -> Array:
+        """The values of the only field."""
+        (values,) = self.fields.values()
+        return values
+
+    def __len__(self) -> int:  # snapshots, not tuple members
+        return len(next(iter(self.fields.values())))
+
+
+class Piece(Protocol):
+    """A recipe for consecutive blocks of one run.
+
+    It pickles as paths and ranges (or holds its arrays) and opens files only where it is read.
+    """
+
+    run: int
+    start: int
+    stop: int
+    tile: slice
+
+    def blocks(self) -> Iterator[Block]: ...
+
+
+@runtime_checkable
+class SnapshotSource(Protocol):
+    """Snapshots on one clock: fields that share step, time and weight, in one run or several independent ones."""
+
+    @property
+    def fields(self) -> Mapping[str, Field]: ...
+    @property
+    def lengths(self) -> tuple[int, ...] | None:
+        """Snapshots of each run; None for a stream, whose length is known when it has ended."""
+
+    @property
+    def access(self) -> Access:
+        """One forward read | any rows, again | space slabs too, at no extra reading."""
+
+    @property
+    def time_unit(self) -> str: ...
+    def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> SnapshotSource:
+        """Fewer snapshots, nothing read yet: burn-in, stride, only what is new since the last look."""
+
+    def pieces(self, names: Sequence[str], cut: Cut, tiled: bool, limit: int) -> Iterator[Piece]:
+        """The recipes, run by run and in time order; set by the data and `limit`, never by workers.
+
+        "time": consecutive snapshots as :func:`time_cuts` says, tile by tile inside each where `tiled`.
+        "space": all snapshots of a run for one tile of at most `limit` bytes.
+        """
+
+
+class Cuts(NamedTuple):
+    """How a run is cut: edges in time (rising, from 0 to n) and edges of the flattened item (None: not cut)."""
+
+    rows: tuple[int, ...]
+    tiles: tuple[int, ...] | None
+
+    def __iter__(self) -> Iterator[tuple[int, int, slice]]:  # type: ignore[override]
+        for start, stop in zip(self.rows, self.rows[1:], strict=False):
+            if self.tiles is None:
+                yield start, stop, WHOLE
+            else:
+                for a, b in zip(self.tiles, self.tiles[1:], strict=False):
+                    yield start, stop, slice(a, b)
+
+
+def time_cuts(n: int, size: int, itemsize: int, tiled: bool, limit: int) -> Cuts:
+    """Cut n snapshots of `size` numbers into pieces; by the data alone, so that every engine gives the same bits.
+
+    Untiled: max(64, bytes / 4 GiB) pieces at the most and half as many at the least, each a power of two snapshots
+    long, so that blocking bins never straddle two pieces. Tiled, for reducers that can be set beside each other: at
+    least 256 snapshots a piece, as merging two states costs as much as reading a dozen snapshots, then tiles of the
+    item so that the number of pieces stays about 64; never more than 1 GiB a piece in time, so that the tiles of
+    one piece are read from the page cache.
+    """
+    if n == 0:
+        return Cuts((0,), None)
+    nbytes = size * itemsize
+    total = n * nbytes
+    if not tiled:
+        count = max(MIN_PIECES, total // PIECE_BYTES)
+        rows = 1 << (-(-n // count) - 1).bit_length()
+        return Cuts((*range(0, n, rows), n), None)
+    count = max(1, min(MIN_PIECES, n // STATE_ROWS), total // REGION_BYTES)
+    rows = 1 << (-(-n // count) - 1).bit_length()
+    in_time = -(-n // rows)
+    tiles = max(1, min(MIN_PIECES // in_time, nbytes // TILE_BYTES), -(-nbytes // max(limit, 1)))
+    if tiles == 1:
+        return Cuts((*range(0, n, rows), n), None)
+    return Cuts((*range(0, n, rows), n), space_edges(size, -(-size // tiles)))
+
+
+def space_cuts(n: int, size: int, itemsize: int, limit: int) -> Cuts:
+    """All n snapshots, tile by tile of at most `limit` bytes."""
+    if n == 0:
+        return Cuts((0,), None)
+    return Cuts((0, n), space_edges(size, max(1, limit // (n * itemsize))))
+
+
+def space_edges(size: int, width: int) -> tuple[int, ...]:
+    """Edges of tiles `width` wide (rounded up to 16 numbers, a cache line of float32, where there is room)."""
+    width = min(size, -(-width // 16) * 16) if width > 16 else width
+    return (*range(0, size, width), size)
+
+
+def check_window(start: int, stop: int | None, step: int) -> None:
+    """Refuse what python slices allow and time does not: steps of zero or backwards."""
+    if step < 1:
+        raise InputError(f"window(step=) is a whole number above 0, as time runs forward; got {step!r}")
+
+
+def check_weights(weights: Any, n: int) -> np.ndarray:
+    """Statistical weights of n snapshots as float64, or an InputError that says what is wrong with them."""
+    weights = np.asarray(weights)
+    if weights.shape != (n,):
+        raise InputError(f"weights are one number a snapshot, shape ({n},); got shape {weights.shape}")
+    if weights.dtype.kind not in "biuf":
+        raise InputError(f"weights are real numbers; got dtype {weights.dtype}")
+    weights = weights.astype(np.float64)
+    bad = ~np.isfinite(weights)
+    if bad.any():
+        raise InputError(f"weights must be finite; weight {int(np.argmax(bad))} is {weights[bad][0]}. "
+                         "Log-weights of huge range: pass ek.normalised_weights(log_weights=...)")
+    if (weights < 0).any():
+        k = int(np.argmax(weights < 0))
+        raise InputError(f"weights must not be negative; weight {k} is {weights[k]:g}")
+    return weights
+
+
+def check_times(times: Any, n: int) -> np.ndarray:
+    """Times of n snapshots as float64, rising."""
+    times = np.asarray(times, dtype=np.float64)
+    if times.shape != (n,):
+        raise InputError(f"times are one number a snapshot, shape ({n},); got shape {times.shape}")
+    if not np.isfinite(times).all():
+        raise InputError("times must be finite")
+    if n > 1:
+        back = np.diff(times) < 0
+        if back.any():
+            k = int(np.argmax(back))
+            raise InputError(f"times must not run backwards; time {k + 1} is {times[k + 1]:g} after {times[k]:g}. "
+                             "Sort the snapshots, or pass independent runs as replicas")
+    return times
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySource:
+    """Snapshots in memory: a numpy array or torch tensor with snapshots along axis 0, or several of them by name."""
+
+    arrays: Mapping[str, Array]
+    weights: np.ndarray | None = None
+    times: np.ndarray | None = None
+    time_unit: str = ""
+    units: Mapping[str, str] = field(default_factory=dict)
+    access: Access = "tiles"
+
+    @classmethod
+    def of(cls, arrays: Array | Mapping[str, Array], *, weights: Any = None, times: Any = None, unit: str = "",
+           time_unit: str = "") -> ArraySource:
+        """From one array (named "values") or several.
+
+        Raises InputError where the arrays differ in length, hold no numbers, or weights and times do not fit.
+        """
+        named = dict(arrays) if isinstance(arrays, Mapping) else {"values": arrays}
+        if not named:
+            raise InputError("no arrays: pass one array, or a mapping of name to array")
+        for name, values in named.items():
+            if not is_torch(values):
+                named[name] = values = np.asarray(values)
+                if values.dtype.kind not in "biufc":
+                    raise InputError(f"field {name!r} holds no numbers: dtype {values.dtype}")
+            if values.ndim == 0:
+                raise InputError(f"field {name!r} is a single number; snapshots lie along axis 0")
+        counts = {name: len(values) for name, values in named.items()}
+        n = next(iter(counts.values()))
+        if len(set(counts.values())) > 1:
+            raise InputError(f"the fields differ in their number of snapshots: {counts}")
+        return cls(named, None if weights is None else check_weights(weights, n),
+                   None if times is None else check_times(times, n), time_unit,
+                   {name: unit for name in named} if unit else {})
+
+    @property
+    def fields(self) -> Mapping[str, Field]:
+        return {name: Field(tuple(x.shape[1:]), numpy_dtype(x), self.units.get(name, ""))
+                for name, x in self.arrays.items()}
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        return (len(next(iter(self.arrays.values()))),)
+
+    def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> ArraySource:
+        check_window(start, stop, step)
+        rows = slice(start, stop, step)
+        return replace(self, arrays={name: x[rows] for name, x in self.arrays.items()},
+                       weights=None if self.weights is None else self.weights[rows],
+                       times=None if self.times is None else self.times[rows])
+
+    def pieces(self, names: Sequence[str], cut: Cut, tiled: bool, limit: int) -> Iterator[Piece]:
+        (n,) = self.lengths
+        for start, stop, tile in cuts_of(self.fields, names, n, cut, tiled, limit):
+            rows = slice(start, stop)
+            yield HeldPiece(0, start, stop, tile, {name: self.arrays[name][rows] for name in names},
+                            None if self.weights is None else self.weights[rows],
+                            None if self.times is None else self.times[rows])
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class HeldPiece:
+    """A piece that holds its snapshots."""
+
+    run: int
+    start: int
+    stop: int
+    tile: slice
+    arrays: Mapping[str, Array]
+    weights: np.ndarray | None
+    times: np.ndarray | None
+
+    def blocks(self) -> Iterator[Block]:
+        arrays = self.arrays
+        if self.tile != WHOLE:
+            arrays = {name: x.reshape(len(x), -1)[:, self.tile] for name, x in arrays.items()}
+        yield Block(arrays, self.start, self.tile, self.weights, self.times)
+
+
+def cuts_of(fields: Mapping[str, Field], names: Sequence[str], n: int, cut: Cut, tiled: bool, limit: int) -> Cuts:
+    """The cuts of n snapshots of the named fields; items are cut only where a single field is read."""
+    for name in names:
+        if name not in fields:
+            raise UnknownFieldError(name, fields)
+    if not names:
+        raise InputError("name at least one field to read")
+    if cut == "time":
+        nbytes = sum(fields[name].nbytes for name in names)
+        one = fields[names[0]] if len(names) == 1 else None
+        return time_cuts(n, one.size if one else nbytes, one.dtype.itemsize if one else 1, tiled and one is not None,
+                         limit)
+    if len(names) != 1:
+        raise InputError(f"cut=\"space\" reads one field at a time; got {list(names)}")
+    one = fields[names[0]]
+    return space_cuts(n, one.size, one.dtype.itemsize, limit)
+
+
+@dataclass(frozen=True, eq=False)
+class ReplicaSet:
+    """Several independent runs of one thing: same fields, each run its own snapshots, weights and times."""
+
+    runs: tuple[SnapshotSource, ...]
+
+    @classmethod
+    def of(cls, runs: Iterable[Any]) -> ReplicaSet:
+        """From sources or arrays; a run that is itself a ReplicaSet brings its runs."""
+        flat: list[SnapshotSource] = []
+        for run in map(as_source, runs):
+            flat.extend(run.runs if isinstance(run, ReplicaSet) else [run])
+        if not flat:
+            raise InputError("a ReplicaSet needs at least one run")
+        first = flat[0].fields
+        for k, run in enumerate(flat):
+            if run.lengths is None:
+                raise InputError(f"run {k} is a stream read only once; ingest it into a store to use it as a replica")
+            if set(run.fields) != set(first):
+                raise InputError(f"run {k} has the fields {sorted(run.fields)}, run 0 has {sorted(first)}")
+            for name, want in first.items():
+                got = run.fields[name]
+                if (got.shape, got.unit) != (want.shape, want.unit):
+                    raise InputError(f"field {name!r} of run {k} is {got.shape} in {got.unit!r}; run 0 has "
+                                     f"{want.shape} in {want.unit!r}")
+        return cls(tuple(flat))
+
+    @property
+    def fields(self) -> Mapping[str, Field]:
+        return self.runs[0].fields
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        return tuple(n for run in self.runs for n in (run.lengths or ()))
+
+    @property
+    def access(self) -> Access:
+        order: list[Access] = ["once", "rows", "tiles"]
+        return order[min(order.index(run.access) for run in self.runs)]
+
+    @property
+    def time_unit(self) -> str:
+        return self.runs[0].time_unit
+
+    def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> ReplicaSet:
+        """The same window of every run."""
+        return ReplicaSet(tuple(run.window(start, stop, step) for run in self.runs))
+
+    def pieces(self, names: Sequence[str], cut: Cut, tiled: bool, limit: int) -> Iterator[Piece]:
+        for k, run in enumerate(self.runs):
+            for piece in run.pieces(names, cut, tiled, limit):
+                yield RunPiece(k, piece.start, piece.stop, piece.tile, piece)
+
+    def stacked(self) -> StackedSource:
+        """All runs one after the other as one (for POD, where the order of snapshots does not matter)."""
+        return StackedSource(self.runs)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class RunPiece:
+    """A piece of one run of several, at another place in time or under another run number."""
+
+    run: int
+    start: int
+    stop: int
+    tile: slice
+    piece: Piece
+
+    def blocks(self) -> Iterator[Block]:
+        shift = self.start - self.piece.start
+        for block in self.piece.blocks():
+            yield block._replace(start=block.start + shift)
+
+
+@dataclass(frozen=True, eq=False)
+class StackedSource:
+    """Several runs as one, end to end. Times are dropped (they start again with every run); weights are kept."""
+
+    runs: tuple[SnapshotSource, ...]
+
+    @property
+    def fields(self) -> Mapping[str, Field]:
+        return self.runs[0].fields
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        return (sum(sum(run.lengths or ()) for run in self.runs),)
+
+    @property
+    def access(self) -> Access:
+        return ReplicaSet(self.runs).access
+
+    @property
+    def time_unit(self) -> str:
+        return ""
+
+    def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> StackedSource:
+        check_window(start, stop, step)
+        wanted = range(*slice(start, stop, step).indices(self.lengths[0]))
+        kept, offset = [], 0
+        for run in self.runs:
+            n = sum(run.lengths or ())
+            first = max(0, -(-(offset - wanted.start) // step))     # first member of the window at or after this run
+            begin = wanted.start + first * step - offset
+            end = min(n, wanted.stop - offset)
+            if begin < end:
+                kept.append(run.window(begin, end, step))
+            offset += n
+        return StackedSource(tuple(kept) or (self.runs[0].window(0, 0),))
+
+    def pieces(self, names: Sequence[str], cut: Cut, tiled: bool, limit: int) -> Iterator[Piece]:
+        offset = 0
+        if cut == "time":
+            for run in self.runs:
+                for piece in run.pieces(names, cut, False, limit):
+                    yield RunPiece(0, piece.start + offset, piece.stop + offset, piece.tile, piece)
+                offset += sum(run.lengths or ())
+            return
+        (n,) = self.lengths
+        one = self.fields[names[0]]
+        width = max(1, limit // (max(n, 1) * one.dtype.itemsize))       # one width for all, whatever their lengths
+        edges = [run.pieces(names, cut, tiled, width * sum(run.lengths or ()) * one.dtype.itemsize)
+                 for run in self.runs if sum(run.lengths or ())]
+        for parts in zip(*edges, strict=True):
+            yield JoinedPiece(0, 0, n, parts[0].tile, tuple(parts))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class JoinedPiece:
+    """The same tile of several runs, joined in time."""
+
+    run: int
+    start: int
+    stop: int
+    tile: slice
+    parts: tuple[Piece, ...]
+
+    def blocks(self) -> Iterator[Block]:
+        blocks = [block for part in self.parts for block in part.blocks()]
+        (name,) = blocks[0].fields
+        values = np.concatenate([block.fields[name] for block in blocks])
+        weights = None if blocks[0].weights is None else np.concatenate([b.weights for b in blocks])
+        yield Block({name: values}, 0, self.tile, weights, None)
+
+
+def as_source(x: Any) -> SnapshotSource:
+    """What it is already (a source, a stored field), or an array in memory with snapshots along axis 0."""
+    if isinstance(x, SnapshotSource):
+        return x
+    if isinstance(x, str | bytes):
+        raise InputError(f"a path is not a source: open it first, ek.open({x!r}), and name a field of it")
+    return ArraySource.of(x)
+
+
+def is_torch(x: Any) -> bool:
+    """Whether x is a torch tensor, without importing torch."""
+    return type(x).__module__.partition(".")[0] == "torch"
+
+
+def numpy_dtype(x: Any) -> np.dtype:
+    """The numpy dtype of an array; the nearest one that holds them for torch's own (bfloat16: float32)."""
+    if not is_torch(x):
+        return np.dtype(x.dtype)
+    name = str(x.dtype).removeprefix("torch.")
+    return np.dtype({"bfloat16": "float32"}.get(name, name))
