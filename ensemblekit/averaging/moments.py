@@ -66,6 +66,9 @@ class Moments:
         self.mean = np.concatenate([np.ravel(self.mean), np.ravel(right.mean)])
         self.m2 = np.concatenate([np.ravel(self.m2), np.ravel(right.m2)])
 
+    def shaped(self, item: tuple[int, ...]) -> None:
+        self.mean, self.m2 = self.mean.reshape(item), self.m2.reshape(item)
+
     def result(self) -> MomentsResult:
         with np.errstate(invalid="ignore", divide="ignore"):
             return MomentsResult(mean=self.mean, variance=self.m2 / np.float64(self.w - self.w2 / self.w), n=self.n)

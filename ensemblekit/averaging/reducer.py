@@ -39,6 +39,9 @@ class Reducer(Protocol[R]):
     def beside(self, right: Self) -> None:
         """Take in the state of the same snapshots for the next tile of the item."""
 
+    def shaped(self, item: tuple[int, ...]) -> None:
+        """All tiles are beside each other: give what is flat in the state the shape of the item."""
+
     def result(self) -> R:
         """The answer so far."""
 

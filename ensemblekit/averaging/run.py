@@ -8,7 +8,7 @@ from typing import Any
 from ensemblekit.averaging.reducer import Reducer
 from ensemblekit.engine import Engine, Threads
 from ensemblekit.errors import InputError, ReadOnceError, ReductionError, UnknownFieldError
-from ensemblekit.source import WHOLE, Block, Cut, Piece, SnapshotSource, as_source
+from ensemblekit.source import WHOLE, Block, Cut, Field, Piece, SnapshotSource, as_source
 
 Map = Callable[[Block], Any]
 Branch = Reducer | tuple[Any, ...]
@@ -49,7 +49,7 @@ def reduce(source: Any, branches: Reducer | Mapping[str, Branch], *, map: Map | 
     named: Mapping[str, Branch] = {"result": branches} if single else branches     # type: ignore[assignment,dict-item]
     source = as_source(source)
     runs: dict[int, States] = {}
-    for run, states in _states(source, named, map, fields, engine or Threads(), cut, limit, True, progress,
+    for run, states in _read(source, named, map, fields, engine or Threads(), cut, limit, True, progress,
                                collapse=True):
         runs[run] = states[0][1]
     several = source.lengths is not None and len(source.lengths) > 1
@@ -77,7 +77,7 @@ def partials(source: Any, branches: Mapping[str, Branch], *, map: Map | None = N
     Arguments and errors are those of :func:`reduce`.
     """
     source = as_source(source)
-    return dict(_states(source, branches, map, fields, engine or Threads(), cut, limit, False, progress, keep=keep))
+    return dict(_read(source, branches, map, fields, engine or Threads(), cut, limit, False, progress, keep=keep))
 
 
 def merged(states: Sequence[tuple[int, States]], start: int = 0) -> States:
@@ -92,9 +92,9 @@ def merged(states: Sequence[tuple[int, States]], start: int = 0) -> States:
     return total
 
 
-def _states(source: SnapshotSource, branches: Mapping[str, Branch], map: Map | None, fields: Sequence[str] | None,
-            engine: Engine, cut: Cut, limit: int, tiled: bool, progress: Progress, *, collapse: bool = False,
-            keep: int = KEEP) -> Iterator[tuple[int, list[tuple[int, States]]]]:
+def _read(source: SnapshotSource, branches: Mapping[str, Branch], map: Map | None, fields: Sequence[str] | None,
+          engine: Engine, cut: Cut, limit: int, tiled: bool, progress: Progress, *, collapse: bool = False,
+          keep: int = KEEP) -> Iterator[tuple[int, list[tuple[int, States]]]]:
     """One read; yields each run with its states when the run has ended."""
     if cut not in ("time", "space"):
         raise InputError(f'cut is "time" or "space"; got {cut!r}')
@@ -122,7 +122,7 @@ def _states(source: SnapshotSource, branches: Mapping[str, Branch], map: Map | N
         for at, start, stop, tile, states in values:
             if at != run:
                 if run >= 0:
-                    yield run, rows.joined()
+                    yield run, rows.joined(one)
                 run, rows = at, _Rows(collapse, keep)
             rows.add(start, tile, states)
             meter(stop - start, tile, one.size if one else 0)
@@ -132,17 +132,18 @@ def _states(source: SnapshotSource, branches: Mapping[str, Branch], map: Map | N
             close()
         meter.close()
     if run >= 0:
-        yield run, rows.joined()
+        yield run, rows.joined(one)
 
 
 class _Rows:
     """The states of one run: tiles side by side, and in time either one running state a tile or a list of them."""
 
     def __init__(self, collapse: bool, keep: int):
-        self.collapse, self.keep = collapse, keep
+        self.collapse, self.keep, self.cut = collapse, keep, False
         self.columns: dict[int, list[tuple[int, States]]] = {}      # first number of the tile -> states in time
 
     def add(self, start: int, tile: slice, states: States) -> None:
+        self.cut = self.cut or tile != WHOLE
         column = self.columns.setdefault(tile.start or 0, [])
         if self.collapse and column:
             _merge(column[0][1], states)
@@ -153,13 +154,18 @@ class _Rows:
                 _merge(column[k][1], column[k + 1][1])
             column[:] = column[::2]
 
-    def joined(self) -> list[tuple[int, States]]:
+    def joined(self, field: Field | None) -> list[tuple[int, States]]:
         first, *others = (self.columns[k] for k in sorted(self.columns))
         for column in others:
             for (_, left), (_, right) in zip(first, column, strict=True):
                 for name, reducers in left.items():
                     for a, b in zip(reducers, right[name], strict=True):
                         a.beside(b)
+        if self.cut and field is not None:
+            for _, states in first:
+                for reducers in states.values():
+                    for reducer in reducers:
+                        reducer.shaped(field.shape)
         while not self.collapse and len(first) > self.keep:
             for k in range(0, len(first) - 1, 2):
                 _merge(first[k][1], first[k + 1][1])
