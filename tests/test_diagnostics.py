@@ -27,7 +27,7 @@ def test_published_values_of_arviz_stats():
 
 def plain_ess(x):
     """Vehtari et al. 2021, equations 3.1 and 10 to 13, written out lag by lag."""
-    m, n = x.shape
+    n = x.shape[1]
     centred = x - x.mean(1, keepdims=True)
     gamma = np.array([np.mean([c[: n - t] @ c[t:] / n for c in centred]) for t in range(n)])
     within = gamma[0] * n / (n - 1)

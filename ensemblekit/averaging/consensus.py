@@ -43,7 +43,8 @@ def consensus(means: Any, stderrs: Any, *, method: DarkMethod = "reml", confiden
 
     Sources: DerSimonian & Laird, Control. Clin. Trials 7, 177 (1986); Viechtbauer, J. Educ. Behav. Stat. 30, 261
     (2005) for ML and REML; Knapp & Hartung, Stat. Med. 22, 2693 (2003) for the standard error, never taken below the
-    one of the model (q < 1 is luck); "dark uncertainty" is Thompson & Ellison's word (Accred. Qual. Assur. 16, 483, 2011).
+    one of the model (q < 1 is luck); the name "dark
+    uncertainty" is Thompson & Ellison's (Accred. Qual. Assur. 16, 483, 2011).
 
     Raises:
         InputError: fewer than two results, shapes that differ, a value or error that is not finite, an error of zero.

@@ -56,6 +56,11 @@ def mcse(runs: Any) -> float:
     return float(x.std(ddof=1) / np.sqrt(ess(x, "mean")))
 
 
+def single_run_ess(values: np.ndarray) -> float:
+    """Effective sample size of one run (n,), not split: n over its statistical inefficiency (Geyer, monotone)."""
+    return _ess(values[None])
+
+
 def _checked(runs: Any) -> np.ndarray:
     x = np.asarray(runs)
     if x.dtype.kind not in "biuf" or x.ndim != 2 or x.shape[0] == 0:
