@@ -401,7 +401,9 @@ class RunPiece:
     def blocks(self) -> Iterator[Block]:
         shift = self.start - self.piece.start
         for block in self.piece.blocks():
-            yield block._replace(start=block.start + shift, times=block.times if self.timed else None)
+            # not _replace: it counts members by len(), which for a block counts snapshots
+            times = block.times if self.timed else None
+            yield Block(block.fields, block.start + shift, block.tile, block.weights, times)
 
 
 @dataclass(frozen=True, eq=False)
