@@ -64,7 +64,7 @@ def run(sizes: Sizes, folder: Path) -> Iterator[Case]:
 
 
 def make_store(path: Path, total: int, nbytes: int) -> None:
-    """A store of float32 noise around 3: every snapshot is another cyclic shift of a few, so that making it is quick."""
+    """A store of float32 noise around 3: each snapshot is a cyclic shift of one of a few, so making it is quick."""
     width = nbytes // 4
     rows = max(1, total // nbytes)
     rng = np.random.default_rng(0)
@@ -218,7 +218,7 @@ def appends_of_a_megabyte(folder: Path, sizes: Sizes) -> Case:
 
     def theirs(fd: int) -> None:
         for k in range(n):
-            os.write(fd, values[k % 8])     # type: ignore[arg-type]
+            os.write(fd, values[k % 8])
 
     raw = folder / "raw.bin"
 

@@ -25,7 +25,7 @@ def anonymous_bytes() -> int:
 def extra_memory(work: Callable[..., Any], *args: Any, warm: tuple[Any, ...] | None = None) -> int | None:
     """Bytes of anonymous memory that ``work(*args)`` takes at its peak, above that before; None off Linux.
 
-    Measured in a fresh process, after ``work(*warm)`` on something small: imports and compiled kernels are no part of it.
+    Measured in a fresh process, after ``work(*warm)`` on something small: neither imports nor kernels are part of it.
     """
     if not STATUS.exists():
         return None

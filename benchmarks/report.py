@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -130,6 +130,6 @@ def quantity(x: float) -> str:
     return f"{x:,.0f}".replace(",", "\u202f") if x >= 1000 else f"{x:.3g}"
 
 
-def as_json(about: dict[str, Any], suites: dict[str, Sequence[Case]]) -> dict[str, Any]:
+def as_json(about: dict[str, Any], suites: Mapping[str, Sequence[Case]]) -> dict[str, Any]:
     """All of it as plain values."""
     return {"machine": about, "suites": {name: [case.as_dict() for case in cases] for name, cases in suites.items()}}

@@ -1,4 +1,7 @@
-"""The shell: ``ensemblekit info | verify | average | export | tour | bench``. What is heavy is imported in the commands."""
+"""The shell: ``ensemblekit info | verify | average | export | tour | bench``.
+
+What is heavy is imported inside the commands, so that the help comes at once.
+"""
 
 from __future__ import annotations
 

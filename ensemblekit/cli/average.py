@@ -42,8 +42,8 @@ def average(
 
     source = chosen(ek.open(file)[field], begin, end, start, stop, step)
     places = {Place.threads: ek.Threads, Place.serial: ek.Serial, Place.processes: ek.Processes}
-    estimate = ek.average(source, confidence=confidence, equilibration=discarded(equilibration), engine=places[engine](),
-                          progress=stderr.is_terminal)
+    estimate = ek.average(source, confidence=confidence, equilibration=discarded(equilibration),
+                          engine=places[engine](), progress=stderr.is_terminal)
     stdout.print(str(estimate), markup=False, soft_wrap=True)
     stdout.print()
     stdout.print(str(estimate.summary()), markup=False, soft_wrap=True)

@@ -36,6 +36,6 @@ def clone_root() -> Path:
 
     root = Path(ensemblekit.__file__).resolve().parents[1]
     if not (root / "benchmarks" / "__main__.py").exists():
-        raise InputError(f"the benchmarks are not part of the installed package: there is no folder benchmarks/ in {root}. "
-                         "Clone the repository, install it from there with `pip install -e '.[test]'`, and try again")
+        raise InputError(f"the benchmarks are not in the installed package: {root} has no folder benchmarks/. Clone "
+                         "the repository, install it from there with `pip install -e '.[test]'`, and try again")
     return root

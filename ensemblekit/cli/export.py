@@ -17,7 +17,7 @@ ROWS = 1024
 
 
 def export(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A store, or any H5MD or HDF5 file.", show_default=False)],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A store, or any HDF5 file.", show_default=False)],
     fields: Annotated[list[str], typer.Argument(metavar="FIELD...", show_default=False)],
     out: Annotated[Path, typer.Option("--out", "-o", help="Ends in .npz or .csv.")],
     start: Start = 0, stop: Stop = None, step: Step = 1,
