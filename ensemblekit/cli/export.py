@@ -39,13 +39,15 @@ def write_npz(out: Path, sources: dict[str, Any]) -> None:
 
     arrays = {}
     for name, source in sources.items():
-        blocks = [block for piece in source.pieces([name], "time", False, 64 << 20) for block in piece.blocks()]
-        one = source.fields[name]
-        arrays[name] = (np.concatenate([block.fields[name] for block in blocks]) if blocks
-                        else np.empty((0, *one.shape), one.dtype))
-        for extra, of in (("time", [block.times for block in blocks]), ("weight", [block.weights for block in blocks])):
-            if of and of[0] is not None:
-                arrays[f"{name}/{extra}"] = np.concatenate(of)
+        blocks = list(blocks_of(name, source))
+        if not blocks:
+            arrays[name] = np.empty((0, *source.fields[name].shape), source.fields[name].dtype)
+            continue
+        block = joined(name, blocks)
+        arrays[name] = block.only
+        for extra, values in (("time", block.times), ("weight", block.weights)):
+            if values is not None:
+                arrays[f"{name}/{extra}"] = values
     np.savez(out, **arrays)     # type: ignore[arg-type]  # its own keyword is a bool
 
 
@@ -64,10 +66,11 @@ def write_csv(out: Path, sources: dict[str, Any]) -> None:
         head: list[str] | None = None
         for blocks in zip(*(blocks_of(name, source) for name, source in sources.items()), strict=True):
             first = blocks[0]
-            extras = {"time": first.times, "weight": first.weights}
-            columns = [np.asarray(values)[:, None] for values in extras.values() if values is not None]
+            extras = {name: np.asarray(values)[:, None]
+                      for name, values in (("time", first.times), ("weight", first.weights)) if values is not None}
+            columns = list(extras.values())
             if head is None:
-                head = [name for name, values in extras.items() if values is not None]
+                head = list(extras)
                 head += [label for name, source in sources.items() for label in labels(name, source.fields[name].shape)]
                 writer.writerow(head)
             columns += [np.asarray(block.only).reshape(len(block), -1) for block in blocks]
@@ -88,12 +91,14 @@ def joined(name: str, blocks: list[Any]) -> Any:
     """Consecutive blocks as one."""
     import numpy as np
 
+    from ensemblekit.source import Block
+
     def whole(parts: list[Any]) -> Any:
         return None if parts[0] is None else np.concatenate(parts)
 
-    return blocks[0]._replace(fields={name: whole([block.fields[name] for block in blocks])},
-                              times=whole([block.times for block in blocks]),
-                              weights=whole([block.weights for block in blocks]))
+    first = blocks[0]
+    return Block({name: whole([block.fields[name] for block in blocks])}, first.start, first.tile,
+                 whole([block.weights for block in blocks]), whole([block.times for block in blocks]))
 
 
 def labels(name: str, shape: tuple[int, ...]) -> list[str]:
