@@ -26,7 +26,8 @@ FIELDS = np.arange(400 * 6, dtype=np.float32).reshape(400, 2, 3)
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     path = tmp_path / "run.h5"
-    with ek.create(path, {"rg": ek.Field((), "f8", unit="angstrom"), "u": ek.Field((2, 3), "f4", unit="m s-1")}) as made:
+    fields = {"rg": ek.Field((), "f8", unit="angstrom"), "u": ek.Field((2, 3), "f4", unit="m s-1")}
+    with ek.create(path, fields) as made:
         made.extend({"rg": SERIES, "u": FIELDS}, times=0.5 * np.arange(400))
     return path
 
