@@ -1,0 +1,89 @@
+"""Small helpers on blocks of snapshots that hold for numpy arrays and torch tensors alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ensemblekit.errors import InputError
+from ensemblekit.source import Array, is_torch
+
+CHUNK = 8 << 20     # bytes of float64 at a time: a few rows that stay in the cache
+
+
+def wide(x: Array) -> Array:
+    """x in double precision (float64 or complex128), on its device."""
+    if is_torch(x):
+        return x.to(__import__("torch").complex128) if x.is_complex() else x.double()
+    x = np.asarray(x)
+    return x.astype(np.complex128 if x.dtype.kind == "c" else np.float64, copy=False)
+
+
+def like(values: Array, numbers: Any) -> Array:
+    """Real numbers as float64 where `values` lives: a numpy array, or a tensor on its device."""
+    if is_torch(values):
+        import torch
+
+        return torch.as_tensor(np.asarray(numbers, dtype=np.float64), device=values.device)
+    return np.asarray(numbers, dtype=np.float64)
+
+
+def along(weights: Array, values: Array) -> Array:
+    """weights (n,) with as many axes as values (n, *item), to multiply with."""
+    return weights.reshape(-1, *[1] * (values.ndim - 1))
+
+
+def weighted_sum(coefficients: Array, values: Array) -> Array:
+    """Sum over snapshots of coefficients (n,) times values (n, *item), in double precision without a double copy."""
+    total: Array = 0.0
+    for rows, chunk in chunks(values):
+        flat = chunk.reshape(len(chunk), -1)
+        total = total + like(chunk, coefficients[rows]).to(flat.dtype) @ flat if is_torch(chunk) else (
+            total + np.asarray(coefficients[rows]) @ flat)
+    return total.reshape(tuple(values.shape[1:]))
+
+
+def chunks(values: Array, nbytes: int = CHUNK) -> Iterator[tuple[slice, Array]]:
+    """Runs of rows of at most `nbytes` in double precision; what is double already comes whole."""
+    if is_torch(values) or values.dtype in (np.float64, np.complex128):
+        yield slice(0, len(values)), wide(values)
+        return
+    per_row = max(1, values[:1].size * 8)
+    step = max(1, nbytes // per_row)
+    for start in range(0, len(values), step):
+        yield slice(start, start + step), wide(values[start:start + step])
+
+
+def join(left: Array, right: Array, axis: int = 0) -> Array:
+    """Two flat arrays one after the other."""
+    if is_torch(left):
+        import torch
+
+        return torch.cat([left, right], dim=axis)
+    return np.concatenate([left, right], axis=axis)
+
+
+def copied(x: Array) -> Array:
+    """A copy that owns its numbers."""
+    return x.clone() if is_torch(x) else np.array(x)
+
+
+def plain(x: Array) -> Array:
+    """What a state gives away: a copy, so that nobody changes the state from outside; None as an empty array."""
+    return np.empty(0) if x is None else copied(x)
+
+
+def real_only(values: Array, who: str) -> None:
+    """Refuse complex numbers where an order is needed."""
+    if values.is_complex() if is_torch(values) else values.dtype.kind == "c":
+        raise InputError(f"{who} needs an order, and complex numbers have none; map to abs, real or imag first")
+
+
+def same_item(have: tuple[int, ...], values: Array, who: str) -> None:
+    """Refuse a block whose snapshots have another shape than those before."""
+    got = tuple(values.shape[1:])
+    if got != tuple(have):
+        raise InputError(f"{who} has seen snapshots of shape {tuple(have)}; now came {got}. "
+                         "A map must return the same shape for every block")

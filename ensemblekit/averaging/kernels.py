@@ -1,0 +1,198 @@
+"""Loops over plain arrays, compiled. Parallel work is the engine's affair.
+
+Snapshots come as one flat array with a row stride, so that a tile of the item (rows apart, numbers adjacent) is read
+in place and the compiler still sees adjacent numbers. Columns are taken a tile at a time: the state of a tile stays
+in the first-level cache while all rows of the block pass, eight rows an iteration.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ensemblekit.jit import kernel
+
+TILE = 1024
+
+
+@kernel
+def add_moments(flat, stride, n, width, before, mean, m2):
+    """Take n rows into mean and m2 (width,), which hold `before` rows: one pass around a shift, Chan et al. 1983.
+
+    The shift is the running mean (the first row where there is none), so the sums of squares do not cancel.
+    """
+    shift = np.empty(TILE)
+    total = np.empty(TILE)
+    square = np.empty(TILE)
+    for a in range(0, width, TILE):
+        w = min(TILE, width - a)
+        for j in range(w):
+            shift[j] = mean[a + j] if before > 0 else flat[a + j]
+            if not np.isfinite(shift[j]):
+                shift[j] = 0.0          # one infinite number must not make NaN of a mean that is infinite
+            total[j] = 0.0
+            square[j] = 0.0
+        t = 0
+        while t + 8 <= n:
+            r = t * stride + a
+            for j in range(w):
+                h = shift[j]
+                d0 = flat[r + j] - h
+                d1 = flat[r + stride + j] - h
+                d2 = flat[r + 2 * stride + j] - h
+                d3 = flat[r + 3 * stride + j] - h
+                d4 = flat[r + 4 * stride + j] - h
+                d5 = flat[r + 5 * stride + j] - h
+                d6 = flat[r + 6 * stride + j] - h
+                d7 = flat[r + 7 * stride + j] - h
+                total[j] += ((d0 + d1) + (d2 + d3)) + ((d4 + d5) + (d6 + d7))
+                square[j] += ((d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)) + ((d4 * d4 + d5 * d5) + (d6 * d6 + d7 * d7))
+            t += 8
+        while t < n:
+            r = t * stride + a
+            for j in range(w):
+                d = flat[r + j] - shift[j]
+                total[j] += d
+                square[j] += d * d
+            t += 1
+        share = n / (before + n)
+        for j in range(w):
+            part = total[j] / n
+            gap = shift[j] + part - mean[a + j] if before > 0 else 0.0
+            m2[a + j] += square[j] - total[j] * part + gap * gap * (before * share)
+            if before > 0:
+                mean[a + j] += gap * share
+            else:
+                mean[a + j] = shift[j] + part
+
+
+@kernel
+def add_weighted_moments(flat, stride, weights, width, before, mean, m2):
+    """The same with weights (n,), of sum above 0; `before` is the weight that mean and m2 hold."""
+    n = len(weights)
+    shift = np.empty(TILE)
+    total = np.empty(TILE)
+    square = np.empty(TILE)
+    weight = 0.0
+    for t in range(n):
+        weight += weights[t]
+    share = weight / (before + weight)
+    for a in range(0, width, TILE):
+        w = min(TILE, width - a)
+        for j in range(w):
+            shift[j] = mean[a + j] if before > 0 else flat[a + j]
+            if not np.isfinite(shift[j]):
+                shift[j] = 0.0
+            total[j] = 0.0
+            square[j] = 0.0
+        for t in range(n):
+            r = t * stride + a
+            if weights[t] == 0.0:
+                continue
+            for j in range(w):
+                d = flat[r + j] - shift[j]
+                total[j] += weights[t] * d
+                square[j] += weights[t] * d * d
+        for j in range(w):
+            part = total[j] / weight
+            gap = shift[j] + part - mean[a + j] if before > 0 else 0.0
+            m2[a + j] += square[j] - total[j] * part + gap * gap * (before * share)
+            if before > 0:
+                mean[a + j] += gap * share
+            else:
+                mean[a + j] = shift[j] + part
+
+
+@kernel
+def central_sums(flat, stride, weights, width, mean, m2, m3, m4):
+    """Mean and weighted sums of powers 2, 3, 4 of the deviation from it, of one block: two looks at each tile.
+
+    Unlike the second moment alone, higher powers around a shift would cancel, so the mean is found first; the second
+    look finds the tile in the cache.
+    """
+    n = len(weights)
+    weight = 0.0
+    for t in range(n):
+        weight += weights[t]
+    for a in range(0, width, TILE):
+        w = min(TILE, width - a)
+        for j in range(w):
+            mean[a + j] = 0.0
+            m2[a + j] = 0.0
+            m3[a + j] = 0.0
+            m4[a + j] = 0.0
+        for t in range(n):
+            r = t * stride + a
+            if weights[t] == 0.0:
+                continue
+            for j in range(w):
+                mean[a + j] += weights[t] / weight * (flat[r + j] - flat[a + j])
+        for j in range(w):
+            mean[a + j] += flat[a + j]
+        for t in range(n):
+            r = t * stride + a
+            if weights[t] == 0.0:
+                continue
+            for j in range(w):
+                d = flat[r + j] - mean[a + j]
+                square = d * d
+                m2[a + j] += weights[t] * square
+                m3[a + j] += weights[t] * square * d
+                m4[a + j] += weights[t] * square * square
+
+
+@kernel
+def add_extremes(flat, stride, n, width, start, low, high, at_low, at_high):
+    """Take n rows into the extremes (width,) and the snapshots where they stand; the first of equals, NaN above all."""
+    for a in range(0, width, TILE):
+        w = min(TILE, width - a)
+        for t in range(n):
+            r = t * stride + a
+            for j in range(w):
+                v = flat[r + j]
+                m = low[a + j]
+                if v < m or (v != v and m == m):
+                    low[a + j] = v
+                    at_low[a + j] = start + t
+                m = high[a + j]
+                if v > m or (v != v and m == m):
+                    high[a + j] = v
+                    at_high[a + j] = start + t
+
+
+@kernel
+def add_counts(flat, stride, weights, width, edges, scale, counts, outside, per_element):
+    """Count numbers between edges (bins + 1,), rising; the last bin holds its upper edge, as numpy does.
+
+    counts is (width or 1, bins); outside is (3,): weight below, above and not a number. A positive scale says that
+    the bins are equal and where to look first.
+    """
+    bins = len(edges) - 1
+    for t in range(len(weights)):
+        r = t * stride
+        for j in range(width):
+            v = flat[r + j]
+            if v != v:
+                outside[2] += weights[t]
+                continue
+            if v < edges[0]:
+                outside[0] += weights[t]
+                continue
+            if v > edges[bins]:
+                outside[1] += weights[t]
+                continue
+            if scale > 0.0:
+                k = min(int((v - edges[0]) * scale), bins - 1)
+                while k > 0 and v < edges[k]:
+                    k -= 1
+                while k < bins - 1 and v >= edges[k + 1]:
+                    k += 1
+            else:
+                lo, hi = 0, bins
+                while hi - lo > 1:
+                    mid = (lo + hi) // 2
+                    if v >= edges[mid]:
+                        lo = mid
+                    else:
+                        hi = mid
+                k = lo
+            counts[j if per_element else 0, k] += weights[t]
