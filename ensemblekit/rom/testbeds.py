@@ -113,8 +113,8 @@ class CylinderWake:
 
 
 def cylinder_wake(reynolds: float = 100.0, *, cells: int = 16, speed: float = 0.1,
-                  size: tuple[float, float, float] = (7.0, 15.0, 16.0),
-                  window: tuple[float, float, float] = (2.0, 12.0, 4.0), stride: int = 1) -> CylinderWake:
+                  size: tuple[float, float, float] = (10.0, 13.0, 24.0),
+                  window: tuple[float, float, float] = (2.0, 10.0, 3.0), stride: int = 1) -> CylinderWake:
     """The wake of a circular cylinder: steady up to Reynolds number 47, then a street of vortices.
 
     Solved by a lattice Boltzmann method with two relaxation times and an interpolated wall (Ginzburg 2008; Bouzidi et
