@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 import ensemblekit as ek
+from ensemblekit.averaging.series import Series
 from ensemblekit.errors import InputError
 from ensemblekit.md.superpose import superposed
 from ensemblekit.md.topology import Topology, mdanalysis
@@ -41,7 +42,7 @@ def adk():
 def test_read_is_the_file(adk):
     assert adk.fields["position"].shape == (3341, 3)
     assert adk.lengths == (98,)
-    frames = ek.reduce(adk.window(10, 40, 10), ek.Series())
+    frames = ek.reduce(adk.window(10, 40, 10), Series())
     with mdanalysis() as mda:
         u = mda.Universe(datafiles.PSF, datafiles.DCD)
         for k, frame in enumerate((10, 20, 30)):
@@ -53,7 +54,7 @@ def test_gyration_and_fluctuation_of_adenylate_kinase(adk):
     from ensemblekit import md
 
     gyration = md.RadiusOfGyration("protein").prepare(adk.topology, adk, None)
-    found = ek.reduce(adk, {"rg": (gyration.map, ek.Moments(), ek.Series())})["rg"]
+    found = ek.reduce(adk, {"rg": (gyration.map, ek.Moments(), Series())})["rg"]
     np.testing.assert_allclose(found[0].mean, 18.2654955170, rtol=1e-6)
     np.testing.assert_allclose(found[1].std(), 1.0203954716, rtol=1e-6)
     np.testing.assert_allclose(found[1][[0, -1]], [16.6690183686, 19.5915751288], rtol=1e-6)

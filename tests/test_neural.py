@@ -76,7 +76,8 @@ def test_update_bn_is_one_pass_over_all_samples():
     seen = model[0](x).double().movedim(1, -1).reshape(-1, 3)
     torch.testing.assert_close(model[1].running_mean.double(), seen.mean(0), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(model[1].running_var.double(), seen.var(0), rtol=1e-5, atol=1e-6)
-    assert not model.training and not model[1].training
+    assert not model.training
+    assert not model[1].training
     assert torch.equal(state, torch.random.get_rng_state())
     single = net()
     single[1].momentum = 1.0
@@ -149,5 +150,6 @@ def test_compare_is_paired():
     difference = -np.log(p[np.arange(200), labels]) + np.log(0.9 * p[np.arange(200), labels] + 0.025)
     assert found["nll"].value == pytest.approx(difference.mean(), rel=1e-10)
     assert found["nll"].stderr == pytest.approx(difference.std(ddof=1) / np.sqrt(200), rel=1e-10)
-    assert found["accuracy"].value == 0 and not found["accuracy"].significant
+    assert found["accuracy"].value == 0
+    assert not found["accuracy"].significant
     assert found["nll"].stderr < neural.scores(a)["nll"].stderr

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 import ensemblekit as ek
+from ensemblekit.averaging.series import Series
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError
 from ensemblekit.md.observables import Observable
@@ -33,8 +34,8 @@ def average(source: Any, observables: Mapping[str, Observable], *, engine: Engin
     frames = trajectory_source(source)
     topology = topology_of(frames)
     prepared = {name: observable.prepare(topology, frames, engine) for name, observable in observables.items()}
-    branches = {name: (ready.map, ek.Series()) for name, ready in prepared.items()}
-    series = ek.reduce(frames, {**branches, "/times": (_times, ek.Series())}, fields=["position"], engine=engine)
+    branches = {name: (ready.map, Series()) for name, ready in prepared.items()}
+    series = ek.reduce(frames, {**branches, "/times": (_times, Series())}, fields=["position"], engine=engine)
     times = series.pop("/times")
     known = None if np.isnan(times).any() else times
     found = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -71,7 +72,7 @@ class Topology:
         """An MDAnalysis Universe of these atoms without coordinates: every selection gives the same atoms."""
         n = len(self.names)
         keys = list(zip(self.segids, self.resids, self.resnames, strict=True))
-        new = np.array([True] + [a != b for a, b in zip(keys, keys[1:], strict=False)])
+        new = np.array([True] + [a != b for a, b in itertools.pairwise(keys)])
         residue = np.cumsum(new) - 1
         segments, of_residue = np.unique(np.asarray(self.segids, str)[new], return_inverse=True)
         with mdanalysis() as mda:
