@@ -56,7 +56,8 @@ def test_schedule_goes_on_from_its_state():
         schedule.step()
     assert optimizer.param_groups[0]["lr"] is tensor            # filled in place, as compiled optimizers need
     assert float(tensor) == pytest.approx(whole[14], rel=1e-6)
-    again = neural.CyclicCosineLR(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.2), total_steps=30, n_cycles=3)
+    fresh = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.2)
+    again = neural.CyclicCosineLR(fresh, total_steps=30, n_cycles=3)
     again.load_state_dict(schedule.state_dict())
     assert again.get_lr()[0] == pytest.approx(whole[14], rel=1e-6)
 

@@ -27,7 +27,7 @@ def update_bn(loader: Iterable[Any], model: torch.nn.Module, device: Any = None,
 
     Raises InputError where the loader is empty and the model has batch-norm layers.
     """
-    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    layers: list[Any] = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not layers:
         return
     seen = {layer: Moments() for layer in layers}

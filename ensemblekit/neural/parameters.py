@@ -51,10 +51,16 @@ def to_vectors(model: torch.nn.Module) -> dict[str, np.ndarray]:
     """Copies of all parameters (float32) and buffers (float64), flat; those of the two that the model has."""
     manifest = Manifest.of(model)
     parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
-    parts = {"parameters": ([parameters[name] for name, _ in manifest.parameters], np.float32),
-             "buffers": ([buffers[name] for name, _ in manifest.buffers], np.float64)}
-    return {field: np.concatenate([t.detach().cpu().to(torch.float64).numpy().ravel() for t in tensors]).astype(dtype)
-            for field, (tensors, dtype) in parts.items() if tensors}
+    found = {}
+    if manifest.parameters:
+        found["parameters"] = _flat([parameters[name] for name, _ in manifest.parameters]).astype(np.float32)
+    if manifest.buffers:
+        found["buffers"] = _flat([buffers[name] for name, _ in manifest.buffers])
+    return found
+
+
+def _flat(tensors: list[torch.Tensor]) -> np.ndarray:
+    return np.concatenate([t.detach().cpu().to(torch.float64).numpy().ravel() for t in tensors])
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
+import torch
 from torch.optim.lr_scheduler import LRScheduler
 
 from ensemblekit.errors import InputError
@@ -25,7 +26,8 @@ class CyclicCosineLR(LRScheduler):
     After `total_steps` the rate stays what it was last.
     """
 
-    def __init__(self, optimizer: Any, *, total_steps: int, n_cycles: int, mode: Mode = "balanced", last_epoch: int = -1):
+    def __init__(self, optimizer: Any, *, total_steps: int, n_cycles: int, mode: Mode = "balanced",
+                 last_epoch: int = -1):
         if total_steps < 1 or not 1 <= n_cycles <= total_steps:
             raise InputError(f"there is at least one step a cycle; got total_steps={total_steps!r}, "
                              f"n_cycles={n_cycles!r}")
@@ -56,7 +58,7 @@ class CyclicCosineLR(LRScheduler):
         ahead = 1 if self.mode == "reference" else 0
         return 0.5 * (math.cos(math.pi * (step - starts[cycle] + ahead) / length) + 1)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | torch.Tensor]:
         """The rates of the parameter groups at the step now due."""
         factor = self.factor(self.last_epoch)
         return [float(base) * factor for base in self.base_lrs]

@@ -16,6 +16,7 @@ CY = np.array([0, 0, 0, 1, -1, 1, -1, -1, 1])
 OPPOSITE = np.array([0, 2, 1, 4, 3, 6, 5, 8, 7])
 
 REST, STRAIGHT, DIAGONAL = np.float32(4 / 9), np.float32(1 / 9), np.float32(1 / 36)
+ECHO = np.float32((1 - 3**-0.5) / (1 + 3**-0.5))
 THIRD, TWELFTH = np.float32(1 / 3), np.float32(1 / 12)
 HALF, ONE, ONE_HALF, FOUR_HALF = np.float32(0.5), np.float32(1), np.float32(1.5), np.float32(4.5)
 
@@ -38,15 +39,20 @@ def wake_steps(f, spare, steps, even_rate, odd_rate, inflow, links, mix, forces)
 
 @kernel
 def far_field(f, inflow):
-    """Fill the outermost ring of cells: what comes in from the sides is the undisturbed flow, so sound leaves."""
+    """Fill the outermost ring of cells: the undisturbed flow comes in, and sound that arrives leaves without an echo.
+
+    A plane wave of sound that moves outwards has a share of -ECHO of its populations moving inwards; giving just
+    that, no wave comes back (with the undisturbed populations alone a quarter of it would).
+    """
     _, ny, nx = f.shape
     for i in range(9):
+        back = OPPOSITE[i]
         for y in range(ny):
-            f[i, y, 0] = inflow[i]
+            f[i, y, 0] = inflow[i] - ECHO * (f[back, y, 1] - inflow[back])
             f[i, y, nx - 1] = f[i, y, nx - 2]
         for x in range(nx):
-            f[i, 0, x] = inflow[i]
-            f[i, ny - 1, x] = inflow[i]
+            f[i, 0, x] = inflow[i] - ECHO * (f[back, 1, x] - inflow[back])
+            f[i, ny - 1, x] = inflow[i] - ECHO * (f[back, ny - 2, x] - inflow[back])
 
 
 @kernel

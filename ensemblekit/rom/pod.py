@@ -40,7 +40,8 @@ def pod(source: Any, rank: int | None = None, *, energy: float | None = None, to
     """
     source = as_source(source)
     if len(source.fields) != 1:
-        raise InputError(f"pod decomposes one field; name one of {sorted(source.fields)}, for example store['velocity']")
+        raise InputError(f"pod decomposes one field; name one of {sorted(source.fields)}, as in "
+                         "store['velocity']")
     if source.lengths is not None and len(source.lengths) > 1:
         raise InputError("pod takes one run; join several with ReplicaSet.stacked()")
     ((name, field),) = source.fields.items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -140,8 +140,8 @@ def cylinder_wake(reynolds: float = 100.0, *, cells: int = 16, speed: float = 0.
         raise InputError(f"the window {window} recorded must lie inside the channel {size}")
     wake = CylinderWake(float(reynolds), cells, speed, size, window, stride)
     if not 0.002 <= wake.viscosity <= 0.5:
-        raise InputError(f"viscosity speed * cells / reynolds = {wake.viscosity:.3g} is outside 0.002 to 0.5, where the "
-                         f"method is stable and accurate; for Re = {reynolds:g} choose other cells or speed")
+        raise InputError(f"viscosity speed * cells / reynolds = {wake.viscosity:.3g} is outside 0.002 to 0.5, where "
+                         f"the method is stable and accurate; for Re = {reynolds:g} choose other cells or speed")
     return wake
 
 
@@ -173,7 +173,7 @@ class _Lattice:
         self.spare = self.f.copy()
 
 
-def equilibrium(ux: np.ndarray, uy: np.ndarray) -> np.ndarray:
+def equilibrium(ux: Any, uy: Any) -> np.ndarray:
     """(9, *shape) equilibrium populations of a fluid of density 1, minus their weights."""
     from ensemblekit.rom.kernels import CX, CY
 
