@@ -236,6 +236,7 @@ class Store:
         self._whole = False
         self._closed = False
         self._tables: dict[str, Table] = {}
+        self._seen: dict[str, tuple[int, int]] = {}
 
     # -- opening and closing ---------------------------------------------------------------------------------------
 
@@ -445,14 +446,11 @@ class Store:
         if self._closed and self._schema is not None and not self._layouts:
             raise ClosedError(f"{self.path} is closed")
         if self._segment is not None:       # the writer itself always sees what it committed
-            cached = self._tables.get(clock)
-            before = sum(part.n for part in cached.parts[:-1]) if cached else 0
-            if cached is None or cached.n - before != self._segment.counts[clock] or \
-                    cached.parts[-1].path != self._segment.layout.path:
-                counts = {c: [self._rows(k, c) for k in range(len(self._layouts))] for c in self.clocks}
-                for c in counts:
-                    counts[c][-1] = self._segment.counts[c]
-                self._tables = {c: self._make_table(c, counts[c]) for c in self.clocks}
+            now = (len(self._layouts), self._segment.counts[clock])
+            if self._seen.get(clock) != now:
+                counts = [self._rows(k, clock) for k in range(len(self._layouts) - 1)]
+                self._tables[clock] = self._make_table(clock, [*counts, now[1]])
+                self._seen[clock] = now
         return self._tables[clock]
 
     def _rows(self, k: int, clock: str) -> int:
@@ -721,7 +719,7 @@ class Store:
         layout = self._layouts.pop()
         os.unlink(layout.path)
         self._last.clear()
-        self._tables = {}
+        self._seen.clear()
         self._segment = Segment(self._layouts[-1], self.durability == "disk")
 
     def seal(self, path: str | os.PathLike[str] | None = None, compression: Any = None) -> Store:
