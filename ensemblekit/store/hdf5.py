@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import h5py
+import hdf5plugin  # noqa: F401  (its import registers the filters of compressed files)
 import numpy as np
 import xxhash
 

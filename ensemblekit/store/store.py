@@ -237,6 +237,7 @@ class Store:
         self._closed = False
         self._tables: dict[str, Table] = {}
         self._seen: dict[str, tuple[int, int]] = {}
+        self._clocks: dict[str, list[str]] = {}
 
     # -- opening and closing ---------------------------------------------------------------------------------------
 
@@ -346,10 +347,10 @@ class Store:
     @property
     def clocks(self) -> dict[str, list[str]]:
         """Clock -> its fields."""
-        clocks: dict[str, list[str]] = {}
-        for name, field in self.fields.items():
-            clocks.setdefault(field.clock, []).append(name)
-        return clocks
+        if not self._clocks:
+            for name, field in self.fields.items():
+                self._clocks.setdefault(field.clock, []).append(name)
+        return self._clocks
 
     @property
     def run(self) -> str:

@@ -113,6 +113,7 @@ def _ask_child(path: str, timeout: float) -> dict[str, Any]:
 def check_file(path: str) -> dict[str, Any]:
     """What is wrong with one file; runs in the child."""
     import h5py
+    import hdf5plugin  # noqa: F401  (registers the filters)
 
     from ensemblekit.store.schema import CLOSED, SCHEMA, SCHEMA_SUM, Schema
 
