@@ -400,7 +400,8 @@ class RunPiece:
     def blocks(self) -> Iterator[Block]:
         shift = self.start - self.piece.start
         for block in self.piece.blocks():
-            yield block._replace(start=block.start + shift)
+            # not _replace: it counts members by len(), which is snapshots here
+            yield Block(block.fields, block.start + shift, block.tile, block.weights, block.times)
 
 
 @dataclass(frozen=True, eq=False)
