@@ -8,6 +8,15 @@ __version__ = "0.1.0"
 
 from typing import Any as _Any
 
+from ensemblekit.averaging.average import average as average
+from ensemblekit.averaging.blocking import BlockSums as BlockSums
+from ensemblekit.averaging.blocking import blocking as blocking
+from ensemblekit.averaging.correlation import autocorrelation as autocorrelation
+from ensemblekit.averaging.correlation import autocovariance as autocovariance
+from ensemblekit.averaging.correlation import integrated_time as integrated_time
+from ensemblekit.averaging.correlation import statistical_inefficiency as statistical_inefficiency
+from ensemblekit.averaging.equilibration import detect_equilibration as detect_equilibration
+from ensemblekit.averaging.estimate import Estimate as Estimate
 from ensemblekit.averaging.moments import Moments as Moments
 from ensemblekit.averaging.reducer import Reducer as Reducer
 from ensemblekit.averaging.run import merged as merged
