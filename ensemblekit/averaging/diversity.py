@@ -11,7 +11,7 @@ import numpy as np
 from ensemblekit.averaging.gram import Gram
 from ensemblekit.averaging.run import reduce
 from ensemblekit.errors import InputError, StatisticsError
-from ensemblekit.source import SnapshotSource, as_source
+from ensemblekit.source import ReplicaSet, SnapshotSource, as_source
 
 Metric = Literal["euclidean", "cosine", "correlation", "disagreement"] | Callable[[Any, Any], float]
 Method = Literal["max-min", "volume", "score"]
@@ -52,7 +52,7 @@ def pairwise(snapshots: Any, metric: Metric = "euclidean", *, engine: Any = None
     """
     if metric in ("euclidean", "cosine"):
         gram = _gram(snapshots, "first" if metric == "euclidean" else "none", engine)
-        return from_gram(gram, metric)      # type: ignore[arg-type]
+        return from_gram(gram, metric)
     if isinstance(snapshots, SnapshotSource):
         raise InputError(f"{metric!r} takes an array in memory; from a source: \"euclidean\" or \"cosine\"")
     x = np.asarray(snapshots)
@@ -235,11 +235,8 @@ def _similarity(d: np.ndarray) -> np.ndarray:
 
 def _gram(snapshots: Any, center: Literal["first", "none"], engine: Any) -> np.ndarray:
     source = as_source(snapshots)
-    if source.lengths is not None and len(source.lengths) > 1:
-        stacked = getattr(source, "stacked", None)
-        if stacked is None:
-            raise InputError("this source has several runs; pass one of them, or a ReplicaSet")
-        source = stacked()
+    if isinstance(source, ReplicaSet):
+        source = source.stacked()
     return np.asarray(reduce(source, Gram(center=center), cut="space", engine=engine))
 
 
@@ -250,7 +247,7 @@ def _called(x: np.ndarray, metric: Callable[[Any, Any], float]) -> np.ndarray:
             d[i, j] = d[j, i] = metric(x[i], x[j])
     if not np.isfinite(d).all():
         i, j = np.argwhere(~np.isfinite(d))[0]
-        raise InputError(f"the metric gives {d[i, j]} for snapshots {j} and {i}")
+        raise InputError(f"the metric gives {d[i, j]} for snapshots {min(i, j)} and {max(i, j)}")
     return d
 
 
