@@ -278,8 +278,9 @@ def _jackknifed(value: np.ndarray, left_out: np.ndarray, shares: np.ndarray, con
     if count < MIN_BLOCKS:
         raise StatisticsError(f"only {count} blocks have weights above zero; the jackknife needs {MIN_BLOCKS}")
     h = h.reshape(-1, *[1] * value.ndim)
-    corrected = count * value - ((1 - 1 / h) * left_out).sum(axis=0)
-    pseudo = h * value - (h - 1) * left_out
+    moved = left_out - value        # differences first: values far from zero lose no digits
+    corrected = value - ((1 - 1 / h) * moved).sum(axis=0)
+    pseudo = value - (h - 1) * moved
     stderr = np.sqrt(((pseudo - corrected) ** 2 / (h - 1)).mean(axis=0))
     half = stdtrit(count - 1, 0.5 + confidence / 2) * stderr
     return Resampled(value=_plain(value), stderr=_plain(stderr), bias=_plain(value - corrected),
