@@ -1,5 +1,5 @@
 from fractions import Fraction
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -68,7 +68,7 @@ def test_all_lineages_of_a_markov_trait_in_exact_fractions():
     for path in product((0, 1), repeat=steps):
         states = (0, *path)
         chance = f(1)
-        for s, r in zip(states, states[1:], strict=False):
+        for s, r in pairwise(states):
             chance *= move[s][r]
         chances.append(chance)
         divisions.append(sum(daughters[s] == 2 for s in states[:-1]))
@@ -140,7 +140,8 @@ def test_history_along_lineages_by_hand():
     assert list(found.cells) == [2, 3, 4]
     np.testing.assert_allclose(found.weights, [0.5, 0.25, 0.25])
     assert found.mean == pytest.approx(0.5 * lines[2] + 0.25 * lines[3] + 0.25 * lines[4])
-    assert lineage_average(tree, trait, 4.0, kind="population", since=0.0).mean == pytest.approx(np.mean([*lines.values()]))
+    alike = lineage_average(tree, trait, 4.0, kind="population", since=0.0)
+    assert alike.mean == pytest.approx(np.mean([*lines.values()]))
     assert lineage_average(tree, trait, 4.0, since=2.5).mean == pytest.approx(
         0.5 * 3 + 0.25 * (0.5 * 2 + 4) / 1.5 + 0.25 * (0.5 * 2 + 5) / 1.5)
     assert np.isnan(found.stderr)       # one founder
