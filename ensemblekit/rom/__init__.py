@@ -1,0 +1,5 @@
+"""Reduced-order models: proper orthogonal decomposition of stored flow fields, and flows to try it on."""
+
+from ensemblekit.rom import testbeds as testbeds
+from ensemblekit.rom.basis import Basis as Basis
+from ensemblekit.rom.pod import pod as pod

@@ -1,0 +1,60 @@
+"""Snapshots of a model's weights while it trains."""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+import ensemblekit as ek
+from ensemblekit.errors import InputError
+from ensemblekit.neural.parameters import Manifest, to_vectors
+from ensemblekit.neural.schedule import CyclicCosineLR
+
+
+class Recorder:
+    """Takes a snapshot at the end of each cycle of the learning rate, where the loss is at its lowest.
+
+    ::
+
+        with neural.Recorder("weights.h5", model, optimizer, scheduler) as rec:
+            for batch in batches:
+                ...
+                optimizer.step(); rec.step(); scheduler.step()
+
+    A snapshot with NaN or infinity is refused by an InputError; those before it stay.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], model: torch.nn.Module, optimizer: torch.optim.Optimizer,
+                 scheduler: CyclicCosineLR):
+        self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
+        self.captured: list[int] = []
+        """The steps, counted from 1, after which a snapshot was taken."""
+        fields = {name: ek.Field(vector.shape, vector.dtype, finite=True) for name, vector in to_vectors(model).items()}
+        if "parameters" not in fields:
+            raise InputError("the model has no parameters to record")
+        self.store = ek.create(path, fields, provenance={"manifest": Manifest.of(model).to_dict()})
+
+    def step(self) -> bool:
+        """Call after optimizer.step() and before scheduler.step(); whether a snapshot was taken."""
+        if not self.scheduler.at_cycle_end:
+            return False
+        step = self.scheduler.last_epoch + 1
+        self.store.append(to_vectors(self.model), time=float(step))
+        self.captured.append(step)
+        return True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.store.close()
+
+
+def members(store: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    """The stored snapshots: parameters (M, P) and buffers (M, B), or None where the model has none."""
+    return store["parameters"][:], store["buffers"][:] if "buffers" in store.fields else None

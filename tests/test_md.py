@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+
+import ensemblekit as ek
+from ensemblekit.averaging.series import Series
+from ensemblekit.errors import InputError
+from ensemblekit.md.superpose import superposed
+from ensemblekit.md.topology import Topology, mdanalysis
+
+pytest.importorskip("MDAnalysis")
+datafiles = pytest.importorskip("MDAnalysisTests.datafiles")
+
+
+def rotation(rng):
+    q = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    return q * np.sign(np.linalg.det(q))
+
+
+def test_superposition_undoes_a_rigid_motion_and_never_mirrors():
+    rng = np.random.default_rng(1)
+    reference = rng.normal(size=(12, 3))
+    frames = np.stack([reference @ rotation(rng) + rng.normal(size=3) for _ in range(5)])
+    np.testing.assert_allclose(superposed(frames, reference), np.broadcast_to(reference, frames.shape), atol=1e-12)
+    mirrored = reference * [1, 1, -1]
+    assert np.abs(superposed(mirrored[None], reference)[0] - reference).max() > 0.1
+
+
+def test_superposition_takes_other_atoms_along():
+    rng = np.random.default_rng(2)
+    reference = rng.normal(size=(9, 3))
+    moved = (reference @ rotation(rng) + 3)[None]
+    np.testing.assert_allclose(superposed(moved, reference[:5])[0], reference, atol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def adk():
+    from ensemblekit import md
+
+    return md.read(datafiles.PSF, datafiles.DCD)
+
+
+def test_read_is_the_file(adk):
+    assert adk.fields["position"].shape == (3341, 3)
+    assert adk.lengths == (98,)
+    frames = ek.reduce(adk.window(10, 40, 10), Series())
+    with mdanalysis() as mda:
+        u = mda.Universe(datafiles.PSF, datafiles.DCD)
+        for k, frame in enumerate((10, 20, 30)):
+            np.testing.assert_array_equal(frames[k], u.trajectory[frame].positions)
+
+
+def test_gyration_and_fluctuation_of_adenylate_kinase(adk):
+    """research oracles: MDAnalysis' radius_of_gyration and AverageStructure + AlignTraj + RMSF."""
+    from ensemblekit import md
+
+    gyration = md.RadiusOfGyration("protein").prepare(adk.topology, adk, None)
+    found = ek.reduce(adk, {"rg": (gyration.map, ek.Moments(), Series())})["rg"]
+    np.testing.assert_allclose(found[0].mean, 18.2654955170, rtol=1e-6)
+    np.testing.assert_allclose(np.sqrt(found[0].variance), 1.0203954716, rtol=1e-6)
+    np.testing.assert_allclose(found[1][[0, -1]], [16.6690183686, 19.5915751288], rtol=1e-6)
+
+    ready = md.RMSF("name CA").prepare(adk.topology, adk, None)
+    squared = ek.reduce(adk, {"msf": (ready.map, ek.Moments())})["msf"].mean
+    rmsf = np.sqrt(squared)
+    np.testing.assert_allclose(rmsf.mean(), 1.89619328, rtol=1e-6)
+    np.testing.assert_allclose(rmsf.max(), 5.76921438, rtol=1e-6)
+    assert rmsf.argmax() == 148
+    assert ready.passes == 3
+    other = md.RMSF("name CA", fit="name CA and resid 1:100").prepare(adk.topology, adk, None)
+    assert ek.reduce(adk, {"msf": (other.map, ek.Moments())})["msf"].mean.shape == (214,)
+
+
+def test_topology_survives_json(adk):
+    import json
+
+    again = Topology.from_dict(json.loads(json.dumps(adk.topology.to_dict())))
+    for text in ("protein", "name CA and resid 20:40", "resname LYS", "not backbone"):
+        np.testing.assert_array_equal(again.select(text), adk.topology.select(text))
+    np.testing.assert_array_equal(again.masses, adk.topology.masses)
+
+
+@pytest.mark.parametrize("text", ["name XYZ", "no such language"])
+def test_selections_that_give_nothing(adk, text):
+    with pytest.raises(InputError, match="selection"):
+        adk.topology.select(text)
+
+
+def test_the_name_must_be_h5md(tmp_path):
+    from ensemblekit import md
+
+    with pytest.raises(InputError, match="h5md"):
+        md.ingest(datafiles.PSF, datafiles.DCD, tmp_path / "adk.h5")

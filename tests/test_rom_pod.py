@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import ensemblekit as ek
+from ensemblekit import rom
+from ensemblekit.errors import InputError
+
+
+def snapshots(n=24, shape=(9, 7), seed=0, offset=0.0):
+    rng = np.random.default_rng(seed)
+    k = min(n, int(np.prod(shape)))
+    left = np.linalg.qr(rng.normal(size=(n, k)))[0]
+    right = np.linalg.qr(rng.normal(size=(int(np.prod(shape)), k)))[0]
+    return ((left * 0.7 ** np.arange(k)) @ right.T).reshape(n, *shape) + offset
+
+
+@pytest.mark.parametrize("center", ["mean", "none"])
+def test_pod_is_numpys_svd(center):
+    x = snapshots(offset=0.3)
+    flat = x.reshape(len(x), -1)
+    mean = flat.mean(0) if center == "mean" else 0
+    u, s, vt = np.linalg.svd(flat - mean, full_matrices=False)
+    basis = rom.pod(x, rank=6, center=center)
+    np.testing.assert_allclose(basis.singular_values, s[:6], rtol=1e-10)
+    np.testing.assert_allclose(basis.energy_fraction, s[:6] ** 2 / (s**2).sum(), rtol=1e-10)
+    modes = basis.modes.reshape(6, -1)
+    np.testing.assert_allclose(modes @ modes.T, np.eye(6), atol=1e-12)
+    np.testing.assert_allclose(np.abs(np.sum(modes * vt[:6], axis=1)), 1, rtol=1e-9)
+    np.testing.assert_allclose(basis.coefficients @ modes, (u[:, :6] * s[:6]) @ vt[:6], atol=1e-10)
+    np.testing.assert_allclose(basis.relative_error, np.sqrt((s[6:] ** 2).sum() / (s**2).sum()), rtol=1e-9)
+    np.testing.assert_allclose(basis.mean.ravel(), np.broadcast_to(mean, flat.shape[1]), atol=1e-14)
+    assert (modes[np.arange(6), np.abs(modes).argmax(1)] > 0).all()
+
+
+def test_error_reported_is_the_error_made():
+    x = snapshots().astype("f4")
+    for k in (1, 3, 8):
+        basis = rom.pod(x, rank=k)
+        fluctuation = x - x.mean(0, dtype="f8")
+        made = np.linalg.norm(basis.reconstruct() - x) / np.linalg.norm(fluctuation)
+        np.testing.assert_allclose(basis.relative_error, made, rtol=1e-5)
+
+
+def test_project_reconstruct_truncate():
+    x = snapshots()
+    basis = rom.pod(x, tolerance=1e-6)
+    np.testing.assert_allclose(basis.project(x), basis.coefficients, atol=1e-12)
+    np.testing.assert_allclose(basis.project(x[3]), basis.coefficients[3], atol=1e-12)
+    np.testing.assert_allclose(basis.reconstruct(2), x[2], atol=1e-5)
+    np.testing.assert_allclose(basis.reconstruct(slice(1, 4)), x[1:4], atol=1e-5)
+    small = basis.truncate(2)
+    np.testing.assert_array_equal(small.cumulative_energy, basis.cumulative_energy[:2])
+    assert small.relative_error == basis.relative_errors[1]
+    with pytest.raises(InputError, match="shape"):
+        basis.project(x[:, :3])
+
+
+@given(st.sampled_from([0.5, 0.9, 0.99, 0.999]))
+def test_energy_rule_takes_the_fewest_modes_that_do(energy):
+    basis = rom.pod(snapshots(), energy=energy)
+    assert basis.cumulative_energy[-1] >= energy - 1e-12
+    assert basis.rank == 1 or basis.cumulative_energy[-2] < energy
+
+
+def test_a_large_mean_costs_nothing():
+    x = snapshots()
+    there, here = rom.pod(x + 1e5, rank=5), rom.pod(x, rank=5)
+    np.testing.assert_allclose(there.singular_values, here.singular_values, rtol=1e-8)
+    np.testing.assert_allclose(np.abs(there.modes), np.abs(here.modes), atol=1e-8)
+
+
+def test_slabs_do_not_matter():
+    x = snapshots(n=12, shape=(40, 33))
+    source = ek.ArraySource.of(x, times=np.arange(12.0))
+    basis = rom.pod(source, rank=4)
+    np.testing.assert_array_equal(basis.times, np.arange(12.0))
+    again = rom.pod(source, rank=4, engine=ek.Serial())
+    np.testing.assert_array_equal(basis.modes, again.modes)
+
+
+@pytest.mark.parametrize(("source", "how", "message"), [
+    (np.zeros((4, 3)), {}, "same"),
+    (np.ones((1, 3)), {}, "at least 2"),
+    (snapshots(), {"rank": 25}, "rank is 1 to"),
+    (snapshots(), {"rank": 2, "energy": 0.5}, "one of rank"),
+    (snapshots(), {"energy": 1.5}, "share"),
+    (np.full((3, 4), np.nan), {}, "NaN"),
+    ({"u": np.ones((3, 2)), "v": np.ones((3, 2))}, {}, "one field"),
+])
+def test_what_cannot_be_decomposed(source, how, message):
+    if isinstance(source, dict):
+        source = ek.ArraySource.of(source)
+    with pytest.raises(InputError, match=message):
+        rom.pod(source, **how)
