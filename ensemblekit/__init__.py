@@ -6,6 +6,17 @@ several independent runs; every answer is a reduction over that stack, with an h
 
 __version__ = "0.1.0"
 
+from typing import Any as _Any
+
+from ensemblekit.averaging.average import average as average
+from ensemblekit.averaging.blocking import BlockSums as BlockSums
+from ensemblekit.averaging.blocking import blocking as blocking
+from ensemblekit.averaging.correlation import autocorrelation as autocorrelation
+from ensemblekit.averaging.correlation import autocovariance as autocovariance
+from ensemblekit.averaging.correlation import integrated_time as integrated_time
+from ensemblekit.averaging.correlation import statistical_inefficiency as statistical_inefficiency
+from ensemblekit.averaging.equilibration import detect_equilibration as detect_equilibration
+from ensemblekit.averaging.estimate import Estimate as Estimate
 from ensemblekit.averaging.moments import Moments as Moments
 from ensemblekit.averaging.reducer import Reducer as Reducer
 from ensemblekit.averaging.run import merged as merged
@@ -22,3 +33,41 @@ from ensemblekit.source import Block as Block
 from ensemblekit.source import Field as Field
 from ensemblekit.source import ReplicaSet as ReplicaSet
 from ensemblekit.source import SnapshotSource as SnapshotSource
+
+
+def create(path: _Any, fields: _Any, **options: _Any) -> _Any:
+    """A new store at `path`, open for appending: see :meth:`ensemblekit.store.store.Store.create` for all options.
+
+    Arguments:
+        path: of the file; ``.h5md`` for particles (MDAnalysis goes by the suffix), ``.h5`` else.
+        fields: name -> :class:`Field`.
+        capacity: snapshots each file has room for (allocated ahead, sparse); by default from 16 MiB doubling to 4 GiB.
+        run, replica: id of the run (random by default) and name of the replica.
+        provenance: anything that JSON can hold.
+        time_unit: of the times, e.g. "s"; "ps" by default for particles.
+        durability: "process" (an append survives the death of the process) or "disk" (also the loss of power).
+
+    Raises:
+        InputError, StoreError, StoreBusyError.
+    """
+    from ensemblekit.store.store import Store
+
+    return Store.create(path, fields, **options)
+
+
+def open(path: _Any, mode: _Any = "r", *, as_: _Any = None, check: bool = False, **options: _Any) -> _Any:
+    """Open a store, or any HDF5 or H5MD file for reading.
+
+    Arguments:
+        path: one path, a pattern ("run-*.h5") or a list. Several files are one run where their run id and steps
+            continue (overlaps are dropped and reported), replicas where every run id is another.
+        mode: "r" to read (also while another process writes; ``refresh`` sees more), "a" to append.
+        as_: "run" or "replicas" where the files do not say it themselves.
+        check: verify everything first; raises StoreDamagedError.
+
+    Returns:
+        a Store, a source of one joined run, or a ReplicaSet.
+    """
+    from ensemblekit.store.opening import open_store
+
+    return open_store(path, mode, as_=as_, check=check, **options)

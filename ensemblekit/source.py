@@ -396,18 +396,22 @@ class RunPiece:
     stop: int
     tile: slice
     piece: Piece
+    timed: bool = True
 
     def blocks(self) -> Iterator[Block]:
         shift = self.start - self.piece.start
         for block in self.piece.blocks():
-            yield block._replace(start=block.start + shift)
+            # not _replace: it counts members by len(), which for a block counts snapshots
+            times = block.times if self.timed else None
+            yield Block(block.fields, block.start + shift, block.tile, block.weights, times)
 
 
 @dataclass(frozen=True, eq=False)
 class StackedSource:
-    """Several runs as one, end to end. Times are dropped (they start again with every run); weights are kept."""
+    """Several runs as one, end to end, weights kept; times too where they are parts of one run (``joined``)."""
 
     runs: tuple[SnapshotSource, ...]
+    joined: bool = False
 
     @property
     def fields(self) -> Mapping[str, Field]:
@@ -423,7 +427,7 @@ class StackedSource:
 
     @property
     def time_unit(self) -> str:
-        return ""
+        return self.runs[0].time_unit if self.joined else ""
 
     def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> StackedSource:
         check_window(start, stop, step)
@@ -437,14 +441,14 @@ class StackedSource:
             if begin < end:
                 kept.append(run.window(begin, end, step))
             offset += n
-        return StackedSource(tuple(kept) or (self.runs[0].window(0, 0),))
+        return StackedSource(tuple(kept) or (self.runs[0].window(0, 0),), self.joined)
 
     def pieces(self, names: Sequence[str], cut: Cut, tiled: bool, limit: int) -> Iterator[Piece]:
         offset = 0
         if cut == "time":
             for run in self.runs:
                 for piece in run.pieces(names, cut, False, limit):
-                    yield RunPiece(0, piece.start + offset, piece.stop + offset, piece.tile, piece)
+                    yield RunPiece(0, piece.start + offset, piece.stop + offset, piece.tile, piece, self.joined)
                 offset += sum(run.lengths or ())
             return
         (n,) = self.lengths

@@ -1,0 +1,5 @@
+"""``python -m ensemblekit``: the same as ``ensemblekit``."""
+
+from ensemblekit.cli import main
+
+main()

@@ -1,0 +1,489 @@
+"""The mean of anything over the snapshots of a source, with an error one can trust: ``average``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+
+from ensemblekit.averaging.blocking import BlockError, BlockSums, blocking
+from ensemblekit.averaging.correlation import chodera_window, closed, sokal_window
+from ensemblekit.averaging.equilibration import significant_start
+from ensemblekit.averaging.estimate import DISAGREE, Estimate, student_interval
+from ensemblekit.averaging.moments import Moments
+from ensemblekit.averaging.reducer import TIME
+from ensemblekit.averaging.run import Map, Progress, merged, partials
+from ensemblekit.averaging.series import Series
+from ensemblekit.averaging.spectral import cosine_error
+from ensemblekit.engine import Engine
+from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.source import Array, ArraySource, Block, ReplicaSet, SnapshotSource, as_source, check_times, is_torch
+
+ENOUGH = 10.0
+"""Independent snapshots below which an interval is not vouched for."""
+STATE_BYTES = 512 << 20     # what the partial states of an array average may take
+
+
+def average(source: Any, *, map: Map | None = None, weights: Any = None, equilibration: Any = "auto",
+            confidence: float = 0.95, engine: Engine | None = None, progress: Progress = False,
+            unit: str | None = None, coords: Mapping[str, Any] | None = None) -> Estimate:
+    """The mean over the snapshots of a source, with its standard error and confidence interval, in one read.
+
+    Arguments:
+        source: a stored field, any source, an array with snapshots along axis 0, or a ReplicaSet of independent runs.
+        map: a function of a Block that returns (n, *out), what is to be averaged; needed where there are several
+            fields.
+        weights: (n,) statistical weights of an array; sources carry their own.
+        equilibration: "auto" discards the start of a run where that raises n_eff significantly (one common point for
+            all elements of an array); None or 0 discards nothing; a whole number discards so many snapshots; a
+            float all before that time after the first snapshot.
+        confidence: of the interval.
+        engine, progress: as for ``reduce``.
+        unit: of the mean; by default that of the field, "" with a map.
+        coords: named axes of the item: name -> values or (values, unit), in the order of the axes.
+
+    Returns:
+        An Estimate. It refuses (``converged`` False, the reason in ``verdict``) where there are fewer than about ten
+        independent snapshots. Scalars are answered by cosine components, checked against blocking, Geyer, Sokal and
+        Chodera; arrays by blocking, element by element.
+
+    Raises:
+        InputError: complex values, weights or coords that do not fit, times that run backwards, or an equilibration
+            that is none of the above.
+        StatisticsError: no snapshots at all, all weights zero, or nothing left after equilibration.
+    """
+    if not 0.0 < confidence < 1.0:
+        raise InputError(f"confidence is a number between 0 and 1, 0.95 for 95 %; got {confidence!r}")
+    if weights is not None:
+        if isinstance(source, SnapshotSource):
+            raise InputError("weights= goes with an array; a source carries its own weights")
+        source = ArraySource.of(source, weights=weights)
+    source = as_source(source)
+    only = _only_field(source, map)
+    _check_equilibration(equilibration)
+    if unit is None:
+        unit = source.fields[only].unit if only is not None else ""
+    runs = _read(source, map, only, engine, progress)
+    estimates = [_one_run(run, equilibration, confidence, unit, source.time_unit) for run in runs]
+    answer = estimates[0] if len(estimates) == 1 else pooled(estimates, confidence)
+    return answer if coords is None else _with_coords(answer, coords)
+
+
+class _Run:
+    """One run as it was read: a series (scalars), or partial states of block sums with summaries (arrays)."""
+
+    __slots__ = ("clock", "partial", "values")
+
+    def __init__(self, values: np.ndarray | None, partial: list, clock: np.ndarray | None):
+        self.values, self.partial, self.clock = values, partial, clock
+
+
+def _read(source: SnapshotSource, map: Map | None, only: str | None, engine: Engine | None,
+          progress: Progress) -> list[_Run]:
+    if isinstance(source, ArraySource) and map is None and only is not None and source.fields[only].shape == ():
+        return [_in_memory(source, only)]       # the series is there already
+    if isinstance(source, ReplicaSet) and map is None and all(isinstance(run, ArraySource) for run in source.runs) and (
+            only is not None and source.fields[only].shape == ()):
+        return [_in_memory(run, only) for run in source.runs]       # type: ignore[arg-type]
+    fields = None if only is None else [only]
+    head: Any = map if map is not None else only
+    size = source.fields[only].size if only is not None and map is None else 1
+    keep = int(np.clip(STATE_BYTES // (size * 8 * 24), 8, 64))
+    branches = {"values": (head, _Observable()), "clock": (_clock, Series())}
+    read = partials(source, branches, fields=fields, engine=engine, progress=progress, keep=keep)
+    found = []
+    for _, states in sorted(read.items()):
+        clock = np.concatenate([np.asarray(state["clock"][0].result()).reshape(-1, 2) for _, state in states])
+        first: _Observable = states[0][1]["values"][0]      # type: ignore[assignment]
+        values = None
+        if first.item == ():
+            values = np.concatenate([s["values"][0].series() for _, s in states])      # type: ignore[attr-defined]
+        found.append(_Run(values, states, clock))
+    if not found:
+        raise StatisticsError("the source has no snapshots; there is nothing to average")
+    return found
+
+
+def _in_memory(source: ArraySource, name: str) -> _Run:
+    values = source.arrays[name]
+    values = values.detach().cpu().numpy() if is_torch(values) else np.asarray(values)
+    clock = None
+    if source.weights is not None or source.times is not None:
+        clock = np.full((len(values), 2), np.nan)
+        if source.times is not None:
+            clock[:, 0] = source.times
+        if source.weights is not None:
+            clock[:, 1] = source.weights
+    return _Run(values, [], clock)
+
+
+def _clock(block: Block) -> np.ndarray:
+    """Time and weight of each snapshot, (n, 2); NaN where there is none."""
+    clock = np.full((len(block), 2), np.nan)
+    if block.times is not None:
+        clock[:, 0] = np.asarray(block.times)
+    if block.weights is not None:
+        clock[:, 1] = np.asarray(block.weights)
+    return clock
+
+
+class _Observable:
+    """What an average needs of a stream of values: the series of a scalar, else block sums and a few summaries.
+
+    The summaries stand for the whole item when its equilibration is sought: its mean, its root mean square, and two
+    random projections. Merges in order.
+    """
+
+    cuts = TIME
+
+    def __init__(self) -> None:
+        self.item: tuple[int, ...] | None = None
+        self.parts: list[np.ndarray] = []
+        self.blocks, self.moments = BlockSums(), Moments()
+
+    def empty(self) -> Self:
+        return type(self)()
+
+    def update(self, values: Array, start: int, weights: Array | None = None) -> None:
+        if is_torch(values):
+            values = values.detach().cpu().numpy()
+        values = np.asarray(values)
+        if len(values) == 0:
+            return
+        _check_real(values)
+        self.item = tuple(values.shape[1:])
+        if self.item == ():
+            self.parts.append(values.astype(np.float64))
+            return
+        self.parts.append(_summaries(values))
+        self.blocks.update(values, start, weights)
+        if weights is not None:     # without weights the block sums know the variance
+            self.moments.update(values, start, weights)
+
+    def series(self) -> np.ndarray:
+        """(n,) of a scalar, (n, 4) summaries of an array."""
+        return np.concatenate(self.parts) if self.parts else np.empty(0)
+
+    def merge(self, later: Self) -> None:
+        self.item = self.item if later.item is None else later.item
+        self.parts = self.parts + later.parts
+        self.blocks.merge(later.blocks)
+        self.moments.merge(later.moments)
+
+    def beside(self, right: Self) -> None:
+        raise NotImplementedError("an average is not cut in space")
+
+    def shaped(self, item: tuple[int, ...]) -> None:
+        pass
+
+    def result(self) -> Self:
+        return self
+
+    def state(self) -> dict[str, Array]:
+        named = {f"blocks.{k}": v for k, v in self.blocks.state().items()}
+        named |= {f"moments.{k}": v for k, v in self.moments.state().items()}
+        if self.item is not None:
+            named |= {"item": np.array(self.item, dtype=np.int64), "series": self.series()}
+        return named
+
+    def restored(self, state: Mapping[str, Any]) -> Self:
+        new = self.empty()
+        if "item" in state:
+            new.item = tuple(int(k) for k in state["item"])
+            new.parts = [np.array(state["series"])]
+        part = {name: {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
+                for name in ("blocks", "moments")}
+        new.blocks = new.blocks.restored(part["blocks"])
+        new.moments = new.moments.restored(part["moments"])
+        return new
+
+
+def _summaries(values: np.ndarray) -> np.ndarray:
+    """Mean, root mean square and two random projections of each snapshot, (n, 4); elements not finite are left out."""
+    flat = values.reshape(len(values), -1)
+    signs = np.random.default_rng(20).standard_normal((flat.shape[1], 2)).astype(np.float32)
+    signs /= math.sqrt(flat.shape[1])
+    found = np.empty((len(flat), 4))
+    step = max(1, (4 << 20) // flat.shape[1])
+    for a in range(0, len(flat), step):
+        part = flat[a:a + step].astype(np.float64 if flat.dtype.itemsize > 4 else np.float32)
+        if not np.isfinite(part.sum()):
+            part = np.where(np.isfinite(part), part, 0.0)
+        found[a:a + step, 0] = part.mean(axis=1, dtype=np.float64)
+        found[a:a + step, 1] = np.sqrt(np.einsum("ij,ij->i", part, part, dtype=np.float64) / flat.shape[1])
+        found[a:a + step, 2:] = part @ signs
+    return found
+
+
+def _one_run(run: _Run, equilibration: Any, confidence: float, unit: str, time_unit: str) -> Estimate:
+    times = weights = None
+    if run.clock is not None:
+        times = None if np.isnan(run.clock[:, 0]).all() else check_times(run.clock[:, 0], len(run.clock))
+        weights = None if np.isnan(run.clock[:, 1]).all() else run.clock[:, 1]
+    if run.values is not None:
+        return scalar_estimate(run.values, weights, times, equilibration, confidence, unit, time_unit)
+    return _array_estimate(run, weights, times, equilibration, confidence, unit, time_unit)
+
+
+def scalar_estimate(values: np.ndarray, weights: np.ndarray | None, times: np.ndarray | None, equilibration: Any,
+                    confidence: float, unit: str, time_unit: str) -> Estimate:
+    """The average of one series (n,); see :func:`average`."""
+    _check_real(values)
+    x = values.astype(np.float64)
+    n = len(x)
+    if n == 0:
+        raise StatisticsError("the source has no snapshots; there is nothing to average")
+    series = {"series": x, "times": times, "unit": unit, "time_unit": time_unit if times is not None else ""}
+    if not np.isfinite(x).all():
+        bad = int((~np.isfinite(x)).sum())
+        return _unknown(float(_mean(x, weights)), n, confidence,
+                        f"{bad} of {n} snapshots are not finite (first: {int(np.argmax(~np.isfinite(x)))}); "
+                        "leave them out, or find out where they come from", **series)
+    start = _start(equilibration, n, times, lambda: significant_start(_residual(x, weights)))
+    y = x[start:]
+    w = None if weights is None else weights[start:]
+    mean = float(_mean(y, w))
+    dt = _spacing(times)
+    series |= {"n_discarded": start, "equilibration_time": _elapsed(times, start)}
+    if len(y) < 4:
+        return _unknown(mean, len(y), confidence, f"{len(y)} snapshots: an error needs at least 4", **series)
+    z = _residual(y, w)
+    scale = float(np.abs(y).max())
+    if float(np.ptp(z)) <= 16 * np.finfo(float).eps * scale * (1.0 if w is None else float(np.max(w) / w.mean())):
+        return Estimate(mean=mean, stderr=0.0, interval=(mean, mean), confidence=confidence, n=len(y), n_eff=math.nan,
+                        statistical_inefficiency=math.nan, correlation_time=math.nan, dof=math.inf, converged=False,
+                        verdict="every snapshot is the same: a constant has no error that sampling could show",
+                        estimators={"cosine": 0.0}, **series)
+    estimators, dof = _errors(z)
+    stderr = estimators["cosine"]
+    spread = float(z @ z) / (len(z) - 1)
+    variance = spread if w is None else float(w @ (y - mean) ** 2 / w.sum()) * len(y) / (len(y) - 1)
+    g = stderr**2 * len(y) / spread
+    n_eff = variance / stderr**2 if stderr > 0 else math.nan
+    doubts, converged = _doubts(n_eff, estimators)
+    return Estimate(mean=mean, stderr=stderr, interval=student_interval(mean, stderr, dof, confidence),
+                    confidence=confidence, n=len(y), n_eff=n_eff, statistical_inefficiency=g,
+                    correlation_time=g / 2 * dt, dof=dof, converged=converged, verdict=doubts, estimators=estimators,
+                    **series)
+
+
+def _errors(z: np.ndarray) -> tuple[dict[str, float], float]:
+    """Standard error of the mean of z by each method, and the degrees of freedom of the first."""
+    from ensemblekit.averaging.kernels_series import geyer_sums
+
+    n = len(z)
+
+    def find(gamma: np.ndarray, n: int) -> Any:
+        *sums, pairs, ended = geyer_sums(gamma)
+        sokal, chodera = sokal_window(gamma, n), chodera_window(gamma, n)
+        if len(gamma) < n and (not ended or sokal is None or chodera is None):
+            return None
+        return sums, sokal, chodera
+
+    gamma, (sums, sokal, chodera) = closed(z, find)
+    _, monotone, convex = sums
+    floor = gamma[0] / n
+    cosine = cosine_error(z, max(monotone, floor) / gamma[0])
+    block: BlockError = blocking(z).chosen()
+    return {"cosine": math.sqrt(cosine.variance), "blocking": float(block.stderr),
+            "geyer": math.sqrt(max(convex, floor) / n), "sokal": math.sqrt(max(sokal[0], 1 / n) * gamma[0] / n),
+            "chodera": math.sqrt(chodera[0] * gamma[0] / n)}, float(cosine.dof)
+
+
+def _array_estimate(run: _Run, weights: np.ndarray | None, times: np.ndarray | None, equilibration: Any,
+                    confidence: float, unit: str, time_unit: str) -> Estimate:
+    states = run.partial
+    summaries = np.concatenate([s["values"][0].series() for _, s in states])
+    n = len(summaries)
+    wanted = _start(equilibration, n, times, lambda: max(
+        (significant_start(_residual(s, weights)) for s in summaries.T if np.ptp(s) > 1e-12 * np.abs(s).max()),
+        default=0))
+    begins = [begin for begin, _ in states]
+    start = min((b for b in begins if b >= wanted), default=begins[-1])       # rounded up to where a state begins
+    kept: _Observable = merged(states, start)["values"][0]      # type: ignore[assignment]
+    blocks = kept.blocks.result()
+    mean = np.asarray(blocks.mean)
+    facts: dict[str, Any] = {"unit": unit, "time_unit": time_unit if times is not None else "", "times": times,
+                             "n_discarded": start, "equilibration_time": _elapsed(times, start)}
+    if blocks.n < 4:
+        return _unknown(mean, blocks.n, confidence, f"{blocks.n} snapshots: an error needs at least 4", **facts)
+    block = blocks.chosen()
+    variance = np.asarray(blocks.variances[0] if weights is None else kept.moments.result().variance)
+    first = np.asarray(blocks.variances[0])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        still = first <= (16 * np.finfo(float).eps * np.abs(mean)) ** 2
+        n_eff = np.where(still, np.nan, variance / block.stderr**2)
+        g = np.where(still, np.nan, block.g)
+    stderr = np.where(still, 0.0, block.stderr)
+    doubts = []
+    few = n_eff < ENOUGH
+    if few.any():
+        doubts.append(f"{int(few.sum())} of {few.size} elements have fewer than {ENOUGH:g} independent snapshots "
+                      f"(fewest {np.nanmin(n_eff):.2g})")
+    bad = ~np.isfinite(mean)
+    if bad.any():
+        doubts.append(f"{int(bad.sum())} of {bad.size} elements are not finite")
+    if still.any():
+        doubts.append(f"{int(still.sum())} of {still.size} elements never change")
+    return Estimate(mean=mean, stderr=stderr, interval=student_interval(mean, stderr, block.dof, confidence),
+                    confidence=confidence, n=blocks.n, n_eff=n_eff, statistical_inefficiency=g,
+                    correlation_time=g / 2 * _spacing(times), dof=block.dof,
+                    converged=not (few.any() or bad.any() or still.all()), verdict="; ".join(doubts),
+                    estimators={"blocking": stderr}, **facts)
+
+
+def pooled(runs: list[Estimate], confidence: float) -> Estimate:
+    """Estimates of one quantity from independent runs as one: weighted by the snapshots each kept.
+
+    Where the means of the runs scatter no more than their own errors say (chi-squared at 1 %), the error is those
+    errors in quadrature; else it is the scatter between runs, with one degree of freedom fewer than there are runs.
+    """
+    from scipy.stats import chi2
+
+    count = len(runs)
+    share = np.array([r.n for r in runs], dtype=float)
+    share /= share.sum()
+    means = np.array([np.asarray(r.mean, dtype=float) for r in runs])
+    errors = np.array([np.asarray(r.stderr, dtype=float) for r in runs])
+    dofs = np.array([np.broadcast_to(np.asarray(r.dof, dtype=float), errors[0].shape) for r in runs])
+    share = share.reshape(-1, *[1] * (means.ndim - 1))
+    mean = (share * means).sum(axis=0)
+    parts = (share * errors) ** 2
+    within = parts.sum(axis=0)
+    between = (share**2 * (means - mean) ** 2).sum(axis=0) * count / (count - 1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        dof = np.where(within > 0, within**2 / (parts**2 / dofs).sum(axis=0), np.inf)
+        precise = 1 / errors**2
+        middle = (precise * means).sum(axis=0) / precise.sum(axis=0)
+        scatter = (precise * (means - middle) ** 2).sum(axis=0)
+    apart = scatter > chi2.ppf(0.99, count - 1)
+    unknown = ~np.isfinite(within)
+    squared = np.where(apart | unknown, between, within)
+    stderr = np.sqrt(squared)
+    dof = np.where(apart | unknown, count - 1, dof)
+    n = sum(r.n for r in runs)
+    spread = np.array([np.asarray(r.n_eff, dtype=float) * np.asarray(r.stderr, dtype=float) ** 2 for r in runs])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        n_eff = (share * spread).sum(axis=0) / squared
+        g = n / n_eff
+    doubts, converged = [], bool(np.all(n_eff >= ENOUGH))
+    if not converged:
+        doubts.append(f"fewer than {ENOUGH:g} independent snapshots in all runs together")
+    if np.any(apart):
+        share_apart = "" if means.ndim == 1 else f" in {int(apart.sum())} of {apart.size} elements"
+        doubts.append(f"the {count} runs disagree beyond their own errors{share_apart}; "
+                      "the error is the scatter between them")
+    tau = np.mean([np.asarray(r.correlation_time, dtype=float) for r in runs], axis=0)
+    plain = (lambda v: float(v)) if means.ndim == 1 else np.asarray
+    return Estimate(mean=plain(mean), stderr=plain(stderr), interval=student_interval(mean, stderr, dof, confidence),
+                    confidence=confidence, n=n, n_eff=plain(n_eff), statistical_inefficiency=plain(g),
+                    correlation_time=plain(tau), dof=plain(dof), n_discarded=sum(r.n_discarded for r in runs),
+                    equilibration_time=max(r.equilibration_time for r in runs), converged=converged,
+                    verdict="; ".join(doubts), unit=runs[0].unit, time_unit=runs[0].time_unit,
+                    estimators={"within runs": plain(np.sqrt(within)), "between runs": plain(np.sqrt(between))})
+
+
+def _doubts(n_eff: float, estimators: Mapping[str, float]) -> tuple[str, bool]:
+    """What is to be said about a scalar estimate, and whether it is vouched for."""
+    doubts = []
+    converged = n_eff >= ENOUGH
+    if not converged:
+        doubts.append(f"only {n_eff:.2g} independent snapshots; an interval needs about {ENOUGH:g}, so sample longer")
+    low, high = min(estimators, key=estimators.__getitem__), max(estimators, key=estimators.__getitem__)
+    if estimators[high] > DISAGREE * estimators[low] > 0:
+        doubts.append(f"estimators disagree: {high} gives {estimators[high] / estimators[low]:.2g} times the error of {low}")
+    return "; ".join(doubts), converged
+
+
+def _unknown(mean: Any, n: int, confidence: float, why: str, **facts: Any) -> Estimate:
+    """A mean without an error."""
+    none = math.nan if np.ndim(mean) == 0 else np.full(np.shape(mean), np.nan)
+    return Estimate(mean=mean, stderr=none, interval=(none, none), confidence=confidence, n=n, n_eff=none,
+                    statistical_inefficiency=none, correlation_time=none, dof=none, converged=False, verdict=why,
+                    **facts)
+
+
+def _start(equilibration: Any, n: int, times: np.ndarray | None, found: Any) -> int:
+    """How many snapshots to discard."""
+    if equilibration is None:
+        return 0
+    if equilibration == "auto":
+        return found() if n >= 8 else 0
+    if isinstance(equilibration, float):
+        if times is None:
+            raise InputError(f"equilibration={equilibration!r} is a time, and the source has no times; "
+                             "pass a whole number of snapshots")
+        start = int(np.searchsorted(times, times[0] + equilibration))
+    else:
+        start = int(equilibration)
+    if start >= n:
+        raise StatisticsError(f"equilibration={equilibration!r} leaves none of the {n} snapshots")
+    return start
+
+
+def _check_equilibration(equilibration: Any) -> None:
+    if equilibration is None or (isinstance(equilibration, str) and equilibration == "auto"):
+        return
+    if isinstance(equilibration, bool) or not isinstance(equilibration, int | float | np.number) or not equilibration >= 0:
+        raise InputError('equilibration is "auto", None, a whole number of snapshots or a time as a float, not below 0; '
+                         f"got {equilibration!r}")
+
+
+def _only_field(source: SnapshotSource, map: Map | None) -> str | None:
+    """The field to average, or None where a map looks at all of them."""
+    if map is not None:
+        return None
+    if len(source.fields) != 1:
+        raise InputError(f"the source has the fields {sorted(source.fields)}; average one of them (a store: "
+                         "store[\"name\"]), or pass map=, a function of a block")
+    return next(iter(source.fields))
+
+
+def _check_real(values: np.ndarray) -> None:
+    if values.dtype.kind not in "biuf":
+        raise InputError(f"an average with an interval is of real numbers; got dtype {values.dtype}. Map complex "
+                         "numbers to their real and imaginary parts: np.stack([z.real, z.imag], axis=-1)")
+
+
+def _mean(x: np.ndarray, weights: np.ndarray | None) -> float:
+    if weights is None:
+        return x.mean()
+    total = weights.sum()
+    if total == 0:
+        raise StatisticsError("all weights are zero: no snapshot is left to average over")
+    shift = x[int(np.argmax(weights))]
+    return shift + (weights @ (x - shift)) / total if np.isfinite(x).all() else (weights @ x) / total
+
+
+def _residual(x: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    """x - mean, with weights w (x - mean) / mean(w): its mean has the error of the weighted mean (delta method)."""
+    if weights is None:
+        return x - x.mean()
+    return weights * (x - _mean(x, weights)) / weights.mean()
+
+
+def _spacing(times: np.ndarray | None) -> float:
+    """Mean time between snapshots; 1 where they are only counted."""
+    if times is None or len(times) < 2 or times[-1] == times[0]:
+        return 1.0
+    return float((times[-1] - times[0]) / (len(times) - 1))
+
+
+def _elapsed(times: np.ndarray | None, start: int) -> float:
+    return float(start) if times is None else float(times[start] - times[0])
+
+
+def _with_coords(answer: Estimate, coords: Mapping[str, Any]) -> Estimate:
+    from dataclasses import replace
+
+    shape = np.shape(answer.mean)
+    named = {}
+    for name, value in coords.items():
+        values, unit = value if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], str) else (value, "")
+        named[name] = (np.asarray(values), unit)
+    if len(named) > len(shape) or any(len(v) != k for (v, _), k in zip(named.values(), shape, strict=False)):
+        raise InputError(f"coords name the axes of the item in order, one value a place; the item has shape {shape}, "
+                         f"coords have {[(name, len(v)) for name, (v, _) in named.items()]}")
+    return replace(answer, coords=named)

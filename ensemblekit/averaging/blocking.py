@@ -1,0 +1,471 @@
+"""Errors of means by blocking: variances of the means of 1, 2, 4, ... snapshots, for arrays of any shape, in one pass.
+
+Bins are aligned at multiples of their length *of the snapshot index in the run*, and a bin that waits for its partner
+is kept at either end, so that neighbouring states merge exactly: any cut of the snapshots gives the same bins.
+
+Weights: the mean is the ratio Σwx / Σw, whose error is that of the mean of the residual z = w (x - μ) / mean(w)
+(delta method). μ is known at the end only, so bins hold w and w (x - c) with a fixed c near μ, and second moments of
+both and between both, from which the variance of z is put together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from ensemblekit.averaging.reducer import BOTH
+from ensemblekit.averaging.rows import rows_of
+from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.source import Array, is_torch
+
+FEWEST = 4
+"""Blocks below which a level is not used: Student's t with fewer says nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class BlockResult:
+    """Variance of block means against block length (Flyvbjerg & Petersen, J. Chem. Phys. 91, 461, 1989)."""
+
+    mean: Array
+    """Weighted mean of all snapshots, shape (*item,)."""
+    n: int
+    """Snapshots."""
+    lengths: np.ndarray
+    """Snapshots in a block, (levels,): 1, 2, 4, ..."""
+    counts: np.ndarray
+    """Whole blocks of each length, (levels,); at least 2."""
+    variances: Array
+    """Unbiased variance of block means (with weights: of the residual), (levels, *item)."""
+
+    @property
+    def stderr(self) -> Array:
+        """Standard error of the mean at each level, (levels, *item): rises to a plateau where blocks are independent."""
+        scale = self.lengths / self.n
+        return np.sqrt(self.variances * _along(scale, self.variances))
+
+    @property
+    def stderr_error(self) -> Array:
+        """Standard error of `stderr`, (levels, *item): stderr / sqrt(2 (count - 1))."""
+        return self.stderr / np.sqrt(2.0 * _along(self.counts - 1, self.variances))
+
+    def chosen(self) -> BlockError:
+        """The error at the level each element needs, (*item,).
+
+        The block is the shortest with B³ > 2 n g² (Wolff, Comput. Phys. Commun. 156, 143, 2004; Lee et al., Phys. Rev.
+        E 83, 066706, 2011), g being the inefficiency this level shows, with at least four blocks. What blocks of that
+        length still miss, were the correlation exponential, is added: a share (1 + 1/m) (g - 1/g) / (2 B).
+        """
+        if not len(self.counts) or self.counts[0] < FEWEST:
+            raise StatisticsError(f"blocking needs at least {FEWEST} snapshots; got {self.n}")
+        first = np.asarray(self.variances[0])
+        shape = first.shape
+        error, dof, level = np.zeros(shape), np.ones(shape), np.zeros(shape, dtype=np.int64)
+        settled = np.zeros(shape, dtype=bool)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            for k, (b, m) in enumerate(zip(self.lengths, self.counts, strict=True)):
+                if m < FEWEST:
+                    break
+                v = np.asarray(self.variances[k])
+                g = np.maximum(np.where(first > 0, b * v / first, 1.0), 1.0)
+                missed = np.minimum((1 + 1 / m) * (g - 1 / g) / (2 * b), 0.5)
+                error = np.where(settled, error, b * v / (1 - missed) / self.n)
+                dof = np.where(settled, dof, m - 1)
+                level = np.where(settled, level, k)
+                settled = settled | (float(b) ** 3 > 2 * self.n * g**2)
+            g = np.where(first > 0, error * self.n / first, 1.0)
+        return BlockError(np.sqrt(error), dof, g, level, settled)
+
+
+class BlockError(NamedTuple):
+    """Errors at the levels chosen; each an array of the shape of the item."""
+
+    stderr: np.ndarray
+    dof: np.ndarray
+    """Blocks - 1, for Student's t."""
+    g: np.ndarray
+    """Statistical inefficiency."""
+    level: np.ndarray
+    settled: np.ndarray
+    """Whether the rule was met; else the longest block with four of its kind was taken."""
+
+
+class BlockSums:
+    """Second moments of block means at every power of two, streaming. Merges in order; O(item * log n) memory.
+
+    Real numbers only. NaN or infinity in an element makes the answer of that element NaN.
+    """
+
+    cuts = BOTH
+
+    def __init__(self) -> None:
+        self.segment: _Segment | None = None
+        self.item: tuple[int, ...] = ()
+
+    def empty(self) -> Self:
+        return type(self)()
+
+    def update(self, values: Array, start: int, weights: Array | None = None) -> None:
+        if len(values) == 0:
+            return
+        if is_torch(values):
+            values = values.detach().cpu().numpy()
+        values = np.asarray(values)
+        if values.dtype.kind not in "biuf":
+            raise InputError(f"blocking is for real numbers; got dtype {values.dtype}. "
+                             "Map complex numbers to their real and imaginary parts")
+        item = values.shape[1:]
+        if self.segment is not None and item != self.item:
+            raise InputError(f"blocks of one field have one item shape; first {self.item}, now {item}")
+        self.item = item
+        if values.dtype == bool:
+            values = values.view(np.uint8)
+        with np.errstate(invalid="ignore", over="ignore"):
+            if weights is None:
+                centre = None if self.segment is None else self.segment.mean
+                segment = _plain_segment(values, start, centre)
+            else:
+                w = np.asarray(weights, dtype=np.float64)
+                x = values.reshape(len(values), -1).astype(np.float64)
+                centre = x.mean(axis=0) if self.segment is None else self.segment.centre
+                segment = _levels((x - centre) * w[:, None], start, w, centre)
+            self._absorb(segment)
+
+    def merge(self, later: Self) -> None:
+        if later.segment is None:
+            return
+        if self.segment is None:
+            self.item = later.item
+        with np.errstate(invalid="ignore", over="ignore"):
+            self._absorb(later.segment)
+
+    def _absorb(self, later: _Segment) -> None:
+        mine = self.segment
+        if mine is None:
+            self.segment = later
+            return
+        if mine.stop != later.start:
+            raise InputError(f"block sums merge in time order: mine end at snapshot {mine.stop}, the later ones begin "
+                             f"at {later.start}")
+        self.segment = _joined(mine, later)
+
+    def beside(self, right: Self) -> None:
+        mine, other = self.segment, right.segment
+        if mine is None or other is None:
+            self.segment = mine or other
+            return
+        self.segment = mine.beside(other)
+        self.item = (len(self.segment.mean),)
+
+    def shaped(self, item: tuple[int, ...]) -> None:
+        self.item = tuple(item)
+
+    def result(self) -> BlockResult:
+        s = self.segment
+        if s is None:
+            raise StatisticsError("block sums have seen no snapshot")
+        counts = [max(0, (s.stop >> k) - -(-s.start >> k)) for k in range(len(s.m2))]
+        kept = [k for k, m in enumerate(counts) if m >= 2]
+        mean, rows = s.mean, []
+        offset = np.zeros_like(mean)
+        if s.weighted:
+            if s.w_mean == 0:
+                raise StatisticsError("all weights are zero: no snapshot is left to average over")
+            offset = s.mean / s.w_mean
+            mean = s.centre + offset
+        for k in kept:
+            m2 = s.m2[k]
+            if s.weighted:
+                m2 = np.maximum(m2 - 2 * offset * s.cross[k] + offset**2 * s.w2[k], 0.0) / s.w_mean**2
+            rows.append(m2 / (counts[k] - 1))
+        shape = (len(kept), *self.item)
+        return BlockResult(mean=mean.reshape(self.item), n=s.stop - s.start, lengths=2 ** np.array(kept, dtype=np.int64),
+                           counts=np.array([counts[k] for k in kept], dtype=np.int64),
+                           variances=np.array(rows).reshape(shape))
+
+    def state(self) -> dict[str, Array]:
+        if self.segment is None:
+            return {}
+        return {"item": np.array(self.item, dtype=np.int64), **self.segment.arrays()}
+
+    def restored(self, state: Mapping[str, Any]) -> Self:
+        new = self.empty()
+        if "item" in state:
+            new.item = tuple(int(k) for k in state["item"])
+            new.segment = _Segment.of_arrays(state)
+        return new
+
+
+@dataclass(slots=True, eq=False)
+class _Segment:
+    """Snapshots [start, stop): their bins at every level, as flat float64 arrays (width,). Never changed once made.
+
+    What is averaged is x, or w (x - centre) where there are weights.
+    """
+
+    start: int
+    stop: int
+    mean: np.ndarray
+    m2: list[np.ndarray]                # of the complete bins of each level
+    low: dict[int, np.ndarray]          # level -> the odd bin at the left end, whose partner is before `start`
+    high: dict[int, np.ndarray]         # level -> the even bin at the right end, whose partner is to come
+    weighted: bool
+    centre: np.ndarray
+    w_mean: float
+    cross: list[np.ndarray]             # co-moments of both means
+    w2: list[float]
+    w_low: dict[int, float]
+    w_high: dict[int, float]
+
+    def centred(self, centre: np.ndarray) -> _Segment:
+        """The same about another centre: w (x - c') = w (x - c) - (c' - c) w."""
+        if not self.weighted:
+            return self
+        d = centre - self.centre
+        return _Segment(self.start, self.stop, self.mean - d * self.w_mean,
+                        [a - 2 * d * b + d**2 * c for a, b, c in zip(self.m2, self.cross, self.w2, strict=True)],
+                        {k: v - d * self.w_low[k] for k, v in self.low.items()},
+                        {k: v - d * self.w_high[k] for k, v in self.high.items()}, True, centre, self.w_mean,
+                        [b - d * c for b, c in zip(self.cross, self.w2, strict=True)], self.w2, self.w_low, self.w_high)
+
+    def beside(self, right: _Segment) -> _Segment:
+        """The same snapshots with the elements of `right` after mine."""
+        both = np.concatenate
+        return _Segment(self.start, self.stop, both([self.mean, right.mean]),
+                        [both(p) for p in zip(self.m2, right.m2, strict=True)],
+                        {k: both([v, right.low[k]]) for k, v in self.low.items()},
+                        {k: both([v, right.high[k]]) for k, v in self.high.items()}, self.weighted,
+                        both([self.centre, right.centre]), self.w_mean,
+                        [both(p) for p in zip(self.cross, right.cross, strict=True)], self.w2, self.w_low, self.w_high)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        named: dict[str, Any] = {"range": np.array([self.start, self.stop, self.weighted, len(self.m2)]),
+                                 "mean": self.mean.copy(), "m2": np.array(self.m2)}
+        for name, ends in (("low", self.low), ("high", self.high)):
+            named[f"{name}_levels"] = np.array(sorted(ends), dtype=np.int64)
+            named[name] = np.array([ends[k] for k in sorted(ends)]).reshape(-1, len(self.mean))
+        if self.weighted:
+            named |= {"centre": self.centre.copy(), "w_mean": np.array(self.w_mean), "cross": np.array(self.cross),
+                      "w2": np.array(self.w2), "w_low": np.array([self.w_low[k] for k in sorted(self.w_low)]),
+                      "w_high": np.array([self.w_high[k] for k in sorted(self.w_high)])}
+        return named
+
+    @classmethod
+    def of_arrays(cls, state: Mapping[str, Any]) -> _Segment:
+        start, stop, weighted, _ = (int(k) for k in state["range"])
+        at = {name: [int(k) for k in state[f"{name}_levels"]] for name in ("low", "high")}
+        ends = {name: {k: np.array(v) for k, v in zip(levels, state[name], strict=True)} for name, levels in at.items()}
+        mean = np.array(state["mean"])
+        if not weighted:
+            return cls(start, stop, mean, list(np.array(state["m2"])), ends["low"], ends["high"], False,
+                       np.zeros(len(mean)), 1.0, [], [], {}, {})
+        w_ends = {name: {k: float(v) for k, v in zip(levels, state[f"w_{name}"], strict=True)}
+                  for name, levels in at.items()}
+        return cls(start, stop, mean, list(np.array(state["m2"])), ends["low"], ends["high"], True,
+                   np.array(state["centre"]), float(state["w_mean"]), list(np.array(state["cross"])),
+                   [float(v) for v in state["w2"]], w_ends["low"], w_ends["high"])
+
+
+def _plain_segment(values: np.ndarray, start: int, centre: np.ndarray | None) -> _Segment:
+    """Unweighted snapshots: whole chunks of 64 by the compiled loop, the ends level by level."""
+    from ensemblekit.averaging.kernels_blocking import LEVELS, ROWS, add_chunks
+
+    n = len(values)
+    head = min(n, -start % ROWS)
+    chunks = (n - head) // ROWS
+    if not chunks:
+        return _levels(values.reshape(n, -1).astype(np.float64), start)
+    body = values[head:head + chunks * ROWS]
+    rows = rows_of(body)
+    width = rows.width
+    if centre is None:
+        centre = body[:8].reshape(8, -1).mean(axis=0, dtype=np.float64)
+    total, squares, means = np.zeros(width), np.zeros((LEVELS, width)), np.empty((chunks, width))
+    add_chunks(rows.flat, rows.stride, chunks, width, centre, total, squares, means)
+    above = _plain_segment(means, (start + head) // ROWS, centre)
+    for k in range(LEVELS):
+        squares[k] -= total * total / (float(chunks * ROWS) * 2**k)
+    np.maximum(squares, 0.0, out=squares)       # NaN stays
+    middle = _Segment(start + head, start + head + chunks * ROWS, above.mean, [*squares, *above.m2],
+                      {k + LEVELS: v for k, v in above.low.items()}, {k + LEVELS: v for k, v in above.high.items()},
+                      False, above.centre, 1.0, [], [], {}, {})
+    if head:
+        middle = _joined(_levels(values[:head].reshape(head, -1).astype(np.float64), start), middle)
+    rest = n - head - chunks * ROWS
+    if rest:
+        tail = values[n - rest:].reshape(rest, -1).astype(np.float64)
+        middle = _joined(middle, _levels(tail, start + n - rest))
+    return middle
+
+
+def _levels(bins: np.ndarray, start: int, w: np.ndarray | None = None,
+            centre: np.ndarray | None = None) -> _Segment:
+    """All levels of float64 rows (n, width), a weight sum w (n,) beside each, by plain pair averages."""
+    n = len(bins)
+    made = _Segment(start, start + n, bins.mean(axis=0), [], {}, {}, w is not None,
+                    np.zeros(bins.shape[1]) if centre is None else centre, 1.0 if w is None else float(w.mean()),
+                    [], [], {}, {})
+    at, k = start, 0
+    while len(bins):
+        off = bins - bins.mean(axis=0)
+        made.m2.append(np.einsum("ij,ij->j", off, off))
+        if w is not None:
+            w_off = w - w.mean()
+            made.cross.append(w_off @ off)
+            made.w2.append(float(w_off @ w_off))
+        skip = at % 2
+        pairs = (len(bins) - skip) // 2
+        if skip:
+            made.low[k] = bins[0].copy()
+            if w is not None:
+                made.w_low[k] = float(w[0])
+        if (len(bins) - skip) % 2:
+            made.high[k] = bins[-1].copy()
+            if w is not None:
+                made.w_high[k] = float(w[-1])
+        bins = 0.5 * (bins[skip:skip + 2 * pairs:2] + bins[skip + 1:skip + 2 * pairs:2])
+        if w is not None:
+            w = 0.5 * (w[skip:skip + 2 * pairs:2] + w[skip + 1:skip + 2 * pairs:2])
+        at = (at + skip) // 2
+        k += 1
+    return made
+
+
+class _Level(NamedTuple):
+    """Moments of the bins of one level while two segments are joined; the w parts are None without weights."""
+
+    n: int
+    mean: Any
+    m2: Any
+    w_mean: float
+    cross: Any
+    w2: float
+
+
+def _pooled(a: _Level, b: _Level) -> _Level:
+    """Chan, Golub & LeVeque (1983), with the co-moment of x and w."""
+    if a.n == 0 or b.n == 0:
+        return b if a.n == 0 else a
+    n = a.n + b.n
+    share = a.n * b.n / n
+    gap = b.mean - a.mean
+    m2 = a.m2 + b.m2 + gap * gap * share
+    mean = a.mean + gap * (b.n / n)
+    if a.cross is None:
+        return _Level(n, mean, m2, 1.0, None, 0.0)
+    w_gap = b.w_mean - a.w_mean
+    return _Level(n, mean, m2, a.w_mean + w_gap * (b.n / n), a.cross + b.cross + gap * (w_gap * share),
+                  a.w2 + b.w2 + w_gap**2 * share)
+
+
+def _levels_of(s: _Segment) -> list[_Level]:
+    """The moments of every level; means come from that of all snapshots less the bins left over below."""
+    total, w_total, found = s.mean * (s.stop - s.start), s.w_mean * (s.stop - s.start), []
+    for k in range(len(s.m2)):
+        n = (s.stop >> k) - -(-s.start >> k)
+        size = n * 2.0**k
+        cross, w2 = (s.cross[k], s.w2[k]) if s.weighted else (None, 0.0)
+        found.append(_Level(n, total / size, s.m2[k], w_total / size, cross, w2))
+        for ends, w_ends in ((s.low, s.w_low), (s.high, s.w_high)):
+            if k in ends:
+                total = total - ends[k] * 2.0**k
+                w_total -= w_ends.get(k, 1.0) * 2.0**k
+    return found
+
+
+def _joined(a: _Segment, b: _Segment) -> _Segment:
+    """Two neighbours as one: bins that met at the seam are paired, level by level."""
+    if a.weighted != b.weighted:
+        raise InputError("some snapshots of this run carry weights and some do not; give weights to all or to none")
+    b = b.centred(a.centre)
+    left, right = _levels_of(a), _levels_of(b)
+    n = b.stop - a.start
+    share = (b.stop - b.start) / n
+    made = _Segment(a.start, b.stop, a.mean + (b.mean - a.mean) * share, [], {}, {}, a.weighted, a.centre,
+                    a.w_mean + (b.w_mean - a.w_mean) * share, [], [], {}, {})
+    none = _Level(0, None, None, 0.0, None, 0.0)
+    zero = np.zeros_like(a.mean)
+    seam: tuple[int, np.ndarray, float] | None = None       # the bin of this level that straddles the seam
+    k = 0
+    while k < max(len(left), len(right)) or seam is not None:
+        level = _pooled(left[k] if k < len(left) else none, right[k] if k < len(right) else none)
+        if seam is not None:
+            level = _pooled(level, _Level(1, seam[1], zero, seam[2], zero if a.weighted else None, 0.0))
+        made.m2.append(level.m2)
+        if a.weighted:
+            made.cross.append(level.cross)
+            made.w2.append(level.w2)
+        near: list[tuple[int, np.ndarray, float]] = []      # bins next to the seam, in order
+        if k in a.high:
+            near.append(((a.stop >> k) - 1, a.high[k], a.w_high.get(k, 1.0)))
+        if seam is not None:
+            near.append(seam)
+        if k in b.low:
+            near.append((-(-b.start >> k), b.low[k], b.w_low.get(k, 1.0)))
+        if k in a.low:
+            made.low[k], made.w_low[k] = a.low[k], a.w_low.get(k, 1.0)
+        if k in b.high:
+            made.high[k], made.w_high[k] = b.high[k], b.w_high.get(k, 1.0)
+        seam = None
+        while near:
+            index, value, w = near.pop(0)
+            if index % 2 == 0 and near and near[0][0] == index + 1:
+                _, other, w_other = near.pop(0)
+                seam = (index // 2, 0.5 * (value + other), 0.5 * (w + w_other))
+            elif index % 2:
+                made.low[k], made.w_low[k] = value, w
+            else:
+                made.high[k], made.w_high[k] = value, w
+        k += 1
+    if not a.weighted:
+        made.w_low, made.w_high = {}, {}
+    return made
+
+
+def jonsson_level(x: Any, confidence: float = 0.99) -> int:
+    """Level of the plateau by Jonsson's test of whiteness (Phys. Rev. E 98, 043304, 2018).
+
+    The smallest k with M_k = Σ_{j>=k} n_j [(n_j - 1) s_j / n_j² + γ_j(1)]² / s_j² below the chi-squared quantile of
+    d - k degrees of freedom, where the last 2^d snapshots are used (the start of a run is its worst part). The term
+    (n_j - 1) s_j / n_j² is the paper's; its published script leaves it out.
+
+    Raises:
+        StatisticsError: fewer than 4 snapshots, or a constant series.
+    """
+    from scipy.stats import chi2
+
+    from ensemblekit.averaging.correlation import _rounding, _series
+
+    x = _series(x)
+    if len(x) < 4:
+        raise StatisticsError(f"blocking needs at least 4 snapshots; got {len(x)}")
+    depth = len(x).bit_length() - 1
+    bins = x[len(x) - (1 << depth):]
+    if np.ptp(bins) ** 2 <= float(_rounding(x)):
+        raise StatisticsError("the series is constant: blocking finds no plateau")
+    terms = np.zeros(depth)
+    for j in range(depth):
+        n = len(bins)
+        off = bins - bins.mean()
+        s = float(off @ off) / n
+        neighbour = float(off[1:] @ off[:-1]) / n
+        terms[j] = n * ((n - 1) * s / n**2 + neighbour) ** 2 / s**2 if s > 0 else 0.0
+        bins = 0.5 * (bins[::2] + bins[1::2])
+    tests = np.cumsum(terms[::-1])[::-1]
+    below = tests < chi2.ppf(confidence, depth - np.arange(depth))
+    return int(np.argmax(below)) if below.any() else depth - 1
+
+
+def blocking(x: Any, weights: Any = None) -> BlockResult:
+    """The blocking curve of one series x (n,) or of every element of x (n, *item); see :class:`BlockResult`."""
+    sums = BlockSums()
+    sums.update(np.asarray(x), 0, weights)
+    return sums.result()
+
+
+def _along(numbers: np.ndarray, values: Array) -> np.ndarray:
+    return np.asarray(numbers, dtype=np.float64).reshape(-1, *[1] * (values.ndim - 1))
+
+

@@ -1,0 +1,153 @@
+"""Where a run has forgotten its start: the point after which it holds the most independent snapshots.
+
+Stationary data truncated at the largest n_eff lose coverage (the largest of many noisy n_eff is one whose g happens to
+be low), so :func:`significant_start` truncates only where n_eff rises by more than that noise explains.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from ensemblekit.averaging.correlation import _rounding, _series, chodera_window, closed
+from ensemblekit.errors import InputError, StatisticsError
+
+STARTS = 512            # candidates tried where no step is given
+MARGIN = 5.0
+"""Truncate where n_eff rises by a factor of 1 + MARGIN / sqrt(n_eff after it): see docs/statistics.md."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Equilibration:
+    """The best point to start averaging from, and what it is worth."""
+
+    start: int
+    """First snapshot kept."""
+    g: float
+    """Statistical inefficiency of the snapshots kept (Chodera's; for "mser" too)."""
+    n_eff: float
+    """Independent snapshots kept, (n - start) / g."""
+    n_eff_whole: float
+    """The same without truncation; 0 where the first snapshot is one gross outlier, which hides all correlation."""
+    n: int
+    """Snapshots in the series."""
+    method: str
+    """"n_eff" or "mser"."""
+
+    @property
+    def significant(self) -> bool:
+        """Whether n_eff rises by more than the noise of g explains."""
+        return self.start > 0 and self.n_eff > self.n_eff_whole * (1.0 + MARGIN / np.sqrt(self.n_eff))
+
+
+def detect_equilibration(x: Any, *, method: Literal["n_eff", "mser"] = "n_eff", step: int | None = None,
+                         latest: int | None = None) -> Equilibration:
+    """Find the start of the equilibrated part of a series.
+
+    Arguments:
+        x: (n,), real and finite.
+        method: "n_eff" takes the start t0 that maximises (n - t0) / g(t0) (Chodera, J. Chem. Theory Comput. 12, 1799,
+            2016), as pymbar's detect_equilibration(fast=False) does, to 1 % of the maximum; leading snapshots
+            that weigh more in the variance than all that follow (one bad first frame) are never kept.
+            "mser" minimises the squared deviations of what is kept over its count squared (White 1997), t0 <= n/2.
+        step: try every step-th snapshot; None for about 512 candidates.
+        latest: the last start tried by "n_eff"; None for n - 5.
+
+    Raises:
+        InputError: what is not a real, finite series, a step below 1, an unknown method.
+        StatisticsError: an empty series.
+    """
+    if method not in ("n_eff", "mser"):
+        raise InputError(f'method is "n_eff" or "mser"; got {method!r}')
+    if step is not None and step < 1:
+        raise InputError(f"step is a whole number of snapshots above 0; got {step!r}")
+    x = _series(x)
+    n = len(x)
+    if n < 8 or np.ptp(x) ** 2 <= float(_rounding(x)):
+        return Equilibration(start=0, g=1.0, n_eff=float(min(n, 1)), n_eff_whole=float(min(n, 1)), n=n, method=method)
+    step = step or max(1, n // STARTS)
+    y = x - x[n // 2:].mean()       # near the mean of what will be kept, so that no transient cancels digits
+    if method == "mser":
+        start = _least_error(y)
+        g, whole = _inefficiency(y[start:]), _inefficiency(y)
+        return Equilibration(start=start, g=g, n_eff=(n - start) / g, n_eff_whole=n / whole, n=n, method=method)
+    first = _bad_start(y)
+    starts = np.unique(np.concatenate([[first], np.arange(first - first % step, n - 4, step)]))
+    starts = starts[(starts >= first) & (starts <= max(first, n if latest is None else latest))]
+    best, g = _largest(y, starts)
+    whole = _inefficiency(y) if first == 0 else np.inf
+    return Equilibration(start=best, g=g, n_eff=(n - best) / g, n_eff_whole=n / whole, n=n, method=method)
+
+
+def significant_start(x: np.ndarray) -> int:
+    """The start of averaging, in the first half, that is worth its loss of data: 0 unless n_eff rises significantly."""
+    found = detect_equilibration(x, step=max(1, len(x) // 64), latest=len(x) // 2)
+    return found.start if found.significant else 0
+
+
+def _largest(y: np.ndarray, starts: np.ndarray) -> tuple[int, float]:
+    """The start with the largest (n - t0) / g(t0), and that g; within 1 % of the maximum over `starts`.
+
+    Lagged products up to a few times the window of the second half give g exactly for most starts and a lower bound
+    for the rest (those with a transient in them); these are settled by FFT in order of what they could be worth, as
+    long as any could be the largest.
+    """
+    from ensemblekit.averaging.kernels_series import suffix_inefficiency
+
+    n = len(y)
+    lags = min(n, int(np.clip(2 * max(_window_of(y[n // 2:]), _window_of(y[3 * n // 4:])), 32, 4096)))
+    sums = np.concatenate([[0.0], np.cumsum(y)])
+    falling = np.ascontiguousarray(starts[::-1])
+    g = np.empty(len(falling))
+    ended = np.empty(len(falling), dtype=np.bool_)
+    suffix_inefficiency(y, sums, falling, lags, g, ended)
+    worth = (n - falling) / g
+    best = int(np.argmax(np.where(ended, worth, -1.0)))
+    for k in np.argsort(-worth, kind="stable"):
+        if ended[k]:
+            continue
+        if ended.any() and worth[k] <= 1.01 * worth[best]:
+            break
+        g[k] = _inefficiency(y[falling[k]:])
+        worth[k] = (n - falling[k]) / g[k]
+        ended[k] = True
+        if worth[k] > worth[best] or not ended[best]:
+            best = int(k)
+    return int(falling[best]), float(g[best])
+
+
+def _inefficiency(y: np.ndarray) -> float:
+    """Chodera's g by FFT; n for a series that does not change."""
+    try:
+        return closed(y, chodera_window)[1][0]
+    except StatisticsError:
+        return float(len(y))
+
+
+def _window_of(y: np.ndarray) -> int:
+    try:
+        return closed(y, chodera_window)[1][1]
+    except StatisticsError:
+        return 0
+
+
+def _bad_start(y: np.ndarray) -> int:
+    """How many leading snapshots lie more than 10 rms off, and weigh more, each, than all that follow it together."""
+    n = len(y)
+    squares = (y - np.median(y[n // 2:])) ** 2
+    after = np.cumsum(squares[::-1])[::-1]
+    k = 0
+    while k < n // 4 and squares[k] > after[k + 1] * max(1.0, 100.0 / (n - k - 1)):
+        k += 1
+    return k
+
+
+def _least_error(y: np.ndarray) -> int:
+    """The start up to n/2 with the least sum of squared deviations over the square of the count."""
+    n = len(y)
+    count = np.arange(n, 0, -1)
+    total = np.cumsum(y[::-1])[::-1]
+    square = np.cumsum((y**2)[::-1])[::-1]
+    return int(np.argmin(((square - total**2 / count) / count**2)[:n // 2 + 1]))

@@ -1,0 +1,223 @@
+"""An average with its error: what ``average`` answers, for one number or an array of any shape."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ensemblekit.errors import InputError
+
+DISAGREE = 1.5
+"""Standard errors of one mean that differ by more than this factor are said to disagree."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Estimate:
+    """A mean with an interval that accounts for correlation in time and for weights.
+
+    Numbers are floats for a scalar and arrays of the item's shape otherwise, in `unit` unless said otherwise.
+    """
+
+    mean: Any
+    """Weighted mean of the snapshots kept."""
+    stderr: Any
+    """Standard error of the mean."""
+    interval: tuple[Any, Any]
+    """(low, high) of the confidence interval, by Student's t with `dof`."""
+    confidence: float
+    """Of the interval, for example 0.95."""
+    n: int
+    """Snapshots kept."""
+    n_eff: Any
+    """Independent snapshots of the same worth: variance / stderr²."""
+    statistical_inefficiency: Any
+    """g: correlated snapshots worth one independent one."""
+    correlation_time: Any
+    """g / 2 snapshots, in `time_unit` where the source has times."""
+    dof: Any
+    """Degrees of freedom of `stderr`."""
+    n_discarded: int = 0
+    """Snapshots before the equilibrated part."""
+    equilibration_time: float = 0.0
+    """When the equilibrated part begins, after the first snapshot; in `time_unit`, else in snapshots."""
+    converged: bool = True
+    """False where the interval cannot be vouched for; `verdict` says why."""
+    verdict: str = ""
+    """Doubts in words; "" where there are none."""
+    estimators: Mapping[str, Any] = field(default_factory=dict)
+    """Standard error by each method, the first being `stderr`."""
+    unit: str = ""
+    """Of the mean."""
+    time_unit: str = ""
+    """Of the times; "" where they count snapshots."""
+    coords: Mapping[str, tuple[np.ndarray, str]] = field(default_factory=dict)
+    """Named axes of the item: name -> (values, unit)."""
+    series: np.ndarray | None = None
+    """All values (n + n_discarded,) of a scalar, the discarded ones too; None for arrays and for several runs."""
+    times: np.ndarray | None = None
+    """Their times."""
+
+    @property
+    def low(self) -> Any:
+        return self.interval[0]
+
+    @property
+    def high(self) -> Any:
+        return self.interval[1]
+
+    def __sub__(self, other: Estimate) -> Estimate:
+        """The difference of two estimates from *independent* runs: errors in quadrature, dof by Welch-Satterthwaite."""
+        if not isinstance(other, Estimate):
+            return NotImplemented
+        if self.unit != other.unit:
+            raise InputError(f"a difference needs one unit; got {self.unit!r} and {other.unit!r}")
+        if np.shape(self.mean) != np.shape(other.mean):
+            raise InputError(f"a difference needs one shape; got {np.shape(self.mean)} and {np.shape(other.mean)}")
+        a, b = np.square(self.stderr), np.square(other.stderr)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            dof = np.where(a + b > 0, (a + b) ** 2 / (a**2 / self.dof + b**2 / other.dof), np.inf)
+        confidence = min(self.confidence, other.confidence)
+        mean, stderr = self.mean - other.mean, np.sqrt(a + b)
+        doubts = [f"{side}: {e.verdict}" for side, e in (("first", self), ("second", other)) if e.verdict]
+        return Estimate(mean=mean, stderr=_scalar(stderr), interval=student_interval(mean, stderr, dof, confidence),
+                        confidence=confidence, n=self.n + other.n, n_eff=_scalar(np.minimum(self.n_eff, other.n_eff)),
+                        statistical_inefficiency=_scalar(np.maximum(self.statistical_inefficiency,
+                                                                    other.statistical_inefficiency)),
+                        correlation_time=_scalar(np.maximum(self.correlation_time, other.correlation_time)),
+                        dof=_scalar(dof), n_discarded=self.n_discarded + other.n_discarded,
+                        converged=self.converged and other.converged, verdict="; ".join(doubts),
+                        estimators={"quadrature": _scalar(stderr)}, unit=self.unit, time_unit=self.time_unit,
+                        coords=self.coords)
+
+    def __str__(self) -> str:
+        percent = f"{100 * self.confidence:g} % CI"
+        if np.ndim(self.mean) == 0:
+            value, bar = rounded(float(self.mean), float(self.high - self.mean))
+            unit = f" {self.unit}" if self.unit else ""
+            facts = [percent, f"n_eff {_short(self.n_eff)} of {self.n}", f"g {_short(self.statistical_inefficiency)}"]
+            start = f"{value} ± {bar}{unit}"
+        else:
+            half = (np.asarray(self.high) - np.asarray(self.low)) / 2
+            start = (f"mean of shape {np.shape(self.mean)}{' in ' + self.unit if self.unit else ''}: "
+                     f"{_range(self.mean)}, ± {_range(half)} (median {_short(_median(half))})")
+            facts = [percent, f"n_eff {_range(self.n_eff)} of {self.n}", f"g {_range(self.statistical_inefficiency)}"]
+        if self.n_discarded:
+            facts.append(f"{self.n_discarded} discarded")
+        if not self.converged:
+            facts.append(f"NOT CONVERGED: {self.verdict}")
+        elif self.verdict:
+            facts.append(self.verdict)
+        return f"{start} ({'; '.join(facts)})"
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><td>{html.escape(name)}</td><td>{html.escape(text)}</td></tr>" for name, text in self._rows())
+        return f"<b>{html.escape(str(self))}</b><table><tr><th>estimator</th><th>standard error</th></tr>{rows}</table>"
+
+    def summary(self) -> str:
+        """The answer, and the standard error each estimator gives, with their disagreement."""
+        rows = self._rows()
+        wide = max([len("estimator"), *(len(name) for name, _ in rows)])
+        lines = [str(self), "", f"{'estimator':<{wide}}  standard error"]
+        lines += [f"{name:<{wide}}  {text}" for name, text in rows]
+        lines.append(f"disagreement: {self.disagreement()}")
+        return "\n".join(lines)
+
+    def disagreement(self) -> str:
+        """By what factor the estimators differ, in words."""
+        if len(self.estimators) < 2:
+            return "only one estimator"
+        numbers = np.array([np.asarray(v, dtype=float) for v in self.estimators.values()])
+        finite = np.isfinite(numbers).all(axis=0) & (numbers > 0).all(axis=0)
+        if not finite.any():
+            return "no error to compare"
+        ratio = np.max(numbers, axis=0)[finite] / np.min(numbers, axis=0)[finite]
+        worst = float(np.max(ratio))
+        return f"largest over smallest {worst:.2f}" + (f", more than {DISAGREE:g}" if worst > DISAGREE else "")
+
+    def _rows(self) -> list[tuple[str, str]]:
+        return [(name, _range(value)) for name, value in self.estimators.items()]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python numbers, lists and strings, as JSON takes them (NaN as None); without the series."""
+        return {"mean": _plain(self.mean), "stderr": _plain(self.stderr), "interval": [_plain(v) for v in self.interval],
+                "confidence": self.confidence, "n": self.n, "n_eff": _plain(self.n_eff),
+                "statistical_inefficiency": _plain(self.statistical_inefficiency),
+                "correlation_time": _plain(self.correlation_time), "dof": _plain(self.dof),
+                "n_discarded": self.n_discarded, "equilibration_time": self.equilibration_time,
+                "converged": self.converged, "verdict": self.verdict,
+                "estimators": {name: _plain(v) for name, v in self.estimators.items()}, "unit": self.unit,
+                "time_unit": self.time_unit,
+                "coords": {name: {"values": _plain(v), "unit": u} for name, (v, u) in self.coords.items()}}
+
+
+def student_interval(mean: Any, stderr: Any, dof: Any, confidence: float) -> tuple[Any, Any]:
+    """mean ± t(dof) stderr, two-sided; (low, high)."""
+    half = quantile(confidence, dof) * np.asarray(stderr)
+    return _scalar(mean - half), _scalar(mean + half)
+
+
+def quantile(confidence: float, dof: Any) -> Any:
+    """Student's t for a two-sided interval; a Gaussian's where dof is infinite."""
+    from scipy.special import ndtri, stdtrit
+
+    p = 0.5 + confidence / 2
+    dof = np.asarray(dof, dtype=float)
+    return np.where(np.isinf(dof), ndtri(p), stdtrit(np.where(np.isinf(dof), 1.0, dof), p))
+
+
+def rounded(value: float, bar: float) -> tuple[str, str]:
+    """A number and its bar to the two significant digits of the bar: 18.2654 ± 3.1534 is ("18.3", "3.2")."""
+    if not (math.isfinite(value) and math.isfinite(bar)):
+        return f"{value:.6g}", f"{bar:.2g}"
+    if bar <= 0:
+        return f"{value:.12g}", "0"
+    digits = 1 - math.floor(math.log10(bar))
+    if round(bar, digits) >= 10.0 ** (2 - digits):        # 0.0997 rounds up to a digit more
+        digits -= 1
+    largest = max(abs(value), bar)
+    if digits > 6 and largest < 1e-4 or largest >= 1e7:
+        power = math.floor(math.log10(largest))
+        places = max(0, digits + power)
+        return f"{value / 10.0**power:.{places}f}e{power:+03d}", f"{bar / 10.0**power:.{places}f}e{power:+03d}"
+    places = max(0, digits)
+    return f"{round(value, digits):.{places}f}", f"{round(bar, digits):.{places}f}"
+
+
+def _scalar(x: Any) -> Any:
+    """A float where there is one number."""
+    return float(x) if np.ndim(x) == 0 else np.asarray(x)
+
+
+def _plain(x: Any) -> Any:
+    if np.ndim(x) == 0:
+        x = float(x)
+        return x if math.isfinite(x) else None
+    return [_plain(v) for v in np.asarray(x)]
+
+
+def _median(x: Any) -> float:
+    x = np.asarray(x, dtype=float)
+    x = x[np.isfinite(x)]
+    return float(np.median(x)) if x.size else math.nan
+
+
+def _short(x: Any) -> str:
+    """A count or factor in a few digits."""
+    x = float(x)
+    return f"{x:.0f}" if abs(x) >= 100 else f"{x:.2g}"
+
+
+def _range(x: Any) -> str:
+    """One number, or the smallest to the largest of an array."""
+    if np.ndim(x) == 0:
+        return f"{float(x):.4g}"
+    x = np.asarray(x, dtype=float)
+    finite = x[np.isfinite(x)]
+    return f"{finite.min():.4g} to {finite.max():.4g}" if finite.size else "nan"

@@ -1,0 +1,94 @@
+"""Loops over one time series, compiled: initial sequences of its autocovariance, and correlation of every suffix."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ensemblekit.jit import kernel
+
+
+@kernel
+def geyer_sums(gamma):
+    """Geyer's initial sequences of an autocovariance gamma (lags,): (positive, monotone, convex, pairs, ended).
+
+    The sums are 2 ΣΓ - γ0 with Γ_m = γ_2m + γ_2m+1 up to the first Γ that is not positive; the minorant runs over the
+    running minimum of Γ and that final zero, as R's mcmc::initseq has it. `ended` is false where no Γ <= 0 was found.
+    """
+    most = len(gamma) // 2
+    low = np.empty(most + 1)
+    corner = np.empty(most + 1, np.int64)
+    positive = 0.0
+    monotone = 0.0
+    pairs = 0
+    ended = False
+    while pairs < most:
+        pair = gamma[2 * pairs] + gamma[2 * pairs + 1]
+        if not pair > 0.0:
+            ended = True
+            break
+        positive += pair
+        low[pairs] = pair if pairs == 0 else min(pair, low[pairs - 1])
+        monotone += low[pairs]
+        pairs += 1
+    count = pairs
+    if ended:
+        low[count] = 0.0
+        count += 1
+    top = 0
+    for i in range(count):      # lower convex hull, left to right
+        while top >= 2:
+            a, b = corner[top - 2], corner[top - 1]
+            if (low[b] - low[a]) * (i - a) >= (low[i] - low[a]) * (b - a):
+                top -= 1
+            else:
+                break
+        corner[top] = i
+        top += 1
+    convex = 0.0
+    for c in range(top - 1):
+        a, b = corner[c], corner[c + 1]
+        slope = (low[b] - low[a]) / (b - a)
+        for i in range(a, b):
+            convex += low[a] + slope * (i - a)
+    if top > 0:
+        convex += low[corner[top - 1]]
+    return 2.0 * positive - gamma[0], 2.0 * monotone - gamma[0], 2.0 * convex - gamma[0], pairs, ended
+
+
+@kernel
+def suffix_inefficiency(x, sums, starts, lags, g, ended):
+    """Chodera's g of x[t0:] for every t0 of `starts` (falling), from lagged products added up from the end.
+
+    x (n,) is centred near its mean and sums (n + 1,) are its prefix sums. The sum over lags stops at the first C <= 0
+    beyond lag 3; where `lags` do not reach it g is a lower bound and `ended` false. One pass: n * lags products.
+    """
+    n = len(x)
+    product = np.zeros(lags)
+    at = n
+    for s in range(len(starts)):
+        t0 = starts[s]
+        for i in range(at - 1, t0 - 1, -1):
+            value = x[i]
+            for k in range(min(lags, n - i)):
+                product[k] += value * x[i + k]
+        at = t0
+        m = n - t0
+        mean = (sums[n] - sums[t0]) / m
+        variance = product[0] / m - mean * mean
+        ended[s] = True
+        if not variance > 0.0:
+            g[s] = m
+            continue
+        total = 1.0
+        t = 1
+        while t < m - 1:
+            if t >= lags:
+                ended[s] = False
+                break
+            both = (sums[n - t] - sums[t0]) + (sums[n] - sums[t0 + t])
+            c = (product[t] - mean * both) / ((m - t) * variance) + mean * mean / variance
+            if c <= 0.0 and t > 3:
+                break
+            total += 2.0 * c * (1.0 - t / m)
+            t += 1
+        g[s] = max(total, 1.0)

@@ -1,0 +1,118 @@
+"""``ensemblekit average``: the mean of a field with an error bar that knows correlation."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ensemblekit.cli.console import stderr, stdout
+from ensemblekit.cli.export import Start, Step, Stop
+from ensemblekit.errors import InputError
+
+
+class Place(StrEnum):
+    """Where the work is done."""
+
+    threads = "threads"
+    serial = "serial"
+    processes = "processes"
+
+
+def average(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A store, or any H5MD or HDF5 file.", show_default=False)],
+    field: Annotated[str, typer.Argument(metavar="FIELD", show_default=False)],
+    begin: Annotated[float | None, typer.Option("--begin", help="First time, in the file's unit.")] = None,
+    end: Annotated[float | None, typer.Option("--end", help="Last time, in the file's unit.")] = None,
+    start: Start = 0, stop: Stop = None, step: Step = 1,
+    confidence: Annotated[float, typer.Option("--confidence", help="Of the interval.")] = 0.95,
+    equilibration: Annotated[str, typer.Option("--equilibration", metavar="auto|none|N",
+                                               help="Snapshots to leave out at the start.")] = "auto",
+    engine: Annotated[Place, typer.Option("--engine", help="Where the work is done; the answer is the same.")]
+        = Place.threads,
+    as_json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result there.")] = None,
+    as_csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write mean and error there.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw it: .png, .pdf or .svg.")] = None,
+) -> None:
+    """The mean of a field, its standard error and interval, and whether they can be trusted."""
+    import ensemblekit as ek
+
+    source = chosen(ek.open(file)[field], begin, end, start, stop, step)
+    places = {Place.threads: ek.Threads, Place.serial: ek.Serial, Place.processes: ek.Processes}
+    estimate = ek.average(source, confidence=confidence, equilibration=discarded(equilibration),
+                          engine=places[engine](), progress=stderr.is_terminal)
+    stdout.print(str(estimate), markup=False, soft_wrap=True)
+    stdout.print()
+    stdout.print(str(estimate.summary()), markup=False, soft_wrap=True)
+    if as_json:
+        as_json.write_text(json.dumps(plain(estimate.to_dict()), indent=1) + "\n", encoding="utf-8")
+    if as_csv:
+        write_csv(as_csv, estimate, field)
+    if plot:
+        from ensemblekit.plot import estimate as draw
+
+        draw(estimate).savefig(plot)
+    for written in filter(None, (as_json, as_csv, plot)):
+        stderr.print(f"written: {written}", style="dim", markup=False)
+
+
+def chosen(view: Any, begin: float | None, end: float | None, start: int, stop: int | None, step: int) -> Any:
+    """The snapshots asked for, by time or by number."""
+    if begin is None and end is None:
+        return view.window(start, stop, step)
+    if (start, stop) != (0, None):
+        raise InputError("choose snapshots by time (--begin, --end) or by number (--start, --stop), not by both")
+    times = view.times
+    if times is None:
+        raise InputError("this field has no times: choose snapshots by number, --start and --stop")
+    import numpy as np
+
+    first = 0 if begin is None else int(np.searchsorted(times, begin, "left"))
+    last = len(times) if end is None else int(np.searchsorted(times, end, "right"))
+    if first >= last:
+        raise InputError(f"no snapshot between {begin} and {end}; the times run from {times[0]:g} to {times[-1]:g} "
+                         f"{view.time_unit}".rstrip())
+    return view.window(first, last, step)
+
+
+def discarded(word: str) -> str | int:
+    """ "auto", "none" or a number of snapshots, as ek.average takes it."""
+    if word in ("auto", "none"):
+        return word
+    if word.isdecimal():
+        return int(word)
+    raise InputError(f"--equilibration is auto, none or a number of snapshots; got {word!r}")
+
+
+def plain(x: Any) -> Any:
+    """Lists and numbers for JSON; NaN and infinity, which JSON does not know, become null."""
+    import math
+
+    import numpy as np
+
+    if isinstance(x, dict):
+        return {str(key): plain(value) for key, value in x.items()}
+    if isinstance(x, list | tuple):
+        return [plain(value) for value in x]
+    if isinstance(x, np.ndarray | np.generic):
+        return plain(x.tolist())
+    return None if isinstance(x, float) and not math.isfinite(x) else x
+
+
+def write_csv(path: Path, estimate: Any, field: str) -> None:
+    """A row an element: its name, mean, standard error, low and high end of the interval."""
+    import csv
+
+    import numpy as np
+
+    from ensemblekit.cli.export import labels
+
+    low, high = estimate.interval
+    columns = [np.ravel(x).tolist() for x in (estimate.mean, estimate.stderr, low, high)]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["element", "mean", "stderr", "low", "high"])
+        writer.writerows(zip(labels(field, np.shape(estimate.mean)), *columns, strict=True))

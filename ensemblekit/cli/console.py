@@ -1,0 +1,38 @@
+"""The two consoles every command prints on, and the words that several commands use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+stdout = Console(highlight=False)
+stderr = Console(stderr=True, highlight=False)
+
+
+def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
+    """The one look of all tables: a rule under the head, no frame, numbers to the right."""
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for name in columns:
+        made.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    return made
+
+
+def size(nbytes: float) -> str:
+    """Bytes with three digits and the decimal unit that suits."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if nbytes < 999.5:
+            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.3g} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.3g} PB"
+
+
+@contextmanager
+def heading(text: str) -> Iterator[None]:
+    """A bold line above what follows, a blank one below."""
+    stdout.print(text, style="bold", soft_wrap=True, markup=False)
+    yield
+    stdout.print()

@@ -1,0 +1,87 @@
+"""``ensemblekit info`` and ``verify``: what is in a file, and whether it is what was written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ensemblekit.cli.console import heading, size, stdout, table
+from ensemblekit.errors import EnsemblekitError
+
+Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="Stores, H5MD or plain HDF5 files.",
+                                            show_default=False)]
+DAMAGED = 1
+
+
+def info(files: Files) -> None:
+    """What is in a file: fields, shapes, units, snapshots, times, size on disk, where it comes from."""
+    import ensemblekit as ek
+
+    for file in files:
+        store = ek.open(file)
+        with heading(file):
+            show_facts(store, file)
+            stdout.print(fields_table(store))
+
+
+def show_facts(store: Any, file: str) -> None:
+    """What holds for the whole store, a line each; what is not known is left out."""
+    real, apparent = sizes(Path(file))
+    facts = {
+        "size": f"{size(real)} on disk" + (f", {size(apparent)} apparent" if apparent > real else ""),
+        "run": store.run_id, "replica": store.replica, "segments": len(store.segments),
+        **{name: value if isinstance(value, str) else json.dumps(value) for name, value in store.provenance.items()},
+    }
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        if value not in (None, ""):
+            stdout.print(f"  [dim]{name:<{width}}[/]  ", end="")
+            stdout.print(str(value), markup=False, soft_wrap=True)
+
+
+def fields_table(store: Any) -> Any:
+    """A row a field."""
+    made = table("field", "shape", "dtype", "unit", "snapshots", "time", right=("snapshots",))
+    for name, field in store.fields.items():
+        view = store[name]
+        made.add_row(name, " × ".join(map(str, field.shape)) or "scalar", str(field.dtype), field.unit or "–",
+                     " + ".join(f"{n:,}" for n in view.lengths), time_range(view))
+    return made
+
+
+def time_range(view: Any) -> str:
+    """First and last time with the unit; a dash where the file has no times."""
+    times = view.times
+    if times is None or not len(times):
+        return "–"
+    return f"{times[0]:g} … {times[-1]:g} {view.time_unit}".rstrip()
+
+
+def sizes(path: Path) -> tuple[int, int]:
+    """Bytes on disk and apparent bytes (a store is sparse while it is written) of a file."""
+    stat = path.stat()
+    return getattr(stat, "st_blocks", -(-stat.st_size // 512)) * 512, stat.st_size
+
+
+def verify(files: Files) -> None:
+    """Check every snapshot against its checksum, and the schema. Exit code 1 where something is damaged."""
+    import ensemblekit as ek
+
+    damaged = False
+    for file in files:
+        try:
+            report = ek.open(file).verify()
+        except EnsemblekitError as error:
+            damaged = True
+            stdout.print("[bold red]damaged[/]", file, soft_wrap=True)
+            stdout.print(f"  {error}", markup=False, soft_wrap=True)
+            continue
+        damaged = damaged or not report.ok
+        stdout.print("[bold green]sound[/]" if report.ok else "[bold red]damaged[/]", file, soft_wrap=True)
+        if not report.ok:
+            stdout.print(f"  {report}", markup=False, soft_wrap=True)
+    if damaged:
+        raise typer.Exit(DAMAGED)

@@ -1,0 +1,159 @@
+"""Reading: zero-copy views of mapped files where that can be, h5py where not; recipes that travel to any worker."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from ensemblekit.errors import StoreDamagedError
+from ensemblekit.source import WHOLE, Block
+from ensemblekit.store.hdf5 import Dataset
+
+PAGE = mmap.PAGESIZE
+OPEN_MAPS = 256
+
+
+class Span(NamedTuple):
+    """n rows of one dataset of one file, `step` apart, from row `first` on."""
+
+    path: str
+    dataset: Dataset
+    first: int
+    n: int
+    step: int
+
+    def view(self, start: int = 0, stop: int | None = None, tile: slice = WHOLE) -> np.ndarray:
+        """Rows start to stop of the span: a read-only view of the mapped file, or a fresh array through h5py."""
+        stop = self.n if stop is None else stop
+        d = self.dataset
+        first = self.first + start * self.step
+        if d.offset is None:
+            from ensemblekit.store.hdf5 import read_rows
+
+            rows = slice(first, first + (stop - start) * self.step, self.step)
+            values = read_rows(self.path, d.path, rows, None if tile == WHOLE else tile)
+            return values.astype(d.dtype.newbyteorder("="), copy=False)
+        mapped = mapping(self.path)
+        item = d.dtype.itemsize
+        at = d.offset + first * d.stride
+        if stop > start and at + (stop - start - 1) * self.step * d.stride + d.stride > len(mapped) + d.stride - 1:
+            raise StoreDamagedError(f"{self.path} ends before snapshot {first + stop - start - 1}: it was cut off. "
+                                    "Restore it from a copy")
+        shape: tuple[int, ...]
+        if tile == WHOLE:
+            shape, inner = (stop - start, *d.shape[1:]), _strides(d.shape[1:], item)
+        else:
+            shape, inner = (stop - start, tile.stop - tile.start), (item,)
+            at += tile.start * item
+        if stop <= start:
+            return np.empty(shape, d.dtype)
+        return np.ndarray(shape, d.dtype, mapped, at, (d.stride * self.step, *inner))
+
+    def give_back(self, start: int, stop: int) -> None:
+        """Tell the system that the pages of these rows are not needed any more (they stay in the page cache)."""
+        d = self.dataset
+        if d.offset is None or stop <= start:
+            return
+        a = d.offset + (self.first + start * self.step) * d.stride
+        b = d.offset + (self.first + (stop - 1) * self.step) * d.stride + d.stride
+        a, b = a // PAGE * PAGE, min(-(-b // PAGE) * PAGE, len(mapping(self.path)))
+        if b - a > 16 * PAGE:
+            mapping(self.path).madvise(mmap.MADV_DONTNEED, a, b - a)
+
+
+def _strides(shape: tuple[int, ...], item: int) -> tuple[int, ...]:
+    strides = []
+    for length in reversed(shape):
+        strides.append(item)
+        item *= length
+    return tuple(reversed(strides))
+
+
+_maps: OrderedDict[tuple[str, int, int], mmap.mmap] = OrderedDict()
+_lock = threading.Lock()
+
+
+def mapping(path: str) -> mmap.mmap:
+    """The file mapped read-only, once a process; views keep a dropped mapping alive as long as they need it."""
+    stat = os.stat(path)
+    key = (path, stat.st_ino, stat.st_size)
+    with _lock:
+        if key in _maps:
+            _maps.move_to_end(key)
+            return _maps[key]
+        with open(path, "rb") as f:
+            _maps[key] = mapped = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+        while len(_maps) > OPEN_MAPS:
+            _maps.popitem(last=False)
+        return mapped
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPiece:
+    """Consecutive snapshots of stored fields: paths and ranges, opened where they are read."""
+
+    run: int
+    start: int
+    stop: int
+    tile: slice
+    spans: Mapping[str, tuple[Span, ...]]
+    """Field -> its rows in order, cut alike in every field."""
+    weights: np.ndarray | None
+    times: np.ndarray | None
+    limit: int
+    last_tile: bool
+
+    def blocks(self) -> Iterator[Block]:
+        names = list(self.spans)
+        done = 0
+        for parts in zip(*self.spans.values(), strict=True):
+            n = parts[0].n
+            row = sum(p.dataset.stride if p.dataset.offset is not None else
+                      int(np.prod(p.dataset.shape[1:])) * p.dataset.dtype.itemsize for p in parts)
+            if self.tile != WHOLE:
+                row = (self.tile.stop - self.tile.start) * parts[0].dataset.dtype.itemsize
+            step = max(1, self.limit // max(1, row))
+            step = step // 64 * 64 or step
+            for a in range(0, n, step):
+                b = min(n, a + step)
+                views = {name: part.view(a, b, self.tile) for name, part in zip(names, parts, strict=True)}
+                rows = slice(done + a, done + b)
+                yield Block(views, self.start + done + a, self.tile,
+                            None if self.weights is None else self.weights[rows],
+                            None if self.times is None else self.times[rows])
+                if self.tile == WHOLE:
+                    for part in parts:
+                        part.give_back(a, b)
+            if self.tile != WHOLE and self.last_tile:
+                for part in parts:
+                    part.give_back(0, n)
+            done += n
+
+
+@dataclass(frozen=True, slots=True)
+class SlabPiece:
+    """All snapshots of a run for one tile of the item, as one block; copied together where files or strides demand."""
+
+    run: int
+    start: int
+    stop: int
+    tile: slice
+    name: str
+    spans: tuple[Span, ...]
+    weights: np.ndarray | None
+    times: np.ndarray | None
+
+    def blocks(self) -> Iterator[Block]:
+        parts = [span.view(tile=self.tile) for span in self.spans]
+        values = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        yield Block({self.name: values}, 0, self.tile, self.weights, self.times)
+        if len(parts) > 1 or parts[0].nbytes > (256 << 20):
+            for span in self.spans:
+                span.give_back(0, span.n)

@@ -1,0 +1,82 @@
+"""Opening by path, pattern or list: one run, or independent runs as replicas, by what the files say of themselves."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from ensemblekit.errors import InputError, StoreDamagedError, StoreError
+from ensemblekit.source import ReplicaSet, StackedSource
+from ensemblekit.store.store import Store
+
+
+def open_store(path: Any, mode: Literal["r", "a"] = "r", *, as_: Literal["run", "replicas"] | None = None,
+               check: bool = False, **options: Any) -> Any:
+    """See :func:`ensemblekit.open`."""
+    if as_ not in (None, "run", "replicas"):
+        raise InputError(f'as_ is None, "run" or "replicas"; got {as_!r}')
+    paths = _paths(path)
+    if check:
+        from ensemblekit.store.verify import verify
+
+        for one in paths:
+            report = verify(one)
+            if not report.ok:
+                raise StoreDamagedError(str(report))
+    if len(paths) == 1 and as_ != "replicas":
+        return Store.open(paths[0], mode, **options)
+    if mode != "r":
+        raise InputError(f"{len(paths)} files open for reading only; append to one of them by its own path")
+    stores = [Store.open(one) for one in paths]
+    if as_ == "replicas":
+        return ReplicaSet.of(stores)
+    runs = {store.run for store in stores}
+    if as_ is None and "" not in runs and len(runs) == len(stores):
+        return ReplicaSet.of(stores)
+    if as_ is None and ("" in runs or len(runs) > 1):
+        raise InputError(f"{len(stores)} files match {path!r} and do not say whether they are one run or several. "
+                         'Pass as_="run" (parts of one run, in this order) or as_="replicas" (independent runs)')
+    return _one_run(stores)
+
+
+def _paths(path: Any) -> list[str]:
+    if isinstance(path, str | os.PathLike):
+        text = os.fspath(path)
+        if os.path.exists(text) or not glob.has_magic(text):
+            return [text]
+        found = sorted(p for p in glob.glob(text) if os.path.isfile(p))
+        # A further segment (run.0001.h5) belongs to its store (run.h5) where that is among the files.
+        whole = set(found)
+        kept = [p for p in found if re.sub(r"\.\d{4,}(\.[^.]*)\Z", r"\1", p) == p or
+                re.sub(r"\.\d{4,}(\.[^.]*)\Z", r"\1", p) not in whole]
+        if not kept:
+            raise StoreError(f"no file matches {text!r}")
+        return kept
+    if isinstance(path, Sequence) and path:
+        return [os.fspath(p) for p in path]
+    raise InputError(f"open takes a path, a pattern or a list of paths; got {path!r}")
+
+
+def _one_run(stores: list[Store]) -> StackedSource:
+    """Files of one run end to end; snapshots that the file before has already are dropped and reported."""
+    stores = sorted(stores, key=lambda s: int(s.steps[0]) if len(s) else 0)
+    parts: list[Any] = []
+    last = None
+    for store in stores:
+        steps = store.steps
+        skip = 0 if last is None or not len(steps) else int((steps <= last).sum())
+        if skip:
+            import warnings
+
+            warnings.warn(f"{os.path.basename(store.path)}: its first {skip} snapshots (up to step {last}) stand in the "
+                          "file before too and are dropped", stacklevel=4)
+        if len(steps) > skip:
+            parts.append(store.window(skip))
+            last = int(steps[-1])
+    if not parts:
+        parts = [stores[0].window(0)]
+    ReplicaSet.of(parts)        # the same fields everywhere, or an error that says where not
+    return StackedSource(tuple(parts), joined=True)

@@ -1,0 +1,180 @@
+"""What a store's file says of itself: names, places and types, as JSON with a checksum.
+
+docs/file-format.md describes the bytes; this file is the only one that knows the names.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ensemblekit.errors import InputError, StoreDamagedError
+from ensemblekit.source import Field
+
+FORMAT = 1
+MAIN = "main"
+SCHEMA = "ensemblekit/schema"               # uint8 (length,): UTF-8 JSON
+SCHEMA_SUM = "ensemblekit/schema_checksum"  # uint64 (): xxh3_64 of those bytes
+CLOSED = "ensemblekit/closed"               # uint64 (clocks + 1,): snapshots of each clock at a clean close, xxh3_64
+PARTICLES = "particles/trajectory"
+CHUNK_BYTES = 1 << 20
+TILE_BYTES = 8 << 20
+MAX_CHUNK = (4 << 30) - 1                   # HDF5's own limit
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One dataset of a clock: a field's values, or its step, time, weight or checksums."""
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    unit: str
+    chunk: tuple[int, ...]
+    """Rows of a chunk, then its item axes."""
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The description of one segment of a store."""
+
+    fields: Mapping[str, Field]
+    run: str
+    replica: str | None = None
+    time_unit: str = ""
+    provenance: Mapping[str, Any] | None = None
+    author: str = "unknown"
+    segment: int = 0
+    """Which file of the store this is, from 0."""
+    starts: Mapping[str, int] | None = None
+    """Clock -> snapshots of the store that stand in earlier segments."""
+    capacity: Mapping[str, int] | None = None
+    """Clock -> rows that were allocated here."""
+
+    @property
+    def clocks(self) -> dict[str, list[str]]:
+        """Clock -> its fields, in the order given; the first field's extent is the commit."""
+        clocks: dict[str, list[str]] = {}
+        for name, field in self.fields.items():
+            clocks.setdefault(field.clock, []).append(name)
+        return clocks
+
+    def element(self, name: str) -> str:
+        """The H5MD element (a group with value, step and time) of a field."""
+        field = self.fields[name]
+        if field.clock != MAIN:
+            return f"ensemblekit/clocks/{field.clock}/{name}"
+        if field.kind == "observable":
+            return f"observables/{name}"
+        return f"{PARTICLES}/box/edges" if field.kind == "box" else f"{PARTICLES}/{field.kind}"
+
+    def columns(self, clock: str, rows: int) -> list[Column]:
+        """All datasets of a clock: the values of its fields first, then step, time, weight and checksums."""
+        names = self.clocks[clock]
+        columns = []
+        for name in names:
+            field = self.fields[name]
+            columns.append(Column(f"{self.element(name)}/value", field.shape, stored_dtype(field.dtype), field.unit,
+                                  chunk_shape(field.shape, stored_dtype(field.dtype).itemsize, rows)))
+        home = self.element(names[0])
+        weight = "observables/weight" if clock == MAIN else f"ensemblekit/clocks/{clock}/weight"
+        for path, shape, dtype, unit in (
+                (f"{home}/step", (), "<i8", ""), (f"{home}/time", (), "<f8", self.time_unit),
+                (f"{weight}/value", (), "<f8", ""),
+                (f"ensemblekit/checksums/{clock}", (len(names) + 1,), "<u8", "")):
+            columns.append(Column(path, shape, np.dtype(dtype), unit, chunk_shape(shape, 8, rows)))
+        return columns
+
+    def at(self, segment: int, starts: Mapping[str, int], capacity: Mapping[str, int]) -> Schema:
+        return replace(self, segment=segment, starts=dict(starts), capacity=dict(capacity))
+
+    def to_json(self) -> bytes:
+        record = {
+            "format": FORMAT, "run": self.run, "replica": self.replica, "time_unit": self.time_unit,
+            "author": self.author, "segment": self.segment, "starts": dict(self.starts or {}),
+            "capacity": dict(self.capacity or {}), "provenance": dict(self.provenance or {}),
+            "fields": {name: {"shape": list(f.shape), "dtype": f.dtype.str, "unit": f.unit, "kind": f.kind,
+                              "clock": f.clock, "finite": f.finite, "element": self.element(name)}
+                       for name, f in self.fields.items()},
+        }
+        return json.dumps(record, ensure_ascii=False, allow_nan=False).encode()
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Schema:
+        try:
+            record = json.loads(text)
+            if record["format"] > FORMAT:
+                raise StoreDamagedError(f"this store has file format {record['format']}; this version of ensemblekit "
+                                        f"reads up to {FORMAT}: update it")
+            fields = {name: Field(tuple(f["shape"]), np.dtype(f["dtype"]), f["unit"], f["kind"], f["clock"],
+                                  f["finite"]) for name, f in record["fields"].items()}
+            return cls(fields, record["run"], record["replica"], record["time_unit"], record["provenance"],
+                       record["author"], record["segment"], record["starts"], record["capacity"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreDamagedError(f"the description of this store cannot be read: {error!r}") from error
+
+
+def check_fields(fields: Mapping[str, Any]) -> dict[str, Field]:
+    """The fields of a new store, or an InputError that says what is wrong with them."""
+    if not isinstance(fields, Mapping) or not fields:
+        raise InputError("a store needs at least one field: {\"velocity\": ek.Field((64, 64, 2), \"f4\", unit=\"m s-1\")}")
+    checked = {}
+    for name, field in fields.items():
+        if not isinstance(name, str) or not name or set(name) & set("/.\0") or name in ("weight", "step", "time"):
+            raise InputError(f"a field's name is text without '/' and '.', and not weight, step or time; got {name!r}")
+        if not isinstance(field, Field):
+            raise InputError(f"field {name!r} is described by an ek.Field(shape, dtype, unit=...); got {field!r}")
+        if set(field.clock) & set("/.\0") or not field.clock:
+            raise InputError(f"the clock of field {name!r} is a word without '/' and '.'; got {field.clock!r}")
+        checked[name] = field
+    kinds = [f.kind for f in checked.values() if f.kind != "observable"]
+    if len(set(kinds)) < len(kinds):
+        raise InputError(f"a trajectory has one field a kind; got the kinds {kinds}")
+    if any(f.kind != "observable" and f.clock != MAIN for f in checked.values()):
+        raise InputError("positions, velocities, forces and box belong to the clock \"main\"")
+    if kinds and "position" not in kinds and "velocity" not in kinds and "force" not in kinds:
+        raise InputError("a box needs particles: add a field of kind \"position\"")
+    for name, field in checked.items():
+        if field.kind in ("position", "velocity", "force") and not (len(field.shape) == 2 and field.shape[1] == 3):
+            raise InputError(f"field {name!r} of kind {field.kind!r} has shape (particles, 3); got {field.shape}")
+        if field.kind == "box" and field.shape not in ((3,), (3, 3)):
+            raise InputError(f"field {name!r} of kind \"box\" has shape (3, 3) (rows are cell vectors) or (3,); "
+                             f"got {field.shape}")
+        if field.kind in ("position", "box") and not field.unit:
+            raise InputError(f"field {name!r} of kind {field.kind!r} needs a unit that MD programs know: \"Angstrom\", \"nm\"")
+    return checked
+
+
+def stored_dtype(dtype: np.dtype) -> np.dtype:
+    """Little-endian on disk; bool as HDF5's enumeration of int8, complex as its pair."""
+    return dtype.newbyteorder("<") if dtype.itemsize > 1 else dtype
+
+
+def chunk_shape(shape: tuple[int, ...], itemsize: int, rows: int) -> tuple[int, ...]:
+    """Whole snapshots stacked to about 1 MiB; large snapshots in tiles of at most 8 MiB along one axis.
+
+    The tile divides its axis where it can, so that the chunks of a snapshot are adjacent in the file and a mapped
+    snapshot is one array.
+    """
+    nbytes = math.prod(shape) * itemsize
+    if nbytes <= TILE_BYTES:
+        return (max(1, min(rows, CHUNK_BYTES // nbytes)), *shape)
+    chunk = list(shape)
+    for axis, length in enumerate(shape):
+        inner = math.prod(shape[axis + 1:]) * itemsize
+        if inner > TILE_BYTES:
+            chunk[axis] = 1
+            continue
+        most = max(1, TILE_BYTES // inner)
+        chunk[axis] = next((k for k in range(most, most // 8, -1) if length % k == 0), 0) or most
+        break
+    return (1, *chunk)

@@ -1,0 +1,307 @@
+"""Writing: a segment is created whole, rows are written into it, and one aligned 8-byte write commits them.
+
+libhdf5 never touches a file that holds committed snapshots. The file is a closed, valid HDF5 file at every instant:
+rows beyond the extent of the first field are not there for any reader.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import glob
+import mmap
+import os
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from ensemblekit.errors import StoreBusyError, StoreError
+from ensemblekit.store.hdf5 import Dataset, Layout, closed_record, create_segment, read_layout, shapes_seen
+from ensemblekit.store.schema import CLOSED, Schema
+
+FIRST_BYTES = 16 << 20
+LARGEST_BYTES = 4 << 30
+ALLOCATE_ROWS = 1 << 14
+
+_digest = xxhash.xxh3_64_intdigest
+_pack = struct.Struct("<Q").pack
+
+
+def segment_path(path: str, index: int) -> str:
+    """run.h5, run.0001.h5, run.0002.h5, ...: the suffix stays, as other programs go by it."""
+    p = Path(path)
+    return path if index == 0 else str(p.with_name(f"{p.stem}.{index:04d}{p.suffix}"))
+
+
+def segments_of(path: str) -> list[str]:
+    """The segment files of the store at `path`, in order, the first being `path` itself."""
+    p = Path(path)
+    pattern = re.compile(re.escape(p.stem) + r"\.(\d{4,})" + re.escape(p.suffix) + r"\Z")
+    found = {}
+    for name in glob.glob(glob.escape(str(p.with_name(p.stem))) + ".*" + glob.escape(p.suffix)):
+        match = pattern.match(os.path.basename(name))
+        if match:
+            found[int(match.group(1))] = name
+    paths = [path]
+    while len(paths) in found:
+        paths.append(found[len(paths)])
+    return paths
+
+
+def folder_of(path: str) -> Path:
+    """What is overwritten or derived lives beside the store, in <store>.d/."""
+    return Path(f"{path}.d")
+
+
+class Lock:
+    """One writer a store: an exclusive lock on a file beside it, gone with the process that held it."""
+
+    def __init__(self, path: str):
+        folder = folder_of(path)
+        try:
+            folder.mkdir(exist_ok=True)
+            self.fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise StoreError(f"cannot write beside the store: {error}") from error
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self.fd)
+            raise StoreBusyError(f"{path} is being written by another process or another handle of this one. Open it "
+                                 "for reading (mode=\"r\"), or close the writer first") from error
+
+    def release(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def sync(fd: int) -> None:
+    """Down to the disk itself."""
+    if hasattr(fcntl, "F_FULLFSYNC"):       # macOS: fsync stops at the drive's cache
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+    else:
+        os.fdatasync(fd)
+
+
+def sync_folder(path: str) -> None:
+    fd = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_all(fd: int, data: Any, at: int) -> None:
+    """pwrite until everything is written; a short write is how a full disk begins."""
+    view = memoryview(data)
+    if view.nbytes and (view.ndim != 1 or view.itemsize != 1):
+        view = view.cast("B")
+    while view.nbytes:
+        written = os.pwrite(fd, view, at)
+        view, at = view[written:], at + written
+
+
+def new_segment(path: str, schema: Schema, durable: bool, *, rows: Mapping[str, Mapping[str, Any]] | None = None,
+                filters: Any = None) -> Layout:
+    """Create a file by temporary name and rename; empty and open for rows, or whole with `rows` in it."""
+    temporary = f"{path}.tmp{os.getpid()}"
+    try:
+        create_segment(temporary, schema, rows, filters)
+        layout = read_layout(temporary)
+        assert layout is not None
+        fd = os.open(temporary, os.O_RDWR)
+        try:
+            if rows is None and patchable(layout):
+                for dataset in layout.datasets.values():
+                    if dataset.extent_at is not None:
+                        os.pwrite(fd, _pack(0), dataset.extent_at)
+                names = [p for p in layout.datasets if p != CLOSED]
+                if any(shapes_seen(temporary, names)):      # the trial: libhdf5 must see what was patched
+                    raise StoreError("libhdf5 does not see the extents written in place")
+            if durable:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
+        if durable:
+            sync_folder(path)
+    except OSError as error:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise disk_error(error, path) from error
+    layout = read_layout(path)
+    assert layout is not None
+    return layout
+
+
+def patchable(layout: Layout) -> bool:
+    """Whether rows can be written and committed in place: everything mapped, every extent where it is expected."""
+    return all(d.offset is not None and d.extent_at is not None for p, d in layout.datasets.items() if p != CLOSED)
+
+
+def disk_error(error: OSError, path: str) -> StoreError:
+    if isinstance(error, StoreError):
+        return error
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space" in str(error) or "too large" in str(error):
+        return StoreError(f"{path}: the disk is full ({error}). Nothing was committed; free some space and append again")
+    return StoreError(f"{path}: {error}")
+
+
+class Small:
+    """Step, time, weight and checksums of one clock, and all extents but the commit, written through a mapping.
+
+    That leaves two system calls a snapshot: its values and the commit. Everything here is invisible until the commit,
+    so it needs no order among itself. Disk space is allocated ahead, as a full disk under a mapping would be a
+    SIGBUS. With durability="disk" ordinary writes are used, whose order the barriers define.
+    """
+
+    def __init__(self, fields: int, columns: Sequence[Dataset], extents: Sequence[Dataset], n: int, mapped: mmap.mmap,
+                 fd: int):
+        self.fields, self.columns, self.fd, self.allocated = fields, columns, fd, n
+        self.rows = [np.ndarray((c.rows, *c.shape[1:]), c.dtype, mapped, c.offset) for c in columns]
+        self.extents = [np.ndarray((1,), "<u8", mapped, c.extent_at) for c in extents]
+
+    def put(self, arrays: Sequence[np.ndarray], at: int, n: int) -> None:
+        """Rows at to at + n. Raises OSError where the disk is full; then nothing was written."""
+        if at + n > self.allocated:
+            stop = min(self.columns[0].rows, max(at + n, self.allocated + ALLOCATE_ROWS))
+            for c in self.columns:
+                begin = c.offset + min(self.allocated, at) * c.stride                   # type: ignore[operator]
+                end = min(c.offset + stop * c.stride, c.offset + c.rows * c.stride)     # type: ignore[operator]
+                os.posix_fallocate(self.fd, begin, end - begin)
+            self.allocated = stop
+        for rows, data in zip(self.rows, arrays, strict=True):
+            rows[at:at + n] = data
+        for extent in self.extents:
+            extent[0] = at + n
+
+
+class Segment:
+    """One file that is being written, held by a shared lock so that no other program opens it to write."""
+
+    def __init__(self, layout: Layout, durable: bool):
+        self.layout, self.durable = layout, durable
+        self.fd = os.open(layout.path, os.O_RDWR)
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self.fd)
+            raise StoreBusyError(f"{layout.path} is open for writing in another program; close it there") from error
+        self.clocks = {clock: self._columns(clock) for clock in layout.schema.clocks}
+        self.counts = {clock: self.extent(columns[0]) for clock, columns in self.clocks.items()}
+        self.marked = False
+        self.small = {} if durable else {clock: self._small(clock) for clock in self.clocks}
+
+    def _small(self, clock: str) -> Small:
+        fields = len(self.layout.schema.clocks[clock])
+        columns = self.clocks[clock]
+        mapped = mmap.mmap(self.fd, 0)
+        return Small(fields, columns[fields:], columns[1:], self.counts[clock], mapped, self.fd)
+
+    def _columns(self, clock: str) -> list[Dataset]:
+        schema = self.layout.schema
+        return [self.layout.datasets[c.path] for c in schema.columns(clock, (schema.capacity or {})[clock])]
+
+    def extent(self, dataset: Dataset) -> int:
+        assert dataset.extent_at is not None
+        return struct.unpack("<Q", os.pread(self.fd, 8, dataset.extent_at))[0]
+
+    def room(self, clock: str) -> int:
+        return (self.layout.schema.capacity or {})[clock] - self.counts[clock]
+
+    def mark_open(self) -> None:
+        """Before the first change: the record of a clean close no longer holds."""
+        if not self.marked:
+            self._record(closed_record([0] * len(self.clocks), False))
+            self.marked = True
+
+    def write(self, clock: str, arrays: Sequence[Any], n: int) -> None:
+        """Write n rows of every column after the committed ones, and commit them. Raises StoreError."""
+        if not self.marked:
+            self.mark_open()
+        columns, at = self.clocks[clock], self.counts[clock]
+        fd = self.fd
+        small = self.small.get(clock)
+        large = len(columns) if small is None else small.fields
+        try:
+            for column, data in zip(columns[:large], arrays, strict=False):
+                where = column.offset + at * column.stride      # type: ignore[operator]
+                if column.stride * n == data.nbytes:
+                    write_all(fd, data, where)
+                else:       # tiles that do not divide the item leave a gap behind every snapshot
+                    for k in range(n):
+                        write_all(fd, data[k] if n > 1 else data, where + k * column.stride)
+            extent = _pack(at + n)
+            if small is not None:
+                small.put(arrays[large:], at, n)
+            else:
+                for column in columns[1:]:
+                    os.pwrite(fd, extent, column.extent_at)     # type: ignore[arg-type]
+            if self.durable:
+                sync(fd)
+            os.pwrite(fd, extent, columns[0].extent_at)     # type: ignore[arg-type]  # the commit
+            if self.durable:
+                sync(fd)
+        except OSError as error:
+            raise disk_error(error, self.layout.path) from error
+        self.counts[clock] = at + n
+
+    def cut(self, clock: str, n: int) -> None:
+        """Keep the first n rows; the commit first, so that no reader sees a row without its step."""
+        self.mark_open()
+        columns = self.clocks[clock]
+        for column in columns:
+            os.pwrite(self.fd, _pack(n), column.extent_at)  # type: ignore[arg-type]
+            if self.durable and column is columns[0]:
+                sync(self.fd)
+        if self.durable:
+            sync(self.fd)
+        self.counts[clock] = n
+
+    def settle(self) -> None:
+        """After a crash the extents of step and time may be ahead of the commit: bring them back."""
+        for clock, columns in self.clocks.items():
+            if any(self.extent(c) != self.counts[clock] for c in columns[1:]):
+                self.cut(clock, self.counts[clock])
+
+    def close(self) -> None:
+        if self.fd < 0:
+            return
+        if self.marked:
+            self._record(closed_record([self.counts[c] for c in self.clocks]))
+            if self.durable:
+                sync(self.fd)
+        os.close(self.fd)
+        self.fd = -1
+
+    def _record(self, record: np.ndarray) -> None:
+        offset = self.layout.datasets[CLOSED].offset
+        if offset is not None:
+            os.pwrite(self.fd, record.tobytes(), offset)
+
+
+def checksums(arrays: Sequence[np.ndarray], meta: np.ndarray, n: int) -> np.ndarray:
+    """(n, fields + 1) uint64: xxh3_64 of every row of every field, and of its (step, time, weight)."""
+    sums = np.empty((n, len(arrays) + 1), "<u8")
+    for k, data in enumerate((*arrays, meta)):
+        width = data.nbytes // n
+        view = memoryview(data).cast("B") if data.nbytes else memoryview(b"")
+        sums[:, k] = [_digest(view[i:i + width]) for i in range(0, n * width, width)]
+    return sums
+
+
+def next_capacity(schema: Schema, wanted: Mapping[str, int], asked: int | None, index: int) -> dict[str, int]:
+    """Rows of the next segment, clock by clock: as asked for, else doubling from 16 MiB to 4 GiB."""
+    capacity = {}
+    for clock, names in schema.clocks.items():
+        row = sum(schema.fields[name].nbytes for name in names) + 8 * (4 + len(names))
+        most = min(LARGEST_BYTES, FIRST_BYTES << min(index, 40)) // row
+        rows = asked or max(1, min(most, 1 << 22))
+        capacity[clock] = max(rows, wanted.get(clock, 0), 1)
+    return capacity

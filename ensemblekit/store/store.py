@@ -1,0 +1,764 @@
+"""The snapshot store: one run in one or more HDF5 files, appended to by one writer, read by anyone at any time."""
+
+from __future__ import annotations
+
+import os
+import time as clock_time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ensemblekit.errors import ClosedError, InputError, StoreError, UnknownFieldError
+from ensemblekit.source import WHOLE, Access, Cut, Field, Piece, check_window, cuts_of
+from ensemblekit.store.blocks import SlabPiece, Span, StoredPiece
+from ensemblekit.store.hdf5 import Dataset, Foreign, Layout, read_foreign, read_layout
+from ensemblekit.store.schema import MAIN, Schema, check_fields
+from ensemblekit.store.segments import (
+    Lock,
+    Segment,
+    checksums,
+    folder_of,
+    new_segment,
+    next_capacity,
+    patchable,
+    segment_path,
+    segments_of,
+)
+
+Durability = Literal["process", "disk"]
+WHOLE_BATCH = 64 << 20      # bytes that the whole-segment fallback gathers before it writes a file
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """The rows of one clock in one file."""
+
+    path: str
+    n: int
+    columns: Mapping[str, Dataset]
+    """Field, or "step", "time", "weight", "checksums" with a leading space, to its dataset."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """All committed snapshots of one clock, file after file."""
+
+    fields: Mapping[str, Field]
+    parts: tuple[Part, ...]
+    time_unit: str
+    steps: np.ndarray | None = None     # where the file does not list them (foreign files)
+    times: np.ndarray | None = None
+    timed: bool = True
+
+    @property
+    def n(self) -> int:
+        return sum(part.n for part in self.parts)
+
+    def spans(self, column: str, start: int, stop: int, step: int) -> list[Span]:
+        """The rows start, start + step, ... below stop, as spans of files."""
+        spans, offset = [], 0
+        for part in self.parts:
+            first = start if start >= offset else offset + (start - offset) % step
+            end = min(stop, offset + part.n)
+            if first < end:
+                spans.append(Span(part.path, part.columns[column], first - offset, -(-(end - first) // step), step))
+            offset += part.n
+        return spans
+
+    def column(self, column: str, start: int, stop: int, step: int) -> np.ndarray:
+        parts = [span.view() for span in self.spans(column, start, stop, step)]
+        if not parts:
+            return np.empty(0)
+        return np.concatenate(parts) if len(parts) > 1 else np.array(parts[0])
+
+
+@dataclass(frozen=True, eq=False)
+class StoredSource:
+    """Some or all stored fields of one clock, perhaps fewer of their snapshots: a source, nothing read yet."""
+
+    table: Table
+    names: tuple[str, ...]
+    start: int
+    stop: int
+    step: int
+    run: str
+
+    @property
+    def fields(self) -> Mapping[str, Field]:
+        return {name: self.table.fields[name] for name in self.names}
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        return (len(self),)
+
+    def __len__(self) -> int:
+        return len(range(self.start, self.stop, self.step))
+
+    @property
+    def access(self) -> Access:
+        return "tiles"
+
+    @property
+    def time_unit(self) -> str:
+        return self.table.time_unit
+
+    @property
+    def times(self) -> np.ndarray | None:
+        """Times of the snapshots, float64 (n,), in ``time_unit``; None where the file has none."""
+        if self.table.times is not None:
+            return self.table.times[self.start:self.stop:self.step]
+        return self.table.column(" time", self.start, self.stop, self.step) if self.table.timed else None
+
+    @property
+    def steps(self) -> np.ndarray:
+        """Step numbers of the snapshots, int64 (n,)."""
+        if self.table.steps is not None:
+            return self.table.steps[self.start:self.stop:self.step]
+        return self.table.column(" step", self.start, self.stop, self.step).astype(np.int64)
+
+    @property
+    def weights(self) -> np.ndarray | None:
+        """Statistical weights, float64 (n,); None where every one is 1."""
+        if not self.table.parts or " weight" not in self.table.parts[0].columns:
+            return None
+        weights = self.table.column(" weight", self.start, self.stop, self.step)
+        return None if (weights == 1.0).all() else weights
+
+    def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> StoredSource:
+        check_window(start, stop, step)
+        rows = range(self.start, self.stop, self.step)[start:stop:step]
+        return type(self)(self.table, self.names, rows.start, rows.stop, rows.step, self.run)
+
+    def pieces(self, names: Sequence[str], cut: Cut, tiled: bool, limit: int) -> Iterator[Piece]:
+        n = len(self)
+        weights, times = self.weights, self.times
+        size = self.fields[names[0]].size if names and names[0] in self.fields else 0
+        for start, stop, tile in cuts_of(self.fields, names, n, cut, tiled, limit):
+            a, b = self.start + start * self.step, min(self.stop, self.start + stop * self.step)
+            spans = {name: tuple(self.table.spans(name, a, b, self.step)) for name in names}
+            w = None if weights is None else weights[start:stop]
+            t = None if times is None else times[start:stop]
+            if cut == "space":
+                yield SlabPiece(0, start, stop, tile, names[0], spans[names[0]], w, t)
+            else:
+                yield StoredPiece(0, start, stop, tile, spans, w, t, limit, tile == WHOLE or tile.stop == size)
+
+
+class StoredField(StoredSource):
+    """The one-field view of a store: an array on disk (``u.shape``, ``u[10:20]``) and a source of its snapshots."""
+
+    @property
+    def field(self) -> Field:
+        return self.table.fields[self.names[0]]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, *item)."""
+        return (len(self), *self.field.shape)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.field.dtype
+
+    @property
+    def unit(self) -> str:
+        return self.field.unit
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        """Snapshots as an array: by number, slice, list, mask, with further axes behind as in numpy."""
+        rows, *rest = key if isinstance(key, tuple) else (key,)
+        n = len(self)
+        if isinstance(rows, int | np.integer):
+            if not -n <= rows < n:
+                raise IndexError(f"snapshot {rows} of {n}")
+            values = self._rows(int(rows) % n, int(rows) % n + 1, 1)[0]
+            return values[tuple(rest)] if rest else values
+        if isinstance(rows, slice):
+            start, stop, step = rows.indices(n)
+            if step < 0:
+                return self[(slice(stop + 1, start + 1), *rest)][::step] if start > stop else self[(slice(0, 0), *rest)]
+            values = self._rows(start, stop, step)
+        elif rows is Ellipsis:
+            return self[:][(..., *rest)]
+        else:
+            index = np.asarray(rows)
+            if index.dtype == bool:
+                if index.shape != (n,):
+                    raise IndexError(f"a mask of snapshots has shape ({n},); got {index.shape}")
+                index = np.flatnonzero(index)
+            values = np.stack([self[int(k)] for k in index]) if len(index) else self._rows(0, 0, 1)
+        return values[(slice(None), *rest)] if rest else values
+
+    def _rows(self, start: int, stop: int, step: int) -> np.ndarray:
+        a, b, k = self.start + start * self.step, self.start + stop * self.step, self.step * step
+        parts = [span.view() for span in self.table.spans(self.names[0], a, min(b, self.stop), k)]
+        if not parts:
+            return np.empty((0, *self.field.shape), self.dtype)
+        values = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return values.astype(self.dtype) if values is parts[0] else values.astype(self.dtype, copy=False)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype=dtype)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[k] for k in range(len(self)))
+
+    def __repr__(self) -> str:
+        unit = f" {self.unit}" if self.unit else ""
+        return f"<stored field {self.names[0]!r}: {len(self)} snapshots of {self.field.shape} {self.dtype}{unit}>"
+
+
+class Store:
+    """One run of snapshots in a file, or several files that continue each other. Made by ``ek.create`` and ``ek.open``.
+
+    A snapshot whose ``append`` returned survives the death of the process (with ``durability="disk"`` also the loss
+    of power); a half-written one is never visible; readers may follow (``refresh``). See docs/file-format.md.
+    """
+
+    def __init__(self, path: str, schema: Schema | None, mode: Literal["r", "a"], durability: Durability = "process",
+                 capacity: int | None = None):
+        self.path, self.mode, self.durability, self.capacity = path, mode, durability, capacity
+        self._schema = schema
+        self._layouts: list[Layout] = []
+        self._foreign: dict[str, Foreign] = {}
+        self._segment: Segment | None = None
+        self._lock: Lock | None = None
+        self._last: dict[str, tuple[int, float]] = {}
+        self._pending: dict[str, list[list[np.ndarray]]] = {}
+        self._whole = False
+        self._closed = False
+        self._tables: dict[str, Table] = {}
+        self._seen: dict[str, tuple[int, int]] = {}
+        self._clocks: dict[str, list[str]] = {}
+
+    # -- opening and closing ---------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], fields: Mapping[str, Field], *, capacity: int | None = None,
+               run: str | None = None, replica: str | None = None, provenance: Mapping[str, Any] | None = None,
+               time_unit: str = "", durability: Durability = "process", author: str = "unknown",
+               in_place: bool = True) -> Store:
+        path = os.fspath(path)
+        fields = check_fields(fields)
+        if durability not in ("process", "disk"):
+            raise InputError(f'durability is "process" or "disk"; got {durability!r}')
+        if capacity is not None and (not isinstance(capacity, int | np.integer) or capacity < 1):
+            raise InputError(f"capacity is the number of snapshots a file has room for, above 0; got {capacity!r}")
+        md = any(f.kind == "position" for f in fields.values())
+        if md and not path.endswith(".h5md"):
+            raise InputError(f"a store of particle positions ends in .h5md, as MDAnalysis goes by the suffix; got {path!r}. "
+                             f"Call it {Path(path).with_suffix('.h5md').name!r}")
+        if os.path.exists(path):
+            raise StoreError(f"{path} is there already; ek.open(path, \"a\") appends to it, or delete it first")
+        if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
+            raise StoreError(f"the folder of {path!r} does not exist; make it first")
+        try:
+            import json
+
+            made = json.loads(json.dumps(dict(provenance or {}), allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"provenance is data that JSON can hold (text, numbers, lists, mappings): {error}") from error
+        made.setdefault("created", clock_time.strftime("%Y-%m-%dT%H:%M:%SZ", clock_time.gmtime()))
+        schema = Schema(fields, run or uuid.uuid4().hex, None if replica is None else str(replica),
+                        time_unit or ("ps" if md else ""), made, author)
+        store = cls(path, schema, "a", durability, None if capacity is None else int(capacity))
+        store._lock = Lock(path)
+        try:
+            store._whole = not in_place
+            store._start_segment({})
+        except BaseException:
+            store._lock.release()
+            raise
+        return store
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], mode: Literal["r", "a"] = "r", *, durability: Durability = "process",
+             capacity: int | None = None) -> Store:
+        path = os.fspath(path)
+        if mode not in ("r", "a"):
+            raise InputError(f'mode is "r" (read) or "a" (append); got {mode!r}. A new store: ek.create')
+        first = read_layout(path)
+        if first is None:
+            if mode == "a":
+                raise StoreError(f"{path} was not written by ensemblekit: it opens for reading only. "
+                                 "Append to a store made by ek.create")
+            store = cls(path, None, mode)
+            store._foreign = read_foreign(path)
+            if not store._foreign:
+                raise StoreError(f"{path} holds no numeric dataset with snapshots along its first axis")
+            store._tables = _foreign_tables(path, store._foreign)
+            return store
+        store = cls(path, first.schema, mode, durability, capacity)
+        if mode == "a":
+            store._lock = Lock(path)
+        try:
+            store.refresh()
+            if mode == "a":
+                store._open_to_append()
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def _open_to_append(self) -> None:
+        last = self._layouts[-1]
+        if last.sealed:
+            raise StoreError(f"{self.path} is sealed (compressed): it opens for reading only")
+        self._whole = not patchable(last)
+        if not self._whole:
+            self._segment = Segment(last, self.durability == "disk")
+            self._segment.settle()
+
+    def close(self) -> None:
+        """Write what is pending and let go of the files. Closing twice does nothing."""
+        if self._closed:
+            return
+        try:
+            if self._pending:
+                self.flush()
+        finally:
+            self._closed = True
+            if self._segment is not None:
+                self._segment.close()
+            if self._lock is not None:
+                self._lock.release()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- what is there ---------------------------------------------------------------------------------------------
+
+    @property
+    def fields(self) -> Mapping[str, Field]:
+        """All fields; as a source, those of the main clock (``store.clock(name)`` gives another)."""
+        return self._schema.fields if self._schema else {name: f.field for name, f in self._foreign.items()}
+
+    @property
+    def clocks(self) -> dict[str, list[str]]:
+        """Clock -> its fields."""
+        if not self._clocks:
+            for name, field in self.fields.items():
+                self._clocks.setdefault(field.clock, []).append(name)
+        return self._clocks
+
+    @property
+    def run(self) -> str:
+        return self._schema.run if self._schema else ""
+
+    @property
+    def replica(self) -> str | None:
+        return self._schema.replica if self._schema else None
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        return dict(self._schema.provenance or {}) if self._schema else {}
+
+    @property
+    def folder(self) -> Path:
+        """The folder beside the store for what is overwritten or derived; made when first asked for."""
+        folder = folder_of(self.path)
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    @property
+    def segments(self) -> list[str]:
+        """The files of this store, in order."""
+        return [layout.path for layout in self._layouts] or [self.path]
+
+    @property
+    def sealed(self) -> bool:
+        return any(layout.sealed for layout in self._layouts)
+
+    @property
+    def writable(self) -> bool:
+        return self.mode == "a" and not self._closed
+
+    def __len__(self) -> int:
+        """Committed snapshots of the main clock (of the first clock where there is no main)."""
+        return self._table(next(iter(self.clocks))).n
+
+    def clock(self, name: str = MAIN) -> StoredSource:
+        """All fields of one clock as a source."""
+        if name not in self.clocks:
+            raise UnknownFieldError(name, self.clocks)
+        table = self._table(name)
+        return StoredSource(table, tuple(table.fields), 0, table.n, 1, self.run)
+
+    def __getitem__(self, name: str) -> StoredField:
+        """The one-field view. Raises UnknownFieldError, which lists the fields there are."""
+        if name not in self.fields:
+            raise UnknownFieldError(name, self.fields)
+        table = self._table(self.fields[name].clock)
+        return StoredField(table, (name,), 0, table.n, 1, self.run)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.fields
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.fields)
+
+    # -- as a source: the fields of the first clock ----------------------------------------------------------------
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        return (len(self),)
+
+    @property
+    def access(self) -> Access:
+        return "tiles"
+
+    @property
+    def time_unit(self) -> str:
+        return self._table(next(iter(self.clocks))).time_unit
+
+    def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> StoredSource:
+        return self.clock(next(iter(self.clocks))).window(start, stop, step)
+
+    def pieces(self, names: Sequence[str], cut: Cut, tiled: bool, limit: int) -> Iterator[Piece]:
+        wanted = {self.fields[name].clock for name in names if name in self.fields}
+        if len(wanted) > 1:
+            raise InputError(f"the fields {list(names)} run on different clocks {sorted(wanted)}; reduce them one by one")
+        return self.clock(wanted.pop() if wanted else next(iter(self.clocks))).pieces(names, cut, tiled, limit)
+
+    @property
+    def times(self) -> np.ndarray | None:
+        return self.clock(next(iter(self.clocks))).times
+
+    @property
+    def steps(self) -> np.ndarray:
+        return self.clock(next(iter(self.clocks))).steps
+
+    @property
+    def weights(self) -> np.ndarray | None:
+        return self.clock(next(iter(self.clocks))).weights
+
+    def _table(self, clock: str) -> Table:
+        if self._closed and self._schema is not None and not self._layouts:
+            raise ClosedError(f"{self.path} is closed")
+        if self._segment is not None:       # the writer itself always sees what it committed
+            now = (len(self._layouts), self._segment.counts[clock])
+            if self._seen.get(clock) != now:
+                counts = [self._rows(k, clock) for k in range(len(self._layouts) - 1)]
+                self._tables[clock] = self._make_table(clock, [*counts, now[1]])
+                self._seen[clock] = now
+        return self._tables[clock]
+
+    def _rows(self, k: int, clock: str) -> int:
+        """Rows of file k: what the next file says stands before it, or for the last one its own extent."""
+        layout = self._layouts[k]
+        if k + 1 < len(self._layouts):
+            following, own = self._layouts[k + 1].schema, layout.schema
+            return (following.starts or {}).get(clock, 0) - (own.starts or {}).get(clock, 0)
+        schema = layout.schema
+        first = layout.datasets[schema.columns(clock, (schema.capacity or {})[clock])[0].path]
+        if first.extent_at is None:
+            return first.shape[0]
+        with open(layout.path, "rb") as raw:
+            raw.seek(first.extent_at)
+            return int.from_bytes(raw.read(8), "little")
+
+    def _make_table(self, clock: str, counts: Sequence[int]) -> Table:
+        assert self._schema is not None
+        parts = []
+        for layout, n in zip(self._layouts, counts, strict=True):
+            schema = layout.schema
+            columns = [layout.datasets[c.path] for c in schema.columns(clock, (schema.capacity or {})[clock])]
+            keys = [*schema.clocks[clock], " step", " time", " weight", " checksums"]
+            if n:
+                parts.append(Part(layout.path, n, dict(zip(keys, columns, strict=True))))
+        fields = {name: self._schema.fields[name] for name in self._schema.clocks[clock]}
+        return Table(fields, tuple(parts), self._schema.time_unit)
+
+    def refresh(self) -> int:
+        """Look again at a store that another process writes; returns the snapshots of the first clock there are now."""
+        if self._schema is None:
+            return len(self)
+        paths = segments_of(self.path)
+        known = {layout.path: layout for layout in self._layouts}
+        layouts = []
+        for k, path in enumerate(paths):
+            layout = known.get(path)
+            if layout is None or layout.size != os.stat(path).st_size:
+                layout = read_layout(path)
+            if layout is None or layout.schema.run != self._schema.run or layout.schema.segment != k:
+                if k == 0:
+                    raise StoreError(f"{path} was replaced by another file")
+                break       # a leftover of another run: it does not continue this one
+            layouts.append(layout)
+        self._layouts = layouts
+        self._tables = {c: self._make_table(c, [self._rows(k, c) for k in range(len(layouts))]) for c in self.clocks}
+        return self._tables[next(iter(self.clocks))].n
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "writing" if self.writable else "sealed" if self.sealed else "reading"
+        names = ", ".join(f"{name} {field.shape}" for name, field in self.fields.items())
+        return f"<Store {os.path.basename(self.path)!r} ({state}): {len(self)} snapshots of {names}>"
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    def append(self, snapshot: Mapping[str, Any], time: float | None = None, step: int | None = None,
+               weight: float = 1.0, clock: str = MAIN) -> None:
+        """Commit one snapshot: a value for every field of the clock.
+
+        Arguments:
+            snapshot: field name -> array of the field's shape.
+            time: in ``time_unit``; not before the last. By default the step number.
+            step: above the last step. By default the last step + 1.
+            weight: statistical weight, 0 or more.
+
+        Raises:
+            InputError, UnknownFieldError: what does not fit, and how to mend it; the file stays as it was.
+            StoreError: the disk is full or cannot be written; nothing was committed.
+            ClosedError: the store is closed or open for reading.
+        """
+        names = self._check_writing(clock)
+        arrays = [self._checked(name, snapshot, None) for name in names]
+        if len(snapshot) != len(names):
+            self._refuse_names(snapshot, names, clock)
+        last_step, last_time = self._last_of(clock)
+        step = last_step + 1 if step is None else self._check_step(step, last_step)
+        at = float(step) if time is None else float(time)
+        if not (at >= last_time) or at == float("inf"):
+            raise InputError(f"time {at:g} comes after time {last_time:g}: time runs forward and is finite. To cut the "
+                             "store back to a checkpoint: store.truncate(n)")
+        weight = float(weight)
+        if not 0.0 <= weight < float("inf"):
+            raise InputError(f"a weight is finite and not negative; got {weight!r}")
+        meta = np.array([(step, at, weight)], dtype=META)
+        self._commit(clock, arrays, meta, 1)
+        self._last[clock] = (step, at)
+
+    def extend(self, snapshots: Mapping[str, Any], times: Any = None, steps: Any = None, weights: Any = None,
+               clock: str = MAIN) -> None:
+        """Commit many snapshots at once: arrays (n, *field shape); one commit a file. Else as :meth:`append`."""
+        names = self._check_writing(clock)
+        lengths = {name: len(snapshots[name]) for name in names if name in snapshots and np.ndim(snapshots[name])}
+        n = next(iter(lengths.values()), 0)
+        if len(set(lengths.values())) > 1:
+            raise InputError(f"the fields differ in their number of snapshots: {lengths}")
+        arrays = [self._checked(name, snapshots, n) for name in names]
+        if len(snapshots) != len(names):
+            self._refuse_names(snapshots, names, clock)
+        if n == 0:
+            return
+        last_step, last_time = self._last_of(clock)
+        meta = np.empty(n, META)
+        if steps is None:
+            meta["step"] = np.arange(last_step + 1, last_step + 1 + n)
+        else:
+            given = np.asarray(steps)
+            if given.shape != (n,) or given.dtype.kind not in "iu":
+                raise InputError(f"steps are {n} whole numbers; got shape {given.shape}, dtype {given.dtype}")
+            if (np.diff(given.astype(np.int64), prepend=np.int64(last_step)) <= 0).any():
+                raise InputError(f"steps must rise, from above {last_step}, the last step of the store")
+            meta["step"] = given
+        meta["time"] = meta["step"] if times is None else _numbers(times, n, "times")
+        if (np.diff(meta["time"], prepend=last_time) < 0).any() or not np.isfinite(meta["time"]).all():
+            raise InputError(f"times must be finite and not run backwards, from {last_time:g}, the last time of the store")
+        meta["weight"] = 1.0 if weights is None else _numbers(weights, n, "weights")
+        if not (np.isfinite(meta["weight"]) & (meta["weight"] >= 0)).all():
+            raise InputError("weights are finite and not negative")
+        self._commit(clock, arrays, meta, n)
+        self._last[clock] = (int(meta["step"][-1]), float(meta["time"][-1]))
+
+    def _check_writing(self, clock: str) -> list[str]:
+        if self._closed:
+            raise ClosedError(f"{self.path} is closed; open it again with ek.open(path, \"a\")")
+        if self.mode != "a" or self._schema is None:
+            raise ClosedError(f"{self.path} is open for reading; open it with ek.open(path, \"a\") to append")
+        names = self.clocks.get(clock)
+        if names is None:
+            raise InputError(f"no clock {clock!r}; the clocks are {list(self.clocks)}")
+        return names
+
+    def _checked(self, name: str, snapshot: Mapping[str, Any], n: int | None) -> np.ndarray:
+        """The values of a field as they are stored, or an error that says what does not fit."""
+        field = self.fields[name]
+        try:
+            value = snapshot[name]
+        except (KeyError, TypeError, IndexError):
+            raise InputError(f"the snapshot lacks the field {name!r}; it needs {self.clocks[field.clock]}") from None
+        want = field.shape if n is None else (n, *field.shape)
+        array = value if type(value) is np.ndarray else np.asarray(value.detach().cpu() if hasattr(value, "detach") else
+                                                                   value)
+        if array.shape != want:
+            raise InputError(f"field {name!r} came with shape {array.shape}; this store holds {want}"
+                             f"{'' if n is None else ' (snapshots first)'}. Reshape it, or create a store for the new shape")
+        if array.dtype != field.dtype:
+            if array.dtype.kind not in "biufc" or not np.can_cast(array.dtype, field.dtype, "same_kind"):
+                raise InputError(f"field {name!r} came as {array.dtype}; this store holds {field.dtype}, and the cast "
+                                 f"loses more than precision. Convert it: values.astype({field.dtype.str!r})")
+            with np.errstate(over="ignore"):
+                cast = array.astype(field.dtype)
+            if field.dtype.kind in "iu":
+                if not np.array_equal(cast, array):
+                    raise InputError(f"field {name!r} holds numbers that do not fit {field.dtype}")
+            elif field.dtype.itemsize < array.dtype.itemsize and not np.array_equal(np.isfinite(cast), np.isfinite(array)):
+                raise InputError(f"field {name!r} holds numbers too large for {field.dtype}")
+            array = cast
+        if field.finite and not np.isfinite(array).all():
+            raise InputError(f"field {name!r} holds NaN or infinity, which it was created to refuse (finite=True)")
+        if array.dtype.byteorder == ">":
+            array = array.astype(array.dtype.newbyteorder("<"))
+        return np.ascontiguousarray(array)
+
+    def _refuse_names(self, snapshot: Mapping[str, Any], names: Sequence[str], clock: str) -> None:
+        extra = [name for name in snapshot if name not in names]
+        if any(name in self.fields for name in extra):
+            raise InputError(f"{extra} run on another clock than {clock!r}; append them with clock="
+                             f"{self.fields[next(n for n in extra if n in self.fields)].clock!r}")
+        raise UnknownFieldError(extra[0], names)
+
+    @staticmethod
+    def _check_step(step: int, last: int) -> int:
+        if not isinstance(step, int | np.integer) or step <= last:
+            raise InputError(f"a step is a whole number above the last one, {last}; got {step!r}")
+        return int(step)
+
+    def _last_of(self, clock: str) -> tuple[int, float]:
+        if clock not in self._last:
+            source = self.clock(clock)
+            tail = source.window(max(0, len(source) - 1))
+            self._last[clock] = (int(tail.steps[0]), float(tail.times[0])) if len(tail) else (  # type: ignore[index]
+                -1, -float("inf"))
+        return self._last[clock]
+
+    def _commit(self, clock: str, arrays: list[np.ndarray], meta: np.ndarray, n: int) -> None:
+        sums = checksums(arrays, meta, n)
+        rows = [*arrays, np.ascontiguousarray(meta["step"]), np.ascontiguousarray(meta["time"]),
+                np.ascontiguousarray(meta["weight"]), sums]
+        if self._whole:
+            single = [r.reshape(1, *r.shape) if k < len(arrays) and r.shape == self.fields[self.clocks[clock][k]].shape
+                      and n == 1 else r for k, r in enumerate(rows)]
+            self._pending.setdefault(clock, []).append([np.array(r) for r in single])
+            held = sum(r.nbytes for batch in self._pending[clock] for r in batch)
+            if n > 1 or held > WHOLE_BATCH:
+                self.flush()
+            return
+        done = 0
+        while done < n:
+            assert self._segment is not None
+            room = self._segment.room(clock)
+            if room == 0:
+                self._start_segment({clock: n - done})
+                continue
+            k = min(room, n - done)
+            part = rows if k == n else [r[done:done + k] for r in rows]
+            self._segment.write(clock, part, k)
+            done += k
+
+    def _start_segment(self, wanted: Mapping[str, int]) -> None:
+        assert self._schema is not None
+        index = len(self._layouts)
+        starts = {clock: self._table(clock).n if self._layouts else 0 for clock in self.clocks}
+        capacity = next_capacity(self._schema, wanted, self.capacity, index)
+        if self._whole and index:
+            return
+        schema = self._schema.at(index, starts, {c: 1 for c in capacity} if self._whole else capacity)
+        layout = new_segment(segment_path(self.path, index), schema, self.durability == "disk")
+        if not patchable(layout):
+            self._whole = True
+        if self._segment is not None:
+            self._segment.close()
+            self._segment = None
+        self._layouts.append(layout)
+        if self._whole:
+            self.refresh()
+        else:
+            self._segment = Segment(layout, self.durability == "disk")
+
+    def flush(self) -> None:
+        """Commit what the whole-segment fallback still holds; elsewhere every append is committed already."""
+        self._check_writing(next(iter(self.clocks)))
+        if not self._pending:
+            return
+        assert self._schema is not None
+        index = len(self._layouts)
+        starts = {clock: self._table(clock).n for clock in self.clocks}
+        rows: dict[str, dict[str, np.ndarray]] = {}
+        capacity = {}
+        for clock in self.clocks:
+            batches = self._pending.get(clock, [])
+            capacity[clock] = sum(len(batch[-1]) for batch in batches)
+            columns = self._schema.columns(clock, max(1, capacity[clock]))
+            rows[clock] = {c.path: np.concatenate([b[k] for b in batches]) for k, c in enumerate(columns)} if batches else {}
+        new_segment(segment_path(self.path, index), self._schema.at(index, starts, capacity), self.durability == "disk",
+                    rows=rows)
+        self._pending.clear()
+        self.refresh()
+
+    def truncate(self, n: int, clock: str = MAIN) -> None:
+        """Cut back to the first n snapshots of a clock: the checkpoint a restarted run continues from."""
+        self._check_writing(clock)
+        total = self.clock(clock)
+        if not isinstance(n, int | np.integer) or not 0 <= n <= len(total):
+            raise InputError(f"truncate(n) keeps between 0 and {len(total)} snapshots; got {n!r}")
+        if self._whole:
+            raise StoreError("this store writes whole files (no writing in place here) and cannot be cut back; "
+                             "copy the snapshots to keep into a new store")
+        while (self._layouts[-1].schema.starts or {}).get(clock, 0) > n and len(self._layouts) > 1:
+            self._drop_segment()
+        assert self._segment is not None
+        self._segment.cut(clock, int(n) - (self._layouts[-1].schema.starts or {}).get(clock, 0))
+        self._last.pop(clock, None)
+
+    def _drop_segment(self) -> None:
+        """Remove the last file; its other clocks are cut back with it, as their later snapshots would not join."""
+        assert self._segment is not None
+        self._segment.close()
+        layout = self._layouts.pop()
+        os.unlink(layout.path)
+        self._last.clear()
+        self._seen.clear()
+        self._segment = Segment(self._layouts[-1], self.durability == "disk")
+
+    def seal(self, path: str | os.PathLike[str] | None = None, compression: Any = None) -> Store:
+        """Write one compact file, with what was allocated ahead left out; returns it open for reading.
+
+        Arguments:
+            path: of the new file; by default it takes the place of this store and its segments.
+            compression: None, "lossless" (byte shuffle and zstd), or ("round", bits): that many bits of the
+                significand are kept (relative error 2**-(bits + 1)), the rest is rounded off, then as lossless.
+        """
+        from ensemblekit.store.sealing import seal
+
+        return seal(self, path, compression)
+
+    def verify(self, timeout: float = 60.0) -> Any:
+        """Compare every byte that matters with its checksum, with libhdf5 in a child process; see ``Report``."""
+        from ensemblekit.store.verify import verify
+
+        return verify(self.path, timeout=timeout)
+
+
+META = np.dtype([("step", "<i8"), ("time", "<f8"), ("weight", "<f8")])
+
+
+def _numbers(values: Any, n: int, what: str) -> np.ndarray:
+    array = np.asarray(values)
+    if array.shape != (n,) or array.dtype.kind not in "iuf":
+        raise InputError(f"{what} are {n} real numbers; got shape {array.shape}, dtype {array.dtype}")
+    return array.astype(np.float64)
+
+
+def _foreign_tables(path: str, found: Mapping[str, Foreign]) -> dict[str, Table]:
+    tables = {}
+    for clock in dict.fromkeys(f.field.clock for f in found.values()):
+        mine = {name: f for name, f in found.items() if f.field.clock == clock}
+        one = next(iter(mine.values()))
+        unit = next((f.time_unit for f in mine.values() if f.time_unit), "")
+        part = Part(path, len(one.steps), {name: f.dataset for name, f in mine.items()})
+        tables[clock] = Table({name: f.field for name, f in mine.items()}, (part,), unit, one.steps, one.times,
+                              one.times is not None)
+    return tables

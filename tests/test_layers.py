@@ -1,0 +1,170 @@
+"""The floors of the package: arrows run one way, heavy imports stand where the design puts them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import ensemblekit
+
+PACKAGE = Path(ensemblekit.__file__).parent
+
+FLOORS: tuple[frozenset[str], ...] = (
+    frozenset({"errors"}),
+    frozenset({"source", "engine", "jit"}),
+    frozenset({"averaging", "store"}),
+    frozenset({"neural", "md", "rom"}),
+    frozenset({"plot"}),
+    frozenset({"tour"}),
+    frozenset({"cli", "__main__"}),
+)
+"""From the ground up. A part imports from its own folder and from floors below, never from a neighbour."""
+
+ABOVE_THE_PUBLIC_FACE = FLOORS[-2] | FLOORS[-1]
+"""Parts that may use the package as its users do: ``import ensemblekit as ek``."""
+
+CORE = FLOORS[0] | FLOORS[1] | FLOORS[2]
+"""What ``ensemblekit/__init__.py`` may import."""
+
+ONLY_IN = {
+    "numba": {"jit.py"},
+    "h5py": {"store/hdf5.py"},
+}
+"""Packages that a few files know about, wherever in the file they import them."""
+
+INSIDE_FUNCTIONS = {"torch", "MDAnalysis", "dask", "distributed", "matplotlib", "scipy.stats", "hdf5plugin", "sklearn",
+                    "pyvista", "pandas"}
+"""Packages that are imported only where they are used, so that an import of the core stays quick."""
+
+AT_HOME = {"torch": "neural/", "MDAnalysis": "md/"}
+"""The front-end that cannot do without the package may import it at its top."""
+
+
+class Import(NamedTuple):
+    """One import statement: who imports what, and whether it runs when the module is imported."""
+
+    file: str
+    line: int
+    module: str
+    at_import: bool
+
+
+def part(module: str) -> str:
+    """``ensemblekit.averaging.run`` -> "averaging"; ``ensemblekit.engine_dask`` -> "engine"; ``ensemblekit`` -> ""."""
+    name = [*module.split("."), ""][1]
+    return name if name.startswith("__") else name.partition("_")[0]
+
+
+def imports(root: Path = PACKAGE) -> Iterator[Import]:
+    """Every import of every file under `root`, those inside functions included, with absolute names."""
+    for path in sorted(root.rglob("*.py")):
+        file = path.relative_to(root).as_posix()
+        here = [root.name, *path.relative_to(root).with_suffix("").parts]
+        yield from _imports(ast.parse(path.read_text("utf-8")), file, here, at_import=True)
+
+
+def _imports(node: ast.AST, file: str, here: list[str], at_import: bool) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            for alias in child.names:
+                yield Import(file, child.lineno, alias.name, at_import)
+        elif isinstance(child, ast.ImportFrom):
+            base = ".".join(here[: -child.level]) if child.level else ""
+            module = ".".join(filter(None, [base, child.module]))
+            for alias in child.names:
+                # `from ensemblekit import store` imports the part "store", `from ensemblekit.store import x` too
+                yield Import(file, child.lineno, f"{module}.{alias.name}", at_import)
+        inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or _for_types_only(child)
+        yield from _imports(child, file, here, at_import and not inside)
+
+
+def _for_types_only(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+
+
+def is_of(module: str, package: str) -> bool:
+    return module == package or module.startswith(package + ".")
+
+
+def breaches(found: list[Import]) -> list[str]:
+    """What breaks the rules, one readable line each."""
+    floor = {name: k for k, names in enumerate(FLOORS) for name in names}
+    bad = []
+    for at in found:
+        who = part("ensemblekit." + at.file.removesuffix(".py").replace("/", "."))
+        where = f"{at.file}:{at.line} imports {at.module}"
+        if is_of(at.module, "ensemblekit"):
+            what = part(at.module)
+            is_part = what in floor
+            if who == "__init__":
+                if is_part and what not in CORE:
+                    bad.append(f"{where}: the public face imports no front-end")
+            elif who not in floor:
+                bad.append(f"{where}: {who!r} stands on no floor; give it one in FLOORS")
+            elif not is_part:
+                if who not in ABOVE_THE_PUBLIC_FACE and what != "__version__":
+                    bad.append(f"{where}: import it from the file that defines it")
+            elif what != who and floor[what] >= floor[who] and not (who == "__main__" and what == "cli"):
+                bad.append(f"{where}: {who!r} (floor {floor[who]}) must not know {what!r} (floor {floor[what]})")
+            name = at.module.split(".")
+            if at.at_import and any(p.startswith("kernels") for p in name) and "kernels" not in Path(at.file).name:
+                bad.append(f"{where}: kernels are imported inside the function that uses them")
+        for package, files in ONLY_IN.items():
+            if is_of(at.module, package) and at.file not in files:
+                bad.append(f"{where}: only {', '.join(sorted(files))} may")
+        for package in INSIDE_FUNCTIONS:
+            home = AT_HOME.get(package)
+            if at.at_import and is_of(at.module, package) and not (home and at.file.startswith(home)):
+                bad.append(f"{where}: import {package} inside the function that uses it")
+    return bad
+
+
+def test_arrows_run_one_way() -> None:
+    found = list(imports())
+    assert len({at.file for at in found}) > 5     # it really read the package
+    assert breaches(found) == []
+
+
+@pytest.mark.parametrize(("file", "line", "why"), [
+    ("store/blocks.py", "from ensemblekit.averaging.run import reduce", "must not know 'averaging'"),
+    ("averaging/run.py", "def f():\n    import ensemblekit.store.hdf5", "must not know 'store'"),
+    ("md/average.py", "from ensemblekit.rom.pod import Pod", "must not know 'rom'"),
+    ("md/average.py", "from ..rom import pod", "must not know 'rom'"),
+    ("engine.py", "from ensemblekit.source import Block", "must not know 'source'"),
+    ("errors.py", "from ensemblekit import engine", "must not know 'engine'"),
+    ("averaging/estimate.py", "from ensemblekit.plot import estimate", "must not know 'plot'"),
+    ("averaging/moments.py", "import ensemblekit as ek", "from the file that defines it"),
+    ("averaging/moments.py", "from ensemblekit.averaging.kernels import add", "inside the function"),
+    ("averaging/moments.py", "import numba", "only jit.py may"),
+    ("rom/pod.py", "def f():\n    import h5py", "only store/hdf5.py may"),
+    ("averaging/correlation.py", "from scipy import stats", "import scipy.stats inside"),
+    ("source.py", "import torch", "import torch inside"),
+    ("__init__.py", "from ensemblekit.md import average", "no front-end"),
+    ("helpers.py", "from ensemblekit.errors import InputError", "stands on no floor"),
+])
+def test_each_rule_sees_its_breach(tmp_path: Path, file: str, line: str, why: str) -> None:
+    path = tmp_path / "ensemblekit" / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(line)
+    found = breaches(list(imports(tmp_path / "ensemblekit")))
+    assert len(found) == 1
+    assert why in found[0]
+
+
+@pytest.mark.parametrize(("file", "line"), [
+    ("averaging/moments.py", "def f():\n    from ensemblekit.averaging import kernels"),
+    ("averaging/kernels.py", "from ensemblekit.jit import kernel"),
+    ("engine_dask.py", "from ensemblekit.engine import ordered"),
+    ("cli/average.py", "import ensemblekit as ek"),
+    ("source.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"),
+    ("neural/recorder.py", "import torch"),
+])
+def test_what_is_allowed_is_allowed(tmp_path: Path, file: str, line: str) -> None:
+    path = tmp_path / "ensemblekit" / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(line)
+    assert breaches(list(imports(tmp_path / "ensemblekit"))) == []

@@ -1,0 +1,177 @@
+import numpy as np
+import pytest
+from scipy.signal import lfilter
+from scipy.special import gamma
+
+import ensemblekit as ek
+from ensemblekit.averaging.replicas import ergodicity, ergodicity_breaking, fluctuation_metric, time_average
+from ensemblekit.errors import InputError, StatisticsError
+
+
+def ar1(rng, phi, m, n):
+    start = rng.normal(size=(m, 1)) / np.sqrt(1 - phi**2)
+    return lfilter([1], [1, -phi], rng.normal(size=(m, n)), axis=1, zi=phi * start)[0]
+
+
+def test_runs_of_one_process_are_ergodic_at_the_rate_promised():
+    rng = np.random.default_rng(1)
+    verdicts = [ergodicity(ar1(rng, 0.9, 5, 1900)).verdict for _ in range(60)]
+    assert "cannot say" not in verdicts
+    assert verdicts.count("not ergodic") <= 9       # 5 to 8 % of 60; more than 9 has a chance of 0.01
+
+
+def test_a_run_in_another_basin_is_found_and_its_dark_spread_said():
+    x = ar1(np.random.default_rng(2), 0.9, 5, 2000) + np.array([0, 0, 0, 0, 5.0])[:, None]
+    found = ergodicity(x)
+    assert found.verdict == "not ergodic"
+    assert found.tests["place"].p_value < 1e-6
+    assert found.consensus.dark == pytest.approx(np.std([0, 0, 0, 0, 5.0], ddof=1), rel=0.25)
+    assert found.rhat > 1.1
+    assert abs(found.metric.exponent) < 0.3
+    assert "run 4:" in str(found)
+    assert str(found).startswith("not ergodic: the time averages of the 5 runs differ")
+
+
+def test_runs_that_differ_only_in_width_are_not_ergodic():
+    x = ar1(np.random.default_rng(3), 0.5, 4, 2000) * np.array([1, 1, 1, 2.0])[:, None]
+    found = ergodicity(x)
+    assert found.verdict == "not ergodic"
+    assert found.tests["spread"].p_value < 1e-6 < found.tests["place"].p_value
+
+
+def test_a_common_drift_is_found():
+    x = ar1(np.random.default_rng(4), 0.5, 6, 2000) + np.linspace(0, 1, 2000)
+    assert ergodicity(x).tests["drift"].p_value < 0.01
+
+
+def test_short_runs_and_single_runs_cannot_say():
+    rng = np.random.default_rng(5)
+    short = ergodicity(ar1(rng, 0.99, 4, 300))
+    assert short.verdict == "cannot say"
+    assert "Run longer" in short.reasons[0]
+    one = ergodicity(ar1(rng, 0.5, 1, 2000))
+    assert one.verdict == "cannot say"
+    assert "one run" in one.reasons[0]
+    assert np.isnan(one.between)
+    assert one.metric is None
+
+
+def test_runs_that_never_move():
+    assert ergodicity(np.ones((3, 20))).verdict == "cannot say"
+    assert ergodicity(np.repeat([[1.0], [2.0]], 20, axis=1)).verdict == "not ergodic"
+    moving = np.random.default_rng(6).normal(size=20)
+    found = ergodicity([moving, np.zeros(20)])
+    assert found.verdict == "not ergodic"
+    assert "run 1 never leaves 0" in str(found)
+
+
+def test_time_average_against_an_ensemble_is_calibrated():
+    rng = np.random.default_rng(8)
+    low = sum(ergodicity(rng.normal(size=(4, 300)), ensemble=rng.normal(size=500)).tests["ensemble"].p_value < 0.05
+              for _ in range(60))
+    assert low <= 10        # 5 % of 60 is 3; more than 10 has a chance of 1e-4
+
+
+@pytest.mark.parametrize("ensemble", [(1.0, 0.05), np.random.default_rng(7).normal(1, 1, 500)])
+def test_a_time_average_away_from_the_ensemble_is_found(ensemble):
+    x = np.random.default_rng(8).normal(size=(4, 1000))
+    found = ergodicity(x, ensemble=ensemble)
+    assert found.verdict == "not ergodic"
+    assert "ensemble average" in str(found)
+    assert ergodicity(x[:1], ensemble=ensemble).verdict == "not ergodic"
+
+
+def test_within_and_between_follow_their_formulas_for_unequal_lengths():
+    rng = np.random.default_rng(9)
+    runs = [rng.normal(size=n) for n in (300, 500, 900)]
+    found = ergodicity(runs)
+    assert found.lengths == (300, 500, 900)
+    assert found.within == pytest.approx(sum(((r - r.mean()) ** 2).sum() for r in runs) / (1700 - 3), rel=1e-12)
+    assert found.between == pytest.approx(np.var([r.mean() for r in runs], ddof=1), rel=1e-12)
+    assert found.breaking == pytest.approx(np.var(found.means) / np.mean(found.means) ** 2, rel=1e-12)
+    assert found.rhat == ek.averaging.diagnostics.rhat(np.array([r[-300:] for r in runs]))
+
+
+def test_omega_is_its_formula_and_falls_as_one_over_time():
+    x = ar1(np.random.default_rng(10), 0.8, 40, 10_000) + 1e6
+    found = fluctuation_metric(x)
+    running = np.cumsum(x - 1e6, axis=1) / np.arange(1, 10_001)
+    for t, omega in zip(found.times, found.omega, strict=True):
+        assert omega == pytest.approx(running[:, int(t) - 1].var(), rel=1e-6)
+    assert found.exponent == pytest.approx(-1, abs=4 * found.exponent_stderr)
+    assert found.exponent_stderr < 0.2
+    assert found.rate == pytest.approx((1 - 0.8) / (1 + 0.8), rel=0.5)      # 1/(2 τ_int), known to √(2/40)
+
+
+def test_runs_that_never_mix_have_a_flat_omega():
+    rng = np.random.default_rng(11)
+    found = fluctuation_metric(ar1(rng, 0.5, 20, 5000) + rng.normal(0, 3, (20, 1)))
+    assert abs(found.exponent) < 0.1
+
+
+def test_ergodicity_breaking_of_brownian_motion():
+    """4 Δ/(3 T) for Δ ≪ T (Deng & Barkai 2009); relative error of a variance over 2000 runs √(2/2000)."""
+    walks = np.cumsum(np.random.default_rng(12).normal(size=(2000, 2000)), axis=1)
+    assert ergodicity_breaking(walks, lag=20) == pytest.approx(4 * 20 / (3 * 2000), rel=4 * np.sqrt(2 / 2000))
+
+
+def test_ergodicity_breaking_of_waiting_times_without_a_mean():
+    """CTRW with α = 1/2: 2 Γ(3/2)²/Γ(2) - 1 = π/2 - 1 however long the run (He et al. 2008)."""
+    rng = np.random.default_rng(13)
+    waits = rng.uniform(size=(800, 1200)) ** -2.0       # P(t) ~ t^(-3/2)
+    arrivals = np.cumsum(waits, axis=1)
+    grid = np.arange(0, 20_000, 5.0)
+    hops = np.array([np.searchsorted(row, grid) for row in arrivals])
+    walks = np.take_along_axis(np.cumsum(rng.choice([-1.0, 1.0], size=(800, 1201)), axis=1), hops, axis=1)
+    expected = 2 * gamma(1.5) ** 2 / gamma(2) - 1
+    assert ergodicity_breaking(walks, lag=4) == pytest.approx(expected, rel=0.2)
+
+
+def test_sources_weights_maps_and_units():
+    rng = np.random.default_rng(14)
+    runs = [ek.ArraySource.of(rng.normal(size=(400, 3)), weights=rng.uniform(0, 2, 400), unit="nm") for _ in range(3)]
+    found = ergodicity(ek.ReplicaSet.of(runs), map=lambda b: b.only[:, 1])
+    for k, run in enumerate(runs):
+        assert found.means[k] == pytest.approx(np.average(run.arrays["values"][:, 1], weights=run.weights), rel=1e-12)
+    scalars = ek.ReplicaSet.of([ek.ArraySource.of(rng.normal(size=100), unit="nm", times=np.arange(100) * 0.5)
+                                for _ in range(3)])
+    found = ergodicity(scalars)
+    assert found.unit == "nm"
+    assert "nm" in str(found)
+    assert found.metric.times[-1] == pytest.approx(50)
+
+
+def test_the_error_of_a_weighted_correlated_run_is_the_spread_of_repeats():
+    rng = np.random.default_rng(15)
+    x, h = ar1(rng, 0.8, 300, 2000), ar1(rng, 0.8, 300, 2000)
+    w = np.exp(0.5 * h)
+    found = [time_average(*pair) for pair in zip(x, w, strict=True)]
+    truth = np.std([f.mean for f in found])
+    assert np.mean([f.stderr for f in found]) == pytest.approx(truth, rel=0.15)
+
+
+@pytest.mark.parametrize(("runs", "message"), [
+    (np.ones((2, 3, 4)), "runs, time"),
+    ([np.ones((9, 2)), np.ones((9, 2))], "Pass a map"),
+    ([np.ones(9), np.array([1, 2, np.nan, 4.0])], "snapshot 2 of run 1 is nan"),
+    ([np.ones(9), 1j * np.ones(9)], "real"),
+])
+def test_bad_runs_are_refused(runs, message):
+    with pytest.raises(InputError, match=message):
+        ergodicity(runs)
+
+
+def test_bad_settings_are_refused():
+    x = np.random.default_rng(16).normal(size=(2, 50))
+    with pytest.raises(StatisticsError, match="run 1 has 3"):
+        ergodicity([x[0], x[1, :3]])
+    with pytest.raises(InputError, match="confidence"):
+        ergodicity(x, confidence=95)
+    with pytest.raises(InputError, match="ensemble"):
+        ergodicity(x, ensemble=(0.0, -1.0))
+    with pytest.raises(InputError, match="ensemble"):
+        ergodicity(x, ensemble=np.array([1.0]))
+    with pytest.raises(InputError, match="lag"):
+        ergodicity_breaking(x, lag=50)
+    with pytest.raises(StatisticsError, match="two runs"):
+        fluctuation_metric(x[0])

@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ensemblekit.averaging.weights import effective_samples, normalised_weights
+from ensemblekit.errors import InputError, StatisticsError
+
+logs = st.lists(st.floats(-50, 50), min_size=1, max_size=20)
+
+
+@given(logs, st.floats(-1e6, 1e6))
+def test_logarithms_and_weights_agree_whatever_the_offset(values, offset):
+    direct = normalised_weights(np.exp(values))
+    np.testing.assert_allclose(normalised_weights(log_weights=np.add(values, offset)), direct, rtol=1e-8, atol=1e-12)
+    assert direct.sum() == pytest.approx(1, abs=1e-14)
+
+
+def test_log_weights_of_huge_range():
+    shares = normalised_weights(log_weights=[-1e6, 0.0, -1e6 + 1, -np.inf])
+    np.testing.assert_array_equal(shares, [0, 1, 0, 0])
+    np.testing.assert_allclose(normalised_weights(log_weights=[1e6, 1e6 + np.log(3)]), [0.25, 0.75], rtol=1e-9)
+
+
+def test_weights_at_the_ends_of_float64():
+    np.testing.assert_allclose(normalised_weights([1.5e308, 1.5e308]), [0.5, 0.5])
+    np.testing.assert_allclose(normalised_weights([5e-324, 0, 5e-324]), [0.5, 0, 0.5])
+
+
+def test_integers_and_booleans_are_weights():
+    np.testing.assert_allclose(normalised_weights([1, 3]), [0.25, 0.75])
+    np.testing.assert_allclose(normalised_weights(np.array([True, False, True])), [0.5, 0, 0.5])
+
+
+@pytest.mark.parametrize("kind", ["kish", "entropy"])
+def test_effective_samples_of_known_weights(kind):
+    assert effective_samples(np.full(7, 3e-9), kind) == pytest.approx(7)
+    assert effective_samples([0, 0, 5, 0], kind) == pytest.approx(1)
+    assert effective_samples([0, 2, 2, 0], kind) == pytest.approx(2)
+    assert effective_samples(log_weights=[800.0, 800.0], kind=kind) == pytest.approx(2)
+
+
+def test_kish_and_entropy_follow_their_formulas():
+    w = np.array([1.0, 2.0, 5.0])
+    p = w / w.sum()
+    assert effective_samples(w) == pytest.approx(w.sum() ** 2 / (w**2).sum(), rel=1e-14)
+    assert effective_samples(w, "entropy") == pytest.approx(np.prod(p**-p), rel=1e-14)
+
+
+@given(logs)
+def test_kish_never_exceeds_entropy_nor_either_the_count(values):
+    kish, entropy = effective_samples(log_weights=values), effective_samples(None, "entropy", log_weights=values)
+    assert 1 - 1e-12 <= kish <= entropy * (1 + 1e-12)
+    assert entropy <= len(values) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize(("weights", "message"), [
+    ([1, np.nan], "weight 1 is nan"),
+    ([np.inf, 1], "weight 0 is inf"),
+    ([1, 2, -0.5], "weight 2 is -0.5"),
+    ([], "n above 0"),
+    (3.0, "shape"),
+    ([[1, 2]], "shape"),
+    ([1j, 2], "real"),
+    (["a", "b"], "real"),
+])
+def test_bad_weights_are_refused_by_name(weights, message):
+    with pytest.raises(InputError, match=message):
+        normalised_weights(weights)
+
+
+@pytest.mark.parametrize(("logs", "message"), [
+    ([0, np.nan], "number 1 is nan"),
+    ([np.inf, 0], "number 0 is inf"),
+    ([], "n above 0"),
+    ([1j], "real"),
+])
+def test_bad_log_weights_are_refused_by_name(logs, message):
+    with pytest.raises(InputError, match=message):
+        normalised_weights(log_weights=logs)
+
+
+def test_nothing_left_to_average_is_said():
+    with pytest.raises(StatisticsError, match="all 3 weights are zero"):
+        normalised_weights([0, 0, 0])
+    with pytest.raises(StatisticsError, match="all 2 log_weights are -inf"):
+        normalised_weights(log_weights=[-np.inf, -np.inf])
+
+
+def test_exactly_one_of_the_two_and_a_known_kind():
+    with pytest.raises(InputError, match="not both"):
+        normalised_weights([1], log_weights=[0])
+    with pytest.raises(InputError, match="not neither"):
+        normalised_weights()
+    with pytest.raises(InputError, match="kind"):
+        effective_samples([1], "reliability")
