@@ -70,7 +70,7 @@ class CylinderWake:
     def fields(self) -> Mapping[str, Field]:
         """What is recorded, for `ek.create`: the velocity, and the coefficients of drag and lift."""
         shape = (len(self.y), len(self.x), 2)
-        return {"velocity": Field(shape, np.dtype("f4")), "drag": Field(), "lift": Field()}
+        return {"velocity": Field(shape, np.dtype("f4"), finite=True), "drag": Field(), "lift": Field()}
 
     @property
     def viscosity(self) -> float:
@@ -140,9 +140,13 @@ def cylinder_wake(reynolds: float = 100.0, *, cells: int = 14, speed: float = 0.
     if window[0] >= size[0] or window[1] >= size[1] or 2 * window[2] >= size[2]:
         raise InputError(f"the window {window} recorded must lie inside the channel {size}")
     wake = CylinderWake(float(reynolds), cells, speed, size, window, stride)
-    if not 0.002 <= wake.viscosity <= 0.5:
-        raise InputError(f"viscosity speed * cells / reynolds = {wake.viscosity:.3g} is outside 0.002 to 0.5, where "
-                         f"the method is stable and accurate; for Re = {reynolds:g} choose other cells or speed")
+    if not 0 < reynolds <= 10 * cells:
+        raise InputError(f"the layer at the wall needs a cell for every 10 of the Reynolds number; for Re = {reynolds:g} "
+                         f"pass cells={math.ceil(reynolds / 10)} or more, got {cells}" if reynolds > 0 else
+                         f"a Reynolds number is above 0; got {reynolds!r}")
+    if wake.viscosity > 0.5:
+        raise InputError(f"viscosity speed * cells / reynolds = {wake.viscosity:.3g} is above 0.5, where the method is "
+                         f"inaccurate; for Re = {reynolds:g} choose fewer cells or a lower speed")
     return wake
 
 
