@@ -17,6 +17,14 @@ from ensemblekit.averaging.correlation import integrated_time as integrated_time
 from ensemblekit.averaging.correlation import statistical_inefficiency as statistical_inefficiency
 from ensemblekit.averaging.equilibration import detect_equilibration as detect_equilibration
 from ensemblekit.averaging.estimate import Estimate as Estimate
+from ensemblekit.averaging.covariance import Covariance as Covariance
+from ensemblekit.averaging.exponential import Exponential as Exponential
+from ensemblekit.averaging.extremes import Extremes as Extremes
+from ensemblekit.averaging.gram import Gram as Gram
+from ensemblekit.averaging.histogram import Histogram as Histogram
+from ensemblekit.averaging.series import Series as Series
+from ensemblekit.averaging.window import Window as Window
+from ensemblekit.engine_dask import Dask as Dask
 from ensemblekit.averaging.moments import Moments as Moments
 from ensemblekit.averaging.reducer import Reducer as Reducer
 from ensemblekit.averaging.run import merged as merged
