@@ -1,5 +1,6 @@
 """Every cut gives the same answer, results are pure, states restore: the laws of averaging/reducer.py."""
 
+import itertools
 import pickle
 
 import numpy as np
@@ -37,7 +38,7 @@ def test_any_cut_in_time_gives_the_plain_answer(name, data):
         return
     edges = data.draw(strategies.cuts(len(x)))
     total = pattern.empty()
-    for a, b in zip(edges, edges[1:], strict=False):
+    for a, b in itertools.pairwise(edges):
         part = pattern.empty()
         middle = (a + b) // 2
         for lo, hi in ((a, middle), (middle, b)):       # two blocks a piece
@@ -69,7 +70,7 @@ def test_any_cut_in_space_gives_the_plain_answer(name, data):
     inner = data.draw(st.lists(st.integers(1, x.shape[1]), max_size=4))
     edges = sorted({0, *inner, x.shape[1]})
     total = None
-    for a, b in zip(edges, edges[1:], strict=False):
+    for a, b in itertools.pairwise(edges):
         part = fed(pattern, x[:, a:b], w)
         if total is None:
             total = part

@@ -277,7 +277,7 @@ def _errors(z: np.ndarray) -> tuple[dict[str, float], float]:
     n = len(z)
 
     def find(gamma: np.ndarray, n: int) -> Any:
-        *sums, pairs, ended = geyer_sums(gamma)
+        *sums, _pairs, ended = geyer_sums(gamma)
         sokal, chodera = sokal_window(gamma, n), chodera_window(gamma, n)
         if len(gamma) < n and (not ended or sokal is None or chodera is None):
             return None

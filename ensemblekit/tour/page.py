@@ -6,8 +6,8 @@ import base64
 import platform
 from collections.abc import Sequence
 from html import escape
-from importlib.resources import files
 from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
 from pathlib import Path
 from string import Template
 
