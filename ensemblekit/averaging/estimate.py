@@ -182,7 +182,7 @@ def rounded(value: float, bar: float) -> tuple[str, str]:
     if round(bar, digits) >= 10.0 ** (2 - digits):        # 0.0997 rounds up to a digit more
         digits -= 1
     largest = max(abs(value), bar)
-    if digits > 6 and largest < 1e-4 or largest >= 1e7:
+    if (digits > 6 and largest < 1e-4) or largest >= 1e7:
         power = math.floor(math.log10(largest))
         places = max(0, digits + power)
         return f"{value / 10.0**power:.{places}f}e{power:+03d}", f"{bar / 10.0**power:.{places}f}e{power:+03d}"

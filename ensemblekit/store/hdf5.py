@@ -79,7 +79,8 @@ def create_segment(path: str, schema: Schema, fill: Fill | None = None, filters:
         for clock, names in schema.clocks.items():
             columns = schema.columns(clock, capacity[clock])
             made = {}
-            for column in columns:
+            # Wide numbers first: whatever the shapes, every dataset then begins where its numbers are aligned.
+            for column in sorted(columns, key=lambda c: -c.dtype.itemsize):
                 made[column.path] = _create_column(f, column, capacity[clock], filters)
             step, time = columns[len(names)].path, columns[len(names) + 1].path
             for element in (*(schema.element(n) for n in names[1:]), columns[len(names) + 2].path.rpartition("/")[0]):

@@ -24,6 +24,7 @@ SCHEMA_SUM = "ensemblekit/schema_checksum"  # uint64 (): xxh3_64 of those bytes
 CLOSED = "ensemblekit/closed"               # uint64 (clocks + 1,): snapshots of each clock at a clean close, xxh3_64
 PARTICLES = "particles/trajectory"
 CHUNK_BYTES = 1 << 20
+CACHE_LINE = 64
 TILE_BYTES = 8 << 20
 MAX_CHUNK = (4 << 30) - 1                   # HDF5's own limit
 COMMIT_ORDER = {"position": 0, "velocity": 1, "force": 2}
@@ -186,7 +187,9 @@ def chunk_shape(shape: tuple[int, ...], itemsize: int, rows: int) -> tuple[int, 
     """
     nbytes = math.prod(shape) * itemsize
     if nbytes <= TILE_BYTES:
-        return (max(1, min(rows, CHUNK_BYTES // nbytes)), *shape)
+        stacked = max(1, min(rows, CHUNK_BYTES // nbytes))
+        even = CACHE_LINE // math.gcd(CACHE_LINE, nbytes)       # rows that fill whole cache lines
+        return (stacked // even * even or stacked, *shape)
     axis = next(k for k in range(len(shape)) if math.prod(shape[k + 1:]) * itemsize <= TILE_BYTES)
     inner = math.prod(shape[axis + 1:]) * itemsize
     parts = -(-shape[axis] * inner // TILE_BYTES)
