@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import math
 import os
+import resource
 import struct
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,6 +28,7 @@ lock = threading.RLock()        # libhdf5 can crash where two threads open and r
 
 PAGE = 4096
 HEADER = 512                    # about what a dataset's header takes
+MEMORY = "/dev/shm"
 LIBVER = ("earliest", "v110")   # version 1 object headers: no checksum over the extents, readable by old programs
 
 
@@ -69,42 +74,145 @@ Filters = Callable[[Column], Mapping[str, Any]]
 
 
 def create_segment(path: str, schema: Schema, fill: Fill | None = None, filters: Filters | None = None) -> None:
-    """Write a whole new file at `path`: all room allocated and extents at capacity, and the rows of `fill` in it."""
+    """Write a whole new file at `path`: all room allocated and extents at capacity, and the rows of `fill` in it.
+
+    Without filters libhdf5 writes the metadata alone, into memory; they and the rows go to the disk by plain writes.
+    So the errors of a disk never reach libhdf5, which can die of them. Raises OSError.
+    """
+    if filters is not None:
+        with new_file(path, libver=LIBVER, rdcc_nbytes=64 << 20) as f:
+            _write_file(f, schema, filters)
+            for clock in schema.clocks:
+                for start, rows in fill(clock) if fill is not None else ():
+                    for name, values in rows.items():
+                        f[name][start:start + len(values)] = values
+        return
     capacity = schema.capacity or {}
     chunks = sum(-(-rows // max(1, c.chunk[0])) * max(1, math.prod(c.shape) // max(1, math.prod(c.chunk[1:])))
                  for clock, rows in capacity.items() for c in schema.columns(clock, rows))
     # One block of metadata large enough for every B-tree node, so that the chunks of a dataset are adjacent.
     block = max(1 << 20, 1 << (256 * chunks - 1).bit_length() if chunks else 0)
-    cache = {"rdcc_nbytes": 64 << 20} if filters else {}
-    with lock, h5py.File(path, "w", libver=LIBVER, meta_block_size=min(block, 1 << 30), **cache) as f:
-        _write_head(f, schema)
-        for clock, names in schema.clocks.items():
-            columns = schema.columns(clock, capacity[clock])
-            made = {}
-            # Wide numbers first: whatever the shapes, every dataset then begins where its numbers are aligned.
-            wide_first = sorted(columns, key=lambda c: -c.dtype.itemsize)
-            if fill is None:
-                _pad_to_page(f, clock, [column.path.rpartition("/")[0] for column in columns])
-                for column in (columns[0], columns[len(names)], *columns[1:len(names)], *columns[len(names) + 1:]):
-                    made[column.path] = _create_column(f, column, 0, None)
-                for column in wide_first:
-                    made[column.path].resize(capacity[clock], axis=0)
-            else:
-                for column in wide_first:
-                    made[column.path] = _create_column(f, column, capacity[clock], filters)
-            step, time = columns[len(names)].path, columns[len(names) + 1].path
-            for element in (*(schema.element(n) for n in names[1:]), columns[len(names) + 2].path.rpartition("/")[0]):
-                f[element]["step"] = f[step]
-                f[element]["time"] = f[time]
-            for start, rows in fill(clock) if fill is not None else ():
+    block = min(block, 1 << 30)
+    size = block + sum(-(-rows // c.chunk[0]) * math.prod(c.chunk) * c.dtype.itemsize
+                       for clock, rows in capacity.items() for c in schema.columns(clock, rows))
+    with lock, _imaged(path, 2 * block, size) as (image, opened_it), \
+            h5py.File(image, "w", libver=LIBVER, meta_block_size=block) as f:
+        opened_it()
+        _write_file(f, schema, None, whole=fill is not None)
+    if fill is None:
+        return
+    layout = read_layout(path)
+    assert layout is not None
+    fd = os.open(path, os.O_RDWR)
+    try:
+        for clock in schema.clocks:
+            for start, rows in fill(clock):
                 for name, values in rows.items():
-                    made[name][start:start + len(values)] = values
-        text = np.frombuffer(schema.to_json(), np.uint8)
-        f.create_dataset(SCHEMA, data=text)
-        f.create_dataset(SCHEMA_SUM, data=np.uint64(xxhash.xxh3_64_intdigest(text.tobytes())))
-        counts = [capacity[c] for c in schema.clocks] if fill is not None else [0] * len(schema.clocks)
-        f.create_dataset(CLOSED, data=closed_record(counts, fill is not None))
-        f.attrs["ensemblekit"] = ensemblekit.__version__
+                    write_rows(fd, layout.datasets[name], start, values)
+    finally:
+        os.close(fd)
+
+
+def _write_file(f: h5py.File, schema: Schema, filters: Filters | None, whole: bool = True) -> None:
+    """All of a file but its rows."""
+    capacity = schema.capacity or {}
+    _write_head(f, schema)
+    for clock, names in schema.clocks.items():
+        columns = schema.columns(clock, capacity[clock])
+        made = {}
+        # Wide numbers first: whatever the shapes, every dataset then begins where its numbers are aligned.
+        wide_first = sorted(columns, key=lambda c: -c.dtype.itemsize)
+        if filters is None:
+            _pad_to_page(f, clock, [column.path.rpartition("/")[0] for column in columns])
+            for column in (columns[0], columns[len(names)], *columns[1:len(names)], *columns[len(names) + 1:]):
+                made[column.path] = _create_column(f, column, 0, None)
+            for column in wide_first:
+                made[column.path].resize(capacity[clock], axis=0)
+        else:
+            for column in wide_first:
+                made[column.path] = _create_column(f, column, capacity[clock], filters)
+        step, time = columns[len(names)].path, columns[len(names) + 1].path
+        for element in (*(schema.element(n) for n in names[1:]), columns[len(names) + 2].path.rpartition("/")[0]):
+            f[element]["step"] = f[step]
+            f[element]["time"] = f[time]
+    text = np.frombuffer(schema.to_json(), np.uint8)
+    f.create_dataset(SCHEMA, data=text)
+    f.create_dataset(SCHEMA_SUM, data=np.uint64(xxhash.xxh3_64_intdigest(text.tobytes())))
+    counts = [capacity[c] if whole else 0 for c in schema.clocks]
+    f.create_dataset(CLOSED, data=closed_record(counts, whole))
+    f.attrs["ensemblekit"] = ensemblekit.__version__
+
+
+@contextmanager
+def _imaged(path: str, metadata: int, size: int) -> Iterator[tuple[str, Callable[[], None]]]:
+    """A name under which to make a file in memory that is then copied to `path`, holes left out.
+
+    Call the function given beside it as soon as the file is open: nothing of it is left then, whatever happens.
+    Raises OSError where the disk, or the memory, has no room for `metadata` bytes or files may not be `size` long.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if limit != resource.RLIM_INFINITY and size > limit:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    if not (os.access(MEMORY, os.W_OK) and _free(MEMORY) > metadata):
+        if _free(os.path.dirname(os.path.abspath(path))) < metadata:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        yield path, lambda: None
+        return
+    fd, name = tempfile.mkstemp(prefix="ensemblekit-", dir=MEMORY)
+    try:
+        yield name, lambda: os.unlink(name)
+        _copy_without_holes(fd, path)
+    finally:
+        os.close(fd)
+        with suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+def _free(folder: str) -> int:
+    stat = os.statvfs(folder)
+    return stat.f_bavail * stat.f_frsize
+
+
+def _copy_without_holes(source: int, path: str) -> None:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+    try:
+        size = os.fstat(source).st_size
+        os.ftruncate(fd, size)
+        stop = 0
+        while stop < size:
+            try:
+                start = os.lseek(source, stop, os.SEEK_DATA)
+            except OSError:         # ENXIO: nothing but a hole
+                break
+            stop = os.lseek(source, start, os.SEEK_HOLE)
+            for at in range(start, stop, 1 << 24):
+                write_all(fd, os.pread(source, min(1 << 24, stop - at), at), at)
+    finally:
+        os.close(fd)
+
+
+def write_all(fd: int, data: Any, at: int) -> None:
+    """pwrite until everything is written; a short write is how a full disk begins."""
+    view = memoryview(data)
+    if view.nbytes and (view.ndim != 1 or view.itemsize != 1):
+        view = view.cast("B")
+    while view.nbytes:
+        written = os.pwrite(fd, view, at)
+        view, at = view[written:], at + written
+
+
+def write_rows(fd: int, dataset: Dataset, start: int, rows: np.ndarray) -> None:
+    """Consecutive rows to where they belong in the file."""
+    if not len(rows):
+        return
+    if dataset.offset is None:
+        raise StoreError(f"{dataset.path}: its rows do not lie in the file as expected")
+    where = dataset.offset + start * dataset.stride
+    if dataset.stride * len(rows) == rows.nbytes:
+        write_all(fd, np.ascontiguousarray(rows), where)
+    else:           # tiles that do not divide the item leave a gap behind every snapshot
+        for k, row in enumerate(rows):
+            write_all(fd, np.ascontiguousarray(row), where + k * dataset.stride)
 
 
 def _pad_to_page(f: h5py.File, clock: str, groups: list[str]) -> None:
@@ -196,6 +304,69 @@ def read_layout(path: str) -> Layout | None:
         datasets[CLOSED] = Dataset(CLOSED, closed.shape, closed.dtype, "", closed.id.get_offset(), 8, closed.shape[0],
                                    None)
         return Layout(path, schema, datasets, identity)
+
+
+class NewFile(io.RawIOBase):
+    """A file that libhdf5 writes without ever hearing of an error, as it dies of a disk that is full.
+
+    The first error is kept in ``error``; what is written after it is dropped.
+    """
+
+    def __init__(self, path: str):
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+        self.at, self.size = 0, 0
+        self.error: OSError | None = None
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self.at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.at, os.SEEK_END: self.size}[whence]
+        return self.at
+
+    def tell(self) -> int:
+        return self.at
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        got = os.pread(self.fd, len(view), self.at)
+        view[:len(got)] = got
+        view[len(got):] = bytes(len(view) - len(got))
+        self.at += len(view)
+        return len(view)
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        done = 0
+        while done < len(view) and self.error is None:
+            try:
+                done += os.pwrite(self.fd, view[done:], self.at + done)
+            except OSError as error:
+                self.error = error
+        self.at += len(view)
+        self.size = max(self.size, self.at)
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        self.size = self.at if size is None else size
+        if self.error is None:
+            try:
+                os.ftruncate(self.fd, self.size)
+            except OSError as error:
+                self.error = error
+        return self.size
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self.fd)
+        super().close()
+
+
+@contextmanager
+def new_file(path: str, **options: Any) -> Iterator[h5py.File]:
+    """A new file to fill, with the library's lock held meanwhile. Raises OSError where it could not all be written."""
+    with lock, NewFile(path) as raw:
+        with h5py.File(raw, "w", **options) as f:
+            yield f
+        if raw.error is not None:
+            raise raw.error
 
 
 def identity_of(file: str | int) -> Identity:

@@ -12,7 +12,9 @@ import glob
 import mmap
 import os
 import re
+import resource
 import struct
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,12 +34,14 @@ from ensemblekit.store.hdf5 import (
     create_segment,
     read_layout,
     shapes_seen,
+    write_all,
 )
 from ensemblekit.store.schema import CLOSED, Schema
 
 FIRST_BYTES = 4 << 30       # sparse: what is not written takes no disk; most runs then are one file
 LARGEST_BYTES = 64 << 30
 LEAST_ROWS = 16
+METADATA_BYTES = 4 << 20    # more than a file holds beside its rows, and than its last chunks reach beyond them
 ALLOCATE_ROWS = 1 << 14
 
 _digest = xxhash.xxh3_64_intdigest
@@ -108,16 +112,6 @@ def sync_folder(path: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def write_all(fd: int, data: Any, at: int) -> None:
-    """pwrite until everything is written; a short write is how a full disk begins."""
-    view = memoryview(data)
-    if view.nbytes and (view.ndim != 1 or view.itemsize != 1):
-        view = view.cast("B")
-    while view.nbytes:
-        written = os.pwrite(fd, view, at)
-        view, at = view[written:], at + written
 
 
 class NotInPlace(StoreError):
@@ -382,9 +376,12 @@ def checksums(arrays: Sequence[np.ndarray], meta: np.ndarray, n: int) -> np.ndar
 def next_capacity(schema: Schema, wanted: Mapping[str, int], asked: int | None, index: int) -> dict[str, int]:
     """Rows of the next segment, clock by clock: as asked for, else doubling from 4 GiB to 64 GiB, at least 16."""
     capacity = {}
+    largest, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    share = (sys.maxsize if largest == resource.RLIM_INFINITY else max(0, largest - METADATA_BYTES)) // len(schema.clocks)
     for clock, names in schema.clocks.items():
         row = sum(schema.fields[name].nbytes for name in names) + 8 * (4 + len(names))
         most = max(LEAST_ROWS, min(LARGEST_BYTES, FIRST_BYTES << min(index, 40)) // row)
-        rows = asked or max(1, min(most, 1 << 24))
-        capacity[clock] = max(rows, wanted.get(clock, 0), 1)
+        fits = max(1, share // row)
+        capacity[clock] = asked or max(1, min(most, 1 << 24, fits))
+        capacity[clock] = max(capacity[clock], min(wanted.get(clock, 0), fits))
     return capacity

@@ -582,7 +582,7 @@ class Store:
         if not 0.0 <= weight < float("inf"):
             raise InputError(f"a weight is finite and not negative; got {weight!r}")
         meta = np.array([(step, at, weight)], dtype=META)
-        self._commit(clock, arrays, meta, 1)
+        self._commit(clock, arrays, meta, 1, at_once=False)
         self._last[clock] = (step, at)
 
     def extend(self, snapshots: Mapping[str, Any], times: Any = None, steps: Any = None, weights: Any = None,
@@ -615,7 +615,7 @@ class Store:
         meta["weight"] = 1.0 if weights is None else _numbers(weights, n, "weights")
         if not (np.isfinite(meta["weight"]) & (meta["weight"] >= 0)).all():
             raise InputError("weights are finite and not negative")
-        self._commit(clock, arrays, meta, n)
+        self._commit(clock, arrays, meta, n, at_once=True)
         self._last[clock] = (int(meta["step"][-1]), float(meta["time"][-1]))
 
     def _check_writing(self, clock: str) -> list[str]:
@@ -679,29 +679,32 @@ class Store:
                 -1, -float("inf"))
         return self._last[clock]
 
-    def _commit(self, clock: str, arrays: list[np.ndarray], meta: np.ndarray, n: int) -> None:
+    def _commit(self, clock: str, arrays: list[np.ndarray], meta: np.ndarray, n: int, at_once: bool) -> None:
         sums = checksums(arrays, meta, n)
         rows = [*arrays, np.ascontiguousarray(meta["step"]), np.ascontiguousarray(meta["time"]),
                 np.ascontiguousarray(meta["weight"]), sums]
+        if self._whole:
+            self._hold(clock, rows, n, at_once)
+            return
         try:
-            self._commit_rows(clock, arrays, rows, n)
+            self._commit_rows(clock, rows, n)
         except BaseException:
             self._last.pop(clock, None)     # part of the batch may be committed: look again
             raise
 
-    def _commit_rows(self, clock: str, arrays: list[np.ndarray], rows: list[np.ndarray], n: int) -> None:
-        if self._whole:
-            single = [r.reshape(1, *r.shape) if k < len(arrays) and r.shape == self.fields[self.clocks[clock][k]].shape
-                      and n == 1 else r for k, r in enumerate(rows)]
-            self._pending.setdefault(clock, []).append([np.array(r) for r in single])
-            held = sum(r.nbytes for batch in self._pending[clock] for r in batch)
-            if n > 1 or held > WHOLE_BATCH:
-                try:
-                    self.flush()
-                except BaseException:
-                    self._pending[clock].pop()      # refused as a whole, so that it can be given again
-                    raise
-            return
+    def _hold(self, clock: str, rows: list[np.ndarray], n: int, at_once: bool) -> None:
+        """Keep rows for the next file of a store that writes whole files; write it where it is time to."""
+        held = self._pending.setdefault(clock, [])
+        held.append([np.array(r).reshape(n, *column.shape) for r, column in
+                     zip(rows, self._schema.columns(clock, n), strict=True)])       # type: ignore[union-attr]
+        if at_once or sum(r.nbytes for batch in held for r in batch) > WHOLE_BATCH:
+            try:
+                self.flush()
+            except BaseException:
+                held.pop()      # refused as a whole, so that it can be given again
+                raise
+
+    def _commit_rows(self, clock: str, rows: list[np.ndarray], n: int) -> None:
         done = 0
         while done < n:
             assert self._segment is not None
