@@ -21,6 +21,7 @@ def run(quick: bool) -> list[dict[str, Any]]:
     """The table, printed and as rows."""
     rows = coverage_table(1000 if quick else 10_000)
     console = Console()
+    console.width = max(console.width, 126)
     columns = ("process", "n/g", "n", "naive", "chodera g", "5 blocks", "ours", "ours, vouched for", "refused",
                "weighted", "array element", "width")
     table = Table(title=f"coverage in % of nominal 95 % intervals, {rows[0]['series']} series each "
@@ -28,8 +29,8 @@ def run(quick: bool) -> list[dict[str, Any]]:
     for name in columns:
         table.add_column(name, justify="left" if name == "process" else "right")
     for row in rows:
-        table.add_row(*(f"{row[c]:.1f}" if isinstance(row[c], float) and c != "width" else
-                        f"{row[c]:.2f}" if c == "width" else str(row[c]) for c in columns))
+        table.add_row(*(str(row[c]) if not isinstance(row[c], float) else f"{row[c]:.{2 if c == 'width' else 1}f}"
+                        for c in columns))
     console.print(table)
     return rows
 

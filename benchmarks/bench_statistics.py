@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -97,7 +98,7 @@ def equilibration_against_pymbar(n: int, small: int) -> list[dict[str, Any]]:
         theirs = (time.perf_counter() - begin) * n / small
         ours_small = detect_equilibration(y, step=max(1, small // starts))
         detect_equilibration(x, step=n // starts)
-        ours = statistics.median(_timed(lambda x=x: detect_equilibration(x, step=n // starts)) for _ in range(3))
+        ours = statistics.median(_timed(partial(detect_equilibration, x, step=n // starts)) for _ in range(3))
         rows.append({"case": f"equilibration of {n} snapshots, {starts} starts, against pymbar (from {small})",
                      "ours": ours, "peer": theirs, "ratio": theirs / ours,
                      "answers": f"n_eff at n = {small} is {ours_small.n_eff / n_eff:.4f} of pymbar's maximum "

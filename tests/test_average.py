@@ -124,7 +124,7 @@ def test_replicas_are_combined() -> None:
     assert together.mean == pytest.approx(x.mean())
     assert together.stderr == pytest.approx(np.sqrt(19 / 8000), rel=0.25)
     assert set(together.estimators) == {"within runs", "between runs"}
-    apart = ek.average(ek.ReplicaSet.of(list((x + [0, 0, 5, 5]).T)))
+    apart = ek.average(ek.ReplicaSet.of(list((x + np.array([0, 0, 5, 5])).T)))
     assert "disagree" in apart.verdict
     assert apart.dof == 3
     arrays = ek.average(ek.ReplicaSet.of([x[:1000], x[1000:1900]]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -36,7 +38,7 @@ def test_any_cut_gives_the_same_bins(n: int, start: int, cuts: list[int], weight
     w = rng.random(n) + 0.01 if weighted else None
     edges = [0, *sorted(min(c, n) for c in cuts), n]
     states = []
-    for a, b in zip(edges, edges[1:], strict=False):
+    for a, b in pairwise(edges):
         state = BlockSums()
         state.update(x[a:b], start + a, None if w is None else w[a:b])
         states.append(state.restored(state.state()))
