@@ -17,6 +17,14 @@ from ensemblekit.averaging.correlation import integrated_time as integrated_time
 from ensemblekit.averaging.correlation import statistical_inefficiency as statistical_inefficiency
 from ensemblekit.averaging.equilibration import detect_equilibration as detect_equilibration
 from ensemblekit.averaging.estimate import Estimate as Estimate
+from ensemblekit.averaging.covariance import Covariance as Covariance
+from ensemblekit.averaging.exponential import Exponential as Exponential
+from ensemblekit.averaging.extremes import Extremes as Extremes
+from ensemblekit.averaging.gram import Gram as Gram
+from ensemblekit.averaging.histogram import Histogram as Histogram
+from ensemblekit.averaging.series import Series as Series
+from ensemblekit.averaging.window import Window as Window
+from ensemblekit.engine_dask import Dask as Dask
 from ensemblekit.averaging.moments import Moments as Moments
 from ensemblekit.averaging.reducer import Reducer as Reducer
 from ensemblekit.averaging.run import merged as merged
@@ -41,7 +49,7 @@ def create(path: _Any, fields: _Any, **options: _Any) -> _Any:
     Arguments:
         path: of the file; ``.h5md`` for particles (MDAnalysis goes by the suffix), ``.h5`` else.
         fields: name -> :class:`Field`.
-        capacity: snapshots each file has room for (allocated ahead, sparse); by default from 16 MiB doubling to 4 GiB.
+        capacity: snapshots each file has room for (allocated ahead, sparse); by default 4 GiB, doubling with every further file.
         run, replica: id of the run (random by default) and name of the replica.
         provenance: anything that JSON can hold.
         time_unit: of the times, e.g. "s"; "ps" by default for particles.
@@ -71,3 +79,14 @@ def open(path: _Any, mode: _Any = "r", *, as_: _Any = None, check: bool = False,
     from ensemblekit.store.opening import open_store
 
     return open_store(path, mode, as_=as_, check=check, **options)
+
+
+def verify(path: _Any, *, timeout: float = 60.0) -> _Any:
+    """Compare a store with its checksums, with libhdf5 in a child process, as damage can crash or hang it.
+
+    Returns a report: ``.ok``, ``.damaged`` (snapshots), ``.by_field``, ``.problems`` in words. A file that hangs for
+    `timeout` seconds, and a second more for every 30 MB of it, is damaged.
+    """
+    from ensemblekit.store.verify import verify
+
+    return verify(path, timeout=timeout)

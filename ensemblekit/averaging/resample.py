@@ -133,7 +133,7 @@ def jackknife(values: Any, function: Function | None = None, *, weights: Any = N
     left_out = evaluate(_left_out(x, w, blocks))
     _check_finite(left_out)
     shares = np.array([w[block].sum() for block in blocks]) / w.sum()
-    return _jackknifed(value, left_out, shares, confidence, len(x) / count)
+    return jackknife_values(value, left_out, shares, confidence, len(x) / count)
 
 
 def jackknife_states(states: Sequence[tuple[int, States]], function: Callable[[States], Any], *,
@@ -173,7 +173,7 @@ def jackknife_states(states: Sequence[tuple[int, States]], function: Callable[[S
         raise InputError(f"length={length} is not beyond the start of the last state, {starts[-1]:.0f}")
     sizes = np.ones(len(parts)) if length is None else np.diff(starts, append=length)
     mean_length = float("nan") if length is None else (length - starts[0]) / len(parts)
-    return _jackknifed(value, np.array(left_out), sizes / sizes.sum(), confidence, mean_length)
+    return jackknife_values(value, np.array(left_out), sizes / sizes.sum(), confidence, mean_length)
 
 
 def optimal_block_length(values: Any, scheme: Literal["stationary", "circular"] = "stationary") -> float:
@@ -268,8 +268,9 @@ def _left_out(x: np.ndarray, w: np.ndarray, blocks: list[np.ndarray]) -> np.ndar
     return (sums.sum(axis=0) - sums) / rest[:, None] + centre
 
 
-def _jackknifed(value: np.ndarray, left_out: np.ndarray, shares: np.ndarray, confidence: float,
-                length: float) -> Resampled:
+def jackknife_values(value: np.ndarray, left_out: np.ndarray, shares: np.ndarray, confidence: float = 0.95,
+                     length: float = float("nan")) -> Resampled:
+    """The jackknife from the value (*out,), those with one block left out (m, *out), and each block's share (m,)."""
     from scipy.special import stdtrit
 
     held = shares > 0
@@ -278,8 +279,9 @@ def _jackknifed(value: np.ndarray, left_out: np.ndarray, shares: np.ndarray, con
     if count < MIN_BLOCKS:
         raise StatisticsError(f"only {count} blocks have weights above zero; the jackknife needs {MIN_BLOCKS}")
     h = h.reshape(-1, *[1] * value.ndim)
-    corrected = count * value - ((1 - 1 / h) * left_out).sum(axis=0)
-    pseudo = h * value - (h - 1) * left_out
+    moved = left_out - value        # differences first: values far from zero lose no digits
+    corrected = value - ((1 - 1 / h) * moved).sum(axis=0)
+    pseudo = value - (h - 1) * moved
     stderr = np.sqrt(((pseudo - corrected) ** 2 / (h - 1)).mean(axis=0))
     half = stdtrit(count - 1, 0.5 + confidence / 2) * stderr
     return Resampled(value=_plain(value), stderr=_plain(stderr), bias=_plain(value - corrected),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import glob
+import mmap
 import os
 import re
 import struct
@@ -23,8 +24,9 @@ from ensemblekit.errors import StoreBusyError, StoreError
 from ensemblekit.store.hdf5 import Dataset, Layout, closed_record, create_segment, read_layout, shapes_seen
 from ensemblekit.store.schema import CLOSED, Schema
 
-FIRST_BYTES = 16 << 20
-LARGEST_BYTES = 4 << 30
+FIRST_BYTES = 4 << 30       # sparse: what is not written takes no disk; most runs then are one file
+LARGEST_BYTES = 64 << 30
+ALLOCATE_ROWS = 1 << 14
 
 _digest = xxhash.xxh3_64_intdigest
 _pack = struct.Struct("<Q").pack
@@ -151,6 +153,35 @@ def disk_error(error: OSError, path: str) -> StoreError:
     return StoreError(f"{path}: {error}")
 
 
+class Small:
+    """Step, time, weight and checksums of one clock, and all extents but the commit, written through a mapping.
+
+    That leaves two system calls a snapshot: its values and the commit. Everything here is invisible until the commit,
+    so it needs no order among itself. Disk space is allocated ahead, as a full disk under a mapping would be a
+    SIGBUS. With durability="disk" ordinary writes are used, whose order the barriers define.
+    """
+
+    def __init__(self, fields: int, columns: Sequence[Dataset], extents: Sequence[Dataset], n: int, mapped: mmap.mmap,
+                 fd: int):
+        self.fields, self.columns, self.fd, self.allocated = fields, columns, fd, n
+        self.rows = [np.ndarray((c.rows, *c.shape[1:]), c.dtype, mapped, c.offset) for c in columns]
+        self.extents = [np.ndarray((1,), "<u8", mapped, c.extent_at) for c in extents]
+
+    def put(self, arrays: Sequence[np.ndarray], at: int, n: int) -> None:
+        """Rows at to at + n. Raises OSError where the disk is full; then nothing was written."""
+        if at + n > self.allocated:
+            stop = min(self.columns[0].rows, max(at + n, self.allocated + ALLOCATE_ROWS))
+            for c in self.columns:
+                begin = c.offset + min(self.allocated, at) * c.stride                   # type: ignore[operator]
+                end = min(c.offset + stop * c.stride, c.offset + c.rows * c.stride)     # type: ignore[operator]
+                os.posix_fallocate(self.fd, begin, end - begin)
+            self.allocated = stop
+        for rows, data in zip(self.rows, arrays, strict=True):
+            rows[at:at + n] = data
+        for extent in self.extents:
+            extent[0] = at + n
+
+
 class Segment:
     """One file that is being written, held by a shared lock so that no other program opens it to write."""
 
@@ -165,6 +196,13 @@ class Segment:
         self.clocks = {clock: self._columns(clock) for clock in layout.schema.clocks}
         self.counts = {clock: self.extent(columns[0]) for clock, columns in self.clocks.items()}
         self.marked = False
+        self.small = {} if durable else {clock: self._small(clock) for clock in self.clocks}
+
+    def _small(self, clock: str) -> Small:
+        fields = len(self.layout.schema.clocks[clock])
+        columns = self.clocks[clock]
+        mapped = mmap.mmap(self.fd, 0)
+        return Small(fields, columns[fields:], columns[1:], self.counts[clock], mapped, self.fd)
 
     def _columns(self, clock: str) -> list[Dataset]:
         schema = self.layout.schema
@@ -185,21 +223,26 @@ class Segment:
 
     def write(self, clock: str, arrays: Sequence[Any], n: int) -> None:
         """Write n rows of every column after the committed ones, and commit them. Raises StoreError."""
-        self.mark_open()
+        if not self.marked:
+            self.mark_open()
         columns, at = self.clocks[clock], self.counts[clock]
         fd = self.fd
+        small = self.small.get(clock)
+        large = len(columns) if small is None else small.fields
         try:
-            for column, data in zip(columns, arrays, strict=True):
-                assert column.offset is not None
-                row = len(memoryview(data)) if isinstance(data, bytes) else data.nbytes
-                if column.stride * n == row:
-                    write_all(fd, data, column.offset + at * column.stride)
+            for column, data in zip(columns[:large], arrays, strict=False):
+                where = column.offset + at * column.stride      # type: ignore[operator]
+                if column.stride * n == data.nbytes:
+                    write_all(fd, data, where)
                 else:       # tiles that do not divide the item leave a gap behind every snapshot
                     for k in range(n):
-                        write_all(fd, data[k], column.offset + (at + k) * column.stride)
+                        write_all(fd, data[k] if n > 1 else data, where + k * column.stride)
             extent = _pack(at + n)
-            for column in columns[1:]:
-                os.pwrite(fd, extent, column.extent_at)     # type: ignore[arg-type]
+            if small is not None:
+                small.put(arrays[large:], at, n)
+            else:
+                for column in columns[1:]:
+                    os.pwrite(fd, extent, column.extent_at)     # type: ignore[arg-type]
             if self.durable:
                 sync(fd)
             os.pwrite(fd, extent, columns[0].extent_at)     # type: ignore[arg-type]  # the commit
@@ -254,11 +297,11 @@ def checksums(arrays: Sequence[np.ndarray], meta: np.ndarray, n: int) -> np.ndar
 
 
 def next_capacity(schema: Schema, wanted: Mapping[str, int], asked: int | None, index: int) -> dict[str, int]:
-    """Rows of the next segment, clock by clock: as asked for, else doubling from 16 MiB to 4 GiB."""
+    """Rows of the next segment, clock by clock: as asked for, else doubling from 4 GiB to 64 GiB."""
     capacity = {}
     for clock, names in schema.clocks.items():
         row = sum(schema.fields[name].nbytes for name in names) + 8 * (4 + len(names))
         most = min(LARGEST_BYTES, FIRST_BYTES << min(index, 40)) // row
-        rows = asked or max(1, min(most, 1 << 22))
+        rows = asked or max(1, min(most, 1 << 24))
         capacity[clock] = max(rows, wanted.get(clock, 0), 1)
     return capacity

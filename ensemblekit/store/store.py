@@ -236,6 +236,8 @@ class Store:
         self._whole = False
         self._closed = False
         self._tables: dict[str, Table] = {}
+        self._seen: dict[str, tuple[int, int]] = {}
+        self._clocks: dict[str, list[str]] = {}
 
     # -- opening and closing ---------------------------------------------------------------------------------------
 
@@ -345,10 +347,10 @@ class Store:
     @property
     def clocks(self) -> dict[str, list[str]]:
         """Clock -> its fields."""
-        clocks: dict[str, list[str]] = {}
-        for name, field in self.fields.items():
-            clocks.setdefault(field.clock, []).append(name)
-        return clocks
+        if not self._clocks:
+            for name, field in self.fields.items():
+                self._clocks.setdefault(field.clock, []).append(name)
+        return self._clocks
 
     @property
     def run(self) -> str:
@@ -445,14 +447,11 @@ class Store:
         if self._closed and self._schema is not None and not self._layouts:
             raise ClosedError(f"{self.path} is closed")
         if self._segment is not None:       # the writer itself always sees what it committed
-            cached = self._tables.get(clock)
-            before = sum(part.n for part in cached.parts[:-1]) if cached else 0
-            if cached is None or cached.n - before != self._segment.counts[clock] or \
-                    cached.parts[-1].path != self._segment.layout.path:
-                counts = {c: [self._rows(k, c) for k in range(len(self._layouts))] for c in self.clocks}
-                for c in counts:
-                    counts[c][-1] = self._segment.counts[c]
-                self._tables = {c: self._make_table(c, counts[c]) for c in self.clocks}
+            now = (len(self._layouts), self._segment.counts[clock])
+            if self._seen.get(clock) != now:
+                counts = [self._rows(k, clock) for k in range(len(self._layouts) - 1)]
+                self._tables[clock] = self._make_table(clock, [*counts, now[1]])
+                self._seen[clock] = now
         return self._tables[clock]
 
     def _rows(self, k: int, clock: str) -> int:
@@ -664,12 +663,14 @@ class Store:
         index = len(self._layouts)
         starts = {clock: self._table(clock).n if self._layouts else 0 for clock in self.clocks}
         capacity = next_capacity(self._schema, wanted, self.capacity, index)
-        if self._whole and index:
-            return
-        schema = self._schema.at(index, starts, {c: 1 for c in capacity} if self._whole else capacity)
-        layout = new_segment(segment_path(self.path, index), schema, self.durability == "disk")
-        if not patchable(layout):
-            self._whole = True
+        durable, path = self.durability == "disk", segment_path(self.path, index)
+        if not self._whole:
+            layout = new_segment(path, self._schema.at(index, starts, capacity), durable)
+            self._whole = not patchable(layout)
+        if self._whole:         # a file without rows says what the store is; rows come in files written whole
+            empty = {clock: {c.path: np.empty((0, *c.shape), c.dtype) for c in self._schema.columns(clock, 1)}
+                     for clock in self.clocks}
+            layout = new_segment(path, self._schema.at(index, starts, dict.fromkeys(self.clocks, 0)), durable, rows=empty)
         if self._segment is not None:
             self._segment.close()
             self._segment = None
@@ -721,7 +722,7 @@ class Store:
         layout = self._layouts.pop()
         os.unlink(layout.path)
         self._last.clear()
-        self._tables = {}
+        self._seen.clear()
         self._segment = Segment(self._layouts[-1], self.durability == "disk")
 
     def seal(self, path: str | os.PathLike[str] | None = None, compression: Any = None) -> Store:
