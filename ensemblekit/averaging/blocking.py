@@ -42,7 +42,7 @@ class BlockResult:
 
     @property
     def stderr(self) -> Array:
-        """Standard error of the mean at each level, (levels, *item): rises to a plateau where blocks are independent."""
+        """Standard error of the mean at each level, (levels, *item): flat where blocks are independent."""
         scale = self.lengths / self.n
         return np.sqrt(self.variances * _along(scale, self.variances))
 
@@ -50,6 +50,21 @@ class BlockResult:
     def stderr_error(self) -> Array:
         """Standard error of `stderr`, (levels, *item): stderr / sqrt(2 (count - 1))."""
         return self.stderr / np.sqrt(2.0 * _along(self.counts - 1, self.variances))
+
+    @property
+    def inefficiency(self) -> Array:
+        """What each level shows of g, (levels, *item): B times the variance of its blocks over that of snapshots."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return self.variances * _along(self.lengths, self.variances) / self.variances[:1]
+
+    @property
+    def neighbours(self) -> Array:
+        """Correlation of neighbouring blocks at each level but the last, (levels - 1, *item): log-binned C(t).
+
+        2 v(2B) / v(B) - 1, so that lags up to the length of the run are seen of a series that was never kept.
+        """
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return 2.0 * self.variances[1:] / self.variances[:-1] - 1.0
 
     def chosen(self) -> BlockError:
         """The error at the level each element needs, (*item,).
@@ -73,7 +88,7 @@ class BlockResult:
                 g = np.maximum(np.where(first > 0, b * v / first, 1.0), 1.0)
                 missed = np.minimum((1 + 1 / m) * (g - 1 / g) / (2 * b), 0.5)
                 error = np.where(settled, error, b * v / (1 - missed) / self.n)
-                dof = np.where(settled, dof, (m - 1) * (1 - missed) ** 2)
+                dof = np.where(settled, dof, np.maximum((m - 1) * (1 - missed) ** 2, 2.0))
                 level = np.where(settled, level, k)
                 settled = settled | (float(b) ** 3 > 2 * self.n * g**2)
             g = np.where(first > 0, error * self.n / first, 1.0)
@@ -182,7 +197,8 @@ class BlockSums:
                 m2 = np.maximum(m2 - 2 * offset * s.cross[k] + offset**2 * s.w2[k], 0.0) / s.w_mean**2
             rows.append(m2 / (counts[k] - 1))
         shape = (len(kept), *self.item)
-        return BlockResult(mean=mean.reshape(self.item), n=s.stop - s.start, lengths=2 ** np.array(kept, dtype=np.int64),
+        return BlockResult(mean=mean.reshape(self.item), n=s.stop - s.start,
+                           lengths=2 ** np.array(kept, dtype=np.int64),
                            counts=np.array([counts[k] for k in kept], dtype=np.int64),
                            variances=np.array(rows).reshape(shape))
 
