@@ -55,7 +55,7 @@ class BinShares:
         values = block.only if self.map is None else self.map(block)
         values = values.detach().cpu().double().numpy() if is_torch(values) else np.asarray(values)
         if values.dtype.kind == "c":
-            raise InputError("a histogram needs an order, and complex numbers have none; map to abs, real or imag first")
+            raise InputError("a histogram needs an order, which complex numbers lack; map to abs, real or imag first")
         rows = values.reshape(len(values), -1)
         if np.isnan(rows).any():
             raise InputError(f"snapshot {block.start + int(np.argmax(np.isnan(rows).any(axis=1)))} holds NaN, which is "
