@@ -39,8 +39,13 @@ def histogram_estimate(source: Any, edges: Any, *, map: Map | None = None, densi
     fields = as_source(source).fields
     unit = next(iter(fields.values())).unit if map is None and len(fields) == 1 else ""
     scale = 1 / np.diff(edges) if density else np.ones(len(edges) - 1)
-    return average(source, map=BinShares(edges, scale, map), unit=f"1/({unit})" if density and unit else "",
+    return average(source, map=BinShares(edges, scale, map), unit=_inverse(unit) if density else "",
                    coords={"value": ((edges[1:] + edges[:-1]) / 2, unit)}, **options)
+
+
+def _inverse(unit: str) -> str:
+    """"1/nm"; "1/(m s-1)"."""
+    return "" if not unit else f"1/({unit})" if " " in unit else f"1/{unit}"
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -13,7 +13,7 @@ from ensemblekit.averaging.correlation import statistical_inefficiency
 from ensemblekit.averaging.estimate import Estimate
 from ensemblekit.averaging.replicas import read_runs, time_average
 from ensemblekit.errors import InputError
-from ensemblekit.plot.style import BLUE, COLOURS, GREEN, GREY, INK, PALE, RED, label, legend, new_axes
+from ensemblekit.plot.style import BLUE, COLOURS, GREEN, GREY, INK, PALE, RED, TRACE, label, legend, new_axes
 
 MOST_POINTS = 1500
 """Columns a trace is drawn with; more than a page 100 mm wide can show."""
@@ -44,9 +44,9 @@ def running_mean(answer: Estimate, *, name: str = "value", ax: Any = None) -> An
     ax = new_axes(ax)
     start = answer.n_discarded
     kept = series[start:]
-    _trace(ax, times, series, PALE, zorder=1)
+    _trace(ax, times, series, TRACE, zorder=1)
     if start:
-        ax.axvspan(times[0], times[start], color=GREY, alpha=0.18, lw=0, zorder=0, label=f"discarded ({start})")
+        ax.axvspan(times[0], times[start], color=GREY, alpha=0.14, lw=0, zorder=0, label=f"discarded ({start})")
     counts = np.arange(1, len(kept) + 1)
     shift = kept.mean()
     mean = np.cumsum(kept - shift) / counts + shift
@@ -87,8 +87,8 @@ def autocorrelation(answer: Estimate | Any, *, dt: float = 1.0, unit: str = "", 
     lags = np.arange(len(c)) * dt
     inside = lags <= time.window * dt
     ax.fill_between(lags[inside], c[inside], color=BLUE, alpha=0.2, lw=0)
-    # Bartlett: beyond the window the estimates scatter by √(g/n) around zero
-    noise = 2 * np.sqrt(time.g / time.n)
+    # Bartlett's formula: where the truth is zero the estimates scatter around it with variance Σ C² / n
+    noise = 2 * np.sqrt((1 + 2 * float((c[1:][inside[1:]] ** 2).sum())) / time.n)
     ax.axhspan(-noise, noise, color=GREY, alpha=0.15, lw=0)
     ax.axhline(0, color=INK, lw=0.6)
     if most <= 60:
@@ -160,7 +160,7 @@ def replicas(runs: Any, *, map: Any = None, field: str | None = None, name: str 
     pooled = np.concatenate([run.values for run in read])
     for k, run in enumerate(read):
         colour = COLOURS[k % len(COLOURS)]
-        _trace(ax, run.times, run.values, colour, alpha=0.35 if len(read) < 4 else 0.25)
+        _trace(ax, run.times, run.values, colour, alpha=0.55 if len(read) < 4 else 0.42)
         average = time_average(run.values, run.weights)
         half = average.stderr * float(stdtrit(max(average.n_eff - 1, 1), 0.975))
         place = end + span * (0.05 + 0.03 * (k % 6))
@@ -203,8 +203,8 @@ def _kept(answer: Estimate) -> np.ndarray:
 
 def _series(answer: Estimate) -> tuple[np.ndarray, np.ndarray, str]:
     if answer.series is None:
-        raise InputError("this estimate holds no series (arrays and pooled runs do not); draw the average of one scalar "
-                         "of one run")
+        raise InputError("this estimate holds no series (arrays and pooled runs do not); draw the average of one "
+                         "scalar of one run")
     if answer.times is None:
         return answer.series, np.arange(len(answer.series), dtype=np.float64), "snapshot"
     return answer.series, answer.times, label("time", answer.time_unit)

@@ -11,9 +11,9 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#B8A800")
 COLOURS = (BLUE, RED, GREEN, ORANGE, PURPLE, SKY, YELLOW)
 """Okabe & Ito's palette, its yellow darkened to be seen on white."""
-INK, GREY, PALE = "#222222", "#8A8A8A", "#D9D9D9"
+INK, GREY, TRACE, PALE = "#222222", "#8A8A8A", "#BDBDBD", "#D9D9D9"
 
-LOOK = {
+LOOK: dict[Any, Any] = {
     "font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8, "legend.fontsize": 7, "xtick.labelsize": 7,
     "ytick.labelsize": 7, "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6,
     "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
