@@ -25,6 +25,14 @@ from ensemblekit.averaging.diversity import diverse_subset as diverse_subset
 from ensemblekit.averaging.diversity import pairwise as pairwise
 from ensemblekit.averaging.equilibration import detect_equilibration as detect_equilibration
 from ensemblekit.averaging.estimate import Estimate as Estimate
+from ensemblekit.averaging.covariance import Covariance as Covariance
+from ensemblekit.averaging.exponential import Exponential as Exponential
+from ensemblekit.averaging.extremes import Extremes as Extremes
+from ensemblekit.averaging.gram import Gram as Gram
+from ensemblekit.averaging.histogram import Histogram as Histogram
+from ensemblekit.averaging.series import Series as Series
+from ensemblekit.averaging.window import Window as Window
+from ensemblekit.engine_dask import Dask as Dask
 from ensemblekit.averaging.moments import Moments as Moments
 from ensemblekit.averaging.populations import LineageTree as LineageTree
 from ensemblekit.averaging.populations import division_weights as division_weights
@@ -97,3 +105,14 @@ def open(path: _Any, mode: _Any = "r", *, as_: _Any = None, check: bool = False,
     from ensemblekit.store.opening import open_store
 
     return open_store(path, mode, as_=as_, check=check, **options)
+
+
+def verify(path: _Any, *, timeout: float = 60.0) -> _Any:
+    """Compare a store with its checksums, with libhdf5 in a child process, as damage can crash or hang it.
+
+    Returns a report: ``.ok``, ``.damaged`` (snapshots), ``.by_field``, ``.problems`` in words. A file that hangs for
+    `timeout` seconds, and a second more for every 30 MB of it, is damaged.
+    """
+    from ensemblekit.store.verify import verify
+
+    return verify(path, timeout=timeout)

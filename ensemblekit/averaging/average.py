@@ -16,7 +16,7 @@ from ensemblekit.averaging.moments import Moments
 from ensemblekit.averaging.reducer import TIME
 from ensemblekit.averaging.run import Map, Progress, merged, partials
 from ensemblekit.averaging.series import Series
-from ensemblekit.averaging.spectral import cosine_error
+from ensemblekit.averaging.spectral import cosine_error, skew_allowance
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.source import Array, ArraySource, Block, ReplicaSet, SnapshotSource, as_source, check_times, is_torch
@@ -263,7 +263,8 @@ def scalar_estimate(values: np.ndarray, weights: np.ndarray | None, times: np.nd
     g = stderr**2 * len(y) / spread
     n_eff = variance / stderr**2 if stderr > 0 else math.nan
     doubts, converged = _doubts(n_eff, estimators)
-    return Estimate(mean=mean, stderr=stderr, interval=student_interval(mean, stderr, dof, confidence),
+    return Estimate(mean=mean, stderr=stderr,
+                    interval=student_interval(mean, stderr * skew_allowance(z, g, confidence), dof, confidence),
                     confidence=confidence, n=len(y), n_eff=n_eff, statistical_inefficiency=g,
                     correlation_time=g / 2 * dt, dof=dof, converged=converged, verdict=doubts, estimators=estimators,
                     **series)
@@ -285,7 +286,7 @@ def _errors(z: np.ndarray) -> tuple[dict[str, float], float]:
     gamma, (sums, sokal, chodera) = closed(z, find)
     _, monotone, convex = sums
     floor = gamma[0] / n
-    cosine = cosine_error(z, max(monotone, floor) / gamma[0])
+    cosine = cosine_error(z, max(monotone / gamma[0], chodera[0]))
     block: BlockError = blocking(z).chosen()
     return {"cosine": math.sqrt(cosine.variance), "blocking": float(block.stderr),
             "geyer": math.sqrt(max(convex, floor) / n), "sokal": math.sqrt(max(sokal[0], 1 / n) * gamma[0] / n),

@@ -56,7 +56,8 @@ class BlockResult:
 
         The block is the shortest with B³ > 2 n g² (Wolff, Comput. Phys. Commun. 156, 143, 2004; Lee et al., Phys. Rev.
         E 83, 066706, 2011), g being the inefficiency this level shows, with at least four blocks. What blocks of that
-        length still miss, were the correlation exponential, is added: a share (1 + 1/m) (g - 1/g) / (2 B).
+        length still miss, were the correlation exponential, is added: a share (1 + 1/m) (g - 1/g) / (2 B), whose own
+        noise takes its part of the degrees of freedom.
         """
         if not len(self.counts) or self.counts[0] < FEWEST:
             raise StatisticsError(f"blocking needs at least {FEWEST} snapshots; got {self.n}")
@@ -72,7 +73,7 @@ class BlockResult:
                 g = np.maximum(np.where(first > 0, b * v / first, 1.0), 1.0)
                 missed = np.minimum((1 + 1 / m) * (g - 1 / g) / (2 * b), 0.5)
                 error = np.where(settled, error, b * v / (1 - missed) / self.n)
-                dof = np.where(settled, dof, m - 1)
+                dof = np.where(settled, dof, (m - 1) * (1 - missed) ** 2)
                 level = np.where(settled, level, k)
                 settled = settled | (float(b) ** 3 > 2 * self.n * g**2)
             g = np.where(first > 0, error * self.n / first, 1.0)
@@ -84,7 +85,7 @@ class BlockError(NamedTuple):
 
     stderr: np.ndarray
     dof: np.ndarray
-    """Blocks - 1, for Student's t."""
+    """For Student's t: blocks - 1, less where much had to be added."""
     g: np.ndarray
     """Statistical inefficiency."""
     level: np.ndarray

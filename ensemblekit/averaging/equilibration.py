@@ -15,7 +15,7 @@ from ensemblekit.averaging.correlation import _rounding, _series, chodera_window
 from ensemblekit.errors import InputError, StatisticsError
 
 STARTS = 512            # candidates tried where no step is given
-MARGIN = 5.0
+MARGIN = 10.0
 """Truncate where n_eff rises by a factor of 1 + MARGIN / sqrt(n_eff after it): see docs/statistics.md."""
 
 

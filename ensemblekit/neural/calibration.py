@@ -44,11 +44,18 @@ def reliability(preds: Any, target: Any, n_bins: int = 15, edges: Edges = "right
     bounds = np.linspace(0, 1, n_bins + 1)
     first = p.max(1)
     right = p.argmax(1) == labels
-    where = np.clip(np.searchsorted(bounds, first, side="left" if edges == "right" else "right") - 1, 0, n_bins - 1)
+    where = bin_of(first, n_bins, edges)
     counts = np.bincount(where, minlength=n_bins)
     with np.errstate(invalid="ignore"):
         return Reliability(bounds, counts, np.bincount(where, first, n_bins) / counts,
                            np.bincount(where, right, n_bins) / counts)
+
+
+def bin_of(confidence: np.ndarray, n_bins: int, edges: Edges = "right") -> np.ndarray:
+    """The bin each confidence falls into."""
+    bounds = np.linspace(0, 1, n_bins + 1)
+    side: Literal["left", "right"] = "left" if edges == "right" else "right"
+    return np.clip(np.searchsorted(bounds, confidence, side=side) - 1, 0, n_bins - 1)
 
 
 def calibration_error(preds: Any, target: Any, n_bins: int = 15, norm: Literal["l1", "l2", "max"] = "l1",

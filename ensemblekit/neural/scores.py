@@ -10,7 +10,7 @@ import numpy as np
 from ensemblekit.averaging.moments import Moments
 from ensemblekit.averaging.run import reduce
 from ensemblekit.errors import InputError
-from ensemblekit.neural.calibration import calibration_error, checked
+from ensemblekit.neural.calibration import bin_of, calibration_error, checked
 from ensemblekit.neural.ensemble import Prediction
 
 RESAMPLES = 400
@@ -37,8 +37,7 @@ def scores(prediction: Prediction, *, n_bins: int = 15, seed: int = 0) -> dict[s
     """Accuracy, NLL (nats an item), Brier score and ECE with 95 % intervals; of ECE by resampling items."""
     p, labels = _of(prediction)
     found = {name: _mean(score(p, labels)) for name, score in SCORES.items()}
-    resampled = [calibration_error(p[rows], labels[rows], n_bins) for rows in _resamples(len(p), seed)]
-    found["ece"] = _spread(calibration_error(p, labels, n_bins), resampled, len(p))
+    found["ece"] = _spread(calibration_error(p, labels, n_bins), _resampled(p, labels, n_bins, seed), len(p))
     return found
 
 
@@ -53,8 +52,7 @@ def compare(a: Prediction, b: Prediction, *, n_bins: int = 15, seed: int = 0) ->
         raise InputError(f"two predictions of the same items in the same order; got {p.shape} and {q.shape}"
                          + ("" if p.shape != q.shape else " with other labels"))
     found = {name: _mean(score(p, labels) - score(q, labels)) for name, score in SCORES.items()}
-    resampled = [calibration_error(p[rows], labels[rows], n_bins) - calibration_error(q[rows], labels[rows], n_bins)
-                 for rows in _resamples(len(p), seed)]
+    resampled = _resampled(p, labels, n_bins, seed) - _resampled(q, labels, n_bins, seed)
     difference = calibration_error(p, labels, n_bins) - calibration_error(q, labels, n_bins)
     found["ece"] = _spread(difference, resampled, len(p))
     return found
@@ -94,11 +92,17 @@ def _mean(items: np.ndarray) -> Comparison:
     return Comparison(value, stderr, value - half, value + half, n)
 
 
-def _resamples(n: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, n, (RESAMPLES, n))
+def _resampled(p: np.ndarray, labels: np.ndarray, n_bins: int, seed: int) -> np.ndarray:
+    """(RESAMPLES,): ECE of items drawn with replacement, the same items for every model that has the seed."""
+    n = len(p)
+    gaps = np.zeros((n, n_bins))        # an item's part in |accuracy - confidence| of its bin, times n
+    first = p.max(1)
+    gaps[np.arange(n), bin_of(first, n_bins)] = (p.argmax(1) == labels) - first
+    times_drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), RESAMPLES)
+    return np.abs(times_drawn @ gaps).sum(1) / n
 
 
-def _spread(value: float, resampled: list[float], n: int) -> Comparison:
+def _spread(value: float, resampled: np.ndarray, n: int) -> Comparison:
     """An interval about the value from the resamples' spread (their mean is biased for ECE, the spread is not)."""
     stderr = float(np.std(resampled, ddof=1))
     return Comparison(value, stderr, value - 1.96 * stderr, value + 1.96 * stderr, n)

@@ -17,6 +17,7 @@ OPPOSITE = np.array([0, 2, 1, 4, 3, 6, 5, 8, 7])
 
 REST, STRAIGHT, DIAGONAL = np.float32(4 / 9), np.float32(1 / 9), np.float32(1 / 36)
 ECHO = np.float32((1 - 3**-0.5) / (1 + 3**-0.5))
+TWICE_STRAIGHT, TWICE_DIAGONAL = np.float32(2 / 9), np.float32(1 / 18)
 THIRD, TWELFTH = np.float32(1 / 3), np.float32(1 / 12)
 HALF, ONE, ONE_HALF, FOUR_HALF = np.float32(0.5), np.float32(1), np.float32(1.5), np.float32(4.5)
 
@@ -26,7 +27,7 @@ def wake_steps(f, spare, steps, even_rate, odd_rate, inflow, links, mix, forces)
     """Advance the flow past a body by an even number of steps.
 
     f, spare: (9, ny, nx) float32, populations after collision; the result is in f. The outermost ring of cells is
-    given by the boundaries: the undisturbed flow `inflow` (9,) at the left, below and above, zero gradient at the
+    given by the boundaries: the undisturbed flow `inflow` (9,) at the left, below and above, a fixed pressure at the
     right. even_rate, odd_rate: (nx,) relaxation rates of the columns. links, mix: the body, see `bounce`.
     forces: (steps, 2) float64, filled with drag and lift after every step, in lattice units.
     """
@@ -35,6 +36,16 @@ def wake_steps(f, spare, steps, even_rate, odd_rate, inflow, links, mix, forces)
         far_field(source, inflow)
         bounce(source, links, mix, forces[step])
         collide(source, target, even_rate, odd_rate)
+
+
+@kernel
+def moments(f, y, x):
+    """Density minus one and momentum of a cell."""
+    rho = f[0, y, x]
+    for i in range(1, 9):
+        rho += f[i, y, x]
+    return (rho, f[1, y, x] - f[2, y, x] + f[5, y, x] - f[6, y, x] + f[7, y, x] - f[8, y, x],
+            f[3, y, x] - f[4, y, x] + f[5, y, x] - f[6, y, x] - f[7, y, x] + f[8, y, x])
 
 
 @kernel
@@ -49,10 +60,17 @@ def far_field(f, inflow):
         back = OPPOSITE[i]
         for y in range(ny):
             f[i, y, 0] = inflow[i] - ECHO * (f[back, y, 1] - inflow[back])
-            f[i, y, nx - 1] = f[i, y, nx - 2]
         for x in range(nx):
             f[i, 0, x] = inflow[i] - ECHO * (f[back, 1, x] - inflow[back])
             f[i, ny - 1, x] = inflow[i] - ECHO * (f[back, ny - 2, x] - inflow[back])
+    x = nx - 2
+    for y in range(1, ny - 1):      # anti-bounce-back: what leaves comes back with the sign of a fixed pressure
+        rho, jx, jy = moments(f, y, x)
+        ux, uy = jx / (ONE + rho), jy / (ONE + rho)
+        square = ONE_HALF * (ux * ux + uy * uy)
+        f[2, y, x + 1] = -f[1, y, x] + TWICE_STRAIGHT * (FOUR_HALF * ux * ux - square)
+        f[6, y + 1, x + 1] = -f[5, y, x] + TWICE_DIAGONAL * (FOUR_HALF * (ux + uy) ** 2 - square)
+        f[8, y - 1, x + 1] = -f[7, y, x] + TWICE_DIAGONAL * (FOUR_HALF * (ux - uy) ** 2 - square)
 
 
 @kernel
@@ -116,10 +134,5 @@ def velocity(f, rows, columns, stride, out):
     """The velocity at every `stride`-th cell of a window into out (ny, nx, 2), in lattice units."""
     for j in range(out.shape[0]):
         for k in range(out.shape[1]):
-            y, x = rows + j * stride, columns + k * stride
-            rho = ONE
-            for i in range(9):
-                rho += f[i, y, x]
-            jx = f[1, y, x] - f[2, y, x] + f[5, y, x] - f[6, y, x] + f[7, y, x] - f[8, y, x]
-            jy = f[3, y, x] - f[4, y, x] + f[5, y, x] - f[6, y, x] - f[7, y, x] + f[8, y, x]
-            out[j, k, 0], out[j, k, 1] = jx / rho, jy / rho
+            rho, jx, jy = moments(f, rows + j * stride, columns + k * stride)
+            out[j, k, 0], out[j, k, 1] = jx / (ONE + rho), jy / (ONE + rho)

@@ -1,0 +1,105 @@
+"""Running average that forgets: each snapshot counts `decay` times the next. Merges in order, exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from ensemblekit.averaging.arrays import join, plain, same_item, weighted_sum, wide
+from ensemblekit.averaging.reducer import BOTH
+from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.source import Array
+
+
+class Exponential:
+    """Exponential moving average; the weight of a snapshot falls by `decay` with every one that follows.
+
+    Arguments:
+        decay: between 0 and 1; or give `half_life` in snapshots, after which the weight is one half.
+        start: "corrected" divides by the sum of the weights, so that early averages are unbiased (Adam's correction);
+            "first" begins at the first snapshot, ``average = decay * average + (1 - decay) * x``, as torch's
+            ``get_ema_multi_avg_fn`` does. Statistical weights of snapshots multiply; they need "corrected".
+    """
+
+    cuts = BOTH
+
+    def __init__(self, decay: float | None = None, *, half_life: float | None = None,
+                 start: Literal["corrected", "first"] = "corrected"):
+        if (decay is None) == (half_life is None):
+            raise InputError("give one of decay= and half_life=")
+        if half_life is not None:
+            if not half_life > 0:
+                raise InputError(f"half_life is a number of snapshots above 0; got {half_life!r}")
+            decay = 0.5 ** (1.0 / half_life)
+        if decay is None or not 0.0 < decay < 1.0:
+            raise InputError(f"decay lies between 0 and 1; got {decay!r}")
+        if start not in ("corrected", "first"):
+            raise InputError(f'start is "corrected" or "first"; got {start!r}')
+        self.decay, self.begin = float(decay), start
+        self.n = 0
+        self.item: tuple[int, ...] = ()
+        self.first: Array = None
+        self.total: Array = None        # sum of decay**(snapshots after it) * w * x
+        self.weight = 0.0               # the same sum of w
+
+    def empty(self) -> Self:
+        return type(self)(self.decay, start=self.begin)
+
+    def update(self, values: Array, start: int, weights: Array | None = None) -> None:
+        n = len(values)
+        if n == 0:
+            return
+        if weights is not None and self.begin == "first":
+            raise InputError('start="first" has no place for statistical weights; use start="corrected"')
+        if self.first is None:
+            self.first, self.item = plain(wide(values[:1])[0]), tuple(values.shape[1:])
+            self.total = self.first * 0.0
+        same_item(self.item, values, "Exponential")
+        c = self.decay ** np.arange(n - 1, -1, -1, dtype=np.float64)
+        if weights is not None:
+            c = c * np.asarray(weights, dtype=np.float64)
+        self._absorb(n, weighted_sum(c, values), float(c.sum()))
+
+    def merge(self, later: Self) -> None:
+        if later.n:
+            if self.first is None:
+                self.first, self.item, self.total = plain(later.first), later.item, later.first * 0.0
+            self._absorb(later.n, later.total, later.weight)
+
+    def _absorb(self, n: int, total: Array, weight: float) -> None:
+        fade = self.decay**n
+        self.total = self.total * fade + total
+        self.weight = self.weight * fade + weight
+        self.n += n
+
+    def beside(self, right: Self) -> None:
+        if right.n:
+            self.first, self.total = join(self.first, right.first), join(self.total, right.total)
+            self.item = (self.item[0] + right.item[0],)
+
+    def shaped(self, item: tuple[int, ...]) -> None:
+        self.item = tuple(item)
+        if self.n:
+            self.first, self.total = self.first.reshape(item), self.total.reshape(item)
+
+    def result(self) -> Array:
+        """The average after the last snapshot, float64, shape (*item,). Raises StatisticsError where there is none."""
+        if self.n == 0 or self.weight == 0.0:
+            raise StatisticsError("no snapshots with a weight above 0")
+        if self.begin == "first":
+            return self.first * self.decay**self.n + self.total * (1.0 - self.decay)
+        return self.total / self.weight
+
+    def state(self) -> dict[str, Array]:
+        state = {"n": np.array(self.n), "weight": np.array(self.weight), "item": np.array(self.item, dtype=np.int64)}
+        return state if self.first is None else {**state, "first": plain(self.first), "total": plain(self.total)}
+
+    def restored(self, state: Mapping[str, Any]) -> Self:
+        new = self.empty()
+        new.n, new.weight = int(state["n"]), float(state["weight"])
+        new.item = tuple(int(k) for k in state["item"])
+        if "first" in state:
+            new.first, new.total = plain(state["first"]), plain(state["total"])
+        return new

@@ -1,0 +1,66 @@
+"""The page that shows the tour: one file with everything in it."""
+
+from __future__ import annotations
+
+import base64
+import platform
+from collections.abc import Sequence
+from html import escape
+from importlib.resources import files
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from string import Template
+
+from ensemblekit import __version__
+from ensemblekit.engine import cores
+from ensemblekit.tour.act import Act, Figure, Number
+
+FIELDS = {"md": "molecular dynamics", "rom": "fluid flow", "neural": "neural networks"}
+
+
+def write(path: Path, acts: Sequence[Act], seconds: float, quick: bool) -> Path:
+    """Fill the template and write it; returns the path."""
+    template = Template((files("ensemblekit.tour") / "page.html").read_text("utf-8"))
+    path.write_text(template.substitute(
+        version=__version__, seconds=f"{seconds:.0f}", machine=escape(_machine()),
+        quick='<p class="quick">A quick run: a coarser flow and a shorter training than the full tour.</p>' if quick else "",
+        contents="".join(f'<li><a href="#{act.key}"><b>{escape(act.title)}</b><span>{FIELDS[act.key]}</span></a></li>'
+                         for act in acts),
+        acts="".join(_section(number, act) for number, act in enumerate(acts, 1))), "utf-8")
+    return path
+
+
+def _machine() -> str:
+    versions = []
+    for package in ("numpy", "h5py", "numba", "torch", "MDAnalysis"):
+        try:
+            versions.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, {cores()} cores; {', '.join(versions)}"
+
+
+def _section(number: int, act: Act) -> str:
+    return f"""
+<section class="act {act.key}" id="{act.key}">
+  <header><p class="kicker"><span>{number}</span>{FIELDS[act.key]}</p>
+  <h2>{escape(act.title)}</h2><p class="question">{escape(act.question)}</p></header>
+  <div class="story">
+    <div><h3>What came in</h3><p>{escape(act.came_in)}</p><h3>What was done</h3><p>{escape(act.done)}</p></div>
+    <figure class="code"><figcaption>the code</figcaption><pre><code>{escape(act.code)}</code></pre></figure>
+  </div>
+  <dl class="numbers">{"".join(map(_number, act.numbers))}</dl>
+  {"".join(map(_figure, act.figures))}
+  <p class="verdict"><b>Verdict</b>{escape(act.verdict)}</p>
+  <p class="small">Store: <code>{escape(act.store.name)}</code> · {act.seconds:.1f} s</p>
+</section>"""
+
+
+def _number(one: Number) -> str:
+    return f"<div><dt>{escape(one.label)}</dt><dd>{escape(one.value)}</dd><dd class='note'>{escape(one.note)}</dd></div>"
+
+
+def _figure(one: Figure) -> str:
+    image = base64.b64encode(one.path.read_bytes()).decode("ascii")
+    return (f'<figure class="picture"><img alt="{escape(one.alt)}" src="data:image/png;base64,{image}">'
+            f"<figcaption>{escape(one.caption)}</figcaption></figure>")

@@ -1,0 +1,132 @@
+"""Same bits wherever the work is done; a failure names its snapshots and stops the rest."""
+
+import pickle
+import threading
+import time
+from concurrent import futures
+
+import numpy as np
+import pytest
+
+import ensemblekit as ek
+from ensemblekit.errors import InputError, ReductionError
+from ensemblekit.source import Field
+
+
+def radius(block):
+    x = block.fields["position"].astype(np.float64)
+    return np.sqrt(((x - x.mean(1, keepdims=True)) ** 2).sum((1, 2)))
+
+
+def fails_at_700(block):
+    if block.start <= 700 < block.start + len(block):
+        raise ValueError("the box is missing")
+    return block.fields["position"]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    path = tmp_path_factory.mktemp("engine") / "run.h5"
+    rng = np.random.default_rng(0)
+    with ek.create(path, {"position": Field((11, 3), "f4"), "energy": Field((), "f8")}, capacity=300) as s:
+        s.extend({"position": rng.normal(size=(1000, 11, 3)).astype("f4"), "energy": rng.normal(size=1000)},
+                 weights=rng.random(1000))
+    return ek.open(path)
+
+
+BRANCHES = {"position": ek.Moments(4), "energy": ek.Histogram(np.linspace(-3, 3, 31)),
+            "radius": (radius, ek.Moments(), ek.Series(), ek.BlockSums())}
+
+
+def bits(result):
+    moments, series, _ = result["radius"]
+    numbers = [result["position"].mean, result["position"].kurtosis, result["energy"].counts, moments.variance, series]
+    return b"".join(np.asarray(x).tobytes() for x in numbers)
+
+
+@pytest.fixture(scope="module")
+def truth(store):
+    return bits(ek.reduce(store, BRANCHES, engine=ek.Serial(), limit=1 << 14))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_threads_give_the_same_bits(store, truth, n):
+    assert bits(ek.reduce(store, BRANCHES, engine=ek.Threads(n), limit=1 << 14)) == truth
+
+
+def test_processes_and_foreign_pools_give_the_same_bits(store, truth):
+    assert bits(ek.reduce(store, BRANCHES, engine=ek.Processes(2), limit=1 << 14)) == truth
+    with futures.ThreadPoolExecutor(2) as pool:
+        assert bits(ek.reduce(store, BRANCHES, engine=ek.Executor(pool), limit=1 << 14)) == truth
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_dask_gives_the_same_bits_and_takes_lambdas(store, truth):
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster, \
+            distributed.Client(cluster) as client:
+        assert bits(ek.reduce(store, BRANCHES, engine=ek.Dask(client), limit=1 << 14)) == truth
+        got = ek.reduce(store, {"e": (lambda b: 2 * b.fields["energy"], ek.Series())}, engine=ek.Dask(client))
+        np.testing.assert_array_equal(got["e"], 2 * store["energy"][:])
+        with pytest.raises(ReductionError, match=r"snapshots \d+ to \d+ of run 0: ValueError: the box is missing"):
+            ek.reduce(store, {"x": (fails_at_700, ek.Moments())}, engine=ek.Dask(client))
+
+
+@pytest.mark.parametrize("engine", [ek.Serial(), ek.Threads(2), ek.Processes(2)])
+def test_a_failure_names_branch_run_and_snapshots(store, engine):
+    with pytest.raises(ReductionError, match=r"branch 'x', snapshots \d+ to \d+ of run 0: ValueError: the box") as caught:
+        ek.reduce(store, {"x": (fails_at_700, ek.Moments())}, engine=engine)
+    assert caught.value.start <= 700 < caught.value.stop
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (again.run, again.start) == (0, caught.value.start)
+
+
+def test_a_failure_cancels_what_has_not_begun():
+    seen = []
+
+    def work(shared, item):
+        seen.append(item)
+        if item == 3:
+            raise ValueError
+        time.sleep(0.002)
+        return item
+
+    with pytest.raises(ValueError):
+        list(ek.Threads(2).map(work, range(1000), None))
+    assert len(seen) < 20
+    assert not [t for t in threading.enumerate() if t.name.startswith("ensemblekit")]
+
+
+def test_order_is_kept_and_items_are_pulled_as_workers_free_up():
+    pulled = []
+
+    def items():
+        for k in range(100):
+            pulled.append(k)
+            yield k
+
+    values = ek.Threads(2).map(lambda shared, k: (time.sleep(0.001 * (k % 3)), k + shared)[1], items(), 10)
+    assert next(values) == 10
+    assert len(pulled) <= 6
+    assert list(values) == list(range(11, 110))
+
+
+def test_processes_refuse_a_lambda_by_name():
+    with pytest.raises(InputError, match=r"branch 'rg'.*<lambda>.*Threads\(\)"):
+        ek.reduce(np.zeros((10, 2)), {"rg": (lambda b: b.only, ek.Moments())}, engine=ek.Processes(2))
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.5])
+def test_worker_counts_are_checked(n):
+    with pytest.raises(InputError, match="above 0"):
+        ek.Threads(n)
+
+
+def test_progress_counts_every_snapshot_once():
+    told = []
+    ek.reduce(np.zeros((1000, 5)), ek.Moments(), progress=lambda done, total: told.append((done, total)))
+    assert told[-1] == (1000, 1000)
+    told.clear()
+    ek.reduce(np.zeros((600, 200000), "f4"), ek.Moments(), progress=lambda done, total: told.append(done))
+    assert told[-1] == 600
+    assert told == sorted(told)
