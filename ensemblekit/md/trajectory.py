@@ -63,7 +63,10 @@ class TrajectoryPiece:
         source = self.source
         rows = max(1, BATCH // source.fields["position"].nbytes)
         whole = len(source.atoms) == source.n_atoms
-        with mdanalysis() as mda, mda.coordinates.core.reader(source.path, n_atoms=source.n_atoms) as reader:
+        # no filter of warnings here: it belongs to the process, and pieces are read in threads
+        from MDAnalysis.coordinates.core import reader as open_reader
+
+        with open_reader(source.path, n_atoms=source.n_atoms) as reader:
             for at in range(0, len(source.frames), rows):
                 chosen = source.frames[at:at + rows]
                 positions = np.empty((len(chosen), len(source.atoms), 3), np.float32)

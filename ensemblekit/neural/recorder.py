@@ -36,7 +36,8 @@ class Recorder:
         fields = {name: ek.Field(vector.shape, vector.dtype, finite=True) for name, vector in to_vectors(model).items()}
         if "parameters" not in fields:
             raise InputError("the model has no parameters to record")
-        self.store = ek.create(path, fields, provenance={"manifest": Manifest.of(model).to_dict()})
+        self.store = ek.create(path, fields, capacity=scheduler.n_cycles,
+                               provenance={"manifest": Manifest.of(model).to_dict()})
 
     def step(self) -> bool:
         """Call after optimizer.step() and before scheduler.step(); whether a snapshot was taken."""

@@ -24,7 +24,7 @@ ens = neural.Ensemble.from_store("weights.h5", model)
 together, averaged = ens.predict(test), ens.averaged_model(train)
 neural.compare(together, single)"""
 
-CYCLES, BATCH, RATE, SEED = 5, 32, 0.2, 7
+CYCLES, BATCH, RATE, SEED = 5, 32, 0.05, 7
 COLOURS = {"one cosine run": MUTED, "last snapshot": ORANGE, "snapshot ensemble": BLUE, "weight average": TEAL}
 
 
@@ -58,8 +58,8 @@ def act(out: Path, quick: bool) -> Act:
     n = len(images)
     pictures = (
         Figure(_training(out / "digits-training.png", history), "Learning rate and loss over the training",
-               "The learning rate comes down five times; at the end of each cycle, where the loss is lowest, "
-               "the weights go into the store (dots)."),
+               "The learning rate comes down five times; at the end of each cycle, where the "
+               "network has settled, its weights go into the store (dots). Then the rate goes up again, to leave for another minimum."),
         Figure(_forest(out / "digits-compared.png", against), "Paired differences to one cosine run",
                "Difference to a single network trained for just as long, on the same digits, with 95 % intervals. "
                "Left of the line is better. A bar that crosses the line proves nothing."),
