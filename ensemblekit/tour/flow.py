@@ -72,24 +72,26 @@ def act(out: Path, quick: bool) -> Act:
     velocity = store["velocity"]
     basis = rom.pod(velocity, energy=0.9999)
     drag, lift = (np.asarray(store[name][:]) for name in ("drag", "lift"))
-    periods = shedding_periods(basis.times, lift)
+    times = np.asarray(basis.times)
+    periods = shedding_periods(times, lift)
     strouhal, spread = 1 / periods.mean(), np.ptp(1 / periods) / 2
     mean_drag = ek.average(store["drag"])
     pairs = [float(basis.energy_fraction[k:k + 2].sum()) for k in range(0, min(basis.rank, 6) - 1, 2)]
     few = basis.truncate(min(6, basis.rank))
     last = np.asarray(velocity[-1])
     pictures = (
-        Figure(_street(out / "wake-street.png", wake, last, basis.times, drag, lift),
+        Figure(_street(out / "wake-street.png", wake, last, times, drag, lift),
                "Vorticity of the wake and the forces on the cylinder",
                "Above: vorticity of the last snapshot, blue turning clockwise and red the other way. "
                "Below: lift and drag; drag swings twice as fast, once for each vortex."),
         Figure(_modes(out / "wake-modes.png", wake, basis), "The first six modes",
-               "Vorticity of the first six modes. They come in pairs of nearly equal energy, one shifted by a quarter of a "
-               "wavelength against the other: together they are a wave that travels. Each further pair has another harmonic."),
+               "Vorticity of the first six modes. They come in pairs of nearly equal energy, one shifted by a quarter "
+               "of a wavelength against the other: together they are a wave that travels. Each further pair has "
+               "another harmonic."),
         Figure(_spectrum(out / "wake-spectrum.png", basis),
                "Energies, error against rank, phase portrait",
-               "Left: share of the energy in each mode, falling pair by pair. Middle: error of the reconstruction against "
-               "the number of modes kept. Right: the first two coefficients run round a circle, once per vortex pair."),
+               "Left: share of the energy in each mode, falling pair by pair. Middle: error of the reconstruction "
+               "against the number of modes kept. Right: the first two coefficients run round a circle, once per vortex pair."),
         Figure(_reconstruction(out / "wake-reconstruction.png", wake, basis, last),
                "A snapshot, its reconstructions and their error",
                "The last snapshot again, rebuilt from two and from six numbers per instant, and what six leave out "
@@ -102,12 +104,13 @@ def act(out: Path, quick: bool) -> Act:
         Number("Strouhal number", f"{strouhal:.4f}",
                f"{len(periods)} periods, alike to ±{spread:.1g}; published for an unbounded flow: 0.164–0.166"),
         Number("mean drag coefficient", f"{float(mean_drag.mean):.3f}",
-               f"published: 1.32–1.36; sides {wake.size[2]:g} diameters apart and {wake.cells} cells a diameter raise both"),
+               f"published: 1.32–1.36; sides {wake.size[2]:g} diameters apart and {wake.cells} cells a diameter "
+               "raise both"),
         Number("energy in the first pairs", " · ".join(f"{100 * p:.1f} %" for p in pairs), "of all fluctuation energy"),
         Number(f"error with {few.rank} modes", f"{100 * few.relative_error:.2g} %",
                f"of the fluctuation; {100 * few.cumulative_energy[-1]:.2f} % of the energy"),
         Number("compression", f"{few.compression_ratio:.0f}×",
-               f"{n} snapshots of {cells:,} numbers as {few.rank} modes, their coefficients and the mean".replace(",", " ")),
+               f"{n} snapshots of {cells} numbers as {few.rank} modes, their coefficients and the mean"),
         Number("read while written", seen, _told(follower.seen, n)),
     )
     verdict = (f"{basis.rank} modes hold 99.99 % of the energy, an error of {100 * basis.relative_error:.1f} %; "
@@ -118,16 +121,17 @@ def act(out: Path, quick: bool) -> Act:
         "rom", "A street of vortices", "How few patterns does it take to describe the wake of a cylinder?",
         "Nothing: the flow past a cylinder at Reynolds number 100 was computed on the spot, "
         f"by a lattice Boltzmann solver compiled for this machine, in {solved:.0f} s.",
-        f"Every snapshot of velocity went into a store ({size_of(path)}) the moment it was computed, and a reader followed. "
-        "POD came from the same Gram reducer that serves the other fields: one read for the inner products, one for the modes.",
+        f"Every snapshot of velocity went into a store ({size_of(path)}) the moment it was computed, and a reader "
+        "followed. POD came from the same Gram reducer that serves the other fields: one read for the inner products, "
+        "one for the modes.",
         CODE, numbers, pictures, verdict, path, time.perf_counter() - began)
 
 
 def _told(seen: list[tuple[int, float]], n: int) -> str:
     if not seen:
         return "by another thread, through a file handle of its own"
-    return (f"a reader decomposed what was there: first {seen[0][0]} of {n} snapshots, {100 * seen[0][1]:.0f} % of the energy "
-            f"in the first pair; at last {seen[-1][0]}, {100 * seen[-1][1]:.0f} %")
+    return (f"a reader decomposed what was there: first {seen[0][0]} of {n} snapshots, {100 * seen[0][1]:.0f} % of the "
+            f"energy in the first pair; at last {seen[-1][0]}, {100 * seen[-1][1]:.0f} %")
 
 
 def shedding_periods(times: np.ndarray, lift: np.ndarray) -> np.ndarray:

@@ -57,15 +57,16 @@ def act(out: Path, quick: bool) -> Act:
                "by " + ", ".join(f"{name} {worth:.1f}" for name, worth in worths(rg).items())),
         Number("spread over the frames", f"{naive * np.sqrt(n):.2f} Å", "standard deviation, not an error of the mean"),
         Number("most mobile residue", f"{with_error(float(rmsf.mean[top]), float(rmsf.stderr[top]), 'Å')}",
-               f"Cα of residue {residues[top]}; the mean over {len(residues)} residues is {float(np.mean(rmsf.mean)):.2f} Å"),
+               f"Cα of residue {residues[top]}; the mean over {len(residues)} residues is "
+               f"{float(np.mean(rmsf.mean)):.2f} Å"),
         Number("opens in MDAnalysis", _opens(path, PSF, DCD), "positions compared bit by bit with the DCD"),
     )
     return Act(
         "md", "A protein that opens", "How large is adenylate kinase, and which parts of it move?",
-        f"A trajectory of adenylate kinase from the MDAnalysis test suite: {n} frames of {store.fields['position'].shape[0]} "
-        "atoms, in which the enzyme goes from its closed to its open shape.",
-        f"The frames went into an H5MD store ({size_of(path)}) that other programs open as it is. One call averaged the "
-        "radius of gyration and the fluctuation of every Cα atom after superposition on the mean structure.",
+        f"A trajectory of adenylate kinase from the MDAnalysis test suite: {n} frames of "
+        f"{store.fields['position'].shape[0]} atoms, in which the enzyme goes from its closed to its open shape.",
+        f"The frames went into an H5MD store ({size_of(path)}) that other programs open as it is. One call "
+        "averaged the radius of gyration and the fluctuation of every Cα atom after superposition on the mean structure.",
         CODE, numbers, pictures, _verdict(rg, n), path, time.perf_counter() - began)
 
 
@@ -91,6 +92,7 @@ def _opens(path: Path, topology: Any, trajectory: Any) -> str:
         ours, theirs = mda.Universe(str(topology), str(path)), mda.Universe(str(topology), str(trajectory))
         same = sum(bool((a.positions == b.positions).all())
                    for a, b in zip(ours.trajectory, theirs.trajectory, strict=True))
+        ours.trajectory.close()
     return f"{same} of {len(theirs.trajectory)} frames identical"
 
 

@@ -59,13 +59,14 @@ def act(out: Path, quick: bool) -> Act:
     pictures = (
         Figure(_training(out / "digits-training.png", history), "Learning rate and loss over the training",
                "The learning rate comes down five times; at the end of each cycle, where the "
-               "network has settled, its weights go into the store (dots). Then the rate goes up again, to leave for another minimum."),
+               "network has settled, its weights go into the store (dots). Then the rate goes up again, to leave for "
+               "another minimum."),
         Figure(_forest(out / "digits-compared.png", against), "Paired differences to one cosine run",
                "Difference to a single network trained for just as long, on the same digits, with 95 % intervals. "
                "Left of the line is better. A bar that crosses the line proves nothing."),
         Figure(_reliability(out / "digits-calibration.png", bins, scores), "Reliability diagrams",
-               "How often a prediction was right against how sure it was. On the diagonal a model knows what it does not know; "
-               "the size of a dot is the number of digits in its bin."),
+               "How often a prediction was right against how sure it was. On the diagonal a model knows what it does "
+               "not know; the size of a dot is the number of digits in its bin."),
         Figure(_doubtful(out / "digits-doubt.png", images, predictions["snapshot ensemble"]),
                "The digits the ensemble doubts most",
                "The digits on which the ensemble is least sure. Above each: its first choice with its probability, "
@@ -86,10 +87,10 @@ def act(out: Path, quick: bool) -> Act:
         "neural", "Five networks for the price of one",
         "Is an ensemble of snapshots better than one network trained as long?",
         f"The handwritten digits of scikit-learn: {len(train[0])} to train on, {n} held out, 8 × 8 pixels each.",
-        f"A small convolutional network was trained with a cyclic cosine learning rate; its weights at the end of each of {CYCLES} "
-        f"cycles went into a store ({size_of(path)}). Their predictions were averaged, and their weights too (with fresh batch-norm "
-        f"statistics), by the same Moments reducer. A network with one long cosine had the same number of steps. Training "
-        f"both took {trained:.0f} s.",
+        f"A small convolutional network was trained with a cyclic cosine learning rate; its weights at the end of each of "
+        f"{CYCLES} cycles went into a store ({size_of(path)}). Their predictions were averaged, and their weights too (with "
+        "fresh batch-norm statistics), by the same Moments reducer. A network with one long cosine had the same number of "
+        f"steps. Training both took {trained:.0f} s.",
         CODE, numbers, pictures, _verdict(against), path, time.perf_counter() - began)
 
 

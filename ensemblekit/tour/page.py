@@ -60,7 +60,8 @@ def _section(number: int, act: Act) -> str:
 
 
 def _number(one: Number) -> str:
-    return f"<div><dt>{escape(one.label)}</dt><dd>{escape(one.value)}</dd><dd class='note'>{escape(one.note)}</dd></div>"
+    label, value, note = map(escape, (one.label, one.value, one.note))
+    return f'<div><dt>{label}</dt><dd>{value}</dd><dd class="note">{note}</dd></div>'
 
 
 def _figure(one: Figure) -> str:
