@@ -91,7 +91,8 @@ def act(out: Path, quick: bool) -> Act:
         Figure(_spectrum(out / "wake-spectrum.png", basis),
                "Energies, error against rank, phase portrait",
                "Left: share of the energy in each mode, falling pair by pair. Middle: error of the reconstruction "
-               "against the number of modes kept. Right: the first two coefficients run round a circle, once per vortex pair."),
+               "against the number of modes kept. Right: the first two coefficients run round a circle, once per "
+               "vortex pair."),
         Figure(_reconstruction(out / "wake-reconstruction.png", wake, basis, last),
                "A snapshot, its reconstructions and their error",
                "The last snapshot again, rebuilt from two and from six numbers per instant, and what six leave out "
@@ -102,7 +103,7 @@ def act(out: Path, quick: bool) -> Act:
             else follower.failure or "the run was over before its first look")
     numbers = (
         Number("Strouhal number", f"{strouhal:.4f}",
-               f"{len(periods)} periods, alike to ±{spread:.1g}; published for an unbounded flow: 0.164–0.166"),
+               f"{len(periods)} periods, alike to ±{max(spread, 1e-5):.5f}; published for an unbounded flow: 0.164–0.166"),
         Number("mean drag coefficient", f"{float(mean_drag.mean):.3f}",
                f"published: 1.32–1.36; sides {wake.size[2]:g} diameters apart and {wake.cells} cells a diameter "
                "raise both"),

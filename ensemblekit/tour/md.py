@@ -66,7 +66,8 @@ def act(out: Path, quick: bool) -> Act:
         f"A trajectory of adenylate kinase from the MDAnalysis test suite: {n} frames of "
         f"{store.fields['position'].shape[0]} atoms, in which the enzyme goes from its closed to its open shape.",
         f"The frames went into an H5MD store ({size_of(path)}) that other programs open as it is. One call "
-        "averaged the radius of gyration and the fluctuation of every Cα atom after superposition on the mean structure.",
+        "averaged the radius of gyration and the fluctuation of every Cα atom after superposition on the mean "
+        "structure.",
         CODE, numbers, pictures, _verdict(rg, n), path, time.perf_counter() - began)
 
 

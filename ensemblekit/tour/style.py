@@ -17,8 +17,8 @@ SETTINGS: Any = {
     "axes.edgecolor": "#9aa7b5", "axes.linewidth": 0.8, "axes.spines.top": False, "axes.spines.right": False,
     "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelsize": 9.5, "ytick.labelsize": 9.5, "axes.grid": True,
     "grid.color": RULE, "grid.linewidth": 0.6, "axes.axisbelow": True, "lines.linewidth": 1.8,
-    "lines.solid_capstyle": "round", "legend.frameon": False, "legend.fontsize": 9.5, "figure.constrained_layout.use": True,
-    "mathtext.fontset": "dejavusans",
+    "lines.solid_capstyle": "round", "legend.frameon": False, "legend.fontsize": 9.5,
+    "figure.constrained_layout.use": True, "mathtext.fontset": "dejavusans",
 }
 
 
