@@ -79,3 +79,14 @@ def open(path: _Any, mode: _Any = "r", *, as_: _Any = None, check: bool = False,
     from ensemblekit.store.opening import open_store
 
     return open_store(path, mode, as_=as_, check=check, **options)
+
+
+def verify(path: _Any, *, timeout: float = 60.0) -> _Any:
+    """Compare a store with its checksums, with libhdf5 in a child process, as damage can crash or hang it.
+
+    Returns a report: ``.ok``, ``.damaged`` (snapshots), ``.by_field``, ``.problems`` in words. A file that hangs for
+    `timeout` seconds, and a second more for every 30 MB of it, is damaged.
+    """
+    from ensemblekit.store.verify import verify
+
+    return verify(path, timeout=timeout)

@@ -102,11 +102,14 @@ class Piece(Protocol):
     It pickles as paths and ranges (or holds its arrays) and opens files only where it is read.
     """
 
-    run: int
-    start: int
-    stop: int
-    tile: slice
-
+    @property
+    def run(self) -> int: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def stop(self) -> int: ...
+    @property
+    def tile(self) -> slice: ...
     def blocks(self) -> Iterator[Block]: ...
 
 

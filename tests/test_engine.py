@@ -39,8 +39,9 @@ BRANCHES = {"position": ek.Moments(4), "energy": ek.Histogram(np.linspace(-3, 3,
 
 
 def bits(result):
-    return pickle.dumps([result["position"].mean, result["position"].kurtosis, result["energy"].counts,
-                         result["radius"][0].variance, result["radius"][1]])
+    moments, series, _ = result["radius"]
+    numbers = [result["position"].mean, result["position"].kurtosis, result["energy"].counts, moments.variance, series]
+    return b"".join(np.asarray(x).tobytes() for x in numbers)
 
 
 @pytest.fixture(scope="module")

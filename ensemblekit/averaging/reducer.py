@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 from ensemblekit.source import Array, Cut
 
@@ -24,8 +24,9 @@ class Reducer(Protocol[R]):
     4. State is float64 on the device of the values, whatever their type.
     """
 
-    cuts: ClassVar[frozenset[Cut]]
-    """"time": it has ``merge``; "space": it has ``beside``."""
+    @property
+    def cuts(self) -> frozenset[Cut]:
+        """ "time": it has ``merge``; "space": it has ``beside``. A class attribute."""
 
     def empty(self) -> Self:
         """A new state with the same settings that has seen nothing."""

@@ -215,7 +215,7 @@ def _normalised(source: SnapshotSource, branches: Mapping[str, Branch], default:
         if isinstance(head, Reducer):
             head, reducers = default, [head, *reducers]
         for reducer in reducers:
-            if not isinstance(reducer, Reducer):
+            if isinstance(reducer, type) or not isinstance(reducer, Reducer):
                 raise InputError(f"branch {name!r}: {reducer!r} is not a reducer. Pass an instance, for example "
                                  "ek.Moments(), or a tuple (map, reducer, ...)")
         if not reducers:

@@ -29,10 +29,10 @@ def info(files: Files) -> None:
 
 def show_facts(store: Any, file: str) -> None:
     """What holds for the whole store, a line each; what is not known is left out."""
-    real, apparent = sizes(Path(file))
+    real, apparent = (sum(x) for x in zip(*(sizes(Path(p)) for p in store.segments), strict=True))
     facts = {
         "size": f"{size(real)} on disk" + (f", {size(apparent)} apparent" if apparent > real else ""),
-        "run": store.run_id, "replica": store.replica, "segments": len(store.segments),
+        "run": store.run, "replica": store.replica, "files": len(store.segments) if len(store.segments) > 1 else None,
         **{name: value if isinstance(value, str) else json.dumps(value) for name, value in store.provenance.items()},
     }
     width = max(map(len, facts))
@@ -73,7 +73,7 @@ def verify(files: Files) -> None:
     damaged = False
     for file in files:
         try:
-            report = ek.open(file).verify()
+            report = ek.verify(file)
         except EnsemblekitError as error:
             damaged = True
             stdout.print("[bold red]damaged[/]", file, soft_wrap=True)
