@@ -103,7 +103,8 @@ def act(out: Path, quick: bool) -> Act:
             else follower.failure or "the run was over before its first look")
     numbers = (
         Number("Strouhal number", f"{strouhal:.4f}",
-               f"{len(periods)} periods, alike to ±{max(spread, 1e-5):.5f}; published for an unbounded flow: 0.164–0.166"),
+               f"{len(periods)} periods, alike to ±{max(spread, 1e-5):.5f}; published for an unbounded flow: "
+               "0.164–0.166"),
         Number("mean drag coefficient", f"{float(mean_drag.mean):.3f}",
                f"published: 1.32–1.36; sides {wake.size[2]:g} diameters apart and {wake.cells} cells a diameter "
                "raise both"),
