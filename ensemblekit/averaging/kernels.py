@@ -2,7 +2,8 @@
 
 Snapshots come as one flat array with a row stride, so that a tile of the item (rows apart, numbers adjacent) is read
 in place and the compiler still sees adjacent numbers. Columns are taken a tile at a time: the state of a tile stays
-in the first-level cache while all rows of the block pass, eight rows an iteration.
+in the cache while all rows of the block pass, eight rows an iteration. Rows are sliced before the loop over columns:
+indexing flat[row + column] instead is 3 to 5 times slower, as numba must then check every index for being negative.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import numpy as np
 
 from ensemblekit.jit import kernel
 
-TILE = 1024
+TILE = 2048
 
 
 @kernel
@@ -34,23 +35,31 @@ def add_moments(flat, stride, n, width, before, mean, m2):
         t = 0
         while t + 8 <= n:
             r = t * stride + a
+            x0 = flat[r:r + w]
+            x1 = flat[r + stride:r + stride + w]
+            x2 = flat[r + 2 * stride:r + 2 * stride + w]
+            x3 = flat[r + 3 * stride:r + 3 * stride + w]
+            x4 = flat[r + 4 * stride:r + 4 * stride + w]
+            x5 = flat[r + 5 * stride:r + 5 * stride + w]
+            x6 = flat[r + 6 * stride:r + 6 * stride + w]
+            x7 = flat[r + 7 * stride:r + 7 * stride + w]
             for j in range(w):
                 h = shift[j]
-                d0 = flat[r + j] - h
-                d1 = flat[r + stride + j] - h
-                d2 = flat[r + 2 * stride + j] - h
-                d3 = flat[r + 3 * stride + j] - h
-                d4 = flat[r + 4 * stride + j] - h
-                d5 = flat[r + 5 * stride + j] - h
-                d6 = flat[r + 6 * stride + j] - h
-                d7 = flat[r + 7 * stride + j] - h
+                d0 = x0[j] - h
+                d1 = x1[j] - h
+                d2 = x2[j] - h
+                d3 = x3[j] - h
+                d4 = x4[j] - h
+                d5 = x5[j] - h
+                d6 = x6[j] - h
+                d7 = x7[j] - h
                 total[j] += ((d0 + d1) + (d2 + d3)) + ((d4 + d5) + (d6 + d7))
                 square[j] += ((d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)) + ((d4 * d4 + d5 * d5) + (d6 * d6 + d7 * d7))
             t += 8
         while t < n:
-            r = t * stride + a
+            x = flat[t * stride + a:t * stride + a + w]
             for j in range(w):
-                d = flat[r + j] - shift[j]
+                d = x[j] - shift[j]
                 total[j] += d
                 square[j] += d * d
             t += 1
@@ -85,13 +94,14 @@ def add_weighted_moments(flat, stride, weights, width, before, mean, m2):
             total[j] = 0.0
             square[j] = 0.0
         for t in range(n):
-            r = t * stride + a
-            if weights[t] == 0.0:
+            weight_t = weights[t]
+            if weight_t == 0.0:
                 continue
+            x = flat[t * stride + a:t * stride + a + w]
             for j in range(w):
-                d = flat[r + j] - shift[j]
-                total[j] += weights[t] * d
-                square[j] += weights[t] * d * d
+                d = x[j] - shift[j]
+                total[j] += weight_t * d
+                square[j] += weight_t * d * d
         for j in range(w):
             part = total[j] / weight
             gap = shift[j] + part - mean[a + j] if before > 0 else 0.0
@@ -115,29 +125,33 @@ def central_sums(flat, stride, weights, width, mean, m2, m3, m4):
         weight += weights[t]
     for a in range(0, width, TILE):
         w = min(TILE, width - a)
+        first, middle = flat[a:a + w], mean[a:a + w]
+        p2, p3, p4 = m2[a:a + w], m3[a:a + w], m4[a:a + w]
         for j in range(w):
-            mean[a + j] = 0.0
-            m2[a + j] = 0.0
-            m3[a + j] = 0.0
-            m4[a + j] = 0.0
+            middle[j] = 0.0
+            p2[j] = 0.0
+            p3[j] = 0.0
+            p4[j] = 0.0
         for t in range(n):
-            r = t * stride + a
-            if weights[t] == 0.0:
+            share = weights[t] / weight
+            if share == 0.0:
                 continue
+            x = flat[t * stride + a:t * stride + a + w]
             for j in range(w):
-                mean[a + j] += weights[t] / weight * (flat[r + j] - flat[a + j])
+                middle[j] += share * (x[j] - first[j])
         for j in range(w):
-            mean[a + j] += flat[a + j]
+            middle[j] += first[j]
         for t in range(n):
-            r = t * stride + a
-            if weights[t] == 0.0:
+            weight_t = weights[t]
+            if weight_t == 0.0:
                 continue
+            x = flat[t * stride + a:t * stride + a + w]
             for j in range(w):
-                d = flat[r + j] - mean[a + j]
+                d = x[j] - middle[j]
                 square = d * d
-                m2[a + j] += weights[t] * square
-                m3[a + j] += weights[t] * square * d
-                m4[a + j] += weights[t] * square * square
+                p2[j] += weight_t * square
+                p3[j] += weight_t * square * d
+                p4[j] += weight_t * square * square
 
 
 @kernel
@@ -145,18 +159,18 @@ def add_extremes(flat, stride, n, width, start, low, high, at_low, at_high):
     """Take n rows into the extremes (width,) and the snapshots where they stand; the first of equals, NaN above all."""
     for a in range(0, width, TILE):
         w = min(TILE, width - a)
+        lo, hi, where_lo, where_hi = low[a:a + w], high[a:a + w], at_low[a:a + w], at_high[a:a + w]
         for t in range(n):
-            r = t * stride + a
+            x = flat[t * stride + a:t * stride + a + w]
+            at = start + t
             for j in range(w):
-                v = flat[r + j]
-                m = low[a + j]
-                if v < m or (v != v and m == m):
-                    low[a + j] = v
-                    at_low[a + j] = start + t
-                m = high[a + j]
-                if v > m or (v != v and m == m):
-                    high[a + j] = v
-                    at_high[a + j] = start + t
+                v = x[j]
+                less = (v < lo[j]) | ((v != v) & (lo[j] == lo[j]))
+                more = (v > hi[j]) | ((v != v) & (hi[j] == hi[j]))
+                lo[j] = v if less else lo[j]
+                where_lo[j] = at if less else where_lo[j]
+                hi[j] = v if more else hi[j]
+                where_hi[j] = at if more else where_hi[j]
 
 
 @kernel
@@ -168,9 +182,9 @@ def add_counts(flat, stride, weights, width, edges, scale, counts, outside, per_
     """
     bins = len(edges) - 1
     for t in range(len(weights)):
-        r = t * stride
+        x = flat[t * stride:t * stride + width]
         for j in range(width):
-            v = flat[r + j]
+            v = x[j]
             if v != v:
                 outside[2] += weights[t]
                 continue

@@ -180,13 +180,14 @@ class Moments:
             with np.errstate(invalid="ignore", divide="ignore"):
                 skewness = self._shape(m3 * self.weight**0.5 / m2**1.5)
                 kurtosis = self._shape(m4 * self.weight / (m2 * m2) - 3.0)
+        mean = mean if self.complex else plain(mean)
         return MomentsResult(mean=self._shape(mean), variance=self._shape(variance), n=self.n,
                              sum_weights=self.weight, n_eff=self.weight**2 / self.weight2,
                              skewness=skewness, kurtosis=kurtosis)
 
     def _shape(self, flat: Array) -> Array:
         out = flat.reshape(self.item)
-        return out + 0 if is_torch(out) or out.ndim else out[()]
+        return out if is_torch(out) or out.ndim else out[()]
 
     def state(self) -> dict[str, Array]:
         return {"n": np.array(self.n), "weight": np.array(self.weight), "weight2": np.array(self.weight2),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from ensemblekit.averaging.reducer import Reducer
 from ensemblekit.engine import Engine, Threads
@@ -155,12 +155,13 @@ class _Rows:
             column[:] = column[::2]
 
     def joined(self, field: Field | None) -> list[tuple[int, States]]:
-        first, *others = (self.columns[k] for k in sorted(self.columns))
-        for column in others:
-            for (_, left), (_, right) in zip(first, column, strict=True):
-                for name, reducers in left.items():
-                    for a, b in zip(reducers, right[name], strict=True):
-                        a.beside(b)
+        columns = [self.columns[k] for k in sorted(self.columns)]
+        while len(columns) > 1:         # two by two: joining one by one would copy the growing left side every time
+            for left, right in zip(columns[::2], columns[1::2], strict=False):
+                for (_, a), (_, b) in zip(left, right, strict=True):
+                    _pairwise(a, b, "beside")
+            columns = columns[::2]
+        (first,) = columns
         if self.cut and field is not None:
             for _, states in first:
                 for reducers in states.values():
@@ -174,9 +175,13 @@ class _Rows:
 
 
 def _merge(total: States, later: States) -> None:
+    _pairwise(total, later, "merge")
+
+
+def _pairwise(total: States, other: States, verb: Literal["merge", "beside"]) -> None:
     for name, reducers in total.items():
-        for a, b in zip(reducers, later[name], strict=True):
-            a.merge(b)
+        for a, b in zip(reducers, other[name], strict=True):
+            getattr(a, verb)(b)
 
 
 def _reduce_piece(branches: Branches, piece: Piece) -> tuple[int, int, int, slice, States]:

@@ -64,7 +64,8 @@ def create_segment(path: str, schema: Schema, sealed: Mapping[str, Mapping[str, 
         for clock, names in schema.clocks.items():
             columns = schema.columns(clock, capacity[clock])
             made = {}
-            for column in columns:
+            # Wide numbers first: whatever the shapes, every dataset then begins where its numbers are aligned.
+            for column in sorted(columns, key=lambda c: -c.dtype.itemsize):
                 made[column.path] = _create_column(f, column, capacity[clock], filters)
             step, time = columns[len(names)].path, columns[len(names) + 1].path
             for element in (*(schema.element(n) for n in names[1:]), columns[len(names) + 2].path.rpartition("/")[0]):
@@ -174,7 +175,7 @@ def _locate(f: h5py.File, path: str, raw: Any, size: int) -> Dataset:
     item = d.dtype.itemsize * math.prod(d.shape[1:])
     runs, rows = _even_rows(d, item) if d.dtype.isnative else (None, 0)
     offset, stride = runs if runs else (None, item)
-    if offset is not None and (offset % d.dtype.itemsize or offset + rows * stride > size):
+    if offset is not None and (offset % d.dtype.alignment or offset + rows * stride > size):
         offset = None
     unit = d.attrs.get("unit", "")
     return Dataset(path, d.shape, d.dtype, unit.decode() if isinstance(unit, bytes) else str(unit), offset, stride,

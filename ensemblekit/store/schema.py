@@ -23,6 +23,7 @@ SCHEMA_SUM = "ensemblekit/schema_checksum"  # uint64 (): xxh3_64 of those bytes
 CLOSED = "ensemblekit/closed"               # uint64 (clocks + 1,): snapshots of each clock at a clean close, xxh3_64
 PARTICLES = "particles/trajectory"
 CHUNK_BYTES = 1 << 20
+CACHE_LINE = 64
 TILE_BYTES = 8 << 20
 MAX_CHUNK = (4 << 30) - 1                   # HDF5's own limit
 
@@ -167,7 +168,9 @@ def chunk_shape(shape: tuple[int, ...], itemsize: int, rows: int) -> tuple[int, 
     """
     nbytes = math.prod(shape) * itemsize
     if nbytes <= TILE_BYTES:
-        return (max(1, min(rows, CHUNK_BYTES // nbytes)), *shape)
+        stacked = max(1, min(rows, CHUNK_BYTES // nbytes))
+        even = CACHE_LINE // math.gcd(CACHE_LINE, nbytes)       # rows that fill whole cache lines
+        return (stacked // even * even or stacked, *shape)
     chunk = list(shape)
     for axis, length in enumerate(shape):
         inner = math.prod(shape[axis + 1:]) * itemsize

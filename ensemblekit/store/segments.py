@@ -24,8 +24,8 @@ from ensemblekit.errors import StoreBusyError, StoreError
 from ensemblekit.store.hdf5 import Dataset, Layout, closed_record, create_segment, read_layout, shapes_seen
 from ensemblekit.store.schema import CLOSED, Schema
 
-FIRST_BYTES = 16 << 20
-LARGEST_BYTES = 4 << 30
+FIRST_BYTES = 4 << 30       # sparse: what is not written takes no disk; most runs then are one file
+LARGEST_BYTES = 64 << 30
 ALLOCATE_ROWS = 1 << 14
 
 _digest = xxhash.xxh3_64_intdigest
@@ -297,11 +297,11 @@ def checksums(arrays: Sequence[np.ndarray], meta: np.ndarray, n: int) -> np.ndar
 
 
 def next_capacity(schema: Schema, wanted: Mapping[str, int], asked: int | None, index: int) -> dict[str, int]:
-    """Rows of the next segment, clock by clock: as asked for, else doubling from 16 MiB to 4 GiB."""
+    """Rows of the next segment, clock by clock: as asked for, else doubling from 4 GiB to 64 GiB."""
     capacity = {}
     for clock, names in schema.clocks.items():
         row = sum(schema.fields[name].nbytes for name in names) + 8 * (4 + len(names))
         most = min(LARGEST_BYTES, FIRST_BYTES << min(index, 40)) // row
-        rows = asked or max(1, min(most, 1 << 22))
+        rows = asked or max(1, min(most, 1 << 24))
         capacity[clock] = max(rows, wanted.get(clock, 0), 1)
     return capacity

@@ -663,12 +663,14 @@ class Store:
         index = len(self._layouts)
         starts = {clock: self._table(clock).n if self._layouts else 0 for clock in self.clocks}
         capacity = next_capacity(self._schema, wanted, self.capacity, index)
-        if self._whole and index:
-            return
-        schema = self._schema.at(index, starts, {c: 1 for c in capacity} if self._whole else capacity)
-        layout = new_segment(segment_path(self.path, index), schema, self.durability == "disk")
-        if not patchable(layout):
-            self._whole = True
+        durable, path = self.durability == "disk", segment_path(self.path, index)
+        if not self._whole:
+            layout = new_segment(path, self._schema.at(index, starts, capacity), durable)
+            self._whole = not patchable(layout)
+        if self._whole:         # a file without rows says what the store is; rows come in files written whole
+            empty = {clock: {c.path: np.empty((0, *c.shape), c.dtype) for c in self._schema.columns(clock, 1)}
+                     for clock in self.clocks}
+            layout = new_segment(path, self._schema.at(index, starts, dict.fromkeys(self.clocks, 0)), durable, rows=empty)
         if self._segment is not None:
             self._segment.close()
             self._segment = None
