@@ -66,7 +66,7 @@ def act(out: Path, quick: bool) -> Act:
                "Left of the line is better. A bar that crosses the line proves nothing."),
         Figure(_reliability(out / "digits-calibration.png", bins, scores), "Reliability diagrams",
                "How often a prediction was right against how sure it was. On the diagonal a model knows what it does "
-               "not know; the size of a dot is the number of digits in its bin."),
+               "not know; the size of a dot is the number of digits in its bin, the bar its 95 % interval."),
         Figure(_doubtful(out / "digits-doubt.png", images, predictions["snapshot ensemble"]),
                "The digits the ensemble doubts most",
                "The digits on which the ensemble is least sure. Above each: its first choice with its probability, "
@@ -88,9 +88,9 @@ def act(out: Path, quick: bool) -> Act:
         "Is an ensemble of snapshots better than one network trained as long?",
         f"The handwritten digits of scikit-learn: {len(train[0])} to train on, {n} held out, 8 × 8 pixels each.",
         "A small convolutional network was trained with a cyclic cosine learning rate, on digits moved by up to a pixel; "
-        f"its weights at the end of each of {CYCLES} cycles went into a store ({size_of(path)}). Their predictions were averaged, "
-        "and their weights too (with fresh batch-norm statistics), by the same Moments reducer. A network with one long cosine "
-        f"had the same number of steps. Training both took {trained:.0f} s.",
+        f"its weights at the end of each of {CYCLES} cycles went into a store ({size_of(path)}). Their predictions were "
+        "averaged, and their weights too (with fresh batch-norm statistics), by the same Moments reducer. A network with "
+        f"one long cosine had the same number of steps. Training both took {trained:.0f} s.",
         CODE, numbers, pictures, _verdict(against), path, time.perf_counter() - began)
 
 
@@ -107,8 +107,8 @@ def _verdict(against: dict[str, Any]) -> str:
                   else "no difference in likelihood that could be told from chance")
         said.append(f"the {name} got {right} and has {likely}")
     barrier = ("" if against["weight average"]["nll"].low <= 0 else
-               " Snapshots of different cycles lie in different valleys of the loss, and the mean of their weights on the "
-               "ridge between: average predictions across cycles, weights only within one.")
+               " Snapshots of different cycles lie in different valleys of the loss, and the mean of their weights on "
+               "the ridge between: average predictions across cycles, weights only within one.")
     return ("Against one network with the same budget, " + "; ".join(said) + "." + barrier +
             " One seed and a small data set: the bars cover the choice of digits, not the luck of the training.")
 
@@ -230,15 +230,23 @@ def _reliability(path: Path, bins: dict[str, Any], scores: dict[str, Any]) -> Pa
         for one, (name, found) in zip(axes, bins.items(), strict=True):
             full = found.counts > 0
             one.plot([0, 1], [0, 1], color=MUTED, lw=1, ls=(0, (4, 3)))
-            one.plot(found.confidence[full], found.accuracy[full], color=COLOURS[name], lw=1.2)
+            low, high = _wilson(found.accuracy[full], found.counts[full])
+            one.vlines(found.confidence[full], low, high, color=COLOURS[name], lw=1.3, alpha=0.55)
             one.scatter(found.confidence[full], found.accuracy[full], color=COLOURS[name], zorder=3,
                         s=12 + 130 * np.sqrt(found.counts[full] / found.counts.sum()))
-            one.set(xlim=(0, 1.04), ylim=(0, 1.04), xlabel="confidence")
+            one.set(xlim=(0, 1.06), ylim=(-0.04, 1.06), xlabel="confidence", xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
             one.set_aspect("equal")
             one.set_title(name, fontsize=10.5)
-            one.text(0.05, 0.93, f"ECE {100 * scores[name]['ece'].value:.1f} %", color=MUTED, fontsize=9.5)
+            one.text(0.98, 0.06, f"ECE {100 * scores[name]['ece'].value:.1f} %", color=MUTED, fontsize=9.5, ha="right")
         axes[0].set_ylabel("share right")
     return path
+
+
+def _wilson(share: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """95 % interval of a share of n independent items (Wilson 1927), which holds for few of them too."""
+    z2 = 1.96**2 / n
+    centre, half = share + z2 / 2, np.sqrt(z2 * (share * (1 - share) + z2 / 4))
+    return (centre - half) / (1 + z2), (centre + half) / (1 + z2)
 
 
 def _doubtful(path: Path, images: np.ndarray, prediction: Any) -> Path:
