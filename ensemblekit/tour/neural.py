@@ -87,10 +87,10 @@ def act(out: Path, quick: bool) -> Act:
         "neural", "Five networks for the price of one",
         "Is an ensemble of snapshots better than one network trained as long?",
         f"The handwritten digits of scikit-learn: {len(train[0])} to train on, {n} held out, 8 × 8 pixels each.",
-        "A small convolutional network was trained with a cyclic cosine learning rate, on digits moved by up to a pixel; "
-        f"its weights at the end of each of {CYCLES} cycles went into a store ({size_of(path)}). Their predictions were "
-        "averaged, and their weights too (with fresh batch-norm statistics), by the same Moments reducer. A network with "
-        f"one long cosine had the same number of steps. Training both took {trained:.0f} s.",
+        "A small convolutional network was trained with a cyclic cosine learning rate, on digits moved by up to a "
+        f"pixel; its weights at the end of each of {CYCLES} cycles went into a store ({size_of(path)}). Their "
+        "predictions were averaged, and their weights too (with fresh batch-norm statistics), by the same Moments "
+        f"reducer. A network with one long cosine had the same number of steps. Training both took {trained:.0f} s.",
         CODE, numbers, pictures, _verdict(against), path, time.perf_counter() - began)
 
 
