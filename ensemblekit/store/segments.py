@@ -324,6 +324,7 @@ class Segment:
             self._record(closed_record([self.counts[c] for c in self.clocks]))
             if self.durable:
                 sync(self.fd)
+        self.small.clear()      # its mappings hold the shared lock as well
         os.close(self.fd)
         self.fd = -1
 

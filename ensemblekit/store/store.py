@@ -193,13 +193,34 @@ class StoredField(StoredSource):
         elif rows is Ellipsis:
             return self[:][(..., *rest)]
         else:
-            index = np.asarray(rows)
-            if index.dtype == bool:
-                if index.shape != (n,):
-                    raise IndexError(f"a mask of snapshots has shape ({n},); got {index.shape}")
-                index = np.flatnonzero(index)
-            values = np.stack([self[int(k)] for k in index]) if len(index) else self._rows(0, 0, 1)
+            values = self._picked(self._numbers_of(rows))
         return values[(slice(None), *rest)] if rest else values
+
+    def _numbers_of(self, rows: Any) -> np.ndarray:
+        """A list or mask of snapshots as their numbers from 0, checked."""
+        index, n = np.asarray(rows), len(self)
+        if index.dtype == bool:
+            if index.shape != (n,):
+                raise IndexError(f"a mask of snapshots has shape ({n},); got {index.shape}")
+            return np.flatnonzero(index)
+        if index.ndim != 1 or (index.dtype.kind not in "iu" and len(index)):
+            raise IndexError(f"snapshots are picked by a number, a slice, a list of numbers or a mask; got {rows!r}")
+        if len(index) and not (-n <= index.min() and index.max() < n):
+            raise IndexError(f"snapshots {index.min()} to {index.max()} of {n}")
+        return index.astype(np.int64) % max(n, 1)
+
+    def _picked(self, numbers: np.ndarray) -> np.ndarray:
+        values = np.empty((len(numbers), *self.field.shape), self.dtype)
+        done = 0
+        for span in self.table.spans(self.names[0], self.start, self.stop, self.step):
+            here = np.flatnonzero((numbers >= done) & (numbers < done + span.n))
+            if span.dataset.offset is not None:
+                values[here] = span.view()[numbers[here] - done]
+            else:
+                for k in here:
+                    values[k] = span.view(int(numbers[k]) - done, int(numbers[k]) - done + 1)[0]
+            done += span.n
+        return values
 
     def _rows(self, start: int, stop: int, step: int) -> np.ndarray:
         a, b, k = self.start + start * self.step, self.start + stop * self.step, self.step * step
@@ -553,11 +574,11 @@ class Store:
             self._refuse_names(snapshot, names, clock)
         last_step, last_time = self._last_of(clock)
         step = last_step + 1 if step is None else self._check_step(step, last_step)
-        at = float(step) if time is None else float(time)
+        at = float(step) if time is None else _number(time, "time")
         if not (at >= last_time) or at == float("inf"):
             raise InputError(f"time {at:g} comes after time {last_time:g}: time runs forward and is finite. To cut the "
                              "store back to a checkpoint: store.truncate(n)")
-        weight = float(weight)
+        weight = _number(weight, "weight")
         if not 0.0 <= weight < float("inf"):
             raise InputError(f"a weight is finite and not negative; got {weight!r}")
         meta = np.array([(step, at, weight)], dtype=META)
@@ -615,8 +636,7 @@ class Store:
         except (KeyError, TypeError, IndexError):
             raise InputError(f"the snapshot lacks the field {name!r}; it needs {self.clocks[field.clock]}") from None
         want = field.shape if n is None else (n, *field.shape)
-        array = value if type(value) is np.ndarray else np.asarray(value.detach().cpu() if hasattr(value, "detach") else
-                                                                   value)
+        array = value if type(value) is np.ndarray else _as_array(name, value)
         if array.shape != want:
             raise InputError(f"field {name!r} came with shape {array.shape}; this store holds {want}"
                              f"{'' if n is None else ' (snapshots first)'}. Reshape it, or create a store for the new shape")
@@ -647,8 +667,8 @@ class Store:
 
     @staticmethod
     def _check_step(step: int, last: int) -> int:
-        if not isinstance(step, int | np.integer) or step <= last:
-            raise InputError(f"a step is a whole number above the last one, {last}; got {step!r}")
+        if not isinstance(step, int | np.integer) or not last < step < 1 << 63:
+            raise InputError(f"a step is a whole number of 64 bits above the last one, {last}; got {step!r}")
         return int(step)
 
     def _last_of(self, clock: str) -> tuple[int, float]:
@@ -852,6 +872,20 @@ def _check_options(durability: Any, capacity: Any) -> None:
     if capacity is not None and (not isinstance(capacity, int | np.integer) or isinstance(capacity, bool)
                                  or capacity < 1):
         raise InputError(f"capacity is the number of snapshots a file has room for, above 0; got {capacity!r}")
+
+
+def _as_array(name: str, value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"field {name!r} came as something that is no array of numbers: {error}") from error
+
+
+def _number(value: Any, what: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{what} is a number; got {value!r}") from None
 
 
 def _numbers(values: Any, n: int, what: str) -> np.ndarray:
