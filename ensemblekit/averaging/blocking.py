@@ -152,8 +152,9 @@ class BlockSums:
     def merge(self, later: Self) -> None:
         if later.segment is None:
             return
-        if self.segment is None:
-            self.item = later.item
+        if self.segment is None:        # a copy: what I hold is changed in place
+            self.item, self.segment = later.item, _Segment.of_arrays(later.segment.arrays())
+            return
         with np.errstate(invalid="ignore", over="ignore"):
             self._absorb(later.segment)
 
@@ -217,7 +218,7 @@ class BlockSums:
 
 @dataclass(slots=True, eq=False)
 class _Segment:
-    """Snapshots [start, stop): their bins at every level, as flat float64 arrays (width,). Never changed once made.
+    """Snapshots [start, stop): their bins at every level, as flat float64 arrays (width,).
 
     What is averaged is x, or w (x - centre) where there are weights.
     """
@@ -302,9 +303,6 @@ def _plain_segment(values: np.ndarray, start: int, centre: np.ndarray | None) ->
     total, squares, means = np.zeros(width), np.zeros((LEVELS, width)), np.empty((chunks, width))
     add_chunks(rows.flat, rows.stride, chunks, width, centre, total, squares, means)
     above = _plain_segment(means, (start + head) // ROWS, centre)
-    for k in range(LEVELS):
-        squares[k] -= total * total / (float(chunks * ROWS) * 2**k)
-    np.maximum(squares, 0.0, out=squares)       # NaN stays
     middle = _Segment(start + head, start + head + chunks * ROWS, above.mean, [*squares, *above.m2],
                       {k + LEVELS: v for k, v in above.low.items()}, {k + LEVELS: v for k, v in above.high.items()},
                       False, above.centre, 1.0, [], [], {}, {})
@@ -325,8 +323,11 @@ def _levels(bins: np.ndarray, start: int, w: np.ndarray | None = None,
                     np.zeros(bins.shape[1]) if centre is None else centre, 1.0 if w is None else float(w.mean()),
                     [], [], {}, {})
     at, k = start, 0
+    mean, complete = made.mean, True
     while len(bins):
-        off = bins - bins.mean(axis=0)
+        if not complete:        # bins left over below do not count here
+            mean = bins.mean(axis=0)
+        off = bins - mean
         made.m2.append(np.einsum("ij,ij->j", off, off))
         if w is not None:
             w_off = w - w.mean()
@@ -334,6 +335,7 @@ def _levels(bins: np.ndarray, start: int, w: np.ndarray | None = None,
             made.w2.append(float(w_off @ w_off))
         skip = at % 2
         pairs = (len(bins) - skip) // 2
+        complete = 2 * pairs == len(bins)
         if skip:
             made.low[k] = bins[0].copy()
             if w is not None:
@@ -350,87 +352,42 @@ def _levels(bins: np.ndarray, start: int, w: np.ndarray | None = None,
     return made
 
 
-class _Level(NamedTuple):
-    """Moments of the bins of one level while two segments are joined; the w parts are None without weights."""
+class _Seam(NamedTuple):
+    """A bin next to the place where two segments meet."""
 
-    n: int
-    mean: Any
-    m2: Any
-    w_mean: float
-    cross: Any
-    w2: float
-
-
-def _pooled(a: _Level, b: _Level) -> _Level:
-    """Chan, Golub & LeVeque (1983), with the co-moment of x and w."""
-    if a.n == 0 or b.n == 0:
-        return b if a.n == 0 else a
-    n = a.n + b.n
-    share = a.n * b.n / n
-    gap = b.mean - a.mean
-    m2 = a.m2 + b.m2 + gap * gap * share
-    mean = a.mean + gap * (b.n / n)
-    if a.cross is None:
-        return _Level(n, mean, m2, 1.0, None, 0.0)
-    w_gap = b.w_mean - a.w_mean
-    return _Level(n, mean, m2, a.w_mean + w_gap * (b.n / n), a.cross + b.cross + gap * (w_gap * share),
-                  a.w2 + b.w2 + w_gap**2 * share)
-
-
-def _levels_of(s: _Segment) -> list[_Level]:
-    """The moments of every level; means come from that of all snapshots less the bins left over below."""
-    total, w_total, found = s.mean * (s.stop - s.start), s.w_mean * (s.stop - s.start), []
-    for k in range(len(s.m2)):
-        n = (s.stop >> k) - -(-s.start >> k)
-        size = n * 2.0**k
-        cross, w2 = (s.cross[k], s.w2[k]) if s.weighted else (None, 0.0)
-        found.append(_Level(n, total / size, s.m2[k], w_total / size, cross, w2))
-        for ends, w_ends in ((s.low, s.w_low), (s.high, s.w_high)):
-            if k in ends:
-                total = total - ends[k] * 2.0**k
-                w_total -= w_ends.get(k, 1.0) * 2.0**k
-    return found
+    index: int
+    value: np.ndarray
+    w: float
 
 
 def _joined(a: _Segment, b: _Segment) -> _Segment:
-    """Two neighbours as one: bins that met at the seam are paired, level by level."""
+    """Two neighbours as one, in the arrays of `a`: bins that met at the seam are paired, level by level."""
     if a.weighted != b.weighted:
         raise InputError("some snapshots of this run carry weights and some do not; give weights to all or to none")
     b = b.centred(a.centre)
-    left, right = _levels_of(a), _levels_of(b)
-    n = b.stop - a.start
-    share = (b.stop - b.start) / n
-    made = _Segment(a.start, b.stop, a.mean + (b.mean - a.mean) * share, [], {}, {}, a.weighted, a.centre,
-                    a.w_mean + (b.w_mean - a.w_mean) * share, [], [], {}, {})
-    none = _Level(0, None, None, 0.0, None, 0.0)
-    zero = np.zeros_like(a.mean)
-    seam: tuple[int, np.ndarray, float] | None = None       # the bin of this level that straddles the seam
+    share = (b.stop - b.start) / (b.stop - a.start)
+    made = _Segment(a.start, b.stop, a.mean + (b.mean - a.mean) * share, a.m2, {}, {}, a.weighted, a.centre,
+                    a.w_mean + (b.w_mean - a.w_mean) * share, a.cross, a.w2, {}, {})
+    left, right = _Rest(a), _Rest(b)
+    seam: _Seam | None = None       # the bin of this level that straddles the seam
     k = 0
-    while k < max(len(left), len(right)) or seam is not None:
-        level = _pooled(left[k] if k < len(left) else none, right[k] if k < len(right) else none)
-        if seam is not None:
-            level = _pooled(level, _Level(1, seam[1], zero, seam[2], zero if a.weighted else None, 0.0))
-        made.m2.append(level.m2)
-        if a.weighted:
-            made.cross.append(level.cross)
-            made.w2.append(level.w2)
-        near: list[tuple[int, np.ndarray, float]] = []      # bins next to the seam, in order
-        if k in a.high:
-            near.append(((a.stop >> k) - 1, a.high[k], a.w_high.get(k, 1.0)))
-        if seam is not None:
-            near.append(seam)
-        if k in b.low:
-            near.append((-(-b.start >> k), b.low[k], b.w_low.get(k, 1.0)))
+    while k < max(len(a.m2), len(b.m2)) or seam is not None:
+        _pool(made, b, k, left, right, seam)
+        near = [s for s in (_Seam((a.stop >> k) - 1, a.high[k], a.w_high.get(k, 1.0)) if k in a.high else None, seam,
+                            _Seam(-(-b.start >> k), b.low[k], b.w_low.get(k, 1.0)) if k in b.low else None)
+                if s is not None]
         if k in a.low:
             made.low[k], made.w_low[k] = a.low[k], a.w_low.get(k, 1.0)
         if k in b.high:
             made.high[k], made.w_high[k] = b.high[k], b.w_high.get(k, 1.0)
+        left.climb(k)
+        right.climb(k)
         seam = None
         while near:
             index, value, w = near.pop(0)
-            if index % 2 == 0 and near and near[0][0] == index + 1:
-                _, other, w_other = near.pop(0)
-                seam = (index // 2, 0.5 * (value + other), 0.5 * (w + w_other))
+            if index % 2 == 0 and near and near[0].index == index + 1:
+                other = near.pop(0)
+                seam = _Seam(index // 2, 0.5 * (value + other.value), 0.5 * (w + other.w))
             elif index % 2:
                 made.low[k], made.w_low[k] = value, w
             else:
@@ -439,6 +396,56 @@ def _joined(a: _Segment, b: _Segment) -> _Segment:
     if not a.weighted:
         made.w_low, made.w_high = {}, {}
     return made
+
+
+class _Rest:
+    """The sum of the snapshots that whole bins of one level cover: all, less the bins left over at the levels below."""
+
+    def __init__(self, s: _Segment):
+        self.s = s
+        self.total, self.w_total = s.mean * (s.stop - s.start), s.w_mean * (s.stop - s.start)
+
+    def count(self, k: int) -> int:
+        return max(0, (self.s.stop >> k) - -(-self.s.start >> k))
+
+    def climb(self, k: int) -> None:
+        """From level k to the next."""
+        for ends, w_ends in ((self.s.low, self.s.w_low), (self.s.high, self.s.w_high)):
+            if k in ends:
+                self.total = self.total - ends[k] * 2.0**k
+                self.w_total -= w_ends.get(k, 1.0) * 2.0**k
+
+
+def _pool(made: _Segment, b: _Segment, k: int, left: _Rest, right: _Rest, seam: _Seam | None) -> None:
+    """The moments of level k: those of both sides and of the bin at the seam, by Chan, Golub & LeVeque (1983)."""
+    from ensemblekit.averaging.kernels_blocking import join_level
+
+    n, n_later = left.count(k), right.count(k)
+    if k == len(made.m2):
+        made.m2.append(np.zeros_like(made.mean))
+        if made.weighted:
+            made.cross.append(np.zeros_like(made.mean))
+            made.w2.append(0.0)
+    later = b.m2[k] if k < len(b.m2) else np.zeros_like(made.mean)
+    if not made.weighted:
+        join_level(made.m2[k], later, left.total, right.total, n, n_later, 2.0**k,
+                   left.total if seam is None else seam.value, 0 if seam is None else 1)
+        return
+    cross, w2 = (b.cross[k], b.w2[k]) if k < len(b.m2) else (0.0, 0.0)
+    parts = [(n, left.total, left.w_total, 0.0, 0.0, 0.0), (n_later, right.total, right.w_total, later, cross, w2)]
+    if seam is not None:
+        parts.append((1, seam.value * 2.0**k, seam.w * 2.0**k, 0.0, 0.0, 0.0))
+    count, mean, w_mean = 0, 0.0, 0.0
+    for m, total, w_total, m2, m_cross, m_w2 in parts:
+        if m == 0:
+            continue
+        gap, w_gap = total / (m * 2.0**k) - mean, w_total / (m * 2.0**k) - w_mean
+        share = count * m / (count + m)
+        made.m2[k] = made.m2[k] + m2 + gap * gap * share
+        made.cross[k] = made.cross[k] + m_cross + gap * (w_gap * share)
+        made.w2[k] += m_w2 + w_gap**2 * share
+        count += m
+        mean, w_mean = mean + gap * (m / count), w_mean + w_gap * (m / count)
 
 
 def jonsson_level(x: Any, confidence: float = 0.99) -> int:

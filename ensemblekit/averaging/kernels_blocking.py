@@ -13,10 +13,10 @@ TILE = 512      # columns at a time: eight rows of level 3 and the sums stay in 
 
 @kernel
 def add_chunks(flat, stride, chunks, width, shift, total, squares, means):
-    """Sums of `chunks` * 64 rows around shift (width,), which begin at a multiple of 64.
+    """Second moments of `chunks` * 64 rows, which begin at a multiple of 64, in one pass around shift (width,).
 
-    total (width,) gets the sum of x - shift, squares (6, width) the sums of squares of block means of 1, 2, 4, ... 32
-    rows, and means (chunks, width) the means of 64 rows, shift added again.
+    squares (6, width), zero at first, get the squared deviations of block means of 1, 2, 4, ... 32 rows from their
+    mean, means (chunks, width) the means of 64 rows; total (width,), zero at first, the sum of x - shift.
     """
     eight = np.empty((8, TILE))
     for a in range(0, width, TILE):
@@ -81,3 +81,37 @@ def add_chunks(flat, stride, chunks, width, shift, total, squares, means):
                 mean = 0.125 * (f0 + f1)
                 sums[j] += 64.0 * mean
                 means[c, a + j] = mean + h[j]
+        n = float(chunks * ROWS)
+        for j in range(w):          # around the mean instead of the shift; rounding must not make it negative
+            s = sums[j] * sums[j] / n
+            r0, r1, r2 = q0[j] - s, q1[j] - s / 2, q2[j] - s / 4
+            r3, r4, r5 = q3[j] - s / 8, q4[j] - s / 16, q5[j] - s / 32
+            q0[j] = 0.0 if r0 < 0.0 else r0
+            q1[j] = 0.0 if r1 < 0.0 else r1
+            q2[j] = 0.0 if r2 < 0.0 else r2
+            q3[j] = 0.0 if r3 < 0.0 else r3
+            q4[j] = 0.0 if r4 < 0.0 else r4
+            q5[j] = 0.0 if r5 < 0.0 else r5
+
+
+@kernel
+def join_level(m2, later, total, total_later, n, n_later, length, seam, seams):
+    """Pool the second moments of two neighbours at one level into m2 (width,), and that of the block at their seam.
+
+    total (width,) sums the snapshots in the n blocks of this length, so means need no array of their own; seam
+    (width,) is read where `seams` is 1. Chan, Golub & LeVeque (1983).
+    """
+    a = 1.0 / (n * length) if n > 0 else 0.0
+    b = 1.0 / (n_later * length) if n_later > 0 else 0.0
+    both = n + n_later
+    share = n * n_later / both if both > 0 else 0.0
+    part = n_later / both if both > 0 else 0.0
+    last = both / (both + 1.0)
+    for j in range(len(m2)):
+        mean = total[j] * a
+        gap = total_later[j] * b - mean
+        pooled = m2[j] + later[j] + gap * gap * share if share > 0.0 else m2[j] + later[j]
+        if seams == 1:
+            off = seam[j] - (mean + gap * part if n > 0 else total_later[j] * b)
+            pooled = pooled + off * off * last if both > 0 else 0.0
+        m2[j] = pooled

@@ -59,8 +59,9 @@ def geyer_sums(gamma):
 def suffix_inefficiency(x, sums, starts, lags, g, ended):
     """Chodera's g of x[t0:] for every t0 of `starts` (falling), from lagged products added up from the end.
 
-    x (n + lags,) is centred near its mean, with zeros after its n snapshots; sums (n + 1,) are its prefix sums. The sum over lags stops at the first C <= 0
-    beyond lag 3; where `lags` do not reach it g is a lower bound and `ended` false. One pass: n * lags products.
+    x (n + lags,) is centred near its mean, with zeros after its n snapshots; sums (n + 1,) are its prefix sums. The
+    sum over lags stops at the first C <= 0 beyond lag 3; where `lags` do not reach it g is a lower bound and `ended`
+    false. One pass: n * lags products.
     """
     n = len(sums) - 1
     product = np.zeros(lags)
