@@ -48,8 +48,8 @@ def average(source: Any, *, map: Map | None = None, weights: Any = None, equilib
 
     Returns:
         An Estimate. It refuses (``converged`` False, the reason in ``verdict``) where there are fewer than about ten
-        independent snapshots. Scalars are answered by cosine components, checked against blocking, Geyer, Sokal and
-        Chodera; arrays by blocking, element by element.
+        independent snapshots; what it then shows is the median of all methods. Scalars are answered by cosine
+        components, checked against blocking, Geyer, Sokal and Chodera; arrays by blocking, element by element.
 
     Raises:
         InputError: complex values, weights or coords that do not fit, times that run backwards, or an equilibration
@@ -281,8 +281,15 @@ def scalar_estimate(values: np.ndarray, weights: np.ndarray | None, times: np.nd
     variance = spread if w is None else float(w @ (y - mean) ** 2 / w.sum()) * len(y) / (len(y) - 1)
     g = stderr**2 * len(y) / spread
     n_eff = variance / stderr**2 if stderr > 0 else math.nan
-    doubts, converged = _doubts(n_eff, estimators)
     below, above = skewed_quantiles(float(quantile(confidence, dof)), mean_skewness(z, g))
+    middle = float(np.median(list(estimators.values())))
+    if n_eff < ENOUGH and middle > 0 and variance / middle**2 < ENOUGH:
+        # Too short for any one method: the series is shorter than the components that cosines need. What is reported
+        # (and refused) is then the middle of all methods, with the degrees of freedom of its own n_eff.
+        stderr, g, n_eff = middle, middle**2 * len(y) / spread, variance / middle**2
+        dof = max(n_eff - 1, 1.0)
+        below = above = float(quantile(confidence, dof))
+    doubts, converged = _doubts(n_eff, estimators)
     return Estimate(mean=mean, stderr=stderr, interval=(mean - below * stderr, mean + above * stderr),
                     confidence=confidence, n=len(y), n_eff=n_eff, statistical_inefficiency=g,
                     correlation_time=g / 2 * dt, dof=dof, converged=converged, verdict=doubts, estimators=estimators,

@@ -166,12 +166,12 @@ class Moments:
         """Raises StatisticsError where no snapshot, or none with a weight above 0, was seen."""
         if not self.sums:
             raise StatisticsError("no snapshots" if self.n == 0 else f"all weights of {self.n} snapshots are 0")
-        mean: Array
-        mean, m2 = self.sums[:2]
+        mean: Array = self.sums[0]
+        m2: Array = self.sums[1]
         if self.complex:
-            mean = mean.reshape(-1, 2)
+            pairs = mean.reshape(-1, 2)
+            mean = pairs[:, 0] + 1j * pairs[:, 1]
             m2 = m2.reshape(-1, 2).sum(1)
-            mean = mean[:, 0] + 1j * mean[:, 1]
         freedom = self.weight - self.weight2 / self.weight
         tiny = freedom <= 1e-12 * self.weight
         variance = m2 * float("nan") if tiny else m2 / freedom

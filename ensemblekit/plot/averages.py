@@ -52,8 +52,9 @@ def running_mean(answer: Estimate, *, name: str = "value", ax: Any = None) -> An
     mean = np.cumsum(kept - shift) / counts + shift
     shown = _thinned(len(kept))
     x, mean = times[start:][shown], mean[shown]
-    half = (answer.high - answer.low) / 2 * np.sqrt(len(kept) / counts[shown])
-    ax.fill_between(x, mean - half, mean + half, color=BLUE, alpha=0.22, lw=0, zorder=2,
+    wider = np.sqrt(len(kept) / counts[shown])
+    below, above = answer.mean - answer.low, answer.high - answer.mean     # not alike where the series is skewed
+    ax.fill_between(x, mean - below * wider, mean + above * wider, color=BLUE, alpha=0.22, lw=0, zorder=2,
                     label=f"{100 * answer.confidence:g} % interval")
     ax.plot(x, mean, color=BLUE, lw=1.3, zorder=3, label="running mean")
     ax.axhline(answer.mean, color=INK, lw=0.6, ls=(0, (4, 3)), zorder=2)
