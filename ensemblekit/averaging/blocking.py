@@ -352,7 +352,7 @@ def _levels(bins: np.ndarray, start: int, w: np.ndarray | None = None,
 class _Seam(NamedTuple):
     """A bin next to the place where two segments meet."""
 
-    index: int
+    at: int
     value: np.ndarray
     w: float
 
@@ -382,7 +382,7 @@ def _joined(a: _Segment, b: _Segment) -> _Segment:
         seam = None
         while near:
             index, value, w = near.pop(0)
-            if index % 2 == 0 and near and near[0].index == index + 1:
+            if index % 2 == 0 and near and near[0].at == index + 1:
                 other = near.pop(0)
                 seam = _Seam(index // 2, 0.5 * (value + other.value), 0.5 * (w + other.w))
             elif index % 2:
@@ -432,7 +432,8 @@ def _pool(made: _Segment, b: _Segment, k: int, left: _Rest, right: _Rest, seam: 
     parts = [(n, left.total, left.w_total, 0.0, 0.0, 0.0), (n_later, right.total, right.w_total, later, cross, w2)]
     if seam is not None:
         parts.append((1, seam.value * 2.0**k, seam.w * 2.0**k, 0.0, 0.0, 0.0))
-    count, mean, w_mean = 0, 0.0, 0.0
+    count, w_mean = 0, 0.0
+    mean: Any = 0.0
     for m, total, w_total, m2, m_cross, m_w2 in parts:
         if m == 0:
             continue
