@@ -38,7 +38,8 @@ class Field:
 
     shape: tuple[int, ...] = ()
     """Of one snapshot, without the snapshot axis; () is a scalar."""
-    dtype: np.dtype = np.dtype("f8")
+    dtype: np.dtype | str | type = "f8"
+    """As numpy names it; a ``numpy.dtype`` once the field is made."""
     unit: str = ""
     """In H5MD's notation: "nm ps-1", "m s-1"; "" where there is none."""
     kind: Kind = "observable"

@@ -1,10 +1,11 @@
 """Every cut gives the same answer, results are pure, states restore: the laws of averaging/reducer.py."""
 
+import itertools
 import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import ensemblekit as ek
@@ -32,12 +33,13 @@ def test_any_cut_in_time_gives_the_plain_answer(name, data):
     if not weighted:
         w = None
     if name == "Moments(4)":
+        assume(len(x) > 2 and (w is None or np.count_nonzero(w) > 2))   # one or two values have no shape
         x = x - np.round(x.mean())      # far from zero the plain answer itself loses the digits
     if name == "Window" and w is not None and w[-7:].sum() == 0:
         return
     edges = data.draw(strategies.cuts(len(x)))
     total = pattern.empty()
-    for a, b in zip(edges, edges[1:], strict=False):
+    for a, b in itertools.pairwise(edges):
         part = pattern.empty()
         middle = (a + b) // 2
         for lo, hi in ((a, middle), (middle, b)):       # two blocks a piece
@@ -64,12 +66,14 @@ def test_any_cut_in_space_gives_the_plain_answer(name, data):
     pattern, numbers, oracle, weighted = SPACE_CASES[name]
     x, w = data.draw(strategies.data(max_width=12))
     x, w = x - np.round(x.mean()), w if weighted else None
+    if name == "Moments(4)":
+        assume(len(x) > 2 and (w is None or np.count_nonzero(w) > 2))
     if name == "Window" and w is not None and w[-7:].sum() == 0:
         return
     inner = data.draw(st.lists(st.integers(1, x.shape[1]), max_size=4))
     edges = sorted({0, *inner, x.shape[1]})
     total = None
-    for a, b in zip(edges, edges[1:], strict=False):
+    for a, b in itertools.pairwise(edges):
         part = fed(pattern, x[:, a:b], w)
         if total is None:
             total = part

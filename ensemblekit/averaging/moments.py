@@ -166,6 +166,7 @@ class Moments:
         """Raises StatisticsError where no snapshot, or none with a weight above 0, was seen."""
         if not self.sums:
             raise StatisticsError("no snapshots" if self.n == 0 else f"all weights of {self.n} snapshots are 0")
+        mean: Array
         mean, m2 = self.sums[:2]
         if self.complex:
             mean = mean.reshape(-1, 2)

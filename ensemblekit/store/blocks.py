@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
-import os
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -12,18 +13,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ensemblekit.errors import StoreDamagedError
+from ensemblekit.errors import StoreError
 from ensemblekit.source import WHOLE, Block
-from ensemblekit.store.hdf5 import Dataset
+from ensemblekit.store.hdf5 import Dataset, Identity, identity_of
 
 PAGE = mmap.PAGESIZE
 OPEN_MAPS = 256
+POPULATE_READ = 22 if sys.platform == "linux" else None     # Linux 5.14; not yet among mmap's names
 
 
 class Span(NamedTuple):
     """n rows of one dataset of one file, `step` apart, from row `first` on."""
 
     path: str
+    identity: Identity
     dataset: Dataset
     first: int
     n: int
@@ -37,15 +40,13 @@ class Span(NamedTuple):
         if d.offset is None:
             from ensemblekit.store.hdf5 import read_rows
 
+            check_identity(self.path, self.identity)
             rows = slice(first, first + (stop - start) * self.step, self.step)
             values = read_rows(self.path, d.path, rows, None if tile == WHOLE else tile)
             return values.astype(d.dtype.newbyteorder("="), copy=False)
-        mapped = mapping(self.path)
+        mapped = mapping(self.path, self.identity)
         item = d.dtype.itemsize
         at = d.offset + first * d.stride
-        if stop > start and at + (stop - start - 1) * self.step * d.stride + d.stride > len(mapped) + d.stride - 1:
-            raise StoreDamagedError(f"{self.path} ends before snapshot {first + stop - start - 1}: it was cut off. "
-                                    "Restore it from a copy")
         shape: tuple[int, ...]
         if tile == WHOLE:
             shape, inner = (stop - start, *d.shape[1:]), _strides(d.shape[1:], item)
@@ -56,16 +57,25 @@ class Span(NamedTuple):
             return np.empty(shape, d.dtype)
         return np.ndarray(shape, d.dtype, mapped, at, (d.stride * self.step, *inner))
 
+    def fetch(self, start: int, stop: int) -> None:
+        """Map the pages of these rows in one go: a third of the time that a fault every 16 pages takes."""
+        if self.step == 1:
+            self._advise(POPULATE_READ, start, stop)
+
     def give_back(self, start: int, stop: int) -> None:
         """Tell the system that the pages of these rows are not needed any more (they stay in the page cache)."""
+        self._advise(getattr(mmap, "MADV_DONTNEED", None), start, stop)
+
+    def _advise(self, advice: int | None, start: int, stop: int) -> None:
         d = self.dataset
-        if d.offset is None or stop <= start:
+        if advice is None or d.offset is None or stop <= start:
             return
         a = d.offset + (self.first + start * self.step) * d.stride
         b = d.offset + (self.first + (stop - 1) * self.step) * d.stride + d.stride
-        a, b = a // PAGE * PAGE, min(-(-b // PAGE) * PAGE, len(mapping(self.path)))
+        a, b = a // PAGE * PAGE, min(-(-b // PAGE) * PAGE, self.identity.size)
         if b - a > 16 * PAGE:
-            mapping(self.path).madvise(mmap.MADV_DONTNEED, a, b - a)
+            with contextlib.suppress(OSError):      # advice only: older systems do not know it
+                mapping(self.path, self.identity).madvise(advice, a, b - a)
 
 
 def _strides(shape: tuple[int, ...], item: int) -> tuple[int, ...]:
@@ -76,19 +86,35 @@ def _strides(shape: tuple[int, ...], item: int) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-_maps: OrderedDict[tuple[str, int, int], mmap.mmap] = OrderedDict()
+_maps: OrderedDict[tuple[str, Identity], mmap.mmap] = OrderedDict()
 _lock = threading.Lock()
 
 
-def mapping(path: str) -> mmap.mmap:
-    """The file mapped read-only, once a process; views keep a dropped mapping alive as long as they need it."""
-    stat = os.stat(path)
-    key = (path, stat.st_ino, stat.st_size)
+def check_identity(path: str, identity: Identity, file: int | None = None) -> None:
+    """Raise StoreError where the name stands for another file than the one whose layout is known."""
+    try:
+        now = identity_of(path if file is None else file)
+    except FileNotFoundError:
+        now = None
+    if now != identity:
+        what = "is gone" if now is None else "was replaced by another file (sealed, rewritten or cut)"
+        raise StoreError(f"{path} {what} since it was opened; open it again with ek.open")
+
+
+def mapping(path: str, identity: Identity) -> mmap.mmap:
+    """The file mapped read-only, once a process; views keep a dropped mapping alive as long as they need it.
+
+    A mapped file stays readable though its name may since stand for another one.
+    """
+    key = (path, identity)
     with _lock:
-        if key in _maps:
+        mapped = _maps.get(key)
+        if mapped is not None and mapped.size() == identity.size:
             _maps.move_to_end(key)
-            return _maps[key]
+            return mapped
+        check_identity(path, identity)
         with open(path, "rb") as f:
+            check_identity(path, identity, f.fileno())
             _maps[key] = mapped = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
         while len(_maps) > OPEN_MAPS:
             _maps.popitem(last=False)
@@ -123,6 +149,9 @@ class StoredPiece:
             step = step // 64 * 64 or step
             for a in range(0, n, step):
                 b = min(n, a + step)
+                if self.tile == WHOLE or self.tile.start == 0:
+                    for part in parts:
+                        part.fetch(a, b)
                 views = {name: part.view(a, b, self.tile) for name, part in zip(names, parts, strict=True)}
                 rows = slice(done + a, done + b)
                 yield Block(views, self.start + done + a, self.tile,

@@ -5,21 +5,31 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
-import hdf5plugin  # noqa: F401  (its import registers the filters of compressed files)
 import numpy as np
 import xxhash
 
-import ensemblekit
+from ensemblekit import __version__
 from ensemblekit.errors import StoreDamagedError, StoreError
 from ensemblekit.source import Field
 from ensemblekit.store.schema import CLOSED, MAIN, PARTICLES, SCHEMA, SCHEMA_SUM, Column, Schema
 
+lock = threading.RLock()        # libhdf5 can crash where two threads open and read files at once
+
 LIBVER = ("earliest", "v110")   # version 1 object headers: no checksum over the extents, readable by old programs
+
+
+class Identity(NamedTuple):
+    """Which file a name stood for."""
+
+    inode: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,19 +57,24 @@ class Layout:
     path: str
     schema: Schema
     datasets: Mapping[str, Dataset]
-    size: int
-    sealed: bool
+    identity: Identity
+    """Inode and size: another file under the same name has another one."""
 
 
-def create_segment(path: str, schema: Schema, sealed: Mapping[str, Mapping[str, Any]] | None = None,
-                   filters: Callable[[Column], Mapping[str, Any]] | None = None) -> None:
-    """Write a whole new file at `path` with all chunks allocated, not filled, and extents at capacity."""
+Fill = Callable[[str], Iterable[tuple[int, Mapping[str, np.ndarray]]]]
+"""clock -> its rows, part by part: the first row, and path -> values."""
+Filters = Callable[[Column], Mapping[str, Any]]
+
+
+def create_segment(path: str, schema: Schema, fill: Fill | None = None, filters: Filters | None = None) -> None:
+    """Write a whole new file at `path`: all room allocated and extents at capacity, and the rows of `fill` in it."""
     capacity = schema.capacity or {}
     chunks = sum(-(-rows // max(1, c.chunk[0])) * max(1, math.prod(c.shape) // max(1, math.prod(c.chunk[1:])))
                  for clock, rows in capacity.items() for c in schema.columns(clock, rows))
     # One block of metadata large enough for every B-tree node, so that the chunks of a dataset are adjacent.
     block = max(1 << 20, 1 << (256 * chunks - 1).bit_length() if chunks else 0)
-    with h5py.File(path, "w", libver=LIBVER, meta_block_size=min(block, 1 << 30), locking=False) as f:
+    cache = {"rdcc_nbytes": 64 << 20} if filters else {}
+    with lock, h5py.File(path, "w", libver=LIBVER, meta_block_size=min(block, 1 << 30), **cache) as f:
         _write_head(f, schema)
         for clock, names in schema.clocks.items():
             columns = schema.columns(clock, capacity[clock])
@@ -71,15 +86,15 @@ def create_segment(path: str, schema: Schema, sealed: Mapping[str, Mapping[str, 
             for element in (*(schema.element(n) for n in names[1:]), columns[len(names) + 2].path.rpartition("/")[0]):
                 f[element]["step"] = f[step]
                 f[element]["time"] = f[time]
-            if sealed is not None:
-                for path_, values in sealed[clock].items():
-                    made[path_][...] = values
+            for start, rows in fill(clock) if fill is not None else ():
+                for name, values in rows.items():
+                    made[name][start:start + len(values)] = values
         text = np.frombuffer(schema.to_json(), np.uint8)
         f.create_dataset(SCHEMA, data=text)
         f.create_dataset(SCHEMA_SUM, data=np.uint64(xxhash.xxh3_64_intdigest(text.tobytes())))
-        f.create_dataset(CLOSED, data=closed_record([capacity[c] for c in schema.clocks] if sealed is not None else
-                                                    [0] * len(schema.clocks), sealed is not None))
-        f.attrs["ensemblekit"] = ensemblekit.__version__
+        counts = [capacity[c] for c in schema.clocks] if fill is not None else [0] * len(schema.clocks)
+        f.create_dataset(CLOSED, data=closed_record(counts, fill is not None))
+        f.attrs["ensemblekit"] = __version__
 
 
 def closed_record(counts: list[int], closed: bool = True) -> np.ndarray:
@@ -97,7 +112,7 @@ def _write_head(f: h5py.File, schema: Schema) -> None:
     h5md.create_group("author").attrs["name"] = np.bytes_(schema.author.encode("ascii", "replace") or b"unknown")
     creator = h5md.create_group("creator")
     creator.attrs["name"] = np.bytes_("ensemblekit")
-    creator.attrs["version"] = np.bytes_(ensemblekit.__version__)
+    creator.attrs["version"] = np.bytes_(__version__)
     units = h5md.create_group("modules/units")
     units.attrs["version"] = np.array([1, 0], "i4")
     units.attrs["system"] = np.bytes_("SI")
@@ -133,7 +148,7 @@ def read_layout(path: str) -> Layout | None:
 
     Raises StoreError where the file cannot be opened, StoreDamagedError where its description is not what was written.
     """
-    with opened(path) as f:
+    with opened(path) as f, open(path, "rb") as raw:
         if SCHEMA not in f:
             return None
         text = f[SCHEMA][...].tobytes()
@@ -141,30 +156,47 @@ def read_layout(path: str) -> Layout | None:
             raise StoreDamagedError(f"{path}: the description of the store does not match its checksum. "
                                     "Restore the file from a copy; the snapshots may still be whole")
         schema = Schema.from_json(text)
-        size = os.stat(path).st_size
+        identity = identity_of(raw.fileno())
         datasets = {}
-        sealed = False
-        with open(path, "rb") as raw:
-            for clock in schema.clocks:
-                for column in schema.columns(clock, (schema.capacity or {})[clock]):
-                    found = _locate(f, column.path, raw, size)
-                    datasets[column.path] = found
-                    sealed = sealed or found.extent_at is None
-            closed = f[CLOSED]
-            datasets[CLOSED] = Dataset(CLOSED, closed.shape, closed.dtype, "", closed.id.get_offset(), 8,
-                                       closed.shape[0], None)
-        return Layout(path, schema, datasets, size, sealed)
+        for clock in schema.clocks:
+            for column in schema.columns(clock, (schema.capacity or {})[clock]):
+                datasets[column.path] = _locate(f, column.path, raw, identity.size)
+        closed = f[CLOSED]
+        datasets[CLOSED] = Dataset(CLOSED, closed.shape, closed.dtype, "", closed.id.get_offset(), 8, closed.shape[0],
+                                   None)
+        return Layout(path, schema, datasets, identity)
 
 
-def opened(path: str) -> h5py.File:
-    """The file for reading, without a lock (readers must not stop a writer), or a StoreError."""
+def identity_of(file: str | int) -> Identity:
+    stat = os.stat(file)
+    return Identity(stat.st_ino, stat.st_size)
+
+
+@contextmanager
+def opened(path: str) -> Iterator[h5py.File]:
+    """The file for reading, with the library's lock held meanwhile; or a StoreError."""
+    import hdf5plugin  # noqa: F401  (its import registers the filters of compressed files)
+
+    with lock:
+        try:
+            file = _open(path)
+        except FileNotFoundError as error:
+            raise StoreError(f"no file {path!r}") from error
+        except OSError as error:
+            raise StoreError(f"{path}: HDF5 cannot open it ({error}). If it is no HDF5 file, ingest it first; if it was "
+                             "damaged, `ensemblekit verify` says where") from error
+        with file:
+            yield file
+
+
+def _open(path: str) -> h5py.File:
+    """With HDF5's own locks (shared, so they do not stop our writer); as the caller has it, where it is open already."""
     try:
-        return h5py.File(path, "r", locking=False)
-    except FileNotFoundError as error:
-        raise StoreError(f"no file {path!r}") from error
+        return h5py.File(path, "r")
     except OSError as error:
-        raise StoreError(f"{path}: HDF5 cannot open it ({error}). If it is no HDF5 file, ingest it first; if it was "
-                         "damaged, `ensemblekit verify` says where") from error
+        if "locking flag values don't match" not in str(error):
+            raise
+        return h5py.File(path, "r", locking=False)
 
 
 def _locate(f: h5py.File, path: str, raw: Any, size: int) -> Dataset:
@@ -173,49 +205,52 @@ def _locate(f: h5py.File, path: str, raw: Any, size: int) -> Dataset:
         raise StoreDamagedError(f"{f.filename}: the dataset {path!r} that its description names is missing")
     d = f[path]
     item = d.dtype.itemsize * math.prod(d.shape[1:])
-    runs, rows = _even_rows(d, item) if d.dtype.isnative else (None, 0)
-    offset, stride = runs if runs else (None, item)
-    if offset is not None and (offset % d.dtype.alignment or offset + rows * stride > size):
+    plain = d.dtype.isnative and not d.is_virtual and not d.external and not _filtered(d)
+    offset, stride, rows = (_even_rows(d, item) if plain else None) or (None, item, len(d))
+    aligned = offset is not None and offset % d.dtype.alignment == 0 and stride % d.dtype.alignment == 0
+    if not aligned or rows < len(d) or offset + rows * stride > size:       # type: ignore[operator]
         offset = None
-    unit = d.attrs.get("unit", "")
-    return Dataset(path, d.shape, d.dtype, unit.decode() if isinstance(unit, bytes) else str(unit), offset, stride,
-                   rows, None if _filtered(d) else extent_at(f, path, raw))
+    return Dataset(path, d.shape, d.dtype, _unit(d), offset, stride, rows, None if _filtered(d) else
+                   extent_at(f, path, raw))
 
 
 def _filtered(d: h5py.Dataset) -> bool:
     return d.id.get_create_plist().get_nfilters() > 0
 
 
-def _even_rows(d: h5py.Dataset, item: int) -> tuple[tuple[int, int] | None, int]:
-    """(offset, stride) and the rows allocated, where all chunks follow each other; (None, n) where not."""
-    if d.shape and _filtered(d):
-        return None, d.shape[0]
+def _even_rows(d: h5py.Dataset, item: int) -> tuple[int, int, int] | None:
+    """(offset of row 0, stride, rows allocated) where all rows lie evenly spaced in the file, each in one piece."""
     if d.chunks is None:
         offset = d.id.get_offset()
-        return (None if offset is None else (offset, item)), d.shape[0]
-    found: list[tuple[tuple[int, ...], int, int]] = []
-    d.id.chunk_iter(lambda c: found.append((c.chunk_offset, c.byte_offset, c.size)))
-    if not found:
-        return None, 0
+        return None if offset is None else (offset, item, len(d))
+    parts = [-(-n // c) for n, c in zip(d.shape[1:], d.chunks[1:], strict=True)]
+    a_row = math.prod(parts)        # chunks that one snapshot, or one stack of them, is cut into
+    if a_row > 1 and not (d.chunks[0] == 1 and _follow(d.shape[1:], d.chunks[1:])):
+        return None
+    if a_row == 1 and d.chunks[1:] != d.shape[1:]:
+        return None
+    found: list[tuple[int, int]] = []
+
+    def note(chunk: Any) -> None:
+        number = chunk.chunk_offset[0] // d.chunks[0]
+        for at, extent, n in zip(chunk.chunk_offset[1:], d.chunks[1:], parts, strict=True):
+            number = number * n + at // extent
+        found.append((number, chunk.byte_offset))
+
+    d.id.chunk_iter(note)
+    if not found or len(found) % a_row:
+        return None
     found.sort()
-    rows = found[-1][0][0] + d.chunks[0]
-    offset, nbytes = found[0][1], found[0][2]
-    if any(at != offset + k * nbytes for k, (_, at, _) in enumerate(found)):
-        return None, rows
-    whole = all(c == s for c, s in zip(d.chunks[1:], d.shape[1:], strict=True))
-    if whole:
-        return (offset, item), rows
-    per_row = len(found) // max(1, len({c[0][0] for c in found}))
-    # Tiles of one axis follow each other; a last tile that is not full leaves a gap at the end of a snapshot only
-    # where no axis before the tiled one is longer than one.
-    axis = next(k for k, (c, s) in enumerate(zip(d.chunks[1:], d.shape[1:], strict=True), 1) if c not in (1, s) or (
-        c == 1 and s > 1 and d.chunks[k + 1:] == d.shape[k + 1:]))
-    inner_whole = d.chunks[axis + 1:] == d.shape[axis + 1:]
-    divides = d.shape[axis] % d.chunks[axis] == 0
-    outer_one = math.prod(d.shape[1:axis]) == 1
-    if d.chunks[0] == 1 and inner_whole and (divides or outer_one):
-        return (offset, per_row * nbytes), rows
-    return None, rows
+    first, nbytes = found[0][1], math.prod(d.chunks) * d.dtype.itemsize
+    if any(chunk != (k, first + k * nbytes) for k, chunk in enumerate(found)):
+        return None
+    return first, nbytes * a_row // d.chunks[0], len(found) // a_row * d.chunks[0]
+
+
+def _follow(item: tuple[int, ...], chunk: tuple[int, ...]) -> bool:
+    """Whether the tiles of one snapshot, in their order, are its bytes in order (with a gap behind it at the most)."""
+    axis = max(k for k, (n, c) in enumerate(zip(item, chunk, strict=True)) if c < n)
+    return all(c == 1 for c in chunk[:axis]) and (item[axis] % chunk[axis] == 0 or math.prod(item[:axis]) == 1)
 
 
 def extent_at(f: h5py.File, path: str, raw: Any) -> int | None:
@@ -241,8 +276,7 @@ def extent_at(f: h5py.File, path: str, raw: Any) -> int | None:
                 blocks.append(struct.unpack_from("<QQ", body, data))
             if kind == 0x01 and data + 16 <= len(body):
                 where = start + data + (8 if body[data] == 1 else 4)
-                (value,) = struct.unpack("<Q", read(where, 8))
-                return where if where % 8 == 0 and value == f[path].shape[0] else None
+                return where if where % 8 == 0 and body[data + 1] == f[path].ndim > 0 else None
             at = data + size
     return None
 
@@ -283,7 +317,7 @@ class Foreign:
 def read_foreign(path: str) -> dict[str, Foreign]:
     """The fields of any H5MD or plain HDF5 file. Fields that share length, steps and times share a clock."""
     with opened(path) as f, open(path, "rb") as raw:
-        size = os.stat(path).st_size
+        size = identity_of(raw.fileno()).size
         found: dict[str, tuple[h5py.Dataset, Any, Any, str]] = {}
 
         def visit(name: str, node: Any) -> None:

@@ -33,10 +33,11 @@ def open_store(path: Any, mode: Literal["r", "a"] = "r", *, as_: Literal["run", 
     stores = [Store.open(one) for one in paths]
     if as_ == "replicas":
         return ReplicaSet.of(stores)
-    runs = {store.run for store in stores}
-    if as_ is None and "" not in runs and len(runs) == len(stores):
+    runs = {(store.run, store.replica) for store in stores}
+    ours = all(store.run for store in stores)
+    if as_ is None and ours and len(runs) == len(stores):
         return ReplicaSet.of(stores)
-    if as_ is None and ("" in runs or len(runs) > 1):
+    if as_ is None and (not ours or len(runs) > 1):
         raise InputError(f"{len(stores)} files match {path!r} and do not say whether they are one run or several. "
                          'Pass as_="run" (parts of one run, in this order) or as_="replicas" (independent runs)')
     return _one_run(stores)

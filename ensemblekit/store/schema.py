@@ -18,6 +18,7 @@ from ensemblekit.source import Field
 
 FORMAT = 1
 MAIN = "main"
+MD_UNITS = {"position": "Angstrom", "box": "Angstrom", "velocity": "Angstrom ps-1", "force": "kJ mol-1 Angstrom-1"}
 SCHEMA = "ensemblekit/schema"               # uint8 (length,): UTF-8 JSON
 SCHEMA_SUM = "ensemblekit/schema_checksum"  # uint64 (): xxh3_64 of those bytes
 CLOSED = "ensemblekit/closed"               # uint64 (clocks + 1,): snapshots of each clock at a clean close, xxh3_64
@@ -26,6 +27,7 @@ CHUNK_BYTES = 1 << 20
 CACHE_LINE = 64
 TILE_BYTES = 8 << 20
 MAX_CHUNK = (4 << 30) - 1                   # HDF5's own limit
+COMMIT_ORDER = {"position": 0, "velocity": 1, "force": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +62,24 @@ class Schema:
     """Clock -> snapshots of the store that stand in earlier segments."""
     capacity: Mapping[str, int] | None = None
     """Clock -> rows that were allocated here."""
+    in_place: bool = True
+    """Rows are written into the file; False: every file is written whole, by temporary name and rename."""
+    sealed: bool = False
+    """Complete: no row is ever added, and further segments beside it are leftovers."""
+    compression: Any = None
+    """As given to ``seal``."""
 
     @property
     def clocks(self) -> dict[str, list[str]]:
-        """Clock -> its fields, in the order given; the first field's extent is the commit."""
+        """Clock -> its fields, in the order they are written; the first field's extent is the commit.
+
+        Positions (velocities, forces) go first: programs that follow the file count its frames by them.
+        """
         clocks: dict[str, list[str]] = {}
         for name, field in self.fields.items():
             clocks.setdefault(field.clock, []).append(name)
+        for names in clocks.values():
+            names.sort(key=lambda name: COMMIT_ORDER.get(self.fields[name].kind, len(COMMIT_ORDER)))
         return clocks
 
     def element(self, name: str) -> str:
@@ -95,14 +108,15 @@ class Schema:
             columns.append(Column(path, shape, np.dtype(dtype), unit, chunk_shape(shape, 8, rows)))
         return columns
 
-    def at(self, segment: int, starts: Mapping[str, int], capacity: Mapping[str, int]) -> Schema:
-        return replace(self, segment=segment, starts=dict(starts), capacity=dict(capacity))
+    def at(self, segment: int, starts: Mapping[str, int], capacity: Mapping[str, int], **changes: Any) -> Schema:
+        return replace(self, segment=segment, starts=dict(starts), capacity=dict(capacity), **changes)
 
     def to_json(self) -> bytes:
         record = {
             "format": FORMAT, "run": self.run, "replica": self.replica, "time_unit": self.time_unit,
             "author": self.author, "segment": self.segment, "starts": dict(self.starts or {}),
-            "capacity": dict(self.capacity or {}), "provenance": dict(self.provenance or {}),
+            "capacity": dict(self.capacity or {}), "in_place": self.in_place, "sealed": self.sealed,
+            "compression": self.compression, "provenance": dict(self.provenance or {}),
             "fields": {name: {"shape": list(f.shape), "dtype": f.dtype.str, "unit": f.unit, "kind": f.kind,
                               "clock": f.clock, "finite": f.finite, "element": self.element(name)}
                        for name, f in self.fields.items()},
@@ -119,7 +133,8 @@ class Schema:
             fields = {name: Field(tuple(f["shape"]), np.dtype(f["dtype"]), f["unit"], f["kind"], f["clock"],
                                   f["finite"]) for name, f in record["fields"].items()}
             return cls(fields, record["run"], record["replica"], record["time_unit"], record["provenance"],
-                       record["author"], record["segment"], record["starts"], record["capacity"])
+                       record["author"], record["segment"], record["starts"], record["capacity"], record["in_place"],
+                       record["sealed"], record["compression"])
         except (KeyError, TypeError, ValueError) as error:
             raise StoreDamagedError(f"the description of this store cannot be read: {error!r}") from error
 
@@ -136,6 +151,8 @@ def check_fields(fields: Mapping[str, Any]) -> dict[str, Field]:
             raise InputError(f"field {name!r} is described by an ek.Field(shape, dtype, unit=...); got {field!r}")
         if set(field.clock) & set("/.\0") or not field.clock:
             raise InputError(f"the clock of field {name!r} is a word without '/' and '.'; got {field.clock!r}")
+        if (field.dtype.itemsize > 8 and field.dtype.kind == "f") or field.dtype.itemsize > 16:
+            raise InputError(f"field {name!r}: {field.dtype} differs from machine to machine; take \"f8\" or \"c16\"")
         checked[name] = field
     kinds = [f.kind for f in checked.values() if f.kind != "observable"]
     if len(set(kinds)) < len(kinds):
@@ -150,8 +167,9 @@ def check_fields(fields: Mapping[str, Any]) -> dict[str, Field]:
         if field.kind == "box" and field.shape not in ((3,), (3, 3)):
             raise InputError(f"field {name!r} of kind \"box\" has shape (3, 3) (rows are cell vectors) or (3,); "
                              f"got {field.shape}")
-        if field.kind in ("position", "box") and not field.unit:
-            raise InputError(f"field {name!r} of kind {field.kind!r} needs a unit that MD programs know: \"Angstrom\", \"nm\"")
+        if field.kind != "observable" and not field.unit:
+            raise InputError(f"field {name!r} of kind {field.kind!r} needs a unit that MD programs know, for example "
+                             f"unit={MD_UNITS[field.kind]!r}")
     return checked
 
 
@@ -161,23 +179,25 @@ def stored_dtype(dtype: np.dtype) -> np.dtype:
 
 
 def chunk_shape(shape: tuple[int, ...], itemsize: int, rows: int) -> tuple[int, ...]:
-    """Whole snapshots stacked to about 1 MiB; large snapshots in tiles of at most 8 MiB along one axis.
+    """Whole snapshots stacked to about 1 MiB; large snapshots in tiles of about 8 MiB along one axis.
 
-    The tile divides its axis where it can, so that the chunks of a snapshot are adjacent in the file and a mapped
-    snapshot is one array.
+    The tiles of a snapshot follow each other in the file, so that a mapped snapshot is one array: the first axis may
+    be cut unevenly (the last tile then leaves a gap behind the snapshot), a later one only into equal parts, which
+    may be larger than 8 MiB where its length has no small divisor.
     """
     nbytes = math.prod(shape) * itemsize
     if nbytes <= TILE_BYTES:
         stacked = max(1, min(rows, CHUNK_BYTES // nbytes))
         even = CACHE_LINE // math.gcd(CACHE_LINE, nbytes)       # rows that fill whole cache lines
         return (stacked // even * even or stacked, *shape)
-    chunk = list(shape)
-    for axis, length in enumerate(shape):
-        inner = math.prod(shape[axis + 1:]) * itemsize
-        if inner > TILE_BYTES:
-            chunk[axis] = 1
-            continue
-        most = max(1, TILE_BYTES // inner)
-        chunk[axis] = next((k for k in range(most, most // 8, -1) if length % k == 0), 0) or most
-        break
-    return (1, *chunk)
+    axis = next(k for k in range(len(shape)) if math.prod(shape[k + 1:]) * itemsize <= TILE_BYTES)
+    inner = math.prod(shape[axis + 1:]) * itemsize
+    parts = -(-shape[axis] * inner // TILE_BYTES)
+    if math.prod(shape[:axis]) == 1:
+        width = -(-shape[axis] // parts)
+    else:
+        width = next(shape[axis] // k for k in range(parts, 0, -1) if shape[axis] % k == 0)
+    if width * inner > MAX_CHUNK:
+        raise InputError(f"a snapshot of shape {shape} cannot be cut into parts that follow each other in a file; "
+                         f"store it flat, shape ({math.prod(shape)},)")
+    return (1, *(1 for _ in range(axis)), width, *shape[axis + 1:])

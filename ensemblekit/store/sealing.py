@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +15,8 @@ from ensemblekit.store.segments import checksums, new_segment, segments_of
 
 if TYPE_CHECKING:
     from ensemblekit.store.store import Store
+
+AT_ONCE = 64 << 20      # bytes held in memory while copying
 
 
 def rounded(values: np.ndarray, bits: int) -> np.ndarray:
@@ -41,60 +45,71 @@ def seal(store: Store, path: str | os.PathLike[str] | None, compression: Any) ->
         raise StoreError(f"{store.path} was not written by ensemblekit; ingest it into a store to seal it")
     bits = _bits(compression)
     target = os.fspath(path) if path is not None else store.path
-    if path is not None and os.path.exists(target):
-        raise StoreError(f"{target} is there already; choose another name or delete it first")
-    if path is None:
+    if path is None or store.writable:
         store._check_writing(next(iter(store.clocks)))
-        if store._pending:
-            store.flush()
-    rows: dict[str, dict[str, np.ndarray]] = {}
-    capacity = {}
-    for clock, names in store.clocks.items():
-        source = store.clock(clock)
-        n = capacity[clock] = len(source)
-        columns = store._schema.columns(clock, max(1, n))
-        values = [store[name][:] for name in names]
-        if bits is not None:
-            values = [rounded(v, bits) for v in values]
-        meta = np.empty(n, np.dtype([("step", "<i8"), ("time", "<f8"), ("weight", "<f8")]))
-        weights = source.weights
-        meta["step"], meta["time"] = source.steps, source.times
-        meta["weight"] = 1.0 if weights is None else weights
-        sums = checksums(values, meta, n) if n else np.empty((0, len(names) + 1), "<u8")
-        rows[clock] = dict(zip([c.path for c in columns], [*values, meta["step"], meta["time"], meta["weight"], sums],
-                               strict=True))
+        store.flush()
+    if path is not None and os.path.lexists(target):
+        raise StoreError(f"{target} is there already; choose another name or delete it first")
+    if store["position" if "position" in store else next(iter(store))].field.kind == "position" and not str(
+            target).endswith(".h5md"):
+        raise InputError(f"a file of particle positions ends in .h5md, as MDAnalysis goes by the suffix; got {target!r}")
+    counts = {clock: len(store.clock(clock)) for clock in store.clocks}
+    schema = store._schema.at(0, dict.fromkeys(counts, 0), counts, sealed=True,
+                              compression=list(compression) if isinstance(compression, tuple) else compression)
     old = segments_of(store.path)
-    schema = store._schema.at(0, {c: 0 for c in capacity}, capacity)
-    if path is None and store._segment is not None:
-        store._segment.close()
-        store._segment = None
-    new_segment(target, schema, store.durability == "disk", rows=rows, filters=_filters(compression))
+    new_segment(target, schema, store.durability == "disk", lambda clock: _rows(store, clock, bits),
+                _filters(compression), over=path is None)
     if path is None:
-        for extra in old[1:]:       # the sealed file says it has everything from row 0: leftovers are ignored, then gone
+        for extra in old[:0:-1]:        # the sealed file holds everything: until they are gone, they are ignored
             os.unlink(extra)
-        store._pending.clear()
         store.close()
     return type(store).open(target)
 
 
+def _rows(store: Store, clock: str, bits: int | None) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """All rows of a clock, a few megabytes at a time, as they stand in the sealed file."""
+    assert store._schema is not None
+    names = store.clocks[clock]
+    n = len(store.clock(clock))
+    paths = [column.path for column in store._schema.columns(clock, max(1, n))]
+    width = sum(store.fields[name].nbytes for name in names) + 8 * (4 + len(names))
+    step = max(1, AT_ONCE // width)
+    step = 1 << (step.bit_length() - 1)
+    for a in range(0, n, step):
+        source = store.clock(clock).window(a, a + step)
+        values = [store[name][a:a + step] for name in names]
+        if bits is not None:
+            values = [rounded(v, bits) for v in values]
+        weights = source.weights
+        meta = np.empty(len(source), np.dtype([("step", "<i8"), ("time", "<f8"), ("weight", "<f8")]))
+        meta["step"], meta["time"] = source.steps, source.times
+        meta["weight"] = 1.0 if weights is None else weights
+        rows = [*values, meta["step"], meta["time"], meta["weight"], checksums(values, meta, len(source))]
+        yield a, dict(zip(paths, rows, strict=True))
+
+
 def _bits(compression: Any) -> int | None:
+    """Bits of the significand to keep; None: all."""
     if compression in (None, "lossless"):
         return None
-    if isinstance(compression, tuple | list) and len(compression) == 2 and compression[0] == "round" and isinstance(
-            compression[1], int) and 1 <= compression[1] <= 52:
-        return compression[1]
-    raise InputError(f'compression is None, "lossless" or ("round", bits) with 1 to 52 bits; got {compression!r}')
+    if isinstance(compression, tuple | list) and len(compression) == 2 and compression[0] == "round":
+        wanted = compression[1]
+        if isinstance(wanted, int) and not isinstance(wanted, bool) and 1 <= wanted <= 52:
+            return wanted
+        if isinstance(wanted, float) and 0 < wanted < 0.5:
+            return max(1, math.ceil(-math.log2(wanted)) - 1)        # 2**-(bits + 1) is at most the error wanted
+    raise InputError('compression is None, "lossless" or ("round", k) with k of 1 to 52 bits, or a relative error below '
+                     f'0.5; got {compression!r}')
 
 
 def _filters(compression: Any) -> Any:
     if compression is None:
-        return lambda column: {}
+        return None
 
     def filters(column: Column) -> dict[str, Any]:
         import hdf5plugin
 
-        if column.dtype.kind in "fc":
-            return dict(hdf5plugin.Blosc2(cname="zstd", clevel=5, filters=hdf5plugin.Blosc2.SHUFFLE))
-        return dict(hdf5plugin.Blosc2(cname="zstd", clevel=3, filters=hdf5plugin.Blosc2.SHUFFLE))
+        level = 5 if column.dtype.kind in "fc" else 3
+        return dict(hdf5plugin.Blosc2(cname="zstd", clevel=level, filters=hdf5plugin.Blosc2.SHUFFLE))
 
     return filters

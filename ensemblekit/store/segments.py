@@ -14,6 +14,7 @@ import os
 import re
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,21 @@ import numpy as np
 import xxhash
 
 from ensemblekit.errors import StoreBusyError, StoreError
-from ensemblekit.store.hdf5 import Dataset, Layout, closed_record, create_segment, read_layout, shapes_seen
+from ensemblekit.store.hdf5 import (
+    Dataset,
+    Fill,
+    Filters,
+    Layout,
+    closed_record,
+    create_segment,
+    read_layout,
+    shapes_seen,
+)
 from ensemblekit.store.schema import CLOSED, Schema
 
 FIRST_BYTES = 4 << 30       # sparse: what is not written takes no disk; most runs then are one file
 LARGEST_BYTES = 64 << 30
+LEAST_ROWS = 16
 ALLOCATE_ROWS = 1 << 14
 
 _digest = xxhash.xxh3_64_intdigest
@@ -48,7 +59,7 @@ def segments_of(path: str) -> list[str]:
         if match:
             found[int(match.group(1))] = name
     paths = [path]
-    while len(paths) in found:
+    while len(paths) in found and os.path.exists(path):
         paths.append(found[len(paths)])
     return paths
 
@@ -107,49 +118,85 @@ def write_all(fd: int, data: Any, at: int) -> None:
         view, at = view[written:], at + written
 
 
-def new_segment(path: str, schema: Schema, durable: bool, *, rows: Mapping[str, Mapping[str, Any]] | None = None,
-                filters: Any = None) -> Layout:
-    """Create a file by temporary name and rename; empty and open for rows, or whole with `rows` in it."""
+class NotInPlace(StoreError):
+    """Here rows cannot be committed by writing an extent in place; files must be written whole."""
+
+
+def new_segment(path: str, schema: Schema, durable: bool, fill: Fill | None = None, filters: Filters | None = None,
+                over: bool = False) -> Layout:
+    """Create a file by temporary name and rename: empty with room for rows, or whole with the rows of `fill` in it.
+
+    Raises NotInPlace where an empty file cannot be appended to in place, StoreError where the disk is full or the name
+    is taken (unless `over`).
+    """
+    if not over and os.path.lexists(path):
+        raise StoreError(f"{path} is in the way of this store's next file and is not part of it; move it elsewhere")
     temporary = f"{path}.tmp{os.getpid()}"
     try:
-        create_segment(temporary, schema, rows, filters)
-        layout = read_layout(temporary)
-        assert layout is not None
+        create_segment(temporary, schema, fill, filters)
         fd = os.open(temporary, os.O_RDWR)
         try:
-            if rows is None and patchable(layout):
-                for dataset in layout.datasets.values():
-                    if dataset.extent_at is not None:
-                        os.pwrite(fd, _pack(0), dataset.extent_at)
-                names = [p for p in layout.datasets if p != CLOSED]
-                if any(shapes_seen(temporary, names)):      # the trial: libhdf5 must see what was patched
-                    raise StoreError("libhdf5 does not see the extents written in place")
+            if fill is None:
+                _try_commit(temporary, fd)
             if durable:
                 os.fsync(fd)
         finally:
             os.close(fd)
+        layout = read_layout(temporary)
+        assert layout is not None
         os.rename(temporary, path)
         if durable:
             sync_folder(path)
-    except OSError as error:
+    except (OSError, RuntimeError, ValueError) as error:    # h5py tells of a full disk by any of the three
         if os.path.exists(temporary):
             os.unlink(temporary)
         raise disk_error(error, path) from error
+    return replace(layout, path=path)
+
+
+def _try_commit(path: str, fd: int) -> None:
+    """Set every extent to 1 and back to 0 as a writer would, and ask libhdf5 each time whether it sees that."""
     layout = read_layout(path)
     assert layout is not None
-    return layout
+    columns = {p: d for p, d in layout.datasets.items() if p != CLOSED}
+    if any(d.offset is None or d.extent_at is None for d in columns.values()):
+        raise NotInPlace(f"{path}: its bytes do not lie as expected")
+    for n in (1, 0):
+        for dataset in columns.values():
+            write_all(fd, _pack(n), dataset.extent_at)      # type: ignore[arg-type]
+        if any(seen != n for seen in shapes_seen(path, list(columns))):
+            raise NotInPlace(f"{path}: libhdf5 does not see an extent written in place")
 
 
-def patchable(layout: Layout) -> bool:
-    """Whether rows can be written and committed in place: everything mapped, every extent where it is expected."""
-    return all(d.offset is not None and d.extent_at is not None for p, d in layout.datasets.items() if p != CLOSED)
+def remove_leftovers(path: str) -> None:
+    """Unfinished files of a writer that died. Only for who holds the writer's lock."""
+    p = Path(path)
+    pattern = re.compile(re.escape(p.stem) + r"(\.\d{4,})?" + re.escape(p.suffix) + r"\.tmp\d+\Z")
+    for entry in os.scandir(p.parent):
+        if pattern.match(entry.name):
+            os.unlink(entry.path)
 
 
-def disk_error(error: OSError, path: str) -> StoreError:
+def share(path: str) -> int:
+    """Keep other programs from opening the file for writing, until the descriptor returned is closed."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(fd)
+        raise StoreBusyError(f"{path} is open for writing in another program; close it there") from error
+    except OSError:         # a file system without locks
+        pass
+    return fd
+
+
+def disk_error(error: Exception, path: str) -> StoreError:
     if isinstance(error, StoreError):
         return error
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space" in str(error) or "too large" in str(error):
-        return StoreError(f"{path}: the disk is full ({error}). Nothing was committed; free some space and append again")
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if getattr(error, "errno", None) in full or any(f"errno = {code}," in str(error) for code in full):
+        return StoreError(f"{path}: the disk is full, or the limit on file sizes is reached ({error}). Nothing was "
+                          "committed; free some space and append again")
     return StoreError(f"{path}: {error}")
 
 
@@ -277,6 +324,7 @@ class Segment:
             self._record(closed_record([self.counts[c] for c in self.clocks]))
             if self.durable:
                 sync(self.fd)
+        self.small.clear()      # its mappings hold the shared lock as well
         os.close(self.fd)
         self.fd = -1
 
@@ -297,11 +345,11 @@ def checksums(arrays: Sequence[np.ndarray], meta: np.ndarray, n: int) -> np.ndar
 
 
 def next_capacity(schema: Schema, wanted: Mapping[str, int], asked: int | None, index: int) -> dict[str, int]:
-    """Rows of the next segment, clock by clock: as asked for, else doubling from 4 GiB to 64 GiB."""
+    """Rows of the next segment, clock by clock: as asked for, else doubling from 4 GiB to 64 GiB, at least 16."""
     capacity = {}
     for clock, names in schema.clocks.items():
         row = sum(schema.fields[name].nbytes for name in names) + 8 * (4 + len(names))
-        most = min(LARGEST_BYTES, FIRST_BYTES << min(index, 40)) // row
+        most = max(LEAST_ROWS, min(LARGEST_BYTES, FIRST_BYTES << min(index, 40)) // row)
         rows = asked or max(1, min(most, 1 << 24))
         capacity[clock] = max(rows, wanted.get(clock, 0), 1)
     return capacity

@@ -6,7 +6,7 @@ import os
 import time as clock_time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,19 +14,22 @@ import numpy as np
 
 from ensemblekit.errors import ClosedError, InputError, StoreError, UnknownFieldError
 from ensemblekit.source import WHOLE, Access, Cut, Field, Piece, check_window, cuts_of
-from ensemblekit.store.blocks import SlabPiece, Span, StoredPiece
-from ensemblekit.store.hdf5 import Dataset, Foreign, Layout, read_foreign, read_layout
+from ensemblekit.store.blocks import SlabPiece, Span, StoredPiece, check_identity
+from ensemblekit.store.hdf5 import Dataset, Foreign, Identity, Layout, identity_of, read_foreign, read_layout
 from ensemblekit.store.schema import MAIN, Schema, check_fields
 from ensemblekit.store.segments import (
     Lock,
+    NotInPlace,
     Segment,
     checksums,
     folder_of,
     new_segment,
     next_capacity,
-    patchable,
+    remove_leftovers,
     segment_path,
     segments_of,
+    share,
+    sync_folder,
 )
 
 Durability = Literal["process", "disk"]
@@ -38,6 +41,7 @@ class Part:
     """The rows of one clock in one file."""
 
     path: str
+    identity: Identity
     n: int
     columns: Mapping[str, Dataset]
     """Field, or "step", "time", "weight", "checksums" with a leading space, to its dataset."""
@@ -65,7 +69,7 @@ class Table:
             first = start if start >= offset else offset + (start - offset) % step
             end = min(stop, offset + part.n)
             if first < end:
-                spans.append(Span(part.path, part.columns[column], first - offset, -(-(end - first) // step), step))
+                spans.append(Span(part.path, part.identity, part.columns[column], first - offset, -(-(end - first) // step), step))
             offset += part.n
         return spans
 
@@ -189,13 +193,34 @@ class StoredField(StoredSource):
         elif rows is Ellipsis:
             return self[:][(..., *rest)]
         else:
-            index = np.asarray(rows)
-            if index.dtype == bool:
-                if index.shape != (n,):
-                    raise IndexError(f"a mask of snapshots has shape ({n},); got {index.shape}")
-                index = np.flatnonzero(index)
-            values = np.stack([self[int(k)] for k in index]) if len(index) else self._rows(0, 0, 1)
+            values = self._picked(self._numbers_of(rows))
         return values[(slice(None), *rest)] if rest else values
+
+    def _numbers_of(self, rows: Any) -> np.ndarray:
+        """A list or mask of snapshots as their numbers from 0, checked."""
+        index, n = np.asarray(rows), len(self)
+        if index.dtype == bool:
+            if index.shape != (n,):
+                raise IndexError(f"a mask of snapshots has shape ({n},); got {index.shape}")
+            return np.flatnonzero(index)
+        if index.ndim != 1 or (index.dtype.kind not in "iu" and len(index)):
+            raise IndexError(f"snapshots are picked by a number, a slice, a list of numbers or a mask; got {rows!r}")
+        if len(index) and not (-n <= index.min() and index.max() < n):
+            raise IndexError(f"snapshots {index.min()} to {index.max()} of {n}")
+        return index.astype(np.int64) % max(n, 1)
+
+    def _picked(self, numbers: np.ndarray) -> np.ndarray:
+        values = np.empty((len(numbers), *self.field.shape), self.dtype)
+        done = 0
+        for span in self.table.spans(self.names[0], self.start, self.stop, self.step):
+            here = np.flatnonzero((numbers >= done) & (numbers < done + span.n))
+            if span.dataset.offset is not None:
+                values[here] = span.view()[numbers[here] - done]
+            else:
+                for k in here:
+                    values[k] = span.view(int(numbers[k]) - done, int(numbers[k]) - done + 1)[0]
+            done += span.n
+        return values
 
     def _rows(self, start: int, stop: int, step: int) -> np.ndarray:
         a, b, k = self.start + start * self.step, self.start + stop * self.step, self.step * step
@@ -231,6 +256,7 @@ class Store:
         self._foreign: dict[str, Foreign] = {}
         self._segment: Segment | None = None
         self._lock: Lock | None = None
+        self._shares: list[int] = []        # shared locks on the files that are full
         self._last: dict[str, tuple[int, float]] = {}
         self._pending: dict[str, list[list[np.ndarray]]] = {}
         self._whole = False
@@ -246,18 +272,20 @@ class Store:
                run: str | None = None, replica: str | None = None, provenance: Mapping[str, Any] | None = None,
                time_unit: str = "", durability: Durability = "process", author: str = "unknown",
                in_place: bool = True) -> Store:
+        """See :func:`ensemblekit.create`; ``in_place=False`` writes every file whole, as is done by itself where rows
+        cannot be committed in place: then a snapshot is safe when ``flush`` or ``extend`` returned."""
         path = os.fspath(path)
         fields = check_fields(fields)
-        if durability not in ("process", "disk"):
-            raise InputError(f'durability is "process" or "disk"; got {durability!r}')
-        if capacity is not None and (not isinstance(capacity, int | np.integer) or capacity < 1):
-            raise InputError(f"capacity is the number of snapshots a file has room for, above 0; got {capacity!r}")
+        _check_options(durability, capacity)
+        if not isinstance(time_unit, str) or not isinstance(author, str):
+            raise InputError(f"time_unit and author are text; got {time_unit!r}, {author!r}")
         md = any(f.kind == "position" for f in fields.values())
         if md and not path.endswith(".h5md"):
             raise InputError(f"a store of particle positions ends in .h5md, as MDAnalysis goes by the suffix; got {path!r}. "
                              f"Call it {Path(path).with_suffix('.h5md').name!r}")
-        if os.path.exists(path):
-            raise StoreError(f"{path} is there already; ek.open(path, \"a\") appends to it, or delete it first")
+        for taken in (path, segment_path(path, 1)):
+            if os.path.lexists(taken):
+                raise StoreError(f"{taken} is there already; ek.open(path, \"a\") appends to a store, or delete it first")
         if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
             raise StoreError(f"the folder of {path!r} does not exist; make it first")
         try:
@@ -272,6 +300,7 @@ class Store:
         store = cls(path, schema, "a", durability, None if capacity is None else int(capacity))
         store._lock = Lock(path)
         try:
+            remove_leftovers(path)
             store._whole = not in_place
             store._start_segment({})
         except BaseException:
@@ -285,6 +314,7 @@ class Store:
         path = os.fspath(path)
         if mode not in ("r", "a"):
             raise InputError(f'mode is "r" (read) or "a" (append); got {mode!r}. A new store: ek.create')
+        _check_options(durability, capacity)
         first = read_layout(path)
         if first is None:
             if mode == "a":
@@ -309,13 +339,20 @@ class Store:
         return store
 
     def _open_to_append(self) -> None:
+        remove_leftovers(self.path)
         last = self._layouts[-1]
-        if last.sealed:
-            raise StoreError(f"{self.path} is sealed (compressed): it opens for reading only")
-        self._whole = not patchable(last)
+        if last.schema.sealed:
+            for extra in segments_of(self.path)[1:]:        # a seal that was killed before it had removed them
+                os.unlink(extra)
+            raise StoreError(f"{self.path} is sealed, that is complete: it opens for reading only. To go on, create a "
+                             "new store with the same run id and open both: ek.open([old, new])")
+        self._whole = not last.schema.in_place
+        self._shares = [share(layout.path) for layout in self._layouts[:-1]]
         if not self._whole:
             self._segment = Segment(last, self.durability == "disk")
             self._segment.settle()
+        else:
+            self._shares.append(share(last.path))
 
     def close(self) -> None:
         """Write what is pending and let go of the files. Closing twice does nothing."""
@@ -326,10 +363,17 @@ class Store:
                 self.flush()
         finally:
             self._closed = True
-            if self._segment is not None:
-                self._segment.close()
+            self._let_go()
             if self._lock is not None:
                 self._lock.release()
+
+    def _let_go(self) -> None:
+        if self._segment is not None:
+            self._segment.close()
+            self._segment = None
+        for fd in self._shares:
+            os.close(fd)
+        self._shares.clear()
 
     def __enter__(self) -> Store:
         return self
@@ -347,7 +391,9 @@ class Store:
     @property
     def clocks(self) -> dict[str, list[str]]:
         """Clock -> its fields."""
-        if not self._clocks:
+        if not self._clocks and self._schema is not None:
+            self._clocks = self._schema.clocks
+        elif not self._clocks:
             for name, field in self.fields.items():
                 self._clocks.setdefault(field.clock, []).append(name)
         return self._clocks
@@ -378,7 +424,7 @@ class Store:
 
     @property
     def sealed(self) -> bool:
-        return any(layout.sealed for layout in self._layouts)
+        return any(layout.schema.sealed for layout in self._layouts)
 
     @property
     def writable(self) -> bool:
@@ -455,18 +501,15 @@ class Store:
         return self._tables[clock]
 
     def _rows(self, k: int, clock: str) -> int:
-        """Rows of file k: what the next file says stands before it, or for the last one its own extent."""
+        """Committed rows of file k, by the extent of the clock's first field."""
         layout = self._layouts[k]
-        if k + 1 < len(self._layouts):
-            following, own = self._layouts[k + 1].schema, layout.schema
-            return (following.starts or {}).get(clock, 0) - (own.starts or {}).get(clock, 0)
         schema = layout.schema
-        first = layout.datasets[schema.columns(clock, (schema.capacity or {})[clock])[0].path]
-        if first.extent_at is None:
+        first = layout.datasets[f"{schema.element(schema.clocks[clock][0])}/value"]
+        if first.extent_at is None or schema.sealed or not schema.in_place:
             return first.shape[0]
         with open(layout.path, "rb") as raw:
-            raw.seek(first.extent_at)
-            return int.from_bytes(raw.read(8), "little")
+            check_identity(layout.path, layout.identity, raw.fileno())
+            return int.from_bytes(os.pread(raw.fileno(), 8, first.extent_at), "little")
 
     def _make_table(self, clock: str, counts: Sequence[int]) -> Table:
         assert self._schema is not None
@@ -476,7 +519,7 @@ class Store:
             columns = [layout.datasets[c.path] for c in schema.columns(clock, (schema.capacity or {})[clock])]
             keys = [*schema.clocks[clock], " step", " time", " weight", " checksums"]
             if n:
-                parts.append(Part(layout.path, n, dict(zip(keys, columns, strict=True))))
+                parts.append(Part(layout.path, layout.identity, n, dict(zip(keys, columns, strict=True))))
         fields = {name: self._schema.fields[name] for name in self._schema.clocks[clock]}
         return Table(fields, tuple(parts), self._schema.time_unit)
 
@@ -489,14 +532,17 @@ class Store:
         layouts = []
         for k, path in enumerate(paths):
             layout = known.get(path)
-            if layout is None or layout.size != os.stat(path).st_size:
+            if layout is None or layout.identity != identity_of(path):
                 layout = read_layout(path)
             if layout is None or layout.schema.run != self._schema.run or layout.schema.segment != k:
                 if k == 0:
                     raise StoreError(f"{path} was replaced by another file")
                 break       # a leftover of another run: it does not continue this one
             layouts.append(layout)
+            if layout.schema.sealed:
+                break       # complete: further files are leftovers of a seal that was killed
         self._layouts = layouts
+        self._seen.clear()
         self._tables = {c: self._make_table(c, [self._rows(k, c) for k in range(len(layouts))]) for c in self.clocks}
         return self._tables[next(iter(self.clocks))].n
 
@@ -528,11 +574,11 @@ class Store:
             self._refuse_names(snapshot, names, clock)
         last_step, last_time = self._last_of(clock)
         step = last_step + 1 if step is None else self._check_step(step, last_step)
-        at = float(step) if time is None else float(time)
+        at = float(step) if time is None else _number(time, "time")
         if not (at >= last_time) or at == float("inf"):
             raise InputError(f"time {at:g} comes after time {last_time:g}: time runs forward and is finite. To cut the "
                              "store back to a checkpoint: store.truncate(n)")
-        weight = float(weight)
+        weight = _number(weight, "weight")
         if not 0.0 <= weight < float("inf"):
             raise InputError(f"a weight is finite and not negative; got {weight!r}")
         meta = np.array([(step, at, weight)], dtype=META)
@@ -590,8 +636,7 @@ class Store:
         except (KeyError, TypeError, IndexError):
             raise InputError(f"the snapshot lacks the field {name!r}; it needs {self.clocks[field.clock]}") from None
         want = field.shape if n is None else (n, *field.shape)
-        array = value if type(value) is np.ndarray else np.asarray(value.detach().cpu() if hasattr(value, "detach") else
-                                                                   value)
+        array = value if type(value) is np.ndarray else _as_array(name, value)
         if array.shape != want:
             raise InputError(f"field {name!r} came with shape {array.shape}; this store holds {want}"
                              f"{'' if n is None else ' (snapshots first)'}. Reshape it, or create a store for the new shape")
@@ -622,8 +667,8 @@ class Store:
 
     @staticmethod
     def _check_step(step: int, last: int) -> int:
-        if not isinstance(step, int | np.integer) or step <= last:
-            raise InputError(f"a step is a whole number above the last one, {last}; got {step!r}")
+        if not isinstance(step, int | np.integer) or not last < step < 1 << 63:
+            raise InputError(f"a step is a whole number of 64 bits above the last one, {last}; got {step!r}")
         return int(step)
 
     def _last_of(self, clock: str) -> tuple[int, float]:
@@ -638,13 +683,24 @@ class Store:
         sums = checksums(arrays, meta, n)
         rows = [*arrays, np.ascontiguousarray(meta["step"]), np.ascontiguousarray(meta["time"]),
                 np.ascontiguousarray(meta["weight"]), sums]
+        try:
+            self._commit_rows(clock, arrays, rows, n)
+        except BaseException:
+            self._last.pop(clock, None)     # part of the batch may be committed: look again
+            raise
+
+    def _commit_rows(self, clock: str, arrays: list[np.ndarray], rows: list[np.ndarray], n: int) -> None:
         if self._whole:
             single = [r.reshape(1, *r.shape) if k < len(arrays) and r.shape == self.fields[self.clocks[clock][k]].shape
                       and n == 1 else r for k, r in enumerate(rows)]
             self._pending.setdefault(clock, []).append([np.array(r) for r in single])
             held = sum(r.nbytes for batch in self._pending[clock] for r in batch)
             if n > 1 or held > WHOLE_BATCH:
-                self.flush()
+                try:
+                    self.flush()
+                except BaseException:
+                    self._pending[clock].pop()      # refused as a whole, so that it can be given again
+                    raise
             return
         done = 0
         while done < n:
@@ -659,79 +715,142 @@ class Store:
             done += k
 
     def _start_segment(self, wanted: Mapping[str, int]) -> None:
+        """The next file: with room for rows, or the first, empty one of a store that writes whole files."""
         assert self._schema is not None
         index = len(self._layouts)
         starts = {clock: self._table(clock).n if self._layouts else 0 for clock in self.clocks}
-        capacity = next_capacity(self._schema, wanted, self.capacity, index)
-        durable, path = self.durability == "disk", segment_path(self.path, index)
+        durable = self.durability == "disk"
+        path = segment_path(self.path, index)
         if not self._whole:
-            layout = new_segment(path, self._schema.at(index, starts, capacity), durable)
-            self._whole = not patchable(layout)
-        if self._whole:         # a file without rows says what the store is; rows come in files written whole
-            empty = {clock: {c.path: np.empty((0, *c.shape), c.dtype) for c in self._schema.columns(clock, 1)}
-                     for clock in self.clocks}
-            layout = new_segment(path, self._schema.at(index, starts, dict.fromkeys(self.clocks, 0)), durable, rows=empty)
-        if self._segment is not None:
-            self._segment.close()
-            self._segment = None
-        self._layouts.append(layout)
+            capacity = next_capacity(self._schema, wanted, self.capacity, index)
+            try:
+                layout = new_segment(path, self._schema.at(index, starts, capacity), durable)
+            except NotInPlace:
+                if index:
+                    raise
+                self._whole = True
         if self._whole:
+            none = dict.fromkeys(self.clocks, 0)
+            self._schema = replace(self._schema, in_place=False)
+            new_segment(path, self._schema.at(0, none, none), durable, lambda clock: ())
+            self._shares.append(share(path))
             self.refresh()
-        else:
-            self._segment = Segment(layout, self.durability == "disk")
+            return
+        before = self._segment
+        self._segment = Segment(layout, durable)
+        if before is not None:
+            self._shares.append(share(before.layout.path))
+            before.close()
+        self._layouts.append(layout)
 
     def flush(self) -> None:
-        """Commit what the whole-segment fallback still holds; elsewhere every append is committed already."""
+        """Commit what a store that writes whole files still holds; elsewhere every append is committed already."""
         self._check_writing(next(iter(self.clocks)))
-        if not self._pending:
+        if not any(self._pending.values()):
             return
         assert self._schema is not None
         index = len(self._layouts)
         starts = {clock: self._table(clock).n for clock in self.clocks}
-        rows: dict[str, dict[str, np.ndarray]] = {}
-        capacity = {}
-        for clock in self.clocks:
-            batches = self._pending.get(clock, [])
-            capacity[clock] = sum(len(batch[-1]) for batch in batches)
-            columns = self._schema.columns(clock, max(1, capacity[clock]))
-            rows[clock] = {c.path: np.concatenate([b[k] for b in batches]) for k, c in enumerate(columns)} if batches else {}
-        new_segment(segment_path(self.path, index), self._schema.at(index, starts, capacity), self.durability == "disk",
-                    rows=rows)
+        held = {clock: [np.concatenate(part) for part in zip(*self._pending[clock], strict=True)]
+                for clock in self.clocks if self._pending.get(clock)}
+        capacity = {clock: len(held[clock][0]) if clock in held else 0 for clock in self.clocks}
+        schema = self._schema.at(index, starts, capacity)
+
+        def fill(clock: str) -> list[tuple[int, dict[str, np.ndarray]]]:
+            paths = [column.path for column in schema.columns(clock, capacity[clock])]
+            return [(0, dict(zip(paths, held[clock], strict=True)))] if clock in held else []
+
+        path = segment_path(self.path, index)
+        new_segment(path, schema, self.durability == "disk", fill)
+        self._shares.append(share(path))
         self._pending.clear()
         self.refresh()
 
-    def truncate(self, n: int, clock: str = MAIN) -> None:
-        """Cut back to the first n snapshots of a clock: the checkpoint a restarted run continues from."""
-        self._check_writing(clock)
-        total = self.clock(clock)
-        if not isinstance(n, int | np.integer) or not 0 <= n <= len(total):
-            raise InputError(f"truncate(n) keeps between 0 and {len(total)} snapshots; got {n!r}")
-        if self._whole:
-            raise StoreError("this store writes whole files (no writing in place here) and cannot be cut back; "
-                             "copy the snapshots to keep into a new store")
-        while (self._layouts[-1].schema.starts or {}).get(clock, 0) > n and len(self._layouts) > 1:
-            self._drop_segment()
-        assert self._segment is not None
-        self._segment.cut(clock, int(n) - (self._layouts[-1].schema.starts or {}).get(clock, 0))
-        self._last.pop(clock, None)
+    def truncate(self, n: int | Mapping[str, int], clock: str = MAIN) -> None:
+        """Cut back to the first n snapshots of a clock: the checkpoint a restarted run continues from.
 
-    def _drop_segment(self) -> None:
-        """Remove the last file; its other clocks are cut back with it, as their later snapshots would not join."""
-        assert self._segment is not None
-        self._segment.close()
-        layout = self._layouts.pop()
-        os.unlink(layout.path)
-        self._last.clear()
+        Arguments:
+            n: snapshots to keep; or clock -> snapshots to keep, for several clocks at once.
+            clock: the one that is cut, where n is a number. Other clocks keep all they have.
+        """
+        wanted = n if isinstance(n, Mapping) else {clock: n}
+        for name, keep in wanted.items():
+            self._check_writing(name)
+            total = self._table(name).n + sum(len(batch[-1]) for batch in self._pending.get(name, []))
+            if not isinstance(keep, int | np.integer) or isinstance(keep, bool) or not 0 <= keep <= total:
+                raise InputError(f"truncate(n) keeps between 0 and {total} snapshots; got {keep!r}")
+        self.flush()
+        for name in wanted:
+            self._last.pop(name, None)
+        counts = [{c: self._rows(k, c) for c in self.clocks} for k in range(len(self._layouts))]
+        starts = dict.fromkeys(self.clocks, 0)
+        left = []
+        for have in counts:
+            left.append({c: max(0, min(have[c], int(wanted[c]) - starts[c])) if c in wanted else have[c] for c in have})
+            starts = {c: starts[c] + have[c] for c in starts}
+        for k in reversed(range(len(counts))):      # the newest first, so that what is there is always a beginning
+            if k and not any(left[k].values()):
+                self._drop_last()
+            elif left[k] != counts[k]:
+                self._cut(k, left[k])
+        self.refresh()
+
+    def _drop_last(self) -> None:
+        """Remove the newest file, which is to hold nothing any more, and write on in the one before it."""
+        durable = self.durability == "disk"
+        path = self._layouts.pop().path
+        if self._segment is not None:
+            self._segment.close()
+            self._segment = None
+        os.close(self._shares.pop())
+        os.unlink(path)
+        if durable:
+            sync_folder(path)       # before rows are written that the file would follow again after a loss of power
         self._seen.clear()
-        self._segment = Segment(self._layouts[-1], self.durability == "disk")
+        if not self._whole:
+            self._segment = Segment(self._layouts[-1], durable)
+
+    def _cut(self, k: int, left: Mapping[str, int]) -> None:
+        """Keep only the first rows of file k."""
+        layout, durable = self._layouts[k], self.durability == "disk"
+        if self._whole:
+            self._rewrite(k, left)
+            return
+        newest = self._segment is not None and k == len(self._layouts) - 1
+        segment = self._segment if newest and self._segment is not None else Segment(layout, durable)
+        for clock, n in left.items():
+            if segment.counts[clock] != n:
+                segment.cut(clock, n)
+        if not newest:
+            segment.close()
+        self._seen.clear()
+
+    def _rewrite(self, k: int, left: Mapping[str, int]) -> None:
+        """File k of a store that writes whole files, written again with fewer rows."""
+        layout = self._layouts[k]
+        assert layout.schema.capacity is not None
+
+        def fill(clock: str) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+            columns = [layout.datasets[c.path] for c in layout.schema.columns(clock, layout.schema.capacity[clock])]    # type: ignore[index]
+            step = max(1, WHOLE_BATCH // sum(d.stride for d in columns))
+            for a in range(0, left[clock], step):
+                b = min(left[clock], a + step)
+                yield a, {d.path: Span(layout.path, layout.identity, d, a, b - a, 1).view() for d in columns}
+
+        schema = replace(layout.schema, capacity=dict(left))
+        self._layouts[k] = new_segment(layout.path, schema, self.durability == "disk", fill, over=True)
+        os.close(self._shares[k])
+        self._shares[k] = share(layout.path)
+        self._seen.clear()
 
     def seal(self, path: str | os.PathLike[str] | None = None, compression: Any = None) -> Store:
         """Write one compact file, with what was allocated ahead left out; returns it open for reading.
 
         Arguments:
             path: of the new file; by default it takes the place of this store and its segments.
-            compression: None, "lossless" (byte shuffle and zstd), or ("round", bits): that many bits of the
-                significand are kept (relative error 2**-(bits + 1)), the rest is rounded off, then as lossless.
+            compression: None, "lossless" (byte shuffle and zstd), or ("round", k): floats are rounded, then as
+                lossless. A whole number k of 1 to 52 keeps that many bits of the significand (relative error
+                2**-(k + 1)); a fraction such as 1e-4 is the largest relative error allowed.
         """
         from ensemblekit.store.sealing import seal
 
@@ -747,6 +866,28 @@ class Store:
 META = np.dtype([("step", "<i8"), ("time", "<f8"), ("weight", "<f8")])
 
 
+def _check_options(durability: Any, capacity: Any) -> None:
+    if durability not in ("process", "disk"):
+        raise InputError(f'durability is "process" or "disk"; got {durability!r}')
+    if capacity is not None and (not isinstance(capacity, int | np.integer) or isinstance(capacity, bool)
+                                 or capacity < 1):
+        raise InputError(f"capacity is the number of snapshots a file has room for, above 0; got {capacity!r}")
+
+
+def _as_array(name: str, value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"field {name!r} came as something that is no array of numbers: {error}") from error
+
+
+def _number(value: Any, what: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{what} is a number; got {value!r}") from None
+
+
 def _numbers(values: Any, n: int, what: str) -> np.ndarray:
     array = np.asarray(values)
     if array.shape != (n,) or array.dtype.kind not in "iuf":
@@ -756,11 +897,12 @@ def _numbers(values: Any, n: int, what: str) -> np.ndarray:
 
 def _foreign_tables(path: str, found: Mapping[str, Foreign]) -> dict[str, Table]:
     tables = {}
+    identity = identity_of(path)
     for clock in dict.fromkeys(f.field.clock for f in found.values()):
         mine = {name: f for name, f in found.items() if f.field.clock == clock}
         one = next(iter(mine.values()))
         unit = next((f.time_unit for f in mine.values() if f.time_unit), "")
-        part = Part(path, len(one.steps), {name: f.dataset for name, f in mine.items()})
+        part = Part(path, identity, len(one.steps), {name: f.dataset for name, f in mine.items()})
         tables[clock] = Table({name: f.field for name, f in mine.items()}, (part,), unit, one.steps, one.times,
                               one.times is not None)
     return tables

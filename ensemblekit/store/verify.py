@@ -68,6 +68,7 @@ def verify(path: str | os.PathLike[str], *, timeout: float = 60.0) -> Report:
     damaged: dict[str, set[int]] = {}
     snapshots = 0
     ends: dict[str, int] = {}
+    closed = False
     run = None
     for k, one in enumerate(segments_of(path)):
         answer = _ask_child(one, timeout)
@@ -80,11 +81,17 @@ def verify(path: str | os.PathLike[str], *, timeout: float = 60.0) -> Report:
             damaged.setdefault(name, set()).update(rows)
         if k == 0:
             run = answer.get("run")
-        elif ends and answer.get("starts") not in (None, ends) or answer.get("segment", k) != k:
+        elif not _continues(answer, ends, closed) or answer.get("segment", k) != k:
             problems.append(f"{where}it does not continue the file before it: starts at {answer.get('starts')}, "
                             f"where {ends} stood before")
-        ends = answer.get("ends") or {}
+        ends, closed = answer.get("ends") or {}, answer.get("closed", False)
     return Report(path, snapshots, tuple(problems), {name: tuple(sorted(rows)) for name, rows in damaged.items()})
+
+
+def _continues(answer: Mapping[str, Any], ends: Mapping[str, int], closed: bool) -> bool:
+    """Whether a file begins where the one before it ends, or that one was cut back since (and closed again)."""
+    starts = answer.get("starts") or ends
+    return all(starts[c] == n or (starts[c] > n and closed) for c, n in ends.items())
 
 
 def _ask_child(path: str, timeout: float) -> dict[str, Any]:
@@ -135,7 +142,7 @@ def check_file(path: str) -> dict[str, Any]:
             for k, (clock, names) in enumerate(schema.clocks.items()):
                 n = _check_clock(f, schema, clock, names, record, k, answer)
                 counts.append(n)
-            answer.update(run=schema.run, segment=schema.segment, starts=dict(schema.starts or {}),
+            answer.update(closed=bool(record.any()), run=schema.run, segment=schema.segment, starts=dict(schema.starts or {}),
                           ends={c: (schema.starts or {})[c] + n for c, n in zip(schema.clocks, counts, strict=True)})
             if record.any():
                 from ensemblekit.store.hdf5 import closed_record
