@@ -140,8 +140,7 @@ class BlockSums:
             values = values.view(np.uint8)
         with np.errstate(invalid="ignore", over="ignore"):
             if weights is None:
-                centre = None if self.segment is None else self.segment.mean
-                segment = _plain_segment(values, start, centre)
+                segment = _plain_segment(values, start)
             else:
                 w = np.asarray(weights, dtype=np.float64)
                 x = values.reshape(len(values), -1).astype(np.float64)
@@ -286,7 +285,7 @@ class _Segment:
                    [float(v) for v in state["w2"]], w_ends["low"], w_ends["high"])
 
 
-def _plain_segment(values: np.ndarray, start: int, centre: np.ndarray | None) -> _Segment:
+def _plain_segment(values: np.ndarray, start: int) -> _Segment:
     """Unweighted snapshots: whole chunks of 64 by the compiled loop, the ends level by level."""
     from ensemblekit.averaging.kernels_blocking import LEVELS, ROWS, add_chunks
 
@@ -295,14 +294,15 @@ def _plain_segment(values: np.ndarray, start: int, centre: np.ndarray | None) ->
     chunks = (n - head) // ROWS
     if not chunks:
         return _levels(values.reshape(n, -1).astype(np.float64), start)
-    body = values[head:head + chunks * ROWS]
-    rows = rows_of(body)
-    width = rows.width
-    if centre is None:
-        centre = body[:8].reshape(8, -1).mean(axis=0, dtype=np.float64)
-    total, squares, means = np.zeros(width), np.zeros((LEVELS, width)), np.empty((chunks, width))
-    add_chunks(rows.flat, rows.stride, chunks, width, centre, total, squares, means)
-    above = _plain_segment(means, (start + head) // ROWS, centre)
+    rows = rows_of(values[head:head + chunks * ROWS])
+    squares, means = np.zeros((LEVELS, rows.width)), np.empty((chunks, rows.width))
+    add_chunks(rows.flat, rows.stride, chunks, rows.width, squares, means)
+    above = _plain_segment(means, (start + head) // ROWS)
+    upper = above.m2[0]
+    for k in reversed(range(LEVELS)):
+        squares[k] *= 0.5
+        squares[k] += 2.0 * upper
+        upper = squares[k]
     middle = _Segment(start + head, start + head + chunks * ROWS, above.mean, [*squares, *above.m2],
                       {k + LEVELS: v for k, v in above.low.items()}, {k + LEVELS: v for k, v in above.high.items()},
                       False, above.centre, 1.0, [], [], {}, {})
@@ -318,44 +318,41 @@ def _plain_segment(values: np.ndarray, start: int, centre: np.ndarray | None) ->
 def _levels(bins: np.ndarray, start: int, w: np.ndarray | None = None,
             centre: np.ndarray | None = None) -> _Segment:
     """All levels of float64 rows (n, width), a weight sum w (n,) beside each, by plain pair averages."""
+    from ensemblekit.averaging.kernels_blocking import climb_level
+
     n = len(bins)
+    bins = np.ascontiguousarray(bins)
     made = _Segment(start, start + n, bins.mean(axis=0), [], {}, {}, w is not None,
                     np.zeros(bins.shape[1]) if centre is None else centre, 1.0 if w is None else float(w.mean()),
                     [], [], {}, {})
     at, k = start, 0
-    mean, complete = made.mean, True
     while len(bins):
-        if not complete:        # bins left over below do not count here
-            mean = bins.mean(axis=0)
-        off = bins - mean
-        made.m2.append(np.einsum("ij,ij->j", off, off))
-        if w is not None:
-            w_off = w - w.mean()
-            made.cross.append(w_off @ off)
-            made.w2.append(float(w_off @ w_off))
         skip = at % 2
         pairs = (len(bins) - skip) // 2
-        complete = 2 * pairs == len(bins)
+        m2, above = np.empty(bins.shape[1]), np.empty((pairs, bins.shape[1]))
+        climb_level(bins, skip, m2, above)
+        made.m2.append(m2)
         if skip:
             made.low[k] = bins[0].copy()
-            if w is not None:
-                made.w_low[k] = float(w[0])
         if (len(bins) - skip) % 2:
             made.high[k] = bins[-1].copy()
-            if w is not None:
-                made.w_high[k] = float(w[-1])
-        bins = 0.5 * (bins[skip:skip + 2 * pairs:2] + bins[skip + 1:skip + 2 * pairs:2])
         if w is not None:
+            w_off = w - w.mean()
+            made.cross.append(w_off @ (bins - bins.mean(axis=0)))
+            made.w2.append(float(w_off @ w_off))
+            if skip:
+                made.w_low[k] = float(w[0])
+            if (len(bins) - skip) % 2:
+                made.w_high[k] = float(w[-1])
             w = 0.5 * (w[skip:skip + 2 * pairs:2] + w[skip + 1:skip + 2 * pairs:2])
-        at = (at + skip) // 2
-        k += 1
+        bins, at, k = above, (at + skip) // 2, k + 1
     return made
 
 
 class _Seam(NamedTuple):
     """A bin next to the place where two segments meet."""
 
-    index: int
+    at: int
     value: np.ndarray
     w: float
 
@@ -385,7 +382,7 @@ def _joined(a: _Segment, b: _Segment) -> _Segment:
         seam = None
         while near:
             index, value, w = near.pop(0)
-            if index % 2 == 0 and near and near[0].index == index + 1:
+            if index % 2 == 0 and near and near[0].at == index + 1:
                 other = near.pop(0)
                 seam = _Seam(index // 2, 0.5 * (value + other.value), 0.5 * (w + other.w))
             elif index % 2:
@@ -435,7 +432,8 @@ def _pool(made: _Segment, b: _Segment, k: int, left: _Rest, right: _Rest, seam: 
     parts = [(n, left.total, left.w_total, 0.0, 0.0, 0.0), (n_later, right.total, right.w_total, later, cross, w2)]
     if seam is not None:
         parts.append((1, seam.value * 2.0**k, seam.w * 2.0**k, 0.0, 0.0, 0.0))
-    count, mean, w_mean = 0, 0.0, 0.0
+    count, w_mean = 0, 0.0
+    mean: Any = 0.0
     for m, total, w_total, m2, m_cross, m_w2 in parts:
         if m == 0:
             continue
