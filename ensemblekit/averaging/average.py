@@ -283,10 +283,11 @@ def scalar_estimate(values: np.ndarray, weights: np.ndarray | None, times: np.nd
     n_eff = variance / stderr**2 if stderr > 0 else math.nan
     below, above = skewed_quantiles(float(quantile(confidence, dof)), mean_skewness(z, g))
     middle = float(np.median(list(estimators.values())))
-    if n_eff < ENOUGH and middle > 0 and variance / middle**2 < ENOUGH:
+    share = (len(y) - 1) / len(y)       # g and n_eff of the methods speak of the variance over n
+    if n_eff < ENOUGH and middle > 0 and share * variance / middle**2 < ENOUGH:
         # Too short for any one method: the series is shorter than the components that cosines need. What is reported
         # (and refused) is then the middle of all methods, with the degrees of freedom of its own n_eff.
-        stderr, g, n_eff = middle, middle**2 * len(y) / spread, variance / middle**2
+        stderr, g, n_eff = middle, middle**2 * len(y) / (share * spread), share * variance / middle**2
         dof = max(n_eff - 1, 1.0)
         below = above = float(quantile(confidence, dof))
     doubts, converged = _doubts(n_eff, estimators)
