@@ -112,9 +112,9 @@ class Moments:
 
         mean, m2 = np.zeros(narrow.width), np.zeros(narrow.width)
         kernels.add_moments(narrow.flat, narrow.stride, narrow.n, narrow.width, 0.0, mean, m2)
-        mean, m2 = mean.reshape(k, -1), m2.reshape(k, -1)
-        middle = mean.mean(axis=0)
-        spread = m2.sum(axis=0) + narrow.n * ((mean - middle) ** 2).sum(axis=0)
+        means, squares = mean.reshape(k, -1), m2.reshape(k, -1)
+        middle = means.mean(axis=0)
+        spread = squares.sum(axis=0) + narrow.n * ((means - middle) ** 2).sum(axis=0)
         done = narrow.n * k
         self._absorb(done, float(done), float(done), [middle, spread])
         left = rows.n - done
