@@ -315,7 +315,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(tmp_path, what, in_pla
     act, word = REFUSED[what]
     path = tmp_path / "a.h5"
     fields = {"x": ek.Field((2, 3), "f4", finite=True), "k": ek.Field((), "i4")}
-    with ek.create(path, fields, in_place=in_place) as store:
+    with ek.create(path, fields, in_place=in_place, capacity=64) as store:
         for k in range(3):
             store.append(GOOD, time=k)
         store.flush()
@@ -333,7 +333,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(tmp_path, what, in_pla
 def test_files_that_cannot_be_written(tmp_path):
     path = tmp_path / "a.h5"
     fields = {"x": ek.Field()}
-    store = ek.create(path, fields)
+    store = ek.create(path, fields, capacity=64)
     store.append({"x": 1.0})
     with pytest.raises(StoreError, match="there already"):
         ek.create(path, fields)

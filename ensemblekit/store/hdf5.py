@@ -18,10 +18,12 @@ import xxhash
 from ensemblekit import __version__
 from ensemblekit.errors import StoreDamagedError, StoreError
 from ensemblekit.source import Field
-from ensemblekit.store.schema import CLOSED, MAIN, PARTICLES, SCHEMA, SCHEMA_SUM, Column, Schema
+from ensemblekit.store.schema import CLOSED, MAIN, PADDING, PARTICLES, SCHEMA, SCHEMA_SUM, Column, Schema
 
 lock = threading.RLock()        # libhdf5 can crash where two threads open and read files at once
 
+PAGE = 4096
+HEADER = 512                    # about what a dataset's header takes
 LIBVER = ("earliest", "v110")   # version 1 object headers: no checksum over the extents, readable by old programs
 
 
@@ -80,8 +82,16 @@ def create_segment(path: str, schema: Schema, fill: Fill | None = None, filters:
             columns = schema.columns(clock, capacity[clock])
             made = {}
             # Wide numbers first: whatever the shapes, every dataset then begins where its numbers are aligned.
-            for column in sorted(columns, key=lambda c: -c.dtype.itemsize):
-                made[column.path] = _create_column(f, column, capacity[clock], filters)
+            wide_first = sorted(columns, key=lambda c: -c.dtype.itemsize)
+            if fill is None:
+                _pad_to_page(f, clock, [column.path.rpartition("/")[0] for column in columns])
+                for column in (columns[0], columns[len(names)], *columns[1:len(names)], *columns[len(names) + 1:]):
+                    made[column.path] = _create_column(f, column, 0, None)
+                for column in wide_first:
+                    made[column.path].resize(capacity[clock], axis=0)
+            else:
+                for column in wide_first:
+                    made[column.path] = _create_column(f, column, capacity[clock], filters)
             step, time = columns[len(names)].path, columns[len(names) + 1].path
             for element in (*(schema.element(n) for n in names[1:]), columns[len(names) + 2].path.rpartition("/")[0]):
                 f[element]["step"] = f[step]
@@ -95,6 +105,27 @@ def create_segment(path: str, schema: Schema, fill: Fill | None = None, filters:
         counts = [capacity[c] for c in schema.clocks] if fill is not None else [0] * len(schema.clocks)
         f.create_dataset(CLOSED, data=closed_record(counts, fill is not None))
         f.attrs["ensemblekit"] = __version__
+
+
+def _pad_to_page(f: h5py.File, clock: str, groups: list[str]) -> None:
+    """Make the groups, then fill metadata up so that the headers of the next two datasets lie in one page.
+
+    The extents of a clock's first field and of its step are committed by one write, which a page keeps in one piece.
+    """
+    for group in groups:
+        f.require_group(group)
+    how = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    how.set_layout(h5py.h5d.COMPACT)
+    parent = f.require_group(PADDING)
+
+    def pad(name: str, size: int) -> int:
+        space = h5py.h5s.create_simple((size,))
+        made = h5py.h5d.create(parent.id, f"{clock}.{name}".encode(), h5py.h5t.STD_U8LE, space, how)
+        return h5py.h5o.get_info(made).addr
+
+    left = PAGE - (pad("probe", 8) + HEADER) % PAGE
+    if left < 4 * HEADER:       # not enough for two headers with their units
+        pad("filler", left)
 
 
 def closed_record(counts: list[int], closed: bool = True) -> np.ndarray:

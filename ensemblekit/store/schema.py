@@ -22,6 +22,7 @@ MD_UNITS = {"position": "Angstrom", "box": "Angstrom", "velocity": "Angstrom ps-
 SCHEMA = "ensemblekit/schema"               # uint8 (length,): UTF-8 JSON
 SCHEMA_SUM = "ensemblekit/schema_checksum"  # uint64 (): xxh3_64 of those bytes
 CLOSED = "ensemblekit/closed"               # uint64 (clocks + 1,): snapshots of each clock at a clean close, xxh3_64
+PADDING = "ensemblekit/padding"             # bytes without meaning
 PARTICLES = "particles/trajectory"
 CHUNK_BYTES = 1 << 20
 CACHE_LINE = 64

@@ -23,6 +23,7 @@ import xxhash
 
 from ensemblekit.errors import StoreBusyError, StoreError
 from ensemblekit.store.hdf5 import (
+    PAGE,
     Dataset,
     Fill,
     Filters,
@@ -40,7 +41,8 @@ LEAST_ROWS = 16
 ALLOCATE_ROWS = 1 << 14
 
 _digest = xxhash.xxh3_64_intdigest
-_pack = struct.Struct("<Q").pack
+_EXTENT = struct.Struct("<Q")
+_pack = _EXTENT.pack
 
 
 def segment_path(path: str, index: int) -> str:
@@ -229,6 +231,32 @@ class Small:
             extent[0] = at + n
 
 
+class Commit:
+    """The extents of a clock's first field and of its step: set by one write.
+
+    The first field's is what counts. They change together because other programs take the number of frames from the
+    one and the end of the file from the other (MDAnalysis). The write covers the bytes between, which nothing ever
+    changes, and lies in one page, so that it is seen, and survives the death of the process, whole or not at all.
+    """
+
+    def __init__(self, fd: int, first: Dataset, step: Dataset):
+        assert first.extent_at is not None
+        assert step.extent_at is not None
+        self.fd, self.at, self.step_at = fd, first.extent_at, step.extent_at
+        start, stop = min(self.at, self.step_at), max(self.at, self.step_at) + 8
+        self.together = start // PAGE == (stop - 1) // PAGE     # else another program has moved a header
+        self.start, self.data = start, bytearray(os.pread(fd, stop - start, start))
+
+    def __call__(self, n: int) -> None:
+        if self.together:
+            _EXTENT.pack_into(self.data, self.at - self.start, n)
+            _EXTENT.pack_into(self.data, self.step_at - self.start, n)
+            os.pwrite(self.fd, self.data, self.start)
+        else:
+            os.pwrite(self.fd, _pack(n), self.step_at)
+            os.pwrite(self.fd, _pack(n), self.at)
+
+
 class Segment:
     """One file that is being written, held by a shared lock so that no other program opens it to write."""
 
@@ -243,13 +271,20 @@ class Segment:
         self.clocks = {clock: self._columns(clock) for clock in layout.schema.clocks}
         self.counts = {clock: self.extent(columns[0]) for clock, columns in self.clocks.items()}
         self.marked = False
+        self.commits = {clock: Commit(self.fd, columns[0], columns[len(layout.schema.clocks[clock])])
+                        for clock, columns in self.clocks.items()}
         self.small = {} if durable else {clock: self._small(clock) for clock in self.clocks}
 
     def _small(self, clock: str) -> Small:
         fields = len(self.layout.schema.clocks[clock])
         columns = self.clocks[clock]
         mapped = mmap.mmap(self.fd, 0)
-        return Small(fields, columns[fields:], columns[1:], self.counts[clock], mapped, self.fd)
+        return Small(fields, columns[fields:], self._others(clock), self.counts[clock], mapped, self.fd)
+
+    def _others(self, clock: str) -> list[Dataset]:
+        """The datasets whose extents may be ahead of the commit: all but the first field and step."""
+        step = len(self.layout.schema.clocks[clock])
+        return [column for k, column in enumerate(self.clocks[clock]) if k not in (0, step)]
 
     def _columns(self, clock: str) -> list[Dataset]:
         schema = self.layout.schema
@@ -284,15 +319,15 @@ class Segment:
                 else:       # tiles that do not divide the item leave a gap behind every snapshot
                     for k in range(n):
                         write_all(fd, data[k] if n > 1 else data, where + k * column.stride)
-            extent = _pack(at + n)
             if small is not None:
                 small.put(arrays[large:], at, n)
             else:
-                for column in columns[1:]:
+                extent = _pack(at + n)
+                for column in self._others(clock):
                     os.pwrite(fd, extent, column.extent_at)     # type: ignore[arg-type]
             if self.durable:
                 sync(fd)
-            os.pwrite(fd, extent, columns[0].extent_at)     # type: ignore[arg-type]  # the commit
+            self.commits[clock](at + n)
             if self.durable:
                 sync(fd)
         except OSError as error:
@@ -302,11 +337,11 @@ class Segment:
     def cut(self, clock: str, n: int) -> None:
         """Keep the first n rows; the commit first, so that no reader sees a row without its step."""
         self.mark_open()
-        columns = self.clocks[clock]
-        for column in columns:
+        self.commits[clock](n)
+        if self.durable:
+            sync(self.fd)
+        for column in self._others(clock):
             os.pwrite(self.fd, _pack(n), column.extent_at)  # type: ignore[arg-type]
-            if self.durable and column is columns[0]:
-                sync(self.fd)
         if self.durable:
             sync(self.fd)
         self.counts[clock] = n

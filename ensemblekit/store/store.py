@@ -750,8 +750,9 @@ class Store:
         if not any(self._pending.values()):
             return
         assert self._schema is not None
-        index = len(self._layouts)
         starts = {clock: self._table(clock).n for clock in self.clocks}
+        first = len(self._layouts) == 1 and not any(starts.values())    # the empty file of the beginning is replaced:
+        index = 0 if first else len(self._layouts)                      # other programs open no file without frames
         held = {clock: [np.concatenate(part) for part in zip(*self._pending[clock], strict=True)]
                 for clock in self.clocks if self._pending.get(clock)}
         capacity = {clock: len(held[clock][0]) if clock in held else 0 for clock in self.clocks}
@@ -762,7 +763,9 @@ class Store:
             return [(0, dict(zip(paths, held[clock], strict=True)))] if clock in held else []
 
         path = segment_path(self.path, index)
-        new_segment(path, schema, self.durability == "disk", fill)
+        new_segment(path, schema, self.durability == "disk", fill, over=first)
+        if first:
+            os.close(self._shares.pop())
         self._shares.append(share(path))
         self._pending.clear()
         self.refresh()
