@@ -4,6 +4,8 @@ Every error of ours is an :class:`EnsemblekitError` *and* the built-in error a c
 ``except ValueError`` keeps working. A message says what came, what was wanted and how to mend it.
 """
 
+from collections.abc import Iterable
+
 
 class EnsemblekitError(Exception):
     """The parent of all errors raised on purpose."""
@@ -16,8 +18,8 @@ class InputError(EnsemblekitError, ValueError):
 class UnknownFieldError(EnsemblekitError, KeyError):
     """A field that is not there; the message lists those that are."""
 
-    def __init__(self, name: object, present: object):
-        self.name, self.present = name, tuple(present)  # type: ignore[arg-type]
+    def __init__(self, name: object, present: Iterable[object]):
+        self.name, self.present = name, tuple(present)
         super().__init__(name, self.present)
 
     def __str__(self) -> str:  # KeyError would print the repr of its argument

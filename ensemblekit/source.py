@@ -38,7 +38,7 @@ class Field:
 
     shape: tuple[int, ...] = ()
     """Of one snapshot, without the snapshot axis; () is a scalar."""
-    dtype: np.dtype = np.dtype("f8")
+    dtype: np.dtype = np.dtype("f8")  # noqa: RUF009  (immutable)
     unit: str = ""
     """In H5MD's notation: "nm ps-1", "m s-1"; "" where there is none."""
     kind: Kind = "observable"

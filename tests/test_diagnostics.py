@@ -34,7 +34,7 @@ def plain_ess(x):
     total = within * (n - 1) / n + x.mean(1).var(ddof=1)
     rho = np.concatenate([[1.0], 1 - (within - gamma[1:]) / total])
     tau, previous, t = -1.0, np.inf, 0
-    while t < n - 3 and rho[t] + rho[t + 1] > 0:
+    while t < n - 4 and rho[t] + rho[t + 1] > 0:
         previous = min(previous, rho[t] + rho[t + 1])
         tau, t = tau + 2 * previous, t + 2
     return x.size / (tau + max(rho[t], 0))
@@ -44,6 +44,14 @@ def plain_ess(x):
 def test_ess_is_the_formula(phi):
     x = ar1(np.random.default_rng(1), phi, 4, 500)
     halves = np.concatenate([x[:, :250], x[:, 250:]])
+    assert ess(x, "mean") == pytest.approx(plain_ess(halves), rel=1e-10)
+
+
+@pytest.mark.parametrize("n", [100, 102])
+def test_runs_that_disagree_are_summed_up_to_the_last_lags(n):
+    """The autocorrelation across runs far apart never falls below zero; the halves have an even and an odd length."""
+    x = np.random.default_rng(8).normal(size=(3, n)) + np.array([[0.0], [5], [10]])
+    halves = np.concatenate([x[:, :n // 2], x[:, -(n // 2):]])
     assert ess(x, "mean") == pytest.approx(plain_ess(halves), rel=1e-10)
 
 

@@ -90,3 +90,44 @@ def test_the_name_must_be_h5md(tmp_path):
 
     with pytest.raises(InputError, match="h5md"):
         md.ingest(datafiles.PSF, datafiles.DCD, tmp_path / "adk.h5")
+
+
+def test_ingest_opens_in_mdanalysis_and_averages_alike(adk, tmp_path):
+    from ensemblekit import md
+
+    path = tmp_path / "adk.h5md"
+    store = md.ingest(datafiles.PSF, datafiles.DCD, path)
+    with mdanalysis() as mda:
+        ours, theirs = mda.Universe(datafiles.PSF, str(path)), mda.Universe(datafiles.PSF, datafiles.DCD)
+        assert len(ours.trajectory) == len(theirs.trajectory) == 98
+        for a, b in zip(ours.trajectory, theirs.trajectory, strict=True):
+            assert (a.positions == b.positions).all()
+            assert a.time == pytest.approx(b.time, rel=1e-12)
+    again = md.universe(store)
+    for text in ("protein and name CA", "resid 10:20"):
+        np.testing.assert_array_equal(again.select_atoms(text).indices, theirs.select_atoms(text).indices)
+    ours.trajectory.close()
+    again.trajectory.close()
+
+    observables = {"rg": md.RadiusOfGyration("protein"), "rmsf": md.RMSF("name CA")}
+    stored, direct = md.average(path, observables), md.average(adk, observables)
+    assert stored["rg"].mean == direct["rg"].mean == pytest.approx(18.2654955170, rel=1e-6)
+    np.testing.assert_array_equal(stored["rmsf"].mean, direct["rmsf"].mean)
+    rg, rmsf = stored["rg"], stored["rmsf"]
+    assert not rg.converged
+    assert rg.n_eff < 4
+    assert (rg.series.shape, rg.times.shape, rg.unit) == ((98,), (98,), "Angstrom")
+    assert rmsf.unit == "Angstrom"
+    assert rmsf.mean[148] == pytest.approx(5.76921438, rel=1e-6)
+    np.testing.assert_array_equal(rmsf.coords["residue"][0], np.arange(1, 215))
+    assert (rmsf.interval[0] <= rmsf.mean).all()
+    assert (rmsf.mean <= rmsf.interval[1]).all()
+
+
+def test_part_of_the_atoms_goes_in_alone(tmp_path):
+    from ensemblekit import md
+
+    store = md.ingest(datafiles.PSF, datafiles.DCD, tmp_path / "ca.h5md", select="name CA")
+    assert store["position"].shape == (98, 214, 3)
+    whole = md.average(md.read(datafiles.PSF, datafiles.DCD), {"rmsf": md.RMSF("name CA")})["rmsf"]
+    np.testing.assert_allclose(md.average(store, {"rmsf": md.RMSF("all")})["rmsf"].mean, whole.mean, rtol=1e-10)

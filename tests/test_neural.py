@@ -154,3 +154,30 @@ def test_compare_is_paired():
     assert found["accuracy"].value == 0
     assert not found["accuracy"].significant
     assert found["nll"].stderr < neural.scores(a)["nll"].stderr
+
+
+def test_recorder_stores_each_cycles_end_and_an_ensemble_comes_back(tmp_path):
+    import ensemblekit as ek
+
+    model, seen = net(), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    schedule = neural.CyclicCosineLR(optimizer, total_steps=10, n_cycles=3)
+    x = torch.randn(12, 1, 8, 8, generator=torch.Generator().manual_seed(8))
+    with neural.Recorder(tmp_path / "weights.h5", model, optimizer, schedule) as rec:
+        for _ in range(10):
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+            if rec.step():
+                seen.append(to_vectors(model)["parameters"])
+            schedule.step()
+        assert rec.captured == [3, 6, 10]
+    store = ek.open(tmp_path / "weights.h5")
+    np.testing.assert_array_equal(store["parameters"][:], seen)
+    ens = neural.Ensemble.from_store(tmp_path / "weights.h5", net(5))
+    assert len(ens) == 3
+    for a, b in zip(ens.member(-1).state_dict().values(), model.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    other = torch.nn.Sequential(torch.nn.Linear(3, 2))
+    with pytest.raises(InputError, match=r"0\.weight"):
+        neural.Ensemble.from_store(tmp_path / "weights.h5", other)

@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import ensemblekit as ek
@@ -33,6 +33,7 @@ def test_any_cut_in_time_gives_the_plain_answer(name, data):
     if not weighted:
         w = None
     if name == "Moments(4)":
+        assume(len(x) > 2 and (w is None or np.count_nonzero(w) > 2))   # one or two values have no shape
         x = x - np.round(x.mean())      # far from zero the plain answer itself loses the digits
     if name == "Window" and w is not None and w[-7:].sum() == 0:
         return
@@ -65,6 +66,8 @@ def test_any_cut_in_space_gives_the_plain_answer(name, data):
     pattern, numbers, oracle, weighted = SPACE_CASES[name]
     x, w = data.draw(strategies.data(max_width=12))
     x, w = x - np.round(x.mean()), w if weighted else None
+    if name == "Moments(4)":
+        assume(len(x) > 2 and (w is None or np.count_nonzero(w) > 2))
     if name == "Window" and w is not None and w[-7:].sum() == 0:
         return
     inner = data.draw(st.lists(st.integers(1, x.shape[1]), max_size=4))

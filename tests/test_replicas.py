@@ -143,11 +143,13 @@ def test_sources_weights_maps_and_units():
 
 def test_the_error_of_a_weighted_correlated_run_is_the_spread_of_repeats():
     rng = np.random.default_rng(15)
-    x, h = ar1(rng, 0.8, 300, 2000), ar1(rng, 0.8, 300, 2000)
-    w = np.exp(0.5 * h)
+    x = 0.6 * ar1(rng, 0.8, 400, 2000)      # variance 1
+    w = np.exp(-0.8 * x)
     found = [time_average(*pair) for pair in zip(x, w, strict=True)]
     truth = np.std([f.mean for f in found])
-    assert np.mean([f.stderr for f in found]) == pytest.approx(truth, rel=0.15)
+    assert np.mean([f.mean for f in found]) == pytest.approx(-0.8, abs=0.02)
+    assert np.sqrt(np.mean([f.stderr**2 for f in found])) == pytest.approx(truth, rel=0.12)
+    assert np.mean([time_average(row).stderr for row in x]) < 0.8 * truth      # weights cost precision
 
 
 @pytest.mark.parametrize(("runs", "message"), [

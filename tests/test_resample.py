@@ -121,6 +121,14 @@ def test_weights_of_zero_leave_snapshots_out_and_scale_does_not_matter(method):
     assert run(weights=np.ones(2000)).stderr == pytest.approx(run().stderr, rel=1e-12)
 
 
+def test_the_block_length_is_that_of_the_weighted_residual():
+    rng = np.random.default_rng(18)
+    x, w = ar1(rng, 0.8, 3000), np.exp(2 * rng.normal(size=3000))
+    length = block_bootstrap(x, weights=w, n_resamples=20).block_length
+    assert length == pytest.approx(optimal_block_length(w * (x - np.average(x, weights=w))), rel=1e-12)
+    assert length < 0.8 * block_bootstrap(x, n_resamples=20).block_length
+
+
 def test_the_error_of_weighted_correlated_averages_is_the_spread_of_repeats():
     rng = np.random.default_rng(13)
     pairs = [(ar1(rng, 0.8, 3000), np.exp(0.5 * ar1(rng, 0.8, 3000))) for _ in range(150)]

@@ -94,3 +94,13 @@ def test_what_cannot_be_decomposed(source, how, message):
         source = ek.ArraySource.of(source)
     with pytest.raises(InputError, match=message):
         rom.pod(source, **how)
+
+
+def test_a_stored_field_gives_what_the_array_gives(tmp_path):
+    x = snapshots(n=16, shape=(30, 20, 2)).astype("f4")
+    with ek.create(tmp_path / "u.h5", {"u": ek.Field(x.shape[1:], x.dtype, unit="m s-1")}) as store:
+        store.extend({"u": x}, times=np.arange(16) / 4)
+    stored, direct = rom.pod(ek.open(tmp_path / "u.h5")["u"], rank=5), rom.pod(x, rank=5)
+    np.testing.assert_allclose(stored.modes, direct.modes, atol=1e-10)
+    np.testing.assert_array_equal(stored.times, np.arange(16) / 4)
+    assert stored.unit == "m s-1"

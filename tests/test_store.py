@@ -354,10 +354,10 @@ def test_files_that_cannot_be_written(tmp_path):
     with pytest.raises(StoreError, match="no file"):
         ek.open(tmp_path / "none*.h5")
     (tmp_path / "text.h5").write_text("no HDF5 at all")
-    with pytest.raises(StoreError, match="text.h5"):
+    with pytest.raises(StoreError, match=r"text\.h5"):
         ek.open(tmp_path / "text.h5")
     (tmp_path / "b.0001.h5").write_text("in the way")
-    with pytest.raises(StoreError, match="b.0001.h5"):
+    with pytest.raises(StoreError, match=r"b\.0001\.h5"):
         ek.create(tmp_path / "b.h5", fields)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
@@ -11,18 +12,19 @@ import numpy as np
 from ensemblekit.averaging.blocking import BlockError, BlockSums, blocking
 from ensemblekit.averaging.correlation import chodera_window, closed, sokal_window
 from ensemblekit.averaging.equilibration import significant_start
-from ensemblekit.averaging.estimate import DISAGREE, Estimate, student_interval
+from ensemblekit.averaging.estimate import DISAGREE, Estimate, quantile, student_interval
 from ensemblekit.averaging.moments import Moments
 from ensemblekit.averaging.reducer import TIME
 from ensemblekit.averaging.run import Map, Progress, merged, partials
 from ensemblekit.averaging.series import Series
-from ensemblekit.averaging.spectral import cosine_error, skew_allowance
+from ensemblekit.averaging.spectral import cosine_error, mean_skewness, skewed_quantiles
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.source import Array, ArraySource, Block, ReplicaSet, SnapshotSource, as_source, check_times, is_torch
 
 ENOUGH = 10.0
 """Independent snapshots below which an interval is not vouched for."""
+SAMPLED = 4096
 STATE_BYTES = 512 << 20     # what the partial states of an array average may take
 
 
@@ -46,8 +48,8 @@ def average(source: Any, *, map: Map | None = None, weights: Any = None, equilib
 
     Returns:
         An Estimate. It refuses (``converged`` False, the reason in ``verdict``) where there are fewer than about ten
-        independent snapshots. Scalars are answered by cosine components, checked against blocking, Geyer, Sokal and
-        Chodera; arrays by blocking, element by element.
+        independent snapshots; what it then shows is the median of all methods. Scalars are answered by cosine
+        components, checked against blocking, Geyer, Sokal and Chodera; arrays by blocking, element by element.
 
     Raises:
         InputError: complex values, weights or coords that do not fit, times that run backwards, or an equilibration
@@ -90,7 +92,7 @@ def _read(source: SnapshotSource, map: Map | None, only: str | None, engine: Eng
     fields = None if only is None else [only]
     head: Any = map if map is not None else only
     size = source.fields[only].size if only is not None and map is None else 1
-    keep = int(np.clip(STATE_BYTES // (size * 8 * 24), 8, 64))
+    keep = int(np.clip(STATE_BYTES // (size * 8 * 24), 2, 64))
     branches = {"values": (head, _Observable()), "clock": (_clock, Series())}
     read = partials(source, branches, fields=fields, engine=engine, progress=progress, keep=keep)
     found = []
@@ -201,20 +203,31 @@ class _Observable:
 
 
 def _summaries(values: np.ndarray) -> np.ndarray:
-    """Mean, root mean square and two random projections of each snapshot, (n, 4); elements not finite are left out."""
+    """Mean, root mean square and two random projections of each snapshot, (n, 4).
+
+    Of up to 4096 elements spread evenly over the item; elements that are not finite are left out.
+    """
     flat = values.reshape(len(values), -1)
-    signs = np.random.default_rng(20).standard_normal((flat.shape[1], 2)).astype(np.float32)
-    signs /= math.sqrt(flat.shape[1])
+    flat = flat[:, ::-(-flat.shape[1] // SAMPLED)]
+    directions = _directions(flat.shape[1])
     found = np.empty((len(flat), 4))
-    step = max(1, (4 << 20) // flat.shape[1])
+    step = max(1, (1 << 17) // flat.shape[1])        # a megabyte at a time stays in the cache
     for a in range(0, len(flat), step):
-        part = flat[a:a + step].astype(np.float64 if flat.dtype.itemsize > 4 else np.float32)
-        if not np.isfinite(part.sum()):
+        part = flat[a:a + step].astype(np.float64)
+        with np.errstate(invalid="ignore", over="ignore"):
+            clean = np.isfinite(part.sum())
+        if not clean:
             part = np.where(np.isfinite(part), part, 0.0)
-        found[a:a + step, 0] = part.mean(axis=1, dtype=np.float64)
-        found[a:a + step, 1] = np.sqrt(np.einsum("ij,ij->i", part, part, dtype=np.float64) / flat.shape[1])
-        found[a:a + step, 2:] = part @ signs
+        found[a:a + step, 0] = part.mean(axis=1)
+        found[a:a + step, 1] = np.sqrt(np.einsum("ij,ij->i", part, part) / part.shape[1])
+        found[a:a + step, 2:] = part @ directions
     return found
+
+
+@lru_cache(maxsize=4)
+def _directions(size: int) -> np.ndarray:
+    """Two random directions, the same in every piece and on every engine."""
+    return np.random.default_rng(20).standard_normal((size, 2)) / math.sqrt(size)
 
 
 def _one_run(run: _Run, equilibration: Any, confidence: float, unit: str, time_unit: str) -> Estimate:
@@ -235,10 +248,13 @@ def scalar_estimate(values: np.ndarray, weights: np.ndarray | None, times: np.nd
     n = len(x)
     if n == 0:
         raise StatisticsError("the source has no snapshots; there is nothing to average")
-    series = {"series": x, "times": times, "unit": unit, "time_unit": time_unit if times is not None else ""}
+    series: dict[str, Any] = {"series": x, "times": times, "unit": unit,
+                              "time_unit": time_unit if times is not None else ""}
     if not np.isfinite(x).all():
         bad = int((~np.isfinite(x)).sum())
-        return _unknown(float(_mean(x, weights)), n, confidence,
+        with np.errstate(invalid="ignore"):
+            mean = float(_mean(x, weights))
+        return _unknown(mean, n, confidence,
                         f"{bad} of {n} snapshots are not finite (first: {int(np.argmax(~np.isfinite(x)))}); "
                         "leave them out, or find out where they come from", **series)
     start = _start(equilibration, n, times, lambda: significant_start(_residual(x, weights)))
@@ -249,6 +265,9 @@ def scalar_estimate(values: np.ndarray, weights: np.ndarray | None, times: np.nd
     series |= {"n_discarded": start, "equilibration_time": _elapsed(times, start)}
     if len(y) < 4:
         return _unknown(mean, len(y), confidence, f"{len(y)} snapshots: an error needs at least 4", **series)
+    if w is not None and w.sum() ** 2 < 2 * (w @ w):
+        return _unknown(mean, len(y), confidence, f"the weights rest on {w.sum() ** 2 / (w @ w):.2g} snapshots (Kish): "
+                        "no error can be told", **series)
     z = _residual(y, w)
     scale = float(np.abs(y).max())
     if float(np.ptp(z)) <= 16 * np.finfo(float).eps * scale * (1.0 if w is None else float(np.max(w) / w.mean())):
@@ -262,9 +281,17 @@ def scalar_estimate(values: np.ndarray, weights: np.ndarray | None, times: np.nd
     variance = spread if w is None else float(w @ (y - mean) ** 2 / w.sum()) * len(y) / (len(y) - 1)
     g = stderr**2 * len(y) / spread
     n_eff = variance / stderr**2 if stderr > 0 else math.nan
+    below, above = skewed_quantiles(float(quantile(confidence, dof)), mean_skewness(z, g))
+    middle = float(np.median(list(estimators.values())))
+    share = (len(y) - 1) / len(y)       # g and n_eff of the methods speak of the variance over n
+    if n_eff < ENOUGH and middle > 0 and share * variance / middle**2 < ENOUGH:
+        # Too short for any one method: the series is shorter than the components that cosines need. What is reported
+        # (and refused) is then the middle of all methods, with the degrees of freedom of its own n_eff.
+        stderr, g, n_eff = middle, middle**2 * len(y) / (share * spread), share * variance / middle**2
+        dof = max(n_eff - 1, 1.0)
+        below = above = float(quantile(confidence, dof))
     doubts, converged = _doubts(n_eff, estimators)
-    return Estimate(mean=mean, stderr=stderr,
-                    interval=student_interval(mean, stderr * skew_allowance(z, g, confidence), dof, confidence),
+    return Estimate(mean=mean, stderr=stderr, interval=(mean - below * stderr, mean + above * stderr),
                     confidence=confidence, n=len(y), n_eff=n_eff, statistical_inefficiency=g,
                     correlation_time=g / 2 * dt, dof=dof, converged=converged, verdict=doubts, estimators=estimators,
                     **series)
@@ -277,7 +304,7 @@ def _errors(z: np.ndarray) -> tuple[dict[str, float], float]:
     n = len(z)
 
     def find(gamma: np.ndarray, n: int) -> Any:
-        *sums, _pairs, ended = geyer_sums(gamma)
+        *sums, _, ended = geyer_sums(gamma)
         sokal, chodera = sokal_window(gamma, n), chodera_window(gamma, n)
         if len(gamma) < n and (not ended or sokal is None or chodera is None):
             return None
@@ -394,7 +421,8 @@ def _doubts(n_eff: float, estimators: Mapping[str, float]) -> tuple[str, bool]:
         doubts.append(f"only {n_eff:.2g} independent snapshots; an interval needs about {ENOUGH:g}, so sample longer")
     low, high = min(estimators, key=estimators.__getitem__), max(estimators, key=estimators.__getitem__)
     if estimators[high] > DISAGREE * estimators[low] > 0:
-        doubts.append(f"estimators disagree: {high} gives {estimators[high] / estimators[low]:.2g} times the error of {low}")
+        ratio = estimators[high] / estimators[low]
+        doubts.append(f"estimators disagree: {high} gives {ratio:.2g} times the error of {low}")
     return "; ".join(doubts), converged
 
 
@@ -427,9 +455,10 @@ def _start(equilibration: Any, n: int, times: np.ndarray | None, found: Any) -> 
 def _check_equilibration(equilibration: Any) -> None:
     if equilibration is None or (isinstance(equilibration, str) and equilibration == "auto"):
         return
-    if isinstance(equilibration, bool) or not isinstance(equilibration, int | float | np.number) or not equilibration >= 0:
-        raise InputError('equilibration is "auto", None, a whole number of snapshots or a time as a float, not below 0; '
-                         f"got {equilibration!r}")
+    number = isinstance(equilibration, int | float | np.integer) and not isinstance(equilibration, bool)
+    if not number or not equilibration >= 0:
+        raise InputError('equilibration is "auto", None, a whole number of snapshots or a time as a float, not below '
+                         f"0; got {equilibration!r}")
 
 
 def _only_field(source: SnapshotSource, map: Map | None) -> str | None:
@@ -482,7 +511,8 @@ def _with_coords(answer: Estimate, coords: Mapping[str, Any]) -> Estimate:
     shape = np.shape(answer.mean)
     named = {}
     for name, value in coords.items():
-        values, unit = value if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], str) else (value, "")
+        with_unit = isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], str)
+        values, unit = value if with_unit else (value, "")
         named[name] = (np.asarray(values), unit)
     if len(named) > len(shape) or any(len(v) != k for (v, _), k in zip(named.values(), shape, strict=False)):
         raise InputError(f"coords name the axes of the item in order, one value a place; the item has shape {shape}, "

@@ -42,7 +42,7 @@ class BlockResult:
 
     @property
     def stderr(self) -> Array:
-        """Standard error of the mean at each level, (levels, *item): rises to a plateau where blocks are independent."""
+        """Standard error of the mean at each level, (levels, *item): flat where blocks are independent."""
         scale = self.lengths / self.n
         return np.sqrt(self.variances * _along(scale, self.variances))
 
@@ -50,6 +50,21 @@ class BlockResult:
     def stderr_error(self) -> Array:
         """Standard error of `stderr`, (levels, *item): stderr / sqrt(2 (count - 1))."""
         return self.stderr / np.sqrt(2.0 * _along(self.counts - 1, self.variances))
+
+    @property
+    def inefficiency(self) -> Array:
+        """What each level shows of g, (levels, *item): B times the variance of its blocks over that of snapshots."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return self.variances * _along(self.lengths, self.variances) / self.variances[:1]
+
+    @property
+    def neighbours(self) -> Array:
+        """Correlation of neighbouring blocks at each level but the last, (levels - 1, *item): log-binned C(t).
+
+        2 v(2B) / v(B) - 1, so that lags up to the length of the run are seen of a series that was never kept.
+        """
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return 2.0 * self.variances[1:] / self.variances[:-1] - 1.0
 
     def chosen(self) -> BlockError:
         """The error at the level each element needs, (*item,).
@@ -73,7 +88,7 @@ class BlockResult:
                 g = np.maximum(np.where(first > 0, b * v / first, 1.0), 1.0)
                 missed = np.minimum((1 + 1 / m) * (g - 1 / g) / (2 * b), 0.5)
                 error = np.where(settled, error, b * v / (1 - missed) / self.n)
-                dof = np.where(settled, dof, (m - 1) * (1 - missed) ** 2)
+                dof = np.where(settled, dof, np.maximum((m - 1) * (1 - missed) ** 2, 2.0))
                 level = np.where(settled, level, k)
                 settled = settled | (float(b) ** 3 > 2 * self.n * g**2)
             g = np.where(first > 0, error * self.n / first, 1.0)
@@ -125,8 +140,7 @@ class BlockSums:
             values = values.view(np.uint8)
         with np.errstate(invalid="ignore", over="ignore"):
             if weights is None:
-                centre = None if self.segment is None else self.segment.mean
-                segment = _plain_segment(values, start, centre)
+                segment = _plain_segment(values, start)
             else:
                 w = np.asarray(weights, dtype=np.float64)
                 x = values.reshape(len(values), -1).astype(np.float64)
@@ -137,8 +151,9 @@ class BlockSums:
     def merge(self, later: Self) -> None:
         if later.segment is None:
             return
-        if self.segment is None:
-            self.item = later.item
+        if self.segment is None:        # a copy: what I hold is changed in place
+            self.item, self.segment = later.item, _Segment.of_arrays(later.segment.arrays())
+            return
         with np.errstate(invalid="ignore", over="ignore"):
             self._absorb(later.segment)
 
@@ -182,7 +197,8 @@ class BlockSums:
                 m2 = np.maximum(m2 - 2 * offset * s.cross[k] + offset**2 * s.w2[k], 0.0) / s.w_mean**2
             rows.append(m2 / (counts[k] - 1))
         shape = (len(kept), *self.item)
-        return BlockResult(mean=mean.reshape(self.item), n=s.stop - s.start, lengths=2 ** np.array(kept, dtype=np.int64),
+        return BlockResult(mean=mean.reshape(self.item), n=s.stop - s.start,
+                           lengths=2 ** np.array(kept, dtype=np.int64),
                            counts=np.array([counts[k] for k in kept], dtype=np.int64),
                            variances=np.array(rows).reshape(shape))
 
@@ -201,7 +217,7 @@ class BlockSums:
 
 @dataclass(slots=True, eq=False)
 class _Segment:
-    """Snapshots [start, stop): their bins at every level, as flat float64 arrays (width,). Never changed once made.
+    """Snapshots [start, stop): their bins at every level, as flat float64 arrays (width,).
 
     What is averaged is x, or w (x - centre) where there are weights.
     """
@@ -269,7 +285,7 @@ class _Segment:
                    [float(v) for v in state["w2"]], w_ends["low"], w_ends["high"])
 
 
-def _plain_segment(values: np.ndarray, start: int, centre: np.ndarray | None) -> _Segment:
+def _plain_segment(values: np.ndarray, start: int) -> _Segment:
     """Unweighted snapshots: whole chunks of 64 by the compiled loop, the ends level by level."""
     from ensemblekit.averaging.kernels_blocking import LEVELS, ROWS, add_chunks
 
@@ -278,17 +294,15 @@ def _plain_segment(values: np.ndarray, start: int, centre: np.ndarray | None) ->
     chunks = (n - head) // ROWS
     if not chunks:
         return _levels(values.reshape(n, -1).astype(np.float64), start)
-    body = values[head:head + chunks * ROWS]
-    rows = rows_of(body)
-    width = rows.width
-    if centre is None:
-        centre = body[:8].reshape(8, -1).mean(axis=0, dtype=np.float64)
-    total, squares, means = np.zeros(width), np.zeros((LEVELS, width)), np.empty((chunks, width))
-    add_chunks(rows.flat, rows.stride, chunks, width, centre, total, squares, means)
-    above = _plain_segment(means, (start + head) // ROWS, centre)
-    for k in range(LEVELS):
-        squares[k] -= total * total / (float(chunks * ROWS) * 2**k)
-    np.maximum(squares, 0.0, out=squares)       # NaN stays
+    rows = rows_of(values[head:head + chunks * ROWS])
+    squares, means = np.zeros((LEVELS, rows.width)), np.empty((chunks, rows.width))
+    add_chunks(rows.flat, rows.stride, chunks, rows.width, squares, means)
+    above = _plain_segment(means, (start + head) // ROWS)
+    upper = above.m2[0]
+    for k in reversed(range(LEVELS)):
+        squares[k] *= 0.5
+        squares[k] += 2.0 * upper
+        upper = squares[k]
     middle = _Segment(start + head, start + head + chunks * ROWS, above.mean, [*squares, *above.m2],
                       {k + LEVELS: v for k, v in above.low.items()}, {k + LEVELS: v for k, v in above.high.items()},
                       False, above.centre, 1.0, [], [], {}, {})
@@ -304,117 +318,73 @@ def _plain_segment(values: np.ndarray, start: int, centre: np.ndarray | None) ->
 def _levels(bins: np.ndarray, start: int, w: np.ndarray | None = None,
             centre: np.ndarray | None = None) -> _Segment:
     """All levels of float64 rows (n, width), a weight sum w (n,) beside each, by plain pair averages."""
+    from ensemblekit.averaging.kernels_blocking import climb_level
+
     n = len(bins)
+    bins = np.ascontiguousarray(bins)
     made = _Segment(start, start + n, bins.mean(axis=0), [], {}, {}, w is not None,
                     np.zeros(bins.shape[1]) if centre is None else centre, 1.0 if w is None else float(w.mean()),
                     [], [], {}, {})
     at, k = start, 0
     while len(bins):
-        off = bins - bins.mean(axis=0)
-        made.m2.append(np.einsum("ij,ij->j", off, off))
-        if w is not None:
-            w_off = w - w.mean()
-            made.cross.append(w_off @ off)
-            made.w2.append(float(w_off @ w_off))
         skip = at % 2
         pairs = (len(bins) - skip) // 2
+        m2, above = np.empty(bins.shape[1]), np.empty((pairs, bins.shape[1]))
+        climb_level(bins, skip, m2, above)
+        made.m2.append(m2)
         if skip:
             made.low[k] = bins[0].copy()
-            if w is not None:
-                made.w_low[k] = float(w[0])
         if (len(bins) - skip) % 2:
             made.high[k] = bins[-1].copy()
-            if w is not None:
-                made.w_high[k] = float(w[-1])
-        bins = 0.5 * (bins[skip:skip + 2 * pairs:2] + bins[skip + 1:skip + 2 * pairs:2])
         if w is not None:
+            w_off = w - w.mean()
+            made.cross.append(w_off @ (bins - bins.mean(axis=0)))
+            made.w2.append(float(w_off @ w_off))
+            if skip:
+                made.w_low[k] = float(w[0])
+            if (len(bins) - skip) % 2:
+                made.w_high[k] = float(w[-1])
             w = 0.5 * (w[skip:skip + 2 * pairs:2] + w[skip + 1:skip + 2 * pairs:2])
-        at = (at + skip) // 2
-        k += 1
+        bins, at, k = above, (at + skip) // 2, k + 1
     return made
 
 
-class _Level(NamedTuple):
-    """Moments of the bins of one level while two segments are joined; the w parts are None without weights."""
+class _Seam(NamedTuple):
+    """A bin next to the place where two segments meet."""
 
-    n: int
-    mean: Any
-    m2: Any
-    w_mean: float
-    cross: Any
-    w2: float
-
-
-def _pooled(a: _Level, b: _Level) -> _Level:
-    """Chan, Golub & LeVeque (1983), with the co-moment of x and w."""
-    if a.n == 0 or b.n == 0:
-        return b if a.n == 0 else a
-    n = a.n + b.n
-    share = a.n * b.n / n
-    gap = b.mean - a.mean
-    m2 = a.m2 + b.m2 + gap * gap * share
-    mean = a.mean + gap * (b.n / n)
-    if a.cross is None:
-        return _Level(n, mean, m2, 1.0, None, 0.0)
-    w_gap = b.w_mean - a.w_mean
-    return _Level(n, mean, m2, a.w_mean + w_gap * (b.n / n), a.cross + b.cross + gap * (w_gap * share),
-                  a.w2 + b.w2 + w_gap**2 * share)
-
-
-def _levels_of(s: _Segment) -> list[_Level]:
-    """The moments of every level; means come from that of all snapshots less the bins left over below."""
-    total, w_total, found = s.mean * (s.stop - s.start), s.w_mean * (s.stop - s.start), []
-    for k in range(len(s.m2)):
-        n = (s.stop >> k) - -(-s.start >> k)
-        size = n * 2.0**k
-        cross, w2 = (s.cross[k], s.w2[k]) if s.weighted else (None, 0.0)
-        found.append(_Level(n, total / size, s.m2[k], w_total / size, cross, w2))
-        for ends, w_ends in ((s.low, s.w_low), (s.high, s.w_high)):
-            if k in ends:
-                total = total - ends[k] * 2.0**k
-                w_total -= w_ends.get(k, 1.0) * 2.0**k
-    return found
+    at: int
+    value: np.ndarray
+    w: float
 
 
 def _joined(a: _Segment, b: _Segment) -> _Segment:
-    """Two neighbours as one: bins that met at the seam are paired, level by level."""
+    """Two neighbours as one, in the arrays of `a`: bins that met at the seam are paired, level by level."""
     if a.weighted != b.weighted:
         raise InputError("some snapshots of this run carry weights and some do not; give weights to all or to none")
     b = b.centred(a.centre)
-    left, right = _levels_of(a), _levels_of(b)
-    n = b.stop - a.start
-    share = (b.stop - b.start) / n
-    made = _Segment(a.start, b.stop, a.mean + (b.mean - a.mean) * share, [], {}, {}, a.weighted, a.centre,
-                    a.w_mean + (b.w_mean - a.w_mean) * share, [], [], {}, {})
-    none = _Level(0, None, None, 0.0, None, 0.0)
-    zero = np.zeros_like(a.mean)
-    seam: tuple[int, np.ndarray, float] | None = None       # the bin of this level that straddles the seam
+    share = (b.stop - b.start) / (b.stop - a.start)
+    made = _Segment(a.start, b.stop, a.mean + (b.mean - a.mean) * share, a.m2, {}, {}, a.weighted, a.centre,
+                    a.w_mean + (b.w_mean - a.w_mean) * share, a.cross, a.w2, {}, {})
+    left, right = _Rest(a), _Rest(b)
+    seam: _Seam | None = None       # the bin of this level that straddles the seam
     k = 0
-    while k < max(len(left), len(right)) or seam is not None:
-        level = _pooled(left[k] if k < len(left) else none, right[k] if k < len(right) else none)
-        if seam is not None:
-            level = _pooled(level, _Level(1, seam[1], zero, seam[2], zero if a.weighted else None, 0.0))
-        made.m2.append(level.m2)
-        if a.weighted:
-            made.cross.append(level.cross)
-            made.w2.append(level.w2)
-        near: list[tuple[int, np.ndarray, float]] = []      # bins next to the seam, in order
-        if k in a.high:
-            near.append(((a.stop >> k) - 1, a.high[k], a.w_high.get(k, 1.0)))
-        if seam is not None:
-            near.append(seam)
-        if k in b.low:
-            near.append((-(-b.start >> k), b.low[k], b.w_low.get(k, 1.0)))
+    while k < max(len(a.m2), len(b.m2)) or seam is not None:
+        _pool(made, b, k, left, right, seam)
+        near = [s for s in (_Seam((a.stop >> k) - 1, a.high[k], a.w_high.get(k, 1.0)) if k in a.high else None, seam,
+                            _Seam(-(-b.start >> k), b.low[k], b.w_low.get(k, 1.0)) if k in b.low else None)
+                if s is not None]
         if k in a.low:
             made.low[k], made.w_low[k] = a.low[k], a.w_low.get(k, 1.0)
         if k in b.high:
             made.high[k], made.w_high[k] = b.high[k], b.w_high.get(k, 1.0)
+        left.climb(k)
+        right.climb(k)
         seam = None
         while near:
             index, value, w = near.pop(0)
-            if index % 2 == 0 and near and near[0][0] == index + 1:
-                _, other, w_other = near.pop(0)
-                seam = (index // 2, 0.5 * (value + other), 0.5 * (w + w_other))
+            if index % 2 == 0 and near and near[0].at == index + 1:
+                other = near.pop(0)
+                seam = _Seam(index // 2, 0.5 * (value + other.value), 0.5 * (w + other.w))
             elif index % 2:
                 made.low[k], made.w_low[k] = value, w
             else:
@@ -423,6 +393,57 @@ def _joined(a: _Segment, b: _Segment) -> _Segment:
     if not a.weighted:
         made.w_low, made.w_high = {}, {}
     return made
+
+
+class _Rest:
+    """The sum of the snapshots that whole bins of one level cover: all, less the bins left over at the levels below."""
+
+    def __init__(self, s: _Segment):
+        self.s = s
+        self.total, self.w_total = s.mean * (s.stop - s.start), s.w_mean * (s.stop - s.start)
+
+    def count(self, k: int) -> int:
+        return max(0, (self.s.stop >> k) - -(-self.s.start >> k))
+
+    def climb(self, k: int) -> None:
+        """From level k to the next."""
+        for ends, w_ends in ((self.s.low, self.s.w_low), (self.s.high, self.s.w_high)):
+            if k in ends:
+                self.total = self.total - ends[k] * 2.0**k
+                self.w_total -= w_ends.get(k, 1.0) * 2.0**k
+
+
+def _pool(made: _Segment, b: _Segment, k: int, left: _Rest, right: _Rest, seam: _Seam | None) -> None:
+    """The moments of level k: those of both sides and of the bin at the seam, by Chan, Golub & LeVeque (1983)."""
+    from ensemblekit.averaging.kernels_blocking import join_level
+
+    n, n_later = left.count(k), right.count(k)
+    if k == len(made.m2):
+        made.m2.append(np.zeros_like(made.mean))
+        if made.weighted:
+            made.cross.append(np.zeros_like(made.mean))
+            made.w2.append(0.0)
+    later = b.m2[k] if k < len(b.m2) else np.zeros_like(made.mean)
+    if not made.weighted:
+        join_level(made.m2[k], later, left.total, right.total, n, n_later, 2.0**k,
+                   left.total if seam is None else seam.value, 0 if seam is None else 1)
+        return
+    cross, w2 = (b.cross[k], b.w2[k]) if k < len(b.m2) else (0.0, 0.0)
+    parts = [(n, left.total, left.w_total, 0.0, 0.0, 0.0), (n_later, right.total, right.w_total, later, cross, w2)]
+    if seam is not None:
+        parts.append((1, seam.value * 2.0**k, seam.w * 2.0**k, 0.0, 0.0, 0.0))
+    count, w_mean = 0, 0.0
+    mean: Any = 0.0
+    for m, total, w_total, m2, m_cross, m_w2 in parts:
+        if m == 0:
+            continue
+        gap, w_gap = total / (m * 2.0**k) - mean, w_total / (m * 2.0**k) - w_mean
+        share = count * m / (count + m)
+        made.m2[k] = made.m2[k] + m2 + gap * gap * share
+        made.cross[k] = made.cross[k] + m_cross + gap * (w_gap * share)
+        made.w2[k] += m_w2 + w_gap**2 * share
+        count += m
+        mean, w_mean = mean + gap * (m / count), w_mean + w_gap * (m / count)
 
 
 def jonsson_level(x: Any, confidence: float = 0.99) -> int:

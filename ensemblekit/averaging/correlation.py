@@ -27,7 +27,7 @@ class ShortSeriesError(StatisticsError):
     def __init__(self, tau: float, n: int, factor: float):
         self.tau, self.n, self.factor = tau, n, factor
         super().__init__(f"the series of {n} snapshots is shorter than {factor:g} times its statistical inefficiency, "
-                         f"estimated as {2 * tau:.4g} (tau = {tau:.4g} snapshots), so the estimate is not to be trusted. "
+                         f"estimated as {2 * tau:.4g} (tau = {tau:.4g} snapshots): not to be trusted. "
                          'Sample longer, or take method="geyer-convex", which needs no such length')
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -148,8 +148,9 @@ def correlation_time(g: float, window: int, n: int, variance: float, method: str
                      unit: str) -> CorrelationTime:
     """The result for a g found; a g that is not positive (noise in an anticorrelated series) becomes 1/n."""
     floored = max(g, 1.0 / n)
-    return CorrelationTime(g=floored, tau=floored / 2 * dt, window=window, stderr=float(np.sqrt(floored * variance / n)),
-                           n=n, n_eff=n / floored, variance=variance, method=method, unit=unit, anticorrelated=g < 1.0)
+    return CorrelationTime(g=floored, tau=floored / 2 * dt, window=window,
+                           stderr=float(np.sqrt(floored * variance / n)), n=n, n_eff=n / floored, variance=variance,
+                           method=method, unit=unit, anticorrelated=g < 1.0)
 
 
 def closed(x: np.ndarray, find: Callable[[np.ndarray, int], tuple[float, int] | None]) -> tuple[np.ndarray, Any]:

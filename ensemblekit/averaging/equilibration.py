@@ -97,12 +97,12 @@ def _largest(y: np.ndarray, starts: np.ndarray) -> tuple[int, float]:
     from ensemblekit.averaging.kernels_series import suffix_inefficiency
 
     n = len(y)
-    lags = min(n, int(np.clip(2 * max(_window_of(y[n // 2:]), _window_of(y[3 * n // 4:])), 32, 4096)))
+    lags = min(n, int(np.clip(1.5 * max(_window_of(y[n // 2:]), _window_of(y[3 * n // 4:])), 32, 4096)))
     sums = np.concatenate([[0.0], np.cumsum(y)])
     falling = np.ascontiguousarray(starts[::-1])
     g = np.empty(len(falling))
     ended = np.empty(len(falling), dtype=np.bool_)
-    suffix_inefficiency(y, sums, falling, lags, g, ended)
+    suffix_inefficiency(np.concatenate([y, np.zeros(lags)]), sums, falling, lags, g, ended)
     worth = (n - falling) / g
     best = int(np.argmax(np.where(ended, worth, -1.0)))
     for k in np.argsort(-worth, kind="stable"):

@@ -28,7 +28,8 @@ class Estimate:
     stderr: Any
     """Standard error of the mean."""
     interval: tuple[Any, Any]
-    """(low, high) of the confidence interval, by Student's t with `dof`."""
+    """(low, high) of the confidence interval, by Student's t with `dof`; a scalar's is longer on the side of the tail
+    where its snapshots are skewed, and ``±`` prints half its length."""
     confidence: float
     """Of the interval, for example 0.95."""
     n: int
@@ -64,10 +65,12 @@ class Estimate:
 
     @property
     def low(self) -> Any:
+        """Lower end of the interval."""
         return self.interval[0]
 
     @property
     def high(self) -> Any:
+        """Upper end of the interval."""
         return self.interval[1]
 
     def __sub__(self, other: Estimate) -> Estimate:
@@ -97,7 +100,7 @@ class Estimate:
     def __str__(self) -> str:
         percent = f"{100 * self.confidence:g} % CI"
         if np.ndim(self.mean) == 0:
-            value, bar = rounded(float(self.mean), float(self.high - self.mean))
+            value, bar = rounded(float(self.mean), float(self.high - self.low) / 2)
             unit = f" {self.unit}" if self.unit else ""
             facts = [percent, f"n_eff {_short(self.n_eff)} of {self.n}", f"g {_short(self.statistical_inefficiency)}"]
             start = f"{value} ± {bar}{unit}"
@@ -117,7 +120,7 @@ class Estimate:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        rows = "".join(f"<tr><td>{html.escape(name)}</td><td>{html.escape(text)}</td></tr>" for name, text in self._rows())
+        rows = "".join(f"<tr><td>{html.escape(name)}</td><td>{text}</td></tr>" for name, text in self._rows())
         return f"<b>{html.escape(str(self))}</b><table><tr><th>estimator</th><th>standard error</th></tr>{rows}</table>"
 
     def summary(self) -> str:
@@ -146,7 +149,8 @@ class Estimate:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python numbers, lists and strings, as JSON takes them (NaN as None); without the series."""
-        return {"mean": _plain(self.mean), "stderr": _plain(self.stderr), "interval": [_plain(v) for v in self.interval],
+        return {"mean": _plain(self.mean), "stderr": _plain(self.stderr),
+                "interval": [_plain(v) for v in self.interval],
                 "confidence": self.confidence, "n": self.n, "n_eff": _plain(self.n_eff),
                 "statistical_inefficiency": _plain(self.statistical_inefficiency),
                 "correlation_time": _plain(self.correlation_time), "dof": _plain(self.dof),

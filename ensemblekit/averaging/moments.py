@@ -112,9 +112,9 @@ class Moments:
 
         mean, m2 = np.zeros(narrow.width), np.zeros(narrow.width)
         kernels.add_moments(narrow.flat, narrow.stride, narrow.n, narrow.width, 0.0, mean, m2)
-        mean, m2 = mean.reshape(k, -1), m2.reshape(k, -1)
-        middle = mean.mean(axis=0)
-        spread = m2.sum(axis=0) + narrow.n * ((mean - middle) ** 2).sum(axis=0)
+        means, squares = mean.reshape(k, -1), m2.reshape(k, -1)
+        middle = means.mean(axis=0)
+        spread = squares.sum(axis=0) + narrow.n * ((means - middle) ** 2).sum(axis=0)
         done = narrow.n * k
         self._absorb(done, float(done), float(done), [middle, spread])
         left = rows.n - done
@@ -166,11 +166,12 @@ class Moments:
         """Raises StatisticsError where no snapshot, or none with a weight above 0, was seen."""
         if not self.sums:
             raise StatisticsError("no snapshots" if self.n == 0 else f"all weights of {self.n} snapshots are 0")
-        mean, m2 = self.sums[:2]
+        mean: Array = self.sums[0]
+        m2: Array = self.sums[1]
         if self.complex:
-            mean = mean.reshape(-1, 2)
+            pairs = mean.reshape(-1, 2)
+            mean = pairs[:, 0] + 1j * pairs[:, 1]
             m2 = m2.reshape(-1, 2).sum(1)
-            mean = mean[:, 0] + 1j * mean[:, 1]
         freedom = self.weight - self.weight2 / self.weight
         tiny = freedom <= 1e-12 * self.weight
         variance = m2 * float("nan") if tiny else m2 / freedom

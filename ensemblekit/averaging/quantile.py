@@ -246,8 +246,11 @@ class QuantileSketch:
         while level < len(self.levels):
             x, w = self.levels[level]
             if len(x) > self.size:
-                order = np.argsort(x, kind="stable")
-                x, w = x[order], w[order]
+                if w.min() == w.max():
+                    x = np.sort(x)      # several times quicker than sorting places
+                else:
+                    order = np.argsort(x, kind="stable")
+                    x, w = x[order], w[order]
                 even = len(x) // 2 * 2
                 xs, ws = x[:even].reshape(-1, 2), w[:even].reshape(-1, 2)
                 self.error += float(ws.min(axis=1).max())

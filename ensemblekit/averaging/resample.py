@@ -227,15 +227,13 @@ class _Sums:
     """Sums of columns (n, c) over any block, round the end, from one cumulative sum."""
 
     def __init__(self, columns: np.ndarray):
-        self.n = len(columns)
         self.upto = np.concatenate([np.zeros((1, columns.shape[1])), np.cumsum(columns, axis=0)])
 
     def of(self, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Sums (r, c) over blocks (r, m) given by starts and lengths, 0 to n each."""
-        ends = starts + lengths
-        over = ends > self.n
-        sums = self.upto[ends - self.n * over] - self.upto[starts] + over[..., None] * self.upto[-1]
-        return sums.sum(axis=1)
+        from ensemblekit.averaging.kernels_resample import block_sums
+
+        return block_sums(self.upto, starts, lengths)
 
 
 def _draws(rng: np.random.Generator, scheme: Scheme, length: float, n: int,
@@ -247,7 +245,7 @@ def _draws(rng: np.random.Generator, scheme: Scheme, length: float, n: int,
     for first in range(0, count, rows):
         shape = (min(rows, count - first), blocks)
         if scheme == "stationary":
-            lengths = np.minimum(rng.geometric(1 / length, shape), n)
+            lengths = np.minimum(rng.geometric(1 / length, shape), n) if length > 1 else np.ones(shape, np.int64)
             lengths[:, -1] = n          # six standard deviations too few blocks: the last one fills the row
         else:
             lengths = np.full(shape, int(length))

@@ -59,8 +59,8 @@ def reduce(source: Any, branches: Reducer | Mapping[str, Branch], *, map: Map | 
     for name, (_, _, *reducers) in normal.items():
         per_run = []
         for run in range(count):
-            states = runs[run][name] if run in runs else [r.empty() for r in reducers]
-            values = tuple(state.result() for state in states)
+            final = runs[run][name] if run in runs else [r.empty() for r in reducers]
+            values = tuple(state.result() for state in final)
             per_run.append(values[0] if len(values) == 1 else values)
         results[name] = per_run if several else per_run[0]
     return results["result"] if single else results

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-import ensemblekit as ek
+from ensemblekit.averaging.average import average as mean_with_error
+from ensemblekit.averaging.run import reduce
 from ensemblekit.averaging.series import Series
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError
@@ -35,13 +36,13 @@ def average(source: Any, observables: Mapping[str, Observable], *, engine: Engin
     topology = topology_of(frames)
     prepared = {name: observable.prepare(topology, frames, engine) for name, observable in observables.items()}
     branches = {name: (ready.map, Series()) for name, ready in prepared.items()}
-    series = ek.reduce(frames, {**branches, "/times": (_times, Series())}, fields=["position"], engine=engine)
+    series = reduce(frames, {**branches, "/times": (_times, Series())}, fields=["position"], engine=engine)
     times = series.pop("/times")
     known = None if np.isnan(times).any() else times
     found = {}
     for name, ready in prepared.items():
         values = ArraySource.of(series[name], times=known, unit=ready.unit, time_unit=frames.time_unit)
-        found[name] = ready.finish(replace(ek.average(values), coords=ready.coords))
+        found[name] = ready.finish(replace(mean_with_error(values), coords=ready.coords))
     return found
 
 

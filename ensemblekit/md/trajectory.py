@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-import ensemblekit as ek
 from ensemblekit.errors import InputError
 from ensemblekit.md.topology import Topology, mdanalysis
 from ensemblekit.source import WHOLE, Access, Block, Cut, Field, Piece, check_window, cuts_of
+from ensemblekit.store.opening import open_store
+from ensemblekit.store.store import Store
 
 BATCH = 4 << 20
 """Bytes of frames written at a time."""
@@ -63,7 +64,10 @@ class TrajectoryPiece:
         source = self.source
         rows = max(1, BATCH // source.fields["position"].nbytes)
         whole = len(source.atoms) == source.n_atoms
-        with mdanalysis() as mda, mda.coordinates.core.reader(source.path, n_atoms=source.n_atoms) as reader:
+        # no filter of warnings here: it belongs to the process, and pieces are read in threads
+        from MDAnalysis.coordinates.core import reader as open_reader
+
+        with open_reader(source.path, n_atoms=source.n_atoms) as reader:
             for at in range(0, len(source.frames), rows):
                 chosen = source.frames[at:at + rows]
                 positions = np.empty((len(chosen), len(source.atoms), 3), np.float32)
@@ -111,12 +115,12 @@ def ingest(topology: Any, trajectory: Any, path: str | os.PathLike[str], *, sele
         raise InputError(f"a store of MD frames ends in .h5md, as MDAnalysis goes by the name; got {os.fspath(path)!r}")
     frames = read(topology, trajectory, select=select)
     provenance = {"trajectory": os.path.basename(frames.path), "select": select, "topology": frames.topology.to_dict()}
-    with ek.create(path, dict(frames.fields), time_unit="ps", provenance=provenance,
+    with Store.create(path, frames.fields, time_unit="ps", provenance=provenance,
                    capacity=len(frames.frames)) as store:
         for piece in frames.pieces(["position"], "time", False, BATCH):
             for block in piece.blocks():
                 store.extend({"position": block.only}, times=block.times)
-    return ek.open(path)
+    return open_store(path)
 
 
 def universe(store: Any) -> Any:
@@ -148,4 +152,4 @@ def topology_of(source: Any) -> Topology:
 
 
 def _opened(x: Any) -> Any:
-    return ek.open(x) if isinstance(x, str | os.PathLike) else x
+    return open_store(x) if isinstance(x, str | os.PathLike) else x

@@ -11,12 +11,13 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-import ensemblekit as ek
 from ensemblekit.averaging.moments import Moments
+from ensemblekit.averaging.run import reduce
 from ensemblekit.errors import InputError
 from ensemblekit.neural.batchnorm import update_bn
 from ensemblekit.neural.parameters import Manifest, load_vectors
 from ensemblekit.neural.recorder import members
+from ensemblekit.store.opening import open_store
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,7 +60,7 @@ class Ensemble(torch.nn.Module):
 
         Raises InputError naming the parameters that differ where the model is another one.
         """
-        store = ek.open(path) if isinstance(path, str | os.PathLike) else path
+        store = open_store(path) if isinstance(path, str | os.PathLike) else path
         Manifest.from_dict(store.provenance["manifest"]).check(model)
         return cls(model, *members(store))
 
@@ -100,7 +101,7 @@ class Ensemble(torch.nn.Module):
         Raises InputError where the model has batch-norm layers and no loader is given: averaged weights do not fit
         anybody's old statistics.
         """
-        mean = ek.reduce(self.parameters_of, Moments()).mean
+        mean = reduce(self.parameters_of, Moments()).mean
         one = self.member(-1)
         load_vectors(one, mean)
         if any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in one.modules()):

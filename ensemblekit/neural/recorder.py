@@ -9,10 +9,11 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-import ensemblekit as ek
 from ensemblekit.errors import InputError
 from ensemblekit.neural.parameters import Manifest, to_vectors
 from ensemblekit.neural.schedule import CyclicCosineLR
+from ensemblekit.source import Field
+from ensemblekit.store.store import Store
 
 
 class Recorder:
@@ -33,10 +34,11 @@ class Recorder:
         self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
         self.captured: list[int] = []
         """The steps, counted from 1, after which a snapshot was taken."""
-        fields = {name: ek.Field(vector.shape, vector.dtype, finite=True) for name, vector in to_vectors(model).items()}
+        fields = {name: Field(vector.shape, vector.dtype, finite=True) for name, vector in to_vectors(model).items()}
         if "parameters" not in fields:
             raise InputError("the model has no parameters to record")
-        self.store = ek.create(path, fields, provenance={"manifest": Manifest.of(model).to_dict()})
+        self.store = Store.create(path, fields, capacity=scheduler.n_cycles,
+                               provenance={"manifest": Manifest.of(model).to_dict()})
 
     def step(self) -> bool:
         """Call after optimizer.step() and before scheduler.step(); whether a snapshot was taken."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from ensemblekit.averaging.series import Series
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError
 from ensemblekit.rom.basis import Basis
-from ensemblekit.source import Array, as_source
+from ensemblekit.source import Array, Cut, as_source
 
 FLOOR = 2e-8
 """Singular values below this share of the first are rounding in a Gram matrix of float64: sqrt(eps)."""
@@ -109,7 +109,7 @@ def _times(block: Any) -> np.ndarray:
 class Combinations:
     """Linear combinations of the snapshots: weights (k, n) @ snapshots, (k, *item) in float64."""
 
-    cuts = BOTH
+    cuts: ClassVar[frozenset[Cut]] = BOTH
 
     def __init__(self, weights: np.ndarray):
         self.weights = weights

@@ -141,8 +141,8 @@ def cylinder_wake(reynolds: float = 100.0, *, cells: int = 14, speed: float = 0.
         raise InputError(f"the window {window} recorded must lie inside the channel {size}")
     wake = CylinderWake(float(reynolds), cells, speed, size, window, stride)
     if not 0 < reynolds <= 10 * cells:
-        raise InputError(f"the layer at the wall needs a cell for every 10 of the Reynolds number; for Re = {reynolds:g} "
-                         f"pass cells={math.ceil(reynolds / 10)} or more, got {cells}" if reynolds > 0 else
+        raise InputError(f"the layer at the wall needs a cell for every 10 of the Reynolds number; for Re = "
+                         f"{reynolds:g} pass cells={math.ceil(reynolds / 10)} or more, got {cells}" if reynolds > 0 else
                          f"a Reynolds number is above 0; got {reynolds!r}")
     if wake.viscosity > 0.5:
         raise InputError(f"viscosity speed * cells / reynolds = {wake.viscosity:.3g} is above 0.5, where the method is "

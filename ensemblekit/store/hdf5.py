@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 import xxhash
 
-import ensemblekit
+from ensemblekit import __version__
 from ensemblekit.errors import StoreDamagedError, StoreError
 from ensemblekit.source import Field
 from ensemblekit.store.schema import CLOSED, MAIN, PADDING, PARTICLES, SCHEMA, SCHEMA_SUM, Column, Schema
@@ -140,7 +140,7 @@ def _write_file(f: h5py.File, schema: Schema, filters: Filters | None, whole: bo
     f.create_dataset(SCHEMA_SUM, data=np.uint64(xxhash.xxh3_64_intdigest(text.tobytes())))
     counts = [capacity[c] if whole else 0 for c in schema.clocks]
     f.create_dataset(CLOSED, data=closed_record(counts, whole))
-    f.attrs["ensemblekit"] = ensemblekit.__version__
+    f.attrs["ensemblekit"] = __version__
 
 
 @contextmanager
@@ -251,7 +251,7 @@ def _write_head(f: h5py.File, schema: Schema) -> None:
     h5md.create_group("author").attrs["name"] = np.bytes_(schema.author.encode("ascii", "replace") or b"unknown")
     creator = h5md.create_group("creator")
     creator.attrs["name"] = np.bytes_("ensemblekit")
-    creator.attrs["version"] = np.bytes_(ensemblekit.__version__)
+    creator.attrs["version"] = np.bytes_(__version__)
     units = h5md.create_group("modules/units")
     units.attrs["version"] = np.array([1, 0], "i4")
     units.attrs["system"] = np.bytes_("SI")

@@ -207,8 +207,8 @@ class Small:
     def __init__(self, fields: int, columns: Sequence[Dataset], extents: Sequence[Dataset], n: int, mapped: mmap.mmap,
                  fd: int):
         self.fields, self.columns, self.fd, self.allocated = fields, columns, fd, n
-        self.rows = [np.ndarray((c.rows, *c.shape[1:]), c.dtype, mapped, c.offset) for c in columns]
-        self.extents = [np.ndarray((1,), "<u8", mapped, c.extent_at) for c in extents]
+        self.rows = [np.ndarray((c.rows, *c.shape[1:]), c.dtype, mapped, c.offset or 0) for c in columns]
+        self.extents = [np.ndarray((1,), "<u8", mapped, c.extent_at or 0) for c in extents]
 
     def put(self, arrays: Sequence[np.ndarray], at: int, n: int) -> None:
         """Rows at to at + n. Raises OSError where the disk is full; then nothing was written."""
@@ -368,7 +368,7 @@ def checksums(arrays: Sequence[np.ndarray], meta: np.ndarray, n: int) -> np.ndar
     sums = np.empty((n, len(arrays) + 1), "<u8")
     for k, data in enumerate((*arrays, meta)):
         width = data.nbytes // n
-        view = memoryview(data).cast("B") if data.nbytes else memoryview(b"")
+        view = data.data.cast("B") if data.nbytes else memoryview(b"")
         sums[:, k] = [_digest(view[i:i + width]) for i in range(0, n * width, width)]
     return sums
 

@@ -69,7 +69,8 @@ class Table:
             first = start if start >= offset else offset + (start - offset) % step
             end = min(stop, offset + part.n)
             if first < end:
-                spans.append(Span(part.path, part.identity, part.columns[column], first - offset, -(-(end - first) // step), step))
+                count = -(-(end - first) // step)
+                spans.append(Span(part.path, part.identity, part.columns[column], first - offset, count, step))
             offset += part.n
         return spans
 

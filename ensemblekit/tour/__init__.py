@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -48,14 +49,11 @@ def run(out: str | Path = "tour", quick: bool = False) -> Path:
 
 def _clear(folder: Path) -> None:
     """Remove what a former tour wrote, and only that."""
-    for name in ("adk.h5md", "wake.h5", "weights.h5", "single.h5"):
-        for path in folder.glob(f"{name}*"):
-            if path.is_dir():
-                for inner in sorted(path.rglob("*"), reverse=True):
-                    inner.rmdir() if inner.is_dir() else inner.unlink()
-                path.rmdir()
-            else:
-                path.unlink()
+    for path in [path for name in ("adk", "wake", "weights", "single") for path in folder.glob(f"{name}.*h5*")]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _tell(console: Any, number: int, name: str, act: Any) -> None:

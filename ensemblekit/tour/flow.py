@@ -17,7 +17,7 @@ from ensemblekit.tour.style import BLUE, INK, MUTED, ORANGE, RED, TEAL, figure
 
 CODE = """\
 wake = rom.testbeds.cylinder_wake(reynolds=100)
-with ek.create("wake.h5", wake.fields) as store:
+with ek.create("wake.h5", wake.fields, capacity=160) as store:
     for s in wake.snapshots(160, every=0.3, after=45):
         store.append(s.fields, time=s.time)      # seen by readers at once
 
@@ -30,13 +30,14 @@ QUICK: dict[str, Any] = {"wake": {"cells": 10, "size": (6.0, 9.0, 12.0), "window
 
 
 class Follower(threading.Thread):
-    """A reader of a store that somebody else is writing: opens it, looks again and again, and decomposes what is there."""
+    """A reader of a store that somebody else is writing: looks again and again, and decomposes what is there."""
 
     def __init__(self, path: Path):
         super().__init__(daemon=True)
         self.path, self.done = path, threading.Event()
         self.seen: list[tuple[int, float]] = []
         """Snapshots there, and the share of their energy in the first two modes."""
+        self.failure = ""
 
     def run(self) -> None:
         try:
@@ -58,8 +59,8 @@ def act(out: Path, quick: bool) -> Act:
     wake = rom.testbeds.cylinder_wake(reynolds=100, **how["wake"])
     path = out / "wake.h5"
     follower = Follower(path)
-    with ek.create(path, dict(wake.fields), provenance={"solver": "lattice Boltzmann", "reynolds": wake.reynolds,
-                                                        "unit of time": "D/U"}) as store:
+    with ek.create(path, wake.fields, capacity=how["n"], time_unit="D U-1",
+                   provenance={"solver": "lattice Boltzmann", "reynolds": wake.reynolds}) as store:
         follower.start()
         for snapshot in wake.snapshots(how["n"], how["every"], how["after"]):
             store.append(snapshot.fields, time=snapshot.time)
@@ -71,43 +72,48 @@ def act(out: Path, quick: bool) -> Act:
     velocity = store["velocity"]
     basis = rom.pod(velocity, energy=0.9999)
     drag, lift = (np.asarray(store[name][:]) for name in ("drag", "lift"))
-    periods = shedding_periods(basis.times, lift)
+    times = np.asarray(basis.times)
+    periods = shedding_periods(times, lift)
     strouhal, spread = 1 / periods.mean(), np.ptp(1 / periods) / 2
     mean_drag = ek.average(store["drag"])
     pairs = [float(basis.energy_fraction[k:k + 2].sum()) for k in range(0, min(basis.rank, 6) - 1, 2)]
     few = basis.truncate(min(6, basis.rank))
     last = np.asarray(velocity[-1])
     pictures = (
-        Figure(_street(out / "wake-street.png", wake, last, basis.times, drag, lift),
+        Figure(_street(out / "wake-street.png", wake, last, times, drag, lift),
                "Vorticity of the wake and the forces on the cylinder",
                "Above: vorticity of the last snapshot, blue turning clockwise and red the other way. "
                "Below: lift and drag; drag swings twice as fast, once for each vortex."),
         Figure(_modes(out / "wake-modes.png", wake, basis), "The first six modes",
-               "Vorticity of the first six modes. They come in pairs of nearly equal energy, one shifted by a quarter of a wavelength "
-               "against the other: together they are a wave that travels. Each further pair has another harmonic."),
-        Figure(_spectrum(out / "wake-spectrum.png", basis, follower.seen),
+               "Vorticity of the first six modes. They come in pairs of nearly equal energy, one shifted by a quarter "
+               "of a wavelength against the other: together they are a wave that travels. Each further pair has "
+               "another harmonic."),
+        Figure(_spectrum(out / "wake-spectrum.png", basis),
                "Energies, error against rank, phase portrait",
-               "Left: share of the energy in each mode, falling pair by pair. Middle: error of the reconstruction against "
-               "the number of modes kept. Right: the first two coefficients run round a circle, once per vortex pair."),
+               "Left: share of the energy in each mode, falling pair by pair. Middle: error of the reconstruction "
+               "against the number of modes kept. Right: the first two coefficients run round a circle, once per "
+               "vortex pair."),
         Figure(_reconstruction(out / "wake-reconstruction.png", wake, basis, last),
                "A snapshot, its reconstructions and their error",
                "The last snapshot again, rebuilt from two and from six numbers per instant, and what six leave out "
                "(the same colours over a tenth of the range)."),
     )
     n, cells = velocity.shape[0], int(np.prod(velocity.shape[1:]))
-    seen = (f"{len(follower.seen)} looks, the first at {follower.seen[0][0]} of {n} snapshots" if follower.seen
-            else getattr(follower, "failure", "the run was over before its first look"))
+    seen = (f"{len(follower.seen)} looks" if follower.seen
+            else follower.failure or "the run was over before its first look")
     numbers = (
         Number("Strouhal number", f"{strouhal:.4f}",
-               f"{len(periods)} periods, alike to ±{spread:.1g}; published for an unbounded flow: 0.164–0.166"),
+               f"{len(periods)} periods, alike to ±{max(spread, 1e-5):.5f}; published for an unbounded flow: "
+               "0.164–0.166"),
         Number("mean drag coefficient", f"{float(mean_drag.mean):.3f}",
-               f"published: 1.32–1.36; sides {wake.size[2]:g} diameters apart and {wake.cells} cells a diameter raise both"),
+               f"published: 1.32–1.36; sides {wake.size[2]:g} diameters apart and {wake.cells} cells a diameter "
+               "raise both"),
         Number("energy in the first pairs", " · ".join(f"{100 * p:.1f} %" for p in pairs), "of all fluctuation energy"),
         Number(f"error with {few.rank} modes", f"{100 * few.relative_error:.2g} %",
                f"of the fluctuation; {100 * few.cumulative_energy[-1]:.2f} % of the energy"),
         Number("compression", f"{few.compression_ratio:.0f}×",
-               f"{n} snapshots of {cells:,} numbers as {few.rank} modes, their coefficients and the mean".replace(",", " ")),
-        Number("read while written", seen, "another thread opened the store, refreshed and decomposed what was there"),
+               f"{n} snapshots of {cells} numbers as {few.rank} modes, their coefficients and the mean"),
+        Number("read while written", seen, _told(follower.seen, n)),
     )
     verdict = (f"{basis.rank} modes hold 99.99 % of the energy, an error of {100 * basis.relative_error:.1f} %; "
                "they come in pairs, as they must where a pattern travels. The flow is periodic, so few modes suffice; "
@@ -117,9 +123,17 @@ def act(out: Path, quick: bool) -> Act:
         "rom", "A street of vortices", "How few patterns does it take to describe the wake of a cylinder?",
         "Nothing: the flow past a cylinder at Reynolds number 100 was computed on the spot, "
         f"by a lattice Boltzmann solver compiled for this machine, in {solved:.0f} s.",
-        f"Every snapshot of velocity went into a store ({size_of(path)}) the moment it was computed, and a reader followed. "
-        "POD came from the same Gram reducer that serves the other fields: one read for the inner products, one for the modes.",
+        f"Every snapshot of velocity went into a store ({size_of(path)}) the moment it was computed, and a reader "
+        "followed. POD came from the same Gram reducer that serves the other fields: one read for the inner products, "
+        "one for the modes.",
         CODE, numbers, pictures, verdict, path, time.perf_counter() - began)
+
+
+def _told(seen: list[tuple[int, float]], n: int) -> str:
+    if not seen:
+        return "by another thread, through a file handle of its own"
+    return (f"a reader decomposed what was there: first {seen[0][0]} of {n} snapshots, {100 * seen[0][1]:.0f} % of the "
+            f"energy in the first pair; at last {seen[-1][0]}, {100 * seen[-1][1]:.0f} %")
 
 
 def shedding_periods(times: np.ndarray, lift: np.ndarray) -> np.ndarray:
@@ -148,7 +162,7 @@ def _show(axes: Any, wake: Any, values: np.ndarray, limit: float) -> None:
 
 
 def _street(path: Path, wake: Any, velocity: np.ndarray, times: np.ndarray, drag: np.ndarray, lift: np.ndarray) -> Path:
-    with figure(path, 9.6, 6.3, nrows=2, height_ratios=[2.6, 1]) as (_, (above, below)):
+    with figure(path, 9.6, 7.2, nrows=2, height_ratios=[3.2, 1]) as (_, (above, below)):
         _show(above, wake, _vorticity(wake, velocity), 2.5)
         above.set_title("Vorticity behind a cylinder, Re = 100")
         below.plot(times, lift, color=BLUE, label="lift")
@@ -160,7 +174,7 @@ def _street(path: Path, wake: Any, velocity: np.ndarray, times: np.ndarray, drag
 
 
 def _modes(path: Path, wake: Any, basis: Any) -> Path:
-    with figure(path, 9.6, 4.5, nrows=2, ncols=3) as (_, axes):
+    with figure(path, 9.6, 3.9, nrows=2, ncols=3) as (_, axes):
         for k, one in enumerate(axes.T.ravel()):
             if k >= basis.rank:
                 one.set_axis_off()
@@ -171,7 +185,7 @@ def _modes(path: Path, wake: Any, basis: Any) -> Path:
     return path
 
 
-def _spectrum(path: Path, basis: Any, seen: list[tuple[int, float]]) -> Path:
+def _spectrum(path: Path, basis: Any) -> Path:
     with figure(path, 9.6, 3.5, ncols=3, width_ratios=[1.15, 1.15, 1]) as (_, (left, middle, right)):
         k = np.arange(1, basis.rank + 1)
         colours = [(BLUE, TEAL)[(i // 2) % 2] for i in range(basis.rank)]
@@ -194,7 +208,7 @@ def _spectrum(path: Path, basis: Any, seen: list[tuple[int, float]]) -> Path:
 
 def _reconstruction(path: Path, wake: Any, basis: Any, truth: np.ndarray) -> Path:
     two, six = (basis.truncate(min(k, basis.rank)).reconstruct(len(basis.coefficients) - 1) for k in (2, 6))
-    with figure(path, 9.6, 4.7, nrows=2, ncols=2) as (_, axes):
+    with figure(path, 9.6, 5.4, nrows=2, ncols=2) as (_, axes):
         panels = (("truth", truth, 2.5), ("2 modes", two, 2.5), ("6 modes", six, 2.5),
                   ("truth − 6 modes, ×10", truth - six, 0.25))
         for one, (title, values, limit) in zip(axes.ravel(), panels, strict=True):

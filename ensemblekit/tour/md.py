@@ -44,34 +44,48 @@ def act(out: Path, quick: bool) -> Act:
                "independent, is a hair; the honest one is many times as wide."),
         Figure(_fluctuation(out / "adk-rmsf.png", rmsf, residues),
                "Fluctuation of every residue with its 95 % band",
-               "Two parts move, the lid (around residue 150) and the AMP-binding domain (around 55); the core stays. The band is the "
-               "95 % interval of each residue, as wide as so few independent frames make it."),
+               "Two parts move, the lid (around residue 150) and the AMP-binding domain (around 55); the core stays. "
+               "The band is the 95 % interval of each residue, as wide as so few independent frames make it."),
     )
     numbers = (
-        Number("mean radius of gyration", str(rg.mean.round(2)) + " Å" if not np.isfinite(rg.stderr) else
-               with_error(float(rg.mean), float(rg.stderr), "Å"), "± one standard error; mass-weighted, whole protein"),
+        Number("mean radius of gyration", with_error(float(rg.mean), float(rg.stderr), "Å"),
+               "± one standard error; mass-weighted, whole protein"),
         Number("95 % interval", f"{float(rg.interval[0]):.1f} … {float(rg.interval[1]):.1f} Å",
-               f"taking the {n} frames for independent: {float(rg.mean) - 2 * naive:.2f} … {float(rg.mean) + 2 * naive:.2f} Å"),
-        Number("independent frames", f"{float(rg.n_eff):.1f} of {n}",
-               f"statistical inefficiency g = {float(rg.statistical_inefficiency):.0f}"),
+               f"as if the {n} frames were independent: "
+               f"{float(rg.mean) - 2 * naive:.2f} … {float(rg.mean) + 2 * naive:.2f} Å"),
+        Number("independent frames", f"about {_about(rg)} of {n}",
+               "by " + ", ".join(f"{name} {worth:.1f}" for name, worth in worths(rg).items())),
+        Number("spread over the frames", f"{naive * np.sqrt(n):.2f} Å", "standard deviation, not an error of the mean"),
         Number("most mobile residue", f"{with_error(float(rmsf.mean[top]), float(rmsf.stderr[top]), 'Å')}",
-               f"Cα of residue {residues[top]}; the mean over {len(residues)} residues is {float(np.mean(rmsf.mean)):.2f} Å"),
+               f"Cα of residue {residues[top]}; the mean over {len(residues)} residues is "
+               f"{float(np.mean(rmsf.mean)):.2f} Å"),
         Number("opens in MDAnalysis", _opens(path, PSF, DCD), "positions compared bit by bit with the DCD"),
     )
     return Act(
         "md", "A protein that opens", "How large is adenylate kinase, and which parts of it move?",
-        f"A trajectory of adenylate kinase from the MDAnalysis test suite: {n} frames of {store.fields['position'].shape[0]} "
-        "atoms, in which the enzyme goes from its closed to its open shape.",
-        f"The frames went into an H5MD store ({size_of(path)}) that other programs open as it is. One call averaged the radius of "
-        "gyration and the fluctuation of every Cα atom after superposition on the mean structure.",
+        f"A trajectory of adenylate kinase from the MDAnalysis test suite: {n} frames of "
+        f"{store.fields['position'].shape[0]} atoms, in which the enzyme goes from its closed to its open shape.",
+        f"The frames went into an H5MD store ({size_of(path)}) that other programs open as it is. One call "
+        "averaged the radius of gyration and the fluctuation of every Cα atom after superposition on the mean "
+        "structure.",
         CODE, numbers, pictures, _verdict(rg, n), path, time.perf_counter() - began)
 
 
 def _verdict(rg: Any, n: int) -> str:
     fine = ("the numbers can be used as they stand" if rg.converged else
             "no average of it should be quoted without that warning. Run longer, or run several replicas")
-    return (f"These {n} frames are worth about {max(1, round(float(rg.n_eff)))} independent ones: {fine}. "
-            f"The core says: “{rg.verdict}”")
+    return (f"These {n} frames are worth about {_about(rg)} independent ones: {fine}. "
+            f"In the estimate's own words: “{rg.verdict}”.")
+
+
+def worths(estimate: Any) -> dict[str, float]:
+    """Independent snapshots by each estimator of the error: variance over its square."""
+    variance = float(np.var(estimate.series[estimate.n_discarded:], ddof=1))
+    return {name: variance / float(error) ** 2 for name, error in estimate.estimators.items() if error > 0}
+
+
+def _about(estimate: Any) -> int:
+    return max(1, round(float(np.median(list(worths(estimate).values())))))
 
 
 def _opens(path: Path, topology: Any, trajectory: Any) -> str:
@@ -79,6 +93,7 @@ def _opens(path: Path, topology: Any, trajectory: Any) -> str:
         ours, theirs = mda.Universe(str(topology), str(path)), mda.Universe(str(topology), str(trajectory))
         same = sum(bool((a.positions == b.positions).all())
                    for a, b in zip(ours.trajectory, theirs.trajectory, strict=True))
+        ours.trajectory.close()
     return f"{same} of {len(theirs.trajectory)} frames identical"
 
 

@@ -15,6 +15,7 @@ from ensemblekit import __version__
 from ensemblekit.engine import cores
 from ensemblekit.tour.act import Act, Figure, Number
 
+QUICK = '<p class="quick">A quick run: a coarser flow and a shorter training than the full tour.</p>'
 FIELDS = {"md": "molecular dynamics", "rom": "fluid flow", "neural": "neural networks"}
 
 
@@ -23,7 +24,7 @@ def write(path: Path, acts: Sequence[Act], seconds: float, quick: bool) -> Path:
     template = Template((files("ensemblekit.tour") / "page.html").read_text("utf-8"))
     path.write_text(template.substitute(
         version=__version__, seconds=f"{seconds:.0f}", machine=escape(_machine()),
-        quick='<p class="quick">A quick run: a coarser flow and a shorter training than the full tour.</p>' if quick else "",
+        quick=QUICK if quick else "",
         contents="".join(f'<li><a href="#{act.key}"><b>{escape(act.title)}</b><span>{FIELDS[act.key]}</span></a></li>'
                          for act in acts),
         acts="".join(_section(number, act) for number, act in enumerate(acts, 1))), "utf-8")
@@ -37,7 +38,8 @@ def _machine() -> str:
             versions.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             continue
-    return f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, {cores()} cores; {', '.join(versions)}"
+    where = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, {cores()} cores"
+    return f"{where}; {', '.join(versions)}"
 
 
 def _section(number: int, act: Act) -> str:
@@ -46,9 +48,10 @@ def _section(number: int, act: Act) -> str:
   <header><p class="kicker"><span>{number}</span>{FIELDS[act.key]}</p>
   <h2>{escape(act.title)}</h2><p class="question">{escape(act.question)}</p></header>
   <div class="story">
-    <div><h3>What came in</h3><p>{escape(act.came_in)}</p><h3>What was done</h3><p>{escape(act.done)}</p></div>
-    <figure class="code"><figcaption>the code</figcaption><pre><code>{escape(act.code)}</code></pre></figure>
+    <div><h3>What came in</h3><p>{escape(act.came_in)}</p></div>
+    <div><h3>What was done</h3><p>{escape(act.done)}</p></div>
   </div>
+  <figure class="code"><figcaption>the code</figcaption><pre><code>{escape(act.code)}</code></pre></figure>
   <dl class="numbers">{"".join(map(_number, act.numbers))}</dl>
   {"".join(map(_figure, act.figures))}
   <p class="verdict"><b>Verdict</b>{escape(act.verdict)}</p>
@@ -57,7 +60,8 @@ def _section(number: int, act: Act) -> str:
 
 
 def _number(one: Number) -> str:
-    return f"<div><dt>{escape(one.label)}</dt><dd>{escape(one.value)}</dd><dd class='note'>{escape(one.note)}</dd></div>"
+    label, value, note = map(escape, (one.label, one.value, one.note))
+    return f'<div><dt>{label}</dt><dd>{value}</dd><dd class="note">{note}</dd></div>'
 
 
 def _figure(one: Figure) -> str:

@@ -1,0 +1,82 @@
+"""What an Estimate prints, gives away and does."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from ensemblekit.averaging.estimate import Estimate, quantile, rounded, student_interval
+from ensemblekit.errors import InputError
+
+
+def estimate(mean=18.2655, stderr=1.24, dof=4.0, **more) -> Estimate:
+    facts = {"n": 98, "n_eff": 2.7, "statistical_inefficiency": 36.0, "correlation_time": 18.0, "unit": "Å",
+             "estimators": {"cosine": stderr, "blocking": 2 * stderr}}
+    return Estimate(mean=mean, stderr=stderr, interval=student_interval(mean, stderr, dof, 0.95), confidence=0.95,
+                    dof=dof, **(facts | more))
+
+
+@pytest.mark.parametrize(("value", "bar", "want"), [
+    (18.2655, 3.153, ("18.3", "3.2")), (18.2655, 0.0996, ("18.27", "0.10")), (1234.5, 321.0, ("1230", "320")),
+    (-0.00123, 0.00045, ("-0.00123", "0.00045")), (5.0, 0.0, ("5", "0")), (3.2e9, 4e6, ("3.2000e+09", "0.0040e+09")),
+    (1.5e-9, 2e-10, ("1.50e-09", "0.20e-09")), (0.0, 9.96, ("0", "10")), (math.nan, math.nan, ("nan", "nan")),
+])
+def test_only_significant_digits(value: float, bar: float, want: tuple[str, str]) -> None:
+    assert rounded(value, bar) == want
+
+
+def test_the_line_it_prints() -> None:
+    e = estimate(converged=False, verdict="only 2.7 independent snapshots", n_discarded=4)
+    assert str(e) == ("18.3 ± 3.4 Å (95 % CI; n_eff 2.7 of 98; g 36; 4 discarded; "
+                      "NOT CONVERGED: only 2.7 independent snapshots)")
+    assert repr(e) == str(e)
+    many = estimate(mean=np.array([[1.0, 2.0]]), stderr=np.array([[0.1, np.nan]]), dof=np.array([[9.0, 9.0]]),
+                    n_eff=np.array([[20.0, np.nan]]), statistical_inefficiency=np.array([[5.0, np.nan]]))
+    assert "shape (1, 2) in Å: 1 to 2" in str(many)
+    assert "<td>blocking</td>" in e._repr_html_()
+    assert "&lt;b&gt;" in estimate(unit="<b>")._repr_html_()
+
+
+def test_the_table_of_estimators_says_how_they_disagree() -> None:
+    text = estimate().summary()
+    assert "blocking   2.48" in text
+    assert text.endswith("disagreement: largest over smallest 2.00, more than 1.5")
+
+
+def test_students_t() -> None:
+    assert quantile(0.95, 10.0) == pytest.approx(2.228138852)      # tables
+    assert quantile(0.95, np.inf) == pytest.approx(1.959963985)
+    assert quantile(0.99, 2.0) == pytest.approx(9.924843201)
+
+
+def test_a_difference_of_independent_estimates() -> None:
+    a, b = estimate(10.0, 0.3, 9.0), estimate(8.0, 0.4, 16.0)
+    d = a - b
+    assert (d.mean, d.stderr) == (pytest.approx(2.0), pytest.approx(0.5))
+    assert d.dof == pytest.approx(0.5**4 / (0.3**4 / 9 + 0.4**4 / 16))
+    assert d.high - d.mean == pytest.approx(float(quantile(0.95, d.dof)) * 0.5)
+    assert not (a - estimate(converged=False, verdict="short")).converged
+    arrays = estimate(np.ones(3), np.ones(3), np.full(3, 9.0)) - estimate(np.zeros(3), np.ones(3), np.full(3, 9.0))
+    np.testing.assert_allclose(arrays.stderr, np.sqrt(2))
+    with pytest.raises(InputError, match="one unit"):
+        a - estimate(unit="nm")
+    with pytest.raises(InputError, match="one shape"):
+        a - estimate(np.ones(3), np.ones(3), np.ones(3))
+    with pytest.raises(TypeError):
+        a - 1.0
+
+
+def test_to_dict_is_json() -> None:
+    e = estimate(np.array([1.0, np.nan]), np.array([0.1, np.nan]), np.array([3.0, 3.0]),
+                 coords={"x": (np.arange(2), "nm")})
+    back = json.loads(json.dumps(e.to_dict(), allow_nan=False))
+    assert back["mean"] == [1.0, None]
+    assert back["coords"]["x"] == {"values": [0.0, 1.0], "unit": "nm"}
+
+
+def test_it_is_frozen() -> None:
+    with pytest.raises(AttributeError):
+        estimate().mean = 1.0       # type: ignore[misc]
