@@ -609,6 +609,22 @@ if {seal}: store.seal()
     assert looks > 3
 
 
+def test_a_reader_looks_again_where_a_file_is_gone(tmp_path, monkeypatch):
+    with ek.create(tmp_path / "a.h5", {"x": ek.Field()}) as store:
+        store.extend({"x": np.arange(6.0)})
+    from ensemblekit.store import store as module
+
+    reader, real, calls = ek.open(tmp_path / "a.h5"), module.segments_of, []
+
+    def listing(path):
+        calls.append(path)
+        return [*real(path), str(tmp_path / "a.0001.h5")] if len(calls) < 3 else real(path)
+
+    monkeypatch.setattr(module, "segments_of", listing)
+    assert reader.refresh() == 6
+    assert len(calls) == 3
+
+
 def test_h5py_holding_the_file_open_disturbs_nobody(tmp_path):
     x = values(20, (3,))
     with ek.create(tmp_path / "a.h5", {"x": ek.Field((3,), "f4")}) as store:
