@@ -59,6 +59,7 @@ def test_every_type_comes_back(tmp_path, dtype):
     x, path = values(40, (3, 5), dtype), tmp_path / "a.h5"
     with ek.create(path, {"x": ek.Field((3, 5), dtype, unit="m"), "s": ek.Field((), dtype)}, capacity=16) as store:
         assert store._segment is not None, "every type can be appended in place"
+        assert all(commit.together for commit in store._segment.commits.values()), "one sector holds the commit"
         for k in range(20):
             store.append({"x": x[k], "s": x[k, 0, 0]}, time=0.5 * k)
         store.extend({"x": x[20:], "s": x[20:, 0, 0]}, times=0.5 * np.arange(20, 40))

@@ -26,8 +26,9 @@ from ensemblekit.store.schema import CLOSED, MAIN, PADDING, PARTICLES, SCHEMA, S
 
 lock = threading.RLock()        # libhdf5 can crash where two threads open and read files at once
 
-PAGE = 4096
-HEADER = 512                    # about what a dataset's header takes
+SECTOR = 512                    # what a disk writes in one piece
+COMPACT_HEADER = 272            # of a dataset that stands in its own header, without its bytes
+EXTENT_IN_HEADER = 32           # where a header holds the number of rows
 MEMORY = "/dev/shm"
 LIBVER = ("earliest", "v110")   # version 1 object headers: no checksum over the extents, readable by old programs
 
@@ -123,14 +124,20 @@ def _write_file(f: h5py.File, schema: Schema, filters: Filters | None, whole: bo
         # Wide numbers first: whatever the shapes, every dataset then begins where its numbers are aligned.
         wide_first = sorted(columns, key=lambda c: -c.dtype.itemsize)
         if filters is None:
-            _pad_to_page(f, clock, [column.path.rpartition("/")[0] for column in columns])
-            for column in (columns[0], columns[len(names)], *columns[1:len(names)], *columns[len(names) + 1:]):
+            for column in columns:
+                f.require_group(column.path.rpartition("/")[0])
+            made[columns[len(names) + 1].path] = _create_column(f, columns[len(names) + 1], 0, None)
+            _pad_to_sector(f, clock)
+            for column in (columns[0], columns[len(names)], *columns[1:len(names)], *columns[len(names) + 2:]):
                 made[column.path] = _create_column(f, column, 0, None)
             for column in wide_first:
                 made[column.path].resize(capacity[clock], axis=0)
         else:
             for column in wide_first:
                 made[column.path] = _create_column(f, column, capacity[clock], filters)
+        for column in columns:
+            if column.unit:     # variable-length text: MDAnalysis refuses the fixed-length form
+                made[column.path].attrs["unit"] = column.unit
         step, time = columns[len(names)].path, columns[len(names) + 1].path
         for element in (*(schema.element(n) for n in names[1:]), columns[len(names) + 2].path.rpartition("/")[0]):
             f[element]["step"] = f[step]
@@ -215,25 +222,23 @@ def write_rows(fd: int, dataset: Dataset, start: int, rows: np.ndarray) -> None:
             write_all(fd, np.ascontiguousarray(row), where + k * dataset.stride)
 
 
-def _pad_to_page(f: h5py.File, clock: str, groups: list[str]) -> None:
-    """Make the groups, then fill metadata up so that the headers of the next two datasets lie in one page.
+def _pad_to_sector(f: h5py.File, clock: str) -> None:
+    """Fill metadata up so that the extents of the next two datasets lie in one sector of the disk.
 
-    The extents of a clock's first field and of its step are committed by one write, which a page keeps in one piece.
+    Those of a clock's first field and of its step are committed by one write, which a sector keeps in one piece.
     """
-    for group in groups:
-        f.require_group(group)
     how = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     how.set_layout(h5py.h5d.COMPACT)
-    parent = f.require_group(PADDING)
+    parent = f.require_group(f"{PADDING}/{clock}")
 
-    def pad(name: str, size: int) -> int:
-        space = h5py.h5s.create_simple((size,))
-        made = h5py.h5d.create(parent.id, f"{clock}.{name}".encode(), h5py.h5t.STD_U8LE, space, how)
+    def pad(name: bytes, size: int) -> int:
+        made = h5py.h5d.create(parent.id, name, h5py.h5t.STD_U8LE, h5py.h5s.create_simple((size,)), how)
         return h5py.h5o.get_info(made).addr
 
-    left = PAGE - (pad("probe", 8) + HEADER) % PAGE
-    if left < 4 * HEADER:       # not enough for two headers with their units
-        pad("filler", left)
+    pad(b"first", 8)            # makes the group's own node, so that headers follow each other from here
+    following = pad(b"probe", 8) + COMPACT_HEADER + 8
+    left = -(following + COMPACT_HEADER + EXTENT_IN_HEADER) % SECTOR
+    pad(b"filler", left if left >= 8 else left + SECTOR)
 
 
 def closed_record(counts: list[int], closed: bool = True) -> np.ndarray:
@@ -277,8 +282,6 @@ def _create_column(f: h5py.File, column: Column, rows: int,
         space = h5py.h5s.create_simple((rows, *column.shape), (h5py.h5s.UNLIMITED, *column.shape))
         kind = h5py.h5t.py_create(column.dtype, logical=True)
         dataset = h5py.Dataset(h5py.h5d.create(parent.id, name.encode(), kind, space, plist))
-    if column.unit:
-        dataset.attrs["unit"] = column.unit     # variable-length text: MDAnalysis refuses the fixed-length form
     return dataset
 
 

@@ -25,7 +25,7 @@ import xxhash
 
 from ensemblekit.errors import StoreBusyError, StoreError
 from ensemblekit.store.hdf5 import (
-    PAGE,
+    SECTOR,
     Dataset,
     Fill,
     Filters,
@@ -230,7 +230,7 @@ class Commit:
 
     The first field's is what counts. They change together because other programs take the number of frames from the
     one and the end of the file from the other (MDAnalysis). The write covers the bytes between, which nothing ever
-    changes, and lies in one page, so that it is seen, and survives the death of the process, whole or not at all.
+    changes, and lies in one sector, so that it is seen, and survives the death of process or power, whole or not at all.
     """
 
     def __init__(self, fd: int, first: Dataset, step: Dataset):
@@ -238,7 +238,7 @@ class Commit:
         assert step.extent_at is not None
         self.fd, self.at, self.step_at = fd, first.extent_at, step.extent_at
         start, stop = min(self.at, self.step_at), max(self.at, self.step_at) + 8
-        self.together = start // PAGE == (stop - 1) // PAGE     # else another program has moved a header
+        self.together = start // SECTOR == (stop - 1) // SECTOR     # else another program has moved a header
         self.start, self.data = start, bytearray(os.pread(fd, stop - start, start))
 
     def __call__(self, n: int) -> None:
