@@ -573,6 +573,42 @@ def test_a_reader_follows_the_writer_over_segments(tmp_path):
         assert len(source) == 40, "a source is a fixed view"
 
 
+@pytest.mark.parametrize("seal", [False, True], ids=["left open", "sealed"])
+def test_readers_follow_a_writer_in_another_process(tmp_path, in_place, seal):
+    """At full speed over changes of file; nothing wrong is ever seen, by ours or by h5py."""
+    path = str(tmp_path / "a.h5")
+    code = f"""
+import numpy as np, ensemblekit as ek
+store = ek.create({path!r}, {{"x": ek.Field((50,), "f4"), "k": ek.Field((), "i8")}}, capacity=40, in_place={in_place})
+for k in range(0, {400 if in_place else 60}):
+    store.append({{"x": np.full(50, k, "f4"), "k": k}})
+    store.flush()
+if {seal}: store.seal()
+"""
+    writer = subprocess.Popen([sys.executable, "-c", code])
+    while not os.path.exists(path):
+        assert writer.poll() is None
+    reader, seen, looks = ek.open(path), 0, 0
+    while True:
+        running = writer.poll() is None
+        n = reader.refresh()
+        assert n >= seen
+        k = reader["k"][seen:n]
+        np.testing.assert_array_equal(k, np.arange(seen, n))
+        np.testing.assert_array_equal(reader["x"][seen:n], np.repeat(k, 50).reshape(-1, 50))
+        np.testing.assert_array_equal(reader.window(seen).steps, k)
+        with h5py.File(path, "r") as f:
+            rows = len(f["observables/x/value"])
+            np.testing.assert_array_equal(f["observables/x/value"][:, 7], np.arange(rows))
+            assert all(len(f[name]) >= rows for name in ("observables/k/value", "observables/x/time"))
+        seen, looks = n, looks + 1
+        if not running:
+            break
+    assert writer.wait() == 0
+    assert seen == (400 if in_place else 60)
+    assert looks > 3
+
+
 def test_h5py_holding_the_file_open_disturbs_nobody(tmp_path):
     x = values(20, (3,))
     with ek.create(tmp_path / "a.h5", {"x": ek.Field((3,), "f4")}) as store:

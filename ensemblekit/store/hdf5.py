@@ -287,7 +287,8 @@ def read_layout(path: str) -> Layout | None:
 
     Raises StoreError where the file cannot be opened, StoreDamagedError where its description is not what was written.
     """
-    with opened(path) as f, open(path, "rb") as raw:
+    # The bytes are read from the file that libhdf5 has open, as the name may stand for another one by now.
+    with opened(path) as f, open(os.dup(f.id.get_vfd_handle()), "rb") as raw:
         if SCHEMA not in f:
             return None
         text = f[SCHEMA][...].tobytes()

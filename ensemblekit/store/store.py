@@ -33,6 +33,7 @@ from ensemblekit.store.segments import (
 )
 
 Durability = Literal["process", "disk"]
+LOOKS = 10                  # times a reader looks again where files change under it
 WHOLE_BATCH = 64 << 20      # bytes that the whole-segment fallback gathers before it writes a file
 
 
@@ -496,14 +497,14 @@ class Store:
         if self._segment is not None:       # the writer itself always sees what it committed
             now = (len(self._layouts), self._segment.counts[clock])
             if self._seen.get(clock) != now:
-                counts = [self._rows(k, clock) for k in range(len(self._layouts) - 1)]
+                counts = [self._rows(layout, clock) for layout in self._layouts[:-1]]
                 self._tables[clock] = self._make_table(clock, [*counts, now[1]])
                 self._seen[clock] = now
         return self._tables[clock]
 
-    def _rows(self, k: int, clock: str) -> int:
-        """Committed rows of file k, by the extent of the clock's first field."""
-        layout = self._layouts[k]
+    @staticmethod
+    def _rows(layout: Layout, clock: str) -> int:
+        """Committed rows of a file, by the extent of the clock's first field."""
         schema = layout.schema
         first = layout.datasets[f"{schema.element(schema.clocks[clock][0])}/value"]
         if first.extent_at is None or schema.sealed or not schema.in_place:
@@ -528,10 +529,26 @@ class Store:
         """Look again at a store that another process writes; returns the snapshots of the first clock there are now."""
         if self._schema is None:
             return len(self)
-        paths = segments_of(self.path)
+        for again in range(LOOKS, -1, -1):
+            try:
+                layouts = self._look()
+                counts = {c: [self._rows(layout, c) for layout in layouts] for c in self.clocks}
+                break
+            except (FileNotFoundError, StoreError):     # a file was replaced or removed while we looked
+                if not again:
+                    raise
+                clock_time.sleep(0.01)
+        self._layouts = layouts
+        self._seen.clear()
+        self._tables = {c: self._make_table(c, counts[c]) for c in self.clocks}
+        return self._tables[next(iter(self.clocks))].n
+
+    def _look(self) -> list[Layout]:
+        """The layouts of the files there are now, those that have not changed as they are known."""
+        assert self._schema is not None
         known = {layout.path: layout for layout in self._layouts}
         layouts = []
-        for k, path in enumerate(paths):
+        for k, path in enumerate(segments_of(self.path)):
             layout = known.get(path)
             if layout is None or layout.identity != identity_of(path):
                 layout = read_layout(path)
@@ -542,10 +559,7 @@ class Store:
             layouts.append(layout)
             if layout.schema.sealed:
                 break       # complete: further files are leftovers of a seal that was killed
-        self._layouts = layouts
-        self._seen.clear()
-        self._tables = {c: self._make_table(c, [self._rows(k, c) for k in range(len(layouts))]) for c in self.clocks}
-        return self._tables[next(iter(self.clocks))].n
+        return layouts
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "writing" if self.writable else "sealed" if self.sealed else "reading"
@@ -789,7 +803,7 @@ class Store:
         self.flush()
         for name in wanted:
             self._last.pop(name, None)
-        counts = [{c: self._rows(k, c) for c in self.clocks} for k in range(len(self._layouts))]
+        counts = [{c: self._rows(layout, c) for c in self.clocks} for layout in self._layouts]
         starts = dict.fromkeys(self.clocks, 0)
         left = []
         for have in counts:
