@@ -194,10 +194,11 @@ def appends_one_by_one(folder: Path, sizes: Sizes) -> Case:
             store.append({"u": values[k % 16]}, time=float(k))
 
     def theirs(file: h5py.File) -> None:
-        dataset = file["u"]
+        u, step, time = file["u"], file["step"], file["time"]
         for k in range(n):
-            dataset.resize(k + 1, axis=0)
-            dataset[k] = values[k % 16]
+            for dataset in (u, step, time):
+                dataset.resize(k + 1, axis=0)
+            u[k], step[k], time[k] = values[k % 16], k, float(k)
             file.flush()
 
     return paired("appends of 20 kB snapshots, committed one by one", [
@@ -222,6 +223,10 @@ def appends_of_a_megabyte(folder: Path, sizes: Sizes) -> Case:
 
     raw = folder / "raw.bin"
 
+    def create() -> int:
+        os.sync()
+        return os.open(raw, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+
     def read_back(fd: int, _: None) -> np.ndarray:
         os.close(fd)
         found = np.fromfile(raw, np.float32).reshape(n, width)
@@ -230,8 +235,7 @@ def appends_of_a_megabyte(folder: Path, sizes: Sizes) -> Case:
 
     return paired("appends of 1 MB snapshots, committed one by one", [
         ours_writer(folder, width, ours),
-        Contender("write() of the same bytes", theirs,
-                  lambda: os.open(raw, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), read_back),
+        Contender("write() of the same bytes", theirs, create, read_back),
     ], np.testing.assert_array_equal, work=n * 4 * width / 1e9, unit="GB", repeats=min(3, sizes.repeats), warm=False)
 
 
@@ -246,10 +250,12 @@ def extends(folder: Path, sizes: Sizes) -> Case:
             store.extend({"u": values}, times=times + start)
 
     def theirs(file: h5py.File) -> None:
-        dataset = file["u"]
+        u, step, time = file["u"], file["step"], file["time"]
         for start in range(0, n, batch):
-            dataset.resize(start + batch, axis=0)
-            dataset[start:start + batch] = values
+            rows = slice(start, start + batch)
+            for dataset in (u, step, time):
+                dataset.resize(start + batch, axis=0)
+            u[rows], step[rows], time[rows] = values, np.arange(start, start + batch), times + start
             file.flush()
 
     return paired("snapshots of 100 bytes, ten thousand at a time", [
@@ -268,16 +274,23 @@ def ours_writer(folder: Path, width: int, write: Callable[[Any], None]) -> Conte
         remove(path)
         return values
 
-    return Contender("ensemblekit", write, lambda: ek.create(path, {"u": ek.Field((width,), "f4")}), read_back)
+    def create() -> Any:
+        os.sync()       # what the round before left unwritten must not slow this one
+        return ek.create(path, {"u": ek.Field((width,), "f4")})
+
+    return Contender("ensemblekit", write, create, read_back)
 
 
 def h5py_writer(folder: Path, width: int, write: Callable[[h5py.File], None], chunk: int = 1) -> Contender:
-    """An unlimited dataset, resized, written and flushed."""
+    """Unlimited datasets of values, step and time, resized, written and flushed: an H5MD element by hand."""
     path = folder / "theirs.h5"
 
     def create() -> h5py.File:
+        os.sync()
         file = h5py.File(path, "w")
         file.create_dataset("u", (0, width), "f4", maxshape=(None, width), chunks=(chunk, width))
+        for name, kind in (("step", "i8"), ("time", "f8")):
+            file.create_dataset(name, (0,), kind, maxshape=(None,), chunks=(1024,))
         return file
 
     def read_back(file: h5py.File, _: None) -> np.ndarray:

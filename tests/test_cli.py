@@ -180,3 +180,13 @@ def test_labels_and_sizes() -> None:
     assert labels("u", ()) == ["u"]
     assert labels("u", (2, 2)) == ["u[0,0]", "u[0,1]", "u[1,0]", "u[1,1]"]
     assert [size(n) for n in (0, 999, 1000, 12_340_000, 999_999_999)] == ["0 B", "999 B", "1 kB", "12.3 MB", "1 GB"]
+
+
+def test_info_shortens_long_provenance():
+    from ensemblekit.cli.info import short
+
+    assert short("a note") == "a note"
+    assert short({"n": 3}) == '{"n": 3}'
+    assert short({"names": ["CA"] * 500, "bonds": [[0, 1]] * 9}) == "names (500), bonds (9)"
+    assert short(list(range(1000))) == "1000 values"
+    assert len(short("x" * 10000)) < 200

@@ -33,13 +33,27 @@ def show_facts(store: Any, file: str) -> None:
     facts = {
         "size": f"{size(real)} on disk" + (f", {size(apparent)} apparent" if apparent > real else ""),
         "run": store.run, "replica": store.replica, "files": len(store.segments) if len(store.segments) > 1 else None,
-        **{name: value if isinstance(value, str) else json.dumps(value) for name, value in store.provenance.items()},
+        **{name: short(value) for name, value in store.provenance.items()},
     }
     width = max(map(len, facts))
     for name, value in facts.items():
         if value not in (None, ""):
             stdout.print(f"  [dim]{name:<{width}}[/]  ", end="")
             stdout.print(str(value), markup=False, soft_wrap=True)
+
+
+def short(value: Any, most: int = 160) -> str:
+    """A provenance entry on a line or two: long ones by what they hold."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    if len(text) <= most:
+        return text
+    if isinstance(value, dict):
+        held = ", ".join(f"{key} ({len(item)})" if isinstance(item, list | dict) else str(key)
+                         for key, item in value.items())
+        text = held if len(held) <= most else f"{len(value)} entries"
+    elif isinstance(value, list):
+        text = f"{len(value)} values"
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def fields_table(store: Any) -> Any:
