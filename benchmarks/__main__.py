@@ -17,7 +17,7 @@ from benchmarks.pairing import Case
 from benchmarks.report import as_json, bandwidth, machine, show, show_machine
 from ensemblekit.engine import cores
 
-SUITES = ("core",)
+SUITES = tuple(name for name in ("core", "md", "rom", "neural") if importlib.util.find_spec(f"benchmarks.{name}"))
 TABLES = {"core": ("bench_coverage", "bench_statistics")}
 """Files that print tables of their own, after the suite's cases; each has ``run(quick)``."""
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 suites[name].append(case)
                 show(console, case)
     for suite in args.suites:
-        for name in TABLES[suite]:
+        for name in TABLES.get(suite, ()):
             if importlib.util.find_spec(f"benchmarks.{name}"):
                 tables[name] = importlib.import_module(f"benchmarks.{name}").run(args.quick)
     if args.json:
