@@ -1,4 +1,4 @@
-"""One look for all pictures of the tour."""
+"""The pictures of the tour: the house look of `ensemblekit.plot`, at the size of a page on a screen."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-INK, MUTED, RULE = "#1b2733", "#64748b", "#dbe2ea"
-BLUE, ORANGE, TEAL, RED, VIOLET = "#2463c9", "#e07a1f", "#12857a", "#c73a3a", "#7350b8"
+from ensemblekit.plot.style import BLUE, INK, LOOK, ORANGE, RED
+from ensemblekit.plot.style import GREEN as TEAL
+from ensemblekit.plot.style import GREY as MUTED
+from ensemblekit.plot.style import PURPLE as VIOLET
 
-SETTINGS: Any = {
-    "figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white", "figure.dpi": 100,
-    "font.family": "DejaVu Sans", "font.size": 10.5, "axes.titlesize": 11.5, "axes.titleweight": "bold",
-    "axes.titlelocation": "left", "axes.titlepad": 9, "axes.labelcolor": INK, "text.color": INK, "axes.titlecolor": INK,
-    "axes.edgecolor": "#9aa7b5", "axes.linewidth": 0.8, "axes.spines.top": False, "axes.spines.right": False,
-    "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelsize": 9.5, "ytick.labelsize": 9.5, "axes.grid": True,
-    "grid.color": RULE, "grid.linewidth": 0.6, "axes.axisbelow": True, "lines.linewidth": 1.8,
-    "lines.solid_capstyle": "round", "legend.frameon": False, "legend.fontsize": 9.5,
-    "figure.constrained_layout.use": True, "mathtext.fontset": "dejavusans",
+__all__ = ["BLUE", "INK", "MUTED", "ORANGE", "RED", "TEAL", "VIOLET", "figure"]
+
+SETTINGS: Any = LOOK | {
+    "font.size": 10.5, "axes.labelsize": 10.5, "axes.titlesize": 11.5, "axes.titleweight": "bold",
+    "axes.titlelocation": "left", "axes.titlepad": 9, "axes.titlecolor": INK, "axes.linewidth": 0.8,
+    "xtick.labelsize": 9.5, "ytick.labelsize": 9.5, "legend.fontsize": 9.5, "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round", "axes.grid": True, "grid.color": "#E4E4E4", "grid.linewidth": 0.6,
+    "axes.axisbelow": True, "figure.constrained_layout.use": True,
 }
 
 
