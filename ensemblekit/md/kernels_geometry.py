@@ -1,9 +1,4 @@
-"""Loops over distances, angles and contacts, compiled; with the nearest image in boxes of any shape.
-
-A box is three rows, the cell's vectors. It is reduced first (each vector made as short as the others allow), so that
-after rounding the fractional coordinates the nearest image lies at most one cell away; those 27 cells are looked at
-only where the distance exceeds half the smallest height of the cell, below which nothing else can be nearer.
-"""
+"""Loops over distances, angles and contacts, compiled; with the nearest image in boxes of any shape."""
 
 from __future__ import annotations
 
@@ -12,96 +7,36 @@ import math
 import numpy as np
 
 from ensemblekit.jit import kernel, sum_kernel
+from ensemblekit.md.kernels_pbc import lower_triangular, nearest_image
 from ensemblekit.md.kernels_superpose import gather
 
-CELL = 20
-"""Numbers a prepared cell takes: 0-8 reduced vectors, 9-17 the inverse, 18 square of the safe distance, 19 its kind:
-0 no box, 1 a box with right angles, 2 any other."""
-
 
 @kernel
-def prepare_cell(box, cell):
-    """Reduce a box (3, 3) and keep its inverse in cell (20,); a box of zeros or NaN means none."""
-    for k in range(9):
-        cell[k] = box[k // 3, k % 3]
-    cell[19] = 0.0
-    for _ in range(50):
-        changed = False
-        for i in range(3):
-            for j in range(3):
-                if i == j:
-                    continue
-                a, b = 3 * i, 3 * j
-                length = cell[b] ** 2 + cell[b + 1] ** 2 + cell[b + 2] ** 2
-                if not length > 0.0:
-                    return
-                k = np.rint((cell[a] * cell[b] + cell[a + 1] * cell[b + 1] + cell[a + 2] * cell[b + 2]) / length)
-                if abs(k) >= 1.0 and k == k:
-                    before = cell[a] ** 2 + cell[a + 1] ** 2 + cell[a + 2] ** 2
-                    x, y, z = cell[a] - k * cell[b], cell[a + 1] - k * cell[b + 1], cell[a + 2] - k * cell[b + 2]
-                    if x * x + y * y + z * z < before * (1.0 - 1e-12):
-                        cell[a], cell[a + 1], cell[a + 2] = x, y, z
-                        changed = True
-        if not changed:
-            break
-    v = 0.0
-    safe = np.inf
-    for i in range(3):
-        a, b, c = 3 * i, 3 * ((i + 1) % 3), 3 * ((i + 2) % 3)
-        x = cell[b + 1] * cell[c + 2] - cell[b + 2] * cell[c + 1]
-        y = cell[b + 2] * cell[c] - cell[b] * cell[c + 2]
-        z = cell[b] * cell[c + 1] - cell[b + 1] * cell[c]
-        v = cell[a] * x + cell[a + 1] * y + cell[a + 2] * z
-        if not abs(v) > 0.0:
-            return
-        cell[9 + i] = x / v         # column i of the inverse: fractional = (x, y, z) @ inverse
-        cell[12 + i] = y / v
-        cell[15 + i] = z / v
-        safe = min(safe, v * v / (x * x + y * y + z * z))
-    cell[18] = 0.25 * safe
-    small = 1e-6 * math.sqrt(safe)
-    right = (abs(cell[1]) < small and abs(cell[2]) < small and abs(cell[3]) < small and abs(cell[5]) < small
-             and abs(cell[6]) < small and abs(cell[7]) < small)
-    cell[19] = 1.0 if right else 2.0
+def enter_cell(boxes, t, lower, turn):
+    """Make ready the cell of frame t of boxes (n, 3, 3), of which there may be none.
 
-
-@kernel
-def nearest(d0, d1, d2, cell):
-    """The shortest of all images of a difference."""
-    if cell[19] == 0.0:
-        return d0, d1, d2
-    if cell[19] == 1.0:
-        return (d0 - cell[0] * np.rint(d0 * cell[9]), d1 - cell[4] * np.rint(d1 * cell[13]),
-                d2 - cell[8] * np.rint(d2 * cell[17]))
-    f0 = np.rint(d0 * cell[9] + d1 * cell[12] + d2 * cell[15])
-    f1 = np.rint(d0 * cell[10] + d1 * cell[13] + d2 * cell[16])
-    f2 = np.rint(d0 * cell[11] + d1 * cell[14] + d2 * cell[17])
-    d0 -= f0 * cell[0] + f1 * cell[3] + f2 * cell[6]
-    d1 -= f0 * cell[1] + f1 * cell[4] + f2 * cell[7]
-    d2 -= f0 * cell[2] + f1 * cell[5] + f2 * cell[8]
-    best = d0 * d0 + d1 * d1 + d2 * d2
-    if best <= cell[18]:
-        return d0, d1, d2
-    b0, b1, b2 = d0, d1, d2
-    for i in range(-1, 2):
-        for j in range(-1, 2):
-            for k in range(-1, 2):
-                x = d0 + i * cell[0] + j * cell[3] + k * cell[6]
-                y = d1 + i * cell[1] + j * cell[4] + k * cell[7]
-                z = d2 + i * cell[2] + j * cell[5] + k * cell[8]
-                square = x * x + y * y + z * z
-                if square < best:
-                    best, b0, b1, b2 = square, x, y, z
-    return b0, b1, b2
-
-
-@kernel
-def enter_cell(boxes, t, cell):
-    """The cell of frame t of boxes (n, 3, 3), of which there may be none."""
+    Returns 0 where there is no (whole) box, 1 where it is lower triangular as it came, 2 where it had to be turned.
+    """
     if len(boxes) == 0:
-        cell[19] = 0.0
-    else:
-        prepare_cell(boxes[t], cell)
+        return 0
+    if not lower_triangular(boxes[t], lower, turn) > 0.0:
+        return 0
+    return 1 if turn[0, 0] == 1.0 and turn[1, 1] == 1.0 and turn[2, 2] == 1.0 else 2
+
+
+@kernel
+def nearest(d0, d1, d2, kind, lower, turn):
+    """The shortest of all images of a difference, turned with the cell: lengths and angles stay what they are."""
+    if kind == 0:
+        return d0, d1, d2
+    if kind == 2:
+        d0, d1, d2 = (d0 * turn[0, 0] + d1 * turn[1, 0] + d2 * turn[2, 0],
+                      d0 * turn[0, 1] + d1 * turn[1, 1] + d2 * turn[2, 1],
+                      d0 * turn[0, 2] + d1 * turn[1, 2] + d2 * turn[2, 2])
+    if not abs(d0 + d1 + d2) < np.inf:
+        return d0, d1, d2
+    e0, e1, e2, _ = nearest_image(d0, d1, d2, lower)
+    return e0, e1, e2
 
 
 @kernel
@@ -126,27 +61,27 @@ def centres(flat, stride, n, width, atoms, offsets, shares, out):
 @kernel
 def distances(points, pairs, boxes, out):
     """Distances of pairs (p, 2) of points (n, k, 3): out (n, p); boxes (n, 3, 3), or none."""
-    cell = np.zeros(CELL)
+    lower, turn = np.zeros((3, 3)), np.zeros((3, 3))
     for t in range(len(points)):
-        enter_cell(boxes, t, cell)
+        kind = enter_cell(boxes, t, lower, turn)
         x = points[t]
         for p in range(len(pairs)):
             i, j = pairs[p, 0], pairs[p, 1]
-            d0, d1, d2 = nearest(x[j, 0] - x[i, 0], x[j, 1] - x[i, 1], x[j, 2] - x[i, 2], cell)
+            d0, d1, d2 = nearest(x[j, 0] - x[i, 0], x[j, 1] - x[i, 1], x[j, 2] - x[i, 2], kind, lower, turn)
             out[t, p] = math.sqrt(d0 * d0 + d1 * d1 + d2 * d2)
 
 
 @kernel
 def angles(points, triples, boxes, out):
     """Angles in radians at the middle one of triples (p, 3) of points (n, k, 3): out (n, p), 0 to pi."""
-    cell = np.zeros(CELL)
+    lower, turn = np.zeros((3, 3)), np.zeros((3, 3))
     for t in range(len(points)):
-        enter_cell(boxes, t, cell)
+        kind = enter_cell(boxes, t, lower, turn)
         x = points[t]
         for p in range(len(triples)):
             i, j, k = triples[p, 0], triples[p, 1], triples[p, 2]
-            a0, a1, a2 = nearest(x[i, 0] - x[j, 0], x[i, 1] - x[j, 1], x[i, 2] - x[j, 2], cell)
-            b0, b1, b2 = nearest(x[k, 0] - x[j, 0], x[k, 1] - x[j, 1], x[k, 2] - x[j, 2], cell)
+            a0, a1, a2 = nearest(x[i, 0] - x[j, 0], x[i, 1] - x[j, 1], x[i, 2] - x[j, 2], kind, lower, turn)
+            b0, b1, b2 = nearest(x[k, 0] - x[j, 0], x[k, 1] - x[j, 1], x[k, 2] - x[j, 2], kind, lower, turn)
             c0 = a1 * b2 - a2 * b1
             c1 = a2 * b0 - a0 * b2
             c2 = a0 * b1 - a1 * b0
@@ -159,15 +94,15 @@ def angles(points, triples, boxes, out):
 @kernel
 def dihedrals(points, quadruples, boxes, out):
     """Torsions in radians about the middle bond of quadruples (p, 4): out (n, p), -pi to pi, IUPAC's sign."""
-    cell = np.zeros(CELL)
+    lower, turn = np.zeros((3, 3)), np.zeros((3, 3))
     for t in range(len(points)):
-        enter_cell(boxes, t, cell)
+        kind = enter_cell(boxes, t, lower, turn)
         x = points[t]
         for p in range(len(quadruples)):
             i, j, k, m = quadruples[p, 0], quadruples[p, 1], quadruples[p, 2], quadruples[p, 3]
-            a0, a1, a2 = nearest(x[j, 0] - x[i, 0], x[j, 1] - x[i, 1], x[j, 2] - x[i, 2], cell)
-            b0, b1, b2 = nearest(x[k, 0] - x[j, 0], x[k, 1] - x[j, 1], x[k, 2] - x[j, 2], cell)
-            c0, c1, c2 = nearest(x[m, 0] - x[k, 0], x[m, 1] - x[k, 1], x[m, 2] - x[k, 2], cell)
+            a0, a1, a2 = nearest(x[j, 0] - x[i, 0], x[j, 1] - x[i, 1], x[j, 2] - x[i, 2], kind, lower, turn)
+            b0, b1, b2 = nearest(x[k, 0] - x[j, 0], x[k, 1] - x[j, 1], x[k, 2] - x[j, 2], kind, lower, turn)
+            c0, c1, c2 = nearest(x[m, 0] - x[k, 0], x[m, 1] - x[k, 1], x[m, 2] - x[k, 2], kind, lower, turn)
             u0, u1, u2 = a1 * b2 - a2 * b1, a2 * b0 - a0 * b2, a0 * b1 - a1 * b0
             v0, v1, v2 = b1 * c2 - b2 * c1, b2 * c0 - b0 * c2, b0 * c1 - b1 * c0
             length = math.sqrt(b0 * b0 + b1 * b1 + b2 * b2)
@@ -184,14 +119,14 @@ def native_fraction(points, pairs, weights, lengths, boxes, soft, beta, stretch,
 
     soft: 1 / (1 + exp(beta (r - stretch r0))) each; else 1 where r <= stretch r0.
     """
-    cell = np.zeros(CELL)
+    lower, turn = np.zeros((3, 3)), np.zeros((3, 3))
     for t in range(len(points)):
-        enter_cell(boxes, t, cell)
+        kind = enter_cell(boxes, t, lower, turn)
         x = points[t]
         total = 0.0
         for p in range(len(pairs)):
             i, j = pairs[p, 0], pairs[p, 1]
-            d0, d1, d2 = nearest(x[j, 0] - x[i, 0], x[j, 1] - x[i, 1], x[j, 2] - x[i, 2], cell)
+            d0, d1, d2 = nearest(x[j, 0] - x[i, 0], x[j, 1] - x[i, 1], x[j, 2] - x[i, 2], kind, lower, turn)
             r = math.sqrt(d0 * d0 + d1 * d1 + d2 * d2)
             edge = stretch * lengths[p]
             if soft:
@@ -219,12 +154,12 @@ def near_without_box(x0, x1, x2, y0, y1, y2, first, square):
 @kernel
 def contacts(flat, stride, n, width, a, b, same, radius, boxes, out):
     """Number of pairs within `radius`, one atom of a and one of b; each pair once where b is a (`same`): out (n,)."""
-    cell = np.zeros(CELL)
+    lower, turn = np.zeros((3, 3)), np.zeros((3, 3))
     m, k = len(a), len(b)
     x, y = np.empty(3 * m), np.empty(3 * k)
     square = radius * radius
     for t in range(n):
-        enter_cell(boxes, t, cell)
+        kind = enter_cell(boxes, t, lower, turn)
         frame = flat[t * stride:t * stride + width]
         gather(frame, a, x)
         gather(frame, b, y)
@@ -240,13 +175,13 @@ def contacts(flat, stride, n, width, a, b, same, radius, boxes, out):
         count = 0
         for i in range(m):
             first = i + 1 if same else 0
-            if cell[19] == 0.0:
+            if kind == 0:
                 count += near_without_box(x[i], x[m + i], x[2 * m + i], y0, y1, y2, first, square)
                 continue
             for j in range(first, k):
                 if not same and a[i] == b[j]:
                     continue
-                d0, d1, d2 = nearest(y0[j] - x[i], y1[j] - x[m + i], y2[j] - x[2 * m + i], cell)
+                d0, d1, d2 = nearest(y0[j] - x[i], y1[j] - x[m + i], y2[j] - x[2 * m + i], kind, lower, turn)
                 if d0 * d0 + d1 * d1 + d2 * d2 <= square:
                     count += 1
         out[t] = count
@@ -258,12 +193,12 @@ def contact_map(flat, stride, n, width, a, b, row, column, rows, columns, radius
 
     An atom is not in contact with itself.
     """
-    cell = np.zeros(CELL)
+    lower, turn = np.zeros((3, 3)), np.zeros((3, 3))
     m, k = len(a), len(b)
     x, y = np.empty(3 * m), np.empty(3 * k)
     square = radius * radius
     for t in range(n):
-        enter_cell(boxes, t, cell)
+        kind = enter_cell(boxes, t, lower, turn)
         frame = flat[t * stride:t * stride + width]
         gather(frame, a, x)
         gather(frame, b, y)
@@ -274,8 +209,8 @@ def contact_map(flat, stride, n, width, a, b, row, column, rows, columns, radius
             line = found[row[i]]
             for j in range(k):
                 d0, d1, d2 = y0[j] - x0, y1[j] - x1, y2[j] - x2
-                if cell[19] != 0.0:
-                    d0, d1, d2 = nearest(d0, d1, d2, cell)
+                if kind != 0:
+                    d0, d1, d2 = nearest(d0, d1, d2, kind, lower, turn)
                 if d0 * d0 + d1 * d1 + d2 * d2 <= square and a[i] != b[j]:
                     line[column[j]] = 1.0
 
