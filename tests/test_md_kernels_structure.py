@@ -169,3 +169,105 @@ def test_a_mean_structure_of_frames_that_are_not_finite():
     frames[3] = np.nan
     with pytest.raises(StatisticsError, match="not finite"):
         mean_structure(ArraySource.of({"position": frames}), np.arange(4), np.arange(4), frames[0, :4])
+
+
+BOXES = {"none": None, "right": [22.0, 25, 31, 90, 90, 90], "triclinic": [22.0, 25, 31, 75, 62, 108],
+         "dodecahedron": [25.0, 25, 25, 60, 60, 90], "octahedron": [26.0, 26, 26, 70.53, 109.47, 70.53]}
+
+
+@pytest.mark.parametrize("name", BOXES)
+def test_distances_angles_and_torsions_are_mdanalysis(name):
+    distances = pytest.importorskip("MDAnalysis.lib.distances")
+    triclinic_vectors = pytest.importorskip("MDAnalysis.lib.mdamath").triclinic_vectors
+    from ensemblekit.md import kernels_geometry as kernels
+
+    rng = np.random.default_rng(8)
+    box = BOXES[name]
+    x = 60 * rng.normal(size=(5, 40, 3))
+    boxes = np.zeros((0, 3, 3)) if box is None else np.repeat(np.float64(triclinic_vectors(box))[None], 5, 0)
+    four = rng.integers(0, 40, (200, 4))
+    four = four[[len(set(row)) == 4 for row in four]]
+    for columns, kernel, theirs in ((2, kernels.distances, distances.calc_bonds), (3, kernels.angles, distances.calc_angles),
+                                    (4, kernels.dihedrals, distances.calc_dihedrals)):
+        chosen = np.ascontiguousarray(four[:, :columns])
+        found = np.empty((5, len(chosen)))
+        kernel(x, chosen, boxes, found)
+        want = np.stack([theirs(*(frame[chosen[:, k]] for k in range(columns)), box=None if box is None else np.float32(box))
+                         for frame in x])
+        np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-4)
+
+
+def test_a_turned_box_is_the_same_box():
+    """Cell vectors in any orientation: turned with the atoms, nothing changes."""
+    from ensemblekit.md import kernels_geometry as kernels
+
+    rng = np.random.default_rng(9)
+    cell = np.array([[20.0, 0, 0], [7, 18, 0], [-6, 8, 17]])
+    turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    turn *= np.linalg.det(turn)
+    x = 30 * rng.normal(size=(1, 30, 3))
+    pairs = np.stack([np.arange(29), np.arange(1, 30)], axis=1)
+    here, there = np.empty((1, 29)), np.empty((1, 29))
+    kernels.distances(x, pairs, cell[None], here)
+    kernels.distances(x @ turn, pairs, (cell @ turn)[None], there)
+    np.testing.assert_allclose(there, here, rtol=1e-10)
+    images = np.array([[i, j, k] for i in range(-6, 7) for j in range(-6, 7) for k in range(-6, 7)]) @ cell
+    gaps = x[0, 1:] - x[0, :-1]
+    near = gaps - np.rint(gaps @ np.linalg.inv(cell)) @ cell
+    want = np.linalg.norm(near[:, None] + images[None], axis=2).min(axis=1)
+    np.testing.assert_allclose(here[0], want, rtol=1e-10)
+
+
+def test_angles_that_are_not_defined_are_not_numbers():
+    from ensemblekit.md import kernels_geometry as kernels
+
+    x = np.array([[[0.0, 0, 0], [0, 0, 0], [1, 0, 0], [2, 0, 0]]])
+    none = np.zeros((0, 3, 3))
+    angle, torsion = np.empty((1, 2)), np.empty((1, 1))
+    kernels.angles(x, np.array([[0, 1, 2], [1, 2, 3]]), none, angle)
+    kernels.dihedrals(x, np.array([[0, 1, 2, 3]]), none, torsion)
+    assert np.isnan(angle[0, 0])
+    assert angle[0, 1] == pytest.approx(np.pi)
+    assert np.isnan(torsion[0, 0])
+
+
+def test_gyration_far_from_the_origin():
+    from ensemblekit.md import kernels_gyration as kernels
+
+    rng = np.random.default_rng(10)
+    x = (rng.normal(size=(3, 50, 3)) * [1, 2, 3]).astype("f4") + np.float32(512)
+    atoms, shares = np.array([3, 7, 9, 40]), np.array([0.1, 0.2, 0.3, 0.4])
+    rows = frames_of(x)
+    found, tensor = np.empty((3, 3)), np.empty((3, 6))
+    kernels.gyration(*rows, atoms, shares, found)
+    kernels.gyration_tensor(*rows, atoms, shares, tensor)
+    y = x[:, atoms].astype("f8")
+    y -= np.einsum("a,nai->ni", shares, y)[:, None]
+    want = np.einsum("a,nai,naj->nij", shares, y, y)
+    np.testing.assert_allclose(found, np.diagonal(want, axis1=1, axis2=2), rtol=1e-11)
+    np.testing.assert_allclose(tensor[:, 3:], want[:, [0, 0, 1], [1, 2, 2]], rtol=1e-9)
+    np.testing.assert_allclose(tensor[:, :3], found, rtol=1e-12)
+
+
+def test_contacts_are_counted_once_a_pair():
+    from ensemblekit.md import kernels_geometry as kernels
+
+    rng = np.random.default_rng(11)
+    x = (10 * rng.uniform(size=(4, 60, 3))).astype("f4")
+    rows, box = frames_of(x), np.repeat(10 * np.eye(3)[None], 4, 0)
+    a, b = np.arange(0, 60, 2), np.arange(30, 60)
+    gaps = x[:, :, None].astype("f8") - x[:, None].astype("f8")
+    for boxes, near in ((np.zeros((0, 3, 3)), gaps), (box, gaps - 10 * np.rint(gaps / 10))):
+        close = np.sqrt((near**2).sum(-1)) <= 3.0
+        found = np.empty(4)
+        kernels.contacts(*rows, np.arange(60), np.arange(60), True, 3.0, boxes, found)
+        np.testing.assert_array_equal(found, (close.sum((1, 2)) - 60) / 2)
+        kernels.contacts(*rows, a, b, False, 3.0, boxes, found)
+        both = close[:, a][:, :, b] & (a[:, None] != b[None])
+        np.testing.assert_array_equal(found, both.sum((1, 2)))
+        maps = np.zeros((4, 6, 3))
+        kernels.contact_map(*rows, a, b, a // 10, (b - 30) // 10, 6, 3, 3.0, boxes, maps)
+        want = np.zeros((4, 6, 3))
+        for i, j in zip(*np.nonzero(both.any(0)), strict=True):
+            want[:, a[i] // 10, (b[j] - 30) // 10] = np.maximum(want[:, a[i] // 10, (b[j] - 30) // 10], both[:, i, j])
+        np.testing.assert_array_equal(maps, want)

@@ -153,7 +153,7 @@ def near_without_box(x0, x1, x2, y0, y1, y2, first, square):
 
 @kernel
 def contacts(flat, stride, n, width, a, b, same, radius, boxes, out):
-    """Number of pairs within `radius`, one atom of a and one of b; each pair once where b is a (`same`): out (n,)."""
+    """Add to out (n,) the pairs within `radius`: one atom of a and one of b, which share none, or (`same`) two of a."""
     lower, turn = np.zeros((3, 3)), np.zeros((3, 3))
     m, k = len(a), len(b)
     x, y = np.empty(3 * m), np.empty(3 * k)
@@ -179,12 +179,10 @@ def contacts(flat, stride, n, width, a, b, same, radius, boxes, out):
                 count += near_without_box(x[i], x[m + i], x[2 * m + i], y0, y1, y2, first, square)
                 continue
             for j in range(first, k):
-                if not same and a[i] == b[j]:
-                    continue
                 d0, d1, d2 = nearest(y0[j] - x[i], y1[j] - x[m + i], y2[j] - x[2 * m + i], kind, lower, turn)
                 if d0 * d0 + d1 * d1 + d2 * d2 <= square:
                     count += 1
-        out[t] = count
+        out[t] += count
 
 
 @kernel
