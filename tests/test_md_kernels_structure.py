@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from ensemblekit.averaging.run import reduce
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.md.observables.contacts import count_contacts
 from ensemblekit.md.superpose import Fit, MovedMean, frames_of, mean_structure, rmsd, rmsd_matrix, superposed
-from ensemblekit.source import ArraySource
+from ensemblekit.source import ArraySource, Block
 
 
 def kabsch(frames, reference, weights=None):
@@ -127,39 +129,59 @@ def shaken(rng, n=60, atoms=20):
     return (shape + 0.3 * rng.normal(size=(n, atoms, 3))) @ turns + 5 * rng.normal(size=(n, 1, 3))
 
 
+class Chosen:
+    """A gather of atoms in place."""
+
+    def __init__(self, *atoms):
+        self.atoms = np.concatenate(atoms)
+
+    def __call__(self, block):
+        return block.fields["position"], self.atoms
+
+
+def reader(frames, weights=None):
+    source = ArraySource.of({"position": frames}, weights=weights)
+    return lambda branches: reduce(source, branches)
+
+
 def test_the_mean_structure_is_that_of_the_slow_way():
     rng = np.random.default_rng(5)
     frames, w = shaken(rng), rng.uniform(0, 3, 60)
     masses = rng.uniform(1, 16, 12)
     fitted, atoms = np.arange(12), np.arange(4, 20)
-    source = ArraySource.of({"position": frames}, weights=w)
-    found = mean_structure(source, atoms, fitted, frames[0, fitted], weights=masses)
+    found = mean_structure(reader(frames, w), Chosen(fitted, atoms), frames[0, fitted], same=False, others=16, weights=masses)
     reference = frames[0, fitted]
     for _ in range(100):
         moved = kabsch(frames, reference, masses)
         reference = np.average(moved[:, fitted], axis=0, weights=w)
-    np.testing.assert_allclose(found.fitted, reference, atol=1e-5)
+    np.testing.assert_allclose(found.fit.reference + found.fit.centre, reference, atol=1e-5)
     np.testing.assert_allclose(found.mean, np.average(moved[:, atoms], axis=0, weights=w), atol=1e-5)
     assert found.shift < 1e-6
     assert 2 < found.rounds < 40
-    one = mean_structure(source, fitted, fitted, frames[0, fitted], rounds=1)
+    one = mean_structure(reader(frames, w), Chosen(fitted), frames[0, fitted], same=True, rounds=1)
     np.testing.assert_allclose(one.mean, np.average(kabsch(frames, frames[0, fitted])[:, fitted], axis=0, weights=w),
                                atol=1e-10)
+    still = mean_structure(reader(frames, w), Chosen(atoms), np.zeros((0, 3)), same=False, others=16)
+    np.testing.assert_allclose(still.mean, np.average(frames[:, atoms], axis=0, weights=w), atol=1e-10)
+    assert still.rounds == 1
 
 
 def test_the_mean_structure_is_the_same_however_the_frames_are_cut():
     rng = np.random.default_rng(6)
     frames, w = shaken(rng, 30), rng.uniform(size=30)
-    fit, atoms = Fit.onto(frames[0, :9], np.arange(9)), np.arange(5, 15)
-    whole = MovedMean(fit, atoms, frames[0, atoms])
-    whole.update(frames, 0, w)
+    gather = Chosen(np.arange(9), np.arange(5, 15))
+
+    def block(a, b):
+        return Block({"position": frames[a:b]}, a, slice(None), w[a:b], None)
+
+    whole = MovedMean(gather, Fit.onto(frames[0, :9]), frames[0, gather.atoms])
+    whole.update(block(0, 30), 0, w)
     parts = whole.empty()
     for a, b in ((0, 0), (0, 1), (1, 17), (17, 30)):
         part = whole.empty()
-        part.update(frames[a:b], a, w[a:b])
+        part.update(block(a, b), a, w[a:b])
         parts.merge(part.restored(part.state()))
-    np.testing.assert_allclose(parts.result()[0], whole.result()[0], rtol=1e-12)
-    assert parts.result()[1] == pytest.approx(w.sum())
+    np.testing.assert_allclose(parts.result(), whole.result(), rtol=1e-12)
     with pytest.raises(StatisticsError, match="no frames"):
         whole.empty().result()
 
@@ -168,7 +190,7 @@ def test_a_mean_structure_of_frames_that_are_not_finite():
     frames = shaken(np.random.default_rng(7), 5)
     frames[3] = np.nan
     with pytest.raises(StatisticsError, match="not finite"):
-        mean_structure(ArraySource.of({"position": frames}), np.arange(4), np.arange(4), frames[0, :4])
+        mean_structure(reader(frames), Chosen(np.arange(4)), frames[0, :4], same=True)
 
 
 BOXES = {"none": None, "right": [22.0, 25, 31, 90, 90, 90], "triclinic": [22.0, 25, 31, 75, 62, 108],
@@ -259,14 +281,16 @@ def test_contacts_are_counted_once_a_pair():
     gaps = x[:, :, None].astype("f8") - x[:, None].astype("f8")
     for boxes, near in ((np.zeros((0, 3, 3)), gaps), (box, gaps - 10 * np.rint(gaps / 10))):
         close = np.sqrt((near**2).sum(-1)) <= 3.0
-        found = np.empty(4)
+        found = np.zeros(4)
         kernels.contacts(*rows, np.arange(60), np.arange(60), True, 3.0, boxes, found)
         np.testing.assert_array_equal(found, (close.sum((1, 2)) - 60) / 2)
-        kernels.contacts(*rows, a, b, False, 3.0, boxes, found)
+        pairs = np.zeros((60, 60), bool)
+        pairs[np.ix_(a, b)] = True
+        pairs |= pairs.T                    # i in a and j in b, or the other way round: one pair
+        np.testing.assert_array_equal(count_contacts(x, a, b, 3.0, boxes), (close & np.triu(pairs, 1)).sum((1, 2)))
         both = close[:, a][:, :, b] & (a[:, None] != b[None])
-        np.testing.assert_array_equal(found, both.sum((1, 2)))
         maps = np.zeros((4, 6, 3))
-        kernels.contact_map(*rows, a, b, a // 10, (b - 30) // 10, 6, 3, 3.0, boxes, maps)
+        kernels.contact_map(*rows, a, b, a // 10, (b - 30) // 10, 3.0, boxes, maps)
         want = np.zeros((4, 6, 3))
         for i, j in zip(*np.nonzero(both.any(0)), strict=True):
             want[:, a[i] // 10, (b[j] - 30) // 10] = np.maximum(want[:, a[i] // 10, (b[j] - 30) // 10], both[:, i, j])

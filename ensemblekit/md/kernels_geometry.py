@@ -186,7 +186,7 @@ def contacts(flat, stride, n, width, a, b, same, radius, boxes, out):
 
 
 @kernel
-def contact_map(flat, stride, n, width, a, b, row, column, rows, columns, radius, boxes, out):
+def contact_map(flat, stride, n, width, a, b, row, column, radius, boxes, out):
     """1 where any atom of group row[i] of a lies within `radius` of one of group column[j] of b: out (n, rows, columns).
 
     An atom is not in contact with itself.

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 
-from ensemblekit.averaging.arrays import same_item
 from ensemblekit.averaging.reducer import TIME
 from ensemblekit.averaging.rows import Rows, rows_of
-from ensemblekit.averaging.run import reduce
-from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, StatisticsError
-from ensemblekit.source import Array, SnapshotSource
+from ensemblekit.md.system import Gather
+from ensemblekit.source import Array, Block
 
-NONE = np.zeros(0, np.int64)
 SETTLED = 1e-6
 """Angstrom: a mean structure that moves less than this from one round to the next is the one sought."""
 MOST_ROUNDS = 50
@@ -51,85 +48,78 @@ def shares_of(weights: Any, n: int) -> np.ndarray:
 class Fit:
     """A superposition of some atoms on a reference with the least weighted square deviation, never mirrored."""
 
-    atoms: np.ndarray
-    """Indices of the fitted atoms in a frame; none: frames stay where they are."""
     shares: np.ndarray
-    """Their weights, which add up to 1."""
+    """Weights of the fitted atoms, which add up to 1; none: frames stay where they are."""
     reference: np.ndarray
     """(fitted, 3), about its centre."""
     centre: np.ndarray
     """(3,), the centre of the reference."""
 
     @classmethod
-    def onto(cls, reference: Any, atoms: Any = None, weights: Any = None) -> Self:
-        """On positions (fitted, 3) of the atoms with these indices (the first ones by default)."""
+    def onto(cls, reference: Any, weights: Any = None) -> Self:
+        """On positions (fitted, 3), the atoms weighted (mass, say) or all alike."""
         reference = np.asarray(reference, np.float64)
         if reference.ndim != 2 or reference.shape[1] != 3 or not len(reference):
             raise InputError(f"a reference is positions of shape (atoms, 3), one at the least; got {reference.shape}")
         if not np.isfinite(reference).all():
             raise InputError("the reference holds NaN or infinity; choose a frame that is whole")
-        indices = np.arange(len(reference)) if atoms is None else np.asarray(atoms, np.int64)
-        if len(indices) != len(reference):
-            raise InputError(f"{len(indices)} atoms cannot be fitted on a reference of {len(reference)}")
         shares = shares_of(weights, len(reference))
         centre = shares @ reference
-        return cls(indices, shares, np.ascontiguousarray(reference - centre), centre)
+        return cls(shares, np.ascontiguousarray(reference - centre), centre)
 
     @classmethod
     def none(cls) -> Self:
         """No superposition."""
-        return cls(NONE, np.zeros(0), np.zeros((0, 3)), np.zeros(3))
+        return cls(np.zeros(0), np.zeros((0, 3)), np.zeros(3))
 
-    @cached_property
-    def spread(self) -> float:
-        """Weighted mean square distance of the reference from its centre."""
-        return float(self.shares @ (self.reference**2).sum(1))
+    def __len__(self) -> int:
+        """Fitted atoms."""
+        return len(self.shares)
 
     @cached_property
     def settings(self) -> tuple[Any, ...]:
-        """As the kernels take it: atoms, their weights, reference (3, fitted), its spread."""
-        return self.atoms, self.shares, columns(self.reference), self.spread
+        """As the kernels take it: weights of the fitted atoms, reference (3, fitted), its spread."""
+        return self.shares, columns(self.reference), float(self.shares @ (self.reference**2).sum(1))
 
-    def same(self, atoms: np.ndarray) -> bool:
-        """Whether these are the fitted atoms, which then are gathered once a frame."""
-        return np.array_equal(self.atoms, atoms)
+    def moved(self, positions: Array, fitted: np.ndarray, atoms: np.ndarray, origin: np.ndarray | None = None) -> np.ndarray:
+        """Positions of `atoms` in each frame (n, atoms, 3) after the superposition, less `origin` (m, 3): (n, m, 3).
 
-    def moved(self, positions: Array, atoms: np.ndarray, origin: np.ndarray | None = None,
-              dtype: Any = np.float64) -> np.ndarray:
-        """Positions of `atoms` in each frame (n, atoms, 3) after the superposition, less `origin`: (n, m, 3)."""
+        fitted, atoms: indices in the frames.
+        """
         from ensemblekit.md.kernels_superpose import moved
 
         rows = frames_of(positions)
-        out = np.empty((rows.n, 3 * len(atoms)), dtype)
+        out = np.empty((rows.n, 3 * len(atoms)))
         start = np.zeros((3, len(atoms))) if origin is None else columns(origin)
-        moved(*rows, self.same(atoms), *self.settings, self.centre, atoms, start, out)
+        moved(*rows, fitted is atoms, fitted, *self.settings, self.centre, atoms, start, out)
         return out.reshape(rows.n, len(atoms), 3)
 
-    def rmsd(self, positions: Array) -> np.ndarray:
+    def rmsd(self, positions: Array, fitted: np.ndarray) -> np.ndarray:
         """Of the fitted atoms, (n,)."""
         from ensemblekit.md.kernels_superpose import rmsd
 
         rows = frames_of(positions)
         out = np.empty(rows.n)
-        rmsd(*rows, *self.settings, out)
+        rmsd(*rows, fitted, *self.settings, out)
         return out
 
-    def carried_rmsd(self, positions: Array, atoms: np.ndarray, shares: np.ndarray, target: np.ndarray) -> np.ndarray:
+    def carried_rmsd(self, positions: Array, fitted: np.ndarray, atoms: np.ndarray, shares: np.ndarray,
+                     target: np.ndarray) -> np.ndarray:
         """Of other atoms, which go along, from target (m, 3); (n,)."""
         from ensemblekit.md.kernels_superpose import carried_rmsd
 
         rows = frames_of(positions)
         out = np.empty(rows.n)
-        carried_rmsd(*rows, self.same(atoms), *self.settings, self.centre, atoms, shares, columns(target), out)
+        carried_rmsd(*rows, fitted is atoms, fitted, *self.settings, self.centre, atoms, shares, columns(target), out)
         return out
 
-    def squared_deviations(self, positions: Array, atoms: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    def squared_deviations(self, positions: Array, fitted: np.ndarray, atoms: np.ndarray, mean: np.ndarray) -> np.ndarray:
         """Of each of `atoms` from mean (m, 3); (n, m)."""
         from ensemblekit.md.kernels_superpose import squared_deviations
 
         rows = frames_of(positions)
         out = np.empty((rows.n, len(atoms)))
-        squared_deviations(*rows, self.same(atoms), *self.settings, self.centre, atoms, columns(mean), out)
+        squared_deviations(*rows, fitted is atoms, fitted, *self.settings, self.centre, atoms, columns(mean), out)
         return out
 
 
@@ -141,7 +131,8 @@ def superposed(frames: np.ndarray, reference: np.ndarray, weights: Any = None) -
     Where more than one rotation is best (two atoms, a straight line) it is the smallest of them.
     """
     frames = np.asarray(frames)
-    return Fit.onto(reference, weights=weights).moved(frames, np.arange(frames.shape[1]))
+    every = np.arange(frames.shape[1])
+    return Fit.onto(reference, weights).moved(frames, every[:len(reference)], every)
 
 
 def rmsd(frames: Any, reference: Any, weights: Any = None) -> np.ndarray:
@@ -153,7 +144,7 @@ def rmsd(frames: Any, reference: Any, weights: Any = None) -> np.ndarray:
     if frames.ndim != 3 or frames.shape[1:] != np.shape(reference):
         raise InputError(f"frames (n, atoms, 3) and a reference (atoms, 3) of the same atoms are wanted; got "
                          f"{frames.shape} and {np.shape(reference)}")
-    return Fit.onto(reference, weights=weights).rmsd(frames)
+    return Fit.onto(reference, weights).rmsd(frames, np.arange(len(reference)))
 
 
 def rmsd_matrix(a: Any, b: Any = None) -> np.ndarray:
@@ -178,29 +169,33 @@ def rmsd_matrix(a: Any, b: Any = None) -> np.ndarray:
 
 
 class MovedMean:
-    """Weighted mean position of some atoms after a superposition; a reducer of positions. Merges in any order."""
+    """Weighted mean position of some atoms after a superposition; a reducer of whole blocks. Merges in any order.
+
+    With it goes the map :func:`whole_block`. The first len(fit) gathered atoms are fitted, the mean is of all.
+    """
 
     cuts = TIME
 
-    def __init__(self, fit: Fit, atoms: np.ndarray, origin: np.ndarray):
-        self.fit, self.atoms, self.origin = fit, atoms, origin
+    def __init__(self, gather: Gather, fit: Fit, origin: np.ndarray):
+        self.gather, self.fit, self.origin = gather, fit, origin
         self.n, self.weight = 0, 0.0
-        self.total = np.zeros((3, len(atoms)))
+        self.total = np.zeros((3, len(origin)))
         """Σ w (x - origin): small numbers, as the origin is close to the mean."""
 
     def empty(self) -> Self:
-        return type(self)(self.fit, self.atoms, self.origin)
+        return type(self)(self.gather, self.fit, self.origin)
 
     def update(self, values: Array, start: int, weights: Array | None = None) -> None:
         from ensemblekit.md.kernels_superpose import add_moved
 
         if len(values) == 0:
             return
-        same_item((values.shape[1], 3), values, "MovedMean")
-        rows = frames_of(values)
+        positions, index = self.gather(values)
+        same = len(self.fit) == len(index)
+        rows = frames_of(positions)
         w = np.zeros(0) if weights is None else np.ascontiguousarray(weights, np.float64)
-        add_moved(*rows, w, self.fit.same(self.atoms), *self.fit.settings, self.fit.centre, self.atoms,
-                  columns(self.origin), self.total)
+        add_moved(*rows, w, same, index[:len(self.fit)], *self.fit.settings, self.fit.centre, index, columns(self.origin),
+                  self.total)
         self.n += rows.n
         self.weight += float(rows.n if weights is None else w.sum())
 
@@ -213,14 +208,11 @@ class MovedMean:
     def shaped(self, item: tuple[int, ...]) -> None:
         pass
 
-    def result(self) -> tuple[np.ndarray, float]:
-        """The mean (m, 3) and the sum of weights.
-
-        Raises StatisticsError where no frame, or none with a weight above 0, was seen.
-        """
+    def result(self) -> np.ndarray:
+        """The mean (m, 3). Raises StatisticsError where no frame, or none with a weight above 0, was seen."""
         if not self.weight > 0:
             raise StatisticsError("no frames" if self.n == 0 else f"all weights of {self.n} frames are 0")
-        return self.origin + (self.total / self.weight).T, self.weight
+        return self.origin + (self.total / self.weight).T
 
     def state(self) -> dict[str, Array]:
         return {"n": np.array(self.n), "weight": np.array(self.weight), "total": self.total.copy()}
@@ -231,58 +223,60 @@ class MovedMean:
         return new
 
 
+def whole_block(block: Block) -> Block:
+    """The map of reducers that want all fields of a block."""
+    return block
+
+
+def split(index: np.ndarray, fitted: int, same: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Gathered atoms as the fitted ones and the others; one and the same array where `same`."""
+    return (index, index) if same else (index[:fitted], index[fitted:])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class MeanStructure:
     """The mean of the frames of a trajectory after each was superposed on (nearly) that mean."""
 
     mean: np.ndarray
     """(m, 3), of the atoms asked for, in angstrom."""
-    fitted: np.ndarray
-    """(fitted, 3), of the atoms that were superposed."""
     fit: Fit = field(repr=False)
-    """The superposition on `fitted`."""
+    """The superposition on the mean of the fitted atoms."""
     rounds: int
     """Reads of the trajectory it took."""
     shift: float
-    """RMSD between the last two structures of the fitted atoms; in angstrom."""
+    """RMSD between the last two mean structures of the fitted atoms; in angstrom."""
 
 
-def mean_structure(source: SnapshotSource, atoms: np.ndarray, fitted: np.ndarray, start: np.ndarray, *,
-                   weights: Any = None, rounds: int | None = None, engine: Engine | None = None) -> MeanStructure:
-    """The weighted mean structure, out of core: every round reads the trajectory once and superposes on the last mean.
+Read = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""Branches -> their results, all runs as one: one read of the frames."""
+
+
+def mean_structure(read: Read, gather: Gather, start: np.ndarray, *, same: bool, others: int = 0, weights: Any = None,
+                   rounds: int | None = None) -> MeanStructure:
+    """The weighted mean structure, out of core: every round reads the frames once and superposes them on the last mean.
 
     Arguments:
-        source: frames with a field "position"; statistical weights of frames count.
-        atoms: indices of the atoms whose mean is wanted.
-        fitted: indices of the atoms that are superposed.
-        start: (fitted, 3), the structure of the first superposition.
+        read: one read; statistical weights of frames count.
+        gather: gives the fitted atoms, then (not `same`) the `others` whose mean is wanted too.
+        start: (fitted, 3), the structure of the first superposition; (0, 3): no superposition at all.
+        same: the atoms wanted are the fitted ones.
         weights: (fitted,) of the atoms, such as masses; None: all alike.
         rounds: how many; None: until the structure settles to 1e-6 angstrom (at most 50).
     """
-    alike = np.array_equal(fitted, atoms)
-    both = fitted if alike else np.concatenate([fitted, atoms])
-    fit = Fit.onto(start, fitted, weights) if len(fitted) else Fit.none()
-    mean = np.repeat(fit.centre[None], len(both), 0)
+    n = len(start)
+    fit = Fit.onto(start, weights) if n else Fit.none()
+    mean = np.repeat(fit.centre[None], n if same else n + others, 0)
     done, shift = 0, np.inf
-    while done < (MOST_ROUNDS if rounds is None and len(fitted) else rounds or 1):
-        found = reduce(source, {"mean": ("position", MovedMean(fit, both, mean))}, engine=engine)["mean"]
-        mean = _over_runs(found, source)
+    limit = MOST_ROUNDS if rounds is None and n else rounds or 1
+    while done < limit:
+        mean = read({"mean": (whole_block, MovedMean(gather, fit, mean))})["mean"]
         if not np.isfinite(mean).all():
             raise StatisticsError("some frames hold coordinates that are not finite, so there is no mean structure; "
                                   "leave those frames out")
         done += 1
-        if len(fitted):
-            last, fit = fit, Fit.onto(mean[:len(fitted)], fitted, weights)
-            shift = float(Fit.onto(last.reference, weights=weights).rmsd(fit.reference[None])[0])
+        if n:
+            last, fit = fit, Fit.onto(mean[:n], weights)
+            shift = float(Fit.onto(last.reference, weights).rmsd(fit.reference[None], np.arange(n))[0])
         if rounds is None and shift < SETTLED:
             break
-    return MeanStructure(mean=mean if alike else mean[len(fitted):], fitted=mean[:len(fitted)], fit=fit, rounds=done,
-                         shift=shift)
-
-
-def _over_runs(found: Any, source: SnapshotSource) -> np.ndarray:
-    """The mean over all runs together, each run's by its weight."""
-    if not isinstance(found, list):
-        return found[0]
-    weights = np.array([weight for _, weight in found])
-    return sum(mean * share for (mean, _), share in zip(found, weights / weights.sum(), strict=True))
+    return MeanStructure(mean=mean if same else mean[n:], fit=fit, rounds=done, shift=shift)
