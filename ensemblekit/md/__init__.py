@@ -1,8 +1,28 @@
 """Molecular dynamics: trajectories into the store, and averages of observables with honest error bars."""
 
 from ensemblekit.md.average import average as average
+from ensemblekit.md.observables.contacts import ContactMap as ContactMap
+from ensemblekit.md.observables.contacts import Contacts as Contacts
+from ensemblekit.md.observables.contacts import NativeContacts as NativeContacts
+from ensemblekit.md.observables.dihedrals import Angle as Angle
+from ensemblekit.md.observables.dihedrals import Dihedral as Dihedral
+from ensemblekit.md.observables.dihedrals import Dihedrals as Dihedrals
+from ensemblekit.md.observables.dihedrals import Ramachandran as Ramachandran
+from ensemblekit.md.observables.distances import Distance as Distance
+from ensemblekit.md.observables.distances import DistanceMap as DistanceMap
+from ensemblekit.md.observables.distances import Distances as Distances
+from ensemblekit.md.observables.distances import EndToEnd as EndToEnd
+from ensemblekit.md.observables.gyration import GyrationTensor as GyrationTensor
 from ensemblekit.md.observables.gyration import RadiusOfGyration as RadiusOfGyration
+from ensemblekit.md.observables.pca import PCA as PCA
+from ensemblekit.md.observables.pca import PrincipalComponents as PrincipalComponents
+from ensemblekit.md.observables.pca import cosine_content as cosine_content
+from ensemblekit.md.observables.pca import principal_components as principal_components
+from ensemblekit.md.observables.rmsd import RMSD as RMSD
 from ensemblekit.md.observables.rmsf import RMSF as RMSF
+from ensemblekit.md.superpose import rmsd as rmsd
+from ensemblekit.md.superpose import rmsd_matrix as rmsd_matrix
+from ensemblekit.md.superpose import superposed as superposed
 from ensemblekit.md.topology import Topology as Topology
 from ensemblekit.md.trajectory import ingest as ingest
 from ensemblekit.md.trajectory import read as read

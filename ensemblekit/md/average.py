@@ -12,6 +12,7 @@ from ensemblekit.averaging.run import partials
 from ensemblekit.averaging.series import Series
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError
+from ensemblekit.md.kept import kept_run
 from ensemblekit.md.observables.base import Observable, Prepared
 from ensemblekit.md.system import System
 from ensemblekit.md.trajectory import topology_of, trajectory_source
@@ -34,7 +35,7 @@ def average(source: Any, observables: Mapping[str, Observable], *, engine: Engin
     frames = trajectory_source(source)
     system = System(frames, topology_of(frames), engine)
     prepared = {name: observable.prepare(system) for name, observable in observables.items()}
-    branches: dict[str, Any] = {name: (ready.map, Observed()) for name, ready in prepared.items()}
+    branches: dict[str, Any] = {name: (ready.map, *(ready.reducers or (Observed(),))) for name, ready in prepared.items()}
     branches["clock"] = (clock_of, Series())
     fields = [name for name in ("position", "box") if name in frames.fields]
     (states,) = partials(frames, branches, fields=fields, engine=engine).values()
@@ -45,6 +46,11 @@ def average(source: Any, observables: Mapping[str, Observable], *, engine: Engin
 
 
 def _finished(states: Any, name: str, ready: Prepared, time_unit: str) -> Any:
+    if ready.finish is not None:
+        made = ready.finish(kept_run(states, name, time_unit))
+        if not isinstance(made, Mapping):
+            return made
+        return replace(made[""], further={key: more for key, more in made.items() if key})
     estimate = estimate_of(states, name, unit=ready.unit, time_unit=time_unit)
     answer = estimate if ready.function is None else derived(states, name, ready.function, estimate, unit=ready.unit)
     further = {key: replace(derived(states, name, more.function, estimate, unit=more.unit), coords=dict(more.coords))

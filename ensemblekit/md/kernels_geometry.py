@@ -222,7 +222,7 @@ def add_counts(values, edges_low, width, bins, out):
             a = (values[t, p, 0] - edges_low) / width
             b = (values[t, p, 1] - edges_low) / width
             if a == a and b == b:
-                i, j = int(math.floor(a)), int(math.floor(b))
+                i, j = math.floor(a), math.floor(b)
                 out[t, min(max(i, 0), bins - 1), min(max(j, 0), bins - 1)] += 1.0
                 found += 1
         if found > 0:

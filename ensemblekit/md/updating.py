@@ -14,11 +14,12 @@ from ensemblekit.source import Block
 
 
 class Updating:
-    """The atoms of a selection in each frame of a block. MDAnalysis chooses; each thread has a Universe of its own."""
+    """The atoms of a selection in each frame of a block. MDAnalysis chooses, one thread at a time."""
 
     def __init__(self, topology: Topology, gather: Gather, text: str):
         self.topology, self.gather, self.text = topology, gather, text
-        self._mine = threading.local()
+        self._universe = universe_in_memory(topology)
+        self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
         return {"topology": self.topology, "gather": self.gather, "text": self.text}
@@ -27,38 +28,34 @@ class Updating:
         self.__init__(**state)      # type: ignore[misc]
 
     def __call__(self, block: Block) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Positions (n, atoms, 3), the chosen atoms of all frames one after the other, and where each frame's begin (n + 1,)."""
+        """Positions (n, atoms, 3), the chosen atoms of all frames one after the other, where each frame's begin (n + 1,)."""
         positions, index = self.gather(block)
-        whole = positions if len(index) == positions.shape[1] and (index == np.arange(len(index))).all() else positions[:, index]
+        in_place = len(index) == positions.shape[1] and (index == np.arange(len(index))).all()
+        whole = positions if in_place else positions[:, index]
         chosen, offsets = self.choose(np.asarray(whole), block.fields.get("box"))
         return np.asarray(whole), chosen, offsets
 
     def choose(self, positions: np.ndarray, boxes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """The atoms of each frame of positions (n, atoms, 3), and where each frame's begin."""
-        universe = self._universe()
+        universe = self._universe
         found, offsets = [], [0]
         for t, x in enumerate(positions):
-            universe.trajectory.ts.positions = x
-            universe.trajectory.ts.dimensions = None if boxes is None else dimensions_of(boxes[t])
-            atoms = universe.select_atoms(self.text, periodic=boxes is not None).indices
+            with self._lock:
+                universe.trajectory.ts.positions = x
+                universe.trajectory.ts.dimensions = None if boxes is None else dimensions_of(boxes[t])
+                atoms = universe.select_atoms(self.text, periodic=boxes is not None).indices
             found.append(atoms)
             offsets.append(offsets[-1] + len(atoms))
         return np.concatenate(found) if found else np.zeros(0, np.int64), np.array(offsets, np.int64)
 
-    def _universe(self) -> Any:
-        if not hasattr(self._mine, "universe"):
-            self._mine.universe = universe_in_memory(self.topology)
-        return self._mine.universe
-
 
 def universe_in_memory(topology: Topology) -> Any:
     """A Universe of these atoms with one frame of zeros, to be overwritten."""
-    with mdanalysis() as mda:
+    with mdanalysis():
         from MDAnalysis.coordinates.memory import MemoryReader
 
         made = topology.universe()
-        made.load_new(np.zeros((1, len(topology.names), 3), np.float32), format=MemoryReader, order="fac")
-        assert mda is not None
+        made.load_new(np.zeros((1, len(topology), 3), np.float32), format=MemoryReader, order="fac")
         return made
 
 
@@ -72,7 +69,7 @@ def dimensions_of(box: np.ndarray) -> np.ndarray | None:
 
 def updating_selection(system: System, text: str) -> Updating:
     """A selection made anew in every frame; InputError where it cannot be read. It may be empty in some frames."""
-    everyone = np.arange(len(system.topology.names))
+    everyone = np.arange(len(system.topology))
     selection = Updating(system.topology, system.gather(everyone), text)
     first = system.first_frame()
     with mdanalysis() as mda:

@@ -16,7 +16,8 @@ from ensemblekit.md.system import Gather, System
 from ensemblekit.md.updating import Updating, updating_selection
 from ensemblekit.source import Block
 
-HEAVY = "protein and not (element H or type H or name H* 1H* 2H* 3H*)"
+HEAVY = "protein and not name H* 1H* 2H* 3H*"
+"""By name, as many topologies know no elements."""
 MOST_PAIRS = 20_000_000
 
 

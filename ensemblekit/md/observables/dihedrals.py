@@ -121,20 +121,20 @@ def backbone_torsions(system: System, select: str) -> tuple[np.ndarray, np.ndarr
     """Atoms (residues, 2, 4) of phi and psi of the residues that have both, and their numbers (residues,).
 
     A neighbour is the residue before or after in the same segment whose number differs by 1 (or by 0, as insertions
-    have it); with bonds known it must be bonded.
+    have it).
     """
     topology = system.topology
-    inside = np.zeros(len(topology.names), bool)
+    inside = np.zeros(len(topology), bool)
     inside[system.select(select)] = True
     residues: list[tuple[Any, int, dict[str, int], bool]] = []
-    last: Any = None
-    for atom, name in enumerate(topology.names):
-        key = (topology.segids[atom], topology.resids[atom], topology.resnames[atom])
-        if key != last:
-            residues.append((topology.segids[atom], int(topology.resids[atom]), {}, bool(inside[atom])))
-            last = key
-        if str(name) in ("N", "CA", "C"):
-            residues[-1][2].setdefault(str(name), atom)
+    segids, resids, names = topology.segids, topology.resids, topology.names
+    last = -1
+    for atom, residue in enumerate(topology.residue_of):
+        if residue != last:
+            residues.append((segids[atom], int(resids[atom]), {}, bool(inside[atom])))
+            last = residue
+        if str(names[atom]) in ("N", "CA", "C"):
+            residues[-1][2].setdefault(str(names[atom]), atom)
     found, numbers = [], []
     for before, this, after in zip(residues, residues[1:], residues[2:], strict=False):
         if not this[3] or len(this[2]) < 3 or "C" not in before[2] or "N" not in after[2]:

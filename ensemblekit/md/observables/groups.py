@@ -115,11 +115,11 @@ def reference_positions(system: System, reference: Any, select: str, atoms: np.n
         found = _of_structure(reference, select, len(atoms))
     else:
         found = np.asarray(reference, np.float64)
-        if found.ndim == 2 and len(found) == len(system.topology.names) != len(atoms):
+        if found.ndim == 2 and len(found) == len(system.topology) != len(atoms):
             found = found[atoms]
     if found.shape != (len(atoms), 3):
-        raise InputError(f"the reference has positions of shape {found.shape}; the selection {select!r} has {len(atoms)} atoms, "
-                         f"so ({len(atoms)}, 3) is wanted")
+        raise InputError(f"the reference has positions of shape {found.shape}; the selection {select!r} has {len(atoms)} "
+                         f"atoms, so ({len(atoms)}, 3) is wanted")
     if not np.isfinite(found).all():
         raise InputError("the reference holds NaN or infinity")
     return np.ascontiguousarray(found)
@@ -145,11 +145,9 @@ def _of_structure(reference: Any, select: str, n: int) -> np.ndarray:
 
 
 def residues_of(system: System, atoms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which residue each atom belongs to, counted from 0 in the order they appear; and their residue numbers."""
+    """Which residue each atom belongs to, counted from 0 in the order of the topology; and their residue numbers."""
     topology = system.topology
-    keys: dict[tuple[Any, Any, Any], int] = {}
-    which = np.empty(len(atoms), np.int64)
-    for k, atom in enumerate(atoms):
-        key = (topology.segids[atom], topology.resids[atom], topology.resnames[atom])
-        which[k] = keys.setdefault(key, len(keys))
-    return which, np.array([key[1] for key in keys])
+    residues, which = np.unique(topology.residue_of[atoms], return_inverse=True)
+    first = np.zeros(len(residues), np.int64)
+    first[which[::-1]] = atoms[::-1]
+    return which, topology.resids[first]

@@ -7,7 +7,6 @@ from functools import partial
 
 import numpy as np
 
-from ensemblekit.errors import InputError
 from ensemblekit.md.observables.base import Derived, Prepared
 from ensemblekit.md.observables.groups import check_weights_word, shares_by
 from ensemblekit.md.superpose import frames_of
@@ -41,7 +40,7 @@ class RadiusOfGyration:
     def prepare(self, system: System) -> Prepared:
         if self.updating:
             check_weights_word(self.weights)
-            everyone = np.arange(len(system.topology.names))
+            everyone = np.arange(len(system.topology))
             mass = np.ones(len(everyone)) if self.weights is None else system.masses(everyone)
             squares = partial(_varying_squares, updating_selection(system, self.select), mass)
         else:

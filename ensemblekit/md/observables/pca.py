@@ -100,7 +100,7 @@ class PrincipalComponents:
         fit = self.settings.fit
         fitted = (np.zeros(0, np.int64) if fit is False else
                   system.select(self.settings.select if fit is None else fit))
-        if len(system.topology.names) <= int(self.atoms.max()) or len(fitted) != len(self.fit):
+        if len(system.topology) <= int(self.atoms.max()) or len(fitted) != len(self.fit):
             raise InputError("this trajectory has other atoms than those the components were made of")
         gather = system.gather(self.atoms if self.same else np.concatenate([fitted, self.atoms]))
         return system.reduce({"p": (partial(projections, gather, self), Series())}, "projections")["p"]
