@@ -71,7 +71,7 @@ class KeptRun:
         if few.any():
             doubts.append(f"{int(few.sum())} of {few.size} elements have fewer than {ENOUGH:g} independent snapshots "
                           f"(fewest {np.nanmin(n_eff):.2g})" if few.ndim else
-                          f"only {float(n_eff):.2g} independent snapshots; an interval needs about {ENOUGH:g}, so sample longer")
+                          f"only {float(n_eff):.2g} independent snapshots; an interval needs about {ENOUGH:g}")
         if bad.any():
             doubts.append(f"{int(bad.sum())} of {bad.size} elements are not finite")
         return Estimate(mean=_plain(value), stderr=_plain(block.stderr),
