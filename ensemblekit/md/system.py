@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self
 
@@ -47,7 +48,7 @@ class System:
         self.whole = whole_already(source) if whole is None else whole
         """Molecules are whole in the frames as they are."""
         self._gathers: dict[bytes, Gather] = {}
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._forget: weakref.finalize | None = None     # removes the temporary store
         self.passes: list[str] = []
         """What each read before the averaging one was for."""
         self._first: Frame | None = None
@@ -158,19 +159,18 @@ class System:
 
     def _settle(self) -> None:
         """Frames that must be read again lie in a store from now on."""
-        if self._folder is not None or not _unstored(self.source):
+        if self._forget is not None or not _unstored(self.source):
             return
         nbytes = self.n_frames * sum(field.nbytes for field in self.source.fields.values())
-        folder = tempfile.TemporaryDirectory(prefix="ensemblekit-")
-        if shutil.disk_usage(folder.name).free < 1.2 * nbytes + (64 << 20):
-            folder.cleanup()        # no room: the files are read again instead
-            return
+        folder = tempfile.mkdtemp(prefix="ensemblekit-")
+        self._forget = weakref.finalize(self, shutil.rmtree, folder, True)
+        if shutil.disk_usage(folder).free < 1.2 * nbytes + (64 << 20):
+            return              # no room: the files are read again instead
         from ensemblekit.md.ingest import copied
 
-        self._folder = folder
         self.passes.append("copy into a temporary store, as it is read again")
         runs = self.source.runs if isinstance(self.source, ReplicaSet) else (self.source,)
-        stores = [copied(run, os.path.join(folder.name, f"{k}.h5md"), self.engine, self.progress)
+        stores = [copied(run, os.path.join(folder, f"{k}.h5md"), self.engine, self.progress)
                   for k, run in enumerate(runs)]
         self.source = ReplicaSet(tuple(stores)) if isinstance(self.source, ReplicaSet) else stores[0]
 
@@ -178,8 +178,8 @@ class System:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._folder is not None:
-            self._folder.cleanup()
+        if self._forget is not None:
+            self._forget()
 
 
 def _unstored(source: Any) -> bool:
