@@ -52,21 +52,23 @@ def test_read_is_the_file(adk):
 def test_gyration_and_fluctuation_of_adenylate_kinase(adk):
     """research oracles: MDAnalysis' radius_of_gyration and AverageStructure + AlignTraj + RMSF."""
     from ensemblekit import md
+    from ensemblekit.md.system import System
 
-    gyration = md.RadiusOfGyration("protein").prepare(adk.topology, adk, None)
+    system = System(adk, adk.topology)
+    gyration = md.RadiusOfGyration("protein").prepare(system)
     found = ek.reduce(adk, {"rg": (gyration.map, ek.Moments(), Series())})["rg"]
     np.testing.assert_allclose(found[0].mean, 18.2654955170, rtol=1e-6)
     np.testing.assert_allclose(np.sqrt(found[0].variance), 1.0203954716, rtol=1e-6)
     np.testing.assert_allclose(found[1][[0, -1]], [16.6690183686, 19.5915751288], rtol=1e-6)
 
-    ready = md.RMSF("name CA").prepare(adk.topology, adk, None)
+    ready = md.RMSF("name CA").prepare(system)
     squared = ek.reduce(adk, {"msf": (ready.map, ek.Moments())})["msf"].mean
     rmsf = np.sqrt(squared)
     np.testing.assert_allclose(rmsf.mean(), 1.89619328, rtol=1e-6)
     np.testing.assert_allclose(rmsf.max(), 5.76921438, rtol=1e-6)
     assert rmsf.argmax() == 148
-    assert ready.passes == 3
-    other = md.RMSF("name CA", fit="name CA and resid 1:100").prepare(adk.topology, adk, None)
+    assert len(system.passes) == 2
+    other = md.RMSF("name CA", fit="name CA and resid 1:100").prepare(system)
     assert ek.reduce(adk, {"msf": (other.map, ek.Moments())})["msf"].mean.shape == (214,)
 
 

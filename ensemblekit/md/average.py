@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from ensemblekit.averaging.average import average as mean_with_error
-from ensemblekit.averaging.run import reduce
+from ensemblekit.averaging.average import Observed, clock_of, estimate_of
+from ensemblekit.averaging.derived import derived
+from ensemblekit.averaging.run import partials
 from ensemblekit.averaging.series import Series
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError
-from ensemblekit.md.observables import Observable
+from ensemblekit.md.observables.base import Observable, Prepared
+from ensemblekit.md.system import System
 from ensemblekit.md.trajectory import topology_of, trajectory_source
-from ensemblekit.source import ArraySource, Block
 
 
 def average(source: Any, observables: Mapping[str, Observable], *, engine: Engine | None = None) -> dict[str, Any]:
@@ -33,18 +32,21 @@ def average(source: Any, observables: Mapping[str, Observable], *, engine: Engin
     if not observables:
         raise InputError('name at least one observable, for example {"rg": md.RadiusOfGyration("protein")}')
     frames = trajectory_source(source)
-    topology = topology_of(frames)
-    prepared = {name: observable.prepare(topology, frames, engine) for name, observable in observables.items()}
-    branches = {name: (ready.map, Series()) for name, ready in prepared.items()}
-    series = reduce(frames, {**branches, "/times": (_times, Series())}, fields=["position"], engine=engine)
-    times = series.pop("/times")
-    known = None if np.isnan(times).any() else times
+    system = System(frames, topology_of(frames), engine)
+    prepared = {name: observable.prepare(system) for name, observable in observables.items()}
+    branches: dict[str, Any] = {name: (ready.map, Observed()) for name, ready in prepared.items()}
+    branches["clock"] = (clock_of, Series())
+    fields = [name for name in ("position", "box") if name in frames.fields]
+    (states,) = partials(frames, branches, fields=fields, engine=engine).values()
     found = {}
     for name, ready in prepared.items():
-        values = ArraySource.of(series[name], times=known, unit=ready.unit, time_unit=frames.time_unit)
-        found[name] = ready.finish(replace(mean_with_error(values), coords=ready.coords))
+        found[name] = _finished(states, name, ready, frames.time_unit)
     return found
 
 
-def _times(block: Block) -> np.ndarray:
-    return np.full(len(block), np.nan) if block.times is None else np.asarray(block.times, np.float64)
+def _finished(states: Any, name: str, ready: Prepared, time_unit: str) -> Any:
+    estimate = estimate_of(states, name, unit=ready.unit, time_unit=time_unit)
+    answer = estimate if ready.function is None else derived(states, name, ready.function, estimate, unit=ready.unit)
+    further = {key: replace(derived(states, name, more.function, estimate, unit=more.unit), coords=dict(more.coords))
+               for key, more in ready.further.items()}
+    return replace(answer, coords=dict(ready.coords), further=further)
