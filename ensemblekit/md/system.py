@@ -11,7 +11,8 @@ from ensemblekit.averaging.run import Branch, Progress, reduce
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError
 from ensemblekit.md.topology import Topology
-from ensemblekit.source import Block, SnapshotSource
+from ensemblekit.md.whole import Plain, Whole, unbonded
+from ensemblekit.source import WHOLE, Block, SnapshotSource
 
 
 class Frame(NamedTuple):
@@ -33,8 +34,11 @@ class System:
     """The atoms and frames of one `md.average`. Observables read from it; it counts what they read."""
 
     def __init__(self, source: SnapshotSource, topology: Topology, engine: Engine | None = None, *,
-                 progress: Progress = False):
+                 progress: Progress = False, whole: bool | None = None):
         self.source, self.topology, self.engine, self.progress = source, topology, engine, progress
+        self.whole = whole_already(source) if whole is None else whole
+        """Molecules are whole in the frames as they are."""
+        self._gathers: dict[bytes, Gather] = {}
         self.passes: list[str] = []
         """What each read before the averaging one was for."""
         self._first: Frame | None = None
@@ -83,8 +87,33 @@ class System:
         return self._first
 
     def gather(self, atoms: np.ndarray) -> Gather:
-        """How a map gets the positions of these atoms with their molecules whole: without a copy where nothing is to do."""
-        return _Plain(np.ascontiguousarray(atoms))
+        """How a map gets the positions of these atoms (any order) with their molecules whole; no copy where nothing is to do.
+
+        Without a box, or where the frames are whole already, the positions of the block as they are. Raises InputError
+        where there is a box and the topology has no bonds: atoms of one molecule may lie on both sides of it.
+        """
+        atoms = np.asarray(atoms)
+        if not self.boxed or self.whole or len(atoms) < 2:
+            return Plain(atoms)
+        if self.topology.bonds is None:
+            raise unbonded(len(atoms))
+        key = atoms.tobytes()
+        if key not in self._gathers:
+            self._gathers[key] = Whole(atoms, self.topology) if self._broken(atoms) else Plain(atoms)
+        return self._gathers[key]
+
+    def _broken(self, atoms: np.ndarray) -> bool:
+        """Whether two of the atoms belong to one molecule; single ones need no mending."""
+        fragments = self.topology.fragments
+        assert fragments is not None
+        return len(np.unique(fragments[atoms])) < len(atoms)
+
+    def first_positions(self, atoms: np.ndarray) -> np.ndarray:
+        """(k, 3) float64: these atoms in the first frame, their molecules whole."""
+        first = self.first_frame()
+        fields = {"position": first.position[None]} | ({} if first.box is None else {"box": first.box[None]})
+        position, index = self.gather(atoms)(Block(fields, 0, WHOLE, None, None))
+        return position[0, index].astype(np.float64)
 
     def reduce(self, branches: Mapping[str, Branch], why: str) -> Any:
         """One more read of all frames (replicas one after the other), which is counted and told with its reason."""
@@ -94,11 +123,12 @@ class System:
         return reduce(source, branches, fields=names, engine=self.engine, progress=self.progress)
 
 
-class _Plain:
-    """The positions of the block as they are."""
-
-    def __init__(self, atoms: np.ndarray):
-        self.atoms = atoms
-
-    def __call__(self, block: Block) -> tuple[np.ndarray, np.ndarray]:
-        return block.fields["position"], self.atoms
+def whole_already(source: Any) -> bool:
+    """Whether a source says that its molecules are whole."""
+    if hasattr(source, "runs"):
+        return all(whole_already(run) for run in source.runs)
+    if hasattr(source, "whole"):
+        return bool(source.whole)
+    if hasattr(source, "provenance"):
+        return bool(source.provenance.get("whole"))
+    return whole_already(source.source) if hasattr(source, "source") else False

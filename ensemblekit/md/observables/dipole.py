@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from ensemblekit.errors import InputError
-from ensemblekit.md.groups import bonds_of, molecules_of
+from ensemblekit.md.groups import molecules_of
 from ensemblekit.md.observables.base import Derived, Prepared
 from ensemblekit.md.system import Gather, System
 from ensemblekit.source import Block
@@ -110,7 +110,7 @@ class DielectricConstant:
         return Prepared(ready, "", function=partial(_epsilon, scale), further=further)
 
     def _check_neutral(self, system: System, atoms: np.ndarray, charges: np.ndarray) -> None:
-        if bonds_of(system.topology) is not None:
+        if system.topology.bonds is not None:
             _, which = np.unique(molecules_of(system.topology)[atoms], return_inverse=True)
             net = np.bincount(which, charges)
             bad = np.abs(net) > NEUTRAL

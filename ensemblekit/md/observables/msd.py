@@ -19,7 +19,7 @@ from ensemblekit.md.displacement import (
     squared_displacements,
     wigner_constant,
 )
-from ensemblekit.md.groups import bonds_of, molecules_of, residues_of
+from ensemblekit.md.groups import molecules_of, residues_of
 from ensemblekit.md.observables.base import Kept, Prepared
 from ensemblekit.md.spool import Spool
 from ensemblekit.md.system import System
@@ -75,7 +75,7 @@ class MSD:
             raise InputError("MSD(unwrap=True): these frames have no box to unwrap with; pass unwrap=None or False")
         if self.temperature is not None and not boxed:
             raise InputError("the finite-size correction is that of a periodic box, and these frames have none")
-        known = bonds_of(system.topology) is not None
+        known = system.topology.bonds is not None
         _, molecule = np.unique((molecules_of if known else residues_of)(system.topology)[atoms], return_inverse=True)
         many = int(molecule.max()) + 1
         groups = molecule * min(many, MOST_GROUPS) // many
@@ -177,8 +177,8 @@ class _Finish:
         lags = np.flatnonzero((times >= low - tiny) & (times <= high + tiny))
         lags = lags[lags > 0]
         if len(lags) < 2:
-            raise InputError(f"MSD(fit=({low:g}, {high:g})) holds {len(lags)} lags; a line needs at least 2. They are {times[1]:g} "
-                             f"{unit} apart and end at {times[-1]:g}")
+            raise InputError(f"MSD(fit=({low:g}, {high:g})) holds {len(lags)} lags; a line needs 2 or more. They are "
+                             f"{times[1]:g} {unit} apart and end at {times[-1]:g}")
         line = slope_of(by_group, sizes, times, lags, n, d, self.independent)
         facts: dict[str, Any] = {"confidence": kept.confidence, "n": n, "dof": line.dof,
                                  "time_unit": unit if unit != "frame" else ""}

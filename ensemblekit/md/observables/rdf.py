@@ -60,8 +60,8 @@ class RDF:
         box = system.first_frame().box
         if box is None and (self.norm == "rdf" or self.images == "nearest"):
             raise InputError("g(r) is relative to the density, and these frames have no box: take norm=\"density\" (atoms per "
-                             "cubic angstrom) or norm=\"none\" (pairs), or give the box with MDAnalysis' set_dimensions "
-                             "transformation, transformations=[set_dimensions([a, b, c, 90, 90, 90])]")
+                             "cubic angstrom) or norm=\"none\" (pairs), or give the box with MDAnalysis' set_dimensions, "
+                             "transformations=[set_dimensions([a, b, c, 90, 90, 90])]")
         union = np.unique(np.concatenate([a, b]))
         volume = 1.0 if box is None else abs(float(np.linalg.det(box)))
         shells = 4 / 3 * np.pi * np.diff(edges**3)
