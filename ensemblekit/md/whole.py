@@ -57,7 +57,7 @@ def walks(atoms: np.ndarray, topology: Topology) -> tuple[np.ndarray, np.ndarray
 
     All molecules at once, a bond further at a time: a box of water is done in three steps.
     """
-    bonds, fragments, n = topology.bonds, topology.fragments, len(topology)
+    bonds, fragments, n = topology.ties, topology.fragments, len(topology)
     assert bonds is not None
     assert fragments is not None
     ends = np.concatenate([bonds, bonds[:, ::-1]])
