@@ -14,12 +14,16 @@ from ensemblekit.md.observables.distances import Distances as Distances
 from ensemblekit.md.observables.distances import EndToEnd as EndToEnd
 from ensemblekit.md.observables.gyration import GyrationTensor as GyrationTensor
 from ensemblekit.md.observables.gyration import RadiusOfGyration as RadiusOfGyration
+from ensemblekit.md.observables.hbonds import HydrogenBonds as HydrogenBonds
 from ensemblekit.md.observables.pca import PCA as PCA
 from ensemblekit.md.observables.pca import PrincipalComponents as PrincipalComponents
 from ensemblekit.md.observables.pca import cosine_content as cosine_content
 from ensemblekit.md.observables.pca import principal_components as principal_components
 from ensemblekit.md.observables.rmsd import RMSD as RMSD
 from ensemblekit.md.observables.rmsf import RMSF as RMSF
+from ensemblekit.md.observables.secondary import HelixContent as HelixContent
+from ensemblekit.md.observables.secondary import SecondaryStructure as SecondaryStructure
+from ensemblekit.md.observables.surface import SASA as SASA
 from ensemblekit.md.superpose import rmsd as rmsd
 from ensemblekit.md.superpose import rmsd_matrix as rmsd_matrix
 from ensemblekit.md.superpose import superposed as superposed
