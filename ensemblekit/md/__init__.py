@@ -1,6 +1,9 @@
 """Molecular dynamics: trajectories into the store, and averages of observables with honest error bars."""
 
 from ensemblekit.md.average import average as average
+from ensemblekit.md.functions import from_analysis as from_analysis
+from ensemblekit.md.ingest import ingest as ingest
+from ensemblekit.md.ingest import universe as universe
 from ensemblekit.md.observables.contacts import ContactMap as ContactMap
 from ensemblekit.md.observables.contacts import Contacts as Contacts
 from ensemblekit.md.observables.contacts import NativeContacts as NativeContacts
@@ -24,10 +27,9 @@ from ensemblekit.md.observables.rmsf import RMSF as RMSF
 from ensemblekit.md.observables.secondary import HelixContent as HelixContent
 from ensemblekit.md.observables.secondary import SecondaryStructure as SecondaryStructure
 from ensemblekit.md.observables.surface import SASA as SASA
+from ensemblekit.md.result import Averages as Averages
 from ensemblekit.md.superpose import rmsd as rmsd
 from ensemblekit.md.superpose import rmsd_matrix as rmsd_matrix
 from ensemblekit.md.superpose import superposed as superposed
 from ensemblekit.md.topology import Topology as Topology
-from ensemblekit.md.trajectory import ingest as ingest
 from ensemblekit.md.trajectory import read as read
-from ensemblekit.md.trajectory import universe as universe
