@@ -61,16 +61,6 @@ def test_gyration_and_fluctuation_of_adenylate_kinase(adk):
     np.testing.assert_allclose(np.sqrt(found[0].variance), 1.0203954716, rtol=1e-6)
     np.testing.assert_allclose(found[1][[0, -1]], [16.6690183686, 19.5915751288], rtol=1e-6)
 
-    ready = md.RMSF("name CA").prepare(system)
-    squared = ek.reduce(adk, {"msf": (ready.map, ek.Moments())})["msf"].mean
-    rmsf = np.sqrt(squared)
-    np.testing.assert_allclose(rmsf.mean(), 1.89619328, rtol=1e-6)
-    np.testing.assert_allclose(rmsf.max(), 5.76921438, rtol=1e-6)
-    assert rmsf.argmax() == 148
-    assert len(system.passes) == 2
-    other = md.RMSF("name CA", fit="name CA and resid 1:100").prepare(system)
-    assert ek.reduce(adk, {"msf": (other.map, ek.Moments())})["msf"].mean.shape == (214,)
-
 
 def test_topology_survives_json(adk):
     import json

@@ -64,7 +64,7 @@ def average(source: Any, *, map: Map | None = None, weights: Any = None, equilib
         source = ArraySource.of(source, weights=weights)
     source = as_source(source)
     only = _only_field(source, map)
-    _check_equilibration(equilibration)
+    check_equilibration(equilibration)
     if unit is None:
         unit = source.fields[only].unit if only is not None else ""
     runs = _read(source, map, only, engine, progress)
@@ -449,6 +449,11 @@ def _unknown(mean: Any, n: int, confidence: float, why: str, **facts: Any) -> Es
                     **facts)
 
 
+def discarded(equilibration: Any, n: int, times: np.ndarray | None) -> int:
+    """How many snapshots a number or a time leaves out at the start of a run of n."""
+    return _start(equilibration, n, times, lambda: 0)
+
+
 def _start(equilibration: Any, n: int, times: np.ndarray | None, found: Any) -> int:
     """How many snapshots to discard."""
     if equilibration is None:
@@ -467,7 +472,8 @@ def _start(equilibration: Any, n: int, times: np.ndarray | None, found: Any) -> 
     return start
 
 
-def _check_equilibration(equilibration: Any) -> None:
+def check_equilibration(equilibration: Any) -> None:
+    """Refuse what is no way to discard a start."""
     if equilibration is None or (isinstance(equilibration, str) and equilibration == "auto"):
         return
     number = isinstance(equilibration, int | float | np.integer) and not isinstance(equilibration, bool)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,24 @@ from ensemblekit.averaging.blocking import FEWEST, blocking
 from ensemblekit.averaging.estimate import Estimate, student_interval
 from ensemblekit.averaging.run import States
 from ensemblekit.errors import InputError
+
+
+@dataclass(frozen=True)
+class Periodic:
+    """A function whose values come round after `period`, such as the direction of a mean vector (360 degrees).
+
+    Where leaving a part out takes the value over the seam it is brought back before it is compared.
+    """
+
+    function: Callable[[np.ndarray], Any]
+    period: float = 360.0
+
+    def __call__(self, mean: np.ndarray) -> Any:
+        return self.function(mean)
+
+    def near(self, value: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """The other value, by whole periods as near as can be."""
+        return other - self.period * np.rint((other - value) / self.period)
 
 
 def derived(states: Sequence[tuple[int, States]], name: str, function: Callable[[np.ndarray], Any], base: Estimate, *,
@@ -30,7 +48,7 @@ def derived(states: Sequence[tuple[int, States]], name: str, function: Callable[
             equilibrated part begins.
     """
     means, weights = part_means(states, name, base.n_discarded)
-    return of_parts(means, weights, lambda mean: function(mean), base, unit=unit)
+    return of_parts(means, weights, function, base, unit=unit)
 
 
 def part_means(states: Sequence[tuple[int, States]], name: str, start: int) -> tuple[np.ndarray, np.ndarray]:
@@ -69,17 +87,26 @@ def of_parts(means: np.ndarray, weights: np.ndarray, function: Callable[[np.ndar
         for k in range(len(means)):
             rest = (mean - share[k] * means[k]) / (1 - share[k])
             h = total / weights[k]
-            pseudo[k] = h * value - (h - 1) * np.asarray(function(rest), dtype=np.float64)
+            without = np.asarray(function(rest), dtype=np.float64)
+            if isinstance(function, Periodic):
+                without = function.near(value, without)
+            pseudo[k] = h * value - (h - 1) * without
         block = blocking(pseudo, weights).chosen()
     return _filled(base, value, block.stderr, block.dof, _independent(base, value.shape), base.verdict, unit)
 
 
 def _independent(base: Estimate, shape: tuple[int, ...]) -> np.ndarray:
-    """n_eff of each number: that of the element of the mean it is a function of, where the shapes say so."""
+    """n_eff of each number: that of the element of the mean it is a function of, where the shapes say so.
+
+    Where an element of the function belongs to a row of the mean (a direction to its vector) it is the fewest of the row.
+    """
     n_eff = np.asarray(base.n_eff, dtype=np.float64)
     if n_eff.shape == shape:
         return n_eff
     finite = n_eff[np.isfinite(n_eff)]
+    if shape and n_eff.shape[:len(shape)] == shape:
+        rows = np.where(np.isfinite(n_eff), n_eff, np.inf).reshape(*shape, -1).min(axis=-1)
+        return np.where(np.isinf(rows), np.nan, rows)
     return np.full(shape, finite.min() if finite.size else np.nan)
 
 

@@ -68,8 +68,9 @@ def _copy(source: Any, path: str, replica: str | None, notes: dict[str, Any], en
         store = open_store(path)
         made = dict(store.provenance)
         if made.get("ingest") != recipe:
-            raise StoreError(f"{path} is there already and holds something else ({len(store)} frames from "
-                             f"{', '.join(made.get('ingest', {}).get('trajectory', ['?']))}); delete it, or choose another name")
+            files = ", ".join(made.get("ingest", {}).get("trajectory", ["?"]))
+            raise StoreError(f"{path} is there already and holds something else ({len(store)} frames from {files}); delete "
+                             "it, or choose another name")
         done = len(store)
         if done == n:
             return store
@@ -111,6 +112,20 @@ def _loaded(_: None, piece: Piece) -> list[Block]:
     return list(piece.blocks())
 
 
+def copied(source: Any, path: str, engine: Engine | None, progress: Progress) -> Any:
+    """A store of a source's frames with their weights, for a while."""
+    (n,) = source.lengths
+    with Store.create(path, source.fields, time_unit="ps", capacity=n) as store, counted(progress, n, "copy") as tell:
+        done = 0
+        work = (engine or Threads()).map(_loaded, _batches(source), None)
+        for blocks in work:
+            for block in blocks:
+                store.extend(dict(block.fields), times=block.times, weights=block.weights)
+                done += len(block)
+                tell(done, n)
+    return open_store(path)
+
+
 def _names(source: Any) -> list[str]:
     parts = getattr(source, "parts", None)
     return [os.path.basename(part.path) for part in parts] if parts else [os.path.basename(source.path)]
@@ -145,6 +160,24 @@ def universe(store: Any) -> Any:
     with mdanalysis():
         made.load_new(files[0] if len(files) == 1 else files)
     return made
+
+
+def universe_of(source: Any, topology: Topology) -> tuple[Any, np.ndarray]:
+    """A Universe of a stored run, and the numbers of its frames that the source (a window of the run) chooses."""
+    from ensemblekit.md.weighted import PickedSource, WeightedSource
+
+    if isinstance(source, WeightedSource):
+        return universe_of(source.source, topology)
+    if isinstance(source, PickedSource):
+        made, rows = universe_of(source.source, topology)
+        return made, rows[source.rows]
+    table = source.table if hasattr(source, "table") else source.window().table
+    window = source if hasattr(source, "table") else source.window()
+    made = topology.universe()
+    files = [part.path for part in table.parts]
+    with mdanalysis():
+        made.load_new(files[0] if len(files) == 1 else files)
+    return made, np.arange(window.start, window.stop, window.step)
 
 
 def opened(x: Any) -> Any:

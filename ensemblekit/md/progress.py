@@ -19,8 +19,9 @@ def counted(progress: Progress, total: int, what: str = "", done: int = 0) -> It
         return
     from tqdm.auto import tqdm
 
-    with tqdm(total=total, initial=done, desc=what or None, unit=" frames", unit_scale=True, dynamic_ncols=True,
-              bar_format="{desc}{desc:.0s}{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} frames, {rate_fmt}, {remaining} left") as bar:
+    look = "{desc}: {percentage:3.0f} % |{bar}| {n_fmt}/{total_fmt} frames, {rate_fmt}, {remaining} left"
+    with tqdm(total=total, initial=done, desc=what or "frames", unit=" frames", unit_scale=True, dynamic_ncols=True,
+              bar_format=look) as bar:
         def tell(done: int, total: int | None) -> None:
             bar.update(done - bar.n)
 

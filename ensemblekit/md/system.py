@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+import weakref
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from ensemblekit.averaging.run import Branch, Progress, reduce
+from ensemblekit.averaging.run import Branch, reduce
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError
+from ensemblekit.md.progress import Progress, counted
 from ensemblekit.md.topology import Topology
+from ensemblekit.md.trajectory import BATCH, FrameSource
 from ensemblekit.md.whole import Plain, Whole, unbonded
-from ensemblekit.source import WHOLE, Block, SnapshotSource
+from ensemblekit.source import WHOLE, Block, ReplicaSet, SnapshotSource
+
+PLACED = ("around", "sphlayer", "sphzone", "cylayer", "cyzone", "isolayer", "point", "box", "prop", "pbc", "nopbc")
+"""Words of selections that go by the place of atoms."""
 
 
 class Frame(NamedTuple):
@@ -39,6 +48,7 @@ class System:
         self.whole = whole_already(source) if whole is None else whole
         """Molecules are whole in the frames as they are."""
         self._gathers: dict[bytes, Gather] = {}
+        self._forget: weakref.finalize | None = None     # removes the temporary store
         self.passes: list[str] = []
         """What each read before the averaging one was for."""
         self._first: Frame | None = None
@@ -54,7 +64,13 @@ class System:
         return "box" in self.source.fields
 
     def select(self, text: str) -> np.ndarray:
-        """Indices of the atoms of a selection, ascending; InputError where it is empty or cannot be read."""
+        """Indices of the atoms of a selection, ascending; InputError where it is empty or cannot be read.
+
+        Selections by place ("around 5 protein") are those of the first frame.
+        """
+        if any(word in text.split() for word in PLACED):
+            first = self.first_frame()
+            return self.topology.select(text, first.position, first.box)
         return self.topology.select(text)
 
     def masses(self, atoms: np.ndarray) -> np.ndarray:
@@ -116,11 +132,61 @@ class System:
         return position[0, index].astype(np.float64)
 
     def reduce(self, branches: Mapping[str, Branch], why: str) -> Any:
-        """One more read of all frames (replicas one after the other), which is counted and told with its reason."""
+        """One more read of all frames (replicas one after the other), which is counted and told with its reason.
+
+        Frames that are not in a store are copied into a temporary one first.
+        """
+        self._settle()
         self.passes.append(why)
         names = [name for name in ("position", "box") if name in self.source.fields]
-        source = self.source.stacked() if hasattr(self.source, "stacked") else self.source
-        return reduce(source, branches, fields=names, engine=self.engine, progress=self.progress)
+        source = self.source.stacked() if isinstance(self.source, ReplicaSet) else self.source
+        with counted(self.progress, self.n_frames, why) as tell:
+            return reduce(source, branches, fields=names, engine=self.engine, limit=BATCH, progress=tell)
+
+    def stored(self, why: str) -> tuple[Any, ...]:
+        """The runs as stored sources, for readers of their own; counted as one more read."""
+        self._settle()
+        self.passes.append(why)
+        if _unstored(self.source):
+            raise InputError("these frames must be read again and there is no room for a temporary store; copy them into one "
+                             "first, with md.ingest")
+        return self.source.runs if isinstance(self.source, ReplicaSet) else (self.source,)
+
+    def told(self) -> str:
+        """The reads this takes, in words."""
+        reads = [*self.passes, "averages"]
+        return f"{len(reads)} passes over {self.n_frames} frames: {', '.join(reads)}"
+
+    def _settle(self) -> None:
+        """Frames that must be read again lie in a store from now on."""
+        if self._forget is not None or not _unstored(self.source):
+            return
+        nbytes = self.n_frames * sum(field.nbytes for field in self.source.fields.values())
+        folder = tempfile.mkdtemp(prefix="ensemblekit-")
+        self._forget = weakref.finalize(self, shutil.rmtree, folder, True)
+        if shutil.disk_usage(folder).free < 1.2 * nbytes + (64 << 20):
+            return              # no room: the files are read again instead
+        from ensemblekit.md.ingest import copied
+
+        self.passes.append("copy into a temporary store, as it is read again")
+        runs = self.source.runs if isinstance(self.source, ReplicaSet) else (self.source,)
+        stores = [copied(run, os.path.join(folder, f"{k}.h5md"), self.engine, self.progress)
+                  for k, run in enumerate(runs)]
+        self.source = ReplicaSet(tuple(stores)) if isinstance(self.source, ReplicaSet) else stores[0]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._forget is not None:
+            self._forget()
+
+
+def _unstored(source: Any) -> bool:
+    """Whether frames come from trajectory files or a Universe."""
+    if isinstance(source, ReplicaSet):
+        return any(map(_unstored, source.runs))
+    return isinstance(source, FrameSource)
 
 
 def whole_already(source: Any) -> bool:
