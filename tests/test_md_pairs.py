@@ -16,7 +16,7 @@ BOXES = {
     "cubic": np.eye(3) * 9.0,
     "orthorhombic": np.diag([5.0, 9.0, 14.0]),
     "dodecahedron": 9.0 * np.array([[1, 0, 0], [0, 1, 0], [0.5, 0.5, np.sqrt(0.5)]]),
-    "truncated octahedron": 9.0 * np.array([[1, 0, 0], [1 / 3, 2 * np.sqrt(2) / 3, 0], [-1 / 3, np.sqrt(2) / 3, np.sqrt(6) / 3]]),
+    "truncated octahedron": 3.0 * np.array([[3, 0, 0], [1, 2 * np.sqrt(2), 0], [-1, np.sqrt(2), np.sqrt(6)]]),
     "very skew": np.array([[8.0, 0, 0], [17.0, 6.0, 0], [-13.0, 11.0, 7.0]]),
     "turned": np.array([[1.0, 8.0, 2.0], [-3.0, 1.0, 9.0], [7.0, -2.0, 3.0]]),
     "left-handed": np.array([[0.0, 8.0, 0.0], [9.0, 0.0, 0.0], [1.0, 2.0, 7.0]]),
@@ -60,12 +60,12 @@ def test_counts_are_those_of_every_image(name, reach):
     """13 is beyond half of every box: images of images count."""
     rng = np.random.default_rng(len(name))
     cell = BOXES[name]
-    x = rng.normal(0, 12, (40, 3))        # far outside the box, too
+    x = rng.normal(0, 12, (24, 3))        # far outside the box, too
     edges = np.linspace(1.0, reach, 12)
-    everything, some, others = np.arange(40), np.arange(0, 40, 3), np.arange(5, 40, 2)
-    residue = np.arange(40) // 4
+    everything, some, others = np.arange(24), np.arange(0, 24, 3), np.arange(5, 24, 2)
+    residue = np.arange(24) // 4
     for a, b in ((everything, everything), (some, some), (some, others), (some, everything)):
-        for labels in (np.arange(40), residue):
+        for labels in (np.arange(24), residue):
             want = plain_counts(x, cell, a, b, labels[a], labels[b], edges)
             found = counted(x, cell, a, b, labels[a], labels[b], edges)
             np.testing.assert_array_equal(found, want)
@@ -76,7 +76,7 @@ def test_counts_are_those_of_every_image(name, reach):
 def test_nearest_images_beyond_half_the_shortest_height(name):
     rng = np.random.default_rng(7)
     cell = BOXES[name]
-    a, b = rng.uniform(-30, 30, (2, 200, 3))
+    a, b = rng.uniform(-30, 30, (2, 60, 3))
     out = np.empty_like(a)
     assert nearest_displacements(a, b, cell, out)
     shifts = images_within(cell, np.linalg.norm(cell, axis=1).sum())
@@ -92,7 +92,7 @@ def test_nearest_images_beyond_half_the_shortest_height(name):
 @pytest.mark.parametrize("name", BOXES)
 def test_counts_of_nearest_images(name):
     rng = np.random.default_rng(3)
-    x, edges, all_atoms = rng.uniform(0, 20, (30, 3)), np.linspace(0.0, 11.0, 9), np.arange(30)
+    x, edges, all_atoms = rng.uniform(0, 20, (15, 3)), np.linspace(0.0, 11.0, 9), np.arange(15)
     labels = all_atoms // 3
     want = plain_counts(x, BOXES[name], all_atoms, all_atoms, labels, labels, edges, nearest=True)
     np.testing.assert_array_equal(counted(x, BOXES[name], all_atoms, all_atoms, labels, labels, edges, nearest_counts), want)

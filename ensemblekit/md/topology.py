@@ -132,15 +132,31 @@ class Topology:
         return self.links.get("bonds")
 
     @cached_property
+    def ties(self) -> np.ndarray | None:
+        """(m, 2) what holds molecules together: bonds, and for each virtual site (no bond, no mass, like the M of TIP4P) one to the
+        first bonded atom of its residue; None without bonds."""
+        bonds = self.bonds
+        if bonds is None:
+            return None
+        bonded = np.zeros(len(self), bool)
+        bonded[bonds.ravel()] = True
+        sites = np.flatnonzero(~bonded & (self.masses == 0))
+        first = np.full(len(self.segment_of), -1, np.int64)
+        hosts = np.flatnonzero(bonded)[::-1]
+        first[self.residue_of[hosts]] = hosts
+        host = first[self.residue_of[sites]]
+        return np.concatenate([bonds, np.column_stack([host, sites])[host >= 0]])
+
+    @cached_property
     def fragments(self) -> np.ndarray | None:
-        """(atoms,) number of the molecule (atoms linked by bonds) of each atom; None without bonds."""
-        if self.bonds is None:
+        """(atoms,) number of the molecule (atoms linked by bonds, and their virtual sites) of each atom; None without bonds."""
+        pairs = self.ties
+        if pairs is None:
             return None
         from scipy.sparse import coo_matrix
         from scipy.sparse.csgraph import connected_components
 
         n = len(self)
-        pairs = self.bonds
         graph = coo_matrix((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), (n, n))
         return connected_components(graph, directed=False)[1]
 

@@ -53,50 +53,41 @@ class Whole:
 
 
 def walks(atoms: np.ndarray, topology: Topology) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How to walk along bonds to every selected atom: (walk, parent, place) as `make_whole` takes them."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import breadth_first_order
+    """How to walk along bonds to every selected atom: (walk, parent, place) as `make_whole` takes them.
 
-    bonds, fragments, n = topology.bonds, topology.fragments, len(topology)
+    All molecules at once, a bond further at a time: a box of water is done in three steps.
+    """
+    bonds, fragments, n = topology.ties, topology.fragments, len(topology)
     assert bonds is not None
     assert fragments is not None
-    graph = coo_matrix((np.ones(2 * len(bonds), np.int8), (np.concatenate([bonds[:, 0], bonds[:, 1]]),
-                                                            np.concatenate([bonds[:, 1], bonds[:, 0]]))), (n, n)).tocsr()
+    ends = np.concatenate([bonds, bonds[:, ::-1]])
+    ends = ends[np.argsort(ends[:, 0], kind="stable")]
+    begin = np.searchsorted(ends[:, 0], np.arange(n + 1))
+    before = np.full(n, -1, np.int64)
+    seen = np.zeros(n, bool)
+    wanted = np.sort(np.asarray(atoms, np.int64))
+    front = wanted[np.unique(fragments[wanted], return_index=True)[1]]       # the first selected atom of each molecule
+    layers = []
+    while len(front):
+        seen[front] = True
+        layers.append(front)
+        counts = begin[front + 1] - begin[front]
+        at = np.repeat(begin[front] - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+        start, to = np.repeat(front, counts), ends[at, 1]
+        start, to = start[~seen[to]], to[~seen[to]]
+        front, first = np.unique(to, return_index=True)
+        before[front] = start[first]
+    needed = np.zeros(n, bool)
+    needed[wanted] = True
+    for layer in layers[:0:-1]:
+        needed[before[layer[needed[layer]]]] = True
+    walk = np.concatenate(layers)
+    walk = walk[needed[walk]]
+    at = np.full(n + 1, -1, np.int64)       # the last one: where -1 looks
+    at[walk] = np.arange(len(walk))
     place_of = np.full(n, -1, np.int64)
     place_of[atoms] = np.arange(len(atoms))
-    order = np.argsort(fragments[atoms], kind="stable")
-    mine = np.asarray(atoms)[order]
-    counts = np.unique(fragments[mine], return_counts=True)[1]
-    walk: list[np.ndarray] = []
-    parent: list[np.ndarray] = []
-    done, at = 0, 0
-    for count in counts:
-        group = mine[at:at + count]
-        at += count
-        if count == 1:
-            path, before = group, np.array([-1])
-        else:
-            path, before = _tree(graph, int(group[0]), group, breadth_first_order)
-        walk.append(path)
-        parent.append(np.where(before >= 0, before + done, -1))
-        done += len(path)
-    steps = np.concatenate(walk)
-    return steps, np.concatenate(parent), place_of[steps]
-
-
-def _tree(graph: Any, root: int, wanted: np.ndarray, breadth_first_order: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Atoms on the shortest ways from the root to those wanted, and the place of each one's parent among them."""
-    reached, before = breadth_first_order(graph, root, directed=False)
-    needed = np.zeros(len(before), bool)
-    needed[wanted] = True
-    for atom in reached[::-1]:
-        if needed[atom] and before[atom] >= 0:
-            needed[before[atom]] = True
-    path = reached[needed[reached]]
-    at = np.full(len(before), -1, np.int64)
-    at[path] = np.arange(len(path))
-    parents = before[path]
-    return path.astype(np.int64), np.where(parents >= 0, at[parents], -1)
+    return walk, at[before[walk]], place_of[walk]
 
 
 def unbonded(n_atoms: int) -> InputError:

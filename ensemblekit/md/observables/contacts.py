@@ -140,24 +140,30 @@ class NativeContacts:
         from ensemblekit.md.kernels_geometry import distances
 
         box = system.first_frame().box if periodic and self.reference is None else None
-        found = []
+        boxes = NO_BOX if box is None else box[None]
         topology = system.topology
-        residue, _ = residues_of(system, every)
-        resids, segids = topology.resids[every], topology.segids[every]
-        for i in a:
-            others = b[b != i]
-            apart = (segids[others] != segids[i]) | (abs(resids[others] - resids[i]) > self.separation)
-            apart &= (self.separation < 0) | (residue[others] != residue[i])
-            pairs = np.sort(np.stack([np.full(int(apart.sum()), i), others[apart]], axis=1), axis=1)
-            found.append(pairs)
-        every_pair = np.unique(np.concatenate(found), axis=0) if found else np.zeros((0, 2), np.int64)
-        lengths = np.empty((1, len(every_pair)))
-        distances(x[None], every_pair, NO_BOX if box is None else box[None], lengths)
-        near = lengths[0] <= self.radius
-        if not near.any():
+        residue, resids, segids = topology.residue_of[every], topology.resids[every], topology.segids[every]
+        _, segment = np.unique(segids.astype(str), return_inverse=True)
+        in_a, in_b = np.zeros(len(every), bool), np.zeros(len(every), bool)
+        in_a[a], in_b[b] = True, True
+        kept, lengths = [np.zeros((0, 2), np.int64)], [np.zeros(0)]
+        for i in range(len(every) - 1):
+            j = np.arange(i + 1, len(every))
+            apart = (segment[j] != segment[i]) | (abs(resids[j] - resids[i]) > self.separation)
+            apart &= (in_a[i] & in_b[j]) | (in_b[i] & in_a[j])
+            if self.separation >= 0:
+                apart &= residue[j] != residue[i]
+            pairs = np.column_stack([np.full(int(apart.sum()), i), j[apart]])
+            found = np.empty((1, len(pairs)))
+            distances(x[None], pairs, boxes, found)
+            close = found[0] <= self.radius
+            kept.append(pairs[close])
+            lengths.append(found[0][close])
+        near = np.concatenate(lengths)
+        if not len(near):
             raise InputError(f"the reference has no contacts within {self.radius} angstrom between residues more than "
                              f"{self.separation} apart; raise radius=, or lower separation=")
-        return np.ascontiguousarray(every_pair[near]), lengths[0][near]
+        return np.concatenate(kept), near
 
 
 def _check_radius(radius: Any) -> None:
