@@ -93,9 +93,9 @@ def average(
     for k, text in enumerate(distance or []):
         pair = text.split(":")
         if len(pair) != 2:
-            raise InputError(f"--distance takes two selections with a colon between them, \"resid 3:resid 40\" cannot be told "
-                             f"apart; got {text!r}. For selections that hold colons: --do \"d=Distance('...', '...')\"")
-        wanted["distance" if k == 0 else f"distance {k + 1}"] = md.Distance(*pair)
+            raise InputError(f"--distance takes two selections with one colon between them; got {text!r}. For selections that "
+                             "hold colons: --do \"d=Distance('...', '...')\"")
+        wanted["distance" if k == 0 else f"distance {k + 1}"] = md.Distance(pair[0], pair[1])
     for text in do or []:
         name, observable = parsed(text)
         wanted[name] = observable
@@ -120,7 +120,7 @@ def rdf(
     files: Files,
     select_a: Annotated[str, typer.Option("-a", "--select-a", help="From these atoms.")],
     select_b: Annotated[str | None, typer.Option("-b", "--select-b", help="To these; by default among themselves.")] = None,
-    range_: Annotated[tuple[float, float], typer.Option("--range", metavar="LOW HIGH", help="Distances in angstrom.")] = (0.0, 15.0),
+    range_: Annotated[tuple[float, float], typer.Option("--range", metavar="LOW HIGH", help="In angstrom.")] = (0.0, 15.0),
     bins: Annotated[int, typer.Option("--bins")] = 150,
     begin: Annotated[float | None, typer.Option("--begin", metavar="PS", help="First time.")] = None,
     end: End = None, dt: Dt = None, replicas: Replicas = False, confidence: Confidence = 0.95,
@@ -132,7 +132,7 @@ def rdf(
     from ensemblekit import md
 
     source = opened(files, replicas, False, False)
-    observable = md.RDF(select_a, select_b if select_b is not None else select_a, range=range_, n_bins=bins)
+    observable = md.RDF(select_a, select_b or select_a, range=range_, n_bins=bins)
     found = md.average(source, {"rdf": observable}, engine=_engine(engine), confidence=confidence,
                        progress=stderr.is_terminal, **_window(source, begin, end, dt))
     g = found["rdf"]
@@ -163,8 +163,8 @@ def report(
 
     source = opened(files, replicas, guess_bonds, whole)
     window = _window(source, begin, end, dt)
-    found = md.average(source, {"gyration": md.RadiusOfGyration(select), "rmsd": md.RMSD(select),
-                                "end to end": md.EndToEnd(select)}, whole=whole or None, progress=stderr.is_terminal, **window)
+    wanted = {"gyration": md.RadiusOfGyration(select), "rmsd": md.RMSD(select), "end to end": md.EndToEnd(select)}
+    found = md.average(source, wanted, whole=whole or None, progress=stderr.is_terminal, **window)
     stdout.print(str(found), markup=False, soft_wrap=True)
     matrix, edges = md.sampled_rmsd(source, select, whole=whole or None, **window)
     draw.report(found, matrix, edges, title=", ".join(Path(file).name for file in files)).savefig(out)
@@ -191,9 +191,9 @@ def opened(files: list[str], replicas: bool, guess_bonds: bool, whole: bool) -> 
 
     if files[0].endswith((".h5md", ".h5")):
         return trajectory_source(files[0] if len(files) == 1 else files)
-    if len(files) == 1:
-        return md.read(files[0], whole=whole, **({"guess_bonds": True} if guess_bonds else {}))
     options: dict[str, Any] = {"guess_bonds": True} if guess_bonds else {}
+    if len(files) == 1:
+        return md.read(files[0], whole=whole, **options)
     if replicas:
         return md.read(files[0], replicas=files[1:], whole=whole, **options)
     return md.read(files[0], files[1:], whole=whole, **options)
@@ -205,7 +205,8 @@ def start_of(word: str) -> Any:
         try:
             return float(word[:-2])
         except ValueError:
-            raise InputError(f"--equilibration is auto, none, a number of frames, or a time such as 500ps; got {word!r}") from None
+            raise InputError("--equilibration is auto, none, a number of frames, or a time such as 500ps; got "
+                             f"{word!r}") from None
     found = discarded(word)
     return None if found == "none" else found
 
@@ -233,7 +234,8 @@ def parsed(text: str) -> tuple[str, Any]:
         arguments = [ast.literal_eval(one) for one in tree.args]
         options = {str(one.arg): ast.literal_eval(one.value) for one in tree.keywords}
     except (SyntaxError, ValueError) as error:
-        raise InputError(f"--do takes NAME=OBSERVABLE, such as \"q=NativeContacts('name CA')\"; got {text!r} ({error})") from error
+        raise InputError(f"--do takes NAME=OBSERVABLE, such as \"q=NativeContacts('name CA')\"; got {text!r} "
+                         f"({error})") from error
     known = {kind: value for kind, value in vars(md).items() if hasattr(value, "prepare")}
     if tree.func.id not in known:
         raise InputError(f"{tree.func.id!r} is no observable; there are {', '.join(sorted(known))}")

@@ -259,7 +259,8 @@ def write_bfactors(source: Any, rmsf: Any, select: str, path: str | os.PathLike[
         u.atoms[atoms].write(os.fspath(path))
 
 
-def sampled_rmsd(source: Any, select: str, *, n: int = 200, whole: bool | None = None, **window: Any) -> tuple[np.ndarray, list[int]]:
+def sampled_rmsd(source: Any, select: str, *, n: int = 200, whole: bool | None = None,
+                 **window: Any) -> tuple[np.ndarray, list[int]]:
     """RMSD after superposition of about `n` frames with each other, replica after replica, and where each replica begins.
 
     Frames are spread evenly over the runs; `window` as for ``md.average``. Returns ((m, m) angstrom, (replicas + 1,)).
@@ -273,7 +274,7 @@ def sampled_rmsd(source: Any, select: str, *, n: int = 200, whole: bool | None =
     given = trajectory_source(source)
     topology = topology_of(given)
     chosen = Choice(**window).of(given)
-    runs = chosen.runs if isinstance(chosen, ReplicaSet) else (chosen,)
+    runs: tuple[Any, ...] = chosen.runs if isinstance(chosen, ReplicaSet) else (chosen,)
     each = max(2, n // len(runs))
     parts, edges = [], [0]
     for run in runs:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -95,11 +96,12 @@ def along(e: Estimate, *, name: str = "mean", ax: Any = None) -> Any:
         legend(ax)
     if np.nanmin(e.mean) >= 0:
         # the tail of an interval may be far longer than the values that it belongs to
-        ax.set_ylim(0, min(float(np.nanmax(e.high)) if np.isfinite(e.high).any() else np.inf, 2.2 * float(np.nanmax(e.mean))) or 1)
+        top = float(np.nanmax(e.high)) if np.isfinite(e.high).any() else np.inf
+        ax.set_ylim(0, min(top, 2.2 * float(np.nanmax(e.mean))) or 1)
     ax.set_xlabel(label(axis, SIGNS.get(unit, unit)))
     ax.set_ylabel(label(name, SIGNS.get(e.unit, e.unit)))
     if not e.converged:
-        ax.set_title("not converged", color=RED, loc="right")
+        ax.set_title("not converged", color=RED, loc="right", fontsize=8)
     return ax
 
 
@@ -118,6 +120,7 @@ def radial(e: Estimate, *, name: str = "g(r)", ax: Any = None) -> Any:
     if "coordination" in e.further:
         n = e.coordination
         right = ax.twinx()
+        right.tick_params(labelsize=7)
         right.spines["right"].set_visible(True)
         x = _axis(n, 0)[1]
         right.fill_between(x, n.low, n.high, color=ORANGE, alpha=0.25, lw=0)
@@ -125,7 +128,7 @@ def radial(e: Estimate, *, name: str = "g(r)", ax: Any = None) -> Any:
         peak = int(np.nanargmax(e.mean))
         first = peak + int(np.argmin(e.mean[peak:])) if peak < len(r) - 1 else peak
         right.set_ylim(0, 3 * float(np.interp(r[first], x, n.mean)) or None)
-        right.set_ylabel("coordination number", color=ORANGE)
+        right.set_ylabel("coordination number", color=ORANGE, fontsize=8)
     return ax
 
 
@@ -221,7 +224,7 @@ def _all_to_all(ax: Any, rmsd: np.ndarray, edges: Sequence[int] | None) -> None:
     runs = len(edges) - 1 if edges else 1
     ax.set_title("RMSD of all to all frames" + (f", {runs} replicas" if runs > 1 else ""), loc="left")
     if runs > 1 and edges:
-        middle = [(a + b) / 2 for a, b in zip(edges, edges[1:], strict=False)]
+        middle = [(a + b) / 2 for a, b in pairwise(edges)]
         ax.set_xticks(middle, [f"replica {k}" for k in range(runs)])
         ax.set_yticks(middle, [f"replica {k}" for k in range(runs)], rotation=90, va="center")
     else:
@@ -232,7 +235,7 @@ def _all_to_all(ax: Any, rmsd: np.ndarray, edges: Sequence[int] | None) -> None:
 def _curves(one: Estimate, left: Any, right: Any) -> None:
     for ax, draw in ((left, autocorrelation), (right, blocking)):
         if one.series is not None and len(one.series) - one.n_discarded >= 4 and one.stderr > 0:
-            draw(_in_ns(replace(one, unit=SIGNS.get(one.unit, one.unit))), ax=ax)      # type: ignore[operator]
+            draw(_in_ns(replace(one, unit=SIGNS.get(one.unit, one.unit))), ax=ax)
         else:
             ax.text(0.5, 0.5, "too few frames", ha="center", transform=ax.transAxes, color=GREY)
 
@@ -252,9 +255,9 @@ def _in_ns(e: Estimate) -> Estimate:
 def _title(ax: Any, e: Estimate) -> None:
     value, bar = rounded(float(e.mean), float(e.high - e.low) / 2)
     unit = f" {SIGNS.get(e.unit, e.unit)}" if e.unit else ""
-    ax.set_title(f"{value} ± {bar}{unit}", loc="left")
+    ax.set_title(f"{value} ± {bar}{unit}", loc="left", fontsize=8)
     if not e.converged:
-        ax.set_title("not converged", color=RED, loc="right")
+        ax.set_title("not converged", color=RED, loc="right", fontsize=8)
 
 
 def _bar(e: Estimate, *, name: str, ax: Any = None) -> Any:
