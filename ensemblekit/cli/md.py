@@ -207,8 +207,7 @@ def start_of(word: str) -> Any:
         except ValueError:
             raise InputError("--equilibration is auto, none, a number of frames, or a time such as 500ps; got "
                              f"{word!r}") from None
-    found = discarded(word)
-    return None if found == "none" else found
+    return discarded(word)
 
 
 def step_of(times: Any, dt: float) -> int:
