@@ -10,9 +10,17 @@ import numpy as np
 
 from ensemblekit.errors import InputError
 from ensemblekit.md.observables.base import Prepared
-from ensemblekit.md.observables.groups import NO_BOX, Points, boxes_of, points_of, reference_positions, residues_of
+from ensemblekit.md.observables.groups import (
+    NO_BOX,
+    Points,
+    boxes_of,
+    one_frame,
+    points_of,
+    reference_positions,
+    residues_of,
+)
 from ensemblekit.md.superpose import frames_of
-from ensemblekit.md.system import Gather, System
+from ensemblekit.md.system import Gather, Plain, System
 from ensemblekit.md.updating import Updating, updating_selection
 from ensemblekit.source import Block
 
@@ -43,12 +51,12 @@ class Contacts:
         periodic = self.periodic and system.boxed
         second = self.select_a if self.select_b is None else self.select_b
         if self.updating:
-            a = updating_selection(system, self.select_a)
-            b = a if second == self.select_a else updating_selection(system, second)
+            a = updating_selection(system, self.select_a, periodic)
+            b = a if second == self.select_a else updating_selection(system, second, periodic)
             return Prepared(partial(_varying_contacts, a, b, self.radius, periodic), "")
         atoms_a, atoms_b = system.select(self.select_a), system.select(second)
-        gather = system.gather(np.union1d(atoms_a, atoms_b))
         every = np.union1d(atoms_a, atoms_b)
+        gather = Plain(every) if periodic else system.gather(every)
         return Prepared(partial(_contacts, gather, np.searchsorted(every, atoms_a), np.searchsorted(every, atoms_b),
                                 self.radius, periodic), "")
 
@@ -75,8 +83,10 @@ class ContactMap:
         row, resids_a = residues_of(system, a)
         column, resids_b = residues_of(system, b)
         every = np.union1d(a, b)
-        return Prepared(partial(_map, system.gather(every), np.searchsorted(every, a), np.searchsorted(every, b), row, column,
-                                (len(resids_a), len(resids_b)), self.radius, self.periodic and system.boxed), "",
+        periodic = self.periodic and system.boxed
+        gather = Plain(every) if periodic else system.gather(every)
+        return Prepared(partial(_map, gather, np.searchsorted(every, a), np.searchsorted(every, b), row, column,
+                                (len(resids_a), len(resids_b)), self.radius, periodic), "",
                         {"residue": (resids_a, ""), "residue_b": (resids_b, "")})
 
 
@@ -122,9 +132,9 @@ class NativeContacts:
                              "hydrogens and the solvent out")
         every = np.union1d(a, b)
         label = " or ".join({f"({self.select_a})", f"({self.select_b or self.select_a})"})
-        x = reference_positions(system, self.reference, self.select_a if same else label, every)
-        at_a, at_b = np.searchsorted(every, a), np.searchsorted(every, b)
         periodic = self.periodic and system.boxed
+        x = reference_positions(system, self.reference, self.select_a if same else label, every, as_it_is=periodic)
+        at_a, at_b = np.searchsorted(every, a), np.searchsorted(every, b)
         pairs, lengths = self._contacts_of(system, x, every, at_a, at_b, periodic)
         points = points_of(system, [every[k:k + 1] for k in range(len(every))], None, periodic)
         if self.method == "radius":
@@ -139,7 +149,9 @@ class NativeContacts:
         """Pairs (p, 2) of the reference's contacts and their lengths (p,)."""
         from ensemblekit.md.kernels_geometry import distances
 
-        box = system.first_frame().box if periodic and self.reference is None else None
+        box = None
+        if periodic and (self.reference is None or isinstance(self.reference, int | np.integer)):
+            box = np.asarray(one_frame(system, self.reference or 0).fields["box"][0], np.float64)
         boxes = NO_BOX if box is None else box[None]
         topology = system.topology
         residue, resids, segids = topology.residue_of[every], topology.resids[every], topology.segids[every]

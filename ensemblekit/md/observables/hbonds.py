@@ -11,8 +11,8 @@ import numpy as np
 
 from ensemblekit.errors import InputError
 from ensemblekit.md.observables.base import Prepared
-from ensemblekit.md.observables.groups import gathered, one_frame
-from ensemblekit.md.system import Gather, System
+from ensemblekit.md.observables.groups import one_frame
+from ensemblekit.md.system import Gather, Plain, System
 from ensemblekit.md.topology import mdanalysis
 from ensemblekit.md.updating import dimensions_of, universe_in_memory
 from ensemblekit.source import Block
@@ -58,7 +58,7 @@ class HydrogenBonds:
                 for side, text in enumerate(pair):
                     sides[k, side] = np.isin(every, system.select(text))
         where = (np.searchsorted(every, x) for x in (donors, hydrogens, acceptors))
-        return Prepared(partial(_count, system.gather(every), *where, sides, float(self.distance), float(self.angle),
+        return Prepared(partial(_count, Plain(every), *where, sides, float(self.distance), float(self.angle),
                                 system.boxed), "")
 
     def _who(self, system: System) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -124,7 +124,7 @@ def _pairs(system: System, heavy: np.ndarray, hydrogens: np.ndarray) -> tuple[np
 
         block = one_frame(system, 0)
         box = dimensions_of(block.fields["box"][0]) if "box" in block.fields else None
-        x = gathered(system.gather(np.arange(len(system.topology))), block).astype(np.float32)
+        x = np.asarray(block.fields["position"][0], np.float32)
         near, lengths = capped_distance(x[heavy], x[hydrogens], 1.2, box=box)
     order = np.lexsort((lengths, near[:, 1]))
     _, first = np.unique(near[order, 1], return_index=True)
