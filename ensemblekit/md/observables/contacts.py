@@ -151,7 +151,7 @@ class NativeContacts:
 
         box = None
         if periodic and (self.reference is None or isinstance(self.reference, int | np.integer)):
-            box = np.asarray(one_frame(system, self.reference or 0).fields["box"][0], np.float64)
+            box = np.asarray(one_frame(system, int(self.reference or 0)).fields["box"][0], np.float64)
         boxes = NO_BOX if box is None else box[None]
         topology = system.topology
         residue, resids, segids = topology.residue_of[every], topology.resids[every], topology.segids[every]

@@ -50,15 +50,16 @@ class HydrogenBonds:
         every = np.unique(np.concatenate([donors, hydrogens, acceptors]))
         sides = None
         if self.between is not None:
-            pairs = [self.between] if len(self.between) == 2 and isinstance(self.between[0], str) else list(self.between)
+            given: Any = self.between
+            pairs = [given] if len(given) == 2 and isinstance(given[0], str) else list(given)
             if not pairs or any(len(pair) != 2 for pair in pairs):
                 raise InputError(f"between is a pair of selections or a list of such pairs; got {self.between!r}")
             sides = np.zeros((len(pairs), 2, len(every)), bool)
             for k, pair in enumerate(pairs):
                 for side, text in enumerate(pair):
                     sides[k, side] = np.isin(every, system.select(text))
-        where = (np.searchsorted(every, x) for x in (donors, hydrogens, acceptors))
-        return Prepared(partial(_count, Plain(every), *where, sides, float(self.distance), float(self.angle),
+        return Prepared(partial(_count, Plain(every), np.searchsorted(every, donors), np.searchsorted(every, hydrogens),
+                                np.searchsorted(every, acceptors), sides, float(self.distance), float(self.angle),
                                 system.boxed), "")
 
     def _who(self, system: System) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
