@@ -58,6 +58,9 @@ class HydrogenBonds:
             for k, pair in enumerate(pairs):
                 for side, text in enumerate(pair):
                     sides[k, side] = np.isin(every, system.select(text))
+            inside = every[sides.any((0, 1))]       # no search where nothing can count
+            taking = np.isin(donors, inside)
+            donors, hydrogens, acceptors = donors[taking], hydrogens[taking], acceptors[np.isin(acceptors, inside)]
         return Prepared(partial(_count, Plain(every), np.searchsorted(every, donors), np.searchsorted(every, hydrogens),
                                 np.searchsorted(every, acceptors), sides, float(self.distance), float(self.angle),
                                 system.boxed), "")
@@ -102,8 +105,8 @@ def _guesses(topology: Any) -> tuple[str, str]:
     with mdanalysis():
         from MDAnalysis.analysis.hydrogenbonds import HydrogenBondAnalysis
 
-        made = HydrogenBondAnalysis(universe_in_memory(topology), donors_sel="all", hydrogens_sel="all",
-                                    acceptors_sel="all", d_h_cutoff=1e-3)
+        one = "index 0"         # it looks for pairs at once, and there are no coordinates yet
+        made = HydrogenBondAnalysis(universe_in_memory(topology), donors_sel=one, hydrogens_sel=one, acceptors_sel=one)
         return made.guess_hydrogens(), made.guess_acceptors()
 
 
