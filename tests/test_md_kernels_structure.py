@@ -278,7 +278,8 @@ def test_contacts_by_cell_lists_are_those_of_all_pairs(cell, monkeypatch):
     x = (30 * rng.uniform(size=(4, 500, 3))).astype("f4")
     x[2, 7] = np.nan
     boxes = np.zeros((0, 3, 3)) if cell is None else np.repeat(cell[None], 4, 0)
-    for a, b in ((np.arange(300), np.arange(200, 500)), (np.arange(400), np.arange(400)), (np.arange(8, 90), np.arange(90, 500))):
+    pairs = (np.arange(300), np.arange(200, 500)), (np.arange(400), np.arange(400)), (np.arange(8, 90), np.arange(90, 500))
+    for a, b in pairs:
         found = []
         for few in (0, 10**12):
             monkeypatch.setattr(contacts, "FEW_PAIRS", few)

@@ -115,8 +115,8 @@ def _forward(states: list[tuple[int, States]], run: int) -> None:
     if np.isnan(times).any() or not (np.diff(times) < 0).any():
         return
     k = int(np.argmax(np.diff(times) < 0)) + 1
-    warnings.warn(f"the times run backwards at frame {k} (from {times[k - 1]:g} to {times[k]:g} ps): frames are counted instead. "
-                  "Independent runs are passed as replicas=[...]", stacklevel=4)
+    warnings.warn(f"the times run backwards at frame {k} (from {times[k - 1]:g} to {times[k]:g} ps): frames are counted "
+                  "instead. Independent runs are passed as replicas=[...]", stacklevel=4)
     for _, state in states:
         for part in state["clock"][0].parts:        # type: ignore[attr-defined]
             part.reshape(-1, 2)[:, 0] = np.nan
@@ -198,7 +198,7 @@ def weighted(source: Any, choice: Choice, weights: Any) -> Any:
     w = check_weights(w, n)
     if not w.any():
         raise InputError("all frame_weights are zero: no frame is left to average over")
-    return replace(chosen, weights=w) if isinstance(chosen, FrameSource) else WeightedSource(chosen, w)
+    return chosen.reweighted(w) if isinstance(chosen, FrameSource) else WeightedSource(chosen, w)
 
 
 __all__ = ["Observable", "average"]

@@ -59,10 +59,15 @@ class FrameSource:
     access: Access = "rows"
     time_unit = "ps"
 
+    def reweighted(self, weights: np.ndarray) -> FrameSource:
+        """The same frames with these statistical weights, (frames,)."""
+        raise NotImplementedError
+
     @property
     def fields(self) -> Mapping[str, Field]:
         n = len(self.topology)
-        return {kind: Field((3, 3) if kind == "box" else (n, 3), np.dtype("f4"), MD_UNITS[kind], kind=kind)     # type: ignore[arg-type]
+        f4 = np.dtype("f4")
+        return {kind: Field((3, 3) if kind == "box" else (n, 3), f4, MD_UNITS[kind], kind=kind)     # type: ignore[arg-type]
                 for kind in self.kinds}
 
 
@@ -100,6 +105,9 @@ class TrajectorySource(FrameSource):
     def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> TrajectorySource:
         check_window(start, stop, step)
         return self.picked(slice(start, stop, step))
+
+    def reweighted(self, weights: np.ndarray) -> TrajectorySource:
+        return replace(self, weights=weights)
 
     def picked(self, which: Any) -> TrajectorySource:
         """Some of the frames: a slice, or rising numbers."""
@@ -248,6 +256,9 @@ class LiveSource(FrameSource):
     def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> LiveSource:
         check_window(start, stop, step)
         return self.picked(slice(start, stop, step))
+
+    def reweighted(self, weights: np.ndarray) -> LiveSource:
+        return replace(self, weights=weights)
 
     def picked(self, which: Any) -> LiveSource:
         return replace(self, rows=self.rows[which], weights=None if self.weights is None else self.weights[which])
@@ -461,9 +472,10 @@ def _clock(xtc: XtcIndex | None) -> tuple[float, float] | None:
         return None
     k = int(np.argmax(back)) + 1
     step = float(times[1] - times[0]) if k > 1 and times[1] > times[0] else 1.0
-    warnings.warn(f"the times of {os.path.basename(xtc.path)} run backwards at frame {k} (from {times[k - 1]:g} to {times[k]:g} "
-                  f"ps): its frames are taken as one run, {step:g} ps apart. Independent runs are passed as replicas=[...], "
-                  "a file each", stacklevel=6)
+    name = os.path.basename(xtc.path)
+    warnings.warn(f"the times of {name} run backwards at frame {k} (from {times[k - 1]:g} to {times[k]:g} ps): its "
+                  f"frames are taken as one run, {step:g} ps apart. Independent runs are passed as replicas=[...], a file each",
+                  stacklevel=6)
     return float(times[0]), step
 
 

@@ -54,8 +54,7 @@ class Kept(Protocol):
         """Their statistical weights, (n,)."""
 
     @property
-    def confidence(self) -> float:
-        """Of intervals."""
+    def confidence(self) -> float: ...
 
     @property
     def states(self) -> list[tuple[int, list[Reducer]]]:

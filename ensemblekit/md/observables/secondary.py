@@ -23,8 +23,8 @@ class SecondaryStructure:
     """How often each residue is loop, helix or strand: an array (residues, 3) of shares of the frames.
 
     Kabsch & Sander (Biopolymers 22, 2577, 1983) by MDAnalysis' DSSP, hydrogens placed on the backbone. Residues without a
-    CA (caps) are left out, those with one must have N, C and O too. Further: `content`, the shares of all residues together, (3,); its series against
-    time is that of :class:`HelixContent`.
+    CA (caps) are left out, those with one must have N, C and O too. Further: `content`, the shares of all residues
+    together, (3,); its series against time is that of :class:`HelixContent`.
     """
 
     select: str = "protein"
