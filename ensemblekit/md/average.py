@@ -22,6 +22,7 @@ from ensemblekit.md.observables.base import Observable, Prepared
 from ensemblekit.md.progress import Progress, counted
 from ensemblekit.md.result import Averages
 from ensemblekit.md.system import System, whole_already
+from ensemblekit.md.topology import warnings_held
 from ensemblekit.md.trajectory import BATCH, Choice, FrameSource, topology_of, trajectory_source
 from ensemblekit.md.weighted import WeightedSource
 from ensemblekit.source import ReplicaSet, check_weights
@@ -94,7 +95,7 @@ def _read(system: System, prepared: Mapping[str, Prepared], equilibration: Any, 
         who = next(name for name, ready in prepared.items() if missing & set(ready.fields) or "position" in missing)
         raise InputError(f"{who!r} needs {', '.join(sorted(missing))}, and these frames have {', '.join(source.fields)}")
     fields = [name for name in source.fields if name in needed]
-    with counted(progress, system.n_frames, "averages") as tell:
+    with warnings_held(), counted(progress, system.n_frames, "averages") as tell:
         read = partials(source, branches, fields=fields, engine=system.engine, limit=BATCH, progress=tell)
     found: dict[str, Estimate] = {}
     unit = source.time_unit or "ps"

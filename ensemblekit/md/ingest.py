@@ -12,7 +12,7 @@ import numpy as np
 from ensemblekit.engine import Engine, Threads
 from ensemblekit.errors import InputError, StoreError
 from ensemblekit.md.progress import Progress, counted
-from ensemblekit.md.topology import Topology, mdanalysis
+from ensemblekit.md.topology import Topology, mdanalysis, warnings_held
 from ensemblekit.md.trajectory import BATCH, FrameSource, LiveSource, Sized, TrajectoryPiece, read
 from ensemblekit.source import WHOLE, Block, Piece, ReplicaSet
 from ensemblekit.store.opening import open_store
@@ -79,7 +79,7 @@ def _copy(source: Any, path: str, replica: str | None, notes: dict[str, Any], en
     else:
         provenance = {"ingest": recipe, "whole": source.whole, "topology": source.topology.to_dict()}
         store = Store.create(path, source.fields, time_unit="ps", provenance=provenance, capacity=n, replica=replica)
-    with store, counted(progress, n, os.path.basename(path), done) as tell:
+    with warnings_held(), store, counted(progress, n, os.path.basename(path), done) as tell:
         work = (engine or Threads()).map(_loaded, _batches(source.window(done)), None)
         try:
             for blocks in work:
@@ -115,7 +115,8 @@ def _loaded(_: None, piece: Piece) -> list[Block]:
 def copied(source: Any, path: str, engine: Engine | None, progress: Progress) -> Any:
     """A store of a source's frames with their weights, for a while."""
     (n,) = source.lengths
-    with Store.create(path, source.fields, time_unit="ps", capacity=n) as store, counted(progress, n, "copy") as tell:
+    with warnings_held(), Store.create(path, source.fields, time_unit="ps", capacity=n) as store, counted(
+            progress, n, "copy") as tell:
         done = 0
         work = (engine or Threads()).map(_loaded, _batches(source), None)
         for blocks in work:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -16,6 +17,7 @@ from ensemblekit.errors import MissingExtraError, UnknownFieldError
 
 HEAD = ("observable", "coordinate", "mean", "stderr", "low", "high", "unit", "n", "n_eff", "correlation_time", "time_unit",
         "n_discarded", "converged", "verdict")
+WIDTH = 110
 SIGNS = {"Angstrom": "Å", "Angstrom2": "Å²", "Angstrom3": "Å³", "degree": "°"}
 
 
@@ -55,22 +57,30 @@ class Averages(Mapping[str, Estimate]):
     def __str__(self) -> str:
         runs = f" of {self.n_runs} replicas" if self.n_runs > 1 else ""
         reads = f"{len(self.passes)} passes: {', '.join(self.passes)}" if len(self.passes) > 1 else "one pass"
-        return f"{self.table()}\n\n{self.n_frames} frames{runs}, {reads}"
+        return "\n".join([self.table(), *self._notes(), "", _wrapped(f"{self.n_frames} frames{runs}, {reads}", 0)])
 
     __repr__ = __str__
 
     def table(self) -> str:
         """The answers as aligned text: value ± half the interval, n_eff, correlation time, what was left out, verdict."""
+        rows = [self._head(), *(self._row(name, estimate) for name, estimate in self.items())]
+        wide = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, wide, strict=True)).rstrip() for row in rows]
+        return "\n".join([lines[0], "─" * max(map(len, lines)), *lines[1:]])
+
+    def _head(self) -> list[str]:
         confidence = next(iter(self.estimates.values())).confidence
-        head = ["observable", f"mean ± {100 * confidence:g} % CI", "n_eff", "τ", "discarded", "verdict"]
-        rows = [self._row(name, estimate) for name, estimate in self.items()]
-        wide = [max(len(row[k]) for row in (head, *rows)) for k in range(len(head))]
-        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, wide, strict=True)).rstrip() for row in (head, *rows)]
-        lines.insert(1, "─" * max(map(len, lines)))
-        for name, estimate in self.items():
-            if estimate.ergodicity is not None:
-                lines.append(f"{name}: {estimate.ergodicity.verdict} ({'; '.join(estimate.ergodicity.reasons)})")
-        return "\n".join(lines)
+        return ["observable", f"mean ± {100 * confidence:g} % CI", "n_eff", "τ", "discarded", "verdict"]
+
+    def _notes(self) -> list[str]:
+        """Doubts and verdicts on replicas, in sentences; alike ones together."""
+        notes: dict[str, list[str]] = {}
+        for name, e in self.items():
+            if e.verdict:
+                notes.setdefault(e.verdict, []).append(name)
+            if e.ergodicity is not None:
+                notes.setdefault(f"{e.ergodicity.verdict}: {'; '.join(e.ergodicity.reasons)}", []).append(name)
+        return [""] * bool(notes) + [_wrapped(f"{', '.join(names)}: {said}", 2) for said, names in notes.items()]
 
     def _row(self, name: str, e: Estimate) -> list[str]:
         unit = f" {SIGNS.get(e.unit, e.unit)}" if e.unit else ""
@@ -84,21 +94,20 @@ class Averages(Mapping[str, Estimate]):
             said = f"{_span(e.mean)}{unit}, ± {_span(half)} ({axes})"
         tau = f"{_span(e.correlation_time)} {e.time_unit or 'frames'}"
         if e.runs:
-            left = f"{e.n_discarded} frames"
+            left = f"{e.n_discarded} frames" if e.n_discarded else "-"
         else:
             left = f"{e.equilibration_time:.4g} {e.time_unit}" if e.n_discarded and e.time_unit else str(e.n_discarded or "-")
-        verdict = "converged" if e.converged else "NOT CONVERGED"
-        doubt = f": {e.verdict}" if e.verdict else ""
-        return [name, said, f"{_span(e.n_eff)} of {e.n}", tau, left, verdict + doubt]
+        verdict = ("converged" if not e.verdict else "converged, with a doubt") if e.converged else "NOT CONVERGED"
+        return [name, said, f"{_span(e.n_eff)} of {e.n}", tau, left, verdict]
 
     def _repr_html_(self) -> str:
         import html
 
-        confidence = next(iter(self.estimates.values())).confidence
-        head = ["observable", f"mean ± {100 * confidence:g} % CI", "n_eff", "τ", "discarded", "verdict"]
+        head = self._head()
         rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in self._row(name, e)) + "</tr>"
                        for name, e in self.items())
-        return f"<table><tr>{''.join(f'<th>{h}</th>' for h in head)}</tr>{rows}</table>"
+        notes = "".join(f"<br>{html.escape(note)}" for note in self._notes() if note)
+        return f"<table><tr>{''.join(f'<th>{h}</th>' for h in head)}</tr>{rows}</table><small>{notes}</small>"
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """One mapping a number, with the columns of the files: an array has a row for each of its elements."""
@@ -164,3 +173,7 @@ def _span(x: Any) -> str:
 
 def _short(x: float) -> str:
     return f"{x:.0f}" if 100 <= abs(x) < 1e6 else f"{x:.3g}"
+
+
+def _wrapped(text: str, indent: int) -> str:
+    return textwrap.fill(text, WIDTH, subsequent_indent=" " * indent)

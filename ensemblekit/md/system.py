@@ -15,7 +15,7 @@ from ensemblekit.averaging.run import Branch, reduce
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError
 from ensemblekit.md.progress import Progress, counted
-from ensemblekit.md.topology import Topology
+from ensemblekit.md.topology import Topology, warnings_held
 from ensemblekit.md.trajectory import BATCH, FrameSource
 from ensemblekit.md.whole import Plain, Whole, unbonded
 from ensemblekit.source import WHOLE, Block, ReplicaSet, SnapshotSource
@@ -140,7 +140,7 @@ class System:
         self.passes.append(why)
         names = [name for name in ("position", "box") if name in self.source.fields]
         source = self.source.stacked() if isinstance(self.source, ReplicaSet) else self.source
-        with counted(self.progress, self.n_frames, why) as tell:
+        with warnings_held(), counted(self.progress, self.n_frames, why) as tell:
             return reduce(source, branches, fields=names, engine=self.engine, limit=BATCH, progress=tell)
 
     def stored(self, why: str) -> tuple[Any, ...]:

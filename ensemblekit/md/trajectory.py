@@ -431,7 +431,8 @@ def _source(universe: Any, atoms: Any, whole: bool) -> Any:
                                                   ("box", box is not None and np.any(box))) if has))
     picked = None if len(atoms) == n_atoms else atoms.indices.astype(np.int64)
     readers = getattr(trajectory, "readers", None) or [trajectory]
-    files = all(isinstance(getattr(r, "filename", None), str | os.PathLike) and os.path.isfile(r.filename) for r in readers)
+    files = all(isinstance(getattr(r, "filename", None), str | os.PathLike) and os.path.isfile(r.filename)
+                and type(r).__name__ != "MemoryReader" for r in readers)
     if trajectory.transformations or not files:
         return LiveSource(universe, topology, picked, np.arange(trajectory.n_frames), kinds, whole, None, n_atoms)
     parts = []
