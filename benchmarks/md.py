@@ -185,8 +185,8 @@ def gyration(protein: Protein, sizes: Sizes) -> Case:
         contenders.append(Contender("mdtraj (DCD)", lambda _: mdtraj_gyration(protein), repeats=2))
     if shutil.which("gmx"):
         contenders.append(Contender("gmx gyrate (XTC)", lambda _: gmx(
-            ["gyrate", "-s", "adk.pdb", "-f", "adk.xtc", "-o", "rg.xvg"], "rg.xvg", "System\n", protein.folder)[:, 1].mean() * 10,
-            repeats=2))
+            ["gyrate", "-s", "adk.pdb", "-f", "adk.xtc", "-o", "rg.xvg"], "rg.xvg", "System\n",
+            protein.folder)[:, 1].mean() * 10, repeats=2))
     return paired(f"Radius of gyration, {protein.frames} frames x 3341 atoms", contenders, close(2e-3), work=protein.frames,
                   unit="frames", repeats=sizes.repeats)
 
@@ -216,7 +216,8 @@ def rmsd(protein: Protein, sizes: Sizes) -> Case:
         contenders.append(Contender("mdtraj (DCD)", lambda _: mdtraj_rmsd(protein)))
     if shutil.which("gmx"):
         contenders.append(Contender("gmx rms (XTC)", lambda _: gmx(
-            ["rms", "-s", "adk.pdb", "-f", "adk.xtc", "-o", "rmsd.xvg"], "rmsd.xvg", "C-alpha\nC-alpha\n", protein.folder)[:, 1] * 10, repeats=2))
+            ["rms", "-s", "adk.pdb", "-f", "adk.xtc", "-o", "rmsd.xvg"], "rmsd.xvg", "C-alpha\nC-alpha\n",
+            protein.folder)[:, 1] * 10, repeats=2))
     return paired(f"RMSD of 214 CA, {protein.frames} frames x 3341 atoms", contenders, close(5e-3), work=protein.frames,
                   unit="frames", repeats=sizes.repeats)
 

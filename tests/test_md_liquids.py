@@ -188,6 +188,7 @@ def test_norms_without_a_box():
 @pytest.mark.parametrize(("settings", "why"), [
     ({"range": (5, 1)}, "rises"), ({"range": 5}, "two distances"), ({"n_bins": 0}, "n_bins"), ({"exclude": "bonds"}, "exclude"),
     ({"exclude": (0, 1)}, "exclude"), ({"density": "V"}, "density"), ({"norm": "x"}, "norm"), ({"images": "two"}, "images"),
+    ({"range": (0.0, 1e4)}, "more than fit"),
     ({"select_a": "name ZZ"}, "empty"), ({"select_a": "index 0"}, "no pair"), ({"exclude": "molecule"}, "no bonds"),
 ])
 def test_rdf_refuses(settings, why):
@@ -362,6 +363,23 @@ def test_msd_refuses(settings, why):
 
     with pytest.raises(InputError, match=why):
         average(universe(np.random.default_rng(0).normal(size=(20, 3, 3))), md.MSD(**settings))
+
+
+def test_long_paths_are_kept_on_disk(monkeypatch):
+    from ensemblekit import md
+    from ensemblekit.md import spool
+
+    u = universe(np.cumsum(np.random.default_rng(15).normal(size=(300, 10, 3)), 0), [9, 9, 9, 90, 90, 90])
+    want = average(u, md.MSD("all"))
+    monkeypatch.setattr(spool, "HELD_BYTES", 200)
+    kept = spool.Spool()
+    kept.update(np.arange(12.0).reshape(4, 3), 0)
+    kept.update(np.arange(300.0).reshape(100, 3), 4)
+    assert isinstance(kept.parts[0], np.memmap)
+    np.testing.assert_array_equal(kept.result()[:, 0:2][4:], np.arange(300.0).reshape(100, 3)[:, :2])
+    found = average(u, md.MSD("all"))
+    np.testing.assert_array_equal(found.mean, want.mean)
+    np.testing.assert_array_equal(found.stderr, want.stderr)
 
 
 def test_msd_of_weighted_or_uneven_frames_is_refused():
