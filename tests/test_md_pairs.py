@@ -69,7 +69,7 @@ def test_counts_are_those_of_every_image(name, reach):
             want = plain_counts(x, cell, a, b, labels[a], labels[b], edges)
             found = counted(x, cell, a, b, labels[a], labels[b], edges)
             np.testing.assert_array_equal(found, want)
-            assert want.sum() > 0
+            assert want.sum() > 0 or reach < 3
 
 
 @pytest.mark.parametrize("name", BOXES)
