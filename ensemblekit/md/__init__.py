@@ -1,9 +1,13 @@
 """Molecular dynamics: trajectories into the store, and averages of observables with honest error bars."""
 
 from ensemblekit.md.average import average as average
+from ensemblekit.md.columns import columns as columns
 from ensemblekit.md.functions import from_analysis as from_analysis
 from ensemblekit.md.ingest import ingest as ingest
+from ensemblekit.md.ingest import sampled_rmsd as sampled_rmsd
 from ensemblekit.md.ingest import universe as universe
+from ensemblekit.md.ingest import write_bfactors as write_bfactors
+from ensemblekit.md.ingest import write_topology as write_topology
 from ensemblekit.md.observables.contacts import ContactMap as ContactMap
 from ensemblekit.md.observables.contacts import Contacts as Contacts
 from ensemblekit.md.observables.contacts import NativeContacts as NativeContacts

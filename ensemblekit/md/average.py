@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -97,12 +98,27 @@ def _read(system: System, prepared: Mapping[str, Prepared], equilibration: Any, 
     fields = [name for name in source.fields if name in needed]
     with warnings_held(), counted(progress, system.n_frames, "averages") as tell:
         read = partials(source, branches, fields=fields, engine=system.engine, limit=BATCH, progress=tell)
+    for run, states in read.items():
+        _forward(states, run)
     found: dict[str, Estimate] = {}
     unit = source.time_unit or "ps"
     for name, ready in prepared.items():
         runs = [_finished(states, name, ready, unit, equilibration, confidence) for _, states in sorted(read.items())]
         found[name] = runs[0] if len(runs) == 1 else _together(runs, confidence)
     return Averages(found, tuple([*system.passes, "averages"]), system.n_frames, len(read))
+
+
+def _forward(states: list[tuple[int, States]], run: int) -> None:
+    """Times that run backwards say nothing: the frames are counted instead."""
+    times = np.concatenate([np.asarray(state["clock"][0].result()).reshape(-1, 2)[:, 0] for _, state in states])
+    if np.isnan(times).any() or not (np.diff(times) < 0).any():
+        return
+    k = int(np.argmax(np.diff(times) < 0)) + 1
+    warnings.warn(f"the times run backwards at frame {k} (from {times[k - 1]:g} to {times[k]:g} ps): frames are counted "
+                  "instead. Independent runs are passed as replicas=[...]", stacklevel=4)
+    for _, state in states:
+        for part in state["clock"][0].parts:        # type: ignore[attr-defined]
+            part.reshape(-1, 2)[:, 0] = np.nan
 
 
 def _finished(states: list[tuple[int, States]], name: str, ready: Prepared, time_unit: str, equilibration: Any,
@@ -174,7 +190,7 @@ def weighted(source: Any, choice: Choice, weights: Any) -> Any:
     w = check_weights(w, n)
     if not w.any():
         raise InputError("all frame_weights are zero: no frame is left to average over")
-    return replace(chosen, weights=w) if isinstance(chosen, FrameSource) else WeightedSource(chosen, w)
+    return chosen.reweighted(w) if isinstance(chosen, FrameSource) else WeightedSource(chosen, w)
 
 
 __all__ = ["Observable", "average"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -203,3 +204,90 @@ def stored_topology(source: Any) -> Topology:
         raise InputError("this store has no topology; make it with md.ingest(topology, trajectory, path), or read the file "
                          "with its topology: md.read(topology, file)")
     return Topology.from_dict(columns)
+
+
+def write_topology(store: Any, path: str | os.PathLike[str], *, frame: int = 0, bfactors: np.ndarray | None = None) -> None:
+    """The atoms of a store with the positions of one frame, in any format MDAnalysis writes (by the suffix).
+
+    Arguments:
+        bfactors: (atoms,) for the B-factor column of a .pdb.
+
+    Raises InputError for a frame that is not there, or a format that cannot be written.
+    """
+    u = universe(store)
+    try:
+        n = len(u.trajectory)
+        if not -n <= frame < n:
+            raise InputError(f"frame {frame} of {n}")
+        u.trajectory[frame]
+        with warnings_held(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)        # fields a format has and these atoms have not
+            if bfactors is not None:
+                u.add_TopologyAttr("tempfactors", np.asarray(bfactors, float))
+            try:
+                u.atoms.write(os.fspath(path))
+            except (TypeError, ValueError, NotImplementedError) as error:
+                raise InputError(f"{os.path.basename(os.fspath(path))} cannot be written: {error}") from error
+    finally:
+        u.trajectory.close()
+
+
+def write_bfactors(source: Any, rmsf: Any, select: str, path: str | os.PathLike[str]) -> None:
+    """A .pdb of the selected atoms in the first frame with B = 8 pi^2 / 3 RMSF^2 (angstrom^2) in the B-factor column.
+
+    Arguments:
+        rmsf: the Estimate of ``md.RMSF(select)``, one value an atom.
+    """
+    from ensemblekit.md.functions import dimensions
+    from ensemblekit.md.system import System
+    from ensemblekit.md.trajectory import topology_of, trajectory_source
+
+    frames = trajectory_source(source)
+    system = System(frames, topology_of(frames))
+    atoms = system.select(select)
+    values = np.asarray(rmsf.mean)
+    if values.shape != (len(atoms),):
+        raise InputError(f"B-factors are one an atom: {select!r} has {len(atoms)} atoms, the RMSF shape {values.shape}")
+    first = system.first_frame()
+    u = system.topology.universe()
+    with warnings_held(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        u.load_new(first.position[None], dimensions=None if first.box is None else dimensions(first.box[None])[0])
+        b = np.zeros(len(u.atoms))
+        b[atoms] = 8 * np.pi**2 / 3 * values**2
+        u.add_TopologyAttr("tempfactors", np.clip(b, 0, 999.99))
+        u.atoms[atoms].write(os.fspath(path))
+
+
+def sampled_rmsd(source: Any, select: str, *, n: int = 200, whole: bool | None = None,
+                 **window: Any) -> tuple[np.ndarray, list[int]]:
+    """RMSD after superposition of about `n` frames with each other, replica after replica, and where each replica begins.
+
+    Frames are spread evenly over the runs; `window` as for ``md.average``. Returns ((m, m) angstrom, (replicas + 1,)).
+    """
+    from ensemblekit.averaging.run import reduce
+    from ensemblekit.averaging.series import Series
+    from ensemblekit.md.superpose import rmsd_matrix
+    from ensemblekit.md.system import System, whole_already
+    from ensemblekit.md.trajectory import Choice, topology_of, trajectory_source
+
+    given = trajectory_source(source)
+    topology = topology_of(given)
+    chosen = Choice(**window).of(given)
+    runs: tuple[Any, ...] = chosen.runs if isinstance(chosen, ReplicaSet) else (chosen,)
+    each = max(2, n // len(runs))
+    parts, edges = [], [0]
+    for run in runs:
+        thin = run.window(step=max(1, run.lengths[0] // each))
+        system = System(thin, topology, whole=whole_already(given) if whole is None else whole)
+        gather = system.gather(system.select(select))
+
+        def taken(block: Block, gather: Any = gather) -> np.ndarray:
+            positions, index = gather(block)
+            return np.array(positions[:, index])
+
+        names = [name for name in ("position", "box") if name in thin.fields]
+        with warnings_held():
+            parts.append(reduce(thin, {"x": (taken, Series())}, fields=names)["x"])
+        edges.append(edges[-1] + len(parts[-1]))
+    return rmsd_matrix(np.concatenate(parts)), edges

@@ -216,11 +216,11 @@ def read_frame(data, at, place, last, radices, floats, ints, out, box):
         y += low1
         z += low2
         flags = bits_at(data, bit, 6)
-        change = 0
+        change = np.int64(0)
         if flags & np.uint64(32):
             bit += 6
             run = np.int64(flags & np.uint64(31))
-            change = run % 3
+            change = np.int64(run % 3)
             run -= change
             change -= 1
         else:

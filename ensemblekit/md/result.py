@@ -89,7 +89,7 @@ class Averages(Mapping[str, Estimate]):
             said = f"{value} ± {bar}{unit}"
         else:
             half = (np.asarray(e.high, float) - np.asarray(e.low, float)) / 2
-            axes = " × ".join(f"{len(v)} {axis}s" for axis, (v, _) in e.coords.items()) or " × ".join(
+            axes = ", ".join(f"{axis}: {len(v)}" for axis, (v, _) in e.coords.items()) or " × ".join(
                 map(str, np.shape(e.mean)))
             said = f"{_span(e.mean)}{unit}, ± {_span(half)} ({axes})"
         tau = f"{_span(e.correlation_time)} {e.time_unit or 'frames'}"

@@ -40,6 +40,8 @@ class Part:
     """Where it is an XTC file: read without MDAnalysis."""
     shift: float = 0.0
     """Added to its times, where a part begins to count anew."""
+    clock: tuple[float, float] | None = None
+    """First time and step, where the times in the file run backwards."""
 
     def open(self) -> Any:
         return self.reader(self.path, n_atoms=self.n_atoms, **self.options)
@@ -57,10 +59,15 @@ class FrameSource:
     access: Access = "rows"
     time_unit = "ps"
 
+    def reweighted(self, weights: np.ndarray) -> FrameSource:
+        """The same frames with these statistical weights, (frames,)."""
+        raise NotImplementedError
+
     @property
     def fields(self) -> Mapping[str, Field]:
         n = len(self.topology)
-        return {kind: Field((3, 3) if kind == "box" else (n, 3), np.dtype("f4"), MD_UNITS[kind], kind=kind)     # type: ignore[arg-type]
+        f4 = np.dtype("f4")
+        return {kind: Field((3, 3) if kind == "box" else (n, 3), f4, MD_UNITS[kind], kind=kind)     # type: ignore[arg-type]
                 for kind in self.kinds}
 
 
@@ -98,6 +105,9 @@ class TrajectorySource(FrameSource):
     def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> TrajectorySource:
         check_window(start, stop, step)
         return self.picked(slice(start, stop, step))
+
+    def reweighted(self, weights: np.ndarray) -> TrajectorySource:
+        return replace(self, weights=weights)
 
     def picked(self, which: Any) -> TrajectorySource:
         """Some of the frames: a slice, or rising numbers."""
@@ -157,7 +167,8 @@ def _read_xtc(part: Part, rows: np.ndarray, source: TrajectorySource, names: Seq
         fields = {"position": frames.position, "box": frames.box}
         if "box" in names:
             _check_box(frames.box, rows[a:a + step], part.path)
-        yield {name: fields[name] for name in names}, frames.times + part.shift
+        times = frames.times if part.clock is None else part.clock[0] + part.clock[1] * rows[a:a + step]
+        yield {name: fields[name] for name in names}, times + part.shift
 
 
 def _read_any(part: Part, rows: np.ndarray, source: TrajectorySource, names: Sequence[str], step: int) -> Iterator[Batch]:
@@ -245,6 +256,9 @@ class LiveSource(FrameSource):
     def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> LiveSource:
         check_window(start, stop, step)
         return self.picked(slice(start, stop, step))
+
+    def reweighted(self, weights: np.ndarray) -> LiveSource:
+        return replace(self, weights=weights)
 
     def picked(self, which: Any) -> LiveSource:
         return replace(self, rows=self.rows[which], weights=None if self.weights is None else self.weights[which])
@@ -441,11 +455,28 @@ def _source(universe: Any, atoms: Any, whole: bool) -> Any:
         xtc = XtcIndex.of(reader.filename) if type(reader).__name__ == "XTCReader" and not options else None
         if reader.n_atoms != n_atoms:
             raise InputError(f"{os.path.basename(reader.filename)} has {reader.n_atoms} atoms, the topology {n_atoms}")
-        parts.append(Part(os.fspath(reader.filename), type(reader), n_atoms, options, xtc))
+        parts.append(Part(os.fspath(reader.filename), type(reader), n_atoms, options, xtc, clock=_clock(xtc)))
     counts = [len(part.xtc) if part.xtc is not None else reader.n_frames for part, reader in zip(parts, readers, strict=True)]
     edges = np.concatenate([[0], np.cumsum(counts)])
     parts, rows = _joined(parts, edges)
     return TrajectorySource(tuple(parts), topology, picked, rows, edges, kinds, whole)
+
+
+def _clock(xtc: XtcIndex | None) -> tuple[float, float] | None:
+    """First time and step of a file whose times run backwards, as where several runs were written into one."""
+    if xtc is None:
+        return None
+    times = xtc.times()
+    back = np.diff(times) < 0
+    if not back.any():
+        return None
+    k = int(np.argmax(back)) + 1
+    step = float(times[1] - times[0]) if k > 1 and times[1] > times[0] else 1.0
+    name = os.path.basename(xtc.path)
+    warnings.warn(f"the times of {name} run backwards at frame {k} (from {times[k - 1]:g} to {times[k]:g} ps): its "
+                  f"frames are taken as one run, {step:g} ps apart. Independent runs are passed as replicas=[...], a file each",
+                  stacklevel=6)
+    return float(times[0]), step
 
 
 def _joined(parts: list[Part], edges: np.ndarray) -> tuple[list[Part], np.ndarray]:
@@ -500,6 +531,8 @@ def _step(times: np.ndarray) -> float:
 
 def times_of(part: Part) -> np.ndarray:
     """Times of all frames of a file, in ps."""
+    if part.clock is not None and part.xtc is not None:
+        return part.clock[0] + part.clock[1] * np.arange(len(part.xtc)) + part.shift
     if part.xtc is not None:
         return part.xtc.times() + part.shift
     with warnings_held(), part.open() as reader:

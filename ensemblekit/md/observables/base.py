@@ -40,15 +40,24 @@ class Derived(NamedTuple):
 class Kept(Protocol):
     """What `finish` gets: one run as it was read, without the frames before equilibration."""
 
-    n: int
-    """Frames kept."""
-    times: np.ndarray | None
-    """Their times, (n,), in ps."""
-    weights: np.ndarray | None
-    """Their statistical weights, (n,)."""
-    confidence: float
-    states: list[tuple[int, list[Reducer]]]
-    """(first frame, the `reducers`) of consecutive parts of the run, up to about a hundred."""
+    @property
+    def n(self) -> int:
+        """Frames kept."""
+
+    @property
+    def times(self) -> np.ndarray | None:
+        """Their times, (n,), in ps."""
+
+    @property
+    def weights(self) -> np.ndarray | None:
+        """Their statistical weights, (n,)."""
+
+    @property
+    def confidence(self) -> float: ...
+
+    @property
+    def states(self) -> list[tuple[int, list[Reducer]]]:
+        """(first frame, the `reducers`) of consecutive parts of the run, up to about a hundred."""
 
     def merged(self) -> tuple[Any, ...]:
         """The results of the reducers over all frames kept."""
