@@ -5,6 +5,7 @@ import pytest
 
 from ensemblekit.averaging.run import reduce
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.md.observables import contacts
 from ensemblekit.md.observables.contacts import count_contacts
 from ensemblekit.md.superpose import Fit, MovedMean, frames_of, mean_structure, rmsd, rmsd_matrix, superposed
 from ensemblekit.source import ArraySource, Block
@@ -269,6 +270,26 @@ def test_gyration_far_from_the_origin():
     np.testing.assert_allclose(found, np.diagonal(want, axis1=1, axis2=2), rtol=1e-11)
     np.testing.assert_allclose(tensor[:, 3:], want[:, [0, 0, 1], [1, 2, 2]], rtol=1e-9)
     np.testing.assert_allclose(tensor[:, :3], found, rtol=1e-12)
+
+
+@pytest.mark.parametrize("cell", [None, np.array([[30.0, 0, 0], [9, 28, 0], [-8, 7, 27]])])
+def test_contacts_by_cell_lists_are_those_of_all_pairs(cell, monkeypatch):
+    rng = np.random.default_rng(12)
+    x = (30 * rng.uniform(size=(4, 500, 3))).astype("f4")
+    x[2, 7] = np.nan
+    boxes = np.zeros((0, 3, 3)) if cell is None else np.repeat(cell[None], 4, 0)
+    pairs = (np.arange(300), np.arange(200, 500)), (np.arange(400), np.arange(400)), (np.arange(8, 90), np.arange(90, 500))
+    for a, b in pairs:
+        found = []
+        for few in (0, 10**12):
+            monkeypatch.setattr(contacts, "FEW_PAIRS", few)
+            found.append(count_contacts(x, a, b, 4.5, boxes))
+        np.testing.assert_array_equal(found[0], found[1])
+        assert np.isnan(found[0][2]) == (a[0] == 0)
+        assert found[0][0] > 50
+    far = count_contacts(x, a, b, 14.0, boxes)       # beyond half a box a pair still counts once
+    monkeypatch.setattr(contacts, "FEW_PAIRS", 10**12)
+    np.testing.assert_array_equal(far, count_contacts(x, a, b, 14.0, boxes))
 
 
 def test_contacts_are_counted_once_a_pair():

@@ -74,6 +74,22 @@ def circular_average(angles: Any, *, period: float = 360.0, weights: Any = None,
     return CircularResult(mean=mean, resultant=resultant, spread=spread)
 
 
+def turned(estimate: Estimate, period: float, towards: Any) -> Estimate:
+    """The estimate moved by whole periods as near to `towards` as can be: interval and series go along.
+
+    Each value of a series is moved on its own, so that it lies within half a period of the mean.
+    """
+    mean = np.asarray(estimate.mean, np.float64)
+    turns = np.nan_to_num(period * np.rint((mean - towards) / period))
+    moved = mean - turns
+    plain: Any = float if mean.ndim == 0 else np.asarray
+    series = estimate.series
+    if series is not None:
+        series = series - period * np.rint((series - moved) / period)
+    return replace(estimate, mean=plain(moved), interval=(plain(estimate.low - turns), plain(estimate.high - turns)),
+                   series=series)
+
+
 def _vector(x: np.ndarray, weights: np.ndarray | None) -> tuple[float, float]:
     """Direction in radians and length of the mean vector."""
     c, s = np.average(np.cos(x), weights=weights), np.average(np.sin(x), weights=weights)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.averaging.average import Observed, check_equilibration, clock_of, discarded, estimate_of, pooled
+from ensemblekit.averaging.circular import turned
 from ensemblekit.averaging.derived import derived
 from ensemblekit.averaging.estimate import Estimate
 from ensemblekit.averaging.run import States, partials
@@ -104,7 +105,7 @@ def _read(system: System, prepared: Mapping[str, Prepared], equilibration: Any, 
     unit = source.time_unit or "ps"
     for name, ready in prepared.items():
         runs = [_finished(states, name, ready, unit, equilibration, confidence) for _, states in sorted(read.items())]
-        found[name] = runs[0] if len(runs) == 1 else _together(runs, confidence)
+        found[name] = runs[0] if len(runs) == 1 else _together(runs, confidence, ready.periods)
     return Averages(found, tuple([*system.passes, "averages"]), system.n_frames, len(read))
 
 
@@ -153,8 +154,13 @@ def _own(states: list[tuple[int, States]], name: str, ready: Prepared, time_unit
     return replace(main, further={**main.further, **found})
 
 
-def _together(runs: Sequence[Estimate], confidence: float) -> Estimate:
-    """Replicas of one observable as one: variance within and between runs, and for numbers the verdict on ergodicity."""
+def _together(runs: Sequence[Estimate], confidence: float, periods: Mapping[str, float], name: str = "") -> Estimate:
+    """Replicas of one observable as one: variance within and between runs, and for numbers the verdict on ergodicity.
+
+    periods: of those quantities (by name, "" the observable) that come round, such as torsions.
+    """
+    if name in periods:
+        runs = [turned(run, periods[name], runs[0].mean) for run in runs]
     from ensemblekit.averaging.replicas import ergodicity
     from ensemblekit.source import ArraySource
 
@@ -165,7 +171,9 @@ def _together(runs: Sequence[Estimate], confidence: float) -> Estimate:
                                times=None if run.times is None else run.times[run.n_discarded:]) for run in runs]
         if all(run.n >= 4 for run in runs):
             verdict = ergodicity(kept, confidence=confidence)
-    further = {name: _together([run.further[name] for run in runs], confidence) for name in runs[0].further}
+    further = {key: _together([run.further[key] for run in runs], confidence, periods, key) for key in runs[0].further}
+    if name in periods:
+        answer = turned(answer, periods[name], 0.0)
     return replace(answer, coords=dict(runs[0].coords), runs=tuple(runs), ergodicity=verdict, further=further)
 
 

@@ -23,6 +23,8 @@ from ensemblekit.jit import kernel, sum_kernel
 WORK = 64
 """Numbers of scratch a call needs: 0-2 centre of the frame, 3-11 rotation, 12-20 covariance, 21-36 and 37-52 matrices."""
 
+ONE, TWO = np.uint64(1), np.uint64(2)
+
 
 @kernel
 def horn(work):
@@ -206,10 +208,10 @@ def gather(x, atoms, buffer):
     m = len(atoms)
     x0, x1, x2 = buffer[:m], buffer[m:2 * m], buffer[2 * m:3 * m]
     for i in range(m):
-        j = 3 * atoms[i]
+        j = np.uint64(3 * atoms[i])     # numba looks for no negative index then
         x0[i] = x[j]
-        x1[i] = x[j + 1]
-        x2[i] = x[j + 2]
+        x1[i] = x[j + ONE]
+        x2[i] = x[j + TWO]
 
 
 @sum_kernel

@@ -77,7 +77,7 @@ class Fit:
         return len(self.shares)
 
     @cached_property
-    def settings(self) -> tuple[Any, ...]:
+    def settings(self) -> tuple[np.ndarray, np.ndarray, float]:
         """As the kernels take it: weights of the fitted atoms, reference (3, fitted), its spread."""
         return self.shares, columns(self.reference), float(self.shares @ (self.reference**2).sum(1))
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError
-from ensemblekit.md.system import Gather, System
+from ensemblekit.md.system import Gather, Plain, System
 from ensemblekit.md.topology import Topology, mdanalysis
 from ensemblekit.source import Block
 
@@ -67,10 +67,13 @@ def dimensions_of(box: np.ndarray) -> np.ndarray | None:
     return found if found[:3].all() else None
 
 
-def updating_selection(system: System, text: str) -> Updating:
-    """A selection made anew in every frame; InputError where it cannot be read. It may be empty in some frames."""
+def updating_selection(system: System, text: str, as_it_is: bool = False) -> Updating:
+    """A selection made anew in every frame; InputError where it cannot be read. It may be empty in some frames.
+
+    as_it_is: molecules need not be whole.
+    """
     everyone = np.arange(len(system.topology))
-    selection = Updating(system.topology, system.gather(everyone), text)
+    selection = Updating(system.topology, Plain(everyone) if as_it_is else system.gather(everyone), text)
     first = system.first_frame()
     with mdanalysis() as mda:
         try:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from ensemblekit.averaging.derived import Periodic
 from ensemblekit.averaging.estimate import Estimate
 from ensemblekit.averaging.reducer import Reducer
 from ensemblekit.source import Block
@@ -90,6 +91,16 @@ class Prepared:
     """Statistics of the map's values other than their mean; with `finish`."""
     finish: Callable[[Kept], Estimate | Mapping[str, Estimate]] | None = None
     """From the reducers of one run to the observable; a mapping names further quantities, "" being the observable."""
+    period: float | None = None
+    """After which the observable comes round (360 degrees): replicas are averaged on the circle. None where it does not,
+    or where `function` is Periodic and says so."""
+
+    @property
+    def periods(self) -> dict[str, float]:
+        """Of the quantities that come round, by name, "" being the observable."""
+        functions = {"": self.function, **{name: more.function for name, more in self.further.items()}}
+        found = {name: function.period for name, function in functions.items() if isinstance(function, Periodic)}
+        return found if self.period is None else {**found, "": self.period}
 
 
 @runtime_checkable

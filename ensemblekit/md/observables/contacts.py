@@ -10,15 +10,25 @@ import numpy as np
 
 from ensemblekit.errors import InputError
 from ensemblekit.md.observables.base import Prepared
-from ensemblekit.md.observables.groups import NO_BOX, Points, boxes_of, points_of, reference_positions, residues_of
+from ensemblekit.md.observables.groups import (
+    NO_BOX,
+    Points,
+    boxes_of,
+    one_frame,
+    points_of,
+    reference_positions,
+    residues_of,
+)
 from ensemblekit.md.superpose import frames_of
-from ensemblekit.md.system import Gather, System
+from ensemblekit.md.system import Gather, Plain, System
 from ensemblekit.md.updating import Updating, updating_selection
 from ensemblekit.source import Block
 
 HEAVY = "protein and not name H* 1H* 2H* 3H*"
 """By name, as many topologies know no elements."""
 MOST_PAIRS = 20_000_000
+FEW_PAIRS = 50_000
+"""Below, all pairs are looked at: cell lists cost more than they save."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +53,12 @@ class Contacts:
         periodic = self.periodic and system.boxed
         second = self.select_a if self.select_b is None else self.select_b
         if self.updating:
-            a = updating_selection(system, self.select_a)
-            b = a if second == self.select_a else updating_selection(system, second)
+            a = updating_selection(system, self.select_a, periodic)
+            b = a if second == self.select_a else updating_selection(system, second, periodic)
             return Prepared(partial(_varying_contacts, a, b, self.radius, periodic), "")
         atoms_a, atoms_b = system.select(self.select_a), system.select(second)
-        gather = system.gather(np.union1d(atoms_a, atoms_b))
         every = np.union1d(atoms_a, atoms_b)
+        gather = Plain(every) if periodic else system.gather(every)
         return Prepared(partial(_contacts, gather, np.searchsorted(every, atoms_a), np.searchsorted(every, atoms_b),
                                 self.radius, periodic), "")
 
@@ -75,8 +85,10 @@ class ContactMap:
         row, resids_a = residues_of(system, a)
         column, resids_b = residues_of(system, b)
         every = np.union1d(a, b)
-        return Prepared(partial(_map, system.gather(every), np.searchsorted(every, a), np.searchsorted(every, b), row, column,
-                                (len(resids_a), len(resids_b)), self.radius, self.periodic and system.boxed), "",
+        periodic = self.periodic and system.boxed
+        gather = Plain(every) if periodic else system.gather(every)
+        return Prepared(partial(_map, gather, np.searchsorted(every, a), np.searchsorted(every, b), row, column,
+                                (len(resids_a), len(resids_b)), self.radius, periodic), "",
                         {"residue": (resids_a, ""), "residue_b": (resids_b, "")})
 
 
@@ -122,9 +134,9 @@ class NativeContacts:
                              "hydrogens and the solvent out")
         every = np.union1d(a, b)
         label = " or ".join({f"({self.select_a})", f"({self.select_b or self.select_a})"})
-        x = reference_positions(system, self.reference, self.select_a if same else label, every)
-        at_a, at_b = np.searchsorted(every, a), np.searchsorted(every, b)
         periodic = self.periodic and system.boxed
+        x = reference_positions(system, self.reference, self.select_a if same else label, every, as_it_is=periodic)
+        at_a, at_b = np.searchsorted(every, a), np.searchsorted(every, b)
         pairs, lengths = self._contacts_of(system, x, every, at_a, at_b, periodic)
         points = points_of(system, [every[k:k + 1] for k in range(len(every))], None, periodic)
         if self.method == "radius":
@@ -139,7 +151,9 @@ class NativeContacts:
         """Pairs (p, 2) of the reference's contacts and their lengths (p,)."""
         from ensemblekit.md.kernels_geometry import distances
 
-        box = system.first_frame().box if periodic and self.reference is None else None
+        box = None
+        if periodic and (self.reference is None or isinstance(self.reference, int | np.integer)):
+            box = np.asarray(one_frame(system, int(self.reference or 0)).fields["box"][0], np.float64)
         boxes = NO_BOX if box is None else box[None]
         topology = system.topology
         residue, resids, segids = topology.residue_of[every], topology.resids[every], topology.segids[every]
@@ -179,12 +193,38 @@ def count_contacts(positions: np.ndarray, a: np.ndarray, b: np.ndarray, radius: 
     out = np.zeros(rows.n)
     both = np.intersect1d(a, b)
     only_a, only_b = np.setdiff1d(a, both), np.setdiff1d(b, both)
-    for first, second in ((only_a, b), (both, only_b)):
-        if len(first) and len(second):
-            contacts(*rows, first, second, False, radius, boxes, out)
-    if len(both):
-        contacts(*rows, both, both, True, radius, boxes, out)
+    for first, second, same in ((only_a, b, False), (both, only_b, False), (both, both, True)):
+        if not len(first) or not len(second):
+            continue
+        if len(first) * len(second) < FEW_PAIRS or (len(boxes) and not radius < _reach(boxes)):
+            contacts(*rows, first, second, same, radius, boxes, out)
+        else:
+            out += _by_cells(positions, first, second, same, radius, boxes)
     return out
+
+
+def _reach(boxes: np.ndarray) -> float:
+    """Half the smallest height of all cells: up to there no pair has two images. 0 where a cell has no volume."""
+    volumes = np.abs(np.linalg.det(boxes))
+    faces = np.linalg.norm(np.cross(boxes[:, [1, 2, 0]], boxes[:, [2, 0, 1]]), axis=2)
+    if not (volumes > 0).all():
+        return 0.0
+    return float((volumes[:, None] / faces).min() / 2)
+
+
+def _by_cells(positions: np.ndarray, a: np.ndarray, b: np.ndarray, same: bool, radius: float,
+              boxes: np.ndarray) -> np.ndarray:
+    """As the kernel `contacts`, by cell lists: the cost grows with the atoms, not with their pairs."""
+    from ensemblekit.md.kernels_rdf import pair_counts
+
+    x = np.asarray(positions)
+    edges = np.array([0.0, np.nextafter(float(radius), np.inf)])
+    counts, volume = np.zeros((len(x), 2)), np.zeros(1)
+    for t in range(len(x)):
+        one = slice(t, t + 1)
+        if pair_counts(x[one], boxes[one], a, b, a, b, same, edges, counts[one], volume) >= 0:
+            counts[t] = np.nan      # a coordinate that is not a number: this frame has no count
+    return counts[:, 1] / 2 if same else counts[:, 1]
 
 
 def _contacts(gather: Gather, a: np.ndarray, b: np.ndarray, radius: float, periodic: bool, block: Block) -> np.ndarray:

@@ -62,7 +62,7 @@ class Dihedral:
     def prepare(self, system: System) -> Prepared:
         groups = _groups(system, (self.select_a, self.select_b, self.select_c, self.select_d))
         points = points_of(system, groups, self.weights, self.periodic)
-        return Prepared(partial(_one_dihedral, points), "degree", reducers=(Series(),), finish=_on_the_circle)
+        return Prepared(partial(_one_dihedral, points), "degree", reducers=(Series(),), finish=_on_the_circle, period=360.0)
 
 
 @dataclass(frozen=True)

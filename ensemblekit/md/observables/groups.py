@@ -11,7 +11,7 @@ import numpy as np
 
 from ensemblekit.errors import InputError
 from ensemblekit.md.superpose import frames_of
-from ensemblekit.md.system import Gather, System
+from ensemblekit.md.system import Gather, Plain, System
 from ensemblekit.source import WHOLE, Block
 
 POINT_BYTES = 1 << 20
@@ -66,7 +66,8 @@ def points_of(system: System, groups: Sequence[np.ndarray], weights: str | None,
     if not (totals > 0).all():
         raise InputError("a group of atoms has no mass, so it has no centre of mass; pass weights=None")
     shares = mass / np.repeat(totals, np.diff(offsets))
-    return Points(system.gather(atoms), offsets, shares, periodic and system.boxed)
+    nearest = periodic and system.boxed
+    return Points(Plain(atoms) if single and nearest else system.gather(atoms), offsets, shares, nearest)
 
 
 def check_weights_word(weights: Any) -> None:
@@ -103,14 +104,17 @@ def gathered(gather: Gather, block: Block) -> np.ndarray:
     return np.asarray(positions[0][index], np.float64)
 
 
-def reference_positions(system: System, reference: Any, select: str, atoms: np.ndarray) -> np.ndarray:
+def reference_positions(system: System, reference: Any, select: str, atoms: np.ndarray,
+                        as_it_is: bool = False) -> np.ndarray:
     """Positions (atoms, 3) to compare with, in angstrom.
 
     reference: None for the first frame; a number for that frame; positions of the selected atoms or of all; the path of
-    a structure, a Universe or an AtomGroup, of which `select` chooses as many atoms.
+    a structure, a Universe or an AtomGroup, of which `select` chooses as many atoms. as_it_is: a frame's molecules need
+    not be whole.
     """
     if reference is None or isinstance(reference, int | np.integer):
-        return gathered(system.gather(atoms), one_frame(system, 0 if reference is None else int(reference)))
+        return gathered(Plain(atoms) if as_it_is else system.gather(atoms),
+                        one_frame(system, 0 if reference is None else int(reference)))
     if isinstance(reference, str | os.PathLike) or hasattr(reference, "atoms"):
         found = _of_structure(reference, select, len(atoms))
     else:

@@ -125,7 +125,7 @@ def _shape(gather: Gather, shares: np.ndarray, block: Block) -> np.ndarray:
     rows = frames_of(positions)
     six = np.empty((rows.n, 6))
     gyration_tensor(*rows, index, shares, six)
-    sound = np.isfinite(six).all(1)
+    sound = np.asarray(np.isfinite(six).all(1))
     matrix = np.where(sound[:, None, None], six[:, [[0, 3, 4], [3, 1, 5], [4, 5, 2]]], 0.0)
     moments = np.linalg.eigvalsh(matrix)[:, ::-1]
     a, b, c = moments.T

@@ -11,8 +11,8 @@ import numpy as np
 
 from ensemblekit.errors import InputError
 from ensemblekit.md.observables.base import Prepared
-from ensemblekit.md.observables.groups import gathered, one_frame
-from ensemblekit.md.system import Gather, System
+from ensemblekit.md.observables.groups import one_frame
+from ensemblekit.md.system import Gather, Plain, System
 from ensemblekit.md.topology import mdanalysis
 from ensemblekit.md.updating import dimensions_of, universe_in_memory
 from ensemblekit.source import Block
@@ -50,15 +50,19 @@ class HydrogenBonds:
         every = np.unique(np.concatenate([donors, hydrogens, acceptors]))
         sides = None
         if self.between is not None:
-            pairs = [self.between] if len(self.between) == 2 and isinstance(self.between[0], str) else list(self.between)
+            given: Any = self.between
+            pairs = [given] if len(given) == 2 and isinstance(given[0], str) else list(given)
             if not pairs or any(len(pair) != 2 for pair in pairs):
                 raise InputError(f"between is a pair of selections or a list of such pairs; got {self.between!r}")
             sides = np.zeros((len(pairs), 2, len(every)), bool)
             for k, pair in enumerate(pairs):
                 for side, text in enumerate(pair):
                     sides[k, side] = np.isin(every, system.select(text))
-        where = (np.searchsorted(every, x) for x in (donors, hydrogens, acceptors))
-        return Prepared(partial(_count, system.gather(every), *where, sides, float(self.distance), float(self.angle),
+            inside = every[sides.any((0, 1))]       # no search where nothing can count
+            taking = np.isin(donors, inside)
+            donors, hydrogens, acceptors = donors[taking], hydrogens[taking], acceptors[np.isin(acceptors, inside)]
+        return Prepared(partial(_count, Plain(every), np.searchsorted(every, donors), np.searchsorted(every, hydrogens),
+                                np.searchsorted(every, acceptors), sides, float(self.distance), float(self.angle),
                                 system.boxed), "")
 
     def _who(self, system: System) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -101,8 +105,8 @@ def _guesses(topology: Any) -> tuple[str, str]:
     with mdanalysis():
         from MDAnalysis.analysis.hydrogenbonds import HydrogenBondAnalysis
 
-        made = HydrogenBondAnalysis(universe_in_memory(topology), donors_sel="all", hydrogens_sel="all",
-                                    acceptors_sel="all", d_h_cutoff=1e-3)
+        one = "index 0"         # it looks for pairs at once, and there are no coordinates yet
+        made = HydrogenBondAnalysis(universe_in_memory(topology), donors_sel=one, hydrogens_sel=one, acceptors_sel=one)
         return made.guess_hydrogens(), made.guess_acceptors()
 
 
@@ -124,7 +128,7 @@ def _pairs(system: System, heavy: np.ndarray, hydrogens: np.ndarray) -> tuple[np
 
         block = one_frame(system, 0)
         box = dimensions_of(block.fields["box"][0]) if "box" in block.fields else None
-        x = gathered(system.gather(np.arange(len(system.topology))), block).astype(np.float32)
+        x = np.asarray(block.fields["position"][0], np.float32)
         near, lengths = capped_distance(x[heavy], x[hydrogens], 1.2, box=box)
     order = np.lexsort((lengths, near[:, 1]))
     _, first = np.unique(near[order, 1], return_index=True)

@@ -172,6 +172,7 @@ def decompose(system: System, settings: PCA) -> tuple[Gather, PrincipalComponent
     k = min(int(wanted), len(values))
     values, vectors = np.clip(values[:k], 0, None), vectors[:k]
     vectors = vectors * np.sign(vectors[np.arange(k), np.abs(vectors).argmax(1)])[:, None]
+    vectors = np.ascontiguousarray(vectors)     # products with it give the same bits wherever it is sent
     which, resids = residues_of(system, atoms)
     return gather, PrincipalComponents(
         variances=values, components=vectors.reshape(k, -1, 3), mean=found.mean + mean.reshape(-1, 3), total=total, n=n,

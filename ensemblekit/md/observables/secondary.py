@@ -14,7 +14,7 @@ from ensemblekit.md.topology import mdanalysis
 from ensemblekit.source import Block
 
 STATES = np.array(["loop", "helix", "strand"])
-BACKBONE = (("N",), ("CA",), ("C",), ("O", "O1", "OT1"))
+BACKBONE = (("N",), ("CA",), ("C",), ("O", "O1", "OT1", "OC1", "OXT"))
 """Names of the atoms DSSP looks at."""
 
 
@@ -22,9 +22,9 @@ BACKBONE = (("N",), ("CA",), ("C",), ("O", "O1", "OT1"))
 class SecondaryStructure:
     """How often each residue is loop, helix or strand: an array (residues, 3) of shares of the frames.
 
-    Kabsch & Sander (Biopolymers 22, 2577, 1983) by MDAnalysis' DSSP, hydrogens placed on the backbone. All residues of the
-    selection must have N, CA, C and O. Further: `content`, the shares of all residues together, (3,); its series against
-    time is that of :class:`HelixContent`.
+    Kabsch & Sander (Biopolymers 22, 2577, 1983) by MDAnalysis' DSSP, hydrogens placed on the backbone. Residues without a
+    CA (caps) are left out, those with one must have N, C and O too. Further: `content`, the shares of all residues
+    together, (3,); its series against time is that of :class:`HelixContent`.
     """
 
     select: str = "protein"
@@ -60,7 +60,10 @@ def _backbone(system: System, select: str) -> tuple[Gather, np.ndarray, np.ndarr
             raise MissingExtraError("MDAnalysis>=2.8", "md") from error
     topology = system.topology
     atoms = system.select(select)
-    residues = np.unique(topology.residue_of[atoms])
+    residues = np.unique(topology.residue_of[atoms[topology.names[atoms] == "CA"]])
+    atoms = atoms[np.isin(topology.residue_of[atoms], residues)]
+    if not len(residues):
+        raise InputError(f"no residue of {select!r} has a CA: secondary structure is that of proteins")
     table = np.full((len(residues), 4), -1)
     place = {name: k for k, names in enumerate(BACKBONE) for name in names}
     for atom in atoms:
