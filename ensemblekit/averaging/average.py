@@ -15,7 +15,7 @@ from ensemblekit.averaging.equilibration import significant_start
 from ensemblekit.averaging.estimate import DISAGREE, Estimate, quantile, student_interval
 from ensemblekit.averaging.moments import Moments
 from ensemblekit.averaging.reducer import TIME
-from ensemblekit.averaging.run import Map, Progress, merged, partials
+from ensemblekit.averaging.run import Map, Progress, States, merged, partials
 from ensemblekit.averaging.series import Series
 from ensemblekit.averaging.spectral import cosine_error, mean_skewness, skewed_quantiles
 from ensemblekit.engine import Engine
@@ -64,7 +64,7 @@ def average(source: Any, *, map: Map | None = None, weights: Any = None, equilib
         source = ArraySource.of(source, weights=weights)
     source = as_source(source)
     only = _only_field(source, map)
-    _check_equilibration(equilibration)
+    check_equilibration(equilibration)
     if unit is None:
         unit = source.fields[only].unit if only is not None else ""
     runs = _read(source, map, only, engine, progress)
@@ -93,19 +93,34 @@ def _read(source: SnapshotSource, map: Map | None, only: str | None, engine: Eng
     head: Any = map if map is not None else only
     size = source.fields[only].size if only is not None and map is None else 1
     keep = int(np.clip(STATE_BYTES // (size * 8 * 24), 2, 64))
-    branches = {"values": (head, _Observable()), "clock": (_clock, Series())}
+    branches = {"values": (head, Observed()), "clock": (clock_of, Series())}
     read = partials(source, branches, fields=fields, engine=engine, progress=progress, keep=keep)
-    found = []
-    for _, states in sorted(read.items()):
-        clock = np.concatenate([np.asarray(state["clock"][0].result()).reshape(-1, 2) for _, state in states])
-        first: _Observable = states[0][1]["values"][0]      # type: ignore[assignment]
-        values = None
-        if first.item == ():
-            values = np.concatenate([s["values"][0].series() for _, s in states])      # type: ignore[attr-defined]
-        found.append(_Run(values, states, clock))
+    found = [_run_of(states, "values") for _, states in sorted(read.items())]
     if not found:
         raise StatisticsError("the source has no snapshots; there is nothing to average")
     return found
+
+
+def _run_of(states: list[tuple[int, States]], name: str) -> _Run:
+    """One of several averages that were read together: branches `name` (Observed) and "clock" (Series of clock_of)."""
+    clock = np.concatenate([np.asarray(state["clock"][0].result()).reshape(-1, 2) for _, state in states])
+    mine = [(start, {"values": state[name]}) for start, state in states]
+    first: Observed = states[0][1][name][0]      # type: ignore[assignment]
+    values = None
+    if first.item == ():
+        values = np.concatenate([state[name][0].series() for _, state in states])      # type: ignore[attr-defined]
+    return _Run(values, mine, clock)
+
+
+def estimate_of(states: list[tuple[int, States]], name: str, *, equilibration: Any = "auto", confidence: float = 0.95,
+                unit: str = "", time_unit: str = "") -> Estimate:
+    """The Estimate of one of many averages that were read together, one run: ``partials`` kept its states.
+
+    Arguments:
+        states: ``partials(...)[run]`` of a read whose branches are ``name: (map, Observed())`` for each average and
+            ``"clock": (clock_of, Series())``.
+    """
+    return _one_run(_run_of(states, name), equilibration, confidence, unit, time_unit)
 
 
 def _in_memory(source: ArraySource, name: str) -> _Run:
@@ -121,7 +136,7 @@ def _in_memory(source: ArraySource, name: str) -> _Run:
     return _Run(values, [], clock)
 
 
-def _clock(block: Block) -> np.ndarray:
+def clock_of(block: Block) -> np.ndarray:
     """Time and weight of each snapshot, (n, 2); NaN where there is none."""
     clock = np.full((len(block), 2), np.nan)
     if block.times is not None:
@@ -131,7 +146,7 @@ def _clock(block: Block) -> np.ndarray:
     return clock
 
 
-class _Observable:
+class Observed:
     """What an average needs of a stream of values: the series of a scalar, else block sums and a few summaries.
 
     The summaries stand for the whole item when its equilibration is sought: its mean, its root mean square, and two
@@ -330,7 +345,7 @@ def _array_estimate(run: _Run, weights: np.ndarray | None, times: np.ndarray | N
         default=0))
     begins = [begin for begin, _ in states]
     start = min((b for b in begins if b >= wanted), default=begins[-1])       # rounded up to where a state begins
-    kept: _Observable = merged(states, start)["values"][0]      # type: ignore[assignment]
+    kept: Observed = merged(states, start)["values"][0]      # type: ignore[assignment]
     blocks = kept.blocks.result()
     mean = np.asarray(blocks.mean)
     facts: dict[str, Any] = {"unit": unit, "time_unit": time_unit if times is not None else "", "times": times,
@@ -434,6 +449,11 @@ def _unknown(mean: Any, n: int, confidence: float, why: str, **facts: Any) -> Es
                     **facts)
 
 
+def discarded(equilibration: Any, n: int, times: np.ndarray | None) -> int:
+    """How many snapshots a number or a time leaves out at the start of a run of n."""
+    return _start(equilibration, n, times, lambda: 0)
+
+
 def _start(equilibration: Any, n: int, times: np.ndarray | None, found: Any) -> int:
     """How many snapshots to discard."""
     if equilibration is None:
@@ -444,7 +464,7 @@ def _start(equilibration: Any, n: int, times: np.ndarray | None, found: Any) -> 
         if times is None:
             raise InputError(f"equilibration={equilibration!r} is a time, and the source has no times; "
                              "pass a whole number of snapshots")
-        start = int(np.searchsorted(times, times[0] + equilibration))
+        start = int(np.searchsorted(times, times[0] + equilibration - 1e-3 * _spacing(times)))      # times are rounded
     else:
         start = int(equilibration)
     if start >= n:
@@ -452,7 +472,8 @@ def _start(equilibration: Any, n: int, times: np.ndarray | None, found: Any) -> 
     return start
 
 
-def _check_equilibration(equilibration: Any) -> None:
+def check_equilibration(equilibration: Any) -> None:
+    """Refuse what is no way to discard a start."""
     if equilibration is None or (isinstance(equilibration, str) and equilibration == "auto"):
         return
     number = isinstance(equilibration, int | float | np.integer) and not isinstance(equilibration, bool)

@@ -62,6 +62,20 @@ class Estimate:
     """All values (n + n_discarded,) of a scalar, the discarded ones too; None for arrays and for several runs."""
     times: np.ndarray | None = None
     """Their times."""
+    runs: tuple[Estimate, ...] = ()
+    """Of several independent runs: the estimate of each, with its series."""
+    ergodicity: Any = None
+    """Of several runs of a scalar: the :class:`~ensemblekit.Ergodicity` verdict, within and between variance."""
+    further: Mapping[str, Estimate] = field(default_factory=dict)
+    """Quantities that come with this one, by name; also as attributes: ``rdf.coordination``."""
+
+    def __getattr__(self, name: str) -> Estimate:
+        if not name.startswith("_"):
+            found = self.further.get(name)
+            if found is not None:
+                return found
+        more = f"; with it come {', '.join(self.further)}" if not name.startswith("_") and self.further else ""
+        raise AttributeError(f"an Estimate has no {name!r}{more}")
 
     @property
     def low(self) -> Any:

@@ -23,7 +23,8 @@ class Place(StrEnum):
 
 
 def average(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A store, or any H5MD or HDF5 file.", show_default=False)],
+    file: Annotated[str, typer.Argument(metavar="FILE", show_default=False, help="A store, any H5MD or HDF5 file, or a "
+                                                   "table: .xvg, .edr, COLVAR, .csv.")],
     field: Annotated[str, typer.Argument(metavar="FIELD", show_default=False)],
     begin: Annotated[float | None, typer.Option("--begin", help="First time, in the file's unit.")] = None,
     end: Annotated[float | None, typer.Option("--end", help="Last time, in the file's unit.")] = None,
@@ -40,7 +41,7 @@ def average(
     """The mean of a field, its standard error and interval, and whether they can be trusted."""
     import ensemblekit as ek
 
-    source = chosen(ek.open(file)[field], begin, end, start, stop, step)
+    source = chosen(field_of(file, field), begin, end, start, stop, step)
     places = {Place.threads: ek.Threads, Place.serial: ek.Serial, Place.processes: ek.Processes}
     estimate = ek.average(source, confidence=confidence, equilibration=discarded(equilibration),
                           engine=places[engine](), progress=stderr.is_terminal)
@@ -57,6 +58,14 @@ def average(
         draw(estimate).savefig(plot)
     for written in filter(None, (as_json, as_csv, plot)):
         stderr.print(f"written: {written}", style="dim", markup=False)
+
+
+def field_of(file: str, field: str) -> Any:
+    """A field of a store, or a column of a table."""
+    import ensemblekit as ek
+    from ensemblekit.md.columns import columns, is_columns
+
+    return columns(file)[field] if is_columns(file) else ek.open(file)[field]
 
 
 def chosen(view: Any, begin: float | None, end: float | None, start: int, stop: int | None, step: int) -> Any:
@@ -78,10 +87,10 @@ def chosen(view: Any, begin: float | None, end: float | None, start: int, stop: 
     return view.window(first, last, step)
 
 
-def discarded(word: str) -> str | int:
-    """ "auto", "none" or a number of snapshots, as ek.average takes it."""
+def discarded(word: str) -> str | int | None:
+    """ "auto", None or a number of snapshots, as ek.average takes it."""
     if word in ("auto", "none"):
-        return word
+        return word if word == "auto" else None
     if word.isdecimal():
         return int(word)
     raise InputError(f"--equilibration is auto, none or a number of snapshots; got {word!r}")

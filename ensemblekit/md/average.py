@@ -1,50 +1,204 @@
-"""Averages of observables over the frames of a trajectory, each with its error bar."""
+"""Averages of observables over the frames of trajectories, each with its error bar: one read for all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from ensemblekit.averaging.average import average as mean_with_error
-from ensemblekit.averaging.run import reduce
+from ensemblekit.averaging.average import Observed, check_equilibration, clock_of, discarded, estimate_of, pooled
+from ensemblekit.averaging.circular import turned
+from ensemblekit.averaging.derived import derived
+from ensemblekit.averaging.estimate import Estimate
+from ensemblekit.averaging.run import States, partials
 from ensemblekit.averaging.series import Series
 from ensemblekit.engine import Engine
-from ensemblekit.errors import InputError
-from ensemblekit.md.observables import Observable
-from ensemblekit.md.trajectory import topology_of, trajectory_source
-from ensemblekit.source import ArraySource, Block
+from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.md.functions import as_observable
+from ensemblekit.md.kept import kept_run
+from ensemblekit.md.observables.base import Observable, Prepared
+from ensemblekit.md.progress import Progress, counted
+from ensemblekit.md.result import Averages
+from ensemblekit.md.system import System, whole_already
+from ensemblekit.md.topology import warnings_held
+from ensemblekit.md.trajectory import BATCH, Choice, FrameSource, topology_of, trajectory_source
+from ensemblekit.md.weighted import WeightedSource
+from ensemblekit.source import ReplicaSet, check_weights
 
 
-def average(source: Any, observables: Mapping[str, Observable], *, engine: Engine | None = None) -> dict[str, Any]:
-    """The mean of each observable over the frames, as Estimates by name.
-
-    All observables share one read; RMSF makes two more before it, for its mean structure.
+def average(source: Any, observables: Mapping[str, Any], *, frame_weights: Any = None, start: int | None = None,
+            stop: int | None = None, step: int | None = None, frames: Any = None, begin: float | None = None,
+            end: float | None = None, equilibration: Any = "auto", confidence: float = 0.95, whole: bool | None = None,
+            engine: Engine | None = None, progress: Progress = False, quiet: bool = False) -> Averages:
+    """The mean of each observable over the frames of a trajectory, with interval, n_eff and verdict: one read for all.
 
     Arguments:
-        source: the path of a store of ours, an open store, what `md.read` gave, an MDAnalysis Universe or AtomGroup.
-        observables: name -> observable, for example ``{"rg": md.RadiusOfGyration("protein")}``.
+        source: the path of a store made by ``md.ingest``, a pattern or list of paths (replicas, or parts of one run), an
+            open store, what ``md.read`` gave, an MDAnalysis Universe or AtomGroup.
+        observables: name -> observable (``md.RadiusOfGyration("protein")``), a function of an AtomGroup that returns a
+            number or an array, or what ``md.from_analysis`` made.
+        frame_weights: statistical weights of the frames, (n,) for those chosen or for all; of replicas a list of them.
+            None: those of the source (1 for each).
+        start, stop, step: which frames, by number; or `frames`, their numbers (rising) or a mask; or
+        begin, end: the first and last time in ps, both included. Of replicas: the same of each.
+        equilibration: "auto" leaves out the start of a run where that raises n_eff significantly, for each observable on
+            its own; None or 0 nothing; a whole number so many frames; a float all before that time (ps) after the first
+            frame. Observables with statistics of their own (RMSF, PCA, MSD, torsions) keep all frames unless told.
+        whole: True: molecules are whole in the frames, nothing is mended at the box. None: made whole along their bonds
+            by observables that need it, as far as the source does not say that they are.
+        engine: Threads() by default; every engine gives the same bits.
+        progress: True for a bar on the terminal (frames/s, time left), or a function of (frames done, frames in all).
+        quiet: do not tell on stderr of reads besides the averaging one.
+
+    Returns:
+        name -> Estimate, and "name.further" for quantities that come with one; see :class:`~ensemblekit.md.result.Averages`.
+        Observables that need the frames before they can be averaged (RMSF: a mean structure) make reads of their own, from
+        a temporary store where `source` is none; ``passes`` tells how many and why.
 
     Raises:
-        InputError: no observables, or a selection that is empty.
+        InputError: no observables, a selection that is empty, weights that do not fit, a box with molecules that cannot
+            be made whole, frames that cannot be read.
+        ReductionError: an observable failed on a frame; it names both.
     """
-    if not observables:
+    if not isinstance(observables, Mapping) or not observables:
         raise InputError('name at least one observable, for example {"rg": md.RadiusOfGyration("protein")}')
-    frames = trajectory_source(source)
-    topology = topology_of(frames)
-    prepared = {name: observable.prepare(topology, frames, engine) for name, observable in observables.items()}
-    branches = {name: (ready.map, Series()) for name, ready in prepared.items()}
-    series = reduce(frames, {**branches, "/times": (_times, Series())}, fields=["position"], engine=engine)
-    times = series.pop("/times")
-    known = None if np.isnan(times).any() else times
-    found = {}
+    for name in observables:
+        if not isinstance(name, str) or not name or "." in name or name == "clock":
+            raise InputError(f"an observable is named by a word without a dot that is not \"clock\"; got {name!r}")
+    if not 0.0 < confidence < 1.0:
+        raise InputError(f"confidence is a number between 0 and 1, 0.95 for 95 %; got {confidence!r}")
+    check_equilibration(equilibration)
+    wanted = {name: as_observable(name, observable) for name, observable in observables.items()}
+    given = trajectory_source(source)
+    topology = topology_of(given)
+    already = whole_already(given) if whole is None else whole
+    chosen = weighted(given, Choice(start, stop, step, frames, begin, end), frame_weights)
+    if not sum(chosen.lengths or ()):
+        raise StatisticsError("there are no frames to average")
+    with System(chosen, topology, engine, progress=progress, whole=already) as system:
+        prepared = {name: observable.prepare(system) for name, observable in wanted.items()}
+        if system.passes and not quiet:
+            print(system.told(), file=sys.stderr)
+        return _read(system, prepared, equilibration, confidence, progress)
+
+
+def _read(system: System, prepared: Mapping[str, Prepared], equilibration: Any, confidence: float,
+          progress: Progress) -> Averages:
+    source = system.source
+    branches: dict[str, Any] = {name: (ready.map, *(ready.reducers or (Observed(),))) for name, ready in prepared.items()}
+    branches["clock"] = (clock_of, Series())
+    needed = {"position", "box"} | {name for ready in prepared.values() for name in ready.fields}
+    missing = needed - set(source.fields) - {"box"}
+    if missing:
+        who = next(name for name, ready in prepared.items() if missing & set(ready.fields) or "position" in missing)
+        raise InputError(f"{who!r} needs {', '.join(sorted(missing))}, and these frames have {', '.join(source.fields)}")
+    fields = [name for name in source.fields if name in needed]
+    with warnings_held(), counted(progress, system.n_frames, "averages") as tell:
+        read = partials(source, branches, fields=fields, engine=system.engine, limit=BATCH, progress=tell)
+    for run, states in read.items():
+        _forward(states, run)
+    found: dict[str, Estimate] = {}
+    unit = source.time_unit or "ps"
     for name, ready in prepared.items():
-        values = ArraySource.of(series[name], times=known, unit=ready.unit, time_unit=frames.time_unit)
-        found[name] = ready.finish(replace(mean_with_error(values), coords=ready.coords))
-    return found
+        runs = [_finished(states, name, ready, unit, equilibration, confidence) for _, states in sorted(read.items())]
+        found[name] = runs[0] if len(runs) == 1 else _together(runs, confidence, ready.periods)
+    return Averages(found, tuple([*system.passes, "averages"]), system.n_frames, len(read))
 
 
-def _times(block: Block) -> np.ndarray:
-    return np.full(len(block), np.nan) if block.times is None else np.asarray(block.times, np.float64)
+def _forward(states: list[tuple[int, States]], run: int) -> None:
+    """Times that run backwards say nothing: the frames are counted instead."""
+    times = np.concatenate([np.asarray(state["clock"][0].result()).reshape(-1, 2)[:, 0] for _, state in states])
+    if np.isnan(times).any() or not (np.diff(times) < 0).any():
+        return
+    k = int(np.argmax(np.diff(times) < 0)) + 1
+    warnings.warn(f"the times run backwards at frame {k} (from {times[k - 1]:g} to {times[k]:g} ps): frames are counted "
+                  "instead. Independent runs are passed as replicas=[...]", stacklevel=4)
+    for _, state in states:
+        for part in state["clock"][0].parts:        # type: ignore[attr-defined]
+            part.reshape(-1, 2)[:, 0] = np.nan
+
+
+def _finished(states: list[tuple[int, States]], name: str, ready: Prepared, time_unit: str, equilibration: Any,
+              confidence: float) -> Estimate:
+    """One observable of one run, with what comes with it."""
+    if ready.finish is not None:
+        return _own(states, name, ready, time_unit, equilibration, confidence)
+    estimate = estimate_of(states, name, equilibration=equilibration, confidence=confidence, unit=ready.unit,
+                           time_unit=time_unit)
+    answer = estimate if ready.function is None else derived(states, name, ready.function, estimate, unit=ready.unit)
+    further = {key: replace(derived(states, name, more.function, estimate, unit=more.unit), coords=dict(more.coords))
+               for key, more in ready.further.items()}
+    return replace(answer, coords=dict(ready.coords), further=further)
+
+
+def _own(states: list[tuple[int, States]], name: str, ready: Prepared, time_unit: str, equilibration: Any,
+         confidence: float) -> Estimate:
+    """An observable whose statistics are its own."""
+    assert ready.finish is not None
+    kept = kept_run(states, name, time_unit, confidence)
+    if equilibration not in (None, 0) and not isinstance(equilibration, str):
+        wanted = discarded(equilibration, kept.n, kept.times)
+        begins = [begin for begin, _ in states]
+        first = next((k for k, begin in enumerate(begins) if begin >= wanted), len(begins) - 1)
+        left = begins[first]        # rounded up to where a state begins
+        elapsed = float(left) if kept.times is None else float(kept.times[left] - kept.times[0])
+        kept = replace(kept_run([(b - left, s) for b, s in states[first:]], name, time_unit, confidence), n_discarded=left,
+                       equilibration_time=elapsed)
+    made = ready.finish(kept)
+    found: dict[str, Estimate] = dict(made) if isinstance(made, Mapping) else {"": made}
+    main = found.pop("")
+    return replace(main, further={**main.further, **found})
+
+
+def _together(runs: Sequence[Estimate], confidence: float, periods: Mapping[str, float], name: str = "") -> Estimate:
+    """Replicas of one observable as one: variance within and between runs, and for numbers the verdict on ergodicity.
+
+    periods: of those quantities (by name, "" the observable) that come round, such as torsions.
+    """
+    if name in periods:
+        runs = [turned(run, periods[name], runs[0].mean) for run in runs]
+    from ensemblekit.averaging.replicas import ergodicity
+    from ensemblekit.source import ArraySource
+
+    answer = pooled(list(runs), confidence)
+    verdict = None
+    if np.ndim(answer.mean) == 0 and all(run.series is not None and np.isfinite(run.series).all() for run in runs):
+        kept = [ArraySource.of(run.series[run.n_discarded:], unit=run.unit, time_unit=run.time_unit,      # type: ignore[index]
+                               times=None if run.times is None else run.times[run.n_discarded:]) for run in runs]
+        if all(run.n >= 4 for run in runs):
+            verdict = ergodicity(kept, confidence=confidence)
+    further = {key: _together([run.further[key] for run in runs], confidence, periods, key) for key in runs[0].further}
+    if name in periods:
+        answer = turned(answer, periods[name], 0.0)
+    return replace(answer, coords=dict(runs[0].coords), runs=tuple(runs), ergodicity=verdict, further=further)
+
+
+def weighted(source: Any, choice: Choice, weights: Any) -> Any:
+    """The chosen frames, with these weights instead of their own where there are any."""
+    if weights is None:
+        return choice.of(source)
+    if isinstance(source, ReplicaSet):
+        if isinstance(weights, np.ndarray) or not isinstance(weights, Sequence) or len(weights) != len(source.runs):
+            raise InputError(f"frame_weights of {len(source.runs)} replicas are a list with one array each")
+        return ReplicaSet(tuple(weighted(run, choice, w) for run, w in zip(source.runs, weights, strict=True)))
+    (total,) = source.lengths
+    chosen = choice.of(source)
+    (n,) = chosen.lengths
+    w = np.asarray(weights)
+    if w.shape == (total,) and n != total:
+        rows = choice.rows(total, lambda: source.times)
+        w = w[rows]
+    if w.shape != (n,):
+        whole = f" (or ({total},) for all frames)" if n != total else ""
+        raise InputError(f"frame_weights are one number a frame, shape ({n},){whole}; got shape {w.shape}")
+    w = check_weights(w, n)
+    if not w.any():
+        raise InputError("all frame_weights are zero: no frame is left to average over")
+    return chosen.reweighted(w) if isinstance(chosen, FrameSource) else WeightedSource(chosen, w)
+
+
+__all__ = ["Observable", "average"]

@@ -1,155 +1,684 @@
-"""MDAnalysis trajectories as sources, and into the store. Positions in angstrom, times in ps."""
+"""Trajectories as sources, read on the fly. Positions in angstrom, times in ps, velocities in angstrom/ps, forces in
+kJ/(mol angstrom): MDAnalysis' units, whatever the file."""
 
 from __future__ import annotations
 
+import glob
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from ensemblekit.errors import InputError
-from ensemblekit.md.topology import Topology, mdanalysis
-from ensemblekit.source import WHOLE, Access, Block, Cut, Field, Piece, check_window, cuts_of
-from ensemblekit.store.opening import open_store
-from ensemblekit.store.store import Store
+from ensemblekit.md.topology import Topology, mdanalysis, warnings_held
+from ensemblekit.md.weighted import PickedSource
+from ensemblekit.md.xtc import XtcIndex
+from ensemblekit.source import WHOLE, Access, Block, Cut, Field, Piece, ReplicaSet, StackedSource, check_window, cuts_of
+from ensemblekit.store.schema import MD_UNITS
 
-BATCH = 4 << 20
-"""Bytes of frames written at a time."""
+BATCH = 8 << 20
+"""Bytes of frames read at a time: they stay in the cache until the last observable has seen them."""
+KINDS = ("position", "velocity", "force", "box")
+JOINT = 1e-3
+"""Part of a time step by which two times may differ and still be one."""
 
 
 @dataclass(frozen=True, eq=False)
-class TrajectorySource:
-    """Frames of a trajectory file, read on the fly by whoever needs them; every reader opens the file for itself."""
+class Part:
+    """One trajectory file: how a worker opens it."""
 
     path: str
-    topology: Topology
-    atoms: np.ndarray
-    """Indices of the selected atoms in the file."""
+    reader: Any
+    """MDAnalysis' reader class."""
     n_atoms: int
-    """Atoms in the file."""
-    frames: range
+    options: Mapping[str, Any] = field(default_factory=dict)
+    xtc: XtcIndex | None = None
+    """Where it is an XTC file: read without MDAnalysis."""
+    shift: float = 0.0
+    """Added to its times, where a part begins to count anew."""
+    clock: tuple[float, float] | None = None
+    """First time and step, where the times in the file run backwards."""
+
+    def open(self) -> Any:
+        return self.reader(self.path, n_atoms=self.n_atoms, **self.options)
+
+
+class FrameSource:
+    """What all sources of frames share: fields by what the first frame holds, one run, times in ps."""
+
+    topology: Topology
+    kinds: tuple[str, ...]
+    whole: bool
+    """Molecules are whole already, so that nothing is to be mended at the box."""
+    weights: np.ndarray | None
+
     access: Access = "rows"
-    time_unit: str = "ps"
+    time_unit = "ps"
+
+    def reweighted(self, weights: np.ndarray) -> FrameSource:
+        """The same frames with these statistical weights, (frames,)."""
+        raise NotImplementedError
 
     @property
     def fields(self) -> Mapping[str, Field]:
-        return {"position": Field((len(self.atoms), 3), np.dtype("f4"), "Angstrom", kind="position")}
+        n = len(self.topology)
+        f4 = np.dtype("f4")
+        return {kind: Field((3, 3) if kind == "box" else (n, 3), f4, MD_UNITS[kind], kind=kind)     # type: ignore[arg-type]
+                for kind in self.kinds}
+
+
+@dataclass(frozen=True, eq=False)
+class TrajectorySource(FrameSource):
+    """Frames of one or more trajectory files, parts of one run; every worker opens the files for itself."""
+
+    parts: tuple[Part, ...]
+    topology: Topology
+    atoms: np.ndarray | None
+    """Indices of the selected atoms in the files, ascending; None: all."""
+    rows: np.ndarray
+    """(frames,) numbers of the frames, counted through all parts."""
+    edges: np.ndarray
+    """(parts + 1,) where each part begins in that count."""
+    kinds: tuple[str, ...]
+    whole: bool = False
+    weights: np.ndarray | None = None
+    """(frames,) statistical weights."""
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        return (len(self.frames),)
+        return (len(self.rows),)
+
+    @property
+    def path(self) -> str:
+        return self.parts[0].path
+
+    @cached_property
+    def times(self) -> np.ndarray:
+        """Times of the frames, (n,), in ps: from the headers (XTC), else first time and step, checked at the last frame."""
+        every = [times_of(part) for part in self.parts]
+        return np.concatenate(every)[self.rows]
 
     def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> TrajectorySource:
         check_window(start, stop, step)
-        return replace(self, frames=self.frames[start:stop:step])
+        return self.picked(slice(start, stop, step))
+
+    def reweighted(self, weights: np.ndarray) -> TrajectorySource:
+        return replace(self, weights=weights)
+
+    def picked(self, which: Any) -> TrajectorySource:
+        """Some of the frames: a slice, or rising numbers."""
+        return replace(self, rows=self.rows[which], weights=None if self.weights is None else self.weights[which])
 
     def pieces(self, names: Sequence[str], cut: Cut, tiled: bool, limit: int) -> Iterator[Piece]:
-        for start, stop, _ in cuts_of(self.fields, names, len(self.frames), "time", False, limit):
-            yield TrajectoryPiece(0, start, stop, WHOLE, replace(self, frames=self.frames[start:stop]))
+        slim = replace(self, topology=Sized(self.topology))      # pieces travel: not with all names of all atoms
+        for start, stop, _ in cuts_of(self.fields, names, len(self.rows), "time", False, limit):
+            yield TrajectoryPiece(0, start, stop, WHOLE, slim.picked(slice(start, stop)), tuple(names), min(limit, BATCH))
+
+
+class Sized(Topology):
+    """Stands for a topology where only the number of atoms counts."""
+
+    def __init__(self, whole: Topology):
+        object.__setattr__(self, "n", len(whole))
+
+    def __len__(self) -> int:
+        return self.n       # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class TrajectoryPiece:
-    """Some consecutive frames of a trajectory file."""
+    """Some frames of trajectory files, in order."""
 
     run: int
     start: int
     stop: int
     tile: slice
     source: TrajectorySource
+    names: tuple[str, ...]
+    limit: int
 
     def blocks(self) -> Iterator[Block]:
         source = self.source
-        rows = max(1, BATCH // source.fields["position"].nbytes)
-        whole = len(source.atoms) == source.n_atoms
-        # no filter of warnings here: it belongs to the process, and pieces are read in threads
-        from MDAnalysis.coordinates.core import reader as open_reader
+        step = max(1, self.limit // max(1, sum(source.fields[name].nbytes for name in self.names)))
+        step = step // 16 * 16 or step
+        done = 0
+        for k in np.unique(np.searchsorted(source.edges, source.rows, "right") - 1):
+            part = source.parts[k]
+            mine = source.rows[(source.rows >= source.edges[k]) & (source.rows < source.edges[k + 1])] - source.edges[k]
+            read = _read_xtc if part.xtc is not None and set(self.names) <= {"position", "box"} else _read_any
+            for fields, times in read(part, mine, source, self.names, step):
+                n = len(times)
+                weights = None if source.weights is None else source.weights[done:done + n]
+                yield Block(fields, self.start + done, WHOLE, weights, times)
+                done += n
 
-        with open_reader(source.path, n_atoms=source.n_atoms) as reader:
-            for at in range(0, len(source.frames), rows):
-                chosen = source.frames[at:at + rows]
-                positions = np.empty((len(chosen), len(source.atoms), 3), np.float32)
+
+Batch = tuple[dict[str, np.ndarray], np.ndarray]
+
+
+def _read_xtc(part: Part, rows: np.ndarray, source: TrajectorySource, names: Sequence[str], step: int) -> Iterator[Batch]:
+    assert part.xtc is not None
+    for a in range(0, len(rows), step):
+        frames = part.xtc.read(rows[a:a + step], source.atoms)
+        fields = {"position": frames.position, "box": frames.box}
+        if "box" in names:
+            _check_box(frames.box, rows[a:a + step], part.path)
+        times = frames.times if part.clock is None else part.clock[0] + part.clock[1] * rows[a:a + step]
+        yield {name: fields[name] for name in names}, times + part.shift
+
+
+def _read_any(part: Part, rows: np.ndarray, source: TrajectorySource, names: Sequence[str], step: int) -> Iterator[Batch]:
+    from time import sleep
+
+    n_atoms = len(source.topology)
+    with part.open() as reader:
+        for a in range(0, len(rows), step):
+            chosen = rows[a:a + step]
+            fields = {name: np.empty((len(chosen), 3, 3) if name == "box" else (len(chosen), n_atoms, 3), np.float32)
+                      for name in names}
+            times = np.empty(len(chosen))
+            for k, frame in enumerate(chosen):
+                now = _frame(reader, int(frame), part)
+                for name, into in fields.items():
+                    take(now, name, source.atoms, into[k], int(frame), part.path)
+                times[k] = now.time + part.shift
+                sleep(0)        # readers hold Python's lock: let the threads that compute have it between frames
+            yield fields, times
+
+
+def _frame(reader: Any, frame: int, part: Part) -> Any:
+    try:
+        now = reader[frame] if reader.frame + 1 != frame else reader.next()
+    except Exception as error:
+        raise InputError(f"frame {frame} of {os.path.basename(part.path)} cannot be read ({type(error).__name__}: {error}). "
+                         f"Copy the file again from its source, or read what is before it with stop={frame}") from error
+    if now.n_atoms != part.n_atoms:
+        raise InputError(f"frame {frame} of {os.path.basename(part.path)} has {now.n_atoms} atoms, the topology has "
+                         f"{part.n_atoms}: one trajectory has the same atoms throughout")
+    return now
+
+
+def take(now: Any, name: str, atoms: np.ndarray | None, out: np.ndarray, frame: int, path: Any) -> None:
+    """Copy one field of MDAnalysis' time step."""
+    if name == "box":
+        vectors = now.triclinic_dimensions
+        if vectors is None or not np.any(vectors):
+            raise InputError(f"frame {frame} of {os.path.basename(str(path))} has no box, and earlier frames have one")
+        out[...] = vectors
+        return
+    if not getattr(now, {"position": "has_positions", "velocity": "has_velocities", "force": "has_forces"}[name]):
+        raise InputError(f"frame {frame} of {os.path.basename(str(path))} has no {name}; earlier frames have. Read without "
+                         f"what is not in every frame")
+    values = getattr(now, {"position": "positions", "velocity": "velocities", "force": "forces"}[name])
+    out[...] = values if atoms is None else values[atoms]
+
+
+def _check_box(box: np.ndarray, rows: np.ndarray, path: str) -> None:
+    none = ~box.any(axis=(1, 2))
+    if none.any():
+        raise InputError(f"frame {rows[int(np.argmax(none))]} of {os.path.basename(path)} has no box, and earlier frames have "
+                         "one")
+
+
+@dataclass(frozen=True, eq=False)
+class LiveSource(FrameSource):
+    """Frames of a Universe that only its own reader can give: in memory, transformed on the fly, or a stream.
+
+    They are read in order by the thread that hands out the pieces, while others work on those before.
+    """
+
+    universe: Any
+    topology: Topology
+    atoms: np.ndarray | None
+    rows: np.ndarray
+    kinds: tuple[str, ...]
+    whole: bool = False
+    weights: np.ndarray | None = None
+    n_atoms: int = 0
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        return (len(self.rows),)
+
+    @property
+    def path(self) -> str:
+        name = getattr(self.universe.trajectory, "filename", None)
+        return os.fspath(name) if isinstance(name, str | os.PathLike) else "frames in memory"
+
+    @cached_property
+    def times(self) -> np.ndarray:
+        return np.array([float(now.time) for now in self._frames(self.rows)])
+
+    def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> LiveSource:
+        check_window(start, stop, step)
+        return self.picked(slice(start, stop, step))
+
+    def reweighted(self, weights: np.ndarray) -> LiveSource:
+        return replace(self, weights=weights)
+
+    def picked(self, which: Any) -> LiveSource:
+        return replace(self, rows=self.rows[which], weights=None if self.weights is None else self.weights[which])
+
+    def _frames(self, rows: np.ndarray) -> Iterator[Any]:
+        trajectory = self.universe.trajectory
+        for frame in rows:
+            # step by step where frames follow each other: transformations such as NoJump look at the frame before
+            follows = frame > 0 and trajectory.frame == frame - 1
+            try:
+                now = trajectory.next() if follows else trajectory[int(frame)]
+            except Exception as error:
+                raise InputError(f"frame {frame} of {self.path} cannot be read ({type(error).__name__}: {error})") from error
+            if now.n_atoms != self.n_atoms:
+                raise InputError(f"frame {frame} of {self.path} has {now.n_atoms} atoms, the topology has {self.n_atoms}: one "
+                                 "trajectory has the same atoms throughout")
+            yield now
+
+    def pieces(self, names: Sequence[str], cut: Cut, tiled: bool, limit: int) -> Iterator[Piece]:
+        n_atoms = len(self.topology)
+        width = sum(self.fields[name].nbytes for name in names)
+        rows = max(1, min(limit, BATCH) // max(1, width))
+        rows = 1 << (rows.bit_length() - 1)         # blocks that tree sums can join
+        for start, stop, _ in cuts_of(self.fields, names, len(self.rows), "time", False, limit):
+            for a in range(start, stop, rows):
+                chosen = self.rows[a:min(a + rows, stop)]
+                fields = {name: np.empty((len(chosen), 3, 3) if name == "box" else (len(chosen), n_atoms, 3), np.float32)
+                          for name in names}
                 times = np.empty(len(chosen))
-                for k, frame in enumerate(chosen):
-                    now = reader[frame]
-                    positions[k] = now.positions if whole else now.positions[source.atoms]
+                for k, now in enumerate(self._frames(chosen)):
+                    for name, into in fields.items():
+                        take(now, name, self.atoms, into[k], int(chosen[k]), self.path)
                     times[k] = now.time
-                yield Block({"position": positions}, self.start + at, WHOLE, None, times)
+                weights = None if self.weights is None else self.weights[a:a + len(chosen)]
+                yield HeldPiece(0, a, a + len(chosen), WHOLE, fields, weights, times)
 
 
-def read(topology: Any, trajectory: Any = None, *, select: str = "all") -> TrajectorySource:
-    """A trajectory as a source, nothing copied.
+@dataclass(frozen=True, eq=False, slots=True)
+class HeldPiece:
+    """Frames that are in memory."""
+
+    run: int
+    start: int
+    stop: int
+    tile: slice
+    values: Mapping[str, np.ndarray]
+    weights: np.ndarray | None
+    times: np.ndarray
+
+    def blocks(self) -> Iterator[Block]:
+        yield Block(self.values, self.start, WHOLE, self.weights, self.times)
+
+
+def read(topology: Any, trajectory: Any = None, *, select: str = "all", replicas: Sequence[Any] | None = None,
+         start: int | None = None, stop: int | None = None, step: int | None = None, frames: Any = None,
+         begin: float | None = None, end: float | None = None, transformations: Any = None, whole: bool = False,
+         **options: Any) -> Any:
+    """Trajectories as a source that is read on the fly, nothing copied: every format MDAnalysis reads.
 
     Arguments:
-        topology: a topology file with `trajectory` beside it, or an MDAnalysis Universe or AtomGroup.
+        topology: a topology file with `trajectory` beside it; or an MDAnalysis Universe or AtomGroup.
+        trajectory: a file, a pattern, or a list: the parts of *one* run in order. Frames at a joint that stand in two
+            parts are taken from the later one.
         select: the atoms to read, in MDAnalysis' language.
+        replicas: independent runs instead of `trajectory`: one entry a run, each a file or a list of parts.
+        start, stop, step: which frames, by number; or `frames`, their numbers (rising) or a mask; or
+        begin, end: the first and last time in ps, both included.
+        transformations: MDAnalysis transformations (unwrap, center_in_box, NoJump, ...) as a list, or a function of the
+            Universe that returns them: ``lambda u: [unwrap(u.atoms), center_in_box(u.select_atoms("protein"))]``.
+        whole: molecules are whole already: nothing is mended at the box.
+        options: for MDAnalysis.Universe (``format=``, ``dt=``, ``topology_format=``, ``guess_bonds=``, ...).
 
-    Raises InputError where the selection is empty or the Universe holds its frames in memory.
+    Returns:
+        a source of frames ("position"; "box", "velocity", "force" where the files have them), or a ReplicaSet.
+
+    Raises InputError where files cannot be read, the selection is empty, or no frame is left.
     """
+    choice = Choice(start, stop, step, frames, begin, end)
+    if replicas is not None:
+        if trajectory is not None:
+            raise InputError("pass the trajectory of one run, or replicas=[...], one entry a run; not both")
+        if isinstance(replicas, str | os.PathLike) or not len(replicas):
+            raise InputError(f"replicas is a list with one entry a run (a file, or a list of its parts); got {replicas!r}")
+        runs = [read(topology, run, select=select, transformations=transformations, whole=whole, **options)
+                for run in replicas]
+        return ReplicaSet(tuple(choice.of(run) for run in runs))
+    if isinstance(topology, str | os.PathLike):
+        universe = _universe(topology, trajectory, options)
+        atoms = universe.atoms
+    elif hasattr(topology, "atoms") and hasattr(topology, "universe"):
+        if trajectory is not None or options:
+            raise InputError("a Universe brings its trajectory: pass it alone, or the two files")
+        atoms, universe = topology.atoms, topology.universe
+    else:
+        raise InputError("pass a topology file and its trajectory, or an MDAnalysis Universe or AtomGroup; got "
+                         f"{type(topology).__name__}")
+    atoms = _chosen_atoms(atoms, select)
+    if transformations is not None:
+        made = transformations(universe) if callable(transformations) and not isinstance(transformations, Sequence) else (
+            transformations)
+        universe.trajectory.add_transformations(*made)
+        whole = True
+    return choice.of(_source(universe, atoms, whole))
+
+
+def _universe(topology: Any, trajectory: Any, options: Mapping[str, Any]) -> Any:
+    files = [] if trajectory is None else trajectory_files(trajectory)
+    for file in (os.fspath(topology), *files):
+        if not os.path.exists(file):
+            raise InputError(f"there is no file {file!r}")
     with mdanalysis() as mda:
-        if isinstance(topology, str | os.PathLike):
-            whole = mda.Universe(os.fspath(topology), *([] if trajectory is None else [os.fspath(trajectory)]))
-            atoms = whole.select_atoms(select)
-        else:
-            atoms = topology.atoms.select_atoms(select)
-            whole = atoms.universe
-        path = whole.trajectory.filename
-        if path is None or not isinstance(path, str | os.PathLike):
-            raise InputError("these frames are in memory; write them to a file, or pass the arrays to ek.average")
-        if not len(atoms):
-            raise InputError(f"the selection {select!r} is empty; the topology has {len(whole.atoms)} atoms")
-        return TrajectorySource(os.fspath(path), Topology.of(atoms), atoms.indices.copy(), len(whole.atoms),
-                                range(len(whole.trajectory)))
-
-
-def ingest(topology: Any, trajectory: Any, path: str | os.PathLike[str], *, select: str = "all") -> Any:
-    """Copy a trajectory into a store and open it.
-
-    The file is H5MD and opens in MDAnalysis too; the topology goes along, so that selections keep working.
-
-    Raises InputError where the name does not end in .h5md, by which MDAnalysis knows it, or the selection is empty.
-    """
-    if os.path.splitext(os.fspath(path))[1] != ".h5md":
-        raise InputError(f"a store of MD frames ends in .h5md, as MDAnalysis goes by the name; got {os.fspath(path)!r}")
-    frames = read(topology, trajectory, select=select)
-    provenance = {"trajectory": os.path.basename(frames.path), "select": select, "topology": frames.topology.to_dict()}
-    with Store.create(path, frames.fields, time_unit="ps", provenance=provenance,
-                   capacity=len(frames.frames)) as store:
-        for piece in frames.pieces(["position"], "time", False, BATCH):
-            for block in piece.blocks():
-                store.extend({"position": block.only}, times=block.times)
-    return open_store(path)
-
-
-def universe(store: Any) -> Any:
-    """An MDAnalysis Universe of a store's frames with its topology: every selection gives the original's atoms."""
-    opened = _opened(store)
-    made = topology_of(opened).universe()
-    with mdanalysis():
-        made.load_new(os.fspath(opened.path))
+        try:
+            made = mda.Universe(os.fspath(topology), **{k: v for k, v in options.items()})
+        except (ValueError, TypeError, OSError, EOFError, KeyError, IndexError, NotImplementedError) as error:
+            raise InputError(f"{os.path.basename(os.fspath(topology))} is no topology MDAnalysis can read "
+                             f"({type(error).__name__}: {error})") from error
+        if files:
+            try:
+                made.load_new(files if len(files) > 1 else files[0],
+                              **{k: v for k, v in options.items() if k in ("format", "dt", "in_memory")})
+            except InputError:
+                raise
+            except Exception as error:
+                raise InputError(_why_unreadable(files, made, error)) from error
+    if not hasattr(made, "trajectory") or made.trajectory is None:
+        raise InputError(f"{os.path.basename(os.fspath(topology))} holds no coordinates; name a trajectory beside it")
     return made
+
+
+def _why_unreadable(files: Sequence[str], universe: Any, error: Exception) -> str:
+    for file in files:
+        if file.lower().endswith(".xtc"):
+            index = XtcIndex.of(file)       # says itself what is wrong with the bytes
+            if index.n_atoms != len(universe.atoms):
+                return (f"{os.path.basename(file)} has {index.n_atoms} atoms, the topology {len(universe.atoms)}: take the "
+                        "topology the trajectory was written with")
+    return (f"{', '.join(map(os.path.basename, files))} cannot be read with this topology of {len(universe.atoms)} atoms "
+            f"({type(error).__name__}: {error})")
+
+
+def trajectory_files(trajectory: Any) -> list[str]:
+    """Paths of a file, a pattern, or a list of either, in order."""
+    if isinstance(trajectory, str | os.PathLike):
+        text = os.fspath(trajectory)
+        if os.path.exists(text) or not glob.has_magic(text):
+            return [text]
+        found = sorted(glob.glob(text))
+        if not found:
+            raise InputError(f"no file matches {text!r}")
+        return found
+    if isinstance(trajectory, Sequence) and len(trajectory):
+        return [path for one in trajectory for path in trajectory_files(one)]
+    raise InputError(f"a trajectory is a file, a pattern, or a list of the parts of one run; got {trajectory!r}")
+
+
+def _chosen_atoms(atoms: Any, select: str) -> Any:
+    with mdanalysis() as mda:
+        try:
+            chosen = atoms if select == "all" else atoms.select_atoms(select)
+        except (mda.exceptions.SelectionError, mda.exceptions.NoDataError) as error:
+            raise InputError(f"the selection {select!r} cannot be read: {error}") from error
+    if not len(chosen):
+        raise InputError(f"the selection {select!r} is empty; the topology has {len(atoms)} atoms")
+    indices = chosen.indices
+    if len(np.unique(indices)) != len(indices):
+        raise InputError(f"the atoms come twice ({len(indices)} named, {len(np.unique(indices))} different): pass "
+                         "group.unique")
+    return chosen if (np.diff(indices) > 0).all() else chosen.universe.atoms[np.sort(indices)]
+
+
+def _source(universe: Any, atoms: Any, whole: bool) -> Any:
+    """The source that suits where the frames of a Universe come from."""
+    trajectory = universe.trajectory
+    n_atoms = len(universe.atoms)
+    with warnings_held():
+        topology = Topology.of(atoms)
+        first = trajectory[0] if trajectory.n_frames else None
+    if first is None:
+        raise InputError("the trajectory has no frame")
+    if trajectory.n_atoms != n_atoms:
+        raise InputError(f"the trajectory has {trajectory.n_atoms} atoms, the topology {n_atoms}")
+    box = first.triclinic_dimensions
+    kinds = ("position", *(kind for kind, has in (("velocity", first.has_velocities), ("force", first.has_forces),
+                                                  ("box", box is not None and np.any(box))) if has))
+    picked = None if len(atoms) == n_atoms else atoms.indices.astype(np.int64)
+    readers = getattr(trajectory, "readers", None) or [trajectory]
+    files = all(isinstance(getattr(r, "filename", None), str | os.PathLike) and os.path.isfile(r.filename)
+                and type(r).__name__ != "MemoryReader" for r in readers)
+    if trajectory.transformations or not files:
+        return LiveSource(universe, topology, picked, np.arange(trajectory.n_frames), kinds, whole, None, n_atoms)
+    parts = []
+    for reader in readers:
+        options = dict(getattr(reader, "_ts_kwargs", {}))
+        xtc = XtcIndex.of(reader.filename) if type(reader).__name__ == "XTCReader" and not options else None
+        if type(reader).__name__ == "XYZReader":
+            _check_xyz(os.fspath(reader.filename), n_atoms)
+        if reader.n_atoms != n_atoms:
+            raise InputError(f"{os.path.basename(reader.filename)} has {reader.n_atoms} atoms, the topology {n_atoms}")
+        parts.append(Part(os.fspath(reader.filename), type(reader), n_atoms, options, xtc, clock=_clock(xtc)))
+    counts = [len(part.xtc) if part.xtc is not None else reader.n_frames for part, reader in zip(parts, readers, strict=True)]
+    edges = np.concatenate([[0], np.cumsum(counts)])
+    parts, rows = _joined(parts, edges)
+    return TrajectorySource(tuple(parts), topology, picked, rows, edges, kinds, whole)
+
+
+def _check_xyz(path: str, n_atoms: int) -> None:
+    """Refuse an XYZ file whose frames differ in their atoms: its reader counts lines and would misread them."""
+    if not path.lower().endswith(".xyz"):
+        return
+    with open(path, encoding="utf-8", errors="replace") as file:
+        frame = 0
+        while True:
+            head = file.readline()
+            if not head.strip():
+                return
+            if not head.strip().isdigit() or int(head) != n_atoms:
+                raise InputError(f"frame {frame} of {os.path.basename(path)} has {head.strip()[:20]} atoms, the topology has "
+                                 f"{n_atoms}: one trajectory has the same atoms throughout. Write a file for each number of "
+                                 "atoms")
+            for _ in range(n_atoms + 1):
+                file.readline()
+            frame += 1
+
+
+def _clock(xtc: XtcIndex | None) -> tuple[float, float] | None:
+    """First time and step of a file whose times run backwards, as where several runs were written into one."""
+    if xtc is None:
+        return None
+    times = xtc.times()
+    back = np.diff(times) < 0
+    if not back.any():
+        return None
+    k = int(np.argmax(back)) + 1
+    step = float(times[1] - times[0]) if k > 1 and times[1] > times[0] else 1.0
+    name = os.path.basename(xtc.path)
+    warnings.warn(f"the times of {name} run backwards at frame {k} (from {times[k - 1]:g} to {times[k]:g} ps): its "
+                  f"frames are taken as one run, {step:g} ps apart. Independent runs are passed as replicas=[...], a file each",
+                  stacklevel=6)
+    return float(times[0]), step
+
+
+def _joined(parts: list[Part], edges: np.ndarray) -> tuple[list[Part], np.ndarray]:
+    """Parts of one run with times that go on, and the frames that are kept at their joints.
+
+    Where a part begins at or before the end of the one before, the frames from its first time on are taken from the later
+    part: a run that was continued from a checkpoint wrote them twice. A part that begins where the one before began
+    counts anew: it is moved behind it, without its first frame where that is the last one again.
+    """
+    kept = [np.arange(edges[0], edges[1])]
+    if len(parts) == 1:
+        return parts, kept[0]
+    times = [times_of(part) for part in parts]
+    made = [parts[0]]
+    for k in range(1, len(parts)):
+        before, now = times[k - 1], times[k]
+        name = os.path.basename(parts[k].path)
+        step = _step(before) or _step(now) or 1.0
+        rows, mine = kept[-1], np.arange(edges[k], edges[k + 1])
+        part = parts[k]
+        if (now[0] <= before[0] + JOINT * step and len(before) > 1) or now[0] == before[0] == before[-1]:
+            same = _same_frame(parts[k - 1], len(before) - 1, part)
+            part = replace(part, shift=float(before[-1] + (0.0 if same else step) - now[0]))
+            times[k] = now + part.shift
+            mine = mine[1:] if same else mine
+            warnings.warn(f"{name} begins at {now[0]:g} ps like the part before it: its times are moved to go on from "
+                          f"{before[-1]:g} ps. Independent runs are passed as replicas=[...]", stacklevel=5)
+        else:
+            twice = before[rows - edges[k - 1]] >= now[0] - JOINT * step
+            if twice.any():
+                kept[-1] = rows[~twice]
+                warnings.warn(f"{int(twice.sum())} frames from {now[0]:g} ps on stand in {os.path.basename(parts[k - 1].path)} "
+                              f"and again in {name}: those of {name} are taken", stacklevel=5)
+        made.append(part)
+        kept.append(mine)
+    return made, np.concatenate(kept)
+
+
+def _same_frame(a: Part, last: int, b: Part) -> bool:
+    one, other = (next(_read_any_alone(part, frame)) for part, frame in ((a, last), (b, 0)))
+    return bool(np.array_equal(one, other))
+
+
+def _read_any_alone(part: Part, frame: int) -> Iterator[np.ndarray]:
+    with warnings_held(), part.open() as reader:
+        yield reader[frame].positions.copy()
+
+
+def _step(times: np.ndarray) -> float:
+    return float(times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
+
+
+def times_of(part: Part) -> np.ndarray:
+    """Times of all frames of a file, in ps."""
+    if part.clock is not None and part.xtc is not None:
+        return part.clock[0] + part.clock[1] * np.arange(len(part.xtc)) + part.shift
+    if part.xtc is not None:
+        return part.xtc.times() + part.shift
+    with warnings_held(), part.open() as reader:
+        n = reader.n_frames
+        first, last = float(reader[0].time), float(reader[n - 1].time)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            step = float(reader.dt)
+        even = first + step * np.arange(n)
+        middle = n // 2
+        if abs(even[-1] - last) <= 1e-6 * max(abs(last), 1.0) and abs(float(reader[middle].time) - even[middle]) <= 1e-6 * max(
+                abs(last), 1.0):
+            return even + part.shift
+        return np.array([float(now.time) for now in reader]) + part.shift
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which frames of a run: by number, by list or mask, or by time."""
+
+    start: int | None = None
+    stop: int | None = None
+    step: int | None = None
+    frames: Any = None
+    begin: float | None = None
+    end: float | None = None
+
+    @property
+    def everything(self) -> bool:
+        return all(x is None for x in (self.start, self.stop, self.step, self.frames, self.begin, self.end))
+
+    def rows(self, n: int, times: Callable[[], np.ndarray | None]) -> Any:
+        """The choice as a slice or rising numbers of n frames; InputError where it cannot be or leaves nothing."""
+        by_number = (self.start, self.stop) != (None, None)
+        by_time = (self.begin, self.end) != (None, None)
+        if self.frames is not None and (by_number or by_time or self.step is not None):
+            raise InputError("choose frames= or start, stop, step or begin, end: one of the three")
+        if by_number and by_time:
+            raise InputError("choose frames by number (start, stop) or by time (begin, end), not by both")
+        if self.frames is not None:
+            return self._listed(n)
+        step = 1 if self.step is None else self.step
+        check_window(0, None, step)
+        if by_time:
+            known = times()
+            if known is None:
+                raise InputError("these frames have no times: choose them by number, start and stop")
+            slack = JOINT * abs(_step(known))
+            first = 0 if self.begin is None else int(np.searchsorted(known, self.begin - slack, "left"))
+            last = n if self.end is None else int(np.searchsorted(known, self.end + slack, "right"))
+            if first >= last:
+                raise InputError(f"no frame between {self.begin} and {self.end} ps; the times run from {known[0]:g} to "
+                                 f"{known[-1]:g} ps")
+            return slice(first, last, step)
+        chosen = range(n)[self.start:self.stop:step]
+        if not len(chosen):
+            raise InputError(f"start={self.start}, stop={self.stop}, step={self.step} leave none of the {n} frames")
+        return slice(chosen.start, chosen.stop, step)
+
+    def _listed(self, n: int) -> np.ndarray:
+        listed = np.asarray(self.frames)
+        if listed.dtype == bool:
+            if listed.shape != (n,):
+                raise InputError(f"a mask of frames has one entry a frame, shape ({n},); got {listed.shape}")
+            listed = np.flatnonzero(listed)
+        if listed.ndim != 1 or listed.dtype.kind not in "iu" or not len(listed):
+            raise InputError(f"frames are numbers of frames, or a mask of shape ({n},), at least one; got {self.frames!r}")
+        listed = np.where(listed < 0, listed + n, listed).astype(np.int64)
+        if listed.min() < 0 or listed.max() >= n:
+            raise InputError(f"frames run from 0 to {n - 1}; got {np.asarray(self.frames).min()} to "
+                             f"{np.asarray(self.frames).max()}")
+        if (np.diff(listed) <= 0).any():
+            raise InputError("frames rise, each once: time runs forward. Weights count a frame more than once: "
+                             "frame_weights=")
+        return listed
+
+    def of(self, source: Any) -> Any:
+        """The chosen frames of a source of one run or several."""
+        if self.everything:
+            return source
+        if isinstance(source, ReplicaSet):
+            return ReplicaSet(tuple(self.of(run) for run in source.runs))
+        (n,) = source.lengths
+        rows = self.rows(n, lambda: source.times)
+        if isinstance(rows, slice):
+            return source.window(rows.start, rows.stop, rows.step)
+        return source.picked(rows) if hasattr(source, "picked") else _numbered(source, rows)
+
+
+def _numbered(source: Any, rows: np.ndarray) -> Any:
+    if isinstance(source, StackedSource):
+        raise InputError("frames= needs one store; several that are parts of one run take start, stop, step or begin, end")
+    return PickedSource(source.window(), rows)
 
 
 def trajectory_source(x: Any) -> Any:
     """A source of positions from whatever holds a trajectory."""
-    if isinstance(x, TrajectorySource):
+    from ensemblekit.md.ingest import opened
+
+    if isinstance(x, FrameSource):
+        return x
+    if isinstance(x, ReplicaSet | StackedSource):
         return x
     if isinstance(x, str | os.PathLike) or hasattr(x, "provenance"):
-        return _opened(x)
+        return opened(x)
+    if isinstance(x, Sequence):
+        return opened(x)
     return read(x)
 
 
 def topology_of(source: Any) -> Topology:
     """The topology that came with a source of frames."""
-    if isinstance(source, TrajectorySource):
+    from ensemblekit.md.ingest import stored_topology
+
+    if isinstance(source, FrameSource):
         return source.topology
-    columns = source.provenance.get("topology")
-    if columns is None:
-        raise InputError("this store has no topology; make it with md.ingest(topology, trajectory, path)")
-    return Topology.from_dict(columns)
-
-
-def _opened(x: Any) -> Any:
-    return open_store(x) if isinstance(x, str | os.PathLike) else x
+    if isinstance(source, ReplicaSet):
+        first = topology_of(source.runs[0])
+        for k, run in enumerate(source.runs[1:], 1):
+            other = topology_of(run)
+            if len(other) != len(first) or (other.names != first.names).any():
+                raise InputError(f"replica {k} has other atoms than replica 0: replicas are runs of one system")
+        return first
+    if isinstance(source, StackedSource):
+        return topology_of(source.runs[0])
+    if hasattr(source, "source"):
+        return topology_of(source.source)
+    return stored_topology(source)

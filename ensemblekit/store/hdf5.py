@@ -436,10 +436,11 @@ def _even_rows(d: h5py.Dataset, item: int) -> tuple[int, int, int] | None:
     if a_row == 1 and d.chunks[1:] != d.shape[1:]:
         return None
     found: list[tuple[int, int]] = []
+    rows, *tile = d.chunks          # h5py asks the file each time
 
     def note(chunk: Any) -> None:
-        number = chunk.chunk_offset[0] // d.chunks[0]
-        for at, extent, n in zip(chunk.chunk_offset[1:], d.chunks[1:], parts, strict=True):
+        number = chunk.chunk_offset[0] // rows
+        for at, extent, n in zip(chunk.chunk_offset[1:], tile, parts, strict=True):
             number = number * n + at // extent
         found.append((number, chunk.byte_offset))
 

@@ -1,0 +1,103 @@
+"""Averages of angles: the direction of the mean vector, with an error that knows of correlation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ensemblekit.averaging.average import scalar_estimate
+from ensemblekit.averaging.estimate import Estimate
+from ensemblekit.errors import InputError
+
+SCATTERED = 3.0
+"""A mean vector shorter than this many of its standard errors has no direction to speak of."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CircularResult:
+    """Angles of snapshots, averaged on the circle."""
+
+    mean: Estimate
+    """Direction of the mean vector, within half a period of zero; its `series` are the angles as they came."""
+    resultant: Estimate
+    """Length R of the mean vector: 1 for a fixed angle, 0 for one spread evenly (Mardia & Jupp 2000)."""
+    spread: float
+    """Circular standard deviation sqrt(-2 ln R), in the unit of the angles; infinite where R is 0."""
+
+
+def circular_average(angles: Any, *, period: float = 360.0, weights: Any = None, times: Any = None,
+                     equilibration: Any = "auto", confidence: float = 0.95, unit: str = "degree",
+                     time_unit: str = "") -> CircularResult:
+    """The mean of angles (n,) that come round after `period`, with its error.
+
+    179 and -179 degrees average to 180, not to 0. The error of the direction is that of the mean of sin(θ - mean) / R
+    (delta method), found as for any series: by cosine components, checked against the other estimators. Where the mean
+    vector is too short to have a direction the estimate refuses (`converged` False).
+
+    Arguments:
+        angles: in `unit`, any branch; times (n,) and weights (n,) go with them.
+        equilibration, confidence: as for ``average``.
+
+    Raises InputError for a period that is not above 0; else as ``average``.
+    """
+    if not (isinstance(period, int | float) and math.isfinite(period) and period > 0):
+        raise InputError(f"period is the turn after which angles repeat, 360 for degrees; got {period!r}")
+    x = np.asarray(angles, np.float64)
+    turn = 2 * math.pi / period
+    w = None if weights is None else np.asarray(weights, np.float64)
+    facts: Mapping[str, Any] = {"equilibration": equilibration, "confidence": confidence}
+
+    def estimate(values: np.ndarray, start: Any, unit: str) -> Estimate:
+        return scalar_estimate(values, w, None if times is None else np.asarray(times, np.float64), start,
+                               facts["confidence"], unit, time_unit)
+
+    direction, length = _vector(x * turn, w)
+    found = estimate(_influence(x * turn, direction, length) / turn + direction / turn, equilibration, unit)
+    start = found.n_discarded
+    if start:           # about the direction of what is kept
+        direction, length = _vector(x[start:] * turn, None if w is None else w[start:])
+        found = estimate(_influence(x * turn, direction, length) / turn + direction / turn, start, unit)
+    resultant = estimate(np.cos(x * turn - direction), start, "")
+    resultant = replace(resultant, series=None, times=None)
+    verdict, converged = found.verdict, found.converged
+    error = resultant.stderr
+    if math.isfinite(error) and not length > SCATTERED * max(error, found.stderr * turn * length):
+        converged = False
+        verdict = "; ".join(filter(None, [f"the angles have no mean direction: their mean vector is {length:.2g} long, "
+                                          f"with an error of {max(error, found.stderr * turn * length):.2g}", verdict]))
+    mean = replace(found, series=x, converged=converged, verdict=verdict)
+    spread = math.sqrt(-2 * math.log(length)) / turn if 0 < length <= 1 else 0.0 if length > 1 else math.inf
+    return CircularResult(mean=mean, resultant=resultant, spread=spread)
+
+
+def turned(estimate: Estimate, period: float, towards: Any) -> Estimate:
+    """The estimate moved by whole periods as near to `towards` as can be: interval and series go along.
+
+    Each value of a series is moved on its own, so that it lies within half a period of the mean.
+    """
+    mean = np.asarray(estimate.mean, np.float64)
+    turns = np.nan_to_num(period * np.rint((mean - towards) / period))
+    moved = mean - turns
+    plain: Any = float if mean.ndim == 0 else np.asarray
+    series = estimate.series
+    if series is not None:
+        series = series - period * np.rint((series - moved) / period)
+    return replace(estimate, mean=plain(moved), interval=(plain(estimate.low - turns), plain(estimate.high - turns)),
+                   series=series)
+
+
+def _vector(x: np.ndarray, weights: np.ndarray | None) -> tuple[float, float]:
+    """Direction in radians and length of the mean vector."""
+    c, s = np.average(np.cos(x), weights=weights), np.average(np.sin(x), weights=weights)
+    return math.atan2(s, c), math.hypot(s, c)
+
+
+def _influence(x: np.ndarray, direction: float, length: float) -> np.ndarray:
+    """What each angle adds to the direction, to first order; its mean is zero."""
+    if not length > 0:
+        return np.where(np.isfinite(x), np.nan, x)
+    return np.sin(x - direction) / length

@@ -1,0 +1,154 @@
+"""Smooth functions of a mean that was read with others: their errors by a jackknife over the partial means kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ensemblekit.averaging.average import ENOUGH
+from ensemblekit.averaging.blocking import FEWEST, blocking
+from ensemblekit.averaging.estimate import Estimate, student_interval
+from ensemblekit.averaging.run import States
+from ensemblekit.errors import InputError
+
+
+@dataclass(frozen=True)
+class Periodic:
+    """A function whose values come round after `period`, such as the direction of a mean vector (360 degrees).
+
+    Where leaving a part out takes the value over the seam it is brought back before it is compared.
+    """
+
+    function: Callable[[np.ndarray], Any]
+    period: float = 360.0
+
+    def __call__(self, mean: np.ndarray) -> Any:
+        return self.function(mean)
+
+    def near(self, value: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """The other value, by whole periods as near as can be."""
+        return other - self.period * np.rint((other - value) / self.period)
+
+
+def derived(states: Sequence[tuple[int, States]], name: str, function: Callable[[np.ndarray], Any], base: Estimate, *,
+            unit: str = "") -> Estimate:
+    """A smooth function of a mean, with its error: roots, ratios, fluctuations from first and second moments.
+
+    The run stands as consecutive parts; leaving each out gives a pseudo-value of the function (Quenouille 1956; parts of
+    unequal weight by Busing, Meijer & van der Leeden, Stat. Comput. 9, 3, 1999), and blocking over the pseudo-values
+    says how long a block must be to be independent of the next.
+
+    Arguments:
+        states: ``partials(...)[run]`` with a branch ``name: (map, Observed())``.
+        function: the mean (*out) -> a number or an array of any shape.
+        base: the Estimate of the mean itself (:func:`~ensemblekit.averaging.average.estimate_of`), which says where the
+            equilibrated part begins.
+    """
+    means, weights = part_means(states, name, base.n_discarded)
+    return of_parts(means, weights, function, base, unit=unit)
+
+
+def part_means(states: Sequence[tuple[int, States]], name: str, start: int) -> tuple[np.ndarray, np.ndarray]:
+    """Means (parts, *out) of consecutive parts of the run from snapshot `start` on, and their weights (parts,)."""
+    means, weights = [], []
+    for begin, state in states:
+        observed: Any = state[name][0]
+        clock = np.asarray(state["clock"][0].result()).reshape(-1, 2)[:, 1]
+        w = np.where(np.isnan(clock), 1.0, clock)
+        if observed.item == ():
+            x = observed.series()
+            x, w = x[max(0, start - begin):], w[max(0, start - begin):]
+            if w.sum() > 0:
+                means.append(w @ x / w.sum())
+                weights.append(w.sum())
+        elif begin >= start and w.sum() > 0:
+            means.append(np.asarray(observed.blocks.result().mean))
+            weights.append(w.sum())
+    if not means:
+        raise InputError(f"no partial state begins at or after snapshot {start}")
+    return np.array(means), np.array(weights)
+
+
+def of_parts(means: np.ndarray, weights: np.ndarray, function: Callable[[np.ndarray], Any], base: Estimate, *,
+             unit: str = "") -> Estimate:
+    """The function of the mean of all parts, its error from the pseudo-values of the parts left out one by one."""
+    total = weights.sum()
+    share = (weights / total).reshape(-1, *[1] * (means.ndim - 1))
+    mean = (share * means).sum(axis=0)
+    value = np.asarray(function(mean), dtype=np.float64)
+    if len(means) < FEWEST:
+        none = np.full(value.shape, np.nan)
+        return _filled(base, value, none, none, none, f"{len(means)} parts: an error needs at least {FEWEST}", unit)
+    pseudo = np.empty((len(means), *value.shape))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for k in range(len(means)):
+            rest = (mean - share[k] * means[k]) / (1 - share[k])
+            h = total / weights[k]
+            without = np.asarray(function(rest), dtype=np.float64)
+            if isinstance(function, Periodic):
+                without = function.near(value, without)
+            pseudo[k] = h * value - (h - 1) * without
+        n_eff = _independent(base, value.shape)
+        stderr, dof = _error_of(pseudo, weights, base.n, base.n / n_eff)
+    return _filled(base, value, stderr, dof, n_eff, base.verdict, unit)
+
+
+def _error_of(pseudo: np.ndarray, weights: np.ndarray, n: int, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Standard error of the mean of pseudo-values, and its degrees of freedom.
+
+    As :meth:`BlockResult.chosen`, but a part is many snapshots long and their inefficiency `g` is known from all of them:
+    blocks are the shortest whole numbers of parts, B snapshots together, with B³ > 2 n g².
+    """
+    result = blocking(pseudo, weights)
+    length = n / len(pseudo)
+    g = np.maximum(np.where(np.isfinite(g), g, 1.0), 1.0)
+    error, dof, settled = np.zeros(g.shape), np.ones(g.shape), np.zeros(g.shape, dtype=bool)
+    for k, (b, m) in enumerate(zip(result.lengths, result.counts, strict=True)):
+        if m < FEWEST:
+            break
+        missed = np.minimum((1 + 1 / m) * (g - 1 / g) / (2 * b * length), 0.5)
+        error = np.where(settled, error, b * np.asarray(result.variances[k]) / (1 - missed) / len(pseudo))
+        dof = np.where(settled, dof, np.maximum((m - 1) * (1 - missed) ** 2, 2.0))
+        settled = settled | ((b * length) ** 3 > 2 * n * g**2)
+    return np.sqrt(error), dof
+
+
+def _independent(base: Estimate, shape: tuple[int, ...]) -> np.ndarray:
+    """n_eff of each number: that of the element of the mean it is a function of, where the shapes say so.
+
+    Where an element of the function belongs to a row of the mean (a direction to its vector) it is the fewest of the row.
+    """
+    n_eff = np.asarray(base.n_eff, dtype=np.float64)
+    if n_eff.shape == shape:
+        return n_eff
+    finite = n_eff[np.isfinite(n_eff)]
+    if shape and n_eff.shape[:len(shape)] == shape:
+        rows = np.where(np.isfinite(n_eff), n_eff, np.inf).reshape(*shape, -1).min(axis=-1)
+        return np.where(np.isinf(rows), np.nan, rows)
+    return np.full(shape, finite.min() if finite.size else np.nan)
+
+
+def _filled(base: Estimate, value: np.ndarray, stderr: np.ndarray, dof: np.ndarray, n_eff: np.ndarray, verdict: str,
+            unit: str) -> Estimate:
+    def plain(x: Any) -> Any:
+        return float(x) if np.ndim(x) == 0 else np.asarray(x)
+
+    unknown = bool(np.isnan(stderr).all())
+    interval = (plain(stderr), plain(stderr)) if unknown else student_interval(value, stderr, dof, base.confidence)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        g = base.n / n_eff
+    return replace(base, mean=plain(value), stderr=plain(stderr), interval=interval, n_eff=plain(n_eff),
+                   statistical_inefficiency=plain(g), correlation_time=plain(g / 2 * _spacing(base)), dof=plain(dof),
+                   converged=base.converged and not unknown and bool(np.all(~(n_eff < ENOUGH))), verdict=verdict,
+                   estimators={"jackknife": plain(stderr)}, unit=unit, coords={}, series=None)
+
+
+def _spacing(base: Estimate) -> float:
+    """Time between snapshots, as the correlation time and g of the mean tell it."""
+    times = base.times
+    if times is None or len(times) < 2 or times[-1] == times[0]:
+        return 1.0
+    return float((times[-1] - times[0]) / (len(times) - 1))

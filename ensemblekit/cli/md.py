@@ -1,0 +1,284 @@
+"""``ensemblekit md ingest | average | rdf | report | topology``: trajectories into stores, and averages of them."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ensemblekit.cli.average import Place, discarded, plain
+from ensemblekit.cli.console import size, stderr, stdout
+from ensemblekit.errors import InputError
+
+app = typer.Typer(no_args_is_help=True, help="Trajectories of molecular dynamics: into a store, and averages with error bars.",
+                  context_settings={"help_option_names": ["-h", "--help"]})
+
+Files = Annotated[list[str], typer.Argument(metavar="FILE...", show_default=False,
+                                            help="A store (.h5md), several of them (replicas), or a topology and its "
+                                                 "trajectory (several files: the parts of one run).")]
+Begin = Annotated[float | None, typer.Option("-b", "--begin", metavar="PS", help="First time.")]
+End = Annotated[float | None, typer.Option("-e", "--end", metavar="PS", help="Last time.")]
+Dt = Annotated[float | None, typer.Option("--dt", metavar="PS", help="Only frames this far apart.")]
+Replicas = Annotated[bool, typer.Option("--replicas", help="The trajectories are independent runs, not parts of one.")]
+Whole = Annotated[bool, typer.Option("--whole", help="Molecules are whole already; nothing is mended at the box.")]
+GuessBonds = Annotated[bool, typer.Option("--guess-bonds", help="Guess bonds from distances, where the topology has none.")]
+Equilibration = Annotated[str, typer.Option("--equilibration", metavar="auto|none|N|PSps",
+                                            help="What is left out at the start: 500 is frames, 500ps a time.")]
+Confidence = Annotated[float, typer.Option("--confidence", help="Of the intervals.")]
+EngineOption = Annotated[Place, typer.Option("--engine", help="Where the work is done; the answer is the same.")]
+Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the answers there.")]
+Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a row a number there.")]
+Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw them: .png, .pdf or .svg.")]
+
+
+@app.command(no_args_is_help=True)
+def ingest(
+    topology: Annotated[str, typer.Argument(metavar="TOPOLOGY", show_default=False)],
+    trajectories: Annotated[list[str], typer.Argument(metavar="TRAJECTORY...", show_default=False,
+                                                      help="Parts of one run, in order; with --replicas a run each.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="Ends in .h5md.")],
+    select: Annotated[str, typer.Option("--select", help="The atoms to keep, in MDAnalysis' language.")] = "all",
+    begin: Begin = None, end: End = None, dt: Dt = None, replicas: Replicas = False,
+    unwrap: Annotated[bool, typer.Option("--unwrap", help="Make molecules whole along their bonds.")] = False,
+    center: Annotated[str | None, typer.Option("--center", metavar="SELECTION", help="Put these atoms into the middle of the "
+                                                                                     "box and wrap the others around.")] = None,
+    guess_bonds: GuessBonds = False, whole: Whole = False, engine: EngineOption = Place.threads,
+) -> None:
+    """Copy a trajectory into a store that opens in MDAnalysis and VMD, too. What was interrupted goes on where it was."""
+    from ensemblekit import md
+
+    changes = _transformations(unwrap, center)
+    chosen: dict[str, Any] = {"select": select, "transformations": changes, "whole": whole, "begin": begin, "end": end}
+    if guess_bonds:
+        chosen["guess_bonds"] = True
+    if dt is not None:
+        first = md.read(topology, trajectories[0] if replicas else trajectories)
+        chosen["step"] = step_of(first.times, dt)
+    what: Any = None if replicas else trajectories if len(trajectories) > 1 else trajectories[0]
+    store = md.ingest(topology, what, out, replicas=trajectories if replicas else None, engine=_engine(engine),
+                      progress=stderr.is_terminal, **chosen)
+    for one in getattr(store, "runs", (store,)):
+        times = one.times
+        span = f", {times[0]:g} to {times[-1]:g} ps" if times is not None and len(times) else ""
+        kept = ", ".join(one.fields)
+        stdout.print(f"{one.path}: {len(one)} frames of {one.fields['position'].shape[0]} atoms{span} ({kept}; "
+                     f"{size(sum(Path(p).stat().st_size for p in one.segments))})", markup=False, soft_wrap=True)
+
+
+@app.command(no_args_is_help=True)
+def average(
+    files: Files,
+    rg: Annotated[list[str] | None, typer.Option("--rg", metavar="SELECTION", help="Radius of gyration.")] = None,
+    rmsd: Annotated[list[str] | None, typer.Option("--rmsd", metavar="SELECTION", help="RMSD from the first frame.")] = None,
+    rmsf: Annotated[list[str] | None, typer.Option("--rmsf", metavar="SELECTION", help="Fluctuation of each atom.")] = None,
+    distance: Annotated[list[str] | None, typer.Option("--distance", metavar="A:B", help="Distance of two selections.")] = None,
+    do: Annotated[list[str] | None, typer.Option(
+        "--do", metavar="NAME=OBSERVABLE", help="Any observable, such as \"q=NativeContacts('name CA')\".")] = None,
+    begin: Begin = None, end: End = None, dt: Dt = None, replicas: Replicas = False, whole: Whole = False,
+    guess_bonds: GuessBonds = False, equilibration: Equilibration = "auto", confidence: Confidence = 0.95,
+    engine: EngineOption = Place.threads, as_json: Json = None, as_csv: Csv = None, plot: Plot = None,
+    pdb: Annotated[Path | None, typer.Option("--pdb", metavar="FILE",
+                                             help="The first frame with B-factors from the first --rmsf.")] = None,
+) -> None:
+    """Averages of observables over the frames, all in one read, each with its interval and whether it can be trusted."""
+    from ensemblekit import md
+
+    wanted: dict[str, Any] = {}
+    for word, texts, kind in (("rg", rg, md.RadiusOfGyration), ("rmsd", rmsd, md.RMSD), ("rmsf", rmsf, md.RMSF)):
+        for k, text in enumerate(texts or []):
+            wanted[word if k == 0 else f"{word} {k + 1}"] = kind(text)
+    for k, text in enumerate(distance or []):
+        pair = text.split(":")
+        if len(pair) != 2:
+            raise InputError(f"--distance takes two selections with one colon between them; got {text!r}. For selections that "
+                             "hold colons: --do \"d=Distance('...', '...')\"")
+        wanted["distance" if k == 0 else f"distance {k + 1}"] = md.Distance(pair[0], pair[1])
+    for text in do or []:
+        name, observable = parsed(text)
+        wanted[name] = observable
+    if not wanted:
+        raise InputError("name an observable: --rg protein, --rmsd \"name CA\", --do \"q=NativeContacts('name CA')\"")
+    source = opened(files, replicas, guess_bonds, whole)
+    found = md.average(source, wanted, whole=whole or None, engine=_engine(engine), confidence=confidence,
+                       equilibration=start_of(equilibration), progress=stderr.is_terminal,
+                       **_window(source, begin, end, dt))
+    stdout.print(str(found), markup=False, soft_wrap=True)
+    _written(found, as_json, as_csv, plot)
+    if pdb is not None:
+        fluctuation = next((name for name in wanted if name.startswith("rmsf")), None)
+        if fluctuation is None:
+            raise InputError("--pdb needs --rmsf, whose squares are the B-factors")
+        md.write_bfactors(source, found[fluctuation], wanted[fluctuation].select, pdb)
+        stderr.print(f"written: {pdb}", style="dim", markup=False)
+
+
+@app.command(no_args_is_help=True)
+def rdf(
+    files: Files,
+    select_a: Annotated[str, typer.Option("-a", "--select-a", help="From these atoms.")],
+    select_b: Annotated[str | None, typer.Option("-b", "--select-b", help="To these; by default among themselves.")] = None,
+    range_: Annotated[tuple[float, float], typer.Option("--range", metavar="LOW HIGH", help="In angstrom.")] = (0.0, 15.0),
+    bins: Annotated[int, typer.Option("--bins")] = 150,
+    begin: Annotated[float | None, typer.Option("--begin", metavar="PS", help="First time.")] = None,
+    end: End = None, dt: Dt = None, replicas: Replicas = False, confidence: Confidence = 0.95,
+    engine: EngineOption = Place.threads, as_json: Json = None, as_csv: Csv = None, plot: Plot = None,
+) -> None:
+    """The radial distribution function with its band, its first peak, and the running coordination number."""
+    import numpy as np
+
+    from ensemblekit import md
+
+    source = opened(files, replicas, False, False)
+    observable = md.RDF(select_a, select_b or select_a, range=range_, n_bins=bins)
+    found = md.average(source, {"rdf": observable}, engine=_engine(engine), confidence=confidence,
+                       progress=stderr.is_terminal, **_window(source, begin, end, dt))
+    g = found["rdf"]
+    r = next(iter(g.coords.values()))[0]
+    top = int(np.nanargmax(g.mean))
+    stdout.print(str(found), markup=False, soft_wrap=True)
+    half = (g.high[top] - g.low[top]) / 2
+    stdout.print(f"\nhighest peak: g = {g.mean[top]:.3f} ± {half:.3f} at r = {r[top]:.3g} Å", markup=False)
+    if "coordination" in g.further:
+        n = g.coordination
+        after = top + int(np.argmin(g.mean[top:])) if top < len(r) - 1 else top
+        stdout.print(f"coordination up to the minimum behind it, {r[after]:.3g} Å: {n.mean[after]:.3f} ± "
+                     f"{(n.high[after] - n.low[after]) / 2:.3f}", markup=False)
+    _written(found, as_json, as_csv, plot)
+
+
+@app.command(no_args_is_help=True)
+def report(
+    files: Files,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The page: .pdf, .png or .svg.")],
+    select: Annotated[str, typer.Option("--select", help="The atoms it is about.")] = "protein and name CA",
+    begin: Begin = None, end: End = None, dt: Dt = None, replicas: Replicas = False, whole: Whole = False,
+    guess_bonds: GuessBonds = False,
+) -> None:
+    """One page on the quality of the sampling: intervals, n_eff, correlation times, verdicts, RMSD of all to all frames."""
+    from ensemblekit import md
+    from ensemblekit.plot import md as draw
+
+    source = opened(files, replicas, guess_bonds, whole)
+    window = _window(source, begin, end, dt)
+    wanted = {"gyration": md.RadiusOfGyration(select), "rmsd": md.RMSD(select), "end to end": md.EndToEnd(select)}
+    found = md.average(source, wanted, whole=whole or None, progress=stderr.is_terminal, **window)
+    stdout.print(str(found), markup=False, soft_wrap=True)
+    matrix, edges = md.sampled_rmsd(source, select, whole=whole or None, **window)
+    draw.report(found, matrix, edges, title=", ".join(Path(file).name for file in files)).savefig(out)
+    stderr.print(f"written: {out}", style="dim", markup=False)
+
+
+@app.command(no_args_is_help=True)
+def topology(
+    store: Annotated[str, typer.Argument(metavar="STORE", show_default=False, help="Made by md ingest.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="Any format MDAnalysis writes: .pdb, .gro, ...")],
+    frame: Annotated[int, typer.Option("--frame", help="The frame whose positions go along.")] = 0,
+) -> None:
+    """Write the topology of a store, with the positions of one frame, for other programs."""
+    from ensemblekit import md
+
+    md.write_topology(store, out, frame=frame)
+    stderr.print(f"written: {out} ({size(out.stat().st_size)})", style="dim", markup=False)
+
+
+def opened(files: list[str], replicas: bool, guess_bonds: bool, whole: bool) -> Any:
+    """A source from the files of a command line."""
+    from ensemblekit import md
+    from ensemblekit.md.trajectory import trajectory_source
+
+    if files[0].endswith((".h5md", ".h5")):
+        return trajectory_source(files[0] if len(files) == 1 else files)
+    options: dict[str, Any] = {"guess_bonds": True} if guess_bonds else {}
+    if len(files) == 1:
+        return md.read(files[0], whole=whole, **options)
+    if replicas:
+        return md.read(files[0], replicas=files[1:], whole=whole, **options)
+    return md.read(files[0], files[1:], whole=whole, **options)
+
+
+def start_of(word: str) -> Any:
+    """ "auto", "none", frames, or a time such as 500ps."""
+    if word.endswith("ps"):
+        try:
+            return float(word[:-2])
+        except ValueError:
+            raise InputError("--equilibration is auto, none, a number of frames, or a time such as 500ps; got "
+                             f"{word!r}") from None
+    return discarded(word)
+
+
+def step_of(times: Any, dt: float) -> int:
+    """Every how many frames make `dt` ps."""
+    if times is None or len(times) < 2:
+        raise InputError("--dt needs frames with times")
+    spacing = float(times[-1] - times[0]) / (len(times) - 1)
+    step = round(dt / spacing) if spacing > 0 else 0
+    if step < 1 or abs(step * spacing - dt) > 1e-3 * dt:
+        raise InputError(f"--dt {dt:g} is no multiple of {spacing:g} ps, by which the frames are apart")
+    return step
+
+
+def parsed(text: str) -> tuple[str, Any]:
+    """``q=NativeContacts('name CA', radius=4.5)`` as its name and observable; only names of md and plain values."""
+    from ensemblekit import md
+
+    name, _, call = text.partition("=")
+    try:
+        tree = ast.parse(call.strip(), mode="eval").body
+        if not isinstance(tree, ast.Call) or not isinstance(tree.func, ast.Name):
+            raise ValueError("no observable with its settings in brackets")
+        arguments = [ast.literal_eval(one) for one in tree.args]
+        options = {str(one.arg): ast.literal_eval(one.value) for one in tree.keywords}
+    except (SyntaxError, ValueError) as error:
+        raise InputError(f"--do takes NAME=OBSERVABLE, such as \"q=NativeContacts('name CA')\"; got {text!r} "
+                         f"({error})") from error
+    known = {kind: value for kind, value in vars(md).items() if hasattr(value, "prepare")}
+    if tree.func.id not in known:
+        raise InputError(f"{tree.func.id!r} is no observable; there are {', '.join(sorted(known))}")
+    try:
+        return name.strip(), known[tree.func.id](*arguments, **options)
+    except TypeError as error:
+        raise InputError(f"{tree.func.id}: {error}") from error
+
+
+def _window(source: Any, begin: float | None, end: float | None, dt: float | None) -> dict[str, Any]:
+    window: dict[str, Any] = {"begin": begin, "end": end}
+    if dt is not None:
+        window["step"] = step_of(getattr(source, "runs", (source,))[0].times, dt)
+    return window
+
+
+def _engine(place: Place) -> Any:
+    import ensemblekit as ek
+
+    return {Place.threads: ek.Threads, Place.serial: ek.Serial, Place.processes: ek.Processes}[place]()
+
+
+def _transformations(unwrap: bool, center: str | None) -> Any:
+    if not unwrap and center is None:
+        return None
+
+    def made(u: Any) -> list[Any]:
+        from MDAnalysis import transformations as change
+
+        steps = [change.unwrap(u.atoms)] if unwrap else []
+        if center is not None:
+            steps += [change.center_in_box(u.select_atoms(center)), change.wrap(u.atoms, compound="fragments" if unwrap else
+                                                                               "residues")]
+        return steps
+
+    return made
+
+
+def _written(found: Any, as_json: Path | None, as_csv: Path | None, plot: Path | None) -> None:
+    if as_json:
+        as_json.write_text(json.dumps(plain(found.to_dict()), indent=1) + "\n", encoding="utf-8")
+    if as_csv:
+        found.to_csv(as_csv)
+    if plot:
+        found.plot().savefig(plot)
+    for written in filter(None, (as_json, as_csv, plot)):
+        stderr.print(f"written: {written}", style="dim", markup=False)

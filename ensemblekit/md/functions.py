@@ -1,0 +1,264 @@
+"""Functions of an AtomGroup, and analyses written for MDAnalysis, as observables."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from ensemblekit.averaging.average import average as mean_with_error
+from ensemblekit.averaging.estimate import Estimate
+from ensemblekit.averaging.series import Series
+from ensemblekit.errors import InputError
+from ensemblekit.md.observables.base import Coords, Kept, Observable, Prepared
+from ensemblekit.md.system import System
+from ensemblekit.md.topology import Topology
+from ensemblekit.source import ArraySource, Block
+
+BLOCKS = 20
+"""Parts of a run for analyses without a result per frame."""
+REMEDY = "md.from_analysis(lambda u: {name}(u, ...), value=lambda a: a.results..., unit=\"angstrom\")"
+
+
+@dataclass(frozen=True, eq=False)
+class Function:
+    """A function of an AtomGroup (all atoms that were read, at one frame) that returns a number or an array."""
+
+    function: Callable[[Any], Any]
+    unit: str = ""
+    coords: Coords = field(default_factory=dict)
+
+    def prepare(self, system: System) -> Prepared:
+        return Prepared(_PerFrame(self.function, system.topology), self.unit, dict(self.coords), fields=_moving(system))
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """An MDAnalysis analysis as an observable; made by :func:`from_analysis`."""
+
+    make: Callable[[Any], Any]
+    value: Callable[[Any], Any]
+    unit: str
+    per: Literal["frame", "block"]
+    coords: Coords
+    n_blocks: int
+
+    def prepare(self, system: System) -> Prepared:
+        if self.per == "frame":
+            first = system.first_frame()
+            return Prepared(_PerBlock(self, system.topology, first.position, first.box), self.unit, dict(self.coords),
+                            fields=_moving(system))
+        values, lengths = self._by_blocks(system)
+        return Prepared(_nothing, self.unit, dict(self.coords), reducers=(Series(),),
+                        finish=_Finish(values, lengths, self))
+
+    def _by_blocks(self, system: System) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Its value for each part of each run, and the weight of each part."""
+        from ensemblekit.md.ingest import universe_of
+        from ensemblekit.md.topology import warnings_held
+
+        values, shares = [], []
+        for source in system.stored(f"{self.n_blocks} blocks of an analysis"):
+            u, rows = universe_of(source, system.topology)
+            n = len(rows)
+            edges = np.unique(np.linspace(0, n, min(self.n_blocks, n) + 1).astype(int))
+            if source.weights is not None:
+                raise InputError("an analysis that is run block by block knows no frame weights; leave frame_weights out, or "
+                                 "write it as a function of an AtomGroup")
+            found = []
+            with warnings_held():
+                for a, b in itertools.pairwise(edges):
+                    analysis = _made(self.make, u)
+                    analysis.run(frames=rows[a:b])
+                    found.append(np.asarray(self.value(analysis), np.float64))
+            u.trajectory.close()
+            if len({x.shape for x in found}) > 1:
+                raise InputError(f"the analysis gives values of different shapes from block to block: "
+                                 f"{sorted({x.shape for x in found})}")
+            values.append(np.array(found))
+            shares.append(np.diff(edges).astype(float))
+        return values, shares
+
+
+class _Finish:
+    """The average over blocks that were analysed already; called once a run, in order."""
+
+    def __init__(self, values: list[np.ndarray], shares: list[np.ndarray], settings: Analysis):
+        self.values, self.shares, self.settings = values, shares, settings
+        self.run = 0
+
+    def __call__(self, kept: Kept) -> Estimate:
+        values, shares = self.values[self.run], self.shares[self.run]
+        self.run += 1
+        found = mean_with_error(ArraySource.of(values, weights=shares, unit=self.settings.unit), equilibration=None,
+                                confidence=kept.confidence)
+        block = kept.n / len(values)
+        spacing = 1.0 if kept.times is None or kept.n < 2 else float(kept.times[-1] - kept.times[0]) / (kept.n - 1)
+        return replace(found, n=kept.n, statistical_inefficiency=found.statistical_inefficiency * block, series=None,
+                       correlation_time=found.correlation_time * block * spacing, coords=dict(self.settings.coords),
+                       times=None, time_unit="" if kept.times is None else "ps")
+
+
+def from_analysis(make: Callable[[Any], Any], *, value: Callable[[Any], Any], unit: str = "",
+                  per: Literal["frame", "block"] = "frame", coords: Coords | None = None,
+                  n_blocks: int = BLOCKS) -> Observable:
+    """An MDAnalysis analysis as an observable for :func:`md.average <ensemblekit.md.average>`.
+
+    Arguments:
+        make: Universe -> analysis, not yet run: ``lambda u: RMSD(u, select="name CA")``. It is called for every block of
+            frames with a Universe of that block. Frame 0 of that Universe is the first frame of the run (for references:
+            ``ref_frame=0``); it is not analysed again.
+        value: the analysis after its run -> values with one row a frame, ``lambda a: a.results.rmsd[:, 2]``;
+            with ``per="block"`` one value for all its frames, ``lambda a: a.results.rdf``.
+        unit: of the value.
+        per: "frame", or "block" for analyses without a result per frame: the run is cut into `n_blocks` parts, each
+            analysed on its own by streaming through a store; the error comes from the scatter of the parts.
+        coords: names of the axes of a value: name -> (values, unit).
+
+    Raises InputError for an analysis that exists already: it belongs to one Universe and cannot be run on blocks.
+    """
+    if hasattr(make, "run") and hasattr(make, "results"):
+        raise InputError(f"{type(make).__name__}(...) is bound to one Universe already. Pass how it is made: "
+                         + REMEDY.format(name=type(make).__name__))
+    if not callable(make) or not callable(value):
+        raise InputError("from_analysis takes a function of a Universe that returns an analysis, and value=, a function of "
+                         "the analysis: " + REMEDY.format(name="RMSD"))
+    if isinstance(make, type):
+        name = make.__name__
+        raise InputError(f"{name} is a class: say how it is made of a Universe, " + REMEDY.format(name=name))
+    if per not in ("frame", "block"):
+        raise InputError(f'per is "frame" or "block"; got {per!r}')
+    if not isinstance(n_blocks, int) or n_blocks < 4:
+        raise InputError(f"n_blocks is a whole number, 4 or more; got {n_blocks!r}")
+    return Analysis(make, value, unit, per, dict(coords or {}), n_blocks)
+
+
+def as_observable(name: str, x: Any) -> Observable:
+    """What may stand in ``md.average``: an observable, or a function of an AtomGroup."""
+    if hasattr(x, "run") and hasattr(x, "results"):
+        kind = type(x).__name__
+        raise InputError(f"{name!r} is an analysis ({kind}) of one Universe; pass how it is made: " + REMEDY.format(name=kind))
+    if isinstance(x, type):
+        raise InputError(f"{name!r} is a class; make an observable of it: {x.__name__}(...)")
+    if hasattr(x, "prepare"):
+        return x
+    if callable(x):
+        return Function(x)
+    raise InputError(f"{name!r} is no observable: md.RadiusOfGyration(\"protein\"), a function of an AtomGroup, or "
+                     f"md.from_analysis(...); got {x!r}")
+
+
+class _Frames:
+    """A Universe for each thread, filled with blocks of frames."""
+
+    def __init__(self, topology: Topology):
+        self.topology = topology
+        self._mine = threading.local()
+
+    def universe(self, block: Block, first: tuple[np.ndarray, np.ndarray | None] | None = None) -> Any:
+        """The Universe with this block's frames, behind one more frame where `first` is given."""
+        if not hasattr(self._mine, "u"):
+            self._mine.u = self.topology.universe()
+        u = self._mine.u
+        fields = block.fields
+        position = np.asarray(fields["position"], np.float32)
+        box = fields.get("box")
+        extra: dict[str, Any] = {}
+        for name, mine in (("velocities", "velocity"), ("forces", "force")):
+            if mine in fields:
+                extra[name] = np.asarray(fields[mine], np.float32)
+        if first is not None:
+            position = np.concatenate([first[0][None], position])
+            extra = {name: np.concatenate([values[:1], values]) for name, values in extra.items()}
+            box = box if box is None or first[1] is None else np.concatenate([np.asarray(first[1])[None], box])
+        if box is not None:
+            extra["dimensions"] = dimensions(np.asarray(box))
+        from MDAnalysis.coordinates.memory import MemoryReader
+
+        times = block.times
+        dt = float(times[1] - times[0]) if times is not None and len(times) > 1 else 1.0
+        u.trajectory = MemoryReader(position, order="fac", dt=dt or 1.0, **extra)
+        return u
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"topology": self.topology}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.topology = state["topology"]
+        self._mine = threading.local()
+
+
+class _PerFrame:
+    """Block -> the function's value at each frame."""
+
+    def __init__(self, function: Callable[[Any], Any], topology: Topology):
+        self.function, self.frames = function, _Frames(topology)
+
+    def __call__(self, block: Block) -> np.ndarray:
+        u = self.frames.universe(block)
+        found: list[np.ndarray] = []
+        for k, now in enumerate(u.trajectory):
+            if block.times is not None:
+                now.time = float(block.times[k])
+            value = np.asarray(self.function(u.atoms))
+            if value.dtype.kind not in "biuf":
+                raise InputError(f"a function of an AtomGroup returns a number or an array of real numbers; got {value!r}")
+            if found and value.shape != found[0].shape:
+                raise InputError(f"the function returned shape {value.shape} at frame {block.start + k} and {found[0].shape} "
+                                 "before; it must return the same shape for every frame")
+            found.append(np.array(value, np.float64))
+        return np.array(found)
+
+
+class _PerBlock:
+    """Block -> the analysis' values, one row a frame."""
+
+    def __init__(self, settings: Analysis, topology: Topology, position: np.ndarray, box: np.ndarray | None):
+        self.settings, self.frames, self.first = settings, _Frames(topology), (position, box)
+
+    def __call__(self, block: Block) -> np.ndarray:
+        u = self.frames.universe(block, self.first)
+        analysis = _made(self.settings.make, u)
+        analysis.run(start=1)
+        values = np.asarray(self.settings.value(analysis))
+        if values.ndim == 0 or len(values) != len(block):
+            raise InputError(f"value= gave shape {values.shape} for {len(block)} frames; it must have one row a frame. For "
+                             "analyses without a result per frame: per=\"block\"")
+        return values.astype(np.float64)
+
+
+def _made(make: Callable[[Any], Any], u: Any) -> Any:
+    u.trajectory[0]
+    analysis = make(u)
+    if not hasattr(analysis, "run"):
+        raise InputError(f"from_analysis needs a function that returns an analysis; it returned {type(analysis).__name__}")
+    trajectory = getattr(analysis, "_trajectory", u.trajectory)
+    if trajectory is not u.trajectory:
+        raise InputError("the analysis was made of another Universe; use the one that is passed: lambda u: "
+                         f"{type(analysis).__name__}(u.select_atoms(...))")
+    return analysis
+
+
+def _moving(system: System) -> tuple[str, ...]:
+    return tuple(name for name in ("velocity", "force") if name in system.source.fields)
+
+
+def _nothing(block: Block) -> np.ndarray:
+    return np.zeros(len(block), np.int8)
+
+
+def dimensions(box: np.ndarray) -> np.ndarray:
+    """Cell vectors (n, 3, 3) as lengths and angles (n, 6) in MDAnalysis' order."""
+    x = np.asarray(box, np.float64)
+    lengths = np.sqrt((x * x).sum(axis=-1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        cosines = np.stack([(x[:, i] * x[:, j]).sum(-1) / (lengths[:, i] * lengths[:, j])
+                            for i, j in ((1, 2), (0, 2), (0, 1))], axis=1)
+    return np.concatenate([lengths, np.degrees(np.arccos(np.clip(cosines, -1, 1)))], axis=1).astype(np.float32)
+
+
+__all__ = ["as_observable", "dimensions", "from_analysis"]

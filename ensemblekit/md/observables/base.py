@@ -1,0 +1,111 @@
+"""What an observable is: frozen settings whose `prepare` gives a map over blocks of frames, and what is made of its mean.
+
+Four kinds of answer, one mechanism each:
+
+- the mean of the map: nothing more to say (`Prepared(map, unit)`); a map of one number a frame keeps its series;
+- a smooth function of that mean (a root, g(r) of counts and volumes): `function=`, and further ones in `further=`;
+  their errors come from a jackknife over the partial means the core keeps, blind to no correlation;
+- other statistics than a mean (covariance, lag sums): `reducers=` with `finish=`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+from ensemblekit.averaging.derived import Periodic
+from ensemblekit.averaging.estimate import Estimate
+from ensemblekit.averaging.reducer import Reducer
+from ensemblekit.source import Block
+
+if TYPE_CHECKING:
+    from ensemblekit.md.system import System
+
+Map = Callable[[Block], np.ndarray]
+Coords = Mapping[str, tuple[np.ndarray, str]]
+
+
+class Derived(NamedTuple):
+    """A smooth function of the mean of an observable's map."""
+
+    function: Callable[[np.ndarray], Any]
+    """Mean of the map (*out) -> the quantity, any shape. It must take any weighted mean of frames."""
+    unit: str = ""
+    coords: Coords = {}     # noqa: RUF012  (never changed)
+    """Axis of the quantity -> (values, unit)."""
+
+
+class Kept(Protocol):
+    """What `finish` gets: one run as it was read, without the frames before equilibration."""
+
+    @property
+    def n(self) -> int:
+        """Frames kept."""
+
+    @property
+    def times(self) -> np.ndarray | None:
+        """Their times, (n,), in ps."""
+
+    @property
+    def weights(self) -> np.ndarray | None:
+        """Their statistical weights, (n,)."""
+
+    @property
+    def confidence(self) -> float: ...
+
+    @property
+    def states(self) -> list[tuple[int, list[Reducer]]]:
+        """(first frame, the `reducers`) of consecutive parts of the run, up to about a hundred."""
+
+    def merged(self) -> tuple[Any, ...]:
+        """The results of the reducers over all frames kept."""
+
+    def estimate(self, function: Callable[..., Any], unit: str = "", coords: Coords = {}) -> Estimate:     # noqa: B006
+        """The Estimate of `function(*results of the reducers)` by a jackknife over the parts; for reducers that do not
+        ask what comes after what."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """An observable made ready for one system."""
+
+    map: Map
+    """Block -> (n, *out), one row a frame: what is averaged. A map of shape (n,) is a scalar."""
+    unit: str = ""
+    """Of the observable (after `function`)."""
+    coords: Coords = field(default_factory=dict)
+    """Axis of the observable (after `function`) -> (values, unit), in the order of the axes."""
+    function: Callable[[np.ndarray], Any] | None = None
+    """Mean of the map -> the observable; None: the mean itself."""
+    further: Mapping[str, Derived] = field(default_factory=dict)
+    """Name -> another function of the same mean: "coordination" is `found["rdf"].coordination`."""
+    series: Callable[[np.ndarray], np.ndarray] | None = None
+    """Values of the map (n, *out) -> the number of each frame that is kept as `.series`, (n,); a map of one number a frame
+    needs none. In `unit`."""
+    fields: tuple[str, ...] = ()
+    """Fields the map needs besides positions and box: "velocity", "force"."""
+    reducers: tuple[Reducer, ...] = ()
+    """Statistics of the map's values other than their mean; with `finish`."""
+    finish: Callable[[Kept], Estimate | Mapping[str, Estimate]] | None = None
+    """From the reducers of one run to the observable; a mapping names further quantities, "" being the observable."""
+    period: float | None = None
+    """After which the observable comes round (360 degrees): replicas are averaged on the circle. None where it does not,
+    or where `function` is Periodic and says so."""
+
+    @property
+    def periods(self) -> dict[str, float]:
+        """Of the quantities that come round, by name, "" being the observable."""
+        functions = {"": self.function, **{name: more.function for name, more in self.further.items()}}
+        found = {name: function.period for name, function in functions.items() if isinstance(function, Periodic)}
+        return found if self.period is None else {**found, "": self.period}
+
+
+@runtime_checkable
+class Observable(Protocol):
+    """What `md.average` averages: small frozen settings."""
+
+    def prepare(self, system: System) -> Prepared:
+        """Atoms chosen and references made; raises InputError where the system lacks what is needed."""

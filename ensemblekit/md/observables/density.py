@@ -1,0 +1,92 @@
+"""Density profiles along an axis of the box."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ensemblekit.errors import InputError
+from ensemblekit.md.observables.base import Prepared
+from ensemblekit.md.observables.rdf import bad_frame
+from ensemblekit.md.system import System
+from ensemblekit.source import Block
+
+GRAMS = 1.66053906660
+"""1 u / angstrom^3 in g / cm^3 (CODATA 2018)."""
+KINDS = {"number": "Angstrom-3", "mass": "g cm-3", "charge": "e Angstrom-3"}
+
+
+@dataclass(frozen=True)
+class DensityProfile:
+    """Density in slabs stacked along one vector of the box, parallel to the other two; any triclinic box.
+
+    Distances are taken along the normal of the slabs. Without `range` the slabs are equal shares of the box and follow
+    it where it breathes; the axis shows them at the size of the first frame.
+    """
+
+    select: str = "all"
+    axis: str = "z"
+    """"x", "y" or "z": along the first, second or third vector of the box."""
+    kind: str = "mass"
+    """"number" (per cubic angstrom), "mass" (g / cm^3) or "charge" (e per cubic angstrom)."""
+    n_bins: int = 100
+    range: tuple[float, float] | None = None
+    """In angstrom from the origin, no wider than the box; None: the whole box."""
+    centre: str | None = None
+    """Atoms whose centre of mass, found on the circle that the periodic axis is, becomes the origin: the bilayer. None: the
+    corner of the box."""
+
+    def prepare(self, system: System) -> Prepared:
+        if self.axis not in ("x", "y", "z"):
+            raise InputError(f'DensityProfile(axis=) is "x", "y" or "z"; got {self.axis!r}')
+        if self.kind not in KINDS:
+            raise InputError(f"DensityProfile(kind=) is one of {', '.join(map(repr, KINDS))}; got {self.kind!r}")
+        if not isinstance(self.n_bins, int | np.integer) or self.n_bins < 1:
+            raise InputError(f"DensityProfile(n_bins=) is a whole number above 0; got {self.n_bins!r}")
+        if self.range is not None and not (len(self.range) == 2 and -np.inf < self.range[0] < self.range[1] < np.inf):
+            raise InputError(f"DensityProfile(range=) is two rising distances in angstrom; got {self.range!r}")
+        box = system.first_frame().box
+        if box is None:
+            raise InputError("a density needs the volume of the slabs, and these frames have no box; give one with MDAnalysis' "
+                             "set_dimensions transformation")
+        atoms = system.select(self.select)
+        weights = {"number": lambda: np.ones(len(atoms)), "mass": lambda: system.masses(atoms) * GRAMS,
+                   "charge": lambda: system.charges(atoms)}[self.kind]()
+        centre = np.empty(0, np.int64) if self.centre is None else system.select(self.centre)
+        centre_weights = np.empty(0) if self.centre is None else system.masses(centre)
+        axis = "xyz".index(self.axis)
+        height = abs(np.linalg.det(box)) / np.linalg.norm(np.cross(box[(axis + 1) % 3], box[(axis + 2) % 3]))
+        low, high = (-height / 2, height / 2) if self.range is None and self.centre else self.range or (0.0, height)
+        edges = np.linspace(low, high, self.n_bins + 1)
+        profile = _Profile(np.unique(np.concatenate([atoms, centre])), atoms, weights, axis, centre, centre_weights,
+                           self.range, int(self.n_bins))
+        return Prepared(profile, KINDS[self.kind], {self.axis: (0.5 * (edges[1:] + edges[:-1]), "Angstrom")})
+
+
+class _Profile:
+    """Block -> (n, bins) densities."""
+
+    def __init__(self, union: np.ndarray, atoms: np.ndarray, weights: np.ndarray, axis: int, centre: np.ndarray,
+                 centre_weights: np.ndarray, range: tuple[float, float] | None, bins: int):
+        self.union, self.weights, self.axis, self.range, self.bins = union, weights, axis, range, bins
+        self.atoms, self.centre = np.searchsorted(union, atoms), np.searchsorted(union, centre)
+        self.centre_weights = centre_weights
+
+    def __call__(self, block: Block) -> np.ndarray:
+        from ensemblekit.md.kernels_density import add_profile
+
+        x = block.fields["position"][:, self.union]
+        x = x if x.dtype == np.float32 else x.astype(np.float64)
+        cells = np.array(block.fields["box"], np.float64, order="C")
+        out, heights = np.empty((len(x), self.bins)), np.empty(len(x))
+        low, high = self.range or (np.nan, np.nan)
+        bad = add_profile(x, self.atoms, self.weights, cells, self.axis, self.centre, self.centre_weights, low, high, out,
+                          heights)
+        if bad >= 0:
+            raise bad_frame(block.start + bad, x[bad], cells[bad], self.union)
+        if self.range is not None and (wide := high - low) > heights.min():
+            k = int(heights.argmin())
+            raise InputError(f"range={self.range} is {wide:g} angstrom wide, the box of frame {block.start + k} only "
+                             f"{heights[k]:g}; take a range within it, or None for the whole box")
+        return out

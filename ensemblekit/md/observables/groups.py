@@ -1,0 +1,157 @@
+"""What structural observables share: groups of atoms and their centres, references, boxes of a block."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ensemblekit.errors import InputError
+from ensemblekit.md.superpose import frames_of
+from ensemblekit.md.system import Gather, Plain, System
+from ensemblekit.source import WHOLE, Block
+
+POINT_BYTES = 1 << 20
+"""Centres are made for so many frames at a time that they stay in the cache."""
+NO_BOX = np.zeros((0, 3, 3))
+
+
+def boxes_of(block: Block, periodic: bool) -> np.ndarray:
+    """Cell vectors (n, 3, 3) of a block, or none, (0, 3, 3)."""
+    box = block.fields.get("box") if periodic else None
+    return NO_BOX if box is None else np.ascontiguousarray(box, np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """Centres of groups of atoms of each frame; a group of one atom is that atom."""
+
+    gather: Gather
+    offsets: np.ndarray
+    """(groups + 1,): group g is atoms offsets[g] to offsets[g + 1] of the gathered ones."""
+    shares: np.ndarray
+    """Weights of the gathered atoms, which add up to 1 in each group."""
+    periodic: bool
+    """Whether boxes come along, for the nearest image."""
+
+    def parts(self, block: Block) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+        """(rows, points (rows, groups, 3) float64, boxes (rows, 3, 3) or none) of the block, some frames at a time."""
+        from ensemblekit.md.kernels_geometry import centres
+
+        positions, index = self.gather(block)
+        boxes = boxes_of(block, self.periodic)
+        groups = len(self.offsets) - 1
+        step = max(1, POINT_BYTES // (24 * groups))
+        for a in range(0, len(positions), step):
+            rows = frames_of(positions[a:a + step])
+            points = np.empty((rows.n, groups, 3))
+            centres(*rows, index, self.offsets, self.shares, points)
+            yield slice(a, a + rows.n), points, boxes[a:a + step]
+
+
+def points_of(system: System, groups: Sequence[np.ndarray], weights: str | None, periodic: bool) -> Points:
+    """The centres of these groups of atoms: of mass, or (`weights` None) plain ones."""
+    check_weights_word(weights)
+    atoms = np.concatenate(groups)
+    offsets = np.concatenate([[0], np.cumsum([len(group) for group in groups])]).astype(np.int64)
+    single = all(len(group) == 1 for group in groups)
+    if single or weights is None:       # one atom has a centre without a mass
+        mass = np.ones(len(atoms))
+    else:
+        mass = system.masses(atoms)
+    totals = np.add.reduceat(mass, offsets[:-1])
+    if not (totals > 0).all():
+        raise InputError("a group of atoms has no mass, so it has no centre of mass; pass weights=None")
+    shares = mass / np.repeat(totals, np.diff(offsets))
+    nearest = periodic and system.boxed
+    return Points(Plain(atoms) if single and nearest else system.gather(atoms), offsets, shares, nearest)
+
+
+def check_weights_word(weights: Any) -> None:
+    """Refuse what is neither "mass" nor None."""
+    if not (weights is None or (isinstance(weights, str) and weights == "mass")):
+        raise InputError(f'weights is "mass", or None for all atoms alike; got {weights!r}. Weights of frames are '
+                         "frame_weights= of md.average")
+
+
+def shares_by(system: System, atoms: np.ndarray, weights: str | None) -> np.ndarray:
+    """Weights of atoms that add up to 1: by mass, or (None) all alike."""
+    check_weights_word(weights)
+    mass = np.ones(len(atoms)) if weights is None else system.masses(atoms)
+    return mass / mass.sum()
+
+
+def one_frame(system: System, k: int) -> Block:
+    """Frame k of the first run as a block of one."""
+    names = [name for name in ("position", "box") if name in system.source.fields]
+    if k < 0:
+        k += (system.source.lengths or (0,))[0]
+    if k >= 0:
+        for piece in system.source.window(k, k + 1).pieces(names, "time", False, 1):
+            for block in piece.blocks():
+                if len(block):
+                    fields = {name: np.array(block.fields[name][:1]) for name in names}
+                    return Block(fields, 0, WHOLE, None, None)
+    raise InputError(f"there is no frame {k}; the frames to average are {system.n_frames}")
+
+
+def gathered(gather: Gather, block: Block) -> np.ndarray:
+    """Positions (atoms, 3) float64 of the first frame of a block, whole."""
+    positions, index = gather(block)
+    return np.asarray(positions[0][index], np.float64)
+
+
+def reference_positions(system: System, reference: Any, select: str, atoms: np.ndarray,
+                        as_it_is: bool = False) -> np.ndarray:
+    """Positions (atoms, 3) to compare with, in angstrom.
+
+    reference: None for the first frame; a number for that frame; positions of the selected atoms or of all; the path of
+    a structure, a Universe or an AtomGroup, of which `select` chooses as many atoms. as_it_is: a frame's molecules need
+    not be whole.
+    """
+    if reference is None or isinstance(reference, int | np.integer):
+        return gathered(Plain(atoms) if as_it_is else system.gather(atoms),
+                        one_frame(system, 0 if reference is None else int(reference)))
+    if isinstance(reference, str | os.PathLike) or hasattr(reference, "atoms"):
+        found = _of_structure(reference, select, len(atoms))
+    else:
+        found = np.asarray(reference, np.float64)
+        if found.ndim == 2 and len(found) == len(system.topology) != len(atoms):
+            found = found[atoms]
+    if found.shape != (len(atoms), 3):
+        raise InputError(f"the reference has positions of shape {found.shape}; the selection {select!r} has {len(atoms)} "
+                         f"atoms, so ({len(atoms)}, 3) is wanted")
+    if not np.isfinite(found).all():
+        raise InputError("the reference holds NaN or infinity")
+    return np.ascontiguousarray(found)
+
+
+def _of_structure(reference: Any, select: str, n: int) -> np.ndarray:
+    from ensemblekit.md.topology import mdanalysis
+
+    with mdanalysis() as mda:
+        whole = reference
+        if isinstance(reference, str | os.PathLike):
+            path = os.fspath(reference)
+            if not os.path.exists(path):
+                raise InputError(f"there is no reference structure {path!r}")
+            whole = mda.Universe(path)
+        chosen = whole.atoms.select_atoms(select)
+        if len(chosen) != n and len(whole.atoms) == n:      # it holds just these atoms, perhaps under other names
+            chosen = whole.atoms
+        if len(chosen) != n:
+            raise InputError(f"the selection {select!r} has {n} atoms in the trajectory and {len(chosen)} in the reference; "
+                             "both must hold the same atoms in the same order")
+        return np.array(chosen.positions, np.float64)
+
+
+def residues_of(system: System, atoms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which residue each atom belongs to, counted from 0 in the order of the topology; and their residue numbers."""
+    topology = system.topology
+    residues, which = np.unique(topology.residue_of[atoms], return_inverse=True)
+    first = np.zeros(len(residues), np.int64)
+    first[which[::-1]] = atoms[::-1]
+    return which, topology.resids[first]

@@ -1,0 +1,138 @@
+"""The size and shape of molecules: radius of gyration and gyration tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from ensemblekit.md.observables.base import Derived, Prepared
+from ensemblekit.md.observables.groups import check_weights_word, shares_by
+from ensemblekit.md.superpose import frames_of
+from ensemblekit.md.system import Gather, System
+from ensemblekit.md.updating import Updating, updating_selection
+from ensemblekit.source import Block
+
+AXES = ("x", "y", "z")
+
+
+@dataclass(frozen=True)
+class RadiusOfGyration:
+    """sqrt(Σ m |r - c|² / Σ m) of each frame, c the centre of mass; in angstrom.
+
+    MDAnalysis' `radius_of_gyration()` and `gmx gyrate`; mdtraj's `compute_rg` is ``weights=None``. What is averaged is
+    the radius, as people quote it; scattering sees the root of its mean square, which is `rms`.
+
+    With ``components=True`` come `along_x`, `along_y`, `along_z`, the roots of the mean squares along each axis, and
+    `about_x`, `about_y`, `about_z`, the radii of gyration about each axis (of the other two components; gmx gyrate's
+    Rg(X/Y/Z)); with them :class:`RadiusOfGyration` is an array (7,) in one read.
+    """
+
+    select: str = "protein"
+    weights: str | None = "mass"
+    """"mass", or None for all atoms alike."""
+    components: bool = False
+    """Components too, as `along_*` and `about_*`."""
+    updating: bool = False
+    """Choose the atoms anew in every frame."""
+
+    def prepare(self, system: System) -> Prepared:
+        if self.updating:
+            check_weights_word(self.weights)
+            everyone = np.arange(len(system.topology))
+            mass = np.ones(len(everyone)) if self.weights is None else system.masses(everyone)
+            squares = partial(_varying_squares, updating_selection(system, self.select), mass)
+        else:
+            atoms = system.select(self.select)
+            squares = partial(_squares, system.gather(atoms), shares_by(system, atoms, self.weights))
+        if not self.components:
+            return Prepared(partial(_radius, squares), "Angstrom", further={})
+        further = {}
+        for k, axis in enumerate(AXES):
+            further[f"along_{axis}"] = Derived(partial(_take, 1 + k), "Angstrom")
+            further[f"about_{axis}"] = Derived(partial(_take, 4 + k), "Angstrom")
+        return Prepared(partial(_components, squares), "Angstrom", function=partial(_take, 0), further=further,
+                        series=partial(_column, 0))
+
+
+@dataclass(frozen=True)
+class GyrationTensor:
+    """The gyration tensor's shape: its three principal moments, largest first; in angstrom².
+
+    Further: `asphericity` (λ1 - (λ2 + λ3)/2, angstrom²), `acylindricity` (λ2 - λ3, angstrom²) and `anisotropy` (relative
+    shape anisotropy 1 - 3 (λ1 λ2 + λ2 λ3 + λ3 λ1) / (λ1 + λ2 + λ3)², from 0 for a sphere to 1 for a rod), each averaged
+    over frames (Theodorou & Suter, Macromolecules 18, 1206, 1985).
+    """
+
+    select: str = "protein"
+    weights: str | None = "mass"
+    """"mass", or None for all atoms alike."""
+
+    def prepare(self, system: System) -> Prepared:
+        atoms = system.select(self.select)
+        shares = shares_by(system, atoms, self.weights)
+        further = {"asphericity": Derived(partial(_take, 3), "Angstrom2"),
+                   "acylindricity": Derived(partial(_take, 4), "Angstrom2"),
+                   "anisotropy": Derived(partial(_take, 5))}
+        return Prepared(partial(_shape, system.gather(atoms), shares), "Angstrom2",
+                        {"moment": (np.arange(1, 4), "")}, function=partial(_take, slice(0, 3)), further=further)
+
+
+def _take(k: int | slice, mean: np.ndarray) -> np.ndarray:
+    return mean[k]
+
+
+def _column(k: int, values: np.ndarray) -> np.ndarray:
+    return values[:, k]
+
+
+def _squares(gather: Gather, shares: np.ndarray, block: Block) -> np.ndarray:
+    """Mean squares about the centre along x, y, z, (n, 3)."""
+    from ensemblekit.md.kernels_gyration import gyration
+
+    positions, index = gather(block)
+    rows = frames_of(positions)
+    out = np.empty((rows.n, 3))
+    gyration(*rows, index, shares, out)
+    return out
+
+
+def _varying_squares(selection: Updating, weights: np.ndarray, block: Block) -> np.ndarray:
+    from ensemblekit.md.kernels_gyration import varying_gyration
+
+    positions, atoms, offsets = selection(block)
+    rows = frames_of(positions)
+    out = np.empty((rows.n, 3))
+    varying_gyration(*rows, atoms, offsets, weights, out)
+    return out
+
+
+def _radius(squares: partial, block: Block) -> np.ndarray:
+    return np.sqrt(squares(block).sum(1))
+
+
+def _components(squares: partial, block: Block) -> np.ndarray:
+    found = squares(block)
+    total = found.sum(1, keepdims=True)
+    return np.sqrt(np.concatenate([total, found, np.clip(total - found, 0, None)], axis=1))
+
+
+def _shape(gather: Gather, shares: np.ndarray, block: Block) -> np.ndarray:
+    from ensemblekit.md.kernels_gyration import gyration_tensor
+
+    positions, index = gather(block)
+    rows = frames_of(positions)
+    six = np.empty((rows.n, 6))
+    gyration_tensor(*rows, index, shares, six)
+    sound = np.asarray(np.isfinite(six).all(1))
+    matrix = np.where(sound[:, None, None], six[:, [[0, 3, 4], [3, 1, 5], [4, 5, 2]]], 0.0)
+    moments = np.linalg.eigvalsh(matrix)[:, ::-1]
+    a, b, c = moments.T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        anisotropy = 1 - 3 * (a * b + b * c + c * a) / (a + b + c) ** 2
+    found = np.column_stack([moments, a - (b + c) / 2, b - c, anisotropy])
+    found[~sound] = np.nan
+    return found
+
+

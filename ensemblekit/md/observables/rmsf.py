@@ -1,0 +1,122 @@
+"""Fluctuation of atoms about their mean positions, and B-factors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+
+from ensemblekit.averaging.blocking import blocking
+from ensemblekit.averaging.estimate import Estimate
+from ensemblekit.averaging.moments import Moments, MomentsResult
+from ensemblekit.errors import InputError
+from ensemblekit.md.observables.base import Coords, Kept, Prepared
+from ensemblekit.md.observables.groups import reference_positions, residues_of, shares_by
+from ensemblekit.md.observables.rmsd import check_fit
+from ensemblekit.md.superpose import Fit, MeanStructure, mean_structure, split
+from ensemblekit.md.system import Gather, System
+from ensemblekit.source import Block
+
+B_FACTOR = 8 * math.pi**2 / 3
+"""B = 8 π² <Δr²> / 3, isotropic (Willis & Pryor 1975)."""
+
+
+@dataclass(frozen=True)
+class RMSF:
+    """Root mean square fluctuation of each atom about its mean position after superposition; in angstrom.
+
+    Frames are superposed on the (weighted) mean structure, which is made out of core: with ``rounds=1`` it is the mean of
+    the frames superposed on the first, which is MDAnalysis' AverageStructure(ref_frame=0), AlignTraj and RMSF in a row;
+    ``rounds=None`` goes on until the mean is that of the frames superposed on itself (to 1e-6 angstrom). Further:
+    `bfactor`, 8 π² / 3 times the mean square, in angstrom².
+    """
+
+    select: str = "name CA"
+    fit: str | Literal[False] | None = None
+    """The atoms that are superposed; None: those of `select`; False: nothing is moved, as MDAnalysis' bare RMSF."""
+    weights: str | None = None
+    """Of the atoms in the superposition: None for all alike, or "mass"."""
+    reference: Any = None
+    """Where the first superposition goes: the first frame, or what md.RMSD takes."""
+    rounds: int | None = 1
+    """Mean structures made, each from the last, each one read; None: until it settles."""
+    corrected: bool = False
+    """Add what the mean position takes away from a sample of finite length: the square of its standard error, correlation
+    counted (a factor n_eff / (n_eff - 1) on the mean square). False: as other programs have it."""
+    level: Literal["atom", "residue"] = "atom"
+    """"residue": the root of the mean of its selected atoms' mean squares, weighted by mass where known."""
+
+    def prepare(self, system: System) -> Prepared:
+        if self.level not in ("atom", "residue"):
+            raise InputError(f'level is "atom" or "residue"; got {self.level!r}')
+        if self.rounds is not None and (isinstance(self.rounds, bool) or not isinstance(self.rounds, int) or self.rounds < 1):
+            raise InputError(f"rounds is a whole number above 0, or None to go on until it settles; got {self.rounds!r}")
+        atoms = system.select(self.select)
+        gather, found, same = fitted_mean(system, atoms, self.select, self.fit, self.weights, self.reference, self.rounds,
+                                          "RMSF")
+        which, resids = residues_of(system, atoms)
+        groups = None
+        if self.level == "residue":
+            mass = system.topology.masses[atoms]
+            mass = mass if np.isfinite(mass).all() and (mass > 0).all() else np.ones(len(atoms))
+            groups = (which, mass)
+        coords: Coords = {"residue": (resids if groups else resids[which], "")}
+        return Prepared(partial(moved_atoms, gather, found.fit, same, found.mean), "Angstrom", dict(coords),
+                        reducers=(Moments(),), finish=partial(_finished, groups, self.corrected, coords))
+
+
+def fitted_mean(system: System, atoms: np.ndarray, select: str, fit: str | Literal[False] | None, weights: str | None,
+                reference: Any, rounds: int | None, why: str) -> tuple[Gather, MeanStructure, bool]:
+    """The mean structure of atoms for a superposition; what gathers the fitted atoms and then them; whether they are one."""
+    if fit is False:
+        fitted, start, shares, same = np.zeros(0, np.int64), np.zeros((0, 3)), None, False
+    else:
+        fitted = atoms if fit is None else system.select(fit)
+        check_fit(fitted, fit or select, 3)
+        start = reference_positions(system, reference, fit or select, fitted)
+        shares = shares_by(system, fitted, weights)
+        same = np.array_equal(fitted, atoms)
+    gather = system.gather(atoms if same else np.concatenate([fitted, atoms]))
+    found = mean_structure(lambda branches: system.reduce(branches, f"mean structure of {why}"), gather, start, same=same,
+                           others=len(atoms), weights=shares, rounds=rounds)
+    return gather, found, same
+
+
+def moved_atoms(gather: Gather, onto: Fit, same: bool, mean: np.ndarray, block: Block) -> np.ndarray:
+    """Deviations (n, m, 3) of the atoms from the mean structure after superposition."""
+    positions, index = gather(block)
+    fitted, atoms = split(index, len(onto), same)
+    return onto.moved(positions, fitted, atoms, mean)
+
+
+def _finished(groups: tuple[np.ndarray, np.ndarray] | None, corrected: bool, coords: Coords,
+              kept: Kept) -> dict[str, Estimate]:
+    lost: np.ndarray | float = 0.0
+    if corrected:
+        means = np.array([state.result().mean for _, (state, *_) in kept.states])
+        weights = np.array([state.result().sum_weights for _, (state, *_) in kept.states])
+        lost = np.square(blocking(means, weights).chosen().stderr).sum(-1)
+    return {"": kept.estimate(partial(_root, groups, lost), "Angstrom", coords),
+            "bfactor": kept.estimate(partial(_b_factor, groups, lost), "Angstrom2", coords)}
+
+
+def _mean_square(groups: tuple[np.ndarray, np.ndarray] | None, lost: np.ndarray | float, moments: MomentsResult) -> np.ndarray:
+    """Of each atom (or residue) about its mean, over all frames: not divided by one less."""
+    share = 1 - 1 / moments.n_eff
+    spread = np.zeros(moments.mean.shape) if share <= 1e-12 else moments.variance * share
+    found = spread.sum(-1) + lost
+    if groups is None:
+        return found
+    which, mass = groups
+    return np.bincount(which, mass * found) / np.bincount(which, mass)
+
+
+def _root(groups: tuple[np.ndarray, np.ndarray] | None, lost: np.ndarray | float, moments: MomentsResult) -> np.ndarray:
+    return np.sqrt(_mean_square(groups, lost, moments))
+
+
+def _b_factor(groups: tuple[np.ndarray, np.ndarray] | None, lost: np.ndarray | float, moments: MomentsResult) -> np.ndarray:
+    return B_FACTOR * _mean_square(groups, lost, moments)

@@ -1,0 +1,101 @@
+"""Solvent accessible surface, by mdtraj."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+
+from ensemblekit.errors import InputError, MissingExtraError
+from ensemblekit.md.observables.base import Prepared
+from ensemblekit.md.observables.groups import residues_of
+from ensemblekit.md.system import Gather, System
+from ensemblekit.source import Block
+
+ELEMENTS = {1: "H", 2: "H", 7: "Li", 11: "B", 12: "C", 14: "N", 16: "O", 19: "F", 23: "Na", 24: "Mg", 28: "Si", 31: "P",
+            32: "S", 35: "Cl", 39: "K", 40: "Ca", 55: "Mn", 56: "Fe", 59: "Co", 64: "Cu", 65: "Zn", 79: "Se", 80: "Br",
+            127: "I"}
+"""By mass in u, rounded."""
+
+
+@dataclass(frozen=True)
+class SASA:
+    """Solvent accessible surface area of a selection, which no other atoms cover; in angstrom².
+
+    Shrake & Rupley (J. Mol. Biol. 79, 351, 1973) by mdtraj's `shrake_rupley`, with its radii; needs mdtraj
+    (``pip install 'ensemblekit[sasa]'``). An array where `level` is "residue" or "atom".
+    """
+
+    select: str = "protein"
+    level: Literal["total", "residue", "atom"] = "total"
+    probe: float = 1.4
+    """Radius of the solvent, in angstrom."""
+    n_points: int = 960
+    """On each atom's sphere."""
+
+    def prepare(self, system: System) -> Prepared:
+        if self.level not in ("total", "residue", "atom"):
+            raise InputError(f'level is "total", "residue" or "atom"; got {self.level!r}')
+        if not (np.isfinite(self.probe) and self.probe >= 0) or self.n_points < 1:
+            raise InputError(f"probe is a radius in angstrom and n_points above 0; got {self.probe!r} and {self.n_points!r}")
+        atoms = system.select(self.select)
+        topology, residue = _mdtraj_topology(system, atoms)
+        _, resids = residues_of(system, atoms)
+        coords = {"total": {}, "residue": {"residue": (resids, "")}, "atom": {"atom": (atoms, "")}}[self.level]
+        return Prepared(partial(_area, system.gather(atoms), topology, self.level, residue, self.probe / 10,
+                                int(self.n_points)), "Angstrom2", coords)
+
+
+def elements_of(system: System, atoms: np.ndarray) -> list[str]:
+    """Element symbols: as the topology has them, else by mass, else the first letter of the name."""
+    topology = system.topology
+    known = topology.atoms.get("elements")
+    found = []
+    for atom in atoms:
+        symbol = str(known[atom]).strip().capitalize() if known is not None else ""
+        mass = topology.masses[atom]
+        if not symbol and np.isfinite(mass) and mass > 0:
+            symbol = ELEMENTS.get(round(float(mass)), "")
+        if not symbol:
+            symbol = str(topology.names[atom]).lstrip("0123456789")[:1].upper()
+        found.append(symbol)
+    return found
+
+
+def _mdtraj_topology(system: System, atoms: np.ndarray) -> tuple[Any, np.ndarray]:
+    try:
+        import mdtraj
+    except ImportError as error:
+        raise MissingExtraError("mdtraj", "sasa") from error
+    made = mdtraj.Topology()
+    chain = made.add_chain()
+    which, resids = residues_of(system, atoms)
+    order = np.argsort(which, kind="stable")
+    if not (order == np.arange(len(order))).all():
+        raise InputError("the atoms of a residue must stand together for a surface by mdtraj")
+    residues = [made.add_residue("UNK", chain, int(resid)) for resid in resids]
+    names = system.topology.names
+    for atom, k, symbol in zip(atoms, which, elements_of(system, atoms), strict=True):
+        try:
+            element = mdtraj.element.get_by_symbol(symbol)
+        except KeyError as error:
+            raise InputError(f"atom {names[atom]} (number {atom}) is of no element that mdtraj knows ({symbol!r}); "
+                             "leave it out, or read with a topology that has elements") from error
+        made.add_atom(str(names[atom]), element, residues[k])
+    return made, which
+
+
+def _area(gather: Gather, topology: Any, level: str, residue: np.ndarray, probe: float, n_points: int,
+          block: Block) -> np.ndarray:
+    import mdtraj
+
+    positions, index = gather(block)
+    x = np.asarray(positions[:, index], np.float32) / np.float32(10)
+    sound = np.isfinite(x).all((1, 2))
+    frames = mdtraj.Trajectory(np.where(sound[:, None, None], x, np.arange(x.shape[1])[None, :, None]), topology)
+    area = 100.0 * mdtraj.shrake_rupley(frames, probe_radius=probe, n_sphere_points=n_points,
+                                        mode="residue" if level == "residue" else "atom").astype(np.float64)
+    area[~sound] = np.nan
+    return area.sum(1) if level == "total" else area

@@ -1,0 +1,200 @@
+"""What observables are made ready with: the atoms, the frames that will be averaged, and reads of their own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from ensemblekit.averaging.run import Branch, reduce
+from ensemblekit.engine import Engine
+from ensemblekit.errors import InputError
+from ensemblekit.md.progress import Progress, counted
+from ensemblekit.md.topology import Topology, warnings_held
+from ensemblekit.md.trajectory import BATCH, FrameSource
+from ensemblekit.md.whole import Plain, Whole, unbonded
+from ensemblekit.source import WHOLE, Block, ReplicaSet, SnapshotSource
+
+PLACED = ("around", "sphlayer", "sphzone", "cylayer", "cyzone", "isolayer", "point", "box", "prop", "pbc", "nopbc")
+"""Words of selections that go by the place of atoms."""
+
+
+class Frame(NamedTuple):
+    """One frame as it is in the file."""
+
+    position: np.ndarray
+    """(atoms, 3) float32, angstrom."""
+    box: np.ndarray | None
+    """(3, 3) float64, rows are cell vectors, angstrom; None where there is no periodic box."""
+    time: float
+    """In ps; NaN where the file has none."""
+
+
+Gather = Callable[[Block], tuple[np.ndarray, np.ndarray]]
+"""Block -> (positions (n, m, 3), index (k,)): atom j of the selection is positions[:, index[j]]."""
+
+
+class System:
+    """The atoms and frames of one `md.average`. Observables read from it; it counts what they read."""
+
+    def __init__(self, source: SnapshotSource, topology: Topology, engine: Engine | None = None, *,
+                 progress: Progress = False, whole: bool | None = None):
+        self.source, self.topology, self.engine, self.progress = source, topology, engine, progress
+        self.whole = whole_already(source) if whole is None else whole
+        """Molecules are whole in the frames as they are."""
+        self._gathers: dict[bytes, Gather] = {}
+        self._forget: weakref.finalize | None = None     # removes the temporary store
+        self.passes: list[str] = []
+        """What each read before the averaging one was for."""
+        self._first: Frame | None = None
+
+    @property
+    def n_frames(self) -> int:
+        """Frames that will be averaged, over all replicas."""
+        return sum(self.source.lengths or ())
+
+    @property
+    def boxed(self) -> bool:
+        """Whether the frames have a periodic box."""
+        return "box" in self.source.fields
+
+    def select(self, text: str) -> np.ndarray:
+        """Indices of the atoms of a selection, ascending; InputError where it is empty or cannot be read.
+
+        Selections by place ("around 5 protein") are those of the first frame.
+        """
+        if any(word in text.split() for word in PLACED):
+            first = self.first_frame()
+            return self.topology.select(text, first.position, first.box)
+        return self.topology.select(text)
+
+    def masses(self, atoms: np.ndarray) -> np.ndarray:
+        """Masses in u; InputError where one is not known."""
+        masses = self.topology.masses[atoms]
+        if not np.isfinite(masses).all() or masses.sum() <= 0:
+            raise InputError(f"the topology has no masses for {int((~np.isfinite(masses)).sum())} of these {len(atoms)} atoms; "
+                             "pass weights=None, or read with a topology that has them (TPR, PSF, PRMTOP)")
+        return masses
+
+    def charges(self, atoms: np.ndarray) -> np.ndarray:
+        """Charges in e; InputError where one is not known."""
+        charges = self.topology.charges[atoms]
+        if not np.isfinite(charges).all():
+            raise InputError(f"the topology has no charges for {int((~np.isfinite(charges)).sum())} of these {len(atoms)} "
+                             "atoms; read with a topology that has them (TPR, PSF, PRMTOP)")
+        return charges
+
+    def first_frame(self) -> Frame:
+        """The first frame, for references and shifts."""
+        if self._first is None:
+            names = [name for name in ("position", "box") if name in self.source.fields]
+            for piece in self.source.window(0, 1).pieces(names, "time", False, 1):
+                for block in piece.blocks():
+                    self._first = Frame(np.array(block.fields["position"][0]),
+                                        np.array(block.fields["box"][0], np.float64) if "box" in names else None,
+                                        float("nan") if block.times is None else float(block.times[0]))
+        if self._first is None:
+            raise InputError("there are no frames to average")
+        return self._first
+
+    def gather(self, atoms: np.ndarray) -> Gather:
+        """How a map gets the positions of these atoms (any order) with their molecules whole; no copy where nothing is to do.
+
+        Without a box, or where the frames are whole already, the positions of the block as they are. Raises InputError
+        where there is a box and the topology has no bonds: atoms of one molecule may lie on both sides of it.
+        """
+        atoms = np.asarray(atoms)
+        if not self.boxed or self.whole or len(atoms) < 2:
+            return Plain(atoms)
+        if self.topology.bonds is None:
+            raise unbonded(len(atoms))
+        key = atoms.tobytes()
+        if key not in self._gathers:
+            self._gathers[key] = Whole(atoms, self.topology) if self._broken(atoms) else Plain(atoms)
+        return self._gathers[key]
+
+    def _broken(self, atoms: np.ndarray) -> bool:
+        """Whether two of the atoms belong to one molecule; single ones need no mending."""
+        fragments = self.topology.fragments
+        assert fragments is not None
+        return len(np.unique(fragments[atoms])) < len(atoms)
+
+    def first_positions(self, atoms: np.ndarray) -> np.ndarray:
+        """(k, 3) float64: these atoms in the first frame, their molecules whole."""
+        first = self.first_frame()
+        fields = {"position": first.position[None]} | ({} if first.box is None else {"box": first.box[None]})
+        position, index = self.gather(atoms)(Block(fields, 0, WHOLE, None, None))
+        return position[0, index].astype(np.float64)
+
+    def reduce(self, branches: Mapping[str, Branch], why: str) -> Any:
+        """One more read of all frames (replicas one after the other), which is counted and told with its reason.
+
+        Frames that are not in a store are copied into a temporary one first.
+        """
+        self._settle()
+        self.passes.append(why)
+        names = [name for name in ("position", "box") if name in self.source.fields]
+        source = self.source.stacked() if isinstance(self.source, ReplicaSet) else self.source
+        with warnings_held(), counted(self.progress, self.n_frames, why) as tell:
+            return reduce(source, branches, fields=names, engine=self.engine, limit=BATCH, progress=tell)
+
+    def stored(self, why: str) -> tuple[Any, ...]:
+        """The runs as stored sources, for readers of their own; counted as one more read."""
+        self._settle()
+        self.passes.append(why)
+        if _unstored(self.source):
+            raise InputError("these frames must be read again and there is no room for a temporary store; copy them into one "
+                             "first, with md.ingest")
+        return self.source.runs if isinstance(self.source, ReplicaSet) else (self.source,)
+
+    def told(self) -> str:
+        """The reads this takes, in words."""
+        reads = [*self.passes, "averages"]
+        return f"{len(reads)} passes over {self.n_frames} frames: {', '.join(reads)}"
+
+    def _settle(self) -> None:
+        """Frames that must be read again lie in a store from now on."""
+        if self._forget is not None or not _unstored(self.source):
+            return
+        nbytes = self.n_frames * sum(field.nbytes for field in self.source.fields.values())
+        folder = tempfile.mkdtemp(prefix="ensemblekit-")
+        self._forget = weakref.finalize(self, shutil.rmtree, folder, True)
+        if shutil.disk_usage(folder).free < 1.2 * nbytes + (64 << 20):
+            return              # no room: the files are read again instead
+        from ensemblekit.md.ingest import copied
+
+        self.passes.append("copy into a temporary store, as it is read again")
+        runs = self.source.runs if isinstance(self.source, ReplicaSet) else (self.source,)
+        stores = [copied(run, os.path.join(folder, f"{k}.h5md"), self.engine, self.progress)
+                  for k, run in enumerate(runs)]
+        self.source = ReplicaSet(tuple(stores)) if isinstance(self.source, ReplicaSet) else stores[0]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._forget is not None:
+            self._forget()
+
+
+def _unstored(source: Any) -> bool:
+    """Whether frames come from trajectory files or a Universe."""
+    if isinstance(source, ReplicaSet):
+        return any(map(_unstored, source.runs))
+    return isinstance(source, FrameSource)
+
+
+def whole_already(source: Any) -> bool:
+    """Whether a source says that its molecules are whole."""
+    if hasattr(source, "runs"):
+        return all(whole_already(run) for run in source.runs)
+    if hasattr(source, "whole"):
+        return bool(source.whole)
+    if hasattr(source, "provenance"):
+        return bool(source.provenance.get("whole"))
+    return whole_already(source.source) if hasattr(source, "source") else False

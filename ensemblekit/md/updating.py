@@ -1,0 +1,83 @@
+"""Selections that are made anew in every frame: "resname SOL and around 3.5 protein"."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+
+from ensemblekit.errors import InputError
+from ensemblekit.md.system import Gather, Plain, System
+from ensemblekit.md.topology import Topology, mdanalysis
+from ensemblekit.source import Block
+
+
+class Updating:
+    """The atoms of a selection in each frame of a block. MDAnalysis chooses, one thread at a time."""
+
+    def __init__(self, topology: Topology, gather: Gather, text: str):
+        self.topology, self.gather, self.text = topology, gather, text
+        self._universe = universe_in_memory(topology)
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"topology": self.topology, "gather": self.gather, "text": self.text}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)      # type: ignore[misc]
+
+    def __call__(self, block: Block) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Positions (n, atoms, 3), the chosen atoms of all frames one after the other, where each frame's begin (n + 1,)."""
+        positions, index = self.gather(block)
+        in_place = len(index) == positions.shape[1] and (index == np.arange(len(index))).all()
+        whole = positions if in_place else positions[:, index]
+        chosen, offsets = self.choose(np.asarray(whole), block.fields.get("box"))
+        return np.asarray(whole), chosen, offsets
+
+    def choose(self, positions: np.ndarray, boxes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """The atoms of each frame of positions (n, atoms, 3), and where each frame's begin."""
+        universe = self._universe
+        found, offsets = [], [0]
+        for t, x in enumerate(positions):
+            with self._lock:
+                universe.trajectory.ts.positions = x
+                universe.trajectory.ts.dimensions = None if boxes is None else dimensions_of(boxes[t])
+                atoms = universe.select_atoms(self.text, periodic=boxes is not None).indices
+            found.append(atoms)
+            offsets.append(offsets[-1] + len(atoms))
+        return np.concatenate(found) if found else np.zeros(0, np.int64), np.array(offsets, np.int64)
+
+
+def universe_in_memory(topology: Topology) -> Any:
+    """A Universe of these atoms with one frame of zeros, to be overwritten."""
+    with mdanalysis():
+        from MDAnalysis.coordinates.memory import MemoryReader
+
+        made = topology.universe()
+        made.load_new(np.zeros((1, len(topology), 3), np.float32), format=MemoryReader, order="fac")
+        return made
+
+
+def dimensions_of(box: np.ndarray) -> np.ndarray | None:
+    """Cell vectors (3, 3) as MDAnalysis' lengths and angles; None where there is no cell."""
+    from MDAnalysis.lib.mdamath import triclinic_box
+
+    found = triclinic_box(*np.asarray(box, np.float64))
+    return found if found[:3].all() else None
+
+
+def updating_selection(system: System, text: str, as_it_is: bool = False) -> Updating:
+    """A selection made anew in every frame; InputError where it cannot be read. It may be empty in some frames.
+
+    as_it_is: molecules need not be whole.
+    """
+    everyone = np.arange(len(system.topology))
+    selection = Updating(system.topology, Plain(everyone) if as_it_is else system.gather(everyone), text)
+    first = system.first_frame()
+    with mdanalysis() as mda:
+        try:
+            selection.choose(first.position[None], None if first.box is None else first.box[None])
+        except (mda.exceptions.SelectionError, mda.exceptions.NoDataError) as error:
+            raise InputError(f"the selection {text!r} cannot be read: {error}") from error
+    return selection

@@ -1,0 +1,102 @@
+"""Molecules that the periodic box has cut, made whole along their bonds."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+
+from ensemblekit.errors import InputError
+from ensemblekit.md.topology import Topology
+from ensemblekit.source import Block
+
+
+class Plain:
+    """The positions of the block as they are, without a copy."""
+
+    def __init__(self, atoms: np.ndarray):
+        self.atoms = np.ascontiguousarray(atoms, dtype=np.int64)
+
+    def __call__(self, block: Block) -> tuple[np.ndarray, np.ndarray]:
+        return block.fields["position"], self.atoms
+
+
+class Whole:
+    """The positions of the selected atoms, every molecule in one piece: each atom in the image next to the one it is
+    bonded to, walking from the first selected atom of a molecule. Molecules stay where their first atom is."""
+
+    def __init__(self, atoms: np.ndarray, topology: Topology):
+        self.walk, self.parent, self.place = walks(atoms, topology)
+        self.index = np.arange(len(atoms))
+        self._last = threading.local()
+
+    def __call__(self, block: Block) -> tuple[np.ndarray, np.ndarray]:
+        position = block.fields["position"]
+        last = self._last
+        if getattr(last, "of", None) is not position:       # observables of one selection share the work
+            from ensemblekit.md.kernels_whole import make_whole
+
+            made = np.empty((len(position), len(self.index), 3), np.float32)
+            bad = make_whole(position, block.fields["box"], self.walk, self.parent, self.place, made)
+            if bad >= 0:
+                raise InputError(f"the box of frame {block.start + bad} has no volume: {block.fields['box'][bad].tolist()}")
+            last.of, last.made = position, made
+        return last.made, self.index
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_last"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._last = threading.local()
+
+
+def walks(atoms: np.ndarray, topology: Topology) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How to walk along bonds to every selected atom: (walk, parent, place) as `make_whole` takes them.
+
+    All molecules at once, a bond further at a time: a box of water is done in three steps.
+    """
+    bonds, fragments, n = topology.ties, topology.fragments, len(topology)
+    assert bonds is not None
+    assert fragments is not None
+    ends = np.concatenate([bonds, bonds[:, ::-1]])
+    ends = ends[np.argsort(ends[:, 0], kind="stable")]
+    begin = np.searchsorted(ends[:, 0], np.arange(n + 1))
+    before = np.full(n, -1, np.int64)
+    seen = np.zeros(n, bool)
+    wanted = np.sort(np.asarray(atoms, np.int64))
+    front = wanted[np.unique(fragments[wanted], return_index=True)[1]]       # the first selected atom of each molecule
+    layers = []
+    while len(front):
+        seen[front] = True
+        layers.append(front)
+        counts = begin[front + 1] - begin[front]
+        at = np.repeat(begin[front] - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+        start, to = np.repeat(front, counts), ends[at, 1]
+        start, to = start[~seen[to]], to[~seen[to]]
+        front, first = np.unique(to, return_index=True)
+        before[front] = start[first]
+    needed = np.zeros(n, bool)
+    needed[wanted] = True
+    for layer in layers[:0:-1]:
+        needed[before[layer[needed[layer]]]] = True
+    walk = np.concatenate(layers)
+    walk = walk[needed[walk]]
+    at = np.full(n + 1, -1, np.int64)       # the last one: where -1 looks
+    at[walk] = np.arange(len(walk))
+    place_of = np.full(n, -1, np.int64)
+    place_of[atoms] = np.arange(len(atoms))
+    return walk, at[before[walk]], place_of[walk]
+
+
+def unbonded(n_atoms: int) -> InputError:
+    """The refusal where a box may have cut molecules and no bonds say how they belong together."""
+    return InputError(
+        f"the frames have a periodic box and the topology no bonds, so the {n_atoms} selected atoms may lie in pieces on both "
+        "sides of it. Read with a topology that has bonds (TPR, PSF, PRMTOP), or let them be guessed (guess_bonds=True in "
+        "md.read or md.ingest), or unwrap the frames (transformations=[...]); where molecules are whole already, say so: "
+        "whole=True")
+
+
+__all__ = ["Plain", "Whole", "unbonded", "walks"]
