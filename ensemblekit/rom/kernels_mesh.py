@@ -171,3 +171,90 @@ def line_cells(points, connectivity, offsets, chosen, lengths, shares):
                 shares[a] += length / 2
                 shares[b] += length / 2
         lengths[i] = total
+
+
+@kernel
+def face_starts(numbers, starts):
+    """Where each face begins in a list "4 a b c d 3 e f g ...": starts (n_faces + 1,); returns whether the list fits."""
+    at = 0
+    for face in range(len(starts) - 1):
+        if at >= len(numbers) or numbers[at] < 0:
+            return False
+        starts[face] = at
+        at += numbers[at] + 1
+    starts[len(starts) - 1] = at
+    return at == len(numbers)
+
+
+@kernel
+def recognise_cells(face_offsets, face_points, owner, cell_offsets, cell_faces, types, corners):
+    """VTK's type and corners of cells given by faces that point out of their owners; 42 where it is no simple shape.
+
+    cell_offsets, cell_faces: the faces of each cell. types (n_cells,) and corners (n_cells, 8) are filled.
+    """
+    bottom = np.empty(4, np.int64)
+    for i in range(len(types)):
+        first, last = cell_offsets[i], cell_offsets[i + 1]
+        triangles = quads = 0
+        for at in range(first, last):
+            size = face_offsets[cell_faces[at] + 1] - face_offsets[cell_faces[at]]
+            triangles += size == 3
+            quads += size == 4
+        n = last - first
+        types[i] = 42
+        if n == 6 and quads == 6:
+            kind, base = 12, 4
+        elif n == 5 and triangles == 2 and quads == 3:
+            kind, base = 13, 3
+        elif n == 5 and triangles == 4 and quads == 1:
+            kind, base = 14, 4
+        elif n == 4 and triangles == 4:
+            kind, base = 10, 3
+        else:
+            continue
+        ground = -1
+        for at in range(first, last):
+            face = cell_faces[at]
+            if face_offsets[face + 1] - face_offsets[face] == base:
+                ground = face
+                break
+        outward = owner[ground] == i
+        for k in range(base):
+            bottom[k] = face_points[face_offsets[ground] + k]
+        if outward == (kind != 13):                 # VTK's wedge stands on a face that points out, the others do not
+            bottom[0], bottom[base - 1] = bottom[base - 1], bottom[0]
+            if base == 4:
+                bottom[1], bottom[2] = bottom[2], bottom[1]
+        good = True
+        for k in range(base):
+            corners[i, k] = bottom[k]
+            top = -1
+            for at in range(first, last):
+                face = cell_faces[at]
+                if face == ground:
+                    continue
+                begin, end = face_offsets[face], face_offsets[face + 1]
+                for e in range(begin, end):
+                    if face_points[e] != bottom[k]:
+                        continue
+                    before = face_points[e - 1 if e > begin else end - 1]
+                    after = face_points[e + 1 if e + 1 < end else begin]
+                    for other in (before, after):
+                        free = True
+                        for j in range(base):
+                            if bottom[j] == other:
+                                free = False
+                        if free:
+                            if top >= 0 and top != other:
+                                good = False
+                            top = other
+            if top < 0:
+                good = False
+            elif kind == 12 or kind == 13:
+                corners[i, base + k] = top
+            elif k == 0:
+                corners[i, base] = top
+            elif corners[i, base] != top:
+                good = False
+        if good:
+            types[i] = kind
