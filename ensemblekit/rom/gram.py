@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from ensemblekit.errors import InputError
 from ensemblekit.rom.slabs import Recipe, Tile
 
 FLOOR = 2e-8
@@ -61,8 +63,10 @@ class SumsWork:
         return {"energy": energy}, {"modes": found, "mean": np.concatenate(means)}
 
 
-def orthonormalised(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Orthonormal rows that span those given, and the triangle L with rows = L @ orthonormal; in place where it can.
+def orthonormalised(rows: np.ndarray, products: Callable[[np.ndarray], np.ndarray] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Orthonormal rows that span those given, and L with rows = L @ orthonormal; in place where it can.
+
+    `products` gives the inner products of the rows with each other, (k, k), where they are not Euclidean.
 
     Cholesky QR twice (Fukaya et al. 2014): only k numbers a column are in memory. Householder's where that breaks down.
     """
@@ -70,10 +74,13 @@ def orthonormalised(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     total = np.eye(k, dtype=rows.dtype)
     for _ in range(2):
         try:
-            lower = np.linalg.cholesky(_products(rows))
-            if np.linalg.cond(lower) > 1e6:
+            lower = np.linalg.cholesky((products or _products)(rows))
+            if np.linalg.cond(lower) > 1e6 and products is None:
                 raise np.linalg.LinAlgError
         except np.linalg.LinAlgError:
+            if products is not None:
+                raise InputError("the mass matrix is not positive definite, or these modes lie below its rounding; "
+                                 "ask for fewer modes") from None
             q, r = np.linalg.qr(rows.conj().T)
             sign = np.where(r.diagonal().real < 0, -1.0, 1.0)
             return np.ascontiguousarray((q * sign).conj().T), total @ (r * sign[:, None]).conj().T

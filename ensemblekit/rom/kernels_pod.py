@@ -23,8 +23,8 @@ def column_means(values, share, mean):
 
 
 @kernel
-def load(values, shift, factors, roots, out, energy):
-    """out[i, j] = (values[i, j] - shift[j]) factors[j] roots[i]; energy[i] += the squares of row i, in float64.
+def load(values, shift, factors, out, energy):
+    """out[i, j] = (values[i, j] - shift[j]) factors[j]; energy[i] += the squares of row i, in float64.
 
     Where a factor is 0 the result is 0, whatever the value (NaN too).
     """
@@ -33,9 +33,8 @@ def load(values, shift, factors, roots, out, energy):
     for i in range(n):
         row = values[i]
         to = out[i]
-        r = roots[i]
         for j in range(width):
-            f = factors[j] * r
+            f = factors[j]
             x = (row[j] - shift[j]) * f
             to[j] = x if f != 0 else 0
         for t in range(LANES):

@@ -17,7 +17,7 @@ from ensemblekit.rom.slabs import Recipe, Tile
 FLOOR32, FLOOR64 = 1e-4, 2e-8
 """Singular values below this share of the first are not trusted, with arithmetic in float32 and float64."""
 SAMPLE = 4096
-RANDOM = 4
+RANDOM = 2
 SUBSPACE_STEPS = 4
 
 
@@ -37,7 +37,7 @@ class SampleWork:
         runs = np.sort(rng.choice(-(-columns // 4), -(-count // 4), replace=False))
         picked = (runs[:, None] * 4 + np.arange(4)).ravel()
         picked = picked[picked < columns]
-        some = Recipe(self.recipe.dtype, self.recipe.roots,
+        some = Recipe(self.recipe.dtype, self.recipe.share,
                       None if self.recipe.factors is None else self.recipe.factors[tile.at + picked],
                       None if self.recipe.shift is None else self.recipe.shift[tile.at + picked], len(picked))
         energy = np.zeros(len(tile))
@@ -51,7 +51,7 @@ class StepWork:
 
     recipe: Recipe
     block: np.ndarray
-    """Q (n, l) in the type of the arithmetic."""
+    """Q (n, l), times the roots of the statistical weights, in the type of the arithmetic."""
 
     def __call__(self, tile: Tile) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         n, l = self.block.shape

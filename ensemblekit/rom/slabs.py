@@ -42,7 +42,7 @@ class Slab(NamedTuple):
     start: int
     """First column, in the flattened item."""
     values: np.ndarray
-    """(n, width) in the type of the arithmetic, centred, times the roots of weights and inner product."""
+    """(n, width) in the type of the arithmetic, centred, times the roots of the inner product."""
     mean: np.ndarray
     """(width,) what was subtracted, in double precision."""
 
@@ -53,8 +53,8 @@ class Recipe:
 
     dtype: np.dtype
     """Of the arithmetic."""
-    roots: np.ndarray
-    """(n,): square roots of the statistical weights (mean 1)."""
+    share: np.ndarray
+    """(n,): what each snapshot counts in the mean, of sum 1."""
     factors: np.ndarray | None
     """(size,): square roots of the inner product's weights by the scale; 0 drops a column. None: 1."""
     shift: np.ndarray | None
@@ -67,25 +67,23 @@ class Recipe:
         n, columns = tile.values.shape
         buffer = np.empty((n, min(self.width, columns)), self.dtype)
         real = np.dtype(self.dtype.type(0).real.dtype)
-        roots = self.roots.astype(real, copy=False)
-        share = self.roots**2 / (self.roots**2).sum()
         for a in range(0, columns, self.width):
             b = min(a + self.width, columns)
             values = _native(tile.values[:, a:b], self.dtype)
             at = slice(tile.at + a, tile.at + b)
-            mean = self._mean(values, share) if self.shift is None else self.shift[at]
+            mean = self._mean(values) if self.shift is None else self.shift[at]
             factors = np.ones(b - a, real) if self.factors is None else self.factors[at].astype(real, copy=False)
             out = buffer[:, :b - a]
-            _load(values, mean, factors, roots, out, energy)
+            _load(values, mean, factors, out, energy)
             yield Slab(at.start, out, np.asarray(mean))
 
-    def _mean(self, values: np.ndarray, share: np.ndarray) -> np.ndarray:
+    def _mean(self, values: np.ndarray) -> np.ndarray:
         if values.dtype not in KERNEL_TYPES:
-            return share @ values
+            return self.share @ values
         from ensemblekit.rom.kernels_pod import column_means
 
         mean = np.empty(values.shape[1])
-        column_means(values, share, mean)
+        column_means(values, self.share, mean)
         return mean
 
 
@@ -96,17 +94,16 @@ def _native(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return values.astype(dtype)
 
 
-def _load(values: np.ndarray, shift: np.ndarray, factors: np.ndarray, roots: np.ndarray, out: np.ndarray,
+def _load(values: np.ndarray, shift: np.ndarray, factors: np.ndarray, out: np.ndarray,
           energy: np.ndarray) -> None:
     if out.dtype.kind == "c" or values.dtype not in KERNEL_TYPES:
         np.multiply(values - shift, factors, out=out)
-        out *= roots[:, None]
         out[:, factors == 0] = 0
         energy += np.square(np.abs(out), dtype=np.float64).sum(1)
         return
     from ensemblekit.rom.kernels_pod import load
 
-    load(values, shift.astype(out.dtype, copy=False), factors, roots, out, energy)
+    load(values, shift.astype(out.dtype, copy=False), factors, out, energy)
 
 
 Work = Callable[[Tile], tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]

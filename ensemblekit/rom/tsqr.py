@@ -17,12 +17,15 @@ class TsqrWork:
     """R (n, n) with Aᴴ = Q R of a tile (Demmel et al. 2012)."""
 
     recipe: Recipe
+    roots: np.ndarray | None
+    """(n,) square roots of the statistical weights; None: 1."""
 
     def __call__(self, tile: Tile) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         energy, means = np.zeros(len(tile)), []
         r = np.zeros((0, len(tile)), self.recipe.dtype)
         for slab in self.recipe.slabs(tile, energy):
-            r = np.linalg.qr(np.concatenate([r, slab.values.conj().T]), mode="r")
+            rows = slab.values if self.roots is None else slab.values * self.roots[:, None]
+            r = np.linalg.qr(np.concatenate([r, rows.conj().T]), mode="r")
             means.append(slab.mean)
         return {"r": r, "energy": energy}, {"mean": np.concatenate(means)}
 
