@@ -16,7 +16,6 @@ from ensemblekit.rom.slabs import Recipe, Tile
 
 FLOOR32, FLOOR64 = 1e-4, 2e-8
 """Singular values below this share of the first are not trusted, with arithmetic in float32 and float64."""
-SAMPLE = 4096
 RANDOM = 2
 SUBSPACE_STEPS = 4
 
@@ -42,7 +41,7 @@ class SampleWork:
                       None if self.recipe.shift is None else self.recipe.shift[tile.at + picked], len(picked))
         energy = np.zeros(len(tile))
         (slab,) = some.slabs(Tile(tile.values[:, picked], 0), energy)
-        return {"energy": energy}, {"sample": np.array(slab.values)}
+        return {"energy": energy}, {"sample": slab.values}
 
 
 @dataclass(frozen=True, eq=False)
