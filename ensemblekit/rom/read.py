@@ -409,7 +409,7 @@ def _open_one(kind: str, path: str, options: Options, one_of_many: bool) -> Read
         return arrays.open_npz(path, options)
     if one_of_many and options.snapshot_axis is None:
         return arrays.open_snapshot(path, options)
-    return arrays.open_npy(path, options)
+    return arrays.open_npy(path, options, one_of_many)
 
 
 def _open_hdf5(path: str, options: Options) -> Any:

@@ -15,9 +15,9 @@ from ensemblekit.rom.readers.reader import NUMBER, TIME_NAMES, Held, Options, ch
 from ensemblekit.source import Field
 
 
-def open_npy(path: str, options: Options) -> Held:
-    """One array, snapshots along `snapshot_axis` (0); its field is named after the file."""
-    name = os.path.splitext(os.path.basename(path))[0]
+def open_npy(path: str, options: Options, one_of_many: bool = False) -> Held:
+    """One array, snapshots along `snapshot_axis` (0); its field is named after the file (without number in a series)."""
+    name = _without_number(path) if one_of_many else os.path.splitext(os.path.basename(path))[0]
     chosen(options.fields, [name], path)
     axis = options.snapshot_axis or 0
     values = load_npy(axis, path, name)
@@ -82,11 +82,15 @@ def of(arrays: Mapping[str, np.ndarray], path: str, name: str) -> np.ndarray:
 
 def open_snapshot(path: str, options: Options) -> Held:
     """A .npy that is one snapshot of a series; the field is named after the file without its number."""
-    stem = os.path.splitext(os.path.basename(path))[0]
-    name = re.sub(r"[-_.]*" + NUMBER.pattern + r"[-_.]*", "_", stem).strip("_-.") or "values"
+    name = _without_number(path)
     chosen(options.fields, [name], path)
     values = load_one(path, name)
     return Held(path, {name: Field(values.shape[1:], values.dtype.newbyteorder("="))}, 1, None, "", load_one)
+
+
+def _without_number(path: str) -> str:
+    stem = os.path.splitext(os.path.basename(path))[0]
+    return re.sub(rf"[-_.]*(?:{NUMBER.pattern})[-_.]*", "_", stem).strip("_-.") or "values"
 
 
 def load_one(path: str, name: str) -> np.ndarray:
