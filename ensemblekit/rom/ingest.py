@@ -41,9 +41,10 @@ def ingest(source: Any, path: str | os.PathLike[str], *, dtype: Any = None, comp
         StoreError: the name is taken by something else, or the disk is full.
     """
     path = os.fspath(path)
-    snapshots = as_source(as_snapshots(source, **options))
-    if snapshots is source and options:
+    found = as_snapshots(source, **options)
+    if found is source and options:
         raise InputError(f"{', '.join(options)} are options of reading files; a source is windowed, or read with them")
+    snapshots = as_source(found)
     if snapshots.lengths is not None and len(snapshots.lengths) > 1:
         raise InputError("a store holds one run; ingest independent runs one by one")
     mesh = mesh_of(snapshots)
