@@ -530,6 +530,34 @@ def read_rows(path: str, name: str, rows: slice, tile: slice | None = None) -> n
         return part.reshape(len(part), -1)[:, tile.start - a * inner:tile.stop - a * inner]
 
 
+def write_arrays(path: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """A new HDF5 file of arrays by their paths in it, by temporary file and rename: a result kept whole or not at all."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with new_file(temporary) as f:
+            for name, values in arrays.items():
+                f.create_dataset(name, data=np.ascontiguousarray(values))
+        fd = os.open(temporary, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise StoreError(f"{path} cannot be written: {error}") from error
+
+
+def read_arrays(path: str, group: str) -> dict[str, np.ndarray]:
+    """All arrays below a group, by their paths in it; empty where there is no such group."""
+    found: dict[str, np.ndarray] = {}
+    with opened(path) as f:
+        if group in f:
+            f[group].visititems(lambda name, node: found.update({name: node[()]}) if isinstance(node, h5py.Dataset) else None)
+    return found
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Foreign:
     """A field of somebody else's file: where its values stand and what its clock is."""
