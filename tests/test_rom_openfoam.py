@@ -24,11 +24,17 @@ def truth() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(7)
     n = len(TIMES)
     return {"U": rng.normal(size=(n, N, 3)).astype("f4").astype("f8"), "p": rng.normal(size=(n, N)).astype("f4").astype("f8"),
-            "R": rng.normal(size=(n, N, 6)).astype("f4").astype("f8"), "G": rng.normal(size=(n, N, 9)).astype("f4").astype("f8"),
+            "R": rng.normal(size=(n, N, 6)).astype("f4").astype("f8"),     # xx yy zz xy yz xz, as in VTK
+            "G": rng.normal(size=(n, N, 9)).astype("f4").astype("f8"),
             "T": np.full((n, N), 300.0)}
 
 
 DIMENSIONS = {"U": "0 1 -1 0 0 0 0", "p": "0 2 -2 0 0 0 0", "R": "0 2 -2 0 0 0 0", "G": "0 0 -1 0 0 0 0", "T": "0 0 0 1 0 0 0"}
+
+
+def as_foam(name: str, values: np.ndarray) -> np.ndarray:
+    """xx xy xz yy yz zz, the order of OpenFOAM's files."""
+    return np.stack([values[:, k] for k in (0, 3, 5, 1, 4, 2)], 1) if name == "R" else values
 
 
 def write_case(case: Path, foam: Foam, shake: float = 0.05, region: str = "") -> dict[str, np.ndarray]:
@@ -40,7 +46,7 @@ def write_case(case: Path, foam: Foam, shake: float = 0.05, region: str = "") ->
     for k, label in enumerate(TIMES):
         for name, values in fields.items():
             inlet = np.arange(patches["inlet"][1] * max(1, values[k][0].size), dtype=float).reshape(-1, *values[k].shape[1:])
-            foam_field(case / label / region / name, foam, values[k], DIMENSIONS[name],
+            foam_field(case / label / region / name, foam, as_foam(name, values[k]), DIMENSIONS[name],
                        {"inlet": inlet, "outlet": "zeroGradient", "walls": "noSlip"}, uniform=name == "T")
     return fields
 
@@ -80,7 +86,7 @@ def write_decomposed(case: Path, foam: Foam, addressing: bool = True, parts: int
                   None, **extra)
         for k, label in enumerate(TIMES):
             for name, values in fields.items():
-                foam_field(folder / label / name, foam, values[k][cells], DIMENSIONS[name], {"walls": "noSlip"})
+                foam_field(folder / label / name, foam, as_foam(name, values[k])[cells], DIMENSIONS[name], {"walls": "noSlip"})
     return fields
 
 

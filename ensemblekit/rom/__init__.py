@@ -2,6 +2,7 @@
 
 from ensemblekit.rom import testbeds as testbeds
 from ensemblekit.rom.basis import Basis as Basis
+from ensemblekit.rom.export import export as export
 from ensemblekit.rom.ingest import ingest as ingest
 from ensemblekit.rom.mesh import Mesh as Mesh
 from ensemblekit.rom.pod import pod as pod
