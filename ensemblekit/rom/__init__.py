@@ -2,4 +2,6 @@
 
 from ensemblekit.rom import testbeds as testbeds
 from ensemblekit.rom.basis import Basis as Basis
+from ensemblekit.rom.decay import DecayRate as DecayRate
+from ensemblekit.rom.decay import decay_rate as decay_rate
 from ensemblekit.rom.pod import pod as pod
