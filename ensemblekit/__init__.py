@@ -79,6 +79,8 @@ def create(path: _Any, fields: _Any, **options: _Any) -> _Any:
         run, replica: id of the run (random by default) and name of the replica.
         provenance: anything that JSON can hold.
         time_unit: of the times, e.g. "s"; "ps" by default for particles.
+        constants: arrays of the run that do not change with time, name -> array; ``store.constants`` gives them back. Those
+            of a mesh ("mesh/points", ...) let ParaView open the sealed file.
         durability: "process" (an append survives the death of the process) or "disk" (also the loss of power).
 
     Raises:

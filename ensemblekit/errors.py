@@ -71,3 +71,14 @@ class MissingExtraError(EnsemblekitError, ImportError):
 
     def __reduce__(self):
         return type(self), (self.package, self.extra)
+
+
+class SnapshotFileError(EnsemblekitError, OSError):
+    """A file of snapshots that is missing, cut short, or not what its name says; the message names it."""
+
+    def __init__(self, path: object, problem: str):
+        self.path, self.problem = str(path), problem
+        super().__init__(f"{path}: {problem}")
+
+    def __reduce__(self):
+        return type(self), (self.path, self.problem)

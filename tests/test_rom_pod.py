@@ -104,3 +104,19 @@ def test_a_stored_field_gives_what_the_array_gives(tmp_path):
     np.testing.assert_allclose(stored.modes, direct.modes, atol=1e-10)
     np.testing.assert_array_equal(stored.times, np.arange(16) / 4)
     assert stored.unit == "m s-1"
+
+
+def test_a_basis_is_kept_in_one_file(tmp_path):
+    basis = rom.pod(snapshots(), rank=4)
+    again = rom.Basis.load(basis.save(tmp_path / "u.basis.h5"))
+    for name in ("modes", "singular_values", "coefficients", "mean", "error_per_snapshot", "spectrum"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(basis, name))
+    assert (again.fields, again.total_energy, str(again)) == (basis.fields, basis.total_energy, str(basis))
+    with pytest.raises(ek.errors.StoreError, match="holds no basis"):
+        rom.Basis.load(_store(tmp_path))
+
+
+def _store(tmp_path):
+    with ek.create(tmp_path / "x.h5", {"u": ek.Field((2,))}) as store:
+        store.append({"u": [1, 2]})
+    return tmp_path / "x.h5"

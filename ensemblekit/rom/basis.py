@@ -3,36 +3,90 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 
-from ensemblekit.errors import InputError
+from ensemblekit.errors import InputError, UnknownFieldError
+from ensemblekit.rom.product import applied
+from ensemblekit.source import Field
+
+PAIR = 0.02
+"""Neighbouring singular values closer than this (relative) count as one pair: its two modes are free to rotate."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Basis:
-    """Orthonormal modes of a set of snapshots: snapshots ≈ mean + coefficients @ modes."""
+    """Orthonormal modes of a set of snapshots: snapshots ≈ mean + coefficients @ modes.
+
+    With one field the arrays have its shape. With several, `modes` and `mean` hold all fields flattened one after the
+    other, each in its own unit, and ``basis["U"]`` is the part of one field. Modes are orthonormal in the inner
+    product of the fields divided by their `scale`.
+    """
 
     modes: np.ndarray
-    """(k, *item) float64, orthonormal; the largest entry of each is positive."""
+    """(k, *item), orthonormal; the largest entry of each is positive. (k, size) with several fields."""
     singular_values: np.ndarray
-    """(k,), falling, in the unit of the field."""
+    """(k,) float64, falling, in the unit of the field times the root of the inner product's."""
     coefficients: np.ndarray
-    """(n, k): each snapshot in the modes, in the unit of the field."""
+    """(n, k): each snapshot in the modes."""
     mean: np.ndarray
-    """(*item): what was subtracted; zeros where nothing was."""
+    """(*item) float64: what was subtracted; zeros where nothing was, NaN where the mask is False."""
     total_energy: float
     """Sum of all squared singular values, those left out included."""
+    fields: Mapping[str, Field] = field(default_factory=dict)
+    """Name -> shape, type and unit, in the order in which they were joined."""
+    inner_product: Any = None
+    """None (Euclidean), weights (broadcast to the item from the left) or a sparse mass matrix; a mapping of field to
+    these with several fields."""
+    scale: Mapping[str, float] = field(default_factory=dict)
+    """Field -> the number it was divided by before all were joined; empty: 1."""
     times: np.ndarray | None = None
     """(n,), where the snapshots have any."""
-    unit: str = ""
+    time_unit: str = ""
+    mesh: Any = None
+    """Points and cells, where the source has a mesh."""
+    mask: np.ndarray | None = None
+    """(*item) bool, False where the snapshots held NaN throughout and nothing was decomposed; None: all True."""
+    error_per_snapshot: np.ndarray | None = None
+    """(n,): ‖snapshot − reconstruction‖ / root mean square of ‖snapshot − mean‖ over the snapshots: their root mean
+    square is `relative_error`."""
+    error_per_field: Mapping[str, float] = field(default_factory=dict)
+    """Field -> error of its reconstruction over the norm of its own fluctuation."""
+    weights: np.ndarray | None = None
+    """(n,) statistical weights of the snapshots, of mean 1, that entered; None: all 1."""
+    spectrum: np.ndarray | None = None
+    """All singular values that were found, at least the k kept."""
+    spectrum_complete: bool = False
+    """Whether `spectrum` is all of them, the smallest ones included (Gavish–Donoho needs them)."""
+    floor: float = 0.0
+    """Singular values below `floor` times the first are rounding on this route."""
+    method: str = "gram"
+    """The route: "gram", "covariance", "tsqr", "randomized", "incremental"."""
+    passes: int = 2
+    """How often the snapshots were read."""
+    residual: float | None = None
+    """Energy left out by these coefficients and modes, in the unit of `total_energy`; None: total less captured."""
+
+    # -- size and energy -------------------------------------------------------------------------------------------
 
     @property
     def rank(self) -> int:
         """Number of modes."""
         return len(self.singular_values)
+
+    @property
+    def n(self) -> int:
+        """Number of snapshots."""
+        return len(self.coefficients)
+
+    @property
+    def unit(self) -> str:
+        """Of the field; "" with several."""
+        return next(iter(self.fields.values())).unit if len(self.fields) == 1 else ""
 
     @property
     def energy_fraction(self) -> np.ndarray:
@@ -50,12 +104,43 @@ class Basis:
 
         By Eckart and Young sqrt(1 - cumulative energy): 99 % of the energy is an error of 10 %.
         """
-        return np.sqrt(np.clip(1 - self.cumulative_energy, 0, None))
+        if not self.total_energy:
+            return np.zeros(self.rank)
+        return np.sqrt(np.clip((self._after + self._left_out) / self.total_energy, 0, None))
 
     @property
     def relative_error(self) -> float:
-        """Error of the reconstruction from all k modes, over the norm of what was decomposed."""
+        """Error of the reconstruction from all k modes, over the norm of what was decomposed (in the inner product)."""
         return float(self.relative_errors[-1])
+
+    @property
+    def _after(self) -> np.ndarray:
+        """(k,): energy of the modes after each, summed from the smallest up so that small ones keep their digits."""
+        return np.append(np.cumsum((self.singular_values**2)[::-1])[::-1][1:], 0.0)
+
+    @property
+    def _left_out(self) -> float:
+        if self.residual is not None:
+            return self.residual
+        return max(self.total_energy - float((self.singular_values**2).sum()), 0.0)
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """Neighbours (i, i + 1), counted from 0, whose singular values are so close that the two modes are only defined
+        up to a rotation between them: travelling waves come in such pairs. Compare the planes, not the modes."""
+        s, found, k = self.singular_values, [], 0
+        while k + 1 < len(s):
+            if s[k] - s[k + 1] <= PAIR * s[k]:
+                found.append((k, k + 1))
+                k += 1
+            k += 1
+        return found
+
+    @property
+    def splits_pair(self) -> bool:
+        """Whether the cut after the last mode goes through a pair (known where the next singular value is)."""
+        s = self.spectrum
+        return s is not None and len(s) > self.rank and bool(s[self.rank - 1] - s[self.rank] <= PAIR * s[self.rank - 1])
 
     @property
     def compression_ratio(self) -> float:
@@ -63,33 +148,216 @@ class Basis:
         n, size = len(self.coefficients), self.mean.size
         return n * size / (self.rank * (n + size) + size)
 
+    # -- fields ----------------------------------------------------------------------------------------------------
+
+    def __getitem__(self, name: str) -> FieldPart:
+        """The part of one field: its modes, mean, unit, scale and error."""
+        for part in self.parts():
+            if part.name == name:
+                return part
+        raise UnknownFieldError(name, self.fields)
+
+    def parts(self) -> Iterator[FieldPart]:
+        """The parts of all fields, in order."""
+        if not self.fields:
+            yield FieldPart("values", self.modes, self.mean, Field(self.mean.shape), 1.0, self.inner_product, self.mask, self)
+            return
+        start = 0
+        for name, one in self.fields.items():
+            cut = slice(start, start + one.size)
+            start += one.size
+            product = self.inner_product.get(name) if isinstance(self.inner_product, Mapping) else self.inner_product
+            yield FieldPart(name, self.modes.reshape(self.rank, -1)[:, cut].reshape(self.rank, *one.shape),
+                            self.mean.reshape(-1)[cut].reshape(one.shape), one, float(self.scale.get(name, 1.0)), product,
+                            None if self.mask is None else self.mask.reshape(-1)[cut].reshape(one.shape), self)
+
+    # -- there and back --------------------------------------------------------------------------------------------
+
     def project(self, snapshots: Any) -> np.ndarray:
-        """The coefficients (m, k) of snapshots (m, *item), or (k,) of a single one."""
-        values = np.asarray(snapshots)
-        if values.shape[-self.mean.ndim:] != self.mean.shape or values.ndim > self.mean.ndim + 1:
-            raise InputError(f"snapshots have shape (m, *{self.mean.shape}); got {values.shape}")
-        single = values.ndim == self.mean.ndim
-        flat = (values - self.mean).reshape(1 if single else len(values), -1)
-        found = flat @ self.modes.reshape(self.rank, -1).T
+        """The coefficients (m, k) of snapshots (m, *item), or (k,) of a single one.
+
+        With several fields, snapshots are a mapping of field to array, or all flattened one after the other.
+        """
+        flat, single = self._flat(snapshots)
+        found: Any = 0
+        modes = self.modes.reshape(self.rank, -1)
+        start = 0
+        for part in self.parts():
+            cut = slice(start, start + part.mean.size)
+            start = cut.stop
+            values = flat[:, cut] - part.mean.reshape(-1)
+            if part.mask is not None:
+                values = np.where(part.mask.reshape(-1), values, 0)
+            found = found + applied(part.inner_product, values, part.field.shape) @ modes[:, cut].conj().T / part.scale**2
         return found[0] if single else found
 
-    def reconstruct(self, which: Any = slice(None)) -> np.ndarray:
-        """Fields from the modes: of a snapshot by its number, of several by a slice, or from coefficients (m, k)."""
-        coefficients = which if isinstance(which, np.ndarray) else self.coefficients[which]
-        if coefficients.shape[-1:] != (self.rank,):
-            raise InputError(f"coefficients have shape (m, {self.rank}) here; got {coefficients.shape}")
+    def reconstruct(self, which: Any = slice(None)) -> Any:
+        """Fields from the modes: of a snapshot by its number, of several by a slice, or from coefficients (m, k).
+
+        A mapping of field to array where the basis holds several fields.
+        """
+        coefficients = self._coefficients(which)
         fields = coefficients @ self.modes.reshape(self.rank, -1)
+        if len(self.fields) > 1:
+            found, start = {}, 0
+            for part in self.parts():
+                cut = slice(start, start + part.mean.size)
+                start = cut.stop
+                found[part.name] = fields[..., cut].reshape(*coefficients.shape[:-1], *part.mean.shape) + part.mean
+            return found
         return fields.reshape(*coefficients.shape[:-1], *self.mean.shape) + self.mean
 
     def truncate(self, rank: int) -> Basis:
         """The first `rank` modes; energies stay shares of the same total."""
-        if not 1 <= rank <= self.rank:
+        if not isinstance(rank, int | np.integer) or not 1 <= rank <= self.rank:
             raise InputError(f"this basis has {self.rank} modes; got rank={rank!r}")
-        return replace(self, modes=self.modes[:rank], singular_values=self.singular_values[:rank],
-                       coefficients=self.coefficients[:, :rank])
+        if rank == self.rank:
+            return self
+        k = int(rank)
+        dropped = float(self._after[k - 1])
+        norms = self._norms()
+        per_snapshot = self.error_per_snapshot
+        if per_snapshot is not None and norms > 0:
+            more = (np.abs(self.coefficients[:, k:]) ** 2).sum(1)
+            per_snapshot = np.sqrt(per_snapshot**2 + more / norms)
+        made = replace(self, modes=self.modes[:k], singular_values=self.singular_values[:k],
+                       coefficients=self.coefficients[:, :k], residual=self._left_out + dropped,
+                       error_per_snapshot=per_snapshot, error_per_field=self._errors_of_fields(k),
+                       spectrum=self.singular_values if self.spectrum is None else self.spectrum)
+        warn_of_split_pair(made)
+        return made
+
+    def energy_intervals(self, *, confidence: float = 0.95, block_length: float | None = None, n_resamples: int = 1000,
+                         rng: np.random.Generator | int = 0) -> Any:
+        """Error bars of the modal energies by a bootstrap of blocks of time: ``.value``, ``.stderr``, ``.interval``.
+
+        The modes are held fixed and the snapshots resampled in blocks as long as they are correlated: energies are
+        mean squares of the coefficients, (k,), as shares of the total of the snapshots as they are. For snapshots in
+        the order of time.
+        """
+        from ensemblekit.averaging.resample import block_bootstrap
+
+        if self.n < 8:
+            raise InputError(f"error bars need at least 8 snapshots; got {self.n}")
+        squared = np.abs(self.coefficients) ** 2 * (self.n / self.total_energy)
+        return block_bootstrap(squared, weights=self.weights, confidence=confidence, block_length=block_length,
+                               n_resamples=n_resamples, rng=rng)
+
+    # -- files -----------------------------------------------------------------------------------------------------
+
+    def save(self, path: Any) -> Any:
+        """Write everything into one HDF5 file, by temporary file and rename; returns the path."""
+        from ensemblekit.rom.files import save_basis
+
+        return save_basis(self, path)
+
+    @classmethod
+    def load(cls, path: Any) -> Basis:
+        """What :meth:`save` wrote. Raises StoreError where the file holds no basis."""
+        from ensemblekit.rom.files import load_basis
+
+        return load_basis(path)
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _norms(self) -> float:
+        return self.total_energy / max(self.n, 1)
+
+    def _errors_of_fields(self, k: int) -> dict[str, float]:
+        """Error of each field from k modes: what the modes dropped carried of it is added to what was left out."""
+        if len(self.fields) < 2 or not self.error_per_field:
+            made = math.sqrt(max(self._left_out + float((self.singular_values[k:] ** 2).sum()), 0) / self.total_energy)
+            return dict.fromkeys(self.error_per_field, made)
+        found = {}
+        covariance = (self.coefficients.conj().T * (1 if self.weights is None else self.weights)) @ self.coefficients
+        for part in self.parts():
+            flat = part.modes.reshape(self.rank, -1)
+            gram = applied(part.inner_product, flat, part.field.shape) @ flat.conj().T / part.scale**2
+            kept = float(np.real(np.sum(gram.T * covariance)))
+            fields_error = self.error_per_field[part.name]
+            # residual of all k modes, then what the dropped ones (and their cross terms, zero in sum) carried
+            own = kept / max(1 - fields_error**2, 1e-300)
+            tail = float(np.real(np.sum(gram[k:, k:].T * covariance[k:, k:])))
+            found[part.name] = math.sqrt(max(fields_error**2 * own + tail, 0) / own) if own > 0 else 0.0
+        return found
+
+    def _flat(self, snapshots: Any) -> tuple[np.ndarray, bool]:
+        if isinstance(snapshots, Mapping):
+            missing = [name for name in self.fields if name not in snapshots]
+            if missing:
+                raise UnknownFieldError(missing[0], snapshots)
+            arrays = {name: np.asarray(snapshots[name]) for name in self.fields}
+            for name, x in arrays.items():
+                item = self.fields[name].shape
+                if x.shape[x.ndim - len(item):] != item or x.ndim > len(item) + 1:
+                    raise InputError(f"snapshots of {name!r} have shape (m, *{item}); got {x.shape}")
+            single = all(x.ndim == len(self.fields[name].shape) for name, x in arrays.items())
+            return np.concatenate([x.reshape(1 if single else len(x), -1) for x in arrays.values()], axis=1), single
+        values = np.asarray(snapshots)
+        shape = self.mean.shape
+        if values.shape[values.ndim - len(shape):] != shape or values.ndim > len(shape) + 1:
+            raise InputError(f"snapshots have shape (m, *{shape}); got {values.shape}")
+        single = values.ndim == len(shape)
+        return values.reshape(1 if single else len(values), -1), single
+
+    def _coefficients(self, which: Any) -> np.ndarray:
+        if isinstance(which, int | np.integer) and not -self.n <= which < self.n:
+            raise InputError(f"snapshot {which} of {self.n}")
+        coefficients = which if isinstance(which, np.ndarray) else self.coefficients[which]
+        if coefficients.shape[-1:] != (self.rank,):
+            raise InputError(f"coefficients have shape (m, {self.rank}) here; got {coefficients.shape}")
+        return coefficients
 
     def __str__(self) -> str:
-        digits = 1 - math.floor(math.log10(self.relative_error)) if self.relative_error > 0 else 2
-        return (f"POD: {self.rank} modes of {len(self.coefficients)} snapshots, "
-                f"{100 * self.cumulative_energy[-1]:.{max(2, digits)}f} % of the energy "
-                f"(error {100 * self.relative_error:.2g} %)")
+        error = self.relative_error
+        digits = 1 - math.floor(math.log10(error)) if error > 0 else 2
+        return (f"POD: {self.rank} modes of {self.n} snapshots, "
+                f"{100 * self.cumulative_energy[-1]:.{min(max(2, digits), 17)}f} % of the energy "
+                f"(error {100 * error:.2g} %)")
+
+    def __repr__(self) -> str:
+        return f"<{self}>"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FieldPart:
+    """One field of a basis."""
+
+    name: str
+    modes: np.ndarray
+    """(k, *item) in the unit of the field."""
+    mean: np.ndarray
+    """(*item)."""
+    field: Field
+    scale: float
+    """What the field was divided by before all were joined."""
+    inner_product: Any
+    mask: np.ndarray | None
+    basis: Basis = field(repr=False)
+
+    @property
+    def unit(self) -> str:
+        return self.field.unit
+
+    @property
+    def relative_error(self) -> float:
+        """Error of the reconstruction of this field over the norm of its own fluctuation."""
+        return self.basis.error_per_field.get(self.name, self.basis.relative_error)
+
+    def reconstruct(self, which: Any = slice(None)) -> np.ndarray:
+        """This field from the modes: of one snapshot by its number, several by a slice, or from coefficients (m, k)."""
+        coefficients = self.basis._coefficients(which)
+        flat = coefficients @ self.modes.reshape(len(self.modes), -1)
+        return flat.reshape(*coefficients.shape[:-1], *self.mean.shape) + self.mean
+
+
+def warn_of_split_pair(basis: Basis) -> None:
+    """Warn where the cut goes through a pair of modes, as half a travelling wave stands still."""
+    if basis.splits_pair:
+        k = basis.rank
+        warnings.warn(f"the cut after mode {k} splits a pair: singular values {k} and {k + 1} differ by less than "
+                      f"{100 * PAIR:.0f} %, so mode {k} is only one of many directions in their plane. Keep {k - 1} or "
+                      f"{k + 1} modes", UserWarning, stacklevel=3)
+
+
+NAMES = tuple(f.name for f in fields(Basis))

@@ -74,8 +74,10 @@ def pod(source: Any, rank: int | None = None, *, energy: float | None = None, to
     sign = np.sign(q[np.abs(q).argmax(0), np.arange(k)])
     times = reduce(source, {"times": (_times, Series())}, engine=engine)["times"]
     return Basis(modes=(q * sign).T.reshape(k, *field.shape), singular_values=sigma[:k],
-                 coefficients=coefficients * sign, mean=mean, total_energy=total,
-                 times=None if np.isnan(times).all() else times, unit=field.unit)
+                 coefficients=coefficients * sign, mean=mean, total_energy=total, fields={name: field},
+                 times=None if np.isnan(times).all() else times, time_unit=source.time_unit, spectrum=sigma,
+                 spectrum_complete=True, floor=FLOOR, error_per_field={name: math.sqrt(max(1 - float((sigma[:k]**2).sum()) / total, 0))},
+                 error_per_snapshot=np.sqrt(np.clip(np.diagonal(gram) - (coefficients**2).sum(1), 0, None) / (total / n)))
 
 
 def _rank(squared: np.ndarray, total: float, usable: int, rank: int | None, energy: float | None,

@@ -22,7 +22,7 @@ import xxhash
 from ensemblekit import __version__
 from ensemblekit.errors import StoreDamagedError, StoreError
 from ensemblekit.source import Field
-from ensemblekit.store.schema import CLOSED, MAIN, PADDING, PARTICLES, SCHEMA, SCHEMA_SUM, Column, Schema
+from ensemblekit.store.schema import CLOSED, CONSTANTS, MAIN, PADDING, PARTICLES, SCHEMA, SCHEMA_SUM, Column, Schema
 
 lock = threading.RLock()        # libhdf5 can crash where two threads open and read files at once
 
@@ -72,9 +72,12 @@ class Layout:
 Fill = Callable[[str], Iterable[tuple[int, Mapping[str, np.ndarray]]]]
 """clock -> its rows, part by part: the first row, and path -> values."""
 Filters = Callable[[Column], Mapping[str, Any]]
+View = Callable[[h5py.File], None]
+"""Adds what other programs read to a file that is otherwise complete but for its rows."""
 
 
-def create_segment(path: str, schema: Schema, fill: Fill | None = None, filters: Filters | None = None) -> None:
+def create_segment(path: str, schema: Schema, fill: Fill | None = None, filters: Filters | None = None,
+                   constants: Mapping[str, np.ndarray] | None = None, view: View | None = None) -> None:
     """Write a whole new file at `path`: all room allocated and extents at capacity, and the rows of `fill` in it.
 
     Without filters libhdf5 writes the metadata alone, into memory; they and the rows go to the disk by plain writes.
@@ -82,7 +85,7 @@ def create_segment(path: str, schema: Schema, fill: Fill | None = None, filters:
     """
     if filters is not None:
         with new_file(path, libver=LIBVER, rdcc_nbytes=64 << 20) as f:
-            _write_file(f, schema, filters)
+            _write_file(f, schema, filters, constants=constants, view=view)
             for clock in schema.clocks:
                 for start, rows in fill(clock) if fill is not None else ():
                     for name, values in rows.items():
@@ -94,12 +97,13 @@ def create_segment(path: str, schema: Schema, fill: Fill | None = None, filters:
     # One block of metadata large enough for every B-tree node, so that the chunks of a dataset are adjacent.
     block = max(1 << 20, 1 << (256 * chunks - 1).bit_length() if chunks else 0)
     block = min(block, 1 << 30)
-    size = block + sum(-(-rows // c.chunk[0]) * math.prod(c.chunk) * c.dtype.itemsize
+    fixed = sum(values.nbytes for values in (constants or {}).values())
+    size = block + fixed + sum(-(-rows // c.chunk[0]) * math.prod(c.chunk) * c.dtype.itemsize
                        for clock, rows in capacity.items() for c in schema.columns(clock, rows))
-    with lock, _imaged(path, 2 * block, size) as (image, opened_it), \
+    with lock, _imaged(path, 2 * block + fixed, size) as (image, opened_it), \
             h5py.File(image, "w", libver=LIBVER, meta_block_size=block) as f:
         opened_it()
-        _write_file(f, schema, None, whole=fill is not None)
+        _write_file(f, schema, None, whole=fill is not None, constants=constants, view=view)
     if fill is None:
         return
     layout = read_layout(path)
@@ -114,7 +118,8 @@ def create_segment(path: str, schema: Schema, fill: Fill | None = None, filters:
         os.close(fd)
 
 
-def _write_file(f: h5py.File, schema: Schema, filters: Filters | None, whole: bool = True) -> None:
+def _write_file(f: h5py.File, schema: Schema, filters: Filters | None, whole: bool = True,
+                constants: Mapping[str, np.ndarray] | None = None, view: View | None = None) -> None:
     """All of a file but its rows."""
     capacity = schema.capacity or {}
     _write_head(f, schema)
@@ -147,6 +152,10 @@ def _write_file(f: h5py.File, schema: Schema, filters: Filters | None, whole: bo
     f.create_dataset(SCHEMA_SUM, data=np.uint64(xxhash.xxh3_64_intdigest(text.tobytes())))
     counts = [capacity[c] if whole else 0 for c in schema.clocks]
     f.create_dataset(CLOSED, data=closed_record(counts, whole))
+    for name, values in (constants or {}).items():
+        f.create_dataset(f"{CONSTANTS}/{name}", data=values)
+    if view is not None:
+        view(f)
     f.attrs["ensemblekit"] = __version__
 
 
@@ -487,6 +496,19 @@ def extent_at(f: h5py.File, path: str, raw: Any) -> int | None:
     return None
 
 
+def read_constants(path: str, schema: Schema) -> dict[str, np.ndarray]:
+    """The arrays of a run that do not change with time, from its first file. Raises StoreDamagedError."""
+    found = {}
+    with opened(path) as f:
+        for name, digest in (schema.constants or {}).items():
+            if f"{CONSTANTS}/{name}" not in f:
+                raise StoreDamagedError(f"{path}: the constant {name!r} that its description names is missing")
+            found[name] = f[f"{CONSTANTS}/{name}"][...]
+            if xxhash.xxh3_64_intdigest(np.ascontiguousarray(found[name])) != digest:
+                raise StoreDamagedError(f"{path}: the constant {name!r} is not what was written")
+    return found
+
+
 def shapes_seen(path: str, names: list[str]) -> list[int]:
     """The number of rows that libhdf5 sees in each dataset."""
     with opened(path) as f:
@@ -506,6 +528,34 @@ def read_rows(path: str, name: str, rows: slice, tile: slice | None = None) -> n
         a, b = tile.start // inner, -(-tile.stop // inner)
         part = d[rows, a:b]
         return part.reshape(len(part), -1)[:, tile.start - a * inner:tile.stop - a * inner]
+
+
+def write_arrays(path: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """A new HDF5 file of arrays by their paths in it, by temporary file and rename: a result kept whole or not at all."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with new_file(temporary) as f:
+            for name, values in arrays.items():
+                f.create_dataset(name, data=np.ascontiguousarray(values))
+        fd = os.open(temporary, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise StoreError(f"{path} cannot be written: {error}") from error
+
+
+def read_arrays(path: str, group: str) -> dict[str, np.ndarray]:
+    """All arrays below a group, by their paths in it; empty where there is no such group."""
+    found: dict[str, np.ndarray] = {}
+    with opened(path) as f:
+        if group in f:
+            f[group].visititems(lambda name, node: found.update({name: node[()]}) if isinstance(node, h5py.Dataset) else None)
+    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -23,6 +23,7 @@ SCHEMA = "ensemblekit/schema"               # uint8 (length,): UTF-8 JSON
 SCHEMA_SUM = "ensemblekit/schema_checksum"  # uint64 (): xxh3_64 of those bytes
 CLOSED = "ensemblekit/closed"               # uint64 (clocks + 1,): snapshots of each clock at a clean close, xxh3_64
 PADDING = "ensemblekit/padding"             # bytes without meaning
+CONSTANTS = "ensemblekit/constants"         # arrays that do not change with time
 PARTICLES = "particles/trajectory"
 CHUNK_BYTES = 1 << 20
 CACHE_LINE = 64
@@ -69,6 +70,8 @@ class Schema:
     """Complete: no row is ever added, and further segments beside it are leftovers."""
     compression: Any = None
     """As given to ``seal``."""
+    constants: Mapping[str, int] | None = None
+    """Name -> checksum of the arrays of the run that do not change with time; they stand in the first file."""
 
     @property
     def clocks(self) -> dict[str, list[str]]:
@@ -118,6 +121,7 @@ class Schema:
             "author": self.author, "segment": self.segment, "starts": dict(self.starts or {}),
             "capacity": dict(self.capacity or {}), "in_place": self.in_place, "sealed": self.sealed,
             "compression": self.compression, "provenance": dict(self.provenance or {}),
+            **({"constants": dict(self.constants)} if self.constants else {}),
             "fields": {name: {"shape": list(f.shape), "dtype": f.dtype.str, "unit": f.unit, "kind": f.kind,
                               "clock": f.clock, "finite": f.finite, "element": self.element(name)}
                        for name, f in self.fields.items()},
@@ -135,7 +139,7 @@ class Schema:
                                   f["finite"]) for name, f in record["fields"].items()}
             return cls(fields, record["run"], record["replica"], record["time_unit"], record["provenance"],
                        record["author"], record["segment"], record["starts"], record["capacity"], record["in_place"],
-                       record["sealed"], record["compression"])
+                       record["sealed"], record["compression"], record.get("constants"))
         except (KeyError, TypeError, ValueError) as error:
             raise StoreDamagedError(f"the description of this store cannot be read: {error!r}") from error
 
@@ -171,6 +175,22 @@ def check_fields(fields: Mapping[str, Any]) -> dict[str, Field]:
         if field.kind != "observable" and not field.unit:
             raise InputError(f"field {name!r} of kind {field.kind!r} needs a unit that MD programs know, for example "
                              f"unit={MD_UNITS[field.kind]!r}")
+    return checked
+
+
+def check_constants(constants: Any) -> dict[str, np.ndarray]:
+    """The arrays of a run that do not change with time, or an InputError that says what is wrong with them."""
+    if not isinstance(constants, Mapping):
+        raise InputError(f"constants are a mapping of name to array; got {constants!r}")
+    checked = {}
+    for name, values in constants.items():
+        parts = name.split("/") if isinstance(name, str) else [""]
+        if not all(parts) or "." in parts or ".." in parts or "\0" in name:
+            raise InputError(f"a constant's name is words with '/' between them, such as \"mesh/points\"; got {name!r}")
+        array = np.ascontiguousarray(values)
+        if array.dtype.kind not in "biufc" or array.dtype.itemsize > 16 or (array.dtype.kind == "f" and array.dtype.itemsize > 8):
+            raise InputError(f"constant {name!r} is an array of numbers of 64 bits at most; got dtype {array.dtype}")
+        checked[name] = array.astype(stored_dtype(array.dtype), copy=False)
     return checked
 
 

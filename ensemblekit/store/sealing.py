@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ensemblekit.errors import InputError, StoreError
-from ensemblekit.store.schema import Column
+from ensemblekit.store.schema import MAIN, Column
 from ensemblekit.store.segments import checksums, new_segment, segments_of
 
 if TYPE_CHECKING:
     from ensemblekit.store.store import Store
 
 AT_ONCE = 64 << 20      # bytes held in memory while copying
+MESH = {"mesh/points", "mesh/connectivity", "mesh/offsets", "mesh/types"}
 
 
 def rounded(values: np.ndarray, bits: int) -> np.ndarray:
@@ -57,8 +58,15 @@ def seal(store: Store, path: str | os.PathLike[str] | None, compression: Any) ->
     schema = store._schema.at(0, dict.fromkeys(counts, 0), counts, sealed=True,
                               compression=list(compression) if isinstance(compression, tuple) else compression)
     old = segments_of(store.path)
+    constants = dict(store.constants)
+    view, plain = None, False
+    if MESH <= set(constants) and MAIN in counts:
+        from ensemblekit.store.vtkhdf import sealed_view
+
+        times = store.clock().times
+        view, plain = (lambda f: sealed_view(f, schema, constants, times)), True      # type: ignore[arg-type]
     new_segment(target, schema, store.durability == "disk", lambda clock: _rows(store, clock, bits),
-                _filters(compression), over=path is None)
+                _filters(compression, plain), over=path is None, constants=constants, view=view)
     if path is None:
         for extra in old[:0:-1]:        # the sealed file holds everything: until they are gone, they are ignored
             os.unlink(extra)
@@ -102,9 +110,13 @@ def _bits(compression: Any) -> int | None:
                      f'0.5; got {compression!r}')
 
 
-def _filters(compression: Any) -> Any:
+def _filters(compression: Any, plain: bool = False) -> Any:
+    """The filters of a compressed file; `plain`: only those that every HDF5 library has, for ParaView."""
     if compression is None:
         return None
+
+    if plain:
+        return lambda column: {"shuffle": True, "compression": "gzip", "compression_opts": 4}
 
     def filters(column: Column) -> dict[str, Any]:
         import hdf5plugin

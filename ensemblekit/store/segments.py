@@ -30,6 +30,7 @@ from ensemblekit.store.hdf5 import (
     Fill,
     Filters,
     Layout,
+    View,
     closed_record,
     create_segment,
     read_layout,
@@ -47,6 +48,11 @@ ALLOCATE_ROWS = 1 << 14
 _digest = xxhash.xxh3_64_intdigest
 _EXTENT = struct.Struct("<Q")
 _pack = _EXTENT.pack
+
+
+def digest_of(values: np.ndarray) -> int:
+    """The checksum of an array's bytes."""
+    return _digest(np.ascontiguousarray(values))
 
 
 def segment_path(path: str, index: int) -> str:
@@ -119,7 +125,7 @@ class NotInPlace(StoreError):
 
 
 def new_segment(path: str, schema: Schema, durable: bool, fill: Fill | None = None, filters: Filters | None = None,
-                over: bool = False) -> Layout:
+                over: bool = False, constants: Mapping[str, np.ndarray] | None = None, view: View | None = None) -> Layout:
     """Create a file by temporary name and rename: empty with room for rows, or whole with the rows of `fill` in it.
 
     Raises NotInPlace where an empty file cannot be appended to in place, StoreError where the disk is full or the name
@@ -129,7 +135,7 @@ def new_segment(path: str, schema: Schema, durable: bool, fill: Fill | None = No
         raise StoreError(f"{path} is in the way of this store's next file and is not part of it; move it elsewhere")
     temporary = f"{path}.tmp{os.getpid()}"
     try:
-        create_segment(temporary, schema, fill, filters)
+        create_segment(temporary, schema, fill, filters, constants, view)
         fd = os.open(temporary, os.O_RDWR)
         try:
             if fill is None:

@@ -7,7 +7,9 @@ import time as clock_time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -15,13 +17,23 @@ import numpy as np
 from ensemblekit.errors import ClosedError, InputError, StoreError, UnknownFieldError
 from ensemblekit.source import WHOLE, Access, Cut, Field, Piece, check_window, cuts_of
 from ensemblekit.store.blocks import SlabPiece, Span, StoredPiece, check_identity
-from ensemblekit.store.hdf5 import Dataset, Foreign, Identity, Layout, identity_of, read_foreign, read_layout
-from ensemblekit.store.schema import MAIN, Schema, check_fields
+from ensemblekit.store.hdf5 import (
+    Dataset,
+    Foreign,
+    Identity,
+    Layout,
+    identity_of,
+    read_constants,
+    read_foreign,
+    read_layout,
+)
+from ensemblekit.store.schema import MAIN, Schema, check_constants, check_fields
 from ensemblekit.store.segments import (
     Lock,
     NotInPlace,
     Segment,
     checksums,
+    digest_of,
     folder_of,
     new_segment,
     next_capacity,
@@ -58,6 +70,8 @@ class Table:
     steps: np.ndarray | None = None     # where the file does not list them (foreign files)
     times: np.ndarray | None = None
     timed: bool = True
+    home: Layout | None = None
+    """The store's first file, which has the constants; None for foreign files."""
 
     @property
     def n(self) -> int:
@@ -125,6 +139,11 @@ class StoredSource:
         if self.table.steps is not None:
             return self.table.steps[self.start:self.stop:self.step]
         return self.table.column(" step", self.start, self.stop, self.step).astype(np.int64)
+
+    @property
+    def constants(self) -> Mapping[str, np.ndarray]:
+        """The arrays of the run that do not change with time, as given to ``ek.create``."""
+        return constants_of(self.table.home) if self.table.home is not None else {}
 
     @property
     def weights(self) -> np.ndarray | None:
@@ -273,7 +292,7 @@ class Store:
     def create(cls, path: str | os.PathLike[str], fields: Mapping[str, Field], *, capacity: int | None = None,
                run: str | None = None, replica: str | None = None, provenance: Mapping[str, Any] | None = None,
                time_unit: str = "", durability: Durability = "process", author: str = "unknown",
-               in_place: bool = True) -> Store:
+               in_place: bool = True, constants: Mapping[str, Any] | None = None) -> Store:
         """See :func:`ensemblekit.create`; ``in_place=False`` writes every file whole, as is done by itself where rows
         cannot be committed in place: then a snapshot is safe when ``flush`` or ``extend`` returned."""
         path = os.fspath(path)
@@ -297,14 +316,16 @@ class Store:
         except (TypeError, ValueError) as error:
             raise InputError(f"provenance is data that JSON can hold (text, numbers, lists, mappings): {error}") from error
         made.setdefault("created", clock_time.strftime("%Y-%m-%dT%H:%M:%SZ", clock_time.gmtime()))
+        fixed = check_constants(constants or {})
         schema = Schema(fields, run or uuid.uuid4().hex, None if replica is None else str(replica),
-                        time_unit or ("ps" if md else ""), made, author)
+                        time_unit or ("ps" if md else ""), made, author,
+                        constants={name: digest_of(values) for name, values in fixed.items()} or None)
         store = cls(path, schema, "a", durability, None if capacity is None else int(capacity))
         store._lock = Lock(path)
         try:
             remove_leftovers(path)
             store._whole = not in_place
-            store._start_segment({})
+            store._start_segment({}, fixed)
         except BaseException:
             store._lock.release()
             raise
@@ -411,6 +432,11 @@ class Store:
     @property
     def provenance(self) -> Mapping[str, Any]:
         return dict(self._schema.provenance or {}) if self._schema else {}
+
+    @property
+    def constants(self) -> Mapping[str, np.ndarray]:
+        """The arrays of the run that do not change with time, as given to ``ek.create``: name -> array, read-only."""
+        return constants_of(self._layouts[0]) if self._layouts else {}
 
     @property
     def folder(self) -> Path:
@@ -523,7 +549,7 @@ class Store:
             if n:
                 parts.append(Part(layout.path, layout.identity, n, dict(zip(keys, columns, strict=True))))
         fields = {name: self._schema.fields[name] for name in self._schema.clocks[clock]}
-        return Table(fields, tuple(parts), self._schema.time_unit)
+        return Table(fields, tuple(parts), self._schema.time_unit, home=self._layouts[0] if self._layouts else None)
 
     def refresh(self) -> int:
         """Look again at a store that another process writes; returns the snapshots of the first clock there are now."""
@@ -732,7 +758,7 @@ class Store:
             self._segment.write(clock, part, k)
             done += k
 
-    def _start_segment(self, wanted: Mapping[str, int]) -> None:
+    def _start_segment(self, wanted: Mapping[str, int], constants: Mapping[str, np.ndarray] | None = None) -> None:
         """The next file: with room for rows, or the first, empty one of a store that writes whole files."""
         assert self._schema is not None
         index = len(self._layouts)
@@ -742,7 +768,7 @@ class Store:
         if not self._whole:
             capacity = next_capacity(self._schema, wanted, self.capacity, index)
             try:
-                layout = new_segment(path, self._schema.at(index, starts, capacity), durable)
+                layout = new_segment(path, self._schema.at(index, starts, capacity), durable, constants=constants)
             except NotInPlace:
                 if index:
                     raise
@@ -750,7 +776,7 @@ class Store:
         if self._whole:
             none = dict.fromkeys(self.clocks, 0)
             self._schema = replace(self._schema, in_place=False)
-            new_segment(path, self._schema.at(0, none, none), durable, lambda clock: ())
+            new_segment(path, self._schema.at(0, none, none), durable, lambda clock: (), constants=constants)
             self._shares.append(share(path))
             self.refresh()
             return
@@ -780,7 +806,7 @@ class Store:
             return [(0, dict(zip(paths, held[clock], strict=True)))] if clock in held else []
 
         path = segment_path(self.path, index)
-        new_segment(path, schema, self.durability == "disk", fill, over=first)
+        new_segment(path, schema, self.durability == "disk", fill, over=first, constants=self.constants if first else None)
         if first:
             os.close(self._shares.pop())
         self._shares.append(share(path))
@@ -859,7 +885,8 @@ class Store:
                 yield a, {d.path: Span(layout.path, layout.identity, d, a, b - a, 1).view() for d in columns}
 
         schema = replace(layout.schema, capacity=dict(left))
-        self._layouts[k] = new_segment(layout.path, schema, self.durability == "disk", fill, over=True)
+        self._layouts[k] = new_segment(layout.path, schema, self.durability == "disk", fill, over=True,
+                                       constants=self.constants if k == 0 else None)
         os.close(self._shares[k])
         self._shares[k] = share(layout.path)
         self._seen.clear()
@@ -877,11 +904,40 @@ class Store:
 
         return seal(self, path, compression)
 
+    def publish(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Write a small file beside the store through which ParaView and pyvista see the snapshots of this moment.
+
+        It holds no values of its own but points to the store's files, so it has to stay beside them. Publish again to
+        show more. A sealed store needs none: it opens there itself.
+
+        Arguments:
+            path: of the new file, ending in .vtkhdf; by default ``<store>.view.vtkhdf``.
+
+        Returns the path. Raises InputError where the store has no mesh (constants "mesh/..."), or the name has
+        another suffix.
+        """
+        from ensemblekit.store.vtkhdf import publish
+
+        return publish(self, path)
+
     def verify(self, timeout: float = 60.0) -> Any:
         """Compare every byte that matters with its checksum, with libhdf5 in a child process; see ``Report``."""
         from ensemblekit.store.verify import verify
 
         return verify(self.path, timeout=timeout)
+
+
+@lru_cache(maxsize=4)
+def _constants_in(layout: Layout) -> Mapping[str, np.ndarray]:
+    found = read_constants(layout.path, layout.schema)
+    for values in found.values():
+        values.flags.writeable = False
+    return MappingProxyType(found)
+
+
+def constants_of(layout: Layout) -> Mapping[str, np.ndarray]:
+    """The arrays in a store's first file that do not change with time, kept for who asks next."""
+    return _constants_in(layout) if layout.schema.constants else {}
 
 
 META = np.dtype([("step", "<i8"), ("time", "<f8"), ("weight", "<f8")])

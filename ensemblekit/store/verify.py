@@ -137,6 +137,7 @@ def check_file(path: str) -> dict[str, Any]:
                 return answer
             schema = Schema.from_json(text)
             problems += _head(f, schema)
+            problems += _constants(f, schema)
             record = f[CLOSED][...]
             counts = []
             for k, (clock, names) in enumerate(schema.clocks.items()):
@@ -155,6 +156,17 @@ def check_file(path: str) -> dict[str, Any]:
     except Exception as error:
         problems.append(f"libhdf5 cannot read it: {type(error).__name__}: {error}")
     return answer
+
+
+def _constants(f: Any, schema: Any) -> Iterator[str]:
+    """The arrays that do not change with time; they stand in the first file."""
+    from ensemblekit.store.schema import CONSTANTS
+
+    for name, digest in (schema.constants or {}).items() if schema.segment == 0 else ():
+        if f"{CONSTANTS}/{name}" not in f:
+            yield f"the constant {name!r} is missing"
+        elif xxhash.xxh3_64_intdigest(np.ascontiguousarray(f[f"{CONSTANTS}/{name}"][...])) != digest:
+            yield f"the constant {name!r} is not what was written"
 
 
 def _head(f: Any, schema: Any) -> Iterator[str]:

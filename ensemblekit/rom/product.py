@@ -1,0 +1,54 @@
+"""Inner products of fields: none, a weight for each cell or number, or a sparse mass matrix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ensemblekit.errors import InputError
+
+
+def is_sparse(product: Any) -> bool:
+    """Whether it is a scipy sparse matrix or array (without importing scipy)."""
+    return type(product).__module__.startswith("scipy.sparse")
+
+
+def element_weights(product: Any, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Weights of every number of an item, flattened (size,); None where they are all 1.
+
+    Weights fit the item from the left: (n_cells,) goes with (n_cells,) and with (n_cells, 3). Raises InputError.
+    """
+    if product is None:
+        return None
+    weights = np.asarray(product, np.float64)
+    if weights.shape != shape[:weights.ndim]:
+        size = int(np.prod(shape))
+        if weights.shape != (size,):
+            raise InputError(f"inner_product has one weight a cell, shape {shape} or its first axes; got {weights.shape}")
+        weights = weights.reshape(shape)
+    if not np.isfinite(weights).all():
+        raise InputError(f"inner_product must be finite; weight {int(np.argmin(np.isfinite(weights.ravel())))} is not")
+    if (weights < 0).any():
+        k = int(np.argmax(weights.ravel() < 0))
+        raise InputError(f"inner_product must be positive; weight {k} is {weights.ravel()[k]:g}. Mend the mesh's cell "
+                         "volumes, or leave those cells out")
+    if (weights == 0).any():
+        k = int(np.argmax(weights.ravel() == 0))
+        raise InputError(f"inner_product must be positive; weight {k} is 0. Cells without volume do not count in any energy: "
+                         "leave them out (a NaN in them masks them), or pass inner_product=None")
+    wide = weights.reshape(weights.shape + (1,) * (len(shape) - weights.ndim))
+    return np.ascontiguousarray(np.broadcast_to(wide, shape)).reshape(-1)
+
+
+def applied(product: Any, rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Rows (m, size) times the inner product: rows @ W."""
+    if product is None:
+        return rows
+    if is_sparse(product):
+        if product.shape[0] == rows.shape[1]:
+            return np.asarray((product @ rows.T).T)
+        each = rows.shape[1] // product.shape[0]        # the same matrix for every component
+        parts = rows.reshape(len(rows), product.shape[0], each)
+        return np.stack([np.asarray((product @ parts[:, :, c].T).T) for c in range(each)], axis=2).reshape(rows.shape)
+    return rows * element_weights(product, shape)

@@ -1,0 +1,193 @@
+"""The text and binary files of OpenFOAM: headers, lists, entries and dimensions, from the published file format."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ensemblekit.errors import SnapshotFileError
+
+COMPONENTS = {"scalar": 1, "vector": 3, "sphericalTensor": 1, "symmTensor": 6, "tensor": 9}
+BASE_UNITS = ("kg", "m", "s", "K", "mol", "A", "cd")
+VOLUME_FIELD = re.compile(r"vol(Scalar|Vector|SphericalTensor|SymmTensor|Tensor)Field(::Internal)?\Z")
+_SPACES = bytes.maketrans(b"()", b"  ")
+_COMMENT = re.compile(rb"/\*.*?\*/|//[^\n]*", re.S)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FoamFile:
+    """One file in memory: its header, and how the numbers of a binary one are stored."""
+
+    path: str
+    data: bytes
+    body: int
+    """First byte after the header."""
+    header: dict[str, str]
+
+    @property
+    def binary(self) -> bool:
+        return self.header.get("format", "ascii") == "binary"
+
+    @property
+    def kind(self) -> str:
+        return self.header.get("class", "")
+
+    @property
+    def scalar(self) -> np.dtype:
+        return np.dtype(f"{self._order}f{self._bits('scalar', 64) // 8}")
+
+    @property
+    def label(self) -> np.dtype:
+        return np.dtype(f"{self._order}i{self._bits('label', 32) // 8}")
+
+    @property
+    def _order(self) -> str:
+        return ">" if "MSB" in self.header.get("arch", "") else "<"
+
+    def _bits(self, what: str, default: int) -> int:
+        found = re.search(rf"{what}=(\d+)", self.header.get("arch", ""))
+        return int(found.group(1)) if found else default
+
+    # -- lists -----------------------------------------------------------------------------------------------------
+
+    def numbers(self, at: int, dtype: np.dtype, components: int, end: int | None = None) -> tuple[np.ndarray, int]:
+        """The list that begins at byte `at` ("N ( ... )", "N { one }" or binary): (N,) or (N, components), and its end."""
+        head = re.compile(rb"\s*(?:List<\w+>\s*)?(\d+)\s*([({])").match(self.data, at)
+        if head is None:
+            raise self.wrong("a list of numbers is not where it should be")
+        n, start = int(head.group(1)), head.end()
+        count = n * components
+        shape = (n,) if components == 1 else (n, components)
+        if head.group(2) == b"{":
+            stop = self.data.find(b"}", start)
+            if self.binary and count:
+                one = np.frombuffer(self.data, dtype, components, start)
+                stop = start + one.nbytes
+            else:
+                one = self._text(start, stop, components)
+            return np.broadcast_to(one.reshape(shape[1:]), shape), stop + 1
+        if self.binary and count:
+            stop = start + count * dtype.itemsize
+            if len(self.data) < stop + 1:
+                raise self.wrong(f"is cut short: a list of {n} ends before its time")
+            return np.frombuffer(self.data, dtype, count, start).reshape(shape), stop + 1
+        stop = self.data.find(b";", start) if end is None else end
+        stop = len(self.data) if stop < 0 else stop
+        stop = self.data.rfind(b")", start, stop)
+        if stop < 0:
+            raise self.wrong(f"is cut short: a list of {n} has no end")
+        return self._text(start, stop, count).reshape(shape), stop + 1
+
+    def _text(self, start: int, stop: int, count: int) -> np.ndarray:
+        try:
+            values = np.array(self.data[start:stop].translate(_SPACES).split(), np.float64) if count < 64 else np.fromstring(
+                self.data[start:stop].translate(_SPACES), np.float64, sep=" ")
+        except (ValueError, DeprecationWarning) as error:
+            raise self.wrong(f"holds what is no number ({error})") from error
+        if len(values) != count:
+            raise self.wrong(f"is cut short, or damaged: {len(values)} numbers where {count} were announced")
+        return values
+
+    def labels(self) -> np.ndarray:
+        """The only list of a file of whole numbers (owner, neighbour, cellProcAddressing), int64."""
+        values, _ = self.numbers(self.list_start(), self.label, 1, len(self.data))
+        return values.astype(np.int64)
+
+    def list_start(self) -> int:
+        """Where the first list of a file begins, comments left out."""
+        at = self.body
+        while True:
+            space = re.compile(rb"\s*(/\*.*?\*/|//[^\n]*)", re.S).match(self.data, at)
+            if space is None:
+                return at
+            at = space.end()
+
+    # -- entries ---------------------------------------------------------------------------------------------------
+
+    def entry(self, key: str, begin: int | None = None, end: int | None = None) -> int | None:
+        """The byte behind a keyword at the start of a line or dictionary."""
+        found = re.compile(rb"(?:^|[\s{;])" + key.encode() + rb"\s").search(self.data, self.body if begin is None else begin,
+                                                                       len(self.data) if end is None else end)
+        return found.end() if found else None
+
+    def values(self, at: int, components: int, n: int) -> np.ndarray:
+        """What follows a keyword: "uniform x;" or "nonuniform List<..> ..." as (n,) or (n, components) float."""
+        word = re.compile(rb"\s*(uniform|nonuniform)\b").match(self.data, at)
+        shape = (n,) if components == 1 else (n, components)
+        if word is None:
+            raise self.wrong("a value is neither uniform nor nonuniform (macros and code are not run)")
+        if word.group(1) == b"uniform":
+            stop = self.data.find(b";", word.end())
+            if stop < 0:
+                raise self.wrong("is cut short: a uniform value has no end")
+            one = self._text(word.end(), stop, components)
+            return np.broadcast_to(one.reshape(shape[1:]), shape)
+        values, _ = self.numbers(word.end(), self.scalar, components)
+        if len(values) != n:
+            raise self.wrong(f"has {len(values)} values; the mesh has {n}")
+        return values
+
+    def dimensions(self) -> str:
+        """As H5MD writes units: "[0 1 -1 0 0 0 0]" is "m s-1"; "" where there are none."""
+        at = self.entry("dimensions")
+        found = re.compile(rb"\s*\[([^\]]*)\]").match(self.data, at) if at is not None else None
+        if found is None:
+            return ""
+        try:
+            powers = [float(x) for x in found.group(1).split()]
+        except ValueError:          # named units, "[m s^-1]"
+            words = found.group(1).decode("ascii", "replace").replace("^", "").replace("*", " ").split()
+            return " ".join(words)
+        return " ".join(name + ("" if p == 1 else f"{p:g}") for name, p in zip(BASE_UNITS, powers, strict=False) if p)
+
+    def block(self, begin: int) -> tuple[int, int]:
+        """First and last byte inside the braces of the dictionary that begins at or after `begin`."""
+        start = self.data.find(b"{", begin) + 1
+        depth, at = 1, start
+        token = re.compile(rb"[{}]|nonuniform\s+List<(\w+)>\s*(\d+)\s*\(")
+        while depth:
+            found = token.search(self.data, at)
+            if found is None:
+                raise self.wrong("is cut short: a dictionary has no end")
+            at = found.end()
+            if found.group(1) is not None:
+                if self.binary:         # raw bytes may look like braces
+                    kind = found.group(1).decode()
+                    size = self.label.itemsize if kind == "label" else self.scalar.itemsize * COMPONENTS.get(kind, 1)
+                    at += int(found.group(2)) * size
+            else:
+                depth += 1 if found.group() == b"{" else -1
+        return start, at - 1
+
+    def wrong(self, problem: str) -> SnapshotFileError:
+        return SnapshotFileError(self.path, problem)
+
+
+def there(path: str) -> bool:
+    return os.path.isfile(path) or os.path.isfile(path + ".gz")
+
+
+def load(path: str, head: int | None = None) -> FoamFile:
+    """Read a file, or its first bytes, compressed (.gz beside it) or not. Raises SnapshotFileError."""
+    packed = not os.path.isfile(path)
+    name = path + ".gz" if packed else path
+    try:
+        opened: Any = gzip.open(name, "rb") if packed else open(name, "rb")
+        with opened as file:
+            data = file.read() if head is None else file.read(head)
+    except FileNotFoundError as error:
+        raise SnapshotFileError(path, "is missing") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise SnapshotFileError(name, f"cannot be read, or is cut short ({error})") from error
+    found = re.compile(rb"FoamFile\s*\{(.*?)\}", re.S).search(data, 0, 1 << 14)
+    if found is None:
+        raise SnapshotFileError(name, "has no FoamFile header: it is no OpenFOAM file, or is cut short")
+    text = _COMMENT.sub(b"", found.group(1)).decode("utf-8", "replace")
+    header = {key: value.strip().strip('"') for key, value in re.findall(r"(\w+)\s+(\"[^\"]*\"|[^;]*);", text)}
+    return FoamFile(name, data, found.end(), header)

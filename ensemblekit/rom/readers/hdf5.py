@@ -1,0 +1,101 @@
+"""HDF5 of any kind that is no other format: a store of ours, H5MD, or plain datasets with snapshots along an axis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ensemblekit.errors import InputError, SnapshotFileError
+from ensemblekit.rom.readers.reader import TIME_NAMES, Options, chosen
+from ensemblekit.source import Field
+from ensemblekit.store.hdf5 import opened
+from ensemblekit.store.store import Store, StoredSource
+
+
+def open_stored(path: str, options: Options) -> StoredSource:
+    """The fields of a store, or of any H5MD or plain HDF5 file with snapshots along axis 0: mapped, not copied."""
+    store = Store.open(path)
+    clocks = store.clocks
+    if options.fields is None:
+        clock = max(clocks, key=lambda c: sum(store.fields[name].nbytes for name in clocks[c]))
+        names = clocks[clock]
+    else:
+        names = chosen(options.fields, store.fields, path)
+        used = {store.fields[name].clock for name in names}
+        if len(used) > 1:
+            raise InputError(f"{path}: the fields {names} differ in their number or times of snapshots; read them one by one")
+        (clock,) = used
+    source = store.clock(clock)
+    table = source.table
+    listed = [name for name in table.fields if name.rpartition("/")[2] in TIME_NAMES and table.fields[name].shape == ()]
+    if table.times is None and not store.run and listed and len(table.fields) > len(listed):
+        times = np.asarray(store[listed[0]][:], np.float64)
+        if np.isfinite(times).all() and (np.diff(times) >= 0).all():
+            table = replace(table, times=times, timed=True, time_unit=table.fields[listed[0]].unit)
+            names = [name for name in names if name != listed[0] or options.fields is not None]
+    return StoredSource(table, tuple(names), 0, table.n, 1, source.run)
+
+
+def open_hdf5(path: str, options: Options) -> Any:
+    if not options.snapshot_axis:
+        return open_stored(path, options)
+    with opened(path) as f:
+        shapes: dict[str, tuple[Any, np.dtype]] = {}
+
+        def visit(name: str, node: Any) -> None:
+            dtype = getattr(node, "dtype", None)
+            if dtype is not None and node.ndim and dtype.kind in "biufc":
+                shapes[name] = (node.shape, dtype)
+
+        f.visititems(visit)
+        times = {name: f[name][...].ravel() for name in shapes if name.rpartition("/")[2] in TIME_NAMES
+                 and int(np.prod(shapes[name][0])) == max(shapes[name][0])}
+    names = chosen(options.fields, [name for name in shapes if name not in times], path)
+    axis = options.snapshot_axis
+    fields, axes, counts = {}, {}, {}
+    for name in names:
+        shape, dtype = shapes[name]
+        if not -len(shape) <= axis < len(shape):
+            if options.fields is None:
+                continue
+            raise InputError(f"{path}: snapshot_axis={axis} of {name!r} of shape {shape}")
+        axes[name] = axis % len(shape)
+        counts[name] = shape[axes[name]]
+        fields[name] = Field(tuple(s for k, s in enumerate(shape) if k != axes[name]), dtype.newbyteorder("="))
+    if not fields:
+        raise SnapshotFileError(path, f"no dataset has an axis {axis}")
+    if len(set(counts.values())) > 1:
+        if options.fields is not None:
+            raise InputError(f"{path}: the fields differ in their number of snapshots: {counts}")
+        n = counts[max(fields, key=lambda name: fields[name].size)]
+        fields = {name: field for name, field in fields.items() if counts[name] == n}
+    n = counts[next(iter(fields))]
+    clock = next((np.asarray(t, np.float64) for t in times.values() if len(t) == n), None)
+    return AlongAxis(path, fields, n, clock, axes)
+
+
+@dataclass(frozen=True, eq=False)
+class AlongAxis:
+    """Plain datasets with snapshots along another axis than the first."""
+
+    path: str
+    fields: Mapping[str, Field]
+    n: int
+    times: np.ndarray | None
+    axes: Mapping[str, int]
+    time_unit: str = ""
+    tiles: bool = False
+
+    def mesh(self) -> None:
+        return None
+
+    def read(self, names: Any, rows: range, tile: slice | None = None) -> dict[str, np.ndarray]:
+        found = {}
+        with opened(self.path) as f:
+            for name in names:
+                key = (*[slice(None)] * self.axes[name], slice(rows.start, rows.stop, rows.step))
+                found[name] = np.moveaxis(f[name][key], self.axes[name], 0)
+        return found

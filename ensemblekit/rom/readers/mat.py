@@ -1,0 +1,113 @@
+"""MATLAB's files: version 4 to 7.2 through scipy, 7.3 (which is HDF5) read as MATLAB shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ensemblekit.errors import InputError, SnapshotFileError
+from ensemblekit.rom.mesh import Mesh
+from ensemblekit.rom.readers.arrays import held
+from ensemblekit.rom.readers.reader import TIME_NAMES, Options, Reader, chosen
+from ensemblekit.source import Field
+from ensemblekit.store.hdf5 import opened
+
+
+def open_mat(path: str, options: Options) -> Reader:
+    """Arrays with snapshots along `snapshot_axis`; by default the axis as long as the time vector, else the last."""
+    with open(path, "rb") as file:
+        head = file.read(128)
+    if b"MATLAB 7.3" in head or head[:8] == b"\x89HDF\r\n\x1a\n":
+        return _open_hdf5(path, options)
+    from scipy.io import loadmat
+
+    try:
+        arrays = {name: x for name, x in loadmat(path).items() if isinstance(x, np.ndarray)}
+    except Exception as error:      # scipy raises whatever its parser trips over
+        raise SnapshotFileError(path, f"cannot be read as a .mat file, or is cut short ({error})") from error
+    shapes = {name: x.shape for name, x in arrays.items() if x.dtype.kind in "biufc"}
+    return held(path, {name: arrays[name] for name in shapes}, options, _axis(shapes, options))
+
+
+def _axis(shapes: dict[str, tuple[int, ...]], options: Options) -> int:
+    if options.snapshot_axis is not None:
+        return options.snapshot_axis
+    times = next((int(np.prod(shapes[name])) for name in TIME_NAMES if name in shapes), None)
+    names = options.fields or [name for name in shapes if name not in TIME_NAMES]
+    largest = max((shapes[name] for name in names if name in shapes), key=np.prod, default=())
+    if times is not None:
+        fits = [k for k, size in enumerate(largest) if size == times]
+        if len(fits) == 1:
+            return fits[0] if fits[0] != len(largest) - 1 else -1
+    return -1
+
+
+@dataclass(frozen=True, eq=False)
+class MatHDF5:
+    """A version 7.3 file: MATLAB's first axis is HDF5's last."""
+
+    path: str
+    fields: dict[str, Field]
+    n: int
+    times: np.ndarray | None
+    axes: dict[str, int]
+    """Field -> HDF5's axis of the snapshots."""
+    time_unit: str = ""
+    tiles: bool = False
+
+    def mesh(self) -> Mesh | None:
+        return None
+
+    def read(self, names: Sequence[str], rows: range, tile: slice | None = None) -> dict[str, np.ndarray]:
+        found = {}
+        with opened(self.path) as f:
+            for name in names:
+                axis = self.axes[name]
+                key = (*[slice(None)] * axis, slice(rows.start, rows.stop, rows.step))
+                values = _numbers(f[name][key])
+                item = np.moveaxis(values, axis, 0)
+                found[name] = item.transpose(0, *range(item.ndim - 1, 0, -1)).astype(self.fields[name].dtype)
+        return found
+
+
+def _numbers(values: Any) -> np.ndarray:
+    """MATLAB keeps complex numbers as pairs real, imag."""
+    if values.dtype.names == ("real", "imag"):
+        return values["real"] + 1j * values["imag"]
+    return values
+
+
+def _open_hdf5(path: str, options: Options) -> MatHDF5:
+    with opened(path) as f:
+        shapes, dtypes = {}, {}
+        for name, node in f.items():
+            dtype = getattr(node, "dtype", None)        # groups are structs: they have none
+            if name.startswith("#") or dtype is None or not node.ndim:
+                continue
+            if dtype.kind in "biuf" or dtype.names == ("real", "imag"):
+                shapes[name] = node.shape[::-1]
+                dtypes[name] = np.dtype("c16") if dtype.names else dtype
+        axis = _axis(shapes, options)
+        times = next((f[name][...].ravel().astype(np.float64) for name in TIME_NAMES if name in shapes
+                      and int(np.prod(shapes[name])) == max(shapes[name])), None)
+        names = chosen(options.fields, [n for n in shapes if not (n in TIME_NAMES and times is not None)], path)
+        where = {}
+        for name in names:
+            if not -len(shapes[name]) <= axis < len(shapes[name]):
+                raise InputError(f"{path}: snapshot_axis={axis} of {name!r} of shape {shapes[name]}")
+            where[name] = axis % len(shapes[name])
+        counts = {name: shapes[name][where[name]] for name in names}
+        n = len(times) if times is not None and len(times) in counts.values() else max(
+            names, key=lambda name: np.prod(shapes[name])) and counts[max(names, key=lambda name: np.prod(shapes[name]))]
+        if options.fields is None:
+            names = [name for name in names if counts[name] == n]
+        elif len(set(counts.values())) > 1:
+            raise InputError(f"{path}: the fields differ in their number of snapshots: {counts}")
+        fields = {name: Field(tuple(s for k, s in enumerate(shapes[name]) if k != where[name]),
+                              dtypes[name].newbyteorder("=")) for name in names}
+        if times is not None and len(times) != n:
+            times = None
+        return MatHDF5(path, fields, int(n), times, {name: len(shapes[name]) - 1 - where[name] for name in names})

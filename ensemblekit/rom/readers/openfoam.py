@@ -1,0 +1,482 @@
+"""OpenFOAM cases: cell data as the solver wrote it, decomposed or not, with the exact volumes of its cells."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from ensemblekit.errors import InputError, SnapshotFileError
+from ensemblekit.rom.mesh import POLYGON, QUAD, TRIANGLE, Mesh, Polyhedra
+from ensemblekit.rom.readers.foamfile import COMPONENTS, VOLUME_FIELD, FoamFile, load, there
+from ensemblekit.rom.readers.reader import MissingFieldError, Options
+from ensemblekit.source import Field
+
+CONSTRAINTS = ("empty", "processor", "cyclic", "cyclicAMI", "processorCyclic")
+HEAD = 1 << 13
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Patch:
+    name: str
+    kind: str
+    start: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PolyMesh:
+    """constant/polyMesh of a case or of one of its processors."""
+
+    points: np.ndarray
+    face_offsets: np.ndarray
+    face_points: np.ndarray
+    owner: np.ndarray
+    neighbour: np.ndarray
+    patches: tuple[Patch, ...]
+
+    @property
+    def n_cells(self) -> int:
+        return int(max(self.owner.max(initial=-1), self.neighbour.max(initial=-1))) + 1
+
+    @property
+    def volumes(self) -> np.ndarray:
+        """(n_cells,), by the divergence theorem over the faces; exact for planar and bilinear faces."""
+        from ensemblekit.rom import kernels_mesh as kernels
+
+        volumes = np.zeros(self.n_cells)
+        kernels.face_flux(self.points, self.face_offsets, self.face_points, self.owner, self.neighbour, volumes)
+        return volumes
+
+
+def read_poly_mesh(folder: str) -> PolyMesh:
+    """Points, faces, owner, neighbour and boundary of a polyMesh folder. Raises SnapshotFileError."""
+    from ensemblekit.rom import kernels_mesh as kernels
+
+    file = load(os.path.join(folder, "points"))
+    points = file.numbers(file.list_start(), file.scalar, 3, len(file.data))[0].astype(np.float64)
+    file = load(os.path.join(folder, "faces"))
+    if file.binary:
+        if "Compact" not in file.kind:
+            raise file.wrong(f"is a binary {file.kind}; only faceCompactList is written in binary")
+        offsets, at = file.numbers(file.list_start(), file.label, 1)
+        members, _ = file.numbers(at, file.label, 1)
+        offsets, members = offsets.astype(np.int64), members.astype(np.int64)
+    elif "Compact" in file.kind:
+        at = file.list_start()
+        close = file.data.find(b")", at)
+        offsets = file.numbers(at, file.label, 1, close + 1)[0].astype(np.int64)
+        members = file.numbers(close + 1, file.label, 1, len(file.data))[0].astype(np.int64)
+    else:
+        head = re.compile(rb"\s*(\d+)\s*\(").match(file.data, file.list_start())
+        end = file.data.rfind(b")")
+        if head is None or end < 0:
+            raise file.wrong("its list of faces is not where it should be, or is cut short")
+        text = file.data[head.end():end].translate(bytes.maketrans(b"()", b"  "))
+        flat = np.fromstring(text, np.int64, sep=" ") if text.strip() else np.zeros(0, np.int64)
+        starts = np.zeros(int(head.group(1)) + 1, np.int64)
+        if not kernels.face_starts(flat, starts):
+            raise file.wrong(f"is cut short, or damaged: it does not hold the {head.group(1).decode()} faces it announces")
+        members = np.delete(flat, starts[:-1])
+        offsets = starts - np.arange(len(starts))
+    owner = load(os.path.join(folder, "owner")).labels()
+    neighbour = load(os.path.join(folder, "neighbour")).labels() if there(os.path.join(folder, "neighbour")) else np.zeros(
+        0, np.int64)
+    neighbour = neighbour[neighbour >= 0]       # very old cases pad it with -1 for the boundary
+    if len(owner) != len(offsets) - 1 or (len(members) and members.max() >= len(points)):
+        raise SnapshotFileError(folder, f"its files do not fit each other: {len(offsets) - 1} faces, {len(owner)} owners, "
+                                        f"{len(points)} points")
+    return PolyMesh(points, offsets, members, owner, neighbour, read_patches(folder))
+
+
+def read_patches(folder: str) -> tuple[Patch, ...]:
+    path = os.path.join(folder, "boundary")
+    if not there(path):
+        return ()
+    file = load(path)
+    text = re.sub(r"/\*.*?\*/|//[^\n]*", "", file.data[file.body:].decode("utf-8", "replace"), flags=re.S)
+    patches = []
+    for name, body in re.findall(r"([^\s{}();]+)\s*\{(.*?)\}", text, re.S):
+        keys = dict(re.findall(r"(\w+)\s+([^;]*);", body))
+        if "nFaces" in keys and "startFace" in keys:
+            patches.append(Patch(name, keys.get("type", "patch"), int(keys["startFace"]), int(keys["nFaces"])))
+    return tuple(patches)
+
+
+def cells_of(poly: PolyMesh) -> Mesh:
+    """Cells in VTK's types: tetrahedra, pyramids, wedges, hexahedra where they are, polyhedra else."""
+    from ensemblekit.rom import kernels_mesh as kernels
+
+    n = poly.n_cells
+    whose = np.concatenate([poly.owner, poly.neighbour])
+    which = np.concatenate([np.arange(len(poly.owner)), np.arange(len(poly.neighbour))])
+    order = np.argsort(whose, kind="stable")
+    faces = which[order]
+    starts = np.concatenate([[0], np.cumsum(np.bincount(whose, minlength=n))])
+    types, corners = np.zeros(n, np.uint8), np.zeros((n, 8), np.int64)
+    kernels.recognise_cells(poly.face_offsets, poly.face_points, poly.owner, starts, faces, types, corners)
+    sizes = np.zeros(43, np.int64)
+    sizes[[10, 14, 13, 12]] = 4, 5, 6, 8
+    counts = sizes[types]
+    odd = np.flatnonzero(types == 42)
+    polyhedra, members = None, {}
+    if len(odd):
+        for i in odd:
+            mine = faces[starts[i]:starts[i + 1]]
+            members[i] = np.unique(np.concatenate([poly.face_points[poly.face_offsets[f]:poly.face_offsets[f + 1]] for f in mine]))
+            counts[i] = len(members[i])
+        own = np.zeros(n, np.int64)
+        own[odd] = np.diff(starts)[odd]
+        used = np.concatenate([faces[starts[i]:starts[i + 1]] for i in odd])
+        kept, numbers = np.unique(used, return_inverse=True)
+        lengths = np.diff(poly.face_offsets)[kept]
+        face_points = poly.face_points[np.repeat(poly.face_offsets[kept] - np.append(0, np.cumsum(lengths)[:-1]), lengths)
+                                       + np.arange(lengths.sum())]
+        polyhedra = Polyhedra(np.concatenate([[0], np.cumsum(lengths)]), face_points, np.concatenate([[0], np.cumsum(own)]),
+                              numbers.astype(np.int64))
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    connectivity = np.empty(offsets[-1], np.int64)
+    for kind in (10, 12, 13, 14):
+        mine = np.flatnonzero(types == kind)
+        connectivity[offsets[mine][:, None] + np.arange(sizes[kind])] = corners[mine, :sizes[kind]]
+    for i, points in members.items():
+        connectivity[offsets[i]:offsets[i + 1]] = points
+    return Mesh(poly.points, connectivity, offsets, types, polyhedra, unit="m", given_volumes=poly.volumes)
+
+
+def joined(meshes: Sequence[Mesh]) -> Mesh:
+    """Several meshes as one, points and cells one after the other; a point on a common border stands in each."""
+    if len(meshes) == 1:
+        return meshes[0]
+    points = np.cumsum([0] + [m.n_points for m in meshes])
+    sizes = np.concatenate([np.diff(m.offsets) for m in meshes])
+    polyhedra = None
+    if any(m.polyhedra is not None for m in meshes):
+        parts, first_face, first_entry = [], 0, 0
+        for m, shift in zip(meshes, points, strict=False):
+            p = m.polyhedra or Polyhedra(np.zeros(1, np.int64), np.zeros(0, np.int64), np.zeros(m.n_cells + 1, np.int64),
+                                         np.zeros(0, np.int64))
+            parts.append((np.diff(p.face_offsets), p.face_points + shift, np.diff(p.cell_offsets), p.cell_faces + first_face))
+            first_face += len(p.face_offsets) - 1
+        faces, members, cells, numbers = (np.concatenate(x) for x in zip(*parts, strict=True))
+        polyhedra = Polyhedra(np.concatenate([[0], np.cumsum(faces)]), members, np.concatenate([[0], np.cumsum(cells)]), numbers)
+    given = None
+    if all(m.given_volumes is not None for m in meshes):
+        given = np.concatenate([m.given_volumes for m in meshes])       # type: ignore[misc]
+    weights = None
+    if all(m.given_point_volumes is not None for m in meshes):
+        weights = np.concatenate([m.given_point_volumes for m in meshes])       # type: ignore[misc]
+    return Mesh(np.concatenate([m.points for m in meshes]),
+                np.concatenate([m.connectivity + shift for m, shift in zip(meshes, points, strict=False)]),
+                np.concatenate([[0], np.cumsum(sizes)]), np.concatenate([m.types for m in meshes]), polyhedra,
+                meshes[0].association, meshes[0].unit, given, weights)
+
+
+def taken(mesh: Mesh, cells: np.ndarray) -> Mesh:
+    """Some cells of a mesh, in the order given; points stay as they are."""
+    counts = np.diff(mesh.offsets)[cells]
+    at = np.repeat(mesh.offsets[cells] - np.append(0, np.cumsum(counts)[:-1]), counts) + np.arange(counts.sum())
+    polyhedra = None
+    if mesh.polyhedra is not None:
+        p = mesh.polyhedra
+        own = np.diff(p.cell_offsets)[cells]
+        which = np.repeat(p.cell_offsets[cells] - np.append(0, np.cumsum(own)[:-1]), own) + np.arange(own.sum())
+        polyhedra = Polyhedra(p.face_offsets, p.face_points, np.concatenate([[0], np.cumsum(own)]), p.cell_faces[which])
+    return Mesh(mesh.points, mesh.connectivity[at], np.concatenate([[0], np.cumsum(counts)]), mesh.types[cells], polyhedra,
+                mesh.association, mesh.unit, None if mesh.given_volumes is None else mesh.given_volumes[cells])
+
+
+@dataclass(frozen=True, eq=False)
+class FoamCase:
+    """The cell fields of a case (or of one region, cell zone or boundary patch of it), one snapshot a time folder."""
+
+    path: str
+    folders: tuple[str, ...]
+    """Where time folders stand: the case itself, or its processors."""
+    names: tuple[str, ...]
+    labels: tuple[str, ...]
+    """Names of the time folders, in time order."""
+    fields: Mapping[str, Field]
+    region: str | None
+    patch: str | None
+    zone: str | None
+    order: np.ndarray | None = field(default=None, repr=False)
+    """Decomposed cases: case cell -> its place among the processors' cells, one after the other."""
+    time_unit: str = "s"
+    tiles: bool = False
+
+    @property
+    def n(self) -> int:
+        return len(self.labels)
+
+    @property
+    def times(self) -> np.ndarray:
+        return np.array([float(label) for label in self.labels])
+
+    def poly_mesh(self, folder: str) -> str:
+        return os.path.join(folder, "constant", self.region or "", "polyMesh")
+
+    @cached_property
+    def _counts(self) -> tuple[int, ...]:
+        """Cells of each folder's mesh (faces, where a patch is read)."""
+        if self.patch is not None:
+            return tuple(sum(p.size for p in read_patches(self.poly_mesh(f)) if p.name == self.patch) for f in self.folders)
+        return tuple(count_cells(self.poly_mesh(folder)) for folder in self.folders)
+
+    @cached_property
+    def _zone(self) -> np.ndarray | None:
+        if self.zone is None:
+            return None
+        shift, cells = 0, []
+        for folder, n in zip(self.folders, self._counts, strict=True):
+            cells.append(zone_cells(self.poly_mesh(folder), self.zone) + shift)
+            shift += n
+        return np.concatenate(cells)
+
+    @cached_property
+    def _mesh(self) -> Mesh:
+        on = dict.fromkeys(self.fields, "cell")
+        if self.patch is not None:
+            return joined([patch_mesh(read_poly_mesh(self.poly_mesh(f)), self.patch) for f in self.folders]).with_fields(on)
+        whole = self.poly_mesh(self.path)
+        if self.order is not None and there(os.path.join(whole, "owner")):
+            made = cells_of(read_poly_mesh(whole))
+        else:
+            made = joined([cells_of(read_poly_mesh(self.poly_mesh(folder))) for folder in self.folders])
+            if self.order is not None:
+                made = taken(made, self.order)
+        if self._zone is not None:
+            made = taken(made, self._zone)
+        return made.with_fields(on)
+
+    def mesh(self) -> Mesh:
+        return self._mesh
+
+    def read(self, names: Sequence[str], rows: range, tile: slice | None = None) -> dict[str, np.ndarray]:
+        found = {name: np.empty((len(rows), *self.fields[name].shape), self.fields[name].dtype) for name in names}
+        for k, row in enumerate(rows):
+            for name in names:
+                parts = [self._values(os.path.join(folder, self.labels[row], self.region or "", name), name, n, folder)
+                         for folder, n in zip(self.folders, self._counts, strict=True)]
+                values = parts[0] if len(parts) == 1 else np.concatenate(parts)
+                if self.order is not None and self.patch is None:
+                    values = values[self.order]
+                found[name][k] = values if self._zone is None else values[self._zone]
+        return found
+
+    def _values(self, path: str, name: str, n: int, folder: str) -> np.ndarray:
+        if not there(path):
+            raise MissingFieldError(name, volume_fields(os.path.dirname(path)), os.path.dirname(path))
+        file = load(path)
+        components = components_of(file)
+        item = self.fields[name].shape[1:]
+        if item != (() if components == 1 else (components,)):
+            raise file.wrong(f"is a {file.kind}; in the first snapshot {name!r} has items of shape {item}")
+        if self.patch is not None:
+            return self._patch_values(file, components, n, folder)
+        at = file.entry("internalField") or file.entry("value")
+        if at is None:
+            raise file.wrong("has no internalField: it is cut short")
+        return file.values(at, components, n)
+
+    def _patch_values(self, file: FoamFile, components: int, n: int, folder: str) -> np.ndarray:
+        """What the file says of the patch; the values of the cells behind it where the condition is a plain copy of them."""
+        assert self.patch is not None
+        shape = (n,) if components == 1 else (n, components)
+        begin = file.entry("boundaryField")
+        if begin is None:
+            raise file.wrong("has no boundaryField: it is cut short")
+        first, last = file.block(begin)
+        for key in (self.patch, f'"{self.patch}"', '".*"'):
+            at = file.entry(re.escape(key), first - 1, last)
+            if at is None:
+                continue
+            start, stop = file.block(at - 1)
+            value = file.entry("value", start - 1, stop)
+            if value is not None:
+                return file.values(value, components, n)
+            kind = file.entry("type", start - 1, stop)
+            word = file.data[kind:file.data.find(b";", kind)].decode().strip() if kind is not None else ""
+            if word == "noSlip":
+                return np.zeros(shape)
+            if word in ("zeroGradient", "symmetry", "symmetryPlane", "slip", "wedge", "calculated"):
+                inside = file.values(file.entry("internalField") or 0, components, count_cells(self.poly_mesh(folder)))
+                poly = read_poly_mesh(self.poly_mesh(folder))
+                patch = next(p for p in poly.patches if p.name == self.patch)
+                return inside[poly.owner[patch.start:patch.start + patch.size]]
+            raise file.wrong(f"holds no values on patch {self.patch!r}, whose condition is {word!r}")
+        if n == 0:
+            return np.zeros(shape)
+        raise file.wrong(f"says nothing of patch {self.patch!r}")
+
+
+def components_of(file: FoamFile) -> int:
+    found = VOLUME_FIELD.match(file.kind)
+    if found is None:
+        raise file.wrong(f"is a {file.kind or 'file without class'}, no field on cells")
+    word = found.group(1)
+    return COMPONENTS[word[0].lower() + word[1:]]
+
+
+def count_cells(folder: str) -> int:
+    """From the note in the header of the owner file, else from its labels."""
+    path = os.path.join(folder, "owner")
+    note = re.search(r"nCells:\s*(\d+)", load(path, HEAD).header.get("note", ""))
+    if note:
+        return int(note.group(1))
+    neighbour = os.path.join(folder, "neighbour")
+    inner = load(neighbour).labels() if there(neighbour) else np.zeros(0, np.int64)
+    return int(max(load(path).labels().max(initial=-1), inner.max(initial=-1))) + 1
+
+
+def zone_cells(folder: str, zone: str) -> np.ndarray:
+    path = os.path.join(folder, "cellZones")
+    if not there(path):
+        raise InputError(f"{folder} has no cell zones; zone={zone!r} was asked for")
+    file = load(path)
+    names, at = [], file.body
+    while True:
+        found = re.compile(rb"([^\s{}();]+)\s*\{\s*type\s+cellZone\s*;\s*cellLabels\s+List<label>").search(file.data, at)
+        if found is None:
+            raise InputError(f"{path} has no zone {zone!r}; the zones are {', '.join(names) or 'none'}")
+        cells, at = file.numbers(found.end(), file.label, 1)
+        if found.group(1).decode() == zone:
+            return cells.astype(np.int64)
+        names.append(found.group(1).decode())
+
+
+def patch_mesh(poly: PolyMesh, name: str) -> Mesh:
+    """The faces of a patch as polygons; no faces where this processor has none of it."""
+    patch = next((p for p in poly.patches if p.name == name), Patch(name, "patch", 0, 0))
+    offsets = poly.face_offsets[patch.start:patch.start + patch.size + 1]
+    members = poly.face_points[offsets[0]:offsets[-1]] if patch.size else np.zeros(0, np.int64)
+    used, connectivity = np.unique(members, return_inverse=True)
+    sizes = np.diff(offsets) if patch.size else np.zeros(0, np.int64)
+    types = np.full(len(sizes), POLYGON, np.uint8)
+    types[sizes == 3], types[sizes == 4] = TRIANGLE, QUAD
+    return Mesh(poly.points[used], connectivity, np.concatenate([[0], np.cumsum(sizes)]), types, unit="m")
+
+
+def open_foam(path: str, options: Options) -> FoamCase:
+    """A case folder, or a file in it (.foam, .OpenFOAM, system/controlDict).
+
+    A decomposed case is read from its processors where they hold more times than the case itself, never from both, and
+    in the order of the whole case's cells where decomposePar left cellProcAddressing.
+    """
+    case = os.path.dirname(path) or "." if os.path.isfile(path) else path
+    if os.path.basename(path) == "controlDict":
+        case = os.path.dirname(case)
+    here = time_folders(case)
+    processors = sorted((name for name in os.listdir(case) if re.fullmatch(r"processor\d+", name)),
+                        key=lambda name: int(name.removeprefix("processor")))
+    folders = (case,)
+    inside = [label for label in here if _has_region(case, label, options.region)]
+    if processors:
+        parts = tuple(os.path.join(case, name) for name in processors)
+        decomposed = [label for label in time_folders(parts[0]) if _has_region(parts[0], label, options.region)]
+        if len([t for t in decomposed if float(t) or options.zero]) > len([t for t in inside if float(t) or options.zero]):
+            folders, inside = parts, decomposed
+    elif any(re.fullmatch(r"processors\d+(_\d+-\d+)?", name) for name in os.listdir(case)) and not inside:
+        raise SnapshotFileError(case, "is decomposed in the collated format; run reconstructPar, or foamFormatConvert with "
+                                      "-fileHandler uncollated, first")
+    labels = [label for label in inside if options.zero or float(label) != 0]
+    if not labels:
+        hint = "; only 0/ is there: pass zero=True to read it" if inside else ""
+        raise SnapshotFileError(case, f"has no time folders{f' of region {options.region!r}' if options.region else ''}{hint}")
+    for folder in folders:
+        for label in labels:
+            if there(os.path.join(folder, label, options.region or "", "polyMesh", "points")):
+                raise SnapshotFileError(os.path.join(folder, label), "has points of its own: a mesh in motion, on which "
+                                        "snapshots are no vectors of one space. Map the fields to one mesh first")
+    mesh_folder = os.path.join(folders[0], "constant", options.region or "", "polyMesh")
+    if not there(os.path.join(mesh_folder, "owner")):
+        regions = [name for name in _listed(os.path.join(folders[0], "constant"))
+                   if os.path.isdir(os.path.join(folders[0], "constant", name, "polyMesh"))]
+        raise SnapshotFileError(mesh_folder, "is missing" + (f"; the regions are {', '.join(regions)}" if regions else ""))
+    first = os.path.join(folders[0], labels[0], options.region or "")
+    present = volume_fields(first)
+    if options.fields is None:
+        names = [name for name in present if all(there(os.path.join(folders[0], label, options.region or "", name))
+                                                 for label in labels)]
+        if not names:
+            raise SnapshotFileError(first, "has no field on cells that every time folder has")
+    else:
+        names = list(options.fields)
+        for label in labels:
+            folder = os.path.join(folders[0], label, options.region or "")
+            for name in names:
+                if not there(os.path.join(folder, name)):
+                    raise MissingFieldError(name, volume_fields(folder), folder)
+    if options.patch is not None:
+        patches = read_patches(mesh_folder)
+        if options.patch not in [p.name for p in patches] and folders == (case,):
+            raise InputError(f"{mesh_folder} has no patch {options.patch!r}; the patches are "
+                             f"{', '.join(p.name for p in patches) or 'none'}")
+    order = _cell_order(folders, options.region) if folders != (case,) else None
+    made = FoamCase(case, folders, tuple(names), tuple(labels), {}, options.region, options.patch, options.zone, order)
+    count = sum(made._counts) if made._zone is None else len(made._zone)
+    if options.patch is not None and count == 0:
+        every = dict.fromkeys(p.name for f in folders for p in read_patches(made.poly_mesh(f)) if p.kind not in CONSTRAINTS)
+        raise InputError(f"patch {options.patch!r} has no faces; the patches are {', '.join(every) or 'none'}")
+    fields = {}
+    for name in names:
+        file = load(os.path.join(first, name), HEAD)
+        components = components_of(file)
+        dtype = file.scalar.newbyteorder("=") if file.binary else np.dtype("f8")
+        fields[name] = Field((count,) if components == 1 else (count, components), dtype, file.dimensions())
+    return FoamCase(case, folders, tuple(names), tuple(labels), fields, options.region, options.patch, options.zone, order)
+
+
+def _cell_order(folders: Sequence[str], region: str | None) -> np.ndarray | None:
+    """Case cell -> place among the processors' cells; None where the decomposition was not recorded."""
+    numbers = []
+    for folder in folders:
+        path = os.path.join(folder, "constant", region or "", "polyMesh", "cellProcAddressing")
+        if not there(path):
+            return None
+        numbers.append(load(path).labels())
+    order = np.argsort(np.concatenate(numbers), kind="stable")
+    return order
+
+
+def _has_region(case: str, label: str, region: str | None) -> bool:
+    return region is None or os.path.isdir(os.path.join(case, label, region))
+
+
+def time_folders(case: str) -> list[str]:
+    """Names of the time folders, in time order."""
+    labels = []
+    for name in _listed(case):
+        try:
+            value = float(name)
+        except ValueError:
+            continue
+        if np.isfinite(value) and os.path.isdir(os.path.join(case, name)):
+            labels.append(name)
+    return sorted(labels, key=float)
+
+
+def volume_fields(folder: str) -> list[str]:
+    """The fields on cells that a time folder holds."""
+    names = []
+    for name in sorted(_listed(folder)):
+        path = os.path.join(folder, name)
+        if os.path.isfile(path):
+            plain = path.removesuffix(".gz")
+            try:
+                if VOLUME_FIELD.match(load(plain, HEAD).kind):
+                    names.append(os.path.basename(plain))
+            except SnapshotFileError:
+                continue
+    return list(dict.fromkeys(names))
+
+
+def _listed(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError as error:
+        raise SnapshotFileError(folder, f"cannot be read ({error.strerror})") from error

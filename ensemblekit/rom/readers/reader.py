@@ -1,0 +1,123 @@
+"""What every reader of snapshot files gives, and how names of files become an order and times."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from ensemblekit.errors import SnapshotFileError, UnknownFieldError
+from ensemblekit.rom.mesh import Mesh
+from ensemblekit.source import Field
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to read of a file that holds more than one wants."""
+
+    fields: tuple[str, ...] | None = None
+    region: str | None = None
+    patch: str | None = None
+    zone: str | None = None
+    snapshot_axis: int | None = None
+    zero: bool = False
+    """Read the initial state too, where a solver keeps it apart (OpenFOAM's 0/)."""
+
+
+class Reader(Protocol):
+    """Snapshots of one file, case or series: pickles as paths and options, opens files only where it is asked to read."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def fields(self) -> Mapping[str, Field]: ...
+    @property
+    def n(self) -> int: ...
+    @property
+    def times(self) -> np.ndarray | None: ...
+    @property
+    def time_unit(self) -> str: ...
+    @property
+    def tiles(self) -> bool:
+        """Whether a part of every snapshot is read without reading the rest (``read`` takes a tile)."""
+
+    def mesh(self) -> Mesh | None: ...
+    def read(self, names: Sequence[str], rows: range, tile: slice | None = None) -> dict[str, np.ndarray]:
+        """(len(rows), *item) of each field; (len(rows), width) with a tile. Raises SnapshotFileError."""
+
+
+TIME_NAMES = ("time", "times", "t", "Time", "TimeValue", "tspan")
+NUMBER = re.compile(r"\d+\.\d*(?:[eE][-+]?\d+)?|\d+(?:[eE][-+]\d+)?")
+
+
+def natural_key(name: str) -> tuple[Any, ...]:
+    """U_2 before U_10."""
+    return tuple((1, int(part)) if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name) if part)
+
+
+def numbers_in_names(stems: Sequence[str]) -> np.ndarray | None:
+    """The one number in which the names of a series differ, if it rises along it: steps or times."""
+    found = [NUMBER.findall(stem) for stem in stems]
+    if len(stems) < 2 or len({len(f) for f in found}) != 1 or len({NUMBER.sub("#", s) for s in stems}) != 1:
+        return None
+    columns = [c for c in zip(*found, strict=True) if len(set(c)) > 1]
+    if len(columns) != 1:
+        return None
+    values = np.array([float(x) for x in columns[0]])
+    return values if (np.diff(values) > 0).all() else None
+
+
+def chosen(names: Sequence[str] | None, present: Iterable[str], path: str) -> list[str]:
+    """The fields asked for, all by default; an error lists those there are."""
+    there = list(present)
+    if names is None:
+        if not there:
+            raise SnapshotFileError(path, "no field of numbers in it")
+        return there
+    for name in names:
+        if name not in there:
+            raise MissingFieldError(name, there, path)
+    return list(names)
+
+
+class MissingFieldError(UnknownFieldError):
+    """A field that a file does not have; the message lists those that it has."""
+
+    def __init__(self, name: object, present: Iterable[object], path: str = ""):
+        super().__init__(name, present)
+        self.path = path
+        self.args = (name, self.present, path)
+
+    def __str__(self) -> str:
+        return f"{self.path}: {super().__str__()}" if self.path else super().__str__()
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """Arrays that are in memory or mapped, opened anew by a function of the path wherever they are read."""
+
+    path: str
+    fields: Mapping[str, Field]
+    n: int
+    times: np.ndarray | None
+    time_unit: str
+    load: Any
+    """Function of (path, name) -> array with snapshots along axis 0."""
+    on: Mesh | None = None
+    tiles: bool = True
+
+    def mesh(self) -> Mesh | None:
+        return self.on
+
+    def read(self, names: Sequence[str], rows: range, tile: slice | None = None) -> dict[str, np.ndarray]:
+        found = {}
+        for name in names:
+            values = self.load(self.path, name)
+            part = values[rows.start:rows.stop:rows.step]
+            if tile is not None:
+                part = part.reshape(len(part), -1)[:, tile]
+            found[name] = np.asarray(part, self.fields[name].dtype)
+        return found

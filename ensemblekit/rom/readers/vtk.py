@@ -1,0 +1,456 @@
+"""What VTK reads, through pyvista: its own formats, .pvd, EnSight, CGNS, Exodus and XDMF."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import struct
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+
+from ensemblekit.errors import InputError, MissingExtraError, SnapshotFileError
+from ensemblekit.rom.mesh import Association, Mesh, Polyhedra
+from ensemblekit.rom.readers.openfoam import joined, taken
+from ensemblekit.rom.readers.reader import MissingFieldError, Options, chosen
+from ensemblekit.source import Field
+
+SINGLE = (".vtu", ".pvtu", ".vti", ".pvti", ".vtr", ".pvtr", ".vts", ".pvts", ".vtp", ".pvtp", ".vtk", ".vtm", ".vtmb")
+"""One snapshot a file."""
+TEMPORAL = (".case", ".encas", ".cgns", ".ex2", ".exo", ".exii", ".e", ".xdmf", ".xmf", ".hdf")
+"""Snapshots and times inside."""
+BOOKKEEPING = ("vtkGhostType", "vtkOriginalPointIds", "vtkOriginalCellIds", "ObjectId", "GlobalElementId", "GlobalNodeId",
+               "PedigreeElementId", "PedigreeNodeId", "SourceElementId", "SourceElementSide", "TimeValue")
+DUPLICATE = 1
+HEAD = 1 << 16
+
+lock = threading.RLock()        # VTK's error log is one for the process, and netCDF, CGNS and HDF5 are not thread-safe
+
+
+def pyvista() -> Any:
+    try:
+        import pyvista
+    except ImportError as error:
+        raise MissingExtraError("pyvista", "cfd") from error
+    return pyvista
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Where:
+    """A field's place in VTK's data."""
+
+    association: Association
+    array: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grid:
+    """One snapshot in memory: its mesh and the arrays asked for."""
+
+    mesh: Mesh
+    arrays: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class VTKFiles:
+    """A series of files of one snapshot each; a snapshot may be in several files (the parts of a .pvd)."""
+
+    files: tuple[tuple[str, ...], ...]
+    fields: Mapping[str, Field]
+    where: Mapping[str, Where]
+    options: Options
+    times: np.ndarray | None
+    digest: str
+    """Of the first mesh: every snapshot must have it."""
+    time_unit: str = ""
+    tiles: bool = False
+
+    @property
+    def path(self) -> str:
+        return self.files[0][0]
+
+    @property
+    def n(self) -> int:
+        return len(self.files)
+
+    @cached_property
+    def _mesh(self) -> Mesh:
+        return grid_of(leaves(self.files[0], None), {}, self.options, self.path).mesh
+
+    def mesh(self) -> Mesh:
+        return self._mesh.with_fields({name: w.association for name, w in self.where.items()})
+
+    def read(self, names: Sequence[str], rows: range, tile: slice | None = None) -> dict[str, np.ndarray]:
+        found = _empty(self.fields, names, len(rows))
+        for k, row in enumerate(rows):
+            path = self.files[row][0]
+            grid = grid_of(leaves(self.files[row], None), {n: self.where[n] for n in names}, self.options, path)
+            _check(grid, path, self)
+            for name in names:
+                found[name][k] = _fitting(grid.arrays[name], self.fields[name], name, path)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class VTKSeries:
+    """One file or case with its own times."""
+
+    path: str
+    instants: np.ndarray
+    fields: Mapping[str, Field]
+    where: Mapping[str, Where]
+    options: Options
+    digest: str
+    timed: bool = True
+    time_unit: str = ""
+    tiles: bool = False
+
+    @property
+    def n(self) -> int:
+        return len(self.instants)
+
+    @property
+    def times(self) -> np.ndarray | None:
+        return self.instants if self.timed else None
+
+    @cached_property
+    def _mesh(self) -> Mesh:
+        return grid_of(leaves((self.path,), 0 if self.timed else None), {}, self.options, self.path).mesh
+
+    def mesh(self) -> Mesh:
+        return self._mesh.with_fields({name: w.association for name, w in self.where.items()})
+
+    def read(self, names: Sequence[str], rows: range, tile: slice | None = None) -> dict[str, np.ndarray]:
+        found = _empty(self.fields, names, len(rows))
+        for k, row in enumerate(rows):
+            where = {name: self.where[name] for name in names}
+            at = f"{self.path} at time {self.instants[row]:g}" if self.timed else self.path
+            grid = grid_of(leaves((self.path,), row if self.timed else None), where, self.options, at)
+            _check(grid, at, self)
+            for name in names:
+                found[name][k] = _fitting(grid.arrays[name], self.fields[name], name, at)
+        return found
+
+
+def _empty(fields: Mapping[str, Field], names: Sequence[str], n: int) -> dict[str, np.ndarray]:
+    return {name: np.empty((n, *fields[name].shape), fields[name].dtype) for name in names}
+
+
+def _fitting(values: np.ndarray, field: Field, name: str, path: str) -> np.ndarray:
+    if values.shape != field.shape:
+        raise SnapshotFileError(path, f"field {name!r} has shape {values.shape}; in the first snapshot it has {field.shape}")
+    return values
+
+
+def _check(grid: Grid, path: str, series: VTKFiles | VTKSeries) -> None:
+    if grid.mesh.digest != series.digest:
+        difference = series._mesh.unlike(grid.mesh)
+        if difference is not None:
+            raise SnapshotFileError(path, f"has another mesh: {difference}. Snapshots share one mesh; map them to one first")
+
+
+# -- opening -----------------------------------------------------------------------------------------------------------
+
+def open_vtk(paths: Sequence[str], options: Options) -> VTKFiles | VTKSeries:
+    """One file or a series of them. Raises SnapshotFileError, MissingFieldError, MissingExtraError."""
+    pyvista()
+    suffix = os.path.splitext(paths[0])[1].lower()
+    if suffix == ".series":
+        files, times = _series(paths[0])
+        return _open_files(files, times, options)
+    if suffix == ".pvd":
+        files, times = _collection(paths[0])
+        return _open_files(files, times, options)
+    if suffix in TEMPORAL and len(paths) == 1:
+        return _open_temporal(paths[0], options)
+    return _open_files([(path,) for path in paths], None, options)
+
+
+def _open_files(files: Sequence[tuple[str, ...]], times: np.ndarray | None, options: Options) -> VTKFiles:
+    for path in (p for group in files for p in group):
+        _whole(path)
+    first = files[0][0]
+    parts = leaves(files[0], None)
+    where = _places(parts, options, first)
+    grid = grid_of(parts, where, options, first)
+    if times is None:
+        found = [time_in(group[0]) for group in files]
+        if all(t is not None for t in found):
+            times = np.array(found, np.float64)
+    return VTKFiles(tuple(files), {name: Field(x.shape, x.dtype.newbyteorder("=")) for name, x in grid.arrays.items()}, where,
+                    options, times, grid.mesh.digest)
+
+
+def _open_temporal(path: str, options: Options) -> VTKSeries:
+    if not os.path.isfile(path):
+        raise SnapshotFileError(path, "is missing")
+    reader = _reader(path)
+    instants = np.asarray(getattr(reader, "time_values", []) or [], np.float64)
+    timed = len(instants) > 0
+    parts = leaves((path,), 0 if timed else None)
+    where = _places(parts, options, path)
+    grid = grid_of(parts, where, options, path)
+    return VTKSeries(path, instants if timed else np.zeros(1), {
+        name: Field(x.shape, x.dtype.newbyteorder("=")) for name, x in grid.arrays.items()}, where, options, grid.mesh.digest,
+        timed)
+
+
+def _whole(path: str) -> None:
+    """An XML file ends in its closing tag, or it was cut short; found without parsing it."""
+    if not os.path.isfile(path):
+        raise SnapshotFileError(path, "is missing")
+    if os.path.splitext(path)[1].lower() == ".vtk":
+        return
+    with open(path, "rb") as file:
+        file.seek(max(0, os.path.getsize(path) - 256))
+        if b"</VTKFile>" not in file.read():
+            raise SnapshotFileError(path, "is cut short: it has no closing </VTKFile>")
+
+
+def _collection(path: str) -> tuple[list[tuple[str, ...]], np.ndarray]:
+    """Files and times of a .pvd, by time."""
+    try:
+        root = ElementTree.parse(path).getroot()
+    except (OSError, ElementTree.ParseError) as error:
+        raise SnapshotFileError(path, f"cannot be read as .pvd, or is cut short ({error})") from error
+    groups: dict[float, list[tuple[int, str]]] = {}
+    for k, entry in enumerate(root.iter("DataSet")):
+        name = os.path.join(os.path.dirname(path), entry.get("file", ""))
+        groups.setdefault(float(entry.get("timestep", k)), []).append((int(entry.get("part") or 0), name))
+    if not groups:
+        raise SnapshotFileError(path, "names no files")
+    times = sorted(groups)
+    return [tuple(name for _, name in sorted(groups[t], key=lambda e: e[0])) for t in times], np.array(times)
+
+
+def _series(path: str) -> tuple[list[tuple[str, ...]], np.ndarray]:
+    """Files and times of ParaView's .series (JSON)."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            entries = [(float(e["time"]), os.path.join(os.path.dirname(path), e["name"])) for e in json.load(file)["files"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SnapshotFileError(path, f"cannot be read as a .series file ({error!r})") from error
+    entries.sort()
+    return [(name,) for _, name in entries], np.array([t for t, _ in entries])
+
+
+def time_in(path: str) -> float | None:
+    """The time that a file says it stands for (TimeValue, or TIME in legacy files); None where it says none.
+
+    Read from the beginning of the file, so that a series of thousands needs no parsing.
+    """
+    with open(path, "rb") as file:
+        head = file.read(HEAD)
+    legacy = re.search(rb"\n(?:TIME|TimeValue) 1 1 (double|float)\s*\n", head)
+    if legacy:
+        if b"\nASCII" in head[:512]:
+            return float(head[legacy.end():].split(None, 1)[0])
+        code = ">d" if legacy.group(1) == b"double" else ">f"
+        return float(struct.unpack_from(code, head, legacy.end())[0])
+    found = re.search(rb"<DataArray([^>]*Name=\"TimeValue\"[^>]*)>([^<]*)", head)
+    if found is None:
+        return None
+    about, content = found.group(1), found.group(2).split()
+    if b'format="ascii"' in about and content:
+        return float(content[0])
+    if b'format="binary"' in about and content and b"compressor=" not in head[:1024]:
+        raw = base64.b64decode(b"".join(content))
+        size = 8 if b'header_type="UInt64"' in head[:1024] else 4
+        order = ">" if b'byte_order="BigEndian"' in head[:1024] else "<"
+        code = "d" if b"Float64" in about else "f"
+        if len(raw) >= size + struct.calcsize(code):
+            return float(struct.unpack_from(order + code, raw, size)[0])
+    with lock:
+        data = pyvista().read(path)
+    if "TimeValue" in data.field_data:
+        return float(np.asarray(data.field_data["TimeValue"]).ravel()[0])
+    return None
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+def _reader(path: str) -> Any:
+    pv = pyvista()
+    suffix = os.path.splitext(path)[1].lower()
+    kinds = {".e": pv.ExodusIIReader, ".ex2": pv.ExodusIIReader, ".exo": pv.ExodusIIReader, ".exii": pv.ExodusIIReader,
+             ".encas": pv.EnSightReader, ".xmf": pv.XdmfReader}
+    with lock, pv.VtkErrorCatcher(raise_errors=False, send_to_logging=False) as catcher:
+        try:
+            reader = kinds[suffix](path) if suffix in kinds else pv.get_reader(path)
+        except Exception as error:
+            raise SnapshotFileError(path, f"cannot be read ({error})") from error
+        _raise_errors(catcher, path)
+    return reader
+
+
+def leaves(paths: Sequence[str], instant: int | None) -> list[tuple[tuple[str, ...], Any]]:
+    """The data sets of one snapshot with the names of the blocks they are in."""
+    found: list[tuple[tuple[str, ...], Any]] = []
+    pv = pyvista()
+    for path in paths:
+        reader = _reader(path)
+        with lock, pv.VtkErrorCatcher(raise_errors=False, send_to_logging=False) as catcher:
+            try:
+                _enable(reader)
+                if instant is not None:
+                    reader.set_active_time_point(instant)
+                data = reader.read()
+            except Exception as error:
+                raise SnapshotFileError(path, f"cannot be read, or is cut short ({error})") from error
+            _raise_errors(catcher, path)
+        name = os.path.splitext(os.path.basename(path))[0]
+        found += list(_walk(data, (name,) if len(paths) > 1 else (), pv))
+    if not found:
+        raise SnapshotFileError(paths[0], "holds no data set with points")
+    return found
+
+
+def _enable(reader: Any) -> None:
+    for what in ("enable_all_cell_arrays", "enable_all_point_arrays"):
+        try:
+            getattr(reader, what)()
+        except (AttributeError, NotImplementedError, TypeError):     # readers without a choice read everything
+            continue
+
+
+def _raise_errors(catcher: Any, path: str) -> None:
+    events = [e for e in catcher.error_events if getattr(e, "kind", "ERROR").upper().startswith("ERROR")]
+    if events:
+        message = " ".join(str(getattr(events[0], "alert", events[0])).split())
+        raise SnapshotFileError(path, f"cannot be read, or is cut short (VTK: {message[:200]})")
+
+
+def _walk(data: Any, names: tuple[str, ...], pv: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if data is None:
+        return
+    if isinstance(data, pv.MultiBlock):
+        for k in range(data.n_blocks):
+            yield from _walk(data[k], (*names, str(data.get_block_name(k) or k)), pv)
+    elif isinstance(data, pv.DataSet) and data.n_points:
+        yield names, data
+    elif hasattr(data, "GetNumberOfPartitions"):
+        for k in range(data.GetNumberOfPartitions()):
+            yield from _walk(pv.wrap(data.GetPartition(k)), (*names, str(k)), pv)
+
+
+def selected(parts: Sequence[tuple[tuple[str, ...], Any]], options: Options, path: str) -> list[Any]:
+    """The blocks asked for by region, patch or zone; by default those of the highest dimension."""
+    for what in ("region", "zone", "patch"):
+        wanted = getattr(options, what)
+        if wanted is not None:
+            kept = [(names, data) for names, data in parts if wanted in names]
+            if not kept:
+                every = dict.fromkeys(name for names, _ in parts for name in names)
+                raise InputError(f"{path} has no {what} {wanted!r}; its blocks are {', '.join(every) or 'not named'}")
+            parts = kept
+    if len(parts) == 1:
+        return [parts[0][1]]
+    dimensions = [_dimension(data) for _, data in parts]
+    top = max(dimensions)
+    return [data for (_, data), d in zip(parts, dimensions, strict=True) if d == top]
+
+
+def _dimension(data: Any) -> int:
+    import vtk
+
+    kinds = {data.GetCellType(0), data.GetCellType(data.n_cells - 1)} if data.n_cells else {0}
+    return max(vtk.vtkCellTypeUtilities.GetDimension(k) if hasattr(vtk, "vtkCellTypeUtilities")
+               else vtk.vtkGenericCell.InstantiateCell(k).GetCellDimension() for k in kinds if k) if kinds - {0} else 0
+
+
+def _places(parts: Sequence[tuple[tuple[str, ...], Any]], options: Options, path: str) -> dict[str, Where]:
+    """The fields asked for, by default all numbers that every block has; cell data goes before point data of its name."""
+    blocks = selected(parts, options, path)
+    present: dict[str, Where] = {}
+    for association in ("cell", "point"):
+        common = [name for name in _arrays(blocks[0], association)
+                  if all(name in _arrays(b, association) for b in blocks)]
+        for name in common:
+            plain = re.sub(r"[/.\0]", "_", name)
+            plain = f"{plain}_field" if plain in ("weight", "step", "time") else plain
+            label = plain if plain not in present else f"{plain}_point"
+            present[label] = Where(association, name)      # type: ignore[arg-type]
+    listed = [name for name in present if present[name].array not in BOOKKEEPING]
+    names = chosen(options.fields, present if options.fields else listed, path)
+    return {name: present[name] for name in names}
+
+
+def _arrays(data: Any, association: str) -> Any:
+    arrays = data.cell_data if association == "cell" else data.point_data
+    return {name: arrays[name] for name in arrays.keys() if np.asarray(arrays[name]).dtype.kind in "biuf"}
+
+
+def grid_of(parts: Sequence[tuple[tuple[str, ...], Any]], where: Mapping[str, Where], options: Options, path: str) -> Grid:
+    """Mesh and arrays of one snapshot, blocks one after the other."""
+    blocks = selected(parts, options, path)
+    meshes, arrays = [], {name: [] for name in where}
+    for data in blocks:
+        mesh = mesh_of_vtk(data)
+        ghosts = data.cell_data["vtkGhostType"] if "vtkGhostType" in data.cell_data else None
+        keep = np.flatnonzero((np.asarray(ghosts) & DUPLICATE) == 0) if ghosts is not None else None
+        if keep is not None and len(keep) < mesh.n_cells:
+            mesh = taken(mesh, keep)
+        else:
+            keep = None
+        meshes.append(mesh)
+        for name, place in where.items():
+            present = _arrays(data, place.association)
+            if place.array not in present:
+                raise MissingFieldError(name, [*_arrays(data, "cell"), *_arrays(data, "point")], path)
+            values = np.asarray(present[place.array])
+            arrays[name].append(values[keep] if keep is not None and place.association == "cell" else values)
+    joint = {name: np.concatenate(xs) if len(xs) > 1 else xs[0] for name, xs in arrays.items()}
+    return Grid(joined(meshes), joint)
+
+
+def mesh_of_vtk(data: Any) -> Mesh:
+    """Points and cells of any VTK data set."""
+    from vtkmodules.util.numpy_support import vtk_to_numpy
+
+    grid = data if data.IsA("vtkUnstructuredGrid") else data.cast_to_unstructured_grid()
+    points = np.asarray(grid.points, np.float64) if grid.n_points else np.zeros((0, 3))
+    if not grid.n_cells:
+        return Mesh(points, np.zeros(0, np.int64), np.zeros(1, np.int64), np.zeros(0, np.uint8))
+    cells = grid.GetCells()
+    polyhedra = None
+    types = np.array(grid.celltypes, np.uint8)
+    if (types == 42).any():
+        faces, of_cells = grid.GetPolyhedronFaces(), grid.GetPolyhedronFaceLocations()
+        polyhedra = Polyhedra(*(np.array(vtk_to_numpy(a), np.int64) for a in (
+            faces.GetOffsetsArray(), faces.GetConnectivityArray(), of_cells.GetOffsetsArray(), of_cells.GetConnectivityArray())))
+    return Mesh(points, np.array(vtk_to_numpy(cells.GetConnectivityArray()), np.int64),
+                np.array(vtk_to_numpy(cells.GetOffsetsArray()), np.int64), types, polyhedra)
+
+
+def vtk_of_mesh(mesh: Mesh) -> Any:
+    """A pyvista UnstructuredGrid of a mesh."""
+    import vtk
+    from vtkmodules.util.numpy_support import numpy_to_vtk, numpy_to_vtkIdTypeArray
+
+    pv = pyvista()
+
+    def array_of(offsets: np.ndarray, connectivity: np.ndarray) -> Any:
+        cells = vtk.vtkCellArray()
+        cells.SetData(numpy_to_vtkIdTypeArray(np.ascontiguousarray(offsets, np.int64), deep=True),
+                      numpy_to_vtkIdTypeArray(np.ascontiguousarray(connectivity, np.int64), deep=True))
+        return cells
+
+    grid = vtk.vtkUnstructuredGrid()
+    points = vtk.vtkPoints()
+    points.SetData(numpy_to_vtk(mesh.points, deep=True))
+    grid.SetPoints(points)
+    types = numpy_to_vtk(mesh.types, deep=True, array_type=vtk.VTK_UNSIGNED_CHAR)
+    cells = array_of(mesh.offsets, mesh.connectivity)
+    if mesh.polyhedra is not None:
+        p = mesh.polyhedra
+        grid.SetPolyhedralCells(types, cells, array_of(p.cell_offsets, p.cell_faces), array_of(p.face_offsets, p.face_points))
+    else:
+        grid.SetCells(types, cells)
+    return pv.wrap(grid)

@@ -1,0 +1,176 @@
+"""VTKHDF: what ParaView and others write, one mesh and many steps, read without VTK."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ensemblekit.errors import InputError, SnapshotFileError
+from ensemblekit.rom.mesh import LINE, POLY_LINE, POLYGON, QUAD, TRIANGLE, TRIANGLE_STRIP, VERTEX, Association, Mesh, Polyhedra
+from ensemblekit.rom.readers.reader import Options, chosen
+from ensemblekit.source import Field
+from ensemblekit.store.hdf5 import opened
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Place:
+    """Where a field's values stand: (steps,) first rows in a flat array, or None where the first axis is the step."""
+
+    association: Association
+    dataset: str
+    starts: np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)
+class VTKHDF:
+    """The steps of one file on one mesh."""
+
+    path: str
+    fields: Mapping[str, Field]
+    places: Mapping[str, Place]
+    n: int
+    times: np.ndarray | None
+    on: Mesh
+    time_unit: str = ""
+    tiles: bool = False
+
+    def mesh(self) -> Mesh:
+        return self.on
+
+    def read(self, names: Sequence[str], rows: range, tile: slice | None = None) -> dict[str, np.ndarray]:
+        found = {}
+        with opened(self.path) as f:
+            for name in names:
+                place, field = self.places[name], self.fields[name]
+                values = np.empty((len(rows), *field.shape), field.dtype)
+                data = f[place.dataset]
+                for k, row in enumerate(rows):
+                    if place.starts is None:
+                        values[k] = data[row].reshape(field.shape) if self.times is not None else data[...].reshape(field.shape)
+                    else:
+                        start = int(place.starts[row])
+                        part = data[start:start + field.shape[0]]
+                        if len(part) < field.shape[0]:
+                            raise SnapshotFileError(self.path, f"step {row} of {name!r} is cut short")
+                        values[k] = part
+                found[name] = values
+        return found
+
+
+def open_vtkhdf(path: str, options: Options) -> VTKHDF | None:
+    """A file of an unstructured grid, surface or image; None where VTK itself has to read it (assemblies, AMR)."""
+    with opened(path) as f:
+        root = f["VTKHDF"]
+        kind = root.attrs["Type"]
+        kind = kind.decode() if isinstance(kind, bytes) else str(kind)
+        if kind not in ("UnstructuredGrid", "PolyData", "ImageData"):
+            return None
+        steps = root.get("Steps")
+        n = int(steps.attrs["NSteps"]) if steps is not None else 1
+        times = np.asarray(steps["Values"][:n], np.float64) if steps is not None else None
+        mesh = {"UnstructuredGrid": _unstructured, "PolyData": _surface, "ImageData": _image}[kind](root, steps, path)
+        present: dict[str, tuple[Field, Place]] = {}
+        associations: tuple[Association, ...] = ("cell", "point")
+        for association in associations:
+            group = f"{association.capitalize()}Data"
+            count = mesh.count(association)
+            for name, data in (root[group].items() if group in root else ()):
+                if data.dtype.kind not in "biuf":
+                    continue
+                label = name if name not in present else f"{name}_point"
+                starts, item = None, data.shape[1:]
+                if kind == "ImageData":
+                    grid = data.shape[1:] if steps is not None else data.shape
+                    axes = 3 if int(np.prod(grid[:3])) == count else len(grid)
+                    item = grid[axes:]
+                else:
+                    starts = np.zeros(n, np.int64)
+                    if steps is not None and f"{group}Offsets/{name}" in steps:
+                        starts = np.asarray(steps[f"{group}Offsets/{name}"][:n], np.int64)
+                    elif steps is not None:
+                        starts = np.asarray(steps["PointOffsets"][:n] if association == "point" else
+                                            steps["CellOffsets"][:n].reshape(n, -1).sum(1), np.int64)
+                        if not starts.any() and len(data) == n * count:
+                            starts = np.arange(n) * count
+                present[label] = (Field((count, *item), data.dtype.newbyteorder("=")), Place(association, data.name, starts))
+        names = chosen(options.fields, present, path)
+        places = {name: present[name][1] for name in names}
+        on = mesh.with_fields({name: place.association for name, place in places.items()})
+        return VTKHDF(path, {name: present[name][0] for name in names}, places, n, times, on)
+
+
+def _still(steps: Any, names: Sequence[str], path: str) -> int:
+    """The first part; every step must have the same one."""
+    if steps is None:
+        return 0
+    for name in names:
+        if name in steps and (np.diff(steps[name][...], axis=0) != 0).any():
+            raise InputError(f"{path}: its mesh changes from step to step, so that snapshots are no vectors of one space. Map "
+                             "them to one mesh first")
+    return int(steps["PartOffsets"][0]) if "PartOffsets" in steps else 0
+
+
+def _parts(root: Any, steps: Any, first: int) -> range:
+    count = int(steps["NumberOfParts"][0]) if steps is not None and "NumberOfParts" in steps else len(root["NumberOfPoints"])
+    return range(first, first + count)
+
+
+def _unstructured(root: Any, steps: Any, path: str) -> Mesh:
+    first = _still(steps, ("PartOffsets", "PointOffsets", "CellOffsets", "ConnectivityIdOffsets"), path)
+    at = {name: int(np.ravel(steps[f"{name}Offsets"][0])[0]) if steps is not None and f"{name}Offsets" in steps else 0
+          for name in ("Point", "Cell", "ConnectivityId")}
+    points_at, cells_at, ids_at, offsets_at = at["Point"], at["Cell"], at["ConnectivityId"], at["Cell"] + first
+    points, connectivity, offsets, types = [], [], [np.zeros(1, np.int64)], []
+    for part in _parts(root, steps, first):
+        n, m, k = (int(root[f"NumberOf{x}"][part]) for x in ("Points", "Cells", "ConnectivityIds"))
+        shift, before = sum(len(p) for p in points), int(offsets[-1][-1])
+        points.append(root["Points"][points_at:points_at + n])
+        connectivity.append(root["Connectivity"][ids_at:ids_at + k].astype(np.int64) + shift)
+        offsets.append(root["Offsets"][offsets_at + 1:offsets_at + m + 1].astype(np.int64) + before)
+        types.append(root["Types"][cells_at:cells_at + m])
+        points_at, cells_at, ids_at, offsets_at = points_at + n, cells_at + m, ids_at + k, offsets_at + m + 1
+    all_types = np.concatenate(types) if types else np.zeros(0, np.uint8)
+    polyhedra = None
+    if (all_types == 42).any():
+        if len(types) > 1 or "PolyhedronOffsets" not in root:
+            raise InputError(f"{path}: polyhedra in several parts are not read here; merge them first")
+        polyhedra = Polyhedra(*(root[name][...].astype(np.int64) for name in (
+            "FaceOffsets", "FaceConnectivity", "PolyhedronOffsets", "PolyhedronToFaces")))
+    return Mesh(np.concatenate(points), np.concatenate(connectivity), np.concatenate(offsets), all_types, polyhedra)
+
+
+def _surface(root: Any, steps: Any, path: str) -> Mesh:
+    first = _still(steps, ("PartOffsets", "PointOffsets", "CellOffsets", "ConnectivityIdOffsets"), path)
+    parts = _parts(root, steps, first)
+    if len(parts) != 1:
+        raise InputError(f"{path}: a surface in {len(parts)} parts is not read here; merge them first")
+    start = int(steps["PointOffsets"][0]) if steps is not None else 0
+    points = root["Points"][start:start + int(root["NumberOfPoints"][first])]
+    connectivity, offsets, types = [], [np.zeros(1, np.int64)], []
+    for column, name in enumerate(("Vertices", "Lines", "Polygons", "Strips")):
+        group = root.get(name)
+        m = int(group["NumberOfCells"][first]) if group is not None else 0
+        if not m:
+            continue
+        at = int(steps["CellOffsets"][0][column]) + first if steps is not None and "CellOffsets" in steps else first
+        ids = int(steps["ConnectivityIdOffsets"][0][column]) if steps is not None and "ConnectivityIdOffsets" in steps else 0
+        mine = group["Offsets"][at:at + m + 1].astype(np.int64)
+        connectivity.append(group["Connectivity"][ids:ids + int(mine[-1])].astype(np.int64))
+        offsets.append(mine[1:] + int(offsets[-1][-1]))
+        sizes = np.diff(mine)
+        types.append({"Vertices": np.where(sizes == 1, VERTEX, 2), "Lines": np.where(sizes == 2, LINE, POLY_LINE),
+                      "Polygons": np.where(sizes == 3, TRIANGLE, np.where(sizes == 4, QUAD, POLYGON)),
+                      "Strips": np.full(m, TRIANGLE_STRIP)}[name])
+    empty = np.zeros(0, np.int64)
+    return Mesh(points, np.concatenate(connectivity or [empty]), np.concatenate(offsets), np.concatenate(types or [empty]))
+
+
+def _image(root: Any, steps: Any, path: str) -> Mesh:
+    extent, origin, spacing = (np.asarray(root.attrs[name]) for name in ("WholeExtent", "Origin", "Spacing"))
+    turn = np.asarray(root.attrs.get("Direction", np.eye(3).ravel()), np.float64).reshape(3, 3)
+    axes = [np.arange(extent[2 * k], extent[2 * k + 1] + 1) * spacing[k] for k in range(3)]
+    grid = np.stack(np.meshgrid(*axes[::-1], indexing="ij")[::-1], -1)
+    return Mesh.structured(grid @ turn.T + origin)
