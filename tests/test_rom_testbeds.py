@@ -61,7 +61,7 @@ def test_each_sine_of_the_heat_decays_at_its_own_rate(dimensions):
     np.testing.assert_allclose(found[-1], expected, rtol=1e-8, atol=1e-15)
     slow = (0,) * dimensions
     assert found[-1][slow] / found[0][slow] == pytest.approx(np.exp(-flow.rates(False)[slow] * 4e-3), rel=1e-4)
-    np.testing.assert_allclose(run.arrays["temperature"][-1], flow.exact(5e-3), atol=1e-2)
+    np.testing.assert_allclose(run.arrays["temperature"][-1], flow.exact(5e-3), atol=2e-2)
 
 
 def test_the_rates_of_one_plate_mode_add():

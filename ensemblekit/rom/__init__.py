@@ -1,6 +1,8 @@
 """Reduced-order models: proper orthogonal decomposition of stored flow fields, and flows to try it on."""
 
 from ensemblekit.rom import testbeds as testbeds
+from ensemblekit.rom.average import FieldAverages as FieldAverages
+from ensemblekit.rom.average import average as average
 from ensemblekit.rom.basis import Basis as Basis
 from ensemblekit.rom.decay import DecayRate as DecayRate
 from ensemblekit.rom.decay import decay_rate as decay_rate
