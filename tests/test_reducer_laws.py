@@ -188,3 +188,49 @@ def test_histogram_agrees_with_numpy_at_every_edge():
 def test_what_cannot_be_done_is_said(make, match):
     with pytest.raises(ek.EnsemblekitError, match=match):
         make()
+
+
+class _Alive:
+    """A reducer of tiles that counts how many of its states are alive."""
+
+    cuts = ek.Gram.cuts
+    alive, most = 0, 0
+
+    def __init__(self):
+        self.tiles = []
+
+    def empty(self):
+        new = type(self)()
+        new.tiles = []
+        return new
+
+    def update(self, values, start, weights=None):
+        self.tiles.append(float(values[0].ravel()[0]))
+        type(self).alive += 1
+        type(self).most = max(type(self).most, type(self).alive)
+
+    def merge(self, later):
+        raise NotImplementedError
+
+    def beside(self, right):
+        self.tiles = self.tiles + right.tiles
+        type(self).alive -= 1
+
+    def shaped(self, item):
+        pass
+
+    def result(self):
+        return self.tiles
+
+    def state(self):
+        return {"tiles": np.array(self.tiles)}
+
+    def restored(self, state):
+        return self
+
+
+def test_tiles_are_joined_as_they_come():
+    _Alive.alive = _Alive.most = 0
+    x = np.arange(128.0)[None].repeat(2, 0)
+    assert ek.reduce(x, _Alive(), cut="space", limit=32, engine=ek.Serial()) == list(range(0, 128, 2))
+    assert _Alive.most <= 8        # log2 of 64 tiles, and the two being joined; all 64 before they were

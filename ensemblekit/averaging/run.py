@@ -116,14 +116,14 @@ def _read(source: SnapshotSource, branches: Mapping[str, Branch], map: Map | Non
     big = one is not None and one.nbytes > limit
     pieces = source.pieces(names, cut, can_tile and (tiled or big or cut == "space"), limit)
     meter = _meter(progress, source)
-    run, rows = -1, _Rows(collapse, keep)
+    run, rows = -1, _Rows(collapse, keep, cut == "space")
     values = engine.map(_reduce_piece, pieces, normal)
     try:
         for at, start, stop, tile, states in values:
             if at != run:
                 if run >= 0:
                     yield run, rows.joined(one)
-                run, rows = at, _Rows(collapse, keep)
+                run, rows = at, _Rows(collapse, keep, cut == "space")
             rows.add(start, tile, states)
             meter(stop - start, tile, one.size if one else 0)
     finally:
@@ -138,12 +138,18 @@ def _read(source: SnapshotSource, branches: Mapping[str, Branch], map: Map | Non
 class _Rows:
     """The states of one run: tiles side by side, and in time either one running state a tile or a list of them."""
 
-    def __init__(self, collapse: bool, keep: int):
-        self.collapse, self.keep, self.cut = collapse, keep, False
+    def __init__(self, collapse: bool, keep: int, whole: bool = False):
+        self.collapse, self.keep, self.cut, self.whole = collapse, keep, False, whole
+        self.stack: list[tuple[int, int, States]] = []              # whole: (how many tiles, start, states), left to right
         self.columns: dict[int, list[tuple[int, States]]] = {}      # first number of the tile -> states in time
 
     def add(self, start: int, tile: slice, states: States) -> None:
         self.cut = self.cut or tile != WHOLE
+        if self.whole:      # every piece is one tile over all time: neighbours are joined as they come, in the same pairs
+            self.stack.append((1, start, states))
+            while len(self.stack) > 1 and self.stack[-1][0] == self.stack[-2][0]:
+                self._join_last()
+            return
         column = self.columns.setdefault(tile.start or 0, [])
         if self.collapse and column:
             _merge(column[0][1], states)
@@ -154,7 +160,17 @@ class _Rows:
                 _merge(column[k][1], column[k + 1][1])
             column[:] = column[::2]
 
+    def _join_last(self) -> None:
+        more, _, right = self.stack.pop()
+        count, start, left = self.stack[-1]
+        _pairwise(left, right, "beside")
+        self.stack[-1] = count + more, start, left
+
     def joined(self, field: Field | None) -> list[tuple[int, States]]:
+        if self.whole:
+            while len(self.stack) > 1:
+                self._join_last()
+            self.columns = {0: [(start, states) for _, start, states in self.stack]}
         columns = [self.columns[k] for k in sorted(self.columns)]
         while len(columns) > 1:         # two by two: joining one by one would copy the growing left side every time
             for left, right in zip(columns[::2], columns[1::2], strict=False):

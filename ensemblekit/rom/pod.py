@@ -1,150 +1,652 @@
-"""Proper orthogonal decomposition by the method of snapshots: the Gram matrix in one read, the modes in a second."""
+"""Proper orthogonal decomposition of snapshots: from arrays, files and streams, by the route that suits, with its error."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
-from ensemblekit.averaging.gram import Gram
-from ensemblekit.averaging.reducer import BOTH
 from ensemblekit.averaging.run import reduce
-from ensemblekit.averaging.series import Series
-from ensemblekit.engine import Engine
+from ensemblekit.engine import Engine, Serial, Threads, one_blas_thread
 from ensemblekit.errors import InputError
-from ensemblekit.rom.basis import Basis
-from ensemblekit.source import Array, Cut, as_source
+from ensemblekit.rom import gram as gram_route
+from ensemblekit.rom import randomized, tsqr
+from ensemblekit.rom.basis import Basis, warn_of_split_pair
+from ensemblekit.rom.plan import Plan, plan_of, workers_of
+from ensemblekit.rom.problem import Part, Problem, problem_of, warn_of_wide
+from ensemblekit.rom.product import applied
+from ensemblekit.rom.rank import Rule, as_bytes
+from ensemblekit.rom.slabs import Recipe, Slabs, TileOf, added
 
-FLOOR = 2e-8
-"""Singular values below this share of the first are rounding in a Gram matrix of float64: sqrt(eps)."""
+ENOUGH = 1e-3
+"""The randomized route reads once more where another step could lower the error by more than this share of it."""
+MOST_STEPS = 8
+WORTHWHILE = 1e-6
+"""Below this share of the first singular value Gram matrices are rounding for the most part; QR is exact there."""
 
 
-def pod(source: Any, rank: int | None = None, *, energy: float | None = None, tolerance: float | None = None,
-        center: Literal["mean", "none"] = "mean", engine: Engine | None = None) -> Basis:
-    """The modes that carry most of the snapshots' energy (Sirovich 1987).
-
-    Two reads, each in slabs of space, so that only one slab, the (n, n) Gram matrix and the modes are in memory.
+def pod(source: Any, rank: Any = None, *, energy: float | None = None, tolerance: float | None = None,
+        absolute_tolerance: float | None = None, snapshot_axis: int | None = None, inner_product: Any = "auto",
+        scale: Any = None, center: Any = "mean", method: str = "auto", memory_limit: Any = "2GiB",
+        engine: Engine | None = None, missing: Literal["raise", "gappy"] = "raise", oversampling: int = 10, power: int = 2,
+        seed: int = 0, progress: Any = False) -> Basis:
+    """The modes that carry most of the snapshots' energy, with the error that is left.
 
     Arguments:
-        source: a stored field, any source of one field and one run, or an array with snapshots along axis 0.
-        rank: how many modes; or
+        source: an array with snapshots along axis 0, a mapping of field to array, a stored field, or any source of one
+            run (runs of a ReplicaSet are put one after the other). Statistical weights of the snapshots enter.
+        rank: how many modes, or "gavish-donoho" for those that stand out of white noise; or
         energy: the share of the energy to keep, in (0, 1]; or
-        tolerance: the relative error allowed. With none of the three: energy=0.99, an error of 10 %.
-        center: "mean" decomposes the fluctuations about the mean, "none" the snapshots as they are.
+        tolerance: the relative error allowed; or
+        absolute_tolerance: the error allowed, ‖snapshots - reconstruction‖ over all snapshots in the inner product.
+            With none of these: energy=0.99, an error of 10 %.
+        snapshot_axis: the axis of an array along which the snapshots lie; 0 where it is not given.
+        inner_product: "auto" (volumes of the source's mesh, Euclidean without one), None, weights of shape (n_cells,) or
+            of the item, a sparse mass matrix, or a mapping of field to these.
+        scale: what fields are divided by before they are joined: "std" (the default with several fields) or "max" of
+            each field's fluctuation, a mapping of field to number, or "none".
+        center: what is subtracted: "mean", "first" (snapshot), "none", or a field such as a steady flow.
+        method: "auto", or "gram", "covariance", "tsqr", "randomized", "incremental"; see :func:`plan`.
+        memory_limit: bytes of memory of its own, such as "2GiB"; the route is chosen by it.
+        missing: numbers that are NaN in every snapshot are left out always. Where they change from snapshot to snapshot,
+            "raise", or "gappy": fill them in from the modes (Everson & Sirovich 1995; needs a rank, and memory for all).
+        oversampling, power, seed: of the randomized route: directions beyond the rank, steps, and the random numbers.
+
+    Returns:
+        a Basis. Snapshots of lower numerical rank than asked for give fewer modes.
 
     Raises:
-        InputError: several fields or runs, fewer than two snapshots, more than one rule for the rank, or snapshots
-            that are all the same.
+        InputError: no snapshots, a single one, all the same, NaN or infinity, a bad rank, rule, weight or shape.
+        ReadOnceError: a route that reads twice was asked for with a source that is read once.
     """
-    source = as_source(source)
-    if len(source.fields) != 1:
-        raise InputError(f"pod decomposes one field; name one of {sorted(source.fields)}, as in "
-                         "store['velocity']")
-    if source.lengths is not None and len(source.lengths) > 1:
-        raise InputError("pod takes one run; join several with ReplicaSet.stacked()")
-    ((name, field),) = source.fields.items()
-    gram = reduce(source, Gram(center=center), cut="space", engine=engine)
-    n = len(gram)
-    if n < 2:
-        raise InputError(f"pod needs at least 2 snapshots; got {n}")
-    if np.iscomplexobj(gram):
-        raise InputError("complex snapshots are not decomposed yet; stack real and imaginary part along an axis")
-    if not np.isfinite(gram).all():
-        raise InputError(f"field {name!r} holds NaN or infinity; mask or drop those snapshots first")
-    total = float(np.trace(gram))
-    values, vectors = np.linalg.eigh(gram)
-    squared, vectors = np.clip(values[::-1], 0, None), vectors[:, ::-1]
-    sigma = np.sqrt(squared)
-    usable = int(np.count_nonzero(sigma > FLOOR * sigma[0]))
-    if not usable:
-        raise InputError(f"all {n} snapshots of field {name!r} are the same: no fluctuation to decompose")
-    k = _rank(squared, total, usable, rank, energy, tolerance)
+    problem = problem_of(source, snapshot_axis, inner_product, scale, center)
+    if missing not in ("raise", "gappy"):
+        raise InputError(f'missing is "raise" or "gappy"; got {missing!r}')
+    rule = Rule.of(rank, energy, tolerance, absolute_tolerance, problem.n)
+    memory = as_bytes(memory_limit)
+    plan = plan_of(problem, rule, method, memory, workers_of(engine), oversampling, power)
+    if plan.load:
+        problem = in_memory(problem, engine)
+    job = Job(problem, rule, plan, method, memory, engine, progress, seed)
+    try:
+        basis = decomposed(job)
+    except NotFinite:
+        masked = without_constant_gaps(job)
+        if masked is not None:
+            basis = decomposed(replace(job, problem=masked))
+        elif missing == "gappy":
+            from ensemblekit.rom.gappy import gappy
 
-    share = np.full((1, n), 1 / n)
-    weights = vectors[:, :k].T / sigma[:k, None]
-    if center == "mean":
-        weights = weights - weights.mean(1, keepdims=True)      # exact, so that a large mean leaves no trace
-    sums = reduce(source, Combinations(np.vstack([share, weights])), cut="space", engine=engine)
-    mean = sums[0].reshape(field.shape) if center == "mean" else np.zeros(field.shape)
-    # eps (sigma_1 / sigma_k)^2 of orthogonality was lost on the way; a QR gives it back
-    q, r = np.linalg.qr(sums[1:].reshape(k, -1).T)
-    coefficients = (vectors[:, :k] * sigma[:k]) @ r.T
-    sign = np.sign(q[np.abs(q).argmax(0), np.arange(k)])
-    times = reduce(source, {"times": (_times, Series())}, engine=engine)["times"]
-    return Basis(modes=(q * sign).T.reshape(k, *field.shape), singular_values=sigma[:k],
-                 coefficients=coefficients * sign, mean=mean, total_energy=total, fields={name: field},
-                 times=None if np.isnan(times).all() else times, time_unit=source.time_unit, spectrum=sigma,
-                 spectrum_complete=True, floor=FLOOR, error_per_field={name: math.sqrt(max(1 - float((sigma[:k]**2).sum()) / total, 0))},
-                 error_per_snapshot=np.sqrt(np.clip(np.diagonal(gram) - (coefficients**2).sum(1), 0, None) / (total / n)))
+            basis = gappy(job)
+        else:
+            raise InputError(_gaps(job)) from None
+    warn_of_wide(source, snapshot_axis)
+    warn_of_split_pair(basis)
+    if not rule.given:
+        print(f"energy=0.99, an error of 10 %: {basis.rank} mode{'s' if basis.rank > 1 else ''} "
+              "(give rank=, energy= or tolerance= for others)")
+    return basis
 
 
-def _rank(squared: np.ndarray, total: float, usable: int, rank: int | None, energy: float | None,
-          tolerance: float | None) -> int:
-    given = [name for name, x in (("rank", rank), ("energy", energy), ("tolerance", tolerance)) if x is not None]
-    if len(given) > 1:
-        raise InputError(f"give one of rank, energy and tolerance; got {' and '.join(given)}")
-    if rank is not None:
-        if not 1 <= rank <= len(squared):
-            raise InputError(f"rank is 1 to the number of snapshots, {len(squared)}; got {rank!r}")
-        return min(rank, usable)
-    if tolerance is not None:
-        if not 0 < tolerance < 1:
-            raise InputError(f"tolerance is a relative error between 0 and 1; got {tolerance!r}")
-        allowed = tolerance**2
+class NotFinite(Exception):
+    """NaN or infinity were met on the way."""
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One decomposition with all its settings."""
+
+    problem: Problem
+    rule: Rule
+    plan: Plan
+    method: str
+    memory: int
+    engine: Engine | None
+    progress: Any
+    seed: int
+
+    def over_tiles(self, part: Part, work: Any, join: Callable = added) -> tuple[dict, list[dict]]:
+        """One read of a field in slabs of space."""
+        return reduce(part.source, {"tiles": (TileOf(part.key), Slabs(work, join))}, fields=[part.key], cut="space",
+                      limit=self.plan.limit, engine=self.engine, progress=self.progress)["tiles"]
+
+    def recipe(self, part: Part, dtype: Any, shift: np.ndarray | None = None) -> Recipe:
+        n = self.problem.n or 0
+        share = np.full(n, 1 / n) if self.problem.weights is None else self.problem.weights / n
+        return Recipe(np.dtype(dtype), share, part.factors, part.shift if shift is None else shift, self.plan.width)
+
+    @property
+    def local(self) -> Engine:
+        """Where arrays in memory are worked on: threads, whatever engine reads the source."""
+        return self.engine if isinstance(self.engine, Serial | Threads) else Threads()
+
+    @property
+    def wide(self) -> np.dtype:
+        return np.dtype(np.complex128 if self.problem.complex_ else np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a route found, before it is put into the units of the fields."""
+
+    spectrum: np.ndarray
+    """All singular values known, falling."""
+    complete: bool
+    coefficients: np.ndarray
+    """(n, k)."""
+    modes: list[np.ndarray]
+    """Of each field (k, size), orthonormal together once multiplied with `factors`."""
+    means: list[np.ndarray]
+    total: float
+    residual: float
+    energy: np.ndarray
+    """(n,) of each snapshot."""
+    field_errors: list[float]
+    floor: float
+    method: str
+    passes: int
+    singular_values: np.ndarray | None = None
+    """Of the modes kept, where they are not the first of the spectrum."""
+    per_snapshot: np.ndarray | None = None
+    """(n,) energies left out, where they are known otherwise than as a difference."""
+    scales: list[float] | None = None
+    """Of the fields, where the route found them on its way."""
+
+
+def decomposed(job: Job) -> Basis:
+    """Go the route of the plan, and on to another one where its floor is hit and the choice is ours."""
+    route = job.plan.route
+    if route == "incremental":
+        from ensemblekit.rom.incremental import incremental_pod
+
+        return incremental_pod(job)
+    if route == "covariance":
+        from ensemblekit.rom.covariance import covariance
+
+        return assembled(job, covariance(job))
+    if route == "randomized":
+        found = by_steps(job, np.dtype({"f": "f4", "c": "c8"}[job.wide.kind]) if job.problem.single else job.wide)
+        if found is None and job.problem.single:
+            found = by_steps(job, job.wide)
+        if found is not None:
+            return assembled(job, found)
+        if job.method != "auto":
+            raise InputError("the spectrum is too steep for the randomized route: modes asked for lie below its rounding. "
+                             'Use method="tsqr", fewer modes, or method="auto"')
+        for exact in ("gram", "tsqr"):
+            plan = _other(job, exact)
+            if plan is not None:
+                return decomposed(replace(job, plan=plan))
+        found = by_steps(job, job.wide, at_all_costs=True)
+        assert found is not None
+        return assembled(job, found)
+    found = by_snapshots(job)
+    if found is None:           # the floor of the Gram matrix was hit
+        plan = _other(job, "tsqr")
+        found = by_snapshots(replace(job, plan=plan)) if plan is not None else by_snapshots(job, at_all_costs=True)
+    assert found is not None
+    return assembled(job, found)
+
+
+def _other(job: Job, route: str) -> Plan | None:
+    try:
+        return plan_of(job.problem, job.rule, route, job.memory, workers_of(job.engine))
+    except (InputError, RuntimeError):
+        return None
+
+
+# -- exact routes ------------------------------------------------------------------------------------------------------
+
+def by_snapshots(job: Job, at_all_costs: bool = False) -> Found | None:
+    """Gram matrix or TSQR in one read, modes in a second (Sirovich 1987). None where auto should go on to TSQR."""
+    problem, rule = job.problem, job.rule
+    n = problem.n or 0
+    roots, unit = problem.roots, problem.unit_vector
+    exact = job.plan.route == "tsqr"
+    means, energies, matrices = [], [], []
+    for part in problem.parts:
+        recipe = job.recipe(part, job.wide)
+        if exact:
+            work: Any = tsqr.TsqrWork(recipe, None if problem.weights is None else roots)
+            sums, columns = job.over_tiles(part, work, tsqr.under)
+        elif part.sparse:
+            from ensemblekit.rom.mass import gram_with_mass
+
+            sums, columns = gram_with_mass(job, part, recipe)
+        else:
+            sums, columns = job.over_tiles(part, gram_route.GramWork(recipe))
+        if not np.isfinite(sums["energy"]).all():
+            raise NotFinite
+        means.append(np.concatenate([c["mean"] for c in columns]))
+        energies.append(sums["energy"])
+        matrices.append(sums["r"] if exact else sums["gram"] if part.sparse else gram_route.whole(sums["gram"]))
+        if part.sparse:
+            energies[-1] = matrices[-1].diagonal().real.copy()
+    problem = with_scales(job, problem, energies, means)
+    scales = [part.scale / old.scale for part, old in zip(problem.parts, job.problem.parts, strict=True)]
+    energies = [e / s**2 for e, s in zip(energies, scales, strict=True)]
+    energy = np.sum(energies, axis=0)
+    if exact:
+        r = np.linalg.qr(np.concatenate([m / s for m, s in zip(matrices, scales, strict=True)]), mode="r")
+        if unit is not None:
+            r = r - (r @ unit)[:, None] * unit
+        _, sigma, vectors = np.linalg.svd(r)
+        vectors = vectors.conj().T
+        sigma = np.append(sigma, np.zeros(n - len(sigma)))
+        squared = sigma**2
+        total = float(squared.sum())
+        grams: list[np.ndarray] | None = None
     else:
-        energy = 0.99 if energy is None else energy
-        if not 0 < energy <= 1:
-            raise InputError(f"energy is a share in (0, 1]; got {energy!r}")
-        allowed = 1 - energy
-    # what is left out after k modes, summed from the smallest up, so that small remainders keep their digits
-    left_out = np.append(np.cumsum(squared[::-1])[::-1][1:], 0.0) / total
-    fits = np.flatnonzero(left_out <= allowed)
-    return min(int(fits[0]) + 1, usable)
+        # the weights of snapshots are applied here, so that coefficients come out for snapshots of weight 0 too
+        grams = [m / s**2 for m, s in zip(matrices, scales, strict=True)]
+        weighted = roots[:, None] * np.sum(grams, axis=0) * roots
+        if unit is not None:
+            weighted = _projected(weighted, unit)
+        values, vectors = np.linalg.eigh(weighted)
+        squared, vectors = np.clip(values[::-1], 0, None), vectors[:, ::-1]
+        sigma, total = np.sqrt(squared), float(np.trace(weighted).real)
+    floor = tsqr.FLOOR if exact else gram_route.FLOOR
+    usable = int(np.count_nonzero(sigma > floor * sigma[0])) if sigma[0] > 0 else 0
+    _refuse_nothing(job, usable, sigma, means)
+    usable = min(usable, problem.size)
+    k = rule.choose(squared, total, usable, n, problem.size, True)
+    short = rule.rank is not None and k < min(rule.rank, n - (unit is not None), problem.size)
+    short = short or (rule.rank is None and not rule.noise and k == usable < min(n, problem.size)
+                      and float(squared[k:].sum()) > rule.allowed(total))
+    if not exact and job.method == "auto" and not at_all_costs and not problem.sparse and (
+            short or sigma[k - 1] < WORTHWHILE * sigma[0]):
+        return None
+
+    weights = (vectors[:, :k] / sigma[:k]).conj().T
+    if unit is not None:
+        weights = weights - (weights @ unit)[:, None] * unit      # exact, so that a large mean leaves no trace
+    weights = weights * roots
+    rows = np.empty((k, problem.size), job.wide)
+    start = 0
+    for part, mean in zip(problem.parts, means, strict=True):
+        recipe = job.recipe(part, job.wide, mean)
+        _, columns = job.over_tiles(part, gram_route.SumsWork(recipe, weights.astype(job.wide)))
+        at = start
+        for piece in columns:
+            rows[:, at:at + piece["modes"].shape[1]] = piece["modes"]
+            at += piece["modes"].shape[1]
+        start += part.field.size
+    # eps (sigma_1 / sigma_k)^2 of orthogonality was lost on the way
+    rows, lower = gram_route.orthonormalised(rows, _products_with_mass(problem) if problem.sparse else None)
+    if exact:
+        if (roots == 0).any():
+            raise InputError('snapshots of weight 0 do not go with method="tsqr"; leave them out, or use method="gram"')
+        coefficients = (vectors[:, :k] * sigma[:k]) @ lower / roots[:, None]
+    else:
+        assert grams is not None
+        coefficients = (np.sum(grams, axis=0) @ (roots[:, None] * vectors[:, :k]) / sigma[:k]) @ np.linalg.inv(lower).conj().T \
+            if problem.weights is not None else (vectors[:, :k] * sigma[:k]) @ lower
+    errors = _field_errors(problem, grams, roots, vectors[:, :k], coefficients, rows, energies)
+    passes = job.plan.passes + (1 if problem.scaling == "max" else 0)
+    return Found(sigma[:min(n, problem.size)], True, coefficients, _split(rows, problem), means, total,
+                 float(squared[k:].sum()), energy, errors, floor, job.plan.route, passes, sigma[:k],
+                 scales=[part.scale for part in problem.parts])
 
 
-def _times(block: Any) -> np.ndarray:
-    return np.full(len(block), math.nan) if block.times is None else np.asarray(block.times, np.float64)
+def _projected(matrix: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """What is left of a Hermitian matrix without the direction `unit`."""
+    along = matrix @ unit
+    return matrix - np.outer(along, unit) - np.outer(unit, along.conj()) + np.outer(unit, unit) * (unit @ along).real
 
 
-class Combinations:
-    """Linear combinations of the snapshots: weights (k, n) @ snapshots, (k, *item) in float64."""
+def _products_with_mass(problem: Problem) -> Callable[[np.ndarray], np.ndarray]:
+    def products(rows: np.ndarray) -> np.ndarray:
+        total = np.zeros((len(rows), len(rows)), rows.dtype)
+        for part, piece in zip(problem.parts, _split(rows, problem), strict=True):
+            total += applied(part.product if part.sparse else None, piece, part.field.shape) @ piece.conj().T
+        return total
+    return products
 
-    cuts: ClassVar[frozenset[Cut]] = BOTH
 
-    def __init__(self, weights: np.ndarray):
-        self.weights = weights
-        self.sums: Array = None
+def _split(rows: np.ndarray, problem: Problem) -> list[np.ndarray]:
+    edges = np.cumsum([0, *(part.field.size for part in problem.parts)])
+    return [rows[:, a:b] for a, b in zip(edges, edges[1:], strict=False)]
 
-    def empty(self) -> Self:
-        return type(self)(self.weights)
 
-    def update(self, values: Array, start: int, weights: Array | None = None) -> None:
-        if len(values):
-            flat = np.asarray(values, np.float64).reshape(len(values), -1)
-            part = self.weights[:, start:start + len(values)] @ flat
-            self.sums = part if self.sums is None else self.sums + part
+def _field_errors(problem: Problem, grams: list[np.ndarray] | None, roots: np.ndarray, vectors: np.ndarray,
+                  coefficients: np.ndarray, rows: np.ndarray, energies: list[np.ndarray]) -> list[float]:
+    """Error of each field over its own norm: ‖A_f‖² − 2 Re tr(Cᴴ A_f U_fᴴ) + ‖C U_f‖², with A_f U_fᴴ from the Gram matrix."""
+    if len(problem.parts) == 1:
+        return []
+    found = []
+    for k, (part, piece) in enumerate(zip(problem.parts, _split(rows, problem), strict=True)):
+        own = float((energies[k] * roots**2).sum())
+        if grams is not None:       # A ≈ V Vᴴ A for the exact vectors: the error of a field is what V leaves of it
+            weighted = roots[:, None] * grams[k] * roots
+            kept = float(np.real(np.sum(vectors.conj() * (weighted @ vectors))))
+        else:
+            gram = applied(part.product if part.sparse else None, piece, part.field.shape) @ piece.conj().T
+            c = roots[:, None] * coefficients
+            kept = float(np.real(np.sum(gram.T * (c.conj().T @ c))))
+        found.append(math.sqrt(max(own - kept, 0.0) / own) if own > 0 else 0.0)
+    return found
 
-    def merge(self, later: Self) -> None:
-        if later.sums is not None:
-            self.sums = later.sums if self.sums is None else self.sums + later.sums
 
-    def beside(self, right: Self) -> None:
-        if right.sums is not None:
-            self.sums = right.sums if self.sums is None else np.concatenate([self.sums, right.sums], axis=1)
+def _refuse_nothing(job: Job, usable: int, sigma: np.ndarray, means: list[np.ndarray]) -> None:
+    scale = max((float(np.abs(m).max(initial=0.0)) / part.scale for m, part in zip(means, job.problem.parts, strict=True)),
+                default=0.0)
+    rounding = 4 * np.finfo(np.float64).eps * scale * math.sqrt((job.problem.n or 1) * job.problem.size)
+    if not usable or (job.problem.center in ("mean", "first") and sigma[0] <= rounding):
+        what = "field " + repr(job.problem.parts[0].name) if len(job.problem.parts) == 1 else "all fields"
+        if job.problem.center in ("mean", "first"):
+            raise InputError(f"all {job.problem.n} snapshots of {what} are the same: no fluctuation to decompose")
+        raise InputError(f"all {job.problem.n} snapshots of {what} are zero: nothing to decompose")
 
-    def shaped(self, item: tuple[int, ...]) -> None:
-        pass
 
-    def result(self) -> np.ndarray:
-        """(k, size), the items flattened."""
-        return self.sums
+def with_scales(job: Job, problem: Problem, energies: list[np.ndarray] | None, means: list[np.ndarray] | None) -> Problem:
+    """The scales that were to be found: "std" from the energies of a first read, "max" from a read of their own."""
+    if problem.scaling is None:
+        return problem
+    parts = []
+    for k, part in enumerate(problem.parts):
+        if problem.scaling == "std" and energies is not None:
+            weights = problem.weights if problem.weights is not None else np.ones(problem.n or 0)
+            volume = _volume(part)
+            scale = math.sqrt(float((energies[k] * weights).sum()) / ((problem.n or 1) * volume))
+        else:
+            work = LargestWork(job.recipe(part, job.wide, None if means is None else means[k]), part.field.size)
+            sums, _ = job.over_tiles(replace(part, roots=None), work, larger)
+            scale = float(sums["largest"][0] if problem.scaling == "max" else
+                          math.sqrt(float(sums["square"][0]) / ((problem.n or 1) * part.field.size)))
+        parts.append(replace(part, scale=scale if scale > 0 else 1.0))
+    return replace(problem, parts=tuple(parts))
 
-    def state(self) -> dict[str, Array]:
-        return {} if self.sums is None else {"sums": self.sums}
 
-    def restored(self, state: Mapping[str, Any]) -> Self:
-        new = self.empty()
-        new.sums = state.get("sums")
-        return new
+def _volume(part: Part) -> float:
+    if part.sparse:
+        ones = np.ones((1, part.field.size))
+        return float((applied(part.product, ones, part.field.shape) @ ones.T)[0, 0])
+    factors = part.factors
+    return float(part.field.size if factors is None else (factors**2).sum())
+
+
+@dataclass(frozen=True, eq=False)
+class LargestWork:
+    """The largest deviation in a tile."""
+
+    recipe: Recipe
+    size: int
+
+    def __call__(self, tile: Any) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        energy, largest = np.zeros(len(tile)), 0.0
+        plain = replace(self.recipe, factors=None if self.recipe.factors is None else (self.recipe.factors > 0) * 1.0)
+        for slab in plain.slabs(tile, energy):
+            largest = max(largest, float(np.abs(slab.values).max(initial=0.0)))
+        return {"largest": np.array([largest]), "square": np.array([float(energy @ self.recipe.share) * len(tile)])}, {}
+
+
+def larger(left: dict, right: dict) -> dict:
+    """The larger of two tiles, and the sum of squares."""
+    return {"largest": np.maximum(left["largest"], right["largest"]), "square": left["square"] + right["square"]}
+
+
+# -- randomized --------------------------------------------------------------------------------------------------------
+
+def by_steps(job: Job, dtype: np.dtype, at_all_costs: bool = False) -> Found | None:
+    """Block Krylov steps, one read each, until another would change little. None below the floor of the arithmetic."""
+    with one_blas_thread():     # blocks are a few dozen vectors: threads of BLAS would only wait for each other
+        return _by_steps(job, dtype, at_all_costs)
+
+
+def _by_steps(job: Job, dtype: np.dtype, at_all_costs: bool) -> Found | None:
+    problem, rule = job.problem, job.rule
+    problem = with_scales(job, problem, None, None)
+    n, unit, roots = problem.n or 0, problem.unit_vector, problem.roots
+    rank = min(rule.rank or 50, n - (unit is not None), problem.size)
+    width = min(job.plan.block, n - (unit is not None), problem.size)
+    block = randomized.first_block(_sample(job, problem, dtype), n, width, unit, job.seed, dtype)
+    made: list[list[list[np.ndarray]]] = []         # step -> field -> parts of C
+    basis = np.empty((n, 0), job.wide)
+    nexts = np.empty((n, 0), job.wide)
+    per_field: list[np.ndarray] = [np.empty((n, 0), job.wide) for _ in problem.parts]
+    means: list[np.ndarray] = []
+    before: float | None = None
+    passes = 1 if problem.scaling else 0
+    while True:
+        weighted = (roots[:, None] * block).astype(dtype)
+        energies, parts, products = [], [], []
+        first = not means
+        for at, part in enumerate(problem.parts):
+            recipe = job.recipe(part, dtype, None if first else means[at])
+            sums, columns = job.over_tiles(part, randomized.StepWork(recipe, weighted))
+            if not np.isfinite(sums["energy"]).all():
+                raise NotFinite
+            if first:
+                means.append(np.concatenate([c["mean"] for c in columns]))
+            energies.append(sums["energy"])
+            parts.append([c["made"] for c in columns])
+            products.append(sums["next"])
+        passes += 1
+        made.append(parts)
+        basis = np.hstack([basis, block])
+        per_field = [np.hstack([old, new]) for old, new in zip(per_field, products, strict=True)]
+        nexts = np.sum(per_field, axis=0)
+        energy = np.sum(energies, axis=0)
+        total = float((energy * roots**2).sum())
+        gram = _blocks_gram(job, made)
+        turned = roots[:, None] * nexts
+        if unit is not None:
+            turned = turned - unit[:, None] * (unit @ turned)
+        ritz = randomized.ritz(gram, turned, rank)
+        gain = math.inf if before is None else ritz.captured - before
+        before = ritz.captured
+        left = max(total - ritz.captured, 0.0)
+        room = n - (unit is not None) - basis.shape[1]
+        if room <= 0 or len(made) >= MOST_STEPS or (len(made) >= _steps(job) and (
+                gain <= 2 * ENOUGH * left or gain <= 1e-13 * total)) or total == 0:
+            break
+        block = randomized.orthogonal(turned[:, -block.shape[1]:], unit, basis)[:, :room]
+    k = ritz.mix.shape[1]
+    sigma = np.linalg.norm(ritz.coefficients, axis=0)
+    _refuse_nothing(job, int(sigma[0] > 0), sigma, means)
+    narrow = dtype in (np.float32, np.complex64)
+    floor = randomized.FLOOR32 if narrow else randomized.FLOOR64
+    if not at_all_costs and (k < rank or sigma[-1] < floor * sigma[0] or left < (1e-5 if narrow else 1e-12) * total):
+        return None
+    mix = ritz.mix
+    coefficients = nexts @ mix
+    residual = energy - (np.abs(coefficients) ** 2).sum(1)
+    modes = []
+    for at, part in enumerate(problem.parts):
+        rows = np.empty((k, part.field.size), dtype)
+        for _ in job.local.map(_combine, _columns(made, at), (rows, mix)):
+            pass
+        modes.append(rows)
+    errors = []
+    if len(problem.parts) > 1:
+        c = roots[:, None] * coefficients
+        for at, rows in enumerate(modes):
+            own = float((energies[at] * roots**2).sum())
+            kept = 2 * np.sum(c.conj() * (roots[:, None] * (per_field[at] @ mix))).real - np.sum(
+                (rows.astype(job.wide) @ rows.astype(job.wide).conj().T).T * (c.conj().T @ c)).real
+            errors.append(math.sqrt(max(own - float(kept), 0) / own) if own > 0 else 0.0)
+    made.clear()
+    known = np.sqrt(ritz.values)
+    return Found(np.concatenate([sigma, known[k:]]) if len(known) > k else sigma, False, coefficients, modes, means, total, left,
+                 energy, errors, floor, "randomized", passes, sigma, np.clip(residual, 0, None), [part.scale for part in problem.parts])
+
+
+def _steps(job: Job) -> int:
+    return max(1, job.plan.passes - (1 if job.problem.scaling else 0))
+
+
+def _sample(job: Job, problem: Problem, dtype: np.dtype) -> np.ndarray | None:
+    """Some thousand columns of all fields, centred; None where picking them would cost a read of the file."""
+    if not problem.in_memory and problem.nbytes > 4 * job.memory:
+        return None
+    share = randomized.SAMPLE / problem.size
+    found = []
+    for part in problem.parts:
+        _, columns = job.over_tiles(part, randomized.SampleWork(job.recipe(part, dtype), share, job.seed))
+        found += [c["sample"] for c in columns]
+    sample = np.concatenate(found, axis=1) * problem.roots.astype(dtype)[:, None]
+    return sample if np.isfinite(sample).all() else None
+
+
+def _columns(made: list[list[list[np.ndarray]]], at: int) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
+    """The parts of C of a field, those of all blocks together, with the column where they begin."""
+    start = 0
+    for pieces in zip(*(step[at] for step in made), strict=True):
+        yield start, pieces
+        start += len(pieces[0])
+
+
+CACHEFUL = 4096
+
+
+def _in_double(pieces: tuple[np.ndarray, ...]) -> Iterator[tuple[int, np.ndarray]]:
+    wide = np.result_type(pieces[0].dtype, np.float64)
+    for a in range(0, len(pieces[0]), CACHEFUL):
+        yield a, np.concatenate([p[a:a + CACHEFUL] for p in pieces], axis=1, dtype=wide)
+
+
+def _combine(shared: tuple[np.ndarray, np.ndarray], item: tuple[int, tuple[np.ndarray, ...]]) -> None:
+    (rows, mix), (start, pieces) = shared, item
+    for a, wide in _in_double(pieces):
+        rows[:, start + a:start + a + len(wide)] = mix.conj().T @ wide.conj().T
+
+
+def _gram_of(_: None, item: tuple[int, tuple[np.ndarray, ...]]) -> np.ndarray:
+    return sum(wide.conj().T @ wide for _, wide in _in_double(item[1]))     # type: ignore[return-value]
+
+
+def _blocks_gram(job: Job, made: list[list[list[np.ndarray]]]) -> np.ndarray:
+    """Cᴴ C over all blocks, in double precision."""
+    return sum(part for at in range(len(made[0])) for part in job.local.map(_gram_of, _columns(made, at), None))
+
+
+# -- putting it together -----------------------------------------------------------------------------------------------
+
+def assembled(job: Job, found: Found) -> Basis:
+    """A Basis in the units of the fields, with signs that do not depend on the route."""
+    problem = with_scales_of(job, found)
+    k = found.coefficients.shape[1]
+    modes, means = [], []
+    # the largest number of each mode is real and positive
+    largest = np.zeros(k)
+    phase = np.ones(k, found.coefficients.dtype)
+    for part, rows, mean in zip(problem.parts, found.modes, found.means, strict=True):
+        factors = part.factors
+        if factors is not None:
+            with np.errstate(divide="ignore"):
+                inverse = np.where(factors > 0, 1 / factors, 0.0)
+            for a in range(0, rows.shape[1], 1 << 16):
+                rows[:, a:a + (1 << 16)] *= inverse[a:a + (1 << 16)]
+        if part.mask is not None:
+            mean = np.where(part.mask, mean, math.nan)
+        modes.append(rows)
+        means.append(mean)
+        for j in range(k):
+            at = int(np.abs(rows[j]).argmax())
+            if abs(rows[j, at]) / part.scale > largest[j] * (1 + 1e-9):
+                largest[j] = abs(rows[j, at]) / part.scale
+                phase[j] = rows[j, at] / abs(rows[j, at])
+    for rows in modes:
+        for j in range(k):
+            if phase[j] != 1:
+                rows[j] *= np.conj(phase[j])
+    coefficients = found.coefficients * phase
+    single = len(problem.parts) == 1
+    field = problem.parts[0].field
+    shape = field.shape if single else (problem.size,)
+    n = problem.n or len(coefficients)
+    total = found.total
+    left = found.per_snapshot
+    if left is None:
+        left = np.clip(found.energy - (np.abs(coefficients) ** 2).sum(1), 0, None)
+    masks = [part.mask for part in problem.parts]
+    names = [part.name for part in problem.parts]
+    basis = Basis(
+        modes=(modes[0] if single else np.concatenate(modes, axis=1)).reshape(k, *shape),
+        singular_values=found.spectrum[:k] if found.singular_values is None else found.singular_values,
+        coefficients=coefficients, mean=(means[0] if single else np.concatenate(means)).reshape(shape), total_energy=total,
+        fields={part.name: part.field for part in problem.parts},
+        inner_product=problem.parts[0].product if single else (
+            None if all(part.product is None for part in problem.parts) else {p.name: p.product for p in problem.parts}),
+        scale={part.name: part.scale for part in problem.parts} if any(part.scale != 1 for part in problem.parts) else {},
+        times=problem.times, time_unit=problem.time_unit, mesh=problem.mesh,
+        mask=None if all(mask is None for mask in masks) else np.concatenate(
+            [np.ones(part.field.size, bool) if part.mask is None else part.mask for part in problem.parts]).reshape(shape),
+        error_per_snapshot=np.sqrt(left / (total / n)) if total else np.zeros(n), weights=problem.weights,
+        spectrum=found.spectrum, spectrum_complete=found.complete, floor=found.floor, method=found.method,
+        passes=found.passes, residual=found.residual)
+    errors = found.field_errors or [basis.relative_error] * len(names)
+    return replace(basis, error_per_field=dict(zip(names, errors, strict=True)))
+
+
+def with_scales_of(job: Job, found: Found) -> Problem:
+    """The problem with the scales that the route found on its way."""
+    if found.scales is None:
+        return job.problem
+    parts = zip(job.problem.parts, found.scales, strict=True)
+    return replace(job.problem, parts=tuple(replace(part, scale=scale) for part, scale in parts))
+
+
+# -- gaps and memory -----------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True, eq=False)
+class GapsWork:
+    """Where a tile holds numbers: in how many snapshots each column is finite, in which snapshots something is missing."""
+
+    def __call__(self, tile: Any) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        bad = ~np.isfinite(tile.values)
+        return {"bad": bad.sum(1), "infinite": np.isinf(tile.values).sum(1)}, {"finite": len(tile) - bad.sum(0)}
+
+
+def gaps_of(job: Job, part: Part) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(finite a column, missing a snapshot, infinite a snapshot) of a field."""
+    sums, columns = job.over_tiles(part, GapsWork())
+    return np.concatenate([c["finite"] for c in columns]), sums["bad"], sums["infinite"]
+
+
+def without_constant_gaps(job: Job) -> Problem | None:
+    """The problem without the numbers that are NaN in every snapshot; None where others are missing too."""
+    problem = job.problem
+    if problem.access != "tiles":
+        raise InputError("the snapshots hold NaN or infinity; ingest them into a store to have them masked, or drop them")
+    parts = []
+    for part in problem.parts:
+        finite, _, infinite = gaps_of(job, part)
+        if infinite.any():
+            raise InputError(f"field {part.name!r} holds infinity, first in snapshot {int(np.argmax(infinite > 0))}; drop or "
+                             "mend those snapshots")
+        if not (finite > 0).any():
+            raise InputError(f"field {part.name!r} holds NaN or infinity only")
+        if ((finite > 0) & (finite < (problem.n or 0))).any():
+            return None
+        parts.append(part.masked(finite > 0) if (finite == 0).any() else part)
+    if any(part.sparse for part in problem.parts):
+        raise InputError("a mass matrix does not go with masked numbers: leave them out of fields and matrix")
+    return replace(problem, parts=tuple(parts))
+
+
+def _gaps(job: Job) -> str:
+    for part in job.problem.parts:
+        _, bad, _ = gaps_of(job, part)
+        if bad.any():
+            first = int(np.argmax(bad > 0))
+            return (f"field {part.name!r} holds NaN or infinity: {int(bad.sum())} numbers in {int((bad > 0).sum())} snapshots, "
+                    f"first in snapshot {first} ({int(bad[first])} of {part.field.size}). Drop those snapshots, or pass "
+                    'missing="gappy" to fill them in from the modes')
+    return "the snapshots hold NaN or infinity"
+
+
+def in_memory(problem: Problem, engine: Engine | None) -> Problem:
+    """The same with all snapshots read into memory."""
+    from ensemblekit.averaging.series import Series
+    from ensemblekit.source import ArraySource
+
+    parts = []
+    for part in problem.parts:
+        values = reduce(part.source, {"x": (part.key, Series())}, fields=[part.key], engine=engine)["x"]
+        parts.append(replace(part, source=ArraySource.of({part.key: values})))
+    return replace(problem, parts=tuple(parts))
+

@@ -1,0 +1,244 @@
+"""Which route, how often the snapshots are read, how much memory that takes, and why: said before anything is read."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ensemblekit.engine import Engine, Threads, cores
+from ensemblekit.errors import InputError, ReadOnceError
+from ensemblekit.rom.problem import Problem, problem_of
+from ensemblekit.rom.rank import Rule, as_bytes, in_words
+
+Route = Literal["gram", "covariance", "tsqr", "randomized", "incremental"]
+ROUTES = ("gram", "covariance", "tsqr", "randomized", "incremental")
+TILE = 16 << 20
+"""Bytes of a tile of space where that fits: small enough that two cores end together."""
+RUN = 64 << 10
+"""Bytes of each snapshot that a tile should hold where the data comes from a disk: one long read beside one seek."""
+SMALL = 5e9
+"""Multiplications that take less than a fraction of a second whatever the route."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What :func:`pod` will do."""
+
+    route: str
+    passes: int
+    """How often every snapshot is read."""
+    read_bytes: int
+    """In all passes together."""
+    memory_bytes: int
+    """Of its own at the most, beside what holds the snapshots."""
+    operations: float
+    """Multiplications and additions."""
+    why: str
+    rank: int | None
+    n: int | None
+    size: int
+    limit: int
+    """Bytes of a tile of space, or of a block of time."""
+    width: int = 512
+    """Columns that are multiplied at a time, or snapshots a block (incremental)."""
+    block: int = 0
+    """Vectors a block of the randomized route, directions kept by the incremental one."""
+    load: bool = False
+    """Whether the snapshots are first read into memory as a whole."""
+
+    def __str__(self) -> str:
+        n = "a stream of" if self.n is None else self.n
+        return (f"{self.route}: {n} snapshots of {self.size} numbers, {self.passes} pass{'es' if self.passes > 1 else ''} "
+                f"({in_words(self.read_bytes)} read), {in_words(self.memory_bytes)} of memory, "
+                f"{self.operations / 1e9:.3g} GFlop. {self.why}")
+
+
+def plan(source: Any, rank: Any = None, *, energy: float | None = None, tolerance: float | None = None,
+         absolute_tolerance: float | None = None, snapshot_axis: int | None = None, inner_product: Any = "auto",
+         scale: Any = None, center: Any = "mean", method: str = "auto", memory_limit: Any = "2GiB",
+         engine: Engine | None = None, oversampling: int = 10, power: int = 2) -> Plan:
+    """What :func:`pod` with the same arguments will do: route, passes, bytes, memory and the reason. Nothing is read.
+
+    Raises:
+        InputError: as pod does, and where no route fits the memory limit.
+    """
+    problem = problem_of(source, snapshot_axis, inner_product, scale, center)
+    rule = Rule.of(rank, energy, tolerance, absolute_tolerance, problem.n)
+    return plan_of(problem, rule, method, as_bytes(memory_limit), workers_of(engine), oversampling, power)
+
+
+def workers_of(engine: Engine | None) -> int:
+    """Pieces that an engine works on at a time."""
+    engine = engine or Threads()
+    return int(getattr(engine, "n", None) or (cores() if isinstance(engine, Threads) else 1))
+
+
+def plan_of(problem: Problem, rule: Rule, method: str, memory: int, workers: int, oversampling: int = 10,
+            power: int = 2) -> Plan:
+    """The plan for a problem."""
+    if method not in ("auto", *ROUTES):
+        raise InputError(f'method is "auto" or one of {", ".join(ROUTES)}; got {method!r}')
+    if oversampling < 1 or power < 1:
+        raise InputError(f"oversampling and power are whole numbers above 0; got {oversampling!r} and {power!r}")
+    made = {route: _of(route, problem, rule, memory, workers, oversampling, power) for route in ROUTES}
+    allowed = {route: _refused(route, problem) for route in ROUTES}
+    if method != "auto":
+        if allowed[method] is not None:
+            error = ReadOnceError if problem.access != "tiles" and method in ("gram", "tsqr", "randomized") else InputError
+            raise error(f"method={method!r}: {allowed[method]}")
+        chosen = made[method]
+        if chosen.memory_bytes > memory:
+            raise InputError(f"method={method!r} needs {in_words(chosen.memory_bytes)} and memory_limit is {in_words(memory)}; "
+                             'raise it or leave the choice to method="auto"')
+        return _because(chosen, "as asked")
+    fits = [route for route in ROUTES if allowed[route] is None and made[route].memory_bytes <= memory]
+    if not fits:
+        least = min((made[route] for route in ROUTES if allowed[route] is None), key=lambda p: p.memory_bytes, default=None)
+        if least is None:
+            raise InputError(f"no route can do this: {'; '.join(sorted({str(a) for a in allowed.values()}))}")
+        raise InputError(f"memory_limit={in_words(memory)} is too small for {problem.n} snapshots of {problem.size} numbers: the "
+                         f"{least.route} route needs the least, {in_words(least.memory_bytes)}")
+    route, why = _choice(problem, rule, made, fits)
+    return _because(made[route], why)
+
+
+def _choice(problem: Problem, rule: Rule, made: dict[str, Plan], fits: list[str]) -> tuple[str, str]:
+    n = problem.n
+    if n is None or problem.access == "once":
+        return "incremental", "The source is read only once."
+    if "covariance" in fits and 2 * problem.size < n and made["covariance"].operations < made["gram"].operations:
+        return "covariance", "Fewer numbers a snapshot than snapshots: their covariance is the smaller matrix."
+    slow = problem.nbytes > _cache() and problem.n is not None and not problem.in_memory
+    thin = slow and _longest_run(problem, made["randomized"]) < RUN // 4
+    exact = [route for route in ("gram", "covariance") if route in fits]
+    if rule.counted and "randomized" in fits and not thin:
+        work, full = made["randomized"].operations, made["gram"].operations
+        if not exact or (full > SMALL and full > 3 * work):
+            return "randomized", ("A few block Krylov steps find the leading modes with a fraction of the work of all "
+                                  "inner products; the error is certified, and a steep spectrum escalates.")
+    if exact and not (thin and "incremental" in fits and rule.counted):
+        return exact[0], {"gram": "All inner products of the snapshots fit in memory: exact, with the whole spectrum.",
+                          "covariance": "All inner products of the columns fit in memory: exact, with the whole spectrum."}[exact[0]]
+    if "incremental" in fits:
+        return "incremental", ("One read in order of time, keeping the leading directions: the matrix of all inner products is "
+                               "larger than the memory limit, or slabs of space would be read in slivers.")
+    return fits[0], "Nothing else fits the memory limit."
+
+
+def _because(made: Plan, why: str) -> Plan:
+    from dataclasses import replace
+
+    return replace(made, why=why)
+
+
+def _cache() -> float:
+    """Bytes of a file that the system can be expected to keep in memory: half of what is free."""
+    try:
+        for line in open("/proc/meminfo", encoding="ascii"):
+            if line.startswith("MemAvailable"):
+                return int(line.split()[1]) * 1024 / 2
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 4
+    except (ValueError, OSError, AttributeError):
+        return 2e9
+
+
+def _longest_run(problem: Problem, made: Plan) -> float:
+    return made.limit / max(problem.n or 1, 1)
+
+
+def _refused(route: str, problem: Problem) -> str | None:
+    """Why a route cannot be taken at all."""
+    if problem.n is None and route != "incremental":
+        return "a stream is read once; ingest it into a store, or use the incremental route"
+    if problem.access == "once" and route != "incremental":
+        return "the source is read only once; ingest it into a store first"
+    if problem.access == "rows" and route in ("gram", "tsqr", "randomized") and not _loadable(problem):
+        return "the source cannot be read in slabs of space; ingest it into a store first"
+    if problem.sparse and route in ("tsqr", "randomized", "covariance", "incremental"):
+        return "a sparse mass matrix goes with the gram route"
+    if route == "covariance" and len(problem.parts) > 1:
+        return "the covariance route takes one field"
+    if route == "incremental" and problem.scaling is not None and problem.access == "once":
+        return f'scale="{problem.scaling}" needs a read beforehand; give the scales as a mapping of field to number'
+    if route == "incremental" and len(problem.parts) > 1 and len({id(part.source) for part in problem.parts}) > 1:
+        return "the incremental route reads several fields from one source"
+    return None
+
+
+def _loadable(problem: Problem, memory: int = 1 << 30) -> bool:
+    return problem.access == "rows" and problem.nbytes <= memory
+
+
+def _of(route: str, problem: Problem, rule: Rule, memory: int, workers: int, oversampling: int, power: int) -> Plan:
+    """Passes, bytes, memory and operations of one route."""
+    n, size = problem.n or 0, problem.size
+    wide = 16 if problem.complex_ else 8
+    k = rule.rank if rule.rank is not None else min(max(n, 1), 50)
+    k = min(k, max(n, 1), size)
+    nbytes = problem.nbytes
+    times = 4 if problem.complex_ else 1
+    factors = 8 * size * sum(part.factors is not None or part.shift is not None for part in problem.parts) // len(problem.parts)
+    load = problem.access == "rows" and route in ("gram", "tsqr", "randomized")
+    extra = (nbytes if load else 0) + factors
+    itemsize = max((part.field.dtype.itemsize for part in problem.parts), default=8)
+    # pieces on their way: two a worker, and the logarithm of their number that waits to be joined
+    one_pass = 0 if not load else 1
+    scaling = 1 if problem.scaling is not None and route in ("randomized", "incremental") else 0
+    result = 8 * size + k * size * wide + n * k * wide
+    if route in ("gram", "tsqr"):
+        limit = max(n * itemsize * 16, min(memory // 16, TILE))
+        width = int(min(max(1, limit // max(n * itemsize, 1)), max(256 if route == "gram" else 2 * n, (4 << 20) // max(n * wide, 1))))
+        tiles = max(1, math.ceil(nbytes / max(limit, 1)))
+        if tiles > 8 and n * n * wide * 12 > memory // 2:    # fewer tiles, as each holds a matrix meanwhile
+            limit = max(limit, nbytes // 4)
+            tiles = 4
+        matrices = min(tiles, 2 * workers + math.ceil(math.log2(tiles + 1))) + 2
+        factor = 1 if route == "gram" else 3
+        peak = matrices * n * n * wide + workers * factor * width * n * wide
+        after = 4 * n * n * wide + 2 * k * size * wide
+        ops = float(n) * n * size * (1 if route == "gram" else 2) + 2.0 * n * k * size
+        if problem.sparse:
+            columns = max(1, memory // (4 * wide * max(size, 1)))
+            passes = 2 * math.ceil(n / columns) + 1
+            return Plan(route, passes, nbytes * passes, int(extra + peak + columns * size * wide * 2 + result), ops * 2, "",
+                        rule.rank, problem.n, size, int(limit), width, block=int(columns), load=load)
+        return Plan(route, 2, nbytes * (1 if load else 2), int(extra + max(peak, after + result)), times * ops, "", rule.rank,
+                    problem.n, size, int(limit), width, load=load)
+    if route == "covariance":
+        limit = max(size * itemsize, min(memory // 16, TILE))
+        peak = (2 * workers + 9) * size * size * wide + workers * (limit // itemsize) * wide
+        ops = float(size) * size * n + 2.0 * n * k * size
+        return Plan(route, 2, 2 * nbytes, int(extra + peak + result), times * ops, "", rule.rank, problem.n, size, int(limit))
+    if route == "randomized":
+        block = _block(k, oversampling, n)
+        work = wide // 2 if problem.single else wide
+        slivers = 0 if problem.in_memory else RUN * n
+        limit = max(n * itemsize * 16, min(memory // 4, max(TILE, min(slivers, 1 << 30))))
+        width = int(min(max(16, (2 << 20) // max(n * work, 1)), 4096))
+        tiles = max(1, math.ceil(nbytes / limit))
+        states = min(tiles, 2 * workers + math.ceil(math.log2(tiles + 1)) + 2) * n * block * wide
+        sample = n * min(size, 4096) * work
+        peak = states + workers * width * n * work + power * size * block * work + sample + size * 8
+        result = k * size * work + n * k * wide
+        ops = times * power * 4.0 * n * size * block * (1.0 if wide == 16 or not problem.single else 0.5)
+        return Plan(route, power + one_pass + scaling, nbytes * (power + scaling if not load else 1), int(extra + peak + result), ops, "",
+                    rule.rank, problem.n, size, int(limit), width, block=block, load=load)
+    keep = 2 * k + 10
+    width = max(8, min(keep, n or keep))
+    state = wide if not problem.single else wide // 2
+    peak = 2 * (keep + width) * size * state + 2 * width * size * itemsize + 3 * (keep + width) ** 2 * 8 * workers + 3 * size * 8
+    ops = (float(keep + width) ** 2 / width + 2.0 * (keep + width) * keep / width) * n * size
+    return Plan(route, 1 + scaling, nbytes * (1 + scaling), int(extra + peak + n * keep * 8), times * ops, "", rule.rank, problem.n, size,
+                int(max(width * size * itemsize, 1)), width, block=keep)
+
+
+def _block(rank: int, oversampling: int, n: int) -> int:
+    """Vectors a block: with two blocks the space has twice as many, so that a few more than the rank are plenty."""
+    block = max(rank + max(4, rank // 5), (rank + oversampling + 1) // 2)
+    return int(min(-(-block // 8) * 8, max(n - 1, 1)))
+

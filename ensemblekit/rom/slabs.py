@@ -1,0 +1,168 @@
+"""The inner loop of every route that reads slabs of space: a tile in pieces that fit the cache, centred and weighted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from ensemblekit.averaging.reducer import SPACE
+from ensemblekit.source import Array, Block
+
+KERNEL_TYPES = (np.dtype("f4"), np.dtype("f8"))
+
+
+class Tile(NamedTuple):
+    """A tile of a block on its way to a reducer: the values (n, width) and where they stand in the flattened item."""
+
+    values: Array
+    at: int
+
+    def __len__(self) -> int:  # snapshots, as a reducer counts them
+        return len(self.values)
+
+
+@dataclass(frozen=True)
+class TileOf:
+    """The map from a block to the tile of one field."""
+
+    name: str
+    tiled = True
+
+    def __call__(self, block: Block) -> Tile:
+        values = block.fields[self.name]
+        return Tile(np.asarray(values).reshape(len(values), -1), block.tile.start or 0)
+
+
+class Slab(NamedTuple):
+    """A cacheful of columns, ready to be multiplied."""
+
+    start: int
+    """First column, in the flattened item."""
+    values: np.ndarray
+    """(n, width) in the type of the arithmetic, centred, times the roots of the inner product."""
+    mean: np.ndarray
+    """(width,) what was subtracted, in double precision."""
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """How the snapshots of one field become the rows of what is decomposed."""
+
+    dtype: np.dtype
+    """Of the arithmetic."""
+    share: np.ndarray
+    """(n,): what each snapshot counts in the mean, of sum 1."""
+    factors: np.ndarray | None
+    """(size,): square roots of the inner product's weights by the scale; 0 drops a column. None: 1."""
+    shift: np.ndarray | None
+    """(size,) what is subtracted; None: the mean over the snapshots, found slab by slab."""
+    width: int = 512
+    """Columns of a slab."""
+
+    def slabs(self, tile: Tile, energy: np.ndarray) -> Iterator[Slab]:
+        """The slabs of a tile one by one, in one buffer used again and again; squares of rows are added to `energy`."""
+        n, columns = tile.values.shape
+        buffer = np.empty((n, min(self.width, columns)), self.dtype)
+        real = np.dtype(self.dtype.type(0).real.dtype)
+        for a in range(0, columns, self.width):
+            b = min(a + self.width, columns)
+            values = _native(tile.values[:, a:b], self.dtype)
+            at = slice(tile.at + a, tile.at + b)
+            mean = self._mean(values) if self.shift is None else self.shift[at]
+            factors = np.ones(b - a, real) if self.factors is None else self.factors[at].astype(real, copy=False)
+            out = buffer[:, :b - a]
+            _load(values, mean, factors, out, energy)
+            yield Slab(at.start, out, np.asarray(mean))
+
+    def _mean(self, values: np.ndarray) -> np.ndarray:
+        if values.dtype not in KERNEL_TYPES:
+            return self.share @ values
+        from ensemblekit.rom.kernels_pod import column_means
+
+        mean = np.empty(values.shape[1])
+        column_means(values, self.share, mean)
+        return mean
+
+
+def _native(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """What kernels know as it is; other types and byte orders in the type of the arithmetic."""
+    if values.dtype in KERNEL_TYPES and values.dtype.isnative:
+        return values
+    return values.astype(dtype)
+
+
+def _load(values: np.ndarray, shift: np.ndarray, factors: np.ndarray, out: np.ndarray,
+          energy: np.ndarray) -> None:
+    if out.dtype.kind == "c" or values.dtype not in KERNEL_TYPES:
+        np.multiply(values - shift, factors, out=out)
+        out[:, factors == 0] = 0
+        energy += np.square(np.abs(out), dtype=np.float64).sum(1)
+        return
+    from ensemblekit.rom.kernels_pod import load
+
+    load(values, shift.astype(out.dtype, copy=False), factors, out, energy)
+
+
+Work = Callable[[Tile], tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]
+Join = Callable[[dict[str, np.ndarray], dict[str, np.ndarray]], dict[str, np.ndarray]]
+
+
+def added(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The sums of two neighbouring tiles."""
+    for name, value in right.items():
+        left[name] += value
+    return left
+
+
+class Slabs:
+    """Reducer of tiles: `work` gives sums over the columns of a tile, which `join` joins, and values a column."""
+
+    cuts = SPACE
+
+    def __init__(self, work: Work, join: Join = added):
+        self.work, self.join = work, join
+        self.sums: dict[str, np.ndarray] = {}
+        self.columns: list[dict[str, np.ndarray]] = []
+
+    def empty(self) -> Self:
+        return type(self)(self.work, self.join)
+
+    def update(self, values: Array, start: int, weights: Array | None = None) -> None:
+        if len(values):
+            self.sums, columns = self.work(values)
+            self.columns = [columns]
+
+    def merge(self, later: Self) -> None:
+        raise NotImplementedError("slabs of space are not cut in time")
+
+    def beside(self, right: Self) -> None:
+        if right.sums:
+            self.sums = self.join(self.sums, right.sums) if self.sums else right.sums
+        self.columns = self.columns + right.columns
+
+    def shaped(self, item: tuple[int, ...]) -> None:
+        pass
+
+    def result(self) -> tuple[dict[str, np.ndarray], list[dict[str, np.ndarray]]]:
+        """The sums, and the values a column as a list of parts from left to right."""
+        return self.sums, self.columns
+
+    def state(self) -> dict[str, Array]:
+        return {f"sum {name}": value for name, value in self.sums.items()} | {
+            f"column {k} {name}": value for k, part in enumerate(self.columns) for name, value in part.items()}
+
+    def restored(self, state: Mapping[str, Any]) -> Self:
+        new = self.empty()
+        for key, value in state.items():
+            kind, _, name = key.partition(" ")
+            if kind == "sum":
+                new.sums[name] = value
+            else:
+                number, _, name = name.partition(" ")
+                while len(new.columns) <= int(number):
+                    new.columns.append({})
+                new.columns[int(number)][name] = value
+        return new
