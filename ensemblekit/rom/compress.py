@@ -96,10 +96,7 @@ def compress(source: Any, path: Any = None, *, tolerance: float, norm: Norm = "l
         os.close(handle)
     path = os.fspath(path)
     _write(path, source, parts, wanted)
-    archive = Archive.open(path)
-    if temporary:
-        weakref.finalize(archive, _forget, path)
-    return archive
+    return Archive.open(path, _Temporary(path) if temporary else None)
 
 
 def decompress(archive: Any, out: Any = None) -> Any:
@@ -381,11 +378,12 @@ def _check(source: Any, name: str, coded: _Coded, step: float, engine: Engine, p
     per_job = max(rows, JOB_BYTES // max(one.nbytes, 1) // rows * rows)
     jobs = [_Job(a, min(a + per_job, n)) for a in range(0, n, per_job)]
     mean, modes, coefficients = coded.decoded()
-    dtypes = ("u1", "u2", "u4") if step else ("u1",)
+    dtypes = ("u1", "u2", "u4", "u8") if step else ("u1",)
+    coded.error = coded.largest_error = math.inf
     for dtype in dtypes:
         shared = (source, name, coded, mean, modes, coefficients, step, rows, dtype)
         squares, largest, kept, done = 0.0, 0.0, [], 0
-        for job, (error, most, chunks) in zip(jobs, engine.map(_check_job, jobs, shared), strict=True):
+        for job, (error, most, chunks) in zip(jobs, engine.map(_check_job, jobs, shared), strict=False):
             squares += error
             largest = max(largest, most)
             kept += chunks if chunks is not None else []
@@ -395,9 +393,9 @@ def _check(source: Any, name: str, coded: _Coded, step: float, engine: Engine, p
             if chunks is None:
                 break
         else:
-            break
-    coded.error, coded.largest_error = math.sqrt(squares), largest
-    coded.residual_step, coded.residual, coded.residual_dtype, coded.residual_rows = step, kept, dtype, rows
+            coded.error, coded.largest_error = math.sqrt(squares), largest
+            coded.residual_step, coded.residual, coded.residual_dtype, coded.residual_rows = step, kept, dtype, rows
+            return
 
 
 def _check_job(shared: Any, job: _Job) -> tuple[float, float, list[tuple[int, tuple[int, ...], bytes]] | None]:
@@ -419,9 +417,9 @@ def _check_job(shared: Any, job: _Job) -> tuple[float, float, list[tuple[int, tu
             raise InputError(f"field {name!r} holds NaN or infinity in some snapshots of {job.start} to {job.stop - 1} and not in "
                              "others; an archive with an error cannot hold those")
         wide = wide + q * step
-        z = zigzag(q)
-        if z.size and int(z.max()) > np.iinfo(dtype).max:
+        if np.abs(q).max(initial=0) >= min(np.iinfo(dtype).max / 2, 2.0**62):
             return 0.0, 0.0, None
+        z = zigzag(q)
         z = z.astype(dtype).reshape(m, *coded.item)
         for a in range(0, m, rows):
             for where in tiles(coded.item, coded.tile):
@@ -508,6 +506,13 @@ def _forget(path: str) -> None:
         pass
 
 
+class _Temporary:
+    """Keeps a file while anybody holds it; also at the end of the process it is removed."""
+
+    def __init__(self, path: str):
+        weakref.finalize(self, _forget, path)
+
+
 @dataclass(frozen=True, eq=False)
 class Archive(Mapping[str, "ArchivedField"]):
     """An archive: its fields by name, and how small and how true it is."""
@@ -522,7 +527,7 @@ class Archive(Mapping[str, "ArchivedField"]):
     time_unit: str = ""
 
     @classmethod
-    def open(cls, path: Any) -> Archive:
+    def open(cls, path: Any, owner: Any = None) -> Archive:
         """The archive at a path; nothing but its description is read. Raises StoreError where it is none."""
         from ensemblekit.store.hdf5 import opened
 
@@ -540,7 +545,8 @@ class Archive(Mapping[str, "ArchivedField"]):
                 held[name] = ArchivedField(
                     path=path, name=name, shape=(one["n"], *one["shape"]), dtype=np.dtype(one["dtype"]), unit=one["unit"],
                     tile=tuple(one["tile"]), rank=len(group["mode_steps"]) - 1, error=one["error"],
-                    residual_step=one["residual_step"] if "residual" in group else 0.0, stored=stored)
+                    residual_step=one["residual_step"] if "residual" in group else 0.0, stored=stored,
+                    owner=owner)
         return cls(path, about["tolerance"], about["norm"], about["relative_to"], held, times, about["time_unit"])
 
     def __getitem__(self, name: str) -> ArchivedField:
@@ -635,6 +641,8 @@ class ArchivedField(np.lib.mixins.NDArrayOperatorsMixin):
     residual_step: float
     stored: int
     """Bytes of its numbers in the file."""
+    owner: Any = field(default=None, repr=False)
+    """Who removes the file when it is let go."""
 
     @property
     def ndim(self) -> int:
