@@ -10,4 +10,7 @@ from ensemblekit.rom.compress import compress as compress
 from ensemblekit.rom.compress import decompress as decompress
 from ensemblekit.rom.decay import DecayRate as DecayRate
 from ensemblekit.rom.decay import decay_rate as decay_rate
+from ensemblekit.rom.ingest import ingest as ingest
+from ensemblekit.rom.mesh import Mesh as Mesh
 from ensemblekit.rom.pod import pod as pod
+from ensemblekit.rom.read import read as read

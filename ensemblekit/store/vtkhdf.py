@@ -64,11 +64,11 @@ def write_grid(f: h5py.File, mesh: Mapping[str, np.ndarray], linked: str | None,
         steps.attrs["NSteps"] = n
         steps.create_dataset("Values", data=np.asarray(times, "f8"))
         steps.create_dataset("NumberOfParts", data=np.ones(n, "i8"))
-        for name in ("PartOffsets", "PointOffsets", "FaceOffsets", "FaceConnectivityIdOffsets", "PolyhedronToFaceIdOffsets"):
-            if polyhedra or name in ("PartOffsets", "PointOffsets"):
-                steps.create_dataset(name, data=np.zeros(n, "i8"))
-        for name in ("CellOffsets", "ConnectivityIdOffsets"):
-            steps.create_dataset(name, data=np.zeros((n, 1), "i8"))
+        still = ["PartOffsets", "PointOffsets", "CellOffsets", "ConnectivityIdOffsets"]
+        if polyhedra:
+            still += ["FaceOffsetsOffsets", "FaceConnectivityOffsets", "PolyhedronToFaceIdOffsets"]
+        for name in still:
+            steps.create_dataset(name, data=np.zeros(n, "i8"))
         for name in ("PointDataOffsets", "CellDataOffsets", "FieldDataOffsets"):
             steps.create_group(name)
     return root

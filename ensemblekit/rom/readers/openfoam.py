@@ -367,7 +367,7 @@ def open_foam(path: str, options: Options) -> FoamCase:
     A decomposed case is read from its processors where they hold more times than the case itself, never from both, and
     in the order of the whole case's cells where decomposePar left cellProcAddressing.
     """
-    case = os.path.dirname(path) or "." if os.path.isfile(path) else path
+    case = path if os.path.isdir(path) else os.path.dirname(path) or "."
     if os.path.basename(path) == "controlDict":
         case = os.path.dirname(case)
     here = time_folders(case)

@@ -8,6 +8,7 @@ import os
 import re
 import struct
 import threading
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -301,7 +302,9 @@ def leaves(paths: Sequence[str], instant: int | None) -> list[tuple[tuple[str, .
                 _enable(reader)
                 if instant is not None:
                     reader.set_active_time_point(instant)
-                data = reader.read()
+                with warnings.catch_warnings():     # pyvista's own checks: what they warn of is checked here too
+                    warnings.simplefilter("ignore")
+                    data = reader.read()
             except Exception as error:
                 raise SnapshotFileError(path, f"cannot be read, or is cut short ({error})") from error
             _raise_errors(catcher, path)
@@ -383,8 +386,14 @@ def _places(parts: Sequence[tuple[tuple[str, ...], Any]], options: Options, path
 
 
 def _arrays(data: Any, association: str) -> Any:
-    arrays = data.cell_data if association == "cell" else data.point_data
-    return {name: arrays[name] for name in arrays.keys() if np.asarray(arrays[name]).dtype.kind in "biuf"}
+    arrays, n = (data.cell_data, data.n_cells) if association == "cell" else (data.point_data, data.n_points)
+    found = {}
+    for name in arrays.keys():
+        values = np.asarray(arrays[name])
+        if values.dtype.kind in "biuf":
+            # VTK's XDMF reader gives vectors as one long row
+            found[name] = values.reshape(n, -1) if values.ndim == 1 and n and len(values) > n and len(values) % n == 0 else values
+    return found
 
 
 def grid_of(parts: Sequence[tuple[tuple[str, ...], Any]], where: Mapping[str, Where], options: Options, path: str) -> Grid:
