@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.flowfiles import Foam, box_faces, foam_field, foam_mesh
 
 from ensemblekit import rom
 from ensemblekit.errors import InputError, SnapshotFileError, UnknownFieldError
 from ensemblekit.rom.mesh import inner_product
+from tests.flowfiles import Foam, box_faces, foam_field, foam_mesh
 
 NX, NY, NZ = 4, 3, 2
 N = NX * NY * NZ
@@ -170,7 +170,7 @@ def test_a_case_is_never_read_twice(tmp_path: Path) -> None:
 
 def test_region_zone_and_patch(tmp_path: Path) -> None:
     fields = write_case(tmp_path, Foam(binary=True), region="solid")
-    with pytest.raises(SnapshotFileError, match="no time folders|regions are solid|has no field"):
+    with pytest.raises(SnapshotFileError, match=r"no time folders|regions are solid|has no field"):
         rom.read(tmp_path)
     source = rom.read(tmp_path, region="solid")
     np.testing.assert_array_equal(source.read()["U"], fields["U"][1:])
@@ -233,7 +233,7 @@ def test_binary_files_cut_short_are_named(tmp_path: Path) -> None:
     path = tmp_path / "10" / "U"
     whole = path.read_bytes()
     path.write_bytes(whole[:len(whole) // 2])
-    with pytest.raises(SnapshotFileError, match="10.U.*cut short"):
+    with pytest.raises(SnapshotFileError, match=r"10.U.*cut short"):
         source.read()
     np.testing.assert_array_equal(source.read(0, 2)["U"], truth()["U"][1:3])        # the others are as they were
 

@@ -83,7 +83,7 @@ def test_npz(tmp_path: Path, u: np.ndarray) -> None:
         rom.read(tmp_path / "a.npz", "v")
     whole = (tmp_path / "a.npz").read_bytes()
     (tmp_path / "a.npz").write_bytes(whole[:len(whole) // 2])
-    with pytest.raises(SnapshotFileError, match="a.npz"):
+    with pytest.raises(SnapshotFileError, match=r"a.npz"):
         rom.read(tmp_path / "a.npz")
 
 
@@ -156,7 +156,7 @@ def test_netcdf_classic(tmp_path: Path) -> None:
     np.testing.assert_array_equal(source.times, TIMES)
     whole = (tmp_path / "a.nc").read_bytes()
     (tmp_path / "a.nc").write_bytes(whole[:-500])
-    with pytest.raises(SnapshotFileError, match="a.nc"):
+    with pytest.raises(SnapshotFileError, match=r"a.nc"):
         rom.read(tmp_path / "a.nc").read()
 
 
@@ -209,7 +209,7 @@ def test_plain_hdf5(tmp_path: Path, u: np.ndarray) -> None:
     np.testing.assert_array_equal(source.times, TIMES)
     assert list(rom.read(tmp_path / "a.h5").fields) == ["flow/u"]
     assert source.access == "tiles"
-    with pytest.raises(UnknownFieldError, match="'flow/u', 't', 'grid'|'flow/u', 'grid', 't'"):
+    with pytest.raises(UnknownFieldError, match=r"'flow/u', 't', 'grid'|'flow/u', 'grid', 't'"):
         rom.read(tmp_path / "a.h5", "p")
     with h5py.File(tmp_path / "b.h5", "w") as f:
         f["u"], f["time"] = np.moveaxis(u, 0, 2), TIMES
@@ -292,10 +292,10 @@ def test_nek_files_that_do_not_fit(tmp_path: Path) -> None:
     path = tmp_path / "a0.f00001"
     whole = path.read_bytes()
     path.write_bytes(whole[:-10])
-    with pytest.raises(SnapshotFileError, match="a0.f00001: is cut short"):
+    with pytest.raises(SnapshotFileError, match=r"a0.f00001: is cut short"):
         rom.read(tmp_path / "a0.f*")
     path.write_bytes(b"#std 4")
-    with pytest.raises(SnapshotFileError, match="a0.f00001"):
+    with pytest.raises(SnapshotFileError, match=r"a0.f00001"):
         rom.read(tmp_path / "a0.f*")
     y = elements((4, 4, 1), (3, 2))
     nek_file(path, (4, 4, 1), 6, 1, 1, {"X": y, "U": y, "P": y[..., 0]})
@@ -330,10 +330,10 @@ def test_unknown_names(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="step"):
         rom.read(tmp_path / "a.npy", step=0)
     (tmp_path / "c.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:-8])
-    with pytest.raises(SnapshotFileError, match="c.npy: cannot be read as .npy, or is cut short"):
+    with pytest.raises(SnapshotFileError, match=r"c.npy: cannot be read as .npy, or is cut short"):
         rom.read(tmp_path / "c.npy")
     (tmp_path / "d.h5").write_bytes(b"nothing")
-    with pytest.raises(ek.EnsemblekitError, match="d.h5"):
+    with pytest.raises(ek.EnsemblekitError, match=r"d.h5"):
         rom.read(tmp_path / "d.h5")
 
 

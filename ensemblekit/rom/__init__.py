@@ -1,7 +1,15 @@
 """Reduced-order models: proper orthogonal decomposition of stored flow fields, and flows to try it on."""
 
 from ensemblekit.rom import testbeds as testbeds
+from ensemblekit.rom.average import FieldAverages as FieldAverages
+from ensemblekit.rom.average import average as average
 from ensemblekit.rom.basis import Basis as Basis
+from ensemblekit.rom.compress import Archive as Archive
+from ensemblekit.rom.compress import ArchivedField as ArchivedField
+from ensemblekit.rom.compress import compress as compress
+from ensemblekit.rom.compress import decompress as decompress
+from ensemblekit.rom.decay import DecayRate as DecayRate
+from ensemblekit.rom.decay import decay_rate as decay_rate
 from ensemblekit.rom.export import export as export
 from ensemblekit.rom.ingest import ingest as ingest
 from ensemblekit.rom.mesh import Mesh as Mesh

@@ -19,7 +19,8 @@ from ensemblekit.rom.readers.openfoam import SYMMETRIC, count_cells, read_patche
 from ensemblekit.source import SnapshotSource
 from ensemblekit.store.vtkhdf import SUFFIX, file_of_steps
 
-CONSTRAINTS = ("empty", "wedge", "symmetryPlane", "symmetry", "cyclic", "cyclicAMI", "cyclicSlip", "processor", "processorCyclic")
+CONSTRAINTS = ("empty", "wedge", "symmetryPlane", "symmetry", "cyclic", "cyclicAMI", "cyclicSlip", "processor",
+               "processorCyclic")
 FOAM_CLASSES = {1: ("volScalarField", "scalar"), 3: ("volVectorField", "vector"), 6: ("volSymmTensorField", "symmTensor"),
                 9: ("volTensorField", "tensor")}
 
@@ -34,8 +35,9 @@ class Shown:
     unit: str = ""
 
 
-def export(x: Any, path: str | os.PathLike[str], *, what: Literal["modes", "reconstruction"] = "modes", which: Any = slice(None),
-           times: Any = None, mesh: Mesh | None = None, association: Mapping[str, Association] | None = None,
+def export(x: Any, path: str | os.PathLike[str], *, what: Literal["modes", "reconstruction"] = "modes",
+           which: Any = slice(None), times: Any = None, mesh: Mesh | None = None,
+           association: Mapping[str, Association] | None = None,
            overwrite: bool = False) -> str:
     """Write fields on their mesh to a file that other programs open; the suffix decides.
 
@@ -163,7 +165,8 @@ def _modes(basis: Basis, mesh: Mesh) -> tuple[Mesh, dict[str, Shown], None]:
     for part in basis.parts():
         where = _place(part.name, part.mean.shape, mesh)
         count = mesh.count(where)
-        fields = {f"{part.name}_mean": part.mean, **{f"{part.name}_mode_{k + 1:04d}": mode for k, mode in enumerate(part.modes)}}
+        fields = {f"{part.name}_mean": part.mean}
+        fields |= {f"{part.name}_mode_{k:04d}": mode for k, mode in enumerate(part.modes, 1)}
         for name, values in fields.items():
             for label, one in _real(name, values):
                 shown[label] = Shown(where, _flat(one, count, False), part.unit)
@@ -256,15 +259,15 @@ def _write_pvd(path: str, mesh: Mesh, arrays: Mapping[str, Shown], times: np.nda
     for k, values in enumerate(_step_by_step(arrays, times)):
         for name, one in values.items():
             data = grid.cell_data if arrays[name].where == "cell" else grid.point_data
-            data[name] = np.concatenate([one, np.zeros((len(one), 1), one.dtype)], 1) if one.ndim == 2 and one.shape[1] == 2 else one
+            data[name] = np.pad(one, ((0, 0), (0, 1))) if one.ndim == 2 and one.shape[1] == 2 else one
         file = f"{stem}_{k:06d}.vtu" if times is not None else f"{stem}.vtu"
         grid.save(file)
         entries.append(f'    <DataSet timestep="{float(times[k]) if times is not None else 0.0!r}" group="" part="0" '
                        f'file="{os.path.basename(file)}"/>')
     temporary = f"{path}.tmp{os.getpid()}"
     with open(temporary, "w", encoding="utf-8") as text:
-        text.write('<?xml version="1.0"?>\n<VTKFile type="Collection" version="0.1" byte_order="LittleEndian">\n  <Collection>\n'
-                   + "\n".join(entries) + "\n  </Collection>\n</VTKFile>\n")
+        text.write('<?xml version="1.0"?>\n<VTKFile type="Collection" version="0.1" byte_order="LittleEndian">\n'
+                   "  <Collection>\n" + "\n".join(entries) + "\n  </Collection>\n</VTKFile>\n")
     os.replace(temporary, path)
 
 
@@ -294,8 +297,8 @@ def _write_foam(path: str, mesh: Mesh, arrays: Mapping[str, Shown], times: np.nd
     cells = count_cells(poly)
     for label, shown in arrays.items():
         if shown.where != "cell" or mesh.n_cells != cells:
-            raise InputError(f"{label!r} stands for the {mesh.count(shown.where)} {shown.where}s of its mesh; {case} has {cells} cells, "
-                             "and OpenFOAM's fields live on cells")
+            raise InputError(f"{label!r} stands for the {mesh.count(shown.where)} {shown.where}s of its mesh; {case} has "
+                             f"{cells} cells, and OpenFOAM's fields live on cells")
     patches = read_patches(poly)
     folders = [path if not here else os.path.join(case, f"{t:.10g}") for t in (times if times is not None else [0.0])]
     if not overwrite:
@@ -327,7 +330,8 @@ def _write_foam_field(path: str, values: np.ndarray, unit: str, patches: Any) ->
     zero = "0" if components == 1 else "(" + " ".join(["0"] * components) + ")"
     tail = ")\n;\n\nboundaryField\n{\n" + "".join(
         f"    {p.name}\n    {{\n        type            {p.kind if p.kind in CONSTRAINTS else 'zeroGradient'};\n"
-        + (f"        value           uniform {zero};\n" if p.kind.startswith("processor") else "") + "    }\n" for p in patches) + "}\n"
+        + (f"        value           uniform {zero};\n" if p.kind.startswith("processor") else "") + "    }\n"
+        for p in patches) + "}\n"
     temporary = f"{path}.tmp{os.getpid()}"
     with open(temporary, "wb") as file:
         file.write(head.encode())

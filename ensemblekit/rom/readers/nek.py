@@ -146,7 +146,7 @@ def blocks_of(path: str, names: Sequence[str]) -> dict[str, np.ndarray]:
                 if len(values) < count:
                     raise SnapshotFileError(path, "is cut short")
                 values = values.astype(f"f{header.word}").reshape(header.elements, components, size)[order_of]
-                found[block] = values[:, 0].reshape(-1) if components == 1 else values.transpose(0, 2, 1).reshape(-1, components)
+                found[block] = values.transpose(0, 2, 1).reshape((-1,) if components == 1 else (-1, components))
             start += count * header.word
     return found
 

@@ -129,7 +129,8 @@ def cells_of(poly: PolyMesh) -> Mesh:
     if len(odd):
         for i in odd:
             mine = faces[starts[i]:starts[i + 1]]
-            members[i] = np.unique(np.concatenate([poly.face_points[poly.face_offsets[f]:poly.face_offsets[f + 1]] for f in mine]))
+            members[i] = np.unique(np.concatenate([poly.face_points[poly.face_offsets[f]:poly.face_offsets[f + 1]]
+                                                   for f in mine]))
             counts[i] = len(members[i])
         own = np.zeros(n, np.int64)
         own[odd] = np.diff(starts)[odd]
@@ -158,14 +159,15 @@ def joined(meshes: Sequence[Mesh]) -> Mesh:
     sizes = np.concatenate([np.diff(m.offsets) for m in meshes])
     polyhedra = None
     if any(m.polyhedra is not None for m in meshes):
-        parts, first_face, first_entry = [], 0, 0
+        parts, first_face = [], 0
         for m, shift in zip(meshes, points, strict=False):
             p = m.polyhedra or Polyhedra(np.zeros(1, np.int64), np.zeros(0, np.int64), np.zeros(m.n_cells + 1, np.int64),
                                          np.zeros(0, np.int64))
             parts.append((np.diff(p.face_offsets), p.face_points + shift, np.diff(p.cell_offsets), p.cell_faces + first_face))
             first_face += len(p.face_offsets) - 1
         faces, members, cells, numbers = (np.concatenate(x) for x in zip(*parts, strict=True))
-        polyhedra = Polyhedra(np.concatenate([[0], np.cumsum(faces)]), members, np.concatenate([[0], np.cumsum(cells)]), numbers)
+        polyhedra = Polyhedra(np.concatenate([[0], np.cumsum(faces)]), members, np.concatenate([[0], np.cumsum(cells)]),
+                              numbers)
     given = None
     if all(m.given_volumes is not None for m in meshes):
         given = np.concatenate([m.given_volumes for m in meshes])       # type: ignore[misc]

@@ -392,7 +392,8 @@ def _arrays(data: Any, association: str) -> Any:
         values = np.asarray(arrays[name])
         if values.dtype.kind in "biuf":
             # VTK's XDMF reader gives vectors as one long row
-            found[name] = values.reshape(n, -1) if values.ndim == 1 and n and len(values) > n and len(values) % n == 0 else values
+            long = values.ndim == 1 and n and len(values) > n and len(values) % n == 0
+            found[name] = values.reshape(n, -1) if long else values
     return found
 
 
@@ -433,7 +434,8 @@ def mesh_of_vtk(data: Any) -> Mesh:
     if (types == 42).any():
         faces, of_cells = grid.GetPolyhedronFaces(), grid.GetPolyhedronFaceLocations()
         polyhedra = Polyhedra(*(np.array(vtk_to_numpy(a), np.int64) for a in (
-            faces.GetOffsetsArray(), faces.GetConnectivityArray(), of_cells.GetOffsetsArray(), of_cells.GetConnectivityArray())))
+            faces.GetOffsetsArray(), faces.GetConnectivityArray(), of_cells.GetOffsetsArray(),
+            of_cells.GetConnectivityArray())))
     return Mesh(points, np.array(vtk_to_numpy(cells.GetConnectivityArray()), np.int64),
                 np.array(vtk_to_numpy(cells.GetOffsetsArray()), np.int64), types, polyhedra)
 

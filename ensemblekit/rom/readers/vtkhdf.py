@@ -118,8 +118,8 @@ def _check_still(root: Any, steps: Any, path: str, mesh: Mesh, build: Any) -> No
     for step in sorted(first):
         difference = mesh.unlike(build(root, steps, path, int(step))) if step else None
         if difference is not None:
-            raise SnapshotFileError(path, f"has another mesh at step {step}: {difference}. Snapshots share one mesh; map them to "
-                                          "one first")
+            raise SnapshotFileError(path, f"has another mesh at step {step}: {difference}. Snapshots share one mesh; map them "
+                                          "to one first")
 
 
 def _first_part(steps: Any, step: int) -> int:
