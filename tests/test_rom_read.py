@@ -342,3 +342,34 @@ def test_shapes_must_agree(tmp_path: Path) -> None:
     np.save(tmp_path / "a2.npy", np.zeros((3, 4)))
     with pytest.raises(SnapshotFileError, match=r"a2.npy: field 'a' has shape \(3, 4\); in .*a1.npy it has \(3, 2\)"):
         rom.read(tmp_path / "a*.npy")
+
+
+# -- grids of NetCDF ---------------------------------------------------------------------------------------------------
+
+def test_latitudes_weigh_as_on_the_sphere(tmp_path: Path) -> None:
+    from scipy.io import netcdf_file
+
+    lat, lon = np.linspace(-85, 85, 18), np.arange(0, 360, 10.0)
+    with netcdf_file(tmp_path / "a.nc", "w") as f:
+        for name, values, unit in (("time", np.arange(3.0), b"hours"), ("lat", lat, b"degrees_north"), ("lon", lon, b"degrees_east")):
+            f.createDimension(name, len(values))
+            v = f.createVariable(name, "d", (name,))
+            v[:], v.units = values, unit
+        f.createVariable("T", "d", ("time", "lat", "lon"))[:] = 1.0
+    weights = inner_product(rom.read(tmp_path / "a.nc"))
+    assert weights.shape == (18, 36)
+    assert weights.sum() == pytest.approx(4 * np.pi, rel=1e-12)         # the whole sphere
+    np.testing.assert_allclose(weights[:, 0] / weights[9, 0], np.cos(np.deg2rad(lat)) / np.cos(np.deg2rad(lat[9])), rtol=1e-12)
+
+
+def test_members_are_no_grid(tmp_path: Path) -> None:
+    from scipy.io import netcdf_file
+
+    with netcdf_file(tmp_path / "a.nc", "w") as f:
+        for name, n in (("time", 3), ("member", 4), ("x", 5)):
+            f.createDimension(name, n)
+            f.createVariable(name, "d", (name,))[:] = np.arange(n)
+        f.createVariable("T", "d", ("time", "member"))[:] = 1.0
+        f.createVariable("u", "d", ("time", "x"))[:] = 1.0
+    assert rom.read(tmp_path / "a.nc", "T").mesh is None
+    np.testing.assert_allclose(inner_product(rom.read(tmp_path / "a.nc", "u")), [0.5, 1, 1, 1, 0.5])

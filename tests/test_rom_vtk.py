@@ -384,3 +384,41 @@ def test_mesh_from_a_file(tmp_path: Path) -> None:
     np.save(tmp_path / "q.npy", np.zeros((3, 5)))
     with pytest.raises(InputError, match="fits neither"):
         rom.read(tmp_path / "q.npy", mesh=tmp_path / "mesh.vtu")
+
+
+@pytest.mark.parametrize("mode", ["ascii", "binary", "appended", "appended raw"])
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("big", [True, False])
+def test_times_are_found_without_reading_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, packed: bool,
+                                                   big: bool) -> None:
+    from ensemblekit.rom.readers.vtk import time_in
+
+    writer = vtk.vtkXMLUnstructuredGridWriter()
+    writer.SetFileName(str(tmp_path / "a.vtu"))
+    data = snapshot(grid("vtu"), 3)
+    data.field_data["TimeValue"] = [12.625]
+    writer.SetInputData(data)
+    {"ascii": writer.SetDataModeToAscii, "binary": writer.SetDataModeToBinary}.get(mode, writer.SetDataModeToAppended)()
+    writer.SetEncodeAppendedData(mode == "appended")
+    writer.SetByteOrder(0 if big else 1)
+    if packed:
+        writer.SetCompressorTypeToZLib()
+    else:
+        writer.SetCompressorTypeToNone()
+    writer.Write()
+    monkeypatch.setattr("ensemblekit.rom.readers.vtk.pyvista", None)       # it would read the whole file
+    assert time_in(str(tmp_path / "a.vtu")) == 12.625
+
+
+@pytest.mark.parametrize("engine", ["threads", "processes"])
+def test_read_by_several_workers(tmp_path: Path, engine: str) -> None:
+    import pickle
+
+    import ensemblekit as ek
+
+    series(tmp_path, "vtu", "vtu")
+    source = rom.read(tmp_path / "flow_*.vtu")
+    assert source.mesh.n_cells
+    found = ek.reduce(source, {"p": ek.Moments()}, engine=ek.Threads(3) if engine == "threads" else ek.Processes(2))
+    np.testing.assert_allclose(found["p"].mean, np.mean([snapshot(grid("vtu"), k).cell_data["p"] for k in range(N)], 0))
+    assert len(pickle.dumps(next(iter(source.pieces(["p"], "time", False, 1 << 20))))) < 4000     # no mesh travels

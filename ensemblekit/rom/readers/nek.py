@@ -12,7 +12,7 @@ import numpy as np
 
 from ensemblekit.errors import SnapshotFileError
 from ensemblekit.rom.mesh import HEXAHEDRON, QUAD, Mesh
-from ensemblekit.rom.readers.reader import Options, chosen
+from ensemblekit.rom.readers.reader import Options, chosen, lean
 from ensemblekit.source import Field
 
 HEADER = 132
@@ -94,6 +94,7 @@ class NekFiles:
     """The file with the coordinates."""
     time_unit: str = ""
     tiles: bool = False
+    __getstate__ = lean
 
     @property
     def path(self) -> str:

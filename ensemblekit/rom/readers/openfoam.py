@@ -13,7 +13,7 @@ import numpy as np
 from ensemblekit.errors import InputError, SnapshotFileError
 from ensemblekit.rom.mesh import POLYGON, QUAD, TRIANGLE, Mesh, Polyhedra
 from ensemblekit.rom.readers.foamfile import COMPONENTS, VOLUME_FIELD, FoamFile, load, there
-from ensemblekit.rom.readers.reader import MissingFieldError, Options
+from ensemblekit.rom.readers.reader import MissingFieldError, Options, lean
 from ensemblekit.source import Field
 
 CONSTRAINTS = ("empty", "processor", "cyclic", "cyclicAMI", "processorCyclic")
@@ -212,6 +212,7 @@ class FoamCase:
     """Decomposed cases: case cell -> its place among the processors' cells, one after the other."""
     time_unit: str = "s"
     tiles: bool = False
+    __getstate__ = lean
 
     @property
     def n(self) -> int:
@@ -383,7 +384,9 @@ def open_foam(path: str, options: Options) -> FoamCase:
     inside = [label for label in here if _has_region(case, label, options.region)]
     if processors:
         parts = tuple(os.path.join(case, name) for name in processors)
-        decomposed = [label for label in time_folders(parts[0]) if _has_region(parts[0], label, options.region)]
+        everywhere = set.intersection(*[set(time_folders(part)) for part in parts])      # a run that was stopped while writing
+        decomposed = [label for label in time_folders(parts[0]) if label in everywhere and _has_region(parts[0], label,
+                                                                                                       options.region)]
         if len([t for t in decomposed if float(t) or options.zero]) > len([t for t in inside if float(t) or options.zero]):
             folders, inside = parts, decomposed
     elif any(re.fullmatch(r"processors\d+(_\d+-\d+)?", name) for name in os.listdir(case)) and not inside:

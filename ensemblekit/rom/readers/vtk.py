@@ -9,6 +9,7 @@ import re
 import struct
 import threading
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +21,7 @@ import numpy as np
 from ensemblekit.errors import InputError, MissingExtraError, SnapshotFileError
 from ensemblekit.rom.mesh import Association, Mesh, Polyhedra
 from ensemblekit.rom.readers.openfoam import joined, taken
-from ensemblekit.rom.readers.reader import MissingFieldError, Options, chosen
+from ensemblekit.rom.readers.reader import MissingFieldError, Options, chosen, lean
 from ensemblekit.source import Field
 
 SINGLE = (".vtu", ".pvtu", ".vti", ".pvti", ".vtr", ".pvtr", ".vts", ".pvts", ".vtp", ".pvtp", ".vtk", ".vtm", ".vtmb")
@@ -72,6 +73,7 @@ class VTKFiles:
     """Of the first mesh: every snapshot must have it."""
     time_unit: str = ""
     tiles: bool = False
+    __getstate__ = lean
 
     @property
     def path(self) -> str:
@@ -112,6 +114,7 @@ class VTKSeries:
     timed: bool = True
     time_unit: str = ""
     tiles: bool = False
+    __getstate__ = lean
 
     @property
     def n(self) -> int:
@@ -258,21 +261,49 @@ def time_in(path: str) -> float | None:
     found = re.search(rb"<DataArray([^>]*Name=\"TimeValue\"[^>]*)>([^<]*)", head)
     if found is None:
         return None
-    about, content = found.group(1), found.group(2).split()
-    if b'format="ascii"' in about and content:
-        return float(content[0])
-    if b'format="binary"' in about and content and b"compressor=" not in head[:1024]:
-        raw = base64.b64decode(b"".join(content))
-        size = 8 if b'header_type="UInt64"' in head[:1024] else 4
-        order = ">" if b'byte_order="BigEndian"' in head[:1024] else "<"
-        code = "d" if b"Float64" in about else "f"
-        if len(raw) >= size + struct.calcsize(code):
-            return float(struct.unpack_from(order + code, raw, size)[0])
-    with lock:
-        data = pyvista().read(path)
-    if "TimeValue" in data.field_data:
-        return float(np.asarray(data.field_data["TimeValue"]).ravel()[0])
-    return None
+    about, content = found.group(1), found.group(2)
+    where = dict(re.findall(rb'(\w+)="([^"]*)"', about))
+    if where.get(b"format") == b"ascii":
+        return float(content.split()[0])
+    try:
+        return _binary_time(head, where, b"".join(content.split()))
+    except (ValueError, KeyError, struct.error, zlib.error):      # another compressor, or it stands further behind
+        with lock:
+            data = pyvista().read(path)
+        return float(np.asarray(data.field_data["TimeValue"]).ravel()[0]) if "TimeValue" in data.field_data else None
+
+
+def _binary_time(head: bytes, where: dict[bytes, bytes], inline: bytes) -> float:
+    """One number of an XML file's binary data: inline or appended, raw or base64, plain or by zlib."""
+    packed = re.search(rb'compressor="(\w+)"', head[:1024])
+    if packed is not None and packed.group(1) != b"vtkZLibDataCompressor":
+        raise ValueError("a compressor that is not read here")
+    size = 8 if b'header_type="UInt64"' in head[:1024] else 4
+    order = ">" if b'byte_order="BigEndian"' in head[:1024] else "<"
+    encoded = True
+    if where.get(b"format") == b"appended":
+        start = re.search(rb'<AppendedData\s+encoding="(\w+)"\s*>\s*_', head)
+        if start is None:
+            raise ValueError("not in the first bytes")
+        encoded = start.group(1) == b"base64"
+        inline = head[start.end() + int(where[b"offset"]):]
+    integer = f"{order}{'Q' if size == 8 else 'I'}"
+    numbers = 4 if packed else 1                # blocks, their size, the last one's, each one's packed; or the bytes
+    if encoded:
+        width = -(-numbers * size // 3) * 4 if packed else len(inline) - len(inline) % 4
+        first = base64.b64decode(inline[:width])
+        data = base64.b64decode(inline[width:width + 4 * (len(inline[width:]) // 4)]) if packed else first[size:]
+        if packed:
+            data = data[:struct.unpack_from(integer, first, 3 * size)[0]]
+    else:
+        first = inline[:numbers * size]
+        data = inline[numbers * size:]
+        if packed:
+            data = data[:struct.unpack_from(integer, first, 3 * size)[0]]
+    if packed:
+        data = zlib.decompress(data)
+    code = {b"Float64": "d", b"Float32": "f", b"Int64": "q", b"Int32": "i"}[where[b"type"]]
+    return float(struct.unpack_from(order + code, data)[0])
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
