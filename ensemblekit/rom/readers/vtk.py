@@ -196,8 +196,9 @@ def _open_temporal(path: str, options: Options) -> VTKSeries:
     if not os.path.isfile(path):
         raise SnapshotFileError(path, "is missing")
     reader = _reader(path)
-    instants = np.asarray(getattr(reader, "time_values", []) or [], np.float64)
-    timed = len(instants) > 0
+    with lock:
+        instants = _instants(reader)
+    timed = len(instants) > 1 or (len(instants) == 1 and instants[0] != 0)
     parts = leaves((path,), 0 if timed else None)
     where = _places(parts, options, path)
     grid = grid_of(parts, where, options, path)
@@ -332,10 +333,11 @@ def leaves(paths: Sequence[str], instant: int | None) -> list[tuple[tuple[str, .
             try:
                 _enable(reader)
                 if instant is not None:
-                    reader.set_active_time_point(instant)
+                    _turn_to(reader, instant)
                 with warnings.catch_warnings():     # pyvista's own checks: what they warn of is checked here too
                     warnings.simplefilter("ignore")
-                    data = reader.read()
+                    data = reader.read() if instant is None or _knows_times(reader) else pv.wrap(
+                        reader.reader.GetOutputDataObject(0))
             except Exception as error:
                 raise SnapshotFileError(path, f"cannot be read, or is cut short ({error})") from error
             _raise_errors(catcher, path)
@@ -346,8 +348,30 @@ def leaves(paths: Sequence[str], instant: int | None) -> list[tuple[tuple[str, .
     return found
 
 
+def _knows_times(reader: Any) -> bool:
+    """Whether pyvista has the times of this format, or VTK's pipeline has to be asked (CGNS)."""
+    return callable(getattr(type(reader), "set_active_time_point", None))
+
+
+def _instants(reader: Any) -> np.ndarray:
+    if _knows_times(reader):
+        return np.asarray(reader.time_values, np.float64)
+    from vtkmodules.vtkCommonExecutionModel import vtkStreamingDemandDrivenPipeline
+
+    reader.reader.UpdateInformation()
+    about, key = reader.reader.GetOutputInformation(0), vtkStreamingDemandDrivenPipeline.TIME_STEPS()
+    return np.array(about.Get(key) if about.Has(key) else [], np.float64)
+
+
+def _turn_to(reader: Any, instant: int) -> None:
+    if _knows_times(reader):
+        reader.set_active_time_point(instant)
+    else:
+        reader.reader.UpdateTimeStep(float(_instants(reader)[instant]))
+
+
 def _enable(reader: Any) -> None:
-    for what in ("enable_all_cell_arrays", "enable_all_point_arrays"):
+    for what in ("enable_all_bases", "enable_all_families", "enable_all_cell_arrays", "enable_all_point_arrays"):
         try:
             getattr(reader, what)()
         except (AttributeError, NotImplementedError, TypeError):     # readers without a choice read everything
