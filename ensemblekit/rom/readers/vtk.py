@@ -219,6 +219,44 @@ def _whole(path: str) -> None:
             raise SnapshotFileError(path, "is cut short: it has no closing </VTKFile>")
 
 
+LEGACY = re.compile(
+    rb"^(?:(?P<data>POINT_DATA|CELL_DATA)[ \t]+(?P<n>\d+)|(?P<kind>SCALARS|VECTORS|NORMALS|TENSORS6|TENSORS)[ \t]+\S+[ \t]+[a-z_]+"
+    rb"(?:[ \t]+(?P<width>\d))?(?:\s+LOOKUP_TABLE[ \t]+\S+)?|[^\s<]+[ \t]+(?P<components>\d+)[ \t]+(?P<tuples>\d+)[ \t]+"
+    rb"(?:double|float|int|long|short|char|vtktypeint64|vtkIdType|unsigned_\w+))[ \t]*\r?$", re.MULTILINE)
+WIDTHS = {b"VECTORS": 3, b"NORMALS": 3, b"TENSORS6": 6, b"TENSORS": 9}
+
+
+def _complete(path: str) -> None:
+    """What VTK's readers do not notice: a legacy file in ASCII, or an Exodus file, that was cut short.
+
+    Raises SnapshotFileError.
+    """
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix in (".e", ".ex2", ".exo", ".exii"):
+        with open(path, "rb") as file:
+            classic = file.read(4) in (b"CDF\x01", b"CDF\x02")
+        if classic:
+            from ensemblekit.rom.readers.netcdf import classic_header
+
+            classic_header(path)
+    if suffix != ".vtk":
+        return
+    with open(path, "rb") as file:
+        if b"ASCII" not in file.read(512):
+            return
+        file.seek(0)
+        text = file.read()
+    count, last = 0, None
+    for found in LEGACY.finditer(text):
+        if found["data"]:
+            count = int(found["n"])
+        else:
+            last = (found.end(), int(found["components"]) * int(found["tuples"]) if found["components"] else
+                    count * (WIDTHS.get(found["kind"]) or int(found["width"] or 1)))
+    if last is not None and len(text[last[0]:].split(None, last[1])) < last[1]:
+        raise SnapshotFileError(path, f"is cut short: its last array has less than its {last[1]} numbers")
+
+
 def _collection(path: str) -> tuple[list[tuple[str, ...]], np.ndarray]:
     """Files and times of a .pvd, by time."""
     try:
@@ -328,6 +366,7 @@ def leaves(paths: Sequence[str], instant: int | None) -> list[tuple[tuple[str, .
     found: list[tuple[tuple[str, ...], Any]] = []
     pv = pyvista()
     for path in paths:
+        _complete(path)
         reader = _reader(path)
         with lock, pv.VtkErrorCatcher(raise_errors=False, send_to_logging=False) as catcher:
             try:
@@ -379,7 +418,8 @@ def _enable(reader: Any) -> None:
 
 
 def _raise_errors(catcher: Any, path: str) -> None:
-    events = [e for e in catcher.error_events if getattr(e, "kind", "ERROR").upper().startswith("ERROR")]
+    # that binary data end too early is only a warning to VTK's legacy reader
+    events = [*catcher.error_events, *[e for e in catcher.events if "Error reading" in str(getattr(e, "alert", e))]]
     if events:
         message = " ".join(str(getattr(events[0], "alert", events[0])).split())
         raise SnapshotFileError(path, f"cannot be read, or is cut short (VTK: {message[:200]})")
