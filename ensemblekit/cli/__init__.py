@@ -1,4 +1,4 @@
-"""The shell: ``ensemblekit info | verify | average | export | tour | bench | md ...``.
+"""The shell: ``ensemblekit info | verify | average | export | tour | bench | md | rom | neural ...``.
 
 What is heavy is imported inside the commands, so that the help comes at once.
 """
@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from ensemblekit import __version__
-from ensemblekit.cli import average, bench, export, info, md, tour
+from ensemblekit.cli import average, bench, export, info, md, rom, rom_files, tour
 from ensemblekit.cli.console import stderr
 from ensemblekit.errors import EnsemblekitError
 
@@ -38,6 +38,9 @@ app = typer.Typer(name="ensemblekit", cls=Commands, no_args_is_help=True, add_co
 for command in (info.info, info.verify, average.average, export.export, tour.tour, bench.bench):
     app.command(no_args_is_help=command not in (tour.tour, bench.bench))(command)
 app.add_typer(md.app, name="md")
+for command in (rom_files.ingest, rom_files.export):
+    rom.app.command(no_args_is_help=True)(command)
+app.add_typer(rom.app, name="rom")
 
 
 def _version(wanted: bool) -> None:
