@@ -66,11 +66,14 @@ def travelling_pairs(basis: Basis) -> list[tuple[int, int]]:
     """Neighbouring modes (from 0) that make up one travelling pattern: like energies, and one coefficient is the other, later.
 
     Singular values within 15 %, and a correlation above 0.9 between the coefficients at some lag, of opposite sign at
-    the opposite lag.
+    the opposite lag. Also those that stand as a pair by their energies alone (``basis.pairs``), apart from their neighbours:
+    among modes of noise all are alike, and none is a pair.
     """
-    found = [tuple(pair) for pair in basis.pairs]
-    taken = {k for pair in found for k in pair}
     s, a, n = basis.singular_values, basis.coefficients, basis.n
+    known = s if basis.spectrum is None else np.asarray(basis.spectrum)
+    found = [(i, j) for i, j in basis.pairs if (i == 0 or known[i - 1] > 1.06 * known[i])
+             and j + 1 < len(known) and known[j] > 1.06 * known[j + 1]]
+    taken = {k for pair in found for k in pair}
     for k in range(basis.rank - 1):
         if k in taken or k + 1 in taken or s[k + 1] < 0.85 * s[k] or n < 16 or np.iscomplexobj(a):
             continue
@@ -82,7 +85,7 @@ def travelling_pairs(basis: Basis) -> list[tuple[int, int]]:
         if abs(later[best]) > 0.9 and later[best] * sooner[best] < 0:
             found.append((k, k + 1))
             taken |= {k, k + 1}
-    return sorted(found)        # type: ignore[arg-type]
+    return sorted(found)
 
 
 @_styled
@@ -135,8 +138,8 @@ def spectrum(basis: Basis, *, ax: Any = None) -> Any:
     right.set_ylabel("error %")
     right.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     ax.spines["right"].set_visible(False)
-    reached = f"{basis.rank} modes: {_percent(float(basis.cumulative_energy[-1]))} of the energy, error {_percent(basis.relative_error)}"
-    ax.set_title(reached)
+    energy, error = _percent(float(basis.cumulative_energy[-1])), _percent(basis.relative_error)
+    ax.set_title(f"{basis.rank} modes: {energy} of the energy, error {error}")
     legend(ax, loc="best")
     return ax
 
@@ -295,7 +298,8 @@ def coefficient_spectrum(basis: Basis, pair: tuple[int, int] = (0, 1)) -> tuple[
 
 
 @_styled
-def average(averages: Mapping[str, Any], name: str, *, component: int | None = None, grid: tuple[Any, Any] | None = None) -> Any:
+def average(averages: Mapping[str, Any], name: str, *, component: int | None = None,
+            grid: tuple[Any, Any] | None = None) -> Any:
     """An average of a field beside half its interval; the Figure."""
     one = averages[name]
     mean, half = np.asarray(one.mean), 0.5 * (np.asarray(one.high) - np.asarray(one.low))
@@ -429,7 +433,8 @@ class _Place(NamedTuple):
         if limits[0] == limits[1]:
             limits = (limits[0] - 0.5, limits[1] + 0.5)
         how = {"cmap": colours or ("RdBu_r" if signed else "viridis"), "clim": limits}
-        shown = self._plane(ax, values, how) if self.mesh is None else _on_mesh(ax, self.mesh, values.ravel(), self.at_cells, how)
+        shown = (self._plane(ax, values, how) if self.mesh is None else
+                 _on_mesh(ax, self.mesh, values.ravel(), self.at_cells, how))
         ax.set_aspect("equal")
         ax.set_xticks([])
         ax.set_yticks([])
@@ -457,7 +462,8 @@ class _Place(NamedTuple):
         ax.set_xlim(x[0], x[-1])        # type: ignore[index]
 
     def _plane(self, ax: Any, values: np.ndarray, how: dict[str, Any]) -> Any:
-        assert self.x is not None and self.y is not None
+        assert self.x is not None
+        assert self.y is not None
         even = all(len(a) < 3 or np.allclose(np.diff(a), a[1] - a[0], rtol=1e-3) for a in (self.x, self.y))
         low, high = how.pop("clim")
         if even:
