@@ -67,7 +67,8 @@ def foam_mesh(folder: Path, foam: Foam, points: np.ndarray, faces: Sequence[Sequ
     if zones:
         body = b"".join(f"{name}\n{{\n    type cellZone;\n    cellLabels List<label> ".encode() + foam.numbers(
             np.asarray(cells), True) + b";\n}\n" for name, cells in zones.items())
-        foam.write(folder / "cellZones", foam.header("regIOobject", "cellZones") + f"{len(zones)}\n(\n".encode() + body + b")\n")
+        head = foam.header("regIOobject", "cellZones") + f"{len(zones)}\n(\n".encode()
+        foam.write(folder / "cellZones", head + body + b")\n")
     for name, values in labels.items():
         foam.write(folder / name, foam.header("labelList", name) + foam.numbers(values, True))
 
@@ -89,7 +90,8 @@ def foam_field(path: Path, foam: Foam, values: np.ndarray, dimensions: str = "0 
         else:
             body += f"calculated;\n        value nonuniform List<{LISTS[components]}> ".encode() + foam.numbers(entry) + b";\n"
         body += b"    }\n"
-    foam.write(path, foam.header(CLASSES[components], path.name) + f"dimensions      [{dimensions}];\n\n".encode() + body + b"}\n")
+    head = foam.header(CLASSES[components], path.name) + f"dimensions      [{dimensions}];\n\n".encode()
+    foam.write(path, head + body + b"}\n")
 
 
 def box_faces(nx: int, ny: int, nz: int, shake: float = 0.0, lengths: tuple[float, float, float] = (1, 1, 1)
@@ -130,8 +132,9 @@ def box_faces(nx: int, ny: int, nz: int, shake: float = 0.0, lengths: tuple[floa
     return points.reshape(-1, 3), faces, np.array(owner), np.array(neighbour), patches
 
 
-def nek_file(path: Path, order: tuple[int, int, int], elements: int, time: float, step: int, blocks: Mapping[str, np.ndarray], *,
-             word: int = 4, big: bool = False, numbers: Sequence[int] | None = None) -> None:
+def nek_file(path: Path, order: tuple[int, int, int], elements: int, time: float, step: int,
+             blocks: Mapping[str, np.ndarray], *, word: int = 4, big: bool = False,
+             numbers: Sequence[int] | None = None) -> None:
     """A field file; blocks: "X", "U" (elements, points, dimension), "P", "T", "S01", ... (elements, points)."""
     scalars = sorted(k for k in blocks if k.startswith("S"))
     contents = "".join(k for k in "XUPT" if k in blocks) + (f"S{len(scalars):02d}" if scalars else "")

@@ -48,7 +48,8 @@ def meshed() -> tuple[Mesh, dict[str, np.ndarray]]:
     mesh = Mesh.rectilinear(np.linspace(0, 2, 5), [0, 1, 3.0], [0, 0.5, 1.0])
     rng = np.random.default_rng(0)
     arrays = {"p": rng.normal(size=(N, mesh.n_cells)), "U": rng.normal(size=(N, mesh.n_points, 3)).astype("f4"),
-              "v": rng.normal(size=(N, 3, 3, 5, 2)), "id": np.arange(N * mesh.n_cells).reshape(N, -1), "mass": np.arange(N) * 1.0}
+              "v": rng.normal(size=(N, 3, 3, 5, 2)), "id": np.arange(N * mesh.n_cells).reshape(N, -1),
+              "mass": np.arange(N) * 1.0}
     return mesh.with_fields({"p": "cell", "U": "point", "v": "point", "id": "cell"}), arrays
 
 
@@ -111,7 +112,7 @@ def test_publish_shows_a_store_that_is_being_written(tmp_path: Path) -> None:
     (tmp_path / "else").mkdir()
     there = ek.open(path).publish(tmp_path / "else" / "look.vtkhdf")
     assert_seen(Path(there), arrays)
-    with pytest.raises(InputError, match="go by the suffix .vtkhdf"):
+    with pytest.raises(InputError, match=r"go by the suffix .vtkhdf"):
         ek.open(path).publish(tmp_path / "look.h5")
     assert len(rom.read(view)) == N                 # and reads back through us too
 
@@ -127,7 +128,7 @@ def test_openfoam_to_vtk_and_back(tmp_path: Path) -> None:
         np.testing.assert_array_equal(store[name][:], values)
     data = seen(tmp_path / "run.vtkhdf", 2)
     np.testing.assert_array_equal(data.cell_data["U"], fields["U"][2])
-    assert np.abs(data.compute_cell_sizes()["Volume"]).sum() == pytest.approx(1, rel=1e-3)     # VTK cuts warped faces its own way
+    assert np.abs(data.compute_cell_sizes()["Volume"]).sum() == pytest.approx(1, rel=1e-3)     # VTK cuts warped faces
     np.testing.assert_allclose(mesh_of(store).volumes, rom.read(tmp_path / "case").mesh.volumes)
     again = rom.ingest(tmp_path / "case", tmp_path / "run.vtkhdf", zero=True)      # nothing to do
     assert len(again) == 4

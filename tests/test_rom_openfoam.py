@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.flowfiles import Foam, box_faces, foam_field, foam_mesh
 
 from ensemblekit import rom
 from ensemblekit.errors import InputError, SnapshotFileError, UnknownFieldError
 from ensemblekit.rom.mesh import inner_product
+from tests.flowfiles import Foam, box_faces, foam_field, foam_mesh
 
 NX, NY, NZ = 4, 3, 2
 N = NX * NY * NZ
@@ -24,11 +24,17 @@ def truth() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(7)
     n = len(TIMES)
     return {"U": rng.normal(size=(n, N, 3)).astype("f4").astype("f8"), "p": rng.normal(size=(n, N)).astype("f4").astype("f8"),
-            "R": rng.normal(size=(n, N, 6)).astype("f4").astype("f8"), "G": rng.normal(size=(n, N, 9)).astype("f4").astype("f8"),
+            "R": rng.normal(size=(n, N, 6)).astype("f4").astype("f8"),     # xx yy zz xy yz xz, as in VTK
+            "G": rng.normal(size=(n, N, 9)).astype("f4").astype("f8"),
             "T": np.full((n, N), 300.0)}
 
 
 DIMENSIONS = {"U": "0 1 -1 0 0 0 0", "p": "0 2 -2 0 0 0 0", "R": "0 2 -2 0 0 0 0", "G": "0 0 -1 0 0 0 0", "T": "0 0 0 1 0 0 0"}
+
+
+def as_foam(name: str, values: np.ndarray) -> np.ndarray:
+    """xx xy xz yy yz zz, the order of OpenFOAM's files."""
+    return np.stack([values[:, k] for k in (0, 3, 5, 1, 4, 2)], 1) if name == "R" else values
 
 
 def write_case(case: Path, foam: Foam, shake: float = 0.05, region: str = "") -> dict[str, np.ndarray]:
@@ -40,7 +46,7 @@ def write_case(case: Path, foam: Foam, shake: float = 0.05, region: str = "") ->
     for k, label in enumerate(TIMES):
         for name, values in fields.items():
             inlet = np.arange(patches["inlet"][1] * max(1, values[k][0].size), dtype=float).reshape(-1, *values[k].shape[1:])
-            foam_field(case / label / region / name, foam, values[k], DIMENSIONS[name],
+            foam_field(case / label / region / name, foam, as_foam(name, values[k]), DIMENSIONS[name],
                        {"inlet": inlet, "outlet": "zeroGradient", "walls": "noSlip"}, uniform=name == "T")
     return fields
 
@@ -80,7 +86,7 @@ def write_decomposed(case: Path, foam: Foam, addressing: bool = True, parts: int
                   None, **extra)
         for k, label in enumerate(TIMES):
             for name, values in fields.items():
-                foam_field(folder / label / name, foam, values[k][cells], DIMENSIONS[name], {"walls": "noSlip"})
+                foam_field(folder / label / name, foam, as_foam(name, values[k])[cells], DIMENSIONS[name], {"walls": "noSlip"})
     return fields
 
 
@@ -164,7 +170,7 @@ def test_a_case_is_never_read_twice(tmp_path: Path) -> None:
 
 def test_region_zone_and_patch(tmp_path: Path) -> None:
     fields = write_case(tmp_path, Foam(binary=True), region="solid")
-    with pytest.raises(SnapshotFileError, match="no time folders|regions are solid|has no field"):
+    with pytest.raises(SnapshotFileError, match=r"no time folders|regions are solid|has no field"):
         rom.read(tmp_path)
     source = rom.read(tmp_path, region="solid")
     np.testing.assert_array_equal(source.read()["U"], fields["U"][1:])
@@ -227,7 +233,7 @@ def test_binary_files_cut_short_are_named(tmp_path: Path) -> None:
     path = tmp_path / "10" / "U"
     whole = path.read_bytes()
     path.write_bytes(whole[:len(whole) // 2])
-    with pytest.raises(SnapshotFileError, match="10.U.*cut short"):
+    with pytest.raises(SnapshotFileError, match=r"10.U.*cut short"):
         source.read()
     np.testing.assert_array_equal(source.read(0, 2)["U"], truth()["U"][1:3])        # the others are as they were
 

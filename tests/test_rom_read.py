@@ -68,8 +68,10 @@ def test_reduced_on_the_fly(tmp_path: Path, u: np.ndarray, cut: str) -> None:
     np.testing.assert_allclose(moments.mean, u.mean(0))
     part = source.window(1, 8, 3)
     np.testing.assert_array_equal(part.read()["u"], u[1:8:3])
-    np.testing.assert_allclose(ek.reduce(part, ek.Moments(), engine=ek.Processes(2)).mean, u[1:8:3].mean(0))
-    assert len(pickle.dumps(next(iter(source.pieces(["u"], "time", False, 1 << 20))))) < 4000      # paths, not data
+    np.testing.assert_allclose(ek.reduce(part, ek.Moments(), engine=ek.Threads(2)).mean, u[1:8:3].mean(0))
+    travels = pickle.dumps(next(iter(part.pieces(["u"], "time", False, 1 << 20))))
+    assert len(travels) < 4000      # paths, not data
+    np.testing.assert_array_equal(next(pickle.loads(travels).blocks()).only, u[1:2])
 
 
 def test_npz(tmp_path: Path, u: np.ndarray) -> None:
@@ -83,7 +85,7 @@ def test_npz(tmp_path: Path, u: np.ndarray) -> None:
         rom.read(tmp_path / "a.npz", "v")
     whole = (tmp_path / "a.npz").read_bytes()
     (tmp_path / "a.npz").write_bytes(whole[:len(whole) // 2])
-    with pytest.raises(SnapshotFileError, match="a.npz"):
+    with pytest.raises(SnapshotFileError, match=r"a.npz"):
         rom.read(tmp_path / "a.npz")
 
 
@@ -156,7 +158,7 @@ def test_netcdf_classic(tmp_path: Path) -> None:
     np.testing.assert_array_equal(source.times, TIMES)
     whole = (tmp_path / "a.nc").read_bytes()
     (tmp_path / "a.nc").write_bytes(whole[:-500])
-    with pytest.raises(SnapshotFileError, match="a.nc"):
+    with pytest.raises(SnapshotFileError, match=r"a.nc"):
         rom.read(tmp_path / "a.nc").read()
 
 
@@ -209,7 +211,7 @@ def test_plain_hdf5(tmp_path: Path, u: np.ndarray) -> None:
     np.testing.assert_array_equal(source.times, TIMES)
     assert list(rom.read(tmp_path / "a.h5").fields) == ["flow/u"]
     assert source.access == "tiles"
-    with pytest.raises(UnknownFieldError, match="'flow/u', 't', 'grid'|'flow/u', 'grid', 't'"):
+    with pytest.raises(UnknownFieldError, match=r"'flow/u', 't', 'grid'|'flow/u', 'grid', 't'"):
         rom.read(tmp_path / "a.h5", "p")
     with h5py.File(tmp_path / "b.h5", "w") as f:
         f["u"], f["time"] = np.moveaxis(u, 0, 2), TIMES
@@ -292,10 +294,10 @@ def test_nek_files_that_do_not_fit(tmp_path: Path) -> None:
     path = tmp_path / "a0.f00001"
     whole = path.read_bytes()
     path.write_bytes(whole[:-10])
-    with pytest.raises(SnapshotFileError, match="a0.f00001: is cut short"):
+    with pytest.raises(SnapshotFileError, match=r"a0.f00001: is cut short"):
         rom.read(tmp_path / "a0.f*")
     path.write_bytes(b"#std 4")
-    with pytest.raises(SnapshotFileError, match="a0.f00001"):
+    with pytest.raises(SnapshotFileError, match=r"a0.f00001"):
         rom.read(tmp_path / "a0.f*")
     y = elements((4, 4, 1), (3, 2))
     nek_file(path, (4, 4, 1), 6, 1, 1, {"X": y, "U": y, "P": y[..., 0]})
@@ -330,10 +332,10 @@ def test_unknown_names(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="step"):
         rom.read(tmp_path / "a.npy", step=0)
     (tmp_path / "c.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:-8])
-    with pytest.raises(SnapshotFileError, match="c.npy: cannot be read as .npy, or is cut short"):
+    with pytest.raises(SnapshotFileError, match=r"c.npy: cannot be read as .npy, or is cut short"):
         rom.read(tmp_path / "c.npy")
     (tmp_path / "d.h5").write_bytes(b"nothing")
-    with pytest.raises(ek.EnsemblekitError, match="d.h5"):
+    with pytest.raises(ek.EnsemblekitError, match=r"d.h5"):
         rom.read(tmp_path / "d.h5")
 
 
@@ -342,3 +344,34 @@ def test_shapes_must_agree(tmp_path: Path) -> None:
     np.save(tmp_path / "a2.npy", np.zeros((3, 4)))
     with pytest.raises(SnapshotFileError, match=r"a2.npy: field 'a' has shape \(3, 4\); in .*a1.npy it has \(3, 2\)"):
         rom.read(tmp_path / "a*.npy")
+
+
+# -- grids of NetCDF ---------------------------------------------------------------------------------------------------
+
+def test_latitudes_weigh_as_on_the_sphere(tmp_path: Path) -> None:
+    from scipy.io import netcdf_file
+
+    lat, lon = np.linspace(-85, 85, 18), np.arange(0, 360, 10.0)
+    with netcdf_file(tmp_path / "a.nc", "w") as f:
+        for name, values, unit in (("time", np.arange(3.0), b"hours"), ("lat", lat, b"degrees_north"), ("lon", lon, b"degrees_east")):
+            f.createDimension(name, len(values))
+            v = f.createVariable(name, "d", (name,))
+            v[:], v.units = values, unit
+        f.createVariable("T", "d", ("time", "lat", "lon"))[:] = 1.0
+    weights = inner_product(rom.read(tmp_path / "a.nc"))
+    assert weights.shape == (18, 36)
+    assert weights.sum() == pytest.approx(4 * np.pi, rel=1e-12)         # the whole sphere
+    np.testing.assert_allclose(weights[:, 0] / weights[9, 0], np.cos(np.deg2rad(lat)) / np.cos(np.deg2rad(lat[9])), rtol=1e-12)
+
+
+def test_members_are_no_grid(tmp_path: Path) -> None:
+    from scipy.io import netcdf_file
+
+    with netcdf_file(tmp_path / "a.nc", "w") as f:
+        for name, n in (("time", 3), ("member", 4), ("x", 5)):
+            f.createDimension(name, n)
+            f.createVariable(name, "d", (name,))[:] = np.arange(n)
+        f.createVariable("T", "d", ("time", "member"))[:] = 1.0
+        f.createVariable("u", "d", ("time", "x"))[:] = 1.0
+    assert rom.read(tmp_path / "a.nc", "T").mesh is None
+    np.testing.assert_allclose(inner_product(rom.read(tmp_path / "a.nc", "u")), [0.5, 1, 1, 1, 0.5])

@@ -172,8 +172,9 @@ def exodus(path: Path, mesh: pv.UnstructuredGrid) -> None:
     with netcdf_file(path, "w", version=2) as f:
         f.title, f.api_version, f.version = b"box", np.float32(5.14), np.float32(5.14)
         f.floating_point_word_size, f.file_size = np.int32(8), np.int32(1)
-        for name, n in (("time_step", None), ("len_string", 33), ("num_dim", 3), ("num_nodes", mesh.n_points), ("num_elem", mesh.n_cells),
-                        ("num_el_blk", 1), ("num_el_in_blk1", mesh.n_cells), ("num_nod_per_el1", 8), ("num_nod_var", 1),
+        for name, n in (("time_step", None), ("len_string", 33), ("num_dim", 3), ("num_nodes", mesh.n_points),
+                        ("num_elem", mesh.n_cells), ("num_el_blk", 1), ("num_el_in_blk1", mesh.n_cells), ("num_nod_per_el1", 8),
+                        ("num_nod_var", 1),
                         ("num_elem_var", 1)):
             f.createDimension(name, n)
         f.createVariable("eb_status", "i", ("num_el_blk",))[:] = 1
@@ -263,16 +264,56 @@ def test_xdmf(tmp_path: Path) -> None:
     assert source.fields["U"].shape == (mesh.n_points, 3)
 
 
+def cgns(path: Path) -> None:
+    """A CGNS file of two structured zones with N solutions at times, by the published mapping of its nodes to HDF5."""
+    import h5py
+
+    def node(parent, name: str, label: str, kind: str = "MT", data=None):
+        made = parent.create_group(name, track_order=True)
+        for key, value, width in (("name", name, 33), ("label", label, 33), ("type", kind, 3)):
+            made.attrs.create(key, np.bytes_(value), dtype=f"S{width}")
+        made.attrs["flags"] = np.array([1], "i4")
+        if data is not None:
+            made.create_dataset(" data", data=np.frombuffer(data.encode(), "i1") if isinstance(data, str) else data)
+        return made
+
+    with h5py.File(path, "w", libver=("earliest", "v108"), track_order=True) as f:
+        for key, value, width in (("name", "HDF5 MotherNode", 33), ("label", "Root Node of HDF5 File", 33), ("type", "MT", 3)):
+            f.attrs.create(key, np.bytes_(value), dtype=f"S{width}")
+        f.create_dataset(" format", data=np.frombuffer(b"IEEE_LITTLE_32\0", "i1"))
+        f.create_dataset(" hdf5version", data=np.frombuffer(b"HDF5 Version 1.8.17".ljust(33, b"\0"), "i1"))
+        node(f, "CGNSLibraryVersion", "CGNSLibraryVersion_t", "R4", np.array([3.3], "f4"))
+        base = node(f, "Base", "CGNSBase_t", "I4", np.array([3, 3], "i4"))
+        times = node(base, "BaseIterativeData", "BaseIterativeData_t", "I4", np.array([N], "i4"))
+        node(times, "TimeValues", "DataArray_t", "R8", TIMES)
+        for number, name in enumerate(("left", "right")):
+            zone = node(base, name, "Zone_t", "I4", np.array([[4, 3, 2], [3, 2, 1], [0, 0, 0]], "i4"))
+            node(zone, "ZoneType", "ZoneType_t", "C1", "Structured")
+            grid = node(zone, "GridCoordinates", "GridCoordinates_t")
+            z, y, x = np.meshgrid([0.0, 1], [0.0, 1, 2], np.arange(4.0) + 3 * number, indexing="ij")
+            for axis, values in (("X", x), ("Y", y), ("Z", z)):
+                node(grid, f"Coordinate{axis}", "DataArray_t", "R8", values)
+            for k in range(N):
+                solution = node(zone, f"Solution{k}", "FlowSolution_t")
+                node(solution, "GridLocation", "GridLocation_t", "C1", "CellCenter")
+                node(solution, "p", "DataArray_t", "R8", cgns_values(number, k).reshape(1, 2, 3))
+            steps = node(zone, "ZoneIterativeData", "ZoneIterativeData_t")
+            names = np.array([list(f"Solution{k}".ljust(32).encode()) for k in range(N)], "i1")
+            node(steps, "FlowSolutionPointers", "DataArray_t", "C1", names)
+
+
+def cgns_values(zone: int, k: int) -> np.ndarray:
+    return 100.0 * k + 10 * zone + np.arange(6)
+
+
 def test_cgns(tmp_path: Path) -> None:
-    if not hasattr(vtk, "vtkCGNSWriter"):
-        pytest.skip("this VTK writes no CGNS")
-    mesh = grid("vtu")
-    writer = vtk.vtkCGNSWriter()
-    writer.SetFileName(str(tmp_path / "a.cgns"))
-    writer.SetInputData(snapshot(mesh, 0))
-    writer.Write()
+    cgns(tmp_path / "a.cgns")
     source = rom.read(tmp_path / "a.cgns")
-    np.testing.assert_allclose(source.read()["p"][0], snapshot(mesh, 0).cell_data["p"])
+    np.testing.assert_allclose(source.times, TIMES)
+    np.testing.assert_array_equal(source.read()["p"], [np.concatenate([cgns_values(0, k), cgns_values(1, k)]) for k in range(N)])
+    np.testing.assert_allclose(source.mesh.volumes, np.ones(12))
+    right = rom.read(tmp_path / "a.cgns", zone="right")
+    np.testing.assert_array_equal(right.read()["p"], [cgns_values(1, k) for k in range(N)])
 
 
 def test_vtkhdf_written_by_vtk(tmp_path: Path) -> None:
@@ -311,7 +352,7 @@ def test_a_file_cut_short_is_named_at_once(tmp_path: Path) -> None:
     paths = series(tmp_path, "vtu", "vtu")
     whole = paths[2].read_bytes()
     paths[2].write_bytes(whole[:len(whole) // 2])
-    with pytest.raises(SnapshotFileError, match="flow_2.vtu.*cut short"):
+    with pytest.raises(SnapshotFileError, match=r"flow_2.vtu.*cut short"):
         rom.read(tmp_path / "flow_*.vtu")
 
 
@@ -340,7 +381,7 @@ def test_missing_fields_are_listed(tmp_path: Path) -> None:
     less = snapshot(grid("vtu"), 4)
     less.cell_data.remove("p")
     less.save(paths[4])
-    with pytest.raises(UnknownFieldError, match="flow_4.vtu: no field 'p' here; the fields are: 'U'"):
+    with pytest.raises(UnknownFieldError, match=r"flow_4.vtu: no field 'p' here; the fields are: 'U'"):
         rom.read(tmp_path / "flow_*.vtu").read()
 
 
@@ -380,6 +421,46 @@ def test_mesh_from_a_file(tmp_path: Path) -> None:
     source = rom.read(tmp_path / "p.npy", mesh=tmp_path / "mesh.vtu")
     assert isinstance(source.mesh, Mesh)
     np.testing.assert_allclose(inner_product(source), data.compute_cell_sizes()["Volume"])
+    np.save(tmp_path / "q.npy", np.zeros((3, 5)))
     with pytest.raises(InputError, match="fits neither"):
-        np.save(tmp_path / "q.npy", np.zeros((3, 5)))
         rom.read(tmp_path / "q.npy", mesh=tmp_path / "mesh.vtu")
+
+
+@pytest.mark.parametrize("mode", ["ascii", "binary", "appended", "appended raw"])
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("big", [True, False])
+def test_times_are_found_without_reading_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, packed: bool,
+                                                   big: bool) -> None:
+    from ensemblekit.rom.readers.vtk import time_in
+
+    writer = vtk.vtkXMLUnstructuredGridWriter()
+    writer.SetFileName(str(tmp_path / "a.vtu"))
+    data = snapshot(grid("vtu"), 3)
+    data.field_data["TimeValue"] = [12.625]
+    writer.SetInputData(data)
+    {"ascii": writer.SetDataModeToAscii, "binary": writer.SetDataModeToBinary}.get(mode, writer.SetDataModeToAppended)()
+    writer.SetEncodeAppendedData(mode == "appended")
+    writer.SetByteOrder(0 if big else 1)
+    if packed:
+        writer.SetCompressorTypeToZLib()
+    else:
+        writer.SetCompressorTypeToNone()
+    writer.Write()
+    monkeypatch.setattr("ensemblekit.rom.readers.vtk.pyvista", None)       # it would read the whole file
+    assert time_in(str(tmp_path / "a.vtu")) == 12.625
+
+
+def test_read_by_several_workers(tmp_path: Path) -> None:
+    import pickle
+
+    import ensemblekit as ek
+
+    series(tmp_path, "vtu", "vtu")
+    source = rom.read(tmp_path / "flow_*.vtu")
+    assert source.mesh.n_cells
+    found = ek.reduce(source, {"p": ek.Moments()}, engine=ek.Threads(3))
+    np.testing.assert_allclose(found["p"].mean, np.mean([snapshot(grid("vtu"), k).cell_data["p"] for k in range(N)], 0))
+    travels = pickle.dumps(next(iter(source.pieces(["p"], "time", False, 1 << 20))))
+    assert len(travels) < 4000      # no mesh
+    (block,) = pickle.loads(travels).blocks()
+    np.testing.assert_array_equal(block.only[0], snapshot(grid("vtu"), 0).cell_data["p"])

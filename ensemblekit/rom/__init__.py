@@ -12,6 +12,7 @@ from ensemblekit.rom.compress import compress as compress
 from ensemblekit.rom.compress import decompress as decompress
 from ensemblekit.rom.decay import DecayRate as DecayRate
 from ensemblekit.rom.decay import decay_rate as decay_rate
+from ensemblekit.rom.export import export as export
 from ensemblekit.rom.incremental import IncrementalPOD as IncrementalPOD
 from ensemblekit.rom.ingest import ingest as ingest
 from ensemblekit.rom.mesh import Mesh as Mesh

@@ -49,10 +49,11 @@ def ingest(source: Any, path: str | os.PathLike[str], *, dtype: Any = None, comp
         raise InputError("a store holds one run; ingest independent runs one by one")
     mesh = mesh_of(snapshots)
     if mesh is not None and not path.endswith(SUFFIX):
-        warnings.warn(f"{os.path.basename(path)}: a store of fields on a mesh that is called *{SUFFIX} opens in ParaView and pyvista; "
-                      "they go by the suffix", stacklevel=2)
+        warnings.warn(f"{os.path.basename(path)}: a store of fields on a mesh that is called *{SUFFIX} opens in ParaView and "
+                      "pyvista; they go by the suffix", stacklevel=2)
     if mesh is None and path.endswith(SUFFIX):
-        raise InputError(f"{path}: there is no mesh to show the fields on; call it {os.path.splitext(path)[0]}.h5, or pass mesh=")
+        raise InputError(f"{path}: there is no mesh to show the fields on; call it {os.path.splitext(path)[0]}.h5, or pass "
+                         "mesh=")
     fields = _fields(snapshots.fields, dtype)
     check_fields(fields)
     if mesh is not None:
@@ -151,7 +152,8 @@ def _copy(snapshots: Any, store: Store, names: Mapping[str, str], n: int | None,
 
 
 def _append(store: Store, block: Block, names: Mapping[str, str]) -> None:
-    values = {plain: np.asarray(block.fields[name]).astype(store.fields[plain].dtype, copy=False) for plain, name in names.items()}
+    values = {plain: np.asarray(block.fields[name]).astype(store.fields[plain].dtype, copy=False)
+              for plain, name in names.items()}
     store.extend(values, times=block.times, weights=block.weights)
 
 
@@ -168,8 +170,8 @@ def _one_by_one(snapshots: Any, store: Store, names: Mapping[str, str], n: int |
 
 def _with_advice(error: Any, store: Store) -> SnapshotFileError:
     problem = getattr(error, "problem", None) or str(error).removeprefix(f"{error.path}: ")
-    return SnapshotFileError(error.path, f"{problem}. The {len(store)} snapshots before it are in {store.path}; mend the file and "
-                                         "ingest again to go on from there")
+    return SnapshotFileError(error.path, f"{problem}. The {len(store)} snapshots before it are in {store.path}; mend the file "
+                                         "and ingest again to go on from there")
 
 
 def _teller(progress: Progress, n: int | None, a_row: int, done: int) -> Callable[[int | None], None]:

@@ -404,7 +404,8 @@ def _measured(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
         elif kind == PIXEL:
             members = connectivity[offsets[chosen][:, None] + np.array([0, 1, 3, 2])]
             part = np.zeros(len(chosen))
-            kernels.flat_cells(mesh.points, members.ravel(), np.arange(len(chosen) + 1) * 4, np.arange(len(chosen)), part, shares)
+            kernels.flat_cells(mesh.points, members.ravel(), np.arange(len(chosen) + 1) * 4, np.arange(len(chosen)), part,
+                               shares)
             volumes[chosen] = part
         elif DIMENSIONS[int(kind)] == 2:
             kernels.flat_cells(mesh.points, connectivity, offsets, chosen, volumes, shares)

@@ -346,8 +346,8 @@ def kind_of(path: str) -> str:
         inside = os.listdir(path)
         if "system" in inside or "constant" in inside or any(name.startswith("processor") for name in inside):
             return "foam"
-        raise InputError(f"{path} is a folder, but no OpenFOAM case (it has no system/, constant/ or processor0/). For the files "
-                         f"in it pass a pattern, {os.path.join(path, '*.vtu')!r}")
+        raise InputError(f"{path} is a folder, but no OpenFOAM case (it has no system/, constant/ or processor0/). For the "
+                         f"files in it pass a pattern, {os.path.join(path, '*.vtu')!r}")
     if suffix in FOAM or os.path.basename(path) == "controlDict":
         return "foam"
     if NEK.search(path) or suffix in NEK_LISTS:
@@ -360,8 +360,8 @@ def kind_of(path: str) -> str:
         return "hdf5"
     if suffix in vtk.SINGLE or suffix in vtk.TEMPORAL or suffix in (".pvd", ".series"):
         return "vtk"
-    raise InputError(f"{path}: the suffix {suffix or '(none)'} is not known. Known are {known()}. Other data: load it as a numpy "
-                     "array and pass that")
+    raise InputError(f"{path}: the suffix {suffix or '(none)'} is not known. Known are {known()}. Other data: load it as a "
+                     "numpy array and pass that")
 
 
 def _opened(paths: list[str], options: Options) -> FileSource | MeshedSource:
@@ -472,8 +472,8 @@ def _series(readers: list[Reader], paths: Sequence[str]) -> FileSource:
     for reader in readers[1:]:
         for name in names:
             if reader.fields[name].shape != first.fields[name].shape:
-                raise SnapshotFileError(reader.path, f"field {name!r} has shape {reader.fields[name].shape}; in {first.path} it "
-                                                     f"has {first.fields[name].shape}: they are on different meshes")
+                raise SnapshotFileError(reader.path, f"field {name!r} has shape {reader.fields[name].shape}; in {first.path} "
+                                                     f"it has {first.fields[name].shape}: they are on different meshes")
         mesh, other = first.mesh(), reader.mesh()
         if mesh is not None and other is not None:
             difference = mesh.unlike(other)
@@ -488,8 +488,9 @@ def _series(readers: list[Reader], paths: Sequence[str]) -> FileSource:
         times = np.concatenate([np.asarray(reader.times) for reader in readers])
         if n > 1 and (np.diff(times) < 0).any():
             k = int(np.argmax(np.diff(times) < 0))
-            raise InputError(f"times run backwards, from {times[k]:g} to {times[k + 1]:g}, from one file to the next. List the files "
-                             "in the order of time; independent runs are replicas, ek.ReplicaSet.of([rom.read(a), rom.read(b)])")
+            raise InputError(f"times run backwards, from {times[k]:g} to {times[k + 1]:g}, from one file to the next. List the "
+                             "files in the order of time; independent runs are replicas, ek.ReplicaSet.of([rom.read(a), "
+                             "rom.read(b)])")
     elif n == len(paths):
         times = numbers_in_names([os.path.splitext(p)[0] if not NEK.search(p) else p for p in paths])
     return FileSource(tuple(Part(reader, range(reader.n)) for reader in readers), tuple(names), times, first.time_unit)

@@ -108,7 +108,8 @@ def mesh_in(constants: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray],
     return mesh, about.get("association", {})
 
 
-def shown(fields: Mapping[str, Field], mesh: Mapping[str, np.ndarray], association: Mapping[str, str]) -> dict[str, tuple[str, int]]:
+def shown(fields: Mapping[str, Field], mesh: Mapping[str, np.ndarray],
+          association: Mapping[str, str]) -> dict[str, tuple[str, int]]:
     """field -> (association, number of points or cells), for those fields that VTK can show."""
     counts = {"point": len(mesh["points"]), "cell": len(mesh["types"])}
     found = {}

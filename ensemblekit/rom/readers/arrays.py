@@ -64,7 +64,7 @@ def held(path: str, arrays: Mapping[str, np.ndarray], options: Options, axis: in
     if times is not None and options.fields is None:
         fitting = {name: x for name, x in found.items() if len(x) == len(times)}
         found = fitting or found
-    n = len(next(iter(found.values())))
+    n = len(max(found.values(), key=lambda x: x.size))
     if options.fields is None:
         found = {name: x for name, x in found.items() if len(x) == n}
     counts = {name: len(x) for name, x in found.items()}

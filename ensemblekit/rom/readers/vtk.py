@@ -9,6 +9,7 @@ import re
 import struct
 import threading
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +21,7 @@ import numpy as np
 from ensemblekit.errors import InputError, MissingExtraError, SnapshotFileError
 from ensemblekit.rom.mesh import Association, Mesh, Polyhedra
 from ensemblekit.rom.readers.openfoam import joined, taken
-from ensemblekit.rom.readers.reader import MissingFieldError, Options, chosen
+from ensemblekit.rom.readers.reader import MissingFieldError, Options, chosen, lean
 from ensemblekit.source import Field
 
 SINGLE = (".vtu", ".pvtu", ".vti", ".pvti", ".vtr", ".pvtr", ".vts", ".pvts", ".vtp", ".pvtp", ".vtk", ".vtm", ".vtmb")
@@ -72,6 +73,7 @@ class VTKFiles:
     """Of the first mesh: every snapshot must have it."""
     time_unit: str = ""
     tiles: bool = False
+    __getstate__ = lean
 
     @property
     def path(self) -> str:
@@ -112,6 +114,7 @@ class VTKSeries:
     timed: bool = True
     time_unit: str = ""
     tiles: bool = False
+    __getstate__ = lean
 
     @property
     def n(self) -> int:
@@ -193,8 +196,9 @@ def _open_temporal(path: str, options: Options) -> VTKSeries:
     if not os.path.isfile(path):
         raise SnapshotFileError(path, "is missing")
     reader = _reader(path)
-    instants = np.asarray(getattr(reader, "time_values", []) or [], np.float64)
-    timed = len(instants) > 0
+    with lock:
+        instants = _instants(reader)
+    timed = len(instants) > 1 or (len(instants) == 1 and instants[0] != 0)
     parts = leaves((path,), 0 if timed else None)
     where = _places(parts, options, path)
     grid = grid_of(parts, where, options, path)
@@ -258,21 +262,49 @@ def time_in(path: str) -> float | None:
     found = re.search(rb"<DataArray([^>]*Name=\"TimeValue\"[^>]*)>([^<]*)", head)
     if found is None:
         return None
-    about, content = found.group(1), found.group(2).split()
-    if b'format="ascii"' in about and content:
-        return float(content[0])
-    if b'format="binary"' in about and content and b"compressor=" not in head[:1024]:
-        raw = base64.b64decode(b"".join(content))
-        size = 8 if b'header_type="UInt64"' in head[:1024] else 4
-        order = ">" if b'byte_order="BigEndian"' in head[:1024] else "<"
-        code = "d" if b"Float64" in about else "f"
-        if len(raw) >= size + struct.calcsize(code):
-            return float(struct.unpack_from(order + code, raw, size)[0])
-    with lock:
-        data = pyvista().read(path)
-    if "TimeValue" in data.field_data:
-        return float(np.asarray(data.field_data["TimeValue"]).ravel()[0])
-    return None
+    about, content = found.group(1), found.group(2)
+    where = dict(re.findall(rb'(\w+)="([^"]*)"', about))
+    if where.get(b"format") == b"ascii":
+        return float(content.split()[0])
+    try:
+        return _binary_time(head, where, b"".join(content.split()))
+    except (ValueError, KeyError, struct.error, zlib.error):      # another compressor, or it stands further behind
+        with lock:
+            data = pyvista().read(path)
+        return float(np.asarray(data.field_data["TimeValue"]).ravel()[0]) if "TimeValue" in data.field_data else None
+
+
+def _binary_time(head: bytes, where: dict[bytes, bytes], inline: bytes) -> float:
+    """One number of an XML file's binary data: inline or appended, raw or base64, plain or by zlib."""
+    packed = re.search(rb'compressor="(\w+)"', head[:1024])
+    if packed is not None and packed.group(1) != b"vtkZLibDataCompressor":
+        raise ValueError("a compressor that is not read here")
+    size = 8 if b'header_type="UInt64"' in head[:1024] else 4
+    order = ">" if b'byte_order="BigEndian"' in head[:1024] else "<"
+    encoded = True
+    if where.get(b"format") == b"appended":
+        start = re.search(rb'<AppendedData\s+encoding="(\w+)"\s*>\s*_', head)
+        if start is None:
+            raise ValueError("not in the first bytes")
+        encoded = start.group(1) == b"base64"
+        inline = head[start.end() + int(where[b"offset"]):]
+    integer = f"{order}{'Q' if size == 8 else 'I'}"
+    numbers = 4 if packed else 1                # blocks, their size, the last one's, each one's packed; or the bytes
+    if encoded:
+        width = -(-numbers * size // 3) * 4 if packed else len(inline) - len(inline) % 4
+        first = base64.b64decode(inline[:width])
+        data = base64.b64decode(inline[width:width + 4 * (len(inline[width:]) // 4)]) if packed else first[size:]
+        if packed:
+            data = data[:struct.unpack_from(integer, first, 3 * size)[0]]
+    else:
+        first = inline[:numbers * size]
+        data = inline[numbers * size:]
+        if packed:
+            data = data[:struct.unpack_from(integer, first, 3 * size)[0]]
+    if packed:
+        data = zlib.decompress(data)
+    code = {b"Float64": "d", b"Float32": "f", b"Int64": "q", b"Int32": "i"}[where[b"type"]]
+    return float(struct.unpack_from(order + code, data)[0])
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -301,10 +333,11 @@ def leaves(paths: Sequence[str], instant: int | None) -> list[tuple[tuple[str, .
             try:
                 _enable(reader)
                 if instant is not None:
-                    reader.set_active_time_point(instant)
+                    _turn_to(reader, instant)
                 with warnings.catch_warnings():     # pyvista's own checks: what they warn of is checked here too
                     warnings.simplefilter("ignore")
-                    data = reader.read()
+                    data = reader.read() if instant is None or _knows_times(reader) else pv.wrap(
+                        reader.reader.GetOutputDataObject(0))
             except Exception as error:
                 raise SnapshotFileError(path, f"cannot be read, or is cut short ({error})") from error
             _raise_errors(catcher, path)
@@ -315,8 +348,30 @@ def leaves(paths: Sequence[str], instant: int | None) -> list[tuple[tuple[str, .
     return found
 
 
+def _knows_times(reader: Any) -> bool:
+    """Whether pyvista has the times of this format, or VTK's pipeline has to be asked (CGNS)."""
+    return callable(getattr(type(reader), "set_active_time_point", None))
+
+
+def _instants(reader: Any) -> np.ndarray:
+    if _knows_times(reader):
+        return np.asarray(reader.time_values, np.float64)
+    from vtkmodules.vtkCommonExecutionModel import vtkStreamingDemandDrivenPipeline
+
+    reader.reader.UpdateInformation()
+    about, key = reader.reader.GetOutputInformation(0), vtkStreamingDemandDrivenPipeline.TIME_STEPS()
+    return np.array(about.Get(key) if about.Has(key) else [], np.float64)
+
+
+def _turn_to(reader: Any, instant: int) -> None:
+    if _knows_times(reader):
+        reader.set_active_time_point(instant)
+    else:
+        reader.reader.UpdateTimeStep(float(_instants(reader)[instant]))
+
+
 def _enable(reader: Any) -> None:
-    for what in ("enable_all_cell_arrays", "enable_all_point_arrays"):
+    for what in ("enable_all_bases", "enable_all_families", "enable_all_cell_arrays", "enable_all_point_arrays"):
         try:
             getattr(reader, what)()
         except (AttributeError, NotImplementedError, TypeError):     # readers without a choice read everything
@@ -392,7 +447,8 @@ def _arrays(data: Any, association: str) -> Any:
         values = np.asarray(arrays[name])
         if values.dtype.kind in "biuf":
             # VTK's XDMF reader gives vectors as one long row
-            found[name] = values.reshape(n, -1) if values.ndim == 1 and n and len(values) > n and len(values) % n == 0 else values
+            long = values.ndim == 1 and n and len(values) > n and len(values) % n == 0
+            found[name] = values.reshape(n, -1) if long else values
     return found
 
 
@@ -433,7 +489,8 @@ def mesh_of_vtk(data: Any) -> Mesh:
     if (types == 42).any():
         faces, of_cells = grid.GetPolyhedronFaces(), grid.GetPolyhedronFaceLocations()
         polyhedra = Polyhedra(*(np.array(vtk_to_numpy(a), np.int64) for a in (
-            faces.GetOffsetsArray(), faces.GetConnectivityArray(), of_cells.GetOffsetsArray(), of_cells.GetConnectivityArray())))
+            faces.GetOffsetsArray(), faces.GetConnectivityArray(), of_cells.GetOffsetsArray(),
+            of_cells.GetConnectivityArray())))
     return Mesh(points, np.array(vtk_to_numpy(cells.GetConnectivityArray()), np.int64),
                 np.array(vtk_to_numpy(cells.GetOffsetsArray()), np.int64), types, polyhedra)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ensemblekit.errors import InputError, SnapshotFileError
 from ensemblekit.rom.mesh import LINE, POLY_LINE, POLYGON, QUAD, TRIANGLE, TRIANGLE_STRIP, VERTEX, Association, Mesh, Polyhedra
-from ensemblekit.rom.readers.reader import Options, chosen
+from ensemblekit.rom.readers.reader import Options, chosen, lean
 from ensemblekit.source import Field
 from ensemblekit.store.hdf5 import opened
 
@@ -33,11 +33,17 @@ class VTKHDF:
     places: Mapping[str, Place]
     n: int
     times: np.ndarray | None
-    on: Mesh
+    on: Mesh | None
+    options: Options = Options()        # noqa: RUF009  (immutable)
     time_unit: str = ""
     tiles: bool = False
+    __getstate__ = lean
 
     def mesh(self) -> Mesh:
+        if self.on is None:             # it did not travel
+            again = open_vtkhdf(self.path, self.options)
+            assert again is not None and again.on is not None
+            return again.on
         return self.on
 
     def read(self, names: Sequence[str], rows: range, tile: slice | None = None) -> dict[str, np.ndarray]:
@@ -101,7 +107,7 @@ def open_vtkhdf(path: str, options: Options) -> VTKHDF | None:
         names = chosen(options.fields, present, path)
         places = {name: present[name][1] for name in names}
         on = mesh.with_fields({name: place.association for name, place in places.items()})
-        return VTKHDF(path, {name: present[name][0] for name in names}, places, n, times, on)
+        return VTKHDF(path, {name: present[name][0] for name in names}, places, n, times, on, options)
 
 
 def _check_still(root: Any, steps: Any, path: str, mesh: Mesh, build: Any) -> None:
@@ -118,8 +124,8 @@ def _check_still(root: Any, steps: Any, path: str, mesh: Mesh, build: Any) -> No
     for step in sorted(first):
         difference = mesh.unlike(build(root, steps, path, int(step))) if step else None
         if difference is not None:
-            raise SnapshotFileError(path, f"has another mesh at step {step}: {difference}. Snapshots share one mesh; map them to "
-                                          "one first")
+            raise SnapshotFileError(path, f"has another mesh at step {step}: {difference}. Snapshots share one mesh; map them "
+                                          "to one first")
 
 
 def _first_part(steps: Any, step: int) -> int:
