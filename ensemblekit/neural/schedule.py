@@ -37,6 +37,10 @@ class CycleLR(LRScheduler):
         self._finish: dict[str, Any] | None = None
         self.ends: list[int] = self._ends()
         """After how many steps (optimizer updates, counted from 1) each snapshot is due, rising."""
+        self.next_end: float = self.ends[0]
+        """The end that comes next; infinity after the last."""
+        self.rates: list[float] = []
+        """The rates now in force, one a parameter group, as numbers also where the optimizer holds tensors."""
         super().__init__(optimizer, last_epoch)
 
     # -- for subclasses --------------------------------------------------------------------------------------------
@@ -75,7 +79,8 @@ class CycleLR(LRScheduler):
 
     def get_lr(self) -> list[float | torch.Tensor]:
         """The rates of the parameter groups at the step now due."""
-        return [self.rate(self.last_epoch, g) for g in range(len(self.base_lrs))]
+        self.rates = [self.rate(self.last_epoch, g) for g in range(len(self.base_lrs))]
+        return list(self.rates)
 
     def _get_closed_form_lr(self) -> list[float | torch.Tensor]:
         return self.get_lr()
@@ -110,7 +115,13 @@ class CycleLR(LRScheduler):
                     observer(end)
         before = self.last_epoch
         super().step(epoch)
+        if self.last_epoch >= self.next_end or epoch is not None:
+            self._look()
         self._moved(before)
+
+    def _look(self) -> None:
+        k = bisect_right(self.ends, self.last_epoch)
+        self.next_end = self.ends[k] if k < len(self.ends) else math.inf
 
     def _moved(self, before: int) -> None:
         """For what happens at a restart."""
@@ -130,6 +141,7 @@ class CycleLR(LRScheduler):
         self._finish = {"start": start, "steps": int(steps), "rates": rates}
         self.total_steps = start + int(steps)
         self.ends = [end for end in self.ends if end <= start] + [self.total_steps]
+        self._look()
 
     def state_dict(self) -> dict[str, Any]:
         """Settings and phase, plain data: no function, no reference to the optimizer."""
@@ -157,6 +169,7 @@ class CycleLR(LRScheduler):
         self.last_epoch, self._step_count = state_dict["last_epoch"], state_dict["_step_count"]
         self.base_lrs = list(state_dict["base_lrs"])
         self._last_lr = list(state_dict["_last_lr"])
+        self._look()
         for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
             if isinstance(group["lr"], torch.Tensor):
                 group["lr"].fill_(rate)
