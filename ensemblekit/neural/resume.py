@@ -80,9 +80,10 @@ def set_epoch(loader: Any, epoch: int) -> None:
     """Tell the samplers of a distributed loader which epoch it is, so that each has its own order."""
     seen: list[Any] = []
     for holder in (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
-        if callable(getattr(holder, "set_epoch", None)) and all(holder is not other for other in seen):
+        tell = getattr(holder, "set_epoch", None)
+        if callable(tell) and all(holder is not other for other in seen):
             seen.append(holder)
-            holder.set_epoch(epoch)
+            tell(epoch)
 
 
 def is_stateful(loader: Any) -> bool:
