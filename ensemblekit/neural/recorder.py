@@ -160,7 +160,7 @@ class Recorder:
             self._place = place = _Place(epoch + 1)
             self._pending = None
             if epoch + 1 < n and self._due_now(end_of_epoch=True):
-                place.random_epoch = place.random_call = place.random = saved.random_state(self._generators)
+                place.random_epoch = place.random = saved.random_state(self._generators)
                 self._save()
         self._exhausted = True
 
@@ -439,7 +439,7 @@ class Recorder:
             torch.distributed.barrier()
         if self._rank == 0:
             self._sidecar.write("state.pt", {
-                "format": saved.FORMAT, "run": self.store.run if self.store else "", "finished": finished,
+                "format": saved.FORMAT, "run": self.store.run if self.store is not None else "", "finished": finished,
                 "settings": self._settings, "recorder": {**self.state_dict(), **own},
                 "model": saved.model_state(self.model), "optimizer": self.optimizer.state_dict(),
                 "schedule": self.scheduler.state_dict(),
