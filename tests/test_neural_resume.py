@@ -83,7 +83,8 @@ def same(path, other):
     a, b = ek.open(path), ek.open(other)
     one, two = neural.history(a), neural.history(b)
     return (all(np.array_equal(a[name][:], b[name][:]) for name in a.fields)
-            and all(np.array_equal(getattr(one, name), getattr(two, name), equal_nan=True) for name in ("step", "loss", "learning_rate"))
+            and all(np.array_equal(getattr(one, name), getattr(two, name), equal_nan=True)
+                    for name in ("step", "loss", "learning_rate"))
             and list(one.logged) == list(two.logged)
             and all(np.array_equal(one.logged[name], two.logged[name]) for name in one.logged))
 
