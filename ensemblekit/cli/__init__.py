@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from ensemblekit import __version__
-from ensemblekit.cli import average, bench, export, info, md, rom, rom_files, tour
+from ensemblekit.cli import average, bench, export, info, md, neural, rom, rom_files, tour
 from ensemblekit.cli.console import stderr
 from ensemblekit.errors import EnsemblekitError
 
@@ -41,6 +41,7 @@ app.add_typer(md.app, name="md")
 for command in (rom_files.ingest, rom_files.export):
     rom.app.command(no_args_is_help=True)(command)
 app.add_typer(rom.app, name="rom")
+app.add_typer(neural.app, name="neural")
 
 
 def _version(wanted: bool) -> None:

@@ -3,6 +3,8 @@
 This is the only front-end that imports torch, and it is imported only when asked for.
 """
 
+from typing import Any as _Any
+
 from ensemblekit.errors import MissingExtraError
 
 try:
@@ -17,9 +19,31 @@ from ensemblekit.neural.calibration import reliability as reliability
 from ensemblekit.neural.ensemble import Ensemble as Ensemble
 from ensemblekit.neural.ensemble import Prediction as Prediction
 from ensemblekit.neural.ensemble import predict as predict
+from ensemblekit.neural.fit import Fit as Fit
+from ensemblekit.neural.fit import fit as fit
+from ensemblekit.neural.history import History as History
+from ensemblekit.neural.history import history as history
+from ensemblekit.neural.ingest import export as export
+from ensemblekit.neural.ingest import ingest as ingest
+from ensemblekit.neural.ingest import state_dict as state_dict
 from ensemblekit.neural.parameters import Manifest as Manifest
+from ensemblekit.neural.plan import Deadline as Deadline
+from ensemblekit.neural.plan import Plan as Plan
+from ensemblekit.neural.plan import plan as plan
 from ensemblekit.neural.recorder import Recorder as Recorder
+from ensemblekit.neural.recorder import content_hash as content_hash
 from ensemblekit.neural.schedule import CyclicCosineLR as CyclicCosineLR
+from ensemblekit.neural.schedule import SWAConstantLR as SWAConstantLR
+from ensemblekit.neural.schedule import TriangularLR as TriangularLR
 from ensemblekit.neural.scores import Comparison as Comparison
 from ensemblekit.neural.scores import compare as compare
 from ensemblekit.neural.scores import scores as scores
+
+
+def __getattr__(name: str) -> _Any:
+    """The adapters, at first use: they import the trainers they are for."""
+    if name in ("lightning", "huggingface"):
+        import importlib
+
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -15,8 +15,7 @@ from ensemblekit.averaging.moments import Moments
 from ensemblekit.averaging.run import reduce
 from ensemblekit.errors import InputError
 from ensemblekit.neural.batchnorm import update_bn
-from ensemblekit.neural.parameters import Manifest, load_vectors
-from ensemblekit.neural.recorder import members
+from ensemblekit.neural.parameters import KINDS, Manifest, load_vectors
 from ensemblekit.store.opening import open_store
 
 
@@ -47,12 +46,13 @@ class Prediction:
 class Ensemble(torch.nn.Module):
     """Snapshots of one model; its forward gives log of the mean of the members' probabilities."""
 
-    def __init__(self, model: torch.nn.Module, parameters: np.ndarray, buffers: np.ndarray | None = None):
+    def __init__(self, model: torch.nn.Module, vectors: Mapping[str, Any], manifest: Manifest | None = None):
+        """vectors: field -> (M, size), as :func:`ensemblekit.neural.parameters.to_vectors` gives them for each member."""
         super().__init__()
-        if not len(parameters):
+        if not len(vectors["parameters"]):
             raise InputError("no snapshots were stored: an ensemble needs at least one")
         self.model = copy.deepcopy(model)
-        self.parameters_of, self.buffers_of = parameters, buffers
+        self.vectors, self.manifest = vectors, manifest
 
     @classmethod
     def from_store(cls, path: str | os.PathLike[str] | Any, model: torch.nn.Module) -> Self:
@@ -61,16 +61,17 @@ class Ensemble(torch.nn.Module):
         Raises InputError naming the parameters that differ where the model is another one.
         """
         store = open_store(path) if isinstance(path, str | os.PathLike) else path
-        Manifest.from_dict(store.provenance["manifest"]).check(model)
-        return cls(model, *members(store))
+        manifest = Manifest.from_dict(store.provenance["manifest"])
+        manifest.check(model)
+        return cls(model, {name: store[name] for name in KINDS if name in store.fields}, manifest)
 
     def __len__(self) -> int:
-        return len(self.parameters_of)
+        return len(self.vectors["parameters"])
 
     def member(self, k: int) -> torch.nn.Module:
         """A copy of the model with the weights of snapshot k (negative: from the end), in eval mode."""
         one = copy.deepcopy(self.model)
-        load_vectors(one, self.parameters_of[k], None if self.buffers_of is None else self.buffers_of[k])
+        load_vectors(one, {name: vectors[k] for name, vectors in self.vectors.items()}, self.manifest)
         return one.eval()
 
     @torch.no_grad()
@@ -101,9 +102,9 @@ class Ensemble(torch.nn.Module):
         Raises InputError where the model has batch-norm layers and no loader is given: averaged weights do not fit
         anybody's old statistics.
         """
-        mean = reduce(self.parameters_of, Moments()).mean
+        mean = reduce(self.vectors["parameters"], Moments()).mean
         one = self.member(-1)
-        load_vectors(one, mean)
+        load_vectors(one, {"parameters": mean}, self.manifest)
         if any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in one.modules()):
             if loader is None:
                 raise InputError("the model has batch-norm layers: pass a loader of training data to refresh them")
