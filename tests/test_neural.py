@@ -64,10 +64,10 @@ def test_schedule_goes_on_from_its_state():
 
 def test_vectors_there_and_back():
     one, other = net(0), net(1)
-    load_vectors(other, **to_vectors(one))
+    load_vectors(other, to_vectors(one))
     for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True):
         assert torch.equal(a, b)
-    assert {k: v.dtype.str[1:] for k, v in to_vectors(one).items()} == {"parameters": "f4", "buffers": "f8"}
+    assert {k: v.dtype.str[1:] for k, v in to_vectors(one).items()} == {"parameters": "f4", "buffers": "f4", "counters": "i8"}
 
 
 def test_update_bn_is_one_pass_over_all_samples():
@@ -121,7 +121,7 @@ def test_calibration_refuses_logits_and_strange_labels():
 
 def ensemble(n=3):
     vectors = [to_vectors(net(k)) for k in range(n)]
-    return neural.Ensemble(net(9), *(np.stack([v[name] for v in vectors]) for name in ("parameters", "buffers")))
+    return neural.Ensemble(net(9), {name: np.stack([v[name] for v in vectors]) for name in vectors[0]})
 
 
 def test_ensemble_pools_probabilities_and_averages_weights():

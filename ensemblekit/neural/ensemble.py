@@ -28,7 +28,7 @@ from ensemblekit.neural.batches import (
 from ensemblekit.neural.barrier import Rise, rise_of
 from ensemblekit.neural.batchnorm import has_batch_norm, update_bn
 from ensemblekit.neural.members import RESIDENT, Measurement, Members
-from ensemblekit.neural.parameters import Manifest, load_vectors, unwrapped
+from ensemblekit.neural.parameters import Manifest, load_vectors, to_vectors, unwrapped
 from ensemblekit.neural.prediction import Prediction, RegressionPrediction
 from ensemblekit.neural.saved import save_predictions
 from ensemblekit.neural.uncertainty import Pool, Space, check_space
@@ -53,7 +53,8 @@ class Ensemble(torch.nn.Module):
 
     Arguments:
         model: the architecture.
-        parameters, buffers, counters: (members, size) arrays or stored fields, as ``to_vectors`` makes them.
+        vectors: field -> (members, size) array or stored field, as ``to_vectors`` makes them; an array alone is that of
+            the parameters.
         manifest: of the vectors; that of the model by default.
         weights: (members,) statistical weights, not below 0; None: all alike.
         task: what outputs are. "classification": logits (n, classes); "binary": one logit (n,) or (n, 1), pooled as
@@ -65,17 +66,17 @@ class Ensemble(torch.nn.Module):
         resident: bytes of weights to hold in memory; above, members are read one at a time, batch after batch.
     """
 
-    def __init__(self, model: torch.nn.Module, parameters: Any, buffers: Any = None, counters: Any = None, *,
-                 manifest: Manifest | None = None, weights: Any = None, task: Task = "classification",
+    def __init__(self, model: torch.nn.Module, vectors: Any, *, manifest: Manifest | None = None, weights: Any = None, task: Task = "classification",
                  forward: Forward | None = None, space: Space = "probability", ignore_index: int | None = None,
                  resident: int = RESIDENT):
         super().__init__()
         if task not in TASKS:
             raise InputError(f"task is one of {', '.join(map(repr, TASKS))}; got {task!r}")
         check_space(space)
-        vectors = {name: rows for name, rows in zip(FIELDS, (parameters, buffers, counters), strict=True)
-                   if rows is not None}
-        count = len(parameters)
+        vectors = dict(vectors) if isinstance(vectors, Mapping) else {"parameters": vectors}
+        if "parameters" not in vectors or not vectors.keys() <= set(FIELDS):
+            raise InputError(f"vectors are those of {', '.join(FIELDS)}, the first at least; got {sorted(vectors)}")
+        count = len(vectors["parameters"])
         if not count:
             raise InputError("no snapshots were stored: an ensemble needs at least one")
         if any(len(rows) != count for rows in vectors.values()):
@@ -131,8 +132,8 @@ class Ensemble(torch.nn.Module):
             if any(w is not None for w in held):
                 weights = np.concatenate([np.ones(len(one)) if w is None else w
                                           for one, w in zip(stores, held, strict=True)])[numbers]
-        vectors = [_rows(stores, name, numbers) if name in stores[0].fields else None for name in FIELDS]
-        made = cls(model, *vectors, manifest=manifest, weights=weights, task=task, forward=forward, space=space,
+        vectors = {name: _rows(stores, name, numbers) for name in FIELDS if name in stores[0].fields}
+        made = cls(model, vectors, manifest=manifest, weights=weights, task=task, forward=forward, space=space,
                    ignore_index=ignore_index, resident=resident)
         made.path = getattr(stores[0], "path", None) if len(stores) == 1 else None
         return made
@@ -146,9 +147,9 @@ class Ensemble(torch.nn.Module):
         return iter(self.members)
 
     @property
-    def parameters_of(self) -> Any:
-        """(members, size): the flat weights, an array or a stored field."""
-        return self._runner.vectors["parameters"]
+    def vectors(self) -> Mapping[str, Any]:
+        """Field -> (members, size): the flat weights, arrays or stored fields."""
+        return self._runner.vectors
 
     @property
     def weights(self) -> np.ndarray:
@@ -304,7 +305,7 @@ class Ensemble(torch.nn.Module):
             else:
                 vectors[name] = _mean_of(self.reduced(reducer_of(average), name))
         if not np.isfinite(vectors["parameters"]).all():
-            bad = [k for k in range(len(self)) if not np.isfinite(np.asarray(self.parameters_of[k])).all()]
+            bad = [k for k in range(len(self)) if not np.isfinite(np.asarray(self.vectors["parameters"][k])).all()]
             raise InputError(f"the weights of snapshot {', '.join(map(str, bad))} are not finite; leave it out: members=")
         load_vectors(one, vectors, self._runner.manifest)
         loader = list(loader) if isinstance(loader, Iterator) else loader
@@ -360,12 +361,10 @@ class Ensemble(torch.nn.Module):
         for row in rows:
             load_vectors(one, {**last, "parameters": row}, manifest)
             self._refresh(one, loader, device)
-            from ensemblekit.neural.parameters import to_vectors
-
             made = to_vectors(one, manifest)
             for name, kept in extra.items():
                 kept.append(made[name])
-        return Ensemble(self._runner.template, rows, *(np.array(extra[n]) if n in extra else None for n in FIELDS[1:]),
+        return Ensemble(self._runner.template, {"parameters": rows, **{name: np.array(x) for name, x in extra.items()}},
                         manifest=manifest, task=self.task, forward=self.call, space=self.space,
                         ignore_index=self.ignore_index)
 

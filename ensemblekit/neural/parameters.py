@@ -1,84 +1,305 @@
-"""A model's weights as one flat vector, and back."""
+"""A model's weights as flat vectors, and back.
+
+A snapshot has up to three fields: "parameters" (float32; float64 where the model has any parameter of float64),
+"buffers" (the floating-point buffers that stand in the state dict) and "counters" (int64: its whole numbers and
+booleans). bfloat16, float16 and float8 are exact in float32, so they come back bit by bit. The manifest says which
+number is whose; it travels in the store's provenance.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
 
 from ensemblekit.errors import InputError
+from ensemblekit.source import Field
+
+Select = Literal["all", "trainable"] | Callable[[str, torch.Tensor], bool]
+"""Which parameters a snapshot holds: all, those that require a gradient, or those of which a function says True."""
+
+KINDS = ("parameters", "buffers", "counters")
+WIDE = {"float64", "complex128"}
+SHARDED = ("FullyShardedDataParallel", "DeepSpeedEngine", "FSDPModule")
+
+
+class Entry(NamedTuple):
+    """One tensor of a model: where it stands in the vector follows from those before it."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    """torch's name of it: "float32", "bfloat16", "int64", "bool", ..."""
+
+    @property
+    def size(self) -> int:
+        """Numbers in the vector; a complex number is two."""
+        return int(np.prod(self.shape, dtype=np.int64)) * (2 if self.dtype.startswith("complex") else 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Names and shapes in the order in which they stand in the vectors."""
+    """Names, shapes and types in the order in which they stand in the vectors.
 
-    parameters: tuple[tuple[str, tuple[int, ...]], ...]
-    """Float32 in the store's field "parameters"."""
-    buffers: tuple[tuple[str, tuple[int, ...]], ...]
-    """Float64 in the field "buffers", which holds whole numbers up to 2^53 exactly."""
+    Names are those of the bare model: "_orig_mod." of torch.compile and the "module." of DataParallel and
+    DistributedDataParallel are taken off.
+    """
+
+    parameters: tuple[Entry, ...] = ()
+    buffers: tuple[Entry, ...] = ()
+    counters: tuple[Entry, ...] = ()
+    aliases: tuple[tuple[str, str], ...] = ()
+    """(name, first name) of tensors that stand in the model under several names; the vectors hold them once."""
+    partial: bool = False
+    """Whether the model has parameters that the snapshots do not hold; they stay what they are in the model."""
 
     @classmethod
-    def of(cls, model: torch.nn.Module) -> Self:
-        """Of a model; a tied parameter stands once, under its first name."""
-        kept = set(model.state_dict())
-        return cls(tuple((name, tuple(p.shape)) for name, p in model.named_parameters()),
-                   tuple((name, tuple(b.shape)) for name, b in model.named_buffers() if name in kept))
+    def of(cls, model: torch.nn.Module, parameters: Select = "all") -> Self:
+        """Of a model.
+
+        Raises InputError where a parameter has no values yet (lazy modules, the meta device), where the model is
+        sharded (FSDP, DeepSpeed), and where no parameter is selected.
+        """
+        wanted = selector(parameters)
+        bare = unwrapped(model)
+        found: dict[str, list[Entry]] = {kind: [] for kind in KINDS}
+        first: dict[int, str] = {}
+        aliases, left = [], False
+        for name, tensor, is_parameter in _named(bare):
+            _check_tensor(name, tensor)
+            if is_parameter and not wanted(name, tensor):
+                left = True
+            elif id(tensor) in first:
+                aliases.append((name, first[id(tensor)]))
+            else:
+                first[id(tensor)] = name
+                kind = "counters" if not _is_float(tensor) else "parameters" if is_parameter else "buffers"
+                found[kind].append(Entry(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")))
+        if left and not found["parameters"]:
+            raise InputError(f"parameters={parameters!r} selects none of the model's parameters")
+        return cls(*(tuple(found[kind]) for kind in KINDS), tuple(aliases), left)
+
+    @classmethod
+    def of_state_dict(cls, state: Mapping[str, torch.Tensor]) -> Self:
+        """Of tensors by name where no model is at hand: running statistics are taken for buffers, other
+        floating-point tensors for parameters, tensors that share their memory and shape for one under two names."""
+        found: dict[str, list[Entry]] = {kind: [] for kind in KINDS}
+        first: dict[tuple[Any, ...], str] = {}
+        aliases = []
+        for name, tensor in state.items():
+            _check_tensor(name, tensor)
+            where = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+            if tensor.numel() and where in first:
+                aliases.append((name, first[where]))
+                continue
+            first[where] = name
+            running = name.rpartition(".")[2] in ("running_mean", "running_var")
+            kind = "counters" if not _is_float(tensor) else "buffers" if running else "parameters"
+            found[kind].append(Entry(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")))
+        return cls(*(tuple(found[kind]) for kind in KINDS), tuple(aliases))
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
         """The inverse of :meth:`to_dict`."""
-        return cls(*(tuple((name, tuple(shape)) for name, shape in raw[part]) for part in ("parameters", "buffers")))
+        return cls(*(tuple(Entry(name, tuple(shape), dtype) for name, shape, dtype in raw[kind]) for kind in KINDS),
+                   tuple((a, b) for a, b in raw["aliases"]), bool(raw["partial"]))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, for JSON."""
-        return asdict(self)
+        return {**{kind: [[e.name, list(e.shape), e.dtype] for e in getattr(self, kind)] for kind in KINDS},
+                "aliases": [list(pair) for pair in self.aliases], "partial": self.partial}
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        """The fields of the store, those of the three that hold anything; NaN and infinity are refused."""
+        found = {}
+        for kind in KINDS:
+            size = sum(entry.size for entry in getattr(self, kind))
+            if size:
+                found[kind] = Field((size,), self.dtype(kind), finite=kind != "counters")
+        return found
+
+    def dtype(self, kind: str) -> np.dtype:
+        """The type of a field's numbers."""
+        if kind == "counters":
+            return np.dtype("i8")
+        return np.dtype("f8" if any(entry.dtype in WIDE for entry in getattr(self, kind)) else "f4")
 
     def check(self, model: torch.nn.Module) -> None:
-        """Raise InputError naming what differs between this manifest and a model."""
-        mine, other = dict(self.parameters + self.buffers), Manifest.of(model)
-        theirs = dict(other.parameters + other.buffers)
+        """Raise InputError naming what differs between this manifest and a model.
+
+        Names, shapes and ties must agree, and whole numbers be whole numbers. Precision need not: weights of a
+        bfloat16 run go into a float32 model.
+        """
+        other = Manifest.of(model)
+        mine, theirs = self._looks(), other._looks()
+        if self.partial:
+            parameters = {entry.name for entry in other.parameters}
+            theirs = {name: look for name, look in theirs.items() if name in mine or name not in parameters}
+            theirs = {name: look for name, look in theirs.items() if name in mine or not look.startswith("tied")}
         differing = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
         if differing:
-            listed = "; ".join(f"{name}: stored {mine.get(name)}, model {theirs.get(name)}" for name in differing[:5])
-            raise InputError(f"the model is not the one whose weights were stored; {len(differing)} differ: {listed}")
+            listed = "; ".join(f"{name}: stored {mine.get(name, 'not at all')}, model {theirs.get(name, 'has it not')}"
+                               for name in differing[:5])
+            raise InputError(f"the model is not the one whose weights were stored; {len(differing)} of "
+                             f"{len({**mine, **theirs})} tensors differ: {listed}"
+                             + (f"; and {len(differing) - 5} more" if len(differing) > 5 else ""))
+
+    def _looks(self) -> dict[str, str]:
+        looks = {entry.name: f"{entry.shape}{' of whole numbers' if kind == 'counters' else ''}"
+                 for kind in KINDS for entry in getattr(self, kind)}
+        return looks | {name: f"tied to {first}" for name, first in self.aliases}
+
+    def tensors(self, model: torch.nn.Module) -> dict[str, list[torch.Tensor]]:
+        """The model's own tensors, kind by kind in the manifest's order.
+
+        Raises InputError where the model lacks one.
+        """
+        own = {name: tensor for name, tensor, _ in _named(unwrapped(model))}
+        missing = [e.name for kind in KINDS for e in getattr(self, kind) if e.name not in own]
+        if missing:
+            raise InputError(f"the model lacks {', '.join(missing[:5])}, of which the snapshots hold values")
+        return {kind: [own[entry.name] for entry in getattr(self, kind)] for kind in KINDS}
+
+    def state_dict(self, vectors: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """Vectors as tensors by name, in their own types; tensors of one memory where they were tied."""
+        found: dict[str, torch.Tensor] = {}
+        for kind in KINDS:
+            if kind not in vectors:
+                continue
+            vector, at = torch.as_tensor(np.array(vectors[kind])), 0
+            for entry in getattr(self, kind):
+                values = vector[at:at + entry.size]
+                at += entry.size
+                if entry.dtype.startswith("complex"):
+                    values = torch.view_as_complex(values.reshape(-1, 2))
+                found[entry.name] = values.reshape(entry.shape).to(getattr(torch, entry.dtype)).clone()
+        found |= {name: found[first] for name, first in self.aliases if first in found}
+        return found
 
 
-def to_vectors(model: torch.nn.Module) -> dict[str, np.ndarray]:
-    """Copies of all parameters (float32) and buffers (float64), flat; those of the two that the model has."""
-    manifest = Manifest.of(model)
-    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
-    found = {}
-    if manifest.parameters:
-        found["parameters"] = _flat([parameters[name] for name, _ in manifest.parameters]).astype(np.float32)
-    if manifest.buffers:
-        found["buffers"] = _flat([buffers[name] for name, _ in manifest.buffers])
-    return found
+def selector(parameters: Select) -> Callable[[str, torch.Tensor], bool]:
+    """A choice of parameters as a function of name and parameter."""
+    if callable(parameters):
+        return parameters
+    if parameters == "all":
+        return lambda name, parameter: True
+    if parameters == "trainable":
+        return lambda name, parameter: parameter.requires_grad
+    raise InputError(f'parameters is "all", "trainable" or a function of (name, parameter); got {parameters!r}')
 
 
-def _flat(tensors: list[torch.Tensor]) -> np.ndarray:
-    return np.concatenate([t.detach().cpu().to(torch.float64).numpy().ravel() for t in tensors])
+def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
+    """The bare model inside torch.compile, DataParallel and DistributedDataParallel.
+
+    Raises InputError for a model whose weights are sharded over processes: one process does not hold them all.
+    """
+    while True:
+        names = [base.__name__ for base in type(model).__mro__]
+        if any(name in SHARDED for name in names):
+            raise InputError(f"{type(model).__name__} shards the weights over processes, and a snapshot needs them whole: "
+                             "FSDP and DeepSpeed are not supported; train with DistributedDataParallel, or gather a "
+                             "full state dict and neural.ingest it")
+        if names[0] == "OptimizedModule":
+            model = model._orig_mod     # type: ignore[assignment]
+        elif isinstance(model, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
+            model = model.module
+        else:
+            return model
+
+
+def _named(bare: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor, bool]]:
+    """Parameters, then the buffers of the state dict, every name of each; "_orig_mod." of compiled parts taken off."""
+    for name, parameter in bare.named_parameters(remove_duplicate=False):
+        yield bare_name(name), parameter, True
+    transient = {f"{prefix}.{name}" if prefix else name for prefix, module in bare.named_modules(remove_duplicate=False)
+                 for name in module._non_persistent_buffers_set}
+    for name, buffer in bare.named_buffers(remove_duplicate=False):
+        if name not in transient:
+            yield bare_name(name), buffer, False
+
+
+def bare_name(name: str) -> str:
+    """A name without what torch.compile puts into it."""
+    return name.replace("_orig_mod.", "")
+
+
+def _is_float(tensor: torch.Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _check_tensor(name: str, tensor: torch.Tensor) -> None:
+    if not isinstance(tensor, torch.Tensor):
+        raise InputError(f"{name} is no tensor but {type(tensor).__name__}; a snapshot holds tensors only")
+    if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
+        raise InputError(f"{name} has no shape yet (a lazy module): run one batch through the model first")
+    if type(tensor).__name__ == "DTensor" or type(tensor.data).__name__ == "DTensor":
+        raise InputError(f"{name} is a DTensor, a shard of a tensor (FSDP, tensor parallelism): one process does not hold "
+                         "it whole. Train with DistributedDataParallel, or gather a full state dict and neural.ingest it")
+    if tensor.is_meta:
+        raise InputError(f"{name} is on the meta device and has no values")
+    if tensor.is_quantized or tensor.layout is not torch.strided:
+        raise InputError(f"{name} is {'quantised' if tensor.is_quantized else 'sparse'}; a snapshot holds dense tensors")
 
 
 @torch.no_grad()
-def load_vectors(model: torch.nn.Module, parameters: np.ndarray, buffers: np.ndarray | None = None) -> None:
-    """Put vectors of :func:`to_vectors` into a model of the same shape; without `buffers` its own stay."""
-    manifest = Manifest.of(model)
-    own, held = dict(model.named_parameters()), dict(model.named_buffers())
-    _fill(parameters, [own[name] for name, _ in manifest.parameters], "parameters")
-    if buffers is not None:
-        _fill(buffers, [held[name] for name, _ in manifest.buffers], "buffers")
+def pack(model: torch.nn.Module, manifest: Manifest, out: Mapping[str, torch.Tensor] | None = None) \
+        -> dict[str, torch.Tensor]:
+    """A copy of the model's numbers as one vector a field, where the first tensor of each field is.
+
+    `out` takes vectors of an earlier call, which are written over.
+    """
+    found = {}
+    for kind, tensors in manifest.tensors(model).items():
+        if kind not in manifest.fields:
+            continue
+        dtype = {"f8": torch.float64, "f4": torch.float32, "i8": torch.int64}[manifest.dtype(kind).str[1:]]
+        size = sum(entry.size for entry in getattr(manifest, kind))
+        vector = torch.empty(size, dtype=dtype, device=tensors[0].device) if out is None else out[kind]
+        at = 0
+        for tensor in tensors:
+            flat = _real(tensor.detach()).reshape(-1)
+            vector[at:at + len(flat)].copy_(flat)
+            at += len(flat)
+        found[kind] = vector
+    return found
 
 
-def _fill(vector: np.ndarray, tensors: list[torch.Tensor], what: str) -> None:
-    wanted = sum(t.numel() for t in tensors)
-    if vector.shape != (wanted,):
-        raise InputError(f"the model has {wanted} {what}, shape ({wanted},); got {vector.shape}")
-    at = 0
-    for tensor in tensors:
-        values = torch.from_numpy(np.array(vector[at:at + tensor.numel()])).reshape(tensor.shape)
-        tensor.copy_(values)
-        at += tensor.numel()
+def to_vectors(model: torch.nn.Module, manifest: Manifest | None = None) -> dict[str, np.ndarray]:
+    """Copies of the numbers of a model, flat: field -> array; of the three fields those that hold anything."""
+    return {kind: vector.cpu().numpy() for kind, vector in pack(model, manifest or Manifest.of(model)).items()}
+
+
+@torch.no_grad()
+def load_vectors(model: torch.nn.Module, vectors: Mapping[str, Any], manifest: Manifest | None = None) -> None:
+    """Put vectors of :func:`to_vectors` into a model of the same shape, in place; fields not given stay as they are.
+
+    Arguments:
+        vectors: field -> (size,) array or tensor; of any precision, so that a float64 mean of many goes in too.
+        manifest: of the snapshots, where they hold only some of the parameters or come from another model.
+
+    Raises InputError where a length does not fit; nothing is changed then.
+    """
+    manifest = manifest or Manifest.of(model)
+    unknown = [kind for kind in vectors if kind not in KINDS]
+    if unknown:
+        raise InputError(f"no field {unknown[0]!r}; a model has {', '.join(KINDS)}")
+    tensors = manifest.tensors(model)
+    for kind, vector in vectors.items():
+        wanted = sum(_real(tensor).numel() for tensor in tensors[kind])
+        if tuple(vector.shape) != (wanted,):
+            raise InputError(f"the model has {wanted} numbers in its {kind}, shape ({wanted},); got {tuple(vector.shape)}")
+    for kind, vector in vectors.items():
+        flat = vector if isinstance(vector, torch.Tensor) else torch.from_numpy(np.array(vector))
+        at = 0
+        for tensor in tensors[kind]:
+            target = _real(tensor)
+            target.copy_(flat[at:at + target.numel()].reshape(target.shape))
+            at += target.numel()
+
+
+def _real(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor

@@ -6,13 +6,11 @@ import os
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
 import torch
 
 from ensemblekit.errors import InputError
 from ensemblekit.neural.parameters import Manifest, to_vectors
 from ensemblekit.neural.schedule import CyclicCosineLR
-from ensemblekit.source import Field
 from ensemblekit.store.store import Store
 
 
@@ -34,18 +32,18 @@ class Recorder:
         self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
         self.captured: list[int] = []
         """The steps, counted from 1, after which a snapshot was taken."""
-        fields = {name: Field(vector.shape, vector.dtype, finite=True) for name, vector in to_vectors(model).items()}
-        if "parameters" not in fields:
+        self.manifest = Manifest.of(model)
+        if not self.manifest.parameters:
             raise InputError("the model has no parameters to record")
-        self.store = Store.create(path, fields, capacity=scheduler.n_cycles,
-                               provenance={"manifest": Manifest.of(model).to_dict()})
+        self.store = Store.create(path, self.manifest.fields, capacity=scheduler.n_cycles,
+                                  provenance={"manifest": self.manifest.to_dict()})
 
     def step(self) -> bool:
         """Call after optimizer.step() and before scheduler.step(); whether a snapshot was taken."""
         if not self.scheduler.at_cycle_end:
             return False
         step = self.scheduler.last_epoch + 1
-        self.store.append(to_vectors(self.model), time=float(step))
+        self.store.append(to_vectors(self.model, self.manifest), time=float(step))
         self.captured.append(step)
         return True
 
@@ -55,8 +53,3 @@ class Recorder:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
         self.store.close()
-
-
-def members(store: Any) -> tuple[np.ndarray, np.ndarray | None]:
-    """The stored snapshots: parameters (M, P) and buffers (M, B), or None where the model has none."""
-    return store["parameters"][:], store["buffers"][:] if "buffers" in store.fields else None

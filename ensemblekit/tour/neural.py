@@ -80,7 +80,7 @@ def act(out: Path, quick: bool) -> Act:
                                                100 * against["snapshot ensemble"]["accuracy"].stderr, "points"),
                "paired on the same digits; NLL "
                + with_error(against["snapshot ensemble"]["nll"].value, against["snapshot ensemble"]["nll"].stderr)),
-        Number("snapshots", f"{len(ens)} × {ens.parameters_of.shape[1]:,} weights".replace(",", " "),
+        Number("snapshots", f"{len(ens)} × {ens.vectors['parameters'].shape[1]:,} weights".replace(",", " "),
                f"at steps {', '.join(str(step) for step in history['captured'])}"),
     )
     return Act(
