@@ -28,6 +28,8 @@ from ensemblekit.neural.parameters import Manifest as Manifest
 from ensemblekit.neural.prediction import Prediction as Prediction
 from ensemblekit.neural.prediction import RegressionPrediction as RegressionPrediction
 from ensemblekit.neural.recorder import Recorder as Recorder
+from ensemblekit.neural.report import Report as Report
+from ensemblekit.neural.report import report as report
 from ensemblekit.neural.saved import SavedPredictions as SavedPredictions
 from ensemblekit.neural.saved import load_predictions as load_predictions
 from ensemblekit.neural.schedule import CyclicCosineLR as CyclicCosineLR

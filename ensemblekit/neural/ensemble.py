@@ -242,9 +242,30 @@ class Ensemble(torch.nn.Module):
             raise InputError("save=True keeps predictions beside the store; make the ensemble with from_store")
         if save and self.task == "regression":
             raise InputError("predictions of numbers are not saved; only those of classes")
+        found = self._collect(loader, device, path, bool(save))
+        prediction = found.result(len(self._wanted()), self.space)
+        if save:
+            assert self.path is not None
+            save_predictions(self.path, "predictions" if save is True else save, found.members(), prediction,
+                             self.weights[self._wanted()])
+        return prediction
+
+    @torch.no_grad()
+    def predict_members(self, loader: Any, *, device: Any = None) -> tuple[np.ndarray, Prediction]:
+        """Every member's probabilities (members, n, classes, ...), those of weight 0 left out, and their pool.
+
+        Memory grows with the number of members. Errors as :meth:`predict`; regression has none.
+        """
+        if self.task == "regression":
+            raise InputError("members' probabilities are those of classes; this ensemble is a regression")
+        found = self._collect(loader, device, "auto", True)
+        prediction = found.result(len(self._wanted()), self.space)
+        return found.members(), prediction
+
+    def _collect(self, loader: Any, device: Any, path: str, keep: bool) -> _Collected:
         device = device or device_of(self._runner.template)
         wanted = self._wanted()
-        found = _Collected(self.task, self.ignore_index, bool(save))
+        found = _Collected(self.task, self.ignore_index, keep)
         for batch in batches_of(loader):
             batch = moved(batch, device)
             found.start(batch, self.space)
@@ -253,12 +274,7 @@ class Ensemble(torch.nn.Module):
                 _check_finite(out, numbers)
                 found.update(out, shares)
             found.end()
-        prediction = found.result(len(wanted), self.space)
-        if save:
-            assert self.path is not None
-            save_predictions(self.path, "predictions" if save is True else save, found.members(), prediction,
-                             self.weights[wanted])
-        return prediction
+        return found
 
     def _wanted(self) -> list[int]:
         return list(range(len(self))) if self.shares is None else np.flatnonzero(self.shares).tolist()
@@ -311,7 +327,7 @@ class Ensemble(torch.nn.Module):
         loader = list(loader) if isinstance(loader, Iterator) else loader
         self._refresh(one, loader, device)
         if loader is not None and barrier == "refuse" and len(self) > 1:
-            rise = self._rise(one, loader, device)
+            rise = self.rise(one, loader, device)
             if rise is not None and rise.above(tolerance):
                 raise InputError(f"the average of these {len(self)} snapshots lies behind a loss barrier: {rise}. They "
                                  "are in different valleys: pool their predictions, average fewer (members=, last=), or "
@@ -324,12 +340,13 @@ class Ensemble(torch.nn.Module):
         Raises InputError where the loader has no labels.
         """
         loader = list(loader) if isinstance(loader, Iterator) else loader
-        found = self._rise(self.averaged_model(loader, average=average, barrier="ignore", device=device), loader, device)
+        found = self.rise(self.averaged_model(loader, average=average, barrier="ignore", device=device), loader, device)
         if found is None:
             raise InputError("a loss needs labels: pass a loader of (input, label)")
         return found
 
-    def _rise(self, average: torch.nn.Module, loader: Iterable[Any], device: Any) -> Rise | None:
+    def rise(self, average: torch.nn.Module, loader: Iterable[Any], device: Any = None) -> Rise | None:
+        """The loss of a model above the members' (up to 2048 items); None where the loader has no labels."""
         with random_kept(self._runner.template):
             return rise_of(average, self._runner.each(self._wanted()), self.weights[self._wanted()], loader,
                            self.task, self.call, device or device_of(self._runner.template), self.ignore_index)
@@ -490,6 +507,7 @@ class _Collected:
         return np.concatenate(self.each, axis=1)
 
     def result(self, members: int, space: str) -> Any:
+        """A Prediction; InputError where nothing came."""
         if not self.n:
             raise InputError("nothing to predict: the loader is empty")
         values = {name: np.concatenate(parts) for name, parts in self.parts.items()}
