@@ -75,7 +75,8 @@ def create(path: _Any, fields: _Any, **options: _Any) -> _Any:
     Arguments:
         path: of the file; ``.h5md`` for particles (MDAnalysis goes by the suffix), ``.h5`` else.
         fields: name -> :class:`Field`.
-        capacity: snapshots each file has room for (allocated ahead, sparse); 4 GiB by default, then doubling.
+        capacity: snapshots each file has room for (allocated ahead, sparse), one number or clock -> number; 4 GiB by
+            default, then doubling.
         run, replica: id of the run (random by default) and name of the replica.
         provenance: anything that JSON can hold.
         time_unit: of the times, e.g. "s"; "ps" by default for particles.

@@ -376,6 +376,16 @@ def test_another_file_in_the_way_is_never_overwritten(tmp_path):
     np.testing.assert_array_equal(ek.open(tmp_path / "a.h5")["x"][:], np.arange(5.0))
 
 
+def test_capacity_clock_by_clock(tmp_path):
+    fields = {"x": ek.Field((3,), "f4"), "loss": ek.Field(clock="steps")}
+    with ek.create(tmp_path / "a.h5", fields, capacity={"main": 2, "steps": 40}) as store:
+        store.extend({"loss": np.arange(40.0)}, clock="steps")
+        assert len(store.segments) == 1
+        store.extend({"x": np.zeros((3, 3))})
+        assert len(store.segments) == 2
+    assert len(ek.open(tmp_path / "a.h5")["loss"]) == 40
+
+
 @pytest.mark.parametrize(("fields", "options", "word"), [
     ({}, {}, "at least one"),
     ({"x": (2, 3)}, {}, "ek.Field"),
@@ -389,6 +399,7 @@ def test_another_file_in_the_way_is_never_overwritten(tmp_path):
     ({"b": ek.Field((3, 3), kind="box", unit="nm")}, {}, "particles"),
     ({"x": ek.Field()}, {"capacity": 0}, "capacity"),
     ({"x": ek.Field()}, {"capacity": 1.5}, "capacity"),
+    ({"x": ek.Field()}, {"capacity": {"main": 0}}, "capacity"),
     ({"x": ek.Field()}, {"durability": "tape"}, "tape"),
     ({"x": ek.Field()}, {"provenance": {"f": object()}}, "JSON"),
     ({"x": ek.Field()}, {"time_unit": 1}, "time_unit"),

@@ -1,8 +1,16 @@
-"""Learning rates that come down to a minimum again and again."""
+"""Learning rates that come down to a minimum again and again, stepped once an iteration.
+
+All of them are ``torch.optim.lr_scheduler.LRScheduler``: they go where torch's own go (Lightning, Accelerate, the
+HuggingFace Trainer, compiled optimizers with a tensor for a rate, which is filled in place). What they add is that
+they know where their cycles end, so that a snapshot can be taken there.
+"""
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -11,54 +19,421 @@ from torch.optim.lr_scheduler import LRScheduler
 from ensemblekit.errors import InputError
 
 Mode = Literal["balanced", "paper", "reference"]
+Momentum = Literal["carry", "reset"]
 
 
-class CyclicCosineLR(LRScheduler):
+class CycleLR(LRScheduler):
+    """What the schedules share: a length, ends of cycles, an early finish, and a state that is exact in mid-cycle.
+
+    `last_epoch` counts steps, as in torch: it is the number of steps made, and the phase.
+    """
+
+    kind = "cycle"
+
+    def __init__(self, optimizer: Any, total_steps: int, last_epoch: int = -1):
+        self.total_steps = total_steps
+        self._observers: list[Callable[[int], None]] = []
+        self._held = False
+        self._finish: dict[str, Any] | None = None
+        self.ends: list[int] = self._ends()
+        """After how many steps (optimizer updates, counted from 1) each snapshot is due, rising."""
+        super().__init__(optimizer, last_epoch)
+
+    # -- for subclasses --------------------------------------------------------------------------------------------
+
+    def _ends(self) -> list[int]:
+        raise NotImplementedError
+
+    def _rate(self, step: int, group: int, base: float) -> float:
+        """The rate of a parameter group with this base rate at `step`, counted from 0 and below total_steps."""
+        raise NotImplementedError
+
+    def _floor(self, group: int, base: float) -> float:
+        """The rate at the bottom of a cycle."""
+        raise NotImplementedError
+
+    def _config(self) -> dict[str, Any]:
+        """The settings, plain data."""
+        raise NotImplementedError
+
+    # -- what is read ----------------------------------------------------------------------------------------------
+
+    @property
+    def n_snapshots(self) -> int:
+        """Snapshots that are due over the whole training."""
+        return len(self.ends)
+
+    @property
+    def at_cycle_end(self) -> bool:
+        """Whether the step now due is the last before a snapshot."""
+        return self.last_epoch + 1 in self.ends
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Kind and settings as plain data: two schedules with the same config give the same rates."""
+        return {"kind": self.kind, "total_steps": self.total_steps, **self._config()}
+
+    def get_lr(self) -> list[float | torch.Tensor]:
+        """The rates of the parameter groups at the step now due."""
+        return [self.rate(self.last_epoch, g) for g in range(len(self.base_lrs))]
+
+    def _get_closed_form_lr(self) -> list[float | torch.Tensor]:
+        return self.get_lr()
+
+    def rate(self, step: int, group: int = 0) -> float:
+        """The rate of a parameter group at any step, counted from 0. After total_steps it stays what it was last."""
+        base = self._base(group)
+        step = min(max(step, 0), self.total_steps - 1)
+        if self._finish is not None and step >= self._finish["start"]:
+            high, low = self._finish["rates"][group], min(self._floor(group, base), self._finish["rates"][group])
+            share = _cosine((step - self._finish["start"] + 1) / self._finish["steps"])
+            return high * share + low * (1 - share)
+        return self._rate(step, group, base)
+
+    def _base(self, group: int) -> float:
+        base = self.base_lrs[group]
+        if isinstance(base, torch.Tensor):      # read once: on a GPU every look would wait for it
+            self.base_lrs = [float(one) for one in self.base_lrs]
+            base = self.base_lrs[group]
+        return float(base)
+
+    # -- moving ----------------------------------------------------------------------------------------------------
+
+    def step(self, epoch: int | None = None) -> None:
+        """One step on, after optimizer.step(). A step that a GradScaler skipped keeps the phase (see Recorder)."""
+        if self._held:
+            return
+        if self._observers and self.last_epoch >= 0:
+            reached = self.last_epoch + 1 if epoch is None else epoch
+            for end in self.ends[bisect_right(self.ends, self.last_epoch):bisect_right(self.ends, reached)]:
+                for observer in self._observers:        # before the rate jumps, after the last update at its minimum
+                    observer(end)
+        before = self.last_epoch
+        super().step(epoch)
+        self._moved(before)
+
+    def _moved(self, before: int) -> None:
+        """For what happens at a restart."""
+
+    def finish(self, steps: int) -> None:
+        """Come down to the minimum within so many steps from here and end there: for a deadline.
+
+        The rate falls by half a cosine from what it is now to the bottom of the cycle. The last snapshot is due
+        after the last of these steps; those of cycles that would have ended later are given up.
+
+        Raises InputError where `steps` is below 1.
+        """
+        if steps < 1:
+            raise InputError(f"finish(steps) takes one step or more; got {steps!r}")
+        start = max(self.last_epoch, 0)
+        rates = [self.rate(start, g) for g in range(len(self.base_lrs))]
+        self._finish = {"start": start, "steps": int(steps), "rates": rates}
+        self.total_steps = start + int(steps)
+        self.ends = [end for end in self.ends if end <= start] + [self.total_steps]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Settings and phase, plain data: no function, no reference to the optimizer."""
+        return {"config": self.config, "last_epoch": self.last_epoch, "_step_count": self._step_count,
+                "base_lrs": [self._base(g) for g in range(len(self.base_lrs))],
+                "_last_lr": [float(rate) for rate in self._last_lr],
+                "finish": None if self._finish is None else dict(self._finish), "ends": list(self.ends)}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on where the schedule of a `state_dict` stood; the optimizer's rates are set to those due there.
+
+        Raises InputError where the state is of a schedule with other settings, naming them.
+        """
+        theirs = dict(state_dict["config"])
+        ours = self.config
+        if state_dict["finish"] is not None or self._finish is not None:
+            theirs.pop("total_steps")
+            ours.pop("total_steps")
+        differing = differences(theirs, ours)
+        if differing:
+            raise InputError(f"this state is of another schedule: {differing}")
+        self._finish = None if state_dict["finish"] is None else dict(state_dict["finish"])
+        self.ends = list(state_dict["ends"])
+        self.total_steps = state_dict["config"]["total_steps"]
+        self.last_epoch, self._step_count = state_dict["last_epoch"], state_dict["_step_count"]
+        self.base_lrs = list(state_dict["base_lrs"])
+        self._last_lr = list(state_dict["_last_lr"])
+        for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+
+class CyclicCosineLR(CycleLR):
     """Cosine annealing with restarts, one step an iteration (Huang et al. 2017, equation 2).
 
     lr(t) = base/2 (cos(pi ((t - 1) mod C) / C) + 1) at iteration t = 1, 2, ..., with C = ceil(total_steps / n_cycles).
 
     Modes:
-        "paper": the formula as printed; where n_cycles does not divide total_steps the last cycle is cut short.
-        "balanced": cycles that differ by one step at most, so that each comes down to its minimum.
-        "reference": the authors' code, one step ahead of the formula: the last iteration of a cycle has rate 0.
+        "paper": the formula as printed; where n_cycles does not divide total_steps the last cycle is cut short, and
+            there may be fewer cycles than asked for (7 steps in 5 cycles: four of ceil(7 / 5) = 2 steps).
+        "balanced": cycles that differ by one step at most, so that each comes down to its minimum. The same as
+            "paper" where n_cycles divides total_steps.
+        "reference": the convention of the authors' code, one step ahead of the formula: the first iteration of a
+            cycle is below the base rate, the last has the rate `eta_min` exactly.
 
-    After `total_steps` the rate stays what it was last.
+    Arguments:
+        total_steps: iterations (optimizer steps) in all, warm-up included.
+        n_cycles: cycles, and snapshots.
+        eta_min: the rate at the bottom, one number or one a parameter group.
+        warmup_steps: iterations of linear warm-up before the first cycle: (s / (warmup_steps + 1)) of its peak at
+            iteration s.
+        peak_decay: peak of a cycle over that of the one before.
+        alphas: peak of each cycle in multiples of the group's base rate; beside peak_decay they multiply.
+        T_mult: length of a cycle over that of the one before; balanced mode only.
+        momentum: "carry" keeps the optimizer's momenta over a restart, as the reference code does; "reset" forgets
+            them (the optimizer's whole state) at the start of every cycle but the first.
+
+    Rates of several parameter groups keep their ratio (above `eta_min`). After `total_steps` the rate stays what it
+    was last. Raises InputError for what does not fit, among it more cycles than steps.
     """
 
+    kind = "cyclic cosine"
+
     def __init__(self, optimizer: Any, *, total_steps: int, n_cycles: int, mode: Mode = "balanced",
+                 eta_min: float | Sequence[float] = 0.0, warmup_steps: int = 0, peak_decay: float = 1.0,
+                 alphas: Sequence[float] | None = None, T_mult: float = 1.0, momentum: Momentum = "carry",
                  last_epoch: int = -1):
-        if total_steps < 1 or not 1 <= n_cycles <= total_steps:
-            raise InputError(f"there is at least one step a cycle; got total_steps={total_steps!r}, "
-                             f"n_cycles={n_cycles!r}")
+        total_steps, n_cycles, warmup_steps = _counts(total_steps, n_cycles, warmup_steps, "warmup_steps")
         if mode not in ("balanced", "paper", "reference"):
             raise InputError(f'mode is "balanced", "paper" or "reference"; got {mode!r}')
-        self.total_steps, self.n_cycles, self.mode = total_steps, n_cycles, mode
-        super().__init__(optimizer, last_epoch)
+        if momentum not in ("carry", "reset"):
+            raise InputError(f'momentum is "carry" or "reset"; got {momentum!r}')
+        if not (T_mult > 0 and math.isfinite(T_mult)) or (T_mult != 1 and mode != "balanced"):
+            raise InputError(f"T_mult is above 0, and other than 1 in balanced mode only; got T_mult={T_mult!r}, mode={mode!r}")
+        if not (peak_decay > 0 and math.isfinite(peak_decay)):
+            raise InputError(f"peak_decay is above 0; got {peak_decay!r}")
+        if alphas is not None and (len(alphas) != n_cycles or not all(math.isfinite(a) and a > 0 for a in alphas)):
+            raise InputError(f"alphas are {n_cycles} numbers above 0, one a cycle; got {list(alphas)!r}")
+        self.n_cycles, self.mode, self.warmup_steps = n_cycles, mode, warmup_steps
+        self.peak_decay, self.T_mult, self.momentum = float(peak_decay), float(T_mult), momentum
+        self.alphas = None if alphas is None else tuple(map(float, alphas))
+        self.eta_min = _per_group(eta_min, optimizer, "eta_min")
+        if momentum == "reset" and last_epoch == -1 and optimizer.state:
+            raise InputError(f"momentum=\"reset\" forgets the optimizer's state, and {type(optimizer).__name__} has some "
+                             "before its first step (or has made steps already); make the schedule first, or carry it")
+        steps = total_steps - warmup_steps
+        if mode == "balanced":
+            edges = ([steps * k // n_cycles for k in range(n_cycles + 1)] if T_mult == 1 else
+                     _geometric(steps, n_cycles, T_mult))
+        else:
+            edges = [*range(0, steps, -(-steps // n_cycles)), steps]
+        self._starts = [warmup_steps + edge for edge in edges]
+        if any(b <= a for a, b in zip(self._starts, self._starts[1:], strict=False)):
+            raise InputError(f"{n_cycles} cycles with T_mult={T_mult!r} do not fit into {steps} steps: a cycle would have "
+                             "no step at all")
+        super().__init__(optimizer, total_steps, last_epoch)
 
     @property
     def starts(self) -> list[int]:
         """The first step (counted from 0) of each cycle, then total_steps."""
-        if self.mode == "balanced":
-            return [self.total_steps * k // self.n_cycles for k in range(self.n_cycles + 1)]
-        length = -(-self.total_steps // self.n_cycles)
-        return [*range(0, self.total_steps, length), self.total_steps]
+        return list(self._starts)
 
     @property
-    def at_cycle_end(self) -> bool:
-        """Whether the step now due is the last of its cycle, the one after which a snapshot is taken."""
-        return self.last_epoch + 1 in self.starts[1:]
+    def cycle(self) -> int:
+        """The cycle of the step now due, counted from 0."""
+        return min(max(0, bisect_right(self._starts, self.last_epoch) - 1), len(self._starts) - 2)
 
     def factor(self, step: int) -> float:
-        """Rate over base rate at `step`, counted from 0."""
-        step = min(step, self.total_steps - 1)
-        starts = self.starts
-        cycle = max(k for k in range(len(starts) - 1) if starts[k] <= step)
-        length = starts[cycle + 1] - starts[cycle] if self.mode == "balanced" else -(-self.total_steps // self.n_cycles)
-        ahead = 1 if self.mode == "reference" else 0
-        return 0.5 * (math.cos(math.pi * (step - starts[cycle] + ahead) / length) + 1)
+        """Rate over base rate at `step`, counted from 0, were eta_min 0 and no early finish asked for."""
+        step = min(step, self._starts[-1] - 1)
+        if step < self.warmup_steps:
+            return self._peak(0) * (step + 1) / (self.warmup_steps + 1)
+        cycle = bisect_right(self._starts, step) - 1
+        return self._peak(cycle) * _cosine(self._share(step, cycle))
 
-    def get_lr(self) -> list[float | torch.Tensor]:
-        """The rates of the parameter groups at the step now due."""
-        factor = self.factor(self.last_epoch)
-        return [float(base) * factor for base in self.base_lrs]
+    def _peak(self, cycle: int) -> float:
+        return (1.0 if self.alphas is None else self.alphas[min(cycle, self.n_cycles - 1)]) * self.peak_decay**cycle
+
+    def _share(self, step: int, cycle: int) -> float:
+        """How far through its cycle a step is."""
+        length = self._starts[cycle + 1] - self._starts[cycle]
+        if self.mode != "balanced":     # the last one may be cut short: it does not get there
+            length = self._starts[1] - self._starts[0]
+        return (step - self._starts[cycle] + (self.mode == "reference")) / length
+
+    def _ends(self) -> list[int]:
+        return self._starts[1:]
+
+    def _rate(self, step: int, group: int, base: float) -> float:
+        low = self.eta_min[group]
+        if step < self.warmup_steps:
+            return self.factor(step) * base
+        cycle = bisect_right(self._starts, step) - 1
+        share = _cosine(self._share(step, cycle))
+        return self._peak(cycle) * base * share + low * (1 - share)
+
+    def _floor(self, group: int, base: float) -> float:
+        return self.eta_min[group]
+
+    def _moved(self, before: int) -> None:
+        if self.momentum == "reset" and before >= 0 and self.last_epoch < self.total_steps:
+            if any(before < start <= self.last_epoch for start in self._starts[1:-1]):
+                self.optimizer.state.clear()
+
+    def _config(self) -> dict[str, Any]:
+        return {"n_cycles": self.n_cycles, "mode": self.mode, "eta_min": list(self.eta_min),
+                "warmup_steps": self.warmup_steps, "peak_decay": self.peak_decay,
+                "alphas": None if self.alphas is None else list(self.alphas), "T_mult": self.T_mult,
+                "momentum": self.momentum}
+
+
+class TriangularLR(CycleLR):
+    """The triangular cycles of fast geometric ensembling (Garipov et al. 2018), after training as usual.
+
+    From `start_step` on, iteration j = 1 ... c of a cycle of c iterations has a rate that falls in a straight line
+    from alpha_1 to alpha_2, reached at j = b, and rises again to alpha_1, reached at j = c; the snapshot is taken at
+    the bottom, b = ceil(c / 2). For even c that is the paper's alpha(j / c) with its minimum at t = 1/2. For odd c, where
+    t = 1/2 falls between two iterations, the bottom is reached all the same, and a cycle of one iteration is all bottom.
+
+    Arguments:
+        total_steps: iterations in all, those before start_step included.
+        n_cycles: cycles, and snapshots; their lengths differ by one at most.
+        alpha_1, alpha_2: rates at the top and at the bottom, of the first parameter group; those of the others keep
+            the ratio of their base rates.
+        start_step: iterations before the first cycle, with the rates of the published training: the base rate for
+            half of them, then down in a straight line to alpha_1 at 9/10 of them.
+    """
+
+    kind = "triangular"
+
+    def __init__(self, optimizer: Any, *, total_steps: int, n_cycles: int, alpha_1: float, alpha_2: float,
+                 start_step: int = 0, last_epoch: int = -1):
+        total_steps, n_cycles, start_step = _counts(total_steps, n_cycles, start_step, "start_step")
+        if not 0 <= alpha_2 <= alpha_1 < math.inf:
+            raise InputError(f"alpha_1 is the rate at the top, alpha_2 that at the bottom; got {alpha_1!r}, {alpha_2!r}")
+        self.n_cycles, self.start_step = n_cycles, start_step
+        self.alpha_1, self.alpha_2 = float(alpha_1), float(alpha_2)
+        steps = total_steps - start_step
+        self._starts = [start_step + steps * k // n_cycles for k in range(n_cycles + 1)]
+        super().__init__(optimizer, total_steps, last_epoch)
+
+    @property
+    def starts(self) -> list[int]:
+        """The first step (counted from 0) of each cycle, then total_steps."""
+        return list(self._starts)
+
+    def _ends(self) -> list[int]:
+        return [a + -(-(b - a) // 2) for a, b in zip(self._starts, self._starts[1:], strict=False)]
+
+    def _rate(self, step: int, group: int, base: float) -> float:
+        ratio = _ratio(base, self._base(0))
+        if step < self.start_step:
+            return _published(step / self.start_step, base, self.alpha_1 * ratio)
+        cycle = bisect_right(self._starts, step) - 1
+        length = self._starts[cycle + 1] - self._starts[cycle]
+        bottom = -(-length // 2)
+        j = step - self._starts[cycle] + 1
+        share = j / bottom if j <= bottom else (length - j) / (length - bottom)     # 0 at the top, 1 at the bottom
+        return ratio * (self.alpha_1 * (1 - share) + self.alpha_2 * share)
+
+    def _floor(self, group: int, base: float) -> float:
+        return self.alpha_2 * _ratio(base, self._base(0))
+
+    def _config(self) -> dict[str, Any]:
+        return {"n_cycles": self.n_cycles, "alpha_1": self.alpha_1, "alpha_2": self.alpha_2,
+                "start_step": self.start_step}
+
+
+class SWAConstantLR(CycleLR):
+    """A constant rate after training as usual, for stochastic weight averaging (Izmailov et al. 2018).
+
+    The base rate for the first half of `start_step` iterations, then down in a straight line to `swa_lr` at 9/10 of
+    them, and `swa_lr` to the end; snapshots are taken at the ends of `n_cycles` equal parts of what follows start_step.
+
+    Arguments:
+        swa_lr: of the first parameter group; the rates of the others keep the ratio of their base rates.
+    """
+
+    kind = "SWA constant"
+
+    def __init__(self, optimizer: Any, *, total_steps: int, n_cycles: int, swa_lr: float, start_step: int = 0,
+                 last_epoch: int = -1):
+        total_steps, n_cycles, start_step = _counts(total_steps, n_cycles, start_step, "start_step")
+        if not 0 < swa_lr < math.inf:
+            raise InputError(f"swa_lr is above 0; got {swa_lr!r}")
+        self.n_cycles, self.start_step, self.swa_lr = n_cycles, start_step, float(swa_lr)
+        super().__init__(optimizer, total_steps, last_epoch)
+
+    def _ends(self) -> list[int]:
+        steps = self.total_steps - self.start_step
+        return [self.start_step + steps * k // self.n_cycles for k in range(1, self.n_cycles + 1)]
+
+    def _rate(self, step: int, group: int, base: float) -> float:
+        low = self._floor(group, base)
+        return _published(step / self.start_step, base, low) if step < self.start_step else low
+
+    def _floor(self, group: int, base: float) -> float:
+        return self.swa_lr * _ratio(base, self._base(0))
+
+    def _config(self) -> dict[str, Any]:
+        return {"n_cycles": self.n_cycles, "swa_lr": self.swa_lr, "start_step": self.start_step}
+
+
+def bare_schedule(scheduler: Any) -> CycleLR:
+    """Our schedule inside what Accelerate wraps around it. Raises InputError where there is none."""
+    one = scheduler
+    while not isinstance(one, CycleLR) and hasattr(one, "scheduler"):
+        one = one.scheduler
+    if not isinstance(one, CycleLR):
+        raise InputError(f"the schedule is one of ensemblekit.neural (CyclicCosineLR, TriangularLR, SWAConstantLR), which "
+                         f"know where their cycles end; got {type(scheduler).__name__}")
+    return one
+
+
+def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """What differs between two settings, in words; "" where nothing does."""
+    return "; ".join(f"{name} was {theirs.get(name, 'not set')!r} and is {ours.get(name, 'not set')!r}"
+                     for name in {**theirs, **ours} if theirs.get(name) != ours.get(name))
+
+
+def _cosine(share: float) -> float:
+    return 0.5 * (math.cos(math.pi * share) + 1)
+
+
+def _published(share: float, high: float, low: float) -> float:
+    """The rate of the FGE and SWA code before it begins: constant to 1/2, falling in a straight line to 9/10."""
+    if share <= 0.5:
+        return high
+    return low if share >= 0.9 else high + (low - high) * (share - 0.5) / 0.4
+
+
+def _ratio(base: float, first: float) -> float:
+    return base / first if first else 1.0
+
+
+def _geometric(steps: int, n_cycles: int, ratio: float) -> list[int]:
+    """Edges of n cycles, each `ratio` times as long as the one before, rounded to steps."""
+    lengths = [ratio**k for k in range(n_cycles)]
+    total, edges, done = math.fsum(lengths), [0], 0.0
+    for length in lengths:
+        done += length
+        edges.append(round(steps * done / total))
+    edges[-1] = steps
+    return edges
+
+
+def _counts(total_steps: Any, n_cycles: Any, before: Any, name: str) -> tuple[int, int, int]:
+    values = []
+    for what, value in (("total_steps", total_steps), ("n_cycles", n_cycles), (name, before)):
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise InputError(f"{what} is a whole number; got {value!r}")
+        values.append(int(value))
+    total_steps, n_cycles, before = values
+    if n_cycles < 1 or before < 0 or n_cycles > total_steps - before:
+        raise InputError(f"there is at least one step a cycle; got total_steps={total_steps!r}, n_cycles={n_cycles!r}"
+                         + (f", {name}={before!r}" if before else "") + ". Train longer, or ask for fewer cycles")
+    return total_steps, n_cycles, before
+
+
+def _per_group(value: float | Sequence[float], optimizer: Any, name: str) -> tuple[float, ...]:
+    groups = len(optimizer.param_groups)
+    values = tuple(map(float, value)) if isinstance(value, Sequence) else (float(value),) * groups
+    if len(values) != groups or not all(0 <= v < math.inf for v in values):
+        raise InputError(f"{name} is one number of 0 or more, or one for each of the {groups} parameter groups; got {value!r}")
+    return values

@@ -373,7 +373,8 @@ def checksums(arrays: Sequence[np.ndarray], meta: np.ndarray, n: int) -> np.ndar
     return sums
 
 
-def next_capacity(schema: Schema, wanted: Mapping[str, int], asked: int | None, index: int) -> dict[str, int]:
+def next_capacity(schema: Schema, wanted: Mapping[str, int], asked: int | Mapping[str, int] | None,
+                  index: int) -> dict[str, int]:
     """Rows of the next segment, clock by clock: as asked for, else doubling from 4 GiB to 64 GiB, at least 16."""
     capacity = {}
     largest, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -382,6 +383,7 @@ def next_capacity(schema: Schema, wanted: Mapping[str, int], asked: int | None, 
         row = sum(schema.fields[name].nbytes for name in names) + 8 * (4 + len(names))
         most = max(LEAST_ROWS, min(LARGEST_BYTES, FIRST_BYTES << min(index, 40)) // row)
         fits = max(1, share // row)
-        capacity[clock] = asked or max(1, min(most, 1 << 24, fits))
+        rows = asked.get(clock) if isinstance(asked, Mapping) else asked
+        capacity[clock] = int(rows) if rows else max(1, min(most, 1 << 24, fits))
         capacity[clock] = max(capacity[clock], min(wanted.get(clock, 0), fits))
     return capacity

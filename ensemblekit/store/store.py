@@ -251,7 +251,7 @@ class Store:
     """
 
     def __init__(self, path: str, schema: Schema | None, mode: Literal["r", "a"], durability: Durability = "process",
-                 capacity: int | None = None):
+                 capacity: int | Mapping[str, int] | None = None):
         self.path, self.mode, self.durability, self.capacity = path, mode, durability, capacity
         self._schema = schema
         self._layouts: list[Layout] = []
@@ -270,8 +270,8 @@ class Store:
     # -- opening and closing ---------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str], fields: Mapping[str, Field], *, capacity: int | None = None,
-               run: str | None = None, replica: str | None = None, provenance: Mapping[str, Any] | None = None,
+    def create(cls, path: str | os.PathLike[str], fields: Mapping[str, Field], *,
+               capacity: int | Mapping[str, int] | None = None, run: str | None = None, replica: str | None = None, provenance: Mapping[str, Any] | None = None,
                time_unit: str = "", durability: Durability = "process", author: str = "unknown",
                in_place: bool = True) -> Store:
         """See :func:`ensemblekit.create`; ``in_place=False`` writes every file whole, as is done by itself where rows
@@ -299,7 +299,7 @@ class Store:
         made.setdefault("created", clock_time.strftime("%Y-%m-%dT%H:%M:%SZ", clock_time.gmtime()))
         schema = Schema(fields, run or uuid.uuid4().hex, None if replica is None else str(replica),
                         time_unit or ("ps" if md else ""), made, author)
-        store = cls(path, schema, "a", durability, None if capacity is None else int(capacity))
+        store = cls(path, schema, "a", durability, capacity)
         store._lock = Lock(path)
         try:
             remove_leftovers(path)
@@ -312,7 +312,7 @@ class Store:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], mode: Literal["r", "a"] = "r", *, durability: Durability = "process",
-             capacity: int | None = None) -> Store:
+             capacity: int | Mapping[str, int] | None = None) -> Store:
         path = os.fspath(path)
         if mode not in ("r", "a"):
             raise InputError(f'mode is "r" (read) or "a" (append); got {mode!r}. A new store: ek.create')
@@ -890,9 +890,10 @@ META = np.dtype([("step", "<i8"), ("time", "<f8"), ("weight", "<f8")])
 def _check_options(durability: Any, capacity: Any) -> None:
     if durability not in ("process", "disk"):
         raise InputError(f'durability is "process" or "disk"; got {durability!r}')
-    if capacity is not None and (not isinstance(capacity, int | np.integer) or isinstance(capacity, bool)
-                                 or capacity < 1):
-        raise InputError(f"capacity is the number of snapshots a file has room for, above 0; got {capacity!r}")
+    for rows in capacity.values() if isinstance(capacity, Mapping) else [] if capacity is None else [capacity]:
+        if not isinstance(rows, int | np.integer) or isinstance(rows, bool) or rows < 1:
+            raise InputError("capacity is the number of snapshots a file has room for, above 0, or clock -> that number; "
+                             f"got {capacity!r}")
 
 
 def _as_array(name: str, value: Any) -> np.ndarray:
