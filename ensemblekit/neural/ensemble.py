@@ -209,19 +209,26 @@ class Ensemble(torch.nn.Module):
         batch: Any = named if named else inputs[0] if len(inputs) == 1 else [*inputs, None]
         if self.call is not None and (named or len(inputs) != 1):
             raise InputError("with a forward function of your own, call the ensemble with one batch")
-        pooled = Moments()
-        wanted = self._wanted()
-        for out, numbers in self._runner.outputs(batch, wanted):
-            shares = None if self.shares is None else self.shares[numbers]
-            if self.task == "regression":
-                pooled.update(_wide(out[0] if isinstance(out, tuple) else out), 0, shares)
-                continue
-            log_p = log_probabilities(out, self.task, 2)
-            pooled.update(log_p.exp() if self.space == "probability" else log_p, 0, shares)
-        mean = pooled.result().mean
+        pooled: Moments | None = None
+        mean: Any = None
+        for out, numbers in self._runner.outputs(batch, self._wanted()):
+            values = self._pooled_over(out)
+            if self.shares is None and len(numbers) == len(self):
+                mean = values.mean(0)           # all in one block: what Moments would say, in one call
+            else:
+                pooled = pooled or Moments()
+                pooled.update(values, 0, None if self.shares is None else self.shares[numbers])
+        mean = pooled.result().mean if pooled else mean
         if self.task == "regression":
             return mean
         return mean.clamp(min=TINY).log() if self.space == "probability" else mean - mean.logsumexp(1, keepdim=True)
+
+    def _pooled_over(self, out: Any) -> torch.Tensor:
+        """What is averaged, (members, n, ...): probabilities, their logarithms, or numbers."""
+        if self.task == "regression":
+            return _wide(out[0] if isinstance(out, tuple) else out)
+        log_p = log_probabilities(out, self.task, 2)
+        return log_p.exp() if self.space == "probability" else log_p
 
     @torch.no_grad()
     def predict(self, loader: Any, *, device: Any = None, save: bool | str = False,
@@ -284,13 +291,14 @@ class Ensemble(torch.nn.Module):
     def reduced(self, reducer: Reducer, field: str = "parameters") -> Any:
         """A reducer's result over the members' vectors, in their order and with their weights."""
         rows = self._runner.vectors[field]
-        if self.shares is None:
+        held = getattr(rows, "weights", None)       # of the store; they may be others than those asked for
+        if self.shares is None and (held is None or np.ptp(held) == 0):
             if "space" in reducer.cuts and int(np.prod(rows.shape[1:])) * rows.dtype.itemsize >= WIDE_ITEM:
                 return reduce(rows, reducer, cut="space", limit=64 << 20)
             return reduce(rows, reducer)
         state = reducer.empty()
         for k in range(len(self)):
-            state.update(np.asarray(rows[k])[None], k, self.shares[k:k + 1])
+            state.update(np.asarray(rows[k])[None], k, None if self.shares is None else self.shares[k:k + 1])
         return state.result()
 
     def averaged_model(self, loader: Iterable[Any] | None = None, *,

@@ -157,7 +157,7 @@ class Compensated:
     """Mean, or with `decay` the exponential average begun at the first snapshot, in pairs of float32.
 
     For devices without float64: the pair (high, low) carries twice the digits of one, so that steps far below the
-    rounding of the average are not lost (Knuth's TwoSum). Torch tensors or arrays; the mean merges in any order, the
+    rounding of the average are not lost (sums by Knuth, products by Dekker 1971). Torch tensors or arrays; the mean merges in any order, the
     exponential not at all.
     """
 
@@ -184,15 +184,15 @@ class Compensated:
                 self.high, self.low, self.weight = copied(x), x * 0, weight
                 continue
             self.weight += weight
-            share = weight / self.weight if self.decay is None else 1 - self.decay
-            self._move(((x - self.high) - self.low) * _single(share, x))
+            self._move(x, 0 * x, weight / self.weight if self.decay is None else 1 - self.decay)
 
-    def _move(self, step: Array) -> None:
-        """high + low + step as a new pair, nothing lost."""
-        step = step + self.low
-        total = self.high + step
-        back = total - self.high
-        self.high, self.low = total, (self.high - (total - back)) + (step - back)
+    def _move(self, high: Array, low: Array, share: float) -> None:
+        """By `share` of the way to the pair given, in pairs throughout."""
+        gap, lost = _added(high, -self.high)
+        step, rest = _times(gap, share)
+        rest = rest + (lost + (low - self.low)) * _single(share, gap)
+        total, left = _added(self.high, step)
+        self.high, self.low = _added(total, left + rest + self.low)
 
     def merge(self, later: Self) -> None:
         if self.decay is not None:
@@ -204,7 +204,7 @@ class Compensated:
             self.high, self.low, self.weight = copied(later.high), copied(later.low), later.weight
             return
         self.weight += later.weight
-        self._move(((later.high - self.high) + (later.low - self.low)) * _single(later.weight / self.weight, self.high))
+        self._move(later.high, later.low, later.weight / self.weight)
 
     def beside(self, right: Self) -> None:
         if right.high is not None:
@@ -414,8 +414,33 @@ def _column(share: np.ndarray, like: Array) -> Array:
     return torch.as_tensor(column, device=like.device) if is_torch(like) else column
 
 
+def _added(a: Array, b: Array) -> tuple[Array, Array]:
+    """a + b in float32, and what its rounding lost."""
+    total = a + b
+    back = total - a
+    return total, (a - (total - back)) + (b - back)
+
+
+def _times(a: Array, share: float) -> tuple[Array, Array]:
+    """share * a, and what its rounding lost."""
+    high = np.float32(share)
+    low = np.float32(share - float(high))
+    product = a * _single(high, a)
+    a1, a2 = _halves(a)
+    b1, b2 = (np.float32(x) for x in _halves(high))
+    lost = ((a1 * _single(b1, a) - product) + a1 * _single(b2, a) + a2 * _single(b1, a)) + a2 * _single(b2, a)
+    return product, lost + a * _single(low, a)
+
+
+def _halves(a: Any) -> tuple[Any, Any]:
+    """a as two numbers of half the digits, whose products are exact."""
+    scaled = a * _single(4097.0, a)
+    first = scaled - (scaled - a)
+    return first, a - first
+
+
 def _single(share: float, like: Array) -> Any:
-    return share if is_torch(like) else np.float32(share)
+    return float(share) if is_torch(like) else np.float32(share)
 
 
 def _double(x: torch.Tensor) -> torch.Tensor:

@@ -136,12 +136,15 @@ def by_members(curve: Sequence[Mapping[str, Any]], *, axes: Any = None) -> Any:
 
 
 def diversity(disagreement: Any, plane: Any = None, explained: float = float("nan"), *, axes: Any = None) -> Any:
-    """Share of items on which two snapshots differ, beside the trajectory of the weights in its principal plane."""
+    """Share of items on which two snapshots differ, beside the trajectory of the weights in its principal plane.
+
+    The percentage is the share of the trajectory's variance that lies in the plane.
+    """
     matrix = 100 * np.asarray(disagreement, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise InputError(f"disagreement is one number a pair, (members, members); got {matrix.shape}")
     n = 1 if plane is None else 2
-    axes = _grid(1, n, (2.3 * n, 2.1), axes)[0]
+    axes = _grid(1, n, (2.5 * n, 2.3), axes)[0]
     m = len(matrix)
     top = float(matrix.max()) or 1.0
     axes[0].imshow(matrix, cmap="Blues", vmin=0, vmax=1.25 * top)
@@ -170,8 +173,8 @@ def diversity(disagreement: Any, plane: Any = None, explained: float = float("na
         axes[1].plot(*centre, "+", color=ORANGE, ms=7, mew=1.6, label="mean of weights")
         axes[1].set_aspect("equal", adjustable="datalim")
         axes[1].margins(0.15)
-        share = "" if np.isnan(explained) else f" ({100 * explained:.0f} % of variance)"
-        axes[1].set_title(f"weights, principal plane{share}", fontsize=7.5)
+        share = "" if np.isnan(explained) else f" ({100 * explained:.0f} %)"
+        axes[1].set_title(f"plane of the weights{share}", fontsize=7.5)
         axes[1].set_xlabel("distance along 1st")
         axes[1].set_ylabel("along 2nd")
         legend(axes[1], loc="upper center", bbox_to_anchor=(0.5, -0.28))
