@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.averaging.moments import Moments
-from ensemblekit.averaging.run import reduce
 from ensemblekit.errors import InputError
 from ensemblekit.neural.calibration import adaptive_bins, bin_of
 from ensemblekit.neural.items import Items, items_of
@@ -134,7 +133,9 @@ def ratio(sums: np.ndarray, sizes: np.ndarray) -> Score:
         raise InputError(f"an error over items needs two items or groups of items, or more; got {n}")
     value = float(sums.sum() / sizes.sum())
     left = (sums - value * sizes) * (n / sizes.sum())
-    stderr = float(np.sqrt(reduce(left, Moments()).variance / n))
+    moments = Moments()
+    moments.update(left, 0)
+    stderr = float(np.sqrt(moments.result().variance / n))
     half = float(stdtrit(n - 1, 0.975)) * stderr
     return Score(value, stderr, value - half, value + half, n)
 
