@@ -376,6 +376,17 @@ def test_another_file_in_the_way_is_never_overwritten(tmp_path):
     np.testing.assert_array_equal(ek.open(tmp_path / "a.h5")["x"][:], np.arange(5.0))
 
 
+@pytest.mark.parametrize("n", range(5))
+def test_every_clock_is_appended_to_in_place_whatever_the_sizes(tmp_path, n):
+    fields = {"x": ek.Field((171 + n,), "f4"), "b": ek.Field((16 + n,), "u1"), "loss": ek.Field((), "f4", clock="steps"),
+              "rate": ek.Field((1,), "f8", clock="steps"), "late": ek.Field((3,), "c16", clock="late")}
+    with ek.create(tmp_path / "a.h5", fields, capacity={"main": 3, "steps": 31}) as store:
+        store.append({"loss": 1.0, "rate": [2.0]}, clock="steps")
+        store.append({"late": np.ones(3)}, clock="late")
+        assert len(ek.open(tmp_path / "a.h5")["rate"]) == 1         # nothing held back for a flush
+        assert store["late"].shape == (1, 3)
+
+
 def test_capacity_clock_by_clock(tmp_path):
     fields = {"x": ek.Field((3,), "f4"), "loss": ek.Field(clock="steps")}
     with ek.create(tmp_path / "a.h5", fields, capacity={"main": 2, "steps": 40}) as store:

@@ -80,7 +80,7 @@ class Manifest:
                 found[kind].append(Entry(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")))
         if left and not found["parameters"]:
             raise InputError(f"parameters={parameters!r} selects none of the model's parameters")
-        return cls(*(tuple(found[kind]) for kind in KINDS), tuple(aliases), left)
+        return cls._made(found, aliases, left)
 
     @classmethod
     def of_state_dict(cls, state: Mapping[str, torch.Tensor]) -> Self:
@@ -99,13 +99,18 @@ class Manifest:
             running = name.rpartition(".")[2] in ("running_mean", "running_var")
             kind = "counters" if not _is_float(tensor) else "buffers" if running else "parameters"
             found[kind].append(Entry(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")))
-        return cls(*(tuple(found[kind]) for kind in KINDS), tuple(aliases))
+        return cls._made(found, aliases, False)
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
         """The inverse of :meth:`to_dict`."""
-        return cls(*(tuple(Entry(name, tuple(shape), dtype) for name, shape, dtype in raw[kind]) for kind in KINDS),
-                   tuple((a, b) for a, b in raw["aliases"]), bool(raw["partial"]))
+        found = {kind: [Entry(name, tuple(shape), dtype) for name, shape, dtype in raw[kind]] for kind in KINDS}
+        return cls._made(found, [(a, b) for a, b in raw["aliases"]], bool(raw["partial"]))
+
+    @classmethod
+    def _made(cls, found: Mapping[str, list[Entry]], aliases: list[tuple[str, str]], partial: bool) -> Self:
+        parameters, buffers, counters = (tuple(found[kind]) for kind in KINDS)
+        return cls(parameters, buffers, counters, tuple(aliases), partial)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, for JSON."""
@@ -234,7 +239,7 @@ def _is_float(tensor: torch.Tensor) -> bool:
 def _check_tensor(name: str, tensor: torch.Tensor) -> None:
     if not isinstance(tensor, torch.Tensor):
         raise InputError(f"{name} is no tensor but {type(tensor).__name__}; a snapshot holds tensors only")
-    if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
+    if torch.nn.parameter.is_lazy(tensor):
         raise InputError(f"{name} has no shape yet (a lazy module): run one batch through the model first")
     if type(tensor).__name__ == "DTensor" or type(tensor.data).__name__ == "DTensor":
         raise InputError(f"{name} is a DTensor, a shard of a tensor (FSDP, tensor parallelism): one process does not hold "

@@ -1,55 +1,649 @@
-"""Snapshots of a model's weights while it trains."""
+"""Snapshots of a model's weights while it trains, and a run that goes on where it was killed.
+
+The store holds one snapshot a cycle on its main clock: the fields of :mod:`ensemblekit.neural.parameters` ("parameters",
+"buffers", "counters") and "content_hash", whose time is the optimizer step after which it was taken. The history (fields
+"loss" and "learning_rate", one row an optimizer step) runs on the clock "steps"; what `Recorder.log` is given, and all
+that a killed run needs to go on, stands in ``<store>.d/training/``. :func:`ensemblekit.neural.history` reads it back.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import logging
 import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Literal, Self, TypeVar
 
+import numpy as np
 import torch
+import xxhash
 
-from ensemblekit.errors import InputError
-from ensemblekit.neural.parameters import Manifest, to_vectors
-from ensemblekit.neural.schedule import CyclicCosineLR
+from ensemblekit.errors import InputError, StoreError
+from ensemblekit.neural import resume as saved
+from ensemblekit.neural.history import CLOCK, LOSS, RATE
+from ensemblekit.neural.parameters import KINDS, Manifest, Select, pack, to_vectors
+from ensemblekit.neural.ring import CudaTransfer, Ring
+from ensemblekit.neural.schedule import bare_schedule, differences
+from ensemblekit.source import Field
 from ensemblekit.store.store import Store
+
+B = TypeVar("B")
+HASH = "content_hash"
+ROWS = 512                  # steps of history held before they go to the store together
+PLACE = ("call", "batch", "random_epoch", "random_call", "random", "loader")
+SHARE = 0.005               # of the time that saving states may take where save_every is not given
+logger = logging.getLogger("ensemblekit.neural")
 
 
 class Recorder:
-    """Takes a snapshot at the end of each cycle of the learning rate, where the loss is at its lowest.
+    """Takes a snapshot at the end of each cycle of the learning rate, and lets a killed run go on where it stood.
 
     ::
 
         with neural.Recorder("weights.h5", model, optimizer, scheduler) as rec:
-            for batch in batches:
-                ...
-                optimizer.step(); rec.step(); scheduler.step()
+            for epoch in rec.epochs(n):
+                for x, y in rec.batches(loader):
+                    ...
+                    optimizer.step(); rec.step(loss); scheduler.step()
 
-    A snapshot with NaN or infinity is refused by an InputError; those before it stay.
+    The same script, run again after it was killed, finds the store: weights, optimizer, schedule, random numbers and
+    the place in the epoch are put back, and `epochs` and `batches` go on from there; on a CPU with the same bits as if
+    nothing had happened. A loop of your own without `epochs` and `batches` is recorded too, but does not resume.
+
+    A snapshot belongs to the last optimizer step before the schedule crosses the end of a cycle, however the schedule is
+    stepped: after `step` or before it (Lightning), several times an update (Accelerate on several processes), once an
+    epoch. Steps that a GradScaler skips keep the phase of the schedule, if the scaler is passed.
+
+    On a GPU a snapshot is copied aside and written while training goes on; elsewhere `step` returns when it is in the
+    store. In a torch.distributed run process 0 writes, and every process makes a Recorder; random numbers are kept for
+    each. FSDP and DeepSpeed are refused.
     """
 
-    def __init__(self, path: str | os.PathLike[str], model: torch.nn.Module, optimizer: torch.optim.Optimizer,
-                 scheduler: CyclicCosineLR):
-        self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
-        self.captured: list[int] = []
-        """The steps, counted from 1, after which a snapshot was taken."""
-        self.manifest = Manifest.of(model)
+    def __init__(self, store: str | os.PathLike[str], model: torch.nn.Module, optimizer: Any, scheduler: Any,
+                 scaler: Any = None, parameters: Select = "all", *, resume: bool = True, save_every: int | None = None,
+                 states: bool = True, also: Mapping[str, Any] | None = None,
+                 configuration: Mapping[str, Any] | None = None, durability: Literal["process", "disk"] = "process",
+                 replica: str | None = None):
+        """
+        Arguments:
+            store: path of the store; made, or gone on with where it holds a run of the same model and settings.
+            model: bare, compiled, or in DataParallel or DistributedDataParallel.
+            optimizer, scheduler, scaler: those of the loop; those that Accelerate wraps too.
+            parameters: those a snapshot holds: "all", "trainable" (require a gradient), or a function of (name,
+                parameter). Buffers of the state dict are always held.
+            resume: go on with a store that is there; False makes that an error.
+            save_every: optimizer steps between two saves of the state a killed run goes on from. By default as often
+                as 0.5 % of the time allow; in distributed runs at snapshots and ends of epochs.
+            states: whether such states are saved at all (Lightning and HuggingFace save their own).
+            also: name -> anything with state_dict and load_state_dict (weight averages, ...) that is to resume too.
+            configuration: plain data of your own; another one at resume is an error that names the difference.
+            durability: "disk" survives the loss of power as well.
+
+        Raises InputError where model, schedule or settings do not fit each other or the run in the store; StoreError
+        where the store is no run to go on with.
+        """
+        if not isinstance(store, str | os.PathLike):
+            raise InputError(f"store is the path of a file, made by the recorder; got {type(store).__name__}")
+        if save_every is not None and save_every < 1:
+            raise InputError(f"save_every is a number of steps, 1 or more; got {save_every!r}")
+        self.path = os.fspath(store)
+        self.model = model
+        self.optimizer = _bare_optimizer(optimizer)
+        self.scheduler = bare_schedule(scheduler)
+        self.scaler = scaler
+        self.manifest = Manifest.of(model, parameters)
         if not self.manifest.parameters:
             raise InputError("the model has no parameters to record")
-        self.store = Store.create(path, self.manifest.fields, capacity=scheduler.n_cycles,
-                                  provenance={"manifest": self.manifest.to_dict()})
+        self.captured: list[int] = []
+        """The optimizer steps, counted from 1, after which a snapshot was taken."""
+        self.updates = 0
+        """Optimizer steps made, those that a GradScaler skipped not counted."""
+        self.resumed = False
+        """Whether this run goes on where another was killed."""
+        self._also = dict(also or {})
+        self._durability = durability
+        self._save_every, self._states = save_every, states
+        self._rank, self._world = _rank_and_world()
+        self._settings = json.loads(json.dumps({
+            "schedule": self.scheduler.config,
+            "optimizer": saved.settings_of(self.optimizer, [self.scheduler._base(g) for g in
+                                                            range(len(self.scheduler.base_lrs))]),
+            "processes": self._world, "configuration": dict(configuration or {})}))
+        self._sidecar = saved.Sidecar(self.path, durability == "disk")
+        self._place = _Place()
+        self._pending: dict[str, Any] | None = None
+        self._lengths: dict[int, int] = {}
+        self._generators: list[torch.Generator] = []
+        self._exhausted = False
+        self._used_batches = False
+        self._seen = 0                  # updates at the last call of step
+        self._crossing_only = False     # several updates a phase: an end is known only when it is crossed
+        self._captured_end = 0
+        self._rows: list[tuple[int, Any, list[float]]] = []
+        self._last_loss: Any = None
+        self._saved_at, self._saved_updates, self._cost = time.perf_counter(), 0, 0.0
+        self._due = False
+        self._ring: Ring | None = None
+        self._closed = False
+        self.store: Store | None = None
+        self._store_lock = threading.Lock()
+        state = self._agree(lambda: self._open(resume, replica))
+        try:
+            self._hook()
+            if state is not None:
+                self._load(state)
+            if self.store is not None:
+                self._start_ring()
+        except BaseException:
+            self.close()
+            raise
 
-    def step(self) -> bool:
-        """Call after optimizer.step() and before scheduler.step(); whether a snapshot was taken."""
-        if not self.scheduler.at_cycle_end:
+    # -- the loop --------------------------------------------------------------------------------------------------
+
+    def epochs(self, n: int) -> Iterator[int]:
+        """The numbers of the epochs that are left of n, from the one a killed run stood in."""
+        for epoch in range(self._place.epoch, n):
+            place = self._place
+            place.epoch, self._calls = epoch, 0
+            if self._pending is not None and self._pending["random_epoch"] is not None:
+                saved.restore_random(self._pending["random_epoch"], self._generators)   # for what the body draws first
+            if self._states:
+                place.random_epoch = saved.random_state(self._generators)
+            self._in_epochs = True
+            yield epoch
+            self._in_epochs = False
+            self._place = place = _Place(epoch + 1)
+            self._pending = None
+            if epoch + 1 < n and self._due_now(end_of_epoch=True):
+                place.random_epoch = place.random_call = place.random = saved.random_state(self._generators)
+                self._save()
+        self._exhausted = True
+
+    _calls = 0
+    _in_epochs = False
+
+    def batches(self, loader: Iterable[B]) -> Iterator[B]:
+        """The batches of a loader, without those that a killed run had trained on.
+
+        Samplers with `set_epoch` are told the epoch. Raises InputError where the loader has another number of batches
+        than in the first epoch, as the schedule was made for that number of steps.
+        """
+        call, self._calls = self._calls, self._calls + 1
+        done, resuming = 0, False
+        self._meet(saved.generators_of(loader))
+        if self._pending is not None:
+            if call < self._pending["call"]:
+                return
+            resuming = call == self._pending["call"]
+            done = self._pending["batch"] if resuming else 0
+        if not self._used_batches:
+            self._used_batches = True
+            if self._rank == 0 and self._states and self.store is not None and not self.resumed:
+                self._sidecar.write_text("begun", self.store.run)
+        expected = saved.length_of(loader)
+        self._check_length(call, expected, at_end=False)
+        place, generators = self._place, self._generators
+        saved.set_epoch(loader, place.epoch)
+        if resuming and self._pending is not None and self._pending["random_call"] is not None:
+            saved.restore_random(self._pending["random_call"], generators)
+        place.call, place.batch = call, done
+        place.random_call = saved.random_state(generators) if self._states else None
+        stateful = saved.is_stateful(loader)
+        if resuming and stateful and self._pending is not None and self._pending["loader"] is not None:
+            loader.load_state_dict(self._pending["loader"])     # type: ignore[attr-defined]
+            iterator = iter(loader)
+        else:
+            iterator = iter(loader)
+            saved.skip(iterator, done, loader)
+        if resuming and self._pending is not None:
+            if done and self._pending["random"] is not None:     # else the loader's own first draws have just been made
+                saved.restore_random(self._pending["random"], generators)
+            self._pending = None
+        last_updates = self.updates if not done else -1
+        while True:
+            if self._ring is not None and self._ring.error is not None:
+                self._ring.check()
+            if self.updates != last_updates and place.batch:     # not between the parts of an accumulated gradient
+                last_updates = self.updates
+                # After the last batch of an epoch the end of the epoch is waited for: what follows in the loop's body
+                # (the mean loss, validation) counts on variables that a resumed epoch without batches would not have.
+                if not (self._in_epochs and place.batch == expected) and self._due_now():
+                    place.random = saved.random_state(generators)
+                    place.loader = loader.state_dict() if stateful else None    # type: ignore[attr-defined]
+                    self._save()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                break
+            place.batch += 1
+            yield batch
+        self._check_length(call, place.batch, at_end=True)
+
+    def _meet(self, generators: list[torch.Generator]) -> None:
+        """Keep the state of these generators too, from now on."""
+        for one in generators:
+            if all(one is not other for other in self._generators):
+                k = len(self._generators)
+                self._generators.append(one)
+                if self._pending is not None and self._pending["random"] is not None:
+                    states = self._pending["random"]["generators"]
+                    if k < len(states):
+                        one.set_state(states[k])
+
+    def step(self, loss: Any = None) -> bool:
+        """Call after optimizer.step(); whether a snapshot was taken.
+
+        loss: that of the step, a tensor or a number, for the history. It is not waited for: on a GPU it is read when
+        some hundreds have gathered.
+
+        Raises InputError where a snapshot was due and its weights, or its loss, are not finite. Those before it stay.
+        """
+        if self.updates == self._seen:      # part of an accumulated gradient, or skipped by the scaler
             return False
-        step = self.scheduler.last_epoch + 1
-        self.store.append(to_vectors(self.model, self.manifest), time=float(step))
-        self.captured.append(step)
+        self._seen = self.updates
+        schedule = self.scheduler
+        phase = schedule.last_epoch
+        if loss is not None:
+            self._last_loss = loss = loss.detach() if isinstance(loss, torch.Tensor) else loss
+        self._rows.append((self.updates, loss, schedule.rates))
+        if len(self._rows) >= ROWS:
+            self._flush()
+        if phase + 1 == schedule.next_end and not self._crossing_only:
+            return self._capture(phase + 1)
+        return False
+
+    def log(self, **scores: float) -> None:
+        """Keep scores of this epoch (validation loss, ...) in the history."""
+        if self._rank == 0:
+            self._sidecar.log({"step": self.updates, "epoch": self._place.epoch,
+                               **{name: float(value) for name, value in scores.items()}})
+
+    # -- snapshots -------------------------------------------------------------------------------------------------
+
+    def _crossed(self, end: int) -> None:
+        """The schedule is about to move over an end of a cycle."""
+        if self.updates and not self._closed:
+            self._capture(end)
+
+    def _capture(self, end: int) -> bool:
+        """Take the snapshot of an end, unless that was done; again where another update came after it."""
+        if end == self._captured_end:
+            if self.captured and self.captured[-1] == self.updates:
+                return False
+            self._crossing_only = True
+            self._undo()
+        loss = self._last_loss
+        if self._rank == 0:
+            if loss is not None and not np.isfinite(float(loss)):
+                raise InputError(f"the loss of step {self.updates} is {float(loss)}: the snapshot due there was refused; "
+                                 f"the {len(self.captured)} before it stay. Lower the rate, or clip gradients")
+            if self._ring is not None:
+                self._ring.put(lambda out: pack(self.model, self.manifest, out), self.updates)
+            else:
+                self._write(to_vectors(self.model, self.manifest), self.updates)
+        self.captured.append(self.updates)
+        self._captured_end = end
+        self._due = True
         return True
+
+    def _undo(self) -> None:
+        self.captured.pop()
+        if self.store is not None:
+            if self._ring is not None:
+                self._ring.drain()
+            self.store.truncate(len(self.captured))
+
+    def _write(self, vectors: dict[str, np.ndarray], step: int) -> None:
+        """One snapshot into the store; in a run on a GPU the writer's thread comes here."""
+        assert self.store is not None
+        bad = [name for name, vector in vectors.items() if vector.dtype.kind == "f" and not np.isfinite(vector).all()]
+        if bad:
+            raise InputError(f"the weights after step {step} are not finite: {', '.join(self._not_finite(vectors))}. The "
+                             "snapshot was refused; those before it stay. Lower the rate, or clip gradients")
+        with self._store_lock:
+            self.store.append({**vectors, HASH: np.frombuffer(digest(vectors), np.uint8)}, time=float(step))
+
+    def _not_finite(self, vectors: Mapping[str, np.ndarray], most: int = 3) -> list[str]:
+        found = []
+        for kind in ("parameters", "buffers"):
+            at = 0
+            for entry in getattr(self.manifest, kind):
+                if kind in vectors and not np.isfinite(vectors[kind][at:at + entry.size]).all():
+                    found.append(entry.name)
+                at += entry.size
+        return found[:most] + ([f"and {len(found) - most} more"] if len(found) > most else [])
+
+    # -- history ---------------------------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        rows, self._rows = self._rows, []
+        if not rows or self.store is None:
+            return
+        losses = np.full(len(rows), np.nan, np.float32)
+        tensors = [k for k, row in enumerate(rows) if isinstance(row[1], torch.Tensor)]
+        if tensors:
+            losses[tensors] = torch.stack([rows[k][1].reshape(-1)[0].float() for k in tensors]).cpu().numpy()
+        for k, row in enumerate(rows):
+            if row[1] is not None and not isinstance(row[1], torch.Tensor):
+                losses[k] = row[1]
+        with self._store_lock:
+            self.store.extend({LOSS: losses, RATE: np.array([row[2] for row in rows], np.float64)},
+                              steps=np.array([row[0] for row in rows]), clock=CLOCK)
+
+    # -- states ----------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the recorder itself needs to go on: place, random numbers, count of steps; for checkpoints of your own,
+        beside those of model, optimizer and schedule. Call it at the end of the loop's body, or between epochs."""
+        place = self._place
+        return {"updates": self.updates, "epoch": place.epoch, "call": place.call, "batch": place.batch,
+                "random_epoch": place.random_epoch, "random_call": place.random_call,
+                "random": saved.random_state(self._generators),
+                "loader": None, "lengths": dict(self._lengths), "captured": list(self.captured),
+                "captured_end": self._captured_end, "crossing_only": self._crossing_only,
+                "also": {name: one.state_dict() for name, one in self._also.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a :meth:`state_dict`; the store is cut back to the snapshots there were then."""
+        self.updates = self._seen = state["updates"]
+        self._place = _Place(state["epoch"])
+        self._lengths = dict(state["lengths"])
+        self._crossing_only, self._captured_end = state["crossing_only"], state["captured_end"]
+        self._pending = {name: state[name] for name in PLACE}
+        for name, one in self._also.items():
+            if name not in state["also"]:
+                raise InputError(f"the run in the store kept no state of {name!r}")
+            one.load_state_dict(state["also"][name])
+        self.rewind(state["updates"], state["epoch"])
+        if self._rank:
+            self.captured = list(state["captured"])
+
+    def rewind(self, updates: int, epoch: int | None = None) -> None:
+        """Cut the store back to what there was after so many optimizer steps (and before an epoch, for what was logged),
+        to go on from a checkpoint of then."""
+        self.updates = self._seen = updates
+        self.captured = [step for step in self.captured if step <= updates]
+        if self.store is None:
+            return
+        if self._ring is not None:
+            self._ring.drain()
+        self._rows = []
+        with self._store_lock:
+            times, steps = self.store["parameters"].times, self.store[LOSS].steps
+            keep = {"main": int((np.asarray(times) <= updates).sum()) if len(self.store) else 0,
+                    CLOCK: int((steps <= updates).sum())}
+            self.store.truncate(keep)
+            self.captured = [round(t) for t in self.store["parameters"].times] if keep["main"] else []  # type: ignore[union-attr]
+        entries = self._sidecar.logged()
+        kept = [entry for entry in entries if entry["step"] <= updates and (epoch is None or entry["epoch"] < epoch)]
+        if len(kept) < len(entries):
+            self._sidecar.write_text("log.jsonl", "".join(json.dumps(entry) + "\n" for entry in kept))
+
+    def _due_now(self, end_of_epoch: bool = False) -> bool:
+        if not self._states:
+            return False
+        if self._save_every is not None:
+            return self.updates - self._saved_updates >= self._save_every
+        if self._world > 1:     # every process must come to the same answer: no clock
+            return end_of_epoch or self._due
+        return time.perf_counter() - self._saved_at > self._patience()
+
+    def _patience(self) -> float:
+        """Seconds between two states: their cost over the share of the time they may take."""
+        if not self._cost:      # nothing saved yet: a guess from the size
+            nbytes = sum(one.nbytes for one in saved.model_state(self.model).values())
+            self._cost = 4e-3 + 3 * nbytes / 3e8
+        return self._cost / SHARE
+
+    def _save(self, finished: bool = False) -> None:
+        """All a killed run needs, in one file; in a distributed run every process's random numbers first."""
+        began = time.perf_counter()
+        if self._ring is not None:
+            self._ring.drain()
+        self._flush()
+        place = self._place
+        own = {"random_epoch": place.random_epoch, "random_call": place.random_call, "random": place.random,
+               "loader": place.loader}
+        if self._world > 1:
+            self._sidecar.write(f"rank{self._rank}-{self.updates}.pt", own)
+            torch.distributed.barrier()
+        if self._rank == 0:
+            self._sidecar.write("state.pt", {
+                "format": saved.FORMAT, "run": self.store.run if self.store else "", "finished": finished,
+                "settings": self._settings, "recorder": {**self.state_dict(), **own},
+                "model": saved.model_state(self.model), "optimizer": self.optimizer.state_dict(),
+                "schedule": self.scheduler.state_dict(),
+                "scaler": None if self.scaler is None else self.scaler.state_dict()})
+        if self._world > 1:
+            torch.distributed.barrier()
+            self._sidecar.remove(f"rank{self._rank}-*.pt", keep=f"rank{self._rank}-{self.updates}.pt")
+        self._saved_at = time.perf_counter()
+        self._cost = max(self._saved_at - began, 1e-4)
+        self._saved_updates, self._due = self.updates, False
+
+    def _load(self, state: dict[str, Any]) -> None:
+        saved.load_model(self.model, state["model"])
+        saved.load_optimizer(self.optimizer, state["optimizer"])
+        self.scheduler.load_state_dict(state["schedule"])
+        if self.scaler is not None and state["scaler"] is not None:
+            self.scaler.load_state_dict(state["scaler"])
+        recorder = dict(state["recorder"])
+        if self._world > 1:
+            own = self._sidecar.read(f"rank{self._rank}-{recorder['updates']}.pt")
+            if own is None:
+                raise StoreError(f"process {self._rank} finds no state of its own after step {recorder['updates']} in "
+                                 f"{self._sidecar.folder}; is the folder shared by all machines?")
+            recorder |= own
+        self.load_state_dict(recorder)
+        self._saved_updates = self.updates
+        self.resumed = True
+        if state["finished"]:
+            self._place = _Place(1 << 62)
+            self._pending = {**dict.fromkeys(PLACE), "call": 1 << 62}
+            self._finished = True
+
+    _finished = False
+
+    # -- opening and closing ---------------------------------------------------------------------------------------
+
+    def _open(self, resume: bool, replica: str | None) -> dict[str, Any] | None:
+        """Make the store or open the one there is; the state to go on from, if any. On process 0 only."""
+        fields = {**self.manifest.fields, HASH: Field((16,), np.dtype("u1")),
+                  LOSS: Field((), np.dtype("f4"), clock=CLOCK),
+                  RATE: Field((len(self.scheduler.base_lrs),), np.dtype("f8"), clock=CLOCK)}
+        room = {"main": max(1, self.scheduler.n_snapshots), CLOCK: max(1, self.scheduler.total_steps)}
+        if not os.path.lexists(self.path):
+            self._sidecar.remove("*")
+            provenance = {"manifest": self.manifest.to_dict(), "training": self._settings}
+            self.store = Store.create(self.path, fields, capacity=room, provenance=provenance, replica=replica,
+                                      durability=self._durability)
+            return None
+        if not resume:
+            raise StoreError(f"{self.path} is there already; resume=True goes on with it, else name another file")
+        self.store = Store.open(self.path, "a", capacity=room, durability=self._durability)
+        try:
+            return self._state_there()
+        except BaseException:
+            self.store.close()
+            raise
+
+    def _state_there(self) -> dict[str, Any] | None:
+        assert self.store is not None
+        provenance = self.store.provenance
+        if "manifest" not in provenance or "training" not in provenance:
+            raise StoreError(f"{self.path} is a store, but not of a training run; name another file")
+        there = Manifest.from_dict(provenance["manifest"])
+        there.check(self.model)
+        if there != self.manifest:
+            mine, other = ({e.name: e for kind in KINDS for e in getattr(m, kind)} for m in (self.manifest, there))
+            named = differences({k: str(v[1:]) for k, v in other.items()}, {k: str(v[1:]) for k, v in mine.items()})
+            raise InputError(f"the snapshots of the run in {self.path} hold other tensors: {named}")
+        differing = differences(saved.flattened(provenance["training"]), saved.flattened(self._settings))
+        if differing:
+            raise InputError(f"the run in {self.path} has other settings: {differing}. Go on with the same settings, or name "
+                             "another file for another run")
+        self.captured = [round(t) for t in self.store["parameters"].times] if len(self.store) else []  # type: ignore[union-attr]
+        if not self._states:
+            return None         # whoever saves them will say where to go on (rewind, load_state_dict)
+        state = self._sidecar.read("state.pt")
+        if state is not None and state["run"] == self.store.run:
+            return state
+        if self.captured and self._sidecar.read_text("begun") != self.store.run:
+            raise StoreError(f"{self.path} holds {len(self.captured)} snapshots and no state of the run to go on from; "
+                             "name another file, or delete this one and the folder beside it")
+        self.rewind(0, 0)       # killed before its first state was saved: the run begins again
+        return None
+
+    def _agree(self, open_: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:
+        """Process 0 opens the store; the others learn whether that went well and read the state themselves."""
+        if self._world == 1:
+            return open_()
+        answer: list[Any] = [None, False]
+        state = None
+        if self._rank == 0:
+            try:
+                state = open_()
+                answer[1] = state is not None
+            except Exception as error:
+                answer[0] = error
+        torch.distributed.broadcast_object_list(answer, src=0)
+        if answer[0] is not None:
+            raise answer[0]
+        return self._sidecar.read("state.pt") if answer[1] and self._rank else state
+
+    def _start_ring(self) -> None:
+        device = next(iter(self.manifest.tensors(self.model)["parameters"])).device
+        if device.type == "cuda":
+            self._ring = Ring(self.manifest.fields, CudaTransfer(device), self._write)
+
+    def _hook(self) -> None:
+        """Count the optimizer's steps, see those the scaler skips, and hear of the schedule's crossings."""
+        def stepped(optimizer: Any, args: Any, kwargs: Any) -> None:
+            found_inf = getattr(optimizer, "found_inf", None)       # fused optimizers skip inside their own kernel
+            if found_inf is not None and float(found_inf) > 0:
+                self.scheduler._held = True
+                return
+            self.updates += 1
+            self.scheduler._held = False
+
+        self._handle = self.optimizer.register_step_post_hook(stepped)
+        self.scheduler._observers.append(self._crossed)
+        self._scaler_step = None
+        if self.scaler is not None and hasattr(self.scaler, "step"):
+            original = self._scaler_step = self.scaler.step
+
+            def step_and_see(optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+                before = self.updates
+                out = original(optimizer, *args, **kwargs)
+                if _bare_optimizer(optimizer) is self.optimizer and self.updates == before:
+                    self.scheduler._held = True     # until the next real step: the phase stays
+                return out
+
+            self.scaler.step = step_and_see
+
+    def _end(self) -> None:
+        """The training is over as planned, as far as one can see from here."""
+        schedule = self.scheduler
+        over = self._exhausted or schedule.last_epoch >= schedule.total_steps
+        if self._exhausted and not self._finished and schedule.next_end == schedule.ends[-1] \
+                and self.updates > (self.captured[-1] if self.captured else 0):
+            self._capture(schedule.ends[-1])        # the training ended a few steps short of the schedule
+        if over and len(self.captured) < schedule.n_snapshots:
+            logger.warning("the training ended after %d of %d cycles, in step %d of %d of the schedule: the snapshots of the "
+                           "others were not taken. total_steps is epochs times optimizer steps an epoch",
+                           len(self.captured), schedule.n_snapshots, schedule.last_epoch, schedule.total_steps)
+        if self._ring is not None:
+            self._ring.drain()
+        self._flush()
+        if self._states and self._used_batches and over and not self._finished:
+            self._save(finished=True)
+
+    def close(self) -> None:
+        """Write what is on its way and let go of the store, the optimizer and the schedule. Twice does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._ring is not None:
+                self._ring.close()
+        finally:
+            with contextlib.suppress(ValueError):
+                self.scheduler._observers.remove(self._crossed)
+            self.scheduler._held = False
+            if hasattr(self, "_handle"):
+                self._handle.remove()
+            if getattr(self, "_scaler_step", None) is not None:
+                self.scaler.step = self._scaler_step
+            if self.store is not None:
+                try:
+                    self._flush()
+                finally:
+                    self.store.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        self.store.close()
+        try:
+            if error is None:
+                self._end()
+        finally:
+            self.close()
+
+    def _check_length(self, call: int, batches: int | None, at_end: bool) -> None:
+        if batches is None:
+            return
+        known = self._lengths.get(call)
+        if known is not None and known != batches:
+            raise InputError(f"the loader {'gave' if at_end else 'has'} {batches} batches in epoch {self._place.epoch}, and "
+                             f"{known} in those before; the schedule was made for {known}. Fix the number of batches "
+                             "(drop_last=True, a sampler of fixed length), or make the schedule for the real total_steps")
+        if at_end:
+            self._lengths[call] = batches
+
+
+class _Place:
+    """Where a run stands: epoch, number of the loop over batches in it, batches done; with the random numbers there."""
+
+    __slots__ = ("batch", "call", "epoch", "loader", "random", "random_call", "random_epoch")
+
+    def __init__(self, epoch: int = 0):
+        self.epoch, self.call, self.batch = epoch, 0, 0
+        self.random_epoch: dict[str, Any] | None = None
+        self.random_call: dict[str, Any] | None = None
+        self.random: dict[str, Any] | None = None
+        self.loader: Any = None
+
+
+def digest(vectors: Mapping[str, np.ndarray]) -> bytes:
+    """16 bytes (xxh3-128) that are the same for the same weights."""
+    made = xxhash.xxh3_128()
+    for kind in KINDS:
+        if kind in vectors:
+            made.update(np.ascontiguousarray(vectors[kind]).view(np.uint8).data)
+    return made.digest()
+
+
+def content_hash(model: torch.nn.Module) -> str:
+    """The hash of a model's weights and buffers, as the store holds it (field "content_hash") of every snapshot."""
+    return digest(to_vectors(model)).hex()
+
+
+def _bare_optimizer(optimizer: Any) -> torch.optim.Optimizer:
+    """The optimizer inside what Accelerate or Lightning wraps around it."""
+    while type(optimizer).__name__ in ("AcceleratedOptimizer", "LightningOptimizer"):
+        optimizer = optimizer.optimizer
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise InputError(f"optimizer is a torch.optim.Optimizer; got {type(optimizer).__name__}")
+    return optimizer
+
+
+def _rank_and_world() -> tuple[int, int]:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1

@@ -37,6 +37,10 @@ class CycleLR(LRScheduler):
         self._finish: dict[str, Any] | None = None
         self.ends: list[int] = self._ends()
         """After how many steps (optimizer updates, counted from 1) each snapshot is due, rising."""
+        self.next_end: float = self.ends[0]
+        """The end that comes next; infinity after the last."""
+        self.rates: list[float] = []
+        """The rates now in force, one a parameter group, as numbers also where the optimizer holds tensors."""
         super().__init__(optimizer, last_epoch)
 
     # -- for subclasses --------------------------------------------------------------------------------------------
@@ -51,6 +55,13 @@ class CycleLR(LRScheduler):
     def _floor(self, group: int, base: float) -> float:
         """The rate at the bottom of a cycle."""
         raise NotImplementedError
+
+    def _way(self, step: int, group: int, base: float) -> tuple[float, float]:
+        """(rate at its top, share done) of the half cosine a step stands on; others stand at the top of one."""
+        if self._finish is not None and step >= self._finish["start"]:
+            high, begun = self._finish["way"][group]
+            return high, begun + (1 - begun) * (step - self._finish["start"]) / self._finish["steps"]
+        return self._rate(step, group, base), 0.0
 
     def _config(self) -> dict[str, Any]:
         """The settings, plain data."""
@@ -75,7 +86,8 @@ class CycleLR(LRScheduler):
 
     def get_lr(self) -> list[float | torch.Tensor]:
         """The rates of the parameter groups at the step now due."""
-        return [self.rate(self.last_epoch, g) for g in range(len(self.base_lrs))]
+        self.rates = [self.rate(self.last_epoch, g) for g in range(len(self.base_lrs))]
+        return list(self.rates)
 
     def _get_closed_form_lr(self) -> list[float | torch.Tensor]:
         return self.get_lr()
@@ -85,9 +97,9 @@ class CycleLR(LRScheduler):
         base = self._base(group)
         step = min(max(step, 0), self.total_steps - 1)
         if self._finish is not None and step >= self._finish["start"]:
-            high, low = self._finish["rates"][group], min(self._floor(group, base), self._finish["rates"][group])
-            share = _cosine((step - self._finish["start"] + 1) / self._finish["steps"])
-            return high * share + low * (1 - share)
+            high, share = self._way(step, group, base)
+            low = min(self._floor(group, base), high)
+            return high * _cosine(share) + low * (1 - _cosine(share))
         return self._rate(step, group, base)
 
     def _base(self, group: int) -> float:
@@ -110,7 +122,13 @@ class CycleLR(LRScheduler):
                     observer(end)
         before = self.last_epoch
         super().step(epoch)
+        if self.last_epoch >= self.next_end or epoch is not None:
+            self._look()
         self._moved(before)
+
+    def _look(self) -> None:
+        k = bisect_right(self.ends, self.last_epoch)
+        self.next_end = self.ends[k] if k < len(self.ends) else math.inf
 
     def _moved(self, before: int) -> None:
         """For what happens at a restart."""
@@ -118,18 +136,20 @@ class CycleLR(LRScheduler):
     def finish(self, steps: int) -> None:
         """Come down to the minimum within so many steps from here and end there: for a deadline.
 
-        The rate falls by half a cosine from what it is now to the bottom of the cycle. The last snapshot is due
-        after the last of these steps; those of cycles that would have ended later are given up.
+        What is left of the cycle's cosine is run through in these steps (other schedules come down by half a cosine
+        from the rate they have). The last snapshot is due after the last of them; those of cycles that would have ended
+        later are given up.
 
         Raises InputError where `steps` is below 1.
         """
         if steps < 1:
             raise InputError(f"finish(steps) takes one step or more; got {steps!r}")
         start = max(self.last_epoch, 0)
-        rates = [self.rate(start, g) for g in range(len(self.base_lrs))]
-        self._finish = {"start": start, "steps": int(steps), "rates": rates}
+        way = [list(self._way(start, g, self._base(g))) for g in range(len(self.base_lrs))]
+        self._finish = {"start": start, "steps": int(steps), "way": way}
         self.total_steps = start + int(steps)
         self.ends = [end for end in self.ends if end <= start] + [self.total_steps]
+        self._look()
 
     def state_dict(self) -> dict[str, Any]:
         """Settings and phase, plain data: no function, no reference to the optimizer."""
@@ -157,6 +177,7 @@ class CycleLR(LRScheduler):
         self.last_epoch, self._step_count = state_dict["last_epoch"], state_dict["_step_count"]
         self.base_lrs = list(state_dict["base_lrs"])
         self._last_lr = list(state_dict["_last_lr"])
+        self._look()
         for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
             if isinstance(group["lr"], torch.Tensor):
                 group["lr"].fill_(rate)
@@ -270,6 +291,12 @@ class CyclicCosineLR(CycleLR):
 
     def _floor(self, group: int, base: float) -> float:
         return self.eta_min[group]
+
+    def _way(self, step: int, group: int, base: float) -> tuple[float, float]:
+        if (self._finish is not None and step >= self._finish["start"]) or step < self.warmup_steps:
+            return super()._way(step, group, base)
+        cycle = bisect_right(self._starts, step) - 1
+        return self._peak(cycle) * base, self._share(step, cycle)
 
     def _moved(self, before: int) -> None:
         if self.momentum == "reset" and before >= 0 and self.last_epoch < self.total_steps:

@@ -118,11 +118,10 @@ def _write_file(f: h5py.File, schema: Schema, filters: Filters | None, whole: bo
     """All of a file but its rows."""
     capacity = schema.capacity or {}
     _write_head(f, schema)
+    grown = []
     for clock, names in schema.clocks.items():
         columns = schema.columns(clock, capacity[clock])
         made = {}
-        # Wide numbers first: whatever the shapes, every dataset then begins where its numbers are aligned.
-        wide_first = sorted(columns, key=lambda c: -c.dtype.itemsize)
         if filters is None:
             for column in columns:
                 f.require_group(column.path.rpartition("/")[0])
@@ -130,10 +129,9 @@ def _write_file(f: h5py.File, schema: Schema, filters: Filters | None, whole: bo
             _pad_to_sector(f, clock)
             for column in (columns[0], columns[len(names)], *columns[1:len(names)], *columns[len(names) + 2:]):
                 made[column.path] = _create_column(f, column, 0, None)
-            for column in wide_first:
-                made[column.path].resize(capacity[clock], axis=0)
+            grown += [(column, made[column.path], capacity[clock]) for column in columns]
         else:
-            for column in wide_first:
+            for column in columns:
                 made[column.path] = _create_column(f, column, capacity[clock], filters)
         for column in columns:
             if column.unit:     # variable-length text: MDAnalysis refuses the fixed-length form
@@ -142,6 +140,9 @@ def _write_file(f: h5py.File, schema: Schema, filters: Filters | None, whole: bo
         for element in (*(schema.element(n) for n in names[1:]), columns[len(names) + 2].path.rpartition("/")[0]):
             f[element]["step"] = f[step]
             f[element]["time"] = f[time]
+    # Wide numbers first: whatever the shapes, every dataset of every clock then begins where its numbers are aligned.
+    for _, dataset, rows in sorted(grown, key=lambda one: -one[0].dtype.itemsize):
+        dataset.resize(rows, axis=0)
     text = np.frombuffer(schema.to_json(), np.uint8)
     f.create_dataset(SCHEMA, data=text)
     f.create_dataset(SCHEMA_SUM, data=np.uint64(xxhash.xxh3_64_intdigest(text.tobytes())))

@@ -271,9 +271,9 @@ class Store:
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], fields: Mapping[str, Field], *,
-               capacity: int | Mapping[str, int] | None = None, run: str | None = None, replica: str | None = None, provenance: Mapping[str, Any] | None = None,
-               time_unit: str = "", durability: Durability = "process", author: str = "unknown",
-               in_place: bool = True) -> Store:
+               capacity: int | Mapping[str, int] | None = None, run: str | None = None, replica: str | None = None,
+               provenance: Mapping[str, Any] | None = None, time_unit: str = "", durability: Durability = "process",
+               author: str = "unknown", in_place: bool = True) -> Store:
         """See :func:`ensemblekit.create`; ``in_place=False`` writes every file whole, as is done by itself where rows
         cannot be committed in place: then a snapshot is safe when ``flush`` or ``extend`` returned."""
         path = os.fspath(path)

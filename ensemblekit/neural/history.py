@@ -1,0 +1,48 @@
+"""What a training run went through, read back from its store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ensemblekit.neural.resume import Sidecar
+from ensemblekit.store.opening import open_store
+
+CLOCK = "steps"
+LOSS, RATE = "loss", "learning_rate"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class History:
+    """Loss and learning rate of every optimizer step, and what was logged beside."""
+
+    step: np.ndarray
+    """(n,) int64: optimizer steps, counted from 1."""
+    loss: np.ndarray
+    """(n,) float32: training loss of the step's batch; NaN where none was given to `Recorder.step`."""
+    learning_rate: np.ndarray
+    """(n, groups) float64: the rates the step was made with."""
+    captured: np.ndarray
+    """(M,) int64: the steps after which snapshots were taken."""
+    logged: Mapping[str, np.ndarray]
+    """What `Recorder.log` was given (validation scores): name -> (k,), with the entries "step" and "epoch"; NaN where
+    an entry lacks the name."""
+
+
+def history(store: str | os.PathLike[str] | Any) -> History:
+    """The history of the run in a store (a path, or an open store). Empty arrays where none was kept."""
+    one = open_store(store) if isinstance(store, str | os.PathLike) else store
+    captured = np.rint(one["parameters"].times).astype(np.int64) if "parameters" in one.fields and len(one) else (
+        np.zeros(0, np.int64))
+    if LOSS in one.fields and len(one[LOSS]):
+        loss, rates, step = one[LOSS][:], one[RATE][:], one[LOSS].steps
+    else:
+        loss, rates, step = np.zeros(0, np.float32), np.zeros((0, 1)), np.zeros(0, np.int64)
+    entries = Sidecar(os.fspath(one.path)).logged()
+    names = {name: None for entry in entries for name in entry}
+    logged = {name: np.array([entry.get(name, np.nan) for entry in entries], np.float64) for name in names}
+    return History(step, loss, rates, captured, logged)

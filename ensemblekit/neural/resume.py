@@ -1,0 +1,246 @@
+"""Where a training run stands: random numbers, the place in a loader, and the files that hold them beside the store.
+
+In ``<store>.d/training/``: ``state.pt`` (everything a killed run needs to go on, by torch.save, read with
+weights_only=True), ``rank<k>-<step>.pt`` (random numbers of the other processes of a distributed run), ``begun`` (the id
+of a run that has started and not saved yet) and ``log.jsonl`` (validation scores). Each is written to a temporary file
+and renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ensemblekit.errors import InputError, StoreError
+from ensemblekit.neural.parameters import bare_name, unwrapped
+
+FORMAT = 1
+
+
+# -- random numbers ------------------------------------------------------------------------------------------------
+
+def random_state(generators: list[torch.Generator] | None = None) -> dict[str, Any]:
+    """The state of every random number generator a training loop draws from: python, numpy, torch and its devices,
+    and the loader's own. Tensors and plain data only."""
+    version, numbers, gauss = random.getstate()
+    kind, keys, place, has_gauss, cached = np.random.get_state()    # noqa: NPY002  (what users' transforms draw from)
+    found = {
+        "python": [version, torch.tensor(numbers, dtype=torch.int64), gauss],
+        "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), int(place), int(has_gauss), float(cached)],
+        "torch": torch.get_rng_state(),
+        "generators": [one.get_state() for one in generators or []],
+    }
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        found["cuda"] = torch.cuda.get_rng_state_all()
+    if torch.backends.mps.is_available():
+        found["mps"] = torch.mps.get_rng_state()
+    return found
+
+
+def restore_random(state: dict[str, Any], generators: list[torch.Generator] | None = None) -> None:
+    """Put back what :func:`random_state` found."""
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers.tolist()), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))      # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    for one, saved in zip(generators or [], state["generators"], strict=False):
+        one.set_state(saved)
+    if "cuda" in state and torch.cuda.is_available():
+        for k, saved in enumerate(state["cuda"][:torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(saved, k)
+    if "mps" in state and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(state["mps"])
+
+
+# -- loaders -------------------------------------------------------------------------------------------------------
+
+def generators_of(loader: Any) -> list[torch.Generator]:
+    """The generators a loader and its samplers hold, each once, always in the same order."""
+    batches = getattr(loader, "batch_sampler", None)
+    holders = [loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None),
+               getattr(loader, "dataset", None)]
+    found: list[torch.Generator] = []
+    for holder in holders:
+        one = getattr(holder, "generator", None)
+        if isinstance(one, torch.Generator) and all(one is not other for other in found):
+            found.append(one)
+    return found
+
+
+def set_epoch(loader: Any, epoch: int) -> None:
+    """Tell the samplers of a distributed loader which epoch it is, so that each has its own order."""
+    seen: list[Any] = []
+    for holder in (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
+        tell = getattr(holder, "set_epoch", None)
+        if callable(tell) and all(holder is not other for other in seen):
+            seen.append(holder)
+            tell(epoch)
+
+
+def is_stateful(loader: Any) -> bool:
+    """Whether a loader keeps its own place (torchdata's StatefulDataLoader, and others with state_dict and
+    load_state_dict; those that Accelerate makes of a torch loader have the methods and keep nothing)."""
+    has = callable(getattr(loader, "load_state_dict", None)) and callable(getattr(loader, "state_dict", None))
+    return has and not type(loader).__module__.startswith("accelerate.")
+
+
+def length_of(loader: Any) -> int | None:
+    """len(loader), or None where it has none."""
+    try:
+        return len(loader)
+    except TypeError:
+        return None
+
+
+def skip(iterator: Iterator[Any], batches: int, loader: Any) -> None:
+    """Pass over batches that a killed run has trained on.
+
+    A torch loader without workers passes over their indices alone, the data is not read. With workers, and for other
+    iterables, the batches are drawn and dropped, so that what stands behind them (augmentation in a worker, a stream)
+    is where it was.
+
+    Raises InputError where there are fewer.
+    """
+    indices = getattr(iterator, "_sampler_iter", None)
+    quick = type(iterator).__name__ == "_SingleProcessDataLoaderIter" and indices is not None and not isinstance(
+        loader.dataset, torch.utils.data.IterableDataset)
+    for k in range(batches):
+        try:
+            next(indices if quick else iterator)     # type: ignore[arg-type]
+        except StopIteration:
+            raise InputError(f"the run was killed after batch {batches} of its epoch, and the loader has {k} only: it is "
+                             "not the loader of that run") from None
+
+
+# -- model and optimizer -------------------------------------------------------------------------------------------
+
+def model_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Every parameter and buffer by its bare name, those that stand in no state dict included; no copies."""
+    bare = unwrapped(model)
+    return {bare_name(name): one.detach() for part in (bare.named_parameters(), bare.named_buffers()) for name, one in part}
+
+
+@torch.no_grad()
+def load_model(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Put back what :func:`model_state` found, in place. Raises InputError naming what differs."""
+    own = model_state(model)
+    differing = [name for name in {**own, **state}
+                 if name not in own or name not in state or own[name].shape != state[name].shape]
+    if differing:
+        raise InputError(f"the model is not the one of the run: {', '.join(differing[:5])} differ")
+    for name, tensor in own.items():
+        tensor.copy_(state[name])
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """load_state_dict that keeps tensors of the rate the tensors they are: compiled optimizers hold on to them."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        if isinstance(rate, torch.Tensor):
+            rate.fill_(float(group["lr"]))
+            group["lr"] = rate
+
+
+def settings_of(optimizer: torch.optim.Optimizer, base_lrs: list[float]) -> dict[str, Any]:
+    """What makes an optimizer the same in two runs: its kind and the options of its groups, plain data."""
+    speed_only = {"params", "lr", "initial_lr", "foreach", "fused", "capturable", "differentiable", "param_names"}
+    groups = [{name: value for name, value in group.items() if name not in speed_only and _plain(value)} |
+              {"lr": base, "tensors": len(group["params"])}
+              for group, base in zip(optimizer.param_groups, base_lrs, strict=True)]
+    return {"kind": type(optimizer).__name__, "groups": groups}
+
+
+def _plain(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float | bool) or (
+        isinstance(value, list | tuple) and all(_plain(one) for one in value))
+
+
+def flattened(settings: Any, name: str = "") -> dict[str, Any]:
+    """Nested settings as dotted names, so that a difference can be named."""
+    if isinstance(settings, dict):
+        parts = [(f"{name}.{key}" if name else str(key), value) for key, value in settings.items()]
+    elif isinstance(settings, list) and any(isinstance(one, dict) for one in settings):
+        parts = [(f"{name}[{k}]", value) for k, value in enumerate(settings)]
+    else:
+        return {name: settings}
+    return {key: value for part, one in parts for key, value in flattened(one, part).items()}
+
+
+# -- files ---------------------------------------------------------------------------------------------------------
+
+class Sidecar:
+    """The folder beside a store for what a training run overwrites."""
+
+    def __init__(self, store: str, durable: bool = False):
+        self.folder = Path(f"{store}.d") / "training"
+        self.durable = durable
+
+    def write(self, name: str, state: Any) -> None:
+        """A file of torch.save, whole or not at all."""
+        self._replace(name, lambda file: torch.save(state, file))
+
+    def write_text(self, name: str, text: str) -> None:
+        self._replace(name, lambda file: file.write(text.encode()))
+
+    def _replace(self, name: str, fill: Any) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = self.folder / f"{name}.tmp{os.getpid()}"
+        try:
+            with open(part, "wb") as file:
+                fill(file)
+                if self.durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            os.replace(part, self.folder / name)
+        except OSError as error:
+            raise StoreError(f"the state of the run could not be written to {self.folder}: {error}") from error
+        finally:
+            with contextlib.suppress(OSError):
+                part.unlink()
+
+    def read(self, name: str) -> Any | None:
+        """What `write` wrote, on the CPU; None where there is no such file."""
+        path = self.folder / name
+        if not path.exists():
+            return None
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise StoreError(f"{path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}); delete it to "
+                             "start the run anew, in another store or with this one deleted too") from error
+
+    def read_text(self, name: str) -> str | None:
+        path = self.folder / name
+        return path.read_text() if path.exists() else None
+
+    def remove(self, pattern: str, keep: str = "") -> None:
+        """Files by pattern, but one."""
+        for path in self.folder.glob(pattern):
+            if path.name != keep:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+    def log(self, entry: dict[str, Any]) -> None:
+        """One more line of log.jsonl."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / "log.jsonl", "a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def logged(self) -> list[dict[str, Any]]:
+        """All lines of log.jsonl; a last one that was cut short by a kill is left out."""
+        lines = (self.read_text("log.jsonl") or "").splitlines()
+        found = []
+        for line in lines:
+            with contextlib.suppress(json.JSONDecodeError):
+                found.append(json.loads(line))
+        return found
