@@ -32,7 +32,7 @@ def report(
     seed: Annotated[int, typer.Option("--seed", help="Of resamples and folds.")] = 0,
     as_json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all figures there.")] = None,
     plots: Annotated[Path | None, typer.Option("--plots", metavar="FOLDER", help="Draw reliability, differences, "
-                                               "members and diversity there.")] = None,
+                                               "members, diversity and training there.")] = None,
 ) -> None:
     """Was the ensemble worth it? Single model, SWA, EMA, ensemble and ensemble with temperature, with intervals.
 
@@ -54,10 +54,14 @@ def report(
         as_json.write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
         stderr.print(f"written: {as_json}", style="dim", markup=False)
     if plots:
-        from ensemblekit.plot.neural import report as draw
+        from ensemblekit.plot import neural as draw
 
         plots.mkdir(parents=True, exist_ok=True)
-        for label, figure in draw(found, n_bins=bins).items():
+        figures = draw.report(found, n_bins=bins)
+        history = neural.history(store)
+        if len(history.step):
+            figures["training"] = draw.training(history)[0].figure
+        for label, figure in figures.items():
             figure.savefig(plots / f"{label}.png", dpi=200)
             stderr.print(f"written: {plots / f'{label}.png'}", style="dim", markup=False)
 

@@ -20,7 +20,7 @@ from ensemblekit.neural.compare import compare
 from ensemblekit.neural.ensemble import Ensemble, predict
 from ensemblekit.neural.prediction import Prediction
 from ensemblekit.neural.saved import SavedPredictions, load_predictions, pooled, save_predictions
-from ensemblekit.neural.scores import Score, scores
+from ensemblekit.neural.scores import Score, mean_scores, scores
 from ensemblekit.neural.temperature import TemperatureScaler
 from ensemblekit.store.opening import open_store
 
@@ -39,7 +39,7 @@ class Report:
     differences: Mapping[str, Mapping[str, Score]]
     """The same, minus the first, paired item by item."""
     by_members: tuple[Mapping[str, Score], ...]
-    """Scores of the last 1, 2, ... M snapshots pooled."""
+    """Accuracy, nll and brier of the last 1, 2, ... M snapshots pooled."""
     disagreement: np.ndarray
     """(M, M): share of items (pixels) on which two snapshots' first choices differ."""
     distances: np.ndarray | None
@@ -171,9 +171,9 @@ def _report(found: dict[str, Prediction], members: np.ndarray, weights: np.ndarr
     against = {label: compare(p, found[first], groups=groups, n_bins=n_bins, seed=seed)
                for label, p in found.items() if label != first}
     m = len(members)
-    curve = tuple(scores(pooled(members[m - k:], weights[m - k:], together.target, together.space, together.ignore_index),
-                         groups=groups, n_bins=n_bins, seed=seed) for k in range(1, m + 1))
-    nll = [s["nll"].value for s in (scores(_one(p, together), seed=seed) for p in members)]
+    curve = tuple(mean_scores(pooled(members[m - k:], weights[m - k:], together.target, together.space,
+                                     together.ignore_index), groups) for k in range(1, m + 1))
+    nll = [mean_scores(_one(p, together), groups)["nll"].value for p in members]
     if m > 1 and max(nll) > 1.5 * min(nll) and max(nll) - min(nll) > 0.05:
         notes.append(f"the snapshots differ much in quality (NLL {min(nll):.3g} to {max(nll):.3g}); early ones may do "
                      "harm: see the scores by number of members, and last=")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,12 @@ def scores(prediction: Any, *, groups: Any = None, n_bins: int = 15, seed: int =
 def given(prediction: Any, groups: Any = None) -> Items:
     """Items of a Prediction or of a tuple (probabilities, labels)."""
     return items_of(*prediction, groups=groups) if isinstance(prediction, tuple) else items_of(prediction, groups=groups)
+
+
+def mean_scores(prediction: Any, groups: Any = None) -> dict[str, Score]:
+    """Accuracy, nll and brier alone, which need no resampling."""
+    items = given(prediction, groups)
+    return {name: ratio(items.sums(score(items.p, items.labels)), items.sizes) for name, score in SCORES.items()}
 
 
 def item_scores(items: Items, seed: int = 0) -> dict[str, np.ndarray]:
@@ -152,9 +159,12 @@ def binned(items: Items, n_bins: int) -> dict[str, tuple[np.ndarray, np.ndarray,
             "ece_classwise": (bin_of(items.p, n_bins, "right", items.rounding), every, n_bins)}
 
 
+@lru_cache(maxsize=1)
 def draws(n: int, seed: int) -> np.ndarray:
     """(RESAMPLES, n): how often each cluster is drawn; the same for every model, so that differences are paired."""
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(float)
+    drawn = np.random.default_rng(seed).integers(0, n, (RESAMPLES, n))
+    drawn += np.arange(RESAMPLES)[:, None] * n
+    return np.bincount(drawn.ravel(), minlength=RESAMPLES * n).reshape(RESAMPLES, n).astype(float)
 
 
 def resampled(items: Items, where: np.ndarray, gap: np.ndarray, n_bins: int,

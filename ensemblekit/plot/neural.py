@@ -15,37 +15,45 @@ ERROR = {"accuracy": ("error (points)", -100.0), "nll": ("NLL (nats)", 1.0), "ca
 """Score -> what its difference is called, and the factor; below zero is better."""
 
 
-def training(steps: Any, rates: Any, losses: Any, captured: Any = (), *, axes: Any = None) -> Any:
-    """The learning rate with marks where snapshots were taken, over the loss; the two axes.
+def training(history: Any, *, axes: Any = None) -> Any:
+    """The learning rate with marks where snapshots were taken, over the loss of each step; the two axes.
 
     Arguments:
-        steps, rates, losses: (n,) of each optimizer step.
-        captured: the steps after which a snapshot was taken.
+        history: of ``neural.history(store)``; the first parameter group's rate is drawn.
     """
-    steps, rates, losses = (np.asarray(x, dtype=np.float64) for x in (steps, rates, losses))
-    if not len(steps) == len(rates) == len(losses) or not len(steps):
-        raise InputError(f"steps, rates and losses are of one length above 0; got {len(steps)}, {len(rates)}, {len(losses)}")
+    steps = np.asarray(history.step, dtype=np.float64)
+    if not len(steps):
+        raise InputError("this run kept no history: give the loss to Recorder.step(loss), or train with neural.fit")
+    rates = np.asarray(history.learning_rate, dtype=np.float64).reshape(len(steps), -1)[:, 0]
+    captured = np.asarray(history.captured, dtype=np.float64)
     above, below = axes if axes is not None else new_axes(rows=2)
-    captured = np.asarray(captured, dtype=np.float64)
     above.plot(steps, rates, color=BLUE)
     above.plot(captured, np.interp(captured, steps, rates), "v", color=RED, ms=5, clip_on=False, zorder=4, label="snapshot")
     above.set_ylabel("learning rate")
     above.set_ylim(bottom=0)
     if len(captured):
         above.legend(frameon=False, fontsize=7, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
-    floor = max(float(losses[losses > 0].min(initial=1.0)), 1e-8)
-    width = max(1, len(losses) // 120)
-    kernel = np.ones(width) / width
-    smooth = np.convolve(np.pad(losses, (width // 2, width - 1 - width // 2), mode="edge"), kernel, "valid")
-    below.semilogy(steps, np.maximum(losses, floor), color=GREY, lw=0.5, alpha=0.5)
-    below.semilogy(steps, np.maximum(smooth, floor), color=BLUE)
+    known = np.isfinite(history.loss)
+    if known.any():
+        _losses(below, steps[known], np.asarray(history.loss, dtype=np.float64)[known])
     for at in captured:
         below.axvline(at, color=RED, lw=0.7, ls=(0, (3, 3)), zorder=0)
     below.set_ylabel("training loss")
     below.set_xlabel("step")
     for ax in (above, below):
-        ax.set_xlim(steps[0], steps[-1])
+        ax.set_xlim(steps[0], max(steps[-1], steps[0] + 1))
     return above, below
+
+
+def _losses(ax: Any, steps: np.ndarray, losses: np.ndarray) -> None:
+    """Every step's in grey, a running mean over a hundredth of them in front; logarithmic where all are above 0."""
+    width = max(1, len(losses) // 120)
+    padded = np.pad(losses, (width // 2, width - 1 - width // 2), mode="edge")
+    smooth = np.convolve(padded, np.full(width, 1 / width), "valid")
+    ax.plot(steps, losses, color=GREY, lw=0.5, alpha=0.5)
+    ax.plot(steps, smooth, color=BLUE)
+    if losses.min() > 0:
+        ax.set_yscale("log")
 
 
 def reliability(predictions: Mapping[str, Any], *, n_bins: int = 15, groups: Any = None, axes: Any = None) -> Any:
