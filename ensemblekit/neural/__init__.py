@@ -3,6 +3,8 @@
 This is the only front-end that imports torch, and it is imported only when asked for.
 """
 
+from typing import Any as _Any
+
 from ensemblekit.errors import MissingExtraError
 
 try:
@@ -24,11 +26,19 @@ from ensemblekit.neural.calibration import reliability as reliability
 from ensemblekit.neural.compare import compare as compare
 from ensemblekit.neural.ensemble import Ensemble as Ensemble
 from ensemblekit.neural.ensemble import predict as predict
+from ensemblekit.neural.fit import Fit as Fit
+from ensemblekit.neural.fit import fit as fit
 from ensemblekit.neural.history import History as History
 from ensemblekit.neural.history import history as history
+from ensemblekit.neural.ingest import export as export
+from ensemblekit.neural.ingest import ingest as ingest
+from ensemblekit.neural.ingest import state_dict as state_dict
 from ensemblekit.neural.parameters import Manifest as Manifest
 from ensemblekit.neural.prediction import Prediction as Prediction
 from ensemblekit.neural.prediction import RegressionPrediction as RegressionPrediction
+from ensemblekit.neural.plan import Deadline as Deadline
+from ensemblekit.neural.plan import Plan as Plan
+from ensemblekit.neural.plan import plan as plan
 from ensemblekit.neural.recorder import Recorder as Recorder
 from ensemblekit.neural.recorder import content_hash as content_hash
 from ensemblekit.neural.report import Report as Report
@@ -46,3 +56,12 @@ from ensemblekit.neural.weight_average import AveragedModel as AveragedModel
 from ensemblekit.neural.weight_average import Compensated as Compensated
 from ensemblekit.neural.weight_average import Posterior as Posterior
 from ensemblekit.neural.weight_average import averaged as averaged
+
+
+def __getattr__(name: str) -> _Any:
+    """The adapters, at first use: they import the trainers they are for."""
+    if name in ("lightning", "huggingface"):
+        import importlib
+
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -141,10 +141,10 @@ class Manifest:
         """
         other = Manifest.of(model)
         mine, theirs = self._looks(), other._looks()
+        theirs = {name: look for name, look in theirs.items() if name in mine or not look.startswith("tied")}
         if self.partial:
             parameters = {entry.name for entry in other.parameters}
             theirs = {name: look for name, look in theirs.items() if name in mine or name not in parameters}
-            theirs = {name: look for name, look in theirs.items() if name in mine or not look.startswith("tied")}
         differing = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
         if differing:
             listed = "; ".join(f"{name}: stored {mine.get(name, 'not at all')}, model {theirs.get(name, 'has it not')}"

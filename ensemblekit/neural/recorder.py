@@ -121,6 +121,7 @@ class Recorder:
         self._exhausted = False
         self._used_batches = False
         self._seen = 0                  # updates at the last call of step
+        self._at_update: tuple[int, list[float]] = (-1, self.scheduler.rates)      # phase and rates of the last update
         self._crossing_only = False     # several updates a phase: an end is known only when it is crossed
         self._captured_end = 0
         self._rows: list[tuple[int, Any, list[float]]] = []
@@ -245,16 +246,29 @@ class Recorder:
         if self.updates == self._seen:      # part of an accumulated gradient, or skipped by the scaler
             return False
         self._seen = self.updates
-        schedule = self.scheduler
-        phase = schedule.last_epoch
+        phase, rates = self._at_update
         if loss is not None:
             self._last_loss = loss = loss.detach() if isinstance(loss, torch.Tensor) else loss
-        self._rows.append((self.updates, loss, schedule.rates))
+        self._rows.append((self.updates, loss, rates))
         if len(self._rows) >= ROWS:
             self._flush()
-        if phase + 1 == schedule.next_end and not self._crossing_only:
+        # An end is known before it is crossed where the schedule moves by one step an update, and after this call.
+        schedule = self.scheduler
+        if phase + 1 == schedule.next_end and phase == schedule.last_epoch and not self._crossing_only:
             return self._capture(phase + 1)
         return False
+
+    @property
+    def batches_done(self) -> int:
+        """Batches of the epoch now begun that a killed run trained on already; 0 in every later one."""
+        return 0 if self._pending is None else self._pending["batch"]
+
+    def stop(self) -> None:
+        """The training ends here by decision (a deadline, early stopping): leaving the block marks the run as finished,
+        and the same script run again does not go on."""
+        self._stopped = True
+
+    _stopped = False
 
     def log(self, **scores: float) -> None:
         """Keep scores of this epoch (validation loss, ...) in the history."""
@@ -382,6 +396,18 @@ class Recorder:
         kept = [entry for entry in entries if entry["step"] <= updates and (epoch is None or entry["epoch"] < epoch)]
         if len(kept) < len(entries):
             self._sidecar.write_text("log.jsonl", "".join(json.dumps(entry) + "\n" for entry in kept))
+
+    def go_on(self, updates: int) -> None:
+        """Begin to record a run that others resume: cut the store back to what there was after so many optimizer steps,
+        with the schedule where it stands now. For callbacks of trainers that keep checkpoints of their own.
+
+        Raises StoreError where the run begins anew and the store holds snapshots.
+        """
+        if not updates and self.captured:
+            raise StoreError(f"{self.path} holds {len(self.captured)} snapshots of another run, and this one begins anew: "
+                             "resume it from its checkpoint, or name another file")
+        self.rewind(updates)
+        self._captured_end = max((end for end in self.scheduler.ends if end <= self.scheduler.last_epoch), default=0)
 
     def _due_now(self, end_of_epoch: bool = False) -> bool:
         if not self._states:
@@ -527,8 +553,13 @@ class Recorder:
             if found_inf is not None and float(found_inf) > 0:
                 self.scheduler._held = True
                 return
+            schedule = self.scheduler
+            phase = schedule.last_epoch
+            if phase == self._at_update[0]:
+                self._crossing_only = True
+            self._at_update = (phase, schedule.rates)
             self.updates += 1
-            self.scheduler._held = False
+            schedule._held = False
 
         self._handle = self.optimizer.register_step_post_hook(stepped)
         self.scheduler._observers.append(self._crossed)
@@ -548,11 +579,11 @@ class Recorder:
     def _end(self) -> None:
         """The training is over as planned, as far as one can see from here."""
         schedule = self.scheduler
-        over = self._exhausted or schedule.last_epoch >= schedule.total_steps
-        if self._exhausted and not self._finished and schedule.next_end == schedule.ends[-1] \
+        over = self._exhausted or self._stopped or schedule.last_epoch >= schedule.total_steps
+        if self._exhausted and not (self._finished or self._stopped) and schedule.next_end == schedule.ends[-1] \
                 and self.updates > (self.captured[-1] if self.captured else 0):
             self._capture(schedule.ends[-1])        # the training ended a few steps short of the schedule
-        if over and len(self.captured) < schedule.n_snapshots:
+        if over and not self._stopped and len(self.captured) < schedule.n_snapshots:
             logger.warning("the training ended after %d of %d cycles, in step %d of %d of the schedule: the snapshots of the "
                            "others were not taken. total_steps is epochs times optimizer steps an epoch",
                            len(self.captured), schedule.n_snapshots, schedule.last_epoch, schedule.total_steps)
@@ -561,6 +592,18 @@ class Recorder:
         self._flush()
         if self._states and self._used_batches and over and not self._finished:
             self._save(finished=True)
+
+    def end(self, as_planned: bool = True) -> None:
+        """The training is over: take the last snapshot, if the loop ended a few steps short of it, and close. What leaving
+        the `with` block does; `as_planned=False` where it was stopped by decision, which takes none."""
+        if self._closed:
+            return
+        try:
+            self._exhausted = self._exhausted or as_planned
+            self._stopped = self._stopped or not as_planned
+            self._end()
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Write what is on its way and let go of the store, the optimizer and the schedule. Twice does nothing."""

@@ -1,0 +1,89 @@
+"""Snapshots in a training by the Trainer of HuggingFace transformers."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ensemblekit.errors import InputError, MissingExtraError
+from ensemblekit.neural.parameters import Select
+from ensemblekit.neural.recorder import Recorder
+from ensemblekit.neural.schedule import bare_schedule
+
+try:
+    from transformers import TrainerCallback
+except ImportError as error:
+    raise MissingExtraError("transformers", "huggingface") from error
+
+STEPS = "ensemblekit.json"
+
+
+class SnapshotCallback(TrainerCallback):
+    """Takes a snapshot at the end of each cycle of one of our schedules.
+
+    ::
+
+        schedule = neural.CyclicCosineLR(optimizer, total_steps=steps, n_cycles=5)
+        trainer = Trainer(model, args, train_dataset=data, optimizers=(optimizer, schedule),
+                          callbacks=[neural.huggingface.SnapshotCallback("weights.h5")])
+
+    Resuming is the Trainer's (``resume_from_checkpoint``): the store is cut back to the snapshots there were when the
+    checkpoint was written. The rate of every step and what evaluation finds go to the history.
+    """
+
+    def __init__(self, store: str | os.PathLike[str], *, parameters: Select = "all", **options: Any):
+        """
+        Arguments:
+            store: path of the store to make, or of that of the run to go on with.
+            parameters: see :class:`ensemblekit.neural.Recorder`; options too.
+        """
+        self.store, self.parameters, self.options = os.fspath(store), parameters, options
+        self.recorder: Recorder | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Makes the recorder. Raises InputError where the schedule is none of ours, or the weights are sharded."""
+        for name, word in (("fsdp", "FSDP"), ("deepspeed", "DeepSpeed")):
+            if getattr(args, name, None):
+                raise InputError(f"{word} shards the weights over processes, and a snapshot needs them whole: FSDP and "
+                                 "DeepSpeed are not supported")
+        self._close()
+        self.recorder = Recorder(self.store, kwargs["model"], kwargs["optimizer"], bare_schedule(kwargs["lr_scheduler"]),
+                                 parameters=self.parameters, states=False, **self.options)
+        kept = Path(args.output_dir) / f"checkpoint-{state.global_step}" / STEPS
+        updates = state.global_step
+        if updates and kept.exists():       # steps that a GradScaler skipped are in the Trainer's count
+            updates = int(json.loads(kept.read_text())["updates"])
+        try:
+            self.recorder.go_on(updates)
+        except BaseException:
+            self._close()
+            raise
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Keeps the rate of the step."""
+        if self.recorder is not None:
+            self.recorder.step()
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+        """Keeps what evaluation found."""
+        if self.recorder is not None and metrics:
+            self.recorder.log(**{name: value for name, value in metrics.items() if isinstance(value, int | float)})
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Writes the number of optimizer steps really made beside the Trainer's checkpoint."""
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if self.recorder is not None and self.recorder.store is not None and folder.is_dir():
+            (folder / STEPS).write_text(json.dumps({"updates": self.recorder.updates}))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The last snapshot, if it is still due."""
+        if self.recorder is not None:
+            recorder, self.recorder = self.recorder, None
+            recorder.end(as_planned=state.global_step >= state.max_steps)
+
+    def _close(self) -> None:
+        if self.recorder is not None:
+            recorder, self.recorder = self.recorder, None
+            recorder.close()
