@@ -14,6 +14,7 @@ import typer
 from ensemblekit.cli.console import stderr, stdout, table
 from ensemblekit.errors import InputError
 
+NBSP = "\u00a0"
 SCORES = {"accuracy": "accuracy", "nll": "NLL", "calibrated_nll": "calibrated NLL", "brier": "Brier", "ece": "ECE"}
 
 
@@ -90,12 +91,12 @@ def _show(found: Any) -> None:
     stdout.print(f"{n} independent items; 95 % intervals", style="dim", markup=False)
     rows = table("", *SCORES.values(), right=tuple(SCORES.values()))
     for label, values in found.scores.items():
-        rows.add_row(label, *(f"{values[s].value:.4f}\n[dim]{values[s].low:.4f} – {values[s].high:.4f}[/]" for s in SCORES))
+        rows.add_row(label.replace(" ", NBSP), *(f"{values[s].value:.4f}\n[dim]{values[s].low:.4f} – {values[s].high:.4f}[/]" for s in SCORES))
     stdout.print(rows)
     stdout.print(f"minus {first}, paired; bold where the interval excludes zero", style="dim", markup=False)
     rows = table("", *SCORES.values(), right=tuple(SCORES.values()))
     for label, values in found.differences.items():
-        rows.add_row(label, *(_difference(values[s]) for s in SCORES))
+        rows.add_row(label.replace(" ", NBSP), *(_difference(values[s]) for s in SCORES))
     stdout.print(rows)
     for note in found.notes:
         stdout.print(f"note: {note}", markup=False, soft_wrap=True)
