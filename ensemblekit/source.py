@@ -432,6 +432,12 @@ class StackedSource:
     def time_unit(self) -> str:
         return self.runs[0].time_unit if self.joined else ""
 
+    @property
+    def times(self) -> np.ndarray | None:
+        """Times of all snapshots, (n,), where the runs are parts of one and know them."""
+        parts = [getattr(run, "times", None) for run in self.runs]
+        return np.concatenate(parts) if self.joined and all(part is not None for part in parts) else None
+
     def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> StackedSource:
         check_window(start, stop, step)
         wanted = range(*slice(start, stop, step).indices(self.lengths[0]))

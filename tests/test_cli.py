@@ -167,7 +167,7 @@ def test_times_become_numbers() -> None:
 
 
 def test_equilibration_is_a_word_or_a_number() -> None:
-    assert [discarded(word) for word in ("auto", "none", "12")] == ["auto", "none", 12]
+    assert [discarded(word) for word in ("auto", "none", "12")] == ["auto", None, 12]
     with pytest.raises(InputError, match="'soon'"):
         discarded("soon")
 

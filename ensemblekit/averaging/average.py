@@ -464,7 +464,7 @@ def _start(equilibration: Any, n: int, times: np.ndarray | None, found: Any) -> 
         if times is None:
             raise InputError(f"equilibration={equilibration!r} is a time, and the source has no times; "
                              "pass a whole number of snapshots")
-        start = int(np.searchsorted(times, times[0] + equilibration))
+        start = int(np.searchsorted(times, times[0] + equilibration - 1e-3 * _spacing(times)))      # times are rounded
     else:
         start = int(equilibration)
     if start >= n:

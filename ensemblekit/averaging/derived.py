@@ -91,8 +91,29 @@ def of_parts(means: np.ndarray, weights: np.ndarray, function: Callable[[np.ndar
             if isinstance(function, Periodic):
                 without = function.near(value, without)
             pseudo[k] = h * value - (h - 1) * without
-        block = blocking(pseudo, weights).chosen()
-    return _filled(base, value, block.stderr, block.dof, _independent(base, value.shape), base.verdict, unit)
+        n_eff = _independent(base, value.shape)
+        stderr, dof = _error_of(pseudo, weights, base.n, base.n / n_eff)
+    return _filled(base, value, stderr, dof, n_eff, base.verdict, unit)
+
+
+def _error_of(pseudo: np.ndarray, weights: np.ndarray, n: int, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Standard error of the mean of pseudo-values, and its degrees of freedom.
+
+    As :meth:`BlockResult.chosen`, but a part is many snapshots long and their inefficiency `g` is known from all of them:
+    blocks are the shortest whole numbers of parts, B snapshots together, with B³ > 2 n g².
+    """
+    result = blocking(pseudo, weights)
+    length = n / len(pseudo)
+    g = np.maximum(np.where(np.isfinite(g), g, 1.0), 1.0)
+    error, dof, settled = np.zeros(g.shape), np.ones(g.shape), np.zeros(g.shape, dtype=bool)
+    for k, (b, m) in enumerate(zip(result.lengths, result.counts, strict=True)):
+        if m < FEWEST:
+            break
+        missed = np.minimum((1 + 1 / m) * (g - 1 / g) / (2 * b * length), 0.5)
+        error = np.where(settled, error, b * np.asarray(result.variances[k]) / (1 - missed) / len(pseudo))
+        dof = np.where(settled, dof, np.maximum((m - 1) * (1 - missed) ** 2, 2.0))
+        settled = settled | ((b * length) ** 3 > 2 * n * g**2)
+    return np.sqrt(error), dof
 
 
 def _independent(base: Estimate, shape: tuple[int, ...]) -> np.ndarray:

@@ -87,10 +87,10 @@ def chosen(view: Any, begin: float | None, end: float | None, start: int, stop: 
     return view.window(first, last, step)
 
 
-def discarded(word: str) -> str | int:
-    """ "auto", "none" or a number of snapshots, as ek.average takes it."""
+def discarded(word: str) -> str | int | None:
+    """ "auto", None or a number of snapshots, as ek.average takes it."""
     if word in ("auto", "none"):
-        return word
+        return word if word == "auto" else None
     if word.isdecimal():
         return int(word)
     raise InputError(f"--equilibration is auto, none or a number of snapshots; got {word!r}")

@@ -108,10 +108,10 @@ def average(
     stdout.print(str(found), markup=False, soft_wrap=True)
     _written(found, as_json, as_csv, plot)
     if pdb is not None:
-        name = next((name for name in wanted if name.startswith("rmsf")), None)
-        if name is None:
+        fluctuation = next((name for name in wanted if name.startswith("rmsf")), None)
+        if fluctuation is None:
             raise InputError("--pdb needs --rmsf, whose squares are the B-factors")
-        md.write_bfactors(source, found[name], wanted[name].select, pdb)
+        md.write_bfactors(source, found[fluctuation], wanted[fluctuation].select, pdb)
         stderr.print(f"written: {pdb}", style="dim", markup=False)
 
 
@@ -207,8 +207,7 @@ def start_of(word: str) -> Any:
         except ValueError:
             raise InputError("--equilibration is auto, none, a number of frames, or a time such as 500ps; got "
                              f"{word!r}") from None
-    found = discarded(word)
-    return None if found == "none" else found
+    return discarded(word)
 
 
 def step_of(times: Any, dt: float) -> int:

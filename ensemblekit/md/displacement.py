@@ -177,8 +177,8 @@ def wigner_constant(cell: np.ndarray) -> float:
     direct = _lattice(cell, reach)
     reciprocal = _lattice(np.linalg.inv(cell).T, reach)
     r, k2 = np.linalg.norm(direct, axis=1), (reciprocal**2).sum(1)
-    potential = (erfc(alpha * r) / r).sum() + (np.exp(-math.pi * k2) / (math.pi * k2)).sum() - 2 * alpha / math.sqrt(math.pi) - 1
-    return float(-potential)
+    near, far = (erfc(alpha * r) / r).sum(), (np.exp(-math.pi * k2) / (math.pi * k2)).sum()
+    return float(2 * alpha / math.sqrt(math.pi) + 1 - near - far)       # itself, and the background
 
 
 def _lattice(cell: np.ndarray, reach: float) -> np.ndarray:

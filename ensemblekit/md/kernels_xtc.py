@@ -194,7 +194,7 @@ def read_frame(data, at, place, last, radices, floats, ints, out, box):
     half = radices[small] // 2
     radix = np.uint32(radices[small])
     bit = q * 8
-    run = 0
+    run = np.int64(0)
     i = 0
     while i <= last:
         if bit + 80 > end + 64:

@@ -34,9 +34,6 @@ class Spool:
     def update(self, values: Array, start: int, weights: Array | None = None) -> None:
         if len(values) == 0:
             return
-        if weights is not None:
-            raise InputError("displacements in time cannot be averaged over weighted frames: a weight says how likely a frame "
-                             "is, not how it moves. Pass frame_weights=None")
         values = np.array(values, order="C")        # a mapped block is given back once it was read
         if self.parts and self.parts[0].shape[1:] != values.shape[1:]:
             raise InputError(f"values of shape {values.shape[1:]} after {self.parts[0].shape[1:]}")

@@ -45,7 +45,7 @@ def warnings_held() -> Iterator[None]:
         for text in ("DCDReader currently makes independent", "No coordinate reader found for", "Element information",
                      "Unknown element", "Reader has no dt information", "Failed to guess the mass", "Guessing", "Found no",
                      "Reload offsets from trajectory", "Cannot write lock/offset file", "Unit cell dimensions not found",
-                     "No coordinate formatters found", "1 A^3 CRYST1 record", "Unsupported", "Using the .* assumed",
+                     "No coordinate formatters found", r"1 A\^3 CRYST1 record", "Unsupported", "Using the .* assumed",
                      "Supplied", "No hydrogen", ".*has no topology attribute", "guessed"):
             warnings.filterwarnings("ignore", message=text)
         yield

@@ -17,7 +17,7 @@ from ensemblekit.errors import InputError
 from ensemblekit.md.topology import Topology, mdanalysis, warnings_held
 from ensemblekit.md.weighted import PickedSource
 from ensemblekit.md.xtc import XtcIndex
-from ensemblekit.source import WHOLE, Access, Block, Cut, Field, Piece, ReplicaSet, check_window, cuts_of
+from ensemblekit.source import WHOLE, Access, Block, Cut, Field, Piece, ReplicaSet, StackedSource, check_window, cuts_of
 from ensemblekit.store.schema import MD_UNITS
 
 BATCH = 8 << 20
@@ -453,6 +453,8 @@ def _source(universe: Any, atoms: Any, whole: bool) -> Any:
     for reader in readers:
         options = dict(getattr(reader, "_ts_kwargs", {}))
         xtc = XtcIndex.of(reader.filename) if type(reader).__name__ == "XTCReader" and not options else None
+        if type(reader).__name__ == "XYZReader":
+            _check_xyz(os.fspath(reader.filename), n_atoms)
         if reader.n_atoms != n_atoms:
             raise InputError(f"{os.path.basename(reader.filename)} has {reader.n_atoms} atoms, the topology {n_atoms}")
         parts.append(Part(os.fspath(reader.filename), type(reader), n_atoms, options, xtc, clock=_clock(xtc)))
@@ -460,6 +462,25 @@ def _source(universe: Any, atoms: Any, whole: bool) -> Any:
     edges = np.concatenate([[0], np.cumsum(counts)])
     parts, rows = _joined(parts, edges)
     return TrajectorySource(tuple(parts), topology, picked, rows, edges, kinds, whole)
+
+
+def _check_xyz(path: str, n_atoms: int) -> None:
+    """Refuse an XYZ file whose frames differ in their atoms: its reader counts lines and would misread them."""
+    if not path.lower().endswith(".xyz"):
+        return
+    with open(path, encoding="utf-8", errors="replace") as file:
+        frame = 0
+        while True:
+            head = file.readline()
+            if not head.strip():
+                return
+            if not head.strip().isdigit() or int(head) != n_atoms:
+                raise InputError(f"frame {frame} of {os.path.basename(path)} has {head.strip()[:20]} atoms, the topology has "
+                                 f"{n_atoms}: one trajectory has the same atoms throughout. Write a file for each number of "
+                                 "atoms")
+            for _ in range(n_atoms + 1):
+                file.readline()
+            frame += 1
 
 
 def _clock(xtc: XtcIndex | None) -> tuple[float, float] | None:
@@ -619,7 +640,13 @@ class Choice:
         rows = self.rows(n, lambda: source.times)
         if isinstance(rows, slice):
             return source.window(rows.start, rows.stop, rows.step)
-        return source.picked(rows) if hasattr(source, "picked") else PickedSource(source.window(), rows)
+        return source.picked(rows) if hasattr(source, "picked") else _numbered(source, rows)
+
+
+def _numbered(source: Any, rows: np.ndarray) -> Any:
+    if isinstance(source, StackedSource):
+        raise InputError("frames= needs one store; several that are parts of one run take start, stop, step or begin, end")
+    return PickedSource(source.window(), rows)
 
 
 def trajectory_source(x: Any) -> Any:
@@ -628,7 +655,7 @@ def trajectory_source(x: Any) -> Any:
 
     if isinstance(x, FrameSource):
         return x
-    if isinstance(x, ReplicaSet):
+    if isinstance(x, ReplicaSet | StackedSource):
         return x
     if isinstance(x, str | os.PathLike) or hasattr(x, "provenance"):
         return opened(x)
@@ -650,6 +677,8 @@ def topology_of(source: Any) -> Topology:
             if len(other) != len(first) or (other.names != first.names).any():
                 raise InputError(f"replica {k} has other atoms than replica 0: replicas are runs of one system")
         return first
+    if isinstance(source, StackedSource):
+        return topology_of(source.runs[0])
     if hasattr(source, "source"):
         return topology_of(source.source)
     return stored_topology(source)

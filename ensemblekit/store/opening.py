@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 import re
 from collections.abc import Sequence
 from typing import Any, Literal
+
+import numpy as np
 
 from ensemblekit.errors import InputError, StoreDamagedError, StoreError
 from ensemblekit.source import ReplicaSet, StackedSource
@@ -36,6 +39,8 @@ def open_store(path: Any, mode: Literal["r", "a"] = "r", *, as_: Literal["run", 
     runs = {(store.run, store.replica) for store in stores}
     ours = all(store.run for store in stores)
     if as_ is None and ours and len(runs) == len(stores):
+        if all(store.replica is None and _particles(store) for store in stores):
+            return _trajectories(stores, path)
         return ReplicaSet.of(stores)
     if as_ is None and (not ours or len(runs) > 1):
         raise InputError(f"{len(stores)} files match {path!r} and do not say whether they are one run or several. "
@@ -61,22 +66,44 @@ def _paths(path: Any) -> list[str]:
     raise InputError(f"open takes a path, a pattern or a list of paths; got {path!r}")
 
 
-def _one_run(stores: list[Store]) -> StackedSource:
+def _particles(store: Store) -> bool:
+    return any(field.kind == "position" for field in store.fields.values())
+
+
+def _trajectories(stores: list[Store], path: Any) -> StackedSource:
+    """Trajectories that do not say that they are replicas: one run where their times follow each other, else refused.
+
+    Averages over a run that is there twice, or over several as if they were one, look more certain than they are.
+    """
+    spans = sorted((float(s.times[0]), float(s.times[-1]), os.path.basename(s.path)) for s in stores    # type: ignore[index]
+                   if len(s) and s.times is not None)
+    for (_, end, before), (begin, _, name) in itertools.pairwise(spans):
+        if begin < end:
+            raise InputError(f"{name} begins at {begin:g} ps, before {before} ends at {end:g} ps, and neither file of {path!r} "
+                             'says that it is a replica. Pass as_="replicas" if these are independent runs, or as_="run" if '
+                             "they are parts of one")
+    return _one_run(sorted(stores, key=lambda s: float(s.times[0]) if len(s) and s.times is not None else 0.0), by="time")
+
+
+def _one_run(stores: list[Store], by: Literal["step", "time"] = "step") -> StackedSource:
     """Files of one run end to end; snapshots that the file before has already are dropped and reported."""
-    stores = sorted(stores, key=lambda s: int(s.steps[0]) if len(s) else 0)
+    if by == "step":
+        stores = sorted(stores, key=lambda s: int(s.steps[0]) if len(s) else 0)
     parts: list[Any] = []
     last = None
     for store in stores:
-        steps = store.steps
+        steps = store.steps if by == "step" else np.zeros(0) if store.times is None else store.times
+        if by == "time" and store.times is None:
+            raise InputError(f"{os.path.basename(store.path)} has no times to join it by")
         skip = 0 if last is None or not len(steps) else int((steps <= last).sum())
         if skip:
             import warnings
 
-            warnings.warn(f"{os.path.basename(store.path)}: its first {skip} snapshots (up to step {last}) stand in the "
+            warnings.warn(f"{os.path.basename(store.path)}: its first {skip} snapshots (up to {by} {last}) stand in the "
                           "file before too and are dropped", stacklevel=4)
         if len(steps) > skip:
-            parts.append(store.window(skip))
-            last = int(steps[-1])
+            parts.append(store.window(skip) if skip or len(store.clocks) > 1 else store)    # a Store knows where it is from
+            last = steps[-1]
     if not parts:
         parts = [stores[0].window(0)]
     ReplicaSet.of(parts)        # the same fields everywhere, or an error that says where not

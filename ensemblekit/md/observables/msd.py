@@ -21,13 +21,15 @@ from ensemblekit.md.displacement import (
 )
 from ensemblekit.md.groups import molecules_of, residues_of
 from ensemblekit.md.observables.base import Kept, Prepared
-from ensemblekit.md.spool import Spool
+from ensemblekit.md.spool import Parts, Spool
 from ensemblekit.md.system import System
 from ensemblekit.source import Block
 
 MOST_GROUPS = 32
 FIT = (0.1, 0.5)
 """Of the longest lag, where the line is fitted by default."""
+LOST = 0.9
+"""Step of an atom, as a share of half the shortest side of the box, above which its image is a guess."""
 EVEN = 1e-3
 """Relative unevenness of frame times that is taken for rounding."""
 
@@ -112,10 +114,13 @@ class _Finish:
         self.boxed, self.bonds_known = boxed, bonds_known
 
     def __call__(self, kept: Kept) -> dict[str, Estimate]:
-        (paths,) = kept.merged()
+        if kept.weights is not None and np.ptp(kept.weights) > 0:
+            raise InputError("displacements in time cannot be averaged over weighted frames: a weight says how likely a frame "
+                             "is, not how it moves on. Pass frame_weights of one for each frame")
+        paths = Parts([part for _, (spool,) in kept.states for part in spool.parts])     # type: ignore[attr-defined]
         settings, n = self.settings, len(paths)
         if n < 4:
-            raise StatisticsError(f"{n} frames; displacements with an error need at least 4")
+            raise StatisticsError(f"{n} frames; displacements need at least 4")
         step, unit = _step(kept.times, n)
         lags = n if settings.max_lag is None else min(n, int(settings.max_lag / step * (1 + 1e-9)) + 1)
         if lags < 3:
@@ -135,17 +140,17 @@ class _Finish:
         sizes = np.bincount(self.groups).astype(float)
         times = step * np.arange(lags)
         doubts = []
-        if longest > 0.9:
-            doubts.append(f"an atom moves {longest:.0%} of half the box between frames: they lie too far apart to unwrap "
-                          "for certain")
+        lost = longest > LOST
+        if lost:
+            doubts.append(f"an atom moves {longest:.0%} of half the box between two frames: they lie too far apart to unwrap")
         if not self.bonds_known and self.independent > 1:
             doubts.append("no bonds known: residues are taken to move on their own")
-        msd = self._msd(by_group, sizes, n, times, unit, kept, doubts)
-        further = self._diffusion(by_group, sizes, n, times, unit, kept, mean_cell, doubts)
+        msd = self._msd(by_group, sizes, n, times, unit, kept, doubts, lost)
+        further = self._diffusion(by_group, sizes, n, times, unit, kept, mean_cell, doubts, lost)
         return {"": msd, **further}
 
     def _msd(self, by_group: np.ndarray, sizes: np.ndarray, n: int, times: np.ndarray, unit: str, kept: Kept,
-             doubts: list[str]) -> Estimate:
+             doubts: list[str], lost: bool) -> Estimate:
         d = len(self.settings.dimensions)
         share = sizes / sizes.sum()
         mean = share @ by_group
@@ -165,12 +170,12 @@ class _Finish:
             verdict.append(f"{few} of {len(mean) - 1} lags have fewer than {ENOUGH:g} independent displacements")
         low, high = student_interval(mean, stderr, np.where(np.isnan(dof), 1.0, dof), kept.confidence)
         return Estimate(mean=mean, stderr=stderr, interval=(low, high), confidence=kept.confidence, n=n, n_eff=n_eff,
-                        statistical_inefficiency=g, correlation_time=g / 2 * times[1], dof=dof, converged=not few,
-                        verdict="; ".join(verdict), estimators=estimators, unit="Angstrom2",
+                        statistical_inefficiency=g, correlation_time=g / 2 * times[1], dof=dof, converged=not few and not lost,
+                        verdict="; ".join(verdict), estimators=estimators, unit="Angstrom2", **_start_of(kept),
                         time_unit=unit if unit != "frame" else "", coords={"lag": (times, unit)})
 
     def _diffusion(self, by_group: np.ndarray, sizes: np.ndarray, n: int, times: np.ndarray, unit: str, kept: Kept,
-                   cell: np.ndarray | None, doubts: list[str]) -> dict[str, Estimate]:
+                   cell: np.ndarray | None, doubts: list[str], lost: bool) -> dict[str, Estimate]:
         settings, d = self.settings, len(self.settings.dimensions)
         low, high = settings.fit or (FIT[0] * times[-1], FIT[1] * times[-1])
         tiny = 1e-9 * times[-1]
@@ -180,7 +185,7 @@ class _Finish:
             raise InputError(f"MSD(fit=({low:g}, {high:g})) holds {len(lags)} lags; a line needs 2 or more. They are "
                              f"{times[1]:g} {unit} apart and end at {times[-1]:g}")
         line = slope_of(by_group, sizes, times, lags, n, d, self.independent)
-        facts: dict[str, Any] = {"confidence": kept.confidence, "n": n, "dof": line.dof,
+        facts: dict[str, Any] = {**_start_of(kept), "confidence": kept.confidence, "n": n, "dof": line.dof,
                                  "time_unit": unit if unit != "frame" else ""}
 
         def estimate(value: float, stderr: float, doubts: list[str], converged: bool, **more: Any) -> Estimate:
@@ -198,6 +203,7 @@ class _Finish:
             few = True
             mine.append(f"not diffusive from {times[lags[0]]:g} to {times[lags[-1]]:g} {unit}: the displacement grows as "
                         f"t^{line.exponent:.2f}; choose later lags with fit=")
+        few = few or lost
         per = 1 / (2 * d)
         value, error = line.slope * per, line.stderr * per
         each = {name: e * per for name, e in line.estimators.items()}
@@ -232,6 +238,11 @@ def _step(times: np.ndarray | None, n: int) -> tuple[float, str]:
         raise InputError(f"lags need evenly spaced frames; frame {k + 1} comes {steps[k]:g} after the one before, the mean is "
                          f"{step:g}. Read an evenly spaced part (start=, stop=, step=)")
     return step, "ps"
+
+
+def _start_of(kept: Kept) -> dict[str, Any]:
+    """What was left out, where the run says so."""
+    return {name: getattr(kept, name) for name in ("n_discarded", "equilibration_time", "times") if hasattr(kept, name)}
 
 
 class _Atoms:

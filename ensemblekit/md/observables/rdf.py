@@ -16,6 +16,8 @@ from ensemblekit.source import Block
 NORMS = ("rdf", "density", "none")
 DENSITIES = ("1/<V>", "<1/V>")
 IMAGES = ("all", "nearest")
+MOST_IMAGES = 2e7
+"""Of atoms within the range of the box; they take 64 bytes each."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,9 @@ class RDF:
     def prepare(self, system: System) -> Prepared:
         edges = self._edges()
         a = system.select(self.select_a)
-        b = a if self.select_b in (None, self.select_a) else system.select(self.select_b)       # type: ignore[arg-type]
+        b = a if self.select_b is None else system.select(self.select_b)
         label_a, label_b = self._labels(system, a, b)
+        same = np.array_equal(a, b) and np.array_equal(label_a, label_b)
         pairs = n_pairs(a, b, label_a, label_b)
         if pairs == 0:
             raise InputError(f"no pair is left between {self.select_a!r} and {self.select_b or self.select_a!r}"
@@ -64,12 +67,15 @@ class RDF:
                              "transformations=[set_dimensions([a, b, c, 90, 90, 90])]")
         union = np.unique(np.concatenate([a, b]))
         volume = 1.0 if box is None else abs(float(np.linalg.det(box)))
+        if box is not None and (many := _images(box, edges[-1]) * len(b)) > MOST_IMAGES:
+            raise InputError(f"within {edges[-1]:g} angstrom of this box lie {many:.2g} images of the atoms, more than fit in "
+                             f"memory; take a range of about half the box, {0.5 * _sides(box[None]).min():.3g} angstrom")
         shells = 4 / 3 * np.pi * np.diff(edges**3)
         # what is averaged is of the size of g: bins over their ideal count at the first volume, then V and 1/V over it
         below = max(4 / 3 * np.pi * edges[0]**3, shells[0])
         ideal = pairs * np.concatenate([[below], shells]) / volume
         counter = _Counter(union, np.searchsorted(union, a), np.searchsorted(union, b), label_a, label_b,
-                           a is b, edges, self.images == "nearest", ideal, volume)
+                           same, edges, self.images == "nearest", ideal, volume)
         r = {"r": (0.5 * (edges[1:] + edges[:-1]), "Angstrom")}
         function = partial(_g, self.density) if self.norm == "rdf" else partial(
             _scaled, ideal[1:] / (len(a) * shells if self.norm == "density" else 1.0))
@@ -153,13 +159,22 @@ class _Counter:
         return out
 
 
-def _within_half(cells: np.ndarray, reach: float) -> bool:
-    """Whether no pair has two images within reach: no lattice vector is shorter than twice the shortest side."""
-    volumes = np.abs(np.linalg.det(cells))
+def _sides(cells: np.ndarray) -> np.ndarray:
+    """Sides of the brick of each cell (see kernels_pbc): (n, 3, 3) -> (n, 3)."""
     lengths = np.linalg.norm(cells[:, 0], axis=1)
     areas = np.linalg.norm(np.cross(cells[:, 0], cells[:, 1]), axis=1)
-    sides = np.minimum(np.minimum(lengths, areas / lengths), volumes / areas)
-    return bool((sides >= 2 * reach).all())
+    return np.column_stack([lengths, areas / lengths, np.abs(np.linalg.det(cells)) / areas])
+
+
+def _images(cell: np.ndarray, reach: float) -> float:
+    """About how many boxes lie within reach of one, itself included."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.nan_to_num(np.prod(1 + 2 * reach / _sides(cell[None])[0])))
+
+
+def _within_half(cells: np.ndarray, reach: float) -> bool:
+    """Whether no pair has two images within reach: no lattice vector is shorter than twice the shortest side."""
+    return bool((_sides(cells) >= 2 * reach).all())
 
 
 def bad_frame(frame: int, positions: np.ndarray, cell: np.ndarray | None, atoms: np.ndarray) -> InputError:

@@ -1,0 +1,88 @@
+"""Tables that MD programs write beside their trajectories."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import ensemblekit as ek
+from ensemblekit import md
+from ensemblekit.errors import InputError
+
+XVG = r"""# gmx energy
+@    title "GROMACS Energies"
+@    xaxis  label "Time (ps)"
+@    yaxis  label "(kJ/mol), (K)"
+@TYPE xy
+@ s0 legend "Potential"
+@ s1 legend "Temperature"
+"""
+
+
+def rows(n, seed=1):
+    x = np.random.default_rng(seed).normal(size=(n, 2))
+    return np.column_stack([np.arange(n) * 0.2, -1000 + x[:, 0], 300 + x[:, 1]])
+
+
+def test_xvg_columns_have_names_units_and_times(tmp_path):
+    table = rows(200)
+    path = tmp_path / "energy.xvg"
+    path.write_text(XVG + "\n".join(" ".join(f"{v:.6f}" for v in row) for row in table) + "\n&\n")
+    found = md.columns(path)
+    assert list(found) == ["Potential", "Temperature"]
+    answer = ek.average(found["Potential"])
+    assert answer.mean == pytest.approx(table[:, 1].mean(), abs=1e-6)
+    assert (answer.unit, answer.time_unit) == ("kJ/mol", "ps")
+    np.testing.assert_allclose(answer.times, table[:, 0], atol=1e-6)
+    assert found["Temperature"].units == {"Temperature": "K"}
+    with pytest.raises(KeyError, match="Potential"):
+        found["Nothing"]
+
+
+def test_times_in_ns_become_ps_and_grace_marks_go(tmp_path):
+    path = tmp_path / "d.xvg"
+    path.write_text('@ xaxis label "Time (ns)"\n@ yaxis label "MSD (nm\\S2\\N)"\n0.0 1.0\n0.5 2.0 # a remark\n1.0 3.0\n')
+    found = md.columns(path)
+    np.testing.assert_array_equal(found.times, [0, 500, 1000])
+    assert list(found) == ["MSD"]
+
+
+def test_colvar_with_its_weights_and_a_restart(tmp_path):
+    path = tmp_path / "COLVAR"
+    head = "#! FIELDS time phi w\n#! SET min_phi -pi\n"
+    path.write_text(head + "0 1 0.5\n1 2 0.5\n2 9 0.5\n3 9 0.5\n" + head + "2 3 1.5\n3 4 1.5\n")
+    with pytest.warns(UserWarning, match="2 rows that were written again later are left out"):
+        found = md.columns(path, weights="w")
+    answer = ek.reduce(found["phi"], ek.Moments())
+    np.testing.assert_array_equal(found.times, [0, 1, 2, 3])
+    assert answer.mean == pytest.approx((0.5 * 1 + 0.5 * 2 + 1.5 * 3 + 1.5 * 4) / 4)
+
+
+def test_csv_and_plain_text(tmp_path):
+    (tmp_path / "a.csv").write_text('"Time (ps)","Density (g/mL)"\n0.0,0.99\n2.0,1.01\n')
+    found = md.columns(tmp_path / "a.csv")
+    assert (list(found), found.units["Density"]) == (["Density"], "g/mL")
+    np.testing.assert_array_equal(found.times, [0, 2])
+    (tmp_path / "a.txt").write_text("1 2 3\n4 5 6\n")
+    assert list(md.columns(tmp_path / "a.txt")) == ["column 0", "column 1", "column 2"]
+    assert md.columns(tmp_path / "a.txt").times is None
+
+
+def test_edr_is_read_where_pyedr_is_installed():
+    pytest.importorskip("pyedr")
+    data = pytest.importorskip("MDAnalysisTests.datafiles")
+    found = md.columns(data.AUX_EDR)
+    assert found.units["Potential"] == "kJ/mol"
+    assert len(found["Temperature"].arrays["Temperature"]) == len(found.times) == 4
+
+
+@pytest.mark.parametrize(("text", "match"), [
+    ("1 2\n3\n", "line 2 has 1 numbers, the rows before have 2"), ("", "no rows"), ("1 2\na b\n", "line 2.*words"),
+    ("time\n1\n2\n", "no column besides its times")])
+def test_tables_that_cannot_be_read(tmp_path, text, match):
+    path = tmp_path / "bad.dat"
+    path.write_text(text)
+    with pytest.raises(InputError, match=match):
+        md.columns(path)
+    with pytest.raises(InputError, match="there is no file"):
+        md.columns(tmp_path / "nowhere.xvg")
