@@ -31,7 +31,7 @@ from ensemblekit.source import ReplicaSet, check_weights
 
 MOST_STATES = 64
 """Partial states of a run that are kept, at the least; up to twice as many while it is read."""
-STATE_BYTES = 64 << 20
+STATE_BYTES = 32 << 20
 """What the partial states of one read may take."""
 
 
