@@ -83,3 +83,42 @@ def test_every_case_of_the_core_runs(tmp_path: Path) -> None:
         assert len(case.timings) >= 2
     assert list(tmp_path.iterdir()) == []           # it cleans up behind itself
     report.as_json(report.machine(), {"core": cases})
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_every_case_of_md_runs(tmp_path: Path) -> None:
+    """Its peers too, as far as they are installed: each answer is held to ours."""
+    pytest.importorskip("MDAnalysisTests.datafiles")
+    from benchmarks import md
+
+    cases = list(md.run(md.TINY, tmp_path))
+    assert len(cases) == 9
+    for case in cases:
+        report.show(Console(quiet=True), case)
+        assert len(case.timings) >= 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_coverage_table_of_md_counts() -> None:
+    """Twelve trajectories each: not the coverage itself (that takes 2000), but that truth and interval belong together."""
+    pytest.importorskip("MDAnalysis")
+    from benchmarks.bench_md_coverage import coverage_table
+
+    rows = coverage_table(12)
+    assert len(rows) == 6
+    for row in rows:
+        assert row["coverage"] >= 0.6, row         # below it once in 10^5 runs, were the intervals right
+        assert row["low"] < row["coverage"] <= row["high"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_coverage_of_md_is_95_percent() -> None:
+    """2000 trajectories: the 99 % binomial interval meets 94 to 96 %."""
+    pytest.importorskip("MDAnalysis")
+    from benchmarks.bench_md_coverage import coverage_table
+
+    for row in coverage_table(2000):
+        assert row["meets"], row
