@@ -81,7 +81,10 @@ def test_components_of_gyration(adk, universe):
     assert moments.anisotropy.mean == pytest.approx(want.mean(), rel=1e-5)
     assert moments.asphericity.mean == pytest.approx((a - (b + c) / 2).mean(), rel=1e-5)
     assert found.mean == pytest.approx(18.2654955170, rel=1e-9)
-    assert found.series is None or found.series[0] == pytest.approx(16.6690183686, rel=1e-9)
+    assert found.series[0] == pytest.approx(16.6690183686, rel=1e-9)
+    np.testing.assert_allclose(found.about_x.series, np.sqrt(found.series**2 - found.along_x.series**2), rtol=1e-9)
+    plain = average(adk, md.RadiusOfGyration("protein"))
+    assert found.stderr == plain.stderr
 
 
 def test_rmsd_of_mdanalysis_tests(adk, universe):

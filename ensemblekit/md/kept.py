@@ -29,6 +29,7 @@ class KeptRun:
     n_discarded: int = 0
     equilibration_time: float = 0.0
     time_unit: str = ""
+    equilibration: Any = None
 
     def merged(self) -> tuple[Any, ...]:
         """The results of the reducers over all frames kept."""
