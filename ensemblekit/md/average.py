@@ -29,6 +29,11 @@ from ensemblekit.md.trajectory import BATCH, Choice, FrameSource, topology_of, t
 from ensemblekit.md.weighted import WeightedSource
 from ensemblekit.source import ReplicaSet, check_weights
 
+MOST_STATES = 64
+"""Partial states of a run that are kept, at the least; up to twice as many while it is read."""
+STATE_BYTES = 64 << 20
+"""What the partial states of one read may take."""
+
 
 def average(source: Any, observables: Mapping[str, Any], *, frame_weights: Any = None, start: int | None = None,
             stop: int | None = None, step: int | None = None, frames: Any = None, begin: float | None = None,
@@ -98,7 +103,8 @@ def _read(system: System, prepared: Mapping[str, Prepared], equilibration: Any, 
         raise InputError(f"{who!r} needs {', '.join(sorted(missing))}, and these frames have {', '.join(source.fields)}")
     fields = [name for name in source.fields if name in needed]
     with warnings_held(), counted(progress, system.n_frames, "averages") as tell:
-        read = partials(source, branches, fields=fields, engine=system.engine, limit=BATCH, progress=tell)
+        read = partials(source, branches, fields=fields, engine=system.engine, limit=BATCH, progress=tell,
+                        keep=_kept_states(source, branches, fields))
     for run, states in read.items():
         _forward(states, run)
     found: dict[str, Estimate] = {}
@@ -107,6 +113,27 @@ def _read(system: System, prepared: Mapping[str, Prepared], equilibration: Any, 
         runs = [_finished(states, name, ready, unit, equilibration, confidence) for _, states in sorted(read.items())]
         found[name] = runs[0] if len(runs) == 1 else _together(runs, confidence, ready.periods)
     return Averages(found, tuple([*system.passes, "averages"]), system.n_frames, len(read))
+
+
+def _kept_states(source: Any, branches: Mapping[str, Any], fields: Sequence[str]) -> int:
+    """How many partial states of a run there is room for, by what those of its first frame take."""
+    run: Any = source.runs[0] if isinstance(source, ReplicaSet) else source
+    n = sum(run.lengths)
+    nbytes = 0.0
+    try:
+        for piece in run.window(0, 1).pieces(fields, "time", False, BATCH):
+            for block in piece.blocks():
+                for map, *reducers in branches.values():
+                    values = map(block)
+                    for reducer in reducers:
+                        one = reducer.empty()
+                        one.update(values, 0, block.weights)
+                        # trees of block sums have a level more for every doubling of the frames in a state
+                        levels = max(1.0, np.log2(max(n / MOST_STATES, 2))) if isinstance(one, Observed) else 1.0
+                        nbytes += levels * sum(np.asarray(part).nbytes for part in one.state().values())
+    except Exception:       # whatever fails will fail again, where the error says which frames it was about
+        return MOST_STATES
+    return int(np.clip(STATE_BYTES / (2 * max(nbytes, 1.0)), 8, MOST_STATES))
 
 
 def _forward(states: list[tuple[int, States]], run: int) -> None:
