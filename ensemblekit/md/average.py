@@ -52,7 +52,7 @@ def average(source: Any, observables: Mapping[str, Any], *, frame_weights: Any =
         begin, end: the first and last time in ps, both included. Of replicas: the same of each.
         equilibration: "auto" leaves out the start of a run where that raises n_eff significantly, for each observable on
             its own; None or 0 nothing; a whole number so many frames; a float all before that time (ps) after the first
-            frame. Observables with statistics of their own (RMSF, PCA, MSD, torsions) keep all frames unless told.
+            frame. Observables with statistics of their own (RMSF, MSD) keep all frames unless told.
         whole: True: molecules are whole in the frames, nothing is mended at the box. None: made whole along their bonds
             by observables that need it, as far as the source does not say that they are.
         engine: Threads() by default; every engine gives the same bits.
@@ -167,7 +167,9 @@ def _own(states: list[tuple[int, States]], name: str, ready: Prepared, time_unit
     """An observable whose statistics are its own."""
     assert ready.finish is not None
     kept = kept_run(states, name, time_unit, confidence)
-    if equilibration not in (None, 0) and not isinstance(equilibration, str):
+    if all(isinstance(reducer, Series) for reducer in ready.reducers):
+        kept = replace(kept, equilibration=equilibration)       # the series is there: it says itself where it begins
+    elif equilibration not in (None, 0) and not isinstance(equilibration, str):
         wanted = discarded(equilibration, kept.n, kept.times)
         begins = [begin for begin, _ in states]
         first = next((k for k, begin in enumerate(begins) if begin >= wanted), len(begins) - 1)
