@@ -92,15 +92,15 @@ def test_the_exact_solution_of_burgers_solves_its_equation():
 
 
 def test_the_cavity_settles_into_the_published_vortex():
-    flow = rom.testbeds.startup_cavity(100, cells=32)
+    flow = rom.testbeds.startup_cavity(100, cells=48)
     run = rom.testbeds.record(flow, 25, 1.0)
     u = run.arrays["velocity"].astype(float)
     assert (u[0] == 0).all()
     assert np.abs(u[-1] - u[-2]).max() < 1e-3 * np.abs(u[-1]).max()
-    middle = u[-1, :, 15:17, 0].mean(1)
-    assert middle.min() == pytest.approx(-0.2109, abs=0.008)             # Ghia, Ghia and Shin 1982
+    middle = u[-1, :, 23:25, 0].mean(1)
+    assert middle.min() == pytest.approx(-0.2109, abs=0.007)             # Ghia, Ghia and Shin 1982
     assert flow.y[middle.argmin()] == pytest.approx(0.4531, abs=0.03)
-    mass = np.abs(u[-1, :, 15:17, 0].mean(1).sum())                      # what goes right comes back left
+    mass = np.abs(u[-1, :, 23:25, 0].mean(1).sum())                      # what goes right comes back left
     assert mass < 0.02 * np.abs(middle).sum()
 
 
@@ -111,7 +111,8 @@ def test_energy_of_the_chaotic_flow_is_accounted_for():
     assert max(abs(b.transfer) for b in budgets) < 1e-8 * budgets[0].dissipation + 1e-12
     rate = np.array([b.input - b.dissipation for b in budgets])
     gained = 0.05 * (rate[:-1] + rate[1:]).sum() / 2
-    assert budgets[-1].energy - budgets[0].energy == pytest.approx(gained, rel=2e-3)
+    turned_over = 0.05 * sum(b.dissipation for b in budgets)
+    assert budgets[-1].energy - budgets[0].energy == pytest.approx(gained, abs=2e-4 * turned_over)
     divergence = np.fft.ifft(1j * np.fft.fftfreq(32, 1 / 32) * np.fft.fft(u[-1, ..., 0], axis=1), axis=1) + (
         np.fft.ifft(1j * np.fft.fftfreq(32, 1 / 32)[:, None] * np.fft.fft(u[-1, ..., 1], axis=0), axis=0))
     assert np.abs(divergence).max() < 1e-4

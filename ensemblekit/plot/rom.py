@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -16,8 +17,20 @@ from ensemblekit.rom.mesh import QUADRATIC, Mesh, leading
 COLUMN = 3.94
 """Inches, as ``style.WIDTH``."""
 NAMES = ("x", "y", "z")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
+def _styled(function: F) -> F:
+    """In the house look from the first line to the last title."""
+    @wraps(function)
+    def drawn(*args: Any, **options: Any) -> Any:
+        with _look():
+            return function(*args, **options)
+
+    return drawn        # type: ignore[return-value]
+
+
+@_styled
 def modes(basis: Basis, *, field: str | None = None, component: int | None = None, count: int = 6,
           grid: tuple[Any, Any] | None = None) -> Any:
     """The mean and the first modes on the grid or mesh, with energies and pairs in the titles; the Figure.
@@ -32,11 +45,11 @@ def modes(basis: Basis, *, field: str | None = None, component: int | None = Non
     place = _Place.of(part.mean.shape, basis.mesh, field or part.name, grid)
     count = min(count, basis.rank)
     component = _component(place, part.modes[:count], component)
-    columns = 1 if place.line else 3 if place.wide < 2.2 else 2
+    columns = 1 if place.line else 4 if place.wide < 2.2 else 2
     rows = -(-(count + 1) // columns)
     figure, axes = _panels(rows, columns, place)
     axes = np.ravel(axes)
-    pairs = {k: (a, b) for a, b in basis.pairs for k in (a, b)}
+    pairs = {k: pair for pair in travelling_pairs(basis) for k in pair}
     name = _named(part.name, place, component)
     place.draw(axes[0], place.component(part.mean, component), signed=False, unit=part.unit)
     axes[0].set_title(f"mean {name}")
@@ -49,6 +62,33 @@ def modes(basis: Basis, *, field: str | None = None, component: int | None = Non
     return figure
 
 
+def travelling_pairs(basis: Basis) -> list[tuple[int, int]]:
+    """Neighbouring modes (from 0) that make up one travelling pattern: like energies, and one coefficient is the other, later.
+
+    Singular values within 15 %, and a correlation above 0.9 between the coefficients at some lag, of opposite sign at
+    the opposite lag. Also those that stand as a pair by their energies alone (``basis.pairs``), apart from their neighbours:
+    among modes of noise all are alike, and none is a pair.
+    """
+    s, a, n = basis.singular_values, basis.coefficients, basis.n
+    known = s if basis.spectrum is None else np.asarray(basis.spectrum)
+    found = [(i, j) for i, j in basis.pairs if (i == 0 or known[i - 1] > 1.06 * known[i])
+             and j + 1 < len(known) and known[j] > 1.06 * known[j + 1]]
+    taken = {k for pair in found for k in pair}
+    for k in range(basis.rank - 1):
+        if k in taken or k + 1 in taken or s[k + 1] < 0.85 * s[k] or n < 16 or np.iscomplexobj(a):
+            continue
+        one, two = a[:, k] - a[:, k].mean(), a[:, k + 1] - a[:, k + 1].mean()
+        lags = np.arange(1, n // 4)
+        later, sooner = (np.array([x[lag:] @ y[:n - lag] / max(np.linalg.norm(x[lag:]) * np.linalg.norm(y[:n - lag]), 1e-300)
+                                   for lag in lags]) for x, y in ((one, two), (two, one)))
+        best = int(np.abs(later).argmax())
+        if abs(later[best]) > 0.9 and later[best] * sooner[best] < 0:
+            found.append((k, k + 1))
+            taken |= {k, k + 1}
+    return sorted(found)
+
+
+@_styled
 def spectrum(basis: Basis, *, ax: Any = None) -> Any:
     """Energy of each mode and what is left after it, with "error %" on the right; the axes.
 
@@ -65,7 +105,7 @@ def spectrum(basis: Basis, *, ax: Any = None) -> Any:
     ax.plot(i[shown], shares[shown], color=PALE, marker="o", ms=1.8, lw=0.7, zorder=1)
     k = np.arange(1, basis.rank + 1)
     ax.plot(k, basis.energy_fraction, "o", color=BLUE, ms=3, zorder=3, label="energy of a mode")
-    for a, b in basis.pairs:
+    for a, b in travelling_pairs(basis):
         ax.plot([a + 1, b + 1], basis.energy_fraction[[a, b]], color=BLUE, lw=2.2, solid_capstyle="round", zorder=2)
     left = np.maximum(basis.relative_errors**2, 1e-32)
     ax.plot(k, left, color=RED, lw=1.2, zorder=3, label="left after it")
@@ -98,8 +138,8 @@ def spectrum(basis: Basis, *, ax: Any = None) -> Any:
     right.set_ylabel("error %")
     right.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     ax.spines["right"].set_visible(False)
-    reached = f"{basis.rank} modes: {_percent(float(basis.cumulative_energy[-1]))} of the energy, error {_percent(basis.relative_error)}"
-    ax.set_title(reached)
+    energy, error = _percent(float(basis.cumulative_energy[-1])), _percent(basis.relative_error)
+    ax.set_title(f"{basis.rank} modes: {energy} of the energy, error {error}")
     legend(ax, loc="best")
     return ax
 
@@ -121,6 +161,7 @@ def gavish_donoho_line(basis: Basis) -> float | None:
     return tau**2 / basis.total_energy if tau > floor else None
 
 
+@_styled
 def reconstruction(basis: Basis, truth: Any, which: int | None = None, *, rank: int | None = None, field: str | None = None,
                    component: int | None = None, grid: tuple[Any, Any] | None = None) -> Any:
     """One snapshot beside its reconstruction and their difference, the first two in the same colours; the Figure.
@@ -159,6 +200,7 @@ def reconstruction(basis: Basis, truth: Any, which: int | None = None, *, rank: 
     return figure
 
 
+@_styled
 def snapshot_errors(basis: Basis, *, ax: Any = None) -> Any:
     """The error of each snapshot's reconstruction against time; the axes."""
     errors = basis.error_per_snapshot
@@ -180,6 +222,7 @@ def snapshot_errors(basis: Basis, *, ax: Any = None) -> Any:
     return ax
 
 
+@_styled
 def phase_portrait(basis: Basis, pair: tuple[int, int] = (0, 1), *, length: float | None = None,
                    speed: float | None = None) -> Any:
     """Two coefficients against each other and against time, and their power spectrum; the Figure.
@@ -195,9 +238,8 @@ def phase_portrait(basis: Basis, pair: tuple[int, int] = (0, 1), *, length: floa
         raise InputError("a phase portrait is of real coefficients")
     one, two = basis.coefficients[:, a], basis.coefficients[:, b]
     x, name = _clock(basis)
-    with _look():
-        figure = _figure(_plain_figure(), (2 * COLUMN, 2.5))
-        left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1.25, 1.25])
+    figure = _figure(_plain_figure(), (2 * COLUMN, 2.5))
+    left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1.25, 1.25])
     left.plot(one, two, color=GREY, lw=0.5, alpha=0.7)
     shown = left.scatter(one, two, c=x, s=7, cmap="viridis", zorder=3, lw=0)
     figure.colorbar(shown, ax=left, location="bottom", aspect=30, pad=0.02).set_label(name, fontsize=7)
@@ -208,7 +250,7 @@ def phase_portrait(basis: Basis, pair: tuple[int, int] = (0, 1), *, length: floa
     middle.set(xlabel=name, ylabel="coefficient")
     if len(x) > 1:
         middle.set_xlim(x[0], x[-1])
-    legend(middle, loc="upper right", ncols=2)
+    legend(middle, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     frequency, power, peak = coefficient_spectrum(basis, pair)
     unit = "per snapshot" if basis.times is None else f"1/{basis.time_unit}" if basis.time_unit else "1/time"
     right.semilogy(frequency[1:], power[1:], color=INK, lw=0.9)
@@ -255,7 +297,9 @@ def coefficient_spectrum(basis: Basis, pair: tuple[int, int] = (0, 1)) -> tuple[
     return frequency, power, float((k + shift) * frequency[1])
 
 
-def average(averages: Mapping[str, Any], name: str, *, component: int | None = None, grid: tuple[Any, Any] | None = None) -> Any:
+@_styled
+def average(averages: Mapping[str, Any], name: str, *, component: int | None = None,
+            grid: tuple[Any, Any] | None = None) -> Any:
     """An average of a field beside half its interval; the Figure."""
     one = averages[name]
     mean, half = np.asarray(one.mean), 0.5 * (np.asarray(one.high) - np.asarray(one.low))
@@ -263,6 +307,7 @@ def average(averages: Mapping[str, Any], name: str, *, component: int | None = N
     component = _component(place, mean[None], component)
     stacked = place.line or place.wide >= 2.2
     figure, axes = _panels(2 if stacked else 1, 1 if stacked else 2, place)
+    axes = np.ravel(axes)
     place.draw(axes[0], place.component(mean, component), unit=one.unit, bar=True)
     place.draw(axes[1], place.component(half, component), unit=one.unit, bar=True, colours="magma")
     axes[0].set_title(_named(name, place, component))
@@ -270,6 +315,7 @@ def average(averages: Mapping[str, Any], name: str, *, component: int | None = N
     return figure
 
 
+@_styled
 def run_longer(averages: Any, name: str, *, target: float | None = None, component: int | None = None,
                grid: tuple[Any, Any] | None = None) -> Any:
     """Where to run longer: by what factor the run must grow for each cell's interval to shrink to ± target; the Figure.
@@ -290,7 +336,7 @@ def run_longer(averages: Any, name: str, *, target: float | None = None, compone
         ax.set_yscale("log")
         ax.axhline(1, color=GREEN, lw=0.8)
     else:
-        figure, axes = _panels(1, 1, place, scale=1.7)
+        figure, axes = _panels(1, 1, place, scale=1.2)
         ax = np.ravel(axes)[0]
         with np.errstate(divide="ignore", invalid="ignore"):
             place.draw(ax, np.log2(np.where(factor > 0, factor, np.nan)), limits=(-3.0, 6.0), colours="RdYlBu_r", bar=True,
@@ -302,6 +348,7 @@ def run_longer(averages: Any, name: str, *, target: float | None = None, compone
     return figure
 
 
+@_styled
 def decay(basis: Basis, rate: Any = None, *, ax: Any = None) -> Any:
     """Singular values with the law of :func:`ensemblekit.rom.decay_rate`; the axes."""
     from ensemblekit.rom.decay import decay_rate
@@ -386,7 +433,8 @@ class _Place(NamedTuple):
         if limits[0] == limits[1]:
             limits = (limits[0] - 0.5, limits[1] + 0.5)
         how = {"cmap": colours or ("RdBu_r" if signed else "viridis"), "clim": limits}
-        shown = self._plane(ax, values, how) if self.mesh is None else _on_mesh(ax, self.mesh, values.ravel(), self.at_cells, how)
+        shown = (self._plane(ax, values, how) if self.mesh is None else
+                 _on_mesh(ax, self.mesh, values.ravel(), self.at_cells, how))
         ax.set_aspect("equal")
         ax.set_xticks([])
         ax.set_yticks([])
@@ -414,7 +462,8 @@ class _Place(NamedTuple):
         ax.set_xlim(x[0], x[-1])        # type: ignore[index]
 
     def _plane(self, ax: Any, values: np.ndarray, how: dict[str, Any]) -> Any:
-        assert self.x is not None and self.y is not None
+        assert self.x is not None
+        assert self.y is not None
         even = all(len(a) < 3 or np.allclose(np.diff(a), a[1] - a[0], rtol=1e-3) for a in (self.x, self.y))
         low, high = how.pop("clim")
         if even:
@@ -480,25 +529,24 @@ def _panels(rows: int, columns: int, place: _Place, scale: float = 1.0) -> tuple
     """A figure whose panels have the shape of what they show."""
     width = COLUMN * (2 if columns > 1 else 1.5 if place.line else 1.6)
     each = width / columns
-    height = 1.25 if place.line else min(each / place.wide, 6.0) + 0.55
-    with _look():
-        figure = _figure(_plain_figure(), (width, min(rows * height * (1 if place.line else 1.0) + 0.1 * scale, 11.0)))
-        return figure, figure.subplots(rows, columns, squeeze=False)
+    height = 1.25 if place.line else min(each / place.wide, 6.0) + 0.28
+    figure = _figure(_plain_figure(), (width, min(rows * height * scale + 0.1, 11.0)))
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def _look() -> Any:
-    import matplotlib
+    from ensemblekit.errors import MissingExtraError
 
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "plot") from error
     return matplotlib.rc_context(LOOK)
 
 
 def _plain_figure() -> Any:
-    from ensemblekit.errors import MissingExtraError
+    from matplotlib.figure import Figure
 
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "plot") from error
     return Figure
 
 
@@ -538,4 +586,4 @@ def _clock(basis: Basis) -> tuple[np.ndarray, str]:
 
 
 __all__ = ["average", "coefficient_spectrum", "decay", "gavish_donoho_line", "modes", "phase_portrait",
-           "reconstruction", "run_longer", "snapshot_errors", "spectrum"]
+           "reconstruction", "run_longer", "snapshot_errors", "spectrum", "travelling_pairs"]

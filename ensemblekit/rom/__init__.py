@@ -1,5 +1,7 @@
 """Reduced-order models: proper orthogonal decomposition of stored flow fields, and flows to try it on."""
 
+from typing import Any as _Any
+
 from ensemblekit.rom import testbeds as testbeds
 from ensemblekit.rom.average import FieldAverages as FieldAverages
 from ensemblekit.rom.average import average as average
@@ -11,7 +13,19 @@ from ensemblekit.rom.compress import decompress as decompress
 from ensemblekit.rom.decay import DecayRate as DecayRate
 from ensemblekit.rom.decay import decay_rate as decay_rate
 from ensemblekit.rom.export import export as export
+from ensemblekit.rom.incremental import IncrementalPOD as IncrementalPOD
 from ensemblekit.rom.ingest import ingest as ingest
 from ensemblekit.rom.mesh import Mesh as Mesh
+from ensemblekit.rom.plan import Plan as Plan
+from ensemblekit.rom.plan import plan as plan
 from ensemblekit.rom.pod import pod as pod
+from ensemblekit.rom.rank import gavish_donoho as gavish_donoho
 from ensemblekit.rom.read import read as read
+
+
+def __getattr__(name: str) -> _Any:
+    if name == "POD":       # scikit-learn's estimator: imported where it is asked for
+        from ensemblekit.rom import estimator
+
+        return estimator.POD
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

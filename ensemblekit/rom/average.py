@@ -180,7 +180,7 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
     kish = 1.0 if weights is None else n * float(weights @ weights) / float(weights.sum()) ** 2
     facts: dict[str, Any] = {"time_unit": source.time_unit if times is not None else "", "times": times,
                              "n_discarded": start, "equilibration_time": _elapsed(times, start)}
-    estimates = {}
+    estimates: dict[str, Estimate] = {}
     for one in series:
         bins: list[Products] = [state[one.name][0] for state in kept]      # type: ignore[misc]
         found = _Stretches(bins, one, confidence, _spacing(times), kish, facts)
@@ -270,8 +270,8 @@ def _targets(source: SnapshotSource, wanted: tuple[str, ...], velocity: str | Se
             found.append(_Target(name, (name,), one, one.shape[-1] if vector and second else 1, what))
     if second and not any(one.parts > 1 for one in found):
         shapes = {name: one.shape for name, one in fields.items()}
-        raise InputError(f"reynolds_stress and tke need a velocity, and no field's last axis holds 2 or 3 components: {shapes}. "
-                         "Name scalar fields that are its components: velocity=(\"u\", \"v\")")
+        raise InputError("reynolds_stress and tke need a velocity, and no field's last axis holds 2 or 3 components: "
+                         f"{shapes}. Name scalar fields that are its components: velocity=(\"u\", \"v\")")
     return found
 
 
@@ -341,9 +341,8 @@ class _Stretches:
         self.weight = sum(b.weight for b in bins)
         if self.weight == 0:
             raise StatisticsError("all weights are zero: no snapshot is left to average over")
-        self.shift = sum(b.sums[0] for b in bins) / self.weight
-        self.products = sum(b.sums[1] for b in bins) / self.weight
-        self.squares = sum(b.sums[2] for b in bins) / self.weight
+        self.shift, self.products, self.squares = (
+            np.sum([b.sums[k] for b in bins], axis=0) / self.weight for k in range(3))
 
     def estimate(self, what: str) -> Estimate:
         m, target = self.target.parts, self.target
@@ -402,9 +401,9 @@ class _Stretches:
 
     def _energy(self) -> tuple[np.ndarray, ...]:
         terms = [self._second(i, i) for i in range(self.target.parts)]
-        value = 0.5 * sum(t[0] for t in terms)
-        z = [0.5 * sum(parts) for parts in zip(*(t[1] for t in terms), strict=True)]
-        raw = 0.5 * sum(self.products[self._pair(i, i)] for i in range(self.target.parts))
+        value = 0.5 * np.sum([t[0] for t in terms], axis=0)
+        z = [0.5 * np.sum(parts, axis=0) for parts in zip(*(t[1] for t in terms), strict=True)]
+        raw = 0.5 * np.sum([self.products[self._pair(i, i)] for i in range(self.target.parts)], axis=0)
         return self._blocked(value, z, self.squares[-1] - raw**2, raw)
 
     def _second(self, i: int, j: int) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -437,7 +436,7 @@ class _Stretches:
             variances.append(y.var(axis=0, ddof=1))
             y = 0.5 * (y[: len(y) // 2 * 2: 2] + y[1::2])
             long *= 2
-        if not counts or counts[-1] == n and len(counts) == 1 and n < 4:
+        if not counts or n < 4:
             raise StatisticsError(f"{n} snapshots are left after equilibration: an error needs at least 4")
         block = BlockResult(mean=value, n=n, lengths=np.array(lengths), counts=np.array(counts),
                             variances=np.array(variances)).chosen()

@@ -414,8 +414,7 @@ def _check_job(shared: Any, job: _Job) -> tuple[float, float, list[tuple[int, tu
         if coded.mask is not None:
             q[:, ~coded.mask.ravel()] = 0
         if not np.isfinite(q).all():
-            raise InputError(f"field {name!r} holds NaN or infinity in some snapshots of {job.start} to {job.stop - 1} and not in "
-                             "others; an archive with an error cannot hold those")
+            raise _gap(name, job)
         wide = wide + q * step
         if np.abs(q).max(initial=0) >= min(np.iinfo(dtype).max / 2, 2.0**62):
             return 0.0, 0.0, None
@@ -430,10 +429,14 @@ def _check_job(shared: Any, job: _Job) -> tuple[float, float, list[tuple[int, tu
                     chunks.append((job.start + a, tuple(s.start for s in where), zlib.compress(shuffled(full), LEVEL)))
     r = x[:, keep].astype(np.float64) - wide.astype(coded.dtype)[:, keep]
     if not np.isfinite(r).all():
-        raise InputError(f"field {name!r} holds NaN or infinity in some snapshots of {job.start} to {job.stop - 1} and not in "
-                         "others; an archive with an error cannot hold those")
+        raise _gap(name, job)
     squares, largest = float(np.einsum("ij,ij->", r, r)), float(np.abs(r).max(initial=0.0))
     return squares, largest, chunks
+
+
+def _gap(name: str, job: _Job) -> InputError:
+    return InputError(f"field {name!r} holds NaN or infinity in some snapshots of {job.start} to {job.stop - 1} and not in "
+                      "others; an archive with an error cannot hold those")
 
 
 # -- the file -------------------------------------------------------------------------------------------------------
@@ -476,8 +479,8 @@ def _write_field(group: Any, coded: _Coded) -> None:
     for where in tiles(coded.item, coded.tile):
         for axes in np.unique(coded.axes):
             chosen = np.flatnonzero(coded.axes == axes)
-            part = coded.modes[(chosen, *where)]
-            z[(chosen, *where)] = zigzag(differenced(part, int(axes)))
+            part: tuple[Any, ...] = (chosen, *where)
+            z[part] = zigzag(differenced(coded.modes[part], int(axes)))
     # a chunk holds one row of one tile, or several rows where the item is small
     several = max(1, min(rows, (1 << 14) // max(1, math.prod(coded.tile))))
     group.create_dataset("modes", data=z.astype(narrowest(int(z.max(initial=0)))), chunks=(several, *coded.tile), **filters)
@@ -603,16 +606,17 @@ class Archive(Mapping[str, "ArchivedField"]):
         n = next(iter(self.values())).shape[0]
         row = sum(f.nbytes for f in fields.values())
         rows = max(1, JOB_BYTES // max(row, 1))
-        with Store.create(path, fields, time_unit=self.time_unit) as store:
+        with Store.create(path, fields, capacity=max(n, 1), time_unit=self.time_unit) as store:
             for a in range(0, n, rows):
                 blocks = {name: one[a:a + rows] for name, one in self.items()}
                 for k in range(len(next(iter(blocks.values())))):
-                    when = {} if self.times is None else {"time": float(self.times[a + k])}
-                    store.append({name: block[k] for name, block in blocks.items()}, **when)
+                    when = None if self.times is None else float(self.times[a + k])
+                    store.append({name: block[k] for name, block in blocks.items()}, time=when)
         return open_store(path)
 
     def __str__(self) -> str:
-        lines = [f"{self.path}: {self.raw_bytes / 1e6:.4g} MB in {self.stored_bytes / 1e6:.4g} MB, {self.ratio:.3g} times smaller"]
+        lines = [f"{self.path}: {self.raw_bytes / 1e6:.4g} MB in {self.stored_bytes / 1e6:.4g} MB, "
+                 f"{self.ratio:.3g} times smaller"]
         what = "root mean square" if self.norm == "l2" else "largest"
         for name, one in self.items():
             rest = "" if not one.residual_step else ", with the residual"
@@ -749,17 +753,17 @@ def _span(i: Any, length: int) -> tuple[slice, Any]:
         if not 0 <= k < length:
             raise IndexError(f"index {i} is out of bounds for an axis of {length}")
         return slice(k, k + 1), 0
-    k = np.asarray(i)
-    if k.dtype == bool:
-        if k.shape != (length,):
-            raise IndexError(f"a mask of shape {k.shape} on an axis of {length}")
-        k = np.flatnonzero(k)
-    if not k.size:
-        return slice(0, 0), np.zeros(k.shape, np.int64)
-    if k.dtype.kind not in "iu" or k.min() < -length or k.max() >= length:
+    several = np.asarray(i)
+    if several.dtype == bool:
+        if several.shape != (length,):
+            raise IndexError(f"a mask of shape {several.shape} on an axis of {length}")
+        several = np.flatnonzero(several)
+    if not several.size:
+        return slice(0, 0), np.zeros(several.shape, np.int64)
+    if several.dtype.kind not in "iu" or several.min() < -length or several.max() >= length:
         raise IndexError(f"indices {i!r} are not whole numbers within an axis of {length}")
-    k = np.where(k < 0, k + length, k)
-    return slice(int(k.min()), int(k.max()) + 1), k - k.min()
+    several = np.where(several < 0, several + length, several)
+    return slice(int(several.min()), int(several.max()) + 1), several - several.min()
 
 
 __all__ = ["Archive", "ArchivedField", "compress", "decompress"]

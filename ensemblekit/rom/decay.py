@@ -113,7 +113,8 @@ def decay_rate(basis: Any, *, modes: tuple[int, int] | None = None, confidence: 
     i = np.arange(first, last + 1, dtype=np.float64)
     y = np.log(sigma[first - 1:last])
     fits = {"exponential": _line(i, y, confidence), "algebraic": _line(np.log(i), y, confidence)}
-    kind: Literal["exponential", "algebraic"] = min(fits, key=lambda k: fits[k][3])     # type: ignore[assignment]
+    kind: Literal["exponential", "algebraic"] = (
+        "exponential" if fits["exponential"][3] <= fits["algebraic"][3] else "algebraic")
     other = "algebraic" if kind == "exponential" else "exponential"
     slope, start, half, misfit = fits[kind]
     return DecayRate(kind=kind, rate=-slope, interval=(-slope - half, -slope + half), confidence=confidence,

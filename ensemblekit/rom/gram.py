@@ -71,7 +71,7 @@ def orthonormalised(rows: np.ndarray, products: Callable[[np.ndarray], np.ndarra
     Cholesky QR twice (Fukaya et al. 2014): only k numbers a column are in memory. Householder's where that breaks down.
     """
     k = len(rows)
-    total = np.eye(k, dtype=rows.dtype)
+    total = np.eye(k, dtype=np.result_type(rows.dtype, np.float64))
     for _ in range(2):
         try:
             lower = np.linalg.cholesky((products or _products)(rows))
@@ -92,8 +92,9 @@ def orthonormalised(rows: np.ndarray, products: Callable[[np.ndarray], np.ndarra
 
 
 def _products(rows: np.ndarray) -> np.ndarray:
-    total = np.zeros((len(rows), len(rows)), rows.dtype)
+    wide = np.result_type(rows.dtype, np.float64)
+    total = np.zeros((len(rows), len(rows)), wide)
     for a in range(0, rows.shape[1], 1 << 16):
-        part = rows[:, a:a + (1 << 16)]
+        part = rows[:, a:a + (1 << 16)].astype(wide, copy=False)
         total += part @ part.conj().T
     return total

@@ -233,7 +233,8 @@ def _of(route: str, problem: Problem, rule: Rule, memory: int, workers: int, ove
     state = wide if not problem.single else wide // 2
     peak = 2 * (keep + width) * size * state + 2 * width * size * itemsize + 3 * (keep + width) ** 2 * 8 * workers + 3 * size * 8
     ops = (float(keep + width) ** 2 / width + 2.0 * (keep + width) * keep / width) * n * size
-    return Plan(route, 1 + scaling, nbytes * (1 + scaling), int(extra + peak + n * keep * 8), times * ops, "", rule.rank, problem.n, size,
+    passes = (1 if problem.access == "once" else 2) + scaling      # the second one projects
+    return Plan(route, passes, nbytes * passes, int(extra + peak + n * keep * 8), times * ops, "", rule.rank, problem.n, size,
                 int(max(width * size * itemsize, 1)), width, block=keep)
 
 

@@ -414,8 +414,11 @@ def _by_steps(job: Job, dtype: np.dtype, at_all_costs: bool) -> Found | None:
         weighted = (roots[:, None] * block).astype(dtype)
         energies, parts, products = [], [], []
         first = not means
+        quick = first and unit is not None and _steps(job) > 1 and block.shape[1] < n - 1
         for at, part in enumerate(problem.parts):
             recipe = job.recipe(part, dtype, None if first else means[at])
+            if quick:
+                recipe = replace(recipe, quick=True)
             sums, columns = job.over_tiles(part, randomized.StepWork(recipe, weighted))
             if not np.isfinite(sums["energy"]).all():
                 raise NotFinite
@@ -431,6 +434,8 @@ def _by_steps(job: Job, dtype: np.dtype, at_all_costs: bool) -> Found | None:
         nexts = np.sum(per_field, axis=0)
         energy = np.sum(energies, axis=0)
         total = float((energy * roots**2).sum())
+        if quick:
+            total = math.inf            # the second step measures
         gram = _blocks_gram(job, made)
         turned = roots[:, None] * nexts
         if unit is not None:
@@ -439,9 +444,11 @@ def _by_steps(job: Job, dtype: np.dtype, at_all_costs: bool) -> Found | None:
         gain = math.inf if before is None else ritz.captured - before
         before = ritz.captured
         left = max(total - ritz.captured, 0.0)
+        if not total:
+            break
         room = n - (unit is not None) - basis.shape[1]
         if room <= 0 or len(made) >= MOST_STEPS or (len(made) >= _steps(job) and (
-                gain <= 2 * ENOUGH * left or gain <= 1e-13 * total)) or total == 0:
+                gain <= 2 * ENOUGH * left or gain <= 1e-13 * total)):
             break
         block = randomized.orthogonal(turned[:, -block.shape[1]:], unit, basis)[:, :room]
     k = ritz.mix.shape[1]

@@ -1,0 +1,623 @@
+"""POD of snapshots that come one after the other: each is seen once, the leading directions are kept.
+
+Snapshots are taken in blocks. A block and the directions kept so far (singular values times modes) are decomposed
+together by the Gram matrix of their few rows, and the leading directions of both are kept: more than asked for, as
+what seems small now may grow (2 k + 10, Brand 2002; Ross et al. 2008 for the mean). What is left out at each step is
+orthogonal, snapshot by snapshot of the past, to all that is kept later. So the energy left out by the coefficients
+and modes at the end is the sum of what was left out, exactly: no bound is needed (compare Fareed & Singler 2018).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ensemblekit.engine import Engine, Threads, one_blas_thread
+from ensemblekit.errors import InputError, StoreError, UnknownFieldError
+from ensemblekit.rom.basis import Basis
+from ensemblekit.rom.gram import FLOOR, orthonormalised
+from ensemblekit.rom.problem import Part
+from ensemblekit.rom.product import element_weights, is_sparse
+from ensemblekit.rom.rank import Rule, as_bytes
+from ensemblekit.source import Field, SnapshotSource
+
+if TYPE_CHECKING:
+    from ensemblekit.rom.pod import Job
+
+FORMAT = "ensemblekit incremental pod 1"
+SLAB = 4096
+STATE = "/rom/incremental"
+
+
+class IncrementalPOD:
+    """POD of a running simulation, of a growing store, or of anything seen once.
+
+    Snapshots are taken in blocks that are counted from the first one, so the result does not depend on how many are
+    passed at a time. With a path the state is kept in a file, whole at every instant: after a crash, make it again with
+    the same path and go on feeding from snapshot ``n``; the result is the same to the last bit.
+
+    Arguments:
+        path: of the state; None keeps it in memory only. Where the file exists its state and settings are taken up.
+        rank: how many modes; or `energy` or `tolerance` as in :func:`ensemblekit.rom.pod` (the number kept then follows
+            the data, up to what `memory_limit` allows).
+        inner_product: None, or weights of shape (n_cells,) or of the item; a mapping of field to these.
+        center: "mean", "first", "none" or a field.
+        keep: directions kept between blocks, 2 rank + 10 by default.
+        block: snapshots a block, as many as directions kept by default.
+        scale: with several fields, a mapping of field to the number it is divided by; by default the standard deviation
+            of each in the first block.
+        dtype: of the modes kept: "f4" or "f8"; by default that of the snapshots.
+
+    Raises:
+        InputError: settings or snapshots that cannot be used; StoreError: a state file that is another's.
+    """
+
+    def __init__(self, path: Any = None, rank: int | None = None, inner_product: Any = None, center: Any = "mean", *,
+                 energy: float | None = None, tolerance: float | None = None, keep: int | None = None,
+                 block: int | None = None, scale: Mapping[str, float] | None = None, dtype: Any = None,
+                 memory_limit: Any = "2GiB", engine: Engine | None = None):
+        self.path = None if path is None else os.fspath(path)
+        self.rule = Rule.of(rank, energy, tolerance, None, None)
+        if isinstance(center, str) and center not in ("mean", "first", "none"):
+            raise InputError(f'center is "mean", "first", "none" or a field to subtract; got {center!r}')
+        if isinstance(inner_product, str):
+            if inner_product != "auto":
+                raise InputError(f"inner_product is None or weights; got {inner_product!r}")
+            inner_product = None
+        if is_sparse(inner_product):
+            raise InputError('a sparse mass matrix goes with rom.pod(..., method="gram")')
+        counts = {"keep": keep, "block": block}
+        for name, value in counts.items():
+            if value is not None and (not isinstance(value, int | np.integer) or value < 1):
+                raise InputError(f"{name} is a whole number above 0; got {value!r}")
+        if keep is not None and rank is not None and keep < rank:
+            raise InputError(f"keep={keep} is less than rank={rank}")
+        self.inner_product, self.center, self.scale, self.dtype = inner_product, center, scale, dtype
+        self.memory, self.engine = as_bytes(memory_limit), engine
+        self.keep = keep if keep is not None else (2 * rank + 10 if rank is not None else None)
+        self.block = block if block is not None else max(8, self.keep or 64)
+        self._clear()
+        if self.path is not None and os.path.exists(self.path):
+            self._resume()
+
+    def _clear(self) -> None:
+        self.fields: dict[str, Field] = {}
+        self.n = 0
+        """Snapshots taken in, those of a block not yet full included."""
+        self.scales: dict[str, float] = {}
+        self.mask: np.ndarray | None = None
+        self.shift: np.ndarray | None = None
+        self.mean: np.ndarray | None = None             # of (x - shift), double precision
+        self.sigma = np.zeros(0)
+        self.modes: Any = None                          # (kept, size)
+        self.weight = 0.0
+        self.total = 0.0
+        self.left_out = 0.0
+        self.time = History()
+        self.pending: list[np.ndarray] = []
+        self.pending_meta: list[tuple[float, float]] = []       # time, weight
+        self.times: list[np.ndarray] = []
+        self.weights: list[np.ndarray] = []
+        self.factors: np.ndarray | None = None
+        self.floor = FLOOR
+
+    # -- feeding ---------------------------------------------------------------------------------------------------
+
+    def update(self, snapshots: Any, times: Any = None, weights: Any = None) -> IncrementalPOD:
+        """Take in more snapshots: (m, *item), one of shape (*item) once the shape is known, a mapping of field to these,
+        or a source, of which all are taken. Returns itself."""
+        if isinstance(snapshots, SnapshotSource) and not isinstance(snapshots, Mapping):
+            return self._from_source(snapshots)
+        rows = self._rows(snapshots)
+        m = len(rows)
+        t = np.full(m, np.nan) if times is None else np.atleast_1d(np.asarray(times, np.float64))
+        w = np.ones(m) if weights is None else np.atleast_1d(np.asarray(weights, np.float64))
+        if t.shape != (m,) or w.shape != (m,):
+            raise InputError(f"times and weights are one number a snapshot, shape ({m},); got {t.shape} and {w.shape}")
+        if not np.isfinite(w).all() or (w < 0).any():
+            raise InputError("weights must be finite and not negative")
+        filled = False
+        done = 0
+        while done < m:
+            room = self.block - len(self.pending)
+            part = rows[done:done + room]
+            if not self.pending and len(part) == self.block:
+                self._take(part, t[done:done + room], w[done:done + room])
+                filled = True
+            else:
+                self._check(part)
+                self.pending += list(np.array(part))
+                self.pending_meta += list(zip(t[done:done + room].tolist(), w[done:done + room].tolist(), strict=True))
+                if len(self.pending) == self.block:
+                    meta = np.array(self.pending_meta)
+                    held, self.pending, self.pending_meta = np.array(self.pending), [], []
+                    self._take(held, meta[:, 0], meta[:, 1])
+                    filled = True
+            self.n += len(part)
+            done += len(part)
+        if self.path is not None and filled:
+            self.save()
+        return self
+
+    def follow(self, source: Any) -> int:
+        """Take in what a growing store (or stored field) has that was not seen yet; returns how many came."""
+        refresh = getattr(source, "refresh", None)
+        if refresh is not None:
+            refresh()
+        before = self.n
+        self._from_source(source.window(self.n))
+        return self.n - before
+
+    def _from_source(self, source: Any) -> IncrementalPOD:
+        names = list(self.fields) or list(source.fields)
+        for name in names:
+            if name not in source.fields:
+                raise UnknownFieldError(name, source.fields)
+        for piece in source.pieces(names, "time", False, 64 << 20):
+            for block in piece.blocks():
+                values = {name: np.asarray(block.fields[name]) for name in names}
+                self.update(values, block.times, block.weights)
+        return self
+
+    def _rows(self, snapshots: Any) -> np.ndarray:
+        given = snapshots if isinstance(snapshots, Mapping) else {next(iter(self.fields), "values"): snapshots}
+        arrays = {str(name): np.asarray(values) for name, values in given.items()}
+        if not self.fields:
+            for name, values in arrays.items():
+                if values.ndim < 2:
+                    raise InputError(f"the first snapshots have shape (m, *item), so that the item is known; got {values.shape}")
+                if values.dtype.kind not in "iufc":
+                    raise InputError(f"snapshots are numbers; field {name!r} has dtype {values.dtype}")
+            self.fields = {name: Field(values.shape[1:], values.dtype) for name, values in arrays.items()}
+        missing = [name for name in self.fields if name not in arrays]
+        if missing:
+            raise UnknownFieldError(missing[0], arrays)
+        rows = []
+        for name, field in self.fields.items():
+            values = arrays[name]
+            if values.shape == field.shape:
+                values = values[None]
+            if values.shape[1:] != field.shape:
+                raise InputError(f"snapshots of {name!r} have shape (m, *{field.shape}); got {values.shape}")
+            rows.append(values.reshape(len(values), -1))
+        if len({len(r) for r in rows}) > 1:
+            raise InputError(f"the fields differ in their number of snapshots: {[len(r) for r in rows]}")
+        return rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1)
+
+    def _check(self, rows: np.ndarray) -> None:
+        """Refuse what is not finite before it is held."""
+        seen = rows if self.mask is None else rows[:, self.mask]
+        if self.modes is not None and not np.isfinite(seen).all():
+            raise InputError(f"snapshot {self.n + int(np.argmin(np.isfinite(seen).all(1)))} holds NaN or infinity; leave it out")
+
+    # -- one block -------------------------------------------------------------------------------------------------
+
+    def _start(self, rows: np.ndarray) -> None:
+        """All that is set by the first block."""
+        size = rows.shape[1]
+        finite = np.isfinite(rows)
+        some = finite.any(0)
+        if not some.any() or (finite.all(0) != some).any() or np.isinf(rows).any():
+            bad = int(np.argmin(finite.all(1)))
+            raise InputError(f"snapshot {bad} holds NaN or infinity; leave it out (numbers missing in every snapshot are masked)")
+        self.mask = None if some.all() else some
+        wide = np.complex128 if rows.dtype.kind == "c" else np.float64
+        if self.dtype is None:
+            self.dtype = np.dtype({"c": "c8", "f": "f4"}[rows.dtype.kind] if rows.dtype in (np.float32, np.complex64) else wide)
+        self.dtype = np.dtype(self.dtype)
+        first = np.where(some, rows[0], 0).astype(wide)
+        if isinstance(self.center, str):
+            self.shift = np.zeros(size, wide) if self.center == "none" else first
+        else:
+            given = self.center if isinstance(self.center, Mapping) else {next(iter(self.fields)): self.center}
+            self.shift = np.concatenate([np.asarray(given[name], wide).reshape(-1) for name in self.fields])
+            if self.shift.shape != (size,):
+                raise InputError(f"center has the shape of a snapshot; got {np.shape(self.center)}")
+        if not self.scales:
+            self.scales = {name: float(self.scale[name]) if self.scale and name in self.scale else self._std(rows, name)
+                           for name in self.fields} if len(self.fields) > 1 or self.scale else {}
+        self._set_factors()
+        self.mean = np.zeros(size, wide)
+        self.modes = np.zeros((0, size), self.dtype)
+
+    def _set_factors(self) -> None:
+        factors, plain = [], True
+        for name, field in self.fields.items():
+            product = self.inner_product.get(name) if isinstance(self.inner_product, Mapping) else self.inner_product
+            weights = element_weights(product, field.shape)
+            scale = self.scales.get(name, 1.0)
+            plain = plain and weights is None and scale == 1
+            factors.append(np.full(field.size, 1 / scale) if weights is None else np.sqrt(weights) / scale)
+        if plain and self.mask is None:
+            self.factors = None
+            return
+        self.factors = np.concatenate(factors)
+        if self.mask is not None:
+            self.factors = np.where(self.mask, self.factors, 0.0)
+
+    def _std(self, rows: np.ndarray, name: str) -> float:
+        start = 0
+        for other, field in self.fields.items():
+            if other == name:
+                part = rows[:, start:start + field.size]
+                with np.errstate(invalid="ignore"):
+                    return float(np.sqrt(np.nanmean(np.abs(part - np.nanmean(part, axis=0, dtype=np.float64)) ** 2))) or 1.0
+            start += field.size
+        raise AssertionError(name)
+
+    def _slabs(self) -> list[slice]:
+        size = self.modes.shape[1]
+        return [slice(a, min(a + SLAB, size)) for a in range(0, size, SLAB)]
+
+    def _take(self, rows: np.ndarray, times: np.ndarray, weights: np.ndarray) -> None:
+        """Decompose the directions kept and a block of snapshots together."""
+        if self.modes is None:
+            self._start(rows)
+        assert self.mean is not None
+        heavy = float(weights.sum())
+        self.times.append(times)
+        self.weights.append(weights)
+        before = self.weight
+        after = before + heavy
+        moving = self._moving and heavy > 0
+        share = weights / heavy if moving else None
+        gap = math.sqrt(before * heavy / after) if moving and before else 0.0
+        step = _Step(self, rows, share, gap)
+        engine = self.engine if self.engine is not None else Threads()
+        kept, m = len(self.sigma), len(rows)
+        with one_blas_thread():
+            gram: Any = 0
+            for part in engine.map(_products, self._slabs(), step):
+                gram = gram + part
+            if not np.isfinite(gram.diagonal()).all():
+                bad = int(np.argmin(np.isfinite(gram.diagonal()[kept:kept + m])))
+                self.times.pop()
+                self.weights.pop()
+                raise InputError(f"snapshot {self.n + bad} holds NaN or infinity; leave it out")
+            roots = np.concatenate([np.ones(kept), np.sqrt(weights), np.ones(1 if gap else 0)])
+            weighted = roots[:, None] * gram * roots
+            values, vectors = np.linalg.eigh(weighted)
+            values, vectors = np.clip(values[::-1], 0, None), vectors[:, ::-1]
+            self.total += max(float(np.trace(weighted).real) - float((self.sigma**2).sum()), 0.0)
+            keep = self._keep(values)
+            turn = vectors[:, :keep] / np.sqrt(values[:keep])           # modes = turnᴴ D Z
+            moved = (gram * roots) @ turn                               # rows of Z in the new modes
+            self.left_out += float(values[keep:].sum())
+            new = np.empty((keep, self.modes.shape[1]), self.dtype)
+            for _ in engine.map(_turned, self._slabs(), (step, (roots[:, None] * turn).conj().T, new)):
+                pass
+        shift_old = shift_new = np.zeros(keep, moved.dtype)
+        if gap:
+            shift_old = moved[-1] / gap * (heavy / after)               # (old mean - new mean) in the new modes
+            shift_new = -moved[-1] / gap * (before / after)             # (mean of the block - new mean)
+        scale = np.where(self.sigma > 0, self.sigma, 1.0)
+        self.time.transform(moved[:kept] / scale[:, None], shift_old)
+        self.time.append(moved[kept:kept + m] + shift_new)
+        if moving:
+            self.mean += (step.mean - self.mean) * (heavy / after)
+        self.sigma, self.modes, self.weight = np.sqrt(values[:keep]), new, after
+
+    @property
+    def _moving(self) -> bool:
+        return isinstance(self.center, str) and self.center == "mean"
+
+    def _keep(self, values: np.ndarray) -> int:
+        usable = int(np.count_nonzero(values > FLOOR**2 * values[0])) if len(values) and values[0] > 0 else 0
+        if self.keep is not None:
+            return min(self.keep, usable)
+        # a tenth of the error allowed, in energy, may go on the way
+        allowed = 0.1 * self.rule.allowed(self.total) - self.left_out
+        tail = np.append(np.cumsum(values[::-1])[::-1][1:], 0.0)
+        fits = np.flatnonzero(tail <= max(allowed, 0.0))
+        keep = min(int(fits[0]) + 1 if len(fits) else usable, usable)
+        most = max(8, self.memory // (3 * max(self.modes.shape[1], 1) * self.modes.dtype.itemsize) - self.block)
+        return min(keep, most)
+
+    # -- the answer ------------------------------------------------------------------------------------------------
+
+    def result(self) -> Basis:
+        """The basis of all snapshots so far; changes nothing, go on feeding as you like.
+
+        Raises InputError with fewer than two snapshots, or where all are the same.
+        """
+        if self.n < (2 if self.center in ("mean", "first") else 1) if isinstance(self.center, str) else self.n < 1:
+            raise InputError(f"pod needs at least 2 snapshots; got {self.n}")
+        final = self
+        if self.pending:
+            final = self._copy()
+            meta = np.array(final.pending_meta)
+            held, final.pending = np.array(final.pending), []
+            final.n -= len(held)
+            final._take(held, meta[:, 0], meta[:, 1])
+            final.n += len(held)
+        return final._result()
+
+    def _result(self) -> Basis:
+        from ensemblekit.rom.pod import Found, assembled
+
+        assert self.mean is not None and self.shift is not None
+        usable = int(np.count_nonzero(self.sigma > self.floor * self.sigma[0])) if len(self.sigma) and self.sigma[0] > 0 else 0
+        rounding = 4 * np.finfo(np.float64).eps * float(np.abs(self.mean + self.shift).max()) * math.sqrt(self.n * self.mean.size)
+        if not usable or (isinstance(self.center, str) and self.center != "none" and self.sigma[0] <= rounding):
+            raise InputError(f"all {self.n} snapshots are the same: no fluctuation to decompose")
+        squared = self.sigma**2
+        rule = self.rule
+        k = rule.choose(squared, self.total, usable, self.n, self.modes.shape[1], False)
+        weights = np.concatenate(self.weights)
+        ratio = self.n / self.weight if self.weight else 1.0        # weights of mean 1
+        # many blocks wear the orthogonality down to about eps (sigma_1 / sigma_k)²; turned back, the product is the same
+        rows, lower = orthonormalised(np.array(self.modes[:k]))
+        coefficients = self.time.values()[:, :k] @ lower
+        residual = (self.left_out + float(squared[k:].sum())) * ratio
+        times = np.concatenate(self.times)
+        problem = self._problem(None if (weights == weights[0]).all() else weights * ratio,
+                                None if np.isnan(times).all() else times)
+        modes = [rows[:, a:b] for a, b in self._edges()]
+        mean = self.mean + self.shift
+        found = Found(self.sigma * math.sqrt(ratio), False, coefficients, modes, [mean[a:b] for a, b in self._edges()],
+                      self.total * ratio, residual, np.zeros(self.n), [math.nan] * len(modes) if len(modes) > 1 else [], self.floor,
+                      "incremental", 1, self.sigma[:k] * math.sqrt(ratio), np.zeros(self.n))
+        basis = assembled(_Finished(problem), found)
+        errors = {} if len(modes) > 1 else {next(iter(self.fields)): basis.relative_error}
+        return replace(basis, error_per_snapshot=None, error_per_field=errors)
+
+    def _edges(self) -> Iterator[tuple[int, int]]:
+        start = 0
+        for field in self.fields.values():
+            yield start, start + field.size
+            start += field.size
+
+    def _problem(self, weights: np.ndarray | None, times: np.ndarray | None) -> Any:
+        from ensemblekit.rom.problem import Problem
+
+        parts = []
+        for (name, field), (a, b) in zip(self.fields.items(), self._edges(), strict=True):
+            product = self.inner_product.get(name) if isinstance(self.inner_product, Mapping) else self.inner_product
+            of = element_weights(product, field.shape)
+            parts.append(Part(name, name, None, field, product, None if of is None else np.sqrt(of), None,     # type: ignore[arg-type]
+                              self.scales.get(name, 1.0), None if self.mask is None else self.mask[a:b]))
+        return Problem(tuple(parts), self.n, weights, times, "", None, self.center if isinstance(self.center, str) else "given")
+
+    # -- state -----------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything as plain arrays: :meth:`restored` makes the same of it."""
+        about = {"format": FORMAT, "n": self.n, "weight": self.weight, "total": self.total, "left_out": self.left_out,
+                 "keep": self.keep, "block": self.block, "scales": self.scales, "rule": list(self.rule_numbers),
+                 "center": self.center if isinstance(self.center, str) else "given", "started": self.modes is not None,
+                 "fields": {name: {"shape": list(f.shape), "dtype": f.dtype.str, "unit": f.unit}
+                            for name, f in self.fields.items()}}
+        arrays = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
+        if self.modes is not None:
+            assert self.mean is not None and self.shift is not None
+            arrays |= {"modes": self.modes, "sigma": self.sigma, "mean": self.mean, "shift": self.shift}
+            arrays |= {"times": np.concatenate(self.times), "weights": np.concatenate(self.weights)}
+            arrays |= {f"history/{name}": value for name, value in self.time.state().items()}
+            if self.mask is not None:
+                arrays["mask"] = self.mask
+        if self.pending:
+            arrays |= {"pending": np.array(self.pending), "pending_meta": np.array(self.pending_meta)}
+        return arrays
+
+    @property
+    def rule_numbers(self) -> tuple[Any, ...]:
+        return self.rule.rank, self.rule.energy, self.rule.tolerance
+
+    def restored(self, state: Mapping[str, np.ndarray]) -> IncrementalPOD:
+        """An IncrementalPOD with these settings and that state."""
+        new = self._copy_settings()
+        new._load(dict(state))
+        return new
+
+    def _load(self, arrays: dict[str, np.ndarray]) -> None:
+        about = json.loads(arrays["about"].tobytes())
+        if about.get("format") != FORMAT:
+            raise StoreError(f"this state has the format {about.get('format')!r}; this version reads {FORMAT!r}")
+        mine = {"keep": self.keep, "block": self.block, "rule": list(self.rule_numbers),
+                "center": self.center if isinstance(self.center, str) else "given"}
+        for name, value in mine.items():
+            if about[name] != value:
+                raise InputError(f"the state was made with {name}={about[name]!r}, and this has {value!r}; go on with the same "
+                                 "settings, or begin anew with another path")
+        self._clear()
+        self.n, self.weight, self.total, self.left_out = about["n"], about["weight"], about["total"], about["left_out"]
+        self.scales = about["scales"]
+        self.fields = {name: Field(tuple(f["shape"]), np.dtype(f["dtype"]), f["unit"]) for name, f in about["fields"].items()}
+        if about["started"]:
+            self.modes, self.sigma, self.mean, self.shift = (np.array(arrays[x]) for x in ("modes", "sigma", "mean", "shift"))
+            self.dtype = self.modes.dtype
+            self.mask = arrays.get("mask")
+            self.times, self.weights = [arrays["times"]], [arrays["weights"]]
+            self.time = History.restored({name.removeprefix("history/"): x for name, x in arrays.items()
+                                          if name.startswith("history/")})
+            self._set_factors()
+        if "pending" in arrays:
+            self.pending = list(arrays["pending"])
+            self.pending_meta = [(float(t), float(w)) for t, w in arrays["pending_meta"]]
+
+    def save(self) -> None:
+        """Write the state into the file, by temporary file and rename. Done by itself whenever a block is full."""
+        if self.path is None:
+            raise InputError("this IncrementalPOD has no path; give one, or keep state() yourself")
+        from ensemblekit.store.hdf5 import write_arrays
+
+        write_arrays(self.path, {f"{STATE}/{name}": value for name, value in self.state().items()})
+
+    def _resume(self) -> None:
+        from ensemblekit.store.hdf5 import read_arrays
+
+        assert self.path is not None
+        arrays = read_arrays(self.path, STATE)
+        if "about" not in arrays:
+            raise StoreError(f"{self.path} holds no state of an IncrementalPOD; give another path")
+        self._load(arrays)
+
+    def _copy_settings(self) -> IncrementalPOD:
+        new = IncrementalPOD(None, self.rule.rank, self.inner_product, self.center, energy=self.rule.energy if self.rule.given else None,
+                             tolerance=self.rule.tolerance, keep=self.keep, block=self.block, scale=self.scale, dtype=self.dtype,
+                             memory_limit=self.memory, engine=self.engine)
+        new.rule = self.rule
+        return new
+
+    def _copy(self) -> IncrementalPOD:
+        """Another one in the same state; what is replaced as a whole is shared."""
+        new = self._copy_settings()
+        for name in ("fields", "n", "scales", "mask", "shift", "sigma", "modes", "weight", "total", "left_out", "factors", "dtype",
+                     "floor"):
+            setattr(new, name, getattr(self, name))
+        new.mean = None if self.mean is None else self.mean.copy()
+        new.pending, new.pending_meta = list(self.pending), list(self.pending_meta)
+        new.times, new.weights = list(self.times), list(self.weights)
+        new.time = self.time.copy()
+        return new
+
+    def __repr__(self) -> str:
+        return f"<IncrementalPOD: {self.n} snapshots, {len(self.sigma)} directions kept>"
+
+
+@dataclass(frozen=True, eq=False)
+class _Finished:
+    """What :func:`assembled` needs to know of a job."""
+
+    problem: Any
+
+
+@dataclass(eq=False)
+class _Step:
+    """One block beside what is kept; slab by slab the rows of Z."""
+
+    pod: IncrementalPOD
+    rows: np.ndarray
+    share: np.ndarray | None
+    gap: float
+
+    def __post_init__(self) -> None:
+        assert self.pod.mean is not None
+        self.mean = np.zeros_like(self.pod.mean)      # of the block, less shift
+
+    def z(self, at: slice) -> np.ndarray:
+        """(kept + m + 1, width): singular values times modes, the block about its mean, the gap between the means."""
+        pod = self.pod
+        assert pod.mean is not None and pod.shift is not None
+        kept, m = len(pod.sigma), len(self.rows)
+        out = np.empty((kept + m + (1 if self.gap else 0), at.stop - at.start), pod.mean.dtype)
+        np.multiply(pod.modes[:, at], pod.sigma[:, None], out=out[:kept])
+        block = out[kept:kept + m]
+        block[:] = self.rows[:, at]
+        block -= pod.shift[at]
+        if pod.mask is not None:
+            block[:, ~pod.mask[at]] = 0
+        if self.share is not None:
+            self.mean[at] = self.share @ block
+            block -= self.mean[at]
+        if self.gap:
+            out[-1] = (pod.mean[at] - self.mean[at]) * self.gap
+        if pod.factors is not None:
+            out[kept:] *= pod.factors[at]
+        return out
+
+
+def _products(step: _Step, at: slice) -> np.ndarray:
+    z = step.z(at)
+    return z @ z.conj().T
+
+
+def _turned(shared: tuple[_Step, np.ndarray, np.ndarray], at: slice) -> None:
+    step, turn, new = shared
+    new[:, at] = turn @ step.z(at)
+
+
+class History:
+    """Coefficients of all snapshots in modes that turn with every block.
+
+    Turning all of them every time would cost the square of their number; so they lie in a few segments, each with the
+    turn that is still to be applied, and segments of about the same length are joined (as the digits of a counter).
+    """
+
+    def __init__(self) -> None:
+        self.segments: list[list[Any]] = []     # [rows (n, k), turn (k, k') or None, shift (k')]
+
+    def transform(self, turn: np.ndarray, shift: np.ndarray) -> None:
+        """From now on all are turned and shifted."""
+        for segment in self.segments:
+            if segment[1] is None:
+                segment[1], segment[2] = turn, shift
+            else:
+                segment[1], segment[2] = segment[1] @ turn, segment[2] @ turn + shift
+
+    def append(self, rows: np.ndarray) -> None:
+        self.segments.append([rows, None, None])
+        while len(self.segments) > 1 and len(self.segments[-1][0]) >= len(self.segments[-2][0]):
+            last = self.segments.pop()
+            self.segments[-1] = [np.concatenate([_applied(self.segments[-1]), _applied(last)]), None, None]
+
+    def values(self) -> np.ndarray:
+        return np.concatenate([_applied(segment) for segment in self.segments])
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {f"{k}/{name}": value for k, segment in enumerate(self.segments)
+                for name, value in zip(("rows", "turn", "shift"), segment, strict=True) if value is not None}
+
+    @classmethod
+    def restored(cls, state: Mapping[str, np.ndarray]) -> History:
+        new = cls()
+        for k in range(len({name.split("/")[0] for name in state})):
+            new.segments.append([state.get(f"{k}/{name}") for name in ("rows", "turn", "shift")])
+        return new
+
+    def copy(self) -> History:
+        new = History()
+        new.segments = [list(segment) for segment in self.segments]
+        return new
+
+
+def _applied(segment: list[Any]) -> np.ndarray:
+    rows, turn, shift = segment
+    return rows if turn is None else rows @ turn + shift
+
+
+def incremental_pod(job: Job) -> Basis:
+    """The incremental route of pod: one read, and where the source allows it a second one that projects exactly."""
+    from ensemblekit.rom.pod import with_scales
+    from ensemblekit.rom.projection import projected_again
+
+    problem = job.problem
+    if problem.access == "tiles":
+        problem = with_scales(job, problem, None, None)
+    products = {part.name: part.product for part in problem.parts if part.product is not None}
+    shift: Any = problem.center
+    if problem.center not in ("mean", "none", "first"):
+        shift = {part.name: part.shift for part in problem.parts}
+    n = problem.n
+    rank = job.rule.rank
+    known = problem.scaling is None or problem.access == "tiles"    # else the first block says
+    feeding = IncrementalPOD(None, rank, products or None, shift, energy=job.rule.energy if rank is None else None,
+                             tolerance=job.rule.tolerance, keep=None if rank is None else min(job.plan.block, max(n or rank, 1)),
+                             block=job.plan.width, memory_limit=job.memory, engine=job.local,
+                             scale={part.name: part.scale for part in problem.parts} if known else None)
+    feeding.rule = job.rule
+    feeding.fields = {part.name: part.field for part in problem.parts}
+    for values, times, weights in rows_of(job):
+        feeding.update(values, times, weights)
+    basis = feeding.result()
+    if problem.access == "once":
+        return replace(basis, time_unit=problem.time_unit, mesh=problem.mesh)
+    return projected_again(job, basis)
+
+
+def rows_of(job: Job) -> Iterator[tuple[dict[str, np.ndarray], Any, Any]]:
+    """Blocks of all fields in order of time."""
+    keys = {part.key: part.name for part in job.problem.parts}
+    source = job.problem.parts[0].source
+    limit = max(job.plan.limit, 1)
+    if len({id(part.source) for part in job.problem.parts}) > 1:
+        raise InputError("the incremental route reads several fields from one source")
+    for piece in source.pieces(list(keys), "time", False, limit):
+        for block in piece.blocks():
+            yield {keys[key]: np.asarray(block.fields[key]) for key in keys}, block.times, block.weights
