@@ -18,6 +18,9 @@ TILE = 16 << 20
 """Bytes of a tile of space where that fits: small enough that two cores end together."""
 RUN = 64 << 10
 """Bytes of each snapshot that a tile should hold where the data comes from a disk: one long read beside one seek."""
+SLAB = 2 << 20
+"""Bytes of a slab that is multiplied twice while it is in the cache."""
+SAMPLE = 4096
 SMALL = 5e9
 """Multiplications that take less than a fraction of a second whatever the route."""
 
@@ -45,6 +48,8 @@ class Plan:
     """Columns that are multiplied at a time, or snapshots a block (incremental)."""
     block: int = 0
     """Vectors a block of the randomized route, directions kept by the incremental one."""
+    sample: int = 0
+    """Columns that the randomized route's first block is made from."""
     load: bool = False
     """Whether the snapshots are first read into memory as a whole."""
 
@@ -205,37 +210,42 @@ def _of(route: str, problem: Problem, rule: Rule, memory: int, workers: int, ove
         if problem.sparse:
             columns = max(1, memory // (4 * wide * max(size, 1)))
             passes = 2 * math.ceil(n / columns) + 1
-            return Plan(route, passes, nbytes * passes, int(extra + peak + columns * size * wide * 2 + result), ops * 2, "",
+            return Plan(route, passes, nbytes * passes, _held(extra + peak + columns * size * wide * 2 + result), ops * 2, "",
                         rule.rank, problem.n, size, int(limit), width, block=int(columns), load=load)
-        return Plan(route, 2, nbytes * (1 if load else 2), int(extra + max(peak, after + result)), times * ops, "", rule.rank,
+        return Plan(route, 2, nbytes * (1 if load else 2), _held(extra + max(peak, after + result)), times * ops, "", rule.rank,
                     problem.n, size, int(limit), width, load=load)
     if route == "covariance":
         limit = max(size * itemsize, min(memory // 16, TILE))
         peak = (2 * workers + 9) * size * size * wide + workers * (limit // itemsize) * wide
         ops = float(size) * size * n + 2.0 * n * k * size
-        return Plan(route, 2, 2 * nbytes, int(extra + peak + result), times * ops, "", rule.rank, problem.n, size, int(limit))
+        return Plan(route, 2, 2 * nbytes, _held(extra + peak + result), times * ops, "", rule.rank, problem.n, size, int(limit))
     if route == "randomized":
         block = _block(k, oversampling, n)
         work = wide // 2 if problem.single else wide
         slivers = 0 if problem.in_memory else RUN * n
         limit = max(n * itemsize * 16, min(memory // 4, max(TILE, min(slivers, 1 << 30))))
-        width = int(min(max(16, (2 << 20) // max(n * work, 1)), 4096))
+        width = int(min(max(64, min(SLAB, memory // (16 * workers)) // max(n * work, 1) // 64 * 64), 4096))
         tiles = max(1, math.ceil(nbytes / limit))
         states = min(tiles, 2 * workers + math.ceil(math.log2(tiles + 1)) + 2) * n * block * wide
-        sample = n * min(size, 4096) * work
-        peak = states + workers * width * n * work + power * size * block * work + sample + size * 8
+        columns = int(min(size, SAMPLE, max(4 * block, memory // (24 * n * work))))
+        peak = states + workers * width * n * work + power * size * block * work + 2 * columns * n * work + 2 * size * 8
         result = k * size * work + n * k * wide
         ops = times * power * 4.0 * n * size * block * (1.0 if wide == 16 or not problem.single else 0.5)
-        return Plan(route, power + one_pass + scaling, nbytes * (power + scaling if not load else 1), int(extra + peak + result), ops, "",
-                    rule.rank, problem.n, size, int(limit), width, block=block, load=load)
+        return Plan(route, power + one_pass + scaling, nbytes * (power + scaling if not load else 1), _held(extra + peak + result), ops, "",
+                    rule.rank, problem.n, size, int(limit), width, block=block, sample=columns, load=load)
     keep = 2 * k + 10
     width = max(8, min(keep, n or keep))
     state = wide if not problem.single else wide // 2
     peak = 2 * (keep + width) * size * state + 2 * width * size * itemsize + 3 * (keep + width) ** 2 * 8 * workers + 3 * size * 8
     ops = (float(keep + width) ** 2 / width + 2.0 * (keep + width) * keep / width) * n * size
     passes = (1 if problem.access == "once" else 2) + scaling      # the second one projects
-    return Plan(route, passes, nbytes * passes, int(extra + peak + n * keep * 8), times * ops, "", rule.rank, problem.n, size,
+    return Plan(route, passes, nbytes * passes, _held(extra + peak + n * keep * 8), times * ops, "", rule.rank, problem.n, size,
                 int(max(width * size * itemsize, 1)), width, block=keep)
+
+
+def _held(nbytes: float) -> int:
+    """What the system counts for arrays of that size: freed ones are kept for reuse by each thread's allocator."""
+    return int(1.4 * nbytes) + (6 << 20)
 
 
 def _block(rank: int, oversampling: int, n: int) -> int:
