@@ -276,5 +276,26 @@ def test_numbers_in_text_are_those_of_python() -> None:
     assert np.signbit(found[[float(w) == 0 and w[0] == "-" for w in words]]).all()
     assert len(numbers_in(text, 0, len(text), len(words) + 5)) == len(words)
     assert len(numbers_in(text, 0, len(text), len(words) - 5)) == len(words) - 4
-    with pytest.raises(ValueError, match="1.2.3"):
+    with pytest.raises(ValueError, match=r"1\.2\.3"):
         numbers_in(text + b" 1.2.3", 0, len(text) + 6, len(words) + 1)
+
+
+def test_what_cannot_be_read_says_so(tmp_path: Path) -> None:
+    write_case(tmp_path / "a", Foam())
+    (tmp_path / "a" / "10" / "polyMesh").mkdir()
+    shutil.copy(tmp_path / "a" / "constant" / "polyMesh" / "points", tmp_path / "a" / "10" / "polyMesh" / "points")
+    with pytest.raises(SnapshotFileError, match="a mesh in motion"):
+        rom.read(tmp_path / "a")
+    (tmp_path / "b" / "processors4").mkdir(parents=True)
+    (tmp_path / "b" / "system").mkdir()
+    with pytest.raises(SnapshotFileError, match="collated format"):
+        rom.read(tmp_path / "b")
+
+
+def test_processors_that_were_stopped_while_writing(tmp_path: Path) -> None:
+    """A time that not every processor has is no snapshot."""
+    fields = write_decomposed(tmp_path, Foam(), True)
+    shutil.rmtree(tmp_path / "processor2" / "10")
+    source = rom.read(tmp_path, "p")
+    assert source.times.tolist() == [0.5, 1]
+    np.testing.assert_array_equal(source.read()["p"], fields["p"][1:3])

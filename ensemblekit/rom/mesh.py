@@ -237,7 +237,7 @@ class Mesh:
 
         made = xxhash.xxh3_128()
         for values in (self.points, self.connectivity, self.offsets, self.types):
-            made.update(memoryview(values).cast("B") if values.size else b"")
+            made.update(values.ravel().view(np.uint8).data if values.size else b"")
         if self.polyhedra is not None:
             for name in Polyhedra.__slots__:
                 made.update(np.ascontiguousarray(getattr(self.polyhedra, name), np.int64).tobytes())

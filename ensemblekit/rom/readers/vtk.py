@@ -220,7 +220,8 @@ def _whole(path: str) -> None:
 
 
 LEGACY = re.compile(
-    rb"^(?:(?P<data>POINT_DATA|CELL_DATA)[ \t]+(?P<n>\d+)|(?P<kind>SCALARS|VECTORS|NORMALS|TENSORS6|TENSORS)[ \t]+\S+[ \t]+[a-z_]+"
+    rb"^(?:(?P<data>POINT_DATA|CELL_DATA)[ \t]+(?P<n>\d+)"
+    rb"|(?P<kind>SCALARS|VECTORS|NORMALS|TENSORS6|TENSORS)[ \t]+\S+[ \t]+[a-z_]+"
     rb"(?:[ \t]+(?P<width>\d))?(?:\s+LOOKUP_TABLE[ \t]+\S+)?|[^\s<]+[ \t]+(?P<components>\d+)[ \t]+(?P<tuples>\d+)[ \t]+"
     rb"(?:double|float|int|long|short|char|vtktypeint64|vtkIdType|unsigned_\w+))[ \t]*\r?$", re.MULTILINE)
 WIDTHS = {b"VECTORS": 3, b"NORMALS": 3, b"TENSORS6": 6, b"TENSORS": 9}

@@ -42,7 +42,8 @@ class VTKHDF:
     def mesh(self) -> Mesh:
         if self.on is None:             # it did not travel
             again = open_vtkhdf(self.path, self.options)
-            assert again is not None and again.on is not None
+            assert again is not None
+            assert again.on is not None
             return again.on
         return self.on
 
