@@ -193,6 +193,15 @@ def test_what_cannot_be_compressed(what, options):
         rom.compress(what, **options)
 
 
+def test_nowhere_to_write(tmp_path):
+    with pytest.raises(StoreError, match="no folder"):
+        rom.compress(wave(n=8), tmp_path / "none" / "a.h5", tolerance=0.1)
+    (tmp_path / "a.h5").mkdir()
+    with pytest.raises(StoreError, match="cannot be written"):
+        rom.compress(wave(n=8), tmp_path / "a.h5", tolerance=0.1)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.h5"]
+
+
 def test_no_archive(tmp_path):
     with pytest.raises(StoreError):
         rom.decompress(tmp_path / "none.h5")

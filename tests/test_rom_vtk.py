@@ -310,7 +310,8 @@ def test_cgns(tmp_path: Path) -> None:
     cgns(tmp_path / "a.cgns")
     source = rom.read(tmp_path / "a.cgns")
     np.testing.assert_allclose(source.times, TIMES)
-    np.testing.assert_array_equal(source.read()["p"], [np.concatenate([cgns_values(0, k), cgns_values(1, k)]) for k in range(N)])
+    want = [np.concatenate([cgns_values(0, k), cgns_values(1, k)]) for k in range(N)]
+    np.testing.assert_array_equal(source.read()["p"], want)
     np.testing.assert_allclose(source.mesh.volumes, np.ones(12))
     right = rom.read(tmp_path / "a.cgns", zone="right")
     np.testing.assert_array_equal(right.read()["p"], [cgns_values(1, k) for k in range(N)])

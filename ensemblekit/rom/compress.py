@@ -40,6 +40,8 @@ from ensemblekit.source import Block, Field, SnapshotSource, as_source
 FORMAT = "ensemblekit archive 1"
 JOB_BYTES = 32 << 20
 RESIDUAL_CHUNK = 1 << 18
+SLAB = 1 << 16
+"""Numbers of a mode that are multiplied at a time."""
 LEVEL = 6
 Norm = Literal["l2", "max"]
 Reference = Literal["fluctuation", "total"]
@@ -70,6 +72,7 @@ def compress(source: Any, path: Any = None, *, tolerance: float, norm: Norm = "l
     Raises:
         InputError: a tolerance out of range or below the rounding of the field's own type, complex or whole numbers,
             NaN that comes and goes, several runs.
+        StoreError: the file cannot be written.
     """
     source = as_source(source)
     if not isinstance(tolerance, int | float | np.floating) or not 0 < tolerance < 1:
@@ -87,6 +90,8 @@ def compress(source: Any, path: Any = None, *, tolerance: float, norm: Norm = "l
             raise InputError(f"field {name!r} is {one.dtype}; an archive with an error holds real floating-point numbers. "
                              "Leave whole numbers to `seal(compression=...)`, split complex ones into two fields")
     wanted = _Wanted(float(tolerance), norm, relative_to)
+    if path is not None and not os.path.isdir(os.path.dirname(os.path.abspath(os.fspath(path)))):
+        raise StoreError(f"no folder {os.path.dirname(os.path.abspath(os.fspath(path)))!r} to write the archive to")
     parts = {}
     for name in source.fields:
         parts[name] = _encode(_Single(source, name), name, wanted, engine or Threads(), progress, options)
@@ -194,7 +199,7 @@ class _Coded:
     item: tuple[int, ...]
     dtype: np.dtype
     tile: tuple[int, ...]
-    modes: np.ndarray                   # (k + 1, *item) int64: the mean, then the modes
+    modes: np.ndarray                   # (k + 1, *item), whole numbers: the mean, then the modes
     mode_steps: np.ndarray              # (k + 1,)
     axes: np.ndarray                    # (k + 1,) u1
     coefficients: np.ndarray            # (n, k) int64
@@ -311,41 +316,60 @@ def _rounded(basis: Any, mean: np.ndarray, k: int, noise: float, n: int, one: Fi
     size = one.size
     step = math.sqrt(12 * noise / (size + n))
     weigh = np.array([math.sqrt(n), *(basis.singular_values[:k] if k else ())])
-    rows = np.empty((k + 1, size))
-    rows[0] = mean.ravel()
-    if k:
-        rows[1:] = np.nan_to_num(basis.modes[:k].reshape(k, -1))
     steps = step / weigh
-    q = np.rint(rows / steps[:, None]).astype(np.int64)
+    modes = _modes(basis, k, size)
     tile = tile_of(one.shape)
+    wide = max([float(np.abs(mean).max(initial=0)) / steps[0], *(float(np.abs(row).max()) / s for row, s in
+                                                                  zip(modes, steps[1:], strict=True))])
+    q = np.empty((k + 1, size), np.int32 if wide < 2**26 else np.int64)     # differences along an axis double them
+    q[0] = np.rint(mean.ravel() / steps[0])
+    for row, whole, s in zip(modes, q[1:], steps[1:], strict=True):
+        whole[:] = np.rint(row / s)
     axes = np.array([best_axes(row.reshape(one.shape), tile) if one.shape else 0 for row in q], np.uint8)
-    held = q * steps[:, None]
     coefficients = np.empty((n, 0), np.int64)
     if k:
         # the coefficients that come closest with the modes as they will be read, and the mean as it will be read
-        gram = held[1:] @ held[1:].T
-        lift = rows[1:] @ held[1:].T
-        shift = (rows[0] - held[0]) @ held[1:].T
+        gram, lift, shift = np.zeros((k, k)), np.zeros((k, k)), np.zeros(k)
+        for at in range(0, size, SLAB):
+            cut = slice(at, at + SLAB)
+            held = q[:, cut] * steps[:, None]
+            gram += held[1:] @ held[1:].T
+            lift += modes[:, cut] @ held[1:].T
+            shift += (mean.ravel()[cut] - held[0]) @ held[1:].T
         wanted = basis.coefficients[:, :k] @ lift + shift
         gram[np.diag_indices(k)] += 1e-14 * np.trace(gram) / k
         coefficients = np.rint(np.linalg.solve(gram, wanted.T).T / step).astype(np.int64)
     return _Coded(one.shape, one.dtype, tile, q.reshape(k + 1, *one.shape), steps, axes, coefficients, np.full(k, step), mask)
 
 
+def _modes(basis: Any, k: int, size: int) -> np.ndarray:
+    """(k, size): the first modes flat, without a copy where nothing is masked."""
+    if not k:
+        return np.empty((0, size))
+    flat = basis.modes[:k].reshape(k, -1)
+    return flat if np.isfinite(flat[0]).all() else np.nan_to_num(flat)
+
+
 def _tuned(basis: Any, mean: np.ndarray, k: int, noise: float, n: int, one: Field, mask: np.ndarray | None, goal: float,
            total: float, coded: _Coded) -> tuple[float, _Coded]:
     """The coarsest rounding that stays below the goal, told from modes and coefficients alone, without the data."""
     left_out = max(total - float((basis.singular_values[:k] ** 2).sum()), 0.0)
-    modes = np.nan_to_num(basis.modes[:k].reshape(k, -1))
+    modes = _modes(basis, k, one.size)
     true = basis.coefficients[:, :k]
     for _ in range(4):
-        held_mean, held, a = coded.decoded()
-        gap = mean.ravel() - held_mean
-        # |A M + 1 g - B H|² by inner products of k rows
-        own = float(((true.T @ true) * (modes @ modes.T)).sum()) + n * float(gap @ gap)
-        own += 2 * float(true.sum(0) @ (modes @ gap))
-        cross = float(((a.T @ true) * (held @ modes.T)).sum()) + float(a.sum(0) @ (held @ gap))
-        made = max(own - 2 * cross + float(((a.T @ a) * (held @ held.T)).sum()), 0.0)
+        a = coded.coefficients * coded.coefficient_steps
+        # |A M + 1 g - B H|² by inner products of k rows, slab by slab
+        made = 0.0
+        flat = coded.modes.reshape(k + 1, -1)
+        for at in range(0, one.size, SLAB):
+            cut = slice(at, at + SLAB)
+            rows = flat[:, cut] * coded.mode_steps[:, None]
+            held, own = rows[1:], modes[:, cut]
+            gap = mean.ravel()[cut] - rows[0]
+            made += float(((true.T @ true) * (own @ own.T)).sum()) + n * float(gap @ gap)
+            made += 2 * float(true.sum(0) @ (own @ gap)) - 2 * float(a.sum(0) @ (held @ gap))
+            made += float(((a.T @ a) * (held @ held.T)).sum()) - 2 * float(((a.T @ true) * (held @ own.T)).sum())
+        made = max(made, 0.0)
         room = goal**2 - left_out
         if room <= 0 or made <= 0 or 0.97 * room <= made <= room:
             break
@@ -463,6 +487,9 @@ def _write(path: str, source: Any, parts: Mapping[str, _Coded], wanted: _Wanted)
                 f.create_dataset("times", data=times, compression="gzip", shuffle=True)
             f.attrs["ensemblekit_archive"] = json.dumps(about)
         os.replace(partial, path)
+    except OSError as error:
+        _forget(partial)
+        raise StoreError(f"{path}: the archive cannot be written ({error})") from error
     except BaseException:
         _forget(partial)
         raise

@@ -173,8 +173,9 @@ def _direction(name: str, variable: Variable) -> str:
         return "lat"
     if unit.startswith("degrees_e") or unit.startswith("degree_e") or name.lower() in ("lon", "longitude"):
         return "lon"
-    return "length" if unit in ("m", "km", "cm", "mm", "metre", "meter", "meters", "metres") or name in (
-        "x", "y", "z") and unit in ("", "1") else ""
+    if unit in ("m", "km", "cm", "mm", "metre", "meter", "meters", "metres"):
+        return "length"
+    return "length" if name in ("x", "y", "z") and unit in ("", "1") else ""
 
 
 def _sphere(lat: np.ndarray, lon: np.ndarray) -> Mesh:

@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from ensemblekit.errors import InputError, SnapshotFileError
-from ensemblekit.rom.mesh import POLYGON, QUAD, TRIANGLE, Mesh, Polyhedra
+from ensemblekit.rom.mesh import POLYGON, QUAD, TRIANGLE, Association, Mesh, Polyhedra
 from ensemblekit.rom.readers.foamfile import COMPONENTS, VOLUME_FIELD, FoamFile, load, there
 from ensemblekit.rom.readers.reader import MissingFieldError, Options, lean
 from ensemblekit.source import Field
@@ -170,10 +170,10 @@ def joined(meshes: Sequence[Mesh]) -> Mesh:
                               numbers)
     given = None
     if all(m.given_volumes is not None for m in meshes):
-        given = np.concatenate([m.given_volumes for m in meshes])       # type: ignore[misc]
+        given = np.concatenate([m.given_volumes for m in meshes])
     weights = None
     if all(m.given_point_volumes is not None for m in meshes):
-        weights = np.concatenate([m.given_point_volumes for m in meshes])       # type: ignore[misc]
+        weights = np.concatenate([m.given_point_volumes for m in meshes])
     return Mesh(np.concatenate([m.points for m in meshes]),
                 np.concatenate([m.connectivity + shift for m, shift in zip(meshes, points, strict=False)]),
                 np.concatenate([[0], np.cumsum(sizes)]), np.concatenate([m.types for m in meshes]), polyhedra,
@@ -244,7 +244,7 @@ class FoamCase:
 
     @cached_property
     def _mesh(self) -> Mesh:
-        on = dict.fromkeys(self.fields, "cell")
+        on: dict[str, Association] = dict.fromkeys(self.fields, "cell")
         if self.patch is not None:
             return joined([patch_mesh(read_poly_mesh(self.poly_mesh(f)), self.patch) for f in self.folders]).with_fields(on)
         whole = self.poly_mesh(self.path)
@@ -345,7 +345,8 @@ def zone_cells(folder: str, zone: str) -> np.ndarray:
     if not there(path):
         raise InputError(f"{folder} has no cell zones; zone={zone!r} was asked for")
     file = load(path)
-    names, at = [], file.body
+    names: list[str] = []
+    at = file.body
     while True:
         found = re.compile(rb"([^\s{}();]+)\s*\{\s*type\s+cellZone\s*;\s*cellLabels\s+List<label>").search(file.data, at)
         if found is None:
@@ -380,7 +381,7 @@ def open_foam(path: str, options: Options) -> FoamCase:
     here = time_folders(case)
     processors = sorted((name for name in os.listdir(case) if re.fullmatch(r"processor\d+", name)),
                         key=lambda name: int(name.removeprefix("processor")))
-    folders = (case,)
+    folders: tuple[str, ...] = (case,)
     inside = [label for label in here if _has_region(case, label, options.region)]
     if processors:
         parts = tuple(os.path.join(case, name) for name in processors)
@@ -407,7 +408,7 @@ def open_foam(path: str, options: Options) -> FoamCase:
                    if os.path.isdir(os.path.join(folders[0], "constant", name, "polyMesh"))]
         raise SnapshotFileError(mesh_folder, "is missing" + (f"; the regions are {', '.join(regions)}" if regions else ""))
     labels, names = _with_fields(folders[0], labels, options)
-    first = os.path.join(folders[0], labels[0], options.region or "")
+    first = _inside(folders[0], labels[0], options.region)
     if options.patch is not None:
         patches = read_patches(mesh_folder)
         if options.patch not in [p.name for p in patches] and folders == (case,):
@@ -435,7 +436,7 @@ def _with_fields(case: str, labels: list[str], options: Options) -> tuple[list[s
     By default: the fields that every folder of the run has. A folder with none of what most have (of modes that were
     exported, say) is none of the run.
     """
-    places = {label: os.path.join(case, label, options.region or "") for label in labels}
+    places = {label: _inside(case, label, options.region) for label in labels}
     if options.fields is not None:
         names = list(options.fields)
         some = [label for label in labels if any(there(os.path.join(places[label], name)) for name in names)]
@@ -468,6 +469,11 @@ def _cell_order(folders: Sequence[str], region: str | None) -> np.ndarray | None
         numbers.append(load(path).labels())
     order = np.argsort(np.concatenate(numbers), kind="stable")
     return order
+
+
+def _inside(case: str, label: str, region: str | None) -> str:
+    """The folder of a time's fields."""
+    return os.path.join(case, label, region) if region else os.path.join(case, label)
 
 
 def _has_region(case: str, label: str, region: str | None) -> bool:

@@ -220,7 +220,8 @@ def _whole(path: str) -> None:
 
 
 LEGACY = re.compile(
-    rb"^(?:(?P<data>POINT_DATA|CELL_DATA)[ \t]+(?P<n>\d+)|(?P<kind>SCALARS|VECTORS|NORMALS|TENSORS6|TENSORS)[ \t]+\S+[ \t]+[a-z_]+"
+    rb"^(?:(?P<data>POINT_DATA|CELL_DATA)[ \t]+(?P<n>\d+)"
+    rb"|(?P<kind>SCALARS|VECTORS|NORMALS|TENSORS6|TENSORS)[ \t]+\S+[ \t]+[a-z_]+"
     rb"(?:[ \t]+(?P<width>\d))?(?:\s+LOOKUP_TABLE[ \t]+\S+)?|[^\s<]+[ \t]+(?P<components>\d+)[ \t]+(?P<tuples>\d+)[ \t]+"
     rb"(?:double|float|int|long|short|char|vtktypeint64|vtkIdType|unsigned_\w+))[ \t]*\r?$", re.MULTILINE)
 WIDTHS = {b"VECTORS": 3, b"NORMALS": 3, b"TENSORS6": 6, b"TENSORS": 9}
@@ -467,14 +468,15 @@ def _places(parts: Sequence[tuple[tuple[str, ...], Any]], options: Options, path
     """The fields asked for, by default all numbers that every block has; cell data goes before point data of its name."""
     blocks = selected(parts, options, path)
     present: dict[str, Where] = {}
-    for association in ("cell", "point"):
+    associations: tuple[Association, ...] = ("cell", "point")
+    for association in associations:
         common = [name for name in _arrays(blocks[0], association)
                   if all(name in _arrays(b, association) for b in blocks)]
         for name in common:
             plain = re.sub(r"[/.\0]", "_", name)
             plain = f"{plain}_field" if plain in ("weight", "step", "time") else plain
             label = plain if plain not in present else f"{plain}_point"
-            present[label] = Where(association, name)      # type: ignore[arg-type]
+            present[label] = Where(association, name)
     listed = [name for name in present if present[name].array not in BOOKKEEPING]
     names = chosen(options.fields, present if options.fields else listed, path)
     return {name: present[name] for name in names}
@@ -495,7 +497,8 @@ def _arrays(data: Any, association: str) -> Any:
 def grid_of(parts: Sequence[tuple[tuple[str, ...], Any]], where: Mapping[str, Where], options: Options, path: str) -> Grid:
     """Mesh and arrays of one snapshot, blocks one after the other."""
     blocks = selected(parts, options, path)
-    meshes, arrays = [], {name: [] for name in where}
+    meshes: list[Mesh] = []
+    arrays: dict[str, list[np.ndarray]] = {name: [] for name in where}
     for data in blocks:
         mesh = mesh_of_vtk(data)
         ghosts = data.cell_data["vtkGhostType"] if "vtkGhostType" in data.cell_data else None
