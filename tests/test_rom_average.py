@@ -161,7 +161,7 @@ def test_what_is_summed_about_does_not_matter():
     u = flow(n=512, cells=8)
     target = module._Target("U", ("U",), ek.Field((8, 2)), 2, ("reynolds_stress", "tke"))
     found = []
-    for about in (np.tile(MEAN, 8), np.tile(MEAN + [0.7, -0.4], 8)):
+    for about in (np.tile(MEAN, 8), np.tile(np.add(MEAN, [0.7, -0.4]), 8)):
         bins = []
         for k in range(0, 512, 32):
             bins.append(module.Products(2, about))
