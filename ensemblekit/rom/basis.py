@@ -138,9 +138,14 @@ class Basis:
 
     @property
     def splits_pair(self) -> bool:
-        """Whether the cut after the last mode goes through a pair (known where the next singular value is)."""
-        s = self.spectrum
-        return s is not None and len(s) > self.rank and bool(s[self.rank - 1] - s[self.rank] <= PAIR * s[self.rank - 1])
+        """Whether the cut after the last mode goes through a pair that stands apart from its neighbours."""
+        s, k = self.spectrum, self.rank
+        if s is None or len(s) <= k or s[k] <= max(self.floor, 1e-12) * s[0] or s[k - 1] - s[k] > PAIR * s[k - 1]:
+            return False
+        # in a plateau of noise every singular value has close neighbours on both sides: no pair to speak of
+        before = math.inf if k < 2 else s[k - 2] / s[k - 1] - 1
+        after = math.inf if len(s) <= k + 1 or s[k + 1] <= 0 else s[k] / s[k + 1] - 1
+        return bool(min(before, after) > 5 * PAIR)
 
     @property
     def compression_ratio(self) -> float:

@@ -18,6 +18,9 @@ TILE = 16 << 20
 """Bytes of a tile of space where that fits: small enough that two cores end together."""
 RUN = 64 << 10
 """Bytes of each snapshot that a tile should hold where the data comes from a disk: one long read beside one seek."""
+SLAB = 2 << 20
+"""Bytes of a slab that is multiplied twice while it is in the cache."""
+SAMPLE = 4096
 SMALL = 5e9
 """Multiplications that take less than a fraction of a second whatever the route."""
 
@@ -45,6 +48,8 @@ class Plan:
     """Columns that are multiplied at a time, or snapshots a block (incremental)."""
     block: int = 0
     """Vectors a block of the randomized route, directions kept by the incremental one."""
+    sample: int = 0
+    """Columns that the randomized route's first block is made from."""
     load: bool = False
     """Whether the snapshots are first read into memory as a whole."""
 
@@ -98,8 +103,8 @@ def plan_of(problem: Problem, rule: Rule, method: str, memory: int, workers: int
         least = min((made[route] for route in ROUTES if allowed[route] is None), key=lambda p: p.memory_bytes, default=None)
         if least is None:
             raise InputError(f"no route can do this: {'; '.join(sorted({str(a) for a in allowed.values()}))}")
-        raise InputError(f"memory_limit={in_words(memory)} is too small for {problem.n} snapshots of {problem.size} numbers: the "
-                         f"{least.route} route needs the least, {in_words(least.memory_bytes)}")
+        raise InputError(f"memory_limit={in_words(memory)} is too small for {problem.n} snapshots of {problem.size} numbers: "
+                         f"the {least.route} route needs the least, {in_words(least.memory_bytes)}")
     route, why = _choice(problem, rule, made, fits)
     return _because(made[route], why)
 
@@ -119,8 +124,8 @@ def _choice(problem: Problem, rule: Rule, made: dict[str, Plan], fits: list[str]
             return "randomized", ("A few block Krylov steps find the leading modes with a fraction of the work of all "
                                   "inner products; the error is certified, and a steep spectrum escalates.")
     if exact and not (thin and "incremental" in fits and rule.counted):
-        return exact[0], {"gram": "All inner products of the snapshots fit in memory: exact, with the whole spectrum.",
-                          "covariance": "All inner products of the columns fit in memory: exact, with the whole spectrum."}[exact[0]]
+        what = "snapshots" if exact[0] == "gram" else "numbers"
+        return exact[0], f"All inner products of the {what} fit in memory: exact, with the whole spectrum."
     if "incremental" in fits:
         return "incremental", ("One read in order of time, keeping the leading directions: the matrix of all inner products is "
                                "larger than the memory limit, or slabs of space would be read in slivers.")
@@ -136,9 +141,10 @@ def _because(made: Plan, why: str) -> Plan:
 def _cache() -> float:
     """Bytes of a file that the system can be expected to keep in memory: half of what is free."""
     try:
-        for line in open("/proc/meminfo", encoding="ascii"):
-            if line.startswith("MemAvailable"):
-                return int(line.split()[1]) * 1024 / 2
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable"):
+                    return int(line.split()[1]) * 1024 / 2
     except OSError:
         pass
     try:
@@ -192,7 +198,8 @@ def _of(route: str, problem: Problem, rule: Rule, memory: int, workers: int, ove
     result = 8 * size + k * size * wide + n * k * wide
     if route in ("gram", "tsqr"):
         limit = max(n * itemsize * 16, min(memory // 16, TILE))
-        width = int(min(max(1, limit // max(n * itemsize, 1)), max(256 if route == "gram" else 2 * n, (4 << 20) // max(n * wide, 1))))
+        width = int(min(max(1, limit // max(n * itemsize, 1)), max(256 if route == "gram" else 2 * n,
+                                                                   (4 << 20) // max(n * wide, 1))))
         tiles = max(1, math.ceil(nbytes / max(limit, 1)))
         if tiles > 8 and n * n * wide * 12 > memory // 2:    # fewer tiles, as each holds a matrix meanwhile
             limit = max(limit, nbytes // 4)
@@ -205,37 +212,44 @@ def _of(route: str, problem: Problem, rule: Rule, memory: int, workers: int, ove
         if problem.sparse:
             columns = max(1, memory // (4 * wide * max(size, 1)))
             passes = 2 * math.ceil(n / columns) + 1
-            return Plan(route, passes, nbytes * passes, int(extra + peak + columns * size * wide * 2 + result), ops * 2, "",
+            return Plan(route, passes, nbytes * passes, _held(extra + peak + columns * size * wide * 2 + result), ops * 2, "",
                         rule.rank, problem.n, size, int(limit), width, block=int(columns), load=load)
-        return Plan(route, 2, nbytes * (1 if load else 2), int(extra + max(peak, after + result)), times * ops, "", rule.rank,
+        return Plan(route, 2, nbytes * (1 if load else 2), _held(extra + max(peak, after + result)), times * ops, "", rule.rank,
                     problem.n, size, int(limit), width, load=load)
     if route == "covariance":
         limit = max(size * itemsize, min(memory // 16, TILE))
         peak = (2 * workers + 9) * size * size * wide + workers * (limit // itemsize) * wide
         ops = float(size) * size * n + 2.0 * n * k * size
-        return Plan(route, 2, 2 * nbytes, int(extra + peak + result), times * ops, "", rule.rank, problem.n, size, int(limit))
+        return Plan(route, 2, 2 * nbytes, _held(extra + peak + result), times * ops, "", rule.rank, problem.n, size, int(limit))
     if route == "randomized":
         block = _block(k, oversampling, n)
         work = wide // 2 if problem.single else wide
         slivers = 0 if problem.in_memory else RUN * n
         limit = max(n * itemsize * 16, min(memory // 4, max(TILE, min(slivers, 1 << 30))))
-        width = int(min(max(16, (2 << 20) // max(n * work, 1)), 4096))
+        width = int(min(max(64, min(SLAB, memory // (16 * workers)) // max(n * work, 1) // 64 * 64), 4096))
         tiles = max(1, math.ceil(nbytes / limit))
         states = min(tiles, 2 * workers + math.ceil(math.log2(tiles + 1)) + 2) * n * block * wide
-        sample = n * min(size, 4096) * work
-        peak = states + workers * width * n * work + power * size * block * work + sample + size * 8
+        columns = int(min(size, SAMPLE, max(4 * block, memory // (24 * max(n, 1) * work))))
+        peak = states + workers * width * n * work + power * size * block * work + 2 * columns * n * work + 2 * size * 8
         result = k * size * work + n * k * wide
         ops = times * power * 4.0 * n * size * block * (1.0 if wide == 16 or not problem.single else 0.5)
-        return Plan(route, power + one_pass + scaling, nbytes * (power + scaling if not load else 1), int(extra + peak + result), ops, "",
-                    rule.rank, problem.n, size, int(limit), width, block=block, load=load)
+        return Plan(route, power + one_pass + scaling, nbytes * (power + scaling if not load else 1),
+                    _held(extra + peak + result), ops, "",
+                    rule.rank, problem.n, size, int(limit), width, block=block, sample=columns, load=load)
     keep = 2 * k + 10
     width = max(8, min(keep, n or keep))
     state = wide if not problem.single else wide // 2
-    peak = 2 * (keep + width) * size * state + 2 * width * size * itemsize + 3 * (keep + width) ** 2 * 8 * workers + 3 * size * 8
+    rows = keep + width
+    peak = 2 * rows * size * state + 2 * width * size * itemsize + 3 * rows**2 * 8 * workers + 3 * size * 8
     ops = (float(keep + width) ** 2 / width + 2.0 * (keep + width) * keep / width) * n * size
     passes = (1 if problem.access == "once" else 2) + scaling      # the second one projects
-    return Plan(route, passes, nbytes * passes, int(extra + peak + n * keep * 8), times * ops, "", rule.rank, problem.n, size,
+    return Plan(route, passes, nbytes * passes, _held(extra + peak + n * keep * 8), times * ops, "", rule.rank, problem.n, size,
                 int(max(width * size * itemsize, 1)), width, block=keep)
+
+
+def _held(nbytes: float) -> int:
+    """What the system counts for arrays of that size: freed ones are kept for reuse by each thread's allocator."""
+    return int(1.4 * nbytes) + (6 << 20)
 
 
 def _block(rank: int, oversampling: int, n: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -173,10 +174,7 @@ def decomposed(job: Job) -> Basis:
             found = by_steps(job, job.wide)
         if found is not None:
             return assembled(job, found)
-        if job.method != "auto":
-            raise InputError("the spectrum is too steep for the randomized route: modes asked for lie below its rounding. "
-                             'Use method="tsqr", fewer modes, or method="auto"')
-        for exact in ("gram", "tsqr"):
+        for exact in ("gram", "tsqr") if job.method == "auto" else ():
             plan = _other(job, exact)
             if plan is not None:
                 return decomposed(replace(job, plan=plan))
@@ -308,7 +306,7 @@ def _products_with_mass(problem: Problem) -> Callable[[np.ndarray], np.ndarray]:
 
 def _split(rows: np.ndarray, problem: Problem) -> list[np.ndarray]:
     edges = np.cumsum([0, *(part.field.size for part in problem.parts)])
-    return [rows[:, a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [rows[:, a:b] for a, b in pairwise(edges)]
 
 
 def _field_errors(problem: Problem, grams: list[np.ndarray] | None, roots: np.ndarray, vectors: np.ndarray,
@@ -426,7 +424,8 @@ def _by_steps(job: Job, dtype: np.dtype, at_all_costs: bool) -> Found | None:
                 means.append(np.concatenate([c["mean"] for c in columns]))
             energies.append(sums["energy"])
             parts.append([c["made"] for c in columns])
-            products.append(sums["next"])
+            # the first look subtracts a snapshot instead of the mean: the same for all rows, whose mean is 0
+            products.append(sums["next"] - recipe.share @ sums["next"] if quick else sums["next"])
         passes += 1
         made.append(parts)
         basis = np.hstack([basis, block])
@@ -458,7 +457,9 @@ def _by_steps(job: Job, dtype: np.dtype, at_all_costs: bool) -> Found | None:
     floor = randomized.FLOOR32 if narrow else randomized.FLOOR64
     if not at_all_costs and (k < rank or sigma[-1] < floor * sigma[0] or left < (1e-5 if narrow else 1e-12) * total):
         return None
-    mix = ritz.mix
+    k = max(1, int(np.count_nonzero(sigma > floor * sigma[0])))
+    left += float((sigma[k:] ** 2).sum())
+    sigma, mix = sigma[:k], ritz.mix[:, :k]
     coefficients = nexts @ mix
     residual = energy - (np.abs(coefficients) ** 2).sum(1)
     modes = []
@@ -476,9 +477,11 @@ def _by_steps(job: Job, dtype: np.dtype, at_all_costs: bool) -> Found | None:
                 (rows.astype(job.wide) @ rows.astype(job.wide).conj().T).T * (c.conj().T @ c)).real
             errors.append(math.sqrt(max(own - float(kept), 0) / own) if own > 0 else 0.0)
     made.clear()
-    known = np.sqrt(ritz.values)
-    return Found(np.concatenate([sigma, known[k:]]) if len(known) > k else sigma, False, coefficients, modes, means, total, left,
-                 energy, errors, floor, "randomized", passes, sigma, np.clip(residual, 0, None), [part.scale for part in problem.parts])
+    known = np.sqrt(ritz.values[ritz.values > (floor * sigma[0]) ** 2])
+    return Found(np.concatenate([sigma, known[k:]]) if len(known) > k else sigma, False, coefficients, modes, means, total,
+                 left,
+                 energy, errors, floor, "randomized", passes, sigma, np.clip(residual, 0, None),
+                 [part.scale for part in problem.parts])
 
 
 def _steps(job: Job) -> int:
@@ -489,12 +492,14 @@ def _sample(job: Job, problem: Problem, dtype: np.dtype) -> np.ndarray | None:
     """Some thousand columns of all fields, centred; None where picking them would cost a read of the file."""
     if not problem.in_memory and problem.nbytes > 4 * job.memory:
         return None
-    share = randomized.SAMPLE / problem.size
+    share = job.plan.sample / problem.size
     found = []
     for part in problem.parts:
         _, columns = job.over_tiles(part, randomized.SampleWork(job.recipe(part, dtype), share, job.seed))
-        found += [c["sample"] for c in columns]
-    sample = np.concatenate(found, axis=1) * problem.roots.astype(dtype)[:, None]
+        found += [c.pop("sample") for c in columns]
+    sample = np.concatenate(found, axis=1)
+    if problem.weights is not None:
+        sample *= problem.roots.astype(dtype)[:, None]
     return sample if np.isfinite(sample).all() else None
 
 
