@@ -115,6 +115,15 @@ def test_averages_and_arrays(tmp_path: Path) -> None:
     np.testing.assert_allclose(pv.read(tmp_path / "z.vtkhdf").point_data["z_im"], np.sin(np.arange(15)))
 
 
+def test_averages_of_a_store(tmp_path: Path) -> None:
+    arrays = store(tmp_path / "run.vtkhdf")
+    found = rom.average(ek.open(tmp_path / "run.vtkhdf"), ["mean"], velocity="U", equilibration=0)
+    rom.export(found, tmp_path / "mean.vtkhdf")
+    data = pv.read(tmp_path / "mean.vtkhdf")
+    np.testing.assert_allclose(data.point_data["U_mean"], plane(arrays["U"].mean(0)), rtol=1e-12)
+    assert {"U_mean_ci95", "U_mean_n_eff"} <= set(data.point_data.keys())
+
+
 def test_snapshots(tmp_path: Path) -> None:
     arrays = store(tmp_path / "run.vtkhdf")
     rom.export(ek.open(tmp_path / "run.vtkhdf").window(3, 9, 2), tmp_path / "some.vtkhdf")

@@ -175,6 +175,13 @@ def test_names_and_suffixes(tmp_path: Path) -> None:
         rom.ingest(np.ones((3, 4)), tmp_path / "c.h5", begin=1)
 
 
+def test_names_with_dots(tmp_path: Path) -> None:
+    arrays = {"alpha.water": np.zeros((2, 3)), "alpha_water": np.ones((2, 3)), "a/time": np.ones(2)}
+    store = rom.ingest(ek.ArraySource.of(arrays), tmp_path / "a.h5")
+    first = {name: store[name][0].tolist() for name in store}
+    assert first == {"alpha_water": [0, 0, 0], "alpha_water_2": [1, 1, 1], "a_time": 1}
+
+
 def test_a_truncated_file_in_the_middle(tmp_path: Path) -> None:
     """It is named, what lies before it is kept, and the same call goes on when it is mended."""
     mesh = pv.ImageData(dimensions=(4, 3, 2)).cast_to_unstructured_grid()

@@ -261,3 +261,41 @@ def test_other_cells(tmp_path: Path) -> None:
         assert mesh.volumes == pytest.approx([volume])
         plain = type(mesh)(mesh.points, mesh.connectivity, mesh.offsets, mesh.types, mesh.polyhedra)
         assert plain.volumes == pytest.approx([volume])
+
+
+def test_numbers_in_text_are_those_of_python() -> None:
+    from ensemblekit.rom.readers.foamfile import numbers_in
+
+    rng = np.random.default_rng(0)
+    words = [f"{x:.{p}g}" for p in (1, 6, 12, 15, 16, 17) for x in rng.normal(size=40) * 10.0 ** rng.integers(-30, 30, 40)]
+    words += ["0", "-0", "1e5", "1E-5", "+3.25", ".5", "5.", "nan", "-inf", "1e400", "1e-400", "4.9e-324", "9007199254740993",
+              "123456789012345678901234567890", "0.00000000000000000000001", "00012.50", "1.7976931348623157e308"]
+    text = ("(" + ")\n( ".join(" ".join(words[k:k + 3]) for k in range(0, len(words), 3)) + ")").encode()
+    found = numbers_in(text, 0, len(text), len(words))
+    np.testing.assert_array_equal(found, [float(w) for w in words])
+    assert np.signbit(found[[float(w) == 0 and w[0] == "-" for w in words]]).all()
+    assert len(numbers_in(text, 0, len(text), len(words) + 5)) == len(words)
+    assert len(numbers_in(text, 0, len(text), len(words) - 5)) == len(words) - 4
+    with pytest.raises(ValueError, match=r"1\.2\.3"):
+        numbers_in(text + b" 1.2.3", 0, len(text) + 6, len(words) + 1)
+
+
+def test_what_cannot_be_read_says_so(tmp_path: Path) -> None:
+    write_case(tmp_path / "a", Foam())
+    (tmp_path / "a" / "10" / "polyMesh").mkdir()
+    shutil.copy(tmp_path / "a" / "constant" / "polyMesh" / "points", tmp_path / "a" / "10" / "polyMesh" / "points")
+    with pytest.raises(SnapshotFileError, match="a mesh in motion"):
+        rom.read(tmp_path / "a")
+    (tmp_path / "b" / "processors4").mkdir(parents=True)
+    (tmp_path / "b" / "system").mkdir()
+    with pytest.raises(SnapshotFileError, match="collated format"):
+        rom.read(tmp_path / "b")
+
+
+def test_processors_that_were_stopped_while_writing(tmp_path: Path) -> None:
+    """A time that not every processor has is no snapshot."""
+    fields = write_decomposed(tmp_path, Foam(), True)
+    shutil.rmtree(tmp_path / "processor2" / "10")
+    source = rom.read(tmp_path, "p")
+    assert source.times.tolist() == [0.5, 1]
+    np.testing.assert_array_equal(source.read()["p"], fields["p"][1:3])

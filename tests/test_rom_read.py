@@ -353,7 +353,8 @@ def test_latitudes_weigh_as_on_the_sphere(tmp_path: Path) -> None:
 
     lat, lon = np.linspace(-85, 85, 18), np.arange(0, 360, 10.0)
     with netcdf_file(tmp_path / "a.nc", "w") as f:
-        for name, values, unit in (("time", np.arange(3.0), b"hours"), ("lat", lat, b"degrees_north"), ("lon", lon, b"degrees_east")):
+        for name, values, unit in (("time", np.arange(3.0), b"hours"), ("lat", lat, b"degrees_north"),
+                                   ("lon", lon, b"degrees_east")):
             f.createDimension(name, len(values))
             v = f.createVariable(name, "d", (name,))
             v[:], v.units = values, unit

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ensemblekit import rom
-from ensemblekit.errors import InputError, MissingExtraError, SnapshotFileError, UnknownFieldError
+from ensemblekit.errors import InputError, MissingExtraError, SnapshotFileError, StoreError, UnknownFieldError
 from ensemblekit.rom.mesh import Mesh, inner_product
 
 pv = pytest.importorskip("pyvista")
@@ -310,7 +310,8 @@ def test_cgns(tmp_path: Path) -> None:
     cgns(tmp_path / "a.cgns")
     source = rom.read(tmp_path / "a.cgns")
     np.testing.assert_allclose(source.times, TIMES)
-    np.testing.assert_array_equal(source.read()["p"], [np.concatenate([cgns_values(0, k), cgns_values(1, k)]) for k in range(N)])
+    want = [np.concatenate([cgns_values(0, k), cgns_values(1, k)]) for k in range(N)]
+    np.testing.assert_array_equal(source.read()["p"], want)
     np.testing.assert_allclose(source.mesh.volumes, np.ones(12))
     right = rom.read(tmp_path / "a.cgns", zone="right")
     np.testing.assert_array_equal(right.read()["p"], [cgns_values(1, k) for k in range(N)])
@@ -464,3 +465,26 @@ def test_read_by_several_workers(tmp_path: Path) -> None:
     assert len(travels) < 4000      # no mesh
     (block,) = pickle.loads(travels).blocks()
     np.testing.assert_array_equal(block.only[0], snapshot(grid("vtu"), 0).cell_data["p"])
+
+
+@pytest.mark.parametrize("name", ["a.vtu", "b.vtu", "a.vtk", "b.vtk", "a.vti", "a.ex2", "a.cgns", "a.vtkhdf"])
+def test_no_file_cut_short_is_taken_for_whole(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "a.ex2":
+        exodus(path, grid("vtu").cast_to_unstructured_grid())
+    elif name == "a.cgns":
+        cgns(path)
+    elif name == "a.vtkhdf":
+        writer = vtk.vtkHDFWriter()
+        writer.SetFileName(str(path))
+        writer.SetInputData(snapshot(grid("vtu"), 0))
+        writer.Write()
+    else:
+        snapshot(grid("vti" if name.endswith("i") else "vtu"), 0).save(path, binary=name.startswith("a"))
+    want = rom.read(path).read()["U" if name != "a.ex2" and name != "a.cgns" else "p"]
+    assert np.isfinite(want).all()
+    whole = path.read_bytes()
+    for share in (0.1, 0.5, 0.8, 0.97):
+        path.write_bytes(whole[:int(share * len(whole))])
+        with pytest.raises((SnapshotFileError, UnknownFieldError, StoreError), match=name):
+            rom.read(path, "U" if name not in ("a.ex2", "a.cgns") else "p").read()

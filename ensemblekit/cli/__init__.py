@@ -37,8 +37,8 @@ app = typer.Typer(name="ensemblekit", cls=Commands, no_args_is_help=True, add_co
                   pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
 for command in (info.info, info.verify, average.average, export.export, tour.tour, bench.bench):
     app.command(no_args_is_help=command not in (tour.tour, bench.bench))(command)
-for command in (rom_files.ingest, rom_files.export):
-    rom.app.command(no_args_is_help=True)(command)
+rom.app.command(no_args_is_help=True)(rom_files.ingest)
+rom.app.command(no_args_is_help=True)(rom_files.export)
 app.add_typer(rom.app, name="rom")
 
 

@@ -29,6 +29,7 @@ from ensemblekit.averaging.run import Progress, partials, reduce
 from ensemblekit.averaging.series import Series
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, ReadOnceError, StatisticsError, UnknownFieldError
+from ensemblekit.rom.mesh import mesh_of
 from ensemblekit.source import Array, Block, Cut, Field, SnapshotSource, as_source, check_times
 
 STATISTICS = ("mean", "rms", "reynolds_stress", "tke")
@@ -185,7 +186,7 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
         bins: list[Products] = [state[one.name][0] for state in kept]      # type: ignore[misc]
         found = _Stretches(bins, one, confidence, _spacing(times), kish, facts)
         estimates |= {f"{one.name}_{what}": found.estimate(what) for what in one.wanted}
-    mesh = getattr(source, "mesh", None)
+    mesh = mesh_of(source)
     where = {} if mesh is None else {f"{one.name}_{what}": mesh.where(one.names[0], one.field.shape)
                                      for one in series for what in one.wanted}
     return FieldAverages(estimates, mesh, where)

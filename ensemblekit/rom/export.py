@@ -148,8 +148,8 @@ def _flat(values: np.ndarray, count: int, steps: bool) -> np.ndarray:
     if not steps:
         flat = values.reshape(count, -1)
         return flat[:, 0] if flat.shape[1] == 1 else flat
-    flat = values.reshape(len(values), count, -1)
-    return flat[..., 0] if flat.shape[-1] == 1 else flat
+    rows = values.reshape(len(values), count, -1)
+    return rows[..., 0] if rows.shape[-1] == 1 else rows
 
 
 def _real(name: str, values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:

@@ -84,7 +84,13 @@ def ingest(source: Any, path: str | os.PathLike[str], *, dtype: Any = None, comp
 
 def _names(fields: Mapping[str, Field]) -> dict[str, str]:
     """Name in a store -> name in the source; a store's names have no '/' and '.'."""
-    return {plain_name(name): name for name in fields}
+    made: dict[str, str] = {}
+    for name in fields:
+        plain, k = plain_name(name), 2
+        while plain in made:                # "alpha.water" beside "alpha_water"
+            plain, k = f"{plain_name(name)}_{k}", k + 1
+        made[plain] = name
+    return made
 
 
 def plain_name(name: str) -> str:

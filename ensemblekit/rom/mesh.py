@@ -237,10 +237,10 @@ class Mesh:
 
         made = xxhash.xxh3_128()
         for values in (self.points, self.connectivity, self.offsets, self.types):
-            made.update(values)
+            made.update(values.ravel().view(np.uint8).data if values.size else b"")
         if self.polyhedra is not None:
             for name in Polyhedra.__slots__:
-                made.update(np.ascontiguousarray(getattr(self.polyhedra, name)))
+                made.update(np.ascontiguousarray(getattr(self.polyhedra, name), np.int64).tobytes())
         return made.hexdigest()
 
     def count(self, association: Association) -> int:
@@ -430,7 +430,8 @@ def _strips(mesh: Mesh, chosen: np.ndarray, volumes: np.ndarray, shares: np.ndar
 
 
 def _face_table() -> tuple[np.ndarray, np.ndarray]:
-    of_type, rows = np.zeros((43, 2), np.int64), []
+    of_type = np.zeros((43, 2), np.int64)
+    rows: list[tuple[int, ...]] = []
     for kind, faces in FACES.items():
         of_type[kind] = len(rows), len(rows) + len(faces)
         rows += [(len(face), *face, *[0] * (6 - len(face))) for face in faces]

@@ -97,8 +97,7 @@ def _datasets(path: str, classic: bool) -> Any:
     if classic:
         from scipy.io import netcdf_file
 
-        # not mapped: a mapped file warns when it is closed while a view of it lives
-        with netcdf_file(path, "r", mmap=False) as file:
+        with netcdf_file(path, "r", mmap=True) as file:     # mapped: only the snapshots asked for are read
             yield lambda name: file.variables[name].data
     else:
         with opened(path) as f:
@@ -110,7 +109,7 @@ def open_netcdf(path: str, options: Options) -> NetCDF:
     with open(path, "rb") as file:
         head = file.read(8)
     if head[:3] == b"CDF" and head[3:4] in b"\x01\x02":
-        classic, variables, unlimited, get = True, *_classic(path)
+        classic, variables, unlimited, get = True, *classic_header(path)
     elif head == b"\x89HDF\r\n\x1a\n":
         classic, variables, unlimited, get = False, *_hdf5(path)
     else:
@@ -174,8 +173,9 @@ def _direction(name: str, variable: Variable) -> str:
         return "lat"
     if unit.startswith("degrees_e") or unit.startswith("degree_e") or name.lower() in ("lon", "longitude"):
         return "lon"
-    return "length" if unit in ("m", "km", "cm", "mm", "metre", "meter", "meters", "metres") or name in (
-        "x", "y", "z") and unit in ("", "1") else ""
+    if unit in ("m", "km", "cm", "mm", "metre", "meter", "meters", "metres"):
+        return "length"
+    return "length" if name in ("x", "y", "z") and unit in ("", "1") else ""
 
 
 def _sphere(lat: np.ndarray, lon: np.ndarray) -> Mesh:
@@ -192,11 +192,15 @@ def _sphere(lat: np.ndarray, lon: np.ndarray) -> Mesh:
     return Mesh.structured(grid, given_point_volumes=areas.ravel())
 
 
-def _classic(path: str) -> tuple[dict[str, Variable], str | None, dict[str, np.ndarray]]:
+def classic_header(path: str) -> tuple[dict[str, Variable], str | None, dict[str, np.ndarray]]:
+    """The variables of a classic file, the unlimited dimension, and the values of those along one dimension.
+
+    Raises SnapshotFileError where the file does not hold what its header says.
+    """
     from scipy.io import netcdf_file
 
     try:
-        with netcdf_file(path, "r", mmap=False) as file:
+        with netcdf_file(path, "r", mmap=True) as file:
             variables = {name: Variable(tuple(v.dimensions), tuple(v.shape), v.data.dtype,
                                         {k: x for k, x in v._attributes.items()}) for name, v in file.variables.items()}
             unlimited = next((name for name, size in file.dimensions.items() if size is None), None)

@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from ensemblekit.errors import InputError, SnapshotFileError
-from ensemblekit.rom.mesh import POLYGON, QUAD, TRIANGLE, Mesh, Polyhedra
+from ensemblekit.rom.mesh import POLYGON, QUAD, TRIANGLE, Association, Mesh, Polyhedra
 from ensemblekit.rom.readers.foamfile import COMPONENTS, VOLUME_FIELD, FoamFile, load, there
 from ensemblekit.rom.readers.reader import MissingFieldError, Options, lean
 from ensemblekit.source import Field
@@ -170,10 +170,10 @@ def joined(meshes: Sequence[Mesh]) -> Mesh:
                               numbers)
     given = None
     if all(m.given_volumes is not None for m in meshes):
-        given = np.concatenate([m.given_volumes for m in meshes])       # type: ignore[misc]
+        given = np.concatenate([m.given_volumes for m in meshes])
     weights = None
     if all(m.given_point_volumes is not None for m in meshes):
-        weights = np.concatenate([m.given_point_volumes for m in meshes])       # type: ignore[misc]
+        weights = np.concatenate([m.given_point_volumes for m in meshes])
     return Mesh(np.concatenate([m.points for m in meshes]),
                 np.concatenate([m.connectivity + shift for m, shift in zip(meshes, points, strict=False)]),
                 np.concatenate([[0], np.cumsum(sizes)]), np.concatenate([m.types for m in meshes]), polyhedra,
@@ -244,7 +244,7 @@ class FoamCase:
 
     @cached_property
     def _mesh(self) -> Mesh:
-        on = dict.fromkeys(self.fields, "cell")
+        on: dict[str, Association] = dict.fromkeys(self.fields, "cell")
         if self.patch is not None:
             return joined([patch_mesh(read_poly_mesh(self.poly_mesh(f)), self.patch) for f in self.folders]).with_fields(on)
         whole = self.poly_mesh(self.path)
@@ -345,7 +345,8 @@ def zone_cells(folder: str, zone: str) -> np.ndarray:
     if not there(path):
         raise InputError(f"{folder} has no cell zones; zone={zone!r} was asked for")
     file = load(path)
-    names, at = [], file.body
+    names: list[str] = []
+    at = file.body
     while True:
         found = re.compile(rb"([^\s{}();]+)\s*\{\s*type\s+cellZone\s*;\s*cellLabels\s+List<label>").search(file.data, at)
         if found is None:
@@ -380,7 +381,7 @@ def open_foam(path: str, options: Options) -> FoamCase:
     here = time_folders(case)
     processors = sorted((name for name in os.listdir(case) if re.fullmatch(r"processor\d+", name)),
                         key=lambda name: int(name.removeprefix("processor")))
-    folders = (case,)
+    folders: tuple[str, ...] = (case,)
     inside = [label for label in here if _has_region(case, label, options.region)]
     if processors:
         parts = tuple(os.path.join(case, name) for name in processors)

@@ -42,7 +42,8 @@ class VTKHDF:
     def mesh(self) -> Mesh:
         if self.on is None:             # it did not travel
             again = open_vtkhdf(self.path, self.options)
-            assert again is not None and again.on is not None
+            assert again is not None
+            assert again.on is not None
             return again.on
         return self.on
 
@@ -142,7 +143,8 @@ def _unstructured(root: Any, steps: Any, path: str, step: int) -> Mesh:
     at = {name: int(np.ravel(steps[f"{name}Offsets"][step])[0]) if steps is not None and f"{name}Offsets" in steps else 0
           for name in ("Point", "Cell", "ConnectivityId")}
     points_at, cells_at, ids_at, offsets_at = at["Point"], at["Cell"], at["ConnectivityId"], at["Cell"] + first
-    points, connectivity, offsets, types = [], [], [np.zeros(1, np.int64)], []
+    points: list[np.ndarray] = []
+    connectivity, offsets, types = [], [np.zeros(1, np.int64)], []
     for part in _parts(root, steps, first, step):
         n, m, k = (int(root[f"NumberOf{x}"][part]) for x in ("Points", "Cells", "ConnectivityIds"))
         shift, before = sum(len(p) for p in points), int(offsets[-1][-1])
