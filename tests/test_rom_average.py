@@ -156,6 +156,17 @@ def test_what_cannot_be_averaged(what, options, error):
         rom.average(what, **options)
 
 
+@pytest.mark.parametrize("n", [50, 640])
+def test_a_glance_that_misleads_costs_little(n):
+    u = flow(n=n, cells=200)
+    honest = rom.average(u, ["rms", "tke"], equilibration=None)
+    u[::-(-n // 16)] += 2.0                     # just where the first glance falls
+    found = rom.average(u, ["rms", "tke"], equilibration=None)
+    for name in ("rms", "tke"):
+        assert np.nanmedian(found[name].n_eff * found[name].statistical_inefficiency) == pytest.approx(n, rel=0.15)
+        assert n < 100 or np.nanmedian(found[name].n_eff) < 3 * np.nanmedian(honest[name].n_eff)
+
+
 def test_what_is_summed_about_does_not_matter():
     module = sys.modules["ensemblekit.rom.average"]
     u = flow(n=512, cells=8)
