@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,8 +41,12 @@ def ingest(
     source = rom.read(files[0] if len(files) == 1 else files, field, begin=begin, end=end, step=step, region=region,
                       patch=patch, zone=zone, zero=zero, snapshot_axis=axis, mesh=mesh)
     stderr.print(f"{source!r}", style="dim", markup=False)
-    store = rom.ingest(source, out, dtype="f4" if single else None, compression="lossless" if compress else None, seal=seal,
-                       progress=True)
+    with warnings.catch_warnings(record=True) as hints:
+        warnings.simplefilter("always", UserWarning)
+        store = rom.ingest(source, out, dtype="f4" if single else None, compression="lossless" if compress else None, seal=seal,
+                           progress=True)
+    for hint in hints:
+        stderr.print(f"hint: {hint.message}", markup=False, soft_wrap=True)
     nbytes = sum(os.stat(path).st_blocks * 512 for path in store.segments)
     stderr.print(f"written: {out} ({len(store)} snapshots, {size(nbytes)})", style="dim", markup=False)
 

@@ -408,7 +408,7 @@ def open_foam(path: str, options: Options) -> FoamCase:
                    if os.path.isdir(os.path.join(folders[0], "constant", name, "polyMesh"))]
         raise SnapshotFileError(mesh_folder, "is missing" + (f"; the regions are {', '.join(regions)}" if regions else ""))
     labels, names = _with_fields(folders[0], labels, options)
-    first = os.path.join(folders[0], labels[0], options.region or "")
+    first = _inside(folders[0], labels[0], options.region)
     if options.patch is not None:
         patches = read_patches(mesh_folder)
         if options.patch not in [p.name for p in patches] and folders == (case,):
@@ -436,7 +436,7 @@ def _with_fields(case: str, labels: list[str], options: Options) -> tuple[list[s
     By default: the fields that every folder of the run has. A folder with none of what most have (of modes that were
     exported, say) is none of the run.
     """
-    places = {label: os.path.join(case, label, options.region or "") for label in labels}
+    places = {label: _inside(case, label, options.region) for label in labels}
     if options.fields is not None:
         names = list(options.fields)
         some = [label for label in labels if any(there(os.path.join(places[label], name)) for name in names)]
@@ -469,6 +469,11 @@ def _cell_order(folders: Sequence[str], region: str | None) -> np.ndarray | None
         numbers.append(load(path).labels())
     order = np.argsort(np.concatenate(numbers), kind="stable")
     return order
+
+
+def _inside(case: str, label: str, region: str | None) -> str:
+    """The folder of a time's fields."""
+    return os.path.join(case, label, region) if region else os.path.join(case, label)
 
 
 def _has_region(case: str, label: str, region: str | None) -> bool:
