@@ -152,8 +152,7 @@ class Recorder:
             place.epoch, self._calls = epoch, 0
             if self._pending is not None and self._pending["random_epoch"] is not None:
                 saved.restore_random(self._pending["random_epoch"], self._generators)   # for what the body draws first
-            if self._states:
-                place.random_epoch = saved.random_state(self._generators)
+            place.random_epoch = saved.random_state(self._generators)
             self._in_epochs = True
             yield epoch
             self._in_epochs = False
@@ -192,7 +191,7 @@ class Recorder:
         if resuming and self._pending is not None and self._pending["random_call"] is not None:
             saved.restore_random(self._pending["random_call"], generators)
         place.call, place.batch = call, done
-        place.random_call = saved.random_state(generators) if self._states else None
+        place.random_call = saved.random_state(generators)
         stateful = saved.is_stateful(loader)
         if resuming and stateful and self._pending is not None and self._pending["loader"] is not None:
             loader.load_state_dict(self._pending["loader"])     # type: ignore[attr-defined]
