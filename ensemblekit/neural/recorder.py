@@ -14,6 +14,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -138,6 +139,7 @@ class Recorder:
             if state is not None:
                 self._load(state)
             if self.store is not None:
+                weakref.finalize(self, self.store.close)    # lets go of the lock where a failed training forgets us
                 self._start_ring()
         except BaseException:
             self.close()
