@@ -1,4 +1,4 @@
-"""``ensemblekit neural ingest | plan | export``: networks' snapshots from the shell."""
+"""``ensemblekit neural ingest | plan | export | report``: networks' snapshots from the shell."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from typing import Annotated
 
 import typer
 
+from ensemblekit.cli import neural_report
 from ensemblekit.cli.console import size, stderr, stdout, table
 from ensemblekit.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, help="Snapshots of neural networks: bring checkpoints in, plan cycles, write "
                                              "checkpoints out.")
+
+
+app.command(no_args_is_help=True)(neural_report.report)
 
 
 @app.command(no_args_is_help=True)

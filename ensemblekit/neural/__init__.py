@@ -12,12 +12,19 @@ try:
 except ImportError as error:
     raise MissingExtraError("torch", "neural") from error
 
+from ensemblekit.neural.barrier import Barrier as Barrier
+from ensemblekit.neural.barrier import Rise as Rise
+from ensemblekit.neural.barrier import loss_barrier as loss_barrier
 from ensemblekit.neural.batchnorm import update_bn as update_bn
+from ensemblekit.neural.calibration import BrierParts as BrierParts
 from ensemblekit.neural.calibration import Reliability as Reliability
+from ensemblekit.neural.calibration import adaptive_calibration_error as adaptive_calibration_error
+from ensemblekit.neural.calibration import brier_decomposition as brier_decomposition
 from ensemblekit.neural.calibration import calibration_error as calibration_error
+from ensemblekit.neural.calibration import classwise_calibration_error as classwise_calibration_error
 from ensemblekit.neural.calibration import reliability as reliability
+from ensemblekit.neural.compare import compare as compare
 from ensemblekit.neural.ensemble import Ensemble as Ensemble
-from ensemblekit.neural.ensemble import Prediction as Prediction
 from ensemblekit.neural.ensemble import predict as predict
 from ensemblekit.neural.fit import Fit as Fit
 from ensemblekit.neural.fit import fit as fit
@@ -27,17 +34,28 @@ from ensemblekit.neural.ingest import export as export
 from ensemblekit.neural.ingest import ingest as ingest
 from ensemblekit.neural.ingest import state_dict as state_dict
 from ensemblekit.neural.parameters import Manifest as Manifest
+from ensemblekit.neural.prediction import Prediction as Prediction
+from ensemblekit.neural.prediction import RegressionPrediction as RegressionPrediction
 from ensemblekit.neural.plan import Deadline as Deadline
 from ensemblekit.neural.plan import Plan as Plan
 from ensemblekit.neural.plan import plan as plan
 from ensemblekit.neural.recorder import Recorder as Recorder
 from ensemblekit.neural.recorder import content_hash as content_hash
+from ensemblekit.neural.report import Report as Report
+from ensemblekit.neural.report import report as report
+from ensemblekit.neural.saved import SavedPredictions as SavedPredictions
+from ensemblekit.neural.saved import load_predictions as load_predictions
 from ensemblekit.neural.schedule import CyclicCosineLR as CyclicCosineLR
 from ensemblekit.neural.schedule import SWAConstantLR as SWAConstantLR
 from ensemblekit.neural.schedule import TriangularLR as TriangularLR
-from ensemblekit.neural.scores import Comparison as Comparison
-from ensemblekit.neural.scores import compare as compare
+from ensemblekit.neural.scores import Score as Score
 from ensemblekit.neural.scores import scores as scores
+from ensemblekit.neural.temperature import TemperatureScaler as TemperatureScaler
+from ensemblekit.neural.weight_average import SWAG as SWAG
+from ensemblekit.neural.weight_average import AveragedModel as AveragedModel
+from ensemblekit.neural.weight_average import Compensated as Compensated
+from ensemblekit.neural.weight_average import Posterior as Posterior
+from ensemblekit.neural.weight_average import averaged as averaged
 
 
 def __getattr__(name: str) -> _Any:

@@ -8,8 +8,10 @@ from typing import Any, Literal
 import numpy as np
 
 from ensemblekit.errors import InputError
+from ensemblekit.neural.items import Items, items_of
 
 Edges = Literal["right", "left"]
+Norm = Literal["l1", "l2", "max"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -19,70 +21,180 @@ class Reliability:
     edges: np.ndarray
     """(n_bins + 1,)."""
     counts: np.ndarray
-    """(n_bins,)."""
+    """(n_bins,): items, or pixels."""
     confidence: np.ndarray
     """(n_bins,): mean probability of the first choice; NaN in empty bins."""
     accuracy: np.ndarray
     """(n_bins,): share of first choices that were right; NaN in empty bins."""
+    low: np.ndarray
+    """(n_bins,): lower end of the 95 % interval of the accuracy; NaN in empty bins."""
+    high: np.ndarray
+    """(n_bins,): its upper end."""
 
 
-def reliability(preds: Any, target: Any, n_bins: int = 15, edges: Edges = "right") -> Reliability:
-    """Accuracy against confidence in bins of equal width.
+def reliability(preds: Any, target: Any = None, n_bins: int = 15, edges: Edges = "right", *,
+                groups: Any = None) -> Reliability:
+    """Accuracy against confidence in bins of equal width, with intervals over items.
+
+    Wilson's interval (1927), on the effective number of items where pixels or `groups` of items go together (the
+    design effect of Kish, from the spread of the groups).
 
     Arguments:
-        preds: (n, classes) probabilities.
-        target: (n,) labels.
-        edges: "right": bins (lo, hi], as Guo et al. 2017; "left": [lo, hi), as torchmetrics, with 1 in the last.
+        preds: (n, classes, ...) probabilities, or a Prediction, which brings its labels.
+        target: (n, ...) labels.
+        edges: "right": bins (lo, hi], as Guo et al. 2017; "left": [lo, hi), as torchmetrics, with 1 in the last. A
+            confidence within rounding of an edge lies on it.
 
     Raises InputError where shapes do not fit, probabilities are none, or labels are out of range.
     """
-    p, labels = checked(preds, target)
-    if n_bins < 1:
-        raise InputError(f"n_bins is 1 or more; got {n_bins!r}")
-    if edges not in ("right", "left"):
-        raise InputError(f'edges is "right" or "left"; got {edges!r}')
-    bounds = np.linspace(0, 1, n_bins + 1)
-    first = p.max(1)
-    right = p.argmax(1) == labels
-    where = bin_of(first, n_bins, edges)
+    items = items_of(preds, target, groups)
+    n_bins = _bins(n_bins)
+    first, right = _first(items)
+    where = bin_of(first, n_bins, edges, items.rounding)
     counts = np.bincount(where, minlength=n_bins)
     with np.errstate(invalid="ignore"):
-        return Reliability(bounds, counts, np.bincount(where, first, n_bins) / counts,
-                           np.bincount(where, right, n_bins) / counts)
+        accuracy = np.bincount(where, right, n_bins) / counts
+        confidence = np.bincount(where, first, n_bins) / counts
+    low, high = np.full(n_bins, np.nan), np.full(n_bins, np.nan)
+    for b in np.flatnonzero(counts):
+        low[b], high[b] = _wilson(accuracy[b], _effective(items, where == b, right, accuracy[b]))
+    return Reliability(np.arange(n_bins + 1) / n_bins, counts, confidence, accuracy, low, high)
 
 
-def bin_of(confidence: np.ndarray, n_bins: int, edges: Edges = "right") -> np.ndarray:
-    """The bin each confidence falls into."""
-    bounds = np.linspace(0, 1, n_bins + 1)
-    side: Literal["left", "right"] = "left" if edges == "right" else "right"
-    return np.clip(np.searchsorted(bounds, confidence, side=side) - 1, 0, n_bins - 1)
+def bin_of(confidence: np.ndarray, n_bins: int, edges: Edges = "right",
+           rounding: float = float(np.finfo(np.float64).eps)) -> np.ndarray:
+    """The bin each confidence falls into; what is within four roundings of an edge lies on it."""
+    if edges not in ("right", "left"):
+        raise InputError(f'edges is "right" or "left"; got {edges!r}')
+    scaled = np.asarray(confidence, np.float64) * n_bins
+    nearest = np.rint(scaled)
+    on_edge = abs(scaled - nearest) <= 4 * rounding * n_bins
+    if edges == "right":
+        where = np.where(on_edge, nearest - 1, np.ceil(scaled) - 1)
+    else:
+        where = np.where(on_edge, nearest, np.floor(scaled))
+    return np.clip(where.astype(np.int64), 0, n_bins - 1)
 
 
-def calibration_error(preds: Any, target: Any, n_bins: int = 15, norm: Literal["l1", "l2", "max"] = "l1",
+def calibration_error(preds: Any, target: Any = None, n_bins: int = 15, norm: Norm = "l1",
                       edges: Edges = "right") -> float:
     """Expected calibration error: |accuracy - confidence| over bins, weighted by their share of the items.
 
-    norm: "l1" the mean (ECE), "l2" the root mean square, "max" the largest. Arguments as :func:`reliability`.
+    Naeini et al. 2015, Guo et al. 2017. With few items it is too large even for a calibrated model; ``scores`` gives
+    the bias and an interval.
+
+    Arguments:
+        norm: "l1" the mean (ECE), "l2" the root mean square, "max" the largest. The others as :func:`reliability`.
     """
+    items = items_of(preds, target)
+    n_bins = _bins(n_bins)
+    first, right = _first(items)
+    return _norm(bin_of(first, n_bins, edges, items.rounding), right - first, n_bins, norm)
+
+
+def adaptive_calibration_error(preds: Any, target: Any = None, n_bins: int = 15, norm: Norm = "l1") -> float:
+    """The same with bins that hold equally many items (Nguyen & O'Connor 2015); ties are never parted.
+
+    With fewer items than bins every distinct confidence is a bin.
+    """
+    items = items_of(preds, target)
+    first, right = _first(items)
+    return _norm(adaptive_bins(first, _bins(n_bins)), right - first, n_bins, norm)
+
+
+def adaptive_bins(confidence: np.ndarray, n_bins: int) -> np.ndarray:
+    """The bin of each: by rank, equal confidences together in the bin of their middle rank."""
+    _, inverse, counts = np.unique(confidence, return_inverse=True, return_counts=True)
+    middle = np.cumsum(counts) - counts / 2
+    return np.minimum((middle[inverse] * n_bins / len(confidence)).astype(np.int64), n_bins - 1)
+
+
+def classwise_calibration_error(preds: Any, target: Any = None, n_bins: int = 15, norm: Norm = "l1",
+                                edges: Edges = "right") -> float:
+    """Mean over classes of the error of that class's probability (Kull et al. 2019), rather than the first choice's."""
+    items = items_of(preds, target)
+    n_bins = _bins(n_bins)
+    found = [_norm(bin_of(items.p[:, k], n_bins, edges, items.rounding), (items.labels == k) - items.p[:, k], n_bins, norm)
+             for k in range(items.p.shape[1])]
+    return float(np.mean(found))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrierParts:
+    """Brier score (sum over classes, 0 to 2) = reliability - resolution + uncertainty + within_bins.
+
+    Murphy 1973, class by class in bins of its probability; `within_bins` is what binning leaves over (Stephenson,
+    Coelho & Jolliffe 2008), so that the sum is exact.
+    """
+
+    brier: float
+    reliability: float
+    """Mean square of (probability - frequency) of bins: 0 for a calibrated model, small is good."""
+    resolution: float
+    """Mean square of (frequency of the bin - frequency of the class): large is good."""
+    uncertainty: float
+    """Of the labels themselves: sum over classes of f (1 - f)."""
+    within_bins: float
+
+
+def brier_decomposition(preds: Any, target: Any = None, n_bins: int = 15, edges: Edges = "right") -> BrierParts:
+    """The Brier score in its parts. Arguments and errors as :func:`calibration_error`."""
+    items = items_of(preds, target)
+    n_bins = _bins(n_bins)
+    k = len(items.labels)
+    brier = rel = res = unc = 0.0
+    for c in range(items.p.shape[1]):
+        p, hit = items.p[:, c], (items.labels == c).astype(float)
+        where = bin_of(p, n_bins, edges, items.rounding)
+        counts = np.bincount(where, minlength=n_bins)
+        full = counts > 0
+        share = counts[full] / k
+        said = np.bincount(where, p, n_bins)[full] / counts[full]
+        came = np.bincount(where, hit, n_bins)[full] / counts[full]
+        base = hit.mean()
+        brier += float(((p - hit) ** 2).mean())
+        rel += float(share @ (said - came) ** 2)
+        res += float(share @ (came - base) ** 2)
+        unc += float(base * (1 - base))
+    return BrierParts(brier=brier, reliability=rel, resolution=res, uncertainty=unc,
+                      within_bins=brier - (rel - res + unc))
+
+
+def _first(items: Items) -> tuple[np.ndarray, np.ndarray]:
+    return items.p.max(1), (items.p.argmax(1) == items.labels).astype(float)
+
+
+def _bins(n_bins: Any) -> int:
+    if not isinstance(n_bins, int | np.integer) or n_bins < 1:
+        raise InputError(f"n_bins is a whole number of 1 or more; got {n_bins!r}")
+    return int(n_bins)
+
+
+def _norm(where: np.ndarray, gap: np.ndarray, n_bins: int, norm: Norm) -> float:
+    """Of the mean gaps of the bins; gap (k,) of each item."""
     if norm not in ("l1", "l2", "max"):
         raise InputError(f'norm is "l1", "l2" or "max"; got {norm!r}')
-    bins = reliability(preds, target, n_bins, edges)
-    full = bins.counts > 0
-    gap = np.abs(bins.accuracy - bins.confidence)[full]
-    share = bins.counts[full] / bins.counts.sum()
+    counts = np.bincount(where, minlength=n_bins)
+    full = counts > 0
+    mean = abs(np.bincount(where, gap, n_bins)[full]) / counts[full]
+    share = counts[full] / counts.sum()
     if norm == "max":
-        return float(gap.max())
-    return float(share @ gap) if norm == "l1" else float(np.sqrt(share @ gap**2))
+        return float(mean.max())
+    return float(share @ mean) if norm == "l1" else float(np.sqrt(share @ mean**2))
 
 
-def checked(preds: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities (n, classes) in float64 and labels (n,), or an InputError that says what is wrong."""
-    p, labels = np.asarray(preds, np.float64), np.asarray(target)
-    if p.ndim != 2 or labels.shape != p.shape[:1] or not len(p):
-        raise InputError(f"preds are (n, classes) with n labels, n > 0; got {p.shape} and {labels.shape}")
-    if not ((p >= 0).all() and np.allclose(p.sum(1), 1, atol=1e-4)):
-        raise InputError("preds are probabilities, not below 0 and 1 in sum; apply a softmax to logits first")
-    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= p.shape[1]:
-        raise InputError(f"labels are whole numbers 0 to {p.shape[1] - 1}; got {labels.dtype}, "
-                         f"{labels.min()} to {labels.max()}")
-    return p, labels
+def _effective(items: Items, inside: np.ndarray, right: np.ndarray, accuracy: float) -> float:
+    """Independent items worth as much as those inside, which may come in clusters."""
+    cluster, k = items.cluster[inside], int(inside.sum())
+    if k == len(np.unique(cluster)):
+        return float(k)
+    left = np.bincount(cluster, right[inside] - accuracy, items.n)
+    own, between = accuracy * (1 - accuracy) * k, float((left**2).sum())
+    alone = float(len(np.unique(cluster)))
+    return alone if own == 0 or between == 0 else min(float(k), max(1.0, k * own / between))
+
+
+def _wilson(share: float, n: float) -> tuple[float, float]:
+    z2 = 1.959963984540054**2 / n
+    centre, half = share + z2 / 2, np.sqrt(z2 * (share * (1 - share) + z2 / 4))
+    return float((centre - half) / (1 + z2)), float((centre + half) / (1 + z2))

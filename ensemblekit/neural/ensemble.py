@@ -4,140 +4,583 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Self
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 
 from ensemblekit.averaging.moments import Moments
+from ensemblekit.averaging.reducer import Reducer
 from ensemblekit.averaging.run import reduce
+from ensemblekit.averaging.weights import normalised_weights
 from ensemblekit.errors import InputError
-from ensemblekit.neural.batchnorm import update_bn
-from ensemblekit.neural.parameters import KINDS, Manifest, load_vectors
+from ensemblekit.neural.batches import (
+    Forward,
+    batches_of,
+    device_of,
+    modes_kept,
+    moved,
+    outputs_of,
+    random_kept,
+    target_of,
+)
+from ensemblekit.neural.barrier import Rise, rise_of
+from ensemblekit.neural.batchnorm import has_batch_norm, update_bn
+from ensemblekit.neural.members import RESIDENT, Measurement, Members
+from ensemblekit.neural.parameters import Manifest, load_vectors, to_vectors, unwrapped
+from ensemblekit.neural.prediction import Prediction, RegressionPrediction
+from ensemblekit.neural.saved import save_predictions
+from ensemblekit.neural.uncertainty import Pool, Space, check_space
+from ensemblekit.neural.weight_average import SWAG, Posterior, reducer_of
+from ensemblekit.source import ReplicaSet
 from ensemblekit.store.opening import open_store
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Prediction:
-    """What a model or an ensemble says about some items. Natural logarithms throughout."""
-
-    probabilities: np.ndarray
-    """(n, classes)."""
-    target: np.ndarray | None
-    """(n,) labels, where the loader had any."""
-    aleatoric: np.ndarray
-    """(n,): mean entropy of the members, doubt that is in the data."""
-    disagreement: np.ndarray
-    """(n,): share of the members whose first choice is not the ensemble's."""
-
-    @property
-    def entropy(self) -> np.ndarray:
-        """(n,): entropy of the pooled probabilities, all doubt there is."""
-        return entropy(self.probabilities)
-
-    @property
-    def epistemic(self) -> np.ndarray:
-        """(n,): entropy beyond the members' own, doubt that more data would remove."""
-        return np.clip(self.entropy - self.aleatoric, 0, None)
+Task = Literal["classification", "binary", "regression", "segmentation"]
+TASKS = ("classification", "binary", "regression", "segmentation")
+FIELDS = ("parameters", "buffers", "counters")
+WIDE_ITEM = 1 << 20
+"""Bytes of a snapshot from which all snapshots of a slab are averaged at a time."""
 
 
 class Ensemble(torch.nn.Module):
-    """Snapshots of one model; its forward gives log of the mean of the members' probabilities."""
+    """Snapshots of one model that answer together.
 
-    def __init__(self, model: torch.nn.Module, vectors: Mapping[str, Any], manifest: Manifest | None = None):
-        """vectors: field -> (M, size), as :func:`ensemblekit.neural.parameters.to_vectors` gives them for each member."""
+    Calling it gives the logarithm of the pooled probabilities (n, classes, ...) in float64, for regression the mean;
+    :meth:`predict` gives them for a whole loader with their doubt. Members are always in eval mode and frozen; they
+    are copies, and the model given is left as it is. They run one after the other or in one call (vmap), whichever
+    was quicker when a batch of that shape first came; ``measurements`` says what was measured.
+
+    Arguments:
+        model: the architecture.
+        vectors: field -> (members, size) array or stored field, as ``to_vectors`` makes them; an array alone is that of
+            the parameters.
+        manifest: of the vectors; that of the model by default.
+        weights: (members,) statistical weights, not below 0; None: all alike.
+        task: what outputs are. "classification": logits (n, classes); "binary": one logit (n,) or (n, 1), pooled as
+            two classes; "segmentation": logits (n, classes, *map); "regression": numbers (n, ...), or a tuple (mean,
+            variance). Log-probabilities do as well as logits.
+        forward: (model, batch) -> outputs, for models that are not called with the first of the batch.
+        space: "probability" pools probabilities, "logit" the logits.
+        ignore_index: label of pixels or items that are not scored.
+        resident: bytes of weights to hold in memory; above, members are read one at a time, batch after batch.
+    """
+
+    _runner: Members
+
+    def __init__(self, model: torch.nn.Module, vectors: Any, *, manifest: Manifest | None = None, weights: Any = None, task: Task = "classification",
+                 forward: Forward | None = None, space: Space = "probability", ignore_index: int | None = None,
+                 resident: int = RESIDENT):
         super().__init__()
-        if not len(vectors["parameters"]):
+        if task not in TASKS:
+            raise InputError(f"task is one of {', '.join(map(repr, TASKS))}; got {task!r}")
+        check_space(space)
+        vectors = dict(vectors) if isinstance(vectors, Mapping) else {"parameters": vectors}
+        if "parameters" not in vectors or not vectors.keys() <= set(FIELDS):
+            raise InputError(f"vectors are those of {', '.join(FIELDS)}, the first at least; got {sorted(vectors)}")
+        count = len(vectors["parameters"])
+        if not count:
             raise InputError("no snapshots were stored: an ensemble needs at least one")
-        self.model = copy.deepcopy(model)
-        self.vectors, self.manifest = vectors, manifest
+        if any(len(rows) != count for rows in vectors.values()):
+            raise InputError(f"one row a member everywhere; got { {name: len(rows) for name, rows in vectors.items()} }")
+        shares = None
+        if weights is not None:
+            shares = normalised_weights(weights)
+            if len(shares) != count:
+                raise InputError(f"weights are one number a member, shape ({count},); got {shares.shape}")
+            if np.ptp(shares) == 0:
+                shares = None
+        self.task, self.space, self.call, self.ignore_index = task, space, forward, ignore_index
+        self.shares = shares
+        self.path: str | None = None
+        template = copy.deepcopy(unwrapped(model))
+        manifest = manifest or Manifest.of(template)
+        object.__setattr__(self, "_runner", Members(template, manifest, vectors, count, forward, resident))
+        self.eval()
 
     @classmethod
-    def from_store(cls, path: str | os.PathLike[str] | Any, model: torch.nn.Module) -> Self:
-        """From a store that a Recorder wrote; `model` gives the architecture and is left as it is.
+    def from_store(cls, path: str | os.PathLike[str] | Any, model: torch.nn.Module, *, task: Task = "classification",
+                   forward: Forward | None = None, members: slice | Sequence[int] | None = None,
+                   last: int | None = None, weights: Any = None, space: Space = "probability",
+                   ignore_index: int | None = None, resident: int = RESIDENT) -> Self:
+        """From a store that a Recorder or ``ingest`` wrote; `model` gives the architecture and is left as it is.
 
-        Raises InputError naming the parameters that differ where the model is another one.
+        Arguments:
+            path: a store or its path; a pattern or a list of paths joins the snapshots of several runs.
+            members: which snapshots: a slice or their numbers, negative from the end; all by default.
+            last: only so many from the end, as the paper's ensembles of size m.
+            weights: of the members chosen; by default those in the store.
+            The others: as the class.
+
+        Raises InputError naming the tensors that differ where the model is another one, where there are no snapshots,
+        and where a member's weights are not finite.
         """
-        store = open_store(path) if isinstance(path, str | os.PathLike) else path
-        manifest = Manifest.from_dict(store.provenance["manifest"])
+        store: Any = open_store(path) if isinstance(path, str | os.PathLike | list | tuple) else path
+        stores: list[Any] = list(store.runs) if isinstance(store, ReplicaSet) else [store]
+        if "manifest" not in getattr(stores[0], "provenance", {}) or "parameters" not in stores[0].fields:
+            raise InputError("this store holds no snapshots of a model: it has no field \"parameters\" with a manifest. "
+                             "A neural.Recorder or neural.ingest writes such")
+        manifest = Manifest.from_dict(stores[0].provenance["manifest"])
+        for one in stores:
+            if one.provenance.get("manifest") != stores[0].provenance["manifest"]:
+                raise InputError(f"{one.path} holds snapshots of another model than {stores[0].path}")
         manifest.check(model)
-        return cls(model, {name: store[name] for name in KINDS if name in store.fields}, manifest)
+        total = sum(len(one) for one in stores)
+        if not total:
+            raise InputError("no snapshots were stored: an ensemble needs at least one")
+        numbers = _chosen(total, members, last)
+        if weights is None:
+            held = [one.weights for one in stores]
+            if any(w is not None for w in held):
+                weights = np.concatenate([np.ones(len(one)) if w is None else w
+                                          for one, w in zip(stores, held, strict=True)])[numbers]
+        vectors = {name: _rows(stores, name, numbers) for name in FIELDS if name in stores[0].fields}
+        made = cls(model, vectors, manifest=manifest, weights=weights, task=task, forward=forward, space=space,
+                   ignore_index=ignore_index, resident=resident)
+        made.path = getattr(stores[0], "path", None) if len(stores) == 1 else None
+        return made
+
+    # -- the members -----------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        return len(self.vectors["parameters"])
+        return self._runner.count
+
+    def __iter__(self) -> Iterator[torch.nn.Module]:
+        return iter(self.members)
+
+    @property
+    def vectors(self) -> Mapping[str, Any]:
+        """Field -> (members, size): the flat weights, arrays or stored fields."""
+        return self._runner.vectors
+
+    @property
+    def weights(self) -> np.ndarray:
+        """(members,): share of each, 1 in sum."""
+        return np.full(len(self), 1 / len(self)) if self.shares is None else self.shares
+
+    @property
+    def measurements(self) -> list[Measurement]:
+        """What was measured to choose between the loop and vmap, one for each shape of batch."""
+        return list(self._runner.measured.values())
+
+    @property
+    def members(self) -> torch.nn.ModuleList:
+        """All members as modules, in eval mode; they are loaded when first asked for."""
+        if "members" not in self._modules:
+            self._modules["members"] = torch.nn.ModuleList(self._runner.all())
+        return self._modules["members"]     # type: ignore[return-value]
 
     def member(self, k: int) -> torch.nn.Module:
         """A copy of the model with the weights of snapshot k (negative: from the end), in eval mode."""
-        one = copy.deepcopy(self.model)
-        load_vectors(one, {name: vectors[k] for name, vectors in self.vectors.items()}, self.manifest)
-        return one.eval()
+        if not -len(self) <= k < len(self):
+            raise InputError(f"there are members 0 to {len(self) - 1}; got {k}")
+        return self._runner.copy_of(k % len(self))
+
+    def train(self, mode: bool = True) -> Self:
+        """Members do not train: nothing changes."""
+        return super().train(False)
+
+    def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        if self._runner.held:
+            _ = self.members
+        return super().named_modules(*args, **kwargs)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        _ = self.members
+        return super().state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        _ = self.members
+        self._runner.forget()
+        return super().load_state_dict(*args, **kwargs)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        self._runner.template._apply(fn)
+        if self._runner.modules is not None:
+            _ = self.members
+        self._runner.forget()
+        return super()._apply(fn, recurse)
+
+    # -- answers ---------------------------------------------------------------------------------------------------
+
+    def forward(self, *inputs: Any, **named: Any) -> torch.Tensor:
+        """Pooled log-probabilities (n, classes, ...), for regression the mean (n, ...); float64.
+
+        Inputs are those of the model; with a `forward` function of your own, one batch as it takes it.
+        """
+        batch: Any = named if named else inputs[0] if len(inputs) == 1 else [*inputs, None]
+        if self.call is not None and (named or len(inputs) != 1):
+            raise InputError("with a forward function of your own, call the ensemble with one batch")
+        pooled: Moments | None = None
+        mean: Any = None
+        for out, numbers in self._runner.outputs(batch, self._wanted()):
+            values = self._pooled_over(out)
+            if self.shares is None and len(numbers) == len(self):
+                mean = values.mean(0)           # all in one block: what Moments would say, in one call
+            else:
+                pooled = pooled or Moments()
+                pooled.update(values, 0, None if self.shares is None else self.shares[numbers])
+        mean = pooled.result().mean if pooled else mean
+        if self.task == "regression":
+            return mean
+        return mean.clamp(min=TINY).log() if self.space == "probability" else mean - mean.logsumexp(1, keepdim=True)
+
+    def _pooled_over(self, out: Any) -> torch.Tensor:
+        """What is averaged, (members, n, ...): probabilities, their logarithms, or numbers."""
+        if self.task == "regression":
+            return _wide(out[0] if isinstance(out, tuple) else out)
+        log_p = log_probabilities(out, self.task, 2)
+        return log_p.exp() if self.space == "probability" else log_p
 
     @torch.no_grad()
-    def forward(self, x: Any) -> torch.Tensor:
-        """Log-probabilities (n, classes) pooled over the members, which are held in memory one at a time."""
-        pooled = Moments()
-        for k, model in enumerate(self._each()):
-            pooled.update(torch.softmax(model(x).double(), 1)[None], k)
-        return torch.as_tensor(pooled.result().mean).log()
+    def predict(self, loader: Any, *, device: Any = None, save: bool | str = False,
+                path: Literal["auto", "vmap", "sequential"] = "auto") -> Any:
+        """Pooled answers and doubt about every item, in memory that does not grow with the number of members.
 
-    def predict(self, loader: Any) -> Prediction:
-        """Pooled probabilities and doubt about every item of a loader, or of a tensor of inputs."""
-        pooled, doubt, votes = Moments(), Moments(), []
-        target = None
-        for k, model in enumerate(self._each()):
-            one = predict(model, loader)
-            target = one.target
-            pooled.update(one.probabilities[None], k)
-            doubt.update(one.aleatoric[None], k)
-            votes.append(one.probabilities.argmax(1))
-        probabilities = pooled.result().mean
-        against = np.mean(np.array(votes) != probabilities.argmax(1), axis=0)
-        return Prediction(probabilities, target, doubt.result().mean, against)
+        Arguments:
+            loader: batches of inputs, of (inputs, ..., target) or of mappings (labels under "labels", "target" ...);
+                or one tensor of inputs, or one tuple (inputs, target).
+            device: where batches go; by default where the members are.
+            save: True, or a name: keep every member's probabilities and the labels beside the store, for reports.
+            path: how members run; "auto" chooses by measurement.
 
-    def averaged_model(self, loader: Iterable[Any] | None = None) -> torch.nn.Module:
-        """One model with the mean of the members' weights; batch-norm statistics are made anew from the loader.
+        Returns a :class:`Prediction`, for regression a :class:`RegressionPrediction`.
 
-        Raises InputError where the model has batch-norm layers and no loader is given: averaged weights do not fit
-        anybody's old statistics.
+        Raises InputError for an empty loader, labels out of range, outputs that do not fit the task, and members
+        whose answers are not finite (it names them).
         """
-        mean = reduce(self.vectors["parameters"], Moments()).mean
-        one = self.member(-1)
-        load_vectors(one, {"parameters": mean}, self.manifest)
-        if any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in one.modules()):
+        if save and self.path is None:
+            raise InputError("save=True keeps predictions beside the store; make the ensemble with from_store")
+        if save and self.task == "regression":
+            raise InputError("predictions of numbers are not saved; only those of classes")
+        found = self._collect(loader, device, path, bool(save))
+        prediction = found.result(len(self._wanted()), self.space)
+        if save:
+            assert self.path is not None
+            save_predictions(self.path, "predictions" if save is True else save, found.members(), prediction,
+                             self.weights[self._wanted()])
+        return prediction
+
+    @torch.no_grad()
+    def predict_members(self, loader: Any, *, device: Any = None) -> tuple[np.ndarray, Prediction]:
+        """Every member's probabilities (members, n, classes, ...), those of weight 0 left out, and their pool.
+
+        Memory grows with the number of members. Errors as :meth:`predict`; regression has none.
+        """
+        if self.task == "regression":
+            raise InputError("members' probabilities are those of classes; this ensemble is a regression")
+        found = self._collect(loader, device, "auto", True)
+        prediction = found.result(len(self._wanted()), self.space)
+        return found.members(), prediction
+
+    def _collect(self, loader: Any, device: Any, path: str, keep: bool) -> _Collected:
+        device = device or device_of(self._runner.template)
+        wanted = self._wanted()
+        found = _Collected(self.task, self.ignore_index, keep)
+        for batch in batches_of(loader):
+            batch = moved(batch, device)
+            found.start(batch, self.space)
+            for out, numbers in self._runner.outputs(batch, wanted, path):
+                shares = None if self.shares is None else self.shares[numbers]
+                _check_finite(out, numbers)
+                found.update(out, shares)
+            found.end()
+        return found
+
+    def _wanted(self) -> list[int]:
+        return list(range(len(self))) if self.shares is None else np.flatnonzero(self.shares).tolist()
+
+    # -- weights ---------------------------------------------------------------------------------------------------
+
+    def reduced(self, reducer: Reducer, field: str = "parameters") -> Any:
+        """A reducer's result over the members' vectors, in their order and with their weights."""
+        rows = self._runner.vectors[field]
+        held = getattr(rows, "weights", None)       # of the store; they may be others than those asked for
+        if self.shares is None and (held is None or np.ptp(held) == 0):
+            if "space" in reducer.cuts and int(np.prod(rows.shape[1:])) * rows.dtype.itemsize >= WIDE_ITEM:
+                return reduce(rows, reducer, cut="space", limit=64 << 20)
+            return reduce(rows, reducer)
+        state = reducer.empty()
+        for k in range(len(self)):
+            state.update(np.asarray(rows[k])[None], k, None if self.shares is None else self.shares[k:k + 1])
+        return state.result()
+
+    def averaged_model(self, loader: Iterable[Any] | None = None, *,
+                       average: Literal["swa", "ema", "lawa"] | Reducer = "swa",
+                       barrier: Literal["refuse", "ignore"] = "refuse", tolerance: float = 0.02,
+                       device: Any = None) -> torch.nn.Module:
+        """One model with the average of the members' weights, in eval mode; its batch-norm statistics are made anew.
+
+        Arguments:
+            loader: training data. With labels it also serves to look for a loss barrier: the average of snapshots
+                that lie in different valleys is worse than any of them.
+            average: "swa", the mean; "ema", an exponential average that halves every second snapshot; "lawa", the
+                mean of the last five; or any reducer of vectors, such as ``ek.Window(3)``.
+            barrier: "refuse" an average beyond a barrier, or "ignore" it. Without labels nothing can be seen.
+            tolerance: how much higher the average's loss may be than the members', as a share of the loss of knowing
+                nothing (log of the number of classes; the variance of the targets).
+
+        Raises InputError where the model has batch-norm layers and no loader is given (averaged weights do not fit
+        anybody's old statistics), behind a barrier, and where a snapshot is not finite.
+        """
+        if barrier not in ("refuse", "ignore"):
+            raise InputError(f'barrier is "refuse" or "ignore"; got {barrier!r}')
+        one = copy.deepcopy(self._runner.template)
+        vectors: dict[str, Any] = {}
+        for name in self._runner.vectors:
+            if name == "counters":
+                vectors[name] = np.asarray(self._runner.vectors[name][len(self) - 1])
+            else:
+                vectors[name] = _mean_of(self.reduced(reducer_of(average), name))
+        if not np.isfinite(vectors["parameters"]).all():
+            bad = [k for k in range(len(self)) if not np.isfinite(np.asarray(self.vectors["parameters"][k])).all()]
+            raise InputError(f"the weights of snapshot {', '.join(map(str, bad))} are not finite; leave it out: members=")
+        load_vectors(one, vectors, self._runner.manifest)
+        loader = list(loader) if isinstance(loader, Iterator) else loader
+        self._refresh(one, loader, device)
+        if loader is not None and barrier == "refuse" and len(self) > 1:
+            rise = self.rise(one, loader, device)
+            if rise is not None and rise.above(tolerance):
+                raise InputError(f"the average of these {len(self)} snapshots lies behind a loss barrier: {rise}. They "
+                                 "are in different valleys: pool their predictions, average fewer (members=, last=), or "
+                                 'pass barrier="ignore"')
+        return one.eval().requires_grad_(True)
+
+    def barrier(self, loader: Iterable[Any], *, average: Any = "swa", device: Any = None) -> Rise:
+        """How much higher the loss of the averaged weights is than the mean of the members' losses (up to 2048 items).
+
+        Raises InputError where the loader has no labels.
+        """
+        loader = list(loader) if isinstance(loader, Iterator) else loader
+        found = self.rise(self.averaged_model(loader, average=average, barrier="ignore", device=device), loader, device)
+        if found is None:
+            raise InputError("a loss needs labels: pass a loader of (input, label)")
+        return found
+
+    def rise(self, average: torch.nn.Module, loader: Iterable[Any], device: Any = None) -> Rise | None:
+        """The loss of a model above the members' (up to 2048 items); None where the loader has no labels."""
+        with random_kept(self._runner.template):
+            return rise_of(average, self._runner.each(self._wanted()), self.weights[self._wanted()], loader,
+                           self.task, self.call, device or device_of(self._runner.template), self.ignore_index)
+
+    def _refresh(self, model: torch.nn.Module, loader: Any, device: Any) -> None:
+        if has_batch_norm(model):
             if loader is None:
                 raise InputError("the model has batch-norm layers: pass a loader of training data to refresh them")
-            update_bn(loader, one)
-        return one.eval()
+            update_bn(loader, model, device or device_of(model), self.call)
 
-    def _each(self) -> Iterator[torch.nn.Module]:
-        for k in range(len(self)):
-            yield self.member(k)
+    def swag(self, rank: int = 20) -> Posterior:
+        """SWAG's Gaussian about the mean of the snapshots: a diagonal and at most `rank` last deviations."""
+        return self.reduced(SWAG(rank))
+
+    def sampled(self, n: int, loader: Iterable[Any] | None = None, *, rank: int = 20, scale: float = 1.0, seed: int = 0,
+                device: Any = None) -> Ensemble:
+        """An ensemble of n models drawn from :meth:`swag`; batch-norm statistics of each are made anew.
+
+        The draws are fixed: every batch sees the same members. Arguments as :meth:`averaged_model` and
+        :meth:`Posterior.sample`.
+        """
+        posterior = self.swag(rank)
+        loader = list(loader) if isinstance(loader, Iterator) else loader
+        manifest = self._runner.manifest
+        rows = posterior.sample(n, scale=scale, seed=seed).astype(manifest.dtype("parameters"))
+        last = {name: np.asarray(v[len(self) - 1]) for name, v in self._runner.vectors.items()}
+        extra: dict[str, list[np.ndarray]] = {name: [] for name in last if name != "parameters"}
+        one = copy.deepcopy(self._runner.template)
+        for row in rows:
+            load_vectors(one, {**last, "parameters": row}, manifest)
+            self._refresh(one, loader, device)
+            made = to_vectors(one, manifest)
+            for name, kept in extra.items():
+                kept.append(made[name])
+        return Ensemble(self._runner.template, {"parameters": rows, **{name: np.array(x) for name, x in extra.items()}},
+                        manifest=manifest, task=self.task, forward=self.call, space=self.space,
+                        ignore_index=self.ignore_index)
 
 
 @torch.no_grad()
-def predict(model: torch.nn.Module, loader: Any) -> Prediction:
-    """The softmax of one model's outputs for every item of a loader, or of a tensor of inputs."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    found, labels = [], []
-    try:
-        for batch in [loader] if isinstance(loader, torch.Tensor) else loader:
-            x = batch[0] if isinstance(batch, list | tuple) else batch
-            found.append(torch.softmax(model(x).double(), 1).cpu().numpy())
-            if isinstance(batch, list | tuple) and len(batch) > 1:
-                labels.append(batch[1].cpu().numpy())
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-    if not found:
-        raise InputError("nothing to predict: the loader is empty")
-    probabilities = np.concatenate(found)
-    return Prediction(probabilities, np.concatenate(labels) if labels else None, entropy(probabilities),
-                      np.zeros(len(probabilities)))
+def predict(model: torch.nn.Module, loader: Any, *, task: Task = "classification", forward: Forward | None = None,
+            device: Any = None, ignore_index: int | None = None) -> Any:
+    """The answers of one model for every item of a loader, as an ensemble of one; the model is left as it was.
+
+    Returns a :class:`Prediction`, for regression a :class:`RegressionPrediction`.
+
+    Arguments and errors as :class:`Ensemble` and :meth:`Ensemble.predict`.
+    """
+    if task not in TASKS:
+        raise InputError(f"task is one of {', '.join(map(repr, TASKS))}; got {task!r}")
+    found = _Collected(task, ignore_index, False)
+    with modes_kept(model):
+        model.eval()
+        for batch in batches_of(loader):
+            batch = moved(batch, device or device_of(model))
+            found.start(batch, "probability")
+            out = outputs_of(model, batch, forward)
+            out = tuple(x[None] for x in out) if isinstance(out, tuple) else out[None]
+            _check_finite(out, [0])
+            found.update(out, None)
+            found.end()
+    return found.result(1, "probability")
 
 
-def entropy(probabilities: np.ndarray) -> np.ndarray:
-    """-sum p log p over the last axis, with 0 log 0 = 0."""
-    return -np.sum(probabilities * np.log(np.where(probabilities > 0, probabilities, 1)), axis=-1)
+def log_probabilities(outputs: Any, task: str, axis: int = 1) -> torch.Tensor:
+    """Logits or log-probabilities as log-probabilities in float64; classes along `axis`, those before it are batches.
+
+    Raises InputError where the shape does not fit the task.
+    """
+    if not isinstance(outputs, torch.Tensor):
+        raise InputError(f"outputs are a tensor of logits; got {type(outputs).__name__}. Pass forward=lambda model, batch: "
+                         "... that picks it")
+    x = _wide(outputs)
+    shape = tuple(x.shape[axis - 1:])
+    if task == "binary":
+        if len(shape) > 2 or (len(shape) == 2 and shape[1] != 1):
+            raise InputError(f'task="binary" takes one logit an item, (n,) or (n, 1); got {shape}')
+        x = x.reshape(*x.shape[:axis])
+        return torch.stack([torch.nn.functional.logsigmoid(-x), torch.nn.functional.logsigmoid(x)], axis)
+    if task == "classification" and (len(shape) != 2 or shape[1] < 2):
+        raise InputError(f'task="classification" takes logits (n, classes) of two classes or more; got {shape}. One logit '
+                         'an item: task="binary"; maps: task="segmentation"; numbers: task="regression"')
+    if task == "segmentation" and (len(shape) < 3 or shape[1] < 2):
+        raise InputError(f'task="segmentation" takes logits (n, classes, *map); got {shape}')
+    return torch.log_softmax(x, axis)
+
+
+class _Collected:
+    """Batches of pooled answers put together; one instance a call of predict."""
+
+    def __init__(self, task: str, ignore_index: int | None, keep: bool):
+        self.task, self.ignore_index, self.keep = task, ignore_index, keep
+        self.parts: dict[str, list[np.ndarray]] = {}
+        self.labels: list[np.ndarray] = []
+        self.each: list[np.ndarray] = []
+        self.n = 0
+
+    def start(self, batch: Any, space: Space) -> None:
+        self.target = target_of(batch)
+        self.pool: Any = Pool(space)
+        self.own: list[np.ndarray] = []
+        if self.task == "regression":
+            self.pool, self.spoken = Moments(), Moments()
+
+    def update(self, out: Any, shares: np.ndarray | None) -> None:
+        if self.task == "regression":
+            mean, variance = out if isinstance(out, tuple) else (out, None)
+            self.pool.update(_wide(mean), 0, shares)
+            if variance is not None:
+                if (variance < 0).any():
+                    raise InputError("a variance below 0 came from a member; outputs of regression are (mean, variance)")
+                self.spoken.update(_wide(variance), 0, shares)
+            return
+        log_p = log_probabilities(out, self.task, 2)
+        self.pool.update(log_p, shares)
+        if self.keep:
+            self.own.append(log_p.exp().cpu().numpy())
+
+    def end(self) -> None:
+        if self.task == "regression":
+            found = self.pool.result()
+            free = found.sum_weights - found.sum_weights / found.n_eff      # W - Σw²/W
+            spread = found.variance * (free / found.sum_weights) if free > 1e-12 else found.mean * 0.0
+            values = {"mean": found.mean, "epistemic": spread,
+                      "aleatoric": self.spoken.result().mean if self.spoken.n else found.mean * 0.0}
+        else:
+            doubt = self.pool.result()
+            values = {"probabilities": doubt.log_probabilities.exp(), "aleatoric": doubt.aleatoric,
+                      "disagreement": doubt.disagreement, "variation_ratio": doubt.variation_ratio}
+        n = len(values["aleatoric"])
+        if self.target is not None:
+            self._check_labels(self.target, tuple(next(iter(values.values())).shape))
+            self.labels.append(self.target.detach().cpu().numpy())
+        elif self.labels:
+            raise InputError("some batches have labels and some have not")
+        if self.n and self.target is not None and len(self.labels) == 1:
+            raise InputError("some batches have labels and some have not")
+        for name, x in values.items():
+            kept = x.cpu().numpy()
+            self.parts.setdefault(name, []).append(kept.astype(np.float32) if self.task == "segmentation" else kept)
+        if self.keep:
+            self.each.append(np.concatenate(self.own))
+        self.n += n
+
+    def _check_labels(self, target: torch.Tensor, shape: tuple[int, ...]) -> None:
+        wanted = shape if self.task == "regression" else shape[:1] + shape[2:]
+        if tuple(target.shape) != wanted:
+            raise InputError(f"targets of these outputs have shape {wanted}; got {tuple(target.shape)}")
+        if self.task == "regression" or not target.numel():
+            return
+        if target.is_floating_point() and not (target == target.round()).all():
+            raise InputError("labels are whole numbers, the index of the class; got fractions")
+        kept = target if self.ignore_index is None else target[target != self.ignore_index]
+        if kept.numel() and (int(kept.min()) < 0 or int(kept.max()) >= shape[1]):
+            raise InputError(f"labels are whole numbers 0 to {shape[1] - 1}; got {int(kept.min())} to {int(kept.max())}. "
+                             "A label that marks what is not to be scored: ignore_index=")
+
+    def members(self) -> np.ndarray:
+        """(members, n, classes, ...)."""
+        return np.concatenate(self.each, axis=1)
+
+    def result(self, members: int, space: str) -> Any:
+        """A Prediction; InputError where nothing came."""
+        if not self.n:
+            raise InputError("nothing to predict: the loader is empty")
+        values = {name: np.concatenate(parts) for name, parts in self.parts.items()}
+        target = np.concatenate(self.labels) if self.labels else None
+        if self.task == "regression":
+            return RegressionPrediction(**values, target=target, index=np.arange(self.n), n_members=members)
+        if target is not None and target.dtype.kind not in "iu":
+            target = target.astype(np.int64)
+        return Prediction(**values, target=target, index=np.arange(self.n), n_members=members, space=space,
+                          ignore_index=self.ignore_index)
+
+
+TINY = float(np.finfo(np.float64).tiny)
+
+
+def _wide(x: torch.Tensor) -> torch.Tensor:
+    """In float64; devices without it hand their outputs to the processor."""
+    return (x.cpu() if x.device.type == "mps" else x).double()
+
+
+def _check_finite(out: Any, numbers: Sequence[int]) -> None:
+    for x in out if isinstance(out, tuple) else (out,):
+        if not isinstance(x, torch.Tensor):
+            raise InputError(f"outputs are tensors; got {type(x).__name__}. Pass forward=lambda model, batch: ... that picks "
+                             "the logits")
+        if torch.isnan(x).any():
+            bad = [k for k, row in zip(numbers, torch.isnan(x).flatten(1).any(1).tolist(), strict=True) if row]
+            raise InputError(f"member {', '.join(map(str, bad))} answers NaN; leave it out: members=, or give it weight 0")
+
+
+def _mean_of(result: Any) -> Any:
+    """Of a reducer: an array, or a result with a mean."""
+    return getattr(result, "mean", result) if not isinstance(result, np.ndarray) else result
+
+
+def _chosen(total: int, members: slice | Sequence[int] | None, last: int | None) -> list[int]:
+    if members is not None and last is not None:
+        raise InputError("choose members= or last=, not both")
+    if last is not None:
+        if not isinstance(last, int | np.integer) or not 1 <= last <= total:
+            raise InputError(f"last is a whole number from 1 to {total}, the snapshots there are; got {last!r}")
+        return list(range(total - last, total))
+    if members is None:
+        return list(range(total))
+    numbers = list(range(total))[members] if isinstance(members, slice) else [int(k) for k in members]
+    if not numbers or any(not -total <= k < total for k in numbers):
+        raise InputError(f"members are numbers of snapshots, 0 to {total - 1}; got {members!r}")
+    return [k % total for k in numbers]
+
+
+def _rows(stores: Sequence[Any], name: str, numbers: list[int]) -> Any:
+    """(members, size) of one field: the stored field itself where its snapshots follow each other, read when used."""
+    total = sum(len(one) for one in stores)
+    if len(stores) == 1:
+        field = stores[0][name]
+        if numbers == list(range(total)):
+            return field
+        if numbers == list(range(numbers[0], numbers[-1] + 1)):
+            return field.window(numbers[0], numbers[-1] + 1)
+        return field[numbers]
+    where = [(s, k) for s, one in enumerate(stores) for k in range(len(one))]
+    return np.stack([np.asarray(stores[s][name][k]) for s, k in (where[n] for n in numbers)])

@@ -1,0 +1,53 @@
+"""Is one set of predictions better than another, on the same items?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ensemblekit.errors import InputError
+from ensemblekit.neural.prediction import RegressionPrediction
+from ensemblekit.neural.scores import (
+    NAMES,
+    Score,
+    binned,
+    draws,
+    given,
+    item_scores,
+    ratio,
+    regression_parts,
+    resampled,
+    spread,
+)
+
+
+def compare(a: Any, b: Any, *, groups: Any = None, n_bins: int = 15, seed: int = 0) -> dict[str, Score]:
+    """The scores of a minus those of b, item by item: pairing removes what is hard for both.
+
+    Below zero a is better in nll, brier and calibration errors, above zero in accuracy. Names, arguments and intervals
+    as :func:`scores`.
+
+    Raises InputError where the two are not about the same items in the same order, or as :func:`scores`.
+    """
+    if isinstance(a, RegressionPrediction) or isinstance(b, RegressionPrediction):
+        if not (isinstance(a, RegressionPrediction) and isinstance(b, RegressionPrediction)):
+            raise InputError("a prediction of numbers cannot be compared with one of classes")
+        ours, sizes = regression_parts(a, groups)
+        theirs, _ = regression_parts(b, groups)
+        if np.shape(a.target) != np.shape(b.target) or not np.array_equal(a.target, b.target):     # type: ignore[arg-type]
+            raise InputError("two predictions of the same items in the same order are needed; their targets differ")
+        return {name: ratio(ours[name] - theirs[name], sizes) for name in ours}
+    p, q = given(a, groups), given(b, groups)
+    if p.p.shape != q.p.shape or not np.array_equal(p.labels, q.labels):
+        raise InputError(f"two predictions of the same items in the same order; got {p.p.shape} and {q.p.shape}"
+                         + ("" if p.p.shape != q.p.shape else " with other labels"))
+    ours, theirs = item_scores(p, seed), item_scores(q, seed)
+    found = {name: ratio(p.sums(ours[name] - theirs[name]), p.sizes) for name in ours}
+    drawn = draws(p.n, seed)
+    left, right = binned(p, n_bins), binned(q, n_bins)
+    for name in left:
+        value, sample = resampled(p, *left[name], drawn)
+        other, other_sample = resampled(q, *right[name], drawn)
+        found[name] = spread(value - other, sample - other_sample, p.n)
+    return {name: found[name] for name in NAMES}

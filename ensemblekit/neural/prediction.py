@@ -1,0 +1,80 @@
+"""What a model or an ensemble says about some items."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ensemblekit.neural.uncertainty import entropy_of
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """Classes of items, or of every pixel of items. Natural logarithms; `...` is nothing or the axes of a map."""
+
+    probabilities: np.ndarray
+    """(n, classes, ...): float64 for whole items, float32 for maps."""
+    target: np.ndarray | None
+    """(n, ...) labels, where the loader had any."""
+    aleatoric: np.ndarray
+    """(n, ...): mean entropy of the members, doubt that is in the data."""
+    disagreement: np.ndarray
+    """(n, ...): share of the members whose first choice is not the ensemble's."""
+    variation_ratio: np.ndarray | None = None
+    """(n, ...): share of the members that did not vote for the class with most votes."""
+    index: np.ndarray | None = None
+    """(n,): number of each item in the order of the loader."""
+    n_members: int = 1
+    space: str = "probability"
+    """What was averaged: probabilities, or logits."""
+    ignore_index: int | None = None
+    """The label of what is not to be scored."""
+
+    def __len__(self) -> int:
+        return len(self.probabilities)
+
+    @property
+    def entropy(self) -> np.ndarray:
+        """(n, ...): entropy of the pooled probabilities, all doubt there is."""
+        return entropy_of(self.probabilities)
+
+    @property
+    def epistemic(self) -> np.ndarray:
+        """(n, ...): entropy beyond the members' own, doubt that more data would remove; never below 0."""
+        return np.clip(self.entropy - self.aleatoric, 0, None)
+
+    @property
+    def choice(self) -> np.ndarray:
+        """(n, ...): the most probable class."""
+        return self.probabilities.argmax(1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RegressionPrediction:
+    """Numbers, with a variance by its two sources; `...` is the shape of one answer."""
+
+    mean: np.ndarray
+    """(n, ...): weighted mean of the members."""
+    aleatoric: np.ndarray
+    """(n, ...): mean of the variances that members give themselves; 0 where they give none."""
+    epistemic: np.ndarray
+    """(n, ...): variance of the members' means about their mean (over M: a mixture's, not an estimate)."""
+    target: np.ndarray | None = None
+    """(n, ...)."""
+    index: np.ndarray | None = None
+    """(n,): number of each item in the order of the loader."""
+    n_members: int = 1
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    @property
+    def variance(self) -> np.ndarray:
+        """(n, ...): of the mixture of the members, aleatoric + epistemic."""
+        return self.aleatoric + self.epistemic
+
+    @property
+    def std(self) -> np.ndarray:
+        """(n, ...): its square root."""
+        return np.sqrt(self.variance)

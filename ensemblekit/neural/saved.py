@@ -1,0 +1,115 @@
+"""Members' predictions kept beside the store, so that a report needs neither the model nor the data again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ensemblekit.errors import InputError
+from ensemblekit.neural.prediction import Prediction
+from ensemblekit.neural.uncertainty import Pool
+from ensemblekit.source import Field
+from ensemblekit.store.segments import folder_of
+from ensemblekit.store.store import Store
+
+AT_ONCE = 4096
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SavedPredictions:
+    """Read back from beside a store."""
+
+    members: np.ndarray
+    """(members, n, classes, ...)."""
+    weights: np.ndarray
+    """(members,), 1 in sum."""
+    target: np.ndarray | None
+    """(n, ...)."""
+    others: Mapping[str, np.ndarray]
+    """Name -> (n, classes, ...): averages of weights, other models."""
+    space: str
+    ignore_index: int | None
+
+    def pooled(self, last: int | None = None) -> Prediction:
+        """The prediction of all members, or of the last few."""
+        first = 0 if last is None else len(self.members) - last
+        return pooled(self.members[first:], self.weights[first:], self.target, self.space, self.ignore_index)
+
+
+def pooled(members: np.ndarray, weights: np.ndarray | None, target: np.ndarray | None, space: str = "probability",
+           ignore_index: int | None = None) -> Prediction:
+    """Members' probabilities (members, n, classes, ...) as one prediction."""
+    shares = None if weights is None or np.ptp(weights) == 0 else np.asarray(weights)
+    parts: dict[str, list[np.ndarray]] = {}
+    for start in range(0, members.shape[1], AT_ONCE):
+        pool = Pool(space)      # type: ignore[arg-type]
+        p = torch.as_tensor(np.asarray(members[:, start:start + AT_ONCE], np.float64))
+        pool.update(p.clamp(min=float(np.finfo(np.float64).tiny)).log(), shares)
+        doubt = pool.result()
+        for name, x in (("probabilities", doubt.log_probabilities.exp()), ("aleatoric", doubt.aleatoric),
+                        ("disagreement", doubt.disagreement), ("variation_ratio", doubt.variation_ratio)):
+            parts.setdefault(name, []).append(x.numpy())
+    values = {name: np.concatenate(x) for name, x in parts.items()}
+    return Prediction(**values, target=target, index=np.arange(members.shape[1]), n_members=len(members), space=space,
+                      ignore_index=ignore_index)
+
+
+def predictions_path(store: str | os.PathLike[str], name: str) -> Path:
+    """Where predictions of a name lie."""
+    if not name or any(c in name for c in "/\\") or name.startswith("."):
+        raise InputError(f"the name of saved predictions is a plain word; got {name!r}")
+    return folder_of(os.fspath(store)) / f"{name}.h5"
+
+
+def save_predictions(store: str | os.PathLike[str], name: str, members: np.ndarray, prediction: Prediction,
+                     weights: np.ndarray, others: Mapping[str, np.ndarray] | None = None) -> Path:
+    """Write or replace them, by a new file and a rename."""
+    path = predictions_path(store, name)
+    path.parent.mkdir(exist_ok=True)
+    work = path.with_name(f".{name}.{os.getpid()}.h5")
+    _remove(work)
+    dtype = np.dtype("f8" if members.ndim == 3 else "f4")
+    fields = {"probabilities": Field(members.shape[1:], dtype)}
+    if prediction.target is not None:
+        fields["target"] = Field(prediction.target.shape, np.dtype("i8"), clock="target")
+    rows = [*(f"member {k}" for k in range(len(members))), *(others or {})]
+    try:
+        with Store.create(work, fields, capacity=len(rows), provenance={
+                "rows": rows, "members": len(members), "space": prediction.space, "ignore_index": prediction.ignore_index,
+                "weights": [float(w) for w in weights]}) as out:
+            for row in (*members, *(others or {}).values()):
+                out.append({"probabilities": row.astype(dtype)})
+            if prediction.target is not None:
+                out.append({"target": prediction.target.astype(np.int64)}, clock="target")
+        os.replace(work, path)
+    finally:
+        _remove(work)
+    return path
+
+
+def load_predictions(store: str | os.PathLike[str], name: str = "predictions") -> SavedPredictions:
+    """Raises InputError where none of that name were saved."""
+    path = predictions_path(store, name)
+    if not path.exists():
+        there = sorted(p.stem for p in path.parent.glob("*.h5")) if path.parent.is_dir() else []
+        raise InputError(f"no predictions {name!r} are saved beside {os.fspath(store)}"
+                         + (f"; there are: {', '.join(there)}" if there else "") +
+                         ". Save them: ensemble.predict(loader, save=True), or neural.report(..., save=True)")
+    with Store.open(path) as held:
+        about = held.provenance
+        rows = np.asarray(held["probabilities"][:])
+        target = np.asarray(held["target"][0]) if "target" in held.fields else None
+    m = int(about["members"])
+    return SavedPredictions(rows[:m], np.array(about["weights"]), target,
+                            dict(zip(about["rows"][m:], rows[m:], strict=True)), about["space"], about["ignore_index"])
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    shutil.rmtree(folder_of(os.fspath(path)), ignore_errors=True)

@@ -1,0 +1,461 @@
+"""Averages of weights as reducers, and as a model that is averaged while it trains.
+
+SWA: Izmailov et al., UAI 2018. LAWA: Kaddour 2022. SWAG: Maddox et al., NeurIPS 2019. The averages themselves are
+the core's: Moments, Exponential, Window.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+
+from ensemblekit.averaging.arrays import copied, join, plain, same_item, wide
+from ensemblekit.averaging.exponential import Exponential
+from ensemblekit.averaging.moments import Moments
+from ensemblekit.averaging.reducer import BOTH, Reducer
+from ensemblekit.averaging.window import Window
+from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.neural.parameters import Manifest, load_vectors, pack
+from ensemblekit.source import Array, is_torch
+
+HALF_LIFE, LENGTH = 2.0, 5
+
+
+def reducer_of(average: Any) -> Reducer:
+    """ "swa", "ema", "lawa", or a reducer as it is."""
+    if isinstance(average, Reducer) and not isinstance(average, type):
+        return average
+    made: dict[str, Callable[[], Reducer]] = {"swa": Moments, "ema": lambda: Exponential(half_life=HALF_LIFE), "lawa": lambda: Window(LENGTH)}
+    if average not in made:
+        raise InputError(f'average is "swa", "ema", "lawa" or a reducer such as ek.Exponential(0.99); got {average!r}')
+    return made[average]()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Posterior:
+    """SWAG's Gaussian over weights: mean + half a diagonal + half a low-rank part."""
+
+    mean: Array
+    """(size,) float64."""
+    variance: Array
+    """(size,): mean square minus squared mean of all snapshots (over n, as published)."""
+    deviations: Array
+    """(k, size): the last k snapshots, each minus the running mean that it is part of."""
+    n: int
+    """Snapshots."""
+
+    def sample(self, n: int, *, scale: float = 1.0, low_rank: bool = True, seed: int = 0) -> np.ndarray:
+        """n vectors (n, size), float64: mean + √(scale/2) (σ z1 + Dᵀ z2 / √(k-1)), one z2 for the whole vector.
+
+        Without the low-rank part, or with fewer than two deviations, mean + √scale σ z1 (SWAG-diagonal).
+
+        Arguments:
+            scale: of the covariance; 1 is the paper's equation 1, 0 gives the mean.
+        """
+        if not isinstance(n, int | np.integer) or n < 1:
+            raise InputError(f"n is a whole number above 0; got {n!r}")
+        if not scale >= 0:
+            raise InputError(f"scale is 0 or more; got {scale!r}")
+        mean, sigma = _numpy(self.mean), np.sqrt(np.maximum(_numpy(self.variance), 0))
+        d = _numpy(self.deviations)
+        rng = np.random.default_rng(seed)
+        drawn = np.empty((n, len(mean)))
+        for row in drawn:
+            noise = sigma * rng.standard_normal(len(mean))
+            if low_rank and len(d) > 1:
+                noise = np.sqrt(0.5) * (noise + rng.standard_normal(len(d)) @ d / np.sqrt(len(d) - 1))
+            row[:] = mean + np.sqrt(scale) * noise
+        return drawn
+
+
+class SWAG:
+    """Mean, variance and the last `rank` deviations of snapshots from their running mean; merges in order, exactly.
+
+    The result is a :class:`Posterior`. State: Moments, and for each kept snapshot itself, the mean up to it and the
+    weight up to it, so that a merge can tell what its deviation is in the longer run.
+    """
+
+    cuts = BOTH
+
+    def __init__(self, rank: int = 20):
+        if not isinstance(rank, int | np.integer) or rank < 0:
+            raise InputError(f"rank is a whole number, 0 for the diagonal alone; got {rank!r}")
+        self.rank = int(rank)
+        self.moments = Moments()
+        self.last: Array = None         # (k, *item) snapshots
+        self.means: Array = None        # (k, *item) mean up to and with each
+        self.upto = np.empty(0)         # (k,) weight up to and with each
+
+    def empty(self) -> Self:
+        return type(self)(self.rank)
+
+    def update(self, values: Array, start: int, weights: Array | None = None) -> None:
+        w = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=np.float64)
+        for k in range(len(values)):
+            self.moments.update(values[k:k + 1], start + k, None if weights is None else w[k:k + 1])
+            if self.rank and w[k] > 0:
+                mean = self.moments.result().mean
+                self._keep(wide(copied(values[k:k + 1])), mean[None], np.array([self.moments.weight]))
+
+    def merge(self, later: Self) -> None:
+        if later.last is not None:
+            before = self.moments.weight
+            means = later.means
+            if before > 0:
+                mine = self.moments.result().mean
+                share = later.upto / (before + later.upto)
+                means = mine[None] + (means - mine[None]) * _column(share, means)
+            self._keep(copied(later.last), copied(means), before + later.upto)
+        self.moments.merge(later.moments)
+
+    def _keep(self, values: Array, means: Array, upto: np.ndarray) -> None:
+        if self.last is not None:
+            same_item(tuple(self.last.shape[1:]), values, "SWAG")
+            values, means = join(self.last, values), join(self.means, means)
+            upto = np.concatenate([self.upto, upto])
+        self.last, self.means, self.upto = values[-self.rank:], means[-self.rank:], upto[-self.rank:]
+
+    def beside(self, right: Self) -> None:
+        if right.last is not None:
+            flat = [x.reshape(len(x), -1) for x in (self.last, right.last, self.means, right.means)]
+            self.last, self.means = join(flat[0], flat[1], 1), join(flat[2], flat[3], 1)
+        self.moments.beside(right.moments)
+
+    def shaped(self, item: tuple[int, ...]) -> None:
+        self.moments.shaped(item)
+        if self.last is not None:
+            self.last, self.means = self.last.reshape(-1, *item), self.means.reshape(-1, *item)
+
+    def result(self) -> Posterior:
+        """Raises StatisticsError where no snapshot was seen."""
+        found = self.moments.result()
+        free = found.sum_weights - found.sum_weights / found.n_eff      # unbiased variance has W - Σw²/W below it
+        variance = found.variance * (free / found.sum_weights) if free > 1e-12 * found.sum_weights else found.mean * 0.0
+        d = found.mean[None][:0] if self.last is None else self.last - self.means
+        return Posterior(mean=found.mean, variance=variance, deviations=d, n=found.n)
+
+    def state(self) -> dict[str, Array]:
+        kept = {f"moments_{name}": x for name, x in self.moments.state().items()}
+        if self.last is not None:
+            kept |= {"last": plain(self.last), "means": plain(self.means), "upto": self.upto.copy()}
+        return kept
+
+    def restored(self, state: Mapping[str, Any]) -> Self:
+        new = self.empty()
+        new.moments = Moments().restored({n.removeprefix("moments_"): x for n, x in state.items() if n.startswith("moments_")})
+        if "last" in state:
+            new.last, new.means, new.upto = plain(state["last"]), plain(state["means"]), np.array(state["upto"])
+        return new
+
+
+class Compensated:
+    """Mean, or with `decay` the exponential average begun at the first snapshot, in pairs of float32.
+
+    For devices without float64: the pair (high, low) carries twice the digits of one, so that steps far below the
+    rounding of the average are not lost (sums by Knuth, products by Dekker 1971). Torch tensors or arrays; the mean merges in any order, the
+    exponential not at all.
+    """
+
+    def __init__(self, decay: float | None = None):
+        if decay is not None and not 0 < decay < 1:
+            raise InputError(f"decay lies between 0 and 1; got {decay!r}")
+        self.decay = decay
+        self.cuts = BOTH if decay is None else frozenset({"space"})
+        self.weight, self.n = 0.0, 0
+        self.high: Array = None
+        self.low: Array = None
+
+    def empty(self) -> Self:
+        return type(self)(self.decay)
+
+    def update(self, values: Array, start: int, weights: Array | None = None) -> None:
+        w = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=np.float64)
+        for row, weight in zip(values, w.tolist(), strict=True):
+            x = row.float() if is_torch(row) else np.asarray(row, dtype=np.float32)
+            self.n += 1
+            if weight == 0:
+                continue
+            if self.high is None:
+                self.high, self.low, self.weight = copied(x), x * 0, weight
+                continue
+            self.weight += weight
+            self._move(x, 0 * x, weight / self.weight if self.decay is None else 1 - self.decay)
+
+    def _move(self, high: Array, low: Array, share: float) -> None:
+        """By `share` of the way to the pair given, in pairs throughout."""
+        gap, lost = _added(high, -self.high)
+        step, rest = _times(gap, share)
+        rest = rest + (lost + (low - self.low)) * _single(share, gap)
+        total, left = _added(self.high, step)
+        self.high, self.low = _added(total, left + rest + self.low)
+
+    def merge(self, later: Self) -> None:
+        if self.decay is not None:
+            raise NotImplementedError("an exponential average in pairs is not cut in time; use ek.Exponential")
+        self.n += later.n
+        if later.high is None:
+            return
+        if self.high is None:
+            self.high, self.low, self.weight = copied(later.high), copied(later.low), later.weight
+            return
+        self.weight += later.weight
+        self._move(later.high, later.low, later.weight / self.weight)
+
+    def beside(self, right: Self) -> None:
+        if right.high is not None:
+            self.high, self.low = join(self.high, right.high), join(self.low, right.low)
+
+    def shaped(self, item: tuple[int, ...]) -> None:
+        if self.high is not None:
+            self.high, self.low = self.high.reshape(item), self.low.reshape(item)
+
+    def result(self) -> Array:
+        """The average: float64 where the device has it. Raises StatisticsError where no snapshot was seen."""
+        if self.high is None:
+            raise StatisticsError("no snapshots with a weight above 0")
+        if is_torch(self.high) and self.high.device.type == "mps":
+            return self.high + self.low
+        return wide(self.high) + wide(self.low)
+
+    def state(self) -> dict[str, Array]:
+        kept = {"n": np.array(self.n), "weight": np.array(self.weight)}
+        return kept if self.high is None else {**kept, "high": copied(self.high), "low": copied(self.low)}
+
+    def restored(self, state: Mapping[str, Any]) -> Self:
+        new = self.empty()
+        new.n, new.weight = int(state["n"]), float(state["weight"])
+        if "high" in state:
+            new.high, new.low = copied(state["high"]), copied(state["low"])
+        return new
+
+
+class AveragedModel(torch.nn.Module):
+    """A copy of a model that holds the average of its weights while it trains; in place of torch's class of this name.
+
+    ``update_parameters(model)``, ``.module``, ``.n_averaged``, calls and ``state_dict`` are as there. What differs:
+
+    - The average is kept in float64 whatever the type of the weights (pairs of float32 on devices without it); torch's
+      is in the type of the weights, where steps of a bfloat16 run round to nothing.
+    - With ``use_buffers=True`` whole-number buffers are those of the last model, not averaged.
+    - ``module`` takes over the average when it is looked at, called or saved, not at every update.
+    - NaN and infinity in the weights are refused by an InputError that names the tensor; the average stays.
+
+    Arguments:
+        model: as torch.
+        device: where the average lives; None: where the model is.
+        avg_fn: (averaged, current, n_averaged) -> averaged, torch's own protocol, called with float64 vectors.
+        multi_avg_fn: (averaged list, current list, n_averaged) in place, torch's other protocol, with float64 vectors.
+        use_buffers: average floating-point buffers too; False copies them from the last model.
+        average: "swa", "ema", "lawa", or a reducer (``ek.Exponential(0.999, start="first")``, ``neural.SWAG(20)``),
+            where no function is given.
+    """
+
+    n_averaged: torch.Tensor
+    """How many models the average holds; a buffer, as in torch."""
+
+    def __init__(self, model: torch.nn.Module, device: Any = None,
+                 avg_fn: Callable[..., Any] | None = None, multi_avg_fn: Callable[..., Any] | None = None,
+                 use_buffers: bool = False, *, average: Any = "swa"):
+        super().__init__()
+        if avg_fn is not None and multi_avg_fn is not None:
+            raise InputError("give one of avg_fn and multi_avg_fn")
+        self._modules["module"] = copy.deepcopy(model)
+        if device is not None:
+            self._modules["module"].to(device)     # type: ignore[union-attr]
+        self.register_buffer("n_averaged", torch.tensor(0, dtype=torch.long, device=device))
+        self.avg_fn, self.multi_avg_fn, self.use_buffers = avg_fn, multi_avg_fn, use_buffers
+        self.manifest = Manifest.of(model)
+        self.device = device
+        pattern = reducer_of(average)
+        self.averaged: dict[str, Any] = {kind: pattern.empty() for kind in ("parameters", "buffers")}
+        """Field -> reducer, or (avg_fn) the float64 vector itself."""
+        self._fresh = True
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The model with the averaged weights."""
+        self._sync()
+        return self._modules["module"]      # type: ignore[return-value]
+
+    @torch.no_grad()
+    def update_parameters(self, model: torch.nn.Module) -> None:
+        """Take the model's weights as the next of those averaged; the model is left as it is."""
+        vectors = pack(model, self.manifest)
+        own = self._modules["module"]
+        assert own is not None
+        n = int(self.n_averaged)
+        where = next((p.device for p in own.parameters()), None)
+        for kind, vector in vectors.items():
+            if kind != "counters" and not torch.isfinite(vector).all():
+                raise InputError(f"{_first_bad(model, self.manifest, kind)} is not finite; the average of {n} stays as it was")
+        rest = {kind: x for kind, x in vectors.items() if kind == "counters" or (kind == "buffers" and not self.use_buffers)}
+        load_vectors(own, {kind: x.to(where) for kind, x in rest.items()}, self.manifest)
+        for kind in vectors.keys() - rest.keys():
+            x = vectors[kind].to(where)
+            if self.avg_fn is None and self.multi_avg_fn is None:
+                self.averaged[kind].update(x[None], n)
+                continue
+            x = _double(x)
+            if n == 0:
+                self.averaged[kind] = x.clone()
+            elif self.avg_fn is not None:
+                self.averaged[kind] = self.avg_fn(self.averaged[kind], x, self.n_averaged)
+            else:
+                self.multi_avg_fn([self.averaged[kind]], [x], self.n_averaged)     # type: ignore[misc]
+        self.n_averaged += 1
+        self._fresh = False
+
+    def _sync(self) -> None:
+        if self._fresh or int(self.n_averaged) == 0:
+            return
+        vectors = {kind: self._mean(kind) for kind in (("parameters", "buffers") if self.use_buffers else ("parameters",))}
+        load_vectors(self._modules["module"], {k: x for k, x in vectors.items() if x is not None},    # type: ignore[arg-type]
+                     self.manifest)
+        self._fresh = True
+
+    def _mean(self, kind: str) -> Any:
+        held = self.averaged[kind]
+        if isinstance(held, torch.Tensor):
+            return held
+        if not getattr(self.manifest, kind):
+            return None
+        found = held.result()
+        return found if isinstance(found, torch.Tensor) else found.mean
+
+    def result(self, kind: str = "parameters") -> Any:
+        """What the reducer answers, in float64: a :class:`Posterior` for SWAG, moments for "swa"."""
+        held = self.averaged[kind]
+        return held if isinstance(held, torch.Tensor) else held.result()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        self._sync()
+        return super().state_dict(*args, **kwargs)
+
+    def parameters(self, *args: Any, **kwargs: Any) -> Any:
+        self._sync()
+        return super().parameters(*args, **kwargs)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The average in full precision, beside the rounded weights."""
+        held = {}
+        for kind, x in self.averaged.items():
+            state = {"vector": x} if isinstance(x, torch.Tensor) else x.state()
+            held[kind] = {name: y.clone() if isinstance(y, torch.Tensor) else torch.as_tensor(np.asarray(y))
+                          for name, y in state.items()}
+        return held
+
+    def set_extra_state(self, state: Any) -> None:
+        """The inverse; the reducer is that of this instance."""
+        for kind, tensors in (state or {}).items():
+            if "vector" in tensors:
+                self.averaged[kind] = tensors["vector"].clone()
+            else:
+                big = {"sum1", "sum2", "first", "total", "values", "last", "means", "high", "low", "moments_sum1",
+                       "moments_sum2"}
+                self.averaged[kind] = self.averaged[kind].restored(
+                    {name: x.clone() if name in big else x.cpu().numpy() for name, x in tensors.items()})
+        self._fresh = False
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """From a state of this class (exact), or of torch's: the average goes on from its rounded weights."""
+        own = dict(state_dict)
+        foreign = "_extra_state" not in own
+        if foreign:
+            own["_extra_state"] = {}
+        found = super().load_state_dict(own, strict, assign)
+        n = int(self.n_averaged)
+        if foreign and n:
+            vectors = pack(self._modules["module"], self.manifest)     # type: ignore[arg-type]
+            for kind in ("parameters", "buffers") if self.use_buffers else ("parameters",):
+                if kind in vectors:
+                    self.averaged[kind] = self._begun(self.averaged[kind], vectors[kind], n)
+            self._fresh = False
+        return found
+
+    def _begun(self, held: Any, vector: torch.Tensor, n: int) -> Any:
+        if self.avg_fn is not None or self.multi_avg_fn is not None:
+            return _double(vector)
+        new = held.empty()
+        if isinstance(new, Moments):
+            new.update(vector[None], 0, np.array([float(n)]))
+            new.n = n
+            return new
+        if isinstance(new, Exponential):
+            new.update(vector[None], 0)
+            return new
+        raise InputError(f"a state of torch's AveragedModel holds no more than a mean, which {type(held).__name__} cannot "
+                         'go on from; use average="swa" or "ema"')
+
+
+def averaged(models: Iterable[torch.nn.Module], average: Literal["swa", "ema", "lawa"] | Reducer = "swa") -> torch.nn.Module:
+    """One model with the average of the weights of several of one architecture; batch-norm statistics are the last one's.
+
+    Raises InputError where there is none, and naming the tensors that differ.
+    """
+    total: AveragedModel | None = None
+    for model in models:
+        if total is None:
+            total = AveragedModel(model, average=average)
+        else:
+            total.manifest.check(model)
+        total.update_parameters(model)
+    if total is None:
+        raise InputError("no models came: an average needs at least one")
+    return total.module
+
+
+def _column(share: np.ndarray, like: Array) -> Array:
+    column = share.reshape(-1, *[1] * (like.ndim - 1))
+    return torch.as_tensor(column, device=like.device) if is_torch(like) else column
+
+
+def _added(a: Array, b: Array) -> tuple[Array, Array]:
+    """a + b in float32, and what its rounding lost."""
+    total = a + b
+    back = total - a
+    return total, (a - (total - back)) + (b - back)
+
+
+def _times(a: Array, share: float) -> tuple[Array, Array]:
+    """share * a, and what its rounding lost."""
+    high = np.float32(share)
+    low = np.float32(share - float(high))
+    product = a * _single(high, a)
+    a1, a2 = _halves(a)
+    b1, b2 = (np.float32(x) for x in _halves(high))
+    lost = ((a1 * _single(b1, a) - product) + a1 * _single(b2, a) + a2 * _single(b1, a)) + a2 * _single(b2, a)
+    return product, lost + a * _single(low, a)
+
+
+def _halves(a: Any) -> tuple[Any, Any]:
+    """a as two numbers of half the digits, whose products are exact."""
+    scaled = a * _single(4097.0, a)
+    first = scaled - (scaled - a)
+    return first, a - first
+
+
+def _single(share: Any, like: Array) -> Any:
+    return float(share) if is_torch(like) else np.float32(share)
+
+
+def _double(x: torch.Tensor) -> torch.Tensor:
+    return x.clone() if x.device.type == "mps" else x.double()
+
+
+def _numpy(x: Array) -> np.ndarray:
+    return x.detach().cpu().numpy() if is_torch(x) else np.asarray(x)
+
+
+def _first_bad(model: torch.nn.Module, manifest: Manifest, kind: str) -> str:
+    for entry, tensor in zip(getattr(manifest, kind), manifest.tensors(model)[kind], strict=True):
+        if not torch.isfinite(tensor).all():
+            return entry.name
+    return kind

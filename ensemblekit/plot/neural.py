@@ -1,0 +1,214 @@
+"""Figures of training runs and ensembles of networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ensemblekit.errors import InputError
+from ensemblekit.plot.style import BLUE, COLOURS, GREY, INK, LOOK, ORANGE, PALE, RED, legend, new_axes
+
+ERROR = {"accuracy": ("error (points)", -100.0), "nll": ("NLL (nats)", 1.0), "calibrated_nll": ("calibrated NLL (nats)", 1.0),
+         "brier": ("Brier score", 1.0), "ece": ("ECE (points)", 100.0)}
+"""Score -> what its difference is called, and the factor; below zero is better."""
+
+
+def training(history: Any, *, axes: Any = None) -> Any:
+    """The learning rate with marks where snapshots were taken, over the loss of each step; the two axes.
+
+    Arguments:
+        history: of ``neural.history(store)``; the first parameter group's rate is drawn.
+    """
+    steps = np.asarray(history.step, dtype=np.float64)
+    if not len(steps):
+        raise InputError("this run kept no history: give the loss to Recorder.step(loss), or train with neural.fit")
+    rates = np.asarray(history.learning_rate, dtype=np.float64).reshape(len(steps), -1)[:, 0]
+    captured = np.asarray(history.captured, dtype=np.float64)
+    above, below = axes if axes is not None else new_axes(rows=2)
+    above.plot(steps, rates, color=BLUE)
+    above.plot(captured, np.interp(captured, steps, rates), "v", color=RED, ms=5, clip_on=False, zorder=4, label="snapshot")
+    above.set_ylabel("learning rate")
+    above.set_ylim(bottom=0)
+    if len(captured):
+        above.legend(frameon=False, fontsize=7, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
+    known = np.isfinite(history.loss)
+    if known.any():
+        _losses(below, steps[known], np.asarray(history.loss, dtype=np.float64)[known])
+    for at in captured:
+        below.axvline(at, color=RED, lw=0.7, ls=(0, (3, 3)), zorder=0)
+    below.set_ylabel("training loss")
+    below.set_xlabel("step")
+    for ax in (above, below):
+        ax.set_xlim(steps[0], max(steps[-1], steps[0] + 1))
+    return above, below
+
+
+def _losses(ax: Any, steps: np.ndarray, losses: np.ndarray) -> None:
+    """Every step's in grey, a running mean over a hundredth of them in front; logarithmic where all are above 0."""
+    width = max(1, len(losses) // 120)
+    padded = np.pad(losses, (width // 2, width - 1 - width // 2), mode="edge")
+    smooth = np.convolve(padded, np.full(width, 1 / width), "valid")
+    ax.plot(steps, losses, color=GREY, lw=0.5, alpha=0.5)
+    ax.plot(steps, smooth, color=BLUE)
+    if losses.min() > 0:
+        ax.set_yscale("log")
+
+
+def reliability(predictions: Mapping[str, Any], *, n_bins: int = 15, groups: Any = None, axes: Any = None) -> Any:
+    """Share right against confidence with 95 % intervals, and below how many items are in each bin; one column a model.
+
+    Arguments:
+        predictions: name -> Prediction with labels.
+    """
+    from ensemblekit.neural.calibration import calibration_error
+    from ensemblekit.neural.calibration import reliability as binned
+
+    if not predictions:
+        raise InputError("nothing to draw: no predictions were given")
+    axes = _grid(2, len(predictions), (1.55 * len(predictions) + 0.5, 2.9), axes, heights=(3, 1))
+    most = 0
+    for column, (name, one) in enumerate(predictions.items()):
+        top, bottom = axes[0][column], axes[1][column]
+        found = binned(one, n_bins=n_bins, groups=groups)
+        full = found.counts > 0
+        colour = COLOURS[column % len(COLOURS)]
+        top.plot([0, 1], [0, 1], color=INK, lw=0.7, ls=(0, (4, 3)))
+        top.fill_between(found.confidence[full], found.low[full], found.high[full], color=colour, alpha=0.2, lw=0)
+        top.plot(found.confidence[full], found.accuracy[full], "o-", color=colour, ms=2.6, lw=0.9)
+        middle = (found.edges[1:] + found.edges[:-1]) / 2
+        bottom.bar(middle, np.maximum(found.counts, 0.5), width=0.9 / n_bins, color=colour)
+        bottom.set_yscale("log")
+        most = max(most, int(found.counts.max()))
+        top.set_title(f"{name}\nECE {100 * calibration_error(one, n_bins=n_bins):.1f} %", fontsize=7)
+        top.set_xlim(0, 1)
+        top.set_ylim(-0.02, 1.02)
+        bottom.set_xlim(0, 1)
+        bottom.set_xlabel("confidence")
+        top.set_xticks([0, 0.5, 1], ["", "", ""])
+        bottom.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+        if column:
+            top.set_yticklabels([])
+            bottom.set_yticklabels([])
+    for bottom in axes[1]:
+        bottom.set_ylim(0.5, 2 * most)
+    axes[0][0].set_ylabel("share right")
+    axes[1][0].set_ylabel("items")
+    return axes
+
+
+def forest(differences: Mapping[str, Mapping[str, Any]], *, names: Sequence[str] = ("accuracy", "calibrated_nll", "ece"),
+           against: str = "", axes: Any = None) -> Any:
+    """Paired differences with their 95 % intervals, one row a model, one column a score; left of the line is better."""
+    if not differences:
+        raise InputError("nothing to draw: no differences were given")
+    axes = _grid(1, len(names), (1.9 * len(names) + 1.2, 0.28 * len(differences) + 0.8), axes)[0]
+    for column, (ax, name) in enumerate(zip(axes, names, strict=True)):
+        title, factor = ERROR.get(name, (name, 1.0))
+        ax.axvline(0, color=INK, lw=0.7)
+        for row, (label, found) in enumerate(differences.items()):
+            score = found[name]
+            ends = sorted((factor * score.low, factor * score.high))
+            better = ends[1] < 0
+            colour = BLUE if better else RED if ends[0] > 0 else GREY
+            ax.plot(ends, [row, row], color=colour, lw=1.4, solid_capstyle="butt")
+            ax.plot(factor * score.value, row, "o", color=colour, ms=3.6)
+        ax.set_yticks(range(len(differences)), list(differences) if column == 0 else [""] * len(differences))
+        ax.set_ylim(len(differences) - 0.5, -0.5)
+        ax.tick_params(axis="y", length=0)
+        ax.set_title(title, fontsize=7.5)
+        ax.locator_params(axis="x", nbins=4)
+    if against:
+        axes[0].set_xlabel(f"minus {against}; left is better", loc="left")
+    return axes
+
+
+def by_members(curve: Sequence[Mapping[str, Any]], *, axes: Any = None) -> Any:
+    """Error and NLL of the last 1, 2, ... M snapshots pooled, with 95 % intervals; the two axes."""
+    if not curve:
+        raise InputError("nothing to draw: no scores were given")
+    axes = _grid(1, 2, (3.94, 1.9), axes)[0]
+    counts = np.arange(1, len(curve) + 1)
+    for ax, (name, title, factor, shift) in zip(axes, (("accuracy", "error (%)", -100.0, 100.0), ("nll", "NLL (nats)", 1.0, 0.0)),
+                                                strict=True):
+        value = np.array([shift + factor * s[name].value for s in curve])
+        ends = np.sort([[shift + factor * s[name].low, shift + factor * s[name].high] for s in curve], axis=1)
+        ax.fill_between(counts, ends[:, 0], ends[:, 1], color=BLUE, alpha=0.2, lw=0)
+        ax.plot(counts, value, "o-", color=BLUE, ms=3)
+        ax.set_ylim(bottom=max(0.0, ax.get_ylim()[0]))
+        ax.set_ylabel(title)
+        ax.set_xlabel("last snapshots pooled")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    return axes
+
+
+def diversity(disagreement: Any, plane: Any = None, explained: float = float("nan"), *, axes: Any = None) -> Any:
+    """Share of items on which two snapshots differ, beside the trajectory of the weights in its principal plane.
+
+    The percentage is the share of the trajectory's variance that lies in the plane.
+    """
+    matrix = 100 * np.asarray(disagreement, dtype=np.float64)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise InputError(f"disagreement is one number a pair, (members, members); got {matrix.shape}")
+    n = 1 if plane is None else 2
+    axes = _grid(1, n, (2.5 * n, 2.3), axes)[0]
+    m = len(matrix)
+    top = float(matrix.max()) or 1.0
+    axes[0].imshow(matrix, cmap="Blues", vmin=0, vmax=1.25 * top)
+    if m <= 8:
+        for i in range(m):
+            for j in range(m):
+                if i != j:
+                    axes[0].text(j, i, f"{matrix[i, j]:.1f}", ha="center", va="center", fontsize=6.5,
+                                 color="white" if matrix[i, j] > 0.8 * top else INK)
+    ticks = range(m) if m <= 10 else range(0, m, max(1, m // 6))
+    axes[0].set_xticks(list(ticks), [str(k + 1) for k in ticks])
+    axes[0].set_yticks(list(ticks), [str(k + 1) for k in ticks])
+    axes[0].set_title("disagreement (% of items)", fontsize=7.5)
+    axes[0].set_xlabel("snapshot")
+    axes[0].set_ylabel("snapshot")
+    for side in ("left", "bottom"):
+        axes[0].spines[side].set_visible(False)
+    axes[0].tick_params(length=0)
+    if plane is not None:
+        xy = np.asarray(plane, dtype=np.float64)
+        axes[1].plot(xy[:, 0], xy[:, 1], "-", color=PALE, lw=1)
+        axes[1].scatter(xy[:, 0], xy[:, 1], c=np.arange(m), cmap="viridis_r", s=24, zorder=3)
+        for k, (x, y) in enumerate(xy):
+            axes[1].annotate(str(k + 1), (x, y), xytext=(4, 3), textcoords="offset points", fontsize=6.5)
+        centre = xy.mean(0)
+        axes[1].plot(*centre, "+", color=ORANGE, ms=7, mew=1.6, label="mean of weights")
+        axes[1].set_aspect("equal", adjustable="datalim")
+        axes[1].margins(0.15)
+        share = "" if np.isnan(explained) else f" ({100 * explained:.0f} %)"
+        axes[1].set_title(f"plane of the weights{share}", fontsize=7.5)
+        axes[1].set_xlabel("distance along 1st")
+        axes[1].set_ylabel("along 2nd")
+        legend(axes[1], loc="upper center", bbox_to_anchor=(0.5, -0.28))
+    return axes
+
+
+def report(found: Any, *, n_bins: int = 15) -> dict[str, Any]:
+    """Name -> matplotlib Figure of a :class:`~ensemblekit.neural.Report`: reliability, forest, members, diversity."""
+    first = next(iter(found.predictions))
+    figures = {"reliability": reliability(found.predictions, n_bins=n_bins)[0][0].figure,
+               "forest": forest(found.differences, against=first)[0].figure}
+    if len(found.by_members) > 1:
+        figures["members"] = by_members(found.by_members)[0].figure
+        figures["diversity"] = diversity(found.disagreement, found.plane, found.explained)[0].figure
+    return figures
+
+
+def _grid(rows: int, columns: int, size: tuple[float, float], axes: Any, heights: tuple[float, ...] | None = None) -> Any:
+    """Axes (rows, columns) in the house look, or those given."""
+    if axes is not None:
+        return np.asarray(axes, dtype=object).reshape(rows, columns)
+    first = new_axes()
+    figure = first.figure
+    import matplotlib
+
+    with matplotlib.rc_context(LOOK):
+        figure.clear()
+        figure.set_size_inches(*size)
+        return figure.subplots(rows, columns, squeeze=False, height_ratios=heights)

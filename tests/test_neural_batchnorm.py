@@ -1,0 +1,111 @@
+"""Batch-norm statistics made anew: every sample alike, nothing else touched."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from ensemblekit import neural  # noqa: E402
+from ensemblekit.errors import InputError  # noqa: E402
+from torch.optim import swa_utils  # noqa: E402
+
+nn = torch.nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.norm = nn.Linear(4, 3), nn.BatchNorm1d(3)
+        self.drop, self.last = nn.Dropout(0.5), nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.last(self.drop(torch.relu(self.norm(self.first(x)))))
+
+
+def data(n=23):
+    return torch.randn(n, 4, generator=torch.Generator().manual_seed(1)) * 3 + 1
+
+
+def assert_exact(model, x):
+    with torch.no_grad():
+        seen = model.first(x).double()
+    torch.testing.assert_close(model.norm.running_mean.double(), seen.mean(0), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(model.norm.running_var.double(), seen.var(0), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("sizes", [[23], [5, 3, 15], [22, 1]])
+def test_uneven_batches_are_one_pass_over_all(sizes):
+    model, x = Net(), data()
+    if 1 in sizes:          # a training pass cannot normalise one sample; the layer's eval mode can
+        model.norm.register_forward_pre_hook(lambda layer, args: setattr(layer, "training", len(args[0]) > 1))
+    neural.update_bn(list(zip(x.split(sizes), strict=True)), model)
+    assert_exact(model, x)
+    assert int(model.norm.num_batches_tracked) == len(sizes)
+
+
+def test_torchs_own_is_the_same_on_even_batches_and_not_on_uneven():
+    ours, theirs, x = Net(), Net(), data(24)
+    even = [(b,) for b in x.split(8)]
+    neural.update_bn(even, ours)
+    swa_utils.update_bn(even, theirs)
+    torch.testing.assert_close(ours.norm.running_mean, theirs.norm.running_mean, rtol=1e-5, atol=1e-6)
+    swa_utils.update_bn([(x[:22],), (x[22:],)], theirs)
+    assert (theirs.norm.running_mean - ours.norm.running_mean).abs().max() > 0.05
+
+
+def test_order_of_arguments_and_kinds_of_batches():
+    x = data()
+    for loader, forward in (([x], None), ([(x, torch.zeros(23))], None), ([{"x": x, "labels": x}], None),
+                            ([{"image": x}], lambda model, batch: model(batch["image"]))):
+        model = Net()
+        neural.update_bn(loader, model, "cpu", forward)
+        assert_exact(model, x)
+
+
+def test_nothing_else_is_touched():
+    model, x = Net(), data()
+    model.eval()
+    model.drop.train()
+    modes = [m.training for m in model.modules()]
+    before = [p.clone() for p in model.parameters()]
+    state = torch.random.get_rng_state()
+    shuffled = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x), batch_size=6, shuffle=True)
+    neural.update_bn(shuffled, model)
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert modes == [m.training for m in model.modules()]
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert model.norm.momentum == 0.1
+    assert not model.norm._forward_pre_hooks
+    assert_exact(model, x)
+
+
+@pytest.mark.parametrize(("loader", "error"), [([], InputError), ([(data(),), (torch.zeros(2, 5),)], RuntimeError)])
+def test_statistics_stay_where_the_pass_fails(loader, error):
+    model = Net()
+    model(data())
+    before = [b.clone() for b in model.buffers()]
+    with pytest.raises(error):
+        neural.update_bn(loader, model)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.buffers(), strict=True))
+    assert model.training
+
+
+def test_frozen_layers_and_those_without_statistics():
+    model, x = Net(), data()
+    model.norm.eval()                   # frozen inside a model that trains
+    neural.update_bn([x], model)
+    torch.testing.assert_close(model.norm.running_mean, torch.zeros(3))
+    assert not model.norm.training
+    plain = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, track_running_stats=False), nn.GroupNorm(1, 3))
+    neural.update_bn([], plain)         # no pass is needed, so none is missed
+    model = Net()
+    model.norm.momentum = None
+    neural.update_bn([x], model, dropout=False)
+    assert_exact(model, x)
+    half = nn.Sequential(nn.BatchNorm1d(4)).to(torch.bfloat16)
+    neural.update_bn([(x + 100).to(torch.bfloat16)], half)
+    seen = (x + 100).to(torch.bfloat16).double()
+    torch.testing.assert_close(half[0].running_mean.double(), seen.mean(0), rtol=2**-8, atol=0)
+    torch.testing.assert_close(half[0].running_var.double(), seen.var(0), rtol=2**-7, atol=0)
