@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from benchmarks.neural import Small, resnet18
+from benchmarks.neural import ResNet18, Small
 from ensemblekit import neural
 from ensemblekit.averaging.moments import Moments
 from ensemblekit.averaging.run import reduce
@@ -227,7 +227,7 @@ def problems(quick: bool) -> Iterator[Problem]:
         with np.load(cifar / "labels.npz") as held:
             y, v = held["y_train"], held["y_test"]
         yield Problem("CIFAR-10, 5000 images", _images(tiles("train_0")[:5000], y[:5000]),
-                      _images(tiles("test_0")[:2000], v[:2000]), lambda: resnet18(8), 20, 64, 4, True)
+                      _images(tiles("test")[:2000], v[:2000]), lambda: ResNet18(8), 20, 64, 4, True)
 
 
 def _images(x: np.ndarray, y: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

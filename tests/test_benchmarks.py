@@ -136,3 +136,29 @@ def test_every_case_of_rom_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert len(case.timings) >= 2
     assert "fastest peer at that error" in cases[0].facts
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_case_of_neural_runs(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from benchmarks import neural
+
+    cases = list(neural.run(neural.TINY, tmp_path))
+    assert len(cases) == 8
+    for case in cases:
+        report.show(Console(quiet=True), case)
+    assert list(tmp_path.iterdir()) == []
+    report.as_json(report.machine(), {"neural": cases})
+
+
+def test_the_ways_to_spend_a_budget_run() -> None:
+    torch = pytest.importorskip("torch")
+    from benchmarks import bench_snapshots
+
+    torch.manual_seed(0)
+    x, y = torch.randn(80, 1, 8, 8), torch.randint(10, (80,))
+    tiny = bench_snapshots.Problem("noise", (x[:40], y[:40]), (x[40:], y[40:]), bench_snapshots.Small, 5, 8, 1)
+    found = bench_snapshots.compare(tiny, 2, Console(quiet=True))
+    assert set(bench_snapshots.METHODS) <= set(found)
+    for method in bench_snapshots.METHODS:
+        assert 50 < found[method]["scores"]["error"][0] <= 100      # there is nothing to be learnt from noise
+    assert "snapshot ensemble - NoCycle" in found["verdict"]

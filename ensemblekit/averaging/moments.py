@@ -220,6 +220,8 @@ def _torch_sums(values: Array, weights: Array | None, weight: float, order: int)
             raise InputError("skewness and kurtosis need real numbers; map to abs, real or imag first")
         x = torch.view_as_real(x.resolve_conj())
     x = wide(x.reshape(len(x), -1))
+    if weights is None and len(x) == 1:
+        return [x[0], *[torch.zeros_like(x[0])] * (order - 1)]
     if weights is None and order == 2:
         mean = x.mean(0)
         return [mean, (x - mean).square_().sum(0)] if not x.requires_grad else [mean, (x - mean).square().sum(0)]

@@ -66,6 +66,8 @@ class Ensemble(torch.nn.Module):
         resident: bytes of weights to hold in memory; above, members are read one at a time, batch after batch.
     """
 
+    _runner: Members
+
     def __init__(self, model: torch.nn.Module, vectors: Any, *, manifest: Manifest | None = None, weights: Any = None, task: Task = "classification",
                  forward: Forward | None = None, space: Space = "probability", ignore_index: int | None = None,
                  resident: int = RESIDENT):
@@ -113,8 +115,8 @@ class Ensemble(torch.nn.Module):
         Raises InputError naming the tensors that differ where the model is another one, where there are no snapshots,
         and where a member's weights are not finite.
         """
-        store = open_store(path) if isinstance(path, str | os.PathLike | list | tuple) else path
-        stores = list(store.runs) if isinstance(store, ReplicaSet) else [store]
+        store: Any = open_store(path) if isinstance(path, str | os.PathLike | list | tuple) else path
+        stores: list[Any] = list(store.runs) if isinstance(store, ReplicaSet) else [store]
         if "manifest" not in getattr(stores[0], "provenance", {}) or "parameters" not in stores[0].fields:
             raise InputError("this store holds no snapshots of a model: it has no field \"parameters\" with a manifest. "
                              "A neural.Recorder or neural.ingest writes such")
@@ -232,7 +234,7 @@ class Ensemble(torch.nn.Module):
 
     @torch.no_grad()
     def predict(self, loader: Any, *, device: Any = None, save: bool | str = False,
-                path: Literal["auto", "vmap", "sequential"] = "auto") -> Prediction | RegressionPrediction:
+                path: Literal["auto", "vmap", "sequential"] = "auto") -> Any:
         """Pooled answers and doubt about every item, in memory that does not grow with the number of members.
 
         Arguments:
@@ -241,6 +243,8 @@ class Ensemble(torch.nn.Module):
             device: where batches go; by default where the members are.
             save: True, or a name: keep every member's probabilities and the labels beside the store, for reports.
             path: how members run; "auto" chooses by measurement.
+
+        Returns a :class:`Prediction`, for regression a :class:`RegressionPrediction`.
 
         Raises InputError for an empty loader, labels out of range, outputs that do not fit the task, and members
         whose answers are not finite (it names them).
@@ -396,8 +400,10 @@ class Ensemble(torch.nn.Module):
 
 @torch.no_grad()
 def predict(model: torch.nn.Module, loader: Any, *, task: Task = "classification", forward: Forward | None = None,
-            device: Any = None, ignore_index: int | None = None) -> Prediction | RegressionPrediction:
+            device: Any = None, ignore_index: int | None = None) -> Any:
     """The answers of one model for every item of a loader, as an ensemble of one; the model is left as it was.
+
+    Returns a :class:`Prediction`, for regression a :class:`RegressionPrediction`.
 
     Arguments and errors as :class:`Ensemble` and :meth:`Ensemble.predict`.
     """

@@ -14,6 +14,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -138,6 +139,7 @@ class Recorder:
             if state is not None:
                 self._load(state)
             if self.store is not None:
+                weakref.finalize(self, self.store.close)    # lets go of the lock where a failed training forgets us
                 self._start_ring()
         except BaseException:
             self.close()
@@ -152,8 +154,7 @@ class Recorder:
             place.epoch, self._calls = epoch, 0
             if self._pending is not None and self._pending["random_epoch"] is not None:
                 saved.restore_random(self._pending["random_epoch"], self._generators)   # for what the body draws first
-            if self._states:
-                place.random_epoch = saved.random_state(self._generators)
+            place.random_epoch = saved.random_state(self._generators)
             self._in_epochs = True
             yield epoch
             self._in_epochs = False
@@ -192,7 +193,7 @@ class Recorder:
         if resuming and self._pending is not None and self._pending["random_call"] is not None:
             saved.restore_random(self._pending["random_call"], generators)
         place.call, place.batch = call, done
-        place.random_call = saved.random_state(generators) if self._states else None
+        place.random_call = saved.random_state(generators)
         stateful = saved.is_stateful(loader)
         if resuming and stateful and self._pending is not None and self._pending["loader"] is not None:
             loader.load_state_dict(self._pending["loader"])     # type: ignore[attr-defined]
@@ -340,7 +341,10 @@ class Recorder:
         losses = np.full(len(rows), np.nan, np.float32)
         tensors = [k for k, row in enumerate(rows) if isinstance(row[1], torch.Tensor)]
         if tensors:
-            losses[tensors] = torch.stack([rows[k][1].reshape(-1)[0].float() for k in tensors]).cpu().numpy()
+            held = [rows[k][1] if rows[k][1].ndim == 0 else rows[k][1].reshape(-1)[0] for k in tensors]
+            if len({one.dtype for one in held}) > 1:
+                held = [one.float() for one in held]
+            losses[tensors] = torch.stack(held).float().cpu().numpy()       # one wait for the device
         for k, row in enumerate(rows):
             if row[1] is not None and not isinstance(row[1], torch.Tensor):
                 losses[k] = row[1]

@@ -74,10 +74,10 @@ def save_predictions(store: str | os.PathLike[str], name: str, members: np.ndarr
     path.parent.mkdir(exist_ok=True)
     work = path.with_name(f".{name}.{os.getpid()}.h5")
     _remove(work)
-    dtype = "f8" if members.ndim == 3 else "f4"
+    dtype = np.dtype("f8" if members.ndim == 3 else "f4")
     fields = {"probabilities": Field(members.shape[1:], dtype)}
     if prediction.target is not None:
-        fields["target"] = Field(prediction.target.shape, "i8", clock="target")
+        fields["target"] = Field(prediction.target.shape, np.dtype("i8"), clock="target")
     rows = [*(f"member {k}" for k in range(len(members))), *(others or {})]
     try:
         with Store.create(work, fields, capacity=len(rows), provenance={

@@ -71,7 +71,8 @@ def scores(prediction: Any, *, groups: Any = None, n_bins: int = 15, seed: int =
 
 def given(prediction: Any, groups: Any = None) -> Items:
     """Items of a Prediction or of a tuple (probabilities, labels)."""
-    return items_of(*prediction, groups=groups) if isinstance(prediction, tuple) else items_of(prediction, groups=groups)
+    preds, target = prediction if isinstance(prediction, tuple) else (prediction, None)
+    return items_of(preds, target, groups)
 
 
 def mean_scores(prediction: Any, groups: Any = None) -> dict[str, Score]:

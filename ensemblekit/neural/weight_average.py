@@ -30,7 +30,7 @@ def reducer_of(average: Any) -> Reducer:
     """ "swa", "ema", "lawa", or a reducer as it is."""
     if isinstance(average, Reducer) and not isinstance(average, type):
         return average
-    made = {"swa": Moments, "ema": lambda: Exponential(half_life=HALF_LIFE), "lawa": lambda: Window(LENGTH)}
+    made: dict[str, Callable[[], Reducer]] = {"swa": Moments, "ema": lambda: Exponential(half_life=HALF_LIFE), "lawa": lambda: Window(LENGTH)}
     if average not in made:
         raise InputError(f'average is "swa", "ema", "lawa" or a reducer such as ek.Exponential(0.99); got {average!r}')
     return made[average]()
@@ -255,6 +255,9 @@ class AveragedModel(torch.nn.Module):
             where no function is given.
     """
 
+    n_averaged: torch.Tensor
+    """How many models the average holds; a buffer, as in torch."""
+
     def __init__(self, model: torch.nn.Module, device: Any = None,
                  avg_fn: Callable[..., Any] | None = None, multi_avg_fn: Callable[..., Any] | None = None,
                  use_buffers: bool = False, *, average: Any = "swa"):
@@ -439,7 +442,7 @@ def _halves(a: Any) -> tuple[Any, Any]:
     return first, a - first
 
 
-def _single(share: float, like: Array) -> Any:
+def _single(share: Any, like: Array) -> Any:
     return float(share) if is_torch(like) else np.float32(share)
 
 
