@@ -68,8 +68,8 @@ class Ensemble(torch.nn.Module):
 
     _runner: Members
 
-            raise InputError("one row a member everywhere; got "
-                             f"{ {name: len(rows) for name, rows in vectors.items()} }")
+    def __init__(self, model: torch.nn.Module, vectors: Any, *, manifest: Manifest | None = None, weights: Any = None,
+                 task: Task = "classification",
                  forward: Forward | None = None, space: Space = "probability", ignore_index: int | None = None,
                  resident: int = RESIDENT):
         super().__init__()
