@@ -156,9 +156,8 @@ def fit(model: torch.nn.Module, optimizer: Any, loader: Iterable[Any], loss: Los
                 if stop:
                     rec.stop()
                     break
-        captured, resumed = tuple(rec.captured), rec.resumed
     early = deadline is not None and deadline.finished_early
-    return Fit(rec.path, captured, history(rec.path), time.perf_counter() - began, resumed, early)
+    return Fit(rec.path, tuple(rec.captured), history(rec.path), time.perf_counter() - began, rec.resumed, early)
 
 
 def _batches_of(loader: Any, given: int | None) -> int:
@@ -222,8 +221,7 @@ def _validate(model: torch.nn.Module, loader: Iterable[Any], loss: Loss, output_
         for batch in loader:
             batch = moved(batch)
             output, target = output_of(batch), _target_of(batch)
-            tensor = target if isinstance(target, torch.Tensor) else _input_of(batch)
-            size = len(tensor) if isinstance(tensor, torch.Tensor) else 1
+            size = _size_of(batch)
             total, n = total + float(loss(output, target)) * size, n + size
             labelled = labelled and (isinstance(output, torch.Tensor) and isinstance(target, torch.Tensor) and output.ndim == 2
                                      and target.ndim == 1 and not target.is_floating_point())
@@ -260,6 +258,14 @@ def _input_of(batch: Any) -> Any:
 
 def _target_of(batch: Any) -> Any:
     return batch[1] if isinstance(batch, list | tuple) and len(batch) > 1 else batch
+
+
+def _size_of(batch: Any) -> int:
+    """Items of a batch: the length of the first tensor in it."""
+    if isinstance(batch, torch.Tensor):
+        return len(batch) if batch.ndim else 1
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
+    return next((_size_of(part) for part in parts if isinstance(part, torch.Tensor | Mapping | list | tuple)), 1)
 
 
 def _to(batch: Any, device: torch.device, channels_last: bool) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ except ImportError as error:
     raise MissingExtraError("transformers", "huggingface") from error
 
 STEPS = "ensemblekit.json"
+_open: dict[str, weakref.ref[Recorder]] = {}
+"""Who records into which store: the Trainer tells nobody when a training fails, so the next one closes its recorder."""
 
 
 class SnapshotCallback(TrainerCallback):
@@ -49,8 +52,13 @@ class SnapshotCallback(TrainerCallback):
                 raise InputError(f"{word} shards the weights over processes, and a snapshot needs them whole: FSDP and "
                                  "DeepSpeed are not supported")
         self._close()
+        path = os.path.abspath(self.store)
+        before = _open[path]() if path in _open else None
+        if before is not None:
+            before.close()
         self.recorder = Recorder(self.store, kwargs["model"], kwargs["optimizer"], bare_schedule(kwargs["lr_scheduler"]),
                                  parameters=self.parameters, states=False, **self.options)
+        _open[path] = weakref.ref(self.recorder)
         kept = Path(args.output_dir) / f"checkpoint-{state.global_step}" / STEPS
         updates = state.global_step
         if updates and kept.exists():       # steps that a GradScaler skipped are in the Trainer's count

@@ -128,7 +128,7 @@ def _schedule_of(trainer: Any) -> CycleLR:
         except InputError:
             continue
         if config.interval != "step":
-            raise InputError(f"the schedule is stepped at interval {config.interval!r}, and its cycles are counted in optimizer "
+            raise InputError(f"the schedule is stepped at interval {config.interval!r}, its cycles are counted in optimizer "
                              'steps: return {"scheduler": schedule, "interval": "step"} as "lr_scheduler" from '
                              "configure_optimizers")
         return schedule

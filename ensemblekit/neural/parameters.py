@@ -177,11 +177,11 @@ class Manifest:
                 continue
             vector, at = torch.as_tensor(np.array(vectors[kind])), 0
             for entry in getattr(self, kind):
-                values = vector[at:at + entry.size]
+                values = vector[at:at + entry.size].clone()
                 at += entry.size
                 if entry.dtype.startswith("complex"):
                     values = torch.view_as_complex(values.reshape(-1, 2))
-                found[entry.name] = values.reshape(entry.shape).to(getattr(torch, entry.dtype)).clone()
+                found[entry.name] = values.reshape(entry.shape).to(getattr(torch, entry.dtype))
         found |= {name: found[first] for name, first in self.aliases if first in found}
         return found
 

@@ -14,6 +14,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -138,6 +139,7 @@ class Recorder:
             if state is not None:
                 self._load(state)
             if self.store is not None:
+                weakref.finalize(self, self.store.close)    # lets go of the lock where a failed training forgets us
                 self._start_ring()
         except BaseException:
             self.close()
@@ -152,15 +154,14 @@ class Recorder:
             place.epoch, self._calls = epoch, 0
             if self._pending is not None and self._pending["random_epoch"] is not None:
                 saved.restore_random(self._pending["random_epoch"], self._generators)   # for what the body draws first
-            if self._states:
-                place.random_epoch = saved.random_state(self._generators)
+            place.random_epoch = saved.random_state(self._generators)
             self._in_epochs = True
             yield epoch
             self._in_epochs = False
             self._place = place = _Place(epoch + 1)
             self._pending = None
             if epoch + 1 < n and self._due_now(end_of_epoch=True):
-                place.random_epoch = place.random_call = place.random = saved.random_state(self._generators)
+                place.random_epoch = place.random = saved.random_state(self._generators)
                 self._save()
         self._exhausted = True
 
@@ -192,7 +193,7 @@ class Recorder:
         if resuming and self._pending is not None and self._pending["random_call"] is not None:
             saved.restore_random(self._pending["random_call"], generators)
         place.call, place.batch = call, done
-        place.random_call = saved.random_state(generators) if self._states else None
+        place.random_call = saved.random_state(generators)
         stateful = saved.is_stateful(loader)
         if resuming and stateful and self._pending is not None and self._pending["loader"] is not None:
             loader.load_state_dict(self._pending["loader"])     # type: ignore[attr-defined]
@@ -439,7 +440,7 @@ class Recorder:
             torch.distributed.barrier()
         if self._rank == 0:
             self._sidecar.write("state.pt", {
-                "format": saved.FORMAT, "run": self.store.run if self.store else "", "finished": finished,
+                "format": saved.FORMAT, "run": self.store.run if self.store is not None else "", "finished": finished,
                 "settings": self._settings, "recorder": {**self.state_dict(), **own},
                 "model": saved.model_state(self.model), "optimizer": self.optimizer.state_dict(),
                 "schedule": self.scheduler.state_dict(),

@@ -1,0 +1,351 @@
+"""A run that was killed goes on with the same bits: real processes, SIGKILL, two processes that work together."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import ensemblekit as ek  # noqa: E402
+from ensemblekit import neural  # noqa: E402
+from ensemblekit.errors import InputError, StoreError  # noqa: E402
+
+
+class Noisy(torch.utils.data.Dataset):
+    """Items with noise from every generator that transforms draw from."""
+
+    def __init__(self, n=40):
+        made = torch.Generator().manual_seed(3)
+        self.x, self.y = torch.randn(n, 5, generator=made), torch.randint(0, 3, (n,), generator=made)
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, k):
+        return self.x[k] + 0.1 * torch.randn(5) + 0.1 * random.random() + 0.1 * np.random.rand(), self.y[k]  # noqa: NPY002
+
+
+def loader_of(kind):
+    data = Noisy()
+    if kind == "generator":
+        return torch.utils.data.DataLoader(data, batch_size=8, shuffle=True, generator=torch.Generator().manual_seed(9))
+    if kind == "workers":
+        return torch.utils.data.DataLoader(data, batch_size=8, shuffle=True, num_workers=1)
+    return torch.utils.data.DataLoader(data, batch_size=8, shuffle=True)
+
+
+def train(path, kind="plain", save_every=3, epochs=6, stop_at=None, tell=None, pause=0.0, momentum="carry", seed=0):
+    """A training with dropout, batch norm, momenta, a running average and noise of all kinds; perhaps cut off."""
+    torch.manual_seed(seed)
+    random.seed(1)
+    np.random.seed(2)       # noqa: NPY002
+    model = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.BatchNorm1d(8), torch.nn.Dropout(0.2), torch.nn.Linear(8, 3))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    schedule = neural.CyclicCosineLR(optimizer, total_steps=5 * epochs, n_cycles=3, momentum=momentum)
+    ema = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9))
+    loss_of = torch.nn.CrossEntropyLoss()
+    loader = None if kind == "in the body" else loader_of(kind)
+    data = Noisy()
+    with neural.Recorder(path, model, optimizer, schedule, save_every=save_every, also={"ema": ema}) as rec:
+        for _ in rec.epochs(epochs):
+            if kind == "in the body":       # batches made anew, from numbers drawn before `batches` is called
+                order = torch.randperm(len(data))
+                loader = [(data.x[rows], data.y[rows]) for rows in order.split(8)]
+            losses = []
+            for x, y in rec.batches(loader):
+                optimizer.zero_grad()
+                loss = loss_of(model(x), y)
+                loss.backward()
+                optimizer.step()
+                rec.step(loss)
+                if stop_at is not None and rec.updates == stop_at:
+                    raise KeyboardInterrupt
+                schedule.step()
+                ema.update_parameters(model)
+                losses.append(loss.item())
+                if tell is not None:
+                    tell(rec.updates)
+                if pause:
+                    time.sleep(pause)
+            rec.log(last=losses[-1], drawn=torch.rand(()).item())
+    return model, ema
+
+
+def same(path, other):
+    """Whether two stores hold the same bits: weights, buffers, history and log."""
+    a, b = ek.open(path), ek.open(other)
+    one, two = neural.history(a), neural.history(b)
+    return (all(np.array_equal(a[name][:], b[name][:]) for name in a.fields)
+            and all(np.array_equal(getattr(one, name), getattr(two, name), equal_nan=True)
+                    for name in ("step", "loss", "learning_rate"))
+            and list(one.logged) == list(two.logged)
+            and all(np.array_equal(one.logged[name], two.logged[name]) for name in one.logged))
+
+
+def equal(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("kind", ["plain", "generator", "in the body"])
+def test_a_run_cut_off_at_any_step_goes_on_with_the_same_bits(tmp_path, kind):
+    wanted = train(tmp_path / "whole.h5", kind)
+    assert not same(tmp_path / "whole.h5", _other(tmp_path, kind))
+    for stop in (1, 2, 4, 5, 9, 10, 11, 16, 23, 29, 30):
+        path = tmp_path / f"{stop}.h5"
+        with pytest.raises(KeyboardInterrupt):
+            train(path, kind, stop_at=stop)
+        if stop in (9, 16):
+            with pytest.raises(KeyboardInterrupt):
+                train(path, kind, stop_at=stop + 4)
+        found = train(path, kind)
+        assert same(tmp_path / "whole.h5", path), stop
+        assert all(map(equal, wanted, found)), stop
+
+
+def _other(tmp_path, kind):
+    train(tmp_path / "other.h5", kind, seed=1)
+    return tmp_path / "other.h5"
+
+
+def test_workers_are_gone_through_again(tmp_path):
+    train(tmp_path / "whole.h5", "workers", epochs=3)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut.h5", "workers", epochs=3, stop_at=8)
+    train(tmp_path / "cut.h5", "workers", epochs=3)
+    assert same(tmp_path / "whole.h5", tmp_path / "cut.h5")
+
+
+def test_a_finished_run_is_left_alone_and_its_weights_come_back(tmp_path):
+    model, _ = train(tmp_path / "a.h5")
+    before = (tmp_path / "a.h5").read_bytes()
+    again, _ = train(tmp_path / "a.h5", stop_at=1)      # not one step is made
+    assert equal(model, again)
+    assert (tmp_path / "a.h5").read_bytes() == before
+
+
+def test_momenta_forgotten_at_a_restart_resume_too(tmp_path):
+    train(tmp_path / "whole.h5", momentum="reset")
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut.h5", momentum="reset", stop_at=13)
+    train(tmp_path / "cut.h5", momentum="reset")
+    assert same(tmp_path / "whole.h5", tmp_path / "cut.h5")
+
+
+def child(path, *arguments):
+    """This file as a program that trains and tells after every step."""
+    return subprocess.Popen([sys.executable, __file__, str(path), *arguments], stdout=subprocess.PIPE,
+                            env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def test_killed_at_random_instants_of_real_processes(tmp_path):
+    train(tmp_path / "whole.h5")
+    rng = random.Random(int(os.environ.get("ENSEMBLEKIT_SEED", "4")))
+    path, deaths, last = tmp_path / "killed.h5", 0, 0
+    process = child(path, "0.003")
+    for _ in range(3):
+        wait = rng.randrange(2, 9)
+        heard = [process.stdout.readline() for _ in range(wait)]
+        time.sleep(rng.uniform(0, 0.004))
+        process.send_signal(signal.SIGKILL)
+        process.stdout.close()
+        deaths += process.wait() == -signal.SIGKILL
+        here = max((int(line) for line in heard if line.strip()), default=0)
+        assert here >= last - 3         # it went on from the last state saved, three steps ago at most
+        last = max(last, here)
+        ek.open(path, check=True)       # sound, and readable
+        process = child(path, "0.003")
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert deaths == 3
+    assert same(tmp_path / "whole.h5", path)
+
+
+def test_killed_before_anything_was_saved(tmp_path):
+    train(tmp_path / "whole.h5")
+    process = child(tmp_path / "killed.h5", "0.003", "1000")
+    for _ in range(14):                 # one snapshot is in the store, no state
+        process.stdout.readline()
+    process.kill()
+    process.stdout.close()
+    process.wait()
+    assert len(ek.open(tmp_path / "killed.h5")) == 1
+    train(tmp_path / "killed.h5", save_every=1000)
+    assert same(tmp_path / "whole.h5", tmp_path / "killed.h5")
+
+
+# -- what does not fit ---------------------------------------------------------------------------------------------
+
+def recorder(path, model=None, rate=0.1, cycles=3, momentum=0.9, **options):
+    model = model or torch.nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=momentum)
+    schedule = neural.CyclicCosineLR(optimizer, total_steps=12, n_cycles=cycles)
+    return neural.Recorder(path, model, optimizer, schedule, **options)
+
+
+def test_another_model_or_configuration_is_named_and_the_store_stays(tmp_path):
+    path = tmp_path / "a.h5"
+    recorder(path, configuration={"data": "one", "size": 3}).close()
+    before = path.read_bytes()
+    for options, words in [
+        ({"model": torch.nn.Linear(4, 2)}, r"weight: stored \(2, 3\), model \(2, 4\)"),
+        ({"model": torch.nn.Linear(3, 2, bias=False)}, "bias"),
+        ({"model": torch.nn.Linear(3, 2).double()}, "float64"),
+        ({"rate": 0.2}, r"optimizer\.groups\[0\]\.lr was 0\.1 and is 0\.2"),
+        ({"momentum": 0.8}, r"optimizer\.groups\[0\]\.momentum was 0\.9 and is 0\.8"),
+        ({"cycles": 4}, r"schedule\.n_cycles was 3 and is 4"),
+        ({"configuration": {"data": "two", "size": 3}}, r"configuration\.data was 'one' and is 'two'"),
+        ({"parameters": lambda name, parameter: name == "bias"}, "weight"),
+    ]:
+        with pytest.raises(InputError, match=words):
+            recorder(path, **{"configuration": {"data": "one", "size": 3}, **options})
+        assert path.read_bytes() == before
+    recorder(path, configuration={"data": "one", "size": 3}).close()
+
+
+def test_snapshots_without_a_state_are_not_thrown_away(tmp_path):
+    rec = recorder(tmp_path / "a.h5")
+    for _ in range(12):
+        rec.model(torch.randn(4, 3)).square().mean().backward()
+        rec.optimizer.step()
+        rec.step()
+        rec.scheduler.step()
+    rec.close()                     # a loop of its own, without `batches`: it does not resume
+    with pytest.raises(StoreError, match="3 snapshots and no state"):
+        recorder(tmp_path / "a.h5")
+    assert len(ek.open(tmp_path / "a.h5")) == 3
+
+
+def test_a_damaged_state_is_told(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "a.h5", stop_at=20)
+    state = tmp_path / "a.h5.d" / "training" / "state.pt"
+    state.write_bytes(state.read_bytes()[:-100])
+    with pytest.raises(StoreError, match=r"state\.pt cannot be read"):
+        train(tmp_path / "a.h5")
+    assert len(ek.open(tmp_path / "a.h5")) == 2
+
+
+def test_checkpoints_of_ones_own(tmp_path):
+    """The recorder's state beside those of model, optimizer and schedule, saved and loaded by the user."""
+    def run(path, state=None, until=30):
+        kept = None
+        torch.manual_seed(0)
+        random.seed(1)
+        np.random.seed(2)       # noqa: NPY002
+        model = torch.nn.Linear(5, 3)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        schedule = neural.CyclicCosineLR(optimizer, total_steps=30, n_cycles=3)
+        loader = torch.utils.data.DataLoader(Noisy(), batch_size=8, shuffle=True)
+        with neural.Recorder(path, model, optimizer, schedule, states=False) as rec:
+            if state is not None:
+                for one, saved in zip((model, optimizer, schedule, rec), state, strict=True):
+                    one.load_state_dict(saved)
+            for _ in rec.epochs(6):
+                for x, y in rec.batches(loader):
+                    optimizer.zero_grad()
+                    torch.nn.functional.cross_entropy(model(x), y).backward()
+                    optimizer.step()
+                    rec.step()
+                    schedule.step()
+                    if rec.updates == 17:
+                        kept = json_of([one.state_dict() for one in (model, optimizer, schedule, rec)])
+                    if rec.updates == until:
+                        rec.stop()
+                        return kept
+        return None
+
+    def json_of(states):
+        import io
+
+        file = io.BytesIO()
+        torch.save(states, file)
+        file.seek(0)
+        return torch.load(file, weights_only=True)
+
+    run(tmp_path / "whole.h5", until=30)
+    state = run(tmp_path / "cut.h5", until=24)
+    assert len(ek.open(tmp_path / "cut.h5")) == 2
+    run(tmp_path / "cut.h5", state)
+    assert same(tmp_path / "whole.h5", tmp_path / "cut.h5")
+
+
+# -- processes that work together ----------------------------------------------------------------------------------
+
+def together(rank, world, path, port, stop, out):
+    """One of two processes of a distributed run."""
+    import torch.distributed as dist
+
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    torch.manual_seed(rank)         # each with random numbers of its own
+    random.seed(rank)
+    np.random.seed(rank)    # noqa: NPY002
+    model = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.Dropout(0.3), torch.nn.Linear(8, 3))
+    model = torch.nn.parallel.DistributedDataParallel(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    schedule = neural.CyclicCosineLR(optimizer, total_steps=20, n_cycles=2)
+    sampler = torch.utils.data.DistributedSampler(Noisy(), world, rank, shuffle=True)
+    loader = torch.utils.data.DataLoader(Noisy(), batch_size=4, sampler=sampler)
+    with neural.Recorder(path, model, optimizer, schedule, save_every=4) as rec:
+        for _ in rec.epochs(4):
+            for x, y in rec.batches(loader):
+                optimizer.zero_grad()
+                torch.nn.functional.cross_entropy(model(x), y).backward()
+                optimizer.step()
+                rec.step()
+                if rec.updates == stop:
+                    os._exit(9)
+                schedule.step()
+        assert (rec.store is None) == (rank > 0)
+    drawn, error = torch.rand(3).tolist(), ""
+    try:
+        neural.Recorder(path, model, optimizer, schedule, configuration={"data": "another"})
+    except InputError as raised:        # every process is told, none waits for the others
+        error = str(raised)
+    with open(f"{out}.{rank}", "w") as file:
+        json.dump({"drawn": drawn, "captured": rec.captured, "error": error}, file)
+    dist.destroy_process_group()
+
+
+def two_processes(path, stop, out):
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks = [subprocess.Popen([sys.executable, __file__, "together", str(rank), str(path), str(port), str(stop), str(out)],
+                              env={**os.environ, "OMP_NUM_THREADS": "1"}) for rank in range(2)]
+    try:
+        return [rank.wait(90) for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+
+
+def test_two_processes_resume_with_random_numbers_of_each(tmp_path):
+    assert two_processes(tmp_path / "whole.h5", 0, tmp_path / "whole") == [0, 0]
+    assert two_processes(tmp_path / "cut.h5", 11, tmp_path / "cut") == [9, 9]
+    assert two_processes(tmp_path / "cut.h5", 0, tmp_path / "cut") == [0, 0]
+    assert same(tmp_path / "whole.h5", tmp_path / "cut.h5")
+    states = [[json.loads((tmp_path / f"{run}.{rank}").read_text()) for rank in range(2)] for run in ("whole", "cut")]
+    assert states[0] == states[1]
+    assert states[0][0]["drawn"] != states[0][1]["drawn"]
+    assert states[0][0]["captured"] == states[0][1]["captured"] == [10, 20]
+    assert all("configuration.data" in one["error"] for one in states[1])
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "together":
+        _, _, rank, path, port, stop, out = sys.argv
+        together(int(rank), 2, path, int(port), int(stop), out)
+    else:
+        every = int(sys.argv[3]) if len(sys.argv) > 3 else 3
+        train(sys.argv[1], pause=float(sys.argv[2]), save_every=every,
+              tell=lambda step: os.write(1, f"{step}\n".encode()))
