@@ -1,9 +1,9 @@
 """One training budget, spent in six ways: what is a snapshot ensemble worth beside what else it could have bought?
 
-After Table 1 of Huang et al., ICLR 2017, on the processor: scikit-learn's digits, and the first images of
-MNIST and CIFAR-10 where ENSEMBLEKIT_DATA names a folder with them. Every way gets the same number of steps and the same data; five seeds each,
-differences paired by seed, 95 % intervals over seeds (Student's t). Errors and calibrated NLL are those of the test
-items, of which a temperature sees one half to scale the other.
+After Table 1 of Huang et al., ICLR 2017, on the processor: scikit-learn's digits, and the first images of MNIST and
+CIFAR-10 where ENSEMBLEKIT_DATA names a folder with them. Every way gets the same number of steps and the same data; five
+seeds each, differences paired by seed, 95 % intervals over seeds (Student's t). Errors and calibrated NLL are those of the
+test items, of which a temperature sees one half to scale the other.
 """
 
 from __future__ import annotations

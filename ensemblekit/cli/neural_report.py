@@ -91,7 +91,8 @@ def _show(found: Any) -> None:
     stdout.print(f"{n} independent items; 95 % intervals", style="dim", markup=False)
     rows = table("", *SCORES.values(), right=tuple(SCORES.values()))
     for label, values in found.scores.items():
-        rows.add_row(label.replace(" ", NBSP), *(f"{values[s].value:.4f}\n[dim]{values[s].low:.4f} – {values[s].high:.4f}[/]" for s in SCORES))
+        rows.add_row(label.replace(" ", NBSP), *(
+            f"{values[s].value:.4f}\n[dim]{values[s].low:.4f} – {values[s].high:.4f}[/]" for s in SCORES))
     stdout.print(rows)
     stdout.print(f"minus {first}, paired; bold where the interval excludes zero", style="dim", markup=False)
     rows = table("", *SCORES.values(), right=tuple(SCORES.values()))

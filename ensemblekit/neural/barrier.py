@@ -104,7 +104,8 @@ def rise_of(average: torch.nn.Module, members: Iterable[torch.nn.Module], shares
         others += share * _labelled(item_losses(model, batches, task, forward, device, ignore_index))
     gap = reduce(own - others, Moments())
     if task == "regression":
-        targets = np.concatenate([np.asarray(target_of(b).cpu(), np.float64).reshape(-1) for b in batches])  # type: ignore[union-attr]
+        found = [target_of(b) for b in batches]
+        targets = np.concatenate([np.asarray(t.cpu(), np.float64).reshape(-1) for t in found if t is not None])
         nothing = float(targets.var())
     else:
         nothing = float(np.log(classes_of(average, batches[0], task, forward, device)))

@@ -68,7 +68,8 @@ class Ensemble(torch.nn.Module):
 
     _runner: Members
 
-    def __init__(self, model: torch.nn.Module, vectors: Any, *, manifest: Manifest | None = None, weights: Any = None, task: Task = "classification",
+    def __init__(self, model: torch.nn.Module, vectors: Any, *, manifest: Manifest | None = None, weights: Any = None,
+                 task: Task = "classification",
                  forward: Forward | None = None, space: Space = "probability", ignore_index: int | None = None,
                  resident: int = RESIDENT):
         super().__init__()

@@ -30,7 +30,8 @@ def reducer_of(average: Any) -> Reducer:
     """ "swa", "ema", "lawa", or a reducer as it is."""
     if isinstance(average, Reducer) and not isinstance(average, type):
         return average
-    made: dict[str, Callable[[], Reducer]] = {"swa": Moments, "ema": lambda: Exponential(half_life=HALF_LIFE), "lawa": lambda: Window(LENGTH)}
+    made: dict[str, Callable[[], Reducer]] = {
+        "swa": Moments, "ema": lambda: Exponential(half_life=HALF_LIFE), "lawa": lambda: Window(LENGTH)}
     if average not in made:
         raise InputError(f'average is "swa", "ema", "lawa" or a reducer such as ek.Exponential(0.99); got {average!r}')
     return made[average]()
@@ -157,8 +158,8 @@ class Compensated:
     """Mean, or with `decay` the exponential average begun at the first snapshot, in pairs of float32.
 
     For devices without float64: the pair (high, low) carries twice the digits of one, so that steps far below the
-    rounding of the average are not lost (sums by Knuth, products by Dekker 1971). Torch tensors or arrays; the mean merges in any order, the
-    exponential not at all.
+    rounding of the average are not lost (sums by Knuth, products by Dekker 1971).
+    Torch tensors or arrays; the mean merges in any order, the exponential not at all.
     """
 
     def __init__(self, decay: float | None = None):

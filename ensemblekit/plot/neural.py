@@ -130,8 +130,8 @@ def by_members(curve: Sequence[Mapping[str, Any]], *, axes: Any = None) -> Any:
         raise InputError("nothing to draw: no scores were given")
     axes = _grid(1, 2, (3.94, 1.9), axes)[0]
     counts = np.arange(1, len(curve) + 1)
-    for ax, (name, title, factor, shift) in zip(axes, (("accuracy", "error (%)", -100.0, 100.0), ("nll", "NLL (nats)", 1.0, 0.0)),
-                                                strict=True):
+    shown = (("accuracy", "error (%)", -100.0, 100.0), ("nll", "NLL (nats)", 1.0, 0.0))
+    for ax, (name, title, factor, shift) in zip(axes, shown, strict=True):
         value = np.array([shift + factor * s[name].value for s in curve])
         ends = np.sort([[shift + factor * s[name].low, shift + factor * s[name].high] for s in curve], axis=1)
         ax.fill_between(counts, ends[:, 0], ends[:, 1], color=BLUE, alpha=0.2, lw=0)
