@@ -191,7 +191,13 @@ class _Finish:
         def estimate(value: float, stderr: float, doubts: list[str], converged: bool, **more: Any) -> Estimate:
             n_eff = 2 / d * (line.slope / line.stderr) ** 2 if line.stderr > 0 else math.nan
             g = n * self.independent / n_eff
-            return Estimate(mean=value, stderr=stderr, interval=student_interval(value, stderr, line.dof, kept.confidence),
+            shift = value - line.slope / (2 * d) if more.get("unit") else 0.0
+            interval = student_interval(value, stderr, line.dof, kept.confidence)
+            if more.get("unit") and 0 < stderr < line.slope / (2 * d):
+                # errors of a diffusion coefficient grow with it: the interval is even in its logarithm
+                low, high = student_interval(0.0, line.stderr / line.slope, line.dof, kept.confidence)
+                interval = (shift + (value - shift) * math.exp(low), shift + (value - shift) * math.exp(high))
+            return Estimate(mean=value, stderr=stderr, interval=interval,
                             n_eff=n_eff, statistical_inefficiency=g, correlation_time=g / 2 * times[1], converged=converged,
                             verdict="; ".join(doubts), **facts, **more)
 
