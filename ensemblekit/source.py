@@ -435,8 +435,8 @@ class StackedSource:
     @property
     def times(self) -> np.ndarray | None:
         """Times of all snapshots, (n,), where the runs are parts of one and know them."""
-        parts = [getattr(run, "times", None) for run in self.runs]
-        return np.concatenate(parts) if self.joined and all(part is not None for part in parts) else None
+        parts = [part for run in self.runs if (part := getattr(run, "times", None)) is not None]
+        return np.concatenate(parts) if self.joined and len(parts) == len(self.runs) else None
 
     def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> StackedSource:
         check_window(start, stop, step)

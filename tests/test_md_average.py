@@ -106,6 +106,11 @@ def test_the_temporary_store_goes_away(live, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_window_of_a_store_knows_its_atoms(adk):
+    late = md.average(ek.open(adk.path).window(40), {"rg": RG}, equilibration=None)["rg"]
+    assert late.mean == md.average(adk, {"rg": RG}, start=40, equilibration=None)["rg"].mean
+
+
 def test_windows(adk):
     series = md.average(adk, {"rg": RG}, equilibration=None)["rg"].series
     for choice, rows in (({"start": 10, "stop": 90, "step": 4}, slice(10, 90, 4)), ({"frames": [1, 5, 9]}, [1, 5, 9]),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import ensemblekit as ek
-from ensemblekit.errors import InputError, MissingExtraError
+from ensemblekit.errors import InputError, MissingExtraError, StatisticsError
 from ensemblekit.md.topology import warnings_held
 
 pytest.importorskip("MDAnalysis")
@@ -81,7 +81,10 @@ def test_components_of_gyration(adk, universe):
     assert moments.anisotropy.mean == pytest.approx(want.mean(), rel=1e-5)
     assert moments.asphericity.mean == pytest.approx((a - (b + c) / 2).mean(), rel=1e-5)
     assert found.mean == pytest.approx(18.2654955170, rel=1e-9)
-    assert found.series is None or found.series[0] == pytest.approx(16.6690183686, rel=1e-9)
+    assert found.series[0] == pytest.approx(16.6690183686, rel=1e-9)
+    np.testing.assert_allclose(found.about_x.series, np.sqrt(found.series**2 - found.along_x.series**2), rtol=1e-9)
+    plain = average(adk, md.RadiusOfGyration("protein"))
+    assert found.stderr == plain.stderr
 
 
 def test_rmsd_of_mdanalysis_tests(adk, universe):
@@ -439,9 +442,10 @@ def test_torsions_of_replicas_meet_on_the_circle(tmp_path):
         path = tmp_path / f"{k}.h5md"
         write_torsions(path, middle + 8 * rng.normal(size=200))
         runs.append(path)
-    found = average([str(run) for run in runs], md.Dihedral("index 0", "index 1", "index 2", "index 3"))
+    together = ek.open([str(run) for run in runs], as_="replicas")
+    found = average(together, md.Dihedral("index 0", "index 1", "index 2", "index 3"))
     assert abs(found.mean) == pytest.approx(180, abs=2)
-    many = average([str(run) for run in runs], md.Dihedrals((("index 0", "index 1", "index 2", "index 3"),)))
+    many = average(together, md.Dihedrals((("index 0", "index 1", "index 2", "index 3"),)))
     assert abs(many.mean[0]) == pytest.approx(180, abs=2)
     one = average(runs[0], md.Dihedral("index 0 1 2 3"))
     assert one.mean == pytest.approx(170, abs=2)
@@ -541,6 +545,27 @@ def test_selections_made_anew_in_every_frame(adk, universe):
     assert (found["none"].series == 0).all()
 
 
+def test_replicas_move_about_one_mean_structure(adk):
+    """Halves of a run as replicas: the mean squares of the whole run come out, drift between the halves included."""
+    frames = md.read(datafiles.PSF, datafiles.DCD)
+    halves = ek.ReplicaSet.of([frames.window(0, 49), frames.window(49, 98)])
+    observables = {"rmsf": md.RMSF("name CA"), "pca": md.PCA("name CA and resid 1:20", n_components=3)}
+    whole, parts = (md.average(source, observables, quiet=True, equilibration=None) for source in (adk, halves))
+    np.testing.assert_allclose(parts["rmsf"].bfactor.mean, whole["rmsf"].bfactor.mean, rtol=1e-3)
+    np.testing.assert_allclose(parts["pca"].variances.mean, whole["pca"].variances.mean, rtol=1e-3)
+
+
+def test_frames_without_weight_take_no_part(adk):
+    weights = np.r_[np.zeros(40), np.ones(58)]
+    some = average(adk, md.RMSF("name CA", corrected=True), frame_weights=weights)
+    assert np.isfinite(some.stderr).all()
+    np.testing.assert_allclose(average(adk, md.RMSF("name CA"), frame_weights=weights).mean,
+                               average(adk, md.RMSF("name CA", reference=np.array(ek.open(adk)["position"][0])), start=40).mean,
+                               rtol=1e-9)
+    with pytest.raises(StatisticsError, match="corrected=False"):
+        average(adk, md.RMSF("name CA", corrected=True), stop=3)
+
+
 def test_the_finite_sample_correction_finds_the_true_fluctuation():
     """Harmonic atoms, 40 short runs of correlated frames: the plain mean square is low by 1 / n_eff, the corrected is not."""
     from ensemblekit.averaging.average import clock_of
@@ -559,7 +584,7 @@ def test_the_finite_sample_correction_finds_the_true_fluctuation():
         x[t] = phi * x[t - 1] + noise[t]
     source = ek.ArraySource.of({"x": x})
     states = partials(source, {"rmsf": ("x", Moments()), "clock": (clock_of, Series())})[0]
-    plain, corrected = (_finished(None, flag, {}, kept_run(states, "rmsf"))["bfactor"].mean / (8 * np.pi**2)
+    plain, corrected = (_finished(None, flag, False, {}, kept_run(states, "rmsf"))["bfactor"].mean / (8 * np.pi**2)
                         for flag in (False, True))
     g = (1 + phi) / (1 - phi)
     assert plain.mean() == pytest.approx(1 - g / n, abs=3 * np.sqrt(2 * g / n / 180))

@@ -29,6 +29,11 @@ from ensemblekit.md.trajectory import BATCH, Choice, FrameSource, topology_of, t
 from ensemblekit.md.weighted import WeightedSource
 from ensemblekit.source import ReplicaSet, check_weights
 
+MOST_STATES = 64
+"""Partial states of a run that are kept, at the least; up to twice as many while it is read."""
+STATE_BYTES = 32 << 20
+"""What the partial states of one read may take."""
+
 
 def average(source: Any, observables: Mapping[str, Any], *, frame_weights: Any = None, start: int | None = None,
             stop: int | None = None, step: int | None = None, frames: Any = None, begin: float | None = None,
@@ -47,7 +52,7 @@ def average(source: Any, observables: Mapping[str, Any], *, frame_weights: Any =
         begin, end: the first and last time in ps, both included. Of replicas: the same of each.
         equilibration: "auto" leaves out the start of a run where that raises n_eff significantly, for each observable on
             its own; None or 0 nothing; a whole number so many frames; a float all before that time (ps) after the first
-            frame. Observables with statistics of their own (RMSF, PCA, MSD, torsions) keep all frames unless told.
+            frame. Observables with statistics of their own (RMSF, MSD) keep all frames unless told.
         whole: True: molecules are whole in the frames, nothing is mended at the box. None: made whole along their bonds
             by observables that need it, as far as the source does not say that they are.
         engine: Threads() by default; every engine gives the same bits.
@@ -98,7 +103,8 @@ def _read(system: System, prepared: Mapping[str, Prepared], equilibration: Any, 
         raise InputError(f"{who!r} needs {', '.join(sorted(missing))}, and these frames have {', '.join(source.fields)}")
     fields = [name for name in source.fields if name in needed]
     with warnings_held(), counted(progress, system.n_frames, "averages") as tell:
-        read = partials(source, branches, fields=fields, engine=system.engine, limit=BATCH, progress=tell)
+        read = partials(source, branches, fields=fields, engine=system.engine, limit=BATCH, progress=tell,
+                        keep=_kept_states(source, branches, fields))
     for run, states in read.items():
         _forward(states, run)
     found: dict[str, Estimate] = {}
@@ -107,6 +113,27 @@ def _read(system: System, prepared: Mapping[str, Prepared], equilibration: Any, 
         runs = [_finished(states, name, ready, unit, equilibration, confidence) for _, states in sorted(read.items())]
         found[name] = runs[0] if len(runs) == 1 else _together(runs, confidence, ready.periods)
     return Averages(found, tuple([*system.passes, "averages"]), system.n_frames, len(read))
+
+
+def _kept_states(source: Any, branches: Mapping[str, Any], fields: Sequence[str]) -> int:
+    """How many partial states of a run there is room for, by what those of its first frame take."""
+    run: Any = source.runs[0] if isinstance(source, ReplicaSet) else source
+    n = sum(run.lengths)
+    nbytes = 0.0
+    try:
+        for piece in run.window(0, 1).pieces(fields, "time", False, BATCH):
+            for block in piece.blocks():
+                for map, *reducers in branches.values():
+                    values = map(block)
+                    for reducer in reducers:
+                        one = reducer.empty()
+                        one.update(values, 0, block.weights)
+                        # trees of block sums have a level more for every doubling of the frames in a state
+                        levels = max(1.0, np.log2(max(n / MOST_STATES, 2))) if isinstance(one, Observed) else 1.0
+                        nbytes += levels * sum(np.asarray(part).nbytes for part in one.state().values())
+    except Exception:       # whatever fails will fail again, where the error says which frames it was about
+        return MOST_STATES
+    return int(np.clip(STATE_BYTES / (2 * max(nbytes, 1.0)), 8, MOST_STATES))
 
 
 def _forward(states: list[tuple[int, States]], run: int) -> None:
@@ -140,7 +167,9 @@ def _own(states: list[tuple[int, States]], name: str, ready: Prepared, time_unit
     """An observable whose statistics are its own."""
     assert ready.finish is not None
     kept = kept_run(states, name, time_unit, confidence)
-    if equilibration not in (None, 0) and not isinstance(equilibration, str):
+    if all(isinstance(reducer, Series) for reducer in ready.reducers):
+        kept = replace(kept, equilibration=equilibration)       # the series is there: it says itself where it begins
+    elif equilibration not in (None, 0) and not isinstance(equilibration, str):
         wanted = discarded(equilibration, kept.n, kept.times)
         begins = [begin for begin, _ in states]
         first = next((k for k, begin in enumerate(begins) if begin >= wanted), len(begins) - 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -197,9 +197,18 @@ def opened(x: Any) -> Any:
     return open_store(x)
 
 
+def provenance_of(source: Any) -> Mapping[str, Any]:
+    """What a store, or some frames of it, were made of."""
+    if hasattr(source, "provenance"):
+        return source.provenance
+    if hasattr(source, "table") and source.table.parts:
+        return open_store(source.table.parts[0].path).provenance
+    return {}
+
+
 def stored_topology(source: Any) -> Topology:
     """The topology that a store was made with."""
-    columns = getattr(source, "provenance", {}).get("topology")
+    columns = provenance_of(source).get("topology")
     if columns is None:
         raise InputError("this store has no topology; make it with md.ingest(topology, trajectory, path), or read the file "
                          "with its topology: md.read(topology, file)")

@@ -29,6 +29,7 @@ class KeptRun:
     n_discarded: int = 0
     equilibration_time: float = 0.0
     time_unit: str = ""
+    equilibration: Any = None
 
     def merged(self) -> tuple[Any, ...]:
         """The results of the reducers over all frames kept."""
@@ -36,16 +37,17 @@ class KeptRun:
 
     def estimate(self, function: Callable[..., Any], unit: str = "", coords: Coords = {}) -> Estimate:     # noqa: B006
         """The Estimate of `function(*results of the reducers)`: its error from pseudo-values of the parts, each left out."""
-        parts = [states for _, states in self.states]
+        weighty = self._weights() > 0
+        parts = [states for (_, states), held in zip(self.states, weighty, strict=True) if held]
         value = np.asarray(function(*self.merged()), np.float64)
         facts: dict[str, Any] = {"confidence": self.confidence, "n": self.n, "n_discarded": self.n_discarded,
                                  "equilibration_time": self.equilibration_time, "unit": unit, "coords": dict(coords),
                                  "times": self.times, "time_unit": self.time_unit if self.times is not None else ""}
-        shares = self._shares()
-        if len(parts) < FEWEST or not (shares > 0).all():
+        weights = self._weights()[weighty]
+        shares = weights / weights.sum()
+        if len(parts) < FEWEST:
             none = np.full(value.shape, np.nan)
-            why = (f"{len(parts)} parts: an error needs at least {FEWEST}" if len(parts) < FEWEST else
-                   "a part of the run has no weight, so no error can be told")
+            why = f"{len(parts)} parts of the run have weight: an error needs at least {FEWEST}"
             return Estimate(mean=_plain(value), stderr=_plain(none), interval=(_plain(none), _plain(none)),
                             n_eff=_plain(none), statistical_inefficiency=_plain(none), correlation_time=_plain(none),
                             dof=_plain(none), converged=False, verdict=why, **facts)
@@ -61,7 +63,7 @@ class KeptRun:
                 without = function.near(value, without)
             pseudo[k] = value - (1 / shares[k] - 1) * (without - value)
             after = parts[k] if after is None else _join([parts[k], after])
-        block = blocking(pseudo, self._weights()).chosen()
+        block = blocking(pseudo, weights).chosen()
         with np.errstate(invalid="ignore", divide="ignore"):
             n_eff = np.where(np.ptp(pseudo, axis=0) > 0, len(parts) / np.maximum(block.g, 1.0), np.nan)
             g = self.n / n_eff
@@ -85,10 +87,6 @@ class KeptRun:
         starts = np.array([start for start, _ in self.states]) - self.states[0][0]
         w = np.ones(self.n) if self.weights is None else self.weights
         return np.add.reduceat(w, starts)
-
-    def _shares(self) -> np.ndarray:
-        w = self._weights()
-        return w / w.sum()
 
     def _spacing(self) -> float:
         times = self.times

@@ -80,12 +80,18 @@ def dipoles(positions, atoms, charges, masses, out):
     for n in range(len(charges)):
         charge += charges[n]
     for f in range(len(positions)):
-        m = np.zeros(3)
-        c = np.zeros(3)
+        x = positions[f]
+        mx, my, mz, cx, cy, cz = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
         for n in range(len(atoms)):
-            p = positions[f, atoms[n]]
-            for k in range(3):
-                m[k] += charges[n] * p[k]
-                c[k] += masses[n] * p[k]
-        for k in range(3):
-            out[f, k] = m[k] - (charge * c[k] / total if total > 0.0 else 0.0)
+            a = atoms[n]
+            q, w = charges[n], masses[n]
+            mx += q * x[a, 0]
+            my += q * x[a, 1]
+            mz += q * x[a, 2]
+            cx += w * x[a, 0]
+            cy += w * x[a, 1]
+            cz += w * x[a, 2]
+        shift = charge / total if total > 0.0 else 0.0
+        out[f, 0] = mx - shift * cx
+        out[f, 1] = my - shift * cy
+        out[f, 2] = mz - shift * cz

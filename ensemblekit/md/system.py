@@ -195,6 +195,8 @@ def whole_already(source: Any) -> bool:
         return all(whole_already(run) for run in source.runs)
     if hasattr(source, "whole"):
         return bool(source.whole)
-    if hasattr(source, "provenance"):
-        return bool(source.provenance.get("whole"))
-    return whole_already(source.source) if hasattr(source, "source") else False
+    if hasattr(source, "source"):
+        return whole_already(source.source)
+    from ensemblekit.md.ingest import provenance_of
+
+    return bool(provenance_of(source).get("whole"))

@@ -137,8 +137,8 @@ class Topology:
 
     @cached_property
     def ties(self) -> np.ndarray | None:
-        """(m, 2) what holds molecules together: bonds, and for each virtual site (no bond, no mass, like the M of TIP4P) one to the
-        first bonded atom of its residue; None without bonds."""
+        """(m, 2) what holds molecules together: bonds, and for each virtual site (no bond, no mass, like the M of TIP4P) one
+        to the first bonded atom of its residue; None without bonds."""
         bonds = self.bonds
         if bonds is None:
             return None

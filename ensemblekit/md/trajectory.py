@@ -15,14 +15,17 @@ import numpy as np
 
 from ensemblekit.errors import InputError
 from ensemblekit.md.topology import Topology, mdanalysis, warnings_held
-from ensemblekit.md.weighted import PickedSource
+from ensemblekit.md.weighted import PickedSource, WeightedSource
 from ensemblekit.md.xtc import XtcIndex
 from ensemblekit.source import WHOLE, Access, Block, Cut, Field, Piece, ReplicaSet, StackedSource, check_window, cuts_of
 from ensemblekit.store.schema import MD_UNITS
+from ensemblekit.store.store import StoredSource
 
 BATCH = 8 << 20
 """Bytes of frames read at a time: they stay in the cache until the last observable has seen them."""
-KINDS = ("position", "velocity", "force", "box")
+FOR_TRAJECTORIES = ("format", "dt", "in_memory", "time_offset", "lengthunit", "timeunit", "velocityunit", "convert_units",
+                    "atom_style", "lammps_coordinate_convention")
+"""Options of a Universe that speak of its trajectory, not of its topology."""
 JOINT = 1e-3
 """Part of a time step by which two times may differ and still be one."""
 
@@ -371,14 +374,14 @@ def _universe(topology: Any, trajectory: Any, options: Mapping[str, Any]) -> Any
             raise InputError(f"there is no file {file!r}")
     with mdanalysis() as mda:
         try:
-            made = mda.Universe(os.fspath(topology), **{k: v for k, v in options.items()})
-        except (ValueError, TypeError, OSError, EOFError, KeyError, IndexError, NotImplementedError) as error:
+            mine = {} if not files else {k: v for k, v in options.items() if k in FOR_TRAJECTORIES}
+            made = mda.Universe(os.fspath(topology), **{k: v for k, v in options.items() if k not in mine})
+        except (ValueError, TypeError, OSError, EOFError, KeyError, IndexError, NotImplementedError, ImportError) as error:
             raise InputError(f"{os.path.basename(os.fspath(topology))} is no topology MDAnalysis can read "
                              f"({type(error).__name__}: {error})") from error
         if files:
             try:
-                made.load_new(files if len(files) > 1 else files[0],
-                              **{k: v for k, v in options.items() if k in ("format", "dt", "in_memory")})
+                made.load_new(files if len(files) > 1 else files[0], **mine)
             except InputError:
                 raise
             except Exception as error:
@@ -659,6 +662,8 @@ def trajectory_source(x: Any) -> Any:
         return x
     if isinstance(x, str | os.PathLike) or hasattr(x, "provenance"):
         return opened(x)
+    if isinstance(x, StoredSource | PickedSource | WeightedSource):
+        return x
     if isinstance(x, Sequence):
         return opened(x)
     return read(x)

@@ -75,7 +75,7 @@ def _trajectories(stores: list[Store], path: Any) -> StackedSource:
 
     Averages over a run that is there twice, or over several as if they were one, look more certain than they are.
     """
-    spans = sorted((float(s.times[0]), float(s.times[-1]), os.path.basename(s.path)) for s in stores    # type: ignore[index]
+    spans = sorted((float(s.times[0]), float(s.times[-1]), os.path.basename(s.path)) for s in stores
                    if len(s) and s.times is not None)
     for (_, end, before), (begin, _, name) in itertools.pairwise(spans):
         if begin < end:

@@ -331,6 +331,8 @@ class Store:
         store = cls(path, first.schema, mode, durability, capacity)
         if mode == "a":
             store._lock = Lock(path)
+        else:
+            store._layouts = [first]        # as it was just read; looked at again where the file has changed since
         try:
             store.refresh()
             if mode == "a":

@@ -57,6 +57,11 @@ class Kept(Protocol):
     def confidence(self) -> float: ...
 
     @property
+    def equilibration(self) -> Any:
+        """What md.average was told, for observables that keep their series (all reducers are Series) and so all frames;
+        else None, and what was to be left out is."""
+
+    @property
     def states(self) -> list[tuple[int, list[Reducer]]]:
         """(first frame, the `reducers`) of consecutive parts of the run, up to about a hundred."""
 

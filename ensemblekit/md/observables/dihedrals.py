@@ -171,7 +171,7 @@ def _many(points: Points, quadruples: np.ndarray, coords: Mapping[str, tuple[np.
 
 def _on_the_circle(kept: Kept) -> dict[str, Estimate]:
     (angles,) = kept.merged()
-    found = circular_average(angles, weights=kept.weights, times=kept.times, equilibration=None,
+    found = circular_average(angles, weights=kept.weights, times=kept.times, equilibration=kept.equilibration,
                              confidence=kept.confidence, time_unit="ps" if kept.times is not None else "")
     return {"": replace(found.mean, coords={}), "resultant": found.resultant}
 

@@ -64,9 +64,8 @@ def moments(gather: Gather, charges: np.ndarray, masses: np.ndarray, block: Bloc
     from ensemblekit.md.kernels_density import dipoles
 
     positions, index = gather(block)
-    x = positions[:, index]
-    out = np.empty((len(x), 3))
-    dipoles(x if x.dtype == np.float32 else x.astype(np.float64), np.arange(x.shape[1]), charges, masses, out)
+    out = np.empty((len(positions), 3))
+    dipoles(positions, index, charges, masses, out)
     return out
 
 

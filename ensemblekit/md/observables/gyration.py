@@ -7,7 +7,10 @@ from functools import partial
 
 import numpy as np
 
-from ensemblekit.md.observables.base import Derived, Prepared
+from ensemblekit.averaging.average import scalar_estimate
+from ensemblekit.averaging.estimate import Estimate
+from ensemblekit.averaging.series import Series
+from ensemblekit.md.observables.base import Derived, Kept, Prepared
 from ensemblekit.md.observables.groups import check_weights_word, shares_by
 from ensemblekit.md.superpose import frames_of
 from ensemblekit.md.system import Gather, System
@@ -26,7 +29,7 @@ class RadiusOfGyration:
 
     With ``components=True`` come `along_x`, `along_y`, `along_z`, the roots of the mean squares along each axis, and
     `about_x`, `about_y`, `about_z`, the radii of gyration about each axis (of the other two components; gmx gyrate's
-    Rg(X/Y/Z)); with them :class:`RadiusOfGyration` is an array (7,) in one read.
+    Rg(X/Y/Z)); each a number with its own series and interval.
     """
 
     select: str = "protein"
@@ -47,13 +50,8 @@ class RadiusOfGyration:
             atoms = system.select(self.select)
             squares = partial(_squares, system.gather(atoms), shares_by(system, atoms, self.weights))
         if not self.components:
-            return Prepared(partial(_radius, squares), "Angstrom", further={})
-        further = {}
-        for k, axis in enumerate(AXES):
-            further[f"along_{axis}"] = Derived(partial(_take, 1 + k), "Angstrom")
-            further[f"about_{axis}"] = Derived(partial(_take, 4 + k), "Angstrom")
-        return Prepared(partial(_components, squares), "Angstrom", function=partial(_take, 0), further=further,
-                        series=partial(_column, 0))
+            return Prepared(partial(_radius, squares), "Angstrom")
+        return Prepared(partial(_components, squares), "Angstrom", reducers=(Series(),), finish=_each)
 
 
 @dataclass(frozen=True)
@@ -83,8 +81,12 @@ def _take(k: int | slice, mean: np.ndarray) -> np.ndarray:
     return mean[k]
 
 
-def _column(k: int, values: np.ndarray) -> np.ndarray:
-    return values[:, k]
+def _each(kept: Kept) -> dict[str, Estimate]:
+    """The radius and its six components, from their series (n, 7)."""
+    (values,) = kept.merged()
+    names = ["", *(f"along_{axis}" for axis in AXES), *(f"about_{axis}" for axis in AXES)]
+    return {name: scalar_estimate(column, kept.weights, kept.times, kept.equilibration, kept.confidence, "Angstrom", "ps")
+            for name, column in zip(names, values.T, strict=True)}
 
 
 def _squares(gather: Gather, shares: np.ndarray, block: Block) -> np.ndarray:

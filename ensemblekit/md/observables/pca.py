@@ -18,7 +18,7 @@ from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError
 from ensemblekit.md.observables.base import Derived, Prepared
 from ensemblekit.md.observables.groups import residues_of
-from ensemblekit.md.observables.rmsf import fitted_mean, moved_atoms
+from ensemblekit.md.observables.rmsf import fitted_mean, moved_atoms, several
 from ensemblekit.md.superpose import Fit
 from ensemblekit.md.system import Gather, System
 from ensemblekit.source import ArraySource, Block
@@ -55,9 +55,10 @@ class PCA:
         gather, found = decompose(system, self)
         scale = 1.0 if found.n_eff <= 1 else 1 / (1 - 1 / found.n_eff)
         number = {"component": (np.arange(1, len(found.variances) + 1), "")}
-        further = {"variances": Derived(partial(_variances, scale), "Angstrom2", number),
-                   "cumulated": Derived(_cumulated, "", number)}
-        return Prepared(partial(_along, gather, found), "", number, function=_shares, further=further)
+        common = several(system)
+        further = {"variances": Derived(partial(_variances, scale, common), "Angstrom2", number),
+                   "cumulated": Derived(partial(_cumulated, common), "", number)}
+        return Prepared(partial(_along, gather, found), "", number, function=partial(_shares, common), further=further)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -251,19 +252,21 @@ def _along(gather: Gather, found: PrincipalComponents, block: Block) -> np.ndarr
     return np.concatenate([along, along**2, np.einsum("ni,ni->n", x, x)[:, None]], axis=1)
 
 
-def _spread(mean: np.ndarray) -> tuple[np.ndarray, float]:
+def _spread(common: bool, mean: np.ndarray) -> tuple[np.ndarray, float]:
+    """Variances along the components and in all; several runs (`common`) about the mean structure of all of them."""
     k = (len(mean) - 1) // 2
-    return mean[k:2 * k] - mean[:k] ** 2, float(mean[-1] - (mean[:k] ** 2).sum())
+    own = np.zeros(k) if common else mean[:k] ** 2
+    return mean[k:2 * k] - own, float(mean[-1] - own.sum())
 
 
-def _shares(mean: np.ndarray) -> np.ndarray:
-    along, total = _spread(mean)
+def _shares(common: bool, mean: np.ndarray) -> np.ndarray:
+    along, total = _spread(common, mean)
     return along / total
 
 
-def _cumulated(mean: np.ndarray) -> np.ndarray:
-    return np.cumsum(_shares(mean))
+def _cumulated(common: bool, mean: np.ndarray) -> np.ndarray:
+    return np.cumsum(_shares(common, mean))
 
 
-def _variances(scale: float, mean: np.ndarray) -> np.ndarray:
-    return _spread(mean)[0] * scale
+def _variances(scale: float, common: bool, mean: np.ndarray) -> np.ndarray:
+    return _spread(common, mean)[0] * scale

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -109,8 +110,9 @@ class RDF:
             labels = molecules_of(system.topology)
             return labels[a], labels[b]
         try:
-            k, m = self.exclude     # type: ignore[misc]
-            good = int(k) == k and int(m) == m and k > 0 and m > 0      # type: ignore[operator]
+            exclude: Any = self.exclude
+            k, m = exclude
+            good = int(k) == k and int(m) == m and k > 0 and m > 0
         except (TypeError, ValueError):
             good = False
         if not good:

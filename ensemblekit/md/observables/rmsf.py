@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ensemblekit.averaging.blocking import blocking
+from ensemblekit.averaging.blocking import FEWEST, blocking
 from ensemblekit.averaging.estimate import Estimate
 from ensemblekit.averaging.moments import Moments, MomentsResult
-from ensemblekit.errors import InputError
+from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.md.observables.base import Coords, Kept, Prepared
 from ensemblekit.md.observables.groups import reference_positions, residues_of, shares_by
 from ensemblekit.md.observables.rmsd import check_fit
@@ -65,7 +65,7 @@ class RMSF:
             groups = (which, mass)
         coords: Coords = {"residue": (resids if groups else resids[which], "")}
         return Prepared(partial(moved_atoms, gather, found.fit, same, found.mean), "Angstrom", dict(coords),
-                        reducers=(Moments(),), finish=partial(_finished, groups, self.corrected, coords))
+                        reducers=(Moments(),), finish=partial(_finished, groups, self.corrected, several(system), coords))
 
 
 def fitted_mean(system: System, atoms: np.ndarray, select: str, fit: str | Literal[False] | None, weights: str | None,
@@ -92,21 +92,36 @@ def moved_atoms(gather: Gather, onto: Fit, same: bool, mean: np.ndarray, block: 
     return onto.moved(positions, fitted, atoms, mean)
 
 
-def _finished(groups: tuple[np.ndarray, np.ndarray] | None, corrected: bool, coords: Coords,
-              kept: Kept) -> dict[str, Estimate]:
+def several(system: System) -> bool:
+    """Whether there are several runs, which then move about one mean structure, not each about its own."""
+    return len(system.source.lengths or ()) > 1
+
+
+Groups = tuple[np.ndarray, np.ndarray] | None
+
+
+def _finished(groups: Groups, corrected: bool, common: bool, coords: Coords, kept: Kept) -> dict[str, Estimate]:
     lost: np.ndarray | float = 0.0
     if corrected:
-        means = np.array([state.result().mean for _, (state, *_) in kept.states])
-        weights = np.array([state.result().sum_weights for _, (state, *_) in kept.states])
-        lost = np.square(blocking(means, weights).chosen().stderr).sum(-1)
-    return {"": kept.estimate(partial(_root, groups, lost), "Angstrom", coords),
-            "bfactor": kept.estimate(partial(_b_factor, groups, lost), "Angstrom2", coords)}
+        found = [state.result() for _, (state, *_) in kept.states if state.weight > 0]      # type: ignore[attr-defined]
+        if len(found) < FEWEST:
+            raise StatisticsError(f"the correction for a finite sample needs {FEWEST} parts of the run with weight; there are "
+                                  f"{len(found)}. Take corrected=False, or more frames")
+        weights = np.array([part.sum_weights for part in found])
+        lost = np.square(blocking(np.array([part.mean for part in found]), weights).chosen().stderr).sum(-1)
+    return {"": kept.estimate(partial(_root, groups, lost, common), "Angstrom", coords),
+            "bfactor": kept.estimate(partial(_b_factor, groups, lost, common), "Angstrom2", coords)}
 
 
-def _mean_square(groups: tuple[np.ndarray, np.ndarray] | None, lost: np.ndarray | float, moments: MomentsResult) -> np.ndarray:
-    """Of each atom (or residue) about its mean, over all frames: not divided by one less."""
+def _mean_square(groups: Groups, lost: np.ndarray | float, common: bool, moments: MomentsResult) -> np.ndarray:
+    """Of each atom (or residue) about its mean, over all frames: not divided by one less.
+
+    common: about the mean structure of all runs, which is where the deviations start.
+    """
     share = 1 - 1 / moments.n_eff
     spread = np.zeros(moments.mean.shape) if share <= 1e-12 else moments.variance * share
+    if common:
+        spread = spread + moments.mean**2
     found = spread.sum(-1) + lost
     if groups is None:
         return found
@@ -114,9 +129,9 @@ def _mean_square(groups: tuple[np.ndarray, np.ndarray] | None, lost: np.ndarray 
     return np.bincount(which, mass * found) / np.bincount(which, mass)
 
 
-def _root(groups: tuple[np.ndarray, np.ndarray] | None, lost: np.ndarray | float, moments: MomentsResult) -> np.ndarray:
-    return np.sqrt(_mean_square(groups, lost, moments))
+def _root(groups: Groups, lost: np.ndarray | float, common: bool, moments: MomentsResult) -> np.ndarray:
+    return np.sqrt(_mean_square(groups, lost, common, moments))
 
 
-def _b_factor(groups: tuple[np.ndarray, np.ndarray] | None, lost: np.ndarray | float, moments: MomentsResult) -> np.ndarray:
-    return B_FACTOR * _mean_square(groups, lost, moments)
+def _b_factor(groups: Groups, lost: np.ndarray | float, common: bool, moments: MomentsResult) -> np.ndarray:
+    return B_FACTOR * _mean_square(groups, lost, common, moments)
