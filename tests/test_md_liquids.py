@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
+import ensemblekit as ek
 from ensemblekit.errors import InputError
 from ensemblekit.md.displacement import (
     brownian_covariance,
@@ -380,6 +381,25 @@ def test_long_paths_are_kept_on_disk(monkeypatch):
     found = average(u, md.MSD("all"))
     np.testing.assert_array_equal(found.mean, want.mean)
     np.testing.assert_array_equal(found.stderr, want.stderr)
+
+
+def test_replicas_of_a_liquid(tmp_path):
+    """Runs of unequal length: g(r) and diffusion of all of them, each run's beside it."""
+    from ensemblekit import md
+
+    rng = np.random.default_rng(16)
+    paths = []
+    for k, n in enumerate((200, 120)):
+        x = np.cumsum(rng.normal(0, 0.5, (n, 40, 3)), 0) + rng.uniform(0, 15, (40, 3))
+        store = md.ingest(universe(x % 15, [15, 15, 15, 90, 90, 90]), None, tmp_path / f"run-{k}.h5md")
+        paths.append(str(store.path))
+    wanted = {"g": md.RDF("all", range=(0.0, 7.0), n_bins=7), "msd": md.MSD("all", max_lag=50.0)}
+    sources = (ek.open(paths, as_="replicas"), *paths)
+    found, *each = (md.average(source, wanted, equilibration=None, quiet=True) for source in sources)
+    np.testing.assert_allclose(found["g"].mean, (200 * each[0]["g"].mean + 120 * each[1]["g"].mean) / 320, rtol=1e-9)
+    np.testing.assert_allclose(found["msd"].mean, (200 * each[0]["msd"].mean + 120 * each[1]["msd"].mean) / 320, rtol=1e-9)
+    assert abs(found["msd"].diffusion.mean - 0.125) < 4 * found["msd"].diffusion.stderr
+    assert np.isfinite(found["g"].stderr[2:]).all()
 
 
 def test_msd_of_weighted_or_uneven_frames_is_refused():

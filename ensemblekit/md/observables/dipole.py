@@ -29,7 +29,8 @@ class Dipole:
     """The dipole moment sum q (r - c) of the selected atoms, a vector, in e angstrom (1 e angstrom = 4.8032 D).
 
     Molecules are made whole first. For a neutral selection the origin c does not matter; a charged one is taken about its
-    centre of mass (centre of geometry where no masses are known). With it comes ``magnitude``, the mean length.
+    centre of mass (centre of geometry where no masses are known); of several charged molecules in a periodic box it jumps when
+    one of them changes its image. With it comes ``magnitude``, the mean length.
     """
 
     select: str = "all"

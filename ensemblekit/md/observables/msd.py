@@ -39,8 +39,8 @@ class MSD:
     """Mean squared displacement against lag, averaged over atoms and over all windows of the run (Einstein), in angstrom^2.
 
     The error is that of groups of molecules left out one by one (molecules, or residues where no bonds are known, are taken
-    to move on their own); with fewer than eight of them, that of Brownian paths. With it come ``diffusion``, the slope of
-    a weighted straight line over `fit` divided by twice the dimensions, in angstrom^2 / ps (x 10 is 1e-5 cm^2 / s), and
+    to move on their own); with fewer than eight of them, that of Brownian paths, which is also the least for `diffusion`. With
+    it come ``diffusion``, the slope of a weighted straight line over `fit` divided by twice the dimensions, in angstrom^2 / ps (x 10 is 1e-5 cm^2 / s), and
     ``exponent``, d ln MSD / d ln t there, which must be 1 for the former to mean anything: its verdict says so. With
     `temperature` and `viscosity` also ``diffusion_infinite``: that of an endless box (Yeh & Hummer 2004; any box shape).
     """
@@ -191,7 +191,13 @@ class _Finish:
         def estimate(value: float, stderr: float, doubts: list[str], converged: bool, **more: Any) -> Estimate:
             n_eff = 2 / d * (line.slope / line.stderr) ** 2 if line.stderr > 0 else math.nan
             g = n * self.independent / n_eff
-            return Estimate(mean=value, stderr=stderr, interval=student_interval(value, stderr, line.dof, kept.confidence),
+            shift = value - line.slope / (2 * d) if more.get("unit") else 0.0
+            interval = student_interval(value, stderr, line.dof, kept.confidence)
+            if more.get("unit") and 0 < stderr < line.slope / (2 * d):
+                # errors of a diffusion coefficient grow with it: the interval is even in its logarithm
+                low, high = student_interval(0.0, line.stderr / line.slope, line.dof, kept.confidence)
+                interval = (shift + (value - shift) * math.exp(low), shift + (value - shift) * math.exp(high))
+            return Estimate(mean=value, stderr=stderr, interval=interval,
                             n_eff=n_eff, statistical_inefficiency=g, correlation_time=g / 2 * times[1], converged=converged,
                             verdict="; ".join(doubts), **facts, **more)
 
