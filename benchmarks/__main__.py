@@ -18,7 +18,7 @@ from benchmarks.report import as_json, bandwidth, machine, show, show_machine
 from ensemblekit.engine import cores
 
 SUITES = tuple(name for name in ("core", "md", "rom", "neural") if importlib.util.find_spec(f"benchmarks.{name}"))
-TABLES = {"core": ("bench_coverage", "bench_statistics")}
+TABLES = {"core": ("bench_coverage", "bench_statistics"), "rom": ("bench_compress",)}
 """Files that print tables of their own, after the suite's cases; each has ``run(quick)``."""
 
 

@@ -73,7 +73,7 @@ def test_prisms() -> None:
     for kind, n in ((meshes.PENTAGONAL_PRISM, 5), (meshes.HEXAGONAL_PRISM, 6)):
         angle = 2 * np.pi * np.arange(n) / n
         ring = np.stack([np.cos(angle), np.sin(angle), 0 * angle], 1)
-        mesh = Mesh.of(np.concatenate([ring, ring + [0, 0, 2]]), [list(range(2 * n))], kind)
+        mesh = Mesh.of(np.concatenate([ring, ring + np.array([0, 0, 2])]), [list(range(2 * n))], kind)
         assert mesh.volumes == pytest.approx([n * np.sin(2 * np.pi / n)], rel=1e-14)
 
 

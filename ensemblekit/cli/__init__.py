@@ -1,4 +1,4 @@
-"""The shell: ``ensemblekit info | verify | average | export | tour | bench``.
+"""The shell: ``ensemblekit info | verify | average | export | tour | bench | rom ...``.
 
 What is heavy is imported inside the commands, so that the help comes at once.
 """
@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from ensemblekit import __version__
-from ensemblekit.cli import average, bench, export, info, tour
+from ensemblekit.cli import average, bench, export, info, rom, rom_files, tour
 from ensemblekit.cli.console import stderr
 from ensemblekit.errors import EnsemblekitError
 
@@ -37,6 +37,9 @@ app = typer.Typer(name="ensemblekit", cls=Commands, no_args_is_help=True, add_co
                   pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
 for command in (info.info, info.verify, average.average, export.export, tour.tour, bench.bench):
     app.command(no_args_is_help=command not in (tour.tour, bench.bench))(command)
+rom.app.command(no_args_is_help=True)(rom_files.ingest)
+rom.app.command(no_args_is_help=True)(rom_files.export)
+app.add_typer(rom.app, name="rom")
 
 
 def _version(wanted: bool) -> None:

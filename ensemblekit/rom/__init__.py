@@ -3,12 +3,24 @@
 from typing import Any as _Any
 
 from ensemblekit.rom import testbeds as testbeds
+from ensemblekit.rom.average import FieldAverages as FieldAverages
+from ensemblekit.rom.average import average as average
 from ensemblekit.rom.basis import Basis as Basis
+from ensemblekit.rom.compress import Archive as Archive
+from ensemblekit.rom.compress import ArchivedField as ArchivedField
+from ensemblekit.rom.compress import compress as compress
+from ensemblekit.rom.compress import decompress as decompress
+from ensemblekit.rom.decay import DecayRate as DecayRate
+from ensemblekit.rom.decay import decay_rate as decay_rate
+from ensemblekit.rom.export import export as export
 from ensemblekit.rom.incremental import IncrementalPOD as IncrementalPOD
+from ensemblekit.rom.ingest import ingest as ingest
+from ensemblekit.rom.mesh import Mesh as Mesh
 from ensemblekit.rom.plan import Plan as Plan
 from ensemblekit.rom.plan import plan as plan
 from ensemblekit.rom.pod import pod as pod
 from ensemblekit.rom.rank import gavish_donoho as gavish_donoho
+from ensemblekit.rom.read import read as read
 
 
 def __getattr__(name: str) -> _Any:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import numpy as np
 
 from ensemblekit.errors import InputError, UnknownFieldError
+from ensemblekit.source import ReplicaSet, StackedSource
+from ensemblekit.store.hdf5 import Layout
+from ensemblekit.store.store import Store, StoredSource, constants_of
 
 Association = Literal["cell", "point"]
+PREFIX = "mesh/"
+"""Of a mesh's arrays among the constants of a store."""
 
 # The numbers of VTK's linear cell types (vtkCellType.h)
 VERTEX, POLY_VERTEX, LINE, POLY_LINE, TRIANGLE, TRIANGLE_STRIP, POLYGON, PIXEL, QUAD = 1, 2, 3, 4, 5, 6, 7, 8, 9
@@ -232,10 +237,10 @@ class Mesh:
 
         made = xxhash.xxh3_128()
         for values in (self.points, self.connectivity, self.offsets, self.types):
-            made.update(values)
+            made.update(values.ravel().view(np.uint8).data if values.size else b"")
         if self.polyhedra is not None:
             for name in Polyhedra.__slots__:
-                made.update(np.ascontiguousarray(getattr(self.polyhedra, name)))
+                made.update(np.ascontiguousarray(getattr(self.polyhedra, name), np.int64).tobytes())
         return made.hexdigest()
 
     def count(self, association: Association) -> int:
@@ -310,8 +315,26 @@ def leading(item: tuple[int, ...], n: int) -> tuple[int, ...] | None:
 
 def mesh_of(source: Any) -> Mesh | None:
     """The mesh that came with a source; None where there is none."""
+    if isinstance(source, Store):
+        return _mesh_in(source._layouts[0]) if source._layouts else None
+    if isinstance(source, StoredSource):
+        return _mesh_in(source.table.home) if source.table.home is not None else None
+    if isinstance(source, ReplicaSet | StackedSource):
+        return mesh_of(source.runs[0])
     mesh = getattr(source, "mesh", None)
     return mesh if isinstance(mesh, Mesh) else None
+
+
+@lru_cache(maxsize=4)
+def _mesh_in(layout: Layout) -> Mesh | None:
+    constants = constants_of(layout)
+    arrays = {name.removeprefix(PREFIX): values for name, values in constants.items() if name.startswith(PREFIX)}
+    return Mesh.from_arrays(arrays) if "points" in arrays else None
+
+
+def constants_for(mesh: Mesh) -> dict[str, np.ndarray]:
+    """A mesh as constants of a store: ``ek.create(path, fields, constants=constants_for(mesh))``."""
+    return {PREFIX + name: values for name, values in mesh.to_arrays().items()}
 
 
 def inner_product(source: Any, field: str | None = None) -> np.ndarray | None:
@@ -381,7 +404,8 @@ def _measured(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
         elif kind == PIXEL:
             members = connectivity[offsets[chosen][:, None] + np.array([0, 1, 3, 2])]
             part = np.zeros(len(chosen))
-            kernels.flat_cells(mesh.points, members.ravel(), np.arange(len(chosen) + 1) * 4, np.arange(len(chosen)), part, shares)
+            kernels.flat_cells(mesh.points, members.ravel(), np.arange(len(chosen) + 1) * 4, np.arange(len(chosen)), part,
+                               shares)
             volumes[chosen] = part
         elif DIMENSIONS[int(kind)] == 2:
             kernels.flat_cells(mesh.points, connectivity, offsets, chosen, volumes, shares)
@@ -406,7 +430,8 @@ def _strips(mesh: Mesh, chosen: np.ndarray, volumes: np.ndarray, shares: np.ndar
 
 
 def _face_table() -> tuple[np.ndarray, np.ndarray]:
-    of_type, rows = np.zeros((43, 2), np.int64), []
+    of_type = np.zeros((43, 2), np.int64)
+    rows: list[tuple[int, ...]] = []
     for kind, faces in FACES.items():
         of_type[kind] = len(rows), len(rows) + len(faces)
         rows += [(len(face), *face, *[0] * (6 - len(face))) for face in faces]

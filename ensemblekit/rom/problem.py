@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError, UnknownFieldError
+from ensemblekit.rom.mesh import mesh_of
 from ensemblekit.rom.product import element_weights, is_sparse
 from ensemblekit.source import ArraySource, Field, ReplicaSet, SnapshotSource, StackedSource, as_source
 
@@ -233,7 +234,9 @@ def _weights(source: Any, n: int | None) -> np.ndarray | None:
 def _mesh(source: Any) -> Any:
     if isinstance(source, StackedSource):
         return _mesh(source.runs[0])
-    mesh = getattr(source, "mesh", None)
+    mesh = mesh_of(source)          # of a store, a stored field, files
+    if mesh is None:
+        mesh = getattr(source, "mesh", None)
     return mesh() if callable(mesh) else mesh
 
 

@@ -504,7 +504,7 @@ def read_constants(path: str, schema: Schema) -> dict[str, np.ndarray]:
             if f"{CONSTANTS}/{name}" not in f:
                 raise StoreDamagedError(f"{path}: the constant {name!r} that its description names is missing")
             found[name] = f[f"{CONSTANTS}/{name}"][...]
-            if xxhash.xxh3_64_intdigest(np.ascontiguousarray(found[name])) != digest:
+            if xxhash.xxh3_64_intdigest(found[name].tobytes()) != digest:
                 raise StoreDamagedError(f"{path}: the constant {name!r} is not what was written")
     return found
 

@@ -188,7 +188,7 @@ def check_constants(constants: Any) -> dict[str, np.ndarray]:
         if not all(parts) or "." in parts or ".." in parts or "\0" in name:
             raise InputError(f"a constant's name is words with '/' between them, such as \"mesh/points\"; got {name!r}")
         array = np.ascontiguousarray(values)
-        if array.dtype.kind not in "biufc" or array.dtype.itemsize > 16 or (array.dtype.kind == "f" and array.dtype.itemsize > 8):
+        if array.dtype.kind not in "biufc" or array.dtype.itemsize > (16 if array.dtype.kind == "c" else 8):
             raise InputError(f"constant {name!r} is an array of numbers of 64 bits at most; got dtype {array.dtype}")
         checked[name] = array.astype(stored_dtype(array.dtype), copy=False)
     return checked

@@ -52,7 +52,7 @@ _pack = _EXTENT.pack
 
 def digest_of(values: np.ndarray) -> int:
     """The checksum of an array's bytes."""
-    return _digest(np.ascontiguousarray(values))
+    return _digest(values.tobytes())
 
 
 def segment_path(path: str, index: int) -> str:

@@ -165,7 +165,7 @@ def _constants(f: Any, schema: Any) -> Iterator[str]:
     for name, digest in (schema.constants or {}).items() if schema.segment == 0 else ():
         if f"{CONSTANTS}/{name}" not in f:
             yield f"the constant {name!r} is missing"
-        elif xxhash.xxh3_64_intdigest(np.ascontiguousarray(f[f"{CONSTANTS}/{name}"][...])) != digest:
+        elif xxhash.xxh3_64_intdigest(f[f"{CONSTANTS}/{name}"][...].tobytes()) != digest:
             yield f"the constant {name!r} is not what was written"
 
 

@@ -64,11 +64,11 @@ def write_grid(f: h5py.File, mesh: Mapping[str, np.ndarray], linked: str | None,
         steps.attrs["NSteps"] = n
         steps.create_dataset("Values", data=np.asarray(times, "f8"))
         steps.create_dataset("NumberOfParts", data=np.ones(n, "i8"))
-        for name in ("PartOffsets", "PointOffsets", "FaceOffsets", "FaceConnectivityIdOffsets", "PolyhedronToFaceIdOffsets"):
-            if polyhedra or name in ("PartOffsets", "PointOffsets"):
-                steps.create_dataset(name, data=np.zeros(n, "i8"))
-        for name in ("CellOffsets", "ConnectivityIdOffsets"):
-            steps.create_dataset(name, data=np.zeros((n, 1), "i8"))
+        still = ["PartOffsets", "PointOffsets", "CellOffsets", "ConnectivityIdOffsets"]
+        if polyhedra:
+            still += ["FaceOffsetsOffsets", "FaceConnectivityOffsets", "PolyhedronToFaceIdOffsets"]
+        for name in still:
+            steps.create_dataset(name, data=np.zeros(n, "i8"))
         for name in ("PointDataOffsets", "CellDataOffsets", "FieldDataOffsets"):
             steps.create_group(name)
     return root
@@ -108,7 +108,8 @@ def mesh_in(constants: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray],
     return mesh, about.get("association", {})
 
 
-def shown(fields: Mapping[str, Field], mesh: Mapping[str, np.ndarray], association: Mapping[str, str]) -> dict[str, tuple[str, int]]:
+def shown(fields: Mapping[str, Field], mesh: Mapping[str, np.ndarray],
+          association: Mapping[str, str]) -> dict[str, tuple[str, int]]:
     """field -> (association, number of points or cells), for those fields that VTK can show."""
     counts = {"point": len(mesh["points"]), "cell": len(mesh["types"])}
     found = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -10,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError, SnapshotFileError
-from ensemblekit.rom.readers.reader import TIME_NAMES, Held, Options, chosen
+from ensemblekit.rom.readers.reader import NUMBER, TIME_NAMES, Held, Options, chosen
 from ensemblekit.source import Field
 
 
-def open_npy(path: str, options: Options) -> Held:
-    """One array, snapshots along `snapshot_axis` (0); its field is named after the file."""
-    name = os.path.splitext(os.path.basename(path))[0]
+def open_npy(path: str, options: Options, one_of_many: bool = False) -> Held:
+    """One array, snapshots along `snapshot_axis` (0); its field is named after the file (without number in a series)."""
+    name = _without_number(path) if one_of_many else os.path.splitext(os.path.basename(path))[0]
     chosen(options.fields, [name], path)
     axis = options.snapshot_axis or 0
     values = load_npy(axis, path, name)
@@ -24,12 +25,13 @@ def open_npy(path: str, options: Options) -> Held:
                 partial(load_npy, axis))
 
 
-def load_npy(axis: int, path: str, name: str) -> np.ndarray:
+def load_npy(axis: int | None, path: str, name: str) -> np.ndarray:
+    """Mapped, snapshots along axis 0; with axis None the whole is one snapshot."""
     try:
         values = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
         raise SnapshotFileError(path, f"cannot be read as .npy, or is cut short ({error})") from error
-    return along(axis, values, path)
+    return along(0, values[None], path) if axis is None else along(axis, values, path)
 
 
 def along(axis: int, values: Any, path: str) -> Any:
@@ -62,7 +64,7 @@ def held(path: str, arrays: Mapping[str, np.ndarray], options: Options, axis: in
     if times is not None and options.fields is None:
         fitting = {name: x for name, x in found.items() if len(x) == len(times)}
         found = fitting or found
-    n = len(next(iter(found.values())))
+    n = len(max(found.values(), key=lambda x: x.size))
     if options.fields is None:
         found = {name: x for name, x in found.items() if len(x) == n}
     counts = {name: len(x) for name, x in found.items()}
@@ -76,3 +78,20 @@ def held(path: str, arrays: Mapping[str, np.ndarray], options: Options, axis: in
 
 def of(arrays: Mapping[str, np.ndarray], path: str, name: str) -> np.ndarray:
     return arrays[name]
+
+
+def open_snapshot(path: str, options: Options) -> Held:
+    """A .npy that is one snapshot of a series; the field is named after the file without its number."""
+    name = _without_number(path)
+    chosen(options.fields, [name], path)
+    values = load_one(path, name)
+    return Held(path, {name: Field(values.shape[1:], values.dtype.newbyteorder("="))}, 1, None, "", load_one)
+
+
+def _without_number(path: str) -> str:
+    stem = os.path.splitext(os.path.basename(path))[0]
+    return re.sub(rf"[-_.]*(?:{NUMBER.pattern})[-_.]*", "_", stem).strip("_-.") or "values"
+
+
+def load_one(path: str, name: str) -> np.ndarray:
+    return load_npy(None, path, name)

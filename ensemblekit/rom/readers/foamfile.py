@@ -16,6 +16,7 @@ from ensemblekit.errors import SnapshotFileError
 COMPONENTS = {"scalar": 1, "vector": 3, "sphericalTensor": 1, "symmTensor": 6, "tensor": 9}
 BASE_UNITS = ("kg", "m", "s", "K", "mol", "A", "cd")
 VOLUME_FIELD = re.compile(r"vol(Scalar|Vector|SphericalTensor|SymmTensor|Tensor)Field(::Internal)?\Z")
+FEW = 64
 _SPACES = bytes.maketrans(b"()", b"  ")
 _COMMENT = re.compile(rb"/\*.*?\*/|//[^\n]*", re.S)
 
@@ -86,12 +87,12 @@ class FoamFile:
 
     def _text(self, start: int, stop: int, count: int) -> np.ndarray:
         try:
-            values = np.array(self.data[start:stop].translate(_SPACES).split(), np.float64) if count < 64 else np.fromstring(
-                self.data[start:stop].translate(_SPACES), np.float64, sep=" ")
-        except (ValueError, DeprecationWarning) as error:
+            values = numbers_in(self.data, start, stop, count)
+        except ValueError as error:
             raise self.wrong(f"holds what is no number ({error})") from error
         if len(values) != count:
-            raise self.wrong(f"is cut short, or damaged: {len(values)} numbers where {count} were announced")
+            few = "more" if len(values) > count else f"{len(values)}"
+            raise self.wrong(f"is cut short, or damaged: {few} numbers where {count} were announced")
         return values
 
     def labels(self) -> np.ndarray:
@@ -167,6 +168,25 @@ class FoamFile:
 
     def wrong(self, problem: str) -> SnapshotFileError:
         return SnapshotFileError(self.path, problem)
+
+
+def numbers_in(data: bytes, start: int, stop: int, count: int) -> np.ndarray:
+    """The numbers between two bytes of a text, blanks and parentheses between them; one more than `count` at the most.
+
+    Raises ValueError at what is no number.
+    """
+    if count < FEW:
+        return np.array(data[start:stop].translate(_SPACES).split()[:count + 1], np.float64)
+    from ensemblekit.rom import kernels_text as kernels
+
+    if 2 * count > stop - start + 1:        # not even room for a digit and a blank each
+        return np.zeros(0)
+    text = np.frombuffer(data, np.uint8, stop - start, start)
+    values, odd = np.empty(count), np.empty((count, 3), np.int64)
+    found, strange = kernels.parse_numbers(text, values, odd)
+    for k, first, last in odd[:strange]:
+        values[k] = float(data[start + first:start + last])
+    return values[:found] if found <= count else np.append(values, 0.0)
 
 
 def there(path: str) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ensemblekit.errors import SnapshotFileError
 from ensemblekit.rom.mesh import HEXAHEDRON, QUAD, Mesh
-from ensemblekit.rom.readers.reader import Options, chosen
+from ensemblekit.rom.readers.reader import Options, chosen, lean
 from ensemblekit.source import Field
 
 HEADER = 132
@@ -94,6 +94,7 @@ class NekFiles:
     """The file with the coordinates."""
     time_unit: str = ""
     tiles: bool = False
+    __getstate__ = lean
 
     @property
     def path(self) -> str:
@@ -146,7 +147,7 @@ def blocks_of(path: str, names: Sequence[str]) -> dict[str, np.ndarray]:
                 if len(values) < count:
                     raise SnapshotFileError(path, "is cut short")
                 values = values.astype(f"f{header.word}").reshape(header.elements, components, size)[order_of]
-                found[block] = values[:, 0].reshape(-1) if components == 1 else values.transpose(0, 2, 1).reshape(-1, components)
+                found[block] = values.transpose(0, 2, 1).reshape((-1,) if components == 1 else (-1, components))
             start += count * header.word
     return found
 

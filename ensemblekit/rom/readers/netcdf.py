@@ -11,7 +11,7 @@ import numpy as np
 
 from ensemblekit.errors import InputError, SnapshotFileError
 from ensemblekit.rom.mesh import Mesh
-from ensemblekit.rom.readers.reader import Options, chosen
+from ensemblekit.rom.readers.reader import Options, chosen, lean
 from ensemblekit.source import Field
 from ensemblekit.store.hdf5 import opened
 
@@ -65,7 +65,9 @@ class NetCDF:
     n: int
     times: np.ndarray | None
     time_unit: str
+    on: Mesh | None = None
     tiles: bool = False
+    __getstate__ = lean
 
     @property
     def fields(self) -> Mapping[str, Field]:
@@ -73,7 +75,7 @@ class NetCDF:
                             text(v.attributes.get("units", ""))) for name, v in self.variables.items()}
 
     def mesh(self) -> Mesh | None:
-        return None
+        return self.on
 
     def read(self, names: Sequence[str], rows: range, tile: slice | None = None) -> dict[str, np.ndarray]:
         found = {}
@@ -95,8 +97,7 @@ def _datasets(path: str, classic: bool) -> Any:
     if classic:
         from scipy.io import netcdf_file
 
-        # not mapped: a mapped file warns when it is closed while a view of it lives
-        with netcdf_file(path, "r", mmap=False) as file:
+        with netcdf_file(path, "r", mmap=True) as file:     # mapped: only the snapshots asked for are read
             yield lambda name: file.variables[name].data
     else:
         with opened(path) as f:
@@ -108,7 +109,7 @@ def open_netcdf(path: str, options: Options) -> NetCDF:
     with open(path, "rb") as file:
         head = file.read(8)
     if head[:3] == b"CDF" and head[3:4] in b"\x01\x02":
-        classic, variables, unlimited, get = True, *_classic(path)
+        classic, variables, unlimited, get = True, *classic_header(path)
     elif head == b"\x89HDF\r\n\x1a\n":
         classic, variables, unlimited, get = False, *_hdf5(path)
     else:
@@ -133,20 +134,73 @@ def open_netcdf(path: str, options: Options) -> NetCDF:
     if len(set(counts.values())) > 1:
         raise InputError(f"{path}: the fields differ in their number of snapshots: {counts}")
     times, unit = None, ""
+    if timed is None and dimension is not None:
+        timed = next((variables[name] for name in TIME_DIMENSIONS if name in variables
+                      and variables[name].dimensions == (dimension,)), None)
     if timed is not None and timed.dimensions == (dimension,) and timed.dtype.kind in "iuf":
-        times = timed.unpack(get[dimension]).astype(np.float64)
+        times = timed.unpack(get[next(n for n, v in variables.items() if v is timed)]).astype(np.float64)
         unit = text(timed.attributes.get("units", "")).partition(" since ")[0]
         if not np.isfinite(times).all() or (np.diff(times) < 0).any():
             times = None
+    on = _grid([variables[name] for name in names], [axes[name] for name in names], variables, get)
     return NetCDF(path, classic, {name: variables[name] for name in names}, {name: axes[name] for name in names},
-                  next(iter(counts.values())), times, unit)
+                  next(iter(counts.values())), times, unit, on.with_fields(dict.fromkeys(names, "point")) if on else None)
 
 
-def _classic(path: str) -> tuple[dict[str, Variable], str | None, dict[str, np.ndarray]]:
+def _grid(fields: Sequence[Variable], axes: Sequence[int], variables: Mapping[str, Variable],
+          values: Mapping[str, np.ndarray]) -> Mesh | None:
+    """The mesh of coordinate variables: latitude by longitude on the unit sphere, or x, y, z; None where there are none."""
+    dimensions = {tuple(d for k, d in enumerate(v.dimensions) if k != axis) for v, axis in zip(fields, axes, strict=True)}
+    if len(dimensions) != 1:
+        return None
+    (names,) = dimensions
+    if not 1 <= len(names) <= 3 or any(name not in values or variables[name].dimensions != (name,) for name in names):
+        return None
+    lines = [np.asarray(values[name], np.float64) for name in names]
+    if any(len(x) < 2 or not ((np.diff(x) > 0).all() or (np.diff(x) < 0).all()) for x in lines):
+        return None
+    kinds = [_direction(name, variables[name]) for name in names]
+    if kinds == ["lat", "lon"]:
+        return _sphere(*lines)
+    if all(kind == "length" for kind in kinds):
+        return Mesh.rectilinear(*lines[::-1])
+    return None
+
+
+def _direction(name: str, variable: Variable) -> str:
+    unit = text(variable.attributes.get("units", "")).lower()
+    if unit.startswith("degrees_n") or unit.startswith("degree_n") or name.lower() in ("lat", "latitude"):
+        return "lat"
+    if unit.startswith("degrees_e") or unit.startswith("degree_e") or name.lower() in ("lon", "longitude"):
+        return "lon"
+    if unit in ("m", "km", "cm", "mm", "metre", "meter", "meters", "metres"):
+        return "length"
+    return "length" if name in ("x", "y", "z") and unit in ("", "1") else ""
+
+
+def _sphere(lat: np.ndarray, lon: np.ndarray) -> Mesh:
+    """Points on the unit sphere; each weighs as the box of latitude and longitude around it, which the cosine approximates."""
+    phi, theta = np.deg2rad(lat), np.deg2rad(lon)
+    grid = np.stack([np.cos(phi)[:, None] * np.cos(theta), np.cos(phi)[:, None] * np.sin(theta),
+                     np.sin(phi)[:, None] * np.ones_like(theta)], -1)
+    middle = (phi[1:] + phi[:-1]) / 2
+    edges = np.clip(np.concatenate([[2 * phi[0] - middle[0]], middle, [2 * phi[-1] - middle[-1]]]), -np.pi / 2, np.pi / 2)
+    heights = np.abs(np.diff(np.sin(edges)))
+    between = np.abs(np.diff(theta))
+    widths = (np.append(between, between[-1]) + np.append(between[0], between)) / 2
+    areas = np.maximum(heights, 1e-12)[:, None] * widths
+    return Mesh.structured(grid, given_point_volumes=areas.ravel())
+
+
+def classic_header(path: str) -> tuple[dict[str, Variable], str | None, dict[str, np.ndarray]]:
+    """The variables of a classic file, the unlimited dimension, and the values of those along one dimension.
+
+    Raises SnapshotFileError where the file does not hold what its header says.
+    """
     from scipy.io import netcdf_file
 
     try:
-        with netcdf_file(path, "r", mmap=False) as file:
+        with netcdf_file(path, "r", mmap=True) as file:
             variables = {name: Variable(tuple(v.dimensions), tuple(v.shape), v.data.dtype,
                                         {k: x for k, x in v._attributes.items()}) for name, v in file.variables.items()}
             unlimited = next((name for name, size in file.dimensions.items() if size is None), None)

@@ -11,13 +11,15 @@ from functools import cached_property
 import numpy as np
 
 from ensemblekit.errors import InputError, SnapshotFileError
-from ensemblekit.rom.mesh import POLYGON, QUAD, TRIANGLE, Mesh, Polyhedra
+from ensemblekit.rom.mesh import POLYGON, QUAD, TRIANGLE, Association, Mesh, Polyhedra
 from ensemblekit.rom.readers.foamfile import COMPONENTS, VOLUME_FIELD, FoamFile, load, there
-from ensemblekit.rom.readers.reader import MissingFieldError, Options
+from ensemblekit.rom.readers.reader import MissingFieldError, Options, lean
 from ensemblekit.source import Field
 
 CONSTRAINTS = ("empty", "processor", "cyclic", "cyclicAMI", "processorCyclic")
 HEAD = 1 << 13
+SYMMETRIC = np.array([0, 3, 5, 1, 4, 2])
+"""xx xy xz yy yz zz of OpenFOAM to xx yy zz xy yz xz of VTK, as here everywhere; and back."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,7 +129,8 @@ def cells_of(poly: PolyMesh) -> Mesh:
     if len(odd):
         for i in odd:
             mine = faces[starts[i]:starts[i + 1]]
-            members[i] = np.unique(np.concatenate([poly.face_points[poly.face_offsets[f]:poly.face_offsets[f + 1]] for f in mine]))
+            members[i] = np.unique(np.concatenate([poly.face_points[poly.face_offsets[f]:poly.face_offsets[f + 1]]
+                                                   for f in mine]))
             counts[i] = len(members[i])
         own = np.zeros(n, np.int64)
         own[odd] = np.diff(starts)[odd]
@@ -156,20 +159,21 @@ def joined(meshes: Sequence[Mesh]) -> Mesh:
     sizes = np.concatenate([np.diff(m.offsets) for m in meshes])
     polyhedra = None
     if any(m.polyhedra is not None for m in meshes):
-        parts, first_face, first_entry = [], 0, 0
+        parts, first_face = [], 0
         for m, shift in zip(meshes, points, strict=False):
             p = m.polyhedra or Polyhedra(np.zeros(1, np.int64), np.zeros(0, np.int64), np.zeros(m.n_cells + 1, np.int64),
                                          np.zeros(0, np.int64))
             parts.append((np.diff(p.face_offsets), p.face_points + shift, np.diff(p.cell_offsets), p.cell_faces + first_face))
             first_face += len(p.face_offsets) - 1
         faces, members, cells, numbers = (np.concatenate(x) for x in zip(*parts, strict=True))
-        polyhedra = Polyhedra(np.concatenate([[0], np.cumsum(faces)]), members, np.concatenate([[0], np.cumsum(cells)]), numbers)
+        polyhedra = Polyhedra(np.concatenate([[0], np.cumsum(faces)]), members, np.concatenate([[0], np.cumsum(cells)]),
+                              numbers)
     given = None
     if all(m.given_volumes is not None for m in meshes):
-        given = np.concatenate([m.given_volumes for m in meshes])       # type: ignore[misc]
+        given = np.concatenate([m.given_volumes for m in meshes])
     weights = None
     if all(m.given_point_volumes is not None for m in meshes):
-        weights = np.concatenate([m.given_point_volumes for m in meshes])       # type: ignore[misc]
+        weights = np.concatenate([m.given_point_volumes for m in meshes])
     return Mesh(np.concatenate([m.points for m in meshes]),
                 np.concatenate([m.connectivity + shift for m, shift in zip(meshes, points, strict=False)]),
                 np.concatenate([[0], np.cumsum(sizes)]), np.concatenate([m.types for m in meshes]), polyhedra,
@@ -208,6 +212,7 @@ class FoamCase:
     """Decomposed cases: case cell -> its place among the processors' cells, one after the other."""
     time_unit: str = "s"
     tiles: bool = False
+    __getstate__ = lean
 
     @property
     def n(self) -> int:
@@ -239,7 +244,7 @@ class FoamCase:
 
     @cached_property
     def _mesh(self) -> Mesh:
-        on = dict.fromkeys(self.fields, "cell")
+        on: dict[str, Association] = dict.fromkeys(self.fields, "cell")
         if self.patch is not None:
             return joined([patch_mesh(read_poly_mesh(self.poly_mesh(f)), self.patch) for f in self.folders]).with_fields(on)
         whole = self.poly_mesh(self.path)
@@ -263,6 +268,8 @@ class FoamCase:
                 parts = [self._values(os.path.join(folder, self.labels[row], self.region or "", name), name, n, folder)
                          for folder, n in zip(self.folders, self._counts, strict=True)]
                 values = parts[0] if len(parts) == 1 else np.concatenate(parts)
+                if values.shape[1:] == (6,):
+                    values = values[:, SYMMETRIC]
                 if self.order is not None and self.patch is None:
                     values = values[self.order]
                 found[name][k] = values if self._zone is None else values[self._zone]
@@ -338,7 +345,8 @@ def zone_cells(folder: str, zone: str) -> np.ndarray:
     if not there(path):
         raise InputError(f"{folder} has no cell zones; zone={zone!r} was asked for")
     file = load(path)
-    names, at = [], file.body
+    names: list[str] = []
+    at = file.body
     while True:
         found = re.compile(rb"([^\s{}();]+)\s*\{\s*type\s+cellZone\s*;\s*cellLabels\s+List<label>").search(file.data, at)
         if found is None:
@@ -367,17 +375,19 @@ def open_foam(path: str, options: Options) -> FoamCase:
     A decomposed case is read from its processors where they hold more times than the case itself, never from both, and
     in the order of the whole case's cells where decomposePar left cellProcAddressing.
     """
-    case = os.path.dirname(path) or "." if os.path.isfile(path) else path
+    case = path if os.path.isdir(path) else os.path.dirname(path) or "."
     if os.path.basename(path) == "controlDict":
         case = os.path.dirname(case)
     here = time_folders(case)
     processors = sorted((name for name in os.listdir(case) if re.fullmatch(r"processor\d+", name)),
                         key=lambda name: int(name.removeprefix("processor")))
-    folders = (case,)
+    folders: tuple[str, ...] = (case,)
     inside = [label for label in here if _has_region(case, label, options.region)]
     if processors:
         parts = tuple(os.path.join(case, name) for name in processors)
-        decomposed = [label for label in time_folders(parts[0]) if _has_region(parts[0], label, options.region)]
+        everywhere = set.intersection(*[set(time_folders(part)) for part in parts])      # a run that was stopped while writing
+        decomposed = [label for label in time_folders(parts[0]) if label in everywhere and _has_region(parts[0], label,
+                                                                                                       options.region)]
         if len([t for t in decomposed if float(t) or options.zero]) > len([t for t in inside if float(t) or options.zero]):
             folders, inside = parts, decomposed
     elif any(re.fullmatch(r"processors\d+(_\d+-\d+)?", name) for name in os.listdir(case)) and not inside:
@@ -397,20 +407,8 @@ def open_foam(path: str, options: Options) -> FoamCase:
         regions = [name for name in _listed(os.path.join(folders[0], "constant"))
                    if os.path.isdir(os.path.join(folders[0], "constant", name, "polyMesh"))]
         raise SnapshotFileError(mesh_folder, "is missing" + (f"; the regions are {', '.join(regions)}" if regions else ""))
-    first = os.path.join(folders[0], labels[0], options.region or "")
-    present = volume_fields(first)
-    if options.fields is None:
-        names = [name for name in present if all(there(os.path.join(folders[0], label, options.region or "", name))
-                                                 for label in labels)]
-        if not names:
-            raise SnapshotFileError(first, "has no field on cells that every time folder has")
-    else:
-        names = list(options.fields)
-        for label in labels:
-            folder = os.path.join(folders[0], label, options.region or "")
-            for name in names:
-                if not there(os.path.join(folder, name)):
-                    raise MissingFieldError(name, volume_fields(folder), folder)
+    labels, names = _with_fields(folders[0], labels, options)
+    first = _inside(folders[0], labels[0], options.region)
     if options.patch is not None:
         patches = read_patches(mesh_folder)
         if options.patch not in [p.name for p in patches] and folders == (case,):
@@ -431,6 +429,36 @@ def open_foam(path: str, options: Options) -> FoamCase:
     return FoamCase(case, folders, tuple(names), tuple(labels), fields, options.region, options.patch, options.zone, order)
 
 
+def _with_fields(case: str, labels: list[str], options: Options) -> tuple[list[str], list[str]]:
+    """The time folders and fields to read.
+
+    Fields that are asked for may begin to be written late and end early; a folder in between that lacks one is an error.
+    By default: the fields that every folder of the run has. A folder with none of what most have (of modes that were
+    exported, say) is none of the run.
+    """
+    places = {label: _inside(case, label, options.region) for label in labels}
+    if options.fields is not None:
+        names = list(options.fields)
+        some = [label for label in labels if any(there(os.path.join(places[label], name)) for name in names)]
+        if not some:
+            raise MissingFieldError(names[0], volume_fields(places[labels[0]]), places[labels[0]])
+        labels = labels[labels.index(some[0]):labels.index(some[-1]) + 1]
+        for label in labels:
+            for name in names:
+                if not there(os.path.join(places[label], name)):
+                    raise MissingFieldError(name, volume_fields(places[label]), places[label])
+        return labels, names
+    files = {label: {name.removesuffix(".gz") for name in _listed(places[label])} for label in labels}
+    common = [name for name in set().union(*files.values()) if 2 * sum(name in files[label] for label in labels) > len(labels)]
+    typical = next((label for label in labels if set(common) <= files[label]), labels[0])
+    most = [name for name in volume_fields(places[typical]) if name in common]
+    labels = [label for label in labels if files[label] & set(most)]
+    names = [name for name in most if all(name in files[label] for label in labels)]
+    if not names:
+        raise SnapshotFileError(case, "has no field on cells that every time folder has")
+    return labels, names
+
+
 def _cell_order(folders: Sequence[str], region: str | None) -> np.ndarray | None:
     """Case cell -> place among the processors' cells; None where the decomposition was not recorded."""
     numbers = []
@@ -441,6 +469,11 @@ def _cell_order(folders: Sequence[str], region: str | None) -> np.ndarray | None
         numbers.append(load(path).labels())
     order = np.argsort(np.concatenate(numbers), kind="stable")
     return order
+
+
+def _inside(case: str, label: str, region: str | None) -> str:
+    """The folder of a time's fields."""
+    return os.path.join(case, label, region) if region else os.path.join(case, label)
 
 
 def _has_region(case: str, label: str, region: str | None) -> bool:

@@ -95,6 +95,11 @@ class MissingFieldError(UnknownFieldError):
         return f"{self.path}: {super().__str__()}" if self.path else super().__str__()
 
 
+def lean(reader: Any) -> dict[str, Any]:
+    """What of a reader travels to another process: paths and options, no mesh that was read meanwhile."""
+    return {key: None if key == "on" else value for key, value in reader.__dict__.items() if key != "_mesh"}
+
+
 @dataclass(frozen=True, eq=False)
 class Held:
     """Arrays that are in memory or mapped, opened anew by a function of the path wherever they are read."""

@@ -8,6 +8,8 @@ import os
 import re
 import struct
 import threading
+import warnings
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +21,7 @@ import numpy as np
 from ensemblekit.errors import InputError, MissingExtraError, SnapshotFileError
 from ensemblekit.rom.mesh import Association, Mesh, Polyhedra
 from ensemblekit.rom.readers.openfoam import joined, taken
-from ensemblekit.rom.readers.reader import MissingFieldError, Options, chosen
+from ensemblekit.rom.readers.reader import MissingFieldError, Options, chosen, lean
 from ensemblekit.source import Field
 
 SINGLE = (".vtu", ".pvtu", ".vti", ".pvti", ".vtr", ".pvtr", ".vts", ".pvts", ".vtp", ".pvtp", ".vtk", ".vtm", ".vtmb")
@@ -71,6 +73,7 @@ class VTKFiles:
     """Of the first mesh: every snapshot must have it."""
     time_unit: str = ""
     tiles: bool = False
+    __getstate__ = lean
 
     @property
     def path(self) -> str:
@@ -111,6 +114,7 @@ class VTKSeries:
     timed: bool = True
     time_unit: str = ""
     tiles: bool = False
+    __getstate__ = lean
 
     @property
     def n(self) -> int:
@@ -192,8 +196,9 @@ def _open_temporal(path: str, options: Options) -> VTKSeries:
     if not os.path.isfile(path):
         raise SnapshotFileError(path, "is missing")
     reader = _reader(path)
-    instants = np.asarray(getattr(reader, "time_values", []) or [], np.float64)
-    timed = len(instants) > 0
+    with lock:
+        instants = _instants(reader)
+    timed = len(instants) > 1 or (len(instants) == 1 and instants[0] != 0)
     parts = leaves((path,), 0 if timed else None)
     where = _places(parts, options, path)
     grid = grid_of(parts, where, options, path)
@@ -212,6 +217,45 @@ def _whole(path: str) -> None:
         file.seek(max(0, os.path.getsize(path) - 256))
         if b"</VTKFile>" not in file.read():
             raise SnapshotFileError(path, "is cut short: it has no closing </VTKFile>")
+
+
+LEGACY = re.compile(
+    rb"^(?:(?P<data>POINT_DATA|CELL_DATA)[ \t]+(?P<n>\d+)"
+    rb"|(?P<kind>SCALARS|VECTORS|NORMALS|TENSORS6|TENSORS)[ \t]+\S+[ \t]+[a-z_]+"
+    rb"(?:[ \t]+(?P<width>\d))?(?:\s+LOOKUP_TABLE[ \t]+\S+)?|[^\s<]+[ \t]+(?P<components>\d+)[ \t]+(?P<tuples>\d+)[ \t]+"
+    rb"(?:double|float|int|long|short|char|vtktypeint64|vtkIdType|unsigned_\w+))[ \t]*\r?$", re.MULTILINE)
+WIDTHS = {b"VECTORS": 3, b"NORMALS": 3, b"TENSORS6": 6, b"TENSORS": 9}
+
+
+def _complete(path: str) -> None:
+    """What VTK's readers do not notice: a legacy file in ASCII, or an Exodus file, that was cut short.
+
+    Raises SnapshotFileError.
+    """
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix in (".e", ".ex2", ".exo", ".exii"):
+        with open(path, "rb") as file:
+            classic = file.read(4) in (b"CDF\x01", b"CDF\x02")
+        if classic:
+            from ensemblekit.rom.readers.netcdf import classic_header
+
+            classic_header(path)
+    if suffix != ".vtk":
+        return
+    with open(path, "rb") as file:
+        if b"ASCII" not in file.read(512):
+            return
+        file.seek(0)
+        text = file.read()
+    count, last = 0, None
+    for found in LEGACY.finditer(text):
+        if found["data"]:
+            count = int(found["n"])
+        else:
+            last = (found.end(), int(found["components"]) * int(found["tuples"]) if found["components"] else
+                    count * (WIDTHS.get(found["kind"]) or int(found["width"] or 1)))
+    if last is not None and len(text[last[0]:].split(None, last[1])) < last[1]:
+        raise SnapshotFileError(path, f"is cut short: its last array has less than its {last[1]} numbers")
 
 
 def _collection(path: str) -> tuple[list[tuple[str, ...]], np.ndarray]:
@@ -257,21 +301,49 @@ def time_in(path: str) -> float | None:
     found = re.search(rb"<DataArray([^>]*Name=\"TimeValue\"[^>]*)>([^<]*)", head)
     if found is None:
         return None
-    about, content = found.group(1), found.group(2).split()
-    if b'format="ascii"' in about and content:
-        return float(content[0])
-    if b'format="binary"' in about and content and b"compressor=" not in head[:1024]:
-        raw = base64.b64decode(b"".join(content))
-        size = 8 if b'header_type="UInt64"' in head[:1024] else 4
-        order = ">" if b'byte_order="BigEndian"' in head[:1024] else "<"
-        code = "d" if b"Float64" in about else "f"
-        if len(raw) >= size + struct.calcsize(code):
-            return float(struct.unpack_from(order + code, raw, size)[0])
-    with lock:
-        data = pyvista().read(path)
-    if "TimeValue" in data.field_data:
-        return float(np.asarray(data.field_data["TimeValue"]).ravel()[0])
-    return None
+    about, content = found.group(1), found.group(2)
+    where = dict(re.findall(rb'(\w+)="([^"]*)"', about))
+    if where.get(b"format") == b"ascii":
+        return float(content.split()[0])
+    try:
+        return _binary_time(head, where, b"".join(content.split()))
+    except (ValueError, KeyError, struct.error, zlib.error):      # another compressor, or it stands further behind
+        with lock:
+            data = pyvista().read(path)
+        return float(np.asarray(data.field_data["TimeValue"]).ravel()[0]) if "TimeValue" in data.field_data else None
+
+
+def _binary_time(head: bytes, where: dict[bytes, bytes], inline: bytes) -> float:
+    """One number of an XML file's binary data: inline or appended, raw or base64, plain or by zlib."""
+    packed = re.search(rb'compressor="(\w+)"', head[:1024])
+    if packed is not None and packed.group(1) != b"vtkZLibDataCompressor":
+        raise ValueError("a compressor that is not read here")
+    size = 8 if b'header_type="UInt64"' in head[:1024] else 4
+    order = ">" if b'byte_order="BigEndian"' in head[:1024] else "<"
+    encoded = True
+    if where.get(b"format") == b"appended":
+        start = re.search(rb'<AppendedData\s+encoding="(\w+)"\s*>\s*_', head)
+        if start is None:
+            raise ValueError("not in the first bytes")
+        encoded = start.group(1) == b"base64"
+        inline = head[start.end() + int(where[b"offset"]):]
+    integer = f"{order}{'Q' if size == 8 else 'I'}"
+    numbers = 4 if packed else 1                # blocks, their size, the last one's, each one's packed; or the bytes
+    if encoded:
+        width = -(-numbers * size // 3) * 4 if packed else len(inline) - len(inline) % 4
+        first = base64.b64decode(inline[:width])
+        data = base64.b64decode(inline[width:width + 4 * (len(inline[width:]) // 4)]) if packed else first[size:]
+        if packed:
+            data = data[:struct.unpack_from(integer, first, 3 * size)[0]]
+    else:
+        first = inline[:numbers * size]
+        data = inline[numbers * size:]
+        if packed:
+            data = data[:struct.unpack_from(integer, first, 3 * size)[0]]
+    if packed:
+        data = zlib.decompress(data)
+    code = {b"Float64": "d", b"Float32": "f", b"Int64": "q", b"Int32": "i"}[where[b"type"]]
+    return float(struct.unpack_from(order + code, data)[0])
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -295,13 +367,17 @@ def leaves(paths: Sequence[str], instant: int | None) -> list[tuple[tuple[str, .
     found: list[tuple[tuple[str, ...], Any]] = []
     pv = pyvista()
     for path in paths:
+        _complete(path)
         reader = _reader(path)
         with lock, pv.VtkErrorCatcher(raise_errors=False, send_to_logging=False) as catcher:
             try:
                 _enable(reader)
                 if instant is not None:
-                    reader.set_active_time_point(instant)
-                data = reader.read()
+                    _turn_to(reader, instant)
+                with warnings.catch_warnings():     # pyvista's own checks: what they warn of is checked here too
+                    warnings.simplefilter("ignore")
+                    data = reader.read() if instant is None or _knows_times(reader) else pv.wrap(
+                        reader.reader.GetOutputDataObject(0))
             except Exception as error:
                 raise SnapshotFileError(path, f"cannot be read, or is cut short ({error})") from error
             _raise_errors(catcher, path)
@@ -312,8 +388,30 @@ def leaves(paths: Sequence[str], instant: int | None) -> list[tuple[tuple[str, .
     return found
 
 
+def _knows_times(reader: Any) -> bool:
+    """Whether pyvista has the times of this format, or VTK's pipeline has to be asked (CGNS)."""
+    return callable(getattr(type(reader), "set_active_time_point", None))
+
+
+def _instants(reader: Any) -> np.ndarray:
+    if _knows_times(reader):
+        return np.asarray(reader.time_values, np.float64)
+    from vtkmodules.vtkCommonExecutionModel import vtkStreamingDemandDrivenPipeline
+
+    reader.reader.UpdateInformation()
+    about, key = reader.reader.GetOutputInformation(0), vtkStreamingDemandDrivenPipeline.TIME_STEPS()
+    return np.array(about.Get(key) if about.Has(key) else [], np.float64)
+
+
+def _turn_to(reader: Any, instant: int) -> None:
+    if _knows_times(reader):
+        reader.set_active_time_point(instant)
+    else:
+        reader.reader.UpdateTimeStep(float(_instants(reader)[instant]))
+
+
 def _enable(reader: Any) -> None:
-    for what in ("enable_all_cell_arrays", "enable_all_point_arrays"):
+    for what in ("enable_all_bases", "enable_all_families", "enable_all_cell_arrays", "enable_all_point_arrays"):
         try:
             getattr(reader, what)()
         except (AttributeError, NotImplementedError, TypeError):     # readers without a choice read everything
@@ -321,7 +419,8 @@ def _enable(reader: Any) -> None:
 
 
 def _raise_errors(catcher: Any, path: str) -> None:
-    events = [e for e in catcher.error_events if getattr(e, "kind", "ERROR").upper().startswith("ERROR")]
+    # that binary data end too early is only a warning to VTK's legacy reader
+    events = [*catcher.error_events, *[e for e in catcher.events if "Error reading" in str(getattr(e, "alert", e))]]
     if events:
         message = " ".join(str(getattr(events[0], "alert", events[0])).split())
         raise SnapshotFileError(path, f"cannot be read, or is cut short (VTK: {message[:200]})")
@@ -369,28 +468,37 @@ def _places(parts: Sequence[tuple[tuple[str, ...], Any]], options: Options, path
     """The fields asked for, by default all numbers that every block has; cell data goes before point data of its name."""
     blocks = selected(parts, options, path)
     present: dict[str, Where] = {}
-    for association in ("cell", "point"):
+    associations: tuple[Association, ...] = ("cell", "point")
+    for association in associations:
         common = [name for name in _arrays(blocks[0], association)
                   if all(name in _arrays(b, association) for b in blocks)]
         for name in common:
             plain = re.sub(r"[/.\0]", "_", name)
             plain = f"{plain}_field" if plain in ("weight", "step", "time") else plain
             label = plain if plain not in present else f"{plain}_point"
-            present[label] = Where(association, name)      # type: ignore[arg-type]
+            present[label] = Where(association, name)
     listed = [name for name in present if present[name].array not in BOOKKEEPING]
     names = chosen(options.fields, present if options.fields else listed, path)
     return {name: present[name] for name in names}
 
 
 def _arrays(data: Any, association: str) -> Any:
-    arrays = data.cell_data if association == "cell" else data.point_data
-    return {name: arrays[name] for name in arrays.keys() if np.asarray(arrays[name]).dtype.kind in "biuf"}
+    arrays, n = (data.cell_data, data.n_cells) if association == "cell" else (data.point_data, data.n_points)
+    found = {}
+    for name in arrays.keys():
+        values = np.asarray(arrays[name])
+        if values.dtype.kind in "biuf":
+            # VTK's XDMF reader gives vectors as one long row
+            long = values.ndim == 1 and n and len(values) > n and len(values) % n == 0
+            found[name] = values.reshape(n, -1) if long else values
+    return found
 
 
 def grid_of(parts: Sequence[tuple[tuple[str, ...], Any]], where: Mapping[str, Where], options: Options, path: str) -> Grid:
     """Mesh and arrays of one snapshot, blocks one after the other."""
     blocks = selected(parts, options, path)
-    meshes, arrays = [], {name: [] for name in where}
+    meshes: list[Mesh] = []
+    arrays: dict[str, list[np.ndarray]] = {name: [] for name in where}
     for data in blocks:
         mesh = mesh_of_vtk(data)
         ghosts = data.cell_data["vtkGhostType"] if "vtkGhostType" in data.cell_data else None
@@ -424,7 +532,8 @@ def mesh_of_vtk(data: Any) -> Mesh:
     if (types == 42).any():
         faces, of_cells = grid.GetPolyhedronFaces(), grid.GetPolyhedronFaceLocations()
         polyhedra = Polyhedra(*(np.array(vtk_to_numpy(a), np.int64) for a in (
-            faces.GetOffsetsArray(), faces.GetConnectivityArray(), of_cells.GetOffsetsArray(), of_cells.GetConnectivityArray())))
+            faces.GetOffsetsArray(), faces.GetConnectivityArray(), of_cells.GetOffsetsArray(),
+            of_cells.GetConnectivityArray())))
     return Mesh(points, np.array(vtk_to_numpy(cells.GetConnectivityArray()), np.int64),
                 np.array(vtk_to_numpy(cells.GetOffsetsArray()), np.int64), types, polyhedra)
 

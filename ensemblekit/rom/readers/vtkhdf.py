@@ -10,7 +10,7 @@ import numpy as np
 
 from ensemblekit.errors import InputError, SnapshotFileError
 from ensemblekit.rom.mesh import LINE, POLY_LINE, POLYGON, QUAD, TRIANGLE, TRIANGLE_STRIP, VERTEX, Association, Mesh, Polyhedra
-from ensemblekit.rom.readers.reader import Options, chosen
+from ensemblekit.rom.readers.reader import Options, chosen, lean
 from ensemblekit.source import Field
 from ensemblekit.store.hdf5 import opened
 
@@ -33,11 +33,18 @@ class VTKHDF:
     places: Mapping[str, Place]
     n: int
     times: np.ndarray | None
-    on: Mesh
+    on: Mesh | None
+    options: Options = Options()        # noqa: RUF009  (immutable)
     time_unit: str = ""
     tiles: bool = False
+    __getstate__ = lean
 
     def mesh(self) -> Mesh:
+        if self.on is None:             # it did not travel
+            again = open_vtkhdf(self.path, self.options)
+            assert again is not None
+            assert again.on is not None
+            return again.on
         return self.on
 
     def read(self, names: Sequence[str], rows: range, tile: slice | None = None) -> dict[str, np.ndarray]:
@@ -71,7 +78,9 @@ def open_vtkhdf(path: str, options: Options) -> VTKHDF | None:
         steps = root.get("Steps")
         n = int(steps.attrs["NSteps"]) if steps is not None else 1
         times = np.asarray(steps["Values"][:n], np.float64) if steps is not None else None
-        mesh = {"UnstructuredGrid": _unstructured, "PolyData": _surface, "ImageData": _image}[kind](root, steps, path)
+        build = {"UnstructuredGrid": _unstructured, "PolyData": _surface, "ImageData": _image}[kind]
+        mesh = build(root, steps, path, 0)
+        _check_still(root, steps, path, mesh, build)
         present: dict[str, tuple[Field, Place]] = {}
         associations: tuple[Association, ...] = ("cell", "point")
         for association in associations:
@@ -99,32 +108,44 @@ def open_vtkhdf(path: str, options: Options) -> VTKHDF | None:
         names = chosen(options.fields, present, path)
         places = {name: present[name][1] for name in names}
         on = mesh.with_fields({name: place.association for name, place in places.items()})
-        return VTKHDF(path, {name: present[name][0] for name in names}, places, n, times, on)
+        return VTKHDF(path, {name: present[name][0] for name in names}, places, n, times, on, options)
 
 
-def _still(steps: Any, names: Sequence[str], path: str) -> int:
-    """The first part; every step must have the same one."""
+def _check_still(root: Any, steps: Any, path: str, mesh: Mesh, build: Any) -> None:
+    """Every step must have the mesh of the first; writers that repeat it are compared with it."""
     if steps is None:
-        return 0
-    for name in names:
-        if name in steps and (np.diff(steps[name][...], axis=0) != 0).any():
-            raise InputError(f"{path}: its mesh changes from step to step, so that snapshots are no vectors of one space. Map "
-                             "them to one mesh first")
-    return int(steps["PartOffsets"][0]) if "PartOffsets" in steps else 0
+        return
+    n = int(steps.attrs["NSteps"])
+    tables = [steps[name][:n].reshape(n, -1) for name in ("PartOffsets", "PointOffsets", "CellOffsets", "ConnectivityIdOffsets")
+              if name in steps]
+    if not tables:
+        return
+    places = np.concatenate(tables, axis=1)
+    _, first = np.unique(places, axis=0, return_index=True)
+    for step in sorted(first):
+        difference = mesh.unlike(build(root, steps, path, int(step))) if step else None
+        if difference is not None:
+            raise SnapshotFileError(path, f"has another mesh at step {step}: {difference}. Snapshots share one mesh; map them "
+                                          "to one first")
 
 
-def _parts(root: Any, steps: Any, first: int) -> range:
-    count = int(steps["NumberOfParts"][0]) if steps is not None and "NumberOfParts" in steps else len(root["NumberOfPoints"])
+def _first_part(steps: Any, step: int) -> int:
+    return int(steps["PartOffsets"][step]) if steps is not None and "PartOffsets" in steps else 0
+
+
+def _parts(root: Any, steps: Any, first: int, step: int) -> range:
+    count = int(steps["NumberOfParts"][step]) if steps is not None and "NumberOfParts" in steps else len(root["NumberOfPoints"])
     return range(first, first + count)
 
 
-def _unstructured(root: Any, steps: Any, path: str) -> Mesh:
-    first = _still(steps, ("PartOffsets", "PointOffsets", "CellOffsets", "ConnectivityIdOffsets"), path)
-    at = {name: int(np.ravel(steps[f"{name}Offsets"][0])[0]) if steps is not None and f"{name}Offsets" in steps else 0
+def _unstructured(root: Any, steps: Any, path: str, step: int) -> Mesh:
+    first = _first_part(steps, step)
+    at = {name: int(np.ravel(steps[f"{name}Offsets"][step])[0]) if steps is not None and f"{name}Offsets" in steps else 0
           for name in ("Point", "Cell", "ConnectivityId")}
     points_at, cells_at, ids_at, offsets_at = at["Point"], at["Cell"], at["ConnectivityId"], at["Cell"] + first
-    points, connectivity, offsets, types = [], [], [np.zeros(1, np.int64)], []
-    for part in _parts(root, steps, first):
+    points: list[np.ndarray] = []
+    connectivity, offsets, types = [], [np.zeros(1, np.int64)], []
+    for part in _parts(root, steps, first, step):
         n, m, k = (int(root[f"NumberOf{x}"][part]) for x in ("Points", "Cells", "ConnectivityIds"))
         shift, before = sum(len(p) for p in points), int(offsets[-1][-1])
         points.append(root["Points"][points_at:points_at + n])
@@ -142,12 +163,12 @@ def _unstructured(root: Any, steps: Any, path: str) -> Mesh:
     return Mesh(np.concatenate(points), np.concatenate(connectivity), np.concatenate(offsets), all_types, polyhedra)
 
 
-def _surface(root: Any, steps: Any, path: str) -> Mesh:
-    first = _still(steps, ("PartOffsets", "PointOffsets", "CellOffsets", "ConnectivityIdOffsets"), path)
-    parts = _parts(root, steps, first)
+def _surface(root: Any, steps: Any, path: str, step: int) -> Mesh:
+    first = _first_part(steps, step)
+    parts = _parts(root, steps, first, step)
     if len(parts) != 1:
         raise InputError(f"{path}: a surface in {len(parts)} parts is not read here; merge them first")
-    start = int(steps["PointOffsets"][0]) if steps is not None else 0
+    start = int(steps["PointOffsets"][step]) if steps is not None else 0
     points = root["Points"][start:start + int(root["NumberOfPoints"][first])]
     connectivity, offsets, types = [], [np.zeros(1, np.int64)], []
     for column, name in enumerate(("Vertices", "Lines", "Polygons", "Strips")):
@@ -155,8 +176,8 @@ def _surface(root: Any, steps: Any, path: str) -> Mesh:
         m = int(group["NumberOfCells"][first]) if group is not None else 0
         if not m:
             continue
-        at = int(steps["CellOffsets"][0][column]) + first if steps is not None and "CellOffsets" in steps else first
-        ids = int(steps["ConnectivityIdOffsets"][0][column]) if steps is not None and "ConnectivityIdOffsets" in steps else 0
+        at = int(steps["CellOffsets"][step][column]) + first if steps is not None and "CellOffsets" in steps else first
+        ids = int(steps["ConnectivityIdOffsets"][step][column]) if steps is not None and "ConnectivityIdOffsets" in steps else 0
         mine = group["Offsets"][at:at + m + 1].astype(np.int64)
         connectivity.append(group["Connectivity"][ids:ids + int(mine[-1])].astype(np.int64))
         offsets.append(mine[1:] + int(offsets[-1][-1]))
@@ -168,7 +189,7 @@ def _surface(root: Any, steps: Any, path: str) -> Mesh:
     return Mesh(points, np.concatenate(connectivity or [empty]), np.concatenate(offsets), np.concatenate(types or [empty]))
 
 
-def _image(root: Any, steps: Any, path: str) -> Mesh:
+def _image(root: Any, steps: Any, path: str, step: int) -> Mesh:
     extent, origin, spacing = (np.asarray(root.attrs[name]) for name in ("WholeExtent", "Origin", "Spacing"))
     turn = np.asarray(root.attrs.get("Direction", np.eye(3).ravel()), np.float64).reshape(3, 3)
     axes = [np.arange(extent[2 * k], extent[2 * k + 1] + 1) * spacing[k] for k in range(3)]

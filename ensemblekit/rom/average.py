@@ -1,0 +1,474 @@
+"""Averages of flow fields with an interval for every cell: mean, rms, Reynolds stresses, turbulent kinetic energy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from ensemblekit.averaging.average import (
+    ENOUGH,
+    _check_equilibration,
+    _clock,
+    _elapsed,
+    _residual,
+    _spacing,
+    _start,
+    _summaries,
+)
+from ensemblekit.averaging.blocking import BlockResult
+from ensemblekit.averaging.equilibration import significant_start
+from ensemblekit.averaging.estimate import Estimate, student_interval
+from ensemblekit.averaging.moments import Moments
+from ensemblekit.averaging.reducer import TIME
+from ensemblekit.averaging.rows import rows_of
+from ensemblekit.averaging.run import Progress, partials, reduce
+from ensemblekit.averaging.series import Series
+from ensemblekit.engine import Engine
+from ensemblekit.errors import InputError, ReadOnceError, StatisticsError, UnknownFieldError
+from ensemblekit.rom.mesh import mesh_of
+from ensemblekit.source import Array, Block, Cut, Field, SnapshotSource, as_source, check_times
+
+STATISTICS = ("mean", "rms", "reynolds_stress", "tke")
+PAIRS = {2: ((0, 0), (1, 1), (0, 1)), 3: ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (0, 2))}
+"""Components of a symmetric tensor in VTK's order: xx, yy, zz, xy, yz, xz."""
+LOOKS = 16
+"""Snapshots of the first glance, from which the reference is taken."""
+BINS = 64
+STATE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FieldAverages(Mapping[str, Estimate]):
+    """Averages by name, each an :class:`~ensemblekit.Estimate` whose arrays have the shape of the field.
+
+    ``averages["U_mean"]``, ``"U_rms"``, ``"U_reynolds_stress"``, ``"U_tke"``; without the field's name where there is
+    only one. Iterating gives the full names.
+    """
+
+    estimates: Mapping[str, Estimate]
+    """"<field>_<statistic>" -> its estimate."""
+    mesh: Any = None
+    """Points and cells, where the source has a mesh."""
+    association: Mapping[str, str] = field(default_factory=dict)
+    """"<field>_<statistic>" -> "cell" or "point", where there is a mesh."""
+
+    def __getitem__(self, name: str) -> Estimate:
+        if name in self.estimates:
+            return self.estimates[name]
+        alike = [full for full in self.estimates if full.endswith(f"_{name}")]
+        if len(alike) == 1 and name in STATISTICS:
+            return self.estimates[alike[0]]
+        raise UnknownFieldError(name, self.estimates)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.estimates)
+
+    def __len__(self) -> int:
+        return len(self.estimates)
+
+    @property
+    def n(self) -> int:
+        """Snapshots kept."""
+        return next(iter(self.estimates.values())).n
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """For export: each average, half its interval as "U_mean_ci95", its independent snapshots as "U_mean_n_eff"."""
+        found: dict[str, np.ndarray] = {}
+        for name, one in self.estimates.items():
+            found[name] = np.asarray(one.mean)
+            found[f"{name}_ci{100 * one.confidence:g}"] = 0.5 * (np.asarray(one.high) - np.asarray(one.low))
+            found[f"{name}_n_eff"] = np.asarray(one.n_eff)
+        return found
+
+    def run_longer(self, name: str, target: float | None = None) -> np.ndarray:
+        """By what factor the run must grow for the interval of each cell to shrink to ± target; 1 or less: enough.
+
+        Arguments:
+            name: of the average.
+            target: in its unit; by default 1 % of its largest value (the largest speed, for a vector's mean).
+
+        An interval shrinks as the root of the time averaged. NaN where nothing moves.
+        """
+        one = self[name]
+        if target is None:
+            target = 0.01 * float(np.nanmax(np.abs(one.mean)))
+        if not target > 0:
+            raise InputError(f"target is half an interval, above 0; got {target!r}")
+        half = 0.5 * (np.asarray(one.high) - np.asarray(one.low))
+        return np.where(half > 0, (half / target) ** 2, np.nan)
+
+    def save(self, path: Any) -> Any:
+        """Write :meth:`arrays` to an .npz file; returns its path."""
+        import os
+
+        path = os.fspath(path)
+        if not path.endswith(".npz"):
+            raise InputError(f"averages are saved as .npz (or exported for ParaView by rom.export); got {path!r}")
+        np.savez(path, **self.arrays())     # type: ignore[arg-type]  # its own keyword is a bool
+        return path
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name}: {one}" for name, one in self.estimates.items())
+
+    __repr__ = __str__
+
+
+def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocity: str | Sequence[str] | None = None,
+            equilibration: Any = "auto", confidence: float = 0.95, engine: Engine | None = None,
+            progress: Progress = False) -> FieldAverages:
+    """Statistics of every cell of a flow over its snapshots, with an interval that knows correlation, in one read.
+
+    Arguments:
+        source: a store, a stored field, what ``rom.read`` gives, or an array with snapshots along axis 0.
+        statistics: any of "mean"; "rms", the root mean square of the fluctuation; "reynolds_stress", the covariances
+            of the velocity's components in VTK's order (xx, yy, zz, xy, yz, xz; in a plane xx, yy, xy); "tke", half
+            their trace.
+        velocity: the field that is a vector, its two or three components along the last axis; or the names of the
+            scalar fields that are its components. By default every field whose last axis is 2 or 3 long.
+        equilibration: as for ``ensemblekit.average``: "auto", None, a number of snapshots or a time as a float.
+        confidence: of the intervals.
+        engine, progress: as for ``ensemblekit.reduce``.
+
+    Returns:
+        FieldAverages. Errors come from the means of up to 64 stretches of time joined two by two until they are
+        independent (blocking), those of second moments by the delta method: what is averaged is u'v' - <u'v'>, with
+        the fluctuations about the final mean. A glance at 16 snapshots beforehand finds a reference to sum about.
+
+    Raises:
+        InputError: an unknown statistic, stresses where no field is a vector, complex or non-numeric fields, several
+            runs.
+        StatisticsError: fewer than four snapshots.
+        ReadOnceError: a stream.
+    """
+    source = as_source(source)
+    wanted = _wanted(statistics)
+    if not 0.0 < confidence < 1.0:
+        raise InputError(f"confidence is a number between 0 and 1, 0.95 for 95 %; got {confidence!r}")
+    _check_equilibration(equilibration)
+    if source.access == "once" or source.lengths is None:
+        raise ReadOnceError(f"{type(source).__name__} can be read only once and a glance at it comes first; ingest it "
+                            "into a store")
+    if len(source.lengths) > 1:
+        raise InputError(f"the source has {len(source.lengths)} runs; average one, or all as one with .stacked()")
+    (n,) = source.lengths
+    if n < 4:
+        raise StatisticsError(f"an interval needs at least 4 snapshots; got {n}")
+    series = _targets(source, wanted, velocity)
+    names = list(dict.fromkeys(name for one in series for name in one.names))
+    glance = reduce(source.window(0, None, -(-n // LOOKS)), {one.name: (one, Moments()) for one in series}, fields=names,
+                    engine=engine)
+    branches: dict[str, tuple[Any, ...]] = {
+        one.name: (one, Products(one.parts, np.nan_to_num(np.asarray(glance[one.name].mean, np.float64).ravel())))
+        for one in series}
+    branches |= {"clock": (_clock, Series()), "summary": (_Summary(series[0]), Series())}
+    size = sum(one.size * (one.parts * (one.parts + 2) + 1) * 8 // one.parts for one in series)
+    keep = int(np.clip(STATE_BYTES // size, 8, BINS))
+    read = partials(source, branches, fields=names, engine=engine, progress=progress, keep=keep)[0]
+
+    clock = np.concatenate([np.asarray(state["clock"][0].result()).reshape(-1, 2) for _, state in read])
+    summary = np.concatenate([np.asarray(state["summary"][0].result()) for _, state in read])
+    times = None if np.isnan(clock[:, 0]).all() else check_times(clock[:, 0], n)
+    weights = None if np.isnan(clock[:, 1]).all() else clock[:, 1]
+    first = _start(equilibration, n, times, lambda: max(
+        (significant_start(_residual(s, weights)) for s in summary.T if np.ptp(s) > 1e-12 * np.abs(s).max()), default=0))
+    begins = [begin for begin, _ in read]
+    start = min((b for b in begins if b >= first), default=begins[-1])      # rounded up to where a state begins
+    kept = [state for begin, state in read if begin >= start]
+    kish = 1.0 if weights is None else n * float(weights @ weights) / float(weights.sum()) ** 2
+    facts: dict[str, Any] = {"time_unit": source.time_unit if times is not None else "", "times": times,
+                             "n_discarded": start, "equilibration_time": _elapsed(times, start)}
+    estimates: dict[str, Estimate] = {}
+    for one in series:
+        bins: list[Products] = [state[one.name][0] for state in kept]      # type: ignore[misc]
+        found = _Stretches(bins, one, confidence, _spacing(times), kish, facts)
+        estimates |= {f"{one.name}_{what}": found.estimate(what) for what in one.wanted}
+    mesh = mesh_of(source)
+    where = {} if mesh is None else {f"{one.name}_{what}": mesh.where(one.names[0], one.field.shape)
+                                     for one in series for what in one.wanted}
+    return FieldAverages(estimates, mesh, where)
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """What is averaged together: a field, or scalar fields stacked into a vector. As a map it gives (n, *item)."""
+
+    name: str
+    names: tuple[str, ...]
+    field: Field
+    parts: int
+    """Components that are multiplied with each other; 1 where each number stands for itself."""
+    wanted: tuple[str, ...]
+
+    @property
+    def item(self) -> tuple[int, ...]:
+        return self.field.shape if len(self.names) == 1 else (*self.field.shape, len(self.names))
+
+    @property
+    def size(self) -> int:
+        return self.field.size * len(self.names)
+
+    @property
+    def cells(self) -> tuple[int, ...]:
+        return self.item[:-1] if self.parts > 1 else self.item
+
+    def __call__(self, block: Block) -> np.ndarray:
+        if len(self.names) == 1:
+            return block.fields[self.names[0]]
+        return np.stack([np.asarray(block.fields[name]) for name in self.names], axis=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Summary:
+    """The series from which the end of the start-up is told."""
+
+    target: _Target
+
+    def __call__(self, block: Block) -> np.ndarray:
+        return _summaries(np.asarray(self.target(block)))
+
+
+def _wanted(statistics: Sequence[str] | str) -> tuple[str, ...]:
+    wanted = (statistics,) if isinstance(statistics, str) else tuple(statistics)
+    unknown = [name for name in wanted if name not in STATISTICS]
+    if unknown or not wanted:
+        raise InputError(f"statistics are any of {', '.join(STATISTICS)}; got {', '.join(map(repr, unknown)) or 'none'}")
+    return wanted
+
+
+def _targets(source: SnapshotSource, wanted: tuple[str, ...], velocity: str | Sequence[str] | None) -> list[_Target]:
+    fields = source.fields
+    for name, one in fields.items():
+        if one.dtype.kind not in "biuf":
+            raise InputError(f"field {name!r} is {one.dtype}: averages with an interval are of real numbers")
+    second = any(name in wanted for name in ("reynolds_stress", "tke"))
+    plain = tuple(name for name in wanted if name in ("mean", "rms"))
+    joined: tuple[str, ...] = ()
+    if velocity is not None and not isinstance(velocity, str):
+        joined = tuple(velocity)
+        for name in joined:
+            if name not in fields:
+                raise UnknownFieldError(name, fields)
+        if len(joined) not in (2, 3) or len({fields[name].shape for name in joined}) > 1:
+            raise InputError(f"a velocity has 2 or 3 components of one shape; got "
+                             f"{ {name: fields[name].shape for name in joined} }")
+    elif velocity is not None and velocity not in fields:
+        raise UnknownFieldError(velocity, fields)
+    found = []
+    if joined:
+        found.append(_Target("U", joined, fields[joined[0]], len(joined) if second else 1, wanted))
+    for name, one in fields.items():
+        if name in joined:
+            continue
+        vector = (name == velocity if velocity is not None else True) and one.shape[-1:] in ((2,), (3,))
+        if name == velocity and not vector:
+            raise InputError(f"velocity={name!r} has shape {one.shape}; its last axis is to hold 2 or 3 components")
+        what = wanted if vector else plain
+        if what:
+            found.append(_Target(name, (name,), one, one.shape[-1] if vector and second else 1, what))
+    if second and not any(one.parts > 1 for one in found):
+        shapes = {name: one.shape for name, one in fields.items()}
+        raise InputError("reynolds_stress and tke need a velocity, and no field's last axis holds 2 or 3 components: "
+                         f"{shapes}. Name scalar fields that are its components: velocity=(\"u\", \"v\")")
+    return found
+
+
+class Products:
+    """Sums of w a, w a_i a_j and their squares about a fixed reference. Merges in any order."""
+
+    cuts: ClassVar[frozenset[Cut]] = TIME
+
+    def __init__(self, parts: int, reference: np.ndarray):
+        self.parts, self.reference = parts, reference
+        self.n, self.weight = 0, 0.0
+        self.sums: list[np.ndarray] = []        # (parts, cells), (pairs, cells), (pairs + 1, cells)
+
+    def empty(self) -> Self:
+        return type(self)(self.parts, self.reference)
+
+    def update(self, values: Array, start: int, weights: Array | None = None) -> None:
+        from ensemblekit.rom.kernels_average import add_products
+
+        if not len(values):
+            return
+        values = np.asarray(values)
+        rows = rows_of(values.view(np.uint8) if values.dtype == bool else values)
+        cells = rows.width // self.parts
+        pairs = self.parts * (self.parts + 1) // 2
+        if not self.sums:
+            self.sums = [np.zeros((k, cells)) for k in (self.parts, pairs, pairs + 1)]
+        w = np.ones(rows.n) if weights is None else np.ascontiguousarray(weights, dtype=np.float64)
+        with np.errstate(invalid="ignore", over="ignore"):
+            add_products(rows.flat, rows.stride, rows.n, cells, self.parts, w, self.reference, *self.sums)
+        self.n += rows.n
+        self.weight += float(w.sum())
+
+    def merge(self, later: Self) -> None:
+        if later.n:
+            self.sums = [a + b for a, b in zip(self.sums, later.sums, strict=True)] if self.sums else later.sums
+            self.n, self.weight = self.n + later.n, self.weight + later.weight
+
+    def beside(self, right: Self) -> None:
+        raise NotImplementedError("products of components are not cut in space")
+
+    def shaped(self, item: tuple[int, ...]) -> None:
+        pass
+
+    def result(self) -> Self:
+        return self
+
+    def state(self) -> dict[str, Array]:
+        named = {"n": np.array(self.n), "weight": np.array(self.weight)}
+        return named | dict(zip(("sums", "products", "squares"), self.sums, strict=False))
+
+    def restored(self, state: Mapping[str, Any]) -> Self:
+        new = self.empty()
+        new.n, new.weight = int(state["n"]), float(state["weight"])
+        new.sums = [np.array(state[name]) for name in ("sums", "products", "squares") if name in state]
+        return new
+
+
+class _Stretches:
+    """The sums of consecutive stretches of time, and what they say of the whole."""
+
+    def __init__(self, bins: list[Products], target: _Target, confidence: float, spacing: float, kish: float,
+                 facts: Mapping[str, Any]):
+        self.bins, self.target, self.confidence, self.facts = bins, target, confidence, facts
+        self.spacing, self.kish = spacing, kish
+        self.n = sum(b.n for b in bins)
+        self.weight = sum(b.weight for b in bins)
+        if self.weight == 0:
+            raise StatisticsError("all weights are zero: no snapshot is left to average over")
+        self.shift, self.products, self.squares = (
+            np.sum([b.sums[k] for b in bins], axis=0) / self.weight for k in range(3))
+
+    def estimate(self, what: str) -> Estimate:
+        m, target = self.target.parts, self.target
+        if what == "mean":
+            reference = self.bins[0].reference.reshape(-1, m).T
+            parts = [self._first(i, reference[i]) for i in range(m)]
+        elif what == "rms":
+            parts = [self._rms(i) for i in range(m)]
+        elif what == "tke":
+            parts = [self._energy()]
+        else:
+            parts = [self._covariance(i, j) for i, j in PAIRS[m]]
+        shape = target.cells if what == "tke" or m == 1 else (*target.cells, len(parts))
+        mean, stderr, dof, g, variance, still = (
+            np.stack([np.asarray(part[k]) for part in parts], axis=-1).reshape(shape) for k in range(6))
+        still = still.astype(bool)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            n_eff = np.where(still, np.nan, variance / stderr**2)
+        stderr = np.where(still, 0.0, stderr)
+        g = np.where(still, np.nan, g)
+        if what == "rms":
+            with np.errstate(invalid="ignore", divide="ignore"):
+                root = np.sqrt(mean)
+                stderr = np.where(root > 0, stderr / (2 * root), 0.0)
+                mean = root
+        unit = target.field.unit if what in ("mean", "rms") else squared(target.field.unit)
+        few = n_eff < ENOUGH
+        bad = ~np.isfinite(mean)
+        doubts = []
+        if few.any():
+            doubts.append(f"{int(few.sum())} of {few.size} numbers have fewer than {ENOUGH:g} independent snapshots (fewest "
+                          f"{np.nanmin(n_eff):.2g})")
+        if bad.any():
+            doubts.append(f"{int(bad.sum())} of {bad.size} numbers are not finite")
+        if still.any():
+            doubts.append(f"{int(still.sum())} of {still.size} numbers never change")
+        return Estimate(mean=mean, stderr=stderr, interval=student_interval(mean, stderr, dof, self.confidence),
+                        confidence=self.confidence, n=self.n, n_eff=n_eff, statistical_inefficiency=g,
+                        correlation_time=g / 2 * self.spacing, dof=dof, converged=not (few.any() or bad.any() or still.all()),
+                        verdict="; ".join(doubts), estimators={"blocking": stderr}, unit=unit, **self.facts)
+
+    def _first(self, i: int, reference: np.ndarray) -> tuple[np.ndarray, ...]:
+        d = self.shift[i]
+        z = [(b.sums[0][i] - b.weight * d) / (b.n * self.weight / self.n) for b in self.bins]
+        return self._blocked(reference + d, z, self.products[self._pair(i, i)] - d**2, np.abs(reference + d))
+
+    def _covariance(self, i: int, j: int) -> tuple[np.ndarray, ...]:
+        k = self._pair(i, j)
+        value, z = self._second(i, j)
+        size = np.sqrt(np.abs(self.products[self._pair(i, i)] * self.products[self._pair(j, j)]))
+        # of products about the final mean: less what the reference's distance from it adds (third moments left out)
+        di, dj = self.shift[i], self.shift[j]
+        own, other = (self.products[self._pair(a, a)] - self.shift[a] ** 2 for a in (i, j))
+        beside = di**2 * other + dj**2 * own + 2 * di * dj * value
+        return self._blocked(value, z, self.squares[k] - self.products[k] ** 2, size, beside, own * other + value**2)
+
+    def _rms(self, i: int) -> tuple[np.ndarray, ...]:
+        value, *rest = self._covariance(i, i)
+        return np.maximum(value, 0.0), *rest
+
+    def _energy(self) -> tuple[np.ndarray, ...]:
+        terms = [self._second(i, i) for i in range(self.target.parts)]
+        value = 0.5 * np.sum([t[0] for t in terms], axis=0)
+        z = [0.5 * np.sum(parts, axis=0) for parts in zip(*(t[1] for t in terms), strict=True)]
+        raw = 0.5 * np.sum([self.products[self._pair(i, i)] for i in range(self.target.parts)], axis=0)
+        m = range(self.target.parts)
+        beside = np.sum([self.shift[i] * self.shift[j] * (self.products[self._pair(i, j)] - self.shift[i] * self.shift[j])
+                         for i in m for j in m], axis=0)
+        gaussian = 0.5 * np.sum([(self.products[self._pair(i, j)] - self.shift[i] * self.shift[j]) ** 2
+                                 for i in m for j in m], axis=0)
+        return self._blocked(value, z, self.squares[-1] - raw**2, raw, beside, gaussian)
+
+    def _second(self, i: int, j: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        """<u_i' u_j'>, and the means over each stretch of its residual."""
+        k = self._pair(i, j)
+        di, dj = self.shift[i], self.shift[j]
+        value = self.products[k] - di * dj
+        z = [(b.sums[1][k] - di * b.sums[0][j] - dj * b.sums[0][i] + b.weight * (di * dj - value))
+             / (b.n * self.weight / self.n) for b in self.bins]
+        return value, z
+
+    def _pair(self, i: int, j: int) -> int:
+        i, j = min(i, j), max(i, j)
+        return i * self.target.parts - i * (i - 1) // 2 + j - i
+
+    def _blocked(self, value: np.ndarray, z: list[np.ndarray], variance: np.ndarray, size: np.ndarray,
+                 beside: Any = 0.0, gaussian: Any = 0.0) -> tuple[np.ndarray, ...]:
+        """(value, stderr, dof, g, variance, whether it never changes) by joining stretches until they are independent.
+
+        variance: of snapshots, too large by about `beside`; a quarter of the `gaussian` one (a sine wave's) is the least it
+        is taken for. Only n_eff and the choice of stretches depend on it.
+        """
+        n = self.n
+        variance = np.maximum(variance, 0.0) * (n / max(n - 1, 1))
+        still = variance <= (16 * np.finfo(float).eps * size) ** 2
+        variance = np.minimum(variance, np.maximum(variance - beside, 0.25 * gaussian))
+        long = max(b.n for b in self.bins)
+        y = np.array([part for part, b in zip(z, self.bins, strict=True) if b.n == long])
+        lengths, counts, variances = [], [], []
+        if long > 1:
+            lengths, counts, variances = [1], [n], [variance * self.kish]
+        elif len(y) > 1:        # every snapshot by itself: its own variance is known
+            variance = y.var(axis=0, ddof=1) / self.kish
+        while len(y) >= 2:
+            lengths.append(long)
+            counts.append(len(y))
+            variances.append(y.var(axis=0, ddof=1))
+            y = 0.5 * (y[: len(y) // 2 * 2: 2] + y[1::2])
+            long *= 2
+        if not counts or n < 4:
+            raise StatisticsError(f"{n} snapshots are left after equilibration: an error needs at least 4")
+        block = BlockResult(mean=value, n=n, lengths=np.array(lengths), counts=np.array(counts),
+                            variances=np.array(variances)).chosen()
+        return value, block.stderr, block.dof, block.g, variance, still
+
+
+def squared(unit: str) -> str:
+    """The unit of a square, in H5MD's notation: "m s-1" becomes "m2 s-2"."""
+    found = []
+    for part in unit.split():
+        split = re.fullmatch(r"([^\d+-]+)([+-]?\d+)?", part)
+        if split is None:
+            return f"({unit})2"
+        found.append(f"{split[1]}{2 * int(split[2] or 1)}")
+    return " ".join(found)
+
+
+__all__ = ["FieldAverages", "average"]

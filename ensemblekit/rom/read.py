@@ -1,0 +1,511 @@
+"""Snapshot files of any kind as a source: one file, a case, or a series, looked at without copying."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ensemblekit.errors import InputError, SnapshotFileError
+from ensemblekit.rom.mesh import Mesh, mesh_of
+from ensemblekit.rom.readers.reader import Options, Reader, chosen, natural_key, numbers_in_names
+from ensemblekit.source import WHOLE, Access, Block, Cut, Field, Piece, SnapshotSource, check_times, check_window, cuts_of
+from ensemblekit.store.store import StoredSource
+
+BATCH = 16 << 20
+"""Bytes of snapshots read at a time."""
+SLACK = 1e-9
+"""Of a time range, relative: 0.3 in a file's name and 0.1 * 3 are the same instant."""
+
+ARRAYS = (".npy", ".npz", ".mat")
+HDF5 = (".h5", ".hdf5", ".h5md", ".he5", ".vtkhdf", ".hdf")
+NETCDF = (".nc", ".nc4", ".cdf", ".netcdf")
+NEK = re.compile(r"\.f\d{5,}\Z")
+NEK_LISTS = (".nek5000", ".nek")
+FOAM = (".foam", ".openfoam")
+
+
+def known() -> str:
+    """The suffixes that ``read`` knows, for messages."""
+    from ensemblekit.rom.readers import vtk
+
+    names = [*ARRAYS, *HDF5, *NETCDF, ".f00001 (Nek5000)", *NEK_LISTS, *FOAM, "an OpenFOAM case folder", ".pvd", ".series",
+             *vtk.SINGLE, *(s for s in vtk.TEMPORAL if s not in HDF5)]
+    return ", ".join(names)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """Some snapshots of one reader."""
+
+    reader: Reader
+    rows: range
+
+
+@dataclass(frozen=True, eq=False)
+class FileSource:
+    """Snapshots in files, read on the fly by whoever needs them; every reader opens its files for itself."""
+
+    parts: tuple[Part, ...]
+    names: tuple[str, ...]
+    times: np.ndarray | None
+    """(n,) in ``time_unit``; None where the files have none."""
+    time_unit: str = ""
+    units: Mapping[str, str] | None = None
+    """Field -> unit, before what the files say."""
+    on: Mesh | None = None
+    """The mesh, where it is given and not the files' own."""
+    meshed: bool = True
+
+    @property
+    def fields(self) -> Mapping[str, Field]:
+        found = self.parts[0].reader.fields
+        units = self.units or {}
+        return {name: replace(found[name], unit=units[name]) if name in units else found[name] for name in self.names}
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        return (len(self),)
+
+    def __len__(self) -> int:
+        return sum(len(part.rows) for part in self.parts)
+
+    @property
+    def access(self) -> Access:
+        return "tiles" if all(part.reader.tiles for part in self.parts) else "rows"
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """The mesh of the snapshots; None where the files have none. Read when it is first asked for."""
+        if self.on is not None or not self.meshed:
+            return self.on
+        return self.parts[0].reader.mesh()
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return tuple(part.reader.path for part in self.parts)
+
+    def __getitem__(self, name: str) -> FileSource:
+        """One field of several."""
+        return replace(self, names=tuple(chosen([name], self.names, self.paths[0])))
+
+    def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> FileSource:
+        check_window(start, stop, step)
+        kept, offset = [], 0
+        wanted = range(*slice(start, stop, step).indices(len(self)))
+        for part in self.parts:
+            first = max(0, -(-(offset - wanted.start) // step))
+            begin, end = wanted.start + first * step - offset, min(len(part.rows), wanted.stop - offset)
+            if begin < end:
+                kept.append(Part(part.reader, part.rows[begin:end:step]))
+            offset += len(part.rows)
+        times = None if self.times is None else self.times[wanted.start:wanted.stop:step]
+        return replace(self, parts=tuple(kept) or (Part(self.parts[0].reader, range(0)),), times=times)
+
+    def rows(self, start: int, stop: int) -> tuple[Part, ...]:
+        """The parts that hold snapshots start to stop - 1."""
+        kept, offset = [], 0
+        for part in self.parts:
+            begin, end = max(0, start - offset), min(len(part.rows), stop - offset)
+            if begin < end:
+                kept.append(Part(part.reader, part.rows[begin:end]))
+            offset += len(part.rows)
+        return tuple(kept)
+
+    def pieces(self, names: Sequence[str], cut: Cut, tiled: bool, limit: int) -> Iterator[Piece]:
+        tiles = self.access == "tiles"
+        for start, stop, tile in cuts_of(self.fields, names, len(self), cut if tiles else "time", tiled and tiles, limit):
+            yield FilePiece(0, start, stop, tile, self.rows(start, stop), tuple(names), self.fields,
+                            None if self.times is None else self.times[start:stop], limit)
+
+    def read(self, start: int = 0, stop: int | None = None) -> dict[str, np.ndarray]:
+        """Snapshots start to stop - 1 of every field, (n, *item). Raises SnapshotFileError where a file cannot be read."""
+        start, stop, _ = slice(start, stop).indices(len(self))
+        return _joined(self.rows(start, stop), self.names, self.fields, None)
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name} {field.shape}" + (f" {field.unit}" if field.unit else "")
+                           for name, field in self.fields.items())
+        return f"<{len(self)} snapshots of {fields} from {os.path.basename(self.paths[0])}>"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class FilePiece:
+    """Some consecutive snapshots of files."""
+
+    run: int
+    start: int
+    stop: int
+    tile: slice
+    parts: tuple[Part, ...]
+    names: tuple[str, ...]
+    fields: Mapping[str, Field]
+    times: np.ndarray | None
+    limit: int
+
+    def blocks(self) -> Iterator[Block]:
+        whole = self.tile == WHOLE
+        a_row = sum(self.fields[name].nbytes if whole else (self.tile.stop - self.tile.start) * self.fields[name].dtype.itemsize
+                    for name in self.names)
+        n = self.stop - self.start
+        step = max(1, min(BATCH, self.limit) // max(1, a_row)) if whole else n
+        for at in range(0, n, step):
+            end = min(n, at + step)
+            parts = _rows(self.parts, at, end)
+            values = _joined(parts, self.names, self.fields, None if whole else self.tile)
+            yield Block(values, self.start + at, self.tile, None, None if self.times is None else self.times[at:end])
+
+
+def _rows(parts: Sequence[Part], start: int, stop: int) -> list[Part]:
+    kept, offset = [], 0
+    for part in parts:
+        begin, end = max(0, start - offset), min(len(part.rows), stop - offset)
+        if begin < end:
+            kept.append(Part(part.reader, part.rows[begin:end]))
+        offset += len(part.rows)
+    return kept
+
+
+def _joined(parts: Sequence[Part], names: Sequence[str], fields: Mapping[str, Field], tile: slice | None
+            ) -> dict[str, np.ndarray]:
+    read = [part.reader.read(names, part.rows, tile) for part in parts]
+    if not read:
+        return {name: np.empty((0, *fields[name].shape), fields[name].dtype) for name in names}
+    if len(read) == 1:
+        return read[0]
+    return {name: np.concatenate([r[name] for r in read]).astype(fields[name].dtype, copy=False) for name in names}
+
+
+@dataclass(frozen=True, eq=False)
+class MeshedSource:
+    """A stored source with a mesh beside it, or fewer of its fields."""
+
+    stored: StoredSource
+    mesh: Mesh | None
+    units: Mapping[str, str] | None = None
+
+    @property
+    def fields(self) -> Mapping[str, Field]:
+        units = self.units or {}
+        return {name: replace(f, unit=units[name]) if name in units else f for name, f in self.stored.fields.items()}
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        return self.stored.lengths
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    @property
+    def access(self) -> Access:
+        return self.stored.access
+
+    @property
+    def times(self) -> np.ndarray | None:
+        return self.stored.times
+
+    @property
+    def time_unit(self) -> str:
+        return self.stored.time_unit
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return tuple(part.path for part in self.stored.table.parts)
+
+    def __getitem__(self, name: str) -> MeshedSource:
+        return replace(self, stored=replace(self.stored, names=tuple(chosen([name], self.stored.names, ""))))
+
+    def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> MeshedSource:
+        return replace(self, stored=self.stored.window(start, stop, step))
+
+    def pieces(self, names: Sequence[str], cut: Cut, tiled: bool, limit: int) -> Iterator[Piece]:
+        return self.stored.pieces(names, cut, tiled, limit)
+
+    def read(self, start: int = 0, stop: int | None = None) -> dict[str, np.ndarray]:
+        start, stop, _ = slice(start, stop).indices(len(self))
+        found: dict[str, list[np.ndarray]] = {name: [] for name in self.fields}
+        for piece in self.stored.window(start, stop).pieces(list(self.fields), "time", False, BATCH):
+            for block in piece.blocks():
+                for name, values in block.fields.items():
+                    found[name].append(np.array(values))
+        return {name: np.concatenate(values) if values else np.empty((0, *self.fields[name].shape), self.fields[name].dtype)
+                for name, values in found.items()}
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} snapshots of {', '.join(self.fields)} from {os.path.basename(self.paths[0])}>"
+
+
+def read(path: Any, fields: Sequence[str] | str | None = None, *, begin: float | None = None, end: float | None = None,
+         step: int = 1, region: str | None = None, patch: str | None = None, zone: str | None = None, zero: bool = False,
+         snapshot_axis: int | None = None, times: Any = None, time_unit: str | None = None,
+         units: Mapping[str, str] | None = None, mesh: Any = None) -> Any:
+    """Snapshot files as a source: nothing is copied, files are read when the source is.
+
+    The suffix says the format: .npy .npz .mat; .h5 .h5md and other HDF5; .nc (NetCDF 3 and 4); Nek5000 field files; .vtkhdf;
+    an OpenFOAM case folder (or a .foam file in it); with the extra ``cfd`` what VTK reads (.vtu .vti .vtr .vts .vtp .vtk and
+    their parallel forms, .pvd, .series, EnSight .case, CGNS, Exodus, XDMF).
+
+    Arguments:
+        path: a file, a folder, a pattern ("out/flow_*.vtu") or a list of files. Several files are one run, in natural
+            order (flow_2 before flow_10) where they come by a pattern. Each .npy is one snapshot then, unless snapshot_axis
+            says that it is a stack.
+        fields: the fields to read; by default all that every snapshot has.
+        begin, end: first and last time, both included (snapshot numbers from 0 where the files have no times).
+        step: every so many snapshots of those.
+        region: a mesh region of OpenFOAM, or a named block of VTK's data.
+        patch: a boundary patch instead of the cells (or a named block).
+        zone: a cell zone of OpenFOAM, a CGNS zone, or a named block.
+        zero: read OpenFOAM's initial state, the folder 0/, too.
+        snapshot_axis: the axis of snapshots in arrays. By default 0; in .mat files the axis as long as the time vector,
+            else the last, as is MATLAB's custom; in NetCDF the time dimension.
+        times, time_unit, units: where the files do not say them, or wrongly; units is field -> unit.
+        mesh: a Mesh, or a file to take one from; for arrays that have none.
+
+    Times come from the files, else from the one number in which their names differ. Cell data stays on cells: nothing is
+    interpolated.
+
+    Returns:
+        a source with ``fields``, ``times``, ``mesh`` and ``read(start, stop)``; for ``rom.pod``, ``rom.average``,
+        ``ek.reduce`` or ``rom.ingest``.
+
+    Raises:
+        SnapshotFileError: a file is missing, cut short, or of another mesh than the first; it is named.
+        UnknownFieldError: lists the fields there are.  InputError: an unknown suffix lists those known.
+        MissingExtraError: pyvista is not installed.
+    """
+    if step < 1 or step != int(step):
+        raise InputError(f"step is a whole number above 0; got {step!r}")
+    names = (fields,) if isinstance(fields, str) else None if fields is None else tuple(fields)
+    if names is not None and not names:
+        raise InputError("fields names at least one field; leave it out for all")
+    options = Options(names, region, patch, zone, snapshot_axis, zero)
+    given = mesh if mesh is None or isinstance(mesh, Mesh) else _mesh_from(mesh)
+    paths = paths_of(path)
+    source = _opened(paths, options)
+    if isinstance(source, MeshedSource):
+        if times is not None:
+            table = replace(source.stored.table, times=check_times(times, source.stored.table.n), timed=True)
+            source = replace(source, stored=replace(source.stored, table=table))
+        if time_unit is not None:
+            source = replace(source, stored=replace(source.stored, table=replace(source.stored.table, time_unit=time_unit)))
+        source = replace(source, units=units, mesh=given or source.mesh)
+    else:
+        if times is not None:
+            source = replace(source, times=check_times(times, len(source)))
+        source = replace(source, on=given, units=units, time_unit=source.time_unit if time_unit is None else time_unit)
+    if given is not None:
+        for name, field in source.fields.items():
+            given.where(name, field.shape)
+    return _between(source, begin, end, int(step))
+
+
+def _between(source: Any, begin: float | None, end: float | None, step: int) -> Any:
+    n = len(source)
+    clock = source.times if source.times is not None else np.arange(n, dtype=np.float64)
+    slack = SLACK * max(np.abs(clock[[0, -1]]).max(), 1e-300) if n else 0.0
+    first = 0 if begin is None else int(np.searchsorted(clock, begin - slack, "left"))
+    last = n if end is None else int(np.searchsorted(clock, end + slack, "right"))
+    if n and first >= last:
+        raise InputError(f"no snapshot lies between begin={begin} and end={end}; "
+                         f"{'times' if source.times is not None else 'numbers'} go from {clock[0]:g} to {clock[-1]:g}")
+    return source if (first, last, step) == (0, n, 1) else source.window(first, last, step)
+
+
+def paths_of(path: Any) -> list[str]:
+    """The files meant by a path, a pattern or a list."""
+    if isinstance(path, str | os.PathLike):
+        text = os.fspath(path)
+        if os.path.exists(text) or not glob.has_magic(text):
+            if not os.path.exists(text) and os.path.splitext(text)[1].lower() not in FOAM:
+                raise SnapshotFileError(text, "there is no such file")
+            return [text]
+        found = sorted(glob.glob(text, recursive=True), key=natural_key)
+        if not found:
+            raise SnapshotFileError(text, "no file matches this pattern")
+        return found
+    if isinstance(path, Sequence) and path:
+        paths = [os.fspath(p) for p in path]
+        for one in paths:
+            if not os.path.exists(one):
+                raise SnapshotFileError(one, "there is no such file")
+        return paths
+    raise InputError(f"read takes a path, a pattern or a list of paths; got {path!r}")
+
+
+def kind_of(path: str) -> str:
+    """The format of a file, by its name (and for HDF5 by what is in it)."""
+    from ensemblekit.rom.readers import vtk
+
+    suffix = os.path.splitext(path)[1].lower()
+    if os.path.isdir(path):
+        inside = os.listdir(path)
+        if "system" in inside or "constant" in inside or any(name.startswith("processor") for name in inside):
+            return "foam"
+        raise InputError(f"{path} is a folder, but no OpenFOAM case (it has no system/, constant/ or processor0/). For the "
+                         f"files in it pass a pattern, {os.path.join(path, '*.vtu')!r}")
+    if suffix in FOAM or os.path.basename(path) == "controlDict":
+        return "foam"
+    if NEK.search(path) or suffix in NEK_LISTS:
+        return "nek"
+    if suffix in ARRAYS:
+        return suffix
+    if suffix in NETCDF:
+        return "netcdf"
+    if suffix in HDF5:
+        return "hdf5"
+    if suffix in vtk.SINGLE or suffix in vtk.TEMPORAL or suffix in (".pvd", ".series"):
+        return "vtk"
+    raise InputError(f"{path}: the suffix {suffix or '(none)'} is not known. Known are {known()}. Other data: load it as a "
+                     "numpy array and pass that")
+
+
+def _opened(paths: list[str], options: Options) -> FileSource | MeshedSource:
+    kinds = {kind_of(path) for path in paths}
+    if len(kinds) > 1:
+        raise InputError(f"the files are of several formats ({', '.join(sorted(kinds))}); read them one by one")
+    (kind,) = kinds
+    readers: list[Reader] = []
+    if kind == "nek":
+        from ensemblekit.rom.readers.nek import open_nek
+
+        readers = [open_nek(paths, options)]
+    elif kind == "vtk":
+        from ensemblekit.rom.readers import vtk
+
+        suffixes = {os.path.splitext(path)[1].lower() for path in paths}
+        apart = len(paths) > 1 and suffixes & {*vtk.TEMPORAL, ".pvd", ".series"}
+        readers = [vtk.open_vtk([path], options) for path in paths] if apart else [vtk.open_vtk(paths, options)]
+    elif kind == "hdf5":
+        opened = [_open_hdf5(path, options) for path in paths]
+        if len(opened) == 1 and isinstance(opened[0], StoredSource):
+            return MeshedSource(opened[0], mesh_of(opened[0]))
+        readers = [StoredReader(path, x) if isinstance(x, StoredSource) else x for path, x in zip(paths, opened, strict=True)]
+    else:
+        readers = [_open_one(kind, path, options, len(paths) > 1) for path in paths]
+    return _series(readers, paths)
+
+
+def _open_one(kind: str, path: str, options: Options, one_of_many: bool) -> Reader:
+    if kind == "foam":
+        from ensemblekit.rom.readers.openfoam import open_foam
+
+        return open_foam(path, options)
+    if kind == "netcdf":
+        from ensemblekit.rom.readers.netcdf import open_netcdf
+
+        return open_netcdf(path, options)
+    if kind == ".mat":
+        from ensemblekit.rom.readers.mat import open_mat
+
+        return open_mat(path, options)
+    from ensemblekit.rom.readers import arrays
+
+    if kind == ".npz":
+        return arrays.open_npz(path, options)
+    if one_of_many and options.snapshot_axis is None:
+        return arrays.open_snapshot(path, options)
+    return arrays.open_npy(path, options, one_of_many)
+
+
+def _open_hdf5(path: str, options: Options) -> Any:
+    from ensemblekit.rom.readers.hdf5 import open_hdf5
+    from ensemblekit.rom.readers.vtkhdf import open_vtkhdf
+    from ensemblekit.store.hdf5 import opened
+    from ensemblekit.store.schema import SCHEMA
+
+    if not os.path.isfile(path):
+        raise SnapshotFileError(path, "is no file")
+    with opened(path) as f:
+        vtkhdf = "VTKHDF" in f and SCHEMA not in f
+    if vtkhdf:
+        found = open_vtkhdf(path, options)
+        if found is not None:
+            return found
+        from ensemblekit.rom.readers.vtk import open_vtk
+
+        return open_vtk([path], options)
+    return open_hdf5(path, options)
+
+
+@dataclass(frozen=True, eq=False)
+class StoredReader:
+    """A store or HDF5 file as one of several files."""
+
+    path: str
+    stored: StoredSource
+    tiles: bool = False
+
+    @property
+    def fields(self) -> Mapping[str, Field]:
+        return self.stored.fields
+
+    @property
+    def n(self) -> int:
+        return len(self.stored)
+
+    @property
+    def times(self) -> np.ndarray | None:
+        return self.stored.times
+
+    @property
+    def time_unit(self) -> str:
+        return self.stored.time_unit
+
+    def mesh(self) -> Mesh | None:
+        return mesh_of(self.stored)
+
+    def read(self, names: Sequence[str], rows: range, tile: slice | None = None) -> dict[str, np.ndarray]:
+        window = replace(self.stored, names=tuple(names)).window(rows.start, rows.stop, rows.step)
+        return MeshedSource(window, None).read()
+
+
+def _series(readers: list[Reader], paths: Sequence[str]) -> FileSource:
+    first = readers[0]
+    names = [name for name in first.fields if all(name in r.fields for r in readers)]
+    if not names:
+        raise InputError(f"the files have no field in common: {first.path} has {', '.join(first.fields)}")
+    for reader in readers[1:]:
+        for name in names:
+            if reader.fields[name].shape != first.fields[name].shape:
+                raise SnapshotFileError(reader.path, f"field {name!r} has shape {reader.fields[name].shape}; in {first.path} "
+                                                     f"it has {first.fields[name].shape}: they are on different meshes")
+        mesh, other = first.mesh(), reader.mesh()
+        if mesh is not None and other is not None:
+            difference = mesh.unlike(other)
+            if difference is not None:
+                raise SnapshotFileError(reader.path, f"has another mesh: {difference}. Snapshots share one mesh; map them to "
+                                                     "one first")
+    n = sum(reader.n for reader in readers)
+    if n == 0:
+        raise SnapshotFileError(first.path, "holds no snapshots")
+    times: np.ndarray | None = None
+    if all(reader.times is not None for reader in readers):
+        times = np.concatenate([np.asarray(reader.times) for reader in readers])
+        if n > 1 and (np.diff(times) < 0).any():
+            k = int(np.argmax(np.diff(times) < 0))
+            raise InputError(f"times run backwards, from {times[k]:g} to {times[k + 1]:g}, from one file to the next. List the "
+                             "files in the order of time; independent runs are replicas, ek.ReplicaSet.of([rom.read(a), "
+                             "rom.read(b)])")
+    elif n == len(paths):
+        times = numbers_in_names([os.path.splitext(p)[0] if not NEK.search(p) else p for p in paths])
+    return FileSource(tuple(Part(reader, range(reader.n)) for reader in readers), tuple(names), times, first.time_unit)
+
+
+def _mesh_from(path: Any) -> Mesh:
+    source = read(path)
+    if source.mesh is None:
+        raise InputError(f"{path} holds no mesh")
+    return source.mesh
+
+
+def as_snapshots(x: Any, **options: Any) -> SnapshotSource:
+    """What it is already (a source), or the files of that name."""
+    if isinstance(x, str | os.PathLike) or (isinstance(x, list | tuple) and x and all(
+            isinstance(p, str | os.PathLike) for p in x)):
+        return read(x, **options)
+    return x

@@ -1,0 +1,1 @@
+"""One file a format: what each of them opens is a Reader (see reader.py)."""

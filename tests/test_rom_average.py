@@ -1,0 +1,185 @@
+import sys
+
+import numpy as np
+import pytest
+from scipy.signal import lfilter
+
+import ensemblekit as ek
+from ensemblekit import rom
+from ensemblekit.errors import InputError, StatisticsError, UnknownFieldError
+
+PHI = 0.9
+MIX = np.array([[1.0, 0.0], [0.6, 0.8]])         # covariance of the two components: 1, 0.6, 1
+MEAN = np.array([5.0, -2.0])
+
+
+def flow(n=4096, cells=300, seed=0, mix=MIX, mean=MEAN):
+    """A velocity (n, cells, components) that forgets itself with PHI a snapshot, its covariance known."""
+    rng = np.random.default_rng(seed)
+    noise = rng.standard_normal((n + 200, cells, len(mix)))
+    return mean + lfilter([np.sqrt(1 - PHI**2)], [1, -PHI], noise, axis=0)[200:] @ mix.T
+
+
+def test_values_are_those_of_numpy():
+    u = flow(n=1000, cells=7)
+    found = rom.average(u, ["mean", "rms", "reynolds_stress", "tke"], equilibration=None)
+    a = u - u.mean(0)
+    np.testing.assert_allclose(found["mean"].mean, u.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(found["rms"].mean, u.std(0), rtol=1e-11)
+    stress = np.stack([(a[..., 0] ** 2).mean(0), (a[..., 1] ** 2).mean(0), (a[..., 0] * a[..., 1]).mean(0)], -1)
+    np.testing.assert_allclose(found["reynolds_stress"].mean, stress, rtol=1e-11)
+    np.testing.assert_allclose(found["tke"].mean, 0.5 * (stress[:, 0] + stress[:, 1]), rtol=1e-11)
+    assert found["values_tke"] is found["tke"]
+    assert list(found) == ["values_mean", "values_rms", "values_reynolds_stress", "values_tke"]
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say():
+    found = rom.average(flow(), ["mean", "rms", "reynolds_stress", "tke"], equilibration=None)
+    truth = {"mean": MEAN, "rms": 1.0, "reynolds_stress": [1.0, 1.0, 0.6], "tke": 1.0}
+    for name, true in truth.items():
+        one = found[name]
+        inside = (np.asarray(one.low) <= true) & (true <= np.asarray(one.high))
+        assert 0.90 <= inside.mean() <= 0.985, name
+        assert one.converged
+    # independent snapshots: (1 - φ) / (1 + φ) for the mean, with φ² for products
+    assert np.median(found["mean"].n_eff) == pytest.approx(4096 * 0.1 / 1.9, rel=0.15)
+    assert np.median(found["tke"].n_eff) == pytest.approx(4096 * (1 - 0.81) / 1.81, rel=0.2)
+
+
+def test_errors_of_means_are_those_of_the_core():
+    u = flow(cells=200)
+    ours = rom.average(u, equilibration=None)["mean"]
+    core = ek.average(u, equilibration=None)
+    np.testing.assert_allclose(ours.mean, core.mean, rtol=1e-12)
+    assert np.median(ours.stderr / core.stderr) == pytest.approx(1.0, abs=0.05)
+
+
+def test_three_components_in_the_order_of_vtk():
+    mix = np.array([[1.0, 0, 0], [0.5, 1, 0], [0, 0.3, 2]])
+    u = flow(n=3000, cells=5, mix=mix, mean=np.zeros(3))
+    found = rom.average(u, "reynolds_stress", equilibration=None)["reynolds_stress"]
+    c = np.array([np.cov(u[:, k].T, bias=True) for k in range(5)])
+    np.testing.assert_allclose(found.mean, np.stack([c[:, 0, 0], c[:, 1, 1], c[:, 2, 2], c[:, 0, 1], c[:, 1, 2], c[:, 0, 2]],
+                                                    -1), rtol=1e-10)
+
+
+def test_a_store_in_any_engine_and_the_names_for_export(tmp_path):
+    u = flow(n=512, cells=24).astype("f4").reshape(512, 4, 6, 2)
+    with ek.create(tmp_path / "run.h5", {"U": ek.Field((4, 6, 2), "f4", "m s-1"), "p": ek.Field((4, 6), "f4", "Pa")}) as store:
+        for k in range(512):
+            store.append({"U": u[k], "p": u[k, ..., 0] ** 2}, time=0.1 * k)
+    store = ek.open(tmp_path / "run.h5")
+    found = rom.average(store, ["mean", "tke"], engine=ek.Serial())
+    again = rom.average(store, ["mean", "tke"], engine=ek.Threads(3))
+    assert set(found) == {"U_mean", "U_tke", "p_mean"}
+    arrays, more = found.arrays(), again.arrays()
+    assert set(arrays) >= {"U_mean", "U_mean_ci95", "U_mean_n_eff", "p_mean_ci95", "U_tke_ci95"}
+    for name, values in arrays.items():
+        np.testing.assert_array_equal(values, more[name])
+    assert arrays["U_mean_ci95"].shape == (4, 6, 2)
+    assert found["U_tke"].unit == "m2 s-2"
+    assert found["U_mean"].correlation_time.mean() == pytest.approx(0.1 * 19 / 2, rel=0.5)
+    assert found["U_tke"].mean.shape == (4, 6)
+    np.testing.assert_allclose(found["p_mean"].mean, (u[..., 0] ** 2).mean(0), rtol=1e-5)
+    with np.load(found.save(tmp_path / "mean.npz")) as held:
+        np.testing.assert_array_equal(held["U_mean"], arrays["U_mean"])
+
+
+def test_components_in_fields_of_their_own():
+    u = flow(n=600, cells=9)
+    source = ek.ArraySource.of({"u": u[..., 0], "v": u[..., 1], "T": u[..., 0]})
+    found = rom.average(source, ["mean", "reynolds_stress"], velocity=("u", "v"), equilibration=None)
+    plain = rom.average(u, ["mean", "reynolds_stress"], equilibration=None)
+    np.testing.assert_array_equal(found["U_reynolds_stress"].mean, plain["reynolds_stress"].mean)
+    assert set(found) == {"U_mean", "U_reynolds_stress", "T_mean"}
+    with pytest.raises(InputError, match="velocity="):
+        rom.average(source, "tke")
+
+
+def test_weights_count_snapshots():
+    u = flow(n=2000, cells=4)
+    w = np.zeros(2000)
+    w[:1200] = 3.0
+    found = rom.average(ek.ArraySource.of(u, weights=w), ["mean", "rms"], equilibration=None)
+    np.testing.assert_allclose(found["mean"].mean, u[:1200].mean(0), rtol=1e-12)
+    np.testing.assert_allclose(found["rms"].mean, u[:1200].std(0), rtol=1e-10)
+    some = rom.average(u[:1200], ["mean", "rms"], equilibration=None)
+    np.testing.assert_allclose(found["mean"].stderr, some["mean"].stderr, rtol=0.5)
+
+
+def test_a_large_mean_costs_no_digits():
+    u = flow(n=800, cells=6)
+    far = rom.average(u + 1e7, ["tke"], equilibration=None)["tke"]
+    near = rom.average(u, ["tke"], equilibration=None)["tke"]
+    np.testing.assert_allclose(far.mean, near.mean, rtol=1e-6)
+    np.testing.assert_allclose(far.stderr, near.stderr, rtol=1e-5)
+
+
+def test_the_start_up_is_left_out():
+    u = flow(n=4096, cells=50)
+    u[:400] += 6 * np.exp(-np.arange(400) / 80)[:, None, None]
+    found = rom.average(u, ["mean"])["mean"]
+    assert 100 < found.n_discarded < 1500
+    assert np.abs(found.mean - MEAN).max() < 0.6
+
+
+def test_a_wall_and_a_hole_are_said_to_be_so():
+    u = flow(n=256, cells=4)
+    u[:, 0] = 0
+    u[7, 1] = np.nan
+    found = rom.average(u, ["mean", "tke", "rms"], equilibration=None)
+    assert (found["mean"].stderr[0] == 0).all()
+    assert np.isnan(found["mean"].n_eff[0]).all()
+    assert found["tke"].mean[0] == 0
+    assert np.isnan(found["mean"].mean[1]).all()
+    assert not found["mean"].converged
+    assert "not finite" in found["mean"].verdict
+    assert np.isfinite(found["tke"].mean[2:]).all()
+
+
+def test_how_much_longer_to_run():
+    found = rom.average(flow(n=2048, cells=64), equilibration=None)
+    factor = found.run_longer("mean", target=0.05)
+    half = (found["mean"].high - found["mean"].low) / 2
+    np.testing.assert_allclose(factor, (half / 0.05) ** 2)
+    assert found.run_longer("values_mean").shape == (64, 2)
+
+
+@pytest.mark.parametrize(("what", "options", "error"), [
+    (np.zeros((10, 3, 2), complex), {}, InputError), (np.zeros((3, 5)), {}, StatisticsError),
+    (np.zeros((10, 5)), {"statistics": "median"}, InputError), (np.zeros((10, 5)), {"statistics": []}, InputError),
+    (np.zeros((10, 5)), {"statistics": "tke"}, InputError), (np.zeros((10, 5)), {"confidence": 95}, InputError),
+    (np.zeros((10, 5)), {"velocity": "U"}, UnknownFieldError), (np.zeros((10, 5)), {"velocity": "values"}, InputError),
+])
+def test_what_cannot_be_averaged(what, options, error):
+    with pytest.raises(error):
+        rom.average(what, **options)
+
+
+@pytest.mark.parametrize("n", [50, 640])
+def test_a_glance_that_misleads_costs_little(n):
+    u = flow(n=n, cells=200)
+    honest = rom.average(u, ["rms", "tke"], equilibration=None)
+    u[::-(-n // 16)] += 2.0                     # just where the first glance falls
+    found = rom.average(u, ["rms", "tke"], equilibration=None)
+    for name in ("rms", "tke"):
+        assert np.nanmedian(found[name].n_eff * found[name].statistical_inefficiency) == pytest.approx(n, rel=0.15)
+        assert n < 100 or np.nanmedian(found[name].n_eff) < 3 * np.nanmedian(honest[name].n_eff)
+
+
+def test_what_is_summed_about_does_not_matter():
+    module = sys.modules["ensemblekit.rom.average"]
+    u = flow(n=512, cells=8)
+    target = module._Target("U", ("U",), ek.Field((8, 2)), 2, ("reynolds_stress", "tke"))
+    found = []
+    for about in (np.tile(MEAN, 8), np.tile(np.add(MEAN, [0.7, -0.4]), 8)):
+        bins = []
+        for k in range(0, 512, 32):
+            bins.append(module.Products(2, about))
+            bins[-1].update(u[k:k + 32], k)
+        stretches = module._Stretches(bins, target, 0.95, 1.0, 1.0, {})
+        found.append([np.array(stretches._second(i, j)[1]) for i, j in ((0, 0), (0, 1), (1, 1))])
+    a = u - u.mean(0)
+    plain = (a[..., 0] * a[..., 1]).reshape(16, 32, 8).mean(1) - (a[..., 0] * a[..., 1]).mean(0)
+    np.testing.assert_allclose(found[0][1], plain, atol=1e-12)
+    np.testing.assert_allclose(found[1], found[0], atol=1e-12)
