@@ -226,7 +226,9 @@ def _of(route: str, problem: Problem, rule: Rule, memory: int, workers: int, ove
         work = wide // 2 if problem.single else wide
         slivers = 0 if problem.in_memory else RUN * n
         limit = max(n * itemsize * 16, min(memory // 4, max(TILE, min(slivers, 1 << 30))))
-        width = int(min(max(64, min(SLAB, memory // (16 * workers)) // max(n * work, 1) // 64 * 64), 4096))
+        # a few hundred columns at least, a piece of every row worth its way to memory, where memory allows
+        slab = min(max(SLAB, 256 * n * work), memory // (16 * workers))
+        width = int(min(max(64, slab // max(n * work, 1) // 64 * 64), 4096))
         tiles = max(1, math.ceil(nbytes / limit))
         states = min(tiles, 2 * workers + math.ceil(math.log2(tiles + 1)) + 2) * n * block * wide
         columns = int(min(size, SAMPLE, max(4 * block, memory // (24 * max(n, 1) * work))))
