@@ -255,8 +255,10 @@ def in_memory(x: np.ndarray, flat: Path, optimum: Optimum, sizes: Sizes, spectru
     contenders = [Contender("ensemblekit", lambda _: ours(x, sizes.rank))] + [
         Contender(name, lambda _, job=job: job(x, sizes.rank), repeats=1 if name.startswith(SLOW) else None)
         for name, job in chosen().items()]
-    return compared(f"POD in memory, {sizes.n} x {sizes.size} float32, rank {sizes.rank}, spectrum {spectrum}", contenders, optimum,
-                    sizes, x.nbytes, lambda name: extra_memory(_from_array, name, str(flat), sizes.rank, warm=(name, "", sizes.rank)))
+    return compared(f"POD in memory, {sizes.n} x {sizes.size} float32, rank {sizes.rank}, spectrum {spectrum}", contenders,
+                    optimum,
+                    sizes, x.nbytes, lambda name: extra_memory(_from_array, name, str(flat), sizes.rank, warm=(name, "",
+                                                                                                               sizes.rank)))
 
 
 def from_store(store: Path, optimum: Optimum, sizes: Sizes, spectrum: str) -> Case:
@@ -327,7 +329,8 @@ def compared(title: str, contenders: list[Contender], optimum: Optimum, sizes: S
     passes, block = rom.plan(optimum.x, sizes.rank).passes, rom.plan(optimum.x, sizes.rank).operations
     rate, bytes_ = gemm_rate(np.float32), stream_rate()
     bound = max(block / rate, passes * nbytes / bytes_)
-    facts["share of the bound"] = (f"{bound / case.timings[0].best:.2f} of max({block / 1e9:.3g} GFlop at {rate / 1e9:.0f} GFlop/s, "
+    facts["share of the bound"] = (f"{bound / case.timings[0].best:.2f} of "
+                                   f"max({block / 1e9:.3g} GFlop at {rate / 1e9:.0f} GFlop/s, "
                                    f"{passes} reads at {bytes_ / 1e9:.1f} GB/s)")
     return Case(case.name, case.work, case.unit, case.timings, facts)
 
@@ -425,12 +428,15 @@ def out_of_core(folder: Path, sizes: Sizes) -> Case:
         reading = time.perf_counter() - began
     finally:
         remove(path)
-    timings = (Timing("ensemblekit", (took,), (1.0,)), Timing(f"reading the file {passes} times", (reading,), (reading / took,)))
+    timings = (Timing("ensemblekit", (took,), (1.0,)), Timing(f"reading the file {passes} times", (reading,),
+                                                              (reading / took,)))
     return Case(f"POD of {n * size * 4 / 1e9:.1f} GB, memory_limit={sizes.memory_limit / 2**20:.0f} MiB, rank {sizes.rank}",
                 n * size * 4 / 1e9 * passes, "GB", timings,
-                {"time over reading": f"{took / reading:.2f}", "anonymous memory": f"{peak / 2**20:.0f} MiB above that after the imports",
+                {"time over reading": f"{took / reading:.2f}",
+                 "anonymous memory": f"{peak / 2**20:.0f} MiB above that after the imports",
                  "error": f"{error:.6f}", "plan": str(plan),
-                 "seconds x cores a GB": f"{took * cores() / (n * size * 4 / 1e9):.2f} (SVD-ROM's paper: 36 GB in 420 to 600 s on 10 "
+                 "seconds x cores a GB": f"{took * cores() / (n * size * 4 / 1e9):.2f} (SVD-ROM's paper: "
+                                         "36 GB in 420 to 600 s on 10 "
                                          "cores, 117 to 167)"})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks import core, memory, report
+from benchmarks import rom as rom_suite
 from benchmarks.__main__ import parse
 from benchmarks.pairing import Contender, paired
 
@@ -83,3 +85,15 @@ def test_every_case_of_the_core_runs(tmp_path: Path) -> None:
         assert len(case.timings) >= 2
     assert list(tmp_path.iterdir()) == []           # it cleans up behind itself
     report.as_json(report.machine(), {"core": cases})
+
+
+def test_every_case_of_rom_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENSEMBLEKIT_BENCH_PEERS", "scipy svd")
+    sizes = dataclasses.replace(rom_suite.TINY, spectra=("knee",))
+    cases = list(rom_suite.run(sizes, tmp_path))
+    assert len(cases) == 4
+    for case in cases:
+        report.show(Console(quiet=True), case)
+        assert len(case.timings) >= 2
+    assert "fastest peer at that error" in cases[0].facts
+    assert list(tmp_path.iterdir()) == []

@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 from scipy.signal import lfilter
@@ -152,3 +154,32 @@ def test_how_much_longer_to_run():
 def test_what_cannot_be_averaged(what, options, error):
     with pytest.raises(error):
         rom.average(what, **options)
+
+
+@pytest.mark.parametrize("n", [50, 640])
+def test_a_glance_that_misleads_costs_little(n):
+    u = flow(n=n, cells=200)
+    honest = rom.average(u, ["rms", "tke"], equilibration=None)
+    u[::-(-n // 16)] += 2.0                     # just where the first glance falls
+    found = rom.average(u, ["rms", "tke"], equilibration=None)
+    for name in ("rms", "tke"):
+        assert np.nanmedian(found[name].n_eff * found[name].statistical_inefficiency) == pytest.approx(n, rel=0.15)
+        assert n < 100 or np.nanmedian(found[name].n_eff) < 3 * np.nanmedian(honest[name].n_eff)
+
+
+def test_what_is_summed_about_does_not_matter():
+    module = sys.modules["ensemblekit.rom.average"]
+    u = flow(n=512, cells=8)
+    target = module._Target("U", ("U",), ek.Field((8, 2)), 2, ("reynolds_stress", "tke"))
+    found = []
+    for about in (np.tile(MEAN, 8), np.tile(np.add(MEAN, [0.7, -0.4]), 8)):
+        bins = []
+        for k in range(0, 512, 32):
+            bins.append(module.Products(2, about))
+            bins[-1].update(u[k:k + 32], k)
+        stretches = module._Stretches(bins, target, 0.95, 1.0, 1.0, {})
+        found.append([np.array(stretches._second(i, j)[1]) for i, j in ((0, 0), (0, 1), (1, 1))])
+    a = u - u.mean(0)
+    plain = (a[..., 0] * a[..., 1]).reshape(16, 32, 8).mean(1) - (a[..., 0] * a[..., 1]).mean(0)
+    np.testing.assert_allclose(found[0][1], plain, atol=1e-12)
+    np.testing.assert_allclose(found[1], found[0], atol=1e-12)

@@ -184,7 +184,7 @@ def reconstruction(basis: Basis, truth: Any, which: int | None = None, *, rank: 
     component = _component(place, part.modes, component)
     one, two = place.component(truth.astype(np.float64), component), place.component(back, component)
     stacked = place.line or place.wide >= 2.2
-    figure, axes = _panels(3 if stacked else 1, 1 if stacked else 3, place)
+    figure, axes = _panels(3 if stacked else 1, 1 if stacked else 3, place, bars=1)
     axes = np.ravel(axes)
     limits = (float(np.nanmin(one)), float(np.nanmax(one)))
     name = _named(part.name, place, component)
@@ -306,7 +306,7 @@ def average(averages: Mapping[str, Any], name: str, *, component: int | None = N
     place = _Place.of(mean.shape, getattr(averages, "mesh", None), name, grid, getattr(averages, "association", {}))
     component = _component(place, mean[None], component)
     stacked = place.line or place.wide >= 2.2
-    figure, axes = _panels(2 if stacked else 1, 1 if stacked else 2, place)
+    figure, axes = _panels(2 if stacked else 1, 1 if stacked else 2, place, bars=2 if stacked else 1)
     axes = np.ravel(axes)
     place.draw(axes[0], place.component(mean, component), unit=one.unit, bar=True)
     place.draw(axes[1], place.component(half, component), unit=one.unit, bar=True, colours="magma")
@@ -336,7 +336,7 @@ def run_longer(averages: Any, name: str, *, target: float | None = None, compone
         ax.set_yscale("log")
         ax.axhline(1, color=GREEN, lw=0.8)
     else:
-        figure, axes = _panels(1, 1, place, scale=1.2)
+        figure, axes = _panels(1, 1, place, bars=1)
         ax = np.ravel(axes)[0]
         with np.errstate(divide="ignore", invalid="ignore"):
             place.draw(ax, np.log2(np.where(factor > 0, factor, np.nan)), limits=(-3.0, 6.0), colours="RdYlBu_r", bar=True,
@@ -525,12 +525,13 @@ def _on_mesh(ax: Any, mesh: Mesh, values: np.ndarray, at_cells: bool, how: dict[
     return ax.tripcolor(made, np.where(held, kept, 0), shading="gouraud", vmin=low, vmax=high, rasterized=True, **how)
 
 
-def _panels(rows: int, columns: int, place: _Place, scale: float = 1.0) -> tuple[Any, Any]:
-    """A figure whose panels have the shape of what they show."""
+def _panels(rows: int, columns: int, place: _Place, bars: int = 0) -> tuple[Any, Any]:
+    """A figure whose panels have the shape of what they show, with room for so many rows of colour bars."""
     width = COLUMN * (2 if columns > 1 else 1.5 if place.line else 1.6)
     each = width / columns
     height = 1.25 if place.line else min(each / place.wide, 6.0) + 0.28
-    figure = _figure(_plain_figure(), (width, min(rows * height * scale + 0.1, 11.0)))
+    below = 0.5 * bars if not place.line and place.wide > 1.2 else 0.0
+    figure = _figure(_plain_figure(), (width, min(rows * height + below + 0.1, 11.0)))
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 

@@ -394,7 +394,11 @@ class _Stretches:
         k = self._pair(i, j)
         value, z = self._second(i, j)
         size = np.sqrt(np.abs(self.products[self._pair(i, i)] * self.products[self._pair(j, j)]))
-        return self._blocked(value, z, self.squares[k] - self.products[k] ** 2, size)
+        # of products about the final mean: less what the reference's distance from it adds (third moments left out)
+        di, dj = self.shift[i], self.shift[j]
+        own, other = (self.products[self._pair(a, a)] - self.shift[a] ** 2 for a in (i, j))
+        beside = di**2 * other + dj**2 * own + 2 * di * dj * value
+        return self._blocked(value, z, self.squares[k] - self.products[k] ** 2, size, beside, own * other + value**2)
 
     def _rms(self, i: int) -> tuple[np.ndarray, ...]:
         value, *rest = self._covariance(i, i)
@@ -405,7 +409,12 @@ class _Stretches:
         value = 0.5 * np.sum([t[0] for t in terms], axis=0)
         z = [0.5 * np.sum(parts, axis=0) for parts in zip(*(t[1] for t in terms), strict=True)]
         raw = 0.5 * np.sum([self.products[self._pair(i, i)] for i in range(self.target.parts)], axis=0)
-        return self._blocked(value, z, self.squares[-1] - raw**2, raw)
+        m = range(self.target.parts)
+        beside = np.sum([self.shift[i] * self.shift[j] * (self.products[self._pair(i, j)] - self.shift[i] * self.shift[j])
+                         for i in m for j in m], axis=0)
+        gaussian = 0.5 * np.sum([(self.products[self._pair(i, j)] - self.shift[i] * self.shift[j]) ** 2
+                                 for i in m for j in m], axis=0)
+        return self._blocked(value, z, self.squares[-1] - raw**2, raw, beside, gaussian)
 
     def _second(self, i: int, j: int) -> tuple[np.ndarray, list[np.ndarray]]:
         """<u_i' u_j'>, and the means over each stretch of its residual."""
@@ -420,17 +429,24 @@ class _Stretches:
         i, j = min(i, j), max(i, j)
         return i * self.target.parts - i * (i - 1) // 2 + j - i
 
-    def _blocked(self, value: np.ndarray, z: list[np.ndarray], variance: np.ndarray,
-                 size: np.ndarray) -> tuple[np.ndarray, ...]:
-        """(value, stderr, dof, g, variance, whether it never changes) by joining stretches until they are independent."""
+    def _blocked(self, value: np.ndarray, z: list[np.ndarray], variance: np.ndarray, size: np.ndarray,
+                 beside: Any = 0.0, gaussian: Any = 0.0) -> tuple[np.ndarray, ...]:
+        """(value, stderr, dof, g, variance, whether it never changes) by joining stretches until they are independent.
+
+        variance: of snapshots, too large by about `beside`; a quarter of the `gaussian` one (a sine wave's) is the least it
+        is taken for. Only n_eff and the choice of stretches depend on it.
+        """
         n = self.n
-        variance = np.maximum(variance, 0.0) * (n / (n - 1))
+        variance = np.maximum(variance, 0.0) * (n / max(n - 1, 1))
         still = variance <= (16 * np.finfo(float).eps * size) ** 2
+        variance = np.minimum(variance, np.maximum(variance - beside, 0.25 * gaussian))
         long = max(b.n for b in self.bins)
         y = np.array([part for part, b in zip(z, self.bins, strict=True) if b.n == long])
         lengths, counts, variances = [], [], []
         if long > 1:
             lengths, counts, variances = [1], [n], [variance * self.kish]
+        elif len(y) > 1:        # every snapshot by itself: its own variance is known
+            variance = y.var(axis=0, ddof=1) / self.kish
         while len(y) >= 2:
             lengths.append(long)
             counts.append(len(y))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from ensemblekit.errors import InputError, MissingExtraError
+from ensemblekit.errors import MissingExtraError
 from ensemblekit.rom.basis import Basis
 from ensemblekit.rom.rank import Rule
 
@@ -102,5 +101,3 @@ def __getattr__(name: str) -> Any:
         return made
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
-
-__all__: Sequence[str] = ["POD"]

@@ -39,7 +39,8 @@ def gappy(job: Job) -> Basis:
         if infinite.any():
             raise InputError(f"field {part.name!r} holds infinity, first in snapshot {int(np.argmax(infinite > 0))}")
         if (bad == part.field.size).any():
-            raise InputError(f"snapshot {int(np.argmax(bad == part.field.size))} of field {part.name!r} holds NaN only; leave it out")
+            raise InputError(f"snapshot {int(np.argmax(bad == part.field.size))} of field {part.name!r} holds NaN only; "
+                             "leave it out")
         if not (finite > 0).any():
             raise InputError(f"field {part.name!r} holds NaN only")
         values = np.array(part.source.arrays[part.key], job.wide).reshape(problem.n or 0, -1)   # type: ignore[attr-defined]

@@ -63,7 +63,8 @@ class SumsWork:
         return {"energy": energy}, {"modes": found, "mean": np.concatenate(means)}
 
 
-def orthonormalised(rows: np.ndarray, products: Callable[[np.ndarray], np.ndarray] | None = None) -> tuple[np.ndarray, np.ndarray]:
+def orthonormalised(rows: np.ndarray, products: Callable[[np.ndarray], np.ndarray] | None = None) -> tuple[np.ndarray,
+                                                                                                           np.ndarray]:
     """Orthonormal rows that span those given, and L with rows = L @ orthonormal; in place where it can.
 
     `products` gives the inner products of the rows with each other, (k, k), where they are not Euclidean.

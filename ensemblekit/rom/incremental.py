@@ -171,7 +171,8 @@ class IncrementalPOD:
         if not self.fields:
             for name, values in arrays.items():
                 if values.ndim < 2:
-                    raise InputError(f"the first snapshots have shape (m, *item), so that the item is known; got {values.shape}")
+                    raise InputError(f"the first snapshots have shape (m, *item), so that the item is known; "
+                                     f"got {values.shape}")
                 if values.dtype.kind not in "iufc":
                     raise InputError(f"snapshots are numbers; field {name!r} has dtype {values.dtype}")
             self.fields = {name: Field(values.shape[1:], values.dtype) for name, values in arrays.items()}
@@ -194,7 +195,8 @@ class IncrementalPOD:
         """Refuse what is not finite before it is held."""
         seen = rows if self.mask is None else rows[:, self.mask]
         if self.modes is not None and not np.isfinite(seen).all():
-            raise InputError(f"snapshot {self.n + int(np.argmin(np.isfinite(seen).all(1)))} holds NaN or infinity; leave it out")
+            raise InputError(f"snapshot {self.n + int(np.argmin(np.isfinite(seen).all(1)))} holds NaN or infinity; "
+                             "leave it out")
 
     # -- one block -------------------------------------------------------------------------------------------------
 
@@ -205,7 +207,8 @@ class IncrementalPOD:
         some = finite.any(0)
         if not some.any() or (finite.all(0) != some).any() or np.isinf(rows).any():
             bad = int(np.argmin(finite.all(1)))
-            raise InputError(f"snapshot {bad} holds NaN or infinity; leave it out (numbers missing in every snapshot are masked)")
+            raise InputError(f"snapshot {bad} holds NaN or infinity; leave it out "
+                             "(numbers missing in every snapshot are masked)")
         self.mask = None if some.all() else some
         wide = np.complex128 if rows.dtype.kind == "c" else np.float64
         if self.dtype is None:
@@ -279,7 +282,8 @@ class IncrementalPOD:
                 bad = int(np.argmin(np.isfinite(gram.diagonal()[kept:kept + m])))
                 self.times.pop()
                 self.weights.pop()
-                raise InputError(f"snapshot {self.n + bad} holds NaN or infinity; leave it out")
+                raise InputError(f"snapshot {self.n + bad} holds NaN or infinity; "
+                             "leave it out")
             roots = np.concatenate([np.ones(kept), np.sqrt(weights), np.ones(1 if gap else 0)])
             weighted = roots[:, None] * gram * roots
             values, vectors = np.linalg.eigh(weighted)
@@ -341,9 +345,11 @@ class IncrementalPOD:
     def _result(self) -> Basis:
         from ensemblekit.rom.pod import Found, assembled
 
-        assert self.mean is not None and self.shift is not None
+        assert self.mean is not None
+        assert self.shift is not None
         usable = int(np.count_nonzero(self.sigma > self.floor * self.sigma[0])) if len(self.sigma) and self.sigma[0] > 0 else 0
-        rounding = 4 * np.finfo(np.float64).eps * float(np.abs(self.mean + self.shift).max()) * math.sqrt(self.n * self.mean.size)
+        largest = float(np.abs(self.mean + self.shift).max())
+        rounding = 4 * np.finfo(np.float64).eps * largest * math.sqrt(self.n * self.mean.size)
         if not usable or (isinstance(self.center, str) and self.center != "none" and self.sigma[0] <= rounding):
             raise InputError(f"all {self.n} snapshots are the same: no fluctuation to decompose")
         squared = self.sigma**2
@@ -361,7 +367,8 @@ class IncrementalPOD:
         modes = [rows[:, a:b] for a, b in self._edges()]
         mean = self.mean + self.shift
         found = Found(self.sigma * math.sqrt(ratio), False, coefficients, modes, [mean[a:b] for a, b in self._edges()],
-                      self.total * ratio, residual, np.zeros(self.n), [math.nan] * len(modes) if len(modes) > 1 else [], self.floor,
+                      self.total * ratio, residual, np.zeros(self.n), [math.nan] * len(modes) if len(modes) > 1 else [],
+                      self.floor,
                       "incremental", 1, self.sigma[:k] * math.sqrt(ratio), np.zeros(self.n))
         basis = assembled(_Finished(problem), found)
         errors = {} if len(modes) > 1 else {next(iter(self.fields)): basis.relative_error}
@@ -395,7 +402,8 @@ class IncrementalPOD:
                             for name, f in self.fields.items()}}
         arrays = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
         if self.modes is not None:
-            assert self.mean is not None and self.shift is not None
+            assert self.mean is not None
+            assert self.shift is not None
             arrays |= {"modes": self.modes, "sigma": self.sigma, "mean": self.mean, "shift": self.shift}
             arrays |= {"times": np.concatenate(self.times), "weights": np.concatenate(self.weights)}
             arrays |= {f"history/{name}": value for name, value in self.time.state().items()}
@@ -459,8 +467,10 @@ class IncrementalPOD:
         self._load(arrays)
 
     def _copy_settings(self) -> IncrementalPOD:
-        new = IncrementalPOD(None, self.rule.rank, self.inner_product, self.center, energy=self.rule.energy if self.rule.given else None,
-                             tolerance=self.rule.tolerance, keep=self.keep, block=self.block, scale=self.scale, dtype=self.dtype,
+        new = IncrementalPOD(None, self.rule.rank, self.inner_product, self.center,
+                             energy=self.rule.energy if self.rule.given else None,
+                             tolerance=self.rule.tolerance, keep=self.keep, block=self.block, scale=self.scale,
+                             dtype=self.dtype,
                              memory_limit=self.memory, engine=self.engine)
         new.rule = self.rule
         return new
@@ -468,7 +478,8 @@ class IncrementalPOD:
     def _copy(self) -> IncrementalPOD:
         """Another one in the same state; what is replaced as a whole is shared."""
         new = self._copy_settings()
-        for name in ("fields", "n", "scales", "mask", "shift", "sigma", "modes", "weight", "total", "left_out", "factors", "dtype",
+        for name in ("fields", "n", "scales", "mask", "shift", "sigma", "modes", "weight", "total", "left_out", "factors",
+                     "dtype",
                      "floor"):
             setattr(new, name, getattr(self, name))
         new.mean = None if self.mean is None else self.mean.copy()
@@ -504,7 +515,8 @@ class _Step:
     def z(self, at: slice) -> np.ndarray:
         """(kept + m + 1, width): singular values times modes, the block about its mean, the gap between the means."""
         pod = self.pod
-        assert pod.mean is not None and pod.shift is not None
+        assert pod.mean is not None
+        assert pod.shift is not None
         kept, m = len(pod.sigma), len(self.rows)
         out = np.empty((kept + m + (1 if self.gap else 0), at.stop - at.start), pod.mean.dtype)
         np.multiply(pod.modes[:, at], pod.sigma[:, None], out=out[:kept])
@@ -598,7 +610,8 @@ def incremental_pod(job: Job) -> Basis:
     rank = job.rule.rank
     known = problem.scaling is None or problem.access == "tiles"    # else the first block says
     feeding = IncrementalPOD(None, rank, products or None, shift, energy=job.rule.energy if rank is None else None,
-                             tolerance=job.rule.tolerance, keep=None if rank is None else min(job.plan.block, max(n or rank, 1)),
+                             tolerance=job.rule.tolerance, keep=None if rank is None else min(job.plan.block, max(n or rank,
+                                                                                                                  1)),
                              block=job.plan.width, memory_limit=job.memory, engine=job.local,
                              scale={part.name: part.scale for part in problem.parts} if known else None)
     feeding.rule = job.rule

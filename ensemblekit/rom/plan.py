@@ -103,8 +103,8 @@ def plan_of(problem: Problem, rule: Rule, method: str, memory: int, workers: int
         least = min((made[route] for route in ROUTES if allowed[route] is None), key=lambda p: p.memory_bytes, default=None)
         if least is None:
             raise InputError(f"no route can do this: {'; '.join(sorted({str(a) for a in allowed.values()}))}")
-        raise InputError(f"memory_limit={in_words(memory)} is too small for {problem.n} snapshots of {problem.size} numbers: the "
-                         f"{least.route} route needs the least, {in_words(least.memory_bytes)}")
+        raise InputError(f"memory_limit={in_words(memory)} is too small for {problem.n} snapshots of {problem.size} numbers: "
+                         f"the {least.route} route needs the least, {in_words(least.memory_bytes)}")
     route, why = _choice(problem, rule, made, fits)
     return _because(made[route], why)
 
@@ -124,8 +124,8 @@ def _choice(problem: Problem, rule: Rule, made: dict[str, Plan], fits: list[str]
             return "randomized", ("A few block Krylov steps find the leading modes with a fraction of the work of all "
                                   "inner products; the error is certified, and a steep spectrum escalates.")
     if exact and not (thin and "incremental" in fits and rule.counted):
-        return exact[0], {"gram": "All inner products of the snapshots fit in memory: exact, with the whole spectrum.",
-                          "covariance": "All inner products of the columns fit in memory: exact, with the whole spectrum."}[exact[0]]
+        what = "snapshots" if exact[0] == "gram" else "numbers"
+        return exact[0], f"All inner products of the {what} fit in memory: exact, with the whole spectrum."
     if "incremental" in fits:
         return "incremental", ("One read in order of time, keeping the leading directions: the matrix of all inner products is "
                                "larger than the memory limit, or slabs of space would be read in slivers.")
@@ -141,9 +141,10 @@ def _because(made: Plan, why: str) -> Plan:
 def _cache() -> float:
     """Bytes of a file that the system can be expected to keep in memory: half of what is free."""
     try:
-        for line in open("/proc/meminfo", encoding="ascii"):
-            if line.startswith("MemAvailable"):
-                return int(line.split()[1]) * 1024 / 2
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable"):
+                    return int(line.split()[1]) * 1024 / 2
     except OSError:
         pass
     try:
@@ -197,7 +198,8 @@ def _of(route: str, problem: Problem, rule: Rule, memory: int, workers: int, ove
     result = 8 * size + k * size * wide + n * k * wide
     if route in ("gram", "tsqr"):
         limit = max(n * itemsize * 16, min(memory // 16, TILE))
-        width = int(min(max(1, limit // max(n * itemsize, 1)), max(256 if route == "gram" else 2 * n, (4 << 20) // max(n * wide, 1))))
+        width = int(min(max(1, limit // max(n * itemsize, 1)), max(256 if route == "gram" else 2 * n,
+                                                                   (4 << 20) // max(n * wide, 1))))
         tiles = max(1, math.ceil(nbytes / max(limit, 1)))
         if tiles > 8 and n * n * wide * 12 > memory // 2:    # fewer tiles, as each holds a matrix meanwhile
             limit = max(limit, nbytes // 4)
@@ -224,19 +226,23 @@ def _of(route: str, problem: Problem, rule: Rule, memory: int, workers: int, ove
         work = wide // 2 if problem.single else wide
         slivers = 0 if problem.in_memory else RUN * n
         limit = max(n * itemsize * 16, min(memory // 4, max(TILE, min(slivers, 1 << 30))))
-        width = int(min(max(64, min(SLAB, memory // (16 * workers)) // max(n * work, 1) // 64 * 64), 4096))
+        # a few hundred columns at least, a piece of every row worth its way to memory, where memory allows
+        slab = min(max(SLAB, 256 * n * work), memory // (16 * workers))
+        width = int(min(max(64, slab // max(n * work, 1) // 64 * 64), 4096))
         tiles = max(1, math.ceil(nbytes / limit))
         states = min(tiles, 2 * workers + math.ceil(math.log2(tiles + 1)) + 2) * n * block * wide
-        columns = int(min(size, SAMPLE, max(4 * block, memory // (24 * n * work))))
+        columns = int(min(size, SAMPLE, max(4 * block, memory // (24 * max(n, 1) * work))))
         peak = states + workers * width * n * work + power * size * block * work + 2 * columns * n * work + 2 * size * 8
         result = k * size * work + n * k * wide
         ops = times * power * 4.0 * n * size * block * (1.0 if wide == 16 or not problem.single else 0.5)
-        return Plan(route, power + one_pass + scaling, nbytes * (power + scaling if not load else 1), _held(extra + peak + result), ops, "",
+        return Plan(route, power + one_pass + scaling, nbytes * (power + scaling if not load else 1),
+                    _held(extra + peak + result), ops, "",
                     rule.rank, problem.n, size, int(limit), width, block=block, sample=columns, load=load)
     keep = 2 * k + 10
     width = max(8, min(keep, n or keep))
     state = wide if not problem.single else wide // 2
-    peak = 2 * (keep + width) * size * state + 2 * width * size * itemsize + 3 * (keep + width) ** 2 * 8 * workers + 3 * size * 8
+    rows = keep + width
+    peak = 2 * rows * size * state + 2 * width * size * itemsize + 3 * rows**2 * 8 * workers + 3 * size * 8
     ops = (float(keep + width) ** 2 / width + 2.0 * (keep + width) * keep / width) * n * size
     passes = (1 if problem.access == "once" else 2) + scaling      # the second one projects
     return Plan(route, passes, nbytes * passes, _held(extra + peak + n * keep * 8), times * ops, "", rule.rank, problem.n, size,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -305,7 +306,7 @@ def _products_with_mass(problem: Problem) -> Callable[[np.ndarray], np.ndarray]:
 
 def _split(rows: np.ndarray, problem: Problem) -> list[np.ndarray]:
     edges = np.cumsum([0, *(part.field.size for part in problem.parts)])
-    return [rows[:, a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [rows[:, a:b] for a, b in pairwise(edges)]
 
 
 def _field_errors(problem: Problem, grams: list[np.ndarray] | None, roots: np.ndarray, vectors: np.ndarray,
@@ -477,8 +478,10 @@ def _by_steps(job: Job, dtype: np.dtype, at_all_costs: bool) -> Found | None:
             errors.append(math.sqrt(max(own - float(kept), 0) / own) if own > 0 else 0.0)
     made.clear()
     known = np.sqrt(ritz.values[ritz.values > (floor * sigma[0]) ** 2])
-    return Found(np.concatenate([sigma, known[k:]]) if len(known) > k else sigma, False, coefficients, modes, means, total, left,
-                 energy, errors, floor, "randomized", passes, sigma, np.clip(residual, 0, None), [part.scale for part in problem.parts])
+    return Found(np.concatenate([sigma, known[k:]]) if len(known) > k else sigma, False, coefficients, modes, means, total,
+                 left,
+                 energy, errors, floor, "randomized", passes, sigma, np.clip(residual, 0, None),
+                 [part.scale for part in problem.parts])
 
 
 def _steps(job: Job) -> int:

@@ -165,7 +165,8 @@ def _sources(x: Any, snapshot_axis: int | None) -> dict[str, tuple[SnapshotSourc
             raise InputError('no fields: pass one array, or a mapping such as {"U": U, "p": p}')
         found: dict[str, tuple[SnapshotSource, str]] = {}
         for name, values in x.items():
-            one = _sources(values, None) if isinstance(values, SnapshotSource) else {"values": (as_source(_turned(values, snapshot_axis)), "values")}
+            one = _sources(values, None) if isinstance(values, SnapshotSource) else {
+                "values": (as_source(_turned(values, snapshot_axis)), "values")}
             if len(one) != 1:
                 raise InputError(f"{name!r} is a source of several fields, {sorted(one)}; name one of them")
             found[str(name)] = next(iter(one.values()))
@@ -280,8 +281,10 @@ def _products(sources: Mapping[str, tuple[SnapshotSource, str]],
 
 
 def _as_product(product: Any) -> Any:
-    if product is None or is_sparse(product):
-        return product
+    if product is None:
+        return None
+    if is_sparse(product):
+        return product.tocsr()
     try:
         return np.asarray(product, np.float64)
     except (TypeError, ValueError) as error:

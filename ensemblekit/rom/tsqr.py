@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ class TsqrWork:
 
     def __call__(self, tile: Tile) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         energy, means = np.zeros(len(tile)), []
-        r = np.zeros((0, len(tile)), self.recipe.dtype)
+        r: Any = np.zeros((0, len(tile)), self.recipe.dtype)
         for slab in self.recipe.slabs(tile, energy):
             rows = slab.values if self.roots is None else slab.values * self.roots[:, None]
             r = np.linalg.qr(np.concatenate([r, rows.conj().T]), mode="r")
