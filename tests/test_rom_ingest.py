@@ -201,6 +201,18 @@ def test_a_truncated_file_in_the_middle(tmp_path: Path) -> None:
     assert ek.verify(tmp_path / "run.vtkhdf").ok
 
 
+def test_what_lies_before_it_in_one_batch_is_kept(tmp_path: Path) -> None:
+    for k in range(150):
+        np.save(tmp_path / f"u_{k}.npy", np.full(3, float(k)))
+    source = rom.read(tmp_path / "u_*.npy")
+    assert any(piece.start < 101 < piece.stop - 1 for piece in source.pieces(["u"], "time", False, 1 << 20))
+    (tmp_path / "u_101.npy").write_bytes(b"\x93NUMPY")
+    with pytest.raises(SnapshotFileError, match=r"u_101.npy.*The 101 snapshots before it"):
+        rom.ingest(source, tmp_path / "u.h5")
+    np.save(tmp_path / "u_101.npy", np.full(3, 101.0))
+    assert rom.ingest(source, tmp_path / "u.h5")["u"][:, 0].tolist() == list(range(150))
+
+
 KILLED = """
 import os, signal, sys
 from ensemblekit import rom

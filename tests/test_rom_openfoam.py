@@ -12,6 +12,7 @@ from ensemblekit import rom
 from ensemblekit.errors import InputError, SnapshotFileError, UnknownFieldError
 from ensemblekit.rom.mesh import inner_product
 from tests.flowfiles import Foam, box_faces, foam_field, foam_mesh
+from tests.test_rom_mesh import trilinear_volume
 
 NX, NY, NZ = 4, 3, 2
 N = NX * NY * NZ
@@ -105,6 +106,7 @@ def test_every_form_reads_back(tmp_path: Path, form: str) -> None:
     mesh = source.mesh
     assert (mesh.types == 12).all()
     assert mesh.volumes.sum() == pytest.approx(1, rel=1e-6)
+    assert min(trilinear_volume(c) for c in mesh.points[mesh.connectivity.reshape(-1, 8)]) > 0       # the way round VTK wants
     # the cells built from the faces are the hexahedra that the flux through the faces measures
     again = type(mesh)(mesh.points, mesh.connectivity, mesh.offsets, mesh.types)
     np.testing.assert_allclose(again.volumes, mesh.volumes, rtol=1e-12)
@@ -259,6 +261,11 @@ def test_other_cells(tmp_path: Path) -> None:
         mesh = rom.read(case).mesh
         assert mesh.types.tolist() == [kind]
         assert mesh.volumes == pytest.approx([volume])
+        if kind != 42:      # VTK's way round: a wedge stands on a face that points out, the others on one that points in
+            corners = mesh.points[mesh.connectivity]
+            top = corners[{10: 3, 14: 4, 13: 3}[kind]]
+            signed = np.linalg.det([corners[1] - corners[0], corners[2] - corners[0], top - corners[0]])
+            assert np.sign(signed) == (-1 if kind == 13 else 1)
         plain = type(mesh)(mesh.points, mesh.connectivity, mesh.offsets, mesh.types, mesh.polyhedra)
         assert plain.volumes == pytest.approx([volume])
 
