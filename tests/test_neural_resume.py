@@ -351,7 +351,8 @@ def test_two_processes_resume_with_random_numbers_of_each(tmp_path):
     assert two_processes(tmp_path / "cut.h5", 0, tmp_path / "cut") == [0, 0]
     assert same(tmp_path / "whole.h5", tmp_path / "cut.h5")
     states = [[json.loads((tmp_path / f"{run}.{rank}").read_text()) for rank in range(2)] for run in ("whole", "cut")]
-    assert states[0] == states[1]
+    for name in ("drawn", "captured"):
+        assert [one[name] for one in states[0]] == [one[name] for one in states[1]]
     assert states[0][0]["drawn"] != states[0][1]["drawn"]
     assert states[0][0]["captured"] == states[0][1]["captured"] == [10, 20]
     assert all("configuration.data" in one["error"] for one in states[1])
