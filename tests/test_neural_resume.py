@@ -82,7 +82,7 @@ def same(path, other):
     """Whether two stores hold the same bits: weights, buffers, history and log."""
     a, b = ek.open(path), ek.open(other)
     one, two = neural.history(a), neural.history(b)
-    return (all(np.array_equal(a[name][:], b[name][:]) for name in a.fields)
+    return (all(np.array_equal(a[name][:], b[name][:], equal_nan=True) for name in a.fields)
             and all(np.array_equal(getattr(one, name), getattr(two, name), equal_nan=True)
                     for name in ("step", "loss", "learning_rate"))
             and list(one.logged) == list(two.logged)
@@ -112,6 +112,22 @@ def test_a_run_cut_off_at_any_step_goes_on_with_the_same_bits(tmp_path, kind):
 def _other(tmp_path, kind):
     train(tmp_path / "other.h5", kind, seed=1)
     return tmp_path / "other.h5"
+
+
+@pytest.mark.parametrize("share", [1e9, 1e-9])
+def test_states_are_saved_by_the_share_of_the_time_they_may_take(tmp_path, monkeypatch, share):
+    from ensemblekit.neural import recorder as module
+
+    monkeypatch.setattr(module, "SHARE", share)
+    train(tmp_path / "whole.h5", save_every=None)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut.h5", save_every=None, stop_at=13)
+    state = tmp_path / "cut.h5.d" / "training" / "state.pt"
+    assert state.exists() == (share > 1)
+    if share > 1:
+        assert torch.load(state, weights_only=True)["recorder"]["updates"] == 12
+    train(tmp_path / "cut.h5", save_every=None)
+    assert same(tmp_path / "whole.h5", tmp_path / "cut.h5")
 
 
 def test_workers_are_gone_through_again(tmp_path):
@@ -335,7 +351,8 @@ def test_two_processes_resume_with_random_numbers_of_each(tmp_path):
     assert two_processes(tmp_path / "cut.h5", 0, tmp_path / "cut") == [0, 0]
     assert same(tmp_path / "whole.h5", tmp_path / "cut.h5")
     states = [[json.loads((tmp_path / f"{run}.{rank}").read_text()) for rank in range(2)] for run in ("whole", "cut")]
-    assert states[0] == states[1]
+    for name in ("drawn", "captured"):
+        assert [one[name] for one in states[0]] == [one[name] for one in states[1]]
     assert states[0][0]["drawn"] != states[0][1]["drawn"]
     assert states[0][0]["captured"] == states[0][1]["captured"] == [10, 20]
     assert all("configuration.data" in one["error"] for one in states[1])
