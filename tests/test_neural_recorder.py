@@ -250,6 +250,17 @@ def test_an_early_finish_is_recorded_at_its_new_end(tmp_path):
     loop.check([10, 17])
 
 
+def test_losses_of_all_kinds_go_to_the_history(tmp_path):
+    loop = Loop(tmp_path, total=6, cycles=1)
+    given = [1.5, None, torch.tensor(2.5), torch.tensor([3.5]), torch.tensor(4.5, dtype=torch.bfloat16), np.float64(5.5)]
+    for loss in given:
+        loop.update()
+        loop.rec.step(loss)
+        loop.schedule.step()
+    loop.rec.close()
+    np.testing.assert_array_equal(neural.history(loop.path).loss, [1.5, np.nan, 2.5, 3.5, 4.5, 5.5])
+
+
 # -- what a snapshot holds -----------------------------------------------------------------------------------------
 
 class Odd(torch.nn.Module):

@@ -114,6 +114,22 @@ def _other(tmp_path, kind):
     return tmp_path / "other.h5"
 
 
+@pytest.mark.parametrize("share", [1e9, 1e-9])
+def test_states_are_saved_by_the_share_of_the_time_they_may_take(tmp_path, monkeypatch, share):
+    from ensemblekit.neural import recorder as module
+
+    monkeypatch.setattr(module, "SHARE", share)
+    train(tmp_path / "whole.h5", save_every=None)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut.h5", save_every=None, stop_at=13)
+    state = tmp_path / "cut.h5.d" / "training" / "state.pt"
+    assert state.exists() == (share > 1)
+    if share > 1:
+        assert torch.load(state, weights_only=True)["recorder"]["updates"] == 12
+    train(tmp_path / "cut.h5", save_every=None)
+    assert same(tmp_path / "whole.h5", tmp_path / "cut.h5")
+
+
 def test_workers_are_gone_through_again(tmp_path):
     train(tmp_path / "whole.h5", "workers", epochs=3)
     with pytest.raises(KeyboardInterrupt):

@@ -34,11 +34,11 @@ from ensemblekit.neural.ingest import export as export
 from ensemblekit.neural.ingest import ingest as ingest
 from ensemblekit.neural.ingest import state_dict as state_dict
 from ensemblekit.neural.parameters import Manifest as Manifest
-from ensemblekit.neural.prediction import Prediction as Prediction
-from ensemblekit.neural.prediction import RegressionPrediction as RegressionPrediction
 from ensemblekit.neural.plan import Deadline as Deadline
 from ensemblekit.neural.plan import Plan as Plan
 from ensemblekit.neural.plan import plan as plan
+from ensemblekit.neural.prediction import Prediction as Prediction
+from ensemblekit.neural.prediction import RegressionPrediction as RegressionPrediction
 from ensemblekit.neural.recorder import Recorder as Recorder
 from ensemblekit.neural.recorder import content_hash as content_hash
 from ensemblekit.neural.report import Report as Report

@@ -270,8 +270,8 @@ def _size_of(batch: Any) -> int:
 
 def _to(batch: Any, device: torch.device, channels_last: bool) -> Any:
     if isinstance(batch, torch.Tensor):
-        wide = channels_last and batch.ndim == 4
-        return batch.to(device, non_blocking=True, **({"memory_format": torch.channels_last} if wide else {}))
+        layout = torch.channels_last if channels_last and batch.ndim == 4 else torch.preserve_format
+        return batch.to(device, non_blocking=True, memory_format=layout)
     if isinstance(batch, Mapping):
         return {key: _to(value, device, channels_last) for key, value in batch.items()}
     if isinstance(batch, list | tuple):

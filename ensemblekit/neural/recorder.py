@@ -341,7 +341,10 @@ class Recorder:
         losses = np.full(len(rows), np.nan, np.float32)
         tensors = [k for k, row in enumerate(rows) if isinstance(row[1], torch.Tensor)]
         if tensors:
-            losses[tensors] = torch.stack([rows[k][1].reshape(-1)[0].float() for k in tensors]).cpu().numpy()
+            held = [rows[k][1] if rows[k][1].ndim == 0 else rows[k][1].reshape(-1)[0] for k in tensors]
+            if len({one.dtype for one in held}) > 1:
+                held = [one.float() for one in held]
+            losses[tensors] = torch.stack(held).float().cpu().numpy()       # one wait for the device
         for k, row in enumerate(rows):
             if row[1] is not None and not isinstance(row[1], torch.Tensor):
                 losses[k] = row[1]
