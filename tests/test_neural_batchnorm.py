@@ -6,9 +6,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from torch.optim import swa_utils  # noqa: E402
+
 from ensemblekit import neural  # noqa: E402
 from ensemblekit.errors import InputError  # noqa: E402
-from torch.optim import swa_utils  # noqa: E402
 
 nn = torch.nn
 

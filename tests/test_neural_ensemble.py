@@ -307,7 +307,7 @@ def test_members_that_are_refused():
 
 
 def test_averaged_model_is_the_mean_with_fresh_statistics():
-    models, (x, y) = [net(k) for k in range(3)], images(40)
+    models, (x, _y) = [net(k) for k in range(3)], images(40)
     models[2][1].num_batches_tracked.fill_(7)
     ens = neural.Ensemble(net(9), vectors(models))
     state = torch.random.get_rng_state()

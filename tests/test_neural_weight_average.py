@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from torch.optim import swa_utils  # noqa: E402
+
 import ensemblekit as ek  # noqa: E402
 from ensemblekit import neural  # noqa: E402
 from ensemblekit.errors import InputError, StatisticsError  # noqa: E402
-from torch.optim import swa_utils  # noqa: E402
 
 nn = torch.nn
 REDUCERS = {"swag": lambda: neural.SWAG(3), "swag diagonal": lambda: neural.SWAG(0), "pairs": neural.Compensated}
@@ -34,7 +37,7 @@ def test_every_cut_gives_the_same(name, kind):
         wanted = numbers(whole.result())
         for cuts in ([0, 4, 11], [0, 0, 1, 9, 11, 11], [0, 10, 11]):
             total = REDUCERS[name]()
-            for a, b in zip(cuts[:-1], cuts[1:], strict=True):
+            for a, b in itertools.pairwise(cuts):
                 part = total.empty()
                 part.update(x[a:b] if kind == "numpy" else torch.as_tensor(x[a:b]), a, None if weights is None else w[a:b])
                 total.merge(total.restored(part.state()))

@@ -15,6 +15,7 @@ from ensemblekit.averaging.reducer import Reducer
 from ensemblekit.averaging.run import reduce
 from ensemblekit.averaging.weights import normalised_weights
 from ensemblekit.errors import InputError
+from ensemblekit.neural.barrier import Rise, rise_of
 from ensemblekit.neural.batches import (
     Forward,
     batches_of,
@@ -25,7 +26,6 @@ from ensemblekit.neural.batches import (
     random_kept,
     target_of,
 )
-from ensemblekit.neural.barrier import Rise, rise_of
 from ensemblekit.neural.batchnorm import has_batch_norm, update_bn
 from ensemblekit.neural.members import RESIDENT, Measurement, Members
 from ensemblekit.neural.parameters import Manifest, load_vectors, to_vectors, unwrapped

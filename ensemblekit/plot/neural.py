@@ -107,7 +107,7 @@ def forest(differences: Mapping[str, Mapping[str, Any]], *, names: Sequence[str]
     for column, (ax, name) in enumerate(zip(axes, names, strict=True)):
         title, factor = ERROR.get(name, (name, 1.0))
         ax.axvline(0, color=INK, lw=0.7)
-        for row, (label, found) in enumerate(differences.items()):
+        for row, (_label, found) in enumerate(differences.items()):
             score = found[name]
             ends = sorted((factor * score.low, factor * score.high))
             better = ends[1] < 0
