@@ -174,7 +174,7 @@ class Observed:
         if self.item == ():
             self.parts.append(values.astype(np.float64))
             return
-        self.parts.append(_summaries(values))
+        self.parts.append(summaries(values))
         self.blocks.update(values, start, weights)
         if weights is not None:     # without weights the block sums know the variance
             self.moments.update(values, start, weights)
@@ -217,7 +217,7 @@ class Observed:
         return new
 
 
-def _summaries(values: np.ndarray) -> np.ndarray:
+def summaries(values: np.ndarray) -> np.ndarray:
     """Mean, root mean square and two random projections of each snapshot, (n, 4).
 
     Of up to 4096 elements spread evenly over the item; elements that are not finite are left out.
@@ -272,18 +272,18 @@ def scalar_estimate(values: np.ndarray, weights: np.ndarray | None, times: np.nd
         return _unknown(mean, n, confidence,
                         f"{bad} of {n} snapshots are not finite (first: {int(np.argmax(~np.isfinite(x)))}); "
                         "leave them out, or find out where they come from", **series)
-    start = _start(equilibration, n, times, lambda: significant_start(_residual(x, weights)))
+    start = start_after(equilibration, n, times, lambda: significant_start(residual(x, weights)))
     y = x[start:]
     w = None if weights is None else weights[start:]
     mean = float(_mean(y, w))
-    dt = _spacing(times)
-    series |= {"n_discarded": start, "equilibration_time": _elapsed(times, start)}
+    dt = spacing(times)
+    series |= {"n_discarded": start, "equilibration_time": elapsed(times, start)}
     if len(y) < 4:
         return _unknown(mean, len(y), confidence, f"{len(y)} snapshots: an error needs at least 4", **series)
     if w is not None and w.sum() ** 2 < 2 * (w @ w):
         return _unknown(mean, len(y), confidence, f"the weights rest on {w.sum() ** 2 / (w @ w):.2g} snapshots (Kish): "
                         "no error can be told", **series)
-    z = _residual(y, w)
+    z = residual(y, w)
     scale = float(np.abs(y).max())
     if float(np.ptp(z)) <= 16 * np.finfo(float).eps * scale * (1.0 if w is None else float(np.max(w) / w.mean())):
         return Estimate(mean=mean, stderr=0.0, interval=(mean, mean), confidence=confidence, n=len(y), n_eff=math.nan,
@@ -340,8 +340,8 @@ def _array_estimate(run: _Run, weights: np.ndarray | None, times: np.ndarray | N
     states = run.partial
     summaries = np.concatenate([s["values"][0].series() for _, s in states])
     n = len(summaries)
-    wanted = _start(equilibration, n, times, lambda: max(
-        (significant_start(_residual(s, weights)) for s in summaries.T if np.ptp(s) > 1e-12 * np.abs(s).max()),
+    wanted = start_after(equilibration, n, times, lambda: max(
+        (significant_start(residual(s, weights)) for s in summaries.T if np.ptp(s) > 1e-12 * np.abs(s).max()),
         default=0))
     begins = [begin for begin, _ in states]
     start = min((b for b in begins if b >= wanted), default=begins[-1])       # rounded up to where a state begins
@@ -349,7 +349,7 @@ def _array_estimate(run: _Run, weights: np.ndarray | None, times: np.ndarray | N
     blocks = kept.blocks.result()
     mean = np.asarray(blocks.mean)
     facts: dict[str, Any] = {"unit": unit, "time_unit": time_unit if times is not None else "", "times": times,
-                             "n_discarded": start, "equilibration_time": _elapsed(times, start)}
+                             "n_discarded": start, "equilibration_time": elapsed(times, start)}
     if blocks.n < 4:
         return _unknown(mean, blocks.n, confidence, f"{blocks.n} snapshots: an error needs at least 4", **facts)
     block = blocks.chosen()
@@ -372,7 +372,7 @@ def _array_estimate(run: _Run, weights: np.ndarray | None, times: np.ndarray | N
         doubts.append(f"{int(still.sum())} of {still.size} elements never change")
     return Estimate(mean=mean, stderr=stderr, interval=student_interval(mean, stderr, block.dof, confidence),
                     confidence=confidence, n=blocks.n, n_eff=n_eff, statistical_inefficiency=g,
-                    correlation_time=g / 2 * _spacing(times), dof=block.dof,
+                    correlation_time=g / 2 * spacing(times), dof=block.dof,
                     converged=not (few.any() or bad.any() or still.all()), verdict="; ".join(doubts),
                     estimators={"blocking": stderr}, **facts)
 
@@ -451,10 +451,10 @@ def _unknown(mean: Any, n: int, confidence: float, why: str, **facts: Any) -> Es
 
 def discarded(equilibration: Any, n: int, times: np.ndarray | None) -> int:
     """How many snapshots a number or a time leaves out at the start of a run of n."""
-    return _start(equilibration, n, times, lambda: 0)
+    return start_after(equilibration, n, times, lambda: 0)
 
 
-def _start(equilibration: Any, n: int, times: np.ndarray | None, found: Any) -> int:
+def start_after(equilibration: Any, n: int, times: np.ndarray | None, found: Any) -> int:
     """How many snapshots to discard."""
     if equilibration is None:
         return 0
@@ -464,7 +464,7 @@ def _start(equilibration: Any, n: int, times: np.ndarray | None, found: Any) -> 
         if times is None:
             raise InputError(f"equilibration={equilibration!r} is a time, and the source has no times; "
                              "pass a whole number of snapshots")
-        start = int(np.searchsorted(times, times[0] + equilibration - 1e-3 * _spacing(times)))      # times are rounded
+        start = int(np.searchsorted(times, times[0] + equilibration - 1e-3 * spacing(times)))      # times are rounded
     else:
         start = int(equilibration)
     if start >= n:
@@ -508,21 +508,21 @@ def _mean(x: np.ndarray, weights: np.ndarray | None) -> float:
     return shift + (weights @ (x - shift)) / total if np.isfinite(x).all() else (weights @ x) / total
 
 
-def _residual(x: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+def residual(x: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
     """x - mean, with weights w (x - mean) / mean(w): its mean has the error of the weighted mean (delta method)."""
     if weights is None:
         return x - x.mean()
     return weights * (x - _mean(x, weights)) / weights.mean()
 
 
-def _spacing(times: np.ndarray | None) -> float:
+def spacing(times: np.ndarray | None) -> float:
     """Mean time between snapshots; 1 where they are only counted."""
     if times is None or len(times) < 2 or times[-1] == times[0]:
         return 1.0
     return float((times[-1] - times[0]) / (len(times) - 1))
 
 
-def _elapsed(times: np.ndarray | None, start: int) -> float:
+def elapsed(times: np.ndarray | None, start: int) -> float:
     return float(start) if times is None else float(times[start] - times[0])
 
 

@@ -78,7 +78,7 @@ class KeptRun:
             doubts.append(f"{int(bad.sum())} of {bad.size} elements are not finite")
         return Estimate(mean=_plain(value), stderr=_plain(block.stderr),
                         interval=student_interval(value, block.stderr, block.dof, self.confidence), n_eff=_plain(n_eff),
-                        statistical_inefficiency=_plain(g), correlation_time=_plain(g / 2 * self._spacing()),
+                        statistical_inefficiency=_plain(g), correlation_time=_plain(g / 2 * self.spacing()),
                         dof=_plain(block.dof), converged=not (few.any() or bad.any()), verdict="; ".join(doubts),
                         estimators={"jackknife": _plain(block.stderr)}, **facts)
 
@@ -88,7 +88,7 @@ class KeptRun:
         w = np.ones(self.n) if self.weights is None else self.weights
         return np.add.reduceat(w, starts)
 
-    def _spacing(self) -> float:
+    def spacing(self) -> float:
         times = self.times
         if times is None or len(times) < 2 or times[-1] == times[0]:
             return 1.0

@@ -11,13 +11,13 @@ import numpy as np
 
 from ensemblekit.averaging.average import (
     ENOUGH,
-    _check_equilibration,
-    _clock,
-    _elapsed,
-    _residual,
-    _spacing,
-    _start,
-    _summaries,
+    check_equilibration,
+    clock_of,
+    elapsed,
+    residual,
+    spacing,
+    start_after,
+    summaries,
 )
 from ensemblekit.averaging.blocking import BlockResult
 from ensemblekit.averaging.equilibration import significant_start
@@ -148,7 +148,7 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
     wanted = _wanted(statistics)
     if not 0.0 < confidence < 1.0:
         raise InputError(f"confidence is a number between 0 and 1, 0.95 for 95 %; got {confidence!r}")
-    _check_equilibration(equilibration)
+    check_equilibration(equilibration)
     if source.access == "once" or source.lengths is None:
         raise ReadOnceError(f"{type(source).__name__} can be read only once and a glance at it comes first; ingest it "
                             "into a store")
@@ -164,7 +164,7 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
     branches: dict[str, tuple[Any, ...]] = {
         one.name: (one, Products(one.parts, np.nan_to_num(np.asarray(glance[one.name].mean, np.float64).ravel())))
         for one in series}
-    branches |= {"clock": (_clock, Series()), "summary": (_Summary(series[0]), Series())}
+    branches |= {"clock": (clock_of, Series()), "summary": (_Summary(series[0]), Series())}
     size = sum(one.size * (one.parts * (one.parts + 2) + 1) * 8 // one.parts for one in series)
     keep = int(np.clip(STATE_BYTES // size, 8, BINS))
     read = partials(source, branches, fields=names, engine=engine, progress=progress, keep=keep)[0]
@@ -173,18 +173,18 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
     summary = np.concatenate([np.asarray(state["summary"][0].result()) for _, state in read])
     times = None if np.isnan(clock[:, 0]).all() else check_times(clock[:, 0], n)
     weights = None if np.isnan(clock[:, 1]).all() else clock[:, 1]
-    first = _start(equilibration, n, times, lambda: max(
-        (significant_start(_residual(s, weights)) for s in summary.T if np.ptp(s) > 1e-12 * np.abs(s).max()), default=0))
+    first = start_after(equilibration, n, times, lambda: max(
+        (significant_start(residual(s, weights)) for s in summary.T if np.ptp(s) > 1e-12 * np.abs(s).max()), default=0))
     begins = [begin for begin, _ in read]
     start = min((b for b in begins if b >= first), default=begins[-1])      # rounded up to where a state begins
     kept = [state for begin, state in read if begin >= start]
     kish = 1.0 if weights is None else n * float(weights @ weights) / float(weights.sum()) ** 2
     facts: dict[str, Any] = {"time_unit": source.time_unit if times is not None else "", "times": times,
-                             "n_discarded": start, "equilibration_time": _elapsed(times, start)}
+                             "n_discarded": start, "equilibration_time": elapsed(times, start)}
     estimates: dict[str, Estimate] = {}
     for one in series:
         bins: list[Products] = [state[one.name][0] for state in kept]      # type: ignore[misc]
-        found = _Stretches(bins, one, confidence, _spacing(times), kish, facts)
+        found = _Stretches(bins, one, confidence, spacing(times), kish, facts)
         estimates |= {f"{one.name}_{what}": found.estimate(what) for what in one.wanted}
     mesh = mesh_of(source)
     where = {} if mesh is None else {f"{one.name}_{what}": mesh.where(one.names[0], one.field.shape)
@@ -228,7 +228,7 @@ class _Summary:
     target: _Target
 
     def __call__(self, block: Block) -> np.ndarray:
-        return _summaries(np.asarray(self.target(block)))
+        return summaries(np.asarray(self.target(block)))
 
 
 def _wanted(statistics: Sequence[str] | str) -> tuple[str, ...]:
