@@ -371,3 +371,21 @@ def test_7_a_wake_on_triangles():
     f = x - x.mean(0, dtype="f8")
     made = np.sqrt((((f - basis.coefficients @ modes) ** 2) @ areas).sum() / ((f**2) @ areas).sum())
     assert abs(made - basis.relative_error) < 1e-6
+
+
+@pytest.mark.parametrize("support", [5000, 20, 4])
+def test_modes_that_a_sample_of_the_columns_misses_are_found(support):
+    """Each mode lives on a few of 5000 numbers; the first block, made from 128 of them, has seen few of the modes."""
+    rng = np.random.default_rng(3)
+    sigma = np.arange(1, 101.0) ** -1.5
+    left = np.linalg.qr(rng.normal(size=(200, 100)))[0]
+    right = np.zeros((100, 5000))
+    for row in right:
+        at = rng.integers(0, 5000 - support + 1)
+        row[at:at + support] = rng.normal(size=support) / np.sqrt(support)
+    x = (left * sigma) @ right
+    _, _, want, _ = plain(x)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importlib.import_module("ensemblekit.rom.plan"), "SAMPLE", 128)
+        basis = rom.pod(x, rank=10, method="randomized")
+    assert basis.relative_error <= 1.001 * optimal(want, 10)

@@ -140,7 +140,8 @@ class Basis:
     def splits_pair(self) -> bool:
         """Whether the cut after the last mode goes through a pair that stands apart from its neighbours."""
         s, k = self.spectrum, self.rank
-        if s is None or len(s) <= k or s[k] <= max(self.floor, 1e-12) * s[0] or s[k - 1] - s[k] > PAIR * s[k - 1]:
+        close = PAIR if self.method != "randomized" else PAIR / 4       # values behind the cut are rougher there
+        if s is None or len(s) <= k or s[k] <= max(self.floor, 1e-12) * s[0] or s[k - 1] - s[k] > close * s[k - 1]:
             return False
         # in a plateau of noise every singular value has close neighbours on both sides: no pair to speak of
         before = math.inf if k < 2 else s[k - 2] / s[k - 1] - 1

@@ -24,6 +24,7 @@ from ensemblekit.rom.slabs import Recipe, Slabs, TileOf, added
 
 ENOUGH = 1e-3
 """The randomized route reads once more where another step could lower the error by more than this share of it."""
+LITTLE = 0.05
 MOST_STEPS = 8
 WORTHWHILE = 1e-6
 """Below this share of the first singular value Gram matrices are rounding for the most part; QR is exact there."""
@@ -446,8 +447,10 @@ def _by_steps(job: Job, dtype: np.dtype, at_all_costs: bool) -> Found | None:
         if not total:
             break
         room = n - (unit is not None) - basis.shape[1]
+        # residuals know nothing of what no block has met yet: they are believed where the last step found little
+        expected = 2 * ritz.gain(basis, turned, width) if gain <= LITTLE * left else gain
         if room <= 0 or len(made) >= MOST_STEPS or (len(made) >= _steps(job) and (
-                gain <= 2 * ENOUGH * left or gain <= 1e-13 * total)):
+                min(gain, expected) <= 2 * ENOUGH * left or gain <= 1e-13 * total)):
             break
         block = randomized.orthogonal(turned[:, -block.shape[1]:], unit, basis)[:, :room]
     k = ritz.mix.shape[1]
