@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Iterator, Mapping
@@ -339,7 +340,7 @@ class FieldPart:
     """What the field was divided by before all were joined."""
     inner_product: Any
     mask: np.ndarray | None
-    basis: Basis = field(repr=False)
+    basis: Basis = dataclasses.field(repr=False)
 
     @property
     def unit(self) -> str:

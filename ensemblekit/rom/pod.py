@@ -530,12 +530,14 @@ def _combine(shared: tuple[np.ndarray, np.ndarray], item: tuple[int, tuple[np.nd
 
 
 def _gram_of(_: None, item: tuple[int, tuple[np.ndarray, ...]]) -> np.ndarray:
-    return sum(wide.conj().T @ wide for _, wide in _in_double(item[1]))     # type: ignore[return-value]
+    total: Any = sum(wide.conj().T @ wide for _, wide in _in_double(item[1]))
+    return total
 
 
 def _blocks_gram(job: Job, made: list[list[list[np.ndarray]]]) -> np.ndarray:
     """Cᴴ C over all blocks, in double precision."""
-    return sum(part for at in range(len(made[0])) for part in job.local.map(_gram_of, _columns(made, at), None))
+    total: Any = sum(part for at in range(len(made[0])) for part in job.local.map(_gram_of, _columns(made, at), None))
+    return total
 
 
 # -- putting it together -----------------------------------------------------------------------------------------------
