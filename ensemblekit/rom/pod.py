@@ -277,7 +277,7 @@ def by_snapshots(job: Job, at_all_costs: bool = False) -> Found | None:
         start += part.field.size
     # eps (sigma_1 / sigma_k)^2 of orthogonality was lost on the way
     rows, lower = gram_route.orthonormalised(rows, _products_with_mass(problem) if problem.sparse else None)
-    if not exact:       # Rayleigh-Ritz: eigenvalues lost eps (sigma_1 / sigma_k)^2 of sigma, the modes as they were read did not
+    if not exact:   # Rayleigh-Ritz: eigenvalues lost eps (sigma_1 / sigma_k)^2 of sigma, the modes as they were read did not
         sigma[:k] = np.linalg.svd(sigma[:k, None] * lower, compute_uv=False)
     if exact:
         if (roots == 0).any():
