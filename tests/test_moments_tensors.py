@@ -92,6 +92,20 @@ def test_a_snapshot_in_pieces_is_the_snapshot(make, kind):
     np.testing.assert_allclose(mean_of(merged), mean_of(whole), rtol=1e-13)
 
 
+def test_the_mean_at_a_glance():
+    x = rows(5)
+    one = ek.Moments()
+    with pytest.raises(ek.errors.StatisticsError):
+        _ = one.mean
+    one.update(x, 0)
+    np.testing.assert_array_equal(one.mean, one.result().mean)
+    assert np.shares_memory(one.mean, one.mean)
+    assert not np.shares_memory(one.mean, one.result().mean)
+    other = ek.Moments()
+    other.update(x + 1j, 0)
+    np.testing.assert_array_equal(other.mean, other.result().mean)
+
+
 def numbers(x) -> np.ndarray:
     return x.numpy() if isinstance(x, torch.Tensor) else x
 

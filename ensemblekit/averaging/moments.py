@@ -182,6 +182,16 @@ class Moments:
         self.weight += w
         self.weight2 += w2
 
+    @property
+    def mean(self) -> Array:
+        """The mean so far, as ``result`` has it, without a copy where the numbers are real: later updates change it.
+
+        Raises StatisticsError where there is none.
+        """
+        if not self.sums or self.complex:
+            return self.result().mean
+        return self._shape(self.sums[0])
+
     def beside(self, right: Self) -> None:
         if right.sums:
             self.complex = right.complex

@@ -340,6 +340,8 @@ class AveragedModel(torch.nn.Module):
             return held
         if not getattr(self.manifest, kind):
             return None
+        if isinstance(held, Moments):
+            return held.mean
         found = held.result()
         return found if isinstance(found, torch.Tensor) else found.mean
 
