@@ -187,6 +187,44 @@ def test_the_choice_is_measured_once_and_recorded():
     assert ens.measurements[0].vmap < ens.measurements[0].sequential
 
 
+@pytest.mark.parametrize(("shares", "chosen"), [
+    ([0.8] * 7, "vmap"), ([0.9] * 7, "sequential"), ([1.2] * 7, "sequential"),
+    ([0.5, 0.5, 0.5, 0.9, 0.9, 0.9, 0.9], "sequential"),        # the best rounds alone do not decide
+    ([0.5, 0.5, 0.5, 0.5, 3.0, 3.0, 3.0], "vmap"),              # nor do the worst
+])
+def test_vmap_must_win_by_a_margin(monkeypatch, shares, chosen):
+    from ensemblekit.neural import members
+
+    left, calls = iter([shares[0], *shares]), []                # one call to warm up
+
+    def timed(run, n=1):
+        found = run()
+        calls.append(found)
+        return (0.01 if isinstance(found, list) else 0.01 * next(left)), found
+
+    monkeypatch.setattr(members, "_timed", timed)
+    ens = neural.Ensemble(nn.Linear(3, 2), vectors([nn.Linear(3, 2) for _ in range(5)]))
+    ens(torch.randn(16, 3))
+    assert ens.measurements[0].chosen == chosen
+    rounds = [isinstance(found, list) for found in calls[-2 * members.ROUNDS:]]
+    assert {tuple(rounds[k:k + 2]) for k in range(0, len(rounds), 2)} == {(True, False), (False, True)}
+
+
+@pytest.mark.parametrize(("chosen", "reused", "anew"), [("vmap", (16, 12, 8), (17, 7)), ("sequential", (16, 24, 32), (15, 33))])
+def test_a_choice_holds_for_batches_that_favour_it_more(monkeypatch, chosen, reused, anew):
+    from ensemblekit.neural import members
+
+    monkeypatch.setattr(members, "_timed", lambda run, n=1: (
+        (lambda found: (0.01 if isinstance(found, list) == (chosen == "vmap") else 0.001, found))(run())))
+    for size in (*reused, *anew):
+        ens = neural.Ensemble(nn.Linear(3, 2), vectors([nn.Linear(3, 2) for _ in range(5)]))
+        ens(torch.randn(16, 3))
+        ens(torch.randn(size, 3))
+        assert [one.chosen for one in ens.measurements] == [chosen] * (1 if size in reused else 2)
+        ens(torch.randn(16, 5)[:, :3])
+        assert len(ens.measurements) == (1 if size in reused else 2)
+
+
 class Moody(nn.Linear):
     def forward(self, x):
         return super().forward(x) if float(self.weight.sum()) > -1e9 else x

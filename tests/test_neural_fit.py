@@ -51,6 +51,9 @@ def test_fit_is_the_plain_loop(tmp_path):
         list(data(seed=1, shuffle=False))       # validation draws a seed
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
     assert found.captured == (16, 32, 48)
+    assert repr(found).startswith(f"Fit(3 snapshots at steps 16, 32, 48 in {found.store}; last loss {losses[-1]:.4g}; ")
+    assert repr(found.history).startswith(f"History(48 steps; 3 snapshots at steps 16, 32, 48; loss {losses[0]:.4g} to ")
+    assert "logged: " in repr(found.history)
     np.testing.assert_array_equal(ek.open(found.store)["parameters"][:], kept)
     np.testing.assert_allclose(found.history.loss, losses, rtol=1e-6)
     assert [one["epoch"] for one in logged] == list(range(6))

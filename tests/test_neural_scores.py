@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 
 from ensemblekit import neural  # noqa: E402
 from ensemblekit.errors import InputError  # noqa: E402
+from ensemblekit.neural.temperature import best_temperature  # noqa: E402
 
 
 def drawn(n=300, classes=4, seed=0, sharp=0.5):
@@ -21,8 +22,8 @@ def drawn(n=300, classes=4, seed=0, sharp=0.5):
 
 
 def prediction(p, y, **more):
-    zero = np.zeros(np.shape(y))
-    return neural.Prediction(np.asarray(p), np.asarray(y), zero, zero, **more)
+    zero = np.zeros(np.shape(p)[:1])
+    return neural.Prediction(np.asarray(p), None if y is None else np.asarray(y), zero, zero, **more)
 
 
 def brute(p, y, n_bins, edges, norm="l1"):
@@ -255,9 +256,12 @@ def test_it_is_the_minimum_and_keeps_every_choice():
         return -np.log(heated(p, t)[np.arange(200), y]).mean()
 
     grid = np.exp(np.linspace(np.log(0.05), np.log(20), 4001))
-    best = grid[np.argmin([nll(t) for t in grid])]
+    best = grid[np.argmin([nll(t) + (1 / t + np.log(t)) / 200 for t in grid])]      # one item's worth of Gamma(2, 1)
     assert found.temperature == pytest.approx(best, rel=2e-3)
     assert nll(found.temperature) <= nll(1)
+    likeliest = grid[np.argmin([nll(t) for t in grid])]
+    assert best_temperature(np.log(p), y, prior=0) == pytest.approx(likeliest, rel=2e-3)
+    assert found.temperature == pytest.approx(likeliest, rel=0.02)                  # which 200 items hardly feel
     np.testing.assert_array_equal(found.transform(p).argmax(1), p.argmax(1))
 
 
@@ -296,10 +300,13 @@ def test_cross_fitting_never_uses_an_items_own_label():
 
 
 def test_certain_and_separable_items():
-    found = neural.TemperatureScaler().fit([[0.9, 0.1], [0.2, 0.8]], [0, 1])       # always right: no T is small enough
-    assert found.temperature == pytest.approx(0.01)
-    found = neural.TemperatureScaler().fit([[0.9, 0.1], [0.2, 0.8]], [1, 0])
-    assert found.temperature == pytest.approx(100)
+    p, y = np.log([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1])
+    assert best_temperature(p, y, prior=0) == pytest.approx(0.01)                  # always right: no T is small enough
+    assert best_temperature(p, y[::-1], prior=0) == pytest.approx(100)
+    assert 0.5 < neural.TemperatureScaler().fit(np.exp(p), y).temperature < 1
+    assert 1 < neural.TemperatureScaler().fit(np.exp(p), y[::-1]).temperature < 10
+    many = neural.TemperatureScaler().fit(np.exp(p).repeat(500, 0), y.repeat(500)).temperature
+    assert 0.1 < many < 0.5                                                        # the more, the surer, never without end
     zeros = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]], np.float32)
     assert np.isfinite(neural.TemperatureScaler().fit(zeros, [0, 0, 1]).transform(zeros)).all()
     p, y = drawn(4000, 3, seed=10)
@@ -307,6 +314,80 @@ def test_certain_and_separable_items():
     assert gap["calibrated_nll"].value < gap["nll"].value
     fair = neural.scores((p, y))
     assert fair["calibrated_nll"].value == pytest.approx(fair["nll"].value, abs=2e-3)
+
+
+def test_a_nearly_perfect_model_is_not_ruined_by_its_temperature():
+    """One error among many right answers: the fold without it must not make it cost hundreds of nats."""
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        n = 300
+        y = rng.integers(0, 10, n)
+        logits = rng.normal(size=(n, 10)) + 7.0 * np.eye(10)[y]
+        p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        p[0] = np.roll(p[0], 1)                                     # sure, and wrong
+        plain = prediction(p, y)
+        tempered = neural.TemperatureScaler().cross_fit(plain)
+        before, after = neural.scores(plain), neural.scores(tempered)
+        assert 0 < before["nll"].value < 0.1
+        assert after["nll"].value < 1.5 * before["nll"].value
+        assert before["calibrated_nll"].value < 1.5 * before["nll"].value
+        assert tempered.tempered
+        assert after["calibrated_nll"] == after["nll"]              # it is calibrated by the labels of other items already
+        assert before["calibrated_nll"] != before["nll"]
+        both = neural.compare(tempered, plain)
+        assert both["calibrated_nll"].value == pytest.approx(
+            after["nll"].value - before["calibrated_nll"].value, abs=1e-12)
+
+
+def test_intervals_stay_within_what_a_score_can_be():
+    p = np.full((40, 2), [0.999, 0.001])
+    y = np.zeros(40, int)
+    y[3] = 1                                                        # one error: half of Student's interval is below 0
+    found = neural.scores((p, y))
+    for name in ("nll", "calibrated_nll", "brier"):
+        assert found[name].low == 0.0 < found[name].value < found[name].high
+        assert found[name].value < 1.96 * found[name].stderr        # what would have been below
+    assert found["accuracy"].high == 1.0 > found["accuracy"].value
+    assert neural.compare((p, y), (p[:, ::-1], y))["nll"].low < 0   # differences have two signs
+    numbers = neural.RegressionPrediction(mean=np.zeros(9), aleatoric=np.full(9, 1e-4), epistemic=np.zeros(9),
+                                          target=np.eye(9)[0])
+    assert neural.scores(numbers)["mse"].low == 0.0
+    sure = neural.RegressionPrediction(mean=np.zeros(9), aleatoric=np.full(9, 1e-4), epistemic=np.zeros(9),
+                                       target=np.zeros(9))
+    assert neural.scores(sure)["nll"].low < 0                       # a density may be above 1
+
+
+def test_what_is_printed_is_short_and_says_it():
+    p, y = drawn(50, 4, seed=3)
+    one = prediction(p, y, n_members=5)
+    said = repr(one)
+    assert len(said) < 200
+    right = 100 * (p.argmax(1) == y).mean()
+    for part in ("50 items", "4 classes", "5 members", f"accuracy {right:.4g} %", f"{one.entropy.mean():.3g}",
+                 f"epistemic {one.epistemic.mean():.3g}"):
+        assert part in said
+    assert "cross-fitted" in repr(neural.TemperatureScaler().cross_fit(one))
+    assert "accuracy" not in repr(prediction(p, None))
+    pixels = np.moveaxis(p.reshape(2, 5, 5, 4), -1, 1)
+    labels = y.reshape(2, 5, 5).copy()
+    labels[0, 0, 0] = -1
+    dense = neural.Prediction(pixels, labels, np.zeros((2, 5, 5)), np.zeros((2, 5, 5)), ignore_index=-1)
+    kept = labels != -1
+    assert f"accuracy {100 * (pixels.argmax(1) == labels)[kept].mean():.4g} %" in repr(dense)
+    assert "2 items of 5 × 5" in repr(dense)
+    repr(prediction(p[:0], y[:0]))
+    numbers = neural.RegressionPrediction(mean=np.zeros((9, 2)), aleatoric=np.ones((9, 2)), epistemic=np.zeros((9, 2)),
+                                          target=np.full((9, 2), 2.0))
+    assert "9 items of 2" in repr(numbers)
+    assert "error 2" in repr(numbers)
+    table = neural.compare((p, y), (heated(p, 2.0), y))
+    lines = str(table).splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(table)
+    assert lines[1].split()[1] == f"{table['accuracy'].value:.4g}"
+    assert all(line.endswith("*") == score.significant for line, score in zip(lines[1:], table.values(), strict=True))
+    assert any(score.significant for score in table.values())
+    assert "*" not in repr(neural.scores((p, y)))
+    assert repr(table["nll"]) == str(table["nll"])
 
 
 def test_temperatures_that_are_refused():

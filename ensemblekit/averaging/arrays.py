@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,9 @@ from ensemblekit.errors import InputError
 from ensemblekit.source import Array, is_torch
 
 CHUNK = 8 << 20     # bytes of float64 at a time: a few rows that stay in the cache
+
+
+KERNEL_TYPES = ("torch.float32", "torch.float64")
 
 
 def wide(x: Array) -> Array:
@@ -73,6 +76,34 @@ def copied(x: Array) -> Array:
 def plain(x: Array) -> Array:
     """What a state gives away: a copy, so that nobody changes the state from outside; None as an empty array."""
     return np.empty(0) if x is None else copied(x)
+
+
+def one_row(pieces: Sequence[Array]) -> Array:
+    """(1, width): the pieces of one item one after the other, in double precision."""
+    if is_torch(pieces[0]):
+        import torch
+
+        return torch.cat([wide(piece.detach()).reshape(-1) for piece in pieces])[None]
+    return np.concatenate([wide(piece).reshape(-1) for piece in pieces])[None]
+
+
+def flat_pieces(pieces: Sequence[Array], total: Array) -> Iterator[tuple[Array, bool]]:
+    """Each flat, and whether it is an array for a kernel (numpy, and tensors in main memory beside such a total)."""
+    if not is_torch(total):
+        for piece in pieces:
+            yield np.ascontiguousarray(as_numbers(piece)).reshape(-1), True
+        return
+    for piece in pieces:
+        flat = piece.detach().reshape(-1)
+        if total.device.type == "cpu" and flat.device.type == "cpu":
+            yield (flat if str(flat.dtype) in KERNEL_TYPES else flat.double()).numpy(), True
+        else:
+            yield flat.to(total.device, total.dtype), False
+
+
+def as_numbers(x: Array) -> np.ndarray:
+    """A numpy view of an array or of a tensor in main memory."""
+    return x.detach().numpy() if is_torch(x) else np.asarray(x)
 
 
 def real_only(values: Array, who: str) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
 import numpy as np
 
-from ensemblekit.averaging.arrays import join, plain, same_item, weighted_sum, wide
+from ensemblekit.averaging.arrays import as_numbers, flat_pieces, join, one_row, plain, same_item, weighted_sum, wide
 from ensemblekit.averaging.reducer import BOTH
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.source import Array
@@ -61,6 +61,30 @@ class Exponential:
         if weights is not None:
             c = c * np.asarray(weights, dtype=np.float64)
         self._absorb(n, weighted_sum(c, values), float(c.sum()))
+
+    def add(self, pieces: Sequence[Array]) -> None:
+        """Take one snapshot that comes as several arrays or tensors, flat items one after the other, in place.
+
+        The same as ``update`` with one row of their concatenation. Real numbers.
+        """
+        width = sum(int(np.prod(piece.shape)) for piece in pieces)
+        if self.first is None:
+            self.update(one_row(pieces), 0)
+            return
+        if self.item != (width,):
+            raise InputError(f"Exponential of snapshots of shape {self.item} cannot take in one of shape ({width},)")
+        at = 0
+        for piece, numbers in flat_pieces(pieces, self.total):
+            rows = slice(at, at + len(piece))
+            at += len(piece)
+            if numbers:
+                from ensemblekit.averaging import kernels
+
+                kernels.add_faded(piece, self.decay, as_numbers(self.total)[rows])
+            else:
+                self.total[rows].mul_(self.decay).add_(piece)
+        self.weight = self.weight * self.decay + 1.0
+        self.n += 1
 
     def merge(self, later: Self) -> None:
         if later.n:

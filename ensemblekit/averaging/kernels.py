@@ -75,6 +75,24 @@ def add_moments(flat, stride, n, width, before, mean, m2):
 
 
 @kernel
+def add_row(row, before, mean, m2):
+    """One row of finite numbers into mean and m2 of its width, which hold `before` rows, above 0: Welford 1962."""
+    share = 1.0 / (before + 1.0)
+    spread = before * share
+    for j in range(len(row)):
+        gap = row[j] - mean[j]
+        mean[j] += gap * share
+        m2[j] += gap * gap * spread
+
+
+@kernel
+def add_faded(row, decay, total):
+    """total (width,) becomes decay * total + row."""
+    for j in range(len(row)):
+        total[j] = decay * total[j] + row[j]
+
+
+@kernel
 def add_weighted_moments(flat, stride, weights, width, before, mean, m2):
     """The same with weights (n,), of sum above 0; `before` is the weight that mean and m2 hold."""
     n = len(weights)
@@ -138,7 +156,7 @@ def central_sums(flat, stride, weights, width, mean, m2, m3, m4):
                 continue
             x = flat[t * stride + a:t * stride + a + w]
             for j in range(w):
-                middle[j] += share * (x[j] - first[j])
+                middle[j] += share * (np.float64(x[j]) - np.float64(first[j]))
         for j in range(w):
             middle[j] += first[j]
         for t in range(n):

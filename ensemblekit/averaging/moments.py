@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 
-from ensemblekit.averaging.arrays import along, join, like, plain, same_item, wide
+from ensemblekit.averaging.arrays import along, as_numbers, flat_pieces, join, like, one_row, plain, same_item, wide
 from ensemblekit.averaging.reducer import BOTH
 from ensemblekit.averaging.rows import Rows, folded, rows_of
 from ensemblekit.errors import InputError, StatisticsError
@@ -78,6 +78,35 @@ class Moments:
         else:
             self.complex = np.asarray(values).dtype.kind == "c"
             self._update_numpy(rows_of(values), weights, weight, weight2)
+
+    def add(self, pieces: Sequence[Array]) -> None:
+        """Take one snapshot that comes as several arrays or tensors, flat items one after the other, in place.
+
+        The same as ``update`` with one row of their concatenation, without making that: for weights of a network,
+        which are many small tensors. Real, finite numbers; order 2.
+        """
+        if self.order != 2:
+            raise InputError("snapshots in pieces are for order 2")
+        width = sum(int(np.prod(piece.shape)) for piece in pieces)
+        if not self.sums or self.weight == 0.0:
+            self.update(one_row(pieces), 0)
+            return
+        if self.complex or self.item != (width,):
+            raise InputError(f"Moments of snapshots of shape {self.item} cannot take in one of shape ({width},)")
+        mean, m2 = self.sums
+        at = 0
+        for piece, numbers in flat_pieces(pieces, mean):
+            rows = slice(at, at + len(piece))
+            at += len(piece)
+            if numbers:
+                from ensemblekit.averaging import kernels
+
+                kernels.add_row(piece, self.weight, as_numbers(mean)[rows], as_numbers(m2)[rows])
+            else:
+                gap = piece - mean[rows]
+                mean[rows].add_(gap, alpha=1.0 / (self.weight + 1.0))
+                m2[rows].addcmul_(gap, gap, value=self.weight / (self.weight + 1.0))
+        self.n, self.weight, self.weight2 = self.n + 1, self.weight + 1.0, self.weight2 + 1.0
 
     def _update_numpy(self, rows: Rows, weights: Array | None, weight: float, weight2: float) -> None:
         from ensemblekit.averaging import kernels
@@ -152,6 +181,16 @@ class Moments:
         self.n += n
         self.weight += w
         self.weight2 += w2
+
+    @property
+    def mean(self) -> Array:
+        """The mean so far, as ``result`` has it, without a copy where the numbers are real: later updates change it.
+
+        Raises StatisticsError where there is none.
+        """
+        if not self.sums or self.complex:
+            return self.result().mean
+        return self._shape(self.sums[0])
 
     def beside(self, right: Self) -> None:
         if right.sums:

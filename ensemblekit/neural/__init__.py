@@ -49,6 +49,7 @@ from ensemblekit.neural.schedule import CyclicCosineLR as CyclicCosineLR
 from ensemblekit.neural.schedule import SWAConstantLR as SWAConstantLR
 from ensemblekit.neural.schedule import TriangularLR as TriangularLR
 from ensemblekit.neural.scores import Score as Score
+from ensemblekit.neural.scores import Scores as Scores
 from ensemblekit.neural.scores import scores as scores
 from ensemblekit.neural.temperature import TemperatureScaler as TemperatureScaler
 from ensemblekit.neural.weight_average import SWAG as SWAG

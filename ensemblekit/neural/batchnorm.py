@@ -42,19 +42,28 @@ def update_bn(loader: Iterable[Any], model: torch.nn.Module, device: Any = None,
     if not layers:
         return
     frozen = [m for m in model.modules() if isinstance(m, _BatchNorm) and model.training and not m.training]
-    seen = {layer: Moments() for layer in layers}
+    seen = {layer: _Seen() for layer in layers}
 
     def look(layer: Any, inputs: tuple[Any, ...]) -> None:
         x = inputs[0].detach()
-        x = x if x.dtype == torch.float64 else x.float()
-        axes = [k for k in range(x.ndim) if k != 1]
         n = x.numel() // x.shape[1]
         if n:
-            variance, mean = torch.var_mean(x, axes, correction=0)
-            seen[layer].merge(_state_of(n, mean, variance))
+            x = x if x.dtype == torch.float64 else x.float()
+            variance, mean = torch.var_mean(x, [k for k in range(x.ndim) if k != 1], correction=0)
+            seen[layer].take(n, mean, variance * n)
+
+    def read(layer: Any, inputs: tuple[Any, ...], _: Any) -> None:
+        """What the layer itself found in this batch, for its momentum is 1."""
+        x = inputs[0]
+        n = x.numel() // x.shape[1]
+        if not layer.training:      # a hook of the user's spared it this batch
+            look(layer, inputs)
+        elif n:
+            seen[layer].take(n, layer.running_mean.clone(), layer.running_var * (n - 1))
 
     kept = {layer: {name: b.clone() for name, b in layer.named_buffers(recurse=False)} for layer in layers}
-    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
+    momenta = {layer: layer.momentum for layer in layers}
+    hooks = [layer.register_forward_hook(read) if _plain(layer) else layer.register_forward_pre_hook(look) for layer in layers]
     batches = 0
     try:
         with modes_kept(model), random_kept(model):
@@ -66,6 +75,11 @@ def update_bn(loader: Iterable[Any], model: torch.nn.Module, device: Any = None,
                     layer.training = True
             for layer in frozen:
                 layer.training = False
+            for layer in layers:
+                if _plain(layer):
+                    layer.momentum = 1.0
+                    layer.running_mean.zero_()      # else NaN there would stay, as 0 times NaN
+                    layer.running_var.zero_()
             for batch in batches_of(loader):
                 outputs_of(model, moved(batch, device), forward)
                 batches += 1
@@ -79,18 +93,56 @@ def update_bn(loader: Iterable[Any], model: torch.nn.Module, device: Any = None,
     finally:
         for hook in hooks:
             hook.remove()
+        for layer, momentum in momenta.items():
+            layer.momentum = momentum
     for layer in layers:
-        if seen[layer].n > 1:
-            found = seen[layer].result()
+        found = seen[layer].result()
+        if found is None:
+            layer.running_mean.copy_(kept[layer]["running_mean"])
+            layer.running_var.copy_(kept[layer]["running_var"])
+        else:
             layer.running_mean.copy_(torch.as_tensor(found.mean))
             layer.running_var.copy_(torch.as_tensor(found.variance))
             if layer.num_batches_tracked is not None:
                 layer.num_batches_tracked.fill_(batches)
 
 
-def _state_of(n: int, mean: torch.Tensor, variance: torch.Tensor) -> Moments:
-    """A batch as the state it would have left in the reducer."""
-    mean, variance = mean.cpu().double(), variance.cpu().double()
-    return Moments().restored({"n": np.array(n), "weight": np.array(float(n)), "weight2": np.array(float(n)),
-                               "item": np.array(mean.shape), "complex": np.array(False),
-                               "sum1": mean.numpy(), "sum2": (variance * n).numpy()})
+def _plain(layer: Any) -> bool:
+    """Whether the layer's own statistics of a batch are those of the batch, in float32 or better."""
+    return (type(layer) in (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
+            and layer.running_mean.dtype in (torch.float32, torch.float64))
+
+
+class _Seen:
+    """Batches that a layer saw, in Moments; a few at a time, so that a pass waits for nothing."""
+
+    AT_ONCE = 64
+
+    def __init__(self) -> None:
+        self.moments = Moments()
+        self.batches: list[tuple[int, torch.Tensor, torch.Tensor]] = []
+
+    def take(self, n: int, mean: torch.Tensor, squares: torch.Tensor) -> None:
+        """n samples (and pixels) with their mean and sum of squares about it."""
+        self.batches.append((n, mean, squares))
+        if len(self.batches) >= self.AT_ONCE:
+            self._fold()
+
+    def _fold(self) -> None:
+        if not self.batches:
+            return
+        n = torch.tensor([one[0] for one in self.batches], dtype=torch.float64)[:, None]
+        means = torch.stack([one[1] for one in self.batches]).cpu().double()
+        squares = torch.stack([one[2] for one in self.batches]).cpu().double()
+        self.batches.clear()
+        total = float(n.sum())
+        mean = (n / total * means).sum(0)
+        m2 = squares.sum(0) + (n * (means - mean) ** 2).sum(0)
+        self.moments.merge(Moments().restored({
+            "n": np.array(int(total)), "weight": np.array(total), "weight2": np.array(total),
+            "item": np.array(mean.shape), "complex": np.array(False), "sum1": mean.numpy(), "sum2": m2.numpy()}))
+
+    def result(self) -> Any:
+        """Mean and variance of them all; None where fewer than two were seen."""
+        self._fold()
+        return self.moments.result() if self.moments.n > 1 else None

@@ -31,6 +31,11 @@ class Reliability:
     high: np.ndarray
     """(n_bins,): its upper end."""
 
+    def __repr__(self) -> str:
+        rows = [f"{self.edges[b]:6.3f} to {self.edges[b + 1]:5.3f}{n:10d}{self.confidence[b]:12.4f}{self.accuracy[b]:10.4f}"
+                f"  ({self.low[b]:.4f} to {self.high[b]:.4f})" for b, n in enumerate(self.counts) if n]
+        return "\n".join(["confidence             items        mean  accuracy", *rows])
+
 
 def reliability(preds: Any, target: Any = None, n_bins: int = 15, edges: Edges = "right", *,
                 groups: Any = None) -> Reliability:

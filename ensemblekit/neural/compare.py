@@ -10,7 +10,7 @@ from ensemblekit.errors import InputError
 from ensemblekit.neural.prediction import RegressionPrediction
 from ensemblekit.neural.scores import (
     NAMES,
-    Score,
+    Scores,
     binned,
     draws,
     given,
@@ -22,7 +22,7 @@ from ensemblekit.neural.scores import (
 )
 
 
-def compare(a: Any, b: Any, *, groups: Any = None, n_bins: int = 15, seed: int = 0) -> dict[str, Score]:
+def compare(a: Any, b: Any, *, groups: Any = None, n_bins: int = 15, seed: int = 0) -> Scores:
     """The scores of a minus those of b, item by item: pairing removes what is hard for both.
 
     Below zero a is better in nll, brier and calibration errors, above zero in accuracy. Names, arguments and intervals
@@ -37,7 +37,7 @@ def compare(a: Any, b: Any, *, groups: Any = None, n_bins: int = 15, seed: int =
         theirs, _ = regression_parts(b, groups)
         if np.shape(a.target) != np.shape(b.target) or not np.array_equal(a.target, b.target):     # type: ignore[arg-type]
             raise InputError("two predictions of the same items in the same order are needed; their targets differ")
-        return {name: ratio(ours[name] - theirs[name], sizes) for name in ours}
+        return Scores({name: ratio(ours[name] - theirs[name], sizes) for name in ours}, paired=True)
     p, q = given(a, groups), given(b, groups)
     if p.p.shape != q.p.shape or not np.array_equal(p.labels, q.labels):
         raise InputError(f"two predictions of the same items in the same order; got {p.p.shape} and {q.p.shape}"
@@ -50,4 +50,4 @@ def compare(a: Any, b: Any, *, groups: Any = None, n_bins: int = 15, seed: int =
         value, sample = resampled(p, *left[name], drawn)
         other, other_sample = resampled(q, *right[name], drawn)
         found[name] = spread(value - other, sample - other_sample, p.n)
-    return {name: found[name] for name in NAMES}
+    return Scores({name: found[name] for name in NAMES}, paired=True)

@@ -525,7 +525,7 @@ class _Collected:
         """A Prediction; InputError where nothing came."""
         if not self.n:
             raise InputError("nothing to predict: the loader is empty")
-        values = {name: np.concatenate(parts) for name, parts in self.parts.items()}
+        values: dict[str, Any] = {name: np.concatenate(parts) for name, parts in self.parts.items()}
         target = np.concatenate(self.labels) if self.labels else None
         if self.task == "regression":
             return RegressionPrediction(**values, target=target, index=np.arange(self.n), n_members=members)

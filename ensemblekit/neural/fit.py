@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from ensemblekit.errors import InputError
-from ensemblekit.neural.history import History, history
+from ensemblekit.neural.history import History, history, snapshots_said
 from ensemblekit.neural.plan import Deadline
 from ensemblekit.neural.recorder import Recorder
 from ensemblekit.neural.resume import length_of
@@ -38,6 +39,15 @@ class Fit:
     """Whether it went on where a killed run stood."""
     finished_early: bool
     """Whether max_seconds cut it short (at a minimum of the rate)."""
+
+    def __repr__(self) -> str:
+        said = [f"{snapshots_said(self.captured)} in {self.store}"]
+        known = self.history.loss[np.isfinite(self.history.loss)]
+        if len(known):
+            said.append(f"last loss {known[-1]:.4g}")
+        said.append(f"{self.seconds:.3g} s")
+        said += ["resumed"] * self.resumed + ["cut short by max_seconds"] * self.finished_early
+        return f"Fit({'; '.join(said)})"
 
 
 def fit(model: torch.nn.Module, optimizer: Any, loader: Iterable[Any], loss: Loss, *, n_cycles: int, n_epochs: int,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,28 @@ class History:
     logged: Mapping[str, np.ndarray]
     """What `Recorder.log` was given (validation scores): name -> (k,), with the entries "step" and "epoch"; NaN where
     an entry lacks the name."""
+
+    def __repr__(self) -> str:
+        said = [f"{len(self.step)} steps", snapshots_said(self.captured)]
+        known = self.loss[np.isfinite(self.loss)]
+        if len(known):
+            said.append(f"loss {known[0]:.4g} to {known[-1]:.4g}")
+        if len(self.learning_rate):
+            said.append(f"learning rate {self.learning_rate.min():.3g} to {self.learning_rate.max():.3g}")
+        if self.logged:
+            said.append(f"logged: {', '.join(self.logged)}")
+        return f"History({'; '.join(said)})"
+
+
+def snapshots_said(captured: Sequence[int] | np.ndarray, most: int = 8) -> str:
+    """How many there are and at which steps, in one line."""
+    steps = [str(int(k)) for k in captured]
+    if not steps:
+        return "no snapshots"
+    if len(steps) > most:
+        steps = [*steps[:most - 2], "...", steps[-1]]
+    many = "s" if len(captured) > 1 else ""
+    return f"{len(captured)} snapshot{many} at step{many} {', '.join(steps)}"
 
 
 def history(store: str | os.PathLike[str] | Any) -> History:

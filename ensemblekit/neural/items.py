@@ -25,6 +25,8 @@ class Items:
     """Clusters: what is resampled."""
     rounding: float
     """Of the type in which the probabilities came."""
+    tempered: bool = False
+    """Whether each was scaled by a temperature of the others."""
 
     def sums(self, values: np.ndarray) -> np.ndarray:
         """(n,): values (k,) summed over each cluster."""
@@ -46,8 +48,9 @@ def items_of(preds: Any, target: Any = None, groups: Any = None) -> Items:
     Raises InputError where there are no labels, shapes do not fit, probabilities are none, labels are out of range,
     or nothing is left to score.
     """
-    ignore = None
+    ignore, tempered = None, False
     if isinstance(preds, Prediction):
+        tempered = preds.tempered and target is None        # by labels of its own
         if target is None:
             target = preds.target
         ignore, preds = preds.ignore_index, preds.probabilities
@@ -73,7 +76,7 @@ def items_of(preds: Any, target: Any = None, groups: Any = None) -> Items:
         rows, flat, cluster = rows[kept], flat[kept], cluster[kept]
         cluster = np.unique(cluster, return_inverse=True)[1]
     rows, flat = checked(rows, flat)
-    return Items(rows, flat, cluster, int(cluster.max()) + 1, rounding)
+    return Items(rows, flat, cluster, int(cluster.max()) + 1, rounding, tempered)
 
 
 def checked(preds: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -20,9 +20,12 @@ TOGETHER = 32 << 20
 """Bytes of outputs collected before they are pooled."""
 SLOW = 0.2
 """Seconds of one pass through all members above which the calls themselves cost nothing, and vmap is not tried."""
-ADVANTAGE = 0.9
-"""vmap is taken where it needs less than this share of the loop's time, in all rounds but one: a busy machine is no reason."""
-ROUNDS = 6
+ADVANTAGE = 0.85
+"""vmap is taken where it needs less than this share of the loop's time in the median of the rounds and in its best; a
+busy machine is no reason."""
+ROUNDS = 7
+SHORT = 0.02
+"""Seconds a measurement of either lasts at least, of several calls where one is shorter: of those the clock tells little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +94,19 @@ class Members:
             yield from self._looped(batch, wanted)
 
     def choice(self, batch: Any, wanted: Sequence[int]) -> Measurement:
-        """What is quicker for batches like this one; measured once for each shape, device and size (in powers of 2)."""
-        key = (_shape(batch), len(wanted))
-        if key not in self.measured:
-            self.measured[key] = self._measure(batch, wanted)
-        return self.measured[key]
+        """What is quicker for batches like this one, measured on it.
+
+        What holds for a batch holds for others between half and once its size where that was vmap, which the small
+        ones favour, and between once and twice its size where it was the loop; others are measured anew.
+        """
+        size, rest = _shape(batch)
+        for (known, others, count), found in self.measured.items():
+            if others == rest and count == len(wanted):
+                low, high = (known // 2, known) if found.chosen == "vmap" else (known, 2 * known)
+                if low <= size <= high or size == known:
+                    return found
+        found = self.measured[size, rest, len(wanted)] = self._measure(batch, wanted)
+        return found
 
     def _looped(self, batch: Any, wanted: Sequence[int]) -> Iterator[tuple[Any, list[int]]]:
         block, numbers, nbytes = [], [], 0
@@ -142,13 +153,17 @@ class Members:
                                                              f"{str(error).splitlines()[0] if str(error) else ''}")
             if not _alike(_joined(answer), other):
                 return Measurement("sequential", first, nan, "vmap gives other answers for this model")
+            calls = max(1, round(SHORT / ROUNDS / max(first, 1e-9)))
             loop, at_once = [], []
-            for _ in range(ROUNDS):
-                loop.append(_timed(lambda: list(self._looped(batch, wanted)))[0])
-                at_once.append(_timed(lambda: self._vmapped(batch, wanted))[0])
-        ours, theirs = min(at_once), min(loop)
-        quicker = sum(a < ADVANTAGE * b for a, b in zip(at_once, loop, strict=True))
-        chosen = "vmap" if quicker >= ROUNDS - 1 and ours < ADVANTAGE * theirs else "sequential"
+            for k in range(ROUNDS):
+                for one in (0, 1) if k % 2 else (1, 0):         # neither always follows the other
+                    if one:
+                        loop.append(_timed(lambda: list(self._looped(batch, wanted)), calls)[0])
+                    else:
+                        at_once.append(_timed(lambda: self._vmapped(batch, wanted), calls)[0])
+        ours, theirs = float(np.median(at_once)), float(np.median(loop))
+        shares = np.median(np.array(at_once) / np.array(loop)), min(at_once) / min(loop), ours / theirs
+        chosen = "vmap" if max(shares) < ADVANTAGE else "sequential"
         if chosen == "sequential":
             self.stack = None           # a second copy of all weights that nobody needs
         return Measurement(chosen, theirs, ours, f"vmap {1e3 * ours:.3g} ms, loop {1e3 * theirs:.3g} ms a batch")
@@ -186,12 +201,14 @@ def _alike(a: Any, b: Any) -> bool:
     return bool(((a - b).abs() <= 1e-4 * a.abs().mean() + 1e-3 * a.abs()).all())
 
 
-def _timed(run: Callable[[], Any]) -> tuple[float, Any]:
+def _timed(run: Callable[[], Any], calls: int = 1) -> tuple[float, Any]:
+    """Seconds of one of so many calls, and the last answer."""
     _synchronise()
     began = time.perf_counter()
-    found = run()
+    for _ in range(calls):
+        found = run()
     _synchronise()
-    return time.perf_counter() - began, found
+    return (time.perf_counter() - began) / calls, found
 
 
 def _synchronise() -> None:
@@ -199,11 +216,14 @@ def _synchronise() -> None:
         torch.cuda.synchronize()
 
 
-def _shape(batch: Any) -> Any:
+def _shape(batch: Any) -> tuple[int, Any]:
+    """The number of items of a batch, and all else that its cost depends on."""
     if isinstance(batch, torch.Tensor):
-        return (int(batch.shape[0]).bit_length() if batch.ndim else 0, tuple(batch.shape[1:]), str(batch.device), batch.dtype)
+        return int(batch.shape[0]) if batch.ndim else 0, (tuple(batch.shape[1:]), str(batch.device), batch.dtype)
     if isinstance(batch, Mapping):
-        return tuple((name, _shape(x)) for name, x in batch.items())
+        parts = {name: _shape(x) for name, x in batch.items()}
+        return max((n for n, _ in parts.values()), default=0), tuple((name, rest) for name, (_, rest) in parts.items())
     if isinstance(batch, list | tuple):
-        return tuple(_shape(x) for x in batch)
-    return type(batch)
+        listed = [_shape(x) for x in batch]
+        return max((n for n, _ in listed), default=0), tuple(rest for _, rest in listed)
+    return 0, type(batch)

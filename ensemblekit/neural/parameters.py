@@ -218,18 +218,21 @@ def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
 
 def _named(bare: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor, bool]]:
     """Parameters, then the buffers of the state dict, every name of each; "_orig_mod." of compiled parts taken off."""
-    for name, parameter in bare.named_parameters(remove_duplicate=False):
-        yield bare_name(name), parameter, True
-    transient = {f"{prefix}.{name}" if prefix else name for prefix, module in bare.named_modules(remove_duplicate=False)
-                 for name in module._non_persistent_buffers_set}
-    for name, buffer in bare.named_buffers(remove_duplicate=False):
-        if name not in transient:
-            yield bare_name(name), buffer, False
+    named = [(bare_name(prefix), module) for prefix, module in bare.named_modules(remove_duplicate=False)]
+    modules = [(f"{prefix}." if prefix else "", module) for prefix, module in named]
+    for prefix, module in modules:
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                yield prefix + name, parameter, True
+    for prefix, module in modules:
+        for name, buffer in module._buffers.items():
+            if buffer is not None and name not in module._non_persistent_buffers_set:
+                yield prefix + name, buffer, False
 
 
 def bare_name(name: str) -> str:
     """A name without what torch.compile puts into it."""
-    return name.replace("_orig_mod.", "")
+    return f"{name}.".replace("_orig_mod.", "")[:-1]
 
 
 def _is_float(tensor: torch.Tensor) -> bool:

@@ -30,6 +30,24 @@ class Prediction:
     """What was averaged: probabilities, or logits."""
     ignore_index: int | None = None
     """The label of what is not to be scored."""
+    tempered: bool = False
+    """Whether each item was scaled by a temperature of the other items (``TemperatureScaler.cross_fit``)."""
+
+    def __repr__(self) -> str:
+        said = [f"{_count(len(self), 'item')}{_map(self.probabilities.shape[2:])}",
+                _count(self.probabilities.shape[1], "class", "classes"), _count(self.n_members, "member")]
+        if self.space != "probability":
+            said.append(f"{self.space}s averaged")
+        if self.tempered:
+            said.append("temperature cross-fitted")
+        if self.probabilities.size:
+            if self.target is not None and np.shape(self.target) == self.aleatoric.shape:
+                kept = np.asarray(self.target) != self.ignore_index if self.ignore_index is not None else np.True_
+                right = self.choice == self.target
+                if np.any(kept):
+                    said.append(f"accuracy {100 * right.mean(where=kept):.4g} %")
+            said.append(f"mean entropy {self.entropy.mean():.3g} nats, epistemic {self.epistemic.mean():.3g}")
+        return f"Prediction({', '.join(said)})"
 
     def __len__(self) -> int:
         return len(self.probabilities)
@@ -66,6 +84,14 @@ class RegressionPrediction:
     """(n,): number of each item in the order of the loader."""
     n_members: int = 1
 
+    def __repr__(self) -> str:
+        said = [f"{_count(len(self), 'item')}{_map(self.mean.shape[1:])}", _count(self.n_members, "member")]
+        if self.mean.size:
+            if self.target is not None and np.shape(self.target) == self.mean.shape:
+                said.append(f"root mean square error {np.sqrt(np.mean((self.mean - self.target) ** 2)):.4g}")
+            said.append(f"mean variance {self.variance.mean():.3g}, epistemic {self.epistemic.mean():.3g}")
+        return f"RegressionPrediction({', '.join(said)})"
+
     def __len__(self) -> int:
         return len(self.mean)
 
@@ -78,3 +104,11 @@ class RegressionPrediction:
     def std(self) -> np.ndarray:
         """(n, ...): its square root."""
         return np.sqrt(self.variance)
+
+
+def _count(n: int, one: str, many: str | None = None) -> str:
+    return f"{n} {one if n == 1 else many or one + 's'}"
+
+
+def _map(shape: tuple[int, ...]) -> str:
+    return f" of {' × '.join(map(str, shape))}" if shape else ""

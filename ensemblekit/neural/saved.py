@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +37,11 @@ class SavedPredictions:
     space: str
     ignore_index: int | None
 
+    def __repr__(self) -> str:
+        m, n, classes = self.members.shape[:3]
+        return (f"SavedPredictions({m} members, {n} items, {classes} classes, "
+                f"{'with' if self.target is not None else 'without'} labels{''.join(f'; {name}' for name in self.others)})")
+
     def pooled(self, last: int | None = None) -> Prediction:
         """The prediction of all members, or of the last few."""
         first = 0 if last is None else len(self.members) - last
@@ -55,7 +61,7 @@ def pooled(members: np.ndarray, weights: np.ndarray | None, target: np.ndarray |
         for name, x in (("probabilities", doubt.log_probabilities.exp()), ("aleatoric", doubt.aleatoric),
                         ("disagreement", doubt.disagreement), ("variation_ratio", doubt.variation_ratio)):
             parts.setdefault(name, []).append(x.numpy())
-    values = {name: np.concatenate(x) for name, x in parts.items()}
+    values: dict[str, Any] = {name: np.concatenate(x) for name, x in parts.items()}
     return Prediction(**values, target=target, index=np.arange(members.shape[1]), n_members=len(members), space=space,
                       ignore_index=ignore_index)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -18,6 +18,10 @@ from ensemblekit.neural.temperature import scaled_nll
 
 RESAMPLES = 400
 NAMES = ("accuracy", "nll", "calibrated_nll", "brier", "ece", "ece_adaptive", "ece_classwise")
+RANGES: Mapping[str, tuple[float, float]] = {
+    "accuracy": (0.0, 1.0), "nll": (0.0, np.inf), "calibrated_nll": (0.0, np.inf), "brier": (0.0, 2.0)}
+RANGES_OF_NUMBERS: Mapping[str, tuple[float, float]] = {"mse": (0.0, np.inf), "coverage": (0.0, 1.0)}
+"""What a score can be at all; the NLL of a density has no least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +46,37 @@ class Score:
     def __str__(self) -> str:
         return f"{self.value:.4g} ({self.low:.4g} to {self.high:.4g})"
 
+    __repr__ = __str__
 
-def scores(prediction: Any, *, groups: Any = None, n_bins: int = 15, seed: int = 0) -> dict[str, Score]:
+
+class Scores(dict[str, Score]):
+    """Name -> :class:`Score`. Prints as a table; `paired` where they are differences, with * where zero lies outside."""
+
+    def __init__(self, found: Mapping[str, Score], *, paired: bool = False):
+        super().__init__(found)
+        self.paired = paired
+
+    def __str__(self) -> str:
+        if not self:
+            return "no scores"
+        first = next(iter(self.values()))
+        about = f"a - b, paired over {first.n} items or groups" if self.paired else f"{first.n} items or groups"
+        width = max(map(len, self)) + 2
+        rows = [(name, f"{s.value:.4g}", f"{s.low:.4g}", f"{s.high:.4g}", "*" if self.paired and s.significant else "")
+                for name, s in self.items()]
+        lines = [f"{'':{width}}{'value':>12}{'95 % low':>12}{'high':>12}   {about}",
+                 *(f"{name:{width}}{value:>12}{low:>12}{high:>12} {star}".rstrip() for name, value, low, high, star in rows)]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def scores(prediction: Any, *, groups: Any = None, n_bins: int = 15, seed: int = 0) -> Scores:
     """Scores of a prediction with labels, each with a 95 % interval over items.
 
     Classes: accuracy; nll (nats an item); calibrated_nll, the same after temperature scaling fitted on the other half
-    of the items (five random halvings; Ashukha et al. 2020); brier (summed over classes); ece, ece_adaptive and
+    of the items (five random halvings; Ashukha et al. 2020), or just the nll where the prediction is already
+    ``cross_fit``; brier (summed over classes); ece, ece_adaptive and
     ece_classwise, whose intervals come from resampling items and allow for their bias. Regression: mse, nll (of the
     Gaussian of mean and variance) and coverage of its 95 % interval.
 
@@ -59,14 +88,20 @@ def scores(prediction: Any, *, groups: Any = None, n_bins: int = 15, seed: int =
     """
     if isinstance(prediction, RegressionPrediction):
         parts, sizes = regression_parts(prediction, groups)
-        return {name: ratio(sums, sizes) for name, sums in parts.items()}
+        return Scores({name: within(name, ratio(sums, sizes), RANGES_OF_NUMBERS) for name, sums in parts.items()})
     items = given(prediction, groups)
-    found = {name: ratio(items.sums(values), items.sizes) for name, values in item_scores(items, seed).items()}
+    found = {name: within(name, ratio(items.sums(values), items.sizes)) for name, values in item_scores(items, seed).items()}
     drawn = draws(items.n, seed)
     for name, (where, gap, n) in binned(items, n_bins).items():
         value, sample = resampled(items, where, gap, n, drawn)
         found[name] = spread(value, sample, items.n, positive=True)
-    return {name: found[name] for name in NAMES}
+    return Scores({name: found[name] for name in NAMES})
+
+
+def within(name: str, score: Score, ranges: Mapping[str, tuple[float, float]] | None = None) -> Score:
+    """The interval cut to what the score can be: with few errors Student's, which is symmetric, reaches past it."""
+    least, most = (RANGES if ranges is None else ranges).get(name, (-np.inf, np.inf))
+    return replace(score, low=max(score.low, min(least, score.value)), high=min(score.high, max(most, score.value)))
 
 
 def given(prediction: Any, groups: Any = None) -> Items:
@@ -75,16 +110,17 @@ def given(prediction: Any, groups: Any = None) -> Items:
     return items_of(preds, target, groups)
 
 
-def mean_scores(prediction: Any, groups: Any = None) -> dict[str, Score]:
+def mean_scores(prediction: Any, groups: Any = None) -> Scores:
     """Accuracy, nll and brier alone, which need no resampling."""
     items = given(prediction, groups)
-    return {name: ratio(items.sums(score(items.p, items.labels)), items.sizes) for name, score in SCORES.items()}
+    return Scores({name: within(name, ratio(items.sums(score(items.p, items.labels)), items.sizes))
+                   for name, score in SCORES.items()})
 
 
 def item_scores(items: Items, seed: int = 0) -> dict[str, np.ndarray]:
     """Scores that are means over items, (k,) of each row."""
-    return {**{name: score(items.p, items.labels) for name, score in SCORES.items()},
-            "calibrated_nll": scaled_nll(items, seed=seed)}
+    found = {name: score(items.p, items.labels) for name, score in SCORES.items()}
+    return {**found, "calibrated_nll": found["nll"] if items.tempered else scaled_nll(items, seed=seed)}
 
 
 def regression_parts(prediction: RegressionPrediction, groups: Any = None) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -16,7 +16,10 @@ from ensemblekit.neural.prediction import Prediction
 from ensemblekit.neural.uncertainty import entropy_of
 
 HOTTEST = 100.0
-"""Temperatures between 1/100 and 100 are looked at; a separable set has none that is best."""
+"""Temperatures between 1/100 and 100 are looked at."""
+PRIOR = 1.0
+"""Weight of the prior on 1/T in items. Without it a set on which every first choice is right has no best temperature but
+0, at which one error on other items costs hundreds of nats."""
 
 
 class TemperatureScaler:
@@ -26,6 +29,10 @@ class TemperatureScaler:
 
         scaler = neural.TemperatureScaler().fit(ensemble.predict(validation))
         calibrated = scaler.transform(ensemble.predict(test))
+
+    T is the mode under a weak prior, 1/T from Gamma(2, 1) with its mode at T = 1: the weight of one item, on which the
+    model errs by 1/T nats (as Laplace's rule of succession and Platt's 1999 targets allow for one error not yet seen).
+    So T is finite, and sensible, where the fitted items are all right; with many items the prior does not show.
 
     For an ensemble fit on its *pooled* predictions. The first choice of every item stays. Without a validation set
     :meth:`cross_fit` scales each item by a T found on others.
@@ -43,8 +50,8 @@ class TemperatureScaler:
 
     def fit(self, preds: Any, target: Any = None) -> Self:
         """Find T on held-out items: a Prediction with labels, or preds (n, classes, ...) with target (n, ...)."""
-        logs, labels = self._logs(preds, target)
-        self.temperature = best_temperature(logs, labels)
+        logs, labels, n = self._logs(preds, target)
+        self.temperature = best_temperature(logs, labels, n)
         self.fitted = True
         return self
 
@@ -87,32 +94,41 @@ class TemperatureScaler:
             others = rows_fold != k
             if not others.any():
                 raise InputError("a fold holds all the labels; take fewer folds or more items")
-            t = best_temperature(rows[others], items.labels[others])
+            t = best_temperature(rows[others], items.labels[others], len(np.unique(items.cluster[others])))
             temperatures.append(t)
             found[item_fold == k] = scaled(logs[item_fold == k], t)
         self.temperature = float(np.exp(np.mean(np.log(temperatures))))
         self.fitted = True
-        return _with(prediction, found)
+        return replace(_with(prediction, found), tempered=True)
 
-    def _logs(self, preds: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
+    def _logs(self, preds: Any, target: Any) -> tuple[np.ndarray, np.ndarray, int]:
+        """Rows, labels, and how many independent items they are."""
         if isinstance(preds, Prediction) or self.inputs == "probabilities":
             items = items_of(preds, target)
-            return np.log(np.maximum(items.p, _floor(items.rounding))), items.labels
+            return np.log(np.maximum(items.p, _floor(items.rounding))), items.labels, items.n
         x, labels = as_numpy(preds).astype(np.float64), as_numpy(target)
         if x.ndim < 2 or labels.shape != x.shape[:1] + x.shape[2:]:
             raise InputError(f"preds are (n, classes, ...) with labels (n, ...); got {x.shape} and {labels.shape}")
         rows = np.moveaxis(x, 1, -1).reshape(-1, x.shape[1])
-        return rows, checked(scaled(rows, 1.0), labels.reshape(-1))[1]
+        return rows, checked(scaled(rows, 1.0), labels.reshape(-1))[1], len(x)
 
 
-def best_temperature(logs: np.ndarray, labels: np.ndarray) -> float:
-    """The T that minimises the mean of logsumexp(z/T) - z_label/T: convex in 1/T, found by bisection of its slope."""
+def best_temperature(logs: np.ndarray, labels: np.ndarray, n: int | None = None, prior: float = PRIOR) -> float:
+    """The T that minimises the mean of logsumexp(z/T) - z_label/T, plus the prior's (1/T + log T) prior / n.
+
+    Both are convex in 1/T, and the zero of their slope is found by bracketing.
+
+    Arguments:
+        n: independent items, where rows are pixels of items or come in groups.
+        prior: its weight, in items; 0 is maximum likelihood, within the bounds of 1 / HOTTEST and HOTTEST.
+    """
     z = logs - logs.max(1, keepdims=True)
     own = z[np.arange(len(z)), labels].mean()
+    share = prior / (len(z) if n is None else n)
 
     def slope(beta: float) -> float:
         e = np.exp(beta * z)
-        return float(((e * z).sum(1) / e.sum(1)).mean() - own)
+        return float(((e * z).sum(1) / e.sum(1)).mean() - own) + share * (1 - 1 / beta)
 
     low, high = 1 / HOTTEST, HOTTEST
     if slope(low) >= 0:
@@ -151,7 +167,7 @@ def scaled_nll(items: Items, *, folds: int = 2, repeats: int = 5, seed: int = 0)
         fold = fold_of(items.n, folds, seed + k)[items.cluster]
         for f in range(folds):
             inside = fold == f
-            t = best_temperature(logs[~inside], items.labels[~inside])
+            t = best_temperature(logs[~inside], items.labels[~inside], len(np.unique(items.cluster[~inside])))
             z = logs[inside] / t
             z = z - z.max(1, keepdims=True)
             total[inside] += np.log(np.exp(z).sum(1)) - z[np.arange(len(z)), items.labels[inside]]

@@ -20,7 +20,7 @@ from ensemblekit.averaging.moments import Moments
 from ensemblekit.averaging.reducer import BOTH, Reducer
 from ensemblekit.averaging.window import Window
 from ensemblekit.errors import InputError, StatisticsError
-from ensemblekit.neural.parameters import Manifest, load_vectors, pack
+from ensemblekit.neural.parameters import Manifest, _real, load_vectors, pack
 from ensemblekit.source import Array, is_torch
 
 HALF_LIFE, LENGTH = 2.0, 5
@@ -49,6 +49,10 @@ class Posterior:
     """(k, size): the last k snapshots, each minus the running mean that it is part of."""
     n: int
     """Snapshots."""
+
+    def __repr__(self) -> str:
+        return (f"Posterior({self.n} snapshots of {self.mean.shape[-1] if self.mean.ndim else 1} weights, "
+                f"low-rank part of {len(self.deviations)})")
 
     def sample(self, n: int, *, scale: float = 1.0, low_rank: bool = True, seed: int = 0) -> np.ndarray:
         """n vectors (n, size), float64: mean + √(scale/2) (σ z1 + Dᵀ z2 / √(k-1)), one z2 for the whole vector.
@@ -286,30 +290,41 @@ class AveragedModel(torch.nn.Module):
     @torch.no_grad()
     def update_parameters(self, model: torch.nn.Module) -> None:
         """Take the model's weights as the next of those averaged; the model is left as it is."""
-        vectors = pack(model, self.manifest)
+        theirs = self.manifest.tensors(model)
         own = self._modules["module"]
         assert own is not None
-        n = int(self.n_averaged)
-        where = next((p.device for p in own.parameters()), None)
-        for kind, vector in vectors.items():
-            if kind != "counters" and not torch.isfinite(vector).all():
-                raise InputError(f"{_first_bad(model, self.manifest, kind)} is not finite; the average of {n} stays as it was")
-        rest = {kind: x for kind, x in vectors.items() if kind == "counters" or (kind == "buffers" and not self.use_buffers)}
-        load_vectors(own, {kind: x.to(where) for kind, x in rest.items()}, self.manifest)
-        for kind in vectors.keys() - rest.keys():
-            x = vectors[kind].to(where)
-            if self.avg_fn is None and self.multi_avg_fn is None:
-                self.averaged[kind].update(x[None], n)
-                continue
-            x = _double(x)
-            if n == 0:
-                self.averaged[kind] = x.clone()
-            elif self.avg_fn is not None:
-                self.averaged[kind] = self.avg_fn(self.averaged[kind], x, self.n_averaged)
-            else:
-                self.multi_avg_fn([self.averaged[kind]], [x], self.n_averaged)     # type: ignore[misc]
+        mine = self.manifest.tensors(own)
+        for kind in ("parameters", "buffers"):
+            if not _finite(theirs[kind]):
+                raise InputError(f"{_first_bad(model, self.manifest, kind)} is not finite; the average of "
+                                 f"{int(self.n_averaged)} stays as it was")
+        averaging = ("parameters", "buffers") if self.use_buffers else ("parameters",)
+        for kind in theirs.keys() - set(averaging):
+            for target, tensor in zip(mine[kind], theirs[kind], strict=True):
+                target.copy_(tensor)
+        where = next((p.device for p in mine["parameters"]), None)
+        for kind in averaging:
+            if theirs[kind]:
+                self._take(kind, [_real(tensor.detach()).to(where) for tensor in theirs[kind]])
         self.n_averaged += 1
         self._fresh = False
+
+    def _take(self, kind: str, tensors: list[torch.Tensor]) -> None:
+        """One more model's tensors of a kind into its average."""
+        held = self.averaged[kind]
+        if self.avg_fn is None and self.multi_avg_fn is None:
+            if isinstance(held, Moments | Exponential) and tensors[0].device.type != "mps":
+                held.add(tensors)
+            else:
+                held.update(_joined(tensors)[None], int(self.n_averaged))
+            return
+        x = _double(_joined(tensors))
+        if int(self.n_averaged) == 0:
+            self.averaged[kind] = x.clone()
+        elif self.avg_fn is not None:
+            self.averaged[kind] = self.avg_fn(held, x, self.n_averaged)
+        else:
+            self.multi_avg_fn([held], [x], self.n_averaged)     # type: ignore[misc]
 
     def _sync(self) -> None:
         if self._fresh or int(self.n_averaged) == 0:
@@ -325,6 +340,8 @@ class AveragedModel(torch.nn.Module):
             return held
         if not getattr(self.manifest, kind):
             return None
+        if isinstance(held, Moments):
+            return held.mean
         found = held.result()
         return found if isinstance(found, torch.Tensor) else found.mean
 
@@ -453,6 +470,20 @@ def _double(x: torch.Tensor) -> torch.Tensor:
 
 def _numpy(x: Array) -> np.ndarray:
     return x.detach().cpu().numpy() if is_torch(x) else np.asarray(x)
+
+
+def _joined(tensors: list[torch.Tensor]) -> torch.Tensor:
+    dtype = torch.float64 if any(x.dtype == torch.float64 for x in tensors) else torch.float32
+    return torch.cat([x.reshape(-1).to(dtype) for x in tensors])
+
+
+def _finite(tensors: list[torch.Tensor]) -> bool:
+    """By their sums, one wait for the device; number by number only where a sum is not finite."""
+    sums: dict[Any, list[torch.Tensor]] = {}
+    for x in tensors:
+        sums.setdefault((x.device, x.dtype), []).append(_real(x.detach()).sum())
+    return all(bool(torch.stack(group).isfinite().all()) for group in sums.values()) or (
+        all(bool(torch.isfinite(x).all()) for x in tensors))
 
 
 def _first_bad(model: torch.nn.Module, manifest: Manifest, kind: str) -> str:

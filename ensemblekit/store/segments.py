@@ -138,13 +138,11 @@ def new_segment(path: str, schema: Schema, durable: bool, fill: Fill | None = No
         create_segment(temporary, schema, fill, filters, constants, view)
         fd = os.open(temporary, os.O_RDWR)
         try:
-            if fill is None:
-                _try_commit(temporary, fd)
+            layout = _try_commit(temporary, fd) if fill is None else read_layout(temporary)
             if durable:
                 os.fsync(fd)
         finally:
             os.close(fd)
-        layout = read_layout(temporary)
         assert layout is not None
         os.rename(temporary, path)
         if durable:
@@ -156,7 +154,7 @@ def new_segment(path: str, schema: Schema, durable: bool, fill: Fill | None = No
     return replace(layout, path=path)
 
 
-def _try_commit(path: str, fd: int) -> None:
+def _try_commit(path: str, fd: int) -> Layout:
     """Set every extent to 1 and back to 0 as a writer would, and ask libhdf5 each time whether it sees that."""
     layout = read_layout(path)
     assert layout is not None
@@ -168,6 +166,7 @@ def _try_commit(path: str, fd: int) -> None:
             write_all(fd, _pack(n), dataset.extent_at)      # type: ignore[arg-type]
         if any(seen != n for seen in shapes_seen(path, list(columns))):
             raise NotInPlace(f"{path}: libhdf5 does not see an extent written in place")
+    return layout
 
 
 def remove_leftovers(path: str) -> None:
