@@ -117,7 +117,8 @@ class CycleLR(LRScheduler):
             return
         if self._observers and self.last_epoch >= 0:
             reached = self.last_epoch + 1 if epoch is None else epoch
-            for end in () if reached < self.next_end else self.ends[bisect_right(self.ends, self.last_epoch):bisect_right(self.ends, reached)]:
+            passed = slice(bisect_right(self.ends, self.last_epoch), bisect_right(self.ends, reached))
+            for end in () if reached < self.next_end else self.ends[passed]:
                 for observer in self._observers:        # before the rate jumps, after the last update at its minimum
                     observer(end)
         before = self.last_epoch
