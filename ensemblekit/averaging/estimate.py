@@ -12,6 +12,8 @@ import numpy as np
 
 from ensemblekit.errors import InputError
 
+SIGNS = {"Angstrom": "Å", "Angstrom2": "Å²", "Angstrom3": "Å³", "Angstrom-3": "Å⁻³", "degree": "°"}
+"""How units of H5MD's notation are printed where they have a sign of their own."""
 DISAGREE = 1.5
 """Standard errors of one mean that differ by more than this factor are said to disagree."""
 
@@ -115,12 +117,12 @@ class Estimate:
         percent = f"{100 * self.confidence:g} % CI"
         if np.ndim(self.mean) == 0:
             value, bar = rounded(float(self.mean), float(self.high - self.low) / 2)
-            unit = f" {self.unit}" if self.unit else ""
+            unit = f" {printed(self.unit)}" if self.unit else ""
             facts = [percent, f"n_eff {_short(self.n_eff)} of {self.n}", f"g {_short(self.statistical_inefficiency)}"]
             start = f"{value} ± {bar}{unit}"
         else:
             half = (np.asarray(self.high) - np.asarray(self.low)) / 2
-            start = (f"mean of shape {np.shape(self.mean)}{' in ' + self.unit if self.unit else ''}: "
+            start = (f"mean of shape {np.shape(self.mean)}{' in ' + printed(self.unit) if self.unit else ''}: "
                      f"{_range(self.mean)}, ± {_range(half)} (median {_short(_median(half))})")
             facts = [percent, f"n_eff {_range(self.n_eff)} of {self.n}", f"g {_range(self.statistical_inefficiency)}"]
         if self.n_discarded:
@@ -173,6 +175,11 @@ class Estimate:
                 "estimators": {name: _plain(v) for name, v in self.estimators.items()}, "unit": self.unit,
                 "time_unit": self.time_unit,
                 "coords": {name: {"values": _plain(v), "unit": u} for name, (v, u) in self.coords.items()}}
+
+
+def printed(unit: str) -> str:
+    """A unit as people write it: "e Angstrom" is "e Å"."""
+    return " ".join(SIGNS.get(part, part) for part in unit.split(" "))
 
 
 def student_interval(mean: Any, stderr: Any, dof: Any, confidence: float) -> tuple[Any, Any]:

@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from ensemblekit.averaging.estimate import Estimate, rounded
+from ensemblekit.averaging.estimate import Estimate, printed, rounded
 from ensemblekit.errors import MissingExtraError, UnknownFieldError
 
 HEAD = ("observable", "coordinate", "mean", "stderr", "low", "high", "unit", "n", "n_eff", "correlation_time", "time_unit",
         "n_discarded", "converged", "verdict")
 WIDTH = 110
-SIGNS = {"Angstrom": "Å", "Angstrom2": "Å²", "Angstrom3": "Å³", "degree": "°"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +82,7 @@ class Averages(Mapping[str, Estimate]):
         return [""] * bool(notes) + [_wrapped(f"{', '.join(names)}: {said}", 2) for said, names in notes.items()]
 
     def _row(self, name: str, e: Estimate) -> list[str]:
-        unit = f" {SIGNS.get(e.unit, e.unit)}" if e.unit else ""
+        unit = f" {printed(e.unit)}" if e.unit else ""
         if np.ndim(e.mean) == 0:
             value, bar = rounded(float(e.mean), float(e.high - e.low) / 2)
             said = f"{value} ± {bar}{unit}"

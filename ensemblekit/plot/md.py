@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from ensemblekit.averaging.estimate import Estimate, rounded
+from ensemblekit.averaging.estimate import Estimate, printed, rounded
 from ensemblekit.errors import InputError
 from ensemblekit.plot.averages import autocorrelation, blocking, running_mean
 from ensemblekit.plot.style import BLUE, COLOURS, GREEN, GREY, HEIGHT, INK, LOOK, ORANGE, PALE, RED, WIDTH, label, legend
 
 NS = 1000.0
-SIGNS = {"Angstrom": "Å", "Angstrom2": "Å²", "Angstrom3": "Å³", "degree": "°", "Angstrom-3": "Å⁻³"}
 
 
 def averages(found: Mapping[str, Estimate], *, names: Sequence[str] | None = None) -> Any:
@@ -56,7 +55,7 @@ def against_time(e: Estimate, *, name: str = "value", ax: Any = None) -> Any:
     ax = ax if ax is not None else _page(1)[1][0]
     e = _in_ns(e)
     if not e.runs:
-        running_mean(replace(e, unit=SIGNS.get(e.unit, e.unit)), name=name, ax=ax)
+        running_mean(replace(e, unit=printed(e.unit)), name=name, ax=ax)
         _title(ax, e)
         return ax
     low, high = np.inf, -np.inf
@@ -74,7 +73,7 @@ def against_time(e: Estimate, *, name: str = "value", ax: Any = None) -> Any:
     low, high = min(low, e.low), max(high, e.high)
     ax.set_ylim(low - 0.05 * (high - low), high + 0.22 * (high - low))
     ax.set_xlabel(label("time", e.time_unit) if e.time_unit else "frame")
-    ax.set_ylabel(label(name, SIGNS.get(e.unit, e.unit)))
+    ax.set_ylabel(label(name, printed(e.unit)))
     legend(ax, ncols=3)
     _title(ax, e)
     return ax
@@ -98,8 +97,8 @@ def along(e: Estimate, *, name: str = "mean", ax: Any = None) -> Any:
         # the tail of an interval may be far longer than the values that it belongs to
         top = float(np.nanmax(e.high)) if np.isfinite(e.high).any() else np.inf
         ax.set_ylim(0, min(top, 2.2 * float(np.nanmax(e.mean))) or 1)
-    ax.set_xlabel(label(axis, SIGNS.get(unit, unit)))
-    ax.set_ylabel(label(name, SIGNS.get(e.unit, e.unit)))
+    ax.set_xlabel(label(axis, printed(unit)))
+    ax.set_ylabel(label(name, printed(e.unit)))
     if not e.converged:
         ax.set_title("not converged", color=RED, loc="right", fontsize=8)
     return ax
@@ -113,8 +112,8 @@ def radial(e: Estimate, *, name: str = "g(r)", ax: Any = None) -> Any:
     ax.plot(r, e.mean, color=BLUE)
     if not e.unit:
         ax.axhline(1, color=GREY, lw=0.6, ls=(0, (4, 3)))
-    ax.set_xlabel(label("r", SIGNS.get(unit, unit)))
-    ax.set_ylabel(label("g(r)" if name == "rdf" else name, SIGNS.get(e.unit, e.unit)), color=BLUE)
+    ax.set_xlabel(label("r", printed(unit)))
+    ax.set_ylabel(label("g(r)" if name == "rdf" else name, printed(e.unit)), color=BLUE)
     ax.set_xlim(r[0], r[-1])
     ax.set_ylim(0, None)
     if "coordination" in e.further:
@@ -140,9 +139,9 @@ def image(e: Estimate, *, name: str = "mean", ax: Any = None) -> Any:
         shown = ax.pcolormesh(x, y, np.asarray(e.mean), cmap="viridis", shading="nearest", rasterized=True)
     else:
         shown = ax.imshow(np.asarray(e.mean), origin="lower", cmap="viridis", aspect="auto")
-    ax.figure.colorbar(shown, ax=ax, label=label(name, SIGNS.get(e.unit, e.unit)))
-    ax.set_xlabel(label(second, SIGNS.get(x_unit, x_unit)))
-    ax.set_ylabel(label(first, SIGNS.get(y_unit, y_unit)))
+    ax.figure.colorbar(shown, ax=ax, label=label(name, printed(e.unit)))
+    ax.set_xlabel(label(second, printed(x_unit)))
+    ax.set_ylabel(label(first, printed(y_unit)))
     return ax
 
 
@@ -206,7 +205,7 @@ def _table(ax: Any, numbers: Mapping[str, Estimate], title: str) -> None:
         value, bar = rounded(float(e.mean), float(e.high - e.low) / 2)
         said = e.ergodicity.verdict if e.ergodicity is not None else "converged" if e.converged else "not converged"
         good = e.converged and (e.ergodicity is None or "not" not in said)
-        cells = [name, f"{value} ± {bar} {SIGNS.get(e.unit, e.unit)}", f"{e.n_eff:.3g} of {e.n}",
+        cells = [name, f"{value} ± {bar} {printed(e.unit)}", f"{e.n_eff:.3g} of {e.n}",
                  f"{e.correlation_time:.3g} {e.time_unit or 'frames'}", f"{e.n_discarded} frames", said]
         for x, text in zip(places, cells, strict=True):
             colour = (GREEN if good else RED) if x == places[-1] else INK
@@ -235,7 +234,7 @@ def _all_to_all(ax: Any, rmsd: np.ndarray, edges: Sequence[int] | None) -> None:
 def _curves(one: Estimate, left: Any, right: Any) -> None:
     for ax, draw in ((left, autocorrelation), (right, blocking)):
         if one.series is not None and len(one.series) - one.n_discarded >= 4 and one.stderr > 0:
-            draw(_in_ns(replace(one, unit=SIGNS.get(one.unit, one.unit))), ax=ax)
+            draw(_in_ns(replace(one, unit=printed(one.unit))), ax=ax)
         else:
             ax.text(0.5, 0.5, "too few frames", ha="center", transform=ax.transAxes, color=GREY)
 
@@ -254,7 +253,7 @@ def _in_ns(e: Estimate) -> Estimate:
 
 def _title(ax: Any, e: Estimate) -> None:
     value, bar = rounded(float(e.mean), float(e.high - e.low) / 2)
-    unit = f" {SIGNS.get(e.unit, e.unit)}" if e.unit else ""
+    unit = f" {printed(e.unit)}" if e.unit else ""
     ax.set_title(f"{value} ± {bar}{unit}", loc="left", fontsize=8)
     if not e.converged:
         ax.set_title("not converged", color=RED, loc="right", fontsize=8)
@@ -267,7 +266,7 @@ def _bar(e: Estimate, *, name: str, ax: Any = None) -> Any:
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)
     ax.axvline(e.mean, color=PALE, lw=0.6, zorder=0)
-    ax.set_xlabel(label(name, SIGNS.get(e.unit, e.unit)))
+    ax.set_xlabel(label(name, printed(e.unit)))
     _title(ax, e)
     return ax
 
