@@ -102,6 +102,7 @@ def test_every_case_of_md_runs(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_coverage_table_of_md_counts() -> None:
     """Twelve trajectories each: not the coverage itself (that takes 2000), but that truth and interval belong together."""
@@ -138,6 +139,7 @@ def test_every_case_of_rom_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_every_case_of_neural_runs(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     from benchmarks import neural
@@ -150,6 +152,7 @@ def test_every_case_of_neural_runs(tmp_path: Path) -> None:
     report.as_json(report.machine(), {"neural": cases})
 
 
+@pytest.mark.slow
 def test_the_ways_to_spend_a_budget_run() -> None:
     torch = pytest.importorskip("torch")
     from benchmarks import bench_snapshots

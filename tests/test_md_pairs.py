@@ -145,6 +145,66 @@ def test_any_box_any_range(seed, reach, n):
                                   plain_counts(x, cell, all_atoms, all_atoms, all_atoms, all_atoms, edges))
 
 
+@given(st.integers(0, 10**6), st.sampled_from([20, 160]), st.sampled_from([None, "cubic", "dodecahedron", "turned"]),
+       st.floats(0.0, 3.0), st.floats(0.5, 4.0), st.sampled_from([1, 7, 100, 3000]), st.sampled_from([np.float32, np.float64]))
+@settings(max_examples=30, deadline=None)
+def test_any_groups_and_bins_as_in_double_precision(seed, n, box, low, width, bins, kind):
+    """Groups that are one, overlap or are apart; few atoms and many; exclusions; bins finer than single precision."""
+    rng = np.random.default_rng(seed)
+    x = (rng.uniform(-9, 30, 3) + rng.normal(0, rng.uniform(1, 6), (n, 3))).astype(kind)
+    edges = np.linspace(low, low + width, bins + 1)
+    label = np.arange(n) // int(rng.integers(1, 5))
+    a = np.flatnonzero(rng.random(n) < 0.7) if rng.random() < 0.7 else np.arange(n)
+    b = a if rng.random() < 0.5 else np.flatnonzero(rng.random(n) < 0.6)
+    if not len(a) or not len(b):
+        return
+    cells = np.empty((0, 3, 3)) if box is None else BOXES[box][None] * (2.0 if n > 20 else 1.0)
+    counts, volumes = np.empty((1, bins + 1)), np.empty(1)
+    assert pair_counts(x[None], cells, a, b, label[a], label[b], np.array_equal(a, b), edges, counts, volumes) == -1
+    x = x.astype(np.float64)
+    want = apart_counts(x, a, b, label, edges) if box is None else plain_counts(x, cells[0], a, b, label[a], label[b], edges)
+    np.testing.assert_array_equal(counts[0], want)
+
+
+def apart_counts(x, a, b, label, edges):
+    """The counts without a box."""
+    d = np.linalg.norm(x[a][:, None] - x[b], axis=-1)[label[a][:, None] != label[b]]
+    return np.concatenate([[(d < edges[0]).sum()], np.histogram(d[d < edges[-1]], edges)[0]])
+
+
+@pytest.mark.parametrize("boxed", [False, True])
+def test_pairs_a_hair_from_the_edges(boxed):
+    """One part in 10^11 off an edge, far from the origin: single precision could not tell the side."""
+    rng = np.random.default_rng(11)
+    edges = np.linspace(0.0, 6.0, 25)
+    a = np.stack([np.repeat(np.arange(12.0) * 20, 12), np.tile(np.arange(12.0) * 20, 12), np.zeros(144)], axis=1)
+    u = rng.normal(size=a.shape)
+    u /= np.linalg.norm(u, axis=1)[:, None]
+    which, side = rng.integers(1, 25, 144), rng.choice([-1, 1], 144)
+    a += 8.0 + rng.random(a.shape)
+    x = np.concatenate([a, a + u * (edges[which] * (1 + 1e-11 * side))[:, None]])
+    want = np.bincount(which + (side > 0), minlength=26)[:25]      # the first for those below the range: none
+    cells = 260.0 * np.eye(3)[None] if boxed else np.empty((0, 3, 3))
+    first, last, counts, volumes = np.arange(144), np.arange(144, 288), np.empty((1, 25)), np.empty(1)
+    assert pair_counts(x[None], cells, first, last, first, last, False, edges, counts, volumes) == -1
+    np.testing.assert_array_equal(counts[0], want)
+    both = np.arange(288)
+    assert pair_counts(x[None], cells, both, both, both, both, True, edges, counts, volumes) == -1
+    np.testing.assert_array_equal(counts[0], 2 * want)
+
+
+def test_far_out_and_finely_binned():
+    """Positions and bins that single precision cannot hold are counted all the same."""
+    rng = np.random.default_rng(2)
+    no_box, atoms = np.empty((0, 3, 3)), np.arange(40)
+    for scale, far, bins in ((1.0, 1e9, 50), (1e25, 0.0, 9), (1e100, 0.0, 9), (1e-30, 0.0, 9), (1.0, 0.0, 2**23)):
+        x = rng.normal(0, scale, (40, 3)) + far
+        edges = np.linspace(0.0, 2 * scale, bins + 1)
+        counts, volumes = np.empty((1, bins + 1)), np.empty(1)
+        assert pair_counts(x[None], no_box, atoms, atoms, atoms, atoms, True, edges, counts, volumes) == -1
+        np.testing.assert_array_equal(counts[0], apart_counts(x, atoms, atoms, atoms, edges))
+
+
 def test_bad_frames_are_named():
     x = np.zeros((3, 4, 3))
     x[2, 1, 0] = np.nan

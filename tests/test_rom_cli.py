@@ -41,22 +41,22 @@ def run(tmp_path, monkeypatch):
 
 def test_pod_then_plot_then_reconstruct(run, tmp_path):
     text = run("pod run.h5 -k 4")
-    assert "run.basis.h5" in text
+    assert "run.h5.basis.h5" in text
     assert "1–2" in text
-    basis = rom.Basis.load("run.basis.h5")
+    basis = rom.Basis.load("run.h5.basis.h5")
     assert basis.rank == 4
     assert "gram" in text
-    text = run("plot run.basis.h5 --truth run.h5 --length 1 --speed 1")
-    drawn = {path.name for path in (tmp_path / "run-plots").iterdir()}
+    text = run("plot run.h5.basis.h5 --truth run.h5 --length 1 --speed 1")
+    drawn = {path.name for path in (tmp_path / "run.h5-plots").iterdir()}
     assert drawn >= {"U-modes.png", "spectrum.png", "errors.png", "phase.png", "U-reconstruction.png"}
-    run("reconstruct run.basis.h5 -o back.h5 -k 2 --start 5 --stop 25")
+    run("reconstruct run.h5.basis.h5 -o back.h5 -k 2 --start 5 --stop 25")
     back = ek.open("back.h5")["U"]
     assert back.lengths == (20,)
     np.testing.assert_allclose(back.times, 0.1 * np.arange(5, 25))
     (piece, *_) = back.pieces(["U"], "time", False, 1 << 30)
     two = basis.truncate(2).reconstruct(5)
     np.testing.assert_allclose(next(iter(piece.blocks())).only[0], two, atol=1e-6)
-    assert "no snapshot" in run("reconstruct run.basis.h5 -o more.h5 --start 500", 2)
+    assert "no snapshot" in run("reconstruct run.h5.basis.h5 -o more.h5 --start 500", 2)
 
 
 def test_plan_says_what_it_will_do_and_the_default_is_told(run):
@@ -102,7 +102,7 @@ def test_following_a_run_that_is_being_written(run):
     text = run("pod live.h5 -k 3 --follow --idle 0.8")
     writer.join()
     assert "60 snapshots" in text
-    basis = rom.Basis.load("live.basis.h5")
+    basis = rom.Basis.load("live.h5.basis.h5")
     assert basis.n == 60
     np.testing.assert_allclose(basis.singular_values[:2], store_there.singular_values[:2], rtol=1e-4)
 

@@ -167,6 +167,7 @@ def report(
     found = md.average(source, wanted, whole=whole or None, progress=stderr.is_terminal, **window)
     stdout.print(str(found), markup=False, soft_wrap=True)
     matrix, edges = md.sampled_rmsd(source, select, whole=whole or None, **window)
+    out = out if out.suffix else out.with_suffix(".png")
     draw.report(found, matrix, edges, title=", ".join(Path(file).name for file in files)).savefig(out)
     stderr.print(f"written: {out}", style="dim", markup=False)
 

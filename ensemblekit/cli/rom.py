@@ -13,6 +13,7 @@ import typer
 from ensemblekit.cli.console import size, stderr, stdout
 from ensemblekit.errors import InputError
 
+BASIS = ".basis.h5"
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
 Snapshots = Annotated[str, typer.Argument(metavar="FILE", help="A store, a snapshot file, a case folder or a quoted pattern.",
@@ -112,7 +113,7 @@ def pod(
     """The modes that carry most of the energy, and the error that is left; writes FILE.basis.h5."""
     from ensemblekit import rom
 
-    target = out or beside(file, ".basis.h5")
+    target = out or beside(file, BASIS)
     if follow:
         basis = followed(file, fields, target, idle, rank=rank, energy=energy, tolerance=tolerance, center=center,
                          memory_limit=memory_limit)
@@ -265,6 +266,8 @@ def read(file: str, fields: list[str] | None, begin: float | None, end: float | 
 def beside(file: str, suffix: str) -> Path:
     """FILE with another suffix, in its folder; a pattern or case gives its own name's beginning."""
     path = Path(file)
+    if suffix == BASIS and path.is_file():      # beside run.h5, as its folder run.h5.d is: run.vtkhdf has another basis
+        return path.with_name(path.name + suffix)
     stem = path.name if path.is_dir() else path.stem
     clean = "".join(c for c in stem if c not in "*?[]").rstrip("_-.") or "snapshots"
     folder = path.parent if path.parent.is_dir() else Path()

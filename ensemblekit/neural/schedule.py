@@ -117,9 +117,8 @@ class CycleLR(LRScheduler):
             return
         if self._observers and self.last_epoch >= 0:
             reached = self.last_epoch + 1 if epoch is None else epoch
-            first, beyond = (0, 0) if reached < self.next_end else (
-                bisect_right(self.ends, self.last_epoch), bisect_right(self.ends, reached))
-            for end in self.ends[first:beyond]:
+            passed = slice(bisect_right(self.ends, self.last_epoch), bisect_right(self.ends, reached))
+            for end in () if reached < self.next_end else self.ends[passed]:
                 for observer in self._observers:        # before the rate jumps, after the last update at its minimum
                     observer(end)
         before = self.last_epoch

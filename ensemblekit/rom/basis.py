@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,9 @@ from ensemblekit.source import Field
 
 PAIR = 0.02
 """Neighbouring singular values closer than this (relative) count as one pair: its two modes are free to rotate."""
+ALIKE, APART = 0.08, 0.25
+"""A cut splits a pair where the singular values beside it are this alike, and their other neighbours this far away: the two
+modes of a wave seen over no whole number of periods differ by some per cent."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -140,12 +144,13 @@ class Basis:
     def splits_pair(self) -> bool:
         """Whether the cut after the last mode goes through a pair that stands apart from its neighbours."""
         s, k = self.spectrum, self.rank
-        if s is None or len(s) <= k or s[k] <= max(self.floor, 1e-12) * s[0] or s[k - 1] - s[k] > PAIR * s[k - 1]:
+        close = ALIKE if self.method != "randomized" else ALIKE / 4     # values behind the cut are rougher there
+        if s is None or len(s) <= k or s[k] <= max(self.floor, 1e-12) * s[0] or s[k - 1] - s[k] > close * s[k - 1]:
             return False
         # in a plateau of noise every singular value has close neighbours on both sides: no pair to speak of
         before = math.inf if k < 2 else s[k - 2] / s[k - 1] - 1
         after = math.inf if len(s) <= k + 1 or s[k + 1] <= 0 else s[k] / s[k + 1] - 1
-        return bool(min(before, after) > 5 * PAIR)
+        return bool(min(before, after) > APART)
 
     @property
     def compression_ratio(self) -> float:
@@ -338,7 +343,7 @@ class FieldPart:
     """What the field was divided by before all were joined."""
     inner_product: Any
     mask: np.ndarray | None
-    basis: Basis = field(repr=False)
+    basis: Basis = dataclasses.field(repr=False)
 
     @property
     def unit(self) -> str:
@@ -361,8 +366,8 @@ def warn_of_split_pair(basis: Basis) -> None:
     if basis.splits_pair:
         k = basis.rank
         warnings.warn(f"the cut after mode {k} splits a pair: singular values {k} and {k + 1} differ by less than "
-                      f"{100 * PAIR:.0f} %, so mode {k} is only one of many directions in their plane. Keep {k - 1} or "
-                      f"{k + 1} modes", UserWarning, stacklevel=3)
+                      f"{100 * ALIKE:.0f} %, so mode {k} is half of a wave. Keep {k - 1} or {k + 1} modes", UserWarning,
+                      stacklevel=3)
 
 
 NAMES = tuple(f.name for f in fields(Basis))

@@ -60,7 +60,8 @@ def load_basis(path: Any) -> Basis:
         from ensemblekit.rom.mesh import Mesh
 
         mesh = Mesh.from_arrays({name.removeprefix("mesh/"): x for name, x in arrays.items() if name.startswith("mesh/")})
-    return Basis(**{name: arrays.get(name) for name in ARRAYS}, **{name: about[name] for name in NUMBERS},
+    columns: dict[str, Any] = {name: arrays.get(name) for name in ARRAYS} | {name: about[name] for name in NUMBERS}
+    return Basis(**columns,
                  fields={name: Field(tuple(f["shape"]), np.dtype(f["dtype"]), f["unit"], f["kind"])
                          for name, f in about["fields"].items()},
                  scale=about["scale"], error_per_field=about["error_per_field"],

@@ -60,10 +60,10 @@ def gappy(job: Job) -> Basis:
     basis = decomposed(of(filled))
     for _ in range(STEPS):
         change = size = 0.0
-        for part, gap, values in zip(basis.parts(), gaps, filled, strict=True):
-            rebuilt = (basis.coefficients @ part.modes.reshape(basis.rank, -1) + part.mean.ravel())[gap]
+        for fitted, gap, values in zip(basis.parts(), gaps, filled, strict=True):
+            rebuilt = (basis.coefficients @ fitted.modes.reshape(basis.rank, -1) + fitted.mean.ravel())[gap]
             change += float(np.square(np.abs(rebuilt - values[gap])).sum())
-            size += float(np.square(np.abs(rebuilt - np.broadcast_to(part.mean.ravel(), gap.shape)[gap])).sum())
+            size += float(np.square(np.abs(rebuilt - np.broadcast_to(fitted.mean.ravel(), gap.shape)[gap])).sum())
             values[gap] = rebuilt
         basis = decomposed(of(filled))
         if change <= SETTLED**2 * max(size, 1e-300):

@@ -370,7 +370,7 @@ class IncrementalPOD:
                       self.total * ratio, residual, np.zeros(self.n), [math.nan] * len(modes) if len(modes) > 1 else [],
                       self.floor,
                       "incremental", 1, self.sigma[:k] * math.sqrt(ratio), np.zeros(self.n))
-        basis = assembled(_Finished(problem), found)
+        basis = assembled(problem, found)
         errors = {} if len(modes) > 1 else {next(iter(self.fields)): basis.relative_error}
         return replace(basis, error_per_snapshot=None, error_per_field=errors)
 
@@ -400,7 +400,7 @@ class IncrementalPOD:
                  "center": self.center if isinstance(self.center, str) else "given", "started": self.modes is not None,
                  "fields": {name: {"shape": list(f.shape), "dtype": f.dtype.str, "unit": f.unit}
                             for name, f in self.fields.items()}}
-        arrays = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
+        arrays: dict[str, np.ndarray] = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
         if self.modes is not None:
             assert self.mean is not None
             assert self.shift is not None
@@ -490,13 +490,6 @@ class IncrementalPOD:
 
     def __repr__(self) -> str:
         return f"<IncrementalPOD: {self.n} snapshots, {len(self.sigma)} directions kept>"
-
-
-@dataclass(frozen=True, eq=False)
-class _Finished:
-    """What :func:`assembled` needs to know of a job."""
-
-    problem: Any
 
 
 @dataclass(eq=False)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -24,6 +26,7 @@ from ensemblekit.rom.slabs import Recipe, Slabs, TileOf, added
 
 ENOUGH = 1e-3
 """The randomized route reads once more where another step could lower the error by more than this share of it."""
+LITTLE = 0.05
 MOST_STEPS = 8
 WORTHWHILE = 1e-6
 """Below this share of the first singular value Gram matrices are rounding for the most part; QR is exact there."""
@@ -167,26 +170,26 @@ def decomposed(job: Job) -> Basis:
     if route == "covariance":
         from ensemblekit.rom.covariance import covariance
 
-        return assembled(job, covariance(job))
+        return assembled(job.problem, covariance(job))
     if route == "randomized":
         found = by_steps(job, np.dtype({"f": "f4", "c": "c8"}[job.wide.kind]) if job.problem.single else job.wide)
         if found is None and job.problem.single:
             found = by_steps(job, job.wide)
         if found is not None:
-            return assembled(job, found)
+            return assembled(job.problem, found)
         for exact in ("gram", "tsqr") if job.method == "auto" else ():
             plan = _other(job, exact)
             if plan is not None:
                 return decomposed(replace(job, plan=plan))
         found = by_steps(job, job.wide, at_all_costs=True)
         assert found is not None
-        return assembled(job, found)
+        return assembled(job.problem, found)
     found = by_snapshots(job)
     if found is None:           # the floor of the Gram matrix was hit
         plan = _other(job, "tsqr")
         found = by_snapshots(replace(job, plan=plan)) if plan is not None else by_snapshots(job, at_all_costs=True)
     assert found is not None
-    return assembled(job, found)
+    return assembled(job.problem, found)
 
 
 def _other(job: Job, route: str) -> Plan | None:
@@ -274,6 +277,8 @@ def by_snapshots(job: Job, at_all_costs: bool = False) -> Found | None:
         start += part.field.size
     # eps (sigma_1 / sigma_k)^2 of orthogonality was lost on the way
     rows, lower = gram_route.orthonormalised(rows, _products_with_mass(problem) if problem.sparse else None)
+    if not exact:   # Rayleigh-Ritz: eigenvalues lost eps (sigma_1 / sigma_k)^2 of sigma, the modes as they were read did not
+        sigma[:k] = np.linalg.svd(sigma[:k, None] * lower, compute_uv=False)
     if exact:
         if (roots == 0).any():
             raise InputError('snapshots of weight 0 do not go with method="tsqr"; leave them out, or use method="gram"')
@@ -446,8 +451,10 @@ def _by_steps(job: Job, dtype: np.dtype, at_all_costs: bool) -> Found | None:
         if not total:
             break
         room = n - (unit is not None) - basis.shape[1]
+        # residuals know nothing of what no block has met yet: they are believed where the last step found little
+        expected = 2 * ritz.gain(basis, turned, width) if gain <= LITTLE * left else gain
         if room <= 0 or len(made) >= MOST_STEPS or (len(made) >= _steps(job) and (
-                gain <= 2 * ENOUGH * left or gain <= 1e-13 * total)):
+                min(gain, expected) <= 2 * ENOUGH * left or gain <= 1e-13 * total)):
             break
         block = randomized.orthogonal(turned[:, -block.shape[1]:], unit, basis)[:, :room]
     k = ritz.mix.shape[1]
@@ -527,19 +534,20 @@ def _combine(shared: tuple[np.ndarray, np.ndarray], item: tuple[int, tuple[np.nd
 
 
 def _gram_of(_: None, item: tuple[int, tuple[np.ndarray, ...]]) -> np.ndarray:
-    return sum(wide.conj().T @ wide for _, wide in _in_double(item[1]))     # type: ignore[return-value]
+    return functools.reduce(operator.add, (wide.conj().T @ wide for _, wide in _in_double(item[1])))
 
 
 def _blocks_gram(job: Job, made: list[list[list[np.ndarray]]]) -> np.ndarray:
     """Cᴴ C over all blocks, in double precision."""
-    return sum(part for at in range(len(made[0])) for part in job.local.map(_gram_of, _columns(made, at), None))
+    parts = (part for at in range(len(made[0])) for part in job.local.map(_gram_of, _columns(made, at), None))
+    return functools.reduce(operator.add, parts)
 
 
 # -- putting it together -----------------------------------------------------------------------------------------------
 
-def assembled(job: Job, found: Found) -> Basis:
+def assembled(held: Problem, found: Found) -> Basis:
     """A Basis in the units of the fields, with signs that do not depend on the route."""
-    problem = with_scales_of(job, found)
+    problem = with_scales_of(held, found)
     k = found.coefficients.shape[1]
     modes, means = [], []
     # the largest number of each mode is real and positive
@@ -594,12 +602,12 @@ def assembled(job: Job, found: Found) -> Basis:
     return replace(basis, error_per_field=dict(zip(names, errors, strict=True)))
 
 
-def with_scales_of(job: Job, found: Found) -> Problem:
+def with_scales_of(problem: Problem, found: Found) -> Problem:
     """The problem with the scales that the route found on its way."""
     if found.scales is None:
-        return job.problem
-    parts = zip(job.problem.parts, found.scales, strict=True)
-    return replace(job.problem, parts=tuple(replace(part, scale=scale) for part, scale in parts))
+        return problem
+    parts = zip(problem.parts, found.scales, strict=True)
+    return replace(problem, parts=tuple(replace(part, scale=scale) for part, scale in parts))
 
 
 # -- gaps and memory -----------------------------------------------------------------------------------------------------

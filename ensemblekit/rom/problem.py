@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -176,7 +177,7 @@ def _sources(x: Any, snapshot_axis: int | None) -> dict[str, tuple[SnapshotSourc
 
 def warn_of_wide(x: Any, axis: int | None) -> None:
     """Warn of a bare matrix that looks as if its snapshots were columns."""
-    shape = getattr(x, "shape", ())
+    shape: tuple[int, ...] = tuple(getattr(x, "shape", ()))
     if axis is None and not isinstance(x, SnapshotSource) and len(shape) == 2 and shape[0] > shape[1]:
         warnings.warn(f"an array of shape {tuple(shape)} was taken as {shape[0]} snapshots of {shape[1]} numbers. If its "
                       "columns are the snapshots, pass snapshot_axis=1; snapshot_axis=0 says that its rows are, and "
@@ -318,7 +319,7 @@ def _scales(scale: Any, names: list[str]) -> dict[str, float] | str | None:
     for name, value in scale.items():
         if name not in names:
             raise UnknownFieldError(name, names)
-        if not (np.isscalar(value) and np.isreal(value) and math.isfinite(value) and value > 0):  # type: ignore[arg-type]
+        if not (isinstance(value, Real) and math.isfinite(value) and float(value) > 0):
             raise InputError(f"scale of {name!r} is a number above 0; got {value!r}")
     return {name: float(x) for name, x in scale.items()}
 

@@ -118,6 +118,19 @@ class Ritz:
     """(n, k): A modesᴴ."""
     captured: float
     """Energy of the projection on the modes, ‖coefficients‖²."""
+    vectors: np.ndarray
+    """(m, k): the Ritz vectors in the blocks."""
+
+    def gain(self, blocks: np.ndarray, nexts: np.ndarray, width: int) -> float:
+        """What another step would add to the energy captured, from the residuals r of the Ritz vectors.
+
+        To second order a direction outside of energy mu adds |r|² / (theta - mu), of which the projection on the modes has
+        |r|² / theta already. The largest mu is taken to be the Ritz value behind the first block.
+        """
+        theta = self.values[:self.vectors.shape[1]]
+        mu = min(float(self.values[min(width, len(self.values) - 1)]), 0.9 * float(theta[-1]))
+        residuals = nexts @ self.vectors - (blocks @ self.vectors) * theta
+        return float((np.square(np.abs(residuals)).sum(0) * mu / (theta * (theta - mu))).sum())
 
 
 def ritz(products: np.ndarray, nexts: np.ndarray, rank: int) -> Ritz:
@@ -129,4 +142,4 @@ def ritz(products: np.ndarray, nexts: np.ndarray, rank: int) -> Ritz:
     coefficients = nexts @ mix
     # the modes span what they should; within it the coefficients' own principal axes are a hair better
     _, sigma, turn = np.linalg.svd(coefficients, full_matrices=False)
-    return Ritz(values, mix @ turn.conj().T, coefficients @ turn.conj().T, float((sigma**2).sum()))
+    return Ritz(values, mix @ turn.conj().T, coefficients @ turn.conj().T, float((sigma**2).sum()), vectors[:, :k])
