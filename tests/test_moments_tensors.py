@@ -122,3 +122,21 @@ def test_pieces_that_are_refused():
             one.add([np.ones(3), np.ones(1)])
     with pytest.raises(InputError, match="order 2"):
         ek.Moments(order=4).add([np.ones(3)])
+
+
+@pytest.mark.parametrize("name", ["moments", "exponential"])
+def test_pieces_on_a_device_without_kernels(monkeypatch, name):
+    """The operations that tensors on a GPU go through, on those in main memory."""
+    import importlib
+
+    module = importlib.import_module(f"ensemblekit.averaging.{name}")
+    monkeypatch.setattr(module, "flat_pieces", lambda pieces, total: (
+        (piece.reshape(-1).to(total.device, total.dtype), False) for piece in pieces))
+    x = torch.as_tensor(rows(5, 6))
+    one, whole = (ek.Moments() if name == "moments" else ek.Exponential(0.8) for _ in range(2))
+    for k, row in enumerate(x):
+        one.add([row[:2], row[2:].reshape(2, 2)])
+        whole.update(x[k:k + 1], k)
+    np.testing.assert_allclose(mean_of(one), mean_of(whole), rtol=1e-13)
+    if name == "moments":
+        np.testing.assert_allclose(one.result().variance.numpy(), whole.result().variance.numpy(), rtol=1e-12)

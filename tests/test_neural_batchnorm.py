@@ -110,3 +110,33 @@ def test_frozen_layers_and_those_without_statistics():
     seen = (x + 100).to(torch.bfloat16).double()
     torch.testing.assert_close(half[0].running_mean.double(), seen.mean(0), rtol=2**-8, atol=0)
     torch.testing.assert_close(half[0].running_var.double(), seen.var(0), rtol=2**-7, atol=0)
+
+
+@pytest.mark.parametrize("momentum", [0.1, None, 1.0])
+def test_old_statistics_leave_no_trace(momentum):
+    """Averaged weights may come with statistics that are not finite; a layer's momentum is its own again afterwards."""
+    model, x = Net(), data()
+    model.norm.momentum = momentum
+    with torch.no_grad():
+        model.norm.running_mean.fill_(float("nan"))
+        model.norm.running_var.fill_(float("inf"))
+    neural.update_bn(list(x.split([9, 14])), model)
+    assert_exact(model, x)
+    assert model.norm.momentum == momentum
+
+
+def test_layers_of_low_precision_and_of_other_kinds():
+    model, x = Net(), data()
+    model.norm.to(torch.bfloat16)
+    neural.update_bn([x], model, forward=lambda m, b: m.norm(m.first(b).bfloat16()))
+    seen = model.first(x).detach().bfloat16().double()
+    torch.testing.assert_close(model.norm.running_mean.double(), seen.mean(0), rtol=2**-8, atol=2**-8)
+
+    class Own(nn.BatchNorm1d):
+        def forward(self, x):
+            return x                        # finds no statistics of its own
+
+    model = Net()
+    model.norm = Own(3)
+    neural.update_bn(list(x.split([9, 14])), model)
+    assert_exact(model, x)

@@ -159,6 +159,10 @@ class Ensemble(torch.nn.Module):
         """(members,): share of each, 1 in sum."""
         return np.full(len(self), 1 / len(self)) if self.shares is None else self.shares
 
+    def extra_repr(self) -> str:
+        """For ``print``: what there is, in one line."""
+        return f"{len(self)} members, {self.task}, {self.space} pooled" + (f", from {self.path}" if self.path else "")
+
     @property
     def measurements(self) -> list[Measurement]:
         """What was measured to choose between the loop and vmap, one for each shape of batch."""

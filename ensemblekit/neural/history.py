@@ -39,8 +39,9 @@ class History:
             said.append(f"loss {known[0]:.4g} to {known[-1]:.4g}")
         if len(self.learning_rate):
             said.append(f"learning rate {self.learning_rate.min():.3g} to {self.learning_rate.max():.3g}")
-        if self.logged:
-            said.append(f"logged: {', '.join(self.logged)}")
+        logged = [name for name in self.logged if name not in ("step", "epoch")]
+        if logged:
+            said.append(f"logged: {', '.join(logged)}")
         return f"History({'; '.join(said)})"
 
 
