@@ -270,9 +270,9 @@ def _count(a, images, owner, total, lower, reach, same, group_a, group_b, label_
             v = math.sqrt(squared[t]) * scale + offset
             v = least if v < least else v
             v = most if v > most else v
-            k = np.int32(v)
-            doubtful = np.int32(doubtful | np.int32(np.int32(np.int32(k + near) & within) - twice))
-            fine[t], place[t] = k, np.uint32(k >> shift)
+            bin = np.int32(v)
+            doubtful = np.int32(doubtful | np.int32(np.int32(np.int32(bin + near) & within) - twice))
+            fine[t], place[t] = bin, np.uint32(bin >> shift)
         if doubtful < 0:
             _exactly(xi, yi, zi, sorted64, mine, me, label, atom, runs, n_runs, edges, fine, near, within, place)
         whole = m - m % np.uint64(4)

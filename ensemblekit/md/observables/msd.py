@@ -42,7 +42,8 @@ class MSD:
     to move on their own); with fewer than eight of them, that of Brownian paths, which is also the least for `diffusion`. With
     it come ``diffusion``, the slope of a weighted straight line over `fit` divided by twice the dimensions, in
     angstrom^2 / ps (x 10 is 1e-5 cm^2 / s), and ``exponent``, d ln MSD / d ln t there, which must be 1 for the
-    former to mean anything: its verdict says so. With `temperature` and `viscosity` also ``diffusion_infinite``: that of an endless box (Yeh & Hummer 2004; any box shape).
+    former to mean anything: its verdict says so. With `temperature` and `viscosity` also ``diffusion_infinite``: that of
+    an endless box (Yeh & Hummer 2004; any box shape).
     """
 
     select: str = "all"
