@@ -169,7 +169,7 @@ def test_any_groups_and_bins_as_in_double_precision(seed, n, box, low, width, bi
 def apart_counts(x, a, b, label, edges):
     """The counts without a box."""
     d = np.linalg.norm(x[a][:, None] - x[b], axis=-1)[label[a][:, None] != label[b]]
-    return np.concatenate([[(d < edges[0]).sum()], np.histogram(d[d < edges[-1]], edges)[0]])
+    return np.array([(d < edges[0]).sum(), *np.histogram(d[d < edges[-1]], edges)[0]])
 
 
 @pytest.mark.parametrize("boxed", [False, True])
@@ -191,6 +191,17 @@ def test_pairs_a_hair_from_the_edges(boxed):
     both = np.arange(288)
     assert pair_counts(x[None], cells, both, both, both, both, True, edges, counts, volumes) == -1
     np.testing.assert_array_equal(counts[0], 2 * want)
+
+
+def test_a_molecule_in_the_midst_of_its_box_and_at_its_edge():
+    """Where no image can be near the box is left aside; one step further it counts."""
+    rng = np.random.default_rng(4)
+    atoms, edges = np.arange(60), np.linspace(0.5, 5.0, 10)
+    cell = np.array([[30.0, 0, 0], [9.0, 28.0, 0], [-11.0, 7.0, 26.0]])
+    for spread in (10.0, 20.0, 20.9, 21.1, 23.0, 26.0, 80.0):
+        x = rng.uniform(0, spread, (60, 3)) + np.array([100.0, -40.0, 7.0])
+        for a, b in ((atoms, atoms), (atoms[:20], atoms[10:])):
+            np.testing.assert_array_equal(counted(x, cell, a, b, a, b, edges), plain_counts(x, cell, a, b, a, b, edges))
 
 
 def test_far_out_and_finely_binned():

@@ -362,3 +362,94 @@ def test_nothing_but_xtc_headers_is_looked_at_when_it_is_opened(tmp_path):
     raw[place:place + 4] = struct.pack(">f", 2.5)
     path.write_bytes(raw)
     np.testing.assert_array_equal(XtcIndex.of(path).times(), [0.0, 2.5, 4.0])
+
+
+# --- plain DCD files, read in blocks ------------------------------------------------------------------------------------
+
+def swapped(path, to, n_atoms, n_frames):
+    """The same DCD file with its bytes in the other order."""
+    data = bytearray(path.read_bytes())
+    record = np.dtype([("<", "i4"), ("cell", "f8", 6), (">", "i4"), ("xyz", "i4", 3 * (n_atoms + 2))])
+    begin = len(data) - n_frames * record.itemsize
+    head = np.frombuffer(data, np.uint8, begin).copy()
+    at = 0
+    while at < begin:       # markers and numbers are turned, "CORD" and titles are not
+        size = int(head[at:at + 4].view("i4")[0])
+        body = head[at + 4:at + 4 + size]
+        if size == 84:
+            body[4:] = body[4:].view("i4").byteswap().view(np.uint8)
+        else:
+            body[:4] = body[:4].view("i4").byteswap().view(np.uint8)
+        for marker in (at, at + 4 + size):
+            head[marker:marker + 4] = head[marker:marker + 4][::-1].copy()
+        at += size + 8
+    to.write_bytes(head.tobytes() + np.frombuffer(data, record, offset=begin).byteswap().tobytes())
+
+
+@pytest.fixture
+def dcd(tmp_path):
+    """40 frames of 7 atoms in a rectangular box that breathes, as DCD."""
+    rng = np.random.default_rng(0)
+    with mdanalysis() as mda:
+        u = mda.Universe.empty(7, trajectory=True)
+        with mda.Writer(str(tmp_path / "a.dcd"), 7, dt=2.0) as writer:
+            for _ in range(40):
+                u.atoms.positions = rng.normal(0, 9, (7, 3))
+                u.dimensions = [*rng.uniform(10, 20, 3), 90, 90, 90]
+                writer.write(u.atoms)
+        u.load_new(str(tmp_path / "a.dcd"))
+    return u
+
+
+def matches(source, universe, rows, atoms=slice(None)):
+    """Positions, boxes and times are bit for bit those of MDAnalysis' reader."""
+    at = 0
+    for piece in source.pieces(["position", "box"], "time", False, 1 << 10):
+        for block in piece.blocks():
+            for k, time in enumerate(block.times):
+                now = universe.trajectory[int(rows[at])]
+                np.testing.assert_array_equal(block.fields["position"][k], now.positions[atoms])
+                np.testing.assert_array_equal(block.fields["box"][k], now.triclinic_dimensions)
+                assert time == pytest.approx(now.time, rel=1e-9)
+                at += 1
+    assert at == len(rows)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_plain_dcd_is_read_without_its_reader(dcd, tmp_path, monkeypatch, order):
+    if order == ">":
+        swapped(tmp_path / "a.dcd", tmp_path / "b.dcd", 7, 40)
+        dcd.load_new(str(tmp_path / "b.dcd"))
+    source = md.read(dcd)
+    assert source.parts[0].dcd.order == order
+    with monkeypatch.context() as patch:
+        patch.setattr("ensemblekit.md.trajectory._read_any", None)      # not even once
+        matches(source, dcd, np.arange(40))
+        matches(md.read(dcd, frames=[3, 4, 11, 39]), dcd, [3, 4, 11, 39])
+        matches(md.read(dcd.atoms[[1, 5, 6]], start=7, step=5), dcd, np.arange(7, 40, 5), [1, 5, 6])
+    assert dcd.trajectory.frame == np.arange(7, 40, 5)[-1]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_dcd_with_cells_that_are_not_rectangular_goes_through_the_reader(dcd, tmp_path):
+    with mdanalysis() as mda, mda.Writer(str(tmp_path / "c.dcd"), 7, dt=2.0) as writer:
+        for k in range(40):
+            dcd.trajectory[k]
+            dcd.dimensions = [12, 13, 14, 90, 90 if k < 30 else 80, 90]
+            writer.write(dcd.atoms)
+    dcd.load_new(str(tmp_path / "c.dcd"))
+    matches(md.read(dcd), dcd, np.arange(40))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_damaged_frame_of_a_dcd_is_named(dcd, tmp_path):
+    frame = 56 + 3 * (7 * 4 + 8)
+    data = bytearray((tmp_path / "a.dcd").read_bytes())
+    at = len(data) - 9 * frame + 56         # the marker before x of frame 31
+    data[at] ^= 1
+    source = md.read(dcd)
+    (tmp_path / "a.dcd").write_bytes(data)
+    with pytest.raises(EnsemblekitError, match=r"frame 31 of a\.dcd is damaged"):
+        md.average(source, {"rg": lambda atoms: atoms.positions.sum()})
+    assert md.average(source, {"rg": lambda atoms: atoms.positions.sum()}, stop=31).n_frames == 31

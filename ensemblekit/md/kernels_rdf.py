@@ -42,7 +42,7 @@ def pair_counts(positions, cells, group_a, group_b, label_a, label_b, same, edge
     microseconds a frame.
     """
     reach = float(edges[-1])
-    lower, turn = np.zeros((3, 3)), np.zeros((3, 3))
+    lower, turn, brick = np.zeros((3, 3)), np.zeros((3, 3)), np.zeros((3, 3))
     a, b = np.empty((3, len(group_a))), np.empty((3, len(group_b)))
     images = np.empty((3, 2 * len(group_b)))          # grown where there are more
     owner = np.empty(2 * len(group_b), np.int64)
@@ -50,7 +50,14 @@ def pair_counts(positions, cells, group_a, group_b, label_a, label_b, same, edge
     counts[...] = 0.0
     for f in range(len(positions)):
         volumes[f] = lower_triangular(cells[f], lower, turn) if periodic else np.nan
-        if periodic:
+        alone = not periodic
+        if periodic and volumes[f] > 0.0 and turn[0, 0] == turn[1, 1] == turn[2, 2] == 1.0:
+            # a molecule in the midst of its box meets no image: cells for where it is, not for all of the box
+            alone = _bounded(positions[f], group_a, group_b, reach, a, b, brick) and bool(
+                (brick.diagonal() + reach < lower.diagonal() * (1.0 - 1e-9)).all())
+        if alone and periodic:
+            lower[...], found = brick, True
+        elif periodic:
             found = volumes[f] > 0.0 and into_brick(positions[f], group_a, lower, turn, a) and (
                 same or into_brick(positions[f], group_b, lower, turn, b))
         else:
@@ -58,10 +65,10 @@ def pair_counts(positions, cells, group_a, group_b, label_a, label_b, same, edge
         if not found:
             return f
         of = a if same else b
-        total = _images(of, lower, reach, same, periodic, False, images, owner)
+        total = _images(of, lower, reach, same, not alone, False, images, owner)
         if total > len(owner):
             images, owner = np.empty((3, total + total // 8)), np.empty(total + total // 8, np.int64)
-        _images(of, lower, reach, same, periodic, True, images, owner)
+        _images(of, lower, reach, same, not alone, True, images, owner)
         _count(a, images, owner, total, lower, reach, same, group_a, group_b, label_a, label_b, edges, counts[f])
     if same:
         counts *= 2.0
@@ -263,9 +270,9 @@ def _count(a, images, owner, total, lower, reach, same, group_a, group_b, label_
             v = math.sqrt(squared[t]) * scale + offset
             v = least if v < least else v
             v = most if v > most else v
-            k = np.int32(v)
-            doubtful = np.int32(doubtful | np.int32(np.int32(np.int32(k + near) & within) - twice))
-            fine[t], place[t] = k, np.uint32(k >> shift)
+            bin = np.int32(v)
+            doubtful = np.int32(doubtful | np.int32(np.int32(np.int32(bin + near) & within) - twice))
+            fine[t], place[t] = bin, np.uint32(bin >> shift)
         if doubtful < 0:
             _exactly(xi, yi, zi, sorted64, mine, me, label, atom, runs, n_runs, edges, fine, near, within, place)
         whole = m - m % np.uint64(4)

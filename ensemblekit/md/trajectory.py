@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError
+from ensemblekit.md.dcd import DcdLayout
 from ensemblekit.md.topology import Topology, mdanalysis, warnings_held
 from ensemblekit.md.weighted import PickedSource, WeightedSource
 from ensemblekit.md.xtc import XtcIndex
@@ -41,6 +42,8 @@ class Part:
     options: Mapping[str, Any] = field(default_factory=dict)
     xtc: XtcIndex | None = None
     """Where it is an XTC file: read without MDAnalysis."""
+    dcd: DcdLayout | None = None
+    """Where it is a plain DCD file: the same."""
     shift: float = 0.0
     """Added to its times, where a part begins to count anew."""
     clock: tuple[float, float] | None = None
@@ -152,7 +155,8 @@ class TrajectoryPiece:
         for k in np.unique(np.searchsorted(source.edges, source.rows, "right") - 1):
             part = source.parts[k]
             mine = source.rows[(source.rows >= source.edges[k]) & (source.rows < source.edges[k + 1])] - source.edges[k]
-            read = _read_xtc if part.xtc is not None and set(self.names) <= {"position", "box"} else _read_any
+            plain = set(self.names) <= {"position", "box"}
+            read = _read_xtc if part.xtc is not None and plain else _read_dcd if part.dcd is not None and plain else _read_any
             for fields, times in read(part, mine, source, self.names, step):
                 n = len(times)
                 weights = None if source.weights is None else source.weights[done:done + n]
@@ -172,6 +176,18 @@ def _read_xtc(part: Part, rows: np.ndarray, source: TrajectorySource, names: Seq
             _check_box(frames.box, rows[a:a + step], part.path)
         times = frames.times if part.clock is None else part.clock[0] + part.clock[1] * rows[a:a + step]
         yield {name: fields[name] for name in names}, times + part.shift
+
+
+def _read_dcd(part: Part, rows: np.ndarray, source: TrajectorySource, names: Sequence[str], step: int) -> Iterator[Batch]:
+    assert part.dcd is not None
+    for a in range(0, len(rows), step):
+        chosen = rows[a:a + step]
+        frames = part.dcd.read(chosen, source.atoms, "box" in names)
+        if frames is None:      # cells that MDAnalysis knows to read
+            yield from _read_any(part, chosen, source, names, step)
+        else:
+            fields = {"position": frames.position, "box": frames.box}
+            yield {name: fields[name] for name in names}, frames.times + part.shift
 
 
 def _read_any(part: Part, rows: np.ndarray, source: TrajectorySource, names: Sequence[str], step: int) -> Iterator[Batch]:
@@ -456,11 +472,14 @@ def _source(universe: Any, atoms: Any, whole: bool) -> Any:
     for reader in readers:
         options = dict(getattr(reader, "_ts_kwargs", {}))
         xtc = XtcIndex.of(reader.filename) if type(reader).__name__ == "XTCReader" and not options else None
+        with warnings_held():
+            plain = type(reader).__name__ == "DCDReader" and set(options) <= {"dt", "time_offset"}
+            dcd = DcdLayout.of(reader.filename, reader) if plain else None
         if type(reader).__name__ == "XYZReader":
             _check_xyz(os.fspath(reader.filename), n_atoms)
         if reader.n_atoms != n_atoms:
             raise InputError(f"{os.path.basename(reader.filename)} has {reader.n_atoms} atoms, the topology {n_atoms}")
-        parts.append(Part(os.fspath(reader.filename), type(reader), n_atoms, options, xtc, clock=_clock(xtc)))
+        parts.append(Part(os.fspath(reader.filename), type(reader), n_atoms, options, xtc, dcd, clock=_clock(xtc)))
     counts = [len(part.xtc) if part.xtc is not None else reader.n_frames for part, reader in zip(parts, readers, strict=True)]
     edges = np.concatenate([[0], np.cumsum(counts)])
     parts, rows = _joined(parts, edges)
@@ -559,6 +578,8 @@ def times_of(part: Part) -> np.ndarray:
         return part.clock[0] + part.clock[1] * np.arange(len(part.xtc)) + part.shift
     if part.xtc is not None:
         return part.xtc.times() + part.shift
+    if part.dcd is not None:
+        return part.dcd.times() + part.shift
     with warnings_held(), part.open() as reader:
         n = reader.n_frames
         first, last = float(reader[0].time), float(reader[n - 1].time)
