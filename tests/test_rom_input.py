@@ -386,6 +386,27 @@ def test_incremental_takes_several_fields():
     assert np.sqrt(made / total) == pytest.approx(basis.relative_error, rel=1e-6)
 
 
+def test_a_plan_without_a_sample_counts_the_step_that_random_vectors_take(tmp_path):
+    x = low_rank_large()
+    with ek.create(tmp_path / "x.h5", {"u": ek.Field(x.shape[1:], "f4")}) as store:
+        store.extend({"u": x})
+    u = ek.open(tmp_path / "x.h5")["u"]
+    plan = rom.plan(u, 3, method="randomized", memory_limit="18MiB")
+    assert (plan.sample, plan.passes, plan.read_bytes) == (0, 3, 3 * x.nbytes)
+    assert plan.most_passes > plan.passes
+    assert f"3 passes (229 MiB read), at most {plan.most_passes}," in str(plan)
+    basis = rom.pod(u, rank=3, method="randomized", memory_limit="18MiB")
+    assert basis.passes == plan.passes
+    assert rom.plan(u, 3, method="randomized").passes == 2
+
+
+def low_rank_large():
+    """80 MB of 400 snapshots with a spectrum that falls as i^-1.5."""
+    rng = np.random.default_rng(0)
+    left = rng.standard_normal((400, 40)).astype("f4") * (np.arange(1, 41) ** -1.5).astype("f4")
+    return left @ rng.standard_normal((40, 50_000), dtype="f4") + 1
+
+
 def test_the_estimator_passes_scikit_learns_checks():
     checks = pytest.importorskip("sklearn.utils.estimator_checks")
     with warnings.catch_warnings():

@@ -21,6 +21,8 @@ RUN = 64 << 10
 SLAB = 2 << 20
 """Bytes of a slab that is multiplied twice while it is in the cache."""
 SAMPLE = 4096
+MOST_STEPS = 8
+"""Of the randomized route, where the residuals stay large."""
 SMALL = 5e9
 """Multiplications that take less than a fraction of a second whatever the route."""
 
@@ -31,7 +33,7 @@ class Plan:
 
     route: str
     passes: int
-    """How often every snapshot is read."""
+    """How often every snapshot is expected to be read; :attr:`Basis.passes` says how often it was."""
     read_bytes: int
     """In all passes together."""
     memory_bytes: int
@@ -52,11 +54,14 @@ class Plan:
     """Columns that the randomized route's first block is made from."""
     load: bool = False
     """Whether the snapshots are first read into memory as a whole."""
+    most_passes: int = 0
+    """Passes at the most, where the randomized route has to go on until its residuals are small; 0: as many as `passes`."""
 
     def __str__(self) -> str:
         n = "a stream of" if self.n is None else self.n
+        most = f", at most {self.most_passes}" if self.most_passes > self.passes else ""
         return (f"{self.route}: {n} snapshots of {self.size} numbers, {self.passes} pass{'es' if self.passes > 1 else ''} "
-                f"({in_words(self.read_bytes)} read), {in_words(self.memory_bytes)} of memory, "
+                f"({in_words(self.read_bytes)} read){most}, {in_words(self.memory_bytes)} of memory, "
                 f"{self.operations / 1e9:.3g} GFlop. {self.why}")
 
 
@@ -232,12 +237,16 @@ def _of(route: str, problem: Problem, rule: Rule, memory: int, workers: int, ove
         tiles = max(1, math.ceil(nbytes / limit))
         states = min(tiles, 2 * workers + math.ceil(math.log2(tiles + 1)) + 2) * n * block * wide
         columns = int(min(size, SAMPLE, max(4 * block, memory // (24 * max(n, 1) * work))))
-        peak = states + workers * width * n * work + power * size * block * work + 2 * columns * n * work + 2 * size * 8
+        if not problem.in_memory and nbytes > 4 * memory:       # picking columns would cost a read; random vectors cost a step
+            columns = 0
+        steps = power if columns else power + 1
+        peak = states + workers * width * n * work + steps * size * block * work + 2 * columns * n * work + 2 * size * 8
         result = k * size * work + n * k * wide
-        ops = times * power * 4.0 * n * size * block * (1.0 if wide == 16 or not problem.single else 0.5)
-        return Plan(route, power + one_pass + scaling, nbytes * (power + scaling if not load else 1),
+        ops = times * steps * 4.0 * n * size * block * (1.0 if wide == 16 or not problem.single else 0.5)
+        return Plan(route, steps + scaling + one_pass, nbytes * (steps + scaling if not load else 1),
                     _held(extra + peak + result), ops, "",
-                    rule.rank, problem.n, size, int(limit), width, block=block, sample=columns, load=load)
+                    rule.rank, problem.n, size, int(limit), width, block=block, sample=columns, load=load,
+                    most_passes=max(steps, MOST_STEPS) + scaling + one_pass)
     keep = 2 * k + 10
     width = max(8, min(keep, n or keep))
     state = wide if not problem.single else wide // 2

@@ -18,7 +18,7 @@ from ensemblekit.errors import InputError
 from ensemblekit.rom import gram as gram_route
 from ensemblekit.rom import randomized, tsqr
 from ensemblekit.rom.basis import Basis, warn_of_split_pair
-from ensemblekit.rom.plan import Plan, plan_of, workers_of
+from ensemblekit.rom.plan import MOST_STEPS, Plan, plan_of, workers_of
 from ensemblekit.rom.problem import Part, Problem, problem_of, warn_of_wide
 from ensemblekit.rom.product import applied
 from ensemblekit.rom.rank import Rule, as_bytes
@@ -27,7 +27,6 @@ from ensemblekit.rom.slabs import Recipe, Slabs, TileOf, added
 ENOUGH = 1e-3
 """The randomized route reads once more where another step could lower the error by more than this share of it."""
 LITTLE = 0.05
-MOST_STEPS = 8
 WORTHWHILE = 1e-6
 """Below this share of the first singular value Gram matrices are rounding for the most part; QR is exact there."""
 
@@ -277,7 +276,7 @@ def by_snapshots(job: Job, at_all_costs: bool = False) -> Found | None:
         start += part.field.size
     # eps (sigma_1 / sigma_k)^2 of orthogonality was lost on the way
     rows, lower = gram_route.orthonormalised(rows, _products_with_mass(problem) if problem.sparse else None)
-    if not exact:   # Rayleigh-Ritz: eigenvalues lost eps (sigma_1 / sigma_k)^2 of sigma, the modes as they were read did not
+    if not exact:       # Rayleigh-Ritz: the modes as read know the eps (sigma_1 / sigma_k)^2 of sigma that eigenvalues lost
         sigma[:k] = np.linalg.svd(sigma[:k, None] * lower, compute_uv=False)
     if exact:
         if (roots == 0).any():
@@ -497,7 +496,7 @@ def _steps(job: Job) -> int:
 
 def _sample(job: Job, problem: Problem, dtype: np.dtype) -> np.ndarray | None:
     """Some thousand columns of all fields, centred; None where picking them would cost a read of the file."""
-    if not problem.in_memory and problem.nbytes > 4 * job.memory:
+    if not job.plan.sample:
         return None
     share = job.plan.sample / problem.size
     found = []
