@@ -118,3 +118,46 @@ def _store(tmp_path):
     with ek.create(tmp_path / "x.h5", {"u": ek.Field((2,))}) as store:
         store.append({"u": [1, 2]})
     return tmp_path / "x.h5"
+
+
+def optimum(x, rank):
+    values = np.linalg.svd(x.astype("f8") - x.mean(0, dtype="f8"), compute_uv=False)
+    return np.sqrt((values[rank:] ** 2).sum() / (values**2).sum())
+
+
+def decaying(n=400, size=40_000, power=1.5, seed=0):
+    rng = np.random.default_rng(seed)
+    k = n // 4
+    left = np.linalg.qr(rng.standard_normal((n, k)))[0] * np.arange(1, k + 1.0) ** -power
+    return (left @ rng.standard_normal((k, size))).astype("f4")
+
+
+@pytest.mark.parametrize("power", [1, 1.5, 3])
+def test_one_read_is_enough_where_the_residuals_say_so(power):
+    x = decaying(power=power) + np.float32(10)
+    basis = rom.pod(x, rank=12)
+    assert (basis.method, basis.passes) == ("randomized", 1)
+    assert basis.relative_error == pytest.approx(optimum(x, 12), rel=1e-3)
+    rebuilt = basis.reconstruct()
+    made = np.linalg.norm(x - rebuilt.astype("f8")) / np.linalg.norm(x - x.mean(0, dtype="f8"))
+    assert basis.relative_error == pytest.approx(made, rel=1e-4)
+    np.testing.assert_allclose(basis.mean, x.mean(0, dtype="f8"), rtol=1e-6)
+
+
+def test_what_the_sample_of_columns_misses_is_read_for_once_more():
+    x = decaying()
+    spot = np.random.default_rng(5).standard_normal((400, 1)).astype("f4")
+    x[:, 20_001:20_003] += 300 * spot            # two cells of 40 000, and most of the energy
+    basis = rom.pod(x, rank=12)
+    assert basis.method == "randomized" and basis.passes > 1
+    assert basis.relative_error == pytest.approx(optimum(x, 12), rel=1e-3)
+
+
+def test_an_odd_first_snapshot_and_a_drift_leave_the_energies_right():
+    x = decaying(power=2)
+    x[0] += 1000
+    x += np.linspace(0, 500, 400, dtype="f4")[:, None]
+    basis = rom.pod(x, rank=12)
+    want = np.linalg.norm(x.astype("f8") - x.mean(0, dtype="f8"))
+    assert np.sqrt(basis.total_energy) == pytest.approx(want, rel=1e-6)
+    assert basis.singular_values[0] == pytest.approx(np.linalg.svd(x - x.mean(0, dtype="f8"), compute_uv=False)[0], rel=1e-6)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ensemblekit.jit import kernel
+from ensemblekit.jit import kernel, sum_kernel
 
-LANES = 16
 RUN = 256
-"""Squares are added up in the type of the slab over this many numbers, sixteen at a time, and in float64 from there."""
+"""Squares are added up in the type of the slab over this many numbers, in several lanes, and in float64 from there."""
 
 
 @kernel
@@ -31,32 +30,7 @@ def column_means(values, share, mean):
         i += 1
 
 
-@kernel
-def squares(row, energy, i):
-    """energy[i] += the squares of a row."""
-    width = row.size
-    lanes = np.zeros(LANES, row.dtype)
-    total = 0.0
-    j = 0
-    while j + LANES <= width:
-        for t in range(LANES):
-            lanes[t] = 0
-        end = min(j + RUN, width)
-        while j + LANES <= end:
-            part = row[j:j + LANES]
-            for t in range(LANES):
-                lanes[t] += part[t] * part[t]
-            j += LANES
-        for t in range(LANES):
-            total += np.float64(lanes[t])
-    while j < width:
-        x64 = np.float64(row[j])
-        total += x64 * x64
-        j += 1
-    energy[i] += total
-
-
-@kernel
+@sum_kernel
 def load(values, shift, factors, out, energy):
     """out[i, j] = (values[i, j] - shift[j]) factors[j]; energy[i] += the squares of row i.
 
@@ -64,51 +38,82 @@ def load(values, shift, factors, out, energy):
     stream from memory is half as fast as four.
     """
     n, width = values.shape
+    none = out.dtype.type(0)
     i = 0
     while i + 4 <= n:
         r0, r1, r2, r3 = values[i], values[i + 1], values[i + 2], values[i + 3]
         t0, t1, t2, t3 = out[i], out[i + 1], out[i + 2], out[i + 3]
-        for j in range(width):
-            s, f = shift[j], factors[j]
-            a, b, c, d = (r0[j] - s) * f, (r1[j] - s) * f, (r2[j] - s) * f, (r3[j] - s) * f
-            t0[j] = a if f != 0 else 0
-            t1[j] = b if f != 0 else 0
-            t2[j] = c if f != 0 else 0
-            t3[j] = d if f != 0 else 0
-        for k in range(4):
-            squares(out[i + k], energy, i + k)
+        for at in range(0, width, RUN):
+            e0, e1, e2, e3 = none, none, none, none
+            for j in range(at, min(at + RUN, width)):
+                s, f = shift[j], factors[j]
+                a, b, c, d = (r0[j] - s) * f, (r1[j] - s) * f, (r2[j] - s) * f, (r3[j] - s) * f
+                if f == 0:
+                    a, b, c, d = none, none, none, none
+                t0[j], t1[j], t2[j], t3[j] = a, b, c, d
+                e0 += a * a
+                e1 += b * b
+                e2 += c * c
+                e3 += d * d
+            energy[i] += np.float64(e0)
+            energy[i + 1] += np.float64(e1)
+            energy[i + 2] += np.float64(e2)
+            energy[i + 3] += np.float64(e3)
         i += 4
     while i < n:
         row, to = values[i], out[i]
-        for j in range(width):
-            x = (row[j] - shift[j]) * factors[j]
-            to[j] = x if factors[j] != 0 else 0
-        squares(to, energy, i)
+        for at in range(0, width, RUN):
+            e = none
+            for j in range(at, min(at + RUN, width)):
+                a = (row[j] - shift[j]) * factors[j]
+                if factors[j] == 0:
+                    a = none
+                to[j] = a
+                e += a * a
+            energy[i] += np.float64(e)
         i += 1
 
 
-@kernel
-def load_and_sum(values, shift, factors, share, out, sums):
-    """out as :func:`load`, and sums[j] += share[i] (values[i, j] - shift[j]) in float64: the mean on the way."""
+@sum_kernel
+def load_and_sum(values, shift, factors, share, out, energy, sums):
+    """out and energy as :func:`load`, and sums[j] += share[i] (values[i, j] - shift[j]) in float64: the mean on the way."""
     n, width = values.shape
+    none = out.dtype.type(0)
     i = 0
     while i + 4 <= n:
         r0, r1, r2, r3 = values[i], values[i + 1], values[i + 2], values[i + 3]
         t0, t1, t2, t3 = out[i], out[i + 1], out[i + 2], out[i + 3]
         s0, s1, s2, s3 = share[i], share[i + 1], share[i + 2], share[i + 3]
-        for j in range(width):
-            s, f = shift[j], factors[j]
-            a, b, c, d = r0[j] - s, r1[j] - s, r2[j] - s, r3[j] - s
-            t0[j] = a * f if f != 0 else 0
-            t1[j] = b * f if f != 0 else 0
-            t2[j] = c * f if f != 0 else 0
-            t3[j] = d * f if f != 0 else 0
-            sums[j] += (s0 * a + s1 * b) + (s2 * c + s3 * d)
+        for at in range(0, width, RUN):
+            e0, e1, e2, e3 = none, none, none, none
+            for j in range(at, min(at + RUN, width)):
+                s, f = shift[j], factors[j]
+                a, b, c, d = r0[j] - s, r1[j] - s, r2[j] - s, r3[j] - s
+                sums[j] += (s0 * a + s1 * b) + (s2 * c + s3 * d)
+                a, b, c, d = a * f, b * f, c * f, d * f
+                if f == 0:
+                    a, b, c, d = none, none, none, none
+                t0[j], t1[j], t2[j], t3[j] = a, b, c, d
+                e0 += a * a
+                e1 += b * b
+                e2 += c * c
+                e3 += d * d
+            energy[i] += np.float64(e0)
+            energy[i + 1] += np.float64(e1)
+            energy[i + 2] += np.float64(e2)
+            energy[i + 3] += np.float64(e3)
         i += 4
     while i < n:
         row, to = values[i], out[i]
-        for j in range(width):
-            x = row[j] - shift[j]
-            to[j] = x * factors[j] if factors[j] != 0 else 0
-            sums[j] += share[i] * x
+        for at in range(0, width, RUN):
+            e = none
+            for j in range(at, min(at + RUN, width)):
+                a = row[j] - shift[j]
+                sums[j] += share[i] * a
+                a = a * factors[j]
+                if factors[j] == 0:
+                    a = none
+                to[j] = a
+                e += a * a
+            energy[i] += np.float64(e)
         i += 1

@@ -20,7 +20,7 @@ RUN = 64 << 10
 """Bytes of each snapshot that a tile should hold where the data comes from a disk: one long read beside one seek."""
 SLAB = 2 << 20
 """Bytes of a slab that is multiplied twice while it is in the cache."""
-SAMPLE = 4096
+SAMPLE = 8192
 MOST_STEPS = 8
 """Of the randomized route, where the residuals stay large."""
 SMALL = 5e9
@@ -68,7 +68,7 @@ class Plan:
 def plan(source: Any, rank: Any = None, *, energy: float | None = None, tolerance: float | None = None,
          absolute_tolerance: float | None = None, snapshot_axis: int | None = None, inner_product: Any = "auto",
          scale: Any = None, center: Any = "mean", method: str = "auto", memory_limit: Any = "2GiB",
-         engine: Engine | None = None, oversampling: int = 10, power: int = 2) -> Plan:
+         engine: Engine | None = None, oversampling: int = 10, power: int | None = None) -> Plan:
     """What :func:`pod` with the same arguments will do: route, passes, bytes, memory and the reason. Nothing is read.
 
     Raises:
@@ -86,13 +86,14 @@ def workers_of(engine: Engine | None) -> int:
 
 
 def plan_of(problem: Problem, rule: Rule, method: str, memory: int, workers: int, oversampling: int = 10,
-            power: int = 2) -> Plan:
+            power: int | None = None) -> Plan:
     """The plan for a problem."""
     if method not in ("auto", *ROUTES):
         raise InputError(f'method is "auto" or one of {", ".join(ROUTES)}; got {method!r}')
-    if oversampling < 1 or power < 1:
+    if oversampling < 1 or (power is not None and power < 1):
         raise InputError(f"oversampling and power are whole numbers above 0; got {oversampling!r} and {power!r}")
-    made = {route: _of(route, problem, rule, memory, workers, oversampling, power) for route in ROUTES}
+    steps = power if power is not None else 1 if method == "auto" else 2
+    made = {route: _of(route, problem, rule, memory, workers, oversampling, steps) for route in ROUTES}
     allowed = {route: _refused(route, problem) for route in ROUTES}
     if method != "auto":
         if allowed[method] is not None:
@@ -125,6 +126,8 @@ def _choice(problem: Problem, rule: Rule, made: dict[str, Plan], fits: list[str]
     exact = [route for route in ("gram", "covariance") if route in fits]
     if rule.counted and "randomized" in fits and not thin:
         work, full = made["randomized"].operations, made["gram"].operations
+        if problem.single and not problem.complex_:
+            work /= 2           # a product in float32 takes half as long, and all inner products are in float64
         if not exact or (full > SMALL and full > 3 * work):
             return "randomized", ("A few block Krylov steps find the leading modes with a fraction of the work of all "
                                   "inner products; the error is certified, and a steep spectrum escalates.")
@@ -227,7 +230,6 @@ def _of(route: str, problem: Problem, rule: Rule, memory: int, workers: int, ove
         ops = float(size) * size * n + 2.0 * n * k * size
         return Plan(route, 2, 2 * nbytes, _held(extra + peak + result), times * ops, "", rule.rank, problem.n, size, int(limit))
     if route == "randomized":
-        block = _block(k, oversampling, n)
         work = wide // 2 if problem.single else wide
         slivers = 0 if problem.in_memory else RUN * n
         limit = max(n * itemsize * 16, min(memory // 4, max(TILE, min(slivers, 1 << 30))))
@@ -235,18 +237,23 @@ def _of(route: str, problem: Problem, rule: Rule, memory: int, workers: int, ove
         slab = min(max(SLAB, 256 * n * work), memory // (16 * workers))
         width = int(min(max(64, slab // max(n * work, 1) // 64 * 64), 4096))
         tiles = max(1, math.ceil(nbytes / limit))
-        states = min(tiles, 2 * workers + math.ceil(math.log2(tiles + 1)) + 2) * n * block * wide
-        columns = int(min(size, SAMPLE, max(4 * block, memory // (24 * max(n, 1) * work))))
-        if not problem.in_memory and nbytes > 4 * memory:       # picking columns would cost a read; random vectors cost a step
-            columns = 0
-        steps = power if columns else power + 1
-        peak = states + workers * width * n * work + steps * size * block * work + 2 * columns * n * work + 2 * size * 8
         result = k * size * work + n * k * wide
-        ops = times * steps * 4.0 * n * size * block * (1.0 if wide == 16 or not problem.single else 0.5)
-        return Plan(route, steps + scaling + one_pass, nbytes * (steps + scaling if not load else 1),
-                    _held(extra + peak + result), ops, "",
-                    rule.rank, problem.n, size, int(limit), width, block=block, sample=columns, load=load,
-                    most_passes=max(steps, MOST_STEPS) + scaling + one_pass)
+
+        def by_steps(once: bool) -> Plan:
+            block = _block(k, oversampling, n, once)
+            columns = int(min(size, SAMPLE, max(4 * block, size // 16), max(4 * block, memory // (24 * max(n, 1) * work))))
+            if not problem.in_memory and nbytes > 4 * memory:   # picking columns would cost a read; random vectors cost a step
+                columns = 0
+            steps = power if once else max(power, 2) + (0 if columns else 1)
+            states = min(tiles, 2 * workers + math.ceil(math.log2(tiles + 1)) + 2) * n * block * wide
+            peak = states + workers * width * n * work + steps * size * block * work + 2 * columns * n * work + 2 * size * 8
+            return Plan(route, steps + scaling + one_pass, nbytes * (steps + scaling if not load else 1),
+                        _held(extra + peak + result), times * steps * 4.0 * n * size * block, "", rule.rank, problem.n, size,
+                        int(limit), width, block=block, sample=columns, load=load,
+                        most_passes=max(steps, MOST_STEPS) + scaling + one_pass)
+
+        once = by_steps(True)
+        return once if once.sample and once.memory_bytes <= memory else by_steps(False)
     keep = 2 * k + 10
     width = max(8, min(keep, n or keep))
     state = wide if not problem.single else wide // 2
@@ -263,8 +270,11 @@ def _held(nbytes: float) -> int:
     return int(1.4 * nbytes) + (6 << 20)
 
 
-def _block(rank: int, oversampling: int, n: int) -> int:
-    """Vectors a block: with two blocks the space has twice as many, so that a few more than the rank are plenty."""
-    block = max(rank + max(4, rank // 5), (rank + oversampling + 1) // 2)
-    return int(min(-(-block // 8) * 8, max(n - 1, 1)))
-
+def _block(rank: int, oversampling: int, n: int, once: bool) -> int:
+    """Vectors a block: where one is to be enough, half as many again as modes, and with the one for the mean a multiple of
+    what products do best; where there are several, the space has as many times more, so that a few more are plenty."""
+    if once:
+        block = -(-(rank + max(oversampling, rank // 2) + 1) // 16) * 16 - 1
+    else:
+        block = -(-max(rank + max(4, rank // 5), (rank + oversampling + 1) // 2) // 8) * 8
+    return int(min(block, max(n - 1, 1)))

@@ -34,8 +34,8 @@ WORTHWHILE = 1e-6
 def pod(source: Any, rank: Any = None, *, energy: float | None = None, tolerance: float | None = None,
         absolute_tolerance: float | None = None, snapshot_axis: int | None = None, inner_product: Any = "auto",
         scale: Any = None, center: Any = "mean", method: str = "auto", memory_limit: Any = "2GiB",
-        engine: Engine | None = None, missing: Literal["raise", "gappy"] = "raise", oversampling: int = 10, power: int = 2,
-        seed: int = 0, progress: Any = False) -> Basis:
+        engine: Engine | None = None, missing: Literal["raise", "gappy"] = "raise", oversampling: int = 10,
+        power: int | None = None, seed: int = 0, progress: Any = False) -> Basis:
     """The modes that carry most of the snapshots' energy, with the error that is left.
 
     Arguments:
@@ -56,7 +56,9 @@ def pod(source: Any, rank: Any = None, *, energy: float | None = None, tolerance
         memory_limit: bytes of memory of its own, such as "2GiB"; the route is chosen by it.
         missing: numbers that are NaN in every snapshot are left out always. Where they change from snapshot to snapshot,
             "raise", or "gappy": fill them in from the modes (Everson & Sirovich 1995; needs a rank, and memory for all).
-        oversampling, power, seed: of the randomized route: directions beyond the rank, steps, and the random numbers.
+        oversampling, power, seed: of the randomized route: directions beyond the rank, steps at least, and the random
+            numbers. Steps, each a read, end where another would lower the error by less than 0.1 %; with method="auto" one
+            may be enough, after a sample of the columns, with method="randomized" there are two.
 
     Returns:
         a Basis. Snapshots of lower numerical rank than asked for give fewer modes.
@@ -394,17 +396,19 @@ def larger(left: dict, right: dict) -> dict:
 
 def by_steps(job: Job, dtype: np.dtype, at_all_costs: bool = False) -> Found | None:
     """Block Krylov steps, one read each, until another would change little. None below the floor of the arithmetic."""
-    with one_blas_thread():     # blocks are a few dozen vectors: threads of BLAS would only wait for each other
-        return _by_steps(job, dtype, at_all_costs)
-
-
-def _by_steps(job: Job, dtype: np.dtype, at_all_costs: bool) -> Found | None:
-    problem, rule = job.problem, job.rule
-    problem = with_scales(job, problem, None, None)
-    n, unit, roots = problem.n or 0, problem.unit_vector, problem.roots
-    rank = min(rule.rank or 50, n - (unit is not None), problem.size)
+    problem = with_scales(job, job.problem, None, None)
+    n, unit = problem.n or 0, problem.unit_vector
     width = min(job.plan.block, n - (unit is not None), problem.size)
-    block = randomized.first_block(_sample(job, problem, dtype), n, width, unit, job.seed, dtype)
+    with one_blas_thread():     # slabs are worked on side by side: threads of BLAS would only wait for each other
+        first = randomized.first_block(_known(job, problem, dtype), n, width, unit, job.seed, dtype)
+        return _by_steps(job, problem, first, dtype, at_all_costs)
+
+
+def _by_steps(job: Job, problem: Problem, first: randomized.First, dtype: np.dtype, at_all_costs: bool) -> Found | None:
+    n, unit, roots = problem.n or 0, problem.unit_vector, problem.roots
+    rank = min(job.rule.rank or 50, n - (unit is not None), problem.size)
+    block = first.block
+    width = block.shape[1]
     made: list[list[list[np.ndarray]]] = []         # step -> field -> parts of C
     basis = np.empty((n, 0), job.wide)
     nexts = np.empty((n, 0), job.wide)
@@ -415,20 +419,21 @@ def _by_steps(job: Job, dtype: np.dtype, at_all_costs: bool) -> Found | None:
     while True:
         weighted = (roots[:, None] * block).astype(dtype)
         energies, parts, products = [], [], []
-        first = not means
-        quick = first and unit is not None and _steps(job) > 1 and block.shape[1] < n - 1
+        quick = not means and unit is not None and block.shape[1] < n - 1
+        off = 0.0
         for at, part in enumerate(problem.parts):
-            recipe = job.recipe(part, dtype, None if first else means[at])
+            recipe = job.recipe(part, dtype, means[at] if made else None)
             if quick:
                 recipe = replace(recipe, quick=True)
             sums, columns = job.over_tiles(part, randomized.StepWork(recipe, weighted))
             if not np.isfinite(sums["energy"]).all():
                 raise NotFinite
-            if first:
+            if not made:
                 means.append(np.concatenate([c["mean"] for c in columns]))
+            off += float(sums["off"])
             energies.append(sums["energy"])
             parts.append([c["made"] for c in columns])
-            # the first look subtracts a snapshot instead of the mean: the same for all rows, whose mean is 0
+            # the first look subtracts about the mean: off by the same for all rows, whose mean is 0
             products.append(sums["next"] - recipe.share @ sums["next"] if quick else sums["next"])
         passes += 1
         made.append(parts)
@@ -437,8 +442,8 @@ def _by_steps(job: Job, dtype: np.dtype, at_all_costs: bool) -> Found | None:
         nexts = np.sum(per_field, axis=0)
         energy = np.sum(energies, axis=0)
         total = float((energy * roots**2).sum())
-        if quick:
-            total = math.inf            # the second step measures
+        if off * n > total:
+            total = math.inf            # what was subtracted was no mean at all: the next step measures
         gram = _blocks_gram(job, made)
         turned = roots[:, None] * nexts
         if unit is not None:
@@ -450,9 +455,11 @@ def _by_steps(job: Job, dtype: np.dtype, at_all_costs: bool) -> Found | None:
         if not total:
             break
         room = n - (unit is not None) - basis.shape[1]
-        # residuals know nothing of what no block has met yet: they are believed where the last step found little
-        expected = 2 * ritz.gain(basis, turned, width) if gain <= LITTLE * left else gain
-        if room <= 0 or len(made) >= MOST_STEPS or (len(made) >= _steps(job) and (
+        # residuals know nothing of what no block has met yet: they are believed where the last step found little, or the
+        # sample left nothing unseen that could be among the modes
+        believed = gain <= LITTLE * left or (len(made) == 1 and first.unseen(turned, unit) < ritz.least(rank))
+        expected = 2 * ritz.gain(basis, turned, width - first.probes) if believed else gain
+        if room <= 0 or len(made) >= MOST_STEPS or (len(made) >= _steps(job) and math.isfinite(total) and (
                 min(gain, expected) <= 2 * ENOUGH * left or gain <= 1e-13 * total)):
             break
         block = randomized.orthogonal(turned[:, -block.shape[1]:], unit, basis)[:, :room]
@@ -494,8 +501,8 @@ def _steps(job: Job) -> int:
     return max(1, job.plan.passes - (1 if job.problem.scaling else 0))
 
 
-def _sample(job: Job, problem: Problem, dtype: np.dtype) -> np.ndarray | None:
-    """Some thousand columns of all fields, centred; None where picking them would cost a read of the file."""
+def _known(job: Job, problem: Problem, dtype: np.dtype) -> Callable[[np.ndarray], np.ndarray] | None:
+    """A Aᴴ times a block, from some thousand columns of all fields; None where picking them would cost a read of the file."""
     if not job.plan.sample:
         return None
     share = job.plan.sample / problem.size
@@ -503,10 +510,21 @@ def _sample(job: Job, problem: Problem, dtype: np.dtype) -> np.ndarray | None:
     for part in problem.parts:
         _, columns = job.over_tiles(part, randomized.SampleWork(job.recipe(part, dtype), share, job.seed))
         found += [c.pop("sample") for c in columns]
-    sample = np.concatenate(found, axis=1)
     if problem.weights is not None:
-        sample *= problem.roots.astype(dtype)[:, None]
-    return sample if np.isfinite(sample).all() else None
+        for sample in found:
+            sample *= problem.roots.astype(dtype)[:, None]
+    if not all(np.isfinite(sample).all() for sample in found):
+        return None
+    scale = problem.size / sum(sample.shape[1] for sample in found)
+
+    def product(block: np.ndarray) -> np.ndarray:
+        return scale * functools.reduce(operator.add, job.local.map(_there_and_back, iter(found), block))
+    return product
+
+
+def _there_and_back(block: np.ndarray, sample: np.ndarray) -> np.ndarray:
+    back = randomized.adjoint(sample) @ block
+    return (sample @ back).astype(np.result_type(block.dtype, np.float64))
 
 
 def _columns(made: list[list[list[np.ndarray]]], at: int) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:

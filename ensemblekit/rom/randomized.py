@@ -1,13 +1,16 @@
 """Leading modes by block Krylov iteration: each step reads the snapshots once and multiplies each slab twice.
 
 With A the centred snapshots (n, size) and Q a block of vectors over time, a slab gives C = Aᴴ Q (kept: what the modes
-are made of) and A C (added up: the next block). After a few steps Rayleigh–Ritz over all blocks gives modes,
+are made of) and A C (added up: the next block). After a step or more Rayleigh–Ritz over all blocks gives modes,
 coefficients and residuals without another read (Musco & Musco 2015). The first block comes from a sample of the columns
-(Frieze, Kannan & Vempala 2004), with Gaussian vectors beside it so that nothing the sample misses stays unseen.
+(Frieze, Kannan & Vempala 2004), which mostly makes one step enough. Gaussian vectors beside it see what the sample missed:
+where A Aᴴ does with them what the sample foretold, no direction of weight is left unseen.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +19,11 @@ from ensemblekit.rom.slabs import Recipe, Tile
 
 FLOOR32, FLOOR64 = 1e-4, 2e-8
 """Singular values below this share of the first are not trusted, with arithmetic in float32 and float64."""
-RANDOM = 2
-SUBSPACE_STEPS = 4
+PROBES = 4
+"""Gaussian vectors in the first block."""
+SURE = 3.0
+"""Times the root mean square over the probes: a symmetric matrix has a larger norm with a probability of 2 %."""
+SUBSPACE_STEPS = 3
 RUN = 16
 
 
@@ -48,7 +54,11 @@ class SampleWork:
 
 @dataclass(frozen=True, eq=False)
 class StepWork:
-    """One step over a tile: C = Aᴴ Q kept, A C and the energy of each snapshot summed."""
+    """One step over a tile: C = Aᴴ Q kept, A C and the energy of each snapshot summed.
+
+    Where slabs are not quite centred, Q being orthogonal to the mean's direction keeps C right, A C is put right by its
+    mean over the snapshots, and the energies by one more column: the products with what the mean is off by.
+    """
 
     recipe: Recipe
     block: np.ndarray
@@ -56,40 +66,78 @@ class StepWork:
 
     def __call__(self, tile: Tile) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         n, width = self.block.shape
-        energy, means = np.zeros(n), []
-        found = np.empty((tile.values.shape[1], width), self.recipe.dtype)
-        total = np.zeros((n, width), np.result_type(self.recipe.dtype, np.float64))
+        energy, means, off = np.zeros(n), [], 0.0
+        # one column more, for the energies
+        block = np.hstack([self.block, np.zeros((n, 1), self.block.dtype)])
+        found = np.empty((tile.values.shape[1], width + 1), self.recipe.dtype)
+        total = np.zeros((n, width + 1), np.result_type(self.recipe.dtype, np.float64))
         for slab in self.recipe.slabs(tile, energy):
             a = slab.start - tile.at
             part = found[a:a + slab.values.shape[1]]
-            np.matmul(slab.values.T.conj() if self.recipe.dtype.kind == "c" else slab.values.T, self.block, out=part)
+            np.matmul(adjoint(slab.values), block, out=part)
+            if slab.off is not None:
+                part[:, width] = slab.off
+                off += float(slab.off @ slab.off)
             total += slab.values @ part
             means.append(slab.mean)
-        return {"next": total, "energy": energy}, {"made": found, "mean": np.concatenate(means)}
+        energy += off - 2 * total[:, width].real
+        return ({"next": total[:, :width], "energy": energy, "off": np.array(off)},
+                {"made": found[:, :width], "mean": np.concatenate(means)})
 
 
-def first_block(sample: np.ndarray | None, n: int, width: int, unit: np.ndarray | None, seed: int,
-                dtype: np.dtype) -> np.ndarray:
-    """Q (n, width): leading vectors of the sample by subspace iteration, some Gaussian ones, all orthogonal to `unit`."""
+@dataclass(frozen=True, eq=False)
+class First:
+    """The block to begin with."""
+
+    block: np.ndarray
+    """Q (n, width), orthonormal."""
+    probes: int = 0
+    """Its last columns, random among what is orthogonal to the others."""
+    foretold: np.ndarray | None = None
+    """(n, probes): A Aᴴ times the probes, as the sample has it; None without one."""
+
+    def unseen(self, nexts: np.ndarray, unit: np.ndarray | None) -> float:
+        """A bound of the energy of any direction that neither the block nor the sample knows of, from A Aᴴ Q.
+
+        ‖B g‖² is ‖B‖²_F on average for a Gaussian g, and above ‖B‖² g₁² always.
+        """
+        if self.foretold is None:
+            return math.inf
+        away = nexts[:, len(self.block[0]) - self.probes:] - self.foretold
+        for known in (self.block, *(() if unit is None else (unit[:, None],))):
+            away = away - known @ (known.conj().T @ away)
+        return SURE * math.sqrt(float(np.square(np.abs(away)).sum(0).mean()) * len(away))
+
+
+def first_block(known: Callable[[np.ndarray], np.ndarray] | None, n: int, width: int, unit: np.ndarray | None,
+                seed: int, dtype: np.dtype) -> First:
+    """Leading vectors by subspace iteration with what is known of A Aᴴ, Gaussian ones beside them, orthogonal to `unit`.
+
+    `known` multiplies a block (n, l) with A Aᴴ as a sample of its columns has it; None: all vectors are Gaussian.
+    """
     rng = np.random.default_rng([seed, 1])
     start = rng.standard_normal((n, width))
     if dtype.kind == "c":
         start = start + 1j * rng.standard_normal((n, width))
-    q = orthogonal(start, unit)
-    if sample is None:
-        return q
+    if known is None:
+        return First(orthogonal(start, unit))
+    probes = min(PROBES, max(1, width // 6))
+    q = orthogonal(start[:, probes:], unit)
     for _ in range(SUBSPACE_STEPS):
-        q = orthogonal(sample @ (sample.conj().T @ q.astype(dtype)), unit)
+        q = orthogonal(known(q.astype(dtype)), unit)
+    q = orthogonal(np.hstack([q, start[:, :probes]]), unit)
+    foretold = known(q.astype(dtype))
     # rotate into the leading directions, so that every column of C has about its singular value as norm
-    _, vectors = np.linalg.eigh(_gram(sample.conj().T @ q.astype(dtype)))
-    q = q @ vectors[:, ::-1]
-    random = min(RANDOM, max(1, width // 6))
-    return orthogonal(np.hstack([q[:, :width - random], start[:, :random]]), unit)
+    lead = slice(0, width - probes)
+    small = q[:, lead].conj().T @ foretold[:, lead]
+    _, vectors = np.linalg.eigh(small + small.conj().T)
+    q[:, lead] = q[:, lead] @ vectors[:, ::-1]
+    return First(q, probes, foretold[:, width - probes:])
 
 
-def _gram(c: np.ndarray) -> np.ndarray:
-    wide = c.astype(np.result_type(c.dtype, np.float64))
-    return wide.conj().T @ wide
+def adjoint(a: np.ndarray) -> np.ndarray:
+    """The conjugate transpose."""
+    return a.T.conj() if a.dtype.kind == "c" else a.T       # the conjugate of real numbers would be a copy
 
 
 def orthogonal(block: np.ndarray, unit: np.ndarray | None, against: np.ndarray | None = None) -> np.ndarray:
@@ -121,14 +169,18 @@ class Ritz:
     vectors: np.ndarray
     """(m, k): the Ritz vectors in the blocks."""
 
+    def least(self, rank: int) -> float:
+        """The energy of the last mode."""
+        return float(self.values[min(rank, len(self.values)) - 1])
+
     def gain(self, blocks: np.ndarray, nexts: np.ndarray, width: int) -> float:
         """What another step would add to the energy captured, from the residuals r of the Ritz vectors.
 
         To second order a direction outside of energy mu adds |r|² / (theta - mu), of which the projection on the modes has
-        |r|² / theta already. The largest mu is taken to be the Ritz value behind the first block.
+        |r|² / theta already. The largest mu is taken to be the Ritz value at the end of the first block, of `width`.
         """
         theta = self.values[:self.vectors.shape[1]]
-        mu = min(float(self.values[min(width, len(self.values) - 1)]), 0.9 * float(theta[-1]))
+        mu = min(self.least(width), 0.9 * float(theta[-1]))
         residuals = nexts @ self.vectors - (blocks @ self.vectors) * theta
         return float((np.square(np.abs(residuals)).sum(0) * mu / (theta * (theta - mu))).sum())
 

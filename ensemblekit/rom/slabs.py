@@ -12,6 +12,7 @@ from ensemblekit.averaging.reducer import SPACE
 from ensemblekit.source import Array, Block
 
 KERNEL_TYPES = (np.dtype("f4"), np.dtype("f8"))
+FEW = 8
 
 
 class Tile(NamedTuple):
@@ -44,7 +45,9 @@ class Slab(NamedTuple):
     values: np.ndarray
     """(n, width) in the type of the arithmetic, centred, times the roots of the inner product."""
     mean: np.ndarray
-    """(width,) what was subtracted, in double precision."""
+    """(width,) over the snapshots or what was subtracted instead, in double precision."""
+    off: np.ndarray | None = None
+    """(width,) how far the mean of the values lies from 0, where something close to it was subtracted; None: it was exact."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +65,8 @@ class Recipe:
     width: int = 512
     """Columns of a slab."""
     quick: bool = False
-    """Subtract the first snapshot and find the mean on the way: one look at the numbers instead of two, for products with
-    vectors that are orthogonal to the mean's. `energy` is left alone, but for NaN and infinity."""
+    """Subtract the mean of a few snapshots and find that of all on the way: one look at the numbers instead of two, for
+    products with vectors that are orthogonal to the mean's. Slabs say how far `off` they are, and `energy` is too."""
 
     def slabs(self, tile: Tile, energy: np.ndarray) -> Iterator[Slab]:
         """The slabs of a tile one by one, in one buffer used again and again; squares of rows are added to `energy`."""
@@ -77,20 +80,21 @@ class Recipe:
             factors = np.ones(b - a, real) if self.factors is None else self.factors[at].astype(real, copy=False)
             out = buffer[:, :b - a]
             if self.quick and self.shift is None and values.dtype in KERNEL_TYPES and out.dtype.kind == "f":
-                yield Slab(at.start, out, self._in_one_look(values, factors, out, energy))
+                yield Slab(at.start, out, *self._in_one_look(values, factors, out, energy))
                 continue
             mean = self._mean(values) if self.shift is None else self.shift[at]
             _load(values, mean, factors, out, energy)
             yield Slab(at.start, out, np.asarray(mean))
 
-    def _in_one_look(self, values: np.ndarray, factors: np.ndarray, out: np.ndarray, energy: np.ndarray) -> np.ndarray:
+    def _in_one_look(self, values: np.ndarray, factors: np.ndarray, out: np.ndarray,
+                     energy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         from ensemblekit.rom.kernels_pod import load_and_sum
 
-        first = values[0].astype(out.dtype)
-        sums = np.zeros(len(first))
-        load_and_sum(values, first, factors, self.share, out, sums)
-        energy[0] += 0.0 * sums[factors != 0].sum()
-        return first + sums
+        # a few from one end to the other: after one alone, an odd one, most digits of a difference would be lost
+        near = values[::max(1, len(values) // FEW)].mean(0).astype(out.dtype)
+        sums = np.zeros(len(near))
+        load_and_sum(values, near, factors, self.share, out, energy, sums)
+        return near + sums, np.where(factors == 0, 0, sums * factors)
 
     def _mean(self, values: np.ndarray) -> np.ndarray:
         if values.dtype not in KERNEL_TYPES:
