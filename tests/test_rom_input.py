@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
 
 import numpy as np
@@ -387,7 +388,8 @@ def test_incremental_takes_several_fields():
     assert np.sqrt(made / total) == pytest.approx(basis.relative_error, rel=1e-6)
 
 
-def test_a_plan_without_a_sample_counts_the_step_that_random_vectors_take(tmp_path):
+def test_a_plan_without_a_sample_counts_the_step_that_random_vectors_take(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.import_module("ensemblekit.rom.plan"), "_cache", lambda: 0)
     x = low_rank_large()
     with ek.create(tmp_path / "x.h5", {"u": ek.Field(x.shape[1:], "f4")}) as store:
         store.extend({"u": x})
@@ -400,6 +402,8 @@ def test_a_plan_without_a_sample_counts_the_step_that_random_vectors_take(tmp_pa
     assert basis.passes == plan.passes
     assert rom.plan(u, 3, method="randomized").passes == 2
     assert rom.plan(x, 3).passes == 1
+    monkeypatch.undo()
+    assert rom.plan(u, 3, memory_limit="40MiB").passes == 1
 
 
 def low_rank_large():

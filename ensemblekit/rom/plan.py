@@ -239,10 +239,12 @@ def _of(route: str, problem: Problem, rule: Rule, memory: int, workers: int, ove
         tiles = max(1, math.ceil(nbytes / limit))
         result = k * size * work + n * k * wide
 
+        held = max(4 * memory, _cache())    # of what fits there the sample is the one read from the disk
+
         def by_steps(once: bool) -> Plan:
             block = _block(k, oversampling, n, once)
             columns = int(min(size, SAMPLE, max(4 * block, size // 16), max(4 * block, memory // (24 * max(n, 1) * work))))
-            if not problem.in_memory and nbytes > 4 * memory:   # picking columns would cost a read; random vectors cost a step
+            if not problem.in_memory and nbytes > held:     # picking columns would cost a read; random vectors cost a step
                 columns = 0
             steps = power if once else max(power, 2) + (0 if columns else 1)
             states = min(tiles, 2 * workers + math.ceil(math.log2(tiles + 1)) + 2) * n * block * wide
