@@ -107,6 +107,7 @@ def covariance(job: Job) -> Found:
     shift = first_snapshot(part.source, part.key) if part.shift is None else part.shift
     shift = np.where(np.isfinite(shift), shift, 0)
     rows = Rows(part.key, shift, part.factors, job.wide)
+    job.reads.add(problem.nbytes)
     total, matrix = reduce(part.source, {"p": (rows, Products())}, fields=[part.key], engine=job.engine, limit=limit,
                            progress=job.progress)["p"]
     if not (np.isfinite(total).all() and np.isfinite(matrix).all()):
@@ -134,12 +135,13 @@ def covariance(job: Job) -> Found:
     factors = part.factors
     if scale != 1.0:
         factors = np.full(part.field.size, 1 / scale) if factors is None else factors / scale
+    job.reads.add(problem.nbytes)
     again = Rows(part.key, mean, factors, job.wide)
     found = reduce(part.source, {"c": (Projected(again, modes), Series())}, fields=[part.key], engine=job.engine, limit=limit,
                    progress=job.progress)["c"]
     coefficients, energy = found[:, :k], found[:, k].real
     return Found(sigma[:min(n, problem.size)], True, coefficients, [modes], [mean], float(squared.sum()),
-                 float(squared[k:].sum()), energy, [], FLOOR, "covariance", 2, sigma[:k], scales=[part.scale * scale])
+                 float(squared[k:].sum()), energy, [], FLOOR, "covariance", sigma[:k], scales=[part.scale * scale])
 
 
 def _weight_of(source: Any) -> float:
