@@ -366,7 +366,7 @@ def warn_of_split_pair(basis: Basis) -> None:
     if basis.splits_pair:
         k = basis.rank
         warnings.warn(f"the cut after mode {k} splits a pair: singular values {k} and {k + 1} differ by less than "
-                      f"{100 * ALIKE:.0f} %, so mode {k} is half of a wave. Keep {k - 1} or {k + 1} modes", UserWarning,
+                      f"{100 * ALIKE:.0f} %, so mode {k} is half of a wave. Keep {f'{k - 1} or ' if k > 1 else ''}{k + 1} modes", UserWarning,
                       stacklevel=3)
 
 
