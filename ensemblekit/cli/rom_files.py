@@ -29,7 +29,7 @@ def ingest(
     patch: Annotated[str | None, typer.Option(help="A boundary patch instead of the cells.")] = None,
     zone: Annotated[str | None, typer.Option(help="A cell zone.")] = None,
     zero: Annotated[bool, typer.Option("--zero", help="Read OpenFOAM's 0/ too.")] = False,
-    moving: Annotated[bool, typer.Option("--moving", help="Take the fields of an OpenFOAM mesh in motion cell by cell.")] = False,
+    moving: Annotated[bool, typer.Option("--moving", help="Of an OpenFOAM mesh in motion: take fields cell by cell.")] = False,
     axis: Annotated[int | None, typer.Option("--snapshot-axis", help="The axis of snapshots in arrays.")] = None,
     mesh: Annotated[str | None, typer.Option("--mesh", help="A file to take the mesh from.")] = None,
     single: Annotated[bool, typer.Option("--single", help="Store 64-bit numbers in 32 bits.")] = False,

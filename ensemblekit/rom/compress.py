@@ -352,7 +352,7 @@ def _rounded(basis: Any, mean: np.ndarray, k: int, noise: float, n: int, one: Fi
 
 
 def _round_slab(shared: Any, cut: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Round the mean and the modes in some columns; (inner products of those modes, with the true ones, with the mean's rest)."""
+    """Round the mean and the modes in some columns; inner products of those modes, with the true ones, with the mean's rest."""
     q, mean, modes, steps = shared
     own = modes[:, cut].astype(np.float64, copy=False)
     held = np.empty((len(q), cut.stop - cut.start))

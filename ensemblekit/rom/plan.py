@@ -249,8 +249,8 @@ def _of(route: str, problem: Problem, rule: Rule, memory: int, workers: int, ove
         ops = times * steps * 4.0 * n * size * block * (1.0 if wide == 16 or not problem.single else 0.5)
         other = scaling + (1 if columns and not problem.in_memory else 0)
         passes, most = (1, 1) if load else (steps + other, max(steps, MOST_STEPS) + other)
-        return Plan(route, passes, nbytes * passes, _held(extra + peak + result), ops, "", rule.rank, problem.n, size, int(limit),
-                    width, block=block, sample=columns, load=load, steps=steps, most_passes=most)
+        return Plan(route, passes, nbytes * passes, _held(extra + peak + result), ops, "", rule.rank, problem.n, size,
+                    int(limit), width, block=block, sample=columns, load=load, steps=steps, most_passes=most)
     keep = 2 * k + 10
     width = max(8, min(keep, n or keep))
     state = wide if not problem.single else wide // 2

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -85,25 +86,23 @@ def settled(job: Job, stream: IncrementalPOD) -> Basis:
         pass
     total = float((read.energies.sum(1) * roots**2).sum())
     coefficients = products @ turn[:k].conj().T
+    edges = list(pairwise(np.cumsum([0, *(part.field.size for part in parts)])))
     errors = []
     if len(parts) > 1:
         c = roots[:, None] * coefficients
-        edges = np.cumsum([0, *(part.field.size for part in parts)])
-        for at in range(len(parts)):
+        for at, (a, b) in enumerate(edges):
             own = float((read.energies[:, at] * roots**2).sum())
-            piece = rows[:, edges[at]:edges[at + 1]]
-            along = read.products[:, at] @ turn[:k].conj().T
-            kept = 2 * np.sum(c.conj() * (roots[:, None] * along)).real - np.sum((piece @ piece.conj().T).T * (c.conj().T @ c)).real
+            gram = rows[:, a:b] @ rows[:, a:b].conj().T
+            along = roots[:, None] * (read.products[:, at] @ turn[:k].conj().T)
+            kept = 2 * np.sum(c.conj() * along).real - np.sum(gram.T * (c.conj().T @ c)).real
             errors.append(math.sqrt(max(own - float(kept), 0) / own) if own > 0 else 0.0)
     spectrum = sigma[sigma > stream.floor * sigma[0]]
     energy = read.energies.sum(1)
     del read, q
-    edges = np.cumsum([0, *(part.field.size for part in parts)])
-    pieces = [rows[:, a:b] for a, b in zip(edges, edges[1:], strict=False)]
-    means = [mean[a:b] for a, b in zip(edges, edges[1:], strict=False)]
-    return assembled(problem, Found(spectrum, False, coefficients, pieces, means, total,
-                                    max(total - float((sigma[:k] ** 2).sum()), 0.0), energy, errors, stream.floor, "incremental",
-                                    sigma[:k]))
+    residual = max(total - float((sigma[:k] ** 2).sum()), 0.0)
+    return assembled(problem, Found(spectrum, False, coefficients, [rows[:, a:b] for a, b in edges],
+                                    [mean[a:b] for a, b in edges], total, residual, energy, errors, stream.floor,
+                                    "incremental", sigma[:k]))
 
 
 def _read(job: Job, parts: tuple[Part, ...], q: np.ndarray, mean: np.ndarray, roots: np.ndarray | None) -> Read:
@@ -158,7 +157,8 @@ def _added(shared: tuple[Step, np.ndarray, np.ndarray], cut: Cut) -> None:
     turned[:, cut.joined] += weighted @ step.values(cut)
 
 
-def _nearer(turned: Any, sigma: np.ndarray, turn: np.ndarray, q: np.ndarray, k: int, engine: Engine) -> tuple[np.ndarray, float]:
+def _nearer(turned: Any, sigma: np.ndarray, turn: np.ndarray, q: np.ndarray, k: int,
+            engine: Engine) -> tuple[np.ndarray, float]:
     """(directions after the step, sine of the largest angle between the first k of them and those before)."""
     usable = int(np.count_nonzero(sigma > 1e-7 * sigma[0]))
     usable = max(usable, min(k, len(sigma)))
@@ -174,7 +174,7 @@ def _nearer(turned: Any, sigma: np.ndarray, turn: np.ndarray, q: np.ndarray, k: 
     order = (vectors[:, ::-1] / np.sqrt(np.maximum(values[::-1], 1e-300))).conj().T
     for _ in engine.map(_combined, _slabs(q.shape[1]), (order, rows, rows)):
         pass
-    rows, lower = orthonormalised(rows)
+    rows, _ = orthonormalised(rows)
     # orthonormalised by Cholesky: each row depends on those above it alone, so the first k still span the first k
     before = turn[:k]
     cosines: Any = 0

@@ -250,7 +250,7 @@ def _load_block(name: str, file: Any, block: int, head: int | None) -> FoamFile:
         lead = file.read(1 << 12)
         found = re.compile(rb"\s*(?:(?:/\*.*?\*/|//[^\n]*)\s*)*(?:List<char>\s*)?(\d+)\s*\(", re.S).match(lead)
         if found is None:
-            raise SnapshotFileError(name, f"is cut short: there is no block of processor {k}, and {block + 1} or more are needed")
+            raise SnapshotFileError(name, f"is cut short: there is no block of processor {k}")
         size, start = int(found.group(1)), at + found.end()
         if k in (0, block):
             file.seek(start)

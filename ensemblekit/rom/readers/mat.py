@@ -72,4 +72,5 @@ def _open_hdf5(path: str, options: Options) -> AlongAxis:
         if times is not None and len(times) != n:
             times = None
         # MATLAB's first axis is HDF5's last
-        return AlongAxis(path, fields, int(n), times, {name: len(shapes[name]) - 1 - where[name] for name in names}, turned=True)
+        return AlongAxis(path, fields, int(n), times, {name: len(shapes[name]) - 1 - where[name] for name in names},
+                         turned=True)

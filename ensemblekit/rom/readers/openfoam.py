@@ -395,12 +395,12 @@ def open_foam(path: str, options: Options) -> FoamCase:
         for label in labels:
             own = os.path.join(folder, label, options.region or "", "polyMesh")
             if there(os.path.join(own, "owner")):
-                raise SnapshotFileError(os.path.join(folder, label), "has cells of its own: the mesh changes, so that snapshots "
-                                        "are no vectors of one space. Map the fields to one mesh first, with mapFields")
+                raise SnapshotFileError(os.path.join(folder, label), "has cells of its own: the mesh changes, so that "
+                                        "snapshots are no vectors of one space. Map the fields to one mesh, with mapFields")
             if there(os.path.join(own, "points")) and not options.moving:
-                raise SnapshotFileError(os.path.join(folder, label), "has points of its own: a mesh in motion. Pass moving=True "
-                                        "(--moving) to take the fields cell by cell, with the places and volumes that the cells "
-                                        "have in constant/polyMesh; or map the fields to one mesh first, with mapFields")
+                raise SnapshotFileError(os.path.join(folder, label), "has points of its own: a mesh in motion. Pass "
+                                        "moving=True (--moving) to take the fields cell by cell, with the places and volumes "
+                                        "that cells have in constant/polyMesh; or map the fields to one mesh, with mapFields")
     mesh_folder = os.path.join(folders[0], "constant", options.region or "", "polyMesh")
     if not there(os.path.join(mesh_folder, "owner")):
         regions = [name for name in _listed(os.path.join(folders[0], "constant"))
@@ -446,7 +446,7 @@ def _decomposed(case: str) -> list[tuple[str, ...]]:
     for n, groups in sorted(collated.items()):
         parts = [os.path.join(case, f"{name}#{k}") for first, last, name in sorted(groups) for k in range(last - first + 1)]
         if len(parts) != n:
-            raise SnapshotFileError(case, f"is decomposed for {n} processors in {', '.join(g[2] for g in sorted(groups))}, which "
+            raise SnapshotFileError(case, f"is decomposed for {n} processors, and {', '.join(g[2] for g in sorted(groups))} "
                                           f"hold {len(parts)}")
         found.append(tuple(parts))
     return found
