@@ -118,3 +118,23 @@ def _store(tmp_path):
     with ek.create(tmp_path / "x.h5", {"u": ek.Field((2,))}) as store:
         store.append({"u": [1, 2]})
     return tmp_path / "x.h5"
+
+
+@pytest.mark.parametrize("turn", [1, 1j])
+@pytest.mark.parametrize("how", [{}, {"scale": "max"}, {"scale": "none"},
+                                 {"inner_product": {"u": np.array([0.3, 1.0, 2.0, 0.1, 0.7, 1.5])}}], ids=str)
+def test_many_snapshots_of_a_few_numbers_of_several_fields(how, turn):
+    """The covariance of the numbers is the smaller matrix by far, and gives what the inner products of snapshots give."""
+    rng = np.random.default_rng(0)
+    u = rng.normal(size=(300, 6, 2)) * np.arange(1, 7)[:, None] + 3
+    u = u if turn == 1 else u + turn * u[::-1]
+    p = 1e3 * rng.normal(size=(300, 5)) @ rng.normal(size=(5, 5))
+    source = ek.ArraySource.of({"u": u, "p": p}, weights=rng.random(300) + 0.1)
+    basis, other = (rom.pod(source, rank=4, method=method, **how) for method in ("covariance", "gram"))
+    assert rom.pod(source, rank=4, **how).method == "covariance"
+    np.testing.assert_allclose(basis.singular_values, other.singular_values, rtol=1e-12)
+    np.testing.assert_allclose(basis.modes, other.modes, atol=1e-9)
+    np.testing.assert_allclose(basis.coefficients, other.coefficients, atol=1e-10 * np.abs(other.coefficients).max())
+    assert basis.error_per_field == pytest.approx(dict(other.error_per_field), rel=1e-9)
+    assert dict(basis.scale) == pytest.approx(dict(other.scale))
+    assert basis.passes == rom.plan(source, rank=4, **how).passes

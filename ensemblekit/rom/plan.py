@@ -175,8 +175,8 @@ def _refused(route: str, problem: Problem) -> str | None:
         return "the source cannot be read in slabs of space; ingest it into a store first"
     if problem.sparse and route in ("tsqr", "randomized", "covariance", "incremental"):
         return "a sparse mass matrix goes with the gram route"
-    if route == "covariance" and len(problem.parts) > 1:
-        return "the covariance route takes one field"
+    if route == "covariance" and len({id(part.source) for part in problem.parts}) > 1:
+        return "the covariance route takes fields of one source"
     if route == "incremental" and problem.scaling is not None and problem.access == "once":
         return f'scale="{problem.scaling}" needs a read beforehand; give the scales as a mapping of field to number'
     return None
