@@ -138,3 +138,22 @@ def test_many_snapshots_of_a_few_numbers_of_several_fields(how, turn):
     assert basis.error_per_field == pytest.approx(dict(other.error_per_field), rel=1e-9)
     assert dict(basis.scale) == pytest.approx(dict(other.scale))
     assert basis.passes == rom.plan(source, rank=4, **how).passes
+
+
+def test_a_stream_takes_the_volumes_of_the_mesh_where_told(tmp_path):
+    rng = np.random.default_rng(0)
+    mesh = rom.Mesh.of(rng.random((40, 2)), np.array([[k, k + 1, k + 2] for k in range(38)]))
+    values = rng.normal(size=(30, 40, 2))
+    np.savez(tmp_path / "x.npz", U=values)
+    source = rom.read(tmp_path / "x.npz", mesh=mesh)
+    store = rom.ingest(source, tmp_path / "x.vtkhdf")
+    name = next(iter(store.fields))
+    stream = rom.IncrementalPOD(tmp_path / "state.h5", rank=4, keep=29).weighted_by(store, [name])
+    stream.follow(store[name])
+    basis, want = stream.result(), rom.pod(source, rank=4, method="gram")
+    np.testing.assert_allclose(basis.singular_values, want.singular_values, rtol=1e-9)
+    stream.save()
+    again = rom.IncrementalPOD(tmp_path / "state.h5", rank=4, keep=29).weighted_by(store, [name])
+    np.testing.assert_array_equal(again.result().modes, basis.modes)
+    plain = rom.IncrementalPOD(rank=4, keep=29).update(values).result()
+    assert abs(plain.singular_values / basis.singular_values - 1).max() > 0.1

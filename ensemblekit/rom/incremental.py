@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -148,6 +148,18 @@ class IncrementalPOD:
             self.save()
         return self
 
+    def weighted_by(self, source: Any, names: Iterable[str]) -> IncrementalPOD:
+        """Itself, with the volumes of the mesh that a source carries as inner product, as :func:`ensemblekit.rom.pod` takes
+        them; say it before the first snapshot, and again after the state was taken up from a file."""
+        from ensemblekit.rom.problem import products_of
+
+        products, masks = products_of({name: (source, name) for name in names}, "auto")
+        self.inner_product = products if any(p is not None for p in products.values()) else None
+        self.masks = {name: mask for name, mask in masks.items() if mask is not None}
+        if self.modes is not None:
+            self._set_factors()
+        return self
+
     def follow(self, source: Any) -> int:
         """Take in what a growing store (or stored field) has that was not seen yet; returns how many came."""
         refresh = getattr(source, "refresh", None)
@@ -207,12 +219,12 @@ class IncrementalPOD:
         """All that is set by the first block."""
         size = rows.shape[1]
         finite = np.isfinite(rows)
-        given = np.concatenate([np.ones(field.size, bool) if name not in self.masks else self.masks[name]
-                                for name, field in self.fields.items()])
-        finite[:, ~given] = False
+        used = np.concatenate([np.ones(field.size, bool) if name not in self.masks else self.masks[name]
+                               for name, field in self.fields.items()])
+        finite[:, ~used] = False
         some = finite.any(0)
-        if not some.any() or (finite.all(0) != some).any() or np.isinf(rows[:, given]).any():
-            bad = int(np.argmin(finite[:, given].all(1)))
+        if not some.any() or (finite.all(0) != some).any() or np.isinf(rows[:, used]).any():
+            bad = int(np.argmin(finite[:, used].all(1)))
             raise InputError(f"snapshot {bad} holds NaN or infinity; leave it out "
                              "(numbers missing in every snapshot are masked)")
         self.mask = None if some.all() else some
