@@ -157,3 +157,16 @@ def test_a_stream_takes_the_volumes_of_the_mesh_where_told(tmp_path):
     np.testing.assert_array_equal(again.result().modes, basis.modes)
     plain = rom.IncrementalPOD(rank=4, keep=29).update(values).result()
     assert abs(plain.singular_values / basis.singular_values - 1).max() > 0.1
+
+
+def test_the_randomized_route_keeps_to_rules_that_do_not_count():
+    rng = np.random.default_rng(0)
+    x = 3 * rng.normal(size=(200, 5)) @ rng.normal(size=(5, 1000)) + rng.normal(size=(200, 1000))
+    for how in ({"energy": 0.5}, {"tolerance": 0.5}, {"absolute_tolerance": 1200.0}):
+        basis, want = (rom.pod(x, method=method, **how) for method in ("randomized", "gram"))
+        assert basis.rank == want.rank <= 5
+        assert basis.relative_error == pytest.approx(want.relative_error, rel=1e-9)
+    with pytest.raises(InputError, match="leading ones"):
+        rom.pod(x, "gavish-donoho", method="randomized")
+    with pytest.raises(InputError, match="found leave an error of"):
+        rom.pod(x, tolerance=0.01, method="randomized")

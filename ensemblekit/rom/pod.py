@@ -489,6 +489,8 @@ def _by_steps(job: Job, dtype: np.dtype, at_all_costs: bool) -> Found | None:
     if not at_all_costs and (k < rank or sigma[-1] < floor * sigma[0] or left < (1e-5 if narrow else 1e-12) * total):
         return None
     k = max(1, int(np.count_nonzero(sigma > floor * sigma[0])))
+    if not rule.counted:
+        k = _chosen(rule, sigma[:k] ** 2, total, n, problem.size)
     left += float((sigma[k:] ** 2).sum())
     sigma, mix = sigma[:k], ritz.mix[:, :k]
     coefficients = nexts @ mix
@@ -513,6 +515,16 @@ def _by_steps(job: Job, dtype: np.dtype, at_all_costs: bool) -> Found | None:
                  left,
                  energy, errors, floor, "randomized", sigma, np.clip(residual, 0, None),
                  [part.scale for part in problem.parts])
+
+
+def _chosen(rule: Rule, squared: np.ndarray, total: float, n: int, size: int) -> int:
+    """How many of the modes that the randomized route found a rule takes that does not count them."""
+    k = rule.choose(squared, total, len(squared), n, size, False)
+    if total - float(squared[:k].sum()) > rule.allowed(total) * (1 + 1e-6) and k < min(n - 1, size):
+        raise InputError(f"the {k} modes that the randomized route found leave an error of "
+                         f"{100 * math.sqrt(max(total - float(squared.sum()), 0) / total):.3g} %, more than allowed; give a larger "
+                         'rank, or method="gram"')
+    return k
 
 
 def _steps(job: Job) -> int:
