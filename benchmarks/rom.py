@@ -188,9 +188,14 @@ def dask_compressed(x: np.ndarray, rank: int) -> np.ndarray:
 
 
 def opinf_pod(x: np.ndarray, rank: int) -> np.ndarray:
+    """In double precision and without the smallest eigenvalues: its modes must be orthonormal to 1e-8, and where they are
+    not (any of single precision, and the one that the mean took) opinf 0.6.0 fails with an AttributeError."""
     import opinf
 
-    return opinf.basis.PODBasis(num_vectors=rank, svdsolver="method-of-snapshots").fit((x - x.mean(0)).T).entries.T
+    states = (x - x.mean(0)).T.astype(np.float64)
+    least = 1e-6 * float(np.square(states).sum()) / len(states)
+    basis = opinf.basis.PODBasis(num_vectors=rank, svdsolver="method-of-snapshots", minthresh=least)
+    return basis.fit(states).entries.T
 
 
 def opinf_randomized(x: np.ndarray, rank: int) -> np.ndarray:

@@ -14,6 +14,7 @@ import pytest
 
 import ensemblekit as ek
 from ensemblekit import rom
+from ensemblekit.errors import InputError
 
 EXACT = ("gram", "tsqr")
 ROUTES = (*EXACT, "randomized", "incremental")
@@ -99,14 +100,43 @@ def test_the_randomized_route_hands_a_steep_spectrum_on():
     assert basis.floor < 1e-7
 
 
-@pytest.mark.parametrize(("route", "worst"), [("gram", 1e-6), ("tsqr", 1e-6), ("randomized", 1e-6), ("incremental", 1e-3)])
-def test_4_modes_span_what_they_should(route, worst):
-    sigma = np.concatenate([np.logspace(0, -2, 8), 1e-3 * np.ones(20)])       # a gap behind the eighth
-    x = known(sigma=sigma)
+def sine(modes, right):
+    """Of the largest angle between the space of some modes and that of as many right singular vectors."""
+    modes = modes.astype("f8")
+    return np.linalg.norm(modes - (modes @ right[:len(modes)].T) @ right[:len(modes)], 2)
+
+
+SPECTRA = {"a gap behind the eighth": np.concatenate([np.logspace(0, -2, 8), 1e-3 * np.ones(20)]),
+           "gaps of 14 %": 0.88 ** np.arange(80), "i^-3": np.arange(1, 81.0) ** -3}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("dtype", ["f8", "f4"])
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_4_modes_span_what_they_should(route, dtype, spectrum):
+    """To 1e-6, but for the randomized route where it multiplies in single precision: a mode of sigma_k is then known to
+    eps sigma_1 / sigma_k, and no better whatever is done afterwards (6e-6 at sigma_k = 0.01 sigma_1)."""
+    sigma = SPECTRA[spectrum]
+    x = known(sigma=sigma, dtype=dtype)
     _, _, _, right = plain(x)
-    modes = rom.pod(x, rank=8, method=route).modes
-    outside = modes - (modes @ right[:8].T) @ right[:8]
-    assert np.linalg.norm(outside, 2) <= worst          # the sine of the largest angle
+    worst = 1e-6
+    if (route, dtype) == ("randomized", "f4"):
+        worst = 2 * np.finfo("f4").eps * sigma[0] / sigma[7]
+    assert sine(rom.pod(x, rank=8, method=route).modes, right) <= worst
+
+
+def test_4_one_pass_knows_a_bound_of_its_angle():
+    """What a stream leaves out is gone, so 1e-6 cannot be promised of one read; a bound is known (Davis & Kahan), it holds,
+    and where nothing was left out it is nothing."""
+    for sigma in SPECTRA.values():
+        x = known(sigma=sigma)
+        _, _, _, right = plain(x)
+        pod = rom.IncrementalPOD(rank=8).update(x)
+        made, bound = sine(pod.result().modes, right), pod.whole().off(8)
+        assert 1e-9 < made <= bound < 0.3
+    pod = rom.IncrementalPOD(rank=8, keep=80).update(x)
+    assert pod.whole().off(8) < 1e-9
+    assert sine(pod.result().modes, right) < 1e-6
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -118,7 +148,9 @@ def test_5_the_residual_reported_is_the_residual_made(route, dtype):
     basis = rom.pod(x, rank=7, method=route)
     rebuilt = basis.reconstruct().astype("f8") - basis.mean
     made = ((f - rebuilt) ** 2).sum()
-    assert abs(basis.relative_error**2 - made / total) <= (1e-10 if dtype == "f8" else 1e-7)
+    # the randomized route multiplies snapshots of single precision in single precision: rounding of 6e-8 in each number,
+    # of the same sign in all squares of a sum, leaves some 1e-8 of the total whichever way it is added up
+    assert abs(basis.relative_error**2 - made / total) <= (5e-8 if (route, dtype) == ("randomized", "f4") else 1e-10)
     per_snapshot = np.linalg.norm(f - rebuilt, axis=1) / np.sqrt(total / len(x))
     np.testing.assert_allclose(basis.error_per_snapshot, per_snapshot, atol=1e-6 if dtype == "f8" else 1e-4)
     assert abs((basis.error_per_snapshot**2).mean() - basis.relative_error**2) <= 1e-8
@@ -240,6 +272,83 @@ def test_8_a_mean_far_above_the_fluctuation():
         basis = rom.pod(x, rank=12, method=route)
         np.testing.assert_allclose(basis.singular_values, sigma[:12], rtol=1e-6)
         assert np.abs(basis.mean - 1e5).max() < 10
+
+
+class Counted:
+    """A source that counts the bytes that are read of it."""
+
+    def __init__(self, source, access="tiles"):
+        self.source, self.access, self.bytes = source, access, 0
+        self.fields, self.lengths, self.time_unit = source.fields, source.lengths, ""
+
+    def window(self, start=0, stop=None, step=1):
+        return self.source.window(start, stop, step)
+
+    def pieces(self, names, cut, tiled, limit):
+        for piece in self.source.pieces(names, cut, tiled, limit):
+            yield CountedPiece(piece, self)
+
+
+class CountedPiece:
+    def __init__(self, piece, owner):
+        self.piece, self.owner = piece, owner
+        self.run, self.start, self.stop, self.tile = piece.run, piece.start, piece.stop, piece.tile
+
+    def blocks(self):
+        for block in self.piece.blocks():
+            self.owner.bytes += sum(np.asarray(x).nbytes for x in block.fields.values())
+            yield block
+
+
+@pytest.mark.parametrize("access", ["tiles", "rows"])
+@pytest.mark.parametrize("how", [{"method": route} for route in ROUTES] + [
+    {"method": "gram", "scale": "max"}, {"method": "randomized", "scale": "std"}, {"method": "incremental", "scale": "std"},
+    {"method": "incremental", "scale": "max"}, {"method": "auto"}], ids=str)
+def test_the_passes_reported_are_the_reads_made(how, access):
+    """Counted in bytes on their way, against what the plan says beforehand and the basis afterwards."""
+    x = known(n=300, size=2000, sigma=np.arange(1, 61.0) ** -1.5)
+    source = Counted(ek.source.ArraySource.of(x), access)
+    plan = rom.plan(source, 6, **how)
+    basis = rom.pod(source, rank=6, engine=ek.Serial(), **how)
+    assert basis.passes == source.bytes / x.nbytes
+    assert plan.passes <= basis.passes <= max(plan.passes, plan.most_passes)
+    if basis.method not in ("randomized", "incremental"):
+        assert basis.passes == plan.passes
+    assert plan.read_bytes == plan.passes * x.nbytes
+
+
+def test_the_passes_of_a_route_given_up_count_too():
+    x = known(sigma=np.logspace(0, -11, 32))
+    source = Counted(ek.source.ArraySource.of(x))
+    basis = rom.pod(source, rank=30, engine=ek.Serial())
+    assert basis.method == "tsqr"
+    assert basis.passes == source.bytes / x.nbytes == 3        # a Gram matrix, then two of TSQR
+
+
+@pytest.mark.parametrize("access", ["tiles", "rows", "once"])
+def test_fields_of_several_sources_side_by_side(access, tmp_path):
+    """The same as from one source, though the files are cut into pieces of their own."""
+    x, y = known(n=150, size=700), 1e3 * known(n=150, size=90, seed=4) + 5
+    together = rom.pod({"u": x, "p": y}, rank=5, method="gram", scale="none" if access == "once" else None)
+    parts = {}
+    for name, values, capacity in (("u", x, 37), ("p", y, 64)):
+        with ek.create(tmp_path / f"{name}.h5", {name: ek.Field(values.shape[1:], "f8")}, capacity=capacity) as store:
+            store.extend({name: values})
+        parts[name] = Counted(ek.open(tmp_path / f"{name}.h5")[name], access)
+    if access == "once":
+        basis = rom.pod(parts, rank=5, scale="none")
+    else:
+        basis = rom.pod(parts, rank=5, method="incremental")
+        assert basis.scale == pytest.approx(dict(together.scale))
+        assert basis.error_per_field == pytest.approx(dict(together.error_per_field), rel=1e-6)
+    assert basis.method == "incremental"
+    np.testing.assert_allclose(basis.singular_values, together.singular_values, rtol=1e-3 if access == "once" else 1e-6)
+    short = Counted(ek.source.ArraySource.of(y[:-3]), "once")
+    short.lengths = None
+    stream = Counted(ek.source.ArraySource.of(x), "once")
+    stream.lengths = None
+    with pytest.raises(InputError, match="'p' ended before"):
+        rom.pod({"u": stream, "p": short}, rank=3, scale="none")
 
 
 LIMITED = """

@@ -400,10 +400,10 @@ def test_a_plan_without_a_sample_counts_the_step_that_random_vectors_take(tmp_pa
     assert f"3 passes (229 MiB read), at most {plan.most_passes}," in str(plan)
     basis = rom.pod(u, rank=3, method="randomized", memory_limit="18MiB")
     assert basis.passes == plan.passes
-    assert rom.plan(u, 3, method="randomized").passes == 2
+    assert rom.plan(u, 3, method="randomized").passes == 3      # two steps, and columns picked from the file
     assert rom.plan(x, 3).passes == 1
     monkeypatch.undo()
-    assert rom.plan(u, 3, memory_limit="40MiB").passes == 1
+    assert rom.plan(u, 3, memory_limit="40MiB").passes == 2
 
 
 def low_rank_large():

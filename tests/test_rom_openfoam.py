@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -291,12 +292,77 @@ def test_what_cannot_be_read_says_so(tmp_path: Path) -> None:
     write_case(tmp_path / "a", Foam())
     (tmp_path / "a" / "10" / "polyMesh").mkdir()
     shutil.copy(tmp_path / "a" / "constant" / "polyMesh" / "points", tmp_path / "a" / "10" / "polyMesh" / "points")
-    with pytest.raises(SnapshotFileError, match="a mesh in motion"):
+    with pytest.raises(SnapshotFileError, match=r"a mesh in motion\. Pass moving=True"):
         rom.read(tmp_path / "a")
+    source = rom.read(tmp_path / "a", moving=True)
+    assert source.times.tolist() == [0.5, 1, 10]
+    assert source.mesh.volumes.sum() > 0
+    shutil.copy(tmp_path / "a" / "constant" / "polyMesh" / "owner", tmp_path / "a" / "10" / "polyMesh" / "owner")
+    with pytest.raises(SnapshotFileError, match="has cells of its own"):
+        rom.read(tmp_path / "a", moving=True)
     (tmp_path / "b" / "processors4").mkdir(parents=True)
     (tmp_path / "b" / "system").mkdir()
-    with pytest.raises(SnapshotFileError, match="collated format"):
+    with pytest.raises(SnapshotFileError, match="has no time folders"):
         rom.read(tmp_path / "b")
+
+
+def collate(case: Path, groups: list[list[int]], headers: bool) -> None:
+    """The files of processors joined into blocks of one file each; without `headers` only the first block has one."""
+    parts = sum(len(group) for group in groups)
+    for group in groups:
+        name = f"processors{parts}" if len(groups) == 1 else f"processors{parts}_{group[0]}-{group[-1]}"
+        for file in sorted((case / f"processor{group[0]}").rglob("*")):
+            if file.is_dir():
+                continue
+            inside = file.relative_to(case / f"processor{group[0]}")
+            out = b"FoamFile { version 2.0; format binary; class decomposedBlockData; object x; }\n// * * //\n"
+            for k, part in enumerate(group):
+                data = (case / f"processor{part}" / inside).read_bytes()
+                if k and not headers:
+                    data = data[data.index(b"}") + 1:]
+                out += f"\n// Processor{part}\n{len(data)}\n(".encode() + data + b")\n"
+            (case / name / inside).parent.mkdir(parents=True, exist_ok=True)
+            (case / name / inside).write_bytes(out)
+    for part in range(parts):
+        shutil.rmtree(case / f"processor{part}")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("groups", "headers"), [([[0, 1, 2]], True), ([[0, 1, 2]], False), ([[0, 1], [2]], True)])
+def test_collated_cases_are_read_as_those_of_single_processors(tmp_path: Path, form: str, groups: list[list[int]],
+                                                               headers: bool) -> None:
+    fields = write_decomposed(tmp_path / "a", FORMS[form])
+    if any(tmp_path.rglob("*.gz")):
+        pytest.skip("containers are not compressed as a whole")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    collate(tmp_path / "b", groups, headers)
+    one, other = rom.read(tmp_path / "a"), rom.read(tmp_path / "b")
+    assert len(os.listdir(tmp_path / "b")) == len(groups) + 1
+    read = other.read()
+    for name, values in fields.items():
+        np.testing.assert_array_equal(read[name], values[1:])
+    assert (other.times.tolist(), {k: f.unit for k, f in other.fields.items()}) == (
+        one.times.tolist(), {k: f.unit for k, f in one.fields.items()})
+    np.testing.assert_array_equal(other.mesh.volumes, one.mesh.volumes)
+    np.testing.assert_array_equal(other.mesh.points, one.mesh.points)
+    rom.ingest(tmp_path / "b", tmp_path / "b.vtkhdf", fields=["U"])
+
+
+def test_a_collated_file_cut_short_says_where(tmp_path: Path) -> None:
+    write_decomposed(tmp_path, Foam())
+    collate(tmp_path, [[0, 1, 2]], True)
+    path = tmp_path / "processors3" / "10" / "U"
+    whole = path.read_bytes()
+    for keep, block in ((len(whole) - 40, 2), (whole.index(b"// Processor1") + 3, 1)):
+        path.write_bytes(whole[:keep])
+        with pytest.raises(SnapshotFileError, match=f"cut short.*of processor {block}"):
+            rom.read(tmp_path, "U").read()
+    path.write_bytes(whole.replace(b"decomposedBlockData", b"volVectorField"))
+    with pytest.raises(SnapshotFileError, match="of class decomposedBlockData"):
+        rom.read(tmp_path, "U").read()
+    (tmp_path / "processors3").rename(tmp_path / "processors3_0-1")
+    with pytest.raises(SnapshotFileError, match="hold 2"):
+        rom.read(tmp_path)
 
 
 def test_processors_that_were_stopped_while_writing(tmp_path: Path) -> None:

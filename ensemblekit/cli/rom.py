@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -124,7 +126,9 @@ def pod(
             stderr.print("energy 0.99, an error of 10 % (--rank, --energy or --tolerance for others)", style="dim")
         rule: dict[str, Any] = {"energy": energy, "tolerance": tolerance, "center": center, "method": method,
                                 "memory_limit": memory_limit}
-        stderr.print(str(rom.plan(source, rank, **rule)), style="dim", markup=False, soft_wrap=True)
+        with contextlib.redirect_stdout(io.StringIO()):      # pod says the choice of inner product itself
+            plan = rom.plan(source, rank, **rule)
+        stderr.print(str(plan), style="dim", markup=False, soft_wrap=True)
         with notes(), bar(source, quiet) as progress:
             basis = rom.pod(source, rank, progress=progress, **rule)
         basis.save(target)
@@ -312,14 +316,16 @@ def bar(source: Any, quiet: bool) -> Iterator[Callable[[int, int | None], None] 
 def followed(file: str, fields: list[str] | None, target: Path, idle: float, **rule: Any) -> Any:
     """POD of a store that is still being written, its basis written anew whenever there is more."""
     import time
+    from dataclasses import replace
 
     import ensemblekit as ek
     from ensemblekit import rom
+    from ensemblekit.rom.mesh import mesh_of
 
     store = ek.open(file)
     names = fields or list(store.fields)
     state = target.with_name(target.name.removesuffix(".h5") + ".state.h5")
-    running = rom.IncrementalPOD(state, **rule)
+    running = rom.IncrementalPOD(state, **rule).weighted_by(store, names)
     seen, since, basis = -1, time.monotonic(), None
     try:
         while time.monotonic() - since < idle:
@@ -329,7 +335,7 @@ def followed(file: str, fields: list[str] | None, target: Path, idle: float, **r
                 seen, since = running.n, time.monotonic()
                 if running.n >= 2:
                     with notes():
-                        basis = running.result()
+                        basis = replace(running.result(), mesh=mesh_of(store), time_unit=store.time_unit)
                     basis.save(target)
                     stderr.print(f"{running.n} snapshots: {basis}", style="dim", markup=False, soft_wrap=True)
             else:

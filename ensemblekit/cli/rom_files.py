@@ -29,6 +29,7 @@ def ingest(
     patch: Annotated[str | None, typer.Option(help="A boundary patch instead of the cells.")] = None,
     zone: Annotated[str | None, typer.Option(help="A cell zone.")] = None,
     zero: Annotated[bool, typer.Option("--zero", help="Read OpenFOAM's 0/ too.")] = False,
+    moving: Annotated[bool, typer.Option("--moving", help="Of an OpenFOAM mesh in motion: take fields cell by cell.")] = False,
     axis: Annotated[int | None, typer.Option("--snapshot-axis", help="The axis of snapshots in arrays.")] = None,
     mesh: Annotated[str | None, typer.Option("--mesh", help="A file to take the mesh from.")] = None,
     single: Annotated[bool, typer.Option("--single", help="Store 64-bit numbers in 32 bits.")] = False,
@@ -39,7 +40,7 @@ def ingest(
     from ensemblekit import rom
 
     source = rom.read(files[0] if len(files) == 1 else files, field, begin=begin, end=end, step=step, region=region,
-                      patch=patch, zone=zone, zero=zero, snapshot_axis=axis, mesh=mesh)
+                      patch=patch, zone=zone, zero=zero, moving=moving, snapshot_axis=axis, mesh=mesh)
     stderr.print(f"{source!r}", style="dim", markup=False)
     with warnings.catch_warnings(record=True) as hints:
         warnings.simplefilter("always", UserWarning)

@@ -223,14 +223,16 @@ def snapshot_errors(basis: Basis, *, ax: Any = None) -> Any:
 
 
 @_styled
-def phase_portrait(basis: Basis, pair: tuple[int, int] = (0, 1), *, length: float | None = None,
+def phase_portrait(basis: Basis, pair: tuple[int, int] | None = None, *, length: float | None = None,
                    speed: float | None = None) -> Any:
     """Two coefficients against each other and against time, and their power spectrum; the Figure.
 
     Arguments:
-        pair: two modes, from 0.
+        pair: two modes, from 0; by default the first pair of a travelling wave, or else the first two.
         length, speed: with both the strongest frequency f is given as the Strouhal number f length / speed.
     """
+    if pair is None:
+        pair = next(iter(travelling_pairs(basis)), (0, 1)) if np.isrealobj(basis.coefficients) else (0, 1)
     a, b = pair
     if not (0 <= a < basis.rank and 0 <= b < basis.rank and a != b):
         raise InputError(f"pair is two different modes of 0 to {basis.rank - 1}; got {pair!r}")

@@ -365,8 +365,9 @@ def warn_of_split_pair(basis: Basis) -> None:
     """Warn where the cut goes through a pair of modes, as half a travelling wave stands still."""
     if basis.splits_pair:
         k = basis.rank
+        better = f"{k - 1} or {k + 1}" if k > 1 else f"{k + 1}"
         warnings.warn(f"the cut after mode {k} splits a pair: singular values {k} and {k + 1} differ by less than "
-                      f"{100 * ALIKE:.0f} %, so mode {k} is half of a wave. Keep {k - 1} or {k + 1} modes", UserWarning,
+                      f"{100 * ALIKE:.0f} %, so mode {k} is half of a wave. Keep {better} modes", UserWarning,
                       stacklevel=3)
 
 

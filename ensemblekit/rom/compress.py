@@ -20,9 +20,10 @@ from ensemblekit.averaging.extremes import Extremes
 from ensemblekit.averaging.moments import Moments
 from ensemblekit.averaging.run import reduce
 from ensemblekit.averaging.series import Series
-from ensemblekit.engine import Engine, Threads
+from ensemblekit.engine import Engine, Serial, Threads, one_blas_thread
 from ensemblekit.errors import InputError, StoreError, UnknownFieldError
 from ensemblekit.rom.pod import pod
+from ensemblekit.rom.problem import times_of
 from ensemblekit.rom.quantise import (
     best_axes,
     differenced,
@@ -40,7 +41,7 @@ from ensemblekit.source import Block, Field, SnapshotSource, as_source
 FORMAT = "ensemblekit archive 1"
 JOB_BYTES = 32 << 20
 RESIDUAL_CHUNK = 1 << 18
-SLAB = 1 << 16
+SLAB = 1 << 12
 """Numbers of a mode that are multiplied at a time."""
 LEVEL = 6
 Norm = Literal["l2", "max"]
@@ -93,8 +94,9 @@ def compress(source: Any, path: Any = None, *, tolerance: float, norm: Norm = "l
     if path is not None and not os.path.isdir(os.path.dirname(os.path.abspath(os.fspath(path)))):
         raise StoreError(f"no folder {os.path.dirname(os.path.abspath(os.fspath(path)))!r} to write the archive to")
     parts = {}
-    for name in source.fields:
-        parts[name] = _encode(_Single(source, name), name, wanted, engine or Threads(), progress, options)
+    with one_blas_thread():         # small matrices and many slabs: the engine's threads are at work already
+        for name in source.fields:
+            parts[name] = _encode(_Single(source, name), name, wanted, engine or Threads(), progress, options)
     temporary = path is None
     if temporary:
         handle, path = tempfile.mkstemp(suffix=".h5", prefix="ensemblekit-archive-")
@@ -222,6 +224,13 @@ class _Coded:
 def _encode(source: Any, name: str, wanted: _Wanted, engine: Engine, progress: Any, options: dict[str, Any]) -> _Coded:
     """One field: modes, rounding, check; finer or with a residual until the tolerance holds."""
     n, one = source.lengths[0], source.fields[name]
+    if wanted.norm == "l2" and wanted.relative_to == "fluctuation" and n > 1:
+        try:        # POD finds all that is to be known on its way
+            basis = _decomposed(source, 0.5 * wanted.tolerance**2, engine, options)
+        except InputError:
+            pass        # nothing changes, or what is wrong is said below
+        else:
+            return _within(source, name, basis, np.asarray(basis.mean), basis.total_energy, 0.0, wanted, engine, progress)
     known = reduce(source, {"moments": (name, Moments()), "extremes": (name, Extremes())}, engine=engine)
     moments, extremes = known["moments"], known["extremes"]
     mean = np.asarray(moments.mean, np.float64)
@@ -240,11 +249,15 @@ def _encode(source: Any, name: str, wanted: _Wanted, engine: Engine, progress: A
             finest = wanted.tolerance**2 * reference
         else:
             finest = (0.18 * wanted.tolerance * largest) ** 2 * n * one.size
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            share = math.sqrt(min(0.5 * finest / fluctuation, 0.99))
-            basis = pod(source, tolerance=max(share, 1e-7), engine=engine, **options)
+        basis = _decomposed(source, 0.5 * finest / fluctuation, engine, options)
     return _within(source, name, basis, mean, fluctuation, largest, wanted, engine, progress)
+
+
+def _decomposed(source: Any, share: float, engine: Engine, options: dict[str, Any]) -> Any:
+    """The POD that leaves out a share of the energy."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return pod(source, tolerance=max(math.sqrt(min(share, 0.99)), 1e-7), engine=engine, **options)
 
 
 def _within(source: Any, name: str, basis: Any, mean: np.ndarray, fluctuation: float, largest: float, wanted: _Wanted,
@@ -272,9 +285,9 @@ def _within(source: Any, name: str, basis: Any, mean: np.ndarray, fluctuation: f
         share = water_fill(squared, total, (limit / 4) ** 2, of_mean, size, n)
     noise = share.noise
     for attempt in range(6):
-        coded = _rounded(basis, mean, share.k, noise, n, one, mask)
+        coded = _rounded(basis, mean, share.k, noise, n, one, mask, engine)
         if wanted.norm == "l2" and attempt == 0 and basis is not None:
-            noise, coded = _tuned(basis, mean, share.k, noise, n, one, mask, 0.985 * limit, total, coded)
+            noise, coded = _tuned(basis, mean, share.k, noise, n, one, mask, 0.985 * limit, total, coded, engine)
         _check(source, name, coded, 0.0, engine, progress)
         found = _missed(coded, wanted, limit)
         if found is None:
@@ -311,7 +324,8 @@ def _for_maximum(squared: np.ndarray, total: float, limit: float, of_mean: float
     return best
 
 
-def _rounded(basis: Any, mean: np.ndarray, k: int, noise: float, n: int, one: Field, mask: np.ndarray | None) -> _Coded:
+def _rounded(basis: Any, mean: np.ndarray, k: int, noise: float, n: int, one: Field, mask: np.ndarray | None,
+             engine: Engine) -> _Coded:
     """Mean and k modes in whole numbers of one step, times what each row weighs; coefficients fitted to those."""
     size = one.size
     step = math.sqrt(12 * noise / (size + n))
@@ -322,24 +336,41 @@ def _rounded(basis: Any, mean: np.ndarray, k: int, noise: float, n: int, one: Fi
     wide = max([float(np.abs(mean).max(initial=0)) / steps[0], *(float(np.abs(row).max()) / s for row, s in
                                                                   zip(modes, steps[1:], strict=True))])
     q = np.empty((k + 1, size), np.int32 if wide < 2**26 else np.int64)     # differences along an axis double them
-    q[0] = np.rint(mean.ravel() / steps[0])
-    for row, whole, s in zip(modes, q[1:], steps[1:], strict=True):
-        whole[:] = np.rint(row / s)
-    axes = np.array([best_axes(row.reshape(one.shape), tile) if one.shape else 0 for row in q], np.uint8)
+    local, slabs = _local(engine), [slice(at, min(at + SLAB, size)) for at in range(0, size, SLAB)]
+    gram, lift, shift = np.zeros((k, k)), np.zeros((k, k)), np.zeros(k)
+    # the coefficients that come closest with the modes as they will be read, and the mean as it will be read
+    for made in local.map(_round_slab, slabs, (q, mean.ravel(), modes, steps)):
+        gram, lift, shift = gram + made[0], lift + made[1], shift + made[2]
+    rows = [row.reshape(one.shape) for row in q]
+    axes = np.fromiter(local.map(_axes, rows, tile) if one.shape else np.zeros(k + 1), np.uint8, k + 1)
     coefficients = np.empty((n, 0), np.int64)
     if k:
-        # the coefficients that come closest with the modes as they will be read, and the mean as it will be read
-        gram, lift, shift = np.zeros((k, k)), np.zeros((k, k)), np.zeros(k)
-        for at in range(0, size, SLAB):
-            cut = slice(at, at + SLAB)
-            held = q[:, cut] * steps[:, None]
-            gram += held[1:] @ held[1:].T
-            lift += modes[:, cut] @ held[1:].T
-            shift += (mean.ravel()[cut] - held[0]) @ held[1:].T
         wanted = basis.coefficients[:, :k] @ lift + shift
         gram[np.diag_indices(k)] += 1e-14 * np.trace(gram) / k
         coefficients = np.rint(np.linalg.solve(gram, wanted.T).T / step).astype(np.int64)
     return _Coded(one.shape, one.dtype, tile, q.reshape(k + 1, *one.shape), steps, axes, coefficients, np.full(k, step), mask)
+
+
+def _round_slab(shared: Any, cut: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Round the mean and the modes in some columns; inner products of those modes, with the true ones, with the mean's rest."""
+    q, mean, modes, steps = shared
+    own = modes[:, cut].astype(np.float64, copy=False)
+    held = np.empty((len(q), cut.stop - cut.start))
+    np.divide(mean[cut], steps[0], out=held[0])
+    np.divide(own, steps[1:, None], out=held[1:])
+    np.rint(held, out=held)
+    q[:, cut] = held
+    held *= steps[:, None]
+    return held[1:] @ held[1:].T, own @ held[1:].T, (mean[cut] - held[0]) @ held[1:].T
+
+
+def _axes(tile: tuple[int, ...], row: np.ndarray) -> int:
+    return best_axes(row, tile)
+
+
+def _local(engine: Engine) -> Engine:
+    """Where arrays in memory are worked on: threads, whatever engine reads the source."""
+    return engine if isinstance(engine, Serial | Threads) else Threads()
 
 
 def _modes(basis: Any, k: int, size: int) -> np.ndarray:
@@ -351,31 +382,36 @@ def _modes(basis: Any, k: int, size: int) -> np.ndarray:
 
 
 def _tuned(basis: Any, mean: np.ndarray, k: int, noise: float, n: int, one: Field, mask: np.ndarray | None, goal: float,
-           total: float, coded: _Coded) -> tuple[float, _Coded]:
+           total: float, coded: _Coded, engine: Engine) -> tuple[float, _Coded]:
     """The coarsest rounding that stays below the goal, told from modes and coefficients alone, without the data."""
     left_out = max(total - float((basis.singular_values[:k] ** 2).sum()), 0.0)
     modes = _modes(basis, k, one.size)
     true = basis.coefficients[:, :k]
+    local, slabs = _local(engine), [slice(at, min(at + SLAB, one.size)) for at in range(0, one.size, SLAB)]
     for _ in range(4):
         a = coded.coefficients * coded.coefficient_steps
         # |A M + 1 g - B H|² by inner products of k rows, slab by slab
-        made = 0.0
-        flat = coded.modes.reshape(k + 1, -1)
-        for at in range(0, one.size, SLAB):
-            cut = slice(at, at + SLAB)
-            rows = flat[:, cut] * coded.mode_steps[:, None]
-            held, own = rows[1:], modes[:, cut]
-            gap = mean.ravel()[cut] - rows[0]
-            made += float(((true.T @ true) * (own @ own.T)).sum()) + n * float(gap @ gap)
-            made += 2 * float(true.sum(0) @ (own @ gap)) - 2 * float(a.sum(0) @ (held @ gap))
-            made += float(((a.T @ a) * (held @ held.T)).sum()) - 2 * float(((a.T @ true) * (held @ own.T)).sum())
+        shared = (coded.modes.reshape(k + 1, -1), coded.mode_steps, modes, mean.ravel(), n,
+                  (true.T @ true, a.T @ a, a.T @ true, true.sum(0), a.sum(0)))
+        made = sum(local.map(_misfit, slabs, shared))
         made = max(made, 0.0)
         room = goal**2 - left_out
         if room <= 0 or made <= 0 or 0.97 * room <= made <= room:
             break
         noise *= min(room / made, 4.0) * 0.995
-        coded = _rounded(basis, mean, k, noise, n, one, mask)
+        coded = _rounded(basis, mean, k, noise, n, one, mask, engine)
     return noise, coded
+
+
+def _misfit(shared: Any, cut: slice) -> float:
+    """Energy of what rounding changes in some columns."""
+    flat, steps, modes, mean, n, (true2, held2, across, true1, held1) = shared
+    rows = flat[:, cut] * steps[:, None]
+    held, own = rows[1:], modes[:, cut]
+    gap = mean[cut] - rows[0]
+    made = float((true2 * (own @ own.T)).sum()) + n * float(gap @ gap)
+    made += 2 * float(true1 @ (own @ gap)) - 2 * float(held1 @ (held @ gap))
+    return made + float((held2 * (held @ held.T)).sum()) - 2 * float((across * (held @ own.T)).sum())
 
 
 def _final(coded: _Coded, wanted: _Wanted, limit: float, reference: float, largest: float) -> _Coded:
@@ -470,7 +506,9 @@ def _write(path: str, source: Any, parts: Mapping[str, _Coded], wanted: _Wanted)
     """All of it to a temporary file beside `path`, then renamed."""
     from ensemblekit.store.hdf5 import new_file
 
-    times = reduce(source, {"times": (_times, Series())}, fields=[next(iter(source.fields))])["times"]
+    times = times_of(source)
+    if times is None or len(times) != source.lengths[0]:
+        times = reduce(source, {"times": (_times, Series())}, fields=[next(iter(source.fields))])["times"]
     partial = f"{path}.{os.getpid()}.part"
     try:
         with new_file(partial, libver=("v110", "v110")) as f:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from ensemblekit.source import Field, SnapshotSource
 
 if TYPE_CHECKING:
     from ensemblekit.rom.pod import Job
+    from ensemblekit.rom.problem import Problem
 
 FORMAT = "ensemblekit incremental pod 1"
 SLAB = 4096
@@ -82,6 +83,8 @@ class IncrementalPOD:
         self.memory, self.engine = as_bytes(memory_limit), engine
         self.keep = keep if keep is not None else (2 * rank + 10 if rank is not None else None)
         self.block = block if block is not None else max(8, self.keep or 64)
+        self.masks: dict[str, np.ndarray] = {}
+        """Field -> (size,) bool, False for numbers to leave out though they are finite."""
         self._clear()
         if self.path is not None and os.path.exists(self.path):
             self._resume()
@@ -145,6 +148,18 @@ class IncrementalPOD:
             self.save()
         return self
 
+    def weighted_by(self, source: Any, names: Iterable[str]) -> IncrementalPOD:
+        """Itself, with the volumes of the mesh that a source carries as inner product, as :func:`ensemblekit.rom.pod` takes
+        them; say it before the first snapshot, and again after the state was taken up from a file."""
+        from ensemblekit.rom.problem import products_of
+
+        products, masks = products_of({name: (source, name) for name in names}, "auto")
+        self.inner_product = products if any(p is not None for p in products.values()) else None
+        self.masks = {name: mask for name, mask in masks.items() if mask is not None}
+        if self.modes is not None:
+            self._set_factors()
+        return self
+
     def follow(self, source: Any) -> int:
         """Take in what a growing store (or stored field) has that was not seen yet; returns how many came."""
         refresh = getattr(source, "refresh", None)
@@ -204,9 +219,12 @@ class IncrementalPOD:
         """All that is set by the first block."""
         size = rows.shape[1]
         finite = np.isfinite(rows)
+        used = np.concatenate([np.ones(field.size, bool) if name not in self.masks else self.masks[name]
+                               for name, field in self.fields.items()])
+        finite[:, ~used] = False
         some = finite.any(0)
-        if not some.any() or (finite.all(0) != some).any() or np.isinf(rows).any():
-            bad = int(np.argmin(finite.all(1)))
+        if not some.any() or (finite.all(0) != some).any() or np.isinf(rows[:, used]).any():
+            bad = int(np.argmin(finite[:, used].all(1)))
             raise InputError(f"snapshot {bad} holds NaN or infinity; leave it out "
                              "(numbers missing in every snapshot are masked)")
         self.mask = None if some.all() else some
@@ -332,19 +350,22 @@ class IncrementalPOD:
         """
         if self.n < (2 if self.center in ("mean", "first") else 1) if isinstance(self.center, str) else self.n < 1:
             raise InputError(f"pod needs at least 2 snapshots; got {self.n}")
-        final = self
-        if self.pending:
-            final = self._copy()
-            meta = np.array(final.pending_meta)
-            held, final.pending = np.array(final.pending), []
-            final.n -= len(held)
-            final._take(held, meta[:, 0], meta[:, 1])
-            final.n += len(held)
-        return final._result()
+        return self.whole()._result()
 
-    def _result(self) -> Basis:
-        from ensemblekit.rom.pod import Found, assembled
+    def whole(self) -> IncrementalPOD:
+        """Itself, or where a block is not yet full a copy that has it taken in."""
+        if not self.pending:
+            return self
+        final = self._copy()
+        meta = np.array(final.pending_meta)
+        held, final.pending = np.array(final.pending), []
+        final.n -= len(held)
+        final._take(held, meta[:, 0], meta[:, 1])
+        final.n += len(held)
+        return final
 
+    def usable(self) -> int:
+        """Directions kept that are no rounding; InputError where there is none."""
         assert self.mean is not None
         assert self.shift is not None
         usable = int(np.count_nonzero(self.sigma > self.floor * self.sigma[0])) if len(self.sigma) and self.sigma[0] > 0 else 0
@@ -352,9 +373,42 @@ class IncrementalPOD:
         rounding = 4 * np.finfo(np.float64).eps * largest * math.sqrt(self.n * self.mean.size)
         if not usable or (isinstance(self.center, str) and self.center != "none" and self.sigma[0] <= rounding):
             raise InputError(f"all {self.n} snapshots are the same: no fluctuation to decompose")
+        return usable
+
+    @property
+    def centre(self) -> np.ndarray:
+        """(size,) what is subtracted from the snapshots so far."""
+        assert self.mean is not None
+        assert self.shift is not None
+        return self.mean + self.shift
+
+    @property
+    def chosen(self) -> int:
+        """How many modes the rule takes of those at hand."""
+        return self.rule.choose(self.sigma**2, self.total, self.usable(), self.n, self.modes.shape[1], False)
+
+    def off(self, k: int) -> float:
+        """A bound of the sine of the largest angle between the first k modes and the space that they stand for.
+
+        What was left out is a positive semidefinite part E of the covariance, so by Davis & Kahan (1970) the sine is at most
+        ‖E‖ / (sigma_k² - sigma_(k+1)² - ‖E‖), of which ‖E‖ is at most the energy left out. 1 where that says nothing.
+        """
+        squared = np.append(self.sigma**2, 0.0)
+        apart = float(squared[k - 1] - squared[k]) - self.left_out
+        return min(1.0, self.left_out / apart) if apart > 0 else 1.0
+
+    def dressed(self, parts: Any) -> Iterator[Part]:
+        """The parts of a problem with the scales and masks found on the way."""
+        for part, (a, b) in zip(parts, self._edges(), strict=True):
+            yield replace(part, scale=self.scales.get(part.name, 1.0), mask=None if self.mask is None else self.mask[a:b])
+
+    def _result(self) -> Basis:
+        from ensemblekit.rom.pod import Found, assembled
+
+        assert self.mean is not None
+        assert self.shift is not None
         squared = self.sigma**2
-        rule = self.rule
-        k = rule.choose(squared, self.total, usable, self.n, self.modes.shape[1], False)
+        k = self.chosen
         weights = np.concatenate(self.weights)
         ratio = self.n / self.weight if self.weight else 1.0        # weights of mean 1
         # many blocks wear the orthogonality down to about eps (sigma_1 / sigma_k)²; turned back, the product is the same
@@ -365,14 +419,14 @@ class IncrementalPOD:
         problem = self._problem(None if (weights == weights[0]).all() else weights * ratio,
                                 None if np.isnan(times).all() else times)
         modes = [rows[:, a:b] for a, b in self._edges()]
-        mean = self.mean + self.shift
+        mean = self.centre
         found = Found(self.sigma * math.sqrt(ratio), False, coefficients, modes, [mean[a:b] for a, b in self._edges()],
                       self.total * ratio, residual, np.zeros(self.n), [math.nan] * len(modes) if len(modes) > 1 else [],
                       self.floor,
-                      "incremental", 1, self.sigma[:k] * math.sqrt(ratio), np.zeros(self.n))
+                      "incremental", self.sigma[:k] * math.sqrt(ratio), np.zeros(self.n))
         basis = assembled(problem, found)
         errors = {} if len(modes) > 1 else {next(iter(self.fields)): basis.relative_error}
-        return replace(basis, error_per_snapshot=None, error_per_field=errors)
+        return replace(basis, error_per_snapshot=None, error_per_field=errors, passes=1)
 
     def _edges(self) -> Iterator[tuple[int, int]]:
         start = 0
@@ -472,7 +526,7 @@ class IncrementalPOD:
                              tolerance=self.rule.tolerance, keep=self.keep, block=self.block, scale=self.scale,
                              dtype=self.dtype,
                              memory_limit=self.memory, engine=self.engine)
-        new.rule = self.rule
+        new.rule, new.masks = self.rule, self.masks
         return new
 
     def _copy(self) -> IncrementalPOD:
@@ -588,42 +642,127 @@ def _applied(segment: list[Any]) -> np.ndarray:
 
 
 def incremental_pod(job: Job) -> Basis:
-    """The incremental route of pod: one read, and where the source allows it a second one that projects exactly."""
+    """The incremental route of pod: one read, and where the source allows it further ones: see :mod:`projection`."""
     from ensemblekit.rom.pod import with_scales
-    from ensemblekit.rom.projection import projected_again
+    from ensemblekit.rom.projection import settled
 
     problem = job.problem
-    if problem.access == "tiles":
-        problem = with_scales(job, problem, None, None)
+    if problem.scaling is not None:
+        problem = with_scales(job, problem, None, None) if problem.access == "tiles" else scaled_by_rows(job)
     products = {part.name: part.product for part in problem.parts if part.product is not None}
     shift: Any = problem.center
     if problem.center not in ("mean", "none", "first"):
         shift = {part.name: part.shift for part in problem.parts}
     n = problem.n
     rank = job.rule.rank
-    known = problem.scaling is None or problem.access == "tiles"    # else the first block says
     feeding = IncrementalPOD(None, rank, products or None, shift, energy=job.rule.energy if rank is None else None,
                              tolerance=job.rule.tolerance, keep=None if rank is None else min(job.plan.block, max(n or rank,
                                                                                                                   1)),
                              block=job.plan.width, memory_limit=job.memory, engine=job.local,
-                             scale={part.name: part.scale for part in problem.parts} if known else None)
+                             scale={part.name: part.scale for part in problem.parts})
     feeding.rule = job.rule
     feeding.fields = {part.name: part.field for part in problem.parts}
+    feeding.masks = {part.name: part.mask for part in problem.parts if part.mask is not None}
     for values, times, weights in rows_of(job):
         feeding.update(values, times, weights)
-    basis = feeding.result()
     if problem.access == "once":
-        return replace(basis, time_unit=problem.time_unit, mesh=problem.mesh)
-    return projected_again(job, basis)
+        job.reads.bytes = 0         # its length was not known before: result() says 1
+        return replace(feeding.result(), time_unit=problem.time_unit, mesh=problem.mesh)
+    return settled(replace(job, problem=problem), feeding.whole())
 
 
 def rows_of(job: Job) -> Iterator[tuple[dict[str, np.ndarray], Any, Any]]:
-    """Blocks of all fields in order of time."""
-    keys = {part.key: part.name for part in job.problem.parts}
-    source = job.problem.parts[0].source
-    limit = max(job.plan.limit, 1)
-    if len({id(part.source) for part in job.problem.parts}) > 1:
-        raise InputError("the incremental route reads several fields from one source")
-    for piece in source.pieces(list(keys), "time", False, limit):
+    """Blocks of all fields in order of time, with times and weights: one read."""
+    job.reads.add(job.problem.nbytes)
+    return side_by_side({part.name: (part.source, part.key) for part in job.problem.parts}, max(job.plan.limit, 1))
+
+
+def side_by_side(fields: Mapping[str, tuple[Any, str]], limit: int) -> Iterator[tuple[dict[str, np.ndarray], Any, Any]]:
+    """Snapshots of fields of one source or of several, (name -> (m, *item), times, weights): blocks as long as all have them.
+
+    Times and weights are those of the first source. Raises InputError where one source ends before another.
+    """
+    groups: dict[int, tuple[Any, dict[str, str]]] = {}
+    for name, (source, key) in fields.items():
+        groups.setdefault(id(source), (source, {}))[1][name] = key
+    readers = [_blocks(source, keys, max(1, limit // len(groups))) for source, keys in groups.values()]
+    held: list[Any] = [None] * len(readers)
+    while True:
+        for k, reader in enumerate(readers):
+            if held[k] is None:
+                held[k] = next(reader, None)
+        if all(one is None for one in held):
+            return
+        if any(one is None for one in held):
+            ended = next(name for k, (_, keys) in enumerate(groups.values()) if held[k] is None for name in keys)
+            raise InputError(f"the fields differ in their number of snapshots: {ended!r} ended before the others")
+        m = min(len(next(iter(values.values()))) for values, _, _ in held)
+        joined: dict[str, np.ndarray] = {}
+        for k, (values, times, weights) in enumerate(held):
+            joined |= {name: x[:m] for name, x in values.items()}
+            if k == 0:
+                first = (None if times is None else times[:m], None if weights is None else weights[:m])
+            rest = ({name: x[m:] for name, x in values.items()}, None if times is None else times[m:],
+                    None if weights is None else weights[m:])
+            held[k] = rest if len(next(iter(values.values()))) > m else None
+        yield {name: joined[name] for name in fields}, *first
+
+
+def _blocks(source: Any, keys: Mapping[str, str], limit: int) -> Iterator[tuple[dict[str, np.ndarray], Any, Any]]:
+    for piece in source.pieces(list(dict.fromkeys(keys.values())), "time", False, limit):
         for block in piece.blocks():
-            yield {keys[key]: np.asarray(block.fields[key]) for key in keys}, block.times, block.weights
+            if len(block):
+                yield {name: np.asarray(block.fields[key]) for name, key in keys.items()}, block.times, block.weights
+
+
+def scaled_by_rows(job: Job) -> Problem:
+    """The problem with the scales of its fields, found in a read in order of time."""
+    problem = job.problem
+    n = problem.n or 1
+    sums: dict[str, Any] = {}
+    for values, _, weights in rows_of(job):
+        for part in problem.parts:
+            x = values[part.name].reshape(len(values[part.name]), -1)
+            w = np.ones(len(x)) if weights is None else np.asarray(weights, np.float64)
+            one = sums.setdefault(part.name, _Spread(x[0].astype(job.wide), part.shift))
+            one.add(x, w)
+    parts = []
+    for part in problem.parts:
+        spread = sums[part.name]
+        used = np.ones(part.field.size, bool) if part.mask is None else part.mask
+        of = (np.ones(part.field.size) if part.roots is None else part.roots**2)[used]
+        squares, largest = spread.result()
+        squares, largest = np.nan_to_num(squares[used]), np.nan_to_num(largest[used])
+        scale = float(np.sqrt((squares * of).sum() / of.sum()) if problem.scaling == "std" else largest.max(initial=0.0))
+        parts.append(replace(part, scale=scale if scale > 0 and math.isfinite(scale) and n else 1.0))
+    return replace(problem, parts=tuple(parts))
+
+
+class _Spread:
+    """Mean square and largest deviation of every number, about the mean or a given field."""
+
+    def __init__(self, first: np.ndarray, shift: np.ndarray | None):
+        self.about = first if shift is None else shift
+        self.moving = shift is None
+        self.weight = 0.0
+        self.sum = np.zeros_like(self.about)
+        self.squares = np.zeros(len(first))
+        self.low = np.zeros(len(first))
+        self.high = np.zeros(len(first))
+
+    def add(self, x: np.ndarray, w: np.ndarray) -> None:
+        off = x - self.about
+        self.weight += float(w.sum())
+        self.sum += w @ off
+        self.squares += w @ np.square(np.abs(off))
+        if np.iscomplexobj(off):        # about the first snapshot: no more than twice the largest about the mean
+            self.high = np.maximum(self.high, np.abs(off).max(0))
+        else:
+            self.low, self.high = np.minimum(self.low, off.min(0)), np.maximum(self.high, off.max(0))
+
+    def result(self) -> tuple[np.ndarray, np.ndarray]:
+        mean = self.sum / self.weight
+        if not self.moving:
+            return self.squares / self.weight, np.maximum(self.high, -self.low)
+        squares = np.maximum(self.squares / self.weight - np.abs(mean) ** 2, 0)
+        return squares, self.high if np.iscomplexobj(mean) else np.maximum(self.high - mean, mean - self.low)

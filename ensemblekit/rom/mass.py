@@ -61,4 +61,5 @@ def gram_with_mass(job: Job, part: Part, recipe: Recipe) -> tuple[dict[str, np.n
 
 
 def _snapshots(part: Part, start: int, stop: int, job: Job) -> Any:
+    job.reads.add(part.field.nbytes * (stop - start))
     return reduce(part.source.window(start, stop), {"x": (part.key, Series())}, fields=[part.key], engine=job.engine)["x"]

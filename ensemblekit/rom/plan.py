@@ -54,8 +54,11 @@ class Plan:
     """Columns that the randomized route's first block is made from."""
     load: bool = False
     """Whether the snapshots are first read into memory as a whole."""
+    steps: int = 0
+    """Block Krylov steps of the randomized route, each a read."""
     most_passes: int = 0
-    """Passes at the most, where the randomized route has to go on until its residuals are small; 0: as many as `passes`."""
+    """Passes at the most, where a route goes on until its residuals (randomized) or its modes (incremental) settle; 0: as
+    many as `passes`."""
 
     def __str__(self) -> str:
         n = "a stream of" if self.n is None else self.n
@@ -175,12 +178,10 @@ def _refused(route: str, problem: Problem) -> str | None:
         return "the source cannot be read in slabs of space; ingest it into a store first"
     if problem.sparse and route in ("tsqr", "randomized", "covariance", "incremental"):
         return "a sparse mass matrix goes with the gram route"
-    if route == "covariance" and len(problem.parts) > 1:
-        return "the covariance route takes one field"
+    if route == "covariance" and len({id(part.source) for part in problem.parts}) > 1:
+        return "the covariance route takes fields of one source"
     if route == "incremental" and problem.scaling is not None and problem.access == "once":
         return f'scale="{problem.scaling}" needs a read beforehand; give the scales as a mapping of field to number'
-    if route == "incremental" and len(problem.parts) > 1 and len({id(part.source) for part in problem.parts}) > 1:
-        return "the incremental route reads several fields from one source"
     return None
 
 
@@ -201,7 +202,6 @@ def _of(route: str, problem: Problem, rule: Rule, memory: int, workers: int, ove
     extra = (nbytes if load else 0) + factors
     itemsize = max((part.field.dtype.itemsize for part in problem.parts), default=8)
     # pieces on their way: two a worker, and the logarithm of their number that waits to be joined
-    one_pass = 0 if not load else 1
     scaling = 1 if problem.scaling is not None and route in ("randomized", "incremental") else 0
     result = 8 * size + k * size * wide + n * k * wide
     if route in ("gram", "tsqr"):
@@ -219,16 +219,20 @@ def _of(route: str, problem: Problem, rule: Rule, memory: int, workers: int, ove
         ops = float(n) * n * size * (1 if route == "gram" else 2) + 2.0 * n * k * size
         if problem.sparse:
             columns = max(1, memory // (4 * wide * max(size, 1)))
-            passes = 2 * math.ceil(n / columns) + 1
+            # the mean, each group of snapshots and all against it, the modes
+            passes = 1 if load else math.ceil(n / columns) + 3 + (1 if problem.scaling == "max" else 0)
             return Plan(route, passes, nbytes * passes, _held(extra + peak + columns * size * wide * 2 + result), ops * 2, "",
                         rule.rank, problem.n, size, int(limit), width, block=int(columns), load=load)
-        return Plan(route, 2, nbytes * (1 if load else 2), _held(extra + max(peak, after + result)), times * ops, "", rule.rank,
+        passes = 1 if load else 3 if problem.scaling == "max" else 2
+        return Plan(route, passes, nbytes * passes, _held(extra + max(peak, after + result)), times * ops, "", rule.rank,
                     problem.n, size, int(limit), width, load=load)
     if route == "covariance":
         limit = max(size * itemsize, min(memory // 16, TILE))
         peak = (2 * workers + 9) * size * size * wide + workers * (limit // itemsize) * wide
         ops = float(size) * size * n + 2.0 * n * k * size
-        return Plan(route, 2, 2 * nbytes, _held(extra + peak + result), times * ops, "", rule.rank, problem.n, size, int(limit))
+        passes = 3 if problem.scaling == "max" else 2
+        return Plan(route, passes, passes * nbytes, _held(extra + peak + result), times * ops, "", rule.rank, problem.n, size,
+                    int(limit))
     if route == "randomized":
         work = wide // 2 if problem.single else wide
         slivers = 0 if problem.in_memory else RUN * n
@@ -249,10 +253,11 @@ def _of(route: str, problem: Problem, rule: Rule, memory: int, workers: int, ove
             steps = power if once else max(power, 2) + (0 if columns else 1)
             states = min(tiles, 2 * workers + math.ceil(math.log2(tiles + 1)) + 2) * n * block * wide
             peak = states + workers * width * n * work + steps * size * block * work + 2 * columns * n * work + 2 * size * 8
-            return Plan(route, steps + scaling + one_pass, nbytes * (steps + scaling if not load else 1),
-                        _held(extra + peak + result), times * steps * 4.0 * n * size * block, "", rule.rank, problem.n, size,
-                        int(limit), width, block=block, sample=columns, load=load,
-                        most_passes=max(steps, MOST_STEPS) + scaling + one_pass)
+            other = scaling + (1 if columns and not problem.in_memory else 0)
+            passes, most = (1, 1) if load else (steps + other, max(steps, MOST_STEPS) + other)
+            return Plan(route, passes, nbytes * passes, _held(extra + peak + result), times * steps * 4.0 * n * size * block,
+                        "", rule.rank, problem.n, size, int(limit), width, block=block, sample=columns, load=load, steps=steps,
+                        most_passes=most)
 
         once = by_steps(True)
         return once if once.sample and once.memory_bytes <= memory else by_steps(False)
@@ -262,9 +267,14 @@ def _of(route: str, problem: Problem, rule: Rule, memory: int, workers: int, ove
     rows = keep + width
     peak = 2 * rows * size * state + 2 * width * size * itemsize + 3 * rows**2 * 8 * workers + 3 * size * 8
     ops = (float(keep + width) ** 2 / width + 2.0 * (keep + width) * keep / width) * n * size
-    passes = (1 if problem.access == "once" else 2) + scaling      # the second one projects
-    return Plan(route, passes, nbytes * passes, _held(extra + peak + n * keep * 8), times * ops, "", rule.rank, problem.n, size,
-                int(max(width * size * itemsize, 1)), width, block=keep)
+    result = (8 + k * wide) * size
+    # the modes that are turned until they settle and what they become, in double precision
+    peak = max(peak, (2 * keep * wide + 2 * width * itemsize) * size) + result
+    once = problem.access == "once"
+    passes = (1 if once else 2) + scaling      # the second one projects
+    return Plan(route, passes, nbytes * passes, _held(extra + peak + 2 * n * keep * len(problem.parts) * 8), times * ops, "",
+                rule.rank, problem.n, size, int(max(width * size * itemsize, 1)), width, block=keep,
+                most_passes=passes if once else max(passes, MOST_STEPS + scaling))
 
 
 def _held(nbytes: float) -> int:

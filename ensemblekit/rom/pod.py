@@ -73,9 +73,12 @@ def pod(source: Any, rank: Any = None, *, energy: float | None = None, tolerance
     rule = Rule.of(rank, energy, tolerance, absolute_tolerance, problem.n)
     memory = as_bytes(memory_limit)
     plan = plan_of(problem, rule, method, memory, workers_of(engine), oversampling, power)
+    reads = Reads(problem.nbytes)
     if plan.load:
         problem = in_memory(problem, engine)
-    job = Job(problem, rule, plan, method, memory, engine, progress, seed)
+        reads.add(problem.nbytes)
+        reads.ended = True      # what follows happens in memory
+    job = Job(problem, rule, plan, method, memory, engine, progress, seed, reads)
     try:
         basis = decomposed(job)
     except NotFinite:
@@ -88,6 +91,8 @@ def pod(source: Any, rank: Any = None, *, energy: float | None = None, tolerance
             basis = gappy(job)
         else:
             raise InputError(_gaps(job)) from None
+    if reads.bytes:
+        basis = replace(basis, passes=reads.passes)
     warn_of_wide(source, snapshot_axis)
     warn_of_split_pair(basis)
     if not rule.given:
@@ -98,6 +103,25 @@ def pod(source: Any, rank: Any = None, *, energy: float | None = None, tolerance
 
 class NotFinite(Exception):
     """NaN or infinity were met on the way."""
+
+
+@dataclass(eq=False)
+class Reads:
+    """Counts what is read of the source, whatever the route and wherever it had to go on to another one."""
+
+    nbytes: int
+    """Of all snapshots."""
+    bytes: int = 0
+    ended: bool = False
+    """Whether the snapshots were taken into memory, so that looking at them again reads nothing."""
+
+    def add(self, nbytes: int) -> None:
+        self.bytes += 0 if self.ended else nbytes
+
+    @property
+    def passes(self) -> int:
+        """Reads of all snapshots; one that is not whole counts as one."""
+        return math.ceil(self.bytes / self.nbytes) if self.nbytes else 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,9 +136,12 @@ class Job:
     engine: Engine | None
     progress: Any
     seed: int
+    reads: Reads
 
-    def over_tiles(self, part: Part, work: Any, join: Callable = added) -> tuple[dict, list[dict]]:
+    def over_tiles(self, part: Part, work: Any, join: Callable = added, counted: bool = True) -> tuple[dict, list[dict]]:
         """One read of a field in slabs of space."""
+        if counted:
+            self.reads.add(part.field.nbytes * (self.problem.n or 0))
         return reduce(part.source, {"tiles": (TileOf(part.key), Slabs(work, join))}, fields=[part.key], cut="space",
                       limit=self.plan.limit, engine=self.engine, progress=self.progress)["tiles"]
 
@@ -152,7 +179,6 @@ class Found:
     field_errors: list[float]
     floor: float
     method: str
-    passes: int
     singular_values: np.ndarray | None = None
     """Of the modes kept, where they are not the first of the spectrum."""
     per_snapshot: np.ndarray | None = None
@@ -289,9 +315,8 @@ def by_snapshots(job: Job, at_all_costs: bool = False) -> Found | None:
         coefficients = (np.sum(grams, axis=0) @ (roots[:, None] * vectors[:, :k]) / sigma[:k]) @ np.linalg.inv(lower).conj().T \
             if problem.weights is not None else (vectors[:, :k] * sigma[:k]) @ lower
     errors = _field_errors(problem, grams, roots, vectors[:, :k], coefficients, rows, energies)
-    passes = job.plan.passes + (1 if problem.scaling == "max" else 0)
     return Found(sigma[:min(n, problem.size)], True, coefficients, _split(rows, problem), means, total,
-                 float(squared[k:].sum()), energy, errors, floor, job.plan.route, passes, sigma[:k],
+                 float(squared[k:].sum()), energy, errors, floor, job.plan.route, sigma[:k],
                  scales=[part.scale for part in problem.parts])
 
 
@@ -356,10 +381,10 @@ def with_scales(job: Job, problem: Problem, energies: list[np.ndarray] | None, m
             volume = _volume(part)
             scale = math.sqrt(float((energies[k] * weights).sum()) / ((problem.n or 1) * volume))
         else:
-            work = LargestWork(job.recipe(part, job.wide, None if means is None else means[k]), part.field.size)
-            sums, _ = job.over_tiles(replace(part, roots=None), work, larger)
+            work = LargestWork(job.recipe(part, job.wide, None if means is None else means[k]))
+            sums, _ = job.over_tiles(part, work, larger)
             scale = float(sums["largest"][0] if problem.scaling == "max" else
-                          math.sqrt(float(sums["square"][0]) / ((problem.n or 1) * part.field.size)))
+                          math.sqrt(float(sums["square"][0]) / ((problem.n or 1) * _volume(part))))
         parts.append(replace(part, scale=scale if scale > 0 else 1.0))
     return replace(problem, parts=tuple(parts))
 
@@ -374,16 +399,18 @@ def _volume(part: Part) -> float:
 
 @dataclass(frozen=True, eq=False)
 class LargestWork:
-    """The largest deviation in a tile."""
+    """The largest deviation in a tile, and the sum of their squares times the weights of the inner product."""
 
     recipe: Recipe
-    size: int
 
     def __call__(self, tile: Any) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         energy, largest = np.zeros(len(tile)), 0.0
-        plain = replace(self.recipe, factors=None if self.recipe.factors is None else (self.recipe.factors > 0) * 1.0)
-        for slab in plain.slabs(tile, energy):
-            largest = max(largest, float(np.abs(slab.values).max(initial=0.0)))
+        for slab in self.recipe.slabs(tile, energy):
+            values = np.abs(slab.values).max(0)
+            if self.recipe.factors is not None:
+                factors = self.recipe.factors[slab.start:slab.start + len(values)]
+                values = np.divide(values, factors, out=np.zeros_like(values), where=factors > 0)
+            largest = max(largest, float(values.max(initial=0.0)))
         return {"largest": np.array([largest]), "square": np.array([float(energy @ self.recipe.share) * len(tile)])}, {}
 
 
@@ -405,8 +432,8 @@ def by_steps(job: Job, dtype: np.dtype, at_all_costs: bool = False) -> Found | N
 
 
 def _by_steps(job: Job, problem: Problem, first: randomized.First, dtype: np.dtype, at_all_costs: bool) -> Found | None:
-    n, unit, roots = problem.n or 0, problem.unit_vector, problem.roots
-    rank = min(job.rule.rank or 50, n - (unit is not None), problem.size)
+    rule, n, unit, roots = job.rule, problem.n or 0, problem.unit_vector, problem.roots
+    rank = min(rule.rank or 50, n - (unit is not None), problem.size)
     block = first.block
     width = block.shape[1]
     made: list[list[list[np.ndarray]]] = []         # step -> field -> parts of C
@@ -415,7 +442,6 @@ def _by_steps(job: Job, problem: Problem, first: randomized.First, dtype: np.dty
     per_field: list[np.ndarray] = [np.empty((n, 0), job.wide) for _ in problem.parts]
     means: list[np.ndarray] = []
     before: float | None = None
-    passes = 1 if problem.scaling else 0
     while True:
         weighted = (roots[:, None] * block).astype(dtype)
         energies, parts, products = [], [], []
@@ -435,7 +461,6 @@ def _by_steps(job: Job, problem: Problem, first: randomized.First, dtype: np.dty
             parts.append([c["made"] for c in columns])
             # the first look subtracts about the mean: off by the same for all rows, whose mean is 0
             products.append(sums["next"] - recipe.share @ sums["next"] if quick else sums["next"])
-        passes += 1
         made.append(parts)
         basis = np.hstack([basis, block])
         per_field = [np.hstack([old, new]) for old, new in zip(per_field, products, strict=True)]
@@ -459,7 +484,7 @@ def _by_steps(job: Job, problem: Problem, first: randomized.First, dtype: np.dty
         # sample left nothing unseen that could be among the modes
         believed = gain <= LITTLE * left or (len(made) == 1 and first.unseen(turned, unit) < ritz.least(rank))
         expected = 2 * ritz.gain(basis, turned, width - first.probes) if believed else gain
-        if room <= 0 or len(made) >= MOST_STEPS or (len(made) >= _steps(job) and math.isfinite(total) and (
+        if room <= 0 or len(made) >= MOST_STEPS or (len(made) >= job.plan.steps and math.isfinite(total) and (
                 min(gain, expected) <= 2 * ENOUGH * left or gain <= 1e-13 * total)):
             break
         block = randomized.orthogonal(turned[:, -block.shape[1]:], unit, basis)[:, :room]
@@ -471,6 +496,8 @@ def _by_steps(job: Job, problem: Problem, first: randomized.First, dtype: np.dty
     if not at_all_costs and (k < rank or sigma[-1] < floor * sigma[0] or left < (1e-5 if narrow else 1e-12) * total):
         return None
     k = max(1, int(np.count_nonzero(sigma > floor * sigma[0])))
+    if not rule.counted:
+        k = _chosen(rule, sigma[:k] ** 2, total, n, problem.size)
     left += float((sigma[k:] ** 2).sum())
     sigma, mix = sigma[:k], ritz.mix[:, :k]
     coefficients = nexts @ mix
@@ -493,12 +520,18 @@ def _by_steps(job: Job, problem: Problem, first: randomized.First, dtype: np.dty
     known = np.sqrt(ritz.values[ritz.values > (floor * sigma[0]) ** 2])
     return Found(np.concatenate([sigma, known[k:]]) if len(known) > k else sigma, False, coefficients, modes, means, total,
                  left,
-                 energy, errors, floor, "randomized", passes, sigma, np.clip(residual, 0, None),
+                 energy, errors, floor, "randomized", sigma, np.clip(residual, 0, None),
                  [part.scale for part in problem.parts])
 
 
-def _steps(job: Job) -> int:
-    return max(1, job.plan.passes - (1 if job.problem.scaling else 0))
+def _chosen(rule: Rule, squared: np.ndarray, total: float, n: int, size: int) -> int:
+    """How many of the modes that the randomized route found a rule takes that does not count them."""
+    k = rule.choose(squared, total, len(squared), n, size, False)
+    if total - float(squared[:k].sum()) > rule.allowed(total) * (1 + 1e-6) and k < min(n - 1, size):
+        raise InputError(f"the {k} modes that the randomized route found leave an error of "
+                         f"{100 * math.sqrt(max(total - float(squared.sum()), 0) / total):.3g} %, more than allowed; give a "
+                         'rank, or method="gram"')
+    return k
 
 
 def _known(job: Job, problem: Problem, dtype: np.dtype) -> Callable[[np.ndarray], np.ndarray] | None:
@@ -508,7 +541,9 @@ def _known(job: Job, problem: Problem, dtype: np.dtype) -> Callable[[np.ndarray]
     share = job.plan.sample / problem.size
     found = []
     for part in problem.parts:
-        _, columns = job.over_tiles(part, randomized.SampleWork(job.recipe(part, dtype), share, job.seed))
+        # of what is in memory the columns alone are touched; of a file about every page
+        _, columns = job.over_tiles(part, randomized.SampleWork(job.recipe(part, dtype), share, job.seed),
+                                    counted=not problem.in_memory)
         found += [c.pop("sample") for c in columns]
     if problem.weights is not None:
         for sample in found:
@@ -614,7 +649,7 @@ def assembled(held: Problem, found: Found) -> Basis:
             [np.ones(part.field.size, bool) if part.mask is None else part.mask for part in problem.parts]).reshape(shape),
         error_per_snapshot=np.sqrt(left / (total / n)) if total else np.zeros(n), weights=problem.weights,
         spectrum=found.spectrum, spectrum_complete=found.complete, floor=found.floor, method=found.method,
-        passes=found.passes, residual=found.residual)
+        residual=found.residual)
     errors = found.field_errors or [basis.relative_error] * len(names)
     return replace(basis, error_per_field=dict(zip(names, errors, strict=True)))
 

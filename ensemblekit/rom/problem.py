@@ -133,7 +133,7 @@ def problem_of(x: Any, snapshot_axis: int | None, inner_product: Any, scale: Any
         if source.fields[key].dtype.kind == "b" or source.fields[key].size == 0:
             raise InputError(f"field {name!r} holds {source.fields[key].dtype}; pod takes numbers")
     weights = _weights(first, n)
-    products, masks = _products(sources, inner_product)
+    products, masks = products_of(sources, inner_product)
     scales = _scales(scale, list(sources))
     parts = []
     for name, (source, key) in sources.items():
@@ -241,7 +241,7 @@ def _mesh(source: Any) -> Any:
     return mesh() if callable(mesh) else mesh
 
 
-def _products(sources: Mapping[str, tuple[SnapshotSource, str]],
+def products_of(sources: Mapping[str, tuple[SnapshotSource, str]],
               given: Any) -> tuple[dict[str, Any], dict[str, np.ndarray | None]]:
     """The inner product of each field, and a mask where the mesh gives some cells no volume."""
     masks: dict[str, np.ndarray | None] = dict.fromkeys(sources)

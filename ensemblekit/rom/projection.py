@@ -1,106 +1,218 @@
-"""A second read in order of time: coefficients by projection, and what they leave of every snapshot and field."""
+"""Further reads in order of time: modes that settle, coefficients by projection, what they leave of every snapshot and field.
+
+A stream forgets what it leaves out, so its modes are a little off. Where the snapshots can be read again, one product with
+all of them, Y = Cᴴ A for the coefficients C = A Qᴴ of the directions kept, costs nothing but arithmetic beside the projection
+that is made anyway, and brings the modes closer by (sigma of the first direction not kept / sigma of the last mode)²: a step
+of subspace iteration (Halko, Martinsson & Tropp 2011). The change it makes tells how far off they were; reading ends where
+that is little.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ensemblekit.averaging.run import reduce
-from ensemblekit.averaging.series import Series
+from ensemblekit.engine import Engine, one_blas_thread
 from ensemblekit.rom.basis import Basis
-from ensemblekit.source import Block
+from ensemblekit.rom.gram import orthonormalised
 
 if TYPE_CHECKING:
+    from ensemblekit.rom.incremental import IncrementalPOD
     from ensemblekit.rom.pod import Job
+    from ensemblekit.rom.problem import Part
 
-COLUMNS = 1 << 15
+SLAB = 4096
+SETTLED = 2e-7
+"""Sine of the largest angle by which the modes may be off."""
+GAP = 1.1
+"""The modes are a space of their own where the last one's singular value is this many times the next one's."""
+
+
+class Cut(NamedTuple):
+    """Some columns of one field, and where they stand in all fields joined."""
+
+    part: int
+    own: slice
+    joined: slice
 
 
 @dataclass(frozen=True, eq=False)
-class Against:
-    """The map from a block to (n, fields, k + 1): coefficients that each field adds, and its energy."""
+class Read:
+    """What one read with the directions Q (keep, size) finds."""
 
-    keys: tuple[str, ...]
-    means: tuple[np.ndarray, ...]
-    factors: tuple[np.ndarray | None, ...]
-    modes: tuple[np.ndarray, ...]
-    """(k, size) each, in the inner product's roots."""
-
-    def __call__(self, block: Block) -> np.ndarray:
-        k = len(self.modes[0])
-        found = np.zeros((len(block), len(self.keys), k + 1), np.result_type(self.modes[0].dtype, np.float64))
-        for at, key in enumerate(self.keys):
-            values = np.asarray(block.fields[key]).reshape(len(block), -1)
-            for a in range(0, values.shape[1], COLUMNS):
-                cut = slice(a, a + COLUMNS)
-                part = values[:, cut] - self.means[at][cut]
-                factors = self.factors[at]
-                if factors is not None:
-                    part = np.where(factors[cut] > 0, part * factors[cut], 0)
-                found[:, at, :k] += part @ self.modes[at][:, cut].conj().T
-                found[:, at, k] += np.square(np.abs(part)).sum(1)
-        return found
+    products: np.ndarray
+    """(n, fields, keep): what each field adds to the coefficients A Qᴴ."""
+    energies: np.ndarray
+    """(n, fields)."""
+    turned: np.ndarray | None
+    """(keep, size): Cᴴ A, with the weights of the snapshots."""
 
 
-def projected_again(job: Job, basis: Basis) -> Basis:
-    """The same modes with the coefficients that suit them best, and errors known for each snapshot and field."""
-    from ensemblekit.rom.problem import Part
+def settled(job: Job, stream: IncrementalPOD) -> Basis:
+    """The modes of a stream that was read once, with the coefficients that suit them, exact errors and, where they are a
+    space of their own, brought to within 1e-6 of it by as many further reads as that takes."""
+    from ensemblekit.rom.pod import Found, assembled
 
-    parts = [replace(part, scale=float(basis.scale.get(part.name, 1.0)), mask=None if own.mask is None else own.mask.ravel())
-             for part, own in zip(job.problem.parts, basis.parts(), strict=True)]
+    problem = replace(job.problem, parts=tuple(stream.dressed(job.problem.parts)))
+    parts = problem.parts
+    roots = problem.roots
+    mean = stream.centre
+    k = stream.chosen
+    q, _ = orthonormalised(stream.modes.astype(job.wide))
+    off = stream.off(k)
+    reads = job.plan.most_passes - job.reads.passes if job.plan.most_passes else 1
+    with one_blas_thread():
+        while True:
+            reads -= 1
+            more = off > SETTLED and reads > 0
+            read = _read(job, parts, q, mean, roots if more else None)
+            products = read.products.sum(1)
+            left, sigma, turn = np.linalg.svd(roots[:, None] * products, full_matrices=False)
+            apart = len(sigma) > k and sigma[k - 1] > GAP * sigma[k]
+            if not (more and apart):
+                break
+            nearer, change = _nearer(read.turned, sigma, turn, q, k, job.local)
+            if change <= SETTLED:
+                break
+            q, off = nearer, change
+            del nearer, read, left
+    rows = np.empty((k, q.shape[1]), q.dtype)
+    for _ in job.local.map(_combined, _slabs(q.shape[1]), (turn[:k], q, rows)):
+        pass
+    total = float((read.energies.sum(1) * roots**2).sum())
+    coefficients = products @ turn[:k].conj().T
+    edges = list(pairwise(np.cumsum([0, *(part.field.size for part in parts)])))
+    errors = []
+    if len(parts) > 1:
+        c = roots[:, None] * coefficients
+        for at, (a, b) in enumerate(edges):
+            own = float((read.energies[:, at] * roots**2).sum())
+            gram = rows[:, a:b] @ rows[:, a:b].conj().T
+            along = roots[:, None] * (read.products[:, at] @ turn[:k].conj().T)
+            kept = 2 * np.sum(c.conj() * along).real - np.sum(gram.T * (c.conj().T @ c)).real
+            errors.append(math.sqrt(max(own - float(kept), 0) / own) if own > 0 else 0.0)
+    spectrum = sigma[sigma > stream.floor * sigma[0]]
+    energy = read.energies.sum(1)
+    del read, q
+    residual = max(total - float((sigma[:k] ** 2).sum()), 0.0)
+    return assembled(problem, Found(spectrum, False, coefficients, [rows[:, a:b] for a, b in edges],
+                                    [mean[a:b] for a, b in edges], total, residual, energy, errors, stream.floor,
+                                    "incremental", sigma[:k]))
 
-    def rooted(part: Part, modes: np.ndarray) -> np.ndarray:
-        factors = part.factors
-        flat = modes.reshape(len(modes), -1)
-        return flat if factors is None else (flat * factors).astype(flat.dtype)
 
-    modes = tuple(rooted(part, own.modes) for part, own in zip(parts, basis.parts(), strict=True))
-    means = tuple(own.mean.ravel() for own in basis.parts())
-    work = Against(tuple(part.key for part in parts), means, tuple(part.factors for part in parts), modes)
-    found = reduce(parts[0].source, {"c": (work, Series())}, fields=[part.key for part in parts], engine=job.engine,
-                   limit=job.plan.limit, progress=job.progress)["c"]
-    k = basis.rank
-    coefficients = found[:, :, :k].sum(1)
-    energies = found[:, :, k].real
-    roots = np.ones(len(found)) if basis.weights is None else np.sqrt(basis.weights)
-    c = roots[:, None] * coefficients
-    # within the modes' span, the principal axes of the coefficients
-    _, sigma, turn = np.linalg.svd(c, full_matrices=False)
-    total = float((energies.sum(1) * roots**2).sum())
-    errors = {}
+def _read(job: Job, parts: tuple[Part, ...], q: np.ndarray, mean: np.ndarray, roots: np.ndarray | None) -> Read:
+    """One read; `roots` are those of the weights where the product with all snapshots is wanted too."""
+    from ensemblekit.rom.incremental import rows_of
+
+    cuts = list(_cuts(parts))
+    turned = None if roots is None else np.zeros_like(q)
+    products, energies, at = [], [], 0
+    for values, _, _ in rows_of(job):
+        rows = [np.asarray(values[part.name]).reshape(len(values[part.name]), -1) for part in parts]
+        step = Step(parts, rows, q, mean)
+        m = len(rows[0])
+        found = np.zeros((m, len(parts), len(q)), q.dtype)
+        energy = np.zeros((m, len(parts)))
+        for part, made, squares in job.local.map(_projected, cuts, step):
+            found[:, part] += made
+            energy[:, part] += squares
+        if roots is not None and turned is not None:
+            weighted = (found.sum(1) * (roots[at:at + m, None] ** 2)).conj().T
+            for _ in job.local.map(_added, cuts, (step, weighted, turned)):
+                pass
+        products.append(found)
+        energies.append(energy)
+        at += m
+    return Read(np.concatenate(products), np.concatenate(energies), turned)
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """A block of snapshots beside the directions."""
+
+    parts: tuple[Part, ...]
+    rows: list[np.ndarray]
+    q: np.ndarray
+    mean: np.ndarray
+
+    def values(self, cut: Cut) -> np.ndarray:
+        """(m, width): about the mean, times the roots of the inner product."""
+        found = self.rows[cut.part][:, cut.own] - self.mean[cut.joined]
+        factors = self.parts[cut.part].factors
+        return found if factors is None else np.where(factors[cut.own] > 0, found * factors[cut.own], 0)
+
+
+def _projected(step: Step, cut: Cut) -> tuple[int, np.ndarray, np.ndarray]:
+    values = step.values(cut)
+    return cut.part, values @ step.q[:, cut.joined].conj().T, np.square(np.abs(values)).sum(1)
+
+
+def _added(shared: tuple[Step, np.ndarray, np.ndarray], cut: Cut) -> None:
+    step, weighted, turned = shared
+    turned[:, cut.joined] += weighted @ step.values(cut)
+
+
+def _nearer(turned: Any, sigma: np.ndarray, turn: np.ndarray, q: np.ndarray, k: int,
+            engine: Engine) -> tuple[np.ndarray, float]:
+    """(directions after the step, sine of the largest angle between the first k of them and those before)."""
+    usable = int(np.count_nonzero(sigma > 1e-7 * sigma[0]))
+    usable = max(usable, min(k, len(sigma)))
+    # with C = U S T, Cᴴ A = Tᴴ S Uᴴ A: rows of Uᴴ A, whose singular values are those of A within the span of U
+    mix = turn[:usable] / sigma[:usable, None]
+    for _ in engine.map(_combined, _slabs(q.shape[1]), (mix, turned, turned)):
+        pass
+    rows = turned[:usable]
+    gram: Any = 0
+    for part in engine.map(_gram, _slabs(q.shape[1]), rows):
+        gram = gram + part
+    values, vectors = np.linalg.eigh(gram)
+    order = (vectors[:, ::-1] / np.sqrt(np.maximum(values[::-1], 1e-300))).conj().T
+    for _ in engine.map(_combined, _slabs(q.shape[1]), (order, rows, rows)):
+        pass
+    rows, _ = orthonormalised(rows)
+    # orthonormalised by Cholesky: each row depends on those above it alone, so the first k still span the first k
+    before = turn[:k]
+    cosines: Any = 0
+    for part in engine.map(_cosines, _slabs(q.shape[1]), (rows[:k], before, q)):
+        cosines = cosines + part
+    outside: Any = 0
+    for part in engine.map(_outside, _slabs(q.shape[1]), (rows[:k], before, q, cosines)):
+        outside = outside + part
+    return rows, math.sqrt(max(float(np.linalg.eigvalsh(outside)[-1]), 0.0))
+
+
+def _combined(shared: tuple[np.ndarray, np.ndarray, np.ndarray], at: slice) -> None:
+    mix, rows, out = shared
+    out[:len(mix), at] = mix @ rows[:, at]
+
+
+def _gram(rows: np.ndarray, at: slice) -> np.ndarray:
+    return rows[:, at] @ rows[:, at].conj().T
+
+
+def _cosines(shared: tuple[np.ndarray, np.ndarray, np.ndarray], at: slice) -> np.ndarray:
+    new, before, q = shared
+    return new[:, at] @ (before @ q[:, at]).conj().T
+
+
+def _outside(shared: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], at: slice) -> np.ndarray:
+    new, before, q, cosines = shared
+    rest = new[:, at] - cosines @ (before @ q[:, at])
+    return rest @ rest.conj().T
+
+
+def _slabs(size: int) -> Iterator[slice]:
+    return (slice(a, min(a + SLAB, size)) for a in range(0, size, SLAB))
+
+
+def _cuts(parts: tuple[Part, ...]) -> Iterator[Cut]:
+    start = 0
     for at, part in enumerate(parts):
-        own = float((energies[:, at] * roots**2).sum())
-        gram = modes[at] @ modes[at].conj().T
-        kept = 2 * np.sum(c.conj() * (roots[:, None] * found[:, at, :k])).real - np.sum(gram.T * (c.conj().T @ c)).real
-        errors[part.name] = math.sqrt(max(own - float(kept), 0) / own) if own > 0 else 0.0
-    left = np.clip(energies.sum(1) - (np.abs(coefficients) ** 2).sum(1), 0, None)
-    flat = basis.modes.reshape(k, -1)
-    for a in range(0, flat.shape[1], COLUMNS):
-        flat[:, a:a + COLUMNS] = (turn @ flat[:, a:a + COLUMNS]).astype(flat.dtype)
-    coefficients = coefficients @ turn.conj().T
-    for j in range(k):
-        largest = flat[j, np.abs(flat[j]).argmax()] if len(parts) == 1 else flat[j, _largest(parts, flat[j])]
-        phase = largest / abs(largest)
-        if phase != 1:
-            flat[j] *= np.conj(phase)
-            coefficients[:, j] *= phase
-    residual = max(total - float((sigma**2).sum()), 0.0)
-    if len(parts) == 1:
-        errors = {parts[0].name: math.sqrt(residual / total)}
-    spectrum = basis.spectrum
-    if spectrum is not None:
-        spectrum = np.concatenate([sigma, spectrum[k:]])
-    return replace(basis, coefficients=coefficients, singular_values=sigma, total_energy=total, residual=residual,
-                   error_per_snapshot=np.sqrt(left / (total / len(found))), error_per_field=errors, spectrum=spectrum, passes=2,
-                   fields={part.name: part.field for part in parts},
-                   times=basis.times if job.problem.times is None else job.problem.times,
-                   time_unit=job.problem.time_unit, mesh=job.problem.mesh)
-
-
-def _largest(parts: list, row: np.ndarray) -> int:
-    """Where a joint mode is largest once every field is divided by its scale."""
-    scales = np.concatenate([np.full(part.field.size, part.scale) for part in parts])
-    return int((np.abs(row) / scales).argmax())
+        for own in _slabs(part.field.size):
+            yield Cut(at, own, slice(start + own.start, start + own.stop))
+        start += part.field.size

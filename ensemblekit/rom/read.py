@@ -242,7 +242,7 @@ class MeshedSource:
 
 def read(path: Any, fields: Sequence[str] | str | None = None, *, begin: float | None = None, end: float | None = None,
          step: int = 1, region: str | None = None, patch: str | None = None, zone: str | None = None, zero: bool = False,
-         snapshot_axis: int | None = None, times: Any = None, time_unit: str | None = None,
+         moving: bool = False, snapshot_axis: int | None = None, times: Any = None, time_unit: str | None = None,
          units: Mapping[str, str] | None = None, mesh: Any = None) -> Any:
     """Snapshot files as a source: nothing is copied, files are read when the source is.
 
@@ -261,6 +261,8 @@ def read(path: Any, fields: Sequence[str] | str | None = None, *, begin: float |
         patch: a boundary patch instead of the cells (or a named block).
         zone: a cell zone of OpenFOAM, a CGNS zone, or a named block.
         zero: read OpenFOAM's initial state, the folder 0/, too.
+        moving: of an OpenFOAM case whose points move (but not its cells): take the fields cell by cell, with the places and
+            volumes of constant/polyMesh. Modes then follow the cells; refused without it.
         snapshot_axis: the axis of snapshots in arrays. By default 0; in .mat files the axis as long as the time vector,
             else the last, as is MATLAB's custom; in NetCDF the time dimension.
         times, time_unit, units: where the files do not say them, or wrongly; units is field -> unit.
@@ -283,7 +285,7 @@ def read(path: Any, fields: Sequence[str] | str | None = None, *, begin: float |
     names = (fields,) if isinstance(fields, str) else None if fields is None else tuple(fields)
     if names is not None and not names:
         raise InputError("fields names at least one field; leave it out for all")
-    options = Options(names, region, patch, zone, snapshot_axis, zero)
+    options = Options(names, region, patch, zone, snapshot_axis, zero, moving)
     given = mesh if mesh is None or isinstance(mesh, Mesh) else _mesh_from(mesh)
     paths = paths_of(path)
     source = _opened(paths, options)

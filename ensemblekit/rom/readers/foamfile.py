@@ -190,24 +190,80 @@ def numbers_in(data: bytes, start: int, stop: int, count: int) -> np.ndarray:
 
 
 def there(path: str) -> bool:
+    path = on_disk(path)[0]
     return os.path.isfile(path) or os.path.isfile(path + ".gz")
+
+
+def on_disk(path: str) -> tuple[str, int | None]:
+    """(path, block): where a file of a collated case lies, and which of its blocks is meant.
+
+    "processors4" holds the files of four processors, those of each as a block of one file. Here the folder of one of them
+    is called "processors4#2", so that everything below reads as it does in "processor2".
+    """
+    found = re.search(r"(processors\d+(?:_\d+-\d+)?)#(\d+)(?=/|\\|\Z)", path)
+    if found is None:
+        return path, None
+    return path[:found.end(1)] + path[found.end(2):], int(found.group(2))
 
 
 def load(path: str, head: int | None = None) -> FoamFile:
     """Read a file, or its first bytes, compressed (.gz beside it) or not. Raises SnapshotFileError."""
+    path, block = on_disk(path)
     packed = not os.path.isfile(path)
     name = path + ".gz" if packed else path
     try:
         opened: Any = gzip.open(name, "rb") if packed else open(name, "rb")
         with opened as file:
+            if block is not None:
+                return _load_block(name, file, block, head)
             data = file.read() if head is None else file.read(head)
     except FileNotFoundError as error:
         raise SnapshotFileError(path, "is missing") from error
     except (OSError, EOFError, zlib.error) as error:
         raise SnapshotFileError(name, f"cannot be read, or is cut short ({error})") from error
-    found = re.compile(rb"FoamFile\s*\{(.*?)\}", re.S).search(data, 0, 1 << 14)
+    found = _header(data)
     if found is None:
         raise SnapshotFileError(name, "has no FoamFile header: it is no OpenFOAM file, or is cut short")
+    return FoamFile(name, data, *found)
+
+
+def _header(data: bytes) -> tuple[int, dict[str, str]] | None:
+    """(first byte after the header, what it says)."""
+    found = re.compile(rb"FoamFile\s*\{(.*?)\}", re.S).search(data, 0, 1 << 14)
+    if found is None:
+        return None
     text = _COMMENT.sub(b"", found.group(1)).decode("utf-8", "replace")
-    header = {key: value.strip().strip('"') for key, value in re.findall(r"(\w+)\s+(\"[^\"]*\"|[^;]*);", text)}
-    return FoamFile(name, data, found.end(), header)
+    return found.end(), {key: value.strip().strip('"') for key, value in re.findall(r"(\w+)\s+(\"[^\"]*\"|[^;]*);", text)}
+
+
+def _load_block(name: str, file: Any, block: int, head: int | None) -> FoamFile:
+    """The file of one processor: a container is a header and lists of bytes, "N(...)", one a processor.
+
+    Blocks are files of their own, header and all; a block without one goes by the header of the first.
+    """
+    outer = _header(file.read(1 << 14))
+    if outer is None or outer[1].get("class") != "decomposedBlockData":
+        raise SnapshotFileError(name, "is no file of the collated format (of class decomposedBlockData), or is cut short")
+    at, first = outer[0], None
+    for k in range(block + 1):
+        file.seek(at)
+        lead = file.read(1 << 12)
+        found = re.compile(rb"\s*(?:(?:/\*.*?\*/|//[^\n]*)\s*)*(?:List<char>\s*)?(\d+)\s*\(", re.S).match(lead)
+        if found is None:
+            raise SnapshotFileError(name, f"is cut short: there is no block of processor {k}")
+        size, start = int(found.group(1)), at + found.end()
+        if k in (0, block):
+            file.seek(start)
+            whole = head is None or head >= size
+            data = file.read(size if whole else head)
+            if len(data) < (size if whole else head or 0) or (whole and b")" not in file.read(2)):
+                raise SnapshotFileError(name, f"is cut short in the block of processor {k}")
+            own = _header(data)
+            if k == 0:
+                first = own
+        at = start + size + 1
+    if own is None and first is not None:
+        own = (0, {key: value for key, value in first[1].items() if key != "note"})
+    if own is None:
+        raise SnapshotFileError(name, f"has no FoamFile header in the block of processor {block}")
+    return FoamFile(name, data, own[0], {**({"arch": outer[1]["arch"]} if "arch" in outer[1] else {}), **own[1]})

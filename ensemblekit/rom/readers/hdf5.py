@@ -79,13 +79,15 @@ def open_hdf5(path: str, options: Options) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class AlongAxis:
-    """Plain datasets with snapshots along another axis than the first."""
+    """Plain datasets with snapshots along another axis than the first, and MATLAB's of version 7.3."""
 
     path: str
     fields: Mapping[str, Field]
     n: int
     times: np.ndarray | None
     axes: Mapping[str, int]
+    turned: bool = False
+    """Whether the axes of an item come in reverse, as MATLAB writes them."""
     time_unit: str = ""
     tiles: bool = False
 
@@ -97,5 +99,11 @@ class AlongAxis:
         with opened(self.path) as f:
             for name in names:
                 key = (*[slice(None)] * self.axes[name], slice(rows.start, rows.stop, rows.step))
-                found[name] = np.moveaxis(f[name][key], self.axes[name], 0)
+                values = f[name][key]
+                if values.dtype.names == ("real", "imag"):      # MATLAB's complex numbers
+                    values = values["real"] + 1j * values["imag"]
+                values = np.moveaxis(values, self.axes[name], 0)
+                if self.turned:
+                    values = values.transpose(0, *range(values.ndim - 1, 0, -1))
+                found[name] = values.astype(self.fields[name].dtype, copy=False)
         return found

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 
 from ensemblekit.errors import InputError, SnapshotFileError
-from ensemblekit.rom.mesh import Mesh
 from ensemblekit.rom.readers.arrays import held
+from ensemblekit.rom.readers.hdf5 import AlongAxis
 from ensemblekit.rom.readers.reader import TIME_NAMES, Options, Reader, chosen
 from ensemblekit.source import Field
 from ensemblekit.store.hdf5 import opened
@@ -45,42 +41,7 @@ def _axis(shapes: dict[str, tuple[int, ...]], options: Options) -> int:
     return -1
 
 
-@dataclass(frozen=True, eq=False)
-class MatHDF5:
-    """A version 7.3 file: MATLAB's first axis is HDF5's last."""
-
-    path: str
-    fields: dict[str, Field]
-    n: int
-    times: np.ndarray | None
-    axes: dict[str, int]
-    """Field -> HDF5's axis of the snapshots."""
-    time_unit: str = ""
-    tiles: bool = False
-
-    def mesh(self) -> Mesh | None:
-        return None
-
-    def read(self, names: Sequence[str], rows: range, tile: slice | None = None) -> dict[str, np.ndarray]:
-        found = {}
-        with opened(self.path) as f:
-            for name in names:
-                axis = self.axes[name]
-                key = (*[slice(None)] * axis, slice(rows.start, rows.stop, rows.step))
-                values = _numbers(f[name][key])
-                item = np.moveaxis(values, axis, 0)
-                found[name] = item.transpose(0, *range(item.ndim - 1, 0, -1)).astype(self.fields[name].dtype)
-        return found
-
-
-def _numbers(values: Any) -> np.ndarray:
-    """MATLAB keeps complex numbers as pairs real, imag."""
-    if values.dtype.names == ("real", "imag"):
-        return values["real"] + 1j * values["imag"]
-    return values
-
-
-def _open_hdf5(path: str, options: Options) -> MatHDF5:
+def _open_hdf5(path: str, options: Options) -> AlongAxis:
     with opened(path) as f:
         shapes, dtypes = {}, {}
         for name, node in f.items():
@@ -110,4 +71,6 @@ def _open_hdf5(path: str, options: Options) -> MatHDF5:
                               dtypes[name].newbyteorder("=")) for name in names}
         if times is not None and len(times) != n:
             times = None
-        return MatHDF5(path, fields, int(n), times, {name: len(shapes[name]) - 1 - where[name] for name in names})
+        # MATLAB's first axis is HDF5's last
+        return AlongAxis(path, fields, int(n), times, {name: len(shapes[name]) - 1 - where[name] for name in names},
+                         turned=True)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ensemblekit.errors import InputError, SnapshotFileError
 from ensemblekit.rom.mesh import POLYGON, QUAD, TRIANGLE, Association, Mesh, Polyhedra
-from ensemblekit.rom.readers.foamfile import COMPONENTS, VOLUME_FIELD, FoamFile, load, there
+from ensemblekit.rom.readers.foamfile import COMPONENTS, VOLUME_FIELD, FoamFile, load, on_disk, there
 from ensemblekit.rom.readers.reader import MissingFieldError, Options, lean
 from ensemblekit.source import Field
 
@@ -379,33 +379,32 @@ def open_foam(path: str, options: Options) -> FoamCase:
     if os.path.basename(path) == "controlDict":
         case = os.path.dirname(case)
     here = time_folders(case)
-    processors = sorted((name for name in os.listdir(case) if re.fullmatch(r"processor\d+", name)),
-                        key=lambda name: int(name.removeprefix("processor")))
     folders: tuple[str, ...] = (case,)
     inside = [label for label in here if _has_region(case, label, options.region)]
-    if processors:
-        parts = tuple(os.path.join(case, name) for name in processors)
+    for parts in _decomposed(case):
         everywhere = set.intersection(*[set(time_folders(part)) for part in parts])      # a run that was stopped while writing
-        decomposed = [label for label in time_folders(parts[0]) if label in everywhere and _has_region(parts[0], label,
-                                                                                                       options.region)]
-        if len([t for t in decomposed if float(t) or options.zero]) > len([t for t in inside if float(t) or options.zero]):
-            folders, inside = parts, decomposed
-    elif any(re.fullmatch(r"processors\d+(_\d+-\d+)?", name) for name in os.listdir(case)) and not inside:
-        raise SnapshotFileError(case, "is decomposed in the collated format; run reconstructPar, or foamFormatConvert with "
-                                      "-fileHandler uncollated, first")
+        labels = [label for label in time_folders(parts[0]) if label in everywhere and _has_region(parts[0], label,
+                                                                                                   options.region)]
+        if len([t for t in labels if float(t) or options.zero]) > len([t for t in inside if float(t) or options.zero]):
+            folders, inside = parts, labels
     labels = [label for label in inside if options.zero or float(label) != 0]
     if not labels:
         hint = "; only 0/ is there: pass zero=True to read it" if inside else ""
         raise SnapshotFileError(case, f"has no time folders{f' of region {options.region!r}' if options.region else ''}{hint}")
     for folder in folders:
         for label in labels:
-            if there(os.path.join(folder, label, options.region or "", "polyMesh", "points")):
-                raise SnapshotFileError(os.path.join(folder, label), "has points of its own: a mesh in motion, on which "
-                                        "snapshots are no vectors of one space. Map the fields to one mesh first")
+            own = os.path.join(folder, label, options.region or "", "polyMesh")
+            if there(os.path.join(own, "owner")):
+                raise SnapshotFileError(os.path.join(folder, label), "has cells of its own: the mesh changes, so that "
+                                        "snapshots are no vectors of one space. Map the fields to one mesh, with mapFields")
+            if there(os.path.join(own, "points")) and not options.moving:
+                raise SnapshotFileError(os.path.join(folder, label), "has points of its own: a mesh in motion. Pass "
+                                        "moving=True (--moving) to take the fields cell by cell, with the places and volumes "
+                                        "that cells have in constant/polyMesh; or map the fields to one mesh, with mapFields")
     mesh_folder = os.path.join(folders[0], "constant", options.region or "", "polyMesh")
     if not there(os.path.join(mesh_folder, "owner")):
         regions = [name for name in _listed(os.path.join(folders[0], "constant"))
-                   if os.path.isdir(os.path.join(folders[0], "constant", name, "polyMesh"))]
+                   if _is_folder(os.path.join(folders[0], "constant", name, "polyMesh"))]
         raise SnapshotFileError(mesh_folder, "is missing" + (f"; the regions are {', '.join(regions)}" if regions else ""))
     labels, names = _with_fields(folders[0], labels, options)
     first = _inside(folders[0], labels[0], options.region)
@@ -427,6 +426,30 @@ def open_foam(path: str, options: Options) -> FoamCase:
         dtype = file.scalar.newbyteorder("=") if file.binary else np.dtype("f8")
         fields[name] = Field((count,) if components == 1 else (count, components), dtype, file.dimensions())
     return FoamCase(case, folders, tuple(names), tuple(labels), fields, options.region, options.patch, options.zone, order)
+
+
+def _decomposed(case: str) -> list[tuple[str, ...]]:
+    """The folders of the processors: "processor0", "processor1", ...; or the blocks of "processors4", or of "processors4_0-1"
+    and "processors4_2-3" (the collated format)."""
+    found = []
+    names = os.listdir(case)
+    single = [name for name in names if re.fullmatch(r"processor\d+", name)]
+    if single:
+        found.append(tuple(os.path.join(case, name) for name in sorted(single, key=lambda n: int(n.removeprefix("processor")))))
+    collated: dict[int, list[tuple[int, int, str]]] = {}
+    for name in names:
+        match = re.fullmatch(r"processors(\d+)(?:_(\d+)-(\d+))?", name)
+        if match:
+            n = int(match.group(1))
+            first, last = (0, n - 1) if match.group(2) is None else (int(match.group(2)), int(match.group(3)))
+            collated.setdefault(n, []).append((first, last, name))
+    for n, groups in sorted(collated.items()):
+        parts = [os.path.join(case, f"{name}#{k}") for first, last, name in sorted(groups) for k in range(last - first + 1)]
+        if len(parts) != n:
+            raise SnapshotFileError(case, f"is decomposed for {n} processors, and {', '.join(g[2] for g in sorted(groups))} "
+                                          f"hold {len(parts)}")
+        found.append(tuple(parts))
+    return found
 
 
 def _with_fields(case: str, labels: list[str], options: Options) -> tuple[list[str], list[str]]:
@@ -477,7 +500,11 @@ def _inside(case: str, label: str, region: str | None) -> str:
 
 
 def _has_region(case: str, label: str, region: str | None) -> bool:
-    return region is None or os.path.isdir(os.path.join(case, label, region))
+    return region is None or _is_folder(os.path.join(case, label, region))
+
+
+def _is_folder(path: str) -> bool:
+    return os.path.isdir(on_disk(path)[0])
 
 
 def time_folders(case: str) -> list[str]:
@@ -488,7 +515,7 @@ def time_folders(case: str) -> list[str]:
             value = float(name)
         except ValueError:
             continue
-        if np.isfinite(value) and os.path.isdir(os.path.join(case, name)):
+        if np.isfinite(value) and _is_folder(os.path.join(case, name)):
             labels.append(name)
     return sorted(labels, key=float)
 
@@ -497,9 +524,8 @@ def volume_fields(folder: str) -> list[str]:
     """The fields on cells that a time folder holds."""
     names = []
     for name in sorted(_listed(folder)):
-        path = os.path.join(folder, name)
-        if os.path.isfile(path):
-            plain = path.removesuffix(".gz")
+        plain = os.path.join(folder, name).removesuffix(".gz")
+        if there(plain):
             try:
                 if VOLUME_FIELD.match(load(plain, HEAD).kind):
                     names.append(os.path.basename(plain))
@@ -510,6 +536,6 @@ def volume_fields(folder: str) -> list[str]:
 
 def _listed(folder: str) -> list[str]:
     try:
-        return os.listdir(folder)
+        return os.listdir(on_disk(folder)[0])
     except OSError as error:
         raise SnapshotFileError(folder, f"cannot be read ({error.strerror})") from error

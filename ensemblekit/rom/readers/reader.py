@@ -25,6 +25,8 @@ class Options:
     snapshot_axis: int | None = None
     zero: bool = False
     """Read the initial state too, where a solver keeps it apart (OpenFOAM's 0/)."""
+    moving: bool = False
+    """Take fields of a mesh in motion cell by cell, on the mesh as it was before it moved."""
 
 
 class Reader(Protocol):
