@@ -1,6 +1,6 @@
 """Trajectories against MDAnalysis (serial and its parallel backend), mdtraj and GROMACS: each reads its best format its usual
 way, and reading counts on both sides. Everyone runs once before the clock counts and then in turn, several rounds; a figure is
-the median over them. About six minutes on two cores, one with --quick.
+the median over them. MDAnalysis' processes are timed where that analysis can use them (Rg, RMSD, RDF).
 
 The protein is adenylate kinase (3341 atoms, MDAnalysisTests), its 98 frames repeated with a little noise; the liquid is a box
 of water on a jittered lattice, which costs a pair search what real water does. Peers that are not installed are left out.
