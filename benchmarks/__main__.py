@@ -60,7 +60,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("suites", nargs="*", metavar="suite", help=f"one of {', '.join(SUITES)}; all by default")
-    parser.add_argument("--quick", action="store_true", help="less data: about a minute")
+    parser.add_argument("--quick", action="store_true", help="less data: one to three minutes a suite")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     parser.add_argument("--folder", type=Path, help="where the data is made and removed; the disk that is measured")
     args = parser.parse_args(argv)

@@ -1,5 +1,6 @@
 """Trajectories against MDAnalysis (serial and its parallel backend), mdtraj and GROMACS: each reads its best format its usual
-way, and reading counts on both sides.
+way, and reading counts on both sides. Everyone runs once before the clock counts and then in turn, several rounds; a figure is
+the median over them. MDAnalysis' processes are timed where that analysis can use them (Rg, RMSD, RDF).
 
 The protein is adenylate kinase (3341 atoms, MDAnalysisTests), its 98 frames repeated with a little noise; the liquid is a box
 of water on a jittered lattice, which costs a pair search what real water does. Peers that are not installed are left out.
@@ -14,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +44,13 @@ class Sizes:
     path_frames: int
     """Of the water in the case of diffusion."""
     repeats: int = 5
-    slow: int = 1
-    """Rounds of peers that take long."""
+    slow: int = 3
+    """Rounds of peers that take seconds."""
 
 
 FULL = Sizes(frames=5000, waters=14, water_frames=50, path_frames=1000)
-QUICK = Sizes(frames=1000, waters=10, water_frames=20, path_frames=300, repeats=3)
-TINY = Sizes(frames=40, waters=7, water_frames=3, path_frames=30, repeats=1)
+QUICK = Sizes(frames=1000, waters=14, water_frames=20, path_frames=300)
+TINY = Sizes(frames=40, waters=7, water_frames=3, path_frames=30, repeats=1, slow=1)
 """For the test that keeps the benchmarks from rotting."""
 
 
@@ -152,6 +154,28 @@ def ours(path: str, observable: Any) -> Any:
     return md.average(path, {"it": observable})["it"]
 
 
+def mdanalysis(what: str, run: Callable[..., Any], files: Any, sizes: Sizes, parallel: bool = False) -> list[Contender]:
+    """MDAnalysis one frame after the other and, where that analysis can, by its processes."""
+    ways: list[tuple[str, dict[str, Any]]] = [("", {})]
+    if parallel:
+        ways.append((f" multiprocessing x{cores()}", PARALLEL))
+    return [Contender(f"MDAnalysis{way} ({what})", partial(_run, run, files, how), repeats=sizes.slow) for way, how in ways]
+
+
+def _run(run: Callable[..., Any], files: Any, how: dict[str, Any], _: Any) -> Any:
+    return run(files, **how)
+
+
+def gmx_contender(tool: str, sizes: Sizes, run: Callable[[], Any]) -> list[Contender]:
+    """A tool of GROMACS, where it is installed."""
+    return [Contender(f"gmx {tool} (XTC)", lambda _: run(), repeats=sizes.slow)] if shutil.which("gmx") else []
+
+
+def mdtraj_contender(what: str, run: Callable[[Any], Any], files: Any, sizes: Sizes) -> list[Contender]:
+    """mdtraj, where it is installed."""
+    return [Contender(f"mdtraj ({what})", lambda _: run(files), repeats=sizes.slow)] if have("mdtraj") else []
+
+
 # --- protein ------------------------------------------------------------------------------------------------------------
 
 def mda_gyration(protein: Protein, **how: Any) -> float:
@@ -178,15 +202,10 @@ def gyration(protein: Protein, sizes: Sizes) -> Case:
     """Mass-weighted radius of gyration, its mean."""
     contenders = [Contender("ensemblekit, with error bar (store)",
                             lambda _: ours(protein.path("h5md"), md.RadiusOfGyration("protein")).mean),
-                  Contender("MDAnalysis (DCD)", lambda _: mda_gyration(protein), repeats=sizes.slow),
-                  Contender(f"MDAnalysis multiprocessing x{cores()} (DCD)", lambda _: mda_gyration(protein, **PARALLEL),
-                            repeats=sizes.slow)]
-    if have("mdtraj"):
-        contenders.append(Contender("mdtraj (DCD)", lambda _: mdtraj_gyration(protein), repeats=2))
-    if shutil.which("gmx"):
-        contenders.append(Contender("gmx gyrate (XTC)", lambda _: gmx(
-            ["gyrate", "-s", "adk.pdb", "-f", "adk.xtc", "-o", "rg.xvg"], "rg.xvg", "System\n",
-            protein.folder)[:, 1].mean() * 10, repeats=2))
+                  *mdanalysis("DCD", mda_gyration, protein, sizes, parallel=True),
+                  *mdtraj_contender("DCD", mdtraj_gyration, protein, sizes),
+                  *gmx_contender("gyrate", sizes, lambda: gmx(["gyrate", "-s", "adk.pdb", "-f", "adk.xtc", "-o", "rg.xvg"],
+                                                              "rg.xvg", "System\n", protein.folder)[:, 1].mean() * 10)]
     return paired(f"Radius of gyration, {protein.frames} frames x 3341 atoms", contenders, close(2e-3), work=protein.frames,
                   unit="frames", repeats=sizes.repeats)
 
@@ -209,15 +228,10 @@ def rmsd(protein: Protein, sizes: Sizes) -> Case:
     """RMSD of the alpha carbons to the first frame, the whole series."""
     contenders = [Contender("ensemblekit, with error bar (store)",
                             lambda _: ours(protein.path("h5md"), md.RMSD("name CA")).series),
-                  Contender("MDAnalysis (DCD)", lambda _: mda_rmsd(protein), repeats=sizes.slow),
-                  Contender(f"MDAnalysis multiprocessing x{cores()} (DCD)", lambda _: mda_rmsd(protein, **PARALLEL),
-                            repeats=sizes.slow)]
-    if have("mdtraj"):
-        contenders.append(Contender("mdtraj (DCD)", lambda _: mdtraj_rmsd(protein)))
-    if shutil.which("gmx"):
-        contenders.append(Contender("gmx rms (XTC)", lambda _: gmx(
-            ["rms", "-s", "adk.pdb", "-f", "adk.xtc", "-o", "rmsd.xvg"], "rmsd.xvg", "C-alpha\nC-alpha\n",
-            protein.folder)[:, 1] * 10, repeats=2))
+                  *mdanalysis("DCD", mda_rmsd, protein, sizes, parallel=True),
+                  *mdtraj_contender("DCD", mdtraj_rmsd, protein, sizes),
+                  *gmx_contender("rms", sizes, lambda: gmx(["rms", "-s", "adk.pdb", "-f", "adk.xtc", "-o", "rmsd.xvg"],
+                                                           "rmsd.xvg", "C-alpha\nC-alpha\n", protein.folder)[:, 1] * 10)]
     return paired(f"RMSD of 214 CA, {protein.frames} frames x 3341 atoms", contenders, close(5e-3), work=protein.frames,
                   unit="frames", repeats=sizes.repeats)
 
@@ -249,9 +263,7 @@ def rmsf(protein: Protein, sizes: Sizes) -> Case:
     """RMSF of the alpha carbons about their mean structure."""
     contenders = [Contender("ensemblekit, with error bars (store)",
                             lambda _: ours(protein.path("h5md"), md.RMSF("name CA")).mean),
-                  Contender("MDAnalysis (DCD)", lambda _: mda_rmsf(protein), repeats=sizes.slow)]
-    if have("mdtraj"):
-        contenders.append(Contender("mdtraj (DCD)", lambda _: mdtraj_rmsf(protein)))
+                  *mdanalysis("DCD", mda_rmsf, protein, sizes), *mdtraj_contender("DCD", mdtraj_rmsf, protein, sizes)]
     return paired(f"Aligned RMSF of 214 CA, {protein.frames} frames x 3341 atoms", contenders, close(5e-3), work=protein.frames,
                   unit="frames", repeats=sizes.repeats)
 
@@ -410,13 +422,8 @@ def rdf(water: Water, sizes: Sizes) -> Case:
     """g(r) of oxygen."""
     contenders = [Contender("ensemblekit, with error bars (store)", lambda _: ours(
         water.path("h5md"), md.RDF("name OW", range=(0.0, RANGE), n_bins=BINS)).mean),
-        Contender("MDAnalysis InterRDF (XTC)", lambda _: mda_rdf(water), repeats=sizes.slow),
-        Contender(f"MDAnalysis InterRDF multiprocessing x{cores()} (XTC)", lambda _: mda_rdf(water, **PARALLEL),
-                  repeats=sizes.slow)]
-    if have("mdtraj"):
-        contenders.append(Contender("mdtraj (XTC)", lambda _: mdtraj_rdf(water), repeats=sizes.slow))
-    if shutil.which("gmx"):
-        contenders.append(Contender("gmx rdf (XTC)", lambda _: gmx_rdf(water), repeats=3))
+        *mdanalysis("XTC", mda_rdf, water, sizes, parallel=True), *mdtraj_contender("XTC", mdtraj_rdf, water, sizes),
+        *gmx_contender("rdf", sizes, lambda: gmx_rdf(water))]
     return paired(f"g(r) of {water.waters} oxygens to {RANGE:g} angstrom, {water.frames} frames", contenders, same_rdf,
                   work=water.frames, unit="frames", repeats=sizes.repeats)
 
@@ -458,9 +465,7 @@ def dielectric(water: Water, sizes: Sizes) -> Case:
     """The dielectric constant, molecules made whole."""
     contenders = [Contender("ensemblekit, with error bar (store)", lambda _: ours(
         water.path("h5md"), md.DielectricConstant(temperature=300)).mean),
-        Contender("MDAnalysis (XTC)", lambda _: mda_dielectric(water), repeats=sizes.slow)]
-    if have("mdtraj"):
-        contenders.append(Contender("mdtraj (XTC)", lambda _: mdtraj_dielectric(water), repeats=sizes.slow))
+        *mdanalysis("XTC", mda_dielectric, water, sizes), *mdtraj_contender("XTC", mdtraj_dielectric, water, sizes)]
     return paired(f"Dielectric constant, {water.frames} frames x {3 * water.waters} atoms", contenders, close(1e-3),
                   work=water.frames, unit="frames", repeats=sizes.repeats)
 
@@ -483,9 +488,8 @@ def diffusion(water: Water, sizes: Sizes) -> Case:
     """Mean squared displacement over all windows, jumps through the box undone."""
     contenders = [Contender("ensemblekit, with error bars (store)", lambda _: ours(water.path("h5md"), md.MSD("name OW")).mean),
                   Contender(f"MDAnalysis EinsteinMSD with NoJump{'' if have('tidynamics') else ', without FFT'} (XTC)",
-                            lambda _: mda_diffusion(water), repeats=sizes.slow)]
-    if shutil.which("gmx"):
-        contenders.append(Contender("gmx msd, all windows (XTC)", lambda _: gmx_diffusion(water), repeats=sizes.slow))
+                            lambda _: mda_diffusion(water), repeats=sizes.slow),
+                  *gmx_contender("msd, all windows", sizes, lambda: gmx_diffusion(water))]
     return paired(f"Mean squared displacement of {water.waters} oxygens, {water.frames} frames", contenders, close(1e-2),
                   work=water.frames, unit="frames", repeats=sizes.repeats)
 

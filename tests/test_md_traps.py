@@ -352,3 +352,85 @@ def test_frames_of_different_size(tmp_path):
     path.write_text("\n".join(lines) + "\n")
     with pytest.raises(EnsemblekitError, match=r"grows\.xyz"):
         average(md.read(path), md.RadiusOfGyration("all", weights=None))
+
+
+@pytest.mark.parametrize("cell", [np.diag([40.0, 30.0, 35.0]), np.array([[40.0, 0, 0], [15, 30, 0], [-12, 10, 35]])])
+def test_frames_whose_bonds_cross_no_face_are_left_alone_and_others_mended(cell):
+    """A long chain over more than half the box, whole or cut at the faces: the same paths from each."""
+    from ensemblekit.md.kernels_whole import make_whole, unbroken
+
+    rng = np.random.default_rng(3)
+    chain = np.cumsum(rng.normal(0.9, 0.4, (60, 3)), axis=0).astype(np.float32)[None].repeat(3, axis=0)
+    boxes = np.repeat(cell.astype(np.float32)[None], 3, axis=0)
+    walk, parent = np.arange(60), np.arange(60) - 1
+    out = np.empty_like(chain)
+    assert make_whole(chain, boxes, walk, parent, walk, out) == -1
+    assert unbroken(chain, boxes, walk, parent)
+    assert np.array_equal(out, chain)
+    cut = chain.copy()
+    fractional = cut[1] @ np.linalg.inv(cell)
+    cut[1] -= (np.floor(fractional) @ cell).astype(np.float32)
+    assert not unbroken(cut, boxes, walk, parent)
+    assert make_whole(cut, boxes, walk, parent, walk, out) == -1
+    np.testing.assert_allclose(out[1] - out[1, 0], chain[1] - chain[1, 0], atol=1e-4)
+
+
+def test_mixed_radix_numbers_of_every_width():
+    """Against bytes taken one by one, least significant first and the last one short, as the format has it."""
+    from ensemblekit.md.kernels_xtc import divided, mixed_at
+
+    rng = np.random.default_rng(5)
+    data = rng.integers(0, 256, 64).astype(np.uint8)
+    bits = np.unpackbits(data)
+
+    def plain(bit, count):
+        value = shift = 0
+        while count > 0:
+            some = min(8, count)
+            value |= int("".join(map(str, bits[bit:bit + some])), 2) << shift
+            bit, count, shift = bit + some, count - some, shift + 8
+        return value
+
+    for count in range(1, 65):
+        for bit in (0, 1, 7, 13, 64, 101):
+            assert int(mixed_at(data, bit, count)) == plain(bit, count)
+    for small in range(9, 32):
+        radix = round(2 ** (small / 3))
+        wide, inverse, shift = (int(x) for x in divided(radix, small))
+        assert wide == radix
+        for value in (0, 1, radix - 1, radix, (1 << small) - 1, *rng.integers(0, 1 << small, 200).tolist()):
+            assert value * inverse < 1 << 64
+            assert (value * inverse) >> shift == value // radix
+
+
+def test_maps_that_do_not_fit_are_refused_before_memory_is_taken():
+    import tracemalloc
+
+    from ensemblekit import md
+
+    u = mda.Universe.empty(20_000, n_residues=20_000, atom_resindex=np.arange(20_000), trajectory=True)
+    u.add_TopologyAttr("names", ["CA"] * 20_000)
+    u.add_TopologyAttr("resids", np.arange(20_000))
+    u.atoms.positions = np.random.default_rng(0).uniform(0, 100, (20_000, 3))
+    for observable in (md.DistanceMap("all"), md.ContactMap("all")):
+        tracemalloc.start()
+        with pytest.raises(InputError, match="too large to average"):
+            md.average(u, {"map": observable}, quiet=True)
+        assert tracemalloc.get_traced_memory()[1] < 100 << 20
+        tracemalloc.stop()
+
+
+def test_states_that_do_not_fit_are_refused_with_size_and_name(monkeypatch):
+    import importlib
+
+    from ensemblekit import md
+
+    average = importlib.import_module("ensemblekit.md.average")
+
+    u = mda.Universe.empty(50, trajectory=True)
+    u.add_TopologyAttr("names", ["CA"] * 50)
+    u.load_new(np.random.default_rng(0).normal(size=(20, 50, 3)).astype(np.float32))
+    assert md.average(u, {"map": lambda atoms: atoms.positions}, quiet=True)["map"].mean.shape == (50, 3)
+    monkeypatch.setattr(average, "MOST_BYTES", 1 << 10)
+    with pytest.raises(InputError, match="'map' has 150 numbers a frame"):
+        md.average(u, {"map": lambda atoms: atoms.positions}, quiet=True)

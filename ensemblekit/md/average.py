@@ -31,8 +31,14 @@ from ensemblekit.source import ReplicaSet, check_weights
 
 MOST_STATES = 64
 """Partial states of a run that are kept, at the least; up to twice as many while it is read."""
+FEWEST_STATES = 8
+"""The same of large maps: what is left out at the start comes in eighths then."""
 STATE_BYTES = 32 << 20
 """What the partial states of one read may take."""
+ROW_BYTES = 32 << 20
+"""What the values of a block of frames may take, of all observables together: of large maps few frames at a time."""
+MOST_BYTES = 8 << 30
+"""Above, an average is refused before memory is taken."""
 
 
 def average(source: Any, observables: Mapping[str, Any], *, frame_weights: Any = None, start: int | None = None,
@@ -102,9 +108,9 @@ def _read(system: System, prepared: Mapping[str, Prepared], equilibration: Any, 
         who = next(name for name, ready in prepared.items() if missing & set(ready.fields) or "position" in missing)
         raise InputError(f"{who!r} needs {', '.join(sorted(missing))}, and these frames have {', '.join(source.fields)}")
     fields = [name for name in source.fields if name in needed]
+    keep, limit = _room(source, branches, fields)
     with warnings_held(), counted(progress, system.n_frames, "averages") as tell:
-        read = partials(source, branches, fields=fields, engine=system.engine, limit=BATCH, progress=tell,
-                        keep=_kept_states(source, branches, fields))
+        read = partials(source, branches, fields=fields, engine=system.engine, limit=limit, progress=tell, keep=keep)
     for run, states in read.items():
         _forward(states, run)
     found: dict[str, Estimate] = {}
@@ -115,25 +121,40 @@ def _read(system: System, prepared: Mapping[str, Prepared], equilibration: Any, 
     return Averages(found, tuple([*system.passes, "averages"]), system.n_frames, len(read))
 
 
-def _kept_states(source: Any, branches: Mapping[str, Any], fields: Sequence[str]) -> int:
-    """How many partial states of a run there is room for, by what those of its first frame take."""
+def _room(source: Any, branches: Mapping[str, Any], fields: Sequence[str]) -> tuple[int, int]:
+    """How many partial states of a run there is room for, and bytes of frames in a block, by what the first frame takes.
+
+    Raises InputError, naming the largest observable, where the fewest states would take more than MOST_BYTES.
+    """
     run: Any = source.runs[0] if isinstance(source, ReplicaSet) else source
     n = sum(run.lengths)
-    nbytes = 0.0
+    # trees of block sums have a level more for every doubling of the frames in a state
+    levels = max(1.0, np.log2(max(n / MOST_STATES, 2)))
+    states, rows = dict.fromkeys(branches, 0.0), 0
+    sizes: dict[str, int] = {}
     try:
         for piece in run.window(0, 1).pieces(fields, "time", False, BATCH):
             for block in piece.blocks():
-                for map, *reducers in branches.values():
+                for name, (map, *reducers) in branches.items():
                     values = map(block)
+                    sizes[name] = int(np.size(values))
+                    rows += int(np.asarray(values).nbytes)
                     for reducer in reducers:
                         one = reducer.empty()
                         one.update(values, 0, block.weights)
-                        # trees of block sums have a level more for every doubling of the frames in a state
-                        levels = max(1.0, np.log2(max(n / MOST_STATES, 2))) if isinstance(one, Observed) else 1.0
-                        nbytes += levels * sum(np.asarray(part).nbytes for part in one.state().values())
+                        nbytes = sum(np.asarray(part).nbytes for part in one.state().values())
+                        states[name] += nbytes * (levels if isinstance(one, Observed) else 1.0)
     except Exception:       # whatever fails will fail again, where the error says which frames it was about
-        return MOST_STATES
-    return int(np.clip(STATE_BYTES / (2 * max(nbytes, 1.0)), 8, MOST_STATES))
+        return MOST_STATES, BATCH
+    total = sum(states.values())
+    if 2 * FEWEST_STATES * total > MOST_BYTES:
+        name = max(states, key=lambda key: states[key])
+        raise InputError(f"{name!r} has {sizes[name]} numbers a frame; their averages with errors would take about "
+                         f"{2 * FEWEST_STATES * total / 2**30:.0f} GiB of memory. Choose fewer atoms, residues instead of "
+                         "atoms (level=\"residue\") or coarser bins, or average parts of it in calls of their own")
+    frame = sum(run.fields[name].nbytes for name in fields)
+    limit = BATCH if rows * (BATCH // max(frame, 1)) <= ROW_BYTES else max(1, ROW_BYTES // rows) * frame
+    return int(np.clip(STATE_BYTES / (2 * max(total, 1.0)), FEWEST_STATES, MOST_STATES)), limit
 
 
 def _forward(states: list[tuple[int, States]], run: int) -> None:

@@ -11,6 +11,8 @@ from ensemblekit.averaging.resample import jackknife_values
 
 CHUNK_BYTES = 48 << 20
 """What the Fourier transforms of one chunk of atoms may take."""
+TILE_BYTES = 1 << 20
+"""What those of one tile of paths may take: they stay in the cache."""
 FEWEST_GROUPS = 8
 """Groups of molecules below which their scatter says little."""
 MOST_LAGS = 64
@@ -44,6 +46,7 @@ def squared_displacements(positions: np.ndarray, groups: np.ndarray, *, cells: n
     lags = n if lags is None else min(lags, n)
     size = next_fast_len(n + lags, real=True)
     step = max(1, CHUNK_BYTES // (size * 8 * 3 * 4))
+    tile = max(4, TILE_BYTES // (size * 8 * 4))
     sums = np.zeros((int(groups.max()) + 1, lags))
     longest = 0.0
     for first in range(0, atoms, step):
@@ -51,13 +54,15 @@ def squared_displacements(positions: np.ndarray, groups: np.ndarray, *, cells: n
         if cells is not None:
             longest = max(longest, unwrap(paths, cells))
         mine = paths.shape[1]
-        flat = np.ascontiguousarray(paths[:, :, list(columns)].reshape(n, -1))
-        flat -= flat.mean(axis=0)
-        spectrum = rfft(flat, size, axis=0)
-        power = spectrum.real**2 + spectrum.imag**2
-        correlation = irfft(power, size, axis=0)[:lags]
         owner = np.repeat(np.asarray(groups[first:first + mine], np.int64), len(columns))
-        add_squared(flat, np.ascontiguousarray(correlation), owner, sums)
+        flat = np.ascontiguousarray(paths[:, :, list(columns)].reshape(n, -1).T)     # each path in one piece of memory
+        del paths
+        flat -= flat.mean(axis=1, keepdims=True)
+        for a in range(0, len(flat), tile):
+            some = flat[a:a + tile]
+            spectrum = rfft(some, size, axis=1)
+            correlation = irfft(spectrum.real**2 + spectrum.imag**2, size, axis=1)
+            add_squared(some, correlation, owner[a:a + tile], sums)
     return sums / np.bincount(groups)[:, None], longest
 
 

@@ -44,18 +44,18 @@ def unwrap(paths, cells):
 def add_squared(paths, correlation, owner, sums):
     """Add the mean squared displacement of each path, over all windows, to the sums of its group.
 
-    paths: (n, columns) float64, three columns an atom or as many as there are dimensions; correlation: (lags, columns),
-    sums over windows of x(t) x(t + lag); owner: (columns,) group; sums: (groups, lags). The squares in the windows of
+    paths: (columns, n) float64, three columns an atom or as many as there are dimensions; correlation: (columns, lags or
+    more), sums over windows of x(t) x(t + lag); owner: (columns,) group; sums: (groups, lags). The squares in the windows of
     lag m are those of lag m - 1 without the two at the ends (Calandrini et al., nMoldyn 3, Collection SFN 12, 201, 2011).
     """
-    n, columns = paths.shape
-    lags = len(correlation)
+    columns, n = paths.shape
+    lags = sums.shape[1]
     for c in range(columns):
+        path, correlated, mine = paths[c], correlation[c], sums[owner[c]]
         squares = 0.0
         for t in range(n):
-            squares += paths[t, c] * paths[t, c]
+            squares += path[t] * path[t]
         squares *= 2.0
-        g = owner[c]
         for m in range(1, lags):
-            squares -= paths[m - 1, c] * paths[m - 1, c] + paths[n - m, c] * paths[n - m, c]
-            sums[g, m] += max(squares - 2.0 * correlation[m, c], 0.0) / (n - m)
+            squares -= path[m - 1] * path[m - 1] + path[n - m] * path[n - m]
+            mine[m] += max(squares - 2.0 * correlated[m], 0.0) / (n - m)

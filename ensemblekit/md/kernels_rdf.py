@@ -47,32 +47,47 @@ def pair_counts(positions, cells, group_a, group_b, label_a, label_b, same, edge
     images = np.empty((3, 2 * len(group_b)))          # grown where there are more
     owner = np.empty(2 * len(group_b), np.int64)
     periodic = len(cells) > 0
+    plain = np.array_equal(label_a, group_a) and np.array_equal(label_b, group_b)
     counts[...] = 0.0
+    # boxes whose vectors lie as they are wanted, so that what is measured along x, y, z is measured along the box
+    upright = (cells[:, [0, 0, 1], [1, 2, 2]] == 0.0).all(1) & (cells.diagonal(0, 1, 2) > 0.0).all(1) if periodic else []
     for f in range(len(positions)):
-        volumes[f] = lower_triangular(cells[f], lower, turn) if periodic else np.nan
+        volumes[f] = volume = lower_triangular(cells[f], lower, turn) if periodic else np.nan
         alone = not periodic
-        if periodic and volumes[f] > 0.0 and turn[0, 0] == turn[1, 1] == turn[2, 2] == 1.0:
+        if periodic and volume > 0.0 and upright[f]:
             # a molecule in the midst of its box meets no image: cells for where it is, not for all of the box
-            alone = _bounded(positions[f], group_a, group_b, reach, a, b, brick) and bool(
-                (brick.diagonal() + reach < lower.diagonal() * (1.0 - 1e-9)).all())
+            alone = _bounded(positions[f], group_a, group_b, reach, a, b, brick) and _inside(brick, lower, reach)
         if alone and periodic:
             lower[...], found = brick, True
         elif periodic:
-            found = volumes[f] > 0.0 and into_brick(positions[f], group_a, lower, turn, a) and (
+            found = volume > 0.0 and into_brick(positions[f], group_a, lower, turn, a) and (
                 same or into_brick(positions[f], group_b, lower, turn, b))
         else:
             found = _bounded(positions[f], group_a, group_b, reach, a, b, lower)
         if not found:
             return f
         of = a if same else b
-        total = _images(of, lower, reach, same, not alone, False, images, owner)
-        if total > len(owner):
-            images, owner = np.empty((3, total + total // 8)), np.empty(total + total // 8, np.int64)
-        _images(of, lower, reach, same, not alone, True, images, owner)
-        _count(a, images, owner, total, lower, reach, same, group_a, group_b, label_a, label_b, edges, counts[f])
+        if not alone:
+            total = _images(of, lower, reach, same, True, False, images, owner)
+            if total > len(owner):
+                images, owner = np.empty((3, total + total // 8)), np.empty(total + total // 8, np.int64)
+            _images(of, lower, reach, same, True, True, images, owner)
+        else:
+            total = _images(of, lower, reach, same, False, True, images, owner)
+        # an atom never meets itself among those after it, nor an image of its own that lies beyond the range
+        labelled = not (plain and same and (alone or _inside(None, lower, reach)))
+        _count(a, images, owner, total, lower, reach, same, labelled, group_a, group_b, label_a, label_b, edges, counts[f])
     if same:
         counts *= 2.0
     return -1
+
+
+def _inside(brick, lower, reach):
+    """Whether a brick (or None, a point) and `reach` beyond it end before the box does, so that nothing meets its own image."""
+    for k in range(3):
+        if not (0.0 if brick is None else brick[k, k]) + reach < lower[k, k] * (1.0 - 1e-9):
+            return False
+    return True
 
 
 @kernel
@@ -139,7 +154,7 @@ def _images(b, lower, reach, same, periodic, write, images, owner):
 
 
 @kernel
-def _count(a, images, owner, total, lower, reach, same, group_a, group_b, label_a, label_b, edges, counts):
+def _count(a, images, owner, total, lower, reach, same, labelled, group_a, group_b, label_a, label_b, edges, counts):
     """One frame: sort the images by cell, then go through the rows of cells around each atom."""
     na, nb = a.shape[1], len(group_b)
     bins = len(edges) - 1
@@ -200,15 +215,16 @@ def _count(a, images, owner, total, lower, reach, same, group_a, group_b, label_
             rank[n] = to
     x, y, z = sorted32[0], sorted32[1], sorted32[2]
     # as many as one atom may have before it, and what the last run writes beyond its end
-    squared, place = np.full(total + WIDTH + 32, np.float32(np.inf)), np.zeros(total + WIDTH + 32, np.uint32)
-    fine = np.zeros(total + WIDTH + 32, np.int32)
+    squared, fine = np.full(total + WIDTH + 32, np.float32(np.inf)), np.zeros(total + WIDTH + 32, np.uint32)
     runs = np.empty((3, (2 * ey + 1) * (2 * ez + 1)), np.int64)
-    some = np.zeros((4, bins + 16), np.int64)    # four, as adding one to one place twice in a row makes the second wait
+    # Adding one to one place twice in a row makes the second wait for the first: four counts of each bin, taken in turn,
+    # and what lies beyond the range keeps to its distance, in bins of its own that nobody reads.
+    some = np.zeros((4, 2 * bins + 16), np.uint32)
     limit = reach * reach
     low, per = edges[0], bins / (edges[-1] - edges[0])
     # bins as whole numbers of 2^-shift of one; the upper bits are the bin
-    shift = np.int32(max(0, math.floor(23.0 - math.log2(bins + 2.0))))
-    steps = 2.0**shift
+    shift = np.uint64(max(0, math.floor(23.0 - math.log2(2.0 * bins + 4.0))))
+    steps = 2.0**np.float64(shift)
     # How far single precision may put a distance from where it is: both positions are rounded (sqrt 3 x 2 x 2^-24 of the
     # largest coordinate), then their difference, squares, root (3 ulp of the range), scale and offset. What comes so near
     # to an edge is done again in double precision.
@@ -218,8 +234,9 @@ def _count(a, images, owner, total, lower, reach, same, group_a, group_b, label_
     near, within = np.int32(min(doubt * steps + 2.0, steps)), np.int32(steps - 1.0)
     twice = np.int32(2 * near)
     scale, offset = np.float32(per * steps), np.float32((1.0 - low * per) * steps)
-    least, most = np.float32(0.5 * steps), np.float32((bins + 1.5) * steps)
+    least, most = np.float32(0.5 * steps), np.float32((2.0 * bins + 1.5) * steps)
     excluded = np.float32(np.inf)
+    per_x = 1.0 / hx
     for i in range(na):
         xi, yi, zi = a[0, i], a[1, i], a[2, i]
         x32, y32, z32 = np.float32(xi - centre[0]), np.float32(yi - centre[1]), np.float32(zi - centre[2])
@@ -245,10 +262,10 @@ def _count(a, images, owner, total, lower, reach, same, group_a, group_b, label_
                 left = limit - dy * dy - dz * dz
                 if left < 0.0:
                     continue
-                width = math.sqrt(left)
+                width = math.sqrt(left) * (1.0 + 1e-9)      # more than rounding takes away
                 line = ((layer + oz) * ny + row + ey) * nx + ex
-                first = begin[line + max(math.floor((xi - width) / hx), -ex)]
-                last = begin[line + min(math.floor((xi + width) / hx), kx + ex - 1) + 1]
+                first = begin[line + max(math.floor((xi - width) * per_x), -ex)]
+                last = begin[line + min(math.floor((xi + width) * per_x), kx + ex - 1) + 1]
                 if same and layer == cz and row == cy:
                     first = rank[i] + 1
                 if last <= first:
@@ -260,11 +277,15 @@ def _count(a, images, owner, total, lower, reach, same, group_a, group_b, label_
                 for t in range(upto):
                     j = at_j + t
                     dx, ddy, ddz = x[j] - x32, y[j] - y32, z[j] - z32
-                    apart = (label[j] != mine) & (atom[j] != me)
-                    squared[m + t] = dx * dx + ddy * ddy + ddz * ddz if apart else excluded
+                    squared[m + t] = dx * dx + ddy * ddy + ddz * ddz
+                if labelled:
+                    for t in range(upto):
+                        j = at_j + t
+                        apart = (label[j] != mine) & (atom[j] != me)
+                        squared[m + t] = squared[m + t] if apart else excluded
                 m += np.uint64(last - first)
-        # bin 0: below the range, bins + 1: beyond it. No branch, so that square roots and bins come many at a time; nor a
-        # rest, as the arrays go on: what is found for it counts nowhere
+        # bin 0: below the range, from bins + 1 on: beyond it. No branch, so that square roots and bins come many at a time;
+        # nor a rest, as the arrays go on: what is found for it counts nowhere
         doubtful = np.int32(0)
         for t in range((m + np.uint64(31)) // np.uint64(32) * np.uint64(32)):
             v = math.sqrt(squared[t]) * scale + offset
@@ -272,50 +293,47 @@ def _count(a, images, owner, total, lower, reach, same, group_a, group_b, label_
             v = most if v > most else v
             bin = np.int32(v)
             doubtful = np.int32(doubtful | np.int32(np.int32(np.int32(bin + near) & within) - twice))
-            fine[t], place[t] = bin, np.uint32(bin >> shift)
+            fine[t] = np.uint32(bin)
         if doubtful < 0:
-            _exactly(xi, yi, zi, sorted64, mine, me, label, atom, runs, n_runs, edges, fine, near, within, place)
+            _exactly(xi, yi, zi, sorted64, mine, me, label, atom, runs, n_runs, edges, near, within, shift, fine)
         whole = m - m % np.uint64(4)
         for t in range(np.uint64(0), whole, np.uint64(4)):
-            some[0, place[t]] += 1
-            some[1, place[t + np.uint64(1)]] += 1
-            some[2, place[t + np.uint64(2)]] += 1
-            some[3, place[t + np.uint64(3)]] += 1
+            some[0, np.uint64(fine[t]) >> shift] += np.uint32(1)
+            some[1, np.uint64(fine[t + np.uint64(1)]) >> shift] += np.uint32(1)
+            some[2, np.uint64(fine[t + np.uint64(2)]) >> shift] += np.uint32(1)
+            some[3, np.uint64(fine[t + np.uint64(3)]) >> shift] += np.uint32(1)
         for t in range(whole, m):
-            some[0, place[t]] += 1
+            some[0, np.uint64(fine[t]) >> shift] += np.uint32(1)
     for k in range(bins + 1):
-        counts[k] += some[0, k] + some[1, k] + some[2, k] + some[3, k]
+        counts[k] += np.float64(some[0, k]) + some[1, k] + some[2, k] + some[3, k]
 
 
 @kernel
-def _exactly(xi, yi, zi, positions, mine, me, label, atom, runs, n_runs, edges, fine, near, within, place):
+def _exactly(xi, yi, zi, positions, mine, me, label, atom, runs, n_runs, edges, near, within, shift, fine):
     """The bins of those candidates of one atom that lie near an edge: in double precision and against the very edges.
 
     positions: (3, total), sorted; runs: (3, n_runs) first, last and where in the candidates; fine: their bins in whole
-    numbers of 1 / (within + 1); near: how far of those from an edge is near.
+    numbers of 1 / (within + 1), 2^shift of them a bin; near: how far of those from an edge is near.
     """
     bins = len(edges) - 1
     low, per, limit = edges[0], bins / (edges[-1] - edges[0]), edges[-1] * edges[-1]
     for run in range(n_runs):
         for j in range(runs[0, run], runs[1, run]):
             t = runs[2, run] + j - runs[0, run]
-            if ((fine[t] + near) & within) >= 2 * near:
+            if ((np.int64(fine[t]) + near) & within) >= 2 * near:
                 continue
-            if label[j] == mine or atom[j] == me:
-                place[t] = bins + 1
-                continue
-            dx, dy, dz = positions[0, j] - xi, positions[1, j] - yi, positions[2, j] - zi
-            d2 = dx * dx + dy * dy + dz * dz
-            if d2 >= limit:
-                place[t] = bins + 1
-                continue
-            r = math.sqrt(d2)
-            k = min(max(int((r - low) * per + 1.0), 0), bins)
-            if k > 0 and r < edges[k - 1]:
-                k -= 1
-            elif k < bins and r >= edges[k]:
-                k += 1
-            place[t] = k
+            k = bins + 1
+            if label[j] != mine and atom[j] != me:
+                dx, dy, dz = positions[0, j] - xi, positions[1, j] - yi, positions[2, j] - zi
+                d2 = dx * dx + dy * dy + dz * dz
+                if d2 < limit:
+                    r = math.sqrt(d2)
+                    k = min(max(int((r - low) * per + 1.0), 0), bins)
+                    if k > 0 and r < edges[k - 1]:
+                        k -= 1
+                    elif k < bins and r >= edges[k]:
+                        k += 1
+            fine[t] = np.uint32(np.uint64(k) << shift)
 
 
 @kernel

@@ -74,3 +74,76 @@ def make_whole(position, boxes, walk, parent, place, out):
                     for k in range(3):
                         out[f, r, k] = x[a, k] + (u * box[0, k] + v * box[1, k] + w * box[2, k])
     return -1
+
+
+@kernel
+def unbroken(position, boxes, walk, parent):
+    """Whether no bond of the walk crosses the box in any frame, so that make_whole would leave every atom where it is.
+
+    position: (n, atoms, 3); boxes: (n, 3, 3); walk, parent: as in make_whole. The longest differences along x, y, z bound
+    those in units of the cell; where they come near to half of it, the answer is no.
+    """
+    m = len(walk)
+    box = np.empty((3, 3))
+    inv = np.empty((3, 3))
+    above = np.empty(m, np.int64)
+    zero = position.dtype.type(0.0)
+    for j in range(m):
+        above[j] = walk[parent[j]] if parent[j] >= 0 else walk[j]
+    for f in range(len(position)):
+        for j in range(3):
+            for k in range(3):
+                box[j, k] = boxes[f, j, k]
+        if not inverse(box, inv):
+            return False
+        x = position[f]
+        first = 0
+        while first < m:        # some at a time: a broken one is soon found
+            last = min(first + 256, m)
+            d0 = d1 = d2 = zero
+            for j in range(first, last):
+                a, b = np.uint64(walk[j]), np.uint64(above[j])
+                e0, e1, e2 = abs(x[a, 0] - x[b, 0]), abs(x[a, 1] - x[b, 1]), abs(x[a, 2] - x[b, 2])
+                d0 = e0 if e0 > d0 else d0          # NaN is left where it is, as make_whole does
+                d1 = e1 if e1 > d1 else d1
+                d2 = e2 if e2 > d2 else d2
+            for k in range(3):
+                if not abs(inv[0, k]) * d0 + abs(inv[1, k]) * d1 + abs(inv[2, k]) * d2 < 0.4999:
+                    return False
+            first = last
+    return True
+
+
+@kernel
+def spread(roots, begin, ends, walk, before):
+    """Atoms in the order in which bonds lead to them from the roots; how many there are.
+
+    begin: (atoms + 1,) where the bonds of each atom begin in ends; walk, before: (atoms,), filled with the order and
+    the atom each was reached from (left as it is for roots and what is not reached).
+    """
+    seen = np.zeros(len(begin) - 1, np.bool_)
+    count = 0
+    for root in roots:
+        walk[count] = root
+        seen[root] = True
+        count += 1
+    at = 0
+    while at < count:
+        a = walk[at]
+        at += 1
+        for k in range(begin[a], begin[a + 1]):
+            b = ends[k]
+            if not seen[b]:
+                seen[b] = True
+                before[b] = a
+                walk[count] = b
+                count += 1
+    return count
+
+
+@kernel
+def upwards(walk, before, needed):
+    """Mark as needed what lies between a needed atom and its root."""
+    for k in range(len(walk) - 1, -1, -1):
+        if needed[walk[k]] and before[walk[k]] >= 0:
+            needed[before[walk[k]]] = True

@@ -85,12 +85,12 @@ def find_frames(data, at, offsets):
 @kernel
 def window(data, bit):
     """The 57 bits or more that begin at `bit`, left-aligned in 64."""
-    k = bit >> 3
-    word = ((np.uint64(data[k]) << np.uint64(56)) | (np.uint64(data[k + 1]) << np.uint64(48))
-            | (np.uint64(data[k + 2]) << np.uint64(40)) | (np.uint64(data[k + 3]) << np.uint64(32))
-            | (np.uint64(data[k + 4]) << np.uint64(24)) | (np.uint64(data[k + 5]) << np.uint64(16))
-            | (np.uint64(data[k + 6]) << np.uint64(8)) | np.uint64(data[k + 7]))
-    return word << np.uint64(bit & 7)
+    k = np.uint64(bit) >> np.uint64(3)      # unsigned: one load and one swap of bytes, instead of eight guarded ones
+    word = ((np.uint64(data[k]) << np.uint64(56)) | (np.uint64(data[k + np.uint64(1)]) << np.uint64(48))
+            | (np.uint64(data[k + np.uint64(2)]) << np.uint64(40)) | (np.uint64(data[k + np.uint64(3)]) << np.uint64(32))
+            | (np.uint64(data[k + np.uint64(4)]) << np.uint64(24)) | (np.uint64(data[k + np.uint64(5)]) << np.uint64(16))
+            | (np.uint64(data[k + np.uint64(6)]) << np.uint64(8)) | np.uint64(data[k + np.uint64(7)]))
+    return word << (np.uint64(bit) & np.uint64(7))
 
 
 @kernel
@@ -102,25 +102,31 @@ def bits_at(data, bit, count):
 
 
 @kernel
+def swapped(w):
+    """The eight bytes the other way round."""
+    low, mid = np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0000FFFF0000FFFF)
+    w = ((w & low) << np.uint64(8)) | ((w >> np.uint64(8)) & low)
+    w = ((w & mid) << np.uint64(16)) | ((w >> np.uint64(16)) & mid)
+    return (w << np.uint64(32)) | (w >> np.uint64(32))
+
+
+@kernel
+def mixed_short(data, bit, count):
+    """A mixed-radix number of `count` bits (0 to 56): its bytes come least significant first, the last one short."""
+    w = window(data, bit)
+    whole = np.uint64(count) & np.uint64(0x38)      # bits in whole bytes
+    rest = np.uint64(count) & np.uint64(7)
+    last = ((w << whole) >> np.uint64(8)) >> (np.uint64(56) - rest)     # two steps: a shift by 64 has no meaning
+    return (swapped(w) & ((np.uint64(1) << whole) - np.uint64(1))) | (last << whole)
+
+
+@kernel
 def mixed_at(data, bit, count):
     """A mixed-radix number of `count` bits (0 to 64): its bytes come least significant first, the last one short."""
-    value = np.uint64(0)
-    shift = np.uint64(0)
-    if count >= 32:
-        w = window(data, bit) >> np.uint64(32)
-        value = (((w & np.uint64(0xFF)) << np.uint64(24)) | ((w & np.uint64(0xFF00)) << np.uint64(8))
-                 | ((w >> np.uint64(8)) & np.uint64(0xFF00)) | (w >> np.uint64(24)))
-        shift = np.uint64(32)
-        bit += 32
-        count -= 32
-    if count > 0:
-        w = window(data, bit) >> np.uint64(64 - count)
-        while count > 8:
-            count -= 8
-            value |= ((w >> np.uint64(count)) & np.uint64(0xFF)) << shift
-            shift += np.uint64(8)
-        value |= (w & ((np.uint64(1) << np.uint64(count)) - np.uint64(1))) << shift
-    return value
+    if count <= 56:
+        return mixed_short(data, bit, count)
+    low = mixed_short(data, bit, 32)
+    return low | (mixed_short(data, bit + 32, count - 32) << np.uint64(32))
 
 
 @kernel
@@ -139,6 +145,20 @@ def product_bits(a, b, c):
     low = (ab & np.uint64(0xFFFFFFFF)) * np.uint64(c)
     high = (ab >> np.uint64(32)) * np.uint64(c) + (low >> np.uint64(32))
     return 32 + bit_length(high) if high > np.uint64(0) else bit_length(low)
+
+
+@kernel
+def divided(radix, small):
+    """(radix, inverse, shift) with v // radix == v * inverse >> shift for all v of `small` bits, 31 at the most."""
+    if radix == 0 or small > 31:
+        return np.uint64(radix), np.uint64(0), np.uint64(0)
+    bits = small
+    r = np.uint64(1)
+    while np.int64(r) < radix:
+        r <<= np.uint64(1)
+        bits += 1
+    one = np.uint64(1) << np.uint64(bits)
+    return np.uint64(radix), (one + np.uint64(radix) - np.uint64(1)) // np.uint64(radix), np.uint64(bits)
 
 
 @kernel
@@ -192,7 +212,7 @@ def read_frame(data, at, place, last, radices, floats, ints, out, box):
     u1, u2 = np.uint64(size1), np.uint64(size2)
     below = radices[max(FIRST, small - 1)] // 2
     half = radices[small] // 2
-    radix = np.uint32(radices[small])
+    wide_radix, inverse, shift = divided(radices[small], small)
     bit = q * 8
     run = np.int64(0)
     i = 0
@@ -231,15 +251,16 @@ def read_frame(data, at, place, last, radices, floats, ints, out, box):
             px, py, pz = x, y, z
             for k in range(0, run, 3):
                 if small <= 31:         # the format gives `small` bits to three numbers
-                    value32 = np.uint32(mixed_at(data, bit, small))
-                    rest32 = value32 // radix
-                    dz = np.int64(value32 - rest32 * radix)
-                    first32 = rest32 // radix
-                    dy = np.int64(rest32 - first32 * radix)
-                    dx = np.int64(first32)
+                    # a number of `small` bits times the inverse fits in 64, and its error stays below one:
+                    # Granlund & Montgomery, Proc. PLDI '94, 61, theorem 4.2
+                    value = mixed_short(data, bit, small)
+                    rest = (value * inverse) >> shift
+                    dz = np.int64(value - rest * wide_radix)
+                    first = (rest * inverse) >> shift
+                    dy = np.int64(rest - first * wide_radix)
+                    dx = np.int64(first)
                 else:
                     value = mixed_at(data, bit, small)
-                    wide_radix = np.uint64(radix)
                     rest = value // wide_radix
                     dz = np.int64(value - rest * wide_radix)
                     first = rest // wide_radix
@@ -283,9 +304,10 @@ def read_frame(data, at, place, last, radices, floats, ints, out, box):
         elif change > 0:
             below = half
             half = radices[small] // 2
-        radix = np.uint32(radices[small])
-        if change != 0 and radix == 0:
-            return time, BROKEN
+        if change != 0:
+            if radices[small] == 0:
+                return time, BROKEN
+            wide_radix, inverse, shift = divided(radices[small], small)
     if bit > end:
         return time, BROKEN
     return time, OK

@@ -28,21 +28,26 @@ class Whole:
 
     def __init__(self, atoms: np.ndarray, topology: Topology):
         self.walk, self.parent, self.place = walks(atoms, topology)
-        self.index = np.arange(len(atoms))
+        self.atoms, self.index = np.ascontiguousarray(atoms, dtype=np.int64), np.arange(len(atoms))
         self._last = threading.local()
 
     def __call__(self, block: Block) -> tuple[np.ndarray, np.ndarray]:
         position = block.fields["position"]
         last = self._last
         if getattr(last, "of", None) is not position:       # observables of one selection share the work
-            from ensemblekit.md.kernels_whole import make_whole
+            last.of, last.made = position, self._made(position, block)
+        return last.made
 
-            made = np.empty((len(position), len(self.index), 3), np.float32)
-            bad = make_whole(position, block.fields["box"], self.walk, self.parent, self.place, made)
-            if bad >= 0:
-                raise InputError(f"the box of frame {block.start + bad} has no volume: {block.fields['box'][bad].tolist()}")
-            last.of, last.made = position, made
-        return last.made, self.index
+    def _made(self, position: np.ndarray, block: Block) -> tuple[np.ndarray, np.ndarray]:
+        from ensemblekit.md.kernels_whole import make_whole, unbroken
+
+        if unbroken(position, block.fields["box"], self.walk, self.parent):
+            return position, self.atoms         # nothing is to be mended, nor copied
+        made = np.empty((len(position), len(self.index), 3), np.float32)
+        bad = make_whole(position, block.fields["box"], self.walk, self.parent, self.place, made)
+        if bad >= 0:
+            raise InputError(f"the box of frame {block.start + bad} has no volume: {block.fields['box'][bad].tolist()}")
+        return made, self.index
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_last"}
@@ -53,35 +58,22 @@ class Whole:
 
 
 def walks(atoms: np.ndarray, topology: Topology) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How to walk along bonds to every selected atom: (walk, parent, place) as `make_whole` takes them.
+    """How to walk along bonds to every selected atom: (walk, parent, place) as `make_whole` takes them."""
+    from ensemblekit.md.kernels_whole import spread, upwards
 
-    All molecules at once, a bond further at a time: a box of water is done in three steps.
-    """
     bonds, fragments, n = topology.ties, topology.fragments, len(topology)
     assert bonds is not None
     assert fragments is not None
     ends = np.concatenate([bonds, bonds[:, ::-1]])
     ends = ends[np.argsort(ends[:, 0], kind="stable")]
     begin = np.searchsorted(ends[:, 0], np.arange(n + 1))
-    before = np.full(n, -1, np.int64)
-    seen = np.zeros(n, bool)
     wanted = np.sort(np.asarray(atoms, np.int64))
-    front = wanted[np.unique(fragments[wanted], return_index=True)[1]]       # the first selected atom of each molecule
-    layers = []
-    while len(front):
-        seen[front] = True
-        layers.append(front)
-        counts = begin[front + 1] - begin[front]
-        at = np.repeat(begin[front] - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
-        start, to = np.repeat(front, counts), ends[at, 1]
-        start, to = start[~seen[to]], to[~seen[to]]
-        front, first = np.unique(to, return_index=True)
-        before[front] = start[first]
+    roots = wanted[np.unique(fragments[wanted], return_index=True)[1]]       # the first selected atom of each molecule
+    walk, before = np.empty(n, np.int64), np.full(n, -1, np.int64)
+    walk = walk[:spread(roots, begin, np.ascontiguousarray(ends[:, 1]), walk, before)]
     needed = np.zeros(n, bool)
     needed[wanted] = True
-    for layer in layers[:0:-1]:
-        needed[before[layer[needed[layer]]]] = True
-    walk = np.concatenate(layers)
+    upwards(walk, before, needed)
     walk = walk[needed[walk]]
     at = np.full(n + 1, -1, np.int64)       # the last one: where -1 looks
     at[walk] = np.arange(len(walk))

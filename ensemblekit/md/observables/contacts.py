@@ -27,7 +27,9 @@ from ensemblekit.source import Block
 HEAVY = "protein and not name H* 1H* 2H* 3H*"
 """By name, as many topologies know no elements."""
 MOST_PAIRS = 20_000_000
-FEW_PAIRS = 50_000
+MOST_CELLS = 10_000_000
+"""Of a map."""
+FEW_PAIRS = 2_000
 """Below, all pairs are looked at: cell lists cost more than they save."""
 
 
@@ -84,6 +86,9 @@ class ContactMap:
         b = a if self.select_b is None else system.select(self.select_b)
         row, resids_a = residues_of(system, a)
         column, resids_b = residues_of(system, b)
+        if len(resids_a) * len(resids_b) > MOST_CELLS:
+            raise InputError(f"a map of {len(resids_a)} x {len(resids_b)} residues is too large to average with errors; the "
+                             f"most is {MOST_CELLS} pairs. Leave the solvent out, or name fewer residues")
         every = np.union1d(a, b)
         periodic = self.periodic and system.boxed
         gather = Plain(every) if periodic else system.gather(every)

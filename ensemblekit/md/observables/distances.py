@@ -13,7 +13,8 @@ from ensemblekit.md.observables.groups import Points, points_of, residues_of
 from ensemblekit.md.system import System
 from ensemblekit.source import Block
 
-MOST_PAIRS = 2_000_000
+MOST_PAIRS = 10_000_000
+"""Of a map; 3000 x 3000 atoms are fine."""
 """Of a distance map: its average keeps a dozen numbers a pair."""
 
 
@@ -103,6 +104,10 @@ class DistanceMap:
                 labels.append(resids[which])
             groups += made
             counts.append(len(made))
+        n_pairs = counts[0] * (counts[0] - 1) // 2 if same else counts[0] * counts[1]
+        if n_pairs > MOST_PAIRS:
+            raise InputError(f"a map of {n_pairs} pairs is too large to average with errors; the most is {MOST_PAIRS}. "
+                             'Choose fewer atoms, or level="residue"')
         if same:
             rows, columns = np.triu_indices(counts[0], 1)
             pairs = np.stack([rows, columns], axis=1)
@@ -111,9 +116,6 @@ class DistanceMap:
         else:
             rows, columns = (x.ravel() for x in np.indices(counts))
             pairs = np.stack([rows, columns + counts[0]], axis=1)
-        if len(pairs) > MOST_PAIRS:
-            raise InputError(f"a map of {len(pairs)} pairs is too large to average with errors; the most is {MOST_PAIRS}. "
-                             'Choose fewer atoms, or level="residue"')
         points = points_of(system, groups, "mass" if self.level == "residue" else None, self.periodic)
         fill = partial(_square, rows, columns, counts[0]) if same else partial(np.reshape, shape=tuple(counts))
         names = ("residue", "residue_b")
