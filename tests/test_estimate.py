@@ -99,7 +99,7 @@ def test_an_interval_stays_within_its_bounds(bounds: tuple[float, float | None])
 
 
 def test_bounded_intervals_of_variances_hold_the_truth_more_often() -> None:
-    """Variances of 20 degrees of freedom scatter by their own size: the root scale knows that, a symmetric interval does not."""
+    """Variances of 20 degrees of freedom scatter by their own size: the root scale knows that."""
     found = np.random.default_rng(5).gamma(10.0, 0.1, 20_000)
     plain = student_interval(found, found / np.sqrt(10.0), np.inf, 0.95)
     low, high = bounded_interval(found, plain, (0.0, None))

@@ -173,7 +173,8 @@ def test_every_number_of_a_frame_keeps_its_series(adk: Any) -> None:
 def test_intervals_of_what_cannot_be_negative(adk: Any) -> None:
     found = md.average(adk, {**NUMBERS, "rmsf": md.RMSF("name CA"), "pca": md.PCA("name CA"), "map": md.ContactMap("name CA"),
                              "rama": md.Ramachandran(), "state": md.SecondaryStructure()}, equilibration=None, quiet=True)
-    shares = ("q", "helix", "pca", "pca.cumulated", "map", "rama", "rama.populations", "state", "state.content", "phi.resultant")
+    shares = ("q", "helix", "pca", "pca.cumulated", "map", "rama", "rama.populations", "state", "state.content",
+              "phi.resultant")
     for name, e in found.items():
         if name in ("phi", "f") or name.endswith((".phi", ".psi")):
             continue

@@ -69,7 +69,8 @@ class Analysis:
             n = len(rows)
             edges = np.unique(np.linspace(0, n, min(self.n_blocks, n) + 1).astype(int))
             if source.weights is not None and len(edges) <= n:
-                raise InputError(f"an analysis knows no frame weights, and its blocks hold {n / (len(edges) - 1):.3g} frames; with "
+                held = n / (len(edges) - 1)
+                raise InputError(f"an analysis knows no frame weights, and its blocks hold {held:.3g} frames; with "
                                  f"n_blocks={n} every frame is a block of its own, and the blocks are weighted. Or leave "
                                  "frame_weights out, or write it as a function of an AtomGroup")
             found = []
@@ -105,7 +106,8 @@ class _Finish:
                                 confidence=kept.confidence)
         left = round(found.n_discarded * block)
         spacing = 1.0 if kept.times is None or kept.n < 2 else float(kept.times[-1] - kept.times[0]) / (kept.n - 1)
-        return replace(found, n=kept.n - left, n_discarded=left, equilibration_time=elapsed(kept.times, left), statistical_inefficiency=found.statistical_inefficiency * block, series=None,
+        return replace(found, n=kept.n - left, n_discarded=left, equilibration_time=elapsed(kept.times, left),
+                       statistical_inefficiency=found.statistical_inefficiency * block, series=None,
                        correlation_time=found.correlation_time * block * spacing, coords=dict(self.settings.coords),
                        times=None, time_unit="" if kept.times is None else "ps")
 

@@ -64,7 +64,8 @@ class Dihedral:
     """Choose the atoms of the groups anew in every frame."""
 
     def prepare(self, system: System) -> Prepared:
-        points = _points(system, (self.select_a, self.select_b, self.select_c, self.select_d), self.weights, self.periodic, self.updating)
+        points = _points(system, (self.select_a, self.select_b, self.select_c, self.select_d), self.weights, self.periodic,
+                         self.updating)
         return Prepared(partial(_one_dihedral, points), "degree", reducers=(Series(),), finish=_on_the_circle, period=360.0,
                         bounds={"resultant": (0.0, 1.0)})
 

@@ -22,7 +22,7 @@ DEBYE = 4.803204712570263
 """1 e angstrom in debye."""
 NEUTRAL = 1e-3
 """Charge, in e, that rounding in topology files leaves to a neutral molecule."""
-XYZ = {"component": (np.arange(3), "")}
+XYZ = {"component": (np.array(["x", "y", "z"]), "")}
 
 
 @dataclass(frozen=True)

@@ -92,8 +92,8 @@ class RDF:
 
     def _varying(self, system: System, edges: np.ndarray) -> Prepared:
         if self.exclude not in (None, "residue", "molecule"):
-            raise InputError(f"RDF(updating=True) excludes by \"residue\" or \"molecule\"; got {self.exclude!r}, blocks of atoms "
-                             "that change from frame to frame")
+            raise InputError(f"RDF(updating=True) excludes by \"residue\" or \"molecule\"; got {self.exclude!r}, blocks of "
+                             "atoms that change from frame to frame")
         first = system.first_frame()
         if first.box is None and (self.norm == "rdf" or self.images == "nearest"):
             raise InputError("g(r) is relative to the density, and these frames have no box: take norm=\"density\" or "

@@ -47,7 +47,8 @@ class RMSD(SameAtoms):
         target = reference_positions(system, self.reference, self.select, atoms)
         onto = Fit.onto(reference_positions(system, self.reference, self.fit or "", fitted),
                         shares_by(system, fitted, self.weights))
-        return Prepared(partial(_carried, system.gather(np.concatenate([fitted, atoms])), onto, shares, target), "Angstrom", bounds=(0.0, None))
+        return Prepared(partial(_carried, system.gather(np.concatenate([fitted, atoms])), onto, shares, target), "Angstrom",
+                        bounds=(0.0, None))
 
 
 def check_fit(fitted: np.ndarray, select: str, least: int) -> None:

@@ -45,8 +45,8 @@ class SASA:
             raise InputError(f"probe is a radius in angstrom and n_points above 0; got {self.probe!r} and {self.n_points!r}")
         if self.updating:
             if self.level != "total":
-                raise InputError(f'SASA(updating=True) is a total; level={self.level!r} has an axis of residues or atoms, which '
-                                 "would change from frame to frame")
+                raise InputError(f'SASA(updating=True) is a total; level={self.level!r} has an axis of residues or atoms, '
+                                 "which would change from frame to frame")
             everyone = np.arange(len(system.topology))
             return Prepared(partial(_varying_area, updating_selection(system, self.select), system.topology.names,
                                     elements_of(system, everyone), self.probe / 10, int(self.n_points)), "Angstrom2",
