@@ -7,6 +7,7 @@ import pytest
 from scipy.signal import lfilter
 
 import ensemblekit as ek
+from ensemblekit.averaging.series import SeriesOf
 from ensemblekit.errors import InputError, StatisticsError
 
 
@@ -222,3 +223,9 @@ def test_a_wider_confidence_is_a_wider_interval() -> None:
     x = ar1(0.5, 500)[:, 0]
     low, high = ek.average(x, confidence=0.68), ek.average(x, confidence=0.99)
     assert high.high - high.low > 2 * (low.high - low.low)
+
+
+def test_a_series_of_a_function_of_the_values() -> None:
+    x = np.random.default_rng(2).standard_normal((1000, 3))
+    found = ek.reduce(ek.ArraySource.of(x), SeriesOf(lambda v: np.abs(v).sum(axis=1)))
+    np.testing.assert_array_equal(found, np.abs(x).sum(axis=1))

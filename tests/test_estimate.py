@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from ensemblekit.averaging.estimate import Estimate, quantile, rounded, student_interval
+from ensemblekit.averaging.estimate import Estimate, bounded_interval, quantile, rounded, student_interval
 from ensemblekit.errors import InputError
 
 
@@ -80,3 +80,29 @@ def test_to_dict_is_json() -> None:
 def test_it_is_frozen() -> None:
     with pytest.raises(AttributeError):
         estimate().mean = 1.0       # type: ignore[misc]
+
+
+@pytest.mark.parametrize("bounds", [(0.0, None), (0.0, 1.0), (1.0, None)])
+def test_an_interval_stays_within_its_bounds(bounds: tuple[float, float | None]) -> None:
+    mean = np.array([0.0, 0.02, 0.4, 0.98, 1.0]) + bounds[0]
+    half = np.array([0.1, 0.05, 0.001, 0.05, 0.1])
+    low, high = bounded_interval(mean, (mean - half, mean + half), bounds)
+    assert (low >= bounds[0]).all()
+    assert (low <= mean).all()
+    assert (high >= mean).all()
+    assert bounds[1] is None or (high <= bounds[1]).all()
+    assert high[1] - mean[1] > half[1] > mean[1] - low[1]                   # longer on the side away from zero
+    np.testing.assert_allclose((low[2], high[2]), (mean[2] - half[2], mean[2] + half[2]), atol=1e-6)
+    nothing = bounded_interval(1.0, (math.nan, math.nan), bounds)
+    assert math.isnan(nothing[0])
+    assert math.isnan(nothing[1])
+
+
+def test_bounded_intervals_of_variances_hold_the_truth_more_often() -> None:
+    """Variances of 20 degrees of freedom scatter by their own size: the root scale knows that."""
+    found = np.random.default_rng(5).gamma(10.0, 0.1, 20_000)
+    plain = student_interval(found, found / np.sqrt(10.0), np.inf, 0.95)
+    low, high = bounded_interval(found, plain, (0.0, None))
+    held = [float(np.mean((a <= 1) & (b >= 1))) for a, b in (plain, (low, high))]
+    assert held[1] > held[0] + 0.015
+    assert held[1] > 0.92

@@ -78,6 +78,10 @@ def test_report_and_topology(store, tmp_path):
     out = run("md", "report", data.PSF, data.DCD, data.DCD2, "--replicas", "--select", "name CA", "-o", tmp_path / "r.png")
     assert "cannot say" in out
     assert (tmp_path / "r.png").stat().st_size > 50_000
+    run("md", "report", store, "-o", tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "NOT CONVERGED" in page
+    assert page.count("<svg") == 1
     run("md", "topology", store, "-o", tmp_path / "t.pdb", "--frame", 3)
     from ensemblekit.md.topology import mdanalysis
 

@@ -340,9 +340,7 @@ def _array_estimate(run: _Run, weights: np.ndarray | None, times: np.ndarray | N
     states = run.partial
     summaries = np.concatenate([s["values"][0].series() for _, s in states])
     n = len(summaries)
-    wanted = start_after(equilibration, n, times, lambda: max(
-        (significant_start(residual(s, weights)) for s in summaries.T if np.ptp(s) > 1e-12 * np.abs(s).max()),
-        default=0))
+    wanted = start_after(equilibration, n, times, lambda: common_start(summaries, weights))
     begins = [begin for begin, _ in states]
     start = min((b for b in begins if b >= wanted), default=begins[-1])       # rounded up to where a state begins
     kept: Observed = merged(states, start)["values"][0]      # type: ignore[assignment]
@@ -375,6 +373,12 @@ def _array_estimate(run: _Run, weights: np.ndarray | None, times: np.ndarray | N
                     correlation_time=g / 2 * spacing(times), dof=block.dof,
                     converged=not (few.any() or bad.any() or still.all()), verdict="; ".join(doubts),
                     estimators={"blocking": stderr}, **facts)
+
+
+def common_start(columns: np.ndarray, weights: np.ndarray | None) -> int:
+    """The latest significant start of several series (n, k) of one run, such as the summaries of an array."""
+    return max((significant_start(residual(s, weights)) for s in columns.T
+                if np.isfinite(s).all() and np.ptp(s) > 1e-12 * np.abs(s).max()), default=0)
 
 
 def pooled(runs: list[Estimate], confidence: float) -> Estimate:

@@ -31,7 +31,8 @@ class Estimate:
     """Standard error of the mean."""
     interval: tuple[Any, Any]
     """(low, high) of the confidence interval, by Student's t with `dof`; a scalar's is longer on the side of the tail
-    where its snapshots are skewed, and ``±`` prints half its length."""
+    where its snapshots are skewed, and ``±`` prints half its length. What cannot be negative (or is a share) has the
+    interval of :func:`bounded_interval` where a front-end knows it."""
     confidence: float
     """Of the interval, for example 0.95."""
     n: int
@@ -186,6 +187,32 @@ def student_interval(mean: Any, stderr: Any, dof: Any, confidence: float) -> tup
     """mean ± t(dof) stderr, two-sided; (low, high)."""
     half = quantile(confidence, dof) * np.asarray(stderr)
     return _scalar(mean - half), _scalar(mean + half)
+
+
+def bounded_interval(mean: Any, interval: tuple[Any, Any], bounds: tuple[float, float | None]) -> tuple[Any, Any]:
+    """The interval of a quantity that cannot leave `bounds`, from one that knows nothing of them; (low, high).
+
+    By the delta method on a scale without an end: the square root of the distance from the lower bound, on which counts and
+    variances scatter alike wherever they are, or the angle arcsin(sqrt(share)) between two bounds (Bartlett, Biometrics 3,
+    39, 1947). Well inside the bounds it is the interval given; near one it is longer on the side away from it.
+    """
+    lowest, highest = bounds
+    m, low, high = (np.asarray(x, np.float64) for x in (mean, *interval))
+    width = 1.0 if highest is None else highest - lowest
+    share = np.maximum((m - lowest) / width, 0.0) if highest is None else np.clip((m - lowest) / width, 0.0, 1.0)
+    found = []
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for end in (low, high):
+            step = (end - m) / (2 * width)
+            if highest is None:
+                root = np.sqrt(share)
+                made = np.maximum(root + step / root, 0.0) ** 2
+            else:
+                angle = np.arcsin(np.sqrt(share)) + step / np.sqrt(share * (1 - share))
+                made = np.sin(np.clip(angle, 0.0, np.pi / 2)) ** 2
+            # at a bound, or where there is no interval, there is no scale to go to
+            found.append(_scalar(np.where(np.isfinite(made), lowest + width * made, np.clip(end, lowest, highest))))
+    return found[0], found[1]
 
 
 def quantile(confidence: float, dof: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -56,3 +56,18 @@ class Series:
         if "values" in state:
             new.parts = [copied(state["values"])]
         return new
+
+
+class SeriesOf(Series):
+    """Keeps a function of the values, such as one number of an array: (n, *item) -> (n, *any)."""
+
+    def __init__(self, function: Callable[[Array], Array]) -> None:
+        super().__init__()
+        self.function = function
+
+    def empty(self) -> Self:
+        return type(self)(self.function)
+
+    def update(self, values: Array, start: int, weights: Array | None = None) -> None:
+        if len(values):
+            super().update(self.function(values), start, weights)

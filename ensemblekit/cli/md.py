@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import html
+import io
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -152,7 +154,7 @@ def rdf(
 @app.command(no_args_is_help=True)
 def report(
     files: Files,
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The page: .pdf, .png or .svg.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The page: .html, .pdf, .png or .svg.")],
     select: Annotated[str, typer.Option("--select", help="The atoms it is about.")] = "protein and name CA",
     begin: Begin = None, end: End = None, dt: Dt = None, replicas: Replicas = False, whole: Whole = False,
     guess_bonds: GuessBonds = False,
@@ -168,7 +170,8 @@ def report(
     stdout.print(str(found), markup=False, soft_wrap=True)
     matrix, edges = md.sampled_rmsd(source, select, whole=whole or None, **window)
     out = out if out.suffix else out.with_suffix(".png")
-    draw.report(found, matrix, edges, title=", ".join(Path(file).name for file in files)).savefig(out)
+    saved(draw.report(found, matrix, edges, title=", ".join(Path(file).name for file in files)), out,
+          str(found))
     stderr.print(f"written: {out}", style="dim", markup=False)
 
 
@@ -274,12 +277,28 @@ def _transformations(unwrap: bool, center: str | None) -> Any:
     return made
 
 
+def saved(figure: Any, path: Path, text: str) -> None:
+    """A figure as a file; as .html a page of its own with the text above it."""
+    if path.suffix.lower() in (".html", ".htm"):
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg")
+        drawn = buffer.getvalue()
+        path.write_text('<!doctype html><html lang="en"><meta charset="utf-8"><title>Averages</title>\n'
+                        '<body style="font: 14px sans-serif; margin: 2em">\n'
+                        f"<pre>{html.escape(text)}</pre>\n{drawn[drawn.index('<svg'):]}\n</body></html>\n", encoding="utf-8")
+        return
+    known = sorted(figure.canvas.get_supported_filetypes())
+    if path.suffix.lower().lstrip(".") not in known:
+        raise InputError(f"figures are written as .html, .{', .'.join(known)}; got {path.name!r}")
+    figure.savefig(path)
+
+
 def _written(found: Any, as_json: Path | None, as_csv: Path | None, plot: Path | None) -> None:
     if as_json:
         as_json.write_text(json.dumps(plain(found.to_dict()), indent=1) + "\n", encoding="utf-8")
     if as_csv:
         found.to_csv(as_csv)
     if plot:
-        found.plot().savefig(plot)
+        saved(found.plot(), plot, str(found))
     for written in filter(None, (as_json, as_csv, plot)):
         stderr.print(f"written: {written}", style="dim", markup=False)

@@ -10,12 +10,23 @@ from typing import Any
 
 import numpy as np
 
-from ensemblekit.averaging.average import Observed, check_equilibration, clock_of, discarded, estimate_of, pooled
+from ensemblekit.averaging.average import (
+    Observed,
+    check_equilibration,
+    clock_of,
+    common_start,
+    elapsed,
+    estimate_of,
+    pooled,
+    start_after,
+    summaries,
+)
 from ensemblekit.averaging.circular import turned
 from ensemblekit.averaging.derived import derived
-from ensemblekit.averaging.estimate import Estimate
+from ensemblekit.averaging.estimate import Estimate, bounded_interval
+from ensemblekit.averaging.reducer import Reducer
 from ensemblekit.averaging.run import States, partials
-from ensemblekit.averaging.series import Series
+from ensemblekit.averaging.series import Series, SeriesOf
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.md.functions import as_observable
@@ -91,16 +102,19 @@ def average(source: Any, observables: Mapping[str, Any], *, frame_weights: Any =
     if not sum(chosen.lengths or ()):
         raise StatisticsError("there are no frames to average")
     with System(chosen, topology, engine, progress=progress, whole=already) as system:
-        prepared = {name: observable.prepare(system) for name, observable in wanted.items()}
+        prepared, notes = {}, []
+        for name, observable in wanted.items():
+            prepared[name] = observable.prepare(system)
+            notes += [f"{name}: {said}" for said in system.take_notes()]
         if system.passes and not quiet:
             print(system.told(), file=sys.stderr)
-        return _read(system, prepared, equilibration, confidence, progress)
+        return _read(system, prepared, notes, equilibration, confidence, progress)
 
 
-def _read(system: System, prepared: Mapping[str, Prepared], equilibration: Any, confidence: float,
+def _read(system: System, prepared: Mapping[str, Prepared], notes: list[str], equilibration: Any, confidence: float,
           progress: Progress) -> Averages:
     source = system.source
-    branches: dict[str, Any] = {name: (ready.map, *(ready.reducers or (Observed(),))) for name, ready in prepared.items()}
+    branches: dict[str, Any] = {name: (ready.map, *_reducers(ready, equilibration)) for name, ready in prepared.items()}
     branches["clock"] = (clock_of, Series())
     needed = {"position", "box"} | {name for ready in prepared.values() for name in ready.fields}
     missing = needed - set(source.fields) - {"box"}
@@ -117,8 +131,19 @@ def _read(system: System, prepared: Mapping[str, Prepared], equilibration: Any, 
     unit = source.time_unit or "ps"
     for name, ready in prepared.items():
         runs = [_finished(states, name, ready, unit, equilibration, confidence) for _, states in sorted(read.items())]
-        found[name] = runs[0] if len(runs) == 1 else _together(runs, confidence, ready.periods)
-    return Averages(found, tuple([*system.passes, "averages"]), system.n_frames, len(read))
+        found[name] = runs[0] if len(runs) == 1 else _together(runs, confidence, ready)
+        if any(run.n_discarded for run in runs) and ready.premade:
+            notes.append(f"{name}: {ready.premade} is that of all frames, the discarded ones too")
+    return Averages(found, tuple([*system.passes, "averages"]), system.n_frames, len(read), tuple(notes))
+
+
+def _reducers(ready: Prepared, equilibration: Any) -> list[Reducer]:
+    """What is kept of an observable's values: its statistics, what is kept of each frame, and last, where a start is sought
+    for statistics that do not keep their values, the summaries it is sought by."""
+    found: list[Reducer] = [*(ready.reducers or (Observed(),)), *map(SeriesOf, ready.traces.values())]
+    if ready.reducers and not ready.keeps and equilibration == "auto":
+        found.append(SeriesOf(summaries))
+    return found
 
 
 def _room(source: Any, branches: Mapping[str, Any], fields: Sequence[str]) -> tuple[int, int]:
@@ -174,54 +199,78 @@ def _finished(states: list[tuple[int, States]], name: str, ready: Prepared, time
               confidence: float) -> Estimate:
     """One observable of one run, with what comes with it."""
     if ready.finish is not None:
-        return _own(states, name, ready, time_unit, equilibration, confidence)
+        return _within(_own(states, name, ready, time_unit, equilibration, confidence), ready)
     estimate = estimate_of(states, name, equilibration=equilibration, confidence=confidence, unit=ready.unit,
                            time_unit=time_unit)
     answer = estimate if ready.function is None else derived(states, name, ready.function, estimate, unit=ready.unit)
     further = {key: replace(derived(states, name, more.function, estimate, unit=more.unit), coords=dict(more.coords))
                for key, more in ready.further.items()}
-    return replace(answer, coords=dict(ready.coords), further=further)
+    for k, key in enumerate(ready.traces, start=1):
+        series = np.concatenate([np.asarray(state[name][k].result()) for _, state in states])
+        if key:
+            further[key] = replace(further[key], series=series)
+        else:
+            answer = replace(answer, series=series)
+    return _within(replace(answer, coords=dict(ready.coords), further=further), ready)
+
+
+def _within(estimate: Estimate, ready: Prepared) -> Estimate:
+    """The estimate and what comes with it, their intervals within what the quantities cannot leave."""
+    def one(e: Estimate, name: str) -> Estimate:
+        bounds = ready.limits.get(name)
+        return e if bounds is None else replace(e, interval=bounded_interval(e.mean, e.interval, bounds))
+
+    return replace(one(estimate, ""), further={name: one(e, name) for name, e in estimate.further.items()})
 
 
 def _own(states: list[tuple[int, States]], name: str, ready: Prepared, time_unit: str, equilibration: Any,
          confidence: float) -> Estimate:
     """An observable whose statistics are its own."""
     assert ready.finish is not None
-    kept = kept_run(states, name, time_unit, confidence)
-    if all(isinstance(reducer, Series) for reducer in ready.reducers):
-        kept = replace(kept, equilibration=equilibration)       # the series is there: it says itself where it begins
-    elif equilibration not in (None, 0) and not isinstance(equilibration, str):
-        wanted = discarded(equilibration, kept.n, kept.times)
-        begins = [begin for begin, _ in states]
+    mine = [(begin, {**state, name: list(state[name][:len(ready.reducers)])}) for begin, state in states]
+    kept = kept_run(mine, name, time_unit, confidence)
+    if ready.keeps:
+        kept = replace(kept, equilibration=equilibration)       # every value is there: it says itself where it begins
+    elif equilibration not in (None, 0):
+        def found() -> int:
+            columns = np.concatenate([np.asarray(state[name][-1].result()) for _, state in states])
+            return common_start(columns, kept.weights)
+
+        wanted = start_after(equilibration, kept.n, kept.times, found)
+        begins = [begin for begin, _ in mine]
         first = next((k for k, begin in enumerate(begins) if begin >= wanted), len(begins) - 1)
         left = begins[first]        # rounded up to where a state begins
-        elapsed = float(left) if kept.times is None else float(kept.times[left] - kept.times[0])
-        kept = replace(kept_run([(b - left, s) for b, s in states[first:]], name, time_unit, confidence), n_discarded=left,
-                       equilibration_time=elapsed)
+        if left:
+            begun = elapsed(kept.times, left)
+            kept = replace(kept_run([(b - left, s) for b, s in mine[first:]], name, time_unit, confidence),
+                           n_discarded=left, equilibration_time=begun)
     made = ready.finish(kept)
-    found: dict[str, Estimate] = dict(made) if isinstance(made, Mapping) else {"": made}
-    main = found.pop("")
-    return replace(main, further={**main.further, **found})
+    answers: dict[str, Estimate] = dict(made) if isinstance(made, Mapping) else {"": made}
+    main = answers.pop("")
+    return replace(main, further={**main.further, **answers})
 
 
-def _together(runs: Sequence[Estimate], confidence: float, periods: Mapping[str, float], name: str = "") -> Estimate:
+def _together(runs: Sequence[Estimate], confidence: float, ready: Prepared, name: str = "") -> Estimate:
     """Replicas of one observable as one: variance within and between runs, and for numbers the verdict on ergodicity.
 
-    periods: of those quantities (by name, "" the observable) that come round, such as torsions.
+    name: of the quantity, "" being the observable.
     """
+    periods, bounds = ready.periods, ready.limits.get(name)
     if name in periods:
         runs = [turned(run, periods[name], runs[0].mean) for run in runs]
     from ensemblekit.averaging.replicas import ergodicity
     from ensemblekit.source import ArraySource
 
     answer = pooled(list(runs), confidence)
+    if bounds is not None:
+        answer = replace(answer, interval=bounded_interval(answer.mean, answer.interval, bounds))
     verdict = None
     if np.ndim(answer.mean) == 0 and all(run.series is not None and np.isfinite(run.series).all() for run in runs):
         kept = [ArraySource.of(run.series[run.n_discarded:], unit=run.unit, time_unit=run.time_unit,      # type: ignore[index]
                                times=None if run.times is None else run.times[run.n_discarded:]) for run in runs]
         if all(run.n >= 4 for run in runs):
             verdict = ergodicity(kept, confidence=confidence)
-    further = {key: _together([run.further[key] for run in runs], confidence, periods, key) for key in runs[0].further}
+    further = {key: _together([run.further[key] for run in runs], confidence, ready, key) for key in runs[0].further}
     if name in periods:
         answer = turned(answer, periods[name], 0.0)
     return replace(answer, coords=dict(runs[0].coords), runs=tuple(runs), ergodicity=verdict, further=further)

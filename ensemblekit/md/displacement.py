@@ -112,7 +112,7 @@ class Slope:
     """d ln MSD / d ln t in the same window: 1 where there is diffusion, 2 in free flight, below 1 where paths are trapped."""
     exponent_stderr: float
     estimators: dict[str, float]
-    """Standard error of the slope by each method; `stderr` is the largest."""
+    """Standard error of the slope by each method, the first being `stderr`."""
 
 
 def slope_of(groups: np.ndarray, sizes: np.ndarray, times: np.ndarray, lags: np.ndarray, n: int, dimensions: int,
@@ -124,8 +124,8 @@ def slope_of(groups: np.ndarray, sizes: np.ndarray, times: np.ndarray, lags: np.
         times: (all lags,); lags: those of the fit, from 1, at least 2.
         n: frames; independent: how many paths move on their own.
 
-    The error is the scatter of groups (delete-one jackknife, which knows how lags hang together) but never less than that of
-    Brownian paths; with fewer than FEWEST_GROUPS groups it is the latter.
+    The error is the scatter of groups (delete-one jackknife, which knows how lags hang together); with fewer than
+    FEWEST_GROUPS groups it is that of Brownian paths.
     """
     chosen = lags[np.unique(np.linspace(0, len(lags) - 1, MOST_LAGS).round().astype(int))] if len(lags) > MOST_LAGS else lags
     share = sizes / sizes.sum()
@@ -151,9 +151,8 @@ def slope_of(groups: np.ndarray, sizes: np.ndarray, times: np.ndarray, lags: np.
         left_out = np.array([both((total - s * g)[chosen] / (1 - s)) for g, s in zip(groups, share, strict=True)])
         found = jackknife_values(np.array([slope, exponent]), left_out, share)
         scatter, exponent_error = (float(v) for v in found.stderr)
-        # few groups that happen to agree say too little of an error whose distribution is skew; Brownian paths are the least
-        stderr, dof = max(scatter, brownian), len(groups) - 1.0
-        errors = {"groups of molecules": scatter, "brownian": brownian}
+        stderr, dof = scatter, len(groups) - 1.0
+        errors = {"groups of molecules": scatter, **errors}
     return Slope(float(slope), float(line[0] @ mean), stderr, dof, float(exponent), exponent_error, errors)
 
 

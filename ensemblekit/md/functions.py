@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ensemblekit.averaging.average import average as mean_with_error
+from ensemblekit.averaging.average import discarded, elapsed
 from ensemblekit.averaging.estimate import Estimate
 from ensemblekit.averaging.series import Series
 from ensemblekit.errors import InputError
@@ -66,9 +68,11 @@ class Analysis:
             u, rows = universe_of(source, system.topology)
             n = len(rows)
             edges = np.unique(np.linspace(0, n, min(self.n_blocks, n) + 1).astype(int))
-            if source.weights is not None:
-                raise InputError("an analysis that is run block by block knows no frame weights; leave frame_weights out, or "
-                                 "write it as a function of an AtomGroup")
+            if source.weights is not None and len(edges) <= n:
+                held = n / (len(edges) - 1)
+                raise InputError(f"an analysis knows no frame weights, and its blocks hold {held:.3g} frames; with "
+                                 f"n_blocks={n} every frame is a block of its own, and the blocks are weighted. Or leave "
+                                 "frame_weights out, or write it as a function of an AtomGroup")
             found = []
             with warnings_held():
                 for a, b in itertools.pairwise(edges):
@@ -80,7 +84,7 @@ class Analysis:
                 raise InputError(f"the analysis gives values of different shapes from block to block: "
                                  f"{sorted({x.shape for x in found})}")
             values.append(np.array(found))
-            shares.append(np.diff(edges).astype(float))
+            shares.append(np.diff(edges).astype(float) if source.weights is None else np.asarray(source.weights, float))
         return values, shares
 
 
@@ -94,11 +98,16 @@ class _Finish:
     def __call__(self, kept: Kept) -> Estimate:
         values, shares = self.values[self.run], self.shares[self.run]
         self.run += 1
-        found = mean_with_error(ArraySource.of(values, weights=shares, unit=self.settings.unit), equilibration=None,
-                                confidence=kept.confidence)
         block = kept.n / len(values)
+        start = kept.equilibration
+        if not (start is None or isinstance(start, str)):       # in blocks, rounded up
+            start = math.ceil(discarded(start, kept.n, kept.times) / block)
+        found = mean_with_error(ArraySource.of(values, weights=shares, unit=self.settings.unit), equilibration=start,
+                                confidence=kept.confidence)
+        left = round(found.n_discarded * block)
         spacing = 1.0 if kept.times is None or kept.n < 2 else float(kept.times[-1] - kept.times[0]) / (kept.n - 1)
-        return replace(found, n=kept.n, statistical_inefficiency=found.statistical_inefficiency * block, series=None,
+        return replace(found, n=kept.n - left, n_discarded=left, equilibration_time=elapsed(kept.times, left),
+                       statistical_inefficiency=found.statistical_inefficiency * block, series=None,
                        correlation_time=found.correlation_time * block * spacing, coords=dict(self.settings.coords),
                        times=None, time_unit="" if kept.times is None else "ps")
 
@@ -116,7 +125,8 @@ def from_analysis(make: Callable[[Any], Any], *, value: Callable[[Any], Any], un
             with ``per="block"`` one value for all its frames, ``lambda a: a.results.rdf``.
         unit: of the value.
         per: "frame", or "block" for analyses without a result per frame: the run is cut into `n_blocks` parts, each
-            analysed on its own by streaming through a store; the error comes from the scatter of the parts.
+            analysed on its own by streaming through a store; the error comes from the scatter of the parts. Weights of
+            frames need parts of one frame each: `n_blocks` as many as there are frames.
         coords: names of the axes of a value: name -> (values, unit).
 
     Raises InputError for an analysis that exists already: it belongs to one Universe and cannot be run on blocks.

@@ -36,6 +36,8 @@ class Averages(Mapping[str, Estimate]):
     """Frames that were read, over all replicas."""
     n_runs: int
     """Independent runs (replicas)."""
+    notes: tuple[str, ...] = ()
+    """What was assumed or left as it is, "name: sentence": static selections by place, structures made of all frames."""
 
     def __getitem__(self, name: str) -> Estimate:
         found = self._all().get(name)
@@ -72,13 +74,16 @@ class Averages(Mapping[str, Estimate]):
         return ["observable", f"mean ± {100 * confidence:g} % CI", "n_eff", "τ", "discarded", "verdict"]
 
     def _notes(self) -> list[str]:
-        """Doubts and verdicts on replicas, in sentences; alike ones together."""
+        """Doubts, verdicts on replicas and notes, in sentences; alike ones together."""
         notes: dict[str, list[str]] = {}
         for name, e in self.items():
             if e.verdict:
                 notes.setdefault(e.verdict, []).append(name)
             if e.ergodicity is not None:
                 notes.setdefault(f"{e.ergodicity.verdict}: {'; '.join(e.ergodicity.reasons)}", []).append(name)
+        for note in self.notes:
+            name, said = note.split(": ", 1)
+            notes.setdefault(said, []).append(name)
         return [""] * bool(notes) + [_wrapped(f"{', '.join(names)}: {said}", 2) for said, names in notes.items()]
 
     def _row(self, name: str, e: Estimate) -> list[str]:
@@ -137,7 +142,7 @@ class Averages(Mapping[str, Estimate]):
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, as JSON takes them."""
         return {"estimates": {name: e.to_dict() for name, e in self.items()}, "passes": list(self.passes),
-                "n_frames": self.n_frames, "n_runs": self.n_runs}
+                "n_frames": self.n_frames, "n_runs": self.n_runs, "notes": list(self.notes)}
 
     def plot(self, **options: Any) -> Any:
         """A figure with a panel for each observable (``.savefig(path)``); options as for ``ensemblekit.plot.md.averages``."""

@@ -88,6 +88,15 @@ class Parts:
     def __len__(self) -> int:
         return self.shape[0]
 
+    def after(self, start: int) -> Parts:
+        """Without the first `start` values."""
+        kept = []
+        for part in self.parts:
+            if start < len(part):
+                kept.append(part[start:])
+            start = max(0, start - len(part))
+        return Parts(kept)
+
     @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * (self.parts[0].itemsize if self.parts else 0)

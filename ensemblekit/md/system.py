@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 import weakref
@@ -20,8 +21,13 @@ from ensemblekit.md.trajectory import BATCH, FrameSource
 from ensemblekit.md.whole import Plain, Whole, unbonded
 from ensemblekit.source import WHOLE, Block, ReplicaSet, SnapshotSource
 
-PLACED = ("around", "sphlayer", "sphzone", "cylayer", "cyzone", "isolayer", "point", "box", "prop", "pbc", "nopbc")
-"""Words of selections that go by the place of atoms."""
+PLACED = re.compile(r"\b(around|sphlayer|sphzone|cylayer|cyzone|isolayer|point|box)\b|\bprop\s+(abs\s+)?[xyz]\b")
+"""Selections that go by the place of atoms."""
+
+
+def by_place(text: str) -> bool:
+    """Whether a selection goes by the place of atoms, so that it may differ from frame to frame."""
+    return PLACED.search(text) is not None
 
 
 class Frame(NamedTuple):
@@ -52,6 +58,12 @@ class System:
         self.passes: list[str] = []
         """What each read before the averaging one was for."""
         self._first: Frame | None = None
+        self._notes: list[str] = []
+
+    def take_notes(self) -> list[str]:
+        """What is to be said about the observable that was prepared last, each once."""
+        said, self._notes = list(dict.fromkeys(self._notes)), []
+        return said
 
     @property
     def n_frames(self) -> int:
@@ -66,10 +78,11 @@ class System:
     def select(self, text: str) -> np.ndarray:
         """Indices of the atoms of a selection, ascending; InputError where it is empty or cannot be read.
 
-        Selections by place ("around 5 protein") are those of the first frame.
+        Selections by place ("around 5 protein") are those of the first frame, which the answer will say.
         """
-        if any(word in text.split() for word in PLACED):
+        if by_place(text):
             first = self.first_frame()
+            self._notes.append(f"{text!r} are the atoms that lie there in the first frame, in all frames")
             return self.topology.select(text, first.position, first.box)
         return self.topology.select(text)
 

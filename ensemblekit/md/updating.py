@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from ensemblekit.errors import InputError
-from ensemblekit.md.system import Gather, Plain, System
+from ensemblekit.md.system import Gather, Plain, System, by_place
 from ensemblekit.md.topology import Topology, mdanalysis
 from ensemblekit.source import Block
 
@@ -39,6 +40,10 @@ class Updating:
         """The atoms of each frame of positions (n, atoms, 3), and where each frame's begin."""
         universe = self._universe
         found, offsets = [], [0]
+        if not by_place(self.text):         # the same in every frame
+            with self._lock:
+                atoms = universe.select_atoms(self.text).indices
+            return np.tile(atoms, len(positions)), len(atoms) * np.arange(len(positions) + 1)
         for t, x in enumerate(positions):
             with self._lock:
                 universe.trajectory.ts.positions = x
@@ -47,6 +52,35 @@ class Updating:
             found.append(atoms)
             offsets.append(offsets[-1] + len(atoms))
         return np.concatenate(found) if found else np.zeros(0, np.int64), np.array(offsets, np.int64)
+
+
+class VaryingPoints:
+    """As :class:`~ensemblekit.md.observables.groups.Points`: centres of groups whose atoms are chosen anew in every frame.
+
+    A group without an atom has no centre: NaN.
+    """
+
+    def __init__(self, groups: list[Updating], mass: np.ndarray, periodic: bool):
+        self.groups, self.mass, self.periodic = groups, mass, periodic
+
+    def parts(self, block: Block) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+        """(rows, points (rows, groups, 3) float64, boxes (rows, 3, 3) or none), all frames at once."""
+        points = np.full((len(block), len(self.groups), 3), np.nan)
+        for g, group in enumerate(self.groups):
+            positions, atoms, begin = group(block)
+            for t, x in enumerate(positions):
+                mine = atoms[begin[t]:begin[t + 1]]
+                if len(mine):
+                    points[t, g] = np.average(x[mine].astype(np.float64), axis=0, weights=self.mass[mine])
+        box = block.fields.get("box") if self.periodic else None
+        yield slice(0, len(block)), points, np.zeros((0, 3, 3)) if box is None else np.ascontiguousarray(box, np.float64)
+
+
+def varying_points(system: System, selects: Sequence[str], weights: str | None, periodic: bool) -> VaryingPoints:
+    """The centres of these selections, of mass or (`weights` None) plain ones, chosen anew in every frame."""
+    everyone = np.arange(len(system.topology))
+    mass = np.ones(len(everyone)) if weights is None else system.masses(everyone)
+    return VaryingPoints([updating_selection(system, select) for select in selects], mass, periodic and system.boxed)
 
 
 def universe_in_memory(topology: Topology) -> Any:
@@ -73,6 +107,8 @@ def updating_selection(system: System, text: str, as_it_is: bool = False) -> Upd
     as_it_is: molecules need not be whole.
     """
     everyone = np.arange(len(system.topology))
+    if not by_place(text):
+        system.select(text)         # refused where it is empty: it is so in all frames
     selection = Updating(system.topology, Plain(everyone) if as_it_is else system.gather(everyone), text)
     first = system.first_frame()
     with mdanalysis() as mda:

@@ -27,8 +27,9 @@ class Whole:
     bonded to, walking from the first selected atom of a molecule. Molecules stay where their first atom is."""
 
     def __init__(self, atoms: np.ndarray, topology: Topology):
-        self.walk, self.parent, self.place = walks(atoms, topology)
-        self.atoms, self.index = np.ascontiguousarray(atoms, dtype=np.int64), np.arange(len(atoms))
+        single, self.index = np.unique(atoms, return_inverse=True)      # an atom may be asked for twice: in two groups
+        self.walk, self.parent, self.place = walks(single, topology)
+        self.atoms, self.many = np.ascontiguousarray(atoms, dtype=np.int64), len(single)
         self._last = threading.local()
 
     def __call__(self, block: Block) -> tuple[np.ndarray, np.ndarray]:
@@ -43,7 +44,7 @@ class Whole:
 
         if unbroken(position, block.fields["box"], self.walk, self.parent):
             return position, self.atoms         # nothing is to be mended, nor copied
-        made = np.empty((len(position), len(self.index), 3), np.float32)
+        made = np.empty((len(position), self.many, 3), np.float32)
         bad = make_whole(position, block.fields["box"], self.walk, self.parent, self.place, made)
         if bad >= 0:
             raise InputError(f"the box of frame {block.start + bad} has no volume: {block.fields['box'][bad].tolist()}")

@@ -12,13 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 
 from ensemblekit.averaging.derived import Periodic
 from ensemblekit.averaging.estimate import Estimate
 from ensemblekit.averaging.reducer import Reducer
+from ensemblekit.averaging.series import Series
+from ensemblekit.errors import InputError
+from ensemblekit.md.spool import Spool
 from ensemblekit.source import Block
 
 if TYPE_CHECKING:
@@ -36,6 +39,10 @@ class Derived(NamedTuple):
     unit: str = ""
     coords: Coords = {}     # noqa: RUF012  (never changed)
     """Axis of the quantity -> (values, unit)."""
+    series: Callable[[np.ndarray], np.ndarray] | None = None
+    """Values of the map (n, *out) -> the quantity of each frame, (n, ...), kept as `.series`; None: it has none."""
+    bounds: tuple[float, float | None] | None = None
+    """What it cannot leave, (0.0, None) for a variance or (0.0, 1.0) for a share: its interval keeps within."""
 
 
 class Kept(Protocol):
@@ -58,8 +65,8 @@ class Kept(Protocol):
 
     @property
     def equilibration(self) -> Any:
-        """What md.average was told, for observables that keep their series (all reducers are Series) and so all frames;
-        else None, and what was to be left out is."""
+        """What md.average was told, for observables that keep every value (all reducers are Series or Spool) and so all
+        frames; else None, and what was to be left out is."""
 
     @property
     def states(self) -> list[tuple[int, list[Reducer]]]:
@@ -88,17 +95,40 @@ class Prepared:
     further: Mapping[str, Derived] = field(default_factory=dict)
     """Name -> another function of the same mean: "coordination" is `found["rdf"].coordination`."""
     series: Callable[[np.ndarray], np.ndarray] | None = None
-    """Values of the map (n, *out) -> the number of each frame that is kept as `.series`, (n,); a map of one number a frame
-    needs none. In `unit`."""
+    """Values of the map (n, *out) -> the observable of each frame that is kept as `.series`, (n, ...); a map of one number a
+    frame needs none. In `unit`."""
     fields: tuple[str, ...] = ()
     """Fields the map needs besides positions and box: "velocity", "force"."""
     reducers: tuple[Reducer, ...] = ()
     """Statistics of the map's values other than their mean; with `finish`."""
     finish: Callable[[Kept], Estimate | Mapping[str, Estimate]] | None = None
     """From the reducers of one run to the observable; a mapping names further quantities, "" being the observable."""
+    premade: str = ""
+    """What was made of all frames before averaging, in words: "the mean structure"."""
+    bounds: tuple[float, float | None] | Mapping[str, tuple[float, float | None]] | None = None
+    """What the observable cannot leave, (0.0, None) for a length or (0.0, 1.0) for a share: its interval keeps within; with
+    `finish` also by name, "" being the observable."""
     period: float | None = None
     """After which the observable comes round (360 degrees): replicas are averaged on the circle. None where it does not,
     or where `function` is Periodic and says so."""
+
+    @property
+    def limits(self) -> dict[str, tuple[float, float | None]]:
+        """Of the quantities that have bounds, by name, "" being the observable."""
+        found = {name: more.bounds for name, more in self.further.items() if more.bounds is not None}
+        own = self.bounds if isinstance(self.bounds, Mapping) else {} if self.bounds is None else {"": self.bounds}
+        return {**found, **own}
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the reducers keep every value, so that `finish` itself says where the run begins."""
+        return bool(self.reducers) and all(isinstance(reducer, Series | Spool) for reducer in self.reducers)
+
+    @property
+    def traces(self) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+        """What is kept of each frame besides, by the name of the quantity."""
+        named = {"": self.series, **{name: more.series for name, more in self.further.items()}}
+        return {name: function for name, function in named.items() if function is not None}
 
     @property
     def periods(self) -> dict[str, float]:
@@ -114,3 +144,18 @@ class Observable(Protocol):
 
     def prepare(self, system: System) -> Prepared:
         """Atoms chosen and references made; raises InputError where the system lacks what is needed."""
+
+
+class SameAtoms:
+    """Observables that look at the same atoms in every frame: ``updating=True`` is refused with the reason.
+
+    Others choose their atoms anew with it. The reason is that of the class, `_fixed`.
+    """
+
+    _fixed = "it needs the same atoms in every frame"
+
+    def __new__(cls, *_: Any, updating: bool = False, **__: Any) -> Self:
+        if updating:
+            raise InputError(f"md.{cls.__name__} has no updating=: {cls._fixed}. Selections by place (around, sphzone, ...) "
+                             "are those of the first frame")
+        return super().__new__(cls)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError
-from ensemblekit.md.observables.base import Prepared
+from ensemblekit.md.observables.base import Prepared, SameAtoms
 from ensemblekit.md.observables.groups import (
     NO_BOX,
     Points,
@@ -57,16 +57,16 @@ class Contacts:
         if self.updating:
             a = updating_selection(system, self.select_a, periodic)
             b = a if second == self.select_a else updating_selection(system, second, periodic)
-            return Prepared(partial(_varying_contacts, a, b, self.radius, periodic), "")
+            return Prepared(partial(_varying_contacts, a, b, self.radius, periodic), "", bounds=(0.0, None))
         atoms_a, atoms_b = system.select(self.select_a), system.select(second)
         every = np.union1d(atoms_a, atoms_b)
         gather = Plain(every) if periodic else system.gather(every)
         return Prepared(partial(_contacts, gather, np.searchsorted(every, atoms_a), np.searchsorted(every, atoms_b),
-                                self.radius, periodic), "")
+                                self.radius, periodic), "", bounds=(0.0, None))
 
 
 @dataclass(frozen=True)
-class ContactMap:
+class ContactMap(SameAtoms):
     """How often residues touch: the share of frames in which any two of their selected atoms lie within `radius`.
 
     An array (residues of a, residues of b) between 0 and 1, each element with its interval.
@@ -79,6 +79,8 @@ class ContactMap:
     """In angstrom."""
     periodic: bool = True
     """To the nearest image where the frames have a box."""
+
+    _fixed = "its axes are the residues of a selection that stays; md.Contacts counts those of one that varies"
 
     def prepare(self, system: System) -> Prepared:
         _check_radius(self.radius)
@@ -94,11 +96,11 @@ class ContactMap:
         gather = Plain(every) if periodic else system.gather(every)
         return Prepared(partial(_map, gather, np.searchsorted(every, a), np.searchsorted(every, b), row, column,
                                 (len(resids_a), len(resids_b)), self.radius, periodic), "",
-                        {"residue": (resids_a, ""), "residue_b": (resids_b, "")})
+                        {"residue": (resids_a, ""), "residue_b": (resids_b, "")}, bounds=(0.0, 1.0))
 
 
 @dataclass(frozen=True)
-class NativeContacts:
+class NativeContacts(SameAtoms):
     """Fraction Q of the contacts of a reference that a frame has, between 0 and 1.
 
     The contacts are the pairs of atoms within `radius` in the reference, one of each selection, in residues further
@@ -149,7 +151,7 @@ class NativeContacts:
         weights = np.full(len(pairs), 1.0 / len(pairs))
         soft = self.method == "soft"
         return Prepared(partial(_native, points, pairs, weights, lengths, soft, float(self.beta),
-                                float(self.lambda_) if soft else 1.0), "")
+                                float(self.lambda_) if soft else 1.0), "", bounds=(0.0, 1.0))
 
     def _contacts_of(self, system: System, x: np.ndarray, every: np.ndarray, a: np.ndarray, b: np.ndarray,
                      periodic: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ from ensemblekit.errors import InputError
 from ensemblekit.md.observables.base import Prepared
 from ensemblekit.md.observables.rdf import bad_frame
 from ensemblekit.md.system import System
+from ensemblekit.md.updating import Updating, updating_selection
 from ensemblekit.source import Block
 
 GRAMS = 1.66053906660
@@ -36,6 +37,8 @@ class DensityProfile:
     centre: str | None = None
     """Atoms whose centre of mass, found on the circle that the periodic axis is, becomes the origin: the bilayer. None: the
     corner of the box."""
+    updating: bool = False
+    """Choose the atoms, those of `centre` too, anew in every frame."""
 
     def prepare(self, system: System) -> Prepared:
         if self.axis not in ("x", "y", "z"):
@@ -50,25 +53,38 @@ class DensityProfile:
         if box is None:
             raise InputError("a density needs the volume of the slabs, and these frames have no box; give one with MDAnalysis' "
                              "set_dimensions transformation")
-        atoms = system.select(self.select)
+        everyone = np.arange(len(system.topology))
+        atoms = everyone if self.updating else system.select(self.select)
         weights = {"number": lambda: np.ones(len(atoms)), "mass": lambda: system.masses(atoms) * GRAMS,
                    "charge": lambda: system.charges(atoms)}[self.kind]()
-        centre = np.empty(0, np.int64) if self.centre is None else system.select(self.centre)
+        centre = np.empty(0, np.int64)
+        if self.centre is not None:
+            centre = everyone if self.updating else system.select(self.centre)
         centre_weights = np.empty(0) if self.centre is None else system.masses(centre)
         axis = "xyz".index(self.axis)
         height = abs(np.linalg.det(box)) / np.linalg.norm(np.cross(box[(axis + 1) % 3], box[(axis + 2) % 3]))
         low, high = (-height / 2, height / 2) if self.range is None and self.centre else self.range or (0.0, height)
         edges = np.linspace(low, high, self.n_bins + 1)
         profile = _Profile(np.unique(np.concatenate([atoms, centre])), atoms, weights, axis, centre, centre_weights,
-                           self.range, int(self.n_bins))
-        return Prepared(profile, KINDS[self.kind], {self.axis: (0.5 * (edges[1:] + edges[:-1]), "Angstrom")})
+                           self.range, int(self.n_bins), self._varying(system))
+        return Prepared(profile, KINDS[self.kind], {self.axis: (0.5 * (edges[1:] + edges[:-1]), "Angstrom")},
+                        bounds=None if self.kind == "charge" else (0.0, None))
+
+
+    def _varying(self, system: System) -> tuple[Updating, Updating | None] | None:
+        if not self.updating:
+            return None
+        return (updating_selection(system, self.select, True),
+                None if self.centre is None else updating_selection(system, self.centre, True))
 
 
 class _Profile:
     """Block -> (n, bins) densities."""
 
     def __init__(self, union: np.ndarray, atoms: np.ndarray, weights: np.ndarray, axis: int, centre: np.ndarray,
-                 centre_weights: np.ndarray, range: tuple[float, float] | None, bins: int):
+                 centre_weights: np.ndarray, range: tuple[float, float] | None, bins: int,
+                 varying: tuple[Updating, Updating | None] | None = None):
+        self.varying = varying
         self.union, self.weights, self.axis, self.range, self.bins = union, weights, axis, range, bins
         self.atoms, self.centre = np.searchsorted(union, atoms), np.searchsorted(union, centre)
         self.centre_weights = centre_weights
@@ -81,8 +97,23 @@ class _Profile:
         cells = np.array(block.fields["box"], np.float64, order="C")
         out, heights = np.empty((len(x), self.bins)), np.empty(len(x))
         low, high = self.range or (np.nan, np.nan)
-        bad = add_profile(x, self.atoms, self.weights, cells, self.axis, self.centre, self.centre_weights, low, high, out,
-                          heights)
+        bad = -1
+        if self.varying is None:
+            bad = add_profile(x, self.atoms, self.weights, cells, self.axis, self.centre, self.centre_weights, low, high, out,
+                              heights)
+        else:
+            _, atoms, begin = self.varying[0](block)
+            none = np.zeros(0, np.int64), np.zeros(len(x) + 1, np.int64)
+            centre, origin = none if self.varying[1] is None else self.varying[1](block)[1:]
+            for t in range(len(x)):
+                one, mine, middle = slice(t, t + 1), atoms[begin[t]:begin[t + 1]], centre[origin[t]:origin[t + 1]]
+                if self.varying[1] is not None and not len(middle):
+                    raise InputError(f"no atom of centre={self.varying[1].text!r} is left in frame {block.start + t}: the "
+                                     "profile has no origin there")
+                if add_profile(x[one], mine, self.weights[mine], cells[one], self.axis, middle, self.centre_weights[middle],
+                               low, high, out[one], heights[one]) >= 0:
+                    bad = t
+                    break
         if bad >= 0:
             raise bad_frame(block.start + bad, x[bad], cells[bad], self.union)
         if self.range is not None and (wide := high - low) > heights.min():

@@ -14,9 +14,10 @@ from ensemblekit.averaging.derived import Periodic
 from ensemblekit.averaging.estimate import Estimate
 from ensemblekit.averaging.series import Series
 from ensemblekit.errors import InputError
-from ensemblekit.md.observables.base import Derived, Kept, Prepared
-from ensemblekit.md.observables.groups import Points, points_of
+from ensemblekit.md.observables.base import Derived, Kept, Prepared, SameAtoms
+from ensemblekit.md.observables.groups import Points, points_for, points_of
 from ensemblekit.md.system import System
+from ensemblekit.md.updating import VaryingPoints
 from ensemblekit.source import Block
 
 DEGREES = 180.0 / np.pi
@@ -34,11 +35,12 @@ class Angle:
     """Of the atoms of a group: "mass" for the centre of mass, None for the plain centre."""
     periodic: bool = True
     """Along nearest images where the frames have a box."""
+    updating: bool = False
+    """Choose the atoms of the groups anew in every frame."""
 
     def prepare(self, system: System) -> Prepared:
-        groups = _groups(system, (self.select_a, self.select_b, self.select_c))
-        points = points_of(system, groups, self.weights, self.periodic)
-        return Prepared(partial(_one_angle, points), "degree")
+        points = _points(system, (self.select_a, self.select_b, self.select_c), self.weights, self.periodic, self.updating)
+        return Prepared(partial(_one_angle, points), "degree", bounds=(0.0, 180.0))
 
 
 @dataclass(frozen=True)
@@ -58,15 +60,18 @@ class Dihedral:
     """Of the atoms of a group: "mass" for the centre of mass, None for the plain centre."""
     periodic: bool = True
     """Along nearest images where the frames have a box."""
+    updating: bool = False
+    """Choose the atoms of the groups anew in every frame."""
 
     def prepare(self, system: System) -> Prepared:
-        groups = _groups(system, (self.select_a, self.select_b, self.select_c, self.select_d))
-        points = points_of(system, groups, self.weights, self.periodic)
-        return Prepared(partial(_one_dihedral, points), "degree", reducers=(Series(),), finish=_on_the_circle, period=360.0)
+        points = _points(system, (self.select_a, self.select_b, self.select_c, self.select_d), self.weights, self.periodic,
+                         self.updating)
+        return Prepared(partial(_one_dihedral, points), "degree", reducers=(Series(),), finish=_on_the_circle, period=360.0,
+                        bounds={"resultant": (0.0, 1.0)})
 
 
 @dataclass(frozen=True)
-class Dihedrals:
+class Dihedrals(SameAtoms):
     """Torsions of many sets of four atoms, each averaged on the circle; in degrees, an array (torsions,).
 
     Further: `resultant`, the length of each mean vector.
@@ -86,7 +91,7 @@ class Dihedrals:
 
 
 @dataclass(frozen=True)
-class Ramachandran:
+class Ramachandran(SameAtoms):
     """Where the backbone torsions phi and psi of the residues are: shares of a map of bins x bins that add up to 1.
 
     All residues of the selection with both neighbours in their chain count alike. Further: `phi` and `psi`, the circular
@@ -111,10 +116,10 @@ class Ramachandran:
         further = {"phi": Derived(Periodic(partial(_directions, bins * bins + 3, 0)), "degree", {"residue": (resids, "")}),
                    "psi": Derived(Periodic(partial(_directions, bins * bins + 3, 1)), "degree", {"residue": (resids, "")}),
                    "populations": Derived(partial(_part, bins * bins), "",
-                                          {"region": (np.array(["alpha", "beta", "left"]), "")})}
+                                          {"region": (np.array(["alpha", "beta", "left"]), "")}, bounds=(0.0, 1.0))}
         return Prepared(partial(_ramachandran, points, quadruples, bins), "",
                         {"phi": (middle, "degree"), "psi": (middle, "degree")},
-                        function=partial(_map, bins), further=further)
+                        function=partial(_map, bins), further=further, bounds=(0.0, 1.0))
 
 
 def backbone_torsions(system: System, select: str) -> tuple[np.ndarray, np.ndarray]:
@@ -163,8 +168,17 @@ def _groups(system: System, selects: tuple[Any, ...]) -> list[np.ndarray]:
     return [system.select(select) for select in selects]
 
 
+def _points(system: System, selects: tuple[Any, ...], weights: str | None, periodic: bool, updating: bool
+            ) -> Points | VaryingPoints:
+    if not updating:
+        return points_of(system, _groups(system, selects), weights, periodic)
+    if any(select is None for select in selects):
+        raise InputError(f"updating=True chooses the atoms of groups: pass {len(selects)} selections; got {selects}")
+    return points_for(system, selects, weights, periodic, True)
+
+
 def _many(points: Points, quadruples: np.ndarray, coords: Mapping[str, tuple[np.ndarray, str]]) -> Prepared:
-    further = {"resultant": Derived(_lengths, "", coords)}
+    further = {"resultant": Derived(_lengths, "", coords, bounds=(0.0, 1.0))}
     return Prepared(partial(_vectors, points, quadruples), "degree", dict(coords),
                     function=Periodic(partial(_directions, 0, None)), further=further)
 
@@ -176,7 +190,7 @@ def _on_the_circle(kept: Kept) -> dict[str, Estimate]:
     return {"": replace(found.mean, coords={}), "resultant": found.resultant}
 
 
-def _one_angle(points: Points, block: Block) -> np.ndarray:
+def _one_angle(points: Points | VaryingPoints, block: Block) -> np.ndarray:
     from ensemblekit.md.kernels_geometry import angles
 
     out = np.empty((len(block), 1))
@@ -185,7 +199,7 @@ def _one_angle(points: Points, block: Block) -> np.ndarray:
     return out[:, 0] * DEGREES
 
 
-def _torsions(points: Points, quadruples: np.ndarray, block: Block) -> np.ndarray:
+def _torsions(points: Points | VaryingPoints, quadruples: np.ndarray, block: Block) -> np.ndarray:
     """In radians, (n, torsions)."""
     from ensemblekit.md.kernels_geometry import dihedrals
 
@@ -195,7 +209,7 @@ def _torsions(points: Points, quadruples: np.ndarray, block: Block) -> np.ndarra
     return out
 
 
-def _one_dihedral(points: Points, block: Block) -> np.ndarray:
+def _one_dihedral(points: Points | VaryingPoints, block: Block) -> np.ndarray:
     return _torsions(points, np.array([[0, 1, 2, 3]]), block)[:, 0] * DEGREES
 
 

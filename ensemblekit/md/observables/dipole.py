@@ -9,8 +9,9 @@ import numpy as np
 
 from ensemblekit.errors import InputError
 from ensemblekit.md.groups import molecules_of
-from ensemblekit.md.observables.base import Derived, Prepared
+from ensemblekit.md.observables.base import Derived, Prepared, SameAtoms
 from ensemblekit.md.system import Gather, System
+from ensemblekit.md.updating import Updating, updating_selection
 from ensemblekit.source import Block
 
 COULOMB = 14.399645478425668
@@ -21,7 +22,7 @@ DEBYE = 4.803204712570263
 """1 e angstrom in debye."""
 NEUTRAL = 1e-3
 """Charge, in e, that rounding in topology files leaves to a neutral molecule."""
-XYZ = {"component": (np.arange(3), "")}
+XYZ = {"component": (np.array(["x", "y", "z"]), "")}
 
 
 @dataclass(frozen=True)
@@ -30,21 +31,43 @@ class Dipole:
 
     Molecules are made whole first. For a neutral selection the origin c does not matter; a charged one is taken about its
     centre of mass (centre of geometry where no masses are known); of several charged molecules in a periodic box it jumps when
-    one of them changes its image. With it comes ``magnitude``, the mean length.
+    one of them changes its image. With it comes ``magnitude``, the mean length. The series are
+    the vector (n, 3) and its length of each frame.
     """
 
     select: str = "all"
+    updating: bool = False
+    """Choose the atoms anew in every frame. The dipole of none is 0."""
 
     def prepare(self, system: System) -> Prepared:
-        atoms = system.select(self.select)
+        atoms = np.arange(len(system.topology)) if self.updating else system.select(self.select)
         charges = system.charges(atoms)
         masses = system.topology.masses[atoms]
-        if abs(charges.sum()) <= NEUTRAL:
-            masses = np.zeros(len(atoms))
-        elif not (np.isfinite(masses).all() and masses.sum() > 0):
-            masses = np.ones(len(atoms))
-        return Prepared(partial(_with_length, system.gather(atoms), charges, masses), "e Angstrom", XYZ,
-                        function=_vector, further={"magnitude": Derived(_length, "e Angstrom")}, series=_lengths)
+        vectors = partial(moments, system.gather(atoms), charges, _about(charges, masses))
+        if self.updating:
+            vectors = partial(_varying_moments, updating_selection(system, self.select), charges, masses)
+        return Prepared(partial(_with_length, vectors), "e Angstrom", XYZ,
+                        function=_vector, series=_vectors,
+                        further={"magnitude": Derived(_length, "e Angstrom", series=_lengths, bounds=(0.0, None))})
+
+
+def _about(charges: np.ndarray, masses: np.ndarray) -> np.ndarray:
+    """Weights of the atoms in the origin: none where it does not matter, masses where they are known."""
+    if abs(charges.sum()) <= NEUTRAL:
+        return np.zeros(len(charges))
+    return masses if np.isfinite(masses).all() and masses.sum() > 0 else np.ones(len(charges))
+
+
+def _varying_moments(selection: Updating, charges: np.ndarray, masses: np.ndarray, block: Block) -> np.ndarray:
+    from ensemblekit.md.kernels_density import dipoles
+
+    positions, atoms, begin = selection(block)
+    out = np.zeros((len(positions), 3))
+    for t in range(len(positions)):
+        mine = atoms[begin[t]:begin[t + 1]]
+        if len(mine):
+            dipoles(positions[t:t + 1], mine, charges[mine], _about(charges[mine], masses[mine]), out[t:t + 1])
+    return out
 
 
 def _vector(mean: np.ndarray) -> np.ndarray:
@@ -53,6 +76,10 @@ def _vector(mean: np.ndarray) -> np.ndarray:
 
 def _length(mean: np.ndarray) -> np.ndarray:
     return mean[3]
+
+
+def _vectors(values: np.ndarray) -> np.ndarray:
+    return values[:, :3]
 
 
 def _lengths(values: np.ndarray) -> np.ndarray:
@@ -69,13 +96,13 @@ def moments(gather: Gather, charges: np.ndarray, masses: np.ndarray, block: Bloc
     return out
 
 
-def _with_length(gather: Gather, charges: np.ndarray, masses: np.ndarray, block: Block) -> np.ndarray:
-    m = moments(gather, charges, masses, block)
+def _with_length(vectors: partial, block: Block) -> np.ndarray:
+    m = vectors(block)
     return np.column_stack([m, np.sqrt((m**2).sum(1))])
 
 
 @dataclass(frozen=True)
-class DielectricConstant:
+class DielectricConstant(SameAtoms):
     """The static relative permittivity from the fluctuation of the dipole moment of the whole box.
 
     ``1 + (<M^2> - <M>^2) / (3 epsilon_0 <V> k_B T)`` with conducting (tin-foil) boundaries, as in simulations with Ewald
@@ -89,6 +116,8 @@ class DielectricConstant:
     temperature: float = float("nan")
     """In K; must be given."""
     select: str = "all"
+
+    _fixed = "fluctuations are those of one body; md.Dipole(updating=True) follows atoms that come and go"
 
     def prepare(self, system: System) -> Prepared:
         if not (isinstance(self.temperature, int | float | np.number) and 0 < self.temperature < np.inf):
@@ -107,7 +136,7 @@ class DielectricConstant:
         scale = 4 * np.pi * COULOMB / (BOLTZMANN * self.temperature * volume)
         ready = partial(_second_moments, gather, charges, shift, volume)
         further = {"tensor": Derived(partial(_tensor, scale), "", {"row": (np.arange(3), ""), "column": (np.arange(3), "")})}
-        return Prepared(ready, "", function=partial(_epsilon, scale), further=further)
+        return Prepared(ready, "", function=partial(_epsilon, scale), further=further, bounds=(1.0, None))
 
     def _check_neutral(self, system: System, atoms: np.ndarray, charges: np.ndarray) -> None:
         if system.topology.bonds is not None:

@@ -8,9 +8,10 @@ from functools import partial
 import numpy as np
 
 from ensemblekit.errors import InputError
-from ensemblekit.md.observables.base import Prepared
-from ensemblekit.md.observables.groups import Points, points_of, residues_of
+from ensemblekit.md.observables.base import Prepared, SameAtoms
+from ensemblekit.md.observables.groups import Points, points_for, points_of, residues_of
 from ensemblekit.md.system import System
+from ensemblekit.md.updating import VaryingPoints
 from ensemblekit.source import Block
 
 MOST_PAIRS = 10_000_000
@@ -28,21 +29,24 @@ class Distance:
     """Of the atoms of a group: "mass" for the centre of mass, None for the plain centre."""
     periodic: bool = True
     """To the nearest image where the frames have a box."""
+    updating: bool = False
+    """Choose the atoms anew in every frame."""
 
     def prepare(self, system: System) -> Prepared:
-        groups = [system.select(self.select_a), system.select(self.select_b)]
-        points = points_of(system, groups, self.weights, self.periodic)
-        return Prepared(partial(_first, partial(_distances, points, np.array([[0, 1]]))), "Angstrom")
+        points = points_for(system, (self.select_a, self.select_b), self.weights, self.periodic, self.updating)
+        return Prepared(partial(_first, partial(_distances, points, np.array([[0, 1]]))), "Angstrom", bounds=(0.0, None))
 
 
 @dataclass(frozen=True)
-class Distances:
+class Distances(SameAtoms):
     """Distances of the first atom of one selection from the first of the other, second from second, ...; in angstrom."""
 
     select_a: str
     select_b: str
     periodic: bool = True
     """To the nearest image where the frames have a box."""
+
+    _fixed = "its pairs are the same in every frame; md.Distance(updating=True) is between centres that vary"
 
     def prepare(self, system: System) -> Prepared:
         a, b = system.select(self.select_a), system.select(self.select_b)
@@ -52,11 +56,11 @@ class Distances:
         points = points_of(system, [a[k:k + 1] for k in range(len(a))] + [b[k:k + 1] for k in range(len(b))],
                            None, self.periodic)
         pairs = np.stack([np.arange(len(a)), np.arange(len(a), 2 * len(a))], axis=1)
-        return Prepared(partial(_distances, points, pairs), "Angstrom", {"pair": (np.arange(len(a)), "")})
+        return Prepared(partial(_distances, points, pairs), "Angstrom", {"pair": (np.arange(len(a)), "")}, bounds=(0.0, None))
 
 
 @dataclass(frozen=True)
-class EndToEnd:
+class EndToEnd(SameAtoms):
     """Distance between the first and the last atom of a selection, such as the ends of a chain; in angstrom.
 
     Of the whole chain: not to the nearest image.
@@ -64,16 +68,18 @@ class EndToEnd:
 
     select: str = "protein and name CA"
 
+    _fixed = "the ends of a chain stay its ends; md.Distance(updating=True) is between centres that vary"
+
     def prepare(self, system: System) -> Prepared:
         atoms = system.select(self.select)
         if len(atoms) < 2:
             raise InputError(f"an end-to-end distance needs 2 atoms; {self.select!r} has {len(atoms)}")
         points = points_of(system, [atoms[:1], atoms[-1:]], None, False)
-        return Prepared(partial(_first, partial(_distances, points, np.array([[0, 1]]))), "Angstrom")
+        return Prepared(partial(_first, partial(_distances, points, np.array([[0, 1]]))), "Angstrom", bounds=(0.0, None))
 
 
 @dataclass(frozen=True)
-class DistanceMap:
+class DistanceMap(SameAtoms):
     """Mean distances between all atoms (or residues) of one selection and all of another, or of itself; in angstrom.
 
     An array (a, b); of a selection with itself symmetric, zeros on the diagonal.
@@ -120,7 +126,7 @@ class DistanceMap:
         fill = partial(_square, rows, columns, counts[0]) if same else partial(np.reshape, shape=tuple(counts))
         names = ("residue", "residue_b")
         coords = {name: (labels[k if not same else 0], "") for k, name in enumerate(names)}
-        return Prepared(partial(_distances, points, pairs), "Angstrom", coords, function=fill)
+        return Prepared(partial(_distances, points, pairs), "Angstrom", coords, function=fill, bounds=(0.0, None))
 
 
 def _square(rows: np.ndarray, columns: np.ndarray, n: int, mean: np.ndarray) -> np.ndarray:
@@ -130,7 +136,7 @@ def _square(rows: np.ndarray, columns: np.ndarray, n: int, mean: np.ndarray) -> 
     return full
 
 
-def _distances(points: Points, pairs: np.ndarray, block: Block) -> np.ndarray:
+def _distances(points: Points | VaryingPoints, pairs: np.ndarray, block: Block) -> np.ndarray:
     from ensemblekit.md.kernels_geometry import distances
 
     out = np.empty((len(block), len(pairs)))

@@ -12,6 +12,7 @@ import numpy as np
 from ensemblekit.errors import InputError
 from ensemblekit.md.superpose import frames_of
 from ensemblekit.md.system import Gather, Plain, System
+from ensemblekit.md.updating import VaryingPoints, varying_points
 from ensemblekit.source import WHOLE, Block
 
 POINT_BYTES = 1 << 20
@@ -68,6 +69,15 @@ def points_of(system: System, groups: Sequence[np.ndarray], weights: str | None,
     shares = mass / np.repeat(totals, np.diff(offsets))
     nearest = periodic and system.boxed
     return Points(Plain(atoms) if single and nearest else system.gather(atoms), offsets, shares, nearest)
+
+
+def points_for(system: System, selects: Sequence[str], weights: str | None, periodic: bool,
+               updating: bool = False) -> Points | VaryingPoints:
+    """The centres of these selections, chosen once or (`updating`) in every frame."""
+    if updating:
+        check_weights_word(weights)
+        return varying_points(system, selects, weights, periodic)
+    return points_of(system, [system.select(select) for select in selects], weights, periodic)
 
 
 def check_weights_word(weights: Any) -> None:

@@ -18,6 +18,8 @@ from ensemblekit.md.updating import Updating, updating_selection
 from ensemblekit.source import Block
 
 AXES = ("x", "y", "z")
+NAMES = ("", *(f"along_{axis}" for axis in AXES), *(f"about_{axis}" for axis in AXES))
+"""Of the radius and its components."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +44,14 @@ class RadiusOfGyration:
 
     def prepare(self, system: System) -> Prepared:
         if self.updating:
-            check_weights_word(self.weights)
-            everyone = np.arange(len(system.topology))
-            mass = np.ones(len(everyone)) if self.weights is None else system.masses(everyone)
-            squares = partial(_varying_squares, updating_selection(system, self.select), mass)
+            squares = partial(_varying_squares, updating_selection(system, self.select), _masses(system, self.weights))
         else:
             atoms = system.select(self.select)
             squares = partial(_squares, system.gather(atoms), shares_by(system, atoms, self.weights))
         if not self.components:
-            return Prepared(partial(_radius, squares), "Angstrom")
-        return Prepared(partial(_components, squares), "Angstrom", reducers=(Series(),), finish=_each)
+            return Prepared(partial(_radius, squares), "Angstrom", bounds=(0.0, None))
+        return Prepared(partial(_components, squares), "Angstrom", reducers=(Series(),), finish=_each,
+                        bounds=dict.fromkeys(NAMES, (0.0, None)))
 
 
 @dataclass(frozen=True)
@@ -66,27 +66,36 @@ class GyrationTensor:
     select: str = "protein"
     weights: str | None = "mass"
     """"mass", or None for all atoms alike."""
+    updating: bool = False
+    """Choose the atoms anew in every frame."""
 
     def prepare(self, system: System) -> Prepared:
-        atoms = system.select(self.select)
-        shares = shares_by(system, atoms, self.weights)
-        further = {"asphericity": Derived(partial(_take, 3), "Angstrom2"),
-                   "acylindricity": Derived(partial(_take, 4), "Angstrom2"),
-                   "anisotropy": Derived(partial(_take, 5))}
-        return Prepared(partial(_shape, system.gather(atoms), shares), "Angstrom2",
-                        {"moment": (np.arange(1, 4), "")}, function=partial(_take, slice(0, 3)), further=further)
+        if self.updating:
+            second = partial(_varying_second_moments, updating_selection(system, self.select), _masses(system, self.weights))
+        else:
+            atoms = system.select(self.select)
+            second = partial(_second_moments, system.gather(atoms), shares_by(system, atoms, self.weights))
+        further = {"asphericity": Derived(partial(_take, 3), "Angstrom2", series=partial(_columns, 3), bounds=(0.0, None)),
+                   "acylindricity": Derived(partial(_take, 4), "Angstrom2", series=partial(_columns, 4), bounds=(0.0, None)),
+                   "anisotropy": Derived(partial(_take, 5), series=partial(_columns, 5), bounds=(0.0, 1.0))}
+        return Prepared(partial(_shape, second), "Angstrom2",
+                        {"moment": (np.arange(1, 4), "")}, function=partial(_take, slice(0, 3)), further=further,
+                        series=partial(_columns, slice(0, 3)), bounds=(0.0, None))
 
 
 def _take(k: int | slice, mean: np.ndarray) -> np.ndarray:
     return mean[k]
 
 
+def _columns(k: int | slice, values: np.ndarray) -> np.ndarray:
+    return values[:, k]
+
+
 def _each(kept: Kept) -> dict[str, Estimate]:
     """The radius and its six components, from their series (n, 7)."""
     (values,) = kept.merged()
-    names = ["", *(f"along_{axis}" for axis in AXES), *(f"about_{axis}" for axis in AXES)]
     return {name: scalar_estimate(column, kept.weights, kept.times, kept.equilibration, kept.confidence, "Angstrom", "ps")
-            for name, column in zip(names, values.T, strict=True)}
+            for name, column in zip(NAMES, values.T, strict=True)}
 
 
 def _squares(gather: Gather, shares: np.ndarray, block: Block) -> np.ndarray:
@@ -120,13 +129,38 @@ def _components(squares: partial, block: Block) -> np.ndarray:
     return np.sqrt(np.concatenate([total, found, np.clip(total - found, 0, None)], axis=1))
 
 
-def _shape(gather: Gather, shares: np.ndarray, block: Block) -> np.ndarray:
+def _masses(system: System, weights: str | None) -> np.ndarray:
+    """Of all atoms: any of them may be chosen."""
+    check_weights_word(weights)
+    everyone = np.arange(len(system.topology))
+    return np.ones(len(everyone)) if weights is None else system.masses(everyone)
+
+
+def _second_moments(gather: Gather, shares: np.ndarray, block: Block) -> np.ndarray:
+    """xx, yy, zz, xy, xz, yz of each frame, (n, 6)."""
     from ensemblekit.md.kernels_gyration import gyration_tensor
 
     positions, index = gather(block)
     rows = frames_of(positions)
     six = np.empty((rows.n, 6))
     gyration_tensor(*rows, index, shares, six)
+    return six
+
+
+def _varying_second_moments(selection: Updating, mass: np.ndarray, block: Block) -> np.ndarray:
+    from ensemblekit.md.kernels_gyration import gyration_tensor
+
+    positions, atoms, begin = selection(block)
+    six = np.full((len(positions), 6), np.nan)
+    for t in range(len(positions)):
+        mine = atoms[begin[t]:begin[t + 1]]
+        if mass[mine].sum() > 0:
+            gyration_tensor(*frames_of(positions[t:t + 1]), mine, mass[mine] / mass[mine].sum(), six[t:t + 1])
+    return six
+
+
+def _shape(second: partial, block: Block) -> np.ndarray:
+    six = second(block)
     sound = np.asarray(np.isfinite(six).all(1))
     matrix = np.where(sound[:, None, None], six[:, [[0, 3, 4], [3, 1, 5], [4, 5, 2]]], 0.0)
     moments = np.linalg.eigvalsh(matrix)[:, ::-1]

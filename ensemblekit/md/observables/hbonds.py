@@ -14,7 +14,7 @@ from ensemblekit.md.observables.base import Prepared
 from ensemblekit.md.observables.groups import one_frame
 from ensemblekit.md.system import Gather, Plain, System
 from ensemblekit.md.topology import mdanalysis
-from ensemblekit.md.updating import dimensions_of, universe_in_memory
+from ensemblekit.md.updating import Updating, dimensions_of, universe_in_memory, updating_selection
 from ensemblekit.source import Block
 
 
@@ -41,6 +41,8 @@ class HydrogenBonds:
     """Donor to acceptor, in angstrom."""
     angle: float = 150.0
     """At the hydrogen, in degrees."""
+    updating: bool = False
+    """Choose the atoms of `between` anew in every frame: ("protein", "resname SOL and around 5 protein")."""
 
     def prepare(self, system: System) -> Prepared:
         if not (np.isfinite(self.distance) and self.distance > 0 and 0 <= self.angle < 180):
@@ -48,22 +50,27 @@ class HydrogenBonds:
                              f"{self.angle!r}")
         donors, hydrogens, acceptors = self._who(system)
         every = np.unique(np.concatenate([donors, hydrogens, acceptors]))
-        sides = None
+        sides: Any = None
+        if self.updating and self.between is None:
+            raise InputError("HydrogenBonds(updating=True) chooses the atoms of between= anew; pass that pair of selections")
         if self.between is not None:
             given: Any = self.between
             pairs = [given] if len(given) == 2 and isinstance(given[0], str) else list(given)
             if not pairs or any(len(pair) != 2 for pair in pairs):
                 raise InputError(f"between is a pair of selections or a list of such pairs; got {self.between!r}")
-            sides = np.zeros((len(pairs), 2, len(every)), bool)
-            for k, pair in enumerate(pairs):
-                for side, text in enumerate(pair):
-                    sides[k, side] = np.isin(every, system.select(text))
-            inside = every[sides.any((0, 1))]       # no search where nothing can count
-            taking = np.isin(donors, inside)
-            donors, hydrogens, acceptors = donors[taking], hydrogens[taking], acceptors[np.isin(acceptors, inside)]
+            if self.updating:
+                sides = _Sides([[updating_selection(system, text, True) for text in pair] for pair in pairs], every)
+            else:
+                sides = np.zeros((len(pairs), 2, len(every)), bool)
+                for k, pair in enumerate(pairs):
+                    for side, text in enumerate(pair):
+                        sides[k, side] = np.isin(every, system.select(text))
+                inside = every[sides.any((0, 1))]       # no search where nothing can count
+                taking = np.isin(donors, inside)
+                donors, hydrogens, acceptors = donors[taking], hydrogens[taking], acceptors[np.isin(acceptors, inside)]
         return Prepared(partial(_count, Plain(every), np.searchsorted(every, donors), np.searchsorted(every, hydrogens),
                                 np.searchsorted(every, acceptors), sides, float(self.distance), float(self.angle),
-                                system.boxed), "")
+                                system.boxed), "", bounds=(0.0, None))
 
     def _who(self, system: System) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Donors and hydrogens, pair by pair, and acceptors."""
@@ -136,14 +143,32 @@ def _pairs(system: System, heavy: np.ndarray, hydrogens: np.ndarray) -> tuple[np
     return heavy[chosen[:, 0]], hydrogens[chosen[:, 1]]
 
 
-def _count(gather: Gather, donors: np.ndarray, hydrogens: np.ndarray, acceptors: np.ndarray, sides: np.ndarray | None,
+class _Sides:
+    """Block -> (n, pairs, 2, atoms): which of the atoms are on which side of which pair, in each frame."""
+
+    def __init__(self, pairs: list[list[Updating]], every: np.ndarray):
+        self.pairs, self.every = pairs, every
+
+    def __call__(self, block: Block) -> np.ndarray:
+        found = np.zeros((len(block), len(self.pairs), 2, len(self.every)), bool)
+        for k, pair in enumerate(self.pairs):
+            for side, selection in enumerate(pair):
+                _, atoms, begin = selection(block)
+                for t in range(len(block)):
+                    found[t, k, side] = np.isin(self.every, atoms[begin[t]:begin[t + 1]])
+        return found
+
+
+def _count(gather: Gather, donors: np.ndarray, hydrogens: np.ndarray, acceptors: np.ndarray, among: Any,
            distance: float, angle: float, periodic: bool, block: Block) -> np.ndarray:
     from MDAnalysis.lib.distances import calc_angles, capped_distance
 
     positions, index = gather(block)
     boxes = block.fields["box"] if periodic and "box" in block.fields else None
     out = np.empty(len(block))
+    varying = among(block) if isinstance(among, _Sides) else None
     for t in range(len(block)):
+        sides = among if varying is None else varying[t]
         x = np.ascontiguousarray(positions[t][index], np.float32)
         if not np.isfinite(x).all():
             out[t] = np.nan

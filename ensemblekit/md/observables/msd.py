@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from ensemblekit.averaging.average import ENOUGH
-from ensemblekit.averaging.estimate import Estimate, student_interval
+from ensemblekit.averaging.average import ENOUGH, elapsed, start_after
+from ensemblekit.averaging.equilibration import significant_start
+from ensemblekit.averaging.estimate import Estimate, bounded_interval, student_interval
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.md.displacement import (
     FEWEST_GROUPS,
@@ -20,7 +21,7 @@ from ensemblekit.md.displacement import (
     wigner_constant,
 )
 from ensemblekit.md.groups import molecules_of, residues_of
-from ensemblekit.md.observables.base import Kept, Prepared
+from ensemblekit.md.observables.base import Kept, Prepared, SameAtoms
 from ensemblekit.md.spool import Parts, Spool
 from ensemblekit.md.system import System
 from ensemblekit.source import Block
@@ -30,16 +31,18 @@ FIT = (0.1, 0.5)
 """Of the longest lag, where the line is fitted by default."""
 LOST = 0.9
 """Step of an atom, as a share of half the shortest side of the box, above which its image is a guess."""
+SAMPLED = 256
+"""Atoms, about, whose steps say where a run begins to move as it goes on."""
 EVEN = 1e-3
 """Relative unevenness of frame times that is taken for rounding."""
 
 
 @dataclass(frozen=True)
-class MSD:
+class MSD(SameAtoms):
     """Mean squared displacement against lag, averaged over atoms and over all windows of the run (Einstein), in angstrom^2.
 
     The error is that of groups of molecules left out one by one (molecules, or residues where no bonds are known, are taken
-    to move on their own); with fewer than eight of them, that of Brownian paths, which is also the least for `diffusion`.
+    to move on their own); with fewer than eight of them, that of Brownian paths.
 
     With it come ``diffusion``, the slope of a weighted straight line over `fit` divided by twice the dimensions, in
     angstrom^2 / ps (x 10 is 1e-5 cm^2 / s), and ``exponent``, d ln MSD / d ln t there, which must be 1 for the former to mean
@@ -61,6 +64,8 @@ class MSD:
     """In K, for the finite-size correction."""
     viscosity: float | None = None
     """Of the simulated solvent, in mPa s, for the finite-size correction."""
+
+    _fixed = "a path is that of one atom"
 
     def prepare(self, system: System) -> Prepared:
         if not self.dimensions or not set(self.dimensions) <= set("xyz") or len(set(self.dimensions)) != len(self.dimensions):
@@ -84,7 +89,8 @@ class MSD:
         many = int(molecule.max()) + 1
         groups = molecule * min(many, MOST_GROUPS) // many
         return Prepared(_Paths(atoms, boxed), "Angstrom2", reducers=(Spool(),),
-                        finish=_Finish(self, len(atoms), groups, many, boxed, known))
+                        finish=_Finish(self, len(atoms), groups, many, boxed, known),
+                        bounds={"": (0.0, None)})
 
 
 class _Paths:
@@ -120,6 +126,12 @@ class _Finish:
             raise InputError("displacements in time cannot be averaged over weighted frames: a weight says how likely a frame "
                              "is, not how it moves on. Pass frame_weights of one for each frame")
         paths = Parts([part for _, (spool,) in kept.states for part in spool.parts])     # type: ignore[attr-defined]
+        start = start_after(kept.equilibration, len(paths), kept.times, lambda: self._start(paths))
+        begun = elapsed(kept.times, start)
+        if start:
+            paths = paths.after(start)
+        kept = replace(kept, n=len(paths), times=None if kept.times is None else kept.times[start:],    # type: ignore[type-var]
+                       n_discarded=start, equilibration_time=begun)
         settings, n = self.settings, len(paths)
         if n < 4:
             raise StatisticsError(f"{n} frames; displacements need at least 4")
@@ -150,6 +162,23 @@ class _Finish:
         msd = self._msd(by_group, sizes, n, times, unit, kept, doubts, lost)
         further = self._diffusion(by_group, sizes, n, times, unit, kept, mean_cell, doubts, lost)
         return {"": msd, **further}
+
+    def _start(self, paths: Parts) -> int:
+        """Where the run begins to move as it goes on: sought in the mean square of the steps of some of its atoms, as paths
+        themselves never come to rest."""
+        every = max(1, self.atoms // SAMPLED)
+        x = np.concatenate([np.asarray(part[:, :self.atoms:every], np.float64) for part in paths.parts])
+        steps = np.diff(x, axis=0)
+        if self.boxed and self.settings.unwrap is not False:
+            box = paths[:, self.atoms:].astype(np.float64)
+            cells = (box[:, :3] + box[:, 3:])[1:]
+            with np.errstate(all="ignore"):
+                volumes = np.linalg.det(cells)
+                if not (np.isfinite(volumes).all() and (volumes != 0).all()):
+                    return 0        # refused later, by name
+                steps -= np.rint(steps @ np.linalg.inv(cells)) @ cells
+        columns = ["xyz".index(d) for d in self.settings.dimensions]
+        return significant_start(np.square(steps[..., columns]).sum(axis=-1).mean(axis=-1)) if len(steps) >= 8 else 0
 
     def _msd(self, by_group: np.ndarray, sizes: np.ndarray, n: int, times: np.ndarray, unit: str, kept: Kept,
              doubts: list[str], lost: bool) -> Estimate:
@@ -195,10 +224,8 @@ class _Finish:
             g = n * self.independent / n_eff
             shift = value - line.slope / (2 * d) if more.get("unit") else 0.0
             interval = student_interval(value, stderr, line.dof, kept.confidence)
-            if more.get("unit") and 0 < stderr < line.slope / (2 * d):
-                # errors of a diffusion coefficient grow with it: the interval is even in its logarithm
-                low, high = student_interval(0.0, line.stderr / line.slope, line.dof, kept.confidence)
-                interval = (shift + (value - shift) * math.exp(low), shift + (value - shift) * math.exp(high))
+            if more.get("unit"):        # a diffusion coefficient is not negative; its correction is no matter of chance
+                interval = bounded_interval(value, interval, (shift, None))
             return Estimate(mean=value, stderr=stderr, interval=interval,
                             n_eff=n_eff, statistical_inefficiency=g, correlation_time=g / 2 * times[1], converged=converged,
                             verdict="; ".join(doubts), **facts, **more)

@@ -16,7 +16,7 @@ from ensemblekit.averaging.run import reduce
 from ensemblekit.averaging.series import Series
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError
-from ensemblekit.md.observables.base import Derived, Prepared
+from ensemblekit.md.observables.base import Derived, Prepared, SameAtoms
 from ensemblekit.md.observables.groups import residues_of
 from ensemblekit.md.observables.rmsf import fitted_mean, moved_atoms, several
 from ensemblekit.md.superpose import Fit
@@ -28,7 +28,7 @@ LARGEST = 20_000
 
 
 @dataclass(frozen=True)
-class PCA:
+class PCA(SameAtoms):
     """Variances of the motion along its principal components, largest first; the share of each in the whole.
 
     Frames are superposed on the mean structure as in :class:`~ensemblekit.md.RMSF`, then the covariance of all
@@ -56,9 +56,10 @@ class PCA:
         scale = 1.0 if found.n_eff <= 1 else 1 / (1 - 1 / found.n_eff)
         number = {"component": (np.arange(1, len(found.variances) + 1), "")}
         common = several(system)
-        further = {"variances": Derived(partial(_variances, scale, common), "Angstrom2", number),
-                   "cumulated": Derived(partial(_cumulated, common), "", number)}
-        return Prepared(partial(_along, gather, found), "", number, function=partial(_shares, common), further=further)
+        further = {"variances": Derived(partial(_variances, scale, common), "Angstrom2", number, bounds=(0.0, None)),
+                   "cumulated": Derived(partial(_cumulated, common), "", number, bounds=(0.0, 1.0))}
+        return Prepared(partial(_along, gather, found), "", number, function=partial(_shares, common), further=further,
+                        bounds=(0.0, 1.0), premade="the mean structure with its components")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

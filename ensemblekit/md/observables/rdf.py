@@ -12,6 +12,7 @@ from ensemblekit.errors import InputError
 from ensemblekit.md.groups import molecules_of, residues_of
 from ensemblekit.md.observables.base import Derived, Prepared
 from ensemblekit.md.system import System
+from ensemblekit.md.updating import Updating, updating_selection
 from ensemblekit.source import Block
 
 NORMS = ("rdf", "density", "none")
@@ -50,9 +51,14 @@ class RDF:
     """"rdf": g(r). "density": atoms of b per cubic angstrom at r from one of a. "none": pairs per frame. The last two need
     no box."""
     images: str = "all"
+    updating: bool = False
+    """Choose the atoms anew in every frame. g is then <pairs in the bin> <V> over <pairs in all> and the volume of the shell:
+    a frame counts by its pairs. Exclusions by blocks of atoms need atoms that stay."""
 
     def prepare(self, system: System) -> Prepared:
         edges = self._edges()
+        if self.updating:
+            return self._varying(system, edges)
         a = system.select(self.select_a)
         b = a if self.select_b is None else system.select(self.select_b)
         label_a, label_b = self._labels(system, a, b)
@@ -81,8 +87,30 @@ class RDF:
         function = partial(_g, self.density) if self.norm == "rdf" else partial(
             _scaled, ideal[1:] / (len(a) * shells if self.norm == "density" else 1.0))
         unit = {"rdf": "", "density": "Angstrom-3", "none": ""}[self.norm]
-        return Prepared(counter, unit, r, function=function, further={
-            "coordination": Derived(partial(_running, ideal / len(a)), "", {"r": (edges[1:], "Angstrom")})})
+        return Prepared(counter, unit, r, function=function, bounds=(0.0, None), further={
+            "coordination": Derived(partial(_running, ideal / len(a)), "", {"r": (edges[1:], "Angstrom")}, bounds=(0.0, None))})
+
+    def _varying(self, system: System, edges: np.ndarray) -> Prepared:
+        if self.exclude not in (None, "residue", "molecule"):
+            raise InputError(f"RDF(updating=True) excludes by \"residue\" or \"molecule\"; got {self.exclude!r}, blocks of "
+                             "atoms that change from frame to frame")
+        first = system.first_frame()
+        if first.box is None and (self.norm == "rdf" or self.images == "nearest"):
+            raise InputError("g(r) is relative to the density, and these frames have no box: take norm=\"density\" or "
+                             "norm=\"none\", or give the box with MDAnalysis' set_dimensions transformation")
+        a = updating_selection(system, self.select_a, True)
+        b = a if self.select_b in (None, self.select_a) else updating_selection(system, self.select_b or "", True)
+        everyone = np.arange(len(system.topology))
+        labels = self._labels(system, everyone, everyone)[0]
+        volume = 1.0 if first.box is None else abs(float(np.linalg.det(first.box)))
+        shells = 4 / 3 * np.pi * np.diff(edges**3)
+        ideal = np.concatenate([[max(4 / 3 * np.pi * edges[0]**3, shells[0])], shells]) / volume
+        counter = _VaryingCounter(a, b, labels, edges, self.images == "nearest", ideal, volume)
+        per = {"rdf": None, "density": ideal[1:] / shells, "none": ideal[1:]}[self.norm]
+        unit = {"rdf": "", "density": "Angstrom-3", "none": ""}[self.norm]
+        return Prepared(counter, unit, {"r": (0.5 * (edges[1:] + edges[:-1]), "Angstrom")}, bounds=(0.0, None),
+                        function=partial(_varying_g, self.density, self.norm, per), further={
+            "coordination": Derived(partial(_varying_running, ideal), "", {"r": (edges[1:], "Angstrom")}, bounds=(0.0, None))})
 
     def _edges(self) -> np.ndarray:
         for name, value, known in (("norm", self.norm, NORMS), ("density", self.density, DENSITIES),
@@ -161,6 +189,42 @@ class _Counter:
         return out
 
 
+class _VaryingCounter:
+    """Block -> (n, bins + 5): pairs over shell / V0, those below the range first; V / V0, V0 / V; pairs in all, atoms of a."""
+
+    def __init__(self, a: Updating, b: Updating, labels: np.ndarray, edges: np.ndarray, nearest: bool, ideal: np.ndarray,
+                 volume: float):
+        self.a, self.b, self.labels, self.edges = a, b, labels.astype(np.int64), edges
+        self.nearest, self.ideal, self.volume = nearest, ideal, volume
+
+    def __call__(self, block: Block) -> np.ndarray:
+        from ensemblekit.md.kernels_rdf import nearest_counts, pair_counts
+
+        x, chosen, begin = self.a(block)
+        other, begin_b = (chosen, begin) if self.b is self.a else self.b(block)[1:]
+        x = x if x.dtype == np.float32 else x.astype(np.float64)
+        cells = np.array(block.fields["box"], np.float64, order="C") if "box" in block.fields else np.empty((0, 3, 3))
+        nearest = self.nearest and not _within_half(cells, self.edges[-1])
+        out, volumes = np.zeros((len(x), len(self.edges) + 4)), np.full(len(x), self.volume)
+        if len(cells):
+            volumes = np.abs(np.linalg.det(cells))
+        for t in range(len(x)):
+            one = slice(t, t + 1)
+            a, b = (found[k[t]:k[t + 1]].astype(np.int64) for found, k in ((chosen, begin), (other, begin_b)))
+            out[t, -2:] = n_pairs(a, b, self.labels[a], self.labels[b]), len(a)
+            if not out[t, -2]:
+                continue
+            counts, volume = np.empty((1, len(self.edges))), np.empty(1)
+            groups = (x[one], cells[one], a, b, self.labels[a], self.labels[b])
+            bad = (nearest_counts(*groups, self.edges, counts, volume) if nearest else
+                   pair_counts(*groups, np.array_equal(a, b), self.edges, counts, volume))
+            if bad >= 0:
+                raise bad_frame(block.start + t, x[t], cells[t] if len(cells) else None, np.arange(x.shape[1]))
+            out[t, :-4] = counts[0] / self.ideal
+        out[:, -4], out[:, -3] = volumes / self.volume, self.volume / volumes
+        return out
+
+
 def _sides(cells: np.ndarray) -> np.ndarray:
     """Sides of the brick of each cell (see kernels_pbc): (n, 3, 3) -> (n, 3)."""
     lengths = np.linalg.norm(cells[:, 0], axis=1)
@@ -191,6 +255,20 @@ def bad_frame(frame: int, positions: np.ndarray, cell: np.ndarray | None, atoms:
 
 def _g(density: str, mean: np.ndarray) -> np.ndarray:
     return mean[1:-2] * (mean[-2] if density == "1/<V>" else 1 / mean[-1])
+
+
+def _varying_g(density: str, norm: str, per: np.ndarray | None, mean: np.ndarray) -> np.ndarray:
+    if norm == "none":
+        return mean[1:-4] * per
+    with np.errstate(invalid="ignore", divide="ignore"):
+        if norm == "density":
+            return mean[1:-4] * per / mean[-1]
+        return mean[1:-4] * (mean[-4] if density == "1/<V>" else 1 / mean[-3]) / mean[-2]
+
+
+def _varying_running(scale: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.cumsum(mean[:-4] * scale)[1:] / mean[-1]
 
 
 def _scaled(scale: np.ndarray, mean: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ensemblekit.errors import InputError
-from ensemblekit.md.observables.base import Prepared
+from ensemblekit.md.observables.base import Prepared, SameAtoms
 from ensemblekit.md.observables.groups import reference_positions, shares_by
 from ensemblekit.md.superpose import Fit, split
 from ensemblekit.md.system import Gather, System
@@ -17,7 +17,7 @@ from ensemblekit.source import Block
 
 
 @dataclass(frozen=True)
-class RMSD:
+class RMSD(SameAtoms):
     """Root mean square deviation of atoms from a reference after superposition; in angstrom.
 
     Least squares by quaternions (Theobald, Acta Cryst. A 61, 478, 2005), never mirrored: MDAnalysis' `rms.RMSD`, mdtraj's
@@ -38,16 +38,17 @@ class RMSD:
         shares = shares_by(system, atoms, self.weights)
         if self.fit is False:
             target = reference_positions(system, self.reference, self.select, atoms)
-            return Prepared(partial(_carried, system.gather(atoms), Fit.none(), shares, target), "Angstrom")
+            return Prepared(partial(_carried, system.gather(atoms), Fit.none(), shares, target), "Angstrom", bounds=(0.0, None))
         fitted = atoms if self.fit is None else system.select(self.fit)
         check_fit(fitted, self.fit or self.select, 2)
         if np.array_equal(fitted, atoms):
             onto = Fit.onto(reference_positions(system, self.reference, self.select, atoms), shares)
-            return Prepared(partial(_deviation, system.gather(atoms), onto), "Angstrom")
+            return Prepared(partial(_deviation, system.gather(atoms), onto), "Angstrom", bounds=(0.0, None))
         target = reference_positions(system, self.reference, self.select, atoms)
         onto = Fit.onto(reference_positions(system, self.reference, self.fit or "", fitted),
                         shares_by(system, fitted, self.weights))
-        return Prepared(partial(_carried, system.gather(np.concatenate([fitted, atoms])), onto, shares, target), "Angstrom")
+        return Prepared(partial(_carried, system.gather(np.concatenate([fitted, atoms])), onto, shares, target), "Angstrom",
+                        bounds=(0.0, None))
 
 
 def check_fit(fitted: np.ndarray, select: str, least: int) -> None:

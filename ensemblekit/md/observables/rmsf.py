@@ -13,7 +13,7 @@ from ensemblekit.averaging.blocking import FEWEST, blocking
 from ensemblekit.averaging.estimate import Estimate
 from ensemblekit.averaging.moments import Moments, MomentsResult
 from ensemblekit.errors import InputError, StatisticsError
-from ensemblekit.md.observables.base import Coords, Kept, Prepared
+from ensemblekit.md.observables.base import Coords, Kept, Prepared, SameAtoms
 from ensemblekit.md.observables.groups import reference_positions, residues_of, shares_by
 from ensemblekit.md.observables.rmsd import check_fit
 from ensemblekit.md.superpose import Fit, MeanStructure, mean_structure, split
@@ -25,7 +25,7 @@ B_FACTOR = 8 * math.pi**2 / 3
 
 
 @dataclass(frozen=True)
-class RMSF:
+class RMSF(SameAtoms):
     """Root mean square fluctuation of each atom about its mean position after superposition; in angstrom.
 
     Frames are superposed on the (weighted) mean structure, which is made out of core: with ``rounds=1`` it is the mean of
@@ -65,7 +65,8 @@ class RMSF:
             groups = (which, mass)
         coords: Coords = {"residue": (resids if groups else resids[which], "")}
         return Prepared(partial(moved_atoms, gather, found.fit, same, found.mean), "Angstrom", dict(coords),
-                        reducers=(Moments(),), finish=partial(_finished, groups, self.corrected, several(system), coords))
+                        reducers=(Moments(),), finish=partial(_finished, groups, self.corrected, several(system), coords),
+                        bounds={"": (0.0, None), "bfactor": (0.0, None)}, premade="the mean structure")
 
 
 def fitted_mean(system: System, atoms: np.ndarray, select: str, fit: str | Literal[False] | None, weights: str | None,

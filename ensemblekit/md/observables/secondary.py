@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from ensemblekit.errors import InputError, MissingExtraError
-from ensemblekit.md.observables.base import Derived, Prepared
+from ensemblekit.md.observables.base import Derived, Prepared, SameAtoms
 from ensemblekit.md.system import Gather, System
 from ensemblekit.md.topology import mdanalysis
 from ensemblekit.source import Block
@@ -19,12 +19,12 @@ BACKBONE = (("N",), ("CA",), ("C",), ("O", "O1", "OT1", "OC1", "OXT"))
 
 
 @dataclass(frozen=True)
-class SecondaryStructure:
+class SecondaryStructure(SameAtoms):
     """How often each residue is loop, helix or strand: an array (residues, 3) of shares of the frames.
 
     Kabsch & Sander (Biopolymers 22, 2577, 1983) by MDAnalysis' DSSP, hydrogens placed on the backbone. Residues without a
     CA (caps) are left out, those with one must have N, C and O too. Further: `content`, the shares of all residues
-    together, (3,); its series against time is that of :class:`HelixContent`.
+    together, (3,), with their series (n, 3).
     """
 
     select: str = "protein"
@@ -32,12 +32,13 @@ class SecondaryStructure:
     def prepare(self, system: System) -> Prepared:
         gather, donors, resids = _backbone(system, self.select)
         state = {"state": (STATES, "")}
-        further = {"content": Derived(_content, "", state)}
-        return Prepared(partial(_assigned, gather, donors), "", {"residue": (resids, ""), **state}, further=further)
+        further = {"content": Derived(_content, "", state, bounds=(0.0, 1.0), series=_contents)}
+        return Prepared(partial(_assigned, gather, donors), "", {"residue": (resids, ""), **state}, further=further,
+                        bounds=(0.0, 1.0))
 
 
 @dataclass(frozen=True)
-class HelixContent:
+class HelixContent(SameAtoms):
     """Share of the residues that are helix (or strand, or loop) in each frame, by MDAnalysis' DSSP."""
 
     select: str = "protein"
@@ -48,7 +49,8 @@ class HelixContent:
         if self.state not in STATES:
             raise InputError(f'state is "helix", "strand" or "loop"; got {self.state!r}')
         gather, donors, _ = _backbone(system, self.select)
-        return Prepared(partial(_share, gather, donors, int(np.flatnonzero(self.state == STATES)[0])), "")
+        return Prepared(partial(_share, gather, donors, int(np.flatnonzero(self.state == STATES)[0])), "",
+                        bounds=(0.0, 1.0))
 
 
 def _backbone(system: System, select: str) -> tuple[Gather, np.ndarray, np.ndarray]:
@@ -100,6 +102,10 @@ def _assigned(gather: Gather, donors: np.ndarray, block: Block) -> np.ndarray:
 
 def _share(gather: Gather, donors: np.ndarray, state: int, block: Block) -> np.ndarray:
     return _assigned(gather, donors, block)[..., state].mean(1)
+
+
+def _contents(values: np.ndarray) -> np.ndarray:
+    return values.mean(axis=1)
 
 
 def _content(mean: np.ndarray) -> np.ndarray:

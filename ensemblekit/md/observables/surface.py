@@ -12,6 +12,7 @@ from ensemblekit.errors import InputError, MissingExtraError
 from ensemblekit.md.observables.base import Prepared
 from ensemblekit.md.observables.groups import residues_of
 from ensemblekit.md.system import Gather, System
+from ensemblekit.md.updating import Updating, updating_selection
 from ensemblekit.source import Block
 
 ELEMENTS = {1: "H", 2: "H", 7: "Li", 11: "B", 12: "C", 14: "N", 16: "O", 19: "F", 23: "Na", 24: "Mg", 28: "Si", 31: "P",
@@ -34,18 +35,28 @@ class SASA:
     """Radius of the solvent, in angstrom."""
     n_points: int = 960
     """On each atom's sphere."""
+    updating: bool = False
+    """Choose the atoms anew in every frame, for the total."""
 
     def prepare(self, system: System) -> Prepared:
         if self.level not in ("total", "residue", "atom"):
             raise InputError(f'level is "total", "residue" or "atom"; got {self.level!r}')
         if not (np.isfinite(self.probe) and self.probe >= 0) or self.n_points < 1:
             raise InputError(f"probe is a radius in angstrom and n_points above 0; got {self.probe!r} and {self.n_points!r}")
+        if self.updating:
+            if self.level != "total":
+                raise InputError(f'SASA(updating=True) is a total; level={self.level!r} has an axis of residues or atoms, '
+                                 "which would change from frame to frame")
+            everyone = np.arange(len(system.topology))
+            return Prepared(partial(_varying_area, updating_selection(system, self.select), system.topology.names,
+                                    elements_of(system, everyone), self.probe / 10, int(self.n_points)), "Angstrom2",
+                            bounds=(0.0, None))
         atoms = system.select(self.select)
-        topology, residue = _mdtraj_topology(system, atoms)
-        _, resids = residues_of(system, atoms)
+        which, resids = residues_of(system, atoms)
+        topology, residue = _mdtraj_topology(atoms, system.topology.names[atoms], elements_of(system, atoms), which, resids)
         coords = {"total": {}, "residue": {"residue": (resids, "")}, "atom": {"atom": (atoms, "")}}[self.level]
         return Prepared(partial(_area, system.gather(atoms), topology, self.level, residue, self.probe / 10,
-                                int(self.n_points)), "Angstrom2", coords)
+                                int(self.n_points)), "Angstrom2", coords, bounds=(0.0, None))
 
 
 def elements_of(system: System, atoms: np.ndarray) -> list[str]:
@@ -64,27 +75,45 @@ def elements_of(system: System, atoms: np.ndarray) -> list[str]:
     return found
 
 
-def _mdtraj_topology(system: System, atoms: np.ndarray) -> tuple[Any, np.ndarray]:
+def _mdtraj_topology(atoms: np.ndarray, names: np.ndarray, symbols: list[str], which: np.ndarray, resids: np.ndarray
+                     ) -> tuple[Any, np.ndarray]:
     try:
         import mdtraj
     except ImportError as error:
         raise MissingExtraError("mdtraj", "sasa") from error
     made = mdtraj.Topology()
     chain = made.add_chain()
-    which, resids = residues_of(system, atoms)
     order = np.argsort(which, kind="stable")
     if not (order == np.arange(len(order))).all():
         raise InputError("the atoms of a residue must stand together for a surface by mdtraj")
     residues = [made.add_residue("UNK", chain, int(resid)) for resid in resids]
-    names = system.topology.names
-    for atom, k, symbol in zip(atoms, which, elements_of(system, atoms), strict=True):
+    for atom, name, k, symbol in zip(atoms, names, which, symbols, strict=True):
         try:
             element = mdtraj.element.get_by_symbol(symbol)
         except KeyError as error:
-            raise InputError(f"atom {names[atom]} (number {atom}) is of no element that mdtraj knows ({symbol!r}); "
+            raise InputError(f"atom {name} (number {atom}) is of no element that mdtraj knows ({symbol!r}); "
                              "leave it out, or read with a topology that has elements") from error
-        made.add_atom(str(names[atom]), element, residues[k])
+        made.add_atom(str(name), element, residues[k])
     return made, which
+
+
+def _varying_area(selection: Updating, names: np.ndarray, symbols: list[str], probe: float, n_points: int,
+                  block: Block) -> np.ndarray:
+    import mdtraj
+
+    positions, atoms, begin = selection(block)
+    out = np.zeros(len(block))
+    for t in range(len(block)):
+        mine = atoms[begin[t]:begin[t + 1]]
+        x = np.asarray(positions[t, mine], np.float32) / np.float32(10)
+        if not np.isfinite(x).all():
+            out[t] = np.nan
+        elif len(mine):
+            alone = np.zeros(len(mine), np.int64)       # residues do not matter to a total
+            topology, _ = _mdtraj_topology(mine, names[mine], [symbols[k] for k in mine], alone, np.zeros(1, np.int64))
+            out[t] = 100.0 * mdtraj.shrake_rupley(mdtraj.Trajectory(x[None], topology), probe_radius=probe,
+                                                  n_sphere_points=n_points).sum(dtype=np.float64)
+    return out
 
 
 def _area(gather: Gather, topology: Any, level: str, residue: np.ndarray, probe: float, n_points: int,
