@@ -89,7 +89,9 @@ class Moments:
             raise InputError("snapshots in pieces are for order 2")
         width = sum(int(np.prod(piece.shape)) for piece in pieces)
         if not self.sums or self.weight == 0.0:
-            self.update(one_row(pieces), 0)
+            mean = one_row(pieces)[0]
+            self.sums, self.item = [mean, mean.new_zeros(width) if is_torch(mean) else np.zeros(width)], (width,)
+            self.n, self.weight, self.weight2 = self.n + 1, 1.0, 1.0
             return
         if self.complex or self.item != (width,):
             raise InputError(f"Moments of snapshots of shape {self.item} cannot take in one of shape ({width},)")
