@@ -408,7 +408,8 @@ def problems(quick: bool) -> Iterator[Problem]:
         x = np.concatenate([_tiles(cifar / f"train_{k}.webp") for k in range(2)])
         n = 2000 if quick else 10_000
         yield Problem(f"CIFAR-10, {n} images", _images(x[:n], y[:n]), _images(x[10_000:15_000], y[10_000:15_000]),
-                      _images(_tiles(cifar / "test.webp"), v), lambda: Strided(3), 10 if quick else 20, 64, 2, True)
+                      _images(_tiles(cifar / "test.webp"), v), lambda: Strided(3), 10 if quick else 20, 64, 0, True, rate=0.05,
+                      snapshot_rate=0.05, last=4)
     else:
         print(f"CIFAR-10: skipped, {cifar / 'labels.npz'} is not there")
 

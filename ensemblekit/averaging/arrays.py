@@ -84,7 +84,14 @@ def one_row(pieces: Sequence[Array]) -> Array:
     if is_torch(pieces[0]):
         import torch
 
-        return torch.cat([wide(piece.detach()).reshape(-1) for piece in pieces])[None]
+        real = all(not piece.is_complex() for piece in pieces)
+        row = torch.empty(sum(piece.numel() for piece in pieces), device=pieces[0].device,
+                          dtype=torch.float64 if real else torch.complex128)
+        at = 0
+        for piece in pieces:
+            row[at:at + piece.numel()].copy_(piece.detach().reshape(-1))
+            at += piece.numel()
+        return row[None]
     return np.concatenate([wide(piece).reshape(-1) for piece in pieces])[None]
 
 
