@@ -88,7 +88,7 @@ def run(quick: bool, seeds: int = 5, only: str = "", results: Path | None = None
     with one_thread():
         for problem in problems(quick):
             if only.lower() in problem.name.lower():
-                tables[problem.name] = compare(problem, seeds, console, results or RESULTS)
+                tables[problem.name] = compare(problem, seeds, console, results or Path(os.environ.get("ENSEMBLEKIT_BENCH_RESULTS", RESULTS)))
     return tables
 
 
@@ -360,17 +360,18 @@ def batches(problem: Problem, part: tuple[torch.Tensor, torch.Tensor]) -> list[t
 
 def augmented(x: torch.Tensor, problem: Problem) -> torch.Tensor:
     """Images moved by up to `shift` pixels, and mirrored where that changes nothing."""
-    s = problem.shift
+    s, device = problem.shift, x.device
     if problem.flip:
-        x = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(3), x)
+        x = torch.where(torch.rand(len(x), 1, 1, 1, device=device) < 0.5, x.flip(3), x)
     if not s:
         return x
     height, width = x.shape[2:]
     padded = torch.nn.functional.pad(x, (s, s, s, s))
-    down, right = torch.randint(0, 2 * s + 1, (2, len(x)))
-    rows = (down[:, None] + torch.arange(height))[:, None, :, None]
-    columns = (right[:, None] + torch.arange(width))[:, None, None, :]
-    return padded[torch.arange(len(x))[:, None, None, None], torch.arange(x.shape[1])[:, None, None], rows, columns]
+    down, right = torch.randint(0, 2 * s + 1, (2, len(x)), device=device)
+    rows = (down[:, None] + torch.arange(height, device=device))[:, None, :, None]
+    columns = (right[:, None] + torch.arange(width, device=device))[:, None, None, :]
+    items, channels = torch.arange(len(x), device=device), torch.arange(x.shape[1], device=device)
+    return padded[items[:, None, None, None], channels[:, None, None], rows, columns]
 
 
 # -- the problems ------------------------------------------------------------------------------------------------------
@@ -401,17 +402,25 @@ def problems(quick: bool) -> Iterator[Problem]:
                       _images(u[:, None], v), Strided, 10 if quick else 20, 64, 2, rate=0.2)
     else:
         print(f"MNIST: skipped, {mnist} is not there")
-    cifar = Path(root) / "cifar10"
-    if (cifar / "labels.npz").exists():
-        with np.load(cifar / "labels.npz") as held:
-            y, v = held["y_train"], held["y_test"]
-        x = np.concatenate([_tiles(cifar / f"train_{k}.webp") for k in range(2)])
-        n = 2000 if quick else 10_000
-        yield Problem(f"CIFAR-10, {n} images", _images(x[:n], y[:n]), _images(x[10_000:15_000], y[10_000:15_000]),
-                      _images(_tiles(cifar / "test.webp"), v), lambda: Strided(3), 10 if quick else 20, 64, 0, True, rate=0.05,
-                      snapshot_rate=0.05, last=4)
+    found = cifar10(Path(root), 2000 if quick else 10_000, lambda: Strided(3), epochs=10 if quick else 20)
+    if found is None:
+        print(f"CIFAR-10: skipped, {Path(root) / 'cifar10' / 'labels.npz'} is not there")
     else:
-        print(f"CIFAR-10: skipped, {cifar / 'labels.npz'} is not there")
+        yield found
+
+
+def cifar10(root: Path, n: int, make: Callable[[], torch.nn.Module], *, epochs: int = 1, shift: int = 0) -> Problem | None:
+    """The first n training images of CIFAR-10, the 5000 after the first 10 000 (or n) to choose settings by; mirrored."""
+    folder = root / "cifar10"
+    if not (folder / "labels.npz").exists():
+        return None
+    with np.load(folder / "labels.npz") as held:
+        y, v = held["y_train"], held["y_test"]
+    start = min(max(n, 10_000), 45_000)
+    x = np.concatenate([_tiles(folder / f"train_{k}.webp") for k in range(-(-(start + 5000) // 10_000))])
+    return Problem(f"CIFAR-10, {n} images", _images(x[:n], y[:n]), _images(x[start:start + 5000], y[start:start + 5000]),
+                   _images(_tiles(folder / "test.webp"), v), make, epochs, 64, shift, True, rate=0.05, snapshot_rate=0.05,
+                   last=4)
 
 
 def _tiles(path: Path) -> np.ndarray:
