@@ -242,7 +242,4 @@ def test_the_names_of_the_field_are_reducers_of_the_core():
     for made, mean in ((neural.SWA(), rows.mean(0)), (neural.LAWA(3), rows[-3:].mean(0)),
                        (neural.EMA(0.5, start="first"), rows[0] * 0.5**6 + sum(rows[k] * 0.5**(7 - k) for k in range(1, 7)))):
         found = ek.reduce(rows, made)
-        np.testing.assert_allclose(getattr(found, "mean", found), mean, rtol=1e-12)
-        other = made.empty()
-        other.update(rows, 0)
-        np.testing.assert_allclose(getattr(other.result(), "mean", other.result()), mean, rtol=1e-12)
+        np.testing.assert_allclose(found if isinstance(found, np.ndarray) else found.mean, mean, rtol=1e-12)
