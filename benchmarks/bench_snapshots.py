@@ -85,10 +85,11 @@ class Problem:
 def run(quick: bool, seeds: int = 5, only: str = "", results: Path | None = None) -> dict[str, Any]:
     """All problems there are, or those whose name has `only` in it; prints a table each and returns their figures."""
     console, tables = Console(), {}
+    results = results or Path(os.environ.get("ENSEMBLEKIT_BENCH_RESULTS", RESULTS))
     with one_thread():
         for problem in problems(quick):
             if only.lower() in problem.name.lower():
-                tables[problem.name] = compare(problem, seeds, console, results or Path(os.environ.get("ENSEMBLEKIT_BENCH_RESULTS", RESULTS)))
+                tables[problem.name] = compare(problem, seeds, console, results)
     return tables
 
 

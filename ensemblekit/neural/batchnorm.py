@@ -39,7 +39,8 @@ def update_bn(loader: Iterable[Any], model: torch.nn.Module, device: Any = None,
             DistributedSampler (which repeats some items where the shares would differ in size) or one of Accelerate's
             shards. False, or another loader: the data of this process alone, so that one process may call.
 
-    Raises InputError where the loader (of all processes) is empty and the model has batch-norm layers; the model is as before then.
+    Raises InputError where the loader (of all processes) is empty and the model has batch-norm layers; the model is as
+    before then.
     """
     distributed = _shares(loader) if distributed is None else distributed and _processes() > 1
     layers: list[Any] = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None
