@@ -426,7 +426,7 @@ class Recorder:
         """Seconds between two states: their cost over the share of the time they may take."""
         if not self._cost:      # nothing saved yet: a guess from the size
             nbytes = sum(one.nbytes for one in saved.model_state(self.model).values())
-            self._cost = 4e-3 + 3 * nbytes / 3e8
+            self._cost = 1e-2 + 3 * nbytes / 3e8
         return self._cost / SHARE
 
     def _save(self, finished: bool = False) -> None:
