@@ -105,6 +105,17 @@ class Small(nn.Module):
         return self.layers(x)
 
 
+class Strided(nn.Sequential):
+    """Three convolutions for images of 28 × 28 or 32 × 32, two of them strided; 34 thousand weights."""
+
+    def __init__(self, channels: int = 1, classes: int = 10):
+        super().__init__(
+            nn.Conv2d(channels, 16, 4, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(16, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
+            nn.Conv2d(32, 64, 3, 2, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU(),
+            nn.Flatten(), nn.Linear(1024, classes))
+
+
 def perceptron() -> nn.Module:
     """64 - 64 - 64 - 10."""
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
@@ -176,6 +187,19 @@ class Clocked:
         return found
 
 
+class _Given:
+    """Batches that cost nothing."""
+
+    def __init__(self, n: int):
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.n))
+
+
 def training(sizes: Sizes, folder: Path) -> Case:
     """The same steps on the same batches: bare, with our schedule and recorder, and torchensemble's fit."""
     width = max(4, sizes.width // 8)
@@ -198,21 +222,28 @@ def training(sizes: Sizes, folder: Path) -> Case:
         return sizes.epochs
 
     def ours(model: nn.Module) -> Any:
-        once, work, added, moved = Clocked(), Clocked(), Clocked(), Clocked()
+        once, work, added, moved, counted, fetched = (Clocked() for _ in range(6))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         schedule = once(lambda: neural.CyclicCosineLR(optimizer, total_steps=steps, n_cycles=sizes.epochs))
         recorder = once(lambda: neural.Recorder(path, model, optimizer, schedule))
+        hooks = optimizer._optimizer_step_post_hooks        # ours counts the updates inside optimizer.step
+        for key, hook in list(hooks.items()):
+            hooks[key] = lambda *args, hook=hook: counted(hook, *args)
         model.train()
         with recorder:
-            for _ in range(sizes.epochs):
-                for a, b in loader:
+            for _ in recorder.epochs(sizes.epochs):
+                plain, recorded = iter(loader), recorder.batches(_Given(len(loader)))
+                for a, b in plain:
+                    fetched(next, recorded)     # what recorder.batches adds to the loader's own work, saved states too
                     work(train, model, optimizer, a, b)
                     added(recorder.step)
                     moved(schedule.step)
+                fetched(next, recorded, None)
         step = float(np.median(work.seconds))
-        shares.append((sum(added.seconds) + sum(moved.seconds)) / (step * steps))
+        every = (added, moved, counted, fetched)
+        shares.append(sum(sum(one.seconds) for one in every) / (step * steps))
         begun.append(sum(once.seconds))
-        steady.append([float(np.median(added.seconds)), float(np.median(moved.seconds))])
+        steady.append([float(np.median(one.seconds)) for one in every])
         each.append(step)
         return sizes.epochs
 
@@ -251,9 +282,10 @@ def training(sizes: Sizes, folder: Path) -> Case:
                   "the bare loop's)", contenders, np.testing.assert_equal, work=steps, unit="steps", repeats=sizes.repeats)
     # The added calls are timed themselves: the difference of two loops is far smaller than what they vary by.
     middle = np.median(np.array(steady), 0)
-    facts["all calls of Recorder.step (captures too) and schedule.step, by the bare loop's median step times steps"] = (
+    facts["all calls of Recorder (captures and saved states too) and schedule, by the bare loop's median step times steps"] = (
         f"{100 * min(shares):.2f} % at best, {100 * float(np.median(shares)):.2f} % in the median run")
-    facts["a call"] = (f"Recorder.step {1e6 * middle[0]:.1f} µs, schedule.step {1e6 * middle[1]:.1f} µs, "
+    facts["a call"] = (f"Recorder.step {1e6 * middle[0]:.1f} µs, schedule.step {1e6 * middle[1]:.1f} µs, the optimizer's "
+                       f"hook {1e6 * middle[2]:.1f} µs, Recorder.batches {1e6 * middle[3]:.1f} µs, "
                        f"beside a step of {1e3 * float(np.median(each)):.2f} ms")
     facts["once, to make schedule and store"] = f"{1e3 * float(np.median(begun)):.0f} ms"
     return Case(case.name, case.work, case.unit, case.timings, facts)

@@ -152,16 +152,73 @@ def test_every_case_of_neural_runs(tmp_path: Path) -> None:
     report.as_json(report.machine(), {"neural": cases})
 
 
-@pytest.mark.slow
-def test_the_ways_to_spend_a_budget_run() -> None:
-    torch = pytest.importorskip("torch")
+def noise(channels: int, side: int) -> object:
+    import torch
+
     from benchmarks import bench_snapshots
 
     torch.manual_seed(0)
-    x, y = torch.randn(80, 1, 8, 8), torch.randint(10, (80,))
-    tiny = bench_snapshots.Problem("noise", (x[:40], y[:40]), (x[40:], y[40:]), bench_snapshots.Small, 5, 8, 1)
-    found = bench_snapshots.compare(tiny, 2, Console(quiet=True))
+    x, y = torch.randint(256, (80, channels, side, side), dtype=torch.uint8), torch.randint(10, (80,))
+    return bench_snapshots.Problem("noise", (x[:40], y[:40]), (x[40:60], y[40:60]), (x[40:], y[40:]), bench_snapshots.Small,
+                                   5, 8, 1, True)
+
+
+def test_the_ways_to_spend_a_budget_run_and_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    from benchmarks import bench_snapshots
+
+    tiny, quiet = noise(1, 8), Console(quiet=True)
+    found = bench_snapshots.compare(tiny, 2, quiet, tmp_path)
     assert set(bench_snapshots.METHODS) <= set(found)
     for method in bench_snapshots.METHODS:
         assert 50 < found[method]["scores"]["error"][0] <= 100      # there is nothing to be learnt from noise
     assert "snapshot ensemble - NoCycle" in found["verdict"]
+    assert len(list((tmp_path / "noise").glob("*.npz"))) == 12
+    (tmp_path / "noise" / "FGE-1.npz").write_bytes(b"torn")        # killed while it wrote, or another version's
+    trained: list[int] = []
+    original = bench_snapshots.trained
+
+    def counted(problem: object, seed: int, *args: object, **kwargs: object) -> object:
+        trained.append(seed)
+        return original(problem, seed, *args, **kwargs)
+
+    monkeypatch.setattr(bench_snapshots, "trained", counted)
+    assert bench_snapshots.compare(tiny, 2, quiet, tmp_path) == found     # the same bits
+    assert trained == [1]
+    bench_snapshots.compare(dataclasses.replace(tiny, cycles=2, last=1), 2, quiet, tmp_path)
+    assert trained == [1, 0, 1]                                     # the snapshot ensembles of other settings alone
+
+
+def test_intervals_of_a_difference_are_paired() -> None:
+    """Worse by 1 % of the items with every seed: told apart, though either error alone is uncertain by more."""
+    pytest.importorskip("torch")
+    from benchmarks import bench_snapshots
+
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 2000)
+    a, b = bench_snapshots.Measured(labels), bench_snapshots.Measured(labels)
+    for _ in range(5):
+        right = rng.random(2000) < 0.7
+        for one, wrong in ((a, ~right), (b, ~right | (np.arange(2000) < 20))):
+            first = np.where(wrong, 1 - labels, labels) == 0
+            one.add(np.where(first, 0.8, 0.2)[:, None] * [1, -1] + [0, 1])
+    mean, seeds, items = b.minus(a, "error")
+    assert 0 < mean < 1
+    assert bench_snapshots.told(mean, seeds, items)
+    assert np.hypot(*a.mean("error")[1:]) > mean
+    assert b.minus(a, "ece")[0] == pytest.approx(b.mean("ece")[0] - a.mean("ece")[0])
+    found = dict.fromkeys(bench_snapshots.METHODS, a)
+    assert "not told from zero" in bench_snapshots.verdict(found)
+    assert "ABSENT" in bench_snapshots.verdict(found | {"snapshot ensemble": b})
+    assert "snapshot ensemble - NoCycle: -" in bench_snapshots.verdict(
+        {m: b for m in bench_snapshots.METHODS} | {"snapshot ensemble": a})
+
+
+def test_the_way_of_a_gpu_runs_at_toy_size(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from benchmarks import bench_gpu
+
+    figures = bench_gpu.measure(noise(3, 32), bench_gpu.TINY, torch.device("cpu"), tmp_path)
+    assert figures["steps"] == 10
+    assert figures["snapshots"] == 2
+    assert all(np.isfinite(value) for value in figures.values())

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -140,3 +148,64 @@ def test_layers_of_low_precision_and_of_other_kinds():
     model.norm = Own(3)
     neural.update_bn(list(x.split([9, 14])), model)
     assert_exact(model, x)
+
+
+# -- several processes -------------------------------------------------------------------------------------------------
+
+
+def share(rank: int, port: int, out: str) -> None:
+    """One of two processes, each with its share of 96 items: uneven by hand, then by a DistributedSampler."""
+    import torch.distributed as dist
+
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    x, model = shared_items()
+    found = []
+    for loader, choice in ((list(x[:61].split(16) if rank == 0 else x[61:].split(8)), True),
+                           (torch.utils.data.DataLoader(x, 8, sampler=torch.utils.data.DistributedSampler(x, 2, rank)), None)):
+        neural.update_bn(loader, model, distributed=choice)
+        found.append([model[1].running_mean.tolist(), model[1].running_var.tolist(), int(model[1].num_batches_tracked)])
+    if rank == 0:       # one process alone, over all the data: waits for nobody
+        neural.update_bn([x], model)
+        found.append([model[1].running_mean.tolist(), model[1].running_var.tolist(), 1])
+    error = ""
+    try:
+        neural.update_bn([], model, distributed=True)
+    except InputError as raised:
+        error = str(raised)
+    with open(f"{out}.{rank}", "w") as file:
+        json.dump([found, error], file)
+    dist.destroy_process_group()
+
+
+def shared_items() -> tuple[torch.Tensor, torch.nn.Sequential]:
+    torch.manual_seed(3)
+    x = torch.randn(96, 5) * torch.linspace(0.1, 3, 96)[:, None]
+    return x, torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.BatchNorm1d(4))
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
+def test_processes_put_their_shares_together(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks = [subprocess.Popen([sys.executable, __file__, str(rank), str(port), str(tmp_path / "out")],
+                              env={**os.environ, "OMP_NUM_THREADS": "1"}) for rank in range(2)]
+    try:
+        assert [rank.wait(90) for rank in ranks] == [0, 0]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    x, model = shared_items()
+    seen = model[0](x).detach().double()
+    for rank in range(2):
+        found, error = json.loads((tmp_path / f"out.{rank}").read_text())
+        for mean, variance, _ in found:
+            np.testing.assert_allclose(mean, seen.mean(0), rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(variance, seen.var(0), rtol=1e-5)
+        assert [batches for *_, batches in found[:2]] == [9, 12]
+        assert "no batches came" in error
+
+
+if __name__ == "__main__":
+    share(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

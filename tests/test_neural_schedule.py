@@ -249,3 +249,31 @@ def test_finish_goes_on_where_the_cosine_stands_and_ends_at_its_bottom():
     schedule.finish(5)
     assert schedule.ends == [10, 30]
     assert run(schedule, 5)[0][-1, 0] < 0.02
+
+
+def test_rates_worked_out_ahead_are_those_of_the_formula():
+    """Over several blocks of them, two groups, an early finish and a base rate changed in the middle of a block."""
+    from ensemblekit.neural.schedule import AHEAD
+
+    total = 3 * AHEAD + 7
+    made = torch.optim.SGD([{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (0.1, 0.4)], lr=0.1)
+    schedule = neural.CyclicCosineLR(made, total_steps=total, n_cycles=4)
+
+    def advance(steps):
+        for _ in range(steps):
+            made.step()
+            schedule.step()
+            due = [schedule.rate(schedule.last_epoch, g) for g in (0, 1)]
+            assert [group["lr"] for group in made.param_groups] == due == schedule.get_last_lr() == schedule.rates
+
+    advance(AHEAD + 3)
+    schedule.base_lrs[1] = 0.8
+    advance(5)
+    assert schedule.rates[1] == pytest.approx(8 * schedule.rates[0])
+    state = schedule.state_dict()
+    schedule.finish(40)
+    advance(40)
+    assert schedule.rates[0] < 0.001
+    fresh = neural.CyclicCosineLR(made, total_steps=total, n_cycles=4)
+    fresh.load_state_dict(state)
+    assert [group["lr"] for group in made.param_groups] == [fresh.rate(AHEAD + 8, g) for g in (0, 1)]

@@ -235,3 +235,11 @@ def test_sampled_ensembles_are_fixed():
         for member in drawn.members:            # statistics of each are its own
             seen = member[0](x).double()
             torch.testing.assert_close(member[1].running_mean.double(), seen.mean(0), rtol=1e-4, atol=1e-5)
+
+
+def test_the_names_of_the_field_are_reducers_of_the_core():
+    rows = np.random.default_rng(5).normal(size=(7, 3))
+    for made, mean in ((neural.SWA(), rows.mean(0)), (neural.LAWA(3), rows[-3:].mean(0)),
+                       (neural.EMA(0.5, start="first"), rows[0] * 0.5**6 + sum(rows[k] * 0.5**(7 - k) for k in range(1, 7)))):
+        found = ek.reduce(rows, made)
+        np.testing.assert_allclose(found if isinstance(found, np.ndarray) else found.mean, mean, rtol=1e-12)

@@ -14,6 +14,7 @@ CHUNK = 8 << 20     # bytes of float64 at a time: a few rows that stay in the ca
 
 
 KERNEL_TYPES = ("torch.float32", "torch.float64")
+SHORT = 1 << 16         # numbers; tensors below are joined before they go to a kernel
 
 
 def wide(x: Array) -> Array:
@@ -83,8 +84,32 @@ def one_row(pieces: Sequence[Array]) -> Array:
     if is_torch(pieces[0]):
         import torch
 
-        return torch.cat([wide(piece.detach()).reshape(-1) for piece in pieces])[None]
+        real = all(not piece.is_complex() for piece in pieces)
+        row = torch.empty(sum(piece.numel() for piece in pieces), device=pieces[0].device,
+                          dtype=torch.float64 if real else torch.complex128)
+        at = 0
+        for piece in pieces:
+            row[at:at + piece.numel()].copy_(piece.detach().reshape(-1))
+            at += piece.numel()
+        return row[None]
     return np.concatenate([wide(piece).reshape(-1) for piece in pieces])[None]
+
+
+def _runs(pieces: Sequence[Array]) -> Iterator[Array]:
+    """Tensors flat, neighbours of one type joined while short: a call for each costs more than copying them."""
+    import torch
+
+    run: list[Array] = []
+    width = 0
+    for piece in pieces:
+        flat = piece.detach().reshape(-1)
+        if run and (width + len(flat) > SHORT or flat.dtype != run[0].dtype or flat.device != run[0].device):
+            yield torch.cat(run) if len(run) > 1 else run[0]
+            run, width = [], 0
+        run.append(flat)
+        width += len(flat)
+    if run:
+        yield torch.cat(run) if len(run) > 1 else run[0]
 
 
 def flat_pieces(pieces: Sequence[Array], total: Array) -> Iterator[tuple[Array, bool]]:
@@ -93,8 +118,7 @@ def flat_pieces(pieces: Sequence[Array], total: Array) -> Iterator[tuple[Array, 
         for piece in pieces:
             yield np.ascontiguousarray(as_numbers(piece)).reshape(-1), True
         return
-    for piece in pieces:
-        flat = piece.detach().reshape(-1)
+    for flat in _runs(pieces):
         if total.device.type == "cpu" and flat.device.type == "cpu":
             yield (flat if str(flat.dtype) in KERNEL_TYPES else flat.double()).numpy(), True
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
@@ -67,7 +68,7 @@ class Exponential:
 
         The same as ``update`` with one row of their concatenation. Real numbers.
         """
-        width = sum(int(np.prod(piece.shape)) for piece in pieces)
+        width = sum(math.prod(piece.shape) for piece in pieces)
         if self.first is None:
             self.update(one_row(pieces), 0)
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -87,9 +88,11 @@ class Moments:
         """
         if self.order != 2:
             raise InputError("snapshots in pieces are for order 2")
-        width = sum(int(np.prod(piece.shape)) for piece in pieces)
+        width = sum(math.prod(piece.shape) for piece in pieces)
         if not self.sums or self.weight == 0.0:
-            self.update(one_row(pieces), 0)
+            mean = one_row(pieces)[0]
+            self.sums, self.item = [mean, _zeros_like(mean)], (width,)
+            self.n, self.weight, self.weight2 = self.n + 1, 1.0, 1.0
             return
         if self.complex or self.item != (width,):
             raise InputError(f"Moments of snapshots of shape {self.item} cannot take in one of shape ({width},)")
@@ -240,6 +243,17 @@ class Moments:
         new.item, new.complex = tuple(int(k) for k in state["item"]), bool(state["complex"])
         new.sums = [plain(state[f"sum{k + 1}"]) for k in range(self.order) if f"sum{k + 1}" in state]
         return new
+
+
+def _zeros_like(mean: Array) -> Array:
+    """In main memory through numpy, whose zeros take no memory before they are written to."""
+    if not is_torch(mean):
+        return np.zeros(mean.shape)
+    if mean.device.type == "cpu":
+        import torch
+
+        return torch.from_numpy(np.zeros(mean.shape))
+    return mean.new_zeros(mean.shape)
 
 
 def _weight_sums(n: int, weights: Array | None) -> tuple[float, float]:

@@ -52,6 +52,9 @@ from ensemblekit.neural.scores import Score as Score
 from ensemblekit.neural.scores import Scores as Scores
 from ensemblekit.neural.scores import scores as scores
 from ensemblekit.neural.temperature import TemperatureScaler as TemperatureScaler
+from ensemblekit.neural.weight_average import EMA as EMA
+from ensemblekit.neural.weight_average import LAWA as LAWA
+from ensemblekit.neural.weight_average import SWA as SWA
 from ensemblekit.neural.weight_average import SWAG as SWAG
 from ensemblekit.neural.weight_average import AveragedModel as AveragedModel
 from ensemblekit.neural.weight_average import Compensated as Compensated

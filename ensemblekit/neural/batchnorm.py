@@ -21,7 +21,7 @@ def has_batch_norm(model: torch.nn.Module) -> bool:
 
 @torch.no_grad()
 def update_bn(loader: Iterable[Any], model: torch.nn.Module, device: Any = None, forward: Forward | None = None, *,
-              dropout: bool = True) -> None:
+              dropout: bool = True, distributed: bool | None = None) -> None:
     """Set the running mean and variance of all batch-norm layers to those of the whole data, in place.
 
     Order of arguments as torch.optim.swa_utils.update_bn. Unlike there every sample (and pixel) counts the same,
@@ -34,9 +34,15 @@ def update_bn(loader: Iterable[Any], model: torch.nn.Module, device: Any = None,
         device: where to put the batches; None leaves them.
         forward: (model, batch) -> anything, for models that are not called with the first of the batch.
         dropout: False: dropout is off during the pass; True: on, as while training (and in torch's function).
+        distributed: whether each process of a torch.distributed run brings its share of the data: their statistics are
+            put together, the same on all. Every process must call then. None: where the loader's sampler is a
+            DistributedSampler (which repeats some items where the shares would differ in size) or one of Accelerate's
+            shards. False, or another loader: the data of this process alone, so that one process may call.
 
-    Raises InputError where the loader is empty and the model has batch-norm layers; the model is as before then.
+    Raises InputError where the loader (of all processes) is empty and the model has batch-norm layers; the model is as
+    before then.
     """
+    distributed = _shares(loader) if distributed is None else distributed and _processes() > 1
     layers: list[Any] = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None
                          and (m.training or not model.training)]
     if not layers:
@@ -83,6 +89,8 @@ def update_bn(loader: Iterable[Any], model: torch.nn.Module, device: Any = None,
             for batch in batches_of(loader):
                 outputs_of(model, moved(batch, device), forward)
                 batches += 1
+            if distributed:
+                batches = _together(list(seen.values()), batches)
             if not batches:
                 raise InputError("no batches came: batch-norm layers need data to refresh their statistics")
     except BaseException:
@@ -105,6 +113,33 @@ def update_bn(loader: Iterable[Any], model: torch.nn.Module, device: Any = None,
             layer.running_var.copy_(torch.as_tensor(found.variance))
             if layer.num_batches_tracked is not None:
                 layer.num_batches_tracked.fill_(batches)
+
+
+def _processes() -> int:
+    return torch.distributed.get_world_size() if torch.distributed.is_available() and torch.distributed.is_initialized() else 1
+
+
+def _shares(loader: Any) -> bool:
+    """Whether the loader gives this process its share of the data only."""
+    if _processes() == 1:
+        return False
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    samplers = (getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None),
+                getattr(loader, "dataset", None))
+    return any(isinstance(one, torch.utils.data.DistributedSampler)
+               or type(one).__name__ in ("BatchSamplerShard", "IterableDatasetShard") for one in samplers)
+
+
+def _together(seen: list[_Seen], batches: int) -> int:
+    """Every process's moments merged on each, in the order of the processes; returns the batches of all."""
+    own = (batches, [one.state() for one in seen])
+    all_of_them: list[Any] = [None] * _processes()
+    torch.distributed.all_gather_object(all_of_them, own)
+    for k, one in enumerate(seen):
+        one.moments = Moments()
+        for _, states in all_of_them:
+            one.moments.merge(Moments().restored(states[k]))
+    return sum(n for n, _ in all_of_them)
 
 
 def _plain(layer: Any) -> bool:
@@ -141,6 +176,11 @@ class _Seen:
         self.moments.merge(Moments().restored({
             "n": np.array(int(total)), "weight": np.array(total), "weight2": np.array(total),
             "item": np.array(mean.shape), "complex": np.array(False), "sum1": mean.numpy(), "sum2": m2.numpy()}))
+
+    def state(self) -> dict[str, Any]:
+        """Plain arrays, for the other processes."""
+        self._fold()
+        return self.moments.state()
 
     def result(self) -> Any:
         """Mean and variance of them all; None where fewer than two were seen."""

@@ -8,6 +8,7 @@ number is whose; it travels in the store's provenance.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self
@@ -37,7 +38,7 @@ class Entry(NamedTuple):
     @property
     def size(self) -> int:
         """Numbers in the vector; a complex number is two."""
-        return int(np.prod(self.shape, dtype=np.int64)) * (2 if self.dtype.startswith("complex") else 1)
+        return math.prod(self.shape) * (2 if self.dtype.startswith("complex") else 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,17 +262,21 @@ def pack(model: torch.nn.Module, manifest: Manifest, out: Mapping[str, torch.Ten
     `out` takes vectors of an earlier call, which are written over.
     """
     found = {}
-    for kind, tensors in manifest.tensors(model).items():
-        if kind not in manifest.fields:
-            continue
-        dtype = {"f8": torch.float64, "f4": torch.float32, "i8": torch.int64}[manifest.dtype(kind).str[1:]]
-        size = sum(entry.size for entry in getattr(manifest, kind))
-        vector = torch.empty(size, dtype=dtype, device=tensors[0].device) if out is None else out[kind]
-        at = 0
-        for tensor in tensors:
-            flat = _real(tensor.detach()).reshape(-1)
-            vector[at:at + len(flat)].copy_(flat)
-            at += len(flat)
+    tensors = manifest.tensors(model)
+    for kind, field in manifest.fields.items():
+        flat = [_real(tensor.detach()).reshape(-1) for tensor in tensors[kind]]
+        if out is None:
+            dtype = {"f8": torch.float64, "f4": torch.float32, "i8": torch.int64}[field.dtype.str[1:]]
+            vector = torch.empty(field.size, dtype=dtype, device=flat[0].device)
+        else:
+            vector = out[kind]
+        if all(one.dtype == vector.dtype and one.device == vector.device for one in flat):
+            torch.cat(flat, out=vector)
+        else:
+            at = 0
+            for one in flat:
+                vector[at:at + len(one)].copy_(one)
+                at += len(one)
         found[kind] = vector
     return found
 

@@ -36,7 +36,7 @@ B = TypeVar("B")
 HASH = "content_hash"
 ROWS = 512                  # steps of history held before they go to the store together
 PLACE = ("call", "batch", "random_epoch", "random_call", "random", "loader")
-SHARE = 0.005               # of the time that saving states may take where save_every is not given
+SHARE = 0.002               # of the time that saving states may take where save_every is not given
 logger = logging.getLogger("ensemblekit.neural")
 
 
@@ -78,7 +78,7 @@ class Recorder:
                 parameter). Buffers of the state dict are always held.
             resume: go on with a store that is there; False makes that an error.
             save_every: optimizer steps between two saves of the state a killed run goes on from. By default as often
-                as 0.5 % of the time allow; in distributed runs at snapshots and ends of epochs.
+                as 0.2 % of the time allow; in distributed runs at snapshots and ends of epochs.
             states: whether such states are saved at all (Lightning and HuggingFace save their own).
             also: name -> anything with state_dict and load_state_dict (weight averages, ...) that is to resume too.
             configuration: plain data of your own; another one at resume is an error that names the difference.
@@ -426,7 +426,7 @@ class Recorder:
         """Seconds between two states: their cost over the share of the time they may take."""
         if not self._cost:      # nothing saved yet: a guess from the size
             nbytes = sum(one.nbytes for one in saved.model_state(self.model).values())
-            self._cost = 4e-3 + 3 * nbytes / 3e8
+            self._cost = 1e-2 + 3 * nbytes / 3e8
         return self._cost / SHARE
 
     def _save(self, finished: bool = False) -> None:

@@ -20,6 +20,7 @@ from ensemblekit.errors import InputError
 
 Mode = Literal["balanced", "paper", "reference"]
 Momentum = Literal["carry", "reset"]
+AHEAD = 256     # steps whose rates are worked out together
 
 
 class CycleLR(LRScheduler):
@@ -39,6 +40,8 @@ class CycleLR(LRScheduler):
         """After how many steps (optimizer updates, counted from 1) each snapshot is due, rising."""
         self.next_end: float = self.ends[0]
         """The end that comes next; infinity after the last."""
+        self._ahead: list[list[float]] = []
+        self._ahead_from, self._ahead_bases = 0, list[Any]()
         self.rates: list[float] = []
         """The rates now in force, one a parameter group, as numbers also where the optimizer holds tensors."""
         super().__init__(optimizer, last_epoch)
@@ -86,8 +89,18 @@ class CycleLR(LRScheduler):
 
     def get_lr(self) -> list[float | torch.Tensor]:
         """The rates of the parameter groups at the step now due."""
-        self.rates = [self.rate(self.last_epoch, g) for g in range(len(self.base_lrs))]
+        k = self.last_epoch - self._ahead_from
+        if not 0 <= k < len(self._ahead) or self._ahead_bases != self.base_lrs:
+            self._look_ahead()
+            k = 0
+        self.rates = self._ahead[k]
         return list(self.rates)
+
+    def _look_ahead(self) -> None:
+        """Rates of this step and those after it: one formula at a time would run in a cold cache, after each update."""
+        groups = range(len(self.base_lrs))
+        self._ahead = [[self.rate(self.last_epoch + k, g) for g in groups] for k in range(AHEAD)]
+        self._ahead_from, self._ahead_bases = self.last_epoch, list(self.base_lrs)
 
     def _get_closed_form_lr(self) -> list[float | torch.Tensor]:
         return self.get_lr()
@@ -115,17 +128,31 @@ class CycleLR(LRScheduler):
         """One step on, after optimizer.step(). A step that a GradScaler skipped keeps the phase (see Recorder)."""
         if self._held:
             return
-        if self._observers and self.last_epoch >= 0:
-            reached = self.last_epoch + 1 if epoch is None else epoch
-            passed = slice(bisect_right(self.ends, self.last_epoch), bisect_right(self.ends, reached))
-            for end in () if reached < self.next_end else self.ends[passed]:
+        before = self.last_epoch
+        if epoch is None and self._step_count > 1 and before + 1 < self.next_end:
+            self._step_count += 1       # within a cycle, where torch has nothing to warn of: this runs once an update
+            self.last_epoch = before + 1
+            self._last_lr = self._set(self.get_lr())
+            return
+        if self._observers and before >= 0:
+            reached = before + 1 if epoch is None else epoch
+            passed = slice(bisect_right(self.ends, before), bisect_right(self.ends, reached))
+            for end in self.ends[passed]:
                 for observer in self._observers:        # before the rate jumps, after the last update at its minimum
                     observer(end)
-        before = self.last_epoch
         super().step(epoch)
-        if self.last_epoch >= self.next_end or epoch is not None:
-            self._look()
+        self._look()
         self._moved(before)
+
+    def _set(self, rates: list[float | torch.Tensor]) -> list[float | torch.Tensor]:
+        """The optimizer's rates, tensors filled in place; returns them as `get_last_lr` does, tensors copied."""
+        for k, group in enumerate(self.optimizer.param_groups):
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(rates[k])
+                rates[k] = group["lr"].clone()
+            else:
+                group["lr"] = rates[k]
+        return rates
 
     def _look(self) -> None:
         k = bisect_right(self.ends, self.last_epoch)
@@ -150,6 +177,7 @@ class CycleLR(LRScheduler):
         self._finish = {"start": start, "steps": int(steps), "way": way}
         self.total_steps = start + int(steps)
         self.ends = [end for end in self.ends if end <= start] + [self.total_steps]
+        self._ahead = []
         self._look()
 
     def state_dict(self) -> dict[str, Any]:
@@ -179,11 +207,8 @@ class CycleLR(LRScheduler):
         self.base_lrs = list(state_dict["base_lrs"])
         self._last_lr = list(state_dict["_last_lr"])
         self._look()
-        for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
-            if isinstance(group["lr"], torch.Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
+        self._ahead = []
+        self._set(self.get_lr())
 
 
 class CyclicCosineLR(CycleLR):

@@ -24,6 +24,12 @@ from ensemblekit.neural.parameters import Manifest, _real, load_vectors, pack
 from ensemblekit.source import Array, is_torch
 
 HALF_LIFE, LENGTH = 2.0, 5
+SWA = Moments
+"""Equal weights: the core's mean and variance under the field's name."""
+EMA = Exponential
+"""``EMA(0.999)`` or ``EMA(half_life=...)``: the core's exponential average."""
+LAWA = Window
+"""``LAWA(5)``: the core's mean of the last k."""
 
 
 def reducer_of(average: Any) -> Reducer:
