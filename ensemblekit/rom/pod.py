@@ -522,8 +522,8 @@ def _chosen(rule: Rule, squared: np.ndarray, total: float, n: int, size: int) ->
     k = rule.choose(squared, total, len(squared), n, size, False)
     if total - float(squared[:k].sum()) > rule.allowed(total) * (1 + 1e-6) and k < min(n - 1, size):
         raise InputError(f"the {k} modes that the randomized route found leave an error of "
-                         f"{100 * math.sqrt(max(total - float(squared.sum()), 0) / total):.3g} %, more than allowed; give a larger "
-                         'rank, or method="gram"')
+                         f"{100 * math.sqrt(max(total - float(squared.sum()), 0) / total):.3g} %, more than allowed; give a "
+                         'larger rank, or method="gram"')
     return k
 
 
