@@ -384,14 +384,15 @@ def full_spectrum(sizes: Sizes) -> Case:
     """All inner products, double precision: the share of the machine's own symmetric product."""
     from ensemblekit.rom.gram import GramWork
     from ensemblekit.rom.plan import plan_of
-    from ensemblekit.rom.pod import Job
+    from ensemblekit.rom.pod import Job, Reads
     from ensemblekit.rom.problem import problem_of
     from ensemblekit.rom.rank import Rule
 
     x = snapshots(Sizes(sizes.n, sizes.gram, sizes.rank), "i^-1.5")
     problem = problem_of(x, 0, None, None, "mean")
     rule = Rule.of(sizes.rank, None, None, None, sizes.n)
-    job = Job(problem, rule, plan_of(problem, rule, "gram", 4 << 30, cores()), "gram", 4 << 30, None, False, 0)
+    job = Job(problem, rule, plan_of(problem, rule, "gram", 4 << 30, cores()), "gram", 4 << 30, None, False, 0,
+              Reads(problem.nbytes))
     operations = float(sizes.n) ** 2 * sizes.gram
 
     def products(_: Any) -> Any:

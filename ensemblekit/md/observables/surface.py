@@ -99,8 +99,6 @@ def _mdtraj_topology(atoms: np.ndarray, names: np.ndarray, symbols: list[str], w
 
 def _varying_area(selection: Updating, names: np.ndarray, symbols: list[str], probe: float, n_points: int,
                   block: Block) -> np.ndarray:
-    import mdtraj
-
     positions, atoms, begin = selection(block)
     out = np.zeros(len(block))
     for t in range(len(block)):
@@ -111,20 +109,33 @@ def _varying_area(selection: Updating, names: np.ndarray, symbols: list[str], pr
         elif len(mine):
             alone = np.zeros(len(mine), np.int64)       # residues do not matter to a total
             topology, _ = _mdtraj_topology(mine, names[mine], [symbols[k] for k in mine], alone, np.zeros(1, np.int64))
-            out[t] = 100.0 * mdtraj.shrake_rupley(mdtraj.Trajectory(x[None], topology), probe_radius=probe,
-                                                  n_sphere_points=n_points).sum(dtype=np.float64)
+            out[t] = areas(x[None], topology, probe, n_points, "atom").sum(dtype=np.float64)
     return out
 
 
 def _area(gather: Gather, topology: Any, level: str, residue: np.ndarray, probe: float, n_points: int,
           block: Block) -> np.ndarray:
-    import mdtraj
-
     positions, index = gather(block)
     x = np.asarray(positions[:, index], np.float32) / np.float32(10)
     sound = np.isfinite(x).all((1, 2))
-    frames = mdtraj.Trajectory(np.where(sound[:, None, None], x, np.arange(x.shape[1])[None, :, None]), topology)
-    area = 100.0 * mdtraj.shrake_rupley(frames, probe_radius=probe, n_sphere_points=n_points,
-                                        mode="residue" if level == "residue" else "atom").astype(np.float64)
+    area = areas(np.where(sound[:, None, None], x, np.arange(x.shape[1], dtype=np.float32)[None, :, None]), topology, probe,
+                 n_points, "residue" if level == "residue" else "atom")
     area[~sound] = np.nan
     return area.sum(1) if level == "total" else area
+
+
+WARM = 3
+"""mdtraj (1.11) moves the points on its spheres on in every frame that a thread works on. They are evenly spread from the
+third frame on; in the first, the area comes out too small, by 1 % with 100 points."""
+
+
+def areas(positions: np.ndarray, topology: Any, probe: float, n_points: int, mode: str) -> np.ndarray:
+    """Areas in angstrom² of frames (n, atoms, 3) in nm: each as it comes out with evenly spread points, in one thread."""
+    import mdtraj
+    from threadpoolctl import threadpool_limits
+
+    frames = np.concatenate([positions[:1]] * WARM + [positions])
+    with threadpool_limits(1, "openmp"):
+        found = mdtraj.shrake_rupley(mdtraj.Trajectory(frames, topology), probe_radius=probe, n_sphere_points=n_points,
+                                     mode=mode)
+    return 100.0 * found[WARM:].astype(np.float64)
