@@ -7,6 +7,8 @@ import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from ensemblekit.engine import Engine, Threads, cores
 from ensemblekit.errors import InputError, ReadOnceError
 from ensemblekit.rom.problem import Problem, problem_of
@@ -18,7 +20,7 @@ TILE = 16 << 20
 """Bytes of a tile of space where that fits: small enough that two cores end together."""
 RUN = 64 << 10
 """Bytes of each snapshot that a tile should hold where the data comes from a disk: one long read beside one seek."""
-SLAB = 2 << 20
+SLAB = 3 << 20
 """Bytes of a slab that is multiplied twice while it is in the cache."""
 SAMPLE = 8192
 MOST_STEPS = 8
@@ -236,7 +238,8 @@ def _of(route: str, problem: Problem, rule: Rule, memory: int, workers: int, ove
     if route == "randomized":
         work = wide // 2 if problem.single else wide
         slivers = 0 if problem.in_memory else RUN * n
-        limit = max(n * itemsize * 16, min(memory // 4, max(TILE, min(slivers, 1 << 30))))
+        even = int(np.clip(-(-nbytes // (8 * workers)), TILE, 4 * TILE))     # few, as many for each worker
+        limit = max(n * itemsize * 16, min(memory // 4, max(even, min(slivers, 1 << 30))))
         # a few hundred columns at least, a piece of every row worth its way to memory, where memory allows
         slab = min(max(SLAB, 256 * n * work), memory // (16 * workers))
         width = int(min(max(64, slab // max(n * work, 1) // 64 * 64), 4096))

@@ -539,22 +539,30 @@ def _known(job: Job, problem: Problem, dtype: np.dtype) -> Callable[[np.ndarray]
     if not job.plan.sample:
         return None
     share = job.plan.sample / problem.size
-    found = []
+    found: list[np.ndarray] = []
     for part in problem.parts:
         # of what is in memory the columns alone are touched; of a file about every page
-        _, columns = job.over_tiles(part, randomized.SampleWork(job.recipe(part, dtype), share, job.seed),
+        sums, columns = job.over_tiles(part, randomized.SampleWork(job.recipe(part, dtype), share, job.seed),
                                     counted=not problem.in_memory)
-        found += [c.pop("sample") for c in columns]
-    if problem.weights is not None:
-        for sample in found:
-            sample *= problem.roots.astype(dtype)[:, None]
-    if not all(np.isfinite(sample).all() for sample in found):
-        return None
+        if not np.isfinite(sums["energy"]).all():
+            return None         # the step will say what is wrong
+        some = max(1, AT_ONCE * len(columns) // job.plan.sample)
+        groups = (columns[a:a + some] for a in range(0, len(columns), some))
+        found += job.local.map(_joined, groups, None if problem.weights is None else problem.roots.astype(dtype)[:, None])
     scale = problem.size / sum(sample.shape[1] for sample in found)
 
     def product(block: np.ndarray) -> np.ndarray:
         return scale * functools.reduce(operator.add, job.local.map(_there_and_back, iter(found), block))
     return product
+
+
+AT_ONCE = 1024
+"""Columns of the sample that are multiplied at a time."""
+
+
+def _joined(roots: np.ndarray | None, pieces: list[dict[str, np.ndarray]]) -> np.ndarray:
+    sample = np.concatenate([piece.pop("sample") for piece in pieces], axis=1)
+    return sample if roots is None else sample * roots
 
 
 def _there_and_back(block: np.ndarray, sample: np.ndarray) -> np.ndarray:
