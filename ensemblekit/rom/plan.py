@@ -262,8 +262,8 @@ def _of(route: str, problem: Problem, rule: Rule, memory: int, workers: int, ove
                         "", rule.rank, problem.n, size, int(limit), width, block=block, sample=columns, load=load, steps=steps,
                         most_passes=most)
 
-        once = by_steps(True)
-        return once if once.sample and once.memory_bytes <= memory else by_steps(False)
+        found = by_steps(True)
+        return found if found.sample and found.memory_bytes <= memory else by_steps(False)
     keep = 2 * k + 10
     width = max(8, min(keep, n or keep))
     state = wide if not problem.single else wide // 2
