@@ -117,7 +117,7 @@ def _read(source: SnapshotSource, branches: Mapping[str, Branch], map: Map | Non
     pieces = source.pieces(names, cut, can_tile and (tiled or big or cut == "space"), limit)
     meter = _meter(progress, source)
     run, rows = -1, _Rows(collapse, keep, cut == "space")
-    values = engine.map(_reduce_piece, pieces, normal)
+    values = engine.map(_reduce_piece, _foreseen(pieces), normal)
     try:
         for at, start, stop, tile, states in values:
             if at != run:
@@ -133,6 +133,15 @@ def _read(source: SnapshotSource, branches: Mapping[str, Branch], map: Map | Non
         meter.close()
     if run >= 0:
         yield run, rows.joined(one)
+
+
+def _foreseen(pieces: Iterator[Piece]) -> Iterator[Piece]:
+    """The pieces, where the disk is told of each when it is handed to a worker: it reads while others are worked on."""
+    for piece in pieces:
+        foresee = getattr(piece, "foresee", None)
+        if foresee is not None:
+            foresee()
+        yield piece
 
 
 class _Rows:

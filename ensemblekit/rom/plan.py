@@ -13,6 +13,7 @@ from ensemblekit.engine import Engine, Threads, cores
 from ensemblekit.errors import InputError, ReadOnceError
 from ensemblekit.rom.problem import Problem, problem_of
 from ensemblekit.rom.rank import Rule, as_bytes, in_words
+from ensemblekit.source import MIN_PIECES
 
 Route = Literal["gram", "covariance", "tsqr", "randomized", "incremental"]
 ROUTES = ("gram", "covariance", "tsqr", "randomized", "incremental")
@@ -23,6 +24,8 @@ RUN = 64 << 10
 SLAB = 3 << 20
 """Bytes of a slab that is multiplied twice while it is in the cache."""
 SAMPLE = 8192
+CACHEFUL = 1 << 20
+"""Bytes of a block of snapshots that are multiplied twice while they are near."""
 MOST_STEPS = 8
 """Of the randomized route, where the residuals stay large."""
 SMALL = 5e9
@@ -58,6 +61,8 @@ class Plan:
     """Whether the snapshots are first read into memory as a whole."""
     steps: int = 0
     """Block Krylov steps of the randomized route, each a read."""
+    in_time: bool = False
+    """Whether the randomized route takes the snapshots in order of time, and not slab of space by slab."""
     most_passes: int = 0
     """Passes at the most, where a route goes on until its residuals (randomized) or its modes (incremental) settle; 0: as
     many as `passes`."""
@@ -126,10 +131,10 @@ def _choice(problem: Problem, rule: Rule, made: dict[str, Plan], fits: list[str]
         return "incremental", "The source is read only once."
     if "covariance" in fits and 2 * problem.size < n and made["covariance"].operations < made["gram"].operations:
         return "covariance", "Fewer numbers a snapshot than snapshots: their covariance is the smaller matrix."
-    slow = problem.nbytes > _cache() and problem.n is not None and not problem.in_memory
-    thin = slow and _longest_run(problem, made["randomized"]) < RUN // 4
+    slow = problem.nbytes > _cache() and not problem.in_memory
+    thin = slow and made["gram"].limit / n < RUN // 4
     exact = [route for route in ("gram", "covariance") if route in fits]
-    if rule.counted and "randomized" in fits and not thin:
+    if rule.counted and "randomized" in fits and (not thin or made["randomized"].in_time):
         work, full = made["randomized"].operations, made["gram"].operations
         if problem.single and not problem.complex_:
             work /= 2           # a product in float32 takes half as long, and all inner products are in float64
@@ -166,21 +171,20 @@ def _cache() -> float:
         return 2e9
 
 
-def _longest_run(problem: Problem, made: Plan) -> float:
-    return made.limit / max(problem.n or 1, 1)
-
-
 def _refused(route: str, problem: Problem) -> str | None:
     """Why a route cannot be taken at all."""
     if problem.n is None and route != "incremental":
         return "a stream is read once; ingest it into a store, or use the incremental route"
     if problem.access == "once" and route != "incremental":
         return "the source is read only once; ingest it into a store first"
-    if problem.access == "rows" and route in ("gram", "tsqr", "randomized") and not _loadable(problem):
-        return "the source cannot be read in slabs of space; ingest it into a store first"
+    if problem.access == "rows" and not _loadable(problem):
+        if route in ("gram", "tsqr"):
+            return "the source cannot be read in slabs of space; ingest it into a store first"
+        if route == "randomized" and not problem.of_one_source:
+            return "fields of several sources that cannot be read in slabs of space; ingest them into a store first"
     if problem.sparse and route in ("tsqr", "randomized", "covariance", "incremental"):
         return "a sparse mass matrix goes with the gram route"
-    if route == "covariance" and len({id(part.source) for part in problem.parts}) > 1:
+    if route == "covariance" and not problem.of_one_source:
         return "the covariance route takes fields of one source"
     if route == "incremental" and problem.scaling is not None and problem.access == "once":
         return f'scale="{problem.scaling}" needs a read beforehand; give the scales as a mapping of field to number'
@@ -200,7 +204,7 @@ def _of(route: str, problem: Problem, rule: Rule, memory: int, workers: int, ove
     nbytes = problem.nbytes
     times = 4 if problem.complex_ else 1
     factors = 8 * size * sum(part.factors is not None or part.shift is not None for part in problem.parts) // len(problem.parts)
-    load = problem.access == "rows" and route in ("gram", "tsqr", "randomized")
+    load = _loadable(problem) and route in ("gram", "tsqr", "randomized")
     extra = (nbytes if load else 0) + factors
     itemsize = max((part.field.dtype.itemsize for part in problem.parts), default=8)
     # pieces on their way: two a worker, and the logarithm of their number that waits to be joined
@@ -262,8 +266,27 @@ def _of(route: str, problem: Problem, rule: Rule, memory: int, workers: int, ove
                         "", rule.rank, problem.n, size, int(limit), width, block=block, sample=columns, load=load, steps=steps,
                         most_passes=most)
 
+        def in_time() -> Plan:
+            """From the first snapshot to the last: a sample of them, a step, and a read that measures what it found."""
+            block = _block(k, oversampling, n, True)
+            rows = min(n, max(2 * block, min(8 * block, n // 16, memory // (8 * size * work))))
+            limit = max(memory // 8, 64 * size * itemsize)
+            states = 2 * workers + math.ceil(math.log2(MIN_PIECES)) // 2
+            peak = (states * (block + 1) + block) * size * work + 2 * size * 8
+            at_first = rows * size * (itemsize + work) + block * size * work
+            steps = max(power, 2)
+            held = max(peak, at_first) + workers * CACHEFUL + n * block * wide * len(problem.parts)
+            return Plan(route, steps + scaling, nbytes * (steps + scaling), _held(factors + held + result),
+                        times * steps * 4.0 * n * size * block, "", rule.rank, problem.n, size, int(limit), block=block,
+                        sample=rows, steps=steps, in_time=True, most_passes=max(steps, MOST_STEPS) + scaling)
+
         found = by_steps(True)
-        return found if found.sample and found.memory_bytes <= memory else by_steps(False)
+        found = found if found.sample and found.memory_bytes <= memory else by_steps(False)
+        if load or problem.in_memory or not problem.of_one_source:
+            return found
+        ordered = in_time()
+        fewer = problem.nbytes > memory and ordered.passes <= found.passes and ordered.memory_bytes <= memory
+        return ordered if problem.access == "rows" or fewer else found
     keep = 2 * k + 10
     width = max(8, min(keep, n or keep))
     state = wide if not problem.single else wide // 2

@@ -22,6 +22,7 @@ from ensemblekit.rom.plan import MOST_STEPS, Plan, plan_of, workers_of
 from ensemblekit.rom.problem import Part, Problem, problem_of, warn_of_wide
 from ensemblekit.rom.product import applied
 from ensemblekit.rom.rank import Rule, as_bytes
+from ensemblekit.rom.rows import by_rows
 from ensemblekit.rom.slabs import Recipe, Slabs, TileOf, added
 
 ENOUGH = 1e-3
@@ -82,8 +83,12 @@ def pod(source: Any, rank: Any = None, *, energy: float | None = None, tolerance
     try:
         basis = decomposed(job)
     except NotFinite:
-        masked = without_constant_gaps(job)
-        if masked is not None:
+        # in order of time the incremental route finds on its way what is missing in every snapshot
+        other = _other(job, "incremental") if plan.in_time and problem.access != "tiles" and method == "auto" else None
+        masked = without_constant_gaps(job) if other is None else None
+        if other is not None:
+            basis = decomposed(replace(job, plan=other))
+        elif masked is not None:
             basis = decomposed(replace(job, problem=masked))
         elif missing == "gappy":
             from ensemblekit.rom.gappy import gappy
@@ -120,8 +125,8 @@ class Reads:
 
     @property
     def passes(self) -> int:
-        """Reads of all snapshots; one that is not whole counts as one."""
-        return math.ceil(self.bytes / self.nbytes) if self.nbytes else 1
+        """Reads of all snapshots; one that is not whole counts as one, but for a sample of less than a tenth."""
+        return max(1, math.ceil(self.bytes / self.nbytes - 0.1)) if self.nbytes else 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,16 +204,17 @@ def decomposed(job: Job) -> Basis:
 
         return assembled(job.problem, covariance(job))
     if route == "randomized":
-        found = by_steps(job, np.dtype({"f": "f4", "c": "c8"}[job.wide.kind]) if job.problem.single else job.wide)
+        steps = by_rows if job.plan.in_time else by_steps
+        found = steps(job, np.dtype({"f": "f4", "c": "c8"}[job.wide.kind]) if job.problem.single else job.wide)
         if found is None and job.problem.single:
-            found = by_steps(job, job.wide)
+            found = steps(job, job.wide)
         if found is not None:
             return assembled(job.problem, found)
         for exact in ("gram", "tsqr") if job.method == "auto" else ():
             plan = _other(job, exact)
             if plan is not None:
                 return decomposed(replace(job, plan=plan))
-        found = by_steps(job, job.wide, at_all_costs=True)
+        found = steps(job, job.wide, at_all_costs=True)
         assert found is not None
         return assembled(job.problem, found)
     found = by_snapshots(job)
@@ -278,7 +284,7 @@ def by_snapshots(job: Job, at_all_costs: bool = False) -> Found | None:
         sigma, total = np.sqrt(squared), float(np.trace(weighted).real)
     floor = tsqr.FLOOR if exact else gram_route.FLOOR
     usable = int(np.count_nonzero(sigma > floor * sigma[0])) if sigma[0] > 0 else 0
-    _refuse_nothing(job, usable, sigma, means)
+    refuse_nothing(job, usable, sigma, means)
     usable = min(usable, problem.size)
     k = rule.choose(squared, total, usable, n, problem.size, True)
     short = rule.rank is not None and k < min(rule.rank, n - (unit is not None), problem.size)
@@ -359,7 +365,7 @@ def _field_errors(problem: Problem, grams: list[np.ndarray] | None, roots: np.nd
     return found
 
 
-def _refuse_nothing(job: Job, usable: int, sigma: np.ndarray, means: list[np.ndarray]) -> None:
+def refuse_nothing(job: Job, usable: int, sigma: np.ndarray, means: list[np.ndarray]) -> None:
     scale = max((float(np.abs(m).max(initial=0.0)) / part.scale for m, part in zip(means, job.problem.parts, strict=True)),
                 default=0.0)
     rounding = 4 * np.finfo(np.float64).eps * scale * math.sqrt((job.problem.n or 1) * job.problem.size)
@@ -490,7 +496,7 @@ def _by_steps(job: Job, problem: Problem, first: randomized.First, dtype: np.dty
         block = randomized.orthogonal(turned[:, -block.shape[1]:], unit, basis)[:, :room]
     k = ritz.mix.shape[1]
     sigma = np.linalg.norm(ritz.coefficients, axis=0)
-    _refuse_nothing(job, int(sigma[0] > 0), sigma, means)
+    refuse_nothing(job, int(sigma[0] > 0), sigma, means)
     narrow = dtype in (np.float32, np.complex64)
     floor = randomized.FLOOR32 if narrow else randomized.FLOOR64
     if not at_all_costs and (k < rank or sigma[-1] < floor * sigma[0] or left < (1e-5 if narrow else 1e-12) * total):

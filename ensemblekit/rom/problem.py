@@ -91,6 +91,10 @@ class Problem:
         return any(part.sparse for part in self.parts)
 
     @property
+    def of_one_source(self) -> bool:
+        return len({id(part.source) for part in self.parts}) == 1
+
+    @property
     def access(self) -> str:
         order = ["once", "rows", "tiles"]
         return order[min(order.index(part.source.access) for part in self.parts)]

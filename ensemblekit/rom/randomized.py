@@ -174,15 +174,23 @@ class Ritz:
         return float(self.values[min(rank, len(self.values)) - 1])
 
     def gain(self, blocks: np.ndarray, nexts: np.ndarray, width: int) -> float:
-        """What another step would add to the energy captured, from the residuals r of the Ritz vectors.
+        """What another step would add to the energy captured: :func:`gain_of` the residuals of the Ritz vectors.
 
-        To second order a direction outside of energy mu adds |r|² / (theta - mu), of which the projection on the modes has
-        |r|² / theta already. The largest mu is taken to be the Ritz value at the end of the first block, of `width`.
+        The largest energy outside is taken to be the Ritz value at the end of the first block, of `width`.
         """
         theta = self.values[:self.vectors.shape[1]]
-        mu = min(self.least(width), 0.9 * float(theta[-1]))
         residuals = nexts @ self.vectors - (blocks @ self.vectors) * theta
-        return float((np.square(np.abs(residuals)).sum(0) * mu / (theta * (theta - mu))).sum())
+        return gain_of(theta, np.square(np.abs(residuals)).sum(0), self.least(width))
+
+
+def gain_of(theta: np.ndarray, squares: np.ndarray, mu: float) -> float:
+    """What another step would add to the energy captured, from the squared norms |r|² of the residuals of Ritz vectors.
+
+    To second order a direction outside of energy mu adds |r|² / (theta - mu), of which the projection on the modes has
+    |r|² / theta already.
+    """
+    mu = min(mu, 0.9 * float(theta[-1]))
+    return float((squares * mu / (theta * (theta - mu))).sum())
 
 
 def ritz(products: np.ndarray, nexts: np.ndarray, rank: int) -> Ritz:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
+import ctypes
 import mmap
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,26 @@ from ensemblekit.store.hdf5 import Dataset, Identity, identity_of
 PAGE = mmap.PAGESIZE
 OPEN_MAPS = 256
 POPULATE_READ = 22 if sys.platform == "linux" else None     # Linux 5.14; not yet among mmap's names
+AHEAD = 1 << 20
+"""Bytes a request to read ahead: of larger ones Linux takes the beginning."""
+FORESEEN = 256 << 20
+"""Bytes of a piece that are asked for before its turn has come."""
+SMALL = 16 << 20
+"""Bytes of a piece that is not worth asking for."""
+
+
+def _system(name: str, *types: Any) -> Callable[..., int]:
+    """A call of the system, outside of Python's lock, which mmap's own methods keep while pages come from the disk."""
+    try:
+        call = getattr(ctypes.CDLL(None), name)
+    except (AttributeError, OSError, TypeError):
+        return lambda *_: -1
+    call.argtypes, call.restype = types, ctypes.c_int
+    return call
+
+
+madvise = _system("madvise", ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+mincore = _system("mincore", ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)
 
 
 class Span(NamedTuple):
@@ -66,16 +86,30 @@ class Span(NamedTuple):
         """Tell the system that the pages of these rows are not needed any more (they stay in the page cache)."""
         self._advise(getattr(mmap, "MADV_DONTNEED", None), start, stop)
 
+    def foresee(self, start: int, stop: int) -> None:
+        """Have the system begin to read these rows where they still lie on the disk."""
+        advice, page = getattr(mmap, "MADV_WILLNEED", None), ctypes.create_string_buffer(1)
+        address, length = self._pages(start, stop) if self.step == 1 and advice is not None else (0, 0)
+        for at in range(address, address + length, AHEAD):
+            if mincore(at, PAGE, page) == 0 and not page.raw[0] & 1:
+                madvise(at, min(AHEAD, address + length - at), advice)
+
     def _advise(self, advice: int | None, start: int, stop: int) -> None:
+        address, length = self._pages(start, stop) if advice is not None else (0, 0)
+        if length:
+            madvise(address, length, advice)        # advice only: older systems do not know it
+
+    def _pages(self, start: int, stop: int) -> tuple[int, int]:
+        """Address and bytes of the pages of these rows; nothing where they are few, or not mapped."""
         d = self.dataset
-        if advice is None or d.offset is None or stop <= start:
-            return
+        if d.offset is None or stop <= start:
+            return 0, 0
         a = d.offset + (self.first + start * self.step) * d.stride
         b = d.offset + (self.first + (stop - 1) * self.step) * d.stride + d.stride
         a, b = a // PAGE * PAGE, min(-(-b // PAGE) * PAGE, self.identity.size)
-        if b - a > 16 * PAGE:
-            with contextlib.suppress(OSError):      # advice only: older systems do not know it
-                mapping(self.path, self.identity).madvise(advice, a, b - a)
+        if b - a <= 16 * PAGE:
+            return 0, 0
+        return np.frombuffer(mapping(self.path, self.identity), np.uint8).ctypes.data + a, b - a
 
 
 def _strides(shape: tuple[int, ...], item: int) -> tuple[int, ...]:
@@ -136,6 +170,16 @@ class StoredPiece:
     limit: int
     last_tile: bool
 
+    def foresee(self) -> None:
+        """Have the system begin to read the first block."""
+        for parts in zip(*self.spans.values(), strict=True):
+            row = sum(p.dataset.stride or 0 for p in parts)
+            if self.tile == WHOLE and parts[0].n * row > SMALL:
+                stop = min(parts[0].n, max(1, min(self.limit, FORESEEN) // row))
+                for part in parts:
+                    part.foresee(0, stop)
+            return
+
     def blocks(self) -> Iterator[Block]:
         names = list(self.spans)
         done = 0
@@ -152,6 +196,7 @@ class StoredPiece:
                 if self.tile == WHOLE or self.tile.start == 0:
                     for part in parts:
                         part.fetch(a, b)
+                        part.foresee(b, min(n, b + step))
                 views = {name: part.view(a, b, self.tile) for name, part in zip(names, parts, strict=True)}
                 rows = slice(done + a, done + b)
                 yield Block(views, self.start + done + a, self.tile,

@@ -1,0 +1,348 @@
+"""Leading modes in order of time: for files whose slabs of space would be read in slivers, or cannot be read at all.
+
+With A the centred snapshots (n, size) and V a block of orthonormal fields (l, size), a read gives, block of snapshots by
+block, Y = A Vᴴ (kept: the coefficients) and adds up Yᴴ A (the fields of the next block): one step of subspace iteration with
+AᴴA and the Rayleigh–Ritz of the one before, from each snapshot once. The first block comes from snapshots picked at random,
+with Gaussian fields beside it for what they missed; a read makes a step of both, and a second one measures what that found.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import numpy as np
+
+from ensemblekit.averaging.reducer import TIME
+from ensemblekit.averaging.run import reduce
+from ensemblekit.engine import one_blas_thread
+from ensemblekit.rom.gram import orthonormalised
+from ensemblekit.rom.plan import CACHEFUL
+from ensemblekit.rom.randomized import FLOOR32, FLOOR64, PROBES, adjoint, gain_of
+from ensemblekit.rom.slabs import Recipe, Tile
+from ensemblekit.source import Array, Block
+
+if TYPE_CHECKING:
+    from ensemblekit.rom.pod import Found, Job
+    from ensemblekit.rom.problem import Part, Problem
+
+WIDE = 1 << 14
+
+
+class Rows(NamedTuple):
+    """Snapshots on their way to a reducer: the values (m, size) of each field."""
+
+    values: tuple[Array, ...]
+
+    def __len__(self) -> int:  # snapshots, as a reducer counts them
+        return len(self.values[0])
+
+
+@dataclass(frozen=True)
+class RowsOf:
+    """The map from a block to the snapshots of the fields named."""
+
+    names: tuple[str, ...]
+
+    def __call__(self, block: Block) -> Rows:
+        return Rows(tuple(np.asarray(block.fields[name]).reshape(len(block), -1) for name in self.names))
+
+
+@dataclass(frozen=True, eq=False)
+class StepInTime:
+    """What a read finds out about a block of fields V (l, size): see :class:`Through`."""
+
+    recipes: tuple[Recipe, ...]
+    """Of each field, with what is subtracted known."""
+    rows: np.ndarray
+    """V (l, size), the fields one after the other."""
+    off: np.ndarray
+    """(size,) what the recipes' shift, in the type of the arithmetic, is less than what should be subtracted."""
+    weights: np.ndarray | None
+    """(n,) statistical weights; None: 1."""
+
+    def add(self, snapshots: Rows, start: int, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(Y of each field (fields, m, l), energies (fields, m)); ``sums[:l]`` += Yᴴ W A and ``sums[l]`` += 1ᴴ W A."""
+        m, vectors = len(snapshots), len(self.rows)
+        wide = np.result_type(self.rows.dtype, np.float64)
+        y, energy = np.zeros((len(self.recipes), m, vectors), wide), np.zeros((len(self.recipes), m))
+        for k, at, slab in self._slabs(snapshots, energy):
+            y[k] += slab @ adjoint(self.rows[:, at])
+            energy[k] -= 2 * (slab @ self.off[at].conj()).real
+        whole = np.ones((vectors + 1, m), self.rows.dtype)
+        whole[:vectors] = adjoint(y.sum(0))
+        if self.weights is not None:
+            whole *= self.weights[start:start + m].astype(whole.real.dtype)
+        for _, at, slab in self._slabs(snapshots, np.zeros_like(energy)):
+            sums[:, at] += whole @ slab
+        return y, energy
+
+    def _slabs(self, snapshots: Rows, energy: np.ndarray) -> Any:
+        """(field, columns, values centred and times the roots of the inner product), a cacheful at a time."""
+        start = 0
+        for k, (recipe, values) in enumerate(zip(self.recipes, snapshots.values, strict=True)):
+            width = max(256, CACHEFUL // (len(values) * recipe.dtype.itemsize) // 64 * 64)
+            for slab in replace(recipe, width=width).slabs(Tile(values, 0), energy[k]):
+                yield k, slice(start + slab.start, start + slab.start + slab.values.shape[1]), slab.values
+            start += values.shape[1]
+
+
+class Through:
+    """Reducer of snapshots in order of time: (Y (fields, n, l), energies (fields, n), sums (l + 1, size))."""
+
+    cuts = TIME
+
+    def __init__(self, step: StepInTime):
+        self.step = step
+        self.sums: np.ndarray | None = None
+        self.y: list[np.ndarray] = []
+        self.energy: list[np.ndarray] = []
+
+    def empty(self) -> Self:
+        return type(self)(self.step)
+
+    def update(self, values: Any, start: int, weights: Array | None = None) -> None:
+        if not len(values):
+            return
+        if self.sums is None:
+            self.sums = np.zeros((len(self.step.rows) + 1, self.step.rows.shape[1]), self.step.rows.dtype)
+        y, energy = self.step.add(values, start, self.sums)
+        self.y.append(y)
+        self.energy.append(energy)
+
+    def merge(self, later: Self) -> None:
+        if later.sums is None:
+            return
+        if self.sums is None:
+            self.sums = later.sums
+        else:
+            self.sums += later.sums
+        self.y += later.y
+        self.energy += later.energy
+
+    def beside(self, right: Self) -> None:
+        raise NotImplementedError("snapshots in order of time are not cut in space")
+
+    def shaped(self, item: tuple[int, ...]) -> None:
+        pass
+
+    def result(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        assert self.sums is not None
+        return np.concatenate(self.y, axis=1), np.concatenate(self.energy, axis=1), self.sums
+
+    def state(self) -> dict[str, Array]:
+        if self.sums is None:
+            return {}
+        return {"sums": self.sums, "y": np.concatenate(self.y, axis=1), "energy": np.concatenate(self.energy, axis=1)}
+
+    def restored(self, state: Mapping[str, Any]) -> Self:
+        new = self.empty()
+        if state:
+            new.sums, new.y, new.energy = state["sums"], [state["y"]], [state["energy"]]
+        return new
+
+
+def by_rows(job: Job, dtype: np.dtype, at_all_costs: bool = False) -> Found | None:
+    """Subspace iteration, one read a step, until another would change little. None below the floor of the arithmetic."""
+    from ensemblekit.rom.incremental import scaled_by_rows
+    from ensemblekit.rom.pod import with_scales
+
+    problem = job.problem
+    if problem.scaling is not None:
+        problem = with_scales(job, problem, None, None) if problem.access == "tiles" else scaled_by_rows(job)
+    with one_blas_thread():     # blocks are worked on side by side: threads of BLAS would only wait for each other
+        return _by_rows(job, problem, dtype, at_all_costs)
+
+
+def _by_rows(job: Job, problem: Problem, dtype: np.dtype, at_all_costs: bool) -> Found | None:
+    from ensemblekit.rom.pod import ENOUGH, MOST_STEPS, Found, NotFinite, refuse_nothing
+
+    rule, n = job.rule, problem.n or 0
+    centred = problem.center == "mean"
+    rank = min(rule.rank or 50, n - centred, problem.size)
+    width = min(job.plan.block, n - centred, problem.size)
+    roots = problem.roots
+    means, rows = _first(job, problem, width, dtype)
+    steps = 0
+    while True:
+        steps += 1
+        y_of, energies, sums = _read(job, problem, means, rows)
+        if not np.isfinite(energies).all():
+            raise NotFinite
+        off = sums[-1].astype(np.result_type(dtype, np.float64)) / n
+        near, known = [mean.astype(dtype) for mean in means], _off(problem, means, dtype)
+        if not centred:
+            off = known
+        # the mean subtracted was that of a few: what it is off by, taken out of the products and the energies
+        shares = off @ adjoint(rows)
+        for k, at in enumerate(_columns(problem)):
+            y_of[k] -= off[at] @ adjoint(rows[:, at])
+            energies[k] += float((np.abs(known[at]) ** 2).sum())
+            factors = problem.parts[k].factors
+            if centred:
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    means[k] = near[k] + (off[at] if factors is None else np.where(factors > 0, off[at] / factors, 0.0))
+        missing = float((np.abs(off - known) ** 2).sum())
+        total = float((energies * roots**2).sum()) - n * missing
+        y = y_of.sum(0)
+        nexts = sums[:-1]
+        for row, share in zip(nexts, n * shares.conj(), strict=True):
+            row -= share * off
+        values, turn = np.linalg.eigh(adjoint(y * (roots**2)[:, None]) @ y)
+        values, turn = np.clip(values[::-1], 0, None), turn[:, ::-1]
+        k = min(rank, int(np.count_nonzero(values > 1e-28 * values[0])) or 1)
+        left = max(total - float(values[:k].sum()), 0.0)
+        # ‖AᴴA v - theta v‖² of a Ritz vector v, from the norm of the turned sums
+        away = np.maximum(_squares(adjoint(turn[:, :k]), nexts) - values[:k]**2, 0)
+        gain = gain_of(values[:k], away, float(values[-1 - min(PROBES, width // 6)])) if values[0] > 0 else 0.0
+        # fields that no snapshot of the sample knew show after a step, in what the Gaussian ones have become
+        enough = steps >= 2 and (2 * gain <= 2 * ENOUGH * left or gain <= 1e-13 * total)
+        if not total or (enough and steps >= job.plan.steps) or steps >= MOST_STEPS:
+            break
+        scale = np.where(values > 0, 1 / np.maximum(values, 1e-300), 0.0)
+        rows = _turned(adjoint(turn * scale), nexts)
+        rows, _ = orthonormalised(_filled(rows, values, job.seed + steps))
+    sigma = np.sqrt(values[:k])
+    refuse_nothing(job, int(sigma[0] > 0), sigma, means)
+    narrow = dtype in (np.float32, np.complex64)
+    floor = FLOOR32 if narrow else FLOOR64
+    if not at_all_costs and (k < rank or sigma[-1] < floor * sigma[0] or left < (1e-5 if narrow else 1e-12) * total):
+        return None
+    k = max(1, int(np.count_nonzero(sigma > floor * sigma[0])))
+    known = np.sqrt(values[values > (floor * sigma[0]) ** 2])
+    left += float((sigma[k:] ** 2).sum())
+    sigma, turn = sigma[:k], turn[:, :k]
+    coefficients = y @ turn
+    del nexts, sums
+    modes = _turned(adjoint(turn), rows)
+    parts = [modes[:, at] for at in _columns(problem)]
+    residual = energies.sum(0) - (np.abs(coefficients) ** 2).sum(1)
+    errors = []
+    if len(parts) > 1:
+        c = roots[:, None] * coefficients
+        for one, mine, energy in zip(parts, y_of, energies, strict=True):
+            own = float((energy * roots**2).sum())
+            wide = one.astype(np.result_type(dtype, np.float64))
+            kept = 2 * np.sum(c.conj() * (roots[:, None] * (mine @ turn))).real - np.sum(
+                (wide @ adjoint(wide)).T * (adjoint(c) @ c)).real
+            errors.append(math.sqrt(max(own - float(kept), 0) / own) if own > 0 else 0.0)
+    return Found(known if len(known) > k else sigma, False, coefficients, [np.ascontiguousarray(p) for p in parts], means,
+                 total, left, energies.sum(0), errors, floor, "randomized", sigma, np.clip(residual, 0, None),
+                 [part.scale for part in problem.parts])
+
+
+def _columns(problem: Problem) -> list[slice]:
+    """Where each field stands among the numbers of all."""
+    edges = np.cumsum([0, *(part.field.size for part in problem.parts)])
+    return [slice(int(a), int(b)) for a, b in pairwise(edges)]
+
+
+def _read(job: Job, problem: Problem, means: list[np.ndarray],
+          rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One read of all fields in order of time."""
+    job.reads.add(problem.nbytes)
+    names = tuple(part.key for part in problem.parts)
+    recipes = tuple(job.recipe(part, rows.dtype, mean.astype(rows.dtype).astype(mean.dtype))
+                    for part, mean in zip(problem.parts, means, strict=True))
+    step = StepInTime(recipes, rows, _off(problem, means, rows.dtype).astype(rows.dtype), problem.weights)
+    return reduce(problem.parts[0].source, {"rows": (RowsOf(names), Through(step))}, fields=list(dict.fromkeys(names)),
+                  limit=job.plan.limit, engine=job.engine, progress=job.progress)["rows"]
+
+
+def _off(problem: Problem, means: list[np.ndarray], dtype: np.dtype) -> np.ndarray:
+    """(size,) what is lost of the means in the type of the arithmetic, times the roots of the inner product."""
+    lost = []
+    for part, mean in zip(problem.parts, means, strict=True):
+        one = mean - mean.astype(dtype)
+        lost.append(one if part.factors is None else np.where(part.factors > 0, one * part.factors, 0.0))
+    return np.concatenate(lost)
+
+
+def _first(job: Job, problem: Problem, width: int, dtype: np.dtype) -> tuple[list[np.ndarray], np.ndarray]:
+    """What is subtracted from each field at first, and the fields to begin with (width, size), orthonormal."""
+    from ensemblekit.rom.pod import NotFinite
+
+    n, rng = problem.n or 0, np.random.default_rng([job.seed, 2])
+    count = min(n, max(job.plan.sample, 2))
+    # one of every stretch, at random within it: a fixed stride could beat in time with the flow
+    edges = np.linspace(0, n, count + 1)
+    picked = np.minimum((edges[:-1] + rng.random(count) * np.diff(edges)).astype(int), n - 1)
+    sample = np.empty((count, problem.size), dtype)
+    means = []
+    for part, at in zip(problem.parts, _columns(problem), strict=True):
+        raw = np.stack([row_of(part, int(i)) for i in picked])
+        job.reads.add(raw.nbytes)
+        mean = raw.mean(0, dtype=np.result_type(raw.dtype, np.float64)) if part.shift is None else part.shift
+        used = slice(None) if part.factors is None else part.factors > 0
+        if not np.isfinite(raw[:, used]).all():
+            raise NotFinite
+        means.append(np.asarray(mean))
+        energy = np.zeros(count)
+        for slab in job.recipe(part, dtype, mean).slabs(Tile(raw, 0), energy):
+            sample[:, at.start + slab.start:at.start + slab.start + slab.values.shape[1]] = slab.values
+    probes = min(PROBES, max(1, width // 6))
+    values, vectors = np.linalg.eigh(_inner(sample))
+    values, vectors = np.clip(values[::-1], 0, None), vectors[:, ::-1]
+    good = min(width - probes, int(np.count_nonzero(values > 1e-8 * values[0])))
+    rows = np.zeros((width, problem.size), dtype)
+    _turned(adjoint(vectors[:, :good] / np.sqrt(values[:good])), sample, rows[:good])
+    del sample
+    known = np.r_[np.ones(good), np.zeros(width - good)]
+    rows, _ = orthonormalised(_filled(rows, known, job.seed))
+    for part, at in zip(problem.parts, _columns(problem), strict=True):
+        if part.factors is not None and not part.factors.all():
+            rows[:, at][:, part.factors == 0] = 0       # what is masked has no share in any field
+    return means, rows
+
+
+def row_of(part: Part, index: int) -> np.ndarray:
+    """One snapshot of a field, flat."""
+    for piece in part.source.window(index, index + 1).pieces([part.key], "time", False, 64 << 20):
+        for block in piece.blocks():
+            return np.array(block.fields[part.key]).reshape(-1)
+    raise AssertionError(index)
+
+
+def _filled(rows: np.ndarray, values: np.ndarray, seed: int) -> np.ndarray:
+    """Gaussian fields, orthogonal to the others, in the place of rows of no energy; all of about unit norm."""
+    empty = np.flatnonzero(values <= 1e-12 * values[0]) if values[0] > 0 else np.arange(len(rows))
+    norms = np.sqrt(_squares(np.eye(len(rows)), rows))
+    norms[norms == 0] = 1
+    for a in range(0, rows.shape[1], WIDE):
+        rows[:, a:a + WIDE] /= norms[:, None].astype(rows.real.dtype)
+        if len(empty):
+            rng = np.random.default_rng([seed, a])
+            piece = rows[empty, a:a + WIDE]
+            piece[:] = rng.standard_normal(piece.shape) / math.sqrt(rows.shape[1])
+            if rows.dtype.kind == "c":
+                piece += 1j * rng.standard_normal(piece.shape) / math.sqrt(rows.shape[1])
+            rows[empty, a:a + WIDE] = piece
+    return rows
+
+
+def _inner(rows: np.ndarray) -> np.ndarray:
+    """Inner products of rows with each other, added up in double precision."""
+    total = np.zeros((len(rows), len(rows)), np.result_type(rows.dtype, np.float64))
+    for a in range(0, rows.shape[1], WIDE):
+        part = rows[:, a:a + WIDE]
+        total += part @ adjoint(part)
+    return total
+
+
+def _turned(matrix: np.ndarray, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """matrix @ rows in double precision, a piece at a time."""
+    out = np.empty((len(matrix), rows.shape[1]), rows.dtype) if out is None else out
+    for a in range(0, rows.shape[1], WIDE):
+        out[:, a:a + WIDE] = matrix @ rows[:, a:a + WIDE].astype(np.result_type(rows.dtype, np.float64))
+    return out
+
+
+def _squares(turn: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """(k,) squared norms of the rows of turn @ rows, in double precision."""
+    total = np.zeros(len(turn))
+    for a in range(0, rows.shape[1], WIDE):
+        total += np.square(np.abs(turn @ rows[:, a:a + WIDE].astype(np.result_type(rows.dtype, np.float64)))).sum(1)
+    return total
