@@ -100,7 +100,7 @@ class Projected:
 def covariance(job: Job) -> Found:
     """Modes from the (size, size) matrix, coefficients in a second read."""
     from ensemblekit.rom.incremental import scaled_by_rows
-    from ensemblekit.rom.pod import Found, NotFinite, _refuse_nothing, _volume, with_scales
+    from ensemblekit.rom.pod import Found, NotFinite, refuse_nothing, _volume, with_scales
 
     problem = job.problem
     if problem.scaling == "max":
@@ -139,7 +139,7 @@ def covariance(job: Job) -> Found:
     sigma = np.sqrt(squared)
     usable = min(int(np.count_nonzero(sigma > FLOOR * sigma[0])) if sigma[0] > 0 else 0, n)
     means = [mean[a:b] for a, b in edges]
-    _refuse_nothing(job, usable, sigma, means)
+    refuse_nothing(job, usable, sigma, means)
     k = job.rule.choose(squared, float(squared.sum()), usable, n, problem.size, True)
     modes = np.ascontiguousarray(vectors[:, :k].conj().T)
     job.reads.add(problem.nbytes)

@@ -58,20 +58,20 @@ class StepInTime:
     recipes: tuple[Recipe, ...]
     """Of each field, with what is subtracted known."""
     rows: np.ndarray
-    """V (l, size), the fields one after the other."""
-    off: np.ndarray
-    """(size,) what the recipes' shift, in the type of the arithmetic, is less than what should be subtracted."""
+    """V (l, size), the fields one after the other, and in a row of its own what should be subtracted beyond the recipes'
+    shift, which is a number of the arithmetic: (l + 1, size)."""
     weights: np.ndarray | None
     """(n,) statistical weights; None: 1."""
 
     def add(self, snapshots: Rows, start: int, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(Y of each field (fields, m, l), energies (fields, m)); ``sums[:l]`` += Yᴴ W A and ``sums[l]`` += 1ᴴ W A."""
-        m, vectors = len(snapshots), len(self.rows)
+        m, vectors = len(snapshots), len(self.rows) - 1
         wide = np.result_type(self.rows.dtype, np.float64)
-        y, energy = np.zeros((len(self.recipes), m, vectors), wide), np.zeros((len(self.recipes), m))
+        y, energy = np.zeros((len(self.recipes), m, vectors + 1), wide), np.zeros((len(self.recipes), m))
         for k, at, slab in self._slabs(snapshots, energy):
             y[k] += slab @ adjoint(self.rows[:, at])
-            energy[k] -= 2 * (slab @ self.off[at].conj()).real
+        energy -= 2 * y[..., vectors].real
+        y = y[..., :vectors]
         whole = np.ones((vectors + 1, m), self.rows.dtype)
         whole[:vectors] = adjoint(y.sum(0))
         if self.weights is not None:
@@ -108,7 +108,7 @@ class Through:
         if not len(values):
             return
         if self.sums is None:
-            self.sums = np.zeros((len(self.step.rows) + 1, self.step.rows.shape[1]), self.step.rows.dtype)
+            self.sums = np.zeros_like(self.step.rows)
         y, energy = self.step.add(values, start, self.sums)
         self.y.append(y)
         self.energy.append(energy)
@@ -173,7 +173,7 @@ def _by_rows(job: Job, problem: Problem, dtype: np.dtype, at_all_costs: bool) ->
         if not np.isfinite(energies).all():
             raise NotFinite
         off = sums[-1].astype(np.result_type(dtype, np.float64)) / n
-        near, known = [mean.astype(dtype) for mean in means], _off(problem, means, dtype)
+        known = _off(problem, means, dtype)
         if not centred:
             off = known
         # the mean subtracted was that of a few: what it is off by, taken out of the products and the energies
@@ -183,8 +183,10 @@ def _by_rows(job: Job, problem: Problem, dtype: np.dtype, at_all_costs: bool) ->
             energies[k] += float((np.abs(known[at]) ** 2).sum())
             factors = problem.parts[k].factors
             if centred:
+                more = off[at] if means[k].dtype.kind == "c" else off[at].real
                 with np.errstate(divide="ignore", invalid="ignore"):
-                    means[k] = near[k] + (off[at] if factors is None else np.where(factors > 0, off[at] / factors, 0.0))
+                    more = more if factors is None else np.where(factors > 0, more / factors, 0.0)
+                means[k] = _rounded(means[k], dtype) + more
         missing = float((np.abs(off - known) ** 2).sum())
         total = float((energies * roots**2).sum()) - n * missing
         y = y_of.sum(0)
@@ -245,18 +247,23 @@ def _read(job: Job, problem: Problem, means: list[np.ndarray],
     """One read of all fields in order of time."""
     job.reads.add(problem.nbytes)
     names = tuple(part.key for part in problem.parts)
-    recipes = tuple(job.recipe(part, rows.dtype, mean.astype(rows.dtype).astype(mean.dtype))
+    recipes = tuple(job.recipe(part, rows.dtype, _rounded(mean, rows.dtype))
                     for part, mean in zip(problem.parts, means, strict=True))
-    step = StepInTime(recipes, rows, _off(problem, means, rows.dtype).astype(rows.dtype), problem.weights)
+    step = StepInTime(recipes, np.vstack([rows, _off(problem, means, rows.dtype)], dtype=rows.dtype), problem.weights)
     return reduce(problem.parts[0].source, {"rows": (RowsOf(names), Through(step))}, fields=list(dict.fromkeys(names)),
                   limit=job.plan.limit, engine=job.engine, progress=job.progress)["rows"]
+
+
+def _rounded(mean: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """A mean as numbers that the arithmetic has."""
+    return mean.astype(dtype if mean.dtype.kind == "c" else dtype.type(0).real.dtype).astype(mean.dtype)
 
 
 def _off(problem: Problem, means: list[np.ndarray], dtype: np.dtype) -> np.ndarray:
     """(size,) what is lost of the means in the type of the arithmetic, times the roots of the inner product."""
     lost = []
     for part, mean in zip(problem.parts, means, strict=True):
-        one = mean - mean.astype(dtype)
+        one = mean - _rounded(mean, dtype)
         lost.append(one if part.factors is None else np.where(part.factors > 0, one * part.factors, 0.0))
     return np.concatenate(lost)
 
