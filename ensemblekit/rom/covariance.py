@@ -100,7 +100,7 @@ class Projected:
 def covariance(job: Job) -> Found:
     """Modes from the (size, size) matrix, coefficients in a second read."""
     from ensemblekit.rom.incremental import scaled_by_rows
-    from ensemblekit.rom.pod import Found, NotFinite, refuse_nothing, _volume, with_scales
+    from ensemblekit.rom.pod import Found, NotFinite, _volume, refuse_nothing, with_scales
 
     problem = job.problem
     if problem.scaling == "max":

@@ -139,8 +139,10 @@ def _choice(problem: Problem, rule: Rule, made: dict[str, Plan], fits: list[str]
         if problem.single and not problem.complex_:
             work /= 2           # a product in float32 takes half as long, and all inner products are in float64
         if not exact or (full > SMALL and full > 3 * work):
-            return "randomized", ("A few block Krylov steps find the leading modes with a fraction of the work of all "
-                                  "inner products; the error is certified, and a steep spectrum escalates.")
+            what = "A few steps of subspace iteration in order of time" if made["randomized"].in_time else (
+                "A few block Krylov steps")
+            return "randomized", (f"{what} find the leading modes with a fraction of the work of all inner products; the "
+                                  "error is certified, and a steep spectrum escalates.")
     if exact and not (thin and "incremental" in fits and rule.counted):
         what = "snapshots" if exact[0] == "gram" else "numbers"
         return exact[0], f"All inner products of the {what} fit in memory: exact, with the whole spectrum."

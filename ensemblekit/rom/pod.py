@@ -59,7 +59,8 @@ def pod(source: Any, rank: Any = None, *, energy: float | None = None, tolerance
             "raise", or "gappy": fill them in from the modes (Everson & Sirovich 1995; needs a rank, and memory for all).
         oversampling, power, seed: of the randomized route: directions beyond the rank, steps at least, and the random
             numbers. Steps, each a read, end where another would lower the error by less than 0.1 %; with method="auto" one
-            may be enough, after a sample of the columns, with method="randomized" there are two.
+            may be enough, after a sample of the columns, with method="randomized" there are two. Files larger than the
+            memory limit are read in order of time, two times or more.
 
     Returns:
         a Basis. Snapshots of lower numerical rank than asked for give fewer modes.
