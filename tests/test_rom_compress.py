@@ -10,6 +10,7 @@ from ensemblekit import rom
 from ensemblekit.errors import InputError, StoreError, UnknownFieldError
 from ensemblekit.rom import quantise
 
+MESH = sys.modules["ensemblekit.rom.mesh"]
 MODULE = sys.modules["ensemblekit.rom.compress"]         # its name in the package is the function's
 
 
@@ -216,3 +217,27 @@ def test_an_error_below_rounding_is_kept_too(dtype):
     u = np.random.default_rng(0).random((9, 50)).astype(dtype)
     back = rom.compress(u, tolerance=1e-9 if dtype == "f4" else 1e-14, norm="max")["values"][...]
     assert relative(u, back, "max", "fluctuation") <= (1e-9 if dtype == "f4" else 1e-14)
+
+
+def test_the_mesh_stays_with_the_snapshots(tmp_path):
+    mesh = rom.Mesh.of(np.random.default_rng(0).random((42, 2)), np.array([[k, k + 1, k + 2] for k in range(40)]))
+    u = wave(n=60).reshape(60, -1)[:, :40]
+    with ek.create(tmp_path / "u.h5", {"u": ek.Field((40,), "f4")}, constants=MESH.constants_for(mesh)) as store:
+        store.extend({"u": u}, times=np.arange(60.0))
+    archive = rom.compress(ek.open(tmp_path / "u.h5"), tmp_path / "a.h5", tolerance=0.01)
+    np.testing.assert_array_equal(archive.mesh.points, mesh.points)
+    assert archive.ratio == pytest.approx(u.nbytes / (os.path.getsize(tmp_path / "a.h5") - archive.mesh_bytes))
+    assert archive.mesh_bytes > 0
+    back = rom.decompress(tmp_path / "a.h5", tmp_path / "back.h5")
+    again = MESH.mesh_of(back)
+    np.testing.assert_array_equal(again.connectivity, mesh.connectivity)
+    np.testing.assert_array_equal(again.points, mesh.points)
+    assert rom.compress(u, tmp_path / "b.h5", tolerance=0.01).mesh is None
+
+
+def test_gaps_that_come_and_go_say_what_an_archive_holds(tmp_path):
+    u = wave(n=60)
+    u[17, 3, 4] = np.nan
+    with pytest.raises(InputError, match=r"first in snapshot 17 .*there in every snapshot or in none") as caught:
+        rom.compress(u, tmp_path / "a.h5", tolerance=0.01)
+    assert "pass missing" not in str(caught.value)

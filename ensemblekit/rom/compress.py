@@ -12,6 +12,7 @@ import weakref
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -22,7 +23,8 @@ from ensemblekit.averaging.run import reduce
 from ensemblekit.averaging.series import Series
 from ensemblekit.engine import Engine, Serial, Threads, one_blas_thread
 from ensemblekit.errors import InputError, StoreError, UnknownFieldError
-from ensemblekit.rom.pod import pod
+from ensemblekit.rom.mesh import Mesh, constants_for, mesh_of
+from ensemblekit.rom.pod import GapsError, pod
 from ensemblekit.rom.problem import times_of
 from ensemblekit.rom.quantise import (
     best_axes,
@@ -44,6 +46,8 @@ RESIDUAL_CHUNK = 1 << 18
 SLAB = 1 << 12
 """Numbers of a mode that are multiplied at a time."""
 LEVEL = 6
+NO_GAPS = ("An archive with an error holds numbers that are there in every snapshot or in none: drop those snapshots, or fill "
+           "them in first, as rom.pod(..., missing=\"gappy\") does from the modes")
 Norm = Literal["l2", "max"]
 Reference = Literal["fluctuation", "total"]
 
@@ -102,7 +106,7 @@ def compress(source: Any, path: Any = None, *, tolerance: float, norm: Norm = "l
         handle, path = tempfile.mkstemp(suffix=".h5", prefix="ensemblekit-archive-")
         os.close(handle)
     path = os.fspath(path)
-    _write(path, source, parts, wanted)
+    _write(path, source, parts, wanted, mesh_of(source))
     return Archive.open(path, _Temporary(path) if temporary else None)
 
 
@@ -257,7 +261,10 @@ def _decomposed(source: Any, share: float, engine: Engine, options: dict[str, An
     """The POD that leaves out a share of the energy."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        return pod(source, tolerance=max(math.sqrt(min(share, 0.99)), 1e-7), engine=engine, **options)
+        try:
+            return pod(source, tolerance=max(math.sqrt(min(share, 0.99)), 1e-7), engine=engine, **options)
+        except GapsError as error:
+            raise InputError(f"{error.where}. {NO_GAPS}") from None
 
 
 def _within(source: Any, name: str, basis: Any, mean: np.ndarray, fluctuation: float, largest: float, wanted: _Wanted,
@@ -496,13 +503,13 @@ def _check_job(shared: Any, job: _Job) -> tuple[float, float, list[tuple[int, tu
 
 def _gap(name: str, job: _Job) -> InputError:
     return InputError(f"field {name!r} holds NaN or infinity in some snapshots of {job.start} to {job.stop - 1} and not in "
-                      "others; an archive with an error cannot hold those")
+                      f"others. {NO_GAPS}")
 
 
 # -- the file -------------------------------------------------------------------------------------------------------
 
 
-def _write(path: str, source: Any, parts: Mapping[str, _Coded], wanted: _Wanted) -> None:
+def _write(path: str, source: Any, parts: Mapping[str, _Coded], wanted: _Wanted, mesh: Mesh | None) -> None:
     """All of it to a temporary file beside `path`, then renamed."""
     from ensemblekit.store.hdf5 import new_file
 
@@ -523,6 +530,9 @@ def _write(path: str, source: Any, parts: Mapping[str, _Coded], wanted: _Wanted)
                 _write_field(f.create_group(f"fields/{name}"), coded)
             if not np.isnan(times).all():
                 f.create_dataset("times", data=times, compression="gzip", shuffle=True)
+            for name, values in (constants_for(mesh) if mesh is not None else {}).items():
+                kept = {"compression": "gzip", "shuffle": True} if values.ndim and values.dtype.kind in "iuf" else {}
+                f.create_dataset(name, data=values, **kept)
             f.attrs["ensemblekit_archive"] = json.dumps(about)
         os.replace(partial, path)
     except OSError as error:
@@ -593,6 +603,8 @@ class Archive(Mapping[str, "ArchivedField"]):
     times: np.ndarray | None
     """(n,), where the snapshots had any."""
     time_unit: str = ""
+    mesh_bytes: int = 0
+    """What the mesh takes of the file."""
 
     @classmethod
     def open(cls, path: Any, owner: Any = None) -> Archive:
@@ -615,7 +627,8 @@ class Archive(Mapping[str, "ArchivedField"]):
                     tile=tuple(one["tile"]), rank=len(group["mode_steps"]) - 1, error=one["error"],
                     residual_step=one["residual_step"] if "residual" in group else 0.0, stored=stored,
                     owner=owner)
-        return cls(path, about["tolerance"], about["norm"], about["relative_to"], held, times, about["time_unit"])
+            taken = sum(int(d.id.get_storage_size()) for d in f["mesh"].values()) if "mesh" in f else 0
+        return cls(path, about["tolerance"], about["norm"], about["relative_to"], held, times, about["time_unit"], taken)
 
     def __getitem__(self, name: str) -> ArchivedField:
         if not isinstance(name, str):
@@ -637,6 +650,14 @@ class Archive(Mapping[str, "ArchivedField"]):
         """The largest relative error of a field, as measured against the data."""
         return max(one.error for one in self.values())
 
+    @cached_property
+    def mesh(self) -> Mesh | None:
+        """That of the snapshots, to the last bit; None where they had none."""
+        from ensemblekit.store.hdf5 import opened
+
+        with opened(self.path) as f:
+            return Mesh.from_arrays({name: d[...] for name, d in f["mesh"].items()}) if "mesh" in f else None
+
     @property
     def raw_bytes(self) -> int:
         """Of the snapshots as they were."""
@@ -644,12 +665,12 @@ class Archive(Mapping[str, "ArchivedField"]):
 
     @property
     def stored_bytes(self) -> int:
-        """Of the whole file."""
-        return os.path.getsize(self.path)
+        """Of the whole file, less the mesh."""
+        return os.path.getsize(self.path) - self.mesh_bytes
 
     @property
     def ratio(self) -> float:
-        """Bytes before over bytes of the whole file."""
+        """Bytes of the snapshots over bytes of the file, without the mesh on both sides."""
         return self.raw_bytes / self.stored_bytes
 
     @property
@@ -671,7 +692,8 @@ class Archive(Mapping[str, "ArchivedField"]):
         n = next(iter(self.values())).shape[0]
         row = sum(f.nbytes for f in fields.values())
         rows = max(1, JOB_BYTES // max(row, 1))
-        with Store.create(path, fields, capacity=max(n, 1), time_unit=self.time_unit) as store:
+        constants = constants_for(self.mesh) if self.mesh is not None else None
+        with Store.create(path, fields, capacity=max(n, 1), time_unit=self.time_unit, constants=constants) as store:
             for a in range(0, n, rows):
                 blocks = {name: one[a:a + rows] for name, one in self.items()}
                 for k in range(len(next(iter(blocks.values())))):

@@ -96,7 +96,7 @@ def pod(source: Any, rank: Any = None, *, energy: float | None = None, tolerance
 
             basis = gappy(job)
         else:
-            raise InputError(_gaps(job)) from None
+            raise GapsError(_gaps(job)) from None
     if reads.bytes:
         basis = replace(basis, passes=reads.passes)
     warn_of_wide(source, snapshot_axis)
@@ -105,6 +105,14 @@ def pod(source: Any, rank: Any = None, *, energy: float | None = None, tolerance
         print(f"energy=0.99, an error of 10 %: {basis.rank} mode{'s' if basis.rank > 1 else ''} "
               "(give rank=, energy= or tolerance= for others)")
     return basis
+
+
+class GapsError(InputError):
+    """Numbers are missing in some snapshots and not in others: `where` says which."""
+
+    def __init__(self, where: str):
+        super().__init__(f'{where}. Drop those snapshots, or pass missing="gappy" to fill them in from the modes')
+        self.where = where
 
 
 class NotFinite(Exception):
@@ -721,8 +729,7 @@ def _gaps(job: Job) -> str:
         if bad.any():
             first = int(np.argmax(bad > 0))
             return (f"field {part.name!r} holds NaN or infinity: {int(bad.sum())} numbers in {int((bad > 0).sum())} snapshots, "
-                    f"first in snapshot {first} ({int(bad[first])} of {part.field.size}). Drop those snapshots, or pass "
-                    'missing="gappy" to fill them in from the modes')
+                    f"first in snapshot {first} ({int(bad[first])} of {part.field.size})")
     return "the snapshots hold NaN or infinity"
 
 
