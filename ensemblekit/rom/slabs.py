@@ -13,6 +13,7 @@ from ensemblekit.source import Array, Block
 
 KERNEL_TYPES = (np.dtype("f4"), np.dtype("f8"))
 FEW = 8
+"""Snapshots whose mean is subtracted where that of all is not known yet."""
 
 
 class Tile(NamedTuple):
