@@ -462,6 +462,26 @@ def test_truncation_cuts_only_the_clock_it_is_told(tmp_path, in_place):
     assert_sound(store.path)
 
 
+def test_truncation_leaves_a_later_file_that_another_clock_needs(tmp_path, in_place):
+    fields = {"u": ek.Field((3,), "f8"), "slow": ek.Field((), "i8", clock="slow")}
+    x = np.arange(39.0).reshape(13, 3)
+    path = tmp_path / "a.h5"
+    with ek.create(path, fields, capacity=5, in_place=in_place) as store:
+        store.extend({"u": x[:12]})
+        store.extend({"u": x[12:]})
+        store.append({"slow": 7}, clock="slow")         # in the third file
+        store.truncate(2)
+        assert (len(store["u"]), len(store["slow"])) == (2, 1)
+        store.extend({"u": x[5:12]}, times=np.arange(2.0, 9.0))
+    want = np.concatenate([x[:2], x[5:12]])
+    with ek.open(path, "a") as store:
+        np.testing.assert_array_equal(store["u"][:], want)
+        np.testing.assert_array_equal(store["slow"][:], [7])
+        store.append({"u": x[12]})
+    np.testing.assert_allclose(ek.reduce(ek.open(path)["u"], ek.Moments()).mean, np.vstack([want, x[12:]]).mean(0))
+    assert_sound(str(path))
+
+
 @pytest.mark.parametrize("compression", [None, "lossless", ("round", 10), ("round", 1e-3)])
 @pytest.mark.parametrize("aside", [True, False])
 def test_sealing(tmp_path, compression, aside, in_place):

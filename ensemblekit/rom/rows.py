@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ensemblekit.rom.problem import Part, Problem
 
 WIDE = 1 << 14
+"""Columns that are turned into double precision at a time."""
 
 
 class Rows(NamedTuple):

@@ -838,7 +838,8 @@ class Store:
             left.append({c: max(0, min(have[c], int(wanted[c]) - starts[c])) if c in wanted else have[c] for c in have})
             starts = {c: starts[c] + have[c] for c in starts}
         for k in reversed(range(len(counts))):      # the newest first, so that what is there is always a beginning
-            if k and not any(left[k].values()):
+            # a file in the middle stays, empty, where a later one holds snapshots of another clock
+            if k and k == len(self._layouts) - 1 and not any(left[k].values()):
                 self._drop_last()
             elif left[k] != counts[k]:
                 self._cut(k, left[k])
