@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -190,10 +192,16 @@ def check_workers(n: int | None) -> None:
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
     """BLAS held to one thread while this is open."""
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(1, user_api="blas"):
+    with _blas(len(sys.modules)).limit(limits=1, user_api="blas"):
         yield
+
+
+@lru_cache(maxsize=1)
+def _blas(modules: int) -> Any:
+    """The BLAS libraries of this process: looking for them takes milliseconds, so only once new modules are there."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def limit_blas() -> None:
