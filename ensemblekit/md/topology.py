@@ -74,7 +74,8 @@ class Topology:
     _lock: Any = field(default_factory=threading.RLock, init=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_universe", "_unlinked_universe")}
+        made_again = ("_lock", "_universe", "_unlinked_universe")
+        return {name: value for name, value in self.__dict__.items() if name not in made_again}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.RLock())
