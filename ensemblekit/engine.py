@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -39,7 +41,7 @@ class Serial:
     """This thread, one piece after the other."""
 
     def map(self, func: Callable[[S, T], R], items: Iterable[T], shared: S) -> Iterator[R]:
-        with one_blas_thread():
+        with blas_held(func):
             for item in items:
                 yield func(shared, item)
 
@@ -56,7 +58,7 @@ class Threads:
 
     def map(self, func: Callable[[S, T], R], items: Iterable[T], shared: S) -> Iterator[R]:
         n = self.n or cores()
-        with one_blas_thread():
+        with blas_held(func):
             pool = futures.ThreadPoolExecutor(n, thread_name_prefix="ensemblekit")
             yield from ordered(lambda item: pool.submit(func, shared, item), items, 2 * n, pool.shutdown)
 
@@ -91,7 +93,7 @@ class Executor:
 
     def map(self, func: Callable[[S, T], R], items: Iterable[T], shared: S) -> Iterator[R]:
         if isinstance(self.pool, futures.ThreadPoolExecutor):
-            with one_blas_thread():
+            with blas_held(func):
                 yield from ordered(lambda item: self.pool.submit(func, shared, item), items, self.lookahead)
             return
         blob = pickled(shared)
@@ -190,10 +192,24 @@ def check_workers(n: int | None) -> None:
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
     """BLAS held to one thread while this is open."""
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(1, user_api="blas"):
+    with _blas(len(sys.modules)).limit(limits=1, user_api="blas"):
         yield
+
+
+def blas_held(func: Callable[..., Any]) -> AbstractContextManager[None]:
+    """:func:`one_blas_thread`, but for work that says ``func.blas = False``.
+
+    Telling OpenBLAS anything starts its threads again where a fork has ended them, and then they spin for 30 ms.
+    """
+    return one_blas_thread() if getattr(func, "blas", True) else nullcontext()
+
+
+@lru_cache(maxsize=1)
+def _blas(modules: int) -> Any:
+    """The BLAS libraries of this process: looking for them takes milliseconds, so only once new modules are there."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def limit_blas() -> None:

@@ -68,16 +68,18 @@ def reduce(source: Any, branches: Reducer | Mapping[str, Branch], *, map: Map | 
 
 def partials(source: Any, branches: Mapping[str, Branch], *, map: Map | None = None,
              fields: Sequence[str] | None = None, engine: Engine | None = None, cut: Cut = "time",
-             limit: int = LIMIT, keep: int = KEEP,
+             limit: int = LIMIT, keep: int = KEEP, blas: bool = True,
              progress: Progress = False) -> dict[int, list[tuple[int, States]]]:
     """The states of a single read, not yet merged: run -> [(start, name -> states)] in time order.
 
     At most `keep` a run (neighbours are merged two by two; one a run when cut in space). Equilibration merges a
     suffix, the jackknife leaves one out, replicas are pooled over runs, a checkpoint saves them: no second read.
+    ``blas=False``: maps and reducers call no BLAS, which then needs no holding to one thread.
     Arguments and errors are those of :func:`reduce`.
     """
     source = as_source(source)
-    return dict(_read(source, branches, map, fields, engine or Threads(), cut, limit, False, progress, keep=keep))
+    return dict(_read(source, branches, map, fields, engine or Threads(), cut, limit, False, progress, keep=keep,
+                      blas=blas))
 
 
 def merged(states: Sequence[tuple[int, States]], start: int = 0) -> States:
@@ -94,7 +96,7 @@ def merged(states: Sequence[tuple[int, States]], start: int = 0) -> States:
 
 def _read(source: SnapshotSource, branches: Mapping[str, Branch], map: Map | None, fields: Sequence[str] | None,
           engine: Engine, cut: Cut, limit: int, tiled: bool, progress: Progress, *, collapse: bool = False,
-          keep: int = KEEP) -> Iterator[tuple[int, list[tuple[int, States]]]]:
+          keep: int = KEEP, blas: bool = True) -> Iterator[tuple[int, list[tuple[int, States]]]]:
     """One read; yields each run with its states when the run has ended."""
     if cut not in ("time", "space"):
         raise InputError(f'cut is "time" or "space"; got {cut!r}')
@@ -117,7 +119,7 @@ def _read(source: SnapshotSource, branches: Mapping[str, Branch], map: Map | Non
     pieces = source.pieces(names, cut, can_tile and (tiled or big or cut == "space"), limit)
     meter = _meter(progress, source)
     run, rows = -1, _Rows(collapse, keep, cut == "space")
-    values = engine.map(_reduce_piece, _foreseen(pieces), normal)
+    values = engine.map(_reduce_piece if blas else _reduce_without_blas, _foreseen(pieces), normal)
     try:
         for at, start, stop, tile, states in values:
             if at != run:
@@ -232,6 +234,13 @@ def _reduce_piece(branches: Branches, piece: Piece) -> tuple[int, int, int, slic
         raise ReductionError(f"{doing}, {where}: {type(error).__name__}: {error}", piece.run, piece.start,
                              piece.stop) from error
     return piece.run, piece.start, piece.stop, piece.tile, states
+
+
+def _reduce_without_blas(branches: Branches, piece: Piece) -> tuple[int, int, int, slice, States]:
+    return _reduce_piece(branches, piece)
+
+
+_reduce_without_blas.blas = False       # type: ignore[attr-defined]
 
 
 def _normalised(source: SnapshotSource, branches: Mapping[str, Branch], default: Map | None) -> dict[str, tuple]:

@@ -124,7 +124,8 @@ def _read(system: System, prepared: Mapping[str, Prepared], notes: list[str], eq
     fields = [name for name in source.fields if name in needed]
     keep, limit = _room(source, branches, fields)
     with warnings_held(), counted(progress, system.n_frames, "averages") as tell:
-        read = partials(source, branches, fields=fields, engine=system.engine, limit=limit, progress=tell, keep=keep)
+        read = partials(source, branches, fields=fields, engine=system.engine, limit=limit, progress=tell, keep=keep,
+                        blas=not all(ready.compiled and not ready.reducers for ready in prepared.values()))
     for run, states in read.items():
         _forward(states, run)
     found: dict[str, Estimate] = {}

@@ -212,7 +212,7 @@ def stored_topology(source: Any) -> Topology:
     if columns is None:
         raise InputError("this store has no topology; make it with md.ingest(topology, trajectory, path), or read the file "
                          "with its topology: md.read(topology, file)")
-    return Topology.from_dict(columns)
+    return Topology.kept(columns)
 
 
 def write_topology(store: Any, path: str | os.PathLike[str], *, frame: int = 0, bfactors: np.ndarray | None = None) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import threading
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from hashlib import blake2b
 from typing import Any, Self
 
 import numpy as np
@@ -17,6 +19,8 @@ from ensemblekit.errors import InputError, MissingExtraError, StoreDamagedError
 LINKS = ("bonds", "angles", "dihedrals", "impropers")
 NUMBERED = {"indices", "resindices", "segindices"}      # say where an object stands, not what it is
 SHOWN = 12
+MOST_KEPT = 200_000
+"""Atoms of topologies that are kept ready for the next average, in all: some 100 MB."""
 
 
 LINKED = ("bonded", "fragment", "smarts", "molecule")
@@ -67,6 +71,14 @@ class Topology:
     """(residues,) number of the segment of each residue."""
     links: Mapping[str, np.ndarray] = field(default_factory=dict)
     """"bonds" (m, 2), "angles" (m, 3), "dihedrals" and "impropers" (m, 4): atoms by number; absent where not known."""
+    _lock: Any = field(default_factory=threading.RLock, init=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        made_again = ("_lock", "_universe", "_unlinked_universe")
+        return {name: value for name, value in self.__dict__.items() if name not in made_again}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.RLock())
 
     @classmethod
     def of(cls, group: Any) -> Self:
@@ -177,6 +189,21 @@ class Topology:
                 "links": {name: {"width": pairs.shape[1], **_packed(pairs.ravel())} for name, pairs in self.links.items()}}
 
     @classmethod
+    def kept(cls, record: Mapping[str, Any]) -> Self:
+        """:meth:`from_dict`, or the same topology again while it is among the last ones: its selections stay made ready."""
+        if record.get("n_atoms", MOST_KEPT + 1) > MOST_KEPT:
+            return cls.from_dict(record)
+        key = blake2b(repr(record).encode()).digest()
+        with _kept_lock:
+            found = _kept.pop(key, None)
+        made = found if isinstance(found, cls) else cls.from_dict(record)
+        with _kept_lock:
+            _kept[key] = made
+            while sum(map(len, _kept.values())) > MOST_KEPT:
+                del _kept[next(iter(_kept))]
+        return made
+
+    @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Self:
         """The inverse of :meth:`to_dict`."""
         def unpacked(columns: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -226,8 +253,8 @@ class Topology:
         """
         if not isinstance(text, str):
             raise InputError(f"a selection is text in MDAnalysis' language, such as \"protein and name CA\"; got {text!r}")
-        universe = self._universe if any(word in text for word in LINKED) else self._unlinked_universe
-        with mdanalysis() as mda:
+        with self._lock, mdanalysis() as mda:       # a topology may be shared by averages in several threads
+            universe = self._universe if any(word in text for word in LINKED) else self._unlinked_universe
             if position is not None:
                 from MDAnalysis.lib.mdamath import triclinic_box
 
@@ -248,6 +275,10 @@ class Topology:
             raise InputError(f"the selection {text!r} is empty; there are {len(self)} atoms in the residues "
                              f"{', '.join(known[:SHOWN])}{more}")
         return indices
+
+
+_kept: dict[bytes, Topology] = {}
+_kept_lock = threading.Lock()
 
 
 def _links_within(pairs: np.ndarray, indices: np.ndarray, n_atoms: int) -> np.ndarray:

@@ -19,6 +19,9 @@ from ensemblekit.store.hdf5 import Dataset, Identity, identity_of
 
 PAGE = mmap.PAGESIZE
 OPEN_MAPS = 256
+KEPT_BYTES = 512 << 20
+"""Files up to this size in all stay mapped once read (pages of the page cache, which the system may take back)."""
+MOST_RANGES = 4096
 POPULATE_READ = 22 if sys.platform == "linux" else None     # Linux 5.14; not yet among mmap's names
 AHEAD = 1 << 20
 """Bytes a request to read ahead: of larger ones Linux takes the beginning."""
@@ -79,37 +82,47 @@ class Span(NamedTuple):
 
     def fetch(self, start: int, stop: int) -> None:
         """Map the pages of these rows in one go: a third of the time that a fault every 16 pages takes."""
-        if self.step == 1:
-            self._advise(POPULATE_READ, start, stop)
+        pages = self._pages(start, stop)
+        if self.step == 1 and pages is not None and not _are_kept((self.path, self.identity), pages):
+            self._advise(POPULATE_READ, pages)
 
     def give_back(self, start: int, stop: int) -> None:
-        """Tell the system that the pages of these rows are not needed any more (they stay in the page cache)."""
-        self._advise(getattr(mmap, "MADV_DONTNEED", None), start, stop)
+        """Tell the system that the pages of these rows are not needed any more (they stay in the page cache).
+
+        Those of small files stay mapped for the next read.
+        """
+        pages = self._pages(start, stop)
+        if pages is not None and not (self.step == 1 and _keep((self.path, self.identity), pages)):
+            self._advise(getattr(mmap, "MADV_DONTNEED", None), pages)
 
     def foresee(self, start: int, stop: int) -> None:
         """Have the system begin to read these rows where they still lie on the disk."""
-        advice, page = getattr(mmap, "MADV_WILLNEED", None), ctypes.create_string_buffer(1)
-        address, length = self._pages(start, stop) if self.step == 1 and advice is not None else (0, 0)
-        for at in range(address, address + length, AHEAD):
-            if mincore(at, PAGE, page) == 0 and not page.raw[0] & 1:
-                madvise(at, min(AHEAD, address + length - at), advice)
+        pages, advice = self._pages(start, stop), getattr(mmap, "MADV_WILLNEED", None)
+        if pages is None or self.step != 1 or advice is None:
+            return
+        page = ctypes.create_string_buffer(1)
+        base = _address(mapping(self.path, self.identity))
+        for at in range(*pages, AHEAD):
+            if mincore(base + at, PAGE, page) == 0 and not page.raw[0] & 1:
+                madvise(base + at, min(AHEAD, pages[1] - at), advice)
 
-    def _advise(self, advice: int | None, start: int, stop: int) -> None:
-        address, length = self._pages(start, stop) if advice is not None else (0, 0)
-        if length:
-            madvise(address, length, advice)        # advice only: older systems do not know it
-
-    def _pages(self, start: int, stop: int) -> tuple[int, int]:
-        """Address and bytes of the pages of these rows; nothing where they are few, or not mapped."""
+    def _pages(self, start: int, stop: int) -> tuple[int, int] | None:
+        """Where the pages of these rows begin and end in the file; None where they are too few to bother."""
         d = self.dataset
         if d.offset is None or stop <= start:
-            return 0, 0
+            return None
         a = d.offset + (self.first + start * self.step) * d.stride
         b = d.offset + (self.first + (stop - 1) * self.step) * d.stride + d.stride
         a, b = a // PAGE * PAGE, min(-(-b // PAGE) * PAGE, self.identity.size)
-        if b - a <= 16 * PAGE:
-            return 0, 0
-        return np.frombuffer(mapping(self.path, self.identity), np.uint8).ctypes.data + a, b - a
+        return (a, b) if b - a > 16 * PAGE else None
+
+    def _advise(self, advice: int | None, pages: tuple[int, int]) -> None:
+        if advice is not None:      # advice only: older systems do not know it
+            madvise(_address(mapping(self.path, self.identity)) + pages[0], pages[1] - pages[0], advice)
+
+
+def _address(mapped: mmap.mmap) -> int:
+    return int(np.frombuffer(mapped, np.uint8).__array_interface__["data"][0])
 
 
 def _strides(shape: tuple[int, ...], item: int) -> tuple[int, ...]:
@@ -121,7 +134,36 @@ def _strides(shape: tuple[int, ...], item: int) -> tuple[int, ...]:
 
 
 _maps: OrderedDict[tuple[str, Identity], mmap.mmap] = OrderedDict()
+_kept: OrderedDict[tuple[str, Identity], set[tuple[int, int]]] = OrderedDict()
+"""Files whose pages stay mapped, and which pages: read last come last."""
 _lock = threading.Lock()
+
+
+def _are_kept(key: tuple[str, Identity], pages: tuple[int, int]) -> bool:
+    with _lock:
+        return pages in _kept.get(key, ())
+
+
+def _keep(key: tuple[str, Identity], pages: tuple[int, int]) -> bool:
+    """Whether these pages may stay mapped; where they do, files that were read longer ago may have to go."""
+    if key[1].size > KEPT_BYTES:
+        return False
+    gone = []
+    with _lock:
+        if key not in _maps:
+            return False
+        ranges = _kept.setdefault(key, set())
+        if len(ranges) >= MOST_RANGES:
+            ranges.clear()
+        ranges.add(pages)
+        _kept.move_to_end(key)
+        while sum(identity.size for _, identity in _kept) > KEPT_BYTES:
+            old, _ = _kept.popitem(last=False)
+            gone.append((_maps.get(old), old[1].size))
+    for mapped, size in gone:
+        if mapped is not None:
+            madvise(_address(mapped), size, getattr(mmap, "MADV_DONTNEED", 4))
+    return True
 
 
 def check_identity(path: str, identity: Identity, file: int | None = None) -> None:
@@ -150,8 +192,9 @@ def mapping(path: str, identity: Identity) -> mmap.mmap:
         with open(path, "rb") as f:
             check_identity(path, identity, f.fileno())
             _maps[key] = mapped = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+            _kept.pop(key, None)
         while len(_maps) > OPEN_MAPS:
-            _maps.popitem(last=False)
+            _kept.pop(_maps.popitem(last=False)[0], None)
         return mapped
 
 

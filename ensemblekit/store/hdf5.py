@@ -417,21 +417,21 @@ def _open(path: str) -> h5py.File:
 
 def _locate(f: h5py.File, path: str, raw: Any, size: int) -> Dataset:
     """Where a dataset stands, from its chunk index."""
-    if path not in f:
-        raise StoreDamagedError(f"{f.filename}: the dataset {path!r} that its description names is missing")
-    d = f[path]
-    item = d.dtype.itemsize * math.prod(d.shape[1:])
-    plain = d.dtype.isnative and not d.is_virtual and not d.external and not _filtered(d)
-    offset, stride, rows = (_even_rows(d, item) if plain else None) or (None, item, len(d))
-    aligned = offset is not None and offset % d.dtype.alignment == 0 and stride % d.dtype.alignment == 0
-    if not aligned or rows < len(d) or offset + rows * stride > size:       # type: ignore[operator]
+    try:
+        d = f[path]         # once: looking a name up takes as long as all the rest
+    except KeyError:
+        raise StoreDamagedError(f"{f.filename}: the dataset {path!r} that its description names is missing") from None
+    shape, dtype = d.shape, d.dtype
+    item = dtype.itemsize * math.prod(shape[1:])
+    how = d.id.get_create_plist()
+    filtered = how.get_nfilters() > 0
+    virtual = how.get_layout() == h5py.h5d.VIRTUAL
+    plain = dtype.isnative and not virtual and not how.get_external_count() and not filtered
+    offset, stride, rows = (_even_rows(d, item) if plain else None) or (None, item, shape[0])
+    aligned = offset is not None and offset % dtype.alignment == 0 and stride % dtype.alignment == 0
+    if not aligned or rows < shape[0] or offset + rows * stride > size:       # type: ignore[operator]
         offset = None
-    return Dataset(path, d.shape, d.dtype, _unit(d), offset, stride, rows, None if _filtered(d) else
-                   extent_at(f, path, raw))
-
-
-def _filtered(d: h5py.Dataset) -> bool:
-    return d.id.get_create_plist().get_nfilters() > 0
+    return Dataset(path, shape, dtype, _unit(d), offset, stride, rows, None if filtered else extent_at(d, raw))
 
 
 def _even_rows(d: h5py.Dataset, item: int) -> tuple[int, int, int] | None:
@@ -470,9 +470,9 @@ def _follow(item: tuple[int, ...], chunk: tuple[int, ...]) -> bool:
     return all(c == 1 for c in chunk[:axis]) and (item[axis] % chunk[axis] == 0 or math.prod(item[:axis]) == 1)
 
 
-def extent_at(f: h5py.File, path: str, raw: Any) -> int | None:
+def extent_at(d: h5py.Dataset, raw: Any) -> int | None:
     """The byte of dim[0] in the dataspace message of a version 1 object header; None where it is not as expected."""
-    address = h5py.h5o.get_info(f[path].id).addr
+    address = h5py.h5o.get_info(d.id).addr
 
     def read(at: int, n: int) -> bytes:
         raw.seek(at)
@@ -493,7 +493,7 @@ def extent_at(f: h5py.File, path: str, raw: Any) -> int | None:
                 blocks.append(struct.unpack_from("<QQ", body, data))
             if kind == 0x01 and data + 16 <= len(body):
                 where = start + data + (8 if body[data] == 1 else 4)
-                return where if where % 8 == 0 and body[data + 1] == f[path].ndim > 0 else None
+                return where if where % 8 == 0 and body[data + 1] == d.ndim > 0 else None
             at = data + size
     return None
 

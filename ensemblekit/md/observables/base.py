@@ -108,6 +108,8 @@ class Prepared:
     bounds: tuple[float, float | None] | Mapping[str, tuple[float, float | None]] | None = None
     """What the observable cannot leave, (0.0, None) for a length or (0.0, 1.0) for a share: its interval keeps within; with
     `finish` also by name, "" being the observable."""
+    compiled: bool = False
+    """The map is one number a frame and calls no BLAS: kernels and little else."""
     period: float | None = None
     """After which the observable comes round (360 degrees): replicas are averaged on the circle. None where it does not,
     or where `function` is Periodic and says so."""

@@ -49,7 +49,7 @@ class RadiusOfGyration:
             atoms = system.select(self.select)
             squares = partial(_squares, system.gather(atoms), shares_by(system, atoms, self.weights))
         if not self.components:
-            return Prepared(partial(_radius, squares), "Angstrom", bounds=(0.0, None))
+            return Prepared(partial(_radius, squares), "Angstrom", bounds=(0.0, None), compiled=not self.updating)
         return Prepared(partial(_components, squares), "Angstrom", reducers=(Series(),), finish=_each,
                         bounds=dict.fromkeys(NAMES, (0.0, None)))
 
