@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from ensemblekit.averaging.moments import Moments
 from ensemblekit.averaging.reducer import Reducer
-from ensemblekit.engine import Engine, Threads
+from ensemblekit.engine import Engine, Serial, Threads
 from ensemblekit.errors import InputError, ReadOnceError, ReductionError, UnknownFieldError
 from ensemblekit.source import WHOLE, Block, Cut, Field, Piece, SnapshotSource, as_source
 
@@ -60,7 +61,7 @@ def reduce(source: Any, branches: Reducer | Mapping[str, Branch], *, map: Map | 
         per_run = []
         for run in range(count):
             final = runs[run][name] if run in runs else [r.empty() for r in reducers]
-            values = tuple(state.result() for state in final)
+            values = tuple(state.final() if isinstance(state, Moments) else state.result() for state in final)
             per_run.append(values[0] if len(values) == 1 else values)
         results[name] = per_run if several else per_run[0]
     return results["result"] if single else results
@@ -117,6 +118,10 @@ def _read(source: SnapshotSource, branches: Mapping[str, Branch], map: Map | Non
     pieces = source.pieces(names, cut, can_tile and (tiled or big or cut == "space"), limit)
     meter = _meter(progress, source)
     run, rows = -1, _Rows(collapse, keep, cut == "space")
+    if cut == "space" and one is not None and source.lengths is not None and len(source.lengths) == 1 and (
+            isinstance(engine, Serial | Threads)):
+        normal = {name: (map, field, *[r.roomy(one.size, one.dtype.kind == "c") if isinstance(r, Moments) and map is None
+                                       else r for r in reducers]) for name, (map, field, *reducers) in normal.items()}
     values = engine.map(_reduce_piece, pieces, normal)
     try:
         for at, start, stop, tile, states in values:
@@ -202,7 +207,8 @@ def _pairwise(total: States, other: States, verb: Literal["merge", "beside"]) ->
 
 def _reduce_piece(branches: Branches, piece: Piece) -> tuple[int, int, int, slice, States]:
     """Everything that is done with one piece, wherever it is done."""
-    states: States = {name: [r.empty() for r in reducers] for name, (_, _, *reducers) in branches.items()}
+    states: States = {name: [r.tile(piece.tile) if isinstance(r, Moments) and r.rooms else r.empty() for r in reducers]
+                      for name, (_, _, *reducers) in branches.items()}
     doing = "reading"
     try:
         for block in piece.blocks():

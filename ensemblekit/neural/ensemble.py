@@ -303,7 +303,7 @@ class Ensemble(torch.nn.Module):
         held = getattr(rows, "weights", None)       # of the store; they may be others than those asked for
         if self.shares is None and (held is None or np.ptp(held) == 0):
             if "space" in reducer.cuts and int(np.prod(rows.shape[1:])) * rows.dtype.itemsize >= WIDE_ITEM:
-                return reduce(rows, reducer, cut="space", limit=64 << 20)
+                return reduce(rows, reducer, cut="space", limit=16 << 20)
             return reduce(rows, reducer)
         state = reducer.empty()
         for k in range(len(self)):
