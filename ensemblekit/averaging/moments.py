@@ -130,7 +130,9 @@ class Moments:
                 self._update_folded(rows, narrow, k)
                 return
         if not self.sums:
-            self.sums = [room[self.place] for room in self.rooms] or [np.zeros(rows.width), np.zeros(rows.width)]
+            self.sums = [room[self.place] for room in self.rooms]
+            if not self.sums or len(self.sums[0]) != rows.width:        # the block is not what the field had said
+                self.sums = [np.zeros(rows.width), np.zeros(rows.width)]
         if weights is None:
             kernels.add_moments(rows.flat, rows.stride, rows.n, rows.width, self.weight, *self.sums)
         else:
