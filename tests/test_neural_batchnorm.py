@@ -120,6 +120,20 @@ def test_frozen_layers_and_those_without_statistics():
     torch.testing.assert_close(half[0].running_var.double(), seen.var(0), rtol=2**-7, atol=0)
 
 
+def test_dropout_is_on_as_while_training_or_off():
+    torch.manual_seed(3)
+    x = torch.randn(64, 5) + 3
+    seen = {}
+    for dropout in (True, False):
+        model = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(5)).eval()
+        neural.update_bn([x[:40], x[40:]], model, dropout=dropout)
+        seen[dropout] = model[1].running_var.double()
+        assert not model.training
+        assert not model[0].training
+    torch.testing.assert_close(seen[False], x.double().var(0))
+    assert (seen[True] > 3 * seen[False]).all()     # E[x²] of those dropped: 2 (σ² + μ²) - μ², above 9 here
+
+
 @pytest.mark.parametrize("momentum", [0.1, None, 1.0])
 def test_old_statistics_leave_no_trace(momentum):
     """Averaged weights may come with statistics that are not finite; a layer's momentum is its own again afterwards."""

@@ -101,6 +101,29 @@ def test_log_probabilities_of_huge_logits_are_finite():
     assert float(found[0, 0].detach()) == pytest.approx(-600, rel=1e-12)
 
 
+@pytest.mark.parametrize("path", ["sequential", "vmap"])
+def test_members_of_low_precision_are_pooled_in_double(path):
+    """bfloat16 logits: each member rounds once, the pool of many does not."""
+    rng = np.random.default_rng(5)
+    values = torch.tensor(rng.normal(size=(40, 3)), dtype=torch.bfloat16)
+    models = [Fixed(*row).bfloat16() for row in values.tolist()]
+    found = neural.Ensemble(models[0], vectors(models)).predict(torch.zeros(2, 1), path=path)
+    p = torch.softmax(values.double(), 1).numpy()
+    assert found.probabilities.dtype == np.float64
+    np.testing.assert_allclose(found.probabilities, np.tile(p.mean(0), (2, 1)), rtol=1e-12)
+    np.testing.assert_allclose(found.aleatoric, -(p * np.log(p)).sum(1).mean(), rtol=1e-12)
+
+
+def test_certain_members_have_no_entropy_and_differ_by_all_of_it():
+    ens = neural.Ensemble(Fixed(0, 0, 0), vectors([Fixed(2000, 0, 0), Fixed(0, 2000, 0)]))
+    found = ens.predict((torch.zeros(2, 1), torch.tensor([0, 2])))
+    np.testing.assert_allclose(found.probabilities, [[0.5, 0.5, 0]] * 2, atol=1e-15)
+    np.testing.assert_allclose(found.entropy, np.log(2), rtol=1e-12)        # 0 log 0 is 0
+    np.testing.assert_allclose(found.aleatoric, 0, atol=1e-12)
+    np.testing.assert_allclose(found.epistemic, np.log(2), rtol=1e-12)
+    assert torch.isfinite(ens(torch.zeros(2, 1))).all()
+
+
 def test_members_are_left_alone_and_answer_alike_however_batches_are_cut():
     models, (x, y) = [net(k) for k in range(3)], images()
     model = net(9)

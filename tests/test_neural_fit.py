@@ -189,3 +189,20 @@ def test_a_loss_that_explodes_stops_the_training(tmp_path):
 def test_an_empty_stream_for_validation(tmp_path):
     with pytest.raises(InputError, match="validation loader is empty"):
         fit(tmp_path / "a.h5", val_loader=iter(()))
+
+
+@pytest.mark.parametrize("where", ["training", "validation"])
+def test_labels_out_of_range_are_told_and_the_store_stays_sound(tmp_path, where):
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 2)
+    good, bad = (torch.randn(6, 3), torch.tensor([0, 1] * 3)), (torch.randn(6, 3), torch.tensor([0, 1, 2, 7, -100, 1]))
+    path = tmp_path / "weights.h5"
+    with pytest.raises(InputError, match="labels are whole numbers 0 to 1, as the model has 2 outputs; got 0 to 7"):
+        neural.fit(model, torch.optim.SGD(model.parameters(), lr=0.1), [good, bad if where == "training" else good],
+                   torch.nn.CrossEntropyLoss(), n_cycles=2, n_epochs=2, store=path,
+                   val_loader=[bad] if where == "validation" else None)
+    assert len(ek.open(path, check=True)) == (1 if where == "validation" else 0)
+    model = torch.nn.Linear(4, 2)       # what fails for another reason is said as it is
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        neural.fit(model, torch.optim.SGD(model.parameters(), lr=0.1), [good], torch.nn.CrossEntropyLoss(), n_cycles=1,
+                   n_epochs=1, store=tmp_path / "other.h5")

@@ -371,6 +371,24 @@ def test_some_of_the_parameters(tmp_path, chosen):
     assert torch.equal(fresh[0].weight, own)
 
 
+def test_a_reader_beside_the_training_sees_each_snapshot_once_it_is_taken(tmp_path):
+    loop = Loop(tmp_path, 12, 3)
+    seen, reader = [], None
+    for _ in range(12):
+        loop.rec.step(loop.update())
+        loop.schedule.step()
+        if loop.rec.captured:
+            reader = reader or ek.open(loop.path)
+            reader.refresh()
+            again = [neural.Ensemble.from_store(loop.path, net(1)) for _ in range(2)]       # loading twice changes nothing
+            seen.append(len(reader))
+            assert len(again[0]) == len(again[1]) == len(reader) == len(loop.rec.captured)
+            np.testing.assert_array_equal(reader["parameters"][-1], loop.weights[loop.rec.captured[-1] - 1])
+            np.testing.assert_array_equal(again[0].vectors["parameters"][:], again[1].vectors["parameters"][:])
+    assert seen == [1] * 4 + [2] * 4 + [3]
+    loop.check([4, 8, 12])
+
+
 def test_content_hashes_tell_weights_apart(tmp_path):
     loop, hashes = Loop(tmp_path), []
     for _ in range(12):

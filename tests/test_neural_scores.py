@@ -90,6 +90,21 @@ def test_few_items_ties_and_one_class():
     assert np.isfinite(neural.adaptive_calibration_error(p, y, 15))
 
 
+def test_the_upward_bias_of_few_items_is_told():
+    """Labels drawn from the very probabilities: the true error is 0, all that 60 items show is bias, and the interval knows."""
+    found = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        p = rng.dirichlet(np.ones(4), 60)
+        y = np.array([rng.choice(4, p=row) for row in p])
+        one = neural.scores((p, y))["ece"]
+        found.append((one.value, one.bias, one.low))
+    value, bias, low = np.mean(found, axis=0)
+    assert value > 0.1
+    assert bias > value / 4
+    assert low < value / 4
+
+
 def test_adaptive_bins_hold_equally_many():
     p, y = drawn(600, 3, seed=1)
     order = np.argsort(p.max(1))

@@ -1,12 +1,14 @@
 """Sources and the one pass over them: windows, replicas, partials, streams, tiles, and what is refused."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ensemblekit as ek
-from ensemblekit.errors import InputError, ReadOnceError, UnknownFieldError
+from ensemblekit.errors import InputError, ReadOnceError, StatisticsError, UnknownFieldError
 from ensemblekit.source import WHOLE, Block, HeldPiece, time_cuts
 
 
@@ -32,6 +34,33 @@ def test_a_wide_item_is_cut_into_tiles_and_gets_its_shape_back():
     np.testing.assert_array_equal(got["e"].at_high, x.argmax(0))
     small = ek.reduce(x[:20], ek.Moments(), limit=1000)
     np.testing.assert_allclose(small.variance, x[:20].var(0, ddof=1, dtype="f8"), rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["f4", "f8", "c8", "f2", "i4"])
+def test_tiles_of_moments_are_taken_in_place(kind):
+    """In the memory of the whole item with threads, joined elsewhere: the same bits, and nobody else's afterwards."""
+    rng = np.random.default_rng(8)
+    x = (rng.normal(size=(6, 7, 11)) * 50 + (1j * rng.normal(size=(6, 7, 11)) if kind == "c8" else 0)).astype(kind)
+    w = np.array([1.0, 0.0, 2.0, 0.5, 3.0, 0.0])
+    for weights in (None, w):
+        source = ek.ArraySource.of(x, weights=weights)
+        found = [ek.reduce(source, ek.Moments(), cut="space", limit=limit, engine=engine) for limit in (97, 400, 10**6)
+                 for engine in (ek.Serial(), ek.Threads(2), ek.Executor(ThreadPoolExecutor(2)))]
+        first = ek.reduce(-source.arrays["values"], ek.Moments(), cut="space", limit=97)
+        want = np.average(x.astype("c16" if kind == "c8" else "f8"), axis=0, weights=weights)
+        for one in found:
+            assert one.mean.shape == one.variance.shape == (7, 11)
+            np.testing.assert_allclose(one.mean, want, rtol=1e-12, atol=1e-12)
+            np.testing.assert_array_equal(one.mean, found[0].mean)
+            np.testing.assert_array_equal(one.variance, found[0].variance)
+        if weights is None:
+            np.testing.assert_allclose(found[0].variance, x.astype(want.dtype).var(0, ddof=1), rtol=1e-9)
+            np.testing.assert_array_equal(first.mean, -found[0].mean)
+    with pytest.raises(StatisticsError, match="all weights of 6"):
+        ek.reduce(ek.ArraySource.of(x, weights=0 * w), ek.Moments(), cut="space", limit=97)
+    runs = ek.reduce(ek.ReplicaSet.of([x[:2], x[2:]]), ek.Moments(), cut="space", limit=97)
+    np.testing.assert_allclose(runs[0].mean, x[:2].astype(want.dtype).mean(0), rtol=1e-12)
+    np.testing.assert_allclose(runs[1].mean, x[2:].astype(want.dtype).mean(0), rtol=1e-12)
 
 
 def test_many_fields_many_maps_one_read():

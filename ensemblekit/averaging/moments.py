@@ -60,6 +60,8 @@ class Moments:
         self.item: tuple[int, ...] = ()
         self.complex = False
         self.sums: list[Array] = []     # [mean, M2] or [mean, M2, M3, M4], flat; complex numbers as pairs
+        self.rooms: list[np.ndarray] = []       # of the whole item, where its tiles are taken in place
+        self.place = slice(0, 0)                # which part of them is mine
 
     def empty(self) -> Self:
         return type(self)(self.order)
@@ -128,7 +130,9 @@ class Moments:
                 self._update_folded(rows, narrow, k)
                 return
         if not self.sums:
-            self.sums = [np.zeros(rows.width), np.zeros(rows.width)]
+            self.sums = [room[self.place] for room in self.rooms]
+            if not self.sums or len(self.sums[0]) != rows.width:        # the block is not what the field had said
+                self.sums = [np.zeros(rows.width), np.zeros(rows.width)]
         if weights is None:
             kernels.add_moments(rows.flat, rows.stride, rows.n, rows.width, self.weight, *self.sums)
         else:
@@ -195,10 +199,36 @@ class Moments:
             return self.result().mean
         return self._shape(self.sums[0])
 
+    def roomy(self, size: int, complex: bool) -> Self:
+        """A pattern whose tiles are all parts of the same memory, for threads: to put them beside each other copies nothing.
+
+        Arguments:
+            size, complex: of the item.
+        """
+        new = self.empty()
+        if self.order == 2:
+            new.rooms = [np.zeros(size * (1 + complex)), np.zeros(size * (1 + complex))]
+            new.complex = complex
+        return new
+
+    def tile(self, tile: slice) -> Self:
+        """An empty state for these numbers of the item of a `roomy` pattern; no two may overlap."""
+        new = self.empty()
+        new.rooms, each = self.rooms, 1 + self.complex
+        new.place = slice(tile.start * each, tile.stop * each)
+        return new
+
+    def _placed(self) -> bool:
+        return bool(self.rooms and self.sums) and all(x.base is room for x, room in zip(self.sums, self.rooms, strict=True))
+
     def beside(self, right: Self) -> None:
         if right.sums:
+            if self._placed() and right._placed() and self.rooms is right.rooms and self.place.stop == right.place.start:
+                self.place = slice(self.place.start, right.place.stop)
+                self.sums = [room[self.place] for room in self.rooms]
+            else:
+                self.sums = [join(a, b) for a, b in zip(self.sums, right.sums, strict=True)]
             self.complex = right.complex
-            self.sums = [join(a, b) for a, b in zip(self.sums, right.sums, strict=True)]
             self.item = (self.item[0] + right.item[0],)
 
     def shaped(self, item: tuple[int, ...]) -> None:
@@ -206,6 +236,13 @@ class Moments:
 
     def result(self) -> MomentsResult:
         """Raises StatisticsError where no snapshot, or none with a weight above 0, was seen."""
+        return self._answer(own=False)
+
+    def final(self) -> MomentsResult:
+        """The same as `result`, made in place of the state where it can be: for the last use of a state of large items."""
+        return self._answer(own=True)
+
+    def _answer(self, own: bool) -> MomentsResult:
         if not self.sums:
             raise StatisticsError("no snapshots" if self.n == 0 else f"all weights of {self.n} snapshots are 0")
         mean: Array = self.sums[0]
@@ -216,14 +253,16 @@ class Moments:
             m2 = m2.reshape(-1, 2).sum(1)
         freedom = self.weight - self.weight2 / self.weight
         tiny = freedom <= 1e-12 * self.weight
-        variance = m2 * float("nan") if tiny else m2 / freedom
+        freedom = float("nan") if tiny else freedom
+        own = own and self.order == 2 and not is_torch(m2)
+        variance = np.divide(m2, freedom, out=m2) if own else m2 / freedom
         skewness = kurtosis = None
         if self.order == 4:
             _, _, m3, m4 = self.sums
             with np.errstate(invalid="ignore", divide="ignore"):
                 skewness = self._shape(m3 * self.weight**0.5 / m2**1.5)
                 kurtosis = self._shape(m4 * self.weight / (m2 * m2) - 3.0)
-        mean = mean if self.complex else plain(mean)
+        mean = mean if self.complex or own else plain(mean)
         return MomentsResult(mean=self._shape(mean), variance=self._shape(variance), n=self.n,
                              sum_weights=self.weight, n_eff=self.weight**2 / self.weight2,
                              skewness=skewness, kurtosis=kurtosis)

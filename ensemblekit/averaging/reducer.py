@@ -22,6 +22,10 @@ class Reducer(Protocol[R]):
     2. ``result()`` changes nothing; asking twice gives the same.
     3. ``restored(state())`` continues as if nothing had happened; the state is plain arrays.
     4. State is float64 on the device of the values, whatever their type.
+
+    Of its own accord one may have ``final()``, the answer made in place of the state at its last use, and ``roomy(size,
+    complex)`` with ``tile(slice)``, a pattern whose tiles are parts of one memory, so that nothing is copied when they are
+    put beside each other. What they give is what the others give.
     """
 
     @property

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from ensemblekit.averaging.reducer import Reducer
-from ensemblekit.engine import Engine, Threads
+from ensemblekit.engine import Engine, Serial, Threads
 from ensemblekit.errors import InputError, ReadOnceError, ReductionError, UnknownFieldError
 from ensemblekit.source import WHOLE, Block, Cut, Field, Piece, SnapshotSource, as_source
 
@@ -60,7 +60,7 @@ def reduce(source: Any, branches: Reducer | Mapping[str, Branch], *, map: Map | 
         per_run = []
         for run in range(count):
             final = runs[run][name] if run in runs else [r.empty() for r in reducers]
-            values = tuple(state.result() for state in final)
+            values = tuple(getattr(state, "final", state.result)() for state in final)
             per_run.append(values[0] if len(values) == 1 else values)
         results[name] = per_run if several else per_run[0]
     return results["result"] if single else results
@@ -119,6 +119,10 @@ def _read(source: SnapshotSource, branches: Mapping[str, Branch], map: Map | Non
     pieces = source.pieces(names, cut, can_tile and (tiled or big or cut == "space"), limit)
     meter = _meter(progress, source)
     run, rows = -1, _Rows(collapse, keep, cut == "space")
+    if cut == "space" and one is not None and source.lengths is not None and len(source.lengths) == 1 and (
+            isinstance(engine, Serial | Threads)):
+        normal = {name: (map, field, *(_in_place(r, one) if map is None else r for r in reducers))
+                  for name, (map, field, *reducers) in normal.items()}
     values = engine.map(_reduce_piece if blas else _reduce_without_blas, _foreseen(pieces), normal)
     try:
         for at, start, stop, tile, states in values:
@@ -135,6 +139,12 @@ def _read(source: SnapshotSource, branches: Mapping[str, Branch], map: Map | Non
         meter.close()
     if run >= 0:
         yield run, rows.joined(one)
+
+
+def _in_place(reducer: Any, field: Field) -> Any:
+    """The reducer with memory for the whole item, where it can take its tiles in place."""
+    roomy = getattr(reducer, "roomy", None)
+    return reducer if roomy is None else roomy(field.size, field.dtype.kind == "c")
 
 
 def _foreseen(pieces: Iterator[Piece]) -> Iterator[Piece]:
@@ -213,7 +223,8 @@ def _pairwise(total: States, other: States, verb: Literal["merge", "beside"]) ->
 
 def _reduce_piece(branches: Branches, piece: Piece) -> tuple[int, int, int, slice, States]:
     """Everything that is done with one piece, wherever it is done."""
-    states: States = {name: [r.empty() for r in reducers] for name, (_, _, *reducers) in branches.items()}
+    states: States = {name: [r.tile(piece.tile) if getattr(r, "rooms", None) else r.empty() for r in reducers]
+                      for name, (_, _, *reducers) in branches.items()}
     doing = "reading"
     try:
         for block in piece.blocks():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -234,6 +234,8 @@ class Ensemble(torch.nn.Module):
         """What is averaged, (members, n, ...): probabilities, their logarithms, or numbers."""
         if self.task == "regression":
             return _wide(out[0] if isinstance(out, tuple) else out)
+        if self.space == "probability" and self.task != "binary":
+            return log_probabilities(out, self.task, 2, torch.softmax)      # one exponential a number instead of two
         log_p = log_probabilities(out, self.task, 2)
         return log_p.exp() if self.space == "probability" else log_p
 
@@ -303,7 +305,7 @@ class Ensemble(torch.nn.Module):
         held = getattr(rows, "weights", None)       # of the store; they may be others than those asked for
         if self.shares is None and (held is None or np.ptp(held) == 0):
             if "space" in reducer.cuts and int(np.prod(rows.shape[1:])) * rows.dtype.itemsize >= WIDE_ITEM:
-                return reduce(rows, reducer, cut="space", limit=64 << 20)
+                return reduce(rows, reducer, cut="space", limit=16 << 20)
             return reduce(rows, reducer)
         state = reducer.empty()
         for k in range(len(self)):
@@ -428,8 +430,11 @@ def predict(model: torch.nn.Module, loader: Any, *, task: Task = "classification
     return found.result(1, "probability")
 
 
-def log_probabilities(outputs: Any, task: str, axis: int = 1) -> torch.Tensor:
+def log_probabilities(outputs: Any, task: str, axis: int = 1, of: Callable[..., torch.Tensor] = torch.log_softmax
+                      ) -> torch.Tensor:
     """Logits or log-probabilities as log-probabilities in float64; classes along `axis`, those before it are batches.
+
+    `of`: torch.softmax for the probabilities themselves, where the task is not binary.
 
     Raises InputError where the shape does not fit the task.
     """
@@ -448,7 +453,7 @@ def log_probabilities(outputs: Any, task: str, axis: int = 1) -> torch.Tensor:
                          'an item: task="binary"; maps: task="segmentation"; numbers: task="regression"')
     if task == "segmentation" and (len(shape) < 3 or shape[1] < 2):
         raise InputError(f'task="segmentation" takes logits (n, classes, *map); got {shape}')
-    return torch.log_softmax(x, axis)
+    return of(x, axis)
 
 
 class _Collected:

@@ -142,7 +142,7 @@ def fit(model: torch.nn.Module, optimizer: Any, loader: Iterable[Any], loss: Los
                 for index, batch in enumerate(rec.batches(loader), rec.batches_done):
                     batch = moved(batch)
                     size = min(accumulate, batches - index // accumulate * accumulate)
-                    found = loss(output_of(batch), _target_of(batch))
+                    found = _scored(loss, output_of(batch), _target_of(batch))
                     (found / size if scaler is None else scaler.scale(found / size)).backward()
                     recent.append(found.detach())
                     if (index + 1) % accumulate and index + 1 < batches:
@@ -232,7 +232,7 @@ def _validate(model: torch.nn.Module, loader: Iterable[Any], loss: Loss, output_
             batch = moved(batch)
             output, target = output_of(batch), _target_of(batch)
             size = _size_of(batch)
-            total, n = total + float(loss(output, target)) * size, n + size
+            total, n = total + float(_scored(loss, output, target)) * size, n + size
             labelled = labelled and (isinstance(output, torch.Tensor) and isinstance(target, torch.Tensor) and output.ndim == 2
                                      and target.ndim == 1 and not target.is_floating_point())
             if labelled:
@@ -288,6 +288,21 @@ def _to(batch: Any, device: torch.device, channels_last: bool) -> Any:
         parts = [_to(value, device, channels_last) for value in batch]
         return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
     return batch
+
+
+def _scored(loss: Loss, output: Any, target: Any) -> torch.Tensor:
+    """The loss of a batch; where it fails, labels that are no class of the model's are said to be such."""
+    try:
+        return loss(output, target)
+    except (IndexError, RuntimeError) as error:
+        if (isinstance(output, torch.Tensor) and isinstance(target, torch.Tensor) and output.device.type != "cuda"
+                and output.ndim >= 2 and target.shape == output.shape[:1] + output.shape[2:] and not target.is_floating_point()):
+            kept, classes = target[target != getattr(loss, "ignore_index", -100)], output.shape[1]
+            if kept.numel() and (int(kept.min()) < 0 or int(kept.max()) >= classes):
+                raise InputError(f"labels are whole numbers 0 to {classes - 1}, as the model has {classes} outputs; got "
+                                 f"{int(kept.min())} to {int(kept.max())}. Count classes from 0, or give the model more "
+                                 "outputs") from error
+        raise
 
 
 def _name_of(loss: Any) -> str:
