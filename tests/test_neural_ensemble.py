@@ -115,7 +115,7 @@ def test_members_of_low_precision_are_pooled_in_double(path):
 
 
 def test_certain_members_have_no_entropy_and_differ_by_all_of_it():
-    ens = neural.Ensemble(Fixed(0, 0, 0), vectors([Fixed(2000, 0, 0), Fixed(0, 2000, 0)]))
+    ens = neural.Ensemble(Fixed(0, 0, 0), vectors([Fixed(2000, 0, -np.inf), Fixed(0, 2000, -np.inf)]))
     found = ens.predict((torch.zeros(2, 1), torch.tensor([0, 2])))
     np.testing.assert_allclose(found.probabilities, [[0.5, 0.5, 0]] * 2, atol=1e-15)
     np.testing.assert_allclose(found.entropy, np.log(2), rtol=1e-12)        # 0 log 0 is 0

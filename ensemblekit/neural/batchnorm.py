@@ -166,16 +166,16 @@ class _Seen:
     def _fold(self) -> None:
         if not self.batches:
             return
-        n = torch.tensor([one[0] for one in self.batches], dtype=torch.float64)[:, None]
-        means = torch.stack([one[1] for one in self.batches]).cpu().double()
-        squares = torch.stack([one[2] for one in self.batches]).cpu().double()
+        n = np.array([one[0] for one in self.batches], np.float64)
+        both = torch.stack([x for _, mean, squares in self.batches for x in (mean, squares)]).cpu().double().numpy()
+        means, squares = both[::2], both[1::2]
         self.batches.clear()
-        total = float(n.sum())
-        mean = (n / total * means).sum(0)
-        m2 = squares.sum(0) + (n * (means - mean) ** 2).sum(0)
+        total = n.sum()
+        mean = n @ means / total
+        m2 = squares.sum(0) + n @ (means - mean) ** 2
         self.moments.merge(Moments().restored({
             "n": np.array(int(total)), "weight": np.array(total), "weight2": np.array(total),
-            "item": np.array(mean.shape), "complex": np.array(False), "sum1": mean.numpy(), "sum2": m2.numpy()}))
+            "item": np.array(mean.shape), "complex": np.array(False), "sum1": mean, "sum2": m2}))
 
     def state(self) -> dict[str, Any]:
         """Plain arrays, for the other processes."""

@@ -296,7 +296,8 @@ def _scored(loss: Loss, output: Any, target: Any) -> torch.Tensor:
         return loss(output, target)
     except (IndexError, RuntimeError) as error:
         if (isinstance(output, torch.Tensor) and isinstance(target, torch.Tensor) and output.device.type != "cuda"
-                and output.ndim >= 2 and target.shape == output.shape[:1] + output.shape[2:] and not target.is_floating_point()):
+                and output.ndim >= 2 and not target.is_floating_point()
+                and target.shape == output.shape[:1] + output.shape[2:]):
             kept, classes = target[target != getattr(loss, "ignore_index", -100)], output.shape[1]
             if kept.numel() and (int(kept.min()) < 0 or int(kept.max()) >= classes):
                 raise InputError(f"labels are whole numbers 0 to {classes - 1}, as the model has {classes} outputs; got "
