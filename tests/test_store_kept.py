@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import ensemblekit as ek
+from ensemblekit.errors import InputError
 from ensemblekit.store import blocks
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc/self/smaps is Linux's")
@@ -68,3 +69,12 @@ def test_snapshots_appended_to_a_store_that_is_mapped_are_seen(tmp_path):
     with ek.open(path, "a") as store:
         store.extend({"u": values[:64] + 1})
     np.testing.assert_allclose(mean(path), np.concatenate([values, values[:64] + 1]).mean(0, dtype=float), atol=1e-6)
+
+
+def test_times_that_run_backwards_are_named(tmp_path):
+    with ek.create(tmp_path / "run.h5", {"u": ek.Field((), "f4")}) as store:
+        with pytest.raises(InputError, match=r"run backwards; 1 comes after 3\. Sort"):
+            store.extend({"u": np.zeros(3)}, times=[0.0, 3.0, 1.0])
+        store.extend({"u": np.zeros(2)}, times=[0.0, 3.0])
+        with pytest.raises(InputError, match="backwards after 3, the last time of the store"):
+            store.extend({"u": np.zeros(1)}, times=[2.0])
