@@ -130,3 +130,21 @@ def test_progress_counts_every_snapshot_once():
     ek.reduce(np.zeros((600, 200000), "f4"), ek.Moments(), progress=lambda done, total: told.append(done))
     assert told[-1] == 600
     assert told == sorted(told)
+
+
+@pytest.mark.parametrize("engine", [ek.Serial(), ek.Threads(2)], ids=["serial", "threads"])
+def test_blas_is_held_to_one_thread_but_where_work_does_without(engine):
+    import threadpoolctl
+
+    def threads(shared, item):
+        return [lib["num_threads"] for lib in threadpoolctl.threadpool_info() if lib["user_api"] == "blas"]
+
+    def without(shared, item):
+        return threads(shared, item)
+
+    without.blas = False
+    with threadpoolctl.threadpool_limits(3, "blas"):
+        (held,), (left,) = engine.map(threads, [0], None), engine.map(without, [0], None)
+        assert set(held) == {1}
+        assert set(left) == {3}
+        assert set(threads(None, 0)) == {3}

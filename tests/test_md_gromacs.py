@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(gmx is None, reason="gmx is not installed")
 
 RUN = """integrator = sd
 dt = 0.002
-nsteps = 2500
+nsteps = 1000
 nstxout-compressed = 25
 compressed-x-precision = 100000
 cutoff-scheme = Verlet

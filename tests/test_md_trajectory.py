@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import struct
 import subprocess
 import sys
@@ -453,3 +454,21 @@ def test_a_damaged_frame_of_a_dcd_is_named(dcd, tmp_path):
     with pytest.raises(EnsemblekitError, match=r"frame 31 of a\.dcd is damaged"):
         md.average(source, {"rg": lambda atoms: atoms.positions.sum()})
     assert md.average(source, {"rg": lambda atoms: atoms.positions.sum()}, stop=31).n_frames == 31
+
+
+def test_topologies_are_kept_ready_within_bounds(tmp_path, monkeypatch):
+    from ensemblekit.md import topology
+    from ensemblekit.md.topology import Topology
+
+    first, second = (Topology({"names": np.array([name] * 60, object)}, {}, {}, np.zeros(60, int), np.zeros(1, int))
+                     for name in ("C", "N"))
+    monkeypatch.setattr(topology, "MOST_KEPT", 100)
+    one = Topology.kept(first.to_dict())
+    assert Topology.kept(first.to_dict()) is one
+    other = Topology.kept(second.to_dict())
+    assert set(other.names) == {"N"}                       # another topology is not taken for it
+    again = Topology.kept(first.to_dict())
+    assert again is not one                                # there was room for 100 atoms only
+    assert len(again.select("name C")) == 60
+    back = pickle.loads(pickle.dumps(again))               # its lock and its universe stay behind
+    assert len(back.select("name C")) == 60

@@ -654,7 +654,9 @@ class Store:
             meta["step"] = given
         meta["time"] = meta["step"] if times is None else _numbers(times, n, "times")
         if (np.diff(meta["time"], prepend=last_time) < 0).any() or not np.isfinite(meta["time"]).all():
-            raise InputError(f"times must be finite and not run backwards, from {last_time:g}, the last time of the store")
+            since = f" after {last_time:g}, the last time of the store" if np.isfinite(last_time) else ""
+            raise InputError(f"times must be finite and must not run backwards{since}{_backwards(meta['time'])}. Sort the "
+                             "snapshots, or write independent runs into stores of their own")
         meta["weight"] = 1.0 if weights is None else _numbers(weights, n, "weights")
         if not (np.isfinite(meta["weight"]) & (meta["weight"] >= 0)).all():
             raise InputError("weights are finite and not negative")
@@ -987,3 +989,9 @@ def _foreign_tables(path: str, found: Mapping[str, Foreign]) -> dict[str, Table]
         tables[clock] = Table({name: f.field for name, f in mine.items()}, (part,), unit, one.steps, one.times,
                               one.times is not None)
     return tables
+
+
+def _backwards(times: np.ndarray) -> str:
+    """Which of these times is before the one before it, in words; nothing where none is."""
+    back = np.flatnonzero(np.diff(times) < 0)
+    return f"; {times[back[0] + 1]:g} comes after {times[back[0]]:g}" if len(back) else ""

@@ -168,9 +168,9 @@ def decompose(system: System, settings: PCA) -> tuple[Gather, PrincipalComponent
                          "fewer frames")
     move = partial(moved_atoms, gather, found.fit, same, found.mean)
     if route == "covariance":
-        values, vectors, mean, total, n_eff = _by_covariance(system, move)
+        values, vectors, mean, total, n_eff = _by_covariance(system, move, int(wanted))
     else:
-        values, vectors, mean, total, n_eff = _by_gram(system, move, p)
+        values, vectors, mean, total, n_eff = _by_gram(system, move, p, int(wanted))
     k = min(int(wanted), len(values))
     values, vectors = np.clip(values[:k], 0, None), vectors[:k]
     vectors = vectors * np.sign(vectors[np.arange(k), np.abs(vectors).argmax(1)])[:, None]
@@ -184,15 +184,25 @@ def decompose(system: System, settings: PCA) -> tuple[Gather, PrincipalComponent
 Parts = tuple[np.ndarray, np.ndarray, np.ndarray, float, float]
 
 
-def _by_covariance(system: System, move: Any) -> Parts:
+def _by_covariance(system: System, move: Any, k: int) -> Parts:
     found = system.reduce({"covariance": (partial(_flat, move), Covariance())}, "covariance of PCA")["covariance"]
     if not np.isfinite(found.covariance).all():
         raise InputError("PCA needs 2 frames or more, all of them finite")
-    values, vectors = np.linalg.eigh(found.covariance)
-    return values[::-1], vectors[:, ::-1].T, found.mean, float(values.sum()), found.n_eff
+    total = float(np.trace(found.covariance))
+    values, vectors = _largest_pairs(np.array(found.covariance), k)
+    return values, vectors.T, found.mean, total, found.n_eff
 
 
-def _by_gram(system: System, move: Any, p: int) -> Parts:
+def _largest_pairs(matrix: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k largest eigenvalues of a symmetric matrix and their vectors (columns), largest first; the matrix is used up."""
+    from scipy.linalg import eigh
+
+    n = len(matrix)
+    values, vectors = eigh(matrix.T, subset_by_index=(max(0, n - k), n - 1), overwrite_a=True, check_finite=False)
+    return values[::-1], vectors[:, ::-1]
+
+
+def _by_gram(system: System, move: Any, p: int, k: int) -> Parts:
     """By the inner products of the frames, which lie in a temporary file as deviations from the mean structure."""
     n = system.n_frames
     handle, path = tempfile.mkstemp(suffix=".ensemblekit-pca")
@@ -206,13 +216,18 @@ def _by_gram(system: System, move: Any, p: int) -> Parts:
         inner = reduce(ArraySource.of(held), Gram(), cut="space", engine=system.engine)
         if not np.isfinite(inner).all():
             raise InputError("PCA needs frames that are all finite")
-        centred = inner - (w @ inner)[None] - (inner @ w)[:, None] + w @ inner @ w
+        by_frame = inner @ w
+        inner -= by_frame[None]         # in place from here on: there are hundreds of megabytes of it
+        inner -= by_frame[:, None]
+        inner += w @ by_frame
         root = np.sqrt(w)
         freedom = 1 - float(w @ w)
         if freedom <= 1e-12:
             raise InputError("PCA needs 2 frames or more")
-        values, vectors = np.linalg.eigh(centred * root[:, None] * root[None] / freedom)
-        values, vectors = values[::-1], vectors[:, ::-1]
+        inner *= (root / freedom)[:, None]
+        inner *= root[None]
+        total = float(np.trace(inner))
+        values, vectors = _largest_pairs(inner, k)
         rank = max(1, int((values > 1e-10 * max(values[0], 0)).sum()))
         rank = min(rank, 512)
         mean = np.zeros(p)
@@ -225,7 +240,7 @@ def _by_gram(system: System, move: Any, p: int) -> Parts:
         modes -= (vectors[:, :rank] * root[:, None]).sum(0)[:, None] * mean
         lengths = np.linalg.norm(modes, axis=1, keepdims=True)
         modes = np.divide(modes, lengths, out=np.zeros_like(modes), where=lengths > 0)
-        return values[:rank], modes, mean, float(np.clip(values, 0, None).sum()), 1 / float(w @ w)
+        return values[:rank], modes, mean, total, 1 / float(w @ w)
     finally:
         os.unlink(path)
 
