@@ -23,8 +23,9 @@ help:
 tour: $(VENV)/.tour
 	$(BIN)/ensemblekit tour --out tour
 
+# one process a core, each with one thread of BLAS: threads of several processes would only wait for each other
 test: $(VENV)/.test
-	$(BIN)/python -m pytest $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(PYTEST)
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m "slow or not slow" $(PYTEST)
