@@ -1,8 +1,13 @@
-"""What every test leaves as it found it."""
+"""What every test finds, and leaves as it found it."""
 
+import signal
 import sys
 
 import pytest
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # started in the background of a shell: the processes that tests interrupt would not hear of it either
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
