@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import json
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ TABLES = {"core": ("bench_coverage", "bench_statistics"), "md": ("bench_md_cover
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the suites asked for; prints as it goes and writes JSON at the end."""
     args = parse(argv)
+    for loud, where in ((DeprecationWarning, "MDAnalysis"), (UserWarning, "opinf"), (UserWarning, r"benchmarks\.rom")):
+        warnings.filterwarnings("ignore", category=loud, module=where)      # of peers, between the tables
     console = Console()
     about = machine()
     size = (128 if args.quick else 512) << 20
@@ -60,7 +63,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("suites", nargs="*", metavar="suite", help=f"one of {', '.join(SUITES)}; all by default")
-    parser.add_argument("--quick", action="store_true", help="less data: one to three minutes a suite")
+    parser.add_argument("--quick", action="store_true", help="less data: a few minutes a suite")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     parser.add_argument("--folder", type=Path, help="where the data is made and removed; the disk that is measured")
     args = parser.parse_args(argv)

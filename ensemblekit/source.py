@@ -493,6 +493,11 @@ def as_source(x: Any) -> SnapshotSource:
         return x
     if isinstance(x, str | bytes):
         raise InputError(f"a path is not a source: open it first, ek.open({x!r}), and name a field of it")
+    if isinstance(x, Mapping):
+        several = [name for name, values in x.items() if isinstance(values, SnapshotSource)]
+        if several:
+            raise InputError(f"these are several sources, {', '.join(map(repr, several))}; pass one of them, such as "
+                             f"x[{several[0]!r}]")
     return ArraySource.of(x)
 
 

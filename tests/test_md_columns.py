@@ -58,6 +58,22 @@ def test_colvar_with_its_weights_and_a_restart(tmp_path):
     assert answer.mean == pytest.approx((0.5 * 1 + 0.5 * 2 + 1.5 * 3 + 1.5 * 4) / 4)
 
 
+def test_a_row_that_a_restart_wrote_twice_counts_once(tmp_path):
+    path = tmp_path / "COLVAR"
+    head = "#! FIELDS time phi\n"
+    path.write_text(head + "0 1\n1 2\n2 3\n" + head + "2 3\n3 4\n3 5\n")      # the last two share a rounded time alone
+    with pytest.warns(UserWarning, match=r"COLVAR: 1 row written twice, as by a restart \(the first at row 3\), counts once"):
+        found = md.columns(path)
+    np.testing.assert_array_equal(found.times, [0, 1, 2, 3, 3])
+    np.testing.assert_array_equal(found.numbers["phi"], [1, 2, 3, 4, 5])
+
+
+def test_all_columns_at_once_are_no_source(tmp_path):
+    (tmp_path / "a.csv").write_text("time,u,v\n0,1,2\n1,3,4\n")
+    with pytest.raises(InputError, match=r"several sources, 'u', 'v'; pass one of them, such as x\['u'\]"):
+        ek.average(md.columns(tmp_path / "a.csv"))
+
+
 def test_csv_and_plain_text(tmp_path):
     (tmp_path / "a.csv").write_text('"Time (ps)","Density (g/mL)"\n0.0,0.99\n2.0,1.01\n')
     found = md.columns(tmp_path / "a.csv")

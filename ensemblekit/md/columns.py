@@ -94,7 +94,12 @@ def is_columns(path: str) -> bool:
 
 
 def _forward(table: np.ndarray, times: np.ndarray, path: str) -> tuple[np.ndarray, np.ndarray]:
-    """Rows whose times rise: where a restarted run wrote a stretch again, the later rows count."""
+    """Rows whose times rise: where a restarted run wrote a stretch again, the later rows count; the same row twice is one."""
+    twice = np.flatnonzero((np.diff(times) == 0) & (table[1:] == table[:-1]).all(1))
+    if len(twice):
+        warnings.warn(f"{os.path.basename(path)}: {len(twice)} row{'s' if len(twice) > 1 else ''} written twice, as by a "
+                      f"restart (the first at row {twice[0] + 1}), count{'' if len(twice) > 1 else 's'} once", stacklevel=3)
+        table, times = np.delete(table, twice, 0), np.delete(times, twice)
     back = np.flatnonzero(np.diff(times) < 0)
     if not len(back):
         return table, times
