@@ -643,12 +643,9 @@ def _applied(segment: list[Any]) -> np.ndarray:
 
 def incremental_pod(job: Job) -> Basis:
     """The incremental route of pod: one read, and where the source allows it further ones: see :mod:`projection`."""
-    from ensemblekit.rom.pod import with_scales
     from ensemblekit.rom.projection import settled
 
-    problem = job.problem
-    if problem.scaling is not None:
-        problem = with_scales(job, problem, None, None) if problem.access == "tiles" else scaled_by_rows(job)
+    problem = scaled(job)
     products = {part.name: part.product for part in problem.parts if part.product is not None}
     shift: Any = problem.center
     if problem.center not in ("mean", "none", "first"):
@@ -713,6 +710,15 @@ def _blocks(source: Any, keys: Mapping[str, str], limit: int) -> Iterator[tuple[
         for block in piece.blocks():
             if len(block):
                 yield {name: np.asarray(block.fields[key]) for name, key in keys.items()}, block.times, block.weights
+
+
+def scaled(job: Job) -> Problem:
+    """The problem with the scales of its fields, where they have to be found in a read of its own."""
+    from ensemblekit.rom.pod import with_scales
+
+    if job.problem.scaling is None or job.problem.access == "tiles":
+        return with_scales(job, job.problem, None, None)
+    return scaled_by_rows(job)
 
 
 def scaled_by_rows(job: Job) -> Problem:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -351,8 +350,7 @@ def _products_with_mass(problem: Problem) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _split(rows: np.ndarray, problem: Problem) -> list[np.ndarray]:
-    edges = np.cumsum([0, *(part.field.size for part in problem.parts)])
-    return [rows[:, a:b] for a, b in pairwise(edges)]
+    return [rows[:, at] for at in problem.columns]
 
 
 def _field_errors(problem: Problem, grams: list[np.ndarray] | None, roots: np.ndarray, vectors: np.ndarray,
@@ -523,20 +521,28 @@ def _by_steps(job: Job, problem: Problem, first: randomized.First, dtype: np.dty
         for _ in job.local.map(_combine, _columns(made, at), (rows, mix)):
             pass
         modes.append(rows)
-    errors = []
-    if len(problem.parts) > 1:
-        c = roots[:, None] * coefficients
-        for at, rows in enumerate(modes):
-            own = float((energies[at] * roots**2).sum())
-            kept = 2 * np.sum(c.conj() * (roots[:, None] * (per_field[at] @ mix))).real - np.sum(
-                (rows.astype(job.wide) @ rows.astype(job.wide).conj().T).T * (c.conj().T @ c)).real
-            errors.append(math.sqrt(max(own - float(kept), 0) / own) if own > 0 else 0.0)
+    errors = errors_of_fields(modes, [one @ mix for one in per_field], energies, coefficients, roots)
     made.clear()
     known = np.sqrt(ritz.values[ritz.values > (floor * sigma[0]) ** 2])
     return Found(np.concatenate([sigma, known[k:]]) if len(known) > k else sigma, False, coefficients, modes, means, total,
                  left,
                  energy, errors, floor, "randomized", sigma, np.clip(residual, 0, None),
                  [part.scale for part in problem.parts])
+
+
+def errors_of_fields(modes: Sequence[np.ndarray], products: Sequence[np.ndarray], energies: Sequence[np.ndarray] | np.ndarray,
+                     coefficients: np.ndarray, roots: np.ndarray) -> list[float]:
+    """Relative errors of several fields, from the products of each (n, size) with its part of the modes, (n, k), and the
+    energies of its snapshots; none for a single one, whose error is that of all."""
+    if len(modes) < 2:
+        return []
+    errors, c = [], roots[:, None] * coefficients
+    for rows, product, energy in zip(modes, products, energies, strict=True):
+        own = float((energy * roots**2).sum())
+        wide = rows.astype(coefficients.dtype)
+        kept = 2 * np.sum(c.conj() * (roots[:, None] * product)).real - np.sum((wide @ wide.conj().T).T * (c.conj().T @ c)).real
+        errors.append(math.sqrt(max(own - float(kept), 0) / own) if own > 0 else 0.0)
+    return errors
 
 
 def _chosen(rule: Rule, squared: np.ndarray, total: float, n: int, size: int) -> int:

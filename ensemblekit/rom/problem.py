@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from numbers import Real
 from typing import Any
 
@@ -76,6 +77,12 @@ class Problem:
     @property
     def size(self) -> int:
         return sum(part.field.size for part in self.parts)
+
+    @property
+    def columns(self) -> list[slice]:
+        """Where each field stands among the numbers of all."""
+        edges = np.cumsum([0, *(part.field.size for part in self.parts)])
+        return [slice(int(a), int(b)) for a, b in pairwise(edges)]
 
     @property
     def complex_(self) -> bool:
@@ -354,8 +361,13 @@ def first_snapshot(source: SnapshotSource, key: str) -> np.ndarray:
     """The first snapshot, flattened, in double precision."""
     if source.access == "once":
         raise InputError('center="first" reads the first snapshot beforehand, which a source read once does not allow')
-    for piece in source.window(0, 1).pieces([key], "time", False, 64 << 20):
+    values = snapshot_at(source, key, 0)
+    return values.astype(np.result_type(values.dtype, np.float64))
+
+
+def snapshot_at(source: SnapshotSource, key: str, index: int) -> np.ndarray:
+    """A copy of one snapshot of a field, flattened."""
+    for piece in source.window(index, index + 1).pieces([key], "time", False, 64 << 20):
         for block in piece.blocks():
-            values = np.asarray(block.fields[key])[0]
-            return values.astype(np.result_type(values.dtype, np.float64)).ravel()
+            return np.array(block.fields[key])[0].reshape(-1)
     raise InputError("no snapshots")

@@ -109,6 +109,11 @@ class First:
         return SURE * math.sqrt(float(np.square(np.abs(away)).sum(0).mean()) * len(away))
 
 
+def probes_in(width: int) -> int:
+    """Gaussian vectors in a first block of that width."""
+    return min(PROBES, max(1, width // 6))
+
+
 def first_block(known: Callable[[np.ndarray], np.ndarray] | None, n: int, width: int, unit: np.ndarray | None,
                 seed: int, dtype: np.dtype) -> First:
     """Leading vectors by subspace iteration with what is known of A Aᴴ, Gaussian ones beside them, orthogonal to `unit`.
@@ -121,7 +126,7 @@ def first_block(known: Callable[[np.ndarray], np.ndarray] | None, n: int, width:
         start = start + 1j * rng.standard_normal((n, width))
     if known is None:
         return First(orthogonal(start, unit))
-    probes = min(PROBES, max(1, width // 6))
+    probes = probes_in(width)
     q = orthogonal(start[:, probes:], unit)
     for _ in range(SUBSPACE_STEPS):
         q = orthogonal(known(q.astype(dtype)), unit)

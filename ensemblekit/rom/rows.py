@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
@@ -20,14 +19,15 @@ from ensemblekit.averaging.reducer import TIME
 from ensemblekit.averaging.run import reduce
 from ensemblekit.engine import one_blas_thread
 from ensemblekit.rom.gram import orthonormalised
-from ensemblekit.rom.plan import CACHEFUL
-from ensemblekit.rom.randomized import FLOOR32, FLOOR64, PROBES, adjoint, gain_of
+from ensemblekit.rom.plan import CACHEFUL, MOST_STEPS
+from ensemblekit.rom.problem import snapshot_at
+from ensemblekit.rom.randomized import FLOOR32, FLOOR64, PROBES, adjoint, gain_of, probes_in
 from ensemblekit.rom.slabs import Recipe, Tile
 from ensemblekit.source import Array, Block
 
 if TYPE_CHECKING:
     from ensemblekit.rom.pod import Found, Job
-    from ensemblekit.rom.problem import Part, Problem
+    from ensemblekit.rom.problem import Problem
 
 WIDE = 1 << 14
 """Columns that are turned into double precision at a time."""
@@ -148,18 +148,15 @@ class Through:
 
 def by_rows(job: Job, dtype: np.dtype, at_all_costs: bool = False) -> Found | None:
     """Subspace iteration, one read a step, until another would change little. None below the floor of the arithmetic."""
-    from ensemblekit.rom.incremental import scaled_by_rows
-    from ensemblekit.rom.pod import with_scales
+    from ensemblekit.rom.incremental import scaled
 
-    problem = job.problem
-    if problem.scaling is not None:
-        problem = with_scales(job, problem, None, None) if problem.access == "tiles" else scaled_by_rows(job)
+    problem = scaled(job)
     with one_blas_thread():     # blocks are worked on side by side: threads of BLAS would only wait for each other
         return _by_rows(job, problem, dtype, at_all_costs)
 
 
 def _by_rows(job: Job, problem: Problem, dtype: np.dtype, at_all_costs: bool) -> Found | None:
-    from ensemblekit.rom.pod import ENOUGH, MOST_STEPS, Found, NotFinite, refuse_nothing
+    from ensemblekit.rom.pod import ENOUGH, Found, NotFinite, errors_of_fields, refuse_nothing
 
     rule, n = job.rule, problem.n or 0
     centred = problem.center == "mean"
@@ -179,7 +176,7 @@ def _by_rows(job: Job, problem: Problem, dtype: np.dtype, at_all_costs: bool) ->
             off = known
         # the mean subtracted was that of a few: what it is off by, taken out of the products and the energies
         shares = off @ adjoint(rows)
-        for k, at in enumerate(_columns(problem)):
+        for k, at in enumerate(problem.columns):
             y_of[k] -= off[at] @ adjoint(rows[:, at])
             energies[k] += float((np.abs(known[at]) ** 2).sum())
             factors = problem.parts[k].factors
@@ -202,7 +199,7 @@ def _by_rows(job: Job, problem: Problem, dtype: np.dtype, at_all_costs: bool) ->
         away = np.maximum(_squares(adjoint(turn[:, :k]), nexts) - values[:k]**2, 0)
         gain = gain_of(values[:k], away, float(values[-1 - min(PROBES, width // 6)])) if values[0] > 0 else 0.0
         # fields that no snapshot of the sample knew show after a step, in what the Gaussian ones have become
-        enough = steps >= 2 and (2 * gain <= 2 * ENOUGH * left or gain <= 1e-13 * total)
+        enough = steps >= 2 and (gain <= ENOUGH * left or gain <= 1e-13 * total)
         if not total or (enough and steps >= job.plan.steps) or steps >= MOST_STEPS:
             break
         scale = np.where(values > 0, 1 / np.maximum(values, 1e-300), 0.0)
@@ -215,32 +212,18 @@ def _by_rows(job: Job, problem: Problem, dtype: np.dtype, at_all_costs: bool) ->
     if not at_all_costs and (k < rank or sigma[-1] < floor * sigma[0] or left < (1e-5 if narrow else 1e-12) * total):
         return None
     k = max(1, int(np.count_nonzero(sigma > floor * sigma[0])))
-    known = np.sqrt(values[values > (floor * sigma[0]) ** 2])
+    spectrum = np.sqrt(values[values > (floor * sigma[0]) ** 2])
     left += float((sigma[k:] ** 2).sum())
     sigma, turn = sigma[:k], turn[:, :k]
     coefficients = y @ turn
     del nexts, sums
     modes = _turned(adjoint(turn), rows)
-    parts = [modes[:, at] for at in _columns(problem)]
+    parts = [modes[:, at] for at in problem.columns]
     residual = energies.sum(0) - (np.abs(coefficients) ** 2).sum(1)
-    errors = []
-    if len(parts) > 1:
-        c = roots[:, None] * coefficients
-        for one, mine, energy in zip(parts, y_of, energies, strict=True):
-            own = float((energy * roots**2).sum())
-            wide = one.astype(np.result_type(dtype, np.float64))
-            kept = 2 * np.sum(c.conj() * (roots[:, None] * (mine @ turn))).real - np.sum(
-                (wide @ adjoint(wide)).T * (adjoint(c) @ c)).real
-            errors.append(math.sqrt(max(own - float(kept), 0) / own) if own > 0 else 0.0)
-    return Found(known if len(known) > k else sigma, False, coefficients, [np.ascontiguousarray(p) for p in parts], means,
+    errors = errors_of_fields(parts, [mine @ turn for mine in y_of], energies, coefficients, roots)
+    return Found(spectrum if len(spectrum) > k else sigma, False, coefficients, [np.ascontiguousarray(p) for p in parts], means,
                  total, left, energies.sum(0), errors, floor, "randomized", sigma, np.clip(residual, 0, None),
                  [part.scale for part in problem.parts])
-
-
-def _columns(problem: Problem) -> list[slice]:
-    """Where each field stands among the numbers of all."""
-    edges = np.cumsum([0, *(part.field.size for part in problem.parts)])
-    return [slice(int(a), int(b)) for a, b in pairwise(edges)]
 
 
 def _read(job: Job, problem: Problem, means: list[np.ndarray],
@@ -280,8 +263,8 @@ def _first(job: Job, problem: Problem, width: int, dtype: np.dtype) -> tuple[lis
     picked = np.minimum((edges[:-1] + rng.random(count) * np.diff(edges)).astype(int), n - 1)
     sample = np.empty((count, problem.size), dtype)
     means = []
-    for part, at in zip(problem.parts, _columns(problem), strict=True):
-        raw = np.stack([row_of(part, int(i)) for i in picked])
+    for part, at in zip(problem.parts, problem.columns, strict=True):
+        raw = np.stack([snapshot_at(part.source, part.key, int(i)) for i in picked])
         job.reads.add(raw.nbytes)
         mean = raw.mean(0, dtype=np.result_type(raw.dtype, np.float64)) if part.shift is None else part.shift
         used = slice(None) if part.factors is None else part.factors > 0
@@ -291,7 +274,7 @@ def _first(job: Job, problem: Problem, width: int, dtype: np.dtype) -> tuple[lis
         energy = np.zeros(count)
         for slab in job.recipe(part, dtype, mean).slabs(Tile(raw, 0), energy):
             sample[:, at.start + slab.start:at.start + slab.start + slab.values.shape[1]] = slab.values
-    probes = min(PROBES, max(1, width // 6))
+    probes = probes_in(width)
     values, vectors = np.linalg.eigh(_inner(sample))
     values, vectors = np.clip(values[::-1], 0, None), vectors[:, ::-1]
     good = min(width - probes, int(np.count_nonzero(values > 1e-8 * values[0])))
@@ -300,24 +283,16 @@ def _first(job: Job, problem: Problem, width: int, dtype: np.dtype) -> tuple[lis
     del sample
     known = np.r_[np.ones(good), np.zeros(width - good)]
     rows, _ = orthonormalised(_filled(rows, known, job.seed))
-    for part, at in zip(problem.parts, _columns(problem), strict=True):
+    for part, at in zip(problem.parts, problem.columns, strict=True):
         if part.factors is not None and not part.factors.all():
             rows[:, at][:, part.factors == 0] = 0       # what is masked has no share in any field
     return means, rows
 
 
-def row_of(part: Part, index: int) -> np.ndarray:
-    """One snapshot of a field, flat."""
-    for piece in part.source.window(index, index + 1).pieces([part.key], "time", False, 64 << 20):
-        for block in piece.blocks():
-            return np.array(block.fields[part.key]).reshape(-1)
-    raise AssertionError(index)
-
-
 def _filled(rows: np.ndarray, values: np.ndarray, seed: int) -> np.ndarray:
     """Gaussian fields, orthogonal to the others, in the place of rows of no energy; all of about unit norm."""
     empty = np.flatnonzero(values <= 1e-12 * values[0]) if values[0] > 0 else np.arange(len(rows))
-    norms = np.sqrt(_squares(np.eye(len(rows)), rows))
+    norms = np.sqrt(_squares(None, rows))
     norms[norms == 0] = 1
     for a in range(0, rows.shape[1], WIDE):
         rows[:, a:a + WIDE] /= norms[:, None].astype(rows.real.dtype)
@@ -348,9 +323,10 @@ def _turned(matrix: np.ndarray, rows: np.ndarray, out: np.ndarray | None = None)
     return out
 
 
-def _squares(turn: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """(k,) squared norms of the rows of turn @ rows, in double precision."""
-    total = np.zeros(len(turn))
+def _squares(turn: np.ndarray | None, rows: np.ndarray) -> np.ndarray:
+    """(k,) squared norms of the rows of turn @ rows, or of those given, in double precision."""
+    total = np.zeros(len(rows if turn is None else turn))
     for a in range(0, rows.shape[1], WIDE):
-        total += np.square(np.abs(turn @ rows[:, a:a + WIDE].astype(np.result_type(rows.dtype, np.float64)))).sum(1)
+        wide = rows[:, a:a + WIDE].astype(np.result_type(rows.dtype, np.float64))
+        total += np.square(np.abs(wide if turn is None else turn @ wide)).sum(1)
     return total

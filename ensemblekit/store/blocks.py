@@ -22,6 +22,7 @@ OPEN_MAPS = 256
 KEPT_BYTES = 512 << 20
 """Files up to this size in all stay mapped once read (pages of the page cache, which the system may take back)."""
 MOST_RANGES = 4096
+WILLNEED, DONTNEED = getattr(mmap, "MADV_WILLNEED", None), getattr(mmap, "MADV_DONTNEED", None)
 POPULATE_READ = 22 if sys.platform == "linux" else None     # Linux 5.14; not yet among mmap's names
 AHEAD = 1 << 20
 """Bytes a request to read ahead: of larger ones Linux takes the beginning."""
@@ -84,7 +85,7 @@ class Span(NamedTuple):
         """Map the pages of these rows in one go: a third of the time that a fault every 16 pages takes."""
         pages = self._pages(start, stop)
         if self.step == 1 and pages is not None and not _are_kept((self.path, self.identity), pages):
-            self._advise(POPULATE_READ, pages)
+            _advise(mapping(self.path, self.identity), POPULATE_READ, *pages)
 
     def give_back(self, start: int, stop: int) -> None:
         """Tell the system that the pages of these rows are not needed any more (they stay in the page cache).
@@ -93,18 +94,18 @@ class Span(NamedTuple):
         """
         pages = self._pages(start, stop)
         if pages is not None and not (self.step == 1 and _keep((self.path, self.identity), pages)):
-            self._advise(getattr(mmap, "MADV_DONTNEED", None), pages)
+            _advise(mapping(self.path, self.identity), DONTNEED, *pages)
 
     def foresee(self, start: int, stop: int) -> None:
         """Have the system begin to read these rows where they still lie on the disk."""
-        pages, advice = self._pages(start, stop), getattr(mmap, "MADV_WILLNEED", None)
-        if pages is None or self.step != 1 or advice is None:
+        pages = self._pages(start, stop)
+        if pages is None or self.step != 1:
             return
-        page = ctypes.create_string_buffer(1)
-        base = _address(mapping(self.path, self.identity))
+        mapped, page = mapping(self.path, self.identity), ctypes.create_string_buffer(1)
+        base = _address(mapped)
         for at in range(*pages, AHEAD):
             if mincore(base + at, PAGE, page) == 0 and not page.raw[0] & 1:
-                madvise(base + at, min(AHEAD, pages[1] - at), advice)
+                _advise(mapped, WILLNEED, at, min(at + AHEAD, pages[1]))
 
     def _pages(self, start: int, stop: int) -> tuple[int, int] | None:
         """Where the pages of these rows begin and end in the file; None where they are too few to bother."""
@@ -116,9 +117,10 @@ class Span(NamedTuple):
         a, b = a // PAGE * PAGE, min(-(-b // PAGE) * PAGE, self.identity.size)
         return (a, b) if b - a > 16 * PAGE else None
 
-    def _advise(self, advice: int | None, pages: tuple[int, int]) -> None:
-        if advice is not None:      # advice only: older systems do not know it
-            madvise(_address(mapping(self.path, self.identity)) + pages[0], pages[1] - pages[0], advice)
+
+def _advise(mapped: mmap.mmap, advice: int | None, start: int, stop: int) -> None:
+    if advice is not None:      # advice only: older systems do not know it
+        madvise(_address(mapped) + start, stop - start, advice)
 
 
 def _address(mapped: mmap.mmap) -> int:
@@ -162,7 +164,7 @@ def _keep(key: tuple[str, Identity], pages: tuple[int, int]) -> bool:
             gone.append((_maps.get(old), old[1].size))
     for mapped, size in gone:
         if mapped is not None:
-            madvise(_address(mapped), size, getattr(mmap, "MADV_DONTNEED", 4))
+            _advise(mapped, DONTNEED, 0, size)
     return True
 
 
