@@ -196,7 +196,7 @@ def test_a_pool_that_is_shut_down_meanwhile_is_said(store):
         pool.shutdown(wait=False, cancel_futures=True)
         return block.fields["position"]
 
-    with pytest.raises((ReductionError, RuntimeError), match="shut down|shutdown"):
+    with pytest.raises((ReductionError, RuntimeError), match=r"shut down|shutdown"):
         ek.reduce(store, {"x": (shuts_down, ek.Moments())}, engine=ek.Executor(pool))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -21,8 +22,9 @@ print(json.dumps([time.process_time() - began, sorted(sys.modules)]))
 
 def probe(module: str) -> tuple[float, set[str]]:
     """Seconds of a processor that a fresh interpreter takes to import a module, and all modules it then holds."""
+    compiled = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     out = subprocess.run([sys.executable, "-c", PROBE.format(module=module)], check=True, capture_output=True,
-                         text=True, stdin=subprocess.DEVNULL).stdout
+                         text=True, stdin=subprocess.DEVNULL, env=compiled).stdout
     seconds, modules = json.loads(out)
     return seconds, set(modules)
 
