@@ -10,7 +10,7 @@ import os
 import pickle
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -117,20 +117,29 @@ def ordered(submit: Callable[[T], Any], items: Iterable[T], lookahead: int, shut
     waiting: deque[tuple[T, Any]] = deque()
     feed = iter(items)
 
+    @contextmanager
+    def named(also: Sequence[T] = ()) -> Iterator[None]:
+        """An error of the pool, not of the work, with what was under way."""
+        try:
+            yield
+        except (Exception, futures.CancelledError) as error:
+            if isinstance(error, WorkerLostError) and error.items:
+                raise
+            words = error.cause if isinstance(error, WorkerLostError) else lost(error) or _pool_lost(error)
+            if words:
+                raise WorkerLostError(words, (*(item for item, _ in waiting), *also)) from error
+            raise
+
     def begin(count: int) -> None:
         for item in islice(feed, count):
-            waiting.append((item, submit(item)))
+            with named((item,)):
+                waiting.append((item, submit(item)))
 
     try:
         begin(lookahead)
         while waiting:
-            try:
+            with named():
                 value = waiting[0][1].result()
-            except (Exception, futures.CancelledError) as error:
-                words = error.cause if isinstance(error, WorkerLostError) else lost(error) or _pool_lost(error)
-                if words and not (isinstance(error, WorkerLostError) and error.items):
-                    raise WorkerLostError(words, tuple(item for item, _ in waiting)) from error
-                raise
             waiting.popleft()
             begin(1)
             yield value
@@ -144,6 +153,8 @@ def ordered(submit: Callable[[T], Any], items: Iterable[T], lookahead: int, shut
 
 def _pool_lost(error: BaseException) -> str:
     """That a pool of ``concurrent.futures`` lost a worker or its work, in words."""
+    if isinstance(error, RuntimeError) and "cannot schedule new futures" in str(error):
+        return f"the pool takes no more work ({error})"
     if isinstance(error, futures.BrokenExecutor):
         return (f"a worker of the pool died ({error}); most likely the system ran out of memory or compiled code crashed. The "
                 "pool is of no more use: make a new one, with fewer workers")

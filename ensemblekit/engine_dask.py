@@ -28,10 +28,18 @@ class Dask:
         self.lookahead = lookahead
 
     def map(self, func: Callable[[Any, Any], Any], items: Iterable[Any], shared: Any, *, blas: bool = True) -> Iterator[Any]:
-        threads = sum(self.client.nthreads().values())
-        if not threads:
-            raise WorkerLostError("the cluster has no workers; start some (dask worker ADDRESS)")
-        (there,) = self.client.scatter([shared], broadcast=True, hash=False)
+        if self.client.status != "running":
+            raise WorkerLostError(f"the client of the cluster is {self.client.status}; make a new one")
+        try:
+            threads = sum(self.client.nthreads().values())
+            if not threads:
+                raise WorkerLostError("the cluster has no workers; start some (dask worker ADDRESS)")
+            (there,) = self.client.scatter([shared], broadcast=True, hash=False)
+        except (OSError, RuntimeError, ValueError, TimeoutError) as error:
+            if isinstance(error, WorkerLostError):
+                raise
+            raise WorkerLostError(f"the cluster cannot be reached: its scheduler has gone "
+                                  f"({type(error).__name__}: {error})") from error
         yield from ordered(lambda item: Awaited(self.client.submit(_work, func, there, item, pure=False), self.client), items,
                            self.lookahead or 2 * threads, lost=_lost)
 

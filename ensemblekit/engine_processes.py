@@ -55,8 +55,8 @@ class Workers:
         spawn = get_context("spawn")    # not fork: after threads (BLAS, numba, HDF5) it can deadlock in the child
         here, there = spawn.Pipe()
         process = spawn.Process(target=_serve, args=(there, os.getpid(), lasting, prepare), name="ensemblekit worker")
+        self.processes.append(process)      # before it lives: an interrupt between the two would lose it
         process.start()
-        self.processes.append(process)
         there.close()
         thread = threading.Thread(target=self._feed, args=(process, here, shared), daemon=True, name="ensemblekit feeder")
         thread.start()
@@ -147,10 +147,10 @@ def run_in_processes(func: Callable[[Any, Any], Any], items: Iterable[Any], shar
 
 
 def _kill(processes: list[Any]) -> None:
-    for process in processes:
-        if process.is_alive():
-            process.kill()
-    for process in processes:
+    started = [process for process in processes if process.pid is not None]
+    for process in started:
+        process.kill()
+    for process in started:
         process.join()
 
 

@@ -196,8 +196,24 @@ def test_a_pool_that_is_shut_down_meanwhile_is_said(store):
         pool.shutdown(wait=False, cancel_futures=True)
         return block.fields["position"]
 
-    with pytest.raises((ReductionError, RuntimeError), match=r"shut down|shutdown"):
+    with pytest.raises(ReductionError, match=r"run 0 .*(shut down|shutdown)"):
         ek.reduce(store, {"x": (shuts_down, ek.Moments())}, engine=ek.Executor(pool))
+
+
+def ends_at_once(number):
+    os._exit(1)
+
+
+def test_a_pool_that_was_broken_before_is_named(store):
+    with futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        with pytest.raises(futures.BrokenExecutor):
+            pool.submit(ends_at_once, 0).result()
+        with pytest.raises(ReductionError, match=r"snapshots 0 to \d+ of run 0 .*make a new one"):
+            ek.reduce(store, {"x": (radius, ek.Moments())}, engine=ek.Executor(pool))
+    threads = futures.ThreadPoolExecutor(1)
+    threads.shutdown()
+    with pytest.raises(ReductionError, match=r"snapshots 0 to \d+ of run 0 .*takes no more work"):
+        ek.reduce(store, {"x": (radius, ek.Moments())}, engine=ek.Executor(threads))
 
 
 @pytest.mark.parametrize(("work", "words"), [
@@ -281,6 +297,8 @@ def test_a_cluster_without_workers_is_not_waited_for_for_ever(store, monkeypatch
             distributed.Client(cluster) as client:
         with pytest.raises(ReductionError, match=r"snapshots .* of run 0 .*cluster"):
             ek.reduce(store, {"x": (leaves, ek.Moments())}, engine=ek.Dask(client))
+    with pytest.raises(ReductionError, match="client of the cluster is closed"):
+        ek.reduce(store["energy"], ek.Moments(), engine=ek.Dask(client))
     with distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=None) as cluster, \
             distributed.Client(cluster) as client, pytest.raises(ReductionError, match="no workers"):
         ek.reduce(store["energy"], ek.Moments(), engine=ek.Dask(client))
