@@ -13,7 +13,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -90,8 +90,8 @@ def verify(path: str | os.PathLike[str], *, timeout: float = 60.0) -> Report:
     snapshots = 0
     before: dict[str, int] = {}     # clock -> committed snapshots in the files so far
     run = None
-    for k, one in enumerate(segments_of(path)):
-        answer = _answer_at_rest(one, timeout)
+    files = segments_of(path)
+    for k, (one, answer) in enumerate(zip(files, _answers(files, timeout), strict=True)):
         where = "" if k == 0 and one == path else f"{os.path.basename(one)}: "
         if k and answer.get("run") not in (None, run):
             continue        # a leftover of another run that no reader follows
@@ -115,15 +115,21 @@ def verify(path: str | os.PathLike[str], *, timeout: float = 60.0) -> Report:
                   tuple(unchecked))
 
 
-def _answer_at_rest(path: str, timeout: float) -> dict[str, Any]:
-    """What the child says of a file that nobody changed meanwhile, or that has nothing wrong all the same."""
+def _answers(paths: Sequence[str], timeout: float) -> list[dict[str, Any]]:
+    """What the child says of files that nobody changed meanwhile, or that have nothing wrong all the same."""
+    answers: dict[str, dict[str, Any]] = {}
+    again = list(paths)
     for _ in range(LOOKS):
-        begun = _state(path)
-        answer = _ask_child(path, timeout)
-        if not (answer["problems"] or answer["damaged"]) or _state(path) == begun:
-            return answer
-    return {**answer, "problems": [], "damaged": {}, "unchecked": ["a writer changed it each time it was looked at; call again "
-                                                                   "when the writer pauses"]}
+        states = {path: _state(path) for path in again}
+        answers.update(zip(again, _ask_children(again, timeout), strict=True))
+        again = [path for path in again if (answers[path]["problems"] or answers[path]["damaged"])
+                 and _state(path) != states[path]]
+        if not again:
+            break
+    for path in again:
+        answers[path] |= {"problems": [], "damaged": {}, "unchecked": [
+            "a writer changed it each time it was looked at; call again when the writer pauses"]}
+    return [answers[path] for path in paths]
 
 
 def _state(path: str) -> tuple[int, ...]:
@@ -135,41 +141,60 @@ def _state(path: str) -> tuple[int, ...]:
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
-def _ask_child(path: str, timeout: float) -> dict[str, Any]:
-    """The answer of :func:`check_file` in a child, or why there is none."""
-    try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_blocks * 512
-    except OSError as error:
-        return _nothing(unchecked=f"cannot be read: {error.strerror or error}")
+def _ask_children(paths: Sequence[str], timeout: float) -> list[dict[str, Any]]:
+    """The answers of :func:`check_file` in a child; where it does not live to give one, why, and a new child for the rest."""
+    answers: list[dict[str, Any]] = []
+    while len(answers) < len(paths):
+        answers += _ask_child(paths[len(answers):], timeout)
+    return answers
+
+
+def _ask_child(paths: Sequence[str], timeout: float) -> list[dict[str, Any]]:
+    """At least one answer: of the files in turn, until the child's end."""
+    allowed: list[tuple[str, str]] = []
+    for path in paths:
+        try:
+            with open(path, "rb") as file:
+                seconds = max(1, math.ceil(timeout + os.fstat(file.fileno()).st_blocks * 512 / BYTES_PER_SECOND))
+        except OSError as error:
+            if not allowed:
+                return [_nothing(unchecked=f"cannot be read: {error.strerror or error}")]
+            break
+        allowed.append((path, str(seconds)))
     here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")])),
                    "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    seconds = max(1, math.ceil(timeout + size / BYTES_PER_SECOND))
+    patience = PATIENCE * sum(int(seconds) for _, seconds in allowed)
+    command = [sys.executable, "-m", "ensemblekit.store.verify", *(word for pair in allowed for word in pair)]
     try:
-        done = subprocess.run([sys.executable, "-m", "ensemblekit.store.verify", path, str(seconds)], capture_output=True,
-                              text=True, errors="replace", timeout=PATIENCE * seconds, env=environment,
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=patience, env=environment,
                               stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
-        return _nothing(unchecked=f"it could not be read within {PATIENCE * seconds} s: a slow disk, or a busy machine")
+        return [_nothing(unchecked=f"they could not be read within {patience:g} s: a slow disk, or a busy machine")
+                for _ in allowed]
     except (OSError, MemoryError) as error:
-        return _nothing(unchecked=f"no process could be started to check it: {error}")
-    return _answer_of(done, seconds)
+        return [_nothing(unchecked=f"no process could be started to check it: {error}")]
+    answers = []
+    for line in done.stdout.splitlines():
+        try:
+            answers.append(json.loads(line))
+        except ValueError:      # libraries may print, too
+            continue
+    if len(answers) < len(allowed):
+        answers.append(_end_of(done, int(allowed[len(answers)][1])))
+    return answers
 
 
-def _answer_of(done: Any, seconds: int) -> dict[str, Any]:
-    """What a child that has ended answered, or what its end says of the file."""
+def _end_of(done: Any, seconds: int) -> dict[str, Any]:
+    """What the end of a child says of the file that it was looking at."""
     if done.returncode == HANGS:
         return _nothing(f"libhdf5 hangs on this file (no end after {seconds} s of processor time): its metadata are damaged")
     if done.returncode in ENDED:
         return _nothing(unchecked=ENDED[done.returncode])
     if done.returncode < 0:
         return _nothing(f"libhdf5 dies on this file (signal {-done.returncode}): its metadata are damaged")
-    try:
-        return json.loads(done.stdout.splitlines()[-1])
-    except (IndexError, ValueError):
-        last = (done.stderr.strip().splitlines() or ["no answer"])[-1]
-        return _nothing(unchecked=f"the process that checks it could not do its work: {last}")
+    last = (done.stderr.strip().splitlines() or ["no answer"])[-1]
+    return _nothing(unchecked=f"the process that checks it could not do its work: {last}")
 
 
 def _nothing(problem: str = "", *, unchecked: str = "") -> dict[str, Any]:
@@ -331,16 +356,18 @@ def _listed(rows: list[int]) -> str:
 
 
 def main() -> None:
+    """A line of JSON for every file: ``FILE SECONDS FILE SECONDS ...``, each within memory and processor time of its own."""
     import resource
 
-    for what, most in ((resource.RLIMIT_AS, SPARE_MEMORY + os.stat(sys.argv[1]).st_blocks * 512), (resource.RLIMIT_CORE, 0),
-                       (resource.RLIMIT_CPU, int(sys.argv[2]))):
-        soft, hard = resource.getrlimit(what)
-        for limit in (soft, hard):
-            most = most if limit == resource.RLIM_INFINITY else min(most, limit)
-        resource.setrlimit(what, (most, hard))
-    print(json.dumps(check_file(sys.argv[1])))
-    sys.stdout.flush()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for path, seconds in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        wanted = {resource.RLIMIT_AS: SPARE_MEMORY + os.stat(path).st_blocks * 512,
+                  resource.RLIMIT_CPU: int(used.ru_utime + used.ru_stime) + int(seconds)}
+        for what, most in wanted.items():
+            _, hard = resource.getrlimit(what)
+            resource.setrlimit(what, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+        print(json.dumps(check_file(path)), flush=True)
     os._exit(0)     # not through libhdf5's clean-up, which damaged files can break too
 
 
