@@ -100,7 +100,8 @@ def open(path: _Any, mode: _Any = "r", *, as_: _Any = None, check: bool = False,
             continue (overlaps are dropped and reported), replicas where every run id is another.
         mode: "r" to read (also while another process writes; ``refresh`` sees more), "a" to append.
         as_: "run" or "replicas" where the files do not say it themselves.
-        check: verify everything first; raises StoreDamagedError.
+        check: verify everything first; raises StoreDamagedError where that finds damage, StoreError where it could not be
+            checked.
 
     Returns:
         a Store, a source of one joined run, or a ReplicaSet.
