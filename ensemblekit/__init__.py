@@ -75,7 +75,7 @@ def create(path: _Any, fields: _Any, **options: _Any) -> _Any:
     Arguments:
         path: of the file; ``.h5md`` for particles (MDAnalysis goes by the suffix), ``.h5`` else.
         fields: name -> :class:`Field`.
-        capacity: snapshots each file has room for (allocated ahead, sparse), one number or clock -> number; 4 GiB by
+        capacity: snapshots each file has room for (which a file gets as they come), one number or clock -> number; 4 GiB by
             default, then doubling.
         run, replica: id of the run (random by default) and name of the replica.
         provenance: anything that JSON can hold.
@@ -102,6 +102,7 @@ def open(path: _Any, mode: _Any = "r", *, as_: _Any = None, check: bool = False,
         as_: "run" or "replicas" where the files do not say it themselves.
         check: verify everything first; raises StoreDamagedError where that finds damage, StoreError where it could not be
             checked.
+        incomplete: True reads the snapshots that are there where files of the store are missing, which is an error else.
 
     Returns:
         a Store, a source of one joined run, or a ReplicaSet.

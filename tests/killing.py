@@ -25,7 +25,7 @@ from ensemblekit.errors import StoreError
 from ensemblekit.store import blocks, segments
 from ensemblekit.store.segments import Small
 
-TICKS = ("pwrite", "posix_fallocate", "rename", "unlink")
+TICKS = ("pwrite", "ftruncate", "posix_fallocate", "rename", "unlink")
 SUFFIX = {"field": ".h5", "md": ".h5md"}
 
 
@@ -44,14 +44,8 @@ class Trap:
         else:                               # without a compiler: our own writes only
             for name in TICKS:
                 setattr(os, name, self._watched(getattr(os, name), name))
-        small_init = Small.__init__
-
-        def init(small, *arguments):
-            small_init(small, *arguments)
-            small.rows = [Watched(rows, self) for rows in small.rows]
-            small.extents = [Watched(extent, self) for extent in small.extents]
-
-        Small.__init__ = init
+        array = Small._array
+        Small._array = lambda small, *arguments: Watched(array(small, *arguments), self)
 
     def event(self):
         """Whether to die at the event that happens now."""

@@ -10,6 +10,7 @@ import pytest
 
 import ensemblekit as ek
 from ensemblekit.errors import StoreDamagedError
+from ensemblekit.store.places import ENTRY
 from ensemblekit.store.verify import check_file, verify
 
 # What a reader sees of a file, through libhdf5; runs in a child, as damage can crash it. Prints a digest.
@@ -142,10 +143,9 @@ def forked(function, seconds=20):
 def test_damaged_rows_are_named(tmp_path):
     path = str(tmp_path / "run.h5md")
     make(path)
-    layout = ek.open(path)._layouts[0]
-    where = layout.datasets["particles/trajectory/position/value"]
+    (span,) = ek.open(path)["position"].table.spans("position", 5, 6, 1)
     with open(path, "r+b") as f:
-        f.seek(where.offset + 5 * where.stride + 11)
+        f.seek(span.dataset.offset + 5 * span.dataset.stride + 11)
         byte = f.read(1)
         f.seek(-1, 1)
         f.write(bytes([byte[0] ^ 4]))
@@ -168,6 +168,29 @@ def test_a_lost_commit_is_reported(tmp_path):
         f.write((32).to_bytes(8, "little"))
     assert "at the last clean close" in str(verify(path)) or "other datasets" in str(verify(path))
     assert not verify(path).ok
+
+
+def test_places_that_moved_are_reported(tmp_path):
+    path = str(tmp_path / "run.h5md")
+    make(path)
+    layout = ek.open(path)._layouts[0]
+    table = layout.places["main"]
+    with open(path, "r+b") as f:
+        f.seek(table)
+        entries = np.frombuffer(f.read(ENTRY.itemsize * 8), ENTRY).copy()
+        slot = int(np.flatnonzero(entries["group"] == 2)[0])
+        entries["address"][slot] += 64
+        f.seek(table)
+        f.write(entries.tobytes())
+    report = verify(path)
+    assert "where the table of places says" in str(report)
+    with open(path, "r+b") as f:
+        entries["group"][slot] = 0
+        f.seek(table)
+        f.write(entries.tobytes())
+    assert "has room for 0 of" in str(verify(path))
+    with pytest.raises(StoreDamagedError, match="table of places"):
+        ek.open(path)["position"][:]
 
 
 def test_whole_stores_of_every_kind_are_ok(tmp_path):

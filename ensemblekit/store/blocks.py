@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 import sys
 import threading
 from collections import OrderedDict
@@ -15,7 +16,7 @@ import numpy as np
 
 from ensemblekit.errors import StoreError
 from ensemblekit.source import WHOLE, Block
-from ensemblekit.store.hdf5 import Dataset, Identity, identity_of
+from ensemblekit.store.hdf5 import Dataset, Identity
 
 PAGE = mmap.PAGESIZE
 OPEN_MAPS = 256
@@ -43,7 +44,13 @@ def _system(name: str, *types: Any) -> Callable[..., int]:
 
 
 madvise = _system("madvise", ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+sync_file_range = _system("sync_file_range", ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 mincore = _system("mincore", ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)
+
+
+def write_back(fd: int, start: int, n: int) -> None:
+    """Have the system write these bytes of a file to the disk, ahead of what follows; advice, no barrier."""
+    sync_file_range(fd, start, n, 7)        # wait, write, wait
 
 
 class Span(NamedTuple):
@@ -68,7 +75,6 @@ class Span(NamedTuple):
             rows = slice(first, first + (stop - start) * self.step, self.step)
             values = read_rows(self.path, d.path, rows, None if tile == WHOLE else tile)
             return values.astype(d.dtype.newbyteorder("="), copy=False)
-        mapped = mapping(self.path, self.identity)
         item = d.dtype.itemsize
         at = d.offset + first * d.stride
         shape: tuple[int, ...]
@@ -79,6 +85,8 @@ class Span(NamedTuple):
             at += tile.start * item
         if stop <= start:
             return np.empty(shape, d.dtype)
+        end = d.offset + (first + (stop - start - 1) * self.step) * d.stride + d.row_nbytes
+        mapped = mapping(self.path, self.identity, end)
         return np.ndarray(shape, d.dtype, mapped, at, (d.stride * self.step, *inner))
 
     def fetch(self, start: int, stop: int) -> None:
@@ -113,9 +121,10 @@ class Span(NamedTuple):
         if d.offset is None or stop <= start:
             return None
         a = d.offset + (self.first + start * self.step) * d.stride
-        b = d.offset + (self.first + (stop - 1) * self.step) * d.stride + d.stride
-        a, b = a // PAGE * PAGE, min(-(-b // PAGE) * PAGE, self.identity.size)
-        return (a, b) if b - a > 16 * PAGE else None
+        b = d.offset + (self.first + (stop - 1) * self.step) * d.stride + d.row_nbytes
+        if b - a <= 16 * PAGE:
+            return None
+        return a // PAGE * PAGE, min(-(-b // PAGE) * PAGE, len(mapping(self.path, self.identity, b)))
 
 
 def _advise(mapped: mmap.mmap, advice: int | None, start: int, stop: int) -> None:
@@ -148,53 +157,60 @@ def _are_kept(key: tuple[str, Identity], pages: tuple[int, int]) -> bool:
 
 def _keep(key: tuple[str, Identity], pages: tuple[int, int]) -> bool:
     """Whether these pages may stay mapped; where they do, files that were read longer ago may have to go."""
-    if key[1].size > KEPT_BYTES:
-        return False
     gone = []
     with _lock:
-        if key not in _maps:
+        if key not in _maps or len(_maps[key]) > KEPT_BYTES:
             return False
         ranges = _kept.setdefault(key, set())
         if len(ranges) >= MOST_RANGES:
             ranges.clear()
         ranges.add(pages)
         _kept.move_to_end(key)
-        while sum(identity.size for _, identity in _kept) > KEPT_BYTES:
-            old, _ = _kept.popitem(last=False)
-            gone.append((_maps.get(old), old[1].size))
-    for mapped, size in gone:
-        if mapped is not None:
-            _advise(mapped, DONTNEED, 0, size)
+        while sum(len(_maps[kept]) for kept in _kept) > KEPT_BYTES:
+            gone.append(_maps[_kept.popitem(last=False)[0]])
+    for mapped in gone:
+        _advise(mapped, DONTNEED, 0, len(mapped))
     return True
 
 
 def check_identity(path: str, identity: Identity, file: int | None = None) -> None:
     """Raise StoreError where the name stands for another file than the one whose layout is known."""
+    fd = -1
     try:
-        now = identity_of(path if file is None else file)
+        if file is None:
+            fd = os.open(path, os.O_RDONLY)
+        there: bool | None = identity.is_of(fd if file is None else file)
     except FileNotFoundError:
-        now = None
-    if now != identity:
-        what = "is gone" if now is None else "was replaced by another file (sealed, rewritten or cut)"
+        there = None
+    finally:
+        if fd >= 0:
+            os.close(fd)
+    if not there:
+        what = "is gone" if there is None else "was replaced by another file (sealed or rewritten)"
         raise StoreError(f"{path} {what} since it was opened; open it again with ek.open")
 
 
-def mapping(path: str, identity: Identity) -> mmap.mmap:
-    """The file mapped read-only, once a process; views keep a dropped mapping alive as long as they need it.
+def mapping(path: str, identity: Identity, stop: int = 0) -> mmap.mmap:
+    """The file mapped read-only, once a process, up to byte `stop` at least; views keep a dropped mapping alive.
 
-    A mapped file stays readable though its name may since stand for another one.
+    A mapped file stays readable though its name may since stand for another one. One that has grown is mapped anew.
     """
     key = (path, identity)
     with _lock:
         mapped = _maps.get(key)
-        if mapped is not None and mapped.size() == identity.size:
+        if mapped is not None and len(mapped) >= stop:
             _maps.move_to_end(key)
             return mapped
-        check_identity(path, identity)
-        with open(path, "rb") as f:
-            check_identity(path, identity, f.fileno())
-            _maps[key] = mapped = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
-            _kept.pop(key, None)
+        try:
+            with open(path, "rb") as f:
+                check_identity(path, identity, f.fileno())
+                mapped = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+        except FileNotFoundError:
+            raise StoreError(f"{path} is gone since it was opened; open it again with ek.open") from None
+        if len(mapped) < stop:
+            raise StoreError(f"{path} is cut off: its rows reach to byte {stop}, it has {len(mapped)}. Restore it from a copy")
+        _maps[key] = mapped
+        _kept.pop(key, None)
         while len(_maps) > OPEN_MAPS:
             _kept.pop(_maps.popitem(last=False)[0], None)
         return mapped

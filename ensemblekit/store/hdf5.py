@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import math
 import os
-import resource
 import struct
-import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -22,22 +19,59 @@ import xxhash
 from ensemblekit import __version__
 from ensemblekit.errors import StoreDamagedError, StoreError
 from ensemblekit.source import Field
-from ensemblekit.store.schema import CLOSED, CONSTANTS, MAIN, PADDING, PARTICLES, SCHEMA, SCHEMA_SUM, Column, Schema
+from ensemblekit.store.chunks import END_OF_FILE_AT, ChunkTree
+from ensemblekit.store.places import ENTRIES, ENTRY, aligned
+from ensemblekit.store.schema import (
+    CLOSED,
+    CONSTANTS,
+    FORMAT,
+    MAIN,
+    PADDING,
+    PARTICLES,
+    PLACES,
+    SCHEMA,
+    SCHEMA_SUM,
+    Column,
+    Schema,
+)
 
 lock = threading.RLock()        # libhdf5 can crash where two threads open and read files at once
 
 SECTOR = 512                    # what a disk writes in one piece
 COMPACT_HEADER = 272            # of a dataset that stands in its own header, without its bytes
 EXTENT_IN_HEADER = 32           # where a header holds the number of rows
-MEMORY = "/dev/shm"
+DATASPACE_MESSAGE, LAYOUT_MESSAGE, CONTINUATION_MESSAGE = 1, 8, 16
+MOST_BLOCKS = 64                # of an object header
 LIBVER = ("earliest", "v110")   # version 1 object headers: no checksum over the extents, readable by old programs
+
+
+class NotInPlace(StoreError):
+    """Here rows cannot be committed by writing an extent in place; files must be written whole."""
 
 
 class Identity(NamedTuple):
     """Which file a name stood for."""
 
+    device: int
     inode: int
-    size: int
+    token: int
+    """Of a file of ours the checksum of its description, in which there is a random number; else its size."""
+    token_at: int
+    """Byte of that checksum; -1: none."""
+
+    def is_of(self, file: str | int) -> bool:
+        """Whether this is the identity of a file, by its descriptor or name."""
+        stat = os.stat(file)
+        if (stat.st_dev, stat.st_ino) != self[:2]:
+            return False
+        if self.token_at < 0:
+            return stat.st_size == self.token
+        fd = file if isinstance(file, int) else os.open(file, os.O_RDONLY)
+        try:
+            return os.pread(fd, 8, self.token_at) == struct.pack("<Q", self.token)
+        finally:
+            if fd != file:
+                os.close(fd)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,6 +90,12 @@ class Dataset:
     """Rows that are allocated, committed or not."""
     extent_at: int | None
     """Byte of the number of rows in the file (8 bytes, aligned), where it can be patched."""
+    root: int | None = None
+    """Address of the chunk index (a version 1 B-tree) in a file that grows."""
+
+    @property
+    def row_nbytes(self) -> int:
+        return math.prod(self.shape[1:]) * self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,7 +106,9 @@ class Layout:
     schema: Schema
     datasets: Mapping[str, Dataset]
     identity: Identity
-    """Inode and size: another file under the same name has another one."""
+    """Another file under the same name has another one."""
+    places: Mapping[str, int]
+    """Clock -> byte of its table of places; empty where rows are read through h5py, or lie where ``datasets`` says."""
 
 
 Fill = Callable[[str], Iterable[tuple[int, Mapping[str, np.ndarray]]]]
@@ -76,136 +118,117 @@ View = Callable[[h5py.File], None]
 """Adds what other programs read to a file that is otherwise complete but for its rows."""
 
 
-def create_segment(path: str, schema: Schema, fill: Fill | None = None, filters: Filters | None = None,
-                   constants: Mapping[str, np.ndarray] | None = None, view: View | None = None) -> None:
-    """Write a whole new file at `path`: all room allocated and extents at capacity, and the rows of `fill` in it.
-
-    Without filters libhdf5 writes the metadata alone, into memory; they and the rows go to the disk by plain writes.
-    So the errors of a disk never reach libhdf5, which can die of them. Raises OSError.
-    """
-    if filters is not None:
-        with new_file(path, libver=LIBVER, rdcc_nbytes=64 << 20) as f:
-            _write_file(f, schema, filters, constants=constants, view=view)
-            for clock in schema.clocks:
-                for start, rows in fill(clock) if fill is not None else ():
-                    for name, values in rows.items():
-                        f[name][start:start + len(values)] = values
-        return
-    capacity = schema.capacity or {}
-    chunks = sum(-(-rows // max(1, c.chunk[0])) * max(1, math.prod(c.shape) // max(1, math.prod(c.chunk[1:])))
-                 for clock, rows in capacity.items() for c in schema.columns(clock, rows))
-    # One block of metadata large enough for every B-tree node, so that the chunks of a dataset are adjacent.
-    block = max(1 << 20, 1 << (256 * chunks - 1).bit_length() if chunks else 0)
-    block = min(block, 1 << 30)
-    fixed = sum(values.nbytes for values in (constants or {}).values())
-    size = block + fixed + sum(-(-rows // c.chunk[0]) * math.prod(c.chunk) * c.dtype.itemsize
-                       for clock, rows in capacity.items() for c in schema.columns(clock, rows))
-    with lock, _imaged(path, 2 * block + fixed, size) as (image, opened_it), \
-            h5py.File(image, "w", libver=LIBVER, meta_block_size=block) as f:
-        opened_it()
-        _write_file(f, schema, None, whole=fill is not None, constants=constants, view=view)
-    if fill is None:
-        return
-    layout = read_layout(path)
-    assert layout is not None
-    fd = os.open(path, os.O_RDWR)
-    try:
+def write_filtered(path: str, schema: Schema, fill: Fill, filters: Filters, constants: Mapping[str, np.ndarray],
+                   view: View | None) -> None:
+    """Write a whole new file with the rows of `fill`, compressed by libhdf5. Raises OSError."""
+    with new_file(path, libver=LIBVER, rdcc_nbytes=64 << 20) as f:
+        _write_file(f, schema, filters, True, view)
+        for name, values in constants.items():
+            f.create_dataset(f"{CONSTANTS}/{name}", data=values)
         for clock in schema.clocks:
             for start, rows in fill(clock):
                 for name, values in rows.items():
-                    write_rows(fd, layout.datasets[name], start, values)
+                    f[name][start:start + len(values)] = values
+
+
+def write_empty(path: str, schema: Schema, whole: bool, constants: Mapping[str, np.ndarray], view: View | None) -> None:
+    """Write a new file without rows at `path`: everything else, in front of where they will be.
+
+    libhdf5 makes the metadata, in memory; the chunk indexes, tables and constants are added here, and all goes to the
+    disk by plain writes. So the errors of a disk never reach libhdf5, which can die of them. Raises OSError.
+    """
+    memory = io.BytesIO()
+    with lock, h5py.File(memory, "w", libver=LIBVER, meta_block_size=1 << 20) as f:     # closed, it gives back of that block
+        addresses = _write_file(f, schema, None, whole, view)
+        tables = {clock: _unwritten(f, f"{PLACES}/{clock}", (ENTRIES + 1, len(ENTRY.names or ())), np.dtype("<u8"))
+                  for clock in schema.clocks}
+        arrays = {name: _unwritten(f, f"{CONSTANTS}/{name}", values.shape, values.dtype)
+                  for name, values in (constants or {}).items()}
+    head = bytearray(memory.getvalue())
+    if head[8] != 0:
+        raise NotInPlace("its superblock is not of version 0")
+    end = aligned(len(head))
+    pieces: list[tuple[int, Any]] = []
+
+    def place(header: int, kind: int, data: Any) -> None:
+        """Where a dataset's chunk index (kind 2) or its bytes (1) stand, into its header."""
+        nonlocal end
+        for message, at, _ in messages(lambda a, n: bytes(head[a:a + n]), header):
+            if message == LAYOUT_MESSAGE and head[at] == 3 and head[at + 1] == kind:
+                struct.pack_into("<Q", head, at + (3 if kind == 2 else 2), end)
+                pieces.append((end, data))
+                end = aligned(end + memoryview(data).nbytes)
+                return
+        raise NotInPlace("a layout message is not as expected")
+
+    capacity = schema.capacity or {}
+    for clock in schema.clocks:
+        for column in schema.columns(clock, capacity[clock]):
+            tree = ChunkTree(end, column.shape, column.chunk, column.dtype.itemsize, capacity[clock])
+            place(addresses[column.path], 2, tree.empty())
+    first = True
+    sizes = sum(aligned((ENTRIES + 1) * ENTRY.itemsize) for _ in tables) + sum(aligned(v.nbytes) for v in constants.values())
+    for header in tables.values():
+        table = np.zeros(ENTRIES + 1, ENTRY)
+        if first:
+            table["address"][0] = end + sizes
+        place(header, 1, table.tobytes())
+        first = False
+    for name, header in arrays.items():
+        if constants[name].nbytes:
+            place(header, 1, np.ascontiguousarray(constants[name]).reshape(-1).view(np.uint8))
+    struct.pack_into("<Q", head, END_OF_FILE_AT, end)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+    try:
+        os.ftruncate(fd, end)
+        write_all(fd, head, 0)
+        for at, data in pieces:
+            write_all(fd, data, at)
     finally:
         os.close(fd)
 
 
-def _write_file(f: h5py.File, schema: Schema, filters: Filters | None, whole: bool = True,
-                constants: Mapping[str, np.ndarray] | None = None, view: View | None = None) -> None:
-    """All of a file but its rows."""
+def _unwritten(f: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype) -> int:
+    """A contiguous dataset that has no bytes yet; returns the address of its header."""
+    return int(h5py.h5o.get_info(f.create_dataset(name, shape, dtype).id).addr)
+
+
+def _write_file(f: h5py.File, schema: Schema, filters: Filters | None, whole: bool, view: View | None) -> dict[str, int]:
+    """All of a file but its rows, tables and constants; returns the addresses of the columns' headers."""
     capacity = schema.capacity or {}
     _write_head(f, schema)
-    grown = []
+    headers: dict[str, int] = {}
     for clock, names in schema.clocks.items():
         columns = schema.columns(clock, capacity[clock])
+        values = len(columns) - 4
         made = {}
         if filters is None:
             for column in columns:
                 f.require_group(column.path.rpartition("/")[0])
-            made[columns[len(names) + 1].path] = _create_column(f, columns[len(names) + 1], 0, None)
+            made[columns[values + 1].path] = _create_column(f, columns[values + 1], 0, None)
             _pad_to_sector(f, clock)
-            for column in (columns[0], columns[len(names)], *columns[1:len(names)], *columns[len(names) + 2:]):
+            for column in (columns[0], columns[values], *columns[1:values], *columns[values + 2:]):
                 made[column.path] = _create_column(f, column, 0, None)
-            grown += [(column, made[column.path], capacity[clock]) for column in columns]
         else:
             for column in columns:
                 made[column.path] = _create_column(f, column, capacity[clock], filters)
         for column in columns:
             if column.unit:     # variable-length text: MDAnalysis refuses the fixed-length form
                 made[column.path].attrs["unit"] = column.unit
-        step, time = columns[len(names)].path, columns[len(names) + 1].path
-        for element in (*(schema.element(n) for n in names[1:]), columns[len(names) + 2].path.rpartition("/")[0]):
+        step, time = columns[values].path, columns[values + 1].path
+        for element in (*(schema.element(n) for n in names[1:]), columns[values + 2].path.rpartition("/")[0]):
             f[element]["step"] = f[step]
             f[element]["time"] = f[time]
-    # Wide numbers first: whatever the shapes, every dataset of every clock then begins where its numbers are aligned.
-    for _, dataset, rows in sorted(grown, key=lambda one: -one[0].dtype.itemsize):
-        dataset.resize(rows, axis=0)
+        headers |= {name: int(h5py.h5o.get_info(dataset.id).addr) for name, dataset in made.items()}
     text = np.frombuffer(schema.to_json(), np.uint8)
     f.create_dataset(SCHEMA, data=text)
     f.create_dataset(SCHEMA_SUM, data=np.uint64(xxhash.xxh3_64_intdigest(text.tobytes())))
-    counts = [capacity[c] if whole else 0 for c in schema.clocks]
-    f.create_dataset(CLOSED, data=closed_record(counts, whole))
-    for name, values in (constants or {}).items():
-        f.create_dataset(f"{CONSTANTS}/{name}", data=values)
+    f.create_dataset(CLOSED, data=closed_record([capacity[c] for c in schema.clocks], schema.segment + 1) if whole
+                     else open_record(len(schema.clocks)))
     if view is not None:
         view(f)
     f.attrs["ensemblekit"] = __version__
-
-
-@contextmanager
-def _imaged(path: str, metadata: int, size: int) -> Iterator[tuple[str, Callable[[], None]]]:
-    """A name under which to make a file in memory that is then copied to `path`, holes left out.
-
-    Call the function given beside it as soon as the file is open: nothing of it is left then, whatever happens.
-    Raises OSError where the disk, or the memory, has no room for `metadata` bytes or files may not be `size` long.
-    """
-    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    if limit != resource.RLIM_INFINITY and size > limit:
-        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-    if not (os.access(MEMORY, os.W_OK) and _free(MEMORY) > metadata):
-        if _free(os.path.dirname(os.path.abspath(path))) < metadata:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        yield path, lambda: None
-        return
-    fd, name = tempfile.mkstemp(prefix="ensemblekit-", dir=MEMORY)
-    try:
-        yield name, lambda: os.unlink(name)
-        _copy_without_holes(fd, path)
-    finally:
-        os.close(fd)
-        with suppress(FileNotFoundError):
-            os.unlink(name)
-
-
-def _free(folder: str) -> int:
-    stat = os.statvfs(folder)
-    return stat.f_bavail * stat.f_frsize
-
-
-def _copy_without_holes(source: int, path: str) -> None:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
-    try:
-        size = os.fstat(source).st_size
-        os.ftruncate(fd, size)
-        stop = 0
-        while stop < size:
-            try:
-                start = os.lseek(source, stop, os.SEEK_DATA)
-            except OSError:         # ENXIO: nothing but a hole
-                break
-            stop = os.lseek(source, start, os.SEEK_HOLE)
-            for at in range(start, stop, 1 << 24):
-                write_all(fd, os.pread(source, min(1 << 24, stop - at), at), at)
-    finally:
-        os.close(fd)
+    return headers
 
 
 def write_all(fd: int, data: Any, at: int) -> None:
@@ -216,20 +239,6 @@ def write_all(fd: int, data: Any, at: int) -> None:
     while view.nbytes:
         written = os.pwrite(fd, view, at)
         view, at = view[written:], at + written
-
-
-def write_rows(fd: int, dataset: Dataset, start: int, rows: np.ndarray) -> None:
-    """Consecutive rows to where they belong in the file."""
-    if not len(rows):
-        return
-    if dataset.offset is None:
-        raise StoreError(f"{dataset.path}: its rows do not lie in the file as expected")
-    where = dataset.offset + start * dataset.stride
-    if dataset.stride * len(rows) == rows.nbytes:
-        write_all(fd, np.ascontiguousarray(rows), where)
-    else:           # tiles that do not divide the item leave a gap behind every snapshot
-        for k, row in enumerate(rows):
-            write_all(fd, np.ascontiguousarray(row), where + k * dataset.stride)
 
 
 def _pad_to_sector(f: h5py.File, clock: str) -> None:
@@ -251,13 +260,27 @@ def _pad_to_sector(f: h5py.File, clock: str) -> None:
     pad(b"filler", left if left >= 8 else left + SECTOR)
 
 
-def closed_record(counts: list[int], closed: bool = True) -> np.ndarray:
-    """Counts and their checksum; all zero while the store is open for writing."""
-    record = np.zeros(len(counts) + 1, "<u8")
-    if closed:
-        record[:-1] = counts
-        record[-1] = xxhash.xxh3_64_intdigest(record[:-1].tobytes()) | 1    # never zero, so empty stores close too
+def closed_record(counts: Sequence[int], files: int | None) -> np.ndarray:
+    """Snapshots of each clock at a clean close, the files that the store had at least, and the checksum of these numbers.
+
+    Arguments:
+        files: None in the record of format 1, which does not have them.
+    """
+    record = np.array([*counts, *([] if files is None else [files]), 0], "<u8")
+    record[-1] = xxhash.xxh3_64_intdigest(record[:-1].tobytes()) | 1    # never zero, so empty stores close too
     return record
+
+
+def open_record(clocks: int, format: int = FORMAT) -> np.ndarray:
+    """All zero: a store is open for writing, or its writer died."""
+    return np.zeros(clocks + (1 if format == 1 else 2), "<u8")
+
+
+def files_in(record: np.ndarray, clocks: int) -> int:
+    """The files that a store had at least, by a record of its last clean close; 0 where it does not say."""
+    if len(record) != clocks + 2 or not np.array_equal(record, closed_record(record[:-2].tolist(), int(record[-2]))):
+        return 0
+    return int(record[-2])
 
 
 def _write_head(f: h5py.File, schema: Schema) -> None:
@@ -287,7 +310,6 @@ def _create_column(f: h5py.File, column: Column, rows: int,
     else:
         plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         plist.set_chunk(column.chunk)
-        plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
         plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
         space = h5py.h5s.create_simple((rows, *column.shape), (h5py.h5s.UNLIMITED, *column.shape))
         kind = h5py.h5t.py_create(column.dtype, logical=True)
@@ -309,15 +331,21 @@ def read_layout(path: str) -> Layout | None:
             raise StoreDamagedError(f"{path}: the description of the store does not match its checksum. "
                                     "Restore the file from a copy; the snapshots may still be whole")
         schema = Schema.from_json(text)
-        identity = identity_of(raw.fileno())
+        token_at = f[SCHEMA_SUM].id.get_offset()
+        stat = os.fstat(raw.fileno())
+        identity = Identity(stat.st_dev, stat.st_ino, xxhash.xxh3_64_intdigest(text), -1 if token_at is None else token_at)
+        places = {}
         datasets = {}
         for clock in schema.clocks:
+            table = f.get(f"{PLACES}/{clock}") if schema.format > 1 else None
+            if table is not None and table.id.get_offset() is not None:
+                places[clock] = table.id.get_offset()
             for column in schema.columns(clock, (schema.capacity or {})[clock]):
-                datasets[column.path] = _locate(f, column.path, raw, identity.size)
+                datasets[column.path] = _locate(f, column.path, raw, stat.st_size, clock in places)
         closed = f[CLOSED]
         datasets[CLOSED] = Dataset(CLOSED, closed.shape, closed.dtype, "", closed.id.get_offset(), 8, closed.shape[0],
                                    None)
-        return Layout(path, schema, datasets, identity)
+        return Layout(path, schema, datasets, identity, places)
 
 
 class NewFile(io.RawIOBase):
@@ -384,8 +412,9 @@ def new_file(path: str, **options: Any) -> Iterator[h5py.File]:
 
 
 def identity_of(file: str | int) -> Identity:
+    """The identity of a file that is not ours."""
     stat = os.stat(file)
-    return Identity(stat.st_ino, stat.st_size)
+    return Identity(stat.st_dev, stat.st_ino, stat.st_size, -1)
 
 
 @contextmanager
@@ -415,14 +444,17 @@ def _open(path: str) -> h5py.File:
         return h5py.File(path, "r", locking=False)
 
 
-def _locate(f: h5py.File, path: str, raw: Any, size: int) -> Dataset:
-    """Where a dataset stands, from its chunk index."""
+def _locate(f: h5py.File, path: str, raw: Any, size: int, listed: bool = False) -> Dataset:
+    """Where a dataset stands, from its chunk index; `listed`: its rows stand in a table of places."""
     try:
         d = f[path]         # once: looking a name up takes as long as all the rest
     except KeyError:
         raise StoreDamagedError(f"{f.filename}: the dataset {path!r} that its description names is missing") from None
     shape, dtype = d.shape, d.dtype
     item = dtype.itemsize * math.prod(shape[1:])
+    if listed:
+        where, root = _in_header(d, raw)
+        return Dataset(path, shape, dtype, _unit(d), None, item, shape[0], where, root)
     how = d.id.get_create_plist()
     filtered = how.get_nfilters() > 0
     virtual = how.get_layout() == h5py.h5d.VIRTUAL
@@ -431,7 +463,7 @@ def _locate(f: h5py.File, path: str, raw: Any, size: int) -> Dataset:
     aligned = offset is not None and offset % dtype.alignment == 0 and stride % dtype.alignment == 0
     if not aligned or rows < shape[0] or offset + rows * stride > size:       # type: ignore[operator]
         offset = None
-    return Dataset(path, shape, dtype, _unit(d), offset, stride, rows, None if filtered else extent_at(d, raw))
+    return Dataset(path, shape, dtype, _unit(d), offset, stride, rows, None if filtered else _in_header(d, raw)[0])
 
 
 def _even_rows(d: h5py.Dataset, item: int) -> tuple[int, int, int] | None:
@@ -470,32 +502,44 @@ def _follow(item: tuple[int, ...], chunk: tuple[int, ...]) -> bool:
     return all(c == 1 for c in chunk[:axis]) and (item[axis] % chunk[axis] == 0 or math.prod(item[:axis]) == 1)
 
 
-def extent_at(d: h5py.Dataset, raw: Any) -> int | None:
-    """The byte of dim[0] in the dataspace message of a version 1 object header; None where it is not as expected."""
-    address = h5py.h5o.get_info(d.id).addr
-
-    def read(at: int, n: int) -> bytes:
-        raw.seek(at)
-        return raw.read(n)
-
+def messages(read: Callable[[int, int], bytes], address: int) -> Iterator[tuple[int, int, int]]:
+    """(kind, where its data begin, their length) of the messages in a version 1 object header; none in any other."""
     head = read(address, 16)
     if len(head) < 16 or head[0] != 1:
-        return None
+        return
     blocks = [(address + 16, struct.unpack_from("<I", head, 8)[0])]
-    while blocks:
+    seen = 0
+    while blocks and seen < MOST_BLOCKS:
         start, length = blocks.pop(0)
+        seen += 1
         body = read(start, length)
         at = 0
         while at + 8 <= len(body):
             kind, size, _ = struct.unpack_from("<HHB", body, at)
-            data = at + 8
-            if kind == 0x10 and data + 16 <= len(body):
-                blocks.append(struct.unpack_from("<QQ", body, data))
-            if kind == 0x01 and data + 16 <= len(body):
-                where = start + data + (8 if body[data] == 1 else 4)
-                return where if where % 8 == 0 and body[data + 1] == d.ndim > 0 else None
-            at = data + size
-    return None
+            if kind == CONTINUATION_MESSAGE and at + 24 <= len(body):
+                blocks.append(struct.unpack_from("<QQ", body, at + 8))
+            yield kind, start + at + 8, size
+            at += 8 + size
+
+
+def _in_header(d: h5py.Dataset, raw: Any) -> tuple[int | None, int | None]:
+    """The byte of dim[0], where it can be patched, and the address of the chunk index; None where not as expected."""
+
+    def read(at: int, n: int) -> bytes:
+        raw.seek(at)
+        return raw.read(min(n, 1 << 20))
+
+    extent = root = None
+    for kind, at, _ in messages(read, int(h5py.h5o.get_info(d.id).addr)):
+        data = read(at, 16)
+        if len(data) < 16:
+            break
+        if kind == DATASPACE_MESSAGE and extent is None:
+            where = at + (8 if data[0] == 1 else 4)
+            extent = where if where % 8 == 0 and data[1] == d.ndim > 0 else None
+        if kind == LAYOUT_MESSAGE and data[0] == 3 and data[1] == 2:
+            root = struct.unpack_from("<Q", data, 3)[0]
+    return extent, root
 
 
 def read_constants(path: str, schema: Schema) -> dict[str, np.ndarray]:
@@ -511,10 +555,10 @@ def read_constants(path: str, schema: Schema) -> dict[str, np.ndarray]:
     return found
 
 
-def shapes_seen(path: str, names: list[str]) -> list[int]:
-    """The number of rows that libhdf5 sees in each dataset."""
+def shapes_seen(path: str, names: list[str]) -> dict[str, tuple[int, int]]:
+    """The number of rows that libhdf5 sees in each dataset, and the place of its first chunk."""
     with opened(path) as f:
-        return [f[name].shape[0] for name in names]
+        return {name: (f[name].shape[0], f[name].id.get_chunk_info_by_coord((0,) * f[name].ndim).byte_offset) for name in names}
 
 
 def read_rows(path: str, name: str, rows: slice, tile: slice | None = None) -> np.ndarray:
@@ -575,7 +619,7 @@ class Foreign:
 def read_foreign(path: str) -> dict[str, Foreign]:
     """The fields of any H5MD or plain HDF5 file. Fields that share length, steps and times share a clock."""
     with opened(path) as f, open(path, "rb") as raw:
-        size = identity_of(raw.fileno()).size
+        size = os.fstat(raw.fileno()).st_size
         found: dict[str, tuple[h5py.Dataset, Any, Any, str]] = {}
 
         def visit(name: str, node: Any) -> None:

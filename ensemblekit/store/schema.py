@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,16 +17,19 @@ import numpy as np
 from ensemblekit.errors import InputError, StoreDamagedError
 from ensemblekit.source import Field
 
-FORMAT = 1
+FORMAT = 2
 MAIN = "main"
 MD_UNITS = {"position": "Angstrom", "box": "Angstrom", "velocity": "Angstrom ps-1", "force": "kJ mol-1 Angstrom-1"}
 SCHEMA = "ensemblekit/schema"               # uint8 (length,): UTF-8 JSON
 SCHEMA_SUM = "ensemblekit/schema_checksum"  # uint64 (): xxh3_64 of those bytes
 CLOSED = "ensemblekit/closed"               # uint64 (clocks + 1,): snapshots of each clock at a clean close, xxh3_64
+PLACES = "ensemblekit/places"               # a table a clock: where its rows lie in the file
 PADDING = "ensemblekit/padding"             # bytes without meaning
 CONSTANTS = "ensemblekit/constants"         # arrays that do not change with time
 PARTICLES = "particles/trajectory"
 CHUNK_BYTES = 1 << 20
+GROWING_BYTES = 256 << 10                   # of chunks in a file that grows: it has room for so much beyond its last row
+SMALL_BYTES = 64 << 10                      # there, of a stack of scalars, steps, times, weights and checksums
 CACHE_LINE = 64
 TILE_BYTES = 8 << 20
 MAX_CHUNK = (4 << 30) - 1                   # HDF5's own limit
@@ -72,6 +76,11 @@ class Schema:
     """As given to ``seal``."""
     constants: Mapping[str, int] | None = None
     """Name -> checksum of the arrays of the run that do not change with time; they stand in the first file."""
+    origin: Mapping[str, Any] | None = None
+    """Where the run is from: created, command, versions, inputs, settings."""
+    token: str = ""
+    """Random, one a file: tells it from any other file that may come to have its name or its inode."""
+    format: int = FORMAT
 
     @property
     def clocks(self) -> dict[str, list[str]]:
@@ -98,29 +107,43 @@ class Schema:
     def columns(self, clock: str, rows: int) -> list[Column]:
         """All datasets of a clock: the values of its fields first, then step, time, weight and checksums."""
         names = self.clocks[clock]
-        columns = []
-        for name in names:
-            field = self.fields[name]
-            columns.append(Column(f"{self.element(name)}/value", field.shape, stored_dtype(field.dtype), field.unit,
-                                  chunk_shape(field.shape, stored_dtype(field.dtype).itemsize, rows)))
         home = self.element(names[0])
         weight = "observables/weight" if clock == MAIN else f"ensemblekit/clocks/{clock}/weight"
-        for path, shape, dtype, unit in (
-                (f"{home}/step", (), "<i8", ""), (f"{home}/time", (), "<f8", self.time_unit),
-                (f"{weight}/value", (), "<f8", ""),
-                (f"ensemblekit/checksums/{clock}", (len(names) + 1,), "<u8", "")):
-            columns.append(Column(path, shape, np.dtype(dtype), unit, chunk_shape(shape, 8, rows)))
-        return columns
+        columns = [(f"{self.element(name)}/value", field.shape, stored_dtype(field.dtype), field.unit)
+                   for name, field in ((name, self.fields[name]) for name in names)]
+        columns += [(f"{home}/step", (), np.dtype("<i8"), ""), (f"{home}/time", (), np.dtype("<f8"), self.time_unit),
+                    (f"{weight}/value", (), np.dtype("<f8"), ""),
+                    (f"ensemblekit/checksums/{clock}", (len(names) + 1,), np.dtype("<u8"), "")]
+        if self.format == 1:
+            return [Column(path, shape, dtype, unit, chunk_shape(shape, dtype.itemsize, rows))
+                    for path, shape, dtype, unit in columns]
+        few = [not shape or k >= len(names) for k, (_, shape, *_) in enumerate(columns)]
+        grows = self.in_place and not self.sealed
+        stacked = {kind: stack_of([(shape, dtype.itemsize) for (_, shape, dtype, _), mine in zip(columns, few, strict=True)
+                                   if mine == kind], rows, CHUNK_BYTES if not grows else SMALL_BYTES if kind else
+                                  GROWING_BYTES // min(8, len(self.clocks)))
+                   for kind in (True, False)}
+        return [Column(path, shape, dtype, unit, (stacked[kind], *chunk_shape(shape, dtype.itemsize, 1)[1:]))
+                for (path, shape, dtype, unit), kind in zip(columns, few, strict=True)]
+
+    def groups(self, clock: str) -> tuple[list[int], list[int]]:
+        """The columns of a clock (their numbers in ``columns``) that get their room together: small ones, and arrays."""
+        names = self.clocks[clock]
+        arrays = [k for k, name in enumerate(names) if self.fields[name].shape]
+        return [k for k in range(len(names) + 4) if k not in arrays], arrays
 
     def at(self, segment: int, starts: Mapping[str, int], capacity: Mapping[str, int], **changes: Any) -> Schema:
-        return replace(self, segment=segment, starts=dict(starts), capacity=dict(capacity), **changes)
+        """The description of a new file."""
+        return replace(self, segment=segment, starts=dict(starts), capacity=dict(capacity), format=FORMAT,
+                       token=uuid.uuid4().hex, **changes)
 
     def to_json(self) -> bytes:
         record = {
-            "format": FORMAT, "run": self.run, "replica": self.replica, "time_unit": self.time_unit,
+            "format": self.format, "token": self.token, "run": self.run, "replica": self.replica, "time_unit": self.time_unit,
             "author": self.author, "segment": self.segment, "starts": dict(self.starts or {}),
             "capacity": dict(self.capacity or {}), "in_place": self.in_place, "sealed": self.sealed,
             "compression": self.compression, "provenance": dict(self.provenance or {}),
+            "origin": dict(self.origin or {}),
             **({"constants": dict(self.constants)} if self.constants else {}),
             "fields": {name: {"shape": list(f.shape), "dtype": f.dtype.str, "unit": f.unit, "kind": f.kind,
                               "clock": f.clock, "finite": f.finite, "element": self.element(name)}
@@ -139,7 +162,8 @@ class Schema:
                                   f["finite"]) for name, f in record["fields"].items()}
             return cls(fields, record["run"], record["replica"], record["time_unit"], record["provenance"],
                        record["author"], record["segment"], record["starts"], record["capacity"], record["in_place"],
-                       record["sealed"], record["compression"], record.get("constants"))
+                       record["sealed"], record["compression"], record.get("constants"), record.get("origin"),
+                       record.get("token", ""), record["format"])
         except (KeyError, TypeError, ValueError) as error:
             raise StoreDamagedError(f"the description of this store cannot be read: {error!r}") from error
 
@@ -199,8 +223,18 @@ def stored_dtype(dtype: np.dtype) -> np.dtype:
     return dtype.newbyteorder("<") if dtype.itemsize > 1 else dtype
 
 
+def stack_of(items: list[tuple[tuple[int, ...], int]], rows: int, nbytes: int) -> int:
+    """Rows of a chunk of columns that get their room together, about `nbytes` in all; whole cache lines where they fit."""
+    sizes = [math.prod(shape) * itemsize for shape, itemsize in items]
+    if not sizes or max(sizes) > TILE_BYTES:
+        return 1
+    stacked = max(1, min(rows, nbytes // sum(sizes)))
+    even = math.lcm(*(CACHE_LINE // math.gcd(CACHE_LINE, size) for size in sizes))
+    return stacked // even * even or stacked
+
+
 def chunk_shape(shape: tuple[int, ...], itemsize: int, rows: int) -> tuple[int, ...]:
-    """Whole snapshots stacked to about 1 MiB; large snapshots in tiles of about 8 MiB along one axis.
+    """Whole snapshots stacked to about 1 MiB (format 1); large snapshots in tiles of about 8 MiB along one axis.
 
     The tiles of a snapshot follow each other in the file, so that a mapped snapshot is one array: the first axis may
     be cut unevenly (the last tile then leaves a gap behind the snapshot), a later one only into equal parts, which

@@ -30,14 +30,19 @@ from ensemblekit.store.hdf5 import (
     Fill,
     Filters,
     Layout,
+    NotInPlace,
     View,
     closed_record,
-    create_segment,
+    files_in,
+    open_record,
     read_layout,
     shapes_seen,
     write_all,
+    write_empty,
+    write_filtered,
 )
 from ensemblekit.store.schema import CLOSED, Schema
+from ensemblekit.store.space import Space
 
 FIRST_BYTES = 4 << 30       # sparse: what is not written takes no disk; most runs then are one file
 LARGEST_BYTES = 64 << 30
@@ -74,6 +79,24 @@ def segments_of(path: str) -> list[str]:
     while len(paths) in found and os.path.exists(path):
         paths.append(found[len(paths)])
     return paths
+
+
+def first_of(path: str) -> str:
+    """``, run.h5`` for run.0001.h5: the first file of the store that a file is part of, as far as its name tells."""
+    first = re.sub(r"\.\d{4,}(\.[^.]*)\Z", r"\1", path)
+    return "" if first == path else f", {first}"
+
+
+def missing_files(path: str, there: int, needed: int) -> str:
+    """Which files of a store are missing, in words, where `there` of at least `needed` are; nothing where none is."""
+    lost = [segment_path(path, k) for k in range(there, needed)]
+    if not lost:
+        return ""
+    strange = [p for p in lost if os.path.lexists(p)]
+    gone = [p for p in lost if p not in strange]
+    words = [f"{', '.join(gone)} {'is' if len(gone) == 1 else 'are'} missing"] if gone else []
+    words += [f"{p} is there, but is not the part of this store that it should be" for p in strange if p == lost[0]]
+    return f"{' and '.join(words)}: {path} had at least {needed} files when it was last closed, and {there} can be read"
 
 
 def folder_of(path: str) -> Path:
@@ -120,10 +143,6 @@ def sync_folder(path: str) -> None:
         os.close(fd)
 
 
-class NotInPlace(StoreError):
-    """Here rows cannot be committed by writing an extent in place; files must be written whole."""
-
-
 def new_segment(path: str, schema: Schema, durable: bool, fill: Fill | None = None, filters: Filters | None = None,
                 over: bool = False, constants: Mapping[str, np.ndarray] | None = None, view: View | None = None) -> Layout:
     """Create a file by temporary name and rename: empty with room for rows, or whole with the rows of `fill` in it.
@@ -135,15 +154,22 @@ def new_segment(path: str, schema: Schema, durable: bool, fill: Fill | None = No
         raise StoreError(f"{path} is in the way of this store's next file and is not part of it; move it elsewhere")
     temporary = f"{path}.tmp{os.getpid()}"
     try:
-        create_segment(temporary, schema, fill, filters, constants, view)
+        if filters is not None and fill is not None:
+            write_filtered(temporary, schema, fill, filters, constants or {}, view)
+        else:
+            write_empty(temporary, schema, fill is not None, constants or {}, view)
         fd = os.open(temporary, os.O_RDWR)
         try:
-            layout = _try_commit(temporary, fd) if fill is None else read_layout(temporary)
+            layout = read_layout(temporary)
+            assert layout is not None
+            if fill is None:
+                _try_commit(layout, fd)
+            elif filters is None:
+                _fill(layout, fd, fill)
             if durable:
                 os.fsync(fd)
         finally:
             os.close(fd)
-        assert layout is not None
         os.rename(temporary, path)
         if durable:
             sync_folder(path)
@@ -154,19 +180,40 @@ def new_segment(path: str, schema: Schema, durable: bool, fill: Fill | None = No
     return replace(layout, path=path)
 
 
-def _try_commit(path: str, fd: int) -> Layout:
-    """Set every extent to 1 and back to 0 as a writer would, and ask libhdf5 each time whether it sees that."""
-    layout = read_layout(path)
-    assert layout is not None
+def _try_commit(layout: Layout, fd: int) -> None:
+    """Give every clock room and set every extent to 1 and back to 0 as a writer would; does libhdf5 see that?"""
     columns = {p: d for p, d in layout.datasets.items() if p != CLOSED}
-    if any(d.offset is None or d.extent_at is None for d in columns.values()):
-        raise NotInPlace(f"{path}: its bytes do not lie as expected")
+    clocks = layout.schema.clocks
+    if any(d.root is None or d.extent_at is None for d in columns.values()) or len(layout.places) < len(clocks):
+        raise NotInPlace(f"{layout.path}: its bytes do not lie as expected")
+    space = Space(fd, layout, dict.fromkeys(clocks, 0), clean=False, durable=False)
+    firsts: dict[str, int] = {}
+    for name, clock in space.clocks.items():
+        space.grow(name, 1)
+        for group, runs in zip(clock.groups, clock.runs, strict=True):
+            firsts |= dict(zip((c.path for c in group.columns), group.starts(runs[0]), strict=True))
     for n in (1, 0):
         for dataset in columns.values():
             write_all(fd, _pack(n), dataset.extent_at)      # type: ignore[arg-type]
-        if any(seen != n for seen in shapes_seen(path, list(columns))):
-            raise NotInPlace(f"{path}: libhdf5 does not see an extent written in place")
-    return layout
+        if any(seen != (n, firsts[path]) for path, seen in shapes_seen(layout.path, list(columns)).items()):
+            raise NotInPlace(f"{layout.path}: libhdf5 does not see what is written in place")
+
+
+def _fill(layout: Layout, fd: int, fill: Fill) -> None:
+    """All rows of a file that is written whole."""
+    schema = layout.schema
+    capacity = schema.capacity or {}
+    space = Space(fd, layout, dict.fromkeys(schema.clocks, 0), clean=False, durable=False)
+    for name, clock in space.clocks.items():
+        if capacity[name]:
+            space.grow(name, capacity[name])
+        for start, rows in fill(name):
+            arrays = [np.ascontiguousarray(rows[column.path]) for column in schema.columns(name, capacity[name])]
+            for g in range(len(clock.groups)):
+                space.write(clock, g, arrays, start, len(arrays[0]))
+        for column in schema.columns(name, capacity[name]):
+            write_all(fd, _pack(capacity[name]), layout.datasets[column.path].extent_at)    # type: ignore[arg-type]
+    space.close(capacity)
 
 
 def remove_leftovers(path: str) -> None:
@@ -202,32 +249,63 @@ def disk_error(error: Exception, path: str) -> StoreError:
 
 
 class Small:
-    """Step, time, weight and checksums of one clock, and all extents but the commit, written through a mapping.
+    """Scalars, step, time, weight and checksums of one clock, and all extents but the commit, written through a mapping.
 
     That leaves two system calls a snapshot: its values and the commit. Everything here is invisible until the commit,
     so it needs no order among itself. Disk space is allocated ahead, as a full disk under a mapping would be a
     SIGBUS. With durability="disk" ordinary writes are used, whose order the barriers define.
     """
 
-    def __init__(self, fields: int, columns: Sequence[Dataset], extents: Sequence[Dataset], n: int, mapped: mmap.mmap,
-                 fd: int):
-        self.fields, self.columns, self.fd, self.allocated = fields, columns, fd, n
-        self.rows = [np.ndarray((c.rows, *c.shape[1:]), c.dtype, mapped, c.offset or 0) for c in columns]
-        self.extents = [np.ndarray((1,), "<u8", mapped, c.extent_at or 0) for c in extents]
+    def __init__(self, space: Space, clock: str, extents: Sequence[Dataset], n: int):
+        self.space, self.clock, self.allocated = space, clock, n
+        group = space.clocks[clock].groups[0]
+        self.numbers, self.columns, self.strides = group.numbers, group.columns, group.strides
+        stop = max([0, *(d.extent_at or 0 for d in extents)]) + 8
+        mapped = mmap.mmap(space.fd, stop)
+        self.extents = [self._array(1, (), np.dtype("<u8"), mapped, d.extent_at or 0) for d in extents]
+        self.first = self.stop = 0
+        self.rows: list[tuple[int, np.ndarray]] = []
+        """Number of a column in the clock, and those of its rows, first to stop, that are mapped."""
+
+    def _array(self, rows: int, shape: tuple[int, ...], dtype: np.dtype, mapped: mmap.mmap, at: int) -> np.ndarray:
+        return np.ndarray((rows, *shape), dtype, mapped, at)
+
+    def _map(self, row: int) -> None:
+        """Map the run that holds a row."""
+        clock = self.space.clocks[self.clock]
+        run = clock.run_at(0, row)
+        starts = clock.groups[0].starts(run)
+        base = min(starts) // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+        stop = max(start + run.rows * stride for start, stride in zip(starts, self.strides, strict=True))
+        mapped = mmap.mmap(self.space.fd, stop - base, offset=base)
+        self.rows = [(number, self._array(run.rows, c.shape, c.dtype, mapped, start - base))
+                     for number, c, start in zip(self.numbers, self.columns, starts, strict=True)]
+        self.first, self.stop = run.first, run.first + run.rows
 
     def put(self, arrays: Sequence[np.ndarray], at: int, n: int) -> None:
-        """Rows at to at + n. Raises OSError where the disk is full; then nothing was written."""
-        if at + n > self.allocated:
-            stop = min(self.columns[0].rows, max(at + n, self.allocated + ALLOCATE_ROWS))
-            for c in self.columns:
-                begin = c.offset + min(self.allocated, at) * c.stride                   # type: ignore[operator]
-                end = min(c.offset + stop * c.stride, c.offset + c.rows * c.stride)     # type: ignore[operator]
-                os.posix_fallocate(self.fd, begin, end - begin)
-            self.allocated = stop
-        for rows, data in zip(self.rows, arrays, strict=True):
-            rows[at:at + n] = data
+        """Rows at to at + n; `arrays` are those of all columns. Raises OSError where the disk is full."""
+        if self.space.fixed and at + n > self.allocated:
+            self._allocate(at, n)
+        done = 0
+        while done < n:
+            if not self.first <= at + done < self.stop:
+                self._map(at + done)
+            first = at + done - self.first
+            k = min(n - done, self.stop - at - done)
+            for number, rows in self.rows:
+                rows[first:first + k] = arrays[number] if k == n else arrays[number][done:done + k]
+            done += k
         for extent in self.extents:
             extent[0] = at + n
+
+    def _allocate(self, at: int, n: int) -> None:
+        """The disk's room for rows whose places are fixed."""
+        clock = self.space.clocks[self.clock]
+        stop = min(clock.capacity, max(at + n, self.allocated + ALLOCATE_ROWS))
+        for start, stride in zip(clock.groups[0].starts(clock.runs[0][0]), self.strides, strict=True):
+            begin = start + min(self.allocated, at) * stride
+            os.posix_fallocate(self.space.fd, begin, start + stop * stride - begin)
+        self.allocated = stop
 
 
 class Commit:
@@ -261,28 +339,34 @@ class Segment:
 
     def __init__(self, layout: Layout, durable: bool):
         self.layout, self.durable = layout, durable
+        self.files = layout.schema.segment + 1
+        """Files of the store, as far as this one is to say."""
         self.fd = os.open(layout.path, os.O_RDWR)
         try:
             fcntl.flock(self.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError as error:
             os.close(self.fd)
             raise StoreBusyError(f"{layout.path} is open for writing in another program; close it there") from error
-        self.clocks = {clock: self._columns(clock) for clock in layout.schema.clocks}
-        self.counts = {clock: self.extent(columns[0]) for clock, columns in self.clocks.items()}
-        self.marked = False
-        self.commits = {clock: Commit(self.fd, columns[0], columns[len(layout.schema.clocks[clock])])
-                        for clock, columns in self.clocks.items()}
-        self.small = {} if durable else {clock: self._small(clock) for clock in self.clocks}
+        try:
+            self.clocks = {clock: self._columns(clock) for clock in layout.schema.clocks}
+            self.counts = {clock: self.extent(columns[0]) for clock, columns in self.clocks.items()}
+            self.marked = False
+            self.space = Space(self.fd, layout, self.counts, self._was_closed(), durable)
+            self.commits = {clock: Commit(self.fd, columns[0], columns[len(columns) - 4])
+                            for clock, columns in self.clocks.items()}
+            self.small = {} if durable else {clock: Small(self.space, clock, self._others(clock), self.counts[clock])
+                                             for clock in self.clocks}
+        except BaseException:
+            os.close(self.fd)
+            raise
 
-    def _small(self, clock: str) -> Small:
-        fields = len(self.layout.schema.clocks[clock])
-        columns = self.clocks[clock]
-        mapped = mmap.mmap(self.fd, 0)
-        return Small(fields, columns[fields:], self._others(clock), self.counts[clock], mapped, self.fd)
+    def _was_closed(self) -> bool:
+        offset = self.layout.datasets[CLOSED].offset
+        return offset is not None and any(os.pread(self.fd, self.layout.datasets[CLOSED].shape[0] * 8, offset))
 
     def _others(self, clock: str) -> list[Dataset]:
         """The datasets whose extents may be ahead of the commit: all but the first field and step."""
-        step = len(self.layout.schema.clocks[clock])
+        step = len(self.clocks[clock]) - 4
         return [column for k, column in enumerate(self.clocks[clock]) if k not in (0, step)]
 
     def _columns(self, clock: str) -> list[Dataset]:
@@ -294,33 +378,33 @@ class Segment:
         return struct.unpack("<Q", os.pread(self.fd, 8, dataset.extent_at))[0]
 
     def room(self, clock: str) -> int:
-        return (self.layout.schema.capacity or {})[clock] - self.counts[clock]
+        """Rows that the file still takes."""
+        place = self.space.clocks[clock]
+        return (place.have if place.full else place.capacity) - self.counts[clock]
 
     def mark_open(self) -> None:
         """Before the first change: the record of a clean close no longer holds."""
         if not self.marked:
-            self._record(closed_record([0] * len(self.clocks), False))
+            self._record(open_record(len(self.clocks), self.layout.schema.format))
+            self.space.tidy()
             self.marked = True
 
     def write(self, clock: str, arrays: Sequence[Any], n: int) -> None:
         """Write n rows of every column after the committed ones, and commit them. Raises StoreError."""
         if not self.marked:
             self.mark_open()
-        columns, at = self.clocks[clock], self.counts[clock]
-        fd = self.fd
+        at = self.counts[clock]
+        fd, place = self.fd, self.space.clocks[clock]
         small = self.small.get(clock)
-        large = len(columns) if small is None else small.fields
         try:
-            for column, data in zip(columns[:large], arrays, strict=False):
-                where = column.offset + at * column.stride      # type: ignore[operator]
-                if column.stride * n == data.nbytes:
-                    write_all(fd, data, where)
-                else:       # tiles that do not divide the item leave a gap behind every snapshot
-                    for k in range(n):
-                        write_all(fd, data[k] if n > 1 else data, where + k * column.stride)
+            if at + n > place.have:
+                self.space.grow(clock, at + n)
+            if len(place.groups) > 1:
+                self.space.write(place, 1, arrays, at, n)
             if small is not None:
-                small.put(arrays[large:], at, n)
+                small.put(arrays, at, n)
             else:
+                self.space.write(place, 0, arrays, at, n)
                 extent = _pack(at + n)
                 for column in self._others(clock):
                     os.pwrite(fd, extent, column.extent_at)     # type: ignore[arg-type]
@@ -336,6 +420,7 @@ class Segment:
     def cut(self, clock: str, n: int) -> None:
         """Keep the first n rows; the commit first, so that no reader sees a row without its step."""
         self.mark_open()
+        self.space.reach(clock, self.counts[clock])
         self.commits[clock](n)
         if self.durable:
             sync(self.fd)
@@ -354,18 +439,50 @@ class Segment:
     def close(self) -> None:
         if self.fd < 0:
             return
-        if self.marked:
-            self._record(closed_record([self.counts[c] for c in self.clocks]))
-            if self.durable:
-                sync(self.fd)
         self.small.clear()      # its mappings hold the shared lock as well
-        os.close(self.fd)
+        try:
+            self.space.close(self.counts)
+            if self.marked:     # last: where it stands, nothing is behind the rows but what other programs add
+                if self.durable:
+                    sync(self.fd)
+                self._record(closed_record([self.counts[c] for c in self.clocks],
+                                           None if self.layout.schema.format == 1 else self.files))
+                if self.durable:
+                    sync(self.fd)
+        finally:
+            os.close(self.fd)
         self.fd = -1
 
     def _record(self, record: np.ndarray) -> None:
         offset = self.layout.datasets[CLOSED].offset
         if offset is not None:
             os.pwrite(self.fd, record.tobytes(), offset)
+
+
+def files_of(layout: Layout) -> int:
+    """The files that a store had at least, by what one of them says; 0 where it does not."""
+    place = layout.datasets[CLOSED]
+    if layout.schema.format == 1 or place.offset is None:
+        return 0
+    with open(layout.path, "rb") as file:
+        record = np.frombuffer(os.pread(file.fileno(), 8 * place.shape[0], place.offset), "<u8")
+    return files_in(record, len(layout.schema.clocks))
+
+
+def set_files(layout: Layout, files: int, durable: bool) -> None:
+    """Have a file that was cleanly closed say how many files its store has. Raises OSError."""
+    place, clocks = layout.datasets[CLOSED], len(layout.schema.clocks)
+    if layout.schema.format == 1 or place.offset is None:
+        return
+    fd = os.open(layout.path, os.O_RDWR)
+    try:
+        record = np.frombuffer(os.pread(fd, 8 * place.shape[0], place.offset), "<u8")
+        if files_in(record, clocks) not in (0, files):
+            os.pwrite(fd, closed_record(record[:-2].tolist(), files).tobytes(), place.offset)
+            if durable:
+                sync(fd)
+    finally:
+        os.close(fd)
 
 
 def checksums(arrays: Sequence[np.ndarray], meta: np.ndarray, n: int) -> np.ndarray:

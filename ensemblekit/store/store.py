@@ -6,11 +6,12 @@ import os
 import time as clock_time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from ensemblekit.store.hdf5 import (
     read_foreign,
     read_layout,
 )
+from ensemblekit.store.places import Run, groups_of, read_table, runs_in, stretches
 from ensemblekit.store.schema import MAIN, Schema, check_constants, check_fields
 from ensemblekit.store.segments import (
     Lock,
@@ -34,12 +36,16 @@ from ensemblekit.store.segments import (
     Segment,
     checksums,
     digest_of,
+    files_of,
+    first_of,
     folder_of,
+    missing_files,
     new_segment,
     next_capacity,
     remove_leftovers,
     segment_path,
     segments_of,
+    set_files,
     share,
     sync_folder,
 )
@@ -49,6 +55,15 @@ LOOKS = 10                  # times a reader looks again where files change unde
 WHOLE_BATCH = 64 << 20      # bytes that the whole-segment fallback gathers before it writes a file
 
 
+class Stretch(NamedTuple):
+    """Consecutive rows of a dataset that lie evenly spaced in its file."""
+
+    start: int
+    stop: int
+    dataset: Dataset
+    """With the place that row 0 would have."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
     """The rows of one clock in one file."""
@@ -56,8 +71,8 @@ class Part:
     path: str
     identity: Identity
     n: int
-    columns: Mapping[str, Dataset]
-    """Field, or "step", "time", "weight", "checksums" with a leading space, to its dataset."""
+    columns: Mapping[str, tuple[Stretch, ...]]
+    """Field, or "step", "time", "weight", "checksums" with a leading space, to its rows, all of them in order."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,13 +94,27 @@ class Table:
 
     def spans(self, column: str, start: int, stop: int, step: int) -> list[Span]:
         """The rows start, start + step, ... below stop, as spans of files."""
-        spans, offset = [], 0
+        return self.cut_alike([column], start, stop, step)[column]
+
+    def cut_alike(self, columns: Sequence[str], start: int, stop: int, step: int) -> dict[str, list[Span]]:
+        """The rows start, start + step, ... below stop of several columns, as spans that begin and end at the same rows."""
+        spans: dict[str, list[Span]] = {column: [] for column in columns}
+        offset = 0
         for part in self.parts:
-            first = start if start >= offset else offset + (start - offset) % step
-            end = min(stop, offset + part.n)
-            if first < end:
-                count = -(-(end - first) // step)
-                spans.append(Span(part.path, part.identity, part.columns[column], first - offset, count, step))
+            ends = sorted({stretch.stop for column in columns for stretch in part.columns[column]})
+            at = dict.fromkeys(columns, 0)
+            begin = 0
+            for end in ends:
+                first = max(start, offset + begin)
+                first += (start - first) % step
+                last = min(stop, offset + end)
+                for column in columns:
+                    while part.columns[column][at[column]].stop <= begin:
+                        at[column] += 1
+                    if first < last:
+                        spans[column].append(Span(part.path, part.identity, part.columns[column][at[column]].dataset,
+                                                  first - offset, -(-(last - first) // step), step))
+                begin = end
             offset += part.n
         return spans
 
@@ -164,7 +193,7 @@ class StoredSource:
         size = self.fields[names[0]].size if names and names[0] in self.fields else 0
         for start, stop, tile in cuts_of(self.fields, names, n, cut, tiled, limit):
             a, b = self.start + start * self.step, min(self.stop, self.start + stop * self.step)
-            spans = {name: tuple(self.table.spans(name, a, b, self.step)) for name in names}
+            spans = {name: tuple(some) for name, some in self.table.cut_alike(names, a, b, self.step).items()}
             w = None if weights is None else weights[start:stop]
             t = None if times is None else times[start:stop]
             if cut == "space":
@@ -281,6 +310,7 @@ class Store:
         self._last: dict[str, tuple[int, float]] = {}
         self._pending: dict[str, list[list[np.ndarray]]] = {}
         self._whole = False
+        self._incomplete = False            # files may be missing: what is there is read
         self._closed = False
         self._tables: dict[str, Table] = {}
         self._seen: dict[str, tuple[int, int]] = {}
@@ -333,8 +363,8 @@ class Store:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], mode: Literal["r", "a"] = "r", *, durability: Durability = "process",
-             capacity: int | Mapping[str, int] | None = None) -> Store:
-        path = os.fspath(path)
+             capacity: int | Mapping[str, int] | None = None, incomplete: bool = False) -> Store:
+        path = os.path.realpath(path)       # its other files stand beside the file itself, not beside a link to it
         if mode not in ("r", "a"):
             raise InputError(f'mode is "r" (read) or "a" (append); got {mode!r}. A new store: ek.create')
         _check_options(durability, capacity)
@@ -349,7 +379,13 @@ class Store:
                 raise StoreError(f"{path} holds no numeric dataset with snapshots along its first axis")
             store._tables = _foreign_tables(path, store._foreign)
             return store
+        if first.schema.segment:
+            raise StoreError(f"{path} is part {first.schema.segment + 1} of a store, not the whole: open its first file"
+                             f"{first_of(path)}")
+        if incomplete and mode == "a":
+            raise InputError("a store that lacks files opens for reading only")
         store = cls(path, first.schema, mode, durability, capacity)
+        store._incomplete = incomplete
         if mode == "a":
             store._lock = Lock(path)
         else:
@@ -386,16 +422,33 @@ class Store:
         try:
             if self._pending:
                 self.flush()
+            if self._schema is not None and self.mode == "a":
+                self._check_files()
         finally:
-            self._closed = True
-            self._let_go()
-            if self._lock is not None:
-                self._lock.release()
+            self._end()
+
+    def _end(self) -> None:
+        """Let go of all files."""
+        self._let_go()
+        self._closed = True
+        if self._lock is not None:
+            self._lock.release()
+
+    def _check_files(self) -> None:
+        """Raise StoreError where a file that is being written was removed, renamed or replaced."""
+        for layout in self._layouts:
+            if not os.path.exists(layout.path) or not layout.identity.is_of(layout.path):
+                what = "was replaced by another file" if os.path.exists(layout.path) else "was removed or renamed"
+                raise StoreError(f"{layout.path} {what} while this store was being written: the snapshots in it are no longer "
+                                 "there under this name. Put it back, or write them again to a new store")
 
     def _let_go(self) -> None:
         if self._segment is not None:
             self._segment.close()
             self._segment = None
+        if self.writable and len(self._layouts) > 1:
+            with suppress(OSError):     # the next to last file says so in any case
+                set_files(self._layouts[0], len(self._layouts), self.durability == "disk")
         for fd in self._shares:
             os.close(fd)
         self._shares.clear()
@@ -525,31 +578,25 @@ class Store:
         if self._segment is not None:       # the writer itself always sees what it committed
             now = (len(self._layouts), self._segment.counts[clock])
             if self._seen.get(clock) != now:
-                counts = [self._rows(layout, clock) for layout in self._layouts[:-1]]
-                self._tables[clock] = self._make_table(clock, [*counts, now[1]])
+                self._tables[clock] = self._make_table(clock, [self._rows(layout)[clock] for layout in self._layouts])
                 self._seen[clock] = now
         return self._tables[clock]
 
-    @staticmethod
-    def _rows(layout: Layout, clock: str) -> int:
-        """Committed rows of a file, by the extent of the clock's first field."""
-        schema = layout.schema
-        first = layout.datasets[f"{schema.element(schema.clocks[clock][0])}/value"]
-        if first.extent_at is None or schema.sealed or not schema.in_place:
-            return first.shape[0]
+    def _rows(self, layout: Layout) -> dict[str, Rows]:
+        """What is committed in a file, and where: by the extent of each clock's first field, and its table of places."""
+        segment = self._segment
+        if segment is not None and segment.layout is layout:
+            return {c: Rows(n, segment.space.clocks[c].runs) for c, n in segment.counts.items()}
         with open(layout.path, "rb") as raw:
             check_identity(layout.path, layout.identity, raw.fileno())
-            return int.from_bytes(os.pread(raw.fileno(), 8, first.extent_at), "little")
+            return {clock: rows_in(raw.fileno(), layout, clock) for clock in layout.schema.clocks}
 
-    def _make_table(self, clock: str, counts: Sequence[int]) -> Table:
+    def _make_table(self, clock: str, rows: Sequence[Rows]) -> Table:
         assert self._schema is not None
         parts = []
-        for layout, n in zip(self._layouts, counts, strict=True):
-            schema = layout.schema
-            columns = [layout.datasets[c.path] for c in schema.columns(clock, (schema.capacity or {})[clock])]
-            keys = [*schema.clocks[clock], " step", " time", " weight", " checksums"]
+        for layout, (n, runs) in zip(self._layouts, rows, strict=True):
             if n:
-                parts.append(Part(layout.path, layout.identity, n, dict(zip(keys, columns, strict=True))))
+                parts.append(Part(layout.path, layout.identity, n, _stretches(layout, clock, n, runs)))
         fields = {name: self._schema.fields[name] for name in self._schema.clocks[clock]}
         return Table(fields, tuple(parts), self._schema.time_unit, home=self._layouts[0] if self._layouts else None)
 
@@ -560,7 +607,7 @@ class Store:
         for again in range(LOOKS, -1, -1):
             try:
                 layouts = self._look()
-                counts = {c: [self._rows(layout, c) for layout in layouts] for c in self.clocks}
+                rows = [self._rows(layout) for layout in layouts]
                 break
             except (FileNotFoundError, StoreError):     # a file was replaced or removed while we looked
                 if not again:
@@ -568,7 +615,7 @@ class Store:
                 clock_time.sleep(0.01)
         self._layouts = layouts
         self._seen.clear()
-        self._tables = {c: self._make_table(c, counts[c]) for c in self.clocks}
+        self._tables = {c: self._make_table(c, [one[c] for one in rows]) for c in self.clocks}
         return self._tables[next(iter(self.clocks))].n
 
     def _look(self) -> list[Layout]:
@@ -578,7 +625,7 @@ class Store:
         layouts = []
         for k, path in enumerate(segments_of(self.path)):
             layout = known.get(path)
-            if layout is None or layout.identity != identity_of(path):
+            if layout is None or not layout.identity.is_of(path):
                 layout = read_layout(path)
             if layout is None or layout.schema.run != self._schema.run or layout.schema.segment != k:
                 if k == 0:
@@ -587,6 +634,11 @@ class Store:
             layouts.append(layout)
             if layout.schema.sealed:
                 break       # complete: further files are leftovers of a seal that was killed
+        if not layouts[-1].schema.sealed and not self._incomplete:
+            missing = missing_files(self.path, len(layouts), max(map(files_of, layouts)))
+            if missing:
+                raise StoreError(f"{missing}. Put it back from where the store was copied or moved; "
+                                 "ek.open(path, incomplete=True) reads the snapshots that are there")
         return layouts
 
     def __repr__(self) -> str:
@@ -755,6 +807,7 @@ class Store:
             assert self._segment is not None
             room = self._segment.room(clock)
             if room == 0:
+                self._check_files()
                 self._start_segment({clock: n - done})
                 continue
             k = min(room, n - done)
@@ -788,12 +841,17 @@ class Store:
         self._segment = Segment(layout, durable)
         if before is not None:
             self._shares.append(share(before.layout.path))
+            before.files = index + 1        # it says so only now that the next one is there
             before.close()
         self._layouts.append(layout)
 
     def flush(self) -> None:
-        """Commit what a store that writes whole files still holds; elsewhere every append is committed already."""
+        """Commit what a store that writes whole files still holds; elsewhere every append is committed already.
+
+        Raises StoreError where a file of the store was removed, renamed or replaced meanwhile.
+        """
         self._check_writing(next(iter(self.clocks)))
+        self._check_files()
         if not any(self._pending.values()):
             return
         assert self._schema is not None
@@ -813,6 +871,8 @@ class Store:
         new_segment(path, schema, self.durability == "disk", fill, over=first, constants=self.constants if first else None)
         if first:
             os.close(self._shares.pop())
+        elif self._layouts:
+            set_files(self._layouts[-1], index + 1, self.durability == "disk")
         self._shares.append(share(path))
         self._pending.clear()
         self.refresh()
@@ -833,7 +893,7 @@ class Store:
         self.flush()
         for name in wanted:
             self._last.pop(name, None)
-        counts = [{c: self._rows(layout, c) for c in self.clocks} for layout in self._layouts]
+        counts = [{c: one.n for c, one in self._rows(layout).items()} for layout in self._layouts]
         starts = dict.fromkeys(self.clocks, 0)
         left = []
         for have in counts:
@@ -854,6 +914,8 @@ class Store:
         if self._segment is not None:
             self._segment.close()
             self._segment = None
+        for layout in {id(one): one for one in (self._layouts[0], self._layouts[-1])}.values():
+            set_files(layout, len(self._layouts), durable)      # before it goes: none is missed that was not lost
         os.close(self._shares.pop())
         os.unlink(path)
         if durable:
@@ -882,16 +944,21 @@ class Store:
         layout = self._layouts[k]
         assert layout.schema.capacity is not None
 
+        have = self._rows(layout)
+
         def fill(clock: str) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-            columns = [layout.datasets[c.path] for c in layout.schema.columns(clock, layout.schema.capacity[clock])]    # type: ignore[index]
-            step = max(1, WHOLE_BATCH // sum(d.stride for d in columns))
+            part = Part(layout.path, layout.identity, have[clock].n, _stretches(layout, clock, *have[clock]))
+            table = Table({}, (part,), "")
+            paths = [c.path for c in layout.schema.columns(clock, 1)]
+            step = max(1, WHOLE_BATCH // sum(some[0].dataset.stride for some in part.columns.values()))
             for a in range(0, left[clock], step):
                 b = min(left[clock], a + step)
-                yield a, {d.path: Span(layout.path, layout.identity, d, a, b - a, 1).view() for d in columns}
+                yield a, {path: table.column(key, a, b, 1) for path, key in zip(paths, part.columns, strict=True)}
 
-        schema = replace(layout.schema, capacity=dict(left))
+        schema = layout.schema.at(k, layout.schema.starts or {}, left)
         self._layouts[k] = new_segment(layout.path, schema, self.durability == "disk", fill, over=True,
                                        constants=self.constants if k == 0 else None)
+        set_files(self._layouts[k], len(self._layouts), self.durability == "disk")
         os.close(self._shares[k])
         self._shares[k] = share(layout.path)
         self._seen.clear()
@@ -930,6 +997,42 @@ class Store:
         from ensemblekit.store.verify import verify
 
         return verify(self.path, timeout=timeout)
+
+
+class Rows(NamedTuple):
+    """The committed rows of a clock in a file."""
+
+    n: int
+    runs: Sequence[Sequence[Run]] | None
+    """Where each group of its columns lies; None where the datasets say so."""
+
+
+def rows_in(fd: int, layout: Layout, clock: str) -> Rows:
+    """The committed rows of a clock in an open file."""
+    schema = layout.schema
+    first = layout.datasets[schema.columns(clock, 1)[0].path]
+    n = first.shape[0]
+    if first.extent_at is not None and (clock in layout.places or (schema.in_place and not schema.sealed)):
+        n = int.from_bytes(os.pread(fd, 8, first.extent_at), "little")
+    if clock not in layout.places or not n:
+        return Rows(n, None)
+    return Rows(n, runs_in(read_table(fd, layout.places[clock]), sum(map(bool, schema.groups(clock)))))
+
+
+def _stretches(layout: Layout, clock: str, n: int, runs: Sequence[Sequence[Run]] | None) -> dict[str, tuple[Stretch, ...]]:
+    """Field, or " step", " time", " weight", " checksums" -> its n committed rows in a file."""
+    schema = layout.schema
+    columns = schema.columns(clock, (schema.capacity or {})[clock])
+    keys = [*schema.clocks[clock], " step", " time", " weight", " checksums"]
+    datasets = [layout.datasets[c.path] for c in columns]
+    if runs is None:
+        return {key: (Stretch(0, n, d),) for key, d in zip(keys, datasets, strict=True)}
+    found: dict[int, tuple[Stretch, ...]] = {}
+    for group, some in zip(groups_of(schema, clock), runs, strict=True):
+        for k, (number, stride) in enumerate(zip(group.numbers, group.strides, strict=True)):
+            found[number] = tuple(Stretch(a, b, replace(datasets[number], offset=base, stride=stride, rows=b))
+                                  for a, b, base in stretches(group, some, k, n))
+    return {key: found[number] for number, key in enumerate(keys)}
 
 
 @lru_cache(maxsize=4)
@@ -985,7 +1088,8 @@ def _foreign_tables(path: str, found: Mapping[str, Foreign]) -> dict[str, Table]
         mine = {name: f for name, f in found.items() if f.field.clock == clock}
         one = next(iter(mine.values()))
         unit = next((f.time_unit for f in mine.values() if f.time_unit), "")
-        part = Part(path, identity, len(one.steps), {name: f.dataset for name, f in mine.items()})
+        part = Part(path, identity, len(one.steps), {name: (Stretch(0, len(one.steps), f.dataset),)
+                                                          for name, f in mine.items()})
         tables[clock] = Table({name: f.field for name, f in mine.items()}, (part,), unit, one.steps, one.times,
                               one.times is not None)
     return tables

@@ -83,18 +83,33 @@ def verify(path: str | os.PathLike[str], *, timeout: float = 60.0) -> Report:
     """
     from ensemblekit.store.segments import segments_of
 
-    path = os.fspath(path)
+    path = os.path.realpath(path)
+    for _ in range(LOOKS):
+        files = segments_of(path)
+        states = [_state(one) for one in files]
+        report = _report(path, files, _ask_children(files, timeout))
+        if not report.problems or (segments_of(path) == files and [_state(one) for one in files] == states):
+            return report
+    return Report(path, report.snapshots, (), {}, ("a writer changed it each time it was looked at; call again when the writer "
+                                                   "pauses",))
+
+
+def _report(path: str, files: Sequence[str], answers: Sequence[Mapping[str, Any]]) -> Report:
+    """What the answers for the files of a store say of it."""
+    from ensemblekit.store.segments import first_of, missing_files
+
     problems: list[str] = []
     unchecked: list[str] = []
     damaged: dict[str, set[int]] = {}
     snapshots = 0
     before: dict[str, int] = {}     # clock -> committed snapshots in the files so far
     run = None
-    files = segments_of(path)
-    for k, (one, answer) in enumerate(zip(files, _answers(files, timeout), strict=True)):
+    needed = there = 0
+    for k, (one, answer) in enumerate(zip(files, answers, strict=True)):
         where = "" if k == 0 and one == path else f"{os.path.basename(one)}: "
         if k and answer.get("run") not in (None, run):
-            continue        # a leftover of another run that no reader follows
+            break           # a leftover of another run: no reader follows it
+        there, needed = there + 1, max(needed, answer.get("files", 0))
         problems += [where + p for p in answer["problems"]]
         unchecked += [where + p for p in answer["unchecked"]]
         snapshots += answer["snapshots"]
@@ -107,29 +122,19 @@ def verify(path: str | os.PathLike[str], *, timeout: float = 60.0) -> Report:
             continue
         if k == 0:
             run = answer["run"]
+            if answer["segment"]:
+                unchecked.append(f"it is part {answer['segment'] + 1} of a store; its first file speaks for all"
+                                 f"{first_of(path)}")
+                break
         elif answer["segment"] != k or any(answer["starts"].get(c, 0) < n for c, n in before.items()):
             problems.append(f"{where}it does not continue the file before it: it starts at {answer['starts']}, "
                             f"where {before} snapshots stand before")
         before = {c: before.get(c, 0) + n for c, n in counts.items()}
+    missing = "" if unchecked else missing_files(path, there, needed)
+    if missing:
+        problems.append(missing)
     return Report(path, snapshots, tuple(problems), {name: tuple(sorted(rows)) for name, rows in damaged.items()},
                   tuple(unchecked))
-
-
-def _answers(paths: Sequence[str], timeout: float) -> list[dict[str, Any]]:
-    """What the child says of files that nobody changed meanwhile, or that have nothing wrong all the same."""
-    answers: dict[str, dict[str, Any]] = {}
-    again = list(paths)
-    for _ in range(LOOKS):
-        states = {path: _state(path) for path in again}
-        answers.update(zip(again, _ask_children(again, timeout), strict=True))
-        again = [path for path in again if (answers[path]["problems"] or answers[path]["damaged"])
-                 and _state(path) != states[path]]
-        if not again:
-            break
-    for path in again:
-        answers[path] |= {"problems": [], "damaged": {}, "unchecked": [
-            "a writer changed it each time it was looked at; call again when the writer pauses"]}
-    return [answers[path] for path in paths]
 
 
 def _state(path: str) -> tuple[int, ...]:
@@ -239,11 +244,13 @@ def check_file(path: str) -> dict[str, Any]:
             if record.any():
                 from ensemblekit.store.hdf5 import closed_record
 
-                if len(record) != len(counts) + 1 or not np.array_equal(record, closed_record(
-                        [int(x) for x in record[:-1]])):
+                numbers = [int(x) for x in record[:-1]]
+                files = None if schema.format == 1 else numbers.pop()
+                if len(numbers) != len(counts) or not np.array_equal(record, closed_record(numbers, files)):
                     problems.append("the record of the last clean close is damaged")
-                elif list(record[:-1]) != counts:
-                    problems.append(f"{counts} snapshots are there, {record[:-1].tolist()} were at the last clean close")
+                elif numbers != counts:
+                    problems.append(f"{counts} snapshots are there, {numbers} were at the last clean close")
+                answer["files"] = 0 if schema.sealed else files or 0
     except MemoryError as error:
         if described or _memory() < LEAST_MEMORY:       # else a size in its metadata asks for it
             return _nothing(unchecked=f"there is too little memory to check it: {error}")
@@ -323,6 +330,7 @@ def _check_clock(f: Any, schema: Any, clock: str, names: list[str], record: np.n
     if min(ahead) < n or (record.any() and max(ahead) > n):     # while it is written the others may be ahead
         problems.append(f"clock {clock!r}: {n} snapshots, but its other datasets hold {sorted(ahead)}")
         n = min(n, *ahead)
+    problems += _places(f, schema, clock, sets, n)
     rows = sum(max(1, c.nbytes) for c in columns)
     step = max(1, READ_BYTES // rows)
     labels = [*names, "step, time, weight"]
@@ -341,6 +349,39 @@ def _check_clock(f: Any, schema: Any, clock: str, names: list[str], record: np.n
             answer["damaged"].setdefault(label, (clock, []))[1].extend((a + np.flatnonzero(wrong[:, k])).tolist())
     answer["snapshots"] += n
     return n
+
+
+def _places(f: Any, schema: Any, clock: str, sets: list[Any], n: int) -> Iterator[str]:
+    """Whether our table of places and the chunk indexes, by which other programs go, say the same of n rows."""
+    from ensemblekit.errors import StoreDamagedError
+    from ensemblekit.store.places import groups_of, read_table, runs_in, stretches
+    from ensemblekit.store.schema import PLACES
+
+    if schema.format < 2 or any(d.id.get_create_plist().get_nfilters() for d in sets):
+        return
+    name = f"{PLACES}/{clock}"
+    at = f[name].id.get_offset() if name in f else None
+    if at is None:
+        yield f"{name} is missing"
+        return
+    groups = groups_of(schema, clock)
+    runs = runs_in(read_table(f.id.get_vfd_handle(), at), len(groups))
+    for group, some in zip(groups, runs, strict=True):
+        for k, number in enumerate(group.numbers):
+            d, chunk = sets[number], group.columns[k].chunk
+            tiles = group.strides[k] * group.chunk // (int(np.prod(chunk)) * d.dtype.itemsize)
+            size = group.strides[k] * group.chunk // tiles
+            try:
+                wanted = np.concatenate([base + np.arange(a // group.chunk * tiles, -(-b // group.chunk) * tiles) * size
+                                         for a, b, base in stretches(group, some, k, n)] or [np.zeros(0, int)])
+            except StoreDamagedError as error:
+                yield f"{name}: {error}"
+                return
+            seen: list[tuple[tuple[int, ...], int]] = []
+            d.id.chunk_iter(lambda info, seen=seen: seen.append((info.chunk_offset, info.byte_offset)))
+            there = [place for _, place in sorted(seen)][:len(wanted)]
+            if not np.array_equal(there, wanted):
+                yield f"{group.columns[k].path}: its rows do not lie where the table of places says"
 
 
 def _listed(rows: list[int]) -> str:

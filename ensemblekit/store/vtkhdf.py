@@ -165,8 +165,8 @@ def publish(store: Store, path: str | os.PathLike[str] | None) -> str:
         with new_file(temporary, libver=("earliest", "v110")) as f:
             root = write_grid(f, mesh, None, times)
             for name, (where, count) in shown(store.fields, mesh, association).items():
-                rows = [Rows(os.path.relpath(span.path, home), f"/{span.dataset.path}", span.n)
-                        for span in source.table.spans(name, 0, n, 1)]
+                rows = [Rows(os.path.relpath(part.path, home), f"/{part.columns[name][0].dataset.path}", part.n)
+                        for part in source.table.parts]
                 add_virtual(root, where, name, store.fields[name], count, rows)
         os.replace(temporary, target)
     except OSError as error:
