@@ -44,9 +44,9 @@ def exponent_of(largest: Any, *, always: bool = False) -> Any:
         x = float(largest)
         e = math.frexp(x)[1] if math.isfinite(x) else 0
         return e if always or not SMALL <= e <= LARGE else 0
-    x = np.asarray(largest, dtype=np.float64)
-    e = np.frexp(np.where(np.isfinite(x), x, 0.0))[1].astype(np.int64)
-    return e if always else np.where((e >= SMALL) & (e <= LARGE), 0, e)
+    each = np.asarray(largest, dtype=np.float64)
+    powers = np.frexp(np.where(np.isfinite(each), each, 0.0))[1].astype(np.int64)
+    return powers if always else np.where((powers >= SMALL) & (powers <= LARGE), 0, powers)
 
 
 def ldexp(values: Array, exponent: Any) -> Array:
