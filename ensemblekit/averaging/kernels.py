@@ -13,14 +13,58 @@ import numpy as np
 from ensemblekit.jit import kernel
 
 TILE = 2048
+LARGEST_SQUARES, SMALLEST_SQUARES = 2.0**900, 2.0**-800
+"""Sums of squares between these have lost nothing to over- or underflow that their own rounding would not hide."""
+LARGEST_MEAN, SMALLEST_MEAN = 2.0**440, 2.0**-350
+"""A difference from a mean above the latter is 0 or so large that its square is an ordinary number."""
 
 
 @kernel
-def add_moments(flat, stride, n, width, before, mean, m2):
+def mark_unsafe(mean, m2, unsafe):
+    """Mark in unsafe (width,) the columns whose mean and m2 may have over- or underflowed; how many are marked.
+
+    Zeros are marked too: they may be squares that vanished. NaN and infinity are.
+    """
+    count = 0
+    for j in range(len(mean)):
+        size = abs(mean[j])
+        safe = m2[j] < LARGEST_SQUARES and size < LARGEST_MEAN and (m2[j] > SMALLEST_SQUARES or size > SMALLEST_MEAN)
+        unsafe[j] = 0 if safe else 1
+        count += 0 if safe else 1
+    return count
+
+
+@kernel
+def marked_largest(flat, stride, n, width, marked, largest):
+    """Largest magnitude of each marked column into largest (width,), runs of them at a time; infinity where not finite."""
+    a = 0
+    while a < width:
+        if marked[a] == 0:
+            a += 1
+            continue
+        b = a + 1
+        while b < width and b - a < TILE and marked[b] != 0:
+            b += 1
+        out = largest[a:b]
+        for j in range(b - a):
+            out[j] = 0.0
+        for t in range(n):
+            x = flat[t * stride + a:t * stride + b]
+            for j in range(b - a):
+                size = abs(np.float64(x[j]))
+                out[j] = size if size > out[j] or size != size else out[j]
+        a = b
+
+
+@kernel
+def add_moments(flat, stride, n, width, before, mean, m2, unsafe):
     """Take n rows into mean and m2 (width,), which hold `before` rows: one pass around a shift, Chan et al. 1983.
 
     The shift is the running mean (the first row where there is none), so the sums of squares do not cancel.
+    Columns marked in unsafe (width,), and those where the new sums may have over- or underflowed, which are then marked
+    (as `mark_unsafe` does), stay as they were. An empty `unsafe` takes all. Returns how many are marked.
     """
+    marked = 0
     shift = np.empty(TILE)
     total = np.empty(TILE)
     square = np.empty(TILE)
@@ -64,6 +108,20 @@ def add_moments(flat, stride, n, width, before, mean, m2):
                 square[j] += d * d
             t += 1
         share = n / (before + n)
+        if len(unsafe):
+            for j in range(w):
+                part = total[j] / n
+                gap = shift[j] + part - mean[a + j] if before > 0 else 0.0
+                squares = m2[a + j] + (square[j] - total[j] * part + gap * gap * (before * share))
+                middle = mean[a + j] + gap * share if before > 0 else shift[j] + part
+                size = abs(middle)
+                safe = (unsafe[a + j] == 0) & (squares < LARGEST_SQUARES) & (size < LARGEST_MEAN) & (
+                    (squares > SMALLEST_SQUARES) | (size > SMALLEST_MEAN))
+                m2[a + j] = squares if safe else m2[a + j]
+                mean[a + j] = middle if safe else mean[a + j]
+                unsafe[a + j] = 0 if safe else 1
+                marked += 0 if safe else 1
+            continue
         for j in range(w):
             part = total[j] / n
             gap = shift[j] + part - mean[a + j] if before > 0 else 0.0
@@ -72,6 +130,7 @@ def add_moments(flat, stride, n, width, before, mean, m2):
                 mean[a + j] += gap * share
             else:
                 mean[a + j] = shift[j] + part
+    return marked
 
 
 @kernel
@@ -93,8 +152,9 @@ def add_faded(row, decay, total):
 
 
 @kernel
-def add_weighted_moments(flat, stride, weights, width, before, mean, m2):
+def add_weighted_moments(flat, stride, weights, width, before, mean, m2, unsafe):
     """The same with weights (n,), of sum above 0; `before` is the weight that mean and m2 hold."""
+    marked = 0
     n = len(weights)
     shift = np.empty(TILE)
     total = np.empty(TILE)
@@ -120,6 +180,20 @@ def add_weighted_moments(flat, stride, weights, width, before, mean, m2):
                 d = x[j] - shift[j]
                 total[j] += weight_t * d
                 square[j] += weight_t * d * d
+        if len(unsafe):
+            for j in range(w):
+                part = total[j] / weight
+                gap = shift[j] + part - mean[a + j] if before > 0 else 0.0
+                squares = m2[a + j] + (square[j] - total[j] * part + gap * gap * (before * share))
+                middle = mean[a + j] + gap * share if before > 0 else shift[j] + part
+                size = abs(middle)
+                safe = (unsafe[a + j] == 0) & (squares < LARGEST_SQUARES) & (size < LARGEST_MEAN) & (
+                    (squares > SMALLEST_SQUARES) | (size > SMALLEST_MEAN))
+                m2[a + j] = squares if safe else m2[a + j]
+                mean[a + j] = middle if safe else mean[a + j]
+                unsafe[a + j] = 0 if safe else 1
+                marked += 0 if safe else 1
+            continue
         for j in range(w):
             part = total[j] / weight
             gap = shift[j] + part - mean[a + j] if before > 0 else 0.0
@@ -128,6 +202,7 @@ def add_weighted_moments(flat, stride, weights, width, before, mean, m2):
                 mean[a + j] += gap * share
             else:
                 mean[a + j] = shift[j] + part
+    return marked
 
 
 @kernel
