@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from ensemblekit.errors import StatisticsError
+
 Array = Any
 
 SMALL, LARGE = -100, 200
@@ -82,6 +84,21 @@ def scaled(values: Array, axis: int | None = None) -> tuple[Array, Any]:
     if not np.any(e):
         return values, e
     return ldexp(values, -e if axis is None else -np.expand_dims(e, axis)), e
+
+
+def representable(values: Array, exponent: Any, what: str) -> Array:
+    """`ldexp`, refused where a number that is neither 0 nor infinite becomes so: StatisticsError, with `what` it is."""
+    out = ldexp(values, exponent)
+    if np.any(exponent):
+        x, y = np.asarray(values), np.asarray(out)
+        lost = ((x != 0) & (np.abs(y) < np.finfo(np.float64).tiny)) | (np.isfinite(x) & ~np.isfinite(y))
+        # a number that is 0 but for rounding beside the others may vanish
+        lost &= np.abs(np.where(np.isfinite(x), x, 0.0)) > 2.0**-40 * np.abs(np.where(np.isfinite(x), x, 0.0)).max(initial=0.0)
+        if lost.any():
+            raise StatisticsError(f"{what} would be about {float(np.abs(x[lost]).max()):.3g} * 2**{int(np.max(exponent))}, beyond "
+                                  "the range of float64 (1e-308 ... 1e308). Divide the values by a power of two first, in "
+                                  "other units, and scale the answer")
+    return out
 
 
 def _largest(x: np.ndarray, axis: int | None) -> Any:

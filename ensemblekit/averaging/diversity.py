@@ -11,7 +11,8 @@ import numpy as np
 from ensemblekit.averaging.gram import Gram
 from ensemblekit.averaging.run import reduce
 from ensemblekit.errors import InputError, StatisticsError
-from ensemblekit.source import ReplicaSet, SnapshotSource, as_source
+from ensemblekit.scaling import ldexp, power_of_two, representable, scaled
+from ensemblekit.source import ReplicaSet, SnapshotSource, as_source, is_torch
 
 Metric = Literal["euclidean", "cosine", "correlation", "disagreement"] | Callable[[Any, Any], float]
 Method = Literal["max-min", "volume", "score"]
@@ -51,6 +52,13 @@ def pairwise(snapshots: Any, metric: Metric = "euclidean", *, engine: Any = None
         StatisticsError: an angle with a snapshot of length zero.
     """
     if metric in ("euclidean", "cosine"):
+        if not isinstance(snapshots, SnapshotSource | list | tuple) and np.ndim(snapshots) > 0 and not is_torch(snapshots):
+            x = np.asarray(snapshots)
+            if metric == "cosine":
+                snapshots = _each_over_its_own(x)
+            elif metric == "euclidean" and power_of_two(x):
+                snapshots, e = scaled(x)
+                return representable(pairwise(snapshots, engine=engine), e, "a distance")
         gram = _gram(snapshots, "first" if metric == "euclidean" else "none", engine)
         return from_gram(gram, metric)
     if isinstance(snapshots, SnapshotSource):
@@ -62,7 +70,7 @@ def pairwise(snapshots: Any, metric: Metric = "euclidean", *, engine: Any = None
         return _called(x, metric)
     flat = x.reshape(len(x), -1)
     if metric == "correlation":
-        flat = flat.astype(np.float64)
+        flat = _each_over_its_own(flat.astype(np.float64))
         return from_gram(_gram(flat - flat.mean(axis=1, keepdims=True), "none", engine), "cosine")
     if metric == "disagreement":
         return _disagreement(flat)
@@ -238,6 +246,12 @@ def _gram(snapshots: Any, center: Literal["first", "none"], engine: Any) -> np.n
     if isinstance(source, ReplicaSet):
         source = source.stacked()
     return np.asarray(reduce(source, Gram(center=center), cut="space", engine=engine))
+
+
+def _each_over_its_own(x: np.ndarray) -> np.ndarray:
+    """Snapshots over a power of two each: their angles stay the same."""
+    e = power_of_two(x.reshape(len(x), -1), 1)
+    return ldexp(x, -e.reshape(-1, *[1] * (x.ndim - 1))) if e.any() else x
 
 
 def _called(x: np.ndarray, metric: Callable[[Any, Any], float]) -> np.ndarray:

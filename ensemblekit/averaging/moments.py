@@ -50,6 +50,12 @@ class MomentsResult:
         """Square root of the variance: the spread of snapshots, not the error of their mean."""
         return self.variance**0.5 if self.reduced is None else ldexp(self.reduced**0.5, self.exponent)
 
+    def variance_over(self, exponent: Array) -> Array:
+        """Variance of the values divided by 2**exponent."""
+        if self.reduced is None:
+            return ldexp(self.variance, -2 * np.asarray(exponent))
+        return ldexp(self.reduced, 2 * (self.exponent - np.asarray(exponent)))
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What is to be known of the numbers: variances beyond the range of float64."""
@@ -154,10 +160,10 @@ class Moments:
             narrow, k = folded(rows)
             if k > 1:
                 done = narrow.n * k
-                self._absorb_block(lambda x: _folded_sums(folded(rows_of(x))[0], k), _table(rows)[:done], float(done), float(done))
-                rows = rows_of(_table(rows)[done:])
-                if not rows.n:
+                self._absorb_block(lambda x: _folded_sums(x, k), _table(rows)[:done], float(done), float(done))
+                if done == rows.n:
                     return
+                rows = rows_of(_table(rows)[done:])
                 weight = weight2 = float(rows.n)
         if not self.sums:
             self.sums = [room[self.place] for room in self.rooms]
@@ -474,10 +480,11 @@ def _central_sums(table: np.ndarray, weights: np.ndarray) -> list[Array]:
     return sums
 
 
-def _folded_sums(narrow: Rows, k: int) -> list[Array]:
-    """Narrow items: k interleaved series side by side, merged."""
+def _folded_sums(table: np.ndarray, k: int) -> list[Array]:
+    """Narrow items (n, width), k of them in a row: interleaved series side by side, merged."""
     from ensemblekit.averaging import kernels
 
+    narrow = rows_of(table.reshape(len(table) // k, -1))
     mean, m2 = np.zeros(narrow.width), np.zeros(narrow.width)
     kernels.add_moments(narrow.flat, narrow.stride, narrow.n, narrow.width, 0.0, mean, m2, UNGUARDED)
     means, squares = mean.reshape(k, -1), m2.reshape(k, -1)

@@ -1,0 +1,179 @@
+"""Values of any size: an answer of scaled values is the scaled answer, to the last bit where the scale is a power of two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import ensemblekit as ek
+from ensemblekit.averaging.estimate import rounded
+from ensemblekit.errors import StatisticsError
+from ensemblekit.scaling import ldexp, power_of_two, scaled
+
+N = 240
+POWERS = [960, 500, -500, -960]
+
+
+class Statistic(NamedTuple):
+    """A public statistic and how its answers grow with the values."""
+
+    name: str
+    call: Callable[[np.ndarray], Any]
+    """Values (N,) or (N, *item) -> name -> (numbers, degree): 1 where they double with the values, 0 where they stay."""
+    item: tuple[int, ...] = ()
+    kind: str = "f8"
+
+
+def estimate(e: ek.Estimate) -> dict[str, tuple[Any, int]]:
+    return {"mean": (e.mean, 1), "stderr": (e.stderr, 1), "low": (e.low, 1), "high": (e.high, 1), "n_eff": (e.n_eff, 0),
+            "g": (e.statistical_inefficiency, 0), "dof": (e.dof, 0), "converged": (e.converged, 0),
+            **{name: (x, 1) for name, x in e.estimators.items()}}
+
+
+def moments(r: Any) -> dict[str, tuple[Any, int]]:
+    found = {"mean": (r.mean, 1), "std": (r.std, 1), "variance": (r.variance, 2), "n_eff": (r.n_eff, 0)}
+    return found | ({} if r.skewness is None else {"skewness": (r.skewness, 0), "kurtosis": (r.kurtosis, 0)})
+
+
+def streamed(reducer: Any, x: Any, weights: Any = None, cut: int = 70) -> Any:
+    """In two states of two blocks each, one of them through its saved form, merged."""
+    states = []
+    for half in (0, N // 2):
+        state = reducer.empty()
+        for a in range(half, half + N // 2, cut):
+            rows = slice(a, min(a + cut, half + N // 2))
+            state.update(x[rows], a, None if weights is None else weights[rows])
+        states.append(state)
+    first, later = states
+    first = first.restored(first.state())
+    first.merge(later)
+    return first.result()
+
+
+W = np.random.default_rng(5).random(N) + 0.1
+
+
+def resampled(r: Any) -> dict[str, tuple[Any, int]]:
+    return {"value": (r.value, 1), "stderr": (r.stderr, 1), "bias": (r.bias, 1), "low": (r.interval[0], 1),
+            "high": (r.interval[1], 1), "block": (r.block_length, 0)}
+
+
+def correlation(x: np.ndarray, method: Any) -> dict[str, tuple[Any, int]]:
+    r = ek.statistical_inefficiency(x, method, tolerance=0.0)
+    return {"g": (r.g, 0), "stderr": (r.stderr, 1), "window": (r.window, 0), "variance": (r.variance, 2)}
+
+
+def blocks(r: Any) -> dict[str, tuple[Any, int]]:
+    return {"mean": (r.mean, 1), "variances": (r.variances, 2), "stderr": (r.stderr, 1), "g": (r.inefficiency, 0),
+            "neighbours": (r.neighbours, 0), "chosen": (r.chosen().stderr, 1), "level": (r.chosen().level, 0)}
+
+
+def covariance(r: Any) -> dict[str, tuple[Any, int]]:
+    return {"mean": (r.mean, 1), "covariance": (r.covariance, 2), "correlation": (r.correlation, 0)}
+
+
+def ergodic(x: np.ndarray) -> dict[str, tuple[Any, int]]:
+    runs = x.reshape(4, -1)
+    r, m = ek.ergodicity(runs), ek.fluctuation_metric(runs)
+    return {"verdict": (r.verdict == "ergodic within error", 0), "means": (r.means, 1), "stderrs": (r.stderrs, 1),
+            "n_eff": (r.n_eff, 0), "within": (r.within, 2), "between": (r.between, 2), "rhat": (r.rhat, 0),
+            "together": (r.consensus.mean, 1), "dark": (r.consensus.dark, 1), "breaking": (r.breaking, 0),
+            "p": ([t.p_value for t in r.tests.values()], 0), "omega": (m.omega, 2), "exponent": (m.exponent, 0),
+            "rate": (m.rate, 0), "lag": (ek.ergodicity_breaking(runs, lag=3), 0)}
+
+
+def quantiles(r: Any) -> dict[str, tuple[Any, int]]:
+    return {"values": (r.values, 1), "lower": (r.lower, 1), "upper": (r.upper, 1)}
+
+
+STATISTICS = [
+    Statistic("average", lambda x: estimate(ek.average(x))),
+    Statistic("average, weights", lambda x: estimate(ek.average(x, weights=W))),
+    Statistic("average, array", lambda x: estimate(ek.average(x)), (7,)),
+    Statistic("average, array, weights", lambda x: estimate(ek.average(x, weights=W)), (7,)),
+    Statistic("average, runs", lambda x: estimate(ek.average(ek.ReplicaSet.of(list(x.reshape(4, -1)))))),
+    Statistic("average, runs of arrays", lambda x: estimate(ek.average(ek.ReplicaSet.of(list(x.reshape(4, -1, 3))))), (3,)),
+    Statistic("difference", lambda x: estimate(ek.average(x[:120], equilibration=0) - ek.average(x[120:], equilibration=0))),
+    Statistic("Moments", lambda x: moments(streamed(ek.Moments(), x)), (40,)),
+    Statistic("Moments, narrow", lambda x: moments(streamed(ek.Moments(), np.tile(x, (10, 1)))), (2,)),
+    Statistic("Moments, complex", lambda x: moments(streamed(ek.Moments(), x)), (3,), "c16"),
+    Statistic("Moments, weights", lambda x: moments(streamed(ek.Moments(), x, W)), (3,)),
+    Statistic("Moments, order 4", lambda x: moments(streamed(ek.Moments(4), x)), (3,)),
+    Statistic("Moments, order 4, weights", lambda x: moments(streamed(ek.Moments(4), x, W)), (3,)),
+    Statistic("Moments, tensors", lambda x: moments(streamed(ek.Moments(4), torch.as_tensor(x))), (3,)),
+    Statistic("Covariance", lambda x: covariance(streamed(ek.Covariance(), x)), (4,)),
+    Statistic("Covariance, complex", lambda x: covariance(streamed(ek.Covariance(), x)), (4,), "c16"),
+    Statistic("Covariance, weights", lambda x: covariance(streamed(ek.Covariance(), x, W)), (4,)),
+    Statistic("Exponential", lambda x: {"": (streamed(ek.Exponential(0.9), x), 1)}, (4,)),
+    Statistic("Window", lambda x: {"": (streamed(ek.Window(30), x), 1)}, (4,)),
+    Statistic("blocking", lambda x: blocks(ek.blocking(x))),
+    Statistic("blocking, weights", lambda x: blocks(ek.blocking(x, W)), (3,)),
+    Statistic("BlockSums", lambda x: blocks(streamed(ek.BlockSums(), x)), (3,)),
+    Statistic("BlockSums, weights", lambda x: blocks(streamed(ek.BlockSums(), x, W)), (3,)),
+    *(Statistic(f"correlation, {m}", lambda x, m=m: correlation(x, m))
+      for m in ("geyer-convex", "geyer-monotone", "geyer-positive", "sokal", "chodera")),
+    Statistic("autocorrelation", lambda x: {"": (ek.autocorrelation(x, 40), 0)}, (2,)),
+    Statistic("equilibration", lambda x: {"start": (ek.detect_equilibration(x).start, 0), "g": (ek.detect_equilibration(x).g, 0)}),
+    Statistic("equilibration, mser", lambda x: {"start": (ek.detect_equilibration(x, method="mser").start, 0)}),
+    Statistic("rhat", lambda x: {"rank": (ek.rhat(x.reshape(4, -1)), 0), "split": (ek.rhat(x.reshape(4, -1), "split"), 0)}),
+    Statistic("ess", lambda x: {k: (ek.ess(x.reshape(4, -1), k), 0) for k in ("bulk", "tail", "mean")}),
+    Statistic("mcse", lambda x: {"": (ek.mcse(x.reshape(4, -1)), 1)}),
+    Statistic("ergodicity", ergodic),
+    Statistic("bootstrap", lambda x: resampled(ek.block_bootstrap(x, n_resamples=50))),
+    Statistic("bootstrap, weights", lambda x: resampled(ek.block_bootstrap(x, weights=W, n_resamples=50, interval="basic"))),
+    Statistic("jackknife", lambda x: resampled(ek.jackknife(x))),
+    Statistic("jackknife, ratio", lambda x: {"stderr": (ek.jackknife(x, lambda m: m[0] / m[1]).stderr, 0)}, (2,)),
+    Statistic("block length", lambda x: {"": (ek.optimal_block_length(x), 0)}),
+    Statistic("consensus", lambda x: {"mean": ((c := ek.consensus(x[:6], abs(x[6:12]))).mean, 1), "stderr": (c.stderr, 1),
+                                      "dark": (c.dark, 1), "q": (c.q, 0), "weights": (c.weights, 0)}),
+    Statistic("quantiles", lambda x: quantiles(streamed(ek.Quantiles(), x)), (3,)),
+    Statistic("quantile sketch", lambda x: quantiles(streamed(ek.QuantileSketch(size=20), x))),
+    Statistic("distances", lambda x: {"": (ek.pairwise(x[:9]), 1)}, (11,)),
+    Statistic("angles", lambda x: {"": (ek.pairwise(x[:9], "cosine"), 0)}, (11,)),
+    Statistic("angles of deviations", lambda x: {"": (ek.pairwise(x[:9], "correlation"), 0)}, (11,)),
+    *(Statistic(f"diverse, {m}", lambda x, m=m: {"which": (ek.diverse_subset(x[:20], 4, method=m).indices, 0)}, (11,))
+      for m in ("max-min", "volume")),
+]
+"""Add a row for each new statistic."""
+
+
+def values(statistic: Statistic, seed: int = 3) -> np.ndarray:
+    """An autoregressive series a little off zero, in each element."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((N, *statistic.item)) + (1j * rng.standard_normal((N, *statistic.item)) if statistic.kind == "c16" else 0)
+    for t in range(1, N):
+        x[t] += 0.5 * x[t - 1]
+    return x + 0.3
+
+
+def answers(statistic: Statistic, x: np.ndarray) -> Iterator[tuple[str, np.ndarray, int]]:
+    for name, (numbers, degree) in statistic.call(x).items():
+        yield name, np.asarray(numbers), degree
+
+
+@pytest.mark.parametrize("statistic", STATISTICS, ids=lambda s: s.name)
+def test_a_power_of_two_goes_through_to_the_last_bit(statistic: Statistic) -> None:
+    x = values(statistic)
+    plain = list(answers(statistic, x))
+    for power in POWERS:
+        for (name, wanted, degree), (_, got, _) in zip(plain, answers(statistic, ldexp(x, power)), strict=True):
+            wanted = ldexp(wanted, degree * power) if degree else wanted
+            tiny = np.abs(wanted) < 1e-300         # subnormal: bits are lost in the answer itself
+            np.testing.assert_array_equal(np.where(tiny, 0, got), np.where(tiny, 0, wanted), f"{name} * 2**{power}", strict=False)
+
+
+@pytest.mark.parametrize("statistic", STATISTICS, ids=lambda s: s.name)
+def test_decimal_scales_change_nothing_but_the_scale(statistic: Statistic) -> None:
+    x = values(statistic)
+    plain = list(answers(statistic, x))
+    for scale in (1e290, 1e-290):
+        for (name, wanted, degree), (_, got, _) in zip(plain, answers(statistic, x * scale), strict=True):
+            if degree < 2:
+                np.testing.assert_allclose(got / (scale if degree else 1.0), wanted.astype(wanted.dtype), rtol=1e-6,
+                                           atol=1e-9 * np.nanmax(np.abs(wanted), initial=0.0), err_msg=f"{name} * {scale}")
