@@ -164,6 +164,9 @@ def test_a_power_of_two_goes_through_to_the_last_bit(statistic: Statistic) -> No
     for power in POWERS:
         for (name, wanted, degree), (_, got, _) in zip(plain, answers(statistic, ldexp(x, power)), strict=True):
             wanted = ldexp(wanted, degree * power) if degree else wanted
+            if name in ("exponent", "rate"):       # through logarithms, of numbers over another power of two
+                np.testing.assert_allclose(got, wanted, rtol=1e-12)
+                continue
             tiny = np.abs(wanted) < 1e-300         # subnormal: bits are lost in the answer itself
             np.testing.assert_array_equal(np.where(tiny, 0, got), np.where(tiny, 0, wanted), f"{name} * 2**{power}", strict=False)
 
@@ -174,6 +177,6 @@ def test_decimal_scales_change_nothing_but_the_scale(statistic: Statistic) -> No
     plain = list(answers(statistic, x))
     for scale in (1e290, 1e-290):
         for (name, wanted, degree), (_, got, _) in zip(plain, answers(statistic, x * scale), strict=True):
-            if degree < 2:
+            if degree < 2 and name != "bias" and statistic.name != "quantiles":    # nothing but rounding; bins of powers of two
                 np.testing.assert_allclose(got / (scale if degree else 1.0), wanted.astype(wanted.dtype), rtol=1e-6,
                                            atol=1e-9 * np.nanmax(np.abs(wanted), initial=0.0), err_msg=f"{name} * {scale}")
