@@ -22,7 +22,7 @@ from ensemblekit.averaging.moments import Moments
 from ensemblekit.averaging.run import reduce
 from ensemblekit.averaging.series import Series
 from ensemblekit.engine import Engine, Serial, Threads, one_blas_thread
-from ensemblekit.errors import InputError, StatisticsError, StoreError, UnknownFieldError
+from ensemblekit.errors import InputError, StoreError, UnknownFieldError
 from ensemblekit.rom.mesh import Mesh, constants_for, mesh_of
 from ensemblekit.rom.pod import GapsError, pod
 from ensemblekit.rom.problem import times_of
@@ -297,8 +297,12 @@ def _encode(source: Any, name: str, wanted: _Wanted, engine: Engine, progress: A
     if wanted.norm == "l2" and wanted.relative_to == "fluctuation" and n > 1:
         try:        # POD finds all that is to be known on its way
             basis = _decomposed(source, 0.5 * wanted.tolerance**2, engine, options)
-        except (InputError, StatisticsError, np.linalg.LinAlgError, ArithmeticError):
-            pass        # nothing changes, the squares leave float64, or what is wrong is said below
+        except InputError:
+            pass        # nothing changes, or what is wrong is said below
+        except Exception:
+            if not _wide(one):
+                raise
+            # squares that leave float64: told by the extremes below, else what is wrong comes up again
         else:
             if ORDINARY[0] < basis.total_energy < ORDINARY[1] or not _wide(one):
                 return _within(source, name, basis, np.asarray(basis.mean), basis.total_energy, 0.0, wanted, engine, progress)
