@@ -8,13 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import ensemblekit as ek
+import ensemblekit.rom
 from ensemblekit.averaging.estimate import rounded
-from ensemblekit.errors import StatisticsError
-from ensemblekit.scaling import ldexp, power_of_two, scaled
+from ensemblekit.scaling import ldexp
 
 N = 240
 POWERS = [960, 500, -500, -960]
@@ -119,7 +117,7 @@ STATISTICS = [
     *(Statistic(f"correlation, {m}", lambda x, m=m: correlation(x, m))
       for m in ("geyer-convex", "geyer-monotone", "geyer-positive", "sokal", "chodera")),
     Statistic("autocorrelation", lambda x: {"": (ek.autocorrelation(x, 40), 0)}, (2,)),
-    Statistic("equilibration", lambda x: {"start": (ek.detect_equilibration(x).start, 0), "g": (ek.detect_equilibration(x).g, 0)}),
+    Statistic("equilibration", lambda x: {"start": ((found := ek.detect_equilibration(x)).start, 0), "g": (found.g, 0)}),
     Statistic("equilibration, mser", lambda x: {"start": (ek.detect_equilibration(x, method="mser").start, 0)}),
     Statistic("rhat", lambda x: {"rank": (ek.rhat(x.reshape(4, -1)), 0), "split": (ek.rhat(x.reshape(4, -1), "split"), 0)}),
     Statistic("ess", lambda x: {k: (ek.ess(x.reshape(4, -1), k), 0) for k in ("bulk", "tail", "mean")}),
@@ -146,7 +144,9 @@ STATISTICS = [
 def values(statistic: Statistic, seed: int = 3) -> np.ndarray:
     """An autoregressive series a little off zero, in each element."""
     rng = np.random.default_rng(seed)
-    x = rng.standard_normal((N, *statistic.item)) + (1j * rng.standard_normal((N, *statistic.item)) if statistic.kind == "c16" else 0)
+    x = rng.standard_normal((N, *statistic.item))
+    if statistic.kind == "c16":
+        x = x + 1j * rng.standard_normal((N, *statistic.item))
     for t in range(1, N):
         x[t] += 0.5 * x[t - 1]
     return x + 0.3
@@ -168,7 +168,7 @@ def test_a_power_of_two_goes_through_to_the_last_bit(statistic: Statistic) -> No
                 np.testing.assert_allclose(got, wanted, rtol=1e-12)
                 continue
             tiny = np.abs(wanted) < 1e-300         # subnormal: bits are lost in the answer itself
-            np.testing.assert_array_equal(np.where(tiny, 0, got), np.where(tiny, 0, wanted), f"{name} * 2**{power}", strict=False)
+            np.testing.assert_array_equal(np.where(tiny, 0, got), np.where(tiny, 0, wanted), f"{name} * 2**{power}")
 
 
 @pytest.mark.parametrize("statistic", STATISTICS, ids=lambda s: s.name)
@@ -180,3 +180,32 @@ def test_decimal_scales_change_nothing_but_the_scale(statistic: Statistic) -> No
             if degree < 2 and name != "bias" and statistic.name != "quantiles":    # nothing but rounding; bins of powers of two
                 np.testing.assert_allclose(got / (scale if degree else 1.0), wanted.astype(wanted.dtype), rtol=1e-6,
                                            atol=1e-9 * np.nanmax(np.abs(wanted), initial=0.0), err_msg=f"{name} * {scale}")
+
+
+@pytest.mark.parametrize("scale", [1e-170, 1e160, 1e-290])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_an_archive_keeps_its_tolerance_at_any_size(scale: float) -> None:
+    t, x = np.linspace(0, 10, 40)[:, None], np.linspace(0, 1, 60)
+    field = 1 + np.sin(6 * x + t) + 0.3 * np.cos(11 * x - 2 * t)
+    archive = ek.rom.compress(field * scale, tolerance=0.01)
+    off = np.asarray(ek.rom.decompress(archive)) / scale - field
+    error = np.linalg.norm(off) / np.linalg.norm(field - field.mean(0))
+    assert 0 < error <= 0.01 and archive.error == pytest.approx(error, rel=1e-6)
+
+
+@pytest.mark.parametrize("value, bar, wanted", [(1.2e-170, 3e-172, ("1.200e-170", "0.030e-170")), (1e308, 1e307, None),
+                                                (1e-310, 2e-312, None)])
+def test_numbers_of_any_size_are_printed(value: float, bar: float, wanted: Any) -> None:
+    got = rounded(value, bar)
+    assert wanted is None or got == wanted
+    assert float(got[0]) == pytest.approx(value, rel=0.1)
+
+
+def test_elements_of_different_size_each_have_their_own_scale() -> None:
+    x = np.random.default_rng(2).standard_normal((N, 6)) + 1.0
+    factor = 2.0 ** np.array([-900, 0, 900, 300, -300, -700])
+    for order in (2, 4):
+        plain, got = streamed(ek.Moments(order), x), streamed(ek.Moments(order), x * factor)
+        np.testing.assert_array_equal(got.std, plain.std * factor)
+        assert got.notes and not plain.notes
+    np.testing.assert_array_equal(ek.average(x * factor).stderr, ek.average(x).stderr * factor)

@@ -148,7 +148,6 @@ class Moments:
         self.n, self.weight, self.weight2 = self.n + 1, self.weight + 1.0, self.weight2 + 1.0
 
     def _update_numpy(self, rows: Rows, weights: Array | None, weight: float, weight2: float) -> None:
-        from ensemblekit.averaging import kernels
 
         if self.order == 4:
             if self.complex:
