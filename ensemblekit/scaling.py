@@ -93,10 +93,11 @@ def representable(values: Array, exponent: Any, what: str) -> Array:
         x, y = np.asarray(values), np.asarray(out)
         lost = ((x != 0) & (np.abs(y) < np.finfo(np.float64).tiny)) | (np.isfinite(x) & ~np.isfinite(y))
         # a number that is 0 but for rounding beside the others may vanish
-        lost &= np.abs(np.where(np.isfinite(x), x, 0.0)) > 2.0**-40 * np.abs(np.where(np.isfinite(x), x, 0.0)).max(initial=0.0)
+        size = np.abs(np.where(np.isfinite(x), x, 0.0))
+        lost &= size > 2.0**-40 * size.max(initial=0.0)
         if lost.any():
-            raise StatisticsError(f"{what} would be about {float(np.abs(x[lost]).max()):.3g} * 2**{int(np.max(exponent))}, beyond "
-                                  "the range of float64 (1e-308 ... 1e308). Divide the values by a power of two first, in "
+            raise StatisticsError(f"{what} would be about {float(np.abs(x[lost]).max()):.3g} * 2**{int(np.max(exponent))}, "
+                                  "beyond the range of float64 (1e-308 ... 1e308). Divide the values by a power of two first, in "
                                   "other units, and scale the answer")
     return out
 

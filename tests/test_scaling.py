@@ -190,10 +190,11 @@ def test_an_archive_keeps_its_tolerance_at_any_size(scale: float) -> None:
     archive = ek.rom.compress(field * scale, tolerance=0.01)
     off = np.asarray(ek.rom.decompress(archive)) / scale - field
     error = np.linalg.norm(off) / np.linalg.norm(field - field.mean(0))
-    assert 0 < error <= 0.01 and archive.error == pytest.approx(error, rel=1e-6)
+    assert 0 < error <= 0.01
+    assert archive.error == pytest.approx(error, rel=1e-6)
 
 
-@pytest.mark.parametrize("value, bar, wanted", [(1.2e-170, 3e-172, ("1.200e-170", "0.030e-170")), (1e308, 1e307, None),
+@pytest.mark.parametrize(("value", "bar", "wanted"), [(1.2e-170, 3e-172, ("1.200e-170", "0.030e-170")), (1e308, 1e307, None),
                                                 (1e-310, 2e-312, None)])
 def test_numbers_of_any_size_are_printed(value: float, bar: float, wanted: Any) -> None:
     got = rounded(value, bar)
@@ -207,5 +208,6 @@ def test_elements_of_different_size_each_have_their_own_scale() -> None:
     for order in (2, 4):
         plain, got = streamed(ek.Moments(order), x), streamed(ek.Moments(order), x * factor)
         np.testing.assert_array_equal(got.std, plain.std * factor)
-        assert got.notes and not plain.notes
+        assert got.notes
+        assert not plain.notes
     np.testing.assert_array_equal(ek.average(x * factor).stderr, ek.average(x).stderr * factor)

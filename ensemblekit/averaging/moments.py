@@ -63,8 +63,8 @@ class MomentsResult:
             return ()
         lost = (self.variance == 0) != (self.reduced == 0)
         lost = lost | (abs(self.variance) == np.inf)
-        return (f"the variance of {int(lost.sum())} of {math.prod(lost.shape)} elements is beyond the range of float64 (1e-308 ... 1e308) "
-                "and stands as infinity or 0; std is right, and variance = reduced * 4**exponent",)
+        return (f"the variance of {int(lost.sum())} of {math.prod(lost.shape)} elements is beyond the range of float64 "
+                "(1e-308 ... 1e308) and stands as infinity or 0; std is right, and variance = reduced * 4**exponent",)
 
 
 class Moments:
@@ -152,8 +152,8 @@ class Moments:
         if self.order == 4:
             if self.complex:
                 raise InputError("skewness and kurtosis need real numbers; map to abs, real or imag first")
-            w = np.ones(rows.n) if weights is None else np.ascontiguousarray(weights, dtype=np.float64)
-            self._absorb_block(lambda x: _central_sums(x, w), _table(rows), weight, weight2)
+            each = np.ones(rows.n) if weights is None else np.ascontiguousarray(weights, dtype=np.float64)
+            self._absorb_block(lambda x: _central_sums(x, each), _table(rows), weight, weight2)
             return
         if weights is None:
             narrow, k = folded(rows)
@@ -184,8 +184,10 @@ class Moments:
         from ensemblekit.averaging import kernels
 
         if weights is None:
-            return kernels.add_moments(rows.flat, rows.stride, rows.n, rows.width, self.weight, *sums, unsafe)
-        return kernels.add_weighted_moments(rows.flat, rows.stride, weights, rows.width, self.weight, *sums, unsafe)
+            return kernels.add_moments(rows.flat, rows.stride, rows.n, rows.width, self.weight, sums[0], sums[1],
+                                       unsafe)
+        return kernels.add_weighted_moments(rows.flat, rows.stride, weights, rows.width, self.weight, sums[0],
+                                            sums[1], unsafe)
 
     def _add_scaled(self, rows: Rows, weights: np.ndarray | None, unsafe: np.ndarray) -> None:
         """Take in the columns that were left out, each over a power of two of its own."""
@@ -442,7 +444,7 @@ def _common(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _over(sums: list[Array], step: np.ndarray) -> list[Array]:
     """Mean and sums of powers of numbers divided by 2**step."""
-    return [ldexp(x, -max(k, 1) * step) for k, x in zip((1, *range(2, len(sums) + 1)), sums, strict=True)] if step.any() else sums
+    return [ldexp(x, -k * step) for k, x in enumerate(sums, start=1)] if step.any() else sums
 
 
 def _table(rows: Rows) -> np.ndarray:

@@ -287,7 +287,8 @@ def jackknife_values(value: np.ndarray, left_out: np.ndarray, shares: np.ndarray
     pseudo = value - (h - 1) * moved
     stderr = np.sqrt(((pseudo - corrected) ** 2 / (h - 1)).mean(axis=0))
     half = stdtrit(count - 1, 0.5 + confidence / 2) * stderr
-    value, stderr, bias, low, high = (_plain(ldexp(x, e)) for x in (value, stderr, value - corrected, value - half, value + half))
+    scaled_values = (value, stderr, value - corrected, value - half, value + half)
+    value, stderr, bias, low, high = (_plain(ldexp(x, e)) for x in scaled_values)
     return Resampled(value=value, stderr=stderr, bias=bias, interval=(low, high), confidence=confidence,
                      block_length=float(length), method="delete-block jackknife", n_resamples=count)
 
