@@ -97,8 +97,8 @@ def representable(values: Array, exponent: Any, what: str) -> Array:
         lost &= size > 2.0**-40 * size.max(initial=0.0)
         if lost.any():
             raise StatisticsError(f"{what} would be about {float(np.abs(x[lost]).max()):.3g} * 2**{int(np.max(exponent))}, "
-                                  "beyond the range of float64 (1e-308 ... 1e308). Divide the values by a power of two first, in "
-                                  "other units, and scale the answer")
+                                  "beyond the range of float64 (1e-308 ... 1e308). Divide the values by a power of two, "
+                                  "and scale the answer")
     return out
 
 
