@@ -57,6 +57,47 @@ def marked_largest(flat, stride, n, width, marked, largest):
 
 
 @kernel
+def fold_guarded(total, square, shift, size, count, before, share, mean, m2, unsafe):
+    """The end of a tile: sums about a shift into mean and m2 (width,), but for columns that are unsafe; how many are.
+
+    The columns already marked in `unsafe`, and those whose new mean and m2 may have over- or underflowed, keep what they
+    had and are marked. `size`: sums of magnitudes where the shift is 0, to tell columns of zeros, which are safe.
+    """
+    width = len(mean)
+    bad = 0
+    for j in range(width):
+        bad += unsafe[j]
+    for j in range(width):
+        part = total[j] / count
+        gap = shift[j] + part - mean[j] if before > 0 else 0.0
+        squares = m2[j] + (square[j] - total[j] * part + gap * gap * (before * share))
+        middle = mean[j] + gap * share if before > 0 else shift[j] + part
+        total[j] = mean[j]
+        square[j] = m2[j]
+        mean[j] = middle
+        m2[j] = squares
+        magnitude = abs(middle)
+        zero = (squares == 0.0) & (shift[j] == 0.0) & (size[j] == 0.0)
+        safe = (squares < LARGEST_SQUARES) & (magnitude < LARGEST_MEAN) & (
+            (squares > SMALLEST_SQUARES) | (magnitude > SMALLEST_MEAN) | zero)
+        bad += 0 if safe else 1
+    if bad == 0:
+        return 0
+    bad = 0
+    for j in range(width):
+        magnitude = abs(mean[j])
+        zero = (m2[j] == 0.0) & (shift[j] == 0.0) & (size[j] == 0.0)
+        safe = (m2[j] < LARGEST_SQUARES) & (magnitude < LARGEST_MEAN) & (
+            (m2[j] > SMALLEST_SQUARES) | (magnitude > SMALLEST_MEAN) | zero)
+        if unsafe[j] != 0 or not safe:
+            mean[j] = total[j]
+            m2[j] = square[j]
+            unsafe[j] = 1
+            bad += 1
+    return bad
+
+
+@kernel
 def add_moments(flat, stride, n, width, before, mean, m2, unsafe):
     """Take n rows into mean and m2 (width,), which hold `before` rows: one pass around a shift, Chan et al. 1983.
 
@@ -65,9 +106,11 @@ def add_moments(flat, stride, n, width, before, mean, m2, unsafe):
     (as `mark_unsafe` does), stay as they were. An empty `unsafe` takes all. Returns how many are marked.
     """
     marked = 0
+    guarded = len(unsafe) > 0
     shift = np.empty(TILE)
     total = np.empty(TILE)
     square = np.empty(TILE)
+    size = np.empty(TILE)
     for a in range(0, width, TILE):
         w = min(TILE, width - a)
         for j in range(w):
@@ -76,6 +119,11 @@ def add_moments(flat, stride, n, width, before, mean, m2, unsafe):
                 shift[j] = 0.0          # one infinite number must not make NaN of a mean that is infinite
             total[j] = 0.0
             square[j] = 0.0
+            size[j] = 0.0
+        zeros = 0
+        if guarded:
+            for j in range(w):
+                zeros += shift[j] == 0.0
         t = 0
         while t + 8 <= n:
             r = t * stride + a
@@ -99,6 +147,10 @@ def add_moments(flat, stride, n, width, before, mean, m2, unsafe):
                 d7 = x7[j] - h
                 total[j] += ((d0 + d1) + (d2 + d3)) + ((d4 + d5) + (d6 + d7))
                 square[j] += ((d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)) + ((d4 * d4 + d5 * d5) + (d6 * d6 + d7 * d7))
+            if zeros > 0:
+                for j in range(w):
+                    size[j] += ((abs(x0[j]) + abs(x1[j])) + (abs(x2[j]) + abs(x3[j]))) + (
+                        (abs(x4[j]) + abs(x5[j])) + (abs(x6[j]) + abs(x7[j])))
             t += 8
         while t < n:
             x = flat[t * stride + a:t * stride + a + w]
@@ -106,21 +158,14 @@ def add_moments(flat, stride, n, width, before, mean, m2, unsafe):
                 d = x[j] - shift[j]
                 total[j] += d
                 square[j] += d * d
+            if zeros > 0:
+                for j in range(w):
+                    size[j] += abs(x[j])
             t += 1
         share = n / (before + n)
-        if len(unsafe):
-            for j in range(w):
-                part = total[j] / n
-                gap = shift[j] + part - mean[a + j] if before > 0 else 0.0
-                squares = m2[a + j] + (square[j] - total[j] * part + gap * gap * (before * share))
-                middle = mean[a + j] + gap * share if before > 0 else shift[j] + part
-                size = abs(middle)
-                safe = (unsafe[a + j] == 0) & (squares < LARGEST_SQUARES) & (size < LARGEST_MEAN) & (
-                    (squares > SMALLEST_SQUARES) | (size > SMALLEST_MEAN))
-                m2[a + j] = squares if safe else m2[a + j]
-                mean[a + j] = middle if safe else mean[a + j]
-                unsafe[a + j] = 0 if safe else 1
-                marked += 0 if safe else 1
+        if guarded:
+            marked += fold_guarded(total[:w], square[:w], shift[:w], size[:w], n, before, share, mean[a:a + w], m2[a:a + w],
+                                   unsafe[a:a + w])
             continue
         for j in range(w):
             part = total[j] / n
@@ -155,10 +200,12 @@ def add_faded(row, decay, total):
 def add_weighted_moments(flat, stride, weights, width, before, mean, m2, unsafe):
     """The same with weights (n,), of sum above 0; `before` is the weight that mean and m2 hold."""
     marked = 0
+    guarded = len(unsafe) > 0
     n = len(weights)
     shift = np.empty(TILE)
     total = np.empty(TILE)
     square = np.empty(TILE)
+    size = np.empty(TILE)
     weight = 0.0
     for t in range(n):
         weight += weights[t]
@@ -171,6 +218,11 @@ def add_weighted_moments(flat, stride, weights, width, before, mean, m2, unsafe)
                 shift[j] = 0.0
             total[j] = 0.0
             square[j] = 0.0
+            size[j] = 0.0
+        zeros = 0
+        if guarded:
+            for j in range(w):
+                zeros += shift[j] == 0.0
         for t in range(n):
             weight_t = weights[t]
             if weight_t == 0.0:
@@ -180,19 +232,12 @@ def add_weighted_moments(flat, stride, weights, width, before, mean, m2, unsafe)
                 d = x[j] - shift[j]
                 total[j] += weight_t * d
                 square[j] += weight_t * d * d
-        if len(unsafe):
-            for j in range(w):
-                part = total[j] / weight
-                gap = shift[j] + part - mean[a + j] if before > 0 else 0.0
-                squares = m2[a + j] + (square[j] - total[j] * part + gap * gap * (before * share))
-                middle = mean[a + j] + gap * share if before > 0 else shift[j] + part
-                size = abs(middle)
-                safe = (unsafe[a + j] == 0) & (squares < LARGEST_SQUARES) & (size < LARGEST_MEAN) & (
-                    (squares > SMALLEST_SQUARES) | (size > SMALLEST_MEAN))
-                m2[a + j] = squares if safe else m2[a + j]
-                mean[a + j] = middle if safe else mean[a + j]
-                unsafe[a + j] = 0 if safe else 1
-                marked += 0 if safe else 1
+            if zeros > 0:
+                for j in range(w):
+                    size[j] += abs(x[j])
+        if guarded:
+            marked += fold_guarded(total[:w], square[:w], shift[:w], size[:w], weight, before, share, mean[a:a + w], m2[a:a + w],
+                                   unsafe[a:a + w])
             continue
         for j in range(w):
             part = total[j] / weight
