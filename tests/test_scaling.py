@@ -12,10 +12,11 @@ import torch
 import ensemblekit as ek
 import ensemblekit.rom
 from ensemblekit.averaging.estimate import rounded
+from ensemblekit.errors import StatisticsError
 from ensemblekit.scaling import ldexp
 
 N = 240
-POWERS = [960, 500, -500, -960]
+POWERS = [960, -960]
 
 
 class Statistic(NamedTuple):
@@ -86,6 +87,11 @@ def ergodic(x: np.ndarray) -> dict[str, tuple[Any, int]]:
             "rate": (m.rate, 0), "lag": (ek.ergodicity_breaking(runs, lag=3), 0)}
 
 
+def flow(x: np.ndarray, statistics: Any, weights: Any = None) -> dict[str, tuple[Any, int]]:
+    averages = ek.rom.average(ek.ArraySource.of(x, weights=weights), statistics)
+    return {f"{name} {key}": number for name, e in averages.items() for key, number in estimate(e).items()}
+
+
 def quantiles(r: Any) -> dict[str, tuple[Any, int]]:
     return {"values": (r.values, 1), "lower": (r.lower, 1), "upper": (r.upper, 1)}
 
@@ -133,8 +139,11 @@ STATISTICS = [
     Statistic("quantiles", lambda x: quantiles(streamed(ek.Quantiles(), x)), (3,)),
     Statistic("quantile sketch", lambda x: quantiles(streamed(ek.QuantileSketch(size=20), x))),
     Statistic("distances", lambda x: {"": (ek.pairwise(x[:9]), 1)}, (11,)),
+    Statistic("distances, from a source", lambda x: {"": (ek.pairwise(ek.ArraySource.of(x[:9])), 1)}, (11,)),
     Statistic("angles", lambda x: {"": (ek.pairwise(x[:9], "cosine"), 0)}, (11,)),
     Statistic("angles of deviations", lambda x: {"": (ek.pairwise(x[:9], "correlation"), 0)}, (11,)),
+    Statistic("rom.average", lambda x: flow(x, ("mean", "rms")), (4, 2)),
+    Statistic("rom.average, weights", lambda x: flow(x, ("mean", "rms"), W), (4,)),
     *(Statistic(f"diverse, {m}", lambda x, m=m: {"which": (ek.diverse_subset(x[:20], 4, method=m).indices, 0)}, (11,))
       for m in ("max-min", "volume")),
 ]
@@ -211,3 +220,18 @@ def test_elements_of_different_size_each_have_their_own_scale() -> None:
         assert got.notes
         assert not plain.notes
     np.testing.assert_array_equal(ek.average(x * factor).stderr, ek.average(x).stderr * factor)
+
+
+def test_answers_beyond_float64_are_refused_or_kept_over_a_power_of_two() -> None:
+    x = values(Statistic("", dict, (4, 2)))
+    gram = ek.reduce(x[:9], ek.Gram(), cut="space")
+    np.testing.assert_array_equal(ek.reduce(ldexp(x[:9], -450), ek.Gram(), cut="space"), ldexp(gram, -900))
+    with pytest.raises(StatisticsError, match="beyond the range of float64"):
+        ek.reduce(ldexp(x[:9], 960), ek.Gram(), cut="space")
+    stress = ek.rom.average(x, "reynolds_stress")["reynolds_stress"]
+    np.testing.assert_array_equal(ek.rom.average(ldexp(x, -450), "reynolds_stress")["reynolds_stress"].stderr,
+                                  ldexp(stress.stderr, -900))
+    with pytest.raises(StatisticsError, match=r"reynolds_stress.*beyond the range of float64"):
+        ek.rom.average(ldexp(x, 960), "reynolds_stress")
+    each = 2.0 ** np.array([-900, 900, 300, 0, -300, 700, -700, 500, 10])[:, None, None]
+    np.testing.assert_array_equal(ek.pairwise(ek.ArraySource.of(x[:9] * each), "cosine"), ek.pairwise(x[:9], "cosine"))

@@ -164,8 +164,8 @@ def add_moments(flat, stride, n, width, before, mean, m2, unsafe):
             t += 1
         share = n / (before + n)
         if guarded:
-            marked += fold_guarded(total[:w], square[:w], shift[:w], size[:w], n, before, share, mean[a:a + w], m2[a:a + w],
-                                   unsafe[a:a + w])
+            marked += fold_guarded(total[:w], square[:w], shift[:w], size[:w], n, before, share,
+                                   mean[a:a + w], m2[a:a + w], unsafe[a:a + w])
             continue
         for j in range(w):
             part = total[j] / n
@@ -236,8 +236,8 @@ def add_weighted_moments(flat, stride, weights, width, before, mean, m2, unsafe)
                 for j in range(w):
                     size[j] += abs(x[j])
         if guarded:
-            marked += fold_guarded(total[:w], square[:w], shift[:w], size[:w], weight, before, share, mean[a:a + w], m2[a:a + w],
-                                   unsafe[a:a + w])
+            marked += fold_guarded(total[:w], square[:w], shift[:w], size[:w], weight, before, share,
+                                   mean[a:a + w], m2[a:a + w], unsafe[a:a + w])
             continue
         for j in range(w):
             part = total[j] / weight
