@@ -142,6 +142,10 @@ STATISTICS = [
     Statistic("distances, from a source", lambda x: {"": (ek.pairwise(ek.ArraySource.of(x[:9])), 1)}, (11,)),
     Statistic("angles", lambda x: {"": (ek.pairwise(x[:9], "cosine"), 0)}, (11,)),
     Statistic("angles of deviations", lambda x: {"": (ek.pairwise(x[:9], "correlation"), 0)}, (11,)),
+    *(Statistic(f"Moments, order {order}, weights of {size:g}", lambda x, order=order, size=size: moments(
+        streamed(ek.Moments(order), x, W * size)), (3,)) for order in (2, 4) for size in (1e200, 1e-200)),
+    *(Statistic(f"average, weights of {size:g}", lambda x, size=size: estimate(ek.average(x, weights=W * size)))
+      for size in (1e200, 1e-200)),
     Statistic("rom.average", lambda x: flow(x, ("mean", "rms")), (4, 2)),
     Statistic("rom.average, weights", lambda x: flow(x, ("mean", "rms"), W), (4,)),
     *(Statistic(f"diverse, {m}", lambda x, m=m: {"which": (ek.diverse_subset(x[:20], 4, method=m).indices, 0)}, (11,))
@@ -235,3 +239,37 @@ def test_answers_beyond_float64_are_refused_or_kept_over_a_power_of_two() -> Non
         ek.rom.average(ldexp(x, 960), "reynolds_stress")
     each = 2.0 ** np.array([-900, 900, 300, 0, -300, 700, -700, 500, 10])[:, None, None]
     np.testing.assert_array_equal(ek.pairwise(ek.ArraySource.of(x[:9] * each), "cosine"), ek.pairwise(x[:9], "cosine"))
+
+
+@pytest.mark.parametrize("power", POWERS)
+def test_lineages_displacements_dipoles_and_logits(power: int) -> None:
+    from ensemblekit.averaging.populations import LineageTree, lineage_average
+    from ensemblekit.md.displacement import slope_of, squared_displacements
+    from ensemblekit.md.observables.dipole import _with_length
+    from ensemblekit.neural import TemperatureScaler
+
+    rng = np.random.default_rng(4)
+    trait, scale = rng.standard_normal(24), 2.0**power
+    parent = np.array([-1] * 8 + [i for i in range(8) for _ in (0, 1)])
+    birth = np.where(parent < 0, 0.0, 1.0 + 0.125 * parent)
+    division = np.where(parent < 0, 1.0 + 0.125 * np.arange(24), np.inf)
+    plain = lineage_average(LineageTree(parent, birth, division), trait, 2.5, since=0.5)
+    got = lineage_average(LineageTree(parent, birth * scale, division * scale), trait * scale, 2.5 * scale, since=0.5 * scale)
+    assert (got.mean, got.stderr) == (plain.mean * scale, plain.stderr * scale)
+
+    paths = rng.standard_normal((40, 12, 3)).cumsum(0)
+    groups, half = np.arange(12) % 6, power // 2
+    squares, _ = squared_displacements(paths, groups)
+    np.testing.assert_array_equal(squared_displacements(ldexp(paths, half), groups)[0], ldexp(squares, 2 * half))
+    lags, times = np.arange(1, 9), np.arange(40.0)
+    one = slope_of(squares, np.full(6, 2.0), times, lags, 40, 3, 12.0)
+    other = slope_of(ldexp(squares, power), np.full(6, 2.0), times, lags, 40, 3, 12.0)
+    assert (other.slope, other.intercept) == (one.slope * scale, one.intercept * scale)
+    assert (other.stderr, other.dof) == (one.stderr * scale, one.dof)
+    assert (other.exponent, other.exponent_stderr) == pytest.approx((one.exponent, one.exponent_stderr), rel=1e-9)
+
+    vectors = rng.standard_normal((5, 3))
+    np.testing.assert_array_equal(_with_length(lambda m: m * scale, vectors), _with_length(lambda m: m, vectors) * scale)
+
+    logits, labels = np.sign(rng.standard_normal((50, 4))) * 1.7e308, rng.integers(0, 4, 50)
+    assert np.isfinite(TemperatureScaler("logits").fit_transform(logits, labels)).all()
