@@ -20,6 +20,24 @@ SMALL, LARGE = -100, 200
 place from it, to the fourth power, are above 2**-612, and sums of 2**200 fourth powers of it are finite."""
 
 
+FREE = -(1 << 20)
+"""Exponent of numbers that were nothing but 0: any other replaces it."""
+
+
+def common(a: Any, b: Any) -> np.ndarray:
+    """Exponents that suit both: those of the larger numbers; 0 where both are `FREE`."""
+    e = np.maximum(a, b)
+    return np.where(e == FREE, 0, e)
+
+
+def weight_exponent(weights: np.ndarray, earlier: int, first: bool) -> int:
+    """Exponent that suits these weights and, unless they are the first, those over 2**earlier."""
+    largest = float(weights.max(initial=0.0))
+    if not largest > 0:
+        return earlier
+    return power_of_two(largest) if first else max(power_of_two(largest), earlier)
+
+
 def power_of_two(values: Array, axis: int | None = None, *, always: bool = False) -> Any:
     """Exponent e of the power of two to divide `values` by: the largest finite magnitude then lies in 0.5 ... 1.
 

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import ensemblekit as ek
 import ensemblekit.rom
@@ -273,3 +275,18 @@ def test_lineages_displacements_dipoles_and_logits(power: int) -> None:
 
     logits, labels = np.sign(rng.standard_normal((50, 4))) * 1.7e308, rng.integers(0, 4, 50)
     assert np.isfinite(TemperatureScaler("logits").fit_transform(logits, labels)).all()
+
+
+@pytest.mark.parametrize("statistic", [s for s in STATISTICS if s.name in ("Moments", "average, array", "BlockSums, weights")],
+                         ids=lambda s: s.name)
+def test_any_series_over_any_power(statistic: Statistic) -> None:
+    @settings(max_examples=5, deadline=None, derandomize=True, database=None)
+    @given(power=st.integers(-940, 940), seed=st.integers(0, 2**20))
+    def scaled_alike(power: int, seed: int) -> None:
+        x = values(statistic, seed)
+        for (name, wanted, degree), (_, got, _) in zip(answers(statistic, x), answers(statistic, ldexp(x, power)), strict=True):
+            wanted = ldexp(wanted, degree * power) if degree else wanted
+            tiny = np.abs(wanted) < 1e-300
+            np.testing.assert_array_equal(np.where(tiny, 0, got), np.where(tiny, 0, wanted), f"{name} * 2**{power}")
+
+    scaled_alike()

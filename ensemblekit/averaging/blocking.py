@@ -19,10 +19,9 @@ import numpy as np
 from ensemblekit.averaging.reducer import BOTH
 from ensemblekit.averaging.rows import rows_of
 from ensemblekit.errors import InputError, StatisticsError
-from ensemblekit.scaling import ldexp, power_of_two, scaled
+from ensemblekit.scaling import FREE, common, ldexp, power_of_two, scaled, weight_exponent
 from ensemblekit.source import Array, is_torch
 
-FREE = -(1 << 20)
 FEWEST = 4
 """Blocks below which a level is not used: Student's t with fewer says nothing."""
 
@@ -169,9 +168,7 @@ class BlockSums:
                 flat = values.reshape(len(values), -1).astype(np.float64)
                 largest = np.abs(flat).max(axis=0)
                 e = np.where(largest == 0, FREE, power_of_two(flat, 0))
-                if self.segment is not None:
-                    e = np.maximum(e, self._free_exponents())
-                e = np.where(e == FREE, 0, e)
+                e = common(e, FREE if self.segment is None else self._free_exponents())
                 self._rescale(e)
                 if segment is None or e.any():
                     segment = self._segment_of(ldexp(flat, -e), start, w)
@@ -186,10 +183,7 @@ class BlockSums:
 
     def _weighed(self, w: np.ndarray) -> np.ndarray:
         """Weights over the power of two that suits all so far."""
-        largest = float(w.max())
-        e = power_of_two(largest)
-        if largest > 0 and (e or self.weight_exponent):
-            self._weigh(max(e, self.weight_exponent) if self.segment is not None and self.segment.w_mean else e)
+        self._weigh(weight_exponent(w, self.weight_exponent, self.segment is None or not self.segment.w_mean))
         return ldexp(w, -self.weight_exponent)
 
     def _weigh(self, exponent: int) -> None:
@@ -224,8 +218,7 @@ class BlockSums:
                             else later.weight_exponent)
                 segment = segment.over(0, self.weight_exponent - later.weight_exponent)
             if self.exponent is not None or later.exponent is not None:
-                e = np.maximum(self._free_exponents(), later._free_exponents())
-                e = np.where(e == FREE, 0, e)
+                e = common(self._free_exponents(), later._free_exponents())
                 self._rescale(e)
                 segment = segment.over(e - (0 if later.exponent is None else later.exponent), 0)
             self._absorb(segment)

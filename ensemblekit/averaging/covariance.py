@@ -11,11 +11,10 @@ import numpy as np
 from ensemblekit.averaging.arrays import chunks, like, plain, same_item
 from ensemblekit.averaging.reducer import TIME
 from ensemblekit.errors import InputError, StatisticsError
-from ensemblekit.scaling import ldexp, power_of_two
+from ensemblekit.scaling import FREE, common, ldexp, power_of_two, weight_exponent
 from ensemblekit.source import Array, is_torch
 
 MOST_BYTES = 8 << 30
-FREE = -(1 << 20)
 """Exponent of an element that has been 0 so far: any other replaces it."""
 
 
@@ -87,9 +86,7 @@ class Covariance:
             if self.exponent is not None or not _safe(mean, comoment):
                 e = np.where(_numbers(abs(flat).max(0) if not is_torch(flat) else abs(flat).amax(0)) == 0, FREE,
                              power_of_two(flat, 0))
-                if self.mean is not None:
-                    e = np.maximum(e, self._free())
-                e = np.where(e == FREE, 0, e)
+                e = common(e, FREE if self.mean is None else self._free())
                 if e.any():
                     self._absorb(*facts, *_sums(ldexp(flat, -e), ww, total), e)
                     continue
@@ -97,10 +94,7 @@ class Covariance:
 
     def _weighed(self, w: np.ndarray) -> np.ndarray:
         """Weights over the power of two that suits all so far."""
-        largest = float(w.max())
-        e = power_of_two(largest)
-        if largest > 0 and (e or self.weight_exponent):
-            self._weigh(e if self.mean is None else max(e, self.weight_exponent))
+        self._weigh(weight_exponent(w, self.weight_exponent, self.mean is None))
         return ldexp(w, -self.weight_exponent)
 
     def _weigh(self, exponent: int) -> None:
@@ -133,8 +127,7 @@ class Covariance:
         if self.mean is not None and (exponent is not None or self.exponent is not None):
             mine, its = self._exponents(), np.zeros(len(mean), np.int64) if exponent is None else exponent
             zero = _numbers((mean == 0) & (comoment.diagonal() == 0))
-            e = np.maximum(self._free(), np.where(zero, FREE, its))
-            e = np.where(e == FREE, 0, e)
+            e = common(self._free(), np.where(zero, FREE, its))
             self.mean, self.comoment = _over(self.mean, self.comoment, e - mine)
             mean, comoment = _over(mean, comoment, e - its)
             self.exponent = e if e.any() else None

@@ -10,12 +10,10 @@ import numpy as np
 from ensemblekit.averaging.arrays import plain, wide
 from ensemblekit.averaging.reducer import SPACE
 from ensemblekit.errors import InputError, StatisticsError
-from ensemblekit.scaling import ldexp, power_of_two, representable
+from ensemblekit.scaling import FREE, common, ldexp, power_of_two, representable
 from ensemblekit.source import Array, is_torch
 
 SLAB = 16 << 20     # bytes of float64 multiplied at a time
-NOTHING = -(1 << 20)
-"""Exponent of a snapshot of zeros: any other replaces it."""
 
 
 class Gram:
@@ -65,8 +63,7 @@ class Gram:
         if exponent is not None or self.exponent is not None:
             zero = np.zeros(len(part), np.int64)
             mine, its = (zero if e is None else e for e in (self.exponent, exponent))
-            common = np.maximum(_unless_zero(mine, self.matrix), _unless_zero(its, part))
-            self.exponent = np.where(common == NOTHING, 0, common)
+            self.exponent = common(_unless_zero(mine, self.matrix), _unless_zero(its, part))
             self.matrix, part = (_over(m, e - self.exponent) for m, e in ((self.matrix, mine), (part, its)))
         self.matrix = self.matrix + part
 
@@ -119,7 +116,7 @@ def _safe(matrix: Array) -> bool:
 
 
 def _unless_zero(exponent: np.ndarray, matrix: Array) -> np.ndarray:
-    return np.where(plain(matrix.diagonal() == 0), NOTHING, exponent)
+    return np.where(plain(matrix.diagonal() == 0), FREE, exponent)
 
 
 def _over(matrix: Array, step: np.ndarray) -> Array:

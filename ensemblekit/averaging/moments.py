@@ -13,12 +13,10 @@ from ensemblekit.averaging.arrays import along, as_numbers, flat_pieces, join, l
 from ensemblekit.averaging.reducer import BOTH
 from ensemblekit.averaging.rows import Rows, folded, rows_of
 from ensemblekit.errors import InputError, StatisticsError
-from ensemblekit.scaling import ldexp, power_of_two
+from ensemblekit.scaling import FREE, common, ldexp, power_of_two, weight_exponent
 from ensemblekit.source import Array, is_torch
 
 UNGUARDED = np.empty(0, np.uint8)
-FREE = -(1 << 20)
-"""Exponent of an element that has been 0 so far: any other replaces it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -203,7 +201,7 @@ class Moments:
         values = _table(rows)[:, at]
         old = np.zeros(len(at), np.int64) if self.exponent is None else self.exponent[at]
         part = [mean[at], m2[at]]
-        e = _common(_free(old, part), np.where(largest[at] == 0, FREE, power_of_two(values, 0)))
+        e = common(_free(old, part), np.where(largest[at] == 0, FREE, power_of_two(values, 0)))
         part = _over(part, e - old)
         if e.any():
             values = ldexp(values, -e)
@@ -225,9 +223,7 @@ class Moments:
             largest = abs(flat).max(0)
             largest = largest.values if hasattr(largest, "values") else largest
             e = np.where(np.asarray(largest.cpu() if is_torch(largest) else largest) == 0, FREE, e)
-            if self.sums:
-                e = _common(_free(self._exponents(), self.sums), e)
-            e = np.where(e == FREE, 0, e)
+            e = common(e, _free(self._exponents(), self.sums) if self.sums else FREE)
             if e.any():
                 sums = sums_of(_as_item(ldexp(flat, -e), values))
         self._absorb(len(values), weight, weight2, sums, e)
@@ -237,10 +233,7 @@ class Moments:
 
     def _weighed(self, w: np.ndarray) -> np.ndarray:
         """Weights over the power of two that suits all so far."""
-        largest = float(w.max()) if len(w) else 0.0
-        e = power_of_two(largest)
-        if largest > 0 and (e or self.weight_exponent):
-            self._weigh(e if self.weight == 0.0 else max(e, self.weight_exponent))
+        self._weigh(weight_exponent(w, self.weight_exponent, self.weight == 0.0))
         return ldexp(w, -self.weight_exponent)
 
     def _weigh(self, exponent: int) -> None:
@@ -270,7 +263,7 @@ class Moments:
         """Pébay's pairwise formulas; with order 2 they are Chan's. `exponent`: powers of two the numbers were divided by."""
         if self.sums and (exponent is not None or self.exponent is not None):
             mine, its = self._exponents(), np.zeros(len(sums[0]), np.int64) if exponent is None else exponent
-            e = _common(_free(mine, self.sums), _free(its, sums))
+            e = common(_free(mine, self.sums), _free(its, sums))
             self.sums, sums = _over(self.sums, e - mine), _over(sums, e - its)
             self._set_exponent(slice(None), e)
         if not self.sums:
@@ -434,12 +427,6 @@ def _free(exponent: np.ndarray, sums: list[Array]) -> np.ndarray:
     """The exponents, `FREE` where an element has been nothing but 0."""
     zero = (sums[0] == 0) & (sums[1] == 0)
     return np.where(np.asarray(zero.cpu() if is_torch(zero) else zero), FREE, exponent)
-
-
-def _common(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Exponents that suit both: those of the larger numbers."""
-    e = np.maximum(a, b)
-    return np.where(e == FREE, 0, e)
 
 
 def _over(sums: list[Array], step: np.ndarray) -> list[Array]:
