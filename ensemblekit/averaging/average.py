@@ -12,7 +12,7 @@ import numpy as np
 from ensemblekit.averaging.blocking import BlockError, BlockSums, blocking
 from ensemblekit.averaging.correlation import chodera_window, closed, sokal_window
 from ensemblekit.averaging.equilibration import significant_start
-from ensemblekit.averaging.estimate import DISAGREE, Estimate, quantile, student_interval
+from ensemblekit.averaging.estimate import DISAGREE, Estimate, over_power_of_two, quantile, student_interval
 from ensemblekit.averaging.moments import Moments
 from ensemblekit.averaging.reducer import TIME
 from ensemblekit.averaging.run import Map, Progress, States, merged, partials
@@ -20,6 +20,7 @@ from ensemblekit.averaging.series import Series
 from ensemblekit.averaging.spectral import cosine_error, mean_skewness, skewed_quantiles
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.scaling import exponent_of, ldexp, scaled
 from ensemblekit.source import Array, ArraySource, Block, ReplicaSet, SnapshotSource, as_source, check_times, is_torch
 
 ENOUGH = 10.0
@@ -225,17 +226,22 @@ def summaries(values: np.ndarray) -> np.ndarray:
     flat = values.reshape(len(values), -1)
     flat = flat[:, ::-(-flat.shape[1] // SAMPLED)]
     directions = _directions(flat.shape[1])
-    found = np.empty((len(flat), 4))
+    found, wide = np.empty((len(flat), 4)), values.dtype.kind == "f" and values.dtype.itemsize > 4
     step = max(1, (1 << 17) // flat.shape[1])        # a megabyte at a time stays in the cache
     for a in range(0, len(flat), step):
         part = flat[a:a + step].astype(np.float64)
         with np.errstate(invalid="ignore", over="ignore"):
-            clean = np.isfinite(part.sum())
+            clean = np.isfinite(part.sum()) or np.isfinite(part).all()
         if not clean:
             part = np.where(np.isfinite(part), part, 0.0)
-        found[a:a + step, 0] = part.mean(axis=1)
-        found[a:a + step, 1] = np.sqrt(np.einsum("ij,ij->i", part, part) / part.shape[1])
-        found[a:a + step, 2:] = part @ directions
+        squares = np.einsum("ij,ij->i", part, part)
+        e = 0
+        if wide and not ((squares < 2.0**900) & (squares > 2.0**-800)).all():
+            part, e = scaled(part)
+            squares = np.einsum("ij,ij->i", part, part)
+        found[a:a + step, 0] = ldexp(part.mean(axis=1), e)
+        found[a:a + step, 1] = ldexp(np.sqrt(squares / part.shape[1]), e)
+        found[a:a + step, 2:] = ldexp(part @ directions, e)
     return found
 
 
@@ -249,7 +255,7 @@ def _one_run(run: _Run, equilibration: Any, confidence: float, unit: str, time_u
     times = weights = None
     if run.clock is not None:
         times = None if np.isnan(run.clock[:, 0]).all() else check_times(run.clock[:, 0], len(run.clock))
-        weights = None if np.isnan(run.clock[:, 1]).all() else run.clock[:, 1]
+        weights = None if np.isnan(run.clock[:, 1]).all() else scaled(run.clock[:, 1])[0]
     if run.values is not None:
         return scalar_estimate(run.values, weights, times, equilibration, confidence, unit, time_unit)
     return _array_estimate(run, weights, times, equilibration, confidence, unit, time_unit)
@@ -263,6 +269,10 @@ def scalar_estimate(values: np.ndarray, weights: np.ndarray | None, times: np.nd
     n = len(x)
     if n == 0:
         raise StatisticsError("the source has no snapshots; there is nothing to average")
+    small, e = scaled(x)
+    if e:
+        return over_power_of_two(scalar_estimate(small, weights, times, equilibration, confidence, unit, time_unit), e)
+    weights = None if weights is None else scaled(weights)[0]
     series: dict[str, Any] = {"series": x, "times": times, "unit": unit,
                               "time_unit": time_unit if times is not None else ""}
     if not np.isfinite(x).all():
@@ -344,14 +354,15 @@ def _array_estimate(run: _Run, weights: np.ndarray | None, times: np.ndarray | N
     begins = [begin for begin, _ in states]
     start = min((b for b in begins if b >= wanted), default=begins[-1])       # rounded up to where a state begins
     kept: Observed = merged(states, start)["values"][0]      # type: ignore[assignment]
-    blocks = kept.blocks.result()
+    blocks, e = kept.blocks.result().over_power_of_two()
     mean = np.asarray(blocks.mean)
     facts: dict[str, Any] = {"unit": unit, "time_unit": time_unit if times is not None else "", "times": times,
                              "n_discarded": start, "equilibration_time": elapsed(times, start)}
     if blocks.n < 4:
-        return _unknown(mean, blocks.n, confidence, f"{blocks.n} snapshots: an error needs at least 4", **facts)
+        return over_power_of_two(
+            _unknown(mean, blocks.n, confidence, f"{blocks.n} snapshots: an error needs at least 4", **facts), e)
     block = blocks.chosen()
-    variance = np.asarray(blocks.variances[0] if weights is None else kept.moments.result().variance)
+    variance = np.asarray(blocks.variances[0] if weights is None else kept.moments.result().variance_over(e))
     first = np.asarray(blocks.variances[0])
     with np.errstate(invalid="ignore", divide="ignore"):
         still = first <= (16 * np.finfo(float).eps * np.abs(mean)) ** 2
@@ -368,16 +379,17 @@ def _array_estimate(run: _Run, weights: np.ndarray | None, times: np.ndarray | N
         doubts.append(f"{int(bad.sum())} of {bad.size} elements are not finite")
     if still.any():
         doubts.append(f"{int(still.sum())} of {still.size} elements never change")
-    return Estimate(mean=mean, stderr=stderr, interval=student_interval(mean, stderr, block.dof, confidence),
-                    confidence=confidence, n=blocks.n, n_eff=n_eff, statistical_inefficiency=g,
-                    correlation_time=g / 2 * spacing(times), dof=block.dof,
-                    converged=not (few.any() or bad.any() or still.all()), verdict="; ".join(doubts),
-                    estimators={"blocking": stderr}, **facts)
+    answer = Estimate(mean=mean, stderr=stderr, interval=student_interval(mean, stderr, block.dof, confidence),
+                      confidence=confidence, n=blocks.n, n_eff=n_eff, statistical_inefficiency=g,
+                      correlation_time=g / 2 * spacing(times), dof=block.dof,
+                      converged=not (few.any() or bad.any() or still.all()), verdict="; ".join(doubts),
+                      estimators={"blocking": stderr}, **facts)
+    return over_power_of_two(answer, e)
 
 
 def common_start(columns: np.ndarray, weights: np.ndarray | None) -> int:
     """The latest significant start of several series (n, k) of one run, such as the summaries of an array."""
-    return max((significant_start(residual(s, weights)) for s in columns.T
+    return max((significant_start(residual(s, weights)) for s in scaled(columns, 0)[0].T
                 if np.isfinite(s).all() and np.ptp(s) > 1e-12 * np.abs(s).max()), default=0)
 
 
@@ -394,6 +406,8 @@ def pooled(runs: list[Estimate], confidence: float) -> Estimate:
     share /= share.sum()
     means = np.array([np.asarray(r.mean, dtype=float) for r in runs])
     errors = np.array([np.asarray(r.stderr, dtype=float) for r in runs])
+    e = exponent_of(np.fmax(np.abs(means), errors).max(axis=0, initial=0.0))
+    means, errors = ldexp(means, -e), ldexp(errors, -e)
     dofs = np.array([np.broadcast_to(np.asarray(r.dof, dtype=float), errors[0].shape) for r in runs])
     share = share.reshape(-1, *[1] * (means.ndim - 1))
     mean = (share * means).sum(axis=0)
@@ -411,7 +425,7 @@ def pooled(runs: list[Estimate], confidence: float) -> Estimate:
     stderr = np.sqrt(squared)
     dof = np.where(apart | unknown, count - 1, dof)
     n = sum(r.n for r in runs)
-    spread = np.array([np.asarray(r.n_eff, dtype=float) * np.asarray(r.stderr, dtype=float) ** 2 for r in runs])
+    spread = np.array([np.asarray(r.n_eff, dtype=float) for r in runs]) * errors**2
     with np.errstate(invalid="ignore", divide="ignore"):
         n_eff = (share * spread).sum(axis=0) / squared
         g = n / n_eff
@@ -424,12 +438,13 @@ def pooled(runs: list[Estimate], confidence: float) -> Estimate:
                       "the error is the scatter between them")
     tau = np.mean([np.asarray(r.correlation_time, dtype=float) for r in runs], axis=0)
     plain = (lambda v: float(v)) if means.ndim == 1 else np.asarray
-    return Estimate(mean=plain(mean), stderr=plain(stderr), interval=student_interval(mean, stderr, dof, confidence),
-                    confidence=confidence, n=n, n_eff=plain(n_eff), statistical_inefficiency=plain(g),
-                    correlation_time=plain(tau), dof=plain(dof), n_discarded=sum(r.n_discarded for r in runs),
-                    equilibration_time=max(r.equilibration_time for r in runs), converged=converged,
-                    verdict="; ".join(doubts), unit=runs[0].unit, time_unit=runs[0].time_unit,
-                    estimators={"within runs": plain(np.sqrt(within)), "between runs": plain(np.sqrt(between))})
+    answer = Estimate(mean=plain(mean), stderr=plain(stderr), interval=student_interval(mean, stderr, dof, confidence),
+                      confidence=confidence, n=n, n_eff=plain(n_eff), statistical_inefficiency=plain(g),
+                      correlation_time=plain(tau), dof=plain(dof), n_discarded=sum(r.n_discarded for r in runs),
+                      equilibration_time=max(r.equilibration_time for r in runs), converged=converged,
+                      verdict="; ".join(doubts), unit=runs[0].unit, time_unit=runs[0].time_unit,
+                      estimators={"within runs": plain(np.sqrt(within)), "between runs": plain(np.sqrt(between))})
+    return over_power_of_two(answer, e)
 
 
 def _doubts(n_eff: float, estimators: Mapping[str, float]) -> tuple[str, bool]:

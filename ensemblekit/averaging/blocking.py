@@ -11,7 +11,7 @@ both and between both, from which the variance of z is put together.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -19,6 +19,7 @@ import numpy as np
 from ensemblekit.averaging.reducer import BOTH
 from ensemblekit.averaging.rows import rows_of
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.scaling import FREE, common, ldexp, power_of_two, scaled, weight_exponent
 from ensemblekit.source import Array, is_torch
 
 FEWEST = 4
@@ -39,10 +40,24 @@ class BlockResult:
     """Whole blocks of each length, (levels,); at least 2."""
     variances: Array
     """Unbiased variance of block means (with weights: of the residual), (levels, *item)."""
+    exponent: Array | None = None
+    """Set where values are so large or small that a variance may leave float64 (infinity or 0 then stand in it): whole
+    numbers e of the item's shape with variances = `reduced` * 4**e. All but `variances` is right for all the same."""
+    reduced: Array | None = None
+    """Variances over 4**exponent, (levels, *item), where `exponent` is set."""
+
+    def over_power_of_two(self) -> tuple[BlockResult, Any]:
+        """(the result of the values divided by 2**e, e)."""
+        if self.exponent is None:
+            return self, 0
+        return replace(self, mean=ldexp(self.mean, -self.exponent), variances=self.reduced, exponent=None,
+                       reduced=None), self.exponent
 
     @property
     def stderr(self) -> Array:
         """Standard error of the mean at each level, (levels, *item): flat where blocks are independent."""
+        if self.exponent is not None:
+            return ldexp(self.over_power_of_two()[0].stderr, self.exponent)
         scale = self.lengths / self.n
         return np.sqrt(self.variances * _along(scale, self.variances))
 
@@ -54,8 +69,9 @@ class BlockResult:
     @property
     def inefficiency(self) -> Array:
         """What each level shows of g, (levels, *item): B times the variance of its blocks over that of snapshots."""
+        variances = self.variances if self.reduced is None else self.reduced
         with np.errstate(invalid="ignore", divide="ignore"):
-            return self.variances * _along(self.lengths, self.variances) / self.variances[:1]
+            return variances * _along(self.lengths, variances) / variances[:1]
 
     @property
     def neighbours(self) -> Array:
@@ -63,8 +79,9 @@ class BlockResult:
 
         2 v(2B) / v(B) - 1, so that lags up to the length of the run are seen of a series that was never kept.
         """
+        variances = self.variances if self.reduced is None else self.reduced
         with np.errstate(invalid="ignore", divide="ignore"):
-            return 2.0 * self.variances[1:] / self.variances[:-1] - 1.0
+            return 2.0 * variances[1:] / variances[:-1] - 1.0
 
     def chosen(self) -> BlockError:
         """The error at the level each element needs, (*item,).
@@ -74,6 +91,9 @@ class BlockResult:
         length still miss, were the correlation exponential, is added: a share (1 + 1/m) (g - 1/g) / (2 B), whose own
         noise takes its part of the degrees of freedom.
         """
+        if self.exponent is not None:
+            block = self.over_power_of_two()[0].chosen()
+            return block._replace(stderr=ldexp(block.stderr, self.exponent))
         if not len(self.counts) or self.counts[0] < FEWEST:
             raise StatisticsError(f"blocking needs at least {FEWEST} snapshots; got {self.n}")
         first = np.asarray(self.variances[0])
@@ -119,6 +139,8 @@ class BlockSums:
     def __init__(self) -> None:
         self.segment: _Segment | None = None
         self.item: tuple[int, ...] = ()
+        self.exponent: np.ndarray | None = None     # powers of two that the values are divided by in the sums; None: none is
+        self.weight_exponent = 0
 
     def empty(self) -> Self:
         return type(self)()
@@ -138,24 +160,68 @@ class BlockSums:
         self.item = item
         if values.dtype == bool:
             values = values.view(np.uint8)
+        w = None if weights is None else self._weighed(np.asarray(weights, dtype=np.float64))
         with np.errstate(invalid="ignore", over="ignore"):
-            if weights is None:
-                segment = _plain_segment(values, start)
-            else:
-                w = np.asarray(weights, dtype=np.float64)
-                x = values.reshape(len(values), -1).astype(np.float64)
-                centre = x.mean(axis=0) if self.segment is None else self.segment.centre
-                segment = _levels((x - centre) * w[:, None], start, w, centre)
+            segment = None if self.exponent is not None else self._segment_of(values, start, w)
+            wide = values.dtype.kind == "f" and values.dtype.itemsize > 4
+            if segment is None or (wide and _unsafe(segment)):
+                flat = values.reshape(len(values), -1).astype(np.float64)
+                largest = np.abs(flat).max(axis=0)
+                e = np.where(largest == 0, FREE, power_of_two(flat, 0))
+                e = common(e, FREE if self.segment is None else self._free_exponents())
+                self._rescale(e)
+                if segment is None or e.any():
+                    segment = self._segment_of(ldexp(flat, -e), start, w)
             self._absorb(segment)
+
+    def _segment_of(self, values: np.ndarray, start: int, w: np.ndarray | None) -> _Segment:
+        if w is None:
+            return _plain_segment(values, start)
+        x = values.reshape(len(values), -1).astype(np.float64)
+        centre = x.mean(axis=0) if self.segment is None else self.segment.centre
+        return _levels((x - centre) * w[:, None], start, w, centre)
+
+    def _weighed(self, w: np.ndarray) -> np.ndarray:
+        """Weights over the power of two that suits all so far."""
+        self._weigh(weight_exponent(w, self.weight_exponent, self.segment is None or not self.segment.w_mean))
+        return ldexp(w, -self.weight_exponent)
+
+    def _weigh(self, exponent: int) -> None:
+        if self.segment is not None and exponent != self.weight_exponent:
+            self.segment = self.segment.over(0, exponent - self.weight_exponent)
+        self.weight_exponent = exponent
+
+    def _free_exponents(self) -> np.ndarray:
+        """Powers of two of the elements, `FREE` where nothing but zeros was seen."""
+        s = self.segment
+        assert s is not None
+        e = np.zeros(len(s.mean), np.int64) if self.exponent is None else self.exponent
+        return np.where((s.mean == 0) & (s.m2[0] == 0) & (s.centre == 0), FREE, e)
+
+    def _rescale(self, e: np.ndarray) -> None:
+        old = np.zeros(len(e), np.int64) if self.exponent is None else self.exponent
+        if self.segment is not None and (e != old).any():
+            self.segment = self.segment.over(e - old, 0)
+        self.exponent = e if e.any() else None
 
     def merge(self, later: Self) -> None:
         if later.segment is None:
             return
         if self.segment is None:        # a copy: what I hold is changed in place
             self.item, self.segment = later.item, _Segment.of_arrays(later.segment.arrays())
+            self.exponent, self.weight_exponent = later.exponent, later.weight_exponent
             return
+        segment = later.segment
         with np.errstate(invalid="ignore", over="ignore"):
-            self._absorb(later.segment)
+            if self.weight_exponent != later.weight_exponent:
+                self._weigh(max(self.weight_exponent, later.weight_exponent) if self.segment.w_mean
+                            else later.weight_exponent)
+                segment = segment.over(0, self.weight_exponent - later.weight_exponent)
+            if self.exponent is not None or later.exponent is not None:
+                e = common(self._free_exponents(), later._free_exponents())
+                self._rescale(e)
+                segment = segment.over(e - (0 if later.exponent is None else later.exponent), 0)
+            self._absorb(segment)
 
     def _absorb(self, later: _Segment) -> None:
         mine = self.segment
@@ -172,6 +238,9 @@ class BlockSums:
         if mine is None or other is None:
             self.segment = mine or other
             return
+        if self.exponent is not None or right.exponent is not None:
+            self.exponent = np.concatenate([np.zeros(len(s.mean), np.int64) if e is None else e
+                                            for s, e in ((mine, self.exponent), (other, right.exponent))])
         self.segment = mine.beside(other)
         self.item = (len(self.segment.mean),)
 
@@ -197,21 +266,28 @@ class BlockSums:
                 m2 = np.maximum(m2 - 2 * offset * s.cross[k] + offset**2 * s.w2[k], 0.0) / s.w_mean**2
             rows.append(m2 / (counts[k] - 1))
         shape = (len(kept), *self.item)
-        return BlockResult(mean=mean.reshape(self.item), n=s.stop - s.start,
-                           lengths=2 ** np.array(kept, dtype=np.int64),
+        variances = np.array(rows).reshape(shape)
+        e = None if self.exponent is None else self.exponent.reshape(self.item)
+        return BlockResult(mean=mean.reshape(self.item) if e is None else ldexp(mean.reshape(self.item), e),
+                           n=s.stop - s.start, lengths=2 ** np.array(kept, dtype=np.int64),
                            counts=np.array([counts[k] for k in kept], dtype=np.int64),
-                           variances=np.array(rows).reshape(shape))
+                           variances=variances if e is None else ldexp(variances, 2 * e), exponent=e,
+                           reduced=None if e is None else variances)
 
     def state(self) -> dict[str, Array]:
         if self.segment is None:
             return {}
-        return {"item": np.array(self.item, dtype=np.int64), **self.segment.arrays()}
+        return {"item": np.array(self.item, dtype=np.int64), **self.segment.arrays(),
+                **({} if self.exponent is None else {"exponent": self.exponent.copy()}),
+                **({"weight_exponent": np.array(self.weight_exponent)} if self.weight_exponent else {})}
 
     def restored(self, state: Mapping[str, Any]) -> Self:
         new = self.empty()
         if "item" in state:
             new.item = tuple(int(k) for k in state["item"])
             new.segment = _Segment.of_arrays(state)
+            new.exponent = np.array(state["exponent"]) if "exponent" in state else None
+            new.weight_exponent = int(state.get("weight_exponent", 0))
         return new
 
 
@@ -246,6 +322,16 @@ class _Segment:
                         {k: v - d * self.w_low[k] for k, v in self.low.items()},
                         {k: v - d * self.w_high[k] for k, v in self.high.items()}, True, centre, self.w_mean,
                         [b - d * c for b, c in zip(self.cross, self.w2, strict=True)], self.w2, self.w_low, self.w_high)
+
+    def over(self, step: Any, w_step: int) -> _Segment:
+        """The same with values divided by 2**step, element by element, and weights by 2**w_step."""
+        one = step + w_step if self.weighted else step
+        return _Segment(self.start, self.stop, ldexp(self.mean, -one), [ldexp(x, -2 * one) for x in self.m2],
+                        {k: ldexp(x, -one) for k, x in self.low.items()},
+                        {k: ldexp(x, -one) for k, x in self.high.items()}, self.weighted, ldexp(self.centre, -step),
+                        ldexp(self.w_mean, -w_step), [ldexp(x, -one - w_step) for x in self.cross],
+                        [ldexp(x, -2 * w_step) for x in self.w2], {k: ldexp(x, -w_step) for k, x in self.w_low.items()},
+                        {k: ldexp(x, -w_step) for k, x in self.w_high.items()})
 
     def beside(self, right: _Segment) -> _Segment:
         """The same snapshots with the elements of `right` after mine."""
@@ -283,6 +369,14 @@ class _Segment:
         return cls(start, stop, mean, list(np.array(state["m2"])), ends["low"], ends["high"], True,
                    np.array(state["centre"]), float(state["w_mean"]), list(np.array(state["cross"])),
                    [float(v) for v in state["w2"]], w_ends["low"], w_ends["high"])
+
+
+def _unsafe(segment: _Segment) -> bool:
+    """Whether a sum of squares may have over- or underflowed, for zeros too."""
+    from ensemblekit.averaging.kernels import mark_unsafe
+
+    mean = segment.centre if segment.weighted else segment.mean
+    return bool(mark_unsafe(mean, segment.m2[0], np.empty(len(mean), np.uint8)))
 
 
 def _plain_segment(values: np.ndarray, start: int) -> _Segment:
@@ -460,7 +554,7 @@ def jonsson_level(x: Any, confidence: float = 0.99) -> int:
 
     from ensemblekit.averaging.correlation import _rounding, _series
 
-    x = _series(x)
+    x = scaled(_series(x))[0]
     if len(x) < 4:
         raise StatisticsError(f"blocking needs at least 4 snapshots; got {len(x)}")
     depth = len(x).bit_length() - 1

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from ensemblekit.errors import InputError
+from ensemblekit.scaling import ldexp, power_of_two
 
 DarkMethod = Literal["reml", "ml", "dl"]
 
@@ -51,7 +52,13 @@ def consensus(means: Any, stderrs: Any, *, method: DarkMethod = "reml", confiden
     """
     from scipy.special import stdtrit
 
-    t, s2 = _checked(means, stderrs)
+    t, s = _checked(means, stderrs)
+    e = power_of_two(max(float(s.max()), float(np.ptp(t))))
+    if e:
+        small = consensus(ldexp(t, -e), ldexp(s, -e), method=method, confidence=confidence)
+        return replace(small, mean=ldexp(small.mean, e), stderr=ldexp(small.stderr, e), dark=ldexp(small.dark, e),
+                       interval=(ldexp(small.interval[0], e), ldexp(small.interval[1], e)))
+    s2 = s**2
     if not 0 < confidence < 1:
         raise InputError(f"confidence lies between 0 and 1; got {confidence!r}")
     y2 = between_variance(t, s2, method)
@@ -115,4 +122,4 @@ def _checked(means: Any, stderrs: Any) -> tuple[np.ndarray, np.ndarray]:
         raise InputError("means and standard errors must be finite; leave out the runs that have none")
     if (s <= 0).any():
         raise InputError(f"standard errors are above zero; number {int(np.argmax(s <= 0))} is {s[s <= 0][0]:g}")
-    return t, s**2
+    return t, s

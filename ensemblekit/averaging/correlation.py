@@ -8,12 +8,13 @@ variance of the mean of n of them is g σ² / n. The *integrated correlation tim
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.scaling import ldexp, representable, scaled
 
 Method = Literal["geyer-convex", "geyer-monotone", "geyer-positive", "sokal", "chodera"]
 METHODS: tuple[Method, ...] = ("geyer-convex", "geyer-monotone", "geyer-positive", "sokal", "chodera")
@@ -51,7 +52,7 @@ class CorrelationTime:
     n_eff: float
     """n / g: independent snapshots of the same worth."""
     variance: float
-    """γ0, divided by n."""
+    """γ0, divided by n. Where the square of the values is beyond float64 it is infinity, or 0, and n stderr² / g is it."""
     method: str
     """How it was found."""
     unit: str
@@ -70,10 +71,15 @@ def autocovariance(x: Any, lags: int | None = None) -> np.ndarray:
 
     Returns:
         (lags,) or (lags, *item), float64.
+
+    Raises:
+        StatisticsError: a square of the values is beyond float64 (``autocorrelation`` has no such limit).
     """
     from scipy.fft import irfft, next_fast_len, rfft
 
-    x = _series(x, flat=False)
+    x, e = scaled(_series(x, flat=False), 0)
+    if np.any(e):
+        return representable(autocovariance(x, lags), 2 * e, "the autocovariance")
     n = len(x)
     lags = n if lags is None else min(int(lags), n)
     if lags < 1:
@@ -101,8 +107,9 @@ def autocorrelation(x: Any, lags: int | None = None) -> np.ndarray:
     Raises:
         StatisticsError: the series (or an element of it) is constant, so that there is nothing to divide by.
     """
+    x = scaled(_series(x, flat=False), 0)[0]
     gamma = autocovariance(x, lags)
-    if np.any(gamma[0] <= _rounding(np.asarray(x, dtype=np.float64))):
+    if np.any(gamma[0] <= _rounding(x)):
         raise StatisticsError("a constant series has no autocorrelation; leave out the elements that do not change")
     return gamma / gamma[0]
 
@@ -129,13 +136,14 @@ def statistical_inefficiency(x: Any, method: Method = "geyer-convex", *, dt: flo
         raise InputError(f"method is one of {', '.join(METHODS)}; got {method!r}")
     if not (np.isfinite(dt) and dt > 0):
         raise InputError(f"dt is a time above 0 between snapshots; got {dt!r}")
-    x = _series(x)
+    x, e = scaled(_series(x))
     if len(x) < 4:
         raise StatisticsError(f"correlation needs at least 4 snapshots; got {len(x)}")
     gamma, (g, window) = closed(x, lambda gamma, n: _window(gamma, n, method, c))
     if method == "sokal" and len(x) < tolerance * g:
         raise ShortSeriesError(g / 2, len(x), tolerance)
-    return correlation_time(g, window, len(x), float(gamma[0]), method, dt, unit)
+    answer = correlation_time(g, window, len(x), float(gamma[0]), method, dt, unit)
+    return answer if not e else replace(answer, stderr=ldexp(answer.stderr, e), variance=ldexp(answer.variance, 2 * e))
 
 
 def integrated_time(x: Any, method: Method = "sokal", *, dt: float = 1.0, c: float = 5.0,

@@ -13,6 +13,7 @@ from ensemblekit.averaging.blocking import FEWEST, blocking
 from ensemblekit.averaging.estimate import Estimate, student_interval
 from ensemblekit.averaging.run import States
 from ensemblekit.errors import InputError
+from ensemblekit.scaling import ldexp
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def _error_of(pseudo: np.ndarray, weights: np.ndarray, n: int, g: np.ndarray) ->
     As :meth:`BlockResult.chosen`, but a part is many snapshots long and their inefficiency `g` is known from all of them:
     blocks are the shortest whole numbers of parts, B snapshots together, with B³ > 2 n g².
     """
-    result = blocking(pseudo, weights)
+    result, e = blocking(pseudo, weights).over_power_of_two()
     length = n / len(pseudo)
     g = np.maximum(np.where(np.isfinite(g), g, 1.0), 1.0)
     error, dof, settled = np.zeros(g.shape), np.ones(g.shape), np.zeros(g.shape, dtype=bool)
@@ -113,7 +114,7 @@ def _error_of(pseudo: np.ndarray, weights: np.ndarray, n: int, g: np.ndarray) ->
         error = np.where(settled, error, b * np.asarray(result.variances[k]) / (1 - missed) / len(pseudo))
         dof = np.where(settled, dof, np.maximum((m - 1) * (1 - missed) ** 2, 2.0))
         settled = settled | ((b * length) ** 3 > 2 * n * g**2)
-    return np.sqrt(error), dof
+    return ldexp(np.sqrt(error), e), dof
 
 
 def _independent(base: Estimate, shape: tuple[int, ...]) -> np.ndarray:

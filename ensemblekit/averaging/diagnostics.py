@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.scaling import ldexp, scaled
 
 MIN_DRAWS = 4
 
@@ -26,7 +27,7 @@ def rhat(runs: Any, method: Literal["rank", "split"] = "rank") -> float:
         InputError: not (m, n) finite real numbers.
         StatisticsError: fewer than 4 snapshots a run.
     """
-    x = _split(_checked(runs))
+    x = _split(_checked(runs)[0])
     if method == "split":
         return _rhat(x)
     if method == "rank":
@@ -40,7 +41,7 @@ def ess(runs: Any, kind: Literal["bulk", "tail", "mean"] = "bulk") -> float:
     "bulk" of the rank-normalised values, "tail" the smaller one of the 5 % and 95 % quantiles, "mean" of the values as
     they are, for the error of the mean. All values equal give the number of snapshots. Errors as :func:`rhat`.
     """
-    x = _checked(runs)
+    x, _ = _checked(runs)
     if kind == "bulk":
         return _ess(_rank_normalised(_split(x)))
     if kind == "mean":
@@ -52,16 +53,17 @@ def ess(runs: Any, kind: Literal["bulk", "tail", "mean"] = "bulk") -> float:
 
 def mcse(runs: Any) -> float:
     """Standard error of the mean over all runs, sd / sqrt(ess "mean"). Errors as :func:`rhat`."""
-    x = _checked(runs)
-    return float(x.std(ddof=1) / np.sqrt(ess(x, "mean")))
+    x, e = _checked(runs)
+    return ldexp(float(x.std(ddof=1) / np.sqrt(ess(x, "mean"))), e)
 
 
 def single_run_ess(values: np.ndarray) -> float:
     """Effective sample size of one run (n,), not split: n over its statistical inefficiency (Geyer, monotone)."""
-    return _ess(values[None])
+    return _ess(scaled(values)[0][None])
 
 
-def _checked(runs: Any) -> np.ndarray:
+def _checked(runs: Any) -> tuple[np.ndarray, int]:
+    """The runs over a power of two, and its exponent."""
     x = np.asarray(runs)
     if x.dtype.kind not in "biuf" or x.ndim != 2 or x.shape[0] == 0:
         raise InputError(f"runs are real numbers, shape (m, n): m runs of n snapshots; got {x.dtype} {x.shape}")
@@ -71,7 +73,7 @@ def _checked(runs: Any) -> np.ndarray:
     if not np.isfinite(x).all():
         run, at = np.argwhere(~np.isfinite(x))[0]
         raise InputError(f"snapshot {at} of run {run} is {x[run, at]}; leave out or mend what is not finite")
-    return x
+    return scaled(x)
 
 
 def _split(x: np.ndarray) -> np.ndarray:

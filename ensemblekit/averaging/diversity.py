@@ -8,9 +8,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ensemblekit.averaging.arrays import plain
 from ensemblekit.averaging.gram import Gram
 from ensemblekit.averaging.run import reduce
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.scaling import exponent_of, ldexp, power_of_two, representable
 from ensemblekit.source import ReplicaSet, SnapshotSource, as_source
 
 Metric = Literal["euclidean", "cosine", "correlation", "disagreement"] | Callable[[Any, Any], float]
@@ -51,8 +53,11 @@ def pairwise(snapshots: Any, metric: Metric = "euclidean", *, engine: Any = None
         StatisticsError: an angle with a snapshot of length zero.
     """
     if metric in ("euclidean", "cosine"):
-        gram = _gram(snapshots, "first" if metric == "euclidean" else "none", engine)
-        return from_gram(gram, metric)
+        gram, each = _gram(snapshots, "first" if metric == "euclidean" else "none", engine)
+        if metric == "cosine" or not each.any():        # an angle is that of divided snapshots
+            return from_gram(gram, metric)
+        largest = each[np.diag(gram) != 0].max(initial=each.min())
+        return representable(from_gram(ldexp(gram, each[:, None] + each - 2 * largest)), largest, "a distance")
     if isinstance(snapshots, SnapshotSource):
         raise InputError(f"{metric!r} takes an array in memory; from a source: \"euclidean\" or \"cosine\"")
     x = np.asarray(snapshots)
@@ -62,8 +67,8 @@ def pairwise(snapshots: Any, metric: Metric = "euclidean", *, engine: Any = None
         return _called(x, metric)
     flat = x.reshape(len(x), -1)
     if metric == "correlation":
-        flat = flat.astype(np.float64)
-        return from_gram(_gram(flat - flat.mean(axis=1, keepdims=True), "none", engine), "cosine")
+        flat = _each_over_its_own(flat.astype(np.float64))
+        return from_gram(_gram(flat - flat.mean(axis=1, keepdims=True), "none", engine)[0], "cosine")
     if metric == "disagreement":
         return _disagreement(flat)
     raise InputError('metric is "euclidean", "cosine", "correlation", "disagreement" or a function of two snapshots; '
@@ -81,11 +86,19 @@ def from_gram(gram: np.ndarray, metric: Literal["euclidean", "cosine"] = "euclid
     if not np.isfinite(g).all():
         raise InputError("the inner products are not finite: some snapshot holds NaN or infinity")
     own = np.diag(g)
+    # the root of a power of two that is even comes out of a distance, a power for each snapshot cancels from an angle
     if metric == "euclidean":
+        half = power_of_two(g) // 2
+        g = ldexp(g, -2 * half)
+        own = np.diag(g)
         d = np.sqrt(np.maximum(own[:, None] + own[None] - 2 * g, 0.0))
+        d = representable(d, half, "a distance")
     elif metric == "cosine":
         if (own <= 0).any():
             raise StatisticsError(f"snapshot {int(np.argmax(own <= 0))} has length zero, so no angle with the others")
+        each = np.asarray(exponent_of(own)) // 2
+        g = ldexp(g, -(each[:, None] + each))
+        own = np.diag(g)
         d = np.clip(1 - g / np.sqrt(own[:, None] * own[None]), 0.0, 2.0)
     else:
         raise InputError(f'metric is "euclidean" or "cosine"; got {metric!r}')
@@ -233,11 +246,25 @@ def _similarity(d: np.ndarray) -> np.ndarray:
     return np.exp(-0.5 * (d / scale) ** 2)
 
 
-def _gram(snapshots: Any, center: Literal["first", "none"], engine: Any) -> np.ndarray:
+class _DividedGram(Gram):
+    """Inner products as (matrix, exponents) of snapshots divided by powers of two."""
+
+    def result(self) -> Any:
+        matrix = np.asarray(plain(self.matrix)) if self.matrix is not None else super().result()
+        return matrix, np.zeros(len(matrix), np.int64) if self.exponent is None else self.exponent
+
+
+def _gram(snapshots: Any, center: Literal["first", "none"], engine: Any) -> tuple[np.ndarray, np.ndarray]:
     source = as_source(snapshots)
     if isinstance(source, ReplicaSet):
         source = source.stacked()
-    return np.asarray(reduce(source, Gram(center=center), cut="space", engine=engine))
+    return reduce(source, _DividedGram(center=center), cut="space", engine=engine)
+
+
+def _each_over_its_own(x: np.ndarray) -> np.ndarray:
+    """Snapshots over a power of two each: their angles stay the same."""
+    e = power_of_two(x.reshape(len(x), -1), 1)
+    return ldexp(x, -e.reshape(-1, *[1] * (x.ndim - 1))) if e.any() else x
 
 
 def _called(x: np.ndarray, metric: Callable[[Any, Any], float]) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ensemblekit.averaging.correlation import _rounding, _series, chodera_window, closed
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.scaling import scaled
 
 STARTS = 512            # candidates tried where no step is given
 MARGIN = 10.0
@@ -63,7 +64,7 @@ def detect_equilibration(x: Any, *, method: Literal["n_eff", "mser"] = "n_eff", 
         raise InputError(f'method is "n_eff" or "mser"; got {method!r}')
     if step is not None and step < 1:
         raise InputError(f"step is a whole number of snapshots above 0; got {step!r}")
-    x = _series(x)
+    x = scaled(_series(x))[0]
     n = len(x)
     if n < 8 or np.ptp(x) ** 2 <= float(_rounding(x)):
         return Equilibration(start=0, g=1.0, n_eff=float(min(n, 1)), n_eff_whole=float(min(n, 1)), n=n, method=method)

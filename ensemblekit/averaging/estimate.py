@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import decimal
 import html
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from ensemblekit.errors import InputError
+from ensemblekit.scaling import ldexp, power_of_two
 
 SIGNS = {"Angstrom": "Å", "Angstrom2": "Å²", "Angstrom3": "Å³", "Angstrom-3": "Å⁻³", "degree": "°"}
 """How units of H5MD's notation are printed where they have a sign of their own."""
@@ -98,11 +100,12 @@ class Estimate:
             raise InputError(f"a difference needs one unit; got {self.unit!r} and {other.unit!r}")
         if np.shape(self.mean) != np.shape(other.mean):
             raise InputError(f"a difference needs one shape; got {np.shape(self.mean)} and {np.shape(other.mean)}")
-        a, b = np.square(self.stderr), np.square(other.stderr)
+        e = power_of_two(np.fmax(np.asarray(self.stderr), np.asarray(other.stderr))[None], 0)
+        a, b = np.square(ldexp(self.stderr, -e)), np.square(ldexp(other.stderr, -e))
         with np.errstate(invalid="ignore", divide="ignore"):
             dof = np.where(a + b > 0, (a + b) ** 2 / (a**2 / self.dof + b**2 / other.dof), np.inf)
         confidence = min(self.confidence, other.confidence)
-        mean, stderr = self.mean - other.mean, np.sqrt(a + b)
+        mean, stderr = self.mean - other.mean, ldexp(np.sqrt(a + b), e)
         doubts = [f"{side}: {e.verdict}" for side, e in (("first", self), ("second", other)) if e.verdict]
         return Estimate(mean=mean, stderr=_scalar(stderr), interval=student_interval(mean, stderr, dof, confidence),
                         confidence=confidence, n=self.n + other.n, n_eff=_scalar(np.minimum(self.n_eff, other.n_eff)),
@@ -231,15 +234,34 @@ def rounded(value: float, bar: float) -> tuple[str, str]:
     if bar <= 0:
         return f"{value:.12g}", "0"
     digits = 1 - math.floor(math.log10(bar))
-    if round(bar, digits) >= 10.0 ** (2 - digits):        # 0.0997 rounds up to a digit more
+    if round(_shifted(bar, 1 - digits), 1) >= 10.0:        # 0.0997 rounds up to a digit more
         digits -= 1
     largest = max(abs(value), bar)
     if (digits > 6 and largest < 1e-4) or largest >= 1e7:
         power = math.floor(math.log10(largest))
         places = max(0, digits + power)
-        return f"{value / 10.0**power:.{places}f}e{power:+03d}", f"{bar / 10.0**power:.{places}f}e{power:+03d}"
+        return f"{_shifted(value, power):.{places}f}e{power:+03d}", f"{_shifted(bar, power):.{places}f}e{power:+03d}"
     places = max(0, digits)
     return f"{round(value, digits):.{places}f}", f"{round(bar, digits):.{places}f}"
+
+
+def _shifted(value: float, power: int) -> Any:
+    """value / 10**power where 10**power itself may not be a number of float64."""
+    return value / 10.0**power if -300 < power < 300 else decimal.Decimal(value).scaleb(-power)
+
+
+def over_power_of_two(estimate: Estimate, exponent: Any) -> Estimate:
+    """The estimate of values that were divided by 2**exponent (an int, or ints of the item's shape), in their own scale."""
+    if not np.any(exponent):
+        return estimate
+
+    def full(x: Any) -> Any:
+        return _scalar(ldexp(x, exponent))
+
+    return replace(estimate, mean=full(estimate.mean), stderr=full(estimate.stderr),
+                   interval=(full(estimate.low), full(estimate.high)),
+                   estimators={name: full(x) for name, x in estimate.estimators.items()},
+                   series=None if estimate.series is None else ldexp(estimate.series, exponent))
 
 
 def _scalar(x: Any) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 from ensemblekit.averaging.arrays import plain, wide
 from ensemblekit.averaging.reducer import SPACE
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.scaling import FREE, common, ldexp, power_of_two, representable
 from ensemblekit.source import Array, is_torch
 
 SLAB = 16 << 20     # bytes of float64 multiplied at a time
@@ -31,6 +32,8 @@ class Gram:
             raise InputError(f'center is "none", "mean" or "first"; got {center!r}')
         self.center = center
         self.matrix: Array = None
+        self.exponent: np.ndarray | None = None
+        """Powers of two that the snapshots are divided by in the matrix, (n,), each its own; None: none is."""
 
     def empty(self) -> Self:
         return type(self)(self.center)
@@ -46,37 +49,75 @@ class Gram:
             slab = wide(flat[:, a:a + step])
             if self.center != "none":
                 slab = slab - (slab.mean(0) if self.center == "mean" else slab[0])
-            part = slab @ (slab.conj().T if _complex(slab) else slab.T)     # a symmetric product: BLAS syrk
-            if self.matrix is None:
-                self.matrix = part
-            else:
-                self.matrix += part
+            part, e = _products(slab), None
+            if not _safe(part):
+                e = np.asarray(power_of_two(slab.T, 0))
+                part = _products(ldexp(slab, -e[:, None])) if e.any() else part
+            self._add(part, e)
+
+    def _add(self, part: Array, exponent: np.ndarray | None) -> None:
+        """Inner products of snapshots that were divided by 2**exponent, over more elements."""
+        if self.matrix is None:
+            self.matrix, self.exponent = part, exponent
+            return
+        if exponent is not None or self.exponent is not None:
+            zero = np.zeros(len(part), np.int64)
+            mine, its = (zero if e is None else e for e in (self.exponent, exponent))
+            self.exponent = common(_unless_zero(mine, self.matrix), _unless_zero(its, part))
+            self.matrix, part = (_over(m, e - self.exponent) for m, e in ((self.matrix, mine), (part, its)))
+        self.matrix = self.matrix + part
 
     def merge(self, later: Self) -> None:
         raise NotImplementedError("Gram is not cut in time")
 
     def beside(self, right: Self) -> None:
         if right.matrix is not None:
-            self.matrix = plain(right.matrix) if self.matrix is None else self.matrix + right.matrix
+            self._add(plain(right.matrix), right.exponent)
 
     def shaped(self, item: tuple[int, ...]) -> None:
         pass
 
     def result(self) -> Array:
-        """The matrix (n, n), float64 or complex128. Raises StatisticsError where no snapshot was seen."""
+        """The matrix (n, n), float64 or complex128.
+
+        Raises StatisticsError where no snapshot was seen and where inner products are beyond the range of float64.
+        """
         if self.matrix is None:
             raise StatisticsError("no snapshots")
-        return plain(self.matrix)
+        if self.exponent is None:
+            return plain(self.matrix)
+        return representable(plain(self.matrix), self.exponent[:, None] + self.exponent, "an inner product")
 
     def state(self) -> dict[str, Array]:
-        return {} if self.matrix is None else {"matrix": plain(self.matrix)}
+        named = {"matrix": self.matrix, "exponent": self.exponent}
+        return {name: plain(x) for name, x in named.items() if x is not None}
 
     def restored(self, state: Mapping[str, Any]) -> Self:
         new = self.empty()
         if "matrix" in state:
             new.matrix = plain(state["matrix"])
+            new.exponent = np.array(state["exponent"]) if "exponent" in state else None
         return new
 
 
 def _complex(x: Array) -> bool:
     return bool(x.is_complex() if is_torch(x) else np.iscomplexobj(x))
+
+
+def _products(slab: Array) -> Array:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return slab @ (slab.conj().T if _complex(slab) else slab.T)     # a symmetric product: BLAS syrk
+
+
+def _safe(matrix: Array) -> bool:
+    """Whether no snapshot's square may have over- or underflowed."""
+    own = abs(matrix.diagonal())
+    return bool(((own < 2.0**900) & (own > 2.0**-800)).all())
+
+
+def _unless_zero(exponent: np.ndarray, matrix: Array) -> np.ndarray:
+    return np.where(plain(matrix.diagonal() == 0), FREE, exponent)
+
+
+def _over(matrix: Array, step: np.ndarray) -> Array:
+    return ldexp(matrix, step[:, None] + step) if step.any() else matrix

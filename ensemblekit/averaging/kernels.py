@@ -13,17 +13,104 @@ import numpy as np
 from ensemblekit.jit import kernel
 
 TILE = 2048
+LARGEST_SQUARES, SMALLEST_SQUARES = 2.0**900, 2.0**-800
+"""Sums of squares between these have lost nothing to over- or underflow that their own rounding would not hide."""
+LARGEST_MEAN, SMALLEST_MEAN = 2.0**440, 2.0**-350
+"""A difference from a mean above the latter is 0 or so large that its square is an ordinary number."""
 
 
 @kernel
-def add_moments(flat, stride, n, width, before, mean, m2):
+def mark_unsafe(mean, m2, unsafe):
+    """Mark in unsafe (width,) the columns whose mean and m2 may have over- or underflowed; how many are marked.
+
+    Zeros are marked too: they may be squares that vanished. NaN and infinity are.
+    """
+    count = 0
+    for j in range(len(mean)):
+        size = abs(mean[j])
+        safe = m2[j] < LARGEST_SQUARES and size < LARGEST_MEAN and (m2[j] > SMALLEST_SQUARES or size > SMALLEST_MEAN)
+        unsafe[j] = 0 if safe else 1
+        count += 0 if safe else 1
+    return count
+
+
+@kernel
+def marked_largest(flat, stride, n, width, marked, largest):
+    """Largest magnitude of each marked column into largest (width,), runs of them at a time; infinity where not finite."""
+    a = 0
+    while a < width:
+        if marked[a] == 0:
+            a += 1
+            continue
+        b = a + 1
+        while b < width and b - a < TILE and marked[b] != 0:
+            b += 1
+        out = largest[a:b]
+        for j in range(b - a):
+            out[j] = 0.0
+        for t in range(n):
+            x = flat[t * stride + a:t * stride + b]
+            for j in range(b - a):
+                size = abs(np.float64(x[j]))
+                out[j] = size if size > out[j] or size != size else out[j]
+        a = b
+
+
+@kernel
+def fold_guarded(total, square, shift, size, count, before, share, mean, m2, unsafe):
+    """The end of a tile: sums about a shift into mean and m2 (width,), but for columns that are unsafe; how many are.
+
+    The columns already marked in `unsafe`, and those whose new mean and m2 may have over- or underflowed, keep what they
+    had and are marked. `size`: sums of magnitudes where the shift is 0, to tell columns of zeros, which are safe.
+    """
+    width = len(mean)
+    bad = 0
+    for j in range(width):
+        bad += unsafe[j]
+    for j in range(width):
+        part = total[j] / count
+        gap = shift[j] + part - mean[j] if before > 0 else 0.0
+        squares = m2[j] + (square[j] - total[j] * part + gap * gap * (before * share))
+        middle = mean[j] + gap * share if before > 0 else shift[j] + part
+        total[j] = mean[j]
+        square[j] = m2[j]
+        mean[j] = middle
+        m2[j] = squares
+        magnitude = abs(middle)
+        zero = (squares == 0.0) & (shift[j] == 0.0) & (size[j] == 0.0)
+        safe = (squares < LARGEST_SQUARES) & (magnitude < LARGEST_MEAN) & (
+            (squares > SMALLEST_SQUARES) | (magnitude > SMALLEST_MEAN) | zero)
+        bad += 0 if safe else 1
+    if bad == 0:
+        return 0
+    bad = 0
+    for j in range(width):
+        magnitude = abs(mean[j])
+        zero = (m2[j] == 0.0) & (shift[j] == 0.0) & (size[j] == 0.0)
+        safe = (m2[j] < LARGEST_SQUARES) & (magnitude < LARGEST_MEAN) & (
+            (m2[j] > SMALLEST_SQUARES) | (magnitude > SMALLEST_MEAN) | zero)
+        if unsafe[j] != 0 or not safe:
+            mean[j] = total[j]
+            m2[j] = square[j]
+            unsafe[j] = 1
+            bad += 1
+    return bad
+
+
+@kernel
+def add_moments(flat, stride, n, width, before, mean, m2, unsafe):
     """Take n rows into mean and m2 (width,), which hold `before` rows: one pass around a shift, Chan et al. 1983.
 
     The shift is the running mean (the first row where there is none), so the sums of squares do not cancel.
+    Columns marked in unsafe (width,), and those where the new sums may have over- or underflowed, which are then marked
+    (as `mark_unsafe` does), stay as they were. An empty `unsafe` takes all. Returns how many are marked.
     """
+    marked = 0
+    guarded = len(unsafe) > 0
     shift = np.empty(TILE)
     total = np.empty(TILE)
     square = np.empty(TILE)
+    size = np.empty(TILE)
     for a in range(0, width, TILE):
         w = min(TILE, width - a)
         for j in range(w):
@@ -32,6 +119,11 @@ def add_moments(flat, stride, n, width, before, mean, m2):
                 shift[j] = 0.0          # one infinite number must not make NaN of a mean that is infinite
             total[j] = 0.0
             square[j] = 0.0
+            size[j] = 0.0
+        zeros = 0
+        if guarded:
+            for j in range(w):
+                zeros += shift[j] == 0.0
         t = 0
         while t + 8 <= n:
             r = t * stride + a
@@ -55,6 +147,10 @@ def add_moments(flat, stride, n, width, before, mean, m2):
                 d7 = x7[j] - h
                 total[j] += ((d0 + d1) + (d2 + d3)) + ((d4 + d5) + (d6 + d7))
                 square[j] += ((d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)) + ((d4 * d4 + d5 * d5) + (d6 * d6 + d7 * d7))
+            if zeros > 0:
+                for j in range(w):
+                    size[j] += ((abs(x0[j]) + abs(x1[j])) + (abs(x2[j]) + abs(x3[j]))) + (
+                        (abs(x4[j]) + abs(x5[j])) + (abs(x6[j]) + abs(x7[j])))
             t += 8
         while t < n:
             x = flat[t * stride + a:t * stride + a + w]
@@ -62,8 +158,15 @@ def add_moments(flat, stride, n, width, before, mean, m2):
                 d = x[j] - shift[j]
                 total[j] += d
                 square[j] += d * d
+            if zeros > 0:
+                for j in range(w):
+                    size[j] += abs(x[j])
             t += 1
         share = n / (before + n)
+        if guarded:
+            marked += fold_guarded(total[:w], square[:w], shift[:w], size[:w], n, before, share,
+                                   mean[a:a + w], m2[a:a + w], unsafe[a:a + w])
+            continue
         for j in range(w):
             part = total[j] / n
             gap = shift[j] + part - mean[a + j] if before > 0 else 0.0
@@ -72,6 +175,7 @@ def add_moments(flat, stride, n, width, before, mean, m2):
                 mean[a + j] += gap * share
             else:
                 mean[a + j] = shift[j] + part
+    return marked
 
 
 @kernel
@@ -93,12 +197,15 @@ def add_faded(row, decay, total):
 
 
 @kernel
-def add_weighted_moments(flat, stride, weights, width, before, mean, m2):
+def add_weighted_moments(flat, stride, weights, width, before, mean, m2, unsafe):
     """The same with weights (n,), of sum above 0; `before` is the weight that mean and m2 hold."""
+    marked = 0
+    guarded = len(unsafe) > 0
     n = len(weights)
     shift = np.empty(TILE)
     total = np.empty(TILE)
     square = np.empty(TILE)
+    size = np.empty(TILE)
     weight = 0.0
     for t in range(n):
         weight += weights[t]
@@ -111,6 +218,11 @@ def add_weighted_moments(flat, stride, weights, width, before, mean, m2):
                 shift[j] = 0.0
             total[j] = 0.0
             square[j] = 0.0
+            size[j] = 0.0
+        zeros = 0
+        if guarded:
+            for j in range(w):
+                zeros += shift[j] == 0.0
         for t in range(n):
             weight_t = weights[t]
             if weight_t == 0.0:
@@ -120,6 +232,13 @@ def add_weighted_moments(flat, stride, weights, width, before, mean, m2):
                 d = x[j] - shift[j]
                 total[j] += weight_t * d
                 square[j] += weight_t * d * d
+            if zeros > 0:
+                for j in range(w):
+                    size[j] += abs(x[j])
+        if guarded:
+            marked += fold_guarded(total[:w], square[:w], shift[:w], size[:w], weight, before, share,
+                                   mean[a:a + w], m2[a:a + w], unsafe[a:a + w])
+            continue
         for j in range(w):
             part = total[j] / weight
             gap = shift[j] + part - mean[a + j] if before > 0 else 0.0
@@ -128,6 +247,7 @@ def add_weighted_moments(flat, stride, weights, width, before, mean, m2):
                 mean[a + j] += gap * share
             else:
                 mean[a + j] = shift[j] + part
+    return marked
 
 
 @kernel

@@ -13,7 +13,10 @@ from ensemblekit.averaging.arrays import along, as_numbers, flat_pieces, join, l
 from ensemblekit.averaging.reducer import BOTH
 from ensemblekit.averaging.rows import Rows, folded, rows_of
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.scaling import FREE, common, ldexp, power_of_two, weight_exponent
 from ensemblekit.source import Array, is_torch
+
+UNGUARDED = np.empty(0, np.uint8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -34,11 +37,32 @@ class MomentsResult:
     """Third standardised moment m3 / m2^1.5 (population form); None for order 2."""
     kurtosis: Array | None = None
     """Excess m4 / m2² - 3 (population form), 0 for a Gaussian; None for order 2."""
+    exponent: Array | None = None
+    """Set where the variance of some element is too large or too small for float64 (infinity or 0 then stand in it): whole
+    numbers e of the item's shape with variance = `reduced` * 4**e. ``std`` is right for all the same."""
+    reduced: Array | None = None
+    """Variance over 4**exponent, where `exponent` is set."""
 
     @property
     def std(self) -> Array:
         """Square root of the variance: the spread of snapshots, not the error of their mean."""
-        return self.variance**0.5
+        return self.variance**0.5 if self.reduced is None else ldexp(self.reduced**0.5, self.exponent)
+
+    def variance_over(self, exponent: Array) -> Array:
+        """Variance of the values divided by 2**exponent."""
+        if self.reduced is None:
+            return ldexp(self.variance, -2 * np.asarray(exponent))
+        return ldexp(self.reduced, 2 * (self.exponent - np.asarray(exponent)))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be known of the numbers: variances beyond the range of float64."""
+        if self.reduced is None:
+            return ()
+        lost = (self.variance == 0) != (self.reduced == 0)
+        lost = lost | (abs(self.variance) == np.inf)
+        return (f"the variance of {int(lost.sum())} of {math.prod(lost.shape)} elements is beyond the range of float64 "
+                "(1e-308 ... 1e308) and stands as infinity or 0; std is right, and variance = reduced * 4**exponent",)
 
 
 class Moments:
@@ -62,6 +86,9 @@ class Moments:
         self.sums: list[Array] = []     # [mean, M2] or [mean, M2, M3, M4], flat; complex numbers as pairs
         self.rooms: list[np.ndarray] = []       # of the whole item, where its tiles are taken in place
         self.place = slice(0, 0)                # which part of them is mine
+        self.exponent: np.ndarray | None = None
+        """Powers of two that the numbers are divided by in the sums, each element its own; None: none is."""
+        self.weight_exponent = 0                # the same of the weights
 
     def empty(self) -> Self:
         return type(self)(self.order)
@@ -72,12 +99,14 @@ class Moments:
         if self.sums:
             same_item(self.item, values, "Moments")
         self.item = tuple(values.shape[1:])
+        if weights is not None:
+            weights = self._weighed(np.asarray(weights, dtype=np.float64))
         weight, weight2 = _weight_sums(len(values), weights)
         if weight == 0.0:
             self.n += len(values)
         elif is_torch(values):
             self.complex = values.is_complex()
-            self._absorb(len(values), weight, weight2, _torch_sums(values, weights, weight, self.order))
+            self._absorb_block(lambda x: _torch_sums(x, weights, weight, self.order), values, weight, weight2)
         else:
             self.complex = np.asarray(values).dtype.kind == "c"
             self._update_numpy(rows_of(values), weights, weight, weight2)
@@ -91,6 +120,9 @@ class Moments:
         if self.order != 2:
             raise InputError("snapshots in pieces are for order 2")
         width = sum(math.prod(piece.shape) for piece in pieces)
+        if self.exponent is not None or _needs_scale(pieces):
+            self.update(one_row(pieces), 0)
+            return
         if not self.sums or self.weight == 0.0:
             mean = one_row(pieces)[0]
             self.sums, self.item = [mean, _zeros_like(mean)], (width,)
@@ -114,63 +146,129 @@ class Moments:
         self.n, self.weight, self.weight2 = self.n + 1, self.weight + 1.0, self.weight2 + 1.0
 
     def _update_numpy(self, rows: Rows, weights: Array | None, weight: float, weight2: float) -> None:
-        from ensemblekit.averaging import kernels
 
         if self.order == 4:
             if self.complex:
                 raise InputError("skewness and kurtosis need real numbers; map to abs, real or imag first")
-            sums = [np.empty(rows.width) for _ in range(4)]
-            w = np.ones(rows.n) if weights is None else np.ascontiguousarray(weights, dtype=np.float64)
-            kernels.central_sums(rows.flat, rows.stride, w, rows.width, *sums)
-            self._absorb(rows.n, weight, weight2, sums)
+            each = np.ones(rows.n) if weights is None else np.ascontiguousarray(weights, dtype=np.float64)
+            self._absorb_block(lambda x: _central_sums(x, each), _table(rows), weight, weight2)
             return
         if weights is None:
             narrow, k = folded(rows)
             if k > 1:
-                self._update_folded(rows, narrow, k)
-                return
+                done = narrow.n * k
+                self._absorb_block(lambda x: _folded_sums(x, k), _table(rows)[:done], float(done), float(done))
+                if done == rows.n:
+                    return
+                rows = rows_of(_table(rows)[done:])
+                weight = weight2 = float(rows.n)
         if not self.sums:
             self.sums = [room[self.place] for room in self.rooms]
             if not self.sums or len(self.sums[0]) != rows.width:        # the block is not what the field had said
                 self.sums = [np.zeros(rows.width), np.zeros(rows.width)]
-        if weights is None:
-            kernels.add_moments(rows.flat, rows.stride, rows.n, rows.width, self.weight, *self.sums)
-        else:
-            w = np.ascontiguousarray(weights, dtype=np.float64)
-            kernels.add_weighted_moments(rows.flat, rows.stride, w, rows.width, self.weight, *self.sums)
+        w = None if weights is None else np.ascontiguousarray(weights, dtype=np.float64)
+        unsafe = UNGUARDED
+        if _wide(rows.flat.dtype):
+            unsafe = np.zeros(rows.width, np.uint8) if self.exponent is None else (self.exponent != 0).astype(np.uint8)
+        elif self.exponent is not None:
+            unsafe = (self.exponent != 0).astype(np.uint8)
+        if self._add(rows, w, self.sums, unsafe):
+            self._add_scaled(rows, w, unsafe)
         self.n += rows.n
         self.weight += weight
         self.weight2 += weight2
 
-    def _update_folded(self, rows: Rows, narrow: Rows, k: int) -> None:
-        """Narrow items: k interleaved series side by side, merged at the end; then the rows left over."""
+    def _add(self, rows: Rows, weights: np.ndarray | None, sums: list[Array], unsafe: np.ndarray) -> int:
         from ensemblekit.averaging import kernels
 
-        mean, m2 = np.zeros(narrow.width), np.zeros(narrow.width)
-        kernels.add_moments(narrow.flat, narrow.stride, narrow.n, narrow.width, 0.0, mean, m2)
-        means, squares = mean.reshape(k, -1), m2.reshape(k, -1)
-        middle = means.mean(axis=0)
-        spread = squares.sum(axis=0) + narrow.n * ((means - middle) ** 2).sum(axis=0)
-        done = narrow.n * k
-        self._absorb(done, float(done), float(done), [middle, spread])
-        left = rows.n - done
-        if left:
-            kernels.add_moments(rows.flat[done * rows.width:], rows.stride, left, rows.width, self.weight, *self.sums)
-            self.n, self.weight, self.weight2 = self.n + left, self.weight + left, self.weight2 + left
+        if weights is None:
+            return kernels.add_moments(rows.flat, rows.stride, rows.n, rows.width, self.weight, sums[0], sums[1],
+                                       unsafe)
+        return kernels.add_weighted_moments(rows.flat, rows.stride, weights, rows.width, self.weight, sums[0],
+                                            sums[1], unsafe)
+
+    def _add_scaled(self, rows: Rows, weights: np.ndarray | None, unsafe: np.ndarray) -> None:
+        """Take in the columns that were left out, each over a power of two of its own."""
+        from ensemblekit.averaging import kernels
+
+        largest = np.zeros(rows.width)
+        kernels.marked_largest(rows.flat, rows.stride, rows.n, rows.width, unsafe, largest)
+        mean, m2 = self.sums
+        zero = (largest == 0) & (mean == 0) & (m2 == 0)
+        at = np.flatnonzero((unsafe != 0) & ~zero)
+        if not len(at):
+            return
+        values = _table(rows)[:, at]
+        old = np.zeros(len(at), np.int64) if self.exponent is None else self.exponent[at]
+        part = [mean[at], m2[at]]
+        e = common(_free(old, part), np.where(largest[at] == 0, FREE, power_of_two(values, 0)))
+        part = _over(part, e - old)
+        if e.any():
+            values = ldexp(values, -e)
+        self._add(rows_of(values), weights, part, UNGUARDED)
+        mean[at], m2[at] = part
+        self._set_exponent(at, e)
+
+    def _set_exponent(self, at: Any, e: np.ndarray) -> None:
+        exponent = np.zeros(len(self.sums[0]), np.int64) if self.exponent is None else self.exponent.copy()
+        exponent[at] = e
+        self.exponent = exponent if exponent.any() else None
+
+    def _absorb_block(self, sums_of: Any, values: Array, weight: float, weight2: float) -> None:
+        """Merge what `sums_of` gives of a block, of the block over powers of two where its sums over- or underflowed."""
+        sums, e = sums_of(values), None
+        if self.exponent is not None or (_wide_values(values) and not _safe(sums)):
+            flat = _real_pairs(values)
+            e = power_of_two(flat, 0)
+            largest = abs(flat).max(0)
+            largest = largest.values if hasattr(largest, "values") else largest
+            e = np.where(np.asarray(largest.cpu() if is_torch(largest) else largest) == 0, FREE, e)
+            e = common(e, _free(self._exponents(), self.sums) if self.sums else FREE)
+            if e.any():
+                sums = sums_of(_as_item(ldexp(flat, -e), values))
+        self._absorb(len(values), weight, weight2, sums, e)
+
+    def _exponents(self) -> np.ndarray:
+        return np.zeros(len(self.sums[0]), np.int64) if self.exponent is None else self.exponent
+
+    def _weighed(self, w: np.ndarray) -> np.ndarray:
+        """Weights over the power of two that suits all so far."""
+        self._weigh(weight_exponent(w, self.weight_exponent, self.weight == 0.0))
+        return ldexp(w, -self.weight_exponent)
+
+    def _weigh(self, exponent: int) -> None:
+        step = self.weight_exponent - exponent
+        if step and self.sums:
+            self.weight, self.weight2 = ldexp(self.weight, step), ldexp(self.weight2, 2 * step)
+            self.sums = [self.sums[0], *(ldexp(x, step) for x in self.sums[1:])]
+        self.weight_exponent = exponent
 
     def merge(self, later: Self) -> None:
         if later.sums:
             if self.sums and self.item != later.item:
                 raise InputError(f"Moments of snapshots of shape {self.item} cannot take in those of {later.item}")
             self.item, self.complex = later.item, later.complex
-            self._absorb(later.n, later.weight, later.weight2, later.sums)
+            weight, weight2, sums = later.weight, later.weight2, later.sums
+            if self.weight_exponent != later.weight_exponent:
+                self._weigh(later.weight_exponent if self.weight == 0.0
+                            else max(self.weight_exponent, later.weight_exponent))
+                step = later.weight_exponent - self.weight_exponent
+                weight, weight2 = ldexp(weight, step), ldexp(weight2, 2 * step)
+                sums = [sums[0], *(ldexp(x, step) for x in sums[1:])]
+            self._absorb(later.n, weight, weight2, sums, later.exponent)
         else:
             self.n += later.n
 
-    def _absorb(self, n: int, w: float, w2: float, sums: list[Array]) -> None:
-        """Pébay's pairwise formulas; with order 2 they are Chan's."""
+    def _absorb(self, n: int, w: float, w2: float, sums: list[Array], exponent: np.ndarray | None = None) -> None:
+        """Pébay's pairwise formulas; with order 2 they are Chan's. `exponent`: powers of two the numbers were divided by."""
+        if self.sums and (exponent is not None or self.exponent is not None):
+            mine, its = self._exponents(), np.zeros(len(sums[0]), np.int64) if exponent is None else exponent
+            e = common(_free(mine, self.sums), _free(its, sums))
+            self.sums, sums = _over(self.sums, e - mine), _over(sums, e - its)
+            self._set_exponent(slice(None), e)
         if not self.sums:
             self.sums = [x + 0.0 for x in sums]
+            self.exponent = None if exponent is None or not exponent.any() else exponent.copy()
         else:
             total = self.weight + w
             p, q = self.weight / total, w / total
@@ -197,7 +295,7 @@ class Moments:
         """
         if not self.sums or self.complex:
             return self.result().mean
-        return self._shape(self.sums[0])
+        return self._shape(self.sums[0] if self.exponent is None else ldexp(self.sums[0], self.exponent))
 
     def roomy(self, size: int, complex: bool) -> Self:
         """A pattern whose tiles are all parts of the same memory, for threads: to put them beside each other copies nothing.
@@ -223,6 +321,8 @@ class Moments:
 
     def beside(self, right: Self) -> None:
         if right.sums:
+            if self.exponent is not None or right.exponent is not None:
+                self.exponent = np.concatenate([self._exponents(), right._exponents()])
             if self._placed() and right._placed() and self.rooms is right.rooms and self.place.stop == right.place.start:
                 self.place = slice(self.place.start, right.place.stop)
                 self.sums = [room[self.place] for room in self.rooms]
@@ -247,15 +347,26 @@ class Moments:
             raise StatisticsError("no snapshots" if self.n == 0 else f"all weights of {self.n} snapshots are 0")
         mean: Array = self.sums[0]
         m2: Array = self.sums[1]
+        e = self.exponent
+        if e is not None and self.complex:      # both parts over one power of two
+            pairs = _free(e, self.sums).reshape(-1, 2).max(1, keepdims=True)
+            e = np.broadcast_to(np.where(pairs == FREE, 0, pairs), (len(pairs), 2)).reshape(-1)
+            mean, m2 = _over([mean, m2], e - self._exponents())
+        if e is not None:
+            mean = ldexp(mean, e)
         if self.complex:
             pairs = mean.reshape(-1, 2)
             mean = pairs[:, 0] + 1j * pairs[:, 1]
             m2 = m2.reshape(-1, 2).sum(1)
+            e = e if e is None else e[::2]
         freedom = self.weight - self.weight2 / self.weight
         tiny = freedom <= 1e-12 * self.weight
         freedom = float("nan") if tiny else freedom
         own = own and self.order == 2 and not is_torch(m2)
-        variance = np.divide(m2, freedom, out=m2) if own else m2 / freedom
+        variance = np.divide(m2, freedom, out=m2) if own and e is None else m2 / freedom
+        reduced, variance = variance, variance if e is None else ldexp(variance, 2 * e)
+        beyond = e is not None and bool(((variance == 0) & (reduced != 0)).any() or (
+            (abs(variance) == np.inf) & (abs(reduced) < np.inf)).any())
         skewness = kurtosis = None
         if self.order == 4:
             _, _, m3, m4 = self.sums
@@ -264,8 +375,9 @@ class Moments:
                 kurtosis = self._shape(m4 * self.weight / (m2 * m2) - 3.0)
         mean = mean if self.complex or own else plain(mean)
         return MomentsResult(mean=self._shape(mean), variance=self._shape(variance), n=self.n,
-                             sum_weights=self.weight, n_eff=self.weight**2 / self.weight2,
-                             skewness=skewness, kurtosis=kurtosis)
+                             sum_weights=ldexp(self.weight, self.weight_exponent), n_eff=self.weight**2 / self.weight2,
+                             skewness=skewness, kurtosis=kurtosis, exponent=self._shape(e) if beyond else None,
+                             reduced=self._shape(reduced) if beyond else None)
 
     def _shape(self, flat: Array) -> Array:
         out = flat.reshape(self.item)
@@ -274,14 +386,98 @@ class Moments:
     def state(self) -> dict[str, Array]:
         return {"n": np.array(self.n), "weight": np.array(self.weight), "weight2": np.array(self.weight2),
                 "item": np.array(self.item, dtype=np.int64), "complex": np.array(self.complex),
+                **({} if self.exponent is None else {"exponent": self.exponent.copy()}),
+                **({"weight_exponent": np.array(self.weight_exponent)} if self.weight_exponent else {}),
                 **{f"sum{k + 1}": plain(x) for k, x in enumerate(self.sums)}}
 
     def restored(self, state: Mapping[str, Any]) -> Self:
         new = self.empty()
         new.n, new.weight, new.weight2 = int(state["n"]), float(state["weight"]), float(state["weight2"])
         new.item, new.complex = tuple(int(k) for k in state["item"]), bool(state["complex"])
+        new.exponent = np.array(state["exponent"]) if "exponent" in state else None
+        new.weight_exponent = int(state.get("weight_exponent", 0))
         new.sums = [plain(state[f"sum{k + 1}"]) for k in range(self.order) if f"sum{k + 1}" in state]
         return new
+
+
+def _wide(dtype: np.dtype) -> bool:
+    """Whether squares of numbers of this type can leave the range of float64."""
+    return dtype.kind == "f" and dtype.itemsize >= 8
+
+
+def _wide_values(values: Array) -> bool:
+    return str(values.dtype) in ("torch.float64", "torch.complex128") if is_torch(values) else _wide(values.dtype)
+
+
+def _needs_scale(pieces: Sequence[Array]) -> bool:
+    return any(power_of_two(piece) for piece in pieces if _wide_values(piece))
+
+
+def _safe(sums: list[Array]) -> bool:
+    """Whether no sum may have over- or underflowed; see `kernels.mark_unsafe`."""
+    from ensemblekit.averaging.kernels import LARGEST_MEAN, LARGEST_SQUARES, SMALLEST_MEAN, SMALLEST_SQUARES
+
+    size, last = abs(sums[0]), sums[-1]
+    mean_high, mean_low = (LARGEST_MEAN, SMALLEST_MEAN) if len(sums) == 2 else (LARGEST_MEAN**0.5, 2.0**-150)
+    safe = (last < LARGEST_SQUARES) & (size < mean_high) & ((last > SMALLEST_SQUARES) | (size > mean_low))
+    return bool(safe.all())
+
+
+def _free(exponent: np.ndarray, sums: list[Array]) -> np.ndarray:
+    """The exponents, `FREE` where an element has been nothing but 0."""
+    zero = (sums[0] == 0) & (sums[1] == 0)
+    return np.where(np.asarray(zero.cpu() if is_torch(zero) else zero), FREE, exponent)
+
+
+def _over(sums: list[Array], step: np.ndarray) -> list[Array]:
+    """Mean and sums of powers of numbers divided by 2**step."""
+    return [ldexp(x, -k * step) for k, x in enumerate(sums, start=1)] if step.any() else sums
+
+
+def _table(rows: Rows) -> np.ndarray:
+    """Rows as an array (n, width), in place."""
+    item = rows.flat.itemsize
+    return np.lib.stride_tricks.as_strided(rows.flat, (rows.n, rows.width), (rows.stride * item, item), writeable=False)
+
+
+def _real_pairs(values: Array) -> Array:
+    """(n, width) real numbers, complex ones as pairs."""
+    if is_torch(values):
+        import torch
+
+        values = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
+    return values.reshape(len(values), -1)
+
+
+def _as_item(flat: Array, values: Array) -> Array:
+    """The inverse of `_real_pairs`."""
+    if is_torch(values) and values.is_complex():
+        import torch
+
+        return torch.view_as_complex(flat.reshape(len(flat), -1, 2))
+    return flat
+
+
+def _central_sums(table: np.ndarray, weights: np.ndarray) -> list[Array]:
+    """Mean and sums of powers 2 to 4 of one block (n, width)."""
+    from ensemblekit.averaging import kernels
+
+    rows = rows_of(table)
+    sums = [np.empty(rows.width) for _ in range(4)]
+    kernels.central_sums(rows.flat, rows.stride, weights, rows.width, *sums)
+    return sums
+
+
+def _folded_sums(table: np.ndarray, k: int) -> list[Array]:
+    """Narrow items (n, width), k of them in a row: interleaved series side by side, merged."""
+    from ensemblekit.averaging import kernels
+
+    narrow = rows_of(table.reshape(len(table) // k, -1))
+    mean, m2 = np.zeros(narrow.width), np.zeros(narrow.width)
+    kernels.add_moments(narrow.flat, narrow.stride, narrow.n, narrow.width, 0.0, mean, m2, UNGUARDED)
+    means, squares = mean.reshape(k, -1), m2.reshape(k, -1)
+    middle = means.mean(axis=0)
+    return [middle, squares.sum(axis=0) + narrow.n * ((means - middle) ** 2).sum(axis=0)]
 
 
 def _zeros_like(mean: Array) -> Array:

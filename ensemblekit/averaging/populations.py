@@ -26,6 +26,7 @@ import numpy as np
 from ensemblekit.averaging.resample import MIN_BLOCKS, jackknife_values
 from ensemblekit.averaging.weights import normalised_weights
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.scaling import ldexp, power_of_two, scaled
 
 LineageKind = Literal["forward", "population"]
 Trait = Callable[[np.ndarray, float], Any]
@@ -222,15 +223,18 @@ def _history(tree: LineageTree, trait: Any, cells: np.ndarray, since: float, tim
     if not since < time or (tree.birth[founders] > since).any():
         raise InputError(f"since lies before time={time:g} and after the founders' births "
                          f"({tree.birth[founders].max():g}); got {since:g}")
+    # times and values over powers of two: their products may leave float64 where their average does not
+    values, e = scaled(values)
+    scale = power_of_two(np.array(time - since))
     # a gap between a mother's division and her daughters' births (two frames of a film) counts as the mother's
     total, span, at = np.zeros(len(cells)), np.zeros(len(cells)), cells.copy()
     until = np.full(len(cells), float(time))
     while (at >= 0).any():
         here = at >= 0
         begin = np.maximum(tree.birth[at], since)
-        lived = np.where(here, np.maximum(until - begin, 0.0), 0.0)
+        lived = np.where(here, ldexp(np.maximum(until - begin, 0.0), -scale), 0.0)
         total += lived * np.where(here, values[at], 0.0)
         span += lived
         until = np.where(here, np.minimum(until, np.maximum(tree.birth[at], since)), until)
         at = np.where(here, tree.parent[at], -1)
-    return total / span
+    return ldexp(total / span, e)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from ensemblekit.averaging.run import Map, reduce
 from ensemblekit.averaging.series import Series
 from ensemblekit.engine import Serial
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.scaling import ldexp, power_of_two, scaled
 from ensemblekit.source import Block, ReplicaSet, SnapshotSource, as_source
 
 Verdict = Literal["ergodic within error", "not ergodic", "cannot say"]
@@ -145,6 +146,9 @@ def ergodicity(replicas: Any, *, map: Map | None = None, field: str | None = Non
     if not 0 < confidence < 1:
         raise InputError(f"confidence lies between 0 and 1; got {confidence!r}")
     runs, unit = read_runs(replicas, map, field)
+    runs, e = _scaled(runs)
+    ensemble = ensemble if ensemble is None or not e else tuple(ldexp(x, -e) for x in ensemble) \
+        if isinstance(ensemble, tuple) else ldexp(np.asarray(ensemble, dtype=np.float64), -e)
     averages = [time_average(run.values, run.weights) for run in runs]
     means = np.array([a.mean for a in averages])
     several = len(runs) > 1
@@ -155,11 +159,16 @@ def ergodicity(replicas: Any, *, map: Map | None = None, field: str | None = Non
     worst = rhat(tail) if np.ptp(tail) > 0 else float("nan")
     verdict, reasons = _judge(runs, averages, tests, together, worst, 1 - confidence, unit)
     freedom = sum(len(r.values) - 1 for r in runs)
+    if e:
+        reasons += ("squares of the values leave float64: within and between may stand as infinity or 0",)
+        if together is not None:
+            together = replace(together, mean=ldexp(together.mean, e), stderr=ldexp(together.stderr, e), dark=ldexp(
+                together.dark, e), interval=(ldexp(together.interval[0], e), ldexp(together.interval[1], e)))
     return Ergodicity(
-        verdict=verdict, reasons=reasons, means=means, stderrs=np.array([a.stderr for a in averages]),
+        verdict=verdict, reasons=reasons, means=ldexp(means, e), stderrs=ldexp(np.array([a.stderr for a in averages]), e),
         n_eff=np.array([a.n_eff for a in averages]), lengths=tuple(len(r.values) for r in runs),
-        within=sum(float(r.values.var(ddof=1)) * (len(r.values) - 1) for r in runs) / freedom,
-        between=float(means.var(ddof=1)) if several else float("nan"), consensus=together, rhat=worst,
+        within=ldexp(sum(float(r.values.var(ddof=1)) * (len(r.values) - 1) for r in runs) / freedom, 2 * e),
+        between=ldexp(float(means.var(ddof=1)), 2 * e) if several else float("nan"), consensus=together, rhat=worst,
         ess_bulk=ess(tail), ess_tail=ess(tail, "tail"), metric=fluctuation_metric(replicas, map=map, field=field)
         if several else None, breaking=_relative_variance(means) if several else float("nan"), tests=tests,
         confidence=confidence, unit=unit)
@@ -172,7 +181,7 @@ def fluctuation_metric(replicas: Any, *, map: Map | None = None, field: str | No
     Arguments as :func:`ergodicity`; `points` is the largest number of times. Time counts snapshots
     where runs have none.
     """
-    runs, _ = read_runs(replicas, map, field)
+    runs, e = _scaled(read_runs(replicas, map, field)[0])
     if len(runs) < 2:
         raise StatisticsError("Ω(t) compares running averages of at least two runs; got one")
     n = min(len(r.values) for r in runs)
@@ -190,7 +199,7 @@ def fluctuation_metric(replicas: Any, *, map: Map | None = None, field: str | No
     with np.errstate(divide="ignore", invalid="ignore"):
         drop = omega[0] / omega[past]
     rate = float((drop * times[past]).sum() / (times[past] ** 2).sum())
-    return FluctuationMetric(times=times, omega=omega, exponent=_slope(omega[past], times[past]),
+    return FluctuationMetric(times=times, omega=ldexp(omega, 2 * e), exponent=_slope(omega[past], times[past]),
                              exponent_stderr=float(error), rate=rate)
 
 
@@ -202,7 +211,7 @@ def ergodicity_breaking(replicas: Any, *, lag: int | None = None, map: Map | Non
     over that lag: 4 Δ/(3 T) for Brownian motion, 2 Γ(1+α)²/Γ(1+2α) - 1 at any length for walks that wait with an
     infinite mean time (He et al. 2008). Runs and errors as :func:`ergodicity`.
     """
-    runs, _ = read_runs(replicas, map, field)
+    runs, _ = _scaled(read_runs(replicas, map, field)[0])
     if len(runs) < 2:
         raise StatisticsError("the ergodicity-breaking parameter compares at least two runs; got one")
     if lag is None:
@@ -218,6 +227,11 @@ def time_average(values: np.ndarray, weights: np.ndarray | None = None) -> TimeA
 
     With weights: that of the ratio, through the residual w (x - mean) / mean(w).
     """
+    values, e = scaled(values)
+    weights = None if weights is None else scaled(weights)[0]
+    if e:
+        small = time_average(values, weights)
+        return TimeAverage(ldexp(small.mean, e), ldexp(small.stderr, e), small.n_eff)
     if weights is None:
         mean, spread, residual = float(values.mean()), float(values.var(ddof=1)), values
     else:
@@ -248,6 +262,13 @@ def read_runs(replicas: Any, map: Map | None = None, field: str | None = None) -
     columns = [read[key] if isinstance(read[key], list) else [read[key]] for key in "xwt"]
     runs = [_checked(k, *parts) for k, parts in enumerate(zip(*columns, strict=True))]
     return runs, source.fields[name].unit if map is None else ""
+
+
+def _scaled(runs: list[Run]) -> tuple[list[Run], int]:
+    """The runs over one power of two, and its exponent; weights over theirs."""
+    e = power_of_two(np.array([np.abs(r.values).max() for r in runs]))
+    return [r._replace(values=ldexp(r.values, -e), weights=None if r.weights is None else scaled(r.weights)[0])
+            for r in runs], e
 
 
 def _weights_of(block: Block) -> np.ndarray:

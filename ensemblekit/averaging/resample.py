@@ -10,6 +10,7 @@ import numpy as np
 
 from ensemblekit.averaging.run import States
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.scaling import ldexp, power_of_two, scaled
 from ensemblekit.source import check_weights
 
 Function = Callable[[np.ndarray], Any]
@@ -103,7 +104,8 @@ def block_bootstrap(values: Any, function: Function | None = None, *, weights: A
         low, high = np.quantile(replicates, levels, axis=0)
         if interval == "basic":
             low, high = 2 * value - high, 2 * value - low
-    return Resampled(value=_plain(value), stderr=_plain(replicates.std(axis=0, ddof=1)),
+    small, e = scaled(replicates, 0)
+    return Resampled(value=_plain(value), stderr=_plain(ldexp(small.std(axis=0, ddof=1), e)),
                      bias=_plain(replicates.mean(axis=0) - value), interval=(_plain(low), _plain(high)),
                      confidence=confidence, block_length=length, method=f"{scheme} bootstrap ({interval})",
                      n_resamples=n_resamples)
@@ -192,7 +194,8 @@ def optimal_block_length(values: Any, scheme: Literal["stationary", "circular"] 
 
 def _block_length(x: np.ndarray, scheme: str) -> float:
     n = len(x)
-    x = x - x.mean()
+    x = scaled(x)[0]
+    x = scaled(x - x.mean())[0]
     if np.ptp(x) == 0:
         return 1.0
     window = max(5, int(np.ceil(np.log10(n))))
@@ -277,13 +280,16 @@ def jackknife_values(value: np.ndarray, left_out: np.ndarray, shares: np.ndarray
     if count < MIN_BLOCKS:
         raise StatisticsError(f"only {count} blocks have weights above zero; the jackknife needs {MIN_BLOCKS}")
     h = h.reshape(-1, *[1] * value.ndim)
+    e = power_of_two(np.concatenate([left_out, value[None]]), 0)
+    value, left_out = np.asarray(ldexp(value, -e)), ldexp(left_out, -e)
     moved = left_out - value        # differences first: values far from zero lose no digits
     corrected = value - ((1 - 1 / h) * moved).sum(axis=0)
     pseudo = value - (h - 1) * moved
     stderr = np.sqrt(((pseudo - corrected) ** 2 / (h - 1)).mean(axis=0))
     half = stdtrit(count - 1, 0.5 + confidence / 2) * stderr
-    return Resampled(value=_plain(value), stderr=_plain(stderr), bias=_plain(value - corrected),
-                     interval=(_plain(value - half), _plain(value + half)), confidence=confidence,
+    scaled_values = (value, stderr, value - corrected, value - half, value + half)
+    value, stderr, bias, low, high = (_plain(ldexp(x, e)) for x in scaled_values)
+    return Resampled(value=value, stderr=stderr, bias=bias, interval=(low, high), confidence=confidence,
                      block_length=float(length), method="delete-block jackknife", n_resamples=count)
 
 
@@ -296,7 +302,8 @@ def _bca(replicates: np.ndarray, value: np.ndarray, left_out: np.ndarray,
     flat = replicates.reshape(n, -1)
     below = ((flat < value.reshape(1, -1)).sum(axis=0) + 0.5 * (flat == value.reshape(1, -1)).sum(axis=0)) / n
     offset = ndtri(np.clip(below, 1 / (n + 1), n / (n + 1)))
-    away = left_out.mean(axis=0) - left_out
+    left_out = scaled(left_out, 0)[0]
+    away = scaled(left_out.mean(axis=0) - left_out, 0)[0]
     cube, square = (away**3).sum(axis=0).reshape(-1), (away**2).sum(axis=0).reshape(-1)
     acceleration = np.where(square > 0, cube / (6 * np.where(square > 0, square, 1.0) ** 1.5), 0.0)
     ends = []

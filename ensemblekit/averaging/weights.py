@@ -32,8 +32,8 @@ def normalised_weights(weights: Any = None, *, log_weights: Any = None) -> np.nd
     largest = weights.max()
     if largest == 0:
         raise StatisticsError(f"all {len(weights)} weights are zero: no snapshot is left to average over")
-    scaled = weights / largest          # the sum of weights near 1e308 would overflow
-    return scaled / scaled.sum()
+    shares = weights / largest          # the sum of weights near 1e308 would overflow
+    return shares / shares.sum()
 
 
 def effective_samples(weights: Any = None, kind: Literal["kish", "entropy"] = "kish", *,

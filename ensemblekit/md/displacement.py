@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ensemblekit.averaging.resample import jackknife_values
+from ensemblekit.scaling import ldexp, power_of_two, representable, scaled
 
 CHUNK_BYTES = 48 << 20
 """What the Fourier transforms of one chunk of atoms may take."""
@@ -51,18 +52,23 @@ def squared_displacements(positions: np.ndarray, groups: np.ndarray, *, cells: n
     longest = 0.0
     for first in range(0, atoms, step):
         paths = np.array(positions[:, first:first + step], np.float64, order="C")
+        e = power_of_two(paths) if positions.dtype.itemsize > 4 else 0
+        paths = ldexp(paths, -e)
         if cells is not None:
-            longest = max(longest, unwrap(paths, cells))
+            longest = max(longest, unwrap(paths, ldexp(np.asarray(cells, np.float64), -e) if e else cells))
         mine = paths.shape[1]
         owner = np.repeat(np.asarray(groups[first:first + mine], np.int64), len(columns))
         flat = np.ascontiguousarray(paths[:, :, list(columns)].reshape(n, -1).T)     # each path in one piece of memory
         del paths
         flat -= flat.mean(axis=1, keepdims=True)
+        part = np.zeros_like(sums) if e else sums
         for a in range(0, len(flat), tile):
             some = flat[a:a + tile]
             spectrum = rfft(some, size, axis=1)
             correlation = irfft(spectrum.real**2 + spectrum.imag**2, size, axis=1)
-            add_squared(some, correlation, owner[a:a + tile], sums)
+            add_squared(some, correlation, owner[a:a + tile], part)
+        if e:
+            sums += representable(part, 2 * e, "a squared displacement")
     return sums / np.bincount(groups)[:, None], longest
 
 
@@ -129,6 +135,8 @@ def slope_of(groups: np.ndarray, sizes: np.ndarray, times: np.ndarray, lags: np.
     """
     chosen = lags[np.unique(np.linspace(0, len(lags) - 1, MOST_LAGS).round().astype(int))] if len(lags) > MOST_LAGS else lags
     share = sizes / sizes.sum()
+    groups, e = scaled(groups)
+    times, f = scaled(times)
     t = times[chosen]
     covariance = brownian_covariance(chosen, n) / dimensions / independent
     line = _line(t, 1 / np.diag(covariance))
@@ -153,7 +161,9 @@ def slope_of(groups: np.ndarray, sizes: np.ndarray, times: np.ndarray, lags: np.
         scatter, exponent_error = (float(v) for v in found.stderr)
         stderr, dof = scatter, len(groups) - 1.0
         errors = {"groups of molecules": scatter, **errors}
-    return Slope(float(slope), float(line[0] @ mean), stderr, dof, float(exponent), exponent_error, errors)
+    slope, stderr, *others = (representable(x, e - f, "a slope") for x in (float(slope), stderr, *errors.values()))
+    return Slope(slope, ldexp(float(line[0] @ mean), e), stderr, dof, float(exponent), exponent_error,
+                 dict(zip(errors, others, strict=True)))
 
 
 def _line(t: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,8 @@ from ensemblekit.neural.uncertainty import entropy_of
 
 HOTTEST = 100.0
 """Temperatures between 1/100 and 100 are looked at."""
+LOWEST = 1e290
+"""Logits lower than the first by more stand for this, whose multiples and sums are finite."""
 PRIOR = 1.0
 """Weight of the prior on 1/T in items. Without it a set on which every first choice is right has no best temperature but
 0, at which one error on other items costs hundreds of nats."""
@@ -122,7 +124,8 @@ def best_temperature(logs: np.ndarray, labels: np.ndarray, n: int | None = None,
         n: independent items, where rows are pixels of items or come in groups.
         prior: its weight, in items; 0 is maximum likelihood, within the bounds of 1 / HOTTEST and HOTTEST.
     """
-    z = logs - logs.max(1, keepdims=True)
+    with np.errstate(over="ignore"):
+        z = np.maximum(logs - logs.max(1, keepdims=True), -LOWEST)
     own = z[np.arange(len(z)), labels].mean()
     share = prior / (len(z) if n is None else n)
 
@@ -142,7 +145,8 @@ def best_temperature(logs: np.ndarray, labels: np.ndarray, n: int | None = None,
 
 def scaled(logs: np.ndarray, temperature: float) -> np.ndarray:
     """softmax(logs / T) over axis 1."""
-    z = (logs - logs.max(1, keepdims=True)) / temperature
+    with np.errstate(over="ignore"):
+        z = (logs - logs.max(1, keepdims=True)) / temperature
     e = np.exp(z)
     return e / e.sum(1, keepdims=True)
 

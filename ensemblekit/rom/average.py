@@ -13,16 +13,15 @@ from ensemblekit.averaging.average import (
     ENOUGH,
     check_equilibration,
     clock_of,
+    common_start,
     elapsed,
-    residual,
     spacing,
     start_after,
     summaries,
 )
 from ensemblekit.averaging.blocking import BlockResult
-from ensemblekit.averaging.equilibration import significant_start
-from ensemblekit.averaging.estimate import Estimate, student_interval
-from ensemblekit.averaging.moments import Moments
+from ensemblekit.averaging.estimate import Estimate, over_power_of_two, student_interval
+from ensemblekit.averaging.moments import Moments, MomentsResult
 from ensemblekit.averaging.reducer import TIME
 from ensemblekit.averaging.rows import rows_of
 from ensemblekit.averaging.run import Progress, partials, reduce
@@ -30,6 +29,7 @@ from ensemblekit.averaging.series import Series
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, ReadOnceError, StatisticsError, UnknownFieldError
 from ensemblekit.rom.mesh import mesh_of
+from ensemblekit.scaling import exponent_of, ldexp, representable, scaled
 from ensemblekit.source import Array, Block, Cut, Field, SnapshotSource, as_source, check_times
 
 STATISTICS = ("mean", "rms", "reynolds_stress", "tke")
@@ -161,9 +161,7 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
     names = list(dict.fromkeys(name for one in series for name in one.names))
     glance = reduce(source.window(0, None, -(-n // LOOKS)), {one.name: (one, Moments()) for one in series}, fields=names,
                     engine=engine)
-    branches: dict[str, tuple[Any, ...]] = {
-        one.name: (one, Products(one.parts, np.nan_to_num(np.asarray(glance[one.name].mean, np.float64).ravel())))
-        for one in series}
+    branches: dict[str, tuple[Any, ...]] = {one.name: (one, _about(one, glance[one.name])) for one in series}
     branches |= {"clock": (clock_of, Series()), "summary": (_Summary(series[0]), Series())}
     size = sum(one.size * (one.parts * (one.parts + 2) + 1) * 8 // one.parts for one in series)
     keep = int(np.clip(STATE_BYTES // size, 8, BINS))
@@ -172,9 +170,8 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
     clock = np.concatenate([np.asarray(state["clock"][0].result()).reshape(-1, 2) for _, state in read])
     summary = np.concatenate([np.asarray(state["summary"][0].result()) for _, state in read])
     times = None if np.isnan(clock[:, 0]).all() else check_times(clock[:, 0], n)
-    weights = None if np.isnan(clock[:, 1]).all() else clock[:, 1]
-    first = start_after(equilibration, n, times, lambda: max(
-        (significant_start(residual(s, weights)) for s in summary.T if np.ptp(s) > 1e-12 * np.abs(s).max()), default=0))
+    weights = None if np.isnan(clock[:, 1]).all() else scaled(clock[:, 1])[0]
+    first = start_after(equilibration, n, times, lambda: common_start(summary, weights))
     begins = [begin for begin, _ in read]
     start = min((b for b in begins if b >= first), default=begins[-1])      # rounded up to where a state begins
     kept = [state for begin, state in read if begin >= start]
@@ -276,18 +273,31 @@ def _targets(source: SnapshotSource, wanted: tuple[str, ...], velocity: str | Se
     return found
 
 
+def _about(target: _Target, glance: MomentsResult) -> Products:
+    """Sums about the mean of the glance, each cell over the power of two that suits its numbers there."""
+    mean = np.nan_to_num(np.asarray(glance.mean, np.float64), posinf=0.0, neginf=0.0).reshape(-1, target.parts)
+    size = np.fmax(np.abs(mean), np.nan_to_num(np.asarray(glance.std), posinf=0.0).reshape(mean.shape)).max(axis=1)
+    exponent = np.asarray(exponent_of(size))
+    return Products(target.parts, ldexp(mean, -exponent[:, None]).ravel(), exponent if exponent.any() else None,
+                    exponent_of(glance.sum_weights / glance.n))
+
+
 class Products:
-    """Sums of w a, w a_i a_j and their squares about a fixed reference. Merges in any order."""
+    """Sums of w a, w a_i a_j and their squares about a fixed reference. Merges in any order.
+
+    The values are divided by 2**exponent, (cells,), beforehand and the weights by 2**weight_exponent; the reference is
+    of divided values.
+    """
 
     cuts: ClassVar[frozenset[Cut]] = TIME
 
-    def __init__(self, parts: int, reference: np.ndarray):
-        self.parts, self.reference = parts, reference
+    def __init__(self, parts: int, reference: np.ndarray, exponent: np.ndarray | None = None, weight_exponent: int = 0):
+        self.parts, self.reference, self.exponent, self.weight_exponent = parts, reference, exponent, weight_exponent
         self.n, self.weight = 0, 0.0
         self.sums: list[np.ndarray] = []        # (parts, cells), (pairs, cells), (pairs + 1, cells)
 
     def empty(self) -> Self:
-        return type(self)(self.parts, self.reference)
+        return type(self)(self.parts, self.reference, self.exponent, self.weight_exponent)
 
     def update(self, values: Array, start: int, weights: Array | None = None) -> None:
         from ensemblekit.rom.kernels_average import add_products
@@ -295,12 +305,14 @@ class Products:
         if not len(values):
             return
         values = np.asarray(values)
+        if self.exponent is not None:
+            values = ldexp(values.reshape(len(values), -1), -np.repeat(self.exponent, self.parts))
         rows = rows_of(values.view(np.uint8) if values.dtype == bool else values)
         cells = rows.width // self.parts
         pairs = self.parts * (self.parts + 1) // 2
         if not self.sums:
             self.sums = [np.zeros((k, cells)) for k in (self.parts, pairs, pairs + 1)]
-        w = np.ones(rows.n) if weights is None else np.ascontiguousarray(weights, dtype=np.float64)
+        w = np.ones(rows.n) if weights is None else ldexp(np.ascontiguousarray(weights, np.float64), -self.weight_exponent)
         with np.errstate(invalid="ignore", over="ignore"):
             add_products(rows.flat, rows.stride, rows.n, cells, self.parts, w, self.reference, *self.sums)
         self.n += rows.n
@@ -380,10 +392,18 @@ class _Stretches:
             doubts.append(f"{int(bad.sum())} of {bad.size} numbers are not finite")
         if still.any():
             doubts.append(f"{int(still.sum())} of {still.size} numbers never change")
-        return Estimate(mean=mean, stderr=stderr, interval=student_interval(mean, stderr, dof, self.confidence),
+        answer = Estimate(mean=mean, stderr=stderr, interval=student_interval(mean, stderr, dof, self.confidence),
                         confidence=self.confidence, n=self.n, n_eff=n_eff, statistical_inefficiency=g,
                         correlation_time=g / 2 * self.spacing, dof=dof, converged=not (few.any() or bad.any() or still.all()),
                         verdict="; ".join(doubts), estimators={"blocking": stderr}, unit=unit, **self.facts)
+        exponent = self.bins[0].exponent
+        if exponent is None:
+            return answer
+        degree = 1 if what in ("mean", "rms") else 2
+        exponent = degree * exponent.reshape(*target.cells, *[1] * (mean.ndim - len(target.cells)))
+        if degree == 2:
+            representable(answer.mean, exponent, f"{target.name}_{what}, of the degree of a square,")
+        return over_power_of_two(answer, exponent)
 
     def _first(self, i: int, reference: np.ndarray) -> tuple[np.ndarray, ...]:
         d = self.shift[i]

@@ -38,6 +38,7 @@ from ensemblekit.rom.quantise import (
     water_fill,
     zigzag,
 )
+from ensemblekit.scaling import ldexp, power_of_two
 from ensemblekit.source import Block, Field, SnapshotSource, as_source
 
 FORMAT = "ensemblekit archive 1"
@@ -46,6 +47,10 @@ RESIDUAL_CHUNK = 1 << 18
 SLAB = 1 << 12
 """Numbers of a mode that are multiplied at a time."""
 LEVEL = 6
+ORDINARY = 2.0**-600, 2.0**800
+"""Energies between these have lost nothing to over- or underflow."""
+SCALE = -280, 380
+"""Powers of two of the largest number between which nothing of an archive leaves float64."""
 NO_GAPS = ("An archive with an error holds numbers that are there in every snapshot or in none: drop those snapshots, or fill "
            "them in first, as rom.pod(..., missing=\"gappy\") does from the modes")
 Norm = Literal["l2", "max"]
@@ -195,6 +200,66 @@ class _Unweighted:
             yield Block(block.fields, block.start, block.tile, None, block.times)
 
 
+@dataclass(frozen=True, eq=False)
+class _Scaled:
+    """One field of a source divided by a power of two, so that sums of its squares are ordinary numbers."""
+
+    source: _Single
+    exponent: int
+
+    @property
+    def fields(self) -> Mapping[str, Field]:
+        return self.source.fields
+
+    @property
+    def lengths(self) -> Any:
+        return self.source.lengths
+
+    @property
+    def access(self) -> Any:
+        return self.source.access
+
+    @property
+    def time_unit(self) -> str:
+        return self.source.time_unit
+
+    def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> _Scaled:
+        return _Scaled(self.source.window(start, stop, step), self.exponent)
+
+    def pieces(self, names: Any, cut: Any, tiled: bool, limit: int) -> Iterator[Any]:
+        for piece in self.source.pieces(names, cut, tiled, limit):
+            yield _ScaledPiece(piece, self.exponent)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _ScaledPiece:
+    """A piece whose numbers are divided by a power of two."""
+
+    piece: Any
+    exponent: int
+
+    @property
+    def run(self) -> int:
+        return self.piece.run
+
+    @property
+    def start(self) -> int:
+        return self.piece.start
+
+    @property
+    def stop(self) -> int:
+        return self.piece.stop
+
+    @property
+    def tile(self) -> slice:
+        return self.piece.tile
+
+    def blocks(self) -> Iterator[Block]:
+        for block in self.piece.blocks():
+            fields = {name: ldexp(np.asarray(x), -self.exponent) for name, x in block.fields.items()}
+            yield Block(fields, block.start, block.tile, block.weights, block.times)
+
+
 # -- encoding -------------------------------------------------------------------------------------------------------
 
 
@@ -218,6 +283,7 @@ class _Coded:
     error: float = 0.0
     largest_error: float = 0.0
     norm: float = 0.0                   # what the error is relative to
+    relative: float = 0.0               # the error of the wanted norm, over that
 
     def decoded(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(mean (size,), modes (k, size), coefficients (n, k)) as the reader will have them."""
@@ -233,8 +299,13 @@ def _encode(source: Any, name: str, wanted: _Wanted, engine: Engine, progress: A
             basis = _decomposed(source, 0.5 * wanted.tolerance**2, engine, options)
         except InputError:
             pass        # nothing changes, or what is wrong is said below
+        except Exception:
+            if not _wide(one):
+                raise
+            # squares that leave float64: told by the extremes below, else what is wrong comes up again
         else:
-            return _within(source, name, basis, np.asarray(basis.mean), basis.total_energy, 0.0, wanted, engine, progress)
+            if ORDINARY[0] < basis.total_energy < ORDINARY[1] or not _wide(one):
+                return _within(source, name, basis, np.asarray(basis.mean), basis.total_energy, 0.0, wanted, engine, progress)
     known = reduce(source, {"moments": (name, Moments()), "extremes": (name, Extremes())}, engine=engine)
     moments, extremes = known["moments"], known["extremes"]
     mean = np.asarray(moments.mean, np.float64)
@@ -242,6 +313,9 @@ def _encode(source: Any, name: str, wanted: _Wanted, engine: Engine, progress: A
     fluctuation = float(variance.sum()) * (n - 1)
     of_mean = n * float(np.nansum(mean**2))
     low, high = (np.asarray(x, np.float64) for x in (extremes.low, extremes.high))
+    e = power_of_two(np.stack([low, high]), always=True) if _wide(one) else 0
+    if e and not (SCALE[0] < e < SCALE[1]):
+        return _over(_encode(_Scaled(source, e), name, wanted, engine, progress, options), e)
     with np.errstate(invalid="ignore"):
         spread = np.fmax(np.fmax(high - mean, mean - low), 0)
     largest = float(np.nanmax(spread if wanted.relative_to == "fluctuation" else np.fmax(np.abs(low), np.abs(high)),
@@ -423,6 +497,22 @@ def _misfit(shared: Any, cut: slice) -> float:
 
 def _final(coded: _Coded, wanted: _Wanted, limit: float, reference: float, largest: float) -> _Coded:
     coded.norm = reference if wanted.norm == "l2" else largest
+    coded.relative = (coded.error if wanted.norm == "l2" else coded.largest_error) / (coded.norm or 1.0)
+    return coded
+
+
+def _wide(one: Field) -> bool:
+    """Whether squares of the field's numbers can leave the range of float64."""
+    return one.dtype.itemsize >= 8
+
+
+def _over(coded: _Coded, e: int) -> _Coded:
+    """The code of the snapshots themselves, from that of the snapshots divided by 2**e."""
+    coded.mode_steps = coded.mode_steps.copy()
+    coded.mode_steps[0] = ldexp(float(coded.mode_steps[0]), e)
+    coded.coefficient_steps = ldexp(coded.coefficient_steps, e)
+    coded.residual_step, coded.error, coded.largest_error, coded.norm = (
+        ldexp(x, e) for x in (coded.residual_step, coded.error, coded.largest_error, coded.norm))
     return coded
 
 
@@ -525,7 +615,7 @@ def _write(path: str, source: Any, parts: Mapping[str, _Coded], wanted: _Wanted,
                 about["fields"][name] = {
                     "shape": list(coded.item), "dtype": coded.dtype.str, "unit": source.fields[name].unit,
                     "n": source.lengths[0], "tile": list(coded.tile), "residual_step": coded.residual_step,
-                    "error": (coded.error if wanted.norm == "l2" else coded.largest_error) / (coded.norm or 1.0),
+                    "error": coded.relative,
                     "l2_error": coded.error, "largest_error": coded.largest_error, "norm": coded.norm}
                 _write_field(f.create_group(f"fields/{name}"), coded)
             if not np.isnan(times).all():

@@ -12,6 +12,7 @@ from ensemblekit.md.groups import molecules_of
 from ensemblekit.md.observables.base import Derived, Prepared, SameAtoms
 from ensemblekit.md.system import Gather, System
 from ensemblekit.md.updating import Updating, updating_selection
+from ensemblekit.scaling import ldexp, scaled
 from ensemblekit.source import Block
 
 COULOMB = 14.399645478425668
@@ -98,7 +99,8 @@ def moments(gather: Gather, charges: np.ndarray, masses: np.ndarray, block: Bloc
 
 def _with_length(vectors: partial, block: Block) -> np.ndarray:
     m = vectors(block)
-    return np.column_stack([m, np.sqrt((m**2).sum(1))])
+    small, e = scaled(m, 1)
+    return np.column_stack([m, ldexp(np.sqrt((small**2).sum(1)), e)])
 
 
 @dataclass(frozen=True)
