@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ensemblekit.errors import InputError
+from ensemblekit.scaling import ldexp, power_of_two
 from ensemblekit.source import ArraySource
 
 if TYPE_CHECKING:
@@ -60,10 +61,12 @@ def gappy(job: Job) -> Basis:
     basis = decomposed(of(filled))
     for _ in range(STEPS):
         change = size = 0.0
+        power = power_of_two(basis.coefficients)
         for fitted, gap, values in zip(basis.parts(), gaps, filled, strict=True):
             rebuilt = (basis.coefficients @ fitted.modes.reshape(basis.rank, -1) + fitted.mean.ravel())[gap]
-            change += float(np.square(np.abs(rebuilt - values[gap])).sum())
-            size += float(np.square(np.abs(rebuilt - np.broadcast_to(fitted.mean.ravel(), gap.shape)[gap])).sum())
+            change += float(np.square(np.abs(ldexp(rebuilt - values[gap], -power))).sum())
+            off = ldexp(rebuilt - np.broadcast_to(fitted.mean.ravel(), gap.shape)[gap], -power)
+            size += float(np.square(np.abs(off)).sum())
             values[gap] = rebuilt
         basis = decomposed(of(filled))
         if change <= SETTLED**2 * max(size, 1e-300):

@@ -25,6 +25,8 @@ from ensemblekit.rom.gram import FLOOR, orthonormalised
 from ensemblekit.rom.problem import Part
 from ensemblekit.rom.product import element_weights, is_sparse
 from ensemblekit.rom.rank import Rule, as_bytes
+from ensemblekit.rom.units import OutOfRange, Unit, magnitude
+from ensemblekit.scaling import ldexp, power_of_two
 from ensemblekit.source import Field, SnapshotSource
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from ensemblekit.rom.problem import Problem
 
 FORMAT = "ensemblekit incremental pod 1"
+FORMAT_IN_UNITS = "ensemblekit incremental pod 2"
+"""Of a state in units of a power of two, which the first format knows nothing of."""
 SLAB = 4096
 STATE = "/rom/incremental"
 
@@ -109,6 +113,8 @@ class IncrementalPOD:
         self.weights: list[np.ndarray] = []
         self.factors: np.ndarray | None = None
         self.floor = FLOOR
+        self.power = 0
+        """Singular values and coefficients are in units of 2**power: see :mod:`units`."""
 
     # -- feeding ---------------------------------------------------------------------------------------------------
 
@@ -255,10 +261,10 @@ class IncrementalPOD:
             scale = self.scales.get(name, 1.0)
             plain = plain and weights is None and scale == 1
             factors.append(np.full(field.size, 1 / scale) if weights is None else np.sqrt(weights) / scale)
-        if plain and self.mask is None:
+        if plain and self.mask is None and not self.power:
             self.factors = None
             return
-        self.factors = np.concatenate(factors)
+        self.factors = ldexp(np.concatenate(factors), -self.power)
         if self.mask is not None:
             self.factors = np.where(self.mask, self.factors, 0.0)
 
@@ -268,7 +274,9 @@ class IncrementalPOD:
             if other == name:
                 part = rows[:, start:start + field.size]
                 with np.errstate(invalid="ignore"):
-                    return float(np.sqrt(np.nanmean(np.abs(part - np.nanmean(part, axis=0, dtype=np.float64)) ** 2))) or 1.0
+                    off = np.abs(part - np.nanmean(part, axis=0, dtype=np.float64))
+                    power = power_of_two(off)
+                    return ldexp(float(np.sqrt(np.nanmean(ldexp(off, -power) ** 2))), power) or 1.0
             start += field.size
         raise AssertionError(name)
 
@@ -289,21 +297,18 @@ class IncrementalPOD:
         moving = self._moving and heavy > 0
         share = weights / heavy if moving else None
         gap = math.sqrt(before * heavy / after) if moving and before else 0.0
+        roots = np.concatenate([np.ones(len(self.sigma)), np.sqrt(weights), np.ones(1 if gap else 0)])
         step = _Step(self, rows, share, gap)
         engine = self.engine if self.engine is not None else Threads()
         kept, m = len(self.sigma), len(rows)
         with one_blas_thread():
-            gram: Any = 0
-            for part in engine.map(_products, self._slabs(), step):
-                gram = gram + part
+            gram, weighted = self._gram(step, roots, engine)
             if not np.isfinite(gram.diagonal()).all():
                 bad = int(np.argmin(np.isfinite(gram.diagonal()[kept:kept + m])))
                 self.times.pop()
                 self.weights.pop()
                 raise InputError(f"snapshot {self.n + bad} holds NaN or infinity; "
                              "leave it out")
-            roots = np.concatenate([np.ones(kept), np.sqrt(weights), np.ones(1 if gap else 0)])
-            weighted = roots[:, None] * gram * roots
             values, vectors = np.linalg.eigh(weighted)
             values, vectors = np.clip(values[::-1], 0, None), vectors[:, ::-1]
             self.total += max(float(np.trace(weighted).real) - float((self.sigma**2).sum()), 0.0)
@@ -325,6 +330,37 @@ class IncrementalPOD:
             self.mean += (step.mean - self.mean) * (heavy / after)
         self.sigma, self.modes, self.weight = np.sqrt(values[:keep]), new, after
 
+    def _gram(self, step: _Step, roots: np.ndarray, engine: Engine) -> tuple[np.ndarray, np.ndarray]:
+        """Inner products of what is kept and a block, and those times the roots of the weights, in a unit that fits them."""
+        while True:
+            gram: Any = 0
+            with np.errstate(over="ignore", invalid="ignore"):
+                for part in engine.map(_products, self._slabs(), step):
+                    gram = gram + part
+                weighted = roots[:, None] * gram * roots
+            try:
+                Unit(self.power).check(float(np.trace(weighted).real), lambda: self._largest(step, roots), False)
+            except OutOfRange as misfit:
+                self._change_unit(misfit.power)
+                continue
+            return gram, weighted
+
+    def _largest(self, step: _Step, roots: np.ndarray) -> float:
+        found = 0.0
+        with np.errstate(over="ignore", invalid="ignore"):
+            for at in self._slabs():
+                found = float(np.maximum(found, magnitude(roots[:, None] * step.z(at))))       # NaN stays
+        seen = step.rows if self.mask is None else step.rows[:, self.mask]
+        return found if math.isfinite(found) or np.isfinite(seen).all() else math.nan
+
+    def _change_unit(self, power: int) -> None:
+        """Everything so far in units of another power of two, which is exact."""
+        less, self.power = self.power - power, power
+        self.sigma = ldexp(self.sigma, less)
+        self.total, self.left_out = ldexp(self.total, 2 * less), ldexp(self.left_out, 2 * less)
+        self.time.scale(less)
+        self._set_factors()
+
     @property
     def _moving(self) -> bool:
         return isinstance(self.center, str) and self.center == "mean"
@@ -334,7 +370,7 @@ class IncrementalPOD:
         if self.keep is not None:
             return min(self.keep, usable)
         # a tenth of the error allowed, in energy, may go on the way
-        allowed = 0.1 * self.rule.allowed(self.total) - self.left_out
+        allowed = 0.1 * self.rule.in_unit(self.power).allowed(self.total) - self.left_out
         tail = np.append(np.cumsum(values[::-1])[::-1][1:], 0.0)
         fits = np.flatnonzero(tail <= max(allowed, 0.0))
         keep = min(int(fits[0]) + 1 if len(fits) else usable, usable)
@@ -366,11 +402,13 @@ class IncrementalPOD:
 
     def usable(self) -> int:
         """Directions kept that are no rounding; InputError where there is none."""
+        from ensemblekit.rom.pod import size_of
+
         assert self.mean is not None
-        assert self.shift is not None
         usable = int(np.count_nonzero(self.sigma > self.floor * self.sigma[0])) if len(self.sigma) and self.sigma[0] > 0 else 0
-        largest = float(np.abs(self.mean + self.shift).max())
-        rounding = 4 * np.finfo(np.float64).eps * largest * math.sqrt(self.n * self.mean.size)
+        # of the scales of several fields any may come from rounding: one field that fluctuates is enough
+        sizes = [size_of(part, self.centre[at]) for part, at in zip(self._parts(), self._columns(), strict=True)]
+        rounding = 4 * np.finfo(np.float64).eps * min(sizes) * math.sqrt(self.n * self.mean.size)
         if not usable or (isinstance(self.center, str) and self.center != "none" and self.sigma[0] <= rounding):
             raise InputError(f"all {self.n} snapshots are the same: no fluctuation to decompose")
         return usable
@@ -385,7 +423,8 @@ class IncrementalPOD:
     @property
     def chosen(self) -> int:
         """How many modes the rule takes of those at hand."""
-        return self.rule.choose(self.sigma**2, self.total, self.usable(), self.n, self.modes.shape[1], False)
+        return self.rule.in_unit(self.power).choose(self.sigma**2, self.total, self.usable(), self.n, self.modes.shape[1],
+                                                    False)
 
     def off(self, k: int) -> float:
         """A bound of the sine of the largest angle between the first k modes and the space that they stand for.
@@ -400,7 +439,8 @@ class IncrementalPOD:
     def dressed(self, parts: Any) -> Iterator[Part]:
         """The parts of a problem with the scales and masks found on the way."""
         for part, (a, b) in zip(parts, self._edges(), strict=True):
-            yield replace(part, scale=self.scales.get(part.name, 1.0), mask=None if self.mask is None else self.mask[a:b])
+            yield replace(part, scale=self.scales.get(part.name, 1.0), mask=None if self.mask is None else self.mask[a:b],
+                          power=self.power, asked=self.power or None)
 
     def _result(self) -> Basis:
         from ensemblekit.rom.pod import Found, assembled
@@ -423,7 +463,7 @@ class IncrementalPOD:
         found = Found(self.sigma * math.sqrt(ratio), False, coefficients, modes, [mean[a:b] for a, b in self._edges()],
                       self.total * ratio, residual, np.zeros(self.n), [math.nan] * len(modes) if len(modes) > 1 else [],
                       self.floor,
-                      "incremental", self.sigma[:k] * math.sqrt(ratio), np.zeros(self.n))
+                      "incremental", self.sigma[:k] * math.sqrt(ratio), np.zeros(self.n), power=self.power)
         basis = assembled(problem, found)
         errors = {} if len(modes) > 1 else {next(iter(self.fields)): basis.relative_error}
         return replace(basis, error_per_snapshot=None, error_per_field=errors, passes=1)
@@ -437,19 +477,25 @@ class IncrementalPOD:
     def _problem(self, weights: np.ndarray | None, times: np.ndarray | None) -> Any:
         from ensemblekit.rom.problem import Problem
 
-        parts = []
+        return Problem(tuple(self._parts()), self.n, weights, times, "", None,
+                       self.center if isinstance(self.center, str) else "given")
+
+    def _columns(self) -> Iterator[slice]:
+        return (slice(a, b) for a, b in self._edges())
+
+    def _parts(self) -> Iterator[Part]:
         for (name, field), (a, b) in zip(self.fields.items(), self._edges(), strict=True):
             product = self.inner_product.get(name) if isinstance(self.inner_product, Mapping) else self.inner_product
             of = element_weights(product, field.shape)
-            parts.append(Part(name, name, None, field, product, None if of is None else np.sqrt(of), None,     # type: ignore[arg-type]
-                              self.scales.get(name, 1.0), None if self.mask is None else self.mask[a:b]))
-        return Problem(tuple(parts), self.n, weights, times, "", None, self.center if isinstance(self.center, str) else "given")
+            yield Part(name, name, None, field, product, None if of is None else np.sqrt(of), None,     # type: ignore[arg-type]
+                       self.scales.get(name, 1.0), None if self.mask is None else self.mask[a:b], self.power)
 
     # -- state -----------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything as plain arrays: :meth:`restored` makes the same of it."""
-        about = {"format": FORMAT, "n": self.n, "weight": self.weight, "total": self.total, "left_out": self.left_out,
+        about = {"format": FORMAT_IN_UNITS if self.power else FORMAT, "power": self.power, "n": self.n,
+                 "weight": self.weight, "total": self.total, "left_out": self.left_out,
                  "keep": self.keep, "block": self.block, "scales": self.scales, "rule": list(self.rule_numbers),
                  "center": self.center if isinstance(self.center, str) else "given", "started": self.modes is not None,
                  "fields": {name: {"shape": list(f.shape), "dtype": f.dtype.str, "unit": f.unit}
@@ -479,7 +525,7 @@ class IncrementalPOD:
 
     def _load(self, arrays: dict[str, np.ndarray]) -> None:
         about = json.loads(arrays["about"].tobytes())
-        if about.get("format") != FORMAT:
+        if about.get("format") not in (FORMAT, FORMAT_IN_UNITS):
             raise StoreError(f"this state has the format {about.get('format')!r}; this version reads {FORMAT!r}")
         mine = {"keep": self.keep, "block": self.block, "rule": list(self.rule_numbers),
                 "center": self.center if isinstance(self.center, str) else "given"}
@@ -489,7 +535,7 @@ class IncrementalPOD:
                                  "settings, or begin anew with another path")
         self._clear()
         self.n, self.weight, self.total, self.left_out = about["n"], about["weight"], about["total"], about["left_out"]
-        self.scales = about["scales"]
+        self.scales, self.power = about["scales"], about.get("power", 0)
         self.fields = {name: Field(tuple(f["shape"]), np.dtype(f["dtype"]), f["unit"]) for name, f in about["fields"].items()}
         if about["started"]:
             self.modes, self.sigma, self.mean, self.shift = (np.array(arrays[x]) for x in ("modes", "sigma", "mean", "shift"))
@@ -533,8 +579,7 @@ class IncrementalPOD:
         """Another one in the same state; what is replaced as a whole is shared."""
         new = self._copy_settings()
         for name in ("fields", "n", "scales", "mask", "shift", "sigma", "modes", "weight", "total", "left_out", "factors",
-                     "dtype",
-                     "floor"):
+                     "dtype", "floor", "power"):
             setattr(new, name, getattr(self, name))
         new.mean = None if self.mean is None else self.mean.copy()
         new.pending, new.pending_meta = list(self.pending), list(self.pending_meta)
@@ -609,6 +654,12 @@ class History:
                 segment[1], segment[2] = turn, shift
             else:
                 segment[1], segment[2] = segment[1] @ turn, segment[2] @ turn + shift
+
+    def scale(self, power: int) -> None:
+        """All times 2**power."""
+        for segment in self.segments:
+            segment[0] = ldexp(segment[0], power)
+            segment[2] = None if segment[2] is None else ldexp(segment[2], power)
 
     def append(self, rows: np.ndarray) -> None:
         self.segments.append([rows, None, None])
@@ -714,10 +765,10 @@ def _blocks(source: Any, keys: Mapping[str, str], limit: int) -> Iterator[tuple[
 
 def scaled(job: Job) -> Problem:
     """The problem with the scales of its fields, where they have to be found in a read of its own."""
-    from ensemblekit.rom.pod import with_scales
+    from ensemblekit.rom.pod import scaled_by_tiles
 
     if job.problem.scaling is None or job.problem.access == "tiles":
-        return with_scales(job, job.problem, None, None)
+        return scaled_by_tiles(job)
     return scaled_by_rows(job)
 
 
@@ -739,17 +790,20 @@ def scaled_by_rows(job: Job) -> Problem:
         of = (np.ones(part.field.size) if part.roots is None else part.roots**2)[used]
         squares, largest = spread.result()
         squares, largest = np.nan_to_num(squares[used]), np.nan_to_num(largest[used])
-        scale = float(np.sqrt((squares * of).sum() / of.sum()) if problem.scaling == "std" else largest.max(initial=0.0))
+        of = ldexp(of, -power_of_two(of))
+        scale = ldexp(float(np.sqrt((squares * of).sum() / of.sum()) if problem.scaling == "std" else largest.max(initial=0.0)),
+                      spread.power)
         parts.append(replace(part, scale=scale if scale > 0 and math.isfinite(scale) and n else 1.0))
     return replace(problem, parts=tuple(parts))
 
 
 class _Spread:
-    """Mean square and largest deviation of every number, about the mean or a given field."""
+    """Mean square and largest deviation of every number, about the mean or a given field, in units of 2**power."""
 
     def __init__(self, first: np.ndarray, shift: np.ndarray | None):
         self.about = first if shift is None else shift
         self.moving = shift is None
+        self.power = 0
         self.weight = 0.0
         self.sum = np.zeros_like(self.about)
         self.squares = np.zeros(len(first))
@@ -758,6 +812,8 @@ class _Spread:
 
     def add(self, x: np.ndarray, w: np.ndarray) -> None:
         off = x - self.about
+        if x.dtype in (np.float64, np.complex128):
+            off = self._in_unit(off)
         self.weight += float(w.sum())
         self.sum += w @ off
         self.squares += w @ np.square(np.abs(off))
@@ -765,6 +821,15 @@ class _Spread:
             self.high = np.maximum(self.high, np.abs(off).max(0))
         else:
             self.low, self.high = np.minimum(self.low, off.min(0)), np.maximum(self.high, off.max(0))
+
+    def _in_unit(self, off: np.ndarray) -> np.ndarray:
+        """Deviations in the unit, which is made larger where they do not fit, or smaller as long as all were zero."""
+        if off.any():
+            wanted = power_of_two(off) if not self.squares.any() else max(self.power, power_of_two(off))
+            less, self.power = self.power - wanted, wanted
+            self.sum, self.low, self.high = ldexp(self.sum, less), ldexp(self.low, less), ldexp(self.high, less)
+            self.squares = ldexp(self.squares, 2 * less)
+        return ldexp(off, -self.power)
 
     def result(self) -> tuple[np.ndarray, np.ndarray]:
         mean = self.sum / self.weight

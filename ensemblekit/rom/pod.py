@@ -6,8 +6,9 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -22,7 +23,11 @@ from ensemblekit.rom.problem import Part, Problem, problem_of, warn_of_wide
 from ensemblekit.rom.product import applied
 from ensemblekit.rom.rank import Rule, as_bytes
 from ensemblekit.rom.rows import by_rows
-from ensemblekit.rom.slabs import Recipe, Slabs, TileOf, added
+from ensemblekit.rom.slabs import SINGLE, Recipe, Slabs, TileOf, added
+from ensemblekit.rom.units import OutOfRange
+from ensemblekit.scaling import ldexp
+
+T = TypeVar("T")
 
 ENOUGH = 1e-3
 """The randomized route reads once more where another step could lower the error by more than this share of it."""
@@ -131,6 +136,16 @@ class Reads:
     def add(self, nbytes: int) -> None:
         self.bytes += 0 if self.ended else nbytes
 
+    @contextmanager
+    def counted(self, nbytes: int) -> Iterator[None]:
+        """Counts a read that may end before its time, as numbers wanted other units."""
+        try:
+            yield
+        except OutOfRange as misfit:
+            self.add(int(misfit.share * nbytes))
+            raise
+        self.add(nbytes)
+
     @property
     def passes(self) -> int:
         """Reads of all snapshots; one that is not whole counts as one, but for a sample of less than a tenth."""
@@ -153,15 +168,15 @@ class Job:
 
     def over_tiles(self, part: Part, work: Any, join: Callable = added, counted: bool = True) -> tuple[dict, list[dict]]:
         """One read of a field in slabs of space."""
-        if counted:
-            self.reads.add(part.field.nbytes * (self.problem.n or 0))
-        return reduce(part.source, {"tiles": (TileOf(part.key), Slabs(work, join))}, fields=[part.key], cut="space",
-                      limit=self.plan.limit, engine=self.engine, progress=self.progress)["tiles"]
+        with self.reads.counted(part.field.nbytes * (self.problem.n or 0) if counted else 0):
+            return reduce(part.source, {"tiles": (TileOf(part.key), Slabs(work, join))}, fields=[part.key], cut="space",
+                          limit=self.plan.limit, engine=self.engine, progress=self.progress)["tiles"]
 
     def recipe(self, part: Part, dtype: Any, shift: np.ndarray | None = None) -> Recipe:
         n = self.problem.n or 0
         share = np.full(n, 1 / n) if self.problem.weights is None else self.problem.weights / n
-        return Recipe(np.dtype(dtype), share, part.factors, part.shift if shift is None else shift, self.plan.width)
+        return Recipe(np.dtype(dtype), share, part.factors, part.shift if shift is None else shift, self.plan.width,
+                      unit=part.unit)
 
     @property
     def local(self) -> Engine:
@@ -198,6 +213,17 @@ class Found:
     """(n,) energies left out, where they are known otherwise than as a difference."""
     scales: list[float] | None = None
     """Of the fields, where the route found them on its way."""
+    power: int = 0
+    """Singular values and coefficients are in units of 2**power, energies of 4**power."""
+
+
+def in_range(job: Job, work: Callable[[Job], T], together: bool = True) -> T:
+    """What `work` makes of a job, in units that fit the numbers met on the way; one for all fields where they go `together`."""
+    while True:
+        try:
+            return work(job)
+        except OutOfRange as misfit:
+            job = replace(job, problem=job.problem.remeasured(misfit, together))
 
 
 def decomposed(job: Job) -> Basis:
@@ -248,18 +274,11 @@ def by_snapshots(job: Job, at_all_costs: bool = False) -> Found | None:
     n = problem.n or 0
     roots, unit = problem.roots, problem.unit_vector
     exact = job.plan.route == "tsqr"
-    means, energies, matrices = [], [], []
-    for part in problem.parts:
-        recipe = job.recipe(part, job.wide)
-        if exact:
-            work: Any = tsqr.TsqrWork(recipe, None if problem.weights is None else roots)
-            sums, columns = job.over_tiles(part, work, tsqr.under)
-        elif part.sparse:
-            from ensemblekit.rom.mass import gram_with_mass
-
-            sums, columns = gram_with_mass(job, part, recipe)
-        else:
-            sums, columns = job.over_tiles(part, gram_route.GramWork(recipe))
+    means, energies, matrices, parts = [], [], [], []
+    for given in problem.parts:
+        one = replace(job, problem=replace(problem, parts=(given,)))
+        part, sums, columns = in_range(one, functools.partial(_products_of, exact=exact))
+        parts.append(part)
         if not np.isfinite(sums["energy"]).all():
             raise NotFinite
         means.append(np.concatenate([c["mean"] for c in columns]))
@@ -267,9 +286,13 @@ def by_snapshots(job: Job, at_all_costs: bool = False) -> Found | None:
         matrices.append(sums["r"] if exact else sums["gram"] if part.sparse else gram_route.whole(sums["gram"]))
         if part.sparse:
             energies[-1] = matrices[-1].diagonal().real.copy()
-    problem = with_scales(job, problem, energies, means)
+    problem = with_scales(job, replace(problem, parts=tuple(parts)), energies, means)
     scales = [part.scale / old.scale for part, old in zip(problem.parts, job.problem.parts, strict=True)]
-    energies = [e / s**2 for e, s in zip(energies, scales, strict=True)]
+    power = _common_power([float((e * roots**2).sum()) for e in energies], problem.parts, scales)
+    scales = [ldexp(s, power - part.whole_power) for s, part in zip(scales, parts, strict=True)]
+    problem, rule = problem.of_unit(power), rule.in_unit(power)
+    own = energies
+    energies = [e / _squared(s) for e, s in zip(energies, scales, strict=True)]
     energy = np.sum(energies, axis=0)
     if exact:
         r = np.linalg.qr(np.concatenate([m / s for m, s in zip(matrices, scales, strict=True)]), mode="r")
@@ -283,7 +306,7 @@ def by_snapshots(job: Job, at_all_costs: bool = False) -> Found | None:
         grams: list[np.ndarray] | None = None
     else:
         # the weights of snapshots are applied here, so that coefficients come out for snapshots of weight 0 too
-        grams = [m / s**2 for m, s in zip(matrices, scales, strict=True)]
+        grams = [m / _squared(s) for m, s in zip(matrices, scales, strict=True)]
         weighted = roots[:, None] * np.sum(grams, axis=0) * roots
         if unit is not None:
             weighted = _projected(weighted, unit)
@@ -292,7 +315,7 @@ def by_snapshots(job: Job, at_all_costs: bool = False) -> Found | None:
         sigma, total = np.sqrt(squared), float(np.trace(weighted).real)
     floor = tsqr.FLOOR if exact else gram_route.FLOOR
     usable = int(np.count_nonzero(sigma > floor * sigma[0])) if sigma[0] > 0 else 0
-    refuse_nothing(job, usable, sigma, means)
+    refuse_nothing(problem, usable, sigma, means)
     usable = min(usable, problem.size)
     k = rule.choose(squared, total, usable, n, problem.size, True)
     short = rule.rank is not None and k < min(rule.rank, n - (unit is not None), problem.size)
@@ -328,10 +351,50 @@ def by_snapshots(job: Job, at_all_costs: bool = False) -> Found | None:
         assert grams is not None
         coefficients = (np.sum(grams, axis=0) @ (roots[:, None] * vectors[:, :k]) / sigma[:k]) @ np.linalg.inv(lower).conj().T \
             if problem.weights is not None else (vectors[:, :k] * sigma[:k]) @ lower
+    for at, s in enumerate(scales):     # next to nothing beside the other fields: its error is told by its own numbers
+        if len(scales) > 1 and float(energies[at].sum()) < LEAST:
+            energies[at] = own[at]
+            if grams is not None:
+                grams[at] = matrices[at]
+            else:
+                rows[:, problem.columns[at]] *= s
     errors = _field_errors(problem, grams, roots, vectors[:, :k], coefficients, rows, energies)
+    for at, s in enumerate(scales):
+        if grams is None and energies[at] is own[at]:
+            rows[:, problem.columns[at]] /= s
     return Found(sigma[:min(n, problem.size)], True, coefficients, _split(rows, problem), means, total,
                  float(squared[k:].sum()), energy, errors, floor, job.plan.route, sigma[:k],
-                 scales=[part.scale for part in problem.parts])
+                 scales=[part.scale for part in problem.parts], power=power)
+
+
+LEAST = 1e-200
+"""Energies of a field, in units in which that of all is an ordinary number, below which its squares may be lost."""
+
+
+def _products_of(job: Job, exact: bool) -> tuple[Part, dict, list[dict]]:
+    """The first read of one field: what the route takes of it, in the unit that it turned out to need."""
+    (part,) = job.problem.parts
+    recipe = job.recipe(part, job.wide)
+    if exact:
+        work: Any = tsqr.TsqrWork(recipe, None if job.problem.weights is None else job.problem.roots)
+        return part, *job.over_tiles(part, work, tsqr.under)
+    if part.sparse:
+        from ensemblekit.rom.mass import gram_with_mass
+
+        return part, *gram_with_mass(job, part, recipe)
+    return part, *job.over_tiles(part, gram_route.GramWork(recipe))
+
+
+def _common_power(energies: list[float], parts: Sequence[Part], scales: list[float]) -> int:
+    """The power of the unit in which the energies of all fields together are ordinary numbers; 0 where they are."""
+    exponents = [math.frexp(e)[1] // 2 + part.whole_power - math.frexp(s)[1]
+                 for e, part, s in zip(energies, parts, scales, strict=True) if e > 0]
+    largest = max(exponents, default=0)
+    return largest if abs(largest) > 190 else 0
+
+
+def _squared(scale: float) -> float:
+    return scale**2 if abs(scale) < 1e150 else math.inf
 
 
 def _projected(matrix: np.ndarray, unit: np.ndarray) -> np.ndarray:
@@ -344,7 +407,7 @@ def _products_with_mass(problem: Problem) -> Callable[[np.ndarray], np.ndarray]:
     def products(rows: np.ndarray) -> np.ndarray:
         total = np.zeros((len(rows), len(rows)), rows.dtype)
         for part, piece in zip(problem.parts, _split(rows, problem), strict=True):
-            total += applied(part.product if part.sparse else None, piece, part.field.shape) @ piece.conj().T
+            total += applied(part.matrix if part.sparse else None, piece, part.field.shape) @ piece.conj().T
         return total
     return products
 
@@ -365,22 +428,32 @@ def _field_errors(problem: Problem, grams: list[np.ndarray] | None, roots: np.nd
             weighted = roots[:, None] * grams[k] * roots
             kept = float(np.real(np.sum(vectors.conj() * (weighted @ vectors))))
         else:
-            gram = applied(part.product if part.sparse else None, piece, part.field.shape) @ piece.conj().T
+            gram = applied(part.matrix if part.sparse else None, piece, part.field.shape) @ piece.conj().T
             c = roots[:, None] * coefficients
             kept = float(np.real(np.sum(gram.T * (c.conj().T @ c))))
         found.append(math.sqrt(max(own - kept, 0.0) / own) if own > 0 else 0.0)
     return found
 
 
-def refuse_nothing(job: Job, usable: int, sigma: np.ndarray, means: list[np.ndarray]) -> None:
-    scale = max((float(np.abs(m).max(initial=0.0)) / part.scale for m, part in zip(means, job.problem.parts, strict=True)),
-                default=0.0)
-    rounding = 4 * np.finfo(np.float64).eps * scale * math.sqrt((job.problem.n or 1) * job.problem.size)
-    if not usable or (job.problem.center in ("mean", "first") and sigma[0] <= rounding):
-        what = "field " + repr(job.problem.parts[0].name) if len(job.problem.parts) == 1 else "all fields"
-        if job.problem.center in ("mean", "first"):
-            raise InputError(f"all {job.problem.n} snapshots of {what} are the same: no fluctuation to decompose")
-        raise InputError(f"all {job.problem.n} snapshots of {what} are zero: nothing to decompose")
+def refuse_nothing(problem: Problem, usable: int, sigma: np.ndarray, means: list[np.ndarray]) -> None:
+    """Raise InputError where all snapshots are the same, but for the rounding of what was subtracted."""
+    sizes = [size_of(part, mean) for part, mean in zip(problem.parts, means, strict=True)]
+    # a scale found from a fluctuation makes rounding as large as anything: one field that fluctuates is enough then
+    size = max(sizes, default=0.0) if problem.scaling is None else min(sizes, default=0.0)
+    rounding = 4 * np.finfo(np.float64).eps * size * math.sqrt((problem.n or 1) * problem.size)
+    if not usable or (problem.center in ("mean", "first") and sigma[0] <= rounding):
+        what = "field " + repr(problem.parts[0].name) if len(problem.parts) == 1 else "all fields"
+        if problem.center in ("mean", "first"):
+            raise InputError(f"all {problem.n} snapshots of {what} are the same: no fluctuation to decompose")
+        raise InputError(f"all {problem.n} snapshots of {what} are zero: nothing to decompose")
+
+
+def size_of(part: Part, mean: np.ndarray) -> float:
+    """The largest number of a mean, as it enters the rows that are decomposed."""
+    found = ldexp(float(np.abs(mean).max(initial=0.0)), -part.power) / part.scale
+    if part.roots is None:
+        return found
+    return found * float(np.linalg.norm(part.roots)) / math.sqrt(part.field.size)
 
 
 def with_scales(job: Job, problem: Problem, energies: list[np.ndarray] | None, means: list[np.ndarray] | None) -> Problem:
@@ -392,21 +465,29 @@ def with_scales(job: Job, problem: Problem, energies: list[np.ndarray] | None, m
         if problem.scaling == "std" and energies is not None:
             weights = problem.weights if problem.weights is not None else np.ones(problem.n or 0)
             volume = _volume(part)
-            scale = math.sqrt(float((energies[k] * weights).sum()) / ((problem.n or 1) * volume))
+            scale = ldexp(math.sqrt(float((energies[k] * weights).sum()) / ((problem.n or 1) * volume)), part.power)
         else:
             work = LargestWork(job.recipe(part, job.wide, None if means is None else means[k]))
             sums, _ = job.over_tiles(part, work, larger)
-            scale = float(sums["largest"][0] if problem.scaling == "max" else
-                          math.sqrt(float(sums["square"][0]) / ((problem.n or 1) * _volume(part))))
+            scale = float(sums["largest"][0]) if problem.scaling == "max" else (
+                ldexp(math.sqrt(float(sums["square"][0]) / ((problem.n or 1) * _volume(part))), part.power))
         parts.append(replace(part, scale=scale if scale > 0 else 1.0))
     return replace(problem, parts=tuple(parts))
+
+
+def scaled_by_tiles(job: Job) -> Problem:
+    """The problem with the scales of its fields, found in a read of its own where they are not known."""
+    if job.problem.scaling is None:
+        return job.problem
+    found = in_range(job, lambda job: with_scales(job, job.problem, None, None), together=False)
+    return found.in_ordinary_units()
 
 
 def _volume(part: Part) -> float:
     if part.sparse:
         ones = np.ones((1, part.field.size))
-        return float((applied(part.product, ones, part.field.shape) @ ones.T)[0, 0])
-    factors = part.factors
+        return float((applied(part.matrix, ones, part.field.shape) @ ones.T)[0, 0])
+    factors = replace(part, power=0).factors
     return float(part.field.size if factors is None else (factors**2).sum())
 
 
@@ -436,7 +517,12 @@ def larger(left: dict, right: dict) -> dict:
 
 def by_steps(job: Job, dtype: np.dtype, at_all_costs: bool = False) -> Found | None:
     """Block Krylov steps, one read each, until another would change little. None below the floor of the arithmetic."""
-    problem = with_scales(job, job.problem, None, None)
+    return in_range(replace(job, problem=scaled_by_tiles(job)), functools.partial(_steps, dtype=dtype,
+                                                                                   at_all_costs=at_all_costs))
+
+
+def _steps(job: Job, dtype: np.dtype, at_all_costs: bool) -> Found | None:
+    problem = job.problem
     n, unit = problem.n or 0, problem.unit_vector
     width = min(job.plan.block, n - (unit is not None), problem.size)
     with one_blas_thread():     # slabs are worked on side by side: threads of BLAS would only wait for each other
@@ -445,7 +531,7 @@ def by_steps(job: Job, dtype: np.dtype, at_all_costs: bool = False) -> Found | N
 
 
 def _by_steps(job: Job, problem: Problem, first: randomized.First, dtype: np.dtype, at_all_costs: bool) -> Found | None:
-    rule, n, unit, roots = job.rule, problem.n or 0, problem.unit_vector, problem.roots
+    rule, n, unit, roots = job.rule.in_unit(problem.power), problem.n or 0, problem.unit_vector, problem.roots
     rank = min(rule.rank or 50, n - (unit is not None), problem.size)
     block = first.block
     width = block.shape[1]
@@ -503,7 +589,7 @@ def _by_steps(job: Job, problem: Problem, first: randomized.First, dtype: np.dty
         block = randomized.orthogonal(turned[:, -block.shape[1]:], unit, basis)[:, :room]
     k = ritz.mix.shape[1]
     sigma = np.linalg.norm(ritz.coefficients, axis=0)
-    refuse_nothing(job, int(sigma[0] > 0), sigma, means)
+    refuse_nothing(problem, int(sigma[0] > 0), sigma, means)
     narrow = dtype in (np.float32, np.complex64)
     floor = randomized.FLOOR32 if narrow else randomized.FLOOR64
     if not at_all_costs and (k < rank or sigma[-1] < floor * sigma[0] or left < (1e-5 if narrow else 1e-12) * total):
@@ -521,23 +607,30 @@ def _by_steps(job: Job, problem: Problem, first: randomized.First, dtype: np.dty
         for _ in job.local.map(_combine, _columns(made, at), (rows, mix)):
             pass
         modes.append(rows)
-    errors = errors_of_fields(modes, [one @ mix for one in per_field], energies, coefficients, roots)
+    errors = errors_of_fields(problem, modes, [one @ mix for one in per_field], energies, coefficients)
     made.clear()
     known = np.sqrt(ritz.values[ritz.values > (floor * sigma[0]) ** 2])
     return Found(np.concatenate([sigma, known[k:]]) if len(known) > k else sigma, False, coefficients, modes, means, total,
                  left,
                  energy, errors, floor, "randomized", sigma, np.clip(residual, 0, None),
-                 [part.scale for part in problem.parts])
+                 [part.scale for part in problem.parts], problem.power)
 
 
-def errors_of_fields(modes: Sequence[np.ndarray], products: Sequence[np.ndarray], energies: Sequence[np.ndarray] | np.ndarray,
-                     coefficients: np.ndarray, roots: np.ndarray) -> list[float]:
+def errors_of_fields(problem: Problem, modes: Sequence[np.ndarray], products: Sequence[np.ndarray],
+                     energies: Sequence[np.ndarray] | np.ndarray, coefficients: np.ndarray) -> list[float]:
     """Relative errors of several fields, from the products of each (n, size) with its part of the modes, (n, k), and the
-    energies of its snapshots; none for a single one, whose error is that of all."""
+    energies of its snapshots; none for a single one, whose error is that of all.
+
+    NaN for a field of next to nothing beside the others, whose squares are no numbers in their units.
+    """
     if len(modes) < 2:
         return []
+    roots = problem.roots
     errors, c = [], roots[:, None] * coefficients
-    for rows, product, energy in zip(modes, products, energies, strict=True):
+    for part, rows, product, energy in zip(problem.parts, modes, products, energies, strict=True):
+        if part.asked is not None and part.asked < part.power - 300:
+            errors.append(math.nan)
+            continue
         own = float((energy * roots**2).sum())
         wide = rows.astype(coefficients.dtype)
         kept = 2 * np.sum(c.conj() * (roots[:, None] * product)).real - np.sum((wide @ wide.conj().T).T * (c.conj().T @ c)).real
@@ -635,12 +728,15 @@ def assembled(held: Problem, found: Found) -> Basis:
     largest = np.zeros(k)
     phase = np.ones(k, found.coefficients.dtype)
     for part, rows, mean in zip(problem.parts, found.modes, found.means, strict=True):
-        factors = part.factors
+        factors = replace(part, power=0).factors
         if factors is not None:
             with np.errstate(divide="ignore"):
                 inverse = np.where(factors > 0, 1 / factors, 0.0)
+            if rows.dtype in SINGLE and not 1e-30 < inverse.max(initial=1.0) < 1e30:
+                rows = rows.astype(np.result_type(rows.dtype, np.float64))
             for a in range(0, rows.shape[1], 1 << 16):
                 rows[:, a:a + (1 << 16)] *= inverse[a:a + (1 << 16)]
+        rows = ldexp(rows, -part.product_power)
         if part.mask is not None:
             mean = np.where(part.mask, mean, math.nan)
         modes.append(rows)
@@ -667,8 +763,10 @@ def assembled(held: Problem, found: Found) -> Basis:
     names = [part.name for part in problem.parts]
     basis = Basis(
         modes=(modes[0] if single else np.concatenate(modes, axis=1)).reshape(k, *shape),
-        singular_values=found.spectrum[:k] if found.singular_values is None else found.singular_values,
-        coefficients=coefficients, mean=(means[0] if single else np.concatenate(means)).reshape(shape), total_energy=total,
+        singular_values=_in_ordinary_unit(
+            found.spectrum[:k] if found.singular_values is None else found.singular_values, found.power),
+        coefficients=ldexp(coefficients, found.power), mean=(means[0] if single else np.concatenate(means)).reshape(shape),
+        total_energy=ldexp(total, 2 * found.power),
         fields={part.name: part.field for part in problem.parts},
         inner_product=problem.parts[0].product if single else (
             None if all(part.product is None for part in problem.parts) else {p.name: p.product for p in problem.parts}),
@@ -677,10 +775,19 @@ def assembled(held: Problem, found: Found) -> Basis:
         mask=None if all(mask is None for mask in masks) else np.concatenate(
             [np.ones(part.field.size, bool) if part.mask is None else part.mask for part in problem.parts]).reshape(shape),
         error_per_snapshot=np.sqrt(left / (total / n)) if total else np.zeros(n), weights=problem.weights,
-        spectrum=found.spectrum, spectrum_complete=found.complete, floor=found.floor, method=found.method,
-        residual=found.residual)
+        spectrum=ldexp(found.spectrum, found.power), spectrum_complete=found.complete, floor=found.floor, method=found.method,
+        residual=ldexp(found.residual, 2 * found.power),
+        energies=(found.power, total, found.residual) if found.power else None)
     errors = found.field_errors or [basis.relative_error] * len(names)
     return replace(basis, error_per_field=dict(zip(names, errors, strict=True)))
+
+
+def _in_ordinary_unit(singular_values: np.ndarray, power: int) -> np.ndarray:
+    values = ldexp(singular_values, power)
+    if not np.isfinite(values).all() or values[0] < np.finfo(np.float64).tiny:
+        raise InputError(f"singular values of about 1e{math.log10(singular_values[0]) + power * math.log10(2):+.0f} are beyond "
+                         "what a float64 holds; give the snapshots or the weights of the inner product in another unit")
+    return values
 
 
 def with_scales_of(problem: Problem, found: Found) -> Problem:

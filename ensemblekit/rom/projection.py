@@ -56,7 +56,7 @@ class Read:
 def settled(job: Job, stream: IncrementalPOD) -> Basis:
     """The modes of a stream that was read once, with the coefficients that suit them, exact errors and, where they are a
     space of their own, brought to within 1e-6 of it by as many further reads as that takes."""
-    from ensemblekit.rom.pod import Found, assembled
+    from ensemblekit.rom.pod import LEAST, Found, assembled
 
     problem = replace(job.problem, parts=tuple(stream.dressed(job.problem.parts)))
     parts = problem.parts
@@ -92,6 +92,9 @@ def settled(job: Job, stream: IncrementalPOD) -> Basis:
         c = roots[:, None] * coefficients
         for at, (a, b) in enumerate(edges):
             own = float((read.energies[:, at] * roots**2).sum())
+            if own < LEAST and problem.power:
+                errors.append(math.nan)
+                continue
             gram = rows[:, a:b] @ rows[:, a:b].conj().T
             along = roots[:, None] * (read.products[:, at] @ turn[:k].conj().T)
             kept = 2 * np.sum(c.conj() * along).real - np.sum(gram.T * (c.conj().T @ c)).real
@@ -102,7 +105,7 @@ def settled(job: Job, stream: IncrementalPOD) -> Basis:
     residual = max(total - float((sigma[:k] ** 2).sum()), 0.0)
     return assembled(problem, Found(spectrum, False, coefficients, [rows[:, a:b] for a, b in edges],
                                     [mean[a:b] for a, b in edges], total, residual, energy, errors, stream.floor,
-                                    "incremental", sigma[:k]))
+                                    "incremental", sigma[:k], power=problem.power))
 
 
 def _read(job: Job, parts: tuple[Part, ...], q: np.ndarray, mean: np.ndarray, roots: np.ndarray | None) -> Read:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
@@ -23,6 +24,7 @@ from ensemblekit.rom.plan import CACHEFUL, MOST_STEPS
 from ensemblekit.rom.problem import snapshot_at
 from ensemblekit.rom.randomized import FLOOR32, FLOOR64, PROBES, adjoint, gain_of, probes_in
 from ensemblekit.rom.slabs import Recipe, Tile
+from ensemblekit.rom.units import OutOfRange
 from ensemblekit.source import Array, Block
 
 if TYPE_CHECKING:
@@ -110,7 +112,11 @@ class Through:
             return
         if self.sums is None:
             self.sums = np.zeros_like(self.step.rows)
-        y, energy = self.step.add(values, start, self.sums)
+        try:
+            y, energy = self.step.add(values, start, self.sums)
+        except OutOfRange as misfit:
+            n = len(self.step.recipes[0].share)
+            raise OutOfRange(misfit.power, misfit.field, start / n) from None
         self.y.append(y)
         self.energy.append(energy)
 
@@ -149,15 +155,16 @@ class Through:
 def by_rows(job: Job, dtype: np.dtype, at_all_costs: bool = False) -> Found | None:
     """Subspace iteration, one read a step, until another would change little. None below the floor of the arithmetic."""
     from ensemblekit.rom.incremental import scaled
+    from ensemblekit.rom.pod import in_range
 
-    problem = scaled(job)
     with one_blas_thread():     # blocks are worked on side by side: threads of BLAS would only wait for each other
-        return _by_rows(job, problem, dtype, at_all_costs)
+        return in_range(replace(job, problem=scaled(job)), partial(_by_rows, dtype=dtype, at_all_costs=at_all_costs))
 
 
-def _by_rows(job: Job, problem: Problem, dtype: np.dtype, at_all_costs: bool) -> Found | None:
+def _by_rows(job: Job, dtype: np.dtype, at_all_costs: bool) -> Found | None:
     from ensemblekit.rom.pod import ENOUGH, Found, NotFinite, errors_of_fields, refuse_nothing
 
+    problem = job.problem
     rule, n = job.rule, problem.n or 0
     centred = problem.center == "mean"
     rank = min(rule.rank or 50, n - centred, problem.size)
@@ -206,7 +213,7 @@ def _by_rows(job: Job, problem: Problem, dtype: np.dtype, at_all_costs: bool) ->
         rows = _turned(adjoint(turn * scale), nexts)
         rows, _ = orthonormalised(_filled(rows, values, job.seed + steps))
     sigma = np.sqrt(values[:k])
-    refuse_nothing(job, int(sigma[0] > 0), sigma, means)
+    refuse_nothing(problem, int(sigma[0] > 0), sigma, means)
     narrow = dtype in (np.float32, np.complex64)
     floor = FLOOR32 if narrow else FLOOR64
     if not at_all_costs and (k < rank or sigma[-1] < floor * sigma[0] or left < (1e-5 if narrow else 1e-12) * total):
@@ -220,22 +227,22 @@ def _by_rows(job: Job, problem: Problem, dtype: np.dtype, at_all_costs: bool) ->
     modes = _turned(adjoint(turn), rows)
     parts = [modes[:, at] for at in problem.columns]
     residual = energies.sum(0) - (np.abs(coefficients) ** 2).sum(1)
-    errors = errors_of_fields(parts, [mine @ turn for mine in y_of], energies, coefficients, roots)
+    errors = errors_of_fields(problem, parts, [mine @ turn for mine in y_of], energies, coefficients)
     return Found(spectrum if len(spectrum) > k else sigma, False, coefficients, [np.ascontiguousarray(p) for p in parts], means,
                  total, left, energies.sum(0), errors, floor, "randomized", sigma, np.clip(residual, 0, None),
-                 [part.scale for part in problem.parts])
+                 [part.scale for part in problem.parts], problem.power)
 
 
 def _read(job: Job, problem: Problem, means: list[np.ndarray],
           rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One read of all fields in order of time."""
-    job.reads.add(problem.nbytes)
     names = tuple(part.key for part in problem.parts)
     recipes = tuple(job.recipe(part, rows.dtype, _rounded(mean, rows.dtype))
                     for part, mean in zip(problem.parts, means, strict=True))
     step = StepInTime(recipes, np.vstack([rows, _off(problem, means, rows.dtype)], dtype=rows.dtype), problem.weights)
-    return reduce(problem.parts[0].source, {"rows": (RowsOf(names), Through(step))}, fields=list(dict.fromkeys(names)),
-                  limit=job.plan.limit, engine=job.engine, progress=job.progress)["rows"]
+    with job.reads.counted(problem.nbytes):
+        return reduce(problem.parts[0].source, {"rows": (RowsOf(names), Through(step))}, fields=list(dict.fromkeys(names)),
+                      limit=job.plan.limit, engine=job.engine, progress=job.progress)["rows"]
 
 
 def _rounded(mean: np.ndarray, dtype: np.dtype) -> np.ndarray:
