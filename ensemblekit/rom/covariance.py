@@ -62,7 +62,8 @@ class Products:
         if not len(values):
             return
         weighted = values if weights is None else values * np.asarray(weights)[:, None]
-        total, matrix = weighted.sum(0), values.conj().T @ weighted
+        with np.errstate(over="ignore", invalid="ignore"):      # sums that are no numbers are met by those who get them
+            total, matrix = weighted.sum(0), values.conj().T @ weighted
         for at, unit in self.units:
             unit.check(float(matrix.diagonal()[at].real.sum()), partial(magnitude, values[:, at]), False)
         self.sum = total if self.sum is None else self.sum + total

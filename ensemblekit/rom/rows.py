@@ -113,7 +113,8 @@ class Through:
         if self.sums is None:
             self.sums = np.zeros_like(self.step.rows)
         try:
-            y, energy = self.step.add(values, start, self.sums)
+            with np.errstate(over="ignore", invalid="ignore"):      # sums that are no numbers are met by those who get them
+                y, energy = self.step.add(values, start, self.sums)
         except OutOfRange as misfit:
             n = len(self.step.recipes[0].share)
             raise OutOfRange(misfit.power, misfit.field, start / n) from None

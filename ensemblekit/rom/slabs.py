@@ -176,7 +176,8 @@ class Slabs:
 
     def update(self, values: Array, start: int, weights: Array | None = None) -> None:
         if len(values):
-            self.sums, columns = self.work(values)
+            with np.errstate(over="ignore", invalid="ignore"):      # sums that are no numbers are met by those who get them
+                self.sums, columns = self.work(values)
             self.columns = [columns]
 
     def merge(self, later: Self) -> None:
