@@ -99,7 +99,12 @@ class Basis:
     @property
     def energy_fraction(self) -> np.ndarray:
         """(k,): share of the *total* energy in each mode."""
-        return self._squared / self._total if self._total else np.zeros(self.rank)
+        return self.shares_of(self.singular_values)
+
+    def shares_of(self, singular_values: Any) -> np.ndarray:
+        """The squares of singular values, of any shape, as shares of the total energy."""
+        values = np.asarray(singular_values, np.float64)
+        return ldexp(values, -self._power) ** 2 / self._total if self._total else np.zeros(values.shape)
 
     @property
     def cumulative_energy(self) -> np.ndarray:

@@ -44,6 +44,12 @@ class Rows:
         return rows
 
 
+def _finite_magnitude(values: np.ndarray) -> float:
+    """The largest magnitude; NaN where numbers are NaN or infinite, which no unit mends."""
+    found = magnitude(values)
+    return found if math.isfinite(found) else math.nan
+
+
 class Products:
     """Sums over the snapshots of x and of conj(x) x, weighted; merges in any order, as all rows have one shift."""
 
@@ -65,7 +71,7 @@ class Products:
         with np.errstate(over="ignore", invalid="ignore"):      # sums that are no numbers are met by those who get them
             total, matrix = weighted.sum(0), values.conj().T @ weighted
         for at, unit in self.units:
-            unit.check(float(matrix.diagonal()[at].real.sum()), partial(magnitude, values[:, at]), False)
+            unit.check(float(matrix.diagonal()[at].real.sum()), partial(_finite_magnitude, values[:, at]), False)
         self.sum = total if self.sum is None else self.sum + total
         self.matrix = matrix if self.matrix is None else self.matrix + matrix
 

@@ -334,9 +334,9 @@ class IncrementalPOD:
         """Inner products of what is kept and a block, and those times the roots of the weights, in a unit that fits them."""
         while True:
             gram: Any = 0
+            for part in engine.map(_products, self._slabs(), step):
+                gram = gram + part
             with np.errstate(over="ignore", invalid="ignore"):
-                for part in engine.map(_products, self._slabs(), step):
-                    gram = gram + part
                 weighted = roots[:, None] * gram * roots
             try:
                 Unit(self.power).check(float(np.trace(weighted).real), lambda: self._largest(step, roots), False)
@@ -628,8 +628,9 @@ class _Step:
 
 
 def _products(step: _Step, at: slice) -> np.ndarray:
-    z = step.z(at)
-    return z @ z.conj().T
+    with np.errstate(over="ignore", invalid="ignore"):      # in a worker: sums that are no numbers are met by who asked
+        z = step.z(at)
+        return z @ z.conj().T
 
 
 def _turned(shared: tuple[_Step, np.ndarray, np.ndarray], at: slice) -> None:

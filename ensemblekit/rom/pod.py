@@ -219,11 +219,17 @@ class Found:
 
 def in_range(job: Job, work: Callable[[Job], T], together: bool = True) -> T:
     """What `work` makes of a job, in units that fit the numbers met on the way; one for all fields where they go `together`."""
-    while True:
+    for _ in range(MOST_UNITS):
         try:
             return work(job)
         except OutOfRange as misfit:
             job = replace(job, problem=job.problem.remeasured(misfit, together))
+    raise InputError(f"the snapshots hold numbers of such different sizes that no unit fits their squares; give scales of the "
+                     f"fields, {[part.name for part in job.problem.parts]}, or leave the largest numbers out")
+
+
+MOST_UNITS = 24
+"""Each is larger than the one before, but for the first: of the hundreds of powers of ten of a float64 few are left then."""
 
 
 def decomposed(job: Job) -> Basis:
@@ -467,10 +473,8 @@ def with_scales(job: Job, problem: Problem, energies: list[np.ndarray] | None, m
             volume = _volume(part)
             scale = ldexp(math.sqrt(float((energies[k] * weights).sum()) / ((problem.n or 1) * volume)), part.power)
         else:
-            work = LargestWork(job.recipe(part, job.wide, None if means is None else means[k]))
-            sums, _ = job.over_tiles(part, work, larger)
-            scale = float(sums["largest"][0]) if problem.scaling == "max" else (
-                ldexp(math.sqrt(float(sums["square"][0]) / ((problem.n or 1) * _volume(part))), part.power))
+            one = replace(job, problem=replace(problem, parts=(part,)))
+            scale = in_range(one, functools.partial(_scale_read, mean=None if means is None else means[k]))
         parts.append(replace(part, scale=scale if scale > 0 else 1.0))
     return replace(problem, parts=tuple(parts))
 
@@ -479,8 +483,16 @@ def scaled_by_tiles(job: Job) -> Problem:
     """The problem with the scales of its fields, found in a read of its own where they are not known."""
     if job.problem.scaling is None:
         return job.problem
-    found = in_range(job, lambda job: with_scales(job, job.problem, None, None), together=False)
-    return found.in_ordinary_units()
+    return with_scales(job, job.problem, None, None)
+
+
+def _scale_read(job: Job, mean: np.ndarray | None) -> float:
+    """The scale of one field, from a read of its own."""
+    (part,) = job.problem.parts
+    sums, _ = job.over_tiles(part, LargestWork(job.recipe(part, job.wide, mean)), larger)
+    if job.problem.scaling == "max":
+        return float(sums["largest"][0])
+    return ldexp(math.sqrt(float(sums["square"][0]) / ((job.problem.n or 1) * _volume(part))), part.power)
 
 
 def _volume(part: Part) -> float:

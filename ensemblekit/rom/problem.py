@@ -126,10 +126,6 @@ class Problem:
             parts = tuple(replace(part, power=top) for part in parts)
         return replace(self, parts=parts)
 
-    def in_ordinary_units(self) -> Problem:
-        """The same as it came, nothing known about the size of its numbers."""
-        return replace(self, parts=tuple(replace(part, power=0, asked=None) for part in self.parts))
-
     @property
     def size(self) -> int:
         return sum(part.field.size for part in self.parts)
