@@ -7,22 +7,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
 from ensemblekit.averaging.reducer import TIME
 from ensemblekit.averaging.run import reduce
 from ensemblekit.averaging.series import Series
+from ensemblekit.rom.decomposition import LEAST, Found, refuse_nothing
 from ensemblekit.rom.gram import FLOOR
-from ensemblekit.rom.problem import first_snapshot
+from ensemblekit.rom.problem import Part, _weights, first_snapshot
+from ensemblekit.rom.scales import _volume, scaled_by_rows, scaled_by_tiles
+from ensemblekit.rom.snapshots import _common_power
+from ensemblekit.rom.task import Job, NotFinite, in_range
 from ensemblekit.rom.units import Unit, magnitude
 from ensemblekit.scaling import ldexp
 from ensemblekit.source import Array, Block
-
-if TYPE_CHECKING:
-    from ensemblekit.rom.pod import Found, Job
-    from ensemblekit.rom.problem import Part
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,9 +113,6 @@ class Projected:
 
 def covariance(job: Job) -> Found:
     """Modes from the (size, size) matrix, coefficients in a second read."""
-    from ensemblekit.rom.incremental import scaled_by_rows
-    from ensemblekit.rom.pod import in_range, scaled_by_tiles
-
     if job.problem.scaling == "max":
         problem = scaled_by_tiles(job) if job.problem.access == "tiles" else scaled_by_rows(job)
         job = replace(job, problem=problem)
@@ -123,8 +120,6 @@ def covariance(job: Job) -> Found:
 
 
 def _covariance(job: Job) -> Found:
-    from ensemblekit.rom.pod import LEAST, Found, NotFinite, _common_power, _volume, refuse_nothing
-
     problem = job.problem
     parts = problem.parts
     source = parts[0].source
@@ -203,8 +198,6 @@ def _factors(parts: tuple[Part, ...]) -> np.ndarray | None:
 
 
 def _weight_of(source: Any) -> float:
-    from ensemblekit.rom.problem import _weights
-
     weights = _weights(source, None)
     assert weights is not None
     return float(weights.sum())

@@ -14,24 +14,22 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ensemblekit.engine import Engine, Threads, one_blas_thread
 from ensemblekit.errors import InputError, StoreError, UnknownFieldError
 from ensemblekit.rom.basis import Basis
+from ensemblekit.rom.decomposition import Found, assembled, size_of
 from ensemblekit.rom.gram import FLOOR, orthonormalised
-from ensemblekit.rom.problem import Part
+from ensemblekit.rom.history import History
+from ensemblekit.rom.problem import Part, Problem, products_of
 from ensemblekit.rom.product import element_weights, is_sparse
 from ensemblekit.rom.rank import Rule, as_bytes
 from ensemblekit.rom.units import OutOfRange, Unit, magnitude
 from ensemblekit.scaling import ldexp, power_of_two
 from ensemblekit.source import Field, SnapshotSource
-
-if TYPE_CHECKING:
-    from ensemblekit.rom.pod import Job
-    from ensemblekit.rom.problem import Problem
 
 FORMAT = "ensemblekit incremental pod 1"
 FORMAT_IN_UNITS = "ensemblekit incremental pod 2"
@@ -157,8 +155,6 @@ class IncrementalPOD:
     def weighted_by(self, source: Any, names: Iterable[str]) -> IncrementalPOD:
         """Itself, with the volumes of the mesh that a source carries as inner product, as :func:`ensemblekit.rom.pod` takes
         them; say it before the first snapshot, and again after the state was taken up from a file."""
-        from ensemblekit.rom.problem import products_of
-
         products, masks = products_of({name: (source, name) for name in names}, "auto")
         self.inner_product = products if any(p is not None for p in products.values()) else None
         self.masks = {name: mask for name, mask in masks.items() if mask is not None}
@@ -402,8 +398,6 @@ class IncrementalPOD:
 
     def usable(self) -> int:
         """Directions kept that are no rounding; InputError where there is none."""
-        from ensemblekit.rom.pod import size_of
-
         assert self.mean is not None
         usable = int(np.count_nonzero(self.sigma > self.floor * self.sigma[0])) if len(self.sigma) and self.sigma[0] > 0 else 0
         # of the scales of several fields any may come from rounding: one field that fluctuates is enough
@@ -443,8 +437,6 @@ class IncrementalPOD:
                           power=self.power, asked=self.power or None)
 
     def _result(self) -> Basis:
-        from ensemblekit.rom.pod import Found, assembled
-
         assert self.mean is not None
         assert self.shift is not None
         squared = self.sigma**2
@@ -475,8 +467,6 @@ class IncrementalPOD:
             start += field.size
 
     def _problem(self, weights: np.ndarray | None, times: np.ndarray | None) -> Any:
-        from ensemblekit.rom.problem import Problem
-
         return Problem(tuple(self._parts()), self.n, weights, times, "", None,
                        self.center if isinstance(self.center, str) else "given")
 
@@ -636,205 +626,3 @@ def _products(step: _Step, at: slice) -> np.ndarray:
 def _turned(shared: tuple[_Step, np.ndarray, np.ndarray], at: slice) -> None:
     step, turn, new = shared
     new[:, at] = turn @ step.z(at)
-
-
-class History:
-    """Coefficients of all snapshots in modes that turn with every block.
-
-    Turning all of them every time would cost the square of their number; so they lie in a few segments, each with the
-    turn that is still to be applied, and segments of about the same length are joined (as the digits of a counter).
-    """
-
-    def __init__(self) -> None:
-        self.segments: list[list[Any]] = []     # [rows (n, k), turn (k, k') or None, shift (k')]
-
-    def transform(self, turn: np.ndarray, shift: np.ndarray) -> None:
-        """From now on all are turned and shifted."""
-        for segment in self.segments:
-            if segment[1] is None:
-                segment[1], segment[2] = turn, shift
-            else:
-                segment[1], segment[2] = segment[1] @ turn, segment[2] @ turn + shift
-
-    def scale(self, power: int) -> None:
-        """All times 2**power."""
-        for segment in self.segments:
-            segment[0] = ldexp(segment[0], power)
-            segment[2] = None if segment[2] is None else ldexp(segment[2], power)
-
-    def append(self, rows: np.ndarray) -> None:
-        self.segments.append([rows, None, None])
-        while len(self.segments) > 1 and len(self.segments[-1][0]) >= len(self.segments[-2][0]):
-            last = self.segments.pop()
-            self.segments[-1] = [np.concatenate([_applied(self.segments[-1]), _applied(last)]), None, None]
-
-    def values(self) -> np.ndarray:
-        return np.concatenate([_applied(segment) for segment in self.segments])
-
-    def state(self) -> dict[str, np.ndarray]:
-        return {f"{k}/{name}": value for k, segment in enumerate(self.segments)
-                for name, value in zip(("rows", "turn", "shift"), segment, strict=True) if value is not None}
-
-    @classmethod
-    def restored(cls, state: Mapping[str, np.ndarray]) -> History:
-        new = cls()
-        for k in range(len({name.split("/")[0] for name in state})):
-            new.segments.append([state.get(f"{k}/{name}") for name in ("rows", "turn", "shift")])
-        return new
-
-    def copy(self) -> History:
-        new = History()
-        new.segments = [list(segment) for segment in self.segments]
-        return new
-
-
-def _applied(segment: list[Any]) -> np.ndarray:
-    rows, turn, shift = segment
-    return rows if turn is None else rows @ turn + shift
-
-
-def incremental_pod(job: Job) -> Basis:
-    """The incremental route of pod: one read, and where the source allows it further ones: see :mod:`projection`."""
-    from ensemblekit.rom.projection import settled
-
-    problem = scaled(job)
-    products = {part.name: part.product for part in problem.parts if part.product is not None}
-    shift: Any = problem.center
-    if problem.center not in ("mean", "none", "first"):
-        shift = {part.name: part.shift for part in problem.parts}
-    n = problem.n
-    rank = job.rule.rank
-    feeding = IncrementalPOD(None, rank, products or None, shift, energy=job.rule.energy if rank is None else None,
-                             tolerance=job.rule.tolerance, keep=None if rank is None else min(job.plan.block, max(n or rank,
-                                                                                                                  1)),
-                             block=job.plan.width, memory_limit=job.memory, engine=job.local,
-                             scale={part.name: part.scale for part in problem.parts})
-    feeding.rule = job.rule
-    feeding.fields = {part.name: part.field for part in problem.parts}
-    feeding.masks = {part.name: part.mask for part in problem.parts if part.mask is not None}
-    for values, times, weights in rows_of(job):
-        feeding.update(values, times, weights)
-    if problem.access == "once":
-        job.reads.bytes = 0         # its length was not known before: result() says 1
-        return replace(feeding.result(), time_unit=problem.time_unit, mesh=problem.mesh)
-    return settled(replace(job, problem=problem), feeding.whole())
-
-
-def rows_of(job: Job) -> Iterator[tuple[dict[str, np.ndarray], Any, Any]]:
-    """Blocks of all fields in order of time, with times and weights: one read."""
-    job.reads.add(job.problem.nbytes)
-    return side_by_side({part.name: (part.source, part.key) for part in job.problem.parts}, max(job.plan.limit, 1))
-
-
-def side_by_side(fields: Mapping[str, tuple[Any, str]], limit: int) -> Iterator[tuple[dict[str, np.ndarray], Any, Any]]:
-    """Snapshots of fields of one source or of several, (name -> (m, *item), times, weights): blocks as long as all have them.
-
-    Times and weights are those of the first source. Raises InputError where one source ends before another.
-    """
-    groups: dict[int, tuple[Any, dict[str, str]]] = {}
-    for name, (source, key) in fields.items():
-        groups.setdefault(id(source), (source, {}))[1][name] = key
-    readers = [_blocks(source, keys, max(1, limit // len(groups))) for source, keys in groups.values()]
-    held: list[Any] = [None] * len(readers)
-    while True:
-        for k, reader in enumerate(readers):
-            if held[k] is None:
-                held[k] = next(reader, None)
-        if all(one is None for one in held):
-            return
-        if any(one is None for one in held):
-            ended = next(name for k, (_, keys) in enumerate(groups.values()) if held[k] is None for name in keys)
-            raise InputError(f"the fields differ in their number of snapshots: {ended!r} ended before the others")
-        m = min(len(next(iter(values.values()))) for values, _, _ in held)
-        joined: dict[str, np.ndarray] = {}
-        for k, (values, times, weights) in enumerate(held):
-            joined |= {name: x[:m] for name, x in values.items()}
-            if k == 0:
-                first = (None if times is None else times[:m], None if weights is None else weights[:m])
-            rest = ({name: x[m:] for name, x in values.items()}, None if times is None else times[m:],
-                    None if weights is None else weights[m:])
-            held[k] = rest if len(next(iter(values.values()))) > m else None
-        yield {name: joined[name] for name in fields}, *first
-
-
-def _blocks(source: Any, keys: Mapping[str, str], limit: int) -> Iterator[tuple[dict[str, np.ndarray], Any, Any]]:
-    for piece in source.pieces(list(dict.fromkeys(keys.values())), "time", False, limit):
-        for block in piece.blocks():
-            if len(block):
-                yield {name: np.asarray(block.fields[key]) for name, key in keys.items()}, block.times, block.weights
-
-
-def scaled(job: Job) -> Problem:
-    """The problem with the scales of its fields, where they have to be found in a read of its own."""
-    from ensemblekit.rom.pod import scaled_by_tiles
-
-    if job.problem.scaling is None or job.problem.access == "tiles":
-        return scaled_by_tiles(job)
-    return scaled_by_rows(job)
-
-
-def scaled_by_rows(job: Job) -> Problem:
-    """The problem with the scales of its fields, found in a read in order of time."""
-    problem = job.problem
-    n = problem.n or 1
-    sums: dict[str, Any] = {}
-    for values, _, weights in rows_of(job):
-        for part in problem.parts:
-            x = values[part.name].reshape(len(values[part.name]), -1)
-            w = np.ones(len(x)) if weights is None else np.asarray(weights, np.float64)
-            one = sums.setdefault(part.name, _Spread(x[0].astype(job.wide), part.shift))
-            one.add(x, w)
-    parts = []
-    for part in problem.parts:
-        spread = sums[part.name]
-        used = np.ones(part.field.size, bool) if part.mask is None else part.mask
-        of = (np.ones(part.field.size) if part.roots is None else part.roots**2)[used]
-        squares, largest = spread.result()
-        squares, largest = np.nan_to_num(squares[used]), np.nan_to_num(largest[used])
-        of = ldexp(of, -power_of_two(of))
-        scale = ldexp(float(np.sqrt((squares * of).sum() / of.sum()) if problem.scaling == "std" else largest.max(initial=0.0)),
-                      spread.power)
-        parts.append(replace(part, scale=scale if scale > 0 and math.isfinite(scale) and n else 1.0))
-    return replace(problem, parts=tuple(parts))
-
-
-class _Spread:
-    """Mean square and largest deviation of every number, about the mean or a given field, in units of 2**power."""
-
-    def __init__(self, first: np.ndarray, shift: np.ndarray | None):
-        self.about = first if shift is None else shift
-        self.moving = shift is None
-        self.power = 0
-        self.weight = 0.0
-        self.sum = np.zeros_like(self.about)
-        self.squares = np.zeros(len(first))
-        self.low = np.zeros(len(first))
-        self.high = np.zeros(len(first))
-
-    def add(self, x: np.ndarray, w: np.ndarray) -> None:
-        off = x - self.about
-        if x.dtype in (np.float64, np.complex128):
-            off = self._in_unit(off)
-        self.weight += float(w.sum())
-        self.sum += w @ off
-        self.squares += w @ np.square(np.abs(off))
-        if np.iscomplexobj(off):        # about the first snapshot: no more than twice the largest about the mean
-            self.high = np.maximum(self.high, np.abs(off).max(0))
-        else:
-            self.low, self.high = np.minimum(self.low, off.min(0)), np.maximum(self.high, off.max(0))
-
-    def _in_unit(self, off: np.ndarray) -> np.ndarray:
-        """Deviations in the unit, which is made larger where they do not fit, or smaller as long as all were zero."""
-        if off.any():
-            wanted = power_of_two(off) if not self.squares.any() else max(self.power, power_of_two(off))
-            less, self.power = self.power - wanted, wanted
-            self.sum, self.low, self.high = ldexp(self.sum, less), ldexp(self.low, less), ldexp(self.high, less)
-            self.squares = ldexp(self.squares, 2 * less)
-        return ldexp(off, -self.power)
-
-    def result(self) -> tuple[np.ndarray, np.ndarray]:
-        mean = self.sum / self.weight
-        if not self.moving:
-            return self.squares / self.weight, np.maximum(self.high, -self.low)
-        squares = np.maximum(self.squares / self.weight - np.abs(mean) ** 2, 0)
-        return squares, self.high if np.iscomplexobj(mean) else np.maximum(self.high - mean, mean - self.low)

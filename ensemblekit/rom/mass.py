@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ensemblekit.averaging.run import reduce
 from ensemblekit.averaging.series import Series
+from ensemblekit.rom.problem import Part
 from ensemblekit.rom.product import applied
 from ensemblekit.rom.slabs import Recipe, Tile
-
-if TYPE_CHECKING:
-    from ensemblekit.rom.pod import Job
-    from ensemblekit.rom.problem import Part
+from ensemblekit.rom.task import Job
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,24 +12,24 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from ensemblekit.averaging.reducer import TIME
 from ensemblekit.averaging.run import reduce
 from ensemblekit.engine import one_blas_thread
+from ensemblekit.rom.decomposition import Found, errors_of_fields, refuse_nothing
 from ensemblekit.rom.gram import orthonormalised
+from ensemblekit.rom.krylov import ENOUGH
 from ensemblekit.rom.plan import CACHEFUL, MOST_STEPS
-from ensemblekit.rom.problem import snapshot_at
+from ensemblekit.rom.problem import Problem, snapshot_at
 from ensemblekit.rom.randomized import FLOOR32, FLOOR64, PROBES, adjoint, gain_of, probes_in
+from ensemblekit.rom.scales import scaled
 from ensemblekit.rom.slabs import Recipe, Tile
+from ensemblekit.rom.task import Job, NotFinite, in_range
 from ensemblekit.rom.units import OutOfRange
 from ensemblekit.source import Array, Block
-
-if TYPE_CHECKING:
-    from ensemblekit.rom.pod import Found, Job
-    from ensemblekit.rom.problem import Problem
 
 WIDE = 1 << 14
 """Columns that are turned into double precision at a time."""
@@ -155,16 +155,11 @@ class Through:
 
 def by_rows(job: Job, dtype: np.dtype, at_all_costs: bool = False) -> Found | None:
     """Subspace iteration, one read a step, until another would change little. None below the floor of the arithmetic."""
-    from ensemblekit.rom.incremental import scaled
-    from ensemblekit.rom.pod import in_range
-
     with one_blas_thread():     # blocks are worked on side by side: threads of BLAS would only wait for each other
         return in_range(replace(job, problem=scaled(job)), partial(_by_rows, dtype=dtype, at_all_costs=at_all_costs))
 
 
 def _by_rows(job: Job, dtype: np.dtype, at_all_costs: bool) -> Found | None:
-    from ensemblekit.rom.pod import ENOUGH, Found, NotFinite, errors_of_fields, refuse_nothing
-
     problem = job.problem
     rule, n = job.rule, problem.n or 0
     centred = problem.center == "mean"
@@ -262,8 +257,6 @@ def _off(problem: Problem, means: list[np.ndarray], dtype: np.dtype) -> np.ndarr
 
 def _first(job: Job, problem: Problem, width: int, dtype: np.dtype) -> tuple[list[np.ndarray], np.ndarray]:
     """What is subtracted from each field at first, and the fields to begin with (width, size), orthonormal."""
-    from ensemblekit.rom.pod import NotFinite
-
     n, rng = problem.n or 0, np.random.default_rng([job.seed, 2])
     count = min(n, max(job.plan.sample, 2))
     # one of every stretch, at random within it: a fixed stride could beat in time with the flow
