@@ -57,6 +57,13 @@ class Reducer(Protocol[R]):
         """A reducer with my settings and the given state; the inverse of ``state``."""
 
 
+class Restart(Exception):
+    """What a reducer raises whose settings do not fit the snapshots: whoever called ``reduce`` begins anew with others.
+
+    It ends the read at once and reaches the caller as it is, where other exceptions are told as a ReductionError.
+    """
+
+
 TIME: frozenset[Cut] = frozenset({"time"})
 SPACE: frozenset[Cut] = frozenset({"space"})
 BOTH: frozenset[Cut] = frozenset({"time", "space"})

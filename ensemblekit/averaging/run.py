@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from ensemblekit.averaging.reducer import Reducer
+from ensemblekit.averaging.reducer import Reducer, Restart
 from ensemblekit.engine import Engine, Serial, Threads
 from ensemblekit.errors import InputError, ReadOnceError, ReductionError, UnknownFieldError, WorkerLostError
 from ensemblekit.source import WHOLE, Block, Cut, Field, Piece, SnapshotSource, as_source
@@ -270,6 +270,8 @@ def _reduce_piece(branches: Branches, piece: Piece) -> tuple[int, int, int, slic
                 for reducer in states[name]:
                     reducer.update(values, block.start, block.weights)
             doing = "reading"
+    except Restart:
+        raise
     except Exception as error:
         where = f"snapshots {piece.start} to {piece.stop - 1} of run {piece.run}"
         raise ReductionError(f"{doing}, {where}: {type(error).__name__}: {error}", piece.run, piece.start,

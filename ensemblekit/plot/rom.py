@@ -96,10 +96,9 @@ def spectrum(basis: Basis, *, ax: Any = None) -> Any:
     which they are rounding.
     """
     ax = new_axes(ax)
-    total = basis.total_energy or 1.0
     known = basis.singular_values if basis.spectrum is None else np.asarray(basis.spectrum, dtype=np.float64)
     known = known[: max(len(known), basis.rank)]
-    shares = known**2 / total
+    shares = basis.shares_of(known)
     i = np.arange(1, len(known) + 1)
     shown = shares > 0
     ax.plot(i[shown], shares[shown], color=PALE, marker="o", ms=1.8, lw=0.7, zorder=1)
@@ -111,7 +110,7 @@ def spectrum(basis: Basis, *, ax: Any = None) -> Any:
     ax.plot(k, left, color=RED, lw=1.2, zorder=3, label="left after it")
     top = 2.0
     bottom = max(1e-18, 0.3 * min(float(shares[shown].min(initial=1.0)), float(left.min())))
-    floor = (basis.floor * known[0]) ** 2 / total if basis.floor and len(known) else 0.0
+    floor = float(basis.shares_of(basis.floor * known[0])) if basis.floor and len(known) else 0.0
     if floor > 0:
         bottom = max(min(bottom, floor / 10), floor / 100)
         ax.axhspan(1e-40, floor, color=GREY, alpha=0.16, lw=0, zorder=0)
@@ -119,7 +118,7 @@ def spectrum(basis: Basis, *, ax: Any = None) -> Any:
                     textcoords="offset points", ha="right", va="top", fontsize=7, color=GREY)
     threshold = gavish_donoho_line(basis)
     if threshold is not None:
-        above = int(np.count_nonzero(known**2 / total > threshold))
+        above = int(np.count_nonzero(shares > threshold))
         ax.axhline(threshold, color=GREEN, lw=0.9, ls=(0, (4, 3)))
         ax.annotate(f"Gavish–Donoho: {above} above", (1, threshold), xycoords=("axes fraction", "data"), xytext=(-3, 2),
                     textcoords="offset points", ha="right", va="bottom", fontsize=7, color=GREEN)
@@ -150,7 +149,7 @@ def gavish_donoho_line(basis: Basis) -> float | None:
     τ = ω(β) median(σ), ω(β) ≈ 0.56 β³ - 0.95 β² + 1.82 β + 1.43, β the ratio of the matrix's sides (Gavish and Donoho,
     IEEE Trans. Inf. Theory 60, 5040, 2014).
     """
-    if not basis.spectrum_complete or basis.spectrum is None or not basis.total_energy:
+    if not basis.spectrum_complete or basis.spectrum is None or not basis.energy_fraction.any():
         return None
     sigma = np.asarray(basis.spectrum, dtype=np.float64)
     n, size = len(basis.coefficients), basis.mean.size
@@ -158,7 +157,7 @@ def gavish_donoho_line(basis: Basis) -> float | None:
     sigma = sigma[:min(n - 1, size)] if np.any(basis.mean) else sigma
     tau = (0.56 * beta**3 - 0.95 * beta**2 + 1.82 * beta + 1.43) * float(np.median(sigma))
     floor = basis.floor * float(sigma[0])
-    return tau**2 / basis.total_energy if tau > floor else None
+    return float(basis.shares_of(tau)) if tau > floor else None
 
 
 @_styled

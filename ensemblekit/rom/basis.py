@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError, UnknownFieldError
-from ensemblekit.rom.product import applied
+from ensemblekit.rom.product import applied, is_sparse
+from ensemblekit.scaling import ldexp, power_of_two
 from ensemblekit.source import Field
 
 PAIR = 0.02
@@ -74,6 +75,9 @@ class Basis:
     """How often the snapshots were read."""
     residual: float | None = None
     """Energy left out by these coefficients and modes, in the unit of `total_energy`; None: total less captured."""
+    energies: tuple[int, float, float] | None = None
+    """(power, total energy, residual), both divided by 4**power, where squares of singular values go beyond a float64;
+    `total_energy` and `residual` may be infinite or 0 then. None: they do not."""
 
     # -- size and energy -------------------------------------------------------------------------------------------
 
@@ -95,7 +99,12 @@ class Basis:
     @property
     def energy_fraction(self) -> np.ndarray:
         """(k,): share of the *total* energy in each mode."""
-        return self.singular_values**2 / self.total_energy if self.total_energy else np.zeros(self.rank)
+        return self.shares_of(self.singular_values)
+
+    def shares_of(self, singular_values: Any) -> np.ndarray:
+        """The squares of singular values, of any shape, as shares of the total energy."""
+        values = np.asarray(singular_values, np.float64)
+        return ldexp(values, -self._power) ** 2 / self._total if self._total else np.zeros(values.shape)
 
     @property
     def cumulative_energy(self) -> np.ndarray:
@@ -108,9 +117,9 @@ class Basis:
 
         By Eckart and Young sqrt(1 - cumulative energy): 99 % of the energy is an error of 10 %.
         """
-        if not self.total_energy:
+        if not self._total:
             return np.zeros(self.rank)
-        return np.sqrt(np.clip((self._after + self._left_out) / self.total_energy, 0, None))
+        return np.sqrt(np.clip((self._after + self._left_out) / self._total, 0, None))
 
     @property
     def relative_error(self) -> float:
@@ -118,12 +127,27 @@ class Basis:
         return float(self.relative_errors[-1])
 
     @property
+    def _power(self) -> int:
+        """What follows is in units of 2**power, squares of 4**power."""
+        return 0 if self.energies is None else self.energies[0]
+
+    @property
+    def _total(self) -> float:
+        return self.total_energy if self.energies is None else self.energies[1]
+
+    @property
+    def _squared(self) -> np.ndarray:
+        return ldexp(self.singular_values, -self._power) ** 2
+
+    @property
     def _after(self) -> np.ndarray:
         """(k,): energy of the modes after each, summed from the smallest up so that small ones keep their digits."""
-        return np.append(np.cumsum((self.singular_values**2)[::-1])[::-1][1:], 0.0)
+        return np.append(np.cumsum(self._squared[::-1])[::-1][1:], 0.0)
 
     @property
     def _left_out(self) -> float:
+        if self.energies is not None:
+            return self.energies[2]
         if self.residual is not None:
             return self.residual
         return max(self.total_energy - float((self.singular_values**2).sum()), 0.0)
@@ -198,7 +222,7 @@ class Basis:
             values = flat[:, cut] - part.mean.reshape(-1)
             if part.mask is not None:
                 values = np.where(part.mask.reshape(-1), values, 0)
-            found = found + applied(part.inner_product, values, part.field.shape) @ modes[:, cut].conj().T / part.scale**2
+            found = found + _projected(part, values, modes[:, cut])
         return found[0] if single else found
 
     def reconstruct(self, which: Any = slice(None)) -> Any:
@@ -228,10 +252,12 @@ class Basis:
         norms = self._norms()
         per_snapshot = self.error_per_snapshot
         if per_snapshot is not None and norms > 0:
-            more = (np.abs(self.coefficients[:, k:]) ** 2).sum(1)
+            more = (np.abs(ldexp(self.coefficients[:, k:], -self._power)) ** 2).sum(1)
             per_snapshot = np.sqrt(per_snapshot**2 + more / norms)
+        left = self._left_out + dropped
         made = replace(self, modes=self.modes[:k], singular_values=self.singular_values[:k],
-                       coefficients=self.coefficients[:, :k], residual=self._left_out + dropped,
+                       coefficients=self.coefficients[:, :k], residual=ldexp(left, 2 * self._power),
+                       energies=None if self.energies is None else (self._power, self._total, left),
                        error_per_snapshot=per_snapshot, error_per_field=self._errors_of_fields(k),
                        spectrum=self.singular_values if self.spectrum is None else self.spectrum)
         warn_of_split_pair(made)
@@ -249,7 +275,7 @@ class Basis:
 
         if self.n < 8:
             raise InputError(f"error bars need at least 8 snapshots; got {self.n}")
-        squared = np.abs(self.coefficients) ** 2 * (self.n / self.total_energy)
+        squared = np.abs(ldexp(self.coefficients, -self._power)) ** 2 * (self.n / self._total)
         return block_bootstrap(squared, weights=self.weights, confidence=confidence, block_length=block_length,
                                n_resamples=n_resamples, rng=rng)
 
@@ -271,18 +297,19 @@ class Basis:
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def _norms(self) -> float:
-        return self.total_energy / max(self.n, 1)
+        return self._total / max(self.n, 1)
 
     def _errors_of_fields(self, k: int) -> dict[str, float]:
         """Error of each field from k modes: what the modes dropped carried of it is added to what was left out."""
         if len(self.fields) < 2 or not self.error_per_field:
-            made = math.sqrt(max(self._left_out + float((self.singular_values[k:] ** 2).sum()), 0) / self.total_energy)
+            made = math.sqrt(max(self._left_out + float(self._squared[k:].sum()), 0) / self._total)
             return dict.fromkeys(self.error_per_field, made)
         found = {}
-        covariance = (self.coefficients.conj().T * (1 if self.weights is None else self.weights)) @ self.coefficients
+        coefficients = ldexp(self.coefficients, -self._power)
+        covariance = (coefficients.conj().T * (1 if self.weights is None else self.weights)) @ coefficients
         for part in self.parts():
             flat = part.modes.reshape(self.rank, -1)
-            gram = applied(part.inner_product, flat, part.field.shape) @ flat.conj().T / part.scale**2
+            gram = _projected(part, flat, flat)
             kept = float(np.real(np.sum(gram.T * covariance)))
             fields_error = self.error_per_field[part.name]
             # residual of all k modes, then what the dropped ones (and their cross terms, zero in sum) carried
@@ -359,6 +386,17 @@ class FieldPart:
         coefficients = self.basis._coefficients(which)
         flat = coefficients @ self.modes.reshape(len(self.modes), -1)
         return flat.reshape(*coefficients.shape[:-1], *self.mean.shape) + self.mean
+
+
+def _projected(part: FieldPart, values: np.ndarray, modes: np.ndarray) -> np.ndarray:
+    """Inner products (m, k) of rows of numbers of one field with modes, in units in which all on the way are numbers too."""
+    scale, product = part.scale, part.inner_product
+    of_scale = power_of_two(scale)
+    # modes of large weights are small, and the other way round
+    of_roots = 0 if product is None else power_of_two(product.data if is_sparse(product) else product) // 2
+    found = applied(product, ldexp(values, -of_scale), part.field.shape, -2 * of_roots) @ ldexp(
+        modes, of_roots - of_scale).conj().T
+    return ldexp(found, of_roots) / ldexp(scale, -of_scale) ** 2
 
 
 def warn_of_split_pair(basis: Basis) -> None:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
 from ensemblekit.averaging.reducer import TIME
 from ensemblekit.averaging.run import reduce
 from ensemblekit.averaging.series import Series
+from ensemblekit.rom.decomposition import LEAST, Found, refuse_nothing
 from ensemblekit.rom.gram import FLOOR
-from ensemblekit.rom.problem import first_snapshot
+from ensemblekit.rom.problem import Part, _weights, first_snapshot
+from ensemblekit.rom.scales import _volume, scaled_by_rows, scaled_by_tiles
+from ensemblekit.rom.snapshots import _common_power
+from ensemblekit.rom.task import Job, NotFinite, in_range
+from ensemblekit.rom.units import Unit, magnitude
+from ensemblekit.scaling import ldexp
 from ensemblekit.source import Array, Block
-
-if TYPE_CHECKING:
-    from ensemblekit.rom.pod import Found, Job
-    from ensemblekit.rom.problem import Part
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,23 +44,34 @@ class Rows:
         return rows
 
 
+def _finite_magnitude(values: np.ndarray) -> float:
+    """The largest magnitude; NaN where numbers are NaN or infinite, which no unit mends."""
+    found = magnitude(values)
+    return found if math.isfinite(found) else math.nan
+
+
 class Products:
     """Sums over the snapshots of x and of conj(x) x, weighted; merges in any order, as all rows have one shift."""
 
     cuts = TIME
 
-    def __init__(self) -> None:
+    def __init__(self, units: tuple[tuple[slice, Unit], ...] = ()) -> None:
+        self.units = units
+        """Columns, and the unit that they are in."""
         self.sum: Array = None
         self.matrix: Array = None
 
     def empty(self) -> Self:
-        return type(self)()
+        return type(self)(self.units)
 
     def update(self, values: Array, start: int, weights: Array | None = None) -> None:
         if not len(values):
             return
         weighted = values if weights is None else values * np.asarray(weights)[:, None]
-        total, matrix = weighted.sum(0), values.conj().T @ weighted
+        with np.errstate(over="ignore", invalid="ignore"):      # sums that are no numbers are met by those who get them
+            total, matrix = weighted.sum(0), values.conj().T @ weighted
+        for at, unit in self.units:
+            unit.check(float(matrix.diagonal()[at].real.sum()), partial(_finite_magnitude, values[:, at]), False)
         self.sum = total if self.sum is None else self.sum + total
         self.matrix = matrix if self.matrix is None else self.matrix + matrix
 
@@ -99,12 +113,14 @@ class Projected:
 
 def covariance(job: Job) -> Found:
     """Modes from the (size, size) matrix, coefficients in a second read."""
-    from ensemblekit.rom.incremental import scaled_by_rows
-    from ensemblekit.rom.pod import Found, NotFinite, _volume, refuse_nothing, with_scales
+    if job.problem.scaling == "max":
+        problem = scaled_by_tiles(job) if job.problem.access == "tiles" else scaled_by_rows(job)
+        job = replace(job, problem=problem)
+    return in_range(job, _covariance, together=job.problem.scaling != "std")
 
+
+def _covariance(job: Job) -> Found:
     problem = job.problem
-    if problem.scaling == "max":
-        problem = with_scales(job, problem, None, None) if problem.access == "tiles" else scaled_by_rows(job)
     parts = problem.parts
     source = parts[0].source
     keys = tuple(part.key for part in parts)
@@ -113,9 +129,15 @@ def covariance(job: Job) -> Found:
     shift = np.concatenate([first_snapshot(part.source, part.key) if part.shift is None else part.shift for part in parts])
     shift = np.where(np.isfinite(shift), shift, 0)
     factors = _factors(parts)
-    job.reads.add(problem.nbytes)
-    total, matrix = reduce(source, {"p": (Rows(keys, shift, factors, job.wide), Products())}, fields=list(dict.fromkeys(keys)),
-                           engine=job.engine, limit=limit, progress=job.progress)["p"]
+    edges = list(pairwise(np.cumsum([0, *(part.field.size for part in parts)])))
+    units: tuple[tuple[slice, Unit], ...] = ((slice(None), replace(parts[0].unit, field=None)),)
+    if problem.scaling == "std":
+        units = tuple((slice(a, b), part.unit) for part, (a, b) in zip(parts, edges, strict=True))
+    elif any(part.asked is not None for part in parts):
+        units = ((slice(None), Unit(problem.power, True)),)
+    with job.reads.counted(problem.nbytes):
+        total, matrix = reduce(source, {"p": (Rows(keys, shift, factors, job.wide), Products(units))},
+                               fields=list(dict.fromkeys(keys)), engine=job.engine, limit=limit, progress=job.progress)["p"]
     if not (np.isfinite(total).all() and np.isfinite(matrix).all()):
         raise NotFinite
     # products come with the weights as the source has them; pod's have mean 1
@@ -126,21 +148,26 @@ def covariance(job: Job) -> Found:
         off = total / n
         matrix = matrix - n * np.outer(off.conj(), off)
         mean = shift + (off if factors is None else np.divide(off, factors, out=np.zeros_like(off), where=factors != 0))
-    edges = list(pairwise(np.cumsum([0, *(part.field.size for part in parts)])))
+    power = problem.power
     if problem.scaling == "std":
-        scales = [float(np.sqrt(np.trace(matrix[a:b, a:b]).real / (n * _volume(part)))) or 1.0
-                  for part, (a, b) in zip(parts, edges, strict=True)]
-        parts = tuple(replace(part, scale=part.scale * scale) for part, scale in zip(parts, scales, strict=True))
-        each = np.concatenate([np.full(part.field.size, scale) for part, scale in zip(parts, scales, strict=True)])
+        energies = [float(np.trace(matrix[a:b, a:b]).real) for a, b in edges]
+        scales = [ldexp(float(np.sqrt(energy / (n * _volume(part)))), part.power) or 1.0
+                  for energy, part, (a, b) in zip(energies, parts, edges, strict=True)]
+        power = _common_power(energies, parts, scales)
+        each = np.concatenate([np.full(part.field.size, ldexp(scale, power - part.power))
+                               for part, scale in zip(parts, scales, strict=True)])
         matrix = matrix / each / each[:, None]
+        problem = replace(problem, parts=tuple(
+            replace(part, scale=part.scale * scale) for part, scale in zip(parts, scales, strict=True))).of_unit(power)
+        parts = problem.parts
         factors = _factors(parts)
     values, vectors = np.linalg.eigh(matrix)
     squared, vectors = np.clip(values[::-1], 0, None), vectors[:, ::-1]
     sigma = np.sqrt(squared)
     usable = min(int(np.count_nonzero(sigma > FLOOR * sigma[0])) if sigma[0] > 0 else 0, n)
     means = [mean[a:b] for a, b in edges]
-    refuse_nothing(job, usable, sigma, means)
-    k = job.rule.choose(squared, float(squared.sum()), usable, n, problem.size, True)
+    refuse_nothing(problem, usable, sigma, means)
+    k = job.rule.in_unit(power).choose(squared, float(squared.sum()), usable, n, problem.size, True)
     modes = np.ascontiguousarray(vectors[:, :k].conj().T)
     job.reads.add(problem.nbytes)
     found = reduce(source, {"c": (Projected(Rows(keys, mean, factors, job.wide), modes), Series())},
@@ -152,12 +179,15 @@ def covariance(job: Job) -> Found:
         within = across @ modes.conj().T
         for a, b in edges:
             own = float(np.trace(matrix[a:b, a:b]).real)
+            if own < LEAST and problem.power:
+                errors.append(math.nan)
+                continue
             gram = modes[:, a:b] @ modes[:, a:b].conj().T
             kept = float(2 * np.sum(across[:, a:b] * modes[:, a:b].conj()).real - np.sum(gram.T * within).real)
             errors.append(math.sqrt(max(own - kept, 0.0) / own) if own > 0 else 0.0)
     return Found(sigma[:min(n, problem.size)], True, coefficients, [modes[:, a:b] for a, b in edges], means,
                  float(squared.sum()), float(squared[k:].sum()), energy, errors, FLOOR, "covariance", sigma[:k],
-                 scales=[part.scale for part in parts])
+                 scales=[part.scale for part in parts], power=power)
 
 
 def _factors(parts: tuple[Part, ...]) -> np.ndarray | None:
@@ -168,8 +198,6 @@ def _factors(parts: tuple[Part, ...]) -> np.ndarray | None:
 
 
 def _weight_of(source: Any) -> float:
-    from ensemblekit.rom.problem import _weights
-
     weights = _weights(source, None)
     assert weights is not None
     return float(weights.sum())

@@ -18,6 +18,7 @@ FORMAT = "ensemblekit basis 1"
 GROUP = "/rom/basis"
 ARRAYS = ("modes", "singular_values", "coefficients", "mean", "times", "mask", "error_per_snapshot", "weights", "spectrum")
 NUMBERS = ("total_energy", "time_unit", "spectrum_complete", "floor", "method", "passes", "residual")
+"""`energies` joined later; a file without them has None."""
 
 
 def save_basis(basis: Basis, path: Any) -> str:
@@ -26,6 +27,7 @@ def save_basis(basis: Basis, path: Any) -> str:
 
     arrays: dict[str, np.ndarray] = {name: value for name in ARRAYS if (value := getattr(basis, name)) is not None}
     about: dict[str, Any] = {"format": FORMAT, **{name: _plain(getattr(basis, name)) for name in NUMBERS}}
+    about["energies"] = basis.energies
     about["fields"] = {name: {"shape": list(f.shape), "dtype": f.dtype.str, "unit": f.unit, "kind": f.kind}
                        for name, f in basis.fields.items()}
     about["scale"] = {name: float(x) for name, x in basis.scale.items()}
@@ -61,7 +63,8 @@ def load_basis(path: Any) -> Basis:
 
         mesh = Mesh.from_arrays({name.removeprefix("mesh/"): x for name, x in arrays.items() if name.startswith("mesh/")})
     columns: dict[str, Any] = {name: arrays.get(name) for name in ARRAYS} | {name: about[name] for name in NUMBERS}
-    return Basis(**columns,
+    energies = about.get("energies")
+    return Basis(**columns, energies=None if energies is None else tuple(energies),
                  fields={name: Field(tuple(f["shape"]), np.dtype(f["dtype"]), f["unit"], f["kind"])
                          for name, f in about["fields"].items()},
                  scale=about["scale"], error_per_field=about["error_per_field"],

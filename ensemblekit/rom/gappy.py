@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ensemblekit.errors import InputError
+from ensemblekit.rom.gaps import gaps_of
+from ensemblekit.rom.reading import in_memory
+from ensemblekit.rom.task import Job
+from ensemblekit.scaling import ldexp, power_of_two
 from ensemblekit.source import ArraySource
 
 if TYPE_CHECKING:
     from ensemblekit.rom.basis import Basis
-    from ensemblekit.rom.pod import Job
-
 STEPS = 200
 SETTLED = 1e-8
 
 
-def gappy(job: Job) -> Basis:
+def gappy(job: Job, decompose: Callable[[Job], Basis]) -> Basis:
     """Fill the gaps with the mean, then with the reconstruction from the modes until that changes nothing, and decompose.
 
     The error reported is that of the filled snapshots. Numbers that are missing in every snapshot are left out.
     """
-    from ensemblekit.rom.pod import decomposed, gaps_of, in_memory
-
     problem = job.problem
     if job.rule.rank is None:
         raise InputError('missing="gappy" needs a rank: the gaps are filled in from that many modes')
@@ -57,15 +58,17 @@ def gappy(job: Job) -> Basis:
                      for part, v in zip(parts, values, strict=True))
         return replace(job, problem=replace(held, parts=made))
 
-    basis = decomposed(of(filled))
+    basis = decompose(of(filled))
     for _ in range(STEPS):
         change = size = 0.0
+        power = power_of_two(basis.coefficients)
         for fitted, gap, values in zip(basis.parts(), gaps, filled, strict=True):
             rebuilt = (basis.coefficients @ fitted.modes.reshape(basis.rank, -1) + fitted.mean.ravel())[gap]
-            change += float(np.square(np.abs(rebuilt - values[gap])).sum())
-            size += float(np.square(np.abs(rebuilt - np.broadcast_to(fitted.mean.ravel(), gap.shape)[gap])).sum())
+            change += float(np.square(np.abs(ldexp(rebuilt - values[gap], -power))).sum())
+            off = ldexp(rebuilt - np.broadcast_to(fitted.mean.ravel(), gap.shape)[gap], -power)
+            size += float(np.square(np.abs(off)).sum())
             values[gap] = rebuilt
-        basis = decomposed(of(filled))
+        basis = decompose(of(filled))
         if change <= SETTLED**2 * max(size, 1e-300):
             break
     return basis

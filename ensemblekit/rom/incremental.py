@@ -14,24 +14,26 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ensemblekit.engine import Engine, Threads, one_blas_thread
 from ensemblekit.errors import InputError, StoreError, UnknownFieldError
 from ensemblekit.rom.basis import Basis
+from ensemblekit.rom.decomposition import Found, assembled, size_of
 from ensemblekit.rom.gram import FLOOR, orthonormalised
-from ensemblekit.rom.problem import Part
+from ensemblekit.rom.history import History
+from ensemblekit.rom.problem import Part, Problem, products_of
 from ensemblekit.rom.product import element_weights, is_sparse
 from ensemblekit.rom.rank import Rule, as_bytes
+from ensemblekit.rom.units import OutOfRange, Unit, magnitude
+from ensemblekit.scaling import ldexp, power_of_two
 from ensemblekit.source import Field, SnapshotSource
 
-if TYPE_CHECKING:
-    from ensemblekit.rom.pod import Job
-    from ensemblekit.rom.problem import Problem
-
 FORMAT = "ensemblekit incremental pod 1"
+FORMAT_IN_UNITS = "ensemblekit incremental pod 2"
+"""Of a state in units of a power of two, which the first format knows nothing of."""
 SLAB = 4096
 STATE = "/rom/incremental"
 
@@ -109,6 +111,8 @@ class IncrementalPOD:
         self.weights: list[np.ndarray] = []
         self.factors: np.ndarray | None = None
         self.floor = FLOOR
+        self.power = 0
+        """Singular values and coefficients are in units of 2**power: see :mod:`units`."""
 
     # -- feeding ---------------------------------------------------------------------------------------------------
 
@@ -151,8 +155,6 @@ class IncrementalPOD:
     def weighted_by(self, source: Any, names: Iterable[str]) -> IncrementalPOD:
         """Itself, with the volumes of the mesh that a source carries as inner product, as :func:`ensemblekit.rom.pod` takes
         them; say it before the first snapshot, and again after the state was taken up from a file."""
-        from ensemblekit.rom.problem import products_of
-
         products, masks = products_of({name: (source, name) for name in names}, "auto")
         self.inner_product = products if any(p is not None for p in products.values()) else None
         self.masks = {name: mask for name, mask in masks.items() if mask is not None}
@@ -255,10 +257,10 @@ class IncrementalPOD:
             scale = self.scales.get(name, 1.0)
             plain = plain and weights is None and scale == 1
             factors.append(np.full(field.size, 1 / scale) if weights is None else np.sqrt(weights) / scale)
-        if plain and self.mask is None:
+        if plain and self.mask is None and not self.power:
             self.factors = None
             return
-        self.factors = np.concatenate(factors)
+        self.factors = ldexp(np.concatenate(factors), -self.power)
         if self.mask is not None:
             self.factors = np.where(self.mask, self.factors, 0.0)
 
@@ -268,7 +270,9 @@ class IncrementalPOD:
             if other == name:
                 part = rows[:, start:start + field.size]
                 with np.errstate(invalid="ignore"):
-                    return float(np.sqrt(np.nanmean(np.abs(part - np.nanmean(part, axis=0, dtype=np.float64)) ** 2))) or 1.0
+                    off = np.abs(part - np.nanmean(part, axis=0, dtype=np.float64))
+                    power = power_of_two(off)
+                    return ldexp(float(np.sqrt(np.nanmean(ldexp(off, -power) ** 2))), power) or 1.0
             start += field.size
         raise AssertionError(name)
 
@@ -289,21 +293,18 @@ class IncrementalPOD:
         moving = self._moving and heavy > 0
         share = weights / heavy if moving else None
         gap = math.sqrt(before * heavy / after) if moving and before else 0.0
+        roots = np.concatenate([np.ones(len(self.sigma)), np.sqrt(weights), np.ones(1 if gap else 0)])
         step = _Step(self, rows, share, gap)
         engine = self.engine if self.engine is not None else Threads()
         kept, m = len(self.sigma), len(rows)
         with one_blas_thread():
-            gram: Any = 0
-            for part in engine.map(_products, self._slabs(), step):
-                gram = gram + part
+            gram, weighted = self._gram(step, roots, engine)
             if not np.isfinite(gram.diagonal()).all():
                 bad = int(np.argmin(np.isfinite(gram.diagonal()[kept:kept + m])))
                 self.times.pop()
                 self.weights.pop()
                 raise InputError(f"snapshot {self.n + bad} holds NaN or infinity; "
                              "leave it out")
-            roots = np.concatenate([np.ones(kept), np.sqrt(weights), np.ones(1 if gap else 0)])
-            weighted = roots[:, None] * gram * roots
             values, vectors = np.linalg.eigh(weighted)
             values, vectors = np.clip(values[::-1], 0, None), vectors[:, ::-1]
             self.total += max(float(np.trace(weighted).real) - float((self.sigma**2).sum()), 0.0)
@@ -325,6 +326,37 @@ class IncrementalPOD:
             self.mean += (step.mean - self.mean) * (heavy / after)
         self.sigma, self.modes, self.weight = np.sqrt(values[:keep]), new, after
 
+    def _gram(self, step: _Step, roots: np.ndarray, engine: Engine) -> tuple[np.ndarray, np.ndarray]:
+        """Inner products of what is kept and a block, and those times the roots of the weights, in a unit that fits them."""
+        while True:
+            gram: Any = 0
+            for part in engine.map(_products, self._slabs(), step):
+                gram = gram + part
+            with np.errstate(over="ignore", invalid="ignore"):
+                weighted = roots[:, None] * gram * roots
+            try:
+                Unit(self.power).check(float(np.trace(weighted).real), lambda: self._largest(step, roots), False)
+            except OutOfRange as misfit:
+                self._change_unit(misfit.power)
+                continue
+            return gram, weighted
+
+    def _largest(self, step: _Step, roots: np.ndarray) -> float:
+        found = 0.0
+        with np.errstate(over="ignore", invalid="ignore"):
+            for at in self._slabs():
+                found = float(np.maximum(found, magnitude(roots[:, None] * step.z(at))))       # NaN stays
+        seen = step.rows if self.mask is None else step.rows[:, self.mask]
+        return found if math.isfinite(found) or np.isfinite(seen).all() else math.nan
+
+    def _change_unit(self, power: int) -> None:
+        """Everything so far in units of another power of two, which is exact."""
+        less, self.power = self.power - power, power
+        self.sigma = ldexp(self.sigma, less)
+        self.total, self.left_out = ldexp(self.total, 2 * less), ldexp(self.left_out, 2 * less)
+        self.time.scale(less)
+        self._set_factors()
+
     @property
     def _moving(self) -> bool:
         return isinstance(self.center, str) and self.center == "mean"
@@ -334,7 +366,7 @@ class IncrementalPOD:
         if self.keep is not None:
             return min(self.keep, usable)
         # a tenth of the error allowed, in energy, may go on the way
-        allowed = 0.1 * self.rule.allowed(self.total) - self.left_out
+        allowed = 0.1 * self.rule.in_unit(self.power).allowed(self.total) - self.left_out
         tail = np.append(np.cumsum(values[::-1])[::-1][1:], 0.0)
         fits = np.flatnonzero(tail <= max(allowed, 0.0))
         keep = min(int(fits[0]) + 1 if len(fits) else usable, usable)
@@ -367,10 +399,10 @@ class IncrementalPOD:
     def usable(self) -> int:
         """Directions kept that are no rounding; InputError where there is none."""
         assert self.mean is not None
-        assert self.shift is not None
         usable = int(np.count_nonzero(self.sigma > self.floor * self.sigma[0])) if len(self.sigma) and self.sigma[0] > 0 else 0
-        largest = float(np.abs(self.mean + self.shift).max())
-        rounding = 4 * np.finfo(np.float64).eps * largest * math.sqrt(self.n * self.mean.size)
+        # of the scales of several fields any may come from rounding: one field that fluctuates is enough
+        sizes = [size_of(part, self.centre[at]) for part, at in zip(self._parts(), self._columns(), strict=True)]
+        rounding = 4 * np.finfo(np.float64).eps * min(sizes) * math.sqrt(self.n * self.mean.size)
         if not usable or (isinstance(self.center, str) and self.center != "none" and self.sigma[0] <= rounding):
             raise InputError(f"all {self.n} snapshots are the same: no fluctuation to decompose")
         return usable
@@ -385,7 +417,8 @@ class IncrementalPOD:
     @property
     def chosen(self) -> int:
         """How many modes the rule takes of those at hand."""
-        return self.rule.choose(self.sigma**2, self.total, self.usable(), self.n, self.modes.shape[1], False)
+        return self.rule.in_unit(self.power).choose(self.sigma**2, self.total, self.usable(), self.n, self.modes.shape[1],
+                                                    False)
 
     def off(self, k: int) -> float:
         """A bound of the sine of the largest angle between the first k modes and the space that they stand for.
@@ -400,11 +433,10 @@ class IncrementalPOD:
     def dressed(self, parts: Any) -> Iterator[Part]:
         """The parts of a problem with the scales and masks found on the way."""
         for part, (a, b) in zip(parts, self._edges(), strict=True):
-            yield replace(part, scale=self.scales.get(part.name, 1.0), mask=None if self.mask is None else self.mask[a:b])
+            yield replace(part, scale=self.scales.get(part.name, 1.0), mask=None if self.mask is None else self.mask[a:b],
+                          power=self.power, asked=self.power or None)
 
     def _result(self) -> Basis:
-        from ensemblekit.rom.pod import Found, assembled
-
         assert self.mean is not None
         assert self.shift is not None
         squared = self.sigma**2
@@ -423,7 +455,7 @@ class IncrementalPOD:
         found = Found(self.sigma * math.sqrt(ratio), False, coefficients, modes, [mean[a:b] for a, b in self._edges()],
                       self.total * ratio, residual, np.zeros(self.n), [math.nan] * len(modes) if len(modes) > 1 else [],
                       self.floor,
-                      "incremental", self.sigma[:k] * math.sqrt(ratio), np.zeros(self.n))
+                      "incremental", self.sigma[:k] * math.sqrt(ratio), np.zeros(self.n), power=self.power)
         basis = assembled(problem, found)
         errors = {} if len(modes) > 1 else {next(iter(self.fields)): basis.relative_error}
         return replace(basis, error_per_snapshot=None, error_per_field=errors, passes=1)
@@ -435,21 +467,25 @@ class IncrementalPOD:
             start += field.size
 
     def _problem(self, weights: np.ndarray | None, times: np.ndarray | None) -> Any:
-        from ensemblekit.rom.problem import Problem
+        return Problem(tuple(self._parts()), self.n, weights, times, "", None,
+                       self.center if isinstance(self.center, str) else "given")
 
-        parts = []
+    def _columns(self) -> Iterator[slice]:
+        return (slice(a, b) for a, b in self._edges())
+
+    def _parts(self) -> Iterator[Part]:
         for (name, field), (a, b) in zip(self.fields.items(), self._edges(), strict=True):
             product = self.inner_product.get(name) if isinstance(self.inner_product, Mapping) else self.inner_product
             of = element_weights(product, field.shape)
-            parts.append(Part(name, name, None, field, product, None if of is None else np.sqrt(of), None,     # type: ignore[arg-type]
-                              self.scales.get(name, 1.0), None if self.mask is None else self.mask[a:b]))
-        return Problem(tuple(parts), self.n, weights, times, "", None, self.center if isinstance(self.center, str) else "given")
+            yield Part(name, name, None, field, product, None if of is None else np.sqrt(of), None,     # type: ignore[arg-type]
+                       self.scales.get(name, 1.0), None if self.mask is None else self.mask[a:b], self.power)
 
     # -- state -----------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything as plain arrays: :meth:`restored` makes the same of it."""
-        about = {"format": FORMAT, "n": self.n, "weight": self.weight, "total": self.total, "left_out": self.left_out,
+        about = {"format": FORMAT_IN_UNITS if self.power else FORMAT, "power": self.power, "n": self.n,
+                 "weight": self.weight, "total": self.total, "left_out": self.left_out,
                  "keep": self.keep, "block": self.block, "scales": self.scales, "rule": list(self.rule_numbers),
                  "center": self.center if isinstance(self.center, str) else "given", "started": self.modes is not None,
                  "fields": {name: {"shape": list(f.shape), "dtype": f.dtype.str, "unit": f.unit}
@@ -479,7 +515,7 @@ class IncrementalPOD:
 
     def _load(self, arrays: dict[str, np.ndarray]) -> None:
         about = json.loads(arrays["about"].tobytes())
-        if about.get("format") != FORMAT:
+        if about.get("format") not in (FORMAT, FORMAT_IN_UNITS):
             raise StoreError(f"this state has the format {about.get('format')!r}; this version reads {FORMAT!r}")
         mine = {"keep": self.keep, "block": self.block, "rule": list(self.rule_numbers),
                 "center": self.center if isinstance(self.center, str) else "given"}
@@ -489,7 +525,7 @@ class IncrementalPOD:
                                  "settings, or begin anew with another path")
         self._clear()
         self.n, self.weight, self.total, self.left_out = about["n"], about["weight"], about["total"], about["left_out"]
-        self.scales = about["scales"]
+        self.scales, self.power = about["scales"], about.get("power", 0)
         self.fields = {name: Field(tuple(f["shape"]), np.dtype(f["dtype"]), f["unit"]) for name, f in about["fields"].items()}
         if about["started"]:
             self.modes, self.sigma, self.mean, self.shift = (np.array(arrays[x]) for x in ("modes", "sigma", "mean", "shift"))
@@ -533,8 +569,7 @@ class IncrementalPOD:
         """Another one in the same state; what is replaced as a whole is shared."""
         new = self._copy_settings()
         for name in ("fields", "n", "scales", "mask", "shift", "sigma", "modes", "weight", "total", "left_out", "factors",
-                     "dtype",
-                     "floor"):
+                     "dtype", "floor", "power"):
             setattr(new, name, getattr(self, name))
         new.mean = None if self.mean is None else self.mean.copy()
         new.pending, new.pending_meta = list(self.pending), list(self.pending_meta)
@@ -583,192 +618,11 @@ class _Step:
 
 
 def _products(step: _Step, at: slice) -> np.ndarray:
-    z = step.z(at)
-    return z @ z.conj().T
+    with np.errstate(over="ignore", invalid="ignore"):      # in a worker: sums that are no numbers are met by who asked
+        z = step.z(at)
+        return z @ z.conj().T
 
 
 def _turned(shared: tuple[_Step, np.ndarray, np.ndarray], at: slice) -> None:
     step, turn, new = shared
     new[:, at] = turn @ step.z(at)
-
-
-class History:
-    """Coefficients of all snapshots in modes that turn with every block.
-
-    Turning all of them every time would cost the square of their number; so they lie in a few segments, each with the
-    turn that is still to be applied, and segments of about the same length are joined (as the digits of a counter).
-    """
-
-    def __init__(self) -> None:
-        self.segments: list[list[Any]] = []     # [rows (n, k), turn (k, k') or None, shift (k')]
-
-    def transform(self, turn: np.ndarray, shift: np.ndarray) -> None:
-        """From now on all are turned and shifted."""
-        for segment in self.segments:
-            if segment[1] is None:
-                segment[1], segment[2] = turn, shift
-            else:
-                segment[1], segment[2] = segment[1] @ turn, segment[2] @ turn + shift
-
-    def append(self, rows: np.ndarray) -> None:
-        self.segments.append([rows, None, None])
-        while len(self.segments) > 1 and len(self.segments[-1][0]) >= len(self.segments[-2][0]):
-            last = self.segments.pop()
-            self.segments[-1] = [np.concatenate([_applied(self.segments[-1]), _applied(last)]), None, None]
-
-    def values(self) -> np.ndarray:
-        return np.concatenate([_applied(segment) for segment in self.segments])
-
-    def state(self) -> dict[str, np.ndarray]:
-        return {f"{k}/{name}": value for k, segment in enumerate(self.segments)
-                for name, value in zip(("rows", "turn", "shift"), segment, strict=True) if value is not None}
-
-    @classmethod
-    def restored(cls, state: Mapping[str, np.ndarray]) -> History:
-        new = cls()
-        for k in range(len({name.split("/")[0] for name in state})):
-            new.segments.append([state.get(f"{k}/{name}") for name in ("rows", "turn", "shift")])
-        return new
-
-    def copy(self) -> History:
-        new = History()
-        new.segments = [list(segment) for segment in self.segments]
-        return new
-
-
-def _applied(segment: list[Any]) -> np.ndarray:
-    rows, turn, shift = segment
-    return rows if turn is None else rows @ turn + shift
-
-
-def incremental_pod(job: Job) -> Basis:
-    """The incremental route of pod: one read, and where the source allows it further ones: see :mod:`projection`."""
-    from ensemblekit.rom.projection import settled
-
-    problem = scaled(job)
-    products = {part.name: part.product for part in problem.parts if part.product is not None}
-    shift: Any = problem.center
-    if problem.center not in ("mean", "none", "first"):
-        shift = {part.name: part.shift for part in problem.parts}
-    n = problem.n
-    rank = job.rule.rank
-    feeding = IncrementalPOD(None, rank, products or None, shift, energy=job.rule.energy if rank is None else None,
-                             tolerance=job.rule.tolerance, keep=None if rank is None else min(job.plan.block, max(n or rank,
-                                                                                                                  1)),
-                             block=job.plan.width, memory_limit=job.memory, engine=job.local,
-                             scale={part.name: part.scale for part in problem.parts})
-    feeding.rule = job.rule
-    feeding.fields = {part.name: part.field for part in problem.parts}
-    feeding.masks = {part.name: part.mask for part in problem.parts if part.mask is not None}
-    for values, times, weights in rows_of(job):
-        feeding.update(values, times, weights)
-    if problem.access == "once":
-        job.reads.bytes = 0         # its length was not known before: result() says 1
-        return replace(feeding.result(), time_unit=problem.time_unit, mesh=problem.mesh)
-    return settled(replace(job, problem=problem), feeding.whole())
-
-
-def rows_of(job: Job) -> Iterator[tuple[dict[str, np.ndarray], Any, Any]]:
-    """Blocks of all fields in order of time, with times and weights: one read."""
-    job.reads.add(job.problem.nbytes)
-    return side_by_side({part.name: (part.source, part.key) for part in job.problem.parts}, max(job.plan.limit, 1))
-
-
-def side_by_side(fields: Mapping[str, tuple[Any, str]], limit: int) -> Iterator[tuple[dict[str, np.ndarray], Any, Any]]:
-    """Snapshots of fields of one source or of several, (name -> (m, *item), times, weights): blocks as long as all have them.
-
-    Times and weights are those of the first source. Raises InputError where one source ends before another.
-    """
-    groups: dict[int, tuple[Any, dict[str, str]]] = {}
-    for name, (source, key) in fields.items():
-        groups.setdefault(id(source), (source, {}))[1][name] = key
-    readers = [_blocks(source, keys, max(1, limit // len(groups))) for source, keys in groups.values()]
-    held: list[Any] = [None] * len(readers)
-    while True:
-        for k, reader in enumerate(readers):
-            if held[k] is None:
-                held[k] = next(reader, None)
-        if all(one is None for one in held):
-            return
-        if any(one is None for one in held):
-            ended = next(name for k, (_, keys) in enumerate(groups.values()) if held[k] is None for name in keys)
-            raise InputError(f"the fields differ in their number of snapshots: {ended!r} ended before the others")
-        m = min(len(next(iter(values.values()))) for values, _, _ in held)
-        joined: dict[str, np.ndarray] = {}
-        for k, (values, times, weights) in enumerate(held):
-            joined |= {name: x[:m] for name, x in values.items()}
-            if k == 0:
-                first = (None if times is None else times[:m], None if weights is None else weights[:m])
-            rest = ({name: x[m:] for name, x in values.items()}, None if times is None else times[m:],
-                    None if weights is None else weights[m:])
-            held[k] = rest if len(next(iter(values.values()))) > m else None
-        yield {name: joined[name] for name in fields}, *first
-
-
-def _blocks(source: Any, keys: Mapping[str, str], limit: int) -> Iterator[tuple[dict[str, np.ndarray], Any, Any]]:
-    for piece in source.pieces(list(dict.fromkeys(keys.values())), "time", False, limit):
-        for block in piece.blocks():
-            if len(block):
-                yield {name: np.asarray(block.fields[key]) for name, key in keys.items()}, block.times, block.weights
-
-
-def scaled(job: Job) -> Problem:
-    """The problem with the scales of its fields, where they have to be found in a read of its own."""
-    from ensemblekit.rom.pod import with_scales
-
-    if job.problem.scaling is None or job.problem.access == "tiles":
-        return with_scales(job, job.problem, None, None)
-    return scaled_by_rows(job)
-
-
-def scaled_by_rows(job: Job) -> Problem:
-    """The problem with the scales of its fields, found in a read in order of time."""
-    problem = job.problem
-    n = problem.n or 1
-    sums: dict[str, Any] = {}
-    for values, _, weights in rows_of(job):
-        for part in problem.parts:
-            x = values[part.name].reshape(len(values[part.name]), -1)
-            w = np.ones(len(x)) if weights is None else np.asarray(weights, np.float64)
-            one = sums.setdefault(part.name, _Spread(x[0].astype(job.wide), part.shift))
-            one.add(x, w)
-    parts = []
-    for part in problem.parts:
-        spread = sums[part.name]
-        used = np.ones(part.field.size, bool) if part.mask is None else part.mask
-        of = (np.ones(part.field.size) if part.roots is None else part.roots**2)[used]
-        squares, largest = spread.result()
-        squares, largest = np.nan_to_num(squares[used]), np.nan_to_num(largest[used])
-        scale = float(np.sqrt((squares * of).sum() / of.sum()) if problem.scaling == "std" else largest.max(initial=0.0))
-        parts.append(replace(part, scale=scale if scale > 0 and math.isfinite(scale) and n else 1.0))
-    return replace(problem, parts=tuple(parts))
-
-
-class _Spread:
-    """Mean square and largest deviation of every number, about the mean or a given field."""
-
-    def __init__(self, first: np.ndarray, shift: np.ndarray | None):
-        self.about = first if shift is None else shift
-        self.moving = shift is None
-        self.weight = 0.0
-        self.sum = np.zeros_like(self.about)
-        self.squares = np.zeros(len(first))
-        self.low = np.zeros(len(first))
-        self.high = np.zeros(len(first))
-
-    def add(self, x: np.ndarray, w: np.ndarray) -> None:
-        off = x - self.about
-        self.weight += float(w.sum())
-        self.sum += w @ off
-        self.squares += w @ np.square(np.abs(off))
-        if np.iscomplexobj(off):        # about the first snapshot: no more than twice the largest about the mean
-            self.high = np.maximum(self.high, np.abs(off).max(0))
-        else:
-            self.low, self.high = np.minimum(self.low, off.min(0)), np.maximum(self.high, off.max(0))
-
-    def result(self) -> tuple[np.ndarray, np.ndarray]:
-        mean = self.sum / self.weight
-        if not self.moving:
-            return self.squares / self.weight, np.maximum(self.high, -self.low)
-        squares = np.maximum(self.squares / self.weight - np.abs(mean) ** 2, 0)
-        return squares, self.high if np.iscomplexobj(mean) else np.maximum(self.high - mean, mean - self.low)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from ensemblekit.averaging.run import reduce
 from ensemblekit.averaging.series import Series
+from ensemblekit.rom.problem import Part
 from ensemblekit.rom.product import applied
 from ensemblekit.rom.slabs import Recipe, Tile
-
-if TYPE_CHECKING:
-    from ensemblekit.rom.pod import Job
-    from ensemblekit.rom.problem import Part
+from ensemblekit.rom.task import Job
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,11 +49,13 @@ def gram_with_mass(job: Job, part: Part, recipe: Recipe) -> tuple[dict[str, np.n
     mean = np.concatenate([c["mean"] for c in columns])
     n = job.problem.n or 0
     gram = np.empty((n, n), job.wide)
-    centred = Recipe(recipe.dtype, recipe.share, None, mean, recipe.width)
+    centred = replace(recipe, shift=mean)
     for a in range(0, n, max(1, job.plan.block)):
         b = min(n, a + max(1, job.plan.block))
         group = np.asarray(_snapshots(part, a, b, job), job.wide).reshape(b - a, -1) - mean
-        products, _ = job.over_tiles(part, AgainstWork(centred, applied(part.product, group, part.field.shape)))
+        if recipe.factors is not None:
+            group *= recipe.factors
+        products, _ = job.over_tiles(part, AgainstWork(centred, applied(part.matrix, group, part.field.shape)))
         gram[:, a:b] = products["products"]
     return {"gram": (gram + gram.conj().T) / 2, "energy": sums["energy"]}, columns
 

@@ -15,8 +15,11 @@ import numpy as np
 from ensemblekit.errors import InputError, UnknownFieldError
 from ensemblekit.rom.mesh import mesh_of
 from ensemblekit.rom.product import element_weights, is_sparse
+from ensemblekit.rom.units import OutOfRange, Unit
+from ensemblekit.scaling import ldexp, power_of_two
 from ensemblekit.source import ArraySource, Field, ReplicaSet, SnapshotSource, StackedSource, as_source
 
+TINY = float(np.finfo(np.float64).tiny)
 Centre = str | np.ndarray | Mapping[str, Any]
 
 
@@ -38,6 +41,12 @@ class Part:
     scale: float = 1.0
     mask: np.ndarray | None = None
     """(size,) bool, False where nothing is decomposed."""
+    power: int = 0
+    """The rows that are decomposed are in units of 2**power."""
+    asked: int | None = None
+    """The power that the field's own numbers asked for, where they said so."""
+    product_power: int = 0
+    """A sparse mass matrix enters divided by 4**product_power, so rows are in its units by 2**product_power too."""
 
     @property
     def sparse(self) -> bool:
@@ -51,7 +60,30 @@ class Part:
             roots = np.where(self.mask, 1.0 if roots is None else roots, 0.0)
         if self.scale != 1:
             roots = np.full(self.field.size, 1 / self.scale) if roots is None else roots / self.scale
+        if self.power:
+            used = np.ones(self.field.size) if roots is None else roots
+            # a number that counts is not masked for being small
+            roots = np.where(used > 0, np.maximum(ldexp(used, -self.power), TINY), 0.0)
         return roots
+
+    @property
+    def unit(self) -> Unit:
+        """Of its rows, on their way through :class:`~ensemblekit.rom.slabs.Recipe`."""
+        return Unit(self.power, self.asked is not None, self.name)
+
+    @property
+    def whole_power(self) -> int:
+        """That of singular values: of the rows and of the mass matrix."""
+        return self.power + self.product_power
+
+    def in_unit(self, power: int) -> Part:
+        """The same for singular values in units of 2**power, whatever its own numbers are."""
+        return replace(self, power=power - self.product_power, asked=power if self.asked is None else self.asked)
+
+    @property
+    def matrix(self) -> Any:
+        """The sparse mass matrix divided by 4**product_power."""
+        return self.product * 4.0**-self.product_power if self.product_power else self.product
 
     def masked(self, mask: np.ndarray) -> Part:
         return replace(self, mask=mask if self.mask is None else self.mask & mask)
@@ -73,6 +105,26 @@ class Problem:
     """ "mean", or another word where something known is subtracted."""
     scaling: Any = None
     """How the scales are found: None, "std" or "max" (they are in the parts where they are known)."""
+
+    @property
+    def power(self) -> int:
+        """Singular values are in units of 2**power, once all fields are."""
+        return self.parts[0].whole_power
+
+    def of_unit(self, power: int) -> Problem:
+        """The same in units of 2**power."""
+        if all(part.whole_power == power for part in self.parts):
+            return self
+        return replace(self, parts=tuple(part.in_unit(power) for part in self.parts))
+
+    def remeasured(self, misfit: OutOfRange, together: bool) -> Problem:
+        """The same in the unit that numbers out of range asked for; the largest of all where the fields go `together`."""
+        parts = tuple(replace(part, power=misfit.power, asked=misfit.power) if misfit.field in (None, part.name) else part
+                      for part in self.parts)
+        if together:
+            top = max(part.asked for part in parts if part.asked is not None)
+            parts = tuple(replace(part, power=top) for part in parts)
+        return replace(self, parts=parts)
 
     @property
     def size(self) -> int:
@@ -150,15 +202,17 @@ def problem_of(x: Any, snapshot_axis: int | None, inner_product: Any, scale: Any
     for name, (source, key) in sources.items():
         field = source.fields[key]
         product = products[name]
-        roots = None
+        roots, product_power = None, 0
         if product is not None and not is_sparse(product):
             weights_of = element_weights(product, field.shape)
             assert weights_of is not None
             roots = np.sqrt(weights_of)
         elif is_sparse(product):
             _check_sparse(product, field)
+            product_power = power_of_two(product.diagonal().max()) // 2
         parts.append(Part(name, key, source, field, product, roots, _shift(center, word, name, source, key, len(sources)),
-                          scales.get(name, 1.0) if isinstance(scales, dict) else 1.0, masks[name]))
+                          scales.get(name, 1.0) if isinstance(scales, dict) else 1.0, masks[name],
+                          product_power=product_power))
     return Problem(tuple(parts), n, weights, times_of(first), first.time_unit, _mesh(first), word,
                    scales if isinstance(scales, str) else None)
 

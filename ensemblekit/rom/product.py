@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError
+from ensemblekit.scaling import ldexp
 
 
 def is_sparse(product: Any) -> bool:
@@ -41,10 +42,12 @@ def element_weights(product: Any, shape: tuple[int, ...]) -> np.ndarray | None:
     return np.ascontiguousarray(np.broadcast_to(wide, shape)).reshape(-1)
 
 
-def applied(product: Any, rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Rows (m, size) times the inner product: rows @ W."""
+def applied(product: Any, rows: np.ndarray, shape: tuple[int, ...], power: int = 0) -> np.ndarray:
+    """Rows (m, size) times the inner product, and that times 2**power: rows @ W."""
     if product is None:
-        return rows
+        return ldexp(rows, power)
+    if power:
+        product = product * 2.0**power if is_sparse(product) else ldexp(np.asarray(product, np.float64), power)
     if is_sparse(product):
         if product.shape[0] == rows.shape[1]:
             return np.asarray((product @ rows.T).T)

@@ -13,18 +13,19 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ensemblekit.engine import Engine, one_blas_thread
 from ensemblekit.rom.basis import Basis
+from ensemblekit.rom.decomposition import LEAST, Found, assembled
 from ensemblekit.rom.gram import orthonormalised
-
-if TYPE_CHECKING:
-    from ensemblekit.rom.incremental import IncrementalPOD
-    from ensemblekit.rom.pod import Job
-    from ensemblekit.rom.problem import Part
+from ensemblekit.rom.incremental import IncrementalPOD
+from ensemblekit.rom.problem import Part
+from ensemblekit.rom.reading import rows_of
+from ensemblekit.rom.scales import scaled
+from ensemblekit.rom.task import Job
 
 SLAB = 4096
 SETTLED = 2e-7
@@ -56,8 +57,6 @@ class Read:
 def settled(job: Job, stream: IncrementalPOD) -> Basis:
     """The modes of a stream that was read once, with the coefficients that suit them, exact errors and, where they are a
     space of their own, brought to within 1e-6 of it by as many further reads as that takes."""
-    from ensemblekit.rom.pod import Found, assembled
-
     problem = replace(job.problem, parts=tuple(stream.dressed(job.problem.parts)))
     parts = problem.parts
     roots = problem.roots
@@ -92,6 +91,9 @@ def settled(job: Job, stream: IncrementalPOD) -> Basis:
         c = roots[:, None] * coefficients
         for at, (a, b) in enumerate(edges):
             own = float((read.energies[:, at] * roots**2).sum())
+            if own < LEAST and problem.power:
+                errors.append(math.nan)
+                continue
             gram = rows[:, a:b] @ rows[:, a:b].conj().T
             along = roots[:, None] * (read.products[:, at] @ turn[:k].conj().T)
             kept = 2 * np.sum(c.conj() * along).real - np.sum(gram.T * (c.conj().T @ c)).real
@@ -102,13 +104,11 @@ def settled(job: Job, stream: IncrementalPOD) -> Basis:
     residual = max(total - float((sigma[:k] ** 2).sum()), 0.0)
     return assembled(problem, Found(spectrum, False, coefficients, [rows[:, a:b] for a, b in edges],
                                     [mean[a:b] for a, b in edges], total, residual, energy, errors, stream.floor,
-                                    "incremental", sigma[:k]))
+                                    "incremental", sigma[:k], power=problem.power))
 
 
 def _read(job: Job, parts: tuple[Part, ...], q: np.ndarray, mean: np.ndarray, roots: np.ndarray | None) -> Read:
     """One read; `roots` are those of the weights where the product with all snapshots is wanted too."""
-    from ensemblekit.rom.incremental import rows_of
-
     cuts = list(_cuts(parts))
     turned = None if roots is None else np.zeros_like(q)
     products, energies, at = [], [], 0
@@ -216,3 +216,28 @@ def _cuts(parts: tuple[Part, ...]) -> Iterator[Cut]:
         for own in _slabs(part.field.size):
             yield Cut(at, own, slice(start + own.start, start + own.stop))
         start += part.field.size
+
+
+def incremental_pod(job: Job) -> Basis:
+    """The incremental route of pod: one read, and where the source allows it further ones: see :mod:`projection`."""
+    problem = scaled(job)
+    products = {part.name: part.product for part in problem.parts if part.product is not None}
+    shift: Any = problem.center
+    if problem.center not in ("mean", "none", "first"):
+        shift = {part.name: part.shift for part in problem.parts}
+    n = problem.n
+    rank = job.rule.rank
+    feeding = IncrementalPOD(None, rank, products or None, shift, energy=job.rule.energy if rank is None else None,
+                             tolerance=job.rule.tolerance, keep=None if rank is None else min(job.plan.block, max(n or rank,
+                                                                                                                  1)),
+                             block=job.plan.width, memory_limit=job.memory, engine=job.local,
+                             scale={part.name: part.scale for part in problem.parts})
+    feeding.rule = job.rule
+    feeding.fields = {part.name: part.field for part in problem.parts}
+    feeding.masks = {part.name: part.mask for part in problem.parts if part.mask is not None}
+    for values, times, weights in rows_of(job):
+        feeding.update(values, times, weights)
+    if problem.access == "once":
+        job.reads.bytes = 0         # its length was not known before: result() says 1
+        return replace(feeding.result(), time_unit=problem.time_unit, mesh=problem.mesh)
+    return settled(replace(job, problem=problem), feeding.whole())

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -44,9 +44,8 @@ class SampleWork:
         pieces = [slice(int(a), min(int(a) + RUN, columns)) for a in runs]
         picked = np.concatenate([np.arange(p.start, p.stop) for p in pieces])
         values = np.concatenate([tile.values[:, p] for p in pieces], axis=1)
-        some = Recipe(self.recipe.dtype, self.recipe.share,
-                      None if self.recipe.factors is None else self.recipe.factors[tile.at + picked],
-                      None if self.recipe.shift is None else self.recipe.shift[tile.at + picked], len(picked))
+        some = replace(self.recipe, factors=None if self.recipe.factors is None else self.recipe.factors[tile.at + picked],
+                       shift=None if self.recipe.shift is None else self.recipe.shift[tile.at + picked], width=len(picked))
         energy = np.zeros(len(tile))
         (slab,) = some.slabs(Tile(values, 0), energy)
         return {"energy": energy}, {"sample": slab.values}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from ensemblekit.errors import InputError
+from ensemblekit.scaling import ldexp
 
 GAVISH_DONOHO = ("gavish-donoho", "optimal")
 
@@ -62,12 +63,16 @@ class Rule:
         """Whether the number of modes is known beforehand."""
         return self.rank is not None
 
+    def in_unit(self, power: int) -> Rule:
+        """The same for singular values in units of 2**power."""
+        return self if self.absolute is None else replace(self, absolute=ldexp(self.absolute, -power))
+
     def allowed(self, total: float) -> float:
         """Energy that may be left out."""
         if self.tolerance is not None:
             return self.tolerance**2 * total
         if self.absolute is not None:
-            return self.absolute**2
+            return self.absolute * self.absolute        # infinite rather than an OverflowError
         return (1 - (self.energy or 0)) * total
 
     def choose(self, squared: np.ndarray, total: float, usable: int, n: int, size: int, complete: bool) -> int:

@@ -11,23 +11,25 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from functools import partial
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from ensemblekit.averaging.reducer import TIME
 from ensemblekit.averaging.run import reduce
 from ensemblekit.engine import one_blas_thread
+from ensemblekit.rom.decomposition import Found, errors_of_fields, refuse_nothing
 from ensemblekit.rom.gram import orthonormalised
+from ensemblekit.rom.krylov import ENOUGH
 from ensemblekit.rom.plan import CACHEFUL, MOST_STEPS
-from ensemblekit.rom.problem import snapshot_at
+from ensemblekit.rom.problem import Problem, snapshot_at
 from ensemblekit.rom.randomized import FLOOR32, FLOOR64, PROBES, adjoint, gain_of, probes_in
+from ensemblekit.rom.scales import scaled
 from ensemblekit.rom.slabs import Recipe, Tile
+from ensemblekit.rom.task import Job, NotFinite, in_range
+from ensemblekit.rom.units import OutOfRange
 from ensemblekit.source import Array, Block
-
-if TYPE_CHECKING:
-    from ensemblekit.rom.pod import Found, Job
-    from ensemblekit.rom.problem import Problem
 
 WIDE = 1 << 14
 """Columns that are turned into double precision at a time."""
@@ -110,7 +112,12 @@ class Through:
             return
         if self.sums is None:
             self.sums = np.zeros_like(self.step.rows)
-        y, energy = self.step.add(values, start, self.sums)
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):      # sums that are no numbers are met by those who get them
+                y, energy = self.step.add(values, start, self.sums)
+        except OutOfRange as misfit:
+            n = len(self.step.recipes[0].share)
+            raise OutOfRange(misfit.power, misfit.field, start / n) from None
         self.y.append(y)
         self.energy.append(energy)
 
@@ -148,16 +155,12 @@ class Through:
 
 def by_rows(job: Job, dtype: np.dtype, at_all_costs: bool = False) -> Found | None:
     """Subspace iteration, one read a step, until another would change little. None below the floor of the arithmetic."""
-    from ensemblekit.rom.incremental import scaled
-
-    problem = scaled(job)
     with one_blas_thread():     # blocks are worked on side by side: threads of BLAS would only wait for each other
-        return _by_rows(job, problem, dtype, at_all_costs)
+        return in_range(replace(job, problem=scaled(job)), partial(_by_rows, dtype=dtype, at_all_costs=at_all_costs))
 
 
-def _by_rows(job: Job, problem: Problem, dtype: np.dtype, at_all_costs: bool) -> Found | None:
-    from ensemblekit.rom.pod import ENOUGH, Found, NotFinite, errors_of_fields, refuse_nothing
-
+def _by_rows(job: Job, dtype: np.dtype, at_all_costs: bool) -> Found | None:
+    problem = job.problem
     rule, n = job.rule, problem.n or 0
     centred = problem.center == "mean"
     rank = min(rule.rank or 50, n - centred, problem.size)
@@ -206,7 +209,7 @@ def _by_rows(job: Job, problem: Problem, dtype: np.dtype, at_all_costs: bool) ->
         rows = _turned(adjoint(turn * scale), nexts)
         rows, _ = orthonormalised(_filled(rows, values, job.seed + steps))
     sigma = np.sqrt(values[:k])
-    refuse_nothing(job, int(sigma[0] > 0), sigma, means)
+    refuse_nothing(problem, int(sigma[0] > 0), sigma, means)
     narrow = dtype in (np.float32, np.complex64)
     floor = FLOOR32 if narrow else FLOOR64
     if not at_all_costs and (k < rank or sigma[-1] < floor * sigma[0] or left < (1e-5 if narrow else 1e-12) * total):
@@ -220,22 +223,22 @@ def _by_rows(job: Job, problem: Problem, dtype: np.dtype, at_all_costs: bool) ->
     modes = _turned(adjoint(turn), rows)
     parts = [modes[:, at] for at in problem.columns]
     residual = energies.sum(0) - (np.abs(coefficients) ** 2).sum(1)
-    errors = errors_of_fields(parts, [mine @ turn for mine in y_of], energies, coefficients, roots)
+    errors = errors_of_fields(problem, parts, [mine @ turn for mine in y_of], energies, coefficients)
     return Found(spectrum if len(spectrum) > k else sigma, False, coefficients, [np.ascontiguousarray(p) for p in parts], means,
                  total, left, energies.sum(0), errors, floor, "randomized", sigma, np.clip(residual, 0, None),
-                 [part.scale for part in problem.parts])
+                 [part.scale for part in problem.parts], problem.power)
 
 
 def _read(job: Job, problem: Problem, means: list[np.ndarray],
           rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One read of all fields in order of time."""
-    job.reads.add(problem.nbytes)
     names = tuple(part.key for part in problem.parts)
     recipes = tuple(job.recipe(part, rows.dtype, _rounded(mean, rows.dtype))
                     for part, mean in zip(problem.parts, means, strict=True))
     step = StepInTime(recipes, np.vstack([rows, _off(problem, means, rows.dtype)], dtype=rows.dtype), problem.weights)
-    return reduce(problem.parts[0].source, {"rows": (RowsOf(names), Through(step))}, fields=list(dict.fromkeys(names)),
-                  limit=job.plan.limit, engine=job.engine, progress=job.progress)["rows"]
+    with job.reads.counted(problem.nbytes):
+        return reduce(problem.parts[0].source, {"rows": (RowsOf(names), Through(step))}, fields=list(dict.fromkeys(names)),
+                      limit=job.plan.limit, engine=job.engine, progress=job.progress)["rows"]
 
 
 def _rounded(mean: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -254,8 +257,6 @@ def _off(problem: Problem, means: list[np.ndarray], dtype: np.dtype) -> np.ndarr
 
 def _first(job: Job, problem: Problem, width: int, dtype: np.dtype) -> tuple[list[np.ndarray], np.ndarray]:
     """What is subtracted from each field at first, and the fields to begin with (width, size), orthonormal."""
-    from ensemblekit.rom.pod import NotFinite
-
     n, rng = problem.n or 0, np.random.default_rng([job.seed, 2])
     count = min(n, max(job.plan.sample, 2))
     # one of every stretch, at random within it: a fixed stride could beat in time with the flow

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from ensemblekit.averaging.reducer import SPACE
+from ensemblekit.rom.units import ORDINARY, Unit, magnitude
 from ensemblekit.source import Array, Block
 
 KERNEL_TYPES = (np.dtype("f4"), np.dtype("f8"))
+SINGLE = (np.dtype("f4"), np.dtype("c8"))
 FEW = 8
 """Snapshots whose mean is subtracted where that of all is not known yet."""
 
@@ -68,9 +71,19 @@ class Recipe:
     quick: bool = False
     """Subtract the mean of a few snapshots and find that of all on the way: one look at the numbers instead of two, for
     products with vectors that are orthogonal to the mean's. Slabs say how far `off` they are, and `energy` is too."""
+    unit: Unit = ORDINARY
+    """Of the rows; `factors` have it in them."""
 
     def slabs(self, tile: Tile, energy: np.ndarray) -> Iterator[Slab]:
-        """The slabs of a tile one by one, in one buffer used again and again; squares of rows are added to `energy`."""
+        """The slabs of a tile one by one, in one buffer used again and again; squares of rows are added to `energy`.
+
+        Raises OutOfRange behind the last one, where those squares say that the tile wants other units.
+        """
+        yield from self._each(tile, energy)
+        share = 0.0 if self.factors is None else tile.at / len(self.factors)
+        self.unit.check(float(energy.sum()), lambda: self._largest(tile), self.dtype in SINGLE, share)
+
+    def _each(self, tile: Tile, energy: np.ndarray) -> Iterator[Slab]:
         n, columns = tile.values.shape
         buffer = np.empty((n, min(self.width, columns)), self.dtype)
         real = np.dtype(self.dtype.type(0).real.dtype)
@@ -86,6 +99,23 @@ class Recipe:
             mean = self._mean(values) if self.shift is None else self.shift[at]
             _load(values, mean, factors, out, energy)
             yield Slab(at.start, out, np.asarray(mean))
+
+    def _largest(self, tile: Tile) -> float:
+        """The largest magnitude in the rows of a tile; NaN where numbers of its own are NaN or infinite."""
+        found = self._magnitude(tile)
+        if found == 0 and self.factors is not None:     # the weights may have made nothing of it
+            return math.ulp(0.0) if replace(self, factors=(self.factors > 0) * 1.0)._magnitude(tile) > 0 else 0.0
+        if math.isinf(found):
+            used = slice(None) if self.factors is None else self.factors[tile.at:tile.at + tile.values.shape[1]] > 0
+            return math.inf if np.isfinite(tile.values[:, used]).all() else math.nan
+        return found
+
+    def _magnitude(self, tile: Tile) -> float:
+        found = 0.0
+        with np.errstate(over="ignore", invalid="ignore"):
+            for slab in replace(self, quick=False)._each(tile, np.zeros(len(tile))):
+                found = float(np.maximum(found, magnitude(slab.values)))        # NaN stays
+        return found
 
     def _in_one_look(self, values: np.ndarray, factors: np.ndarray, out: np.ndarray,
                      energy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -152,7 +182,8 @@ class Slabs:
 
     def update(self, values: Array, start: int, weights: Array | None = None) -> None:
         if len(values):
-            self.sums, columns = self.work(values)
+            with np.errstate(over="ignore", invalid="ignore"):      # sums that are no numbers are met by those who get them
+                self.sums, columns = self.work(values)
             self.columns = [columns]
 
     def merge(self, later: Self) -> None:

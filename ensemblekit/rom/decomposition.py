@@ -1,0 +1,169 @@
+"""What a route finds, and the basis that it becomes in the units of the fields."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ensemblekit.errors import InputError
+from ensemblekit.rom.basis import Basis
+from ensemblekit.rom.problem import Part, Problem
+from ensemblekit.rom.slabs import SINGLE
+from ensemblekit.scaling import ldexp
+
+LEAST = 1e-200
+"""Energies of a field, in units in which that of all is an ordinary number, below which its squares may be lost."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a route found, before it is put into the units of the fields."""
+
+    spectrum: np.ndarray
+    """All singular values known, falling."""
+    complete: bool
+    coefficients: np.ndarray
+    """(n, k)."""
+    modes: list[np.ndarray]
+    """Of each field (k, size), orthonormal together once multiplied with `factors`."""
+    means: list[np.ndarray]
+    total: float
+    residual: float
+    energy: np.ndarray
+    """(n,) of each snapshot."""
+    field_errors: list[float]
+    floor: float
+    method: str
+    singular_values: np.ndarray | None = None
+    """Of the modes kept, where they are not the first of the spectrum."""
+    per_snapshot: np.ndarray | None = None
+    """(n,) energies left out, where they are known otherwise than as a difference."""
+    scales: list[float] | None = None
+    """Of the fields, where the route found them on its way."""
+    power: int = 0
+    """Singular values and coefficients are in units of 2**power, energies of 4**power."""
+
+
+def refuse_nothing(problem: Problem, usable: int, sigma: np.ndarray, means: list[np.ndarray]) -> None:
+    """Raise InputError where all snapshots are the same, but for the rounding of what was subtracted."""
+    sizes = [size_of(part, mean) for part, mean in zip(problem.parts, means, strict=True)]
+    # a scale found from a fluctuation makes rounding as large as anything: one field that fluctuates is enough then
+    size = max(sizes, default=0.0) if problem.scaling is None else min(sizes, default=0.0)
+    rounding = 4 * np.finfo(np.float64).eps * size * math.sqrt((problem.n or 1) * problem.size)
+    if not usable or (problem.center in ("mean", "first") and sigma[0] <= rounding):
+        what = "field " + repr(problem.parts[0].name) if len(problem.parts) == 1 else "all fields"
+        if problem.center in ("mean", "first"):
+            raise InputError(f"all {problem.n} snapshots of {what} are the same: no fluctuation to decompose")
+        raise InputError(f"all {problem.n} snapshots of {what} are zero: nothing to decompose")
+
+
+def size_of(part: Part, mean: np.ndarray) -> float:
+    """The largest number of a mean, as it enters the rows that are decomposed."""
+    found = ldexp(float(np.abs(mean).max(initial=0.0)), -part.power) / part.scale
+    if part.roots is None:
+        return found
+    return found * float(np.linalg.norm(part.roots)) / math.sqrt(part.field.size)
+
+
+def errors_of_fields(problem: Problem, modes: Sequence[np.ndarray], products: Sequence[np.ndarray],
+                     energies: Sequence[np.ndarray] | np.ndarray, coefficients: np.ndarray) -> list[float]:
+    """Relative errors of several fields, from the products of each (n, size) with its part of the modes, (n, k), and the
+    energies of its snapshots; none for a single one, whose error is that of all.
+
+    NaN for a field of next to nothing beside the others, whose squares are no numbers in their units.
+    """
+    if len(modes) < 2:
+        return []
+    roots = problem.roots
+    errors, c = [], roots[:, None] * coefficients
+    for part, rows, product, energy in zip(problem.parts, modes, products, energies, strict=True):
+        if part.asked is not None and part.asked < part.power - 300:
+            errors.append(math.nan)
+            continue
+        own = float((energy * roots**2).sum())
+        wide = rows.astype(coefficients.dtype)
+        kept = 2 * np.sum(c.conj() * (roots[:, None] * product)).real - np.sum((wide @ wide.conj().T).T * (c.conj().T @ c)).real
+        errors.append(math.sqrt(max(own - float(kept), 0) / own) if own > 0 else 0.0)
+    return errors
+
+
+def assembled(held: Problem, found: Found) -> Basis:
+    """A Basis in the units of the fields, with signs that do not depend on the route."""
+    problem = with_scales_of(held, found)
+    k = found.coefficients.shape[1]
+    modes, means = [], []
+    # the largest number of each mode is real and positive
+    largest = np.zeros(k)
+    phase = np.ones(k, found.coefficients.dtype)
+    for part, rows, mean in zip(problem.parts, found.modes, found.means, strict=True):
+        factors = replace(part, power=0).factors
+        if factors is not None:
+            with np.errstate(divide="ignore"):
+                inverse = np.where(factors > 0, 1 / factors, 0.0)
+            if rows.dtype in SINGLE and not 1e-30 < inverse.max(initial=1.0) < 1e30:
+                rows = rows.astype(np.result_type(rows.dtype, np.float64))
+            for a in range(0, rows.shape[1], 1 << 16):
+                rows[:, a:a + (1 << 16)] *= inverse[a:a + (1 << 16)]
+        rows = ldexp(rows, -part.product_power)
+        if part.mask is not None:
+            mean = np.where(part.mask, mean, math.nan)
+        modes.append(rows)
+        means.append(mean)
+        for j in range(k):
+            at = int(np.abs(rows[j]).argmax())
+            if abs(rows[j, at]) / part.scale > largest[j] * (1 + 1e-9):
+                largest[j] = abs(rows[j, at]) / part.scale
+                phase[j] = rows[j, at] / abs(rows[j, at])
+    for rows in modes:
+        for j in range(k):
+            if phase[j] != 1:
+                rows[j] *= np.conj(phase[j])
+    coefficients = found.coefficients * phase
+    single = len(problem.parts) == 1
+    field = problem.parts[0].field
+    shape = field.shape if single else (problem.size,)
+    n = problem.n or len(coefficients)
+    total = found.total
+    left = found.per_snapshot
+    if left is None:
+        left = np.clip(found.energy - (np.abs(coefficients) ** 2).sum(1), 0, None)
+    masks = [part.mask for part in problem.parts]
+    names = [part.name for part in problem.parts]
+    basis = Basis(
+        modes=(modes[0] if single else np.concatenate(modes, axis=1)).reshape(k, *shape),
+        singular_values=_in_ordinary_unit(
+            found.spectrum[:k] if found.singular_values is None else found.singular_values, found.power),
+        coefficients=ldexp(coefficients, found.power), mean=(means[0] if single else np.concatenate(means)).reshape(shape),
+        total_energy=ldexp(total, 2 * found.power),
+        fields={part.name: part.field for part in problem.parts},
+        inner_product=problem.parts[0].product if single else (
+            None if all(part.product is None for part in problem.parts) else {p.name: p.product for p in problem.parts}),
+        scale={part.name: part.scale for part in problem.parts} if any(part.scale != 1 for part in problem.parts) else {},
+        times=problem.times, time_unit=problem.time_unit, mesh=problem.mesh,
+        mask=None if all(mask is None for mask in masks) else np.concatenate(
+            [np.ones(part.field.size, bool) if part.mask is None else part.mask for part in problem.parts]).reshape(shape),
+        error_per_snapshot=np.sqrt(left / (total / n)) if total else np.zeros(n), weights=problem.weights,
+        spectrum=ldexp(found.spectrum, found.power), spectrum_complete=found.complete, floor=found.floor, method=found.method,
+        residual=ldexp(found.residual, 2 * found.power),
+        energies=(found.power, total, found.residual) if found.power else None)
+    errors = found.field_errors or [basis.relative_error] * len(names)
+    return replace(basis, error_per_field=dict(zip(names, errors, strict=True)))
+
+
+def _in_ordinary_unit(singular_values: np.ndarray, power: int) -> np.ndarray:
+    values = ldexp(singular_values, power)
+    if not np.isfinite(values).all() or values[0] < np.finfo(np.float64).tiny:
+        raise InputError(f"singular values of about 1e{math.log10(singular_values[0]) + power * math.log10(2):+.0f} are beyond "
+                         "what a float64 holds; give the snapshots or the weights of the inner product in another unit")
+    return values
+
+
+def with_scales_of(problem: Problem, found: Found) -> Problem:
+    """The problem with the scales that the route found on its way."""
+    if found.scales is None:
+        return problem
+    parts = zip(problem.parts, found.scales, strict=True)
+    return replace(problem, parts=tuple(replace(part, scale=scale) for part, scale in parts))
