@@ -174,7 +174,7 @@ def check_labels(target: torch.Tensor, shape: tuple[int, ...], task: str, ignore
     if task == "regression" or not target.numel():
         return
     if target.is_floating_point() and (task != "binary" or not (target == target.round()).all()):
-        raise InputError(f"labels are whole numbers, the index of the class; got {target.dtype}. If the label is another item "
+        raise InputError(f"labels are whole numbers, the index of the class; got fractions ({target.dtype}). If the label is another item "
                          "of the batch, or of another type: target=lambda batch: batch[1].long()")
     kept = target if ignore_index is None else target[target != ignore_index]
     if kept.numel() and (int(kept.min()) < 0 or int(kept.max()) >= shape[1]):
