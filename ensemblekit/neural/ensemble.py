@@ -32,7 +32,7 @@ from ensemblekit.neural.batches import (
 )
 from ensemblekit.neural.batchnorm import has_batch_norm, update_bn
 from ensemblekit.neural.members import RESIDENT, Measurement, Members
-from ensemblekit.neural.parameters import Manifest, load_vectors, to_vectors, unwrapped
+from ensemblekit.neural.parameters import Manifest, check_left_out, load_vectors, to_vectors, unwrapped
 from ensemblekit.neural.prediction import Prediction, RegressionPrediction
 from ensemblekit.neural.saved import save_predictions
 from ensemblekit.neural.uncertainty import Pool, Space, check_space
@@ -136,6 +136,8 @@ class Ensemble(torch.nn.Module):
             if one.provenance.get("manifest") != stores[0].provenance["manifest"]:
                 raise InputError(f"{one.path} holds snapshots of another model than {stores[0].path}")
         manifest.check(model)
+        for one in stores:
+            check_left_out(one.provenance.get("left_out", {}), model)
         total = sum(len(one) for one in stores)
         if not total:
             raise InputError("no snapshots were stored: an ensemble needs at least one")

@@ -146,6 +146,9 @@ class CycleLR(LRScheduler):
 
     def _set(self, rates: list[float | torch.Tensor]) -> list[float | torch.Tensor]:
         """The optimizer's rates, tensors filled in place; returns them as `get_last_lr` does, tensors copied."""
+        if len(self.optimizer.param_groups) != len(rates):
+            raise InputError(f"the schedule knows {len(rates)} parameter groups and the optimizer has "
+                             f"{len(self.optimizer.param_groups)}: make the schedule after add_param_group")
         for k, group in enumerate(self.optimizer.param_groups):
             if isinstance(group["lr"], torch.Tensor):
                 group["lr"].fill_(rates[k])
