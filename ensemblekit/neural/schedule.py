@@ -128,6 +128,9 @@ class CycleLR(LRScheduler):
         """One step on, after optimizer.step(). A step that a GradScaler skipped keeps the phase (see Recorder)."""
         if self._held:
             return
+        if len(self.optimizer.param_groups) != len(self.base_lrs):
+            raise InputError(f"the schedule knows {len(self.base_lrs)} parameter groups and the optimizer has "
+                             f"{len(self.optimizer.param_groups)}: make the schedule after add_param_group")
         before = self.last_epoch
         if epoch is None and self._step_count > 1 and before + 1 < self.next_end:
             self._step_count += 1       # within a cycle, where torch has nothing to warn of: this runs once an update
@@ -146,9 +149,6 @@ class CycleLR(LRScheduler):
 
     def _set(self, rates: list[float | torch.Tensor]) -> list[float | torch.Tensor]:
         """The optimizer's rates, tensors filled in place; returns them as `get_last_lr` does, tensors copied."""
-        if len(self.optimizer.param_groups) != len(rates):
-            raise InputError(f"the schedule knows {len(rates)} parameter groups and the optimizer has "
-                             f"{len(self.optimizer.param_groups)}: make the schedule after add_param_group")
         for k, group in enumerate(self.optimizer.param_groups):
             if isinstance(group["lr"], torch.Tensor):
                 group["lr"].fill_(rates[k])
