@@ -65,7 +65,8 @@ def test_sample_weights_are_not_taken_for_labels():
         neural.predict(net(), batches)
     right = neural.predict(net(), [(x, y)])
     said = neural.predict(net(), batches, target=lambda batch: batch[1])
-    assert np.array_equal(said.target, right.target) and np.array_equal(said.probabilities, right.probabilities)
+    assert np.array_equal(said.target, right.target)
+    assert np.array_equal(said.probabilities, right.probabilities)
     Batch = namedtuple("Batch", "x y weight")
     assert np.array_equal(neural.predict(net(), [Batch(*batches[0])], target=lambda b: b.y).target, right.target)
 
@@ -172,7 +173,8 @@ def test_a_finished_run_of_a_plain_loop_is_left_alone(tmp_path):
     before = neural.state_dict(tmp_path / "a.h5")
     train(tmp_path / "a.h5", net())
     after = neural.state_dict(tmp_path / "a.h5")
-    assert all(torch.equal(x, after[name]) for name, x in before.items()) and len(neural.history(tmp_path / "a.h5").step) == 8
+    assert all(torch.equal(x, after[name]) for name, x in before.items())
+    assert len(neural.history(tmp_path / "a.h5").step) == 8
 
 
 def test_an_optimizer_of_another_model_is_refused_and_an_average_is_not(tmp_path):
@@ -192,7 +194,7 @@ def test_an_optimizer_of_another_model_is_refused_and_an_average_is_not(tmp_path
     other = neural.AveragedModel(model)
     other.load_state_dict(theirs.state_dict())
     assert torch.equal(other.module[0].weight, average.module[0].weight)
-    children = list(average.children())[0]
+    children = next(iter(average.children()))
     average.update_parameters(net())
     assert torch.equal(children[0].weight, average.state_dict()["module.0.weight"])
 
