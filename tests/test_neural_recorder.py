@@ -222,7 +222,7 @@ def test_a_training_that_ends_short_of_its_schedule(tmp_path, caplog):
                 loop.rec.step()
                 loop.schedule.step()
     loop.check([4])
-    assert "after 1 of 3 cycles" in caplog.text
+    assert "1 of 3 snapshots, schedule at 6 of 12 after 6 updates" in caplog.text
 
 
 @pytest.mark.parametrize("schedule", [

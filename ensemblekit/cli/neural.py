@@ -22,6 +22,8 @@ app.command(no_args_is_help=True)(neural_report.report)
 def ingest(
     paths: Annotated[list[Path], typer.Argument(metavar="CHECKPOINT... STORE", show_default=False,
                                                 help="Checkpoints in their order, then the store to make.")],
+    key: Annotated[str | None, typer.Option("--key", help="Of the weights where a checkpoint holds several, such as "
+                                            "state_dict_ema.")] = None,
 ) -> None:
     """Checkpoints (.pt, .pth, .bin, .ckpt, .safetensors, HuggingFace folders) into a new store."""
     from ensemblekit import neural
@@ -31,7 +33,7 @@ def ingest(
     *checkpoints, store = paths
     if store.suffix in (".pt", ".pth", ".ckpt", ".safetensors", ".bin"):
         raise InputError(f"the last name is that of the store to make; {store} looks like a checkpoint")
-    made = neural.ingest(checkpoints, store)
+    made = neural.ingest(checkpoints, store, key=key)
     print_store(made)
     stderr.print(f"written: {store} ({size(store.stat().st_size)})", style="dim", markup=False)
 

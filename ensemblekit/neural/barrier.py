@@ -6,7 +6,7 @@ Garipov et al., NeurIPS 2018; Frankle et al., ICML 2020 (linear mode connectivit
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,18 @@ import torch
 from ensemblekit.averaging.moments import Moments
 from ensemblekit.averaging.run import reduce
 from ensemblekit.errors import InputError
-from ensemblekit.neural.batches import Forward, batches_of, device_of, modes_kept, moved, outputs_of, random_kept, target_of
+from ensemblekit.neural.batches import (
+    Convention,
+    Forward,
+    Outputs,
+    Singles,
+    batches_of,
+    check_labels,
+    device_of,
+    modes_kept,
+    moved,
+    random_kept,
+)
 from ensemblekit.neural.batchnorm import has_batch_norm, update_bn
 from ensemblekit.neural.parameters import Manifest, load_vectors, to_vectors
 
@@ -63,17 +74,20 @@ class Barrier:
 
 def loss_barrier(first: torch.nn.Module, second: torch.nn.Module, loader: Iterable[Any], *, points: int = 11,
                  task: str = "classification", forward: Forward | None = None, device: Any = None,
-                 ignore_index: int | None = None) -> Barrier:
+                 ignore_index: int | None = None, target: Callable[[Any], Any] | None = None,
+                 outputs: Outputs | None = None) -> Barrier:
     """The loss between two models of one architecture, batch-norm statistics made anew at every point; both are left.
 
     Arguments:
         loader: batches with labels: cross entropy for classes, squared error for numbers; the first 2048 items count.
         points: of the line, the ends among them.
+        task, forward, ignore_index, target, outputs: as :class:`Ensemble`.
 
     Raises InputError where the models differ in their tensors, or without labels.
     """
     if points < 3:
         raise InputError(f"points is 3 or more; got {points!r}")
+    convention = Convention(forward, target, outputs)
     manifest = Manifest.of(first)
     manifest.check(second)
     a, b = to_vectors(first), to_vectors(second, manifest)
@@ -86,66 +100,88 @@ def loss_barrier(first: torch.nn.Module, second: torch.nn.Module, loader: Iterab
                      for kind in a}
             load_vectors(one, mixed, manifest)
             if has_batch_norm(one):
-                update_bn(loader, one, device, forward)
-            losses.append(_labelled(item_losses(one, loader, task, forward, device, ignore_index)).mean())
+                update_bn(loader, one, device, convention)
+            losses.append(_labelled(item_losses(one, loader, task, convention, device, ignore_index)).mean())
     found = np.array(losses)
     return Barrier(at, found, float(max(0.0, (found - ((1 - at) * found[0] + at * found[-1])).max())))
 
 
 def rise_of(average: torch.nn.Module, members: Iterable[torch.nn.Module], shares: np.ndarray, loader: Iterable[Any],
-            task: str, forward: Forward | None, device: Any, ignore_index: int | None) -> Rise | None:
-    """None where the loader has no labels."""
-    batches = _some(loader)
-    own = item_losses(average, batches, task, forward, device, ignore_index)
+            task: str, convention: Convention, device: Any, ignore_index: int | None) -> Rise | None:
+    """None where the loader has no labels.
+
+    Batch-norm statistics of copies of both, average and members, are made anew from the items looked at: the models given
+    stay, and new statistics are not charged to the average.
+    """
+    batches = _some(loader, convention)
+    if not batches or convention.target_of(batches[0], task) is None:
+        return None
+
+    def losses(model: torch.nn.Module) -> np.ndarray | None:
+        if has_batch_norm(model):
+            model = copy.deepcopy(model)
+            update_bn(batches, model, device, convention, dropout=False)
+        return item_losses(model, batches, task, convention, device, ignore_index)
+
+    own = losses(average)
     if own is None or len(own) < 2:
         return None
     others = np.zeros(len(own))
     for share, model in zip(shares, members, strict=True):
-        others += share * _labelled(item_losses(model, batches, task, forward, device, ignore_index))
+        others += share * _labelled(losses(model))
     gap = reduce(own - others, Moments())
     if task == "regression":
-        found = [target_of(b) for b in batches]
+        found = [convention.target_of(b) for b in batches]
         targets = np.concatenate([np.asarray(t.cpu(), np.float64).reshape(-1) for t in found if t is not None])
         nothing = float(targets.var())
     else:
-        nothing = float(np.log(classes_of(average, batches[0], task, forward, device)))
+        nothing = float(np.log(classes_of(average, batches[0], task, convention, device)))
     return Rise(float(gap.mean), float(np.sqrt(gap.variance / len(own))), float(own.mean()), float(others.mean()),
                 nothing, len(own))
 
 
 @torch.no_grad()
-def item_losses(model: torch.nn.Module, loader: Any, task: str, forward: Forward | None, device: Any,
+def item_losses(model: torch.nn.Module, loader: Any, task: str, convention: Convention, device: Any,
                 ignore_index: int | None) -> np.ndarray | None:
-    """(n,): cross entropy or squared error of each item, pixels averaged; None without labels."""
+    """(n,): cross entropy or squared error of each item, pixels averaged; None without labels.
+
+    Raises InputError for labels and outputs that do not fit each other.
+    """
     from ensemblekit.neural.ensemble import log_probabilities
 
-    found = []
+    found, single = [], Singles(convention.outputs)
     with modes_kept(model):
         model.eval()
         for batch in batches_of(loader):
             batch = moved(batch, device)
-            target = target_of(batch)
+            target = convention.target_of(batch, task)
             if target is None:
                 return None
-            out = outputs_of(model, batch, forward)
+            out = convention.outputs_of(model, batch)
             if task == "regression":
                 mean = out[0] if isinstance(out, tuple) else out
+                if target.numel() != mean.numel():
+                    check_labels(target, tuple(mean.shape), task)
                 loss = (mean.double() - target.double().reshape(mean.shape)) ** 2
             else:
-                labels = target.long()
+                if task == "binary":
+                    single.see(out)
+                log_p = log_probabilities(out, task, outputs=convention.outputs)
+                check_labels(target, tuple(log_p.shape), task, ignore_index)
+                labels = target.long().to(log_p.device)
                 skip = torch.zeros_like(labels, dtype=torch.bool) if ignore_index is None else labels == ignore_index
-                log_p = log_probabilities(out, task)
                 loss = -log_p.gather(1, labels.masked_fill(skip, 0)[:, None])[:, 0].masked_fill(skip, 0.0)
             found.append(loss.flatten(1).mean(1).cpu() if loss.ndim > 1 else loss.cpu())
+    single.check()
     return torch.cat(found).numpy() if found else None
 
 
-def classes_of(model: torch.nn.Module, batch: Any, task: str, forward: Forward | None, device: Any) -> int:
+def classes_of(model: torch.nn.Module, batch: Any, task: str, convention: Convention, device: Any) -> int:
     """How many classes the model tells apart."""
     if task == "binary":
         return 2
     with torch.no_grad(), modes_kept(model):
-        return int(outputs_of(model.eval(), moved(batch, device), forward).shape[1])
+        return int(convention.outputs_of(model.eval(), moved(batch, device)).shape[1])
 
 
 def _labelled(losses: np.ndarray | None) -> np.ndarray:
@@ -154,12 +190,12 @@ def _labelled(losses: np.ndarray | None) -> np.ndarray:
     return losses
 
 
-def _some(loader: Iterable[Any]) -> list[Any]:
+def _some(loader: Iterable[Any], convention: Convention) -> list[Any]:
     """The first batches, up to ``ITEMS`` items."""
     kept, n = [], 0
     for batch in batches_of(loader):
         kept.append(batch)
-        target = target_of(batch)
+        target = convention.target_of(batch)
         n += len(target) if target is not None else 1
         if n >= ITEMS or target is None:
             break

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import PackedSequence
 
 from ensemblekit.errors import InputError
 
 Forward = Callable[[torch.nn.Module, Any], Any]
+Outputs = Literal["logits", "probabilities"]
 
 LABELS = ("labels", "label", "target", "targets", "y")
 """Keys under which a mapping of a batch holds what is to be predicted."""
@@ -41,48 +44,176 @@ def batches_of(loader: Any) -> Iterator[Any]:
 
 
 def moved(batch: Any, device: Any) -> Any:
-    """The batch with every tensor on the device; None leaves it."""
+    """The batch with every tensor on the device, tuples with names as they are; None leaves it."""
     if device is None:
         return batch
     if isinstance(batch, torch.Tensor):
         return batch.to(device, non_blocking=True)
     if isinstance(batch, Mapping):
         return {name: moved(x, device) for name, x in batch.items()}
+    if isinstance(batch, PackedSequence):
+        return batch.to(device)
     if isinstance(batch, list | tuple):
-        return [moved(x, device) for x in batch]
+        parts = [moved(x, device) for x in batch]
+        return type(batch)(*parts) if hasattr(batch, "_fields") else parts
     return batch
 
 
-def target_of(batch: Any) -> torch.Tensor | None:
-    """What is to be predicted: the last of a tuple of two or more, or a mapping's labels; None where there is none."""
+@dataclass(frozen=True, slots=True)
+class Convention:
+    """How a program's batches and outputs are read: the one place that knows."""
+
+    forward: Forward | None = None
+    """(model, batch) -> outputs; None: the items before the target are the arguments."""
+    target: Callable[[Any], Any] | None = None
+    """batch -> labels; None: see :func:`target_of`."""
+    outputs: Outputs | None = None
+    """What classes are given as: "logits", "probabilities"; None: logits, refused where they look like probabilities."""
+
+    def __post_init__(self) -> None:
+        if self.outputs not in (None, "logits", "probabilities"):
+            raise InputError(f'outputs is "logits" or "probabilities"; got {self.outputs!r}')
+        for name in ("forward", "target"):
+            if getattr(self, name) is not None and not callable(getattr(self, name)):
+                raise InputError(f"{name} is a function; got {getattr(self, name)!r}")
+
+    def target_of(self, batch: Any, task: str = "regression") -> torch.Tensor | None:
+        """The labels of a batch; None where it has none. Raises InputError where which item they are cannot be told."""
+        found = _item(batch) if self.target is None else self.target(batch)
+        if found is None:
+            return None
+        try:
+            found = torch.as_tensor(found)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"labels are a tensor; got {type(found).__name__}. {PICK}") from error
+        items = _items(batch)
+        if self.target is None and task != "regression" and items is not None and len(items) > 2:
+            if found.is_floating_point():
+                raise InputError(f"the last of {len(items)} items of a batch holds fractions ({found.dtype}), and labels are "
+                                 f"whole numbers: are they sample weights? {PICK}")
+            rivals = [x for x in items[1:-1] if isinstance(x, torch.Tensor) and x.shape == found.shape
+                      and not x.is_floating_point()]
+            if self.forward is not None and rivals:
+                raise InputError(f"which of the {len(items)} items of a batch is the label cannot be told: several hold "
+                                 f"whole numbers of shape {tuple(found.shape)}. {PICK}")
+        return found
+
+    def outputs_of(self, model: Callable[..., Any], batch: Any) -> Any:
+        """What a model says about a batch: a tensor, or a tuple (mean, variance)."""
+        if self.forward is not None:
+            return plain_outputs(self.forward(model, batch))    # type: ignore[arg-type]
+        arguments, named = self._arguments(batch)
+        try:
+            return plain_outputs(model(*arguments, **named))
+        except TypeError as error:
+            said = str(error)
+            if "positional argument" in said or "keyword argument" in said:
+                raise InputError(f"the model does not take what a batch holds ({said}). Pass target=lambda batch: ... that "
+                                 "picks the labels, or forward=lambda model, batch: ... that calls the model") from error
+            raise
+
+    def _arguments(self, batch: Any) -> tuple[list[Any], dict[str, Any]]:
+        chosen = None if self.target is None else self.target(batch)
+        if isinstance(batch, Mapping):
+            return [], {name: x for name, x in batch.items() if name not in LABELS and (chosen is None or x is not chosen)}
+        items = _items(batch)
+        if items is None:
+            return [batch], {}
+        if len(items) == 1:
+            return items, {}
+        at = next((k for k, x in enumerate(items) if k and x is chosen), None) if chosen is not None else None
+        if at is None and hasattr(batch, "_fields"):
+            at = next((k for k, name in enumerate(batch._fields) if k and name in LABELS), None)
+        return items[:-1] if at is None else items[:at], {}
+
+
+PICK = "Pass target=lambda batch: ... that picks the labels, such as target=lambda batch: batch[1]"
+
+
+def _items(batch: Any) -> list[Any] | None:
+    """Of a tuple or list; None for what is one thing."""
+    return list(batch) if isinstance(batch, list | tuple) and not isinstance(batch, PackedSequence) else None
+
+
+def _item(batch: Any) -> Any:
+    """A mapping's labels, those of a tuple with names, or the last of two items or more; None where there is none."""
     if isinstance(batch, Mapping):
-        for name in LABELS:
-            if batch.get(name) is not None:
-                return torch.as_tensor(batch[name])
+        return next((batch[name] for name in LABELS if batch.get(name) is not None), None)
+    items = _items(batch)
+    if items is None or len(items) < 2:
         return None
-    if isinstance(batch, list | tuple) and len(batch) > 1:
-        return torch.as_tensor(batch[-1])
-    return None
+    named = {name: getattr(batch, name) for name in getattr(batch, "_fields", ()) if name in LABELS}
+    return next(iter(named.values()), items[-1])
 
 
-def outputs_of(model: Callable[..., Any], batch: Any, forward: Forward | None = None) -> Any:
-    """What the model says about a batch.
+def plain_outputs(found: Any) -> Any:
+    """``.logits`` where there are some, (mean, variance) of a distribution of numbers; else as it is."""
+    if isinstance(found, torch.Tensor):
+        return found
+    logits = found.get("logits") if isinstance(found, Mapping) else getattr(found, "logits", None)
+    if logits is not None:
+        return logits
+    if isinstance(found, torch.distributions.Distribution):
+        return found.mean, found.variance
+    if isinstance(found, Mapping):
+        raise InputError(f"outputs are a mapping with {', '.join(map(str, list(found)[:6]))}: pass forward=lambda model, batch: "
+                         "... that picks the logits of it, model(batch[0])[...]")
+    return found
 
-    Without `forward` a tuple's items before the last are the arguments, a mapping's entries but the labels are
-    keyword arguments; an output with ``.logits`` (transformers) is those.
+
+def check_labels(target: torch.Tensor, shape: tuple[int, ...], task: str, ignore_index: int | None = None) -> None:
+    """Raise InputError where targets do not fit outputs of a shape (n, classes, ...), for regression (n, ...)."""
+    wanted = shape if task == "regression" else shape[:1] + shape[2:]
+    if tuple(target.shape) != wanted:
+        hint = ""
+        if task != "regression" and tuple(target.shape) == shape:
+            hint = ". One-hot labels: target=lambda batch: batch[1].argmax(1)"
+        elif task != "regression" and tuple(target.shape) == (*shape[:1], 1, *shape[2:]):
+            hint = ". An axis of one: target=lambda batch: batch[1].squeeze(1)"
+        raise InputError(f"targets of these outputs have shape {wanted}; got {tuple(target.shape)}{hint}")
+    if task == "regression" or not target.numel():
+        return
+    if target.is_floating_point() and (task != "binary" or not (target == target.round()).all()):
+        raise InputError(f"labels are whole numbers, the index of the class; got fractions ({target.dtype}). If the label is another item "
+                         "of the batch, or of another type: target=lambda batch: batch[1].long()")
+    kept = target if ignore_index is None else target[target != ignore_index]
+    if kept.numel() and (int(kept.min()) < 0 or int(kept.max()) >= shape[1]):
+        raise InputError(f"labels are whole numbers 0 to {shape[1] - 1}; got {int(kept.min())} to {int(kept.max())}. "
+                         "A label that marks what is not to be scored: ignore_index=")
+
+
+class Singles:
+    """Outputs of one number an item, batch after batch: whether all of them lie in [0, 1], as what a sigmoid gives.
+
+    Fewer than eight may do so by chance, and are not taken for probabilities.
     """
-    if forward is not None:
-        return forward(model, batch)        # type: ignore[arg-type]
-    if isinstance(batch, Mapping):
-        found = model(**{name: x for name, x in batch.items() if name not in LABELS})
-    elif isinstance(batch, list | tuple):
-        found = model(*batch[:-1]) if len(batch) > 1 else model(batch[0])
-    else:
-        found = model(batch)
-    logits = getattr(found, "logits", None)
-    if logits is None and isinstance(found, Mapping):
-        logits = found.get("logits")
-    return found if logits is None else logits
+
+    def __init__(self, outputs: Outputs | None):
+        self.asked = outputs is None
+        self.n, self.inside = 0, True
+
+    def see(self, outputs: Any) -> None:
+        if self.asked and self.inside and isinstance(outputs, torch.Tensor):
+            self.n += outputs.numel()
+            self.inside = bool(((outputs >= 0) & (outputs <= 1)).all())
+
+    def check(self) -> None:
+        """Raises InputError where all were probabilities."""
+        if self.asked and self.inside and self.n >= FEW:
+            raise InputError(PROBABILITIES.format("all lie between 0 and 1"))
+
+
+def looks_like_probabilities(outputs: torch.Tensor, axis: int = 1) -> bool:
+    """Whether every row is not below 0 and 1 in sum, to the rounding of its type."""
+    if not outputs.numel() or bool((outputs < 0).any()):
+        return False
+    rounding = 2e-2 if outputs.dtype in (torch.float16, torch.bfloat16) else 1e-3
+    return bool(((outputs.double().sum(axis) - 1).abs() <= rounding).all())
+
+
+FEW = 8
+PROBABILITIES = ('outputs are logits, and these are probabilities already ({}): a model that ends in softmax or sigmoid. Pass '
+                 'outputs="probabilities"; if they are logits all the same: outputs="logits"')
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ensemblekit.averaging.moments import Moments
 from ensemblekit.errors import InputError
-from ensemblekit.neural.batches import Forward, batches_of, modes_kept, moved, outputs_of, random_kept
+from ensemblekit.neural.batches import Convention, Forward, batches_of, modes_kept, moved, random_kept
 
 
 def has_batch_norm(model: torch.nn.Module) -> bool:
@@ -20,7 +20,7 @@ def has_batch_norm(model: torch.nn.Module) -> bool:
 
 
 @torch.no_grad()
-def update_bn(loader: Iterable[Any], model: torch.nn.Module, device: Any = None, forward: Forward | None = None, *,
+def update_bn(loader: Iterable[Any], model: torch.nn.Module, device: Any = None, forward: Forward | Convention | None = None, *,
               dropout: bool = True, distributed: bool | None = None) -> None:
     """Set the running mean and variance of all batch-norm layers to those of the whole data, in place.
 
@@ -43,6 +43,7 @@ def update_bn(loader: Iterable[Any], model: torch.nn.Module, device: Any = None,
     before then.
     """
     distributed = _shares(loader) if distributed is None else distributed and _processes() > 1
+    convention = forward if isinstance(forward, Convention) else Convention(forward)
     layers: list[Any] = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None
                          and (m.training or not model.training)]
     if not layers:
@@ -87,7 +88,15 @@ def update_bn(loader: Iterable[Any], model: torch.nn.Module, device: Any = None,
                     layer.running_mean.zero_()      # else NaN there would stay, as 0 times NaN
                     layer.running_var.zero_()
             for batch in batches_of(loader):
-                outputs_of(model, moved(batch, device), forward)
+                batch = moved(batch, device)
+                for one in seen.values():
+                    one.begin()
+                try:
+                    convention.outputs_of(model, batch)
+                except ValueError as error:
+                    if "more than 1 value per channel" not in str(error):
+                        raise
+                    _one_alone(layers, seen, lambda batch=batch: convention.outputs_of(model, batch))
                 batches += 1
             if distributed:
                 batches = _together(list(seen.values()), batches)
@@ -148,6 +157,26 @@ def _plain(layer: Any) -> bool:
             and layer.running_mean.dtype in (torch.float32, torch.float64))
 
 
+def _one_alone(layers: list[Any], seen: dict[Any, _Seen], run: Any) -> None:
+    """A batch of one item, which has no variance to be normalised by: the layers take the statistics of those before it."""
+    for layer in layers:
+        seen[layer].undo()
+        found = seen[layer].result()
+        if found is None:
+            raise InputError("the first batch holds a single item, which batch-norm layers cannot normalise: larger batches, "
+                             "or drop_last=True in the loader")
+        layer.running_mean.copy_(torch.as_tensor(found.mean))
+        layer.running_var.copy_(torch.as_tensor(found.variance))
+    training = [layer for layer in layers if layer.training]
+    try:
+        for layer in training:
+            layer.training = False
+        run()
+    finally:
+        for layer in training:
+            layer.training = True
+
+
 class _Seen:
     """Batches that a layer saw, in Moments; a few at a time, so that a pass waits for nothing."""
 
@@ -156,12 +185,21 @@ class _Seen:
     def __init__(self) -> None:
         self.moments = Moments()
         self.batches: list[tuple[int, torch.Tensor, torch.Tensor]] = []
+        self._before = 0
 
     def take(self, n: int, mean: torch.Tensor, squares: torch.Tensor) -> None:
         """n samples (and pixels) with their mean and sum of squares about it."""
         self.batches.append((n, mean, squares))
+
+    def begin(self) -> None:
+        """A batch begins: what was seen before it stays, whatever comes of it."""
         if len(self.batches) >= self.AT_ONCE:
             self._fold()
+        self._before = len(self.batches)
+
+    def undo(self) -> None:
+        """As if the batch had not begun."""
+        del self.batches[self._before:]
 
     def _fold(self) -> None:
         if not self.batches:

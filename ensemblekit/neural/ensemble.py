@@ -17,18 +17,22 @@ from ensemblekit.averaging.weights import normalised_weights
 from ensemblekit.errors import InputError
 from ensemblekit.neural.barrier import Rise, rise_of
 from ensemblekit.neural.batches import (
+    PROBABILITIES,
+    Convention,
     Forward,
+    Outputs,
+    Singles,
     batches_of,
+    check_labels,
     device_of,
+    looks_like_probabilities,
     modes_kept,
     moved,
-    outputs_of,
     random_kept,
-    target_of,
 )
 from ensemblekit.neural.batchnorm import has_batch_norm, update_bn
 from ensemblekit.neural.members import RESIDENT, Measurement, Members
-from ensemblekit.neural.parameters import Manifest, load_vectors, to_vectors, unwrapped
+from ensemblekit.neural.parameters import Manifest, check_left_out, load_vectors, to_vectors, unwrapped
 from ensemblekit.neural.prediction import Prediction, RegressionPrediction
 from ensemblekit.neural.saved import save_predictions
 from ensemblekit.neural.uncertainty import Pool, Space, check_space
@@ -59,8 +63,12 @@ class Ensemble(torch.nn.Module):
         weights: (members,) statistical weights, not below 0; None: all alike.
         task: what outputs are. "classification": logits (n, classes); "binary": one logit (n,) or (n, 1), pooled as
             two classes; "segmentation": logits (n, classes, *map); "regression": numbers (n, ...), or a tuple (mean,
-            variance). Log-probabilities do as well as logits.
+            variance) or a distribution. Log-probabilities do as well as logits.
         forward: (model, batch) -> outputs, for models that are not called with the first of the batch.
+        target: batch -> labels, where they are not the last of a tuple or under "labels", "target", ...; the items before
+            them are the arguments of the model then. ``target=lambda batch: batch[1]`` for (x, y, sample_weight).
+        outputs: "logits" or "probabilities" (a model that ends in softmax or sigmoid). By default logits, and what can
+            only be probabilities (rows not below 0 that sum to 1; binary: all in [0, 1]) is refused.
         space: "probability" pools probabilities, "logit" the logits.
         ignore_index: label of pixels or items that are not scored.
         resident: bytes of weights to hold in memory; above, members are read one at a time, batch after batch.
@@ -71,8 +79,9 @@ class Ensemble(torch.nn.Module):
     def __init__(self, model: torch.nn.Module, vectors: Any, *, manifest: Manifest | None = None, weights: Any = None,
                  task: Task = "classification",
                  forward: Forward | None = None, space: Space = "probability", ignore_index: int | None = None,
-                 resident: int = RESIDENT):
+                 resident: int = RESIDENT, target: Callable[[Any], Any] | None = None, outputs: Outputs | None = None):
         super().__init__()
+        convention = Convention(forward, target, outputs)
         if task not in TASKS:
             raise InputError(f"task is one of {', '.join(map(repr, TASKS))}; got {task!r}")
         check_space(space)
@@ -91,19 +100,20 @@ class Ensemble(torch.nn.Module):
                 raise InputError(f"weights are one number a member, shape ({count},); got {shares.shape}")
             if np.ptp(shares) == 0:
                 shares = None
-        self.task, self.space, self.call, self.ignore_index = task, space, forward, ignore_index
+        self.task, self.space, self.convention, self.ignore_index = task, space, convention, ignore_index
         self.shares = shares
         self.path: str | None = None
         template = copy.deepcopy(unwrapped(model))
         manifest = manifest or Manifest.of(template)
-        object.__setattr__(self, "_runner", Members(template, manifest, vectors, count, forward, resident))
+        object.__setattr__(self, "_runner", Members(template, manifest, vectors, count, convention, resident))
         self.eval()
 
     @classmethod
     def from_store(cls, path: str | os.PathLike[str] | Any, model: torch.nn.Module, *, task: Task = "classification",
                    forward: Forward | None = None, members: slice | Sequence[int] | None = None,
                    last: int | None = None, weights: Any = None, space: Space = "probability",
-                   ignore_index: int | None = None, resident: int = RESIDENT) -> Self:
+                   ignore_index: int | None = None, resident: int = RESIDENT,
+                   target: Callable[[Any], Any] | None = None, outputs: Outputs | None = None) -> Self:
         """From a store that a Recorder or ``ingest`` wrote; `model` gives the architecture and is left as it is.
 
         Arguments:
@@ -126,6 +136,8 @@ class Ensemble(torch.nn.Module):
             if one.provenance.get("manifest") != stores[0].provenance["manifest"]:
                 raise InputError(f"{one.path} holds snapshots of another model than {stores[0].path}")
         manifest.check(model)
+        for one in stores:
+            check_left_out(one.provenance.get("left_out", {}), model)
         total = sum(len(one) for one in stores)
         if not total:
             raise InputError("no snapshots were stored: an ensemble needs at least one")
@@ -137,7 +149,7 @@ class Ensemble(torch.nn.Module):
                                           for one, w in zip(stores, held, strict=True)])[numbers]
         vectors = {name: _rows(stores, name, numbers) for name in FIELDS if name in stores[0].fields}
         made = cls(model, vectors, manifest=manifest, weights=weights, task=task, forward=forward, space=space,
-                   ignore_index=ignore_index, resident=resident)
+                   ignore_index=ignore_index, resident=resident, target=target, outputs=outputs)
         made.path = getattr(stores[0], "path", None) if len(stores) == 1 else None
         return made
 
@@ -183,7 +195,16 @@ class Ensemble(torch.nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         """Members do not train: nothing changes."""
-        return super().train(False)
+        self.training = False
+        for one in self._modules.values():
+            if one is not None:
+                one.train(False)
+        return self
+
+    def named_children(self) -> Iterator[Any]:
+        if self._runner.held:
+            _ = self.members
+        return super().named_children()
 
     def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
         if self._runner.held:
@@ -214,17 +235,21 @@ class Ensemble(torch.nn.Module):
         Inputs are those of the model; with a `forward` function of your own, one batch as it takes it.
         """
         batch: Any = named if named else inputs[0] if len(inputs) == 1 else [*inputs, None]
-        if self.call is not None and (named or len(inputs) != 1):
+        if self.convention.forward is not None and (named or len(inputs) != 1):
             raise InputError("with a forward function of your own, call the ensemble with one batch")
         pooled: Moments | None = None
         mean: Any = None
+        single = Singles(self.convention.outputs)
         for out, numbers in self._runner.outputs(batch, self._wanted()):
+            if self.task == "binary":
+                single.see(out)
             values = self._pooled_over(out)
             if self.shares is None and len(numbers) == len(self):
                 mean = values.mean(0)           # all in one block: what Moments would say, in one call
             else:
                 pooled = pooled or Moments()
                 pooled.update(values, 0, None if self.shares is None else self.shares[numbers])
+        single.check()
         mean = pooled.result().mean if pooled else mean
         if self.task == "regression":
             return mean
@@ -235,8 +260,8 @@ class Ensemble(torch.nn.Module):
         if self.task == "regression":
             return _wide(out[0] if isinstance(out, tuple) else out)
         if self.space == "probability" and self.task != "binary":
-            return log_probabilities(out, self.task, 2, torch.softmax)      # one exponential a number instead of two
-        log_p = log_probabilities(out, self.task, 2)
+            return log_probabilities(out, self.task, 2, self.convention.outputs, torch.softmax)     # one exponential a number instead of two
+        log_p = log_probabilities(out, self.task, 2, self.convention.outputs)
         return log_p.exp() if self.space == "probability" else log_p
 
     @torch.no_grad()
@@ -283,7 +308,7 @@ class Ensemble(torch.nn.Module):
     def _collect(self, loader: Any, device: Any, path: str, keep: bool) -> _Collected:
         device = device or device_of(self._runner.template)
         wanted = self._wanted()
-        found = _Collected(self.task, self.ignore_index, keep)
+        found = _Collected(self.task, self.ignore_index, keep, self.convention)
         for batch in batches_of(loader):
             batch = moved(batch, device)
             found.start(batch, self.space)
@@ -368,13 +393,13 @@ class Ensemble(torch.nn.Module):
         """The loss of a model above the members' (up to 2048 items); None where the loader has no labels."""
         with random_kept(self._runner.template):
             return rise_of(average, self._runner.each(self._wanted()), self.weights[self._wanted()], loader,
-                           self.task, self.call, device or device_of(self._runner.template), self.ignore_index)
+                           self.task, self.convention, device or device_of(self._runner.template), self.ignore_index)
 
     def _refresh(self, model: torch.nn.Module, loader: Any, device: Any) -> None:
         if has_batch_norm(model):
             if loader is None:
                 raise InputError("the model has batch-norm layers: pass a loader of training data to refresh them")
-            update_bn(loader, model, device or device_of(model), self.call)
+            update_bn(loader, model, device or device_of(model), self.convention)
 
     def swag(self, rank: int = 20) -> Posterior:
         """SWAG's Gaussian about the mean of the snapshots: a diagonal and at most `rank` last deviations."""
@@ -401,13 +426,15 @@ class Ensemble(torch.nn.Module):
             for name, kept in extra.items():
                 kept.append(made[name])
         return Ensemble(self._runner.template, {"parameters": rows, **{name: np.array(x) for name, x in extra.items()}},
-                        manifest=manifest, task=self.task, forward=self.call, space=self.space,
-                        ignore_index=self.ignore_index)
+                        manifest=manifest, task=self.task, space=self.space, ignore_index=self.ignore_index,
+                        forward=self.convention.forward, target=self.convention.target,
+                        outputs=self.convention.outputs)
 
 
 @torch.no_grad()
 def predict(model: torch.nn.Module, loader: Any, *, task: Task = "classification", forward: Forward | None = None,
-            device: Any = None, ignore_index: int | None = None) -> Any:
+            device: Any = None, ignore_index: int | None = None, target: Callable[[Any], Any] | None = None,
+            outputs: Outputs | None = None) -> Any:
     """The answers of one model for every item of a loader, as an ensemble of one; the model is left as it was.
 
     Returns a :class:`Prediction`, for regression a :class:`RegressionPrediction`.
@@ -416,13 +443,14 @@ def predict(model: torch.nn.Module, loader: Any, *, task: Task = "classification
     """
     if task not in TASKS:
         raise InputError(f"task is one of {', '.join(map(repr, TASKS))}; got {task!r}")
-    found = _Collected(task, ignore_index, False)
+    convention = Convention(forward, target, outputs)
+    found = _Collected(task, ignore_index, False, convention)
     with modes_kept(model):
         model.eval()
         for batch in batches_of(loader):
             batch = moved(batch, device or device_of(model))
             found.start(batch, "probability")
-            out = outputs_of(model, batch, forward)
+            out = convention.outputs_of(model, batch)
             out = tuple(x[None] for x in out) if isinstance(out, tuple) else out[None]
             _check_finite(out, [0])
             found.update(out, None)
@@ -430,44 +458,61 @@ def predict(model: torch.nn.Module, loader: Any, *, task: Task = "classification
     return found.result(1, "probability")
 
 
-def log_probabilities(outputs: Any, task: str, axis: int = 1, of: Callable[..., torch.Tensor] = torch.log_softmax
-                      ) -> torch.Tensor:
-    """Logits or log-probabilities as log-probabilities in float64; classes along `axis`, those before it are batches.
+def log_probabilities(found: Any, task: str, axis: int = 1, outputs: Outputs | None = None,
+                      of: Callable[..., torch.Tensor] = torch.log_softmax) -> torch.Tensor:
+    """Logits, log-probabilities or (`outputs`) probabilities as log-probabilities in float64; classes along `axis`, those before it are batches.
 
     `of`: torch.softmax for the probabilities themselves, where the task is not binary.
 
-    Raises InputError where the shape does not fit the task.
+    Raises InputError where the shape does not fit the task, and for probabilities that nobody said to be such.
     """
-    if not isinstance(outputs, torch.Tensor):
-        raise InputError(f"outputs are a tensor of logits; got {type(outputs).__name__}. Pass forward=lambda model, batch: "
+    if not isinstance(found, torch.Tensor):
+        raise InputError(f"outputs are a tensor of logits; got {type(found).__name__}. Pass forward=lambda model, batch: "
                          "... that picks it")
-    x = _wide(outputs)
+    x = _wide(found)
     shape = tuple(x.shape[axis - 1:])
     if task == "binary":
         if len(shape) > 2 or (len(shape) == 2 and shape[1] != 1):
             raise InputError(f'task="binary" takes one logit an item, (n,) or (n, 1); got {shape}')
         x = x.reshape(*x.shape[:axis])
+        if outputs == "probabilities":
+            _check_probabilities(x, x <= 1)
+            return torch.stack([1 - x, x], axis).clamp(min=TINY).log()
         return torch.stack([torch.nn.functional.logsigmoid(-x), torch.nn.functional.logsigmoid(x)], axis)
     if task == "classification" and (len(shape) != 2 or shape[1] < 2):
         raise InputError(f'task="classification" takes logits (n, classes) of two classes or more; got {shape}. One logit '
                          'an item: task="binary"; maps: task="segmentation"; numbers: task="regression"')
     if task == "segmentation" and (len(shape) < 3 or shape[1] < 2):
         raise InputError(f'task="segmentation" takes logits (n, classes, *map); got {shape}')
+    if outputs == "probabilities":
+        total = x.sum(axis, keepdim=True)
+        _check_probabilities(x, (total - 1).abs() <= 2e-2)
+        p = x / total
+        return p if of is torch.softmax else p.clamp(min=TINY).log()
+    if outputs is None and looks_like_probabilities(found, axis):
+        raise InputError(PROBABILITIES.format("every row is not below 0 and 1 in sum"))
     return of(x, axis)
+
+
+def _check_probabilities(x: torch.Tensor, others: torch.Tensor) -> None:
+    if not (bool((x >= 0).all()) and bool(others.all())):
+        raise InputError('outputs="probabilities" are not below 0 and 1 in sum (binary: 0 to 1); these are not: leave outputs= '
+                         "away for logits")
 
 
 class _Collected:
     """Batches of pooled answers put together; one instance a call of predict."""
 
-    def __init__(self, task: str, ignore_index: int | None, keep: bool):
-        self.task, self.ignore_index, self.keep = task, ignore_index, keep
+    def __init__(self, task: str, ignore_index: int | None, keep: bool, convention: Convention):
+        self.task, self.ignore_index, self.keep, self.convention = task, ignore_index, keep, convention
+        self.single = Singles(convention.outputs)
         self.parts: dict[str, list[np.ndarray]] = {}
         self.labels: list[np.ndarray] = []
         self.each: list[np.ndarray] = []
         self.n = 0
 
     def start(self, batch: Any, space: Space) -> None:
-        self.target = target_of(batch)
+        self.target = self.convention.target_of(batch, self.task)
         self.pool: Any = Pool(space)
         self.own: list[np.ndarray] = []
         if self.task == "regression":
@@ -482,7 +527,9 @@ class _Collected:
                     raise InputError("a variance below 0 came from a member; outputs of regression are (mean, variance)")
                 self.spoken.update(_wide(variance), 0, shares)
             return
-        log_p = log_probabilities(out, self.task, 2)
+        if self.task == "binary":
+            self.single.see(out)
+        log_p = log_probabilities(out, self.task, 2, self.convention.outputs)
         self.pool.update(log_p, shares)
         if self.keep:
             self.own.append(log_p.exp().cpu().numpy())
@@ -500,7 +547,7 @@ class _Collected:
                       "disagreement": doubt.disagreement, "variation_ratio": doubt.variation_ratio}
         n = len(values["aleatoric"])
         if self.target is not None:
-            self._check_labels(self.target, tuple(next(iter(values.values())).shape))
+            check_labels(self.target, tuple(next(iter(values.values())).shape), self.task, self.ignore_index)
             self.labels.append(self.target.detach().cpu().numpy())
         elif self.labels:
             raise InputError("some batches have labels and some have not")
@@ -513,19 +560,6 @@ class _Collected:
             self.each.append(np.concatenate(self.own))
         self.n += n
 
-    def _check_labels(self, target: torch.Tensor, shape: tuple[int, ...]) -> None:
-        wanted = shape if self.task == "regression" else shape[:1] + shape[2:]
-        if tuple(target.shape) != wanted:
-            raise InputError(f"targets of these outputs have shape {wanted}; got {tuple(target.shape)}")
-        if self.task == "regression" or not target.numel():
-            return
-        if target.is_floating_point() and not (target == target.round()).all():
-            raise InputError("labels are whole numbers, the index of the class; got fractions")
-        kept = target if self.ignore_index is None else target[target != self.ignore_index]
-        if kept.numel() and (int(kept.min()) < 0 or int(kept.max()) >= shape[1]):
-            raise InputError(f"labels are whole numbers 0 to {shape[1] - 1}; got {int(kept.min())} to {int(kept.max())}. "
-                             "A label that marks what is not to be scored: ignore_index=")
-
     def members(self) -> np.ndarray:
         """(members, n, classes, ...)."""
         return np.concatenate(self.each, axis=1)
@@ -534,6 +568,7 @@ class _Collected:
         """A Prediction; InputError where nothing came."""
         if not self.n:
             raise InputError("nothing to predict: the loader is empty")
+        self.single.check()
         values: dict[str, Any] = {name: np.concatenate(parts) for name, parts in self.parts.items()}
         target = np.concatenate(self.labels) if self.labels else None
         if self.task == "regression":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import json
+import logging
 import os
 import re
 import shutil
@@ -15,7 +17,7 @@ import numpy as np
 import torch
 
 from ensemblekit.errors import InputError, MissingExtraError, StoreError
-from ensemblekit.neural.parameters import KINDS, Manifest, bare_name
+from ensemblekit.neural.parameters import KINDS, Manifest, bare_name, is_empty
 from ensemblekit.neural.recorder import HASH, digest
 from ensemblekit.source import Field
 from ensemblekit.store.opening import open_store
@@ -24,20 +26,28 @@ from ensemblekit.store.store import Store
 State = dict[str, torch.Tensor]
 INSIDE = ("state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "weights")
 """Where programs put the weights in what they save, in the order in which they are looked for."""
-HUGGINGFACE = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+HUGGINGFACE = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
+               "adapter_model.safetensors", "adapter_model.bin", "diffusion_pytorch_model.safetensors",
+               "diffusion_pytorch_model.safetensors.index.json", "diffusion_pytorch_model.bin")
+LFS = b"version https://git-lfs"
+logger = logging.getLogger("ensemblekit.neural")
 
 
 def ingest(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], store: str | os.PathLike[str],
-           model: torch.nn.Module | None = None, *, replica: str | None = None) -> Store:
+           model: torch.nn.Module | None = None, *, replica: str | None = None, key: str | None = None) -> Store:
     """Existing checkpoints of one model as snapshots in a new store, in the order given.
 
     Arguments:
         paths: files of torch.save (.pt, .pth, .bin: a state dict, or a mapping that holds one), .safetensors, Lightning's
-            .ckpt, and folders of the HuggingFace libraries (one file or several with an index). torch files are read
-            with weights_only=True: nothing in them is run.
+            .ckpt, and folders of the HuggingFace libraries (one file or several with an index; PEFT's adapters). A pattern
+            ("ckpt/*.pt") stands for its files by the numbers in their names. torch files are read with
+            weights_only=True: nothing in them is run, and settings saved beside the weights are passed over.
         store: path of the store to make; removed again where a checkpoint does not fit.
         model: the architecture. With it names are checked, prefixes ("module.", "model.") found out, and parameters told
-            from buffers. Without it running statistics are taken for buffers, all else for parameters.
+            from buffers; of a folder of PEFT the adapter's parameters are those held. Without it running statistics are taken for buffers, all else for parameters.
+
+        key: name of the weights where a file holds several ("state_dict_ema"), dotted within others. By default the
+            usual names are looked for, and a warning says what lies beside.
 
     The time of a snapshot is the optimizer step its checkpoint names (Lightning, HuggingFace) where all of them do
     and it rises, else its number, counted from 1. Returns the store, open for reading.
@@ -45,7 +55,7 @@ def ingest(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], sto
     Raises InputError naming the file and what differs where a checkpoint is of another model, holds NaN, or no weights;
     StoreError where the store is there already.
     """
-    files = [Path(os.fspath(p)) for p in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
+    files = _listed(paths)
     if not files:
         raise InputError("no checkpoints to ingest")
     path = os.fspath(store)
@@ -57,7 +67,10 @@ def ingest(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], sto
     times = known if rising else [float(k + 1) for k in range(len(files))]
     try:
         for file, time in zip(files, times, strict=True):
-            state = read_state(file)
+            state = read_state(file, key)
+            if model is not None and _is_adapter(file):
+                state = _with_adapter_names(state, model)
+                manifest = manifest if made is not None else Manifest.of(model, lambda name, _: bare_name(name) in state)  # noqa: B023
             if manifest is None:
                 manifest = Manifest.of_state_dict(_without_wrapper(state))
             vectors = _vectors(manifest, state, file)
@@ -80,40 +93,100 @@ def ingest(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], sto
 
 # -- reading -------------------------------------------------------------------------------------------------------
 
-def read_state(path: str | os.PathLike[str]) -> State:
+def read_state(path: str | os.PathLike[str], key: str | None = None) -> State:
     """The weights in a checkpoint, by name. See :func:`ingest` for what is read."""
     file = Path(path)
     if not file.exists():
         raise InputError(f"there is no checkpoint {file}")
     if file.is_dir():
-        return _read_folder(file)
+        return _read_folder(file, key)
+    with open(file, "rb") as opened:
+        head = opened.read(64)
+    if head.startswith(LFS):
+        raise InputError(f"{file} is a pointer of Git LFS, not the weights themselves: fetch them with git lfs pull")
+    if not head:
+        raise InputError(f"{file} is empty")
+    if file.name.endswith(".index.json"):
+        return _read_index(file)
     if file.suffix == ".safetensors":
         return _read_safetensors(file)
     if file.suffix in (".h5", ".hdf5", ".npz", ".onnx"):
         raise InputError(f"{file} is no checkpoint of torch: .pt, .pth, .bin, .ckpt, .safetensors or a HuggingFace folder")
-    return _state_in(_load(file), file)
+    return _state_in(_load(file), file, key)
+
+
+class _Inert(dict):
+    """Stands in a checkpoint for an object of a class that is not read: takes whatever it is given and does nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__()
+
+    def append(self, item: Any) -> None:
+        """Nothing is kept."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Nothing is kept."""
+
+    extend = append
+    __hash__ = object.__hash__      # type: ignore[assignment]
 
 
 def _load(file: Path) -> Any:
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        advice = "" if "weights_only" not in str(error) and "Unsupported" not in str(error) else (
-            " It holds more than tensors and plain data, which are not read for safety: save its state dict alone, "
-            "torch.save(model.state_dict(), path)")
-        raise InputError(f"{file} cannot be read as a checkpoint of torch: {reason}{advice}") from error
+    """By weights_only=True: nothing in the file is run. Objects of other classes (settings as argparse.Namespace, numpy's
+    scalars, a trainer's own) are taken for inert ones, for the weights do not depend on them."""
+    inert: dict[str, Any] = {}
+    while True:
+        try:
+            with torch.serialization.safe_globals([(one, name) for name, one in inert.items()]):
+                return torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:
+            said = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+            blocked = re.search(r"GLOBAL `?([\w.]+)`? whose module", said)
+            found = None if blocked else re.search(r"GLOBAL `?([\w.]+)`? was not an allowed global", said)
+            if found and found[1] not in inert and len(inert) < 256:
+                inert[found[1]] = type(found[1].rpartition(".")[2], (_Inert,), {})
+                continue
+            if blocked:
+                reason = f"it calls {blocked[1]}, which is not run: do not trust the file"
+            elif "weights_only" in said or "Unsupported" in said:
+                names = ", ".join(re.findall(r"(?:GLOBAL|class|type) `?([\w.]+\.[\w.]+)", said)[:3] or list(inert)[:3])
+                reason = (f"it holds more than tensors and plain data{f' ({names})' if names else ''}, which are not read for "
+                          "safety: where it was written, save its state dict alone, torch.save(model.state_dict(), path)")
+            else:
+                reason = next(iter(said.splitlines()), type(error).__name__)
+            raise InputError(f"{file} cannot be read as a checkpoint of torch: {reason}") from None
 
 
-def _state_in(found: Any, file: Path) -> State:
-    """The state dict in what was saved: itself, or the first of the usual places that holds one."""
-    if isinstance(found, Mapping):
-        for name in INSIDE:
-            inner = found.get(name)
-            if isinstance(inner, Mapping) and any(isinstance(value, torch.Tensor) for value in inner.values()):
-                return _tensors(inner, file)
-        if any(isinstance(value, torch.Tensor) for value in found.values()):
-            return _tensors(found, file)
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(isinstance(one, torch.Tensor) for one in value.values())
+
+
+def _state_in(found: Any, file: Path, key: str | None = None) -> State:
+    """The state dict in what was saved: under `key`, itself, or the first of the usual places that holds one."""
+    if isinstance(found, _Inert):
+        raise InputError(f"{file} holds an object of class {type(found).__name__} as a whole, which is not read for safety: "
+                         "where it was written, save its state dict, torch.save(model.state_dict(), path)")
+    held = {str(name): value for name, value in found.items() if _holds_tensors(value)} if isinstance(found, Mapping) else {}
+    if key is not None:
+        inner = found
+        for part in [key] if isinstance(found, Mapping) and key in found else key.split("."):
+            inner = inner.get(part) if isinstance(inner, Mapping) else None
+        if not _holds_tensors(inner):
+            raise InputError(f"{file} holds no weights under key={key!r}; there are weights under: {', '.join(held) or 'none'}")
+        return _tensors(inner, file)
+    named = [name for name in INSIDE if name in held]
+    others = [name for name in held if "optim" not in name.lower()]
+    if not named and isinstance(found, Mapping) and any(isinstance(value, torch.Tensor) for value in found.values()):
+        return _tensors(found, file)
+    if not named and len(others) > 1:
+        raise InputError(f"{file} holds several sets of weights, {', '.join(others)}: choose one with key=")
+    if named or others:
+        first = (named or others)[0]
+        beside = [name for name in others if name != first]
+        if beside:
+            logger.warning("%s: the weights under %r were taken; there are others under %s (key=)", file, first,
+                           ", ".join(map(repr, beside)))
+        return _tensors(held[first], file)
     keys = ", ".join(map(str, list(found)[:8])) if isinstance(found, Mapping) else type(found).__name__
     raise InputError(f"{file} holds no state dict, neither itself nor under {', '.join(INSIDE[:3])}, ...; it holds: {keys}")
 
@@ -121,8 +194,11 @@ def _state_in(found: Any, file: Path) -> State:
 def _tensors(state: Mapping[str, Any], file: Path) -> State:
     found: State = {}
     for name, value in state.items():
-        if name.endswith("_extra_state") or name == "n_averaged":
-            continue            # what modules keep beside their tensors, and the counter of torch's AveragedModel
+        if str(name).endswith("_extra_state") and not is_empty(value):
+            raise InputError(f"{file}: {name} is what a module keeps beside its tensors (get_extra_state), which a snapshot "
+                             "does not hold: register it as a buffer, or take it out of the state dict")
+        if str(name).endswith("_extra_state") or name == "n_averaged":
+            continue            # the counter of torch's AveragedModel
         if not isinstance(value, torch.Tensor):
             raise InputError(f"{file}: {name} is no tensor but {type(value).__name__}")
         found[bare_name(str(name))] = value
@@ -146,18 +222,64 @@ def _read_safetensors(file: Path) -> State:
     return _tensors(state, file)
 
 
-def _read_folder(folder: Path) -> State:
+def _read_folder(folder: Path, key: str | None = None) -> State:
     for name in HUGGINGFACE:
-        file = folder / name
-        if not file.exists():
-            continue
-        if name.endswith(".index.json"):
-            state: State = {}
-            for part in sorted(set(json.loads(file.read_text())["weight_map"].values())):
-                state |= read_state(folder / part)
-            return state
-        return read_state(file)
+        if (folder / name).exists():
+            return read_state(folder / name, key)
     raise InputError(f"{folder} holds no weights: one of {', '.join(HUGGINGFACE)} is looked for")
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read as JSON: {error}") from error
+
+
+def _read_index(file: Path) -> State:
+    """All parts that an index names; they lie in its own folder."""
+    index = _read_json(file)
+    parts = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(parts, dict) or not parts or not all(isinstance(part, str) for part in parts.values()):
+        raise InputError(f"{file} is no index of weights: it has no weight_map of tensors and files")
+    state: State = {}
+    for part in sorted(set(parts.values())):
+        if os.path.isabs(part) or "\\" in part or os.path.normpath(part).split(os.sep)[0] == "..":
+            raise InputError(f"{file} names {part}, a file outside its own folder: it is not read")
+        state |= read_state(file.parent / part)
+    missing = [name for name in parts if name not in state and bare_name(name) not in state]
+    if missing:
+        raise InputError(f"{file} names {', '.join(missing[:4])}, which its files do not hold: is a part missing or of another "
+                         "checkpoint?")
+    return state
+
+
+def _listed(paths: Any) -> list[Path]:
+    """Files in order; a pattern stands for what it matches, by the numbers in the names."""
+    found: list[Path] = []
+    for one in [paths] if isinstance(paths, str | os.PathLike) else paths:
+        text = os.fspath(one)
+        if os.path.lexists(text) or not glob.has_magic(text):
+            found.append(Path(text))
+            continue
+        matches = sorted(glob.glob(text, recursive=True), key=lambda name: [
+            (int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)])
+        if not matches:
+            raise InputError(f"no file matches {text}")
+        found += map(Path, matches)
+    return found
+
+
+def _is_adapter(file: Path) -> bool:
+    """Whether it is an adapter of PEFT, a folder or its file."""
+    return any((file / name).exists() for name in ("adapter_model.safetensors", "adapter_model.bin")) or (
+        file.name.startswith("adapter_model."))
+
+
+def _with_adapter_names(state: State, model: torch.nn.Module) -> State:
+    """An adapter's tensors under the names that they have in the model, where the adapter's own name stands in them."""
+    names = {re.sub(r"\.default(?=\.|$)", "", bare_name(name)): bare_name(name) for name, _ in model.named_parameters()}
+    return {names.get(name, name): tensor for name, tensor in state.items()}
 
 
 def step_of(path: Path) -> int | None:
@@ -165,7 +287,9 @@ def step_of(path: Path) -> int | None:
     if path.is_dir():
         state = path / "trainer_state.json"
         if state.exists():
-            return int(json.loads(state.read_text())["global_step"])
+            held = _read_json(state)
+            if isinstance(held, dict) and isinstance(held.get("global_step"), int):
+                return int(held["global_step"])
         found = re.fullmatch(r"checkpoint-(\d+)", path.name)
         return int(found[1]) if found else None
     if path.suffix == ".ckpt" and path.exists():

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ensemblekit.neural.batches import Forward, outputs_of
+from ensemblekit.neural.batches import Convention
 from ensemblekit.neural.parameters import Manifest, load_vectors
 
 RESIDENT = 4 << 30
@@ -46,9 +46,9 @@ class Members:
     """Copies of a model with the stored weights; outputs in blocks of members, in order."""
 
     def __init__(self, template: torch.nn.Module, manifest: Manifest, vectors: Mapping[str, Any], count: int,
-                 forward: Forward | None, resident: int = RESIDENT):
+                 convention: Convention, resident: int = RESIDENT):
         self.template, self.manifest, self.vectors = template, manifest, vectors
-        self.count, self.forward = count, forward
+        self.count, self.convention = count, convention
         self.held = sum(int(np.prod(v.shape)) * v.dtype.itemsize for v in vectors.values()) <= resident
         self.modules: list[torch.nn.Module] | None = None
         self.scratch: torch.nn.Module | None = None
@@ -111,7 +111,7 @@ class Members:
     def _looped(self, batch: Any, wanted: Sequence[int]) -> Iterator[tuple[Any, list[int]]]:
         block, numbers, nbytes = [], [], 0
         for k, model in zip(wanted, self.each(wanted), strict=True):
-            found = outputs_of(model, batch, self.forward)
+            found = self.convention.outputs_of(model, batch)
             nbytes += sum(x.numel() * 8 for x in (found if isinstance(found, tuple) else (found,)))
             block.append(found)
             numbers.append(k)
@@ -130,7 +130,7 @@ class Members:
             parameters, buffers = ({name: x[rows] for name, x in part.items()} for part in (parameters, buffers))
 
         def one(p: dict[str, torch.Tensor], b: dict[str, torch.Tensor], x: Any) -> Any:
-            return outputs_of(_Bound(self.template, p, b), x, self.forward)
+            return self.convention.outputs_of(_Bound(self.template, p, b), x)
 
         self.template.eval()
         return torch.func.vmap(one, in_dims=(0, 0, None))(parameters, buffers, batch)

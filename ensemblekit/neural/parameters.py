@@ -198,6 +198,50 @@ def selector(parameters: Select) -> Callable[[str, torch.Tensor], bool]:
     raise InputError(f'parameters is "all", "trainable" or a function of (name, parameter); got {parameters!r}')
 
 
+def left_out(model: torch.nn.Module, wanted: Callable[[str, torch.Tensor], bool]) -> dict[str, str]:
+    """name -> hash of what a model has and its snapshots do not hold: parameters not selected, extra states of modules."""
+    import pickle
+
+    import xxhash
+
+    found: dict[str, str] = {}
+    seen: dict[int, str] = {}
+    bare = unwrapped(model)
+    for name, tensor, is_parameter in _named(bare):
+        if is_parameter and not wanted(name, tensor):
+            if id(tensor) not in seen:
+                flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+                seen[id(tensor)] = xxhash.xxh3_128(flat.data).hexdigest()
+            found[name] = seen[id(tensor)]
+    for prefix, module in bare.named_modules():
+        if type(module).get_extra_state is not torch.nn.Module.get_extra_state:
+            extra = module.get_extra_state()
+            if not is_empty(extra):
+                found[bare_name(f"{prefix}.get_extra_state" if prefix else "get_extra_state")] = xxhash.xxh3_128(
+                    pickle.dumps(_comparable(extra))).hexdigest()
+    return found
+
+
+def _comparable(value: Any) -> Any:
+    """Plain data whose bytes are the same for the same values."""
+    if isinstance(value, torch.Tensor):
+        return [str(value.dtype), list(value.shape), value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()]
+    if isinstance(value, np.ndarray):
+        return [str(value.dtype), list(value.shape), value.tobytes()]
+    if isinstance(value, Mapping):
+        return [[str(name), _comparable(one)] for name, one in value.items()]
+    return [_comparable(one) for one in value] if isinstance(value, list | tuple) else repr(value)
+
+
+def check_left_out(stored: Mapping[str, str], model: torch.nn.Module) -> None:
+    """Raise InputError naming what the snapshots do not hold and the model has other values of."""
+    own = left_out(model, lambda name, _: name not in stored)
+    differing = [name for name in {**stored, **own} if stored.get(name) != own.get(name)]
+    if stored and differing:
+        raise InputError(f"the snapshots do not hold {', '.join(differing[:4])}, and in this model it has other values than in the "
+                         "one that was trained: load the same frozen parameters and extra states into it first")
+
+
 def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
     """The bare model inside torch.compile, DataParallel and DistributedDataParallel.
 
@@ -234,6 +278,12 @@ def _named(bare: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor, bool]]:
 def bare_name(name: str) -> str:
     """A name without what torch.compile puts into it."""
     return f"{name}.".replace("_orig_mod.", "")[:-1]
+
+
+def is_empty(extra: Any) -> bool:
+    """Whether an extra state of a module holds nothing."""
+    return extra is None or (isinstance(extra, torch.Tensor) and not extra.numel()) or (
+        isinstance(extra, Mapping | list | tuple | bytes | str) and not extra)
 
 
 def _is_float(tensor: torch.Tensor) -> bool:

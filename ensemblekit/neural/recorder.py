@@ -26,7 +26,16 @@ import xxhash
 from ensemblekit.errors import InputError, StoreError
 from ensemblekit.neural import resume as saved
 from ensemblekit.neural.history import CLOCK, LOSS, RATE
-from ensemblekit.neural.parameters import KINDS, Manifest, Select, pack, to_vectors
+from ensemblekit.neural.parameters import (
+    KINDS,
+    Manifest,
+    Select,
+    check_left_out,
+    left_out,
+    pack,
+    selector,
+    to_vectors,
+)
 from ensemblekit.neural.ring import CudaTransfer, Ring
 from ensemblekit.neural.schedule import bare_schedule, differences
 from ensemblekit.source import Field
@@ -97,6 +106,10 @@ class Recorder:
         self.scheduler = bare_schedule(scheduler)
         self.scaler = scaler
         self.manifest = Manifest.of(model, parameters)
+        _check_optimizer(self.optimizer, self.scheduler, model)
+        self._wanted = selector(parameters)
+        self._left = left_out(model, self._wanted)
+        self._last_digest = b""
         if not self.manifest.parameters:
             raise InputError("the model has no parameters to record")
         self.captured: list[int] = []
@@ -249,7 +262,9 @@ class Recorder:
         self._seen = self.updates
         phase, rates = self._at_update
         if loss is not None:
-            self._last_loss = loss = loss.detach() if isinstance(loss, torch.Tensor) else loss
+            self._last_loss = loss = _mean_loss(loss)
+        if self._finished:          # a run that ended is left alone
+            return False
         self._rows.append((self.updates, loss, rates))
         if len(self._rows) >= ROWS:
             self._flush()
@@ -281,7 +296,7 @@ class Recorder:
 
     def _crossed(self, end: int) -> None:
         """The schedule is about to move over an end of a cycle."""
-        if self.updates and not self._closed:
+        if self.updates and not self._closed and not self._finished:
             self._capture(end)
 
     def _capture(self, end: int) -> bool:
@@ -292,6 +307,7 @@ class Recorder:
             self._crossing_only = True
             self._undo()
         loss = self._last_loss
+        self._check_left()
         if self._rank == 0:
             if loss is not None and not np.isfinite(float(loss)):
                 raise InputError(f"the loss of step {self.updates} is {float(loss)}: the snapshot due there was refused; "
@@ -319,8 +335,22 @@ class Recorder:
         if bad:
             raise InputError(f"the weights after step {step} are not finite: {', '.join(self._not_finite(vectors))}. The "
                              "snapshot was refused; those before it stay. Lower the rate, or clip gradients")
+        made = digest(vectors)
+        if made == self._last_digest:
+            logger.warning("the snapshot after step %d holds the same weights as the one before it: does the optimizer train "
+                           "this model?", step)
+        self._last_digest = made
         with self._store_lock:
-            self.store.append({**vectors, HASH: np.frombuffer(digest(vectors), np.uint8)}, time=float(step))
+            self.store.append({**vectors, HASH: np.frombuffer(made, np.uint8)}, time=float(step))
+
+    def _check_left(self) -> None:
+        """Raise InputError where what snapshots do not hold began to train, or is no longer what it was."""
+        now = left_out(self.model, self._wanted)
+        changed = [name for name in {**self._left, **now} if self._left.get(name) != now.get(name)]
+        if changed:
+            raise InputError(f"{', '.join(changed[:3])} changed or began to train after the recorder was made, and snapshots "
+                             "do not hold it: make a new recorder with another store after unfreezing, record "
+                             'parameters="all", or register extra states as buffers')
 
     def _not_finite(self, vectors: Mapping[str, np.ndarray], most: int = 3) -> list[str]:
         found = []
@@ -445,7 +475,8 @@ class Recorder:
             self._sidecar.write("state.pt", {
                 "format": saved.FORMAT, "run": self.store.run if self.store is not None else "", "finished": finished,
                 "settings": self._settings, "recorder": {**self.state_dict(), **own},
-                "model": saved.model_state(self.model), "optimizer": self.optimizer.state_dict(),
+                "model": saved.model_state(self.model), "averages": saved.averages_of(self.model),
+                "optimizer": self.optimizer.state_dict(),
                 "schedule": self.scheduler.state_dict(),
                 "scaler": None if self.scaler is None else self.scaler.state_dict()})
         if self._world > 1:
@@ -457,6 +488,10 @@ class Recorder:
 
     def _load(self, state: dict[str, Any]) -> None:
         saved.load_model(self.model, state["model"])
+        saved.load_averages(self.model, state.get("averages", {}))
+        self._left = left_out(self.model, self._wanted)
+        if self.store is not None:
+            check_left_out(self.store.provenance.get("left_out", {}), self.model)
         saved.load_optimizer(self.optimizer, state["optimizer"])
         self.scheduler.load_state_dict(state["schedule"])
         if self.scaler is not None and state["scaler"] is not None:
@@ -475,6 +510,7 @@ class Recorder:
             self._place = _Place(1 << 62)
             self._pending = {**dict.fromkeys(PLACE), "call": 1 << 62}
             self._finished = True
+            logger.warning("the run in %s is finished: it is left alone, and nothing more is recorded", self.path)
 
     _finished = False
 
@@ -488,7 +524,7 @@ class Recorder:
         room = {"main": max(1, self.scheduler.n_snapshots), CLOCK: max(1, self.scheduler.total_steps)}
         if not os.path.lexists(self.path):
             self._sidecar.remove("*")
-            provenance = {"manifest": self.manifest.to_dict(), "training": self._settings}
+            provenance = {"manifest": self.manifest.to_dict(), "training": self._settings, "left_out": self._left}
             self.store = Store.create(self.path, fields, capacity=room, provenance=provenance, replica=replica,
                                       durability=self._durability)
             return None
@@ -587,14 +623,21 @@ class Recorder:
         if self._exhausted and not (self._finished or self._stopped) and schedule.next_end == schedule.ends[-1] \
                 and self.updates > (self.captured[-1] if self.captured else 0):
             self._capture(schedule.ends[-1])        # the training ended a few steps short of the schedule
-        if over and not self._stopped and len(self.captured) < schedule.n_snapshots:
-            logger.warning("the training ended after %d of %d cycles, in step %d of %d of the schedule: the snapshots of the "
-                           "others were not taken. total_steps is epochs times optimizer steps an epoch",
-                           len(self.captured), schedule.n_snapshots, schedule.last_epoch, schedule.total_steps)
+        if not self._finished:
+            short = len(self.captured) < schedule.n_snapshots and not self._stopped
+            past = self.updates > schedule.total_steps
+            advice = ("" if not (short or past) else ": schedule.step() belongs after every optimizer step"
+                      if schedule.last_epoch < min(self.updates, schedule.total_steps) and not schedule.last_epoch else
+                      ": total_steps is epochs times optimizer steps an epoch, not batches of an accumulated gradient; the "
+                      "training went past it" if past else
+                      ": the others were not taken. total_steps is epochs times optimizer steps an epoch (not micro-batches)")
+            logger.log(logging.WARNING if short or past else logging.INFO,
+                       "the training ended: %d of %d snapshots, schedule at %d of %d after %d updates%s",
+                       len(self.captured), schedule.n_snapshots, schedule.last_epoch, schedule.total_steps, self.updates, advice)
         if self._ring is not None:
             self._ring.drain()
         self._flush()
-        if self._states and self._used_batches and over and not self._finished:
+        if self._states and over and not self._finished and (self._used_batches or schedule.last_epoch >= schedule.total_steps):
             self._save(finished=True)
 
     def end(self, as_planned: bool = True) -> None:
@@ -688,6 +731,32 @@ def _bare_optimizer(optimizer: Any) -> torch.optim.Optimizer:
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise InputError(f"optimizer is a torch.optim.Optimizer; got {type(optimizer).__name__}")
     return optimizer
+
+
+def _mean_loss(loss: Any) -> Any:
+    """One number a step, of losses of samples or devices their mean; not waited for."""
+    if isinstance(loss, torch.Tensor):
+        loss = loss.detach()
+        return loss if loss.ndim == 0 else loss.float().mean()
+    try:
+        return float(np.mean(loss))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"loss is a tensor or a number; got {type(loss).__name__}") from error
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer, schedule: Any, model: torch.nn.Module) -> None:
+    """Raise InputError where the optimizer trains another model, or the schedule moves another optimizer.
+
+    A copy that nothing trains (an average of weights) is recorded beside any optimizer.
+    """
+    if _bare_optimizer(schedule.optimizer) is not optimizer:
+        raise InputError("the schedule was made for another optimizer than the one given: make it of this one")
+    own = {id(one) for one in model.parameters()}
+    trained = {id(one) for group in optimizer.param_groups for one in group["params"]}
+    average = any(type(one).__name__ == "AveragedModel" for one in model.modules())
+    if not own & trained and not average and any(one.requires_grad for one in model.parameters()):
+        raise InputError("the optimizer trains none of this model's parameters: it was made for another model, or before the "
+                         "model's parameters were replaced. Make it of model.parameters()")
 
 
 def _rank_and_world() -> tuple[int, int]:

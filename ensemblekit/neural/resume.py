@@ -129,6 +129,18 @@ def model_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {bare_name(name): one.detach() for part in (bare.named_parameters(), bare.named_buffers()) for name, one in part}
 
 
+def averages_of(model: torch.nn.Module) -> dict[str, Any]:
+    """What averages of weights inside a model hold in full precision, by name of their module."""
+    return {name: one.averaging_state() for name, one in unwrapped(model).named_modules() if hasattr(one, "averaging_state")}
+
+
+def load_averages(model: torch.nn.Module, state: dict[str, Any]) -> None:
+    """Put back what :func:`averages_of` found."""
+    for name, one in unwrapped(model).named_modules():
+        if name in state and hasattr(one, "load_averaging_state"):
+            one.load_averaging_state(state[name])
+
+
 @torch.no_grad()
 def load_model(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
     """Put back what :func:`model_state` found, in place. Raises InputError naming what differs."""
@@ -202,7 +214,7 @@ class Sidecar:
                     file.flush()
                     os.fsync(file.fileno())
             os.replace(part, self.folder / name)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:      # torch's writer has its own for a full disk
             raise StoreError(f"the state of the run could not be written to {self.folder}: {error}") from error
         finally:
             with contextlib.suppress(OSError):

@@ -128,6 +128,9 @@ class CycleLR(LRScheduler):
         """One step on, after optimizer.step(). A step that a GradScaler skipped keeps the phase (see Recorder)."""
         if self._held:
             return
+        if len(self.optimizer.param_groups) != len(self.base_lrs):
+            raise InputError(f"the schedule knows {len(self.base_lrs)} parameter groups and the optimizer has "
+                             f"{len(self.optimizer.param_groups)}: make the schedule after add_param_group")
         before = self.last_epoch
         if epoch is None and self._step_count > 1 and before + 1 < self.next_end:
             self._step_count += 1       # within a cycle, where torch has nothing to warn of: this runs once an update

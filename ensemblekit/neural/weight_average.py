@@ -275,9 +275,11 @@ class AveragedModel(torch.nn.Module):
         super().__init__()
         if avg_fn is not None and multi_avg_fn is not None:
             raise InputError("give one of avg_fn and multi_avg_fn")
-        self._modules["module"] = copy.deepcopy(model)
+        self._fresh, self._watched = True, False
+        self.__dict__["_modules"]["module"] = copy.deepcopy(model)
         if device is not None:
-            self._modules["module"].to(device)     # type: ignore[union-attr]
+            self._own.to(device)
+        self.register_load_state_dict_post_hook(_loaded)
         self.register_buffer("n_averaged", torch.tensor(0, dtype=torch.long, device=device))
         self.avg_fn, self.multi_avg_fn, self.use_buffers = avg_fn, multi_avg_fn, use_buffers
         self.manifest = Manifest.of(model)
@@ -285,21 +287,35 @@ class AveragedModel(torch.nn.Module):
         pattern = reducer_of(average)
         self.averaged: dict[str, Any] = {kind: pattern.empty() for kind in ("parameters", "buffers")}
         """Field -> reducer, or (avg_fn) the float64 vector itself."""
-        self._fresh = True
+        self._watched = False
 
     @property
     def module(self) -> torch.nn.Module:
         """The model with the averaged weights."""
-        self._sync()
         return self._modules["module"]      # type: ignore[return-value]
+
+    @property
+    def _modules(self) -> dict[str, torch.nn.Module | None]:    # type: ignore[override]
+        """What everything of torch.nn.Module looks at. Whoever looked may keep what it saw: from then on the weights are
+        in place after every update, as torch's are."""
+        self._watched = True
+        self._sync()
+        return self.__dict__["_modules"]
+
+    @_modules.setter
+    def _modules(self, modules: dict[str, torch.nn.Module | None]) -> None:
+        self.__dict__["_modules"] = modules
+
+    @property
+    def _own(self) -> torch.nn.Module:
+        """The model as it is, the average not yet put into it."""
+        return self.__dict__["_modules"]["module"]
 
     @torch.no_grad()
     def update_parameters(self, model: torch.nn.Module) -> None:
         """Take the model's weights as the next of those averaged; the model is left as it is."""
         theirs = self.manifest.tensors(model)
-        own = self._modules["module"]
-        assert own is not None
-        mine = self.manifest.tensors(own)
+        mine = self.manifest.tensors(self._own)
         for kind in ("parameters", "buffers"):
             if not _finite(theirs[kind]):
                 raise InputError(f"{_first_bad(model, self.manifest, kind)} is not finite; the average of "
@@ -314,6 +330,8 @@ class AveragedModel(torch.nn.Module):
                 self._take(kind, [_real(tensor.detach()).to(where) for tensor in theirs[kind]])
         self.n_averaged += 1
         self._fresh = False
+        if self._watched:
+            self._sync()
 
     def _take(self, kind: str, tensors: list[torch.Tensor]) -> None:
         """One more model's tensors of a kind into its average."""
@@ -335,10 +353,9 @@ class AveragedModel(torch.nn.Module):
     def _sync(self) -> None:
         if self._fresh or int(self.n_averaged) == 0:
             return
-        vectors = {kind: self._mean(kind) for kind in (("parameters", "buffers") if self.use_buffers else ("parameters",))}
-        load_vectors(self._modules["module"], {k: x for k, x in vectors.items() if x is not None},    # type: ignore[arg-type]
-                     self.manifest)
         self._fresh = True
+        vectors = {kind: self._mean(kind) for kind in (("parameters", "buffers") if self.use_buffers else ("parameters",))}
+        load_vectors(self._own, {k: x for k, x in vectors.items() if x is not None}, self.manifest)
 
     def _mean(self, kind: str) -> Any:
         held = self.averaged[kind]
@@ -357,17 +374,10 @@ class AveragedModel(torch.nn.Module):
         return held if isinstance(held, torch.Tensor) else held.result()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.module(*args, **kwargs)
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         self._sync()
-        return super().state_dict(*args, **kwargs)
+        return self._own(*args, **kwargs)
 
-    def parameters(self, *args: Any, **kwargs: Any) -> Any:
-        self._sync()
-        return super().parameters(*args, **kwargs)
-
-    def get_extra_state(self) -> dict[str, Any]:
+    def averaging_state(self) -> dict[str, Any]:
         """The average in full precision, beside the rounded weights."""
         held = {}
         for kind, x in self.averaged.items():
@@ -376,7 +386,7 @@ class AveragedModel(torch.nn.Module):
                           for name, y in state.items()}
         return held
 
-    def set_extra_state(self, state: Any) -> None:
+    def load_averaging_state(self, state: Any) -> None:
         """The inverse; the reducer is that of this instance."""
         for kind, tensors in (state or {}).items():
             if "vector" in tensors:
@@ -388,21 +398,40 @@ class AveragedModel(torch.nn.Module):
                     {name: x.clone() if name in big else x.cpu().numpy() for name, x in tensors.items()})
         self._fresh = False
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        """The names of torch's class and no others; the average in full precision travels in the state's metadata."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        metadata = getattr(destination, "_metadata", None)
+        if metadata is not None:
+            metadata.setdefault(prefix[:-1], {})["averaged"] = self.averaging_state()
+
+    _carried: Any = None
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Mapping[str, Any], *args: Any) -> None:
         """From a state of this class (exact), or of torch's: the average goes on from its rounded weights."""
-        own = dict(state_dict)
-        foreign = "_extra_state" not in own
-        if foreign:
-            own["_extra_state"] = {}
-        found = super().load_state_dict(own, strict, assign)
+        before = state_dict.pop(f"{prefix}_extra_state", None)      # as states of this class were once
+        self._carried = local_metadata.get("averaged") or before
+        self._fresh = True          # what is loaded is not to be written over by what was averaged before
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+    def _took(self) -> None:
+        """All is loaded: the reducers are those of the state."""
+        carried, self._carried = self._carried, None
         n = int(self.n_averaged)
-        if foreign and n:
-            vectors = pack(self._modules["module"], self.manifest)     # type: ignore[arg-type]
+        if carried:
+            self.load_averaging_state(carried)
+        elif n:
+            vectors = pack(self._own, self.manifest)
             for kind in ("parameters", "buffers") if self.use_buffers else ("parameters",):
                 if kind in vectors:
                     self.averaged[kind] = self._begun(self.averaged[kind], vectors[kind], n)
             self._fresh = False
-        return found
+        else:
+            for kind, held in self.averaged.items():
+                if not isinstance(held, torch.Tensor):
+                    self.averaged[kind] = held.empty()
+        if self._watched:
+            self._sync()
 
     def _begun(self, held: Any, vector: torch.Tensor, n: int) -> Any:
         if self.avg_fn is not None or self.multi_avg_fn is not None:
@@ -417,6 +446,10 @@ class AveragedModel(torch.nn.Module):
             return new
         raise InputError(f"a state of torch's AveragedModel holds no more than a mean, which {type(held).__name__} cannot "
                          'go on from; use average="swa" or "ema"')
+
+
+def _loaded(module: Any, incompatible: Any) -> None:
+    module._took()
 
 
 def averaged(models: Iterable[torch.nn.Module], average: Literal["swa", "ema", "lawa"] | Reducer = "swa") -> torch.nn.Module:
