@@ -16,6 +16,7 @@ import resource
 import struct
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import numpy as np
 import xxhash
 
 from ensemblekit.errors import StoreBusyError, StoreError
+from ensemblekit.files import TOKEN, replacing, sync_folder
 from ensemblekit.store.hdf5 import (
     SECTOR,
     Dataset,
@@ -77,8 +79,8 @@ def segments_of(path: str) -> list[str]:
 
 
 def folder_of(path: str) -> Path:
-    """What is overwritten or derived lives beside the store, in <store>.d/."""
-    return Path(f"{path}.d")
+    """What is overwritten or derived lives beside the store's real first file, in <store>.d/, whatever link leads there."""
+    return Path(f"{os.path.realpath(path)}.d")
 
 
 class Lock:
@@ -86,9 +88,17 @@ class Lock:
 
     def __init__(self, path: str):
         folder = folder_of(path)
+        with suppress(FileNotFoundError):
+            names = os.stat(path).st_nlink
+            if names > 1:
+                raise StoreError(f"{path} has {names} names (hard links): what is appended under one changes the others, and a "
+                                 "second writer could come by them. Append to a copy (cp), or remove the other names")
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+            raise StoreError(f"{folder} is to be the folder of this store's lock, and is "
+                             f"{'a symbolic link' if folder.is_symlink() else 'a file'}; move it elsewhere")
         try:
             folder.mkdir(exist_ok=True)
-            self.fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+            self.fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise StoreError(f"cannot write beside the store: {error}") from error
         try:
@@ -100,8 +110,21 @@ class Lock:
 
     def release(self) -> None:
         if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+            fd, self.fd = self.fd, -1
+            unlock(fd)
+            os.close(fd)
+
+    def disown(self) -> None:
+        """In a forked child: let go without releasing what the parent holds through the same open file."""
+        if self.fd >= 0:
+            fd, self.fd = self.fd, -1
+            os.close(fd)
+
+
+def unlock(fd: int) -> None:
+    """Release a lock at once, also where a forked child still holds a descriptor of the same open file."""
+    with suppress(OSError):
+        fcntl.flock(fd, fcntl.LOCK_UN)
 
 
 def sync(fd: int) -> None:
@@ -110,14 +133,6 @@ def sync(fd: int) -> None:
         fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
     else:
         os.fdatasync(fd)
-
-
-def sync_folder(path: str) -> None:
-    fd = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 class NotInPlace(StoreError):
@@ -133,23 +148,16 @@ def new_segment(path: str, schema: Schema, durable: bool, fill: Fill | None = No
     """
     if not over and os.path.lexists(path):
         raise StoreError(f"{path} is in the way of this store's next file and is not part of it; move it elsewhere")
-    temporary = f"{path}.tmp{os.getpid()}"
     try:
-        create_segment(temporary, schema, fill, filters, constants, view)
-        fd = os.open(temporary, os.O_RDWR)
-        try:
-            layout = _try_commit(temporary, fd) if fill is None else read_layout(temporary)
-            if durable:
-                os.fsync(fd)
-        finally:
-            os.close(fd)
-        assert layout is not None
-        os.rename(temporary, path)
-        if durable:
-            sync_folder(path)
+        with replacing(path, durable=durable) as temporary:
+            create_segment(temporary, schema, fill, filters, constants, view)
+            fd = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW)
+            try:
+                layout = _try_commit(temporary, fd) if fill is None else read_layout(temporary)
+            finally:
+                os.close(fd)
+            assert layout is not None
     except (OSError, RuntimeError, ValueError) as error:    # h5py tells of a full disk by any of the three
-        if os.path.exists(temporary):
-            os.unlink(temporary)
         raise disk_error(error, path) from error
     return replace(layout, path=path)
 
@@ -172,9 +180,9 @@ def _try_commit(path: str, fd: int) -> Layout:
 def remove_leftovers(path: str) -> None:
     """Unfinished files of a writer that died. Only for who holds the writer's lock."""
     p = Path(path)
-    pattern = re.compile(re.escape(p.stem) + r"(\.\d{4,})?" + re.escape(p.suffix) + r"\.tmp\d+\Z")
+    pattern = re.compile(re.escape(p.stem) + r"(\.\d{4,})?" + re.escape(p.suffix) + rf"(\.tmp\d+|{TOKEN.pattern})\Z")
     for entry in os.scandir(p.parent):
-        if pattern.match(entry.name):
+        if pattern.match(entry.name) and entry.is_file(follow_symlinks=False):
             os.unlink(entry.path)
 
 
@@ -329,9 +337,13 @@ class Segment:
             self.commits[clock](at + n)
             if self.durable:
                 sync(fd)
-        except OSError as error:
-            raise disk_error(error, self.layout.path) from error
-        self.counts[clock] = at + n
+            self.counts[clock] = at + n
+        except BaseException as error:      # an interrupt may come after the commit: what counts is what the file says
+            if self.fd >= 0:
+                self.counts[clock] = self.extent(columns[0])
+            if isinstance(error, OSError):
+                raise disk_error(error, self.layout.path) from error
+            raise
 
     def cut(self, clock: str, n: int) -> None:
         """Keep the first n rows; the commit first, so that no reader sees a row without its step."""
@@ -358,9 +370,17 @@ class Segment:
             self._record(closed_record([self.counts[c] for c in self.clocks]))
             if self.durable:
                 sync(self.fd)
+        unlock(self.fd)
+        self.disown()
+
+    def disown(self) -> None:
+        """Let go of the file and write nothing: what a forked child does with the file that its parent writes."""
+        fd, self.fd = self.fd, -1
         self.small.clear()      # its mappings hold the shared lock as well
-        os.close(self.fd)
-        self.fd = -1
+        for commit in self.commits.values():
+            commit.fd = -1
+        if fd >= 0:
+            os.close(fd)
 
     def _record(self, record: np.ndarray) -> None:
         offset = self.layout.datasets[CLOSED].offset

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 import time as clock_time
 import uuid
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -14,7 +16,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ensemblekit.errors import ClosedError, InputError, StoreError, UnknownFieldError
+from ensemblekit.errors import ClosedError, EnsemblekitError, InputError, StoreBusyError, StoreError, UnknownFieldError
+from ensemblekit.files import sync_folder
 from ensemblekit.source import WHOLE, Access, Cut, Field, Piece, check_window, cuts_of
 from ensemblekit.store.blocks import SlabPiece, Span, StoredPiece, check_identity
 from ensemblekit.store.hdf5 import (
@@ -41,7 +44,7 @@ from ensemblekit.store.segments import (
     segment_path,
     segments_of,
     share,
-    sync_folder,
+    unlock,
 )
 
 Durability = Literal["process", "disk"]
@@ -267,11 +270,20 @@ class Store:
 
     A snapshot whose ``append`` returned survives the death of the process (with ``durability="disk"`` also the loss
     of power); a half-written one is never visible; readers may follow (``refresh``). See docs/file-format.md.
+
+    Threads may share it: their calls follow one another. A store open for appending belongs to its process: it cannot be
+    pickled or copied, and in a forked child it can only be read; there every writing call raises StoreError.
     """
 
     def __init__(self, path: str, schema: Schema | None, mode: Literal["r", "a"], durability: Durability = "process",
                  capacity: int | Mapping[str, int] | None = None):
-        self.path, self.mode, self.durability, self.capacity = path, mode, durability, capacity
+        # the real path: links, and a later change of folder, lead to the same lock, segments and folder
+        self.path, self.mode, self.durability, self.capacity = os.path.realpath(path), mode, durability, capacity
+        self._guard = threading.RLock()     # one call at a time changes the store, or counts its snapshots meanwhile
+        self._owner = os.getpid()
+        self._appending = False             # a signal handler may run in the middle of an append, in the same thread
+        self._close_after = False
+        self._stale = False                 # look at the files again before the next change
         self._schema = schema
         self._layouts: list[Layout] = []
         self._foreign: dict[str, Foreign] = {}
@@ -321,9 +333,10 @@ class Store:
                         time_unit or ("ps" if md else ""), made, author,
                         constants={name: digest_of(values) for name, values in fixed.items()} or None)
         store = cls(path, schema, "a", durability, capacity)
-        store._lock = Lock(path)
+        store._lock = Lock(store.path)
+        _writers.add(store)
         try:
-            remove_leftovers(path)
+            remove_leftovers(store.path)
             store._whole = not in_place
             store._start_segment({}, fixed)
         except BaseException:
@@ -334,7 +347,7 @@ class Store:
     @classmethod
     def open(cls, path: str | os.PathLike[str], mode: Literal["r", "a"] = "r", *, durability: Durability = "process",
              capacity: int | Mapping[str, int] | None = None) -> Store:
-        path = os.fspath(path)
+        path = os.path.realpath(path)
         if mode not in ("r", "a"):
             raise InputError(f'mode is "r" (read) or "a" (append); got {mode!r}. A new store: ek.create')
         _check_options(durability, capacity)
@@ -352,6 +365,7 @@ class Store:
         store = cls(path, first.schema, mode, durability, capacity)
         if mode == "a":
             store._lock = Lock(path)
+            _writers.add(store)
         else:
             store._layouts = [first]        # as it was just read; looked at again where the file has changed since
         try:
@@ -380,25 +394,70 @@ class Store:
             self._shares.append(share(last.path))
 
     def close(self) -> None:
-        """Write what is pending and let go of the files. Closing twice does nothing."""
-        if self._closed:
-            return
-        try:
-            if self._pending:
-                self.flush()
-        finally:
+        """Write what is pending and let go of the files. Closing twice does nothing.
+
+        In a forked child nothing is written or released: that is left to the process that opened the store. Within an
+        append (in a signal handler) it takes place as soon as that append is over.
+        """
+        if self._owner != os.getpid():
+            self._disown()
             self._closed = True
-            self._let_go()
-            if self._lock is not None:
-                self._lock.release()
+            return
+        with self._guard:
+            if self._appending:
+                self._close_after = True
+                return
+            if self._closed:
+                return
+            try:
+                if self._pending:
+                    self.flush()
+            finally:
+                self._closed = True
+                self._let_go()
+                if self._lock is not None:
+                    self._lock.release()
 
     def _let_go(self) -> None:
+        try:
+            if self._segment is not None:
+                self._segment.close()
+        finally:
+            self._segment = None
+            for fd in self._shares:
+                unlock(fd)
+                os.close(fd)
+            self._shares.clear()
+
+    def _disown(self) -> None:
+        """In a forked child: what is left is a reader of the store, without any of the descriptors of its parent."""
+        if self._lock is None:
+            return
+        self._guard = threading.RLock()     # another thread of the parent may have held it
+        self._appending = False
         if self._segment is not None:
-            self._segment.close()
+            self._segment.disown()
             self._segment = None
         for fd in self._shares:
             os.close(fd)
         self._shares.clear()
+        if self._lock is not None:
+            self._lock.disown()
+            self._lock = None
+        self._pending.clear()
+        self._stale = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.writable:
+            raise StoreError(f"{self.path} is open for appending, and a writer stays in the process and the object that "
+                             f"opened it: it is neither pickled nor copied. Send the path and read there with "
+                             f"ek.open({self.path!r}), send snapshots back to append them here, or close it first")
+        state = self.__dict__.copy()
+        del state["_guard"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _guard=threading.RLock())
 
     def __enter__(self) -> Store:
         return self
@@ -458,7 +517,7 @@ class Store:
 
     @property
     def writable(self) -> bool:
-        return self.mode == "a" and not self._closed
+        return self.mode == "a" and not self._closed and self._owner == os.getpid()
 
     def __len__(self) -> int:
         """Committed snapshots of the main clock (of the first clock where there is no main)."""
@@ -522,13 +581,19 @@ class Store:
     def _table(self, clock: str) -> Table:
         if self._closed and self._schema is not None and not self._layouts:
             raise ClosedError(f"{self.path} is closed")
-        if self._segment is not None:       # the writer itself always sees what it committed
-            now = (len(self._layouts), self._segment.counts[clock])
-            if self._seen.get(clock) != now:
-                counts = [self._rows(layout, clock) for layout in self._layouts[:-1]]
-                self._tables[clock] = self._make_table(clock, [*counts, now[1]])
-                self._seen[clock] = now
-        return self._tables[clock]
+        if self.mode != "a":
+            return self._tables[clock]
+        with self._guard:
+            if self._stale and self._owner != os.getpid():
+                self._stale = False
+                self.refresh()
+            if self._segment is not None:       # the writer itself always sees what it committed
+                now = (len(self._layouts), self._segment.counts[clock])
+                if self._seen.get(clock) != now:
+                    counts = [self._rows(layout, clock) for layout in self._layouts[:-1]]
+                    self._tables[clock] = self._make_table(clock, [*counts, now[1]])
+                    self._seen[clock] = now
+            return self._tables[clock]
 
     @staticmethod
     def _rows(layout: Layout, clock: str) -> int:
@@ -557,6 +622,10 @@ class Store:
         """Look again at a store that another process writes; returns the snapshots of the first clock there are now."""
         if self._schema is None:
             return len(self)
+        with self._guard:
+            return self._refresh()
+
+    def _refresh(self) -> int:
         for again in range(LOOKS, -1, -1):
             try:
                 layouts = self._look()
@@ -611,6 +680,19 @@ class Store:
             StoreError: the disk is full or cannot be written; nothing was committed.
             ClosedError: the store is closed or open for reading.
         """
+        with self._guard:
+            if self._appending:
+                raise self._within()
+            self._appending = True
+            try:
+                self._append(snapshot, time, step, weight, clock)
+            finally:
+                self._appending = False
+                if self._close_after:
+                    self.close()
+
+    def _append(self, snapshot: Mapping[str, Any], time: float | None, step: int | None, weight: float,
+                clock: str) -> None:
         names = self._check_writing(clock)
         arrays = [self._checked(name, snapshot, None) for name in names]
         if len(snapshot) != len(names):
@@ -631,6 +713,22 @@ class Store:
     def extend(self, snapshots: Mapping[str, Any], times: Any = None, steps: Any = None, weights: Any = None,
                clock: str = MAIN) -> None:
         """Commit many snapshots at once: arrays (n, *field shape); one commit a file. Else as :meth:`append`."""
+        with self._guard:
+            if self._appending:
+                raise self._within()
+            self._appending = True
+            try:
+                self._extend(snapshots, times, steps, weights, clock)
+            finally:
+                self._appending = False
+                if self._close_after:
+                    self.close()
+
+    def _within(self) -> StoreError:
+        return StoreBusyError(f"{self.path} is in the middle of an append, which a signal handler has interrupted: set a flag "
+                              "in the handler, and write when the append is over (close may be called: it waits for that)")
+
+    def _extend(self, snapshots: Mapping[str, Any], times: Any, steps: Any, weights: Any, clock: str) -> None:
         names = self._check_writing(clock)
         lengths = {name: len(snapshots[name]) for name in names if name in snapshots and np.ndim(snapshots[name])}
         n = next(iter(lengths.values()), 0)
@@ -668,6 +766,11 @@ class Store:
             raise ClosedError(f"{self.path} is closed; open it again with ek.open(path, \"a\")")
         if self.mode != "a" or self._schema is None:
             raise ClosedError(f"{self.path} is open for reading; open it with ek.open(path, \"a\") to append")
+        if self._owner != os.getpid():
+            raise StoreError(f"{self.path} was opened for appending by process {self._owner}, and a writer stays in its process; "
+                             f"this one is {os.getpid()}. Send snapshots there, or open the store here once it is closed there")
+        if self._stale:
+            self._resume()
         names = self.clocks.get(clock)
         if names is None:
             raise InputError(f"no clock {clock!r}; the clocks are {list(self.clocks)}")
@@ -733,9 +836,18 @@ class Store:
             return
         try:
             self._commit_rows(clock, rows, n)
-        except BaseException:
+        except BaseException as error:
             self._last.pop(clock, None)     # part of the batch may be committed: look again
+            self._stale = self._stale or not isinstance(error, EnsemblekitError)
             raise
+
+    def _resume(self) -> None:
+        """After an interrupt, which may have come between a new file and what this object knows of it."""
+        self._let_go()
+        self._refresh()
+        self._last.clear()
+        self._open_to_append()
+        self._stale = False
 
     def _hold(self, clock: str, rows: list[np.ndarray], n: int, at_once: bool) -> None:
         """Keep rows for the next file of a store that writes whole files; write it where it is time to."""
@@ -793,6 +905,10 @@ class Store:
 
     def flush(self) -> None:
         """Commit what a store that writes whole files still holds; elsewhere every append is committed already."""
+        with self._guard:
+            self._flush()
+
+    def _flush(self) -> None:
         self._check_writing(next(iter(self.clocks)))
         if not any(self._pending.values()):
             return
@@ -824,6 +940,16 @@ class Store:
             n: snapshots to keep; or clock -> snapshots to keep, for several clocks at once.
             clock: the one that is cut, where n is a number. Other clocks keep all they have.
         """
+        with self._guard:
+            if self._appending:
+                raise self._within()
+            try:
+                self._truncate(n, clock)
+            except BaseException as error:
+                self._stale = self._stale or not isinstance(error, InputError | ClosedError)
+                raise
+
+    def _truncate(self, n: int | Mapping[str, int], clock: str) -> None:
         wanted = n if isinstance(n, Mapping) else {clock: n}
         for name, keep in wanted.items():
             self._check_writing(name)
@@ -907,7 +1033,10 @@ class Store:
         """
         from ensemblekit.store.sealing import seal
 
-        return seal(self, path, compression)
+        with self._guard:
+            if self._appending:
+                raise self._within()
+            return seal(self, path, compression)
 
     def publish(self, path: str | os.PathLike[str] | None = None) -> str:
         """Write a small file beside the store through which ParaView and pyvista see the snapshots of this moment.
@@ -944,6 +1073,17 @@ def constants_of(layout: Layout) -> Mapping[str, np.ndarray]:
     """The arrays in a store's first file that do not change with time, kept for who asks next."""
     return _constants_in(layout) if layout.schema.constants else {}
 
+
+_writers: weakref.WeakSet[Store] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """A forked child keeps none of its parent's locks and descriptors: they would outlive the parent."""
+    for store in list(_writers):
+        store._disown()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 META = np.dtype([("step", "<i8"), ("time", "<f8"), ("weight", "<f8")])
 
