@@ -25,7 +25,7 @@ import numpy as np
 import xxhash
 
 from ensemblekit.errors import StoreBusyError, StoreError
-from ensemblekit.files import TOKEN, replacing, sync_folder
+from ensemblekit.files import TOKEN, replacing
 from ensemblekit.store.hdf5 import (
     SECTOR,
     Dataset,
