@@ -33,7 +33,8 @@ def temporary_beside(target: str | os.PathLike[str], suffix: str = "") -> str:
 
 
 @contextmanager
-def replacing(target: str | os.PathLike[str], *, durable: bool = False, suffix: str = "", follow: bool = False) -> Iterator[str]:
+def replacing(target: str | os.PathLike[str], *, durable: bool = False, suffix: str = "",
+              follow: bool = False) -> Iterator[str]:
     """The name of a temporary file that takes the place of `target` when the block ends without an error.
 
     Arguments:

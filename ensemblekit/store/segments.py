@@ -84,9 +84,15 @@ def folder_of(path: str) -> Path:
 
 
 class Lock:
-    """One writer a store: an exclusive lock on a file beside it, gone with the process that held it."""
+    """One writer a store: an exclusive lock on a file beside it, gone with the process that held it.
+
+    The store's first file is held as well, by its inode, so that a store that was renamed, or lost its folder, under its
+    writer gets no second one. That is a lock of open file descriptions on one byte far behind the end, which no other
+    program asks for: they go by flock, and read on.
+    """
 
     def __init__(self, path: str):
+        self.path, self.held = path, -1
         folder = folder_of(path)
         with suppress(FileNotFoundError):
             names = os.stat(path).st_nlink
@@ -105,20 +111,73 @@ class Lock:
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(self.fd)
-            raise StoreBusyError(f"{path} is being written by another process or another handle of this one. Open it "
-                                 "for reading (mode=\"r\"), or close the writer first") from error
+            raise self._busy() from error
+        self.by_inode = self._locks_apart(str(folder / "lock"))
+        try:
+            self.hold()
+        except BaseException:
+            self.release()
+            raise
+
+    def _busy(self) -> StoreBusyError:
+        return StoreBusyError(f"{self.path} is being written by another process or another handle of this one. Open it "
+                              "for reading (mode=\"r\"), or close the writer first")
+
+    @staticmethod
+    def _locks_apart(path: str) -> bool:
+        """Whether the two kinds of lock know nothing of each other here; over some networks they are one, and readers that
+        go by flock would be shut out."""
+        if not hasattr(fcntl, "F_OFD_SETLK"):
+            return False
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _byte_lock(fcntl.F_WRLCK))
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
+        return True
+
+    def hold(self) -> None:
+        """Hold the store's first file as it is now; again where it was replaced. Raises StoreBusyError."""
+        if not self.by_inode:
+            return
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:         # not there yet, or nobody may write it: then later files are all that grows
+            return
+        try:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _byte_lock(fcntl.F_WRLCK))
+        except OSError as error:
+            os.close(fd)
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                raise self._busy() from error
+            return              # a file system without such locks
+        before, self.held = self.held, fd
+        if before >= 0:
+            os.close(before)
 
     def release(self) -> None:
-        if self.fd >= 0:
-            fd, self.fd = self.fd, -1
+        fd = self.fd
+        held = self.held
+        if fd >= 0:
             unlock(fd)
-            os.close(fd)
+        if held >= 0:
+            with suppress(OSError):     # at once, also where a forked child still holds a descriptor
+                fcntl.fcntl(held, fcntl.F_OFD_SETLK, _byte_lock(fcntl.F_UNLCK))
+        self.disown()
 
     def disown(self) -> None:
-        """In a forked child: let go without releasing what the parent holds through the same open file."""
-        if self.fd >= 0:
-            fd, self.fd = self.fd, -1
-            os.close(fd)
+        """In a forked child: let go without releasing what the parent holds through the same open files."""
+        fds, self.fd, self.held = (self.fd, self.held), -1, -1
+        for fd in fds:
+            if fd >= 0:
+                os.close(fd)
+
+
+def _byte_lock(kind: int) -> bytes:
+    """struct flock for one byte far behind the end of any file."""
+    return struct.pack("hhqqi4x", kind, os.SEEK_SET, 1 << 62, 1, 0)
 
 
 def unlock(fd: int) -> None:

@@ -265,6 +265,39 @@ class StoredField(StoredSource):
         return f"<stored field {self.names[0]!r}: {len(self)} snapshots of {self.field.shape} {self.dtype}{unit}>"
 
 
+class _Change:
+    """One call that changes a store: others wait for it, and a signal handler that interrupts it is refused another."""
+
+    __slots__ = ("guard", "store")
+
+    def __init__(self, store: Store):
+        self.store, self.guard = store, store._guard    # the same to the end, also in a child forked in the middle
+
+    def __enter__(self) -> None:
+        store = self.store
+        if store.mode != "a" or store._owner != os.getpid():
+            store._check_writing("")        # refused, and without a lock that another thread of the parent may hold
+        self.guard.acquire()
+        if store._changing:
+            self.guard.release()
+            raise StoreBusyError(f"{store.path} is in the middle of an append or another change, which a signal handler has "
+                                 "interrupted: set a flag in the handler, and write when that is over (close may be called: "
+                                 "it waits for it)")
+        store._changing = True
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        store = self.store
+        store._changing = False
+        try:
+            if kind is not None and not issubclass(kind, EnsemblekitError):
+                store._last.clear()         # an interrupt may have come after the commit: look again
+                store._stale = True
+            if store._close_after:
+                store._close()
+        finally:
+            self.guard.release()
+
+
 class Store:
     """One run of snapshots in a file, or several files that continue each other. Made by ``ek.create`` and ``ek.open``.
 
@@ -281,7 +314,7 @@ class Store:
         self.path, self.mode, self.durability, self.capacity = os.path.realpath(path), mode, durability, capacity
         self._guard = threading.RLock()     # one call at a time changes the store, or counts its snapshots meanwhile
         self._owner = os.getpid()
-        self._appending = False             # a signal handler may run in the middle of an append, in the same thread
+        self._changing = False              # a signal handler may run in the middle of an append, in the same thread
         self._close_after = False
         self._stale = False                 # look at the files again before the next change
         self._schema = schema
@@ -339,6 +372,7 @@ class Store:
             remove_leftovers(store.path)
             store._whole = not in_place
             store._start_segment({}, fixed)
+            store._lock.hold()
         except BaseException:
             store._lock.release()
             raise
@@ -404,19 +438,22 @@ class Store:
             self._closed = True
             return
         with self._guard:
-            if self._appending:
+            if self._changing:
                 self._close_after = True
                 return
-            if self._closed:
-                return
-            try:
-                if self._pending:
-                    self.flush()
-            finally:
-                self._closed = True
-                self._let_go()
-                if self._lock is not None:
-                    self._lock.release()
+            self._close()
+
+    def _close(self) -> None:
+        if self._closed:
+            return
+        try:
+            if any(self._pending.values()):
+                self._flush()
+        finally:
+            self._closed = True
+            self._let_go()
+            if self._lock is not None:
+                self._lock.release()
 
     def _let_go(self) -> None:
         try:
@@ -434,7 +471,7 @@ class Store:
         if self._lock is None:
             return
         self._guard = threading.RLock()     # another thread of the parent may have held it
-        self._appending = False
+        self._changing = False
         if self._segment is not None:
             self._segment.disown()
             self._segment = None
@@ -452,9 +489,11 @@ class Store:
             raise StoreError(f"{self.path} is open for appending, and a writer stays in the process and the object that "
                              f"opened it: it is neither pickled nor copied. Send the path and read there with "
                              f"ek.open({self.path!r}), send snapshots back to append them here, or close it first")
+        if self._stale:
+            self.refresh()
         state = self.__dict__.copy()
         del state["_guard"]
-        return state
+        return state | {"mode": "r", "_lock": None, "_stale": False}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _guard=threading.RLock())
@@ -587,7 +626,8 @@ class Store:
             if self._stale and self._owner != os.getpid():
                 self._stale = False
                 self.refresh()
-            if self._segment is not None:       # the writer itself always sees what it committed
+            # the writer itself always sees what it committed; but not a signal handler between two files of it
+            if self._segment is not None and self._segment.layout.path == self._layouts[-1].path:
                 now = (len(self._layouts), self._segment.counts[clock])
                 if self._seen.get(clock) != now:
                     counts = [self._rows(layout, clock) for layout in self._layouts[:-1]]
@@ -623,7 +663,7 @@ class Store:
         if self._schema is None:
             return len(self)
         with self._guard:
-            return self._refresh()
+            return len(self) if self._changing else self._refresh()     # in a signal handler: as is
 
     def _refresh(self) -> int:
         for again in range(LOOKS, -1, -1):
@@ -680,16 +720,8 @@ class Store:
             StoreError: the disk is full or cannot be written; nothing was committed.
             ClosedError: the store is closed or open for reading.
         """
-        with self._guard:
-            if self._appending:
-                raise self._within()
-            self._appending = True
-            try:
-                self._append(snapshot, time, step, weight, clock)
-            finally:
-                self._appending = False
-                if self._close_after:
-                    self.close()
+        with _Change(self):
+            self._append(snapshot, time, step, weight, clock)
 
     def _append(self, snapshot: Mapping[str, Any], time: float | None, step: int | None, weight: float,
                 clock: str) -> None:
@@ -713,20 +745,8 @@ class Store:
     def extend(self, snapshots: Mapping[str, Any], times: Any = None, steps: Any = None, weights: Any = None,
                clock: str = MAIN) -> None:
         """Commit many snapshots at once: arrays (n, *field shape); one commit a file. Else as :meth:`append`."""
-        with self._guard:
-            if self._appending:
-                raise self._within()
-            self._appending = True
-            try:
-                self._extend(snapshots, times, steps, weights, clock)
-            finally:
-                self._appending = False
-                if self._close_after:
-                    self.close()
-
-    def _within(self) -> StoreError:
-        return StoreBusyError(f"{self.path} is in the middle of an append, which a signal handler has interrupted: set a flag "
-                              "in the handler, and write when the append is over (close may be called: it waits for that)")
+        with _Change(self):
+            self._extend(snapshots, times, steps, weights, clock)
 
     def _extend(self, snapshots: Mapping[str, Any], times: Any, steps: Any, weights: Any, clock: str) -> None:
         names = self._check_writing(clock)
@@ -767,8 +787,9 @@ class Store:
         if self.mode != "a" or self._schema is None:
             raise ClosedError(f"{self.path} is open for reading; open it with ek.open(path, \"a\") to append")
         if self._owner != os.getpid():
-            raise StoreError(f"{self.path} was opened for appending by process {self._owner}, and a writer stays in its process; "
-                             f"this one is {os.getpid()}. Send snapshots there, or open the store here once it is closed there")
+            raise StoreError(f"{self.path} was opened for appending by process {self._owner}, and a writer stays in its "
+                             f"process; this one is {os.getpid()}. Send snapshots there, or open the store here once it is "
+                             "closed there")
         if self._stale:
             self._resume()
         names = self.clocks.get(clock)
@@ -820,6 +841,9 @@ class Store:
         return int(step)
 
     def _last_of(self, clock: str) -> tuple[int, float]:
+        if clock not in self._last and self._pending.get(clock):
+            *_, steps, times, _weights, _sums = self._pending[clock][-1]
+            self._last[clock] = int(steps[-1]), float(times[-1])
         if clock not in self._last:
             source = self.clock(clock)
             tail = source.window(max(0, len(source) - 1))
@@ -836,9 +860,8 @@ class Store:
             return
         try:
             self._commit_rows(clock, rows, n)
-        except BaseException as error:
+        except BaseException:
             self._last.pop(clock, None)     # part of the batch may be committed: look again
-            self._stale = self._stale or not isinstance(error, EnsemblekitError)
             raise
 
     def _resume(self) -> None:
@@ -856,7 +879,7 @@ class Store:
                      zip(rows, self._schema.columns(clock, n), strict=True)])       # type: ignore[union-attr]
         if at_once or sum(r.nbytes for batch in held for r in batch) > WHOLE_BATCH:
             try:
-                self.flush()
+                self._flush()
             except BaseException:
                 held.pop()      # refused as a whole, so that it can be given again
                 raise
@@ -894,7 +917,7 @@ class Store:
             self._schema = replace(self._schema, in_place=False)
             new_segment(path, self._schema.at(0, none, none), durable, lambda clock: (), constants=constants)
             self._shares.append(share(path))
-            self.refresh()
+            self._refresh()
             return
         before = self._segment
         self._segment = Segment(layout, durable)
@@ -905,7 +928,7 @@ class Store:
 
     def flush(self) -> None:
         """Commit what a store that writes whole files still holds; elsewhere every append is committed already."""
-        with self._guard:
+        with _Change(self):
             self._flush()
 
     def _flush(self) -> None:
@@ -930,8 +953,10 @@ class Store:
         if first:
             os.close(self._shares.pop())
         self._shares.append(share(path))
+        if first and self._lock is not None:
+            self._lock.hold()
         self._pending.clear()
-        self.refresh()
+        self._refresh()
 
     def truncate(self, n: int | Mapping[str, int], clock: str = MAIN) -> None:
         """Cut back to the first n snapshots of a clock: the checkpoint a restarted run continues from.
@@ -940,13 +965,11 @@ class Store:
             n: snapshots to keep; or clock -> snapshots to keep, for several clocks at once.
             clock: the one that is cut, where n is a number. Other clocks keep all they have.
         """
-        with self._guard:
-            if self._appending:
-                raise self._within()
+        with _Change(self):
             try:
                 self._truncate(n, clock)
-            except BaseException as error:
-                self._stale = self._stale or not isinstance(error, InputError | ClosedError)
+            except StoreError:
+                self._stale = True      # some files may be cut
                 raise
 
     def _truncate(self, n: int | Mapping[str, int], clock: str) -> None:
@@ -956,7 +979,7 @@ class Store:
             total = self._table(name).n + sum(len(batch[-1]) for batch in self._pending.get(name, []))
             if not isinstance(keep, int | np.integer) or isinstance(keep, bool) or not 0 <= keep <= total:
                 raise InputError(f"truncate(n) keeps between 0 and {total} snapshots; got {keep!r}")
-        self.flush()
+        self._flush()
         for name in wanted:
             self._last.pop(name, None)
         counts = [{c: self._rows(layout, c) for c in self.clocks} for layout in self._layouts]
@@ -971,7 +994,7 @@ class Store:
                 self._drop_last()
             elif left[k] != counts[k]:
                 self._cut(k, left[k])
-        self.refresh()
+        self._refresh()
 
     def _drop_last(self) -> None:
         """Remove the newest file, which is to hold nothing any more, and write on in the one before it."""
@@ -1020,6 +1043,8 @@ class Store:
                                        constants=self.constants if k == 0 else None)
         os.close(self._shares[k])
         self._shares[k] = share(layout.path)
+        if k == 0 and self._lock is not None:
+            self._lock.hold()
         self._seen.clear()
 
     def seal(self, path: str | os.PathLike[str] | None = None, compression: Any = None) -> Store:
@@ -1033,9 +1058,9 @@ class Store:
         """
         from ensemblekit.store.sealing import seal
 
-        with self._guard:
-            if self._appending:
-                raise self._within()
+        if self.mode != "a" or self._owner != os.getpid():
+            return seal(self, path, compression)
+        with _Change(self):
             return seal(self, path, compression)
 
     def publish(self, path: str | os.PathLike[str] | None = None) -> str:
