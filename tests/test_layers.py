@@ -15,7 +15,7 @@ PACKAGE = Path(ensemblekit.__file__).parent
 
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
-    frozenset({"source", "engine", "jit", "scaling"}),
+    frozenset({"source", "engine", "jit", "scaling", "files"}),
     frozenset({"averaging", "store"}),
     frozenset({"neural", "md", "rom"}),
     frozenset({"plot"}),

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from ensemblekit.cli.console import stderr, stdout
+from ensemblekit.cli.console import save_figure, stderr, stdout
 from ensemblekit.cli.export import Start, Step, Stop
 from ensemblekit.errors import InputError
+from ensemblekit.files import replacing, write_text
 
 
 class Place(StrEnum):
@@ -49,13 +50,13 @@ def average(
     stdout.print()
     stdout.print(str(estimate.summary()), markup=False, soft_wrap=True)
     if as_json:
-        as_json.write_text(json.dumps(plain(estimate.to_dict()), indent=1) + "\n", encoding="utf-8")
+        write_text(as_json, json.dumps(plain(estimate.to_dict()), indent=1) + "\n")
     if as_csv:
         write_csv(as_csv, estimate, field)
     if plot:
         from ensemblekit.plot import estimate as draw
 
-        draw(estimate).savefig(plot)
+        save_figure(draw(estimate), plot)
     for written in filter(None, (as_json, as_csv, plot)):
         stderr.print(f"written: {written}", style="dim", markup=False)
 
@@ -121,7 +122,7 @@ def write_csv(path: Path, estimate: Any, field: str) -> None:
 
     low, high = estimate.interval
     columns = [np.ravel(x).tolist() for x in (estimate.mean, estimate.stderr, low, high)]
-    with path.open("w", newline="") as file:
+    with replacing(path, follow=True) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["element", "mean", "stderr", "low", "high"])
         writer.writerows(zip(labels(field, np.shape(estimate.mean)), *columns, strict=True))

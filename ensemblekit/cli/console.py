@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from ensemblekit.files import replacing
 
 stdout = Console(highlight=False)
 stderr = Console(stderr=True, highlight=False)
@@ -28,6 +32,12 @@ def size(nbytes: float) -> str:
             return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.3g} {unit}"
         nbytes /= 1000
     return f"{nbytes:.3g} PB"
+
+
+def save_figure(figure: Any, path: Path, **options: Any) -> None:
+    """A matplotlib Figure as a file, whole or not at all."""
+    with replacing(path, suffix=path.suffix, follow=True) as temporary:
+        figure.savefig(temporary, **options)
 
 
 @contextmanager

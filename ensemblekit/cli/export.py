@@ -9,6 +9,7 @@ import typer
 
 from ensemblekit.cli.console import size, stderr
 from ensemblekit.errors import InputError
+from ensemblekit.files import replacing
 
 Start = Annotated[int, typer.Option("--start", help="First snapshot.")]
 Stop = Annotated[int | None, typer.Option("--stop", help="The snapshot after the last.")]
@@ -48,7 +49,8 @@ def write_npz(out: Path, sources: dict[str, Any]) -> None:
         for extra, values in (("time", block.times), ("weight", block.weights)):
             if values is not None:
                 arrays[f"{name}/{extra}"] = values
-    np.savez(out, **arrays)     # type: ignore[arg-type]  # its own keyword is a bool
+    with replacing(out, follow=True) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)     # type: ignore[arg-type]  # its own keyword is a bool
 
 
 def write_csv(out: Path, sources: dict[str, Any]) -> None:
@@ -61,7 +63,7 @@ def write_csv(out: Path, sources: dict[str, Any]) -> None:
     if len(set(lengths.values())) > 1:
         raise InputError(f"a .csv has one row a snapshot, and these fields differ in their number: {lengths}. "
                          "Export them one by one, or to .npz")
-    with out.open("w", newline="") as file:
+    with replacing(out, follow=True) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         head: list[str] | None = None
         for blocks in zip(*(blocks_of(name, source) for name, source in sources.items()), strict=True):

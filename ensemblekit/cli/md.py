@@ -12,8 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from ensemblekit.cli.average import Place, discarded, plain
-from ensemblekit.cli.console import size, stderr, stdout
+from ensemblekit.cli.console import save_figure, size, stderr, stdout
 from ensemblekit.errors import InputError
+from ensemblekit.files import write_text
 
 app = typer.Typer(no_args_is_help=True, help="Trajectories of molecular dynamics: into a store, and averages with error bars.",
                   context_settings={"help_option_names": ["-h", "--help"]})
@@ -283,19 +284,19 @@ def saved(figure: Any, path: Path, text: str) -> None:
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg")
         drawn = buffer.getvalue()
-        path.write_text('<!doctype html><html lang="en"><meta charset="utf-8"><title>Averages</title>\n'
-                        '<body style="font: 14px sans-serif; margin: 2em">\n'
-                        f"<pre>{html.escape(text)}</pre>\n{drawn[drawn.index('<svg'):]}\n</body></html>\n", encoding="utf-8")
+        write_text(path, '<!doctype html><html lang="en"><meta charset="utf-8"><title>Averages</title>\n'
+                         '<body style="font: 14px sans-serif; margin: 2em">\n'
+                         f"<pre>{html.escape(text)}</pre>\n{drawn[drawn.index('<svg'):]}\n</body></html>\n")
         return
     known = sorted(figure.canvas.get_supported_filetypes())
     if path.suffix.lower().lstrip(".") not in known:
         raise InputError(f"figures are written as .html, .{', .'.join(known)}; got {path.name!r}")
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def _written(found: Any, as_json: Path | None, as_csv: Path | None, plot: Path | None) -> None:
     if as_json:
-        as_json.write_text(json.dumps(plain(found.to_dict()), indent=1) + "\n", encoding="utf-8")
+        write_text(as_json, json.dumps(plain(found.to_dict()), indent=1) + "\n")
     if as_csv:
         found.to_csv(as_csv)
     if plot:

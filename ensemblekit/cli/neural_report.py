@@ -11,8 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ensemblekit.cli.console import stderr, stdout, table
+from ensemblekit.cli.console import save_figure, stderr, stdout, table
 from ensemblekit.errors import InputError
+from ensemblekit.files import write_text
 
 NBSP = "\u00a0"
 SCORES = {"accuracy": "accuracy", "nll": "NLL", "calibrated_nll": "calibrated NLL", "brier": "Brier", "ece": "ECE"}
@@ -52,7 +53,7 @@ def report(
                               task=task, save=name if save else False, n_bins=bins, seed=seed)
     _show(found)
     if as_json:
-        as_json.write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
+        write_text(as_json, json.dumps(found.to_dict(), indent=1) + "\n")
         stderr.print(f"written: {as_json}", style="dim", markup=False)
     if plots:
         from ensemblekit.plot import neural as draw
@@ -63,7 +64,7 @@ def report(
         if len(history.step):
             figures["training"] = draw.training(history)[0].figure
         for label, figure in figures.items():
-            figure.savefig(plots / f"{label}.png", dpi=200)
+            save_figure(figure, plots / f"{label}.png", dpi=200)
             stderr.print(f"written: {plots / f'{label}.png'}", style="dim", markup=False)
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ensemblekit.cli.console import size, stderr, stdout
+from ensemblekit.cli.console import save_figure, size, stderr, stdout
 from ensemblekit.errors import InputError
 
 BASIS = ".basis.h5"
@@ -385,7 +385,7 @@ def draw_basis(basis: Any, folder: Path, length: float | None, speed: float | No
 
 
 def save(figure: Any, path: Path) -> None:
-    figure.savefig(path)
+    save_figure(figure, path)
     written(path)
 
 

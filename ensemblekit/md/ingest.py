@@ -6,12 +6,14 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ensemblekit.engine import Engine, Threads
 from ensemblekit.errors import InputError, StoreError
+from ensemblekit.files import replacing
 from ensemblekit.md.progress import Progress, counted
 from ensemblekit.md.topology import Topology, mdanalysis, warnings_held
 from ensemblekit.md.trajectory import BATCH, FrameSource, LiveSource, Sized, TrajectoryPiece, read
@@ -234,7 +236,8 @@ def write_topology(store: Any, path: str | os.PathLike[str], *, frame: int = 0, 
             if bfactors is not None:
                 u.add_TopologyAttr("tempfactors", np.asarray(bfactors, float))
             try:
-                u.atoms.write(os.fspath(path))
+                with replacing(path, suffix=_format(path), follow=True) as temporary:
+                    u.atoms.write(temporary)
             except (TypeError, ValueError, NotImplementedError) as error:
                 raise InputError(f"{os.path.basename(os.fspath(path))} cannot be written: {error}") from error
     finally:
@@ -265,7 +268,14 @@ def write_bfactors(source: Any, rmsf: Any, select: str, path: str | os.PathLike[
         b = np.zeros(len(u.atoms))
         b[atoms] = 8 * np.pi**2 / 3 * values**2
         u.add_TopologyAttr("tempfactors", np.clip(b, 0, 999.99))
-        u.atoms[atoms].write(os.fspath(path))
+        with replacing(path, suffix=_format(path), follow=True) as temporary:
+            u.atoms[atoms].write(temporary)
+
+
+def _format(path: str | os.PathLike[str]) -> str:
+    """The end of a file's name, by which MDAnalysis knows its format: ".pdb", ".gro", ".pdb.gz"."""
+    name = Path(path)
+    return "".join(name.suffixes[-2:]) if name.suffix in (".gz", ".bz2") else name.suffix
 
 
 def sampled_rmsd(source: Any, select: str, *, n: int = 200, whole: bool | None = None,

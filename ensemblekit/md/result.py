@@ -14,6 +14,7 @@ import numpy as np
 
 from ensemblekit.averaging.estimate import Estimate, printed, rounded
 from ensemblekit.errors import MissingExtraError, UnknownFieldError
+from ensemblekit.files import replacing
 
 HEAD = ("observable", "coordinate", "mean", "stderr", "low", "high", "unit", "n", "n_eff", "correlation_time", "time_unit",
         "n_discarded", "converged", "verdict")
@@ -133,7 +134,7 @@ class Averages(Mapping[str, Estimate]):
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """The rows as a CSV file with a head."""
-        with open(path, "w", newline="", encoding="utf-8") as file:
+        with replacing(path, follow=True) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, HEAD)
             writer.writeheader()
             for row in self.rows():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemblekit.errors import InputError, MissingExtraError
+from ensemblekit.files import write_text
 from ensemblekit.neural.parameters import Select
 from ensemblekit.neural.recorder import Recorder
 from ensemblekit.neural.schedule import bare_schedule
@@ -83,7 +84,7 @@ class SnapshotCallback(TrainerCallback):
         """Writes the number of optimizer steps really made beside the Trainer's checkpoint."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if self.recorder is not None and self.recorder.store is not None and folder.is_dir():
-            (folder / STEPS).write_text(json.dumps({"updates": self.recorder.updates}))
+            write_text(folder / STEPS, json.dumps({"updates": self.recorder.updates}))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The last snapshot, if it is still due."""

@@ -17,10 +17,12 @@ import numpy as np
 import torch
 
 from ensemblekit.errors import InputError, MissingExtraError, StoreError
+from ensemblekit.files import replacing
 from ensemblekit.neural.parameters import KINDS, Manifest, bare_name, is_empty
 from ensemblekit.neural.recorder import HASH, digest
 from ensemblekit.source import Field
 from ensemblekit.store.opening import open_store
+from ensemblekit.store.segments import folder_of
 from ensemblekit.store.store import Store
 
 State = dict[str, torch.Tensor]
@@ -85,7 +87,7 @@ def ingest(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], sto
             made.close()
             for segment in made.segments:
                 os.unlink(segment)
-            shutil.rmtree(f"{path}.d", ignore_errors=True)
+            shutil.rmtree(folder_of(made.path), ignore_errors=True)
         raise
     made.close()
     return Store.open(path)
@@ -403,12 +405,8 @@ def export(store: str | os.PathLike[str] | Any, out: str | os.PathLike[str], sna
         name = path.name.format(k) if "{" in path.name else path.name if snapshot is not None else (
             f"{path.stem}-{k}{path.suffix}")
         target = path.with_name(name)
-        part = target.with_name(f"{target.name}.tmp{os.getpid()}")
-        try:
-            WRITERS[path.suffix](state_dict(one, k), part, _metadata(one, k))
-            os.replace(part, target)
-        finally:
-            part.unlink(missing_ok=True)
+        with replacing(target, follow=True) as temporary:
+            WRITERS[path.suffix](state_dict(one, k), Path(temporary), _metadata(one, k))
         written.append(target)
     return written
 

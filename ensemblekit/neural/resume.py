@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import random
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from ensemblekit.errors import InputError, StoreError
+from ensemblekit.files import replacing
 from ensemblekit.neural.parameters import bare_name, unwrapped
+from ensemblekit.store.segments import folder_of
 
 FORMAT = 1
 
@@ -194,7 +194,7 @@ class Sidecar:
     """The folder beside a store for what a training run overwrites."""
 
     def __init__(self, store: str, durable: bool = False):
-        self.folder = Path(f"{store}.d") / "training"
+        self.folder = folder_of(store) / "training"
         self.durable = durable
 
     def write(self, name: str, state: Any) -> None:
@@ -206,19 +206,11 @@ class Sidecar:
 
     def _replace(self, name: str, fill: Any) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        part = self.folder / f"{name}.tmp{os.getpid()}"
         try:
-            with open(part, "wb") as file:
+            with replacing(self.folder / name, durable=self.durable) as temporary, open(temporary, "wb") as file:
                 fill(file)
-                if self.durable:
-                    file.flush()
-                    os.fsync(file.fileno())
-            os.replace(part, self.folder / name)
         except (OSError, RuntimeError) as error:      # torch's writer has its own for a full disk
             raise StoreError(f"the state of the run could not be written to {self.folder}: {error}") from error
-        finally:
-            with contextlib.suppress(OSError):
-                part.unlink()
 
     def read(self, name: str) -> Any | None:
         """What `write` wrote, on the CPU; None where there is no such file."""

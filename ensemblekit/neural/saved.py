@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,24 +79,23 @@ def save_predictions(store: str | os.PathLike[str], name: str, members: np.ndarr
     """Write or replace them, by a new file and a rename."""
     path = predictions_path(store, name)
     path.parent.mkdir(exist_ok=True)
-    work = path.with_name(f".{name}.{os.getpid()}.h5")
-    _remove(work)
+    work = Path(tempfile.mkdtemp(prefix=f".{name}.tmp-", dir=path.parent))      # a store has a folder beside it
     dtype = np.dtype("f8" if members.ndim == 3 else "f4")
     fields = {"probabilities": Field(members.shape[1:], dtype)}
     if prediction.target is not None:
         fields["target"] = Field(prediction.target.shape, np.dtype("i8"), clock="target")
     rows = [*(f"member {k}" for k in range(len(members))), *(others or {})]
     try:
-        with Store.create(work, fields, capacity=len(rows), provenance={
+        with Store.create(work / path.name, fields, capacity=len(rows), provenance={
                 "rows": rows, "members": len(members), "space": prediction.space, "ignore_index": prediction.ignore_index,
                 "weights": [float(w) for w in weights]}) as out:
             for row in (*members, *(others or {}).values()):
                 out.append({"probabilities": row.astype(dtype)})
             if prediction.target is not None:
                 out.append({"target": prediction.target.astype(np.int64)}, clock="target")
-        os.replace(work, path)
+        os.replace(work / path.name, path)
     finally:
-        _remove(work)
+        shutil.rmtree(work, ignore_errors=True)
     return path
 
 
@@ -114,8 +114,3 @@ def load_predictions(store: str | os.PathLike[str], name: str = "predictions") -
     m = int(about["members"])
     return SavedPredictions(rows[:m], np.array(about["weights"]), target,
                             dict(zip(about["rows"][m:], rows[m:], strict=True)), about["space"], about["ignore_index"])
-
-
-def _remove(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    shutil.rmtree(folder_of(os.fspath(path)), ignore_errors=True)

@@ -295,7 +295,7 @@ class AveragedModel(torch.nn.Module):
         return self._modules["module"]      # type: ignore[return-value]
 
     @property
-    def _modules(self) -> dict[str, torch.nn.Module | None]:    # type: ignore[override]
+    def _modules(self) -> dict[str, torch.nn.Module | None]:
         """What everything of torch.nn.Module looks at. Whoever looked may keep what it saw: from then on the weights are
         in place after every update, as torch's are."""
         self._watched = True

@@ -28,6 +28,7 @@ from ensemblekit.averaging.run import Progress, partials, reduce
 from ensemblekit.averaging.series import Series
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, ReadOnceError, StatisticsError, UnknownFieldError
+from ensemblekit.files import replacing
 from ensemblekit.rom.mesh import mesh_of
 from ensemblekit.scaling import exponent_of, ldexp, representable, scaled
 from ensemblekit.source import Array, Block, Cut, Field, SnapshotSource, as_source, check_times
@@ -108,7 +109,8 @@ class FieldAverages(Mapping[str, Estimate]):
         path = os.fspath(path)
         if not path.endswith(".npz"):
             raise InputError(f"averages are saved as .npz (or exported for ParaView by rom.export); got {path!r}")
-        np.savez(path, **self.arrays())     # type: ignore[arg-type]  # its own keyword is a bool
+        with replacing(path, follow=True) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **self.arrays())     # type: ignore[arg-type]  # its own keyword is a bool
         return path
 
     def __str__(self) -> str:

@@ -23,6 +23,7 @@ from ensemblekit.averaging.run import reduce
 from ensemblekit.averaging.series import Series
 from ensemblekit.engine import Engine, Serial, Threads, one_blas_thread
 from ensemblekit.errors import InputError, StoreError, UnknownFieldError
+from ensemblekit.files import replacing
 from ensemblekit.rom.mesh import Mesh, constants_for, mesh_of
 from ensemblekit.rom.pod import GapsError, pod
 from ensemblekit.rom.problem import times_of
@@ -606,9 +607,8 @@ def _write(path: str, source: Any, parts: Mapping[str, _Coded], wanted: _Wanted,
     times = times_of(source)
     if times is None or len(times) != source.lengths[0]:
         times = reduce(source, {"times": (_times, Series())}, fields=[next(iter(source.fields))])["times"]
-    partial = f"{path}.{os.getpid()}.part"
     try:
-        with new_file(partial, libver=("v110", "v110")) as f:
+        with replacing(path, follow=True) as temporary, new_file(temporary, libver=("v110", "v110")) as f:
             about: dict[str, Any] = {"format": FORMAT, "tolerance": wanted.tolerance, "norm": wanted.norm,
                                      "relative_to": wanted.relative_to, "time_unit": source.time_unit, "fields": {}}
             for name, coded in parts.items():
@@ -624,13 +624,8 @@ def _write(path: str, source: Any, parts: Mapping[str, _Coded], wanted: _Wanted,
                 kept = {"compression": "gzip", "shuffle": True} if values.ndim and values.dtype.kind in "iuf" else {}
                 f.create_dataset(name, data=values, **kept)
             f.attrs["ensemblekit_archive"] = json.dumps(about)
-        os.replace(partial, path)
     except OSError as error:
-        _forget(partial)
         raise StoreError(f"{path}: the archive cannot be written ({error})") from error
-    except BaseException:
-        _forget(partial)
-        raise
 
 
 def _times(block: Block) -> np.ndarray:

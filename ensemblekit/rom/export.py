@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ensemblekit.errors import InputError, StoreError
+from ensemblekit.files import replacing, write_text
 from ensemblekit.rom.basis import Basis
 from ensemblekit.rom.mesh import Association, Mesh, leading, mesh_of
 from ensemblekit.rom.read import BATCH, as_snapshots
@@ -261,14 +262,12 @@ def _write_pvd(path: str, mesh: Mesh, arrays: Mapping[str, Shown], times: np.nda
             data = grid.cell_data if arrays[name].where == "cell" else grid.point_data
             data[name] = np.pad(one, ((0, 0), (0, 1))) if one.ndim == 2 and one.shape[1] == 2 else one
         file = f"{stem}_{k:06d}.vtu" if times is not None else f"{stem}.vtu"
-        grid.save(file)
+        with replacing(file, suffix=".vtu", follow=True) as temporary:
+            grid.save(temporary)
         entries.append(f'    <DataSet timestep="{float(times[k]) if times is not None else 0.0!r}" group="" part="0" '
                        f'file="{os.path.basename(file)}"/>')
-    temporary = f"{path}.tmp{os.getpid()}"
-    with open(temporary, "w", encoding="utf-8") as text:
-        text.write('<?xml version="1.0"?>\n<VTKFile type="Collection" version="0.1" byte_order="LittleEndian">\n'
-                   "  <Collection>\n" + "\n".join(entries) + "\n  </Collection>\n</VTKFile>\n")
-    os.replace(temporary, path)
+    write_text(path, '<?xml version="1.0"?>\n<VTKFile type="Collection" version="0.1" byte_order="LittleEndian">\n'
+                     "  <Collection>\n" + "\n".join(entries) + "\n  </Collection>\n</VTKFile>\n")
 
 
 def _step_by_step(arrays: Mapping[str, Shown], times: np.ndarray | None) -> Iterator[dict[str, np.ndarray]]:
@@ -332,12 +331,10 @@ def _write_foam_field(path: str, values: np.ndarray, unit: str, patches: Any) ->
         f"    {p.name}\n    {{\n        type            {p.kind if p.kind in CONSTRAINTS else 'zeroGradient'};\n"
         + (f"        value           uniform {zero};\n" if p.kind.startswith("processor") else "") + "    }\n"
         for p in patches) + "}\n"
-    temporary = f"{path}.tmp{os.getpid()}"
-    with open(temporary, "wb") as file:
+    with replacing(path, follow=True) as temporary, open(temporary, "wb") as file:
         file.write(head.encode())
         file.write(np.ascontiguousarray(values).tobytes())
         file.write(tail.encode())
-    os.replace(temporary, path)
 
 
 def dimensions_of(unit: str) -> str:

@@ -18,6 +18,7 @@ import xxhash
 
 from ensemblekit import __version__
 from ensemblekit.errors import StoreDamagedError, StoreError
+from ensemblekit.files import replacing
 from ensemblekit.source import Field
 from ensemblekit.store.chunks import END_OF_FILE_AT, ChunkTree
 from ensemblekit.store.places import ENTRIES, ENTRY, aligned
@@ -355,7 +356,7 @@ class NewFile(io.RawIOBase):
     """
 
     def __init__(self, path: str):
-        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         self.at, self.size = 0, 0
         self.error: OSError | None = None
 
@@ -578,20 +579,11 @@ def read_rows(path: str, name: str, rows: slice, tile: slice | None = None) -> n
 
 def write_arrays(path: str, arrays: Mapping[str, np.ndarray]) -> None:
     """A new HDF5 file of arrays by their paths in it, by temporary file and rename: a result kept whole or not at all."""
-    temporary = f"{path}.{os.getpid()}.tmp"
     try:
-        with new_file(temporary) as f:
+        with replacing(path, durable=True, follow=True) as temporary, new_file(temporary) as f:
             for name, values in arrays.items():
                 f.create_dataset(name, data=np.ascontiguousarray(values))
-        fd = os.open(temporary, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.replace(temporary, path)
     except OSError as error:
-        with suppress(OSError):
-            os.unlink(temporary)
         raise StoreError(f"{path} cannot be written: {error}") from error
 
 

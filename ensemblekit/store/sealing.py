@@ -48,7 +48,7 @@ def seal(store: Store, path: str | os.PathLike[str] | None, compression: Any) ->
     target = os.fspath(path) if path is not None else store.path
     if path is None or store.writable:
         store._check_writing(next(iter(store.clocks)))
-        store.flush()       # and see that its files are there
+        store._flush()      # and see that its files are there
     if path is not None and os.path.lexists(target):
         raise StoreError(f"{target} is there already; choose another name or delete it first")
     if store["position" if "position" in store else next(iter(store))].field.kind == "position" and not str(

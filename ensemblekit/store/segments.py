@@ -16,6 +16,7 @@ import resource
 import struct
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import numpy as np
 import xxhash
 
 from ensemblekit.errors import StoreBusyError, StoreError
+from ensemblekit.files import TOKEN, replacing
 from ensemblekit.store.hdf5 import (
     SECTOR,
     Dataset,
@@ -100,31 +102,111 @@ def missing_files(path: str, there: int, needed: int) -> str:
 
 
 def folder_of(path: str) -> Path:
-    """What is overwritten or derived lives beside the store, in <store>.d/."""
-    return Path(f"{path}.d")
+    """What is overwritten or derived lives beside the store's real first file, in <store>.d/, whatever link leads there."""
+    return Path(f"{os.path.realpath(path)}.d")
 
 
 class Lock:
-    """One writer a store: an exclusive lock on a file beside it, gone with the process that held it."""
+    """One writer a store: an exclusive lock on a file beside it, gone with the process that held it.
+
+    The store's first file is held as well, by its inode, so that a store that was renamed, or lost its folder, under its
+    writer gets no second one. That is a lock of open file descriptions on one byte far behind the end, which no other
+    program asks for: they go by flock, and read on.
+    """
 
     def __init__(self, path: str):
+        self.path, self.held = path, -1
         folder = folder_of(path)
+        with suppress(FileNotFoundError):
+            names = os.stat(path).st_nlink
+            if names > 1:
+                raise StoreError(f"{path} has {names} names (hard links): what is appended under one changes the others, and a "
+                                 "second writer could come by them. Append to a copy (cp), or remove the other names")
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+            raise StoreError(f"{folder} is to be the folder of this store's lock, and is "
+                             f"{'a symbolic link' if folder.is_symlink() else 'a file'}; move it elsewhere")
         try:
             folder.mkdir(exist_ok=True)
-            self.fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+            self.fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise StoreError(f"cannot write beside the store: {error}") from error
         try:
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(self.fd)
-            raise StoreBusyError(f"{path} is being written by another process or another handle of this one. Open it "
-                                 "for reading (mode=\"r\"), or close the writer first") from error
+            raise self._busy() from error
+        self.by_inode = self._locks_apart(str(folder / "lock"))
+        try:
+            self.hold()
+        except BaseException:
+            self.release()
+            raise
+
+    def _busy(self) -> StoreBusyError:
+        return StoreBusyError(f"{self.path} is being written by another process or another handle of this one. Open it "
+                              "for reading (mode=\"r\"), or close the writer first")
+
+    @staticmethod
+    def _locks_apart(path: str) -> bool:
+        """Whether the two kinds of lock know nothing of each other here; over some networks they are one, and readers that
+        go by flock would be shut out."""
+        if not hasattr(fcntl, "F_OFD_SETLK"):
+            return False
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _byte_lock(fcntl.F_WRLCK))
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
+        return True
+
+    def hold(self) -> None:
+        """Hold the store's first file as it is now; again where it was replaced. Raises StoreBusyError."""
+        if not self.by_inode:
+            return
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:         # not there yet, or nobody may write it: then later files are all that grows
+            return
+        try:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _byte_lock(fcntl.F_WRLCK))
+        except OSError as error:
+            os.close(fd)
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                raise self._busy() from error
+            return              # a file system without such locks
+        before, self.held = self.held, fd
+        if before >= 0:
+            os.close(before)
 
     def release(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        fd = self.fd
+        held = self.held
+        if fd >= 0:
+            unlock(fd)
+        if held >= 0:
+            with suppress(OSError):     # at once, also where a forked child still holds a descriptor
+                fcntl.fcntl(held, fcntl.F_OFD_SETLK, _byte_lock(fcntl.F_UNLCK))
+        self.disown()
+
+    def disown(self) -> None:
+        """In a forked child: let go without releasing what the parent holds through the same open files."""
+        fds, self.fd, self.held = (self.fd, self.held), -1, -1
+        for fd in fds:
+            if fd >= 0:
+                os.close(fd)
+
+
+def _byte_lock(kind: int) -> bytes:
+    """struct flock for one byte far behind the end of any file."""
+    return struct.pack("hhqqi4x", kind, os.SEEK_SET, 1 << 62, 1, 0)
+
+
+def unlock(fd: int) -> None:
+    """Release a lock at once, also where a forked child still holds a descriptor of the same open file."""
+    with suppress(OSError):
+        fcntl.flock(fd, fcntl.LOCK_UN)
 
 
 def sync(fd: int) -> None:
@@ -135,12 +217,6 @@ def sync(fd: int) -> None:
         os.fdatasync(fd)
 
 
-def sync_folder(path: str) -> None:
-    fd = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def new_segment(path: str, schema: Schema, durable: bool, fill: Fill | None = None, filters: Filters | None = None,
@@ -152,30 +228,23 @@ def new_segment(path: str, schema: Schema, durable: bool, fill: Fill | None = No
     """
     if not over and os.path.lexists(path):
         raise StoreError(f"{path} is in the way of this store's next file and is not part of it; move it elsewhere")
-    temporary = f"{path}.tmp{os.getpid()}"
     try:
-        if filters is not None and fill is not None:
-            write_filtered(temporary, schema, fill, filters, constants or {}, view)
-        else:
-            write_empty(temporary, schema, fill is not None, constants or {}, view)
-        fd = os.open(temporary, os.O_RDWR)
-        try:
-            layout = read_layout(temporary)
-            assert layout is not None
-            if fill is None:
-                _try_commit(layout, fd)
-            elif filters is None:
-                _fill(layout, fd, fill)
-            if durable:
-                os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.rename(temporary, path)
-        if durable:
-            sync_folder(path)
+        with replacing(path, durable=durable) as temporary:
+            if filters is not None and fill is not None:
+                write_filtered(temporary, schema, fill, filters, constants or {}, view)
+            else:
+                write_empty(temporary, schema, fill is not None, constants or {}, view)
+            fd = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW)
+            try:
+                layout = read_layout(temporary)
+                assert layout is not None
+                if fill is None:
+                    _try_commit(layout, fd)
+                elif filters is None:
+                    _fill(layout, fd, fill)
+            finally:
+                os.close(fd)
     except (OSError, RuntimeError, ValueError) as error:    # h5py tells of a full disk by any of the three
-        if os.path.exists(temporary):
-            os.unlink(temporary)
         raise disk_error(error, path) from error
     return replace(layout, path=path)
 
@@ -219,9 +288,9 @@ def _fill(layout: Layout, fd: int, fill: Fill) -> None:
 def remove_leftovers(path: str) -> None:
     """Unfinished files of a writer that died. Only for who holds the writer's lock."""
     p = Path(path)
-    pattern = re.compile(re.escape(p.stem) + r"(\.\d{4,})?" + re.escape(p.suffix) + r"\.tmp\d+\Z")
+    pattern = re.compile(re.escape(p.stem) + r"(\.\d{4,})?" + re.escape(p.suffix) + rf"(\.tmp\d+|{TOKEN.pattern})\Z")
     for entry in os.scandir(p.parent):
-        if pattern.match(entry.name):
+        if pattern.match(entry.name) and entry.is_file(follow_symlinks=False):
             os.unlink(entry.path)
 
 
@@ -413,9 +482,20 @@ class Segment:
             self.commits[clock](at + n)
             if self.durable:
                 sync(fd)
-        except OSError as error:
-            raise disk_error(error, self.layout.path) from error
-        self.counts[clock] = at + n
+            self.counts[clock] = at + n
+        except BaseException as error:      # an interrupt may come after the commit: what counts is what the file says
+            if self.fd >= 0:
+                self._look_again(clock)
+            if isinstance(error, OSError):
+                raise disk_error(error, self.layout.path) from error
+            raise
+
+    def _look_again(self, clock: str) -> None:
+        """What is committed and where, from the file itself: an error or an interrupt came while it changed."""
+        self.counts[clock] = self.extent(self.clocks[clock][0])
+        self.space = Space(self.fd, self.layout, self.counts, False, self.durable)
+        self.small = {} if self.durable else {c: Small(self.space, c, self._others(c), self.counts[c]) for c in self.clocks}
+        self.marked = False         # so that the next change puts its tables in order first
 
     def cut(self, clock: str, n: int) -> None:
         """Keep the first n rows; the commit first, so that no reader sees a row without its step."""
@@ -441,6 +521,8 @@ class Segment:
             return
         self.small.clear()      # its mappings hold the shared lock as well
         try:
+            if not self.marked and not self._was_closed():
+                self.mark_open()
             self.space.close(self.counts)
             if self.marked:     # last: where it stands, nothing is behind the rows but what other programs add
                 if self.durable:
@@ -450,8 +532,18 @@ class Segment:
                 if self.durable:
                     sync(self.fd)
         finally:
-            os.close(self.fd)
-        self.fd = -1
+            unlock(self.fd)
+            self.disown()
+
+    def disown(self) -> None:
+        """Let go of the file and write nothing: what a forked child does with the file that its parent writes."""
+        fd, self.fd = self.fd, -1
+        self.small.clear()      # its mappings hold the shared lock as well
+        self.space.fd = -1
+        for commit in self.commits.values():
+            commit.fd = -1
+        if fd >= 0:
+            os.close(fd)
 
     def _record(self, record: np.ndarray) -> None:
         offset = self.layout.datasets[CLOSED].offset

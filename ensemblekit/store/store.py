@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 import time as clock_time
 import uuid
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -15,7 +17,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from ensemblekit.errors import ClosedError, InputError, StoreError, UnknownFieldError
+from ensemblekit.errors import ClosedError, EnsemblekitError, InputError, StoreBusyError, StoreError, UnknownFieldError
+from ensemblekit.files import sync_folder
 from ensemblekit.source import WHOLE, Access, Cut, Field, Piece, check_window, cuts_of
 from ensemblekit.store.blocks import SlabPiece, Span, StoredPiece, check_identity
 from ensemblekit.store.hdf5 import (
@@ -47,7 +50,7 @@ from ensemblekit.store.segments import (
     segments_of,
     set_files,
     share,
-    sync_folder,
+    unlock,
 )
 
 Durability = Literal["process", "disk"]
@@ -291,16 +294,58 @@ class StoredField(StoredSource):
         return f"<stored field {self.names[0]!r}: {len(self)} snapshots of {self.field.shape} {self.dtype}{unit}>"
 
 
+class _Change:
+    """One call that changes a store: others wait for it, and a signal handler that interrupts it is refused another."""
+
+    __slots__ = ("guard", "store")
+
+    def __init__(self, store: Store):
+        self.store, self.guard = store, store._guard    # the same to the end, also in a child forked in the middle
+
+    def __enter__(self) -> None:
+        store = self.store
+        if store.mode != "a" or store._owner != os.getpid():
+            store._check_writing("")        # refused, and without a lock that another thread of the parent may hold
+        self.guard.acquire()
+        if store._changing:
+            self.guard.release()
+            raise StoreBusyError(f"{store.path} is in the middle of an append or another change, which a signal handler has "
+                                 "interrupted: set a flag in the handler, and write when that is over (close may be called: "
+                                 "it waits for it)")
+        store._changing = True
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        store = self.store
+        store._changing = False
+        try:
+            if kind is not None and not issubclass(kind, EnsemblekitError):
+                store._last.clear()         # an interrupt may have come after the commit: look again
+                store._stale = True
+            if store._close_after:
+                store._close()
+        finally:
+            self.guard.release()
+
+
 class Store:
     """One run of snapshots in a file, or several files that continue each other. Made by ``ek.create`` and ``ek.open``.
 
     A snapshot whose ``append`` returned survives the death of the process (with ``durability="disk"`` also the loss
     of power); a half-written one is never visible; readers may follow (``refresh``). See docs/file-format.md.
+
+    Threads may share it: their calls follow one another. A store open for appending belongs to its process: it cannot be
+    pickled or copied, and in a forked child it can only be read; there every writing call raises StoreError.
     """
 
     def __init__(self, path: str, schema: Schema | None, mode: Literal["r", "a"], durability: Durability = "process",
                  capacity: int | Mapping[str, int] | None = None):
-        self.path, self.mode, self.durability, self.capacity = path, mode, durability, capacity
+        # the real path: links, and a later change of folder, lead to the same lock, segments and folder
+        self.path, self.mode, self.durability, self.capacity = os.path.realpath(path), mode, durability, capacity
+        self._guard = threading.RLock()     # one call at a time changes the store, or counts its snapshots meanwhile
+        self._owner = os.getpid()
+        self._changing = False              # a signal handler may run in the middle of an append, in the same thread
+        self._close_after = False
+        self._stale = False                 # look at the files again before the next change
         self._schema = schema
         self._layouts: list[Layout] = []
         self._foreign: dict[str, Foreign] = {}
@@ -351,11 +396,13 @@ class Store:
                         time_unit or ("ps" if md else ""), made, author,
                         constants={name: digest_of(values) for name, values in fixed.items()} or None)
         store = cls(path, schema, "a", durability, capacity)
-        store._lock = Lock(path)
+        store._lock = Lock(store.path)
+        _writers.add(store)
         try:
-            remove_leftovers(path)
+            remove_leftovers(store.path)
             store._whole = not in_place
             store._start_segment({}, fixed)
+            store._lock.hold()
         except BaseException:
             store._lock.release()
             raise
@@ -388,6 +435,7 @@ class Store:
         store._incomplete = incomplete
         if mode == "a":
             store._lock = Lock(path)
+            _writers.add(store)
         else:
             store._layouts = [first]        # as it was just read; looked at again where the file has changed since
         try:
@@ -416,13 +464,28 @@ class Store:
             self._shares.append(share(last.path))
 
     def close(self) -> None:
-        """Write what is pending and let go of the files. Closing twice does nothing."""
+        """Write what is pending and let go of the files. Closing twice does nothing.
+
+        In a forked child nothing is written or released: that is left to the process that opened the store. Within an
+        append (in a signal handler) it takes place as soon as that append is over.
+        """
+        if self._owner != os.getpid():
+            self._disown()
+            self._closed = True
+            return
+        with self._guard:
+            if self._changing:
+                self._close_after = True
+                return
+            self._close()
+
+    def _close(self) -> None:
         if self._closed:
             return
         try:
-            if self._pending:
-                self.flush()
-            if self._schema is not None and self.mode == "a":
+            if any(self._pending.values()):
+                self._flush()
+            elif self._schema is not None and self.mode == "a":
                 self._check_files()
         finally:
             self._end()
@@ -443,15 +506,50 @@ class Store:
                                  "there under this name. Put it back, or write them again to a new store")
 
     def _let_go(self) -> None:
-        if self._segment is not None:
-            self._segment.close()
+        try:
+            if self._segment is not None:
+                self._segment.close()
+        finally:
             self._segment = None
-        if self.writable and len(self._layouts) > 1:
-            with suppress(OSError):     # the next to last file says so in any case
-                set_files(self._layouts[0], len(self._layouts), self.durability == "disk")
+            if self.writable and len(self._layouts) > 1:
+                with suppress(OSError):     # the next to last file says so in any case
+                    set_files(self._layouts[0], len(self._layouts), self.durability == "disk")
+            for fd in self._shares:
+                unlock(fd)
+                os.close(fd)
+            self._shares.clear()
+
+    def _disown(self) -> None:
+        """In a forked child: what is left is a reader of the store, without any of the descriptors of its parent."""
+        if self._lock is None:
+            return
+        self._guard = threading.RLock()     # another thread of the parent may have held it
+        self._changing = False
+        if self._segment is not None:
+            self._segment.disown()
+            self._segment = None
         for fd in self._shares:
             os.close(fd)
         self._shares.clear()
+        if self._lock is not None:
+            self._lock.disown()
+            self._lock = None
+        self._pending.clear()
+        self._stale = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.writable:
+            raise StoreError(f"{self.path} is open for appending, and a writer stays in the process and the object that "
+                             f"opened it: it is neither pickled nor copied. Send the path and read there with "
+                             f"ek.open({self.path!r}), send snapshots back to append them here, or close it first")
+        if self._stale:
+            self.refresh()
+        state = self.__dict__.copy()
+        del state["_guard"]
+        return state | {"mode": "r", "_lock": None, "_stale": False}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _guard=threading.RLock())
 
     def __enter__(self) -> Store:
         return self
@@ -511,7 +609,7 @@ class Store:
 
     @property
     def writable(self) -> bool:
-        return self.mode == "a" and not self._closed
+        return self.mode == "a" and not self._closed and self._owner == os.getpid()
 
     def __len__(self) -> int:
         """Committed snapshots of the main clock (of the first clock where there is no main)."""
@@ -575,12 +673,19 @@ class Store:
     def _table(self, clock: str) -> Table:
         if self._closed and self._schema is not None and not self._layouts:
             raise ClosedError(f"{self.path} is closed")
-        if self._segment is not None:       # the writer itself always sees what it committed
-            now = (len(self._layouts), self._segment.counts[clock])
-            if self._seen.get(clock) != now:
-                self._tables[clock] = self._make_table(clock, [self._rows(layout)[clock] for layout in self._layouts])
-                self._seen[clock] = now
-        return self._tables[clock]
+        if self.mode != "a":
+            return self._tables[clock]
+        with self._guard:
+            if self._stale and self._owner != os.getpid():
+                self._stale = False
+                self.refresh()
+            # the writer itself always sees what it committed; but not a signal handler between two files of it
+            if self._segment is not None and self._segment.layout.path == self._layouts[-1].path:
+                now = (len(self._layouts), self._segment.counts[clock])
+                if self._seen.get(clock) != now:
+                    self._tables[clock] = self._make_table(clock, [self._rows(layout)[clock] for layout in self._layouts])
+                    self._seen[clock] = now
+            return self._tables[clock]
 
     def _rows(self, layout: Layout) -> dict[str, Rows]:
         """What is committed in a file, and where: by the extent of each clock's first field, and its table of places."""
@@ -604,6 +709,10 @@ class Store:
         """Look again at a store that another process writes; returns the snapshots of the first clock there are now."""
         if self._schema is None:
             return len(self)
+        with self._guard:
+            return len(self) if self._changing else self._refresh()     # in a signal handler: as is
+
+    def _refresh(self) -> int:
         for again in range(LOOKS, -1, -1):
             try:
                 layouts = self._look()
@@ -663,6 +772,11 @@ class Store:
             StoreError: the disk is full or cannot be written; nothing was committed.
             ClosedError: the store is closed or open for reading.
         """
+        with _Change(self):
+            self._append(snapshot, time, step, weight, clock)
+
+    def _append(self, snapshot: Mapping[str, Any], time: float | None, step: int | None, weight: float,
+                clock: str) -> None:
         names = self._check_writing(clock)
         arrays = [self._checked(name, snapshot, None) for name in names]
         if len(snapshot) != len(names):
@@ -683,6 +797,10 @@ class Store:
     def extend(self, snapshots: Mapping[str, Any], times: Any = None, steps: Any = None, weights: Any = None,
                clock: str = MAIN) -> None:
         """Commit many snapshots at once: arrays (n, *field shape); one commit a file. Else as :meth:`append`."""
+        with _Change(self):
+            self._extend(snapshots, times, steps, weights, clock)
+
+    def _extend(self, snapshots: Mapping[str, Any], times: Any, steps: Any, weights: Any, clock: str) -> None:
         names = self._check_writing(clock)
         lengths = {name: len(snapshots[name]) for name in names if name in snapshots and np.ndim(snapshots[name])}
         n = next(iter(lengths.values()), 0)
@@ -720,6 +838,12 @@ class Store:
             raise ClosedError(f"{self.path} is closed; open it again with ek.open(path, \"a\")")
         if self.mode != "a" or self._schema is None:
             raise ClosedError(f"{self.path} is open for reading; open it with ek.open(path, \"a\") to append")
+        if self._owner != os.getpid():
+            raise StoreError(f"{self.path} was opened for appending by process {self._owner}, and a writer stays in its "
+                             f"process; this one is {os.getpid()}. Send snapshots there, or open the store here once it is "
+                             "closed there")
+        if self._stale:
+            self._resume()
         names = self.clocks.get(clock)
         if names is None:
             raise InputError(f"no clock {clock!r}; the clocks are {list(self.clocks)}")
@@ -769,6 +893,9 @@ class Store:
         return int(step)
 
     def _last_of(self, clock: str) -> tuple[int, float]:
+        if clock not in self._last and self._pending.get(clock):
+            *_, steps, times, _weights, _sums = self._pending[clock][-1]
+            self._last[clock] = int(steps[-1]), float(times[-1])
         if clock not in self._last:
             source = self.clock(clock)
             tail = source.window(max(0, len(source) - 1))
@@ -789,6 +916,14 @@ class Store:
             self._last.pop(clock, None)     # part of the batch may be committed: look again
             raise
 
+    def _resume(self) -> None:
+        """After an interrupt, which may have come between a new file and what this object knows of it."""
+        self._let_go()
+        self._refresh()
+        self._last.clear()
+        self._open_to_append()
+        self._stale = False
+
     def _hold(self, clock: str, rows: list[np.ndarray], n: int, at_once: bool) -> None:
         """Keep rows for the next file of a store that writes whole files; write it where it is time to."""
         held = self._pending.setdefault(clock, [])
@@ -796,7 +931,7 @@ class Store:
                      zip(rows, self._schema.columns(clock, n), strict=True)])       # type: ignore[union-attr]
         if at_once or sum(r.nbytes for batch in held for r in batch) > WHOLE_BATCH:
             try:
-                self.flush()
+                self._flush()
             except BaseException:
                 held.pop()      # refused as a whole, so that it can be given again
                 raise
@@ -835,7 +970,7 @@ class Store:
             self._schema = replace(self._schema, in_place=False)
             new_segment(path, self._schema.at(0, none, none), durable, lambda clock: (), constants=constants)
             self._shares.append(share(path))
-            self.refresh()
+            self._refresh()
             return
         before = self._segment
         self._segment = Segment(layout, durable)
@@ -850,6 +985,10 @@ class Store:
 
         Raises StoreError where a file of the store was removed, renamed or replaced meanwhile.
         """
+        with _Change(self):
+            self._flush()
+
+    def _flush(self) -> None:
         self._check_writing(next(iter(self.clocks)))
         self._check_files()
         if not any(self._pending.values()):
@@ -874,8 +1013,10 @@ class Store:
         elif self._layouts:
             set_files(self._layouts[-1], index + 1, self.durability == "disk")
         self._shares.append(share(path))
+        if first and self._lock is not None:
+            self._lock.hold()
         self._pending.clear()
-        self.refresh()
+        self._refresh()
 
     def truncate(self, n: int | Mapping[str, int], clock: str = MAIN) -> None:
         """Cut back to the first n snapshots of a clock: the checkpoint a restarted run continues from.
@@ -884,13 +1025,21 @@ class Store:
             n: snapshots to keep; or clock -> snapshots to keep, for several clocks at once.
             clock: the one that is cut, where n is a number. Other clocks keep all they have.
         """
+        with _Change(self):
+            try:
+                self._truncate(n, clock)
+            except StoreError:
+                self._stale = True      # some files may be cut
+                raise
+
+    def _truncate(self, n: int | Mapping[str, int], clock: str) -> None:
         wanted = n if isinstance(n, Mapping) else {clock: n}
         for name, keep in wanted.items():
             self._check_writing(name)
             total = self._table(name).n + sum(len(batch[-1]) for batch in self._pending.get(name, []))
             if not isinstance(keep, int | np.integer) or isinstance(keep, bool) or not 0 <= keep <= total:
                 raise InputError(f"truncate(n) keeps between 0 and {total} snapshots; got {keep!r}")
-        self.flush()
+        self._flush()
         for name in wanted:
             self._last.pop(name, None)
         counts = [{c: one.n for c, one in self._rows(layout).items()} for layout in self._layouts]
@@ -905,7 +1054,7 @@ class Store:
                 self._drop_last()
             elif left[k] != counts[k]:
                 self._cut(k, left[k])
-        self.refresh()
+        self._refresh()
 
     def _drop_last(self) -> None:
         """Remove the newest file, which is to hold nothing any more, and write on in the one before it."""
@@ -961,6 +1110,8 @@ class Store:
         set_files(self._layouts[k], len(self._layouts), self.durability == "disk")
         os.close(self._shares[k])
         self._shares[k] = share(layout.path)
+        if k == 0 and self._lock is not None:
+            self._lock.hold()
         self._seen.clear()
 
     def seal(self, path: str | os.PathLike[str] | None = None, compression: Any = None) -> Store:
@@ -974,7 +1125,10 @@ class Store:
         """
         from ensemblekit.store.sealing import seal
 
-        return seal(self, path, compression)
+        if self.mode != "a" or self._owner != os.getpid():
+            return seal(self, path, compression)
+        with _Change(self):
+            return seal(self, path, compression)
 
     def publish(self, path: str | os.PathLike[str] | None = None) -> str:
         """Write a small file beside the store through which ParaView and pyvista see the snapshots of this moment.
@@ -1047,6 +1201,17 @@ def constants_of(layout: Layout) -> Mapping[str, np.ndarray]:
     """The arrays in a store's first file that do not change with time, kept for who asks next."""
     return _constants_in(layout) if layout.schema.constants else {}
 
+
+_writers: weakref.WeakSet[Store] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """A forked child keeps none of its parent's locks and descriptors: they would outlive the parent."""
+    for store in list(_writers):
+        store._disown()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 META = np.dtype([("step", "<i8"), ("time", "<f8"), ("weight", "<f8")])
 

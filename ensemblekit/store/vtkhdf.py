@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 
 from ensemblekit.errors import InputError
+from ensemblekit.files import replacing
 from ensemblekit.source import Field
 from ensemblekit.store.schema import CONSTANTS, MAIN, Schema
 
@@ -160,18 +161,14 @@ def publish(store: Store, path: str | os.PathLike[str] | None) -> str:
         raise InputError(f"{store.path} has no snapshots yet")
     assert times is not None
     home = os.path.dirname(os.path.abspath(target))
-    temporary = f"{target}.tmp{os.getpid()}"
     try:
-        with new_file(temporary, libver=("earliest", "v110")) as f:
+        with replacing(target, follow=True) as temporary, new_file(temporary, libver=("earliest", "v110")) as f:
             root = write_grid(f, mesh, None, times)
             for name, (where, count) in shown(store.fields, mesh, association).items():
                 rows = [Rows(os.path.relpath(part.path, home), f"/{part.columns[name][0].dataset.path}", part.n)
                         for part in source.table.parts]
                 add_virtual(root, where, name, store.fields[name], count, rows)
-        os.replace(temporary, target)
     except OSError as error:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
         raise disk_error(error, target) from error
     return target
 
@@ -187,17 +184,13 @@ def file_of_steps(path: str, mesh: Mapping[str, np.ndarray], times: np.ndarray |
     from ensemblekit.store.segments import disk_error
 
     counts = {"point": len(mesh["points"]), "cell": len(mesh["types"])}
-    temporary = f"{path}.tmp{os.getpid()}"
     try:
-        with new_file(temporary, libver=("earliest", "v110")) as f:
+        with replacing(path, follow=True) as temporary, new_file(temporary, libver=("earliest", "v110")) as f:
             root = write_grid(f, mesh, None, times)
             for name, (where, blocks) in arrays.items():
                 _write_steps(root, where, name, counts[where], None if times is None else len(times),
                              [blocks] if isinstance(blocks, np.ndarray) else blocks)
-        os.replace(temporary, path)
     except OSError as error:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
         raise disk_error(error, path) from error
 
 

@@ -13,6 +13,7 @@ from string import Template
 
 from ensemblekit import __version__
 from ensemblekit.engine import cores
+from ensemblekit.files import write_text
 from ensemblekit.tour.act import Act, Figure, Number
 
 QUICK = '<p class="quick">A quick run: a coarser flow and a shorter training than the full tour.</p>'
@@ -22,12 +23,12 @@ FIELDS = {"md": "molecular dynamics", "rom": "fluid flow", "neural": "neural net
 def write(path: Path, acts: Sequence[Act], seconds: float, quick: bool) -> Path:
     """Fill the template and write it; returns the path."""
     template = Template((files("ensemblekit.tour") / "page.html").read_text("utf-8"))
-    path.write_text(template.substitute(
+    write_text(path, template.substitute(
         version=__version__, seconds=f"{seconds:.0f}", machine=escape(_machine()),
         quick=QUICK if quick else "",
         contents="".join(f'<li><a href="#{act.key}"><b>{escape(act.title)}</b><span>{FIELDS[act.key]}</span></a></li>'
                          for act in acts),
-        acts="".join(_section(number, act) for number, act in enumerate(acts, 1))), "utf-8")
+        acts="".join(_section(number, act) for number, act in enumerate(acts, 1))))
     return path
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ensemblekit.files import replacing
 from ensemblekit.plot.style import BLUE, INK, LOOK, ORANGE, RED
 from ensemblekit.plot.style import GREEN as TEAL
 from ensemblekit.plot.style import GREY as MUTED
@@ -37,4 +38,5 @@ def figure(path: Path, width: float, height: float, **grid: Any) -> Iterator[Any
         made = Figure(figsize=(width, height))
         FigureCanvasAgg(made)
         yield made, made.subplots(**grid)
-        made.savefig(path, dpi=160)
+        with replacing(path, suffix=path.suffix) as temporary:
+            made.savefig(temporary, dpi=160)
