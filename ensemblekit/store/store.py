@@ -304,14 +304,12 @@ class _Change:
 
     def __enter__(self) -> None:
         store = self.store
-        if store.mode != "a" or store._owner != os.getpid():
+        if store.mode != "a" or not store._owned:
             store._check_writing("")        # refused, and without a lock that another thread of the parent may hold
         self.guard.acquire()
         if store._changing:
             self.guard.release()
-            raise StoreBusyError(f"{store.path} is in the middle of an append or another change, which a signal handler has "
-                                 "interrupted: set a flag in the handler, and write when that is over (close may be called: "
-                                 "it waits for it)")
+            raise store._within()
         store._changing = True
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
@@ -319,8 +317,7 @@ class _Change:
         store._changing = False
         try:
             if kind is not None and not issubclass(kind, EnsemblekitError):
-                store._last.clear()         # an interrupt may have come after the commit: look again
-                store._stale = True
+                store._interrupted()
             if store._close_after:
                 store._close()
         finally:
@@ -343,6 +340,7 @@ class Store:
         self.path, self.mode, self.durability, self.capacity = os.path.realpath(path), mode, durability, capacity
         self._guard = threading.RLock()     # one call at a time changes the store, or counts its snapshots meanwhile
         self._owner = os.getpid()
+        self._owned = True                  # until a fork: in the child False
         self._changing = False              # a signal handler may run in the middle of an append, in the same thread
         self._close_after = False
         self._stale = False                 # look at the files again before the next change
@@ -469,7 +467,7 @@ class Store:
         In a forked child nothing is written or released: that is left to the process that opened the store. Within an
         append (in a signal handler) it takes place as soon as that append is over.
         """
-        if self._owner != os.getpid():
+        if not self._owned:
             self._disown()
             self._closed = True
             return
@@ -521,8 +519,7 @@ class Store:
 
     def _disown(self) -> None:
         """In a forked child: what is left is a reader of the store, without any of the descriptors of its parent."""
-        if self._lock is None:
-            return
+        self._owned = False
         self._guard = threading.RLock()     # another thread of the parent may have held it
         self._changing = False
         if self._segment is not None:
@@ -609,7 +606,7 @@ class Store:
 
     @property
     def writable(self) -> bool:
-        return self.mode == "a" and not self._closed and self._owner == os.getpid()
+        return self.mode == "a" and not self._closed and self._owned
 
     def __len__(self) -> int:
         """Committed snapshots of the main clock (of the first clock where there is no main)."""
@@ -676,7 +673,7 @@ class Store:
         if self.mode != "a":
             return self._tables[clock]
         with self._guard:
-            if self._stale and self._owner != os.getpid():
+            if self._stale and not self._owned:
                 self._stale = False
                 self.refresh()
             # the writer itself always sees what it committed; but not a signal handler between two files of it
@@ -772,8 +769,31 @@ class Store:
             StoreError: the disk is full or cannot be written; nothing was committed.
             ClosedError: the store is closed or open for reading.
         """
-        with _Change(self):
-            self._append(snapshot, time, step, weight, clock)
+        with self._guard:                   # as _Change, at a third of its time
+            if self._changing:
+                raise self._within()
+            self._changing = True
+            try:
+                self._append(snapshot, time, step, weight, clock)
+            except EnsemblekitError:
+                raise
+            except BaseException:
+                self._interrupted()
+                raise
+            finally:
+                self._changing = False
+                if self._close_after:
+                    self._close()
+
+    def _within(self) -> StoreBusyError:
+        return StoreBusyError(f"{self.path} is in the middle of an append or another change, which a signal handler has "
+                              "interrupted: set a flag in the handler, and write when that is over (close may be called: "
+                              "it waits for it)")
+
+    def _interrupted(self) -> None:
+        """An interrupt may have come after the commit, or between two files: look again before the next change."""
+        self._last.clear()
+        self._stale = True
 
     def _append(self, snapshot: Mapping[str, Any], time: float | None, step: int | None, weight: float,
                 clock: str) -> None:
@@ -838,7 +858,7 @@ class Store:
             raise ClosedError(f"{self.path} is closed; open it again with ek.open(path, \"a\")")
         if self.mode != "a" or self._schema is None:
             raise ClosedError(f"{self.path} is open for reading; open it with ek.open(path, \"a\") to append")
-        if self._owner != os.getpid():
+        if not self._owned:
             raise StoreError(f"{self.path} was opened for appending by process {self._owner}, and a writer stays in its "
                              f"process; this one is {os.getpid()}. Send snapshots there, or open the store here once it is "
                              "closed there")
@@ -1125,7 +1145,7 @@ class Store:
         """
         from ensemblekit.store.sealing import seal
 
-        if self.mode != "a" or self._owner != os.getpid():
+        if self.mode != "a" or not self._owned:
             return seal(self, path, compression)
         with _Change(self):
             return seal(self, path, compression)
