@@ -51,7 +51,7 @@ def test_a_checkpoint_that_runs_something_is_refused_by_name(tmp_path):
 
 def test_a_whole_model_is_refused_by_its_class(tmp_path):
     torch.save(model(), tmp_path / "a.pt")
-    with pytest.raises(InputError, match="Sequential.*state dict") as caught:
+    with pytest.raises(InputError, match=r"Sequential.*state dict") as caught:
         neural.ingest(tmp_path / "a.pt", tmp_path / "s.h5")
     assert "weights_only" not in str(caught.value)
 

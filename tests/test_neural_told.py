@@ -76,7 +76,7 @@ def test_sample_weights_are_not_taken_for_labels():
 def test_labels_that_do_not_fit_are_named(labels):
     x, y = data()
     for answer in (of(net()).averaged_model, of(net()).predict, of(net()).barrier):
-        with pytest.raises(InputError, match="shape|whole numbers"):
+        with pytest.raises(InputError, match=r"shape|whole numbers"):
             answer([(x, labels(y))])
 
 
@@ -145,14 +145,14 @@ def test_snapshots_of_some_parameters_go_onto_the_base_they_were_trained_on(tmp_
     neural.Ensemble.from_store(tmp_path / "a.h5", base)
     with torch.no_grad():
         base[0].weight.add_(1)
-    with pytest.raises(InputError, match="0.weight"):
+    with pytest.raises(InputError, match=r"0\.weight"):
         neural.Ensemble.from_store(tmp_path / "a.h5", base)
 
 
 def test_a_layer_unfrozen_midway_is_named(tmp_path):
     model = net()
     model[0].requires_grad_(False)
-    with pytest.raises(InputError, match="0.weight"):
+    with pytest.raises(InputError, match=r"0\.weight"):
         train(tmp_path / "a.h5", model, parameters="trainable", each=lambda k: model[0].requires_grad_(k > 1))
 
 

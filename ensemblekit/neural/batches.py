@@ -156,8 +156,8 @@ def plain_outputs(found: Any) -> Any:
     if isinstance(found, torch.distributions.Distribution):
         return found.mean, found.variance
     if isinstance(found, Mapping):
-        raise InputError(f"outputs are a mapping with {', '.join(map(str, list(found)[:6]))}: pass forward=lambda model, batch: "
-                         "... that picks the logits of it, model(batch[0])[...]")
+        raise InputError(f"outputs are a mapping with {', '.join(map(str, list(found)[:6]))}: pass forward=lambda model, "
+                         "batch: ... that picks the logits of it, model(batch[0])[...]")
     return found
 
 
@@ -174,8 +174,8 @@ def check_labels(target: torch.Tensor, shape: tuple[int, ...], task: str, ignore
     if task == "regression" or not target.numel():
         return
     if target.is_floating_point() and (task != "binary" or not (target == target.round()).all()):
-        raise InputError(f"labels are whole numbers, the index of the class; got fractions ({target.dtype}). If the label is another item "
-                         "of the batch, or of another type: target=lambda batch: batch[1].long()")
+        raise InputError(f"labels are whole numbers, the index of the class; got fractions ({target.dtype}). If the label is "
+                         "another item of the batch, or of another type: target=lambda batch: batch[1].long()")
     kept = target if ignore_index is None else target[target != ignore_index]
     if kept.numel() and (int(kept.min()) < 0 or int(kept.max()) >= shape[1]):
         raise InputError(f"labels are whole numbers 0 to {shape[1] - 1}; got {int(kept.min())} to {int(kept.max())}. "

@@ -260,7 +260,8 @@ class Ensemble(torch.nn.Module):
         if self.task == "regression":
             return _wide(out[0] if isinstance(out, tuple) else out)
         if self.space == "probability" and self.task != "binary":
-            return log_probabilities(out, self.task, 2, self.convention.outputs, torch.softmax)     # one exponential a number instead of two
+            # one exponential a number instead of two
+            return log_probabilities(out, self.task, 2, self.convention.outputs, torch.softmax)
         log_p = log_probabilities(out, self.task, 2, self.convention.outputs)
         return log_p.exp() if self.space == "probability" else log_p
 
@@ -460,7 +461,9 @@ def predict(model: torch.nn.Module, loader: Any, *, task: Task = "classification
 
 def log_probabilities(found: Any, task: str, axis: int = 1, outputs: Outputs | None = None,
                       of: Callable[..., torch.Tensor] = torch.log_softmax) -> torch.Tensor:
-    """Logits, log-probabilities or (`outputs`) probabilities as log-probabilities in float64; classes along `axis`, those before it are batches.
+    """Logits, log-probabilities or (`outputs`) probabilities as log-probabilities in float64.
+
+    Classes stand along `axis`; the axes before it are batches.
 
     `of`: torch.softmax for the probabilities themselves, where the task is not binary.
 

@@ -46,7 +46,8 @@ def ingest(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], sto
             weights_only=True: nothing in them is run, and settings saved beside the weights are passed over.
         store: path of the store to make; removed again where a checkpoint does not fit.
         model: the architecture. With it names are checked, prefixes ("module.", "model.") found out, and parameters told
-            from buffers; of a folder of PEFT the adapter's parameters are those held. Without it running statistics are taken for buffers, all else for parameters.
+            from buffers; of a folder of PEFT the adapter's parameters are those held. Without it running statistics are taken
+            for buffers, all else for parameters.
 
         key: name of the weights where a file holds several ("state_dict_ema"), dotted within others. By default the
             usual names are looked for, and a warning says what lies beside.

@@ -225,7 +225,8 @@ def left_out(model: torch.nn.Module, wanted: Callable[[str, torch.Tensor], bool]
 def _comparable(value: Any) -> Any:
     """Plain data whose bytes are the same for the same values."""
     if isinstance(value, torch.Tensor):
-        return [str(value.dtype), list(value.shape), value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()]
+        raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        return [str(value.dtype), list(value.shape), raw.numpy().tobytes()]
     if isinstance(value, np.ndarray):
         return [str(value.dtype), list(value.shape), value.tobytes()]
     if isinstance(value, Mapping):
@@ -238,8 +239,8 @@ def check_left_out(stored: Mapping[str, str], model: torch.nn.Module) -> None:
     own = left_out(model, lambda name, _: name not in stored)
     differing = [name for name in {**stored, **own} if stored.get(name) != own.get(name)]
     if stored and differing:
-        raise InputError(f"the snapshots do not hold {', '.join(differing[:4])}, and in this model it has other values than in the "
-                         "one that was trained: load the same frozen parameters and extra states into it first")
+        raise InputError(f"the snapshots do not hold {', '.join(differing[:4])}, and in this model it has other values than in "
+                         "the one that was trained: load the same frozen parameters and extra states into it first")
 
 
 def unwrapped(model: torch.nn.Module) -> torch.nn.Module:

@@ -633,7 +633,8 @@ class Recorder:
                       ": the others were not taken. total_steps is epochs times optimizer steps an epoch (not micro-batches)")
             logger.log(logging.WARNING if short or past else logging.INFO,
                        "the training ended: %d of %d snapshots, schedule at %d of %d after %d updates%s",
-                       len(self.captured), schedule.n_snapshots, schedule.last_epoch, schedule.total_steps, self.updates, advice)
+                       len(self.captured), schedule.n_snapshots, schedule.last_epoch, schedule.total_steps, self.updates,
+                       advice)
         if self._ring is not None:
             self._ring.drain()
         self._flush()
