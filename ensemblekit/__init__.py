@@ -92,7 +92,8 @@ def create(path: _Any, fields: _Any, **options: _Any) -> _Any:
     return Store.create(path, fields, **options)
 
 
-def open(path: _Any, mode: _Any = "r", *, as_: _Any = None, check: bool = False, **options: _Any) -> _Any:
+def open(path: _Any, mode: _Any = "r", *, as_: _Any = None, check: bool = False, external: bool = False,
+         **options: _Any) -> _Any:
     """Open a store, or any HDF5 or H5MD file for reading.
 
     Arguments:
@@ -101,13 +102,15 @@ def open(path: _Any, mode: _Any = "r", *, as_: _Any = None, check: bool = False,
         mode: "r" to read (also while another process writes; ``refresh`` sees more), "a" to append.
         as_: "run" or "replicas" where the files do not say it themselves.
         check: verify everything first; raises StoreDamagedError.
+        external: read also values that a file of another program keeps in other files, and follow its links into them:
+            only for files you trust, as they may point at any file of yours.
 
     Returns:
         a Store, a source of one joined run, or a ReplicaSet.
     """
     from ensemblekit.store.opening import open_store
 
-    return open_store(path, mode, as_=as_, check=check, **options)
+    return open_store(path, mode, as_=as_, check=check, external=external, **options)
 
 
 def verify(path: _Any, *, timeout: float = 60.0) -> _Any:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from ensemblekit.cli.console import heading, size, stdout, table
@@ -16,12 +17,13 @@ Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="Stores, H5M
 DAMAGED = 1
 
 
-def info(files: Files) -> None:
+def info(files: Files, external: Annotated[bool, typer.Option("--external", help="Read also what a file of another program "
+                                           "points to in other files: for files you trust.")] = False) -> None:
     """What is in a file: fields, shapes, units, snapshots, times, size on disk, where it comes from."""
     import ensemblekit as ek
 
     for file in files:
-        store = ek.open(file)
+        store = ek.open(file, external=external)
         with heading(file):
             show_facts(store, file)
             stdout.print(fields_table(store))
@@ -68,7 +70,12 @@ def fields_table(store: Any) -> Any:
 
 def time_range(view: Any) -> str:
     """First and last time with the unit; a dash where the file has no times."""
-    times = view.times
+    if hasattr(view, "window") and len(view.lengths or ()) == 1 and view.lengths[0] > 1:     # these two only: they may be many
+        n = view.lengths[0]
+        ends = [view.window(0, 1).times, view.window(n - 1).times]
+        times = None if ends[0] is None or ends[1] is None else np.concatenate(ends)
+    else:
+        times = view.times
     if times is None or not len(times):
         return "–"
     return f"{times[0]:g} … {times[-1]:g} {view.time_unit}".rstrip()

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ensemblekit.errors import ClosedError, InputError, StoreError, UnknownFieldError
+from ensemblekit.errors import ClosedError, InputError, StoreDamagedError, StoreError, UnknownFieldError
 from ensemblekit.source import WHOLE, Access, Cut, Field, Piece, check_window, cuts_of
 from ensemblekit.store.blocks import SlabPiece, Span, StoredPiece, check_identity
 from ensemblekit.store.hdf5 import (
@@ -22,6 +22,7 @@ from ensemblekit.store.hdf5 import (
     Foreign,
     Identity,
     Layout,
+    Ticks,
     identity_of,
     read_constants,
     read_foreign,
@@ -67,8 +68,8 @@ class Table:
     fields: Mapping[str, Field]
     parts: tuple[Part, ...]
     time_unit: str
-    steps: np.ndarray | None = None     # where the file does not list them (foreign files)
-    times: np.ndarray | None = None
+    steps: Ticks | None = None      # of foreign files
+    times: Ticks | None = None
     timed: bool = True
     home: Layout | None = None
     """The store's first file, which has the constants; None for foreign files."""
@@ -333,7 +334,8 @@ class Store:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], mode: Literal["r", "a"] = "r", *, durability: Durability = "process",
-             capacity: int | Mapping[str, int] | None = None) -> Store:
+             capacity: int | Mapping[str, int] | None = None, external: bool = False) -> Store:
+        """See :func:`ensemblekit.open`."""
         path = os.fspath(path)
         if mode not in ("r", "a"):
             raise InputError(f'mode is "r" (read) or "a" (append); got {mode!r}. A new store: ek.create')
@@ -344,7 +346,7 @@ class Store:
                 raise StoreError(f"{path} was not written by ensemblekit: it opens for reading only. "
                                  "Append to a store made by ek.create")
             store = cls(path, None, mode)
-            store._foreign = read_foreign(path)
+            store._foreign = read_foreign(path, external)
             if not store._foreign:
                 raise StoreError(f"{path} holds no numeric dataset with snapshots along its first axis")
             store._tables = _foreign_tables(path, store._foreign)
@@ -536,10 +538,17 @@ class Store:
         schema = layout.schema
         first = layout.datasets[f"{schema.element(schema.clocks[clock][0])}/value"]
         if first.extent_at is None or schema.sealed or not schema.in_place:
-            return first.shape[0]
-        with open(layout.path, "rb") as raw:
-            check_identity(layout.path, layout.identity, raw.fileno())
-            return int.from_bytes(os.pread(raw.fileno(), 8, first.extent_at), "little")
+            n = first.shape[0]
+        else:
+            with open(layout.path, "rb") as raw:
+                check_identity(layout.path, layout.identity, raw.fileno())
+                n = int.from_bytes(os.pread(raw.fileno(), 8, first.extent_at), "little")
+        for column in schema.columns(clock, (schema.capacity or {})[clock]):
+            rows = layout.datasets[column.path].rows
+            if n > rows:
+                raise StoreDamagedError(f"{layout.path}: {n} snapshots of clock {clock!r}, where {column.path!r} has {rows} rows: "
+                                        "the extents are damaged. `ensemblekit verify` says more")
+        return n
 
     def _make_table(self, clock: str, counts: Sequence[int]) -> Table:
         assert self._schema is not None
@@ -985,7 +994,7 @@ def _foreign_tables(path: str, found: Mapping[str, Foreign]) -> dict[str, Table]
         mine = {name: f for name, f in found.items() if f.field.clock == clock}
         one = next(iter(mine.values()))
         unit = next((f.time_unit for f in mine.values() if f.time_unit), "")
-        part = Part(path, identity, len(one.steps), {name: f.dataset for name, f in mine.items()})
+        part = Part(path, identity, one.n, {name: f.dataset for name, f in mine.items()})
         tables[clock] = Table({name: f.field for name, f in mine.items()}, (part,), unit, one.steps, one.times,
                               one.times is not None)
     return tables
