@@ -101,7 +101,8 @@ def open(path: _Any, mode: _Any = "r", *, as_: _Any = None, check: bool = False,
             continue (overlaps are dropped and reported), replicas where every run id is another.
         mode: "r" to read (also while another process writes; ``refresh`` sees more), "a" to append.
         as_: "run" or "replicas" where the files do not say it themselves.
-        check: verify everything first; raises StoreDamagedError.
+        check: verify everything first; raises StoreDamagedError where that finds damage, StoreError where it could not be
+            checked.
         external: read also values that a file of another program keeps in other files, and follow its links into them:
             only for files you trust, as they may point at any file of yours.
 

@@ -100,13 +100,13 @@ def test_verify_of_a_sound_store(store: Path) -> None:
     assert out.startswith("sound")
 
 
-def test_verify_of_a_damaged_store_ends_with_1(store: Path) -> None:
+def test_verify_of_a_damaged_store_ends_with_3(store: Path) -> None:
     whole = bytearray(store.read_bytes())
     at = whole.find(FIELDS[7].tobytes()[4:])
     whole[at] ^= 1
     store.write_bytes(whole)
     code, out, _ = run("verify", store)
-    assert code == 1
+    assert code == 3
     assert out.startswith("damaged")
     assert "7" in out
 

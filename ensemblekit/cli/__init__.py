@@ -16,7 +16,7 @@ from ensemblekit.cli.console import stderr
 from ensemblekit.errors import EnsemblekitError
 
 FAILED = 2
-"""The exit code of an error of ours; 1 is the answer "no" (verify: damaged)."""
+"""The exit code of an error of ours, and of what could not be checked; 3 is that of damage."""
 
 
 class Commands(TyperGroup):

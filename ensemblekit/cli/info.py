@@ -8,13 +8,14 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from rich.text import Text
 
 from ensemblekit.cli.console import heading, size, stdout, table
-from ensemblekit.errors import EnsemblekitError
 
 Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="Stores, H5MD or plain HDF5 files.",
                                             show_default=False)]
-DAMAGED = 1
+DAMAGED, UNCHECKED = 3, 2
+COLORS = {"sound": "green", "damaged": "red", "not checked": "yellow"}
 
 
 def info(files: Files, external: Annotated[bool, typer.Option("--external", help="Read also what a file of another program "
@@ -88,21 +89,18 @@ def sizes(path: Path) -> tuple[int, int]:
 
 
 def verify(files: Files) -> None:
-    """Check every snapshot against its checksum, and the schema. Exit code 1 where something is damaged."""
+    """Check every snapshot against its checksum, and the schema.
+
+    Exit code 0: all are sound; 3: something is damaged; 2: something could not be checked.
+    """
     import ensemblekit as ek
 
-    damaged = False
+    verdicts = set()
     for file in files:
-        try:
-            report = ek.verify(file)
-        except EnsemblekitError as error:
-            damaged = True
-            stdout.print("[bold red]damaged[/]", file, soft_wrap=True)
-            stdout.print(f"  {error}", markup=False, soft_wrap=True)
-            continue
-        damaged = damaged or not report.ok
-        stdout.print("[bold green]sound[/]" if report.ok else "[bold red]damaged[/]", file, soft_wrap=True)
+        report = ek.verify(file)
+        verdicts.add(report.verdict)
+        stdout.print(Text(report.verdict, f"bold {COLORS[report.verdict]}"), Text(file), soft_wrap=True)
         if not report.ok:
             stdout.print(f"  {report}", markup=False, soft_wrap=True)
-    if damaged:
-        raise typer.Exit(DAMAGED)
+    if verdicts != {"sound"}:
+        raise typer.Exit(DAMAGED if "damaged" in verdicts else UNCHECKED)

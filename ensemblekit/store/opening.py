@@ -28,7 +28,7 @@ def open_store(path: Any, mode: Literal["r", "a"] = "r", *, as_: Literal["run", 
         for one in paths:
             report = verify(one)
             if not report.ok:
-                raise StoreDamagedError(str(report))
+                raise (StoreDamagedError if report.verdict == "damaged" else StoreError)(str(report))
     if len(paths) == 1 and as_ != "replicas":
         return Store.open(paths[0], mode, external=external, **options)
     if mode != "r":

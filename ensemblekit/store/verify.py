@@ -8,19 +8,29 @@ against its checksum, read through libhdf5 as any other program would read it.
 from __future__ import annotations
 
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xxhash
 
 READ_BYTES = 32 << 20
-BYTES_PER_SECOND = 30e6     # what the slowest disk is given, before a child counts as hanging
+BYTES_PER_SECOND = 30e6     # of processor time: what a child is given before it counts as hanging
+PATIENCE = 10               # times its processor time a child may take on a slow disk or a busy machine
 SPARE_MEMORY = 6 << 30
+LEAST_MEMORY = 1 << 30      # with less, a lack of memory says nothing about the file
+LOOKS = 5                   # times a file is looked at again that changed meanwhile
+HANGS = -signal.SIGXCPU
+ENDED = {-signal.SIGKILL: "the system killed the process that checks it, most likely for want of memory",
+         -signal.SIGTERM: "the process that checks it was ended from outside"}
+
+Verdict = Literal["sound", "damaged", "not checked"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +41,21 @@ class Report:
     snapshots: int
     """Snapshots compared with their checksums, over all clocks."""
     problems: tuple[str, ...]
-    """What is wrong, in words; empty where all is well."""
+    """What is wrong, in words; empty where nothing is."""
     by_field: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Field (or "step, time, weight") -> the snapshots whose values are not what was written."""
+    unchecked: tuple[str, ...] = ()
+    """What could not be checked, and why, in words."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """"damaged" where something is not what was written, "not checked" where that could not be found out."""
+        return "damaged" if self.problems else "not checked" if self.unchecked else "sound"
 
     @property
     def ok(self) -> bool:
-        """Nothing was found."""
-        return not self.problems
+        """Everything was checked and is what was written."""
+        return self.verdict == "sound"
 
     @property
     def damaged(self) -> tuple[int, ...]:
@@ -48,7 +65,7 @@ class Report:
     def __str__(self) -> str:
         if self.ok:
             return f"{self.path}: {self.snapshots} snapshots, all as they were written"
-        return f"{self.path}: damaged\n" + "\n".join(f"  - {problem}" for problem in self.problems)
+        return f"{self.path}: {self.verdict}\n" + "\n".join(f"  - {x}" for x in (*self.problems, *self.unchecked))
 
 
 def verify(path: str | os.PathLike[str], *, timeout: float = 60.0) -> Report:
@@ -56,86 +73,135 @@ def verify(path: str | os.PathLike[str], *, timeout: float = 60.0) -> Report:
 
     Arguments:
         path: of the store; its further segments are found beside it.
-        timeout: seconds a file may take, and a second more for every 30 MB of it; a child that takes longer hangs.
+        timeout: seconds of a processor that a file may take, and a second more for every 30 MB of it: libhdf5 hangs where
+            a child needs longer. By the clock it may take ten times that.
 
     Returns:
-        a :class:`Report`; ``report.ok`` is false also where the file cannot be opened, or crashes or hangs libhdf5.
+        a :class:`Report`; ``report.verdict`` is "damaged" also where a file crashes or hangs libhdf5, and "not checked" where
+        the file cannot be opened, has no checksums, is written too fast to be followed, or memory, time or rights are
+        wanting.
     """
     from ensemblekit.store.segments import segments_of
 
     path = os.fspath(path)
     problems: list[str] = []
+    unchecked: list[str] = []
     damaged: dict[str, set[int]] = {}
     snapshots = 0
-    ends: dict[str, int] = {}
-    closed = False
+    before: dict[str, int] = {}     # clock -> committed snapshots in the files so far
     run = None
     for k, one in enumerate(segments_of(path)):
-        answer = _ask_child(one, timeout)
+        answer = _answer_at_rest(one, timeout)
         where = "" if k == 0 and one == path else f"{os.path.basename(one)}: "
         if k and answer.get("run") not in (None, run):
             continue        # a leftover of another run that no reader follows
         problems += [where + p for p in answer["problems"]]
+        unchecked += [where + p for p in answer["unchecked"]]
         snapshots += answer["snapshots"]
-        for name, rows in answer["damaged"].items():
-            damaged.setdefault(name, set()).update(rows)
+        for name, (clock, rows) in answer["damaged"].items():
+            numbers = [before.get(clock, 0) + row for row in rows]
+            damaged.setdefault(name, set()).update(numbers)
+            problems.append(f"{where}{name}: snapshots {_listed(numbers)} are not what was written")
+        counts = answer.get("counts")
+        if counts is None:      # what follows cannot be numbered; it is checked all the same
+            continue
         if k == 0:
-            run = answer.get("run")
-        elif not _continues(answer, ends, closed) or answer.get("segment", k) != k:
-            problems.append(f"{where}it does not continue the file before it: starts at {answer.get('starts')}, "
-                            f"where {ends} stood before")
-        ends, closed = answer.get("ends") or {}, answer.get("closed", False)
-    return Report(path, snapshots, tuple(problems), {name: tuple(sorted(rows)) for name, rows in damaged.items()})
+            run = answer["run"]
+        elif answer["segment"] != k or any(answer["starts"].get(c, 0) < n for c, n in before.items()):
+            problems.append(f"{where}it does not continue the file before it: it starts at {answer['starts']}, "
+                            f"where {before} snapshots stand before")
+        before = {c: before.get(c, 0) + n for c, n in counts.items()}
+    return Report(path, snapshots, tuple(problems), {name: tuple(sorted(rows)) for name, rows in damaged.items()},
+                  tuple(unchecked))
 
 
-def _continues(answer: Mapping[str, Any], ends: Mapping[str, int], closed: bool) -> bool:
-    """Whether a file begins where the one before it ends, or that one was cut back since (and closed again)."""
-    starts = answer.get("starts") or ends
-    return all(starts[c] == n or (starts[c] > n and closed) for c, n in ends.items())
+def _answer_at_rest(path: str, timeout: float) -> dict[str, Any]:
+    """What the child says of a file that nobody changed meanwhile, or that has nothing wrong all the same."""
+    for _ in range(LOOKS):
+        begun = _state(path)
+        answer = _ask_child(path, timeout)
+        if not (answer["problems"] or answer["damaged"]) or _state(path) == begun:
+            return answer
+    return {**answer, "problems": [], "damaged": {}, "unchecked": ["a writer changed it each time it was looked at; call again "
+                                                                   "when the writer pauses"]}
+
+
+def _state(path: str) -> tuple[int, ...]:
+    """Changes with every commit, cut and replacement of a file."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return ()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _ask_child(path: str, timeout: float) -> dict[str, Any]:
-    nothing: dict[str, Any] = {"problems": [], "damaged": {}, "snapshots": 0}
+    """The answer of :func:`check_file` in a child, or why there is none."""
     try:
-        size = os.stat(path).st_blocks * 512
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_blocks * 512
     except OSError as error:
-        return {**nothing, "problems": [f"cannot be read: {error}"]}
+        return _nothing(unchecked=f"cannot be read: {error.strerror or error}")
     here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")])),
                    "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    seconds = max(1, math.ceil(timeout + size / BYTES_PER_SECOND))
     try:
-        done = subprocess.run([sys.executable, "-m", "ensemblekit.store.verify", path], capture_output=True, text=True,
-                              timeout=timeout + size / BYTES_PER_SECOND, env=environment, stdin=subprocess.DEVNULL)
+        done = subprocess.run([sys.executable, "-m", "ensemblekit.store.verify", path, str(seconds)], capture_output=True,
+                              text=True, errors="replace", timeout=PATIENCE * seconds, env=environment,
+                              stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
-        return {**nothing, "problems": ["libhdf5 hangs on this file: its metadata are damaged"]}
+        return _nothing(unchecked=f"it could not be read within {PATIENCE * seconds} s: a slow disk, or a busy machine")
+    except (OSError, MemoryError) as error:
+        return _nothing(unchecked=f"no process could be started to check it: {error}")
+    return _answer_of(done, seconds)
+
+
+def _answer_of(done: Any, seconds: int) -> dict[str, Any]:
+    """What a child that has ended answered, or what its end says of the file."""
+    if done.returncode == HANGS:
+        return _nothing(f"libhdf5 hangs on this file (no end after {seconds} s of processor time): its metadata are damaged")
+    if done.returncode in ENDED:
+        return _nothing(unchecked=ENDED[done.returncode])
     if done.returncode < 0:
-        return {**nothing, "problems": [f"libhdf5 dies on this file (signal {-done.returncode}): its metadata are damaged"]}
+        return _nothing(f"libhdf5 dies on this file (signal {-done.returncode}): its metadata are damaged")
     try:
         return json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
         last = (done.stderr.strip().splitlines() or ["no answer"])[-1]
-        return {**nothing, "problems": [f"cannot be checked: {last}"]}
+        return _nothing(unchecked=f"the process that checks it could not do its work: {last}")
+
+
+def _nothing(problem: str = "", *, unchecked: str = "") -> dict[str, Any]:
+    """An answer without numbers."""
+    return {"problems": [problem] if problem else [], "unchecked": [unchecked] if unchecked else [], "damaged": {},
+            "snapshots": 0}
 
 
 def check_file(path: str) -> dict[str, Any]:
-    """What is wrong with one file; runs in the child."""
+    """What is wrong with one file, its snapshots counted from 0; runs in the child."""
     import h5py
     import hdf5plugin  # noqa: F401  (registers the filters)
 
     from ensemblekit.store.schema import CLOSED, SCHEMA, SCHEMA_SUM, Schema
 
-    answer: dict[str, Any] = {"problems": [], "damaged": {}, "snapshots": 0}
+    answer = _nothing()
     problems: list[str] = answer["problems"]
+    described = False
     try:
         with h5py.File(path, "r", locking=False) as f:
+            if "ensemblekit" not in f and "ensemblekit" not in f.attrs:
+                answer["unchecked"].append("another program's file: it has no checksums")
+                return answer
             if SCHEMA not in f or SCHEMA_SUM not in f or CLOSED not in f:
-                problems.append("no description by ensemblekit: another program's file (without checksums), or damaged")
+                problems.append("its description is missing")
                 return answer
             text = f[SCHEMA][...].tobytes()
             if int(f[SCHEMA_SUM][()]) != xxhash.xxh3_64_intdigest(text):
                 problems.append("the description of the store does not match its checksum")
                 return answer
             schema = Schema.from_json(text)
+            described = True
             problems += _head(f, schema)
             problems += _constants(f, schema)
             record = f[CLOSED][...]
@@ -143,8 +209,8 @@ def check_file(path: str) -> dict[str, Any]:
             for k, (clock, names) in enumerate(schema.clocks.items()):
                 n = _check_clock(f, schema, clock, names, record, k, answer)
                 counts.append(n)
-            answer.update(closed=bool(record.any()), run=schema.run, segment=schema.segment, starts=dict(schema.starts or {}),
-                          ends={c: (schema.starts or {})[c] + n for c, n in zip(schema.clocks, counts, strict=True)})
+            answer.update(run=schema.run, segment=schema.segment, starts=dict(schema.starts or {}),
+                          counts=dict(zip(schema.clocks, counts, strict=True)))
             if record.any():
                 from ensemblekit.store.hdf5 import closed_record
 
@@ -153,9 +219,21 @@ def check_file(path: str) -> dict[str, Any]:
                     problems.append("the record of the last clean close is damaged")
                 elif list(record[:-1]) != counts:
                     problems.append(f"{counts} snapshots are there, {record[:-1].tolist()} were at the last clean close")
+    except MemoryError as error:
+        if described or _memory() < LEAST_MEMORY:       # else a size in its metadata asks for it
+            return _nothing(unchecked=f"there is too little memory to check it: {error}")
+        problems.append(f"libhdf5 cannot read it: {type(error).__name__}: {error}")
     except Exception as error:
         problems.append(f"libhdf5 cannot read it: {type(error).__name__}: {error}")
     return answer
+
+
+def _memory() -> int:
+    """Bytes this process may map in all."""
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def _constants(f: Any, schema: Any) -> Iterator[str]:
@@ -217,10 +295,9 @@ def _check_clock(f: Any, schema: Any, clock: str, names: list[str], record: np.n
     if n > capacity or any(x > capacity for x in ahead):
         problems.append(f"clock {clock!r}: {n} snapshots, with room for {capacity}: the extents are damaged")
         return 0
-    if any(x != n for x in ahead) and (record.any() or len(ahead) > 2 or min(ahead) < n):
+    if min(ahead) < n or (record.any() and max(ahead) > n):     # while it is written the others may be ahead
         problems.append(f"clock {clock!r}: {n} snapshots, but its other datasets hold {sorted(ahead)}")
         n = min(n, *ahead)
-    start = (schema.starts or {})[clock]
     rows = sum(max(1, c.nbytes) for c in columns)
     step = max(1, READ_BYTES // rows)
     labels = [*names, "step, time, weight"]
@@ -235,12 +312,8 @@ def _check_clock(f: Any, schema: Any, clock: str, names: list[str], record: np.n
             meta[key] = d[a:b]
         wrong = checksums(values, meta, b - a) != sets[-1][a:b]
         for k in np.flatnonzero(wrong.any(axis=0)):
-            rows_hit = (start + a + np.flatnonzero(wrong[:, k])).tolist()
-            answer["damaged"].setdefault(labels[k], []).extend(rows_hit)
-    for label in labels:
-        hit = answer["damaged"].get(label)
-        if hit and hit[0] >= start:
-            problems.append(f"{label}: snapshots {_listed(hit)} are not what was written")
+            label = labels[k] if k < len(names) or len(schema.clocks) == 1 else f"{labels[k]} of {clock!r}"
+            answer["damaged"].setdefault(label, (clock, []))[1].extend((a + np.flatnonzero(wrong[:, k])).tolist())
     answer["snapshots"] += n
     return n
 
@@ -260,9 +333,12 @@ def _listed(rows: list[int]) -> str:
 def main() -> None:
     import resource
 
-    soft = SPARE_MEMORY + os.stat(sys.argv[1]).st_blocks * 512
-    resource.setrlimit(resource.RLIMIT_AS, (soft, soft))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for what, most in ((resource.RLIMIT_AS, SPARE_MEMORY + os.stat(sys.argv[1]).st_blocks * 512), (resource.RLIMIT_CORE, 0),
+                       (resource.RLIMIT_CPU, int(sys.argv[2]))):
+        soft, hard = resource.getrlimit(what)
+        for limit in (soft, hard):
+            most = most if limit == resource.RLIM_INFINITY else min(most, limit)
+        resource.setrlimit(what, (most, hard))
     print(json.dumps(check_file(sys.argv[1])))
     sys.stdout.flush()
     os._exit(0)     # not through libhdf5's clean-up, which damaged files can break too
