@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 
 from ensemblekit.errors import EnsemblekitError, StoreError
+from ensemblekit.store.metadata import Metadata, metadata_of
 
 FREE_BYTES = 64 << 20
 """Bytes that a file may have read at once, all in all, that do not stand in it: fill values, text packed tightly."""
@@ -65,6 +66,8 @@ class Look:
         self.at = ""
         self.steps = STEPS_AT_LEAST + self.real
         self.free = FREE_BYTES
+        self.metadata: Metadata | None = None
+        """HDF5's structures in the file, where they can be looked at; not with `external`, as they may be another file's."""
 
     def step(self) -> None:
         """One more link or chunk. Raises StoreError where there are more than the file's bytes can hold."""
@@ -104,12 +107,15 @@ def find(look: Look, start: Any, name: bytes, seen: tuple[bytes, ...] = ()) -> A
         look.step()
         if not isinstance(here, h5py.h5g.GroupID) or not here.links.exists(part):
             raise KeyError(f"there is no {look.at!r}")
-        kind = here.links.get_info(part).type
+        info = here.links.get_info(part)
+        kind = info.type
         if kind == h5py.h5l.TYPE_SOFT:
             if len(seen) >= DEEPEST:
                 raise StoreError(f"{look.path}: {look.at!r} is a link that leads to links without end")
             here = find(look, here, here.links.get_val(part), (*seen, name))
         elif kind == h5py.h5l.TYPE_HARD or look.external:
+            if look.metadata:
+                look.metadata.check_object(info.u)
             here = h5py.h5o.open(here, part)
         else:
             where = here.links.get_val(part)[0] if kind == h5py.h5l.TYPE_EXTERNAL else b"by a link of unknown kind"
@@ -165,7 +171,7 @@ def _check_beside(look: Look, file: str, source: str, seen: tuple[bytes, ...]) -
     if not os.path.isfile(beside) or "%" in source:
         return
     other = Look(beside)
-    with h5py.File(beside, "r", locking=False) as f:
+    with File(beside, other, locking=False) as f:
         try:
             find(other, h5py.h5g.open(f.id, b"/"), _absolute(source), seen)
         except KeyError:
@@ -234,8 +240,14 @@ class File(_Members, h5py.File):
     """A file that is open for reading under these rules."""
 
     def __init__(self, path: str, look: Look, **options: Any):
+        with open(path, "rb") as raw:
+            metadata = metadata_of(raw.fileno())
+            if metadata:
+                metadata.check_superblock()
         h5py.File.__init__(self, path, "r", **options)
         self._look = look
+        if metadata and not look.external:
+            look.metadata = Metadata(self.id.get_vfd_handle(), metadata.base)
 
 
 def wrapped(node: Any, look: Look) -> Any:
@@ -256,11 +268,11 @@ def walk(group: Any, look: Look, left_out: list[str] | None = None) -> Iterator[
     stack = [(b"", root)]
     while stack:
         prefix, here = stack.pop()
-        names: list[tuple[bytes, int]] = []
+        names: list[tuple[bytes, int, Any]] = []
 
-        def note(name: bytes, info: Any, names: list[tuple[bytes, int]] = names) -> None:
+        def note(name: bytes, info: Any, names: list[tuple[bytes, int, Any]] = names) -> None:
             look.step()
-            names.append((name, info.type))
+            names.append((name, info.type, info.u))
 
         look.at = prefix.decode("utf-8", "replace")[:LONGEST_NAME] or "/"
         try:
@@ -270,7 +282,7 @@ def walk(group: Any, look: Look, left_out: list[str] | None = None) -> Iterator[
                 raise
             left_out.append(f"{look.at!r} ({one_line(error)})")
         groups = []
-        for name, kind in names:
+        for name, kind, target in names:
             path = prefix + name
             look.at = path.decode("utf-8", "replace")[:LONGEST_NAME]
             try:
@@ -278,6 +290,8 @@ def walk(group: Any, look: Look, left_out: list[str] | None = None) -> Iterator[
                     raise look.outside(look.at, "by an external link")
                 if kind != h5py.h5l.TYPE_HARD:
                     continue        # what a soft link names is met under its own name
+                if look.metadata:
+                    look.metadata.check_object(target)
                 node = h5py.h5o.open(here, name)
                 address = h5py.h5o.get_info(node).addr
                 if address in visited:
@@ -297,12 +311,18 @@ def walk(group: Any, look: Look, left_out: list[str] | None = None) -> Iterator[
         stack += reversed(groups)
 
 
-def text_attribute(node: Any, name: str) -> str:
+def text_attribute(node: Any, name: str, look: Look) -> str:
     """An attribute that is text, "" where there is none or it is no short text."""
     if not h5py.h5a.exists(node.id, name.encode()):
         return ""
     held = h5py.h5a.open(node.id, name.encode())
     if held.get_storage_size() > UNIT_BYTES or math.prod(held.shape) != 1:
+        return ""
+    kind = held.get_type()
+    if isinstance(kind, h5py.h5t.TypeStringID):
+        if kind.is_variable_str() and look.metadata:
+            look.metadata.check_text(h5py.h5o.get_info(node.id).addr, name.encode(), UNIT_BYTES)
+    elif held.dtype.hasobject or kind.detect_class(h5py.h5t.VLEN):
         return ""
     value = np.asarray(node.attrs[name]).ravel()[0]
     return (value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))[:UNIT_BYTES]

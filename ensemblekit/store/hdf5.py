@@ -755,4 +755,4 @@ def _key(ticks: Ticks | None) -> Any:
 
 
 def _unit(node: Any) -> str:
-    return guarded.text_attribute(node, "unit")
+    return guarded.text_attribute(node, "unit", node._look)
