@@ -114,12 +114,13 @@ def open(path: _Any, mode: _Any = "r", *, as_: _Any = None, check: bool = False,
     return open_store(path, mode, as_=as_, check=check, external=external, **options)
 
 
-def verify(path: _Any, *, timeout: float = 60.0) -> _Any:
+def verify(path: _Any, *, timeout: float = 60.0, external: bool = False) -> _Any:
     """Compare a store with its checksums, with libhdf5 in a child process, as damage can crash or hang it.
 
     Returns a report: ``.ok``, ``.damaged`` (snapshots), ``.by_field``, ``.problems`` in words. A file that hangs for
-    `timeout` seconds, and a second more for every 30 MB of it, is damaged.
+    `timeout` seconds, and a second more for every 30 MB of it, is damaged; so is one that points to other files, unless
+    `external` says that they are to be read.
     """
     from ensemblekit.store.verify import verify
 
-    return verify(path, timeout=timeout)
+    return verify(path, timeout=timeout, external=external)

@@ -14,12 +14,12 @@ from ensemblekit.cli.console import heading, size, stdout, table
 
 Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="Stores, H5MD or plain HDF5 files.",
                                             show_default=False)]
+External = Annotated[bool, typer.Option("--external", help="Read also what a file points to in other files: for files you trust.")]
 DAMAGED, UNCHECKED = 3, 2
 COLORS = {"sound": "green", "damaged": "red", "not checked": "yellow"}
 
 
-def info(files: Files, external: Annotated[bool, typer.Option("--external", help="Read also what a file of another program "
-                                           "points to in other files: for files you trust.")] = False) -> None:
+def info(files: Files, external: External = False) -> None:
     """What is in a file: fields, shapes, units, snapshots, times, size on disk, where it comes from."""
     import ensemblekit as ek
 
@@ -88,7 +88,7 @@ def sizes(path: Path) -> tuple[int, int]:
     return getattr(stat, "st_blocks", -(-stat.st_size // 512)) * 512, stat.st_size
 
 
-def verify(files: Files) -> None:
+def verify(files: Files, external: External = False) -> None:
     """Check every snapshot against its checksum, and the schema.
 
     Exit code 0: all are sound; 3: something is damaged; 2: something could not be checked.
@@ -97,7 +97,7 @@ def verify(files: Files) -> None:
 
     verdicts = set()
     for file in files:
-        report = ek.verify(file)
+        report = ek.verify(file, external=external)
         verdicts.add(report.verdict)
         stdout.print(Text(report.verdict, f"bold {COLORS[report.verdict]}"), Text(file), soft_wrap=True)
         if not report.ok:

@@ -62,6 +62,8 @@ class Look:
     def __init__(self, path: str, external: bool = False):
         stat = os.stat(path)
         self.path, self.external = path, external
+        self.size = stat.st_size
+        # On the disk; a file system may pack them, or count them late.
         self.real = min(stat.st_size, getattr(stat, "st_blocks", stat.st_size) * 512) or stat.st_size
         self.at = ""
         self.steps = STEPS_AT_LEAST + self.real
@@ -87,10 +89,10 @@ class Look:
             return
         how = d.id.get_create_plist()
         if how.get_layout() == h5py.h5d.VIRTUAL or (self.external and how.get_external_count()):
-            stored = self.real if not self.external else nbytes
+            stored = self.size if not self.external else nbytes
         else:
-            stored = min(d.id.get_storage_size(), self.real)
-        if nbytes > stored * (DENSEST if how.get_nfilters() else 1):
+            stored = min(d.id.get_storage_size(), self.size)
+        if nbytes > stored * (DENSEST if how.get_nfilters() else 1) or (nbytes > self.real * DENSEST and not self.external):
             self.free -= nbytes
             if self.free < 0:
                 raise StoreError(f"{self.path}: {one_line(d.name)!r} says it has {nbytes} bytes (shape {d.shape}), where {stored} "
@@ -101,26 +103,31 @@ def find(look: Look, start: Any, name: bytes, seen: tuple[bytes, ...] = ()) -> A
     """The object of that name, link by link. Raises KeyError where there is none, StoreError where it is outside."""
     here = h5py.h5g.open(h5py.h5i.get_file_id(start), b"/") if name.startswith(b"/") else start
     look.at = name.decode("utf-8", "replace")[:LONGEST_NAME]
+    elsewhere = True
     for part in name.split(b"/"):
         if part in (b"", b"."):
             continue
         look.step()
-        if not isinstance(here, h5py.h5g.GroupID) or not here.links.exists(part):
+        if not isinstance(here, h5py.h5g.GroupID):
             raise KeyError(f"there is no {look.at!r}")
-        info = here.links.get_info(part)
+        try:
+            info = here.links.get_info(part)
+        except (KeyError, RuntimeError):
+            if here.links.exists(part):     # and yet it cannot be read
+                raise
+            raise KeyError(f"there is no {look.at!r}") from None
         kind = info.type
         if kind == h5py.h5l.TYPE_SOFT:
             if len(seen) >= DEEPEST:
                 raise StoreError(f"{look.path}: {look.at!r} is a link that leads to links without end")
             here = find(look, here, here.links.get_val(part), (*seen, name))
         elif kind == h5py.h5l.TYPE_HARD or look.external:
-            if look.metadata:
-                look.metadata.check_object(info.u)
+            elsewhere = look.metadata is None or look.metadata.check_object(info.u)
             here = h5py.h5o.open(here, part)
         else:
             where = here.links.get_val(part)[0] if kind == h5py.h5l.TYPE_EXTERNAL else b"by a link of unknown kind"
             raise look.outside(name.decode("utf-8", "replace"), where.decode("utf-8", "replace"))
-    if isinstance(here, h5py.h5d.DatasetID):
+    if elsewhere and isinstance(here, h5py.h5d.DatasetID):
         check_sources(look, here, name, seen)
     return here
 
@@ -336,3 +343,11 @@ def number_attribute(node: Any, name: str) -> float:
     if held.get_storage_size() > 64 or math.prod(held.shape) != 1 or held.dtype.kind not in "biuf":
         raise StoreError(f"{one_line(node.name)!r}: its attribute {name!r} is no number")
     return np.asarray(node.attrs[name]).ravel()[0].item()
+
+
+def small_attribute(node: Any, name: str) -> Any:
+    """An attribute of numbers or of text of fixed length. Raises StoreError where it is missing or another."""
+    held = h5py.h5a.open(node.id, name.encode()) if h5py.h5a.exists(node.id, name.encode()) else None
+    if held is None or held.get_storage_size() > UNIT_BYTES or held.dtype.kind not in "biufS":
+        raise StoreError(f"{one_line(node.name)!r}: its attribute {name!r} is missing, or no short row of numbers or text")
+    return node.attrs[name]

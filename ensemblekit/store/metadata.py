@@ -16,10 +16,13 @@ from typing import Any
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 STORED_OUTSIDE, LAYOUT, ATTRIBUTE, CONTINUATION, SYMBOL_TABLE, ATTRIBUTES_ELSEWHERE = 0x07, 0x08, 0x0C, 0x10, 0x11, 0x15
+LEADING = {STORED_OUTSIDE, LAYOUT, SYMBOL_TABLE}
+PLAIN = {b"\3\0", b"\3\1", b"\3\2"}     # layouts of values in this file
 BLOCK = 512                     # bytes that every HDF5 file of use has
 LARGEST_HEADER = 16 << 20       # bytes of one object's header
 LARGEST_HEAP = 64 << 20         # bytes of one collection of texts
 MOST_SEARCHED = 64 << 20        # bytes of a file in which collections are searched
+FARTHEST = 1 << 62
 UNDEFINED = (1 << 64) - 1
 
 
@@ -41,13 +44,12 @@ class Metadata:
     def __init__(self, fd: int, base: int):
         self.fd, self.base = fd, base
         self.seen: set[int] = set()         # objects that were looked at
+        self.elsewhere: set[int] = set()    # objects whose values may stand elsewhere
         self.nodes: set[int] = set()        # of trees: each has one parent
 
     def read(self, at: int, n: int) -> bytes:
         at += self.base
-        if at + n > BLOCK and at + n > os.fstat(self.fd).st_size:       # asked each time, as the file may grow
-            raise ValueError(f"{n} bytes at {at} lie behind the end of the file")
-        data = os.pread(self.fd, n, at)
+        data = b"" if at > FARTHEST else os.pread(self.fd, n, at)
         if len(data) < n:
             raise ValueError(f"{n} bytes at {at} lie behind the end of the file")
         return data
@@ -69,13 +71,15 @@ class Metadata:
                 self.check_object(extension)
         self.check_object(root)
 
-    def check_object(self, address: int) -> None:
-        """Look at an object's header and at what it leads to. Raises ValueError."""
+    def check_object(self, address: int) -> bool:
+        """Look at an object's header and at what it leads to: whether its values may stand elsewhere. Raises ValueError."""
         if address in self.seen:
-            return
+            return address in self.elsewhere
         self.seen.add(address)
         for kind, flags, data in self.messages(address):
-            if flags & 2:       # it stands elsewhere, in a structure with a checksum
+            if kind == STORED_OUTSIDE or (kind == LAYOUT and data[:2] not in PLAIN):
+                self.elsewhere.add(address)
+            if kind not in LEADING or flags & 2:       # a shared one stands in a structure with a checksum
                 continue
             if kind == LAYOUT and len(data) >= 14 and data[0] >= 3:
                 if data[:2] == b"\4\3":
@@ -91,6 +95,7 @@ class Metadata:
                 self.check_names(heap)
             elif kind == STORED_OUTSIDE and len(data) >= 16:
                 self.check_names(struct.unpack_from("<Q", data, 8)[0])
+        return address in self.elsewhere
 
     def messages(self, address: int) -> Iterator[tuple[int, int, bytes]]:
         """(kind, flags, bytes) of each message of an object header of either version."""

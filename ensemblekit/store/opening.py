@@ -26,7 +26,7 @@ def open_store(path: Any, mode: Literal["r", "a"] = "r", *, as_: Literal["run", 
         from ensemblekit.store.verify import verify
 
         for one in paths:
-            report = verify(one)
+            report = verify(one, external=external)
             if not report.ok:
                 raise (StoreDamagedError if report.verdict == "damaged" else StoreError)(str(report))
     if len(paths) == 1 and as_ != "replicas":

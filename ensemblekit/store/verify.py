@@ -20,6 +20,8 @@ from typing import Any, Literal
 import numpy as np
 import xxhash
 
+from ensemblekit.errors import StoreError
+
 READ_BYTES = 32 << 20
 BYTES_PER_SECOND = 30e6     # of processor time: what a child is given before it counts as hanging
 PATIENCE = 10               # times its processor time a child may take on a slow disk or a busy machine
@@ -68,7 +70,7 @@ class Report:
         return f"{self.path}: {self.verdict}\n" + "\n".join(f"  - {x}" for x in (*self.problems, *self.unchecked))
 
 
-def verify(path: str | os.PathLike[str], *, timeout: float = 60.0) -> Report:
+def verify(path: str | os.PathLike[str], *, timeout: float = 60.0, external: bool = False) -> Report:
     """Compare a store with its checksums.
 
     Arguments:
@@ -91,7 +93,7 @@ def verify(path: str | os.PathLike[str], *, timeout: float = 60.0) -> Report:
     before: dict[str, int] = {}     # clock -> committed snapshots in the files so far
     run = None
     for k, one in enumerate(segments_of(path)):
-        answer = _answer_at_rest(one, timeout)
+        answer = _answer_at_rest(one, timeout, external)
         where = "" if k == 0 and one == path else f"{os.path.basename(one)}: "
         if k and answer.get("run") not in (None, run):
             continue        # a leftover of another run that no reader follows
@@ -115,11 +117,11 @@ def verify(path: str | os.PathLike[str], *, timeout: float = 60.0) -> Report:
                   tuple(unchecked))
 
 
-def _answer_at_rest(path: str, timeout: float) -> dict[str, Any]:
+def _answer_at_rest(path: str, timeout: float, external: bool) -> dict[str, Any]:
     """What the child says of a file that nobody changed meanwhile, or that has nothing wrong all the same."""
     for _ in range(LOOKS):
         begun = _state(path)
-        answer = _ask_child(path, timeout)
+        answer = _ask_child(path, timeout, external)
         if not (answer["problems"] or answer["damaged"]) or _state(path) == begun:
             return answer
     return {**answer, "problems": [], "damaged": {}, "unchecked": ["a writer changed it each time it was looked at; call again "
@@ -135,7 +137,7 @@ def _state(path: str) -> tuple[int, ...]:
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
-def _ask_child(path: str, timeout: float) -> dict[str, Any]:
+def _ask_child(path: str, timeout: float, external: bool = False) -> dict[str, Any]:
     """The answer of :func:`check_file` in a child, or why there is none."""
     try:
         with open(path, "rb") as file:
@@ -147,9 +149,9 @@ def _ask_child(path: str, timeout: float) -> dict[str, Any]:
                    "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     seconds = max(1, math.ceil(timeout + size / BYTES_PER_SECOND))
     try:
-        done = subprocess.run([sys.executable, "-m", "ensemblekit.store.verify", path, str(seconds)], capture_output=True,
-                              text=True, errors="replace", timeout=PATIENCE * seconds, env=environment,
-                              stdin=subprocess.DEVNULL)
+        done = subprocess.run([sys.executable, "-m", "ensemblekit.store.verify", path, str(seconds),
+                               *(["external"] if external else [])], capture_output=True, text=True, errors="replace",
+                              timeout=PATIENCE * seconds, env=environment, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
         return _nothing(unchecked=f"it could not be read within {PATIENCE * seconds} s: a slow disk, or a busy machine")
     except (OSError, MemoryError) as error:
@@ -178,23 +180,27 @@ def _nothing(problem: str = "", *, unchecked: str = "") -> dict[str, Any]:
             "snapshots": 0}
 
 
-def check_file(path: str) -> dict[str, Any]:
+def check_file(path: str, external: bool = False) -> dict[str, Any]:
     """What is wrong with one file, its snapshots counted from 0; runs in the child."""
-    import h5py
     import hdf5plugin  # noqa: F401  (registers the filters)
 
-    from ensemblekit.store.schema import CLOSED, SCHEMA, SCHEMA_SUM, Schema
+    from ensemblekit.store import guarded
+    from ensemblekit.store.schema import CLOSED, LARGEST_SCHEMA, SCHEMA, SCHEMA_SUM, Schema
 
     answer = _nothing()
     problems: list[str] = answer["problems"]
     described = False
     try:
-        with h5py.File(path, "r", locking=False) as f:
+        look = guarded.Look(path, external)
+        with guarded.File(path, look, locking=False) as f:
             if "ensemblekit" not in f and "ensemblekit" not in f.attrs:
                 answer["unchecked"].append("another program's file: it has no checksums")
                 return answer
             if SCHEMA not in f or SCHEMA_SUM not in f or CLOSED not in f:
                 problems.append("its description is missing")
+                return answer
+            if f[SCHEMA].dtype != np.uint8 or math.prod(f[SCHEMA].shape) > LARGEST_SCHEMA:
+                problems.append(f"its description is {f[SCHEMA].dtype} of shape {f[SCHEMA].shape}")
                 return answer
             text = f[SCHEMA][...].tobytes()
             if int(f[SCHEMA_SUM][()]) != xxhash.xxh3_64_intdigest(text):
@@ -223,8 +229,10 @@ def check_file(path: str) -> dict[str, Any]:
         if described or _memory() < LEAST_MEMORY:       # else a size in its metadata asks for it
             return _nothing(unchecked=f"there is too little memory to check it: {error}")
         problems.append(f"libhdf5 cannot read it: {type(error).__name__}: {error}")
+    except StoreError as error:
+        problems.append(guarded.one_line(error).removeprefix(f"{path}: "))
     except Exception as error:
-        problems.append(f"libhdf5 cannot read it: {type(error).__name__}: {error}")
+        problems.append(f"libhdf5 cannot read it: {type(error).__name__}: {guarded.one_line(error)}")
     return answer
 
 
@@ -249,15 +257,17 @@ def _constants(f: Any, schema: Any) -> Iterator[str]:
 
 def _head(f: Any, schema: Any) -> Iterator[str]:
     """What other programs go by, beside the datasets."""
+    from ensemblekit.store.guarded import small_attribute
     from ensemblekit.store.schema import PARTICLES
 
-    if list(f["h5md"].attrs["version"]) != [1, 1]:
+    if list(small_attribute(f["h5md"], "version")) != [1, 1]:
         yield "the H5MD version is not 1.1"
     kinds = {field.kind for field in schema.fields.values()}
     if kinds - {"observable"}:
-        box = f[f"{PARTICLES}/box"].attrs
+        box = f[f"{PARTICLES}/box"]
         want = b"periodic" if "box" in kinds else b"none"
-        if int(box["dimension"]) != 3 or [bytes(x) for x in box["boundary"]] != [want] * 3:
+        if int(small_attribute(box, "dimension")) != 3 or \
+                [bytes(x) for x in small_attribute(box, "boundary")] != [want] * 3:
             yield "the box's dimension or boundary changed"
         if sorted(f["particles"]) != ["trajectory"]:
             yield f"other groups of particles appeared: {sorted(f['particles'])}"
@@ -266,6 +276,8 @@ def _head(f: Any, schema: Any) -> Iterator[str]:
 def _check_clock(f: Any, schema: Any, clock: str, names: list[str], record: np.ndarray, index: int,
                  answer: dict[str, Any]) -> int:
     import h5py
+
+    from ensemblekit.store.guarded import text_attribute
 
     problems: list[str] = answer["problems"]
     columns = schema.columns(clock, max(1, (schema.capacity or {})[clock]))
@@ -276,9 +288,8 @@ def _check_clock(f: Any, schema: Any, clock: str, names: list[str], record: np.n
             return 0
         d = f[column.path]
         sets.append(d)
-        unit = d.attrs.get("unit", "")
         for what, got, want in (("shape", d.shape[1:], column.shape), ("type", d.dtype, column.dtype),
-                                ("unit", str(unit), column.unit), ("chunks", d.chunks, column.chunk),
+                                ("unit", text_attribute(d, "unit", f._look), column.unit), ("chunks", d.chunks, column.chunk),
                                 ("axes", d.maxshape, (None, *column.shape))):
             if got != want:
                 problems.append(f"{column.path}: its {what} is {got}, it was written as {want}")
@@ -298,6 +309,8 @@ def _check_clock(f: Any, schema: Any, clock: str, names: list[str], record: np.n
     if min(ahead) < n or (record.any() and max(ahead) > n):     # while it is written the others may be ahead
         problems.append(f"clock {clock!r}: {n} snapshots, but its other datasets hold {sorted(ahead)}")
         n = min(n, *ahead)
+    for d in sets:
+        f._look.check_size(d)
     rows = sum(max(1, c.nbytes) for c in columns)
     step = max(1, READ_BYTES // rows)
     labels = [*names, "step, time, weight"]
@@ -339,7 +352,7 @@ def main() -> None:
         for limit in (soft, hard):
             most = most if limit == resource.RLIM_INFINITY else min(most, limit)
         resource.setrlimit(what, (most, hard))
-    print(json.dumps(check_file(sys.argv[1])))
+    print(json.dumps(check_file(sys.argv[1], "external" in sys.argv[3:])))
     sys.stdout.flush()
     os._exit(0)     # not through libhdf5's clean-up, which damaged files can break too
 
