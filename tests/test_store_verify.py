@@ -103,7 +103,7 @@ def test_a_live_writer_is_no_damage(tmp_path):
     assert ek.verify(path).verdict == "sound"
 
 
-@pytest.mark.parametrize("limit", [5_000_000_000, 250_000_000])
+@pytest.mark.parametrize("limit", [5_000_000_000, 100_000_000])
 def test_a_limit_on_memory_is_no_damage(tmp_path, limit):
     path = tmp_path / "run.h5"
     with ek.create(path, {"x": ek.Field((3,))}) as store:

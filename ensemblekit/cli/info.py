@@ -14,7 +14,8 @@ from ensemblekit.cli.console import heading, size, stdout, table
 
 Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="Stores, H5MD or plain HDF5 files.",
                                             show_default=False)]
-External = Annotated[bool, typer.Option("--external", help="Read also what a file points to in other files: for files you trust.")]
+External = Annotated[bool, typer.Option("--external", help="Read also what a file points to in other files: "
+                                           "for files you trust.")]
 DAMAGED, UNCHECKED = 3, 2
 COLORS = {"sound": "green", "damaged": "red", "not checked": "yellow"}
 

@@ -78,8 +78,8 @@ class Look:
             raise StoreError(f"{self.path}: {self.at!r} has more parts than {self.real} bytes can hold; it is not read")
 
     def outside(self, name: str, where: object) -> StoreError:
-        return StoreError(f"{self.path}: {one_line(name)[:LONGEST_NAME]!r} points to another file, {one_line(where)!r}. Nothing "
-                          "outside a file is read unless you trust it and pass external=True")
+        return StoreError(f"{self.path}: {one_line(name)[:LONGEST_NAME]!r} points to another file, {one_line(where)!r}. "
+                          "Nothing outside a file is read unless you trust it and pass external=True")
 
     def check_size(self, d: h5py.Dataset) -> None:
         """Raise StoreError where all values of a dataset are more than its bytes in the file can be."""
@@ -95,8 +95,8 @@ class Look:
         if nbytes > stored * (DENSEST if how.get_nfilters() else 1) or (nbytes > self.real * DENSEST and not self.external):
             self.free -= nbytes
             if self.free < 0:
-                raise StoreError(f"{self.path}: {one_line(d.name)!r} says it has {nbytes} bytes (shape {d.shape}), where {stored} "
-                                 "stand in the file; it is not read as a whole")
+                raise StoreError(f"{self.path}: {one_line(d.name)!r} says it has {nbytes} bytes (shape {d.shape}), where "
+                                 f"{stored} stand in the file; it is not read as a whole")
 
 
 def find(look: Look, start: Any, name: bytes, seen: tuple[bytes, ...] = ()) -> Any:

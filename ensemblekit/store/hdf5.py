@@ -25,7 +25,18 @@ from ensemblekit.errors import EnsemblekitError, StoreDamagedError, StoreError
 from ensemblekit.source import Field
 from ensemblekit.store import guarded
 from ensemblekit.store.guarded import Look, door, one_line
-from ensemblekit.store.schema import CLOSED, CONSTANTS, LARGEST_SCHEMA, MAIN, PADDING, PARTICLES, SCHEMA, SCHEMA_SUM, Column, Schema
+from ensemblekit.store.schema import (
+    CLOSED,
+    CONSTANTS,
+    LARGEST_SCHEMA,
+    MAIN,
+    PADDING,
+    PARTICLES,
+    SCHEMA,
+    SCHEMA_SUM,
+    Column,
+    Schema,
+)
 
 lock = threading.RLock()        # libhdf5 can crash where two threads open and read files at once
 
@@ -313,8 +324,8 @@ def read_layout(path: str) -> Layout | None:
             return None
         described = f[SCHEMA]
         if described.dtype != np.uint8 or described.ndim != 1 or len(described) > LARGEST_SCHEMA:
-            raise StoreDamagedError(f"{path}: {SCHEMA!r} is {described.dtype} of shape {described.shape}, where a description is "
-                                    f"up to {LARGEST_SCHEMA} bytes of text")
+            raise StoreDamagedError(f"{path}: {SCHEMA!r} is {described.dtype} of shape {described.shape}, where a description "
+                                    f"is up to {LARGEST_SCHEMA} bytes of text")
         text = described[...].tobytes()
         if int(f[SCHEMA_SUM][()]) != xxhash.xxh3_64_intdigest(text):
             raise StoreDamagedError(f"{path}: the description of the store does not match its checksum. "
@@ -331,7 +342,8 @@ def read_layout(path: str) -> Layout | None:
                 datasets[column.path] = _fitting(path, column, _locate(f, column.path, raw, identity.size))
         closed = f[CLOSED]
         if closed.dtype != np.dtype("<u8") or closed.shape != (len(schema.clocks) + 1,):
-            raise StoreDamagedError(f"{path}: {CLOSED!r} is {closed.dtype} of shape {closed.shape}, not the counts of its clocks")
+            raise StoreDamagedError(f"{path}: {CLOSED!r} is {closed.dtype} of shape {closed.shape}, not the counts "
+                                    "of its clocks")
         datasets[CLOSED] = Dataset(CLOSED, closed.shape, closed.dtype, "", closed.id.get_offset(), 8, closed.shape[0],
                                    None)
         return Layout(path, schema, datasets, identity)
@@ -439,8 +451,8 @@ def _open(path: str, look: Look) -> guarded.File:
 def _fitting(path: str, column: Column, found: Dataset) -> Dataset:
     """The dataset of a column, or a StoreDamagedError where it is not what the description says."""
     if found.shape[1:] != column.shape or len(found.shape) != len(column.shape) + 1 or found.dtype != column.dtype:
-        raise StoreDamagedError(f"{path}: {column.path!r} is {found.dtype} of shape {found.shape}; the description of the store "
-                                f"says {column.dtype} of (snapshots, {', '.join(map(str, column.shape))})")
+        raise StoreDamagedError(f"{path}: {column.path!r} is {found.dtype} of shape {found.shape}; the description of the "
+                                f"store says {column.dtype} of (snapshots, {', '.join(map(str, column.shape))})")
     return found
 
 

@@ -12,7 +12,6 @@ import mmap
 import os
 import struct
 from collections.abc import Iterator
-from typing import Any
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 STORED_OUTSIDE, LAYOUT, ATTRIBUTE, CONTINUATION, SYMBOL_TABLE, ATTRIBUTES_ELSEWHERE = 0x07, 0x08, 0x0C, 0x10, 0x11, 0x15
@@ -39,7 +38,7 @@ def metadata_of(fd: int) -> Metadata | None:
 
 
 class Metadata:
-    """The structures of one open file, of addresses and lengths of 8 bytes each. Errors are ValueErrors that say what is wrong."""
+    """The structures of one open file, of addresses and lengths of 8 bytes each. Errors are ValueErrors."""
 
     def __init__(self, fd: int, base: int):
         self.fd, self.base = fd, base
@@ -132,7 +131,7 @@ class Metadata:
                 at += entry + size
 
     def check_text(self, address: int, name: bytes, most: int) -> None:
-        """Look at where the text of any length of an object's attribute stands. Raises ValueError; or where it is longer than `most`."""
+        """Look at where the text of an attribute stands. Raises ValueError, also where it is longer than `most` bytes."""
         for kind, flags, data in self.messages(address):
             outside = kind == ATTRIBUTES_ELSEWHERE and data[2 + 2 * (data[1] & 1):][:8] != b"\xff" * 8
             if outside or (kind == ATTRIBUTE and flags & 2):
@@ -149,10 +148,10 @@ class Metadata:
                 raise ValueError(f"the attribute {name!r} is cut off")
             length, collection, number = struct.unpack_from("<IQI", value)
             if length > min(most, self.check_heap(collection).get(number, 0)):
-                raise ValueError(f"the attribute {name!r} says it has {length} bytes, which do not stand in the file or are too many")
+                raise ValueError(f"the attribute {name!r} says it has {length} bytes, which are too many or not in the file")
 
     def check_all_texts(self) -> None:
-        """Look at every collection of texts of a file that is not large, as it is not known which is meant. Raises ValueError."""
+        """Look at every collection of texts of a file that is not large, where it is not known which one is meant."""
         if 0 in self.seen or os.fstat(self.fd).st_size > MOST_SEARCHED:
             return
         self.seen.add(0)
@@ -163,7 +162,7 @@ class Metadata:
                 at = whole.find(b"GCOL\1\0\0\0", at + 8)
 
     def check_heap(self, address: int) -> dict[int, int]:
-        """Number -> bytes of the entries of a collection ("global heap"). Raises ValueError where a walk over it does not end."""
+        """Number -> bytes of the entries of a collection ("global heap"). Raises ValueError where a walk does not end."""
         if address in (0, UNDEFINED):
             return {}
         head = self.read(address, 16)

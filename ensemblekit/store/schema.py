@@ -166,7 +166,8 @@ def _counts(record: Any, name: str, clocks: Any, most: int = MOST_ROWS) -> dict[
     counts = _wanted(record, name, dict)
     for clock in clocks:
         if not 0 <= _wanted(counts, clock, int) <= most:
-            raise StoreDamagedError(f"the description of this store says {name} {counts[clock]} of {clock!r}, beyond 0 to {most}")
+            raise StoreDamagedError(f"the description of this store says {name} {counts[clock]} of {clock!r}, "
+                                     f"beyond 0 to {most}")
     return counts
 
 
@@ -187,22 +188,24 @@ def _checked(record: Any) -> dict[str, Any]:
         dtype = _wanted(f, "dtype", str)
         if re.fullmatch(r"[<>|=]?[biufc]\d{1,2}|[?]", dtype) is None:
             raise StoreDamagedError(f"the description of this store says field {name!r} has dtype {dtype[:40]!r}")
-        fields[name] = Field(tuple(shape), np.dtype(dtype), _wanted(f, "unit", str), _wanted(f, "kind", str),   # type: ignore[arg-type]
+        fields[name] = Field(tuple(shape), np.dtype(dtype), _wanted(f, "unit", str), _wanted(f, "kind", str),
                              _wanted(f, "clock", str), _wanted(f, "finite", bool))
         if fields[name].kind not in KINDS:
             raise StoreDamagedError(f"the description of this store says field {name!r} is of kind {fields[name].kind[:40]!r}")
     fields = check_fields(fields)
-    if sum(f.nbytes for f in fields.values()) > MOST_SNAPSHOT_BYTES:
-        raise StoreDamagedError(f"the description of this store says a snapshot has {sum(f.nbytes for f in fields.values())} bytes")
+    nbytes = sum(f.nbytes for f in fields.values())
+    if nbytes > MOST_SNAPSHOT_BYTES:
+        raise StoreDamagedError(f"the description of this store says a snapshot has {nbytes} bytes")
     clocks = {f.clock for f in fields.values()}
-    constants = None if record.get("constants") is None else _wanted(record, "constants", dict)
-    for name in constants or {}:
+    constants: dict[str, int] | None = None if record.get("constants") is None else _wanted(record, "constants", dict)
+    for name, digest in (constants or {}).items():
         if not 0 <= _wanted(constants, name, int) < 1 << 64:
-            raise StoreDamagedError(f"the description of this store says constant {name!r} has checksum {constants[name]}")
+            raise StoreDamagedError(f"the description of this store says constant {name!r} has checksum {digest}")
         _check_constant_name(name)
     return {"fields": fields, "run": _wanted(record, "run", str), "replica": _wanted(record, "replica", str, type(None)),
             "time_unit": _wanted(record, "time_unit", str), "provenance": _wanted(record, "provenance", dict),
-            "author": _wanted(record, "author", str), "segment": _counts({"segment": record}, "segment", ["segment"], MOST_FILES)["segment"],
+            "author": _wanted(record, "author", str),
+            "segment": _counts({"segment": record}, "segment", ["segment"], MOST_FILES)["segment"],
             "starts": _counts(record, "starts", clocks), "capacity": _counts(record, "capacity", clocks),
             "in_place": _wanted(record, "in_place", bool), "sealed": _wanted(record, "sealed", bool),
             "compression": record["compression"], "constants": constants}

@@ -546,8 +546,8 @@ class Store:
         for column in schema.columns(clock, (schema.capacity or {})[clock]):
             rows = layout.datasets[column.path].rows
             if n > rows:
-                raise StoreDamagedError(f"{layout.path}: {n} snapshots of clock {clock!r}, where {column.path!r} has {rows} rows: "
-                                        "the extents are damaged. `ensemblekit verify` says more")
+                raise StoreDamagedError(f"{layout.path}: {n} snapshots of clock {clock!r}, where {column.path!r} has {rows} "
+                                        "rows: the extents are damaged. `ensemblekit verify` says more")
         return n
 
     def _make_table(self, clock: str, counts: Sequence[int]) -> Table:
