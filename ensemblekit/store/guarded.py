@@ -146,9 +146,9 @@ def check_sources(look: Look, d: Any, name: bytes, seen: tuple[bytes, ...] = ())
         look.step()
         sources.add((how.get_virtual_filename(k), how.get_virtual_dsetname(k)))
     for file, source in sources:
+        if "%" in file + source and not look.external:      # stands for names that are made as the dataset grows
+            raise look.outside(name.decode("utf-8", "replace"), f"{file} {source}")
         if file == ".":
-            if "%" in source and not look.external:
-                raise look.outside(name.decode("utf-8", "replace"), source)
             try:
                 find(look, h5py.h5g.open(h5py.h5i.get_file_id(d), b"/"), _absolute(source), (*seen, name))
             except KeyError:
@@ -175,7 +175,7 @@ def _is_of_its_store(path: str, file: str) -> bool:
 
 def _check_beside(look: Look, file: str, source: str, seen: tuple[bytes, ...]) -> None:
     beside = os.path.join(os.path.dirname(os.path.abspath(look.path)), file)
-    if not os.path.isfile(beside) or "%" in source:
+    if not os.path.isfile(beside):
         return
     other = Look(beside)
     with File(beside, other, locking=False) as f:
