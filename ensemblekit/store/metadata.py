@@ -21,6 +21,8 @@ BLOCK = 512                     # bytes that every HDF5 file of use has
 LARGEST_HEADER = 16 << 20       # bytes of one object's header
 LARGEST_HEAP = 64 << 20         # bytes of one collection of texts
 MOST_SEARCHED = 64 << 20        # bytes of a file in which collections are searched
+MOST_SUMMED = 1 << 20          # bytes of which a checksum is made here, as that is slow
+WORD = 0xFFFFFFFF
 FARTHEST = 1 << 62
 UNDEFINED = (1 << 64) - 1
 
@@ -82,7 +84,7 @@ class Metadata:
                 continue
             if kind == LAYOUT and len(data) >= 14 and data[0] >= 3:
                 if data[:2] == b"\4\3":
-                    self.check_heap(struct.unpack_from("<Q", data, 2)[0])
+                    self.check_sources(*struct.unpack_from("<QI", data, 2))
                 elif data[:2] == b"\3\2":
                     rank, root = struct.unpack_from("<BQ", data, 2)
                     self.check_tree(root, 1, 8 + 8 * rank)
@@ -147,7 +149,7 @@ class Metadata:
             if len(value) < 16:
                 raise ValueError(f"the attribute {name!r} is cut off")
             length, collection, number = struct.unpack_from("<IQI", value)
-            if length > min(most, self.check_heap(collection).get(number, 0)):
+            if length > min(most, self.check_heap(collection).get(number, (0, 0))[1]):
                 raise ValueError(f"the attribute {name!r} says it has {length} bytes, which are too many or not in the file")
 
     def check_all_texts(self) -> None:
@@ -161,15 +163,25 @@ class Metadata:
                 self.check_heap(at - self.base)
                 at = whole.find(b"GCOL\1\0\0\0", at + 8)
 
-    def check_heap(self, address: int) -> dict[int, int]:
-        """Number -> bytes of the entries of a collection ("global heap"). Raises ValueError where a walk does not end."""
+    def check_sources(self, address: int, number: int) -> None:
+        """Look at the sources of a virtual dataset, which libhdf5 takes apart before it compares their checksum."""
+        begin, length = self.check_heap(address).get(number, (0, 0))
+        if not 0 < length <= MOST_SUMMED:
+            return
+        block = self.read(address + begin, length)
+        if len(block) < 4 or checksum(block[:-4]) != int.from_bytes(block[-4:], "little"):
+            raise ValueError("the sources of its virtual dataset are damaged")
+
+    def check_heap(self, address: int) -> dict[int, tuple[int, int]]:
+        """Number -> (place, bytes) of the entries of a collection ("global heap"). Raises ValueError where a walk does not end."""
         if address in (0, UNDEFINED):
             return {}
         head = self.read(address, 16)
         size = int.from_bytes(head[8:], "little")
         if head[:4] != b"GCOL" or not 16 <= size <= LARGEST_HEAP:
             raise ValueError(f"no collection of texts stands at {address}")
-        body, at, found = self.read(address, size), 16, {}
+        body, at = self.read(address, size), 16
+        found: dict[int, tuple[int, int]] = {}
         while at + 16 <= size:
             number, _, length = struct.unpack_from("<HH4xQ", body, at)
             # The entry of number 0 is what is free, itself and all; one that says 0 would be walked forever.
@@ -177,7 +189,7 @@ class Metadata:
             if step < (16 if number else 1) or at + step > size or number in found:
                 raise ValueError(f"the collection of texts at {address} is damaged")
             if number:
-                found[number] = length
+                found[number] = at + 16, length
             at += step
         return found
 
@@ -209,3 +221,25 @@ class Metadata:
             if level:
                 body = self.read(address + 24, entries * (key + 8))
                 below += [(int.from_bytes(body[at:at + 8], "little"), level - 1) for at in range(key, len(body), key + 8)]
+
+
+def checksum(data: bytes) -> int:
+    """Jenkins' lookup3 hash of HDF5's metadata."""
+    def turned(x: int, k: int) -> int:
+        return (x << k | x >> (32 - k)) & WORD
+
+    a = b = c = (0xDEADBEEF + len(data)) & WORD
+    if not data:
+        return c
+    last = (len(data) - 1) // 12 * 12
+    for x, y, z in struct.iter_unpack("<3I", data[:last]):
+        a, b, c = (a + x) & WORD, (b + y) & WORD, (c + z) & WORD
+        for k in (4, 6, 8, 16, 19, 4):      # the three change places each time
+            a, c = ((a - c) & WORD) ^ turned(c, k), (c + b) & WORD
+            a, b, c = b, c, a
+    x, y, z = struct.unpack("<3I", data[last:].ljust(12, b"\0"))
+    a, b, c = (a + x) & WORD, (b + y) & WORD, (c + z) & WORD
+    for k in (14, 11, 25, 16, 4, 14, 24):
+        c = ((c ^ b) - turned(b, k)) & WORD
+        a, b, c = b, c, a
+    return b
