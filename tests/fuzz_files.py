@@ -83,7 +83,7 @@ def linked(rng, path):
         for k in range(rng.randrange(2, 12)):
             here = rng.choice(groups)
             how = rng.randrange(7)
-            name = f"n{k}" if how else rng.choice(["value", "step", "time", "observables", "particles", "ensemblekit"]) + "'" * k
+            name = f"n{k}" if how else rng.choice(["value", "step", "time", "particles", "ensemblekit"]) + "'" * k
             if how <= 1:
                 groups.append(here.create_group(name))
             elif how == 2:

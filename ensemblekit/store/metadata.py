@@ -173,7 +173,7 @@ class Metadata:
             raise ValueError("the sources of its virtual dataset are damaged")
 
     def check_heap(self, address: int) -> dict[int, tuple[int, int]]:
-        """Number -> (place, bytes) of the entries of a collection ("global heap"). Raises ValueError where a walk does not end."""
+        """Number -> (place, bytes) of the entries of a collection ("global heap"). Raises ValueError."""
         if address in (0, UNDEFINED):
             return {}
         head = self.read(address, 16)
