@@ -92,7 +92,8 @@ def create(path: _Any, fields: _Any, **options: _Any) -> _Any:
     return Store.create(path, fields, **options)
 
 
-def open(path: _Any, mode: _Any = "r", *, as_: _Any = None, check: bool = False, **options: _Any) -> _Any:
+def open(path: _Any, mode: _Any = "r", *, as_: _Any = None, check: bool = False, external: bool = False,
+         **options: _Any) -> _Any:
     """Open a store, or any HDF5 or H5MD file for reading.
 
     Arguments:
@@ -103,21 +104,24 @@ def open(path: _Any, mode: _Any = "r", *, as_: _Any = None, check: bool = False,
         check: verify everything first; raises StoreDamagedError where that finds damage, StoreError where it could not be
             checked.
         incomplete: True reads the snapshots that are there where files of the store are missing, which is an error else.
+        external: read also values that a file of another program keeps in other files, and follow its links into them:
+            only for files you trust, as they may point at any file of yours.
 
     Returns:
         a Store, a source of one joined run, or a ReplicaSet.
     """
     from ensemblekit.store.opening import open_store
 
-    return open_store(path, mode, as_=as_, check=check, **options)
+    return open_store(path, mode, as_=as_, check=check, external=external, **options)
 
 
-def verify(path: _Any, *, timeout: float = 60.0) -> _Any:
+def verify(path: _Any, *, timeout: float = 60.0, external: bool = False) -> _Any:
     """Compare a store with its checksums, with libhdf5 in a child process, as damage can crash or hang it.
 
     Returns a report: ``.ok``, ``.damaged`` (snapshots), ``.by_field``, ``.problems`` in words. A file that hangs for
-    `timeout` seconds, and a second more for every 30 MB of it, is damaged.
+    `timeout` seconds, and a second more for every 30 MB of it, is damaged; so is one that points to other files, unless
+    `external` says that they are to be read.
     """
     from ensemblekit.store.verify import verify
 
-    return verify(path, timeout=timeout)
+    return verify(path, timeout=timeout, external=external)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.text import Text
 
@@ -13,16 +14,18 @@ from ensemblekit.cli.console import heading, size, stdout, table
 
 Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="Stores, H5MD or plain HDF5 files.",
                                             show_default=False)]
+External = Annotated[bool, typer.Option("--external", help="Read also what a file points to in other files: "
+                                           "for files you trust.")]
 DAMAGED, UNCHECKED = 3, 2
 COLORS = {"sound": "green", "damaged": "red", "not checked": "yellow"}
 
 
-def info(files: Files) -> None:
+def info(files: Files, external: External = False) -> None:
     """What is in a file: fields, shapes, units, snapshots, times, size on disk, where it comes from."""
     import ensemblekit as ek
 
     for file in files:
-        store = ek.open(file)
+        store = ek.open(file, external=external)
         with heading(file):
             show_facts(store, file)
             stdout.print(fields_table(store))
@@ -69,7 +72,12 @@ def fields_table(store: Any) -> Any:
 
 def time_range(view: Any) -> str:
     """First and last time with the unit; a dash where the file has no times."""
-    times = view.times
+    if hasattr(view, "window") and len(view.lengths or ()) == 1 and view.lengths[0] > 1:     # these two only: they may be many
+        n = view.lengths[0]
+        ends = [view.window(0, 1).times, view.window(n - 1).times]
+        times = None if ends[0] is None or ends[1] is None else np.concatenate(ends)
+    else:
+        times = view.times
     if times is None or not len(times):
         return "–"
     return f"{times[0]:g} … {times[-1]:g} {view.time_unit}".rstrip()
@@ -81,7 +89,7 @@ def sizes(path: Path) -> tuple[int, int]:
     return getattr(stat, "st_blocks", -(-stat.st_size // 512)) * 512, stat.st_size
 
 
-def verify(files: Files) -> None:
+def verify(files: Files, external: External = False) -> None:
     """Check every snapshot against its checksum, and the schema.
 
     Exit code 0: all are sound; 3: something is damaged; 2: something could not be checked.
@@ -90,7 +98,7 @@ def verify(files: Files) -> None:
 
     verdicts = set()
     for file in files:
-        report = ek.verify(file)
+        report = ek.verify(file, external=external)
         verdicts.add(report.verdict)
         stdout.print(Text(report.verdict, f"bold {COLORS[report.verdict]}"), Text(file), soft_wrap=True)
         if not report.ok:

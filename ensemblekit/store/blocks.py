@@ -73,7 +73,7 @@ class Span(NamedTuple):
 
             check_identity(self.path, self.identity)
             rows = slice(first, first + (stop - start) * self.step, self.step)
-            values = read_rows(self.path, d.path, rows, None if tile == WHOLE else tile)
+            values = read_rows(self.path, d.path, rows, None if tile == WHOLE else tile, d.external)
             return values.astype(d.dtype.newbyteorder("="), copy=False)
         item = d.dtype.itemsize
         at = d.offset + first * d.stride

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 import os
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import h5py
@@ -17,15 +18,18 @@ import numpy as np
 import xxhash
 
 from ensemblekit import __version__
-from ensemblekit.errors import StoreDamagedError, StoreError
+from ensemblekit.errors import EnsemblekitError, StoreDamagedError, StoreError
 from ensemblekit.files import replacing
 from ensemblekit.source import Field
+from ensemblekit.store import guarded
 from ensemblekit.store.chunks import END_OF_FILE_AT, ChunkTree
+from ensemblekit.store.guarded import Look, door, one_line
 from ensemblekit.store.places import ENTRIES, ENTRY, aligned
 from ensemblekit.store.schema import (
     CLOSED,
     CONSTANTS,
     FORMAT,
+    LARGEST_SCHEMA,
     MAIN,
     PADDING,
     PARTICLES,
@@ -43,6 +47,8 @@ COMPACT_HEADER = 272            # of a dataset that stands in its own header, wi
 EXTENT_IN_HEADER = 32           # where a header holds the number of rows
 DATASPACE_MESSAGE, LAYOUT_MESSAGE, CONTINUATION_MESSAGE = 1, 8, 16
 MOST_BLOCKS = 64                # of an object header
+FEW_TICKS = 4 << 20             # steps or times of a stranger's file that are read when it is opened
+LARGEST_HEADER = 1 << 20        # bytes of one part of an object's header
 LIBVER = ("earliest", "v110")   # version 1 object headers: no checksum over the extents, readable by old programs
 
 
@@ -93,6 +99,8 @@ class Dataset:
     """Byte of the number of rows in the file (8 bytes, aligned), where it can be patched."""
     root: int | None = None
     """Address of the chunk index (a version 1 B-tree) in a file that grows."""
+    external: bool = False
+    """Its values may be read from other files that the file points to."""
 
     @property
     def row_nbytes(self) -> int:
@@ -327,11 +335,19 @@ def read_layout(path: str) -> Layout | None:
     with opened(path) as f, open(os.dup(f.id.get_vfd_handle()), "rb") as raw:
         if SCHEMA not in f:
             return None
-        text = f[SCHEMA][...].tobytes()
+        described = f[SCHEMA]
+        if described.dtype != np.uint8 or described.ndim != 1 or len(described) > LARGEST_SCHEMA:
+            raise StoreDamagedError(f"{path}: {SCHEMA!r} is {described.dtype} of shape {described.shape}, where a description "
+                                    f"is up to {LARGEST_SCHEMA} bytes of text")
+        text = described[...].tobytes()
         if int(f[SCHEMA_SUM][()]) != xxhash.xxh3_64_intdigest(text):
             raise StoreDamagedError(f"{path}: the description of the store does not match its checksum. "
                                     "Restore the file from a copy; the snapshots may still be whole")
-        schema = Schema.from_json(text)
+        f._look.at = SCHEMA
+        try:
+            schema = Schema.from_json(text)
+        except StoreDamagedError as error:
+            raise StoreDamagedError(f"{path}: {error}") from error
         token_at = f[SCHEMA_SUM].id.get_offset()
         stat = os.fstat(raw.fileno())
         identity = Identity(stat.st_dev, stat.st_ino, xxhash.xxh3_64_intdigest(text), -1 if token_at is None else token_at)
@@ -342,8 +358,11 @@ def read_layout(path: str) -> Layout | None:
             if table is not None and table.id.get_offset() is not None:
                 places[clock] = table.id.get_offset()
             for column in schema.columns(clock, (schema.capacity or {})[clock]):
-                datasets[column.path] = _locate(f, column.path, raw, stat.st_size, clock in places)
+                datasets[column.path] = _fitting(path, column, _locate(f, column.path, raw, stat.st_size, clock in places))
         closed = f[CLOSED]
+        if closed.dtype != np.dtype("<u8") or closed.shape != open_record(len(schema.clocks), schema.format).shape:
+            raise StoreDamagedError(f"{path}: {CLOSED!r} is {closed.dtype} of shape {closed.shape}, not the counts "
+                                    "of its clocks")
         datasets[CLOSED] = Dataset(CLOSED, closed.shape, closed.dtype, "", closed.id.get_offset(), 8, closed.shape[0],
                                    None)
         return Layout(path, schema, datasets, identity, places)
@@ -419,33 +438,45 @@ def identity_of(file: str | int) -> Identity:
 
 
 @contextmanager
-def opened(path: str) -> Iterator[h5py.File]:
-    """The file for reading, with the library's lock held meanwhile; or a StoreError."""
+def opened(path: str, external: bool = False) -> Iterator[guarded.File]:
+    """The file for reading, with the library's lock held meanwhile; or a StoreError, also for what goes wrong inside.
+
+    Nothing outside the file is read unless `external`.
+    """
     import hdf5plugin  # noqa: F401  (its import registers the filters of compressed files)
 
     with lock:
         try:
-            file = _open(path)
+            look = Look(path, external)
+            file = _open(path, look)
         except FileNotFoundError as error:
             raise StoreError(f"no file {path!r}") from error
-        except OSError as error:
-            raise StoreError(f"{path}: HDF5 cannot open it ({error}). If it is no HDF5 file, ingest it first; if it was "
-                             "damaged, `ensemblekit verify` says where") from error
-        with file:
+        except guarded.ODD as error:
+            raise StoreError(f"{path}: HDF5 cannot open it ({one_line(error)}). If it is no HDF5 file, ingest it first; if it "
+                             "was damaged, `ensemblekit verify` says where") from error
+        with door(look), file:
             yield file
 
 
-def _open(path: str) -> h5py.File:
+def _open(path: str, look: Look) -> guarded.File:
     """With HDF5's own locks (shared, so they do not stop our writer); as the caller has it, where it is open already."""
     try:
-        return h5py.File(path, "r")
+        return guarded.File(path, look)
     except OSError as error:
         if "locking flag values don't match" not in str(error):
             raise
-        return h5py.File(path, "r", locking=False)
+        return guarded.File(path, look, locking=False)
 
 
-def _locate(f: h5py.File, path: str, raw: Any, size: int, listed: bool = False) -> Dataset:
+def _fitting(path: str, column: Column, found: Dataset) -> Dataset:
+    """The dataset of a column, or a StoreDamagedError where it is not what the description says."""
+    if found.shape[1:] != column.shape or len(found.shape) != len(column.shape) + 1 or found.dtype != column.dtype:
+        raise StoreDamagedError(f"{path}: {column.path!r} is {found.dtype} of shape {found.shape}; the description of the "
+                                f"store says {column.dtype} of (snapshots, {', '.join(map(str, column.shape))})")
+    return found
+
+
+def _locate(f: guarded.File, path: str, raw: Any, size: int, listed: bool = False) -> Dataset:
     """Where a dataset stands, from its chunk index; `listed`: its rows stand in a table of places."""
     try:
         d = f[path]         # once: looking a name up takes as long as all the rest
@@ -464,10 +495,11 @@ def _locate(f: h5py.File, path: str, raw: Any, size: int, listed: bool = False) 
     aligned = offset is not None and offset % dtype.alignment == 0 and stride % dtype.alignment == 0
     if not aligned or rows < shape[0] or offset + rows * stride > size:       # type: ignore[operator]
         offset = None
-    return Dataset(path, shape, dtype, _unit(d), offset, stride, rows, None if filtered else _in_header(d, raw)[0])
+    return Dataset(path, shape, dtype, _unit(d), offset, stride, rows, None if filtered else _in_header(d, raw)[0],
+                   external=f._look.external)
 
 
-def _even_rows(d: h5py.Dataset, item: int) -> tuple[int, int, int] | None:
+def _even_rows(d: guarded.Values, item: int) -> tuple[int, int, int] | None:
     """(offset of row 0, stride, rows allocated) where all rows lie evenly spaced in the file, each in one piece."""
     if d.chunks is None:
         offset = d.id.get_offset()
@@ -479,9 +511,11 @@ def _even_rows(d: h5py.Dataset, item: int) -> tuple[int, int, int] | None:
     if a_row == 1 and d.chunks[1:] != d.shape[1:]:
         return None
     found: list[tuple[int, int]] = []
+    look = d._look
     rows, *tile = d.chunks          # h5py asks the file each time
 
     def note(chunk: Any) -> None:
+        look.step()
         number = chunk.chunk_offset[0] // rows
         for at, extent, n in zip(chunk.chunk_offset[1:], tile, parts, strict=True):
             number = number * n + at // extent
@@ -509,10 +543,12 @@ def messages(read: Callable[[int, int], bytes], address: int) -> Iterator[tuple[
     if len(head) < 16 or head[0] != 1:
         return
     blocks = [(address + 16, struct.unpack_from("<I", head, 8)[0])]
-    seen = 0
-    while blocks and seen < MOST_BLOCKS:
+    seen: set[int] = set()
+    while blocks and len(seen) < MOST_BLOCKS:
         start, length = blocks.pop(0)
-        seen += 1
+        if start in seen or length > LARGEST_HEADER or start >> 62:
+            return
+        seen.add(start)
         body = read(start, length)
         at = 0
         while at + 8 <= len(body):
@@ -562,9 +598,9 @@ def shapes_seen(path: str, names: list[str]) -> dict[str, tuple[int, int]]:
         return {name: (f[name].shape[0], f[name].id.get_chunk_info_by_coord((0,) * f[name].ndim).byte_offset) for name in names}
 
 
-def read_rows(path: str, name: str, rows: slice, tile: slice | None = None) -> np.ndarray:
+def read_rows(path: str, name: str, rows: slice, tile: slice | None = None, external: bool = False) -> np.ndarray:
     """Rows of a dataset through h5py; with `tile`, a range of the flattened item."""
-    with opened(path) as f:
+    with opened(path, external) as f:
         d = f[name]
         if tile is None or d.ndim == 1:
             return d[rows]
@@ -592,8 +628,53 @@ def read_arrays(path: str, group: str) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     with opened(path) as f:
         if group in f:
-            f[group].visititems(lambda name, node: found.update({name: node[()]}) if isinstance(node, h5py.Dataset) else None)
+            for name, node in guarded.walk(f[group], f._look):
+                if isinstance(node, h5py.Dataset):
+                    f._look.at = f"{group}/{name}"
+                    found[name] = node[()]
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Steps or times at even distances: numbers that are made where they are asked for."""
+
+    n: int
+    increment: float = 1
+    offset: float = 0
+    dtype: str = "i8"
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        asked = range(self.n)[rows]
+        try:
+            return (np.arange(asked.start, asked.stop, asked.step) * self.increment + self.offset).astype(self.dtype)
+        except MemoryError:
+            raise StoreError(f"{len(asked)} steps or times do not fit into memory; ask for a window of them") from None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Listed:
+    """Steps or times that a file lists, too many to be read before they are asked for."""
+
+    path: str
+    dataset: Dataset
+    n: int
+    dtype: str
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        asked = range(self.n)[rows]
+        return read_rows(self.path, self.dataset.path, slice(asked.start, asked.stop, asked.step),
+                         external=self.dataset.external).astype(self.dtype)
+
+
+Ticks = np.ndarray | Counted | Listed
+"""The steps or times of a clock of somebody else's file, as an array where they are few."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -603,71 +684,111 @@ class Foreign:
     name: str
     field: Field
     dataset: Dataset
-    steps: np.ndarray
-    times: np.ndarray | None
+    n: int
+    steps: Ticks
+    times: Ticks | None
     time_unit: str
 
 
-def read_foreign(path: str) -> dict[str, Foreign]:
-    """The fields of any H5MD or plain HDF5 file. Fields that share length, steps and times share a clock."""
-    with opened(path) as f, open(path, "rb") as raw:
-        size = os.fstat(raw.fileno()).st_size
-        found: dict[str, tuple[h5py.Dataset, Any, Any, str]] = {}
+def read_foreign(path: str, external: bool = False) -> dict[str, Foreign]:
+    """The fields of any H5MD or plain HDF5 file. Fields that share length, steps and times share a clock.
 
-        def visit(name: str, node: Any) -> None:
-            if isinstance(node, h5py.Group):
-                return
-            parts = name.split("/")
-            if parts[0] == "h5md" or node.ndim == 0 or node.dtype.kind not in "biufc" or node.shape[0] == 0:
-                return
-            parent = node.parent
-            if parts[-1] in ("step", "time") and "value" in parent:
-                return
+    What cannot be read is left out, with a word in the log. Raises StoreError where that leaves nothing.
+    """
+    left_out: list[str] = []
+    with opened(path, external) as f, open(path, "rb") as raw:
+        size = os.fstat(raw.fileno()).st_size
+        result: dict[str, Foreign] = {}
+        clocks: dict[tuple[Any, ...], int] = {}
+        for label, (node, group, kind) in _values_in(f, left_out).items():
+            f._look.at = label[:guarded.LONGEST_NAME]
+            try:
+                with door(f._look):
+                    steps, n = _ticks(f, group, "step", node.shape[0], "i8", raw, size)
+                    times, n = _ticks(f, group, "time", n, "f8", raw, size)
+                    if n == 0:
+                        continue
+                    assert steps is not None
+                    steps, times = _first(steps, n), None if times is None else _first(times, n)
+                    at = clocks.setdefault((n, _key(steps), _key(times)), len(clocks))
+                    field = Field(node.shape[1:], node.dtype.newbyteorder("="), _unit(node), kind,  # type: ignore[arg-type]
+                                  MAIN if at == 0 else f"clock{at + 1}")
+                    result[label] = Foreign(label, field, _locate(f, node.name.strip("/"), raw, size), n, steps, times,
+                                            "" if times is None else _unit(group["time"]))
+            except EnsemblekitError as error:
+                left_out.append(str(error))
+    if left_out:
+        words = "; ".join(one_line(problem).removeprefix(f"{path}: ") for problem in left_out[:3])
+        more = f"; and {len(left_out) - 3} more" if len(left_out) > 3 else ""
+        if not result:
+            raise StoreError(f"{path}: no field can be read: {words}{more}")
+        logging.getLogger("ensemblekit").warning("%s: left out, as they cannot be read: %s%s", path, words, more)
+    return result
+
+
+def _values_in(f: guarded.File, left_out: list[str]) -> dict[str, tuple[guarded.Values, Any, str]]:
+    """Field -> (its values, the group that has its step and time or None, its kind)."""
+    found: dict[str, tuple[guarded.Values, Any, str]] = {}
+    taken: dict[str, int] = {}
+    for name, node in guarded.walk(f, f._look, left_out):
+        parts = name.split("/")
+        try:
+            if not isinstance(node, guarded.Values) or parts[0] in ("h5md", "ensemblekit") or not node.shape:
+                continue
+            if node.dtype.kind not in "biufc" or node.shape[0] == 0 or math.prod(node.shape) == 0:
+                continue
+            group = f["/".join(parts[:-1])] if len(parts) > 1 else f
+            if parts[-1] in ("step", "time") and "value" in group:
+                continue
             kind = "observable"
-            if parts[-1] == "value":
+            if parts[-1] == "value" and len(parts) > 1:
                 label = parts[-2]
                 if parts[0] == "particles":
                     label = "box" if label == "edges" else label
                     kind = label if label in ("position", "velocity", "force", "box") else "observable"
                 label = "/".join(parts[1:-1]) if parts[0] == "observables" else label
-                while label in found:
-                    label = f"{label}'"
-                found[label] = (node, parent.get("step"), parent.get("time"), kind)
-            elif parts[0] not in ("particles", "parameters", "connectivity", "ensemblekit"):
-                found[name] = (node, None, None, kind)
-
-        f.visititems(visit)
-        result: dict[str, Foreign] = {}
-        clocks: list[tuple[int, bytes]] = []
-        for label, (node, step, time, kind) in found.items():
-            n = node.shape[0]
-            steps = _ticks(step, n, np.int64)
-            times = None if time is None else _ticks(time, n, np.float64)
-            n = min(n, len(steps), len(times) if times is not None else n)
-            if n == 0:
-                continue
-            steps, times = steps[:n], None if times is None else times[:n]
-            key = (n, steps.tobytes() + (b"" if times is None else times.tobytes()))
-            if key not in clocks:
-                clocks.append(key)
-            at = clocks.index(key)
-            field = Field(node.shape[1:], node.dtype.newbyteorder("="), _unit(node), kind,   # type: ignore[arg-type]
-                          MAIN if at == 0 else f"clock{at + 1}")
-            result[label] = Foreign(label, field, _locate(f, node.name.strip("/"), raw, size), steps, times,
-                                    "" if time is None else _unit(time))
-        return result
+                again = taken[label] = taken.get(label, -1) + 1
+                found[label + "'" * again if again < 8 else f"{label}'{again}"] = node, group, kind
+            elif parts[0] not in ("particles", "parameters", "connectivity"):
+                found[name] = (node, None, kind)
+        except guarded.ODD as error:
+            left_out.append(str(error) if isinstance(error, EnsemblekitError) else f"{name!r} ({one_line(error)})")
+    return found
 
 
-def _ticks(node: Any, n: int, dtype: Any) -> np.ndarray:
-    """Steps or times: as listed, from the scalar increment and offset of H5MD 1.1, or counted where missing."""
+def _ticks(f: guarded.File, group: Any, name: str, n: int, dtype: str, raw: Any, size: int) -> tuple[Ticks | None, int]:
+    """(steps or times, snapshots that have them): as listed, from the scalar increment and offset of H5MD 1.1, or
+    steps counted where they are missing."""
+    node = None if group is None else group.get(name)
     if node is None:
-        return np.arange(n, dtype=dtype)
+        return (Counted(n) if n > FEW_TICKS else np.arange(n)) if name == "step" else None, n
+    f._look.at = str(node.name)
+    if not isinstance(node, guarded.Values) or node.shape is None or node.dtype.kind not in "biuf" or node.ndim > 1:
+        raise StoreError(f"{f.filename}: {one_line(node.name)!r} is no row of numbers")
     if node.ndim == 0:
-        increment, offset = node[()], node.attrs.get("offset", 0)
-        return (np.arange(n) * increment + offset).astype(dtype)
-    return node[...].astype(dtype)
+        given = guarded.number_attribute(node, "offset")
+        increment, offset = node[()], given
+        if not (np.isfinite(increment) and np.isfinite(offset)):
+            raise StoreError(f"{f.filename}: {one_line(node.name)!r} has the increment {increment} and the offset {offset}")
+        counted = Counted(n, increment.item(), offset, dtype)
+        return counted if n > FEW_TICKS else counted[:], n
+    n = min(n, len(node))
+    if n > FEW_TICKS:
+        return Listed(f.filename, _locate(f, node.name.strip("/"), raw, size), n, dtype), n
+    f._look.check_size(node)
+    return node[:n].astype(dtype), n
+
+
+def _first(ticks: Ticks, n: int) -> Ticks:
+    return ticks[:n] if isinstance(ticks, np.ndarray) else replace(ticks, n=n)
+
+
+def _key(ticks: Ticks | None) -> Any:
+    """The same for two fields whose steps (times) are the same."""
+    if isinstance(ticks, np.ndarray):
+        return xxhash.xxh3_128_digest(ticks.tobytes())
+    return (ticks.dataset.path, ticks.dataset.offset) if isinstance(ticks, Listed) else ticks
 
 
 def _unit(node: Any) -> str:
-    unit = node.attrs.get("unit", "")
-    return unit.decode("utf-8", "replace") if isinstance(unit, bytes) else str(unit)
+    return guarded.text_attribute(node, "unit", node._look)

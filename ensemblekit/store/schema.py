@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -33,6 +34,12 @@ SMALL_BYTES = 64 << 10                      # there, of a stack of scalars, step
 CACHE_LINE = 64
 TILE_BYTES = 8 << 20
 MAX_CHUNK = (4 << 30) - 1                   # HDF5's own limit
+LARGEST_SCHEMA = 32 << 20                   # bytes of JSON that are read
+MOST_ROWS = 1 << 56
+MOST_FILES = 1 << 32
+MOST_AXES = 31                              # of an item: HDF5 has 32
+MOST_SNAPSHOT_BYTES = 1 << 42
+KINDS = ("observable", "position", "velocity", "force", "box")
 COMMIT_ORDER = {"position": 0, "velocity": 1, "force": 2}
 
 
@@ -153,19 +160,80 @@ class Schema:
 
     @classmethod
     def from_json(cls, text: bytes) -> Schema:
+        """The schema that a file holds. Raises StoreDamagedError in one line, whatever the text is."""
         try:
-            record = json.loads(text)
-            if record["format"] > FORMAT:
-                raise StoreDamagedError(f"this store has file format {record['format']}; this version of ensemblekit "
-                                        f"reads up to {FORMAT}: update it")
-            fields = {name: Field(tuple(f["shape"]), np.dtype(f["dtype"]), f["unit"], f["kind"], f["clock"],
-                                  f["finite"]) for name, f in record["fields"].items()}
-            return cls(fields, record["run"], record["replica"], record["time_unit"], record["provenance"],
-                       record["author"], record["segment"], record["starts"], record["capacity"], record["in_place"],
-                       record["sealed"], record["compression"], record.get("constants"), record.get("origin"),
-                       record.get("token", ""), record["format"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise StoreDamagedError(f"the description of this store cannot be read: {error!r}") from error
+            record = json.loads(text, parse_constant=_refused)
+            return cls(**_checked(record))
+        except StoreDamagedError:
+            raise
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError, MemoryError) as error:
+            words = " ".join(str(error)[:400].split())
+            raise StoreDamagedError(f"the description of this store cannot be read: {type(error).__name__}: {words}") from error
+
+
+def _refused(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _wanted(record: Any, name: str, *kinds: type) -> Any:
+    """An entry of a description, of one of these types."""
+    value = record[name]
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        raise StoreDamagedError(f"the description of this store says {name!r} is {str(value)[:80]!r}, a "
+                                f"{type(value).__name__}, not a {' or '.join(k.__name__ for k in kinds)}")
+    return value
+
+
+def _counts(record: Any, name: str, clocks: Any, most: int = MOST_ROWS) -> dict[str, int]:
+    """Clock -> a whole number from 0."""
+    counts = _wanted(record, name, dict)
+    for clock in clocks:
+        if not 0 <= _wanted(counts, clock, int) <= most:
+            raise StoreDamagedError(f"the description of this store says {name} {counts[clock]} of {clock!r}, "
+                                     f"beyond 0 to {most}")
+    return counts
+
+
+def _checked(record: Any) -> dict[str, Any]:
+    """The arguments of a Schema, each of its type and within what a file can be."""
+    if not isinstance(record, dict):
+        raise StoreDamagedError(f"the description of this store is a {type(record).__name__}, not a mapping")
+    if not 1 <= _wanted(record, "format", int) <= FORMAT:
+        raise StoreDamagedError(f"this store has file format {str(record['format'])[:40]}; this version of ensemblekit "
+                                f"reads up to {FORMAT}: update it")
+    fields = {}
+    described = _wanted(record, "fields", dict)
+    for name in described:
+        f = _wanted(described, name, dict)
+        shape = _wanted(f, "shape", list)
+        if len(shape) > MOST_AXES or not all(type(k) is int and 0 < k <= MOST_SNAPSHOT_BYTES for k in shape):
+            raise StoreDamagedError(f"the description of this store says field {name!r} has shape {str(shape)[:80]}")
+        dtype = _wanted(f, "dtype", str)
+        if re.fullmatch(r"[<>|=]?[biufc]\d{1,2}|[?]", dtype) is None:
+            raise StoreDamagedError(f"the description of this store says field {name!r} has dtype {dtype[:40]!r}")
+        fields[name] = Field(tuple(shape), np.dtype(dtype), _wanted(f, "unit", str), _wanted(f, "kind", str),
+                             _wanted(f, "clock", str), _wanted(f, "finite", bool))
+        if fields[name].kind not in KINDS:
+            raise StoreDamagedError(f"the description of this store says field {name!r} is of kind {fields[name].kind[:40]!r}")
+    fields = check_fields(fields)
+    nbytes = sum(f.nbytes for f in fields.values())
+    if nbytes > MOST_SNAPSHOT_BYTES:
+        raise StoreDamagedError(f"the description of this store says a snapshot has {nbytes} bytes")
+    clocks = {f.clock for f in fields.values()}
+    constants: dict[str, int] | None = None if record.get("constants") is None else _wanted(record, "constants", dict)
+    for name, digest in (constants or {}).items():
+        if not 0 <= _wanted(constants, name, int) < 1 << 64:
+            raise StoreDamagedError(f"the description of this store says constant {name!r} has checksum {digest}")
+        _check_constant_name(name)
+    return {"fields": fields, "run": _wanted(record, "run", str), "replica": _wanted(record, "replica", str, type(None)),
+            "time_unit": _wanted(record, "time_unit", str), "provenance": _wanted(record, "provenance", dict),
+            "author": _wanted(record, "author", str),
+            "segment": _counts({"segment": record}, "segment", ["segment"], MOST_FILES)["segment"],
+            "starts": _counts(record, "starts", clocks), "capacity": _counts(record, "capacity", clocks),
+            "in_place": _wanted(record, "in_place", bool), "sealed": _wanted(record, "sealed", bool),
+            "compression": record["compression"], "constants": constants, "format": record["format"],
+            "origin": _wanted(record, "origin", dict, type(None)) if "origin" in record else None,
+            "token": _wanted(record, "token", str) if "token" in record else ""}
 
 
 def check_fields(fields: Mapping[str, Any]) -> dict[str, Field]:
@@ -202,15 +270,19 @@ def check_fields(fields: Mapping[str, Any]) -> dict[str, Field]:
     return checked
 
 
+def _check_constant_name(name: Any) -> None:
+    parts = name.split("/") if isinstance(name, str) else [""]
+    if not all(parts) or "." in parts or ".." in parts or "\0" in name:
+        raise InputError(f"a constant's name is words with '/' between them, such as \"mesh/points\"; got {name!r}")
+
+
 def check_constants(constants: Any) -> dict[str, np.ndarray]:
     """The arrays of a run that do not change with time, or an InputError that says what is wrong with them."""
     if not isinstance(constants, Mapping):
         raise InputError(f"constants are a mapping of name to array; got {constants!r}")
     checked = {}
     for name, values in constants.items():
-        parts = name.split("/") if isinstance(name, str) else [""]
-        if not all(parts) or "." in parts or ".." in parts or "\0" in name:
-            raise InputError(f"a constant's name is words with '/' between them, such as \"mesh/points\"; got {name!r}")
+        _check_constant_name(name)
         array = np.ascontiguousarray(values)
         if array.dtype.kind not in "biufc" or array.dtype.itemsize > (16 if array.dtype.kind == "c" else 8):
             raise InputError(f"constant {name!r} is an array of numbers of 64 bits at most; got dtype {array.dtype}")

@@ -17,7 +17,15 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from ensemblekit.errors import ClosedError, EnsemblekitError, InputError, StoreBusyError, StoreError, UnknownFieldError
+from ensemblekit.errors import (
+    ClosedError,
+    EnsemblekitError,
+    InputError,
+    StoreBusyError,
+    StoreDamagedError,
+    StoreError,
+    UnknownFieldError,
+)
 from ensemblekit.files import sync_folder
 from ensemblekit.source import WHOLE, Access, Cut, Field, Piece, check_window, cuts_of
 from ensemblekit.store.blocks import SlabPiece, Span, StoredPiece, check_identity
@@ -26,6 +34,7 @@ from ensemblekit.store.hdf5 import (
     Foreign,
     Identity,
     Layout,
+    Ticks,
     identity_of,
     read_constants,
     read_foreign,
@@ -85,8 +94,8 @@ class Table:
     fields: Mapping[str, Field]
     parts: tuple[Part, ...]
     time_unit: str
-    steps: np.ndarray | None = None     # where the file does not list them (foreign files)
-    times: np.ndarray | None = None
+    steps: Ticks | None = None      # of foreign files
+    times: Ticks | None = None
     timed: bool = True
     home: Layout | None = None
     """The store's first file, which has the constants; None for foreign files."""
@@ -408,7 +417,8 @@ class Store:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], mode: Literal["r", "a"] = "r", *, durability: Durability = "process",
-             capacity: int | Mapping[str, int] | None = None, incomplete: bool = False) -> Store:
+             capacity: int | Mapping[str, int] | None = None, incomplete: bool = False, external: bool = False) -> Store:
+        """See :func:`ensemblekit.open`."""
         path = os.path.realpath(path)       # its other files stand beside the file itself, not beside a link to it
         if mode not in ("r", "a"):
             raise InputError(f'mode is "r" (read) or "a" (append); got {mode!r}. A new store: ek.create')
@@ -419,7 +429,7 @@ class Store:
                 raise StoreError(f"{path} was not written by ensemblekit: it opens for reading only. "
                                  "Append to a store made by ek.create")
             store = cls(path, None, mode)
-            store._foreign = read_foreign(path)
+            store._foreign = read_foreign(path, external)
             if not store._foreign:
                 raise StoreError(f"{path} holds no numeric dataset with snapshots along its first axis")
             store._tables = _foreign_tables(path, store._foreign)
@@ -691,7 +701,13 @@ class Store:
             return {c: Rows(n, segment.space.clocks[c].runs) for c, n in segment.counts.items()}
         with open(layout.path, "rb") as raw:
             check_identity(layout.path, layout.identity, raw.fileno())
-            return {clock: rows_in(raw.fileno(), layout, clock) for clock in layout.schema.clocks}
+            rows = {clock: rows_in(raw.fileno(), layout, clock) for clock in layout.schema.clocks}
+        for clock, (n, _) in rows.items():
+            room = (layout.schema.capacity or {})[clock]
+            if n > room:
+                raise StoreDamagedError(f"{layout.path}: {n} snapshots of clock {clock!r}, where there is room for {room}: the "
+                                        "extents are damaged. `ensemblekit verify` says more")
+        return rows
 
     def _make_table(self, clock: str, rows: Sequence[Rows]) -> Table:
         assert self._schema is not None
@@ -1273,8 +1289,7 @@ def _foreign_tables(path: str, found: Mapping[str, Foreign]) -> dict[str, Table]
         mine = {name: f for name, f in found.items() if f.field.clock == clock}
         one = next(iter(mine.values()))
         unit = next((f.time_unit for f in mine.values() if f.time_unit), "")
-        part = Part(path, identity, len(one.steps), {name: (Stretch(0, len(one.steps), f.dataset),)
-                                                          for name, f in mine.items()})
+        part = Part(path, identity, one.n, {name: (Stretch(0, one.n, f.dataset),) for name, f in mine.items()})
         tables[clock] = Table({name: f.field for name, f in mine.items()}, (part,), unit, one.steps, one.times,
                               one.times is not None)
     return tables

@@ -20,6 +20,8 @@ from typing import Any, Literal
 import numpy as np
 import xxhash
 
+from ensemblekit.errors import StoreError
+
 READ_BYTES = 32 << 20
 BYTES_PER_SECOND = 30e6     # of processor time: what a child is given before it counts as hanging
 PATIENCE = 10               # times its processor time a child may take on a slow disk or a busy machine
@@ -68,13 +70,14 @@ class Report:
         return f"{self.path}: {self.verdict}\n" + "\n".join(f"  - {x}" for x in (*self.problems, *self.unchecked))
 
 
-def verify(path: str | os.PathLike[str], *, timeout: float = 60.0) -> Report:
+def verify(path: str | os.PathLike[str], *, timeout: float = 60.0, external: bool = False) -> Report:
     """Compare a store with its checksums.
 
     Arguments:
         path: of the store; its further segments are found beside it.
         timeout: seconds of a processor that a file may take, and a second more for every 30 MB of it: libhdf5 hangs where
             a child needs longer. By the clock it may take ten times that.
+        external: look also at what lies in other files that this one points to.
 
     Returns:
         a :class:`Report`; ``report.verdict`` is "damaged" also where a file crashes or hangs libhdf5, and "not checked" where
@@ -87,7 +90,7 @@ def verify(path: str | os.PathLike[str], *, timeout: float = 60.0) -> Report:
     for _ in range(LOOKS):
         files = segments_of(path)
         states = [_state(one) for one in files]
-        report = _report(path, files, _ask_children(files, timeout))
+        report = _report(path, files, _ask_children(files, timeout, external))
         if not report.problems or (segments_of(path) == files and [_state(one) for one in files] == states):
             return report
     return Report(path, report.snapshots, (), {}, ("a writer changed it each time it was looked at; call again when the writer "
@@ -146,15 +149,15 @@ def _state(path: str) -> tuple[int, ...]:
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
-def _ask_children(paths: Sequence[str], timeout: float) -> list[dict[str, Any]]:
+def _ask_children(paths: Sequence[str], timeout: float, external: bool = False) -> list[dict[str, Any]]:
     """The answers of :func:`check_file` in a child; where it does not live to give one, why, and a new child for the rest."""
     answers: list[dict[str, Any]] = []
     while len(answers) < len(paths):
-        answers += _ask_child(paths[len(answers):], timeout)
+        answers += _ask_child(paths[len(answers):], timeout, external)
     return answers
 
 
-def _ask_child(paths: Sequence[str], timeout: float) -> list[dict[str, Any]]:
+def _ask_child(paths: Sequence[str], timeout: float, external: bool = False) -> list[dict[str, Any]]:
     """At least one answer: of the files in turn, until the child's end."""
     allowed: list[tuple[str, str]] = []
     for path in paths:
@@ -170,7 +173,8 @@ def _ask_child(paths: Sequence[str], timeout: float) -> list[dict[str, Any]]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")])),
                    "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     patience = PATIENCE * sum(int(seconds) for _, seconds in allowed)
-    command = [sys.executable, "-m", "ensemblekit.store.verify", *(word for pair in allowed for word in pair)]
+    command = [sys.executable, "-m", "ensemblekit.store.verify", "external" if external else "inside",
+               *(word for pair in allowed for word in pair)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=patience, env=environment,
                               stdin=subprocess.DEVNULL)
@@ -208,23 +212,27 @@ def _nothing(problem: str = "", *, unchecked: str = "") -> dict[str, Any]:
             "snapshots": 0}
 
 
-def check_file(path: str) -> dict[str, Any]:
+def check_file(path: str, external: bool = False) -> dict[str, Any]:
     """What is wrong with one file, its snapshots counted from 0; runs in the child."""
-    import h5py
     import hdf5plugin  # noqa: F401  (registers the filters)
 
-    from ensemblekit.store.schema import CLOSED, SCHEMA, SCHEMA_SUM, Schema
+    from ensemblekit.store import guarded
+    from ensemblekit.store.schema import CLOSED, LARGEST_SCHEMA, SCHEMA, SCHEMA_SUM, Schema
 
     answer = _nothing()
     problems: list[str] = answer["problems"]
     described = False
     try:
-        with h5py.File(path, "r", locking=False) as f:
+        look = guarded.Look(path, external)
+        with guarded.File(path, look, locking=False) as f:
             if "ensemblekit" not in f and "ensemblekit" not in f.attrs:
                 answer["unchecked"].append("another program's file: it has no checksums")
                 return answer
             if SCHEMA not in f or SCHEMA_SUM not in f or CLOSED not in f:
                 problems.append("its description is missing")
+                return answer
+            if f[SCHEMA].dtype != np.uint8 or math.prod(f[SCHEMA].shape) > LARGEST_SCHEMA:
+                problems.append(f"its description is {f[SCHEMA].dtype} of shape {f[SCHEMA].shape}")
                 return answer
             text = f[SCHEMA][...].tobytes()
             if int(f[SCHEMA_SUM][()]) != xxhash.xxh3_64_intdigest(text):
@@ -255,8 +263,10 @@ def check_file(path: str) -> dict[str, Any]:
         if described or _memory() < LEAST_MEMORY:       # else a size in its metadata asks for it
             return _nothing(unchecked=f"there is too little memory to check it: {error}")
         problems.append(f"libhdf5 cannot read it: {type(error).__name__}: {error}")
+    except StoreError as error:
+        problems.append(guarded.one_line(error).removeprefix(f"{path}: "))
     except Exception as error:
-        problems.append(f"libhdf5 cannot read it: {type(error).__name__}: {error}")
+        problems.append(f"libhdf5 cannot read it: {type(error).__name__}: {guarded.one_line(error)}")
     return answer
 
 
@@ -281,15 +291,17 @@ def _constants(f: Any, schema: Any) -> Iterator[str]:
 
 def _head(f: Any, schema: Any) -> Iterator[str]:
     """What other programs go by, beside the datasets."""
+    from ensemblekit.store.guarded import small_attribute
     from ensemblekit.store.schema import PARTICLES
 
-    if list(f["h5md"].attrs["version"]) != [1, 1]:
+    if list(small_attribute(f["h5md"], "version")) != [1, 1]:
         yield "the H5MD version is not 1.1"
     kinds = {field.kind for field in schema.fields.values()}
     if kinds - {"observable"}:
-        box = f[f"{PARTICLES}/box"].attrs
+        box = f[f"{PARTICLES}/box"]
         want = b"periodic" if "box" in kinds else b"none"
-        if int(box["dimension"]) != 3 or [bytes(x) for x in box["boundary"]] != [want] * 3:
+        if int(small_attribute(box, "dimension")) != 3 or \
+                [bytes(x) for x in small_attribute(box, "boundary")] != [want] * 3:
             yield "the box's dimension or boundary changed"
         if sorted(f["particles"]) != ["trajectory"]:
             yield f"other groups of particles appeared: {sorted(f['particles'])}"
@@ -298,6 +310,8 @@ def _head(f: Any, schema: Any) -> Iterator[str]:
 def _check_clock(f: Any, schema: Any, clock: str, names: list[str], record: np.ndarray, index: int,
                  answer: dict[str, Any]) -> int:
     import h5py
+
+    from ensemblekit.store.guarded import text_attribute
 
     problems: list[str] = answer["problems"]
     columns = schema.columns(clock, max(1, (schema.capacity or {})[clock]))
@@ -308,9 +322,8 @@ def _check_clock(f: Any, schema: Any, clock: str, names: list[str], record: np.n
             return 0
         d = f[column.path]
         sets.append(d)
-        unit = d.attrs.get("unit", "")
         for what, got, want in (("shape", d.shape[1:], column.shape), ("type", d.dtype, column.dtype),
-                                ("unit", str(unit), column.unit), ("chunks", d.chunks, column.chunk),
+                                ("unit", text_attribute(d, "unit", f._look), column.unit), ("chunks", d.chunks, column.chunk),
                                 ("axes", d.maxshape, (None, *column.shape))):
             if got != want:
                 problems.append(f"{column.path}: its {what} is {got}, it was written as {want}")
@@ -331,6 +344,8 @@ def _check_clock(f: Any, schema: Any, clock: str, names: list[str], record: np.n
         problems.append(f"clock {clock!r}: {n} snapshots, but its other datasets hold {sorted(ahead)}")
         n = min(n, *ahead)
     problems += _places(f, schema, clock, sets, n)
+    for d in sets:
+        f._look.check_size(d)
     rows = sum(max(1, c.nbytes) for c in columns)
     step = max(1, READ_BYTES // rows)
     labels = [*names, "step, time, weight"]
@@ -397,10 +412,14 @@ def _listed(rows: list[int]) -> str:
 
 
 def main() -> None:
-    """A line of JSON for every file: ``FILE SECONDS FILE SECONDS ...``, each within memory and processor time of its own."""
+    """A line of JSON for every file: ``external|inside FILE SECONDS FILE SECONDS ...``.
+
+    Each is looked at within memory and processor time of its own.
+    """
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    external = sys.argv.pop(1) == "external"
     for path, seconds in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
         used = resource.getrusage(resource.RUSAGE_SELF)
         wanted = {resource.RLIMIT_AS: SPARE_MEMORY + os.stat(path).st_blocks * 512,
@@ -408,7 +427,7 @@ def main() -> None:
         for what, most in wanted.items():
             _, hard = resource.getrlimit(what)
             resource.setrlimit(what, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
-        print(json.dumps(check_file(path)), flush=True)
+        print(json.dumps(check_file(path, external)), flush=True)
     os._exit(0)     # not through libhdf5's clean-up, which damaged files can break too
 
 

@@ -1,0 +1,353 @@
+"""HDF5 files as a stranger's file may be read: nothing outside the file, and nothing that its real bytes do not justify.
+
+Files come from downloads. What they say of themselves (links, sizes, sources of virtual datasets) is looked at before
+libhdf5 acts on it, and whatever goes wrong leaves by one door, as a StoreError of one line.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ensemblekit.errors import EnsemblekitError, StoreError
+from ensemblekit.store.metadata import Metadata, metadata_of
+
+FREE_BYTES = 64 << 20
+"""Bytes that a file may have read at once, all in all, that do not stand in it: fill values, text packed tightly."""
+DENSEST = 1100
+"""Times that a filter may unpack its bytes (deflate reaches 1032)."""
+STEPS_AT_LEAST = 1 << 16
+"""Links and chunks that are walked in a file of any size."""
+DEEPEST = 16
+"""Links that lead to links, and virtual datasets of virtual datasets."""
+LONGEST_NAME = 200
+UNIT_BYTES = 1 << 16
+
+ODD = (OSError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError, RuntimeError, AttributeError,
+       AssertionError, SystemError, EOFError, struct.error)
+"""What h5py, libhdf5 and numpy raise where a file is not as it should be (UnicodeError is a ValueError, RecursionError
+a RuntimeError)."""
+
+
+def one_line(text: object) -> str:
+    """Text of an error as one line that a terminal can show, cut where it is long."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)[:4000]).split())
+    return line if len(line) <= 600 else f"{line[:600]}…"
+
+
+@contextmanager
+def door(look: Look) -> Iterator[None]:
+    """Whatever goes wrong while a file is looked at leaves as a StoreError that names the file and the object."""
+    try:
+        yield
+    except EnsemblekitError:
+        raise
+    except ODD as error:
+        what = f" {look.at!r}" if look.at else ""
+        raise StoreError(f"{look.path}:{what} cannot be read ({type(error).__name__}: {one_line(error)}). The file is damaged "
+                         "or not what it says") from error
+
+
+class Look:
+    """What is known of one file while it is open: its real size, what was spent, and the object looked at."""
+
+    def __init__(self, path: str, external: bool = False):
+        stat = os.stat(path)
+        self.path, self.external = path, external
+        self.size = stat.st_size
+        # On the disk; a file system may pack them, or count them late.
+        self.real = min(stat.st_size, getattr(stat, "st_blocks", stat.st_size) * 512) or stat.st_size
+        self.at = ""
+        self.steps = STEPS_AT_LEAST + self.real
+        self.free = FREE_BYTES
+        self.metadata: Metadata | None = None
+        """HDF5's structures in the file, where they can be looked at; not with `external`, as they may be another file's."""
+
+    def step(self) -> None:
+        """One more link or chunk. Raises StoreError where there are more than the file's bytes can hold."""
+        self.steps -= 1
+        if self.steps < 0:
+            raise StoreError(f"{self.path}: {self.at!r} has more parts than {self.real} bytes can hold; it is not read")
+
+    def outside(self, name: str, where: object) -> StoreError:
+        return StoreError(f"{self.path}: {one_line(name)[:LONGEST_NAME]!r} points to another file, {one_line(where)!r}. "
+                          "Nothing outside a file is read unless you trust it and pass external=True")
+
+    def check_size(self, d: h5py.Dataset) -> None:
+        """Raise StoreError where all values of a dataset are more than its bytes in the file can be."""
+        nbytes = math.prod(d.shape or ()) * d.dtype.itemsize
+        if nbytes <= self.free // 8:
+            self.free -= nbytes
+            return
+        how = d.id.get_create_plist()
+        if how.get_layout() == h5py.h5d.VIRTUAL or (self.external and how.get_external_count()):
+            stored = self.size if not self.external else nbytes
+        else:
+            stored = min(d.id.get_storage_size(), self.size)
+        if nbytes > stored * (DENSEST if how.get_nfilters() else 1) or (nbytes > self.real * DENSEST and not self.external):
+            self.free -= nbytes
+            if self.free < 0:
+                raise StoreError(f"{self.path}: {one_line(d.name)!r} says it has {nbytes} bytes (shape {d.shape}), where "
+                                 f"{stored} stand in the file; it is not read as a whole")
+
+
+def find(look: Look, start: Any, name: bytes, seen: tuple[bytes, ...] = ()) -> Any:
+    """The object of that name, link by link. Raises KeyError where there is none, StoreError where it is outside."""
+    here = h5py.h5g.open(h5py.h5i.get_file_id(start), b"/") if name.startswith(b"/") else start
+    look.at = name.decode("utf-8", "replace")[:LONGEST_NAME]
+    elsewhere = True
+    for part in name.split(b"/"):
+        if part in (b"", b"."):
+            continue
+        look.step()
+        if not isinstance(here, h5py.h5g.GroupID):
+            raise KeyError(f"there is no {look.at!r}")
+        try:
+            info = here.links.get_info(part)
+        except (KeyError, RuntimeError):
+            if here.links.exists(part):     # and yet it cannot be read
+                raise
+            raise KeyError(f"there is no {look.at!r}") from None
+        kind = info.type
+        if kind == h5py.h5l.TYPE_SOFT:
+            if len(seen) >= DEEPEST:
+                raise StoreError(f"{look.path}: {look.at!r} is a link that leads to links without end")
+            here = find(look, here, here.links.get_val(part), (*seen, name))
+        elif kind == h5py.h5l.TYPE_HARD or look.external:
+            elsewhere = look.metadata is None or look.metadata.check_object(info.u)
+            here = h5py.h5o.open(here, part)
+        else:
+            where = here.links.get_val(part)[0] if kind == h5py.h5l.TYPE_EXTERNAL else b"by a link of unknown kind"
+            raise look.outside(name.decode("utf-8", "replace"), where.decode("utf-8", "replace"))
+    if elsewhere and isinstance(here, h5py.h5d.DatasetID):
+        check_sources(look, here, name, seen)
+    return here
+
+
+def check_sources(look: Look, d: Any, name: bytes, seen: tuple[bytes, ...] = ()) -> None:
+    """Raise StoreError where a dataset's values stand in another file, or are made of themselves."""
+    how = d.get_create_plist()
+    if how.get_layout() != h5py.h5d.VIRTUAL:
+        if how.get_external_count() and not look.external:
+            raise look.outside(name.decode("utf-8", "replace"), how.get_external(0)[0].decode("utf-8", "replace"))
+        return
+    if len(seen) >= DEEPEST:
+        raise StoreError(f"{look.path}: {look.at!r} is a virtual dataset made of virtual datasets without end")
+    sources = set()
+    for k in range(how.get_virtual_count()):
+        look.step()
+        sources.add((how.get_virtual_filename(k), how.get_virtual_dsetname(k)))
+    for file, source in sources:
+        if "%" in file + source and not look.external:      # stands for names that are made as the dataset grows
+            raise look.outside(name.decode("utf-8", "replace"), f"{file} {source}")
+        if file == ".":
+            try:
+                find(look, h5py.h5g.open(h5py.h5i.get_file_id(d), b"/"), _absolute(source), (*seen, name))
+            except KeyError:
+                pass        # its rows are fill values
+        elif look.external:
+            continue
+        elif _is_of_its_store(look.path, file):
+            _check_beside(look, file, source, (*seen, name))
+        else:
+            raise look.outside(name.decode("utf-8", "replace"), file)
+
+
+def _absolute(name: str) -> bytes:
+    return b"/" + name.encode().lstrip(b"/")
+
+
+def _is_of_its_store(path: str, file: str) -> bool:
+    """Whether a view that `store.publish` made (run.view.vtkhdf) points to a file of its store beside it (run.h5)."""
+    stem, view, _ = os.path.basename(path).partition(".view.")
+    beside = os.path.join(os.path.dirname(os.path.abspath(path)), file)
+    return bool(view) and re.fullmatch(re.escape(stem) + r"(\.\d{4,})?\.[A-Za-z0-9]+", file) is not None and \
+        not os.path.islink(beside)
+
+
+def _check_beside(look: Look, file: str, source: str, seen: tuple[bytes, ...]) -> None:
+    beside = os.path.join(os.path.dirname(os.path.abspath(look.path)), file)
+    if not os.path.isfile(beside):
+        return
+    other = Look(beside)
+    with File(beside, other, locking=False) as f:
+        try:
+            find(other, h5py.h5g.open(f.id, b"/"), _absolute(source), seen)
+        except KeyError:
+            pass
+
+
+class Values(h5py.Dataset):
+    """A dataset whose values all at once are read only where the file's bytes justify it."""
+
+    def __init__(self, id_: Any, look: Look):
+        super().__init__(id_, readonly=True)
+        self._look = look
+
+    def __getitem__(self, key: Any, new_dtype: Any = None) -> Any:
+        if key is Ellipsis or (isinstance(key, tuple) and not key):
+            self._look.check_size(self)
+        return super().__getitem__(key, new_dtype)
+
+
+class _Members:
+    """A group whose members are found link by link, none of them outside the file."""
+
+    id: Any
+    _look: Look
+
+    def __getitem__(self, name: Any) -> Any:
+        if isinstance(name, str | bytes):
+            start = h5py.h5g.open(self.id, b"/") if isinstance(self.id, h5py.h5f.FileID) else self.id
+            return wrapped(find(self._look, start, name.encode() if isinstance(name, str) else name), self._look)
+        node = h5py.h5r.dereference(name, self.id)
+        if isinstance(node, h5py.h5d.DatasetID):
+            check_sources(self._look, node, h5py.h5i.get_name(node) or b"(a reference)")
+        return wrapped(node, self._look)
+
+    def __contains__(self, name: Any) -> bool:
+        try:
+            self[name]
+        except KeyError:
+            return False
+        return True
+
+    def get(self, name: Any, default: Any = None, getclass: bool = False, getlink: bool = False) -> Any:
+        if getclass or getlink:
+            return super().get(name, default, getclass, getlink)        # type: ignore[misc]
+        try:
+            return self[name]
+        except KeyError:
+            return default
+
+    def visititems(self, func: Callable[[str, Any], Any]) -> Any:
+        """Call func(name, object) for every object below, each once, in the order of names; hard links only."""
+        for name, node in walk(self, self._look):
+            value = func(name, node)
+            if value is not None:
+                return value
+        return None
+
+
+class Group(_Members, h5py.Group):
+    def __init__(self, id_: Any, look: Look):
+        h5py.Group.__init__(self, id_)
+        self._look = look
+
+
+class File(_Members, h5py.File):
+    """A file that is open for reading under these rules."""
+
+    def __init__(self, path: str, look: Look, **options: Any):
+        with open(path, "rb") as raw:
+            metadata = metadata_of(raw.fileno())
+            if metadata:
+                metadata.check_superblock()
+        h5py.File.__init__(self, path, "r", **options)
+        self._look = look
+        if metadata and not look.external:
+            look.metadata = Metadata(self.id.get_vfd_handle(), metadata.base)
+
+
+def wrapped(node: Any, look: Look) -> Any:
+    if isinstance(node, h5py.h5d.DatasetID):
+        return Values(node, look)
+    if isinstance(node, h5py.h5g.GroupID):
+        return Group(node, look)
+    return h5py.Datatype(node)
+
+
+def walk(group: Any, look: Look, left_out: list[str] | None = None) -> Iterator[tuple[str, Any]]:
+    """(path, object) of everything below a group by hard links, each object once.
+
+    With `left_out`, what cannot be read is noted there and passed over.
+    """
+    root = h5py.h5g.open(group.id, b"/") if isinstance(group.id, h5py.h5f.FileID) else group.id
+    visited = {h5py.h5o.get_info(root).addr}
+    stack = [(b"", root)]
+    while stack:
+        prefix, here = stack.pop()
+        names: list[tuple[bytes, int, Any]] = []
+
+        def note(name: bytes, info: Any, names: list[tuple[bytes, int, Any]] = names) -> None:
+            look.step()
+            names.append((name, info.type, info.u))
+
+        look.at = prefix.decode("utf-8", "replace")[:LONGEST_NAME] or "/"
+        try:
+            here.links.iterate(note, info=True)
+        except ODD as error:
+            if left_out is None or isinstance(error, EnsemblekitError):
+                raise
+            left_out.append(f"{look.at!r} ({one_line(error)})")
+        groups = []
+        for name, kind, target in names:
+            path = prefix + name
+            look.at = path.decode("utf-8", "replace")[:LONGEST_NAME]
+            try:
+                if kind not in (h5py.h5l.TYPE_HARD, h5py.h5l.TYPE_SOFT) and not look.external:
+                    raise look.outside(look.at, "by an external link")
+                if kind != h5py.h5l.TYPE_HARD:
+                    continue        # what a soft link names is met under its own name
+                if look.metadata:
+                    look.metadata.check_object(target)
+                node = h5py.h5o.open(here, name)
+                address = h5py.h5o.get_info(node).addr
+                if address in visited:
+                    continue
+                visited.add(address)
+                if isinstance(node, h5py.h5d.DatasetID):
+                    check_sources(look, node, path)
+                elif isinstance(node, h5py.h5g.GroupID):
+                    groups.append((path + b"/", node))
+                text = path.decode("utf-8")
+            except ODD as error:
+                if left_out is None:
+                    raise
+                left_out.append(str(error) if isinstance(error, EnsemblekitError) else f"{look.at!r} ({one_line(error)})")
+                continue
+            yield text, wrapped(node, look)
+        stack += reversed(groups)
+
+
+def text_attribute(node: Any, name: str, look: Look) -> str:
+    """An attribute that is text, "" where there is none or it is no short text."""
+    if not h5py.h5a.exists(node.id, name.encode()):
+        return ""
+    held = h5py.h5a.open(node.id, name.encode())
+    if held.get_storage_size() > UNIT_BYTES or math.prod(held.shape) != 1:
+        return ""
+    kind = held.get_type()
+    if isinstance(kind, h5py.h5t.TypeStringID):
+        if kind.is_variable_str() and look.metadata:
+            look.metadata.check_text(h5py.h5o.get_info(node.id).addr, name.encode(), UNIT_BYTES)
+    elif held.dtype.hasobject or kind.detect_class(h5py.h5t.VLEN):
+        return ""
+    value = np.asarray(node.attrs[name]).ravel()[0]
+    return (value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))[:UNIT_BYTES]
+
+
+def number_attribute(node: Any, name: str) -> float:
+    """An attribute that is one number, 0 where there is none."""
+    if not h5py.h5a.exists(node.id, name.encode()):
+        return 0
+    held = h5py.h5a.open(node.id, name.encode())
+    if held.get_storage_size() > 64 or math.prod(held.shape) != 1 or held.dtype.kind not in "biuf":
+        raise StoreError(f"{one_line(node.name)!r}: its attribute {name!r} is no number")
+    return np.asarray(node.attrs[name]).ravel()[0].item()
+
+
+def small_attribute(node: Any, name: str) -> Any:
+    """An attribute of numbers or of text of fixed length. Raises StoreError where it is missing or another."""
+    held = h5py.h5a.open(node.id, name.encode()) if h5py.h5a.exists(node.id, name.encode()) else None
+    if held is None or held.get_storage_size() > UNIT_BYTES or held.dtype.kind not in "biufS":
+        raise StoreError(f"{one_line(node.name)!r}: its attribute {name!r} is missing, or no short row of numbers or text")
+    return node.attrs[name]
