@@ -1,4 +1,4 @@
-"""The only file that knows h5py: creating segments, reading their layout, and reading what cannot be mapped."""
+"""HDF5 files: creating segments, reading their layout, and reading what cannot be mapped."""
 
 from __future__ import annotations
 
