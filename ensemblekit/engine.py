@@ -18,7 +18,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from ensemblekit.errors import InputError
+from ensemblekit.errors import InputError, WorkerLostError
 
 R = TypeVar("R", covariant=True)
 S = TypeVar("S")
@@ -29,10 +29,12 @@ T = TypeVar("T")
 class Engine(Protocol):
     """A place to run independent work."""
 
-    def map(self, func: Callable[[S, T], R], items: Iterable[T], shared: S) -> Iterator[R]:
+    def map(self, func: Callable[[S, T], R], items: Iterable[T], shared: S, *, blas: bool = True) -> Iterator[R]:
         """Yield the values of ``[func(shared, item) for item in items]``, in that order.
 
-        Pulls items as workers free up, ships `shared` once a worker, and cancels the rest at the first failure.
+        Pulls items as workers free up, ships `shared` once a worker, and cancels the rest at the first failure. A worker
+        that is lost is a WorkerLostError with the items it had. ``blas=False``: the work calls no BLAS, which then needs
+        no holding to one thread.
         """
 
 
@@ -40,8 +42,8 @@ class Engine(Protocol):
 class Serial:
     """This thread, one piece after the other."""
 
-    def map(self, func: Callable[[S, T], R], items: Iterable[T], shared: S) -> Iterator[R]:
-        with blas_held(func):
+    def map(self, func: Callable[[S, T], R], items: Iterable[T], shared: S, *, blas: bool = True) -> Iterator[R]:
+        with blas_held(blas):
             for item in items:
                 yield func(shared, item)
 
@@ -56,16 +58,19 @@ class Threads:
     def __post_init__(self) -> None:
         check_workers(self.n)
 
-    def map(self, func: Callable[[S, T], R], items: Iterable[T], shared: S) -> Iterator[R]:
+    def map(self, func: Callable[[S, T], R], items: Iterable[T], shared: S, *, blas: bool = True) -> Iterator[R]:
         n = self.n or cores()
-        with blas_held(func):
+        with blas_held(blas):
             pool = futures.ThreadPoolExecutor(n, thread_name_prefix="ensemblekit")
             yield from ordered(lambda item: pool.submit(func, shared, item), items, 2 * n, pool.shutdown)
 
 
 @dataclass(frozen=True)
 class Processes:
-    """Fresh processes of this machine, for maps that hold Python's lock. What they run must be importable."""
+    """Fresh processes of this machine, for maps that hold Python's lock. What they run must be importable.
+
+    They end with this one, however it ends; at a failure, at Ctrl-C and when the caller stops listening they are killed.
+    """
 
     n: int | None = None
     """How many; None: one a core this process may use."""
@@ -73,14 +78,10 @@ class Processes:
     def __post_init__(self) -> None:
         check_workers(self.n)
 
-    def map(self, func: Callable[[S, T], R], items: Iterable[T], shared: S) -> Iterator[R]:
-        import multiprocessing
+    def map(self, func: Callable[[S, T], R], items: Iterable[T], shared: S, *, blas: bool = True) -> Iterator[R]:
+        from ensemblekit.engine_processes import run_in_processes
 
-        n = self.n or cores()
-        blob = pickled(shared)
-        # spawn, not fork: a fork after threads (BLAS, numba, HDF5) can deadlock in the child
-        pool = futures.ProcessPoolExecutor(n, multiprocessing.get_context("spawn"), _start_worker, (blob,))
-        yield from ordered(lambda item: pool.submit(_work, func, item), items, 2 * n, pool.shutdown)
+        return run_in_processes(func, items, pickled(shared), self.n or cores(), limit_blas, ordered)
 
 
 @dataclass(frozen=True)
@@ -91,54 +92,75 @@ class Executor:
     lookahead: int = 16
     """Pieces submitted ahead of the one awaited; about twice the number of workers."""
 
-    def map(self, func: Callable[[S, T], R], items: Iterable[T], shared: S) -> Iterator[R]:
+    def map(self, func: Callable[[S, T], R], items: Iterable[T], shared: S, *, blas: bool = True) -> Iterator[R]:
         if isinstance(self.pool, futures.ThreadPoolExecutor):
-            with blas_held(func):
+            with blas_held(blas):
                 yield from ordered(lambda item: self.pool.submit(func, shared, item), items, self.lookahead)
             return
         blob = pickled(shared)
         yield from ordered(lambda item: self.pool.submit(_work_from, blob, func, item), items, self.lookahead)
 
 
-def ordered(submit: Callable[[T], Any], items: Iterable[T], lookahead: int,
-            shutdown: Callable[..., None] | None = None) -> Iterator[Any]:
+def ordered(submit: Callable[[T], Any], items: Iterable[T], lookahead: int, shutdown: Callable[..., None] | None = None,
+            *, lost: Callable[[BaseException], str] = lambda error: "", wait: bool = True) -> Iterator[Any]:
     """The results of `submit(item)` in order, with at most `lookahead` items under way.
 
-    At the first failure, at Ctrl-C or when the caller stops listening, what has not begun is cancelled and what has
-    begun is waited for, so that no worker still reads a file when this returns.
+    Arguments:
+        submit: gives a future.
+        shutdown: of the pool, where it is ours to end.
+        lost: says of an error, in words, that the pool lost a worker; nothing where it is the work's own.
+        wait: at a failure or when the caller stops listening, what has begun is waited for, so that no worker still
+            reads a file when this returns; but for Ctrl-C in a pool that is not ours.
+
+    Raises WorkerLostError with the items that were under way.
     """
-    waiting: deque[Any] = deque()
+    waiting: deque[tuple[T, Any]] = deque()
     feed = iter(items)
+
+    def begin(count: int) -> None:
+        for item in islice(feed, count):
+            waiting.append((item, submit(item)))
+
     try:
-        waiting.extend(map(submit, islice(feed, lookahead)))
+        begin(lookahead)
         while waiting:
-            value = waiting.popleft().result()
-            waiting.extend(map(submit, islice(feed, 1)))
+            try:
+                value = waiting[0][1].result()
+            except (Exception, futures.CancelledError) as error:
+                words = error.cause if isinstance(error, WorkerLostError) else lost(error) or _pool_lost(error)
+                if words and not (isinstance(error, WorkerLostError) and error.items):
+                    raise WorkerLostError(words, tuple(item for item, _ in waiting)) from error
+                raise
+            waiting.popleft()
+            begin(1)
             yield value
     finally:
-        for future in waiting:
-            future.cancel()
+        begun = [future for _, future in waiting if not future.cancel()]    # a pool shut down never tells of what it cancelled
         if shutdown is not None:
             shutdown(wait=True, cancel_futures=True)
-        else:
-            futures.wait([f for f in waiting if isinstance(f, futures.Future)])
+        elif wait and not _interrupted(sys.exception()):
+            futures.wait([future for future in begun if isinstance(future, futures.Future)])
+
+
+def _pool_lost(error: BaseException) -> str:
+    """That a pool of ``concurrent.futures`` lost a worker or its work, in words."""
+    if isinstance(error, futures.BrokenExecutor):
+        return (f"a worker of the pool died ({error}); most likely the system ran out of memory or compiled code crashed. The "
+                "pool is of no more use: make a new one, with fewer workers")
+    return "the pool cancelled the work: it was shut down meanwhile" if isinstance(error, futures.CancelledError) else ""
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is what ends this: here, or in the caller that has stopped listening."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__context__
+    return False
 
 
 _shared: Any = None
 _blob: bytes | None = None
-
-
-def _start_worker(blob: bytes) -> None:
-    import signal
-
-    global _shared
-    signal.signal(signal.SIGINT, signal.SIG_IGN)   # Ctrl-C is the parent's to handle; it cancels and joins the pool
-    _shared = pickle.loads(blob)
-    limit_blas()
-
-
-def _work(func: Callable[[Any, Any], Any], item: Any) -> Any:
-    return func(_shared, item)
 
 
 def _work_from(blob: bytes, func: Callable[[Any, Any], Any], item: Any) -> Any:
@@ -196,12 +218,12 @@ def one_blas_thread() -> Iterator[None]:
         yield
 
 
-def blas_held(func: Callable[..., Any]) -> AbstractContextManager[None]:
-    """:func:`one_blas_thread`, but for work that says ``func.blas = False``.
+def blas_held(blas: bool) -> AbstractContextManager[None]:
+    """:func:`one_blas_thread`, but for work that calls no BLAS.
 
     Telling OpenBLAS anything starts its threads again where a fork has ended them, and then they spin for 30 ms.
     """
-    return one_blas_thread() if getattr(func, "blas", True) else nullcontext()
+    return one_blas_thread() if blas else nullcontext()
 
 
 @lru_cache(maxsize=1)

@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ensemblekit.engine import one_blas_thread, ordered
-from ensemblekit.errors import MissingExtraError
+from ensemblekit.errors import MissingExtraError, WorkerLostError
+
+LOOK_SECONDS = 2.0
+LOOKS = 15      # a cluster that grows and shrinks by itself may be without workers for a while
 
 
 class Dask:
@@ -24,10 +27,47 @@ class Dask:
         self.client = client
         self.lookahead = lookahead
 
-    def map(self, func: Callable[[Any, Any], Any], items: Iterable[Any], shared: Any) -> Iterator[Any]:
-        ahead = self.lookahead or 2 * max(1, sum(self.client.nthreads().values()))
+    def map(self, func: Callable[[Any, Any], Any], items: Iterable[Any], shared: Any, *, blas: bool = True) -> Iterator[Any]:
+        threads = sum(self.client.nthreads().values())
+        if not threads:
+            raise WorkerLostError("the cluster has no workers; start some (dask worker ADDRESS)")
         (there,) = self.client.scatter([shared], broadcast=True, hash=False)
-        yield from ordered(lambda item: self.client.submit(_work, func, there, item, pure=False), items, ahead)
+        yield from ordered(lambda item: Awaited(self.client.submit(_work, func, there, item, pure=False), self.client), items,
+                           self.lookahead or 2 * threads, lost=_lost)
+
+
+class Awaited:
+    """A future of the cluster that does not wait for ever where no worker is left to work on it."""
+
+    def __init__(self, future: Any, client: Any):
+        self.future, self.client = future, client
+
+    def cancel(self) -> None:
+        self.future.cancel()
+
+    def result(self) -> Any:
+        alone = 0
+        while True:
+            try:
+                return self.future.result(timeout=LOOK_SECONDS)
+            except TimeoutError as error:
+                if self.future.done():      # the work's own
+                    raise
+                alone = 0 if self.client.nthreads() else alone + 1
+                if alone > LOOKS:
+                    raise WorkerLostError(f"the cluster has had no workers for {LOOKS * LOOK_SECONDS:g} s; start some, and "
+                                          "call again") from error
+
+
+def _lost(error: BaseException) -> str:
+    """That the cluster, not the work, is what failed, in words."""
+    import distributed
+
+    if isinstance(error, distributed.scheduler.KilledWorker):
+        return f"workers of the cluster died again and again under this work, most likely of memory ({error})"
+    if type(error).__module__.partition(".")[0] == "distributed" or isinstance(error, distributed.comm.CommClosedError):
+        return f"the cluster lost the work: a worker, the scheduler or the client has gone ({type(error).__name__}: {error})"
+    return ""
 
 
 def _work(func: Callable[[Any, Any], Any], shared: Any, item: Any) -> Any:

@@ -58,6 +58,22 @@ class ReductionError(EnsemblekitError, RuntimeError):
         return type(self), (self.args[0], self.run, self.start, self.stop)
 
 
+class WorkerLostError(EnsemblekitError, RuntimeError):
+    """A worker process, or the pool it belonged to, that ended before its work did.
+
+    Attributes:
+        cause: how it ended, in words.
+        items: what it had, or what was under way where that cannot be told.
+    """
+
+    def __init__(self, cause: str, items: tuple = ()):
+        self.cause, self.items = cause, items
+        super().__init__(cause)
+
+    def __reduce__(self):
+        return type(self), (self.cause, self.items)
+
+
 class StatisticsError(EnsemblekitError, ValueError):
     """A statistic that the data given cannot answer (too few snapshots, all weights zero, ...)."""
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks import core, memory, report
+from benchmarks import core, memory, pairing, report
 from benchmarks import rom as rom_suite
 from benchmarks.__main__ import parse
 from benchmarks.pairing import Contender, paired
@@ -42,23 +43,31 @@ def test_pairing_refuses_answers_that_differ() -> None:
                work=1.0, unit="sums", repeats=1)
 
 
-def test_preparing_and_finishing_are_not_timed() -> None:
-    nap = Contender("a", lambda handle: handle + 1, prepare=lambda: time.sleep(0.05) or 1,
-                    finish=lambda handle, answer: (time.sleep(0.05), handle, answer)[1:])
-    case = paired("naps", [nap], np.testing.assert_equal, work=1.0, unit="naps", repeats=1, warm=False)
-    assert case.timings[0].best < 0.05
+def test_preparing_and_finishing_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    def takes(seconds: float, value: object) -> object:
+        now[0] += seconds
+        return value
+
+    monkeypatch.setattr(pairing, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    nap = Contender("a", lambda handle: takes(1.0, handle + 1), prepare=lambda: takes(10.0, 1),
+                    finish=lambda handle, answer: takes(100.0, (handle, answer)))
+    case = paired("naps", [nap], np.testing.assert_equal, work=1.0, unit="naps", repeats=2, warm=False)
+    assert case.timings[0].seconds == (1.0, 1.0)
+    assert now == [222.0]
 
 
-def allocate(nbytes: int) -> int:
-    """Writes to every page, so that the memory is really there."""
-    return int(np.ones(nbytes // 8).sum())
+def allocate(nbytes: int) -> np.ndarray:
+    """Writes to every page, so that the memory is really there; kept until it is measured."""
+    return np.ones(nbytes // 8)
 
 
 @pytest.mark.skipif(not memory.STATUS.exists(), reason="RssAnon is Linux's")
 def test_extra_memory_is_what_was_allocated() -> None:
     found = memory.extra_memory(allocate, 64 << 20, warm=(8,))
     assert found is not None
-    assert 63 << 20 < found < 80 << 20
+    assert 60 << 20 < found < 80 << 20      # the system counts pages in batches, thread by thread
 
 
 def test_bandwidth_is_of_this_world() -> None:

@@ -1,6 +1,12 @@
 """Same bits wherever the work is done; a failure names its snapshots and stops the rest."""
 
+import itertools
+import multiprocessing
+import os
 import pickle
+import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent import futures
@@ -139,12 +145,142 @@ def test_blas_is_held_to_one_thread_but_where_work_does_without(engine):
     def threads(shared, item):
         return [lib["num_threads"] for lib in threadpoolctl.threadpool_info() if lib["user_api"] == "blas"]
 
-    def without(shared, item):
-        return threads(shared, item)
-
-    without.blas = False
     with threadpoolctl.threadpool_limits(3, "blas"):
-        (held,), (left,) = engine.map(threads, [0], None), engine.map(without, [0], None)
+        (held,), (left,) = engine.map(threads, [0], None), engine.map(threads, [0], None, blas=False)
         assert set(held) == {1}
         assert set(left) == {3}
         assert set(threads(None, 0)) == {3}
+
+
+# ---- workers that are lost -------------------------------------------------------------------------------------------
+
+def ends_its_process(block):
+    if block.start <= 700 < block.start + len(block):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return block.fields["position"]
+
+
+def exits(block):
+    raise SystemExit(3)
+
+
+class Untravelled(Exception):
+    """An error that pickles and cannot be read again."""
+
+    def __init__(self, one, two):
+        super().__init__(one)
+
+
+def raises_untravelled(block):
+    raise Untravelled("the box", "is missing")
+
+
+def test_a_worker_that_dies_is_named_with_its_snapshots_and_the_likely_cause(store):
+    with pytest.raises(ReductionError, match=r"snapshots (\d+) to (\d+) of run 0.*SIGKILL.*out of memory") as caught:
+        ek.reduce(store, {"x": (ends_its_process, ek.Moments())}, engine=ek.Processes(2))
+    assert caught.value.start <= 700 < caught.value.stop
+    assert caught.value.stop - caught.value.start < 100         # those of one piece
+
+
+def test_a_pool_that_loses_a_worker_is_named_with_what_was_under_way(store):
+    with futures.ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool, pytest.raises(
+            ReductionError, match=r"snapshots \d+ to \d+ of run 0 .*out of memory.*make a new one") as caught:
+        ek.reduce(store, {"x": (ends_its_process, ek.Moments())}, engine=ek.Executor(pool))
+    assert caught.value.start <= 700 < caught.value.stop
+
+
+def test_a_pool_that_is_shut_down_meanwhile_is_said(store):
+    pool = futures.ThreadPoolExecutor(1)
+
+    def shuts_down(block):
+        pool.shutdown(wait=False, cancel_futures=True)
+        return block.fields["position"]
+
+    with pytest.raises((ReductionError, RuntimeError), match=r"shut down|shutdown"):
+        ek.reduce(store, {"x": (shuts_down, ek.Moments())}, engine=ek.Executor(pool))
+
+
+@pytest.mark.parametrize(("work", "words"), [
+    (exits, "ended its process by SystemExit"),
+    (raises_untravelled, "Untravelled: the box"),
+], ids=["exit", "error"])
+def test_what_cannot_come_back_comes_in_words(store, work, words):
+    with pytest.raises(ek.EnsemblekitError, match=words):
+        ek.reduce(store, {"x": (work, ek.Moments())}, engine=ek.Processes(1))
+
+
+def test_a_result_that_cannot_travel_is_named():
+    with pytest.raises(ek.EnsemblekitError, match=r"the result, a lock, cannot be sent back.*Threads\(\)"):
+        list(ek.Processes(1).map(makes_a_lock, [0], None))
+
+
+def makes_a_lock(shared, item):
+    return threading.Lock()
+
+
+def test_a_map_that_a_worker_cannot_import_is_said(tmp_path):
+    """As at the prompt: its __main__ is nothing that another process could import."""
+    code = ("import numpy as np, ensemblekit as ek\n"
+            "def half(block): return block.only / 2\n"
+            "try: ek.reduce(np.zeros((10, 2)), {'u': (half, ek.Moments())}, engine=ek.Processes(1))\n"
+            "except ek.EnsemblekitError as error: print(error)\n")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert "could not load what it was to run" in done.stdout, done.stderr
+    assert "top level of a module" in done.stdout
+
+
+def test_an_engine_without_the_keyword_is_named():
+    class Old:
+        def map(self, func, items, shared):
+            return (func(shared, item) for item in items)
+
+    with pytest.raises(InputError, match=r"Old is no engine.*blas=True"):
+        ek.reduce(np.zeros((10, 2)), ek.Moments(), engine=Old())
+
+
+def doubled(shared, item):
+    return shared * item
+
+
+def test_processes_leave_nothing_behind_and_keep_order():
+    assert list(ek.Processes(3).map(doubled, range(50), 2)) == list(range(0, 100, 2))
+    assert list(ek.Processes(3).map(doubled, [], 2)) == []
+    values = ek.Processes(2).map(doubled, itertools.count(), 2)
+    assert [next(values) for _ in range(3)] == [0, 2, 4]
+    children = [p for p in multiprocessing.active_children() if p.name == "ensemblekit worker"]
+    assert len(children) == 2
+    values.close()          # the caller stops listening
+    assert not [p for p in multiprocessing.active_children() if p.name == "ensemblekit worker"]
+    assert not [t for t in threading.enumerate() if t.name == "ensemblekit feeder" and t.is_alive() and not t.daemon]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_cluster_that_loses_its_workers_is_an_error_of_ours(store):
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None) as cluster, \
+            distributed.Client(cluster) as client:
+        client.run_on_scheduler(lambda dask_scheduler: setattr(dask_scheduler, "allowed_failures", 0))
+        with pytest.raises(ReductionError, match=r"snapshots .* of run 0 .*cluster"):
+            ek.reduce(store, {"x": (ends_its_process, ek.Moments())}, engine=ek.Dask(client))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_cluster_without_workers_is_not_waited_for_for_ever(store, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    from ensemblekit import engine_dask
+
+    monkeypatch.setattr(engine_dask, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(engine_dask, "LOOKS", 2)
+
+    def leaves(block):
+        distributed.get_worker().loop.add_callback(distributed.get_worker().close, nanny=False)
+        time.sleep(3)
+        return block.fields["position"]
+
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster, \
+            distributed.Client(cluster) as client:
+        with pytest.raises(ReductionError, match=r"snapshots .* of run 0 .*cluster"):
+            ek.reduce(store, {"x": (leaves, ek.Moments())}, engine=ek.Dask(client))
+    with distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=None) as cluster, \
+            distributed.Client(cluster) as client, pytest.raises(ReductionError, match="no workers"):
+        ek.reduce(store["energy"], ek.Moments(), engine=ek.Dask(client))

@@ -69,9 +69,9 @@ def test_a_million_snapshots_in_seconds() -> None:
     x = ar1(0.98, 1_000_000)
     x[:50_000] += 8 * np.exp(-np.arange(50_000) / 5000)
     detect_equilibration(x[:2000])
-    begin = time.perf_counter()
+    begin = time.process_time()
     found = detect_equilibration(x)
-    assert time.perf_counter() - begin < 20        # about one second where nothing else runs
+    assert time.process_time() - begin < 20        # about one second of one processor
     assert 5_000 <= found.start <= 60_000
 
 

@@ -99,7 +99,7 @@ def test_following_a_run_that_is_being_written(run):
                 break
         except ek.EnsemblekitError:
             time.sleep(0.01)
-    text = run("pod live.h5 -k 3 --follow --idle 0.8")
+    text = run("pod live.h5 -k 3 --follow --idle 3")
     writer.join()
     assert "60 snapshots" in text
     basis = rom.Basis.load("live.h5.basis.h5")

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from ensemblekit.averaging.reducer import Reducer
 from ensemblekit.engine import Engine, Serial, Threads
-from ensemblekit.errors import InputError, ReadOnceError, ReductionError, UnknownFieldError
+from ensemblekit.errors import InputError, ReadOnceError, ReductionError, UnknownFieldError, WorkerLostError
 from ensemblekit.source import WHOLE, Block, Cut, Field, Piece, SnapshotSource, as_source
 
 Map = Callable[[Block], Any]
@@ -123,7 +123,7 @@ def _read(source: SnapshotSource, branches: Mapping[str, Branch], map: Map | Non
             isinstance(engine, Serial | Threads)):
         normal = {name: (map, field, *(_in_place(r, one) if map is None else r for r in reducers))
                   for name, (map, field, *reducers) in normal.items()}
-    values = engine.map(_reduce_piece if blas else _reduce_without_blas, _foreseen(pieces), normal)
+    values = _mapped(engine, _foreseen(pieces), normal, blas)
     try:
         for at, start, stop, tile, states in values:
             if at != run:
@@ -139,6 +139,36 @@ def _read(source: SnapshotSource, branches: Mapping[str, Branch], map: Map | Non
         meter.close()
     if run >= 0:
         yield run, rows.joined(one)
+
+
+def _mapped(engine: Engine, pieces: Iterator[Piece], branches: Branches, blas: bool) -> Iterator[Any]:
+    """The pieces' states from the engine; a worker that was lost is named with the snapshots it had."""
+    try:
+        values = engine.map(_reduce_piece, pieces, branches, blas=blas)
+    except TypeError as error:
+        if "blas" not in str(error):
+            raise
+        raise InputError(f"{type(engine).__name__} is no engine: its method is map(func, items, shared, *, blas=True); "
+                         f"{error}") from error
+    try:
+        yield from values
+    except WorkerLostError as error:
+        raise _lost(error) from error
+
+
+def _lost(error: WorkerLostError) -> ReductionError:
+    """The error of a lost worker in words of snapshots: those it had, or all that were under way."""
+    if not error.items:
+        return ReductionError(error.cause)
+    first, last = error.items[0], error.items[-1]
+    if first.run == last.run:
+        start, stop = min(p.start for p in error.items), max(p.stop for p in error.items)
+        where = f"snapshots {start} to {stop - 1} of run {first.run}"
+    else:
+        start, stop = first.start, first.stop
+        where = f"snapshots from {start} of run {first.run} to {last.stop - 1} of run {last.run}"
+    return ReductionError(f"while {where} {'were' if len(error.items) == 1 else 'were among those'} worked on: {error.cause}",
+                          first.run, start, stop)
 
 
 def _in_place(reducer: Any, field: Field) -> Any:
@@ -245,13 +275,6 @@ def _reduce_piece(branches: Branches, piece: Piece) -> tuple[int, int, int, slic
         raise ReductionError(f"{doing}, {where}: {type(error).__name__}: {error}", piece.run, piece.start,
                              piece.stop) from error
     return piece.run, piece.start, piece.stop, piece.tile, states
-
-
-def _reduce_without_blas(branches: Branches, piece: Piece) -> tuple[int, int, int, slice, States]:
-    return _reduce_piece(branches, piece)
-
-
-_reduce_without_blas.blas = False       # type: ignore[attr-defined]
 
 
 def _normalised(source: SnapshotSource, branches: Mapping[str, Branch], default: Map | None) -> dict[str, tuple]:
