@@ -16,7 +16,6 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from ensemblekit.averaging.reducer import BOTH
 from ensemblekit.averaging.rows import rows_of
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.source import Array, is_torch
@@ -114,8 +113,6 @@ class BlockSums:
     Real numbers only. NaN or infinity in an element makes the answer of that element NaN.
     """
 
-    cuts = BOTH
-
     def __init__(self) -> None:
         self.segment: _Segment | None = None
         self.item: tuple[int, ...] = ()
@@ -167,15 +164,15 @@ class BlockSums:
                              f"at {later.start}")
         self.segment = _joined(mine, later)
 
-    def beside(self, right: Self) -> None:
+    def join(self, right: Self) -> None:
         mine, other = self.segment, right.segment
         if mine is None or other is None:
             self.segment = mine or other
             return
-        self.segment = mine.beside(other)
+        self.segment = mine.join(other)
         self.item = (len(self.segment.mean),)
 
-    def shaped(self, item: tuple[int, ...]) -> None:
+    def reshape(self, item: tuple[int, ...]) -> None:
         self.item = tuple(item)
 
     def result(self) -> BlockResult:
@@ -247,7 +244,7 @@ class _Segment:
                         {k: v - d * self.w_high[k] for k, v in self.high.items()}, True, centre, self.w_mean,
                         [b - d * c for b, c in zip(self.cross, self.w2, strict=True)], self.w2, self.w_low, self.w_high)
 
-    def beside(self, right: _Segment) -> _Segment:
+    def join(self, right: _Segment) -> _Segment:
         """The same snapshots with the elements of `right` after mine."""
         both = np.concatenate
         return _Segment(self.start, self.stop, both([self.mean, right.mean]),

@@ -10,10 +10,9 @@ from typing import Any, Self
 import numpy as np
 
 from ensemblekit.averaging.arrays import along, as_numbers, flat_pieces, join, like, one_row, plain, same_item, wide
-from ensemblekit.averaging.reducer import BOTH
 from ensemblekit.averaging.rows import Rows, folded, rows_of
 from ensemblekit.errors import InputError, StatisticsError
-from ensemblekit.source import Array, is_torch
+from ensemblekit.source import Array, Field, is_torch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,8 +47,6 @@ class Moments:
     & LeVeque (1983) and Pébay (SAND2008-6212) say. Any order of merging gives the same to rounding.
     """
 
-    cuts = BOTH
-
     def __init__(self, order: int = 2):
         if order not in (2, 4):
             raise InputError(f"order is 2 (mean, variance) or 4 (skewness and kurtosis too); got {order!r}")
@@ -60,8 +57,8 @@ class Moments:
         self.item: tuple[int, ...] = ()
         self.complex = False
         self.sums: list[Array] = []     # [mean, M2] or [mean, M2, M3, M4], flat; complex numbers as pairs
-        self.rooms: list[np.ndarray] = []       # of the whole item, where its tiles are taken in place
-        self.place = slice(0, 0)                # which part of them is mine
+        self.buffers: list[np.ndarray] = []     # of the whole item, where its tiles are taken in place
+        self.span = slice(0, 0)                 # which part of them is mine
 
     def empty(self) -> Self:
         return type(self)(self.order)
@@ -130,7 +127,7 @@ class Moments:
                 self._update_folded(rows, narrow, k)
                 return
         if not self.sums:
-            self.sums = [room[self.place] for room in self.rooms]
+            self.sums = [buffer[self.span] for buffer in self.buffers]
             if not self.sums or len(self.sums[0]) != rows.width:        # the block is not what the field had said
                 self.sums = [np.zeros(rows.width), np.zeros(rows.width)]
         if weights is None:
@@ -199,46 +196,46 @@ class Moments:
             return self.result().mean
         return self._shape(self.sums[0])
 
-    def roomy(self, size: int, complex: bool) -> Self:
-        """A pattern whose tiles are all parts of the same memory, for threads: to put them beside each other copies nothing.
-
-        Arguments:
-            size, complex: of the item.
-        """
+    def preallocate(self, field: Field) -> Self:
+        """A pattern with memory for a whole item of the field, whose slots are parts of it: to join them copies nothing."""
         new = self.empty()
+        complex, size = field.dtype.kind == "c", field.size
         if self.order == 2:
-            new.rooms = [np.zeros(size * (1 + complex)), np.zeros(size * (1 + complex))]
+            new.buffers = [np.zeros(size * (1 + complex)), np.zeros(size * (1 + complex))]
             new.complex = complex
         return new
 
-    def tile(self, tile: slice) -> Self:
-        """An empty state for these numbers of the item of a `roomy` pattern; no two may overlap."""
+    def slot(self, tile: slice) -> Self:
+        """An empty state for these numbers of the item, in the memory of a preallocated pattern; no two may overlap."""
         new = self.empty()
-        new.rooms, each = self.rooms, 1 + self.complex
-        new.place = slice(tile.start * each, tile.stop * each)
+        if not self.buffers:
+            return new
+        new.buffers, each = self.buffers, 1 + self.complex
+        new.span = slice(tile.start * each, tile.stop * each)
         return new
 
     def _placed(self) -> bool:
-        return bool(self.rooms and self.sums) and all(x.base is room for x, room in zip(self.sums, self.rooms, strict=True))
+        return bool(self.buffers and self.sums) and all(
+            x.base is buffer for x, buffer in zip(self.sums, self.buffers, strict=True))
 
-    def beside(self, right: Self) -> None:
+    def join(self, right: Self) -> None:
         if right.sums:
-            if self._placed() and right._placed() and self.rooms is right.rooms and self.place.stop == right.place.start:
-                self.place = slice(self.place.start, right.place.stop)
-                self.sums = [room[self.place] for room in self.rooms]
+            if self._placed() and right._placed() and self.buffers is right.buffers and self.span.stop == right.span.start:
+                self.span = slice(self.span.start, right.span.stop)
+                self.sums = [buffer[self.span] for buffer in self.buffers]
             else:
                 self.sums = [join(a, b) for a, b in zip(self.sums, right.sums, strict=True)]
             self.complex = right.complex
             self.item = (self.item[0] + right.item[0],)
 
-    def shaped(self, item: tuple[int, ...]) -> None:
+    def reshape(self, item: tuple[int, ...]) -> None:
         self.item = tuple(item)
 
     def result(self) -> MomentsResult:
         """Raises StatisticsError where no snapshot, or none with a weight above 0, was seen."""
         return self._answer(own=False)
 
-    def final(self) -> MomentsResult:
+    def take_result(self) -> MomentsResult:
         """The same as `result`, made in place of the state where it can be: for the last use of a state of large items."""
         return self._answer(own=True)
 

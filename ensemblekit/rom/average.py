@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -23,14 +23,13 @@ from ensemblekit.averaging.blocking import BlockResult
 from ensemblekit.averaging.equilibration import significant_start
 from ensemblekit.averaging.estimate import Estimate, student_interval
 from ensemblekit.averaging.moments import Moments
-from ensemblekit.averaging.reducer import TIME
 from ensemblekit.averaging.rows import rows_of
 from ensemblekit.averaging.run import Progress, partials, reduce
 from ensemblekit.averaging.series import Series
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, ReadOnceError, StatisticsError, UnknownFieldError
 from ensemblekit.rom.mesh import mesh_of
-from ensemblekit.source import Array, Block, Cut, Field, SnapshotSource, as_source, check_times
+from ensemblekit.source import Array, Block, Field, SnapshotSource, as_source, check_times
 
 STATISTICS = ("mean", "rms", "reynolds_stress", "tke")
 PAIRS = {2: ((0, 0), (1, 1), (0, 1)), 3: ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (0, 2))}
@@ -279,8 +278,6 @@ def _targets(source: SnapshotSource, wanted: tuple[str, ...], velocity: str | Se
 class Products:
     """Sums of w a, w a_i a_j and their squares about a fixed reference. Merges in any order."""
 
-    cuts: ClassVar[frozenset[Cut]] = TIME
-
     def __init__(self, parts: int, reference: np.ndarray):
         self.parts, self.reference = parts, reference
         self.n, self.weight = 0, 0.0
@@ -310,12 +307,6 @@ class Products:
         if later.n:
             self.sums = [a + b for a, b in zip(self.sums, later.sums, strict=True)] if self.sums else later.sums
             self.n, self.weight = self.n + later.n, self.weight + later.weight
-
-    def beside(self, right: Self) -> None:
-        raise NotImplementedError("products of components are not cut in space")
-
-    def shaped(self, item: tuple[int, ...]) -> None:
-        pass
 
     def result(self) -> Self:
         return self

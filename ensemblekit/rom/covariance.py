@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from ensemblekit.averaging.reducer import TIME
 from ensemblekit.averaging.run import reduce
 from ensemblekit.averaging.series import Series
 from ensemblekit.rom.gram import FLOOR
@@ -44,8 +43,6 @@ class Rows:
 class Products:
     """Sums over the snapshots of x and of conj(x) x, weighted; merges in any order, as all rows have one shift."""
 
-    cuts = TIME
-
     def __init__(self) -> None:
         self.sum: Array = None
         self.matrix: Array = None
@@ -65,12 +62,6 @@ class Products:
         if later.sum is not None:
             self.sum = later.sum if self.sum is None else self.sum + later.sum
             self.matrix = later.matrix if self.matrix is None else self.matrix + later.matrix
-
-    def beside(self, right: Self) -> None:
-        raise NotImplementedError("Products is not cut in space")
-
-    def shaped(self, item: tuple[int, ...]) -> None:
-        pass
 
     def result(self) -> tuple[np.ndarray, np.ndarray]:
         return self.sum, self.matrix

@@ -164,10 +164,10 @@ def publish(store: Store, path: str | os.PathLike[str] | None) -> str:
     try:
         with new_file(temporary, libver=("earliest", "v110")) as f:
             root = write_grid(f, mesh, None, times)
-            for name, (where, count) in shown(store.fields, mesh, association).items():
+            for name, (where, count) in shown(store.all_fields, mesh, association).items():
                 rows = [Rows(os.path.relpath(span.path, home), f"/{span.dataset.path}", span.n)
                         for span in source.table.spans(name, 0, n, 1)]
-                add_virtual(root, where, name, store.fields[name], count, rows)
+                add_virtual(root, where, name, store.all_fields[name], count, rows)
         os.replace(temporary, target)
     except OSError as error:
         if os.path.exists(temporary):
