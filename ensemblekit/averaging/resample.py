@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ensemblekit.averaging.reducer import MergesInTime
 from ensemblekit.averaging.run import States
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.source import check_weights
@@ -375,6 +376,7 @@ def _joined(first: States, later: States) -> States:
     joined = _copied(first)
     for name, reducers in joined.items():
         for a, b in zip(reducers, later[name], strict=True):
+            assert isinstance(a, MergesInTime)      # partials refuses others
             a.merge(b)
     return joined
 

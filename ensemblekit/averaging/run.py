@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from ensemblekit.averaging.reducer import FillsSlots, Reducer, TakesResult, cuts_of_reducer
+from ensemblekit.averaging.reducer import FillsSlots, JoinsInSpace, Reducer, TakesResult, cuts_of_reducer
 from ensemblekit.engine import Engine, Serial, Threads
 from ensemblekit.errors import InputError, ReadOnceError, ReductionError, UnknownFieldError, WorkerLostError
 from ensemblekit.source import WHOLE, Block, Cut, Field, Piece, SnapshotSource, as_source
@@ -230,7 +230,8 @@ class _Rows:
             for _, states in first:
                 for reducers in states.values():
                     for reducer in reducers:
-                        reducer.reshape(field.shape)
+                        if isinstance(reducer, JoinsInSpace):
+                            reducer.reshape(field.shape)
         while not self.collapse and len(first) > self.keep:
             for k in range(0, len(first) - 1, 2):
                 _merge(first[k][1], first[k + 1][1])
@@ -250,8 +251,8 @@ def _pairwise(total: States, other: States, verb: Literal["merge", "join"]) -> N
 
 def _reduce_piece(branches: Branches, piece: Piece) -> tuple[int, int, int, slice, States]:
     """Everything that is done with one piece, wherever it is done."""
-    states: States = {name: [r.slot(piece.tile) if isinstance(r, FillsSlots) else r.empty() for r in reducers]
-                      for name, (_, _, *reducers) in branches.items()}
+    states: dict[str, list[Any]] = {name: [r.slot(piece.tile) if isinstance(r, FillsSlots) else r.empty() for r in reducers]
+                                    for name, (_, _, *reducers) in branches.items()}
     doing = "reading"
     try:
         for block in piece.blocks():
