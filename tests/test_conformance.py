@@ -266,6 +266,8 @@ def test_a_store_lists_what_it_can_give(tmp_path):
     found = ek.reduce(store, {"m": (lambda block: block.fields["u"][:, 0, 0], ek.Moments())})["m"]
     assert found.mean == pytest.approx(np.average(X[:, 0, 0].astype("f4"), weights=W), rel=1e-6)
     with pytest.raises(UnknownFieldError, match="loss"):
+        ek.reduce(store, {"m": ("loss", ek.Moments())})
+    with pytest.raises(InputError, match="on another clock"):       # nor silently the only field there is
         ek.reduce(store, {"loss": ek.Moments()})
     assert ek.reduce(store.clock("fast"), ek.Moments()).n == ek.reduce(store["loss"], ek.Moments()).n == 80
 

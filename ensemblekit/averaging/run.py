@@ -280,6 +280,7 @@ def _normalised(source: SnapshotSource, branches: Mapping[str, Branch], default:
     if not isinstance(branches, Mapping) or not branches:
         raise InputError(f"branches is a reducer or a mapping of name to reducer with at least one; got {branches!r}")
     fields = source.fields
+    elsewhere: Mapping[str, Field] = getattr(source, "all_fields", {})     # of a store: those of its other clocks too
     normal: dict[str, tuple] = {}
     for name, branch in branches.items():
         head, *reducers = branch if isinstance(branch, tuple) else (default, branch)
@@ -298,6 +299,9 @@ def _normalised(source: SnapshotSource, branches: Mapping[str, Branch], default:
         if field is None:
             if name in fields:
                 field = name
+            elif name in elsewhere:     # not the only field of this clock instead
+                raise InputError(f"branch {name!r} has the name of a field on another clock than {sorted(fields)}; reduce it by "
+                                 f"itself, store[{name!r}], or give the branch another name")
             elif len(fields) == 1:
                 (field,) = fields
             else:
