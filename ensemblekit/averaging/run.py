@@ -300,8 +300,8 @@ def _normalised(source: SnapshotSource, branches: Mapping[str, Branch], default:
             if name in fields:
                 field = name
             elif name in elsewhere:     # not the only field of this clock instead
-                raise InputError(f"branch {name!r} has the name of a field on another clock than {sorted(fields)}; reduce it by "
-                                 f"itself, store[{name!r}], or give the branch another name")
+                raise InputError(f"branch {name!r} has the name of a field on another clock than {sorted(fields)}; reduce it "
+                                 f"by itself, store[{name!r}], or give the branch another name")
             elif len(fields) == 1:
                 (field,) = fields
             else:
