@@ -96,6 +96,7 @@ class Block(NamedTuple):
         return len(next(iter(self.fields.values())))
 
 
+@runtime_checkable
 class Piece(Protocol):
     """A recipe for consecutive blocks of one run.
 
@@ -110,6 +111,9 @@ class Piece(Protocol):
     def stop(self) -> int: ...
     @property
     def tile(self) -> slice: ...
+    def prefetch(self) -> None:
+        """Have the system begin to read what comes first; nothing, where there is nothing to gain. Covers hand it on."""
+
     def blocks(self) -> Iterator[Block]: ...
 
 
@@ -307,6 +311,9 @@ class HeldPiece:
     weights: np.ndarray | None
     times: np.ndarray | None
 
+    def prefetch(self) -> None:
+        """Nothing: what is in memory needs no disk."""
+
     def blocks(self) -> Iterator[Block]:
         arrays = self.arrays
         if self.tile != WHOLE:
@@ -401,6 +408,9 @@ class RunPiece:
     piece: Piece
     timed: bool = True
 
+    def prefetch(self) -> None:
+        self.piece.prefetch()
+
     def blocks(self) -> Iterator[Block]:
         shift = self.start - self.piece.start
         for block in self.piece.blocks():
@@ -478,6 +488,10 @@ class JoinedPiece:
     stop: int
     tile: slice
     parts: tuple[Piece, ...]
+
+    def prefetch(self) -> None:
+        for part in self.parts:
+            part.prefetch()
 
     def blocks(self) -> Iterator[Block]:
         blocks = [block for part in self.parts for block in part.blocks()]

@@ -71,8 +71,8 @@ def test_tiles_beside_each_other_and_the_pass_over_a_source() -> None:
     left, right = BlockSums(), BlockSums()
     left.update(x.reshape(1000, 30)[:, :11], 0, np.ones(1000))
     right.update(x.reshape(1000, 30)[:, 11:], 0, np.ones(1000))
-    left.beside(right)
-    left.shaped((6, 5))
+    left.join(right)
+    left.reshape((6, 5))
     np.testing.assert_allclose(left.result().variances, whole.variances, rtol=1e-10)
 
 

@@ -82,7 +82,7 @@ def same(path, other):
     """Whether two stores hold the same bits: weights, buffers, history and log."""
     a, b = ek.open(path), ek.open(other)
     one, two = neural.history(a), neural.history(b)
-    return (all(np.array_equal(a[name][:], b[name][:], equal_nan=True) for name in a.fields)
+    return (all(np.array_equal(a[name][:], b[name][:], equal_nan=True) for name in a.all_fields)
             and all(np.array_equal(getattr(one, name), getattr(two, name), equal_nan=True)
                     for name in ("step", "loss", "learning_rate"))
             and list(one.logged) == list(two.logged)

@@ -46,8 +46,8 @@ def test_every_cut_gives_the_same(name, kind):
         sides = [REDUCERS[name](), REDUCERS[name]()]
         for side, columns in zip(sides, (x[:, :2], x[:, 2:]), strict=True):
             side.update(columns, 0, weights)
-        sides[0].beside(sides[1])
-        sides[0].shaped((2, 3))
+        sides[0].join(sides[1])
+        sides[0].reshape((2, 3))
         for got, want in zip(numbers(sides[0].result()), wanted, strict=True):
             np.testing.assert_allclose(got.reshape(want.shape), want, rtol=1e-9, atol=1e-9)
     with pytest.raises(StatisticsError):

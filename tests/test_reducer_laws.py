@@ -9,6 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import ensemblekit as ek
+from ensemblekit.averaging.reducer import cuts_of_reducer
 from tests import strategies
 from tests.oracles import SPACE_CASES, TIME_CASES
 
@@ -78,8 +79,8 @@ def test_any_cut_in_space_gives_the_plain_answer(name, data):
         if total is None:
             total = part
         else:
-            total.beside(part)
-    total.shaped((x.shape[1],))
+            total.join(part)
+    total.reshape((x.shape[1],))
     assert_same(numbers(total.result()), oracle(x, w), max(1.0, np.abs(x).max()))
 
 
@@ -87,7 +88,7 @@ def test_any_cut_in_space_gives_the_plain_answer(name, data):
 def test_result_is_pure_and_the_state_restores(name):
     pattern, numbers, oracle, _ = {**TIME_CASES, **SPACE_CASES}[name]
     x = np.random.default_rng(5).normal(size=(20, 3))
-    whole = "time" not in pattern.cuts
+    whole = "time" not in cuts_of_reducer(pattern)
     state = fed(pattern, x if whole else x[:12], None)
     first = [np.array(v) for v in numbers(state.result())]
     for value in numbers(state.result()):
@@ -109,7 +110,7 @@ def test_the_pattern_is_never_changed_and_an_empty_state_merges(name):
     x = np.random.default_rng(6).normal(size=(9, 2))
     before = pickle.dumps(pattern.state())
     state = fed(pattern, x, None)
-    (state.merge if "time" in pattern.cuts else state.beside)(pattern.empty())
+    (state.merge if "time" in cuts_of_reducer(pattern) else state.join)(pattern.empty())
     assert_same(numbers(state.result()), oracle(x, None))
     assert pickle.dumps(pattern.state()) == before
 
@@ -121,7 +122,7 @@ def test_torch_gives_numpys_answer_and_stays_torch(name):
     rng = np.random.default_rng(7)
     x = rng.normal(size=(23, 4))
     w = rng.random(23) if weighted else None
-    cut = "time" if "time" in pattern.cuts else "space"
+    cut = "time" if "time" in cuts_of_reducer(pattern) else "space"
     got = ek.reduce(ek.ArraySource.of(torch.as_tensor(x), weights=w), pattern, cut=cut)
     values = numbers(got)
     assert isinstance(values[0], torch.Tensor)
@@ -193,7 +194,6 @@ def test_what_cannot_be_done_is_said(make, match):
 class _Alive:
     """A reducer of tiles that counts how many of its states are alive."""
 
-    cuts = ek.Gram.cuts
     alive, most = 0, 0
 
     def __init__(self):
@@ -209,14 +209,11 @@ class _Alive:
         type(self).alive += 1
         type(self).most = max(type(self).most, type(self).alive)
 
-    def merge(self, later):
-        raise NotImplementedError
-
-    def beside(self, right):
+    def join(self, right):
         self.tiles = self.tiles + right.tiles
         type(self).alive -= 1
 
-    def shaped(self, item):
+    def reshape(self, item):
         pass
 
     def result(self):

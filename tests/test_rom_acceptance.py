@@ -294,6 +294,9 @@ class CountedPiece:
         self.piece, self.owner = piece, owner
         self.run, self.start, self.stop, self.tile = piece.run, piece.start, piece.stop, piece.tile
 
+    def prefetch(self):
+        self.piece.prefetch()
+
     def blocks(self):
         for block in self.piece.blocks():
             self.owner.bytes += sum(np.asarray(x).nbytes for x in block.fields.values())

@@ -161,7 +161,7 @@ def test_what_else_they_hold(tmp_path):
             variant(f)
     store = ek.open(tmp_path / "edges_in_time.h5")
     assert store["box"].shape == (T, 3, 3)
-    assert store.fields["box"].kind == "box"
+    assert store.all_fields["box"].kind == "box"
     assert store.clocks == {"main": ["box", "position"]}
     assert ek.open(tmp_path / "edge_lengths_in_time.h5")["box"].shape == (T, 3)
     store = ek.open(tmp_path / "with_observables.h5")
@@ -170,7 +170,7 @@ def test_what_else_they_hold(tmp_path):
     assert store["temperature"].unit == "K"
     assert "mass" not in store
     store = ek.open(tmp_path / "slower_velocities.h5")
-    assert store.fields["velocity"].clock != store.fields["position"].clock
+    assert store.all_fields["velocity"].clock != store.fields["position"].clock
     np.testing.assert_array_equal(store["velocity"][:], POSITIONS[::4])
     np.testing.assert_array_equal(store["velocity"].steps, STEPS[::4])
     np.testing.assert_array_equal(store["position"].steps, STEPS)
@@ -189,10 +189,10 @@ def test_plain_hdf5_opens(tmp_path):
         layout[20:] = h5py.VirtualSource(f["a"])
         f.create_virtual_dataset("twice", layout)
     store = ek.open(tmp_path / "plain.h5")
-    assert set(store.fields) == {"a", "deep/b", "c", "holes", "twice"}
+    assert set(store.all_fields) == {"a", "deep/b", "c", "holes", "twice"}
     for name, want in (("a", a), ("deep/b", b), ("c", c), ("holes", sparse), ("twice", np.concatenate([a, a]))):
         np.testing.assert_array_equal(store[name][:], want)
-    assert store.fields["a"].clock == store.fields["deep/b"].clock != store.fields["c"].clock
+    assert store.all_fields["a"].clock == store.all_fields["deep/b"].clock != store.all_fields["c"].clock
     assert store.run == ""
     assert len(store.clocks) == 4
     np.testing.assert_array_equal(store["a"].steps, np.arange(20))

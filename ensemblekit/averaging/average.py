@@ -14,7 +14,6 @@ from ensemblekit.averaging.correlation import chodera_window, closed, sokal_wind
 from ensemblekit.averaging.equilibration import significant_start
 from ensemblekit.averaging.estimate import DISAGREE, Estimate, over_power_of_two, quantile, student_interval
 from ensemblekit.averaging.moments import Moments
-from ensemblekit.averaging.reducer import TIME
 from ensemblekit.averaging.run import Map, Progress, States, merged, partials
 from ensemblekit.averaging.series import Series
 from ensemblekit.averaging.spectral import cosine_error, mean_skewness, skewed_quantiles
@@ -154,8 +153,6 @@ class Observed:
     random projections. Merges in order.
     """
 
-    cuts = TIME
-
     def __init__(self) -> None:
         self.item: tuple[int, ...] | None = None
         self.parts: list[np.ndarray] = []
@@ -189,12 +186,6 @@ class Observed:
         self.parts = self.parts + later.parts
         self.blocks.merge(later.blocks)
         self.moments.merge(later.moments)
-
-    def beside(self, right: Self) -> None:
-        raise NotImplementedError("an average is not cut in space")
-
-    def shaped(self, item: tuple[int, ...]) -> None:
-        pass
 
     def result(self) -> Self:
         return self

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from ensemblekit.averaging.reducer import BOTH
 from ensemblekit.averaging.rows import rows_of
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.scaling import FREE, common, ldexp, power_of_two, scaled, weight_exponent
@@ -134,8 +133,6 @@ class BlockSums:
     Real numbers only. NaN or infinity in an element makes the answer of that element NaN.
     """
 
-    cuts = BOTH
-
     def __init__(self) -> None:
         self.segment: _Segment | None = None
         self.item: tuple[int, ...] = ()
@@ -233,7 +230,7 @@ class BlockSums:
                              f"at {later.start}")
         self.segment = _joined(mine, later)
 
-    def beside(self, right: Self) -> None:
+    def join(self, right: Self) -> None:
         mine, other = self.segment, right.segment
         if mine is None or other is None:
             self.segment = mine or other
@@ -241,10 +238,10 @@ class BlockSums:
         if self.exponent is not None or right.exponent is not None:
             self.exponent = np.concatenate([np.zeros(len(s.mean), np.int64) if e is None else e
                                             for s, e in ((mine, self.exponent), (other, right.exponent))])
-        self.segment = mine.beside(other)
+        self.segment = mine.join(other)
         self.item = (len(self.segment.mean),)
 
-    def shaped(self, item: tuple[int, ...]) -> None:
+    def reshape(self, item: tuple[int, ...]) -> None:
         self.item = tuple(item)
 
     def result(self) -> BlockResult:
@@ -333,7 +330,7 @@ class _Segment:
                         [ldexp(x, -2 * w_step) for x in self.w2], {k: ldexp(x, -w_step) for k, x in self.w_low.items()},
                         {k: ldexp(x, -w_step) for k, x in self.w_high.items()})
 
-    def beside(self, right: _Segment) -> _Segment:
+    def join(self, right: _Segment) -> _Segment:
         """The same snapshots with the elements of `right` after mine."""
         both = np.concatenate
         return _Segment(self.start, self.stop, both([self.mean, right.mean]),

@@ -9,7 +9,6 @@ from typing import Any, Self
 import numpy as np
 
 from ensemblekit.averaging.arrays import chunks, like, plain, same_item
-from ensemblekit.averaging.reducer import TIME
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.scaling import FREE, common, ldexp, power_of_two, weight_exponent
 from ensemblekit.source import Array, is_torch
@@ -47,8 +46,6 @@ class CovarianceResult:
 
 class Covariance:
     """Covariance matrix of the p elements of an item, in O(p²) memory. Wide items: ``Gram`` costs O(n²) instead."""
-
-    cuts = TIME
 
     def __init__(self) -> None:
         self.n, self.weight, self.weight2 = 0, 0.0, 0.0
@@ -140,12 +137,6 @@ class Covariance:
             self.comoment = self.comoment + comoment + gap[:, None] * gap.conj()[None, :] * (self.weight * share)
             self.mean = self.mean + gap * share
         self.n, self.weight, self.weight2 = self.n + n, self.weight + w, self.weight2 + w2
-
-    def beside(self, right: Self) -> None:
-        raise NotImplementedError("Covariance is not cut in space")
-
-    def shaped(self, item: tuple[int, ...]) -> None:
-        pass
 
     def result(self) -> CovarianceResult:
         """Raises StatisticsError where no snapshot, or none with a weight above 0, was seen."""

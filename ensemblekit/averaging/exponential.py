@@ -9,7 +9,6 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from ensemblekit.averaging.arrays import as_numbers, flat_pieces, join, one_row, plain, same_item, weighted_sum, wide
-from ensemblekit.averaging.reducer import BOTH
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.source import Array
 
@@ -23,8 +22,6 @@ class Exponential:
             "first" begins at the first snapshot, ``average = decay * average + (1 - decay) * x``, as torch's
             ``get_ema_multi_avg_fn`` does. Statistical weights of snapshots multiply; they need "corrected".
     """
-
-    cuts = BOTH
 
     def __init__(self, decay: float | None = None, *, half_life: float | None = None,
                  start: Literal["corrected", "first"] = "corrected"):
@@ -99,12 +96,12 @@ class Exponential:
         self.weight = self.weight * fade + weight
         self.n += n
 
-    def beside(self, right: Self) -> None:
+    def join(self, right: Self) -> None:
         if right.n:
             self.first, self.total = join(self.first, right.first), join(self.total, right.total)
             self.item = (self.item[0] + right.item[0],)
 
-    def shaped(self, item: tuple[int, ...]) -> None:
+    def reshape(self, item: tuple[int, ...]) -> None:
         self.item = tuple(item)
         if self.n:
             self.first, self.total = self.first.reshape(item), self.total.reshape(item)

@@ -9,7 +9,6 @@ from typing import Any, Self
 import numpy as np
 
 from ensemblekit.averaging.arrays import copied, join, plain, real_only, same_item
-from ensemblekit.averaging.reducer import BOTH
 from ensemblekit.averaging.rows import rows_of
 from ensemblekit.errors import StatisticsError
 from ensemblekit.source import Array, is_torch
@@ -32,8 +31,6 @@ class ExtremesResult:
 
 class Extremes:
     """Minimum and maximum with where. Weights do not enter: a snapshot of weight 0 counts as seen."""
-
-    cuts = BOTH
 
     def __init__(self) -> None:
         self.n = 0
@@ -83,12 +80,12 @@ class Extremes:
         self.parts = [where(less, parts[0], low), where(more, parts[1], high),
                       where(less, parts[2], at_low), where(more, parts[3], at_high)]
 
-    def beside(self, right: Self) -> None:
+    def join(self, right: Self) -> None:
         if right.parts:
             self.parts = [join(a, b) for a, b in zip(self.parts, right.parts, strict=True)]
             self.item = (self.item[0] + right.item[0],)
 
-    def shaped(self, item: tuple[int, ...]) -> None:
+    def reshape(self, item: tuple[int, ...]) -> None:
         self.item = tuple(item)
 
     def result(self) -> ExtremesResult:

@@ -8,7 +8,6 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from ensemblekit.averaging.arrays import plain, wide
-from ensemblekit.averaging.reducer import SPACE
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.scaling import FREE, common, ldexp, power_of_two, representable
 from ensemblekit.source import Array, is_torch
@@ -24,8 +23,6 @@ class Gram:
     scale the block by the square root of the weights of its elements (``block.tile``). Statistical weights of
     snapshots do not enter; multiply rows and columns of G.
     """
-
-    cuts = SPACE
 
     def __init__(self, center: Literal["none", "mean", "first"] = "none"):
         if center not in ("none", "mean", "first"):
@@ -67,14 +64,11 @@ class Gram:
             self.matrix, part = (_over(m, e - self.exponent) for m, e in ((self.matrix, mine), (part, its)))
         self.matrix = self.matrix + part
 
-    def merge(self, later: Self) -> None:
-        raise NotImplementedError("Gram is not cut in time")
-
-    def beside(self, right: Self) -> None:
+    def join(self, right: Self) -> None:
         if right.matrix is not None:
             self._add(plain(right.matrix), right.exponent)
 
-    def shaped(self, item: tuple[int, ...]) -> None:
+    def reshape(self, item: tuple[int, ...]) -> None:
         pass
 
     def result(self) -> Array:

@@ -9,7 +9,6 @@ from typing import Any, Self
 import numpy as np
 
 from ensemblekit.averaging.arrays import join, like, real_only, same_item, wide
-from ensemblekit.averaging.reducer import BOTH
 from ensemblekit.averaging.rows import rows_of
 from ensemblekit.errors import InputError
 from ensemblekit.source import Array, is_torch
@@ -41,8 +40,6 @@ class HistogramResult:
 
 class Histogram:
     """Histogram of all values of all snapshots; ``elementwise=True`` keeps one for every element of the item."""
-
-    cuts = BOTH
 
     def __init__(self, edges: Any, elementwise: bool = False):
         edges = np.asarray(edges, dtype=np.float64)
@@ -106,13 +103,13 @@ class Histogram:
             self.outside = self.outside + later.outside
             self.n += later.n
 
-    def beside(self, right: Self) -> None:
+    def join(self, right: Self) -> None:
         if right.counts is not None:
             self.counts = join(self.counts, right.counts) if self.elementwise else self.counts + right.counts
             self.outside = self.outside + right.outside
             self.item = (self.item[0] + right.item[0],)
 
-    def shaped(self, item: tuple[int, ...]) -> None:
+    def reshape(self, item: tuple[int, ...]) -> None:
         self.item = tuple(item)
 
     def result(self) -> HistogramResult:

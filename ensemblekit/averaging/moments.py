@@ -10,11 +10,10 @@ from typing import Any, Self
 import numpy as np
 
 from ensemblekit.averaging.arrays import along, as_numbers, flat_pieces, join, like, one_row, plain, same_item, wide
-from ensemblekit.averaging.reducer import BOTH
 from ensemblekit.averaging.rows import Rows, folded, rows_of
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.scaling import FREE, common, ldexp, power_of_two, weight_exponent
-from ensemblekit.source import Array, is_torch
+from ensemblekit.source import Array, Field, is_torch
 
 UNGUARDED = np.empty(0, np.uint8)
 
@@ -72,8 +71,6 @@ class Moments:
     & LeVeque (1983) and Pébay (SAND2008-6212) say. Any order of merging gives the same to rounding.
     """
 
-    cuts = BOTH
-
     def __init__(self, order: int = 2):
         if order not in (2, 4):
             raise InputError(f"order is 2 (mean, variance) or 4 (skewness and kurtosis too); got {order!r}")
@@ -84,8 +81,8 @@ class Moments:
         self.item: tuple[int, ...] = ()
         self.complex = False
         self.sums: list[Array] = []     # [mean, M2] or [mean, M2, M3, M4], flat; complex numbers as pairs
-        self.rooms: list[np.ndarray] = []       # of the whole item, where its tiles are taken in place
-        self.place = slice(0, 0)                # which part of them is mine
+        self.buffers: list[np.ndarray] = []     # of the whole item, where its tiles are taken in place
+        self.span = slice(0, 0)                 # which part of them is mine
         self.exponent: np.ndarray | None = None
         """Powers of two that the numbers are divided by in the sums, each element its own; None: none is."""
         self.weight_exponent = 0                # the same of the weights
@@ -163,7 +160,7 @@ class Moments:
                 rows = rows_of(_table(rows)[done:])
                 weight = weight2 = float(rows.n)
         if not self.sums:
-            self.sums = [room[self.place] for room in self.rooms]
+            self.sums = [buffer[self.span] for buffer in self.buffers]
             if not self.sums or len(self.sums[0]) != rows.width:        # the block is not what the field had said
                 self.sums = [np.zeros(rows.width), np.zeros(rows.width)]
         w = None if weights is None else np.ascontiguousarray(weights, dtype=np.float64)
@@ -297,48 +294,48 @@ class Moments:
             return self.result().mean
         return self._shape(self.sums[0] if self.exponent is None else ldexp(self.sums[0], self.exponent))
 
-    def roomy(self, size: int, complex: bool) -> Self:
-        """A pattern whose tiles are all parts of the same memory, for threads: to put them beside each other copies nothing.
-
-        Arguments:
-            size, complex: of the item.
-        """
+    def preallocate(self, field: Field) -> Self:
+        """A pattern with memory for a whole item of the field, whose slots are parts of it: to join them copies nothing."""
         new = self.empty()
+        complex, size = field.dtype.kind == "c", field.size
         if self.order == 2:
-            new.rooms = [np.zeros(size * (1 + complex)), np.zeros(size * (1 + complex))]
+            new.buffers = [np.zeros(size * (1 + complex)), np.zeros(size * (1 + complex))]
             new.complex = complex
         return new
 
-    def tile(self, tile: slice) -> Self:
-        """An empty state for these numbers of the item of a `roomy` pattern; no two may overlap."""
+    def slot(self, tile: slice) -> Self:
+        """An empty state for these numbers of the item, in the memory of a preallocated pattern; no two may overlap."""
         new = self.empty()
-        new.rooms, each = self.rooms, 1 + self.complex
-        new.place = slice(tile.start * each, tile.stop * each)
+        if not self.buffers:
+            return new
+        new.buffers, each = self.buffers, 1 + self.complex
+        new.span = slice(tile.start * each, tile.stop * each)
         return new
 
     def _placed(self) -> bool:
-        return bool(self.rooms and self.sums) and all(x.base is room for x, room in zip(self.sums, self.rooms, strict=True))
+        return bool(self.buffers and self.sums) and all(
+            x.base is buffer for x, buffer in zip(self.sums, self.buffers, strict=True))
 
-    def beside(self, right: Self) -> None:
+    def join(self, right: Self) -> None:
         if right.sums:
             if self.exponent is not None or right.exponent is not None:
                 self.exponent = np.concatenate([self._exponents(), right._exponents()])
-            if self._placed() and right._placed() and self.rooms is right.rooms and self.place.stop == right.place.start:
-                self.place = slice(self.place.start, right.place.stop)
-                self.sums = [room[self.place] for room in self.rooms]
+            if self._placed() and right._placed() and self.buffers is right.buffers and self.span.stop == right.span.start:
+                self.span = slice(self.span.start, right.span.stop)
+                self.sums = [buffer[self.span] for buffer in self.buffers]
             else:
                 self.sums = [join(a, b) for a, b in zip(self.sums, right.sums, strict=True)]
             self.complex = right.complex
             self.item = (self.item[0] + right.item[0],)
 
-    def shaped(self, item: tuple[int, ...]) -> None:
+    def reshape(self, item: tuple[int, ...]) -> None:
         self.item = tuple(item)
 
     def result(self) -> MomentsResult:
         """Raises StatisticsError where no snapshot, or none with a weight above 0, was seen."""
         return self._answer(own=False)
 
-    def final(self) -> MomentsResult:
+    def take_result(self) -> MomentsResult:
         """The same as `result`, made in place of the state where it can be: for the last use of a state of large items."""
         return self._answer(own=True)
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 
 from ensemblekit.averaging.arrays import real_only, same_item
-from ensemblekit.averaging.reducer import BOTH, TIME
 from ensemblekit.errors import InputError, StatisticsError
-from ensemblekit.source import Array, Cut, is_torch
+from ensemblekit.source import Array, is_torch
 
 QUARTILES = (0.25, 0.5, 0.75)
 
@@ -42,8 +41,6 @@ class Quantiles:
     outside (outliers) widen all bins; for scalars with heavy tails take :class:`QuantileSketch`.
     Memory: 8 bins bytes an element. Tensors are moved to the processor.
     """
-
-    cuts: ClassVar[frozenset[Cut]] = BOTH
 
     def __init__(self, probabilities: float | Sequence[float] | np.ndarray = QUARTILES, *, bins: int = 128):
         self.probabilities = _checked_probabilities(probabilities)
@@ -90,7 +87,7 @@ class Quantiles:
         add_counts(self.counts, self.exponent, self.origin, later.counts, later.exponent, later.origin, later.low,
                    later.high)
 
-    def beside(self, right: Self) -> None:
+    def join(self, right: Self) -> None:
         if right.item is None:
             return
         self.n = right.n
@@ -98,7 +95,7 @@ class Quantiles:
         for name in ("counts", "exponent", "origin", "low", "high"):
             setattr(self, name, np.concatenate([getattr(self, name), getattr(right, name)]))
 
-    def shaped(self, item: tuple[int, ...]) -> None:
+    def reshape(self, item: tuple[int, ...]) -> None:
         self.item = item
 
     def result(self) -> QuantileResult:
@@ -162,8 +159,6 @@ class QuantileSketch:
     log2(n/size)/size of the weight: 0.2 % for a million snapshots and the default size. Exact up to `size` snapshots.
     """
 
-    cuts: ClassVar[frozenset[Cut]] = TIME
-
     def __init__(self, probabilities: float | Sequence[float] | np.ndarray = QUARTILES, *, size: int = 4096):
         self.probabilities = _checked_probabilities(probabilities)
         if not isinstance(size, int | np.integer) or size < 2:
@@ -199,12 +194,6 @@ class QuantileSketch:
         for level, items in enumerate(later.levels):
             self._put(level, items)
         self._compact()
-
-    def beside(self, right: Self) -> None:
-        raise NotImplementedError("QuantileSketch is not cut in space")
-
-    def shaped(self, item: tuple[int, ...]) -> None:
-        pass
 
     def result(self) -> QuantileResult:
         """Raises StatisticsError where nothing with a weight above zero was seen."""

@@ -1,11 +1,11 @@
-"""The contract of a statistic: three verbs, two ways to cut, and laws that the tests hold every reducer to."""
+"""The contract of a statistic: a core of five verbs, what it can do besides by name, and the laws that all are held to."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
-from ensemblekit.source import Array, Cut
+from ensemblekit.source import Array, Cut, Field
 
 R = TypeVar("R", covariant=True)
 
@@ -14,38 +14,21 @@ R = TypeVar("R", covariant=True)
 class Reducer(Protocol[R]):
     """Settings and state of one statistic.
 
-    The instance given to ``reduce`` is a pattern and never changed: every piece of the data starts from ``empty()``.
+    The instance given to ``reduce`` is a pattern and never changed: every piece of the data starts from ``empty()``. A
+    reducer can be cut in time (:class:`MergesInTime`), in space (:class:`JoinsInSpace`) or both, and says so by having the
+    verbs; nothing else is asked of it. :func:`ensemblekit.testing.check_reducer` holds it to the laws:
 
-    Laws (tests/test_reducer_laws.py):
-
-    1. Every cut named in ``cuts`` gives the same answer, empty and single-snapshot pieces included.
+    1. Every cut that it has the verbs for gives the same answer, empty and single-snapshot pieces included.
     2. ``result()`` changes nothing; asking twice gives the same.
     3. ``restored(state())`` continues as if nothing had happened; the state is plain arrays.
     4. State is float64 on the device of the values, whatever their type.
-
-    Of its own accord one may have ``final()``, the answer made in place of the state at its last use, and ``roomy(size,
-    complex)`` with ``tile(slice)``, a pattern whose tiles are parts of one memory, so that nothing is copied when they are
-    put beside each other. What they give is what the others give.
     """
-
-    @property
-    def cuts(self) -> frozenset[Cut]:
-        """ "time": it has ``merge``; "space": it has ``beside``. A class attribute."""
 
     def empty(self) -> Self:
         """A new state with the same settings that has seen nothing."""
 
     def update(self, values: Array, start: int, weights: Array | None = None) -> None:
         """Take in a block: values (n, *item), values[0] being snapshot `start` of its run; weights (n,) or None."""
-
-    def merge(self, later: Self) -> None:
-        """Take in the state of the snapshots of the same run *right after* mine; either side may be empty."""
-
-    def beside(self, right: Self) -> None:
-        """Take in the state of the same snapshots for the next tile of the item."""
-
-    def shaped(self, item: tuple[int, ...]) -> None:
-        """All tiles are beside each other: give what is flat in the state the shape of the item."""
 
     def result(self) -> R:
         """The answer so far."""
@@ -64,6 +47,49 @@ class Restart(Exception):
     """
 
 
-TIME: frozenset[Cut] = frozenset({"time"})
-SPACE: frozenset[Cut] = frozenset({"space"})
-BOTH: frozenset[Cut] = frozenset({"time", "space"})
+@runtime_checkable
+class MergesInTime(Protocol):
+    """A reducer whose run may be cut in time."""
+
+    def merge(self, later: Self) -> None:
+        """Take in the state of the snapshots of the same run *right after* mine; either side may be empty."""
+
+
+@runtime_checkable
+class JoinsInSpace(Protocol):
+    """A reducer whose item may be cut into tiles."""
+
+    def join(self, right: Self) -> None:
+        """Take in the state of the same snapshots for the next tile of the item."""
+
+    def reshape(self, item: tuple[int, ...]) -> None:
+        """All tiles are joined: give what is flat in the state the shape of the item."""
+
+
+@runtime_checkable
+class FillsSlots(JoinsInSpace, Protocol):
+    """A reducer whose tiles can be parts of one memory, so that nothing is copied when they are joined."""
+
+    def preallocate(self, field: Field) -> Self:
+        """A pattern with memory for a whole item of the field."""
+
+    def slot(self, tile: slice) -> Self:
+        """An empty state for these numbers of the item: in that memory, where the pattern has it."""
+
+
+@runtime_checkable
+class TakesResult(Protocol):
+    """A reducer that can make its answer in place of its state."""
+
+    def take_result(self) -> Any:
+        """What ``result()`` gives; the state is spent."""
+
+
+def cuts_of_reducer(reducer: Any) -> frozenset[Cut]:
+    """The ways to cut the data that a reducer has the verbs for."""
+    cuts: set[Cut] = set()
+    if isinstance(reducer, MergesInTime):
+        cuts.add("time")
+    if isinstance(reducer, JoinsInSpace):
+        cuts.add("space")
+    return frozenset(cuts)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ensemblekit.averaging.reducer import MergesInTime
 from ensemblekit.averaging.run import States
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.scaling import ldexp, power_of_two, scaled
@@ -382,6 +383,7 @@ def _joined(first: States, later: States) -> States:
     joined = _copied(first)
     for name, reducers in joined.items():
         for a, b in zip(reducers, later[name], strict=True):
+            assert isinstance(a, MergesInTime)      # partials refuses others
             a.merge(b)
     return joined
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from ensemblekit.averaging.reducer import Reducer, Restart
+from ensemblekit.averaging.reducer import FillsSlots, JoinsInSpace, Reducer, Restart, TakesResult, cuts_of_reducer
 from ensemblekit.engine import Engine, Serial, Threads
 from ensemblekit.errors import InputError, ReadOnceError, ReductionError, UnknownFieldError, WorkerLostError
 from ensemblekit.source import WHOLE, Block, Cut, Field, Piece, SnapshotSource, as_source
@@ -60,7 +60,7 @@ def reduce(source: Any, branches: Reducer | Mapping[str, Branch], *, map: Map | 
         per_run = []
         for run in range(count):
             final = runs[run][name] if run in runs else [r.empty() for r in reducers]
-            values = tuple(getattr(state, "final", state.result)() for state in final)
+            values = tuple(state.take_result() if isinstance(state, TakesResult) else state.result() for state in final)
             per_run.append(values[0] if len(values) == 1 else values)
         results[name] = per_run if several else per_run[0]
     return results["result"] if single else results
@@ -105,14 +105,15 @@ def _read(source: SnapshotSource, branches: Mapping[str, Branch], map: Map | Non
     normal = _normalised(source, branches, map)
     for name, (_, _, *reducers) in normal.items():
         for reducer in reducers:
-            if cut not in reducer.cuts:
-                (other,) = reducer.cuts
+            able = cuts_of_reducer(reducer)
+            if cut not in able:
+                (other,) = able
                 raise InputError(f"{type(reducer).__name__} (branch {name!r}) cannot be cut in {cut}; pass cut={other!r}")
     if cut == "space" and source.access != "tiles":
         raise ReadOnceError(f"{type(source).__name__} cannot be read in slabs of space; ingest it into a store first")
     names = list(fields) if fields is not None else _needed(source, normal)
     can_tile = len(names) == 1 and source.access == "tiles" and all(
-        "space" in r.cuts for _, _, *reducers in normal.values() for r in reducers) and all(
+        "space" in cuts_of_reducer(r) for _, _, *reducers in normal.values() for r in reducers) and all(
         m is None or getattr(m, "tiled", False) for m, *_ in normal.values())
     one = source.fields[names[0]] if len(names) == 1 and names[0] in source.fields else None
     big = one is not None and one.nbytes > limit
@@ -121,9 +122,10 @@ def _read(source: SnapshotSource, branches: Mapping[str, Branch], map: Map | Non
     run, rows = -1, _Rows(collapse, keep, cut == "space")
     if cut == "space" and one is not None and source.lengths is not None and len(source.lengths) == 1 and (
             isinstance(engine, Serial | Threads)):
-        normal = {name: (map, field, *(_in_place(r, one) if map is None else r for r in reducers))
+        normal = {name: (map, field, *(r.preallocate(one) if map is None and isinstance(r, FillsSlots) else r
+                                       for r in reducers))
                   for name, (map, field, *reducers) in normal.items()}
-    values = _mapped(engine, _foreseen(pieces), normal, blas)
+    values = _mapped(engine, _prefetched(pieces), normal, blas)
     try:
         for at, start, stop, tile, states in values:
             if at != run:
@@ -171,18 +173,13 @@ def _lost(error: WorkerLostError) -> ReductionError:
                           first.run, start, stop)
 
 
-def _in_place(reducer: Any, field: Field) -> Any:
-    """The reducer with memory for the whole item, where it can take its tiles in place."""
-    roomy = getattr(reducer, "roomy", None)
-    return reducer if roomy is None else roomy(field.size, field.dtype.kind == "c")
-
-
-def _foreseen(pieces: Iterator[Piece]) -> Iterator[Piece]:
+def _prefetched(pieces: Iterator[Piece]) -> Iterator[Piece]:
     """The pieces, where the disk is told of each when it is handed to a worker: it reads while others are worked on."""
-    for piece in pieces:
-        foresee = getattr(piece, "foresee", None)
-        if foresee is not None:
-            foresee()
+    for k, piece in enumerate(pieces):
+        if k == 0 and not isinstance(piece, Piece):
+            raise InputError(f"{type(piece).__name__} is no piece of a source: it has run, start, stop, tile, blocks() and "
+                             "prefetch(), which may do nothing")
+        piece.prefetch()
         yield piece
 
 
@@ -214,7 +211,7 @@ class _Rows:
     def _join_last(self) -> None:
         more, _, right = self.stack.pop()
         count, start, left = self.stack[-1]
-        _pairwise(left, right, "beside")
+        _pairwise(left, right, "join")
         self.stack[-1] = count + more, start, left
 
     def joined(self, field: Field | None) -> list[tuple[int, States]]:
@@ -226,14 +223,15 @@ class _Rows:
         while len(columns) > 1:         # two by two: joining one by one would copy the growing left side every time
             for left, right in zip(columns[::2], columns[1::2], strict=False):
                 for (_, a), (_, b) in zip(left, right, strict=True):
-                    _pairwise(a, b, "beside")
+                    _pairwise(a, b, "join")
             columns = columns[::2]
         (first,) = columns
         if self.cut and field is not None:
             for _, states in first:
                 for reducers in states.values():
                     for reducer in reducers:
-                        reducer.shaped(field.shape)
+                        if isinstance(reducer, JoinsInSpace):
+                            reducer.reshape(field.shape)
         while not self.collapse and len(first) > self.keep:
             for k in range(0, len(first) - 1, 2):
                 _merge(first[k][1], first[k + 1][1])
@@ -245,7 +243,7 @@ def _merge(total: States, later: States) -> None:
     _pairwise(total, later, "merge")
 
 
-def _pairwise(total: States, other: States, verb: Literal["merge", "beside"]) -> None:
+def _pairwise(total: States, other: States, verb: Literal["merge", "join"]) -> None:
     for name, reducers in total.items():
         for a, b in zip(reducers, other[name], strict=True):
             getattr(a, verb)(b)
@@ -253,8 +251,8 @@ def _pairwise(total: States, other: States, verb: Literal["merge", "beside"]) ->
 
 def _reduce_piece(branches: Branches, piece: Piece) -> tuple[int, int, int, slice, States]:
     """Everything that is done with one piece, wherever it is done."""
-    states: States = {name: [r.tile(piece.tile) if getattr(r, "rooms", None) else r.empty() for r in reducers]
-                      for name, (_, _, *reducers) in branches.items()}
+    states: dict[str, list[Any]] = {name: [r.slot(piece.tile) if isinstance(r, FillsSlots) else r.empty() for r in reducers]
+                                    for name, (_, _, *reducers) in branches.items()}
     doing = "reading"
     try:
         for block in piece.blocks():
@@ -284,13 +282,14 @@ def _normalised(source: SnapshotSource, branches: Mapping[str, Branch], default:
     if not isinstance(branches, Mapping) or not branches:
         raise InputError(f"branches is a reducer or a mapping of name to reducer with at least one; got {branches!r}")
     fields = source.fields
+    elsewhere: Mapping[str, Field] = getattr(source, "all_fields", {})     # of a store: those of its other clocks too
     normal: dict[str, tuple] = {}
     for name, branch in branches.items():
         head, *reducers = branch if isinstance(branch, tuple) else (default, branch)
         if isinstance(head, Reducer):
             head, reducers = default, [head, *reducers]
         for reducer in reducers:
-            if isinstance(reducer, type) or not isinstance(reducer, Reducer):
+            if isinstance(reducer, type) or not isinstance(reducer, Reducer) or not cuts_of_reducer(reducer):
                 raise InputError(f"branch {name!r}: {reducer!r} is not a reducer. Pass an instance, for example "
                                  "ek.Moments(), or a tuple (map, reducer, ...)")
         if not reducers:
@@ -302,6 +301,9 @@ def _normalised(source: SnapshotSource, branches: Mapping[str, Branch], default:
         if field is None:
             if name in fields:
                 field = name
+            elif name in elsewhere:     # not the only field of this clock instead
+                raise InputError(f"branch {name!r} has the name of a field on another clock than {sorted(fields)}; reduce it "
+                                 f"by itself, store[{name!r}], or give the branch another name")
             elif len(fields) == 1:
                 (field,) = fields
             else:

@@ -8,14 +8,11 @@ from typing import Any, Self
 import numpy as np
 
 from ensemblekit.averaging.arrays import copied, same_item
-from ensemblekit.averaging.reducer import TIME
 from ensemblekit.source import Array, is_torch
 
 
 class Series:
     """Keeps every value; the result is one array (n, *item) in the type it came in. Memory grows with n."""
-
-    cuts = TIME
 
     def __init__(self) -> None:
         self.parts: list[Array] = []
@@ -31,12 +28,6 @@ class Series:
 
     def merge(self, later: Self) -> None:
         self.parts = self.parts + later.parts
-
-    def beside(self, right: Self) -> None:
-        raise NotImplementedError("Series is not cut in space")
-
-    def shaped(self, item: tuple[int, ...]) -> None:
-        pass
 
     def result(self) -> Array:
         """All values, (n, *item); an empty array where there were no snapshots."""

@@ -8,15 +8,12 @@ from typing import Any, Self
 import numpy as np
 
 from ensemblekit.averaging.arrays import copied, join, same_item, weighted_sum
-from ensemblekit.averaging.reducer import BOTH
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.source import Array, is_torch
 
 
 class Window:
     """Mean of the last `length` snapshots (the latest-weights average, LAWA, of a training run); keeps just those."""
-
-    cuts = BOTH
 
     def __init__(self, length: int):
         if not isinstance(length, int | np.integer) or length < 1:
@@ -43,11 +40,11 @@ class Window:
             values, weights = join(self.values, values), np.concatenate([self.weights, weights])
         self.values, self.weights = values[-self.length:], weights[-self.length:]
 
-    def beside(self, right: Self) -> None:
+    def join(self, right: Self) -> None:
         if right.values is not None:
             self.values = join(self.values, right.values, 1)
 
-    def shaped(self, item: tuple[int, ...]) -> None:
+    def reshape(self, item: tuple[int, ...]) -> None:
         if self.values is not None:
             self.values = self.values.reshape(len(self.values), *item)
 

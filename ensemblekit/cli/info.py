@@ -63,7 +63,7 @@ def short(value: Any, most: int = 160) -> str:
 def fields_table(store: Any) -> Any:
     """A row a field."""
     made = table("field", "shape", "dtype", "unit", "snapshots", "time", right=("snapshots",))
-    for name, field in store.fields.items():
+    for name, field in store.all_fields.items():
         view = store[name]
         made.add_row(name, " × ".join(map(str, field.shape)) or "scalar", str(field.dtype), field.unit or "–",
                      " + ".join(f"{n:,}" for n in view.lengths), time_range(view))

@@ -126,12 +126,11 @@ def _read(system: System, prepared: Mapping[str, Prepared], notes: list[str], eq
     with warnings_held(), counted(progress, system.n_frames, "averages") as tell:
         read = partials(source, branches, fields=fields, engine=system.engine, limit=limit, progress=tell, keep=keep,
                         blas=not all(ready.compiled and not ready.reducers for ready in prepared.values()))
-    for run, states in read.items():
-        _forward(states, run)
+    read = {run: _forward(states) for run, states in read.items()}
     found: dict[str, Estimate] = {}
     unit = source.time_unit or "ps"
     for name, ready in prepared.items():
-        runs = [_finished(states, name, ready, unit, equilibration, confidence) for _, states in sorted(read.items())]
+        runs = [_finished(run, states, name, ready, unit, equilibration, confidence) for run, states in sorted(read.items())]
         found[name] = runs[0] if len(runs) == 1 else _together(runs, confidence, ready)
         if any(run.n_discarded for run in runs) and ready.premade:
             notes.append(f"{name}: {ready.premade} is that of all frames, the discarded ones too")
@@ -183,24 +182,29 @@ def _room(source: Any, branches: Mapping[str, Any], fields: Sequence[str]) -> tu
     return int(np.clip(STATE_BYTES / (2 * max(total, 1.0)), FEWEST_STATES, MOST_STATES)), limit
 
 
-def _forward(states: list[tuple[int, States]], run: int) -> None:
-    """Times that run backwards say nothing: the frames are counted instead."""
+def _forward(states: list[tuple[int, States]]) -> list[tuple[int, States]]:
+    """The states, without the times where these run backwards and so say nothing: the frames are counted instead."""
     times = np.concatenate([np.asarray(state["clock"][0].result()).reshape(-1, 2)[:, 0] for _, state in states])
     if np.isnan(times).any() or not (np.diff(times) < 0).any():
-        return
+        return states
     k = int(np.argmax(np.diff(times) < 0)) + 1
     warnings.warn(f"the times run backwards at frame {k} (from {times[k - 1]:g} to {times[k]:g} ps): frames are counted "
                   "instead. Independent runs are passed as replicas=[...]", stacklevel=4)
-    for _, state in states:
-        for part in state["clock"][0].parts:        # type: ignore[attr-defined]
-            part.reshape(-1, 2)[:, 0] = np.nan
+    return [(begin, {**state, "clock": [_untimed(state["clock"][0])]}) for begin, state in states]
 
 
-def _finished(states: list[tuple[int, States]], name: str, ready: Prepared, time_unit: str, equilibration: Any,
+def _untimed(clock: Reducer) -> Reducer:
+    """The series of times and weights without the times."""
+    values = np.array(clock.result(), np.float64).reshape(-1, 2)
+    values[:, 0] = np.nan
+    return clock.restored({"values": values})
+
+
+def _finished(run: int, states: list[tuple[int, States]], name: str, ready: Prepared, time_unit: str, equilibration: Any,
               confidence: float) -> Estimate:
     """One observable of one run, with what comes with it."""
     if ready.finish is not None:
-        return _within(_own(states, name, ready, time_unit, equilibration, confidence), ready)
+        return _within(_own(run, states, name, ready, time_unit, equilibration, confidence), ready)
     estimate = estimate_of(states, name, equilibration=equilibration, confidence=confidence, unit=ready.unit,
                            time_unit=time_unit)
     answer = estimate if ready.function is None else derived(states, name, ready.function, estimate, unit=ready.unit)
@@ -224,12 +228,12 @@ def _within(estimate: Estimate, ready: Prepared) -> Estimate:
     return replace(one(estimate, ""), further={name: one(e, name) for name, e in estimate.further.items()})
 
 
-def _own(states: list[tuple[int, States]], name: str, ready: Prepared, time_unit: str, equilibration: Any,
+def _own(run: int, states: list[tuple[int, States]], name: str, ready: Prepared, time_unit: str, equilibration: Any,
          confidence: float) -> Estimate:
     """An observable whose statistics are its own."""
     assert ready.finish is not None
     mine = [(begin, {**state, name: list(state[name][:len(ready.reducers)])}) for begin, state in states]
-    kept = kept_run(mine, name, time_unit, confidence)
+    kept = replace(kept_run(mine, name, time_unit, confidence), run=run)
     if ready.keeps:
         kept = replace(kept, equilibration=equilibration)       # every value is there: it says itself where it begins
     elif equilibration not in (None, 0):
@@ -243,7 +247,7 @@ def _own(states: list[tuple[int, States]], name: str, ready: Prepared, time_unit
         left = begins[first]        # rounded up to where a state begins
         if left:
             begun = elapsed(kept.times, left)
-            kept = replace(kept_run([(b - left, s) for b, s in mine[first:]], name, time_unit, confidence),
+            kept = replace(kept_run([(b - left, s) for b, s in mine[first:]], name, time_unit, confidence), run=run,
                            n_discarded=left, equilibration_time=begun)
     made = ready.finish(kept)
     answers: dict[str, Estimate] = dict(made) if isinstance(made, Mapping) else {"": made}

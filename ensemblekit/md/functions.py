@@ -89,15 +89,13 @@ class Analysis:
 
 
 class _Finish:
-    """The average over blocks that were analysed already; called once a run, in order."""
+    """The average over blocks that were analysed already."""
 
     def __init__(self, values: list[np.ndarray], shares: list[np.ndarray], settings: Analysis):
         self.values, self.shares, self.settings = values, shares, settings
-        self.run = 0
 
     def __call__(self, kept: Kept) -> Estimate:
-        values, shares = self.values[self.run], self.shares[self.run]
-        self.run += 1
+        values, shares = self.values[kept.run], self.shares[kept.run]
         block = kept.n / len(values)
         start = kept.equilibration
         if not (start is None or isinstance(start, str)):       # in blocks, rounded up

@@ -30,6 +30,7 @@ class KeptRun:
     equilibration_time: float = 0.0
     time_unit: str = ""
     equilibration: Any = None
+    run: int = 0
 
     def merged(self) -> tuple[Any, ...]:
         """The results of the reducers over all frames kept."""

@@ -9,7 +9,6 @@ from typing import Any, Self
 
 import numpy as np
 
-from ensemblekit.averaging.reducer import TIME
 from ensemblekit.errors import InputError
 from ensemblekit.source import Array
 
@@ -22,8 +21,6 @@ class Spool:
 
     Unlike Series it does not grow in memory; the file has no name and goes when nobody looks at it any more.
     """
-
-    cuts = TIME
 
     def __init__(self) -> None:
         self.parts: list[np.ndarray] = []
@@ -57,12 +54,6 @@ class Spool:
 
     def merge(self, later: Self) -> None:
         self.parts = self.parts + later.parts
-
-    def beside(self, right: Self) -> None:
-        raise NotImplementedError("Spool is not cut in space")
-
-    def shaped(self, item: tuple[int, ...]) -> None:
-        pass
 
     def result(self) -> Parts:
         """All values, part by part."""

@@ -9,7 +9,6 @@ from typing import Any, Self
 
 import numpy as np
 
-from ensemblekit.averaging.reducer import TIME
 from ensemblekit.averaging.rows import Rows, rows_of
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.md.system import Gather
@@ -174,8 +173,6 @@ class MovedMean:
     With it goes the map :func:`whole_block`. The first len(fit) gathered atoms are fitted, the mean is of all.
     """
 
-    cuts = TIME
-
     def __init__(self, gather: Gather, fit: Fit, origin: np.ndarray):
         self.gather, self.fit, self.origin = gather, fit, origin
         self.n, self.weight = 0, 0.0
@@ -201,12 +198,6 @@ class MovedMean:
 
     def merge(self, later: Self) -> None:
         self.n, self.weight, self.total = self.n + later.n, self.weight + later.weight, self.total + later.total
-
-    def beside(self, right: Self) -> None:
-        raise NotImplementedError("MovedMean is not cut in space")
-
-    def shaped(self, item: tuple[int, ...]) -> None:
-        pass
 
     def result(self) -> np.ndarray:
         """The mean (m, 3). Raises StatisticsError where no frame, or none with a weight above 0, was seen."""

@@ -18,7 +18,19 @@ from ensemblekit.md.dcd import DcdLayout
 from ensemblekit.md.topology import Topology, mdanalysis, warnings_held
 from ensemblekit.md.weighted import PickedSource, WeightedSource
 from ensemblekit.md.xtc import XtcIndex
-from ensemblekit.source import WHOLE, Access, Block, Cut, Field, Piece, ReplicaSet, StackedSource, check_window, cuts_of
+from ensemblekit.source import (
+    WHOLE,
+    Access,
+    Block,
+    Cut,
+    Field,
+    HeldPiece,
+    Piece,
+    ReplicaSet,
+    StackedSource,
+    check_window,
+    cuts_of,
+)
 from ensemblekit.store.schema import MD_UNITS
 from ensemblekit.store.store import StoredSource
 
@@ -146,6 +158,9 @@ class TrajectoryPiece:
     source: TrajectorySource
     names: tuple[str, ...]
     limit: int
+
+    def prefetch(self) -> None:
+        """Nothing: the readers read in order as they are asked."""
 
     def blocks(self) -> Iterator[Block]:
         source = self.source
@@ -313,22 +328,6 @@ class LiveSource(FrameSource):
                     times[k] = now.time
                 weights = None if self.weights is None else self.weights[a:a + len(chosen)]
                 yield HeldPiece(0, a, a + len(chosen), WHOLE, fields, weights, times)
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class HeldPiece:
-    """Frames that are in memory."""
-
-    run: int
-    start: int
-    stop: int
-    tile: slice
-    values: Mapping[str, np.ndarray]
-    weights: np.ndarray | None
-    times: np.ndarray
-
-    def blocks(self) -> Iterator[Block]:
-        yield Block(self.values, self.start, WHOLE, self.weights, self.times)
 
 
 def read(topology: Any, trajectory: Any = None, *, select: str = "all", replicas: Sequence[Any] | None = None,

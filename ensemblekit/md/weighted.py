@@ -58,6 +58,9 @@ class WeightedPiece:
     piece: Piece
     weights: np.ndarray
 
+    def prefetch(self) -> None:
+        self.piece.prefetch()
+
     def blocks(self) -> Iterator[Block]:
         for block in self.piece.blocks():
             a = block.start - self.piece.start
@@ -120,6 +123,9 @@ class PickedPiece:
     limit: int
     weights: np.ndarray | None
     times: np.ndarray | None
+
+    def prefetch(self) -> None:
+        """Nothing: the frames lie apart."""
 
     def blocks(self) -> Iterator[Block]:
         from ensemblekit.store.store import StoredField

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ensemblekit.averaging.moments import Moments
-from ensemblekit.averaging.reducer import Reducer
+from ensemblekit.averaging.reducer import JoinsInSpace, Reducer
 from ensemblekit.averaging.run import reduce
 from ensemblekit.averaging.weights import normalised_weights
 from ensemblekit.errors import InputError
@@ -330,7 +330,7 @@ class Ensemble(torch.nn.Module):
         rows = self._runner.vectors[field]
         held = getattr(rows, "weights", None)       # of the store; they may be others than those asked for
         if self.shares is None and (held is None or np.ptp(held) == 0):
-            if "space" in reducer.cuts and int(np.prod(rows.shape[1:])) * rows.dtype.itemsize >= WIDE_ITEM:
+            if isinstance(reducer, JoinsInSpace) and int(np.prod(rows.shape[1:])) * rows.dtype.itemsize >= WIDE_ITEM:
                 return reduce(rows, reducer, cut="space", limit=16 << 20)
             return reduce(rows, reducer)
         state = reducer.empty()

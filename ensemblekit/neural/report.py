@@ -156,7 +156,7 @@ def _from_saved(source: Any, name: str, groups: Any, n_bins: int, folds: int, se
             notes.append(f"{label} of this run was not saved: neural.report(store, model, loader, train_loader=..., "
                          "save=True) makes it")
     found[TOGETHER] = together
-    trajectory = _trajectory(store["parameters"]) if "parameters" in store.fields and len(store) else (None, None, float("nan"))
+    trajectory = _trajectory(store["parameters"]) if "parameters" in store and len(store) else (None, None, float("nan"))
     return _report(found, saved.members, saved.weights, groups, n_bins, folds, seed, notes, *trajectory)
 
 

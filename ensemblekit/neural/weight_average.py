@@ -17,7 +17,7 @@ import torch
 from ensemblekit.averaging.arrays import copied, join, plain, same_item, wide
 from ensemblekit.averaging.exponential import Exponential
 from ensemblekit.averaging.moments import Moments
-from ensemblekit.averaging.reducer import BOTH, Reducer
+from ensemblekit.averaging.reducer import Reducer
 from ensemblekit.averaging.window import Window
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.neural.parameters import Manifest, _real, load_vectors, pack
@@ -91,8 +91,6 @@ class SWAG:
     weight up to it, so that a merge can tell what its deviation is in the longer run.
     """
 
-    cuts = BOTH
-
     def __init__(self, rank: int = 20):
         if not isinstance(rank, int | np.integer) or rank < 0:
             raise InputError(f"rank is a whole number, 0 for the diagonal alone; got {rank!r}")
@@ -131,14 +129,14 @@ class SWAG:
             upto = np.concatenate([self.upto, upto])
         self.last, self.means, self.upto = values[-self.rank:], means[-self.rank:], upto[-self.rank:]
 
-    def beside(self, right: Self) -> None:
+    def join(self, right: Self) -> None:
         if right.last is not None:
             flat = [x.reshape(len(x), -1) for x in (self.last, right.last, self.means, right.means)]
             self.last, self.means = join(flat[0], flat[1], 1), join(flat[2], flat[3], 1)
-        self.moments.beside(right.moments)
+        self.moments.join(right.moments)
 
-    def shaped(self, item: tuple[int, ...]) -> None:
-        self.moments.shaped(item)
+    def reshape(self, item: tuple[int, ...]) -> None:
+        self.moments.reshape(item)
         if self.last is not None:
             self.last, self.means = self.last.reshape(-1, *item), self.means.reshape(-1, *item)
 
@@ -176,7 +174,8 @@ class Compensated:
         if decay is not None and not 0 < decay < 1:
             raise InputError(f"decay lies between 0 and 1; got {decay!r}")
         self.decay = decay
-        self.cuts = BOTH if decay is None else frozenset({"space"})
+        if decay is not None:
+            self.merge = None       # type: ignore[method-assign,assignment]  # Python's way to say that it has none
         self.weight, self.n = 0.0, 0
         self.high: Array = None
         self.low: Array = None
@@ -206,8 +205,6 @@ class Compensated:
         self.high, self.low = _added(total, left + rest + self.low)
 
     def merge(self, later: Self) -> None:
-        if self.decay is not None:
-            raise NotImplementedError("an exponential average in pairs is not cut in time; use ek.Exponential")
         self.n += later.n
         if later.high is None:
             return
@@ -217,11 +214,11 @@ class Compensated:
         self.weight += later.weight
         self._move(later.high, later.low, later.weight / self.weight)
 
-    def beside(self, right: Self) -> None:
+    def join(self, right: Self) -> None:
         if right.high is not None:
             self.high, self.low = join(self.high, right.high), join(self.low, right.low)
 
-    def shaped(self, item: tuple[int, ...]) -> None:
+    def reshape(self, item: tuple[int, ...]) -> None:
         if self.high is not None:
             self.high, self.low = self.high.reshape(item), self.low.reshape(item)
 

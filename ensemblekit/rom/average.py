@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -22,7 +22,6 @@ from ensemblekit.averaging.average import (
 from ensemblekit.averaging.blocking import BlockResult
 from ensemblekit.averaging.estimate import Estimate, over_power_of_two, student_interval
 from ensemblekit.averaging.moments import Moments, MomentsResult
-from ensemblekit.averaging.reducer import TIME
 from ensemblekit.averaging.rows import rows_of
 from ensemblekit.averaging.run import Progress, partials, reduce
 from ensemblekit.averaging.series import Series
@@ -31,7 +30,7 @@ from ensemblekit.errors import InputError, ReadOnceError, StatisticsError, Unkno
 from ensemblekit.files import replacing
 from ensemblekit.rom.mesh import mesh_of
 from ensemblekit.scaling import exponent_of, ldexp, representable, scaled
-from ensemblekit.source import Array, Block, Cut, Field, SnapshotSource, as_source, check_times
+from ensemblekit.source import Array, Block, Field, SnapshotSource, as_source, check_times
 
 STATISTICS = ("mean", "rms", "reynolds_stress", "tke")
 PAIRS = {2: ((0, 0), (1, 1), (0, 1)), 3: ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (0, 2))}
@@ -291,8 +290,6 @@ class Products:
     of divided values.
     """
 
-    cuts: ClassVar[frozenset[Cut]] = TIME
-
     def __init__(self, parts: int, reference: np.ndarray, exponent: np.ndarray | None = None, weight_exponent: int = 0):
         self.parts, self.reference, self.exponent, self.weight_exponent = parts, reference, exponent, weight_exponent
         self.n, self.weight = 0, 0.0
@@ -324,12 +321,6 @@ class Products:
         if later.n:
             self.sums = [a + b for a, b in zip(self.sums, later.sums, strict=True)] if self.sums else later.sums
             self.n, self.weight = self.n + later.n, self.weight + later.weight
-
-    def beside(self, right: Self) -> None:
-        raise NotImplementedError("products of components are not cut in space")
-
-    def shaped(self, item: tuple[int, ...]) -> None:
-        pass
 
     def result(self) -> Self:
         return self

@@ -196,6 +196,9 @@ class _Unweighted:
     def tile(self) -> slice:
         return self.piece.tile
 
+    def prefetch(self) -> None:
+        self.piece.prefetch()
+
     def blocks(self) -> Iterator[Block]:
         for block in self.piece.blocks():
             yield Block(block.fields, block.start, block.tile, None, block.times)

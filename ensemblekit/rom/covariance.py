@@ -11,7 +11,6 @@ from typing import Any, Self
 
 import numpy as np
 
-from ensemblekit.averaging.reducer import TIME
 from ensemblekit.averaging.run import reduce
 from ensemblekit.averaging.series import Series
 from ensemblekit.rom.decomposition import LEAST, Found, refuse_nothing
@@ -53,8 +52,6 @@ def _finite_magnitude(values: np.ndarray) -> float:
 class Products:
     """Sums over the snapshots of x and of conj(x) x, weighted; merges in any order, as all rows have one shift."""
 
-    cuts = TIME
-
     def __init__(self, units: tuple[tuple[slice, Unit], ...] = ()) -> None:
         self.units = units
         """Columns, and the unit that they are in."""
@@ -79,12 +76,6 @@ class Products:
         if later.sum is not None:
             self.sum = later.sum if self.sum is None else self.sum + later.sum
             self.matrix = later.matrix if self.matrix is None else self.matrix + later.matrix
-
-    def beside(self, right: Self) -> None:
-        raise NotImplementedError("Products is not cut in space")
-
-    def shaped(self, item: tuple[int, ...]) -> None:
-        pass
 
     def result(self) -> tuple[np.ndarray, np.ndarray]:
         return self.sum, self.matrix

@@ -158,7 +158,7 @@ def _copy(snapshots: Any, store: Store, names: Mapping[str, str], n: int | None,
 
 
 def _append(store: Store, block: Block, names: Mapping[str, str]) -> None:
-    values = {plain: np.asarray(block.fields[name]).astype(store.fields[plain].dtype, copy=False)
+    values = {plain: np.asarray(block.fields[name]).astype(store.all_fields[plain].dtype, copy=False)
               for plain, name in names.items()}
     store.extend(values, times=block.times, weights=block.weights)
 

@@ -148,6 +148,9 @@ class FilePiece:
     times: np.ndarray | None
     limit: int
 
+    def prefetch(self) -> None:
+        """Nothing: the readers read as they are asked."""
+
     def blocks(self) -> Iterator[Block]:
         whole = self.tile == WHOLE
         a_row = sum(self.fields[name].nbytes if whole else (self.tile.stop - self.tile.start) * self.fields[name].dtype.itemsize

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from ensemblekit.averaging.reducer import TIME
 from ensemblekit.averaging.run import reduce
 from ensemblekit.engine import one_blas_thread
 from ensemblekit.rom.decomposition import Found, errors_of_fields, refuse_nothing
@@ -96,8 +95,6 @@ class StepInTime:
 class Through:
     """Reducer of snapshots in order of time: (Y (fields, n, l), energies (fields, n), sums (l + 1, size))."""
 
-    cuts = TIME
-
     def __init__(self, step: StepInTime):
         self.step = step
         self.sums: np.ndarray | None = None
@@ -130,12 +127,6 @@ class Through:
             self.sums += later.sums
         self.y += later.y
         self.energy += later.energy
-
-    def beside(self, right: Self) -> None:
-        raise NotImplementedError("snapshots in order of time are not cut in space")
-
-    def shaped(self, item: tuple[int, ...]) -> None:
-        pass
 
     def result(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         assert self.sums is not None

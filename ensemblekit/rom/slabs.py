@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from ensemblekit.averaging.reducer import SPACE
+from ensemblekit.errors import InputError
 from ensemblekit.rom.units import ORDINARY, Unit, magnitude
 from ensemblekit.source import Array, Block
 
@@ -157,7 +157,7 @@ def _load(values: np.ndarray, shift: np.ndarray, factors: np.ndarray, out: np.nd
 
 
 Work = Callable[[Tile], tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]
-Join = Callable[[dict[str, np.ndarray], dict[str, np.ndarray]], dict[str, np.ndarray]]
+Combine = Callable[[dict[str, np.ndarray], dict[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 def added(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -168,33 +168,32 @@ def added(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> dict[str
 
 
 class Slabs:
-    """Reducer of tiles: `work` gives sums over the columns of a tile, which `join` joins, and values a column."""
+    """Reducer of tiles: `work` gives sums over the columns of a tile, which `combine` joins, and values a column."""
 
-    cuts = SPACE
-
-    def __init__(self, work: Work, join: Join = added):
-        self.work, self.join = work, join
+    def __init__(self, work: Work, combine: Combine = added):
+        self.work, self.combine = work, combine
         self.sums: dict[str, np.ndarray] = {}
         self.columns: list[dict[str, np.ndarray]] = []
 
     def empty(self) -> Self:
-        return type(self)(self.work, self.join)
+        return type(self)(self.work, self.combine)
 
     def update(self, values: Array, start: int, weights: Array | None = None) -> None:
-        if len(values):
-            with np.errstate(over="ignore", invalid="ignore"):      # sums that are no numbers are met by those who get them
-                self.sums, columns = self.work(values)
-            self.columns = [columns]
+        if not len(values):
+            return
+        if self.columns:
+            raise InputError(f"{type(self).__name__} takes all snapshots of a tile in one block; a second one came, of "
+                             f"snapshots {start} to {start + len(values) - 1}. A piece cut in space yields a single block")
+        with np.errstate(over="ignore", invalid="ignore"):      # sums that are no numbers are met by those who get them
+            self.sums, columns = self.work(values)
+        self.columns = [columns]
 
-    def merge(self, later: Self) -> None:
-        raise NotImplementedError("slabs of space are not cut in time")
-
-    def beside(self, right: Self) -> None:
+    def join(self, right: Self) -> None:
         if right.sums:
-            self.sums = self.join(self.sums, right.sums) if self.sums else right.sums
+            self.sums = self.combine(self.sums, right.sums) if self.sums else right.sums
         self.columns = self.columns + right.columns
 
-    def shaped(self, item: tuple[int, ...]) -> None:
+    def reshape(self, item: tuple[int, ...]) -> None:
         pass
 
     def result(self) -> tuple[dict[str, np.ndarray], list[dict[str, np.ndarray]]]:

@@ -19,10 +19,10 @@ class MemoryStore:
     """
 
     def __init__(self, fields: Mapping[str, Field], *, time_unit: str = ""):
-        self.fields = check_fields(fields)
+        self.all_fields = check_fields(fields)
         self.time_unit = time_unit
         self.clocks: dict[str, list[str]] = {}
-        for name, field in self.fields.items():
+        for name, field in self.all_fields.items():
             self.clocks.setdefault(field.clock, []).append(name)
         self._rows: dict[str, list[tuple[int, float, float, dict[str, np.ndarray]]]] = {c: [] for c in self.clocks}
         self._closed = False
@@ -42,11 +42,11 @@ class MemoryStore:
         for name in names:
             if name not in snapshot:
                 raise InputError(f"the snapshot lacks the field {name!r}; it needs {names}")
-            values[name] = np.array(snapshot[name], dtype=self.fields[name].dtype)
-            if values[name].shape != self.fields[name].shape:
+            values[name] = np.array(snapshot[name], dtype=self.all_fields[name].dtype)
+            if values[name].shape != self.all_fields[name].shape:
                 raise InputError(f"field {name!r} came with shape {values[name].shape}; this store holds "
-                                 f"{self.fields[name].shape}")
-            if self.fields[name].finite and not np.isfinite(values[name]).all():
+                                 f"{self.all_fields[name].shape}")
+            if self.all_fields[name].finite and not np.isfinite(values[name]).all():
                 raise InputError(f"field {name!r} holds NaN or infinity, which it was created to refuse")
         rows = self._rows[clock]
         last_step, last_time = rows[-1][:2] if rows else (-1, -np.inf)
@@ -101,13 +101,13 @@ class MemoryStore:
         return len(self._rows[next(iter(self.clocks))])
 
     def __contains__(self, name: object) -> bool:
-        return name in self.fields
+        return name in self.all_fields
 
     def __getitem__(self, name: str) -> np.ndarray:
         """All values of a field as an array (n, *item)."""
-        if name not in self.fields:
-            raise UnknownFieldError(name, self.fields)
-        field = self.fields[name]
+        if name not in self.all_fields:
+            raise UnknownFieldError(name, self.all_fields)
+        field = self.all_fields[name]
         rows = self._rows[field.clock]
         return np.stack([row[3][name] for row in rows]) if rows else np.empty((0, *field.shape), field.dtype)
 
@@ -127,7 +127,12 @@ class MemoryStore:
         if name not in self.clocks:
             raise UnknownFieldError(name, self.clocks)
         return ArraySource({field: self[field] for field in self.clocks[name]}, self.weights(name), self.times(name),
-                           self.time_unit, {field: self.fields[field].unit for field in self.clocks[name]})
+                           self.time_unit, {field: self.all_fields[field].unit for field in self.clocks[name]})
+
+    @property
+    def fields(self) -> Mapping[str, Field]:
+        """Fields of the first clock: what it is a source of."""
+        return {name: self.all_fields[name] for name in next(iter(self.clocks.values()))}
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -141,5 +146,4 @@ class MemoryStore:
         return self.clock(next(iter(self.clocks))).window(start, stop, step)
 
     def pieces(self, names: Sequence[str], cut: Cut, tiled: bool, limit: int) -> Iterator[Piece]:
-        return self.clock(self.fields[names[0]].clock if names and names[0] in self.fields else
-                          next(iter(self.clocks))).pieces(names, cut, tiled, limit)
+        return self.clock(next(iter(self.clocks))).pieces(names, cut, tiled, limit)

@@ -67,7 +67,7 @@ def _paths(path: Any) -> list[str]:
 
 
 def _particles(store: Store) -> bool:
-    return any(field.kind == "position" for field in store.fields.values())
+    return any(field.kind == "position" for field in store.all_fields.values())
 
 
 def _trajectories(stores: list[Store], path: Any) -> StackedSource:

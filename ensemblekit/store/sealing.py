@@ -80,7 +80,7 @@ def _rows(store: Store, clock: str, bits: int | None) -> Iterator[tuple[int, dic
     names = store.clocks[clock]
     n = len(store.clock(clock))
     paths = [column.path for column in store._schema.columns(clock, max(1, n))]
-    width = sum(store.fields[name].nbytes for name in names) + 8 * (4 + len(names))
+    width = sum(store.all_fields[name].nbytes for name in names) + 8 * (4 + len(names))
     step = max(1, AT_ONCE // width)
     step = 1 << (step.bit_length() - 1)
     for a in range(0, n, step):

@@ -568,7 +568,13 @@ class Store:
 
     @property
     def fields(self) -> Mapping[str, Field]:
-        """All fields; as a source, those of the main clock (``store.clock(name)`` gives another)."""
+        """Fields of the first clock: what the store is a source of. ``store.clock(name)`` gives those of another."""
+        fields = self.all_fields
+        return {name: fields[name] for name in next(iter(self.clocks.values()), [])}
+
+    @property
+    def all_fields(self) -> Mapping[str, Field]:
+        """Fields of every clock: what ``store[name]`` gives."""
         return self._schema.fields if self._schema else {name: f.field for name, f in self._foreign.items()}
 
     @property
@@ -577,7 +583,7 @@ class Store:
         if not self._clocks and self._schema is not None:
             self._clocks = self._schema.clocks
         elif not self._clocks:
-            for name, field in self.fields.items():
+            for name, field in self.all_fields.items():
                 self._clocks.setdefault(field.clock, []).append(name)
         return self._clocks
 
@@ -631,16 +637,16 @@ class Store:
 
     def __getitem__(self, name: str) -> StoredField:
         """The one-field view. Raises UnknownFieldError, which lists the fields there are."""
-        if name not in self.fields:
-            raise UnknownFieldError(name, self.fields)
-        table = self._table(self.fields[name].clock)
+        if name not in self.all_fields:
+            raise UnknownFieldError(name, self.all_fields)
+        table = self._table(self.all_fields[name].clock)
         return StoredField(table, (name,), 0, table.n, 1, self.run)
 
     def __contains__(self, name: object) -> bool:
-        return name in self.fields
+        return name in self.all_fields
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.fields)
+        return iter(self.all_fields)
 
     # -- as a source: the fields of the first clock ----------------------------------------------------------------
 
@@ -660,10 +666,7 @@ class Store:
         return self.clock(next(iter(self.clocks))).window(start, stop, step)
 
     def pieces(self, names: Sequence[str], cut: Cut, tiled: bool, limit: int) -> Iterator[Piece]:
-        wanted = {self.fields[name].clock for name in names if name in self.fields}
-        if len(wanted) > 1:
-            raise InputError(f"the fields {list(names)} run on different clocks {sorted(wanted)}; reduce them one by one")
-        return self.clock(wanted.pop() if wanted else next(iter(self.clocks))).pieces(names, cut, tiled, limit)
+        return self.clock(next(iter(self.clocks))).pieces(names, cut, tiled, limit)
 
     @property
     def times(self) -> np.ndarray | None:
@@ -765,7 +768,7 @@ class Store:
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "writing" if self.writable else "sealed" if self.sealed else "reading"
-        names = ", ".join(f"{name} {field.shape}" for name, field in self.fields.items())
+        names = ", ".join(f"{name} {field.shape}" for name, field in self.all_fields.items())
         return f"<Store {os.path.basename(self.path)!r} ({state}): {len(self)} snapshots of {names}>"
 
     # -- writing ---------------------------------------------------------------------------------------------------
@@ -887,7 +890,7 @@ class Store:
 
     def _checked(self, name: str, snapshot: Mapping[str, Any], n: int | None) -> np.ndarray:
         """The values of a field as they are stored, or an error that says what does not fit."""
-        field = self.fields[name]
+        field = self.all_fields[name]
         try:
             value = snapshot[name]
         except (KeyError, TypeError, IndexError):
@@ -917,9 +920,9 @@ class Store:
 
     def _refuse_names(self, snapshot: Mapping[str, Any], names: Sequence[str], clock: str) -> None:
         extra = [name for name in snapshot if name not in names]
-        if any(name in self.fields for name in extra):
+        if any(name in self.all_fields for name in extra):
             raise InputError(f"{extra} run on another clock than {clock!r}; append them with clock="
-                             f"{self.fields[next(n for n in extra if n in self.fields)].clock!r}")
+                             f"{self.all_fields[next(n for n in extra if n in self.all_fields)].clock!r}")
         raise UnknownFieldError(extra[0], names)
 
     @staticmethod

@@ -164,10 +164,10 @@ def publish(store: Store, path: str | os.PathLike[str] | None) -> str:
     try:
         with replacing(target, follow=True) as temporary, new_file(temporary, libver=("earliest", "v110")) as f:
             root = write_grid(f, mesh, None, times)
-            for name, (where, count) in shown(store.fields, mesh, association).items():
+            for name, (where, count) in shown(store.all_fields, mesh, association).items():
                 rows = [Rows(os.path.relpath(part.path, home), f"/{part.columns[name][0].dataset.path}", part.n)
                         for part in source.table.parts]
-                add_virtual(root, where, name, store.fields[name], count, rows)
+                add_virtual(root, where, name, store.all_fields[name], count, rows)
     except OSError as error:
         raise disk_error(error, target) from error
     return target

@@ -49,6 +49,10 @@ class Kept(Protocol):
     """What `finish` gets: one run as it was read, without the frames before equilibration."""
 
     @property
+    def run(self) -> int:
+        """Which of the runs it is, from 0."""
+
+    @property
     def n(self) -> int:
         """Frames kept."""
 

@@ -20,11 +20,11 @@ def open_stored(path: str, options: Options) -> StoredSource:
     store = Store.open(path)
     clocks = store.clocks
     if options.fields is None:
-        clock = max(clocks, key=lambda c: sum(store.fields[name].nbytes for name in clocks[c]))
+        clock = max(clocks, key=lambda c: sum(store.all_fields[name].nbytes for name in clocks[c]))
         names = clocks[clock]
     else:
-        names = chosen(options.fields, store.fields, path)
-        used = {store.fields[name].clock for name in names}
+        names = chosen(options.fields, store.all_fields, path)
+        used = {store.all_fields[name].clock for name in names}
         if len(used) > 1:
             raise InputError(f"{path}: the fields {names} differ in their number or times of snapshots; read them one by one")
         (clock,) = used

@@ -1,0 +1,281 @@
+"""Every source, reducer and engine of the package keeps its word, and the checks notice those that do not."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import ensemblekit as ek
+from ensemblekit import rom
+from ensemblekit.averaging.reducer import cuts_of_reducer
+from ensemblekit.errors import InputError, UnknownFieldError
+from ensemblekit.source import WHOLE, HeldPiece
+from ensemblekit.testing import check_engine, check_reducer, check_source
+from tests.oracles import SPACE_CASES, TIME_CASES
+
+X = np.random.default_rng(0).normal(size=(40, 6, 2))
+W = np.random.default_rng(1).random(40) + 0.1
+
+
+def stored(folder, name="a.h5", n=40):
+    """A store of two clocks, in several segments."""
+    fields = {"u": ek.Field((6, 2), "f4"), "e": ek.Field(), "loss": ek.Field(clock="fast")}
+    with ek.create(folder / name, fields, time_unit="s") as store:
+        for k in range(n):
+            store.append({"u": X[k], "e": X[k, 0, 0]}, time=0.5 * k, weight=W[k])
+            store.append({"loss": float(k)}, time=float(k), clock="fast")
+            store.append({"loss": float(-k)}, time=k + 0.5, clock="fast")
+    return ek.open(folder / name)
+
+
+def files(folder):
+    for k, rows in enumerate((slice(0, 11), slice(11, 40))):
+        np.save(folder / f"x_{k}.npy", X[rows])
+    return rom.read([folder / "x_0.npy", folder / "x_1.npy"], snapshot_axis=0)
+
+
+def array(_):
+    return ek.ArraySource.of({"u": X, "e": X[:, 0, 0]}, weights=W, times=np.arange(40) * 0.5)
+
+
+SOURCES = {
+    "array": array,
+    "replicas": lambda f: ek.ReplicaSet.of([X[:13], X[13:]]),
+    "stacked": lambda f: ek.ReplicaSet.of([X[:13], X[13:]]).stacked(),
+    "parts of one run": lambda f: ek.source.StackedSource((array(f).window(0, 17), array(f).window(17)), joined=True),
+    "store": stored,
+    "stored fields of a clock": lambda f: stored(f).clock("main"),
+    "another clock": lambda f: stored(f).clock("fast"),
+    "stored field": lambda f: stored(f)["u"],
+    "a window of a stored field": lambda f: stored(f)["u"].window(3, 38, 2),
+    "replicas of stores": lambda f: ek.ReplicaSet.of([stored(f), stored(f, "b.h5", 21)]),
+    "memory store": lambda f: in_memory(),
+    "files": files,
+}
+
+
+def in_memory():
+    from ensemblekit.store.memory import MemoryStore
+
+    store = MemoryStore({"u": ek.Field((6, 2)), "loss": ek.Field(clock="fast")})
+    for k in range(40):
+        store.append({"u": X[k]}, time=float(k))
+        store.append({"loss": 1.0}, time=float(k), clock="fast")
+    return store.clock("main")
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_sources_keep_their_word(name, tmp_path):
+    sources = []
+
+    def make():
+        if not sources:
+            sources.append(SOURCES[name](tmp_path))
+        return sources[0]
+
+    check_source(make)
+
+
+def test_frames_keep_their_word(tmp_path):
+    pytest.importorskip("MDAnalysis")
+    data = pytest.importorskip("MDAnalysisTests.datafiles")
+    from ensemblekit import md
+    from ensemblekit.md.weighted import PickedSource, WeightedSource
+
+    read = md.read(data.PSF, data.DCD, select="resid 1:3", stop=9)
+    check_source(lambda: read)
+    kept = md.ingest(data.PSF, data.DCD, tmp_path / "a.h5md", select="resid 1:3", stop=12)
+    held = ek.open(kept.path)
+    check_source(lambda: held)
+    check_source(lambda: WeightedSource(held.window(), W[:12]))
+    check_source(lambda: PickedSource(held.window(), np.array([0, 2, 3, 7, 8, 11])))
+
+
+@pytest.mark.parametrize("name", {**TIME_CASES, **SPACE_CASES})
+def test_reducers_keep_the_laws(name):
+    pattern, numbers, oracle, weighted = {**TIME_CASES, **SPACE_CASES}[name]
+    x = np.random.default_rng(3).normal(size=(37, 6))
+    check_reducer(lambda: pattern, oracle, numbers=numbers, values=x, weighted=weighted)
+
+
+@pytest.mark.parametrize("engine", [ek.Serial(), ek.Threads(2), ek.Executor(ThreadPoolExecutor(2))], ids=repr)
+def test_engines_keep_their_word(engine):
+    check_engine(lambda: engine)
+
+
+# -- the checks notice -----------------------------------------------------------------------------------------------------
+
+class Lying(ek.ArraySource):
+    """A source with one fault."""
+
+    def pieces(self, names, cut, tiled, limit):
+        for piece in super().pieces(names, cut, tiled, limit):
+            yield self.units["fault"](piece) if piece.start == 0 else piece
+
+
+@pytest.mark.parametrize("fault", [
+    lambda p: replace(p, start=p.start + 1), lambda p: replace(p, stop=p.stop - 1), lambda p: replace(p, weights=None),
+    lambda p: replace(p, arrays={name: x.astype("f4") for name, x in p.arrays.items()}),
+    lambda p: replace(p, arrays={name: x[..., :1] for name, x in p.arrays.items()}),
+    lambda p: replace(p, times=p.times + 1)], ids=["start", "stop", "weights", "type", "shape", "times"])
+def test_a_source_with_a_fault_is_found_out(fault):
+    source = Lying({"u": X}, W, np.arange(40.0), "", {"fault": fault})
+    with pytest.raises(AssertionError):
+        check_source(lambda: source)
+
+
+class Mean:
+    """The mean in time, right; the classes below each have one fault."""
+
+    def __init__(self):
+        self.n, self.mean = 0, 0.0
+
+    def empty(self):
+        return type(self)()
+
+    def update(self, values, start, weights=None):
+        if len(values):
+            self.add(len(values), values.mean(0))
+
+    def merge(self, later):
+        if later.n:
+            self.add(later.n, later.mean)
+
+    def add(self, n, mean):
+        self.n += n
+        self.mean = self.mean + (mean - self.mean) * (n / self.n)
+
+    def result(self):
+        return np.array(self.mean)
+
+    def state(self):
+        return {"n": np.array(self.n), "mean": np.array(self.mean)}
+
+    def restored(self, state):
+        new = self.empty()
+        new.n, new.mean = int(state["n"]), np.array(state["mean"])
+        return new
+
+
+class Unweighted(Mean):
+    def add(self, n, mean):
+        self.mean = (self.mean * bool(self.n) + mean) / (1 + bool(self.n))
+        self.n += n
+
+
+class Forgetful(Mean):
+    def restored(self, state):
+        return self.empty()
+
+
+class Impure(Mean):
+    def result(self):
+        self.mean = self.mean + 1.0
+        return np.array(self.mean)
+
+
+class Shared(Mean):
+    def result(self):
+        return self.mean
+
+
+class Uncut(Mean):
+    merge = None
+
+
+def test_a_reducer_with_a_fault_is_found_out():
+    oracle = lambda x, w: x.mean(0)         # noqa: E731
+    check_reducer(Mean, oracle, weighted=False)
+    for wrong in (Unweighted, Forgetful, Impure, Shared, Uncut):
+        with pytest.raises(AssertionError):
+            check_reducer(wrong, oracle, weighted=False)
+    with pytest.raises(AssertionError):
+        check_reducer(Mean, lambda x, w: x.mean(0) + 1e-6, weighted=False)
+
+
+def test_an_engine_with_a_fault_is_found_out():
+    class Eager:
+        def map(self, func, items, shared, *, blas=True):
+            return iter([func(shared, item) for item in items])
+
+    class Backwards:
+        def map(self, func, items, shared, *, blas=True):
+            return iter([func(shared, item) for item in items][::-1])
+
+    for wrong in (Eager, Backwards):
+        with pytest.raises(AssertionError):
+            check_engine(wrong)
+
+
+# -- what is named, not guessed --------------------------------------------------------------------------------------------
+
+def test_a_reducer_in_time_alone_is_a_reducer():
+    assert cuts_of_reducer(Mean()) == {"time"}
+    x = np.random.default_rng(2).normal(size=(500, 3))
+    np.testing.assert_allclose(ek.reduce(x, Mean()), x.mean(0), rtol=1e-12)
+    with pytest.raises(InputError, match="cannot be cut in space; pass cut='time'"):
+        ek.reduce(x, Mean(), cut="space")
+    with pytest.raises(InputError, match="is not a reducer"):
+        ek.reduce(x, Uncut())
+
+
+def test_covers_hand_on_the_look_ahead():
+    told = []
+
+    class Piece(HeldPiece):
+        def prefetch(self):
+            told.append(self.start)
+
+    class Source(ek.ArraySource):
+        def pieces(self, *args):
+            for p in super().pieces(*args):
+                yield Piece(p.run, p.start, p.stop, p.tile, p.arrays, p.weights, p.times)
+
+    x = np.arange(8.0)
+    two = ek.ReplicaSet.of([Source({"x": x}), Source({"x": x})])
+    for source, starts in ((Source({"x": x}), [*range(8)]), (two, [*range(8)] * 2), (two.stacked(), [*range(8)] * 2)):
+        told.clear()
+        ek.reduce(source, ek.Series(), engine=ek.Serial())
+        assert told == starts
+    told.clear()
+    ek.reduce(two.stacked(), ek.Gram(), cut="space", engine=ek.Serial())
+    assert told == [0, 0]
+
+
+def test_a_piece_without_look_ahead_is_named():
+    class Bare:
+        run, start, stop, tile = 0, 0, 1, WHOLE
+
+        def blocks(self):
+            return iter(())
+
+    class Source(ek.ArraySource):
+        def pieces(self, *args):
+            yield Bare()
+
+    with pytest.raises(InputError, match="Bare is no piece"):
+        ek.reduce(Source({"x": np.zeros(3)}), ek.Moments())
+
+
+def test_a_store_lists_what_it_can_give(tmp_path):
+    """Two clocks, as a Recorder has them: a map sees the fields of the first."""
+    store = stored(tmp_path)
+    assert list(store.fields) == ["u", "e"]
+    assert set(store.all_fields) == set(store) == {"u", "e", "loss"}
+    found = ek.reduce(store, {"m": (lambda block: block.fields["u"][:, 0, 0], ek.Moments())})["m"]
+    assert found.mean == pytest.approx(np.average(X[:, 0, 0].astype("f4"), weights=W), rel=1e-6)
+    with pytest.raises(UnknownFieldError, match="loss"):
+        ek.reduce(store, {"m": ("loss", ek.Moments())})
+    with pytest.raises(InputError, match="on another clock"):       # nor silently the only field there is
+        ek.reduce(store, {"loss": ek.Moments()})
+    assert ek.reduce(store.clock("fast"), ek.Moments()).n == ek.reduce(store["loss"], ek.Moments()).n == 80
+
+
+def test_a_second_block_of_a_slab_is_refused():
+    from ensemblekit.rom.slabs import Slabs, Tile
+
+    slabs = Slabs(lambda tile: ({"sum": tile.values.sum(1)}, {}))
+    slabs.update(Tile(np.ones((4, 3)), 0), 0)
+    with pytest.raises(InputError, match="a second one came, of snapshots 4 to 7"):
+        slabs.update(Tile(np.ones((4, 3)), 0), 4)
