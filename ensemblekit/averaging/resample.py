@@ -384,7 +384,8 @@ def _joined(first: States, later: States) -> States:
     for name, reducers in joined.items():
         for a, b in zip(reducers, later[name], strict=True):
             assert isinstance(a, MergesInTime)      # partials refuses others
-            a.merge(b)
+            same: Any = b
+            a.merge(same)
     return joined
 
 

@@ -105,7 +105,7 @@ def kept_run(states: list[tuple[int, States]], name: str, time_unit: str = "", c
                    time_unit=time_unit)
 
 
-def _join(parts: list[list[Reducer]]) -> list[Reducer]:
+def _join(parts: list[list[Any]]) -> list[Reducer]:
     total = [r.restored(r.state()) for r in parts[0]]
     for part in parts[1:]:
         for a, b in zip(total, part, strict=True):
