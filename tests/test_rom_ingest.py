@@ -135,14 +135,14 @@ def test_openfoam_to_vtk_and_back(tmp_path: Path) -> None:
 
 
 def test_polyhedra_in_steps(tmp_path: Path) -> None:
-    from ensemblekit.rom import cells
+    from ensemblekit.rom import cells as vtk
 
     hexes = Mesh.rectilinear([0, 1, 2.0], [0, 1.0], [0, 1.0])
     faces, cells = [], []
     for cell in hexes.connectivity.reshape(-1, 8):
         cells += range(len(faces), len(faces) + 6)
-        faces += [cell[list(face)] for face in cells.FACES[cells.HEXAHEDRON]]
-    poly = cells.Polyhedra(np.arange(len(faces) + 1) * 4, np.concatenate(faces), np.arange(3) * 6, np.array(cells))
+        faces += [cell[list(face)] for face in vtk.FACES[vtk.HEXAHEDRON]]
+    poly = vtk.Polyhedra(np.arange(len(faces) + 1) * 4, np.concatenate(faces), np.arange(3) * 6, np.array(cells))
     mesh = Mesh(hexes.points, hexes.connectivity, hexes.offsets, np.full(2, 42), poly)
     p = np.arange(6.0).reshape(3, 2)
     with ek.create(tmp_path / "a.vtkhdf", {"p": ek.Field((2,))}, constants=constants_for(mesh)) as store:
