@@ -384,9 +384,9 @@ def full_spectrum(sizes: Sizes) -> Case:
     """All inner products, double precision: the share of the machine's own symmetric product."""
     from ensemblekit.rom.gram import GramWork
     from ensemblekit.rom.plan import plan_of
-    from ensemblekit.rom.pod import Job, Reads
     from ensemblekit.rom.problem import problem_of
     from ensemblekit.rom.rank import Rule
+    from ensemblekit.rom.task import Job, Reads
 
     x = snapshots(Sizes(sizes.n, sizes.gram, sizes.rank), "i^-1.5")
     problem = problem_of(x, 0, None, None, "mean")

@@ -129,6 +129,46 @@ def test_arrows_run_one_way() -> None:
     assert breaches(found) == []
 
 
+OPEN = ("rom/",)
+"""Folders whose files know each other one way only: no circle of imports, those inside functions and for types included."""
+
+
+def circles(found: list[Import], folder: str) -> list[list[str]]:
+    """Files of a folder that reach themselves through what they import, each with all it meets on the way."""
+    files = {at.file for at in found if at.file.startswith(folder)}
+    modules = {"ensemblekit." + file.removesuffix(".py").replace("/", "."): file for file in files}
+    knows = {file: {modules[name] for at in found if at.file == file for name in (at.module, at.module.rpartition(".")[0])
+                    if name in modules} - {file} for file in files}
+
+    def reached(file: str) -> set[str]:
+        seen: set[str] = set()
+        ahead = set(knows[file])
+        while ahead:
+            one = ahead.pop()
+            seen.add(one)
+            ahead |= knows[one] - seen
+        return seen
+
+    reach = {file: reached(file) for file in files}
+    return [sorted(other for other in reach[file] if file in reach[other]) for file in sorted(files) if file in reach[file]]
+
+
+@pytest.mark.parametrize("folder", OPEN)
+def test_no_circle(folder: str) -> None:
+    assert circles(list(imports()), folder) == []
+
+
+def test_a_circle_is_seen(tmp_path: Path) -> None:
+    home = tmp_path / "ensemblekit" / "rom"
+    home.mkdir(parents=True)
+    (home / "a.py").write_text("def f():\n    from ensemblekit.rom.b import g")
+    (home / "b.py").write_text("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ensemblekit.rom import c")
+    (home / "c.py").write_text("import ensemblekit.rom.a")
+    found = list(imports(tmp_path / "ensemblekit"))
+    assert circles(found, "rom/") == [["rom/a.py", "rom/b.py", "rom/c.py"]] * 3
+    assert circles([at for at in found if at.file != "rom/c.py"], "rom/") == []
+
+
 @pytest.mark.parametrize(("file", "line", "why"), [
     ("store/blocks.py", "from ensemblekit.averaging.run import reduce", "must not know 'averaging'"),
     ("averaging/run.py", "def f():\n    import ensemblekit.store.hdf5", "must not know 'store'"),

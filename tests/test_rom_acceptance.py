@@ -502,6 +502,6 @@ def test_modes_that_a_sample_of_the_columns_misses_are_found(support):
     x = (left * sigma) @ right
     _, _, want, _ = plain(x)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(importlib.import_module("ensemblekit.rom.plan"), "SAMPLE", 128)
+        patch.setattr(importlib.import_module("ensemblekit.rom.krylov"), "SAMPLE", 128)
         basis = rom.pod(x, rank=10, method="randomized")
     assert basis.relative_error <= 1.001 * optimal(want, 10)

@@ -14,7 +14,7 @@ import pytest
 import ensemblekit as ek
 from ensemblekit import rom
 from ensemblekit.errors import InputError, SnapshotFileError, StoreError
-from ensemblekit.rom.mesh import Mesh, constants_for, inner_product, mesh_of
+from ensemblekit.rom.mesh import Mesh, Polyhedra, constants_for, inner_product, mesh_of
 from tests.flowfiles import Foam
 from tests.test_rom_openfoam import write_case
 
@@ -135,14 +135,14 @@ def test_openfoam_to_vtk_and_back(tmp_path: Path) -> None:
 
 
 def test_polyhedra_in_steps(tmp_path: Path) -> None:
-    from ensemblekit.rom import mesh as meshes
+    from ensemblekit.rom import cells as vtk
 
     hexes = Mesh.rectilinear([0, 1, 2.0], [0, 1.0], [0, 1.0])
     faces, cells = [], []
     for cell in hexes.connectivity.reshape(-1, 8):
         cells += range(len(faces), len(faces) + 6)
-        faces += [cell[list(face)] for face in meshes.FACES[meshes.HEXAHEDRON]]
-    poly = meshes.Polyhedra(np.arange(len(faces) + 1) * 4, np.concatenate(faces), np.arange(3) * 6, np.array(cells))
+        faces += [cell[list(face)] for face in vtk.FACES[vtk.HEXAHEDRON]]
+    poly = Polyhedra(np.arange(len(faces) + 1) * 4, np.concatenate(faces), np.arange(3) * 6, np.array(cells))
     mesh = Mesh(hexes.points, hexes.connectivity, hexes.offsets, np.full(2, 42), poly)
     p = np.arange(6.0).reshape(3, 2)
     with ek.create(tmp_path / "a.vtkhdf", {"p": ek.Field((2,))}, constants=constants_for(mesh)) as store:

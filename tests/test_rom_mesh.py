@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ensemblekit.errors import InputError, UnknownFieldError
-from ensemblekit.rom import mesh as meshes
-from ensemblekit.rom.mesh import Mesh, Polyhedra, inner_product
+from ensemblekit.rom import cells as vtk
+from ensemblekit.rom.mesh import Mesh, Polyhedra, inner_product, leading
 from ensemblekit.source import ArraySource
 
 
@@ -52,14 +52,14 @@ def test_curved_hexahedra_have_the_volume_of_their_trilinear_map() -> None:
 
 
 @pytest.mark.parametrize(("kind", "points", "volume"), [
-    (meshes.TETRA, [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)], 1 / 6),
-    (meshes.PYRAMID, [(0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0), (0.3, 0.2, 3)], 1),
-    (meshes.WEDGE, [(0, 0, 0), (0, 1, 0), (1, 0, 0), (0, 0, 2), (0, 1, 2), (1, 0, 2)], 1),
-    (meshes.VOXEL, [(0, 0, 0), (2, 0, 0), (0, 3, 0), (2, 3, 0), (0, 0, 4), (2, 0, 4), (0, 3, 4), (2, 3, 4)], 24),
-    (meshes.PIXEL, [(0, 0, 0), (2, 0, 0), (0, 3, 0), (2, 3, 0)], 6),
-    (meshes.POLYGON, [(0, 0, 1), (4, 0, 1), (4, 4, 1), (2, 1, 1), (0, 4, 1)], 10),        # not convex
-    (meshes.TRIANGLE_STRIP, [(0, 0, 0), (0, 1, 0), (1, 0, 0), (1, 1, 0), (2, 0, 0)], 1.5),
-    (meshes.POLY_LINE, [(0, 0, 0), (3, 4, 0), (3, 4, 1)], 6),
+    (vtk.TETRA, [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)], 1 / 6),
+    (vtk.PYRAMID, [(0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0), (0.3, 0.2, 3)], 1),
+    (vtk.WEDGE, [(0, 0, 0), (0, 1, 0), (1, 0, 0), (0, 0, 2), (0, 1, 2), (1, 0, 2)], 1),
+    (vtk.VOXEL, [(0, 0, 0), (2, 0, 0), (0, 3, 0), (2, 3, 0), (0, 0, 4), (2, 0, 4), (0, 3, 4), (2, 3, 4)], 24),
+    (vtk.PIXEL, [(0, 0, 0), (2, 0, 0), (0, 3, 0), (2, 3, 0)], 6),
+    (vtk.POLYGON, [(0, 0, 1), (4, 0, 1), (4, 4, 1), (2, 1, 1), (0, 4, 1)], 10),        # not convex
+    (vtk.TRIANGLE_STRIP, [(0, 0, 0), (0, 1, 0), (1, 0, 0), (1, 1, 0), (2, 0, 0)], 1.5),
+    (vtk.POLY_LINE, [(0, 0, 0), (3, 4, 0), (3, 4, 1)], 6),
 ])
 def test_one_cell_of_each_kind(kind: int, points: list, volume: float) -> None:
     mesh = Mesh.of(points, [list(range(len(points)))], kind)
@@ -70,7 +70,7 @@ def test_one_cell_of_each_kind(kind: int, points: list, volume: float) -> None:
 
 
 def test_prisms() -> None:
-    for kind, n in ((meshes.PENTAGONAL_PRISM, 5), (meshes.HEXAGONAL_PRISM, 6)):
+    for kind, n in ((vtk.PENTAGONAL_PRISM, 5), (vtk.HEXAGONAL_PRISM, 6)):
         angle = 2 * np.pi * np.arange(n) / n
         ring = np.stack([np.cos(angle), np.sin(angle), 0 * angle], 1)
         mesh = Mesh.of(np.concatenate([ring, ring + np.array([0, 0, 2])]), [list(range(2 * n))], kind)
@@ -100,7 +100,7 @@ def test_polyhedra_are_the_cells_they_are_made_from() -> None:
     faces, cells = [], []
     for cell in hexes.connectivity.reshape(-1, 8):
         cells.append(range(len(faces), len(faces) + 6))
-        faces += [cell[list(face)] for face in meshes.FACES[meshes.HEXAHEDRON]]
+        faces += [cell[list(face)] for face in vtk.FACES[vtk.HEXAHEDRON]]
     rng = np.random.default_rng(0)
     faces = [face[::-1] if rng.random() < 0.5 else face for face in faces]      # in either sense
     poly = Polyhedra(np.arange(len(faces) + 1) * 4, np.concatenate(faces), np.arange(hexes.n_cells + 1) * 6,
@@ -115,7 +115,7 @@ def test_polyhedra_are_the_cells_they_are_made_from() -> None:
 
 def test_cells_of_lower_dimension_have_no_volume() -> None:
     points = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
-    mesh = Mesh(points, [0, 1, 2, 3, 0, 1, 2], [0, 4, 7], [meshes.TETRA, meshes.TRIANGLE])
+    mesh = Mesh(points, [0, 1, 2, 3, 0, 1, 2], [0, 4, 7], [vtk.TETRA, vtk.TRIANGLE])
     np.testing.assert_allclose(mesh.volumes, [1 / 6, 0])
 
 
@@ -127,11 +127,11 @@ def test_quadratic_cells_are_exact() -> None:
     mesh = Mesh.of(np.concatenate([corners, middle]), [list(range(6))], 22)
     assert mesh.volumes == pytest.approx([0.5 + 2 / 3 * np.sqrt(2) * 0.1 * np.sqrt(2)], rel=1e-13)
     for kind in (24, 25, 26, 27, 29):
-        straight = meshes.QUADRATIC[kind]
-        points = {meshes.TETRA: [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)],
-                  meshes.HEXAHEDRON: [(0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (1, 1, 1), (0, 1, 1)],
-                  meshes.WEDGE: [(0, 0, 0), (0, 1, 0), (1, 0, 0), (0, 0, 2), (0, 1, 2), (1, 0, 2)],
-                  meshes.PYRAMID: [(0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0), (0.3, 0.2, 3)]}[straight]
+        straight = vtk.QUADRATIC[kind]
+        points = {vtk.TETRA: [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)],
+                  vtk.HEXAHEDRON: [(0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (1, 1, 1), (0, 1, 1)],
+                  vtk.WEDGE: [(0, 0, 0), (0, 1, 0), (1, 0, 0), (0, 0, 2), (0, 1, 2), (1, 0, 2)],
+                  vtk.PYRAMID: [(0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0), (0.3, 0.2, 3)]}[straight]
         points = np.array(points, float)
         made = quadratic(points, kind)
         mesh = Mesh.of(made, [list(range(len(made)))], kind)
@@ -184,9 +184,9 @@ def test_what_fits_is_found_by_shape() -> None:
     assert mesh.where("p", (mesh.n_cells,)) == "cell"
     assert mesh.where("U", (mesh.n_points, 3)) == "point"
     assert mesh.where("U", (3, 3, 4, 3)) == "point"
-    assert meshes.leading((3, 4, 3), 12) == (3, 4)
-    assert meshes.leading((3, 4, 1), 12) == (3, 4)
-    assert meshes.leading((5, 4), 12) is None
+    assert leading((3, 4, 3), 12) == (3, 4)
+    assert leading((3, 4, 1), 12) == (3, 4)
+    assert leading((5, 4), 12) is None
 
 
 def test_bad_meshes_are_refused() -> None:

@@ -49,7 +49,8 @@ def planned(source, how):
 @pytest.fixture(autouse=True)
 def of_one_machine(monkeypatch):
     """However much memory this one has free."""
-    monkeypatch.setattr(importlib.import_module("ensemblekit.rom.plan"), "_cache", lambda: 4e9)
+    for name in ("plan", "krylov"):
+        monkeypatch.setattr(importlib.import_module(f"ensemblekit.rom.{name}"), "page_cache", lambda: 4e9)
 
 
 def test_plans_are_what_they_were():

@@ -8,19 +8,18 @@ import pytest
 import ensemblekit as ek
 from ensemblekit import rom
 from ensemblekit.errors import InputError
+from ensemblekit.rom import route
 from ensemblekit.rom.problem import problem_of
 from ensemblekit.rom.rows import Rows, StepInTime, Through
 from ensemblekit.rom.slabs import Recipe
 from tests.test_rom_acceptance import Counted
 from tests.test_rom_pod import decaying, optimum
 
-plan = importlib.import_module("ensemblekit.rom.plan")
-
 
 @pytest.fixture(autouse=True)
 def large(monkeypatch):
     """No source is small enough to be taken into memory."""
-    monkeypatch.setattr(plan, "_loadable", lambda *_: False)
+    monkeypatch.setattr(route, "LOADABLE", -1)
 
 
 def in_time(source, rank, **how):
@@ -156,7 +155,7 @@ def test_a_store_larger_than_the_memory_limit_is_read_twice(tmp_path):
 
 
 def test_numbers_missing_in_every_snapshot_are_left_out_and_others_named(monkeypatch):
-    monkeypatch.setattr(plan, "SMALL", 0)
+    monkeypatch.setattr(importlib.import_module("ensemblekit.rom.plan"), "SMALL", 0)
     x = decaying(n=400, size=2000)
     x[:, 40:60] = np.nan
     assert rom.plan(Counted(ek.ArraySource.of(x), "rows"), 5).in_time

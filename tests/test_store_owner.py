@@ -6,7 +6,7 @@ import pickle
 import signal
 import stat
 import threading
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import numpy as np
 import pytest
@@ -157,16 +157,18 @@ def test_every_name_of_a_store_leads_to_one_writer(tmp_path, monkeypatch):
 @pytest.mark.parametrize("lose", ["folder", "name"])
 def test_store_that_loses_its_folder_or_name_gets_no_second_writer(tmp_path, lose):
     path = tmp_path / "a.h5"
-    with ek.create(path, SCALAR) as store:
-        store.append({"u": 1.0})
-        if lose == "folder":
-            os.unlink(tmp_path / "a.h5.d" / "lock")
-            os.rmdir(tmp_path / "a.h5.d")
-        else:
-            path = path.rename(tmp_path / "b.h5")
-        with pytest.raises(StoreBusyError):
-            ek.open(path, "a")
-        assert ek.open(path)["u"][:].tolist() == [1.0]
+    store = ek.create(path, SCALAR)
+    store.append({"u": 1.0})
+    if lose == "folder":
+        os.unlink(tmp_path / "a.h5.d" / "lock")
+        os.rmdir(tmp_path / "a.h5.d")
+    else:
+        path = path.rename(tmp_path / "b.h5")
+    with pytest.raises(StoreBusyError):
+        ek.open(path, "a")
+    assert ek.open(path)["u"][:].tolist() == [1.0]
+    with nullcontext() if lose == "folder" else pytest.raises(StoreError, match="renamed"):
+        store.close()
     ek.open(path, "a").close()
 
 

@@ -29,7 +29,7 @@ class Recorder:
 
     def __init__(self, monkeypatch, folder):
         self.log, self.folder = [], str(folder)
-        for name in ("pwrite", "ftruncate", "fsync", "fdatasync", "rename", "unlink"):
+        for name in ("pwrite", "ftruncate", "fsync", "fdatasync", "replace", "unlink"):
             monkeypatch.setattr(os, name, getattr(self, name)(getattr(os, name)))
 
     def pwrite(self, real):
@@ -56,7 +56,7 @@ class Recorder:
 
     fdatasync = fsync
 
-    def rename(self, real):
+    def replace(self, real):
         def call(a, b):
             self.log.append(("rename", os.stat(a).st_ino, str(a), str(b)))
             return real(a, b)

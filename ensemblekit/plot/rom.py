@@ -12,7 +12,8 @@ import numpy as np
 from ensemblekit.errors import InputError
 from ensemblekit.plot.style import BLUE, GREEN, GREY, INK, LOOK, ORANGE, PALE, RED, _figure, label, legend, new_axes
 from ensemblekit.rom.basis import Basis
-from ensemblekit.rom.mesh import QUADRATIC, Mesh, leading
+from ensemblekit.rom.cells import QUADRATIC
+from ensemblekit.rom.mesh import Mesh, leading
 
 COLUMN = 3.94
 """Inches, as ``style.WIDTH``."""

@@ -16,11 +16,11 @@ from ensemblekit.rom.export import export as export
 from ensemblekit.rom.incremental import IncrementalPOD as IncrementalPOD
 from ensemblekit.rom.ingest import ingest as ingest
 from ensemblekit.rom.mesh import Mesh as Mesh
-from ensemblekit.rom.plan import Plan as Plan
 from ensemblekit.rom.plan import plan as plan
 from ensemblekit.rom.pod import pod as pod
 from ensemblekit.rom.rank import gavish_donoho as gavish_donoho
 from ensemblekit.rom.read import read as read
+from ensemblekit.rom.route import Plan as Plan
 
 
 def __getattr__(name: str) -> _Any:

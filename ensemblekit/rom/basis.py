@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError, UnknownFieldError
+from ensemblekit.rom.files import load_basis, save_basis
 from ensemblekit.rom.product import applied, is_sparse
 from ensemblekit.scaling import ldexp, power_of_two
 from ensemblekit.source import Field
@@ -283,16 +284,12 @@ class Basis:
 
     def save(self, path: Any) -> Any:
         """Write everything into one HDF5 file, by temporary file and rename; returns the path."""
-        from ensemblekit.rom.files import save_basis
-
-        return save_basis(self, path)
+        return save_basis({name: getattr(self, name) for name in NAMES}, path)
 
     @classmethod
     def load(cls, path: Any) -> Basis:
         """What :meth:`save` wrote. Raises StoreError where the file holds no basis."""
-        from ensemblekit.rom.files import load_basis
-
-        return load_basis(path)
+        return cls(**load_basis(path))
 
     # -- inside ----------------------------------------------------------------------------------------------------
 

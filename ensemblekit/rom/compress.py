@@ -24,8 +24,9 @@ from ensemblekit.averaging.series import Series
 from ensemblekit.engine import Engine, Serial, Threads, one_blas_thread
 from ensemblekit.errors import InputError, StoreError, UnknownFieldError
 from ensemblekit.files import replacing
+from ensemblekit.rom.gaps import GapsError
 from ensemblekit.rom.mesh import Mesh, constants_for, mesh_of
-from ensemblekit.rom.pod import GapsError, pod
+from ensemblekit.rom.pod import pod
 from ensemblekit.rom.problem import times_of
 from ensemblekit.rom.quantise import (
     best_axes,

@@ -7,15 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from ensemblekit.averaging.run import reduce
 from ensemblekit.averaging.series import Series
-from ensemblekit.rom.decomposition import LEAST, Found, refuse_nothing
+from ensemblekit.rom.basis import Basis
+from ensemblekit.rom.decomposition import LEAST, Found, assembled, refuse_nothing
 from ensemblekit.rom.gram import FLOOR
-from ensemblekit.rom.problem import Part, _weights, first_snapshot
+from ensemblekit.rom.problem import Part, Problem, _weights, first_snapshot
+from ensemblekit.rom.rank import Rule
+from ensemblekit.rom.route import TILE, Budget, Plan, Workload, held, refusal_of_streams
 from ensemblekit.rom.scales import _volume, scaled_by_rows, scaled_by_tiles
 from ensemblekit.rom.snapshots import _common_power
 from ensemblekit.rom.task import Job, NotFinite, in_range
@@ -192,3 +195,29 @@ def _weight_of(source: Any) -> float:
     weights = _weights(source, None)
     assert weights is not None
     return float(weights.sum())
+
+
+class Covariance:
+    """The covariance of the numbers of a snapshot, where they are fewer than the snapshots."""
+
+    name: ClassVar[str] = "covariance"
+    finer: ClassVar[tuple[str, ...]] = ()
+
+    def refusal(self, problem: Problem) -> str | None:
+        if problem.sparse and not refusal_of_streams(problem):
+            return "a sparse mass matrix goes with the gram route"
+        one = None if problem.of_one_source else "the covariance route takes fields of one source"
+        return refusal_of_streams(problem) or one
+
+    def cost(self, problem: Problem, rule: Rule, budget: Budget) -> Plan:
+        at = Workload.of(problem, rule)
+        size, wide = at.size, at.wide
+        limit = max(size * at.itemsize, min(budget.memory // 16, TILE))
+        peak = (2 * budget.workers + 9) * size * size * wide + budget.workers * (limit // at.itemsize) * wide
+        operations = float(size) * size * at.n + 2.0 * at.n * at.k * size
+        passes = 3 if problem.scaling == "max" else 2
+        return Plan(self.name, passes, passes * at.nbytes, held(at.factors + peak + at.result), at.times * operations, "",
+                    rule.rank, problem.n, size, int(limit))
+
+    def decompose(self, task: Job) -> Basis:
+        return assembled(task.problem, covariance(task), task.reads.passes)

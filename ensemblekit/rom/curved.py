@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-if TYPE_CHECKING:
-    from ensemblekit.rom.mesh import Mesh
+from ensemblekit.rom.cells import DIMENSIONS, QUADRATIC, SIZES, Cells
 
 # Faces by the number of their nodes: (edges in order of the corners, then mid-edge nodes, then the middle)
 QUADRATIC_FACES: dict[int, tuple[tuple[int, ...], ...]] = {
@@ -24,7 +21,7 @@ FLAT = {22: 6, 23: 8, 28: 9}
 """Quadratic surface cells and their number of nodes."""
 
 
-def curved_measures(mesh: Mesh, chosen: np.ndarray, volumes: np.ndarray, shares: np.ndarray) -> None:
+def curved_measures(mesh: Cells, chosen: np.ndarray, volumes: np.ndarray, shares: np.ndarray) -> None:
     """Fill the volumes of the cells `chosen`, all curved, and add to the points' shares.
 
     Quadratic triangles, quadrilaterals, tetrahedra, hexahedra, wedges and pyramids are integrated exactly (surfaces that
@@ -32,8 +29,6 @@ def curved_measures(mesh: Mesh, chosen: np.ndarray, volumes: np.ndarray, shares:
     corners. A point's share is the cell's measure over its number of points, as quadratic shape functions have
     negative integrals at corners, which make no inner product.
     """
-    from ensemblekit.rom.mesh import DIMENSIONS, QUADRATIC, SIZES, Mesh
-
     for kind in np.unique(mesh.types[chosen]):
         mine = chosen[mesh.types[chosen] == kind]
         straight = QUADRATIC[int(kind)]
@@ -46,7 +41,7 @@ def curved_measures(mesh: Mesh, chosen: np.ndarray, volumes: np.ndarray, shares:
         else:
             size = SIZES[straight]
             corners = mesh.connectivity[mesh.offsets[mine][:, None] + np.arange(size)]
-            part = Mesh.of(mesh.points, corners, straight).volumes
+            part = type(mesh).of(mesh.points, corners, straight).volumes
         volumes[mine] = part
         counts = np.diff(mesh.offsets)[mine]
         members = mesh.connectivity[np.repeat(mesh.offsets[mine] - np.append(0, np.cumsum(counts)[:-1]), counts)
@@ -54,13 +49,13 @@ def curved_measures(mesh: Mesh, chosen: np.ndarray, volumes: np.ndarray, shares:
         np.add.at(shares, members, np.repeat(part / counts, counts))
 
 
-def _nodes(mesh: Mesh, cells: np.ndarray, local: tuple[int, ...]) -> np.ndarray:
+def _nodes(mesh: Cells, cells: np.ndarray, local: tuple[int, ...]) -> np.ndarray:
     """(cells, nodes, 3), from each cell's first node, so that no digits go where the mesh is far from zero."""
     first = mesh.offsets[cells]
     return mesh.points[mesh.connectivity[first[:, None] + np.array(local)]] - mesh.points[mesh.connectivity[first]][:, None]
 
 
-def _flux(mesh: Mesh, cells: np.ndarray, face: tuple[int, ...]) -> np.ndarray:
+def _flux(mesh: Cells, cells: np.ndarray, face: tuple[int, ...]) -> np.ndarray:
     x = _nodes(mesh, cells, face)
     total = np.zeros(len(cells))
     for weight, values, along, across in _rule(len(face)):
@@ -69,7 +64,7 @@ def _flux(mesh: Mesh, cells: np.ndarray, face: tuple[int, ...]) -> np.ndarray:
     return total / 3
 
 
-def _area(mesh: Mesh, cells: np.ndarray, nodes: int) -> np.ndarray:
+def _area(mesh: Cells, cells: np.ndarray, nodes: int) -> np.ndarray:
     x = _nodes(mesh, cells, tuple(range(nodes)))
     total = np.zeros(len(cells))
     for weight, _, along, across in _rule(nodes):

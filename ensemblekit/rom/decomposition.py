@@ -90,7 +90,7 @@ def errors_of_fields(problem: Problem, modes: Sequence[np.ndarray], products: Se
     return errors
 
 
-def assembled(held: Problem, found: Found) -> Basis:
+def assembled(held: Problem, found: Found, passes: int) -> Basis:
     """A Basis in the units of the fields, with signs that do not depend on the route."""
     problem = with_scales_of(held, found)
     k = found.coefficients.shape[1]
@@ -147,6 +147,7 @@ def assembled(held: Problem, found: Found) -> Basis:
             [np.ones(part.field.size, bool) if part.mask is None else part.mask for part in problem.parts]).reshape(shape),
         error_per_snapshot=np.sqrt(left / (total / n)) if total else np.zeros(n), weights=problem.weights,
         spectrum=ldexp(found.spectrum, found.power), spectrum_complete=found.complete, floor=found.floor, method=found.method,
+        passes=passes,
         residual=ldexp(found.residual, 2 * found.power),
         energies=(found.power, total, found.residual) if found.power else None)
     errors = found.field_errors or [basis.relative_error] * len(names)

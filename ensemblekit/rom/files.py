@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import StoreError
-from ensemblekit.rom.basis import Basis
 from ensemblekit.rom.product import is_sparse
 from ensemblekit.source import Field
 
@@ -21,31 +20,32 @@ NUMBERS = ("total_energy", "time_unit", "spectrum_complete", "floor", "method", 
 """`energies` joined later; a file without them has None."""
 
 
-def save_basis(basis: Basis, path: Any) -> str:
-    """Write the basis by temporary file and rename; returns the path."""
+def save_basis(values: Mapping[str, Any], path: Any) -> str:
+    """Write the fields of a Basis by temporary file and rename; returns the path."""
     from ensemblekit.store.hdf5 import write_arrays
 
-    arrays: dict[str, np.ndarray] = {name: value for name in ARRAYS if (value := getattr(basis, name)) is not None}
-    about: dict[str, Any] = {"format": FORMAT, **{name: _plain(getattr(basis, name)) for name in NUMBERS}}
-    about["energies"] = basis.energies
+    arrays: dict[str, np.ndarray] = {name: value for name in ARRAYS if (value := values[name]) is not None}
+    about: dict[str, Any] = {"format": FORMAT, **{name: _plain(values[name]) for name in NUMBERS}}
+    about["energies"] = values["energies"]
     about["fields"] = {name: {"shape": list(f.shape), "dtype": f.dtype.str, "unit": f.unit, "kind": f.kind}
-                       for name, f in basis.fields.items()}
-    about["scale"] = {name: float(x) for name, x in basis.scale.items()}
-    about["error_per_field"] = {name: float(x) for name, x in basis.error_per_field.items()}
-    products = basis.inner_product if isinstance(basis.inner_product, Mapping) else {"": basis.inner_product}
+                       for name, f in values["fields"].items()}
+    about["scale"] = {name: float(x) for name, x in values["scale"].items()}
+    about["error_per_field"] = {name: float(x) for name, x in values["error_per_field"].items()}
+    product = values["inner_product"]
+    products = product if isinstance(product, Mapping) else {"": product}
     about["inner_product"] = {name: _put_product(arrays, f"inner_product/{k}", product)
                               for k, (name, product) in enumerate(products.items())}
-    if basis.mesh is not None:
+    if values["mesh"] is not None:
         about["mesh"] = True
-        for name, value in basis.mesh.to_arrays().items():
+        for name, value in values["mesh"].to_arrays().items():
             arrays[f"mesh/{name}"] = np.asarray(value)
     arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
     write_arrays(os.fspath(path), {f"{GROUP}/{name}": value for name, value in arrays.items()})
     return os.fspath(path)
 
 
-def load_basis(path: Any) -> Basis:
-    """What :func:`save_basis` wrote."""
+def load_basis(path: Any) -> dict[str, Any]:
+    """The fields of a Basis that :func:`save_basis` wrote."""
     from ensemblekit.store.hdf5 import read_arrays
 
     arrays = read_arrays(os.fspath(path), GROUP)
@@ -64,11 +64,11 @@ def load_basis(path: Any) -> Basis:
         mesh = Mesh.from_arrays({name.removeprefix("mesh/"): x for name, x in arrays.items() if name.startswith("mesh/")})
     columns: dict[str, Any] = {name: arrays.get(name) for name in ARRAYS} | {name: about[name] for name in NUMBERS}
     energies = about.get("energies")
-    return Basis(**columns, energies=None if energies is None else tuple(energies),
-                 fields={name: Field(tuple(f["shape"]), np.dtype(f["dtype"]), f["unit"], f["kind"])
-                         for name, f in about["fields"].items()},
-                 scale=about["scale"], error_per_field=about["error_per_field"],
-                 inner_product=products[""] if list(products) == [""] else products, mesh=mesh)
+    return dict(**columns, energies=None if energies is None else tuple(energies),
+                fields={name: Field(tuple(f["shape"]), np.dtype(f["dtype"]), f["unit"], f["kind"])
+                        for name, f in about["fields"].items()},
+                scale=about["scale"], error_per_field=about["error_per_field"],
+                inner_product=products[""] if list(products) == [""] else products, mesh=mesh)
 
 
 def _put_product(arrays: dict[str, np.ndarray], at: str, product: Any) -> str:

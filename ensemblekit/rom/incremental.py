@@ -91,6 +91,14 @@ class IncrementalPOD:
         if self.path is not None and os.path.exists(self.path):
             self._resume()
 
+    @classmethod
+    def of_fields(cls, fields: Mapping[str, Field], masks: Mapping[str, np.ndarray], rule: Rule,
+                  **settings: Any) -> IncrementalPOD:
+        """One of fields that are known beforehand, with the numbers that count, by a rule that is checked."""
+        new = cls(None, rule.rank, energy=rule.energy if rule.rank is None else None, tolerance=rule.tolerance, **settings)
+        new.rule, new.fields, new.masks = rule, dict(fields), dict(masks)
+        return new
+
     def _clear(self) -> None:
         self.fields: dict[str, Field] = {}
         self.n = 0
@@ -456,9 +464,9 @@ class IncrementalPOD:
                       self.total * ratio, residual, np.zeros(self.n), [math.nan] * len(modes) if len(modes) > 1 else [],
                       self.floor,
                       "incremental", self.sigma[:k] * math.sqrt(ratio), np.zeros(self.n), power=self.power)
-        basis = assembled(problem, found)
+        basis = assembled(problem, found, 1)
         errors = {} if len(modes) > 1 else {next(iter(self.fields)): basis.relative_error}
-        return replace(basis, error_per_snapshot=None, error_per_field=errors, passes=1)
+        return replace(basis, error_per_snapshot=None, error_per_field=errors)
 
     def _edges(self) -> Iterator[tuple[int, int]]:
         start = 0

@@ -14,9 +14,10 @@ from ensemblekit.engine import one_blas_thread
 from ensemblekit.errors import InputError
 from ensemblekit.rom import randomized
 from ensemblekit.rom.decomposition import Found, errors_of_fields, refuse_nothing
-from ensemblekit.rom.plan import MOST_STEPS
 from ensemblekit.rom.problem import Problem
+from ensemblekit.rom.randomized import block_width
 from ensemblekit.rom.rank import Rule
+from ensemblekit.rom.route import MOST_STEPS, RUN, TILE, Budget, Plan, Workload, held, loadable, page_cache
 from ensemblekit.rom.scales import scaled_by_tiles
 from ensemblekit.rom.task import Job, NotFinite, in_range
 
@@ -25,28 +26,32 @@ ENOUGH = 1e-3
 
 LITTLE = 0.05
 
+SLAB = 3 << 20
+"""Bytes of a slab that is multiplied twice while it is in the cache."""
+SAMPLE = 8192
+"""Columns of the sample at the most."""
 AT_ONCE = 1024
 """Columns of the sample that are multiplied at a time."""
 
 CACHEFUL = 4096
 
 
-def by_steps(job: Job, dtype: np.dtype, at_all_costs: bool = False) -> Found | None:
+def by_steps(job: Job, dtype: np.dtype, accept_floor: bool = False) -> Found | None:
     """Block Krylov steps, one read each, until another would change little. None below the floor of the arithmetic."""
     return in_range(replace(job, problem=scaled_by_tiles(job)), functools.partial(_steps, dtype=dtype,
-                                                                                   at_all_costs=at_all_costs))
+                                                                                   accept_floor=accept_floor))
 
 
-def _steps(job: Job, dtype: np.dtype, at_all_costs: bool) -> Found | None:
+def _steps(job: Job, dtype: np.dtype, accept_floor: bool) -> Found | None:
     problem = job.problem
     n, unit = problem.n or 0, problem.unit_vector
     width = min(job.plan.block, n - (unit is not None), problem.size)
     with one_blas_thread():     # slabs are worked on side by side: threads of BLAS would only wait for each other
         first = randomized.first_block(_known(job, problem, dtype), n, width, unit, job.seed, dtype)
-        return _by_steps(job, problem, first, dtype, at_all_costs)
+        return _by_steps(job, problem, first, dtype, accept_floor)
 
 
-def _by_steps(job: Job, problem: Problem, first: randomized.First, dtype: np.dtype, at_all_costs: bool) -> Found | None:
+def _by_steps(job: Job, problem: Problem, first: randomized.First, dtype: np.dtype, accept_floor: bool) -> Found | None:
     rule, n, unit, roots = job.rule.in_unit(problem.power), problem.n or 0, problem.unit_vector, problem.roots
     rank = min(rule.rank or 50, n - (unit is not None), problem.size)
     block = first.block
@@ -108,7 +113,7 @@ def _by_steps(job: Job, problem: Problem, first: randomized.First, dtype: np.dty
     refuse_nothing(problem, int(sigma[0] > 0), sigma, means)
     narrow = dtype in (np.float32, np.complex64)
     floor = randomized.FLOOR32 if narrow else randomized.FLOOR64
-    if not at_all_costs and (k < rank or sigma[-1] < floor * sigma[0] or left < (1e-5 if narrow else 1e-12) * total):
+    if not accept_floor and (k < rank or sigma[-1] < floor * sigma[0] or left < (1e-5 if narrow else 1e-12) * total):
         return None
     k = max(1, int(np.count_nonzero(sigma > floor * sigma[0])))
     if not rule.counted:
@@ -202,3 +207,37 @@ def _blocks_gram(job: Job, made: list[list[list[np.ndarray]]]) -> np.ndarray:
     """Cᴴ C over all blocks, in double precision."""
     parts = (part for at in range(len(made[0])) for part in job.local.map(_gram_of, _columns(made, at), None))
     return functools.reduce(operator.add, parts)
+
+
+def cost_in_space(problem: Problem, rule: Rule, budget: Budget) -> Plan:
+    """One step where a sample of the columns makes its block, or several from random vectors where memory wants that."""
+    found = _cost(problem, rule, budget, True)
+    return found if found.sample and found.memory_bytes <= budget.memory else _cost(problem, rule, budget, False)
+
+
+def _cost(problem: Problem, rule: Rule, budget: Budget, once: bool) -> Plan:
+    load, at = loadable(problem), Workload.of(problem, rule)
+    n, size, memory, workers = at.n, at.size, budget.memory, budget.workers
+    work = at.wide // 2 if problem.single else at.wide
+    slivers = 0 if problem.in_memory else RUN * n
+    even = int(np.clip(-(-at.nbytes // (8 * workers)), TILE, 4 * TILE))     # few, as many for each worker
+    limit = max(n * at.itemsize * 16, min(memory // 4, max(even, min(slivers, 1 << 30))))
+    # a few hundred columns at least, a piece of every row worth its way to memory, where memory allows
+    slab = min(max(SLAB, 256 * n * work), memory // (16 * workers))
+    width = int(min(max(64, slab // max(n * work, 1) // 64 * 64), 4096))
+    tiles = max(1, math.ceil(at.nbytes / limit))
+    block = block_width(at.k, budget.oversampling, n, once)
+    columns = int(min(size, SAMPLE, max(4 * block, size // 16), max(4 * block, memory // (24 * max(n, 1) * work))))
+    # of what stays in memory the sample is the one read from the disk
+    if not problem.in_memory and at.nbytes > max(4 * memory, page_cache()):
+        columns = 0             # picking columns would cost a read; random vectors cost a step
+    steps = budget.steps if once else max(budget.steps, 2) + (0 if columns else 1)
+    states = min(tiles, 2 * workers + math.ceil(math.log2(tiles + 1)) + 2) * n * block * at.wide
+    peak = states + workers * width * n * work + steps * size * block * work + 2 * columns * n * work + 2 * size * 8
+    other = at.scaling + (1 if columns and not problem.in_memory else 0)
+    passes, most = (1, 1) if load else (steps + other, max(steps, MOST_STEPS) + other)
+    extra = (at.nbytes if load else 0) + at.factors
+    result = at.k * size * work + n * at.k * at.wide
+    return Plan("randomized", passes, at.nbytes * passes, held(extra + peak + result),
+                at.times * steps * 4.0 * n * size * block, "", rule.rank, problem.n, size, int(limit), width, block=block,
+                sample=columns, load=load, steps=steps, most_passes=most)

@@ -5,24 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Literal
 
-import numpy as np
-
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError
 from ensemblekit.rom.basis import Basis, warn_of_split_pair
-from ensemblekit.rom.covariance import covariance
-from ensemblekit.rom.decomposition import assembled
 from ensemblekit.rom.gappy import gappy
 from ensemblekit.rom.gaps import GapsError, _gaps, without_constant_gaps
-from ensemblekit.rom.krylov import by_steps
-from ensemblekit.rom.plan import Plan, plan_of, workers_of
+from ensemblekit.rom.plan import ROUTES, plan_of
 from ensemblekit.rom.problem import problem_of, warn_of_wide
-from ensemblekit.rom.projection import incremental_pod
 from ensemblekit.rom.rank import Rule, as_bytes
 from ensemblekit.rom.reading import in_memory
-from ensemblekit.rom.rows import by_rows
-from ensemblekit.rom.snapshots import by_snapshots
-from ensemblekit.rom.task import Job, NotFinite, Reads
+from ensemblekit.rom.route import Plan, workers_of
+from ensemblekit.rom.task import FloorReached, Job, NotFinite, Reads
 
 
 def pod(source: Any, rank: Any = None, *, energy: float | None = None, tolerance: float | None = None,
@@ -88,8 +81,6 @@ def pod(source: Any, rank: Any = None, *, energy: float | None = None, tolerance
             basis = gappy(job, decomposed)
         else:
             raise GapsError(_gaps(job)) from None
-    if reads.bytes:
-        basis = replace(basis, passes=reads.passes)
     warn_of_wide(source, snapshot_axis)
     warn_of_split_pair(basis)
     if not rule.given:
@@ -99,32 +90,15 @@ def pod(source: Any, rank: Any = None, *, energy: float | None = None, tolerance
 
 
 def decomposed(job: Job) -> Basis:
-    """Go the route of the plan, and on to another one where its floor is hit and the choice is ours."""
-    route = job.plan.route
-    if route == "incremental":
-        return incremental_pod(job)
-    if route == "covariance":
-        return assembled(job.problem, covariance(job))
-    if route == "randomized":
-        steps = by_rows if job.plan.in_time else by_steps
-        found = steps(job, np.dtype({"f": "f4", "c": "c8"}[job.wide.kind]) if job.problem.single else job.wide)
-        if found is None and job.problem.single:
-            found = steps(job, job.wide)
-        if found is not None:
-            return assembled(job.problem, found)
-        for exact in ("gram", "tsqr") if job.method == "auto" else ():
-            plan = _other(job, exact)
-            if plan is not None:
-                return decomposed(replace(job, plan=plan))
-        found = steps(job, job.wide, at_all_costs=True)
-        assert found is not None
-        return assembled(job.problem, found)
-    found = by_snapshots(job)
-    if found is None:           # the floor of the Gram matrix was hit
-        plan = _other(job, "tsqr")
-        found = by_snapshots(replace(job, plan=plan)) if plan is not None else by_snapshots(job, at_all_costs=True)
-    assert found is not None
-    return assembled(job.problem, found)
+    """Go the route of the plan, and on to a finer one where its floor is reached and the choice is ours."""
+    while True:
+        route = ROUTES[job.plan.route]
+        try:
+            return route.decompose(job)
+        except FloorReached:
+            finer = route.finer if job.method == "auto" else ()
+            plan = next((plan for name in finer if (plan := _other(job, name)) is not None), None)
+            job = replace(job, accept_floor=True) if plan is None else replace(job, plan=plan)
 
 
 def _other(job: Job, route: str) -> Plan | None:

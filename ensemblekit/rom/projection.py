@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -22,8 +22,10 @@ from ensemblekit.rom.basis import Basis
 from ensemblekit.rom.decomposition import LEAST, Found, assembled
 from ensemblekit.rom.gram import orthonormalised
 from ensemblekit.rom.incremental import IncrementalPOD
-from ensemblekit.rom.problem import Part
+from ensemblekit.rom.problem import Part, Problem
+from ensemblekit.rom.rank import Rule
 from ensemblekit.rom.reading import rows_of
+from ensemblekit.rom.route import MOST_STEPS, Budget, Plan, Workload, held
 from ensemblekit.rom.scales import scaled
 from ensemblekit.rom.task import Job
 
@@ -104,7 +106,7 @@ def settled(job: Job, stream: IncrementalPOD) -> Basis:
     residual = max(total - float((sigma[:k] ** 2).sum()), 0.0)
     return assembled(problem, Found(spectrum, False, coefficients, [rows[:, a:b] for a, b in edges],
                                     [mean[a:b] for a, b in edges], total, residual, energy, errors, stream.floor,
-                                    "incremental", sigma[:k], power=problem.power))
+                                    "incremental", sigma[:k], power=problem.power), job.reads.passes)
 
 
 def _read(job: Job, parts: tuple[Part, ...], q: np.ndarray, mean: np.ndarray, roots: np.ndarray | None) -> Read:
@@ -227,17 +229,47 @@ def incremental_pod(job: Job) -> Basis:
         shift = {part.name: part.shift for part in problem.parts}
     n = problem.n
     rank = job.rule.rank
-    feeding = IncrementalPOD(None, rank, products or None, shift, energy=job.rule.energy if rank is None else None,
-                             tolerance=job.rule.tolerance, keep=None if rank is None else min(job.plan.block, max(n or rank,
-                                                                                                                  1)),
-                             block=job.plan.width, memory_limit=job.memory, engine=job.local,
-                             scale={part.name: part.scale for part in problem.parts})
-    feeding.rule = job.rule
-    feeding.fields = {part.name: part.field for part in problem.parts}
-    feeding.masks = {part.name: part.mask for part in problem.parts if part.mask is not None}
+    feeding = IncrementalPOD.of_fields(
+        {part.name: part.field for part in problem.parts},
+        {part.name: part.mask for part in problem.parts if part.mask is not None}, job.rule, inner_product=products or None,
+        center=shift, keep=None if rank is None else min(job.plan.block, max(n or rank, 1)), block=job.plan.width,
+        memory_limit=job.memory, engine=job.local, scale={part.name: part.scale for part in problem.parts})
     for values, times, weights in rows_of(job):
         feeding.update(values, times, weights)
     if problem.access == "once":
-        job.reads.bytes = 0         # its length was not known before: result() says 1
         return replace(feeding.result(), time_unit=problem.time_unit, mesh=problem.mesh)
     return settled(replace(job, problem=problem), feeding.whole())
+
+
+class Incremental:
+    """Snapshots one block after the other, keeping the leading directions, and further reads until the modes settle."""
+
+    name: ClassVar[str] = "incremental"
+    finer: ClassVar[tuple[str, ...]] = ()
+
+    def refusal(self, problem: Problem) -> str | None:
+        if problem.sparse:
+            return "a sparse mass matrix goes with the gram route"
+        if problem.scaling is not None and problem.access == "once":
+            return f'scale="{problem.scaling}" needs a read beforehand; give the scales as a mapping of field to number'
+        return None
+
+    def cost(self, problem: Problem, rule: Rule, budget: Budget) -> Plan:
+        at = Workload.of(problem, rule)
+        n, size, k, wide, itemsize = at.n, at.size, at.k, at.wide, at.itemsize
+        keep = 2 * k + 10
+        width = max(8, min(keep, n or keep))
+        state = wide if not problem.single else wide // 2
+        rows = keep + width
+        peak = 2 * rows * size * state + 2 * width * size * itemsize + 3 * rows**2 * 8 * budget.workers + 3 * size * 8
+        operations = (float(keep + width) ** 2 / width + 2.0 * (keep + width) * keep / width) * n * size
+        # the modes that are turned until they settle and what they become, in double precision
+        peak = max(peak, (2 * keep * wide + 2 * width * itemsize) * size) + (8 + k * wide) * size
+        once = problem.access == "once"
+        passes = (1 if once else 2) + at.scaling      # the second one projects
+        return Plan(self.name, passes, at.nbytes * passes, held(at.factors + peak + 2 * n * keep * len(problem.parts) * 8),
+                    at.times * operations, "", rule.rank, problem.n, size, int(max(width * size * itemsize, 1)), width,
+                    block=keep, most_passes=passes if once else max(passes, MOST_STEPS + at.scaling))
+
+    def decompose(self, task: Job) -> Basis:
+        return incremental_pod(task)

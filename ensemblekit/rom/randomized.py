@@ -207,3 +207,13 @@ def ritz(products: np.ndarray, nexts: np.ndarray, rank: int) -> Ritz:
     # the modes span what they should; within it the coefficients' own principal axes are a hair better
     _, sigma, turn = np.linalg.svd(coefficients, full_matrices=False)
     return Ritz(values, mix @ turn.conj().T, coefficients @ turn.conj().T, float((sigma**2).sum()), vectors[:, :k])
+
+
+def block_width(rank: int, oversampling: int, n: int, once: bool) -> int:
+    """Vectors a block: where one is to be enough, half as many again as modes, and with the one for the mean a multiple of
+    what products do best; where there are several, the space has as many times more, so that a few more are plenty."""
+    if once:
+        block = -(-(rank + max(oversampling, rank // 2) + 1) // 16) * 16 - 1
+    else:
+        block = -(-max(rank + max(4, rank // 5), (rank + oversampling + 1) // 2) // 8) * 8
+    return int(min(block, max(n - 1, 1)))

@@ -21,14 +21,15 @@ from ensemblekit.engine import one_blas_thread
 from ensemblekit.rom.decomposition import Found, errors_of_fields, refuse_nothing
 from ensemblekit.rom.gram import orthonormalised
 from ensemblekit.rom.krylov import ENOUGH
-from ensemblekit.rom.plan import CACHEFUL, MOST_STEPS
 from ensemblekit.rom.problem import Problem, snapshot_at
-from ensemblekit.rom.randomized import FLOOR32, FLOOR64, PROBES, adjoint, gain_of, probes_in
+from ensemblekit.rom.randomized import FLOOR32, FLOOR64, PROBES, adjoint, block_width, gain_of, probes_in
+from ensemblekit.rom.rank import Rule
+from ensemblekit.rom.route import CACHEFUL, MOST_STEPS, Budget, Plan, Workload, held
 from ensemblekit.rom.scales import scaled
 from ensemblekit.rom.slabs import Recipe, Tile
 from ensemblekit.rom.task import Job, NotFinite, in_range
 from ensemblekit.rom.units import OutOfRange
-from ensemblekit.source import Array, Block
+from ensemblekit.source import MIN_PIECES, Array, Block
 
 WIDE = 1 << 14
 """Columns that are turned into double precision at a time."""
@@ -144,13 +145,13 @@ class Through:
         return new
 
 
-def by_rows(job: Job, dtype: np.dtype, at_all_costs: bool = False) -> Found | None:
+def by_rows(job: Job, dtype: np.dtype, accept_floor: bool = False) -> Found | None:
     """Subspace iteration, one read a step, until another would change little. None below the floor of the arithmetic."""
     with one_blas_thread():     # blocks are worked on side by side: threads of BLAS would only wait for each other
-        return in_range(replace(job, problem=scaled(job)), partial(_by_rows, dtype=dtype, at_all_costs=at_all_costs))
+        return in_range(replace(job, problem=scaled(job)), partial(_by_rows, dtype=dtype, accept_floor=accept_floor))
 
 
-def _by_rows(job: Job, dtype: np.dtype, at_all_costs: bool) -> Found | None:
+def _by_rows(job: Job, dtype: np.dtype, accept_floor: bool) -> Found | None:
     problem = job.problem
     rule, n = job.rule, problem.n or 0
     centred = problem.center == "mean"
@@ -203,7 +204,7 @@ def _by_rows(job: Job, dtype: np.dtype, at_all_costs: bool) -> Found | None:
     refuse_nothing(problem, int(sigma[0] > 0), sigma, means)
     narrow = dtype in (np.float32, np.complex64)
     floor = FLOOR32 if narrow else FLOOR64
-    if not at_all_costs and (k < rank or sigma[-1] < floor * sigma[0] or left < (1e-5 if narrow else 1e-12) * total):
+    if not accept_floor and (k < rank or sigma[-1] < floor * sigma[0] or left < (1e-5 if narrow else 1e-12) * total):
         return None
     k = max(1, int(np.count_nonzero(sigma > floor * sigma[0])))
     spectrum = np.sqrt(values[values > (floor * sigma[0]) ** 2])
@@ -322,3 +323,22 @@ def _squares(turn: np.ndarray | None, rows: np.ndarray) -> np.ndarray:
         wide = rows[:, a:a + WIDE].astype(np.result_type(rows.dtype, np.float64))
         total += np.square(np.abs(wide if turn is None else turn @ wide)).sum(1)
     return total
+
+
+def cost_in_time(problem: Problem, rule: Rule, budget: Budget) -> Plan:
+    """From the first snapshot to the last: a sample of them, a step, and a read that measures what it found."""
+    at = Workload.of(problem, rule)
+    n, size, memory = at.n, at.size, budget.memory
+    work = at.wide // 2 if problem.single else at.wide
+    block = block_width(at.k, budget.oversampling, n, True)
+    rows = min(n, max(2 * block, min(8 * block, n // 16, memory // (8 * size * work))))
+    limit = max(memory // 8, 64 * size * at.itemsize)
+    states = 2 * budget.workers + math.ceil(math.log2(MIN_PIECES)) // 2
+    peak = (states * (block + 1) + block) * size * work + 2 * size * 8
+    at_first = rows * size * (at.itemsize + work) + block * size * work
+    steps = max(budget.steps, 2)
+    own = max(peak, at_first) + budget.workers * CACHEFUL + n * block * at.wide * len(problem.parts)
+    result = at.k * size * work + n * at.k * at.wide
+    return Plan("randomized", steps + at.scaling, at.nbytes * (steps + at.scaling), held(at.factors + own + result),
+                at.times * steps * 4.0 * n * size * block, "", rule.rank, problem.n, size, int(limit), block=block,
+                sample=rows, steps=steps, in_time=True, most_passes=max(steps, MOST_STEPS) + at.scaling)

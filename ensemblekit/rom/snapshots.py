@@ -6,27 +6,33 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ensemblekit.errors import InputError
 from ensemblekit.rom import gram as gram_route
 from ensemblekit.rom import tsqr
-from ensemblekit.rom.decomposition import LEAST, Found, refuse_nothing
+from ensemblekit.rom.basis import Basis
+from ensemblekit.rom.decomposition import LEAST, Found, assembled, refuse_nothing
 from ensemblekit.rom.mass import gram_with_mass
 from ensemblekit.rom.problem import Part, Problem
 from ensemblekit.rom.product import applied
+from ensemblekit.rom.rank import Rule
+from ensemblekit.rom.route import TILE, Budget, Plan, Workload, held, loadable, refusal_of_rows, refusal_of_streams
 from ensemblekit.rom.scales import with_scales
-from ensemblekit.rom.task import Job, NotFinite, in_range
+from ensemblekit.rom.task import FloorReached, Job, NotFinite, in_range
 from ensemblekit.scaling import ldexp
 
 WORTHWHILE = 1e-6
 """Below this share of the first singular value Gram matrices are rounding for the most part; QR is exact there."""
 
 
-def by_snapshots(job: Job, at_all_costs: bool = False) -> Found | None:
-    """Gram matrix or TSQR in one read, modes in a second (Sirovich 1987). None where auto should go on to TSQR."""
+def by_snapshots(job: Job) -> Found:
+    """Gram matrix or TSQR in one read, modes in a second (Sirovich 1987).
+
+    Raises FloorReached where the choice is ours and TSQR would tell more.
+    """
     problem, rule = job.problem, job.rule
     n = problem.n or 0
     roots, unit = problem.roots, problem.unit_vector
@@ -78,9 +84,9 @@ def by_snapshots(job: Job, at_all_costs: bool = False) -> Found | None:
     short = rule.rank is not None and k < min(rule.rank, n - (unit is not None), problem.size)
     short = short or (rule.rank is None and not rule.noise and k == usable < min(n, problem.size)
                       and float(squared[k:].sum()) > rule.allowed(total))
-    if not exact and job.method == "auto" and not at_all_costs and not problem.sparse and (
+    if not exact and job.method == "auto" and not job.accept_floor and not problem.sparse and (
             short or sigma[k - 1] < WORTHWHILE * sigma[0]):
-        return None
+        raise FloorReached
 
     weights = (vectors[:, :k] / sigma[:k]).conj().T
     if unit is not None:
@@ -184,3 +190,64 @@ def _field_errors(problem: Problem, grams: list[np.ndarray] | None, roots: np.nd
             kept = float(np.real(np.sum(gram.T * (c.conj().T @ c))))
         found.append(math.sqrt(max(own - kept, 0.0) / own) if own > 0 else 0.0)
     return found
+
+
+class Gram:
+    """All inner products of the snapshots: exact, with the whole spectrum down to sqrt(eps)."""
+
+    name: ClassVar[str] = "gram"
+    finer: ClassVar[tuple[str, ...]] = ("tsqr",)
+
+    def refusal(self, problem: Problem) -> str | None:
+        return refusal_of_streams(problem) or refusal_of_rows(problem)
+
+    def cost(self, problem: Problem, rule: Rule, budget: Budget) -> Plan:
+        return _cost(self.name, problem, rule, budget)
+
+    def decompose(self, task: Job) -> Basis:
+        return assembled(task.problem, by_snapshots(task), task.reads.passes)
+
+
+class Tsqr:
+    """R of the QR factorisation of all snapshots: singular values down to the rounding of the data."""
+
+    name: ClassVar[str] = "tsqr"
+    finer: ClassVar[tuple[str, ...]] = ()
+
+    def refusal(self, problem: Problem) -> str | None:
+        sparse = "a sparse mass matrix goes with the gram route" if problem.sparse else None
+        return refusal_of_streams(problem) or refusal_of_rows(problem) or sparse
+
+    def cost(self, problem: Problem, rule: Rule, budget: Budget) -> Plan:
+        return _cost(self.name, problem, rule, budget)
+
+    def decompose(self, task: Job) -> Basis:
+        return assembled(task.problem, by_snapshots(task), task.reads.passes)
+
+
+def _cost(route: str, problem: Problem, rule: Rule, budget: Budget) -> Plan:
+    """Tiles of all snapshots, a matrix (n, n) for each that is on its way, and a second read for the modes."""
+    load, at = loadable(problem), Workload.of(problem, rule)
+    n, size, k, wide = at.n, at.size, at.k, at.wide
+    extra = (at.nbytes if load else 0) + at.factors
+    limit = max(n * at.itemsize * 16, min(budget.memory // 16, TILE))
+    width = int(min(max(1, limit // max(n * at.itemsize, 1)), max(256 if route == "gram" else 2 * n,
+                                                                  (4 << 20) // max(n * wide, 1))))
+    tiles = max(1, math.ceil(at.nbytes / max(limit, 1)))
+    if tiles > 8 and n * n * wide * 12 > budget.memory // 2:    # fewer tiles, as each holds a matrix meanwhile
+        limit = max(limit, at.nbytes // 4)
+        tiles = 4
+    # pieces on their way: two a worker, and the logarithm of their number that waits to be joined
+    matrices = min(tiles, 2 * budget.workers + math.ceil(math.log2(tiles + 1))) + 2
+    peak = matrices * n * n * wide + budget.workers * (1 if route == "gram" else 3) * width * n * wide
+    after = 4 * n * n * wide + 2 * k * size * wide
+    operations = float(n) * n * size * (1 if route == "gram" else 2) + 2.0 * n * k * size
+    if problem.sparse:
+        columns = max(1, budget.memory // (4 * wide * max(size, 1)))
+        # the mean, each group of snapshots and all against it, the modes
+        passes = 1 if load else math.ceil(n / columns) + 3 + (1 if problem.scaling == "max" else 0)
+        return Plan(route, passes, at.nbytes * passes, held(extra + peak + columns * size * wide * 2 + at.result),
+                    operations * 2, "", rule.rank, problem.n, size, int(limit), width, block=int(columns), load=load)
+    passes = 1 if load else 3 if problem.scaling == "max" else 2
+    return Plan(route, passes, at.nbytes * passes, held(extra + max(peak, after + at.result)), at.times * operations, "",
+                rule.rank, problem.n, size, int(limit), width, load=load)

@@ -6,16 +6,17 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
 from ensemblekit.averaging.run import reduce
 from ensemblekit.engine import Engine, Serial, Threads
 from ensemblekit.errors import InputError
-from ensemblekit.rom.plan import Plan
+from ensemblekit.rom.basis import Basis
 from ensemblekit.rom.problem import Part, Problem
 from ensemblekit.rom.rank import Rule
+from ensemblekit.rom.route import Budget, Plan
 from ensemblekit.rom.slabs import Recipe, Slabs, TileOf, added
 from ensemblekit.rom.units import OutOfRange
 
@@ -23,6 +24,10 @@ T = TypeVar("T")
 
 MOST_UNITS = 24
 """Each is larger than the one before, but for the first: of the hundreds of powers of ten of a float64 few are left then."""
+
+
+class FloorReached(Exception):
+    """Singular values asked for lie below what the arithmetic of a route can tell from rounding."""
 
 
 class NotFinite(Exception):
@@ -71,6 +76,8 @@ class Job:
     progress: Any
     seed: int
     reads: Reads
+    accept_floor: bool = False
+    """Whether a route gives what it can tell from rounding, where no other one would tell more."""
 
     def over_tiles(self, part: Part, work: Any, join: Callable = added, counted: bool = True) -> tuple[dict, list[dict]]:
         """One read of a field in slabs of space."""
@@ -103,3 +110,25 @@ def in_range(job: Job, work: Callable[[Job], T], together: bool = True) -> T:
             job = replace(job, problem=job.problem.remeasured(misfit, together))
     raise InputError(f"the snapshots hold numbers of such different sizes that no unit fits their squares; give scales of the "
                      f"fields, {[part.name for part in job.problem.parts]}, or leave the largest numbers out")
+
+
+class Route(Protocol):
+    """One way to decompose snapshots: docs/contributing.md shows how to add one."""
+
+    name: ClassVar[str]
+    finer: ClassVar[tuple[str, ...]]
+    """Routes that tell smaller singular values from rounding, the first that fits is taken where the floor is reached."""
+
+    def refusal(self, problem: Problem) -> str | None:
+        """Why the route cannot be taken at all, in words; None where it can."""
+
+    def cost(self, problem: Problem, rule: Rule, budget: Budget) -> Plan:
+        """Passes, bytes, memory and operations; nothing is read."""
+
+    def decompose(self, task: Job) -> Basis:
+        """The basis.
+
+        Raises:
+            FloorReached: another route would tell more, and the task does not say to take what comes.
+            NotFinite: NaN or infinity were met on the way.
+        """

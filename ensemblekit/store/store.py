@@ -747,8 +747,9 @@ class Store:
         """The layouts of the files there are now, those that have not changed as they are known."""
         assert self._schema is not None
         known = {layout.path: layout for layout in self._layouts}
-        layouts = []
-        for k, path in enumerate(segments_of(self.path)):
+        layouts: list[Layout] = []
+        listed = segments_of(self.path)
+        for k, path in enumerate(listed):
             layout = known.get(path)
             if layout is None or not layout.identity.is_of(path):
                 layout = read_layout(path)
@@ -761,7 +762,8 @@ class Store:
                 break       # complete: further files are leftovers of a seal that was killed
         if not layouts[-1].schema.sealed and not self._incomplete:
             missing = missing_files(self.path, len(layouts), max(map(files_of, layouts)))
-            if missing:
+            begun = len(listed) == len(layouts) and os.path.lexists(segment_path(self.path, len(layouts)))
+            if missing and not begun:       # else a writer has added it since they were listed
                 raise StoreError(f"{missing}. Put it back from where the store was copied or moved; "
                                  "ek.open(path, incomplete=True) reads the snapshots that are there")
         return layouts

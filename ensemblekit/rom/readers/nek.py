@@ -11,7 +11,8 @@ from functools import cached_property
 import numpy as np
 
 from ensemblekit.errors import SnapshotFileError
-from ensemblekit.rom.mesh import HEXAHEDRON, QUAD, Mesh
+from ensemblekit.rom.cells import HEXAHEDRON, QUAD
+from ensemblekit.rom.mesh import Mesh
 from ensemblekit.rom.readers.reader import Options, chosen, lean
 from ensemblekit.source import Field
 

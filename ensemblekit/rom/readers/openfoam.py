@@ -11,7 +11,8 @@ from functools import cached_property
 import numpy as np
 
 from ensemblekit.errors import InputError, SnapshotFileError
-from ensemblekit.rom.mesh import POLYGON, QUAD, TRIANGLE, Association, Mesh, Polyhedra
+from ensemblekit.rom.cells import POLYGON, QUAD, TRIANGLE
+from ensemblekit.rom.mesh import Association, Mesh, Polyhedra
 from ensemblekit.rom.readers.foamfile import COMPONENTS, VOLUME_FIELD, FoamFile, load, on_disk, there
 from ensemblekit.rom.readers.reader import MissingFieldError, Options, lean
 from ensemblekit.source import Field

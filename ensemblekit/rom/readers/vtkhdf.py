@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError, SnapshotFileError
-from ensemblekit.rom.mesh import LINE, POLY_LINE, POLYGON, QUAD, TRIANGLE, TRIANGLE_STRIP, VERTEX, Association, Mesh, Polyhedra
+from ensemblekit.rom.cells import LINE, POLY_LINE, POLYGON, QUAD, TRIANGLE, TRIANGLE_STRIP, VERTEX
+from ensemblekit.rom.mesh import Association, Mesh, Polyhedra
 from ensemblekit.rom.readers.reader import Options, chosen, lean
 from ensemblekit.source import Field
 from ensemblekit.store.hdf5 import opened

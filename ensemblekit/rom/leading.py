@@ -1,0 +1,53 @@
+"""The leading modes alone, from a few products with all snapshots: in slabs of space, or in order of time."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from ensemblekit.rom.basis import Basis
+from ensemblekit.rom.decomposition import assembled
+from ensemblekit.rom.krylov import by_steps, cost_in_space
+from ensemblekit.rom.problem import Problem
+from ensemblekit.rom.rank import Rule
+from ensemblekit.rom.route import Budget, Plan, loadable, refusal_of_streams
+from ensemblekit.rom.rows import by_rows, cost_in_time
+from ensemblekit.rom.task import FloorReached, Job
+
+
+class Randomized:
+    """Block Krylov steps over slabs of space, or subspace iteration in order of time where slabs would be read in slivers."""
+
+    name: ClassVar[str] = "randomized"
+    finer: ClassVar[tuple[str, ...]] = ("gram", "tsqr")
+
+    def refusal(self, problem: Problem) -> str | None:
+        if refusal_of_streams(problem):
+            return refusal_of_streams(problem)
+        if problem.access == "rows" and not loadable(problem) and not problem.of_one_source:
+            return "fields of several sources that cannot be read in slabs of space; ingest them into a store first"
+        return "a sparse mass matrix goes with the gram route" if problem.sparse else None
+
+    def cost(self, problem: Problem, rule: Rule, budget: Budget) -> Plan:
+        found = cost_in_space(problem, rule, budget)
+        if loadable(problem) or problem.in_memory or not problem.of_one_source:
+            return found
+        ordered = cost_in_time(problem, rule, budget)
+        fewer = (problem.nbytes > budget.memory and ordered.passes <= found.passes
+                 and ordered.memory_bytes <= budget.memory)
+        return ordered if problem.access == "rows" or fewer else found
+
+    def decompose(self, task: Job) -> Basis:
+        """In the arithmetic of the snapshots, in double precision where its floor is reached."""
+        steps = by_rows if task.plan.in_time else by_steps
+        found = None
+        if not task.accept_floor:
+            narrow = np.dtype({"f": "f4", "c": "c8"}[task.wide.kind])
+            for dtype in (narrow, task.wide) if task.problem.single else (task.wide,):
+                found = found or steps(task, dtype)
+        else:
+            found = steps(task, task.wide, accept_floor=True)
+        if found is None:
+            raise FloorReached
+        return assembled(task.problem, found, task.reads.passes)
