@@ -17,7 +17,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"source", "engine", "jit", "scaling", "files"}),
     frozenset({"averaging", "store"}),
-    frozenset({"neural", "md", "rom"}),
+    frozenset({"neural", "md", "rom", "testing"}),
     frozenset({"plot"}),
     frozenset({"tour"}),
     frozenset({"cli", "__main__"}),
