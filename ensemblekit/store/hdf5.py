@@ -131,9 +131,11 @@ def write_filtered(path: str, schema: Schema, fill: Fill, filters: Filters, cons
                    view: View | None) -> None:
     """Write a whole new file with the rows of `fill`, compressed by libhdf5. Raises OSError."""
     with new_file(path, libver=LIBVER, rdcc_nbytes=64 << 20) as f:
-        _write_file(f, schema, filters, True, view)
+        _write_file(f, schema, filters, True)
         for name, values in constants.items():
             f.create_dataset(f"{CONSTANTS}/{name}", data=values)
+        if view is not None:
+            view(f)
         for clock in schema.clocks:
             for start, rows in fill(clock):
                 for name, values in rows.items():
@@ -148,11 +150,13 @@ def write_empty(path: str, schema: Schema, whole: bool, constants: Mapping[str, 
     """
     memory = io.BytesIO()
     with lock, h5py.File(memory, "w", libver=LIBVER, meta_block_size=1 << 20) as f:     # closed, it gives back of that block
-        addresses = _write_file(f, schema, None, whole, view)
+        addresses = _write_file(f, schema, None, whole)
         tables = {clock: _unwritten(f, f"{PLACES}/{clock}", (ENTRIES + 1, len(ENTRY.names or ())), np.dtype("<u8"))
                   for clock in schema.clocks}
         arrays = {name: _unwritten(f, f"{CONSTANTS}/{name}", values.shape, values.dtype)
                   for name, values in (constants or {}).items()}
+        if view is not None:
+            view(f)
     head = bytearray(memory.getvalue())
     if head[8] != 0:
         raise NotInPlace("its superblock is not of version 0")
@@ -202,7 +206,7 @@ def _unwritten(f: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype)
     return int(h5py.h5o.get_info(f.create_dataset(name, shape, dtype).id).addr)
 
 
-def _write_file(f: h5py.File, schema: Schema, filters: Filters | None, whole: bool, view: View | None) -> dict[str, int]:
+def _write_file(f: h5py.File, schema: Schema, filters: Filters | None, whole: bool) -> dict[str, int]:
     """All of a file but its rows, tables and constants; returns the addresses of the columns' headers."""
     capacity = schema.capacity or {}
     _write_head(f, schema)
@@ -234,8 +238,6 @@ def _write_file(f: h5py.File, schema: Schema, filters: Filters | None, whole: bo
     f.create_dataset(SCHEMA_SUM, data=np.uint64(xxhash.xxh3_64_intdigest(text.tobytes())))
     f.create_dataset(CLOSED, data=closed_record([capacity[c] for c in schema.clocks], schema.segment + 1) if whole
                      else open_record(len(schema.clocks)))
-    if view is not None:
-        view(f)
     f.attrs["ensemblekit"] = __version__
     return headers
 
