@@ -211,8 +211,9 @@ def test_plain_hdf5(tmp_path: Path, u: np.ndarray) -> None:
     np.testing.assert_array_equal(source.times, TIMES)
     assert list(rom.read(tmp_path / "a.h5").fields) == ["flow/u"]
     assert source.access == "tiles"
-    with pytest.raises(UnknownFieldError, match=r"'flow/u', 't', 'grid'|'flow/u', 'grid', 't'"):
+    with pytest.raises(UnknownFieldError) as caught:
         rom.read(tmp_path / "a.h5", "p")
+    assert all(name in str(caught.value) for name in ("'flow/u'", "'t'", "'grid'"))
     with h5py.File(tmp_path / "b.h5", "w") as f:
         f["u"], f["time"] = np.moveaxis(u, 0, 2), TIMES
     across = rom.read(tmp_path / "b.h5", snapshot_axis=-1)
