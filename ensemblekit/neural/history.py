@@ -59,9 +59,9 @@ def snapshots_said(captured: Sequence[int] | np.ndarray, most: int = 8) -> str:
 def history(store: str | os.PathLike[str] | Any) -> History:
     """The history of the run in a store (a path, or an open store). Empty arrays where none was kept."""
     one = open_store(store) if isinstance(store, str | os.PathLike) else store
-    captured = np.rint(one["parameters"].times).astype(np.int64) if "parameters" in one.fields and len(one) else (
+    captured = np.rint(one["parameters"].times).astype(np.int64) if "parameters" in one.all_fields and len(one) else (
         np.zeros(0, np.int64))
-    if LOSS in one.fields and len(one[LOSS]):
+    if LOSS in one.all_fields and len(one[LOSS]):
         loss, rates, step = one[LOSS][:], one[RATE][:], one[LOSS].steps
     else:
         loss, rates, step = np.zeros(0, np.float32), np.zeros((0, 1)), np.zeros(0, np.int64)

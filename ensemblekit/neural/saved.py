@@ -110,7 +110,7 @@ def load_predictions(store: str | os.PathLike[str], name: str = "predictions") -
     with Store.open(path) as held:
         about = held.provenance
         rows = np.asarray(held["probabilities"][:])
-        target = np.asarray(held["target"][0]) if "target" in held.fields else None
+        target = np.asarray(held["target"][0]) if "target" in held.all_fields else None
     m = int(about["members"])
     return SavedPredictions(rows[:m], np.array(about["weights"]), target,
                             dict(zip(about["rows"][m:], rows[m:], strict=True)), about["space"], about["ignore_index"])
