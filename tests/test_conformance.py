@@ -99,7 +99,8 @@ def test_reducers_keep_the_laws(name):
     check_reducer(lambda: pattern, oracle, numbers=numbers, values=x, weighted=weighted)
 
 
-@pytest.mark.parametrize("engine", [ek.Serial(), ek.Threads(2), ek.Executor(ThreadPoolExecutor(2))], ids=lambda engine: type(engine).__name__)
+@pytest.mark.parametrize("engine", [ek.Serial(), ek.Threads(2), ek.Executor(ThreadPoolExecutor(2))],
+                         ids=lambda engine: type(engine).__name__)
 def test_engines_keep_their_word(engine):
     check_engine(lambda: engine)
 

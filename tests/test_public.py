@@ -8,6 +8,7 @@ import types
 import pytest
 
 import ensemblekit as ek
+from ensemblekit.averaging.reducer import FillsSlots, JoinsInSpace, MergesInTime, TakesResult
 
 NAMES = sorted(name for name, value in vars(ek).items()
                if not name.startswith("_") and not isinstance(value, types.ModuleType))
@@ -36,7 +37,8 @@ def test_every_public_method_of_ours_says_what_it_does(name: str) -> None:
     cls = getattr(ek, name)
     if not inspect.isclass(cls):
         return
-    protocols = {m for p in (ek.Reducer, ek.Engine, ek.SnapshotSource) for m in vars(p)}
+    protocols = {m for p in (ek.Reducer, MergesInTime, JoinsInSpace, FillsSlots, TakesResult, ek.Engine, ek.SnapshotSource)
+                 for m in vars(p)}
     silent = [f"{name}.{m}" for m, value in vars(cls).items()
               if not m.startswith("_") and m not in protocols
               and inspect.isfunction(getattr(value, "__func__", getattr(value, "fget", value)))

@@ -259,6 +259,9 @@ class _ScaledPiece:
     def tile(self) -> slice:
         return self.piece.tile
 
+    def prefetch(self) -> None:
+        self.piece.prefetch()
+
     def blocks(self) -> Iterator[Block]:
         for block in self.piece.blocks():
             fields = {name: ldexp(np.asarray(x), -self.exponent) for name, x in block.fields.items()}

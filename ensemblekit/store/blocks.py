@@ -166,6 +166,8 @@ def _keep(key: tuple[str, Identity], pages: tuple[int, int]) -> bool:
             ranges.clear()
         ranges.add(pages)
         _kept.move_to_end(key)
+        for gone_before in [kept for kept in _kept if kept not in _maps]:
+            del _kept[gone_before]
         while sum(len(_maps[kept]) for kept in _kept) > KEPT_BYTES:
             gone.append(_maps[_kept.popitem(last=False)[0]])
     for mapped in gone:
