@@ -285,7 +285,7 @@ class _Atoms:
 
     def __init__(self, paths: Any, atoms: int):
         self.paths, self.shape = paths, (len(paths), atoms, 3)
-        self.dtype = np.asarray(paths[:1, :1]).dtype
+        self.dtype = paths[:, :1].dtype
 
     def __getitem__(self, where: Any) -> np.ndarray:
         rows, columns = where
