@@ -10,7 +10,7 @@ import tempfile
 import warnings
 import weakref
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -172,14 +172,15 @@ class _Single:
 
     def pieces(self, names: Any, cut: Any, tiled: bool, limit: int) -> Iterator[Any]:
         for piece in self.source.pieces(names, cut, tiled, limit):
-            yield _Unweighted(piece)
+            yield _PieceView(piece, _unweighted)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class _Unweighted:
-    """A piece whose snapshots count alike."""
+class _PieceView:
+    """A piece whose blocks are seen otherwise: all but them is the piece's own."""
 
     piece: Any
+    seen: Callable[[Block], Block]
 
     @property
     def run(self) -> int:
@@ -201,8 +202,12 @@ class _Unweighted:
         self.piece.prefetch()
 
     def blocks(self) -> Iterator[Block]:
-        for block in self.piece.blocks():
-            yield Block(block.fields, block.start, block.tile, None, block.times)
+        return map(self.seen, self.piece.blocks())
+
+
+def _unweighted(block: Block) -> Block:
+    """The block with snapshots that count alike."""
+    return Block(block.fields, block.start, block.tile, None, block.times)
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,39 +238,18 @@ class _Scaled:
 
     def pieces(self, names: Any, cut: Any, tiled: bool, limit: int) -> Iterator[Any]:
         for piece in self.source.pieces(names, cut, tiled, limit):
-            yield _ScaledPiece(piece, self.exponent)
+            yield _PieceView(piece, _Divided(self.exponent))
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class _ScaledPiece:
-    """A piece whose numbers are divided by a power of two."""
+@dataclass(frozen=True, slots=True)
+class _Divided:
+    """A block's numbers divided by a power of two."""
 
-    piece: Any
     exponent: int
 
-    @property
-    def run(self) -> int:
-        return self.piece.run
-
-    @property
-    def start(self) -> int:
-        return self.piece.start
-
-    @property
-    def stop(self) -> int:
-        return self.piece.stop
-
-    @property
-    def tile(self) -> slice:
-        return self.piece.tile
-
-    def prefetch(self) -> None:
-        self.piece.prefetch()
-
-    def blocks(self) -> Iterator[Block]:
-        for block in self.piece.blocks():
-            fields = {name: ldexp(np.asarray(x), -self.exponent) for name, x in block.fields.items()}
-            yield Block(fields, block.start, block.tile, block.weights, block.times)
+    def __call__(self, block: Block) -> Block:
+        fields = {name: ldexp(np.asarray(x), -self.exponent) for name, x in block.fields.items()}
+        return Block(fields, block.start, block.tile, block.weights, block.times)
 
 
 # -- encoding -------------------------------------------------------------------------------------------------------
