@@ -60,9 +60,10 @@ def assert_same(store, twin, fields=MIXED):
         for cut in ("time", "space"):
             for some in [names] if cut == "time" else [[name] for name in names[::9]]:
                 for p, q in zip(ours.pieces(some, cut, False, 1 << 14), theirs.pieces(some, cut, False, 1 << 14), strict=True):
+                    a, b = list(p.blocks()), list(q.blocks())
                     for name in some:
-                        assert np.array_equal(np.concatenate([np.asarray(b.fields[name]) for b in p.blocks()]),
-                                              np.concatenate([np.asarray(b.fields[name]) for b in q.blocks()])), name
+                        assert np.array_equal(np.concatenate([block.fields[name] for block in a]),
+                                              np.concatenate([block.fields[name] for block in b])), name
 
 
 def assert_seen_by_others(store, fields=MIXED):
@@ -243,7 +244,10 @@ def test_the_commit_is_what_other_programs_count(tmp_path, monkeypatch):
     """At the instant before a commit no name shows the row that was written, in the order in which all is written."""
     from ensemblekit.store import segments
 
+    with ek.create(tmp_path / "b.h5", MIXED) as store:
+        assert all(commit.together for commit in store._segment.commits.values()), "in one sector"
     with ek.create(tmp_path / "a.h5", MANY) as store:
+        assert store._segment.commits["main"].together
         store.extend(rows_of("main", 0, 5, fields=MANY))
         seen = []
 

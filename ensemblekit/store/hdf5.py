@@ -222,7 +222,7 @@ def _write_file(f: h5py.File, schema: Schema, filters: Filters | None, whole: bo
                 f.require_group(column.path.rpartition("/")[0])
             made[time.path] = _create_column(f, time, 0, None)
             _pad_to_sector(f, clock)
-            for column in (values[0], step, *values[1:], weight, sums):
+            for column in (step, values[0], *values[1:], weight, sums):     # the first may begin a group, by a node behind it
                 made[column.path] = _create_column(f, column, 0, None)
         else:
             for column in columns[clock]:
