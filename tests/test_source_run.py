@@ -203,9 +203,11 @@ def test_rows_of_several_stretches_are_copied_a_few_columns_at_a_time(tmp_path):
             store.extend({"u": x[a:a + 7], "v": x[a:a + 7]})
     source = ek.open(tmp_path / "x.h5")["u"]
     (block,) = [b for piece in source.window(0, 700).pieces(["u"], "space", True, 1 << 30) for b in piece.blocks()]
-    assert len(block.fields.parts) > 1 and len(block) == 700       # the case at hand
+    assert len(block.fields.parts) > 1       # the case at hand
+    assert len(block) == 700
     columns = block.fields.columns
-    assert columns.shape == (700, 4000) and columns.dtype == x.dtype
+    assert columns.shape == (700, 4000)
+    assert columns.dtype == x.dtype
     np.testing.assert_array_equal(columns[:, 3:9], x[:, 3:9])
     np.testing.assert_array_equal(columns.take(slice(3, 9), np.empty((700, 10))), x[:, 3:9])
     np.testing.assert_array_equal(block.fields["u"], x)             # as one array for who asks
