@@ -45,6 +45,13 @@ class StoreDamagedError(StoreError):
     """The bytes of a store are not what was written."""
 
 
+class LengthError(EnsemblekitError, TypeError):
+    """A number of snapshots that a file says it has and its bytes do not justify: ``lengths`` gives it, ``len()`` does not.
+
+    Python asks for len() to make room for ``list(store)``, the names of its fields, and goes on without it after a TypeError.
+    """
+
+
 class ClosedError(EnsemblekitError, RuntimeError):
     """The store was closed before this call."""
 
