@@ -11,7 +11,7 @@ import pytest
 import xxhash
 
 import ensemblekit as ek
-from ensemblekit.errors import StoreDamagedError, StoreError
+from ensemblekit.errors import LengthError, StoreDamagedError, StoreError
 
 SECRET = 4242.0
 HUGE = 1 << 40
@@ -175,6 +175,25 @@ def test_sizes_that_the_bytes_do_not_justify(tmp_path, make):
             "assert 'x' in s and len(s['x'][0:3]) == 3")
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.h5")], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_names_of_a_file_that_says_it_has_endless_snapshots(tmp_path):
+    """list() makes room for what len() says: 8 TiB for two names."""
+    with h5py.File(tmp_path / "a.h5", "w") as f:
+        f.create_dataset("x", (HUGE,), "f8")
+        f.create_dataset("y", (HUGE,), "f8", chunks=(1024,))
+    store = ek.open(tmp_path / "a.h5")
+    assert list(store) == [*store] == sorted(store) == ["x", "y"]
+    assert tuple(store) == ("x", "y")
+    assert set(store) == {"x", "y"}
+    assert store
+    assert store.lengths == (HUGE,)
+    assert str(HUGE) in repr(store)
+    with pytest.raises(LengthError, match=r"store\.lengths"):
+        len(store)
+    with h5py.File(tmp_path / "b.h5", "w") as f:
+        f["x"] = np.zeros(8)
+    assert len(ek.open(tmp_path / "b.h5")) == 8
 
 
 def described(path, change):

@@ -166,7 +166,8 @@ def test_files_without_checksums_and_files_that_are_not_there(tmp_path):
     foreign, absent, folder = (ek.verify(tmp_path / name) for name in ("foreign.h5", "absent.h5", "."))
     assert {foreign.verdict, absent.verdict, folder.verdict} == {"not checked"}
     assert "no checksums" in str(foreign)
-    assert "No such file" in str(absent)
+    assert "no such file" in str(absent)
+    assert "is a folder" in str(folder)
     (tmp_path / "text.h5").write_text("not HDF5")
     assert ek.verify(tmp_path / "text.h5").verdict == "damaged"
 

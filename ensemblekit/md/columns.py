@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError, MissingExtraError, UnknownFieldError
+from ensemblekit.files import check_input
 from ensemblekit.source import ArraySource
 
 SUFFIXES = (".xvg", ".edr", ".colvar", ".csv", ".dat", ".txt")
@@ -62,8 +63,7 @@ def columns(path: str | os.PathLike[str], *, weights: str | None = None) -> Colu
         MissingExtraError: pyedr for .edr.
     """
     path = os.fspath(path)
-    if not os.path.isfile(path):
-        raise InputError(f"there is no file {path!r}")
+    check_input(path)
     suffix = os.path.splitext(path)[1].lower()
     if suffix == ".edr":
         names, units, table = _edr(path)

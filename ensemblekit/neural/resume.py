@@ -10,19 +10,25 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ensemblekit.errors import InputError, StoreError
-from ensemblekit.files import replacing
+from ensemblekit.errors import InputError, StoreError, one_line
+from ensemblekit.files import replacing, why_unreadable
 from ensemblekit.neural.parameters import bare_name, unwrapped
 from ensemblekit.store.segments import folder_of
 
 FORMAT = 1
+ANEW = "delete it to start the run anew, in another store or with this one deleted too"
+OWN = re.compile(r"(state\.pt|rank\d+-\d+\.pt|begun|log\.jsonl)(\.tmp-\w+)?\Z")
+"""Files that a run writes into its folder."""
 
 
 # -- random numbers ------------------------------------------------------------------------------------------------
@@ -215,36 +221,54 @@ class Sidecar:
     def read(self, name: str) -> Any | None:
         """What `write` wrote, on the CPU; None where there is no such file."""
         path = self.folder / name
-        if not path.exists():
+        if not self._is_there(path):
             return None
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
-            raise StoreError(f"{path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}); delete it to "
-                             "start the run anew, in another store or with this one deleted too") from error
+            raise StoreError(f"{path} cannot be read ({type(error).__name__}: {one_line(error)}); {ANEW}") from error
 
     def read_text(self, name: str) -> str | None:
         path = self.folder / name
-        return path.read_text() if path.exists() else None
+        try:
+            return path.read_text() if self._is_there(path) else None
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{path} cannot be read ({error}); it belongs to the run beside it") from error
+
+    def _is_there(self, path: Path) -> bool:
+        """Whether there is such a file. Raises StoreError where there is something else."""
+        why = why_unreadable(path)
+        if why and os.path.lexists(path):
+            raise StoreError(f"{path} {why}")
+        return not why
 
     def remove(self, pattern: str, keep: str = "") -> None:
-        """Files by pattern, but one."""
+        """Files of a run by pattern, but one; what else lies there is left alone."""
         for path in self.folder.glob(pattern):
-            if path.name != keep:
+            if path.name != keep and OWN.match(path.name):
                 with contextlib.suppress(OSError):
                     path.unlink()
 
     def log(self, entry: dict[str, Any]) -> None:
         """One more line of log.jsonl."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / "log.jsonl", "a") as file:
+        path = self.folder / "log.jsonl"
+        self._is_there(path)
+        try:        # not through a link: it may lead to any file of the user
+            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise StoreError(f"{path} cannot be written ({error.strerror}): what stands there is no file of the run") from error
+        with open(fd, "a") as file:
             file.write(json.dumps(entry) + "\n")
 
     def logged(self) -> list[dict[str, Any]]:
-        """All lines of log.jsonl; a last one that was cut short by a kill is left out."""
+        """All lines of log.jsonl; what is no line of ours, as a last one that was cut short by a kill, is left out."""
         lines = (self.read_text("log.jsonl") or "").splitlines()
         found = []
         for line in lines:
-            with contextlib.suppress(json.JSONDecodeError):
-                found.append(json.loads(line))
+            with contextlib.suppress(ValueError, RecursionError):
+                entry = json.loads(line)
+                if isinstance(entry, dict) and {"step", "epoch"} <= entry.keys() and all(
+                        isinstance(value, int | float) for value in entry.values()):
+                    found.append(entry)
         return found

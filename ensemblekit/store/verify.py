@@ -20,7 +20,8 @@ from typing import Any, Literal
 import numpy as np
 import xxhash
 
-from ensemblekit.errors import StoreError
+from ensemblekit.errors import StoreError, one_line
+from ensemblekit.files import why_unreadable
 
 READ_BYTES = 32 << 20
 BYTES_PER_SECOND = 30e6     # of processor time: what a child is given before it counts as hanging
@@ -161,13 +162,12 @@ def _ask_child(paths: Sequence[str], timeout: float, external: bool = False) -> 
     """At least one answer: of the files in turn, until the child's end."""
     allowed: list[tuple[str, str]] = []
     for path in paths:
-        try:
-            with open(path, "rb") as file:
-                seconds = max(1, math.ceil(timeout + os.fstat(file.fileno()).st_blocks * 512 / BYTES_PER_SECOND))
-        except OSError as error:
+        why = why_unreadable(path)
+        if why:
             if not allowed:
-                return [_nothing(unchecked=f"cannot be read: {error.strerror or error}")]
+                return [_nothing(unchecked=why)]
             break
+        seconds = max(1, math.ceil(timeout + os.stat(path).st_blocks * 512 / BYTES_PER_SECOND))
         allowed.append((path, str(seconds)))
     here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")])),
@@ -264,9 +264,9 @@ def check_file(path: str, external: bool = False) -> dict[str, Any]:
             return _nothing(unchecked=f"there is too little memory to check it: {error}")
         problems.append(f"libhdf5 cannot read it: {type(error).__name__}: {error}")
     except StoreError as error:
-        problems.append(guarded.one_line(error).removeprefix(f"{path}: "))
+        problems.append(one_line(error).removeprefix(f"{path}: "))
     except Exception as error:
-        problems.append(f"libhdf5 cannot read it: {type(error).__name__}: {guarded.one_line(error)}")
+        problems.append(f"libhdf5 cannot read it: {type(error).__name__}: {one_line(error)}")
     return answer
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError
+from ensemblekit.files import check_input
 from ensemblekit.md.superpose import frames_of
 from ensemblekit.md.system import Gather, Plain, System
 from ensemblekit.md.updating import VaryingPoints, varying_points
@@ -146,8 +147,7 @@ def _of_structure(reference: Any, select: str, n: int) -> np.ndarray:
         whole = reference
         if isinstance(reference, str | os.PathLike):
             path = os.fspath(reference)
-            if not os.path.exists(path):
-                raise InputError(f"there is no reference structure {path!r}")
+            check_input(path)
             whole = mda.Universe(path)
         chosen = whole.atoms.select_atoms(select)
         if len(chosen) != n and len(whole.atoms) == n:      # it holds just these atoms, perhaps under other names
