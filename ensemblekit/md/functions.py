@@ -19,6 +19,7 @@ from ensemblekit.errors import InputError
 from ensemblekit.md.observables.base import Coords, Kept, Observable, Prepared
 from ensemblekit.md.system import System
 from ensemblekit.md.topology import Topology
+from ensemblekit.md.whole import positions_of
 from ensemblekit.source import ArraySource, Block
 
 BLOCKS = 20
@@ -173,7 +174,7 @@ class _Frames:
             self._mine.u = self.topology.universe()
         u = self._mine.u
         fields = block.fields
-        position = np.asarray(fields["position"], np.float32)
+        position = np.asarray(positions_of(block), np.float32)
         box = fields.get("box")
         extra: dict[str, Any] = {}
         for name, mine in (("velocities", "velocity"), ("forces", "force")):

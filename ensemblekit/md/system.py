@@ -18,7 +18,7 @@ from ensemblekit.errors import InputError
 from ensemblekit.md.progress import Progress, counted
 from ensemblekit.md.topology import Topology, warnings_held
 from ensemblekit.md.trajectory import BATCH, FrameSource
-from ensemblekit.md.whole import Plain, Whole, unbonded
+from ensemblekit.md.whole import Plain, Whole, positions_of, unbonded
 from ensemblekit.source import WHOLE, Block, ReplicaSet, SnapshotSource
 
 PLACED = re.compile(r"\b(around|sphlayer|sphzone|cylayer|cyzone|isolayer|point|box)\b|\bprop\s+(abs\s+)?[xyz]\b")
@@ -108,7 +108,7 @@ class System:
             names = [name for name in ("position", "box") if name in self.source.fields]
             for piece in self.source.window(0, 1).pieces(names, "time", False, 1):
                 for block in piece.blocks():
-                    self._first = Frame(np.array(block.fields["position"][0]),
+                    self._first = Frame(np.array(positions_of(block)[0]),
                                         np.array(block.fields["box"][0], np.float64) if "box" in names else None,
                                         float("nan") if block.times is None else float(block.times[0]))
         if self._first is None:

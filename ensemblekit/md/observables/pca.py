@@ -21,6 +21,7 @@ from ensemblekit.md.observables.groups import residues_of
 from ensemblekit.md.observables.rmsf import fitted_mean, moved_atoms, several
 from ensemblekit.md.superpose import Fit
 from ensemblekit.md.system import Gather, System
+from ensemblekit.scaling import scaled
 from ensemblekit.source import ArraySource, Block
 
 LARGEST = 20_000
@@ -135,7 +136,7 @@ def cosine_content(projections: Any, component: int = 0) -> float:
     component: counted from 0.
     """
     p = np.asarray(projections, np.float64)
-    p = p if p.ndim == 1 else p[:, component]
+    p, _ = scaled(p if p.ndim == 1 else p[:, component])
     if len(p) < 2 or not (p**2).sum() > 0:
         raise InputError("a cosine content needs a projection that moves, of 2 frames or more")
     wave = np.cos(np.pi * (component + 1) * (np.arange(len(p)) + 0.5) / len(p))
