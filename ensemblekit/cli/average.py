@@ -29,6 +29,8 @@ def average(
     field: Annotated[str, typer.Argument(metavar="FIELD", show_default=False)],
     begin: Annotated[float | None, typer.Option("--begin", help="First time, in the file's unit.")] = None,
     end: Annotated[float | None, typer.Option("--end", help="Last time, in the file's unit.")] = None,
+    period: Annotated[float | None, typer.Option("--period", help="After which it comes round, 360 for an angle: averaged on "
+                                                 "the circle. Known of PLUMED's columns.")] = None,
     start: Start = 0, stop: Stop = None, step: Step = 1,
     confidence: Annotated[float, typer.Option("--confidence", help="Of the interval.")] = 0.95,
     equilibration: Annotated[str, typer.Option("--equilibration", metavar="auto|none|N",
@@ -45,7 +47,7 @@ def average(
     source = chosen(field_of(file, field), begin, end, start, stop, step)
     places = {Place.threads: ek.Threads, Place.serial: ek.Serial, Place.processes: ek.Processes}
     estimate = ek.average(source, confidence=confidence, equilibration=discarded(equilibration),
-                          engine=places[engine](), progress=stderr.is_terminal)
+                          period=period, engine=places[engine](), progress=stderr.is_terminal)
     stdout.print(str(estimate), markup=False, soft_wrap=True)
     stdout.print()
     stdout.print(str(estimate.summary()), markup=False, soft_wrap=True)

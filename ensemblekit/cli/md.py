@@ -240,7 +240,7 @@ def parsed(text: str) -> tuple[str, Any]:
     except (SyntaxError, ValueError) as error:
         raise InputError(f"--do takes NAME=OBSERVABLE, such as \"q=NativeContacts('name CA')\"; got {text!r} "
                          f"({error})") from error
-    known = {kind: value for kind, value in vars(md).items() if hasattr(value, "prepare")}
+    known = {kind: value for kind, value in vars(md).items() if hasattr(value, "prepare") and value is not md.Function}
     if tree.func.id not in known:
         raise InputError(f"{tree.func.id!r} is no observable; there are {', '.join(sorted(known))}")
     try:

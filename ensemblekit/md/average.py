@@ -15,17 +15,20 @@ from ensemblekit.averaging.average import (
     check_equilibration,
     clock_of,
     common_start,
+    doubt_of_runs,
     elapsed,
     estimate_of,
     pooled,
     start_after,
     summaries,
+    with_doubt,
 )
 from ensemblekit.averaging.circular import turned
 from ensemblekit.averaging.derived import derived
 from ensemblekit.averaging.estimate import Estimate, bounded_interval
 from ensemblekit.averaging.reducer import Reducer
 from ensemblekit.averaging.run import States, partials
+from ensemblekit.averaging.seams import Seams, period_in_words, seam_in_words
 from ensemblekit.averaging.series import Series, SeriesOf
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, StatisticsError
@@ -141,6 +144,8 @@ def _reducers(ready: Prepared, equilibration: Any) -> list[Reducer]:
     """What is kept of an observable's values: its statistics, what is kept of each frame, and last, where a start is sought
     for statistics that do not keep their values, the summaries it is sought by."""
     found: list[Reducer] = [*(ready.reducers or (Observed(),)), *map(SeriesOf, ready.traces.values())]
+    if ready.branches:
+        found.append(Seams(ready.branches))
     if ready.reducers and not ready.keeps and equilibration == "auto":
         found.append(SeriesOf(summaries))
     return found
@@ -216,7 +221,22 @@ def _finished(run: int, states: list[tuple[int, States]], name: str, ready: Prep
             further[key] = replace(further[key], series=series)
         else:
             answer = replace(answer, series=series)
+    if ready.branches:
+        answer = _doubted(answer, [state[name][len(ready.traces) + 1] for _, state in states])
     return _within(replace(answer, coords=dict(ready.coords), further=further), ready)
+
+
+def _doubted(estimate: Estimate, states: Sequence[Any]) -> Estimate:
+    """The estimate, with a doubt where its values jump as angles do: `states` are Seams of parts of the run."""
+    seams = states[0].empty()
+    for state in states:
+        seams.merge(state)
+    branch = seams.result()
+    if branch is None:
+        return estimate
+    return with_doubt(estimate, seam_in_words(branch, "Where they are angles, md.Function(function, unit=..., "
+                                              f"period={period_in_words(branch)}) averages them on the circle (so does "
+                                              "md.from_analysis); where they are none, their unit says so"))
 
 
 def _within(estimate: Estimate, ready: Prepared) -> Estimate:
@@ -266,7 +286,7 @@ def _together(runs: Sequence[Estimate], confidence: float, ready: Prepared, name
     from ensemblekit.averaging.replicas import ergodicity
     from ensemblekit.source import ArraySource
 
-    answer = pooled(list(runs), confidence)
+    answer = doubt_of_runs(pooled(list(runs), confidence), runs)
     if bounds is not None:
         answer = replace(answer, interval=bounded_interval(answer.mean, answer.interval, bounds))
     verdict = None
