@@ -11,10 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
-from ensemblekit.cli.average import Place, discarded, plain
+from ensemblekit.cli.average import Place, Temperature, discarded, plain, weights_of
 from ensemblekit.cli.console import save_figure, size, stderr, stdout
 from ensemblekit.errors import InputError
 from ensemblekit.files import write_text
+from ensemblekit.source import ReplicaSet
 
 app = typer.Typer(no_args_is_help=True, help="Trajectories of molecular dynamics: into a store, and averages with error bars.",
                   context_settings={"help_option_names": ["-h", "--help"]})
@@ -32,6 +33,10 @@ Equilibration = Annotated[str, typer.Option("--equilibration", metavar="auto|non
                                             help="What is left out at the start: 500 is frames, 500ps a time.")]
 Confidence = Annotated[float, typer.Option("--confidence", help="Of the intervals.")]
 EngineOption = Annotated[Place, typer.Option("--engine", help="Where the work is done; the answer is the same.")]
+FrameWeights = Annotated[list[str] | None, typer.Option(
+    "--weights", metavar="FILE:COLUMN", help="Statistical weights of the frames, joined by time: COLVAR:w, or with "
+                                             "--temperature those of a bias, COLVAR:metad.rbias (several: a,b). Of replicas "
+                                             "once for each.")]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the answers there.")]
 Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a row a number there.")]
 Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw them: .png, .pdf or .svg.")]
@@ -82,6 +87,7 @@ def average(
         "--do", metavar="NAME=OBSERVABLE", help="Any observable, such as \"q=NativeContacts('name CA')\".")] = None,
     begin: Begin = None, end: End = None, dt: Dt = None, replicas: Replicas = False, whole: Whole = False,
     guess_bonds: GuessBonds = False, equilibration: Equilibration = "auto", confidence: Confidence = 0.95,
+    weights: FrameWeights = None, temperature: Temperature = None,
     engine: EngineOption = Place.threads, as_json: Json = None, as_csv: Csv = None, plot: Plot = None,
     pdb: Annotated[Path | None, typer.Option("--pdb", metavar="FILE",
                                              help="The first frame with B-factors from the first --rmsf.")] = None,
@@ -107,7 +113,7 @@ def average(
     source = opened(files, replicas, guess_bonds, whole)
     found = md.average(source, wanted, whole=whole or None, engine=_engine(engine), confidence=confidence,
                        equilibration=start_of(equilibration), progress=stderr.is_terminal,
-                       **_window(source, begin, end, dt))
+                       frame_weights=frame_weights(source, weights, temperature), **_window(source, begin, end, dt))
     stdout.print(str(found), markup=False, soft_wrap=True)
     _written(found, as_json, as_csv, plot)
     if pdb is not None:
@@ -127,6 +133,7 @@ def rdf(
     bins: Annotated[int, typer.Option("--bins")] = 150,
     begin: Annotated[float | None, typer.Option("--begin", metavar="PS", help="First time.")] = None,
     end: End = None, dt: Dt = None, replicas: Replicas = False, confidence: Confidence = 0.95,
+    weights: FrameWeights = None, temperature: Temperature = None,
     engine: EngineOption = Place.threads, as_json: Json = None, as_csv: Csv = None, plot: Plot = None,
 ) -> None:
     """The radial distribution function with its band, its first peak, and the running coordination number."""
@@ -137,7 +144,8 @@ def rdf(
     source = opened(files, replicas, False, False)
     observable = md.RDF(select_a, select_b or select_a, range=range_, n_bins=bins)
     found = md.average(source, {"rdf": observable}, engine=_engine(engine), confidence=confidence,
-                       progress=stderr.is_terminal, **_window(source, begin, end, dt))
+                       frame_weights=frame_weights(source, weights, temperature), progress=stderr.is_terminal,
+                       **_window(source, begin, end, dt))
     g = found["rdf"]
     r = next(iter(g.coords.values()))[0]
     top = int(np.nanargmax(g.mean))
@@ -202,6 +210,19 @@ def opened(files: list[str], replicas: bool, guess_bonds: bool, whole: bool) -> 
     if replicas:
         return md.read(files[0], replicas=files[1:], whole=whole, **options)
     return md.read(files[0], files[1:], whole=whole, **options)
+
+
+def frame_weights(source: Any, texts: list[str] | None, temperature: float | None) -> Any:
+    """What --weights names, one of a run or a list of replicas."""
+    if not texts:
+        if temperature is not None:
+            raise InputError("--temperature goes with --weights FILE:COLUMN, the bias of the run")
+        return None
+    found = [weights_of(text, temperature) for text in texts]
+    runs = len(source.runs) if isinstance(source, ReplicaSet) else 1
+    if len(found) != runs:
+        raise InputError(f"--weights is given once for each of the {runs} runs, in their order; got {len(found)}")
+    return found if isinstance(source, ReplicaSet) else found[0]
 
 
 def start_of(word: str) -> Any:

@@ -62,11 +62,11 @@ class FrameWeights:
         far = ~(off <= np.maximum(CLOSE * step, ROUNDING * np.abs(times)))
         if far.any():
             raise InputError(self._unmatched(times, far, step))
-        twice = np.flatnonzero((mine[left] == mine[right]) & (left != right) & (self.logs[left] != self.logs[right])
-                               & (mine[left] == mine[rows]))
-        if len(twice):
-            raise InputError(f"{self.name} has two rows at {mine[rows[twice[0]]]:g} ps with different numbers: print the times "
-                             "with more digits, or leave one out")
+        for other in (np.maximum(rows - 1, 0), np.minimum(rows + 1, len(mine) - 1)):
+            twice = (mine[other] == mine[rows]) & (self.logs[other] != self.logs[rows])
+            if twice.any():
+                raise InputError(f"{self.name} has two rows at {mine[rows[np.argmax(twice)]]:g} ps with different numbers: "
+                                 "print the times with more digits, or leave one out")
         return rows
 
     def _unmatched(self, times: np.ndarray, far: np.ndarray, step: float) -> str:
@@ -77,12 +77,12 @@ class FrameWeights:
         said = (f"{int(far.sum())} of {len(times)} frames have no row of their time in {self.name} (the first is frame {k} at "
                 f"{times[k]:g} ps): its {len(mine)} rows go from {mine[0]:g} to {mine[-1]:g} ps, {step:g} ps apart, the frames "
                 f"from {times[0]:g} to {times[-1]:g} ps, {spacing:g} ps apart. ")
-        outside = (times[far] < mine[0] - step) | (times[far] > mine[-1] + step)
+        outside = (times[far] < mine[0]) | (times[far] > mine[-1])
         if outside.all():
             return said + f"Choose the frames that have rows: begin={mine[0]:g}, end={mine[-1]:g}"
         ratio = step / spacing if spacing > 0 else 0.0
         if ratio > 1.5 and abs(ratio - round(ratio)) < 1e-3:
-            return said + f"Choose every {round(ratio)}th frame (step={round(ratio)}), or write the rows more often"
+            return said + f"Choose one of {round(ratio)} frames (step={round(ratio)}), or write the rows more often"
         return said + ("Write rows at the times of the frames, or choose frames that have one (frames=, begin=, end=, step=); "
                        "where times are counted anew in one of the two, write them as in the other")
 
