@@ -54,6 +54,8 @@ def ingest(
     center: Annotated[str | None, typer.Option("--center", metavar="SELECTION", help="Put these atoms into the middle of the "
                                                                                      "box and wrap the others around.")] = None,
     guess_bonds: GuessBonds = False, whole: Whole = False, engine: EngineOption = Place.threads,
+    append: Annotated[bool, typer.Option("--append", help="Take up the frames after the last one of a store that is "
+                                                          "there: the run went on.")] = False,
 ) -> None:
     """Copy a trajectory into a store that opens in MDAnalysis and VMD, too. What was interrupted goes on where it was."""
     from ensemblekit import md
@@ -66,8 +68,8 @@ def ingest(
         first = md.read(topology, trajectories[0] if replicas else trajectories)
         chosen["step"] = step_of(first.times, dt)
     what: Any = None if replicas else trajectories if len(trajectories) > 1 else trajectories[0]
-    store = md.ingest(topology, what, out, replicas=trajectories if replicas else None, engine=_engine(engine),
-                      progress=stderr.is_terminal, **chosen)
+    store = md.ingest(topology, what, out, replicas=trajectories if replicas else None, append=append,
+                      engine=_engine(engine), progress=stderr.is_terminal, **chosen)
     for one in getattr(store, "runs", (store,)):
         times = one.times
         span = f", {times[0]:g} to {times[-1]:g} ps" if times is not None and len(times) else ""

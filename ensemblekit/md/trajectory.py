@@ -15,6 +15,7 @@ import numpy as np
 
 from ensemblekit.errors import InputError
 from ensemblekit.md.dcd import DcdLayout
+from ensemblekit.md.distinct import check_distinct
 from ensemblekit.md.topology import Topology, mdanalysis, warnings_held
 from ensemblekit.md.weighted import PickedSource, WeightedSource
 from ensemblekit.md.xtc import XtcIndex
@@ -362,6 +363,7 @@ def read(topology: Any, trajectory: Any = None, *, select: str = "all", replicas
             raise InputError(f"replicas is a list with one entry a run (a file, or a list of its parts); got {replicas!r}")
         runs = [read(topology, run, select=select, transformations=transformations, whole=whole, **options)
                 for run in replicas]
+        check_distinct(runs)
         return ReplicaSet(tuple(choice.of(run) for run in runs))
     if isinstance(topology, str | os.PathLike):
         universe = _universe(topology, trajectory, options)
@@ -676,16 +678,13 @@ def trajectory_source(x: Any) -> Any:
     """A source of positions from whatever holds a trajectory."""
     from ensemblekit.md.ingest import opened
 
-    if isinstance(x, FrameSource):
+    if isinstance(x, str | os.PathLike | Sequence) or hasattr(x, "provenance"):
+        x = opened(x)
+    if isinstance(x, ReplicaSet):
+        check_distinct(x.runs)
         return x
-    if isinstance(x, ReplicaSet | StackedSource):
+    if isinstance(x, FrameSource | StackedSource | StoredSource | PickedSource | WeightedSource) or hasattr(x, "provenance"):
         return x
-    if isinstance(x, str | os.PathLike) or hasattr(x, "provenance"):
-        return opened(x)
-    if isinstance(x, StoredSource | PickedSource | WeightedSource):
-        return x
-    if isinstance(x, Sequence):
-        return opened(x)
     return read(x)
 
 
