@@ -56,7 +56,7 @@ def test_a_bias_becomes_weights_joined_by_time(tmp_path):
     both = mean(runs, [rows.weights("metad.rbias", 300)] * 2)
     parts = [np.average(HEIGHT[part], weights=w[part]) for part in (slice(100), slice(100, None))]
     assert both.mean == pytest.approx(np.mean(parts), abs=1e-6)
-    with pytest.raises(InputError, match="a list with one entry each"):
+    with pytest.raises(InputError, match="a list with one array each"):
         mean(runs, rows.weights("metad.rbias", 300))
 
 
