@@ -303,6 +303,8 @@ class ArraySource:
     time_unit: str = ""
     units: Mapping[str, str] = field(default_factory=dict)
     access: Access = "tiles"
+    periods: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Name of an array of angles -> the ends of the turn they are written in, (-180, 180): it is averaged on the circle."""
 
     @classmethod
     def of(cls, arrays: Array | Mapping[str, Array], *, weights: Any = None, times: Any = None, unit: str = "",
