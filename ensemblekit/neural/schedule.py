@@ -240,7 +240,7 @@ class CyclicCosineLR(CycleLR):
             them (the optimizer's whole state) at the start of every cycle but the first.
 
     Rates of several parameter groups keep their ratio (above `eta_min`). After `total_steps` the rate stays what it
-    was last. Raises InputError for what does not fit, among it more cycles than steps.
+    was last. Raises InputError for what does not fit, among it more cycles than steps and an `eta_min` above a group's peak.
     """
 
     kind = "cyclic cosine"
@@ -278,6 +278,12 @@ class CyclicCosineLR(CycleLR):
             raise InputError(f"{n_cycles} cycles with T_mult={T_mult!r} do not fit into {steps} steps: a cycle would have "
                              "no step at all")
         super().__init__(optimizer, total_steps, last_epoch)
+        lowest = min(self._peak(k) for k in range(len(self._starts) - 1))
+        for k, low in enumerate(self.eta_min):
+            if low > self._base(k) * lowest:
+                raise InputError(f"eta_min is the rate at the bottom of a cycle, and {low:g} lies above the peak of parameter "
+                                 f"group {k}, {self._base(k) * lowest:g}: its rate would rise. Give a list, one eta_min a "
+                                 "group, none above the group's own peak")
 
     @property
     def starts(self) -> list[int]:
