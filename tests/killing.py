@@ -376,7 +376,10 @@ def sweep(job):
         points = {1 + int(k * total / job["points"]) for k in range(job["points"])}     # short, with many ways to go wrong
         for k, ((name, _), _) in enumerate(Writer(job).operations()):
             first, last = counts[k - 1] + 1 if k else 1, counts[k]
-            points |= set(range(first, last + 1, 2)) if name == "truncate" else {(first + last) // 2} if name != "append" else set()
+            if name == "truncate":
+                points |= set(range(first, last + 1, 2))
+            elif name != "append":
+                points.add((first + last) // 2)
         points = sorted(points)
     died: dict[str, int] = {}
     for target in points:

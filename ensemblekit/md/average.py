@@ -310,7 +310,8 @@ def weighted(source: Any, choice: Choice, weights: Any) -> Any:
         return choice.of(source)
     if isinstance(source, ReplicaSet):
         if isinstance(weights, np.ndarray) or not isinstance(weights, Sequence) or len(weights) != len(source.runs):
-            raise InputError(f"frame_weights of {len(source.runs)} replicas are a list with one array each, or with one md.columns(file).weights(...) each")
+            raise InputError(f"frame_weights of {len(source.runs)} replicas are a list with one array each, or with "
+                             "one md.columns(file).weights(...) each")
         return ReplicaSet(tuple(weighted(run, choice, w) for run, w in zip(source.runs, weights, strict=True)))
     chosen = choice.of(source)
     (n,) = chosen.lengths

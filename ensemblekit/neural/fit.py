@@ -89,7 +89,8 @@ def fit(model: torch.nn.Module, optimizer: Any, loader: Iterable[Any], loss: Los
         parameters, save_every, also: see :class:`Recorder`.
         steps_per_epoch: batches an epoch, for loaders without len().
 
-    Raises InputError for what does not fit (an empty loader, batches in which the target cannot be told, more cycles than steps, another run in the store) and where
+    Raises InputError for what does not fit (an empty loader, batches in which the target cannot be told, more cycles than
+    steps, another run in the store) and where
     the loss or the weights are not finite; snapshots taken before stay.
     """
     began = time.perf_counter()
@@ -130,9 +131,9 @@ def fit(model: torch.nn.Module, optimizer: Any, loader: Iterable[Any], loss: Los
             if forward is not None:
                 return forward(run, batch)      # type: ignore[arg-type]
             if target is None:
-                return run(_input_of(batch))    # type: ignore[operator]
+                return run(_input_of(batch))
             arguments, named = convention.arguments_of(batch)
-            return run(*arguments, **named)     # type: ignore[operator]
+            return run(*arguments, **named)
 
     def target_of(batch: Any) -> Any:
         return _target_of(batch) if target is None else target(batch)

@@ -702,7 +702,7 @@ class Archive(Mapping[str, "ArchivedField"]):
                 raise StoreError(f"{path}: its fields have {sorted(n)} snapshots, its times are "
                                  f"{None if times is None else times.shape}")
             taken = sum(int(d.id.get_storage_size()) for d in f["mesh"].values()) if "mesh" in f else 0
-            return cls(path, float(about["tolerance"]), str(about["norm"]), str(about["relative_to"]),      # type: ignore[arg-type]
+            return cls(path, float(about["tolerance"]), str(about["norm"]), str(about["relative_to"]),
                        held, times, str(about["time_unit"]), taken)
 
     def __getitem__(self, name: str) -> ArchivedField:

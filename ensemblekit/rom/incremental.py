@@ -715,7 +715,7 @@ class IncrementalPOD:
         size, k = sum(field.size for field in self.fields.values()), len(self.sigma)
         rows = self.time.values()
         times, weights = np.concatenate(self.times), np.concatenate(self.weights)
-        shapes = [np.shape(x) for x in (self.modes, self.mean, self.shift, self.sigma, rows, times, weights)]
+        shapes = [np.asarray(x).shape for x in (self.modes, self.mean, self.shift, self.sigma, rows, times, weights)]
         wanted = [(k, size), (size,), (size,), (k,), (len(times), k), (len(times),), (len(times),)]
         if self.mask is not None:
             shapes, wanted = [*shapes, self.mask.shape], [*wanted, (size,)]
