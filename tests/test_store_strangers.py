@@ -212,7 +212,7 @@ def described(path, change):
 @pytest.mark.parametrize("change", [
     lambda r: b"[]", lambda r: b"{" * 5000, lambda r: b"[" * 200000, lambda r: b"\xff", lambda r: b"NaN",
     *[lambda r, v=v: r["fields"]["u"].update(shape=v)
-      for v in ([-3], [1 << 70], 3, "3", [1.5], [True], [1] * 40, [1 << 41, 1 << 20])],
+      for v in ([-3], [1 << 70], 3, "3", [1.5], [True], [1] * 40, [1 << 41, 1 << 20], [2, (1 << 38) - 45])],
     *[lambda r, v=v: r["fields"]["u"].update(dtype=v) for v in ("O", "V8", "M8", "f4,f4", 8, None, "<f4")],
     *[lambda r, v=v: r["fields"].update({v: r["fields"].pop("u")}) for v in ("a/b", "..", "", "weight", "a\0")],
     *[lambda r, k=k, v=v: r.update({k: v}) for k in ("fields", "capacity", "starts", "constants", "format", "segment", "run",

@@ -884,6 +884,7 @@ class ArchivedField(np.lib.mixins.NDArrayOperatorsMixin):
         if not found.size:
             return found
         with opened(self.path) as f:
+            f._look.asked = True
             group = f[f"fields/{self.name}"]
             steps, axes = group["mode_steps"][...], group["axes"][...]
             coefficients = (unzigzag(group["coefficients"][rows]) * group["coefficient_steps"][...] if self.rank

@@ -21,6 +21,8 @@ from ensemblekit.errors import EnsemblekitError, StoreError, one_line
 from ensemblekit.files import DENSEST, FREE_BYTES, real_bytes, why_unreadable
 from ensemblekit.store.metadata import LARGEST_HEAP, Metadata, metadata_of
 
+DENSEST_ROWS = 1 << 16
+"""The same where rows are read piece by piece, which takes time and no memory: zstd packs 128 KiB of zeros in four bytes."""
 STEPS_AT_LEAST = 1 << 16
 """Links and chunks that are walked in a file of any size."""
 DEEPEST = 16
@@ -69,6 +71,8 @@ class Look:
             raise StoreError(f"{path} {why}")
         self.path, self.external = path, external
         self.size, self.real = stat.st_size, real_bytes(stat)
+        self.asked = False
+        """What is read now was asked for by whoever uses the file, by its rows, not by the file: as much as they like."""
         self.at = ""
         self.steps = STEPS_AT_LEAST + self.real
         self.free = FREE_BYTES
@@ -87,12 +91,16 @@ class Look:
 
     def check_some(self, nbytes: int, what: str) -> None:
         """Raise StoreError where a part of the file is larger than all of its bytes can be, unpacked."""
-        if nbytes > max(FREE_BYTES, self.real * DENSEST) and not self.external:
+        if nbytes > max(FREE_BYTES, self.real * DENSEST) and not (self.external or self.asked):
             raise StoreError(f"{self.path}: {one_line(what)[:LONGEST_NAME]!r} asks for {nbytes} bytes, where the file has "
                              f"{self.real}; they are not read")
 
-    def check_size(self, d: h5py.Dataset) -> None:
-        """Raise StoreError where all values of a dataset are more than its bytes in the file can be."""
+    def check_size(self, d: h5py.Dataset, densest: int = DENSEST) -> None:
+        """Raise StoreError where all values of a dataset are more than its bytes in the file can be.
+
+        Arguments:
+            densest: times that a filter may unpack them.
+        """
         nbytes = math.prod(d.shape or ()) * d.dtype.itemsize
         if nbytes <= self.free // 8:
             self.free -= nbytes
@@ -102,7 +110,7 @@ class Look:
             stored = self.size if not self.external else nbytes
         else:
             stored = min(d.id.get_storage_size(), self.size)
-        if nbytes > stored * (DENSEST if how.get_nfilters() else 1) or (nbytes > self.real * DENSEST and not self.external):
+        if nbytes > stored * (densest if how.get_nfilters() else 1) or (nbytes > self.real * densest and not self.external):
             self.free -= nbytes
             if self.free < 0:
                 raise StoreError(f"{self.path}: {one_line(d.name)!r} says it has {nbytes} bytes (shape {d.shape}), where "

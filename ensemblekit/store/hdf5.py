@@ -613,6 +613,7 @@ def shapes_seen(path: str, names: list[str]) -> dict[str, tuple[int, int]]:
 def read_rows(path: str, name: str, rows: slice, tile: slice | None = None, external: bool = False) -> np.ndarray:
     """Rows of a dataset through h5py; with `tile`, a range of the flattened item."""
     with opened(path, external) as f:
+        f._look.asked = True
         d = f[name]
         if tile is None or d.ndim == 1:
             return d[rows]

@@ -98,6 +98,7 @@ class AlongAxis:
     def read(self, names: Any, rows: range, tile: slice | None = None) -> dict[str, np.ndarray]:
         found = {}
         with opened(self.path, self.external) as f:
+            f._look.asked = True
             for name in names:
                 key = (*[slice(None)] * self.axes[name], slice(rows.start, rows.stop, rows.step))
                 values = f[name][key]

@@ -104,6 +104,7 @@ def _datasets(path: str, classic: bool, external: bool) -> Any:
             yield lambda name: file.variables[name].data
     else:
         with opened(path, external) as f:
+            f._look.asked = True
             yield lambda name: f[name]
 
 

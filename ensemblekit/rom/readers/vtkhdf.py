@@ -55,6 +55,7 @@ class VTKHDF:
     def read(self, names: Sequence[str], rows: range, tile: slice | None = None) -> dict[str, np.ndarray]:
         found = {}
         with opened(self.path, self.options.external) as f:
+            f._look.asked = True
             for name in names:
                 place, field = self.places[name], self.fields[name]
                 values = np.empty((len(rows), *field.shape), field.dtype)
