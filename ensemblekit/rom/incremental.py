@@ -22,7 +22,7 @@ import numpy as np
 
 from ensemblekit.engine import Engine, Threads, one_blas_thread
 from ensemblekit.errors import InputError, StoreError, UnknownFieldError
-from ensemblekit.rom.basis import Basis
+from ensemblekit.rom.basis import SINGLE, Basis
 from ensemblekit.rom.decomposition import Found, assembled, size_of
 from ensemblekit.rom.files import fields_of
 from ensemblekit.rom.gram import FLOOR, orthonormalised
@@ -553,6 +553,12 @@ class IncrementalPOD:
         return usable
 
     @property
+    def error_floor(self) -> float:
+        """The least relative error that can be told: modes in 32 bits are rounded again with every block."""
+        single = np.dtype(self.dtype) in (np.float32, np.complex64)
+        return max(self.floor, SINGLE * math.sqrt(self.n / self.block + 1)) if single else self.floor
+
+    @property
     def centre(self) -> np.ndarray:
         """(size,) what is subtracted from the snapshots so far."""
         assert self.mean is not None
@@ -599,8 +605,7 @@ class IncrementalPOD:
         mean = self.centre
         found = Found(self.sigma * math.sqrt(ratio), False, coefficients, modes, [mean[a:b] for a, b in self._edges()],
                       self.total * ratio, residual, np.zeros(self.n), [math.nan] * len(modes) if len(modes) > 1 else [],
-                      self.floor,
-                      "incremental", self.sigma[:k] * math.sqrt(ratio), np.zeros(self.n), power=self.power)
+                      self.error_floor, "incremental", self.sigma[:k] * math.sqrt(ratio), np.zeros(self.n), power=self.power)
         basis = assembled(problem, found, 1)
         errors = {} if len(modes) > 1 else {next(iter(self.fields)): basis.relative_error}
         return replace(basis, error_per_snapshot=None, error_per_field=errors)
