@@ -90,8 +90,7 @@ def fit(model: torch.nn.Module, optimizer: Any, loader: Iterable[Any], loss: Los
         steps_per_epoch: batches an epoch, for loaders without len().
 
     Raises InputError for what does not fit (an empty loader, batches in which the target cannot be told, more cycles than
-    steps, another run in the store) and where
-    the loss or the weights are not finite; snapshots taken before stay.
+    steps, another run in the store) and where the loss or the weights are not finite; snapshots taken before stay.
     """
     began = time.perf_counter()
     if not callable(loss):

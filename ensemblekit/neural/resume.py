@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import os
 import random
@@ -24,6 +25,7 @@ import torch
 from ensemblekit.errors import InputError, StoreError, one_line
 from ensemblekit.files import replacing, why_unreadable
 from ensemblekit.neural.parameters import bare_name, unwrapped
+from ensemblekit.neural.schedule import is_plain
 from ensemblekit.store.segments import folder_of
 
 FORMAT = 1
@@ -173,15 +175,32 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
 def settings_of(optimizer: torch.optim.Optimizer, base_lrs: list[float]) -> dict[str, Any]:
     """What makes an optimizer the same in two runs: its kind and the options of its groups, plain data."""
     speed_only = {"params", "lr", "initial_lr", "foreach", "fused", "capturable", "differentiable", "param_names"}
-    groups = [{name: value for name, value in group.items() if name not in speed_only and _plain(value)} |
+    groups = [{name: value for name, value in group.items() if name not in speed_only and is_plain(value)} |
               {"lr": base, "tensors": len(group["params"])}
               for group, base in zip(optimizer.param_groups, base_lrs, strict=True)]
     return {"kind": type(optimizer).__name__, "groups": groups}
 
 
-def _plain(value: Any) -> bool:
-    return value is None or isinstance(value, str | int | float | bool) or (
-        isinstance(value, list | tuple) and all(_plain(one) for one in value))
+def one_or_list(values: list[Any]) -> Any:
+    """The only one, or all of them: states and settings of one optimizer stand by themselves."""
+    return values[0] if len(values) == 1 else values
+
+
+def as_list(values: Any) -> list[Any]:
+    """The inverse of :func:`one_or_list`."""
+    return values if isinstance(values, list) else [values]
+
+
+def check_readable(state: Any, name: str) -> None:
+    """Raise InputError where a state could be saved and not be read back, as it holds more than tensors and plain data."""
+    held = io.BytesIO()
+    try:
+        torch.save(state, held)
+        held.seek(0)
+        torch.load(held, weights_only=True)
+    except Exception as error:
+        raise InputError(f"the state of {name} holds more than tensors and plain data, and a killed run could not go on from "
+                         "it: pass states=False, and save states of your own") from error
 
 
 def flattened(settings: Any, name: str = "") -> dict[str, Any]:
