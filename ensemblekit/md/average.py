@@ -33,13 +33,14 @@ from ensemblekit.averaging.seams import Seams, period_in_words, seam_in_words
 from ensemblekit.averaging.series import Series, SeriesOf
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.md.complexes import ImageJumps, in_words
 from ensemblekit.md.frame_weights import FrameWeights
 from ensemblekit.md.functions import as_observable
 from ensemblekit.md.kept import kept_run
 from ensemblekit.md.observables.base import Observable, Prepared
 from ensemblekit.md.progress import Progress, counted
 from ensemblekit.md.result import Averages
-from ensemblekit.md.system import System, whole_already
+from ensemblekit.md.system import System, Watch, whole_already
 from ensemblekit.md.topology import warnings_held
 from ensemblekit.md.trajectory import BATCH, Choice, FrameSource, topology_of, trajectory_source
 from ensemblekit.md.weighted import WeightedSource
@@ -108,20 +109,22 @@ def average(source: Any, observables: Mapping[str, Any], *, frame_weights: Any =
     if not sum(chosen.lengths or ()):
         raise StatisticsError("there are no frames to average")
     with System(chosen, topology, engine, progress=progress, whole=already) as system:
-        prepared, notes = {}, []
+        prepared, notes, watched = {}, [], {}
         for name, observable in wanted.items():
             prepared[name] = observable.prepare(system)
             notes += [f"{name}: {said}" for said in system.take_notes()]
+            watched[name] = system.take_watched()
         if system.passes and not quiet:
             print(system.told(), file=sys.stderr)
-        return _read(system, prepared, notes, equilibration, confidence, progress)
+        return _read(system, prepared, notes, watched, equilibration, confidence, progress)
 
 
-def _read(system: System, prepared: Mapping[str, Prepared], notes: list[str], equilibration: Any, confidence: float,
-          progress: Progress) -> Averages:
+def _read(system: System, prepared: Mapping[str, Prepared], notes: list[str], watched: Mapping[str, list[int]],
+          equilibration: Any, confidence: float, progress: Progress) -> Averages:
     source = system.source
     branches: dict[str, Any] = {name: (ready.map, *_reducers(ready, equilibration)) for name, ready in prepared.items()}
     branches["clock"] = (clock_of, Series())
+    branches |= {f"images.{k}": (watch.images, ImageJumps()) for k, watch in enumerate(system.watched)}
     needed = {"position", "box"} | {name for ready in prepared.values() for name in ready.fields}
     missing = needed - set(source.fields) - {"box"}
     if missing:
@@ -131,16 +134,37 @@ def _read(system: System, prepared: Mapping[str, Prepared], notes: list[str], eq
     keep, limit = _room(source, branches, fields)
     with warnings_held(), counted(progress, system.n_frames, "averages") as tell:
         read = partials(source, branches, fields=fields, engine=system.engine, limit=limit, progress=tell, keep=keep,
-                        blas=not all(ready.compiled and not ready.reducers for ready in prepared.values()))
+                        blas=bool(system.watched) or not all(ready.compiled and not ready.reducers
+                                                            for ready in prepared.values()))
     read = {run: _forward(states) for run, states in read.items()}
     found: dict[str, Estimate] = {}
     unit = source.time_unit or "ps"
     for name, ready in prepared.items():
         runs = [_finished(run, states, name, ready, unit, equilibration, confidence) for run, states in sorted(read.items())]
         found[name] = runs[0] if len(runs) == 1 else _together(runs, confidence, ready)
+        for k in watched[name]:
+            found[name], more = _watched(found[name], name, system.watched[k], read, f"images.{k}")
+            notes += more
         if any(run.n_discarded for run in runs) and ready.premade:
             notes.append(f"{name}: {ready.premade} is that of all frames, the discarded ones too")
     return Averages(found, tuple([*system.passes, "averages"]), system.n_frames, len(read), tuple(notes))
+
+
+def _watched(estimate: Estimate, name: str, watch: Watch, read: Mapping[int, list[tuple[int, States]]],
+             branch: str) -> tuple[Estimate, list[str]]:
+    """The estimate, doubted where molecules of its selection are parted by the box; and what is to be noted."""
+    notes = []
+    for run, states in sorted(read.items()):
+        seen = ImageJumps()
+        for _, state in states:
+            seen.merge(state[branch][0])        # type: ignore[arg-type]
+        note, doubt = in_words(seen.result(), watch.molecules, watch.tied)
+        where = f" (run {run})" if len(read) > 1 else ""
+        notes += [f"{name}{where}: {note}"] if note else []     # one for each group of atoms
+        if doubt:
+            further = {key: with_doubt(more, doubt + where) for key, more in estimate.further.items()}
+            estimate = with_doubt(replace(estimate, further=further), doubt + where)
+    return estimate, notes
 
 
 def _reducers(ready: Prepared, equilibration: Any) -> list[Reducer]:
@@ -310,8 +334,8 @@ def weighted(source: Any, choice: Choice, weights: Any) -> Any:
         return choice.of(source)
     if isinstance(source, ReplicaSet):
         if isinstance(weights, np.ndarray) or not isinstance(weights, Sequence) or len(weights) != len(source.runs):
-            raise InputError(f"frame_weights of {len(source.runs)} replicas are a list with one array each, or with "
-                             "one md.columns(file).weights(...) each")
+            raise InputError(f"frame_weights of {len(source.runs)} replicas are a list with one array each, or with one "
+                             "md.columns(file).weights(...) each")
         return ReplicaSet(tuple(weighted(run, choice, w) for run, w in zip(source.runs, weights, strict=True)))
     chosen = choice.of(source)
     (n,) = chosen.lengths

@@ -310,7 +310,7 @@ def sampled_rmsd(source: Any, select: str, *, n: int = 200, whole: bool | None =
     for run in runs:
         thin = run.window(step=max(1, run.lengths[0] // each))
         system = System(thin, topology, whole=whole_already(given) if whole is None else whole)
-        gather = system.gather(system.select(select))
+        gather = system.assembled(system.select(select))
 
         def taken(block: Block, gather: Any = gather) -> np.ndarray:
             positions, index = gather(block)
