@@ -93,7 +93,62 @@ class Block(NamedTuple):
         return values
 
     def __len__(self) -> int:  # snapshots, not tuple members
-        return len(next(iter(self.fields.values())))
+        return self.fields.rows if isinstance(self.fields, JoinedField) else len(next(iter(self.fields.values())))
+
+
+class JoinedField(Mapping[str, Array]):
+    """The one field of a block whose snapshots lie in several arrays, one after the other.
+
+    Asked for by its name it is one array: a copy. Those who need some columns at a time take :meth:`columns`.
+    """
+
+    def __init__(self, name: str, parts: Sequence[Array]):
+        self.name, self.parts = name, tuple(parts)
+        self.rows = sum(map(len, self.parts))
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name != self.name:
+            raise KeyError(name)
+        return np.concatenate(self.parts)
+
+    def __iter__(self) -> Iterator[str]:
+        yield self.name
+
+    def __len__(self) -> int:
+        return 1
+
+    @property
+    def columns(self) -> JoinedColumns:
+        """The values, (n, width), that are copied together where they are used."""
+        return JoinedColumns(tuple(np.asarray(part).reshape(len(part), -1) for part in self.parts))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class JoinedColumns:
+    """A table (n, width) whose rows lie in several arrays: indexing copies the columns asked for, and no others."""
+
+    parts: tuple[np.ndarray, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return sum(map(len, self.parts)), self.parts[0].shape[1]
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.parts[0].dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, at: tuple[slice, Any]) -> np.ndarray:
+        rows, columns = at
+        if rows != WHOLE:
+            raise InputError(f"columns of all rows are taken, x[:, columns]; got the rows {rows}")
+        return np.concatenate([part[:, columns] for part in self.parts])
+
+    def take(self, columns: slice, out: np.ndarray) -> np.ndarray:
+        """Consecutive columns, copied into the first of `out`."""
+        return np.concatenate([part[:, columns] for part in self.parts], out=out[:, :columns.stop - columns.start])
 
 
 @runtime_checkable
@@ -526,9 +581,10 @@ class JoinedPiece:
     def blocks(self) -> Iterator[Block]:
         blocks = [block for part in self.parts for block in part.blocks()]
         (name,) = blocks[0].fields
-        values = np.concatenate([block.fields[name] for block in blocks])
+        values = [part for block in blocks for part in (
+            block.fields.parts if isinstance(block.fields, JoinedField) else [block.fields[name]])]
         weights = None if blocks[0].weights is None else np.concatenate([b.weights for b in blocks])
-        yield Block({name: values}, 0, self.tile, weights, None)
+        yield Block(JoinedField(name, values), 0, self.tile, weights, None)
 
 
 def as_source(x: Any) -> SnapshotSource:
