@@ -34,16 +34,17 @@ SAMPLED = 4096
 STATE_BYTES = 512 << 20     # what the partial states of an array average may take
 
 
-def average(source: Any, *, map: Map | None = None, weights: Any = None, equilibration: Any = "auto",
-            confidence: float = 0.95, engine: Engine | None = None, progress: Progress = False,
-            unit: str | None = None, coords: Mapping[str, Any] | None = None, period: float | None = None) -> Estimate:
+def average(source: Any, *, map: Map | None = None, weights: Any = None, log_weights: Any = None,
+            equilibration: Any = "auto", confidence: float = 0.95, engine: Engine | None = None, progress: Progress = False,
+            unit: str | None = None, coords: Mapping[str, Any] | None = None,
+            period: float | None = None) -> Estimate:
     """The mean over the snapshots of a source, with its standard error and confidence interval, in one read.
 
     Arguments:
         source: a stored field, any source, an array with snapshots along axis 0, or a ReplicaSet of independent runs.
         map: a function of a Block that returns (n, *out), what is to be averaged; needed where there are several
             fields.
-        weights: (n,) statistical weights of an array; sources carry their own.
+        weights, log_weights: (n,) statistical weights of an array, or their natural logarithms; sources carry their own.
         equilibration: "auto" discards the start of a run where that raises n_eff significantly (one common point for
             all elements of an array); None or 0 discards nothing; a whole number discards so many snapshots; a
             float all before that time after the first snapshot.
@@ -66,10 +67,10 @@ def average(source: Any, *, map: Map | None = None, weights: Any = None, equilib
     """
     if not 0.0 < confidence < 1.0:
         raise InputError(f"confidence is a number between 0 and 1, 0.95 for 95 %; got {confidence!r}")
-    if weights is not None:
+    if weights is not None or log_weights is not None:
         if isinstance(source, SnapshotSource):
-            raise InputError("weights= goes with an array; a source carries its own weights")
-        source = ArraySource.of(source, weights=weights)
+            raise InputError("weights= and log_weights= go with an array; a source carries its own weights")
+        source = ArraySource.of(source, weights=weights, log_weights=log_weights)
     source = as_source(source)
     only = _only_field(source, map)
     check_equilibration(equilibration)

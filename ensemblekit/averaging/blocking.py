@@ -20,7 +20,7 @@ from ensemblekit.averaging.guard import MOST_BLOCKS, half_widths, matched, of_bl
 from ensemblekit.averaging.rows import rows_of
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.scaling import FREE, common, ldexp, power_of_two, scaled, weight_exponent
-from ensemblekit.source import Array, is_torch
+from ensemblekit.source import Array, chosen_weights, is_torch
 
 FEWEST = 4
 """Blocks below which a level is not used: Student's t with fewer says nothing."""
@@ -121,7 +121,8 @@ class BlockResult:
         of which there are 16 to 31. floor: the least n var(mean), by default that of a periodic series.
         """
         last = max(k for k, m in enumerate(self.counts) if m >= FEWEST)
-        first = max((k for k, m in enumerate(self.counts) if m > MOST_BLOCKS // 2), default=0)
+        first = next((k for k, m in enumerate(self.counts) if m <= MOST_BLOCKS), last)
+        first = min(first, last)
         counts = self.counts[first:last + 1]
         lengths = self.lengths[first:last + 1]
         squares = self.variances[first:last + 1] * _along(lengths * (counts - 1), self.variances)
@@ -588,10 +589,11 @@ def jonsson_level(x: Any, confidence: float = 0.99) -> int:
     return int(np.argmax(below)) if below.any() else depth - 1
 
 
-def blocking(x: Any, weights: Any = None) -> BlockResult:
+def blocking(x: Any, weights: Any = None, *, log_weights: Any = None) -> BlockResult:
     """The blocking curve of one series x (n,) or of every element of x (n, *item); see :class:`BlockResult`."""
     sums = BlockSums()
-    sums.update(np.asarray(x), 0, weights)
+    x = np.asarray(x)
+    sums.update(x, 0, chosen_weights(weights, log_weights, len(x)))
     return sums.result()
 
 

@@ -13,6 +13,7 @@ from ensemblekit.averaging.average import doubt_of_runs, pooled, scalar_estimate
 from ensemblekit.averaging.estimate import Estimate
 from ensemblekit.averaging.seams import NO_DIRECTION
 from ensemblekit.errors import InputError
+from ensemblekit.source import chosen_weights
 
 SCATTERED = 3.0
 """A mean vector shorter than this many of its standard errors has no direction to speak of."""
@@ -30,8 +31,8 @@ class CircularResult:
     """Circular standard deviation sqrt(-2 ln R), in the unit of the angles; infinite where R is 0."""
 
 
-def circular_average(angles: Any, *, period: float = 360.0, weights: Any = None, times: Any = None,
-                     equilibration: Any = "auto", confidence: float = 0.95, unit: str = "degree",
+def circular_average(angles: Any, *, period: float = 360.0, weights: Any = None, log_weights: Any = None,
+                     times: Any = None, equilibration: Any = "auto", confidence: float = 0.95, unit: str = "degree",
                      time_unit: str = "") -> CircularResult:
     """The mean of angles (n,) that come round after `period`, with its error.
 
@@ -40,7 +41,7 @@ def circular_average(angles: Any, *, period: float = 360.0, weights: Any = None,
     vector is too short to have a direction the estimate refuses (`converged` False).
 
     Arguments:
-        angles: in `unit`, any branch; times (n,) and weights (n,) go with them.
+        angles: in `unit`, any branch; times (n,) and weights (n,), or the logarithms of these, go with them.
         equilibration, confidence: as for ``average``.
 
     Raises InputError for a period that is not above 0; else as ``average``.
@@ -49,7 +50,7 @@ def circular_average(angles: Any, *, period: float = 360.0, weights: Any = None,
         raise InputError(f"period is the turn after which angles repeat, 360 for degrees; got {period!r}")
     x = np.asarray(angles, np.float64)
     turn = 2 * math.pi / period
-    w = None if weights is None else np.asarray(weights, np.float64)
+    w = chosen_weights(weights, log_weights, len(x))
     facts: Mapping[str, Any] = {"equilibration": equilibration, "confidence": confidence}
 
     def estimate(values: np.ndarray, start: Any, unit: str) -> Estimate:
