@@ -107,7 +107,7 @@ def test_a_thousand_scalars(tmp_path):
     path = str(tmp_path / "a.h5")
     done = subprocess.run([sys.executable, "-c", THOUSAND, path], capture_output=True, text=True, check=True)
     written, opened = map(float, done.stdout.split())
-    assert written < 2
+    assert written < 4          # 1 on an idle machine; 9 with a dataset for every field
     assert opened < 0.5
     assert os.path.getsize(path) < 2_000_000
     before = os.times()
@@ -115,7 +115,7 @@ def test_a_thousand_scalars(tmp_path):
     after = os.times()
     assert report.ok
     assert report.snapshots == 20
-    assert after.children_user + after.children_system - before.children_user - before.children_system < 4
+    assert after.children_user + after.children_system - before.children_user - before.children_system < 6
 
 
 def test_the_cost_of_an_append_is_that_of_its_bytes(tmp_path):
