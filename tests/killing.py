@@ -29,7 +29,9 @@ from ensemblekit.store import blocks, segments
 from ensemblekit.store.segments import Small
 
 TICKS = ("pwrite", "ftruncate", "posix_fallocate", "rename", "unlink")
-SUFFIX = {"field": ".h5", "md": ".h5md"}
+SUFFIX = {"field": ".h5", "md": ".h5md", "scalars": ".h5"}
+MORE = {"scalars": {**{f"s{k}": "f4" for k in range(8)}, **{f"e{k}": "f8" for k in range(8)}}}
+"""Fields of a store of many small ones, which share two datasets; the number of the snapshot is in all of them."""
 
 
 EVERY = 0
@@ -110,7 +112,7 @@ def fields_of(kind, shape):
         return {"energy": ek.Field(unit="kJ mol-1"),
                 "position": ek.Field(shape, "f4", unit="Angstrom", kind="position"),
                 "box": ek.Field((3, 3), "f4", unit="Angstrom", kind="box")}
-    return {"u": ek.Field(shape, "f4"), "e": ek.Field()}
+    return {"u": ek.Field(shape, "f4"), "e": ek.Field(), **{name: ek.Field((), d) for name, d in MORE.get(kind, {}).items()}}
 
 
 def batch(kind, shape, numbers):
@@ -118,7 +120,7 @@ def batch(kind, shape, numbers):
     e = np.asarray(numbers, float)
     if kind == "md":
         return {"position": big, "energy": e, "box": np.stack([np.eye(3, dtype="f4") * (10 + k) for k in numbers])}
-    return {"u": big, "e": e}
+    return {"u": big, "e": e, **{name: e.astype(d) for name, d in MORE.get(kind, {}).items()}}
 
 
 class Writer:
@@ -169,7 +171,7 @@ class Writer:
             elif name == "open":
                 store = ek.open(path, "a", durability=self.durability, capacity=self.capacity)
             elif name == "seal":
-                store.seal(compression="lossless" if self.kind == "field" else None)
+                store.seal(compression="lossless" if self.kind != "md" else None)
             tell(b"E", k)
 
 
@@ -188,6 +190,8 @@ def numbers_in(store, kind, shape):
         assert np.array_equal(values[k], snapshot(number, shape)), ("wrong snapshot", k, number)
     if kind == "md":
         assert np.array_equal(store["box"][:, 0, 0], np.asarray(found, "f4") + 10) or n == 0
+    for name in MORE.get(kind, {}):
+        assert np.array_equal(store[name][:], e), ("wrong value", name)
     assert np.array_equal(store.steps, np.arange(n)), ("steps", store.steps)
     assert np.array_equal(store.times, np.arange(n)), ("times", store.times)
     return found
@@ -208,6 +212,8 @@ def look_with_h5py(path, kind, shape):
             e = f["observables/energy/value" if kind == "md" else "observables/e/value"]
             n = len(element["value"])
             assert all(len(d) >= n for d in (e, element["step"], element["time"], f["observables/weight/value"]))
+            for name in MORE.get(kind, {}):
+                assert np.array_equal(f[f"observables/{name}/value"][:n], e[:n]), ("h5py", file, name)
             for k, (value, number) in enumerate(zip(element["value"][:n], e[:n], strict=True)):
                 assert np.array_equal(value, snapshot(int(number), shape)), ("h5py", file, k)
 
