@@ -90,7 +90,8 @@ def decay_rate(basis: Any, *, modes: tuple[int, int] | None = None, confidence: 
     Arguments:
         basis: a Basis, or an array of singular values, falling. Of a basis whose whole spectrum is known (`spectrum_complete`)
             that is fitted, however many modes were kept.
-        modes: first and last mode to fit, from 1; by default all that stand above rounding (1e-7 of the first).
+        modes: first and last mode to fit, from 1; by default all that stand above rounding (1e-7 of the first). Of a whole
+            spectrum no more than half as many as there are snapshots: it ends with them, and falls faster towards its end.
         confidence: of the interval.
 
     Raises:
@@ -104,6 +105,8 @@ def decay_rate(basis: Any, *, modes: tuple[int, int] | None = None, confidence: 
         raise InputError("singular values are a falling series of numbers, shape (k,)")
     if modes is None:
         first, last = 1, int(np.count_nonzero(sigma > FLOOR * sigma[0])) if len(sigma) else 0
+        if getattr(basis, "spectrum_complete", False):
+            last = min(last, max(FEWEST, basis.n // 2))
     else:
         first, last = modes
         if not 1 <= first < last <= len(sigma) or sigma[last - 1] <= 0:
