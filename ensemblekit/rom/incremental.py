@@ -24,6 +24,7 @@ from ensemblekit.engine import Engine, Threads, one_blas_thread
 from ensemblekit.errors import InputError, StoreError, UnknownFieldError
 from ensemblekit.rom.basis import SINGLE, Basis
 from ensemblekit.rom.decomposition import Found, assembled, size_of
+from ensemblekit.rom.files import fields_of
 from ensemblekit.rom.gram import FLOOR, orthonormalised
 from ensemblekit.rom.history import History
 from ensemblekit.rom.problem import Part, Problem, products_of
@@ -33,6 +34,7 @@ from ensemblekit.rom.state_file import StateFile
 from ensemblekit.rom.units import OutOfRange, Unit, magnitude
 from ensemblekit.scaling import ldexp, power_of_two
 from ensemblekit.source import Field, SnapshotSource
+from ensemblekit.store.guarded import record
 from ensemblekit.store.segments import digest_of
 
 FORMAT = "ensemblekit incremental pod 1"
@@ -678,7 +680,10 @@ class IncrementalPOD:
         return new
 
     def _load(self, arrays: dict[str, np.ndarray]) -> None:
-        about = json.loads(arrays["about"].tobytes())
+        with record(self.path or "the state", "state of an IncrementalPOD"):
+            self._load_record(json.loads(arrays["about"].tobytes()), arrays)
+
+    def _load_record(self, about: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         if about.get("format") not in (FORMAT, FORMAT_IN_UNITS):
             raise StoreError(f"this state has the format {about.get('format')!r}; this version reads {FORMAT!r}")
         mine: dict[str, Any] = {"keep": self.keep, "block": self.block, "rule": list(self.rule_numbers),
@@ -693,19 +698,26 @@ class IncrementalPOD:
         self._of_mesh, self._run = about.get("of_mesh", False), about.get("run", "")
         self.n, self.weight, self.total, self.left_out = about["n"], about["weight"], about["total"], about["left_out"]
         self.scales, self.power = about["scales"], about.get("power", 0)
-        self.fields = {name: Field(tuple(f["shape"]), np.dtype(f["dtype"]), f["unit"]) for name, f in about["fields"].items()}
+        self.fields = fields_of(about["fields"]) if about["fields"] else {}
+        counts = (self.n, self.weight, self.total, self.left_out, self.power, *self.scales.values())
+        if not all(isinstance(x, int | float) for x in counts) or self.n < 0 or not isinstance(self.power, int):
+            raise ValueError(f"it counts {counts}")
         if about["started"]:
             self.modes, self.sigma, self.mean, self.shift = (np.array(arrays[x]) for x in ("modes", "sigma", "mean", "shift"))
-            self._compare_kept(arrays)
             self.dtype = self.modes.dtype
             self.mask = arrays.get("mask")
             self.times, self.weights = [arrays["times"]], [arrays["weights"]]
             self.time = History.restored({name.removeprefix("history/"): x for name, x in arrays.items()
                                           if name.startswith("history/")})
+            self._check_shapes()
+            self._compare_kept(arrays)
         self._check_names(self.fields)
         if "pending" in arrays:
             self.pending = list(arrays["pending"])
             self.pending_meta = [(float(t), float(w)) for t, w in arrays["pending_meta"]]
+            size = sum(field.size for field in self.fields.values())
+            if arrays["pending"].shape != (len(self.pending_meta), size) or len(self.pending) > self.block:
+                raise ValueError(f"the snapshots that wait are of shape {arrays['pending'].shape}")
         first = self.pending[0] if self.pending else None
         if self.mask is not None:
             first = np.where(self.mask, 0, np.nan)
@@ -722,6 +734,18 @@ class IncrementalPOD:
                 self._compare_weights(about["weights"], self._weights_of(self))
         if about["started"] and self._expected is None:
             self._set_factors()
+
+    def _check_shapes(self) -> None:
+        """Raise ValueError where the arrays of a state do not fit each other."""
+        size, k = sum(field.size for field in self.fields.values()), len(self.sigma)
+        rows = self.time.values()
+        times, weights = np.concatenate(self.times), np.concatenate(self.weights)
+        shapes = [np.asarray(x).shape for x in (self.modes, self.mean, self.shift, self.sigma, rows, times, weights)]
+        wanted = [(k, size), (size,), (size,), (k,), (len(times), k), (len(times),), (len(times),)]
+        if self.mask is not None:
+            shapes, wanted = [*shapes, self.mask.shape], [*wanted, (size,)]
+        if shapes != wanted:
+            raise ValueError(f"its arrays are of shape {shapes}, where {wanted} are wanted")
 
     @property
     def _asked_scale(self) -> dict[str, float] | None:
