@@ -107,7 +107,8 @@ class FieldAverages(Mapping[str, Estimate]):
             name: of the average.
             target: in its unit; by default 1 % of its largest value (the largest speed, for a vector's mean).
 
-        An interval shrinks as the root of the time averaged. NaN where nothing moves.
+        An interval shrinks as the root of the time averaged. NaN where nothing moves, and where it cannot be told: with fewer
+        than ten independent snapshots the interval itself is not known.
         """
         one = self[name]
         if target is None:
@@ -115,7 +116,7 @@ class FieldAverages(Mapping[str, Estimate]):
         if not target > 0:
             raise InputError(f"target is half an interval, above 0; got {target!r}")
         half = 0.5 * (np.asarray(one.high) - np.asarray(one.low))
-        return np.where(half > 0, (half / target) ** 2, np.nan)
+        return np.where((half > 0) & (np.asarray(one.n_eff) >= ENOUGH), (half / target) ** 2, np.nan)
 
     def save(self, path: Any) -> Any:
         """Write :meth:`arrays` to an .npz file; returns its path."""
