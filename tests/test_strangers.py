@@ -29,7 +29,7 @@ SECRET = 4242.0
 @pytest.fixture(autouse=True)
 def _ends():
     """A call that waits for a pipe would wait for ever."""
-    signal.alarm(120)
+    signal.alarm(600)
     yield
     signal.alarm(0)
 
