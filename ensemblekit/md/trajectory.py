@@ -17,6 +17,7 @@ import numpy as np
 from ensemblekit.errors import EnsemblekitError, InputError, one_line
 from ensemblekit.files import check_input, most_bytes
 from ensemblekit.md.dcd import DcdLayout
+from ensemblekit.md.distinct import check_distinct
 from ensemblekit.md.topology import Topology, mdanalysis, warnings_held
 from ensemblekit.md.weighted import PickedSource, WeightedSource
 from ensemblekit.md.xtc import XtcIndex
@@ -373,6 +374,7 @@ def read(topology: Any, trajectory: Any = None, *, select: str = "all", replicas
         runs = [read(topology, run, select=select, transformations=transformations, whole=whole, external=external,
                      **options)
                 for run in replicas]
+        check_distinct(runs)
         return ReplicaSet(tuple(choice.of(run) for run in runs))
     if isinstance(topology, str | os.PathLike):
         universe = _universe(topology, trajectory, options, external)
@@ -704,16 +706,13 @@ def trajectory_source(x: Any) -> Any:
     """A source of positions from whatever holds a trajectory."""
     from ensemblekit.md.ingest import opened
 
-    if isinstance(x, FrameSource):
+    if isinstance(x, str | os.PathLike | Sequence) or hasattr(x, "provenance"):
+        x = opened(x)
+    if isinstance(x, ReplicaSet):
+        check_distinct(x.runs)
         return x
-    if isinstance(x, ReplicaSet | StackedSource):
+    if isinstance(x, FrameSource | StackedSource | StoredSource | PickedSource | WeightedSource) or hasattr(x, "provenance"):
         return x
-    if isinstance(x, str | os.PathLike) or hasattr(x, "provenance"):
-        return opened(x)
-    if isinstance(x, StoredSource | PickedSource | WeightedSource):
-        return x
-    if isinstance(x, Sequence):
-        return opened(x)
     return read(x)
 
 

@@ -20,6 +20,7 @@ from ensemblekit.errors import InputError, MissingExtraError, StoreError
 from ensemblekit.files import check_input, replacing
 from ensemblekit.neural.parameters import KINDS, Manifest, bare_name, is_empty
 from ensemblekit.neural.recorder import HASH, digest
+from ensemblekit.neural.resume import writing
 from ensemblekit.source import Field
 from ensemblekit.store.opening import open_store
 from ensemblekit.store.segments import folder_of
@@ -64,6 +65,7 @@ def ingest(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], sto
     path = os.fspath(store)
     manifest: Manifest | None = None if model is None else Manifest.of(model)
     made: Store | None = None
+    fresh = not os.path.lexists(path) and not os.path.lexists(folder_of(path))
     steps = [step_of(file) for file in files]
     known = [float(step) for step in steps if step is not None]
     rising = len(known) == len(files) and all(a < b for a, b in pairwise(known))
@@ -88,7 +90,8 @@ def ingest(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], sto
             made.close()
             for segment in made.segments:
                 os.unlink(segment)
-            shutil.rmtree(folder_of(made.path), ignore_errors=True)
+        if made is not None or fresh:       # a store that could not even be begun leaves its lock
+            shutil.rmtree(folder_of(path), ignore_errors=True)
         raise
     made.close()
     return Store.open(path)
@@ -391,6 +394,8 @@ def export(store: str | os.PathLike[str] | Any, out: str | os.PathLike[str], sna
 
     Returns the files written. In .safetensors a tensor with several names stands once, the other names are in the
     metadata. Files are written whole or not at all.
+
+    Raises InputError where there is no such snapshot or suffix; StoreError where a file cannot be written (a full disk).
     """
     one = open_store(store) if isinstance(store, str | os.PathLike) else store
     path = Path(out)
@@ -406,8 +411,9 @@ def export(store: str | os.PathLike[str] | Any, out: str | os.PathLike[str], sna
         name = path.name.format(k) if "{" in path.name else path.name if snapshot is not None else (
             f"{path.stem}-{k}{path.suffix}")
         target = path.with_name(name)
-        with replacing(target, follow=True) as temporary:
-            WRITERS[path.suffix](state_dict(one, k), Path(temporary), _metadata(one, k))
+        state, metadata = state_dict(one, k), _metadata(one, k)
+        with writing(target), replacing(target, follow=True) as temporary:
+            WRITERS[path.suffix](state, Path(temporary), metadata)
         written.append(target)
     return written
 

@@ -22,7 +22,7 @@ from ensemblekit.averaging.moments import Moments
 from ensemblekit.averaging.run import reduce
 from ensemblekit.averaging.series import Series
 from ensemblekit.engine import Engine, Serial, Threads, one_blas_thread
-from ensemblekit.errors import InputError, StoreError, UnknownFieldError, one_line
+from ensemblekit.errors import InputError, StatisticsError, StoreError, UnknownFieldError, one_line
 from ensemblekit.files import replacing
 from ensemblekit.rom.gaps import GapsError
 from ensemblekit.rom.mesh import Mesh, constants_for, mesh_of
@@ -291,25 +291,21 @@ def _encode(source: Any, name: str, wanted: _Wanted, engine: Engine, progress: A
     if wanted.norm == "l2" and wanted.relative_to == "fluctuation" and n > 1:
         try:        # POD finds all that is to be known on its way
             basis = _decomposed(source, 0.5 * wanted.tolerance**2, engine, options)
-        except InputError:
-            pass        # nothing changes, or what is wrong is said below
-        except Exception:
-            if not _wide(one):
-                raise
-            # squares that leave float64: told by the extremes below, else what is wrong comes up again
+        except (InputError, StatisticsError):
+            pass        # nothing changes, singular values leave float64, or what is wrong is said below
         else:
             if ORDINARY[0] < basis.total_energy < ORDINARY[1] or not _wide(one):
                 return _within(source, name, basis, np.asarray(basis.mean), basis.total_energy, 0.0, wanted, engine, progress)
     known = reduce(source, {"moments": (name, Moments()), "extremes": (name, Extremes())}, engine=engine)
     moments, extremes = known["moments"], known["extremes"]
     mean = np.asarray(moments.mean, np.float64)
-    variance = np.nan_to_num(np.asarray(moments.variance, np.float64)) if n > 1 else np.zeros(one.shape)
-    fluctuation = float(variance.sum()) * (n - 1)
-    of_mean = n * float(np.nansum(mean**2))
     low, high = (np.asarray(x, np.float64) for x in (extremes.low, extremes.high))
     e = power_of_two(np.stack([low, high]), always=True) if _wide(one) else 0
     if e and not (SCALE[0] < e < SCALE[1]):
         return _over(_encode(_Scaled(source, e), name, wanted, engine, progress, options), e)
+    variance = np.nan_to_num(np.asarray(moments.variance, np.float64)) if n > 1 else np.zeros(one.shape)
+    fluctuation = float(variance.sum()) * (n - 1)
+    of_mean = n * float(np.nansum(mean**2))
     with np.errstate(invalid="ignore"):
         spread = np.fmax(np.fmax(high - mean, mean - low), 0)
     largest = float(np.nanmax(spread if wanted.relative_to == "fluctuation" else np.fmax(np.abs(low), np.abs(high)),
@@ -702,7 +698,7 @@ class Archive(Mapping[str, "ArchivedField"]):
                 raise StoreError(f"{path}: its fields have {sorted(n)} snapshots, its times are "
                                  f"{None if times is None else times.shape}")
             taken = sum(int(d.id.get_storage_size()) for d in f["mesh"].values()) if "mesh" in f else 0
-            return cls(path, float(about["tolerance"]), str(about["norm"]), str(about["relative_to"]),      # type: ignore[arg-type]
+            return cls(path, float(about["tolerance"]), str(about["norm"]), str(about["relative_to"]),
                        held, times, str(about["time_unit"]), taken)
 
     def __getitem__(self, name: str) -> ArchivedField:

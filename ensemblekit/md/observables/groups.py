@@ -54,8 +54,12 @@ class Points:
             yield slice(a, a + rows.n), points, boxes[a:a + step]
 
 
-def points_of(system: System, groups: Sequence[np.ndarray], weights: str | None, periodic: bool) -> Points:
-    """The centres of these groups of atoms: of mass, or (`weights` None) plain ones."""
+def points_of(system: System, groups: Sequence[np.ndarray], weights: str | None, periodic: bool,
+              together: Sequence[np.ndarray] | None = None) -> Points:
+    """The centres of these groups of atoms: of mass, or (`weights` None) plain ones.
+
+    Molecules of a group are put together; or those of each selection in `together`.
+    """
     check_weights_word(weights)
     atoms = np.concatenate(groups)
     offsets = np.concatenate([[0], np.cumsum([len(group) for group in groups])]).astype(np.int64)
@@ -69,7 +73,7 @@ def points_of(system: System, groups: Sequence[np.ndarray], weights: str | None,
         raise InputError("a group of atoms has no mass, so it has no centre of mass; pass weights=None")
     shares = mass / np.repeat(totals, np.diff(offsets))
     nearest = periodic and system.boxed
-    return Points(Plain(atoms) if single and nearest else system.gather(atoms), offsets, shares, nearest)
+    return Points(Plain(atoms) if single and nearest else system.assembled(atoms, together or groups), offsets, shares, nearest)
 
 
 def points_for(system: System, selects: Sequence[str], weights: str | None, periodic: bool,
@@ -124,7 +128,7 @@ def reference_positions(system: System, reference: Any, select: str, atoms: np.n
     not be whole.
     """
     if reference is None or isinstance(reference, int | np.integer):
-        return gathered(Plain(atoms) if as_it_is else system.gather(atoms),
+        return gathered(Plain(atoms) if as_it_is else system.assembled(atoms),
                         one_frame(system, 0 if reference is None else int(reference)))
     if isinstance(reference, str | os.PathLike) or hasattr(reference, "atoms"):
         found = _of_structure(reference, select, len(atoms))

@@ -24,7 +24,7 @@ def open_mat(path: str, options: Options) -> Reader:
     if b"MATLAB 7.3" in head or head[:8] == b"\x89HDF\r\n\x1a\n":
         return _open_hdf5(path, options)
     try:
-        arrays = dict(arrays_in(memoryview(np.memmap(path, np.uint8, "r")), most_bytes(path)))
+        arrays = dict(arrays_in(memoryview(np.memmap(path, np.uint8, "r").data), most_bytes(path)))
     except (ValueError, OSError, struct.error, zlib.error, MemoryError) as error:
         raise SnapshotFileError(path, f"cannot be read as a .mat file, or is cut short ({error})") from error
     return held(path, arrays, options, _axis({name: x.shape for name, x in arrays.items()}, options))
