@@ -369,7 +369,7 @@ def followed(file: str, fields: list[str] | None, target: Path, idle: float, inn
         running = rom.IncrementalPOD(state, inner_product=weights_from(inner_product), **rule)
     seen, since, basis = -1, time.monotonic(), None
     try:
-        while time.monotonic() - since < idle:
+        while True:
             store.refresh()
             running.follow(store[names[0]] if len(names) == 1 else store)       # a view is of one moment
             if running.n != seen:
@@ -379,6 +379,8 @@ def followed(file: str, fields: list[str] | None, target: Path, idle: float, inn
                         basis = replace(running.result(), mesh=mesh_of(store), time_unit=store.time_unit)
                     basis.save(target)
                     stderr.print(f"{running.n} snapshots: {basis}", style="dim", markup=False, soft_wrap=True)
+            elif time.monotonic() - since >= idle:      # and there was nothing new at a look after that
+                break
             else:
                 time.sleep(min(1.0, max(0.05, idle / 20)))
     except KeyboardInterrupt:

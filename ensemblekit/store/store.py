@@ -39,7 +39,7 @@ from ensemblekit.store.hdf5 import (
     Ticks,
     identity_of,
     read_constants,
-    read_foreign,
+    read_file,
     read_layout,
 )
 from ensemblekit.store.places import Run, groups_of, read_table, runs_in, stretches
@@ -447,13 +447,13 @@ class Store:
         if mode not in ("r", "a"):
             raise InputError(f'mode is "r" (read) or "a" (append); got {mode!r}. A new store: ek.create')
         _check_options(durability, capacity)
-        first = read_layout(path)
-        if first is None:
+        first = read_file(path, external)
+        if isinstance(first, dict):
             if mode == "a":
                 raise StoreError(f"{path} was not written by ensemblekit: it opens for reading only. "
                                  "Append to a store made by ek.create")
             store = cls(path, None, mode)
-            store._foreign = read_foreign(path, external)
+            store._foreign = first
             if not store._foreign:
                 raise StoreError(f"{path} holds no numeric dataset with snapshots along its first axis")
             store._tables = _foreign_tables(path, store._foreign)
