@@ -15,6 +15,7 @@ from ensemblekit.plot.style import BLUE, GREEN, GREY, INK, LOOK, ORANGE, PALE, R
 from ensemblekit.rom.basis import Basis
 from ensemblekit.rom.cells import QUADRATIC
 from ensemblekit.rom.mesh import Mesh, leading
+from ensemblekit.scaling import power_of_two, representable, scaled
 
 COLUMN = 3.94
 """Inches, as ``style.WIDTH``."""
@@ -71,7 +72,8 @@ def travelling_pairs(basis: Basis) -> list[tuple[int, int]]:
     the opposite lag. Also those that stand as a pair by their energies alone (``basis.pairs``), apart from their neighbours:
     among modes of noise all are alike, and none is a pair.
     """
-    s, a, n = basis.singular_values, basis.coefficients, basis.n
+    s, n = basis.singular_values, basis.n
+    a, _ = scaled(basis.coefficients)
     known = s if basis.spectrum is None else np.asarray(basis.spectrum)
     found = [(i, j) for i, j in basis.pairs if (i == 0 or known[i - 1] > 1.06 * known[i])
              and j + 1 < len(known) and known[j] > 1.06 * known[j + 1]]
@@ -193,8 +195,9 @@ def reconstruction(basis: Basis, truth: Any, which: int | None = None, *, rank: 
     place.draw(axes[1], two, limits=limits, unit=part.unit)
     place.draw(axes[2], two - one, signed=True, unit=part.unit, bar=True)
     at = "" if which is None else f", snapshot {which}"
-    norm = float(np.sqrt(np.nansum((truth - part.mean) ** 2)))
-    error = float(np.sqrt(np.nansum((truth - back) ** 2))) / norm if norm else 0.0
+    (fluctuation, lost), _ = scaled(np.stack([truth - part.mean, truth - back]))
+    norm = float(np.sqrt(np.nansum(np.abs(fluctuation) ** 2)))
+    error = float(np.sqrt(np.nansum(np.abs(lost) ** 2))) / norm if norm else 0.0
     axes[0].set_title(f"truth: {name}{at}")
     axes[1].set_title(f"{used.rank} modes")
     axes[2].set_title(f"difference: {_percent(error)} of the fluctuation")
@@ -254,10 +257,11 @@ def phase_portrait(basis: Basis, pair: tuple[int, int] | None = None, *, length:
     if len(x) > 1:
         middle.set_xlim(x[0], x[-1])
     legend(middle, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
-    frequency, power, peak = coefficient_spectrum(basis, pair)
+    e = power_of_two(basis.coefficients)
+    frequency, power, peak = _spectrum(basis, pair)
     unit = "per snapshot" if basis.times is None else f"1/{basis.time_unit}" if basis.time_unit else "1/time"
     right.semilogy(frequency[1:], power[1:], color=INK, lw=0.9)
-    right.set(xlabel=label("frequency", unit), ylabel="power")
+    right.set(xlabel=label("frequency", unit), ylabel=f"power / 4$^{{{e}}}$" if e else "power")
     if np.isfinite(peak):
         right.axvline(peak, color=RED, lw=0.9, ls=(0, (4, 3)))
         text = f"f = {peak:.4g}"
@@ -276,7 +280,15 @@ def coefficient_spectrum(basis: Basis, pair: tuple[int, int] = (0, 1)) -> tuple[
     """(frequencies, power of both coefficients, the strongest frequency by parabola through the logarithms of its bins).
 
     With a Hann window; the frequency is NaN for fewer than eight snapshots or times that are not evenly spaced.
+
+    Raises StatisticsError where a power is beyond the range of float64.
     """
+    frequency, power, peak = _spectrum(basis, pair)
+    return frequency, representable(power, 2 * power_of_two(basis.coefficients), "a power"), peak
+
+
+def _spectrum(basis: Basis, pair: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, float]:
+    """`coefficient_spectrum` with the power that of coefficients over their power of two."""
     n = basis.n
     dt = 1.0
     if basis.times is not None and n > 1:
@@ -288,8 +300,9 @@ def coefficient_spectrum(basis: Basis, pair: tuple[int, int] = (0, 1)) -> tuple[
         return np.zeros(2), np.ones(2), math.nan
     window = np.hanning(n + 1)[:-1]
     power = np.zeros(n // 2 + 1)
+    divided, _ = scaled(basis.coefficients)
     for k in pair:
-        a = basis.coefficients[:, k] - basis.coefficients[:, k].mean()
+        a = divided[:, k] - divided[:, k].mean()
         power += np.abs(np.fft.rfft(a * window)) ** 2
     frequency = np.fft.rfftfreq(n, dt)
     k = int(power[1:].argmax()) + 1
@@ -567,7 +580,8 @@ def _part(basis: Basis, field: str | None) -> Any:
 
 def _component(place: _Place, values: np.ndarray, component: int | None) -> int:
     if component is None:
-        energy = np.nansum(np.square(values.reshape(len(values), -1, place.parts)), axis=(0, 1))
+        divided, _ = scaled(np.asarray(values))
+        energy = np.nansum(np.square(divided.reshape(len(values), -1, place.parts)), axis=(0, 1))
         return int(energy.argmax())
     if not 0 <= component < place.parts:
         raise InputError(f"component is 0 to {place.parts - 1} here; got {component!r}")
