@@ -130,9 +130,9 @@ def fit(model: torch.nn.Module, optimizer: Any, loader: Iterable[Any], loss: Los
             if forward is not None:
                 return forward(run, batch)      # type: ignore[arg-type]
             if target is None:
-                return run(_input_of(batch))    # type: ignore[operator]
+                return run(_input_of(batch))
             arguments, named = convention.arguments_of(batch)
-            return run(*arguments, **named)     # type: ignore[operator]
+            return run(*arguments, **named)
 
     def target_of(batch: Any) -> Any:
         return _target_of(batch) if target is None else target(batch)
