@@ -100,7 +100,7 @@ def vouched_table(runs: int = 2000, seed: int = 0, names: tuple[str, ...] | None
     console = Console()
     console.width = max(console.width, 126)
     every = PROCESSES_TRIED | WITHOUT
-    table = Table(title=f"95 % intervals of ek.average, {runs} series a cell, seed {seed}: coverage of the vouched / % vouched / "
+    table = Table(title=f"95 % intervals of ek.average, {runs} series a cell, seed {seed}: coverage of vouched / % vouched / "
                         "width over the ideal one")
     table.add_column("process")
     for ratio in RATIOS:

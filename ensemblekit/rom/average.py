@@ -458,7 +458,7 @@ class _Stretches:
         return fewest if shape == cells else np.broadcast_to(fewest[..., None], shape)
 
     def _lost(self, i: int) -> np.ndarray:
-        """By what factor a variance about the mean of the run is less than that about the true mean: 1 - 1/n_eff of the mean."""
+        """By what factor a variance about the mean of a run is less than about the true one: 1 - 1/n_eff of the mean."""
         if i not in self.lost:
             _, stderr, _, _, variance, still = self._first(i, self.bins[0].reference.reshape(-1, self.target.parts).T[i])
             with np.errstate(invalid="ignore", divide="ignore"):
