@@ -10,6 +10,7 @@ import numpy as np
 
 from ensemblekit.averaging.arrays import as_numbers, flat_pieces, join, one_row, plain, same_item, weighted_sum, wide
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.intake import as_array
 from ensemblekit.source import Array
 
 
@@ -57,7 +58,7 @@ class Exponential:
         same_item(self.item, values, "Exponential")
         c = self.decay ** np.arange(n - 1, -1, -1, dtype=np.float64)
         if weights is not None:
-            c = c * np.asarray(weights, dtype=np.float64)
+            c = c * as_array(weights, "weights", dtype=np.float64)
         self._absorb(n, weighted_sum(c, values), float(c.sum()))
 
     def add(self, pieces: Sequence[Array]) -> None:

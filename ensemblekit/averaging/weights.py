@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.intake import as_array
 from ensemblekit.source import check_weights
 
 
@@ -25,8 +26,8 @@ def normalised_weights(weights: Any = None, *, log_weights: Any = None) -> np.nd
     if (weights is None) == (log_weights is None):
         raise InputError("pass either weights or log_weights=, not both and not neither")
     if log_weights is not None:
-        return _from_logs(np.asarray(log_weights))
-    weights = np.asarray(weights)
+        return _from_logs(as_array(log_weights, "log_weights"))
+    weights = as_array(weights, "weights", kinds="biuf")
     _check_vector("weights", weights)
     weights = check_weights(weights, len(weights))
     largest = weights.max()

@@ -29,6 +29,7 @@ from ensemblekit.averaging.run import States, partials
 from ensemblekit.averaging.series import Series, SeriesOf
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.intake import as_array
 from ensemblekit.md.functions import as_observable
 from ensemblekit.md.kept import kept_run
 from ensemblekit.md.observables.base import Observable, Prepared
@@ -292,7 +293,7 @@ def weighted(source: Any, choice: Choice, weights: Any) -> Any:
     (total,) = source.lengths
     chosen = choice.of(source)
     (n,) = chosen.lengths
-    w = np.asarray(weights)
+    w = as_array(weights, "frame_weights")
     if w.shape == (total,) and n != total:
         rows = choice.rows(total, lambda: source.times)
         w = w[rows]

@@ -11,6 +11,7 @@ import numpy as np
 
 from ensemblekit.averaging.moments import Moments
 from ensemblekit.errors import InputError
+from ensemblekit.intake import as_array
 from ensemblekit.neural.calibration import adaptive_bins, bin_of
 from ensemblekit.neural.items import Items, items_of
 from ensemblekit.neural.prediction import RegressionPrediction
@@ -127,18 +128,19 @@ def regression_parts(prediction: RegressionPrediction, groups: Any = None) -> tu
     """Name -> sums (n,) over each item or group, and the numbers in each."""
     if prediction.target is None:
         raise InputError("these predictions have no targets; predict from a loader of (input, target)")
-    mean, target = np.asarray(prediction.mean, np.float64), np.asarray(prediction.target, np.float64)
+    mean, target = (as_array(x, what, dtype=np.float64) for x, what in ((prediction.mean, "answers"),
+                                                                         (prediction.target, "targets")))
     if mean.shape != target.shape or not len(mean):
         raise InputError(f"targets have the shape of the answers, n > 0; got {target.shape} and {mean.shape}")
     if not (np.isfinite(mean).all() and np.isfinite(target).all()):
         raise InputError("answers and targets must be finite numbers")
-    variance = np.maximum(np.asarray(prediction.variance, np.float64), np.finfo(np.float64).tiny)
+    variance = np.maximum(as_array(prediction.variance, "variance", dtype=np.float64), np.finfo(np.float64).tiny)
     square = (mean - target) ** 2
     rows = {"mse": square, "nll": 0.5 * (np.log(2 * np.pi * variance) + square / variance),
             "coverage": (square <= 1.959963984540054**2 * variance).astype(float)}
     owner = np.arange(len(mean))
     if groups is not None:
-        names = np.asarray(groups)
+        names = as_array(groups, "groups", kinds=None)
         if names.shape != (len(mean),):
             raise InputError(f"groups are one name an item, shape ({len(mean)},); got {names.shape}")
         owner = np.unique(names, return_inverse=True)[1]
