@@ -70,7 +70,8 @@ def unit_of(x: Any) -> str:
 
 def check_index(x: Any, other: Any, what: str, whose: str) -> None:
     """Refuse weights or times whose pandas index is another than that of the values: numpy would pair them by place."""
-    mine, theirs = getattr(x, "index", None), getattr(other, "index", None)
+    mine: Any = getattr(x, "index", None)
+    theirs: Any = getattr(other, "index", None)
     if hasattr(mine, "equals") and hasattr(theirs, "equals") and len(mine) == len(theirs) and not mine.equals(theirs):
         raise InputError(f"{what} have another index than {whose}, and would be paired by place; put them in order first: "
                          f"{what}.reindex(values.index), or pass {what}.to_numpy() where the place is meant")

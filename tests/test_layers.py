@@ -16,7 +16,7 @@ PACKAGE = Path(ensemblekit.__file__).parent
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"intake"}),
-    frozenset({"source", "engine", "jit", "scaling", "files"}),
+    frozenset({"source", "engine", "jit", "scaling", "files", "parts"}),
     frozenset({"averaging", "store"}),
     frozenset({"neural", "md", "rom", "testing"}),
     frozenset({"plot"}),
