@@ -82,8 +82,8 @@ def check_finite_weights(weights: np.ndarray, what: str = "weights") -> None:
     bad = ~np.isfinite(weights)
     if bad.any():
         k = int(np.argmax(bad))
-        raise InputError(f"{what} must be finite; weight {k} is {weights[k]}. Log-weights of huge range: pass "
-                         "ek.normalised_weights(log_weights=...)")
+        raise InputError(f"{what} must be finite; weight {k} is {weights[k]}. Pass log_weights= where "
+                         "their range is huge")
     if (weights < 0).any():
         k = int(np.argmax(weights < 0))
         raise InputError(f"{what} must not be negative; weight {k} is {weights[k]:g}")

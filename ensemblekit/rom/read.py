@@ -16,7 +16,7 @@ from ensemblekit.errors import InputError, SnapshotFileError
 from ensemblekit.parts import Order, check_order, counted_once, natural_key, order_of
 from ensemblekit.rom.mesh import Mesh, mesh_of
 from ensemblekit.rom.readers.clock import on_one_clock
-from ensemblekit.rom.readers.reader import Options, Reader, chosen, numbers_in_names
+from ensemblekit.rom.readers.reader import Options, Reader, check_readable, chosen, numbers_in_names
 from ensemblekit.source import WHOLE, Access, Block, Cut, Field, Piece, SnapshotSource, check_times, check_window, cuts_of
 from ensemblekit.store.store import StoredSource
 
@@ -249,7 +249,8 @@ class MeshedSource:
 def read(path: Any, fields: Sequence[str] | str | None = None, *, begin: float | None = None, end: float | None = None,
          step: int = 1, region: str | None = None, patch: str | None = None, zone: str | None = None, zero: bool = False,
          moving: bool = False, snapshot_axis: int | None = None, times: Any = None, time_unit: str | None = None,
-         units: Mapping[str, str] | None = None, mesh: Any = None, order: Order = "auto") -> Any:
+         units: Mapping[str, str] | None = None, mesh: Any = None, external: bool = False,
+         order: Order = "auto") -> Any:
     """Snapshot files as a source: nothing is copied, files are read when the source is.
 
     The suffix says the format: .npy .npz .mat; .h5 .h5md and other HDF5; .nc (NetCDF 3 and 4); Nek5000 field files; .vtkhdf;
@@ -275,6 +276,8 @@ def read(path: Any, fields: Sequence[str] | str | None = None, *, begin: float |
         mesh: a Mesh, or a file to take one from; for arrays that have none.
         order: "given" keeps the files of a list as they are listed; where their times then run backwards, snapshots are
             counted. By default a list in another order than that of time is sorted, with a warning.
+        external: read also values that an HDF5 file keeps in other files, and follow its links into them: only for files
+            you trust, as they may point at any file of yours.
 
     Each file's times are taken in its own unit and from its own epoch, and put on the clock of the first. Snapshots that a
     continued run wrote twice count once, with a warning, in one file as in several. Times come from the files, else from the
@@ -286,6 +289,7 @@ def read(path: Any, fields: Sequence[str] | str | None = None, *, begin: float |
 
     Raises:
         SnapshotFileError: a file is missing, cut short, or of another mesh than the first; it is named.
+        StoreError: the same of HDF5 files, and where one points to other files and `external` is not given.
         UnknownFieldError: lists the fields there are.  InputError: an unknown suffix lists those known.
         MissingExtraError: pyvista is not installed.
     """
@@ -295,8 +299,8 @@ def read(path: Any, fields: Sequence[str] | str | None = None, *, begin: float |
     if names is not None and not names:
         raise InputError("fields names at least one field; leave it out for all")
     check_order(order)
-    options = Options(names, region, patch, zone, snapshot_axis, zero, moving, times is None)
-    given = mesh if mesh is None or isinstance(mesh, Mesh) else _mesh_from(mesh)
+    options = Options(names, region, patch, zone, snapshot_axis, zero, moving, external, times is None)
+    given = mesh if mesh is None or isinstance(mesh, Mesh) else _mesh_from(mesh, external)
     paths = paths_of(path)
     source = _opened(paths, options, order, not isinstance(path, str | os.PathLike))
     if isinstance(source, MeshedSource):
@@ -318,6 +322,8 @@ def read(path: Any, fields: Sequence[str] | str | None = None, *, begin: float |
 
 def _between(source: Any, begin: float | None, end: float | None, step: int) -> Any:
     n = len(source)
+    if begin is None and end is None:       # without the times, which may be many
+        return source if step == 1 else source.window(0, n, step)
     clock = source.times if source.times is not None else np.arange(n, dtype=np.float64)
     slack = SLACK * max(np.abs(clock[[0, -1]]).max(), 1e-300) if n else 0.0
     first = 0 if begin is None else int(np.searchsorted(clock, begin - slack, "left"))
@@ -381,6 +387,8 @@ def _opened(paths: list[str], options: Options, order: Order = "auto", by_hand: 
     if len(kinds) > 1:
         raise InputError(f"the files are of several formats ({', '.join(sorted(kinds))}); read them one by one")
     (kind,) = kinds
+    for path in paths if kind != "foam" else ():
+        check_readable(path)
     readers: list[Reader] = []
     if kind == "nek":
         from ensemblekit.rom.readers.nek import open_nek
@@ -430,9 +438,7 @@ def _open_hdf5(path: str, options: Options) -> Any:
     from ensemblekit.store.hdf5 import opened
     from ensemblekit.store.schema import SCHEMA
 
-    if not os.path.isfile(path):
-        raise SnapshotFileError(path, "is no file")
-    with opened(path) as f:
+    with opened(path, options.external) as f:
         vtkhdf = "VTKHDF" in f and SCHEMA not in f
     if vtkhdf:
         found = open_vtkhdf(path, options)
@@ -575,8 +581,8 @@ def _merged(parts: list[Part]) -> list[Part]:
     return made
 
 
-def _mesh_from(path: Any) -> Mesh:
-    source = read(path)
+def _mesh_from(path: Any, external: bool) -> Mesh:
+    source = read(path, external=external)
     if source.mesh is None:
         raise InputError(f"{path} holds no mesh")
     return source.mesh
