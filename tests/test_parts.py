@@ -182,3 +182,86 @@ def test_checkpoints_in_order_of_training(tmp_path: Path) -> None:
         torch.save({"state_dict": {"w": torch.full((3,), float(step))}, "global_step": step}, tmp_path / name)
     with pytest.warns(UserWarning, match="in order of step"):
         assert last([tmp_path / n for n in ("best.ckpt", "last.ckpt", "epoch=0-step=10.ckpt")], "e.h5") == ([10, 20, 30],) * 2
+
+
+def trajectory(path: Path, times: Sequence[float], x: Sequence[float] | None = None) -> Path:
+    """Frames of 3 atoms at these times, whose first coordinate is `x` (by default the number of the frame)."""
+    from ensemblekit.md.topology import mdanalysis
+
+    with mdanalysis() as mda, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        u = mda.Universe.empty(3, trajectory=True)
+        with mda.Writer(str(path), 3) as writer:
+            for k, t in enumerate(times):
+                u.atoms.positions = np.full((3, 3), float(k if x is None else x[k]))
+                u.trajectory.ts.time = float(t)
+                writer.write(u.atoms)
+    return path
+
+
+def seen(source: Any) -> list[float]:
+    """The first coordinate of every frame."""
+    return [float(x) for piece in source.pieces(["position"], "time", False, 1 << 20) for block in piece.blocks()
+            for x in np.round(block.fields["position"][:, 0, 0])]
+
+
+@pytest.fixture
+def topology(tmp_path: Path) -> Path:
+    pytest.importorskip("MDAnalysis")
+    path = tmp_path / "s.xyz"
+    path.write_text("3\n\n" + "C 0 0 0\n" * 3)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["xtc", "trr"])
+def test_frames_that_a_restart_wrote_twice_count_once(tmp_path: Path, topology: Path, suffix: str) -> None:
+    from ensemblekit import md
+
+    path = trajectory(tmp_path / f"w.{suffix}", [0, 100, 200, 300, 400, 300, 400, 500, 600])
+    with pytest.warns(UserWarning, match="2 frames from 300 ps on stand twice"):
+        found = md.read(topology, path)
+    assert found.times.tolist() == [0, 100, 200, 300, 400, 500, 600]
+    assert seen(found) == [0, 1, 2, 5, 6, 7, 8]
+    path = trajectory(tmp_path / f"d.{suffix}", [0, 1, 1, 2, 2], x=[0, 1, 1, 2, 3])
+    with pytest.warns(UserWarning, match="1 frame from 1 ps on stand twice"):
+        found = md.read(topology, path)
+    assert seen(found) == [0, 1, 2, 3]      # two frames of one time that differ are kept
+
+
+def test_parts_of_a_trajectory_in_order(tmp_path: Path, topology: Path) -> None:
+    from ensemblekit import md
+
+    for k, begin in ((1, 0), (2, 10), (10, 90), (11, 100)):
+        trajectory(tmp_path / f"run_{k}.xtc", [begin, begin + 5], x=[k, k])
+        trajectory(tmp_path / f"new_{k}.xtc", [0, 5], x=[k, k + 0.6])
+    want = [1, 1, 2, 2, 10, 10, 11, 11]
+    found = md.read(topology, str(tmp_path / "run_*.xtc"))
+    assert seen(found) == want
+    assert found.times.tolist() == [0, 5, 10, 15, 90, 95, 100, 105]
+    listed = sorted(str(path) for path in tmp_path.glob("run_*.xtc"))
+    with pytest.warns(UserWarning, match="in order of time: run_1.xtc, run_2.xtc"):
+        assert seen(md.read(topology, listed)) == want
+    with pytest.warns(UserWarning, match=r"its times are moved|stand in"):
+        assert seen(md.read(topology, listed, order="given"))[:2] == [1, 1]
+    with pytest.warns(UserWarning, match="its times are moved"):
+        assert seen(md.read(topology, str(tmp_path / "new_*.xtc")))[::2] == [1, 2, 10, 11]      # each began anew: by number
+    with pytest.raises(InputError, match=r"convert_units=False leaves run_1\.xtc in"):
+        md.read(topology, tmp_path / "run_1.xtc", convert_units=False)
+
+
+def test_h5md_without_units_reads_where_it_opens(tmp_path: Path, topology: Path) -> None:
+    import h5py
+
+    from ensemblekit import md
+
+    with h5py.File(tmp_path / "l.h5md", "w") as f:
+        f.create_group("h5md").attrs["version"] = [1, 1]
+        group = f.create_group("particles/all")
+        box = group.create_group("box")
+        box.attrs["dimension"], box.attrs["boundary"] = 3, [b"none"] * 3
+        element = group.create_group("position")
+        element["value"] = np.arange(4.0)[:, None, None] * np.ones((4, 3, 3))
+        element["step"], element["time"] = np.arange(4), np.arange(4.0)
+    with pytest.warns(UserWarning, match="says no units"):
+        found = md.read(topology, tmp_path / "l.h5md", convert_units=False)
+    assert seen(found) == [0, 1, 2, 3]
