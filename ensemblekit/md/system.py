@@ -15,6 +15,7 @@ import numpy as np
 from ensemblekit.averaging.run import Branch, reduce
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError
+from ensemblekit.intake import as_array
 from ensemblekit.md.complexes import Images, molecules_of, ties_between
 from ensemblekit.md.progress import Progress, counted
 from ensemblekit.md.topology import Topology, warnings_held
@@ -148,7 +149,7 @@ class System:
         Without a box, or where the frames are whole already, the positions of the block as they are. Raises InputError
         where there is a box and the topology has no bonds: atoms of one molecule may lie on both sides of it.
         """
-        atoms = np.asarray(atoms)
+        atoms = as_array(atoms, "atoms")
         if not self.boxed or self.whole or len(atoms) < 2:
             return Plain(atoms)
         if self.topology.bonds is None:

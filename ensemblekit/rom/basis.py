@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError, UnknownFieldError
+from ensemblekit.intake import as_array
 from ensemblekit.rom.files import load_basis, save_basis
 from ensemblekit.rom.product import applied, is_sparse
 from ensemblekit.scaling import ldexp, power_of_two
@@ -328,14 +329,14 @@ class Basis:
             missing = [name for name in self.fields if name not in snapshots]
             if missing:
                 raise UnknownFieldError(missing[0], snapshots)
-            arrays = {name: np.asarray(snapshots[name]) for name in self.fields}
+            arrays = {name: as_array(snapshots[name], f"field {name!r}") for name in self.fields}
             for name, x in arrays.items():
                 item = self.fields[name].shape
                 if x.shape[x.ndim - len(item):] != item or x.ndim > len(item) + 1:
                     raise InputError(f"snapshots of {name!r} have shape (m, *{item}); got {x.shape}")
             single = all(x.ndim == len(self.fields[name].shape) for name, x in arrays.items())
             return np.concatenate([x.reshape(1 if single else len(x), -1) for x in arrays.values()], axis=1), single
-        values = np.asarray(snapshots)
+        values = as_array(snapshots, "snapshots")
         shape = self.mean.shape
         if values.shape[values.ndim - len(shape):] != shape or values.ndim > len(shape) + 1:
             raise InputError(f"snapshots have shape (m, *{shape}); got {values.shape}")
@@ -345,7 +346,7 @@ class Basis:
     def _coefficients(self, which: Any) -> np.ndarray:
         if isinstance(which, int | np.integer) and not -self.n <= which < self.n:
             raise InputError(f"snapshot {which} of {self.n}")
-        coefficients = which if isinstance(which, np.ndarray) else self.coefficients[which]
+        coefficients = as_array(which, "coefficients", kinds=None) if hasattr(which, "__array__") else self.coefficients[which]
         if coefficients.shape[-1:] != (self.rank,):
             raise InputError(f"coefficients have shape (m, {self.rank}) here; got {coefficients.shape}")
         return coefficients

@@ -575,7 +575,8 @@ def _check_job(shared: Any, job: _Job) -> tuple[float, float, list[tuple[int, tu
                     full[tuple(slice(0, length) for length in part.shape)] = part
                     chunks.append((job.start + a, tuple(s.start for s in where), zlib.compress(shuffled(full), LEVEL)))
     r = x[:, keep].astype(np.float64) - wide.astype(coded.dtype)[:, keep]
-    if not np.isfinite(r).all():
+    if not np.isfinite(r).all() or (
+            coded.mask is not None and np.isfinite(x[:, ~coded.mask.ravel()]).any()):       # masked: never a number
         raise _gap(name, job)
     squares, largest = float(np.einsum("ij,ij->", r, r)), float(np.abs(r).max(initial=0.0))
     return squares, largest, chunks

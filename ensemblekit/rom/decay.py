@@ -10,6 +10,7 @@ import numpy as np
 
 from ensemblekit.averaging.estimate import quantile
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.intake import as_array
 
 FLOOR = 1e-7
 """Singular values below this share of the first may be rounding (of a Gram matrix, of float32 snapshots)."""
@@ -100,7 +101,7 @@ def decay_rate(basis: Any, *, modes: tuple[int, int] | None = None, confidence: 
     """
     if not 0 < confidence < 1:
         raise InputError(f"confidence is a number between 0 and 1; got {confidence!r}")
-    sigma = np.asarray(known_spectrum(basis), dtype=np.float64)
+    sigma = as_array(known_spectrum(basis), "singular values", dtype=np.float64)
     if sigma.ndim != 1 or not np.isfinite(sigma).all() or (np.diff(sigma) > 1e-9 * sigma[:1]).any() or (sigma < 0).any():
         raise InputError("singular values are a falling series of numbers, shape (k,)")
     if modes is None:

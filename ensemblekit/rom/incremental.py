@@ -22,6 +22,7 @@ import numpy as np
 
 from ensemblekit.engine import Engine, Threads, one_blas_thread
 from ensemblekit.errors import InputError, StoreError, UnknownFieldError
+from ensemblekit.intake import as_array
 from ensemblekit.rom.basis import SINGLE, Basis
 from ensemblekit.rom.decomposition import Found, assembled, size_of
 from ensemblekit.rom.files import fields_of
@@ -167,8 +168,8 @@ class IncrementalPOD:
             return self._from_source(snapshots)
         rows = self._rows(snapshots)
         m = len(rows)
-        t = np.full(m, np.nan) if times is None else np.atleast_1d(np.asarray(times, np.float64))
-        w = np.ones(m) if weights is None else np.atleast_1d(np.asarray(weights, np.float64))
+        t = np.full(m, np.nan) if times is None else np.atleast_1d(as_array(times, "times", kinds="biuf", dtype=np.float64))
+        w = np.ones(m) if weights is None else np.atleast_1d(as_array(weights, "weights", kinds="biuf", dtype=np.float64))
         if t.shape != (m,) or w.shape != (m,):
             raise InputError(f"times and weights are one number a snapshot, shape ({m},); got {t.shape} and {w.shape}")
         if not np.isfinite(w).all() or (w < 0).any():
@@ -291,7 +292,7 @@ class IncrementalPOD:
 
     def _rows(self, snapshots: Any) -> np.ndarray:
         given = snapshots if isinstance(snapshots, Mapping) else {next(iter(self.fields), "values"): snapshots}
-        arrays = {str(name): np.asarray(values) for name, values in given.items()}
+        arrays = {str(name): as_array(values, f"field {name!r}", kinds=None) for name, values in given.items()}
         if not self.fields:
             for name, values in arrays.items():
                 if values.ndim < 2:
@@ -409,7 +410,8 @@ class IncrementalPOD:
         for name in self.fields:
             if name not in given:
                 raise UnknownFieldError(name, given)
-        shift = np.concatenate([np.asarray(given[name], dtype).reshape(-1) for name in self.fields])
+        shift = np.concatenate([as_array(given[name], "center", dtype=dtype, named_axes=True).reshape(-1)
+                                for name in self.fields])
         if shift.shape != (sum(field.size for field in self.fields.values()),):
             raise InputError(f"center has the shape of a snapshot; got {np.shape(self.center)}")
         return shift

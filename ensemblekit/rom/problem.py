@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError, UnknownFieldError
+from ensemblekit.intake import as_array
 from ensemblekit.rom.mesh import mesh_of
 from ensemblekit.rom.product import element_weights, is_sparse, without_missing
 from ensemblekit.rom.readers.reader import bookkeeping
@@ -257,7 +258,7 @@ def warn_of_wide(x: Any, axis: int | None) -> None:
 
 
 def _turned(x: Any, axis: int | None) -> Any:
-    values = x if type(x).__module__.partition(".")[0] == "torch" else np.asarray(x)
+    values = as_array(x, "snapshots", tensors=True, named_axes=axis is not None)
     if values.ndim == 1 and axis is None:
         raise InputError(f"an array of shape {tuple(values.shape)} is one number a snapshot, or one snapshot: pass x[:, None] "
                          f"(or snapshot_axis=0) for {len(values)} snapshots of one number, x[None] for one of {len(values)}")
@@ -271,7 +272,7 @@ def _turned(x: Any, axis: int | None) -> Any:
         return values
     if not isinstance(axis, int | np.integer) or not -values.ndim <= axis < values.ndim:
         raise InputError(f"snapshot_axis is an axis of the array, 0 to {values.ndim - 1}; got {axis!r}")
-    return np.moveaxis(np.asarray(values), axis, 0)
+    return np.moveaxis(as_array(values, "snapshots"), axis, 0)
 
 
 def times_of(source: Any) -> np.ndarray | None:
@@ -362,7 +363,9 @@ def _as_product(product: Any) -> Any:
     if is_sparse(product):
         return product.tocsr()
     try:
-        return np.asarray(product, np.float64)
+        return as_array(product, "inner_product", kinds="biuf", dtype=np.float64, named_axes=True)
+    except InputError:
+        raise
     except (TypeError, ValueError) as error:
         raise InputError(f'inner_product is "auto", None, weights or a sparse mass matrix; got {product!r}') from error
 
@@ -414,7 +417,7 @@ def _shift(center: Any, word: str, name: str, source: SnapshotSource, key: str, 
         given = center[name]
     elif count > 1:
         raise InputError("with several fields, center is a mapping of field to what is subtracted")
-    values = np.asarray(given)
+    values = as_array(given, "center", named_axes=True)
     if values.shape != field.shape or values.dtype.kind not in "iufc" or not np.isfinite(values).all():
         raise InputError(f"center has the shape of a snapshot of {name!r}, {field.shape}, and finite numbers; "
                          f"got {values.shape}")

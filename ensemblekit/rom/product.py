@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError
+from ensemblekit.intake import as_array
 from ensemblekit.scaling import ldexp
 
 
@@ -22,7 +23,7 @@ def element_weights(product: Any, shape: tuple[int, ...]) -> np.ndarray | None:
     """
     if product is None:
         return None
-    weights = np.asarray(product, np.float64)
+    weights = as_array(product, "inner_product", kinds="biuf", dtype=np.float64, named_axes=True)
     if weights.shape != shape[:weights.ndim]:
         size = int(np.prod(shape))
         if weights.shape != (size,):
