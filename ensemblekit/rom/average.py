@@ -510,7 +510,8 @@ class _Stretches:
         if second:
             grows = spread_interval(mean, stderr, dof, self.confidence)
             if what == "reynolds_stress":       # of its normal components alone
-                grows = tuple(np.concatenate([a[..., :m], b[..., m:]], axis=-1) for a, b in zip(grows, interval, strict=True))
+                low, high = (np.concatenate([a[..., :m], b[..., m:]], axis=-1) for a, b in zip(grows, interval, strict=True))
+                grows = low, high
             interval = grows
         answer = Estimate(mean=mean, stderr=stderr, interval=interval,
                         confidence=self.confidence, n=self.n, n_eff=n_eff, statistical_inefficiency=g,
