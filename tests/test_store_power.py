@@ -184,7 +184,7 @@ def limited(code, **given):
         def digest(store): return [hashlib.sha1(open(p, "rb").read()).hexdigest() for p in store.segments]
     """
     done = subprocess.run([sys.executable, "-c", given + textwrap.dedent(header) + textwrap.dedent(code)],
-                          capture_output=True, text=True, timeout=120)
+                          capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:] + done.stdout
     return done.stdout
 

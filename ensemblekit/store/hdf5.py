@@ -377,10 +377,31 @@ def read_layout(path: str) -> Layout | None:
 
     Raises StoreError where the file cannot be opened, StoreDamagedError where its description is not what was written.
     """
-    # The bytes are read from the file that libhdf5 has open, as the name may stand for another one by now.
-    with opened(path) as f, open(os.dup(f.id.get_vfd_handle()), "rb") as raw:
+    with opened(path) as f:
+        return _layout_in(f, path) if SCHEMA in f else None
+
+
+def read_file(path: str, external: bool = False) -> Layout | dict[str, Foreign]:
+    """The layout of a file of ours, or the fields of any other H5MD or plain HDF5 file.
+
+    Fields that share length, steps and times share a clock. What cannot be read of them is left out, with a word in the log.
+
+    Raises StoreError where that leaves nothing or the file cannot be opened, StoreDamagedError as :func:`read_layout`.
+    """
+    with opened(path, external) as f:
         if SCHEMA not in f:
-            return None
+            return _foreign_in(f, path)
+        if not external:
+            return _layout_in(f, path)
+    layout = read_layout(path)      # nothing of a store of ours stands in other files
+    if layout is None:
+        raise StoreError(f"{path}: its description stands in another file")
+    return layout
+
+
+def _layout_in(f: guarded.File, path: str) -> Layout:
+    # The bytes are read from the file that libhdf5 has open, as the name may stand for another one by now.
+    with open(os.dup(f.id.get_vfd_handle()), "rb") as raw:
         described = f[SCHEMA]
         if described.dtype != np.uint8 or described.ndim != 1 or len(described) > LARGEST_SCHEMA:
             raise StoreDamagedError(f"{path}: {SCHEMA!r} is {described.dtype} of shape {described.shape}, where a description "
@@ -532,10 +553,15 @@ def _fitting(path: str, column: Column, found: Dataset) -> Dataset:
     return found
 
 
-def _locate(f: guarded.File, path: str, raw: Any, size: int, listed: bool = False) -> Dataset:
-    """Where a dataset stands, from its chunk index; `listed`: its rows stand in a table of places."""
+def _locate(f: guarded.File, path: str, raw: Any, size: int, listed: bool = False, d: Any = None) -> Dataset:
+    """Where a dataset stands, from its chunk index.
+
+    Arguments:
+        listed: its rows stand in a table of places.
+        d: the dataset itself, where it was found before: looking a name up takes as long as all the rest.
+    """
     try:
-        d = f[path]         # once: looking a name up takes as long as all the rest
+        d = f[path] if d is None else d
     except KeyError:
         raise StoreDamagedError(f"{f.filename}: the dataset {path!r} that its description names is missing") from None
     shape, dtype = d.shape, d.dtype
@@ -753,13 +779,10 @@ class Foreign:
     time_unit: str
 
 
-def read_foreign(path: str, external: bool = False) -> dict[str, Foreign]:
-    """The fields of any H5MD or plain HDF5 file. Fields that share length, steps and times share a clock.
-
-    What cannot be read is left out, with a word in the log. Raises StoreError where that leaves nothing.
-    """
+def _foreign_in(f: guarded.File, path: str) -> dict[str, Foreign]:
+    """The fields of a file that is not ours, see :func:`read_file`."""
     left_out: list[str] = []
-    with opened(path, external) as f, open(path, "rb") as raw:
+    with open(os.dup(f.id.get_vfd_handle()), "rb") as raw:
         size = os.fstat(raw.fileno()).st_size
         result: dict[str, Foreign] = {}
         clocks: dict[tuple[Any, ...], int] = {}
@@ -776,7 +799,7 @@ def read_foreign(path: str, external: bool = False) -> dict[str, Foreign]:
                     at = clocks.setdefault((n, _key(steps), _key(times)), len(clocks))
                     field = Field(node.shape[1:], node.dtype.newbyteorder("="), _unit(node), kind,  # type: ignore[arg-type]
                                   MAIN if at == 0 else f"clock{at + 1}")
-                    result[label] = Foreign(label, field, _locate(f, node.name.strip("/"), raw, size), n, steps, times,
+                    result[label] = Foreign(label, field, _locate(f, node.name.strip("/"), raw, size, d=node), n, steps, times,
                                             "" if times is None else _unit(group["time"]))
             except EnsemblekitError as error:
                 left_out.append(str(error))
@@ -793,14 +816,17 @@ def _values_in(f: guarded.File, left_out: list[str]) -> dict[str, tuple[guarded.
     """Field -> (its values, the group that has its step and time or None, its kind)."""
     found: dict[str, tuple[guarded.Values, Any, str]] = {}
     taken: dict[str, int] = {}
+    groups: dict[str, Any] = {"": f}
     for name, node in guarded.walk(f, f._look, left_out):
         parts = name.split("/")
+        if isinstance(node, guarded.Group):
+            groups[name] = node
         try:
             if not isinstance(node, guarded.Values) or parts[0] in ("h5md", "ensemblekit") or not node.shape:
                 continue
             if node.dtype.kind not in "biufc" or node.shape[0] == 0 or math.prod(node.shape) == 0:
                 continue
-            group = f["/".join(parts[:-1])] if len(parts) > 1 else f
+            group = groups["/".join(parts[:-1])]
             if parts[-1] in ("step", "time") and "value" in group:
                 continue
             kind = "observable"
@@ -838,7 +864,7 @@ def _ticks(f: guarded.File, group: Any, name: str, n: int, dtype: str, raw: Any,
     n = min(n, len(node))
     if n > FEW_TICKS:
         # by the way it was found, as with `external` the name may be one in another file
-        return Listed(f.filename, _locate(f, f"{group.name}/{name}".strip("/"), raw, size), n, dtype), n
+        return Listed(f.filename, _locate(f, f"{group.name}/{name}".strip("/"), raw, size, d=node), n, dtype), n
     f._look.check_size(node)
     return node[:n].astype(dtype), n
 

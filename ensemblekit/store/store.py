@@ -29,6 +29,7 @@ from ensemblekit.errors import (
     UnknownFieldError,
 )
 from ensemblekit.files import most_bytes, sync_folder
+from ensemblekit.intake import as_array
 from ensemblekit.source import WHOLE, Access, Cut, Field, Piece, check_window, cuts_of
 from ensemblekit.store.blocks import SlabPiece, Span, StoredPiece, check_identity
 from ensemblekit.store.hdf5 import (
@@ -39,7 +40,7 @@ from ensemblekit.store.hdf5 import (
     Ticks,
     identity_of,
     read_constants,
-    read_foreign,
+    read_file,
     read_layout,
 )
 from ensemblekit.store.places import Run, groups_of, read_table, runs_in, stretches
@@ -447,13 +448,13 @@ class Store:
         if mode not in ("r", "a"):
             raise InputError(f'mode is "r" (read) or "a" (append); got {mode!r}. A new store: ek.create')
         _check_options(durability, capacity)
-        first = read_layout(path)
-        if first is None:
+        first = read_file(path, external)
+        if isinstance(first, dict):
             if mode == "a":
                 raise StoreError(f"{path} was not written by ensemblekit: it opens for reading only. "
                                  "Append to a store made by ek.create")
             store = cls(path, None, mode)
-            store._foreign = read_foreign(path, external)
+            store._foreign = first
             if not store._foreign:
                 raise StoreError(f"{path} holds no numeric dataset with snapshots along its first axis")
             store._tables = _foreign_tables(path, store._foreign)
@@ -891,7 +892,7 @@ class Store:
         if steps is None:
             meta["step"] = np.arange(last_step + 1, last_step + 1 + n)
         else:
-            given = np.asarray(steps)
+            given = as_array(steps, "steps")
             if given.shape != (n,) or given.dtype.kind not in "iu":
                 raise InputError(f"steps are {n} whole numbers; got shape {given.shape}, dtype {given.dtype}")
             if (np.diff(given.astype(np.int64), prepend=np.int64(last_step)) <= 0).any():
@@ -932,7 +933,8 @@ class Store:
         except (KeyError, TypeError, IndexError):
             raise InputError(f"the snapshot lacks the field {name!r}; it needs {self.clocks[field.clock]}") from None
         want = field.shape if n is None else (n, *field.shape)
-        array = value if type(value) is np.ndarray else _as_array(name, value)
+        array = value if type(value) is np.ndarray else as_array(
+            value, f"field {name!r}", kinds=None, named_axes=n is None)
         if array.shape != want:
             raise InputError(f"field {name!r} came with shape {array.shape}; this store holds {want}"
                              f"{'' if n is None else ' (snapshots first)'}. Reshape it, or create a store for the new shape")
@@ -1366,13 +1368,6 @@ def _check_options(durability: Any, capacity: Any) -> None:
                              f"got {capacity!r}")
 
 
-def _as_array(name: str, value: Any) -> np.ndarray:
-    try:
-        return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"field {name!r} came as something that is no array of numbers: {error}") from error
-
-
 def _number(value: Any, what: str) -> float:
     try:
         return float(value)
@@ -1381,7 +1376,7 @@ def _number(value: Any, what: str) -> float:
 
 
 def _numbers(values: Any, n: int, what: str) -> np.ndarray:
-    array = np.asarray(values)
+    array = as_array(values, what)
     if array.shape != (n,) or array.dtype.kind not in "iuf":
         raise InputError(f"{what} are {n} real numbers; got shape {array.shape}, dtype {array.dtype}")
     return array.astype(np.float64)

@@ -378,6 +378,25 @@ def _check_clock(f: Any, schema: Any, clock: str, names: list[str], record: np.n
     return n
 
 
+def _checksums(d: Any, a: int, b: int) -> np.ndarray:
+    """(b - a, 1) uint64: the checksums of rows of a field; a row that is large is read part by part."""
+    from ensemblekit.store.segments import checksums
+
+    item, size = d.shape[1:], d.dtype.itemsize
+    if math.prod(item) * size <= READ_BYTES:
+        return checksums([], np.ascontiguousarray(d[a:b]), b - a)
+    axis = next(k for k in range(len(item)) if math.prod(item[k + 1:]) * size <= READ_BYTES)
+    width = max(1, READ_BYTES // (math.prod(item[axis + 1:]) * size))
+    sums = np.empty((b - a, 1), "<u8")
+    for row in range(a, b):
+        digest = xxhash.xxh3_64()
+        for outer in np.ndindex(item[:axis]):
+            for start in range(0, item[axis], width):
+                digest.update(np.ascontiguousarray(d[(row, *outer, slice(start, start + width))]).data)
+        sums[row - a] = digest.intdigest()
+    return sums
+
+
 def _linked(group: Any, name: str) -> int | None:
     """The address of the object that a name of a group stands for, without opening it where that can be."""
     import h5py
@@ -431,25 +450,6 @@ def _views(f: Any, schema: Any, column: Any, groups: _Groups) -> Iterator[str]:
                  ((0, *(0 for _ in one)), (1, *one), (unlimited, *one), (1, *field.shape)))):
             if got != want:
                 yield f"{path}: its {what} is {got}, it was written as {want}"
-
-
-def _checksums(d: Any, a: int, b: int) -> np.ndarray:
-    """(b - a, 1) uint64: the checksums of rows of a field; a row that is large is read part by part."""
-    from ensemblekit.store.segments import checksums
-
-    item, size = d.shape[1:], d.dtype.itemsize
-    if math.prod(item) * size <= READ_BYTES:
-        return checksums([], np.ascontiguousarray(d[a:b]), b - a)
-    axis = next(k for k in range(len(item)) if math.prod(item[k + 1:]) * size <= READ_BYTES)
-    width = max(1, READ_BYTES // (math.prod(item[axis + 1:]) * size))
-    sums = np.empty((b - a, 1), "<u8")
-    for row in range(a, b):
-        digest = xxhash.xxh3_64()
-        for outer in np.ndindex(item[:axis]):
-            for start in range(0, item[axis], width):
-                digest.update(np.ascontiguousarray(d[(row, *outer, slice(start, start + width))]))
-        sums[row - a] = digest.intdigest()
-    return sums
 
 
 def _places(f: Any, schema: Any, clock: str, sets: list[Any], n: int) -> Iterator[str]:
