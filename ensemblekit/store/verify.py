@@ -381,7 +381,7 @@ def _checksums(d: Any, a: int, b: int) -> np.ndarray:
         digest = xxhash.xxh3_64()
         for outer in np.ndindex(item[:axis]):
             for start in range(0, item[axis], width):
-                digest.update(np.ascontiguousarray(d[(row, *outer, slice(start, start + width))]))
+                digest.update(np.ascontiguousarray(d[(row, *outer, slice(start, start + width))]).data)
         sums[row - a] = digest.intdigest()
     return sums
 
