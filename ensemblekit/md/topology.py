@@ -71,6 +71,8 @@ class Topology:
     """(residues,) number of the segment of each residue."""
     links: Mapping[str, np.ndarray] = field(default_factory=dict)
     """"bonds" (m, 2), "angles" (m, 3), "dihedrals" and "impropers" (m, 4): atoms by number; absent where not known."""
+    guessed: tuple[str, ...] = ()
+    """Attributes of the atoms that MDAnalysis guessed from their names: "masses", "types", ..."""
     _lock: Any = field(default_factory=threading.RLock, init=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -94,6 +96,7 @@ class Topology:
         from MDAnalysis.core import topologyattrs as kinds
 
         links: dict[str, np.ndarray] = {}
+        guessed = []
         for attribute in source.attrs:
             name = attribute.attrname
             if name in NUMBERED:
@@ -107,8 +110,11 @@ class Topology:
             if level is None or values.shape != (sizes[level],) or not (values.dtype.kind in "biufU" or _all_text(values)):
                 continue
             text = values.dtype.kind in "UO"
+            if getattr(attribute, "is_guessed", False):
+                guessed.append(name)
             columns[level][name] = (values.astype(str).astype(object) if text else values)[kept[level]]
-        return cls(columns["atom"], columns["residue"], columns["segment"], residue_of, segment_of, links)
+        return cls(columns["atom"], columns["residue"], columns["segment"], residue_of, segment_of, links,
+                   tuple(guessed))
 
     def __len__(self) -> int:
         return len(self.residue_of)
@@ -186,6 +192,7 @@ class Topology:
         return {"version": 2, "n_atoms": len(self), "atoms": packed(self.atoms), "residues": packed(self.residues),
                 "segments": packed(self.segments), "residue_of": _packed(self.residue_of),
                 "segment_of": _packed(self.segment_of),
+                "guessed": list(self.guessed),
                 "links": {name: {"width": pairs.shape[1], **_packed(pairs.ravel())} for name, pairs in self.links.items()}}
 
     @classmethod
@@ -214,7 +221,7 @@ class Topology:
             links = {name: _unpacked(c).reshape(-1, c["width"]).astype(np.int64) for name, c in record["links"].items()}
             made = cls(unpacked(record["atoms"]), unpacked(record["residues"]), unpacked(record["segments"]),
                        _unpacked(record["residue_of"]).astype(np.int64), _unpacked(record["segment_of"]).astype(np.int64),
-                       links)
+                       links, tuple(map(str, record.get("guessed", ()))))
             made._check()
             return made
         except (LookupError, TypeError, ValueError, AttributeError, MemoryError, zlib.error) as error:

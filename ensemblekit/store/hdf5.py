@@ -101,6 +101,8 @@ class Dataset:
     """Address of the chunk index (a version 1 B-tree) in a file that grows."""
     external: bool = False
     """Its values may be read from other files that the file points to."""
+    within: slice | None = None
+    """Which numbers of the dataset's rows these values are, where fields share it; else None: all."""
 
     @property
     def row_nbytes(self) -> int:
@@ -149,7 +151,9 @@ def write_empty(path: str, schema: Schema, whole: bool, constants: Mapping[str, 
     disk by plain writes. So the errors of a disk never reach libhdf5, which can die of them. Raises OSError.
     """
     memory = io.BytesIO()
-    with lock, h5py.File(memory, "w", libver=LIBVER, meta_block_size=1 << 20) as f:     # closed, it gives back of that block
+    # Aligned, as extents are written by one word each, and groups with names beyond ASCII are of odd lengths; of the block
+    # of metadata it gives back what was not used.
+    with lock, h5py.File(memory, "w", libver=LIBVER, meta_block_size=1 << 20, alignment_threshold=1, alignment_interval=8) as f:
         addresses = _write_file(f, schema, None, whole)
         tables = {clock: _unwritten(f, f"{PLACES}/{clock}", (ENTRIES + 1, len(ENTRY.names or ())), np.dtype("<u8"))
                   for clock in schema.clocks}
@@ -210,29 +214,32 @@ def _write_file(f: h5py.File, schema: Schema, filters: Filters | None, whole: bo
     """All of a file but its rows, tables and constants; returns the addresses of the columns' headers."""
     capacity = schema.capacity or {}
     _write_head(f, schema)
-    headers: dict[str, int] = {}
-    for clock, names in schema.clocks.items():
-        columns = schema.columns(clock, capacity[clock])
-        values = len(columns) - 4
-        made = {}
+    columns = {clock: schema.columns(clock, capacity[clock]) for clock in schema.clocks}
+    made: dict[str, h5py.Dataset] = {}
+    for clock, (*values, step, time, weight, sums) in columns.items():
         if filters is None:
-            for column in columns:
+            for column in columns[clock]:
                 f.require_group(column.path.rpartition("/")[0])
-            made[columns[values + 1].path] = _create_column(f, columns[values + 1], 0, None)
+            made[time.path] = _create_column(f, time, 0, None)
             _pad_to_sector(f, clock)
-            for column in (columns[0], columns[values], *columns[1:values], *columns[values + 2:]):
+            for column in (step, values[0], *values[1:], weight, sums):     # the first may begin a group, by a node behind it
                 made[column.path] = _create_column(f, column, 0, None)
         else:
-            for column in columns:
+            for column in columns[clock]:
                 made[column.path] = _create_column(f, column, capacity[clock], filters)
-        for column in columns:
+    for *values, step, time, weight, _ in columns.values():
+        for column in (*values, step, time, weight):
             if column.unit:     # variable-length text: MDAnalysis refuses the fixed-length form
                 made[column.path].attrs["unit"] = column.unit
-        step, time = columns[values].path, columns[values + 1].path
-        for element in (*(schema.element(n) for n in names[1:]), columns[values + 2].path.rpartition("/")[0]):
-            f[element]["step"] = f[step]
-            f[element]["time"] = f[time]
-        headers |= {name: int(h5py.h5o.get_info(dataset.id).addr) for name, dataset in made.items()}
+        ticks = {b"step": made[step.path].id, b"time": made[time.path].id}
+        for column in values:
+            if len(column.fields) > 1:
+                _create_views(f, schema, column, ticks)
+        home = step.path.rpartition("/")[0]
+        for element in (column.path.rpartition("/")[0] for column in (*values, weight) if len(column.fields) < 2):
+            for name, target in ticks.items() if element != home else ():
+                h5py.h5o.link(target, f[element].id, name)
+    headers = {name: int(h5py.h5o.get_info(dataset.id).addr) for name, dataset in made.items()}
     text = np.frombuffer(schema.to_json(), np.uint8)
     f.create_dataset(SCHEMA, data=text)
     f.create_dataset(SCHEMA_SUM, data=np.uint64(xxhash.xxh3_64_intdigest(text.tobytes())))
@@ -326,6 +333,43 @@ def _create_column(f: h5py.File, column: Column, rows: int,
         kind = h5py.h5t.py_create(column.dtype, logical=True)
         dataset = h5py.Dataset(h5py.h5d.create(parent.id, name.encode(), kind, space, plist))
     return dataset
+
+
+def _create_views(f: h5py.File, schema: Schema, column: Column, ticks: Mapping[bytes, Any]) -> None:
+    """The elements of fields that share a dataset: their values are virtual datasets, which are as long as it is.
+
+    By libhdf5's own calls, and in groups that hold their links in their headers: there may be thousands.
+    """
+    text, one = h5py.string_dtype(), h5py.h5s.create(h5py.h5s.SCALAR)
+    stored_text = h5py.h5t.py_create(text, logical=True)
+    kind = h5py.h5t.py_create(column.dtype, logical=True)
+    named = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+    named.set_char_encoding(h5py.h5t.CSET_UTF8)
+    compact = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
+    compact.set_link_creation_order(h5py.h5p.CRT_ORDER_TRACKED)
+    unlimited = h5py.h5s.UNLIMITED
+    parents: dict[str, Any] = {}
+    for name, start, stop in schema.parts(column):
+        parent, _, element = schema.element(name).rpartition("/")
+        if parent not in parents:
+            parents[parent] = f.require_group(parent).id
+        above, label = parents[parent], element.encode()
+        there = above.links.exists(label)       # the clock's step and time stand in that of its first field
+        group = h5py.h5g.open(above, label) if there else h5py.h5g.create(above, label, named, compact)
+        shape = schema.fields[name].shape
+        source, view = (h5py.h5s.create_simple((0, *s), (unlimited, *s)) for s in (column.shape, shape))
+        source.select_hyperslab((0, start), (unlimited, 1), (1, 1), (1, stop - start))
+        view.select_hyperslab((0,) * (1 + len(shape)), (unlimited, *(1 for _ in shape)), None, (1, *shape))
+        how = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        how.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        how.set_virtual(view, b".", f"/{guarded.literal(column.path)}".encode(), source)
+        values = h5py.h5d.create(group, b"value", kind, h5py.h5s.create_simple((0, *shape), (unlimited, *shape)), how)
+        unit = schema.fields[name].unit
+        if unit:
+            h5py.h5a.create(values, b"unit", stored_text, one).write(np.array(unit, dtype=text))
+        for tick, target in ticks.items():
+            if not there:
+                h5py.h5o.link(target, group, tick)
 
 
 def read_layout(path: str) -> Layout | None:
@@ -634,6 +678,12 @@ def shapes_seen(path: str, names: list[str]) -> dict[str, tuple[int, int]]:
     """The number of rows that libhdf5 sees in each dataset, and the place of its first chunk."""
     with opened(path) as f:
         return {name: (f[name].shape[0], f[name].id.get_chunk_info_by_coord((0,) * f[name].ndim).byte_offset) for name in names}
+
+
+def lengths_seen(path: str, names: list[str]) -> list[int]:
+    """The number of rows that libhdf5 sees in each dataset."""
+    with opened(path) as f:
+        return [len(f[name]) for name in names]
 
 
 def read_rows(path: str, name: str, rows: slice, tile: slice | None = None, external: bool = False) -> np.ndarray:
