@@ -19,12 +19,12 @@ from ensemblekit.source import Field
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="process groups are POSIX's")
 
 REDUCE = """
-import sys, time
+import os, sys, time
 import numpy as np
 import ensemblekit as ek
 
 def slow(block):
-    print("working", flush=True)
+    os.write(1, b"working\\n")      # whole lines: several workers speak at once
     time.sleep(0.5)
     return block.fields["u"]
 
@@ -51,12 +51,12 @@ with ek.create(path, {"u": Field((700,), "f8")}, capacity=500) as store:
 
 
 SLEEP = """
-import time
+import os, time
 import numpy as np
 import ensemblekit as ek
 
 def slow(block):
-    print("begun", flush=True)
+    os.write(1, b"begun\\n")
     time.sleep(600)
     print("last line", flush=True)
     return block.only
