@@ -131,7 +131,7 @@ class Ensemble(torch.nn.Module):
         if "manifest" not in getattr(stores[0], "provenance", {}) or "parameters" not in stores[0].fields:
             raise InputError("this store holds no snapshots of a model: it has no field \"parameters\" with a manifest. "
                              "A neural.Recorder or neural.ingest writes such")
-        manifest = Manifest.from_dict(stores[0].provenance["manifest"])
+        manifest = Manifest.in_store(stores[0])
         for one in stores:
             if one.provenance.get("manifest") != stores[0].provenance["manifest"]:
                 raise InputError(f"{one.path} holds snapshots of another model than {stores[0].path}")

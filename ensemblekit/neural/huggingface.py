@@ -12,6 +12,7 @@ from ensemblekit.errors import InputError, MissingExtraError
 from ensemblekit.files import write_text
 from ensemblekit.neural.parameters import Select
 from ensemblekit.neural.recorder import Recorder
+from ensemblekit.neural.resume import writing
 from ensemblekit.neural.schedule import bare_schedule
 
 try:
@@ -84,7 +85,8 @@ class SnapshotCallback(TrainerCallback):
         """Writes the number of optimizer steps really made beside the Trainer's checkpoint."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if self.recorder is not None and self.recorder.store is not None and folder.is_dir():
-            write_text(folder / STEPS, json.dumps({"updates": self.recorder.updates}))
+            with writing(folder / STEPS):
+                write_text(folder / STEPS, json.dumps({"updates": self.recorder.updates}))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The last snapshot, if it is still due."""

@@ -15,6 +15,7 @@ import torch
 
 from ensemblekit.errors import InputError
 from ensemblekit.neural.prediction import Prediction
+from ensemblekit.neural.resume import writing
 from ensemblekit.neural.uncertainty import Pool
 from ensemblekit.source import Field
 from ensemblekit.store.segments import folder_of
@@ -76,26 +77,30 @@ def predictions_path(store: str | os.PathLike[str], name: str) -> Path:
 
 def save_predictions(store: str | os.PathLike[str], name: str, members: np.ndarray, prediction: Prediction,
                      weights: np.ndarray, others: Mapping[str, np.ndarray] | None = None) -> Path:
-    """Write or replace them, by a new file and a rename."""
+    """Write the predictions of that name beside the store, or replace them, by a new file and a rename.
+
+    Raises StoreError where they cannot be written (a full disk); those that stood there before are still whole.
+    """
     path = predictions_path(store, name)
-    path.parent.mkdir(exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{name}.tmp-", dir=path.parent))      # a store has a folder beside it
     dtype = np.dtype("f8" if members.ndim == 3 else "f4")
     fields = {"probabilities": Field(members.shape[1:], dtype)}
     if prediction.target is not None:
         fields["target"] = Field(prediction.target.shape, np.dtype("i8"), clock="target")
     rows = [*(f"member {k}" for k in range(len(members))), *(others or {})]
-    try:
-        with Store.create(work / path.name, fields, capacity=len(rows), provenance={
-                "rows": rows, "members": len(members), "space": prediction.space, "ignore_index": prediction.ignore_index,
-                "weights": [float(w) for w in weights]}) as out:
-            for row in (*members, *(others or {}).values()):
-                out.append({"probabilities": row.astype(dtype)})
-            if prediction.target is not None:
-                out.append({"target": prediction.target.astype(np.int64)}, clock="target")
-        os.replace(work / path.name, path)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    with writing(path):
+        path.parent.mkdir(exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{name}.tmp-", dir=path.parent))      # a store has a folder beside it
+        try:
+            with Store.create(work / path.name, fields, capacity=len(rows), provenance={
+                    "rows": rows, "members": len(members), "space": prediction.space, "ignore_index": prediction.ignore_index,
+                    "weights": [float(w) for w in weights]}) as out:
+                for row in (*members, *(others or {}).values()):
+                    out.append({"probabilities": row.astype(dtype)})
+                if prediction.target is not None:
+                    out.append({"target": prediction.target.astype(np.int64)}, clock="target")
+            os.replace(work / path.name, path)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
     return path
 
 

@@ -105,7 +105,7 @@ class PrincipalComponents:
                   system.select(self.settings.select if fit is None else fit))
         if len(system.topology) <= int(self.atoms.max()) or len(fitted) != len(self.fit):
             raise InputError("this trajectory has other atoms than those the components were made of")
-        gather = system.gather(self.atoms if self.same else np.concatenate([fitted, self.atoms]))
+        gather = system.assembled(self.atoms if self.same else np.concatenate([fitted, self.atoms]))
         return system.reduce({"p": (partial(projections, gather, self), Series())}, "projections")["p"]
 
     def overlap(self, other: PrincipalComponents, n: int = 10) -> float:
