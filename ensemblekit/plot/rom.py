@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from ensemblekit.averaging.average import ENOUGH
 from ensemblekit.errors import InputError
 from ensemblekit.plot.style import BLUE, GREEN, GREY, INK, LOOK, ORANGE, PALE, RED, _figure, label, legend, new_axes
 from ensemblekit.rom.basis import Basis
@@ -357,22 +358,25 @@ def run_longer(averages: Any, name: str, *, target: float | None = None, compone
             place.draw(ax, np.log2(np.where(factor > 0, factor, np.nan)), limits=(-3.0, 6.0), colours="RdYlBu_r", bar=True,
                        ticks=([-3, -1, 0, 1, 3, 6], ["⅛", "½", "1", "2", "8", "64"]), bar_label="times the length of this run")
     enough = float(np.mean(factor[np.isfinite(factor)] <= 1)) if np.isfinite(factor).any() else 0.0
+    unknown = float(np.mean(np.asarray(one.n_eff) < ENOUGH))
     unit = f" {one.unit}" if one.unit else ""
-    ax.set_title(f"{name} to ± {target:.2g}{unit}: enough in {100 * enough:.0f} % of the cells"
-                 + ("" if enough == 1 else f"; all need {np.nanmax(factor):.2g} runs like this"))
+    title = f"{name} to ± {target:.2g}{unit}: enough in {100 * enough:.0f} % of the cells"
+    if enough < 1 and np.isfinite(factor).any():
+        title += f"; all need {np.nanmax(factor):.2g} runs like this"
+    ax.set_title(title + (f"; cannot be told in {100 * unknown:.0f} %" if unknown else ""))
     return figure
 
 
 @_styled
 def decay(basis: Basis, rate: Any = None, *, ax: Any = None) -> Any:
     """Singular values with the law of :func:`ensemblekit.rom.decay_rate`; the axes."""
-    from ensemblekit.rom.decay import decay_rate
+    from ensemblekit.rom.decay import decay_rate, known_spectrum
 
     rate = decay_rate(basis) if rate is None else rate
     ax = new_axes(ax)
-    i = np.arange(1, basis.rank + 1)
-    ax.loglog(i, basis.singular_values, "o", ms=3, color=BLUE) if rate.kind == "algebraic" else ax.semilogy(
-        i, basis.singular_values, "o", ms=3, color=BLUE)
+    sigma = np.asarray(known_spectrum(basis))[:max(basis.rank, rate.modes[1])]
+    i = np.arange(1, len(sigma) + 1)
+    ax.loglog(i, sigma, "o", ms=3, color=BLUE) if rate.kind == "algebraic" else ax.semilogy(i, sigma, "o", ms=3, color=BLUE)
     first, last = rate.modes
     j = np.linspace(first, last, 200)
     ax.plot(j, rate.singular_values(j), color=RED, lw=1)
