@@ -137,6 +137,15 @@ def real_only(values: Array, who: str) -> None:
         raise InputError(f"{who} needs an order, and complex numbers have none; map to abs, real or imag first")
 
 
+def in_range(size: Array, sums: Array, order: int = 2) -> bool:
+    """Whether no sum of powers up to `order` may have over- or underflowed, by the magnitudes of the means and the sums of the
+    highest power; see `kernels.mark_unsafe`."""
+    from ensemblekit.averaging.kernels import LARGEST_MEAN, LARGEST_SQUARES, SMALLEST_MEAN, SMALLEST_SQUARES
+
+    high, low = (LARGEST_MEAN, SMALLEST_MEAN) if order == 2 else (LARGEST_MEAN**0.5, 2.0**-150)
+    return bool(((sums < LARGEST_SQUARES) & (size < high) & ((sums > SMALLEST_SQUARES) | (size > low))).all())
+
+
 def same_item(have: tuple[int, ...], values: Array, who: str) -> None:
     """Refuse a block whose snapshots have another shape than those before."""
     got = tuple(values.shape[1:])

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ensemblekit.averaging.arrays import chunks, like, plain, same_item
+from ensemblekit.averaging.arrays import chunks, in_range, like, plain, same_item
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
 from ensemblekit.scaling import FREE, common, ldexp, power_of_two, weight_exponent
@@ -81,7 +81,7 @@ class Covariance:
             facts = len(part), total, float((part * part).sum())
             with np.errstate(over="ignore", invalid="ignore"):
                 mean, comoment = _sums(flat, ww, total)
-            if self.exponent is not None or not _safe(mean, comoment):
+            if self.exponent is not None or not in_range(abs(mean), abs(comoment.diagonal())):
                 e = np.where(_numbers(abs(flat).max(0) if not is_torch(flat) else abs(flat).amax(0)) == 0, FREE,
                              power_of_two(flat, 0))
                 e = common(e, FREE if self.mean is None else self._free())
@@ -175,15 +175,6 @@ def _sums(flat: Array, weights: Array, total: float) -> tuple[Array, Array]:
     mean = (flat * (weights / total)).sum(0)
     gap = flat - mean
     return mean, (gap * weights).T @ gap.conj()
-
-
-def _safe(mean: Array, comoment: Array) -> bool:
-    """Whether no sum of squares may have over- or underflowed; see `kernels.mark_unsafe`."""
-    from ensemblekit.averaging.kernels import LARGEST_MEAN, LARGEST_SQUARES, SMALLEST_MEAN, SMALLEST_SQUARES
-
-    size, square = abs(mean), abs(comoment.diagonal())
-    return bool(((square < LARGEST_SQUARES) & (size < LARGEST_MEAN)
-                 & ((square > SMALLEST_SQUARES) | (size > SMALLEST_MEAN))).all())
 
 
 def _over(mean: Array, comoment: Array, step: np.ndarray) -> tuple[Array, Array]:

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ensemblekit.averaging.arrays import along, as_numbers, flat_pieces, join, like, one_row, plain, same_item, wide
+from ensemblekit.averaging.arrays import along, as_numbers, flat_pieces, in_range, join, like, one_row, plain, same_item, wide
 from ensemblekit.averaging.rows import Rows, folded, rows_of
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
@@ -216,7 +216,7 @@ class Moments:
     def _absorb_block(self, sums_of: Any, values: Array, weight: float, weight2: float) -> None:
         """Merge what `sums_of` gives of a block, of the block over powers of two where its sums over- or underflowed."""
         sums, e = sums_of(values), None
-        if self.exponent is not None or (_wide_values(values) and not _safe(sums)):
+        if self.exponent is not None or (_wide_values(values) and not in_range(abs(sums[0]), sums[-1], self.order)):
             flat = _real_pairs(values)
             e = power_of_two(flat, 0)
             largest = abs(flat).max(0)
@@ -415,16 +415,6 @@ def _wide_values(values: Array) -> bool:
 
 def _needs_scale(pieces: Sequence[Array]) -> bool:
     return any(power_of_two(piece) for piece in pieces if _wide_values(piece))
-
-
-def _safe(sums: list[Array]) -> bool:
-    """Whether no sum may have over- or underflowed; see `kernels.mark_unsafe`."""
-    from ensemblekit.averaging.kernels import LARGEST_MEAN, LARGEST_SQUARES, SMALLEST_MEAN, SMALLEST_SQUARES
-
-    size, last = abs(sums[0]), sums[-1]
-    mean_high, mean_low = (LARGEST_MEAN, SMALLEST_MEAN) if len(sums) == 2 else (LARGEST_MEAN**0.5, 2.0**-150)
-    safe = (last < LARGEST_SQUARES) & (size < mean_high) & ((last > SMALLEST_SQUARES) | (size > mean_low))
-    return bool(safe.all())
 
 
 def _free(exponent: np.ndarray, sums: list[Array]) -> np.ndarray:
