@@ -45,7 +45,7 @@ from ensemblekit.md.system import System, Watch, whole_already
 from ensemblekit.md.topology import warnings_held
 from ensemblekit.md.trajectory import BATCH, Choice, FrameSource, topology_of, trajectory_source
 from ensemblekit.md.weighted import WeightedSource
-from ensemblekit.source import ReplicaSet, SnapshotSource, check_weights
+from ensemblekit.source import ReplicaSet, SnapshotSource, check_weights, time_weights
 
 MOST_STATES = 64
 """Partial states of a run that are kept, at the least; up to twice as many while it is read."""
@@ -70,7 +70,8 @@ def average(source: Any, observables: Mapping[str, Any], *, frame_weights: Any =
             open store, what ``md.read`` gave, an MDAnalysis Universe or AtomGroup.
         observables: name -> observable (``md.RadiusOfGyration("protein")``), a function of an AtomGroup that returns a
             number or an array, or what ``md.from_analysis`` made.
-        frame_weights: statistical weights of the frames, (n,) for those chosen or for all; or from a file of their own,
+        frame_weights: statistical weights of the frames, (n,) for those chosen or for all; "time" lets each count as the time
+            it stands for, where steps differ; or from a file of their own,
             ``md.columns("COLVAR").weights("metad.rbias", temperature=300)``, which are joined to the frames by time; of
             replicas a list of them. None: those of the source (1 for each).
         start, stop, step: which frames, by number; or `frames`, their numbers (rising) or a mask; or
@@ -334,12 +335,17 @@ def weighted(source: Any, choice: Choice, weights: Any) -> Any:
     if weights is None:
         return choice.of(source)
     if isinstance(source, ReplicaSet):
+        if isinstance(weights, str):
+            weights = [weights] * len(source.runs)
         if isinstance(weights, np.ndarray) or not isinstance(weights, Sequence) or len(weights) != len(source.runs):
             raise InputError(f"frame_weights of {len(source.runs)} replicas are a list with one array each, or with one "
                              "md.columns(file).weights(...) each")
         return ReplicaSet(tuple(weighted(run, choice, w) for run, w in zip(source.runs, weights, strict=True)))
     chosen = choice.of(source)
     (n,) = chosen.lengths
+    if isinstance(weights, str) and weights == "time":
+        weights = time_weights(chosen.times)
+        return chosen.reweighted(weights) if isinstance(chosen, FrameSource) else WeightedSource(chosen, weights)
     w = weights.at(chosen.times, n) if isinstance(weights, FrameWeights) else _given(weights, source, choice, n)
     if not w.any():
         raise InputError("all frame_weights are zero: no frame is left to average over")
