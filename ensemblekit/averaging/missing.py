@@ -50,7 +50,10 @@ class Present:
     map: Any = None
 
     def values(self, block: Block) -> np.ndarray:
-        return as_array(block.fields[self.field] if self.map is None else self.map(block), "values", kinds="biuf")
+        if self.map is not None:
+            return as_array(self.map(block), "values", kinds="biuf")
+        assert self.field is not None
+        return as_array(block.fields[self.field], "values", kinds="biuf")
 
     def __call__(self, block: Block) -> np.ndarray:
         return (~np.isnan(self.values(block))).astype(np.float64)
