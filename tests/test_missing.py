@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -117,3 +120,35 @@ def test_means_over_time() -> None:
             call()
     with pytest.raises(InputError, match='"time"'):
         ek.average(one, weights="steps")
+
+
+def test_times_that_are_all_the_same_are_none() -> None:
+    x = ar1(400, 0.8)
+    one = ek.average(ArraySource.of(x, times=np.zeros(400), time_unit="ps"), equilibration=None)
+    none = ek.average(x, equilibration=None)
+    assert one.correlation_time == none.correlation_time
+    assert one.time_unit == ""
+    assert one.times is None
+    assert "all times are the same, so snapshots are counted" in one.verdict
+
+
+@pytest.mark.filterwarnings("ignore:Reader has no dt")
+def test_models_have_no_times(tmp_path: Path) -> None:
+    pytest.importorskip("MDAnalysis")
+    from ensemblekit import md
+
+    atom = "ATOM  {0:5d}  CA  ALA A{0:4d}    {1:8.3f}{2:8.3f}{3:8.3f}  1.00  0.00           C\n"
+    rng = np.random.default_rng(5)
+    text = "".join(f"MODEL     {k + 1:4d}\n" + "".join(atom.format(a + 1, *rng.normal(size=3)) for a in range(4)) + "ENDMDL\n"
+                   for k in range(30))
+    (tmp_path / "nmr.pdb").write_text(text + "END\n")
+    with pytest.warns(UserWarning, match="these models have no times: they are counted"):
+        found = md.average(md.read(tmp_path / "nmr.pdb"), {"rg": md.RadiusOfGyration("all")}, quiet=True)["rg"]
+    assert found.times is None
+    assert "ps" not in str(found)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="these models")
+        found = md.average(md.read(tmp_path / "nmr.pdb", tmp_path / "nmr.pdb", dt=2.0), {"rg": md.RadiusOfGyration("all")},
+                           quiet=True)["rg"]
+    assert found.times is not None
+    assert found.times[1] == 2.0

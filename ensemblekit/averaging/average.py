@@ -380,11 +380,13 @@ def _directions(size: int) -> np.ndarray:
 
 def _one_run(run: _Run, equilibration: Any, confidence: float, unit: str, time_unit: str) -> Estimate:
     times, weights = _times_and_weights(run)
+    alike = times is not None and len(times) > 1 and times[-1] == times[0]
+    times = None if alike else times
     if run.values is not None:
         found = scalar_estimate(run.values, weights, times, equilibration, confidence, unit, time_unit)
     else:
         found = _array_estimate(run, weights, times, equilibration, confidence, unit, time_unit)
-    said = uneven_steps(times) if weights is None else ""
+    said = "all times are the same, so snapshots are counted" if alike else uneven_steps(times) if weights is None else ""
     return replace(found, verdict="; ".join(filter(None, [found.verdict, said]))) if said else found
 
 

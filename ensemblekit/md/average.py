@@ -138,7 +138,8 @@ def _read(system: System, prepared: Mapping[str, Prepared], notes: list[str], wa
         read = partials(source, branches, fields=fields, engine=system.engine, limit=limit, progress=tell, keep=keep,
                         blas=bool(system.watched) or not all(ready.compiled and not ready.reducers
                                                             for ready in prepared.values()))
-    read = {run: _forward(states) for run, states in read.items()}
+    runs = source.runs if isinstance(source, ReplicaSet) else (source,)
+    read = {run: _forward(states, getattr(runs[run], "timed", True)) for run, states in read.items()}
     found: dict[str, Estimate] = {}
     unit = source.time_unit or "ps"
     for name, ready in prepared.items():
@@ -216,14 +217,23 @@ def _room(source: Any, branches: Mapping[str, Any], fields: Sequence[str]) -> tu
     return int(np.clip(STATE_BYTES / (2 * max(total, 1.0)), FEWEST_STATES, MOST_STATES)), limit
 
 
-def _forward(states: list[tuple[int, States]]) -> list[tuple[int, States]]:
-    """The states, without the times where these run backwards and so say nothing: the frames are counted instead."""
+def _forward(states: list[tuple[int, States]], timed: bool) -> list[tuple[int, States]]:
+    """The states, without the times where these say nothing: they run backwards, are all the same, or no file held them."""
     times = np.concatenate([np.asarray(state["clock"][0].result()).reshape(-1, 2)[:, 0] for _, state in states])
-    if np.isnan(times).any() or not (np.diff(times) < 0).any():
+    if np.isnan(times).any() or len(times) < 2:
         return states
-    k = int(np.argmax(np.diff(times) < 0)) + 1
-    warnings.warn(f"the times run backwards at frame {k} (from {times[k - 1]:g} to {times[k]:g} ps): frames are counted "
-                  "instead. Independent runs are passed as replicas=[...]", stacklevel=4)
+    back = np.diff(times) < 0
+    if not timed:
+        warnings.warn("these models have no times: they are counted, and no time is told between them. For frames of a run: "
+                      "md.read(..., dt=), in ps", stacklevel=4)
+    elif back.any():
+        k = int(np.argmax(back)) + 1
+        warnings.warn(f"the times run backwards at frame {k} (from {times[k - 1]:g} to {times[k]:g} ps): frames are counted "
+                      "instead. Independent runs are passed as replicas=[...]", stacklevel=4)
+    elif times[-1] == times[0]:
+        warnings.warn(f"all {len(times)} frames have the time {times[0]:g} ps: they are counted instead", stacklevel=4)
+    else:
+        return states
     return [(begin, {**state, "clock": [_untimed(state["clock"][0])]}) for begin, state in states]
 
 
