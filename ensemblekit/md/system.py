@@ -107,12 +107,20 @@ class System:
         return self.topology.select(text)
 
     def masses(self, atoms: np.ndarray) -> np.ndarray:
-        """Masses in u; InputError where one is not known."""
+        """Masses in u, noted where they were guessed; InputError where one is not known."""
         masses = self.topology.masses[atoms]
         if not np.isfinite(masses).all() or masses.sum() <= 0:
             raise InputError(f"the topology has no masses for {int((~np.isfinite(masses)).sum())} of these {len(atoms)} atoms; "
                              "pass weights=None, or read with a topology that has them (TPR, PSF, PRMTOP)")
+        self.note_guessed(atoms)
         return masses
+
+    def note_guessed(self, atoms: np.ndarray) -> None:
+        """Have the answer say where the masses of these atoms were guessed."""
+        if "masses" in self.topology.guessed:
+            none = int((self.topology.masses[atoms] == 0).sum())
+            self._notes.append("the topology has no masses; MDAnalysis guessed them from the names of the atoms"
+                               + (f", and {none} of {len(atoms)} count nothing, as it knows none for them" if none else ""))
 
     def charges(self, atoms: np.ndarray) -> np.ndarray:
         """Charges in e; InputError where one is not known."""

@@ -648,8 +648,8 @@ def _written_once(part: Part, n: int) -> np.ndarray:
     lost = np.flatnonzero(~kept)
     if len(lost):
         frames = f"{len(lost)} frame{'s' if len(lost) > 1 else ''} from {times[lost].min():g} ps on"
-        warnings.warn(f"{os.path.basename(part.path)}: {frames} stand twice, as a run that was continued writes them: the "
-                      "later ones are taken", stacklevel=6)
+        warnings.warn(f"{os.path.basename(part.path)}: {frames} stand twice, as a continued run writes them: the later "
+                      "ones are taken", stacklevel=6)
     return np.flatnonzero(kept)
 
 

@@ -11,6 +11,7 @@ import math
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from numbers import Integral
 from typing import Any, Literal
 
@@ -21,6 +22,8 @@ from ensemblekit.errors import InputError
 
 Mode = Literal["balanced", "paper", "reference"]
 Momentum = Literal["carry", "reset"]
+shortened: ContextVar[bool] = ContextVar("shortened", default=False)
+"""Whether a schedule longer than its training is cut to it, as where a trainer tries a program out on a batch or two."""
 AHEAD = 256     # steps whose rates are worked out together
 
 
@@ -251,6 +254,8 @@ class CyclicCosineLR(CycleLR):
                  alphas: Sequence[float] | None = None, T_mult: float = 1.0, momentum: Momentum = "carry",
                  last_epoch: int = -1):
         total_steps, n_cycles, warmup_steps = _counts(total_steps, n_cycles, warmup_steps, "warmup_steps")
+        if shortened.get() and alphas is not None:
+            alphas = alphas[:n_cycles]
         if mode not in ("balanced", "paper", "reference"):
             raise InputError(f'mode is "balanced", "paper" or "reference"; got {mode!r}')
         if momentum not in ("carry", "reset"):
@@ -274,6 +279,8 @@ class CyclicCosineLR(CycleLR):
                      _geometric(steps, n_cycles, T_mult))
         else:
             edges = [*range(0, steps, -(-steps // n_cycles)), steps]
+        if shortened.get():     # cycles of uneven lengths may have no step at all in so few
+            edges = sorted(set(edges))
         self._starts = [warmup_steps + edge for edge in edges]
         if any(b <= a for a, b in zip(self._starts, self._starts[1:], strict=False)):
             raise InputError(f"{n_cycles} cycles with T_mult={T_mult!r} do not fit into {steps} steps: a cycle would have "
@@ -580,6 +587,9 @@ def _counts(total_steps: Any, n_cycles: Any, before: Any, name: str) -> tuple[in
             raise InputError(f"{what} is a whole number; got {value!r}")
         values.append(int(value))
     total_steps, n_cycles, before = values
+    if shortened.get() and total_steps > 0 and n_cycles > 0 and before >= 0:
+        before = min(before, total_steps - 1)
+        n_cycles = min(n_cycles, total_steps - before)
     if n_cycles < 1 or before < 0 or n_cycles > total_steps - before:
         raise InputError(f"there is at least one step a cycle; got total_steps={total_steps!r}, n_cycles={n_cycles!r}"
                          + (f", {name}={before!r}" if before else "") + ". Train longer, or ask for fewer cycles")

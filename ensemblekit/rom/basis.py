@@ -37,7 +37,8 @@ class Basis:
     """
 
     modes: np.ndarray
-    """(k, *item), orthonormal; the largest entry of each is positive. (k, size) with several fields."""
+    """(k, *item), orthonormal; the largest entry of each is positive; NaN where the mask is False, as in the mean.
+    (k, size) with several fields."""
     singular_values: np.ndarray
     """(k,) float64, falling, in the unit of the field times the root of the inner product's."""
     coefficients: np.ndarray
@@ -225,7 +226,6 @@ class Basis:
         """
         flat, single = self._flat(snapshots)
         found: Any = 0
-        modes = self.modes.reshape(self.rank, -1)
         start = 0
         for part in self.parts():
             cut = slice(start, start + part.mean.size)
@@ -233,7 +233,7 @@ class Basis:
             values = flat[:, cut] - part.mean.reshape(-1)
             if part.mask is not None:
                 values = np.where(part.mask.reshape(-1), values, 0)
-            found = found + _projected(part, values, modes[:, cut])
+            found = found + _projected(part, values, part.known_modes)
         return found[0] if single else found
 
     def reconstruct(self, which: Any = slice(None)) -> Any:
@@ -314,7 +314,7 @@ class Basis:
         coefficients = ldexp(self.coefficients, -self._power)
         covariance = (coefficients.conj().T * (1 if self.weights is None else self.weights)) @ coefficients
         for part in self.parts():
-            flat = part.modes.reshape(self.rank, -1)
+            flat = part.known_modes
             gram = _projected(part, flat, flat)
             kept = float(np.real(np.sum(gram.T * covariance)))
             fields_error = self.error_per_field[part.name]
@@ -383,6 +383,12 @@ class FieldPart:
         return self.field.unit
 
     @property
+    def known_modes(self) -> np.ndarray:
+        """(k, size), 0 where the mask is False: for inner products."""
+        flat = self.modes.reshape(len(self.modes), -1)
+        return flat if self.mask is None else np.where(self.mask.reshape(-1), flat, flat.dtype.type(0))
+
+    @property
     def relative_error(self) -> float:
         """Error of the reconstruction of this field over the norm of its own fluctuation.
 
@@ -396,7 +402,7 @@ class FieldPart:
             return basis.relative_error
         coefficients = ldexp(basis.coefficients, -basis._power)
         covariance = (coefficients.conj().T * (1 if basis.weights is None else basis.weights)) @ coefficients
-        flat = self.modes.reshape(len(self.modes), -1)
+        flat = self.known_modes
         carried = math.sqrt(max(float(np.real(np.sum(_projected(self, flat, flat).T * covariance))), 0.0))
         left = basis.relative_error * math.sqrt(basis._total)
         return left / (carried - left) if carried > left else math.inf

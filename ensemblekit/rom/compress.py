@@ -737,12 +737,12 @@ class Archive(Mapping[str, "ArchivedField"]):
 
     @property
     def stored_bytes(self) -> int:
-        """Of the whole file, less the mesh."""
-        return os.path.getsize(self.path) - self.mesh_bytes
+        """Of the whole file, the mesh included."""
+        return os.path.getsize(self.path)
 
     @property
     def ratio(self) -> float:
-        """Bytes of the snapshots over bytes of the file, without the mesh on both sides."""
+        """Bytes of the snapshots over bytes of the file, the mesh included."""
         return self.raw_bytes / self.stored_bytes
 
     @property
@@ -775,7 +775,8 @@ class Archive(Mapping[str, "ArchivedField"]):
 
     def __str__(self) -> str:
         lines = [f"{self.path}: {self.raw_bytes / 1e6:.4g} MB in {self.stored_bytes / 1e6:.4g} MB, "
-                 f"{self.ratio:.3g} times smaller"]
+                 f"{self.ratio:.3g} times smaller"
+                 + (f" ({self.mesh_bytes / 1e6:.4g} MB of it the mesh)" if self.mesh_bytes else "")]
         what = "root mean square" if self.norm == "l2" else "largest"
         for name, one in self.items():
             rest = "" if not one.residual_step else ", with the residual"

@@ -58,7 +58,7 @@ def _estimator() -> type:
                                      inner_product=self.inner_product, center=self.center, method=self.method,
                                      memory_limit=self.memory_limit)
             basis = self.basis_
-            self.components_ = basis.modes
+            self.components_ = basis.modes if basis.mask is None else np.nan_to_num(basis.modes)
             self.singular_values_ = basis.singular_values
             self.mean_ = basis.mean
             self.explained_variance_ = basis.singular_values**2 / (len(values) - 1)

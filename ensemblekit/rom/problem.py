@@ -15,7 +15,8 @@ import numpy as np
 from ensemblekit.errors import InputError, UnknownFieldError
 from ensemblekit.intake import as_array
 from ensemblekit.rom.mesh import mesh_of
-from ensemblekit.rom.product import element_weights, is_sparse
+from ensemblekit.rom.product import element_weights, is_sparse, without_missing
+from ensemblekit.rom.readers.reader import bookkeeping
 from ensemblekit.rom.units import OutOfRange, Unit
 from ensemblekit.scaling import ldexp, power_of_two
 from ensemblekit.source import ArraySource, Field, ReplicaSet, SnapshotSource, StackedSource, as_source
@@ -204,6 +205,11 @@ def problem_of(x: Any, snapshot_axis: int | None, inner_product: Any, scale: Any
         field = source.fields[key]
         product = products[name]
         roots, product_power = None, 0
+        if product is not None and not is_sparse(product) and source.access != "once" and not (np.asarray(product) > 0).all():
+            missing = np.isnan(snapshot_at(source, key, 0)) if field.dtype.kind in "fc" else np.zeros(field.size, bool)
+            product, counts = without_missing(product, field.shape, missing)
+            if counts is not None:
+                masks[name] = counts if masks[name] is None else masks[name] & counts
         if product is not None and not is_sparse(product):
             weights_of = element_weights(product, field.shape)
             assert weights_of is not None
@@ -226,7 +232,8 @@ def _sources(x: Any, snapshot_axis: int | None) -> dict[str, tuple[SnapshotSourc
         source: SnapshotSource = x.stacked() if isinstance(x, ReplicaSet) else x
         if not source.fields:
             raise InputError("the source has no fields")
-        return {name: (source, name) for name in source.fields}
+        flow = [name for name, field in source.fields.items() if not bookkeeping(name, field.dtype)]
+        return {name: (source, name) for name in flow or source.fields}
     if isinstance(x, Mapping):
         if not x:
             raise InputError('no fields: pass one array, or a mapping such as {"U": U, "p": p}')
@@ -252,7 +259,10 @@ def warn_of_wide(x: Any, axis: int | None) -> None:
 
 def _turned(x: Any, axis: int | None) -> Any:
     values = as_array(x, "snapshots", tensors=True, named_axes=axis is not None)
-    if values.ndim < 2 and values.ndim > 0 and axis in (None, 0):
+    if values.ndim == 1 and axis is None:
+        raise InputError(f"an array of shape {tuple(values.shape)} is one number a snapshot, or one snapshot: pass x[:, None] "
+                         f"(or snapshot_axis=0) for {len(values)} snapshots of one number, x[None] for one of {len(values)}")
+    if values.ndim == 1 and axis == 0:
         values = values[:, None]
     if values.ndim == 0:
         raise InputError("a single number is no set of snapshots; they lie along axis 0")

@@ -43,6 +43,22 @@ def element_weights(product: Any, shape: tuple[int, ...]) -> np.ndarray | None:
     return np.ascontiguousarray(np.broadcast_to(wide, shape)).reshape(-1)
 
 
+def without_missing(product: Any, shape: tuple[int, ...], missing: np.ndarray) -> tuple[Any, np.ndarray | None]:
+    """Weights whose 0 and NaN stand where numbers are missing, (size,), with the least of the others in their place, and the
+    numbers that count, (size,); None for all of them. Weights that are otherwise wrong come back as they are."""
+    weights = np.asarray(product, np.float64)
+    with np.errstate(invalid="ignore"):
+        bad = ~(weights > 0) & ~(weights < 0)
+    fits = weights.shape == shape[:weights.ndim] or weights.shape == (int(np.prod(shape)),)
+    if not fits or not bad.any() or bad.all():
+        return product, None
+    whole = weights.shape == (int(np.prod(shape)),) and weights.shape != shape
+    wide = bad if whole else np.broadcast_to(bad.reshape(bad.shape + (1,) * (len(shape) - bad.ndim)), shape)
+    if not missing[wide.ravel()].all():
+        return product, None
+    return np.where(bad, weights[~bad].min(), weights), ~wide.ravel()
+
+
 def applied(product: Any, rows: np.ndarray, shape: tuple[int, ...], power: int = 0) -> np.ndarray:
     """Rows (m, size) times the inner product, and that times 2**power: rows @ W."""
     if product is None:

@@ -56,6 +56,18 @@ class Reader(Protocol):
         """(len(rows), *item) of each field; (len(rows), width) with a tile. Raises SnapshotFileError."""
 
 
+BOOKKEEPING = ("vtkGhostType", "vtkValidPointMask", "vtkBlockColors", "SourceElementSide", "TimeValue", "procID", "partitionID")
+IDENTIFIER = re.compile(r"(vtk)?_?(global|local|original|pedigree|implicit|source|process|element_?block)?_?"
+                        r"(node|point|cell|element|elem|face|edge|vertex|object|process|rank|block|part|proc)?_?ids?",
+                        re.IGNORECASE)
+
+
+def bookkeeping(name: str, dtype: np.dtype) -> bool:
+    """Whether a field is a number of points and cells (GlobalNodeId) or a mark on them, and no field of a flow."""
+    plain = name.rpartition("/")[2].removesuffix("_point")
+    return plain in BOOKKEEPING or (np.dtype(dtype).kind in "biu" and IDENTIFIER.fullmatch(plain) is not None)
+
+
 TIME_NAMES = ("time", "times", "t", "Time", "TimeValue", "tspan")
 NUMBER = re.compile(r"\d+\.\d*(?:[eE][-+]?\d+)?|\d+(?:[eE][-+]\d+)?")
 
