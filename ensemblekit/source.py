@@ -428,6 +428,101 @@ def cuts_of(fields: Mapping[str, Field], names: Sequence[str], n: int, cut: Cut,
     return space_cuts(n, one.size, one.dtype.itemsize, limit)
 
 
+UNEVEN = 2.0
+"""Factor between the largest and the least step of time above which it is told that snapshots are counted."""
+
+
+def uneven_steps(times: np.ndarray | None) -> str:
+    """In words, that a mean over snapshots is none over time; "" where steps of time are alike, or not known."""
+    steps = np.diff(times) if times is not None else np.empty(0)
+    steps = steps[steps > 0]
+    if len(steps) < 2 or steps.max() <= UNEVEN * steps.min():
+        return ""
+    return (f"steps of time differ by a factor {steps.max() / steps.min():.3g}, and each snapshot counts alike: "
+            'weights="time" gives the mean over time')
+
+
+def time_weights(times: Any) -> np.ndarray:
+    """The time that each snapshot stands for, (n,): half the steps beside it, as in the trapezoidal rule, over their mean.
+
+    Raises InputError where times are not known or do not rise.
+    """
+    if times is None:
+        raise InputError('weights="time" needs times, and these snapshots have none; say them, or pass weights')
+    t = check_times(times, len(times))
+    if len(t) < 2 or t[-1] == t[0]:
+        raise InputError('weights="time" needs times that rise; all of these are the same')
+    steps = np.diff(t)
+    weights = np.concatenate([[0.0], steps]) + np.concatenate([steps, [0.0]])
+    return weights / weights.mean()
+
+
+def weighted_by_time(source: SnapshotSource) -> SnapshotSource:
+    """The same snapshots, each weighted by the time it stands for (times its own weight, where it has one)."""
+    if isinstance(source, ReplicaSet):
+        return ReplicaSet(tuple(map(weighted_by_time, source.runs)))
+    times = getattr(source, "times", None)
+    return TimeWeighted(source, time_weights(times() if callable(times) else times))
+
+
+@dataclass(frozen=True, eq=False)
+class TimeWeighted:
+    """Another source of one run, whose snapshots have these weights (times their own)."""
+
+    source: SnapshotSource
+    factors: np.ndarray
+
+    @property
+    def fields(self) -> Mapping[str, Field]:
+        return self.source.fields
+
+    @property
+    def lengths(self) -> tuple[int, ...] | None:
+        return self.source.lengths
+
+    @property
+    def access(self) -> Access:
+        return self.source.access
+
+    @property
+    def time_unit(self) -> str:
+        return self.source.time_unit
+
+    @property
+    def mesh(self) -> Any:
+        """That of the source, where it has one."""
+        return getattr(self.source, "mesh", None)
+
+    def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> TimeWeighted:
+        return TimeWeighted(self.source.window(start, stop, step), self.factors[start:stop:step])
+
+    def pieces(self, names: Sequence[str], cut: Cut, tiled: bool, limit: int) -> Iterator[Piece]:
+        for piece in self.source.pieces(names, cut, tiled, limit):
+            yield TimeWeightedPiece(piece.run, piece.start, piece.stop, piece.tile, piece, self.factors[piece.start:piece.stop])
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class TimeWeightedPiece:
+    """A piece whose snapshots have these weights, times their own."""
+
+    run: int
+    start: int
+    stop: int
+    tile: slice
+    piece: Piece
+    factors: np.ndarray
+
+    def prefetch(self) -> None:
+        self.piece.prefetch()
+
+    def blocks(self) -> Iterator[Block]:
+        for block in self.piece.blocks():
+            a = block.start - self.start
+            own = self.factors[a:a + len(block)]
+            weights = own if block.weights is None else own * block.weights
+            yield Block(block.fields, block.start, block.tile, weights, block.times)
+
+
 @dataclass(frozen=True, eq=False)
 class ReplicaSet:
     """Several independent runs of one thing: same fields, each run its own snapshots, weights and times."""

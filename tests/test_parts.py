@@ -265,3 +265,20 @@ def test_h5md_without_units_reads_where_it_opens(tmp_path: Path, topology: Path)
     with pytest.warns(UserWarning, match="says no units"):
         found = md.read(topology, tmp_path / "l.h5md", convert_units=False)
     assert seen(found) == [0, 1, 2, 3]
+
+
+def test_curves_of_an_xvg_are_columns(tmp_path: Path) -> None:
+    from ensemblekit import md
+
+    path = tmp_path / "rdf.xvg"
+    head = '@ xaxis label "Time (ps)"\n@ yaxis label "(nm)"\n@ s0 legend "A"\n@ s1 legend "B"\n'
+    path.write_text(head + "0 1\n1 2\n2 3\n&\n0 10\n1 20\n2 30\n&\n")
+    found = md.columns(path)
+    assert {name: found[name].arrays[name].tolist() for name in found} == {"A": [1, 2, 3], "B": [10, 20, 30]}
+    assert found.times is not None
+    assert found.times.tolist() == [0, 1, 2]
+    path.write_text(head + "0 1\n1 2\n&\n5 10\n6 20\n&\n")
+    with pytest.raises(InputError, match="number 2 of them over another x"):
+        md.columns(path)
+    path.write_text(head + "0 1\n1 2\n&\n")
+    assert md.columns(path)["A"].arrays["A"].tolist() == [1, 2]

@@ -14,16 +14,27 @@ from ensemblekit.averaging.blocking import BlockError, BlockSums, blocking
 from ensemblekit.averaging.correlation import chodera_window, closed, sokal_window
 from ensemblekit.averaging.equilibration import significant_start
 from ensemblekit.averaging.estimate import DISAGREE, Estimate, over_power_of_two, quantile, student_interval
+from ensemblekit.averaging.missing import Departure, Present, told, without_gaps
 from ensemblekit.averaging.moments import Moments
-from ensemblekit.averaging.run import Map, Progress, States, merged, partials
+from ensemblekit.averaging.run import Map, Progress, States, merged, partials, reduce
 from ensemblekit.averaging.seams import NO_DIRECTION, SEAM, period_in_words, seam_in_words, seam_of
 from ensemblekit.averaging.series import Series
 from ensemblekit.averaging.spectral import MeanError, mean_error, skewed_quantiles
 from ensemblekit.engine import Engine
-from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.errors import InputError, ReadOnceError, StatisticsError
 from ensemblekit.intake import as_array
 from ensemblekit.scaling import exponent_of, ldexp, scaled
-from ensemblekit.source import Array, ArraySource, Block, ReplicaSet, SnapshotSource, as_source, check_times
+from ensemblekit.source import (
+    Array,
+    ArraySource,
+    Block,
+    ReplicaSet,
+    SnapshotSource,
+    as_source,
+    check_times,
+    uneven_steps,
+    weighted_by_time,
+)
 
 ENOUGH = 10.0
 """Independent snapshots below which an interval is not vouched for."""
@@ -38,7 +49,7 @@ STATE_BYTES = 512 << 20     # what the partial states of an array average may ta
 def average(source: Any, *, map: Map | None = None, weights: Any = None, log_weights: Any = None,
             equilibration: Any = "auto", confidence: float = 0.95, engine: Engine | None = None, progress: Progress = False,
             unit: str | None = None, coords: Mapping[str, Any] | None = None,
-            period: float | None = None) -> Estimate:
+            period: float | None = None, missing: str = "raise") -> Estimate:
     """The mean over the snapshots of a source, with its standard error and confidence interval, in one read.
 
     Arguments:
@@ -46,6 +57,7 @@ def average(source: Any, *, map: Map | None = None, weights: Any = None, log_wei
         map: a function of a Block that returns (n, *out), what is to be averaged; needed where there are several
             fields.
         weights, log_weights: (n,) statistical weights of an array, or their natural logarithms; sources carry their own.
+            weights="time": each snapshot counts as the time it stands for, half the steps beside it.
         equilibration: "auto" discards the start of a run where that raises n_eff significantly (one common point for
             all elements of an array); None or 0 discards nothing; a whole number discards so many snapshots; a
             float all before that time after the first snapshot.
@@ -55,6 +67,8 @@ def average(source: Any, *, map: Map | None = None, weights: Any = None, log_wei
         coords: named axes of the item: name -> values or (values, unit), in the order of the axes.
         period: after which a number comes round, 360 for an angle in degrees: its mean is the direction of the mean
             vector, `resultant` that vector's length. By default that of the source (columns of angles know it).
+        missing: "raise" doubts an average of snapshots that are NaN (or masked); "drop" leaves them out, number by number.
+            They keep their places in time: lags are differences in time, nothing is closed up.
 
     Returns:
         An Estimate. It refuses (``converged`` False, the reason in ``verdict``) where there are fewer than about ten
@@ -68,6 +82,12 @@ def average(source: Any, *, map: Map | None = None, weights: Any = None, log_wei
     """
     if not 0.0 < confidence < 1.0:
         raise InputError(f"confidence is a number between 0 and 1, 0.95 for 95 %; got {confidence!r}")
+    if missing not in ("raise", "drop"):
+        raise InputError(f'missing is "raise" or "drop"; got {missing!r}')
+    if isinstance(weights, str):
+        if weights != "time" or log_weights is not None:
+            raise InputError(f'weights are (n,) numbers, or "time"; got {weights!r}')
+        source, weights = weighted_by_time(as_source(source)), None
     if weights is not None or log_weights is not None:
         if isinstance(source, SnapshotSource):
             raise InputError("weights= and log_weights= go with an array; a source carries its own weights")
@@ -78,6 +98,11 @@ def average(source: Any, *, map: Map | None = None, weights: Any = None, log_wei
     if unit is None:
         unit = source.fields[only].unit if only is not None else ""
     branch = _branch(source, only, map, period)
+    if missing == "drop":
+        if branch is not None:
+            raise InputError('missing="drop" does not go with angles; leave the snapshots out before')
+        answer = _with_gaps(source, map, only, equilibration, confidence, unit, engine, progress)
+        return answer if coords is None else _with_coords(answer, coords)
     runs = _read(source, map, only, engine, progress)
     if branch is not None:
         from ensemblekit.averaging.circular import circular_runs
@@ -88,6 +113,58 @@ def average(source: Any, *, map: Map | None = None, weights: Any = None, log_wei
         estimates = [_doubted(_one_run(run, equilibration, confidence, unit, source.time_unit)) for run in runs]
         answer = estimates[0] if len(estimates) == 1 else doubt_of_runs(pooled(estimates, confidence), estimates)
     return answer if coords is None else _with_coords(answer, coords)
+
+
+def _with_gaps(source: SnapshotSource, map: Map | None, only: str | None, equilibration: Any, confidence: float, unit: str,
+               engine: Engine | None, progress: Progress) -> Estimate:
+    """The average of what is there: of series by weights of zero, of arrays number by number about their means."""
+    if isinstance(source, ReplicaSet):
+        each = [_with_gaps(run, map, only, equilibration, confidence, unit, engine, progress) for run in source.runs]
+        return each[0] if len(each) == 1 else pooled(each, confidence)
+    if only is None or source.fields[only].shape != ():
+        if source.access == "once":
+            raise ReadOnceError(f'{type(source).__name__} can be read only once, and missing="drop" reads arrays twice; ingest '
+                                "it into a store")
+        present = Present(only, map)
+        read = reduce(source, {"sum": (Departure(present), Moments()), "share": (present, Moments())}, engine=engine)
+        share = np.asarray(read["share"].mean)
+        if share.shape != ():
+            return _array_with_gaps(source, present, read["sum"].mean, share, equilibration, confidence, unit, engine, progress)
+    (run,) = _read(source, map, only, engine, progress)
+    values = _scalar_series(run)
+    times, weights = _times_and_weights(run)
+    filled, weights, there = without_gaps(values, weights)
+    return told(_doubted(scalar_estimate(filled, weights, times, equilibration, confidence, unit, source.time_unit)), values,
+                there)
+
+
+def _array_with_gaps(source: SnapshotSource, present: Present, sums: Any, share: np.ndarray, equilibration: Any,
+                     confidence: float, unit: str, engine: Engine | None, progress: Progress) -> Estimate:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.asarray(sums) / share
+    found = average(source, map=Departure(present, mean, share), equilibration=equilibration, confidence=confidence,
+                    engine=engine, progress=progress, unit=unit)
+    if found.n_discarded:       # about the means of what is kept
+        rest = _array_with_gaps_of(source.window(found.n_discarded), present, confidence, unit, engine, progress)
+        return replace(rest, n_discarded=found.n_discarded, equilibration_time=found.equilibration_time, times=found.times)
+    never = share == 0
+    hide = np.where(never, np.nan, 0.0)
+    low, high = found.interval
+    gone = int((share < 1).sum())
+    said = [found.verdict] if found.verdict else []
+    if gone:
+        said.append(f"{gone} of {share.size} elements are missing in some snapshots"
+                    + (f", {int(never.sum())} in all" if never.any() else "") + "; they keep their places in time")
+    return replace(found, mean=mean + found.mean + hide, stderr=found.stderr + hide,
+                   interval=(low + mean + hide, high + mean + hide), n_eff=found.n_eff * share + hide,
+                   converged=found.converged and not never.any(), verdict="; ".join(said))
+
+
+def _array_with_gaps_of(source: SnapshotSource, present: Present, confidence: float, unit: str, engine: Engine | None,
+                        progress: Progress) -> Estimate:
+    read = reduce(source, {"sum": (Departure(present), Moments()), "share": (present, Moments())}, engine=engine)
+    return _array_with_gaps(source, present, read["sum"].mean, np.asarray(read["share"].mean), None, confidence, unit, engine,
+                            progress)
 
 
 def _branch(source: Any, only: str | None, map: Map | None, period: float | None) -> tuple[float, float] | None:
@@ -303,9 +380,14 @@ def _directions(size: int) -> np.ndarray:
 
 def _one_run(run: _Run, equilibration: Any, confidence: float, unit: str, time_unit: str) -> Estimate:
     times, weights = _times_and_weights(run)
+    alike = times is not None and len(times) > 1 and times[-1] == times[0]
+    times = None if alike else times
     if run.values is not None:
-        return scalar_estimate(run.values, weights, times, equilibration, confidence, unit, time_unit)
-    return _array_estimate(run, weights, times, equilibration, confidence, unit, time_unit)
+        found = scalar_estimate(run.values, weights, times, equilibration, confidence, unit, time_unit)
+    else:
+        found = _array_estimate(run, weights, times, equilibration, confidence, unit, time_unit)
+    said = "all times are the same, so snapshots are counted" if alike else uneven_steps(times) if weights is None else ""
+    return replace(found, verdict="; ".join(filter(None, [found.verdict, said]))) if said else found
 
 
 def _times_and_weights(run: _Run) -> tuple[np.ndarray | None, np.ndarray | None]:

@@ -45,7 +45,7 @@ from ensemblekit.md.system import System, Watch, whole_already
 from ensemblekit.md.topology import warnings_held
 from ensemblekit.md.trajectory import BATCH, Choice, FrameSource, topology_of, trajectory_source
 from ensemblekit.md.weighted import WeightedSource
-from ensemblekit.source import ReplicaSet, SnapshotSource, check_weights
+from ensemblekit.source import ReplicaSet, SnapshotSource, check_weights, time_weights
 
 MOST_STATES = 64
 """Partial states of a run that are kept, at the least; up to twice as many while it is read."""
@@ -70,7 +70,8 @@ def average(source: Any, observables: Mapping[str, Any], *, frame_weights: Any =
             open store, what ``md.read`` gave, an MDAnalysis Universe or AtomGroup.
         observables: name -> observable (``md.RadiusOfGyration("protein")``), a function of an AtomGroup that returns a
             number or an array, or what ``md.from_analysis`` made.
-        frame_weights: statistical weights of the frames, (n,) for those chosen or for all; or from a file of their own,
+        frame_weights: statistical weights of the frames, (n,) for those chosen or for all; "time" lets each count as the time
+            it stands for, where steps differ; or from a file of their own,
             ``md.columns("COLVAR").weights("metad.rbias", temperature=300)``, which are joined to the frames by time; of
             replicas a list of them. None: those of the source (1 for each).
         start, stop, step: which frames, by number; or `frames`, their numbers (rising) or a mask; or
@@ -137,7 +138,8 @@ def _read(system: System, prepared: Mapping[str, Prepared], notes: list[str], wa
         read = partials(source, branches, fields=fields, engine=system.engine, limit=limit, progress=tell, keep=keep,
                         blas=bool(system.watched) or not all(ready.compiled and not ready.reducers
                                                             for ready in prepared.values()))
-    read = {run: _forward(states) for run, states in read.items()}
+    runs = source.runs if isinstance(source, ReplicaSet) else (source,)
+    read = {run: _forward(states, getattr(runs[run], "timed", True)) for run, states in read.items()}
     found: dict[str, Estimate] = {}
     unit = source.time_unit or "ps"
     for name, ready in prepared.items():
@@ -215,14 +217,23 @@ def _room(source: Any, branches: Mapping[str, Any], fields: Sequence[str]) -> tu
     return int(np.clip(STATE_BYTES / (2 * max(total, 1.0)), FEWEST_STATES, MOST_STATES)), limit
 
 
-def _forward(states: list[tuple[int, States]]) -> list[tuple[int, States]]:
-    """The states, without the times where these run backwards and so say nothing: the frames are counted instead."""
+def _forward(states: list[tuple[int, States]], timed: bool) -> list[tuple[int, States]]:
+    """The states, without the times where these say nothing: they run backwards, are all the same, or no file held them."""
     times = np.concatenate([np.asarray(state["clock"][0].result()).reshape(-1, 2)[:, 0] for _, state in states])
-    if np.isnan(times).any() or not (np.diff(times) < 0).any():
+    if np.isnan(times).any() or len(times) < 2:
         return states
-    k = int(np.argmax(np.diff(times) < 0)) + 1
-    warnings.warn(f"the times run backwards at frame {k} (from {times[k - 1]:g} to {times[k]:g} ps): frames are counted "
-                  "instead. Independent runs are passed as replicas=[...]", stacklevel=4)
+    back = np.diff(times) < 0
+    if not timed:
+        warnings.warn("these models have no times: they are counted, and no time is told between them. For frames of a run: "
+                      "md.read(..., dt=), in ps", stacklevel=4)
+    elif back.any():
+        k = int(np.argmax(back)) + 1
+        warnings.warn(f"the times run backwards at frame {k} (from {times[k - 1]:g} to {times[k]:g} ps): frames are counted "
+                      "instead. Independent runs are passed as replicas=[...]", stacklevel=4)
+    elif times[-1] == times[0]:
+        warnings.warn(f"all {len(times)} frames have the time {times[0]:g} ps: they are counted instead", stacklevel=4)
+    else:
+        return states
     return [(begin, {**state, "clock": [_untimed(state["clock"][0])]}) for begin, state in states]
 
 
@@ -334,12 +345,17 @@ def weighted(source: Any, choice: Choice, weights: Any) -> Any:
     if weights is None:
         return choice.of(source)
     if isinstance(source, ReplicaSet):
+        if isinstance(weights, str):
+            weights = [weights] * len(source.runs)
         if isinstance(weights, np.ndarray) or not isinstance(weights, Sequence) or len(weights) != len(source.runs):
             raise InputError(f"frame_weights of {len(source.runs)} replicas are a list with one array each, or with one "
                              "md.columns(file).weights(...) each")
         return ReplicaSet(tuple(weighted(run, choice, w) for run, w in zip(source.runs, weights, strict=True)))
     chosen = choice.of(source)
     (n,) = chosen.lengths
+    if isinstance(weights, str) and weights == "time":
+        weights = time_weights(chosen.times)
+        return chosen.reweighted(weights) if isinstance(chosen, FrameSource) else WeightedSource(chosen, weights)
     w = weights.at(chosen.times, n) if isinstance(weights, FrameWeights) else _given(weights, source, choice, n)
     if not w.any():
         raise InputError("all frame_weights are zero: no frame is left to average over")

@@ -76,10 +76,13 @@ class _Reading:
         self.heads: list[list[str]] = []        # remarks before the rows, one of which may name the columns
         self.ends: dict[str, str] = {}
         self.rows: list[list[float]] = []
+        self.curves: list[int] = []     # rows before each "&", which ends a curve
 
     def table(self) -> Table:
         for number, line in enumerate(self.file, 1):
             line = line.strip()
+            if line == "&":
+                self.curves.append(len(self.rows))
             if not line or line == "&":
                 continue
             if line.startswith("@"):
@@ -93,13 +96,26 @@ class _Reading:
                 self._row(line, number)
         if not self.rows:
             raise InputError(f"{self.name} holds no rows of numbers")
-        width = len(self.rows[0])
+        rows = self._beside() if self.curves else np.array(self.rows)
+        width = rows.shape[1]
         if self.suffix == ".xvg":
             names, units = self._xvg(width)
         else:
             named = [names for names in (self.names, *reversed(self.heads)) if len(names) == width]
             names, units = _without_units(named[0] if named else [f"column {k}" for k in range(width)])
-        return Table(_distinct(names), units, np.array(self.rows), self._branches(names))
+        return Table(_distinct(names), units, rows, self._branches(names))
+
+    def _beside(self) -> np.ndarray:
+        """Curves that stand one after the other, each ended by "&", as columns beside each other."""
+        rows = np.array(self.rows)
+        curves = [part for part in np.split(rows, [k for k in self.curves if k < len(rows)]) if len(part)]
+        for k, curve in enumerate(curves[1:], 1):
+            if not np.array_equal(curve[:, 0], curves[0][:, 0]):
+                raise InputError(f"{self.name} holds {len(curves)} curves (ended by &), number {k + 1} of them over another x "
+                                 f"than the first ({len(curve)} rows from {curve[0, 0]:g} to {curve[-1, 0]:g}, not "
+                                 f"{len(curves[0])} from {curves[0][0, 0]:g} to {curves[0][-1, 0]:g}). Save them in files of "
+                                 "their own")
+        return np.column_stack([curves[0], *(curve[:, 1:] for curve in curves[1:])])
 
     def _grace(self, line: str) -> None:
         axis = re.match(r'@\s*([xy])axis\s+label\s+"(.*)"', line)

@@ -45,6 +45,8 @@ FOR_READERS = ("convert_units", "lengthunit", "timeunit", "velocityunit", "atom_
 """Those that a reader needs again where a worker opens the file."""
 TIMED = ("XTCReader", "TRRReader", "TNGReader", "NCDFReader", "H5MDReader")
 """Readers of files that hold a time for each frame."""
+UNTIMED = ("PDBReader", "ExtendedPDBReader", "PDBQTReader", "MOL2Reader", "MMTFReader")
+"""Readers of files of models, which hold none."""
 MOST_TWINS = 64
 """Neighbours of one time that are compared."""
 FOR_TRAJECTORIES = ("format", "dt", "in_memory", "time_offset", "lengthunit", "timeunit", "velocityunit", "convert_units",
@@ -126,6 +128,11 @@ class TrajectorySource(FrameSource):
     @property
     def path(self) -> str:
         return self.parts[0].path
+
+    @property
+    def timed(self) -> bool:
+        """Whether the files hold times, or an interval was said: models of a PDB file have none, and MDAnalysis counts 1 ps."""
+        return not all(part.reader.__name__ in UNTIMED and "dt" not in part.options for part in self.parts)
 
     @cached_property
     def times(self) -> np.ndarray:

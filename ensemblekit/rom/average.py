@@ -6,7 +6,7 @@ import copy
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -43,7 +43,7 @@ from ensemblekit.scaling import (
     scaled,
     weight_exponent,
 )
-from ensemblekit.source import Array, Block, Field, SnapshotSource, as_source, check_times
+from ensemblekit.source import Array, Block, Field, SnapshotSource, as_source, check_times, uneven_steps, weighted_by_time
 
 STATISTICS = ("mean", "rms", "reynolds_stress", "tke")
 PAIRS = {2: ((0, 0), (1, 1), (0, 1)), 3: ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (0, 2))}
@@ -139,7 +139,7 @@ class FieldAverages(Mapping[str, Estimate]):
 
 def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocity: str | Sequence[str] | None = None,
             equilibration: Any = "auto", confidence: float = 0.95, engine: Engine | None = None,
-            progress: Progress = False) -> FieldAverages:
+            progress: Progress = False, weights: Any = None) -> FieldAverages:
     """Statistics of every cell of a flow over its snapshots, with an interval that knows correlation, in one read.
 
     Arguments:
@@ -152,6 +152,8 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
         equilibration: as for ``ensemblekit.average``: "auto", None, a number of snapshots or a time as a float.
         confidence: of the intervals.
         engine, progress: as for ``ensemblekit.reduce``.
+        weights: "time" lets each snapshot count as the time it stands for, for steps of time that differ; else they count
+            alike, or with the weights that the source carries.
 
     Returns:
         FieldAverages. Errors come from the means of up to 64 stretches of time joined two by two until they are
@@ -164,7 +166,11 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
         StatisticsError: fewer than four snapshots.
         ReadOnceError: a stream.
     """
-    source = as_source(source)
+    source = given = as_source(source)
+    if weights is not None:
+        if weights != "time":
+            raise InputError(f'weights is "time" or None, as a source carries its own; got {weights!r}')
+        source = weighted_by_time(source)
     wanted = _wanted(statistics)
     if not 0.0 < confidence < 1.0:
         raise InputError(f"confidence is a number between 0 and 1, 0.95 for 95 %; got {confidence!r}")
@@ -203,7 +209,11 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
         bins: list[Products] = [state[one.name][0] for state in kept]      # type: ignore[misc]
         found = _Stretches(bins, one, confidence, spacing(times), kish, facts)
         estimates |= {f"{one.name}_{what}": found.estimate(what) for what in one.wanted}
-    mesh = mesh_of(source)
+    said = uneven_steps(times) if weights is None else ""
+    if said:
+        estimates = {name: replace(one, verdict="; ".join(filter(None, [one.verdict, said])))
+                     for name, one in estimates.items()}
+    mesh = mesh_of(given)
     where = {} if mesh is None else {f"{one.name}_{what}": mesh.where(one.names[0], one.field.shape)
                                      for one in series for what in one.wanted}
     return FieldAverages(estimates, mesh, where)
