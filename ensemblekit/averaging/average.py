@@ -17,12 +17,14 @@ from ensemblekit.averaging.estimate import DISAGREE, Estimate, over_power_of_two
 from ensemblekit.averaging.guard import matched
 from ensemblekit.averaging.moments import Moments
 from ensemblekit.averaging.run import Map, Progress, States, merged, partials
+from ensemblekit.averaging.seams import NO_DIRECTION, SEAM, period_in_words, seam_in_words, seam_of
 from ensemblekit.averaging.series import Series
 from ensemblekit.averaging.spectral import MeanError, mean_error, skewed_quantiles
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.intake import as_array
 from ensemblekit.scaling import exponent_of, ldexp, scaled
-from ensemblekit.source import Array, ArraySource, Block, ReplicaSet, SnapshotSource, as_source, check_times, is_torch
+from ensemblekit.source import Array, ArraySource, Block, ReplicaSet, SnapshotSource, as_source, check_times
 
 ENOUGH = 10.0
 """Independent snapshots below which an interval is not vouched for."""
@@ -38,7 +40,8 @@ STATE_BYTES = 512 << 20     # what the partial states of an array average may ta
 
 def average(source: Any, *, map: Map | None = None, weights: Any = None, log_weights: Any = None,
             equilibration: Any = "auto", confidence: float = 0.95, engine: Engine | None = None, progress: Progress = False,
-            unit: str | None = None, coords: Mapping[str, Any] | None = None) -> Estimate:
+            unit: str | None = None, coords: Mapping[str, Any] | None = None,
+            period: float | None = None) -> Estimate:
     """The mean over the snapshots of a source, with its standard error and confidence interval, in one read.
 
     Arguments:
@@ -53,6 +56,8 @@ def average(source: Any, *, map: Map | None = None, weights: Any = None, log_wei
         engine, progress: as for ``reduce``.
         unit: of the mean; by default that of the field, "" with a map.
         coords: named axes of the item: name -> values or (values, unit), in the order of the axes.
+        period: after which a number comes round, 360 for an angle in degrees: its mean is the direction of the mean
+            vector, `resultant` that vector's length. By default that of the source (columns of angles know it).
 
     Returns:
         An Estimate. It refuses (``converged`` False, the reason in ``verdict``) where there are fewer than about ten
@@ -75,10 +80,61 @@ def average(source: Any, *, map: Map | None = None, weights: Any = None, log_wei
     check_equilibration(equilibration)
     if unit is None:
         unit = source.fields[only].unit if only is not None else ""
+    branch = _branch(source, only, map, period)
     runs = _read(source, map, only, engine, progress)
-    estimates = [_one_run(run, equilibration, confidence, unit, source.time_unit) for run in runs]
-    answer = estimates[0] if len(estimates) == 1 else pooled(estimates, confidence)
+    if branch is not None:
+        from ensemblekit.averaging.circular import circular_runs
+
+        series = [(_scalar_series(run), *_times_and_weights(run)) for run in runs]
+        answer = circular_runs(series, branch, equilibration, confidence, unit, source.time_unit)
+    else:
+        estimates = [_doubted(_one_run(run, equilibration, confidence, unit, source.time_unit)) for run in runs]
+        answer = estimates[0] if len(estimates) == 1 else doubt_of_runs(pooled(estimates, confidence), estimates)
     return answer if coords is None else _with_coords(answer, coords)
+
+
+def _branch(source: Any, only: str | None, map: Map | None, period: float | None) -> tuple[float, float] | None:
+    """The ends between which a number that comes round is written; None where it does not come round."""
+    if period is not None:
+        if not (isinstance(period, int | float) and math.isfinite(period) and period > 0):
+            raise InputError(f"period is the turn after which angles repeat, 360 for degrees; got {period!r}")
+        if only is not None and source.fields[only].shape != ():
+            raise InputError(f"period= goes with one number a snapshot, and {only!r} has shape {source.fields[only].shape}; "
+                             "average its angles one by one, or its cosines and sines")
+        return -period / 2, period / 2
+    if only is None or map is not None or source.fields[only].shape != ():
+        return None
+    first = source.runs[0] if isinstance(source, ReplicaSet) else source
+    return first.periods.get(only) if isinstance(first, ArraySource) else None
+
+
+def _doubted(estimate: Estimate) -> Estimate:
+    """The estimate, with a doubt where it is the plain mean of an angle that comes round."""
+    if estimate.series is None:
+        return estimate
+    branch = seam_of(estimate.series, estimate.unit)
+    if branch is None:
+        return estimate
+    return with_doubt(estimate, seam_in_words(branch, f"Where it is one, period={period_in_words(branch)} averages it on "
+                                              "the circle; where it is none, its unit= says so"))
+
+
+def with_doubt(estimate: Estimate, why: str) -> Estimate:
+    """The estimate, not vouched for: `why` comes first in its verdict."""
+    return replace(estimate, converged=False, verdict="; ".join(filter(None, [why, estimate.verdict])))
+
+
+def doubt_of_runs(answer: Estimate, runs: Sequence[Estimate]) -> Estimate:
+    """The estimate of several runs, with what makes one of angles doubtful whatever their number."""
+    said = [run.verdict.split("; ")[0] for run in runs if run.verdict.startswith((SEAM, NO_DIRECTION))]
+    return with_doubt(answer, said[0]) if said else answer
+
+
+def _scalar_series(run: _Run) -> np.ndarray:
+    if run.values is None:
+        raise InputError("period= goes with one number a snapshot; average angles one by one, or their cosines and sines")
+    _check_real(run.values)
+    return run.values
 
 
 class _Run:
@@ -133,7 +189,7 @@ def estimate_of(states: list[tuple[int, States]], name: str, *, equilibration: A
 
 def _in_memory(source: ArraySource, name: str) -> _Run:
     values = source.arrays[name]
-    values = values.detach().cpu().numpy() if is_torch(values) else np.asarray(values)
+    values = as_array(values, f"field {name!r}")
     clock = None
     if source.weights is not None or source.times is not None:
         clock = np.full((len(values), 2), np.nan)
@@ -170,9 +226,7 @@ class Observed:
         return type(self)()
 
     def update(self, values: Array, start: int, weights: Array | None = None) -> None:
-        if is_torch(values):
-            values = values.detach().cpu().numpy()
-        values = np.asarray(values)
+        values = as_array(values, "values")
         if len(values) == 0:
             return
         _check_real(values)
@@ -251,13 +305,17 @@ def _directions(size: int) -> np.ndarray:
 
 
 def _one_run(run: _Run, equilibration: Any, confidence: float, unit: str, time_unit: str) -> Estimate:
-    times = weights = None
-    if run.clock is not None:
-        times = None if np.isnan(run.clock[:, 0]).all() else check_times(run.clock[:, 0], len(run.clock))
-        weights = None if np.isnan(run.clock[:, 1]).all() else scaled(run.clock[:, 1])[0]
+    times, weights = _times_and_weights(run)
     if run.values is not None:
         return scalar_estimate(run.values, weights, times, equilibration, confidence, unit, time_unit)
     return _array_estimate(run, weights, times, equilibration, confidence, unit, time_unit)
+
+
+def _times_and_weights(run: _Run) -> tuple[np.ndarray | None, np.ndarray | None]:
+    if run.clock is None:
+        return None, None
+    times = None if np.isnan(run.clock[:, 0]).all() else check_times(run.clock[:, 0], len(run.clock))
+    return times, None if np.isnan(run.clock[:, 1]).all() else scaled(run.clock[:, 1])[0]
 
 
 def scalar_estimate(values: np.ndarray, weights: np.ndarray | None, times: np.ndarray | None, equilibration: Any,

@@ -62,6 +62,7 @@ class RMSF(SameAtoms):
         if self.level == "residue":
             mass = system.topology.masses[atoms]
             mass = mass if np.isfinite(mass).all() and (mass > 0).all() else np.ones(len(atoms))
+            system.note_guessed(atoms)
             groups = (which, mass)
         coords: Coords = {"residue": (resids if groups else resids[which], "")}
         return Prepared(partial(moved_atoms, gather, found.fit, same, found.mean), "Angstrom", dict(coords),
@@ -80,7 +81,7 @@ def fitted_mean(system: System, atoms: np.ndarray, select: str, fit: str | Liter
         start = reference_positions(system, reference, fit or select, fitted)
         shares = shares_by(system, fitted, weights)
         same = np.array_equal(fitted, atoms)
-    gather = system.gather(atoms if same else np.concatenate([fitted, atoms]))
+    gather = system.assembled(atoms if same else np.concatenate([fitted, atoms]))
     found = mean_structure(lambda branches: system.reduce(branches, f"mean structure of {why}"), gather, start, same=same,
                            others=len(atoms), weights=shares, rounds=rounds)
     return gather, found, same
