@@ -14,6 +14,7 @@ from ensemblekit.averaging.blocking import BlockError, BlockSums, blocking
 from ensemblekit.averaging.correlation import chodera_window, closed, sokal_window
 from ensemblekit.averaging.equilibration import significant_start
 from ensemblekit.averaging.estimate import DISAGREE, Estimate, over_power_of_two, quantile, student_interval
+from ensemblekit.averaging.guard import matched
 from ensemblekit.averaging.missing import Departure, Present, told, without_gaps
 from ensemblekit.averaging.moments import Moments
 from ensemblekit.averaging.run import Map, Progress, States, merged, partials, reduce
@@ -40,6 +41,8 @@ ENOUGH = 10.0
 """Independent snapshots below which an interval is not vouched for."""
 LATEST = 1 / 3
 """Share of the run beyond which an equilibration found automatically is that of a run that still drifts."""
+RHAT = 1.01
+"""R-hat below which runs are of one distribution (Vehtari et al. 2021)."""
 LARGEST = 0.1
 """Share of all weight that one snapshot may carry."""
 SAMPLED = 4096
@@ -441,15 +444,24 @@ def scalar_estimate(values: np.ndarray, weights: np.ndarray | None, times: np.nd
     spread = float(z @ z) / (len(z) - 1)
     variance = spread if w is None else float(w @ (y - mean) ** 2 / w.sum()) * len(y) / (len(y) - 1)
     g = stderr**2 * len(y) / spread
-    n_eff = min(variance / stderr**2, kish(w, len(y)))
+    most, dof = kish(w, len(y)), error.dof
+    n_eff = min(variance / stderr**2, most)
     root = math.sqrt(error.spectrum / len(y))
-    below, above = skewed_quantiles(float(quantile(confidence, error.dof)) * stderr / root, error.skewness)
+    below, above = (root * q for q in skewed_quantiles(float(quantile(confidence, dof)) * stderr / root, error.skewness))
+    middle = float(np.median(list(estimators.values())))
+    share = (len(y) - 1) / len(y)       # g and n_eff of the methods speak of the variance over n
+    if n_eff < ENOUGH and 0 < share * variance < ENOUGH * middle**2:
+        # Too short for any one method: the series is shorter than the components that cosines need. What is reported
+        # (and refused) is then the middle of all methods, with the degrees of freedom of its own n_eff.
+        stderr, g, n_eff = middle, middle**2 * len(y) / (share * spread), min(share * variance / middle**2, most)
+        dof = max(n_eff - 1, 1.0)
+        below = above = max(float(quantile(confidence, dof)) * stderr, below, above)
     doubts, converged = _doubts(n_eff, estimators)
     grounds = [*run_doubts(start, len(x), equilibration, weights, x)]
     grounds += error.doubts
-    return Estimate(mean=mean, stderr=stderr, interval=(mean - below * root, mean + above * root),
+    return Estimate(mean=mean, stderr=stderr, interval=(mean - below, mean + above),
                     confidence=confidence, n=len(y), n_eff=n_eff, statistical_inefficiency=g,
-                    correlation_time=g / 2 * dt, dof=error.dof, converged=converged and not grounds,
+                    correlation_time=g / 2 * dt, dof=dof, converged=converged and not grounds,
                     verdict="; ".join([*grounds, *filter(None, [doubts])]), estimators=estimators, **series)
 
 
@@ -584,10 +596,20 @@ def pooled(runs: list[Estimate], confidence: float) -> Estimate:
     """Estimates of one quantity from independent runs as one: weighted by the snapshots each kept.
 
     Where the means of the runs scatter no more than their own errors say (chi-squared at 1 %), the error is those
-    errors in quadrature; else it is the scatter between runs, with one degree of freedom fewer than there are runs.
+    errors in quadrature; else it is the scatter between runs. The interval is the longer one of both, the second with one
+    degree of freedom fewer than there are runs: what lies between runs may be too little to be seen and still count.
+    Runs that are copies of each other are taken once and refused; R-hat is said where short equal runs show less.
     """
     from scipy.stats import chi2
 
+    alike = copies(runs)
+    if alike:
+        again = {b for _, b in alike}
+        kept = [run for k, run in enumerate(runs) if k not in again]
+        answer = kept[0] if len(kept) == 1 else pooled(kept, confidence)
+        pairs = ", ".join(f"{a} and {b}" for a, b in alike)
+        return replace(answer, converged=False, series=None, times=None, verdict="; ".join(filter(None, [
+            f"runs {pairs} are the same numbers: copies are no replicas, and are counted once", answer.verdict])))
     count = len(runs)
     share = np.array([r.n for r in runs], dtype=float)
     share /= share.sum()
@@ -610,11 +632,15 @@ def pooled(runs: list[Estimate], confidence: float) -> Estimate:
     unknown = ~np.isfinite(within)
     squared = np.where(apart | unknown, between, within)
     stderr = np.sqrt(squared)
-    dof = np.where(apart | unknown, count - 1, dof)
+    half = np.fmax(quantile(0.95, dof) * np.sqrt(within), quantile(0.95, count - 1) * np.sqrt(between))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        error, freedom = matched(stderr, half)
+    stderr = np.where(half > 0, error, stderr)
+    dof = np.where(half > 0, freedom, count - 1)
     n = sum(r.n for r in runs)
     spread = np.array([np.asarray(r.n_eff, dtype=float) for r in runs]) * errors**2
     with np.errstate(invalid="ignore", divide="ignore"):
-        n_eff = (share * spread).sum(axis=0) / squared
+        n_eff = np.minimum((share * spread).sum(axis=0) / stderr**2, n)
         g = n / n_eff
     doubts, converged = [], bool(np.all(n_eff >= ENOUGH))
     if not converged:
@@ -623,6 +649,9 @@ def pooled(runs: list[Estimate], confidence: float) -> Estimate:
         share_apart = "" if means.ndim == 1 else f" in {int(apart.sum())} of {apart.size} elements"
         doubts.append(f"the {count} runs disagree beyond their own errors{share_apart}; "
                       "the error is the scatter between them")
+    mixing = _mixing(runs) if means.ndim == 1 else ""
+    if mixing:      # said, not refused: the longer bar covers what lies between, and those that show it least would be left
+        doubts.append(mixing)
     tau = np.mean([np.asarray(r.correlation_time, dtype=float) for r in runs], axis=0)
     plain = (lambda v: float(v)) if means.ndim == 1 else np.asarray
     answer = Estimate(mean=plain(mean), stderr=plain(stderr), interval=student_interval(mean, stderr, dof, confidence),
@@ -632,6 +661,39 @@ def pooled(runs: list[Estimate], confidence: float) -> Estimate:
                       verdict="; ".join(doubts), unit=runs[0].unit, time_unit=runs[0].time_unit,
                       estimators={"within runs": plain(np.sqrt(within)), "between runs": plain(np.sqrt(between))})
     return over_power_of_two(answer, e)
+
+
+def copies(runs: Sequence[Estimate]) -> list[tuple[int, int]]:
+    """Pairs of runs of which the second holds the very numbers of the first."""
+    def same(a: Estimate, b: Estimate) -> bool:
+        if a.series is not None and b.series is not None:
+            return np.array_equal(a.series, b.series) and np.ptp(a.series) > 0
+        return (a.n == b.n and np.array_equal(a.mean, b.mean, equal_nan=True) and bool(np.any(np.asarray(a.stderr) > 0))
+                and np.array_equal(a.stderr, b.stderr, equal_nan=True))
+
+    found: list[tuple[int, int]] = []
+    for b in range(1, len(runs)):
+        first = next((a for a in range(b) if same(runs[a], runs[b])), None)
+        if first is not None:
+            found.append((first, b))
+    return found
+
+
+def _mixing(runs: Sequence[Estimate]) -> str:
+    """What R-hat has to say of the series of several runs; "" where it is near 1, or no more than short equal runs show."""
+    from ensemblekit.averaging.diagnostics import MIN_DRAWS, rhat, rhat_limit
+
+    kept = [run.series[run.n_discarded:] for run in runs if run.series is not None]
+    n = min((len(x) for x in kept), default=0)
+    if len(kept) < len(runs) or n < MIN_DRAWS or not all(np.isfinite(x).all() and np.ptp(x) > 0 for x in kept):
+        return ""
+    if any(abs(x.mean() - run.mean) > 1e-6 * x.std() for x, run in zip(kept, runs, strict=True)):
+        return ""       # weighted, or of angles: the mean is not that of these numbers
+    tail = np.array([x[-n:] for x in kept])
+    found = rhat(tail)
+    if found <= RHAT or found <= rhat_limit(tail):
+        return ""
+    return f"R-hat is {found:.3f}, more than short equal runs show: the runs are not of one distribution yet"
 
 
 def _doubts(n_eff: float, estimators: Mapping[str, float]) -> tuple[str, bool]:

@@ -36,6 +36,27 @@ def rhat(runs: Any, method: Literal["rank", "split"] = "rank") -> float:
     raise InputError(f'method is "rank" or "split"; got {method!r}')
 
 
+def rhat_limit(runs: Any, confidence: float = 0.95) -> float:
+    """What rank R-hat stays below with this confidence where all runs are equal but short; errors as :func:`rhat`.
+
+    Means of the 2 m halves then scatter as their correlation says: R-hat² - 1 is g over the length of a half, times an F
+    variate with 2 m - 1 degrees of freedom. Each of its two parts (place and spread) is asked for half of the rest.
+    """
+    from scipy.special import fdtri
+
+    x = _split(_checked(runs)[0])
+    m, n = x.shape
+    limits = []
+    for values in (_rank_normalised(x), _rank_normalised(abs(x - np.median(x)))):
+        if np.ptp(values) == 0:
+            continue
+        independent = min(float(np.mean([single_run_ess(row) for row in values if np.ptp(row) > 0] or [n])), n)
+        # g comes from the same halves: as many degrees of freedom as a tenth of the independent snapshots
+        f = float(fdtri(m - 1, max(m * independent / 10, 2.0), 0.5 + confidence / 2))
+        limits.append(np.sqrt((n - 1) / n + f / independent))
+    return float(max(limits, default=1.0))
+
+
 def ess(runs: Any, kind: Literal["bulk", "tail", "mean"] = "bulk") -> float:
     """Effective sample size of all runs together, between-run disagreement included.
 

@@ -410,6 +410,10 @@ def _judge(runs: list[Run], averages: list[TimeAverage], tests: dict[str, Compar
         if k > 1:
             return "not ergodic", (f"run {frozen[0]} never leaves {averages[frozen[0]].mean:g}, the others do not "
                                    "stay there",)
+    same = [(i, j) for j in range(k) for i in range(j) if np.array_equal(runs[i].values, runs[j].values)]
+    if same:
+        return "cannot say", (f"runs {same[0][0]} and {same[0][1]} are the same numbers: copies are no replicas; give each run "
+                              "once",)
     shortest = min(a.n_eff for a in averages)
     objections = tuple(f"{SAYS[name].format(k=k)} (p = {test.p_value:.2g})" for name, test in tests.items()
                        if test.p_value < alpha / len(tests))
