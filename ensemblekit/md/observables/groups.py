@@ -169,3 +169,11 @@ def residues_of(system: System, atoms: np.ndarray) -> tuple[np.ndarray, np.ndarr
     first = np.zeros(len(residues), np.int64)
     first[which[::-1]] = atoms[::-1]
     return which, topology.resids[first]
+
+
+def square(rows: np.ndarray, columns: np.ndarray, n: int, values: np.ndarray, other: float) -> np.ndarray:
+    """A symmetric map (n, n) of its values at (rows, columns), one half of it, and `other` where there is none."""
+    full = np.full((n, n), other)
+    full[rows, columns] = values
+    full[columns, rows] = values
+    return full
