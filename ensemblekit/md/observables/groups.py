@@ -72,6 +72,8 @@ def points_of(system: System, groups: Sequence[np.ndarray], weights: str | None,
         raise InputError("a group of atoms has no mass, so it has no centre of mass; pass weights=None")
     shares = mass / np.repeat(totals, np.diff(offsets))
     nearest = periodic and system.boxed
+    if single and together is None and system.topology.bonds is None:
+        return Points(Plain(atoms), offsets, shares, nearest)       # atoms as they lie, of which nothing is to be made whole
     return Points(Plain(atoms) if single and nearest else system.assembled(atoms, together or groups), offsets, shares, nearest)
 
 
