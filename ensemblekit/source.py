@@ -14,7 +14,9 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from ensemblekit.errors import InputError, UnknownFieldError
+from ensemblekit.errors import InputError, StatisticsError, UnknownFieldError
+from ensemblekit.intake import as_array, check_finite_weights, check_index, refuse_path, unit_of
+from ensemblekit.intake import is_torch as is_torch  # the rest of the core knows it from here
 
 Array = Any
 """numpy, or any array with the same operators (torch on its device)."""
@@ -93,7 +95,62 @@ class Block(NamedTuple):
         return values
 
     def __len__(self) -> int:  # snapshots, not tuple members
-        return len(next(iter(self.fields.values())))
+        return self.fields.rows if isinstance(self.fields, JoinedField) else len(next(iter(self.fields.values())))
+
+
+class JoinedField(Mapping[str, Array]):
+    """The one field of a block whose snapshots lie in several arrays, one after the other.
+
+    Asked for by its name it is one array: a copy. Those who need some columns at a time take :meth:`columns`.
+    """
+
+    def __init__(self, name: str, parts: Sequence[Array]):
+        self.name, self.parts = name, tuple(parts)
+        self.rows = sum(map(len, self.parts))
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name != self.name:
+            raise KeyError(name)
+        return np.concatenate(self.parts)
+
+    def __iter__(self) -> Iterator[str]:
+        yield self.name
+
+    def __len__(self) -> int:
+        return 1
+
+    @property
+    def columns(self) -> JoinedColumns:
+        """The values, (n, width), that are copied together where they are used."""
+        return JoinedColumns(tuple(np.asarray(part).reshape(len(part), -1) for part in self.parts))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class JoinedColumns:
+    """A table (n, width) whose rows lie in several arrays: indexing copies the columns asked for, and no others."""
+
+    parts: tuple[np.ndarray, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return sum(map(len, self.parts)), self.parts[0].shape[1]
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.parts[0].dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, at: tuple[slice, Any]) -> np.ndarray:
+        rows, columns = at
+        if rows != WHOLE:
+            raise InputError(f"columns of all rows are taken, x[:, columns]; got the rows {rows}")
+        return np.concatenate([part[:, columns] for part in self.parts])
+
+    def take(self, columns: slice, out: np.ndarray) -> np.ndarray:
+        """Consecutive columns, copied into the first of `out`."""
+        return np.concatenate([part[:, columns] for part in self.parts], out=out[:, :columns.stop - columns.start])
 
 
 @runtime_checkable
@@ -204,27 +261,47 @@ def check_window(start: int, stop: int | None, step: int) -> None:
         raise InputError(f"window(step=) is a whole number above 0, as time runs forward; got {step!r}")
 
 
+def chosen_weights(weights: Any, log_weights: Any, n: int) -> np.ndarray | None:
+    """The weights of n snapshots, from one of two that may be given: themselves, or their natural logarithms.
+
+    Logarithms of any range and offset: the largest weight is 1. Raises InputError where both are given or one does not fit,
+    StatisticsError where every log-weight is -inf.
+    """
+    if log_weights is None:
+        return None if weights is None else check_weights(weights, n)
+    if weights is not None:
+        raise InputError("pass either weights= or log_weights=, not both")
+    return weights_from_logs(log_weights, n)
+
+
+def weights_from_logs(log_weights: Any, n: int) -> np.ndarray:
+    """exp(log_weights) over the largest, (n,): -inf is a weight of zero."""
+    logs = as_array(log_weights, "log_weights", kinds="biuf")
+    if logs.shape != (n,):
+        raise InputError(f"log_weights are one number a snapshot, shape ({n},); got shape {logs.shape}")
+    logs = logs.astype(np.float64)
+    bad = np.isnan(logs) | (logs == np.inf)
+    if bad.any():
+        k = int(np.argmax(bad))
+        raise InputError(f"log_weights must be below infinity (-inf is a weight of zero); number {k} is {logs[k]}")
+    if n and logs.max() == -np.inf:
+        raise StatisticsError(f"all {n} log_weights are -inf: no snapshot is left to average over")
+    return np.exp(logs - logs.max(initial=-np.inf)) if n else logs
+
+
 def check_weights(weights: Any, n: int) -> np.ndarray:
     """Statistical weights of n snapshots as float64, or an InputError that says what is wrong with them."""
-    weights = np.asarray(weights)
+    weights = as_array(weights, "weights", kinds="biuf")
     if weights.shape != (n,):
         raise InputError(f"weights are one number a snapshot, shape ({n},); got shape {weights.shape}")
-    if weights.dtype.kind not in "biuf":
-        raise InputError(f"weights are real numbers; got dtype {weights.dtype}")
     weights = weights.astype(np.float64)
-    bad = ~np.isfinite(weights)
-    if bad.any():
-        raise InputError(f"weights must be finite; weight {int(np.argmax(bad))} is {weights[bad][0]}. "
-                         "Log-weights of huge range: pass ek.normalised_weights(log_weights=...)")
-    if (weights < 0).any():
-        k = int(np.argmax(weights < 0))
-        raise InputError(f"weights must not be negative; weight {k} is {weights[k]:g}")
+    check_finite_weights(weights)
     return weights
 
 
 def check_times(times: Any, n: int) -> np.ndarray:
     """Times of n snapshots as float64, rising."""
-    times = np.asarray(times, dtype=np.float64)
+    times = as_array(times, "times", kinds="biuf", dtype=np.float64)
     if times.shape != (n,):
         raise InputError(f"times are one number a snapshot, shape ({n},); got shape {times.shape}")
     if not np.isfinite(times).all():
@@ -251,30 +328,40 @@ class ArraySource:
     periods: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Name of an array of angles -> the ends of the turn they are written in, (-180, 180): it is averaged on the circle."""
 
+    def __post_init__(self) -> None:
+        if any(type(x) is not np.ndarray and not is_torch(x) for x in self.arrays.values()):
+            object.__setattr__(self, "arrays", {name: as_array(x, f"field {name!r}", tensors=True)
+                                                for name, x in self.arrays.items()})
+        for name in ("weights", "times"):       # as they are: internal ones may hold NaN
+            given = getattr(self, name)
+            if given is not None and type(given) is not np.ndarray:
+                object.__setattr__(self, name, as_array(given, name, dtype=np.float64))
+
     @classmethod
-    def of(cls, arrays: Array | Mapping[str, Array], *, weights: Any = None, times: Any = None, unit: str = "",
-           time_unit: str = "") -> ArraySource:
-        """From one array (named "values") or several.
+    def of(cls, arrays: Array | Mapping[str, Array], *, weights: Any = None, log_weights: Any = None, times: Any = None,
+           unit: str = "", time_unit: str = "") -> ArraySource:
+        """From one array (named "values") or several; weights (n,), or their logarithms of any range and offset.
 
         Raises InputError where the arrays differ in length, hold no numbers, or weights and times do not fit.
         """
         named = dict(arrays) if isinstance(arrays, Mapping) else {"values": arrays}
         if not named:
             raise InputError("no arrays: pass one array, or a mapping of name to array")
+        units: dict[str, str] = {}
         for name, values in named.items():
-            if not is_torch(values):
-                named[name] = values = np.asarray(values)
-                if values.dtype.kind not in "biufc":
-                    raise InputError(f"field {name!r} holds no numbers: dtype {values.dtype}")
+            units[name] = unit or unit_of(values)
+            check_index(weights, values, "weights", f"field {name!r}")
+            check_index(times, values, "times", f"field {name!r}")
+            named[name] = values = as_array(values, f"field {name!r}", tensors=True)
             if values.ndim == 0:
                 raise InputError(f"field {name!r} is a single number; snapshots lie along axis 0")
         counts = {name: len(values) for name, values in named.items()}
         n = next(iter(counts.values()))
         if len(set(counts.values())) > 1:
             raise InputError(f"the fields differ in their number of snapshots: {counts}")
-        return cls(named, None if weights is None else check_weights(weights, n),
+        return cls(named, chosen_weights(weights, log_weights, n),
                    None if times is None else check_times(times, n), time_unit,
-                   {name: unit for name in named} if unit else {})
+                   units if any(units.values()) else {})
 
     @property
     def fields(self) -> Mapping[str, Field]:
@@ -498,28 +585,23 @@ class JoinedPiece:
     def blocks(self) -> Iterator[Block]:
         blocks = [block for part in self.parts for block in part.blocks()]
         (name,) = blocks[0].fields
-        values = np.concatenate([block.fields[name] for block in blocks])
+        values = [part for block in blocks for part in (
+            block.fields.parts if isinstance(block.fields, JoinedField) else [block.fields[name]])]
         weights = None if blocks[0].weights is None else np.concatenate([b.weights for b in blocks])
-        yield Block({name: values}, 0, self.tile, weights, None)
+        yield Block(JoinedField(name, values), 0, self.tile, weights, None)
 
 
 def as_source(x: Any) -> SnapshotSource:
     """What it is already (a source, a stored field), or an array in memory with snapshots along axis 0."""
     if isinstance(x, SnapshotSource):
         return x
-    if isinstance(x, str | bytes):
-        raise InputError(f"a path is not a source: open it first, ek.open({x!r}), and name a field of it")
+    refuse_path(x)
     if isinstance(x, Mapping):
         several = [name for name, values in x.items() if isinstance(values, SnapshotSource)]
         if several:
             raise InputError(f"these are several sources, {', '.join(map(repr, several))}; pass one of them, such as "
                              f"x[{several[0]!r}]")
     return ArraySource.of(x)
-
-
-def is_torch(x: Any) -> bool:
-    """Whether x is a torch tensor, without importing torch."""
-    return type(x).__module__.partition(".")[0] == "torch"
 
 
 def numpy_dtype(x: Any) -> np.dtype:

@@ -197,5 +197,5 @@ def test_tables_that_cannot_be_read(tmp_path, text, match):
     path.write_text(text)
     with pytest.raises(InputError, match=match):
         md.columns(path)
-    with pytest.raises(InputError, match="there is no file"):
+    with pytest.raises(InputError, match="there is no such file"):
         md.columns(tmp_path / "nowhere.xvg")

@@ -240,7 +240,7 @@ def test_a_universe_in_memory_and_one_with_transformations_are_read_as_they_show
 
 
 @pytest.mark.parametrize(("arguments", "match"), [
-    (("nowhere.psf", "nowhere.dcd"), "there is no file"), ((7,), "pass a topology file"),
+    (("nowhere.psf", "nowhere.dcd"), "nowhere.psf: there is no such file"), ((7,), "pass a topology file"),
     (("PSF", "XTC"), "has 47681 atoms, the topology 3341"), (("PSF", "no*.dcd"), "no file matches"),
     (("PSF", []), "a trajectory is a file")])
 def test_what_cannot_be_read(arguments, match):
@@ -311,7 +311,7 @@ md.ingest(sys.argv[1], sys.argv[2], sys.argv[3], progress=tell)
 
 def test_ingest_goes_on_after_a_kill(tmp_path):
     path = tmp_path / "adk.h5md"
-    done = subprocess.run([sys.executable, "-c", KILLED, data.PSF, data.DCD, str(path)], capture_output=True, timeout=120,
+    done = subprocess.run([sys.executable, "-c", KILLED, data.PSF, data.DCD, str(path)], capture_output=True, timeout=600,
                           check=False)
     assert done.returncode == -9, done.stderr.decode()[-500:]
     before = len(ek.open(path))

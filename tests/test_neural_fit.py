@@ -206,3 +206,42 @@ def test_labels_out_of_range_are_told_and_the_store_stays_sound(tmp_path, where)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         neural.fit(model, torch.optim.SGD(model.parameters(), lr=0.1), [good], torch.nn.CrossEntropyLoss(), n_cycles=1,
                    n_epochs=1, store=tmp_path / "other.h5")
+
+
+def test_the_target_of_longer_batches_and_of_mappings_is_chosen(tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(20, 4)
+    y = (x[:, 0] > 0).long()
+    seen = []
+
+    class Two(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(4, 2)
+
+        def forward(self, x, mask):
+            return self.layer(x * mask)
+
+    def loss(output, target):
+        seen.append(target)
+        return torch.nn.functional.cross_entropy(output, target)
+
+    def fitted(name, batch, **options):
+        model = Two() if len(batch) == 3 and options.get("two", False) else torch.nn.Linear(4, 2)
+        options.pop("two", None)
+        return neural.fit(model, functools.partial(torch.optim.SGD, lr=0.1), [batch], loss, n_cycles=1, n_epochs=1,
+                          store=tmp_path / f"{name}.h5", val_loader=[batch], progress=False, **options)
+
+    weights = torch.ones(20)
+    for name in ("a", "b"):
+        with pytest.raises(InputError, match="target=lambda"):
+            fitted(name, (x, y, weights), **({"forward": lambda model, batch: model(batch[0])} if name == "b" else {}))
+    for name, batch, options in [
+            ("c", (x, y, weights), {"target": lambda batch: batch[1]}),
+            ("d", (x, weights[:, None], y), {"target": lambda batch: batch[2], "two": True}),
+            ("e", {"input": x, "kind": y}, {"target": lambda batch: batch["kind"]})]:
+        seen.clear()
+        found = fitted(name, batch, **options).history.logged
+        assert all(torch.equal(one, y) for one in seen)
+        assert len(seen) == 2
+        assert "val_accuracy" in found

@@ -446,8 +446,8 @@ def test_what_a_recorder_does_not_take(tmp_path):
     model = net()
     opt = torch.optim.SGD(model.parameters(), lr=0.1)
     schedule = neural.CyclicCosineLR(opt, total_steps=4, n_cycles=2)
-    with pytest.raises(InputError, match="StepLR"):
-        neural.Recorder(tmp_path / "a.h5", model, opt, torch.optim.lr_scheduler.StepLR(opt, 3))
+    with pytest.raises(InputError, match=r"capture\(\); got int"):
+        neural.Recorder(tmp_path / "a.h5", model, opt, 3)
     with pytest.raises(InputError, match=r"torch\.optim"):
         neural.Recorder(tmp_path / "a.h5", model, model, schedule)
     with pytest.raises(InputError, match="no parameters"):

@@ -277,3 +277,14 @@ def test_rates_worked_out_ahead_are_those_of_the_formula():
     fresh = neural.CyclicCosineLR(made, total_steps=total, n_cycles=4)
     fresh.load_state_dict(state)
     assert [group["lr"] for group in made.param_groups] == [fresh.rate(AHEAD + 8, g) for g in (0, 1)]
+
+
+def test_a_minimum_above_the_rate_of_a_group_is_refused():
+    def of(eta_min, **options):
+        optimizer = torch.optim.SGD([{"params": [torch.nn.Parameter(torch.ones(1))], "lr": rate} for rate in (0.1, 0.001)])
+        return neural.CyclicCosineLR(optimizer, total_steps=8, n_cycles=2, eta_min=eta_min, **options)
+
+    assert of([0.1, 0.001]).rate(3, 1) == 0.001
+    for eta_min, options in [(0.01, {}), ([0.2, 0], {}), ([0.09, 0], {"peak_decay": 0.8}), ([0.09, 0], {"alphas": [1, 0.5]})]:
+        with pytest.raises(InputError, match=r"eta_min .* group [01], .*one eta_min a group"):
+            of(eta_min, **options)

@@ -116,6 +116,70 @@ def test_lightning_captures_and_resumes_from_its_checkpoint(tmp_path):
     np.testing.assert_array_equal(neural.history(again).loss, kept.loss)
 
 
+@pytest.mark.parametrize("make", [
+    lambda o, n: neural.CyclicCosineLR(o, total_steps=n, n_cycles=3, warmup_steps=5, alphas=[1, 2, 1]),
+    lambda o, n: neural.CyclicCosineLR(o, total_steps=n, n_cycles=3, T_mult=4),
+    lambda o, n: neural.TriangularLR(o, total_steps=n, n_cycles=3, alpha_1=0.1, alpha_2=0.01, start_step=5),
+    lambda o, n: neural.SWAConstantLR(o, total_steps=n, n_cycles=3, swa_lr=0.05, start_step=5)])
+def test_a_fast_dev_run_of_lightning_tries_everything_and_leaves_nothing(tmp_path, make):
+    lightning, module_of = lightning_parts()
+
+    class Module(module_of):
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+            schedule = make(optimizer, self.trainer.estimated_stepping_batches)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def fit(**options):
+        trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+                                    default_root_dir=tmp_path, enable_checkpointing=False, callbacks=[callback], **options)
+        trainer.fit(Module(), loader, loader)
+
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*items()), batch_size=8)
+    callback = neural.lightning.SnapshotCallback(tmp_path / "a.h5", module="model")
+    for fast in (True, 3):
+        fit(fast_dev_run=fast)
+        assert list(tmp_path.iterdir()) == []
+    with pytest.raises(InputError, match="one step a cycle"):
+        make(torch.optim.SGD(net().parameters(), lr=0.1), 2)
+    fit(max_epochs=6)
+    assert len(ek.open(tmp_path / "a.h5")) == 3
+
+
+def test_lightning_with_two_optimizers(tmp_path):
+    lightning, module_of = lightning_parts()
+    kept = []
+
+    class Module(module_of):
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch, index):
+            loss = super().training_step(batch, index)
+            self.zero_grad()
+            self.manual_backward(loss)
+            first, second = self.optimizers()
+            first.step()
+            self.lr_schedulers().step()
+            second.step()
+            kept.append(torch.cat([p.detach().flatten() for p in self.model.parameters()]).numpy())
+            return loss
+
+        def configure_optimizers(self):
+            parts = [torch.optim.SGD(self.model[k].parameters(), lr=0.1) for k in (0, 2)]
+            schedule = neural.CyclicCosineLR(parts[0], total_steps=self.trainer.max_epochs * 5, n_cycles=2)
+            return parts, [{"scheduler": schedule, "interval": "step"}]
+
+    trainer = lightning.Trainer(max_epochs=2, accelerator="cpu", logger=False, enable_progress_bar=False,
+                                enable_model_summary=False, default_root_dir=tmp_path, enable_checkpointing=False,
+                                callbacks=[neural.lightning.SnapshotCallback(tmp_path / "a.h5", module="model")])
+    trainer.fit(Module(), torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*items()), batch_size=8))
+    store = ek.open(tmp_path / "a.h5")
+    np.testing.assert_array_equal(store["parameters"].times, [5, 10])
+    np.testing.assert_array_equal(store["parameters"][:], [kept[4], kept[9]])
+
+
 def test_what_lightning_gets_wrong_is_said(tmp_path):
     for options, words in [({"interval": "epoch"}, "interval 'epoch'"), ({"ours": False}, "no schedule of ensemblekit"),
                            ({"module": "training"}, "names no torch module")]:

@@ -13,6 +13,8 @@ from ensemblekit.averaging.average import doubt_of_runs, pooled, scalar_estimate
 from ensemblekit.averaging.estimate import Estimate
 from ensemblekit.averaging.seams import NO_DIRECTION
 from ensemblekit.errors import InputError
+from ensemblekit.intake import as_array
+from ensemblekit.source import check_times, chosen_weights
 
 SCATTERED = 3.0
 """A mean vector shorter than this many of its standard errors has no direction to speak of."""
@@ -30,8 +32,8 @@ class CircularResult:
     """Circular standard deviation sqrt(-2 ln R), in the unit of the angles; infinite where R is 0."""
 
 
-def circular_average(angles: Any, *, period: float = 360.0, weights: Any = None, times: Any = None,
-                     equilibration: Any = "auto", confidence: float = 0.95, unit: str = "degree",
+def circular_average(angles: Any, *, period: float = 360.0, weights: Any = None, log_weights: Any = None,
+                     times: Any = None, equilibration: Any = "auto", confidence: float = 0.95, unit: str = "degree",
                      time_unit: str = "") -> CircularResult:
     """The mean of angles (n,) that come round after `period`, with its error.
 
@@ -40,20 +42,20 @@ def circular_average(angles: Any, *, period: float = 360.0, weights: Any = None,
     vector is too short to have a direction the estimate refuses (`converged` False).
 
     Arguments:
-        angles: in `unit`, any branch; times (n,) and weights (n,) go with them.
+        angles: in `unit`, any branch; times (n,) and weights (n,), or the logarithms of these, go with them.
         equilibration, confidence: as for ``average``.
 
     Raises InputError for a period that is not above 0; else as ``average``.
     """
     if not (isinstance(period, int | float) and math.isfinite(period) and period > 0):
         raise InputError(f"period is the turn after which angles repeat, 360 for degrees; got {period!r}")
-    x = np.asarray(angles, np.float64)
+    x = as_array(angles, "angles", kinds="biuf", dtype=np.float64)
     turn = 2 * math.pi / period
-    w = None if weights is None else np.asarray(weights, np.float64)
+    w = chosen_weights(weights, log_weights, len(x))
     facts: Mapping[str, Any] = {"equilibration": equilibration, "confidence": confidence}
 
     def estimate(values: np.ndarray, start: Any, unit: str) -> Estimate:
-        return scalar_estimate(values, w, None if times is None else np.asarray(times, np.float64), start,
+        return scalar_estimate(values, w, None if times is None else check_times(times, len(x)), start,
                                facts["confidence"], unit, time_unit)
 
     direction, length = _vector(x * turn, w)

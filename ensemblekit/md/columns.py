@@ -14,6 +14,7 @@ import numpy as np
 
 from ensemblekit.averaging.seams import branches_of, turn_of, within
 from ensemblekit.errors import InputError, UnknownFieldError
+from ensemblekit.files import check_input
 from ensemblekit.md.frame_weights import FrameWeights, frame_weights_of
 from ensemblekit.md.tables import read_table, unpacked_suffix
 from ensemblekit.source import ArraySource
@@ -99,8 +100,7 @@ def columns(path: str | os.PathLike[str], *, weights: str | Sequence[str] | None
         MissingExtraError: pyedr for .edr.
     """
     path = os.fspath(path)
-    if not os.path.isfile(path):
-        raise InputError(f"there is no file {path!r}")
+    check_input(path)
     read = read_table(path)
     names, units, table = read.names, read.units, read.rows
     time = next((k for k, name in enumerate(names) if re.fullmatch(r"time|t", name.strip().lower())), None)

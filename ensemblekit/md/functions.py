@@ -23,6 +23,7 @@ from ensemblekit.md.circle import OnCircle, directions, lengths
 from ensemblekit.md.observables.base import Coords, Derived, Kept, Observable, Prepared
 from ensemblekit.md.system import System
 from ensemblekit.md.topology import Topology
+from ensemblekit.md.whole import positions_of
 from ensemblekit.source import ArraySource, Block
 
 BLOCKS = 20
@@ -220,7 +221,7 @@ class _Frames:
             self._mine.u = self.topology.universe()
         u = self._mine.u
         fields = block.fields
-        position = np.asarray(fields["position"], np.float32)
+        position = np.asarray(positions_of(block), np.float32)
         box = fields.get("box")
         extra: dict[str, Any] = {}
         for name, mine in (("velocities", "velocity"), ("forces", "force")):

@@ -15,11 +15,12 @@ import numpy as np
 from ensemblekit.averaging.run import Branch, reduce
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError
+from ensemblekit.intake import as_array
 from ensemblekit.md.complexes import Images, molecules_of, ties_between
 from ensemblekit.md.progress import Progress, counted
 from ensemblekit.md.topology import Topology, warnings_held
 from ensemblekit.md.trajectory import BATCH, FrameSource
-from ensemblekit.md.whole import Plain, Whole, unbonded
+from ensemblekit.md.whole import Plain, Whole, positions_of, unbonded
 from ensemblekit.source import WHOLE, Block, ReplicaSet, SnapshotSource
 
 PLACED = re.compile(r"\b(around|sphlayer|sphzone|cylayer|cyzone|isolayer|point|box)\b|\bprop\s+(abs\s+)?[xyz]\b")
@@ -135,7 +136,7 @@ class System:
             names = [name for name in ("position", "box") if name in self.source.fields]
             for piece in self.source.window(0, 1).pieces(names, "time", False, 1):
                 for block in piece.blocks():
-                    self._first = Frame(np.array(block.fields["position"][0]),
+                    self._first = Frame(np.array(positions_of(block)[0]),
                                         np.array(block.fields["box"][0], np.float64) if "box" in names else None,
                                         float("nan") if block.times is None else float(block.times[0]))
         if self._first is None:
@@ -148,7 +149,7 @@ class System:
         Without a box, or where the frames are whole already, the positions of the block as they are. Raises InputError
         where there is a box and the topology has no bonds: atoms of one molecule may lie on both sides of it.
         """
-        atoms = np.asarray(atoms)
+        atoms = as_array(atoms, "atoms")
         if not self.boxed or self.whole or len(atoms) < 2:
             return Plain(atoms)
         if self.topology.bonds is None:

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ensemblekit.errors import InputError, MissingExtraError, StoreDamagedError
+from ensemblekit.errors import InputError, MissingExtraError, StoreDamagedError, one_line
 
 LINKS = ("bonds", "angles", "dihedrals", "impropers")
 NUMBERED = {"indices", "resindices", "segindices"}      # say where an object stands, not what it is
@@ -198,7 +198,8 @@ class Topology:
     @classmethod
     def kept(cls, record: Mapping[str, Any]) -> Self:
         """:meth:`from_dict`, or the same topology again while it is among the last ones: its selections stay made ready."""
-        if record.get("n_atoms", MOST_KEPT + 1) > MOST_KEPT:
+        n = record.get("n_atoms") if isinstance(record, Mapping) else None
+        if not isinstance(n, int) or n > MOST_KEPT:
             return cls.from_dict(record)
         key = blake2b(repr(record).encode()).digest()
         with _kept_lock:
@@ -212,17 +213,32 @@ class Topology:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Self:
-        """The inverse of :meth:`to_dict`."""
+        """The inverse of :meth:`to_dict`. Raises StoreDamagedError where the record is not what that wrote."""
         def unpacked(columns: Mapping[str, Any]) -> dict[str, np.ndarray]:
             return {name: _unpacked(values) for name, values in columns.items()}
 
         try:
             links = {name: _unpacked(c).reshape(-1, c["width"]).astype(np.int64) for name, c in record["links"].items()}
-            return cls(unpacked(record["atoms"]), unpacked(record["residues"]), unpacked(record["segments"]),
+            made = cls(unpacked(record["atoms"]), unpacked(record["residues"]), unpacked(record["segments"]),
                        _unpacked(record["residue_of"]).astype(np.int64), _unpacked(record["segment_of"]).astype(np.int64),
                        links, tuple(map(str, record.get("guessed", ()))))
-        except (KeyError, TypeError, ValueError, zlib.error) as error:
-            raise StoreDamagedError(f"the topology of this store cannot be read: {error!r}") from error
+            made._check()
+            return made
+        except (LookupError, TypeError, ValueError, AttributeError, MemoryError, zlib.error) as error:
+            raise StoreDamagedError(f"the topology of this store cannot be read: {one_line(repr(error))}") from error
+
+    def _check(self) -> None:
+        """Raise ValueError where a column has another length, or names an atom, residue or segment that is not there."""
+        atoms, residues = len(self.residue_of), len(self.segment_of)
+        segments = int(self.segment_of.max(initial=-1)) + 1
+        numbers = [(self.residue_of, residues), (self.segment_of, residues), *((pairs, atoms) for pairs in self.links.values())]
+        if any(len(x) and not (0 <= x.min() and x.max() < below) for x, below in numbers):
+            raise ValueError("it names atoms, residues or segments that are not there")
+        for what, columns, n in (("atoms", self.atoms, atoms), ("residues", self.residues, residues),
+                                 ("segments", self.segments, segments)):
+            for name, values in columns.items():
+                if len(values) != n:
+                    raise ValueError(f"{name!r} has {len(values)} values for {n} {what}")
 
     # -- as MDAnalysis knows it --------------------------------------------------------------------------------------
 

@@ -9,7 +9,30 @@ import numpy as np
 
 from ensemblekit.errors import InputError
 from ensemblekit.md.topology import Topology
+from ensemblekit.scaling import ldexp, power_of_two
 from ensemblekit.source import Block
+
+LEAST, MOST = -50, 50
+"""The largest coordinate lies in 2**LEAST ... 2**MOST (1e-15 ... 1e15): squares of such are numbers in float32 too."""
+
+
+def positions_of(block: Block) -> np.ndarray:
+    """The positions of a block, (n, atoms, 3).
+
+    Raises InputError where they are so large or small that distances would be infinite or 0 in float32. All frames are
+    looked at where they are float64, else the first of the block.
+    """
+    x = block.fields["position"]
+    check_range(x if x.dtype.itemsize > 4 else x[:1], block.start)
+    return x
+
+
+def check_range(x: np.ndarray, frame: int) -> None:
+    """InputError where positions, those of a frame or of a few from it, are beyond what distances are computed for."""
+    e = power_of_two(x, always=True)
+    if not LEAST <= e <= MOST:
+        raise InputError(f"the coordinates from frame {frame} on are as large as {ldexp(0.75, e):.0e}; distances are computed "
+                         "for coordinates of 1e-15 to 1e15. Give them in angstrom (or any unit of that size)")
 
 
 class Plain:
@@ -19,7 +42,7 @@ class Plain:
         self.atoms = np.ascontiguousarray(atoms, dtype=np.int64)
 
     def __call__(self, block: Block) -> tuple[np.ndarray, np.ndarray]:
-        return block.fields["position"], self.atoms
+        return positions_of(block), self.atoms
 
 
 class Whole:
@@ -43,7 +66,7 @@ class Whole:
         self._last = threading.local()
 
     def __call__(self, block: Block) -> tuple[np.ndarray, np.ndarray]:
-        position = block.fields["position"]
+        position = positions_of(block)
         last = self._last
         if getattr(last, "of", None) is not position:       # observables of one selection share the work
             last.of, last.made = position, self._made(position, block)

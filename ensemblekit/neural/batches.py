@@ -43,19 +43,23 @@ def batches_of(loader: Any) -> Iterator[Any]:
         yield from loader
 
 
-def moved(batch: Any, device: Any) -> Any:
-    """The batch with every tensor on the device, tuples with names as they are; None leaves it."""
+def moved(batch: Any, device: Any, channels_last: bool = False) -> Any:
+    """The batch with every tensor on the device, tuples with names as they are; None leaves it.
+
+    `channels_last`: tensors of four axes in that memory layout.
+    """
     if device is None:
         return batch
     if isinstance(batch, torch.Tensor):
-        return batch.to(device, non_blocking=True)
+        layout = torch.channels_last if channels_last and batch.ndim == 4 else torch.preserve_format
+        return batch.to(device, non_blocking=True, memory_format=layout)
     if isinstance(batch, Mapping):
-        return {name: moved(x, device) for name, x in batch.items()}
+        return {name: moved(x, device, channels_last) for name, x in batch.items()}
     if isinstance(batch, PackedSequence):
         return batch.to(device)
     if isinstance(batch, list | tuple):
-        parts = [moved(x, device) for x in batch]
-        return type(batch)(*parts) if hasattr(batch, "_fields") else parts
+        parts = [moved(x, device, channels_last) for x in batch]
+        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
     return batch
 
 
@@ -102,7 +106,7 @@ class Convention:
         """What a model says about a batch: a tensor, or a tuple (mean, variance)."""
         if self.forward is not None:
             return plain_outputs(self.forward(model, batch))    # type: ignore[arg-type]
-        arguments, named = self._arguments(batch)
+        arguments, named = self.arguments_of(batch)
         try:
             return plain_outputs(model(*arguments, **named))
         except TypeError as error:
@@ -112,7 +116,8 @@ class Convention:
                                  "picks the labels, or forward=lambda model, batch: ... that calls the model") from error
             raise
 
-    def _arguments(self, batch: Any) -> tuple[list[Any], dict[str, Any]]:
+    def arguments_of(self, batch: Any) -> tuple[list[Any], dict[str, Any]]:
+        """What of a batch the model is called with: items before the labels, or a mapping's without them."""
         chosen = None if self.target is None else self.target(batch)
         if isinstance(batch, Mapping):
             return [], {name: x for name, x in batch.items() if name not in LABELS and (chosen is None or x is not chosen)}

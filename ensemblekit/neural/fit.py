@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ensemblekit.errors import InputError
+from ensemblekit.neural.batches import PICK, Convention, moved
 from ensemblekit.neural.history import History, history, snapshots_said
 from ensemblekit.neural.plan import Deadline
 from ensemblekit.neural.recorder import Recorder
@@ -57,7 +58,7 @@ def fit(model: torch.nn.Module, optimizer: Any, loader: Iterable[Any], loss: Los
         compile: bool | str = False, clip: float | None = None, accumulate: int = 1, forward: Forward | None = None,
         progress: bool = True, log: Callable[[dict[str, float]], object] | None = None, max_seconds: float | None = None,
         parameters: Any = "all", save_every: int | None = None, also: Mapping[str, Any] | None = None,
-        steps_per_epoch: int | None = None) -> Fit:
+        steps_per_epoch: int | None = None, target: Callable[[Any], Any] | None = None) -> Fit:
     """Train with a cyclic rate and take a snapshot at the end of every cycle.
 
     Arguments:
@@ -65,7 +66,7 @@ def fit(model: torch.nn.Module, optimizer: Any, loader: Iterable[Any], loss: Los
         optimizer: any of torch's, made for the model's parameters; or a function of them that makes one
             (``functools.partial(torch.optim.SGD, lr=0.1)``).
         loader: batches (input, target), or anything that `forward` takes.
-        loss: (output, target) -> mean loss of the batch; (output, batch) where batches are mappings.
+        loss: (output, target) -> mean loss of the batch; (output, batch) where batches are mappings and no `target` is given.
         n_cycles, n_epochs: snapshots, and passes over the loader.
         store: path; the same call again goes on where a killed one stood (`resume`), and does nothing where it ended.
             Another model or configuration there is an error that names the difference.
@@ -80,14 +81,16 @@ def fit(model: torch.nn.Module, optimizer: Any, loader: Iterable[Any], loss: Los
         accumulate: batches an optimizer step; their mean gradient counts. What is left at the end of an epoch makes a
             step of its own.
         forward: (model, batch) -> output; by default model(input).
+        target: batch -> what `loss` compares with, for batches of more than two items or mappings; the items before it, or the
+            others of a mapping, are the model's arguments then. ``target=lambda batch: batch[1]`` for (x, y, sample_weight).
         progress: a bar, where standard error is a terminal.
         log: called after every epoch with its scores: "epoch", "step", "loss", "lr", those of validation.
         max_seconds: the rate comes down early so that the last snapshot is at its minimum within this time.
         parameters, save_every, also: see :class:`Recorder`.
         steps_per_epoch: batches an epoch, for loaders without len().
 
-    Raises InputError for what does not fit (an empty loader, more cycles than steps, another run in the store) and where
-    the loss or the weights are not finite; snapshots taken before stay.
+    Raises InputError for what does not fit (an empty loader, batches in which the target cannot be told, more cycles than
+    steps, another run in the store) and where the loss or the weights are not finite; snapshots taken before stay.
     """
     began = time.perf_counter()
     if not callable(loss):
@@ -120,14 +123,22 @@ def fit(model: torch.nn.Module, optimizer: Any, loader: Iterable[Any], loss: Los
     configuration = {"n_epochs": n_epochs, "batches": batches, "batch_size": getattr(loader, "batch_size", None),
                      "amp": str(half), "clip": clip, "accumulate": accumulate, "loss": _name_of(loss)}
     run = torch.compile(model, mode=None if compile is True else compile) if compile else model
-    call = forward or (lambda net, batch: net(_input_of(batch)))
+    convention = Convention(forward, target)
 
     def output_of(batch: Any) -> Any:
         with torch.autocast(where.type, half) if half is not None else contextlib.nullcontext():
-            return call(run, batch)     # type: ignore[arg-type]
+            if forward is not None:
+                return forward(run, batch)      # type: ignore[arg-type]
+            if target is None:
+                return run(_input_of(batch))
+            arguments, named = convention.arguments_of(batch)
+            return run(*arguments, **named)
 
-    def moved(batch: Any) -> Any:
-        return _to(batch, where, channels_last)
+    def target_of(batch: Any) -> Any:
+        return _target_of(batch) if target is None else target(batch)
+
+    def on_device(batch: Any) -> Any:
+        return moved(batch, where, channels_last)
 
     with Recorder(store, model, optimizer, schedule, scaler, parameters, resume=resume, save_every=save_every, also=also,
                   configuration=configuration) as rec:
@@ -140,9 +151,9 @@ def fit(model: torch.nn.Module, optimizer: Any, loader: Iterable[Any], loss: Los
                 seen, total_loss, stop = 0, torch.zeros((), dtype=torch.float64), False
                 recent: list[torch.Tensor] = []
                 for index, batch in enumerate(rec.batches(loader), rec.batches_done):
-                    batch = moved(batch)
+                    batch = on_device(batch)
                     size = min(accumulate, batches - index // accumulate * accumulate)
-                    found = _scored(loss, output_of(batch), _target_of(batch))
+                    found = _scored(loss, output_of(batch), target_of(batch))
                     (found / size if scaler is None else scaler.scale(found / size)).backward()
                     recent.append(found.detach())
                     if (index + 1) % accumulate and index + 1 < batches:
@@ -159,7 +170,7 @@ def fit(model: torch.nn.Module, optimizer: Any, loader: Iterable[Any], loss: Los
                 seen, total_loss = _gather(recent, seen, total_loss, rec, scaler)
                 scores = {"loss": float(total_loss) / seen} if seen else {}
                 if val_loader is not None:
-                    scores |= _validate(model, val_loader, loss, output_of, moved)
+                    scores |= _validate(model, val_loader, loss, output_of, target_of, on_device)
                 rec.log(**scores)
                 if log is not None:
                     log({"epoch": epoch, "step": rec.updates, "lr": schedule.rates[0], **scores})
@@ -221,7 +232,7 @@ def _gather(recent: list[torch.Tensor], seen: int, total: torch.Tensor, rec: Rec
 
 @torch.no_grad()
 def _validate(model: torch.nn.Module, loader: Iterable[Any], loss: Loss, output_of: Callable[[Any], Any],
-              moved: Callable[[Any], Any]) -> dict[str, float]:
+              target_of: Callable[[Any], Any], on_device: Callable[[Any], Any]) -> dict[str, float]:
     """Mean loss over items, and the share of right first choices where targets are labels; the model's modes are
     put back."""
     modes = {module: module.training for module in model.modules()}
@@ -229,8 +240,8 @@ def _validate(model: torch.nn.Module, loader: Iterable[Any], loss: Loss, output_
     total, right, n, labelled = 0.0, 0, 0, True
     try:
         for batch in loader:
-            batch = moved(batch)
-            output, target = output_of(batch), _target_of(batch)
+            batch = on_device(batch)
+            output, target = output_of(batch), target_of(batch)
             size = _size_of(batch)
             total, n = total + float(_scored(loss, output, target)) * size, n + size
             labelled = labelled and (isinstance(output, torch.Tensor) and isinstance(target, torch.Tensor) and output.ndim == 2
@@ -267,7 +278,12 @@ def _input_of(batch: Any) -> Any:
 
 
 def _target_of(batch: Any) -> Any:
-    return batch[1] if isinstance(batch, list | tuple) and len(batch) > 1 else batch
+    """The second of two items; a batch that is one thing as it is."""
+    if not isinstance(batch, list | tuple) or len(batch) < 2:
+        return batch
+    if len(batch) > 2:
+        raise InputError(f"which of the {len(batch)} items of a batch is the target cannot be told. {PICK}")
+    return batch[1]
 
 
 def _size_of(batch: Any) -> int:
@@ -276,18 +292,6 @@ def _size_of(batch: Any) -> int:
         return len(batch) if batch.ndim else 1
     parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
     return next((_size_of(part) for part in parts if isinstance(part, torch.Tensor | Mapping | list | tuple)), 1)
-
-
-def _to(batch: Any, device: torch.device, channels_last: bool) -> Any:
-    if isinstance(batch, torch.Tensor):
-        layout = torch.channels_last if channels_last and batch.ndim == 4 else torch.preserve_format
-        return batch.to(device, non_blocking=True, memory_format=layout)
-    if isinstance(batch, Mapping):
-        return {key: _to(value, device, channels_last) for key, value in batch.items()}
-    if isinstance(batch, list | tuple):
-        parts = [_to(value, device, channels_last) for value in batch]
-        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
-    return batch
 
 
 def _scored(loss: Loss, output: Any, target: Any) -> torch.Tensor:

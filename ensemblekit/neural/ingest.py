@@ -17,9 +17,11 @@ import numpy as np
 import torch
 
 from ensemblekit.errors import InputError, MissingExtraError, StoreError
-from ensemblekit.files import replacing
+from ensemblekit.files import check_input, replacing
 from ensemblekit.neural.parameters import KINDS, Manifest, bare_name, is_empty
 from ensemblekit.neural.recorder import HASH, digest
+from ensemblekit.neural.resume import writing
+from ensemblekit.parts import Order, check_order, order_of
 from ensemblekit.source import Field
 from ensemblekit.store.opening import open_store
 from ensemblekit.store.segments import folder_of
@@ -36,8 +38,9 @@ logger = logging.getLogger("ensemblekit.neural")
 
 
 def ingest(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], store: str | os.PathLike[str],
-           model: torch.nn.Module | None = None, *, replica: str | None = None, key: str | None = None) -> Store:
-    """Existing checkpoints of one model as snapshots in a new store, in the order given.
+           model: torch.nn.Module | None = None, *, replica: str | None = None, key: str | None = None,
+           order: Order = "auto") -> Store:
+    """Existing checkpoints of one model as snapshots in a new store, in the order of training.
 
     Arguments:
         paths: files of torch.save (.pt, .pth, .bin: a state dict, or a mapping that holds one), .safetensors, Lightning's
@@ -52,18 +55,25 @@ def ingest(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], sto
         key: name of the weights where a file holds several ("state_dict_ema"), dotted within others. By default the
             usual names are looked for, and a warning says what lies beside.
 
+        order: "given" takes a list as it is listed. By default checkpoints are put in the order of the optimizer steps that
+            they name, else of the numbers in their names (epoch2 before epoch10), with a warning where the list had another.
+
     The time of a snapshot is the optimizer step its checkpoint names (Lightning, HuggingFace) where all of them do
     and it rises, else its number, counted from 1. Returns the store, open for reading.
 
     Raises InputError naming the file and what differs where a checkpoint is of another model, holds NaN, or no weights;
     StoreError where the store is there already.
     """
+    check_order(order)
     files = _listed(paths)
     if not files:
         raise InputError("no checkpoints to ingest")
+    by_hand = not isinstance(paths, str | os.PathLike)
+    files = [files[k] for k in order_of(files, [step_of(file) for file in files], order=order, word="step", tell=by_hand)]
     path = os.fspath(store)
     manifest: Manifest | None = None if model is None else Manifest.of(model)
     made: Store | None = None
+    fresh = not os.path.lexists(path) and not os.path.lexists(folder_of(path))
     steps = [step_of(file) for file in files]
     known = [float(step) for step in steps if step is not None]
     rising = len(known) == len(files) and all(a < b for a, b in pairwise(known))
@@ -88,7 +98,8 @@ def ingest(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], sto
             made.close()
             for segment in made.segments:
                 os.unlink(segment)
-            shutil.rmtree(folder_of(made.path), ignore_errors=True)
+        if made is not None or fresh:       # a store that could not even be begun leaves its lock
+            shutil.rmtree(folder_of(path), ignore_errors=True)
         raise
     made.close()
     return Store.open(path)
@@ -99,10 +110,9 @@ def ingest(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], sto
 def read_state(path: str | os.PathLike[str], key: str | None = None) -> State:
     """The weights in a checkpoint, by name. See :func:`ingest` for what is read."""
     file = Path(path)
-    if not file.exists():
-        raise InputError(f"there is no checkpoint {file}")
     if file.is_dir():
         return _read_folder(file, key)
+    check_input(file)
     with open(file, "rb") as opened:
         head = opened.read(64)
     if head.startswith(LFS):
@@ -233,9 +243,10 @@ def _read_folder(folder: Path, key: str | None = None) -> State:
 
 
 def _read_json(file: Path) -> Any:
+    check_input(file)
     try:
         return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} cannot be read as JSON: {error}") from error
 
 
@@ -293,12 +304,15 @@ def step_of(path: Path) -> int | None:
             held = _read_json(state)
             if isinstance(held, dict) and isinstance(held.get("global_step"), int):
                 return int(held["global_step"])
-        found = re.fullmatch(r"checkpoint-(\d+)", path.name)
+        found = re.fullmatch(r"(?:checkpoint|step|global_step)[-_]?(\d+)", path.name)
         return int(found[1]) if found else None
     if path.suffix == ".ckpt" and path.exists():
         found = re.search(r"step=(\d+)", path.stem)
         if found:
             return int(found[1])
+        held = _load(path)      # last.ckpt
+        step = held.get("global_step") if isinstance(held, Mapping) else None
+        return step if isinstance(step, int) and not isinstance(step, bool) else None
     return None
 
 
@@ -373,7 +387,7 @@ def state_dict(store: str | os.PathLike[str] | Any, snapshot: int = -1) -> State
     one = open_store(store) if isinstance(store, str | os.PathLike) else store
     if "manifest" not in one.provenance:
         raise InputError(f"{one.path} holds no snapshots of a network (fields: {', '.join(one.fields)})")
-    manifest = Manifest.from_dict(one.provenance["manifest"])
+    manifest = Manifest.in_store(one)
     n = len(one)
     if not -n <= snapshot < n:
         raise InputError(f"the store holds {n} snapshots; there is no number {snapshot}")
@@ -391,6 +405,8 @@ def export(store: str | os.PathLike[str] | Any, out: str | os.PathLike[str], sna
 
     Returns the files written. In .safetensors a tensor with several names stands once, the other names are in the
     metadata. Files are written whole or not at all.
+
+    Raises InputError where there is no such snapshot or suffix; StoreError where a file cannot be written (a full disk).
     """
     one = open_store(store) if isinstance(store, str | os.PathLike) else store
     path = Path(out)
@@ -406,14 +422,15 @@ def export(store: str | os.PathLike[str] | Any, out: str | os.PathLike[str], sna
         name = path.name.format(k) if "{" in path.name else path.name if snapshot is not None else (
             f"{path.stem}-{k}{path.suffix}")
         target = path.with_name(name)
-        with replacing(target, follow=True) as temporary:
-            WRITERS[path.suffix](state_dict(one, k), Path(temporary), _metadata(one, k))
+        state, metadata = state_dict(one, k), _metadata(one, k)
+        with writing(target), replacing(target, follow=True) as temporary:
+            WRITERS[path.suffix](state, Path(temporary), metadata)
         written.append(target)
     return written
 
 
 def _metadata(store: Any, k: int) -> dict[str, str]:
-    manifest = Manifest.from_dict(store.provenance["manifest"])
+    manifest = Manifest.in_store(store)
     times = store["parameters"].times
     return {"format": "pt", "ensemblekit.run": store.run, "ensemblekit.step": f"{times[k]:g}",
             **{alias: first for alias, first in manifest.aliases}}

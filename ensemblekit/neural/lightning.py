@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
+from contextvars import Token
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ import torch
 from ensemblekit.errors import InputError, MissingExtraError
 from ensemblekit.neural.parameters import Select
 from ensemblekit.neural.recorder import Recorder
-from ensemblekit.neural.schedule import CycleLR, bare_schedule
+from ensemblekit.neural.schedule import CycleLR, bare_schedule, shortened, unwrapped_optimizer
 
 
 def _base() -> type:
@@ -39,6 +41,9 @@ class SnapshotCallback(_base()):    # type: ignore[misc]
 
     Resuming is Lightning's (``trainer.fit(..., ckpt_path=...)``): the store is cut back to the snapshots there were when
     the checkpoint was written. Loss and rate of every step, and what validation logs, go to the history.
+
+    Under ``fast_dev_run`` everything runs as in a real training, into a store that is thrown away, and schedules made meanwhile
+    are cut to the few steps there are; nothing is left in the way of the real training.
     """
 
     def __init__(self, store: str | os.PathLike[str], *, module: str | None = None, parameters: Select = "all",
@@ -54,9 +59,12 @@ class SnapshotCallback(_base()):    # type: ignore[misc]
         self.store, self.module, self.parameters, self.options = os.fspath(store), module, parameters, options
         self.recorder: Recorder | None = None
         self._updates: int | None = None
+        self._trial: tuple[tempfile.TemporaryDirectory[str], Token[bool]] | None = None
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuses strategies under which no process holds the weights whole."""
+        if getattr(trainer, "fast_dev_run", False) and self._trial is None:
+            self._trial = tempfile.TemporaryDirectory(prefix="ensemblekit-"), shortened.set(True)
         name = type(trainer.strategy).__name__
         for word in ("FSDP", "DeepSpeed", "ModelParallel"):
             if word in name:
@@ -73,7 +81,9 @@ class SnapshotCallback(_base()):    # type: ignore[misc]
         if not isinstance(model, torch.nn.Module):
             raise InputError(f"module={self.module!r} names no torch module of {type(pl_module).__name__}")
         plugin = getattr(trainer, "precision_plugin", None)
-        self.recorder = Recorder(self.store, model, schedule.optimizer, schedule, getattr(plugin, "scaler", None),
+        optimizers = [unwrapped_optimizer(one) for one in getattr(trainer, "optimizers", None) or [schedule.optimizer]]
+        store = self.store if self._trial is None else os.path.join(self._trial[0].name, "trial.h5")
+        self.recorder = Recorder(store, model, optimizers, schedule, getattr(plugin, "scaler", None),
                                  self.parameters, states=False, **self.options)
         try:
             self.recorder.go_on(trainer.global_step if self._updates is None else self._updates)
@@ -96,7 +106,7 @@ class SnapshotCallback(_base()):    # type: ignore[misc]
         """The last snapshot, if it is still due."""
         if self.recorder is not None:
             recorder, self.recorder = self.recorder, None
-            self._updates = recorder.updates
+            self._updates = recorder.updates if self._trial is None else None
             recorder.end(as_planned=not trainer.should_stop)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
@@ -119,6 +129,10 @@ class SnapshotCallback(_base()):    # type: ignore[misc]
         if self.recorder is not None:
             recorder, self.recorder = self.recorder, None
             recorder.close()
+        if self._trial is not None:
+            (folder, token), self._trial = self._trial, None
+            shortened.reset(token)
+            folder.cleanup()
 
 
 def _schedule_of(trainer: Any) -> CycleLR:

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 import torch
 
-from ensemblekit.errors import InputError
+from ensemblekit.errors import InputError, StoreDamagedError
 from ensemblekit.source import Field
 
 Select = Literal["all", "trainable"] | Callable[[str, torch.Tensor], bool]
@@ -39,6 +39,14 @@ class Entry(NamedTuple):
     def size(self) -> int:
         """Numbers in the vector; a complex number is two."""
         return math.prod(self.shape) * (2 if self.dtype.startswith("complex") else 1)
+
+
+def _entry(name: Any, shape: Any, dtype: Any) -> Entry:
+    """An entry of a record. Raises ValueError where it speaks of no tensor."""
+    if not isinstance(name, str) or not isinstance(getattr(torch, str(dtype), None), torch.dtype) or not all(
+            isinstance(n, int) and n >= 0 for n in shape):
+        raise ValueError(f"{name!r} of shape {shape!r} and type {dtype!r} is no tensor")
+    return Entry(name, tuple(shape), str(dtype))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +112,27 @@ class Manifest:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
-        """The inverse of :meth:`to_dict`."""
-        found = {kind: [Entry(name, tuple(shape), dtype) for name, shape, dtype in raw[kind]] for kind in KINDS}
-        return cls._made(found, [(a, b) for a, b in raw["aliases"]], bool(raw["partial"]))
+        """The inverse of :meth:`to_dict`. Raises StoreDamagedError where the record is not what that wrote."""
+        try:
+            found = {kind: [_entry(*one) for one in raw[kind]] for kind in KINDS}
+            names = {entry.name for entries in found.values() for entry in entries}
+            aliases = [(str(a), str(b)) for a, b in raw["aliases"]]
+            if len(names) < sum(map(len, found.values())) or not {b for _, b in aliases} <= names:
+                raise ValueError("names come twice, or stand for what is not there")
+            return cls._made(found, aliases, bool(raw["partial"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise StoreDamagedError(f"the record of the tensors in the snapshots cannot be read: {error!r}") from error
+
+    @classmethod
+    def in_store(cls, store: Any) -> Self:
+        """The manifest of the snapshots in a store. Raises StoreDamagedError where they are not the vectors it speaks of."""
+        made = cls.from_dict(store.provenance["manifest"])
+        wanted = {kind: field.shape for kind, field in made.fields.items()}
+        there = {kind: store.all_fields[kind].shape for kind in KINDS if kind in store.all_fields}
+        if wanted != there:
+            raise StoreDamagedError(f"{store.path}: the record of its tensors speaks of vectors of {wanted}; the snapshots "
+                                    f"hold {there}")
+        return made
 
     @classmethod
     def _made(cls, found: Mapping[str, list[Entry]], aliases: list[tuple[str, str]], partial: bool) -> Self:
@@ -198,27 +224,77 @@ def selector(parameters: Select) -> Callable[[str, torch.Tensor], bool]:
     raise InputError(f'parameters is "all", "trainable" or a function of (name, parameter); got {parameters!r}')
 
 
-def left_out(model: torch.nn.Module, wanted: Callable[[str, torch.Tensor], bool]) -> dict[str, str]:
-    """name -> hash of what a model has and its snapshots do not hold: parameters not selected, extra states of modules."""
-    import pickle
+class Remainder:
+    """What a model has and its snapshots do not hold: parameters not selected, and extra states of modules.
 
+    A base of billions of frozen weights is hashed once. Later a tensor is read again only where it is another one, where
+    torch counts a change in place, or where a sample of its values differs (changes through ``.data`` are not counted).
+    """
+
+    SAMPLE = 64
+    """Values of a tensor that are compared each time."""
+
+    def __init__(self, model: torch.nn.Module, wanted: Callable[[str, torch.Tensor], bool]):
+        self.model, self.wanted = model, wanted
+        self._known: dict[int, tuple[torch.Tensor, tuple[Any, ...], str]] = {}
+
+    def hashes(self) -> dict[str, str]:
+        """Name -> hash of its values now."""
+        import pickle
+
+        import xxhash
+
+        bare = unwrapped(self.model)
+        named = [(name, tensor) for name, tensor, is_parameter in _named(bare)
+                 if is_parameter and not self.wanted(name, tensor)]
+        tensors = {id(tensor): tensor for _, tensor in named}
+        known = {}
+        for (key, tensor), sample in zip(tensors.items(), _samples(list(tensors.values()), self.SAMPLE), strict=True):
+            version = None if tensor.is_inference() else tensor._version
+            state = (version, tensor.data_ptr(), tuple(tensor.shape), tensor.dtype, sample)
+            before = self._known.get(key)
+            same = before is not None and before[0] is tensor and before[1] == state
+            known[key] = (tensor, state, before[2] if same and before is not None else _hash_of(tensor))
+        self._known = known
+        found = {name: known[id(tensor)][2] for name, tensor in named}
+        for prefix, module in bare.named_modules():
+            if type(module).get_extra_state is not torch.nn.Module.get_extra_state:
+                extra = module.get_extra_state()
+                if not is_empty(extra):
+                    found[bare_name(f"{prefix}.get_extra_state" if prefix else "get_extra_state")] = xxhash.xxh3_128(
+                        pickle.dumps(_comparable(extra))).hexdigest()
+        return found
+
+
+def left_out(model: torch.nn.Module, wanted: Callable[[str, torch.Tensor], bool]) -> dict[str, str]:
+    """Name -> hash of what a model has and its snapshots do not hold; see :class:`Remainder`."""
+    return Remainder(model, wanted).hashes()
+
+
+def _hash_of(tensor: torch.Tensor) -> str:
     import xxhash
 
-    found: dict[str, str] = {}
-    seen: dict[int, str] = {}
-    bare = unwrapped(model)
-    for name, tensor, is_parameter in _named(bare):
-        if is_parameter and not wanted(name, tensor):
-            if id(tensor) not in seen:
-                flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-                seen[id(tensor)] = xxhash.xxh3_128(flat.data).hexdigest()
-            found[name] = seen[id(tensor)]
-    for prefix, module in bare.named_modules():
-        if type(module).get_extra_state is not torch.nn.Module.get_extra_state:
-            extra = module.get_extra_state()
-            if not is_empty(extra):
-                found[bare_name(f"{prefix}.get_extra_state" if prefix else "get_extra_state")] = xxhash.xxh3_128(
-                    pickle.dumps(_comparable(extra))).hexdigest()
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return xxhash.xxh3_128(flat.data).hexdigest()
+
+
+def _samples(tensors: list[torch.Tensor], n: int) -> list[bytes]:
+    """Bytes of up to n values spread over each tensor; one wait for each device."""
+    parts: dict[tuple[Any, Any], list[tuple[int, torch.Tensor]]] = {}
+    for k, tensor in enumerate(tensors):
+        one = tensor.detach()
+        if not one.is_contiguous() and one.ndim == 4 and one.is_contiguous(memory_format=torch.channels_last):
+            one = one.permute(0, 2, 3, 1)       # the same values in the order of memory
+        if one.numel() and one.is_contiguous():
+            parts.setdefault((one.device, one.dtype), []).append((k, one.reshape(-1)[::-(-one.numel() // n)]))
+    found = [b""] * len(tensors)
+    for held in parts.values():
+        raw = torch.cat([sample for _, sample in held]).view(torch.uint8).cpu().numpy().tobytes()
+        at = 0
+        for k, sample in held:
+            size = sample.numel() * sample.element_size()
+            found[k] = raw[at:at + size]
+            at += size
     return found
 
 

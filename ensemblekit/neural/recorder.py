@@ -23,21 +23,21 @@ import numpy as np
 import torch
 import xxhash
 
-from ensemblekit.errors import InputError, StoreError
+from ensemblekit.errors import ClosedError, EnsemblekitError, InputError, StoreError, one_line
 from ensemblekit.neural import resume as saved
 from ensemblekit.neural.history import CLOCK, LOSS, RATE
 from ensemblekit.neural.parameters import (
     KINDS,
     Manifest,
+    Remainder,
     Select,
     check_left_out,
-    left_out,
     pack,
     selector,
     to_vectors,
 )
 from ensemblekit.neural.ring import CudaTransfer, Ring
-from ensemblekit.neural.schedule import bare_schedule, differences
+from ensemblekit.neural.schedule import CycleLR, differences, schedules_of, unwrapped_optimizer
 from ensemblekit.source import Field
 from ensemblekit.store.store import Store
 
@@ -68,6 +68,17 @@ class Recorder:
     stepped: after `step` or before it (Lightning), several times an update (Accelerate on several processes), once an
     epoch. Steps that a GradScaler skips keep the phase of the schedule, if the scaler is passed.
 
+    Beside one of torch's own schedules, or none, snapshots are taken by hand::
+
+        with neural.Recorder("weights.h5", model, optimizer, torch_schedule) as rec:
+            ...
+                optimizer.step(); rec.step(loss)
+            rec.capture()
+
+    Several optimizers (of a generator and a critic, of matrices and the rest) come as a list, their schedules as another. The
+    first that has a cyclic schedule, else the first, counts the updates; a snapshot is taken when all that step in an
+    iteration have made their steps. Call `step` after the last of them.
+
     On a GPU a snapshot is copied aside and written while training goes on; elsewhere `step` returns when it is in the
     store. In a torch.distributed run process 0 writes, and every process makes a Recorder; random numbers are kept for
     each. FSDP and DeepSpeed are refused.
@@ -82,7 +93,8 @@ class Recorder:
         Arguments:
             store: path of the store; made, or gone on with where it holds a run of the same model and settings.
             model: bare, compiled, or in DataParallel or DistributedDataParallel.
-            optimizer, scheduler, scaler: those of the loop; those that Accelerate wraps too.
+            optimizer, scheduler, scaler: those of the loop; those that Accelerate wraps too. Lists where there are several;
+                `scheduler` may be one of torch's, or None for a constant rate: then see :meth:`capture`.
             parameters: those a snapshot holds: "all", "trainable" (require a gradient), or a function of (name,
                 parameter). Buffers of the state dict are always held.
             resume: go on with a store that is there; False makes that an error.
@@ -100,15 +112,25 @@ class Recorder:
             raise InputError(f"store is the path of a file, made by the recorder; got {type(store).__name__}")
         if save_every is not None and save_every < 1:
             raise InputError(f"save_every is a number of steps, 1 or more; got {save_every!r}")
+        if isinstance(scaler, str) or callable(scaler):
+            raise InputError(f"scaler is a GradScaler; got {scaler!r}. Pass which parameters to record by name: parameters=")
         self.path = os.fspath(store)
         self.model = model
-        self.optimizer = _bare_optimizer(optimizer)
-        self.scheduler = bare_schedule(scheduler)
+        self.optimizers = _optimizers_of(optimizer)
+        """All of them, bare."""
+        self.schedules = schedules_of(scheduler, self.optimizers)
+        """One an optimizer."""
+        self._first = next((k for k, one in enumerate(self.schedules) if isinstance(one, CycleLR)), 0)
+        self.optimizer, self.scheduler = self.optimizers[self._first], self.schedules[self._first]
+        self._cycles = self.scheduler if isinstance(self.scheduler, CycleLR) else None
         self.scaler = scaler
         self.manifest = Manifest.of(model, parameters)
-        _check_optimizer(self.optimizer, self.scheduler, model)
-        self._wanted = selector(parameters)
-        self._left = left_out(model, self._wanted)
+        _check_optimizers(self.optimizers, model)
+        for one in self.schedules if states else ():
+            if not isinstance(one, CycleLR):
+                saved.check_readable(one.state_dict(), one.config["kind"])
+        self._remainder = Remainder(model, selector(parameters))
+        self._left = self._remainder.hashes()
         self._last_digest = b""
         if not self.manifest.parameters:
             raise InputError("the model has no parameters to record")
@@ -123,9 +145,10 @@ class Recorder:
         self._save_every, self._states = save_every, states
         self._rank, self._world = _rank_and_world()
         self._settings = json.loads(json.dumps({
-            "schedule": self.scheduler.config,
-            "optimizer": saved.settings_of(self.optimizer, [self.scheduler._base(g) for g in
-                                                            range(len(self.scheduler.base_lrs))]),
+            "schedule": saved.one_or_list([one.config for one in self.schedules]),
+            "optimizer": saved.one_or_list([
+                saved.settings_of(one, [schedule._base(g) for g in range(len(schedule.base_lrs))])
+                for one, schedule in zip(self.optimizers, self.schedules, strict=True)]),
             "processes": self._world, "configuration": dict(configuration or {})}))
         self._sidecar = saved.Sidecar(self.path, durability == "disk")
         self._place = _Place()
@@ -135,9 +158,13 @@ class Recorder:
         self._exhausted = False
         self._used_batches = False
         self._seen = 0                  # updates at the last call of step
-        self._at_update: tuple[int, list[float]] = (-1, self.scheduler.rates)      # phase and rates of the last update
+        self._at_update = -1            # phase of the last update
+        self._rates = [one.rates for one in self.schedules]     # with which each optimizer made its last step
         self._crossing_only = False     # several updates a phase: an end is known only when it is crossed
-        self._captured_end = 0
+        self._captured_end, self._end_step = 0, 0       # the last end that has its snapshot, and the update that was after
+        self._crossed_end: int | None = None    # its snapshot waits for the other optimizers
+        self._stepped: set[int] = set()         # optimizers that have made their steps of this iteration
+        self._by_hand: list[int] = []
         self._rows: list[tuple[int, Any, list[float]]] = []
         self._last_loss: Any = None
         self._saved_at, self._saved_updates, self._cost = time.perf_counter(), 0, 0.0
@@ -150,7 +177,7 @@ class Recorder:
         try:
             self._hook()
             if state is not None:
-                self._load(state)
+                self._go_on_from(state)
             if self.store is not None:
                 weakref.finalize(self, self.store.close)    # lets go of the lock where a failed training forgets us
                 self._start_ring()
@@ -257,22 +284,43 @@ class Recorder:
 
         Raises InputError where a snapshot was due and its weights, or its loss, are not finite. Those before it stay.
         """
+        taken = self._take_crossed()
         if self.updates == self._seen:      # part of an accumulated gradient, or skipped by the scaler
-            return False
+            return taken
         self._seen = self.updates
-        phase, rates = self._at_update
+        phase = self._at_update
         if loss is not None:
             self._last_loss = loss = _mean_loss(loss)
         if self._finished:          # a run that ended is left alone
             return False
+        rates = self._rates[0] if len(self._rates) == 1 else [rate for one in self._rates for rate in one]
         self._rows.append((self.updates, loss, rates))
         if len(self._rows) >= ROWS:
             self._flush()
         # An end is known before it is crossed where the schedule moves by one step an update, and after this call.
-        schedule = self.scheduler
-        if phase + 1 == schedule.next_end and phase == schedule.last_epoch and not self._crossing_only:
+        schedule = self._cycles
+        if schedule is not None and phase + 1 == schedule.next_end and phase == schedule.last_epoch and (
+                not self._crossing_only):
             return self._capture(phase + 1)
-        return False
+        return taken
+
+    def capture(self) -> bool:
+        """Take a snapshot of the weights as they are now, wherever a schedule stands; whether one was taken.
+
+        For schedules that know no cycles (torch's own, a constant rate), or besides the snapshots of one that does. Call it
+        after `step`; after one update there is one snapshot, and nothing is taken of a finished run. In a distributed run
+        every process calls it.
+
+        Raises InputError where the weights, or the last loss, are not finite; ClosedError after `close`.
+        """
+        if self._closed:
+            raise ClosedError(f"the recorder of {self.path} is closed: capture() belongs into its with block")
+        self._take_crossed()
+        if self._finished or (self.captured and self.captured[-1] == self.updates):
+            return False
+        self._snapshot()
+        self._by_hand.append(self.updates)
+        return True
 
     @property
     def batches_done(self) -> int:
@@ -297,15 +345,34 @@ class Recorder:
     def _crossed(self, end: int) -> None:
         """The schedule is about to move over an end of a cycle."""
         if self.updates and not self._closed and not self._finished:
-            self._capture(end)
+            self._take_crossed()
+            if len(self.optimizers) == 1:
+                self._capture(end)
+            else:               # the others may still have to make their steps
+                self._crossed_end = end
+
+    def _take_crossed(self) -> bool:
+        """The snapshot of an end that was crossed, now that all optimizers have made their steps."""
+        end, self._crossed_end = self._crossed_end, None
+        return end is not None and self._capture(end)
 
     def _capture(self, end: int) -> bool:
         """Take the snapshot of an end, unless that was done; again where another update came after it."""
         if end == self._captured_end:
-            if self.captured and self.captured[-1] == self.updates:
+            if self.captured and self._end_step == self.updates:
                 return False
             self._crossing_only = True
-            self._undo()
+            if self.captured and self.captured[-1] == self._end_step:
+                self._undo()
+        self._captured_end, self._end_step = end, self.updates
+        if self._by_hand and self.captured and self.captured[-1] == self._by_hand[-1] == self.updates:
+            self._by_hand.pop()
+            return False        # these weights were taken by hand
+        self._snapshot()
+        return True
+
+    def _snapshot(self) -> None:
+        """One more snapshot, after the last update."""
         loss = self._last_loss
         self._check_left()
         if self._rank == 0:
@@ -317,9 +384,7 @@ class Recorder:
             else:
                 self._write(to_vectors(self.model, self.manifest), self.updates)
         self.captured.append(self.updates)
-        self._captured_end = end
         self._due = True
-        return True
 
     def _undo(self) -> None:
         self.captured.pop()
@@ -345,7 +410,7 @@ class Recorder:
 
     def _check_left(self) -> None:
         """Raise InputError where what snapshots do not hold began to train, or is no longer what it was."""
-        now = left_out(self.model, self._wanted)
+        now = self._remainder.hashes()
         changed = [name for name in {**self._left, **now} if self._left.get(name) != now.get(name)]
         if changed:
             raise InputError(f"{', '.join(changed[:3])} changed or began to train after the recorder was made, and snapshots "
@@ -392,7 +457,8 @@ class Recorder:
                 "random_epoch": place.random_epoch, "random_call": place.random_call,
                 "random": saved.random_state(self._generators),
                 "loader": None, "lengths": dict(self._lengths), "captured": list(self.captured),
-                "captured_end": self._captured_end, "crossing_only": self._crossing_only,
+                "captured_end": self._captured_end, "end_step": self._end_step, "by_hand": list(self._by_hand),
+                "crossing_only": self._crossing_only,
                 "also": {name: one.state_dict() for name, one in self._also.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -401,6 +467,8 @@ class Recorder:
         self._place = _Place(state["epoch"])
         self._lengths = dict(state["lengths"])
         self._crossing_only, self._captured_end = state["crossing_only"], state["captured_end"]
+        self._by_hand = list(state.get("by_hand", []))
+        self._end_step = state.get("end_step", state["captured"][-1] if state["captured"] else 0)
         self._pending = {name: state[name] for name in PLACE}
         for name, one in self._also.items():
             if name not in state["also"]:
@@ -415,6 +483,7 @@ class Recorder:
         to go on from a checkpoint of then."""
         self.updates = self._seen = updates
         self.captured = [step for step in self.captured if step <= updates]
+        self._by_hand = [step for step in self._by_hand if step <= updates]
         if self.store is None:
             return
         if self._ring is not None:
@@ -441,7 +510,9 @@ class Recorder:
             raise StoreError(f"{self.path} holds {len(self.captured)} snapshots of another run, and this one begins anew: "
                              "resume it from its checkpoint, or name another file")
         self.rewind(updates)
-        self._captured_end = max((end for end in self.scheduler.ends if end <= self.scheduler.last_epoch), default=0)
+        ends = [] if self._cycles is None else self._cycles.ends
+        self._captured_end = max((end for end in ends if end <= self.scheduler.last_epoch), default=0)
+        self._end_step = self.captured[-1] if self.captured else 0
 
     def _due_now(self, end_of_epoch: bool = False) -> bool:
         if not self._states:
@@ -462,6 +533,7 @@ class Recorder:
     def _save(self, finished: bool = False) -> None:
         """All a killed run needs, in one file; in a distributed run every process's random numbers first."""
         began = time.perf_counter()
+        self._take_crossed()
         if self._ring is not None:
             self._ring.drain()
         self._flush()
@@ -476,8 +548,8 @@ class Recorder:
                 "format": saved.FORMAT, "run": self.store.run if self.store is not None else "", "finished": finished,
                 "settings": self._settings, "recorder": {**self.state_dict(), **own},
                 "model": saved.model_state(self.model), "averages": saved.averages_of(self.model),
-                "optimizer": self.optimizer.state_dict(),
-                "schedule": self.scheduler.state_dict(),
+                "optimizer": saved.one_or_list([one.state_dict() for one in self.optimizers]),
+                "schedule": saved.one_or_list([one.state_dict() for one in self.schedules]),
                 "scaler": None if self.scaler is None else self.scaler.state_dict()})
         if self._world > 1:
             torch.distributed.barrier()
@@ -486,14 +558,26 @@ class Recorder:
         self._cost = max(self._saved_at - began, 1e-4)
         self._saved_updates, self._due = self.updates, False
 
+    def _go_on_from(self, state: dict[str, Any]) -> None:
+        """Take up what :meth:`_save` wrote. Raises StoreError where the file holds something else."""
+        try:
+            self._load(state)
+        except EnsemblekitError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise StoreError(f"{self._sidecar.folder / 'state.pt'} is not what a run of these settings saves "
+                             f"({type(error).__name__}: {one_line(error)}); {saved.ANEW}") from error
+
     def _load(self, state: dict[str, Any]) -> None:
         saved.load_model(self.model, state["model"])
         saved.load_averages(self.model, state.get("averages", {}))
-        self._left = left_out(self.model, self._wanted)
+        self._left = self._remainder.hashes()
         if self.store is not None:
             check_left_out(self.store.provenance.get("left_out", {}), self.model)
-        saved.load_optimizer(self.optimizer, state["optimizer"])
-        self.scheduler.load_state_dict(state["schedule"])
+        for optimizer, held in zip(self.optimizers, saved.as_list(state["optimizer"]), strict=True):
+            saved.load_optimizer(optimizer, held)
+        for schedule, held in zip(self.schedules, saved.as_list(state["schedule"]), strict=True):
+            schedule.load_state_dict(held)
         if self.scaler is not None and state["scaler"] is not None:
             self.scaler.load_state_dict(state["scaler"])
         recorder = dict(state["recorder"])
@@ -520,8 +604,9 @@ class Recorder:
         """Make the store or open the one there is; the state to go on from, if any. On process 0 only."""
         fields = {**self.manifest.fields, HASH: Field((16,), np.dtype("u1")),
                   LOSS: Field((), np.dtype("f4"), clock=CLOCK),
-                  RATE: Field((len(self.scheduler.base_lrs),), np.dtype("f8"), clock=CLOCK)}
-        room = {"main": max(1, self.scheduler.n_snapshots), CLOCK: max(1, self.scheduler.total_steps)}
+                  RATE: Field((sum(len(one.base_lrs) for one in self.schedules),), np.dtype("f8"), clock=CLOCK)}
+        room = None if self._cycles is None else {
+            "main": max(1, self._cycles.n_snapshots), CLOCK: max(1, self._cycles.total_steps)}
         if not os.path.lexists(self.path):
             self._sidecar.remove("*")
             provenance = {"manifest": self.manifest.to_dict(), "training": self._settings, "left_out": self._left}
@@ -542,7 +627,7 @@ class Recorder:
         provenance = self.store.provenance
         if "manifest" not in provenance or "training" not in provenance:
             raise StoreError(f"{self.path} is a store, but not of a training run; name another file")
-        there = Manifest.from_dict(provenance["manifest"])
+        there = Manifest.in_store(self.store)
         there.check(self.model)
         if there != self.manifest:
             mine, other = ({e.name: e for kind in KINDS for e in getattr(m, kind)} for m in (self.manifest, there))
@@ -556,7 +641,10 @@ class Recorder:
         if not self._states:
             return None         # whoever saves them will say where to go on (rewind, load_state_dict)
         state = self._sidecar.read("state.pt")
-        if state is not None and state["run"] == self.store.run:
+        if state is not None and not isinstance(state, dict):
+            raise StoreError(f"{self._sidecar.folder / 'state.pt'} holds no state of a run but a {type(state).__name__}; "
+                             f"{saved.ANEW}")
+        if state is not None and state.get("run") == self.store.run:
             return state
         if self.captured and self._sidecar.read_text("begun") != self.store.run:
             raise StoreError(f"{self.path} holds {len(self.captured)} snapshots and no state of the run to go on from; "
@@ -588,58 +676,95 @@ class Recorder:
 
     def _hook(self) -> None:
         """Count the optimizer's steps, see those the scaler skips, and hear of the schedule's crossings."""
-        def stepped(optimizer: Any, args: Any, kwargs: Any) -> None:
+        def stepped(k: int, optimizer: Any) -> None:
+            schedule = self.schedules[k]
             found_inf = getattr(optimizer, "found_inf", None)       # fused optimizers skip inside their own kernel
             if found_inf is not None and float(found_inf) > 0:
-                self.scheduler._held = True
+                schedule._held = True
                 return
-            schedule = self.scheduler
-            phase = schedule.last_epoch
-            if phase == self._at_update[0]:
-                self._crossing_only = True
-            self._at_update = (phase, schedule.rates)
-            self.updates += 1
             schedule._held = False
+            self._rates[k] = schedule.rates
+            self._stepped.add(k)
+            if k != self._first:
+                return
+            if self._cycles is not None and self._cycles.last_epoch == self._at_update:
+                self._crossing_only = True
+            self._at_update = schedule.last_epoch
+            self.updates += 1
 
-        self._handle = self.optimizer.register_step_post_hook(stepped)
-        self.scheduler._observers.append(self._crossed)
+        def steps(k: int) -> None:
+            if k in self._stepped:      # an iteration begins
+                self._take_crossed()
+                self._stepped.clear()
+
+        self._handles = []
+        for k, one in enumerate(self.optimizers):
+            self._handles.append(one.register_step_post_hook(lambda optimizer, *_, k=k: stepped(k, optimizer)))
+            if len(self.optimizers) > 1:
+                self._handles.append(one.register_step_pre_hook(lambda *_, k=k: steps(k)))
+        if self._cycles is not None:
+            self._cycles._observers.append(self._crossed)
         self._scaler_step = None
         if self.scaler is not None and hasattr(self.scaler, "step"):
             original = self._scaler_step = self.scaler.step
 
             def step_and_see(optimizer: Any, *args: Any, **kwargs: Any) -> Any:
-                before = self.updates
-                out = original(optimizer, *args, **kwargs)
-                if _bare_optimizer(optimizer) is self.optimizer and self.updates == before:
-                    self.scheduler._held = True     # until the next real step: the phase stays
+                made = [False]
+                bare = unwrapped_optimizer(optimizer)
+                own = [k for k, one in enumerate(self.optimizers) if one is bare]
+                handle = bare.register_step_post_hook(lambda *_: made.__setitem__(0, True)) if own else None
+                try:
+                    out = original(optimizer, *args, **kwargs)
+                finally:
+                    if handle is not None:
+                        handle.remove()
+                if own and not made[0]:
+                    self.schedules[own[0]]._held = True     # until the next real step: the phase stays
                 return out
 
             self.scaler.step = step_and_see
 
     def _end(self) -> None:
         """The training is over as planned, as far as one can see from here."""
-        schedule = self.scheduler
-        over = self._exhausted or self._stopped or schedule.last_epoch >= schedule.total_steps
-        if self._exhausted and not (self._finished or self._stopped) and schedule.next_end == schedule.ends[-1] \
-                and self.updates > (self.captured[-1] if self.captured else 0):
+        self._take_crossed()
+        schedule = self._cycles
+        through = schedule is None or schedule.last_epoch >= schedule.total_steps
+        over = self._exhausted or self._stopped or through
+        if schedule is not None and self._exhausted and not (self._finished or self._stopped) \
+                and schedule.next_end == schedule.ends[-1] and self.updates > (self.captured[-1] if self.captured else 0):
             self._capture(schedule.ends[-1])        # the training ended a few steps short of the schedule
         if not self._finished:
-            short = len(self.captured) < schedule.n_snapshots and not self._stopped
-            past = self.updates > schedule.total_steps
-            advice = ("" if not (short or past) else ": schedule.step() belongs after every optimizer step"
-                      if schedule.last_epoch < min(self.updates, schedule.total_steps) and not schedule.last_epoch else
-                      ": total_steps is epochs times optimizer steps an epoch, not batches of an accumulated gradient; the "
-                      "training went past it" if past else
-                      ": the others were not taken. total_steps is epochs times optimizer steps an epoch (not micro-batches)")
-            logger.log(logging.WARNING if short or past else logging.INFO,
-                       "the training ended: %d of %d snapshots, schedule at %d of %d after %d updates%s",
-                       len(self.captured), schedule.n_snapshots, schedule.last_epoch, schedule.total_steps, self.updates,
-                       advice)
+            self._log_end()
         if self._ring is not None:
             self._ring.drain()
         self._flush()
-        if self._states and over and not self._finished and (self._used_batches or schedule.last_epoch >= schedule.total_steps):
+        if not self._states or not over or self._finished or not (self._used_batches or through):
+            return
+        if self.captured or self._stopped:
             self._save(finished=True)
+        elif self._rank == 0:       # the same script, once mended, begins again
+            self._sidecar.remove("state.pt")
+
+    def _log_end(self) -> None:
+        schedule = self._cycles
+        if schedule is None:
+            logger.log(logging.INFO if self.captured or self._stopped else logging.WARNING,
+                       "the training ended: %d snapshots, taken by hand, after %d updates%s", len(self.captured), self.updates,
+                       "" if self.captured else ": a schedule without cycles takes none, call recorder.capture() for each")
+            return
+        by_hand = len(set(self._by_hand) & set(self.captured))
+        due = len(self.captured) - by_hand
+        short = due < schedule.n_snapshots and not self._stopped
+        past = self.updates > schedule.total_steps
+        advice = ("" if not (short or past) else ": schedule.step() belongs after every optimizer step"
+                  if schedule.last_epoch < min(self.updates, schedule.total_steps) and not schedule.last_epoch else
+                  ": total_steps is epochs times optimizer steps an epoch, not batches of an accumulated gradient; the "
+                  "training went past it" if past else
+                  ": the others were not taken. total_steps is epochs times optimizer steps an epoch (not micro-batches)")
+        logger.log(logging.WARNING if short or past else logging.INFO,
+                   "the training ended: %d of %d snapshots%s, schedule at %d of %d after %d updates%s", due,
+                   schedule.n_snapshots, f" and {by_hand} taken by hand" if by_hand else "", schedule.last_epoch,
+                   schedule.total_steps, self.updates, advice)
 
     def end(self, as_planned: bool = True) -> None:
         """The training is over: take the last snapshot, if the loop ended a few steps short of it, and close. What leaving
@@ -662,11 +787,13 @@ class Recorder:
             if self._ring is not None:
                 self._ring.close()
         finally:
-            with contextlib.suppress(ValueError):
-                self.scheduler._observers.remove(self._crossed)
-            self.scheduler._held = False
-            if hasattr(self, "_handle"):
-                self._handle.remove()
+            if self._cycles is not None:
+                with contextlib.suppress(ValueError):
+                    self._cycles._observers.remove(self._crossed)
+            for schedule in self.schedules:
+                schedule._held = False
+            for handle in getattr(self, "_handles", []):
+                handle.remove()
             if getattr(self, "_scaler_step", None) is not None:
                 self.scaler.step = self._scaler_step
             if self.store is not None:
@@ -725,13 +852,18 @@ def content_hash(model: torch.nn.Module) -> str:
     return digest(to_vectors(model)).hex()
 
 
-def _bare_optimizer(optimizer: Any) -> torch.optim.Optimizer:
-    """The optimizer inside what Accelerate or Lightning wraps around it."""
-    while type(optimizer).__name__ in ("AcceleratedOptimizer", "LightningOptimizer"):
-        optimizer = optimizer.optimizer
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise InputError(f"optimizer is a torch.optim.Optimizer; got {type(optimizer).__name__}")
-    return optimizer
+def _optimizers_of(given: Any) -> list[torch.optim.Optimizer]:
+    """One optimizer or several, bare, each once."""
+    found: list[torch.optim.Optimizer] = []
+    for one in given if isinstance(given, list | tuple) else [given]:
+        bare = unwrapped_optimizer(one)
+        if not isinstance(bare, torch.optim.Optimizer):
+            raise InputError(f"optimizer is a torch.optim.Optimizer, or a list of such; got {type(bare).__name__}")
+        if all(bare is not other for other in found):
+            found.append(bare)
+    if not found:
+        raise InputError("optimizer is an empty list: no updates would be seen")
+    return found
 
 
 def _mean_loss(loss: Any) -> Any:
@@ -745,15 +877,13 @@ def _mean_loss(loss: Any) -> Any:
         raise InputError(f"loss is a tensor or a number; got {type(loss).__name__}") from error
 
 
-def _check_optimizer(optimizer: torch.optim.Optimizer, schedule: Any, model: torch.nn.Module) -> None:
-    """Raise InputError where the optimizer trains another model, or the schedule moves another optimizer.
+def _check_optimizers(optimizers: list[torch.optim.Optimizer], model: torch.nn.Module) -> None:
+    """Raise InputError where the optimizers train another model.
 
     A copy that nothing trains (an average of weights) is recorded beside any optimizer.
     """
-    if _bare_optimizer(schedule.optimizer) is not optimizer:
-        raise InputError("the schedule was made for another optimizer than the one given: make it of this one")
     own = {id(one) for one in model.parameters()}
-    trained = {id(one) for group in optimizer.param_groups for one in group["params"]}
+    trained = {id(one) for optimizer in optimizers for group in optimizer.param_groups for one in group["params"]}
     average = any(type(one).__name__ == "AveragedModel" for one in model.modules())
     if not own & trained and not average and any(one.requires_grad for one in model.parameters()):
         raise InputError("the optimizer trains none of this model's parameters: it was made for another model, or before the "

@@ -9,20 +9,29 @@ and renamed.
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import json
+import os
 import random
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ensemblekit.errors import InputError, StoreError
-from ensemblekit.files import replacing
+from ensemblekit.errors import InputError, StoreError, one_line
+from ensemblekit.files import replacing, why_unreadable
 from ensemblekit.neural.parameters import bare_name, unwrapped
+from ensemblekit.neural.schedule import is_plain
 from ensemblekit.store.segments import folder_of
 
 FORMAT = 1
+ANEW = "delete it to start the run anew, in another store or with this one deleted too"
+OWN = re.compile(r"(state\.pt|rank\d+-\d+\.pt|begun|log\.jsonl)(\.tmp-\w+)?\Z")
+"""Files that a run writes into its folder."""
 
 
 # -- random numbers ------------------------------------------------------------------------------------------------
@@ -166,15 +175,32 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
 def settings_of(optimizer: torch.optim.Optimizer, base_lrs: list[float]) -> dict[str, Any]:
     """What makes an optimizer the same in two runs: its kind and the options of its groups, plain data."""
     speed_only = {"params", "lr", "initial_lr", "foreach", "fused", "capturable", "differentiable", "param_names"}
-    groups = [{name: value for name, value in group.items() if name not in speed_only and _plain(value)} |
+    groups = [{name: value for name, value in group.items() if name not in speed_only and is_plain(value)} |
               {"lr": base, "tensors": len(group["params"])}
               for group, base in zip(optimizer.param_groups, base_lrs, strict=True)]
     return {"kind": type(optimizer).__name__, "groups": groups}
 
 
-def _plain(value: Any) -> bool:
-    return value is None or isinstance(value, str | int | float | bool) or (
-        isinstance(value, list | tuple) and all(_plain(one) for one in value))
+def one_or_list(values: list[Any]) -> Any:
+    """The only one, or all of them: states and settings of one optimizer stand by themselves."""
+    return values[0] if len(values) == 1 else values
+
+
+def as_list(values: Any) -> list[Any]:
+    """The inverse of :func:`one_or_list`."""
+    return values if isinstance(values, list) else [values]
+
+
+def check_readable(state: Any, name: str) -> None:
+    """Raise InputError where a state could be saved and not be read back, as it holds more than tensors and plain data."""
+    held = io.BytesIO()
+    try:
+        torch.save(state, held)
+        held.seek(0)
+        torch.load(held, weights_only=True)
+    except Exception as error:
+        raise InputError(f"the state of {name} holds more than tensors and plain data, and a killed run could not go on from "
+                         "it: pass states=False, and save states of your own") from error
 
 
 def flattened(settings: Any, name: str = "") -> dict[str, Any]:
@@ -189,6 +215,41 @@ def flattened(settings: Any, name: str = "") -> dict[str, Any]:
 
 
 # -- files ---------------------------------------------------------------------------------------------------------
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """What fails while a file is written leaves as one StoreError of one line that names the file and the cause.
+
+    For files that stand in for others by a rename: whatever stood there before is still whole.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, StoreError) and not isinstance(error.__cause__, OSError):
+            raise
+        if not isinstance(error, OSError | RuntimeError) and type(error).__name__ != "SafetensorError":
+            raise
+        raise StoreError(f"{os.fspath(path)} could not be written: {_cause_of(error)}. What stood there before is "
+                         "unchanged") from error
+
+
+def _cause_of(error: BaseException) -> str:
+    """Why a file could not be written; the writers of torch and safetensors have texts of their own for a full disk."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    chain: list[BaseException] = []
+    one: BaseException | None = error
+    while one is not None and one not in chain:
+        chain.append(one)
+        one = one.__cause__ or one.__context__
+    codes = [code for code in (getattr(one, "errno", None) for one in chain) if code is not None]
+    if any(code in full for code in codes) or any(f"os error {code})" in str(error) for code in full):
+        return "the disk is full, or the limit on file sizes is reached; free some space and try again"
+    if codes:
+        return os.strerror(codes[0]).lower()
+    if "PytorchStreamWriter failed" in str(error) or "unexpected pos" in str(error):
+        return "not all bytes could be written, as on a full disk; free some space and try again"
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
 
 class Sidecar:
     """The folder beside a store for what a training run overwrites."""
@@ -205,46 +266,86 @@ class Sidecar:
         self._replace(name, lambda file: file.write(text.encode()))
 
     def _replace(self, name: str, fill: Any) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
+        with writing(self.folder / name):
+            self.folder.mkdir(parents=True, exist_ok=True)
             with replacing(self.folder / name, durable=self.durable) as temporary, open(temporary, "wb") as file:
                 fill(file)
-        except (OSError, RuntimeError) as error:      # torch's writer has its own for a full disk
-            raise StoreError(f"the state of the run could not be written to {self.folder}: {error}") from error
 
     def read(self, name: str) -> Any | None:
         """What `write` wrote, on the CPU; None where there is no such file."""
         path = self.folder / name
-        if not path.exists():
+        if not self._is_there(path):
             return None
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
-            raise StoreError(f"{path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}); delete it to "
-                             "start the run anew, in another store or with this one deleted too") from error
+            raise StoreError(f"{path} cannot be read ({type(error).__name__}: {one_line(error)}); {ANEW}") from error
 
     def read_text(self, name: str) -> str | None:
         path = self.folder / name
-        return path.read_text() if path.exists() else None
+        try:
+            return path.read_text() if self._is_there(path) else None
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{path} cannot be read ({error}); it belongs to the run beside it") from error
+
+    def _is_there(self, path: Path) -> bool:
+        """Whether there is such a file. Raises StoreError where there is something else."""
+        why = why_unreadable(path)
+        if why and os.path.lexists(path):
+            raise StoreError(f"{path} {why}")
+        return not why
 
     def remove(self, pattern: str, keep: str = "") -> None:
-        """Files by pattern, but one."""
+        """Files of a run by pattern, but one; what else lies there is left alone."""
         for path in self.folder.glob(pattern):
-            if path.name != keep:
+            if path.name != keep and OWN.match(path.name):
                 with contextlib.suppress(OSError):
                     path.unlink()
 
     def log(self, entry: dict[str, Any]) -> None:
-        """One more line of log.jsonl."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / "log.jsonl", "a") as file:
-            file.write(json.dumps(entry) + "\n")
+        """One more line of log.jsonl, whole or not at all."""
+        path = self.folder / "log.jsonl"
+        with writing(path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with open(self._opened(path), "ab+", buffering=0) as file:
+                length = file.seek(0, os.SEEK_END)
+                if length and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+                    length = self._cut(file)            # a line that a kill cut short would swallow this one
+                line = (json.dumps(entry) + "\n").encode()
+                try:
+                    if file.write(line) != len(line):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                except OSError:
+                    file.truncate(length)
+                    raise
+
+    def _opened(self, path: Path) -> int:
+        """A descriptor of the file of lines; not through a link, which may lead to any file of the user."""
+        self._is_there(path)
+        try:
+            return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            raise StoreError(f"{path} cannot be written ({error.strerror}): what stands there is no file of the run") from error
+
+    @staticmethod
+    def _cut(file: Any) -> int:
+        """Take off what stands behind the last end of a line; the length left."""
+        file.seek(0)
+        length = file.read().rfind(b"\n") + 1
+        file.truncate(length)
+        file.seek(0, os.SEEK_END)
+        return int(length)
 
     def logged(self) -> list[dict[str, Any]]:
-        """All lines of log.jsonl; a last one that was cut short by a kill is left out."""
+        """All lines of log.jsonl; what is no line of ours, as a last one that was cut short by a kill, is left out."""
         lines = (self.read_text("log.jsonl") or "").splitlines()
         found = []
         for line in lines:
-            with contextlib.suppress(json.JSONDecodeError):
-                found.append(json.loads(line))
+            with contextlib.suppress(ValueError, RecursionError):
+                entry = json.loads(line)
+                if isinstance(entry, dict) and {"step", "epoch"} <= entry.keys() and all(
+                        isinstance(value, int | float) for value in entry.values()):
+                    found.append(entry)
         return found

@@ -15,8 +15,10 @@ import torch
 
 from ensemblekit.errors import InputError
 from ensemblekit.neural.prediction import Prediction
+from ensemblekit.neural.resume import writing
 from ensemblekit.neural.uncertainty import Pool
 from ensemblekit.source import Field
+from ensemblekit.store.guarded import record
 from ensemblekit.store.segments import folder_of
 from ensemblekit.store.store import Store
 
@@ -76,26 +78,30 @@ def predictions_path(store: str | os.PathLike[str], name: str) -> Path:
 
 def save_predictions(store: str | os.PathLike[str], name: str, members: np.ndarray, prediction: Prediction,
                      weights: np.ndarray, others: Mapping[str, np.ndarray] | None = None) -> Path:
-    """Write or replace them, by a new file and a rename."""
+    """Write the predictions of that name beside the store, or replace them, by a new file and a rename.
+
+    Raises StoreError where they cannot be written (a full disk); those that stood there before are still whole.
+    """
     path = predictions_path(store, name)
-    path.parent.mkdir(exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{name}.tmp-", dir=path.parent))      # a store has a folder beside it
     dtype = np.dtype("f8" if members.ndim == 3 else "f4")
     fields = {"probabilities": Field(members.shape[1:], dtype)}
     if prediction.target is not None:
         fields["target"] = Field(prediction.target.shape, np.dtype("i8"), clock="target")
     rows = [*(f"member {k}" for k in range(len(members))), *(others or {})]
-    try:
-        with Store.create(work / path.name, fields, capacity=len(rows), provenance={
-                "rows": rows, "members": len(members), "space": prediction.space, "ignore_index": prediction.ignore_index,
-                "weights": [float(w) for w in weights]}) as out:
-            for row in (*members, *(others or {}).values()):
-                out.append({"probabilities": row.astype(dtype)})
-            if prediction.target is not None:
-                out.append({"target": prediction.target.astype(np.int64)}, clock="target")
-        os.replace(work / path.name, path)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    with writing(path):
+        path.parent.mkdir(exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{name}.tmp-", dir=path.parent))      # a store has a folder beside it
+        try:
+            with Store.create(work / path.name, fields, capacity=len(rows), provenance={
+                    "rows": rows, "members": len(members), "space": prediction.space, "ignore_index": prediction.ignore_index,
+                    "weights": [float(w) for w in weights]}) as out:
+                for row in (*members, *(others or {}).values()):
+                    out.append({"probabilities": row.astype(dtype)})
+                if prediction.target is not None:
+                    out.append({"target": prediction.target.astype(np.int64)}, clock="target")
+            os.replace(work / path.name, path)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
     return path
 
 
@@ -107,10 +113,13 @@ def load_predictions(store: str | os.PathLike[str], name: str = "predictions") -
         raise InputError(f"no predictions {name!r} are saved beside {os.fspath(store)}"
                          + (f"; there are: {', '.join(there)}" if there else "") +
                          ". Save them: ensemble.predict(loader, save=True), or neural.report(..., save=True)")
-    with Store.open(path) as held:
+    with Store.open(path) as held, record(path, "record of saved predictions"):
         about = held.provenance
         rows = np.asarray(held["probabilities"][:])
         target = np.asarray(held["target"][0]) if "target" in held.all_fields else None
-    m = int(about["members"])
-    return SavedPredictions(rows[:m], np.array(about["weights"]), target,
-                            dict(zip(about["rows"][m:], rows[m:], strict=True)), about["space"], about["ignore_index"])
+        m, names, ignored = about["members"], about["rows"], about["ignore_index"]
+        weights = np.asarray(about["weights"], np.float64)
+        if not 0 < m <= len(rows) == len(names) or weights.shape != (m,) or not isinstance(ignored, int | None):
+            raise ValueError(f"it speaks of {m} members, {len(weights)} weights and {len(names)} rows; there are {len(rows)}")
+        return SavedPredictions(rows[:m], weights, target, dict(zip(names[m:], rows[m:], strict=True)), str(about["space"]),
+                                ignored)

@@ -11,10 +11,12 @@ import numpy as np
 
 from ensemblekit.averaging.moments import Moments
 from ensemblekit.errors import InputError
+from ensemblekit.intake import as_array
 from ensemblekit.neural.calibration import adaptive_bins, bin_of
 from ensemblekit.neural.items import Items, items_of
 from ensemblekit.neural.prediction import RegressionPrediction
 from ensemblekit.neural.temperature import scaled_nll
+from ensemblekit.scaling import exponent_of, ldexp
 
 RESAMPLES = 400
 NAMES = ("accuracy", "nll", "calibrated_nll", "brier", "ece", "ece_adaptive", "ece_classwise")
@@ -50,11 +52,15 @@ class Score:
 
 
 class Scores(dict[str, Score]):
-    """Name -> :class:`Score`. Prints as a table; `paired` where they are differences, with * where zero lies outside."""
+    """Name -> :class:`Score`. Prints as a table; `paired` where they are differences, with * where zero lies outside.
 
-    def __init__(self, found: Mapping[str, Score], *, paired: bool = False):
+    `notes`: what is to be known of the numbers.
+    """
+
+    def __init__(self, found: Mapping[str, Score], *, paired: bool = False, notes: tuple[str, ...] = ()):
         super().__init__(found)
         self.paired = paired
+        self.notes = notes
 
     def __str__(self) -> str:
         if not self:
@@ -65,7 +71,8 @@ class Scores(dict[str, Score]):
         rows = [(name, f"{s.value:.4g}", f"{s.low:.4g}", f"{s.high:.4g}", "*" if self.paired and s.significant else "")
                 for name, s in self.items()]
         lines = [f"{'':{width}}{'value':>12}{'95 % low':>12}{'high':>12}   {about}",
-                 *(f"{name:{width}}{value:>12}{low:>12}{high:>12} {star}".rstrip() for name, value, low, high, star in rows)]
+                 *(f"{name:{width}}{value:>12}{low:>12}{high:>12} {star}".rstrip() for name, value, low, high, star in rows),
+                 *(f"note: {note}" for note in self.notes)]
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -87,8 +94,9 @@ def scores(prediction: Any, *, groups: Any = None, n_bins: int = 15, seed: int =
     Raises InputError without labels, with labels out of range, or with fewer than two items or groups.
     """
     if isinstance(prediction, RegressionPrediction):
-        parts, sizes = regression_parts(prediction, groups)
-        return Scores({name: within(name, ratio(sums, sizes), RANGES_OF_NUMBERS) for name, sums in parts.items()})
+        exponent = error_exponent(prediction)
+        parts, sizes = regression_parts(prediction, groups, exponent)
+        return in_unit({name: within(name, ratio(sums, sizes), RANGES_OF_NUMBERS) for name, sums in parts.items()}, exponent)
     items = given(prediction, groups)
     found = {name: within(name, ratio(items.sums(values), items.sizes)) for name, values in item_scores(items, seed).items()}
     drawn = draws(items.n, seed)
@@ -123,28 +131,53 @@ def item_scores(items: Items, seed: int = 0) -> dict[str, np.ndarray]:
     return {**found, "calibrated_nll": found["nll"] if items.tempered else scaled_nll(items, seed=seed)}
 
 
-def regression_parts(prediction: RegressionPrediction, groups: Any = None) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Name -> sums (n,) over each item or group, and the numbers in each."""
+def errors_of(prediction: RegressionPrediction) -> np.ndarray:
+    """(n, ...): answers less targets. Raises InputError where there are no targets, or they do not fit or are not finite."""
     if prediction.target is None:
         raise InputError("these predictions have no targets; predict from a loader of (input, target)")
-    mean, target = np.asarray(prediction.mean, np.float64), np.asarray(prediction.target, np.float64)
+    mean, target = (as_array(x, what, dtype=np.float64) for x, what in ((prediction.mean, "answers"),
+                                                                         (prediction.target, "targets")))
     if mean.shape != target.shape or not len(mean):
         raise InputError(f"targets have the shape of the answers, n > 0; got {target.shape} and {mean.shape}")
     if not (np.isfinite(mean).all() and np.isfinite(target).all()):
         raise InputError("answers and targets must be finite numbers")
-    variance = np.maximum(np.asarray(prediction.variance, np.float64), np.finfo(np.float64).tiny)
-    square = (mean - target) ** 2
-    rows = {"mse": square, "nll": 0.5 * (np.log(2 * np.pi * variance) + square / variance),
-            "coverage": (square <= 1.959963984540054**2 * variance).astype(float)}
-    owner = np.arange(len(mean))
+    return mean - target
+
+
+def error_exponent(*predictions: RegressionPrediction) -> int:
+    """Power of two to divide all errors by, so that their squares are numbers."""
+    return exponent_of(max(float(abs(errors_of(one)).max(initial=0.0)) for one in predictions))
+
+
+def regression_parts(prediction: RegressionPrediction, groups: Any = None,
+                     exponent: int = 0) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Name -> sums (n,) over each item or group, the squared errors over 4**exponent, and the numbers in each."""
+    gap = errors_of(prediction)
+    std = as_array(prediction.std, "std", dtype=np.float64)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        far = np.where(gap == 0, 0.0, abs(gap) / std)       # a variance of 0 excludes all errors
+        std = np.where(std > 0, std, np.finfo(np.float64).tiny ** 0.5)
+        rows = {"mse": ldexp(gap, -exponent) ** 2, "nll": 0.5 * np.log(2 * np.pi) + np.log(std) + 0.5 * far**2,
+                "coverage": (far <= 1.959963984540054).astype(float)}
+    owner = np.arange(len(gap))
     if groups is not None:
-        names = np.asarray(groups)
-        if names.shape != (len(mean),):
-            raise InputError(f"groups are one name an item, shape ({len(mean)},); got {names.shape}")
+        names = as_array(groups, "groups", kinds=None)
+        if names.shape != (len(gap),):
+            raise InputError(f"groups are one name an item, shape ({len(gap)},); got {names.shape}")
         owner = np.unique(names, return_inverse=True)[1]
-    n, width = int(owner.max()) + 1, mean[0].size
-    sums = {name: np.bincount(owner, x.reshape(len(mean), -1).sum(1), n) for name, x in rows.items()}
+    n, width = int(owner.max()) + 1, gap[0].size
+    sums = {name: np.bincount(owner, x.reshape(len(gap), -1).sum(1), n) for name, x in rows.items()}
     return sums, np.bincount(owner, minlength=n).astype(float) * width
+
+
+def in_unit(found: Mapping[str, Score], exponent: int, *, paired: bool = False) -> Scores:
+    """Scores of numbers, the mean squared error times 4**exponent; a note where that is beyond the range of float64."""
+    mse, e = found["mse"], 2 * exponent
+    full = Score(ldexp(mse.value, e), ldexp(mse.stderr, e), ldexp(mse.low, e), ldexp(mse.high, e), mse.n, ldexp(mse.bias, e))
+    beyond = mse.value != 0 and not np.finfo(np.float64).tiny <= abs(full.value) < np.inf
+    note = (f"the mean squared error, {mse.value:.3g} * 2**{e}, is beyond the range of float64 (1e-308 ... 1e308) and stands "
+            "as infinity, 0 or with few digits; the other scores are right")
+    return Scores({**found, "mse": full}, paired=paired, notes=(note,) if beyond else ())
 
 
 def _correct(p: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -176,10 +209,12 @@ def ratio(sums: np.ndarray, sizes: np.ndarray) -> Score:
     if n < 2:
         raise InputError(f"an error over items needs two items or groups of items, or more; got {n}")
     value = float(sums.sum() / sizes.sum())
+    if not np.isfinite(value):      # a density at an error that a variance of 0 excludes
+        return Score(value, np.nan, np.nan, np.nan, n)
     left = (sums - value * sizes) * (n / sizes.sum())
     moments = Moments()
     moments.update(left, 0)
-    stderr = float(np.sqrt(moments.result().variance / n))
+    stderr = float(moments.result().std / np.sqrt(n))
     half = float(stdtrit(n - 1, 0.975)) * stderr
     return Score(value, stderr, value - half, value + half, n)
 

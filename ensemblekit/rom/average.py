@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +22,7 @@ from ensemblekit.averaging.average import (
     summaries,
 )
 from ensemblekit.averaging.blocking import BlockResult
-from ensemblekit.averaging.estimate import Estimate, over_power_of_two, student_interval
+from ensemblekit.averaging.estimate import Estimate, over_power_of_two, spread_interval, student_interval
 from ensemblekit.averaging.moments import Moments, MomentsResult
 from ensemblekit.averaging.rows import rows_of
 from ensemblekit.averaging.run import Progress, partials, reduce
@@ -29,7 +31,18 @@ from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, ReadOnceError, StatisticsError, UnknownFieldError
 from ensemblekit.files import replacing
 from ensemblekit.rom.mesh import mesh_of
-from ensemblekit.scaling import exponent_of, ldexp, representable, scaled
+from ensemblekit.scaling import (
+    FREE,
+    LARGE,
+    SMALL,
+    common,
+    exponent_of,
+    ldexp,
+    power_of_two,
+    representable,
+    scaled,
+    weight_exponent,
+)
 from ensemblekit.source import Array, Block, Field, SnapshotSource, as_source, check_times
 
 STATISTICS = ("mean", "rms", "reynolds_stress", "tke")
@@ -38,6 +51,11 @@ PAIRS = {2: ((0, 0), (1, 1), (0, 1)), 3: ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2)
 LOOKS = 16
 """Snapshots of the first glance, from which the reference is taken."""
 BINS = 64
+VANISHING, OVERFLOWING = 2.0**-600, 2.0**1000
+"""Sums of fourth powers below which some may have vanished, and above which some may have overflowed: weights and deviations
+of ordinary size stay between."""
+STRETCHES = 20.0
+"""Independent snapshots of a velocity below which the interval of its second moments is not vouched for."""
 STATE_BYTES = 1 << 30
 
 
@@ -91,7 +109,8 @@ class FieldAverages(Mapping[str, Estimate]):
             name: of the average.
             target: in its unit; by default 1 % of its largest value (the largest speed, for a vector's mean).
 
-        An interval shrinks as the root of the time averaged. NaN where nothing moves.
+        An interval shrinks as the root of the time averaged. NaN where nothing moves, and where it cannot be told: with fewer
+        than ten independent snapshots the interval itself is not known.
         """
         one = self[name]
         if target is None:
@@ -99,7 +118,7 @@ class FieldAverages(Mapping[str, Estimate]):
         if not target > 0:
             raise InputError(f"target is half an interval, above 0; got {target!r}")
         half = 0.5 * (np.asarray(one.high) - np.asarray(one.low))
-        return np.where(half > 0, (half / target) ** 2, np.nan)
+        return np.where((half > 0) & (np.asarray(one.n_eff) >= ENOUGH), (half / target) ** 2, np.nan)
 
     def save(self, path: Any) -> Any:
         """Write :meth:`arrays` to an .npz file; returns its path."""
@@ -287,7 +306,7 @@ class Products:
     """Sums of w a, w a_i a_j and their squares about a fixed reference. Merges in any order.
 
     The values are divided by 2**exponent, (cells,), beforehand and the weights by 2**weight_exponent; the reference is
-    of divided values.
+    of divided values. The exponents given are those of a glance: they change with values and weights that need others.
     """
 
     def __init__(self, parts: int, reference: np.ndarray, exponent: np.ndarray | None = None, weight_exponent: int = 0):
@@ -303,37 +322,134 @@ class Products:
 
         if not len(values):
             return
-        values = np.asarray(values)
+        given = np.asarray(values)
+        if not self.sums:
+            pairs, cells = self.parts * (self.parts + 1) // 2, math.prod(given.shape[1:]) // self.parts
+            self.sums = [np.zeros((k, cells)) for k in (self.parts, pairs, pairs + 1)]
+        w = np.ones(len(given))
+        if weights is not None or self.weight_exponent:
+            w = w if weights is None else np.ascontiguousarray(weights, np.float64)
+            self._divide(self.exponent, weight_exponent(w, self.weight_exponent, self.weight == 0.0))
+            w = ldexp(w, -self.weight_exponent)
+        wide = given.dtype.kind == "f" and given.dtype.itemsize > 4
+        # the first block is looked at by its sums, which are thrown away where they overflow: no further read of the values
+        if wide and self.n and (self.exponent is not None or power_of_two(given) > LARGE):
+            self._make_room(given)
+        with np.errstate(invalid="ignore", over="ignore"):
+            add_products(*self._rows(given), w, self.reference, *self.sums)
+            if wide and not self.n and not (self.sums[-1][-1] < OVERFLOWING).all() and self._make_room(given):
+                for x in self.sums:
+                    x[:] = 0.0
+                add_products(*self._rows(given), w, self.reference, *self.sums)
+        if wide:
+            self._look_closer(given, w)
+        self.n += len(given)
+        self.weight += float(w.sum())
+
+    def _rows(self, values: np.ndarray) -> tuple[np.ndarray, int, int, int, int]:
+        """Values (n, *item) over their powers of two, as the kernel takes them."""
         if self.exponent is not None:
             values = ldexp(values.reshape(len(values), -1), -np.repeat(self.exponent, self.parts))
         rows = rows_of(values.view(np.uint8) if values.dtype == bool else values)
-        cells = rows.width // self.parts
-        pairs = self.parts * (self.parts + 1) // 2
-        if not self.sums:
-            self.sums = [np.zeros((k, cells)) for k in (self.parts, pairs, pairs + 1)]
-        w = np.ones(rows.n) if weights is None else ldexp(np.ascontiguousarray(weights, np.float64), -self.weight_exponent)
-        with np.errstate(invalid="ignore", over="ignore"):
-            add_products(rows.flat, rows.stride, rows.n, cells, self.parts, w, self.reference, *self.sums)
-        self.n += rows.n
-        self.weight += float(w.sum())
+        return rows.flat, rows.stride, rows.n, rows.width // self.parts, self.parts
+
+    def _divide(self, exponent: np.ndarray | None, weight_exponent: int) -> None:
+        """Change to these powers of two."""
+        if exponent is not self.exponent:
+            mine = self._exponents()
+            step = mine - exponent
+            self.reference = ldexp(self.reference, np.repeat(step, self.parts))
+            self.sums = [ldexp(x, degree * step) for degree, x in zip((1, 2, 4), self.sums, strict=False)]
+            self.exponent = exponent
+        step = self.weight_exponent - weight_exponent
+        if step:
+            self.sums, self.weight = [ldexp(x, step) for x in self.sums], ldexp(self.weight, step)
+            self.weight_exponent = weight_exponent
+
+    def _exponents(self) -> np.ndarray:
+        return np.zeros(len(self.reference) // self.parts, np.int64) if self.exponent is None else self.exponent
+
+    def _free(self) -> np.ndarray:
+        """The exponents, `FREE` in cells that have been at a reference of 0 all the time."""
+        zero = (self.reference.reshape(-1, self.parts) == 0).all(axis=1)
+        for x in self.sums:
+            zero &= (x == 0).all(axis=0)
+        return np.where(zero, FREE, self._exponents())
+
+    def _needed(self, values: np.ndarray) -> np.ndarray:
+        """(cells,) exponents that suit the values (n, *item) of each; `FREE` where they are 0."""
+        e = power_of_two(values.reshape(len(values), -1), 0, always=True).reshape(-1, self.parts)
+        zero = ~np.any(values, axis=0).reshape(-1, self.parts)
+        return np.where(zero, FREE, e).max(axis=1)
+
+    def _make_room(self, values: np.ndarray) -> bool:
+        """Larger exponents for cells whose fourth powers would overflow; whether there are any."""
+        needed, mine = self._needed(values), self._exponents()
+        new = np.where(needed > mine + LARGE, needed, mine)
+        if (new == mine).all():
+            return False
+        self._divide(new, self.weight_exponent)
+        return True
+
+    def _look_closer(self, values: np.ndarray, weights: np.ndarray) -> None:
+        """Smaller exponents for cells whose fourth powers vanished: they have been at a reference of 0 until now."""
+        from ensemblekit.rom.kernels_average import add_products
+
+        at = np.flatnonzero(self.sums[-1][-1] < VANISHING)
+        if len(at):
+            at = at[(self.reference.reshape(-1, self.parts)[at] == 0).all(axis=1)]
+        if not len(at):
+            return
+        some = values.reshape(len(values), -1, self.parts)[:, at]
+        if not some.any():
+            return
+        needed, mine = self._needed(some), self._exponents().copy()
+        moved = (needed != FREE) & (needed < mine[at] + SMALL)
+        if not moved.any():
+            return
+        at, needed = at[moved], needed[moved]
+        one = Products(self.parts, np.zeros(len(at) * self.parts), needed)
+        one.sums = [np.zeros((len(x), len(at))) for x in self.sums]
+        add_products(*one._rows(np.ascontiguousarray(some[:, moved])), weights, one.reference, *one.sums)
+        for x, y in zip(self.sums, one.sums, strict=True):
+            x[:, at] = y
+        mine[at] = needed
+        self.exponent = mine
 
     def merge(self, later: Self) -> None:
         if later.n:
-            self.sums = [a + b for a, b in zip(self.sums, later.sums, strict=True)] if self.sums else later.sums
-            self.n, self.weight = self.n + later.n, self.weight + later.weight
+            mine, its = alike([self, later])
+            self.exponent, self.weight_exponent, self.reference = mine.exponent, mine.weight_exponent, mine.reference
+            self.sums = [a + b for a, b in zip(mine.sums, its.sums, strict=True)] if mine.sums else its.sums
+            self.n, self.weight = self.n + later.n, mine.weight + its.weight
 
     def result(self) -> Self:
         return self
 
     def state(self) -> dict[str, Array]:
-        named = {"n": np.array(self.n), "weight": np.array(self.weight)}
+        named = {"n": np.array(self.n), "weight": np.array(self.weight), "weight_exponent": np.array(self.weight_exponent)}
+        if self.exponent is not None:
+            named["exponent"] = self.exponent.copy()
         return named | dict(zip(("sums", "products", "squares"), self.sums, strict=False))
 
     def restored(self, state: Mapping[str, Any]) -> Self:
         new = self.empty()
+        new._divide(np.array(state["exponent"]) if "exponent" in state else new.exponent, int(state["weight_exponent"]))
         new.n, new.weight = int(state["n"]), float(state["weight"])
         new.sums = [np.array(state[name]) for name in ("sums", "products", "squares") if name in state]
         return new
+
+
+def alike(states: Sequence[Products]) -> list[Products]:
+    """The same sums over powers of two that are common to all."""
+    exponent = states[0].exponent
+    if any(one.exponent is not exponent for one in states):
+        exponent = common(np.max([one._free() for one in states], axis=0), FREE)
+    heavy = [one.weight_exponent for one in states if one.weight > 0]
+    found = [copy.copy(one) for one in states]
+    for one in found:
+        one._divide(exponent, max(heavy, default=states[0].weight_exponent))
+    return found
 
 
 class _Stretches:
@@ -341,8 +457,10 @@ class _Stretches:
 
     def __init__(self, bins: list[Products], target: _Target, confidence: float, spacing: float, kish: float,
                  facts: Mapping[str, Any]):
+        bins = alike(bins)
         self.bins, self.target, self.confidence, self.facts = bins, target, confidence, facts
         self.spacing, self.kish = spacing, kish
+        self.lost: dict[int, np.ndarray] = {}
         self.n = sum(b.n for b in bins)
         self.weight = sum(b.weight for b in bins)
         if self.weight == 0:
@@ -364,6 +482,7 @@ class _Stretches:
         shape = target.cells if what == "tke" or m == 1 else (*target.cells, len(parts))
         mean, stderr, dof, g, variance, still = (
             np.stack([np.asarray(part[k]) for part in parts], axis=-1).reshape(shape) for k in range(6))
+        second = what != "mean"
         still = still.astype(bool)
         with np.errstate(invalid="ignore", divide="ignore"):
             n_eff = np.where(still, np.nan, variance / stderr**2)
@@ -375,17 +494,26 @@ class _Stretches:
                 stderr = np.where(root > 0, stderr / (2 * root), 0.0)
                 mean = root
         unit = target.field.unit if what in ("mean", "rms") else squared(target.field.unit)
-        few = n_eff < ENOUGH
+        # squares forget faster than what they are squares of, and are about a mean that they share
+        stretches, enough = (self._stretches(shape), STRETCHES) if second else (n_eff, ENOUGH)
+        few = stretches < enough
         bad = ~np.isfinite(mean)
         doubts = []
         if few.any():
-            doubts.append(f"{int(few.sum())} of {few.size} numbers have fewer than {ENOUGH:g} independent snapshots (fewest "
-                          f"{np.nanmin(n_eff):.2g})")
+            doubts.append(f"{int(few.sum())} of {few.size} numbers have fewer than {enough:g} independent snapshots (fewest "
+                          f"{np.nanmin(stretches):.2g})")
         if bad.any():
             doubts.append(f"{int(bad.sum())} of {bad.size} numbers are not finite")
         if still.any():
             doubts.append(f"{int(still.sum())} of {still.size} numbers never change")
-        answer = Estimate(mean=mean, stderr=stderr, interval=student_interval(mean, stderr, dof, self.confidence),
+        interval = student_interval(mean, stderr, dof, self.confidence)
+        if second:
+            grows = spread_interval(mean, stderr, dof, self.confidence)
+            if what == "reynolds_stress":       # of its normal components alone
+                low, high = (np.concatenate([a[..., :m], b[..., m:]], axis=-1) for a, b in zip(grows, interval, strict=True))
+                grows = low, high
+            interval = grows
+        answer = Estimate(mean=mean, stderr=stderr, interval=interval,
                         confidence=self.confidence, n=self.n, n_eff=n_eff, statistical_inefficiency=g,
                         correlation_time=g / 2 * self.spacing, dof=dof, converged=not (few.any() or bad.any() or still.all()),
                         verdict="; ".join(doubts), estimators={"blocking": stderr}, unit=unit, **self.facts)
@@ -406,12 +534,14 @@ class _Stretches:
     def _covariance(self, i: int, j: int) -> tuple[np.ndarray, ...]:
         k = self._pair(i, j)
         value, z = self._second(i, j)
+        lost = np.sqrt(self._lost(i) * self._lost(j))
         size = np.sqrt(np.abs(self.products[self._pair(i, i)] * self.products[self._pair(j, j)]))
         # of products about the final mean: less what the reference's distance from it adds (third moments left out)
         di, dj = self.shift[i], self.shift[j]
         own, other = (self.products[self._pair(a, a)] - self.shift[a] ** 2 for a in (i, j))
         beside = di**2 * other + dj**2 * own + 2 * di * dj * value
-        return self._blocked(value, z, self.squares[k] - self.products[k] ** 2, size, beside, own * other + value**2)
+        return _grown(self._blocked(value, z, self.squares[k] - self.products[k] ** 2, size, beside, own * other + value**2),
+                      lost)
 
     def _rms(self, i: int) -> tuple[np.ndarray, ...]:
         value, *rest = self._covariance(i, i)
@@ -427,7 +557,30 @@ class _Stretches:
                          for i in m for j in m], axis=0)
         gaussian = 0.5 * np.sum([(self.products[self._pair(i, j)] - self.shift[i] * self.shift[j]) ** 2
                                  for i in m for j in m], axis=0)
-        return self._blocked(value, z, self.squares[-1] - raw**2, raw, beside, gaussian)
+        own = np.array([self.products[self._pair(i, i)] - self.shift[i] ** 2 for i in m])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            lost = own.sum(axis=0) / np.sum([own[i] / self._lost(i) for i in m], axis=0)
+        return _grown(self._blocked(value, z, self.squares[-1] - raw**2, raw, beside, gaussian), lost)
+
+    def _stretches(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Independent snapshots of the fewest of a cell's components, for a second moment of this shape."""
+        m, cells = self.target.parts, self.target.cells
+        with np.errstate(invalid="ignore", divide="ignore"):
+            each = np.stack([1 / (1 - self._lost(i)) for i in range(m)], axis=-1)
+        each = np.where(np.isfinite(each), each, np.nan)
+        if m == 1 or shape == (*cells, m):
+            return each.reshape(shape)
+        fewest = np.fmin.reduce(each, axis=-1).reshape(cells)
+        return fewest if shape == cells else np.broadcast_to(fewest[..., None], shape)
+
+    def _lost(self, i: int) -> np.ndarray:
+        """By what factor a variance about the mean of a run is less than about the true one: 1 - 1/n_eff of the mean."""
+        if i not in self.lost:
+            _, stderr, _, _, variance, still = self._first(i, self.bins[0].reference.reshape(-1, self.target.parts).T[i])
+            with np.errstate(invalid="ignore", divide="ignore"):
+                share = stderr**2 / (variance + stderr**2)
+            self.lost[i] = np.where(still | ~np.isfinite(share), 1.0, 1 - np.clip(share, 1 / self.n, 0.5))
+        return self.lost[i]
 
     def _second(self, i: int, j: int) -> tuple[np.ndarray, list[np.ndarray]]:
         """<u_i' u_j'>, and the means over each stretch of its residual."""
@@ -471,6 +624,13 @@ class _Stretches:
         block = BlockResult(mean=value, n=n, lengths=np.array(lengths), counts=np.array(counts),
                             variances=np.array(variances)).chosen()
         return value, block.stderr, block.dof, block.g, variance, still
+
+
+def _grown(part: tuple[np.ndarray, ...], lost: np.ndarray) -> tuple[np.ndarray, ...]:
+    """(value, stderr, dof, g, variance, still) of a second moment, what the scatter of the mean took off put back."""
+    value, stderr, dof, g, variance, still = part
+    lost = np.where(np.isfinite(lost), lost, 1.0)
+    return value / lost, stderr / lost, dof, g, variance / lost**2, still
 
 
 def squared(unit: str) -> str:

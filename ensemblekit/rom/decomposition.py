@@ -14,6 +14,8 @@ from ensemblekit.rom.problem import Part, Problem
 from ensemblekit.rom.slabs import SINGLE
 from ensemblekit.scaling import ldexp
 
+DIFFERENCE = 6e-8
+"""The least relative error that a difference of energies tells, as they are known to some sixteen eps."""
 LEAST = 1e-200
 """Energies of a field, in units in which that of all is an ordinary number, below which its squares may be lost."""
 
@@ -117,10 +119,12 @@ def assembled(held: Problem, found: Found, passes: int) -> Basis:
             if abs(rows[j, at]) / part.scale > largest[j] * (1 + 1e-9):
                 largest[j] = abs(rows[j, at]) / part.scale
                 phase[j] = rows[j, at] / abs(rows[j, at])
-    for rows in modes:
+    for part, rows in zip(problem.parts, modes, strict=True):
         for j in range(k):
             if phase[j] != 1:
                 rows[j] *= np.conj(phase[j])
+        if part.mask is not None:       # as the mean and every reconstruction
+            rows[:, ~part.mask] = math.nan
     coefficients = found.coefficients * phase
     single = len(problem.parts) == 1
     field = problem.parts[0].field
@@ -150,8 +154,13 @@ def assembled(held: Problem, found: Found, passes: int) -> Basis:
         passes=passes,
         residual=ldexp(found.residual, 2 * found.power),
         energies=(found.power, total, found.residual) if found.power else None)
-    errors = found.field_errors or [basis.relative_error] * len(names)
-    return replace(basis, error_per_field=dict(zip(names, errors, strict=True)))
+    least = max(basis.error_floor, DIFFERENCE)
+    errors = [math.hypot(x, least) for x in found.field_errors] or [basis.relative_error] * len(names)
+    each = basis.error_per_snapshot
+    if total and each is not None:
+        size = np.maximum((np.abs(coefficients) ** 2).sum(1) / (total / n), 1.0)
+        each = np.sqrt(each**2 + least**2 * size)
+    return replace(basis, error_per_field=dict(zip(names, errors, strict=True)), error_per_snapshot=each)
 
 
 def _in_ordinary_unit(singular_values: np.ndarray, power: int) -> np.ndarray:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError
+from ensemblekit.files import check_input
+from ensemblekit.intake import as_array
 from ensemblekit.md.superpose import frames_of
 from ensemblekit.md.system import Gather, Plain, System
 from ensemblekit.md.updating import VaryingPoints, varying_points
@@ -134,7 +136,7 @@ def reference_positions(system: System, reference: Any, select: str, atoms: np.n
     if isinstance(reference, str | os.PathLike) or hasattr(reference, "atoms"):
         found = _of_structure(reference, select, len(atoms))
     else:
-        found = np.asarray(reference, np.float64)
+        found = as_array(reference, "the reference", kinds="biuf", dtype=np.float64, named_axes=True)
         if found.ndim == 2 and len(found) == len(system.topology) != len(atoms):
             found = found[atoms]
     if found.shape != (len(atoms), 3):
@@ -152,8 +154,7 @@ def _of_structure(reference: Any, select: str, n: int) -> np.ndarray:
         whole = reference
         if isinstance(reference, str | os.PathLike):
             path = os.fspath(reference)
-            if not os.path.exists(path):
-                raise InputError(f"there is no reference structure {path!r}")
+            check_input(path)
             whole = mda.Universe(path)
         chosen = whole.atoms.select_atoms(select)
         if len(chosen) != n and len(whole.atoms) == n:      # it holds just these atoms, perhaps under other names

@@ -21,15 +21,13 @@ import numpy as np
 from ensemblekit.errors import InputError, MissingExtraError, SnapshotFileError
 from ensemblekit.rom.mesh import Association, Mesh, Polyhedra
 from ensemblekit.rom.readers.openfoam import joined, taken
-from ensemblekit.rom.readers.reader import MissingFieldError, Options, chosen, lean
+from ensemblekit.rom.readers.reader import MissingFieldError, Options, bookkeeping, check_readable, chosen, lean
 from ensemblekit.source import Field
 
 SINGLE = (".vtu", ".pvtu", ".vti", ".pvti", ".vtr", ".pvtr", ".vts", ".pvts", ".vtp", ".pvtp", ".vtk", ".vtm", ".vtmb")
 """One snapshot a file."""
 TEMPORAL = (".case", ".encas", ".cgns", ".ex2", ".exo", ".exii", ".e", ".xdmf", ".xmf", ".hdf")
 """Snapshots and times inside."""
-BOOKKEEPING = ("vtkGhostType", "vtkOriginalPointIds", "vtkOriginalCellIds", "ObjectId", "GlobalElementId", "GlobalNodeId",
-               "PedigreeElementId", "PedigreeNodeId", "SourceElementId", "SourceElementSide", "TimeValue")
 DUPLICATE = 1
 HEAD = 1 << 16
 
@@ -180,6 +178,7 @@ def open_vtk(paths: Sequence[str], options: Options) -> VTKFiles | VTKSeries:
 def _open_files(files: Sequence[tuple[str, ...]], times: np.ndarray | None, options: Options) -> VTKFiles:
     for path in (p for group in files for p in group):
         _whole(path)
+        _check_links(path, options)
     first = files[0][0]
     parts = leaves(files[0], None)
     where = _places(parts, options, first)
@@ -193,8 +192,8 @@ def _open_files(files: Sequence[tuple[str, ...]], times: np.ndarray | None, opti
 
 
 def _open_temporal(path: str, options: Options) -> VTKSeries:
-    if not os.path.isfile(path):
-        raise SnapshotFileError(path, "is missing")
+    check_readable(path)
+    _check_links(path, options)
     reader = _reader(path)
     with lock:
         instants = _instants(reader)
@@ -207,10 +206,17 @@ def _open_temporal(path: str, options: Options) -> VTKSeries:
         timed)
 
 
+def _check_links(path: str, options: Options) -> None:
+    """Raise StoreError where an HDF5 file that VTK is to read points to other files."""
+    if not options.external:
+        from ensemblekit.store.hdf5 import check_inside
+
+        check_inside(path)
+
+
 def _whole(path: str) -> None:
     """An XML file ends in its closing tag, or it was cut short; found without parsing it."""
-    if not os.path.isfile(path):
-        raise SnapshotFileError(path, "is missing")
+    check_readable(path)
     if os.path.splitext(path)[1].lower() == ".vtk":
         return
     with open(path, "rb") as file:
@@ -468,16 +474,18 @@ def _places(parts: Sequence[tuple[tuple[str, ...], Any]], options: Options, path
     """The fields asked for, by default all numbers that every block has; cell data goes before point data of its name."""
     blocks = selected(parts, options, path)
     present: dict[str, Where] = {}
+    listed: list[str] = []
     associations: tuple[Association, ...] = ("cell", "point")
     for association in associations:
-        common = [name for name in _arrays(blocks[0], association)
-                  if all(name in _arrays(b, association) for b in blocks)]
+        arrays = _arrays(blocks[0], association)
+        common = [name for name in arrays if all(name in _arrays(b, association) for b in blocks)]
         for name in common:
             plain = re.sub(r"[/.\0]", "_", name)
             plain = f"{plain}_field" if plain in ("weight", "step", "time") else plain
             label = plain if plain not in present else f"{plain}_point"
             present[label] = Where(association, name)
-    listed = [name for name in present if present[name].array not in BOOKKEEPING]
+            if not bookkeeping(name, arrays[name].dtype):
+                listed.append(label)
     names = chosen(options.fields, present if options.fields else listed, path)
     return {name: present[name] for name in names}
 

@@ -1,4 +1,4 @@
-"""What a program of somebody's means is never guessed: outputs, labels, the rest of a model, the end of a loop."""
+"""Misuse that is refused or named, never guessed at: outputs, labels, the rest of a model, the end of a loop."""
 
 import copy
 import logging
@@ -156,7 +156,7 @@ def test_a_layer_unfrozen_midway_is_named(tmp_path):
         train(tmp_path / "a.h5", model, parameters="trainable", each=lambda k: model[0].requires_grad_(k > 1))
 
 
-def test_the_end_of_a_loop_is_always_told(tmp_path, caplog):
+def test_the_end_of_a_loop_is_always_logged(tmp_path, caplog):
     with caplog.at_level(logging.INFO, "ensemblekit.neural"):
         train(tmp_path / "a.h5", net())
         assert "2 of 2 snapshots, schedule at 8 of 8 after 8 updates" in caplog.text
