@@ -301,7 +301,7 @@ def test_an_empty_or_unreadable_selection():
 
     u = universe(walk(10), BOX, charges=np.zeros(4), bonds=[(0, 1)])
     for make in (lambda s: md.RadiusOfGyration(s), lambda s: md.RDF(s), lambda s: md.MSD(s), lambda s: md.Dipole(s),
-                 lambda s: md.DensityProfile(s), lambda s: md.DielectricConstant(300, s), lambda s: md.RMSD(s)):
+                 lambda s: md.DensityProfile(s), lambda s: md.DielectricConstant(s, 300), lambda s: md.RMSD(s)):
         for text, why in (("name NOPE", "empty"), ("name (", "cannot be read")):
             with pytest.raises(InputError, match=why):
                 average(u, make(text))

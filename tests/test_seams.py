@@ -35,7 +35,8 @@ def test_an_angle_at_the_end_of_its_turn_is_doubted_and_the_period_mends_it(unit
     assert "comes round" in plain.verdict
     mended = ek.average(x, unit=unit, period=turn)
     assert mended.converged
-    assert abs(math.remainder(mended.mean - branch[1], turn)) < 2.5 * (mended.high - mended.low) / 2 < 0.1 * turn
+    half = (mended.high - mended.low) / 2
+    assert abs(math.remainder(mended.mean - branch[1], turn)) < 2.5 * half < 0.2 * turn
     assert 0 < mended.resultant.mean < 1
     both = ek.average(ek.ReplicaSet.of([ek.ArraySource.of(part, unit=unit) for part in (x, x[100:])]))
     assert "comes round" in both.verdict

@@ -201,6 +201,8 @@ def bounded_interval(mean: Any, interval: tuple[Any, Any], bounds: tuple[float, 
     """
     lowest, highest = bounds
     m, low, high = (np.asarray(x, np.float64) for x in (mean, *interval))
+    if not (np.isfinite(low).any() or np.isfinite(high).any()):
+        return interval         # there is none: nothing to keep within
     width = 1.0 if highest is None else highest - lowest
     share = np.maximum((m - lowest) / width, 0.0) if highest is None else np.clip((m - lowest) / width, 0.0, 1.0)
     found = []

@@ -132,7 +132,7 @@ def rdf(
     select_a: Annotated[str, typer.Option("-a", "--select-a", help="From these atoms.")],
     select_b: Annotated[str | None, typer.Option("-b", "--select-b", help="To these; by default among themselves.")] = None,
     range_: Annotated[tuple[float, float], typer.Option("--range", metavar="LOW HIGH", help="In angstrom.")] = (0.0, 15.0),
-    bins: Annotated[int, typer.Option("--bins")] = 150,
+    bins: Annotated[int, typer.Option("--bins")] = 75,
     begin: Annotated[float | None, typer.Option("--begin", metavar="PS", help="First time.")] = None,
     end: End = None, dt: Dt = None, replicas: Replicas = False, confidence: Confidence = 0.95,
     weights: FrameWeights = None, temperature: Temperature = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -251,6 +251,8 @@ def _finished(run: int, states: list[tuple[int, States]], name: str, ready: Prep
         return _within(_own(run, states, name, ready, time_unit, equilibration, confidence), ready)
     estimate = estimate_of(states, name, equilibration=equilibration, confidence=confidence, unit=ready.unit,
                            time_unit=time_unit)
+    if ready.arrange is not None:
+        estimate = _arranged(estimate, ready.arrange)
     answer = estimate if ready.function is None else derived(states, name, ready.function, estimate, unit=ready.unit)
     further = {key: replace(derived(states, name, more.function, estimate, unit=more.unit), coords=dict(more.coords))
                for key, more in ready.further.items()}
@@ -263,6 +265,15 @@ def _finished(run: int, states: list[tuple[int, States]], name: str, ready: Prep
     if ready.branches:
         answer = _doubted(answer, [state[name][len(ready.traces) + 1] for _, state in states])
     return _within(replace(answer, coords=dict(ready.coords), further=further), ready)
+
+
+def _arranged(estimate: Estimate, arrange: Callable[[np.ndarray, float], np.ndarray]) -> Estimate:
+    """The estimate with its numbers in other places; what is put elsewhere is 0 and has no error."""
+    facts: dict[str, Any] = {name: arrange(np.asarray(getattr(estimate, name)), np.nan)
+             for name in ("n_eff", "statistical_inefficiency", "correlation_time", "dof")}
+    return replace(estimate, mean=arrange(np.asarray(estimate.mean), 0.0), stderr=arrange(np.asarray(estimate.stderr), 0.0),
+                   interval=(arrange(np.asarray(estimate.low), 0.0), arrange(np.asarray(estimate.high), 0.0)),
+                   estimators={name: arrange(np.asarray(x), 0.0) for name, x in estimate.estimators.items()}, **facts)
 
 
 def _doubted(estimate: Estimate, states: Sequence[Any]) -> Estimate:

@@ -187,7 +187,7 @@ def contacts(flat, stride, n, width, a, b, same, radius, boxes, out):
 
 @kernel
 def contact_map(flat, stride, n, width, a, b, row, column, radius, boxes, out):
-    """1 where any atom of group row[i] of a lies within `radius` of one of group column[j] of b: out (n, rows, columns).
+    """1 where an atom of group row[i] of a is within `radius` of one of group column[j] of b: out (n, rows, columns) uint8.
 
     An atom is not in contact with itself.
     """
@@ -210,7 +210,7 @@ def contact_map(flat, stride, n, width, a, b, row, column, radius, boxes, out):
                 if kind != 0:
                     d0, d1, d2 = nearest(d0, d1, d2, kind, lower, turn)
                 if d0 * d0 + d1 * d1 + d2 * d2 <= square and a[i] != b[j]:
-                    line[column[j]] = 1.0
+                    line[column[j]] = 1
 
 
 @kernel

@@ -41,6 +41,8 @@ from ensemblekit.store.store import StoredSource
 
 BATCH = 8 << 20
 """Bytes of frames read at a time: they stay in the cache until the last observable has seen them."""
+TRAJECTORIES = (".xtc", ".trr", ".dcd", ".nc", ".ncdf", ".trj", ".mdcrd", ".trz")
+"""Suffixes of files that hold positions and no names."""
 FOR_READERS = ("convert_units", "lengthunit", "timeunit", "velocityunit", "atom_style", "lammps_coordinate_convention")
 """Those that a reader needs again where a worker opens the file."""
 TIMED = ("XTCReader", "TRRReader", "TNGReader", "NCDFReader", "H5MDReader")
@@ -96,6 +98,14 @@ class FrameSource:
         """The same frames with these statistical weights, (frames,)."""
         raise NotImplementedError
 
+    def __repr__(self) -> str:
+        weighted = "" if self.weights is None else ", weighted"
+        return f"<{self.lengths[0]} frames of {len(self.topology)} atoms: {', '.join(self.kinds)}{weighted}>"
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        raise NotImplementedError
+
     @property
     def fields(self) -> Mapping[str, Field]:
         n = len(self.topology)
@@ -104,7 +114,7 @@ class FrameSource:
                 for kind in self.kinds}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TrajectorySource(FrameSource):
     """Frames of one or more trajectory files, parts of one run; every worker opens the files for itself."""
 
@@ -279,7 +289,7 @@ def _check_box(box: np.ndarray, rows: np.ndarray, path: str) -> None:
                          "one")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LiveSource(FrameSource):
     """Frames of a Universe that only its own reader can give: in memory, transformed on the fly, or a stream.
 
@@ -421,6 +431,11 @@ def _universe(topology: Any, trajectory: Any, options: Mapping[str, Any], extern
         check_input(file)
         if not external:
             check_inside(file)
+    suffix = os.path.splitext(os.fspath(topology))[1].lower()
+    if suffix in TRAJECTORIES and "topology_format" not in options:
+        name = os.path.basename(os.fspath(topology))
+        raise InputError(f"{name} is a trajectory, which does not say of which atoms: name its topology before it (a TPR, PSF, "
+                         f"PRMTOP, GRO or PDB file), topol.tpr {name}")
     with mdanalysis() as mda:
         try:
             mine = {} if not files else {k: v for k, v in options.items() if k in FOR_TRAJECTORIES}

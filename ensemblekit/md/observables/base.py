@@ -96,6 +96,9 @@ class Prepared:
     """Axis of the observable (after `function`) -> (values, unit), in the order of the axes."""
     function: Callable[[np.ndarray], Any] | None = None
     """Mean of the map -> the observable; None: the mean itself."""
+    arrange: Callable[[np.ndarray, float], np.ndarray] | None = None
+    """Instead of `function`, where it only puts the numbers in their places: (values (*out), what is put elsewhere) -> the
+    observable's shape. Means and errors are put alike, with no jackknife and its memory."""
     further: Mapping[str, Derived] = field(default_factory=dict)
     """Name -> another function of the same mean: "coordination" is `found["rdf"].coordination`."""
     series: Callable[[np.ndarray], np.ndarray] | None = None

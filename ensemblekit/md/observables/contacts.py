@@ -18,6 +18,7 @@ from ensemblekit.md.observables.groups import (
     points_of,
     reference_positions,
     residues_of,
+    square,
 )
 from ensemblekit.md.superpose import frames_of
 from ensemblekit.md.system import Gather, Plain, System
@@ -94,9 +95,11 @@ class ContactMap(SameAtoms):
         every = np.union1d(a, b)
         periodic = self.periodic and system.boxed
         gather = Plain(every) if periodic else system.gather(every)
-        return Prepared(partial(_map, gather, np.searchsorted(every, a), np.searchsorted(every, b), row, column,
-                                (len(resids_a), len(resids_b)), self.radius, periodic), "",
-                        {"residue": (resids_a, ""), "residue_b": (resids_b, "")}, bounds=(0.0, 1.0))
+        shape = (len(resids_a), len(resids_b))
+        half = np.triu_indices(len(resids_a)) if a is b else None       # symmetric: one half is averaged
+        return Prepared(partial(_map, gather, np.searchsorted(every, a), np.searchsorted(every, b), row, column, shape, half,
+                                self.radius, periodic), "", {"residue": (resids_a, ""), "residue_b": (resids_b, "")},
+                        arrange=None if half is None else partial(square, *half, len(resids_a)), bounds=(0.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -249,13 +252,34 @@ def _varying_contacts(a: Updating, b: Updating, radius: float, periodic: bool, b
 
 
 def _map(gather: Gather, a: np.ndarray, b: np.ndarray, row: np.ndarray, column: np.ndarray, shape: tuple[int, int],
-         radius: float, periodic: bool, block: Block) -> np.ndarray:
+         half: tuple[np.ndarray, np.ndarray] | None, radius: float, periodic: bool, block: Block) -> np.ndarray:
+    positions, index = gather(block)
+    maps = contact_maps(positions, index[a], index[b], row, column, shape, radius, boxes_of(block, periodic))
+    return maps if half is None else maps[:, half[0], half[1]]
+
+
+def contact_maps(positions: np.ndarray, a: np.ndarray, b: np.ndarray, row: np.ndarray, column: np.ndarray,
+                 shape: tuple[int, int], radius: float, boxes: np.ndarray) -> np.ndarray:
+    """True in (n, rows, columns) where an atom of a in group `row` lies within `radius` of another of b in group `column`.
+
+    NaN, and numbers else, where a frame has a coordinate that is none.
+    """
+    from ensemblekit.md.kernels_contacts import touching
     from ensemblekit.md.kernels_geometry import contact_map
 
-    positions, index = gather(block)
     rows = frames_of(positions)
-    out = np.zeros((rows.n, *shape))
-    contact_map(*rows, index[a], index[b], row, column, radius, boxes_of(block, periodic), out)
+    out = np.zeros((rows.n, *shape), np.uint8)
+    x = np.asarray(positions)
+    sound = np.isfinite(x[:, np.union1d(a, b)]).all(axis=(1, 2))
+    if len(a) * len(b) < FEW_PAIRS or (len(boxes) and not radius < _reach(boxes)):
+        contact_map(*rows, a, b, row, column, radius, boxes, out)
+    else:
+        for t in np.flatnonzero(sound):
+            touching(x[t:t + 1], boxes[t:t + 1], a, b, row, column, float(radius), out[t:t + 1])
+    if sound.all():
+        return out.view(bool)
+    out = out.astype(np.float32)
+    out[~sound] = np.nan
     return out
 
 

@@ -117,13 +117,15 @@ class DielectricConstant(SameAtoms):
     q times a box vector; leave them out (``select="resname SOL"``) for the part of the solvent.
     """
 
+    select: str = "all"
     temperature: float = float("nan")
     """In K; must be given."""
-    select: str = "all"
 
     _fixed = "fluctuations are those of one body; md.Dipole(updating=True) follows atoms that come and go"
 
     def prepare(self, system: System) -> Prepared:
+        if not isinstance(self.select, str):
+            raise InputError(f"DielectricConstant takes the selection first, then temperature=; got {self.select!r} for it")
         if not (isinstance(self.temperature, int | float | np.number) and 0 < self.temperature < np.inf):
             raise InputError(f"DielectricConstant(temperature=) is in K, above 0; got {self.temperature!r}")
         atoms = system.select(self.select)

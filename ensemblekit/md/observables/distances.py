@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from ensemblekit.errors import InputError
 from ensemblekit.md.observables.base import Prepared, SameAtoms
-from ensemblekit.md.observables.groups import Points, points_for, points_of, residues_of
+from ensemblekit.md.observables.groups import Points, points_for, points_of, residues_of, square
 from ensemblekit.md.system import System
 from ensemblekit.md.updating import VaryingPoints
 from ensemblekit.source import Block
@@ -123,17 +124,14 @@ class DistanceMap(SameAtoms):
             rows, columns = (x.ravel() for x in np.indices(counts))
             pairs = np.stack([rows, columns + counts[0]], axis=1)
         points = points_of(system, groups, "mass" if self.level == "residue" else None, self.periodic)
-        fill = partial(_square, rows, columns, counts[0]) if same else partial(np.reshape, shape=tuple(counts))
+        fill: Any = partial(square, rows, columns, counts[0]) if same else partial(_oblong, (counts[0], counts[1]))
         names = ("residue", "residue_b")
         coords = {name: (labels[k if not same else 0], "") for k, name in enumerate(names)}
-        return Prepared(partial(_distances, points, pairs), "Angstrom", coords, function=fill, bounds=(0.0, None))
+        return Prepared(partial(_distances, points, pairs), "Angstrom", coords, arrange=fill, bounds=(0.0, None))
 
 
-def _square(rows: np.ndarray, columns: np.ndarray, n: int, mean: np.ndarray) -> np.ndarray:
-    full = np.zeros((n, n))
-    full[rows, columns] = mean
-    full[columns, rows] = mean
-    return full
+def _oblong(shape: tuple[int, int], values: np.ndarray, _: float) -> np.ndarray:
+    return np.broadcast_to(values, (shape[0] * shape[1],)).reshape(shape)
 
 
 def _distances(points: Points | VaryingPoints, pairs: np.ndarray, block: Block) -> np.ndarray:

@@ -74,6 +74,8 @@ def points_of(system: System, groups: Sequence[np.ndarray], weights: str | None,
         raise InputError("a group of atoms has no mass, so it has no centre of mass; pass weights=None")
     shares = mass / np.repeat(totals, np.diff(offsets))
     nearest = periodic and system.boxed
+    if single and together is None and system.topology.bonds is None:
+        return Points(Plain(atoms), offsets, shares, nearest)       # atoms as they lie, of which nothing is to be made whole
     return Points(Plain(atoms) if single and nearest else system.assembled(atoms, together or groups), offsets, shares, nearest)
 
 
@@ -170,3 +172,11 @@ def residues_of(system: System, atoms: np.ndarray) -> tuple[np.ndarray, np.ndarr
     first = np.zeros(len(residues), np.int64)
     first[which[::-1]] = atoms[::-1]
     return which, topology.resids[first]
+
+
+def square(rows: np.ndarray, columns: np.ndarray, n: int, values: np.ndarray, other: float) -> np.ndarray:
+    """A symmetric map (n, n) of its values at (rows, columns), one half of it, and `other` where there is none."""
+    full = np.full((n, n), other)
+    full[rows, columns] = values
+    full[columns, rows] = values
+    return full

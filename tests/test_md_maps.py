@@ -1,0 +1,77 @@
+"""Maps of residues: by cells as by all pairs, one half of a symmetric one, and frames that hold no numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ensemblekit import md
+from ensemblekit.md.observables.contacts import contact_maps, count_contacts
+
+mda = pytest.importorskip("MDAnalysis")
+from MDAnalysis.lib.mdamath import triclinic_vectors  # noqa: E402
+
+
+def by_all_pairs(x, a, b, row, column, shape, radius, boxes):
+    from ensemblekit.md.kernels_geometry import contact_map
+    from ensemblekit.md.superpose import frames_of
+
+    out = np.zeros((len(x), *shape), np.uint8)
+    contact_map(*frames_of(x), a, b, row, column, radius, boxes, out)
+    return out.view(bool)
+
+
+@pytest.mark.parametrize("cell", [None, [30, 34, 38, 90, 90, 90], [30, 30, 30, 60, 75, 110]])
+@pytest.mark.parametrize("same", [True, False])
+def test_cells_find_what_all_pairs_find(cell, same):
+    rng = np.random.default_rng(3)
+    x = rng.uniform(-20, 60, (3, 400, 3)).astype(np.float32)
+    x[:, 7] = x[:, 8]       # two atoms in one place
+    boxes = np.zeros((0, 3, 3)) if cell is None else np.tile(triclinic_vectors(cell).astype(float), (3, 1, 1))
+    a = np.arange(0, 300)
+    b = a if same else np.arange(150, 400)
+    row, column = a // 5, b // 4
+    shape = (row.max() + 1, column.max() + 1)
+    for radius in (0.5, 4.5, 11.0):
+        found = contact_maps(x, a, b, row, column, shape, radius, boxes)
+        np.testing.assert_array_equal(found, by_all_pairs(x, a, b, row, column, shape, radius, boxes))
+        assert radius < 1 or 0 < found.mean() < 1
+    alone = contact_maps(x, a, b, a, b, (400, 400), 4.5, boxes)
+    pairs = count_contacts(x, a, b, 4.5, boxes)
+    together = alone | alone.transpose(0, 2, 1)
+    np.testing.assert_array_equal(np.triu(together, 1).sum((1, 2)), pairs)
+
+
+def universe(n=6, residues=30, each=4):
+    rng = np.random.default_rng(1)
+    u = mda.Universe.empty(residues * each, n_residues=residues, atom_resindex=np.repeat(np.arange(residues), each),
+                           trajectory=True)
+    u.add_TopologyAttr("names", ["CA"] * residues * each)
+    u.add_TopologyAttr("resids", np.arange(residues))
+    x = rng.normal(0, 8, (1, residues * each, 3)) + rng.normal(0, 1, (n, residues * each, 3))
+    return u.load_new(x.astype(np.float32))
+
+
+def test_a_symmetric_map_is_that_of_both_halves():
+    u = universe(12)
+    found = md.average(u, {"one": md.ContactMap("all"), "two": md.ContactMap("all", "all"), "d": md.DistanceMap("index 0:20"),
+                           "pairs": md.DistanceMap("index 0:4", "index 5:20")}, equilibration=None)
+    for name in ("mean", "stderr", "n_eff"):
+        np.testing.assert_allclose(getattr(found["one"], name), getattr(found["two"], name), rtol=1e-12)
+    np.testing.assert_array_equal(found["one"].mean, found["one"].mean.T)
+    assert found["d"].mean.shape == (21, 21)
+    np.testing.assert_array_equal(np.diag(found["d"].mean), 0)
+    np.testing.assert_allclose(found["d"].mean[:5, 5:], found["pairs"].mean, rtol=1e-6)
+    np.testing.assert_allclose(found["d"].stderr[:5, 5:], found["pairs"].stderr, rtol=1e-6)
+    assert found["d"].interval[0].shape == (21, 21)
+    for engine_free in (found["one"], found["d"]):
+        assert list(engine_free.coords) == ["residue", "residue_b"]
+
+
+def test_a_frame_without_numbers_is_no_frame_without_contacts():
+    u = universe()
+    u.trajectory.get_array()[3, 5] = np.nan
+    found = md.average(u, {"m": md.ContactMap("all"), "few": md.ContactMap("index 0:7")}, equilibration=None)
+    for name in found:
+        assert np.isnan(found[name].mean).all()
+        assert not found[name].converged
