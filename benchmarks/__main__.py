@@ -20,7 +20,7 @@ from ensemblekit.engine import cores
 
 SUITES = tuple(name for name in ("core", "md", "rom", "neural") if importlib.util.find_spec(f"benchmarks.{name}"))
 TABLES = {"core": ("bench_coverage", "bench_statistics"), "md": ("bench_md_coverage",), "rom": ("bench_compress",),
-          "neural": ("bench_gpu", "bench_snapshots")}
+          "neural": ("bench_neural_coverage", "bench_gpu", "bench_snapshots")}
 """Files that print tables of their own, after the suite's cases; each has ``run(quick)``."""
 
 

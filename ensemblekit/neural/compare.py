@@ -15,10 +15,13 @@ from ensemblekit.neural.scores import (
     draws,
     given,
     item_scores,
+    nothing,
+    paired_share,
     ratio,
     regression_parts,
     resampled,
     spread,
+    without_variance,
 )
 
 
@@ -37,17 +40,21 @@ def compare(a: Any, b: Any, *, groups: Any = None, n_bins: int = 15, seed: int =
         theirs, _ = regression_parts(b, groups)
         if np.shape(a.target) != np.shape(b.target) or not np.array_equal(a.target, b.target):     # type: ignore[arg-type]
             raise InputError("two predictions of the same items in the same order are needed; their targets differ")
-        return Scores({name: ratio(ours[name] - theirs[name], sizes) for name in ours}, paired=True)
+        undefined, notes = without_variance(a, b)
+        return Scores({name: nothing(len(sizes)) if name in undefined else ratio(ours[name] - theirs[name], sizes)
+                       for name in ours}, paired=True, notes=notes)
     p, q = given(a, groups), given(b, groups)
     if p.p.shape != q.p.shape or not np.array_equal(p.labels, q.labels):
         raise InputError(f"two predictions of the same items in the same order; got {p.p.shape} and {q.p.shape}"
                          + ("" if p.p.shape != q.p.shape else " with other labels"))
     ours, theirs = item_scores(p, seed), item_scores(q, seed)
     found = {name: ratio(p.sums(ours[name] - theirs[name]), p.sizes) for name in ours}
+    gap = ours["accuracy"] - theirs["accuracy"]
+    found["accuracy"] = paired_share(p.sums(gap > 0), p.sums(gap < 0), p.sizes)
     drawn = draws(p.n, seed)
     left, right = binned(p, n_bins), binned(q, n_bins)
     for name in left:
         value, sample = resampled(p, *left[name], drawn)
         other, other_sample = resampled(q, *right[name], drawn)
-        found[name] = spread(value - other, sample - other_sample, p.n)
+        found[name] = spread(value - other, sample - other_sample, p.sizes)
     return Scores({name: found[name] for name in NAMES}, paired=True)

@@ -9,9 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from ensemblekit.averaging.moments import Moments
 from ensemblekit.errors import InputError
 from ensemblekit.neural.calibration import adaptive_bins, bin_of
+from ensemblekit.neural.intervals import (
+    NORMAL,
+    paired_share_interval,
+    share_interval,
+    standard_error,
+    student,
+    widening,
+)
 from ensemblekit.neural.items import Items, items_of
 from ensemblekit.neural.prediction import RegressionPrediction
 from ensemblekit.neural.temperature import scaled_nll
@@ -52,9 +59,10 @@ class Score:
 class Scores(dict[str, Score]):
     """Name -> :class:`Score`. Prints as a table; `paired` where they are differences, with * where zero lies outside."""
 
-    def __init__(self, found: Mapping[str, Score], *, paired: bool = False):
+    def __init__(self, found: Mapping[str, Score], *, paired: bool = False, notes: tuple[str, ...] = ()):
         super().__init__(found)
-        self.paired = paired
+        self.paired, self.notes = paired, notes
+        """What could not be scored, and why."""
 
     def __str__(self) -> str:
         if not self:
@@ -66,7 +74,7 @@ class Scores(dict[str, Score]):
                 for name, s in self.items()]
         lines = [f"{'':{width}}{'value':>12}{'95 % low':>12}{'high':>12}   {about}",
                  *(f"{name:{width}}{value:>12}{low:>12}{high:>12} {star}".rstrip() for name, value, low, high, star in rows)]
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     __repr__ = __str__
 
@@ -78,7 +86,9 @@ def scores(prediction: Any, *, groups: Any = None, n_bins: int = 15, seed: int =
     of the items (five random halvings; Ashukha et al. 2020), or just the nll where the prediction is already
     ``cross_fit``; brier (summed over classes); ece, ece_adaptive and
     ece_classwise, whose intervals come from resampling items and allow for their bias. Regression: mse, nll (of the
-    Gaussian of mean and variance) and coverage of its 95 % interval.
+    Gaussian of mean and variance) and coverage of its 95 % interval; NaN, with a note, where answers have no variance.
+
+    Shares (accuracy, coverage) have intervals by Clopper and Pearson. Few groups, or groups of uneven sizes, widen them all.
 
     Arguments:
         prediction: of ``predict``, or a tuple (probabilities, labels).
@@ -88,13 +98,15 @@ def scores(prediction: Any, *, groups: Any = None, n_bins: int = 15, seed: int =
     """
     if isinstance(prediction, RegressionPrediction):
         parts, sizes = regression_parts(prediction, groups)
-        return Scores({name: within(name, ratio(sums, sizes), RANGES_OF_NUMBERS) for name, sums in parts.items()})
+        undefined, notes = without_variance(prediction)
+        return Scores({name: nothing(len(sums)) if name in undefined else share(sums, sizes) if name == "coverage" else
+                       within(name, ratio(sums, sizes), RANGES_OF_NUMBERS) for name, sums in parts.items()}, notes=notes)
     items = given(prediction, groups)
-    found = {name: within(name, ratio(items.sums(values), items.sizes)) for name, values in item_scores(items, seed).items()}
+    found = {name: mean_of(name, items, values) for name, values in item_scores(items, seed).items()}
     drawn = draws(items.n, seed)
     for name, (where, gap, n) in binned(items, n_bins).items():
         value, sample = resampled(items, where, gap, n, drawn)
-        found[name] = spread(value, sample, items.n, positive=True)
+        found[name] = spread(value, sample, items.sizes, positive=True)
     return Scores({name: found[name] for name in NAMES})
 
 
@@ -113,14 +125,38 @@ def given(prediction: Any, groups: Any = None) -> Items:
 def mean_scores(prediction: Any, groups: Any = None) -> Scores:
     """Accuracy, nll and brier alone, which need no resampling."""
     items = given(prediction, groups)
-    return Scores({name: within(name, ratio(items.sums(score(items.p, items.labels)), items.sizes))
-                   for name, score in SCORES.items()})
+    return Scores({name: mean_of(name, items, score(items.p, items.labels)) for name, score in SCORES.items()})
+
+
+def mean_of(name: str, items: Items, values: np.ndarray) -> Score:
+    """A score that is a mean over rows (k,), with its interval."""
+    sums = items.sums(values)
+    return share(sums, items.sizes) if name == "accuracy" else within(name, ratio(sums, items.sizes))
 
 
 def item_scores(items: Items, seed: int = 0) -> dict[str, np.ndarray]:
     """Scores that are means over items, (k,) of each row."""
     found = {name: score(items.p, items.labels) for name, score in SCORES.items()}
     return {**found, "calibrated_nll": found["nll"] if items.tempered else scaled_nll(items, seed=seed)}
+
+
+def nothing(n: int) -> Score:
+    """A score that is not defined."""
+    nan = float("nan")
+    return Score(nan, nan, nan, nan, n)
+
+
+def without_variance(*predictions: RegressionPrediction) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Scores that are not defined as some answers come without a variance, and a note that says so."""
+    variances = [np.asarray(one.variance, np.float64) for one in predictions]
+    bad = [int(np.count_nonzero(~(x > 0))) for x in variances]
+    if not any(bad):
+        return frozenset(), ()
+    every = any(k == x.size for k, x in zip(bad, variances, strict=True))
+    names = ("nll", "coverage") if every else ("nll",)
+    count = "no answer has a variance" if every else f"{max(bad)} of {variances[0].size} answers have a variance of 0"
+    return frozenset(names), (f"{' and '.join(names)}: not defined, for {count}. Give them one, with a model that answers "
+                              "(mean, variance) or a distribution, or with two members that differ",)
 
 
 def regression_parts(prediction: RegressionPrediction, groups: Any = None) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -132,9 +168,10 @@ def regression_parts(prediction: RegressionPrediction, groups: Any = None) -> tu
         raise InputError(f"targets have the shape of the answers, n > 0; got {target.shape} and {mean.shape}")
     if not (np.isfinite(mean).all() and np.isfinite(target).all()):
         raise InputError("answers and targets must be finite numbers")
-    variance = np.maximum(np.asarray(prediction.variance, np.float64), np.finfo(np.float64).tiny)
+    variance = np.asarray(prediction.variance, np.float64)
     square = (mean - target) ** 2
-    rows = {"mse": square, "nll": 0.5 * (np.log(2 * np.pi * variance) + square / variance),
+    known = np.where(variance > 0, variance, 1.0)       # of the others there is no density: see without_variance
+    rows = {"mse": square, "nll": 0.5 * (np.log(2 * np.pi * known) + square / known),
             "coverage": (square <= 1.959963984540054**2 * variance).astype(float)}
     owner = np.arange(len(mean))
     if groups is not None:
@@ -166,22 +203,35 @@ SCORES: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 
 def ratio(sums: np.ndarray, sizes: np.ndarray) -> Score:
-    """Sum over sum of independent clusters, with the error of a ratio estimate (Cochran 1977, 2.11); Student's t.
+    """Sum over sum of independent clusters, with its jackknife error and Student's t of as many as their sizes leave.
 
     With one row a cluster it is the mean and its standard error.
     """
-    from scipy.special import stdtrit
+    _check_clusters(len(sums))
+    value = float(sums.sum() / sizes.sum())
+    stderr = standard_error(sums, sizes)
+    half = student(sizes) * stderr
+    return Score(value, stderr, value - half, value + half, len(sums))
 
-    n = len(sums)
+
+def share(sums: np.ndarray, sizes: np.ndarray) -> Score:
+    """Share of rows in independent clusters, such as the accuracy; see :func:`share_interval`."""
+    found = ratio(sums, sizes)
+    low, high = share_interval(found.value, found.stderr, sizes)
+    return replace(found, low=low, high=high)
+
+
+def paired_share(gained: np.ndarray, lost: np.ndarray, sizes: np.ndarray) -> Score:
+    """Difference of two shares of the same rows, from the numbers of rows (n,) that only one of them holds, and the other."""
+    found = ratio(gained - lost, sizes)
+    total = float(sizes.sum())
+    low, high = paired_share_interval(float(gained.sum()) / total, float(lost.sum()) / total, found.stderr, sizes)
+    return replace(found, low=low, high=high)
+
+
+def _check_clusters(n: int) -> None:
     if n < 2:
         raise InputError(f"an error over items needs two items or groups of items, or more; got {n}")
-    value = float(sums.sum() / sizes.sum())
-    left = (sums - value * sizes) * (n / sizes.sum())
-    moments = Moments()
-    moments.update(left, 0)
-    stderr = float(np.sqrt(moments.result().variance / n))
-    half = float(stdtrit(n - 1, 0.975)) * stderr
-    return Score(value, stderr, value - half, value + half, n)
 
 
 def binned(items: Items, n_bins: int) -> dict[str, tuple[np.ndarray, np.ndarray, int]]:
@@ -217,15 +267,17 @@ def resampled(items: Items, where: np.ndarray, gap: np.ndarray, n_bins: int,
     return value / gap.shape[1], sample / gap.shape[1]
 
 
-def spread(value: float, sample: np.ndarray, n: int, *, positive: bool = False) -> Score:
-    """The basic bootstrap interval, which turns the resamples about the value and so takes off their bias twice over.
+def spread(value: float, sample: np.ndarray, sizes: np.ndarray, *, positive: bool = False) -> Score:
+    """An interval from resamples of clusters, of `sizes` rows (n,): a normal one, wider where clusters are few.
 
-    It is lengthened to hold the value itself where the bias is large.
+    Resamples of a sum of absolute values lie too high by its bias, and so may the value: by nothing where every bin is clearly
+    off, by up to twice as much where none is. The interval takes both in.
     """
-    if n < 2:
-        raise InputError(f"an error over items needs two items or groups of items, or more; got {n}")
-    a, b = np.quantile(sample, [0.025, 0.975])
-    low, high = 2 * value - float(b), 2 * value - float(a)
+    n = len(sizes)
+    _check_clusters(n)
+    bias, stderr = float(sample.mean()) - value, float(np.std(sample, ddof=1))
+    half = NORMAL * widening(sizes) * stderr
+    low, high = min(value, value - 2 * bias) - half, max(value, value - 2 * bias) + half
     if positive:
-        low, high = max(low, 0.0), max(high, 0.0)
-    return Score(value, float(np.std(sample, ddof=1)), min(low, value), max(high, value), n, float(sample.mean()) - value)
+        low, high = max(low, 0.0), min(max(high, 0.0), 1.0)
+    return Score(value, stderr, min(low, value), max(high, value), n, bias)
