@@ -111,8 +111,6 @@ def test_every_case_of_md_runs(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
 def test_the_coverage_table_of_scores_counts() -> None:
     """Every case drawn a few times: not the coverage itself (that takes 2000), but that truth and interval belong together."""
     pytest.importorskip("torch")
@@ -124,6 +122,8 @@ def test_the_coverage_table_of_scores_counts() -> None:
         assert row["width"] > 0
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
 def test_the_coverage_table_of_md_counts() -> None:
     """Twelve trajectories each: not the coverage itself (that takes 2000), but that truth and interval belong together."""
     pytest.importorskip("MDAnalysis")
