@@ -7,6 +7,12 @@ Every error of ours is an :class:`EnsemblekitError` *and* the built-in error a c
 from collections.abc import Iterable
 
 
+def one_line(text: object) -> str:
+    """Text of an error as one line that a terminal can show, cut where it is long."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)[:4000]).split())
+    return line if len(line) <= 600 else f"{line[:600]}…"
+
+
 class EnsemblekitError(Exception):
     """The parent of all errors raised on purpose."""
 
@@ -37,6 +43,13 @@ class StoreBusyError(StoreError, BlockingIOError):
 
 class StoreDamagedError(StoreError):
     """The bytes of a store are not what was written."""
+
+
+class LengthError(EnsemblekitError, TypeError):
+    """A number of snapshots that a file says it has and its bytes do not justify: ``lengths`` gives it, ``len()`` does not.
+
+    Python asks for len() to make room for ``list(store)``, the names of its fields, and goes on without it after a TypeError.
+    """
 
 
 class ClosedError(EnsemblekitError, RuntimeError):
@@ -93,8 +106,8 @@ class SnapshotFileError(EnsemblekitError, OSError):
     """A file of snapshots that is missing, cut short, or not what its name says; the message names it."""
 
     def __init__(self, path: object, problem: str):
-        self.path, self.problem = str(path), problem
-        super().__init__(f"{path}: {problem}")
+        self.path, self.problem = str(path), one_line(problem)
+        super().__init__(f"{path}: {self.problem}")
 
     def __reduce__(self):
         return type(self), (self.path, self.problem)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written under a random name beside their place, then renamed.
+"""Files that appear whole or not at all: written under a random name beside their place, then renamed; and what may be read.
 
 The name is made with O_EXCL and O_NOFOLLOW, so that what stands in its way (another call's file, a symlink that points
 elsewhere) is never written to, and two calls for one target give one whole result each.
@@ -13,6 +13,8 @@ import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+
+from ensemblekit.errors import InputError
 
 TOKEN = re.compile(r"\.tmp-[0-9a-f]{16}")
 """What is put behind the name of the target, before the suffix asked for."""
@@ -30,6 +32,49 @@ def temporary_beside(target: str | os.PathLike[str], suffix: str = "") -> str:
         except OSError as error:        # of the name that the caller knows
             raise OSError(error.errno, error.strerror, os.fspath(target)) from None
         return path
+
+
+FREE_BYTES = 64 << 20
+"""Bytes that a file may have read at once, all in all, that do not stand in it: fill values, text packed tightly."""
+DENSEST = 1100
+"""Times that a filter may unpack its bytes (deflate reaches 1032)."""
+NOT_FILES = {stat.S_IFDIR: "is a folder, not a file", stat.S_IFCHR: "is a device, not a file",
+             stat.S_IFBLK: "is a device, not a file", stat.S_IFSOCK: "is a socket, not a file",
+             stat.S_IFIFO: "is a named pipe, not a file: copy what comes out of it into one"}
+
+
+def why_unreadable(path: str | os.PathLike[str]) -> str:
+    """Why no file can be read under a name, in words; "" where one can.
+
+    Asked before a file is opened, as opening a named pipe or a device may wait for ever.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return "there is no such file" if not os.path.islink(path) else "is a link to a file that is not there"
+    except (OSError, ValueError) as error:      # links in a circle, folders that may not be entered, a name with a zero
+        return f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    if not stat.S_ISREG(mode):
+        return NOT_FILES.get(stat.S_IFMT(mode), "is no file")
+    return "" if os.access(path, os.R_OK) else "cannot be read: you have no permission to; ask its owner, or chmod u+r"
+
+
+def real_bytes(stat: os.stat_result) -> int:
+    """Bytes of a file that stand on the disk: less than its size where it has holes. A file system may pack them, or count them
+    late."""
+    return min(stat.st_size, getattr(stat, "st_blocks", stat.st_size) * 512) or stat.st_size
+
+
+def most_bytes(path: str | os.PathLike[str]) -> int:
+    """Bytes that what a file holds may take when it is read as a whole: more than its own can be unpacked to is a lie."""
+    return max(FREE_BYTES, DENSEST * real_bytes(os.stat(path)))
+
+
+def check_input(path: str | os.PathLike[str]) -> None:
+    """Raise InputError where no file can be read under a name that the user gave."""
+    why = why_unreadable(path)
+    if why:
+        raise InputError(f"{os.fspath(path)}: {why}")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from ensemblekit.errors import InputError, UnknownFieldError
+from ensemblekit.errors import InputError, StatisticsError, UnknownFieldError
 
 Array = Any
 """numpy, or any array with the same operators (torch on its device)."""
@@ -93,7 +93,62 @@ class Block(NamedTuple):
         return values
 
     def __len__(self) -> int:  # snapshots, not tuple members
-        return len(next(iter(self.fields.values())))
+        return self.fields.rows if isinstance(self.fields, JoinedField) else len(next(iter(self.fields.values())))
+
+
+class JoinedField(Mapping[str, Array]):
+    """The one field of a block whose snapshots lie in several arrays, one after the other.
+
+    Asked for by its name it is one array: a copy. Those who need some columns at a time take :meth:`columns`.
+    """
+
+    def __init__(self, name: str, parts: Sequence[Array]):
+        self.name, self.parts = name, tuple(parts)
+        self.rows = sum(map(len, self.parts))
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name != self.name:
+            raise KeyError(name)
+        return np.concatenate(self.parts)
+
+    def __iter__(self) -> Iterator[str]:
+        yield self.name
+
+    def __len__(self) -> int:
+        return 1
+
+    @property
+    def columns(self) -> JoinedColumns:
+        """The values, (n, width), that are copied together where they are used."""
+        return JoinedColumns(tuple(np.asarray(part).reshape(len(part), -1) for part in self.parts))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class JoinedColumns:
+    """A table (n, width) whose rows lie in several arrays: indexing copies the columns asked for, and no others."""
+
+    parts: tuple[np.ndarray, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return sum(map(len, self.parts)), self.parts[0].shape[1]
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.parts[0].dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, at: tuple[slice, Any]) -> np.ndarray:
+        rows, columns = at
+        if rows != WHOLE:
+            raise InputError(f"columns of all rows are taken, x[:, columns]; got the rows {rows}")
+        return np.concatenate([part[:, columns] for part in self.parts])
+
+    def take(self, columns: slice, out: np.ndarray) -> np.ndarray:
+        """Consecutive columns, copied into the first of `out`."""
+        return np.concatenate([part[:, columns] for part in self.parts], out=out[:, :columns.stop - columns.start])
 
 
 @runtime_checkable
@@ -204,6 +259,36 @@ def check_window(start: int, stop: int | None, step: int) -> None:
         raise InputError(f"window(step=) is a whole number above 0, as time runs forward; got {step!r}")
 
 
+def chosen_weights(weights: Any, log_weights: Any, n: int) -> np.ndarray | None:
+    """The weights of n snapshots, from one of two that may be given: themselves, or their natural logarithms.
+
+    Logarithms of any range and offset: the largest weight is 1. Raises InputError where both are given or one does not fit,
+    StatisticsError where every log-weight is -inf.
+    """
+    if log_weights is None:
+        return None if weights is None else check_weights(weights, n)
+    if weights is not None:
+        raise InputError("pass either weights= or log_weights=, not both")
+    return weights_from_logs(log_weights, n)
+
+
+def weights_from_logs(log_weights: Any, n: int) -> np.ndarray:
+    """exp(log_weights) over the largest, (n,): -inf is a weight of zero."""
+    logs = np.asarray(log_weights)
+    if logs.shape != (n,):
+        raise InputError(f"log_weights are one number a snapshot, shape ({n},); got shape {logs.shape}")
+    if logs.dtype.kind not in "biuf":
+        raise InputError(f"log_weights are real numbers; got dtype {logs.dtype}")
+    logs = logs.astype(np.float64)
+    bad = np.isnan(logs) | (logs == np.inf)
+    if bad.any():
+        k = int(np.argmax(bad))
+        raise InputError(f"log_weights must be below infinity (-inf is a weight of zero); number {k} is {logs[k]}")
+    if n and logs.max() == -np.inf:
+        raise StatisticsError(f"all {n} log_weights are -inf: no snapshot is left to average over")
+    return np.exp(logs - logs.max(initial=-np.inf)) if n else logs
+
+
 def check_weights(weights: Any, n: int) -> np.ndarray:
     """Statistical weights of n snapshots as float64, or an InputError that says what is wrong with them."""
     weights = np.asarray(weights)
@@ -215,7 +300,7 @@ def check_weights(weights: Any, n: int) -> np.ndarray:
     bad = ~np.isfinite(weights)
     if bad.any():
         raise InputError(f"weights must be finite; weight {int(np.argmax(bad))} is {weights[bad][0]}. "
-                         "Log-weights of huge range: pass ek.normalised_weights(log_weights=...)")
+                         "Pass log_weights= where their range is huge")
     if (weights < 0).any():
         k = int(np.argmax(weights < 0))
         raise InputError(f"weights must not be negative; weight {k} is {weights[k]:g}")
@@ -248,11 +333,13 @@ class ArraySource:
     time_unit: str = ""
     units: Mapping[str, str] = field(default_factory=dict)
     access: Access = "tiles"
+    periods: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Name of an array of angles -> the ends of the turn they are written in, (-180, 180): it is averaged on the circle."""
 
     @classmethod
-    def of(cls, arrays: Array | Mapping[str, Array], *, weights: Any = None, times: Any = None, unit: str = "",
-           time_unit: str = "") -> ArraySource:
-        """From one array (named "values") or several.
+    def of(cls, arrays: Array | Mapping[str, Array], *, weights: Any = None, log_weights: Any = None, times: Any = None,
+           unit: str = "", time_unit: str = "") -> ArraySource:
+        """From one array (named "values") or several; weights (n,), or their logarithms of any range and offset.
 
         Raises InputError where the arrays differ in length, hold no numbers, or weights and times do not fit.
         """
@@ -270,7 +357,7 @@ class ArraySource:
         n = next(iter(counts.values()))
         if len(set(counts.values())) > 1:
             raise InputError(f"the fields differ in their number of snapshots: {counts}")
-        return cls(named, None if weights is None else check_weights(weights, n),
+        return cls(named, chosen_weights(weights, log_weights, n),
                    None if times is None else check_times(times, n), time_unit,
                    {name: unit for name in named} if unit else {})
 
@@ -496,9 +583,10 @@ class JoinedPiece:
     def blocks(self) -> Iterator[Block]:
         blocks = [block for part in self.parts for block in part.blocks()]
         (name,) = blocks[0].fields
-        values = np.concatenate([block.fields[name] for block in blocks])
+        values = [part for block in blocks for part in (
+            block.fields.parts if isinstance(block.fields, JoinedField) else [block.fields[name]])]
         weights = None if blocks[0].weights is None else np.concatenate([b.weights for b in blocks])
-        yield Block({name: values}, 0, self.tile, weights, None)
+        yield Block(JoinedField(name, values), 0, self.tile, weights, None)
 
 
 def as_source(x: Any) -> SnapshotSource:

@@ -372,10 +372,15 @@ def sweep(job):
     counts = count(job, trap)
     total = counts[-1]
     points = range(1, total + 1)
-    if job.get("points", total) < total:        # and all of the truncation, which is short and has many ways to go wrong
-        cut = next(k for k, ((name, _), _) in enumerate(Writer(job).operations()) if name == "truncate")
-        points = sorted({1 + int(k * total / job["points"]) for k in range(job["points"])} |
-                        set(range(counts[cut - 1] + 1, counts[cut] + 1)))
+    if job.get("points", total) < total:        # and the middle of each operation, and half of the truncation: it is
+        points = {1 + int(k * total / job["points"]) for k in range(job["points"])}     # short, with many ways to go wrong
+        for k, ((name, _), _) in enumerate(Writer(job).operations()):
+            first, last = counts[k - 1] + 1 if k else 1, counts[k]
+            if name == "truncate":
+                points |= set(range(first, last + 1, 2))
+            elif name != "append":
+                points.add((first + last) // 2)
+        points = sorted(points)
     died: dict[str, int] = {}
     for target in points:
         folder = tempfile.mkdtemp(dir=job.get("folder"))

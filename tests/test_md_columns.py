@@ -68,6 +68,103 @@ def test_a_row_that_a_restart_wrote_twice_counts_once(tmp_path):
     np.testing.assert_array_equal(found.numbers["phi"], [1, 2, 3, 4, 5])
 
 
+def turning(n=600, seed=1):
+    """An angle in radians, a slow walk around pi, between -pi and pi."""
+    x = np.zeros(n)
+    for k, noise in enumerate(np.random.default_rng(seed).normal(0, 0.2, n - 1)):
+        x[k + 1] = 0.8 * x[k] + noise
+    return (x + 2 * np.pi) % (2 * np.pi) - np.pi
+
+
+def colvar(path, head, *columns):
+    rows = np.column_stack([np.arange(len(columns[0])) * 0.5, *columns])
+    path.write_text(head + "\n".join(" ".join(f"{v:.6f}" for v in row) for row in rows) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(("low", "high", "branch"), [
+    ("-pi", "pi", -np.pi), ("-3.141593", "+3.141593", -np.pi), ("0", "2*pi", 0.0), ("-pi", "1.0pi", -np.pi),
+    ("-4*pi/2", "0", -2 * np.pi)])
+def test_plumeds_periodic_columns_are_averaged_on_the_circle(tmp_path, low, high, branch):
+    phi = turning()
+    found = md.columns(colvar(tmp_path / "COLVAR", f"#! FIELDS time phi d\n#! SET min_phi {low}\n#! SET max_phi {high}\n",
+                              (phi - branch) % (2 * np.pi) + branch, phi))
+    answer = ek.average(found["phi"])
+    assert abs(np.remainder(answer.mean, 2 * np.pi) - np.pi) < answer.high - answer.low < 0.3
+    assert answer.converged
+    assert branch <= answer.mean <= branch + 2 * np.pi
+    assert answer.resultant.mean == pytest.approx(np.abs(np.exp(1j * phi).mean()), abs=1e-6)
+    twice = ek.average(ek.ReplicaSet.of([found["phi"].window(0, 300), found["phi"].window(300)]))
+    assert abs(np.remainder(twice.mean, 2 * np.pi) - np.pi) < 0.2
+    assert abs(ek.average(found["d"]).mean) < 2.5       # nobody said that it comes round: a plain mean, which is doubted
+    assert not ek.average(found["d"]).converged
+
+
+def test_periods_that_cannot_be_read_are_told(tmp_path):
+    head = "#! FIELDS time phi\n"
+    with pytest.warns(UserWarning, match="phi comes round between -pi and north"):
+        found = md.columns(colvar(tmp_path / "COLVAR", head + "#! SET min_phi -pi\n#! SET max_phi north\n", turning()))
+    assert "comes round" in ek.average(found["phi"]).verdict
+    said = md.columns(colvar(tmp_path / "COLVAR", head, turning()), periods={"phi": 2 * np.pi})
+    assert abs(ek.average(said["phi"]).mean) > 3
+    with pytest.raises(KeyError, match="psi"):
+        md.columns(tmp_path / "COLVAR", periods={"psi": 360})
+    with pytest.raises(InputError, match="360 for degrees"):
+        md.columns(tmp_path / "COLVAR", periods={"phi": -1})
+
+
+def test_angles_of_xvg_files_are_averaged_on_the_circle(tmp_path):
+    degrees = np.degrees(turning())
+    head = '@ xaxis label "Time (ps)"\n@ yaxis label "{}"\n'
+    for label, values, turn in (("Angle (degrees)", degrees, 360), ("Dihedral (deg.)", degrees % 360, 360),
+                                ("Torsion (rad)", turning(), 2 * np.pi)):
+        (name,) = found = md.columns(colvar(tmp_path / "a.xvg", head.format(label), values))
+        answer = ek.average(found[name])
+        assert abs(np.remainder(answer.mean, turn) - turn / 2) < 0.03 * turn, label
+        assert answer.converged
+    (name,) = found = md.columns(colvar(tmp_path / "a.xvg", head.format("Angle (degrees)"), np.abs(degrees) / 2))
+    assert ek.average(found[name]).mean == pytest.approx(np.abs(degrees).mean() / 2, abs=1e-5)     # between two lines
+    assert not found.branches
+    bare = md.columns(colvar(tmp_path / "a.dat", "# made by a script\n#time phi\n", degrees))
+    answer = ek.average(bare["phi"])
+    assert not answer.converged
+    assert "period=360" in answer.verdict
+
+
+def test_columns_that_change_within_a_file_are_refused(tmp_path):
+    path = tmp_path / "COLVAR"
+    path.write_text("#! FIELDS time phi psi\n0 1 2\n1 1 2\n#! FIELDS time psi phi\n2 2 1\n")
+    with pytest.raises(InputError, match="line 4: the columns change there"):
+        md.columns(path)
+
+
+@pytest.mark.parametrize("packing", ["gz", "bz2", "xz"])
+def test_packed_tables(tmp_path, packing):
+    import bz2
+    import gzip
+    import lzma
+
+    from ensemblekit.md.columns import is_columns
+
+    module = {"gz": gzip, "bz2": bz2, "xz": lzma}[packing]
+    path = tmp_path / f"a.xvg.{packing}"
+    text = '@ xaxis label "Time (ns)"\n@ s0 legend "U"\n0 1\n1 2\n'
+    path.write_bytes(module.compress(text.encode()))
+    assert is_columns(str(path))
+    np.testing.assert_array_equal(md.columns(path).times, [0, 1000])
+    path.write_bytes(module.compress(text.encode() * 50)[:-12])
+    with pytest.raises(InputError, match="cannot be unpacked"):
+        md.columns(path)
+
+
+def test_grace_marks_become_what_they_show(tmp_path):
+    path = tmp_path / "dhdl.xvg"
+    path.write_text('@ xaxis label "Time (ps)"\n@ yaxis label "dH/d\\xl\\f{} and \\xD\\f{}H (kJ/mol [\\xl\\f{}]\\S-1\\N)"\n'
+                    '@ s0 legend "dH/d\\xl\\f{} fep-lambda = 0.0000"\n'
+                    '@ s1 legend "\\xD\\f{}H \\xl\\f{} to 0.5"\n0 1 2\n1 2 3\n')
+    assert list(md.columns(path)) == ["dH/dλ fep-lambda = 0.0000", "ΔH λ to 0.5"]
+
+
 def test_all_columns_at_once_are_no_source(tmp_path):
     (tmp_path / "a.csv").write_text("time,u,v\n0,1,2\n1,3,4\n")
     with pytest.raises(InputError, match=r"several sources, 'u', 'v'; pass one of them, such as x\['u'\]"):
@@ -100,5 +197,5 @@ def test_tables_that_cannot_be_read(tmp_path, text, match):
     path.write_text(text)
     with pytest.raises(InputError, match=match):
         md.columns(path)
-    with pytest.raises(InputError, match="there is no file"):
+    with pytest.raises(InputError, match="there is no such file"):
         md.columns(tmp_path / "nowhere.xvg")

@@ -240,7 +240,7 @@ def test_a_universe_in_memory_and_one_with_transformations_are_read_as_they_show
 
 
 @pytest.mark.parametrize(("arguments", "match"), [
-    (("nowhere.psf", "nowhere.dcd"), "there is no file"), ((7,), "pass a topology file"),
+    (("nowhere.psf", "nowhere.dcd"), "nowhere.psf: there is no such file"), ((7,), "pass a topology file"),
     (("PSF", "XTC"), "has 47681 atoms, the topology 3341"), (("PSF", "no*.dcd"), "no file matches"),
     (("PSF", []), "a trajectory is a file")])
 def test_what_cannot_be_read(arguments, match):

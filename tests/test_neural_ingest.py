@@ -132,8 +132,9 @@ def test_what_is_no_checkpoint(tmp_path, capfd):
     torch.save({"a": Payload()}, tmp_path / "code.pt")
     torch.save({"epoch": 3}, tmp_path / "empty.pt")
     (tmp_path / "text.pt").write_text("no")
+    (tmp_path / "model.onnx").write_text("no")
     for name, words in [("code.pt", "torch.save"), ("empty.pt", "no state dict"), ("text.pt", "cannot be read"),
-                        ("none.pt", "no checkpoint"), ("model.onnx", "no checkpoint")]:
+                        ("none.pt", "no such file"), ("model.onnx", "no checkpoint")]:
         with pytest.raises(InputError, match=words):
             neural.ingest(tmp_path / name, tmp_path / "a.h5")
     assert "run" not in capfd.readouterr().out.split()

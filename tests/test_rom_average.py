@@ -183,3 +183,52 @@ def test_what_is_summed_about_does_not_matter():
     plain = (a[..., 0] * a[..., 1]).reshape(16, 32, 8).mean(1) - (a[..., 0] * a[..., 1]).mean(0)
     np.testing.assert_allclose(found[0][1], plain, atol=1e-12)
     np.testing.assert_allclose(found[1], found[0], atol=1e-12)
+
+
+GLANCED = slice(None, None, 15)
+"""Of 240 snapshots: those that the first glance sees."""
+
+
+@pytest.mark.parametrize("power", [-960, -300, 0, 300, 960])
+@pytest.mark.parametrize("quiet", ["glanced", "first half", "all but two"])
+@pytest.mark.parametrize("engine", [ek.Serial(), ek.Threads(2)], ids=["serial", "threads"])
+def test_what_the_first_glance_does_not_see_counts(power, quiet, engine):
+    """Cells at rest wherever the glance looks ask for another power of two later on."""
+    u = flow(n=240, cells=5)
+    u[{"glanced": GLANCED, "first half": slice(0, 120), "all but two": np.r_[0:31, 33:240]}[quiet], 1:3] = 0.0
+    want = rom.average(u, ["mean", "rms"], equilibration=None, engine=engine)
+    got = rom.average(np.ldexp(u, power), ["mean", "rms"], equilibration=None, engine=engine)
+    for name in want:
+        np.testing.assert_array_equal(np.ldexp(got[name].mean, -power), want[name].mean)
+        np.testing.assert_array_equal(np.ldexp(got[name].stderr, -power), want[name].stderr)
+    np.testing.assert_allclose(want["rms"].mean, u.std(0), rtol=1e-11)
+
+
+@pytest.mark.parametrize("power", [-700, 700])
+def test_a_burst_that_the_first_glance_does_not_see(power):
+    u = flow(n=240, cells=5)
+    u[33, 2] = np.ldexp(u[33, 2], power + 40)
+    got = rom.average(u, ["mean", "rms"], equilibration=None)
+    want = rom.average(np.ldexp(u, -power), ["mean", "rms"], equilibration=None)
+    for name in ("mean", "rms"):
+        assert np.isfinite(got[name].mean).all()
+        np.testing.assert_allclose(got[name].mean, np.ldexp(want[name].mean, power), rtol=1e-11)
+        np.testing.assert_allclose(got[name].stderr, np.ldexp(want[name].stderr, power), rtol=1e-9)
+    largest = np.ldexp(got["rms"].mean[2], -max(power + 40, 0))
+    np.testing.assert_allclose(largest, np.ldexp(u[:, 2], -max(power + 40, 0)).std(0), rtol=1e-11)
+
+
+@pytest.mark.parametrize("seen", [1e-290, 1.0, 1e290])
+@pytest.mark.parametrize("others", [1e-290, 1.0, 1e290])
+def test_weights_that_the_first_glance_does_not_see(seen, others):
+    u = flow(n=240, cells=5)
+    w = np.random.default_rng(1).random(240) + 0.1
+    much = np.full(240, others)
+    much[GLANCED] = seen
+    got = rom.average(ek.ArraySource.of(u, weights=w * much), ["mean", "rms"], equilibration=None)
+    share = w * (much / much.max())
+    mean = share @ u.reshape(240, -1) / share.sum()
+    np.testing.assert_allclose(got["mean"].mean.ravel(), mean, rtol=1e-11)
+    variance = share @ (u.reshape(240, -1) - mean) ** 2 / share.sum()
+    np.testing.assert_allclose(got["rms"].mean.ravel(), np.sqrt(variance), rtol=1e-11)
+    assert np.isfinite(got["mean"].stderr).all()

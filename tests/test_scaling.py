@@ -198,7 +198,6 @@ def test_decimal_scales_change_nothing_but_the_scale(statistic: Statistic) -> No
 
 
 @pytest.mark.parametrize("scale", [1e-170, 1e160, 1e-290])
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_an_archive_keeps_its_tolerance_at_any_size(scale: float) -> None:
     t, x = np.linspace(0, 10, 40)[:, None], np.linspace(0, 1, 60)
     field = 1 + np.sin(6 * x + t) + 0.3 * np.cos(11 * x - 2 * t)

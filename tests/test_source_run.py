@@ -193,3 +193,27 @@ def test_a_block_counts_snapshots():
     block = Block({"x": np.zeros((4, 2))}, 3, WHOLE, None, None)
     assert len(block) == 4
     assert block.only.shape == (4, 2)
+
+
+def test_rows_of_several_stretches_are_copied_a_few_columns_at_a_time(tmp_path):
+    """A file that grew in between holds its values in several stretches; a slab of space is a view of them, no copy."""
+    x = np.arange(700 * 4000.0).reshape(700, 4000)
+    with ek.create(tmp_path / "x.h5", {"u": ek.Field((4000,)), "v": ek.Field((4000,))}) as store:
+        for a in range(0, 700, 7):
+            store.extend({"u": x[a:a + 7], "v": x[a:a + 7]})
+    source = ek.open(tmp_path / "x.h5")["u"]
+    (block,) = [b for piece in source.window(0, 700).pieces(["u"], "space", True, 1 << 30) for b in piece.blocks()]
+    assert len(block.fields.parts) > 1       # the case at hand
+    assert len(block) == 700
+    columns = block.fields.columns
+    assert columns.shape == (700, 4000)
+    assert columns.dtype == x.dtype
+    np.testing.assert_array_equal(columns[:, 3:9], x[:, 3:9])
+    np.testing.assert_array_equal(columns.take(slice(3, 9), np.empty((700, 10))), x[:, 3:9])
+    np.testing.assert_array_equal(block.fields["u"], x)             # as one array for who asks
+    with pytest.raises(InputError, match="all rows"):
+        columns[1:3, :]
+    several = ek.ReplicaSet.of([source, source]).stacked()
+    (block,) = [b for piece in several.pieces(["u"], "space", True, 1 << 30) for b in piece.blocks()]
+    assert len(block.fields.parts) > 2
+    np.testing.assert_array_equal(block.fields["u"], np.concatenate([x, x]))

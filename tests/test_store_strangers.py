@@ -11,7 +11,7 @@ import pytest
 import xxhash
 
 import ensemblekit as ek
-from ensemblekit.errors import StoreDamagedError, StoreError
+from ensemblekit.errors import LengthError, StoreDamagedError, StoreError
 
 SECRET = 4242.0
 HUGE = 1 << 40
@@ -177,6 +177,25 @@ def test_sizes_that_the_bytes_do_not_justify(tmp_path, make):
     assert done.returncode == 0, done.stderr
 
 
+def test_names_of_a_file_that_says_it_has_endless_snapshots(tmp_path):
+    """list() makes room for what len() says: 8 TiB for two names."""
+    with h5py.File(tmp_path / "a.h5", "w") as f:
+        f.create_dataset("x", (HUGE,), "f8")
+        f.create_dataset("y", (HUGE,), "f8", chunks=(1024,))
+    store = ek.open(tmp_path / "a.h5")
+    assert list(store) == [*store] == sorted(store) == ["x", "y"]
+    assert tuple(store) == ("x", "y")
+    assert set(store) == {"x", "y"}
+    assert store
+    assert store.lengths == (HUGE,)
+    assert str(HUGE) in repr(store)
+    with pytest.raises(LengthError, match=r"store\.lengths"):
+        len(store)
+    with h5py.File(tmp_path / "b.h5", "w") as f:
+        f["x"] = np.zeros(8)
+    assert len(ek.open(tmp_path / "b.h5")) == 8
+
+
 def described(path, change):
     """A store whose description was changed, with the right checksum."""
     with ek.create(path, {"u": ek.Field((3,)), "v": ek.Field()}, capacity=8) as store:
@@ -193,7 +212,7 @@ def described(path, change):
 @pytest.mark.parametrize("change", [
     lambda r: b"[]", lambda r: b"{" * 5000, lambda r: b"[" * 200000, lambda r: b"\xff", lambda r: b"NaN",
     *[lambda r, v=v: r["fields"]["u"].update(shape=v)
-      for v in ([-3], [1 << 70], 3, "3", [1.5], [True], [1] * 40, [1 << 41, 1 << 20])],
+      for v in ([-3], [1 << 70], 3, "3", [1.5], [True], [1] * 40, [1 << 41, 1 << 20], [2, (1 << 38) - 45])],
     *[lambda r, v=v: r["fields"]["u"].update(dtype=v) for v in ("O", "V8", "M8", "f4,f4", 8, None, "<f4")],
     *[lambda r, v=v: r["fields"].update({v: r["fields"].pop("u")}) for v in ("a/b", "..", "", "weight", "a\0")],
     *[lambda r, k=k, v=v: r.update({k: v}) for k in ("fields", "capacity", "starts", "constants", "format", "segment", "run",

@@ -3,6 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ensemblekit as ek
+from ensemblekit.averaging.blocking import blocking
+from ensemblekit.averaging.circular import circular_average
 from ensemblekit.averaging.weights import effective_samples, normalised_weights
 from ensemblekit.errors import InputError, StatisticsError
 
@@ -94,3 +97,28 @@ def test_exactly_one_of_the_two_and_a_known_kind():
         normalised_weights()
     with pytest.raises(InputError, match="kind"):
         effective_samples([1], "reliability")
+
+
+@pytest.mark.parametrize("offset", [0.0, -1e6, 1e6])
+def test_log_weights_are_taken_wherever_weights_are(offset: float) -> None:
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(400, 2))
+    logs = 0.5 * rng.normal(size=400)
+    w, logs = np.exp(logs), logs + offset
+    calls = {
+        "average": lambda **k: ek.average(x[:, 0], **k).interval,
+        "average of arrays": lambda **k: ek.average(x, **k).interval,
+        "source": lambda **k: ek.average(ek.ArraySource.of(x[:, 0], **k)).interval,
+        "circular": lambda **k: circular_average(20 * x[:, 0], **k).mean.interval,
+        "bootstrap": lambda **k: ek.block_bootstrap(x, n_resamples=50, **k).interval,
+        "jackknife": lambda **k: ek.jackknife(x, **k).interval,
+        "blocking": lambda **k: blocking(x, **k).stderr,
+    }
+    for name, call in calls.items():
+        np.testing.assert_allclose(call(log_weights=logs), call(weights=w), rtol=1e-6, err_msg=name)
+        with pytest.raises(InputError, match="not both"):
+            call(log_weights=logs, weights=w)
+        with pytest.raises(InputError, match="below infinity"):
+            call(log_weights=np.full(400, np.inf))
+        with pytest.raises(StatisticsError, match="-inf"):
+            call(log_weights=np.full(400, -np.inf))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Self
 
@@ -15,8 +16,9 @@ from ensemblekit.averaging.equilibration import significant_start
 from ensemblekit.averaging.estimate import DISAGREE, Estimate, over_power_of_two, quantile, student_interval
 from ensemblekit.averaging.moments import Moments
 from ensemblekit.averaging.run import Map, Progress, States, merged, partials
+from ensemblekit.averaging.seams import NO_DIRECTION, SEAM, period_in_words, seam_in_words, seam_of
 from ensemblekit.averaging.series import Series
-from ensemblekit.averaging.spectral import cosine_error, mean_skewness, skewed_quantiles
+from ensemblekit.averaging.spectral import MeanError, mean_error, skewed_quantiles
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.scaling import exponent_of, ldexp, scaled
@@ -24,20 +26,25 @@ from ensemblekit.source import Array, ArraySource, Block, ReplicaSet, SnapshotSo
 
 ENOUGH = 10.0
 """Independent snapshots below which an interval is not vouched for."""
+LATEST = 1 / 3
+"""Share of the run beyond which an equilibration found automatically is that of a run that still drifts."""
+LARGEST = 0.1
+"""Share of all weight that one snapshot may carry."""
 SAMPLED = 4096
 STATE_BYTES = 512 << 20     # what the partial states of an array average may take
 
 
-def average(source: Any, *, map: Map | None = None, weights: Any = None, equilibration: Any = "auto",
-            confidence: float = 0.95, engine: Engine | None = None, progress: Progress = False,
-            unit: str | None = None, coords: Mapping[str, Any] | None = None) -> Estimate:
+def average(source: Any, *, map: Map | None = None, weights: Any = None, log_weights: Any = None,
+            equilibration: Any = "auto", confidence: float = 0.95, engine: Engine | None = None, progress: Progress = False,
+            unit: str | None = None, coords: Mapping[str, Any] | None = None,
+            period: float | None = None) -> Estimate:
     """The mean over the snapshots of a source, with its standard error and confidence interval, in one read.
 
     Arguments:
         source: a stored field, any source, an array with snapshots along axis 0, or a ReplicaSet of independent runs.
         map: a function of a Block that returns (n, *out), what is to be averaged; needed where there are several
             fields.
-        weights: (n,) statistical weights of an array; sources carry their own.
+        weights, log_weights: (n,) statistical weights of an array, or their natural logarithms; sources carry their own.
         equilibration: "auto" discards the start of a run where that raises n_eff significantly (one common point for
             all elements of an array); None or 0 discards nothing; a whole number discards so many snapshots; a
             float all before that time after the first snapshot.
@@ -45,6 +52,8 @@ def average(source: Any, *, map: Map | None = None, weights: Any = None, equilib
         engine, progress: as for ``reduce``.
         unit: of the mean; by default that of the field, "" with a map.
         coords: named axes of the item: name -> values or (values, unit), in the order of the axes.
+        period: after which a number comes round, 360 for an angle in degrees: its mean is the direction of the mean
+            vector, `resultant` that vector's length. By default that of the source (columns of angles know it).
 
     Returns:
         An Estimate. It refuses (``converged`` False, the reason in ``verdict``) where there are fewer than about ten
@@ -58,19 +67,70 @@ def average(source: Any, *, map: Map | None = None, weights: Any = None, equilib
     """
     if not 0.0 < confidence < 1.0:
         raise InputError(f"confidence is a number between 0 and 1, 0.95 for 95 %; got {confidence!r}")
-    if weights is not None:
+    if weights is not None or log_weights is not None:
         if isinstance(source, SnapshotSource):
-            raise InputError("weights= goes with an array; a source carries its own weights")
-        source = ArraySource.of(source, weights=weights)
+            raise InputError("weights= and log_weights= go with an array; a source carries its own weights")
+        source = ArraySource.of(source, weights=weights, log_weights=log_weights)
     source = as_source(source)
     only = _only_field(source, map)
     check_equilibration(equilibration)
     if unit is None:
         unit = source.fields[only].unit if only is not None else ""
+    branch = _branch(source, only, map, period)
     runs = _read(source, map, only, engine, progress)
-    estimates = [_one_run(run, equilibration, confidence, unit, source.time_unit) for run in runs]
-    answer = estimates[0] if len(estimates) == 1 else pooled(estimates, confidence)
+    if branch is not None:
+        from ensemblekit.averaging.circular import circular_runs
+
+        series = [(_scalar_series(run), *_times_and_weights(run)) for run in runs]
+        answer = circular_runs(series, branch, equilibration, confidence, unit, source.time_unit)
+    else:
+        estimates = [_doubted(_one_run(run, equilibration, confidence, unit, source.time_unit)) for run in runs]
+        answer = estimates[0] if len(estimates) == 1 else doubt_of_runs(pooled(estimates, confidence), estimates)
     return answer if coords is None else _with_coords(answer, coords)
+
+
+def _branch(source: Any, only: str | None, map: Map | None, period: float | None) -> tuple[float, float] | None:
+    """The ends between which a number that comes round is written; None where it does not come round."""
+    if period is not None:
+        if not (isinstance(period, int | float) and math.isfinite(period) and period > 0):
+            raise InputError(f"period is the turn after which angles repeat, 360 for degrees; got {period!r}")
+        if only is not None and source.fields[only].shape != ():
+            raise InputError(f"period= goes with one number a snapshot, and {only!r} has shape {source.fields[only].shape}; "
+                             "average its angles one by one, or its cosines and sines")
+        return -period / 2, period / 2
+    if only is None or map is not None or source.fields[only].shape != ():
+        return None
+    first = source.runs[0] if isinstance(source, ReplicaSet) else source
+    return first.periods.get(only) if isinstance(first, ArraySource) else None
+
+
+def _doubted(estimate: Estimate) -> Estimate:
+    """The estimate, with a doubt where it is the plain mean of an angle that comes round."""
+    if estimate.series is None:
+        return estimate
+    branch = seam_of(estimate.series, estimate.unit)
+    if branch is None:
+        return estimate
+    return with_doubt(estimate, seam_in_words(branch, f"Where it is one, period={period_in_words(branch)} averages it on "
+                                              "the circle; where it is none, its unit= says so"))
+
+
+def with_doubt(estimate: Estimate, why: str) -> Estimate:
+    """The estimate, not vouched for: `why` comes first in its verdict."""
+    return replace(estimate, converged=False, verdict="; ".join(filter(None, [why, estimate.verdict])))
+
+
+def doubt_of_runs(answer: Estimate, runs: Sequence[Estimate]) -> Estimate:
+    """The estimate of several runs, with what makes one of angles doubtful whatever their number."""
+    said = [run.verdict.split("; ")[0] for run in runs if run.verdict.startswith((SEAM, NO_DIRECTION))]
+    return with_doubt(answer, said[0]) if said else answer
+
+
+def _scalar_series(run: _Run) -> np.ndarray:
+    if run.values is None:
+        raise InputError("period= goes with one number a snapshot; average angles one by one, or their cosines and sines")
+    _check_real(run.values)
+    return run.values
 
 
 class _Run:
@@ -243,13 +303,17 @@ def _directions(size: int) -> np.ndarray:
 
 
 def _one_run(run: _Run, equilibration: Any, confidence: float, unit: str, time_unit: str) -> Estimate:
-    times = weights = None
-    if run.clock is not None:
-        times = None if np.isnan(run.clock[:, 0]).all() else check_times(run.clock[:, 0], len(run.clock))
-        weights = None if np.isnan(run.clock[:, 1]).all() else scaled(run.clock[:, 1])[0]
+    times, weights = _times_and_weights(run)
     if run.values is not None:
         return scalar_estimate(run.values, weights, times, equilibration, confidence, unit, time_unit)
     return _array_estimate(run, weights, times, equilibration, confidence, unit, time_unit)
+
+
+def _times_and_weights(run: _Run) -> tuple[np.ndarray | None, np.ndarray | None]:
+    if run.clock is None:
+        return None, None
+    times = None if np.isnan(run.clock[:, 0]).all() else check_times(run.clock[:, 0], len(run.clock))
+    return times, None if np.isnan(run.clock[:, 1]).all() else scaled(run.clock[:, 1])[0]
 
 
 def scalar_estimate(values: np.ndarray, weights: np.ndarray | None, times: np.ndarray | None, equilibration: Any,
@@ -273,7 +337,7 @@ def scalar_estimate(values: np.ndarray, weights: np.ndarray | None, times: np.nd
         return _unknown(mean, n, confidence,
                         f"{bad} of {n} snapshots are not finite (first: {int(np.argmax(~np.isfinite(x)))}); "
                         "leave them out, or find out where they come from", **series)
-    start = start_after(equilibration, n, times, lambda: significant_start(residual(x, weights)))
+    start = start_after(equilibration, n, times, lambda: unless_carried(significant_start(residual(x, weights)), weights))
     y = x[start:]
     w = None if weights is None else weights[start:]
     mean = float(_mean(y, w))
@@ -291,30 +355,25 @@ def scalar_estimate(values: np.ndarray, weights: np.ndarray | None, times: np.nd
                         statistical_inefficiency=math.nan, correlation_time=math.nan, dof=math.inf, converged=False,
                         verdict="every snapshot is the same: a constant has no error that sampling could show",
                         estimators={"cosine": 0.0}, **series)
-    estimators, dof = _errors(z)
+    estimators, error = _errors(z)
     stderr = estimators["cosine"]
     spread = float(z @ z) / (len(z) - 1)
     variance = spread if w is None else float(w @ (y - mean) ** 2 / w.sum()) * len(y) / (len(y) - 1)
     g = stderr**2 * len(y) / spread
-    n_eff = variance / stderr**2 if stderr > 0 else math.nan
-    below, above = skewed_quantiles(float(quantile(confidence, dof)), mean_skewness(z, g))
-    middle = float(np.median(list(estimators.values())))
-    share = (len(y) - 1) / len(y)       # g and n_eff of the methods speak of the variance over n
-    if n_eff < ENOUGH and middle > 0 and share * variance / middle**2 < ENOUGH:
-        # Too short for any one method: the series is shorter than the components that cosines need. What is reported
-        # (and refused) is then the middle of all methods, with the degrees of freedom of its own n_eff.
-        stderr, g, n_eff = middle, middle**2 * len(y) / (share * spread), share * variance / middle**2
-        dof = max(n_eff - 1, 1.0)
-        below = above = float(quantile(confidence, dof))
+    n_eff = min(variance / stderr**2, kish(w, len(y)))
+    root = math.sqrt(error.spectrum / len(y))
+    below, above = skewed_quantiles(float(quantile(confidence, error.dof)) * stderr / root, error.skewness)
     doubts, converged = _doubts(n_eff, estimators)
-    return Estimate(mean=mean, stderr=stderr, interval=(mean - below * stderr, mean + above * stderr),
+    grounds = [*run_doubts(start, len(x), equilibration, weights, x)]
+    grounds += error.doubts
+    return Estimate(mean=mean, stderr=stderr, interval=(mean - below * root, mean + above * root),
                     confidence=confidence, n=len(y), n_eff=n_eff, statistical_inefficiency=g,
-                    correlation_time=g / 2 * dt, dof=dof, converged=converged, verdict=doubts, estimators=estimators,
-                    **series)
+                    correlation_time=g / 2 * dt, dof=error.dof, converged=converged and not grounds,
+                    verdict="; ".join([*grounds, *filter(None, [doubts])]), estimators=estimators, **series)
 
 
-def _errors(z: np.ndarray) -> tuple[dict[str, float], float]:
-    """Standard error of the mean of z by each method, and the degrees of freedom of the first."""
+def _errors(z: np.ndarray) -> tuple[dict[str, float], MeanError]:
+    """Standard error of the mean of z by each method, and all that the first says."""
     from ensemblekit.averaging.kernels_series import geyer_sums
 
     n = len(z)
@@ -329,11 +388,11 @@ def _errors(z: np.ndarray) -> tuple[dict[str, float], float]:
     gamma, (sums, sokal, chodera) = closed(z, find)
     _, monotone, convex = sums
     floor = gamma[0] / n
-    cosine = cosine_error(z, max(monotone / gamma[0], chodera[0]))
+    error = mean_error(z, max(monotone / gamma[0], chodera[0]))
     block: BlockError = blocking(z).chosen()
-    return {"cosine": math.sqrt(cosine.variance), "blocking": float(block.stderr),
+    return {"cosine": error.stderr, "blocking": float(block.stderr),
             "geyer": math.sqrt(max(convex, floor) / n), "sokal": math.sqrt(max(sokal[0], 1 / n) * gamma[0] / n),
-            "chodera": math.sqrt(chodera[0] * gamma[0] / n)}, float(cosine.dof)
+            "chodera": math.sqrt(chodera[0] * gamma[0] / n)}, error
 
 
 def _array_estimate(run: _Run, weights: np.ndarray | None, times: np.ndarray | None, equilibration: Any,
@@ -357,10 +416,11 @@ def _array_estimate(run: _Run, weights: np.ndarray | None, times: np.ndarray | N
     first = np.asarray(blocks.variances[0])
     with np.errstate(invalid="ignore", divide="ignore"):
         still = first <= (16 * np.finfo(float).eps * np.abs(mean)) ** 2
-        n_eff = np.where(still, np.nan, variance / block.stderr**2)
+        n_eff = np.where(still, np.nan, np.minimum(variance / block.stderr**2, kish(weights, n, start)))
         g = np.where(still, np.nan, block.g)
     stderr = np.where(still, 0.0, block.stderr)
-    doubts = []
+    grounds = run_doubts(wanted, n, equilibration, weights, summaries)
+    doubts = [*grounds]
     few = n_eff < ENOUGH
     if few.any():
         doubts.append(f"{int(few.sum())} of {few.size} elements have fewer than {ENOUGH:g} independent snapshots "
@@ -373,15 +433,70 @@ def _array_estimate(run: _Run, weights: np.ndarray | None, times: np.ndarray | N
     answer = Estimate(mean=mean, stderr=stderr, interval=student_interval(mean, stderr, block.dof, confidence),
                       confidence=confidence, n=blocks.n, n_eff=n_eff, statistical_inefficiency=g,
                       correlation_time=g / 2 * spacing(times), dof=block.dof,
-                      converged=not (few.any() or bad.any() or still.all()), verdict="; ".join(doubts),
+                      converged=not (grounds or few.any() or bad.any() or still.all()), verdict="; ".join(doubts),
                       estimators={"blocking": stderr}, **facts)
     return over_power_of_two(answer, e)
 
 
 def common_start(columns: np.ndarray, weights: np.ndarray | None) -> int:
     """The latest significant start of several series (n, k) of one run, such as the summaries of an array."""
-    return max((significant_start(residual(s, weights)) for s in scaled(columns, 0)[0].T
-                if np.isfinite(s).all() and np.ptp(s) > 1e-12 * np.abs(s).max()), default=0)
+    start = max((significant_start(residual(s, weights)) for s in scaled(columns, 0)[0].T
+                 if np.isfinite(s).all() and np.ptp(s) > 1e-12 * np.abs(s).max()), default=0)
+    return unless_carried(start, weights)
+
+
+def unless_carried(start: int, weights: np.ndarray | None) -> int:
+    """The start found, or 0 where the snapshots before it carry more than twice their share of the weight.
+
+    A weighted average rests on those: what stands out in the residual there is the weight, not a transient.
+    """
+    if weights is None or not weights[:start].sum() * len(weights) > 2 * start * weights.sum():
+        return start
+    return 0
+
+
+def run_doubts(start: int, n: int, equilibration: Any, weights: np.ndarray | None, columns: np.ndarray) -> tuple[str, ...]:
+    """Why no interval of a run (n, of which those from `start` on are averaged) can be vouched for; () where there is nothing.
+
+    columns: (n,) or (n, k), the values or what stands for them.
+    """
+    late = isinstance(equilibration, str) and start > LATEST * n
+    drifting = (f"still drifting: the average would begin at snapshot {start} of {n}, beyond a third of the run",)
+    return (drifting if late else ()) + rests_on_few(None if weights is None else weights[start:], columns[start:])
+
+
+def rests_on_few(weights: np.ndarray | None, columns: np.ndarray) -> tuple[str, ...]:
+    """Why the weights of a run cannot carry an error; () where they can.
+
+    One snapshot may not carry more than `LARGEST` of the weight, and `ENOUGH` correlated effective samples are needed:
+    independent snapshots n / g of the values over 1 + v / m. v is the relative variance of the weights: that seen, or where
+    it is more that of log-normal weights with the same upper half, as the largest are those that a run has yet to meet. m
+    is 1 where weights are as slow as the values (their means over g snapshots scatter more than independent ones would),
+    g where they are independent.
+
+    Arguments:
+        columns: (n,) or (n, k), the values or what stands for them.
+    """
+    if weights is None or np.ptp(weights) == 0:
+        return ()
+    largest = float(weights.max() / weights.sum())
+    if largest > LARGEST:
+        return (f"one snapshot carries {100 * largest:.0f} % of all weight: no error can be told from the others",)
+    columns = columns.reshape(len(columns), -1)
+    g = float(np.median([closed(x, chodera_window)[1][0] for x in scaled(columns, 0)[0].T
+                         if np.isfinite(x).all() and np.ptp(x) > 1e-12 * np.abs(x).max()] or [1.0]))
+    n = len(weights)
+    length = 1 << int(math.log2(min(g, n / 2)))
+    stretches = np.add.reduceat(weights, np.arange(0, n - n % length, length))
+    slow = float(stretches.var()) > 2 * length * float(weights.var())
+    above = weights[weights > np.median(weights[weights > 0])]
+    upper = np.log(above / np.median(weights[weights > 0]))
+    log_variance = min(2 * float(upper @ upper) / np.count_nonzero(weights), 700.0)
+    relative = max(n / kish(weights, n) - 1, math.expm1(log_variance))
+    worth = n / g / (1 + relative / (1.0 if slow else g))
+    if worth < ENOUGH:
+        return (f"the weights rest on {worth:.2g} independent snapshots; an interval needs about {ENOUGH:g}",)
+    return ()
 
 
 def pooled(runs: list[Estimate], confidence: float) -> Estimate:
@@ -525,6 +640,14 @@ def residual(x: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
     return weights * (x - _mean(x, weights)) / weights.mean()
 
 
+def kish(weights: np.ndarray | None, n: int, start: int = 0) -> float:
+    """Snapshots of equal weight that those of n from `start` on are worth (Kish 1965)."""
+    if weights is None:
+        return float(n - start)
+    w = weights[start:]
+    return float(w.sum()) ** 2 / float(w @ w)
+
+
 def spacing(times: np.ndarray | None) -> float:
     """Mean time between snapshots; 1 where they are only counted."""
     if times is None or len(times) < 2 or times[-1] == times[0]:
@@ -537,8 +660,6 @@ def elapsed(times: np.ndarray | None, start: int) -> float:
 
 
 def _with_coords(answer: Estimate, coords: Mapping[str, Any]) -> Estimate:
-    from dataclasses import replace
-
     shape = np.shape(answer.mean)
     named = {}
     for name, value in coords.items():

@@ -16,10 +16,11 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from ensemblekit.averaging.guard import MOST_BLOCKS, half_widths, matched, of_blocks
 from ensemblekit.averaging.rows import rows_of
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.scaling import FREE, common, ldexp, power_of_two, scaled, weight_exponent
-from ensemblekit.source import Array, is_torch
+from ensemblekit.source import Array, chosen_weights, is_torch
 
 FEWEST = 4
 """Blocks below which a level is not used: Student's t with fewer says nothing."""
@@ -87,8 +88,8 @@ class BlockResult:
 
         The block is the shortest with B³ > 2 n g² (Wolff, Comput. Phys. Commun. 156, 143, 2004; Lee et al., Phys. Rev.
         E 83, 066706, 2011), g being the inefficiency this level shows, with at least four blocks. What blocks of that
-        length still miss, were the correlation exponential, is added: a share (1 + 1/m) (g - 1/g) / (2 B), whose own
-        noise takes its part of the degrees of freedom.
+        length still miss, were the correlation exponential, is added: a share (1 + 1/m) (g - 1/g) / (2 B). Degrees of
+        freedom are such that Student's t times this error is half the interval of :meth:`half_width`.
         """
         if self.exponent is not None:
             block = self.over_power_of_two()[0].chosen()
@@ -97,7 +98,7 @@ class BlockResult:
             raise StatisticsError(f"blocking needs at least {FEWEST} snapshots; got {self.n}")
         first = np.asarray(self.variances[0])
         shape = first.shape
-        error, dof, level = np.zeros(shape), np.ones(shape), np.zeros(shape, dtype=np.int64)
+        error, level = np.zeros(shape), np.zeros(shape, dtype=np.int64)
         settled = np.zeros(shape, dtype=bool)
         with np.errstate(invalid="ignore", divide="ignore"):
             for k, (b, m) in enumerate(zip(self.lengths, self.counts, strict=True)):
@@ -107,11 +108,28 @@ class BlockResult:
                 g = np.maximum(np.where(first > 0, b * v / first, 1.0), 1.0)
                 missed = np.minimum((1 + 1 / m) * (g - 1 / g) / (2 * b), 0.5)
                 error = np.where(settled, error, b * v / (1 - missed) / self.n)
-                dof = np.where(settled, dof, np.maximum((m - 1) * (1 - missed) ** 2, 2.0))
                 level = np.where(settled, level, k)
                 settled = settled | (float(b) ** 3 > 2 * self.n * g**2)
-            g = np.where(first > 0, error * self.n / first, 1.0)
-        return BlockError(np.sqrt(error), dof, g, level, settled)
+            stderr, dof = matched(np.sqrt(error), self.half_width())
+            g = np.where(first > 0, stderr**2 * self.n / first, 1.0)
+        return BlockError(stderr, dof, g, level, settled)
+
+    def half_width(self, floor: Any = None) -> np.ndarray:
+        """Half the 95 % interval of the mean, (*item,), from the longest blocks: see :mod:`~ensemblekit.averaging.guard`.
+
+        Sums of squares between the longest blocks of which there are four, and within pairs of all shorter ones down to those
+        of which there are 16 to 31. floor: the least n var(mean), by default that of a periodic series.
+        """
+        last = max(k for k, m in enumerate(self.counts) if m >= FEWEST)
+        first = next((k for k, m in enumerate(self.counts) if m <= MOST_BLOCKS), last)
+        first = min(first, last)
+        counts = self.counts[first:last + 1]
+        lengths = self.lengths[first:last + 1]
+        squares = self.variances[first:last + 1] * _along(lengths * (counts - 1), self.variances)
+        squares[:-1] -= squares[1:]
+        floor = np.asarray(self.variances[0]) / self.n if floor is None else floor
+        guard = of_blocks(tuple(map(int, lengths)), tuple(map(int, counts)), self.n)
+        return half_widths(squares, guard, floor) / np.sqrt(self.n)
 
 
 class BlockError(NamedTuple):
@@ -119,7 +137,7 @@ class BlockError(NamedTuple):
 
     stderr: np.ndarray
     dof: np.ndarray
-    """For Student's t: blocks - 1, less where much had to be added."""
+    """For Student's t at 95 %."""
     g: np.ndarray
     """Statistical inefficiency."""
     level: np.ndarray
@@ -571,10 +589,11 @@ def jonsson_level(x: Any, confidence: float = 0.99) -> int:
     return int(np.argmax(below)) if below.any() else depth - 1
 
 
-def blocking(x: Any, weights: Any = None) -> BlockResult:
+def blocking(x: Any, weights: Any = None, *, log_weights: Any = None) -> BlockResult:
     """The blocking curve of one series x (n,) or of every element of x (n, *item); see :class:`BlockResult`."""
     sums = BlockSums()
-    sums.update(np.asarray(x), 0, weights)
+    x = np.asarray(x)
+    sums.update(x, 0, chosen_weights(weights, log_weights, len(x)))
     return sums.result()
 
 

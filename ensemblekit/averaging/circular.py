@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from ensemblekit.averaging.average import scalar_estimate
+from ensemblekit.averaging.average import doubt_of_runs, pooled, scalar_estimate
 from ensemblekit.averaging.estimate import Estimate
+from ensemblekit.averaging.seams import NO_DIRECTION
 from ensemblekit.errors import InputError
+from ensemblekit.source import chosen_weights
 
 SCATTERED = 3.0
 """A mean vector shorter than this many of its standard errors has no direction to speak of."""
@@ -29,8 +31,8 @@ class CircularResult:
     """Circular standard deviation sqrt(-2 ln R), in the unit of the angles; infinite where R is 0."""
 
 
-def circular_average(angles: Any, *, period: float = 360.0, weights: Any = None, times: Any = None,
-                     equilibration: Any = "auto", confidence: float = 0.95, unit: str = "degree",
+def circular_average(angles: Any, *, period: float = 360.0, weights: Any = None, log_weights: Any = None,
+                     times: Any = None, equilibration: Any = "auto", confidence: float = 0.95, unit: str = "degree",
                      time_unit: str = "") -> CircularResult:
     """The mean of angles (n,) that come round after `period`, with its error.
 
@@ -39,7 +41,7 @@ def circular_average(angles: Any, *, period: float = 360.0, weights: Any = None,
     vector is too short to have a direction the estimate refuses (`converged` False).
 
     Arguments:
-        angles: in `unit`, any branch; times (n,) and weights (n,) go with them.
+        angles: in `unit`, any branch; times (n,) and weights (n,), or the logarithms of these, go with them.
         equilibration, confidence: as for ``average``.
 
     Raises InputError for a period that is not above 0; else as ``average``.
@@ -48,7 +50,7 @@ def circular_average(angles: Any, *, period: float = 360.0, weights: Any = None,
         raise InputError(f"period is the turn after which angles repeat, 360 for degrees; got {period!r}")
     x = np.asarray(angles, np.float64)
     turn = 2 * math.pi / period
-    w = None if weights is None else np.asarray(weights, np.float64)
+    w = chosen_weights(weights, log_weights, len(x))
     facts: Mapping[str, Any] = {"equilibration": equilibration, "confidence": confidence}
 
     def estimate(values: np.ndarray, start: Any, unit: str) -> Estimate:
@@ -67,11 +69,29 @@ def circular_average(angles: Any, *, period: float = 360.0, weights: Any = None,
     error = resultant.stderr
     if math.isfinite(error) and not length > SCATTERED * max(error, found.stderr * turn * length):
         converged = False
-        verdict = "; ".join(filter(None, [f"the angles have no mean direction: their mean vector is {length:.2g} long, "
+        verdict = "; ".join(filter(None, [f"{NO_DIRECTION}: their mean vector is {length:.2g} long, "
                                           f"with an error of {max(error, found.stderr * turn * length):.2g}", verdict]))
     mean = replace(found, series=x, converged=converged, verdict=verdict)
     spread = math.sqrt(-2 * math.log(length)) / turn if 0 < length <= 1 else 0.0 if length > 1 else math.inf
     return CircularResult(mean=mean, resultant=resultant, spread=spread)
+
+
+def circular_runs(runs: Sequence[tuple[np.ndarray, np.ndarray | None, np.ndarray | None]], branch: tuple[float, float],
+                  equilibration: Any, confidence: float, unit: str, time_unit: str) -> Estimate:
+    """The circular mean of one run or several, (angles, times, weights) each, within the branch (low, high).
+
+    Comes with `resultant`, the length of the mean vector.
+    """
+    low, high = branch
+    period, middle = high - low, (low + high) / 2
+    found = [circular_average(x, period=period, weights=w, times=times, equilibration=equilibration, confidence=confidence,
+                              unit=unit, time_unit=time_unit if times is not None else "") for x, times, w in runs]
+    means = [turned(one.mean, period, middle) for one in found]
+    if len(found) == 1:
+        return replace(means[0], further={"resultant": found[0].resultant})
+    means = [turned(mean, period, means[0].mean) for mean in means]
+    answer = turned(doubt_of_runs(pooled(means, confidence), means), period, middle)
+    return replace(answer, further={"resultant": pooled([one.resultant for one in found], confidence)})
 
 
 def turned(estimate: Estimate, period: float, towards: Any) -> Estimate:

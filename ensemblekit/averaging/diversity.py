@@ -53,11 +53,10 @@ def pairwise(snapshots: Any, metric: Metric = "euclidean", *, engine: Any = None
         StatisticsError: an angle with a snapshot of length zero.
     """
     if metric in ("euclidean", "cosine"):
-        gram, each = _gram(snapshots, "first" if metric == "euclidean" else "none", engine)
-        if metric == "cosine" or not each.any():        # an angle is that of divided snapshots
-            return from_gram(gram, metric)
-        largest = each[np.diag(gram) != 0].max(initial=each.min())
-        return representable(from_gram(ldexp(gram, each[:, None] + each - 2 * largest)), largest, "a distance")
+        if metric == "cosine":      # an angle is that of divided snapshots
+            return from_gram(_gram(snapshots, "none", engine)[0], metric)
+        gram, e = gram_over(snapshots, "first", engine=engine)
+        return representable(from_gram(gram), e, "a distance")
     if isinstance(snapshots, SnapshotSource):
         raise InputError(f"{metric!r} takes an array in memory; from a source: \"euclidean\" or \"cosine\"")
     x = np.asarray(snapshots)
@@ -254,7 +253,16 @@ class _DividedGram(Gram):
         return matrix, np.zeros(len(matrix), np.int64) if self.exponent is None else self.exponent
 
 
-def _gram(snapshots: Any, center: Literal["first", "none"], engine: Any) -> tuple[np.ndarray, np.ndarray]:
+def gram_over(snapshots: Any, center: Literal["none", "mean", "first"], *, engine: Any = None) -> tuple[np.ndarray, int]:
+    """Inner products (n, n) over 4**e, and e: 0 but where they would be beyond the range of float64."""
+    gram, each = _gram(snapshots, center, engine)
+    if not each.any():
+        return gram, 0
+    largest = int(each[np.diag(gram) != 0].max(initial=each.min()))
+    return ldexp(gram, each[:, None] + each - 2 * largest), largest
+
+
+def _gram(snapshots: Any, center: Literal["none", "mean", "first"], engine: Any) -> tuple[np.ndarray, np.ndarray]:
     source = as_source(snapshots)
     if isinstance(source, ReplicaSet):
         source = source.stacked()

@@ -10,6 +10,7 @@ import numpy as np
 
 from ensemblekit.averaging.arrays import as_numbers, flat_pieces, join, one_row, plain, same_item, weighted_sum, wide
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.scaling import ldexp, power_of_two
 from ensemblekit.source import Array
 
 
@@ -41,6 +42,7 @@ class Exponential:
         self.first: Array = None
         self.total: Array = None        # sum of decay**(snapshots after it) * w * x
         self.weight = 0.0               # the same sum of w
+        self.weight_exponent = 0        # power of two that w is divided by in both
 
     def empty(self) -> Self:
         return type(self)(self.decay, start=self.begin)
@@ -56,9 +58,21 @@ class Exponential:
             self.total = self.first * 0.0
         same_item(self.item, values, "Exponential")
         c = self.decay ** np.arange(n - 1, -1, -1, dtype=np.float64)
-        if weights is not None:
-            c = c * np.asarray(weights, dtype=np.float64)
+        if weights is not None or self.weight_exponent:
+            c = c * self._weighed(np.ones(n) if weights is None else np.asarray(weights, dtype=np.float64))
         self._absorb(n, weighted_sum(c, values), float(c.sum()))
+
+    def _weighed(self, w: np.ndarray) -> np.ndarray:
+        """Weights over a power of two that brings the largest, and what earlier ones add up to, below 1."""
+        largest = max(ldexp(self.weight, self.weight_exponent), float(w.max()))
+        self._weigh(power_of_two(largest, always=True))
+        return ldexp(w, -self.weight_exponent)
+
+    def _weigh(self, exponent: int) -> None:
+        step = self.weight_exponent - exponent
+        if step:
+            self.weight, self.total = ldexp(self.weight, step), ldexp(self.total, step)
+        self.weight_exponent = exponent
 
     def add(self, pieces: Sequence[Array]) -> None:
         """Take one snapshot that comes as several arrays or tensors, flat items one after the other, in place.
@@ -66,7 +80,7 @@ class Exponential:
         The same as ``update`` with one row of their concatenation. Real numbers.
         """
         width = sum(math.prod(piece.shape) for piece in pieces)
-        if self.first is None:
+        if self.first is None or self.weight_exponent:
             self.update(one_row(pieces), 0)
             return
         if self.item != (width,):
@@ -88,7 +102,11 @@ class Exponential:
         if later.n:
             if self.first is None:
                 self.first, self.item, self.total = plain(later.first), later.item, later.first * 0.0
-            self._absorb(later.n, later.total, later.weight)
+            if later.weight > 0.0:
+                self._weigh(later.weight_exponent if self.weight == 0.0
+                            else max(self.weight_exponent, later.weight_exponent))
+            step = later.weight_exponent - self.weight_exponent
+            self._absorb(later.n, ldexp(later.total, step), ldexp(later.weight, step))
 
     def _absorb(self, n: int, total: Array, weight: float) -> None:
         fade = self.decay**n
@@ -115,12 +133,14 @@ class Exponential:
         return self.total / self.weight
 
     def state(self) -> dict[str, Array]:
-        state = {"n": np.array(self.n), "weight": np.array(self.weight), "item": np.array(self.item, dtype=np.int64)}
+        state = {"n": np.array(self.n), "weight": np.array(self.weight), "item": np.array(self.item, dtype=np.int64),
+                 **({"weight_exponent": np.array(self.weight_exponent)} if self.weight_exponent else {})}
         return state if self.first is None else {**state, "first": plain(self.first), "total": plain(self.total)}
 
     def restored(self, state: Mapping[str, Any]) -> Self:
         new = self.empty()
         new.n, new.weight = int(state["n"]), float(state["weight"])
+        new.weight_exponent = int(state.get("weight_exponent", 0))
         new.item = tuple(int(k) for k in state["item"])
         if "first" in state:
             new.first, new.total = plain(state["first"]), plain(state["total"])

@@ -37,8 +37,9 @@ class MomentsResult:
     kurtosis: Array | None = None
     """Excess m4 / m2² - 3 (population form), 0 for a Gaussian; None for order 2."""
     exponent: Array | None = None
-    """Set where the variance of some element is too large or too small for float64 (infinity or 0 then stand in it): whole
-    numbers e of the item's shape with variance = `reduced` * 4**e. ``std`` is right for all the same."""
+    """Set where the variance of some element is too large or too small for float64 (infinity, 0 or a number of few digits
+    then stand in it): whole numbers e of the item's shape with variance = `reduced` * 4**e. ``std`` is right for all the
+    same."""
     reduced: Array | None = None
     """Variance over 4**exponent, where `exponent` is set."""
 
@@ -58,10 +59,10 @@ class MomentsResult:
         """What is to be known of the numbers: variances beyond the range of float64."""
         if self.reduced is None:
             return ()
-        lost = (self.variance == 0) != (self.reduced == 0)
-        lost = lost | (abs(self.variance) == np.inf)
+        lost = _beyond(self.variance, self.reduced)
         return (f"the variance of {int(lost.sum())} of {math.prod(lost.shape)} elements is beyond the range of float64 "
-                "(1e-308 ... 1e308) and stands as infinity or 0; std is right, and variance = reduced * 4**exponent",)
+                "(1e-308 ... 1e308) and stands as infinity, 0 or with few digits; std is right, and variance = "
+                "reduced * 4**exponent",)
 
 
 class Moments:
@@ -362,8 +363,7 @@ class Moments:
         own = own and self.order == 2 and not is_torch(m2)
         variance = np.divide(m2, freedom, out=m2) if own and e is None else m2 / freedom
         reduced, variance = variance, variance if e is None else ldexp(variance, 2 * e)
-        beyond = e is not None and bool(((variance == 0) & (reduced != 0)).any() or (
-            (abs(variance) == np.inf) & (abs(reduced) < np.inf)).any())
+        beyond = e is not None and bool(_beyond(variance, reduced).any())
         skewness = kurtosis = None
         if self.order == 4:
             _, _, m3, m4 = self.sums
@@ -395,6 +395,12 @@ class Moments:
         new.weight_exponent = int(state.get("weight_exponent", 0))
         new.sums = [plain(state[f"sum{k + 1}"]) for k in range(self.order) if f"sum{k + 1}" in state]
         return new
+
+
+def _beyond(variance: Array, reduced: Array) -> Array:
+    """Which variances are not what `reduced` says, for want of range; below the least normal number digits are lost."""
+    size = abs(variance)
+    return ((size < np.finfo(np.float64).tiny) & (reduced != 0)) | ((size == np.inf) & (abs(reduced) < np.inf))
 
 
 def _wide(dtype: np.dtype) -> bool:

@@ -12,7 +12,7 @@ from ensemblekit.averaging.reducer import MergesInTime
 from ensemblekit.averaging.run import States
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.scaling import ldexp, power_of_two, scaled
-from ensemblekit.source import check_weights
+from ensemblekit.source import chosen_weights
 
 Function = Callable[[np.ndarray], Any]
 Scheme = Literal["stationary", "circular", "moving"]
@@ -53,7 +53,7 @@ class Resampled:
                 f"({self.method}, blocks of {self.block_length:.4g})")
 
 
-def block_bootstrap(values: Any, function: Function | None = None, *, weights: Any = None,
+def block_bootstrap(values: Any, function: Function | None = None, *, weights: Any = None, log_weights: Any = None,
                     scheme: Scheme = "stationary", block_length: float | None = None, n_resamples: int = 1000,
                     confidence: float = 0.95, interval: Interval = "bca", vectorised: bool = False,
                     rng: np.random.Generator | int = 0) -> Resampled:
@@ -64,8 +64,8 @@ def block_bootstrap(values: Any, function: Function | None = None, *, weights: A
             distance, or x and x².
         function: averages (k,) -> a number or an array, such as ``lambda m: m[1] - m[0]**2``; None: the averages
             themselves. A series (n,) gives averages of shape (1,), and the average itself without a function.
-        weights: (n,) statistical weights; the averages are weighted ones, and weights are resampled with their
-            snapshots.
+        weights, log_weights: (n,) statistical weights, or their logarithms; the averages are weighted ones, and weights are
+            resampled with their snapshots.
         scheme: "stationary" (Politis & Romano 1994: lengths geometric, round the end), "circular" (fixed length,
             round the end) or "moving" (Künsch 1989: fixed length, all inside the run).
         block_length: in snapshots; None: Politis & White (2004) with the correction of Patton, Politis & White
@@ -80,7 +80,7 @@ def block_bootstrap(values: Any, function: Function | None = None, *, weights: A
         InputError: values that are not finite real numbers of shape (n,) or (n, k), bad weights or settings.
         StatisticsError: fewer than 4 snapshots, all weights zero, or a function that is not finite on a resample.
     """
-    x, w, single = _checked(values, weights)
+    x, w, single = _checked(values, weights, log_weights)
     _check_settings(confidence, n_resamples)
     if scheme not in ("stationary", "circular", "moving"):
         raise InputError(f'scheme is "stationary", "circular" or "moving"; got {scheme!r}')
@@ -112,15 +112,15 @@ def block_bootstrap(values: Any, function: Function | None = None, *, weights: A
                      n_resamples=n_resamples)
 
 
-def jackknife(values: Any, function: Function | None = None, *, weights: Any = None, block_length: int | None = None,
-              confidence: float = 0.95, vectorised: bool = False) -> Resampled:
+def jackknife(values: Any, function: Function | None = None, *, weights: Any = None, log_weights: Any = None,
+              block_length: int | None = None, confidence: float = 0.95, vectorised: bool = False) -> Resampled:
     """Delete-block jackknife for any smooth function of averages over correlated snapshots.
 
     The run is cut into at most 20 equal blocks, fewer where :func:`optimal_block_length` asks for longer ones; the
     interval is Student's with one degree of freedom fewer than blocks. Arguments and errors as
     :func:`block_bootstrap`. Blocks of unequal weight by Busing, Meijer & van der Leeden, Stat. Comput. 9, 3 (1999).
     """
-    x, w, single = _checked(values, weights)
+    x, w, single = _checked(values, weights, log_weights)
     _check_settings(confidence, MIN_BLOCKS)
     if block_length is None:
         count = min(JACKKNIFE_BLOCKS, len(x), int(len(x) / _length_of(x, w, None, "circular")))
@@ -189,7 +189,7 @@ def optimal_block_length(values: Any, scheme: Literal["stationary", "circular"] 
     Arguments:
         values: (n,) or (n, k): the largest over the k series.
     """
-    x, _, _ = _checked(values, None)
+    x, _, _ = _checked(values)
     return max(_block_length(column, scheme) for column in x.T)
 
 
@@ -340,7 +340,7 @@ def _length_of(x: np.ndarray, w: np.ndarray, given: float | None, scheme: str) -
     return float(given)
 
 
-def _checked(values: Any, weights: Any) -> tuple[np.ndarray, np.ndarray, bool]:
+def _checked(values: Any, weights: Any = None, log_weights: Any = None) -> tuple[np.ndarray, np.ndarray, bool]:
     x = np.asarray(values)
     if x.ndim not in (1, 2) or x.dtype.kind not in "biuf" or (x.ndim == 2 and x.shape[1] == 0):
         raise InputError(f"values are real numbers, shape (n,) or (n, k); got {x.dtype} {x.shape}")
@@ -351,7 +351,8 @@ def _checked(values: Any, weights: Any) -> tuple[np.ndarray, np.ndarray, bool]:
     bad = ~np.isfinite(x).all(axis=1)
     if bad.any():
         raise InputError(f"snapshot {int(np.argmax(bad))} is not finite; leave it out or mend it")
-    w = np.ones(len(x)) if weights is None else check_weights(weights, len(x))
+    given = chosen_weights(weights, log_weights, len(x))
+    w = np.ones(len(x)) if given is None else given
     if w.max() == 0:
         raise StatisticsError("all weights are zero")
     return x, w / w.max(), single

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ensemblekit.errors import InputError, StatisticsError
-from ensemblekit.source import check_weights
+from ensemblekit.source import check_weights, weights_from_logs
 
 
 def normalised_weights(weights: Any = None, *, log_weights: Any = None) -> np.ndarray:
@@ -25,7 +25,9 @@ def normalised_weights(weights: Any = None, *, log_weights: Any = None) -> np.nd
     if (weights is None) == (log_weights is None):
         raise InputError("pass either weights or log_weights=, not both and not neither")
     if log_weights is not None:
-        return _from_logs(np.asarray(log_weights))
+        _check_vector("log_weights", np.asarray(log_weights))
+        shares = weights_from_logs(log_weights, len(log_weights))
+        return shares / shares.sum()
     weights = np.asarray(weights)
     _check_vector("weights", weights)
     weights = check_weights(weights, len(weights))
@@ -51,22 +53,6 @@ def effective_samples(weights: Any = None, kind: Literal["kish", "entropy"] = "k
         held = shares[shares > 0]
         return float(np.exp(-(held * np.log(held)).sum()))
     raise InputError(f'kind is "kish" or "entropy"; got {kind!r}')
-
-
-def _from_logs(logs: np.ndarray) -> np.ndarray:
-    _check_vector("log_weights", logs)
-    if logs.dtype.kind not in "biuf":
-        raise InputError(f"log_weights are real numbers; got dtype {logs.dtype}")
-    logs = logs.astype(np.float64)
-    bad = np.isnan(logs) | (logs == np.inf)
-    if bad.any():
-        k = int(np.argmax(bad))
-        raise InputError(f"log_weights must be below infinity (-inf is a weight of zero); number {k} is {logs[k]}")
-    largest = logs.max()
-    if largest == -np.inf:
-        raise StatisticsError(f"all {len(logs)} log_weights are -inf: no snapshot is left to average over")
-    scaled = np.exp(logs - largest)
-    return scaled / scaled.sum()
 
 
 def _check_vector(name: str, values: np.ndarray) -> None:

@@ -14,6 +14,11 @@ from ensemblekit.cli.export import Start, Step, Stop
 from ensemblekit.errors import InputError
 from ensemblekit.files import replacing, write_text
 
+Weights = Annotated[str | None, typer.Option("--weights", metavar="FILE:COLUMN",
+                                             help="Statistical weights, joined by time: COLVAR:w, or with --temperature those "
+                                                  "of a bias, COLVAR:metad.rbias (several: a,b).")]
+Temperature = Annotated[float | None, typer.Option("--temperature", metavar="K", help="Of the run whose bias --weights names.")]
+
 
 class Place(StrEnum):
     """Where the work is done."""
@@ -29,6 +34,9 @@ def average(
     field: Annotated[str, typer.Argument(metavar="FIELD", show_default=False)],
     begin: Annotated[float | None, typer.Option("--begin", help="First time, in the file's unit.")] = None,
     end: Annotated[float | None, typer.Option("--end", help="Last time, in the file's unit.")] = None,
+    weights: Weights = None, temperature: Temperature = None,
+    period: Annotated[float | None, typer.Option("--period", help="After which it comes round, 360 for an angle: averaged on "
+                                                 "the circle. Known of PLUMED's columns.")] = None,
     start: Start = 0, stop: Stop = None, step: Step = 1,
     confidence: Annotated[float, typer.Option("--confidence", help="Of the interval.")] = 0.95,
     equilibration: Annotated[str, typer.Option("--equilibration", metavar="auto|none|N",
@@ -43,9 +51,13 @@ def average(
     import ensemblekit as ek
 
     source = chosen(field_of(file, field), begin, end, start, stop, step)
+    if weights is not None:
+        source = weighted(source, weights_of(weights, temperature))
+    elif temperature is not None:
+        raise InputError("--temperature goes with --weights FILE:COLUMN, the bias of the run")
     places = {Place.threads: ek.Threads, Place.serial: ek.Serial, Place.processes: ek.Processes}
     estimate = ek.average(source, confidence=confidence, equilibration=discarded(equilibration),
-                          engine=places[engine](), progress=stderr.is_terminal)
+                          period=period, engine=places[engine](), progress=stderr.is_terminal)
     stdout.print(str(estimate), markup=False, soft_wrap=True)
     stdout.print()
     stdout.print(str(estimate.summary()), markup=False, soft_wrap=True)
@@ -67,6 +79,38 @@ def field_of(file: str, field: str) -> Any:
     from ensemblekit.md.columns import columns, is_columns
 
     return columns(file)[field] if is_columns(file) else ek.open(file)[field]
+
+
+def weights_of(text: str, temperature: float | None) -> Any:
+    """``COLVAR:metad.rbias`` as weights of frames."""
+    from ensemblekit.md.columns import columns
+
+    file, _, names = text.rpartition(":")
+    if not file or not names:
+        raise InputError(f"--weights takes a file and its column with a colon between them, COLVAR:metad.rbias; got {text!r}")
+    table = columns(file)
+    names_of = [names] if names in table else names.split(",")
+    try:
+        return table.weights(names_of, temperature)
+    except InputError as error:
+        if temperature is None and "temperature=" in str(error):
+            raise InputError(f"{names!r} of {file} looks like a bias, or is negative in places: --temperature, in K, makes "
+                             "weights of it") from error
+        raise
+
+
+def weighted(view: Any, weights: Any) -> Any:
+    """The snapshots with these weights, joined by time."""
+    from dataclasses import replace
+
+    from ensemblekit.md.weighted import WeightedSource
+    from ensemblekit.source import ArraySource, ReplicaSet
+
+    if isinstance(view, ReplicaSet):
+        raise InputError(f"--weights are those of one run, and this is {len(view.runs)}: average them one by one")
+    (n,) = view.lengths
+    found = weights.at(view.times, n)
+    return replace(view, weights=found) if isinstance(view, ArraySource) else WeightedSource(view, found)
 
 
 def chosen(view: Any, begin: float | None, end: float | None, start: int, stop: int | None, step: int) -> Any:

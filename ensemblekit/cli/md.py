@@ -11,10 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
-from ensemblekit.cli.average import Place, discarded, plain
+from ensemblekit.cli.average import Place, Temperature, discarded, plain, weights_of
 from ensemblekit.cli.console import save_figure, size, stderr, stdout
 from ensemblekit.errors import InputError
 from ensemblekit.files import write_text
+from ensemblekit.source import ReplicaSet
 
 app = typer.Typer(no_args_is_help=True, help="Trajectories of molecular dynamics: into a store, and averages with error bars.",
                   context_settings={"help_option_names": ["-h", "--help"]})
@@ -32,6 +33,10 @@ Equilibration = Annotated[str, typer.Option("--equilibration", metavar="auto|non
                                             help="What is left out at the start: 500 is frames, 500ps a time.")]
 Confidence = Annotated[float, typer.Option("--confidence", help="Of the intervals.")]
 EngineOption = Annotated[Place, typer.Option("--engine", help="Where the work is done; the answer is the same.")]
+FrameWeights = Annotated[list[str] | None, typer.Option(
+    "--weights", metavar="FILE:COLUMN", help="Statistical weights of the frames, joined by time: COLVAR:w, or with "
+                                             "--temperature those of a bias, COLVAR:metad.rbias (several: a,b). Of replicas "
+                                             "once for each.")]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the answers there.")]
 Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a row a number there.")]
 Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw them: .png, .pdf or .svg.")]
@@ -49,6 +54,8 @@ def ingest(
     center: Annotated[str | None, typer.Option("--center", metavar="SELECTION", help="Put these atoms into the middle of the "
                                                                                      "box and wrap the others around.")] = None,
     guess_bonds: GuessBonds = False, whole: Whole = False, engine: EngineOption = Place.threads,
+    append: Annotated[bool, typer.Option("--append", help="Take up the frames after the last one of a store that is "
+                                                          "there: the run went on.")] = False,
 ) -> None:
     """Copy a trajectory into a store that opens in MDAnalysis and VMD, too. What was interrupted goes on where it was."""
     from ensemblekit import md
@@ -61,8 +68,8 @@ def ingest(
         first = md.read(topology, trajectories[0] if replicas else trajectories)
         chosen["step"] = step_of(first.times, dt)
     what: Any = None if replicas else trajectories if len(trajectories) > 1 else trajectories[0]
-    store = md.ingest(topology, what, out, replicas=trajectories if replicas else None, engine=_engine(engine),
-                      progress=stderr.is_terminal, **chosen)
+    store = md.ingest(topology, what, out, replicas=trajectories if replicas else None, append=append,
+                      engine=_engine(engine), progress=stderr.is_terminal, **chosen)
     for one in getattr(store, "runs", (store,)):
         times = one.times
         span = f", {times[0]:g} to {times[-1]:g} ps" if times is not None and len(times) else ""
@@ -82,6 +89,7 @@ def average(
         "--do", metavar="NAME=OBSERVABLE", help="Any observable, such as \"q=NativeContacts('name CA')\".")] = None,
     begin: Begin = None, end: End = None, dt: Dt = None, replicas: Replicas = False, whole: Whole = False,
     guess_bonds: GuessBonds = False, equilibration: Equilibration = "auto", confidence: Confidence = 0.95,
+    weights: FrameWeights = None, temperature: Temperature = None,
     engine: EngineOption = Place.threads, as_json: Json = None, as_csv: Csv = None, plot: Plot = None,
     pdb: Annotated[Path | None, typer.Option("--pdb", metavar="FILE",
                                              help="The first frame with B-factors from the first --rmsf.")] = None,
@@ -107,7 +115,7 @@ def average(
     source = opened(files, replicas, guess_bonds, whole)
     found = md.average(source, wanted, whole=whole or None, engine=_engine(engine), confidence=confidence,
                        equilibration=start_of(equilibration), progress=stderr.is_terminal,
-                       **_window(source, begin, end, dt))
+                       frame_weights=frame_weights(source, weights, temperature), **_window(source, begin, end, dt))
     stdout.print(str(found), markup=False, soft_wrap=True)
     _written(found, as_json, as_csv, plot)
     if pdb is not None:
@@ -127,6 +135,7 @@ def rdf(
     bins: Annotated[int, typer.Option("--bins")] = 150,
     begin: Annotated[float | None, typer.Option("--begin", metavar="PS", help="First time.")] = None,
     end: End = None, dt: Dt = None, replicas: Replicas = False, confidence: Confidence = 0.95,
+    weights: FrameWeights = None, temperature: Temperature = None,
     engine: EngineOption = Place.threads, as_json: Json = None, as_csv: Csv = None, plot: Plot = None,
 ) -> None:
     """The radial distribution function with its band, its first peak, and the running coordination number."""
@@ -137,7 +146,8 @@ def rdf(
     source = opened(files, replicas, False, False)
     observable = md.RDF(select_a, select_b or select_a, range=range_, n_bins=bins)
     found = md.average(source, {"rdf": observable}, engine=_engine(engine), confidence=confidence,
-                       progress=stderr.is_terminal, **_window(source, begin, end, dt))
+                       frame_weights=frame_weights(source, weights, temperature), progress=stderr.is_terminal,
+                       **_window(source, begin, end, dt))
     g = found["rdf"]
     r = next(iter(g.coords.values()))[0]
     top = int(np.nanargmax(g.mean))
@@ -204,6 +214,19 @@ def opened(files: list[str], replicas: bool, guess_bonds: bool, whole: bool) -> 
     return md.read(files[0], files[1:], whole=whole, **options)
 
 
+def frame_weights(source: Any, texts: list[str] | None, temperature: float | None) -> Any:
+    """What --weights names, one of a run or a list of replicas."""
+    if not texts:
+        if temperature is not None:
+            raise InputError("--temperature goes with --weights FILE:COLUMN, the bias of the run")
+        return None
+    found = [weights_of(text, temperature) for text in texts]
+    runs = len(source.runs) if isinstance(source, ReplicaSet) else 1
+    if len(found) != runs:
+        raise InputError(f"--weights is given once for each of the {runs} runs, in their order; got {len(found)}")
+    return found if isinstance(source, ReplicaSet) else found[0]
+
+
 def start_of(word: str) -> Any:
     """ "auto", "none", frames, or a time such as 500ps."""
     if word.endswith("ps"):
@@ -240,7 +263,7 @@ def parsed(text: str) -> tuple[str, Any]:
     except (SyntaxError, ValueError) as error:
         raise InputError(f"--do takes NAME=OBSERVABLE, such as \"q=NativeContacts('name CA')\"; got {text!r} "
                          f"({error})") from error
-    known = {kind: value for kind, value in vars(md).items() if hasattr(value, "prepare")}
+    known = {kind: value for kind, value in vars(md).items() if hasattr(value, "prepare") and value is not md.Function}
     if tree.func.id not in known:
         raise InputError(f"{tree.func.id!r} is no observable; there are {', '.join(sorted(known))}")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -15,30 +16,35 @@ from ensemblekit.averaging.average import (
     check_equilibration,
     clock_of,
     common_start,
+    doubt_of_runs,
     elapsed,
     estimate_of,
     pooled,
     start_after,
     summaries,
+    with_doubt,
 )
 from ensemblekit.averaging.circular import turned
 from ensemblekit.averaging.derived import derived
 from ensemblekit.averaging.estimate import Estimate, bounded_interval
 from ensemblekit.averaging.reducer import Reducer
 from ensemblekit.averaging.run import States, partials
+from ensemblekit.averaging.seams import Seams, period_in_words, seam_in_words
 from ensemblekit.averaging.series import Series, SeriesOf
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.md.complexes import ImageJumps, in_words
+from ensemblekit.md.frame_weights import FrameWeights
 from ensemblekit.md.functions import as_observable
 from ensemblekit.md.kept import kept_run
 from ensemblekit.md.observables.base import Observable, Prepared
 from ensemblekit.md.progress import Progress, counted
 from ensemblekit.md.result import Averages
-from ensemblekit.md.system import System, whole_already
+from ensemblekit.md.system import System, Watch, whole_already
 from ensemblekit.md.topology import warnings_held
 from ensemblekit.md.trajectory import BATCH, Choice, FrameSource, topology_of, trajectory_source
 from ensemblekit.md.weighted import WeightedSource
-from ensemblekit.source import ReplicaSet, check_weights
+from ensemblekit.source import ReplicaSet, SnapshotSource, check_weights
 
 MOST_STATES = 64
 """Partial states of a run that are kept, at the least; up to twice as many while it is read."""
@@ -63,8 +69,9 @@ def average(source: Any, observables: Mapping[str, Any], *, frame_weights: Any =
             open store, what ``md.read`` gave, an MDAnalysis Universe or AtomGroup.
         observables: name -> observable (``md.RadiusOfGyration("protein")``), a function of an AtomGroup that returns a
             number or an array, or what ``md.from_analysis`` made.
-        frame_weights: statistical weights of the frames, (n,) for those chosen or for all; of replicas a list of them.
-            None: those of the source (1 for each).
+        frame_weights: statistical weights of the frames, (n,) for those chosen or for all; or from a file of their own,
+            ``md.columns("COLVAR").weights("metad.rbias", temperature=300)``, which are joined to the frames by time; of
+            replicas a list of them. None: those of the source (1 for each).
         start, stop, step: which frames, by number; or `frames`, their numbers (rising) or a mask; or
         begin, end: the first and last time in ps, both included. Of replicas: the same of each.
         equilibration: "auto" leaves out the start of a run where that raises n_eff significantly, for each observable on
@@ -102,20 +109,22 @@ def average(source: Any, observables: Mapping[str, Any], *, frame_weights: Any =
     if not sum(chosen.lengths or ()):
         raise StatisticsError("there are no frames to average")
     with System(chosen, topology, engine, progress=progress, whole=already) as system:
-        prepared, notes = {}, []
+        prepared, notes, watched = {}, [], {}
         for name, observable in wanted.items():
             prepared[name] = observable.prepare(system)
             notes += [f"{name}: {said}" for said in system.take_notes()]
+            watched[name] = system.take_watched()
         if system.passes and not quiet:
             print(system.told(), file=sys.stderr)
-        return _read(system, prepared, notes, equilibration, confidence, progress)
+        return _read(system, prepared, notes, watched, equilibration, confidence, progress)
 
 
-def _read(system: System, prepared: Mapping[str, Prepared], notes: list[str], equilibration: Any, confidence: float,
-          progress: Progress) -> Averages:
+def _read(system: System, prepared: Mapping[str, Prepared], notes: list[str], watched: Mapping[str, list[int]],
+          equilibration: Any, confidence: float, progress: Progress) -> Averages:
     source = system.source
     branches: dict[str, Any] = {name: (ready.map, *_reducers(ready, equilibration)) for name, ready in prepared.items()}
     branches["clock"] = (clock_of, Series())
+    branches |= {f"images.{k}": (watch.images, ImageJumps()) for k, watch in enumerate(system.watched)}
     needed = {"position", "box"} | {name for ready in prepared.values() for name in ready.fields}
     missing = needed - set(source.fields) - {"box"}
     if missing:
@@ -125,22 +134,45 @@ def _read(system: System, prepared: Mapping[str, Prepared], notes: list[str], eq
     keep, limit = _room(source, branches, fields)
     with warnings_held(), counted(progress, system.n_frames, "averages") as tell:
         read = partials(source, branches, fields=fields, engine=system.engine, limit=limit, progress=tell, keep=keep,
-                        blas=not all(ready.compiled and not ready.reducers for ready in prepared.values()))
+                        blas=bool(system.watched) or not all(ready.compiled and not ready.reducers
+                                                            for ready in prepared.values()))
     read = {run: _forward(states) for run, states in read.items()}
     found: dict[str, Estimate] = {}
     unit = source.time_unit or "ps"
     for name, ready in prepared.items():
         runs = [_finished(run, states, name, ready, unit, equilibration, confidence) for run, states in sorted(read.items())]
         found[name] = runs[0] if len(runs) == 1 else _together(runs, confidence, ready)
+        for k in watched[name]:
+            found[name], more = _watched(found[name], name, system.watched[k], read, f"images.{k}")
+            notes += more
         if any(run.n_discarded for run in runs) and ready.premade:
             notes.append(f"{name}: {ready.premade} is that of all frames, the discarded ones too")
     return Averages(found, tuple([*system.passes, "averages"]), system.n_frames, len(read), tuple(notes))
+
+
+def _watched(estimate: Estimate, name: str, watch: Watch, read: Mapping[int, list[tuple[int, States]]],
+             branch: str) -> tuple[Estimate, list[str]]:
+    """The estimate, doubted where molecules of its selection are parted by the box; and what is to be noted."""
+    notes = []
+    for run, states in sorted(read.items()):
+        seen = ImageJumps()
+        for _, state in states:
+            seen.merge(state[branch][0])        # type: ignore[arg-type]
+        note, doubt = in_words(seen.result(), watch.molecules, watch.tied)
+        where = f" (run {run})" if len(read) > 1 else ""
+        notes += [f"{name}{where}: {note}"] if note else []     # one for each group of atoms
+        if doubt:
+            further = {key: with_doubt(more, doubt + where) for key, more in estimate.further.items()}
+            estimate = with_doubt(replace(estimate, further=further), doubt + where)
+    return estimate, notes
 
 
 def _reducers(ready: Prepared, equilibration: Any) -> list[Reducer]:
     """What is kept of an observable's values: its statistics, what is kept of each frame, and last, where a start is sought
     for statistics that do not keep their values, the summaries it is sought by."""
     found: list[Reducer] = [*(ready.reducers or (Observed(),)), *map(SeriesOf, ready.traces.values())]
+    if ready.branches:
+        found.append(Seams(ready.branches))
     if ready.reducers and not ready.keeps and equilibration == "auto":
         found.append(SeriesOf(summaries))
     return found
@@ -216,7 +248,22 @@ def _finished(run: int, states: list[tuple[int, States]], name: str, ready: Prep
             further[key] = replace(further[key], series=series)
         else:
             answer = replace(answer, series=series)
+    if ready.branches:
+        answer = _doubted(answer, [state[name][len(ready.traces) + 1] for _, state in states])
     return _within(replace(answer, coords=dict(ready.coords), further=further), ready)
+
+
+def _doubted(estimate: Estimate, states: Sequence[Any]) -> Estimate:
+    """The estimate, with a doubt where its values jump as angles do: `states` are Seams of parts of the run."""
+    seams = states[0].empty()
+    for state in states:
+        seams.merge(state)
+    branch = seams.result()
+    if branch is None:
+        return estimate
+    return with_doubt(estimate, seam_in_words(branch, "Where they are angles, md.Function(function, unit=..., "
+                                              f"period={period_in_words(branch)}) averages them on the circle (so does "
+                                              "md.from_analysis); where they are none, their unit says so"))
 
 
 def _within(estimate: Estimate, ready: Prepared) -> Estimate:
@@ -266,7 +313,7 @@ def _together(runs: Sequence[Estimate], confidence: float, ready: Prepared, name
     from ensemblekit.averaging.replicas import ergodicity
     from ensemblekit.source import ArraySource
 
-    answer = pooled(list(runs), confidence)
+    answer = doubt_of_runs(pooled(list(runs), confidence), runs)
     if bounds is not None:
         answer = replace(answer, interval=bounded_interval(answer.mean, answer.interval, bounds))
     verdict = None
@@ -287,22 +334,32 @@ def weighted(source: Any, choice: Choice, weights: Any) -> Any:
         return choice.of(source)
     if isinstance(source, ReplicaSet):
         if isinstance(weights, np.ndarray) or not isinstance(weights, Sequence) or len(weights) != len(source.runs):
-            raise InputError(f"frame_weights of {len(source.runs)} replicas are a list with one array each")
+            raise InputError(f"frame_weights of {len(source.runs)} replicas are a list with one array each, or with one "
+                             "md.columns(file).weights(...) each")
         return ReplicaSet(tuple(weighted(run, choice, w) for run, w in zip(source.runs, weights, strict=True)))
-    (total,) = source.lengths
     chosen = choice.of(source)
     (n,) = chosen.lengths
-    w = np.asarray(weights)
-    if w.shape == (total,) and n != total:
-        rows = choice.rows(total, lambda: source.times)
-        w = w[rows]
-    if w.shape != (n,):
-        whole = f" (or ({total},) for all frames)" if n != total else ""
-        raise InputError(f"frame_weights are one number a frame, shape ({n},){whole}; got shape {w.shape}")
-    w = check_weights(w, n)
+    w = weights.at(chosen.times, n) if isinstance(weights, FrameWeights) else _given(weights, source, choice, n)
     if not w.any():
         raise InputError("all frame_weights are zero: no frame is left to average over")
     return chosen.reweighted(w) if isinstance(chosen, FrameSource) else WeightedSource(chosen, w)
+
+
+def _given(weights: Any, source: Any, choice: Choice, n: int) -> np.ndarray:
+    """An array of weights for the n chosen frames."""
+    if isinstance(weights, SnapshotSource | Mapping | str | os.PathLike):
+        raise InputError(f"frame_weights got {type(weights).__name__}, which does not say whether its numbers are weights, "
+                         "their logarithms or a bias: pass md.columns(file).weights(name) for weights, with log=True for "
+                         "their logarithms, or md.columns(file).weights(name, temperature=300) for a bias")
+    (total,) = source.lengths
+    w = np.asarray(weights)
+    if w.shape == (total,) and n != total:
+        w = w[choice.rows(total, lambda: source.times)]
+    if w.shape != (n,):
+        whole = f" (or ({total},) for all frames)" if n != total else ""
+        raise InputError(f"frame_weights are one number a frame, shape ({n},){whole}; got shape {w.shape}. Weights "
+                         "of rows of a file are joined to the frames by time: md.columns(file).weights(name)")
+    return check_weights(w, n)
 
 
 __all__ = ["Observable", "average"]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
-import shlex
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ensemblekit.errors import InputError, MissingExtraError, UnknownFieldError
+from ensemblekit.averaging.seams import branches_of, turn_of, within
+from ensemblekit.errors import InputError, UnknownFieldError
+from ensemblekit.files import check_input
+from ensemblekit.md.frame_weights import FrameWeights, frame_weights_of
+from ensemblekit.md.tables import read_table, unpacked_suffix
 from ensemblekit.source import ArraySource
 
 SUFFIXES = (".xvg", ".edr", ".colvar", ".csv", ".dat", ".txt")
@@ -29,13 +33,17 @@ class Columns(Mapping[str, ArraySource]):
     numbers: Mapping[str, np.ndarray]
     """Name -> (n,)."""
     units: Mapping[str, str]
-    weights: np.ndarray | None = None
+    row_weights: np.ndarray | None = None
+    """(n,) statistical weights of the rows, where a column was said to hold them."""
+    branches: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Name -> the ends of the turn that an angle is written in; these are averaged on the circle."""
 
     def __getitem__(self, name: str) -> ArraySource:
         if name not in self.numbers:
             raise UnknownFieldError(name, self.numbers)
-        return ArraySource.of({name: self.numbers[name]}, times=self.times, weights=self.weights, unit=self.units.get(name, ""),
-                              time_unit="ps" if self.times is not None else "")
+        return ArraySource({name: self.numbers[name]}, self.row_weights, self.times,
+                           "ps" if self.times is not None else "", {name: self.units[name]} if self.units.get(name) else {},
+                           periods={name: self.branches[name]} if name in self.branches else {})
 
     def __iter__(self) -> Any:
         return iter(self.numbers)
@@ -47,14 +55,44 @@ class Columns(Mapping[str, ArraySource]):
         n = len(next(iter(self.numbers.values()), ()))
         return f"<{os.path.basename(self.path)}: {n} rows of {', '.join(self.numbers)}>"
 
+    def weights(self, names: str | Sequence[str], temperature: float | None = None, *, unit: str | None = None,
+                log: bool = False) -> FrameWeights:
+        """Statistical weights of frames from a column of theirs, for ``md.average(..., frame_weights=)``.
 
-def columns(path: str | os.PathLike[str], *, weights: str | None = None) -> Columns:
+        They are joined to the frames by time, so that the file may have more rows than there are frames.
+
+        Arguments:
+            names: the column; of biases also several, which are added.
+            temperature: in K. With it the column is a bias potential V that the run was made with (PLUMED's
+                ``metad.rbias``, walls, restraints), and the weights are exp(V / kT). Without it the column holds the
+                weights themselves.
+            unit: of the bias, "kJ/mol" (PLUMED's own), "kcal/mol", "eV" or "kT"; by default that of the column, else kJ/mol.
+            log: the column holds natural logarithms of weights (PLUMED's REWEIGHT_BIAS).
+
+        Raises InputError for numbers that cannot be weights, a bias without its temperature, or an unknown unit.
+        """
+        names = (names,) if isinstance(names, str) else tuple(names)
+        for name in names:
+            if name not in self.numbers:
+                raise UnknownFieldError(name, self.numbers)
+        return frame_weights_of({name: self.numbers[name] for name in names}, self.times, self.units, temperature, unit, log,
+                                os.path.basename(self.path))
+
+
+def columns(path: str | os.PathLike[str], *, weights: str | Sequence[str] | None = None, temperature: float | None = None,
+            periods: Mapping[str, float] | None = None) -> Columns:
     """The columns of a table that an MD program wrote.
 
     Arguments:
         path: GROMACS' .xvg (names from its legends, units from its axes) or .edr (needs pyedr), PLUMED's COLVAR (names
-            from ``#! FIELDS``), or plain text and .csv with a head (a column called time, Time (ps), ... gives the times).
+            from ``#! FIELDS``, turns of angles from ``#! SET min_phi -pi``), or plain text and .csv with a head (a column
+            called time, Time (ps), ... gives the times); text also as .gz, .bz2 or .xz.
         weights: the column that holds statistical weights, which then go along with all others.
+        temperature: in K; with it that column is a bias in kJ/mol, as in :meth:`Columns.weights`.
+        periods: name -> period of columns of angles, where the file does not say it: {"phi": 360}.
+
+    Angles are averaged on the circle: those whose period is known, and those in degrees or radians that lie outside
+    the half turn in which an angle between two lines must be.
 
     Raises:
         InputError: no such file, rows that do not fit, words where numbers belong, times that run backwards (a COLVAR that
@@ -62,35 +100,65 @@ def columns(path: str | os.PathLike[str], *, weights: str | None = None) -> Colu
         MissingExtraError: pyedr for .edr.
     """
     path = os.fspath(path)
-    if not os.path.isfile(path):
-        raise InputError(f"there is no file {path!r}")
-    suffix = os.path.splitext(path)[1].lower()
-    if suffix == ".edr":
-        names, units, table = _edr(path)
-    else:
-        names, units, table = _text(path, suffix)
+    check_input(path)
+    read = read_table(path)
+    names, units, table = read.names, read.units, read.rows
     time = next((k for k, name in enumerate(names) if re.fullmatch(r"time|t", name.strip().lower())), None)
     times = None
     if time is not None:
         scale = TIMES.get(units.get(names[time], "ps") or "ps")
         times = table[:, time] * scale if scale is not None else None
     if times is not None:
+        if not np.isfinite(times).all():
+            raise InputError(f"{os.path.basename(path)}: row {int(np.argmin(np.isfinite(times))) + 1} has no time; remove it")
         table, times = _forward(table, times, path)
     values = {name: np.ascontiguousarray(table[:, k]) for k, name in enumerate(names) if k != time}
-    found = None
+    branches = {**read.branches, **_branches(values, units), **_said(periods, values)}
+    branches = {name: branch for name, branch in branches.items() if name in values}
+    answer = Columns(path, times, values, units, None, branches)
     if weights is not None:
-        if weights not in values:
-            raise UnknownFieldError(weights, values)
-        found = values.pop(weights)
-    if not values:
+        held = answer.weights(weights, temperature).weights
+        if temperature is None:         # a bias is a quantity of its own, weights are none
+            values = {name: x for name, x in values.items() if name != weights}
+        answer = Columns(path, times, values, units, held, branches)
+    elif temperature is not None:
+        raise InputError("temperature= goes with weights=, the column of the bias")
+    if not answer.numbers:
         raise InputError(f"{os.path.basename(path)} has no column besides its times")
-    return Columns(path, times, values, units, found)
+    return answer
 
 
 def is_columns(path: str) -> bool:
     """Whether a path looks like a table of columns, not like a store."""
     name = os.path.basename(path)
-    return os.path.splitext(name)[1].lower() in SUFFIXES or name.upper().startswith("COLVAR")
+    return unpacked_suffix(name)[0] in SUFFIXES or name.upper().startswith("COLVAR")
+
+
+def _branches(values: Mapping[str, np.ndarray], units: Mapping[str, str]) -> dict[str, tuple[float, float]]:
+    """Of columns whose unit is that of an angle and that lie where only turning angles do: the turn they are written in."""
+    found = {}
+    for name, x in values.items():
+        turn = turn_of(units.get(name, ""))
+        finite = x[np.isfinite(x)]
+        if turn is None or not len(finite) or within(finite, (0.0, turn / 2)):
+            continue
+        for branch in branches_of(units[name]):
+            if within(finite, branch):
+                found[name] = branch
+                break
+    return found
+
+
+def _said(periods: Mapping[str, float] | None, values: Mapping[str, np.ndarray]) -> dict[str, tuple[float, float]]:
+    found = {}
+    for name, period in (periods or {}).items():
+        if name not in values:
+            raise UnknownFieldError(name, values)
+        if isinstance(period, bool) or not isinstance(period, int | float) or not (math.isfinite(period) and period > 0):
+            raise InputError(f"periods= is name -> the turn after which its angles repeat, 360 for degrees; got {period!r} "
+                             f"for {name!r}")
+        found[name] = (-period / 2, period / 2) if np.nanmin(values[name], initial=0.0) < 0 else (0.0, float(period))
+    return found
 
 
 def _forward(table: np.ndarray, times: np.ndarray, path: str) -> tuple[np.ndarray, np.ndarray]:
@@ -111,110 +179,3 @@ def _forward(table: np.ndarray, times: np.ndarray, path: str) -> tuple[np.ndarra
     warnings.warn(f"{os.path.basename(path)}: its times run backwards at row {back[0] + 1}, as after a restart; the "
                   f"{int((~keep).sum())} rows that were written again later are left out", stacklevel=3)
     return table[keep], times[keep]
-
-
-def _text(path: str, suffix: str) -> tuple[list[str], dict[str, str], np.ndarray]:
-    names: list[str] = []
-    units: dict[str, str] = {}
-    legends: dict[int, str] = {}
-    x_label, y_label = "", ""
-    rows: list[list[float]] = []
-    with open(path, encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, 1):
-            line = line.strip()
-            if not line or line == "&":
-                continue
-            if line.startswith("@"):
-                axis = re.match(r'@\s*([xy])axis\s+label\s+"(.*)"', line)
-                legend = re.match(r'@\s*s(\d+)\s+legend\s+"(.*)"', line)
-                if axis:
-                    x_label, y_label = (axis[2], y_label) if axis[1] == "x" else (x_label, axis[2])
-                elif legend:
-                    legends[int(legend[1])] = _plain(legend[2])
-                continue
-            if line.startswith("#!"):
-                words = line[2:].split()
-                if words[:1] == ["FIELDS"]:
-                    names = words[1:]
-                continue
-            if line.startswith(("#", ";")):
-                head = line.lstrip("#; ")
-                if not rows and not names and suffix != ".xvg" and head:
-                    candidate = _split(head, suffix)
-                    names = candidate if len(candidate) > 1 or not names else names
-                continue
-            cells = _split(line.split("#")[0].strip(), suffix)
-            try:
-                row = [float(cell) for cell in cells]
-            except ValueError:
-                if not rows and suffix != ".xvg":
-                    names = cells
-                    continue
-                raise InputError(f"{os.path.basename(path)}, line {number}: {line[:60]!r} holds words where numbers "
-                                 "belong") from None
-            if rows and len(row) != len(rows[0]):
-                raise InputError(f"{os.path.basename(path)}, line {number} has {len(row)} numbers, the rows before have "
-                                 f"{len(rows[0])}: the file is cut off or damaged. Remove that line")
-            rows.append(row)
-    if not rows:
-        raise InputError(f"{os.path.basename(path)} holds no rows of numbers")
-    width = len(rows[0])
-    if suffix == ".xvg":
-        kinds = [k.strip() for k in re.findall(r"\(([^()]*)\)", y_label)]
-        names = ["time", *(legends.get(k, _plain(y_label.split("(")[0].strip()) or f"column {k + 1}" if width == 2 else
-                                       f"column {k + 1}") for k in range(width - 1))]
-        x_unit = re.search(r"\(([^()]*)\)", x_label)
-        units = {"time": x_unit[1].strip() if x_unit else "ps"}
-        for k, name in enumerate(names[1:]):
-            units[name] = kinds[k] if len(kinds) == width - 1 else kinds[0] if len(set(kinds)) == 1 else ""
-        if x_label and not re.match(r"\s*time", x_label, re.IGNORECASE):
-            names[0], units = _plain(x_label.split("(")[0].strip()) or "x", {**units}
-    elif len(names) != width:
-        names = [f"column {k}" for k in range(width)]
-    else:
-        bare = {}
-        for k, name in enumerate(names):
-            unit = re.fullmatch(r"(.*?)\s*[\[(]([^\])]*)[\])]", name)
-            if unit and unit[1]:
-                names[k], bare[unit[1]] = unit[1], unit[2]
-        units |= bare
-    return _distinct(names), units, np.array(rows)
-
-
-def _split(line: str, suffix: str) -> list[str]:
-    if suffix == ".csv" or ("," in line and "\t" not in line):
-        return [cell.strip().strip('"') for cell in line.split(",")]
-    if line.count('"') and line.count('"') % 2 == 0:
-        return shlex.split(line)
-    return line.split("\t") if "\t" in line.strip() else line.split()
-
-
-def _plain(text: str) -> str:
-    r"""Without Grace's marks for super- and subscript (``\S2\N``)."""
-    return re.sub(r"\\[a-zA-Z]", "", text).strip()
-
-
-def _distinct(names: list[str]) -> list[str]:
-    seen: dict[str, int] = {}
-    made = []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        made.append(name if seen[name] == 1 else f"{name} {seen[name]}")
-    return made
-
-
-def _edr(path: str) -> tuple[list[str], dict[str, str], np.ndarray]:
-    try:
-        import pyedr
-    except ImportError as error:
-        raise MissingExtraError("pyedr", "md") from error
-    try:
-        found = pyedr.edr_to_dict(path)
-        units = pyedr.get_unit_dictionary(path)
-    except Exception as error:
-        raise InputError(f"{os.path.basename(path)} cannot be read as GROMACS energies ({type(error).__name__}: {error}); "
-                         "`gmx energy -o energy.xvg` writes a table that can") from error
-    names = list(found)
-    kinds = {name: str(units.get(name, "")) for name in names}
-    kinds["Time"] = "ps"
-    return names, kinds, np.column_stack([np.asarray(found[name], float) for name in names])

@@ -7,18 +7,23 @@ import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
 from ensemblekit.averaging.average import average as mean_with_error
 from ensemblekit.averaging.average import discarded, elapsed
+from ensemblekit.averaging.derived import Periodic
 from ensemblekit.averaging.estimate import Estimate
+from ensemblekit.averaging.seams import branches_of
 from ensemblekit.averaging.series import Series
 from ensemblekit.errors import InputError
-from ensemblekit.md.observables.base import Coords, Kept, Observable, Prepared
+from ensemblekit.md.circle import OnCircle, directions, lengths
+from ensemblekit.md.observables.base import Coords, Derived, Kept, Observable, Prepared
 from ensemblekit.md.system import System
 from ensemblekit.md.topology import Topology
+from ensemblekit.md.whole import positions_of
 from ensemblekit.source import ArraySource, Block
 
 BLOCKS = 20
@@ -33,9 +38,19 @@ class Function:
     function: Callable[[Any], Any]
     unit: str = ""
     coords: Coords = field(default_factory=dict)
+    """Axes of the array: name -> (values, unit)."""
+    period: float | None = None
+    """After which the values come round, 360 for torsions in degrees: they are averaged on the circle, and `resultant`, the
+    length of each mean vector, comes along."""
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise InputError(f"md.Function takes a function of an AtomGroup; got {self.function!r}")
+        _check_period(self.period)
 
     def prepare(self, system: System) -> Prepared:
-        return Prepared(_PerFrame(self.function, system.topology), self.unit, dict(self.coords), fields=_moving(system))
+        map = _PerFrame(self.function, system.topology)
+        return _prepared(map, self.unit, self.coords, self.period, system)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,12 +63,13 @@ class Analysis:
     per: Literal["frame", "block"]
     coords: Coords
     n_blocks: int
+    period: float | None = None
 
     def prepare(self, system: System) -> Prepared:
         if self.per == "frame":
             first = system.first_frame()
-            return Prepared(_PerBlock(self, system.topology, first.position, first.box), self.unit, dict(self.coords),
-                            fields=_moving(system))
+            map = _PerBlock(self, system.topology, first.position, first.box)
+            return _prepared(map, self.unit, self.coords, self.period, system)
         values, lengths = self._by_blocks(system)
         return Prepared(_nothing, self.unit, dict(self.coords), reducers=(Series(),),
                         finish=_Finish(values, lengths, self))
@@ -112,7 +128,7 @@ class _Finish:
 
 def from_analysis(make: Callable[[Any], Any], *, value: Callable[[Any], Any], unit: str = "",
                   per: Literal["frame", "block"] = "frame", coords: Coords | None = None,
-                  n_blocks: int = BLOCKS) -> Observable:
+                  n_blocks: int = BLOCKS, period: float | None = None) -> Observable:
     """An MDAnalysis analysis as an observable for :func:`md.average <ensemblekit.md.average>`.
 
     Arguments:
@@ -126,6 +142,7 @@ def from_analysis(make: Callable[[Any], Any], *, value: Callable[[Any], Any], un
             analysed on its own by streaming through a store; the error comes from the scatter of the parts. Weights of
             frames need parts of one frame each: `n_blocks` as many as there are frames.
         coords: names of the axes of a value: name -> (values, unit).
+        period: after which the values come round, 360 for torsions in degrees: each is averaged on the circle.
 
     Raises InputError for an analysis that exists already: it belongs to one Universe and cannot be run on blocks.
     """
@@ -142,7 +159,11 @@ def from_analysis(make: Callable[[Any], Any], *, value: Callable[[Any], Any], un
         raise InputError(f'per is "frame" or "block"; got {per!r}')
     if not isinstance(n_blocks, int) or n_blocks < 4:
         raise InputError(f"n_blocks is a whole number, 4 or more; got {n_blocks!r}")
-    return Analysis(make, value, unit, per, dict(coords or {}), n_blocks)
+    _check_period(period)
+    if period is not None and per == "block":
+        raise InputError("period= goes with one value a frame: blocks are averaged already, and not on the circle. Let "
+                         "the analysis give its angles with per=\"frame\"")
+    return Analysis(make, value, unit, per, dict(coords or {}), n_blocks, period)
 
 
 def as_observable(name: str, x: Any) -> Observable:
@@ -160,6 +181,33 @@ def as_observable(name: str, x: Any) -> Observable:
                      f"md.from_analysis(...); got {x!r}")
 
 
+def _check_period(period: Any) -> None:
+    number = isinstance(period, int | float) and not isinstance(period, bool)
+    if period is not None and not (number and math.isfinite(period) and period > 0):
+        raise InputError(f"period= is the turn after which angles repeat, 360 for degrees; got {period!r}")
+
+
+def _prepared(map: Callable[[Block], np.ndarray], unit: str, coords: Coords, period: float | None, system: System) -> Prepared:
+    """Values of a function, one row a frame, made ready to be averaged: on the circle where they come round."""
+    fields = _moving(system)
+    if period is None:
+        return Prepared(map, unit, dict(coords), fields=fields, branches=branches_of(unit))
+    names = [name for name in ("position", "box", *fields) if name in system.source.fields]
+    first = next(block for piece in system.source.window(0, 1).pieces(names, "time", False, 1) for block in piece.blocks())
+    if np.ndim(map(first)) == 1:
+        return Prepared(map, unit, dict(coords), reducers=(Series(),), finish=OnCircle(period, unit), period=period,
+                        fields=fields, bounds={"resultant": (0.0, 1.0)})
+    turn = 2 * math.pi / period
+    return Prepared(partial(_vectors, map, turn), unit, dict(coords), function=Periodic(partial(directions, turn), period),
+                    further={"resultant": Derived(lengths, "", dict(coords), bounds=(0.0, 1.0))}, fields=fields)
+
+
+def _vectors(map: Callable[[Block], np.ndarray], turn: float, block: Block) -> np.ndarray:
+    """Cosine and sine of the angles, (n, ..., 2)."""
+    angles = map(block) * turn
+    return np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+
+
 class _Frames:
     """A Universe for each thread, filled with blocks of frames."""
 
@@ -173,7 +221,7 @@ class _Frames:
             self._mine.u = self.topology.universe()
         u = self._mine.u
         fields = block.fields
-        position = np.asarray(fields["position"], np.float32)
+        position = np.asarray(positions_of(block), np.float32)
         box = fields.get("box")
         extra: dict[str, Any] = {}
         for name, mine in (("velocities", "velocity"), ("forces", "force")):

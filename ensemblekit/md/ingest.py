@@ -14,6 +14,7 @@ import numpy as np
 from ensemblekit.engine import Engine, Threads
 from ensemblekit.errors import InputError, StoreError
 from ensemblekit.files import replacing
+from ensemblekit.md.appending import frames_held
 from ensemblekit.md.progress import Progress, counted
 from ensemblekit.md.topology import Topology, mdanalysis, warnings_held
 from ensemblekit.md.trajectory import BATCH, FrameSource, LiveSource, Sized, TrajectoryPiece, read
@@ -25,7 +26,8 @@ from ensemblekit.store.store import Store
 def ingest(topology: Any, trajectory: Any, path: str | os.PathLike[str], *, replicas: Sequence[Any] | None = None,
            select: str = "all", start: int | None = None, stop: int | None = None, step: int | None = None,
            frames: Any = None, begin: float | None = None, end: float | None = None, transformations: Any = None,
-           whole: bool = False, engine: Engine | None = None, progress: Progress = False, **options: Any) -> Any:
+           whole: bool = False, append: bool = False, engine: Engine | None = None, progress: Progress = False,
+           **options: Any) -> Any:
     """Copy a trajectory into a store and open it.
 
     The file is H5MD and opens in MDAnalysis and VMD, too. The topology goes along with all it knows, so that every
@@ -36,6 +38,9 @@ def ingest(topology: Any, trajectory: Any, path: str | os.PathLike[str], *, repl
         path: ends in ``.h5md``, by which MDAnalysis knows it.
         replicas: independent runs instead of `trajectory` (pass None there): one store each, ``run-0.h5md``,
             ``run-1.h5md``, ... for ``run.h5md``; ``"run-*.h5md"`` opens them together.
+        append: a store that is there takes up the frames after its last one: of the run that went on in the same file, in
+            further parts (list all of them), or of the new part alone. Frames that both have are compared, and
+            nothing is written where they are others.
         engine: where frames are read, range by range; Threads() by default.
         progress: True for a bar on the terminal, or a function of (frames done, frames in all).
 
@@ -46,7 +51,7 @@ def ingest(topology: Any, trajectory: Any, path: str | os.PathLike[str], *, repl
 
     Raises:
         InputError: another name, an empty selection, files that cannot be read.
-        StoreError: there is another store of that name.
+        StoreError: there is another store of that name, or with `append` one of another run.
     """
     path = os.fspath(path)
     base, suffix = os.path.splitext(path)
@@ -57,25 +62,31 @@ def ingest(topology: Any, trajectory: Any, path: str | os.PathLike[str], *, repl
                   begin=begin, end=end, transformations=transformations, whole=whole, **options)
     notes = {"select": select, "transformed": transformations is not None}
     if isinstance(source, ReplicaSet):
-        stores = [_copy(run, f"{base}-{k}.h5md", str(k), notes, engine, progress) for k, run in enumerate(source.runs)]
+        stores = [_copy(run, f"{base}-{k}.h5md", str(k), notes, append, engine, progress)
+                  for k, run in enumerate(source.runs)]
         return ReplicaSet(tuple(stores))
-    return _copy(source, path, None, notes, engine, progress)
+    return _copy(source, path, None, notes, append, engine, progress)
 
 
-def _copy(source: Any, path: str, replica: str | None, notes: dict[str, Any], engine: Engine | None,
+def _copy(source: Any, path: str, replica: str | None, notes: dict[str, Any], append: bool, engine: Engine | None,
           progress: Progress) -> Store:
     (n,) = source.lengths
     recipe = {**notes, "trajectory": _names(source), "frames": _digest(source), "n_frames": n}
     done = 0
     if os.path.lexists(path):
         store = open_store(path)
-        made = dict(store.provenance)
-        if made.get("ingest") != recipe:
-            files = ", ".join(made.get("ingest", {}).get("trajectory", ["?"]))
-            raise StoreError(f"{path} is there already and holds something else ({len(store)} frames from {files}); delete "
-                             "it, or choose another name")
-        done = len(store)
-        if done == n:
+        made = dict(store.provenance).get("ingest", {})
+        if append:
+            source = source.window(frames_held(store, source, notes))
+            (n,) = source.lengths
+        elif made != recipe:
+            files = ", ".join(made.get("trajectory", ["?"]))
+            raise StoreError(f"{path} is there already and holds something else ({len(store)} frames from {files}). Where this "
+                             "is the same run gone on, append=True (--append) takes up its new frames; else delete it, or "
+                             "choose another name")
+        else:
+            done = len(store)
+        if done >= n:
             return store
         store.close()
         store = open_store(path, "a")
@@ -299,7 +310,7 @@ def sampled_rmsd(source: Any, select: str, *, n: int = 200, whole: bool | None =
     for run in runs:
         thin = run.window(step=max(1, run.lengths[0] // each))
         system = System(thin, topology, whole=whole_already(given) if whole is None else whole)
-        gather = system.gather(system.select(select))
+        gather = system.assembled(system.select(select))
 
         def taken(block: Block, gather: Any = gather) -> np.ndarray:
             positions, index = gather(block)

@@ -12,6 +12,7 @@ import numpy as np
 from ensemblekit.averaging.rows import Rows, rows_of
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.md.system import Gather
+from ensemblekit.scaling import ldexp, power_of_two
 from ensemblekit.source import Array, Block
 
 SETTLED = 1e-6
@@ -38,6 +39,7 @@ def shares_of(weights: Any, n: int) -> np.ndarray:
     if weights is None:
         return np.full(n, 1.0 / max(n, 1))
     w = np.asarray(weights, np.float64)
+    w = ldexp(w, -power_of_two(w))
     if w.shape != (n,) or not np.isfinite(w).all() or (w < 0).any() or not w.sum() > 0:
         raise InputError(f"weights of atoms are {n} finite numbers, not below 0 and not all 0; got shape {w.shape}")
     return w / w.sum()
@@ -129,9 +131,9 @@ def superposed(frames: np.ndarray, reference: np.ndarray, weights: Any = None) -
     (fitted, 3); weights: (fitted,) of the atoms, such as masses; returns (n, atoms, 3) float64, never mirrored.
     Where more than one rotation is best (two atoms, a straight line) it is the smallest of them.
     """
-    frames = np.asarray(frames)
+    (frames, reference), e = _over(frames, reference)
     every = np.arange(frames.shape[1])
-    return Fit.onto(reference, weights).moved(frames, every[:len(reference)], every)
+    return ldexp(Fit.onto(reference, weights).moved(frames, every[:len(reference)], every), e)
 
 
 def rmsd(frames: Any, reference: Any, weights: Any = None) -> np.ndarray:
@@ -143,7 +145,8 @@ def rmsd(frames: Any, reference: Any, weights: Any = None) -> np.ndarray:
     if frames.ndim != 3 or frames.shape[1:] != np.shape(reference):
         raise InputError(f"frames (n, atoms, 3) and a reference (atoms, 3) of the same atoms are wanted; got "
                          f"{frames.shape} and {np.shape(reference)}")
-    return Fit.onto(reference, weights).rmsd(frames, np.arange(len(reference)))
+    (frames, reference), e = _over(frames, reference)
+    return ldexp(Fit.onto(reference, weights).rmsd(frames, np.arange(len(reference))), e)
 
 
 def rmsd_matrix(a: Any, b: Any = None) -> np.ndarray:
@@ -156,15 +159,23 @@ def rmsd_matrix(a: Any, b: Any = None) -> np.ndarray:
             raise InputError(f"frames are (n, atoms, 3); got shape {x.shape}")
         return np.ascontiguousarray((x - x.mean(1, keepdims=True)).swapaxes(1, 2))
 
-    first = centred(a)
-    second = first if b is None else centred(b)
+    both, e = _over(a) if b is None else _over(a, b)
+    first = centred(both[0])
+    second = first if b is None else centred(both[1])
     if first.shape[2] != second.shape[2]:
         raise InputError(f"the two sets differ in their atoms: {first.shape[2]} and {second.shape[2]}")
     out = np.empty((len(first), len(second)))
     rmsd_against(first, second, (first**2).sum(1).mean(1), (second**2).sum(1).mean(1), out)
     if b is None:
         np.fill_diagonal(out, 0.0)
-    return out
+    return ldexp(out, e)
+
+
+def _over(*positions: Any) -> tuple[list[np.ndarray], int]:
+    """All of them over one power of two, so that sums of fourth powers are numbers."""
+    given = [np.asarray(x) for x in positions]
+    e = max((power_of_two(x, always=True) for x in given if x.size and np.any(x)), default=0)
+    return ([ldexp(x, -e) for x in given], e) if abs(e) > 100 else (given, 0)
 
 
 class MovedMean:

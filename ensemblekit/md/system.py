@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -15,10 +15,11 @@ import numpy as np
 from ensemblekit.averaging.run import Branch, reduce
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError
+from ensemblekit.md.complexes import Images, molecules_of, ties_between
 from ensemblekit.md.progress import Progress, counted
 from ensemblekit.md.topology import Topology, warnings_held
 from ensemblekit.md.trajectory import BATCH, FrameSource
-from ensemblekit.md.whole import Plain, Whole, unbonded
+from ensemblekit.md.whole import Plain, Whole, positions_of, unbonded
 from ensemblekit.source import WHOLE, Block, ReplicaSet, SnapshotSource
 
 PLACED = re.compile(r"\b(around|sphlayer|sphzone|cylayer|cyzone|isolayer|point|box)\b|\bprop\s+(abs\s+)?[xyz]\b")
@@ -45,6 +46,15 @@ Gather = Callable[[Block], tuple[np.ndarray, np.ndarray]]
 """Block -> (positions (n, m, 3), index (k,)): atom j of the selection is positions[:, index[j]]."""
 
 
+class Watch(NamedTuple):
+    """A selection of several molecules."""
+
+    images: Images
+    molecules: int
+    tied: int
+    """How many of them are tied to another."""
+
+
 class System:
     """The atoms and frames of one `md.average`. Observables read from it; it counts what they read."""
 
@@ -54,16 +64,25 @@ class System:
         self.whole = whole_already(source) if whole is None else whole
         """Molecules are whole in the frames as they are."""
         self._gathers: dict[bytes, Gather] = {}
+        self._watches: dict[bytes, list[int]] = {}
         self._forget: weakref.finalize | None = None     # removes the temporary store
         self.passes: list[str] = []
         """What each read before the averaging one was for."""
         self._first: Frame | None = None
         self._notes: list[str] = []
+        self.watched: list[Watch] = []
+        """Selections of several molecules whose images are watched while the frames are averaged."""
+        self._watching: list[int] = []
 
     def take_notes(self) -> list[str]:
         """What is to be said about the observable that was prepared last, each once."""
         said, self._notes = list(dict.fromkeys(self._notes)), []
         return said
+
+    def take_watched(self) -> list[int]:
+        """Which of `watched` the observable that was prepared last is about."""
+        mine, self._watching = list(dict.fromkeys(self._watching)), []
+        return mine
 
     @property
     def n_frames(self) -> int:
@@ -108,7 +127,7 @@ class System:
             names = [name for name in ("position", "box") if name in self.source.fields]
             for piece in self.source.window(0, 1).pieces(names, "time", False, 1):
                 for block in piece.blocks():
-                    self._first = Frame(np.array(block.fields["position"][0]),
+                    self._first = Frame(np.array(positions_of(block)[0]),
                                         np.array(block.fields["box"][0], np.float64) if "box" in names else None,
                                         float("nan") if block.times is None else float(block.times[0]))
         if self._first is None:
@@ -129,6 +148,37 @@ class System:
         key = atoms.tobytes()
         if key not in self._gathers:
             self._gathers[key] = Whole(atoms, self.topology) if self._broken(atoms) else Plain(atoms)
+        return self._gathers[key]
+
+    def assembled(self, atoms: np.ndarray, groups: Sequence[np.ndarray] | None = None) -> Gather:
+        """As :meth:`gather`, and molecules that touch in the first frame in one piece: for what is about their shape.
+
+        groups: within each of which molecules are put together; all of `atoms` by default. Frames that are whole already
+        stay as they are. Where several molecules are about, their images are watched.
+        """
+        atoms = np.asarray(atoms)
+        if not self.boxed or len(atoms) < 2:
+            return self.gather(atoms)
+        several = [(group, molecules) for group in (groups if groups is not None else [atoms])
+                   if (molecules := molecules_of(self.topology, group))]
+        if not several:
+            return self.gather(atoms)
+        key = b"assembled" + b";".join(group.tobytes() for group in (*(groups or ()), atoms))
+        if key not in self._gathers:
+            self.gather(atoms)      # refuses what cannot be made whole
+            first = self.first_frame()
+            found = [np.zeros((0, 2), np.int64) if self.whole or first.box is None else
+                     ties_between(self.topology, molecules, first.position, first.box) for _, molecules in several]
+            ties, ends = np.concatenate(found), np.cumsum([len(one) for one in found])
+            self._gathers[key] = Whole(atoms, self.topology, ties) if len(ties) else self.gather(atoms)
+            self._watches[key] = []
+            for (_, molecules), some, end in zip(several, found, ends, strict=True):
+                seen = [held for one in molecules if len(held := one[np.isin(one, atoms)])]
+                if len(seen) > 1:
+                    self._watches[key].append(len(self.watched))
+                    mine = slice(int(end) - len(some), int(end)) if len(some) else slice(0)
+                    self.watched.append(Watch(Images(self._gathers[key], seen, mine), len(molecules), len(some)))
+        self._watching += self._watches[key]
         return self._gathers[key]
 
     def _broken(self, atoms: np.ndarray) -> bool:

@@ -7,14 +7,17 @@ import glob
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from ensemblekit.errors import InputError
+from ensemblekit.errors import EnsemblekitError, InputError, one_line
+from ensemblekit.files import check_input, most_bytes
 from ensemblekit.md.dcd import DcdLayout
+from ensemblekit.md.distinct import check_distinct
 from ensemblekit.md.topology import Topology, mdanalysis, warnings_held
 from ensemblekit.md.weighted import PickedSource, WeightedSource
 from ensemblekit.md.xtc import XtcIndex
@@ -31,6 +34,7 @@ from ensemblekit.source import (
     check_window,
     cuts_of,
 )
+from ensemblekit.store.hdf5 import check_inside
 from ensemblekit.store.schema import MD_UNITS
 from ensemblekit.store.store import StoredSource
 
@@ -39,6 +43,8 @@ BATCH = 8 << 20
 FOR_TRAJECTORIES = ("format", "dt", "in_memory", "time_offset", "lengthunit", "timeunit", "velocityunit", "convert_units",
                     "atom_style", "lammps_coordinate_convention")
 """Options of a Universe that speak of its trajectory, not of its topology."""
+FRAME_BYTES = 8
+"""Of a frame in a file of any format, at least."""
 JOINT = 1e-3
 """Part of a time step by which two times may differ and still be one."""
 
@@ -228,8 +234,9 @@ def _frame(reader: Any, frame: int, part: Part) -> Any:
     try:
         now = reader[frame] if reader.frame + 1 != frame else reader.next()
     except Exception as error:
-        raise InputError(f"frame {frame} of {os.path.basename(part.path)} cannot be read ({type(error).__name__}: {error}). "
-                         f"Copy the file again from its source, or read what is before it with stop={frame}") from error
+        raise InputError(f"frame {frame} of {os.path.basename(part.path)} cannot be read ({type(error).__name__}: "
+                         f"{one_line(error)}). Copy the file again from its source, or read what is before it with "
+                         f"stop={frame}") from error
     if now.n_atoms != part.n_atoms:
         raise InputError(f"frame {frame} of {os.path.basename(part.path)} has {now.n_atoms} atoms, the topology has "
                          f"{part.n_atoms}: one trajectory has the same atoms throughout")
@@ -305,7 +312,8 @@ class LiveSource(FrameSource):
             try:
                 now = trajectory.next() if follows else trajectory[int(frame)]
             except Exception as error:
-                raise InputError(f"frame {frame} of {self.path} cannot be read ({type(error).__name__}: {error})") from error
+                raise InputError(f"frame {frame} of {self.path} cannot be read ({type(error).__name__}: "
+                                 f"{one_line(error)})") from error
             if now.n_atoms != self.n_atoms:
                 raise InputError(f"frame {frame} of {self.path} has {now.n_atoms} atoms, the topology has {self.n_atoms}: one "
                                  "trajectory has the same atoms throughout")
@@ -333,7 +341,7 @@ class LiveSource(FrameSource):
 def read(topology: Any, trajectory: Any = None, *, select: str = "all", replicas: Sequence[Any] | None = None,
          start: int | None = None, stop: int | None = None, step: int | None = None, frames: Any = None,
          begin: float | None = None, end: float | None = None, transformations: Any = None, whole: bool = False,
-         **options: Any) -> Any:
+         external: bool = False, **options: Any) -> Any:
     """Trajectories as a source that is read on the fly, nothing copied: every format MDAnalysis reads.
 
     Arguments:
@@ -347,12 +355,15 @@ def read(topology: Any, trajectory: Any = None, *, select: str = "all", replicas
         transformations: MDAnalysis transformations (unwrap, center_in_box, NoJump, ...) as a list, or a function of the
             Universe that returns them: ``lambda u: [unwrap(u.atoms), center_in_box(u.select_atoms("protein"))]``.
         whole: molecules are whole already: nothing is mended at the box.
+        external: follow also what an HDF5 file (.h5md) keeps in other files: only for files you trust, as they may point at
+            any file of yours.
         options: for MDAnalysis.Universe (``format=``, ``dt=``, ``topology_format=``, ``guess_bonds=``, ...).
 
     Returns:
         a source of frames ("position"; "box", "velocity", "force" where the files have them), or a ReplicaSet.
 
-    Raises InputError where files cannot be read, the selection is empty, or no frame is left.
+    Raises InputError where files cannot be read, the selection is empty, or no frame is left; StoreError where an HDF5 file
+    points to other files and `external` is not given.
     """
     choice = Choice(start, stop, step, frames, begin, end)
     if replicas is not None:
@@ -360,11 +371,13 @@ def read(topology: Any, trajectory: Any = None, *, select: str = "all", replicas
             raise InputError("pass the trajectory of one run, or replicas=[...], one entry a run; not both")
         if isinstance(replicas, str | os.PathLike) or not len(replicas):
             raise InputError(f"replicas is a list with one entry a run (a file, or a list of its parts); got {replicas!r}")
-        runs = [read(topology, run, select=select, transformations=transformations, whole=whole, **options)
+        runs = [read(topology, run, select=select, transformations=transformations, whole=whole, external=external,
+                     **options)
                 for run in replicas]
+        check_distinct(runs)
         return ReplicaSet(tuple(choice.of(run) for run in runs))
     if isinstance(topology, str | os.PathLike):
-        universe = _universe(topology, trajectory, options)
+        universe = _universe(topology, trajectory, options, external)
         atoms = universe.atoms
     elif hasattr(topology, "atoms") and hasattr(topology, "universe"):
         if trajectory is not None or options:
@@ -382,18 +395,19 @@ def read(topology: Any, trajectory: Any = None, *, select: str = "all", replicas
     return choice.of(_source(universe, atoms, whole))
 
 
-def _universe(topology: Any, trajectory: Any, options: Mapping[str, Any]) -> Any:
+def _universe(topology: Any, trajectory: Any, options: Mapping[str, Any], external: bool) -> Any:
     files = [] if trajectory is None else trajectory_files(trajectory)
     for file in (os.fspath(topology), *files):
-        if not os.path.exists(file):
-            raise InputError(f"there is no file {file!r}")
+        check_input(file)
+        if not external:
+            check_inside(file)
     with mdanalysis() as mda:
         try:
             mine = {} if not files else {k: v for k, v in options.items() if k in FOR_TRAJECTORIES}
             made = mda.Universe(os.fspath(topology), **{k: v for k, v in options.items() if k not in mine})
-        except (ValueError, TypeError, OSError, EOFError, KeyError, IndexError, NotImplementedError, ImportError) as error:
+        except Exception as error:      # its parsers raise whatever they trip over
             raise InputError(f"{os.path.basename(os.fspath(topology))} is no topology MDAnalysis can read "
-                             f"({type(error).__name__}: {error})") from error
+                             f"({type(error).__name__}: {one_line(error)})") from error
         if files:
             try:
                 made.load_new(files if len(files) > 1 else files[0], **mine)
@@ -414,7 +428,7 @@ def _why_unreadable(files: Sequence[str], universe: Any, error: Exception) -> st
                 return (f"{os.path.basename(file)} has {index.n_atoms} atoms, the topology {len(universe.atoms)}: take the "
                         "topology the trajectory was written with")
     return (f"{', '.join(map(os.path.basename, files))} cannot be read with this topology of {len(universe.atoms)} atoms "
-            f"({type(error).__name__}: {error})")
+            f"({type(error).__name__}: {one_line(error)})")
 
 
 def trajectory_files(trajectory: Any) -> list[str]:
@@ -447,11 +461,24 @@ def _chosen_atoms(atoms: Any, select: str) -> Any:
     return chosen if (np.diff(indices) > 0).all() else chosen.universe.atoms[np.sort(indices)]
 
 
+@contextmanager
+def _reading(path: Any) -> Iterator[None]:
+    """MDAnalysis' reader at work, its warnings held back and what it trips over an InputError that names the file."""
+    try:
+        with warnings_held():
+            yield
+    except EnsemblekitError:
+        raise
+    except Exception as error:
+        raise InputError(f"{os.path.basename(str(path))} cannot be read ({type(error).__name__}: {one_line(error)}). Copy the "
+                         "file again from its source") from error
+
+
 def _source(universe: Any, atoms: Any, whole: bool) -> Any:
     """The source that suits where the frames of a Universe come from."""
     trajectory = universe.trajectory
     n_atoms = len(universe.atoms)
-    with warnings_held():
+    with _reading(getattr(trajectory, "filename", "the trajectory")):
         topology = Topology.of(atoms)
         first = trajectory[0] if trajectory.n_frames else None
     if first is None:
@@ -471,11 +498,14 @@ def _source(universe: Any, atoms: Any, whole: bool) -> Any:
     for reader in readers:
         options = dict(getattr(reader, "_ts_kwargs", {}))
         xtc = XtcIndex.of(reader.filename) if type(reader).__name__ == "XTCReader" and not options else None
-        with warnings_held():
+        with _reading(reader.filename):
             plain = type(reader).__name__ == "DCDReader" and set(options) <= {"dt", "time_offset"}
             dcd = DcdLayout.of(reader.filename, reader) if plain else None
         if type(reader).__name__ == "XYZReader":
             _check_xyz(os.fspath(reader.filename), n_atoms)
+        if reader.n_frames * FRAME_BYTES > most_bytes(reader.filename):
+            raise InputError(f"{os.path.basename(reader.filename)} says it has {reader.n_frames} frames, where it has "
+                             f"{os.path.getsize(reader.filename)} bytes; it is damaged or not what it says")
         if reader.n_atoms != n_atoms:
             raise InputError(f"{os.path.basename(reader.filename)} has {reader.n_atoms} atoms, the topology {n_atoms}")
         parts.append(Part(os.fspath(reader.filename), type(reader), n_atoms, options, xtc, dcd, clock=_clock(xtc)))
@@ -563,7 +593,7 @@ def _same_frame(a: Part, last: int, b: Part) -> bool:
 
 
 def _read_any_alone(part: Part, frame: int) -> Iterator[np.ndarray]:
-    with warnings_held(), part.open() as reader:
+    with _reading(part.path), part.open() as reader:
         yield reader[frame].positions.copy()
 
 
@@ -579,7 +609,7 @@ def times_of(part: Part) -> np.ndarray:
         return part.xtc.times() + part.shift
     if part.dcd is not None:
         return part.dcd.times() + part.shift
-    with warnings_held(), part.open() as reader:
+    with _reading(part.path), part.open() as reader:
         n = reader.n_frames
         first, last = float(reader[0].time), float(reader[n - 1].time)
         with warnings.catch_warnings():
@@ -676,16 +706,13 @@ def trajectory_source(x: Any) -> Any:
     """A source of positions from whatever holds a trajectory."""
     from ensemblekit.md.ingest import opened
 
-    if isinstance(x, FrameSource):
+    if isinstance(x, str | os.PathLike | Sequence) or hasattr(x, "provenance"):
+        x = opened(x)
+    if isinstance(x, ReplicaSet):
+        check_distinct(x.runs)
         return x
-    if isinstance(x, ReplicaSet | StackedSource):
+    if isinstance(x, FrameSource | StackedSource | StoredSource | PickedSource | WeightedSource) or hasattr(x, "provenance"):
         return x
-    if isinstance(x, str | os.PathLike) or hasattr(x, "provenance"):
-        return opened(x)
-    if isinstance(x, StoredSource | PickedSource | WeightedSource):
-        return x
-    if isinstance(x, Sequence):
-        return opened(x)
     return read(x)
 
 

@@ -9,7 +9,30 @@ import numpy as np
 
 from ensemblekit.errors import InputError
 from ensemblekit.md.topology import Topology
+from ensemblekit.scaling import ldexp, power_of_two
 from ensemblekit.source import Block
+
+LEAST, MOST = -50, 50
+"""The largest coordinate lies in 2**LEAST ... 2**MOST (1e-15 ... 1e15): squares of such are numbers in float32 too."""
+
+
+def positions_of(block: Block) -> np.ndarray:
+    """The positions of a block, (n, atoms, 3).
+
+    Raises InputError where they are so large or small that distances would be infinite or 0 in float32. All frames are
+    looked at where they are float64, else the first of the block.
+    """
+    x = block.fields["position"]
+    check_range(x if x.dtype.itemsize > 4 else x[:1], block.start)
+    return x
+
+
+def check_range(x: np.ndarray, frame: int) -> None:
+    """InputError where positions, those of a frame or of a few from it, are beyond what distances are computed for."""
+    e = power_of_two(x, always=True)
+    if not LEAST <= e <= MOST:
+        raise InputError(f"the coordinates from frame {frame} on are as large as {ldexp(0.75, e):.0e}; distances are computed "
+                         "for coordinates of 1e-15 to 1e15. Give them in angstrom (or any unit of that size)")
 
 
 class Plain:
@@ -19,25 +42,43 @@ class Plain:
         self.atoms = np.ascontiguousarray(atoms, dtype=np.int64)
 
     def __call__(self, block: Block) -> tuple[np.ndarray, np.ndarray]:
-        return block.fields["position"], self.atoms
+        return positions_of(block), self.atoms
 
 
 class Whole:
     """The positions of the selected atoms, every molecule in one piece: each atom in the image next to the one it is
-    bonded to, walking from the first selected atom of a molecule. Molecules stay where their first atom is."""
+    bonded to, walking from the first selected atom of a molecule. Molecules stay where their first atom is; those that
+    `ties` (pairs of atoms, as bonds) lead to follow the first one of their complex."""
 
-    def __init__(self, atoms: np.ndarray, topology: Topology):
-        single, self.index = np.unique(atoms, return_inverse=True)      # an atom may be asked for twice: in two groups
-        self.walk, self.parent, self.place = walks(single, topology)
+    def __init__(self, atoms: np.ndarray, topology: Topology, ties: np.ndarray | None = None):
+        self.ties = np.zeros((0, 2), np.int64) if ties is None else ties
+        wanted = np.concatenate([atoms, self.ties.ravel()])
+        single, index = np.unique(wanted, return_inverse=True)      # an atom may be asked for twice: in two groups
+        self.index = index[:len(atoms)]
+        self._ends = index[len(atoms):].reshape(-1, 2)
+        chosen = np.unique(atoms)
+        self.walk, self.parent, self.place = walks(single, topology, chosen, self.ties)
+        fragments = topology.fragments
+        assert fragments is not None
+        self.anchors = chosen[np.unique(fragments[chosen], return_index=True)[1]]
+        self._anchors = np.searchsorted(single, self.anchors)
         self.atoms, self.many = np.ascontiguousarray(atoms, dtype=np.int64), len(single)
         self._last = threading.local()
 
     def __call__(self, block: Block) -> tuple[np.ndarray, np.ndarray]:
-        position = block.fields["position"]
+        position = positions_of(block)
         last = self._last
         if getattr(last, "of", None) is not position:       # observables of one selection share the work
             last.of, last.made = position, self._made(position, block)
         return last.made
+
+    def ends(self, positions: np.ndarray, raw: np.ndarray) -> np.ndarray:
+        """Where the ends of the ties are, (n, ties, 2, 3), of what a call gave for a block whose positions are `raw`."""
+        return np.asarray(positions[:, self.ties if positions is raw else self._ends], np.float64)
+
+    def anchored(self, made: np.ndarray) -> np.ndarray:
+        """Where the first atom of each molecule (`anchors`) was put, (n, molecules, 3)."""
+        return made[:, self._anchors]
 
     def _made(self, position: np.ndarray, block: Block) -> tuple[np.ndarray, np.ndarray]:
         from ensemblekit.md.kernels_whole import make_whole, unbroken
@@ -58,18 +99,24 @@ class Whole:
         self._last = threading.local()
 
 
-def walks(atoms: np.ndarray, topology: Topology) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How to walk along bonds to every selected atom: (walk, parent, place) as `make_whole` takes them."""
+def walks(atoms: np.ndarray, topology: Topology, chosen: np.ndarray, ties: np.ndarray
+          ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How to walk along bonds and ties to these atoms: (walk, parent, place) as `make_whole` takes them.
+
+    A molecule, or what is tied to it, begins at its first atom among the `chosen` ones (some of `atoms`, rising).
+    """
     from ensemblekit.md.kernels_whole import spread, upwards
 
     bonds, fragments, n = topology.ties, topology.fragments, len(topology)
     assert bonds is not None
     assert fragments is not None
+    if len(ties):
+        bonds, fragments = np.concatenate([bonds, ties]), joined(fragments, ties)
     ends = np.concatenate([bonds, bonds[:, ::-1]])
     ends = ends[np.argsort(ends[:, 0], kind="stable")]
     begin = np.searchsorted(ends[:, 0], np.arange(n + 1))
     wanted = np.sort(np.asarray(atoms, np.int64))
-    roots = wanted[np.unique(fragments[wanted], return_index=True)[1]]       # the first selected atom of each molecule
+    roots = chosen[np.unique(fragments[chosen], return_index=True)[1]]
     walk, before = np.empty(n, np.int64), np.full(n, -1, np.int64)
     walk = walk[:spread(roots, begin, np.ascontiguousarray(ends[:, 1]), walk, before)]
     needed = np.zeros(n, bool)
@@ -83,6 +130,14 @@ def walks(atoms: np.ndarray, topology: Topology) -> tuple[np.ndarray, np.ndarray
     return walk, at[before[walk]], place_of[walk]
 
 
+def joined(labels: np.ndarray, ties: np.ndarray) -> np.ndarray:
+    """Labels of molecules with those that are tied under one."""
+    labels = labels.copy()
+    for a, b in ties:
+        labels[labels == labels[b]] = labels[a]
+    return labels
+
+
 def unbonded(n_atoms: int) -> InputError:
     """The refusal where a box may have cut molecules and no bonds say how they belong together."""
     return InputError(
@@ -92,4 +147,4 @@ def unbonded(n_atoms: int) -> InputError:
         "whole=True")
 
 
-__all__ = ["Plain", "Whole", "unbonded", "walks"]
+__all__ = ["Plain", "Whole", "joined", "unbonded", "walks"]

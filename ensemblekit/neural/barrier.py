@@ -30,6 +30,7 @@ from ensemblekit.neural.batches import (
 )
 from ensemblekit.neural.batchnorm import has_batch_norm, update_bn
 from ensemblekit.neural.parameters import Manifest, load_vectors, to_vectors
+from ensemblekit.scaling import ldexp, power_of_two
 
 ITEMS = 2048
 """So many items of the loader settle whether there is a barrier."""
@@ -50,6 +51,8 @@ class Rise:
     """Loss of knowing nothing: the entropy of the labels' classes taken as equal; the variance of the targets."""
     n: int
     """Items."""
+    exponent: int = 0
+    """Not 0 where squared errors are beyond float64: all losses here are over 4**exponent then."""
 
     def above(self, tolerance: float = 0.02) -> bool:
         """Whether the rise is more than this share of `nothing`, by two standard errors."""
@@ -57,7 +60,7 @@ class Rise:
 
     def __str__(self) -> str:
         return (f"loss {self.average:.4g} against {self.members:.4g} of the members, a rise of {self.value:.3g} ± "
-                f"{2 * self.stderr:.2g} over {self.n} items")
+                f"{2 * self.stderr:.2g} over {self.n} items{f', times 4**{self.exponent}' if self.exponent else ''}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,6 +73,8 @@ class Barrier:
     """(points,)."""
     height: float
     """Largest loss above the straight line between the losses of the two ends; 0 where there is no barrier."""
+    exponent: int = 0
+    """Not 0 where squared errors are beyond float64: `loss` and `height` are over 4**exponent then."""
 
 
 def loss_barrier(first: torch.nn.Module, second: torch.nn.Module, loader: Iterable[Any], *, points: int = 11,
@@ -92,6 +97,7 @@ def loss_barrier(first: torch.nn.Module, second: torch.nn.Module, loader: Iterab
     manifest.check(second)
     a, b = to_vectors(first), to_vectors(second, manifest)
     loader = list(loader) if isinstance(loader, Iterator) else loader
+    exponent = _exponent(_some(loader, convention), task, convention)
     one, device = copy.deepcopy(first), device or device_of(first)
     at, losses = np.linspace(0, 1, points), []
     with random_kept(first):
@@ -101,9 +107,9 @@ def loss_barrier(first: torch.nn.Module, second: torch.nn.Module, loader: Iterab
             load_vectors(one, mixed, manifest)
             if has_batch_norm(one):
                 update_bn(loader, one, device, convention)
-            losses.append(_labelled(item_losses(one, loader, task, convention, device, ignore_index)).mean())
+            losses.append(_labelled(item_losses(one, loader, task, convention, device, ignore_index, exponent)).mean())
     found = np.array(losses)
-    return Barrier(at, found, float(max(0.0, (found - ((1 - at) * found[0] + at * found[-1])).max())))
+    return Barrier(at, found, float(max(0.0, (found - ((1 - at) * found[0] + at * found[-1])).max())), exponent)
 
 
 def rise_of(average: torch.nn.Module, members: Iterable[torch.nn.Module], shares: np.ndarray, loader: Iterable[Any],
@@ -116,12 +122,13 @@ def rise_of(average: torch.nn.Module, members: Iterable[torch.nn.Module], shares
     batches = _some(loader, convention)
     if not batches or convention.target_of(batches[0], task) is None:
         return None
+    exponent = _exponent(batches, task, convention)
 
     def losses(model: torch.nn.Module) -> np.ndarray | None:
         if has_batch_norm(model):
             model = copy.deepcopy(model)
             update_bn(batches, model, device, convention, dropout=False)
-        return item_losses(model, batches, task, convention, device, ignore_index)
+        return item_losses(model, batches, task, convention, device, ignore_index, exponent)
 
     own = losses(average)
     if own is None or len(own) < 2:
@@ -133,17 +140,17 @@ def rise_of(average: torch.nn.Module, members: Iterable[torch.nn.Module], shares
     if task == "regression":
         found = [convention.target_of(b) for b in batches]
         targets = np.concatenate([np.asarray(t.cpu(), np.float64).reshape(-1) for t in found if t is not None])
-        nothing = float(targets.var())
+        nothing = float(ldexp(targets, -exponent).var())
     else:
         nothing = float(np.log(classes_of(average, batches[0], task, convention, device)))
-    return Rise(float(gap.mean), float(np.sqrt(gap.variance / len(own))), float(own.mean()), float(others.mean()),
-                nothing, len(own))
+    return Rise(float(gap.mean), float(gap.std / np.sqrt(len(own))), float(own.mean()), float(others.mean()),
+                nothing, len(own), exponent)
 
 
 @torch.no_grad()
 def item_losses(model: torch.nn.Module, loader: Any, task: str, convention: Convention, device: Any,
-                ignore_index: int | None) -> np.ndarray | None:
-    """(n,): cross entropy or squared error of each item, pixels averaged; None without labels.
+                ignore_index: int | None, exponent: int = 0) -> np.ndarray | None:
+    """(n,): cross entropy or squared error over 4**exponent of each item, pixels averaged; None without labels.
 
     Raises InputError for labels and outputs that do not fit each other.
     """
@@ -162,7 +169,7 @@ def item_losses(model: torch.nn.Module, loader: Any, task: str, convention: Conv
                 mean = out[0] if isinstance(out, tuple) else out
                 if target.numel() != mean.numel():
                     check_labels(target, tuple(mean.shape), task)
-                loss = (mean.double() - target.double().reshape(mean.shape)) ** 2
+                loss = ldexp(mean.double() - target.double().reshape(mean.shape), -exponent) ** 2
             else:
                 if task == "binary":
                     single.see(out)
@@ -188,6 +195,14 @@ def _labelled(losses: np.ndarray | None) -> np.ndarray:
     if losses is None:
         raise InputError("a loss needs labels: pass a loader of (input, label)")
     return losses
+
+
+def _exponent(batches: list[Any], task: str, convention: Convention) -> int:
+    """Power of two to divide errors of numbers by, so that their squares are numbers: that of the targets."""
+    if task != "regression":
+        return 0
+    found = [convention.target_of(b) for b in batches]
+    return power_of_two(np.array([ldexp(0.5, power_of_two(t, always=True)) for t in found if t is not None]))
 
 
 def _some(loader: Iterable[Any], convention: Convention) -> list[Any]:

@@ -13,7 +13,9 @@ from ensemblekit.neural.scores import (
     Scores,
     binned,
     draws,
+    error_exponent,
     given,
+    in_unit,
     item_scores,
     nothing,
     paired_share,
@@ -36,13 +38,16 @@ def compare(a: Any, b: Any, *, groups: Any = None, n_bins: int = 15, seed: int =
     if isinstance(a, RegressionPrediction) or isinstance(b, RegressionPrediction):
         if not (isinstance(a, RegressionPrediction) and isinstance(b, RegressionPrediction)):
             raise InputError("a prediction of numbers cannot be compared with one of classes")
-        ours, sizes = regression_parts(a, groups)
-        theirs, _ = regression_parts(b, groups)
+        exponent = error_exponent(a, b)
+        ours, sizes = regression_parts(a, groups, exponent)
+        theirs, _ = regression_parts(b, groups, exponent)
         if np.shape(a.target) != np.shape(b.target) or not np.array_equal(a.target, b.target):     # type: ignore[arg-type]
             raise InputError("two predictions of the same items in the same order are needed; their targets differ")
+        with np.errstate(invalid="ignore"):     # two densities that exclude what came: infinity less infinity
+            gaps = {name: ours[name] - theirs[name] for name in ours}
         undefined, notes = without_variance(a, b)
-        return Scores({name: nothing(len(sizes)) if name in undefined else ratio(ours[name] - theirs[name], sizes)
-                       for name in ours}, paired=True, notes=notes)
+        return in_unit({name: nothing(len(sizes)) if name in undefined else ratio(gap, sizes) for name, gap in gaps.items()},
+                       exponent, paired=True, notes=notes)
     p, q = given(a, groups), given(b, groups)
     if p.p.shape != q.p.shape or not np.array_equal(p.labels, q.labels):
         raise InputError(f"two predictions of the same items in the same order; got {p.p.shape} and {q.p.shape}"

@@ -36,7 +36,7 @@ from ensemblekit.neural.parameters import Manifest, check_left_out, load_vectors
 from ensemblekit.neural.prediction import Prediction, RegressionPrediction
 from ensemblekit.neural.saved import save_predictions
 from ensemblekit.neural.uncertainty import Pool, Space, check_space
-from ensemblekit.neural.weight_average import SWAG, Posterior, reducer_of
+from ensemblekit.neural.weight_average import SWAG, Posterior, over_n, reducer_of
 from ensemblekit.source import ReplicaSet
 from ensemblekit.store.opening import open_store
 
@@ -131,7 +131,7 @@ class Ensemble(torch.nn.Module):
         if "manifest" not in getattr(stores[0], "provenance", {}) or "parameters" not in stores[0].fields:
             raise InputError("this store holds no snapshots of a model: it has no field \"parameters\" with a manifest. "
                              "A neural.Recorder or neural.ingest writes such")
-        manifest = Manifest.from_dict(stores[0].provenance["manifest"])
+        manifest = Manifest.in_store(stores[0])
         for one in stores:
             if one.provenance.get("manifest") != stores[0].provenance["manifest"]:
                 raise InputError(f"{one.path} holds snapshots of another model than {stores[0].path}")
@@ -540,9 +540,8 @@ class _Collected:
     def end(self) -> None:
         if self.task == "regression":
             found = self.pool.result()
-            free = found.sum_weights - found.sum_weights / found.n_eff      # W - Σw²/W
-            spread = found.variance * (free / found.sum_weights) if free > 1e-12 else found.mean * 0.0
-            values = {"mean": found.mean, "epistemic": spread,
+            epistemic, spread = over_n(found)
+            values = {"mean": found.mean, "epistemic": epistemic, "spread": spread,
                       "aleatoric": self.spoken.result().mean if self.spoken.n else found.mean * 0.0}
         else:
             doubt = self.pool.result()

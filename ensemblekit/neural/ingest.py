@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ensemblekit.errors import InputError, MissingExtraError, StoreError
-from ensemblekit.files import replacing
+from ensemblekit.files import check_input, replacing
 from ensemblekit.neural.parameters import KINDS, Manifest, bare_name, is_empty
 from ensemblekit.neural.recorder import HASH, digest
 from ensemblekit.neural.resume import writing
@@ -102,10 +102,9 @@ def ingest(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], sto
 def read_state(path: str | os.PathLike[str], key: str | None = None) -> State:
     """The weights in a checkpoint, by name. See :func:`ingest` for what is read."""
     file = Path(path)
-    if not file.exists():
-        raise InputError(f"there is no checkpoint {file}")
     if file.is_dir():
         return _read_folder(file, key)
+    check_input(file)
     with open(file, "rb") as opened:
         head = opened.read(64)
     if head.startswith(LFS):
@@ -236,9 +235,10 @@ def _read_folder(folder: Path, key: str | None = None) -> State:
 
 
 def _read_json(file: Path) -> Any:
+    check_input(file)
     try:
         return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} cannot be read as JSON: {error}") from error
 
 
@@ -376,7 +376,7 @@ def state_dict(store: str | os.PathLike[str] | Any, snapshot: int = -1) -> State
     one = open_store(store) if isinstance(store, str | os.PathLike) else store
     if "manifest" not in one.provenance:
         raise InputError(f"{one.path} holds no snapshots of a network (fields: {', '.join(one.fields)})")
-    manifest = Manifest.from_dict(one.provenance["manifest"])
+    manifest = Manifest.in_store(one)
     n = len(one)
     if not -n <= snapshot < n:
         raise InputError(f"the store holds {n} snapshots; there is no number {snapshot}")
@@ -419,7 +419,7 @@ def export(store: str | os.PathLike[str] | Any, out: str | os.PathLike[str], sna
 
 
 def _metadata(store: Any, k: int) -> dict[str, str]:
-    manifest = Manifest.from_dict(store.provenance["manifest"])
+    manifest = Manifest.in_store(store)
     times = store["parameters"].times
     return {"format": "pt", "ensemblekit.run": store.run, "ensemblekit.step": f"{times[k]:g}",
             **{alias: first for alias, first in manifest.aliases}}

@@ -35,7 +35,10 @@ def standard_error(sums: np.ndarray, sizes: np.ndarray) -> float:
     if (rest <= 0).any():       # one cluster holds all there is
         return float("inf")
     moved = (sums - value * sizes) / rest
-    return float(np.sqrt((n - 1) / n * (moved @ moved)))
+    largest = float(abs(moved).max())       # squares of what is left are numbers, whatever the unit
+    if not 0 < largest < np.inf:
+        return largest
+    return largest * float(np.sqrt((n - 1) / n * np.sum((moved / largest) ** 2)))
 
 
 def share_interval(value: float, stderr: float, sizes: np.ndarray) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 import torch
 
-from ensemblekit.errors import InputError
+from ensemblekit.errors import InputError, StoreDamagedError
 from ensemblekit.source import Field
 
 Select = Literal["all", "trainable"] | Callable[[str, torch.Tensor], bool]
@@ -39,6 +39,14 @@ class Entry(NamedTuple):
     def size(self) -> int:
         """Numbers in the vector; a complex number is two."""
         return math.prod(self.shape) * (2 if self.dtype.startswith("complex") else 1)
+
+
+def _entry(name: Any, shape: Any, dtype: Any) -> Entry:
+    """An entry of a record. Raises ValueError where it speaks of no tensor."""
+    if not isinstance(name, str) or not isinstance(getattr(torch, str(dtype), None), torch.dtype) or not all(
+            isinstance(n, int) and n >= 0 for n in shape):
+        raise ValueError(f"{name!r} of shape {shape!r} and type {dtype!r} is no tensor")
+    return Entry(name, tuple(shape), str(dtype))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +112,27 @@ class Manifest:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
-        """The inverse of :meth:`to_dict`."""
-        found = {kind: [Entry(name, tuple(shape), dtype) for name, shape, dtype in raw[kind]] for kind in KINDS}
-        return cls._made(found, [(a, b) for a, b in raw["aliases"]], bool(raw["partial"]))
+        """The inverse of :meth:`to_dict`. Raises StoreDamagedError where the record is not what that wrote."""
+        try:
+            found = {kind: [_entry(*one) for one in raw[kind]] for kind in KINDS}
+            names = {entry.name for entries in found.values() for entry in entries}
+            aliases = [(str(a), str(b)) for a, b in raw["aliases"]]
+            if len(names) < sum(map(len, found.values())) or not {b for _, b in aliases} <= names:
+                raise ValueError("names come twice, or stand for what is not there")
+            return cls._made(found, aliases, bool(raw["partial"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise StoreDamagedError(f"the record of the tensors in the snapshots cannot be read: {error!r}") from error
+
+    @classmethod
+    def in_store(cls, store: Any) -> Self:
+        """The manifest of the snapshots in a store. Raises StoreDamagedError where they are not the vectors it speaks of."""
+        made = cls.from_dict(store.provenance["manifest"])
+        wanted = {kind: field.shape for kind, field in made.fields.items()}
+        there = {kind: store.all_fields[kind].shape for kind in KINDS if kind in store.all_fields}
+        if wanted != there:
+            raise StoreDamagedError(f"{store.path}: the record of its tensors speaks of vectors of {wanted}; the snapshots "
+                                    f"hold {there}")
+        return made
 
     @classmethod
     def _made(cls, found: Mapping[str, list[Entry]], aliases: list[tuple[str, str]], partial: bool) -> Self:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ensemblekit.neural.uncertainty import entropy_of
+from ensemblekit.neural.uncertainty import TINY, entropy_of
+from ensemblekit.scaling import ldexp, scaled
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,13 +84,18 @@ class RegressionPrediction:
     index: np.ndarray | None = None
     """(n,): number of each item in the order of the loader."""
     n_members: int = 1
+    spread: np.ndarray | None = None
+    """(n, ...): root of `epistemic`, a number also where that is beyond float64 (infinity or 0 then); None: just the root."""
 
     def __repr__(self) -> str:
         said = [f"{_count(len(self), 'item')}{_map(self.mean.shape[1:])}", _count(self.n_members, "member")]
         if self.mean.size:
             if self.target is not None and np.shape(self.target) == self.mean.shape:
-                said.append(f"root mean square error {np.sqrt(np.mean((self.mean - self.target) ** 2)):.4g}")
-            said.append(f"mean variance {self.variance.mean():.3g}, epistemic {self.epistemic.mean():.3g}")
+                said.append(f"root mean square error {_rms(self.mean - self.target):.4g}")
+            if self.spread is not None and ((self.spread > 0) & ~((self.epistemic >= TINY) & (self.epistemic < np.inf))).any():
+                said.append(f"root mean variance {_rms(self.std):.3g}, epistemic {_rms(self.spread):.3g}")
+            else:
+                said.append(f"mean variance {self.variance.mean():.3g}, epistemic {self.epistemic.mean():.3g}")
         return f"RegressionPrediction({', '.join(said)})"
 
     def __len__(self) -> int:
@@ -102,8 +108,13 @@ class RegressionPrediction:
 
     @property
     def std(self) -> np.ndarray:
-        """(n, ...): its square root."""
-        return np.sqrt(self.variance)
+        """(n, ...): root of `variance`, a number also where that is beyond float64."""
+        return np.sqrt(self.variance) if self.spread is None else np.hypot(np.sqrt(self.aleatoric), self.spread)
+
+
+def _rms(x: np.ndarray) -> float:
+    divided, e = scaled(x)
+    return ldexp(float(np.sqrt(np.mean(divided**2))), e)
 
 
 def _count(n: int, one: str, many: str | None = None) -> str:

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 import xxhash
 
-from ensemblekit.errors import ClosedError, InputError, StoreError
+from ensemblekit.errors import ClosedError, EnsemblekitError, InputError, StoreError, one_line
 from ensemblekit.neural import resume as saved
 from ensemblekit.neural.history import CLOCK, LOSS, RATE
 from ensemblekit.neural.parameters import (
@@ -177,7 +177,7 @@ class Recorder:
         try:
             self._hook()
             if state is not None:
-                self._load(state)
+                self._go_on_from(state)
             if self.store is not None:
                 weakref.finalize(self, self.store.close)    # lets go of the lock where a failed training forgets us
                 self._start_ring()
@@ -558,6 +558,16 @@ class Recorder:
         self._cost = max(self._saved_at - began, 1e-4)
         self._saved_updates, self._due = self.updates, False
 
+    def _go_on_from(self, state: dict[str, Any]) -> None:
+        """Take up what :meth:`_save` wrote. Raises StoreError where the file holds something else."""
+        try:
+            self._load(state)
+        except EnsemblekitError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise StoreError(f"{self._sidecar.folder / 'state.pt'} is not what a run of these settings saves "
+                             f"({type(error).__name__}: {one_line(error)}); {saved.ANEW}") from error
+
     def _load(self, state: dict[str, Any]) -> None:
         saved.load_model(self.model, state["model"])
         saved.load_averages(self.model, state.get("averages", {}))
@@ -617,7 +627,7 @@ class Recorder:
         provenance = self.store.provenance
         if "manifest" not in provenance or "training" not in provenance:
             raise StoreError(f"{self.path} is a store, but not of a training run; name another file")
-        there = Manifest.from_dict(provenance["manifest"])
+        there = Manifest.in_store(self.store)
         there.check(self.model)
         if there != self.manifest:
             mine, other = ({e.name: e for kind in KINDS for e in getattr(m, kind)} for m in (self.manifest, there))
@@ -631,7 +641,10 @@ class Recorder:
         if not self._states:
             return None         # whoever saves them will say where to go on (rewind, load_state_dict)
         state = self._sidecar.read("state.pt")
-        if state is not None and state["run"] == self.store.run:
+        if state is not None and not isinstance(state, dict):
+            raise StoreError(f"{self._sidecar.folder / 'state.pt'} holds no state of a run but a {type(state).__name__}; "
+                             f"{saved.ANEW}")
+        if state is not None and state.get("run") == self.store.run:
             return state
         if self.captured and self._sidecar.read_text("begun") != self.store.run:
             raise StoreError(f"{self.path} holds {len(self.captured)} snapshots and no state of the run to go on from; "

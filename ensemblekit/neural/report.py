@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ensemblekit.averaging.diversity import from_gram
-from ensemblekit.averaging.gram import Gram
-from ensemblekit.averaging.run import reduce
+from ensemblekit.averaging.diversity import from_gram, gram_over
 from ensemblekit.errors import InputError
 from ensemblekit.neural.batches import device_of
 from ensemblekit.neural.batchnorm import has_batch_norm
@@ -22,6 +20,7 @@ from ensemblekit.neural.prediction import Prediction
 from ensemblekit.neural.saved import SavedPredictions, load_predictions, pooled, save_predictions
 from ensemblekit.neural.scores import Score, mean_scores, scores
 from ensemblekit.neural.temperature import TemperatureScaler
+from ensemblekit.scaling import ldexp
 from ensemblekit.store.opening import open_store
 
 AVERAGES = {"SWA": "swa", "EMA": "ema"}
@@ -213,11 +212,12 @@ def _trajectory(parameters: Any) -> tuple[np.ndarray | None, np.ndarray | None, 
     """Distances of the snapshots and their principal plane, from the Gram matrix about their mean."""
     if len(parameters) < 2:
         return None, None, float("nan")
-    gram = np.asarray(reduce(parameters, Gram("mean"), cut="space"))
+    gram, e = gram_over(parameters, "mean")
     values, vectors = np.linalg.eigh(gram)
     values = np.maximum(values[::-1], 0)
     plane = vectors[:, ::-1][:, :2] * np.sqrt(values[:2])
-    return from_gram(gram), plane, float(values[:2].sum() / values.sum()) if values.sum() > 0 else float("nan")
+    explained = float(values[:2].sum() / values.sum()) if values.sum() > 0 else float("nan")
+    return ldexp(from_gram(gram), e), ldexp(plane, e), explained
 
 
 def _interval(s: Score) -> str:

@@ -14,19 +14,24 @@ import io
 import json
 import os
 import random
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ensemblekit.errors import InputError, StoreError
-from ensemblekit.files import replacing
+from ensemblekit.errors import InputError, StoreError, one_line
+from ensemblekit.files import replacing, why_unreadable
 from ensemblekit.neural.parameters import bare_name, unwrapped
 from ensemblekit.neural.schedule import is_plain
 from ensemblekit.store.segments import folder_of
 
 FORMAT = 1
+ANEW = "delete it to start the run anew, in another store or with this one deleted too"
+OWN = re.compile(r"(state\.pt|rank\d+-\d+\.pt|begun|log\.jsonl)(\.tmp-\w+)?\Z")
+"""Files that a run writes into its folder."""
 
 
 # -- random numbers ------------------------------------------------------------------------------------------------
@@ -269,22 +274,31 @@ class Sidecar:
     def read(self, name: str) -> Any | None:
         """What `write` wrote, on the CPU; None where there is no such file."""
         path = self.folder / name
-        if not path.exists():
+        if not self._is_there(path):
             return None
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
-            raise StoreError(f"{path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}); delete it to "
-                             "start the run anew, in another store or with this one deleted too") from error
+            raise StoreError(f"{path} cannot be read ({type(error).__name__}: {one_line(error)}); {ANEW}") from error
 
     def read_text(self, name: str) -> str | None:
         path = self.folder / name
-        return path.read_text() if path.exists() else None
+        try:
+            return path.read_text() if self._is_there(path) else None
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{path} cannot be read ({error}); it belongs to the run beside it") from error
+
+    def _is_there(self, path: Path) -> bool:
+        """Whether there is such a file. Raises StoreError where there is something else."""
+        why = why_unreadable(path)
+        if why and os.path.lexists(path):
+            raise StoreError(f"{path} {why}")
+        return not why
 
     def remove(self, pattern: str, keep: str = "") -> None:
-        """Files by pattern, but one."""
+        """Files of a run by pattern, but one; what else lies there is left alone."""
         for path in self.folder.glob(pattern):
-            if path.name != keep:
+            if path.name != keep and OWN.match(path.name):
                 with contextlib.suppress(OSError):
                     path.unlink()
 
@@ -293,7 +307,7 @@ class Sidecar:
         path = self.folder / "log.jsonl"
         with writing(path):
             self.folder.mkdir(parents=True, exist_ok=True)
-            with open(path, "ab+", buffering=0) as file:
+            with open(self._opened(path), "ab+", buffering=0) as file:
                 length = file.seek(0, os.SEEK_END)
                 if length and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
                     length = self._cut(file)            # a line that a kill cut short would swallow this one
@@ -305,6 +319,16 @@ class Sidecar:
                     file.truncate(length)
                     raise
 
+    def _opened(self, path: Path) -> int:
+        """A descriptor of the file of lines; not through a link, which may lead to any file of the user."""
+        self._is_there(path)
+        try:
+            return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            raise StoreError(f"{path} cannot be written ({error.strerror}): what stands there is no file of the run") from error
+
     @staticmethod
     def _cut(file: Any) -> int:
         """Take off what stands behind the last end of a line; the length left."""
@@ -315,10 +339,13 @@ class Sidecar:
         return int(length)
 
     def logged(self) -> list[dict[str, Any]]:
-        """All lines of log.jsonl; a last one that was cut short by a kill is left out."""
+        """All lines of log.jsonl; what is no line of ours, as a last one that was cut short by a kill, is left out."""
         lines = (self.read_text("log.jsonl") or "").splitlines()
         found = []
         for line in lines:
-            with contextlib.suppress(json.JSONDecodeError):
-                found.append(json.loads(line))
+            with contextlib.suppress(ValueError, RecursionError):
+                entry = json.loads(line)
+                if isinstance(entry, dict) and {"step", "epoch"} <= entry.keys() and all(
+                        isinstance(value, int | float) for value in entry.values()):
+                    found.append(entry)
         return found

@@ -22,6 +22,7 @@ from ensemblekit.neural.intervals import (
 from ensemblekit.neural.items import Items, items_of
 from ensemblekit.neural.prediction import RegressionPrediction
 from ensemblekit.neural.temperature import scaled_nll
+from ensemblekit.scaling import exponent_of, ldexp
 
 RESAMPLES = 400
 NAMES = ("accuracy", "nll", "calibrated_nll", "brier", "ece", "ece_adaptive", "ece_classwise")
@@ -57,12 +58,15 @@ class Score:
 
 
 class Scores(dict[str, Score]):
-    """Name -> :class:`Score`. Prints as a table; `paired` where they are differences, with * where zero lies outside."""
+    """Name -> :class:`Score`. Prints as a table; `paired` where they are differences, with * where zero lies outside.
+
+    `notes`: what is to be known of the numbers.
+    """
 
     def __init__(self, found: Mapping[str, Score], *, paired: bool = False, notes: tuple[str, ...] = ()):
         super().__init__(found)
-        self.paired, self.notes = paired, notes
-        """What could not be scored, and why."""
+        self.paired = paired
+        self.notes = notes
 
     def __str__(self) -> str:
         if not self:
@@ -73,8 +77,9 @@ class Scores(dict[str, Score]):
         rows = [(name, f"{s.value:.4g}", f"{s.low:.4g}", f"{s.high:.4g}", "*" if self.paired and s.significant else "")
                 for name, s in self.items()]
         lines = [f"{'':{width}}{'value':>12}{'95 % low':>12}{'high':>12}   {about}",
-                 *(f"{name:{width}}{value:>12}{low:>12}{high:>12} {star}".rstrip() for name, value, low, high, star in rows)]
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+                 *(f"{name:{width}}{value:>12}{low:>12}{high:>12} {star}".rstrip() for name, value, low, high, star in rows),
+                 *(f"note: {note}" for note in self.notes)]
+        return "\n".join(lines)
 
     __repr__ = __str__
 
@@ -97,10 +102,12 @@ def scores(prediction: Any, *, groups: Any = None, n_bins: int = 15, seed: int =
     Raises InputError without labels, with labels out of range, or with fewer than two items or groups.
     """
     if isinstance(prediction, RegressionPrediction):
-        parts, sizes = regression_parts(prediction, groups)
+        exponent = error_exponent(prediction)
+        parts, sizes = regression_parts(prediction, groups, exponent)
         undefined, notes = without_variance(prediction)
-        return Scores({name: nothing(len(sums)) if name in undefined else share(sums, sizes) if name == "coverage" else
-                       within(name, ratio(sums, sizes), RANGES_OF_NUMBERS) for name, sums in parts.items()}, notes=notes)
+        return in_unit({name: nothing(len(sums)) if name in undefined else share(sums, sizes) if name == "coverage" else
+                        within(name, ratio(sums, sizes), RANGES_OF_NUMBERS) for name, sums in parts.items()}, exponent,
+                       notes=notes)
     items = given(prediction, groups)
     found = {name: mean_of(name, items, values) for name, values in item_scores(items, seed).items()}
     drawn = draws(items.n, seed)
@@ -147,20 +154,20 @@ def nothing(n: int) -> Score:
 
 
 def without_variance(*predictions: RegressionPrediction) -> tuple[frozenset[str], tuple[str, ...]]:
-    """Scores that are not defined as some answers come without a variance, and a note that says so."""
+    """Scores that are not defined as no answer has a variance, and a note that says so, or that some have none."""
     variances = [np.asarray(one.variance, np.float64) for one in predictions]
     bad = [int(np.count_nonzero(~(x > 0))) for x in variances]
     if not any(bad):
         return frozenset(), ()
-    every = any(k == x.size for k, x in zip(bad, variances, strict=True))
-    names = ("nll", "coverage") if every else ("nll",)
-    count = "no answer has a variance" if every else f"{max(bad)} of {variances[0].size} answers have a variance of 0"
-    return frozenset(names), (f"{' and '.join(names)}: not defined, for {count}. Give them one, with a model that answers "
-                              "(mean, variance) or a distribution, or with two members that differ",)
+    if any(k == x.size for k, x in zip(bad, variances, strict=True)):
+        return frozenset(("nll", "coverage")), (
+            "nll and coverage: not defined, for no answer has a variance. Give them one, with a model that answers (mean, "
+            "variance) or a distribution, or with two members that differ",)
+    return frozenset(), (f"nll: {max(bad)} of {variances[0].size} answers have a variance of 0, which excludes every error",)
 
 
-def regression_parts(prediction: RegressionPrediction, groups: Any = None) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Name -> sums (n,) over each item or group, and the numbers in each."""
+def errors_of(prediction: RegressionPrediction) -> np.ndarray:
+    """(n, ...): answers less targets. Raises InputError where there are no targets, or they do not fit or are not finite."""
     if prediction.target is None:
         raise InputError("these predictions have no targets; predict from a loader of (input, target)")
     mean, target = np.asarray(prediction.mean, np.float64), np.asarray(prediction.target, np.float64)
@@ -168,20 +175,43 @@ def regression_parts(prediction: RegressionPrediction, groups: Any = None) -> tu
         raise InputError(f"targets have the shape of the answers, n > 0; got {target.shape} and {mean.shape}")
     if not (np.isfinite(mean).all() and np.isfinite(target).all()):
         raise InputError("answers and targets must be finite numbers")
-    variance = np.asarray(prediction.variance, np.float64)
-    square = (mean - target) ** 2
-    known = np.where(variance > 0, variance, 1.0)       # of the others there is no density: see without_variance
-    rows = {"mse": square, "nll": 0.5 * (np.log(2 * np.pi * known) + square / known),
-            "coverage": (square <= 1.959963984540054**2 * variance).astype(float)}
-    owner = np.arange(len(mean))
+    return mean - target
+
+
+def error_exponent(*predictions: RegressionPrediction) -> int:
+    """Power of two to divide all errors by, so that their squares are numbers."""
+    return exponent_of(max(float(abs(errors_of(one)).max(initial=0.0)) for one in predictions))
+
+
+def regression_parts(prediction: RegressionPrediction, groups: Any = None,
+                     exponent: int = 0) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Name -> sums (n,) over each item or group, the squared errors over 4**exponent, and the numbers in each."""
+    gap = errors_of(prediction)
+    std = np.asarray(prediction.std, np.float64)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        far = np.where(gap == 0, 0.0, abs(gap) / std)       # a variance of 0 excludes all errors
+        std = np.where(std > 0, std, np.finfo(np.float64).tiny ** 0.5)
+        rows = {"mse": ldexp(gap, -exponent) ** 2, "nll": 0.5 * np.log(2 * np.pi) + np.log(std) + 0.5 * far**2,
+                "coverage": (far <= 1.959963984540054).astype(float)}
+    owner = np.arange(len(gap))
     if groups is not None:
         names = np.asarray(groups)
-        if names.shape != (len(mean),):
-            raise InputError(f"groups are one name an item, shape ({len(mean)},); got {names.shape}")
+        if names.shape != (len(gap),):
+            raise InputError(f"groups are one name an item, shape ({len(gap)},); got {names.shape}")
         owner = np.unique(names, return_inverse=True)[1]
-    n, width = int(owner.max()) + 1, mean[0].size
-    sums = {name: np.bincount(owner, x.reshape(len(mean), -1).sum(1), n) for name, x in rows.items()}
+    n, width = int(owner.max()) + 1, gap[0].size
+    sums = {name: np.bincount(owner, x.reshape(len(gap), -1).sum(1), n) for name, x in rows.items()}
     return sums, np.bincount(owner, minlength=n).astype(float) * width
+
+
+def in_unit(found: Mapping[str, Score], exponent: int, *, paired: bool = False, notes: tuple[str, ...] = ()) -> Scores:
+    """Scores of numbers, the mean squared error times 4**exponent; a note where that is beyond the range of float64."""
+    mse, e = found["mse"], 2 * exponent
+    full = Score(ldexp(mse.value, e), ldexp(mse.stderr, e), ldexp(mse.low, e), ldexp(mse.high, e), mse.n, ldexp(mse.bias, e))
+    beyond = mse.value != 0 and not np.finfo(np.float64).tiny <= abs(full.value) < np.inf
+    note = (f"the mean squared error, {mse.value:.3g} * 2**{e}, is beyond the range of float64 (1e-308 ... 1e308) and stands "
+            "as infinity, 0 or with few digits; the other scores are right")
+    return Scores({**found, "mse": full}, paired=paired, notes=(*notes, note) if beyond else notes)
 
 
 def _correct(p: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -209,6 +239,8 @@ def ratio(sums: np.ndarray, sizes: np.ndarray) -> Score:
     """
     _check_clusters(len(sums))
     value = float(sums.sum() / sizes.sum())
+    if not np.isfinite(value):      # a density at an error that a variance of 0 excludes
+        return Score(value, np.nan, np.nan, np.nan, len(sums))
     stderr = standard_error(sums, sizes)
     half = student(sizes) * stderr
     return Score(value, stderr, value - half, value + half, len(sums))

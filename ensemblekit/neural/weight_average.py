@@ -16,14 +16,18 @@ import torch
 
 from ensemblekit.averaging.arrays import copied, join, plain, same_item, wide
 from ensemblekit.averaging.exponential import Exponential
-from ensemblekit.averaging.moments import Moments
+from ensemblekit.averaging.moments import Moments, MomentsResult
 from ensemblekit.averaging.reducer import Reducer
 from ensemblekit.averaging.window import Window
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.neural.parameters import Manifest, _real, load_vectors, pack
+from ensemblekit.scaling import ldexp, power_of_two
 from ensemblekit.source import Array, is_torch
 
 HALF_LIFE, LENGTH = 2.0, 5
+LEAST, MOST = -40, 100
+"""Numbers whose largest magnitude lies in 2**LEAST ... 2**MOST are kept in float32 as they are: the rounding of one, squared,
+is above its least number, and 4097 times one (Dekker) below its largest."""
 SWA = Moments
 """Equal weights: the core's mean and variance under the field's name."""
 EMA = Exponential
@@ -55,6 +59,13 @@ class Posterior:
     """(k, size): the last k snapshots, each minus the running mean that it is part of."""
     n: int
     """Snapshots."""
+    spread: Array | None = None
+    """(size,): root of the variance, set where some variance is beyond the range of float64 (infinity or 0 stands in it)."""
+
+    @property
+    def std(self) -> Array:
+        """(size,): root of the variance."""
+        return self.variance.clip(min=0) ** 0.5 if self.spread is None else self.spread
 
     def __repr__(self) -> str:
         return (f"Posterior({self.n} snapshots of {self.mean.shape[-1] if self.mean.ndim else 1} weights, "
@@ -72,7 +83,7 @@ class Posterior:
             raise InputError(f"n is a whole number above 0; got {n!r}")
         if not scale >= 0:
             raise InputError(f"scale is 0 or more; got {scale!r}")
-        mean, sigma = _numpy(self.mean), np.sqrt(np.maximum(_numpy(self.variance), 0))
+        mean, sigma = _numpy(self.mean), _numpy(self.std)
         d = _numpy(self.deviations)
         rng = np.random.default_rng(seed)
         drawn = np.empty((n, len(mean)))
@@ -109,11 +120,11 @@ class SWAG:
             self.moments.update(values[k:k + 1], start + k, None if weights is None else w[k:k + 1])
             if self.rank and w[k] > 0:
                 mean = self.moments.result().mean
-                self._keep(wide(copied(values[k:k + 1])), mean[None], np.array([self.moments.weight]))
+                self._keep(wide(copied(values[k:k + 1])), mean[None], np.array([_weight(self.moments)]))
 
     def merge(self, later: Self) -> None:
         if later.last is not None:
-            before = self.moments.weight
+            before = _weight(self.moments)
             means = later.means
             if before > 0:
                 mine = self.moments.result().mean
@@ -143,10 +154,10 @@ class SWAG:
     def result(self) -> Posterior:
         """Raises StatisticsError where no snapshot was seen."""
         found = self.moments.result()
-        free = found.sum_weights - found.sum_weights / found.n_eff      # unbiased variance has W - Σw²/W below it
-        variance = found.variance * (free / found.sum_weights) if free > 1e-12 * found.sum_weights else found.mean * 0.0
+        variance, spread = over_n(found)
         d = found.mean[None][:0] if self.last is None else self.last - self.means
-        return Posterior(mean=found.mean, variance=variance, deviations=d, n=found.n)
+        return Posterior(mean=found.mean, variance=variance, deviations=d, n=found.n,
+                         spread=None if found.reduced is None else spread)
 
     def state(self) -> dict[str, Array]:
         kept = {f"moments_{name}": x for name, x in self.moments.state().items()}
@@ -162,11 +173,24 @@ class SWAG:
         return new
 
 
+def over_n(found: MomentsResult) -> tuple[Array, Array]:
+    """Variance over Σw instead of W - Σw²/W, and its root, which is a number where the variance is beyond float64."""
+    share = 1 - 1 / found.n_eff
+    if share <= 1e-12:
+        return found.mean * 0.0, found.mean * 0.0
+    return found.variance * share, found.std * share**0.5
+
+
+def _weight(moments: Moments) -> float:
+    return ldexp(moments.weight, moments.weight_exponent)
+
+
 class Compensated:
     """Mean, or with `decay` the exponential average begun at the first snapshot, in pairs of float32.
 
     For devices without float64: the pair (high, low) carries twice the digits of one, so that steps far below the
-    rounding of the average are not lost (sums by Knuth, products by Dekker 1971).
+    rounding of the average are not lost (sums by Knuth, products by Dekker 1971). Numbers so large or small that float32
+    does not hold them, or their rounding, are divided by a power of two in both.
     Torch tensors or arrays; the mean merges in any order, the exponential not at all.
     """
 
@@ -179,6 +203,7 @@ class Compensated:
         self.weight, self.n = 0.0, 0
         self.high: Array = None
         self.low: Array = None
+        self.exponent = 0
 
     def empty(self) -> Self:
         return type(self)(self.decay)
@@ -186,15 +211,32 @@ class Compensated:
     def update(self, values: Array, start: int, weights: Array | None = None) -> None:
         w = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=np.float64)
         for row, weight in zip(values, w.tolist(), strict=True):
-            x = row.float() if is_torch(row) else np.asarray(row, dtype=np.float32)
             self.n += 1
             if weight == 0:
                 continue
+            x = self._single(row)
             if self.high is None:
                 self.high, self.low, self.weight = copied(x), x * 0, weight
                 continue
             self.weight += weight
             self._move(x, 0 * x, weight / self.weight if self.decay is None else 1 - self.decay)
+
+    def _single(self, row: Array) -> Array:
+        """The numbers over the power of two that suits them and those before, in float32."""
+        row = row if is_torch(row) else np.asarray(row)
+        if self.high is None or not is_torch(row) or row.device.type == "cpu":     # elsewhere a look at every row costs a wait
+            e = power_of_two(row, always=True)
+            e = 0 if LEAST <= e <= MOST else e
+            # steps may be far smaller than the average
+            self._divide(e if self.high is None or (e and not bool((self.high != 0).any())) else max(e, self.exponent))
+        row = ldexp(row, -self.exponent)
+        return row.float() if is_torch(row) else row.astype(np.float32)
+
+    def _divide(self, exponent: int) -> None:
+        step = self.exponent - exponent
+        if step and self.high is not None:
+            self.high, self.low = ldexp(self.high, step), ldexp(self.low, step)
+        self.exponent = exponent
 
     def _move(self, high: Array, low: Array, share: float) -> None:
         """By `share` of the way to the pair given, in pairs throughout."""
@@ -210,13 +252,19 @@ class Compensated:
             return
         if self.high is None:
             self.high, self.low, self.weight = copied(later.high), copied(later.low), later.weight
+            self.exponent = later.exponent
             return
         self.weight += later.weight
-        self._move(later.high, later.low, later.weight / self.weight)
+        self._divide(max(self.exponent, later.exponent))
+        step = later.exponent - self.exponent
+        self._move(ldexp(later.high, step), ldexp(later.low, step), later.weight / self.weight)
 
     def join(self, right: Self) -> None:
         if right.high is not None:
-            self.high, self.low = join(self.high, right.high), join(self.low, right.low)
+            self._divide(max(self.exponent, right.exponent))
+            step = right.exponent - self.exponent
+            self.high = join(self.high, ldexp(right.high, step))
+            self.low = join(self.low, ldexp(right.low, step))
 
     def reshape(self, item: tuple[int, ...]) -> None:
         if self.high is not None:
@@ -227,16 +275,18 @@ class Compensated:
         if self.high is None:
             raise StatisticsError("no snapshots with a weight above 0")
         if is_torch(self.high) and self.high.device.type == "mps":
-            return self.high + self.low
-        return wide(self.high) + wide(self.low)
+            return ldexp(self.high + self.low, self.exponent)
+        return ldexp(wide(self.high) + wide(self.low), self.exponent)
 
     def state(self) -> dict[str, Array]:
-        kept = {"n": np.array(self.n), "weight": np.array(self.weight)}
+        kept = {"n": np.array(self.n), "weight": np.array(self.weight),
+                **({"exponent": np.array(self.exponent)} if self.exponent else {})}
         return kept if self.high is None else {**kept, "high": copied(self.high), "low": copied(self.low)}
 
     def restored(self, state: Mapping[str, Any]) -> Self:
         new = self.empty()
         new.n, new.weight = int(state["n"]), float(state["weight"])
+        new.exponent = int(state.get("exponent", 0))
         if "high" in state:
             new.high, new.low = copied(state["high"]), copied(state["low"])
         return new

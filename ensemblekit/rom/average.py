@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,7 +31,18 @@ from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, ReadOnceError, StatisticsError, UnknownFieldError
 from ensemblekit.files import replacing
 from ensemblekit.rom.mesh import mesh_of
-from ensemblekit.scaling import exponent_of, ldexp, representable, scaled
+from ensemblekit.scaling import (
+    FREE,
+    LARGE,
+    SMALL,
+    common,
+    exponent_of,
+    ldexp,
+    power_of_two,
+    representable,
+    scaled,
+    weight_exponent,
+)
 from ensemblekit.source import Array, Block, Field, SnapshotSource, as_source, check_times
 
 STATISTICS = ("mean", "rms", "reynolds_stress", "tke")
@@ -38,6 +51,9 @@ PAIRS = {2: ((0, 0), (1, 1), (0, 1)), 3: ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2)
 LOOKS = 16
 """Snapshots of the first glance, from which the reference is taken."""
 BINS = 64
+VANISHING, OVERFLOWING = 2.0**-600, 2.0**1000
+"""Sums of fourth powers below which some may have vanished, and above which some may have overflowed: weights and deviations
+of ordinary size stay between."""
 STATE_BYTES = 1 << 30
 
 
@@ -287,7 +303,7 @@ class Products:
     """Sums of w a, w a_i a_j and their squares about a fixed reference. Merges in any order.
 
     The values are divided by 2**exponent, (cells,), beforehand and the weights by 2**weight_exponent; the reference is
-    of divided values.
+    of divided values. The exponents given are those of a glance: they change with values and weights that need others.
     """
 
     def __init__(self, parts: int, reference: np.ndarray, exponent: np.ndarray | None = None, weight_exponent: int = 0):
@@ -303,37 +319,134 @@ class Products:
 
         if not len(values):
             return
-        values = np.asarray(values)
+        given = np.asarray(values)
+        if not self.sums:
+            pairs, cells = self.parts * (self.parts + 1) // 2, math.prod(given.shape[1:]) // self.parts
+            self.sums = [np.zeros((k, cells)) for k in (self.parts, pairs, pairs + 1)]
+        w = np.ones(len(given))
+        if weights is not None or self.weight_exponent:
+            w = w if weights is None else np.ascontiguousarray(weights, np.float64)
+            self._divide(self.exponent, weight_exponent(w, self.weight_exponent, self.weight == 0.0))
+            w = ldexp(w, -self.weight_exponent)
+        wide = given.dtype.kind == "f" and given.dtype.itemsize > 4
+        # the first block is looked at by its sums, which are thrown away where they overflow: no further read of the values
+        if wide and self.n and (self.exponent is not None or power_of_two(given) > LARGE):
+            self._make_room(given)
+        with np.errstate(invalid="ignore", over="ignore"):
+            add_products(*self._rows(given), w, self.reference, *self.sums)
+            if wide and not self.n and not (self.sums[-1][-1] < OVERFLOWING).all() and self._make_room(given):
+                for x in self.sums:
+                    x[:] = 0.0
+                add_products(*self._rows(given), w, self.reference, *self.sums)
+        if wide:
+            self._look_closer(given, w)
+        self.n += len(given)
+        self.weight += float(w.sum())
+
+    def _rows(self, values: np.ndarray) -> tuple[np.ndarray, int, int, int, int]:
+        """Values (n, *item) over their powers of two, as the kernel takes them."""
         if self.exponent is not None:
             values = ldexp(values.reshape(len(values), -1), -np.repeat(self.exponent, self.parts))
         rows = rows_of(values.view(np.uint8) if values.dtype == bool else values)
-        cells = rows.width // self.parts
-        pairs = self.parts * (self.parts + 1) // 2
-        if not self.sums:
-            self.sums = [np.zeros((k, cells)) for k in (self.parts, pairs, pairs + 1)]
-        w = np.ones(rows.n) if weights is None else ldexp(np.ascontiguousarray(weights, np.float64), -self.weight_exponent)
-        with np.errstate(invalid="ignore", over="ignore"):
-            add_products(rows.flat, rows.stride, rows.n, cells, self.parts, w, self.reference, *self.sums)
-        self.n += rows.n
-        self.weight += float(w.sum())
+        return rows.flat, rows.stride, rows.n, rows.width // self.parts, self.parts
+
+    def _divide(self, exponent: np.ndarray | None, weight_exponent: int) -> None:
+        """Change to these powers of two."""
+        if exponent is not self.exponent:
+            mine = self._exponents()
+            step = mine - exponent
+            self.reference = ldexp(self.reference, np.repeat(step, self.parts))
+            self.sums = [ldexp(x, degree * step) for degree, x in zip((1, 2, 4), self.sums, strict=False)]
+            self.exponent = exponent
+        step = self.weight_exponent - weight_exponent
+        if step:
+            self.sums, self.weight = [ldexp(x, step) for x in self.sums], ldexp(self.weight, step)
+            self.weight_exponent = weight_exponent
+
+    def _exponents(self) -> np.ndarray:
+        return np.zeros(len(self.reference) // self.parts, np.int64) if self.exponent is None else self.exponent
+
+    def _free(self) -> np.ndarray:
+        """The exponents, `FREE` in cells that have been at a reference of 0 all the time."""
+        zero = (self.reference.reshape(-1, self.parts) == 0).all(axis=1)
+        for x in self.sums:
+            zero &= (x == 0).all(axis=0)
+        return np.where(zero, FREE, self._exponents())
+
+    def _needed(self, values: np.ndarray) -> np.ndarray:
+        """(cells,) exponents that suit the values (n, *item) of each; `FREE` where they are 0."""
+        e = power_of_two(values.reshape(len(values), -1), 0, always=True).reshape(-1, self.parts)
+        zero = ~np.any(values, axis=0).reshape(-1, self.parts)
+        return np.where(zero, FREE, e).max(axis=1)
+
+    def _make_room(self, values: np.ndarray) -> bool:
+        """Larger exponents for cells whose fourth powers would overflow; whether there are any."""
+        needed, mine = self._needed(values), self._exponents()
+        new = np.where(needed > mine + LARGE, needed, mine)
+        if (new == mine).all():
+            return False
+        self._divide(new, self.weight_exponent)
+        return True
+
+    def _look_closer(self, values: np.ndarray, weights: np.ndarray) -> None:
+        """Smaller exponents for cells whose fourth powers vanished: they have been at a reference of 0 until now."""
+        from ensemblekit.rom.kernels_average import add_products
+
+        at = np.flatnonzero(self.sums[-1][-1] < VANISHING)
+        if len(at):
+            at = at[(self.reference.reshape(-1, self.parts)[at] == 0).all(axis=1)]
+        if not len(at):
+            return
+        some = values.reshape(len(values), -1, self.parts)[:, at]
+        if not some.any():
+            return
+        needed, mine = self._needed(some), self._exponents().copy()
+        moved = (needed != FREE) & (needed < mine[at] + SMALL)
+        if not moved.any():
+            return
+        at, needed = at[moved], needed[moved]
+        one = Products(self.parts, np.zeros(len(at) * self.parts), needed)
+        one.sums = [np.zeros((len(x), len(at))) for x in self.sums]
+        add_products(*one._rows(np.ascontiguousarray(some[:, moved])), weights, one.reference, *one.sums)
+        for x, y in zip(self.sums, one.sums, strict=True):
+            x[:, at] = y
+        mine[at] = needed
+        self.exponent = mine
 
     def merge(self, later: Self) -> None:
         if later.n:
-            self.sums = [a + b for a, b in zip(self.sums, later.sums, strict=True)] if self.sums else later.sums
-            self.n, self.weight = self.n + later.n, self.weight + later.weight
+            mine, its = alike([self, later])
+            self.exponent, self.weight_exponent, self.reference = mine.exponent, mine.weight_exponent, mine.reference
+            self.sums = [a + b for a, b in zip(mine.sums, its.sums, strict=True)] if mine.sums else its.sums
+            self.n, self.weight = self.n + later.n, mine.weight + its.weight
 
     def result(self) -> Self:
         return self
 
     def state(self) -> dict[str, Array]:
-        named = {"n": np.array(self.n), "weight": np.array(self.weight)}
+        named = {"n": np.array(self.n), "weight": np.array(self.weight), "weight_exponent": np.array(self.weight_exponent)}
+        if self.exponent is not None:
+            named["exponent"] = self.exponent.copy()
         return named | dict(zip(("sums", "products", "squares"), self.sums, strict=False))
 
     def restored(self, state: Mapping[str, Any]) -> Self:
         new = self.empty()
+        new._divide(np.array(state["exponent"]) if "exponent" in state else new.exponent, int(state["weight_exponent"]))
         new.n, new.weight = int(state["n"]), float(state["weight"])
         new.sums = [np.array(state[name]) for name in ("sums", "products", "squares") if name in state]
         return new
+
+
+def alike(states: Sequence[Products]) -> list[Products]:
+    """The same sums over powers of two that are common to all."""
+    exponent = states[0].exponent
+    if any(one.exponent is not exponent for one in states):
+        exponent = common(np.max([one._free() for one in states], axis=0), FREE)
+    heavy = [one.weight_exponent for one in states if one.weight > 0]
+    found = [copy.copy(one) for one in states]
+    for one in found:
+        one._divide(exponent, max(heavy, default=states[0].weight_exponent))
+    return found
 
 
 class _Stretches:
@@ -341,6 +454,7 @@ class _Stretches:
 
     def __init__(self, bins: list[Products], target: _Target, confidence: float, spacing: float, kish: float,
                  facts: Mapping[str, Any]):
+        bins = alike(bins)
         self.bins, self.target, self.confidence, self.facts = bins, target, confidence, facts
         self.spacing, self.kish = spacing, kish
         self.n = sum(b.n for b in bins)

@@ -19,6 +19,8 @@ from ensemblekit.source import Field
 
 PAIR = 0.02
 """Neighbouring singular values closer than this (relative) count as one pair: its two modes are free to rotate."""
+SINGLE = 2.0**-24
+"""What a number loses, relatively, where it is kept in 32 bits."""
 ALIKE, APART = 0.08, 0.25
 """A cut splits a pair where the singular values beside it are this alike, and their other neighbours this far away: the two
 modes of a wave seen over no whole number of periods differ by some per cent."""
@@ -69,7 +71,8 @@ class Basis:
     spectrum_complete: bool = False
     """Whether `spectrum` is all of them, the smallest ones included (Gavish–Donoho needs them)."""
     floor: float = 0.0
-    """Singular values below `floor` times the first are rounding on this route."""
+    """Singular values below `floor` times the first are rounding on this route: no error is told to be less than this share
+    of what was decomposed."""
     method: str = "gram"
     """The route: "gram", "covariance", "tsqr", "randomized", "incremental"."""
     passes: int = 2
@@ -116,11 +119,17 @@ class Basis:
     def relative_errors(self) -> np.ndarray:
         """(k,): error of the reconstruction from the first 1, 2, ... modes over the norm of what was decomposed.
 
-        By Eckart and Young sqrt(1 - cumulative energy): 99 % of the energy is an error of 10 %.
+        By Eckart and Young sqrt(1 - cumulative energy): 99 % of the energy is an error of 10 %. What rounding may add to that
+        is in it (`error_floor`).
         """
         if not self._total:
             return np.zeros(self.rank)
-        return np.sqrt(np.clip((self._after + self._left_out) / self._total, 0, None))
+        return np.sqrt(np.clip((self._after + self._left_out) / self._total, 0, None) + self.error_floor**2)
+
+    @property
+    def error_floor(self) -> float:
+        """The least relative error that can be told: of the route (`floor`), and of modes kept in 32 bits."""
+        return math.hypot(self.floor, SINGLE if self.modes.dtype in (np.float32, np.complex64) else 0.0)
 
     @property
     def relative_error(self) -> float:
@@ -299,8 +308,7 @@ class Basis:
     def _errors_of_fields(self, k: int) -> dict[str, float]:
         """Error of each field from k modes: what the modes dropped carried of it is added to what was left out."""
         if len(self.fields) < 2 or not self.error_per_field:
-            made = math.sqrt(max(self._left_out + float(self._squared[k:].sum()), 0) / self._total)
-            return dict.fromkeys(self.error_per_field, made)
+            return dict.fromkeys(self.error_per_field, float(self.relative_errors[k - 1]))
         found = {}
         coefficients = ldexp(self.coefficients, -self._power)
         covariance = (coefficients.conj().T * (1 if self.weights is None else self.weights)) @ coefficients
@@ -375,8 +383,22 @@ class FieldPart:
 
     @property
     def relative_error(self) -> float:
-        """Error of the reconstruction of this field over the norm of its own fluctuation."""
-        return self.basis.error_per_field.get(self.name, self.basis.relative_error)
+        """Error of the reconstruction of this field over the norm of its own fluctuation.
+
+        Of several fields seen once, that is a bound: all that was left out, as if it were this field's. Infinite where that
+        is more than its modes carry.
+        """
+        basis = self.basis
+        if self.name in basis.error_per_field:
+            return basis.error_per_field[self.name]
+        if len(basis.fields) < 2:
+            return basis.relative_error
+        coefficients = ldexp(basis.coefficients, -basis._power)
+        covariance = (coefficients.conj().T * (1 if basis.weights is None else basis.weights)) @ coefficients
+        flat = self.modes.reshape(len(self.modes), -1)
+        carried = math.sqrt(max(float(np.real(np.sum(_projected(self, flat, flat).T * covariance))), 0.0))
+        left = basis.relative_error * math.sqrt(basis._total)
+        return left / (carried - left) if carried > left else math.inf
 
     def reconstruct(self, which: Any = slice(None)) -> np.ndarray:
         """This field from the modes: of one snapshot by its number, several by a slice, or from coefficients (m, k)."""

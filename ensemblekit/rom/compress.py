@@ -22,7 +22,7 @@ from ensemblekit.averaging.moments import Moments
 from ensemblekit.averaging.run import reduce
 from ensemblekit.averaging.series import Series
 from ensemblekit.engine import Engine, Serial, Threads, one_blas_thread
-from ensemblekit.errors import InputError, StoreError, UnknownFieldError
+from ensemblekit.errors import InputError, StatisticsError, StoreError, UnknownFieldError, one_line
 from ensemblekit.files import replacing
 from ensemblekit.rom.gaps import GapsError
 from ensemblekit.rom.mesh import Mesh, constants_for, mesh_of
@@ -46,6 +46,8 @@ from ensemblekit.source import Block, Field, SnapshotSource, as_source
 FORMAT = "ensemblekit archive 1"
 JOB_BYTES = 32 << 20
 RESIDUAL_CHUNK = 1 << 18
+LARGER = 8
+"""Times that a number may be larger as it is read than as it stands in the archive, before it is deflated."""
 SLAB = 1 << 12
 """Numbers of a mode that are multiplied at a time."""
 LEVEL = 6
@@ -289,25 +291,21 @@ def _encode(source: Any, name: str, wanted: _Wanted, engine: Engine, progress: A
     if wanted.norm == "l2" and wanted.relative_to == "fluctuation" and n > 1:
         try:        # POD finds all that is to be known on its way
             basis = _decomposed(source, 0.5 * wanted.tolerance**2, engine, options)
-        except InputError:
-            pass        # nothing changes, or what is wrong is said below
-        except Exception:
-            if not _wide(one):
-                raise
-            # squares that leave float64: told by the extremes below, else what is wrong comes up again
+        except (InputError, StatisticsError):
+            pass        # nothing changes, singular values leave float64, or what is wrong is said below
         else:
             if ORDINARY[0] < basis.total_energy < ORDINARY[1] or not _wide(one):
                 return _within(source, name, basis, np.asarray(basis.mean), basis.total_energy, 0.0, wanted, engine, progress)
     known = reduce(source, {"moments": (name, Moments()), "extremes": (name, Extremes())}, engine=engine)
     moments, extremes = known["moments"], known["extremes"]
     mean = np.asarray(moments.mean, np.float64)
-    variance = np.nan_to_num(np.asarray(moments.variance, np.float64)) if n > 1 else np.zeros(one.shape)
-    fluctuation = float(variance.sum()) * (n - 1)
-    of_mean = n * float(np.nansum(mean**2))
     low, high = (np.asarray(x, np.float64) for x in (extremes.low, extremes.high))
     e = power_of_two(np.stack([low, high]), always=True) if _wide(one) else 0
     if e and not (SCALE[0] < e < SCALE[1]):
         return _over(_encode(_Scaled(source, e), name, wanted, engine, progress, options), e)
+    variance = np.nan_to_num(np.asarray(moments.variance, np.float64)) if n > 1 else np.zeros(one.shape)
+    fluctuation = float(variance.sum()) * (n - 1)
+    of_mean = n * float(np.nansum(mean**2))
     with np.errstate(invalid="ignore"):
         spread = np.fmax(np.fmax(high - mean, mean - low), 0)
     largest = float(np.nanmax(spread if wanted.relative_to == "fluctuation" else np.fmax(np.abs(low), np.abs(high)),
@@ -694,17 +692,14 @@ class Archive(Mapping[str, "ArchivedField"]):
             if about.get("format") != FORMAT:
                 raise StoreError(f"{path} is no archive of ensemblekit; rom.compress writes them")
             times = f["times"][...] if "times" in f else None
-            held = {}
-            for name, one in about["fields"].items():
-                group = f[f"fields/{name}"]
-                stored = sum(int(d.id.get_storage_size()) for d in group.values())
-                held[name] = ArchivedField(
-                    path=path, name=name, shape=(one["n"], *one["shape"]), dtype=np.dtype(one["dtype"]), unit=one["unit"],
-                    tile=tuple(one["tile"]), rank=len(group["mode_steps"]) - 1, error=one["error"],
-                    residual_step=one["residual_step"] if "residual" in group else 0.0, stored=stored,
-                    owner=owner)
+            held = {name: _field_in(f, path, name, one, owner) for name, one in about["fields"].items()}
+            n = {one.shape[0] for one in held.values()}
+            if len(n) != 1 or (times is not None and (times.shape != (*n,) or times.dtype.kind != "f")):
+                raise StoreError(f"{path}: its fields have {sorted(n)} snapshots, its times are "
+                                 f"{None if times is None else times.shape}")
             taken = sum(int(d.id.get_storage_size()) for d in f["mesh"].values()) if "mesh" in f else 0
-        return cls(path, about["tolerance"], about["norm"], about["relative_to"], held, times, about["time_unit"], taken)
+            return cls(path, float(about["tolerance"]), str(about["norm"]), str(about["relative_to"]),
+                       held, times, str(about["time_unit"]), taken)
 
     def __getitem__(self, name: str) -> ArchivedField:
         if not isinstance(name, str):
@@ -791,6 +786,31 @@ class Archive(Mapping[str, "ArchivedField"]):
     __repr__ = __str__
 
 
+def _field_in(f: Any, path: str, name: str, one: Mapping[str, Any], owner: Any) -> ArchivedField:
+    """A field of an archive as its record says. Raises StoreError where its arrays are others, or its sizes not in the file."""
+    f._look.at = f"fields/{name}"
+    group = f[f"fields/{name}"]
+    shape, tile, dtype = (one["n"], *one["shape"]), tuple(one["tile"]), np.dtype(one["dtype"])
+    rank = len(group["mode_steps"]) - 1
+    whole = all(isinstance(n, int) and n > 0 for n in (*shape, *tile))
+    wanted = {"mode_steps": (rank + 1,), "axes": (rank + 1,), "modes": (rank + 1, *shape[1:])}
+    wanted |= {"coefficients": (shape[0], rank), "coefficient_steps": (rank,)} if rank else {}
+    wanted |= {extra: at for extra, at in (("residual", shape), ("mask", shape[1:])) if extra in group}
+    found = {key: group[key].shape for key in wanted}
+    kinds = {key: group[key].dtype.kind for key in ("modes", "axes", *(["coefficients"] if rank else []),
+                                                    *(["residual"] if "residual" in group else []))}
+    if not whole or rank < 0 or len(tile) != len(shape) - 1 or dtype.kind != "f" or found != wanted or not (
+            set(kinds.values()) <= {"u", "i"}):
+        raise StoreError(f"{path}: the field {one_line(name)!r} says it has shape {shape}, tiles of {tile} and type {dtype}; "
+                         f"its arrays are {found}, of the kinds {kinds}")
+    f._look.check_some(math.prod(shape[1:]) * dtype.itemsize // LARGER, f"fields/{name}")
+    f._look.check_some(64 * math.prod(-(-n // width) for n, width in zip(shape[1:], tile, strict=True)), f"fields/{name}")
+    return ArchivedField(path=path, name=name, shape=shape, dtype=dtype, unit=str(one["unit"]), tile=tile, rank=rank,
+                         error=float(one["error"]), owner=owner,
+                         residual_step=float(one["residual_step"]) if "residual" in group else 0.0,
+                         stored=sum(int(d.id.get_storage_size()) for d in group.values()))
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ArchivedField(np.lib.mixins.NDArrayOperatorsMixin):
     """One field of an archive, like an array (n, *item) that is rebuilt where it is sliced."""
@@ -860,6 +880,7 @@ class ArchivedField(np.lib.mixins.NDArrayOperatorsMixin):
         if not found.size:
             return found
         with opened(self.path) as f:
+            f._look.asked = True
             group = f[f"fields/{self.name}"]
             steps, axes = group["mode_steps"][...], group["axes"][...]
             coefficients = (unzigzag(group["coefficients"][rows]) * group["coefficient_steps"][...] if self.rank

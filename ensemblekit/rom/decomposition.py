@@ -14,6 +14,8 @@ from ensemblekit.rom.problem import Part, Problem
 from ensemblekit.rom.slabs import SINGLE
 from ensemblekit.scaling import ldexp
 
+DIFFERENCE = 6e-8
+"""The least relative error that a difference of energies tells, as they are known to some sixteen eps."""
 LEAST = 1e-200
 """Energies of a field, in units in which that of all is an ordinary number, below which its squares may be lost."""
 
@@ -150,8 +152,13 @@ def assembled(held: Problem, found: Found, passes: int) -> Basis:
         passes=passes,
         residual=ldexp(found.residual, 2 * found.power),
         energies=(found.power, total, found.residual) if found.power else None)
-    errors = found.field_errors or [basis.relative_error] * len(names)
-    return replace(basis, error_per_field=dict(zip(names, errors, strict=True)))
+    least = max(basis.error_floor, DIFFERENCE)
+    errors = [math.hypot(x, least) for x in found.field_errors] or [basis.relative_error] * len(names)
+    each = basis.error_per_snapshot
+    if total and each is not None:
+        size = np.maximum((np.abs(coefficients) ** 2).sum(1) / (total / n), 1.0)
+        each = np.sqrt(each**2 + least**2 * size)
+    return replace(basis, error_per_field=dict(zip(names, errors, strict=True)), error_per_snapshot=each)
 
 
 def _in_ordinary_unit(singular_values: np.ndarray, power: int) -> np.ndarray:

@@ -45,30 +45,65 @@ def save_basis(values: Mapping[str, Any], path: Any) -> str:
 
 
 def load_basis(path: Any) -> dict[str, Any]:
-    """The fields of a Basis that :func:`save_basis` wrote."""
+    """The fields of a Basis that :func:`save_basis` wrote. Raises StoreError."""
+    from ensemblekit.store.guarded import record
     from ensemblekit.store.hdf5 import read_arrays
 
     arrays = read_arrays(os.fspath(path), GROUP)
     if "about" not in arrays:
         raise StoreError(f"{os.fspath(path)} holds no basis (no {GROUP}); Basis.save writes one")
-    about = json.loads(arrays["about"].tobytes())
-    if about.get("format") != FORMAT:
-        raise StoreError(f"{os.fspath(path)} holds a basis of the format {about.get('format')!r}; this version reads "
-                         f"{FORMAT!r}")
-    products = {name: _get_product(arrays, f"inner_product/{k}", kind)
-                for k, (name, kind) in enumerate(about["inner_product"].items())}
-    mesh = None
-    if about.get("mesh"):
-        from ensemblekit.rom.mesh import Mesh
+    with record(os.fspath(path), "basis"):
+        about = json.loads(arrays["about"].tobytes())
+        if about.get("format") != FORMAT:
+            raise StoreError(f"{os.fspath(path)} holds a basis of the format {about.get('format')!r}; this version reads "
+                             f"{FORMAT!r}")
+        fields = fields_of(about["fields"])
+        products = {name: _get_product(arrays, f"inner_product/{k}", kind)
+                    for k, (name, kind) in enumerate(about["inner_product"].items())}
+        mesh = None
+        if about.get("mesh"):
+            from ensemblekit.rom.mesh import Mesh
 
-        mesh = Mesh.from_arrays({name.removeprefix("mesh/"): x for name, x in arrays.items() if name.startswith("mesh/")})
-    columns: dict[str, Any] = {name: arrays.get(name) for name in ARRAYS} | {name: about[name] for name in NUMBERS}
-    energies = about.get("energies")
-    return dict(**columns, energies=None if energies is None else tuple(energies),
-                fields={name: Field(tuple(f["shape"]), np.dtype(f["dtype"]), f["unit"], f["kind"])
-                        for name, f in about["fields"].items()},
-                scale=about["scale"], error_per_field=about["error_per_field"],
-                inner_product=products[""] if list(products) == [""] else products, mesh=mesh)
+            mesh = Mesh.from_arrays({name.removeprefix("mesh/"): x for name, x in arrays.items() if name.startswith("mesh/")})
+        columns: dict[str, Any] = {name: arrays.get(name) for name in ARRAYS} | {name: about[name] for name in NUMBERS}
+        _check_shapes(columns, fields)
+        numbers = [columns[name] for name in ("total_energy", "floor", "passes")] + [*about["scale"].values()]
+        if not all(isinstance(x, int | float) for x in numbers) or not isinstance(columns["method"], str):
+            raise ValueError(f"{numbers} are no numbers")
+        energies = about.get("energies")
+        if energies is not None:
+            power, total, left = energies
+            energies = int(power), float(total), float(left)
+        return dict(**columns, energies=energies, fields=fields, scale=about["scale"], error_per_field=about["error_per_field"],
+                    inner_product=products[""] if list(products) == [""] else products, mesh=mesh)
+
+
+def fields_of(record: Mapping[str, Any]) -> dict[str, Field]:
+    """Fields as a record in JSON names them. Raises ValueError where it speaks of no arrays of numbers."""
+    found = {}
+    for name, one in record.items():
+        shape, dtype = tuple(one["shape"]), np.dtype(one["dtype"])
+        if dtype.kind not in "biufc" or not all(isinstance(n, int) and n > 0 for n in shape):
+            raise ValueError(f"the field {name!r} is of shape {shape} and type {dtype}")
+        found[name] = Field(shape, dtype, str(one["unit"]), one.get("kind", "observable"))
+    if not found:
+        raise ValueError("it speaks of no fields")
+    return found
+
+
+def _check_shapes(arrays: Mapping[str, Any], fields: Mapping[str, Field]) -> None:
+    """Raise ValueError where the arrays of a basis do not fit each other."""
+    item = next(iter(fields.values())).shape if len(fields) == 1 else (sum(field.size for field in fields.values()),)
+    for name in ("modes", "singular_values", "coefficients", "mean"):
+        if arrays[name] is None:
+            raise ValueError(f"it has no {name}")
+    k, n = len(arrays["singular_values"]), len(arrays["coefficients"])
+    wanted = {"modes": (k, *item), "singular_values": (k,), "coefficients": (n, k), "mean": item, "times": (n,), "mask": item,
+              "error_per_snapshot": (n,), "weights": (n,)}
+    for name, shape in wanted.items():
+        values = arrays[name]
+        if values is not None and (values.shape != shape or values.dtype.kind not in "biufc"):
+            raise ValueError(f"its {name} are {values.dtype} of shape {values.shape}, where {shape} is wanted")
 
 
 def _put_product(arrays: dict[str, np.ndarray], at: str, product: Any) -> str:
@@ -91,7 +126,9 @@ def _get_product(arrays: Mapping[str, np.ndarray], at: str, kind: str) -> Any:
     from scipy.sparse import csr_array
 
     indptr = arrays[f"{at}/indptr"]
-    return csr_array((arrays[f"{at}/data"], arrays[f"{at}/indices"], indptr), shape=(len(indptr) - 1,) * 2)
+    made = csr_array((arrays[f"{at}/data"], arrays[f"{at}/indices"], indptr), shape=(len(indptr) - 1,) * 2)
+    made.check_format(full_check=True)      # products follow the indices unasked
+    return made
 
 
 def _plain(x: Any) -> Any:

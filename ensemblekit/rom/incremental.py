@@ -12,6 +12,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import warnings
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,22 +22,29 @@ import numpy as np
 
 from ensemblekit.engine import Engine, Threads, one_blas_thread
 from ensemblekit.errors import InputError, StoreError, UnknownFieldError
-from ensemblekit.rom.basis import Basis
+from ensemblekit.rom.basis import SINGLE, Basis
 from ensemblekit.rom.decomposition import Found, assembled, size_of
+from ensemblekit.rom.files import fields_of
 from ensemblekit.rom.gram import FLOOR, orthonormalised
 from ensemblekit.rom.history import History
 from ensemblekit.rom.problem import Part, Problem, products_of
 from ensemblekit.rom.product import element_weights, is_sparse
 from ensemblekit.rom.rank import Rule, as_bytes
+from ensemblekit.rom.state_file import StateFile
 from ensemblekit.rom.units import OutOfRange, Unit, magnitude
 from ensemblekit.scaling import ldexp, power_of_two
 from ensemblekit.source import Field, SnapshotSource
+from ensemblekit.store.guarded import record
+from ensemblekit.store.segments import digest_of
 
 FORMAT = "ensemblekit incremental pod 1"
 FORMAT_IN_UNITS = "ensemblekit incremental pod 2"
 """Of a state in units of a power of two, which the first format knows nothing of."""
 SLAB = 4096
 STATE = "/rom/incremental"
+REPLACED = ("fields", "n", "scales", "mask", "shift", "mean", "sigma", "modes", "weight", "total", "left_out", "factors",
+            "dtype", "floor", "power", "_expected", "_run")
+"""Parts of the state that are replaced, never changed in place."""
 
 
 class IncrementalPOD:
@@ -43,10 +52,14 @@ class IncrementalPOD:
 
     Snapshots are taken in blocks that are counted from the first one, so the result does not depend on how many are
     passed at a time. With a path the state is kept in a file, whole at every instant: after a crash, make it again with
-    the same path and go on feeding from snapshot ``n``; the result is the same to the last bit.
+    the same path and settings and go on feeding from snapshot ``n``; the result is the same to the last bit. The file is
+    written whenever a block is full, and when a program ends (also by an exception), so only a kill loses the snapshots of
+    a block not yet full. Whoever feeds first holds the file, until ``close()``, the end of a ``with`` block or of the program;
+    others may look at it meanwhile.
 
     Arguments:
-        path: of the state; None keeps it in memory only. Where the file exists its state and settings are taken up.
+        path: of the state; None keeps it in memory only. Where the file exists its state is taken up, if it was made with
+            the settings and weights given here.
         rank: how many modes; or `energy` or `tolerance` as in :func:`ensemblekit.rom.pod` (the number kept then follows
             the data, up to what `memory_limit` allows).
         inner_product: None, or weights of shape (n_cells,) or of the item; a mapping of field to these.
@@ -58,7 +71,8 @@ class IncrementalPOD:
         dtype: of the modes kept: "f4" or "f8"; by default that of the snapshots.
 
     Raises:
-        InputError: settings or snapshots that cannot be used; StoreError: a state file that is another's.
+        InputError: settings or snapshots that cannot be used, or others than those the state was made with; StoreError: a
+            state file that is another's; StoreBusyError: one that another IncrementalPOD is feeding.
     """
 
     def __init__(self, path: Any = None, rank: int | None = None, inner_product: Any = None, center: Any = "mean", *,
@@ -82,14 +96,29 @@ class IncrementalPOD:
         if keep is not None and rank is not None and keep < rank:
             raise InputError(f"keep={keep} is less than rank={rank}")
         self.inner_product, self.center, self.scale, self.dtype = inner_product, center, scale, dtype
+        try:
+            self._asked_dtype = None if dtype is None else np.dtype(dtype)
+        except TypeError as error:
+            raise InputError(f'dtype is "f4" or "f8"; got {dtype!r}') from error
         self.memory, self.engine = as_bytes(memory_limit), engine
-        self.keep = keep if keep is not None else (2 * rank + 10 if rank is not None else None)
-        self.block = block if block is not None else max(8, self.keep or 64)
+        self.keep = int(keep) if keep is not None else (2 * int(rank) + 10 if rank is not None else None)
+        self.block = int(block) if block is not None else max(8, self.keep or 64)
         self.masks: dict[str, np.ndarray] = {}
         """Field -> (size,) bool, False for numbers to leave out though they are finite."""
+        self._of_mesh = False
+        """Whether the inner product is that of a mesh, from weighted_by."""
+        self._expected: dict[str, Any] | None = None
+        """Weights of a state that was taken up, to be compared with those that weighted_by has yet to bring."""
+        self._run = ""
+        """The id of the store that was followed."""
+        self._unsaved = False
         self._clear()
-        if self.path is not None and os.path.exists(self.path):
-            self._resume()
+        self._file = None if self.path is None else StateFile(self.path, self._save_rest)
+        if self._file is not None and self._file.exists:
+            arrays = self._file.read(STATE)
+            if "about" not in arrays:
+                raise StoreError(f"{self.path} holds no state of an IncrementalPOD; give another path")
+            self._load(arrays)
 
     @classmethod
     def of_fields(cls, fields: Mapping[str, Field], masks: Mapping[str, np.ndarray], rule: Rule,
@@ -126,7 +155,14 @@ class IncrementalPOD:
 
     def update(self, snapshots: Any, times: Any = None, weights: Any = None) -> IncrementalPOD:
         """Take in more snapshots: (m, *item), one of shape (*item) once the shape is known, a mapping of field to these,
-        or a source, of which all are taken. Returns itself."""
+        or a source, of which all are taken. Returns itself.
+
+        Raises InputError for snapshots that cannot be used (those before them are kept), StoreBusyError where another
+        IncrementalPOD feeds this state, ClosedError after close().
+        """
+        if self._file is not None:
+            self._file.hold()
+        self._check_weighted()
         if isinstance(snapshots, SnapshotSource) and not isinstance(snapshots, Mapping):
             return self._from_source(snapshots)
         rows = self._rows(snapshots)
@@ -139,43 +175,106 @@ class IncrementalPOD:
             raise InputError("weights must be finite and not negative")
         filled = False
         done = 0
-        while done < m:
-            room = self.block - len(self.pending)
-            part = rows[done:done + room]
-            if not self.pending and len(part) == self.block:
-                self._take(part, t[done:done + room], w[done:done + room])
-                filled = True
-            else:
-                self._check(part)
-                self.pending += list(np.array(part))
-                self.pending_meta += list(zip(t[done:done + room].tolist(), w[done:done + room].tolist(), strict=True))
-                if len(self.pending) == self.block:
-                    meta = np.array(self.pending_meta)
-                    held, self.pending, self.pending_meta = np.array(self.pending), [], []
-                    self._take(held, meta[:, 0], meta[:, 1])
+        try:
+            while done < m:
+                room = self.block - len(self.pending)
+                part = rows[done:done + room]
+                whole = not self.pending and len(part) == self.block
+                if not whole or self.modes is None:         # else its inner products tell
+                    self._check(part)
+                later = self._copy()
+                later.n += len(part)
+                if whole:
+                    later._take(part, t[done:done + room], w[done:done + room])
                     filled = True
-            self.n += len(part)
-            done += len(part)
-        if self.path is not None and filled:
-            self.save()
+                else:
+                    later.pending += list(np.array(part))
+                    later.pending_meta += list(zip(t[done:done + room].tolist(), w[done:done + room].tolist(), strict=True))
+                    if len(later.pending) == self.block:
+                        later._take_pending()
+                        filled = True
+                self._adopt(later)
+                done += len(part)
+        finally:
+            if self.path is not None and filled:
+                self.save()
         return self
+
+    def _take_pending(self) -> None:
+        meta = np.array(self.pending_meta)
+        held, self.pending, self.pending_meta = np.array(self.pending), [], []
+        self._take(held, meta[:, 0], meta[:, 1])
 
     def weighted_by(self, source: Any, names: Iterable[str]) -> IncrementalPOD:
         """Itself, with the volumes of the mesh that a source carries as inner product, as :func:`ensemblekit.rom.pod` takes
-        them; say it before the first snapshot, and again after the state was taken up from a file."""
+        them; say it before the first snapshot, and again after the state was taken up from a file.
+
+        Raises InputError where the weights are others than those of the snapshots taken in so far, or were given already.
+        """
+        if self.inner_product is not None and not self._of_mesh:
+            raise InputError("this IncrementalPOD was made with an inner_product; leave that out, or do without weighted_by")
         products, masks = products_of({name: (source, name) for name in names}, "auto")
-        self.inner_product = products if any(p is not None for p in products.values()) else None
-        self.masks = {name: mask for name, mask in masks.items() if mask is not None}
+        new = self._copy_settings()
+        new.inner_product = products if any(p is not None for p in products.values()) else None
+        new.masks = {name: mask for name, mask in masks.items() if mask is not None}
+        new._of_mesh = True
+        if self.fields:
+            new._check_names(self.fields)
+        if self.n:
+            self._compare_weights(self._expected or self._weights_of(self), self._weights_of(new))
+        self.inner_product, self.masks, self._of_mesh, self._expected = new.inner_product, new.masks, True, None
         if self.modes is not None:
             self._set_factors()
         return self
 
+    def _weights_of(self, other: IncrementalPOD) -> dict[str, Any]:
+        """Field -> checksums of the weights and of the numbers left out that another's settings give it; None for none."""
+        found = {}
+        for name, field in self.fields.items():
+            product = other.inner_product.get(name) if isinstance(other.inner_product, Mapping) else other.inner_product
+            weights, mask = element_weights(product, field.shape), other.masks.get(name)
+            found[name] = [None if weights is None or (weights == 1).all() else f"{digest_of(weights):016x}",
+                           None if mask is None or mask.all() else f"{digest_of(np.asarray(mask, bool)):016x}"]
+        return found
+
+    @staticmethod
+    def _compare_weights(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        for name, (weights, mask) in before.items():
+            mine, my_mask = now[name]
+            if weights != mine:
+                how = ("without an inner product, and this has one" if weights is None else
+                       "with an inner product, and this has none" if mine is None else "with another inner product")
+                raise InputError(f"the state was made {how} for field {name!r}: coefficients of both would be mixed. Go on "
+                                 "with the same weights (inner_product=, or weighted_by() for those of a mesh), or begin "
+                                 "anew with another path")
+            if mask != my_mask:
+                raise InputError(f"the state leaves out other numbers of field {name!r} than this; go on with the same mesh, "
+                                 "or begin anew with another path")
+
+    def _check_weighted(self) -> None:
+        if self._expected is not None:
+            raise InputError("the state was made with the volumes of a mesh as inner product; call weighted_by(source, names) "
+                             "before anything else, as when it was made")
+
     def follow(self, source: Any) -> int:
-        """Take in what a growing store (or stored field) has that was not seen yet; returns how many came."""
+        """Take in what a growing store (or stored field) has that was not seen yet; returns how many came.
+
+        Raises InputError where it holds another run than was followed so far, or fewer snapshots than were taken in.
+        """
         refresh = getattr(source, "refresh", None)
         if refresh is not None:
             refresh()
-        before = self.n
+        self._check_weighted()
+        before, run = self.n, getattr(source, "run", "")
+        run = run if isinstance(run, str) else ""
+        if self._run and run and run != self._run:
+            raise InputError("the snapshots so far are of another run than this store holds; follow that one, or begin anew "
+                             "with another path")
+        (length,) = source.lengths if source.lengths is not None and len(source.lengths) == 1 else (None,)
+        if length is not None and length < before:
+            raise InputError(f"{before} snapshots were taken in, and this holds {length}: it is another store, or was cut "
+                             "back; follow the one before, or begin anew with another path")
+        self._run = self._run or run
         self._from_source(source.window(self.n))
         return self.n - before
 
@@ -200,7 +299,9 @@ class IncrementalPOD:
                                      f"got {values.shape}")
                 if values.dtype.kind not in "iufc":
                     raise InputError(f"snapshots are numbers; field {name!r} has dtype {values.dtype}")
-            self.fields = {name: Field(values.shape[1:], values.dtype) for name, values in arrays.items()}
+            fields = {name: Field(values.shape[1:], values.dtype) for name, values in arrays.items()}
+            self._check_names(fields)
+            self.fields = fields
         missing = [name for name in self.fields if name not in arrays]
         if missing:
             raise UnknownFieldError(missing[0], arrays)
@@ -216,46 +317,88 @@ class IncrementalPOD:
             raise InputError(f"the fields differ in their number of snapshots: {[len(r) for r in rows]}")
         return rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1)
 
+    def _check_names(self, fields: Mapping[str, Field]) -> None:
+        """Refuse weights and scales of fields that are not there: they would be passed over without a word."""
+        for given in (self.inner_product, self.scale):
+            for name in given if isinstance(given, Mapping) else ():
+                if name not in fields and not self._of_mesh:
+                    raise UnknownFieldError(name, fields)
+        if self._of_mesh:
+            for name in fields:
+                if isinstance(self.inner_product, Mapping) and name not in self.inner_product:
+                    raise InputError(f"weighted_by was called for {', '.join(map(repr, self.inner_product))}, and the "
+                                     f"snapshots are of field {name!r}; name the same fields in both")
+
     def _check(self, rows: np.ndarray) -> None:
         """Refuse what is not finite before it is held."""
-        seen = rows if self.mask is None else rows[:, self.mask]
-        if self.modes is not None and not np.isfinite(seen).all():
-            raise InputError(f"snapshot {self.n + int(np.argmin(np.isfinite(seen).all(1)))} holds NaN or infinity; "
-                             "leave it out")
+        if self.modes is not None:
+            used = slice(None) if self.mask is None else self.mask
+        else:
+            used = self._used
+        good = ~np.isinf(rows[:, used]).any(1)
+        if self.modes is not None:
+            good &= np.isfinite(rows[:, used]).all(1)
+        if not good.all():
+            raise InputError(f"snapshot {self.n + int(np.argmin(good))} holds NaN or infinity; leave it out")
+        if self.modes is None:      # no block yet that says which numbers are missing: as in the first snapshot
+            first = self.pending[0] if self.pending else rows[0]
+            missing = np.isnan(first[used])
+            same = (np.isnan(rows[:, used]) == missing).all(1)
+            if not same.all():
+                k = int(np.argmin(same))
+                if (np.isnan(rows[k, used]) & ~missing).any():
+                    raise InputError(f"snapshot {self.n + k} holds NaN where snapshot 0 does not; leave it out (numbers "
+                                     "missing in every snapshot are masked)")
+                raise InputError(f"snapshot 0 holds NaN where snapshot {self.n + k} does not; begin anew without it (numbers "
+                                 "missing in every snapshot are masked)")
+
+    @property
+    def _used(self) -> np.ndarray:
+        """(size,) bool, False for numbers that were said beforehand to be left out."""
+        return np.concatenate([np.ones(field.size, bool) if name not in self.masks else self.masks[name]
+                               for name, field in self.fields.items()])
 
     # -- one block -------------------------------------------------------------------------------------------------
 
     def _start(self, rows: np.ndarray) -> None:
         """All that is set by the first block."""
         size = rows.shape[1]
-        finite = np.isfinite(rows)
-        used = np.concatenate([np.ones(field.size, bool) if name not in self.masks else self.masks[name]
-                               for name, field in self.fields.items()])
-        finite[:, ~used] = False
-        some = finite.any(0)
-        if not some.any() or (finite.all(0) != some).any() or np.isinf(rows[:, used]).any():
-            bad = int(np.argmin(finite[:, used].all(1)))
-            raise InputError(f"snapshot {bad} holds NaN or infinity; leave it out "
-                             "(numbers missing in every snapshot are masked)")
+        some = np.isfinite(rows[0]) & self._used        # the same in all, as _check saw
+        if not some.any():
+            raise InputError("the snapshots hold nothing but NaN")
         self.mask = None if some.all() else some
         wide = np.complex128 if rows.dtype.kind == "c" else np.float64
-        if self.dtype is None:
-            self.dtype = np.dtype({"c": "c8", "f": "f4"}[rows.dtype.kind] if rows.dtype in (np.float32, np.complex64) else wide)
-        self.dtype = np.dtype(self.dtype)
+        self.dtype = self._dtype_for(rows.dtype)
         first = np.where(some, rows[0], 0).astype(wide)
         if isinstance(self.center, str):
             self.shift = np.zeros(size, wide) if self.center == "none" else first
         else:
-            given = self.center if isinstance(self.center, Mapping) else {next(iter(self.fields)): self.center}
-            self.shift = np.concatenate([np.asarray(given[name], wide).reshape(-1) for name in self.fields])
-            if self.shift.shape != (size,):
-                raise InputError(f"center has the shape of a snapshot; got {np.shape(self.center)}")
+            self.shift = self._given_center(wide)
         if not self.scales:
             self.scales = {name: float(self.scale[name]) if self.scale and name in self.scale else self._std(rows, name)
                            for name in self.fields} if len(self.fields) > 1 or self.scale else {}
         self._set_factors()
         self.mean = np.zeros(size, wide)
         self.modes = np.zeros((0, size), self.dtype)
+
+    def _dtype_for(self, dtype: np.dtype) -> np.dtype:
+        """That of the modes of snapshots of a type."""
+        if self._asked_dtype is not None:
+            return self._asked_dtype
+        if dtype in (np.float32, np.complex64):
+            return np.dtype(dtype)
+        return np.dtype("c16" if dtype.kind == "c" else "f8")
+
+    def _given_center(self, dtype: Any) -> np.ndarray:
+        """(size,) what the user said to subtract."""
+        given = self.center if isinstance(self.center, Mapping) else {next(iter(self.fields)): self.center}
+        for name in self.fields:
+            if name not in given:
+                raise UnknownFieldError(name, given)
+        shift = np.concatenate([np.asarray(given[name], dtype).reshape(-1) for name in self.fields])
+        if shift.shape != (sum(field.size for field in self.fields.values()),):
+            raise InputError(f"center has the shape of a snapshot; got {np.shape(self.center)}")
+        return shift
 
     def _set_factors(self) -> None:
         factors, plain = [], True
@@ -309,10 +452,7 @@ class IncrementalPOD:
             gram, weighted = self._gram(step, roots, engine)
             if not np.isfinite(gram.diagonal()).all():
                 bad = int(np.argmin(np.isfinite(gram.diagonal()[kept:kept + m])))
-                self.times.pop()
-                self.weights.pop()
-                raise InputError(f"snapshot {self.n + bad} holds NaN or infinity; "
-                             "leave it out")
+                raise InputError(f"snapshot {self.n - m + bad} holds NaN or infinity; leave it out")
             values, vectors = np.linalg.eigh(weighted)
             values, vectors = np.clip(values[::-1], 0, None), vectors[:, ::-1]
             self.total += max(float(np.trace(weighted).real) - float((self.sigma**2).sum()), 0.0)
@@ -331,7 +471,7 @@ class IncrementalPOD:
         self.time.transform(moved[:kept] / scale[:, None], shift_old)
         self.time.append(moved[kept:kept + m] + shift_new)
         if moving:
-            self.mean += (step.mean - self.mean) * (heavy / after)
+            self.mean = self.mean + (step.mean - self.mean) * (heavy / after)
         self.sigma, self.modes, self.weight = np.sqrt(values[:keep]), new, after
 
     def _gram(self, step: _Step, roots: np.ndarray, engine: Engine) -> tuple[np.ndarray, np.ndarray]:
@@ -388,6 +528,7 @@ class IncrementalPOD:
 
         Raises InputError with fewer than two snapshots, or where all are the same.
         """
+        self._check_weighted()
         if self.n < (2 if self.center in ("mean", "first") else 1) if isinstance(self.center, str) else self.n < 1:
             raise InputError(f"pod needs at least 2 snapshots; got {self.n}")
         return self.whole()._result()
@@ -397,11 +538,7 @@ class IncrementalPOD:
         if not self.pending:
             return self
         final = self._copy()
-        meta = np.array(final.pending_meta)
-        held, final.pending = np.array(final.pending), []
-        final.n -= len(held)
-        final._take(held, meta[:, 0], meta[:, 1])
-        final.n += len(held)
+        final._take_pending()
         return final
 
     def usable(self) -> int:
@@ -414,6 +551,12 @@ class IncrementalPOD:
         if not usable or (isinstance(self.center, str) and self.center != "none" and self.sigma[0] <= rounding):
             raise InputError(f"all {self.n} snapshots are the same: no fluctuation to decompose")
         return usable
+
+    @property
+    def error_floor(self) -> float:
+        """The least relative error that can be told: modes in 32 bits are rounded again with every block."""
+        single = np.dtype(self.dtype) in (np.float32, np.complex64)
+        return max(self.floor, SINGLE * math.sqrt(self.n / self.block + 1)) if single else self.floor
 
     @property
     def centre(self) -> np.ndarray:
@@ -462,8 +605,7 @@ class IncrementalPOD:
         mean = self.centre
         found = Found(self.sigma * math.sqrt(ratio), False, coefficients, modes, [mean[a:b] for a, b in self._edges()],
                       self.total * ratio, residual, np.zeros(self.n), [math.nan] * len(modes) if len(modes) > 1 else [],
-                      self.floor,
-                      "incremental", self.sigma[:k] * math.sqrt(ratio), np.zeros(self.n), power=self.power)
+                      self.error_floor, "incremental", self.sigma[:k] * math.sqrt(ratio), np.zeros(self.n), power=self.power)
         basis = assembled(problem, found, 1)
         errors = {} if len(modes) > 1 else {next(iter(self.fields)): basis.relative_error}
         return replace(basis, error_per_snapshot=None, error_per_field=errors)
@@ -492,10 +634,12 @@ class IncrementalPOD:
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything as plain arrays: :meth:`restored` makes the same of it."""
-        about = {"format": FORMAT_IN_UNITS if self.power else FORMAT, "power": self.power, "n": self.n,
+        about: dict[str, Any] = {"format": FORMAT_IN_UNITS if self.power else FORMAT, "power": self.power, "n": self.n,
                  "weight": self.weight, "total": self.total, "left_out": self.left_out,
                  "keep": self.keep, "block": self.block, "scales": self.scales, "rule": list(self.rule_numbers),
                  "center": self.center if isinstance(self.center, str) else "given", "started": self.modes is not None,
+                 "weights": self._expected or self._weights_of(self), "of_mesh": self._of_mesh, "run": self._run,
+                 "scale": self._asked_scale,
                  "fields": {name: {"shape": list(f.shape), "dtype": f.dtype.str, "unit": f.unit}
                             for name, f in self.fields.items()}}
         arrays: dict[str, np.ndarray] = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
@@ -522,68 +666,145 @@ class IncrementalPOD:
         return new
 
     def _load(self, arrays: dict[str, np.ndarray]) -> None:
-        about = json.loads(arrays["about"].tobytes())
+        with record(self.path or "the state", "state of an IncrementalPOD"):
+            self._load_record(json.loads(arrays["about"].tobytes()), arrays)
+
+    def _load_record(self, about: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         if about.get("format") not in (FORMAT, FORMAT_IN_UNITS):
             raise StoreError(f"this state has the format {about.get('format')!r}; this version reads {FORMAT!r}")
-        mine = {"keep": self.keep, "block": self.block, "rule": list(self.rule_numbers),
-                "center": self.center if isinstance(self.center, str) else "given"}
+        mine: dict[str, Any] = {"keep": self.keep, "block": self.block, "rule": list(self.rule_numbers),
+                                "center": self.center if isinstance(self.center, str) else "given"}
+        if about["n"] and "scale" in about:
+            mine["scale"] = self._asked_scale
         for name, value in mine.items():
             if about[name] != value:
                 raise InputError(f"the state was made with {name}={about[name]!r}, and this has {value!r}; go on with the same "
                                  "settings, or begin anew with another path")
         self._clear()
+        self._of_mesh, self._run = about.get("of_mesh", False), about.get("run", "")
         self.n, self.weight, self.total, self.left_out = about["n"], about["weight"], about["total"], about["left_out"]
         self.scales, self.power = about["scales"], about.get("power", 0)
-        self.fields = {name: Field(tuple(f["shape"]), np.dtype(f["dtype"]), f["unit"]) for name, f in about["fields"].items()}
+        self.fields = fields_of(about["fields"]) if about["fields"] else {}
+        counts = (self.n, self.weight, self.total, self.left_out, self.power, *self.scales.values())
+        if not all(isinstance(x, int | float) for x in counts) or self.n < 0 or not isinstance(self.power, int):
+            raise ValueError(f"it counts {counts}")
         if about["started"]:
             self.modes, self.sigma, self.mean, self.shift = (np.array(arrays[x]) for x in ("modes", "sigma", "mean", "shift"))
+            self._compare_kept(arrays)
             self.dtype = self.modes.dtype
             self.mask = arrays.get("mask")
             self.times, self.weights = [arrays["times"]], [arrays["weights"]]
             self.time = History.restored({name.removeprefix("history/"): x for name, x in arrays.items()
                                           if name.startswith("history/")})
-            self._set_factors()
+            self._check_shapes()
+        self._check_names(self.fields)
         if "pending" in arrays:
             self.pending = list(arrays["pending"])
             self.pending_meta = [(float(t), float(w)) for t, w in arrays["pending_meta"]]
+            size = sum(field.size for field in self.fields.values())
+            if arrays["pending"].shape != (len(self.pending_meta), size) or len(self.pending) > self.block:
+                raise ValueError(f"the snapshots that wait are of shape {arrays['pending'].shape}")
+        if self.n:
+            if "weights" not in about:
+                warnings.warn("the state was made by an earlier version, which did not note its inner product; whether it is "
+                              "the one given now cannot be told", UserWarning, stacklevel=4)
+            elif self._of_mesh and self.inner_product is None and any(x != [None, None] for x in about["weights"].values()):
+                self._expected = about["weights"]
+            else:
+                self._compare_weights(about["weights"], self._weights_of(self))
+        if about["started"] and self._expected is None:
+            self._set_factors()
+
+    def _check_shapes(self) -> None:
+        """Raise ValueError where the arrays of a state do not fit each other."""
+        size, k = sum(field.size for field in self.fields.values()), len(self.sigma)
+        rows = self.time.values()
+        times, weights = np.concatenate(self.times), np.concatenate(self.weights)
+        shapes = [np.asarray(x).shape for x in (self.modes, self.mean, self.shift, self.sigma, rows, times, weights)]
+        wanted = [(k, size), (size,), (size,), (k,), (len(times), k), (len(times),), (len(times),)]
+        if self.mask is not None:
+            shapes, wanted = [*shapes, self.mask.shape], [*wanted, (size,)]
+        if shapes != wanted:
+            raise ValueError(f"its arrays are of shape {shapes}, where {wanted} are wanted")
+
+    @property
+    def _asked_scale(self) -> dict[str, float] | None:
+        return None if not self.scale else {str(name): float(x) for name, x in self.scale.items()}
+
+    def _compare_kept(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Raise InputError where arrays of a state are not what these settings would have made of the snapshots."""
+        dtype = self._dtype_for(np.result_type(*[field.dtype for field in self.fields.values()]))
+        if dtype != self.modes.dtype:
+            raise InputError(f"the state was made with modes of type {self.modes.dtype}, and this asks for {dtype}; go on with "
+                             f"dtype={self.modes.dtype.str[1:]!r}, or begin anew with another path")
+        if not isinstance(self.center, str) and not np.array_equal(self._given_center(arrays["shift"].dtype), arrays["shift"]):
+            raise InputError("the state was made with another center than the field given now; go on with the same one, or "
+                             "begin anew with another path")
+
+    # -- the file --------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write the state into the file, by temporary file and rename. Done by itself whenever a block is full."""
-        if self.path is None:
+        """Write the state into the file, by temporary file and rename. Done by itself whenever a block is full, and at the
+        end of a program."""
+        if self._file is None:
             raise InputError("this IncrementalPOD has no path; give one, or keep state() yourself")
-        from ensemblekit.store.hdf5 import write_arrays
+        self._file.write({f"{STATE}/{name}": value for name, value in self.state().items()})
+        self._unsaved = False
 
-        write_arrays(self.path, {f"{STATE}/{name}": value for name, value in self.state().items()})
+    def close(self) -> None:
+        """Write what is not yet in the file and let go of it; nothing more can be fed, results can be asked for."""
+        if self._file is None or self._file.closed:
+            return
+        try:
+            self._save_rest()
+        finally:
+            self._file.release()
 
-    def _resume(self) -> None:
-        from ensemblekit.store.hdf5 import read_arrays
+    def _save_rest(self) -> None:
+        """Write what is not yet in the file."""
+        if self._unsaved and self._file is not None and self._file.held:
+            self.save()
 
-        assert self.path is not None
-        arrays = read_arrays(self.path, STATE)
-        if "about" not in arrays:
-            raise StoreError(f"{self.path} holds no state of an IncrementalPOD; give another path")
-        self._load(arrays)
+    def __enter__(self) -> IncrementalPOD:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if self.__dict__.get("_file") is None:      # in memory only, or refused
+            return
+        try:
+            self.close()
+        except Exception as error:      # nobody is there to catch it
+            warnings.warn(f"the last snapshots of an IncrementalPOD could not be saved: {error}", RuntimeWarning, stacklevel=2)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._file is not None:
+            self._file.keep = weakref.WeakMethod(self._save_rest)
 
     def _copy_settings(self) -> IncrementalPOD:
         new = IncrementalPOD(None, self.rule.rank, self.inner_product, self.center,
                              energy=self.rule.energy if self.rule.given else None,
                              tolerance=self.rule.tolerance, keep=self.keep, block=self.block, scale=self.scale,
-                             dtype=self.dtype,
-                             memory_limit=self.memory, engine=self.engine)
-        new.rule, new.masks = self.rule, self.masks
+                             dtype=self._asked_dtype, memory_limit=self.memory, engine=self.engine)
+        new.rule, new.masks, new._of_mesh = self.rule, self.masks, self._of_mesh
         return new
 
     def _copy(self) -> IncrementalPOD:
-        """Another one in the same state; what is replaced as a whole is shared."""
+        """Another one in the same state, in memory; what is replaced as a whole is shared."""
         new = self._copy_settings()
-        for name in ("fields", "n", "scales", "mask", "shift", "sigma", "modes", "weight", "total", "left_out", "factors",
-                     "dtype", "floor", "power"):
-            setattr(new, name, getattr(self, name))
-        new.mean = None if self.mean is None else self.mean.copy()
+        new.__dict__.update({name: self.__dict__[name] for name in REPLACED})
         new.pending, new.pending_meta = list(self.pending), list(self.pending_meta)
         new.times, new.weights = list(self.times), list(self.weights)
         new.time = self.time.copy()
         return new
+
+    def _adopt(self, later: IncrementalPOD) -> None:
+        """Be in the state of a copy that has taken in more: at once, so that an interrupt finds one state or the other."""
+        changed = {name: later.__dict__[name] for name in (*REPLACED, "pending", "pending_meta", "times", "weights", "time")}
+        self.__dict__.update(changed, _unsaved=True)
 
     def __repr__(self) -> str:
         return f"<IncrementalPOD: {self.n} snapshots, {len(self.sigma)} directions kept>"

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ensemblekit.errors import InputError, UnknownFieldError
+from ensemblekit.errors import InputError, StoreDamagedError, UnknownFieldError, one_line
 from ensemblekit.rom.cells import (
     DIMENSIONS,
     FACES,
@@ -49,6 +49,16 @@ class Polyhedra:
     """(n_cells + 1,) int64, for all cells; other types have none."""
     cell_faces: np.ndarray
     """The faces of the cells, one cell after the other."""
+
+    def check(self, n_cells: int, n_points: int) -> None:
+        """Raise InputError where faces or points are named that are not there."""
+        n_faces = len(self.face_offsets) - 1
+        for what, offsets, named, below, n in (("faces", self.face_offsets, self.face_points, n_points, n_faces),
+                                               ("cells", self.cell_offsets, self.cell_faces, n_faces, n_cells)):
+            if np.shape(offsets) != (n + 1,) or offsets[0] != 0 or offsets[-1] != len(named) or (np.diff(offsets) < 0).any():
+                raise InputError(f"offsets of {n} {what} are {n + 1} rising numbers from 0 to {len(named)}")
+            if len(named) and not (0 <= np.min(named) and np.max(named) < below):
+                raise InputError(f"{what} name the numbers {np.min(named)} to {np.max(named)}, where there are {below}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +111,12 @@ class Mesh:
                     raise InputError(f"cell {wrong[0]} of VTK type {kind} needs at least {SIZES[straight]} points")
         if self.polyhedra is None and (types == POLYHEDRON).any():
             raise InputError("polyhedral cells need their faces")
+        if self.polyhedra is not None:
+            self.polyhedra.check(len(types), len(points))
+        for name, given, n in (("volumes", self.given_volumes, len(types)),
+                               ("point volumes", self.given_point_volumes, len(points))):
+            if given is not None and np.shape(given) != (n,):
+                raise InputError(f"the {name} given are {n} numbers; got shape {np.shape(given)}")
         for name, value in (("points", points), ("connectivity", connectivity), ("offsets", offsets), ("types", types)):
             value.flags.writeable = False
             object.__setattr__(self, name, value)
@@ -283,10 +299,18 @@ class Mesh:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Mesh:
-        about = json.loads(np.asarray(arrays["about"]).tobytes())
+        """Raises InputError where the arrays do not fit each other, StoreDamagedError where they are no mesh."""
+        try:
+            about = json.loads(np.asarray(arrays["about"]).tobytes())
+            association, unit = {str(k): v for k, v in about["association"].items()}, str(about["unit"])
+            missing = [name for name in ("points", "connectivity", "offsets", "types") if name not in arrays]
+            if missing or not {*association.values()} <= {"cell", "point"}:
+                raise ValueError(f"it lacks {missing}" if missing else f"fields stand on {association}")
+        except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise StoreDamagedError(f"the mesh that goes with the fields cannot be read ({one_line(error)})") from error
         faces = Polyhedra(*(arrays[name] for name in Polyhedra.__slots__)) if "face_points" in arrays else None
-        return cls(arrays["points"], arrays["connectivity"], arrays["offsets"], arrays["types"], faces, about["association"],
-                   about["unit"], arrays.get("volumes"), arrays.get("point_volumes"))
+        return cls(arrays["points"], arrays["connectivity"], arrays["offsets"], arrays["types"], faces, association,
+                   unit, arrays.get("volumes"), arrays.get("point_volumes"))
 
     def __repr__(self) -> str:
         return f"<Mesh: {self.n_points} points, {self.n_cells} cells, {self.dimension}-D>"

@@ -105,7 +105,7 @@ def settled(job: Job, stream: IncrementalPOD) -> Basis:
     del read, q
     residual = max(total - float((sigma[:k] ** 2).sum()), 0.0)
     return assembled(problem, Found(spectrum, False, coefficients, [rows[:, a:b] for a, b in edges],
-                                    [mean[a:b] for a, b in edges], total, residual, energy, errors, stream.floor,
+                                    [mean[a:b] for a, b in edges], total, residual, energy, errors, stream.error_floor,
                                     "incremental", sigma[:k], power=problem.power), job.reads.passes)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ensemblekit.errors import InputError, SnapshotFileError
 from ensemblekit.rom.mesh import Mesh, mesh_of
-from ensemblekit.rom.readers.reader import Options, Reader, chosen, natural_key, numbers_in_names
+from ensemblekit.rom.readers.reader import Options, Reader, check_readable, chosen, natural_key, numbers_in_names
 from ensemblekit.source import WHOLE, Access, Block, Cut, Field, Piece, SnapshotSource, check_times, check_window, cuts_of
 from ensemblekit.store.store import StoredSource
 
@@ -246,7 +246,7 @@ class MeshedSource:
 def read(path: Any, fields: Sequence[str] | str | None = None, *, begin: float | None = None, end: float | None = None,
          step: int = 1, region: str | None = None, patch: str | None = None, zone: str | None = None, zero: bool = False,
          moving: bool = False, snapshot_axis: int | None = None, times: Any = None, time_unit: str | None = None,
-         units: Mapping[str, str] | None = None, mesh: Any = None) -> Any:
+         units: Mapping[str, str] | None = None, mesh: Any = None, external: bool = False) -> Any:
     """Snapshot files as a source: nothing is copied, files are read when the source is.
 
     The suffix says the format: .npy .npz .mat; .h5 .h5md and other HDF5; .nc (NetCDF 3 and 4); Nek5000 field files; .vtkhdf;
@@ -270,6 +270,8 @@ def read(path: Any, fields: Sequence[str] | str | None = None, *, begin: float |
             else the last, as is MATLAB's custom; in NetCDF the time dimension.
         times, time_unit, units: where the files do not say them, or wrongly; units is field -> unit.
         mesh: a Mesh, or a file to take one from; for arrays that have none.
+        external: read also values that an HDF5 file keeps in other files, and follow its links into them: only for files
+            you trust, as they may point at any file of yours.
 
     Times come from the files, else from the one number in which their names differ. Cell data stays on cells: nothing is
     interpolated.
@@ -280,6 +282,7 @@ def read(path: Any, fields: Sequence[str] | str | None = None, *, begin: float |
 
     Raises:
         SnapshotFileError: a file is missing, cut short, or of another mesh than the first; it is named.
+        StoreError: the same of HDF5 files, and where one points to other files and `external` is not given.
         UnknownFieldError: lists the fields there are.  InputError: an unknown suffix lists those known.
         MissingExtraError: pyvista is not installed.
     """
@@ -288,8 +291,8 @@ def read(path: Any, fields: Sequence[str] | str | None = None, *, begin: float |
     names = (fields,) if isinstance(fields, str) else None if fields is None else tuple(fields)
     if names is not None and not names:
         raise InputError("fields names at least one field; leave it out for all")
-    options = Options(names, region, patch, zone, snapshot_axis, zero, moving)
-    given = mesh if mesh is None or isinstance(mesh, Mesh) else _mesh_from(mesh)
+    options = Options(names, region, patch, zone, snapshot_axis, zero, moving, external)
+    given = mesh if mesh is None or isinstance(mesh, Mesh) else _mesh_from(mesh, external)
     paths = paths_of(path)
     source = _opened(paths, options)
     if isinstance(source, MeshedSource):
@@ -311,6 +314,8 @@ def read(path: Any, fields: Sequence[str] | str | None = None, *, begin: float |
 
 def _between(source: Any, begin: float | None, end: float | None, step: int) -> Any:
     n = len(source)
+    if begin is None and end is None:       # without the times, which may be many
+        return source if step == 1 else source.window(0, n, step)
     clock = source.times if source.times is not None else np.arange(n, dtype=np.float64)
     slack = SLACK * max(np.abs(clock[[0, -1]]).max(), 1e-300) if n else 0.0
     first = 0 if begin is None else int(np.searchsorted(clock, begin - slack, "left"))
@@ -374,6 +379,8 @@ def _opened(paths: list[str], options: Options) -> FileSource | MeshedSource:
     if len(kinds) > 1:
         raise InputError(f"the files are of several formats ({', '.join(sorted(kinds))}); read them one by one")
     (kind,) = kinds
+    for path in paths if kind != "foam" else ():
+        check_readable(path)
     readers: list[Reader] = []
     if kind == "nek":
         from ensemblekit.rom.readers.nek import open_nek
@@ -423,9 +430,7 @@ def _open_hdf5(path: str, options: Options) -> Any:
     from ensemblekit.store.hdf5 import opened
     from ensemblekit.store.schema import SCHEMA
 
-    if not os.path.isfile(path):
-        raise SnapshotFileError(path, "is no file")
-    with opened(path) as f:
+    with opened(path, options.external) as f:
         vtkhdf = "VTKHDF" in f and SCHEMA not in f
     if vtkhdf:
         found = open_vtkhdf(path, options)
@@ -501,8 +506,8 @@ def _series(readers: list[Reader], paths: Sequence[str]) -> FileSource:
     return FileSource(tuple(Part(reader, range(reader.n)) for reader in readers), tuple(names), times, first.time_unit)
 
 
-def _mesh_from(path: Any) -> Mesh:
-    source = read(path)
+def _mesh_from(path: Any, external: bool) -> Mesh:
+    source = read(path, external=external)
     if source.mesh is None:
         raise InputError(f"{path} holds no mesh")
     return source.mesh

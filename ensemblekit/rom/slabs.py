@@ -11,7 +11,7 @@ import numpy as np
 
 from ensemblekit.errors import InputError
 from ensemblekit.rom.units import ORDINARY, Unit, magnitude
-from ensemblekit.source import Array, Block
+from ensemblekit.source import Array, Block, JoinedColumns, JoinedField
 
 KERNEL_TYPES = (np.dtype("f4"), np.dtype("f8"))
 SINGLE = (np.dtype("f4"), np.dtype("c8"))
@@ -22,7 +22,7 @@ FEW = 8
 class Tile(NamedTuple):
     """A tile of a block on its way to a reducer: the values (n, width) and where they stand in the flattened item."""
 
-    values: Array
+    values: Array | JoinedColumns
     at: int
 
     def __len__(self) -> int:  # snapshots, as a reducer counts them
@@ -37,6 +37,8 @@ class TileOf:
     tiled = True
 
     def __call__(self, block: Block) -> Tile:
+        if isinstance(block.fields, JoinedField):
+            return Tile(block.fields.columns, block.tile.start or 0)
         values = block.fields[self.name]
         return Tile(np.asarray(values).reshape(len(values), -1), block.tile.start or 0)
 
@@ -86,10 +88,11 @@ class Recipe:
     def _each(self, tile: Tile, energy: np.ndarray) -> Iterator[Slab]:
         n, columns = tile.values.shape
         buffer = np.empty((n, min(self.width, columns)), self.dtype)
+        joined = np.empty_like(buffer, tile.values.dtype) if isinstance(tile.values, JoinedColumns) else None
         real = np.dtype(self.dtype.type(0).real.dtype)
         for a in range(0, columns, self.width):
             b = min(a + self.width, columns)
-            values = _native(tile.values[:, a:b], self.dtype)
+            values = _native(tile.values[:, a:b] if joined is None else tile.values.take(slice(a, b), joined), self.dtype)
             at = slice(tile.at + a, tile.at + b)
             factors = np.ones(b - a, real) if self.factors is None else self.factors[at].astype(real, copy=False)
             out = buffer[:, :b - a]

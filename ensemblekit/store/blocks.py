@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ensemblekit.errors import StoreError
-from ensemblekit.source import WHOLE, Block
+from ensemblekit.source import WHOLE, Block, JoinedField
 from ensemblekit.store.hdf5 import Dataset, Identity
 
 PAGE = mmap.PAGESIZE
@@ -276,7 +276,7 @@ class StoredPiece:
 
 @dataclass(frozen=True, slots=True)
 class SlabPiece:
-    """All snapshots of a run for one tile of the item, as one block; copied together where files or strides demand."""
+    """All snapshots of a run for one tile of the item, as one block, joined where they lie in several stretches of a file."""
 
     run: int
     start: int
@@ -292,8 +292,8 @@ class SlabPiece:
 
     def blocks(self) -> Iterator[Block]:
         parts = [span.view(tile=self.tile) for span in self.spans]
-        values = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        yield Block({self.name: values}, 0, self.tile, self.weights, self.times)
+        fields = {self.name: parts[0]} if len(parts) == 1 else JoinedField(self.name, parts)
+        yield Block(fields, 0, self.tile, self.weights, self.times)
         if len(parts) > 1 or parts[0].nbytes > (256 << 20):
             for span in self.spans:
                 span.release(0, span.n)

@@ -17,13 +17,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ensemblekit.errors import EnsemblekitError, StoreError
-from ensemblekit.store.metadata import Metadata, metadata_of
+from ensemblekit.errors import EnsemblekitError, StoreError, one_line
+from ensemblekit.files import DENSEST, FREE_BYTES, real_bytes, why_unreadable
+from ensemblekit.store.metadata import LARGEST_HEAP, Metadata, metadata_of
 
-FREE_BYTES = 64 << 20
-"""Bytes that a file may have read at once, all in all, that do not stand in it: fill values, text packed tightly."""
-DENSEST = 1100
-"""Times that a filter may unpack its bytes (deflate reaches 1032)."""
+DENSEST_ROWS = 1 << 16
+"""The same where rows are read piece by piece, which takes time and no memory: zstd packs 128 KiB of zeros in four bytes."""
 STEPS_AT_LEAST = 1 << 16
 """Links and chunks that are walked in a file of any size."""
 DEEPEST = 16
@@ -35,12 +34,6 @@ ODD = (OSError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError
        AssertionError, SystemError, EOFError, struct.error)
 """What h5py, libhdf5 and numpy raise where a file is not as it should be (UnicodeError is a ValueError, RecursionError
 a RuntimeError)."""
-
-
-def one_line(text: object) -> str:
-    """Text of an error as one line that a terminal can show, cut where it is long."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)[:4000]).split())
-    return line if len(line) <= 600 else f"{line[:600]}…"
 
 
 @contextmanager
@@ -56,15 +49,30 @@ def door(look: Look) -> Iterator[None]:
                          "or not what it says") from error
 
 
+@contextmanager
+def record(path: object, what: str) -> Iterator[None]:
+    """Whatever goes wrong while a result in a file is put together again leaves as a StoreError that names both."""
+    try:
+        yield
+    except EnsemblekitError:
+        raise
+    except ODD as error:
+        raise StoreError(f"{path}: the {what} in it cannot be read ({type(error).__name__}: {one_line(error)}). The file is "
+                         "damaged or not what it says") from error
+
+
 class Look:
     """What is known of one file while it is open: its real size, what was spent, and the object looked at."""
 
     def __init__(self, path: str, external: bool = False):
         stat = os.stat(path)
+        why = why_unreadable(path)
+        if why:
+            raise StoreError(f"{path} {why}")
         self.path, self.external = path, external
-        self.size = stat.st_size
-        # On the disk; a file system may pack them, or count them late.
-        self.real = min(stat.st_size, getattr(stat, "st_blocks", stat.st_size) * 512) or stat.st_size
+        self.size, self.real = stat.st_size, real_bytes(stat)
+        self.asked = False
+        """What is read now was asked for by whoever uses the file, by its rows, not by the file: as much as they like."""
         self.at = ""
         self.steps = STEPS_AT_LEAST + self.real
         self.free = FREE_BYTES
@@ -81,8 +89,18 @@ class Look:
         return StoreError(f"{self.path}: {one_line(name)[:LONGEST_NAME]!r} points to another file, {one_line(where)!r}. "
                           "Nothing outside a file is read unless you trust it and pass external=True")
 
-    def check_size(self, d: h5py.Dataset) -> None:
-        """Raise StoreError where all values of a dataset are more than its bytes in the file can be."""
+    def check_some(self, nbytes: int, what: str) -> None:
+        """Raise StoreError where a part of the file is larger than all of its bytes can be, unpacked."""
+        if nbytes > max(FREE_BYTES, self.real * DENSEST) and not (self.external or self.asked):
+            raise StoreError(f"{self.path}: {one_line(what)[:LONGEST_NAME]!r} asks for {nbytes} bytes, where the file has "
+                             f"{self.real}; they are not read")
+
+    def check_size(self, d: h5py.Dataset, densest: int = DENSEST) -> None:
+        """Raise StoreError where all values of a dataset are more than its bytes in the file can be.
+
+        Arguments:
+            densest: times that a filter may unpack them.
+        """
         nbytes = math.prod(d.shape or ()) * d.dtype.itemsize
         if nbytes <= self.free // 8:
             self.free -= nbytes
@@ -92,7 +110,7 @@ class Look:
             stored = self.size if not self.external else nbytes
         else:
             stored = min(d.id.get_storage_size(), self.size)
-        if nbytes > stored * (DENSEST if how.get_nfilters() else 1) or (nbytes > self.real * DENSEST and not self.external):
+        if nbytes > stored * (densest if how.get_nfilters() else 1) or (nbytes > self.real * densest and not self.external):
             self.free -= nbytes
             if self.free < 0:
                 raise StoreError(f"{self.path}: {one_line(d.name)!r} says it has {nbytes} bytes (shape {d.shape}), where "
@@ -185,8 +203,40 @@ def _check_beside(look: Look, file: str, source: str, seen: tuple[bytes, ...]) -
             pass
 
 
-class Values(h5py.Dataset):
-    """A dataset whose values all at once are read only where the file's bytes justify it."""
+class Attributes(h5py.AttributeManager):
+    """Attributes that are read only where they stand in the file as they say."""
+
+    def __init__(self, parent: Any, look: Look):
+        super().__init__(parent)
+        self._look, self._parent = look, parent
+
+    def __getitem__(self, name: Any) -> Any:
+        key = self._e(name)
+        if h5py.h5a.exists(self._parent.id, key):
+            held = h5py.h5a.open(self._parent.id, key)
+            if held.shape is not None:
+                self._look.check_some(math.prod(held.shape) * max(1, held.dtype.itemsize), f"{self._parent.name}: {name}")
+            # what is of variable length stands in a collection elsewhere in the file
+            if self._look.metadata and (held.dtype.hasobject or held.get_type().detect_class(h5py.h5t.VLEN)):
+                self._look.metadata.check_text(h5py.h5o.get_info(self._parent.id).addr, key, LARGEST_HEAP)
+        return super().__getitem__(name)
+
+    def get(self, name: Any, default: Any = None) -> Any:
+        return self[name] if name in self else default
+
+
+class _Attributed:
+    """An object whose attributes are :class:`Attributes`."""
+
+    _look: Look
+
+    @property
+    def attrs(self) -> Attributes:
+        return Attributes(self, self._look)
+
+
+class Values(_Attributed, h5py.Dataset):
+    """A dataset of which no more is read than the file's bytes justify."""
 
     def __init__(self, id_: Any, look: Look):
         super().__init__(id_, readonly=True)
@@ -195,14 +245,27 @@ class Values(h5py.Dataset):
     def __getitem__(self, key: Any, new_dtype: Any = None) -> Any:
         if key is Ellipsis or (isinstance(key, tuple) and not key):
             self._look.check_size(self)
+        elif self.size and self.nbytes > FREE_BYTES:
+            self._look.check_some(_selected(key, self.shape) * self.dtype.itemsize, str(self.name))
         return super().__getitem__(key, new_dtype)
 
 
-class _Members:
+def _selected(key: Any, shape: tuple[int, ...]) -> int:
+    """At most so many elements are chosen by numbers and slices, one an axis; lists and masks are taken for what they are."""
+    keys = key if isinstance(key, tuple) else (key,)
+    if any(k is Ellipsis for k in keys):
+        at = next(n for n, k in enumerate(keys) if k is Ellipsis)
+        keys = (*keys[:at], *[slice(None)] * (len(shape) + 1 - len(keys)), *keys[at + 1:])
+    n = 1
+    for k, extent in zip(keys, shape, strict=False):
+        n *= len(range(*k.indices(extent))) if isinstance(k, slice) else int(np.size(k))
+    return n * math.prod(shape[len(keys):])
+
+
+class _Members(_Attributed):
     """A group whose members are found link by link, none of them outside the file."""
 
     id: Any
-    _look: Look
 
     def __getitem__(self, name: Any) -> Any:
         if isinstance(name, str | bytes):
@@ -331,7 +394,7 @@ def text_attribute(node: Any, name: str, look: Look) -> str:
             look.metadata.check_text(h5py.h5o.get_info(node.id).addr, name.encode(), UNIT_BYTES)
     elif held.dtype.hasobject or kind.detect_class(h5py.h5t.VLEN):
         return ""
-    value = np.asarray(node.attrs[name]).ravel()[0]
+    value = np.asarray(h5py.AttributeManager(node)[name]).ravel()[0]        # looked at just now
     return (value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))[:UNIT_BYTES]
 
 

@@ -18,12 +18,12 @@ import numpy as np
 import xxhash
 
 from ensemblekit import __version__
-from ensemblekit.errors import EnsemblekitError, StoreDamagedError, StoreError
+from ensemblekit.errors import EnsemblekitError, StoreDamagedError, StoreError, one_line
 from ensemblekit.files import replacing
 from ensemblekit.source import Field
 from ensemblekit.store import guarded
 from ensemblekit.store.chunks import END_OF_FILE_AT, ChunkTree
-from ensemblekit.store.guarded import Look, door, one_line
+from ensemblekit.store.guarded import Look, door
 from ensemblekit.store.places import ENTRIES, ENTRY, aligned
 from ensemblekit.store.schema import (
     CLOSED,
@@ -453,11 +453,21 @@ def opened(path: str, external: bool = False) -> Iterator[guarded.File]:
             file = _open(path, look)
         except FileNotFoundError as error:
             raise StoreError(f"no file {path!r}") from error
+        except EnsemblekitError:
+            raise
         except guarded.ODD as error:
             raise StoreError(f"{path}: HDF5 cannot open it ({one_line(error)}). If it is no HDF5 file, ingest it first; if it "
                              "was damaged, `ensemblekit verify` says where") from error
         with door(look), file:
             yield file
+
+
+def check_inside(path: str) -> None:
+    """Raise StoreError where anything in an HDF5 file points to another one; for files that another library reads then."""
+    if h5py.is_hdf5(path):
+        with opened(path) as f:
+            for _ in guarded.walk(f, f._look):
+                pass
 
 
 def _open(path: str, look: Look) -> guarded.File:
@@ -603,6 +613,7 @@ def shapes_seen(path: str, names: list[str]) -> dict[str, tuple[int, int]]:
 def read_rows(path: str, name: str, rows: slice, tile: slice | None = None, external: bool = False) -> np.ndarray:
     """Rows of a dataset through h5py; with `tile`, a range of the flattened item."""
     with opened(path, external) as f:
+        f._look.asked = True
         d = f[name]
         if tile is None or d.ndim == 1:
             return d[rows]
@@ -776,7 +787,8 @@ def _ticks(f: guarded.File, group: Any, name: str, n: int, dtype: str, raw: Any,
         return counted if n > FEW_TICKS else counted[:], n
     n = min(n, len(node))
     if n > FEW_TICKS:
-        return Listed(f.filename, _locate(f, node.name.strip("/"), raw, size), n, dtype), n
+        # by the way it was found, as with `external` the name may be one in another file
+        return Listed(f.filename, _locate(f, f"{group.name}/{name}".strip("/"), raw, size), n, dtype), n
     f._look.check_size(node)
     return node[:n].astype(dtype), n
 

@@ -148,9 +148,13 @@ class Metadata:
             value = data[at + sum(padded):]
             if len(value) < 16:
                 raise ValueError(f"the attribute {name!r} is cut off")
-            length, collection, number = struct.unpack_from("<IQI", value)
-            if length > min(most, self.check_heap(collection).get(number, (0, 0))[1]):
-                raise ValueError(f"the attribute {name!r} says it has {length} bytes, which are too many or not in the file")
+            heaps: dict[int, dict[int, tuple[int, int]]] = {}
+            for place in range(0, len(value) - 15, 16):
+                length, collection, number = struct.unpack_from("<IQI", value, place)
+                if collection not in heaps:
+                    heaps[collection] = self.check_heap(collection)
+                if length > min(most, heaps[collection].get(number, (0, 0))[1]):
+                    raise ValueError(f"the attribute {name!r} says it has {length} bytes: too many, or not in the file")
 
     def check_all_texts(self) -> None:
         """Look at every collection of texts of a file that is not large, where it is not known which one is meant."""

@@ -35,6 +35,7 @@ CACHE_LINE = 64
 TILE_BYTES = 8 << 20
 MAX_CHUNK = (4 << 30) - 1                   # HDF5's own limit
 LARGEST_SCHEMA = 32 << 20                   # bytes of JSON that are read
+DIVISORS = 1 << 14                          # that are tried at once
 MOST_ROWS = 1 << 56
 MOST_FILES = 1 << 32
 MOST_AXES = 31                              # of an item: HDF5 has 32
@@ -216,6 +217,8 @@ def _checked(record: Any) -> dict[str, Any]:
         if fields[name].kind not in KINDS:
             raise StoreDamagedError(f"the description of this store says field {name!r} is of kind {fields[name].kind[:40]!r}")
     fields = check_fields(fields)
+    for f in fields.values():
+        chunk_shape(f.shape, f.dtype.itemsize, 1)
     nbytes = sum(f.nbytes for f in fields.values())
     if nbytes > MOST_SNAPSHOT_BYTES:
         raise StoreDamagedError(f"the description of this store says a snapshot has {nbytes} bytes")
@@ -305,6 +308,16 @@ def stack_of(items: list[tuple[tuple[int, ...], int]], rows: int, nbytes: int) -
     return stacked // even * even or stacked
 
 
+def _largest_divisor(n: int, most: int) -> int:
+    """The largest divisor of n that is not above `most`; by blocks, as a description from elsewhere may ask for any n."""
+    for high in range(most, 0, -DIVISORS):
+        some = np.arange(high, max(0, high - DIVISORS), -1)
+        even = np.flatnonzero(n % some == 0)
+        if len(even):
+            return int(some[even[0]])
+    return 1
+
+
 def chunk_shape(shape: tuple[int, ...], itemsize: int, rows: int) -> tuple[int, ...]:
     """Whole snapshots stacked to about 1 MiB (format 1); large snapshots in tiles of about 8 MiB along one axis.
 
@@ -323,7 +336,7 @@ def chunk_shape(shape: tuple[int, ...], itemsize: int, rows: int) -> tuple[int, 
     if math.prod(shape[:axis]) == 1:
         width = -(-shape[axis] // parts)
     else:
-        width = next(shape[axis] // k for k in range(parts, 0, -1) if shape[axis] % k == 0)
+        width = shape[axis] // _largest_divisor(shape[axis], parts)
     if width * inner > MAX_CHUNK:
         raise InputError(f"a snapshot of shape {shape} cannot be cut into parts that follow each other in a file; "
                          f"store it flat, shape ({math.prod(shape)},)")

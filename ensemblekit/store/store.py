@@ -21,12 +21,13 @@ from ensemblekit.errors import (
     ClosedError,
     EnsemblekitError,
     InputError,
+    LengthError,
     StoreBusyError,
     StoreDamagedError,
     StoreError,
     UnknownFieldError,
 )
-from ensemblekit.files import sync_folder
+from ensemblekit.files import most_bytes, sync_folder
 from ensemblekit.source import WHOLE, Access, Cut, Field, Piece, check_window, cuts_of
 from ensemblekit.store.blocks import SlabPiece, Span, StoredPiece, check_identity
 from ensemblekit.store.hdf5 import (
@@ -625,8 +626,18 @@ class Store:
         return self.mode == "a" and not self._closed and self._owned
 
     def __len__(self) -> int:
-        """Committed snapshots of the main clock (of the first clock where there is no main)."""
-        return self._table(next(iter(self.clocks))).n
+        """Committed snapshots of the main clock (of the first clock where there is no main).
+
+        Raises LengthError where another program's file says it has more than its bytes can hold.
+        """
+        (n,) = self.lengths
+        if self._schema is None and n > most_bytes(self.path):
+            raise LengthError(f"{self.path} says it has {n} snapshots, more than its bytes can hold: len() does not stand for "
+                              "them. store.lengths has the number")
+        return n
+
+    def __bool__(self) -> bool:
+        return self.lengths != (0,)
 
     def clock(self, name: str = MAIN) -> StoredSource:
         """All fields of one clock as a source."""
@@ -652,7 +663,7 @@ class Store:
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        return (len(self),)
+        return (self._table(next(iter(self.clocks))).n,)
 
     @property
     def access(self) -> Access:
@@ -724,9 +735,9 @@ class Store:
     def refresh(self) -> int:
         """Look again at a store that another process writes; returns the snapshots of the first clock there are now."""
         if self._schema is None:
-            return len(self)
+            return self.lengths[0]
         with self._guard:
-            return len(self) if self._changing else self._refresh()     # in a signal handler: as is
+            return self.lengths[0] if self._changing else self._refresh()     # in a signal handler: as is
 
     def _refresh(self) -> int:
         for again in range(LOOKS, -1, -1):
@@ -771,7 +782,7 @@ class Store:
     def __repr__(self) -> str:
         state = "closed" if self._closed else "writing" if self.writable else "sealed" if self.sealed else "reading"
         names = ", ".join(f"{name} {field.shape}" for name, field in self.all_fields.items())
-        return f"<Store {os.path.basename(self.path)!r} ({state}): {len(self)} snapshots of {names}>"
+        return f"<Store {os.path.basename(self.path)!r} ({state}): {self.lengths[0]} snapshots of {names}>"
 
     # -- writing ---------------------------------------------------------------------------------------------------
 

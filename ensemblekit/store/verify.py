@@ -20,7 +20,8 @@ from typing import Any, Literal
 import numpy as np
 import xxhash
 
-from ensemblekit.errors import StoreError
+from ensemblekit.errors import StoreError, one_line
+from ensemblekit.files import why_unreadable
 
 READ_BYTES = 32 << 20
 BYTES_PER_SECOND = 30e6     # of processor time: what a child is given before it counts as hanging
@@ -161,13 +162,12 @@ def _ask_child(paths: Sequence[str], timeout: float, external: bool = False) -> 
     """At least one answer: of the files in turn, until the child's end."""
     allowed: list[tuple[str, str]] = []
     for path in paths:
-        try:
-            with open(path, "rb") as file:
-                seconds = max(1, math.ceil(timeout + os.fstat(file.fileno()).st_blocks * 512 / BYTES_PER_SECOND))
-        except OSError as error:
+        why = why_unreadable(path)
+        if why:
             if not allowed:
-                return [_nothing(unchecked=f"cannot be read: {error.strerror or error}")]
+                return [_nothing(unchecked=why)]
             break
+        seconds = max(1, math.ceil(timeout + os.stat(path).st_blocks * 512 / BYTES_PER_SECOND))
         allowed.append((path, str(seconds)))
     here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")])),
@@ -264,9 +264,9 @@ def check_file(path: str, external: bool = False) -> dict[str, Any]:
             return _nothing(unchecked=f"there is too little memory to check it: {error}")
         problems.append(f"libhdf5 cannot read it: {type(error).__name__}: {error}")
     except StoreError as error:
-        problems.append(guarded.one_line(error).removeprefix(f"{path}: "))
+        problems.append(one_line(error).removeprefix(f"{path}: "))
     except Exception as error:
-        problems.append(f"libhdf5 cannot read it: {type(error).__name__}: {guarded.one_line(error)}")
+        problems.append(f"libhdf5 cannot read it: {type(error).__name__}: {one_line(error)}")
     return answer
 
 
@@ -311,7 +311,7 @@ def _check_clock(f: Any, schema: Any, clock: str, names: list[str], record: np.n
                  answer: dict[str, Any]) -> int:
     import h5py
 
-    from ensemblekit.store.guarded import text_attribute
+    from ensemblekit.store.guarded import DENSEST_ROWS, text_attribute
 
     problems: list[str] = answer["problems"]
     columns = schema.columns(clock, max(1, (schema.capacity or {})[clock]))
@@ -343,9 +343,10 @@ def _check_clock(f: Any, schema: Any, clock: str, names: list[str], record: np.n
     if min(ahead) < n or (record.any() and max(ahead) > n):     # while it is written the others may be ahead
         problems.append(f"clock {clock!r}: {n} snapshots, but its other datasets hold {sorted(ahead)}")
         n = min(n, *ahead)
-    problems += _places(f, schema, clock, sets, n)
     for d in sets:
-        f._look.check_size(d)
+        f._look.check_size(d, DENSEST_ROWS)
+    f._look.asked = True
+    problems += _places(f, schema, clock, sets, n)
     rows = sum(max(1, c.nbytes) for c in columns)
     step = max(1, READ_BYTES // rows)
     labels = [*names, "step, time, weight"]
@@ -354,16 +355,35 @@ def _check_clock(f: Any, schema: Any, clock: str, names: list[str], record: np.n
         from ensemblekit.store.segments import checksums
         from ensemblekit.store.store import META
 
-        values = [np.ascontiguousarray(d[a:b]) for d in sets[:len(names)]]
         meta = np.empty(b - a, META)
         for key, d in zip(("step", "time", "weight"), sets[len(names):], strict=False):
             meta[key] = d[a:b]
-        wrong = checksums(values, meta, b - a) != sets[-1][a:b]
+        found = [*(_checksums(d, a, b) for d in sets[:len(names)]), checksums([], meta, b - a)]
+        wrong = np.concatenate(found, axis=1) != sets[-1][a:b]
         for k in np.flatnonzero(wrong.any(axis=0)):
             label = labels[k] if k < len(names) or len(schema.clocks) == 1 else f"{labels[k]} of {clock!r}"
             answer["damaged"].setdefault(label, (clock, []))[1].extend((a + np.flatnonzero(wrong[:, k])).tolist())
     answer["snapshots"] += n
     return n
+
+
+def _checksums(d: Any, a: int, b: int) -> np.ndarray:
+    """(b - a, 1) uint64: the checksums of rows of a field; a row that is large is read part by part."""
+    from ensemblekit.store.segments import checksums
+
+    item, size = d.shape[1:], d.dtype.itemsize
+    if math.prod(item) * size <= READ_BYTES:
+        return checksums([], np.ascontiguousarray(d[a:b]), b - a)
+    axis = next(k for k in range(len(item)) if math.prod(item[k + 1:]) * size <= READ_BYTES)
+    width = max(1, READ_BYTES // (math.prod(item[axis + 1:]) * size))
+    sums = np.empty((b - a, 1), "<u8")
+    for row in range(a, b):
+        digest = xxhash.xxh3_64()
+        for outer in np.ndindex(item[:axis]):
+            for start in range(0, item[axis], width):
+                digest.update(np.ascontiguousarray(d[(row, *outer, slice(start, start + width))]))
+        sums[row - a] = digest.intdigest()
+    return sums
 
 
 def _places(f: Any, schema: Any, clock: str, sets: list[Any], n: int) -> Iterator[str]:

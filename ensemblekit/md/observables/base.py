@@ -118,6 +118,9 @@ class Prepared:
     """After which the observable comes round (360 degrees): replicas are averaged on the circle. None where it does not,
     or where `function` is Periodic and says so."""
 
+    branches: tuple[tuple[float, float], ...] = ()
+    """The turns that values of unknown meaning might be angles of: they are doubted where they jump from end to end."""
+
     @property
     def limits(self) -> dict[str, tuple[float, float | None]]:
         """Of the quantities that have bounds, by name, "" being the observable."""

@@ -11,6 +11,7 @@ from ensemblekit.md.observables.base import Prepared
 from ensemblekit.md.observables.rdf import bad_frame
 from ensemblekit.md.system import System
 from ensemblekit.md.updating import Updating, updating_selection
+from ensemblekit.md.whole import positions_of
 from ensemblekit.source import Block
 
 GRAMS = 1.66053906660
@@ -92,7 +93,7 @@ class _Profile:
     def __call__(self, block: Block) -> np.ndarray:
         from ensemblekit.md.kernels_density import add_profile
 
-        x = block.fields["position"][:, self.union]
+        x = positions_of(block)[:, self.union]
         x = x if x.dtype == np.float32 else x.astype(np.float64)
         cells = np.array(block.fields["box"], np.float64, order="C")
         out, heights = np.empty((len(x), self.bins)), np.empty(len(x))

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from ensemblekit.averaging.circular import circular_average
 from ensemblekit.averaging.derived import Periodic
-from ensemblekit.averaging.estimate import Estimate
 from ensemblekit.averaging.series import Series
 from ensemblekit.errors import InputError
-from ensemblekit.md.observables.base import Derived, Kept, Prepared, SameAtoms
+from ensemblekit.md.circle import OnCircle, directions, lengths
+from ensemblekit.md.observables.base import Derived, Prepared, SameAtoms
 from ensemblekit.md.observables.groups import Points, points_for, points_of
 from ensemblekit.md.system import System
 from ensemblekit.md.updating import VaryingPoints
@@ -66,7 +65,7 @@ class Dihedral:
     def prepare(self, system: System) -> Prepared:
         points = _points(system, (self.select_a, self.select_b, self.select_c, self.select_d), self.weights, self.periodic,
                          self.updating)
-        return Prepared(partial(_one_dihedral, points), "degree", reducers=(Series(),), finish=_on_the_circle, period=360.0,
+        return Prepared(partial(_one_dihedral, points), "degree", reducers=(Series(),), finish=OnCircle(), period=360.0,
                         bounds={"resultant": (0.0, 1.0)})
 
 
@@ -178,16 +177,9 @@ def _points(system: System, selects: tuple[Any, ...], weights: str | None, perio
 
 
 def _many(points: Points, quadruples: np.ndarray, coords: Mapping[str, tuple[np.ndarray, str]]) -> Prepared:
-    further = {"resultant": Derived(_lengths, "", coords, bounds=(0.0, 1.0))}
+    further = {"resultant": Derived(lengths, "", coords, bounds=(0.0, 1.0))}
     return Prepared(partial(_vectors, points, quadruples), "degree", dict(coords),
                     function=Periodic(partial(_directions, 0, None)), further=further)
-
-
-def _on_the_circle(kept: Kept) -> dict[str, Estimate]:
-    (angles,) = kept.merged()
-    found = circular_average(angles, weights=kept.weights, times=kept.times, equilibration=kept.equilibration,
-                             confidence=kept.confidence, time_unit="ps" if kept.times is not None else "")
-    return {"": replace(found.mean, coords={}), "resultant": found.resultant}
 
 
 def _one_angle(points: Points | VaryingPoints, block: Block) -> np.ndarray:
@@ -249,9 +241,4 @@ def _part(start: int, mean: np.ndarray) -> np.ndarray:
 
 def _directions(start: int, which: int | None, mean: np.ndarray) -> np.ndarray:
     """Directions of mean vectors in degrees; `which` of phi and psi, or all."""
-    vectors = mean[start:] if which is None else mean[start:].reshape(-1, 2, 2)[:, which]
-    return np.arctan2(vectors[..., 1], vectors[..., 0]) * DEGREES
-
-
-def _lengths(mean: np.ndarray) -> np.ndarray:
-    return np.hypot(mean[..., 0], mean[..., 1])
+    return directions(1 / DEGREES, mean[start:] if which is None else mean[start:].reshape(-1, 2, 2)[:, which])

@@ -74,7 +74,7 @@ class EndToEnd(SameAtoms):
         atoms = system.select(self.select)
         if len(atoms) < 2:
             raise InputError(f"an end-to-end distance needs 2 atoms; {self.select!r} has {len(atoms)}")
-        points = points_of(system, [atoms[:1], atoms[-1:]], None, False)
+        points = points_of(system, [atoms[:1], atoms[-1:]], None, False, [atoms])
         return Prepared(partial(_first, partial(_distances, points, np.array([[0, 1]]))), "Angstrom", bounds=(0.0, None))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError
+from ensemblekit.files import check_input
 from ensemblekit.md.superpose import frames_of
 from ensemblekit.md.system import Gather, Plain, System
 from ensemblekit.md.updating import VaryingPoints, varying_points
@@ -53,8 +54,12 @@ class Points:
             yield slice(a, a + rows.n), points, boxes[a:a + step]
 
 
-def points_of(system: System, groups: Sequence[np.ndarray], weights: str | None, periodic: bool) -> Points:
-    """The centres of these groups of atoms: of mass, or (`weights` None) plain ones."""
+def points_of(system: System, groups: Sequence[np.ndarray], weights: str | None, periodic: bool,
+              together: Sequence[np.ndarray] | None = None) -> Points:
+    """The centres of these groups of atoms: of mass, or (`weights` None) plain ones.
+
+    Molecules of a group are put together; or those of each selection in `together`.
+    """
     check_weights_word(weights)
     atoms = np.concatenate(groups)
     offsets = np.concatenate([[0], np.cumsum([len(group) for group in groups])]).astype(np.int64)
@@ -68,7 +73,7 @@ def points_of(system: System, groups: Sequence[np.ndarray], weights: str | None,
         raise InputError("a group of atoms has no mass, so it has no centre of mass; pass weights=None")
     shares = mass / np.repeat(totals, np.diff(offsets))
     nearest = periodic and system.boxed
-    return Points(Plain(atoms) if single and nearest else system.gather(atoms), offsets, shares, nearest)
+    return Points(Plain(atoms) if single and nearest else system.assembled(atoms, together or groups), offsets, shares, nearest)
 
 
 def points_for(system: System, selects: Sequence[str], weights: str | None, periodic: bool,
@@ -123,7 +128,7 @@ def reference_positions(system: System, reference: Any, select: str, atoms: np.n
     not be whole.
     """
     if reference is None or isinstance(reference, int | np.integer):
-        return gathered(Plain(atoms) if as_it_is else system.gather(atoms),
+        return gathered(Plain(atoms) if as_it_is else system.assembled(atoms),
                         one_frame(system, 0 if reference is None else int(reference)))
     if isinstance(reference, str | os.PathLike) or hasattr(reference, "atoms"):
         found = _of_structure(reference, select, len(atoms))
@@ -146,8 +151,7 @@ def _of_structure(reference: Any, select: str, n: int) -> np.ndarray:
         whole = reference
         if isinstance(reference, str | os.PathLike):
             path = os.fspath(reference)
-            if not os.path.exists(path):
-                raise InputError(f"there is no reference structure {path!r}")
+            check_input(path)
             whole = mda.Universe(path)
         chosen = whole.atoms.select_atoms(select)
         if len(chosen) != n and len(whole.atoms) == n:      # it holds just these atoms, perhaps under other names

@@ -47,7 +47,7 @@ class RadiusOfGyration:
             squares = partial(_varying_squares, updating_selection(system, self.select), _masses(system, self.weights))
         else:
             atoms = system.select(self.select)
-            squares = partial(_squares, system.gather(atoms), shares_by(system, atoms, self.weights))
+            squares = partial(_squares, system.assembled(atoms), shares_by(system, atoms, self.weights))
         if not self.components:
             return Prepared(partial(_radius, squares), "Angstrom", bounds=(0.0, None), compiled=not self.updating)
         return Prepared(partial(_components, squares), "Angstrom", reducers=(Series(),), finish=_each,
@@ -74,7 +74,7 @@ class GyrationTensor:
             second = partial(_varying_second_moments, updating_selection(system, self.select), _masses(system, self.weights))
         else:
             atoms = system.select(self.select)
-            second = partial(_second_moments, system.gather(atoms), shares_by(system, atoms, self.weights))
+            second = partial(_second_moments, system.assembled(atoms), shares_by(system, atoms, self.weights))
         further = {"asphericity": Derived(partial(_take, 3), "Angstrom2", series=partial(_columns, 3), bounds=(0.0, None)),
                    "acylindricity": Derived(partial(_take, 4), "Angstrom2", series=partial(_columns, 4), bounds=(0.0, None)),
                    "anisotropy": Derived(partial(_take, 5), series=partial(_columns, 5), bounds=(0.0, 1.0))}

@@ -15,6 +15,7 @@ from ensemblekit.md.observables.groups import one_frame
 from ensemblekit.md.system import Gather, Plain, System
 from ensemblekit.md.topology import mdanalysis
 from ensemblekit.md.updating import Updating, dimensions_of, universe_in_memory, updating_selection
+from ensemblekit.md.whole import positions_of
 from ensemblekit.source import Block
 
 
@@ -135,7 +136,7 @@ def _pairs(system: System, heavy: np.ndarray, hydrogens: np.ndarray) -> tuple[np
 
         block = one_frame(system, 0)
         box = dimensions_of(block.fields["box"][0]) if "box" in block.fields else None
-        x = np.asarray(block.fields["position"][0], np.float32)
+        x = np.asarray(positions_of(block)[0], np.float32)
         near, lengths = capped_distance(x[heavy], x[hydrogens], 1.2, box=box)
     order = np.lexsort((lengths, near[:, 1]))
     _, first = np.unique(near[order, 1], return_index=True)

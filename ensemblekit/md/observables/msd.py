@@ -24,6 +24,7 @@ from ensemblekit.md.groups import molecules_of, residues_of
 from ensemblekit.md.observables.base import Kept, Prepared, SameAtoms
 from ensemblekit.md.spool import Parts, Spool
 from ensemblekit.md.system import System
+from ensemblekit.md.whole import positions_of
 from ensemblekit.source import Block
 
 MOST_GROUPS = 32
@@ -100,7 +101,7 @@ class _Paths:
         self.atoms, self.boxed = atoms, boxed
 
     def __call__(self, block: Block) -> np.ndarray:
-        x = block.fields["position"]
+        x = positions_of(block)
         out = np.empty((len(x), len(self.atoms) + (6 if self.boxed else 0), 3), np.float32)
         out[:, :len(self.atoms)] = x[:, self.atoms]
         if self.boxed:

@@ -21,6 +21,7 @@ from ensemblekit.md.observables.groups import residues_of
 from ensemblekit.md.observables.rmsf import fitted_mean, moved_atoms, several
 from ensemblekit.md.superpose import Fit
 from ensemblekit.md.system import Gather, System
+from ensemblekit.scaling import scaled
 from ensemblekit.source import ArraySource, Block
 
 LARGEST = 20_000
@@ -104,7 +105,7 @@ class PrincipalComponents:
                   system.select(self.settings.select if fit is None else fit))
         if len(system.topology) <= int(self.atoms.max()) or len(fitted) != len(self.fit):
             raise InputError("this trajectory has other atoms than those the components were made of")
-        gather = system.gather(self.atoms if self.same else np.concatenate([fitted, self.atoms]))
+        gather = system.assembled(self.atoms if self.same else np.concatenate([fitted, self.atoms]))
         return system.reduce({"p": (partial(projections, gather, self), Series())}, "projections")["p"]
 
     def overlap(self, other: PrincipalComponents, n: int = 10) -> float:
@@ -135,7 +136,7 @@ def cosine_content(projections: Any, component: int = 0) -> float:
     component: counted from 0.
     """
     p = np.asarray(projections, np.float64)
-    p = p if p.ndim == 1 else p[:, component]
+    p, _ = scaled(p if p.ndim == 1 else p[:, component])
     if len(p) < 2 or not (p**2).sum() > 0:
         raise InputError("a cosine content needs a projection that moves, of 2 frames or more")
     wave = np.cos(np.pi * (component + 1) * (np.arange(len(p)) + 0.5) / len(p))

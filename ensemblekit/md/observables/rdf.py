@@ -13,6 +13,7 @@ from ensemblekit.md.groups import molecules_of, residues_of
 from ensemblekit.md.observables.base import Derived, Prepared
 from ensemblekit.md.system import System
 from ensemblekit.md.updating import Updating, updating_selection
+from ensemblekit.md.whole import positions_of
 from ensemblekit.source import Block
 
 NORMS = ("rdf", "density", "none")
@@ -169,7 +170,7 @@ class _Counter:
     def __call__(self, block: Block) -> np.ndarray:
         from ensemblekit.md.kernels_rdf import nearest_counts, pair_counts
 
-        x = block.fields["position"][:, self.union]     # a copy, of these atoms only: one layout for the kernel
+        x = positions_of(block)[:, self.union]      # a copy, of these atoms only: one layout for the kernel
         x = x if x.dtype == np.float32 else x.astype(np.float64)
         cells = np.array(block.fields["box"], np.float64, order="C") if "box" in block.fields else np.empty((0, 3, 3))
         counts, volumes = np.empty((len(x), len(self.edges))), np.empty(len(x))

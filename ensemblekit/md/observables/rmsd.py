@@ -38,18 +38,18 @@ class RMSD(SameAtoms):
         shares = shares_by(system, atoms, self.weights)
         if self.fit is False:
             target = reference_positions(system, self.reference, self.select, atoms)
-            return Prepared(partial(_carried, system.gather(atoms), Fit.none(), shares, target), "Angstrom", bounds=(0.0, None),
-                            compiled=True)
+            return Prepared(partial(_carried, system.assembled(atoms), Fit.none(), shares, target), "Angstrom",
+                            bounds=(0.0, None), compiled=True)
         fitted = atoms if self.fit is None else system.select(self.fit)
         check_fit(fitted, self.fit or self.select, 2)
         if np.array_equal(fitted, atoms):
             onto = Fit.onto(reference_positions(system, self.reference, self.select, atoms), shares)
-            return Prepared(partial(_deviation, system.gather(atoms), onto), "Angstrom", bounds=(0.0, None),
+            return Prepared(partial(_deviation, system.assembled(atoms), onto), "Angstrom", bounds=(0.0, None),
                             compiled=True)
         target = reference_positions(system, self.reference, self.select, atoms)
         onto = Fit.onto(reference_positions(system, self.reference, self.fit or "", fitted),
                         shares_by(system, fitted, self.weights))
-        return Prepared(partial(_carried, system.gather(np.concatenate([fitted, atoms])), onto, shares, target), "Angstrom",
+        return Prepared(partial(_carried, system.assembled(np.concatenate([fitted, atoms])), onto, shares, target), "Angstrom",
                         bounds=(0.0, None), compiled=True)
 
 

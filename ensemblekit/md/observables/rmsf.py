@@ -80,7 +80,7 @@ def fitted_mean(system: System, atoms: np.ndarray, select: str, fit: str | Liter
         start = reference_positions(system, reference, fit or select, fitted)
         shares = shares_by(system, fitted, weights)
         same = np.array_equal(fitted, atoms)
-    gather = system.gather(atoms if same else np.concatenate([fitted, atoms]))
+    gather = system.assembled(atoms if same else np.concatenate([fitted, atoms]))
     found = mean_structure(lambda branches: system.reduce(branches, f"mean structure of {why}"), gather, start, same=same,
                            others=len(atoms), weights=shares, rounds=rounds)
     return gather, found, same

@@ -55,7 +55,7 @@ class SASA:
         which, resids = residues_of(system, atoms)
         topology, residue = _mdtraj_topology(atoms, system.topology.names[atoms], elements_of(system, atoms), which, resids)
         coords = {"total": {}, "residue": {"residue": (resids, "")}, "atom": {"atom": (atoms, "")}}[self.level]
-        return Prepared(partial(_area, system.gather(atoms), topology, self.level, residue, self.probe / 10,
+        return Prepared(partial(_area, system.assembled(atoms), topology, self.level, residue, self.probe / 10,
                                 int(self.n_points)), "Angstrom2", coords, bounds=(0.0, None))
 
 

@@ -17,7 +17,7 @@ from ensemblekit.store.store import Store, StoredSource
 
 def open_stored(path: str, options: Options) -> StoredSource:
     """The fields of a store, or of any H5MD or plain HDF5 file with snapshots along axis 0: mapped, not copied."""
-    store = Store.open(path)
+    store = Store.open(path, external=options.external)
     clocks = store.clocks
     if options.fields is None:
         clock = max(clocks, key=lambda c: sum(store.all_fields[name].nbytes for name in clocks[c]))
@@ -42,7 +42,7 @@ def open_stored(path: str, options: Options) -> StoredSource:
 def open_hdf5(path: str, options: Options) -> Any:
     if not options.snapshot_axis:
         return open_stored(path, options)
-    with opened(path) as f:
+    with opened(path, options.external) as f:
         shapes: dict[str, tuple[Any, np.dtype]] = {}
 
         def visit(name: str, node: Any) -> None:
@@ -74,7 +74,7 @@ def open_hdf5(path: str, options: Options) -> Any:
         fields = {name: field for name, field in fields.items() if counts[name] == n}
     n = counts[next(iter(fields))]
     clock = next((np.asarray(t, np.float64) for t in times.values() if len(t) == n), None)
-    return AlongAxis(path, fields, n, clock, axes)
+    return AlongAxis(path, fields, n, clock, axes, external=options.external)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,13 +90,15 @@ class AlongAxis:
     """Whether the axes of an item come in reverse, as MATLAB writes them."""
     time_unit: str = ""
     tiles: bool = False
+    external: bool = False
 
     def mesh(self) -> None:
         return None
 
     def read(self, names: Any, rows: range, tile: slice | None = None) -> dict[str, np.ndarray]:
         found = {}
-        with opened(self.path) as f:
+        with opened(self.path, self.external) as f:
+            f._look.asked = True
             for name in names:
                 key = (*[slice(None)] * self.axes[name], slice(rows.start, rows.stop, rows.step))
                 values = f[name][key]

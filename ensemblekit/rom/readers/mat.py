@@ -1,12 +1,17 @@
-"""MATLAB's files: version 4 to 7.2 through scipy, 7.3 (which is HDF5) read as MATLAB shows it."""
+"""MATLAB's files: version 4 to 7.2 by their formats, 7.3 (which is HDF5) read as MATLAB shows it."""
 
 from __future__ import annotations
+
+import struct
+import zlib
 
 import numpy as np
 
 from ensemblekit.errors import InputError, SnapshotFileError
+from ensemblekit.files import most_bytes
 from ensemblekit.rom.readers.arrays import held
 from ensemblekit.rom.readers.hdf5 import AlongAxis
+from ensemblekit.rom.readers.matfile import arrays_in
 from ensemblekit.rom.readers.reader import TIME_NAMES, Options, Reader, chosen
 from ensemblekit.source import Field
 from ensemblekit.store.hdf5 import opened
@@ -18,14 +23,11 @@ def open_mat(path: str, options: Options) -> Reader:
         head = file.read(128)
     if b"MATLAB 7.3" in head or head[:8] == b"\x89HDF\r\n\x1a\n":
         return _open_hdf5(path, options)
-    from scipy.io import loadmat
-
     try:
-        arrays = {name: x for name, x in loadmat(path).items() if isinstance(x, np.ndarray)}
-    except Exception as error:      # scipy raises whatever its parser trips over
+        arrays = dict(arrays_in(memoryview(np.memmap(path, np.uint8, "r").data), most_bytes(path)))
+    except (ValueError, OSError, struct.error, zlib.error, MemoryError) as error:
         raise SnapshotFileError(path, f"cannot be read as a .mat file, or is cut short ({error})") from error
-    shapes = {name: x.shape for name, x in arrays.items() if x.dtype.kind in "biufc"}
-    return held(path, {name: arrays[name] for name in shapes}, options, _axis(shapes, options))
+    return held(path, arrays, options, _axis({name: x.shape for name, x in arrays.items()}, options))
 
 
 def _axis(shapes: dict[str, tuple[int, ...]], options: Options) -> int:
@@ -42,7 +44,7 @@ def _axis(shapes: dict[str, tuple[int, ...]], options: Options) -> int:
 
 
 def _open_hdf5(path: str, options: Options) -> AlongAxis:
-    with opened(path) as f:
+    with opened(path, options.external) as f:
         shapes, dtypes = {}, {}
         for name, node in f.items():
             dtype = getattr(node, "dtype", None)        # groups are structs: they have none
@@ -73,4 +75,4 @@ def _open_hdf5(path: str, options: Options) -> AlongAxis:
             times = None
         # MATLAB's first axis is HDF5's last
         return AlongAxis(path, fields, int(n), times, {name: len(shapes[name]) - 1 - where[name] for name in names},
-                         turned=True)
+                         turned=True, external=options.external)

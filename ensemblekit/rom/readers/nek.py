@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -13,11 +14,14 @@ import numpy as np
 from ensemblekit.errors import SnapshotFileError
 from ensemblekit.rom.cells import HEXAHEDRON, QUAD
 from ensemblekit.rom.mesh import Mesh
-from ensemblekit.rom.readers.reader import Options, chosen, lean
+from ensemblekit.rom.readers.reader import Options, check_readable, chosen, lean
 from ensemblekit.source import Field
 
 HEADER = 132
 TAG = 6.54321
+HIGHEST_ORDER = 256
+NUMBERS = re.compile(r"%0?\d?\d?d")
+"""Where a .nek5000 description has a number in the names of its files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ class Header:
 
     @property
     def per_element(self) -> int:
-        return int(np.prod(self.order))
+        return math.prod(self.order)
 
     @property
     def blocks(self) -> dict[str, int]:
@@ -55,6 +59,7 @@ class Header:
 
 
 def read_header(path: str) -> Header:
+    check_readable(path)
     try:
         with open(path, "rb") as file:
             head, tag = file.read(HEADER), file.read(4)
@@ -67,6 +72,8 @@ def read_header(path: str) -> Header:
         word, nx, ny, nz, elements, everywhere = (int(x) for x in words[1:7])
         time, step = float(words[7]), int(words[8])
         pieces, contents = int(words[10]), words[11]
+        if min(nx, ny, nz, elements) < 1 or max(nx, ny, nz) > HIGHEST_ORDER or word not in (4, 8):
+            raise ValueError(f"it says {elements} elements of {nx} x {ny} x {nz} points, {word} bytes a number")
         little = abs(np.frombuffer(tag, "<f4")[0] - TAG) < 1e-4
         big = abs(np.frombuffer(tag, ">f4")[0] - TAG) < 1e-4
         if not (little or big):
@@ -174,15 +181,22 @@ def open_nek(paths: Sequence[str], options: Options) -> NekFiles:
 
 def _listed(path: str) -> list[str]:
     """The files of a .nek5000 description: template, first step and number of steps."""
-    with open(path) as file:
+    with open(path, encoding="utf-8", errors="replace") as file:
         keys = dict(re.findall(r"(\w+)\s*:\s*(\S+)", file.read()))
     try:
         template, first, count = keys["filetemplate"], int(keys["firsttimestep"]), int(keys["numtimesteps"])
-        pieces = template.count("%") - 1
-        names = [template % (*[0] * pieces, k) for k in range(first, first + count)]
-    except (KeyError, ValueError, TypeError) as error:
+        pieces = len(NUMBERS.findall(template)) - 1
+        if pieces < 0 or "%" in NUMBERS.sub("", template):
+            raise ValueError(f"filetemplate is {template!r}")
+    except (KeyError, ValueError) as error:
         raise SnapshotFileError(path, "is no Nek5000 description: it has filetemplate, firsttimestep, numtimesteps") from error
-    return [os.path.join(os.path.dirname(path), name) for name in names]
+    names: list[str] = []
+    for k in range(first, first + count):       # as many as it says, where they are there
+        names.append(os.path.join(os.path.dirname(path), template % (*[0] * pieces, k)))
+        check_readable(names[-1])
+    if not names:
+        raise SnapshotFileError(path, f"names no files: numtimesteps is {count}")
+    return names
 
 
 def lobatto(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError, SnapshotFileError
+from ensemblekit.files import most_bytes
 from ensemblekit.rom.mesh import Mesh
 from ensemblekit.rom.readers.reader import Options, chosen, lean
 from ensemblekit.source import Field
@@ -66,6 +68,7 @@ class NetCDF:
     times: np.ndarray | None
     time_unit: str
     on: Mesh | None = None
+    external: bool = False
     tiles: bool = False
     __getstate__ = lean
 
@@ -79,7 +82,7 @@ class NetCDF:
 
     def read(self, names: Sequence[str], rows: range, tile: slice | None = None) -> dict[str, np.ndarray]:
         found = {}
-        with _datasets(self.path, self.classic) as get:
+        with _datasets(self.path, self.classic, self.external) as get:
             for name in names:
                 axis = self.axes[name]
                 key = (*[slice(None)] * axis, slice(rows.start, rows.stop, rows.step))
@@ -93,14 +96,15 @@ class NetCDF:
 
 
 @contextmanager
-def _datasets(path: str, classic: bool) -> Any:
+def _datasets(path: str, classic: bool, external: bool) -> Any:
     if classic:
         from scipy.io import netcdf_file
 
         with netcdf_file(path, "r", mmap=True) as file:     # mapped: only the snapshots asked for are read
             yield lambda name: file.variables[name].data
     else:
-        with opened(path) as f:
+        with opened(path, external) as f:
+            f._look.asked = True
             yield lambda name: f[name]
 
 
@@ -111,7 +115,7 @@ def open_netcdf(path: str, options: Options) -> NetCDF:
     if head[:3] == b"CDF" and head[3:4] in b"\x01\x02":
         classic, variables, unlimited, get = True, *classic_header(path)
     elif head == b"\x89HDF\r\n\x1a\n":
-        classic, variables, unlimited, get = False, *_hdf5(path)
+        classic, variables, unlimited, get = False, *_hdf5(path, options.external)
     else:
         raise SnapshotFileError(path, "is not a NetCDF file of version 3 or 4, or is cut short")
     dimension = next((d for d in TIME_DIMENSIONS if any(d in v.dimensions for v in variables.values())), unlimited)
@@ -124,12 +128,12 @@ def open_netcdf(path: str, options: Options) -> NetCDF:
         axes = {name: v.dimensions.index(dimension) for name, v in variables.items() if dimension in v.dimensions}
     timed = variables.get(dimension) if dimension is not None else None
     present = [name for name in axes if name != dimension and not name.endswith(("_bnds", "_bounds"))
-               and variables[name].dtype.kind in "biuf"]
+               and variables[name].dtype.kind in "biuf" and 0 not in variables[name].shape]
     if options.fields is None:
         largest = max((len(variables[name].dimensions) for name in present), default=0)
         present = [name for name in present if len(variables[name].dimensions) == largest] or present
     names = chosen(options.fields, present if options.fields is None else
-                   [name for name in axes if variables[name].dtype.kind in "biuf"], path)
+                   [name for name in axes if variables[name].dtype.kind in "biuf" and 0 not in variables[name].shape], path)
     counts = {name: variables[name].shape[axes[name]] for name in names}
     if len(set(counts.values())) > 1:
         raise InputError(f"{path}: the fields differ in their number of snapshots: {counts}")
@@ -144,7 +148,8 @@ def open_netcdf(path: str, options: Options) -> NetCDF:
             times = None
     on = _grid([variables[name] for name in names], [axes[name] for name in names], variables, get)
     return NetCDF(path, classic, {name: variables[name] for name in names}, {name: axes[name] for name in names},
-                  next(iter(counts.values())), times, unit, on.with_fields(dict.fromkeys(names, "point")) if on else None)
+                  next(iter(counts.values())), times, unit, on.with_fields(dict.fromkeys(names, "point")) if on else None,
+                  options.external)
 
 
 def _grid(fields: Sequence[Variable], axes: Sequence[int], variables: Mapping[str, Variable],
@@ -199,20 +204,22 @@ def classic_header(path: str) -> tuple[dict[str, Variable], str | None, dict[str
     """
     from scipy.io import netcdf_file
 
+    if os.path.getsize(path) > most_bytes(path):
+        raise SnapshotFileError(path, f"says it has {os.path.getsize(path)} bytes, most of them holes; it is not read")
     try:
         with netcdf_file(path, "r", mmap=True) as file:
             variables = {name: Variable(tuple(v.dimensions), tuple(v.shape), v.data.dtype,
                                         {k: x for k, x in v._attributes.items()}) for name, v in file.variables.items()}
             unlimited = next((name for name, size in file.dimensions.items() if size is None), None)
             small = {name: np.array(v.data) for name, v in file.variables.items() if len(v.dimensions) == 1}
-    except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
-        raise SnapshotFileError(path, f"cannot be read as NetCDF, or is cut short ({error})") from error
+    except Exception as error:      # scipy's parser raises whatever it trips over
+        raise SnapshotFileError(path, f"cannot be read as NetCDF, or is cut short ({type(error).__name__}: {error})") from error
     return variables, unlimited, small
 
 
-def _hdf5(path: str) -> tuple[dict[str, Variable], str | None, dict[str, np.ndarray]]:
+def _hdf5(path: str, external: bool) -> tuple[dict[str, Variable], str | None, dict[str, np.ndarray]]:
     variables, small, unlimited = {}, {}, None
-    with opened(path) as f:
+    with opened(path, external) as f:
         names: dict[int, str] = {}
         for name, node in f.items():
             if getattr(node, "dtype", None) is None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ensemblekit.errors import SnapshotFileError, UnknownFieldError
+from ensemblekit.files import why_unreadable
 from ensemblekit.rom.mesh import Mesh
 from ensemblekit.source import Field
 
@@ -27,6 +28,8 @@ class Options:
     """Read the initial state too, where a solver keeps it apart (OpenFOAM's 0/)."""
     moving: bool = False
     """Take fields of a mesh in motion cell by cell, on the mesh as it was before it moved."""
+    external: bool = False
+    """Read also what an HDF5 file points to in other files."""
 
 
 class Reader(Protocol):
@@ -70,6 +73,13 @@ def numbers_in_names(stems: Sequence[str]) -> np.ndarray | None:
         return None
     values = np.array([float(x) for x in columns[0]])
     return values if (np.diff(values) > 0).all() else None
+
+
+def check_readable(path: str) -> None:
+    """Raise SnapshotFileError where no file can be read under a name."""
+    why = why_unreadable(path)
+    if why:
+        raise SnapshotFileError(path, why)
 
 
 def chosen(names: Sequence[str] | None, present: Iterable[str], path: str) -> list[str]:

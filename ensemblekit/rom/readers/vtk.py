@@ -21,7 +21,7 @@ import numpy as np
 from ensemblekit.errors import InputError, MissingExtraError, SnapshotFileError
 from ensemblekit.rom.mesh import Association, Mesh, Polyhedra
 from ensemblekit.rom.readers.openfoam import joined, taken
-from ensemblekit.rom.readers.reader import MissingFieldError, Options, chosen, lean
+from ensemblekit.rom.readers.reader import MissingFieldError, Options, check_readable, chosen, lean
 from ensemblekit.source import Field
 
 SINGLE = (".vtu", ".pvtu", ".vti", ".pvti", ".vtr", ".pvtr", ".vts", ".pvts", ".vtp", ".pvtp", ".vtk", ".vtm", ".vtmb")
@@ -180,6 +180,7 @@ def open_vtk(paths: Sequence[str], options: Options) -> VTKFiles | VTKSeries:
 def _open_files(files: Sequence[tuple[str, ...]], times: np.ndarray | None, options: Options) -> VTKFiles:
     for path in (p for group in files for p in group):
         _whole(path)
+        _check_links(path, options)
     first = files[0][0]
     parts = leaves(files[0], None)
     where = _places(parts, options, first)
@@ -193,8 +194,8 @@ def _open_files(files: Sequence[tuple[str, ...]], times: np.ndarray | None, opti
 
 
 def _open_temporal(path: str, options: Options) -> VTKSeries:
-    if not os.path.isfile(path):
-        raise SnapshotFileError(path, "is missing")
+    check_readable(path)
+    _check_links(path, options)
     reader = _reader(path)
     with lock:
         instants = _instants(reader)
@@ -207,10 +208,17 @@ def _open_temporal(path: str, options: Options) -> VTKSeries:
         timed)
 
 
+def _check_links(path: str, options: Options) -> None:
+    """Raise StoreError where an HDF5 file that VTK is to read points to other files."""
+    if not options.external:
+        from ensemblekit.store.hdf5 import check_inside
+
+        check_inside(path)
+
+
 def _whole(path: str) -> None:
     """An XML file ends in its closing tag, or it was cut short; found without parsing it."""
-    if not os.path.isfile(path):
-        raise SnapshotFileError(path, "is missing")
+    check_readable(path)
     if os.path.splitext(path)[1].lower() == ".vtk":
         return
     with open(path, "rb") as file:

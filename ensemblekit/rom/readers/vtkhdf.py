@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,9 @@ from ensemblekit.rom.mesh import Association, Mesh, Polyhedra
 from ensemblekit.rom.readers.reader import Options, chosen, lean
 from ensemblekit.source import Field
 from ensemblekit.store.hdf5 import opened
+
+PART_BYTES = 64
+"""Of a part of a mesh, at least."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +54,8 @@ class VTKHDF:
 
     def read(self, names: Sequence[str], rows: range, tile: slice | None = None) -> dict[str, np.ndarray]:
         found = {}
-        with opened(self.path) as f:
+        with opened(self.path, self.options.external) as f:
+            f._look.asked = True
             for name in names:
                 place, field = self.places[name], self.fields[name]
                 values = np.empty((len(rows), *field.shape), field.dtype)
@@ -70,7 +75,7 @@ class VTKHDF:
 
 def open_vtkhdf(path: str, options: Options) -> VTKHDF | None:
     """A file of an unstructured grid, surface or image; None where VTK itself has to read it (assemblies, AMR)."""
-    with opened(path) as f:
+    with opened(path, options.external) as f:
         root = f["VTKHDF"]
         kind = root.attrs["Type"]
         kind = kind.decode() if isinstance(kind, bytes) else str(kind)
@@ -79,6 +84,8 @@ def open_vtkhdf(path: str, options: Options) -> VTKHDF | None:
         steps = root.get("Steps")
         n = int(steps.attrs["NSteps"]) if steps is not None else 1
         times = np.asarray(steps["Values"][:n], np.float64) if steps is not None else None
+        if times is not None and len(times) != n:
+            raise SnapshotFileError(path, f"says it has {n} steps, and has the times of {len(times)}")
         build = {"UnstructuredGrid": _unstructured, "PolyData": _surface, "ImageData": _image}[kind]
         mesh = build(root, steps, path, 0)
         _check_still(root, steps, path, mesh, build)
@@ -105,7 +112,8 @@ def open_vtkhdf(path: str, options: Options) -> VTKHDF | None:
                                             steps["CellOffsets"][:n].reshape(n, -1).sum(1), np.int64)
                         if not starts.any() and len(data) == n * count:
                             starts = np.arange(n) * count
-                present[label] = (Field((count, *item), data.dtype.newbyteorder("=")), Place(association, data.name, starts))
+                present[label] = (Field((count, *item), data.dtype.newbyteorder("=")),
+                                  Place(association, f"VTKHDF/{group}/{name}", starts))
         names = chosen(options.fields, present, path)
         places = {name: present[name][1] for name in names}
         on = mesh.with_fields({name: place.association for name, place in places.items()})
@@ -134,8 +142,12 @@ def _first_part(steps: Any, step: int) -> int:
     return int(steps["PartOffsets"][step]) if steps is not None and "PartOffsets" in steps else 0
 
 
-def _parts(root: Any, steps: Any, first: int, step: int) -> range:
-    count = int(steps["NumberOfParts"][step]) if steps is not None and "NumberOfParts" in steps else len(root["NumberOfPoints"])
+def _parts(root: Any, steps: Any, path: str, first: int, step: int) -> range:
+    there = len(root["NumberOfPoints"])
+    count = int(steps["NumberOfParts"][step]) if steps is not None and "NumberOfParts" in steps else there
+    if not 0 <= first <= first + count <= there:
+        raise SnapshotFileError(path, f"says step {step} is made of the parts {first} to {first + count - 1}, and has {there}")
+    root._look.check_some(count * PART_BYTES, "NumberOfParts")
     return range(first, first + count)
 
 
@@ -146,7 +158,7 @@ def _unstructured(root: Any, steps: Any, path: str, step: int) -> Mesh:
     points_at, cells_at, ids_at, offsets_at = at["Point"], at["Cell"], at["ConnectivityId"], at["Cell"] + first
     points: list[np.ndarray] = []
     connectivity, offsets, types = [], [np.zeros(1, np.int64)], []
-    for part in _parts(root, steps, first, step):
+    for part in _parts(root, steps, path, first, step):
         n, m, k = (int(root[f"NumberOf{x}"][part]) for x in ("Points", "Cells", "ConnectivityIds"))
         shift, before = sum(len(p) for p in points), int(offsets[-1][-1])
         points.append(root["Points"][points_at:points_at + n])
@@ -166,7 +178,7 @@ def _unstructured(root: Any, steps: Any, path: str, step: int) -> Mesh:
 
 def _surface(root: Any, steps: Any, path: str, step: int) -> Mesh:
     first = _first_part(steps, step)
-    parts = _parts(root, steps, first, step)
+    parts = _parts(root, steps, path, first, step)
     if len(parts) != 1:
         raise InputError(f"{path}: a surface in {len(parts)} parts is not read here; merge them first")
     start = int(steps["PointOffsets"][step]) if steps is not None else 0
@@ -193,6 +205,10 @@ def _surface(root: Any, steps: Any, path: str, step: int) -> Mesh:
 def _image(root: Any, steps: Any, path: str, step: int) -> Mesh:
     extent, origin, spacing = (np.asarray(root.attrs[name]) for name in ("WholeExtent", "Origin", "Spacing"))
     turn = np.asarray(root.attrs.get("Direction", np.eye(3).ravel()), np.float64).reshape(3, 3)
+    if extent.shape != (6,) or origin.shape != (3,) or spacing.shape != (3,):
+        raise SnapshotFileError(path, f"is no image: WholeExtent is {extent}, Origin {origin}, Spacing {spacing}")
+    points = math.prod(max(0, int(extent[2 * k + 1]) - int(extent[2 * k]) + 1) for k in range(3))
+    root._look.check_some(24 * points, "WholeExtent")
     axes = [np.arange(extent[2 * k], extent[2 * k + 1] + 1) * spacing[k] for k in range(3)]
     grid = np.stack(np.meshgrid(*axes[::-1], indexing="ij")[::-1], -1)
     return Mesh.structured(grid @ turn.T + origin)
