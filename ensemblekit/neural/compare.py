@@ -17,7 +17,6 @@ from ensemblekit.neural.scores import (
     given,
     in_unit,
     item_scores,
-    nothing,
     paired_share,
     ratio,
     regression_parts,
@@ -45,9 +44,8 @@ def compare(a: Any, b: Any, *, groups: Any = None, n_bins: int = 15, seed: int =
             raise InputError("two predictions of the same items in the same order are needed; their targets differ")
         with np.errstate(invalid="ignore"):     # two densities that exclude what came: infinity less infinity
             gaps = {name: ours[name] - theirs[name] for name in ours}
-        undefined, notes = without_variance(a, b)
-        return in_unit({name: nothing(len(sizes)) if name in undefined else ratio(gap, sizes) for name, gap in gaps.items()},
-                       exponent, paired=True, notes=notes)
+        return in_unit({name: ratio(gap, sizes) for name, gap in gaps.items()}, exponent, paired=True,
+                       notes=without_variance(a, b))
     p, q = given(a, groups), given(b, groups)
     if p.p.shape != q.p.shape or not np.array_equal(p.labels, q.labels):
         raise InputError(f"two predictions of the same items in the same order; got {p.p.shape} and {q.p.shape}"

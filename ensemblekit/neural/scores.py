@@ -91,7 +91,7 @@ def scores(prediction: Any, *, groups: Any = None, n_bins: int = 15, seed: int =
     of the items (five random halvings; Ashukha et al. 2020), or just the nll where the prediction is already
     ``cross_fit``; brier (summed over classes); ece, ece_adaptive and
     ece_classwise, whose intervals come from resampling items and allow for their bias. Regression: mse, nll (of the
-    Gaussian of mean and variance) and coverage of its 95 % interval; NaN, with a note, where answers have no variance.
+    Gaussian of mean and variance) and coverage of its 95 % interval, with a note where answers have no variance.
 
     Shares (accuracy, coverage) have intervals by Clopper and Pearson. Few groups, or groups of uneven sizes, widen them all.
 
@@ -104,10 +104,8 @@ def scores(prediction: Any, *, groups: Any = None, n_bins: int = 15, seed: int =
     if isinstance(prediction, RegressionPrediction):
         exponent = error_exponent(prediction)
         parts, sizes = regression_parts(prediction, groups, exponent)
-        undefined, notes = without_variance(prediction)
-        return in_unit({name: nothing(len(sums)) if name in undefined else share(sums, sizes) if name == "coverage" else
-                        within(name, ratio(sums, sizes), RANGES_OF_NUMBERS) for name, sums in parts.items()}, exponent,
-                       notes=notes)
+        return in_unit({name: share(sums, sizes) if name == "coverage" else within(name, ratio(sums, sizes), RANGES_OF_NUMBERS)
+                        for name, sums in parts.items()}, exponent, notes=without_variance(prediction))
     items = given(prediction, groups)
     found = {name: mean_of(name, items, values) for name, values in item_scores(items, seed).items()}
     drawn = draws(items.n, seed)
@@ -147,23 +145,15 @@ def item_scores(items: Items, seed: int = 0) -> dict[str, np.ndarray]:
     return {**found, "calibrated_nll": found["nll"] if items.tempered else scaled_nll(items, seed=seed)}
 
 
-def nothing(n: int) -> Score:
-    """A score that is not defined."""
-    nan = float("nan")
-    return Score(nan, nan, nan, nan, n)
-
-
-def without_variance(*predictions: RegressionPrediction) -> tuple[frozenset[str], tuple[str, ...]]:
-    """Scores that are not defined as no answer has a variance, and a note that says so, or that some have none."""
-    variances = [np.asarray(one.variance, np.float64) for one in predictions]
-    bad = [int(np.count_nonzero(~(x > 0))) for x in variances]
-    if not any(bad):
-        return frozenset(), ()
-    if any(k == x.size for k, x in zip(bad, variances, strict=True)):
-        return frozenset(("nll", "coverage")), (
-            "nll and coverage: not defined, for no answer has a variance. Give them one, with a model that answers (mean, "
-            "variance) or a distribution, or with two members that differ",)
-    return frozenset(), (f"nll: {max(bad)} of {variances[0].size} answers have a variance of 0, which excludes every error",)
+def without_variance(*predictions: RegressionPrediction) -> tuple[str, ...]:
+    """A note where answers come without a variance: such a density excludes every error, and its NLL is infinite."""
+    bad = [np.asarray(one.std, np.float64) <= 0 for one in predictions]
+    worst = max(bad, key=np.count_nonzero)
+    if not worst.any():
+        return ()
+    count = "no answer has a variance" if worst.all() else f"{np.count_nonzero(worst)} of {worst.size} answers have no variance"
+    return (f"nll and coverage: {count}, which excludes every error. Give them one, with a model that answers (mean, variance) "
+            "or a distribution, or with two members that differ",)
 
 
 def errors_of(prediction: RegressionPrediction) -> np.ndarray:
