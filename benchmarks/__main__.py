@@ -27,6 +27,11 @@ TABLES = {"core": ("bench_coverage", "bench_statistics"), "md": ("bench_md_cover
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the suites asked for; prints as it goes and writes JSON at the end."""
     args = parse(argv)
+    if args.coverage:
+        from benchmarks.bench_coverage import vouched_table
+
+        vouched_table(args.repeats, args.seed)
+        return
     for loud, where in ((DeprecationWarning, "MDAnalysis"), (UserWarning, "opinf"), (UserWarning, r"benchmarks\.rom")):
         warnings.filterwarnings("ignore", category=loud, module=where)      # of peers, between the tables
     console = Console()
@@ -66,6 +71,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="less data: a few minutes a suite")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     parser.add_argument("--folder", type=Path, help="where the data is made and removed; the disk that is measured")
+    parser.add_argument("--coverage", action="store_true", help="only the coverage of intervals that are vouched for, of many "
+                                                                 "kinds of series")
+    parser.add_argument("--repeats", type=int, default=2000, help="series a cell of --coverage")
+    parser.add_argument("--seed", type=int, default=0, help="of --coverage")
     args = parser.parse_args(argv)
     args.suites = args.suites or list(SUITES)
     for name in args.suites:

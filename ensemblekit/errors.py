@@ -9,7 +9,10 @@ from collections.abc import Iterable
 
 def one_line(text: object) -> str:
     """Text of an error as one line that a terminal can show, cut where it is long."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)[:4000]).split())
+    line = str(text)[:4000]
+    if not line.isprintable():
+        line = "".join(c if c.isprintable() else " " for c in line)
+    line = " ".join(line.split())
     return line if len(line) <= 600 else f"{line[:600]}…"
 
 

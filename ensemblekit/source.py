@@ -15,6 +15,8 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from ensemblekit.errors import InputError, StatisticsError, UnknownFieldError
+from ensemblekit.intake import as_array, check_finite_weights, check_index, refuse_path, unit_of
+from ensemblekit.intake import is_torch as is_torch  # the rest of the core knows it from here
 
 Array = Any
 """numpy, or any array with the same operators (torch on its device)."""
@@ -274,11 +276,9 @@ def chosen_weights(weights: Any, log_weights: Any, n: int) -> np.ndarray | None:
 
 def weights_from_logs(log_weights: Any, n: int) -> np.ndarray:
     """exp(log_weights) over the largest, (n,): -inf is a weight of zero."""
-    logs = np.asarray(log_weights)
+    logs = as_array(log_weights, "log_weights", kinds="biuf")
     if logs.shape != (n,):
         raise InputError(f"log_weights are one number a snapshot, shape ({n},); got shape {logs.shape}")
-    if logs.dtype.kind not in "biuf":
-        raise InputError(f"log_weights are real numbers; got dtype {logs.dtype}")
     logs = logs.astype(np.float64)
     bad = np.isnan(logs) | (logs == np.inf)
     if bad.any():
@@ -291,25 +291,17 @@ def weights_from_logs(log_weights: Any, n: int) -> np.ndarray:
 
 def check_weights(weights: Any, n: int) -> np.ndarray:
     """Statistical weights of n snapshots as float64, or an InputError that says what is wrong with them."""
-    weights = np.asarray(weights)
+    weights = as_array(weights, "weights", kinds="biuf")
     if weights.shape != (n,):
         raise InputError(f"weights are one number a snapshot, shape ({n},); got shape {weights.shape}")
-    if weights.dtype.kind not in "biuf":
-        raise InputError(f"weights are real numbers; got dtype {weights.dtype}")
     weights = weights.astype(np.float64)
-    bad = ~np.isfinite(weights)
-    if bad.any():
-        raise InputError(f"weights must be finite; weight {int(np.argmax(bad))} is {weights[bad][0]}. "
-                         "Pass log_weights= where their range is huge")
-    if (weights < 0).any():
-        k = int(np.argmax(weights < 0))
-        raise InputError(f"weights must not be negative; weight {k} is {weights[k]:g}")
+    check_finite_weights(weights)
     return weights
 
 
 def check_times(times: Any, n: int) -> np.ndarray:
     """Times of n snapshots as float64, rising."""
-    times = np.asarray(times, dtype=np.float64)
+    times = as_array(times, "times", kinds="biuf", dtype=np.float64)
     if times.shape != (n,):
         raise InputError(f"times are one number a snapshot, shape ({n},); got shape {times.shape}")
     if not np.isfinite(times).all():
@@ -336,6 +328,15 @@ class ArraySource:
     periods: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Name of an array of angles -> the ends of the turn they are written in, (-180, 180): it is averaged on the circle."""
 
+    def __post_init__(self) -> None:
+        if any(type(x) is not np.ndarray and not is_torch(x) for x in self.arrays.values()):
+            object.__setattr__(self, "arrays", {name: as_array(x, f"field {name!r}", tensors=True)
+                                                for name, x in self.arrays.items()})
+        for name in ("weights", "times"):       # as they are: internal ones may hold NaN
+            given = getattr(self, name)
+            if given is not None and type(given) is not np.ndarray:
+                object.__setattr__(self, name, as_array(given, name, dtype=np.float64))
+
     @classmethod
     def of(cls, arrays: Array | Mapping[str, Array], *, weights: Any = None, log_weights: Any = None, times: Any = None,
            unit: str = "", time_unit: str = "") -> ArraySource:
@@ -346,11 +347,12 @@ class ArraySource:
         named = dict(arrays) if isinstance(arrays, Mapping) else {"values": arrays}
         if not named:
             raise InputError("no arrays: pass one array, or a mapping of name to array")
+        units: dict[str, str] = {}
         for name, values in named.items():
-            if not is_torch(values):
-                named[name] = values = np.asarray(values)
-                if values.dtype.kind not in "biufc":
-                    raise InputError(f"field {name!r} holds no numbers: dtype {values.dtype}")
+            units[name] = unit or unit_of(values)
+            check_index(weights, values, "weights", f"field {name!r}")
+            check_index(times, values, "times", f"field {name!r}")
+            named[name] = values = as_array(values, f"field {name!r}", tensors=True)
             if values.ndim == 0:
                 raise InputError(f"field {name!r} is a single number; snapshots lie along axis 0")
         counts = {name: len(values) for name, values in named.items()}
@@ -359,7 +361,7 @@ class ArraySource:
             raise InputError(f"the fields differ in their number of snapshots: {counts}")
         return cls(named, chosen_weights(weights, log_weights, n),
                    None if times is None else check_times(times, n), time_unit,
-                   {name: unit for name in named} if unit else {})
+                   units if any(units.values()) else {})
 
     @property
     def fields(self) -> Mapping[str, Field]:
@@ -593,19 +595,13 @@ def as_source(x: Any) -> SnapshotSource:
     """What it is already (a source, a stored field), or an array in memory with snapshots along axis 0."""
     if isinstance(x, SnapshotSource):
         return x
-    if isinstance(x, str | bytes):
-        raise InputError(f"a path is not a source: open it first, ek.open({x!r}), and name a field of it")
+    refuse_path(x)
     if isinstance(x, Mapping):
         several = [name for name, values in x.items() if isinstance(values, SnapshotSource)]
         if several:
             raise InputError(f"these are several sources, {', '.join(map(repr, several))}; pass one of them, such as "
                              f"x[{several[0]!r}]")
     return ArraySource.of(x)
-
-
-def is_torch(x: Any) -> bool:
-    """Whether x is a torch tensor, without importing torch."""
-    return type(x).__module__.partition(".")[0] == "torch"
 
 
 def numpy_dtype(x: Any) -> np.dtype:

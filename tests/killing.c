@@ -1,5 +1,6 @@
 /* Counts every call of this process that changes a file, libhdf5's own among them, and kills the process at one of
-   them: before it, or after a prefix of it that ends at a page boundary, which is what SIGKILL can leave behind.
+   them: before it, or after a prefix of it that ends at a page boundary, which is what SIGKILL can leave behind. Or it
+   stops there, at every one of them, so that somebody may look at the files as they would be left, and goes on.
    Loaded with LD_PRELOAD by killing.py. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -10,13 +11,19 @@
 #include <unistd.h>
 
 static volatile long armed = 0, target = -1, torn = 0, events = 0;
+#define EVERY 0
 
+/* The event to die at; EVERY: stop at each. */
 void killing_arm(long n, long tear) { target = n; torn = tear; events = 0; armed = 1; }
 long killing_events(void) { return events; }
 
-/* One event happens: 1 if it is the one to die at. */
-int killing_event(void) { return armed && ++events == target; }
-static void die(void) { kill(getpid(), SIGKILL); for (;;) pause(); }
+/* One event happens: 1 if it is one to die or to stop at. */
+int killing_event(void) { return armed && (++events == target || target == EVERY); }
+static void die(void) {
+    if (target == EVERY) { kill(getpid(), SIGSTOP); return; }
+    kill(getpid(), SIGKILL);
+    for (;;) pause();
+}
 
 static ssize_t write_or_die(ssize_t (*real)(int, const void *, size_t, off_t), int fd, const void *data, size_t n,
                             off_t at) {

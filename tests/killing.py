@@ -2,10 +2,12 @@
 
 Run as a program (``python killing.py '{"kind": ...}'``), with killing.c preloaded where a compiler is found; prints a
 JSON summary. A child is forked for every point; it tells through a pipe which operation it has begun and which has
-returned, so that the parent knows what must be there.
+returned, so that the parent knows what must be there. With ``"every": true`` one child stops at each of its writes, and
+what a kill would leave there is looked at in a copy of its files.
 """
 
 import ctypes
+import hashlib
 import json
 import os
 import random
@@ -16,6 +18,7 @@ import tempfile
 import time
 import warnings
 from itertools import islice
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -26,11 +29,17 @@ from ensemblekit.store import blocks, segments
 from ensemblekit.store.segments import Small
 
 TICKS = ("pwrite", "ftruncate", "posix_fallocate", "rename", "unlink")
-SUFFIX = {"field": ".h5", "md": ".h5md"}
+SUFFIX = {"field": ".h5", "md": ".h5md", "scalars": ".h5"}
+MORE = {"scalars": {**{f"s{k}": "f4" for k in range(8)}, **{f"e{k}": "f8" for k in range(8)}}}
+"""Fields of a store of many small ones, which share two datasets; the number of the snapshot is in all of them."""
+
+
+EVERY = 0
+"""In place of an event to die at: stop at each."""
 
 
 class Trap:
-    """Counts the events of this process and kills it at one of them."""
+    """Counts the events of this process and kills it at one of them, or stops it at every one."""
 
     def __init__(self):
         shim = os.environ.get("KILLING_SHIM")
@@ -52,7 +61,11 @@ class Trap:
         if self.shim is not None:
             return bool(self.shim.killing_event())
         self.events += 1
-        return self.events == self.target
+        return self.target in (self.events, EVERY)
+
+    def die(self):
+        """The end, or a stop until somebody has looked."""
+        os.kill(os.getpid(), signal.SIGSTOP if self.target == EVERY else signal.SIGKILL)
 
     @property
     def count(self):
@@ -67,7 +80,7 @@ class Trap:
                     middle = (at + len(view) // 2) // 4096 * 4096
                     if middle > at:
                         real(fd, view[:middle - at], at)
-                os.kill(os.getpid(), signal.SIGKILL)
+                self.die()
             return real(*arguments, **options)
 
         return call
@@ -84,7 +97,7 @@ class Watched:
             if self.trap.torn and isinstance(key, slice):
                 half = (key.stop - key.start) // 2
                 self.array[key.start:key.start + half] = np.broadcast_to(value, self.array[key].shape)[:half]
-            os.kill(os.getpid(), signal.SIGKILL)
+            self.trap.die()
         self.array[key] = value
 
 
@@ -99,7 +112,7 @@ def fields_of(kind, shape):
         return {"energy": ek.Field(unit="kJ mol-1"),
                 "position": ek.Field(shape, "f4", unit="Angstrom", kind="position"),
                 "box": ek.Field((3, 3), "f4", unit="Angstrom", kind="box")}
-    return {"u": ek.Field(shape, "f4"), "e": ek.Field()}
+    return {"u": ek.Field(shape, "f4"), "e": ek.Field(), **{name: ek.Field((), d) for name, d in MORE.get(kind, {}).items()}}
 
 
 def batch(kind, shape, numbers):
@@ -107,7 +120,7 @@ def batch(kind, shape, numbers):
     e = np.asarray(numbers, float)
     if kind == "md":
         return {"position": big, "energy": e, "box": np.stack([np.eye(3, dtype="f4") * (10 + k) for k in numbers])}
-    return {"u": big, "e": e}
+    return {"u": big, "e": e, **{name: e.astype(d) for name, d in MORE.get(kind, {}).items()}}
 
 
 class Writer:
@@ -158,7 +171,7 @@ class Writer:
             elif name == "open":
                 store = ek.open(path, "a", durability=self.durability, capacity=self.capacity)
             elif name == "seal":
-                store.seal(compression="lossless" if self.kind == "field" else None)
+                store.seal(compression="lossless" if self.kind != "md" else None)
             tell(b"E", k)
 
 
@@ -177,6 +190,8 @@ def numbers_in(store, kind, shape):
         assert np.array_equal(values[k], snapshot(number, shape)), ("wrong snapshot", k, number)
     if kind == "md":
         assert np.array_equal(store["box"][:, 0, 0], np.asarray(found, "f4") + 10) or n == 0
+    for name in MORE.get(kind, {}):
+        assert np.array_equal(store[name][:], e), ("wrong value", name)
     assert np.array_equal(store.steps, np.arange(n)), ("steps", store.steps)
     assert np.array_equal(store.times, np.arange(n)), ("times", store.times)
     return found
@@ -197,6 +212,8 @@ def look_with_h5py(path, kind, shape):
             e = f["observables/energy/value" if kind == "md" else "observables/e/value"]
             n = len(element["value"])
             assert all(len(d) >= n for d in (e, element["step"], element["time"], f["observables/weight/value"]))
+            for name in MORE.get(kind, {}):
+                assert np.array_equal(f[f"observables/{name}/value"][:n], e[:n]), ("h5py", file, name)
             for k, (value, number) in enumerate(zip(element["value"][:n], e[:n], strict=True)):
                 assert np.array_equal(value, snapshot(int(number), shape)), ("h5py", file, k)
 
@@ -228,12 +245,16 @@ class Reader:
                 warnings.simplefilter("ignore")
                 self.universe = MDAnalysis.Universe(path)
 
+    def look(self):
+        """The first three snapshots, which the operations never touch, are as they were."""
+        for k in range(min(len(self.source), 3)):
+            assert np.array_equal(self.source[k], snapshot(k, self.shape)), ("source", k)
+
     def check(self):
         """What was there when they opened is there still, as long as no truncation took it away."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            for k in range(min(len(self.source), 3)):       # the operations never touch the first three
-                assert np.array_equal(self.source[k], snapshot(k, self.shape)), ("source", k)
+            self.look()
             if self.file is not None:
                 d = self.file["particles/trajectory/position/value" if self.kind == "md" else "observables/u/value"]
                 for k in range(min(len(d), 3)):
@@ -398,6 +419,71 @@ def sweep(job):
     return {"events": total, "points": len(points), "died_in": died, "shim": trap.shim is not None}
 
 
+def content(folder):
+    """What tells two states of a folder apart: names and bytes of all files; of temporary ones, which nobody reads, how many
+    there are."""
+    digest, temporary = hashlib.sha1(), 0
+    for name in sorted(entry for entry in Path(folder).rglob("*") if entry.is_file()):
+        if ".tmp" in name.name:
+            temporary += 1
+        else:
+            digest.update(f"{name.relative_to(folder)} {name.stat().st_size}\n".encode() + name.read_bytes())
+    return digest.hexdigest(), temporary
+
+
+def every(job):
+    """Stop at every event and look at what a kill would leave; states of the same files are looked at once."""
+    trap, kind, shape = Trap(), job["kind"], tuple(job["shape"])
+    home, left = (tempfile.mkdtemp(dir=job.get("folder")) for _ in range(2))
+    path, copied = os.path.join(home, "run" + SUFFIX[kind]), os.path.join(left, "copy", "run" + SUFFIX[kind])
+    pid, told, going = fork(job, path, trap, EVERY, job.get("torn", False))
+    os.set_blocking(told, False)
+    steps = [((None, None), []), *Writer(job).operations()]
+    begun, ended, events, seen, reader = 0, -1, 0, set(), None
+    died: dict[str, int] = {}
+    heard = b""
+    while True:
+        _, status = os.waitpid(pid, os.WUNTRACED)
+        try:
+            while part := os.read(told, 4096):
+                heard += part
+        except BlockingIOError:
+            pass
+        if not os.WIFSTOPPED(status):
+            break
+        events += 1
+        for k in range(0, len(heard), 2):
+            begun, ended = (heard[k + 1], ended) if heard[k:k + 1] == b"B" else (begun, heard[k + 1])
+        heard = b""
+        (name, _), after = steps[begun + 1]
+        before = after if ended == begun else steps[begun][1]
+        died[name] = died.get(name, 0) + 1
+        state = (*content(home), begun, ended)
+        try:
+            if reader is None and ended >= 4:
+                reader = Reader(path, kind, shape, job.get("others", True))
+            if reader is not None:
+                reader.look()
+            if state not in seen:
+                seen.add(state)
+                shutil.copytree(home, os.path.join(left, "copy"))
+                aftermath(copied, job, before, after, name)
+                for key in [key for key in blocks._maps if key[0].startswith(left)]:    # the reader's own stay
+                    del blocks._maps[key]
+                shutil.rmtree(os.path.join(left, "copy"))
+        except Exception as error:
+            os.kill(pid, signal.SIGKILL)
+            raise AssertionError(f"event {events}, in {name}: {error!r} (left in {left})") from error
+        os.kill(pid, signal.SIGCONT)
+    os.close(told)
+    os.close(going)
+    assert os.WIFEXITED(status), status
+    assert os.WEXITSTATUS(status) == 0, "the writer failed"
+    assert reader is not None
+    reader.check()
+    return {"events": events, "points": events, "states": len(seen), "died_in": died, "shim": trap.shim is not None}
+
+
 # ---- random instants -------------------------------------------------------------------------------------------
 
 def at_random(job):
@@ -447,4 +533,4 @@ def at_random(job):
 
 if __name__ == "__main__":
     job = json.loads(sys.argv[1])
-    print(json.dumps(at_random(job) if job.get("random") else sweep(job)))
+    print(json.dumps(at_random(job) if job.get("random") else every(job) if job.get("every") else sweep(job)))

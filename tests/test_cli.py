@@ -41,7 +41,7 @@ def run(*args: object) -> tuple[int, str, str]:
 
 def shell(*args: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "ensemblekit", *map(str, args)], capture_output=True, text=True,
-                          stdin=subprocess.DEVNULL, timeout=120, check=False)
+                          stdin=subprocess.DEVNULL, timeout=600, check=False)
 
 
 def test_version() -> None:

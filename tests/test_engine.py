@@ -240,7 +240,7 @@ def test_a_map_that_a_worker_cannot_import_is_said(tmp_path):
             "def half(block): return block.only / 2\n"
             "try: ek.reduce(np.zeros((10, 2)), {'u': (half, ek.Moments())}, engine=ek.Processes(1))\n"
             "except ek.EnsemblekitError as error: print(error)\n")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert "could not load what it was to run" in done.stdout, done.stderr
     assert "top level of a module" in done.stdout
 

@@ -25,7 +25,7 @@ import ensemblekit as ek
 
 def slow(block):
     print("working", flush=True)
-    time.sleep(0.05)
+    time.sleep(0.5)
     return block.fields["u"]
 
 if __name__ == "__main__":
@@ -57,7 +57,7 @@ import ensemblekit as ek
 
 def slow(block):
     print("begun", flush=True)
-    time.sleep(60)
+    time.sleep(600)
     print("last line", flush=True)
     return block.only
 
@@ -65,9 +65,9 @@ if __name__ == "__main__":
     ek.reduce(np.zeros((64, 3)), {"u": (slow, ek.Moments())}, engine=ek.Processes(2))
 """
 
-HOLD = SLEEP.replace("time.sleep(60)", "sum(range(10**11))      # never lets go of Python's lock")
+HOLD = SLEEP.replace("time.sleep(600)", "sum(range(10**11))      # never lets go of Python's lock")
 
-PATIENCE = 100      # seconds after which a test gives up and ends the group: no test waits that long on a healthy machine
+PATIENCE = 500      # seconds after which a test gives up and ends the group: no test waits that long on a healthy machine
 
 
 class Group:
@@ -107,7 +107,7 @@ class Group:
             return False
         return True
 
-    def gone(self, seconds=20):
+    def gone(self, seconds=200):
         """Whether nobody of the group is left after a while; multiprocessing's own helper goes last."""
         until = time.monotonic() + seconds
         while self.lives() and time.monotonic() < until:
@@ -144,7 +144,7 @@ ENDS = {"one Ctrl-C": [signal.SIGINT], "three Ctrl-C": [signal.SIGINT] * 3, "SIG
     pytest.param("SIGKILL", HOLD, marks=pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread watches")),
 ], ids=lambda x: x if x in ENDS else "sleeping" if x is SLEEP else "holding the lock")
 def test_workers_end_with_their_parent(tmp_path, how, script):
-    """The parent alone is told, or killed: its workers, in the middle of a minute's work, end within seconds."""
+    """The parent alone is told, or killed: its workers, in the middle of ten minutes' work, end long before it."""
     with Group(tmp_path, script) as group:
         assert [group.child.stdout.readline() for _ in range(2)] == ["begun\n"] * 2
         for k in ENDS[how]:
@@ -153,7 +153,7 @@ def test_workers_end_with_their_parent(tmp_path, how, script):
             time.sleep(0.05)
         begun = time.monotonic()
         rest, complaint = group.child.communicate(timeout=PATIENCE)     # ends when nobody holds the output any more
-        assert time.monotonic() - begun < 45, "the workers' work was waited for"
+        assert time.monotonic() - begun < 400, "the workers' work was waited for"
         assert group.gone(), "workers live on"
         assert "last line" not in rest
         assert rest.count("begun") == 0, "work began after the end was told"

@@ -15,7 +15,8 @@ PACKAGE = Path(ensemblekit.__file__).parent
 
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
-    frozenset({"source", "engine", "jit", "scaling", "files"}),
+    frozenset({"intake"}),
+    frozenset({"source", "engine", "jit", "scaling", "files", "parts"}),
     frozenset({"averaging", "store"}),
     frozenset({"neural", "md", "rom", "testing"}),
     frozenset({"plot"}),
@@ -27,7 +28,7 @@ FLOORS: tuple[frozenset[str], ...] = (
 ABOVE_THE_PUBLIC_FACE = FLOORS[-2] | FLOORS[-1]
 """Parts that may use the package as its users do: ``import ensemblekit as ek``."""
 
-CORE = FLOORS[0] | FLOORS[1] | FLOORS[2]
+CORE = FLOORS[0] | FLOORS[1] | FLOORS[2] | FLOORS[3]
 """What ``ensemblekit/__init__.py`` may import."""
 
 ONLY_IN = {

@@ -43,7 +43,7 @@ constraints = h-bonds
 
 def call(folder: Path, *words: str, told: str = "") -> str:
     env = os.environ | {"GMX_MAXBACKUP": "-1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([str(gmx), *words], cwd=folder, input=told, text=True, capture_output=True, timeout=120, env=env)
+    done = subprocess.run([str(gmx), *words], cwd=folder, input=told, text=True, capture_output=True, timeout=600, env=env)
     if done.returncode:
         pytest.skip(f"gmx {words[0]} fails here: {done.stderr[-300:]}")
     return done.stdout + done.stderr

@@ -311,7 +311,7 @@ md.ingest(sys.argv[1], sys.argv[2], sys.argv[3], progress=tell)
 
 def test_ingest_goes_on_after_a_kill(tmp_path):
     path = tmp_path / "adk.h5md"
-    done = subprocess.run([sys.executable, "-c", KILLED, data.PSF, data.DCD, str(path)], capture_output=True, timeout=120,
+    done = subprocess.run([sys.executable, "-c", KILLED, data.PSF, data.DCD, str(path)], capture_output=True, timeout=600,
                           check=False)
     assert done.returncode == -9, done.stderr.decode()[-500:]
     before = len(ek.open(path))

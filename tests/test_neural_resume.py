@@ -15,7 +15,9 @@ torch = pytest.importorskip("torch")
 
 import ensemblekit as ek  # noqa: E402
 from ensemblekit import neural  # noqa: E402
-from ensemblekit.errors import InputError, StoreError  # noqa: E402
+from ensemblekit.errors import InputError, StoreDamagedError, StoreError  # noqa: E402
+from ensemblekit.neural.resume import Sidecar  # noqa: E402
+from ensemblekit.store.segments import folder_of  # noqa: E402
 
 
 class Noisy(torch.utils.data.Dataset):
@@ -370,3 +372,66 @@ if __name__ == "__main__":
         every = int(sys.argv[3]) if len(sys.argv) > 3 else 3
         train(sys.argv[1], pause=float(sys.argv[2]), save_every=every,
               tell=lambda step: os.write(1, f"{step}\n".encode()))
+
+
+def test_what_lies_beside_a_store_is_not_trusted(tmp_path):
+    """A folder from elsewhere: a log that leads out of it, files that are none, lines and records of another kind."""
+    sidecar = Sidecar(str(tmp_path / "run.h5"))
+    sidecar.folder.mkdir(parents=True)
+    (tmp_path / "mine.txt").write_text("mine\n")
+    log = sidecar.folder / "log.jsonl"
+    log.symlink_to(tmp_path / "mine.txt")
+    with pytest.raises(StoreError, match=r"log\.jsonl"):
+        sidecar.log({"step": 1, "epoch": 0})
+    assert (tmp_path / "mine.txt").read_text() == "mine\n"
+    log.unlink()
+    os.mkfifo(log)
+    for call in (sidecar.logged, lambda: sidecar.log({"step": 1})):
+        with pytest.raises(StoreError, match="named pipe"):
+            call()
+    log.unlink()
+    log.write_text('{"step": 3, "epoch": 0, "loss": 0.5}\n[1]\n7\n"x"\n{"step": "x", "epoch": 1}\n{"loss": 2}\n' + "[" * 9999
+                   + "\n{")
+    assert sidecar.logged() == [{"step": 3, "epoch": 0, "loss": 0.5}]
+    log.write_bytes(b"\xff\xfe")
+    with pytest.raises(StoreError, match=r"log\.jsonl cannot be read"):
+        sidecar.logged()
+    os.mkfifo(sidecar.folder / "state.pt")
+    with pytest.raises(StoreError, match="named pipe"):
+        sidecar.read("state.pt")
+    (sidecar.folder / "notes.txt").write_text("mine")
+    sidecar.remove("*")
+    assert [path.name for path in sidecar.folder.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("change", [
+    lambda state: [1, 2], lambda state: {**state, "recorder": 7}, lambda state: {"run": state["run"]},
+    lambda state: {**state, "model": {}}, lambda state: {**state, "schedule": {"x": 1}},
+    lambda state: {**state, "optimizer": None},
+], ids=["a list", "a number", "the run alone", "another model", "no schedule", "no optimizer"])
+def test_a_state_of_another_kind_is_an_error_of_ours(tmp_path, change):
+    path = tmp_path / "run.h5"
+    with pytest.raises(KeyboardInterrupt):
+        train(path, save_every=3, stop_at=7)
+    state = torch.load(folder_of(path) / "training/state.pt", weights_only=True)
+    torch.save(change(state), folder_of(path) / "training/state.pt")
+    before = path.read_bytes()
+    with pytest.raises((StoreError, InputError)) as error:
+        train(path, save_every=3)
+    assert "\n" not in str(error.value)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("change", [
+    lambda m: [], lambda m: {**m, "parameters": 3}, lambda m: {**m, "parameters": [["a", [1 << 60], "float32"]]},
+    lambda m: {**m, "parameters": [["a", [2], "load"]]}, lambda m: {**m, "aliases": [["a", "nowhere"]]},
+    lambda m: {**m, "parameters": m["parameters"][:1]}])
+def test_records_of_tensors_are_held_against_the_snapshots(tmp_path, change):
+    model = torch.nn.Linear(3, 2)
+    manifest = neural.parameters.Manifest.of(model)
+    with ek.create(tmp_path / "a.h5", manifest.fields, provenance={"manifest": change(manifest.to_dict())}) as store:
+        store.append(neural.parameters.to_vectors(model))
+    for call in (neural.state_dict, lambda path: neural.Ensemble.from_store(path, model)):
+        with pytest.raises(StoreDamagedError, match="record of") as error:
+            call(tmp_path / "a.h5")
+        assert "\n" not in str(error.value)

@@ -235,7 +235,7 @@ def test_killed_and_started_again(tmp_path: Path) -> None:
         shutil.copytree(tmp_path / "case" / "10", tmp_path / "case" / str(k))
     out = tmp_path / "run.vtkhdf"
     here = str(Path(__file__).parents[1])
-    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "case", out], cwd=here, timeout=120)
+    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "case", out], cwd=here, timeout=600)
     assert done.returncode == -signal.SIGKILL
     assert len(ek.open(out)) == 4
     store = rom.ingest(tmp_path / "case", out, zero=True)

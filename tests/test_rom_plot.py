@@ -6,7 +6,7 @@ import pytest
 
 import ensemblekit as ek
 from ensemblekit import rom
-from ensemblekit.errors import InputError
+from ensemblekit.errors import InputError, StatisticsError
 
 pytest.importorskip("matplotlib")
 from ensemblekit.plot import rom as draw
@@ -135,3 +135,28 @@ def test_what_cannot_be_drawn(basis):
         draw.modes(basis, grid=(Y, X))
     with pytest.raises(InputError, match="component"):
         draw.modes(basis, component=2)
+
+
+def test_figures_of_numbers_of_any_size():
+    t, x = np.arange(40.0)[:, None], np.linspace(0, 1, 60)
+    field = 1 + np.sin(6 * x + t) + 0.3 * np.cos(11 * x - 2 * t)
+    u = np.stack([field, 0.1 * field], -1).reshape(40, 6, 10, 2)
+
+    def drawn(v):
+        found = rom.pod(v, 3)
+        figures = [draw.modes(found), draw.reconstruction(found, v[3]), draw.phase_portrait(found),
+                   draw.spectrum(found).figure, draw.snapshot_errors(found).figure,
+                   draw.average(rom.average(v, ["mean"]), "mean")]
+        for figure in figures:
+            figure.canvas.draw()
+        titles = [ax.get_title() for figure in figures[:-1] for ax in figure.axes]
+        frequency, _, peak = draw._spectrum(found, (0, 1))
+        return titles, draw.travelling_pairs(found), frequency.tolist(), peak
+    *wanted, peak = drawn(u)
+    assert wanted[1]
+    for power in (-960, 960):
+        *got, at = drawn(np.ldexp(u, power))
+        assert got == wanted
+        assert at == pytest.approx(peak, rel=1e-12)
+        with pytest.raises(StatisticsError, match="a power would be about"):
+            draw.coefficient_spectrum(rom.pod(np.ldexp(u, power), 3))

@@ -231,8 +231,11 @@ def test_a_store_and_stores_in_a_row(tmp_path: Path, u: np.ndarray) -> None:
     np.testing.assert_array_equal(both.read()["u"], u)
     np.testing.assert_array_equal(both.times, TIMES)
     assert (both.time_unit, both.fields["u"].unit) == ("s", "m s-1")
+    with pytest.warns(UserWarning, match="in order of time: a.h5, b.h5"):
+        turned = rom.read([tmp_path / "b.h5", tmp_path / "a.h5"])
+    np.testing.assert_array_equal(turned.read()["u"], u)
     with pytest.raises(InputError, match="times run backwards"):
-        rom.read([tmp_path / "b.h5", tmp_path / "a.h5"])
+        rom.read([tmp_path / "a.h5", tmp_path / "a.h5"])
 
 
 # -- Nek5000 -----------------------------------------------------------------------------------------------------------

@@ -692,7 +692,7 @@ def test_h5py_holding_the_file_open_disturbs_nobody(tmp_path):
 
 
 def python(code, **environment):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60,
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600,
                           env={**os.environ, **environment})
 
 

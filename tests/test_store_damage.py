@@ -40,7 +40,7 @@ def make(path):
 
 
 def seen(path):
-    done = subprocess.run([sys.executable, "-c", LOOK, path], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", LOOK, path], capture_output=True, text=True, timeout=600)
     return done.stdout if done.returncode == 0 else None
 
 

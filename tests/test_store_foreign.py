@@ -305,7 +305,7 @@ def test_h5dump_reads_ours(tmp_path):
     store, data = md_store(tmp_path / "run.h5md", capacity=64)
     store.extend(data)
     done = subprocess.run(["h5dump", "-d", "/observables/energy/value", tmp_path / "run.h5md"], capture_output=True,
-                          text=True, timeout=60)
+                          text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert f"( {FRAMES} )" in done.stdout
     store.close()

@@ -11,6 +11,7 @@ import pytest
 
 HERE = Path(__file__).parent
 FIELD = {"kind": "field"}
+SCALARS = {"kind": "scalars", "shape": (2,)}
 MD = {"kind": "md", "shape": (40, 3)}
 SHAPES = {"8 bytes": (2,), "20 kB": (5000,), "1.3 MB": (333_333,)}
 
@@ -47,15 +48,21 @@ def test_killed_at_a_sample_of_writes(shim, tmp_path, in_place, torn):
     assert {"append", "extend", "truncate", "seal"} <= set(summary["died_in"])
 
 
+def test_killed_at_a_sample_of_writes_of_many_scalars(shim, tmp_path):
+    summary = killed(shim, tmp_path, **SCALARS, torn=True, points=8)
+    assert {"append", "extend", "truncate"} <= set(summary["died_in"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("torn", [False, True], ids=["between", "torn"])
 @pytest.mark.parametrize("in_place", [True, False], ids=["in-place", "whole-files"])
-@pytest.mark.parametrize("what", [*SHAPES, "MD", "MD to the disk"])
+@pytest.mark.parametrize("what", [*SHAPES, "MD", "MD to the disk", "scalars"])
 def test_killed_at_every_write(shim, tmp_path, what, in_place, torn):
-    job = {**FIELD, "shape": SHAPES[what]} if what in SHAPES else MD
+    job = {**FIELD, "shape": SHAPES[what]} if what in SHAPES else SCALARS if what == "scalars" else MD
     durability = "disk" if "disk" in what else "process"
-    summary = killed(shim, tmp_path, **job, in_place=in_place, torn=torn, durability=durability)
-    assert summary["points"] == summary["events"] > 50
+    summary = killed(shim, tmp_path, **job, in_place=in_place, torn=torn, durability=durability, every=True)
+    assert summary["events"] > 50
+    assert summary["states"] > 20
     assert {"create", "append", "extend", "truncate", "seal"} <= set(summary["died_in"])
 
 

@@ -105,9 +105,9 @@ def after_loss(log, cut, rng):
     return disk
 
 
-def losses(tmp_path, monkeypatch, trials, in_place, seed=0):
+def losses(tmp_path, monkeypatch, trials, in_place, seed=0, kind="field", shape=(300,)):
     """Try states of the disk at random; returns how many held a store, out of how many."""
-    job = {"kind": "field", "shape": [300], "in_place": in_place, "durability": "disk", "capacity": 6}
+    job = {"kind": kind, "shape": shape, "in_place": in_place, "durability": "disk", "capacity": 6}
     real = tmp_path / "real"
     real.mkdir()
     writer, told = killing.Writer(job), []
@@ -134,13 +134,13 @@ def losses(tmp_path, monkeypatch, trials, in_place, seed=0):
             with open(folder / os.path.basename(path), "wb") as f:
                 f.write(data)
         store = ek.open(folder / "run.h5")
-        found = killing.numbers_in(store, "field", (300,))
+        found = killing.numbers_in(store, kind, shape)
         assert killing.between(found, states[ended + 1], states[begun + 1]), (trial, cut, name, found, states[ended + 1])
-        killing.look_with_h5py(str(folder / "run.h5"), "field", (300,))
+        killing.look_with_h5py(str(folder / "run.h5"), kind, shape)
         if not store.sealed:
             with ek.open(folder / "run.h5", "a") as again:
-                again.append({k: v[0] for k, v in killing.batch("field", (300,), [900]).items()})
-            assert killing.numbers_in(ek.open(folder / "run.h5"), "field", (300,)) == [*found, 900]
+                again.append({k: v[0] for k, v in killing.batch(kind, shape, [900]).items()})
+            assert killing.numbers_in(ek.open(folder / "run.h5"), kind, shape) == [*found, 900]
         opened += 1
         blocks._maps.clear()
         for entry in os.scandir(folder):
@@ -159,10 +159,17 @@ def test_loss_of_power(tmp_path, monkeypatch, in_place):
     assert opened > trials / 2
 
 
+def test_loss_of_power_with_many_scalars(tmp_path, monkeypatch):
+    opened, trials = losses(tmp_path, monkeypatch, 15, True, kind="scalars", shape=(2,))
+    assert opened > trials / 2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("in_place", [True, False], ids=["in-place", "whole-files"])
 def test_loss_of_power_many_times(tmp_path, monkeypatch, in_place):
     print(losses(tmp_path, monkeypatch, 2000, in_place, seed=1))
+    (tmp_path / "scalars").mkdir()
+    print(losses(tmp_path / "scalars", monkeypatch, 1000, in_place, seed=2, kind="scalars", shape=(2,)))
 
 
 # ---- the disk is full --------------------------------------------------------------------------------------------
@@ -177,7 +184,7 @@ def limited(code, **given):
         def digest(store): return [hashlib.sha1(open(p, "rb").read()).hexdigest() for p in store.segments]
     """
     done = subprocess.run([sys.executable, "-c", given + textwrap.dedent(header) + textwrap.dedent(code)],
-                          capture_output=True, text=True, timeout=120)
+                          capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:] + done.stdout
     return done.stdout
 

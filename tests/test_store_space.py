@@ -223,3 +223,30 @@ def test_stores_of_the_first_format(tmp_path, names, n, m):
         store.seal()
     check(ek.open(path), n + 4)
     assert ek.open(path).sealed
+
+
+def test_a_reader_that_opened_before_sees_what_was_there(tmp_path):
+    """Through plain libhdf5, without SWMR, while the file gets room: old rows rightly, more only when it opens anew."""
+    def wrong_in(f, name):
+        rows = f[f"observables/{name}/value"][...]
+        return len(rows), np.flatnonzero(rows.reshape(len(rows), -1)[:, 0] != np.arange(len(rows))).tolist()
+
+    def add(store, n):
+        a = len(store)
+        store.extend({name: rows_of(shape, a, a + n) for name, shape in (("u", (100,)), ("v", (7,)), ("e", ()))})
+
+    fields = {"u": ek.Field((100,), "f4"), "v": ek.Field((7,), "f4"), "e": ek.Field((), "f4")}
+    with ek.create(tmp_path / "a.h5", fields, capacity=100_000) as store:
+        add(store, 5)
+        with h5py.File(store.path, "r") as old:
+            assert wrong_in(old, "u") == (5, [])
+            for n in (3, 500, 5000, 20_000):
+                add(store, n)
+                assert wrong_in(old, "u") == (5, [])
+                seen, wrong = wrong_in(old, "v")        # looked at for the first time after the first round
+                assert 5 <= seen <= len(store)
+                assert not wrong
+                with h5py.File(store.path, "r") as beside:
+                    assert wrong_in(beside, "u") == (5, [])
+        with h5py.File(store.path, "r") as new:
+            assert [wrong_in(new, name) for name in fields] == [(25_508, [])] * 3

@@ -29,7 +29,7 @@ SECRET = 4242.0
 @pytest.fixture(autouse=True)
 def _ends():
     """A call that waits for a pipe would wait for ever."""
-    signal.alarm(120)
+    signal.alarm(600)
     yield
     signal.alarm(0)
 
@@ -359,6 +359,24 @@ def test_faces_that_are_not_there():
     faces = rom.mesh.Polyhedra(np.arange(5) * 3, np.array([0, 1, 2, 0, 1, 3, 1, 2, 3, 0, 2, 9]), np.array([0, 4]), np.arange(4))
     with pytest.raises(InputError, match="faces name the numbers"):
         rom.Mesh(points, np.arange(4), np.array([0, 4]), np.array([42]), faces)
+
+
+def test_topologies_that_name_what_is_not_there():
+    pytest.importorskip("MDAnalysis")
+    from ensemblekit.errors import StoreDamagedError
+    from ensemblekit.md.topology import Topology, _packed
+
+    whole = Topology({"names": np.array(["A", "B", "C"], object)}, {"resids": np.array([1, 2])}, {}, np.array([0, 0, 1]),
+                     np.array([0, 0]), {"bonds": np.array([[0, 1], [1, 2]])}).to_dict()
+    assert len(Topology.kept(whole)) == 3
+    for change in ({"residue_of": _packed(np.array([0, 0, 1 << 40]))}, {"segment_of": _packed(np.array([0, 1 << 62]))},
+                   {"links": {"bonds": {"width": 2, **_packed(np.array([0, 99]))}}}, {"atoms": {"names": _packed(np.zeros(2))}},
+                   {"n_atoms": []}, {"residues": 3}, {"atoms": {"names": {"dtype": "O", "data": "AAAA"}}}):
+        if "n_atoms" in change:
+            assert len(Topology.kept({**whole, **change})) == 3     # only said, not needed
+        else:
+            refused("topology of this store", Topology.kept, {**whole, **change}, kind=StoreDamagedError)
+    refused("topology of this store", Topology.kept, [], kind=StoreDamagedError)
 
 
 # -- other files -----------------------------------------------------------------------------------------------------

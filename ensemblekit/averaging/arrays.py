@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError
+from ensemblekit.intake import as_array
 from ensemblekit.source import Array, is_torch
 
 CHUNK = 8 << 20     # bytes of float64 at a time: a few rows that stay in the cache
@@ -21,7 +22,7 @@ def wide(x: Array) -> Array:
     """x in double precision (float64 or complex128), on its device."""
     if is_torch(x):
         return x.to(__import__("torch").complex128) if x.is_complex() else x.double()
-    x = np.asarray(x)
+    x = as_array(x, "values")
     return x.astype(np.complex128 if x.dtype.kind == "c" else np.float64, copy=False)
 
 
@@ -71,7 +72,7 @@ def join(left: Array, right: Array, axis: int = 0) -> Array:
 
 def copied(x: Array) -> Array:
     """A copy that owns its numbers."""
-    return x.clone() if is_torch(x) else np.array(x)
+    return x.clone() if is_torch(x) else np.array(as_array(x, "values", kinds=None))
 
 
 def plain(x: Array) -> Array:

@@ -21,8 +21,9 @@ from ensemblekit.averaging.series import Series
 from ensemblekit.averaging.spectral import MeanError, mean_error, skewed_quantiles
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.intake import as_array
 from ensemblekit.scaling import exponent_of, ldexp, scaled
-from ensemblekit.source import Array, ArraySource, Block, ReplicaSet, SnapshotSource, as_source, check_times, is_torch
+from ensemblekit.source import Array, ArraySource, Block, ReplicaSet, SnapshotSource, as_source, check_times
 
 ENOUGH = 10.0
 """Independent snapshots below which an interval is not vouched for."""
@@ -185,7 +186,7 @@ def estimate_of(states: list[tuple[int, States]], name: str, *, equilibration: A
 
 def _in_memory(source: ArraySource, name: str) -> _Run:
     values = source.arrays[name]
-    values = values.detach().cpu().numpy() if is_torch(values) else np.asarray(values)
+    values = as_array(values, f"field {name!r}")
     clock = None
     if source.weights is not None or source.times is not None:
         clock = np.full((len(values), 2), np.nan)
@@ -222,9 +223,7 @@ class Observed:
         return type(self)()
 
     def update(self, values: Array, start: int, weights: Array | None = None) -> None:
-        if is_torch(values):
-            values = values.detach().cpu().numpy()
-        values = np.asarray(values)
+        values = as_array(values, "values")
         if len(values) == 0:
             return
         _check_real(values)

@@ -19,8 +19,9 @@ import numpy as np
 from ensemblekit.averaging.guard import MOST_BLOCKS, half_widths, matched, of_blocks
 from ensemblekit.averaging.rows import rows_of
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.intake import as_array
 from ensemblekit.scaling import FREE, common, ldexp, power_of_two, scaled, weight_exponent
-from ensemblekit.source import Array, chosen_weights, is_torch
+from ensemblekit.source import Array, chosen_weights
 
 FEWEST = 4
 """Blocks below which a level is not used: Student's t with fewer says nothing."""
@@ -163,9 +164,7 @@ class BlockSums:
     def update(self, values: Array, start: int, weights: Array | None = None) -> None:
         if len(values) == 0:
             return
-        if is_torch(values):
-            values = values.detach().cpu().numpy()
-        values = np.asarray(values)
+        values = as_array(values, "values")
         if values.dtype.kind not in "biuf":
             raise InputError(f"blocking is for real numbers; got dtype {values.dtype}. "
                              "Map complex numbers to their real and imaginary parts")
@@ -175,7 +174,7 @@ class BlockSums:
         self.item = item
         if values.dtype == bool:
             values = values.view(np.uint8)
-        w = None if weights is None else self._weighed(np.asarray(weights, dtype=np.float64))
+        w = None if weights is None else self._weighed(as_array(weights, "weights", dtype=np.float64))
         with np.errstate(invalid="ignore", over="ignore"):
             segment = None if self.exponent is not None else self._segment_of(values, start, w)
             wide = values.dtype.kind == "f" and values.dtype.itemsize > 4
@@ -592,7 +591,7 @@ def jonsson_level(x: Any, confidence: float = 0.99) -> int:
 def blocking(x: Any, weights: Any = None, *, log_weights: Any = None) -> BlockResult:
     """The blocking curve of one series x (n,) or of every element of x (n, *item); see :class:`BlockResult`."""
     sums = BlockSums()
-    x = np.asarray(x)
+    x = as_array(x, "the series")
     sums.update(x, 0, chosen_weights(weights, log_weights, len(x)))
     return sums.result()
 

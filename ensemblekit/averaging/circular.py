@@ -13,7 +13,8 @@ from ensemblekit.averaging.average import doubt_of_runs, pooled, scalar_estimate
 from ensemblekit.averaging.estimate import Estimate
 from ensemblekit.averaging.seams import NO_DIRECTION
 from ensemblekit.errors import InputError
-from ensemblekit.source import chosen_weights
+from ensemblekit.intake import as_array
+from ensemblekit.source import check_times, chosen_weights
 
 SCATTERED = 3.0
 """A mean vector shorter than this many of its standard errors has no direction to speak of."""
@@ -48,13 +49,13 @@ def circular_average(angles: Any, *, period: float = 360.0, weights: Any = None,
     """
     if not (isinstance(period, int | float) and math.isfinite(period) and period > 0):
         raise InputError(f"period is the turn after which angles repeat, 360 for degrees; got {period!r}")
-    x = np.asarray(angles, np.float64)
+    x = as_array(angles, "angles", kinds="biuf", dtype=np.float64)
     turn = 2 * math.pi / period
     w = chosen_weights(weights, log_weights, len(x))
     facts: Mapping[str, Any] = {"equilibration": equilibration, "confidence": confidence}
 
     def estimate(values: np.ndarray, start: Any, unit: str) -> Estimate:
-        return scalar_estimate(values, w, None if times is None else np.asarray(times, np.float64), start,
+        return scalar_estimate(values, w, None if times is None else check_times(times, len(x)), start,
                                facts["confidence"], unit, time_unit)
 
     direction, length = _vector(x * turn, w)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ensemblekit.errors import InputError
+from ensemblekit.intake import as_array
 from ensemblekit.scaling import ldexp, power_of_two
 
 DarkMethod = Literal["reml", "ml", "dl"]
@@ -115,7 +116,7 @@ def _cochran(t: np.ndarray, s2: np.ndarray) -> float:
 
 
 def _checked(means: Any, stderrs: Any) -> tuple[np.ndarray, np.ndarray]:
-    t, s = np.asarray(means, dtype=np.float64), np.asarray(stderrs, dtype=np.float64)
+    t, s = as_array(means, "means", dtype=np.float64), as_array(stderrs, "stderrs", dtype=np.float64)
     if t.ndim != 1 or len(t) < 2 or s.shape != t.shape:
         raise InputError(f"a consensus takes k ≥ 2 results and as many standard errors; got {t.shape} and {s.shape}")
     if not (np.isfinite(t).all() and np.isfinite(s).all()):

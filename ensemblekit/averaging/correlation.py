@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.intake import as_array
 from ensemblekit.scaling import ldexp, representable, scaled
 
 Method = Literal["geyer-convex", "geyer-monotone", "geyer-positive", "sokal", "chodera"]
@@ -218,10 +219,7 @@ def _rounding(x: np.ndarray) -> np.ndarray:
 
 def _series(x: Any, flat: bool = True) -> np.ndarray:
     """A real, finite time series as float64."""
-    x = np.asarray(x)
-    if x.dtype.kind not in "biuf":
-        raise InputError(f"a time series holds real numbers; got dtype {x.dtype}. "
-                         "Pass real and imaginary parts one by one")
+    x = as_array(x, "the series", kinds="biuf")
     if x.ndim == 0 or (flat and x.ndim != 1):
         raise InputError(f"a time series has one number a snapshot, shape (n,); got shape {x.shape}")
     if len(x) == 0:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ensemblekit.averaging.arrays import chunks, like, plain, same_item
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.intake import as_array
 from ensemblekit.scaling import FREE, common, ldexp, power_of_two, weight_exponent
 from ensemblekit.source import Array, is_torch
 
@@ -68,7 +69,7 @@ class Covariance:
         if p * p * 8 > MOST_BYTES:
             raise InputError(f"the covariance of {p} elements takes {p * p * 8 / 2**30:.0f} GiB. For few snapshots of "
                              "many elements reduce with ek.Gram() and cut=\"space\"; else reduce fewer elements by a map")
-        w = np.ones(len(values)) if weights is None else self._weighed(np.asarray(weights, dtype=np.float64))
+        w = np.ones(len(values)) if weights is None else self._weighed(as_array(weights, "weights", dtype=np.float64))
         for rows, x in chunks(values):
             part = w[rows]
             total = float(part.sum())

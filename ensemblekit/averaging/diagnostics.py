@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.intake import as_array
 from ensemblekit.scaling import ldexp, scaled
 
 MIN_DRAWS = 4
@@ -64,7 +65,7 @@ def single_run_ess(values: np.ndarray) -> float:
 
 def _checked(runs: Any) -> tuple[np.ndarray, int]:
     """The runs over a power of two, and its exponent."""
-    x = np.asarray(runs)
+    x = as_array(runs, "runs", named_axes=True)
     if x.dtype.kind not in "biuf" or x.ndim != 2 or x.shape[0] == 0:
         raise InputError(f"runs are real numbers, shape (m, n): m runs of n snapshots; got {x.dtype} {x.shape}")
     if x.shape[1] < MIN_DRAWS:

@@ -11,7 +11,8 @@ from ensemblekit.averaging.average import average
 from ensemblekit.averaging.estimate import Estimate
 from ensemblekit.averaging.run import Map
 from ensemblekit.errors import InputError
-from ensemblekit.source import Block, as_source, is_torch
+from ensemblekit.intake import as_array
+from ensemblekit.source import Block, as_source
 
 
 def histogram_estimate(source: Any, edges: Any, *, map: Map | None = None, density: bool = True,
@@ -33,7 +34,7 @@ def histogram_estimate(source: Any, edges: Any, *, map: Map | None = None, densi
 
     Raises InputError for edges that do not rise or values that are complex or NaN, and what ``average`` raises.
     """
-    edges = np.asarray(edges, dtype=np.float64)
+    edges = as_array(edges, "edges", dtype=np.float64)
     if edges.ndim != 1 or len(edges) < 2 or not np.isfinite(edges).all() or not (np.diff(edges) > 0).all():
         raise InputError(f"edges are at least two finite numbers that rise, shape (bins + 1,); got {edges!r}")
     fields = as_source(source).fields
@@ -58,7 +59,7 @@ class BinShares:
 
     def __call__(self, block: Block) -> np.ndarray:
         values = block.only if self.map is None else self.map(block)
-        values = values.detach().cpu().double().numpy() if is_torch(values) else np.asarray(values)
+        values = as_array(values, "values")
         if values.dtype.kind == "c":
             raise InputError("a histogram needs an order, which complex numbers lack; map to abs, real or imag first")
         rows = values.reshape(len(values), -1)

@@ -12,6 +12,7 @@ from ensemblekit.averaging.arrays import plain
 from ensemblekit.averaging.gram import Gram
 from ensemblekit.averaging.run import reduce
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.intake import as_array
 from ensemblekit.scaling import exponent_of, ldexp, power_of_two, representable
 from ensemblekit.source import ReplicaSet, SnapshotSource, as_source
 
@@ -59,7 +60,7 @@ def pairwise(snapshots: Any, metric: Metric = "euclidean", *, engine: Any = None
         return representable(from_gram(gram), e, "a distance")
     if isinstance(snapshots, SnapshotSource):
         raise InputError(f"{metric!r} takes an array in memory; from a source: \"euclidean\" or \"cosine\"")
-    x = np.asarray(snapshots)
+    x = as_array(snapshots, "snapshots", kinds=None)
     if x.ndim == 0 or len(x) == 0:
         raise InputError(f"snapshots lie along axis 0 of an array; got shape {x.shape}")
     if callable(metric):
@@ -79,7 +80,7 @@ def from_gram(gram: np.ndarray, metric: Literal["euclidean", "cosine"] = "euclid
 
     For "euclidean" take Gram(center="first") or "mean": the same distances, fewer digits lost.
     """
-    g = np.asarray(gram).real.astype(np.float64)
+    g = as_array(gram, "the Gram matrix", named_axes=True).real.astype(np.float64)
     if g.ndim != 2 or g.shape[0] != g.shape[1]:
         raise InputError(f"a Gram matrix is (n, n); got shape {g.shape}")
     if not np.isfinite(g).all():
@@ -131,7 +132,7 @@ def diverse_subset(snapshots: Any, k: int, *, scores: Any = None, method: Method
 def choose(distances: np.ndarray, k: int, *, scores: Any = None, method: Method = "max-min",
            tradeoff: float = 1.0) -> DiverseSubset:
     """:func:`diverse_subset` from distances (n, n) that are already there."""
-    d = np.asarray(distances, dtype=np.float64)
+    d = as_array(distances, "distances", dtype=np.float64, named_axes=True)
     if d.ndim != 2 or d.shape[0] != d.shape[1] or not np.isfinite(d).all() or (d < 0).any():
         raise InputError(f"distances are (n, n), finite and not negative; got shape {d.shape}")
     n = len(d)
@@ -139,7 +140,7 @@ def choose(distances: np.ndarray, k: int, *, scores: Any = None, method: Method 
         raise InputError(f"k is a whole number from 1 to {n}, the number of snapshots; got {k!r}")
     s = None
     if scores is not None:
-        s = np.asarray(scores, dtype=np.float64)
+        s = as_array(scores, "scores", dtype=np.float64)
         if s.shape != (n,) or not np.isfinite(s).all():
             raise InputError(f"scores are one finite number a snapshot, shape ({n},); got shape {s.shape}")
     if method == "max-min":

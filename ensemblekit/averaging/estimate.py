@@ -218,6 +218,19 @@ def bounded_interval(mean: Any, interval: tuple[Any, Any], bounds: tuple[float, 
     return found[0], found[1]
 
 
+def spread_interval(mean: Any, stderr: Any, dof: Any, confidence: float) -> tuple[Any, Any]:
+    """The interval of a variance or a standard deviation, by Student's t on its logarithm; (low, high).
+
+    Such a mean scatters in proportion to itself: an interval symmetric about it is too short above where it came out low.
+    """
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        step = quantile(confidence, dof) * np.asarray(stderr) / np.where(np.asarray(mean) > 0, mean, np.nan)
+        low, high = mean * np.exp(-step), mean * np.exp(np.minimum(step, 700.0))
+    flat = ~np.isfinite(step)
+    return _scalar(np.where(flat, mean - quantile(confidence, dof) * stderr, low)), _scalar(
+        np.where(flat, mean + quantile(confidence, dof) * stderr, high))
+
+
 def quantile(confidence: float, dof: Any) -> Any:
     """Student's t for a two-sided interval; a Gaussian's where dof is infinite."""
     from scipy.special import ndtri, stdtrit

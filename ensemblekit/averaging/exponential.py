@@ -10,6 +10,7 @@ import numpy as np
 
 from ensemblekit.averaging.arrays import as_numbers, flat_pieces, join, one_row, plain, same_item, weighted_sum, wide
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.intake import as_array
 from ensemblekit.scaling import ldexp, power_of_two
 from ensemblekit.source import Array
 
@@ -59,7 +60,7 @@ class Exponential:
         same_item(self.item, values, "Exponential")
         c = self.decay ** np.arange(n - 1, -1, -1, dtype=np.float64)
         if weights is not None or self.weight_exponent:
-            c = c * self._weighed(np.ones(n) if weights is None else np.asarray(weights, dtype=np.float64))
+            c = c * self._weighed(np.ones(n) if weights is None else as_array(weights, "weights", dtype=np.float64))
         self._absorb(n, weighted_sum(c, values), float(c.sum()))
 
     def _weighed(self, w: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 from ensemblekit.averaging.arrays import join, like, real_only, same_item, wide
 from ensemblekit.averaging.rows import rows_of
 from ensemblekit.errors import InputError
+from ensemblekit.intake import as_array
 from ensemblekit.source import Array, is_torch
 
 
@@ -42,7 +43,7 @@ class Histogram:
     """Histogram of all values of all snapshots; ``elementwise=True`` keeps one for every element of the item."""
 
     def __init__(self, edges: Any, elementwise: bool = False):
-        edges = np.asarray(edges, dtype=np.float64)
+        edges = as_array(edges, "edges", dtype=np.float64)
         if edges.ndim != 1 or len(edges) < 2 or not np.isfinite(edges).all() or (np.diff(edges) <= 0).any():
             raise InputError("edges are at least two finite numbers that rise, for example np.linspace(0, 1, 51)")
         self.edges, self.elementwise = edges, bool(elementwise)
@@ -64,7 +65,7 @@ class Histogram:
         if self.counts is not None:
             same_item(self.item, values, "Histogram")
         self.item = tuple(values.shape[1:])
-        w = np.ones(len(values)) if weights is None else np.ascontiguousarray(weights, dtype=np.float64)
+        w = np.ones(len(values)) if weights is None else np.ascontiguousarray(as_array(weights, "weights"), dtype=np.float64)
         if is_torch(values):
             self._update_torch(values.reshape(len(values), -1), w)
         else:

@@ -12,6 +12,7 @@ import numpy as np
 from ensemblekit.averaging.arrays import along, as_numbers, flat_pieces, join, like, one_row, plain, same_item, wide
 from ensemblekit.averaging.rows import Rows, folded, rows_of
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.intake import as_array
 from ensemblekit.scaling import FREE, common, ldexp, power_of_two, weight_exponent
 from ensemblekit.source import Array, Field, is_torch
 
@@ -98,7 +99,7 @@ class Moments:
             same_item(self.item, values, "Moments")
         self.item = tuple(values.shape[1:])
         if weights is not None:
-            weights = self._weighed(np.asarray(weights, dtype=np.float64))
+            weights = self._weighed(as_array(weights, "weights", dtype=np.float64))
         weight, weight2 = _weight_sums(len(values), weights)
         if weight == 0.0:
             self.n += len(values)
@@ -106,7 +107,7 @@ class Moments:
             self.complex = values.is_complex()
             self._absorb_block(lambda x: _torch_sums(x, weights, weight, self.order), values, weight, weight2)
         else:
-            self.complex = np.asarray(values).dtype.kind == "c"
+            self.complex = as_array(values, "values").dtype.kind == "c"
             self._update_numpy(rows_of(values), weights, weight, weight2)
 
     def add(self, pieces: Sequence[Array]) -> None:
@@ -497,7 +498,7 @@ def _zeros_like(mean: Array) -> Array:
 def _weight_sums(n: int, weights: Array | None) -> tuple[float, float]:
     if weights is None:
         return float(n), float(n)
-    w = np.asarray(weights, dtype=np.float64)
+    w = as_array(weights, "weights", dtype=np.float64)
     return float(w.sum()), float((w * w).sum())
 
 

@@ -26,6 +26,7 @@ import numpy as np
 from ensemblekit.averaging.resample import MIN_BLOCKS, jackknife_values
 from ensemblekit.averaging.weights import normalised_weights
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.intake import as_array
 from ensemblekit.scaling import ldexp, power_of_two, scaled
 
 LineageKind = Literal["forward", "population"]
@@ -45,8 +46,8 @@ class LineageTree:
     """Shape (cells,), time of division or death; infinity where it was not seen. A cell that dies has no daughters."""
 
     def __post_init__(self) -> None:
-        parent = np.asarray(self.parent)
-        birth, division = (np.asarray(x, dtype=np.float64) for x in (self.birth, self.division))
+        parent = as_array(self.parent, "parent")
+        birth, division = (as_array(x, "birth and division", dtype=np.float64) for x in (self.birth, self.division))
         n = parent.size
         if not parent.shape == birth.shape == division.shape == (n,) or n == 0 or parent.dtype.kind not in "iu":
             raise InputError("parent (whole numbers), birth and division are one number a cell; got shapes "
@@ -147,7 +148,7 @@ def division_weights(divisions: Any, *, offspring: float = 2.0, to: LineageKind 
             population's average; "forward": living cells of a population are weighted by m^-D and give the average
             along a single lineage.
     """
-    d = np.asarray(divisions, dtype=np.float64)
+    d = as_array(divisions, "divisions", dtype=np.float64)
     if not offspring > 1:
         raise InputError(f"offspring is the number of daughters a division, above 1; got {offspring!r}")
     if (d < 0).any():
@@ -200,10 +201,10 @@ def growth_rate(tree: LineageTree, time: float, since: float | None = None) -> f
 
 def _at_end(tree: LineageTree, trait: Any, cells: np.ndarray, time: float) -> np.ndarray:
     if callable(trait):
-        values = np.asarray(trait(cells, time), dtype=np.float64)
+        values = as_array(trait(cells, time), "the trait", dtype=np.float64)
         want: tuple[int, ...] = cells.shape
     else:
-        values = np.asarray(trait, dtype=np.float64)
+        values = as_array(trait, "the trait", dtype=np.float64)
         want = tree.parent.shape
     if values.shape != want:
         raise InputError(f"the trait has shape {values.shape}; one number a cell is {want}")
@@ -216,7 +217,7 @@ def _at_end(tree: LineageTree, trait: Any, cells: np.ndarray, time: float) -> np
 
 def _history(tree: LineageTree, trait: Any, cells: np.ndarray, since: float, time: float) -> np.ndarray:
     """Average of a per-cell trait over [since, time] along the line of descent of each cell."""
-    values = np.asarray(trait, dtype=np.float64) if not callable(trait) else None
+    values = as_array(trait, "the trait", dtype=np.float64) if not callable(trait) else None
     if values is None or values.shape != tree.parent.shape:
         raise InputError(f"since= takes a trait with one number a cell of the tree, shape {tree.parent.shape}")
     founders = tree.founders[cells]

@@ -10,7 +10,8 @@ import numpy as np
 
 from ensemblekit.averaging.arrays import real_only, same_item
 from ensemblekit.errors import InputError, StatisticsError
-from ensemblekit.source import Array, is_torch
+from ensemblekit.intake import as_array
+from ensemblekit.source import Array
 
 QUARTILES = (0.25, 0.5, 0.75)
 
@@ -253,20 +254,16 @@ class QuantileSketch:
 def _rows(values: Array, start: int, weights: Array | None, who: str) -> tuple[np.ndarray, np.ndarray]:
     """Values as (n, m) float64 and weights (n,) in memory; refuses what has no order."""
     real_only(values, who)
-    if is_torch(values):
-        values = values.detach().cpu().double().numpy()
-    rows = np.asarray(values).reshape(len(values), -1).astype(np.float64, copy=False)
+    rows = as_array(values, "values", dtype=np.float64).reshape(len(values), -1)
     bad = ~np.isfinite(rows).all(axis=1)
     if bad.any():
         raise InputError(f"snapshot {start + int(np.argmax(bad))} is not finite; {who} cannot place it. Leave it out, "
                          "or give it weight zero and a finite value")
-    if is_torch(weights):
-        weights = weights.detach().cpu().numpy()     # type: ignore[union-attr]
-    return rows, np.ones(len(rows)) if weights is None else np.asarray(weights, dtype=np.float64)
+    return rows, np.ones(len(rows)) if weights is None else as_array(weights, "weights", dtype=np.float64)
 
 
 def _checked_probabilities(probabilities: float | Sequence[float] | np.ndarray) -> np.ndarray:
-    p = np.atleast_1d(np.asarray(probabilities, dtype=np.float64))
+    p = np.atleast_1d(as_array(probabilities, "probabilities", dtype=np.float64))
     if p.ndim != 1 or len(p) == 0 or not ((p >= 0) & (p <= 1)).all():
         raise InputError(f"probabilities lie between 0 and 1; got {probabilities!r}")
     return p

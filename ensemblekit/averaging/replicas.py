@@ -13,6 +13,7 @@ from ensemblekit.averaging.run import Map, reduce
 from ensemblekit.averaging.series import Series
 from ensemblekit.engine import Serial
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.intake import as_array
 from ensemblekit.scaling import ldexp, power_of_two, scaled
 from ensemblekit.source import Block, ReplicaSet, SnapshotSource, as_source
 
@@ -148,7 +149,7 @@ def ergodicity(replicas: Any, *, map: Map | None = None, field: str | None = Non
     runs, unit = read_runs(replicas, map, field)
     runs, e = _scaled(runs)
     ensemble = ensemble if ensemble is None or not e else tuple(ldexp(x, -e) for x in ensemble) \
-        if isinstance(ensemble, tuple) else ldexp(np.asarray(ensemble, dtype=np.float64), -e)
+        if isinstance(ensemble, tuple) else ldexp(as_array(ensemble, "ensemble", dtype=np.float64), -e)
     averages = [time_average(run.values, run.weights) for run in runs]
     means = np.array([a.mean for a in averages])
     several = len(runs) > 1
@@ -281,7 +282,7 @@ def _times_of(block: Block) -> np.ndarray:
 
 
 def _checked(k: int, values: Any, weights: np.ndarray, times: np.ndarray) -> Run:
-    x = np.asarray(values)
+    x = as_array(values, f"run {k}")
     if x.size != len(x) or x.dtype.kind not in "biuf":
         raise InputError(f"run {k} gives {x.dtype} {x.shape[1:]} a snapshot; ergodicity looks at one real number a "
                          "snapshot. Pass a map that returns (n,)")
@@ -373,7 +374,7 @@ def _against(ensemble: Any, averages: list[TimeAverage], together: Consensus | N
             raise InputError(f"an ensemble is an array of snapshots or (mean, standard error > 0); got {ensemble!r}")
         (value, error), dof = ensemble, float("inf")
     else:
-        x = np.asarray(ensemble, dtype=np.float64)
+        x = as_array(ensemble, "ensemble", dtype=np.float64)
         if x.ndim != 1 or len(x) < 2 or not np.isfinite(x).all():
             raise InputError(f"an ensemble is at least two finite numbers, shape (m,); got shape {x.shape}")
         value, error, dof = float(x.mean()), float(x.std(ddof=1) / np.sqrt(len(x))), len(x) - 1.0

@@ -11,6 +11,7 @@ import numpy as np
 from ensemblekit.averaging.reducer import MergesInTime
 from ensemblekit.averaging.run import States
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.intake import as_array
 from ensemblekit.scaling import ldexp, power_of_two, scaled
 from ensemblekit.source import chosen_weights
 
@@ -341,7 +342,7 @@ def _length_of(x: np.ndarray, w: np.ndarray, given: float | None, scheme: str) -
 
 
 def _checked(values: Any, weights: Any = None, log_weights: Any = None) -> tuple[np.ndarray, np.ndarray, bool]:
-    x = np.asarray(values)
+    x = as_array(values, "values")
     if x.ndim not in (1, 2) or x.dtype.kind not in "biuf" or (x.ndim == 2 and x.shape[1] == 0):
         raise InputError(f"values are real numbers, shape (n,) or (n, k); got {x.dtype} {x.shape}")
     if len(x) < MIN_BLOCKS:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ensemblekit.intake import as_array
 from ensemblekit.source import Array
 
 
@@ -23,7 +24,7 @@ def rows_of(values: Array) -> Rows:
 
     Types that the kernels do not take (float16, foreign byte order) are widened; complex numbers become pairs.
     """
-    x = np.asarray(values)
+    x = as_array(values, "values")
     if x.dtype.kind == "c":
         x = np.ascontiguousarray(x, dtype=np.complex128 if x.dtype.itemsize > 8 else np.complex64)
         x = x.reshape(len(x), -1)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from ensemblekit.averaging.reducer import FillsSlots, JoinsInSpace, Reducer, Restart, TakesResult, cuts_of_reducer
 from ensemblekit.engine import Engine, Serial, Threads
 from ensemblekit.errors import InputError, ReadOnceError, ReductionError, UnknownFieldError, WorkerLostError
+from ensemblekit.intake import unmasked
 from ensemblekit.source import WHOLE, Block, Cut, Field, Piece, SnapshotSource, as_source
 
 Map = Callable[[Block], Any]
@@ -261,7 +262,7 @@ def _reduce_piece(branches: Branches, piece: Piece) -> tuple[int, int, int, slic
                 if map is None:
                     values = block.fields[field]
                 else:
-                    values = map(block)
+                    values = unmasked(map(block), "what the map returned")
                     if len(values) != len(block):
                         raise InputError(f"the map returned {len(values)} rows for {len(block)} snapshots; "
                                          "it must return one row a snapshot, shape (n, *out)")

@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from ensemblekit.averaging.arrays import copied, same_item
+from ensemblekit.intake import as_array
 from ensemblekit.source import Array, is_torch
 
 BRANCHES = ((-180.0, 180.0), (0.0, 360.0), (-math.pi, math.pi), (0.0, 2 * math.pi))
@@ -70,7 +71,7 @@ class Seams:
             return
         if is_torch(values):
             values = values.detach().cpu().numpy()
-        values = np.asarray(values)
+        values = as_array(values, "values")
         if self.n:
             same_item(self.item, values, "Seams")
         self.item = tuple(values.shape[1:])

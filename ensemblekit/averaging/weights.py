@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.intake import as_array
 from ensemblekit.source import check_weights, weights_from_logs
 
 
@@ -25,10 +26,11 @@ def normalised_weights(weights: Any = None, *, log_weights: Any = None) -> np.nd
     if (weights is None) == (log_weights is None):
         raise InputError("pass either weights or log_weights=, not both and not neither")
     if log_weights is not None:
-        _check_vector("log_weights", np.asarray(log_weights))
+        log_weights = as_array(log_weights, "log_weights", kinds="biuf")
+        _check_vector("log_weights", log_weights)
         shares = weights_from_logs(log_weights, len(log_weights))
         return shares / shares.sum()
-    weights = np.asarray(weights)
+    weights = as_array(weights, "weights", kinds="biuf")
     _check_vector("weights", weights)
     weights = check_weights(weights, len(weights))
     largest = weights.max()

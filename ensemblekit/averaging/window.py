@@ -9,6 +9,7 @@ import numpy as np
 
 from ensemblekit.averaging.arrays import copied, join, same_item, weighted_sum
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.intake import as_array
 from ensemblekit.source import Array, is_torch
 
 
@@ -27,7 +28,7 @@ class Window:
 
     def update(self, values: Array, start: int, weights: Array | None = None) -> None:
         if len(values):
-            w = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=np.float64)
+            w = np.ones(len(values)) if weights is None else as_array(weights, "weights", dtype=np.float64)
             self._absorb(copied(values[-self.length:]), w[-self.length:].copy())
 
     def merge(self, later: Self) -> None:

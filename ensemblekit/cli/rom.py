@@ -32,6 +32,22 @@ Tolerance = Annotated[float | None, typer.Option("--tolerance", help="Or: the re
                                                  show_default=False)]
 Memory = Annotated[str, typer.Option("--memory-limit", help="What it may use.")]
 Method = Annotated[str, typer.Option("--method", help="auto, gram, covariance, tsqr, randomized or incremental.")]
+MeshFile = Annotated[str | None, typer.Option("--mesh", help="A file to take the mesh from, for arrays that have none.",
+                                              show_default=False)]
+Region = Annotated[str | None, typer.Option("--region", help="A mesh region, or a named block.", show_default=False)]
+Axis = Annotated[int | None, typer.Option("--snapshot-axis", help="The axis of snapshots in arrays.", show_default=False)]
+Weights = Annotated[str, typer.Option("--inner-product", metavar="auto|none|FILE",
+                                      help="Volumes of the mesh, plain sums, or weights from an .npy file.")]
+
+
+class Missing(StrEnum):
+    """What becomes of NaN that comes and goes."""
+
+    raise_ = "raise"
+    gappy = "gappy"
+
+
+Gaps = Annotated[Missing, typer.Option("--missing", help="NaN that comes and goes: refuse it, or fill it in from the modes.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No bar.")]
 
 
@@ -56,7 +72,8 @@ def rom() -> None:
 
 @app.command(no_args_is_help=True)
 def average(
-    file: Snapshots, fields: Fields = None, begin: Begin = None, end: End = None, step: Step = 1,
+    file: Snapshots, fields: Fields = None, begin: Begin = None, end: End = None, step: Step = 1, mesh: MeshFile = None,
+    region: Region = None, snapshot_axis: Axis = None,
     statistics: Annotated[str, typer.Option("--statistics", "-s", help="Any of mean, rms, reynolds_stress, tke, with "
                                             "commas.")] = "mean",
     velocity: Annotated[str | None, typer.Option("--velocity", help="The velocity's field, or its components' with commas: "
@@ -74,7 +91,7 @@ def average(
     from ensemblekit import rom
     from ensemblekit.cli.average import discarded
 
-    source = read(file, fields, begin, end, step)
+    source = read(file, fields, begin, end, step, mesh=mesh, region=region, snapshot_axis=snapshot_axis)
     parts = None if velocity is None else tuple(velocity.split(",")) if "," in velocity else velocity
     start = discarded(equilibration)
     with bar(source, quiet) as progress:
@@ -102,6 +119,8 @@ def average(
 def pod(
     file: Snapshots, fields: Fields = None, begin: Begin = None, end: End = None, step: Step = 1, rank: Rank = None,
     energy: Energy = None, tolerance: Tolerance = None, memory_limit: Memory = "2GiB", method: Method = "auto",
+    mesh: MeshFile = None, inner_product: Weights = "auto", missing: Gaps = Missing.raise_, region: Region = None,
+    snapshot_axis: Axis = None,
     center: Annotated[str, typer.Option("--center", help="What is subtracted: mean, first or none.")] = "mean",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="FILE.basis.h5 by default.", show_default=False)] = None,
     plot: Annotated[Path | None, typer.Option("--plot", metavar="FOLDER", help="Draw modes, spectrum and errors.",
@@ -117,20 +136,24 @@ def pod(
 
     target = out or beside(file, BASIS)
     if follow:
-        basis = followed(file, fields, target, idle, rank=rank, energy=energy, tolerance=tolerance, center=center,
-                         memory_limit=memory_limit)
+        for name, given in (("--mesh", mesh), ("--region", region), ("--snapshot-axis", snapshot_axis),
+                            ("--missing gappy", missing is Missing.gappy or None), ("--begin", begin), ("--end", end)):
+            if given is not None:
+                raise InputError(f"--follow takes a store as it grows, and {name} does not go with it")
+        basis = followed(file, fields, target, idle, inner_product, rank=rank, energy=energy, tolerance=tolerance,
+                         center=center, memory_limit=memory_limit)
     else:
-        source = read(file, fields, begin, end, step)
+        source = read(file, fields, begin, end, step, mesh=mesh, region=region, snapshot_axis=snapshot_axis)
         if all(x is None for x in (rank, energy, tolerance)):
             energy = 0.99
             stderr.print("energy 0.99, an error of 10 % (--rank, --energy or --tolerance for others)", style="dim")
         rule: dict[str, Any] = {"energy": energy, "tolerance": tolerance, "center": center, "method": method,
-                                "memory_limit": memory_limit}
+                                "memory_limit": memory_limit, "inner_product": weights_from(inner_product)}
         with contextlib.redirect_stdout(io.StringIO()):      # pod says the choice of inner product itself
             plan = rom.plan(source, rank, **rule)
         stderr.print(str(plan), style="dim", markup=False, soft_wrap=True)
         with notes(), bar(source, quiet) as progress:
-            basis = rom.pod(source, rank, progress=progress, **rule)
+            basis = rom.pod(source, rank, progress=progress, missing=missing.value, **rule)
         basis.save(target)
     stdout.print(str(basis), markup=False, soft_wrap=True)
     show_modes(basis)
@@ -143,12 +166,14 @@ def pod(
 def plan(
     file: Snapshots, fields: Fields = None, begin: Begin = None, end: End = None, step: Step = 1, rank: Rank = None,
     energy: Energy = None, tolerance: Tolerance = None, memory_limit: Memory = "2GiB", method: Method = "auto",
+    mesh: MeshFile = None, inner_product: Weights = "auto", region: Region = None, snapshot_axis: Axis = None,
 ) -> None:
     """What `rom pod` with the same options would do: route, reads, bytes, memory, and why. Nothing is read."""
     from ensemblekit import rom
 
-    found = rom.plan(read(file, fields, begin, end, step), rank, energy=energy, tolerance=tolerance, method=method,
-                     memory_limit=memory_limit)
+    source = read(file, fields, begin, end, step, mesh=mesh, region=region, snapshot_axis=snapshot_axis)
+    found = rom.plan(source, rank, energy=energy, tolerance=tolerance, method=method, memory_limit=memory_limit,
+                     inner_product=weights_from(inner_product))
     stdout.print(str(found), markup=False, soft_wrap=True)
 
 
@@ -194,14 +219,14 @@ def compress(
     norm: Annotated[Norm, typer.Option("--norm", help="Of all numbers together, or of the worst.")] = Norm.l2,
     relative_to: Annotated[Reference, typer.Option("--relative-to", help="What the error is compared with.")]
         = Reference.fluctuation,
-    memory_limit: Memory = "2GiB",
+    memory_limit: Memory = "2GiB", mesh: MeshFile = None, region: Region = None, snapshot_axis: Axis = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="FILE.archive.h5 by default.", show_default=False)] = None,
     quiet: Quiet = False,
 ) -> None:
     """One archive of rounded modes and coefficients, its error checked against every snapshot."""
     from ensemblekit import rom
 
-    source = read(file, fields, begin, end, step)
+    source = read(file, fields, begin, end, step, mesh=mesh, region=region, snapshot_axis=snapshot_axis)
     target = out or beside(file, ".archive.h5")
     with bar(source, quiet) as progress:
         archive = rom.compress(source, target, tolerance=tolerance, norm=norm.value, relative_to=relative_to.value,
@@ -260,11 +285,24 @@ def plot(
 # -- shared ---------------------------------------------------------------------------------------------------------
 
 
-def read(file: str, fields: list[str] | None, begin: float | None, end: float | None, step: int) -> Any:
+def read(file: str, fields: list[str] | None, begin: float | None, end: float | None, step: int, **options: Any) -> Any:
     """A source from whatever the file is."""
     from ensemblekit import rom
 
-    return rom.read(file, fields or None, begin=begin, end=end, step=step)
+    return rom.read(file, fields or None, begin=begin, end=end, step=step, **options)
+
+
+def weights_from(text: str) -> Any:
+    """An inner product in words, or from a file of weights."""
+    if text in ("auto", "none"):
+        return None if text == "none" else text
+    import numpy as np
+
+    try:
+        return np.load(text, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--inner-product is auto, none, or an .npy file with a weight for each cell; {text}: {error}"
+                         ) from error
 
 
 def beside(file: str, suffix: str) -> Path:
@@ -313,7 +351,7 @@ def bar(source: Any, quiet: bool) -> Iterator[Callable[[int, int | None], None] 
         yield tell
 
 
-def followed(file: str, fields: list[str] | None, target: Path, idle: float, **rule: Any) -> Any:
+def followed(file: str, fields: list[str] | None, target: Path, idle: float, inner_product: str, **rule: Any) -> Any:
     """POD of a store that is still being written, its basis written anew whenever there is more."""
     import time
     from dataclasses import replace
@@ -325,10 +363,13 @@ def followed(file: str, fields: list[str] | None, target: Path, idle: float, **r
     store = ek.open(file)
     names = fields or list(store.fields)
     state = target.with_name(target.name.removesuffix(".h5") + ".state.h5")
-    running = rom.IncrementalPOD(state, **rule).weighted_by(store, names)
+    if inner_product == "auto":
+        running = rom.IncrementalPOD(state, **rule).weighted_by(store, names)
+    else:
+        running = rom.IncrementalPOD(state, inner_product=weights_from(inner_product), **rule)
     seen, since, basis = -1, time.monotonic(), None
     try:
-        while time.monotonic() - since < idle:
+        while True:
             store.refresh()
             running.follow(store[names[0]] if len(names) == 1 else store)       # a view is of one moment
             if running.n != seen:
@@ -338,13 +379,15 @@ def followed(file: str, fields: list[str] | None, target: Path, idle: float, **r
                         basis = replace(running.result(), mesh=mesh_of(store), time_unit=store.time_unit)
                     basis.save(target)
                     stderr.print(f"{running.n} snapshots: {basis}", style="dim", markup=False, soft_wrap=True)
+            elif time.monotonic() - since >= idle:      # and there was nothing new at a look after that
+                break
             else:
                 time.sleep(min(1.0, max(0.05, idle / 20)))
     except KeyboardInterrupt:
         stderr.print("stopped; run it again to go on", style="dim")
     if basis is None:
         raise InputError(f"{file} had {max(seen, 0)} snapshots in {idle:g} s; POD needs at least 2")
-    running.save()
+    running.close()
     return basis
 
 

@@ -33,6 +33,7 @@ from ensemblekit.averaging.seams import Seams, period_in_words, seam_in_words
 from ensemblekit.averaging.series import Series, SeriesOf
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.intake import as_array
 from ensemblekit.md.complexes import ImageJumps, in_words
 from ensemblekit.md.frame_weights import FrameWeights
 from ensemblekit.md.functions import as_observable
@@ -352,7 +353,7 @@ def _given(weights: Any, source: Any, choice: Choice, n: int) -> np.ndarray:
                          "their logarithms or a bias: pass md.columns(file).weights(name) for weights, with log=True for "
                          "their logarithms, or md.columns(file).weights(name, temperature=300) for a bias")
     (total,) = source.lengths
-    w = np.asarray(weights)
+    w = as_array(weights, "frame_weights")
     if w.shape == (total,) and n != total:
         w = w[choice.rows(total, lambda: source.times)]
     if w.shape != (n,):

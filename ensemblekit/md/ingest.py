@@ -14,6 +14,7 @@ import numpy as np
 from ensemblekit.engine import Engine, Threads
 from ensemblekit.errors import InputError, StoreError
 from ensemblekit.files import replacing
+from ensemblekit.intake import as_array
 from ensemblekit.md.appending import frames_held
 from ensemblekit.md.progress import Progress, counted
 from ensemblekit.md.topology import Topology, mdanalysis, warnings_held
@@ -245,7 +246,7 @@ def write_topology(store: Any, path: str | os.PathLike[str], *, frame: int = 0, 
         with warnings_held(), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)        # fields a format has and these atoms have not
             if bfactors is not None:
-                u.add_TopologyAttr("tempfactors", np.asarray(bfactors, float))
+                u.add_TopologyAttr("tempfactors", as_array(bfactors, "bfactors", dtype=float))
             try:
                 with replacing(path, suffix=_format(path), follow=True) as temporary:
                     u.atoms.write(temporary)

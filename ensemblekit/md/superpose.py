@@ -11,6 +11,7 @@ import numpy as np
 
 from ensemblekit.averaging.rows import Rows, rows_of
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.intake import as_array
 from ensemblekit.md.system import Gather
 from ensemblekit.scaling import ldexp, power_of_two
 from ensemblekit.source import Array, Block
@@ -22,7 +23,7 @@ MOST_ROUNDS = 50
 
 def frames_of(positions: Array) -> Rows:
     """Positions (n, atoms, 3) as the kernels read them: float32 or float64, in place where that can be."""
-    x = np.asarray(positions)
+    x = as_array(positions, "positions")
     if x.ndim != 3 or x.shape[2] != 3:
         raise InputError(f"positions are (frames, atoms, 3); got shape {x.shape}")
     rows = rows_of(x)
@@ -38,7 +39,7 @@ def shares_of(weights: Any, n: int) -> np.ndarray:
     """Weights of n atoms that add up to 1; None: all alike."""
     if weights is None:
         return np.full(n, 1.0 / max(n, 1))
-    w = np.asarray(weights, np.float64)
+    w = as_array(weights, "weights", kinds="biuf", dtype=np.float64)
     w = ldexp(w, -power_of_two(w))
     if w.shape != (n,) or not np.isfinite(w).all() or (w < 0).any() or not w.sum() > 0:
         raise InputError(f"weights of atoms are {n} finite numbers, not below 0 and not all 0; got shape {w.shape}")
@@ -59,7 +60,7 @@ class Fit:
     @classmethod
     def onto(cls, reference: Any, weights: Any = None) -> Self:
         """On positions (fitted, 3), the atoms weighted (mass, say) or all alike."""
-        reference = np.asarray(reference, np.float64)
+        reference = as_array(reference, "the reference", kinds="biuf", dtype=np.float64, named_axes=True)
         if reference.ndim != 2 or reference.shape[1] != 3 or not len(reference):
             raise InputError(f"a reference is positions of shape (atoms, 3), one at the least; got {reference.shape}")
         if not np.isfinite(reference).all():
@@ -141,7 +142,7 @@ def rmsd(frames: Any, reference: Any, weights: Any = None) -> np.ndarray:
 
     weights: (atoms,), such as masses. Theobald's quaternion method, float64 throughout.
     """
-    frames = np.asarray(frames)
+    frames = as_array(frames, "frames")
     if frames.ndim != 3 or frames.shape[1:] != np.shape(reference):
         raise InputError(f"frames (n, atoms, 3) and a reference (atoms, 3) of the same atoms are wanted; got "
                          f"{frames.shape} and {np.shape(reference)}")
@@ -154,7 +155,7 @@ def rmsd_matrix(a: Any, b: Any = None) -> np.ndarray:
     from ensemblekit.md.kernels_superpose import rmsd_against
 
     def centred(x: Any) -> np.ndarray:
-        x = np.asarray(x, np.float64)
+        x = as_array(x, "positions", dtype=np.float64)
         if x.ndim != 3 or x.shape[2] != 3 or not x.shape[1]:
             raise InputError(f"frames are (n, atoms, 3); got shape {x.shape}")
         return np.ascontiguousarray((x - x.mean(1, keepdims=True)).swapaxes(1, 2))
@@ -173,7 +174,7 @@ def rmsd_matrix(a: Any, b: Any = None) -> np.ndarray:
 
 def _over(*positions: Any) -> tuple[list[np.ndarray], int]:
     """All of them over one power of two, so that sums of fourth powers are numbers."""
-    given = [np.asarray(x) for x in positions]
+    given = [as_array(x, "positions", named_axes=True) for x in positions]
     e = max((power_of_two(x, always=True) for x in given if x.size and np.any(x)), default=0)
     return ([ldexp(x, -e) for x in given], e) if abs(e) > 100 else (given, 0)
 

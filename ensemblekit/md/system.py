@@ -15,6 +15,7 @@ import numpy as np
 from ensemblekit.averaging.run import Branch, reduce
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError
+from ensemblekit.intake import as_array
 from ensemblekit.md.complexes import Images, molecules_of, ties_between
 from ensemblekit.md.progress import Progress, counted
 from ensemblekit.md.topology import Topology, warnings_held
@@ -106,12 +107,20 @@ class System:
         return self.topology.select(text)
 
     def masses(self, atoms: np.ndarray) -> np.ndarray:
-        """Masses in u; InputError where one is not known."""
+        """Masses in u, noted where they were guessed; InputError where one is not known."""
         masses = self.topology.masses[atoms]
         if not np.isfinite(masses).all() or masses.sum() <= 0:
             raise InputError(f"the topology has no masses for {int((~np.isfinite(masses)).sum())} of these {len(atoms)} atoms; "
                              "pass weights=None, or read with a topology that has them (TPR, PSF, PRMTOP)")
+        self.note_guessed(atoms)
         return masses
+
+    def note_guessed(self, atoms: np.ndarray) -> None:
+        """Have the answer say where the masses of these atoms were guessed."""
+        if "masses" in self.topology.guessed:
+            none = int((self.topology.masses[atoms] == 0).sum())
+            self._notes.append("the topology has no masses; MDAnalysis guessed them from the names of the atoms"
+                               + (f", and {none} of {len(atoms)} count nothing, as it knows none for them" if none else ""))
 
     def charges(self, atoms: np.ndarray) -> np.ndarray:
         """Charges in e; InputError where one is not known."""
@@ -140,7 +149,7 @@ class System:
         Without a box, or where the frames are whole already, the positions of the block as they are. Raises InputError
         where there is a box and the topology has no bonds: atoms of one molecule may lie on both sides of it.
         """
-        atoms = np.asarray(atoms)
+        atoms = as_array(atoms, "atoms")
         if not self.boxed or self.whole or len(atoms) < 2:
             return Plain(atoms)
         if self.topology.bonds is None:

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ensemblekit.errors import InputError, MissingExtraError, StoreDamagedError
+from ensemblekit.errors import InputError, MissingExtraError, StoreDamagedError, one_line
 
 LINKS = ("bonds", "angles", "dihedrals", "impropers")
 NUMBERED = {"indices", "resindices", "segindices"}      # say where an object stands, not what it is
@@ -71,6 +71,8 @@ class Topology:
     """(residues,) number of the segment of each residue."""
     links: Mapping[str, np.ndarray] = field(default_factory=dict)
     """"bonds" (m, 2), "angles" (m, 3), "dihedrals" and "impropers" (m, 4): atoms by number; absent where not known."""
+    guessed: tuple[str, ...] = ()
+    """Attributes of the atoms that MDAnalysis guessed from their names: "masses", "types", ..."""
     _lock: Any = field(default_factory=threading.RLock, init=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -94,6 +96,7 @@ class Topology:
         from MDAnalysis.core import topologyattrs as kinds
 
         links: dict[str, np.ndarray] = {}
+        guessed = []
         for attribute in source.attrs:
             name = attribute.attrname
             if name in NUMBERED:
@@ -107,8 +110,11 @@ class Topology:
             if level is None or values.shape != (sizes[level],) or not (values.dtype.kind in "biufU" or _all_text(values)):
                 continue
             text = values.dtype.kind in "UO"
+            if getattr(attribute, "is_guessed", False):
+                guessed.append(name)
             columns[level][name] = (values.astype(str).astype(object) if text else values)[kept[level]]
-        return cls(columns["atom"], columns["residue"], columns["segment"], residue_of, segment_of, links)
+        return cls(columns["atom"], columns["residue"], columns["segment"], residue_of, segment_of, links,
+                   tuple(guessed))
 
     def __len__(self) -> int:
         return len(self.residue_of)
@@ -186,12 +192,14 @@ class Topology:
         return {"version": 2, "n_atoms": len(self), "atoms": packed(self.atoms), "residues": packed(self.residues),
                 "segments": packed(self.segments), "residue_of": _packed(self.residue_of),
                 "segment_of": _packed(self.segment_of),
+                "guessed": list(self.guessed),
                 "links": {name: {"width": pairs.shape[1], **_packed(pairs.ravel())} for name, pairs in self.links.items()}}
 
     @classmethod
     def kept(cls, record: Mapping[str, Any]) -> Self:
         """:meth:`from_dict`, or the same topology again while it is among the last ones: its selections stay made ready."""
-        if record.get("n_atoms", MOST_KEPT + 1) > MOST_KEPT:
+        n = record.get("n_atoms") if isinstance(record, Mapping) else None
+        if not isinstance(n, int) or n > MOST_KEPT:
             return cls.from_dict(record)
         key = blake2b(repr(record).encode()).digest()
         with _kept_lock:
@@ -205,17 +213,32 @@ class Topology:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Self:
-        """The inverse of :meth:`to_dict`."""
+        """The inverse of :meth:`to_dict`. Raises StoreDamagedError where the record is not what that wrote."""
         def unpacked(columns: Mapping[str, Any]) -> dict[str, np.ndarray]:
             return {name: _unpacked(values) for name, values in columns.items()}
 
         try:
             links = {name: _unpacked(c).reshape(-1, c["width"]).astype(np.int64) for name, c in record["links"].items()}
-            return cls(unpacked(record["atoms"]), unpacked(record["residues"]), unpacked(record["segments"]),
+            made = cls(unpacked(record["atoms"]), unpacked(record["residues"]), unpacked(record["segments"]),
                        _unpacked(record["residue_of"]).astype(np.int64), _unpacked(record["segment_of"]).astype(np.int64),
-                       links)
-        except (KeyError, TypeError, ValueError, zlib.error) as error:
-            raise StoreDamagedError(f"the topology of this store cannot be read: {error!r}") from error
+                       links, tuple(map(str, record.get("guessed", ()))))
+            made._check()
+            return made
+        except (LookupError, TypeError, ValueError, AttributeError, MemoryError, zlib.error) as error:
+            raise StoreDamagedError(f"the topology of this store cannot be read: {one_line(repr(error))}") from error
+
+    def _check(self) -> None:
+        """Raise ValueError where a column has another length, or names an atom, residue or segment that is not there."""
+        atoms, residues = len(self.residue_of), len(self.segment_of)
+        segments = int(self.segment_of.max(initial=-1)) + 1
+        numbers = [(self.residue_of, residues), (self.segment_of, residues), *((pairs, atoms) for pairs in self.links.values())]
+        if any(len(x) and not (0 <= x.min() and x.max() < below) for x, below in numbers):
+            raise ValueError("it names atoms, residues or segments that are not there")
+        for what, columns, n in (("atoms", self.atoms, atoms), ("residues", self.residues, residues),
+                                 ("segments", self.segments, segments)):
+            for name, values in columns.items():
+                if len(values) != n:
+                    raise ValueError(f"{name!r} has {len(values)} values for {n} {what}")
 
     # -- as MDAnalysis knows it --------------------------------------------------------------------------------------
 

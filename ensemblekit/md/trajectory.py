@@ -21,6 +21,7 @@ from ensemblekit.md.distinct import check_distinct
 from ensemblekit.md.topology import Topology, mdanalysis, warnings_held
 from ensemblekit.md.weighted import PickedSource, WeightedSource
 from ensemblekit.md.xtc import XtcIndex
+from ensemblekit.parts import Order, check_order, counted_once, natural_key, order_of
 from ensemblekit.source import (
     WHOLE,
     Access,
@@ -40,6 +41,12 @@ from ensemblekit.store.store import StoredSource
 
 BATCH = 8 << 20
 """Bytes of frames read at a time: they stay in the cache until the last observable has seen them."""
+FOR_READERS = ("convert_units", "lengthunit", "timeunit", "velocityunit", "atom_style", "lammps_coordinate_convention")
+"""Those that a reader needs again where a worker opens the file."""
+TIMED = ("XTCReader", "TRRReader", "TNGReader", "NCDFReader", "H5MDReader")
+"""Readers of files that hold a time for each frame."""
+MOST_TWINS = 64
+"""Neighbours of one time that are compared."""
 FOR_TRAJECTORIES = ("format", "dt", "in_memory", "time_offset", "lengthunit", "timeunit", "velocityunit", "convert_units",
                     "atom_style", "lammps_coordinate_convention")
 """Options of a Universe that speak of its trajectory, not of its topology."""
@@ -341,13 +348,14 @@ class LiveSource(FrameSource):
 def read(topology: Any, trajectory: Any = None, *, select: str = "all", replicas: Sequence[Any] | None = None,
          start: int | None = None, stop: int | None = None, step: int | None = None, frames: Any = None,
          begin: float | None = None, end: float | None = None, transformations: Any = None, whole: bool = False,
-         external: bool = False, **options: Any) -> Any:
+         external: bool = False, order: Order = "auto", **options: Any) -> Any:
     """Trajectories as a source that is read on the fly, nothing copied: every format MDAnalysis reads.
 
     Arguments:
         topology: a topology file with `trajectory` beside it; or an MDAnalysis Universe or AtomGroup.
-        trajectory: a file, a pattern, or a list: the parts of *one* run in order. Frames at a joint that stand in two
-            parts are taken from the later one.
+        trajectory: a file, a pattern, or a list: the parts of *one* run, which are put in order of their times, else
+            of the numbers in their names (run_2 before run_10); see order. Frames that stand twice, in two parts or in
+            one file of a run that was continued, are taken where they were written later.
         select: the atoms to read, in MDAnalysis' language.
         replicas: independent runs instead of `trajectory`: one entry a run, each a file or a list of parts.
         start, stop, step: which frames, by number; or `frames`, their numbers (rising) or a mask; or
@@ -357,6 +365,8 @@ def read(topology: Any, trajectory: Any = None, *, select: str = "all", replicas
         whole: molecules are whole already: nothing is mended at the box.
         external: follow also what an HDF5 file (.h5md) keeps in other files: only for files you trust, as they may point at
             any file of yours.
+        order: "given" takes the parts of a list as they are listed; by default they are sorted, with a warning where the
+            list had another order.
         options: for MDAnalysis.Universe (``format=``, ``dt=``, ``topology_format=``, ``guess_bonds=``, ...).
 
     Returns:
@@ -365,6 +375,7 @@ def read(topology: Any, trajectory: Any = None, *, select: str = "all", replicas
     Raises InputError where files cannot be read, the selection is empty, or no frame is left; StoreError where an HDF5 file
     points to other files and `external` is not given.
     """
+    check_order(order)
     choice = Choice(start, stop, step, frames, begin, end)
     if replicas is not None:
         if trajectory is not None:
@@ -372,12 +383,12 @@ def read(topology: Any, trajectory: Any = None, *, select: str = "all", replicas
         if isinstance(replicas, str | os.PathLike) or not len(replicas):
             raise InputError(f"replicas is a list with one entry a run (a file, or a list of its parts); got {replicas!r}")
         runs = [read(topology, run, select=select, transformations=transformations, whole=whole, external=external,
-                     **options)
+                     order=order, **options)
                 for run in replicas]
         check_distinct(runs)
         return ReplicaSet(tuple(choice.of(run) for run in runs))
     if isinstance(topology, str | os.PathLike):
-        universe = _universe(topology, trajectory, options, external)
+        universe = _universe(topology, trajectory, options, external, order)
         atoms = universe.atoms
     elif hasattr(topology, "atoms") and hasattr(topology, "universe"):
         if trajectory is not None or options:
@@ -392,10 +403,12 @@ def read(topology: Any, trajectory: Any = None, *, select: str = "all", replicas
             transformations)
         universe.trajectory.add_transformations(*made)
         whole = True
-    return choice.of(_source(universe, atoms, whole))
+    kept = {k: v for k, v in options.items() if k in FOR_READERS}
+    return choice.of(_source(universe, atoms, whole, kept))
 
 
-def _universe(topology: Any, trajectory: Any, options: Mapping[str, Any], external: bool) -> Any:
+def _universe(topology: Any, trajectory: Any, options: Mapping[str, Any], external: bool,
+              order: Order) -> Any:
     files = [] if trajectory is None else trajectory_files(trajectory)
     for file in (os.fspath(topology), *files):
         check_input(file)
@@ -411,6 +424,13 @@ def _universe(topology: Any, trajectory: Any, options: Mapping[str, Any], extern
         if files:
             try:
                 made.load_new(files if len(files) > 1 else files[0], **mine)
+                if len(files) > 1:
+                    by_hand = not isinstance(trajectory, str | os.PathLike)
+                    listed = order_of(files, _starts(made.trajectory), order=order, tell=by_hand, stacklevel=4)
+                    if listed != sorted(listed):
+                        made.load_new([files[k] for k in listed], **mine)
+                if not mine.get("convert_units", True):
+                    _check_units(made.trajectory)
             except InputError:
                 raise
             except Exception as error:
@@ -418,6 +438,25 @@ def _universe(topology: Any, trajectory: Any, options: Mapping[str, Any], extern
     if not hasattr(made, "trajectory") or made.trajectory is None:
         raise InputError(f"{os.path.basename(os.fspath(topology))} holds no coordinates; name a trajectory beside it")
     return made
+
+
+def _starts(trajectory: Any) -> list[float] | None:
+    """When each part of a run begins, in ps."""
+    with warnings_held():
+        return [float(reader[0].time) for reader in trajectory.readers if reader.n_frames]
+
+
+def _check_units(trajectory: Any) -> None:
+    """Refuse convert_units=False where a file is in units of its own: all here are angstrom and ps."""
+    for reader in getattr(trajectory, "readers", None) or [trajectory]:
+        units = {kind: unit for kind, unit in reader.units.items() if kind in ("length", "time")
+                 and unit not in (None, "A", "Angstrom", "angstrom", "ps")}
+        name = os.path.basename(os.fspath(reader.filename))
+        if units:
+            raise InputError(f"convert_units=False leaves {name} in {' and '.join(units.values())}, and frames are in angstrom "
+                             "and ps here: leave it out. It is for files without units (H5MD), taken for angstrom and ps")
+        if None in (reader.units.get("length"), reader.units.get("time")):
+            warnings.warn(f"{name} says no units: its lengths are taken for angstrom and its times for ps", stacklevel=5)
 
 
 def _why_unreadable(files: Sequence[str], universe: Any, error: Exception) -> str:
@@ -437,10 +476,10 @@ def trajectory_files(trajectory: Any) -> list[str]:
         text = os.fspath(trajectory)
         if os.path.exists(text) or not glob.has_magic(text):
             return [text]
-        found = sorted(glob.glob(text))
+        found = sorted(glob.glob(text), key=natural_key)
         if not found:
             raise InputError(f"no file matches {text!r}")
-        return found
+        return [found[k] for k in order_of(found, tell=False)]
     if isinstance(trajectory, Sequence) and len(trajectory):
         return [path for one in trajectory for path in trajectory_files(one)]
     raise InputError(f"a trajectory is a file, a pattern, or a list of the parts of one run; got {trajectory!r}")
@@ -474,7 +513,7 @@ def _reading(path: Any) -> Iterator[None]:
                          "file again from its source") from error
 
 
-def _source(universe: Any, atoms: Any, whole: bool) -> Any:
+def _source(universe: Any, atoms: Any, whole: bool, kept: Mapping[str, Any]) -> Any:
     """The source that suits where the frames of a Universe come from."""
     trajectory = universe.trajectory
     n_atoms = len(universe.atoms)
@@ -496,7 +535,7 @@ def _source(universe: Any, atoms: Any, whole: bool) -> Any:
         return LiveSource(universe, topology, picked, np.arange(trajectory.n_frames), kinds, whole, None, n_atoms)
     parts = []
     for reader in readers:
-        options = dict(getattr(reader, "_ts_kwargs", {}))
+        options = {**getattr(reader, "_ts_kwargs", {}), **kept}
         xtc = XtcIndex.of(reader.filename) if type(reader).__name__ == "XTCReader" and not options else None
         with _reading(reader.filename):
             plain = type(reader).__name__ == "DCDReader" and set(options) <= {"dt", "time_offset"}
@@ -540,7 +579,7 @@ def _clock(xtc: XtcIndex | None) -> tuple[float, float] | None:
         return None
     times = xtc.times()
     back = np.diff(times) < 0
-    if not back.any():
+    if not back.any() or counted_once(times)[:int(np.flatnonzero(back)[-1]) + 1].any():     # a restart: see _written_once
         return None
     k = int(np.argmax(back)) + 1
     step = float(times[1] - times[0]) if k > 1 and times[1] > times[0] else 1.0
@@ -558,7 +597,7 @@ def _joined(parts: list[Part], edges: np.ndarray) -> tuple[list[Part], np.ndarra
     part: a run that was continued from a checkpoint wrote them twice. A part that begins where the one before began
     counts anew: it is moved behind it, without its first frame where that is the last one again.
     """
-    kept = [np.arange(edges[0], edges[1])]
+    kept = [edges[0] + _written_once(parts[0], int(edges[1] - edges[0]))]
     if len(parts) == 1:
         return parts, kept[0]
     times = [times_of(part) for part in parts]
@@ -567,7 +606,7 @@ def _joined(parts: list[Part], edges: np.ndarray) -> tuple[list[Part], np.ndarra
         before, now = times[k - 1], times[k]
         name = os.path.basename(parts[k].path)
         step = _step(before) or _step(now) or 1.0
-        rows, mine = kept[-1], np.arange(edges[k], edges[k + 1])
+        rows, mine = kept[-1], edges[k] + _written_once(parts[k], int(edges[k + 1] - edges[k]))
         part = parts[k]
         if (now[0] <= before[0] + JOINT * step and len(before) > 1) or now[0] == before[0] == before[-1]:
             same = _same_frame(parts[k - 1], len(before) - 1, part)
@@ -585,6 +624,26 @@ def _joined(parts: list[Part], edges: np.ndarray) -> tuple[list[Part], np.ndarra
         made.append(part)
         kept.append(mine)
     return made, np.concatenate(kept)
+
+
+def _written_once(part: Part, n: int) -> np.ndarray:
+    """The frames that count of the n of a file: where a run was continued into the same file, those written again later."""
+    if part.xtc is None and part.reader.__name__ not in TIMED:
+        return np.arange(n)
+    times = times_of(part)
+    kept = counted_once(times)
+    back = np.flatnonzero(np.diff(times) < 0)
+    if len(back) and not kept[:int(back[-1]) + 1].any():
+        return np.arange(len(times))        # runs one after the other: no restart
+    for k in np.flatnonzero((np.diff(times) == 0) & kept[:-1])[:MOST_TWINS]:
+        one, other = (next(_read_any_alone(part, frame)) for frame in (int(k), int(k) + 1))
+        kept[k] &= not np.array_equal(one, other)
+    lost = np.flatnonzero(~kept)
+    if len(lost):
+        frames = f"{len(lost)} frame{'s' if len(lost) > 1 else ''} from {times[lost].min():g} ps on"
+        warnings.warn(f"{os.path.basename(part.path)}: {frames} stand twice, as a continued run writes them: the later "
+                      "ones are taken", stacklevel=6)
+    return np.flatnonzero(kept)
 
 
 def _same_frame(a: Part, last: int, b: Part) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ensemblekit.errors import InputError
+from ensemblekit.intake import as_array
 from ensemblekit.neural.items import Items, items_of
 
 Edges = Literal["right", "left"]
@@ -71,7 +72,7 @@ def bin_of(confidence: np.ndarray, n_bins: int, edges: Edges = "right",
     """The bin each confidence falls into; what is within four roundings of an edge lies on it."""
     if edges not in ("right", "left"):
         raise InputError(f'edges is "right" or "left"; got {edges!r}')
-    scaled = np.asarray(confidence, np.float64) * n_bins
+    scaled = as_array(confidence, "confidence", kinds="biuf", dtype=np.float64) * n_bins
     nearest = np.rint(scaled)
     on_edge = abs(scaled - nearest) <= 4 * rounding * n_bins
     if edges == "right":

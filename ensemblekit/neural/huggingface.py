@@ -8,7 +8,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-from ensemblekit.errors import InputError, MissingExtraError
+from ensemblekit.errors import InputError, MissingExtraError, StoreError, one_line
 from ensemblekit.files import write_text
 from ensemblekit.neural.parameters import Select
 from ensemblekit.neural.recorder import Recorder
@@ -64,7 +64,11 @@ class SnapshotCallback(TrainerCallback):
         kept = Path(args.output_dir) / f"checkpoint-{state.global_step}" / STEPS
         updates = state.global_step
         if updates and kept.exists():       # steps that a GradScaler skipped are in the Trainer's count
-            updates = int(json.loads(kept.read_text())["updates"])
+            try:
+                updates = int(json.loads(kept.read_text())["updates"])
+            except (OSError, LookupError, TypeError, ValueError) as error:
+                raise StoreError(f"{kept} does not say how many steps were made ({one_line(error)}); delete it where no "
+                                 "GradScaler was in use, else resume from another checkpoint") from error
         try:
             self.recorder.go_on(updates)
         except BaseException:

@@ -21,6 +21,7 @@ from ensemblekit.files import check_input, replacing
 from ensemblekit.neural.parameters import KINDS, Manifest, bare_name, is_empty
 from ensemblekit.neural.recorder import HASH, digest
 from ensemblekit.neural.resume import writing
+from ensemblekit.parts import Order, check_order, order_of
 from ensemblekit.source import Field
 from ensemblekit.store.opening import open_store
 from ensemblekit.store.segments import folder_of
@@ -37,8 +38,9 @@ logger = logging.getLogger("ensemblekit.neural")
 
 
 def ingest(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], store: str | os.PathLike[str],
-           model: torch.nn.Module | None = None, *, replica: str | None = None, key: str | None = None) -> Store:
-    """Existing checkpoints of one model as snapshots in a new store, in the order given.
+           model: torch.nn.Module | None = None, *, replica: str | None = None, key: str | None = None,
+           order: Order = "auto") -> Store:
+    """Existing checkpoints of one model as snapshots in a new store, in the order of training.
 
     Arguments:
         paths: files of torch.save (.pt, .pth, .bin: a state dict, or a mapping that holds one), .safetensors, Lightning's
@@ -53,15 +55,21 @@ def ingest(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], sto
         key: name of the weights where a file holds several ("state_dict_ema"), dotted within others. By default the
             usual names are looked for, and a warning says what lies beside.
 
+        order: "given" takes a list as it is listed. By default checkpoints are put in the order of the optimizer steps that
+            they name, else of the numbers in their names (epoch2 before epoch10), with a warning where the list had another.
+
     The time of a snapshot is the optimizer step its checkpoint names (Lightning, HuggingFace) where all of them do
     and it rises, else its number, counted from 1. Returns the store, open for reading.
 
     Raises InputError naming the file and what differs where a checkpoint is of another model, holds NaN, or no weights;
     StoreError where the store is there already.
     """
+    check_order(order)
     files = _listed(paths)
     if not files:
         raise InputError("no checkpoints to ingest")
+    by_hand = not isinstance(paths, str | os.PathLike)
+    files = [files[k] for k in order_of(files, [step_of(file) for file in files], order=order, word="step", tell=by_hand)]
     path = os.fspath(store)
     manifest: Manifest | None = None if model is None else Manifest.of(model)
     made: Store | None = None
@@ -296,12 +304,15 @@ def step_of(path: Path) -> int | None:
             held = _read_json(state)
             if isinstance(held, dict) and isinstance(held.get("global_step"), int):
                 return int(held["global_step"])
-        found = re.fullmatch(r"checkpoint-(\d+)", path.name)
+        found = re.fullmatch(r"(?:checkpoint|step|global_step)[-_]?(\d+)", path.name)
         return int(found[1]) if found else None
     if path.suffix == ".ckpt" and path.exists():
         found = re.search(r"step=(\d+)", path.stem)
         if found:
             return int(found[1])
+        held = _load(path)      # last.ckpt
+        step = held.get("global_step") if isinstance(held, Mapping) else None
+        return step if isinstance(step, int) and not isinstance(step, bool) else None
     return None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError
+from ensemblekit.intake import as_array
 from ensemblekit.neural.prediction import Prediction
 
 
@@ -56,12 +57,12 @@ def items_of(preds: Any, target: Any = None, groups: Any = None) -> Items:
         ignore, preds = preds.ignore_index, preds.probabilities
         if target is None:
             raise InputError("these predictions have no labels; predict from a loader of (input, label)")
-    p, labels = as_numpy(preds), as_numpy(target)
+    p, labels = as_numpy(preds, "preds"), as_numpy(target, "labels")
     if p.ndim < 2 or labels.shape != p.shape[:1] + p.shape[2:] or not len(p):
         raise InputError(f"preds are (n, classes, ...) with labels (n, ...), n > 0; got {p.shape} and {labels.shape}")
     owner = np.arange(len(p))
     if groups is not None:
-        names = np.asarray(groups)
+        names = as_array(groups, "groups", kinds=None)
         if names.shape != (len(p),):
             raise InputError(f"groups are one name an item, shape ({len(p)},); got {names.shape}")
         owner = np.unique(names, return_inverse=True)[1]
@@ -81,7 +82,7 @@ def items_of(preds: Any, target: Any = None, groups: Any = None) -> Items:
 
 def checked(preds: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities (n, classes) in float64 and labels (n,), or an InputError that says what is wrong."""
-    p, labels = np.asarray(as_numpy(preds), np.float64), as_numpy(target)
+    p, labels = np.asarray(as_numpy(preds, "preds"), np.float64), as_numpy(target, "labels")
     if p.ndim != 2 or labels.shape != p.shape[:1] or not len(p):
         raise InputError(f"preds are (n, classes) with n labels, n > 0; got {p.shape} and {labels.shape}")
     if not np.isfinite(p).all():
@@ -94,9 +95,7 @@ def checked(preds: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
     return p, labels
 
 
-def as_numpy(x: Any) -> np.ndarray:
+def as_numpy(x: Any, what: str = "preds and labels") -> np.ndarray:
     """Arrays, tensors on any device, lists."""
-    if hasattr(x, "detach"):
-        x = x.detach().cpu()
-        x = (x.float() if str(x.dtype) in ("torch.bfloat16", "torch.float16") else x).numpy()
-    return np.asarray(x)
+    x = as_array(x, what)
+    return x.astype(np.float32) if x.dtype == np.float16 else x

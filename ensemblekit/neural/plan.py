@@ -11,6 +11,7 @@ from itertools import pairwise
 import numpy as np
 
 from ensemblekit.errors import InputError
+from ensemblekit.intake import as_array
 from ensemblekit.neural.schedule import CycleLR
 
 GOOD_EPOCHS = 40        # a cycle of Huang et al. 2017 on CIFAR and of their ImageNet M = 2 (45); at 30 M = 3 lost its gain
@@ -107,7 +108,7 @@ def plan(n_epochs: float | None = None, steps_per_epoch: int | None = None, *, t
 
 def _needed(per_epoch: int | None, pilot: Sequence[float] | None) -> int:
     if pilot is not None:
-        losses = np.asarray(pilot, np.float64)
+        losses = as_array(pilot, "pilot", kinds="biuf", dtype=np.float64)
         if losses.ndim != 1 or len(losses) < 20 or not np.isfinite(losses).all():
             raise InputError(f"pilot is 20 finite training losses or more, one a step; got shape {losses.shape}")
         width = max(1, len(losses) // 20)

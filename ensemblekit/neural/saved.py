@@ -18,6 +18,7 @@ from ensemblekit.neural.prediction import Prediction
 from ensemblekit.neural.resume import writing
 from ensemblekit.neural.uncertainty import Pool
 from ensemblekit.source import Field
+from ensemblekit.store.guarded import record
 from ensemblekit.store.segments import folder_of
 from ensemblekit.store.store import Store
 
@@ -112,10 +113,13 @@ def load_predictions(store: str | os.PathLike[str], name: str = "predictions") -
         raise InputError(f"no predictions {name!r} are saved beside {os.fspath(store)}"
                          + (f"; there are: {', '.join(there)}" if there else "") +
                          ". Save them: ensemble.predict(loader, save=True), or neural.report(..., save=True)")
-    with Store.open(path) as held:
+    with Store.open(path) as held, record(path, "record of saved predictions"):
         about = held.provenance
         rows = np.asarray(held["probabilities"][:])
         target = np.asarray(held["target"][0]) if "target" in held.all_fields else None
-    m = int(about["members"])
-    return SavedPredictions(rows[:m], np.array(about["weights"]), target,
-                            dict(zip(about["rows"][m:], rows[m:], strict=True)), about["space"], about["ignore_index"])
+        m, names, ignored = about["members"], about["rows"], about["ignore_index"]
+        weights = np.asarray(about["weights"], np.float64)
+        if not 0 < m <= len(rows) == len(names) or weights.shape != (m,) or not isinstance(ignored, int | None):
+            raise ValueError(f"it speaks of {m} members, {len(weights)} weights and {len(names)} rows; there are {len(rows)}")
+        return SavedPredictions(rows[:m], weights, target, dict(zip(names[m:], rows[m:], strict=True)), str(about["space"]),
+                                ignored)

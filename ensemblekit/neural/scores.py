@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError
+from ensemblekit.intake import as_array
 from ensemblekit.neural.calibration import adaptive_bins, bin_of
 from ensemblekit.neural.intervals import (
     NORMAL,
@@ -160,7 +161,8 @@ def errors_of(prediction: RegressionPrediction) -> np.ndarray:
     """(n, ...): answers less targets. Raises InputError where there are no targets, or they do not fit or are not finite."""
     if prediction.target is None:
         raise InputError("these predictions have no targets; predict from a loader of (input, target)")
-    mean, target = np.asarray(prediction.mean, np.float64), np.asarray(prediction.target, np.float64)
+    mean, target = (as_array(x, what, dtype=np.float64) for x, what in ((prediction.mean, "answers"),
+                                                                         (prediction.target, "targets")))
     if mean.shape != target.shape or not len(mean):
         raise InputError(f"targets have the shape of the answers, n > 0; got {target.shape} and {mean.shape}")
     if not (np.isfinite(mean).all() and np.isfinite(target).all()):
@@ -177,7 +179,7 @@ def regression_parts(prediction: RegressionPrediction, groups: Any = None,
                      exponent: int = 0) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Name -> sums (n,) over each item or group, the squared errors over 4**exponent, and the numbers in each."""
     gap = errors_of(prediction)
-    std = np.asarray(prediction.std, np.float64)
+    std = as_array(prediction.std, "std", dtype=np.float64)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         far = np.where(gap == 0, 0.0, abs(gap) / std)       # a variance of 0 excludes all errors
         std = np.where(std > 0, std, np.finfo(np.float64).tiny ** 0.5)
@@ -185,7 +187,7 @@ def regression_parts(prediction: RegressionPrediction, groups: Any = None,
                 "coverage": (far <= 1.959963984540054).astype(float)}
     owner = np.arange(len(gap))
     if groups is not None:
-        names = np.asarray(groups)
+        names = as_array(groups, "groups", kinds=None)
         if names.shape != (len(gap),):
             raise InputError(f"groups are one name an item, shape ({len(gap)},); got {names.shape}")
         owner = np.unique(names, return_inverse=True)[1]

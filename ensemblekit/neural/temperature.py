@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from ensemblekit.errors import InputError
+from ensemblekit.intake import as_array
 from ensemblekit.neural.items import Items, as_numpy, checked, items_of
 from ensemblekit.neural.prediction import Prediction
 from ensemblekit.neural.uncertainty import entropy_of
@@ -67,7 +68,7 @@ class TemperatureScaler:
             raise InputError("fit a temperature first, on items that are not those to be scaled")
         if isinstance(preds, Prediction):
             return _with(preds, scaled(_safe_log(preds.probabilities), self.temperature))
-        x = as_numpy(preds).astype(np.float64)
+        x = as_numpy(preds, "preds").astype(np.float64)
         if x.ndim < 2:
             raise InputError(f"preds are (n, classes, ...); got shape {x.shape}")
         return scaled(x if self.inputs == "logits" else _safe_log(_probabilities(x)), self.temperature)
@@ -83,7 +84,8 @@ class TemperatureScaler:
         folds.
         """
         items = items_of(prediction, groups=groups)
-        owner = np.arange(len(prediction)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+        owner = np.arange(len(prediction)) if groups is None else np.unique(
+            as_array(groups, "groups", kinds=None), return_inverse=True)[1]
         fold = fold_of(int(owner.max()) + 1, folds, seed)
         kept = _item_rows(prediction)
         logs = _safe_log(prediction.probabilities)
@@ -180,7 +182,7 @@ def scaled_nll(items: Items, *, folds: int = 2, repeats: int = 5, seed: int = 0)
 
 def _item_rows(prediction: Prediction) -> np.ndarray:
     """(k,): the item of each row that ``items_of`` keeps."""
-    target = np.asarray(prediction.target)
+    target = as_array(prediction.target, "labels")
     item = np.arange(len(target)).repeat(target[0].size)
     return item if prediction.ignore_index is None else item[target.reshape(-1) != prediction.ignore_index]
 
@@ -197,7 +199,7 @@ def _floor(rounding: float) -> float:
 
 
 def _safe_log(p: np.ndarray) -> np.ndarray:
-    p = np.asarray(p)
+    p = as_array(p, "probabilities")
     return np.log(np.maximum(p.astype(np.float64), _floor(float(np.finfo(p.dtype).eps))))
 
 

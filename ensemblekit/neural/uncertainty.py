@@ -14,6 +14,7 @@ import torch
 
 from ensemblekit.averaging.moments import Moments
 from ensemblekit.errors import InputError
+from ensemblekit.intake import as_array
 
 Space = Literal["probability", "logit"]
 
@@ -89,5 +90,5 @@ def entropy(p: torch.Tensor, log_p: torch.Tensor, dim: int) -> torch.Tensor:
 
 def entropy_of(probabilities: np.ndarray, axis: int = 1) -> np.ndarray:
     """The same of a numpy array of probabilities."""
-    p = np.asarray(probabilities)
+    p = as_array(probabilities, "probabilities")
     return -np.sum(p * np.log(np.where(p > 0, p, 1)), axis=axis)

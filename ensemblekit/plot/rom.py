@@ -9,11 +9,13 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from ensemblekit.averaging.average import ENOUGH
 from ensemblekit.errors import InputError
 from ensemblekit.plot.style import BLUE, GREEN, GREY, INK, LOOK, ORANGE, PALE, RED, _figure, label, legend, new_axes
 from ensemblekit.rom.basis import Basis
 from ensemblekit.rom.cells import QUADRATIC
 from ensemblekit.rom.mesh import Mesh, leading
+from ensemblekit.scaling import power_of_two, representable, scaled
 
 COLUMN = 3.94
 """Inches, as ``style.WIDTH``."""
@@ -70,7 +72,8 @@ def travelling_pairs(basis: Basis) -> list[tuple[int, int]]:
     the opposite lag. Also those that stand as a pair by their energies alone (``basis.pairs``), apart from their neighbours:
     among modes of noise all are alike, and none is a pair.
     """
-    s, a, n = basis.singular_values, basis.coefficients, basis.n
+    s, n = basis.singular_values, basis.n
+    a, _ = scaled(basis.coefficients)
     known = s if basis.spectrum is None else np.asarray(basis.spectrum)
     found = [(i, j) for i, j in basis.pairs if (i == 0 or known[i - 1] > 1.06 * known[i])
              and j + 1 < len(known) and known[j] > 1.06 * known[j + 1]]
@@ -192,8 +195,9 @@ def reconstruction(basis: Basis, truth: Any, which: int | None = None, *, rank: 
     place.draw(axes[1], two, limits=limits, unit=part.unit)
     place.draw(axes[2], two - one, signed=True, unit=part.unit, bar=True)
     at = "" if which is None else f", snapshot {which}"
-    norm = float(np.sqrt(np.nansum((truth - part.mean) ** 2)))
-    error = float(np.sqrt(np.nansum((truth - back) ** 2))) / norm if norm else 0.0
+    (fluctuation, lost), _ = scaled(np.stack([truth - part.mean, truth - back]))
+    norm = float(np.sqrt(np.nansum(np.abs(fluctuation) ** 2)))
+    error = float(np.sqrt(np.nansum(np.abs(lost) ** 2))) / norm if norm else 0.0
     axes[0].set_title(f"truth: {name}{at}")
     axes[1].set_title(f"{used.rank} modes")
     axes[2].set_title(f"difference: {_percent(error)} of the fluctuation")
@@ -253,10 +257,11 @@ def phase_portrait(basis: Basis, pair: tuple[int, int] | None = None, *, length:
     if len(x) > 1:
         middle.set_xlim(x[0], x[-1])
     legend(middle, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
-    frequency, power, peak = coefficient_spectrum(basis, pair)
+    e = power_of_two(basis.coefficients)
+    frequency, power, peak = _spectrum(basis, pair)
     unit = "per snapshot" if basis.times is None else f"1/{basis.time_unit}" if basis.time_unit else "1/time"
     right.semilogy(frequency[1:], power[1:], color=INK, lw=0.9)
-    right.set(xlabel=label("frequency", unit), ylabel="power")
+    right.set(xlabel=label("frequency", unit), ylabel=f"power / 4$^{{{e}}}$" if e else "power")
     if np.isfinite(peak):
         right.axvline(peak, color=RED, lw=0.9, ls=(0, (4, 3)))
         text = f"f = {peak:.4g}"
@@ -275,7 +280,15 @@ def coefficient_spectrum(basis: Basis, pair: tuple[int, int] = (0, 1)) -> tuple[
     """(frequencies, power of both coefficients, the strongest frequency by parabola through the logarithms of its bins).
 
     With a Hann window; the frequency is NaN for fewer than eight snapshots or times that are not evenly spaced.
+
+    Raises StatisticsError where a power is beyond the range of float64.
     """
+    frequency, power, peak = _spectrum(basis, pair)
+    return frequency, representable(power, 2 * power_of_two(basis.coefficients), "a power"), peak
+
+
+def _spectrum(basis: Basis, pair: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, float]:
+    """`coefficient_spectrum` with the power that of coefficients over their power of two."""
     n = basis.n
     dt = 1.0
     if basis.times is not None and n > 1:
@@ -287,8 +300,9 @@ def coefficient_spectrum(basis: Basis, pair: tuple[int, int] = (0, 1)) -> tuple[
         return np.zeros(2), np.ones(2), math.nan
     window = np.hanning(n + 1)[:-1]
     power = np.zeros(n // 2 + 1)
+    divided, _ = scaled(basis.coefficients)
     for k in pair:
-        a = basis.coefficients[:, k] - basis.coefficients[:, k].mean()
+        a = divided[:, k] - divided[:, k].mean()
         power += np.abs(np.fft.rfft(a * window)) ** 2
     frequency = np.fft.rfftfreq(n, dt)
     k = int(power[1:].argmax()) + 1
@@ -344,22 +358,25 @@ def run_longer(averages: Any, name: str, *, target: float | None = None, compone
             place.draw(ax, np.log2(np.where(factor > 0, factor, np.nan)), limits=(-3.0, 6.0), colours="RdYlBu_r", bar=True,
                        ticks=([-3, -1, 0, 1, 3, 6], ["⅛", "½", "1", "2", "8", "64"]), bar_label="times the length of this run")
     enough = float(np.mean(factor[np.isfinite(factor)] <= 1)) if np.isfinite(factor).any() else 0.0
+    unknown = float(np.mean(np.asarray(one.n_eff) < ENOUGH))
     unit = f" {one.unit}" if one.unit else ""
-    ax.set_title(f"{name} to ± {target:.2g}{unit}: enough in {100 * enough:.0f} % of the cells"
-                 + ("" if enough == 1 else f"; all need {np.nanmax(factor):.2g} runs like this"))
+    title = f"{name} to ± {target:.2g}{unit}: enough in {100 * enough:.0f} % of the cells"
+    if enough < 1 and np.isfinite(factor).any():
+        title += f"; all need {np.nanmax(factor):.2g} runs like this"
+    ax.set_title(title + (f"; cannot be told in {100 * unknown:.0f} %" if unknown else ""))
     return figure
 
 
 @_styled
 def decay(basis: Basis, rate: Any = None, *, ax: Any = None) -> Any:
     """Singular values with the law of :func:`ensemblekit.rom.decay_rate`; the axes."""
-    from ensemblekit.rom.decay import decay_rate
+    from ensemblekit.rom.decay import decay_rate, known_spectrum
 
     rate = decay_rate(basis) if rate is None else rate
     ax = new_axes(ax)
-    i = np.arange(1, basis.rank + 1)
-    ax.loglog(i, basis.singular_values, "o", ms=3, color=BLUE) if rate.kind == "algebraic" else ax.semilogy(
-        i, basis.singular_values, "o", ms=3, color=BLUE)
+    sigma = np.asarray(known_spectrum(basis))[:max(basis.rank, rate.modes[1])]
+    i = np.arange(1, len(sigma) + 1)
+    ax.loglog(i, sigma, "o", ms=3, color=BLUE) if rate.kind == "algebraic" else ax.semilogy(i, sigma, "o", ms=3, color=BLUE)
     first, last = rate.modes
     j = np.linspace(first, last, 200)
     ax.plot(j, rate.singular_values(j), color=RED, lw=1)
@@ -563,7 +580,8 @@ def _part(basis: Basis, field: str | None) -> Any:
 
 def _component(place: _Place, values: np.ndarray, component: int | None) -> int:
     if component is None:
-        energy = np.nansum(np.square(values.reshape(len(values), -1, place.parts)), axis=(0, 1))
+        divided, _ = scaled(np.asarray(values))
+        energy = np.nansum(np.square(divided.reshape(len(values), -1, place.parts)), axis=(0, 1))
         return int(energy.argmax())
     if not 0 <= component < place.parts:
         raise InputError(f"component is 0 to {place.parts - 1} here; got {component!r}")

@@ -22,7 +22,7 @@ from ensemblekit.averaging.average import (
     summaries,
 )
 from ensemblekit.averaging.blocking import BlockResult
-from ensemblekit.averaging.estimate import Estimate, over_power_of_two, student_interval
+from ensemblekit.averaging.estimate import Estimate, over_power_of_two, spread_interval, student_interval
 from ensemblekit.averaging.moments import Moments, MomentsResult
 from ensemblekit.averaging.rows import rows_of
 from ensemblekit.averaging.run import Progress, partials, reduce
@@ -54,6 +54,8 @@ BINS = 64
 VANISHING, OVERFLOWING = 2.0**-600, 2.0**1000
 """Sums of fourth powers below which some may have vanished, and above which some may have overflowed: weights and deviations
 of ordinary size stay between."""
+STRETCHES = 20.0
+"""Independent snapshots of a velocity below which the interval of its second moments is not vouched for."""
 STATE_BYTES = 1 << 30
 
 
@@ -107,7 +109,8 @@ class FieldAverages(Mapping[str, Estimate]):
             name: of the average.
             target: in its unit; by default 1 % of its largest value (the largest speed, for a vector's mean).
 
-        An interval shrinks as the root of the time averaged. NaN where nothing moves.
+        An interval shrinks as the root of the time averaged. NaN where nothing moves, and where it cannot be told: with fewer
+        than ten independent snapshots the interval itself is not known.
         """
         one = self[name]
         if target is None:
@@ -115,7 +118,7 @@ class FieldAverages(Mapping[str, Estimate]):
         if not target > 0:
             raise InputError(f"target is half an interval, above 0; got {target!r}")
         half = 0.5 * (np.asarray(one.high) - np.asarray(one.low))
-        return np.where(half > 0, (half / target) ** 2, np.nan)
+        return np.where((half > 0) & (np.asarray(one.n_eff) >= ENOUGH), (half / target) ** 2, np.nan)
 
     def save(self, path: Any) -> Any:
         """Write :meth:`arrays` to an .npz file; returns its path."""
@@ -457,6 +460,7 @@ class _Stretches:
         bins = alike(bins)
         self.bins, self.target, self.confidence, self.facts = bins, target, confidence, facts
         self.spacing, self.kish = spacing, kish
+        self.lost: dict[int, np.ndarray] = {}
         self.n = sum(b.n for b in bins)
         self.weight = sum(b.weight for b in bins)
         if self.weight == 0:
@@ -478,6 +482,7 @@ class _Stretches:
         shape = target.cells if what == "tke" or m == 1 else (*target.cells, len(parts))
         mean, stderr, dof, g, variance, still = (
             np.stack([np.asarray(part[k]) for part in parts], axis=-1).reshape(shape) for k in range(6))
+        second = what != "mean"
         still = still.astype(bool)
         with np.errstate(invalid="ignore", divide="ignore"):
             n_eff = np.where(still, np.nan, variance / stderr**2)
@@ -489,17 +494,26 @@ class _Stretches:
                 stderr = np.where(root > 0, stderr / (2 * root), 0.0)
                 mean = root
         unit = target.field.unit if what in ("mean", "rms") else squared(target.field.unit)
-        few = n_eff < ENOUGH
+        # squares forget faster than what they are squares of, and are about a mean that they share
+        stretches, enough = (self._stretches(shape), STRETCHES) if second else (n_eff, ENOUGH)
+        few = stretches < enough
         bad = ~np.isfinite(mean)
         doubts = []
         if few.any():
-            doubts.append(f"{int(few.sum())} of {few.size} numbers have fewer than {ENOUGH:g} independent snapshots (fewest "
-                          f"{np.nanmin(n_eff):.2g})")
+            doubts.append(f"{int(few.sum())} of {few.size} numbers have fewer than {enough:g} independent snapshots (fewest "
+                          f"{np.nanmin(stretches):.2g})")
         if bad.any():
             doubts.append(f"{int(bad.sum())} of {bad.size} numbers are not finite")
         if still.any():
             doubts.append(f"{int(still.sum())} of {still.size} numbers never change")
-        answer = Estimate(mean=mean, stderr=stderr, interval=student_interval(mean, stderr, dof, self.confidence),
+        interval = student_interval(mean, stderr, dof, self.confidence)
+        if second:
+            grows = spread_interval(mean, stderr, dof, self.confidence)
+            if what == "reynolds_stress":       # of its normal components alone
+                low, high = (np.concatenate([a[..., :m], b[..., m:]], axis=-1) for a, b in zip(grows, interval, strict=True))
+                grows = low, high
+            interval = grows
+        answer = Estimate(mean=mean, stderr=stderr, interval=interval,
                         confidence=self.confidence, n=self.n, n_eff=n_eff, statistical_inefficiency=g,
                         correlation_time=g / 2 * self.spacing, dof=dof, converged=not (few.any() or bad.any() or still.all()),
                         verdict="; ".join(doubts), estimators={"blocking": stderr}, unit=unit, **self.facts)
@@ -520,12 +534,14 @@ class _Stretches:
     def _covariance(self, i: int, j: int) -> tuple[np.ndarray, ...]:
         k = self._pair(i, j)
         value, z = self._second(i, j)
+        lost = np.sqrt(self._lost(i) * self._lost(j))
         size = np.sqrt(np.abs(self.products[self._pair(i, i)] * self.products[self._pair(j, j)]))
         # of products about the final mean: less what the reference's distance from it adds (third moments left out)
         di, dj = self.shift[i], self.shift[j]
         own, other = (self.products[self._pair(a, a)] - self.shift[a] ** 2 for a in (i, j))
         beside = di**2 * other + dj**2 * own + 2 * di * dj * value
-        return self._blocked(value, z, self.squares[k] - self.products[k] ** 2, size, beside, own * other + value**2)
+        return _grown(self._blocked(value, z, self.squares[k] - self.products[k] ** 2, size, beside, own * other + value**2),
+                      lost)
 
     def _rms(self, i: int) -> tuple[np.ndarray, ...]:
         value, *rest = self._covariance(i, i)
@@ -541,7 +557,30 @@ class _Stretches:
                          for i in m for j in m], axis=0)
         gaussian = 0.5 * np.sum([(self.products[self._pair(i, j)] - self.shift[i] * self.shift[j]) ** 2
                                  for i in m for j in m], axis=0)
-        return self._blocked(value, z, self.squares[-1] - raw**2, raw, beside, gaussian)
+        own = np.array([self.products[self._pair(i, i)] - self.shift[i] ** 2 for i in m])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            lost = own.sum(axis=0) / np.sum([own[i] / self._lost(i) for i in m], axis=0)
+        return _grown(self._blocked(value, z, self.squares[-1] - raw**2, raw, beside, gaussian), lost)
+
+    def _stretches(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Independent snapshots of the fewest of a cell's components, for a second moment of this shape."""
+        m, cells = self.target.parts, self.target.cells
+        with np.errstate(invalid="ignore", divide="ignore"):
+            each = np.stack([1 / (1 - self._lost(i)) for i in range(m)], axis=-1)
+        each = np.where(np.isfinite(each), each, np.nan)
+        if m == 1 or shape == (*cells, m):
+            return each.reshape(shape)
+        fewest = np.fmin.reduce(each, axis=-1).reshape(cells)
+        return fewest if shape == cells else np.broadcast_to(fewest[..., None], shape)
+
+    def _lost(self, i: int) -> np.ndarray:
+        """By what factor a variance about the mean of a run is less than about the true one: 1 - 1/n_eff of the mean."""
+        if i not in self.lost:
+            _, stderr, _, _, variance, still = self._first(i, self.bins[0].reference.reshape(-1, self.target.parts).T[i])
+            with np.errstate(invalid="ignore", divide="ignore"):
+                share = stderr**2 / (variance + stderr**2)
+            self.lost[i] = np.where(still | ~np.isfinite(share), 1.0, 1 - np.clip(share, 1 / self.n, 0.5))
+        return self.lost[i]
 
     def _second(self, i: int, j: int) -> tuple[np.ndarray, list[np.ndarray]]:
         """<u_i' u_j'>, and the means over each stretch of its residual."""
@@ -585,6 +624,13 @@ class _Stretches:
         block = BlockResult(mean=value, n=n, lengths=np.array(lengths), counts=np.array(counts),
                             variances=np.array(variances)).chosen()
         return value, block.stderr, block.dof, block.g, variance, still
+
+
+def _grown(part: tuple[np.ndarray, ...], lost: np.ndarray) -> tuple[np.ndarray, ...]:
+    """(value, stderr, dof, g, variance, still) of a second moment, what the scatter of the mean took off put back."""
+    value, stderr, dof, g, variance, still = part
+    lost = np.where(np.isfinite(lost), lost, 1.0)
+    return value / lost, stderr / lost, dof, g, variance / lost**2, still
 
 
 def squared(unit: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError, UnknownFieldError
+from ensemblekit.intake import as_array
 from ensemblekit.rom.files import load_basis, save_basis
 from ensemblekit.rom.product import applied, is_sparse
 from ensemblekit.scaling import ldexp, power_of_two
@@ -36,7 +37,8 @@ class Basis:
     """
 
     modes: np.ndarray
-    """(k, *item), orthonormal; the largest entry of each is positive. (k, size) with several fields."""
+    """(k, *item), orthonormal; the largest entry of each is positive; NaN where the mask is False, as in the mean.
+    (k, size) with several fields."""
     singular_values: np.ndarray
     """(k,) float64, falling, in the unit of the field times the root of the inner product's."""
     coefficients: np.ndarray
@@ -224,7 +226,6 @@ class Basis:
         """
         flat, single = self._flat(snapshots)
         found: Any = 0
-        modes = self.modes.reshape(self.rank, -1)
         start = 0
         for part in self.parts():
             cut = slice(start, start + part.mean.size)
@@ -232,7 +233,7 @@ class Basis:
             values = flat[:, cut] - part.mean.reshape(-1)
             if part.mask is not None:
                 values = np.where(part.mask.reshape(-1), values, 0)
-            found = found + _projected(part, values, modes[:, cut])
+            found = found + _projected(part, values, part.known_modes)
         return found[0] if single else found
 
     def reconstruct(self, which: Any = slice(None)) -> Any:
@@ -313,7 +314,7 @@ class Basis:
         coefficients = ldexp(self.coefficients, -self._power)
         covariance = (coefficients.conj().T * (1 if self.weights is None else self.weights)) @ coefficients
         for part in self.parts():
-            flat = part.modes.reshape(self.rank, -1)
+            flat = part.known_modes
             gram = _projected(part, flat, flat)
             kept = float(np.real(np.sum(gram.T * covariance)))
             fields_error = self.error_per_field[part.name]
@@ -328,14 +329,14 @@ class Basis:
             missing = [name for name in self.fields if name not in snapshots]
             if missing:
                 raise UnknownFieldError(missing[0], snapshots)
-            arrays = {name: np.asarray(snapshots[name]) for name in self.fields}
+            arrays = {name: as_array(snapshots[name], f"field {name!r}") for name in self.fields}
             for name, x in arrays.items():
                 item = self.fields[name].shape
                 if x.shape[x.ndim - len(item):] != item or x.ndim > len(item) + 1:
                     raise InputError(f"snapshots of {name!r} have shape (m, *{item}); got {x.shape}")
             single = all(x.ndim == len(self.fields[name].shape) for name, x in arrays.items())
             return np.concatenate([x.reshape(1 if single else len(x), -1) for x in arrays.values()], axis=1), single
-        values = np.asarray(snapshots)
+        values = as_array(snapshots, "snapshots")
         shape = self.mean.shape
         if values.shape[values.ndim - len(shape):] != shape or values.ndim > len(shape) + 1:
             raise InputError(f"snapshots have shape (m, *{shape}); got {values.shape}")
@@ -345,7 +346,7 @@ class Basis:
     def _coefficients(self, which: Any) -> np.ndarray:
         if isinstance(which, int | np.integer) and not -self.n <= which < self.n:
             raise InputError(f"snapshot {which} of {self.n}")
-        coefficients = which if isinstance(which, np.ndarray) else self.coefficients[which]
+        coefficients = as_array(which, "coefficients", kinds=None) if hasattr(which, "__array__") else self.coefficients[which]
         if coefficients.shape[-1:] != (self.rank,):
             raise InputError(f"coefficients have shape (m, {self.rank}) here; got {coefficients.shape}")
         return coefficients
@@ -382,6 +383,12 @@ class FieldPart:
         return self.field.unit
 
     @property
+    def known_modes(self) -> np.ndarray:
+        """(k, size), 0 where the mask is False: for inner products."""
+        flat = self.modes.reshape(len(self.modes), -1)
+        return flat if self.mask is None else np.where(self.mask.reshape(-1), flat, flat.dtype.type(0))
+
+    @property
     def relative_error(self) -> float:
         """Error of the reconstruction of this field over the norm of its own fluctuation.
 
@@ -395,7 +402,7 @@ class FieldPart:
             return basis.relative_error
         coefficients = ldexp(basis.coefficients, -basis._power)
         covariance = (coefficients.conj().T * (1 if basis.weights is None else basis.weights)) @ coefficients
-        flat = self.modes.reshape(len(self.modes), -1)
+        flat = self.known_modes
         carried = math.sqrt(max(float(np.real(np.sum(_projected(self, flat, flat).T * covariance))), 0.0))
         left = basis.relative_error * math.sqrt(basis._total)
         return left / (carried - left) if carried > left else math.inf

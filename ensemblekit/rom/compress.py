@@ -575,7 +575,8 @@ def _check_job(shared: Any, job: _Job) -> tuple[float, float, list[tuple[int, tu
                     full[tuple(slice(0, length) for length in part.shape)] = part
                     chunks.append((job.start + a, tuple(s.start for s in where), zlib.compress(shuffled(full), LEVEL)))
     r = x[:, keep].astype(np.float64) - wide.astype(coded.dtype)[:, keep]
-    if not np.isfinite(r).all():
+    if not np.isfinite(r).all() or (
+            coded.mask is not None and np.isfinite(x[:, ~coded.mask.ravel()]).any()):       # masked: never a number
         raise _gap(name, job)
     squares, largest = float(np.einsum("ij,ij->", r, r)), float(np.abs(r).max(initial=0.0))
     return squares, largest, chunks
@@ -736,12 +737,12 @@ class Archive(Mapping[str, "ArchivedField"]):
 
     @property
     def stored_bytes(self) -> int:
-        """Of the whole file, less the mesh."""
-        return os.path.getsize(self.path) - self.mesh_bytes
+        """Of the whole file, the mesh included."""
+        return os.path.getsize(self.path)
 
     @property
     def ratio(self) -> float:
-        """Bytes of the snapshots over bytes of the file, without the mesh on both sides."""
+        """Bytes of the snapshots over bytes of the file, the mesh included."""
         return self.raw_bytes / self.stored_bytes
 
     @property
@@ -774,7 +775,8 @@ class Archive(Mapping[str, "ArchivedField"]):
 
     def __str__(self) -> str:
         lines = [f"{self.path}: {self.raw_bytes / 1e6:.4g} MB in {self.stored_bytes / 1e6:.4g} MB, "
-                 f"{self.ratio:.3g} times smaller"]
+                 f"{self.ratio:.3g} times smaller"
+                 + (f" ({self.mesh_bytes / 1e6:.4g} MB of it the mesh)" if self.mesh_bytes else "")]
         what = "root mean square" if self.norm == "l2" else "largest"
         for name, one in self.items():
             rest = "" if not one.residual_step else ", with the residual"

@@ -167,6 +167,10 @@ def _covariance(job: Job) -> Found:
     found = reduce(source, {"c": (Projected(Rows(keys, mean, factors, job.wide), modes), Series())},
                    fields=list(dict.fromkeys(keys)), engine=job.engine, limit=limit, progress=job.progress)["c"]
     coefficients, energy = found[:, :k], found[:, k].real
+    # of eigenvalues that are rounding some are above the floor; the snapshots themselves tell
+    carried = np.linalg.norm(problem.roots[:, None] * coefficients, axis=0)
+    k = max(1, int(np.argmin(np.append(carried > FLOOR * carried[0], False))))
+    coefficients, modes = coefficients[:, :k], modes[:k]
     errors = []
     if len(parts) > 1:      # what C = A Vᴴ leaves of a field, all from Aᴴ A
         across = modes @ matrix

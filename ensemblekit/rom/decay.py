@@ -10,6 +10,7 @@ import numpy as np
 
 from ensemblekit.averaging.estimate import quantile
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.intake import as_array
 
 FLOOR = 1e-7
 """Singular values below this share of the first may be rounding (of a Gram matrix, of float32 snapshots)."""
@@ -88,8 +89,10 @@ def decay_rate(basis: Any, *, modes: tuple[int, int] | None = None, confidence: 
     residuals that are alike from mode to mode, as pairs make them (Newey and West, Econometrica 55, 703, 1987).
 
     Arguments:
-        basis: a Basis, or an array of singular values, falling.
-        modes: first and last mode to fit, from 1; by default all that stand above rounding (1e-7 of the first).
+        basis: a Basis, or an array of singular values, falling. Of a basis whose whole spectrum is known (`spectrum_complete`)
+            that is fitted, however many modes were kept.
+        modes: first and last mode to fit, from 1; by default all that stand above rounding (1e-7 of the first). Of a whole
+            spectrum no more than half as many as there are snapshots: it ends with them, and falls faster towards its end.
         confidence: of the interval.
 
     Raises:
@@ -98,11 +101,13 @@ def decay_rate(basis: Any, *, modes: tuple[int, int] | None = None, confidence: 
     """
     if not 0 < confidence < 1:
         raise InputError(f"confidence is a number between 0 and 1; got {confidence!r}")
-    sigma = np.asarray(getattr(basis, "singular_values", basis), dtype=np.float64)
+    sigma = as_array(known_spectrum(basis), "singular values", dtype=np.float64)
     if sigma.ndim != 1 or not np.isfinite(sigma).all() or (np.diff(sigma) > 1e-9 * sigma[:1]).any() or (sigma < 0).any():
         raise InputError("singular values are a falling series of numbers, shape (k,)")
     if modes is None:
         first, last = 1, int(np.count_nonzero(sigma > FLOOR * sigma[0])) if len(sigma) else 0
+        if getattr(basis, "spectrum_complete", False):
+            last = min(last, max(FEWEST, basis.n // 2))
     else:
         first, last = modes
         if not 1 <= first < last <= len(sigma) or sigma[last - 1] <= 0:
@@ -120,6 +125,11 @@ def decay_rate(basis: Any, *, modes: tuple[int, int] | None = None, confidence: 
     return DecayRate(kind=kind, rate=-slope, interval=(-slope - half, -slope + half), confidence=confidence,
                      scale=math.exp(start), modes=(first, last), misfit=misfit / math.log(10),
                      other_misfit=fits[other][3] / math.log(10))
+
+
+def known_spectrum(basis: Any) -> Any:
+    """All singular values where a basis knows them to the last, those of its modes where not; an array as it is."""
+    return basis.spectrum if getattr(basis, "spectrum_complete", False) else getattr(basis, "singular_values", basis)
 
 
 def _line(x: np.ndarray, y: np.ndarray, confidence: float) -> tuple[float, float, float, float]:

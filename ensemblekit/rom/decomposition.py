@@ -119,10 +119,12 @@ def assembled(held: Problem, found: Found, passes: int) -> Basis:
             if abs(rows[j, at]) / part.scale > largest[j] * (1 + 1e-9):
                 largest[j] = abs(rows[j, at]) / part.scale
                 phase[j] = rows[j, at] / abs(rows[j, at])
-    for rows in modes:
+    for part, rows in zip(problem.parts, modes, strict=True):
         for j in range(k):
             if phase[j] != 1:
                 rows[j] *= np.conj(phase[j])
+        if part.mask is not None:       # as the mean and every reconstruction
+            rows[:, ~part.mask] = math.nan
     coefficients = found.coefficients * phase
     single = len(problem.parts) == 1
     field = problem.parts[0].field

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import MissingExtraError
+from ensemblekit.intake import as_array
 from ensemblekit.rom.basis import Basis
 from ensemblekit.rom.rank import Rule
 
@@ -57,7 +58,7 @@ def _estimator() -> type:
                                      inner_product=self.inner_product, center=self.center, method=self.method,
                                      memory_limit=self.memory_limit)
             basis = self.basis_
-            self.components_ = basis.modes
+            self.components_ = basis.modes if basis.mask is None else np.nan_to_num(basis.modes)
             self.singular_values_ = basis.singular_values
             self.mean_ = basis.mean
             self.explained_variance_ = basis.singular_values**2 / (len(values) - 1)
@@ -74,7 +75,7 @@ def _estimator() -> type:
         def inverse_transform(self, X: Any) -> np.ndarray:
             """Rows from their coefficients (m, k)."""
             check_is_fitted(self)
-            return self.basis_.reconstruct(np.asarray(X))
+            return self.basis_.reconstruct(as_array(X, "coefficients"))
 
         @staticmethod
         def _typed(found: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ensemblekit.errors import InputError, StoreError
 from ensemblekit.files import replacing, write_text
+from ensemblekit.intake import as_array
 from ensemblekit.rom.basis import Basis
 from ensemblekit.rom.mesh import Association, Mesh, leading, mesh_of
 from ensemblekit.rom.read import BATCH, as_snapshots
@@ -243,7 +244,7 @@ def _snapshots(source: Any, mesh: Mesh, times: Any) -> tuple[Mesh, dict[str, Sho
 def _steps(times: Any, n: int) -> np.ndarray:
     if times is None:
         return np.arange(n, dtype=np.float64)
-    found = np.asarray(times, np.float64)
+    found = as_array(times, "times", kinds="biuf", dtype=np.float64)
     if found.shape != (n,) or not np.isfinite(found).all():
         raise InputError(f"times are {n} finite numbers; got shape {found.shape}")
     return found

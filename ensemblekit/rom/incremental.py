@@ -22,13 +22,14 @@ import numpy as np
 
 from ensemblekit.engine import Engine, Threads, one_blas_thread
 from ensemblekit.errors import InputError, StoreError, UnknownFieldError
+from ensemblekit.intake import as_array
 from ensemblekit.rom.basis import SINGLE, Basis
 from ensemblekit.rom.decomposition import Found, assembled, size_of
 from ensemblekit.rom.files import fields_of
 from ensemblekit.rom.gram import FLOOR, orthonormalised
 from ensemblekit.rom.history import History
 from ensemblekit.rom.problem import Part, Problem, products_of
-from ensemblekit.rom.product import element_weights, is_sparse
+from ensemblekit.rom.product import element_weights, is_sparse, without_missing
 from ensemblekit.rom.rank import Rule, as_bytes
 from ensemblekit.rom.state_file import StateFile
 from ensemblekit.rom.units import OutOfRange, Unit, magnitude
@@ -167,8 +168,8 @@ class IncrementalPOD:
             return self._from_source(snapshots)
         rows = self._rows(snapshots)
         m = len(rows)
-        t = np.full(m, np.nan) if times is None else np.atleast_1d(np.asarray(times, np.float64))
-        w = np.ones(m) if weights is None else np.atleast_1d(np.asarray(weights, np.float64))
+        t = np.full(m, np.nan) if times is None else np.atleast_1d(as_array(times, "times", kinds="biuf", dtype=np.float64))
+        w = np.ones(m) if weights is None else np.atleast_1d(as_array(weights, "weights", kinds="biuf", dtype=np.float64))
         if t.shape != (m,) or w.shape != (m,):
             raise InputError(f"times and weights are one number a snapshot, shape ({m},); got {t.shape} and {w.shape}")
         if not np.isfinite(w).all() or (w < 0).any():
@@ -291,7 +292,7 @@ class IncrementalPOD:
 
     def _rows(self, snapshots: Any) -> np.ndarray:
         given = snapshots if isinstance(snapshots, Mapping) else {next(iter(self.fields), "values"): snapshots}
-        arrays = {str(name): np.asarray(values) for name, values in given.items()}
+        arrays = {str(name): as_array(values, f"field {name!r}", kinds=None) for name, values in given.items()}
         if not self.fields:
             for name, values in arrays.items():
                 if values.ndim < 2:
@@ -301,6 +302,7 @@ class IncrementalPOD:
                     raise InputError(f"snapshots are numbers; field {name!r} has dtype {values.dtype}")
             fields = {name: Field(values.shape[1:], values.dtype) for name, values in arrays.items()}
             self._check_names(fields)
+            self._leave_out_weightless({name: values[0] for name, values in arrays.items()}, fields)
             self.fields = fields
         missing = [name for name in self.fields if name not in arrays]
         if missing:
@@ -328,6 +330,19 @@ class IncrementalPOD:
                 if isinstance(self.inner_product, Mapping) and name not in self.inner_product:
                     raise InputError(f"weighted_by was called for {', '.join(map(repr, self.inner_product))}, and the "
                                      f"snapshots are of field {name!r}; name the same fields in both")
+
+    def _leave_out_weightless(self, first: Mapping[str, np.ndarray], fields: Mapping[str, Field]) -> None:
+        """Leave out the numbers of weight 0 or NaN, where they are missing in the first snapshot."""
+        products: dict[str, Any] = {}
+        masks = dict(self.masks)
+        for name, field in fields.items():
+            product = self.inner_product.get(name) if isinstance(self.inner_product, Mapping) else self.inner_product
+            missing = np.isnan(first[name]).ravel() if field.dtype.kind in "fc" else np.zeros(field.size, bool)
+            products[name], counts = (None, None) if product is None else without_missing(product, field.shape, missing)
+            if counts is not None:
+                masks[name] = masks.get(name, True) & counts
+        if len(masks) > len(self.masks) or any(masks[name] is not self.masks[name] for name in masks):
+            self.inner_product, self.masks = products, masks
 
     def _check(self, rows: np.ndarray) -> None:
         """Refuse what is not finite before it is held."""
@@ -395,7 +410,8 @@ class IncrementalPOD:
         for name in self.fields:
             if name not in given:
                 raise UnknownFieldError(name, given)
-        shift = np.concatenate([np.asarray(given[name], dtype).reshape(-1) for name in self.fields])
+        shift = np.concatenate([as_array(given[name], "center", dtype=dtype, named_axes=True).reshape(-1)
+                                for name in self.fields])
         if shift.shape != (sum(field.size for field in self.fields.values()),):
             raise InputError(f"center has the shape of a snapshot; got {np.shape(self.center)}")
         return shift
@@ -690,13 +706,13 @@ class IncrementalPOD:
             raise ValueError(f"it counts {counts}")
         if about["started"]:
             self.modes, self.sigma, self.mean, self.shift = (np.array(arrays[x]) for x in ("modes", "sigma", "mean", "shift"))
-            self._compare_kept(arrays)
             self.dtype = self.modes.dtype
             self.mask = arrays.get("mask")
             self.times, self.weights = [arrays["times"]], [arrays["weights"]]
             self.time = History.restored({name.removeprefix("history/"): x for name, x in arrays.items()
                                           if name.startswith("history/")})
             self._check_shapes()
+            self._compare_kept(arrays)
         self._check_names(self.fields)
         if "pending" in arrays:
             self.pending = list(arrays["pending"])
@@ -704,6 +720,12 @@ class IncrementalPOD:
             size = sum(field.size for field in self.fields.values())
             if arrays["pending"].shape != (len(self.pending_meta), size) or len(self.pending) > self.block:
                 raise ValueError(f"the snapshots that wait are of shape {arrays['pending'].shape}")
+        first = self.pending[0] if self.pending else None
+        if self.mask is not None:
+            first = np.where(self.mask, 0, np.nan)
+        if first is not None:
+            self._leave_out_weightless({name: first[at] for name, at in zip(self.fields, self._columns(), strict=True)},
+                                       self.fields)
         if self.n:
             if "weights" not in about:
                 warnings.warn("the state was made by an earlier version, which did not note its inner product; whether it is "

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ensemblekit.errors import InputError, StoreDamagedError, UnknownFieldError, one_line
+from ensemblekit.intake import as_array
 from ensemblekit.rom.cells import (
     DIMENSIONS,
     FACES,
@@ -130,7 +131,7 @@ class Mesh:
         Four points a cell are a quadrilateral where all points lie in a plane z = const., else a tetrahedron; 5, 6 and
         8 are pyramids, wedges and hexahedra. `kind` (a VTK cell type) says it where that guess is wrong.
         """
-        points, cells = np.asarray(points, np.float64), np.asarray(cells)
+        points, cells = as_array(points, "points", dtype=np.float64, named_axes=True), as_array(cells, "cells", named_axes=True)
         if cells.ndim != 2 or cells.dtype.kind not in "iu":
             raise InputError(f"cells are whole numbers, one row of points a cell; got shape {cells.shape}, {cells.dtype}")
         if kind is None:
@@ -148,7 +149,7 @@ class Mesh:
 
         The first axis of a field on it is the slowest, as in numpy; point number = (k ny + j) nx + i.
         """
-        points = np.asarray(points, np.float64)
+        points = as_array(points, "points", dtype=np.float64, named_axes=True)
         shape = points.shape[:-1]
         if not 1 <= len(shape) <= 3:
             raise InputError(f"a grid of points has shape (nz, ny, nx, 3) or fewer axes; got {points.shape}")
@@ -171,7 +172,7 @@ class Mesh:
     @classmethod
     def rectilinear(cls, *axes: Any, **options: Any) -> Mesh:
         """A grid from the coordinates along its axes, x first: ``rectilinear(x, y)`` has points (ny, nx)."""
-        coordinates = [np.asarray(axis, np.float64) for axis in axes]
+        coordinates = [as_array(axis, "an axis of the grid", dtype=np.float64) for axis in axes]
         if not 1 <= len(coordinates) <= 3 or any(axis.ndim != 1 or not len(axis) for axis in coordinates):
             raise InputError("a rectilinear grid has one to three axes, each a list of coordinates")
         grid = np.stack(np.meshgrid(*coordinates[::-1], indexing="ij")[::-1], -1)
@@ -223,9 +224,9 @@ class Mesh:
     def _measures(self) -> tuple[np.ndarray, np.ndarray]:
         volumes, shares = _measured(self)
         if self.given_volumes is not None:
-            volumes = np.asarray(self.given_volumes, np.float64)
+            volumes = as_array(self.given_volumes, "volumes", dtype=np.float64)
         if self.given_point_volumes is not None:
-            shares = np.asarray(self.given_point_volumes, np.float64)
+            shares = as_array(self.given_point_volumes, "point volumes", dtype=np.float64)
         volumes.flags.writeable = shares.flags.writeable = False
         return volumes, shares
 

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError, UnknownFieldError
+from ensemblekit.intake import as_array
 from ensemblekit.rom.mesh import mesh_of
-from ensemblekit.rom.product import element_weights, is_sparse
+from ensemblekit.rom.product import element_weights, is_sparse, without_missing
+from ensemblekit.rom.readers.reader import bookkeeping
 from ensemblekit.rom.units import OutOfRange, Unit
 from ensemblekit.scaling import ldexp, power_of_two
 from ensemblekit.source import ArraySource, Field, ReplicaSet, SnapshotSource, StackedSource, as_source
@@ -203,6 +205,11 @@ def problem_of(x: Any, snapshot_axis: int | None, inner_product: Any, scale: Any
         field = source.fields[key]
         product = products[name]
         roots, product_power = None, 0
+        if product is not None and not is_sparse(product) and source.access != "once" and not (np.asarray(product) > 0).all():
+            missing = np.isnan(snapshot_at(source, key, 0)) if field.dtype.kind in "fc" else np.zeros(field.size, bool)
+            product, counts = without_missing(product, field.shape, missing)
+            if counts is not None:
+                masks[name] = counts if masks[name] is None else masks[name] & counts
         if product is not None and not is_sparse(product):
             weights_of = element_weights(product, field.shape)
             assert weights_of is not None
@@ -225,7 +232,8 @@ def _sources(x: Any, snapshot_axis: int | None) -> dict[str, tuple[SnapshotSourc
         source: SnapshotSource = x.stacked() if isinstance(x, ReplicaSet) else x
         if not source.fields:
             raise InputError("the source has no fields")
-        return {name: (source, name) for name in source.fields}
+        flow = [name for name, field in source.fields.items() if not bookkeeping(name, field.dtype)]
+        return {name: (source, name) for name in flow or source.fields}
     if isinstance(x, Mapping):
         if not x:
             raise InputError('no fields: pass one array, or a mapping such as {"U": U, "p": p}')
@@ -250,8 +258,11 @@ def warn_of_wide(x: Any, axis: int | None) -> None:
 
 
 def _turned(x: Any, axis: int | None) -> Any:
-    values = x if type(x).__module__.partition(".")[0] == "torch" else np.asarray(x)
-    if values.ndim < 2 and values.ndim > 0 and axis in (None, 0):
+    values = as_array(x, "snapshots", tensors=True, named_axes=axis is not None)
+    if values.ndim == 1 and axis is None:
+        raise InputError(f"an array of shape {tuple(values.shape)} is one number a snapshot, or one snapshot: pass x[:, None] "
+                         f"(or snapshot_axis=0) for {len(values)} snapshots of one number, x[None] for one of {len(values)}")
+    if values.ndim == 1 and axis == 0:
         values = values[:, None]
     if values.ndim == 0:
         raise InputError("a single number is no set of snapshots; they lie along axis 0")
@@ -261,7 +272,7 @@ def _turned(x: Any, axis: int | None) -> Any:
         return values
     if not isinstance(axis, int | np.integer) or not -values.ndim <= axis < values.ndim:
         raise InputError(f"snapshot_axis is an axis of the array, 0 to {values.ndim - 1}; got {axis!r}")
-    return np.moveaxis(np.asarray(values), axis, 0)
+    return np.moveaxis(as_array(values, "snapshots"), axis, 0)
 
 
 def times_of(source: Any) -> np.ndarray | None:
@@ -352,7 +363,9 @@ def _as_product(product: Any) -> Any:
     if is_sparse(product):
         return product.tocsr()
     try:
-        return np.asarray(product, np.float64)
+        return as_array(product, "inner_product", kinds="biuf", dtype=np.float64, named_axes=True)
+    except InputError:
+        raise
     except (TypeError, ValueError) as error:
         raise InputError(f'inner_product is "auto", None, weights or a sparse mass matrix; got {product!r}') from error
 
@@ -404,7 +417,7 @@ def _shift(center: Any, word: str, name: str, source: SnapshotSource, key: str, 
         given = center[name]
     elif count > 1:
         raise InputError("with several fields, center is a mapping of field to what is subtracted")
-    values = np.asarray(given)
+    values = as_array(given, "center", named_axes=True)
     if values.shape != field.shape or values.dtype.kind not in "iufc" or not np.isfinite(values).all():
         raise InputError(f"center has the shape of a snapshot of {name!r}, {field.shape}, and finite numbers; "
                          f"got {values.shape}")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError
+from ensemblekit.intake import as_array
 from ensemblekit.scaling import ldexp
 
 
@@ -22,7 +23,7 @@ def element_weights(product: Any, shape: tuple[int, ...]) -> np.ndarray | None:
     """
     if product is None:
         return None
-    weights = np.asarray(product, np.float64)
+    weights = as_array(product, "inner_product", kinds="biuf", dtype=np.float64, named_axes=True)
     if weights.shape != shape[:weights.ndim]:
         size = int(np.prod(shape))
         if weights.shape != (size,):
@@ -40,6 +41,22 @@ def element_weights(product: Any, shape: tuple[int, ...]) -> np.ndarray | None:
                          "leave them out (a NaN in them masks them), or pass inner_product=None")
     wide = weights.reshape(weights.shape + (1,) * (len(shape) - weights.ndim))
     return np.ascontiguousarray(np.broadcast_to(wide, shape)).reshape(-1)
+
+
+def without_missing(product: Any, shape: tuple[int, ...], missing: np.ndarray) -> tuple[Any, np.ndarray | None]:
+    """Weights whose 0 and NaN stand where numbers are missing, (size,), with the least of the others in their place, and the
+    numbers that count, (size,); None for all of them. Weights that are otherwise wrong come back as they are."""
+    weights = np.asarray(product, np.float64)
+    with np.errstate(invalid="ignore"):
+        bad = ~(weights > 0) & ~(weights < 0)
+    fits = weights.shape == shape[:weights.ndim] or weights.shape == (int(np.prod(shape)),)
+    if not fits or not bad.any() or bad.all():
+        return product, None
+    whole = weights.shape == (int(np.prod(shape)),) and weights.shape != shape
+    wide = bad if whole else np.broadcast_to(bad.reshape(bad.shape + (1,) * (len(shape) - bad.ndim)), shape)
+    if not missing[wide.ravel()].all():
+        return product, None
+    return np.where(bad, weights[~bad].min(), weights), ~wide.ravel()
 
 
 def applied(product: Any, rows: np.ndarray, shape: tuple[int, ...], power: int = 0) -> np.ndarray:

@@ -82,6 +82,7 @@ def settled(job: Job, stream: IncrementalPOD) -> Basis:
                 break
             q, off = nearer, change
             del nearer, read, left
+    k = max(1, min(k, int(np.count_nonzero(sigma > stream.floor * sigma[0]))))      # what rounding had made a direction is none
     rows = np.empty((k, q.shape[1]), q.dtype)
     for _ in job.local.map(_combined, _slabs(q.shape[1]), (turn[:k], q, rows)):
         pass

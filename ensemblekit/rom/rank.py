@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError
+from ensemblekit.intake import as_array
 from ensemblekit.scaling import ldexp
 
 GAVISH_DONOHO = ("gavish-donoho", "optimal")
@@ -98,7 +99,7 @@ def gavish_donoho(singular_values: np.ndarray, n: int, size: int) -> float:
     tau = omega(beta) median(sigma) with beta the shorter by the longer side (Gavish & Donoho 2014, eq. 5 and the
     polynomial for omega). Needs all min(n, size) singular values.
     """
-    sigma = np.asarray(singular_values)
+    sigma = as_array(singular_values, "singular values")
     if len(sigma) < min(n, size):
         raise InputError(f"Gavish–Donoho needs all {min(n, size)} singular values; got {len(sigma)}")
     beta = min(n, size) / max(n, size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError, SnapshotFileError
+from ensemblekit.parts import Order, check_order, counted_once, natural_key, order_of
 from ensemblekit.rom.mesh import Mesh, mesh_of
-from ensemblekit.rom.readers.reader import Options, Reader, check_readable, chosen, natural_key, numbers_in_names
+from ensemblekit.rom.readers.clock import on_one_clock
+from ensemblekit.rom.readers.reader import Options, Reader, check_readable, chosen, numbers_in_names
 from ensemblekit.source import WHOLE, Access, Block, Cut, Field, Piece, SnapshotSource, check_times, check_window, cuts_of
 from ensemblekit.store.store import StoredSource
 
@@ -246,7 +249,8 @@ class MeshedSource:
 def read(path: Any, fields: Sequence[str] | str | None = None, *, begin: float | None = None, end: float | None = None,
          step: int = 1, region: str | None = None, patch: str | None = None, zone: str | None = None, zero: bool = False,
          moving: bool = False, snapshot_axis: int | None = None, times: Any = None, time_unit: str | None = None,
-         units: Mapping[str, str] | None = None, mesh: Any = None, external: bool = False) -> Any:
+         units: Mapping[str, str] | None = None, mesh: Any = None, external: bool = False,
+         order: Order = "auto") -> Any:
     """Snapshot files as a source: nothing is copied, files are read when the source is.
 
     The suffix says the format: .npy .npz .mat; .h5 .h5md and other HDF5; .nc (NetCDF 3 and 4); Nek5000 field files; .vtkhdf;
@@ -254,9 +258,9 @@ def read(path: Any, fields: Sequence[str] | str | None = None, *, begin: float |
     their parallel forms, .pvd, .series, EnSight .case, CGNS, Exodus, XDMF).
 
     Arguments:
-        path: a file, a folder, a pattern ("out/flow_*.vtu") or a list of files. Several files are one run, in natural
-            order (flow_2 before flow_10) where they come by a pattern. Each .npy is one snapshot then, unless snapshot_axis
-            says that it is a stack.
+        path: a file, a folder, a pattern ("out/flow_*.vtu") or a list of files. Several files are one run, in order of
+            the times that they know, else of the numbers in their names (flow_2 before flow_10); see order. Each .npy is one
+            snapshot then, unless snapshot_axis says that it is a stack.
         fields: the fields to read; by default all that every snapshot has.
         begin, end: first and last time, both included (snapshot numbers from 0 where the files have no times).
         step: every so many snapshots of those.
@@ -270,11 +274,14 @@ def read(path: Any, fields: Sequence[str] | str | None = None, *, begin: float |
             else the last, as is MATLAB's custom; in NetCDF the time dimension.
         times, time_unit, units: where the files do not say them, or wrongly; units is field -> unit.
         mesh: a Mesh, or a file to take one from; for arrays that have none.
+        order: "given" keeps the files of a list as they are listed; where their times then run backwards, snapshots are
+            counted. By default a list in another order than that of time is sorted, with a warning.
         external: read also values that an HDF5 file keeps in other files, and follow its links into them: only for files
             you trust, as they may point at any file of yours.
 
-    Times come from the files, else from the one number in which their names differ. Cell data stays on cells: nothing is
-    interpolated.
+    Each file's times are taken in its own unit and from its own epoch, and put on the clock of the first. Snapshots that a
+    continued run wrote twice count once, with a warning, in one file as in several. Times come from the files, else from the
+    one number in which their names differ. Cell data stays on cells: nothing is interpolated.
 
     Returns:
         a source with ``fields``, ``times``, ``mesh`` and ``read(start, stop)``; for ``rom.pod``, ``rom.average``,
@@ -291,10 +298,11 @@ def read(path: Any, fields: Sequence[str] | str | None = None, *, begin: float |
     names = (fields,) if isinstance(fields, str) else None if fields is None else tuple(fields)
     if names is not None and not names:
         raise InputError("fields names at least one field; leave it out for all")
-    options = Options(names, region, patch, zone, snapshot_axis, zero, moving, external)
+    check_order(order)
+    options = Options(names, region, patch, zone, snapshot_axis, zero, moving, external, times is None)
     given = mesh if mesh is None or isinstance(mesh, Mesh) else _mesh_from(mesh, external)
     paths = paths_of(path)
-    source = _opened(paths, options)
+    source = _opened(paths, options, order, not isinstance(path, str | os.PathLike))
     if isinstance(source, MeshedSource):
         if times is not None:
             table = replace(source.stored.table, times=check_times(times, source.stored.table.n), timed=True)
@@ -337,7 +345,7 @@ def paths_of(path: Any) -> list[str]:
         found = sorted(glob.glob(text, recursive=True), key=natural_key)
         if not found:
             raise SnapshotFileError(text, "no file matches this pattern")
-        return found
+        return [found[k] for k in order_of(found, tell=False)]
     if isinstance(path, Sequence) and path:
         paths = [os.fspath(p) for p in path]
         for one in paths:
@@ -374,7 +382,7 @@ def kind_of(path: str) -> str:
                      "numpy array and pass that")
 
 
-def _opened(paths: list[str], options: Options) -> FileSource | MeshedSource:
+def _opened(paths: list[str], options: Options, order: Order = "auto", by_hand: bool = False) -> FileSource | MeshedSource:
     kinds = {kind_of(path) for path in paths}
     if len(kinds) > 1:
         raise InputError(f"the files are of several formats ({', '.join(sorted(kinds))}); read them one by one")
@@ -399,7 +407,7 @@ def _opened(paths: list[str], options: Options) -> FileSource | MeshedSource:
         readers = [StoredReader(path, x) if isinstance(x, StoredSource) else x for path, x in zip(paths, opened, strict=True)]
     else:
         readers = [_open_one(kind, path, options, len(paths) > 1) for path in paths]
-    return _series(readers, paths)
+    return _series(readers, paths, order if options.timed else "given", by_hand, options.timed)
 
 
 def _open_one(kind: str, path: str, options: Options, one_of_many: bool) -> Reader:
@@ -474,7 +482,7 @@ class StoredReader:
         return MeshedSource(window, None).read()
 
 
-def _series(readers: list[Reader], paths: Sequence[str]) -> FileSource:
+def _series(readers: list[Reader], paths: Sequence[str], order: Order, by_hand: bool, timed: bool) -> FileSource:
     first = readers[0]
     names = [name for name in first.fields if all(name in r.fields for r in readers)]
     if not names:
@@ -493,17 +501,84 @@ def _series(readers: list[Reader], paths: Sequence[str]) -> FileSource:
     n = sum(reader.n for reader in readers)
     if n == 0:
         raise SnapshotFileError(first.path, "holds no snapshots")
-    times: np.ndarray | None = None
-    if all(reader.times is not None for reader in readers):
-        times = np.concatenate([np.asarray(reader.times) for reader in readers])
-        if n > 1 and (np.diff(times) < 0).any():
-            k = int(np.argmax(np.diff(times) < 0))
-            raise InputError(f"times run backwards, from {times[k]:g} to {times[k + 1]:g}, from one file to the next. List the "
-                             "files in the order of time; independent runs are replicas, ek.ReplicaSet.of([rom.read(a), "
-                             "rom.read(b)])")
-    elif n == len(paths):
-        times = numbers_in_names([os.path.splitext(p)[0] if not NEK.search(p) else p for p in paths])
-    return FileSource(tuple(Part(reader, range(reader.n)) for reader in readers), tuple(names), times, first.time_unit)
+    clocks = on_one_clock(readers) if timed else [None] * len(readers)
+    parts, times = _in_order(readers, clocks, paths, order, by_hand)
+    if times is None and sum(len(part.rows) for part in parts) == len(paths) and (timed or len(paths) == 1):
+        listed = [part.reader.path for part in parts] if len(readers) > 1 else paths
+        times = numbers_in_names([os.path.splitext(p)[0] if not NEK.search(p) else p for p in listed])
+    if times is not None and len(times) > 1 and (times == times[0]).all():
+        if times[0] != 0:
+            warnings.warn(f"all {len(times)} snapshots have the time {times[0]:g}: they are counted instead. Say the times "
+                          "with times=", stacklevel=4)
+        times = None
+    return FileSource(tuple(parts), tuple(names), times, first.time_unit if times is not None else "")
+
+
+def _in_order(readers: list[Reader], clocks: Sequence[np.ndarray | None], paths: Sequence[str], order: Order,
+              by_hand: bool) -> tuple[list[Part], np.ndarray | None]:
+    """The snapshots of one run in order of time, each once, and their times where all files know them."""
+    known = [clock for clock in clocks if clock is not None]
+    timed = len(known) == len(readers)
+    several = len(readers) == 1 and readers[0].n == len(paths) > 1     # one reader of many files, a snapshot each
+    parts = [Part(readers[0], range(k, k + 1)) for k in range(len(paths))] if several else [
+        Part(reader, range(reader.n)) for reader in readers]
+    clock = list(known[0][:, None]) if several and timed else known
+    starts = [float(part[0]) if len(part) else None for part in clock] if timed else None
+    if len(parts) == len(paths):
+        listed = order_of(paths, starts, order=order, tell=by_hand, stacklevel=6)
+        parts, clock = [parts[k] for k in listed], [clock[k] for k in listed] if timed else []
+    if not timed:
+        return _merged(parts), None
+    times = np.concatenate(clock)
+    slack = SLACK * float(np.abs(times).max(initial=0.0))
+    back = np.flatnonzero(np.diff(times) < -slack)
+    if not len(back) and len(parts) == 1:
+        return parts, times
+    kept = counted_once(times, slack)
+    edges = np.concatenate([[0], np.cumsum([len(part.rows) for part in parts])])
+    for edge in edges[1:-1]:        # a run that was continued writes the state that it starts from again
+        if 0 < edge < len(times) and abs(times[edge] - times[edge - 1]) <= slack and times[0] < times[edge]:
+            kept[edge - 1] &= several
+    if len(back) and not kept[:int(back[-1]) + 1].any():
+        k = int(back[-1])
+        if order == "given" or len(parts) == 1:
+            warnings.warn(f"times run backwards, from {times[k]:g} to {times[k + 1]:g}, in "
+                          f"{os.path.basename(parts[0].reader.path)}: the {len(times)} snapshots are counted instead. "
+                          "Independent runs are replicas, a file each", stacklevel=5)
+            return _merged(parts), None
+        raise InputError(f"times run backwards, from {times[k]:g} to {times[k + 1]:g}, from one file to the next. List the "
+                         "files in the order of time; independent runs are replicas, ek.ReplicaSet.of([rom.read(a), "
+                         "rom.read(b)])")
+    if not len(back) and kept.all():
+        return _merged(parts), times
+    if order == "given" and len(back):
+        warnings.warn(f"in the order given times run backwards, from {times[back[0]]:g} to {times[back[0] + 1]:g}: snapshots "
+                      "are counted instead", stacklevel=5)
+        return _merged(parts), None
+    lost = np.flatnonzero(~kept)
+    name = os.path.basename(parts[0].reader.path) + (" and the files after it" if len(parts) > 1 else "")
+    warnings.warn(f"{len(lost)} snapshots, from time {times[lost].min():g} on, stand twice in {name}, as a run that was "
+                  "continued writes them: the later ones are taken", stacklevel=5)
+    chosen_parts = []
+    for part, start in zip(parts, edges, strict=False):
+        rows = np.flatnonzero(kept[start:start + len(part.rows)])
+        for stretch in np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1):
+            if len(stretch):
+                chosen_parts.append(Part(part.reader, part.rows[int(stretch[0]):int(stretch[-1]) + 1]))
+    return _merged(chosen_parts), times[kept]
+
+
+def _merged(parts: list[Part]) -> list[Part]:
+    """Parts that go on where the one before ended, as one."""
+    made: list[Part] = []
+    for part in parts:
+        last = made[-1] if made else None
+        if last is not None and last.reader is part.reader and last.rows.stop == part.rows.start and (
+                last.rows.step == part.rows.step == 1):
+            made[-1] = Part(part.reader, range(last.rows.start, part.rows.stop))
+        else:
+            made.append(part)
+    return made
 
 
 def _mesh_from(path: Any, external: bool) -> Mesh:

@@ -106,6 +106,8 @@ def by_snapshots(job: Job) -> Found:
     rows, lower = gram_route.orthonormalised(rows, _products_with_mass(problem) if problem.sparse else None)
     if not exact:       # Rayleigh-Ritz: the modes as read know the eps (sigma_1 / sigma_k)^2 of sigma that eigenvalues lost
         sigma[:k] = np.linalg.svd(sigma[:k, None] * lower, compute_uv=False)
+        kept = int(np.count_nonzero(sigma[:k] > floor * sigma[0]))      # of eigenvalues that are rounding some are above it
+        k, rows, lower = kept, rows[:kept], lower[:kept, :kept]
     if exact:
         if (roots == 0).any():
             raise InputError('snapshots of weight 0 do not go with method="tsqr"; leave them out, or use method="gram"')
@@ -125,7 +127,7 @@ def by_snapshots(job: Job) -> Found:
     for at, s in enumerate(scales):
         if grams is None and energies[at] is own[at]:
             rows[:, problem.columns[at]] /= s
-    return Found(sigma[:min(n, problem.size)], True, coefficients, _split(rows, problem), means, total,
+    return Found(np.sort(sigma)[::-1][:min(n, problem.size)], True, coefficients, _split(rows, problem), means, total,
                  float(squared[k:].sum()), energy, errors, floor, job.plan.route, sigma[:k],
                  scales=[part.scale for part in problem.parts], power=power)
 

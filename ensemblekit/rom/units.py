@@ -12,9 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ensemblekit.averaging.reducer import Restart
+from ensemblekit.intake import as_array
 
 RANGE = {True: (2.0**-60, 2.0**100), False: (2.0**-400, 2.0**400)}
 """Energies of a piece, least and most, that arithmetic in float32 (True) or float64 does as it should; LAPACK scales matrices
@@ -63,7 +62,7 @@ ORDINARY = Unit()
 
 def magnitude(values: Any) -> float:
     """The largest magnitude, of the real and the imaginary parts; NaN where there is any."""
-    values = np.asarray(values)
+    values = as_array(values, "values", named_axes=True)
     if not values.size:
         return 0.0
     if values.dtype.kind == "c":

@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -73,8 +73,11 @@ class Span(NamedTuple):
 
             check_identity(self.path, self.identity)
             rows = slice(first, first + (stop - start) * self.step, self.step)
-            values = read_rows(self.path, d.path, rows, None if tile == WHOLE else tile, d.external)
-            return values.astype(d.dtype.newbyteorder("="), copy=False)
+            part = None if tile == WHOLE else tile
+            if d.within is not None:
+                part = d.within if part is None else slice(d.within.start + tile.start, d.within.start + tile.stop)
+            values = read_rows(self.path, d.path, rows, part, d.external).astype(d.dtype.newbyteorder("="), copy=False)
+            return values.reshape(len(values), *(d.shape[1:] if tile == WHOLE else (tile.stop - tile.start,)))
         item = d.dtype.itemsize
         at = d.offset + first * d.stride
         shape: tuple[int, ...]
@@ -218,6 +221,17 @@ def mapping(path: str, identity: Identity, stop: int = 0) -> mmap.mmap:
         return mapped
 
 
+def _of_datasets(parts: Sequence[Span]) -> list[Span]:
+    """One span a dataset, as fields may share the rows of one."""
+    return list({part.dataset.path: part for part in parts}.values())
+
+
+def _row_nbytes(parts: Sequence[Span]) -> int:
+    """Bytes that one row of all these spans takes: in the mapped file, or as an array."""
+    return sum(p.dataset.stride for p in _of_datasets([p for p in parts if p.dataset.offset is not None])) + \
+        sum(p.dataset.row_nbytes for p in parts if p.dataset.offset is None)
+
+
 @dataclass(frozen=True, slots=True)
 class StoredPiece:
     """Consecutive snapshots of stored fields: paths and ranges, opened where they are read."""
@@ -236,10 +250,10 @@ class StoredPiece:
     def prefetch(self) -> None:
         """Have the system begin to read the first block."""
         for parts in zip(*self.spans.values(), strict=True):
-            row = sum(p.dataset.stride or 0 for p in parts)
+            row = _row_nbytes(parts)
             if self.tile == WHOLE and parts[0].n * row > SMALL:
                 stop = min(parts[0].n, max(1, min(self.limit, FORESEEN) // row))
-                for part in parts:
+                for part in _of_datasets(parts):
                     part.prefetch(0, stop)
             return
 
@@ -248,8 +262,7 @@ class StoredPiece:
         done = 0
         for parts in zip(*self.spans.values(), strict=True):
             n = parts[0].n
-            row = sum(p.dataset.stride if p.dataset.offset is not None else
-                      int(np.prod(p.dataset.shape[1:])) * p.dataset.dtype.itemsize for p in parts)
+            row, apart = _row_nbytes(parts), _of_datasets(parts)
             if self.tile != WHOLE:
                 row = (self.tile.stop - self.tile.start) * parts[0].dataset.dtype.itemsize
             step = max(1, self.limit // max(1, row))
@@ -257,7 +270,7 @@ class StoredPiece:
             for a in range(0, n, step):
                 b = min(n, a + step)
                 if self.tile == WHOLE or self.tile.start == 0:
-                    for part in parts:
+                    for part in apart:
                         part.populate(a, b)
                         part.prefetch(b, min(n, b + step))
                 views = {name: part.view(a, b, self.tile) for name, part in zip(names, parts, strict=True)}
@@ -266,10 +279,10 @@ class StoredPiece:
                             None if self.weights is None else self.weights[rows],
                             None if self.times is None else self.times[rows])
                 if self.tile == WHOLE:
-                    for part in parts:
+                    for part in apart:
                         part.release(a, b)
             if self.tile != WHOLE and self.last_tile:
-                for part in parts:
+                for part in apart:
                     part.release(0, n)
             done += n
 

@@ -76,6 +76,8 @@ class Look:
         self.at = ""
         self.steps = STEPS_AT_LEAST + self.real
         self.free = FREE_BYTES
+        self.sources: set[str] = set()
+        """Datasets of the file that virtual ones take their values from, looked at already."""
         self.metadata: Metadata | None = None
         """HDF5's structures in the file, where they can be looked at; not with `external`, as they may be another file's."""
 
@@ -164,19 +166,28 @@ def check_sources(look: Look, d: Any, name: bytes, seen: tuple[bytes, ...] = ())
         look.step()
         sources.add((how.get_virtual_filename(k), how.get_virtual_dsetname(k)))
     for file, source in sources:
-        if "%" in file + source and not look.external:      # stands for names that are made as the dataset grows
+        if "%" in (file + source).replace("%%", "") and not look.external:  # names that are made as the dataset grows
             raise look.outside(name.decode("utf-8", "replace"), f"{file} {source}")
+        file, source = file.replace("%%", "%"), source.replace("%%", "%")
         if file == ".":
+            if source in look.sources:
+                continue
             try:
                 find(look, h5py.h5g.open(h5py.h5i.get_file_id(d), b"/"), _absolute(source), (*seen, name))
             except KeyError:
                 pass        # its rows are fill values
+            look.sources.add(source)
         elif look.external:
             continue
         elif _is_of_its_store(look.path, file):
             _check_beside(look, file, source, (*seen, name))
         else:
             raise look.outside(name.decode("utf-8", "replace"), file)
+
+
+def literal(name: str) -> str:
+    """A name as the source of a virtual dataset, where a % begins what stands for a number."""
+    return name.replace("%", "%%")
 
 
 def _absolute(name: str) -> bytes:

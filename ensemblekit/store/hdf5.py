@@ -101,6 +101,8 @@ class Dataset:
     """Address of the chunk index (a version 1 B-tree) in a file that grows."""
     external: bool = False
     """Its values may be read from other files that the file points to."""
+    within: slice | None = None
+    """Which numbers of the dataset's rows these values are, where fields share it; else None: all."""
 
     @property
     def row_nbytes(self) -> int:
@@ -149,7 +151,9 @@ def write_empty(path: str, schema: Schema, whole: bool, constants: Mapping[str, 
     disk by plain writes. So the errors of a disk never reach libhdf5, which can die of them. Raises OSError.
     """
     memory = io.BytesIO()
-    with lock, h5py.File(memory, "w", libver=LIBVER, meta_block_size=1 << 20) as f:     # closed, it gives back of that block
+    # Aligned, as extents are written by one word each, and groups with names beyond ASCII are of odd lengths; of the block
+    # of metadata it gives back what was not used.
+    with lock, h5py.File(memory, "w", libver=LIBVER, meta_block_size=1 << 20, alignment_threshold=1, alignment_interval=8) as f:
         addresses = _write_file(f, schema, None, whole)
         tables = {clock: _unwritten(f, f"{PLACES}/{clock}", (ENTRIES + 1, len(ENTRY.names or ())), np.dtype("<u8"))
                   for clock in schema.clocks}
@@ -210,29 +214,32 @@ def _write_file(f: h5py.File, schema: Schema, filters: Filters | None, whole: bo
     """All of a file but its rows, tables and constants; returns the addresses of the columns' headers."""
     capacity = schema.capacity or {}
     _write_head(f, schema)
-    headers: dict[str, int] = {}
-    for clock, names in schema.clocks.items():
-        columns = schema.columns(clock, capacity[clock])
-        values = len(columns) - 4
-        made = {}
+    columns = {clock: schema.columns(clock, capacity[clock]) for clock in schema.clocks}
+    made: dict[str, h5py.Dataset] = {}
+    for clock, (*values, step, time, weight, sums) in columns.items():
         if filters is None:
-            for column in columns:
+            for column in columns[clock]:
                 f.require_group(column.path.rpartition("/")[0])
-            made[columns[values + 1].path] = _create_column(f, columns[values + 1], 0, None)
+            made[time.path] = _create_column(f, time, 0, None)
             _pad_to_sector(f, clock)
-            for column in (columns[0], columns[values], *columns[1:values], *columns[values + 2:]):
+            for column in (step, values[0], *values[1:], weight, sums):     # the first may begin a group, by a node behind it
                 made[column.path] = _create_column(f, column, 0, None)
         else:
-            for column in columns:
+            for column in columns[clock]:
                 made[column.path] = _create_column(f, column, capacity[clock], filters)
-        for column in columns:
+    for *values, step, time, weight, _ in columns.values():
+        for column in (*values, step, time, weight):
             if column.unit:     # variable-length text: MDAnalysis refuses the fixed-length form
                 made[column.path].attrs["unit"] = column.unit
-        step, time = columns[values].path, columns[values + 1].path
-        for element in (*(schema.element(n) for n in names[1:]), columns[values + 2].path.rpartition("/")[0]):
-            f[element]["step"] = f[step]
-            f[element]["time"] = f[time]
-        headers |= {name: int(h5py.h5o.get_info(dataset.id).addr) for name, dataset in made.items()}
+        ticks = {b"step": made[step.path].id, b"time": made[time.path].id}
+        for column in values:
+            if len(column.fields) > 1:
+                _create_views(f, schema, column, ticks)
+        home = step.path.rpartition("/")[0]
+        for element in (column.path.rpartition("/")[0] for column in (*values, weight) if len(column.fields) < 2):
+            for name, target in ticks.items() if element != home else ():
+                h5py.h5o.link(target, f[element].id, name)
+    headers = {name: int(h5py.h5o.get_info(dataset.id).addr) for name, dataset in made.items()}
     text = np.frombuffer(schema.to_json(), np.uint8)
     f.create_dataset(SCHEMA, data=text)
     f.create_dataset(SCHEMA_SUM, data=np.uint64(xxhash.xxh3_64_intdigest(text.tobytes())))
@@ -328,15 +335,73 @@ def _create_column(f: h5py.File, column: Column, rows: int,
     return dataset
 
 
+def _create_views(f: h5py.File, schema: Schema, column: Column, ticks: Mapping[bytes, Any]) -> None:
+    """The elements of fields that share a dataset: their values are virtual datasets, which are as long as it is.
+
+    By libhdf5's own calls, and in groups that hold their links in their headers: there may be thousands.
+    """
+    text, one = h5py.string_dtype(), h5py.h5s.create(h5py.h5s.SCALAR)
+    stored_text = h5py.h5t.py_create(text, logical=True)
+    kind = h5py.h5t.py_create(column.dtype, logical=True)
+    named = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+    named.set_char_encoding(h5py.h5t.CSET_UTF8)
+    compact = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
+    compact.set_link_creation_order(h5py.h5p.CRT_ORDER_TRACKED)
+    unlimited = h5py.h5s.UNLIMITED
+    parents: dict[str, Any] = {}
+    for name, start, stop in schema.parts(column):
+        parent, _, element = schema.element(name).rpartition("/")
+        if parent not in parents:
+            parents[parent] = f.require_group(parent).id
+        above, label = parents[parent], element.encode()
+        there = above.links.exists(label)       # the clock's step and time stand in that of its first field
+        group = h5py.h5g.open(above, label) if there else h5py.h5g.create(above, label, named, compact)
+        shape = schema.fields[name].shape
+        source, view = (h5py.h5s.create_simple((0, *s), (unlimited, *s)) for s in (column.shape, shape))
+        source.select_hyperslab((0, start), (unlimited, 1), (1, 1), (1, stop - start))
+        view.select_hyperslab((0,) * (1 + len(shape)), (unlimited, *(1 for _ in shape)), None, (1, *shape))
+        how = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        how.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        how.set_virtual(view, b".", f"/{guarded.literal(column.path)}".encode(), source)
+        values = h5py.h5d.create(group, b"value", kind, h5py.h5s.create_simple((0, *shape), (unlimited, *shape)), how)
+        unit = schema.fields[name].unit
+        if unit:
+            h5py.h5a.create(values, b"unit", stored_text, one).write(np.array(unit, dtype=text))
+        for tick, target in ticks.items():
+            if not there:
+                h5py.h5o.link(target, group, tick)
+
+
 def read_layout(path: str) -> Layout | None:
     """The layout of a file of ours; None for any other HDF5 file. h5py is closed again before this returns.
 
     Raises StoreError where the file cannot be opened, StoreDamagedError where its description is not what was written.
     """
-    # The bytes are read from the file that libhdf5 has open, as the name may stand for another one by now.
-    with opened(path) as f, open(os.dup(f.id.get_vfd_handle()), "rb") as raw:
+    with opened(path) as f:
+        return _layout_in(f, path) if SCHEMA in f else None
+
+
+def read_file(path: str, external: bool = False) -> Layout | dict[str, Foreign]:
+    """The layout of a file of ours, or the fields of any other H5MD or plain HDF5 file.
+
+    Fields that share length, steps and times share a clock. What cannot be read of them is left out, with a word in the log.
+
+    Raises StoreError where that leaves nothing or the file cannot be opened, StoreDamagedError as :func:`read_layout`.
+    """
+    with opened(path, external) as f:
         if SCHEMA not in f:
-            return None
+            return _foreign_in(f, path)
+        if not external:
+            return _layout_in(f, path)
+    layout = read_layout(path)      # nothing of a store of ours stands in other files
+    if layout is None:
+        raise StoreError(f"{path}: its description stands in another file")
+    return layout
+
+
+def _layout_in(f: guarded.File, path: str) -> Layout:
+    # The bytes are read from the file that libhdf5 has open, as the name may stand for another one by now.
+    with open(os.dup(f.id.get_vfd_handle()), "rb") as raw:
         described = f[SCHEMA]
         if described.dtype != np.uint8 or described.ndim != 1 or len(described) > LARGEST_SCHEMA:
             raise StoreDamagedError(f"{path}: {SCHEMA!r} is {described.dtype} of shape {described.shape}, where a description "
@@ -488,10 +553,15 @@ def _fitting(path: str, column: Column, found: Dataset) -> Dataset:
     return found
 
 
-def _locate(f: guarded.File, path: str, raw: Any, size: int, listed: bool = False) -> Dataset:
-    """Where a dataset stands, from its chunk index; `listed`: its rows stand in a table of places."""
+def _locate(f: guarded.File, path: str, raw: Any, size: int, listed: bool = False, d: Any = None) -> Dataset:
+    """Where a dataset stands, from its chunk index.
+
+    Arguments:
+        listed: its rows stand in a table of places.
+        d: the dataset itself, where it was found before: looking a name up takes as long as all the rest.
+    """
     try:
-        d = f[path]         # once: looking a name up takes as long as all the rest
+        d = f[path] if d is None else d
     except KeyError:
         raise StoreDamagedError(f"{f.filename}: the dataset {path!r} that its description names is missing") from None
     shape, dtype = d.shape, d.dtype
@@ -610,6 +680,12 @@ def shapes_seen(path: str, names: list[str]) -> dict[str, tuple[int, int]]:
         return {name: (f[name].shape[0], f[name].id.get_chunk_info_by_coord((0,) * f[name].ndim).byte_offset) for name in names}
 
 
+def lengths_seen(path: str, names: list[str]) -> list[int]:
+    """The number of rows that libhdf5 sees in each dataset."""
+    with opened(path) as f:
+        return [len(f[name]) for name in names]
+
+
 def read_rows(path: str, name: str, rows: slice, tile: slice | None = None, external: bool = False) -> np.ndarray:
     """Rows of a dataset through h5py; with `tile`, a range of the flattened item."""
     with opened(path, external) as f:
@@ -703,13 +779,10 @@ class Foreign:
     time_unit: str
 
 
-def read_foreign(path: str, external: bool = False) -> dict[str, Foreign]:
-    """The fields of any H5MD or plain HDF5 file. Fields that share length, steps and times share a clock.
-
-    What cannot be read is left out, with a word in the log. Raises StoreError where that leaves nothing.
-    """
+def _foreign_in(f: guarded.File, path: str) -> dict[str, Foreign]:
+    """The fields of a file that is not ours, see :func:`read_file`."""
     left_out: list[str] = []
-    with opened(path, external) as f, open(path, "rb") as raw:
+    with open(os.dup(f.id.get_vfd_handle()), "rb") as raw:
         size = os.fstat(raw.fileno()).st_size
         result: dict[str, Foreign] = {}
         clocks: dict[tuple[Any, ...], int] = {}
@@ -726,7 +799,7 @@ def read_foreign(path: str, external: bool = False) -> dict[str, Foreign]:
                     at = clocks.setdefault((n, _key(steps), _key(times)), len(clocks))
                     field = Field(node.shape[1:], node.dtype.newbyteorder("="), _unit(node), kind,  # type: ignore[arg-type]
                                   MAIN if at == 0 else f"clock{at + 1}")
-                    result[label] = Foreign(label, field, _locate(f, node.name.strip("/"), raw, size), n, steps, times,
+                    result[label] = Foreign(label, field, _locate(f, node.name.strip("/"), raw, size, d=node), n, steps, times,
                                             "" if times is None else _unit(group["time"]))
             except EnsemblekitError as error:
                 left_out.append(str(error))
@@ -743,14 +816,17 @@ def _values_in(f: guarded.File, left_out: list[str]) -> dict[str, tuple[guarded.
     """Field -> (its values, the group that has its step and time or None, its kind)."""
     found: dict[str, tuple[guarded.Values, Any, str]] = {}
     taken: dict[str, int] = {}
+    groups: dict[str, Any] = {"": f}
     for name, node in guarded.walk(f, f._look, left_out):
         parts = name.split("/")
+        if isinstance(node, guarded.Group):
+            groups[name] = node
         try:
             if not isinstance(node, guarded.Values) or parts[0] in ("h5md", "ensemblekit") or not node.shape:
                 continue
             if node.dtype.kind not in "biufc" or node.shape[0] == 0 or math.prod(node.shape) == 0:
                 continue
-            group = f["/".join(parts[:-1])] if len(parts) > 1 else f
+            group = groups["/".join(parts[:-1])]
             if parts[-1] in ("step", "time") and "value" in group:
                 continue
             kind = "observable"
@@ -788,7 +864,7 @@ def _ticks(f: guarded.File, group: Any, name: str, n: int, dtype: str, raw: Any,
     n = min(n, len(node))
     if n > FEW_TICKS:
         # by the way it was found, as with `external` the name may be one in another file
-        return Listed(f.filename, _locate(f, f"{group.name}/{name}".strip("/"), raw, size), n, dtype), n
+        return Listed(f.filename, _locate(f, f"{group.name}/{name}".strip("/"), raw, size, d=node), n, dtype), n
     f._look.check_size(node)
     return node[:n].astype(dtype), n
 

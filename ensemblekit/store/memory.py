@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import ClosedError, InputError, UnknownFieldError
+from ensemblekit.intake import as_array
 from ensemblekit.source import Access, ArraySource, Cut, Field, Piece
 from ensemblekit.store.schema import MAIN, check_fields
 
@@ -42,7 +43,7 @@ class MemoryStore:
         for name in names:
             if name not in snapshot:
                 raise InputError(f"the snapshot lacks the field {name!r}; it needs {names}")
-            values[name] = np.array(snapshot[name], dtype=self.all_fields[name].dtype)
+            values[name] = np.array(as_array(snapshot[name], f"field {name!r}", named_axes=True), self.all_fields[name].dtype)
             if values[name].shape != self.all_fields[name].shape:
                 raise InputError(f"field {name!r} came with shape {values[name].shape}; this store holds "
                                  f"{self.all_fields[name].shape}")

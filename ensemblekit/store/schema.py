@@ -9,8 +9,9 @@ import json
 import math
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,15 @@ SCHEMA = "ensemblekit/schema"               # uint8 (length,): UTF-8 JSON
 SCHEMA_SUM = "ensemblekit/schema_checksum"  # uint64 (): xxh3_64 of those bytes
 CLOSED = "ensemblekit/closed"               # uint64 (clocks + 1,): snapshots of each clock at a clean close, xxh3_64
 PLACES = "ensemblekit/places"               # a table a clock: where its rows lie in the file
+PACKED = "ensemblekit/packed"               # values of small fields side by side, a dataset a clock and type of number
 PADDING = "ensemblekit/padding"             # bytes without meaning
 CONSTANTS = "ensemblekit/constants"         # arrays that do not change with time
 PARTICLES = "particles/trajectory"
 CHUNK_BYTES = 1 << 20
 GROWING_BYTES = 256 << 10                   # of chunks in a file that grows: it has room for so much beyond its last row
 SMALL_BYTES = 64 << 10                      # there, of a stack of scalars, steps, times, weights and checksums
+PACKED_BYTES = 128                          # of a snapshot of a field that may share a dataset with others,
+PACKED_FIELDS = 8                           # where there are so many of its clock and type of number
 CACHE_LINE = 64
 TILE_BYTES = 8 << 20
 MAX_CHUNK = (4 << 30) - 1                   # HDF5's own limit
@@ -46,7 +50,7 @@ COMMIT_ORDER = {"position": 0, "velocity": 1, "force": 2}
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One dataset of a clock: a field's values, or its step, time, weight or checksums."""
+    """One dataset of a clock: the values of a field, or of several small ones, or its step, time, weight or checksums."""
 
     path: str
     shape: tuple[int, ...]
@@ -54,6 +58,8 @@ class Column:
     unit: str
     chunk: tuple[int, ...]
     """Rows of a chunk, then its item axes."""
+    fields: tuple[str, ...] = ()
+    """Those whose values these are: several stand side by side in a row, each flattened; none: step, time, ..."""
 
     @property
     def nbytes(self) -> int:
@@ -90,7 +96,7 @@ class Schema:
     """Random, one a file: tells it from any other file that may come to have its name or its inode."""
     format: int = FORMAT
 
-    @property
+    @cached_property
     def clocks(self) -> dict[str, list[str]]:
         """Clock -> its fields, in the order they are written; the first field's extent is the commit.
 
@@ -112,33 +118,84 @@ class Schema:
             return f"observables/{name}"
         return f"{PARTICLES}/box/edges" if field.kind == "box" else f"{PARTICLES}/{field.kind}"
 
+    @cached_property
+    def stored(self) -> dict[str, list[tuple[str, ...]]]:
+        """Clock -> its fields by the dataset that holds their values, in the order in which these are written.
+
+        Small fields of one type of number share a dataset where they are many: a dataset has two kilobytes of metadata.
+        """
+        return {clock: self._stored(names) for clock, names in self.clocks.items()}
+
+    def _stored(self, names: Sequence[str]) -> list[tuple[str, ...]]:
+        alike: dict[str, list[str]] = {}
+        for name in names:
+            field = self.fields[name]
+            if self.format > 1 and field.kind == "observable" and field.nbytes <= PACKED_BYTES:
+                alike.setdefault(stored_dtype(field.dtype).str, []).append(name)
+        packs: dict[str, tuple[str, ...]] = {}      # the first of several fields -> all of them
+        for some in alike.values():
+            most = TILE_BYTES // PACKED_BYTES       # so that a row is never cut into tiles
+            for part in (some[k:k + most] for k in range(0, len(some), most)):
+                if len(part) >= PACKED_FIELDS:
+                    packs[part[0]] = tuple(part)
+        inside = {name for pack in packs.values() for name in pack}
+        return [packs.get(name, (name,)) for name in names if name in packs or name not in inside]
+
     def columns(self, clock: str, rows: int) -> list[Column]:
         """All datasets of a clock: the values of its fields first, then step, time, weight and checksums."""
-        names = self.clocks[clock]
-        home = self.element(names[0])
+        stored = self.stored[clock]
+        home = self.element(self.clocks[clock][0])
         weight = "observables/weight" if clock == MAIN else f"ensemblekit/clocks/{clock}/weight"
-        columns = [(f"{self.element(name)}/value", field.shape, stored_dtype(field.dtype), field.unit)
-                   for name, field in ((name, self.fields[name]) for name in names)]
-        columns += [(f"{home}/step", (), np.dtype("<i8"), ""), (f"{home}/time", (), np.dtype("<f8"), self.time_unit),
-                    (f"{weight}/value", (), np.dtype("<f8"), ""),
-                    (f"ensemblekit/checksums/{clock}", (len(names) + 1,), np.dtype("<u8"), "")]
+        columns: list[tuple[Any, ...]] = []
+        packed: dict[str, int] = {}
+        for names in stored:
+            field = self.fields[names[0]]
+            dtype = stored_dtype(field.dtype)
+            if len(names) == 1:
+                columns.append((f"{self.element(names[0])}/value", field.shape, dtype, field.unit, names))
+                continue
+            kind = dtype.str[1:]
+            again = packed[kind] = packed.get(kind, -1) + 1
+            columns.append((f"{PACKED}/{clock}/{kind}{f'-{again}' if again else ''}",
+                            (sum(self.fields[name].size for name in names),), dtype, "", names))
+        columns += [(f"{home}/step", (), np.dtype("<i8"), "", ()), (f"{home}/time", (), np.dtype("<f8"), self.time_unit, ()),
+                    (f"{weight}/value", (), np.dtype("<f8"), "", ()),
+                    (f"ensemblekit/checksums/{clock}", (len(stored) + 1,), np.dtype("<u8"), "", ())]
         if self.format == 1:
-            return [Column(path, shape, dtype, unit, chunk_shape(shape, dtype.itemsize, rows))
-                    for path, shape, dtype, unit in columns]
-        few = [not shape or k >= len(names) for k, (_, shape, *_) in enumerate(columns)]
+            return [Column(path, shape, dtype, unit, chunk_shape(shape, dtype.itemsize, rows), fields)
+                    for path, shape, dtype, unit, fields in columns]
+        small, _ = self.groups(clock)
+        few = [k in small for k in range(len(columns))]
         grows = self.in_place and not self.sealed
-        stacked = {kind: stack_of([(shape, dtype.itemsize) for (_, shape, dtype, _), mine in zip(columns, few, strict=True)
+        stacked = {kind: stack_of([(shape, dtype.itemsize) for (_, shape, dtype, *_), mine in zip(columns, few, strict=True)
                                    if mine == kind], rows, CHUNK_BYTES if not grows else SMALL_BYTES if kind else
                                   GROWING_BYTES // min(8, len(self.clocks)))
                    for kind in (True, False)}
-        return [Column(path, shape, dtype, unit, (stacked[kind], *chunk_shape(shape, dtype.itemsize, 1)[1:]))
-                for (path, shape, dtype, unit), kind in zip(columns, few, strict=True)]
+        return [Column(path, shape, dtype, unit, (stacked[kind], *chunk_shape(shape, dtype.itemsize, 1)[1:]), fields)
+                for (path, shape, dtype, unit, fields), kind in zip(columns, few, strict=True)]
 
     def groups(self, clock: str) -> tuple[list[int], list[int]]:
         """The columns of a clock (their numbers in ``columns``) that get their room together: small ones, and arrays."""
-        names = self.clocks[clock]
-        arrays = [k for k, name in enumerate(names) if self.fields[name].shape]
-        return [k for k in range(len(names) + 4) if k not in arrays], arrays
+        stored = self.stored[clock]
+        arrays = [k for k, names in enumerate(stored) if len(names) == 1 and self.fields[names[0]].shape]
+        alone = set(arrays)
+        return [k for k in range(len(stored) + 4) if k not in alone], arrays
+
+    def parts(self, column: Column) -> Iterator[tuple[str, int, int]]:
+        """(field, first number of its values in a row, the one behind the last) of a column that several fields share."""
+        start = 0
+        for name in column.fields:
+            stop = start + self.fields[name].size
+            yield name, start, stop
+            start = stop
+
+    def packed(self, clock: str, values: Sequence[np.ndarray], n: int) -> list[np.ndarray]:
+        """n rows of the fields of a clock, in their order, as its columns hold them."""
+        if len(self.stored[clock]) == len(values):
+            return list(values)
+        rows = dict(zip(self.clocks[clock], values, strict=True))
+        return [rows[names[0]] if len(names) == 1 else np.concatenate([rows[name].reshape(n, -1) for name in names], axis=1)
+                for names in self.stored[clock]]
 
     def at(self, segment: int, starts: Mapping[str, int], capacity: Mapping[str, int], **changes: Any) -> Schema:
         """The description of a new file."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ensemblekit.errors import InputError, StoreError
-from ensemblekit.store.schema import MAIN, Column
+from ensemblekit.store.schema import MAIN, Column, Schema
 from ensemblekit.store.segments import checksums, new_segment, segments_of
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def seal(store: Store, path: str | os.PathLike[str] | None, compression: Any) ->
 
         times = store.clock().times
         view, plain = (lambda f: sealed_view(f, schema, constants, times)), True      # type: ignore[arg-type]
-    new_segment(target, schema, store.durability == "disk", lambda clock: _rows(store, clock, bits),
+    new_segment(target, schema, store.durability == "disk", lambda clock: _rows(store, schema, clock, bits),
                 _filters(compression, plain), over=path is None, constants=constants, view=view)
     if path is None:
         for extra in old[:0:-1]:        # the sealed file holds everything: until they are gone, they are ignored
@@ -74,13 +74,12 @@ def seal(store: Store, path: str | os.PathLike[str] | None, compression: Any) ->
     return type(store).open(target)
 
 
-def _rows(store: Store, clock: str, bits: int | None) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+def _rows(store: Store, schema: Schema, clock: str, bits: int | None) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """All rows of a clock, a few megabytes at a time, as they stand in the sealed file."""
-    assert store._schema is not None
     names = store.clocks[clock]
     n = len(store.clock(clock))
-    paths = [column.path for column in store._schema.columns(clock, max(1, n))]
-    width = sum(store.all_fields[name].nbytes for name in names) + 8 * (4 + len(names))
+    paths = [column.path for column in schema.columns(clock, max(1, n))]
+    width = sum(store.all_fields[name].nbytes for name in names) + 8 * len(paths)
     step = max(1, AT_ONCE // width)
     step = 1 << (step.bit_length() - 1)
     for a in range(0, n, step):
@@ -92,6 +91,7 @@ def _rows(store: Store, clock: str, bits: int | None) -> Iterator[tuple[int, dic
         meta = np.empty(len(source), np.dtype([("step", "<i8"), ("time", "<f8"), ("weight", "<f8")]))
         meta["step"], meta["time"] = source.steps, source.times
         meta["weight"] = 1.0 if weights is None else weights
+        values = schema.packed(clock, values, len(source))
         rows = [*values, meta["step"], meta["time"], meta["weight"], checksums(values, meta, len(source))]
         yield a, dict(zip(paths, rows, strict=True))
 

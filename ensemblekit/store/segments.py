@@ -36,6 +36,7 @@ from ensemblekit.store.hdf5 import (
     View,
     closed_record,
     files_in,
+    lengths_seen,
     open_record,
     read_layout,
     shapes_seen,
@@ -257,6 +258,8 @@ def _try_commit(layout: Layout, fd: int) -> None:
         raise NotInPlace(f"{layout.path}: its bytes do not lie as expected")
     space = Space(fd, layout, dict.fromkeys(clocks, 0), clean=False, durable=False)
     firsts: dict[str, int] = {}
+    views = [f"{layout.schema.element(names[0])}/value" for some in layout.schema.stored.values() for names in some
+             if len(names) > 1]
     for name, clock in space.clocks.items():
         space.grow(name, 1)
         for group, runs in zip(clock.groups, clock.runs, strict=True):
@@ -264,7 +267,8 @@ def _try_commit(layout: Layout, fd: int) -> None:
     for n in (1, 0):
         for dataset in columns.values():
             write_all(fd, _pack(n), dataset.extent_at)      # type: ignore[arg-type]
-        if any(seen != (n, firsts[path]) for path, seen in shapes_seen(layout.path, list(columns)).items()):
+        if any(seen != (n, firsts[path]) for path, seen in shapes_seen(layout.path, list(columns)).items()) or \
+                any(rows != n for rows in lengths_seen(layout.path, views)):
             raise NotInPlace(f"{layout.path}: libhdf5 does not see what is written in place")
 
 
@@ -578,7 +582,7 @@ def set_files(layout: Layout, files: int, durable: bool) -> None:
 
 
 def checksums(arrays: Sequence[np.ndarray], meta: np.ndarray, n: int) -> np.ndarray:
-    """(n, fields + 1) uint64: xxh3_64 of every row of every field, and of its (step, time, weight)."""
+    """(n, arrays + 1) uint64: xxh3_64 of every row of every array of values, and of its (step, time, weight)."""
     sums = np.empty((n, len(arrays) + 1), "<u8")
     for k, data in enumerate((*arrays, meta)):
         width = data.nbytes // n
@@ -594,7 +598,7 @@ def next_capacity(schema: Schema, wanted: Mapping[str, int], asked: int | Mappin
     largest, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     share = (sys.maxsize if largest == resource.RLIM_INFINITY else max(0, largest - METADATA_BYTES)) // len(schema.clocks)
     for clock, names in schema.clocks.items():
-        row = sum(schema.fields[name].nbytes for name in names) + 8 * (4 + len(names))
+        row = sum(schema.fields[name].nbytes for name in names) + 8 * (4 + len(schema.stored[clock]))
         most = max(LEAST_ROWS, min(LARGEST_BYTES, FIRST_BYTES << min(index, 40)) // row)
         fits = max(1, share // row)
         rows = asked.get(clock) if isinstance(asked, Mapping) else asked

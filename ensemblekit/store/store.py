@@ -7,10 +7,11 @@ import threading
 import time as clock_time
 import uuid
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -28,6 +29,7 @@ from ensemblekit.errors import (
     UnknownFieldError,
 )
 from ensemblekit.files import most_bytes, sync_folder
+from ensemblekit.intake import as_array
 from ensemblekit.source import WHOLE, Access, Cut, Field, Piece, check_window, cuts_of
 from ensemblekit.store.blocks import SlabPiece, Span, StoredPiece, check_identity
 from ensemblekit.store.hdf5 import (
@@ -38,7 +40,7 @@ from ensemblekit.store.hdf5 import (
     Ticks,
     identity_of,
     read_constants,
-    read_foreign,
+    read_file,
     read_layout,
 )
 from ensemblekit.store.places import Run, groups_of, read_table, runs_in, stretches
@@ -304,6 +306,25 @@ class StoredField(StoredSource):
         return f"<stored field {self.names[0]!r}: {len(self)} snapshots of {self.field.shape} {self.dtype}{unit}>"
 
 
+class Stored(NamedTuple):
+    """The fields of a clock whose values one dataset holds."""
+
+    names: tuple[str, ...]
+    field: Field
+    """The only one, or all of them as if they were one."""
+    scalars: Callable[[Mapping[str, Any]], tuple[Any, ...]] | None
+    """Takes the values of all of them from a snapshot, where they are several and each is a number."""
+
+    @classmethod
+    def of(cls, names: tuple[str, ...], fields: Mapping[str, Field]) -> Stored:
+        first = fields[names[0]]
+        if len(names) == 1:
+            return cls(names, first, None)
+        together = Field((sum(fields[name].size for name in names),), first.dtype,
+                         finite=any(fields[name].finite for name in names))
+        return cls(names, together, itemgetter(*names) if not any(fields[name].shape for name in names) else None)
+
+
 class _Change:
     """One call that changes a store: others wait for it, and a signal handler that interrupts it is refused another."""
 
@@ -368,6 +389,9 @@ class Store:
         self._tables: dict[str, Table] = {}
         self._seen: dict[str, tuple[int, int]] = {}
         self._clocks: dict[str, list[str]] = {}
+        self._arrays = {} if schema is None else {
+            clock: [Stored.of(names, schema.fields) for names in some]
+            for clock, some in schema.at(0, {}, {}).stored.items()}     # as new files hold them
 
     # -- opening and closing ---------------------------------------------------------------------------------------
 
@@ -424,13 +448,13 @@ class Store:
         if mode not in ("r", "a"):
             raise InputError(f'mode is "r" (read) or "a" (append); got {mode!r}. A new store: ek.create')
         _check_options(durability, capacity)
-        first = read_layout(path)
-        if first is None:
+        first = read_file(path, external)
+        if isinstance(first, dict):
             if mode == "a":
                 raise StoreError(f"{path} was not written by ensemblekit: it opens for reading only. "
                                  "Append to a store made by ek.create")
             store = cls(path, None, mode)
-            store._foreign = read_foreign(path, external)
+            store._foreign = first
             if not store._foreign:
                 raise StoreError(f"{path} holds no numeric dataset with snapshots along its first axis")
             store._tables = _foreign_tables(path, store._foreign)
@@ -830,7 +854,7 @@ class Store:
     def _append(self, snapshot: Mapping[str, Any], time: float | None, step: int | None, weight: float,
                 clock: str) -> None:
         names = self._check_writing(clock)
-        arrays = [self._checked(name, snapshot, None) for name in names]
+        arrays = [self._values(some, snapshot, None) for some in self._arrays[clock]]
         if len(snapshot) != len(names):
             self._refuse_names(snapshot, names, clock)
         last_step, last_time = self._last_of(clock)
@@ -858,7 +882,7 @@ class Store:
         n = next(iter(lengths.values()), 0)
         if len(set(lengths.values())) > 1:
             raise InputError(f"the fields differ in their number of snapshots: {lengths}")
-        arrays = [self._checked(name, snapshots, n) for name in names]
+        arrays = [self._values(some, snapshots, n) for some in self._arrays[clock]]
         if len(snapshots) != len(names):
             self._refuse_names(snapshots, names, clock)
         if n == 0:
@@ -868,7 +892,7 @@ class Store:
         if steps is None:
             meta["step"] = np.arange(last_step + 1, last_step + 1 + n)
         else:
-            given = np.asarray(steps)
+            given = as_array(steps, "steps")
             if given.shape != (n,) or given.dtype.kind not in "iu":
                 raise InputError(f"steps are {n} whole numbers; got shape {given.shape}, dtype {given.dtype}")
             if (np.diff(given.astype(np.int64), prepend=np.int64(last_step)) <= 0).any():
@@ -909,10 +933,16 @@ class Store:
         except (KeyError, TypeError, IndexError):
             raise InputError(f"the snapshot lacks the field {name!r}; it needs {self.clocks[field.clock]}") from None
         want = field.shape if n is None else (n, *field.shape)
-        array = value if type(value) is np.ndarray else _as_array(name, value)
+        array = value if type(value) is np.ndarray else as_array(
+            value, f"field {name!r}", kinds=None, named_axes=n is None)
         if array.shape != want:
             raise InputError(f"field {name!r} came with shape {array.shape}; this store holds {want}"
                              f"{'' if n is None else ' (snapshots first)'}. Reshape it, or create a store for the new shape")
+        return self._as_stored(name, field, array)
+
+    @staticmethod
+    def _as_stored(name: str, field: Field, array: np.ndarray) -> np.ndarray:
+        """An array of the field's shape in the type of number that is stored."""
         if array.dtype != field.dtype:
             if array.dtype.kind not in "biufc" or not np.can_cast(array.dtype, field.dtype, "same_kind"):
                 raise InputError(f"field {name!r} came as {array.dtype}; this store holds {field.dtype}, and the cast "
@@ -930,6 +960,19 @@ class Store:
         if array.dtype.byteorder == ">":
             array = array.astype(array.dtype.newbyteorder("<"))
         return np.ascontiguousarray(array)
+
+    def _values(self, stored: Stored, snapshot: Mapping[str, Any], n: int | None) -> np.ndarray:
+        """The values of the fields of one dataset as they are stored: one field's, or (n, numbers) of several."""
+        if len(stored.names) == 1:
+            return self._checked(stored.names[0], snapshot, n)
+        if n is None and stored.scalars is not None:
+            with suppress(LookupError, TypeError, InputError):      # one by one, that the field is named
+                values = stored.scalars(snapshot)
+                kind = type(values[0])
+                if (kind in (float, int, bool) or issubclass(kind, np.number | np.bool_)) and set(map(type, values)) == {kind}:
+                    return self._as_stored("", stored.field, np.array(values)).reshape(1, -1)
+        rows = 1 if n is None else n
+        return np.concatenate([self._checked(name, snapshot, n).reshape(rows, -1) for name in stored.names], axis=1)
 
     def _refuse_names(self, snapshot: Mapping[str, Any], names: Sequence[str], clock: str) -> None:
         extra = [name for name in snapshot if name not in names]
@@ -979,8 +1022,8 @@ class Store:
     def _hold(self, clock: str, rows: list[np.ndarray], n: int, at_once: bool) -> None:
         """Keep rows for the next file of a store that writes whole files; write it where it is time to."""
         held = self._pending.setdefault(clock, [])
-        held.append([np.array(r).reshape(n, *column.shape) for r, column in
-                     zip(rows, self._schema.columns(clock, n), strict=True)])       # type: ignore[union-attr]
+        columns = self._schema.at(0, {}, {}).columns(clock, n)      # type: ignore[union-attr]
+        held.append([np.array(r).reshape(n, *column.shape) for r, column in zip(rows, columns, strict=True)])
         if at_once or sum(r.nbytes for batch in held for r in batch) > WHOLE_BATCH:
             try:
                 self._flush()
@@ -999,8 +1042,23 @@ class Store:
                 continue
             k = min(room, n - done)
             part = rows if k == n else [r[done:done + k] for r in rows]
+            schema = self._segment.layout.schema
+            if schema.format == 1:
+                part = self._as_in_first_format(schema, clock, part, k)
             self._segment.write(clock, part, k)
             done += k
+
+    def _as_in_first_format(self, schema: Schema, clock: str, rows: list[np.ndarray], n: int) -> list[np.ndarray]:
+        """Rows of columns as new files have them as those of a file in which every field has a dataset."""
+        if len(rows) == len(schema.clocks[clock]) + 4:
+            return rows
+        *values, steps, times, weights, _ = rows
+        alone: dict[str, np.ndarray] = {}
+        for (names, *_), value in zip(self._arrays[clock], values, strict=True):
+            ends = np.cumsum([self.all_fields[name].size for name in names])
+            alone |= zip(names, np.split(value, ends[:-1], axis=1) if len(names) > 1 else [value], strict=True)
+        arrays = [np.ascontiguousarray(alone[name]).reshape(n, *self.all_fields[name].shape) for name in schema.clocks[clock]]
+        return _with_checksums(arrays, steps, times, weights)
 
     def _start_segment(self, wanted: Mapping[str, int], constants: Mapping[str, np.ndarray] | None = None) -> None:
         """The next file: with room for rows, or the first, empty one of a store that writes whole files."""
@@ -1146,17 +1204,21 @@ class Store:
         assert layout.schema.capacity is not None
 
         have = self._rows(layout)
+        schema = layout.schema.at(k, layout.schema.starts or {}, left)
 
         def fill(clock: str) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-            part = Part(layout.path, layout.identity, have[clock].n, _stretches(layout, clock, *have[clock]))
-            table = Table({}, (part,), "")
-            paths = [c.path for c in layout.schema.columns(clock, 1)]
-            step = max(1, WHOLE_BATCH // sum(some[0].dataset.stride for some in part.columns.values()))
+            columns = dict(zip((c.path for c in layout.schema.columns(clock, 1)),
+                               _column_stretches(layout, clock, *have[clock]), strict=True))
+            table = Table({}, (Part(layout.path, layout.identity, have[clock].n, columns),), "")
+            step = max(1, WHOLE_BATCH // sum(some[0].dataset.stride for some in columns.values()))
             for a in range(0, left[clock], step):
                 b = min(left[clock], a + step)
-                yield a, {path: table.column(key, a, b, 1) for path, key in zip(paths, part.columns, strict=True)}
+                rows = [table.column(path, a, b, 1) for path in columns]
+                if layout.schema.stored[clock] != schema.stored[clock]:     # of the first format
+                    *values, steps, times, weights, _ = rows
+                    rows = _with_checksums(schema.packed(clock, values, b - a), steps, times, weights)
+                yield a, dict(zip((c.path for c in schema.columns(clock, 1)), rows, strict=True))
 
-        schema = layout.schema.at(k, layout.schema.starts or {}, left)
         self._layouts[k] = new_segment(layout.path, schema, self.durability == "disk", fill, over=True,
                                        constants=self.constants if k == 0 else None)
         set_files(self._layouts[k], len(self._layouts), self.durability == "disk")
@@ -1229,16 +1291,37 @@ def _stretches(layout: Layout, clock: str, n: int, runs: Sequence[Sequence[Run]]
     """Field, or " step", " time", " weight", " checksums" -> its n committed rows in a file."""
     schema = layout.schema
     columns = schema.columns(clock, (schema.capacity or {})[clock])
-    keys = [*schema.clocks[clock], " step", " time", " weight", " checksums"]
+    rows = _column_stretches(layout, clock, n, runs)
+    found = dict(zip((" step", " time", " weight", " checksums"), rows[-4:], strict=True))
+    for column, some in zip(columns[:-4], rows, strict=False):
+        if len(column.fields) == 1:
+            found[column.fields[0]] = some
+            continue
+        for name, start, stop in schema.parts(column):
+            found[name] = tuple(Stretch(a, b, _part_of(d, schema.fields[name].shape, start, stop)) for a, b, d in some)
+    return found
+
+
+def _part_of(d: Dataset, shape: tuple[int, ...], start: int, stop: int) -> Dataset:
+    """The numbers from start to stop of a dataset's rows, as a dataset of its own."""
+    offset = None if d.offset is None else d.offset + start * d.dtype.itemsize
+    return replace(d, shape=(d.shape[0], *shape), offset=offset, within=slice(start, stop))
+
+
+def _column_stretches(layout: Layout, clock: str, n: int,
+                      runs: Sequence[Sequence[Run]] | None) -> list[tuple[Stretch, ...]]:
+    """The n committed rows in a file of each column of a clock."""
+    schema = layout.schema
+    columns = schema.columns(clock, (schema.capacity or {})[clock])
     datasets = [layout.datasets[c.path] for c in columns]
     if runs is None:
-        return {key: (Stretch(0, n, d),) for key, d in zip(keys, datasets, strict=True)}
+        return [(Stretch(0, n, d),) for d in datasets]
     found: dict[int, tuple[Stretch, ...]] = {}
     for group, some in zip(groups_of(schema, clock), runs, strict=True):
         for k, (number, stride) in enumerate(zip(group.numbers, group.strides, strict=True)):
             found[number] = tuple(Stretch(a, b, replace(datasets[number], offset=base, stride=stride, rows=b))
                                   for a, b, base in stretches(group, some, k, n))
-    return {key: found[number] for number, key in enumerate(keys)}
+    return [found[number] for number in range(len(columns))]
 
 
 @lru_cache(maxsize=4)
@@ -1268,6 +1351,14 @@ os.register_at_fork(after_in_child=_after_fork)
 META = np.dtype([("step", "<i8"), ("time", "<f8"), ("weight", "<f8")])
 
 
+def _with_checksums(arrays: list[np.ndarray], steps: np.ndarray, times: np.ndarray, weights: np.ndarray) -> list[np.ndarray]:
+    """All columns of rows of a clock."""
+    n = len(steps)
+    meta = np.empty(n, META)
+    meta["step"], meta["time"], meta["weight"] = steps, times, weights
+    return [*arrays, steps, times, weights, checksums(arrays, meta, n)]
+
+
 def _check_options(durability: Any, capacity: Any) -> None:
     if durability not in ("process", "disk"):
         raise InputError(f'durability is "process" or "disk"; got {durability!r}')
@@ -1275,13 +1366,6 @@ def _check_options(durability: Any, capacity: Any) -> None:
         if not isinstance(rows, int | np.integer) or isinstance(rows, bool) or rows < 1:
             raise InputError("capacity is the number of snapshots a file has room for, above 0, or clock -> that number; "
                              f"got {capacity!r}")
-
-
-def _as_array(name: str, value: Any) -> np.ndarray:
-    try:
-        return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"field {name!r} came as something that is no array of numbers: {error}") from error
 
 
 def _number(value: Any, what: str) -> float:
@@ -1292,7 +1376,7 @@ def _number(value: Any, what: str) -> float:
 
 
 def _numbers(values: Any, n: int, what: str) -> np.ndarray:
-    array = np.asarray(values)
+    array = as_array(values, what)
     if array.shape != (n,) or array.dtype.kind not in "iuf":
         raise InputError(f"{what} are {n} real numbers; got shape {array.shape}, dtype {array.dtype}")
     return array.astype(np.float64)

@@ -28,6 +28,7 @@ BYTES_PER_SECOND = 30e6     # of processor time: what a child is given before it
 PATIENCE = 10               # times its processor time a child may take on a slow disk or a busy machine
 SPARE_MEMORY = 6 << 30
 LEAST_MEMORY = 1 << 30      # with less, a lack of memory says nothing about the file
+NAMED = 12                  # fields that a line names
 LOOKS = 5                   # times a file is looked at again that changed meanwhile
 HANGS = -signal.SIGXCPU
 ENDED = {-signal.SIGKILL: "the system killed the process that checks it, most likely for want of memory",
@@ -46,7 +47,8 @@ class Report:
     problems: tuple[str, ...]
     """What is wrong, in words; empty where nothing is."""
     by_field: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Field (or "step, time, weight") -> the snapshots whose values are not what was written."""
+    """Field (or "step, time, weight") -> the snapshots whose values are not what was written. Small fields that share a
+    dataset have one checksum there: all of them are listed, as any may be the one."""
     unchecked: tuple[str, ...] = ()
     """What could not be checked, and why, in words."""
 
@@ -117,10 +119,13 @@ def _report(path: str, files: Sequence[str], answers: Sequence[Mapping[str, Any]
         problems += [where + p for p in answer["problems"]]
         unchecked += [where + p for p in answer["unchecked"]]
         snapshots += answer["snapshots"]
-        for name, (clock, rows) in answer["damaged"].items():
-            numbers = [before.get(clock, 0) + row for row in rows]
-            damaged.setdefault(name, set()).update(numbers)
-            problems.append(f"{where}{name}: snapshots {_listed(numbers)} are not what was written")
+        together: dict[tuple[str, ...], list[int]] = {}
+        for clock, names, rows in answer["damaged"]:
+            together.setdefault(tuple(names), []).extend(before.get(clock, 0) + row for row in rows)
+        for names, numbers in together.items():
+            for name in names:
+                damaged.setdefault(name, set()).update(numbers)
+            problems.append(f"{where}{_together(names)}: snapshots {_listed(numbers)} are not what was written")
         counts = answer.get("counts")
         if counts is None:      # what follows cannot be numbered; it is checked all the same
             continue
@@ -208,7 +213,7 @@ def _end_of(done: Any, seconds: int) -> dict[str, Any]:
 
 def _nothing(problem: str = "", *, unchecked: str = "") -> dict[str, Any]:
     """An answer without numbers."""
-    return {"problems": [problem] if problem else [], "unchecked": [unchecked] if unchecked else [], "damaged": {},
+    return {"problems": [problem] if problem else [], "unchecked": [unchecked] if unchecked else [], "damaged": [],
             "snapshots": 0}
 
 
@@ -327,13 +332,19 @@ def _check_clock(f: Any, schema: Any, clock: str, names: list[str], record: np.n
                                 ("axes", d.maxshape, (None, *column.shape))):
             if got != want:
                 problems.append(f"{column.path}: its {what} is {got}, it was written as {want}")
+    values = len(columns) - 4
+    groups = _Groups(f)
+    for column in columns[:values]:
+        if len(column.fields) > 1:
+            problems += _views(f, schema, column, groups)
     if problems:
         return 0
-    home = [h5py.h5o.get_info(d.id).addr for d in sets[len(names):len(names) + 2]]
-    elements = [schema.element(n) for n in names] + [columns[len(names) + 2].path.rpartition("/")[0]]
+    home = [h5py.h5o.get_info(d.id).addr for d in sets[values:values + 2]]
+    elements = [schema.element(n) for n in names] + [columns[values + 2].path.rpartition("/")[0]]
     for element in elements:
+        group = groups[element]
         for child, want in zip(("step", "time"), home, strict=True):
-            if child not in f[element] or h5py.h5o.get_info(f[element][child].id).addr != want:
+            if _linked(group, child) != want:
                 problems.append(f"{element}/{child} is not the {child} of its clock any more")
     n, capacity = sets[0].shape[0], (schema.capacity or {})[clock]
     ahead = {d.shape[0] for d in sets[1:]}
@@ -349,20 +360,20 @@ def _check_clock(f: Any, schema: Any, clock: str, names: list[str], record: np.n
     problems += _places(f, schema, clock, sets, n)
     rows = sum(max(1, c.nbytes) for c in columns)
     step = max(1, READ_BYTES // rows)
-    labels = [*names, "step, time, weight"]
     for a in range(0, n, step):
         b = min(n, a + step)
         from ensemblekit.store.segments import checksums
         from ensemblekit.store.store import META
 
         meta = np.empty(b - a, META)
-        for key, d in zip(("step", "time", "weight"), sets[len(names):], strict=False):
+        for key, d in zip(("step", "time", "weight"), sets[values:], strict=False):
             meta[key] = d[a:b]
-        found = [*(_checksums(d, a, b) for d in sets[:len(names)]), checksums([], meta, b - a)]
+        found = [*(_checksums(d, a, b) for d in sets[:values]), checksums([], meta, b - a)]
         wrong = np.concatenate(found, axis=1) != sets[-1][a:b]
         for k in np.flatnonzero(wrong.any(axis=0)):
-            label = labels[k] if k < len(names) or len(schema.clocks) == 1 else f"{labels[k]} of {clock!r}"
-            answer["damaged"].setdefault(label, (clock, []))[1].extend((a + np.flatnonzero(wrong[:, k])).tolist())
+            meant = columns[k].fields if k < values else \
+                ("step, time, weight" if len(schema.clocks) == 1 else f"step, time, weight of {clock!r}",)
+            answer["damaged"].append((clock, meant, (a + np.flatnonzero(wrong[:, k])).tolist()))
     answer["snapshots"] += n
     return n
 
@@ -381,9 +392,64 @@ def _checksums(d: Any, a: int, b: int) -> np.ndarray:
         digest = xxhash.xxh3_64()
         for outer in np.ndindex(item[:axis]):
             for start in range(0, item[axis], width):
-                digest.update(np.ascontiguousarray(d[(row, *outer, slice(start, start + width))]))
+                digest.update(np.ascontiguousarray(d[(row, *outer, slice(start, start + width))]).data)
         sums[row - a] = digest.intdigest()
     return sums
+
+
+def _linked(group: Any, name: str) -> int | None:
+    """The address of the object that a name of a group stands for, without opening it where that can be."""
+    import h5py
+
+    links = group.id.links
+    if links.exists(name.encode()):
+        link = links.get_info(name.encode())
+        if link.type == h5py.h5l.TYPE_HARD:
+            return int(link.u)
+    return h5py.h5o.get_info(group[name].id).addr if name in group else None
+
+
+class _Groups(dict[str, Any]):
+    """The groups of a file by their paths, each looked up once, in the one above it: that takes as long as all the rest."""
+
+    def __init__(self, f: Any):
+        self.file = f
+
+    def __missing__(self, path: str) -> Any:
+        above, _, name = path.rpartition("/")
+        group = self[path] = (self[above] if above else self.file)[name]
+        return group
+
+
+def _views(f: Any, schema: Any, column: Any, groups: _Groups) -> Iterator[str]:
+    """Whether the fields that share a dataset are still what other programs see of it under their names."""
+    import h5py
+
+    from ensemblekit.store.guarded import literal, text_attribute
+
+    source = f"/{literal(column.path)}".encode()
+    unlimited = h5py.h5s.UNLIMITED
+    for name, start, stop in schema.parts(column):
+        path, field = f"{schema.element(name)}/value", schema.fields[name]
+        try:
+            d = groups[schema.element(name)]["value"]
+        except KeyError:
+            yield f"{path} is missing"
+            continue
+        one = (1,) * len(field.shape)
+        how = d.id.get_create_plist()
+        virtual = how.get_layout() == h5py.h5d.VIRTUAL and how.get_virtual_count() == 1
+        for what, got, want in (
+                ("shape", d.shape[1:], field.shape), ("type", d.dtype, column.dtype),
+                ("axes", d.maxshape, (None, *field.shape)),
+                ("unit", text_attribute(d, "unit", f._look), field.unit),
+                ("source", virtual and (how.get_virtual_filename(0), how.get_virtual_dsetname(0).encode()), (".", source)),
+                ("place in it", virtual and how.get_virtual_srcspace(0).get_regular_hyperslab(),
+                 ((0, start), (1, 1), (unlimited, 1), (1, stop - start))),
+                ("selection", virtual and how.get_virtual_vspace(0).get_regular_hyperslab(),
+                 ((0, *(0 for _ in one)), (1, *one), (unlimited, *one), (1, *field.shape)))):
+            if got != want:
+                yield f"{path}: its {what} is {got}, it was written as {want}"
 
 
 def _places(f: Any, schema: Any, clock: str, sets: list[Any], n: int) -> Iterator[str]:
@@ -417,6 +483,14 @@ def _places(f: Any, schema: Any, clock: str, sets: list[Any], n: int) -> Iterato
             there = [place for _, place in sorted(seen)][:len(wanted)]
             if not np.array_equal(there, wanted):
                 yield f"{group.columns[k].path}: its rows do not lie where the table of places says"
+
+
+def _together(names: Sequence[str]) -> str:
+    """Fields that have one checksum, in words."""
+    if len(names) == 1:
+        return names[0]
+    listed = ", ".join(names) if len(names) <= NAMED else f"{', '.join(names[:NAMED - 1])}, … {names[-1]}"
+    return f"one or more of {len(names)} fields that share a dataset ({listed})"
 
 
 def _listed(rows: list[int]) -> str:

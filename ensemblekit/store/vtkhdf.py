@@ -17,6 +17,7 @@ import numpy as np
 from ensemblekit.errors import InputError
 from ensemblekit.files import replacing
 from ensemblekit.source import Field
+from ensemblekit.store.guarded import literal
 from ensemblekit.store.schema import CONSTANTS, MAIN, Schema
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ class Rows(NamedTuple):
     file: str
     dataset: str
     n: int
+    within: slice | None = None
+    """Which numbers of the dataset's rows are the field's, where others share it."""
+    width: int = 0
+    """Numbers of such a row."""
 
 
 def write_grid(f: h5py.File, mesh: Mapping[str, np.ndarray], linked: str | None, times: np.ndarray | None) -> h5py.Group:
@@ -85,11 +90,13 @@ def add_virtual(root: h5py.Group, association: str, name: str, field: Field, cou
     components = field.size // count
     width = 3 if components == 2 else components
     n = sum(part.n for part in parts)
-    shape = (n * count,) if components == 1 else (n * count, width)
-    layout = h5py.VirtualLayout(shape=shape, dtype=field.dtype)
+    layout = h5py.VirtualLayout(shape=(n * count,) if components == 1 else (n * count, width), dtype=field.dtype)
     at = 0
     for part in parts:
-        source = h5py.VirtualSource(part.file, part.dataset, shape=(part.n, *field.shape), dtype=field.dtype)
+        shape = (part.n, *field.shape) if part.within is None else (part.n, part.width)
+        source = h5py.VirtualSource(literal(part.file), literal(part.dataset), shape=shape, dtype=field.dtype)
+        if part.within is not None:
+            source = source[:, part.within]
         end = at + part.n * count
         if components == 1:
             layout[at:end] = source
@@ -129,6 +136,16 @@ def shown(fields: Mapping[str, Field], mesh: Mapping[str, np.ndarray],
     return found
 
 
+def rows_of(schema: Schema, name: str, file: str, n: int) -> Rows:
+    """Where a field's snapshots stand in a file of that description: not under its name where that is virtual itself, as
+    libhdf5 does not ask such a source for its length, and shows fill values."""
+    for column in schema.columns(schema.fields[name].clock, max(1, n)):
+        for field, start, stop in schema.parts(column) if len(column.fields) > 1 else ():
+            if field == name:
+                return Rows(file, f"/{column.path}", n, slice(start, stop), column.shape[0])
+    return Rows(file, f"/{schema.element(name)}/value", n)
+
+
 def sealed_view(f: h5py.File, schema: Schema, constants: Mapping[str, np.ndarray], times: np.ndarray) -> None:
     """/VTKHDF in the file of a store itself; `times` are those of all its snapshots."""
     found = mesh_in(constants)
@@ -137,7 +154,7 @@ def sealed_view(f: h5py.File, schema: Schema, constants: Mapping[str, np.ndarray
     mesh, association = found
     root = write_grid(f, mesh, f"{CONSTANTS}/mesh", times)
     for name, (where, count) in shown(schema.fields, mesh, association).items():
-        add_virtual(root, where, name, schema.fields[name], count, [Rows(".", f"/{schema.element(name)}/value", len(times))])
+        add_virtual(root, where, name, schema.fields[name], count, [rows_of(schema, name, ".", len(times))])
 
 
 def publish(store: Store, path: str | os.PathLike[str] | None) -> str:
@@ -160,12 +177,13 @@ def publish(store: Store, path: str | os.PathLike[str] | None) -> str:
     if n == 0:
         raise InputError(f"{store.path} has no snapshots yet")
     assert times is not None
+    schemas = {layout.path: layout.schema for layout in store._layouts}
     home = os.path.dirname(os.path.abspath(target))
     try:
         with replacing(target, follow=True) as temporary, new_file(temporary, libver=("earliest", "v110")) as f:
             root = write_grid(f, mesh, None, times)
             for name, (where, count) in shown(store.all_fields, mesh, association).items():
-                rows = [Rows(os.path.relpath(part.path, home), f"/{part.columns[name][0].dataset.path}", part.n)
+                rows = [rows_of(schemas[part.path], name, os.path.relpath(part.path, home), part.n)
                         for part in source.table.parts]
                 add_virtual(root, where, name, store.all_fields[name], count, rows)
     except OSError as error:

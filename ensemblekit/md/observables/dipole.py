@@ -44,6 +44,8 @@ class Dipole:
         atoms = np.arange(len(system.topology)) if self.updating else system.select(self.select)
         charges = system.charges(atoms)
         masses = system.topology.masses[atoms]
+        if abs(charges.sum()) > NEUTRAL:
+            system.note_guessed(atoms)
         vectors = partial(moments, system.gather(atoms), charges, _about(charges, masses))
         if self.updating:
             vectors = partial(_varying_moments, updating_selection(system, self.select), charges, masses)

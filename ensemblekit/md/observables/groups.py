@@ -11,6 +11,7 @@ import numpy as np
 
 from ensemblekit.errors import InputError
 from ensemblekit.files import check_input
+from ensemblekit.intake import as_array
 from ensemblekit.md.superpose import frames_of
 from ensemblekit.md.system import Gather, Plain, System
 from ensemblekit.md.updating import VaryingPoints, varying_points
@@ -133,7 +134,7 @@ def reference_positions(system: System, reference: Any, select: str, atoms: np.n
     if isinstance(reference, str | os.PathLike) or hasattr(reference, "atoms"):
         found = _of_structure(reference, select, len(atoms))
     else:
-        found = np.asarray(reference, np.float64)
+        found = as_array(reference, "the reference", kinds="biuf", dtype=np.float64, named_axes=True)
         if found.ndim == 2 and len(found) == len(system.topology) != len(atoms):
             found = found[atoms]
     if found.shape != (len(atoms), 3):

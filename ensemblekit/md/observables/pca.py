@@ -16,6 +16,7 @@ from ensemblekit.averaging.run import reduce
 from ensemblekit.averaging.series import Series
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError
+from ensemblekit.intake import as_array
 from ensemblekit.md.observables.base import Derived, Prepared, SameAtoms
 from ensemblekit.md.observables.groups import residues_of
 from ensemblekit.md.observables.rmsf import fitted_mean, moved_atoms, several
@@ -135,7 +136,7 @@ def cosine_content(projections: Any, component: int = 0) -> float:
     Near 1 the motion along the first components is not sampled (Hess, Phys. Rev. E 65, 031910, 2002).
     component: counted from 0.
     """
-    p = np.asarray(projections, np.float64)
+    p = as_array(projections, "projections", kinds="biuf", dtype=np.float64)
     p, _ = scaled(p if p.ndim == 1 else p[:, component])
     if len(p) < 2 or not (p**2).sum() > 0:
         raise InputError("a cosine content needs a projection that moves, of 2 frames or more")

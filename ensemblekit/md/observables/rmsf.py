@@ -62,6 +62,7 @@ class RMSF(SameAtoms):
         if self.level == "residue":
             mass = system.topology.masses[atoms]
             mass = mass if np.isfinite(mass).all() and (mass > 0).all() else np.ones(len(atoms))
+            system.note_guessed(atoms)
             groups = (which, mass)
         coords: Coords = {"residue": (resids if groups else resids[which], "")}
         return Prepared(partial(moved_atoms, gather, found.fit, same, found.mean), "Angstrom", dict(coords),

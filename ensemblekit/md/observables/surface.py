@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -9,16 +10,12 @@ from typing import Any, Literal
 import numpy as np
 
 from ensemblekit.errors import InputError, MissingExtraError
+from ensemblekit.md.elements import elements_of
 from ensemblekit.md.observables.base import Prepared
 from ensemblekit.md.observables.groups import residues_of
 from ensemblekit.md.system import Gather, System
 from ensemblekit.md.updating import Updating, updating_selection
 from ensemblekit.source import Block
-
-ELEMENTS = {1: "H", 2: "H", 7: "Li", 11: "B", 12: "C", 14: "N", 16: "O", 19: "F", 23: "Na", 24: "Mg", 28: "Si", 31: "P",
-            32: "S", 35: "Cl", 39: "K", 40: "Ca", 55: "Mn", 56: "Fe", 59: "Co", 64: "Cu", 65: "Zn", 79: "Se", 80: "Br",
-            127: "I"}
-"""By mass in u, rounded."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +34,11 @@ class SASA:
     """On each atom's sphere."""
     updating: bool = False
     """Choose the atoms anew in every frame, for the total."""
+    elements: Any = None
+    """Symbols, for atoms of which the topology does not say them: by name, {"BB": "C"}, one an atom, or "names" for the
+    first letter of each name."""
+    radii: Any = None
+    """In angstrom, instead of those of elements: by name, {"BB": 2.6}, or one an atom."""
 
     def prepare(self, system: System) -> Prepared:
         if self.level not in ("total", "residue", "atom"):
@@ -48,31 +50,67 @@ class SASA:
                 raise InputError(f'SASA(updating=True) is a total; level={self.level!r} has an axis of residues or atoms, '
                                  "which would change from frame to frame")
             everyone = np.arange(len(system.topology))
-            return Prepared(partial(_varying_area, updating_selection(system, self.select), system.topology.names,
-                                    elements_of(system, everyone), self.probe / 10, int(self.n_points)), "Angstrom2",
-                            bounds=(0.0, None))
+            selection = updating_selection(system, self.select)
+            symbols, radii = _kinds(system, everyone, self)
+            return Prepared(partial(_varying_area, selection, system.topology.names, symbols, radii, self.probe / 10,
+                                    int(self.n_points)), "Angstrom2", bounds=(0.0, None))
         atoms = system.select(self.select)
         which, resids = residues_of(system, atoms)
-        topology, residue = _mdtraj_topology(atoms, system.topology.names[atoms], elements_of(system, atoms), which, resids)
+        symbols, radii = _kinds(system, atoms, self)
+        topology, residue = _mdtraj_topology(atoms, system.topology.names[atoms], symbols, which, resids)
         coords = {"total": {}, "residue": {"residue": (resids, "")}, "atom": {"atom": (atoms, "")}}[self.level]
-        return Prepared(partial(_area, system.assembled(atoms), topology, self.level, residue, self.probe / 10,
+        return Prepared(partial(_area, system.assembled(atoms), topology, self.level, residue, radii, self.probe / 10,
                                 int(self.n_points)), "Angstrom2", coords, bounds=(0.0, None))
 
 
-def elements_of(system: System, atoms: np.ndarray) -> list[str]:
-    """Element symbols: as the topology has them, else by mass, else the first letter of the name."""
+def _kinds(system: System, atoms: np.ndarray, settings: SASA) -> tuple[list[str], Mapping[str, float] | None]:
+    """Element symbols of the atoms for mdtraj, and radii in nm by symbol where they are given.
+
+    Radii of one's own go by symbols that stand for nothing but a radius.
+    """
     topology = system.topology
-    known = topology.atoms.get("elements")
-    found = []
-    for atom in atoms:
-        symbol = str(known[atom]).strip().capitalize() if known is not None else ""
-        mass = topology.masses[atom]
-        if not symbol and np.isfinite(mass) and mass > 0:
-            symbol = ELEMENTS.get(round(float(mass)), "")
-        if not symbol:
-            symbol = str(topology.names[atom]).lstrip("0123456789")[:1].upper()
-        found.append(symbol)
-    return found
+    names = [str(name) for name in topology.names[atoms]]
+    if settings.radii is not None:
+        from mdtraj.geometry.sasa import _ATOMIC_RADII
+
+        radii = np.asarray(_said(settings.radii, names, "radii", atoms), np.float64)
+        if not (np.isfinite(radii) & (radii > 0)).all():
+            raise InputError(f"radii= are lengths above 0 in angstrom; got {radii.min():g} to {radii.max():g}")
+        distinct, which = np.unique(radii, return_inverse=True)
+        words = list(_ATOMIC_RADII)
+        if len(distinct) > len(words):
+            raise InputError(f"radii= has {len(distinct)} different radii, and mdtraj takes {len(words)}; round them")
+        return [words[k] for k in which], {words[k]: float(r) / 10 for k, r in enumerate(distinct)}
+    if settings.elements == "names":
+        return [name.lstrip("0123456789")[:1].upper() for name in names], None
+    found = elements_of(topology, atoms)
+    if settings.elements is not None:
+        said = _said(settings.elements, names, "elements", atoms, found)
+        found = [str(symbol).capitalize() for symbol in said]
+    unknown = sorted({name for name, symbol in zip(names, found, strict=True) if not symbol})
+    if unknown:
+        count = sum(not symbol for symbol in found)
+        some = ", ".join(unknown[:6]) + (", ..." if len(unknown) > 6 else "")
+        one = unknown[0]
+        raise InputError(f"the topology does not say of which element {count} of these {len(atoms)} atoms are ({some}), and a "
+                         f"radius by the first letter of a name would be a guess. Pass radii= (angstrom, {{{one!r}: 2.6, ...}} "
+                         f"by name, or one an atom), or elements= ({{{one!r}: 'C', ...}}, or \"names\" where the first letter "
+                         "is the element); or read with a topology that has elements or masses")
+    return found, None
+
+
+def _said(what: Any, names: list[str], word: str, atoms: np.ndarray, other: Sequence[Any] | None = None) -> list[Any]:
+    """A value for each atom from a mapping of names, or from one value an atom."""
+    if isinstance(what, Mapping):
+        missing = sorted({name for name in names if name not in what})
+        if other is None and missing:
+            raise InputError(f"{word}= has nothing for the names {', '.join(missing[:8])}")
+        return [what[name] if name in what else other[k] for k, name in enumerate(names)]    # type: ignore[index]
+    values = list(what) if not isinstance(what, str) else []
+    if len(values) != len(atoms):
+        raise InputError(f"{word}= is a mapping of atom names, or one value for each of the {len(atoms)} atoms; got "
+                         f"{repr(what)[:80]}")
+    return values
 
 
 def _mdtraj_topology(atoms: np.ndarray, names: np.ndarray, symbols: list[str], which: np.ndarray, resids: np.ndarray
@@ -97,8 +135,8 @@ def _mdtraj_topology(atoms: np.ndarray, names: np.ndarray, symbols: list[str], w
     return made, which
 
 
-def _varying_area(selection: Updating, names: np.ndarray, symbols: list[str], probe: float, n_points: int,
-                  block: Block) -> np.ndarray:
+def _varying_area(selection: Updating, names: np.ndarray, symbols: list[str], radii: Mapping[str, float] | None,
+                  probe: float, n_points: int, block: Block) -> np.ndarray:
     positions, atoms, begin = selection(block)
     out = np.zeros(len(block))
     for t in range(len(block)):
@@ -109,17 +147,17 @@ def _varying_area(selection: Updating, names: np.ndarray, symbols: list[str], pr
         elif len(mine):
             alone = np.zeros(len(mine), np.int64)       # residues do not matter to a total
             topology, _ = _mdtraj_topology(mine, names[mine], [symbols[k] for k in mine], alone, np.zeros(1, np.int64))
-            out[t] = areas(x[None], topology, probe, n_points, "atom").sum(dtype=np.float64)
+            out[t] = areas(x[None], topology, probe, n_points, "atom", radii).sum(dtype=np.float64)
     return out
 
 
-def _area(gather: Gather, topology: Any, level: str, residue: np.ndarray, probe: float, n_points: int,
-          block: Block) -> np.ndarray:
+def _area(gather: Gather, topology: Any, level: str, residue: np.ndarray, radii: Mapping[str, float] | None,
+          probe: float, n_points: int, block: Block) -> np.ndarray:
     positions, index = gather(block)
     x = np.asarray(positions[:, index], np.float32) / np.float32(10)
     sound = np.isfinite(x).all((1, 2))
     area = areas(np.where(sound[:, None, None], x, np.arange(x.shape[1], dtype=np.float32)[None, :, None]), topology, probe,
-                 n_points, "residue" if level == "residue" else "atom")
+                 n_points, "residue" if level == "residue" else "atom", radii)
     area[~sound] = np.nan
     return area.sum(1) if level == "total" else area
 
@@ -129,7 +167,8 @@ WARM = 3
 third frame on; in the first, the area comes out too small, by 1 % with 100 points."""
 
 
-def areas(positions: np.ndarray, topology: Any, probe: float, n_points: int, mode: str) -> np.ndarray:
+def areas(positions: np.ndarray, topology: Any, probe: float, n_points: int, mode: str,
+          radii: Mapping[str, float] | None = None) -> np.ndarray:
     """Areas in angstrom² of frames (n, atoms, 3) in nm: each as it comes out with evenly spread points, in one thread."""
     import mdtraj
     from threadpoolctl import threadpool_limits
@@ -137,5 +176,5 @@ def areas(positions: np.ndarray, topology: Any, probe: float, n_points: int, mod
     frames = np.concatenate([positions[:1]] * WARM + [positions])
     with threadpool_limits(1, "openmp"):
         found = mdtraj.shrake_rupley(mdtraj.Trajectory(frames, topology), probe_radius=probe, n_sphere_points=n_points,
-                                     mode=mode)
+                                     mode=mode, change_radii=None if radii is None else dict(radii))
     return 100.0 * found[WARM:].astype(np.float64)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError, SnapshotFileError
-from ensemblekit.rom.readers.reader import TIME_NAMES, Options, chosen
+from ensemblekit.rom.readers.reader import TIME_NAMES, Options, bookkeeping, chosen
 from ensemblekit.source import Field
 from ensemblekit.store.hdf5 import opened
 from ensemblekit.store.store import Store, StoredSource
@@ -21,7 +21,7 @@ def open_stored(path: str, options: Options) -> StoredSource:
     clocks = store.clocks
     if options.fields is None:
         clock = max(clocks, key=lambda c: sum(store.all_fields[name].nbytes for name in clocks[c]))
-        names = clocks[clock]
+        names = [name for name in clocks[clock] if not bookkeeping(name, store.all_fields[name].dtype)] or clocks[clock]
     else:
         names = chosen(options.fields, store.all_fields, path)
         used = {store.all_fields[name].clock for name in names}

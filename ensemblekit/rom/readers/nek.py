@@ -14,7 +14,7 @@ import numpy as np
 from ensemblekit.errors import SnapshotFileError
 from ensemblekit.rom.cells import HEXAHEDRON, QUAD
 from ensemblekit.rom.mesh import Mesh
-from ensemblekit.rom.readers.reader import Options, check_readable, chosen, lean
+from ensemblekit.rom.readers.reader import Options, check_readable, chosen, lean, places_of
 from ensemblekit.source import Field
 
 HEADER = 132
@@ -145,7 +145,8 @@ def blocks_of(path: str, names: Sequence[str]) -> dict[str, np.ndarray]:
     size, found = header.per_element, {}
     with open(path, "rb") as file:
         file.seek(HEADER + 4)
-        order_of = np.argsort(np.frombuffer(file.read(4 * header.elements), f"{order}i4"), kind="stable")
+        numbers = np.frombuffer(file.read(4 * header.elements), f"{order}i4")
+        order_of = places_of(numbers, path, "element", 1)
         start = file.tell()
         for block, components in header.blocks.items():
             count = header.elements * size * components

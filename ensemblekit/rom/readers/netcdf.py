@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,6 +71,8 @@ class NetCDF:
     on: Mesh | None = None
     external: bool = False
     tiles: bool = False
+    epoch: str = ""
+    """What times are counted from, as the file says it ("1900-01-01"), and the calendar: "1900-01-01 noleap"."""
     __getstate__ = lean
 
     @property
@@ -137,19 +140,24 @@ def open_netcdf(path: str, options: Options) -> NetCDF:
     counts = {name: variables[name].shape[axes[name]] for name in names}
     if len(set(counts.values())) > 1:
         raise InputError(f"{path}: the fields differ in their number of snapshots: {counts}")
-    times, unit = None, ""
+    times, unit, epoch = None, "", ""
     if timed is None and dimension is not None:
         timed = next((variables[name] for name in TIME_DIMENSIONS if name in variables
                       and variables[name].dimensions == (dimension,)), None)
     if timed is not None and timed.dimensions == (dimension,) and timed.dtype.kind in "iuf":
         times = timed.unpack(get[next(n for n, v in variables.items() if v is timed)]).astype(np.float64)
-        unit = text(timed.attributes.get("units", "")).partition(" since ")[0]
-        if not np.isfinite(times).all() or (np.diff(times) < 0).any():
+        unit, _, epoch = text(timed.attributes.get("units", "")).partition(" since ")
+        unit, epoch = unit.strip(), f"{epoch.strip()} {text(timed.attributes.get('calendar', ''))}".strip() if epoch else ""
+        bad = ~np.isfinite(times)
+        if bad.any() and options.timed:
+            warnings.warn(f"{path}: {int(bad.sum())} of {len(times)} times are missing (the first is number "
+                          f"{int(np.argmax(bad))}): snapshots are counted instead. Say them with times=", stacklevel=5)
+        if bad.any() or not options.timed:
             times = None
     on = _grid([variables[name] for name in names], [axes[name] for name in names], variables, get)
     return NetCDF(path, classic, {name: variables[name] for name in names}, {name: axes[name] for name in names},
                   next(iter(counts.values())), times, unit, on.with_fields(dict.fromkeys(names, "point")) if on else None,
-                  options.external)
+                  options.external, epoch=epoch)
 
 
 def _grid(fields: Sequence[Variable], axes: Sequence[int], variables: Mapping[str, Variable],
@@ -240,7 +248,7 @@ def _hdf5(path: str, external: bool) -> tuple[dict[str, Variable], str | None, d
                 dimensions.append(label)
                 if node.maxshape[k] is None and unlimited is None:
                     unlimited = label
-            keep = {k: node.attrs[k] for k in ("units", "_FillValue", "missing_value", "scale_factor", "add_offset")
+            keep = {k: node.attrs[k] for k in ("units", "_FillValue", "missing_value", "scale_factor", "add_offset", "calendar")
                     if k in node.attrs}
             variables[name] = Variable(tuple(dimensions), node.shape, node.dtype, keep)
             if node.ndim == 1 and node.dtype.kind in "biuf":

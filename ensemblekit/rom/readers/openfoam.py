@@ -14,7 +14,7 @@ from ensemblekit.errors import InputError, SnapshotFileError
 from ensemblekit.rom.cells import POLYGON, QUAD, TRIANGLE
 from ensemblekit.rom.mesh import Association, Mesh, Polyhedra
 from ensemblekit.rom.readers.foamfile import COMPONENTS, VOLUME_FIELD, FoamFile, load, on_disk, there
-from ensemblekit.rom.readers.reader import MissingFieldError, Options, lean
+from ensemblekit.rom.readers.reader import MissingFieldError, Options, lean, places_of
 from ensemblekit.source import Field
 
 CONSTRAINTS = ("empty", "processor", "cyclic", "cyclicAMI", "processorCyclic")
@@ -491,8 +491,7 @@ def _cell_order(folders: Sequence[str], region: str | None) -> np.ndarray | None
         if not there(path):
             return None
         numbers.append(load(path).labels())
-    order = np.argsort(np.concatenate(numbers), kind="stable")
-    return order
+    return places_of(np.concatenate(numbers), path, "cell")
 
 
 def _inside(case: str, label: str, region: str | None) -> str:

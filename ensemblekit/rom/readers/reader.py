@@ -30,6 +30,8 @@ class Options:
     """Take fields of a mesh in motion cell by cell, on the mesh as it was before it moved."""
     external: bool = False
     """Read also what an HDF5 file points to in other files."""
+    timed: bool = True
+    """Take the times that the files say."""
 
 
 class Reader(Protocol):
@@ -54,13 +56,20 @@ class Reader(Protocol):
         """(len(rows), *item) of each field; (len(rows), width) with a tile. Raises SnapshotFileError."""
 
 
+BOOKKEEPING = ("vtkGhostType", "vtkValidPointMask", "vtkBlockColors", "SourceElementSide", "TimeValue", "procID", "partitionID")
+IDENTIFIER = re.compile(r"(vtk)?_?(global|local|original|pedigree|implicit|source|process|element_?block)?_?"
+                        r"(node|point|cell|element|elem|face|edge|vertex|object|process|rank|block|part|proc)?_?ids?",
+                        re.IGNORECASE)
+
+
+def bookkeeping(name: str, dtype: np.dtype) -> bool:
+    """Whether a field is a number of points and cells (GlobalNodeId) or a mark on them, and no field of a flow."""
+    plain = name.rpartition("/")[2].removesuffix("_point")
+    return plain in BOOKKEEPING or (np.dtype(dtype).kind in "biu" and IDENTIFIER.fullmatch(plain) is not None)
+
+
 TIME_NAMES = ("time", "times", "t", "Time", "TimeValue", "tspan")
 NUMBER = re.compile(r"\d+\.\d*(?:[eE][-+]?\d+)?|\d+(?:[eE][-+]\d+)?")
-
-
-def natural_key(name: str) -> tuple[Any, ...]:
-    """U_2 before U_10."""
-    return tuple((1, int(part)) if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name) if part)
 
 
 def numbers_in_names(stems: Sequence[str]) -> np.ndarray | None:
@@ -105,6 +114,23 @@ class MissingFieldError(UnknownFieldError):
 
     def __str__(self) -> str:
         return f"{self.path}: {super().__str__()}" if self.path else super().__str__()
+
+
+def places_of(numbers: np.ndarray, path: str, word: str, base: int = 0) -> np.ndarray:
+    """Where each of n things stands in a file that numbers them in an order of its own, from `base` on.
+
+    Raises SnapshotFileError where a number comes twice, or there is none of it.
+    """
+    order = np.argsort(numbers, kind="stable")
+    wrong = np.flatnonzero(numbers[order] != base + np.arange(len(numbers)))
+    if len(wrong):
+        counts = np.unique(numbers, return_counts=True)
+        twice = counts[0][counts[1] > 1]
+        what = f"{word} {twice[0]} comes {counts[1][counts[1] > 1][0]} times" if len(twice) else (
+            f"{word} {base + int(wrong[0])} does not come, {int(numbers[order][wrong[0]])} does")
+        raise SnapshotFileError(path, f"numbers its {len(numbers)} {word}s wrongly: {what}, where each of {base} to "
+                                      f"{base + len(numbers) - 1} comes once. Its values cannot be put in place")
+    return order
 
 
 def lean(reader: Any) -> dict[str, Any]:

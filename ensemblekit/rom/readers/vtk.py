@@ -21,15 +21,13 @@ import numpy as np
 from ensemblekit.errors import InputError, MissingExtraError, SnapshotFileError
 from ensemblekit.rom.mesh import Association, Mesh, Polyhedra
 from ensemblekit.rom.readers.openfoam import joined, taken
-from ensemblekit.rom.readers.reader import MissingFieldError, Options, check_readable, chosen, lean
+from ensemblekit.rom.readers.reader import MissingFieldError, Options, bookkeeping, check_readable, chosen, lean
 from ensemblekit.source import Field
 
 SINGLE = (".vtu", ".pvtu", ".vti", ".pvti", ".vtr", ".pvtr", ".vts", ".pvts", ".vtp", ".pvtp", ".vtk", ".vtm", ".vtmb")
 """One snapshot a file."""
 TEMPORAL = (".case", ".encas", ".cgns", ".ex2", ".exo", ".exii", ".e", ".xdmf", ".xmf", ".hdf")
 """Snapshots and times inside."""
-BOOKKEEPING = ("vtkGhostType", "vtkOriginalPointIds", "vtkOriginalCellIds", "ObjectId", "GlobalElementId", "GlobalNodeId",
-               "PedigreeElementId", "PedigreeNodeId", "SourceElementId", "SourceElementSide", "TimeValue")
 DUPLICATE = 1
 HEAD = 1 << 16
 
@@ -476,16 +474,18 @@ def _places(parts: Sequence[tuple[tuple[str, ...], Any]], options: Options, path
     """The fields asked for, by default all numbers that every block has; cell data goes before point data of its name."""
     blocks = selected(parts, options, path)
     present: dict[str, Where] = {}
+    listed: list[str] = []
     associations: tuple[Association, ...] = ("cell", "point")
     for association in associations:
-        common = [name for name in _arrays(blocks[0], association)
-                  if all(name in _arrays(b, association) for b in blocks)]
+        arrays = _arrays(blocks[0], association)
+        common = [name for name in arrays if all(name in _arrays(b, association) for b in blocks)]
         for name in common:
             plain = re.sub(r"[/.\0]", "_", name)
             plain = f"{plain}_field" if plain in ("weight", "step", "time") else plain
             label = plain if plain not in present else f"{plain}_point"
             present[label] = Where(association, name)
-    listed = [name for name in present if present[name].array not in BOOKKEEPING]
+            if not bookkeeping(name, arrays[name].dtype):
+                listed.append(label)
     names = chosen(options.fields, present if options.fields else listed, path)
     return {name: present[name] for name in names}
 

@@ -12,7 +12,7 @@ import numpy as np
 from ensemblekit.errors import InputError, SnapshotFileError
 from ensemblekit.rom.cells import LINE, POLY_LINE, POLYGON, QUAD, TRIANGLE, TRIANGLE_STRIP, VERTEX
 from ensemblekit.rom.mesh import Association, Mesh, Polyhedra
-from ensemblekit.rom.readers.reader import Options, chosen, lean
+from ensemblekit.rom.readers.reader import Options, bookkeeping, chosen, lean
 from ensemblekit.source import Field
 from ensemblekit.store.hdf5 import opened
 
@@ -114,7 +114,8 @@ def open_vtkhdf(path: str, options: Options) -> VTKHDF | None:
                             starts = np.arange(n) * count
                 present[label] = (Field((count, *item), data.dtype.newbyteorder("=")),
                                   Place(association, f"VTKHDF/{group}/{name}", starts))
-        names = chosen(options.fields, present, path)
+        names = chosen(options.fields, present if options.fields else [
+            name for name, (field, _) in present.items() if not bookkeeping(name, field.dtype)], path)
         places = {name: present[name][1] for name in names}
         on = mesh.with_fields({name: place.association for name, place in places.items()})
         return VTKHDF(path, {name: present[name][0] for name in names}, places, n, times, on, options)

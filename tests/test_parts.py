@@ -1,0 +1,267 @@
+"""The parts of one run: in order of time, each snapshot once, every file's times by its own clock."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ensemblekit import rom
+from ensemblekit.errors import InputError, SnapshotFileError
+from ensemblekit.parts import counted_once, order_of
+from ensemblekit.rom.readers.clock import epoch_seconds, seconds_in
+from ensemblekit.rom.readers.reader import places_of
+from tests.flowfiles import nek_file
+
+
+def test_order_by_starts_by_numbers_or_as_they_came() -> None:
+    names = ["run_1.xtc", "run_10.xtc", "run_2.xtc"]
+    with pytest.warns(UserWarning, match=r"numbers in their names: run_1.xtc, run_2.xtc, run_10.xtc"):
+        assert order_of(names) == [0, 2, 1]
+    with pytest.warns(UserWarning, match="in order of step"):
+        assert order_of(names, [3, 2, 1], word="step") == [2, 1, 0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert order_of(names, [3, 2, 1], order="given") == [0, 1, 2]
+        assert order_of(names, [1, 3, 2], tell=False) == [0, 2, 1]
+        assert order_of(["b.npy", "a.npy"]) == [0, 1]
+        assert order_of(["x_0.5.vtu", "x_0.25.vtu"], tell=False) == [1, 0]
+        assert order_of(["run0.f00010", "run0.f00002"], tell=False) == [1, 0]
+        assert order_of(["run_2", "run_1"], [0.0, 0.0], tell=False) == [1, 0]       # each began anew
+    with pytest.raises(InputError, match='"auto"'):
+        order_of(names, order="name")       # type: ignore[arg-type]
+
+
+def test_what_was_written_twice_counts_once() -> None:
+    times = np.array([0.0, 100, 200, 300, 400, 300, 400, 500, 600])
+    assert times[counted_once(times)].tolist() == [0, 100, 200, 300, 400, 500, 600]
+    assert np.flatnonzero(counted_once(times)).tolist() == [0, 1, 2, 5, 6, 7, 8]
+    assert counted_once(np.array([0.0, 0, 1, 1])).all()
+
+
+def netcdf(path: Path, times: Sequence[float], units: str, calendar: str = "", marks: Sequence[float] | None = None) -> Path:
+    """A classic file whose field u holds `marks` (by default the times)."""
+    from scipy.io import netcdf_file
+
+    with netcdf_file(path, "w") as f:
+        f.createDimension("time", None)
+        f.createDimension("x", 3)
+        clock = f.createVariable("time", "f8", ("time",))
+        clock.units = units
+        if calendar:
+            clock.calendar = calendar
+        u = f.createVariable("u", "f8", ("time", "x"))
+        for k, t in enumerate(times):
+            clock[k], u[k] = t, np.full(3, t if marks is None else marks[k])
+    return path
+
+
+def test_every_file_has_its_own_unit_and_epoch(tmp_path: Path) -> None:
+    netcdf(tmp_path / "a_1.nc", [138, 139], "days since 1900-01-01")
+    netcdf(tmp_path / "a_2.nc", [200, 201], "days since 2000-01-01")
+    netcdf(tmp_path / "a_10.nc", [36530 * 24], "hours since 1900-01-01 00:00:00 UTC")
+    found = rom.read(str(tmp_path / "a_*.nc"))
+    assert found.times.tolist() == [138, 139, 36530, 36724, 36725]
+    assert found.time_unit == "days"
+    assert found.read()["u"][:, 0].tolist() == [138, 139, 36530 * 24, 200, 201]
+    netcdf(tmp_path / "b_1.nc", [1], "days since 1900-01-01", "noleap")
+    netcdf(tmp_path / "b_2.nc", [1], "days since 2000-01-01", "365_day")
+    assert rom.read(str(tmp_path / "b_*.nc")).times.tolist() == [1, 36501]
+    netcdf(tmp_path / "b_3.nc", [1], "days since 2000-01-01", "360_day")
+    with pytest.raises(SnapshotFileError, match=r"b_3.nc: counts time in days since 2000-01-01 360_day"):
+        rom.read(str(tmp_path / "b_*.nc"))
+    netcdf(tmp_path / "c_1.nc", [1], "months since 2000-01-01")
+    netcdf(tmp_path / "c_2.nc", [1], "s")
+    with pytest.raises(SnapshotFileError, match="times="):
+        rom.read(str(tmp_path / "c_*.nc"))
+    assert rom.read(str(tmp_path / "c_*.nc"), times=[1, 2]).times.tolist() == [1, 2]
+
+
+def test_units_and_instants() -> None:
+    assert [seconds_in(u) for u in ("days", "hours", "h", "s", "seconds", "msec", "ps", "months")] == [
+        86400, 3600, 3600, 1, 1, None, 1e-12, None]
+    for epoch in ("1970-01-02", "1970-1-2 0:0:0", "1970-01-02T00:00:00 Z", "1970-01-02 01:00 +01:00"):
+        assert epoch_seconds(epoch) == (86400.0, ""), epoch
+    assert epoch_seconds("the big bang") is None
+    gap = [epoch_seconds(f"1582-10-{day}")[0] for day in ("04", "15")]       # type: ignore[index]
+    assert gap[1] - gap[0] == 86400        # the day after, where calendars changed
+
+
+def test_missing_and_repeated_times_are_told(tmp_path: Path) -> None:
+    netcdf(tmp_path / "n.nc", [0, np.nan, 2], "s")
+    with pytest.warns(UserWarning, match=r"n.nc: 1 of 3 times are missing \(the first is number 1\)"):
+        assert rom.read(tmp_path / "n.nc").times is None
+    assert rom.read(tmp_path / "n.nc", times=[0, 1, 2]).times.tolist() == [0, 1, 2]
+    netcdf(tmp_path / "r.nc", [0, 1, 2, 3, 2, 3, 4], "s", marks=range(7))
+    with pytest.warns(UserWarning, match="2 snapshots, from time 2 on, stand twice"):
+        found = rom.read(tmp_path / "r.nc")
+    assert found.times.tolist() == [0, 1, 2, 3, 4]
+    assert found.read()["u"][:, 0].tolist() == [0, 1, 4, 5, 6]
+    netcdf(tmp_path / "b.nc", [0, 1, 0, 1], "s")
+    with pytest.warns(UserWarning, match="run backwards"):
+        assert rom.read(tmp_path / "b.nc").times is None
+    netcdf(tmp_path / "c.nc", [5, 5, 5], "s")
+    with pytest.warns(UserWarning, match="all 3 snapshots have the time 5"):
+        assert rom.read(tmp_path / "c.nc").times is None
+
+
+def test_files_of_a_flow_in_order_of_time_or_number(tmp_path: Path) -> None:
+    one = netcdf(tmp_path / "x.nc", [0, 1, 2], "s", marks=[0, 1, 2])
+    two = netcdf(tmp_path / "a.nc", [2, 3], "s", marks=[10, 11])
+    with pytest.warns(UserWarning, match="in order of time"), pytest.warns(UserWarning, match="1 snapshots, from time 2"):
+        found = rom.read([two, one])
+    assert found.read()["u"][:, 0].tolist() == [0, 1, 10, 11]
+    with pytest.warns(UserWarning, match="are counted instead"):
+        found = rom.read([two, one], order="given")
+    assert found.times is None
+    assert found.read()["u"][:, 0].tolist() == [10, 11, 0, 1, 2]
+    for k in (1, 2, 10, 11):
+        np.save(tmp_path / f"run_{k}.npy", np.full(4, float(k)))
+    listed = sorted(str(p) for p in tmp_path.glob("run_*.npy"))
+
+    def first(source: Any) -> list[float]:
+        (values,) = source.read().values()
+        return values[:, 0].tolist()
+
+    with pytest.warns(UserWarning, match="numbers in their names"):
+        assert first(rom.read(listed)) == [1, 2, 10, 11]
+    assert first(rom.read(str(tmp_path / "run_*.npy"))) == [1, 2, 10, 11]
+    assert first(rom.read(listed, order="given")) == [1, 10, 11, 2]
+
+
+def test_a_map_of_places_is_a_permutation(tmp_path: Path) -> None:
+    x = np.arange(4 * 16 * 2.0).reshape(4, 16, 2)
+    blocks = {"X": x, "U": x, "P": x[..., 0]}
+    nek_file(tmp_path / "a0.f00001", (4, 4, 1), 4, 1, 1, blocks, numbers=[3, 1, 4, 2])
+    np.testing.assert_array_equal(rom.read(tmp_path / "a0.f00001", "P").read()["P"][0], x[..., 0].ravel())
+    for k, (numbers, said) in enumerate((([1, 2, 2, 4], "element 2 comes 2 times"), ([1, 2, 4, 4], "element 4 comes 2 times"))):
+        nek_file(tmp_path / f"b{k}.f00001", (4, 4, 1), 4, 1, 1, blocks, numbers=numbers)
+        with pytest.raises(SnapshotFileError, match=said):
+            rom.read(tmp_path / f"b{k}.f00001", "P").read()
+    with pytest.raises(SnapshotFileError, match="cell 0 does not come, 1 does"):
+        places_of(np.array([2, 3, 1]), "cellProcAddressing", "cell")
+    assert places_of(np.array([2, 0, 1]), "", "cell").tolist() == [1, 2, 0]
+
+
+def test_nek_files_by_their_own_times(tmp_path: Path) -> None:
+    x = np.ones((1, 16, 2))
+    for name, t in (("a0.f00001", 2.0), ("a0.f00002", 1.0), ("a0.f00003", 3.0)):
+        nek_file(tmp_path / name, (4, 4, 1), 1, t, 1, {"X": x, "U": x, "P": t * x[..., 0]})
+    found = rom.read(str(tmp_path / "a0.f*"), "P")
+    assert found.times.tolist() == [1, 2, 3]
+    assert found.read()["P"][:, 0].tolist() == [1, 2, 3]
+
+
+def test_checkpoints_in_order_of_training(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from ensemblekit import neural
+
+    for k in (1, 2, 3, 10, 11, 12):
+        torch.save({"w": torch.full((3,), float(k))}, tmp_path / f"epoch{k}.pt")
+        folder = tmp_path / f"checkpoint-{k}"
+        folder.mkdir()
+        torch.save({"w": torch.full((3,), float(k))}, folder / "pytorch_model.bin")
+
+    def last(paths: Any, name: str, **options: Any) -> tuple[list[float], list[float]]:
+        store = neural.ingest(paths, tmp_path / name, **options)
+        with store:
+            return store["parameters"][:, 0].tolist(), store.times.tolist()
+
+    rising = [1, 2, 3, 10, 11, 12]
+    assert last(str(tmp_path / "epoch*.pt"), "a.h5")[0] == rising
+    with pytest.warns(UserWarning, match="in order of the numbers in their names: epoch1.pt, epoch2.pt"):
+        assert last(sorted(tmp_path.glob("epoch*.pt")), "b.h5")[0] == rising
+    with pytest.warns(UserWarning, match="in order of step: checkpoint-1, checkpoint-2"):
+        assert last(sorted(tmp_path.glob("checkpoint-*")), "c.h5") == (rising, rising)
+    assert last(sorted(tmp_path.glob("epoch*.pt")), "d.h5", order="given")[0] == [1, 10, 11, 12, 2, 3]
+    for name, step in (("last.ckpt", 30), ("epoch=0-step=10.ckpt", 10), ("best.ckpt", 20)):
+        torch.save({"state_dict": {"w": torch.full((3,), float(step))}, "global_step": step}, tmp_path / name)
+    with pytest.warns(UserWarning, match="in order of step"):
+        assert last([tmp_path / n for n in ("best.ckpt", "last.ckpt", "epoch=0-step=10.ckpt")], "e.h5") == ([10, 20, 30],) * 2
+
+
+def trajectory(path: Path, times: Sequence[float], x: Sequence[float] | None = None) -> Path:
+    """Frames of 3 atoms at these times, whose first coordinate is `x` (by default the number of the frame)."""
+    from ensemblekit.md.topology import mdanalysis
+
+    with mdanalysis() as mda, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        u = mda.Universe.empty(3, trajectory=True)
+        with mda.Writer(str(path), 3) as writer:
+            for k, t in enumerate(times):
+                u.atoms.positions = np.full((3, 3), float(k if x is None else x[k]))
+                u.trajectory.ts.time = float(t)
+                writer.write(u.atoms)
+    return path
+
+
+def seen(source: Any) -> list[float]:
+    """The first coordinate of every frame."""
+    return [float(x) for piece in source.pieces(["position"], "time", False, 1 << 20) for block in piece.blocks()
+            for x in np.round(block.fields["position"][:, 0, 0])]
+
+
+@pytest.fixture
+def topology(tmp_path: Path) -> Path:
+    pytest.importorskip("MDAnalysis")
+    path = tmp_path / "s.xyz"
+    path.write_text("3\n\n" + "C 0 0 0\n" * 3)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["xtc", "trr"])
+def test_frames_that_a_restart_wrote_twice_count_once(tmp_path: Path, topology: Path, suffix: str) -> None:
+    from ensemblekit import md
+
+    path = trajectory(tmp_path / f"w.{suffix}", [0, 100, 200, 300, 400, 300, 400, 500, 600])
+    with pytest.warns(UserWarning, match="2 frames from 300 ps on stand twice"):
+        found = md.read(topology, path)
+    assert found.times.tolist() == [0, 100, 200, 300, 400, 500, 600]
+    assert seen(found) == [0, 1, 2, 5, 6, 7, 8]
+    path = trajectory(tmp_path / f"d.{suffix}", [0, 1, 1, 2, 2], x=[0, 1, 1, 2, 3])
+    with pytest.warns(UserWarning, match="1 frame from 1 ps on stand twice"):
+        found = md.read(topology, path)
+    assert seen(found) == [0, 1, 2, 3]      # two frames of one time that differ are kept
+
+
+def test_parts_of_a_trajectory_in_order(tmp_path: Path, topology: Path) -> None:
+    from ensemblekit import md
+
+    for k, begin in ((1, 0), (2, 10), (10, 90), (11, 100)):
+        trajectory(tmp_path / f"run_{k}.xtc", [begin, begin + 5], x=[k, k])
+        trajectory(tmp_path / f"new_{k}.xtc", [0, 5], x=[k, k + 0.6])
+    want = [1, 1, 2, 2, 10, 10, 11, 11]
+    found = md.read(topology, str(tmp_path / "run_*.xtc"))
+    assert seen(found) == want
+    assert found.times.tolist() == [0, 5, 10, 15, 90, 95, 100, 105]
+    listed = sorted(str(path) for path in tmp_path.glob("run_*.xtc"))
+    with pytest.warns(UserWarning, match="in order of time: run_1.xtc, run_2.xtc"):
+        assert seen(md.read(topology, listed)) == want
+    with pytest.warns(UserWarning, match=r"its times are moved|stand in"):
+        assert seen(md.read(topology, listed, order="given"))[:2] == [1, 1]
+    with pytest.warns(UserWarning, match="its times are moved"):
+        assert seen(md.read(topology, str(tmp_path / "new_*.xtc")))[::2] == [1, 2, 10, 11]      # each began anew: by number
+    with pytest.raises(InputError, match=r"convert_units=False leaves run_1\.xtc in"):
+        md.read(topology, tmp_path / "run_1.xtc", convert_units=False)
+
+
+def test_h5md_without_units_reads_where_it_opens(tmp_path: Path, topology: Path) -> None:
+    import h5py
+
+    from ensemblekit import md
+
+    with h5py.File(tmp_path / "l.h5md", "w") as f:
+        f.create_group("h5md").attrs["version"] = [1, 1]
+        group = f.create_group("particles/all")
+        box = group.create_group("box")
+        box.attrs["dimension"], box.attrs["boundary"] = 3, [b"none"] * 3
+        element = group.create_group("position")
+        element["value"] = np.arange(4.0)[:, None, None] * np.ones((4, 3, 3))
+        element["step"], element["time"] = np.arange(4), np.arange(4.0)
+    with pytest.warns(UserWarning, match="says no units"):
+        found = md.read(topology, tmp_path / "l.h5md", convert_units=False)
+    assert seen(found) == [0, 1, 2, 3]
