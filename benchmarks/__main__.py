@@ -28,9 +28,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the suites asked for; prints as it goes and writes JSON at the end."""
     args = parse(argv)
     if args.coverage:
-        from benchmarks.bench_coverage import vouched_table
+        if "core" in args.suites:
+            from benchmarks.bench_coverage import vouched_table
 
-        vouched_table(args.repeats, args.seed)
+            vouched_table(args.repeats, args.seed)
+        if "neural" in args.suites:
+            from benchmarks import bench_neural_coverage
+
+            bench_neural_coverage.show(bench_neural_coverage.coverage_table(args.repeats, args.seed))
         return
     for loud, where in ((DeprecationWarning, "MDAnalysis"), (UserWarning, "opinf"), (UserWarning, r"benchmarks\.rom")):
         warnings.filterwarnings("ignore", category=loud, module=where)      # of peers, between the tables

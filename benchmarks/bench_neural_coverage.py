@@ -26,6 +26,12 @@ Drawn = tuple[Score, tuple[float, float], float]
 def run(quick: bool) -> list[dict[str, Any]]:
     """The table, printed and as rows."""
     rows = coverage_table(300 if quick else 2000)
+    show(rows)
+    return rows
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """Print the table."""
     table = Table(title=f"coverage of nominal 95 % intervals of scores, {rows[0]['repeats']} draws each")
     for name in ("score", "ours", "99 % interval", "at least 92 %", "width", "as usual", "width"):
         table.add_column(name, justify="left" if name == "score" else "right")
@@ -34,7 +40,6 @@ def run(quick: bool) -> list[dict[str, Any]]:
                       "yes" if row["high"] >= 0.92 else "NO", f"{row['width']:.3f}", f"{100 * row['usual']:.1f} %",
                       f"{row['usual_width']:.3f}")
     Console().print(table)
-    return rows
 
 
 def coverage_table(repeats: int, seed: int = 0, names: tuple[str, ...] | None = None) -> list[dict[str, Any]]:
