@@ -20,7 +20,7 @@ from ensemblekit.engine import cores
 
 SUITES = tuple(name for name in ("core", "md", "rom", "neural") if importlib.util.find_spec(f"benchmarks.{name}"))
 TABLES = {"core": ("bench_coverage", "bench_statistics"), "md": ("bench_md_coverage",), "rom": ("bench_compress",),
-          "neural": ("bench_gpu", "bench_snapshots")}
+          "neural": ("bench_neural_coverage", "bench_gpu", "bench_snapshots")}
 """Files that print tables of their own, after the suite's cases; each has ``run(quick)``."""
 
 
@@ -28,9 +28,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the suites asked for; prints as it goes and writes JSON at the end."""
     args = parse(argv)
     if args.coverage:
-        from benchmarks.bench_coverage import vouched_table
+        if "core" in args.suites:
+            from benchmarks.bench_coverage import vouched_table
 
-        vouched_table(args.repeats, args.seed)
+            vouched_table(args.repeats, args.seed)
+        if "neural" in args.suites:
+            from benchmarks import bench_neural_coverage
+
+            bench_neural_coverage.show(bench_neural_coverage.coverage_table(args.repeats, args.seed))
         return
     for loud, where in ((DeprecationWarning, "MDAnalysis"), (UserWarning, "opinf"), (UserWarning, r"benchmarks\.rom")):
         warnings.filterwarnings("ignore", category=loud, module=where)      # of peers, between the tables

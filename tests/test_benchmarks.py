@@ -111,6 +111,17 @@ def test_every_case_of_md_runs(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_coverage_table_of_scores_counts() -> None:
+    """Every case drawn a few times: not the coverage itself (that takes 2000), but that truth and interval belong together."""
+    pytest.importorskip("torch")
+    from benchmarks.bench_neural_coverage import coverage_table
+
+    for row in coverage_table(12):
+        assert row["coverage"] >= 0.6, row
+        assert row["low"] < row["coverage"] <= row["high"]
+        assert row["width"] > 0
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_coverage_table_of_md_counts() -> None:

@@ -17,10 +17,12 @@ from ensemblekit.neural.scores import (
     given,
     in_unit,
     item_scores,
+    paired_share,
     ratio,
     regression_parts,
     resampled,
     spread,
+    without_variance,
 )
 
 
@@ -42,17 +44,20 @@ def compare(a: Any, b: Any, *, groups: Any = None, n_bins: int = 15, seed: int =
             raise InputError("two predictions of the same items in the same order are needed; their targets differ")
         with np.errstate(invalid="ignore"):     # two densities that exclude what came: infinity less infinity
             gaps = {name: ours[name] - theirs[name] for name in ours}
-        return in_unit({name: ratio(gap, sizes) for name, gap in gaps.items()}, exponent, paired=True)
+        return in_unit({name: ratio(gap, sizes) for name, gap in gaps.items()}, exponent, paired=True,
+                       notes=without_variance(a, b))
     p, q = given(a, groups), given(b, groups)
     if p.p.shape != q.p.shape or not np.array_equal(p.labels, q.labels):
         raise InputError(f"two predictions of the same items in the same order; got {p.p.shape} and {q.p.shape}"
                          + ("" if p.p.shape != q.p.shape else " with other labels"))
     ours, theirs = item_scores(p, seed), item_scores(q, seed)
     found = {name: ratio(p.sums(ours[name] - theirs[name]), p.sizes) for name in ours}
+    gap = ours["accuracy"] - theirs["accuracy"]
+    found["accuracy"] = paired_share(p.sums(gap > 0), p.sums(gap < 0), p.sizes)
     drawn = draws(p.n, seed)
     left, right = binned(p, n_bins), binned(q, n_bins)
     for name in left:
         value, sample = resampled(p, *left[name], drawn)
         other, other_sample = resampled(q, *right[name], drawn)
-        found[name] = spread(value - other, sample - other_sample, p.n)
+        found[name] = spread(value - other, sample - other_sample, p.sizes)
     return Scores({name: found[name] for name in NAMES}, paired=True)

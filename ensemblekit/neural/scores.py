@@ -9,10 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from ensemblekit.averaging.moments import Moments
 from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array
 from ensemblekit.neural.calibration import adaptive_bins, bin_of
+from ensemblekit.neural.intervals import (
+    NORMAL,
+    paired_share_interval,
+    share_interval,
+    standard_error,
+    student,
+    widening,
+)
 from ensemblekit.neural.items import Items, items_of
 from ensemblekit.neural.prediction import RegressionPrediction
 from ensemblekit.neural.temperature import scaled_nll
@@ -85,7 +92,9 @@ def scores(prediction: Any, *, groups: Any = None, n_bins: int = 15, seed: int =
     of the items (five random halvings; Ashukha et al. 2020), or just the nll where the prediction is already
     ``cross_fit``; brier (summed over classes); ece, ece_adaptive and
     ece_classwise, whose intervals come from resampling items and allow for their bias. Regression: mse, nll (of the
-    Gaussian of mean and variance) and coverage of its 95 % interval.
+    Gaussian of mean and variance) and coverage of its 95 % interval, with a note where answers have no variance.
+
+    Shares (accuracy, coverage) have intervals by Clopper and Pearson. Few groups, or groups of uneven sizes, widen them all.
 
     Arguments:
         prediction: of ``predict``, or a tuple (probabilities, labels).
@@ -96,13 +105,14 @@ def scores(prediction: Any, *, groups: Any = None, n_bins: int = 15, seed: int =
     if isinstance(prediction, RegressionPrediction):
         exponent = error_exponent(prediction)
         parts, sizes = regression_parts(prediction, groups, exponent)
-        return in_unit({name: within(name, ratio(sums, sizes), RANGES_OF_NUMBERS) for name, sums in parts.items()}, exponent)
+        return in_unit({name: share(sums, sizes) if name == "coverage" else within(name, ratio(sums, sizes), RANGES_OF_NUMBERS)
+                        for name, sums in parts.items()}, exponent, notes=without_variance(prediction))
     items = given(prediction, groups)
-    found = {name: within(name, ratio(items.sums(values), items.sizes)) for name, values in item_scores(items, seed).items()}
+    found = {name: mean_of(name, items, values) for name, values in item_scores(items, seed).items()}
     drawn = draws(items.n, seed)
     for name, (where, gap, n) in binned(items, n_bins).items():
         value, sample = resampled(items, where, gap, n, drawn)
-        found[name] = spread(value, sample, items.n, positive=True)
+        found[name] = spread(value, sample, items.sizes, positive=True)
     return Scores({name: found[name] for name in NAMES})
 
 
@@ -121,14 +131,30 @@ def given(prediction: Any, groups: Any = None) -> Items:
 def mean_scores(prediction: Any, groups: Any = None) -> Scores:
     """Accuracy, nll and brier alone, which need no resampling."""
     items = given(prediction, groups)
-    return Scores({name: within(name, ratio(items.sums(score(items.p, items.labels)), items.sizes))
-                   for name, score in SCORES.items()})
+    return Scores({name: mean_of(name, items, score(items.p, items.labels)) for name, score in SCORES.items()})
+
+
+def mean_of(name: str, items: Items, values: np.ndarray) -> Score:
+    """A score that is a mean over rows (k,), with its interval."""
+    sums = items.sums(values)
+    return share(sums, items.sizes) if name == "accuracy" else within(name, ratio(sums, items.sizes))
 
 
 def item_scores(items: Items, seed: int = 0) -> dict[str, np.ndarray]:
     """Scores that are means over items, (k,) of each row."""
     found = {name: score(items.p, items.labels) for name, score in SCORES.items()}
     return {**found, "calibrated_nll": found["nll"] if items.tempered else scaled_nll(items, seed=seed)}
+
+
+def without_variance(*predictions: RegressionPrediction) -> tuple[str, ...]:
+    """A note where answers come without a variance: such a density excludes every error, and its NLL is infinite."""
+    bad = [np.asarray(one.std, np.float64) <= 0 for one in predictions]
+    worst = max(bad, key=np.count_nonzero)
+    if not worst.any():
+        return ()
+    count = "no answer has a variance" if worst.all() else f"{np.count_nonzero(worst)} of {worst.size} answers have no variance"
+    return (f"nll and coverage: {count}, which excludes every error. Give them one, with a model that answers (mean, variance) "
+            "or a distribution, or with two members that differ",)
 
 
 def errors_of(prediction: RegressionPrediction) -> np.ndarray:
@@ -170,14 +196,14 @@ def regression_parts(prediction: RegressionPrediction, groups: Any = None,
     return sums, np.bincount(owner, minlength=n).astype(float) * width
 
 
-def in_unit(found: Mapping[str, Score], exponent: int, *, paired: bool = False) -> Scores:
+def in_unit(found: Mapping[str, Score], exponent: int, *, paired: bool = False, notes: tuple[str, ...] = ()) -> Scores:
     """Scores of numbers, the mean squared error times 4**exponent; a note where that is beyond the range of float64."""
     mse, e = found["mse"], 2 * exponent
     full = Score(ldexp(mse.value, e), ldexp(mse.stderr, e), ldexp(mse.low, e), ldexp(mse.high, e), mse.n, ldexp(mse.bias, e))
     beyond = mse.value != 0 and not np.finfo(np.float64).tiny <= abs(full.value) < np.inf
     note = (f"the mean squared error, {mse.value:.3g} * 2**{e}, is beyond the range of float64 (1e-308 ... 1e308) and stands "
             "as infinity, 0 or with few digits; the other scores are right")
-    return Scores({**found, "mse": full}, paired=paired, notes=(note,) if beyond else ())
+    return Scores({**found, "mse": full}, paired=paired, notes=(*notes, note) if beyond else notes)
 
 
 def _correct(p: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -199,24 +225,37 @@ SCORES: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 
 def ratio(sums: np.ndarray, sizes: np.ndarray) -> Score:
-    """Sum over sum of independent clusters, with the error of a ratio estimate (Cochran 1977, 2.11); Student's t.
+    """Sum over sum of independent clusters, with its jackknife error and Student's t of as many as their sizes leave.
 
     With one row a cluster it is the mean and its standard error.
     """
-    from scipy.special import stdtrit
-
-    n = len(sums)
-    if n < 2:
-        raise InputError(f"an error over items needs two items or groups of items, or more; got {n}")
+    _check_clusters(len(sums))
     value = float(sums.sum() / sizes.sum())
     if not np.isfinite(value):      # a density at an error that a variance of 0 excludes
-        return Score(value, np.nan, np.nan, np.nan, n)
-    left = (sums - value * sizes) * (n / sizes.sum())
-    moments = Moments()
-    moments.update(left, 0)
-    stderr = float(moments.result().std / np.sqrt(n))
-    half = float(stdtrit(n - 1, 0.975)) * stderr
-    return Score(value, stderr, value - half, value + half, n)
+        return Score(value, np.nan, np.nan, np.nan, len(sums))
+    stderr = standard_error(sums, sizes)
+    half = student(sizes) * stderr
+    return Score(value, stderr, value - half, value + half, len(sums))
+
+
+def share(sums: np.ndarray, sizes: np.ndarray) -> Score:
+    """Share of rows in independent clusters, such as the accuracy; see :func:`share_interval`."""
+    found = ratio(sums, sizes)
+    low, high = share_interval(found.value, found.stderr, sizes)
+    return replace(found, low=low, high=high)
+
+
+def paired_share(gained: np.ndarray, lost: np.ndarray, sizes: np.ndarray) -> Score:
+    """Difference of two shares of the same rows, from the numbers of rows (n,) that only one of them holds, and the other."""
+    found = ratio(gained - lost, sizes)
+    total = float(sizes.sum())
+    low, high = paired_share_interval(float(gained.sum()) / total, float(lost.sum()) / total, found.stderr, sizes)
+    return replace(found, low=low, high=high)
+
+
+def _check_clusters(n: int) -> None:
+    if n < 2:
+        raise InputError(f"an error over items needs two items or groups of items, or more; got {n}")
 
 
 def binned(items: Items, n_bins: int) -> dict[str, tuple[np.ndarray, np.ndarray, int]]:
@@ -252,15 +291,17 @@ def resampled(items: Items, where: np.ndarray, gap: np.ndarray, n_bins: int,
     return value / gap.shape[1], sample / gap.shape[1]
 
 
-def spread(value: float, sample: np.ndarray, n: int, *, positive: bool = False) -> Score:
-    """The basic bootstrap interval, which turns the resamples about the value and so takes off their bias twice over.
+def spread(value: float, sample: np.ndarray, sizes: np.ndarray, *, positive: bool = False) -> Score:
+    """An interval from resamples of clusters, of `sizes` rows (n,): a normal one, wider where clusters are few.
 
-    It is lengthened to hold the value itself where the bias is large.
+    Resamples of a sum of absolute values lie too high by its bias, and so may the value: by nothing where every bin is clearly
+    off, by up to twice as much where none is. The interval takes both in.
     """
-    if n < 2:
-        raise InputError(f"an error over items needs two items or groups of items, or more; got {n}")
-    a, b = np.quantile(sample, [0.025, 0.975])
-    low, high = 2 * value - float(b), 2 * value - float(a)
+    n = len(sizes)
+    _check_clusters(n)
+    bias, stderr = float(sample.mean()) - value, float(np.std(sample, ddof=1))
+    half = NORMAL * widening(sizes) * stderr
+    low, high = min(value, value - 2 * bias) - half, max(value, value - 2 * bias) + half
     if positive:
-        low, high = max(low, 0.0), max(high, 0.0)
-    return Score(value, float(np.std(sample, ddof=1)), min(low, value), max(high, value), n, float(sample.mean()) - value)
+        low, high = max(low, 0.0), min(max(high, 0.0), 1.0)
+    return Score(value, stderr, min(low, value), max(high, value), n, bias)
