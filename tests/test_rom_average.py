@@ -1,4 +1,5 @@
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from scipy.signal import lfilter
 import ensemblekit as ek
 from ensemblekit import rom
 from ensemblekit.errors import InputError, StatisticsError, UnknownFieldError
+from ensemblekit.rom.rank import as_bytes
 
 PHI = 0.9
 MIX = np.array([[1.0, 0.0], [0.6, 0.8]])         # covariance of the two components: 1, 0.6, 1
@@ -205,7 +207,7 @@ def test_what_is_summed_about_does_not_matter():
         for k in range(0, 512, 32):
             bins.append(module.Products(2, about))
             bins[-1].update(u[k:k + 32], k)
-        stretches = module._Stretches(bins, target, 0.95, 1.0, 1.0, {})
+        stretches = module._Stretches(bins, target, 1.0)
         found.append([np.array(stretches._second(i, j)[1]) for i, j in ((0, 0), (0, 1), (1, 1))])
     a = u - u.mean(0)
     plain = (a[..., 0] * a[..., 1]).reshape(16, 32, 8).mean(1) - (a[..., 0] * a[..., 1]).mean(0)
@@ -259,3 +261,34 @@ def test_weights_that_the_first_glance_does_not_see(seen, others):
     np.testing.assert_allclose(got["mean"].mean.ravel(), mean, rtol=1e-11)
     assert (got["rms"].mean > 0).all()
     assert np.isfinite(got["mean"].stderr).all()
+
+
+def test_cells_in_groups_give_the_same_bits_in_less_memory(tmp_path, capsys):
+    rng = np.random.default_rng(5)
+    n, cells = 130, 9000
+    fields = {"U": ek.Field((cells, 3), "f4", unit="m s-1"), "p": ek.Field((cells,), "f8"), "v": ek.Field((cells,), "f8"),
+              "w": ek.Field((cells,), "f8")}
+    with ek.create(tmp_path / "x.h5", fields) as store:
+        store.extend({name: rng.normal(size=(n, *f.shape)) * (1e-200 if name == "p" else 1) + 3.0 * (name == "U")
+                      for name, f in fields.items()}, times=np.arange(float(n)), weights=rng.random(n) + 0.5)
+    source = ek.open(tmp_path / "x.h5")
+    for chosen in ({}, {"velocity": ("v", "w")}):
+        used = {}
+        for limit in ("2GiB", "48MiB", "36MiB"):
+            tracemalloc.start()
+            used[limit] = rom.average(source, ["mean", "rms", "reynolds_stress", "tke"], memory_limit=limit, **chosen), \
+                tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            assert used[limit][1] < as_bytes(limit)
+            assert ("reads, each of some of the cells" in capsys.readouterr().out) == (limit != "2GiB")
+        whole, most = used["2GiB"]
+        for found, peak in list(used.values())[1:]:
+            assert peak < 0.6 * most
+            assert list(found) == list(whole)
+            for name in whole:
+                for what in ("mean", "stderr", "low", "high", "n_eff", "dof", "correlation_time"):
+                    np.testing.assert_array_equal(getattr(found[name], what), getattr(whole[name], what), err_msg=name)
+                assert (found[name].verdict, found[name].n, found[name].n_discarded) == (
+                    whole[name].verdict, whole[name].n, whole[name].n_discarded)
+    with pytest.raises(InputError, match="memory_limit="):
+        rom.average(source, ["mean", "tke"], memory_limit="1MiB")

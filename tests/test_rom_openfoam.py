@@ -372,3 +372,17 @@ def test_processors_that_were_stopped_while_writing(tmp_path: Path) -> None:
     source = rom.read(tmp_path, "p")
     assert source.times.tolist() == [0.5, 1]
     np.testing.assert_array_equal(source.read()["p"], fields["p"][1:3])
+
+
+@pytest.mark.parametrize("header", [
+    "// FoamFile { old }\nFoamFile // of {this}\n{\n  version 2.0; /* format binary; } */\n  format ascii;\n"
+    '  note "see https://openfoam.org; {really}";\n  class volScalarField; // }\n  object p;\n}\n',
+    "/* FoamFile\n{ class dictionary; }\n*/\nFoamFile{version 2.0;format ascii;class volScalarField;object p;}\n"])
+def test_comments_in_headers_are_no_headers(tmp_path: Path, header: str) -> None:
+    case = tmp_path / "case"
+    fields = write_case(case, Foam())
+    for label in TIMES:
+        text = (case / label / "p").read_text()
+        (case / label / "p").write_text(header + text[text.index("}") + 1:])
+    source = rom.read(case, "p", zero=True)
+    np.testing.assert_allclose(source.read()["p"], fields["p"])

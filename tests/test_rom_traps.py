@@ -147,3 +147,17 @@ def test_the_shell_takes_meshes_weights_gaps_and_axes(tmp_path):
     for command in ("pod", "average", "compress", "plan"):
         said = shell(command, "--help").output
         assert all(option in said for option in ("--mesh", "--region", "--snapshot-axis"))
+
+
+def test_formats_that_only_look_like_others_are_refused_by_name(tmp_path):
+    import h5py
+
+    for name in ("wing.cas.h5", "wing.dat.h5", "renamed.h5"):
+        with h5py.File(tmp_path / name, "w") as f:
+            f["settings/Solver"] = np.arange(3)
+            f["results/1/residuals/phase-1/iterations"] = np.arange(580.0)
+        with pytest.raises(InputError, match="FLUENT"):
+            rom.read(tmp_path / name)
+    (tmp_path / "pipe0.fld01").write_bytes(b"old")
+    with pytest.raises(InputError, match="former format"):
+        rom.read(tmp_path / "pipe0.fld01")

@@ -80,7 +80,7 @@ def average(
                                                  "u,v.", show_default=False)] = None,
     equilibration: Annotated[str, typer.Option("--equilibration", metavar="auto|none|N",
                                                help="Snapshots to leave out at the start.")] = "auto",
-    confidence: Annotated[float, typer.Option("--confidence", help="Of the interval.")] = 0.95,
+    confidence: Annotated[float, typer.Option("--confidence", help="Of the interval.")] = 0.95, memory_limit: Memory = "2GiB",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="FILE.averages.npz by default; .vtkhdf for ParaView.",
                                              show_default=False)] = None,
     plot: Annotated[Path | None, typer.Option("--plot", metavar="FOLDER", help="Draw averages and where to run longer.",
@@ -96,7 +96,8 @@ def average(
     start = discarded(equilibration)
     with bar(source, quiet) as progress:
         found = rom.average(source, [name.strip() for name in statistics.split(",")], velocity=parts,
-                            equilibration=None if start == "none" else start, confidence=confidence, progress=progress)
+                            equilibration=None if start == "none" else start, confidence=confidence,
+                            memory_limit=memory_limit, progress=progress)
     stdout.print(str(found), markup=False, soft_wrap=True)
     target = out or beside(file, ".averages.npz")
     if target.suffix == ".npz":

@@ -138,8 +138,8 @@ def _read(system: System, prepared: Mapping[str, Prepared], notes: list[str], wa
         read = partials(source, branches, fields=fields, engine=system.engine, limit=limit, progress=tell, keep=keep,
                         blas=bool(system.watched) or not all(ready.compiled and not ready.reducers
                                                             for ready in prepared.values()))
-    runs = source.runs if isinstance(source, ReplicaSet) else (source,)
-    read = {run: _forward(states, getattr(runs[run], "timed", True)) for run, states in read.items()}
+    sources = source.runs if isinstance(source, ReplicaSet) else (source,)
+    read = {run: _forward(states, getattr(sources[run], "timed", True)) for run, states in read.items()}
     found: dict[str, Estimate] = {}
     unit = source.time_unit or "ps"
     for name, ready in prepared.items():

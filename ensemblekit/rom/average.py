@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -31,6 +32,7 @@ from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, ReadOnceError, StatisticsError, UnknownFieldError
 from ensemblekit.files import replacing
 from ensemblekit.rom.mesh import mesh_of
+from ensemblekit.rom.rank import as_bytes, in_words
 from ensemblekit.scaling import (
     FREE,
     LARGE,
@@ -57,6 +59,8 @@ of ordinary size stay between."""
 STRETCHES = 20.0
 """Independent snapshots of a velocity below which the interval of its second moments is not vouched for."""
 STATE_BYTES = 1 << 30
+FEWEST_CELLS = 1024
+"""That are worth a read."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,7 +142,7 @@ class FieldAverages(Mapping[str, Estimate]):
 
 
 def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocity: str | Sequence[str] | None = None,
-            equilibration: Any = "auto", confidence: float = 0.95, engine: Engine | None = None,
+            equilibration: Any = "auto", confidence: float = 0.95, memory_limit: Any = "2GiB", engine: Engine | None = None,
             progress: Progress = False, weights: Any = None) -> FieldAverages:
     """Statistics of every cell of a flow over its snapshots, with an interval that knows correlation, in one read.
 
@@ -151,6 +155,9 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
             scalar fields that are its components. By default every field whose last axis is 2 or 3 long.
         equilibration: as for ``ensemblekit.average``: "auto", None, a number of snapshots or a time as a float.
         confidence: of the intervals.
+        memory_limit: bytes of memory of its own, such as "2GiB". The sums of up to 64 stretches take about 2 kB a number;
+            where they do not fit the cells are taken in groups, a read each (of a store, of that group's numbers alone),
+            which is said. The answer is the same to the last bit.
         engine, progress: as for ``ensemblekit.reduce``.
         weights: "time" lets each snapshot count as the time it stands for, for steps of time that differ; else they count
             alike, or with the weights that the source carries.
@@ -162,7 +169,7 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
 
     Raises:
         InputError: an unknown statistic, stresses where no field is a vector, complex or non-numeric fields, several
-            runs.
+            runs, a memory limit that the answer itself goes beyond.
         StatisticsError: fewer than four snapshots.
         ReadOnceError: a stream.
     """
@@ -184,31 +191,56 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
     if n < 4:
         raise StatisticsError(f"an interval needs at least 4 snapshots; got {n}")
     series = _targets(source, wanted, velocity)
-    names = list(dict.fromkeys(name for one in series for name in one.names))
-    glance = reduce(source.window(0, None, -(-n // LOOKS)), {one.name: (one, Moments()) for one in series}, fields=names,
-                    engine=engine)
-    branches: dict[str, tuple[Any, ...]] = {one.name: (one, _about(one, glance[one.name])) for one in series}
-    branches |= {"clock": (clock_of, Series()), "summary": (_Summary(series[0]), Series())}
     size = sum(one.size * (one.parts * (one.parts + 2) + 1) * 8 // one.parts for one in series)
     keep = int(np.clip(STATE_BYTES // size, 8, BINS))
-    read = partials(source, branches, fields=names, engine=engine, progress=progress, keep=keep)[0]
-
-    clock = np.concatenate([np.asarray(state["clock"][0].result()).reshape(-1, 2) for _, state in read])
-    summary = np.concatenate([np.asarray(state["summary"][0].result()) for _, state in read])
-    times = None if np.isnan(clock[:, 0]).all() else check_times(clock[:, 0], n)
-    weights = None if np.isnan(clock[:, 1]).all() else scaled(clock[:, 1])[0]
-    first = start_after(equilibration, n, times, lambda: common_start(summary, weights))
-    begins = [begin for begin, _ in read]
-    start = min((b for b in begins if b >= first), default=begins[-1])      # rounded up to where a state begins
-    kept = [state for begin, state in read if begin >= start]
-    kish = 1.0 if weights is None else n * float(weights @ weights) / float(weights.sum()) ** 2
-    facts: dict[str, Any] = {"time_unit": source.time_unit if times is not None else "", "times": times,
-                             "n_discarded": start, "equilibration_time": elapsed(times, start)}
+    passes = _passes(series, keep, as_bytes(memory_limit))
+    if len(passes) > 1:
+        print(f"average: {len(passes)} reads, each of some of the cells, to stay within {memory_limit} "
+              "(memory_limit= for another limit)")
+    facts: dict[str, Any] = {}
+    columns: dict[tuple[str, str], list[Any]] = {}
+    exponents: dict[str, list[np.ndarray | None]] = {}
+    start = kish = 0.0
+    for number, groups in enumerate(passes):
+        names = list(dict.fromkeys(name for group in groups for name in group.target.names))
+        branches: dict[str, tuple[Any, ...]] = {}
+        if not number:
+            branches = {"clock": (clock_of, Series()), "summary": (_Summary(series[0]), Series())}
+            names = list(dict.fromkeys([*names, *series[0].names]))
+        glance = reduce(source.window(0, None, -(-n // LOOKS)), {f"{k}": (group, Moments()) for k, group in enumerate(groups)},
+                        fields=names, engine=engine)
+        branches |= {f"{k}": (group, _about(group.target, glance[f"{k}"])) for k, group in enumerate(groups)}
+        del glance
+        read = partials(source, branches, fields=names, engine=engine, progress=progress, keep=keep)[0]
+        if not number:
+            clock = np.concatenate([np.asarray(state["clock"][0].result()).reshape(-1, 2) for _, state in read])
+            summary = np.concatenate([np.asarray(state["summary"][0].result()) for _, state in read])
+            times = None if np.isnan(clock[:, 0]).all() else check_times(clock[:, 0], n)
+            weights = None if np.isnan(clock[:, 1]).all() else scaled(clock[:, 1])[0]
+            first = start_after(equilibration, n, times, partial(common_start, summary, weights))
+            begins = [begin for begin, _ in read]
+            start = min((b for b in begins if b >= first), default=begins[-1])      # rounded up to where a state begins
+            kish = 1.0 if weights is None else n * float(weights @ weights) / float(weights.sum()) ** 2
+            facts = {"time_unit": source.time_unit if times is not None else "", "times": times, "n_discarded": start,
+                     "equilibration_time": elapsed(times, start)}
+        kept = [state for begin, state in read if begin >= start]
+        del read
+        for k, group in enumerate(groups):
+            bins: list[Products] = [state.pop(f"{k}")[0] for state in kept]      # type: ignore[misc]
+            found = _Stretches(bins, group.target, kish)
+            exponents.setdefault(group.target.name, []).append(found.bins[0].exponent)
+            for what in group.target.wanted:
+                columns.setdefault((group.target.name, what), []).append(found.columns(what))
+            total = found.n
     estimates: dict[str, Estimate] = {}
     for one in series:
-        bins: list[Products] = [state[one.name][0] for state in kept]      # type: ignore[misc]
-        found = _Stretches(bins, one, confidence, spacing(times), kish, facts)
-        estimates |= {f"{one.name}_{what}": found.estimate(what) for what in one.wanted}
+        exponent = exponents[one.name]
+        joined = None if all(x is None for x in exponent) else np.concatenate(
+            [np.zeros(len(c[0]), np.int64) if x is None else x
+             for x, c in zip(exponent, columns[one.name, one.wanted[0]], strict=True)])
+        for what in one.wanted:
+            estimates[f"{one.name}_{what}"] = _estimate(one, what, columns.pop((one.name, what)), joined, confidence,
+                                                        spacing(times), total, facts)
     said = uneven_steps(times) if weights is None else ""
     if said:
         estimates = {name: replace(one, verdict="; ".join(filter(None, [one.verdict, said])))
@@ -249,6 +281,62 @@ class _Target:
 
 
 @dataclass(frozen=True, slots=True)
+class _Group:
+    """Some of the cells of what is averaged, all components of each. As a map it gives (n, numbers)."""
+
+    target: _Target
+    cells: slice | None
+    """None: all of them."""
+
+    def __call__(self, block: Block) -> np.ndarray:
+        if self.cells is None:
+            return self.target(block)
+        target, parts = self.target, self.target.parts
+        rows = slice(self.cells.start * parts, self.cells.stop * parts)
+        if len(target.names) == 1:
+            values = np.asarray(block.fields[target.names[0]])
+            return values.reshape(len(values), -1)[:, rows]
+        m = len(target.names)       # numbers a:b of the components side by side
+        inner = slice(rows.start // m, -(-rows.stop // m))
+        values = np.stack([np.asarray(block.fields[name]).reshape(len(block), -1)[:, inner] for name in target.names], axis=-1)
+        return values.reshape(len(block), -1)[:, rows.start - inner.start * m:rows.stop - inner.start * m]
+
+
+def _passes(series: Sequence[_Target], keep: int, limit: int) -> list[list[_Group]]:
+    """What is averaged in each read: all at once where it fits."""
+    counts = [one.size // one.parts for one in series]
+    # a cell's sums in every stretch, what becomes of them when errors are told, and the states that are being merged
+    costs = [8 * (keep + 8) * (one.parts * (one.parts + 2) + 1) + 8 * keep * (one.parts + 4) for one in series]
+    answers = sum(12 * 8 * count * sum(_numbers(one, what) for what in one.wanted)
+                  for one, count in zip(series, counts, strict=True))
+    if sum(cost * count for cost, count in zip(costs, counts, strict=True)) + answers <= limit:
+        return [[_Group(one, None) for one in series]]
+    room = limit - answers
+    least = max(cost * min(count, FEWEST_CELLS) for cost, count in zip(costs, counts, strict=True))
+    if room < least:
+        raise InputError(f"the averages alone take about {in_words(answers)}, and {in_words(least)} are needed on the way; "
+                         f"give memory_limit={in_words(1.01 * (answers + least))!r}, fewer statistics or fewer fields")
+    passes: list[list[_Group]] = [[]]
+    left = room
+    for one, count, cost in zip(series, counts, costs, strict=True):
+        at = 0
+        while at < count:
+            take = min(count - at, left // cost)
+            if take < min(count - at, FEWEST_CELLS):
+                passes.append([])
+                left = room
+                continue
+            passes[-1].append(_Group(one, slice(at, at + take)))
+            at, left = at + take, left - take * cost
+    return passes
+
+
+def _numbers(target: _Target, what: str) -> int:
+    """Of one cell in a statistic."""
+    return 1 if what == "tke" else len(PAIRS[target.parts]) if what == "reynolds_stress" else target.parts
+
+
+@dataclass(frozen=True, slots=True)
 class _Summary:
     """The series from which the end of the start-up is told."""
 
@@ -286,7 +374,8 @@ def _targets(source: SnapshotSource, wanted: tuple[str, ...], velocity: str | Se
         raise UnknownFieldError(velocity, fields)
     found = []
     if joined:
-        found.append(_Target("U", joined, fields[joined[0]], len(joined) if second else 1, wanted))
+        name = "U" if "U" not in fields or "U" in joined else "_".join(joined)
+        found.append(_Target(name, joined, fields[joined[0]], len(joined) if second else 1, wanted))
     for name, one in fields.items():
         if name in joined:
             continue
@@ -465,11 +554,9 @@ def alike(states: Sequence[Products]) -> list[Products]:
 class _Stretches:
     """The sums of consecutive stretches of time, and what they say of the whole."""
 
-    def __init__(self, bins: list[Products], target: _Target, confidence: float, spacing: float, kish: float,
-                 facts: Mapping[str, Any]):
+    def __init__(self, bins: list[Products], target: _Target, kish: float):
         bins = alike(bins)
-        self.bins, self.target, self.confidence, self.facts = bins, target, confidence, facts
-        self.spacing, self.kish = spacing, kish
+        self.bins, self.target, self.kish = bins, target, kish
         self.lost: dict[int, np.ndarray] = {}
         self.n = sum(b.n for b in bins)
         self.weight = sum(b.weight for b in bins)
@@ -478,8 +565,9 @@ class _Stretches:
         self.shift, self.products, self.squares = (
             np.sum([b.sums[k] for b in bins], axis=0) / self.weight for k in range(3))
 
-    def estimate(self, what: str) -> Estimate:
-        m, target = self.target.parts, self.target
+    def columns(self, what: str) -> tuple[np.ndarray, ...]:
+        """(mean, stderr, dof, g, variance, whether it never changes, independent snapshots), each (cells, numbers)."""
+        m = self.target.parts
         if what == "mean":
             reference = self.bins[0].reference.reshape(-1, m).T
             parts = [self._first(i, reference[i]) for i in range(m)]
@@ -489,52 +577,9 @@ class _Stretches:
             parts = [self._energy()]
         else:
             parts = [self._covariance(i, j) for i, j in PAIRS[m]]
-        shape = target.cells if what == "tke" or m == 1 else (*target.cells, len(parts))
-        mean, stderr, dof, g, variance, still = (
-            np.stack([np.asarray(part[k]) for part in parts], axis=-1).reshape(shape) for k in range(6))
-        second = what != "mean"
-        still = still.astype(bool)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            n_eff = np.where(still, np.nan, variance / stderr**2)
-        stderr = np.where(still, 0.0, stderr)
-        g = np.where(still, np.nan, g)
-        if what == "rms":
-            with np.errstate(invalid="ignore", divide="ignore"):
-                root = np.sqrt(mean)
-                stderr = np.where(root > 0, stderr / (2 * root), 0.0)
-                mean = root
-        unit = target.field.unit if what in ("mean", "rms") else squared(target.field.unit)
+        made = [np.stack([np.asarray(part[k]) for part in parts], axis=-1) for k in range(6)]
         # squares forget faster than what they are squares of, and are about a mean that they share
-        stretches, enough = (self._stretches(shape), STRETCHES) if second else (n_eff, ENOUGH)
-        few = stretches < enough
-        bad = ~np.isfinite(mean)
-        doubts = []
-        if few.any():
-            doubts.append(f"{int(few.sum())} of {few.size} numbers have fewer than {enough:g} independent snapshots (fewest "
-                          f"{np.nanmin(stretches):.2g})")
-        if bad.any():
-            doubts.append(f"{int(bad.sum())} of {bad.size} numbers are not finite")
-        if still.any():
-            doubts.append(f"{int(still.sum())} of {still.size} numbers never change")
-        interval = student_interval(mean, stderr, dof, self.confidence)
-        if second:
-            grows = spread_interval(mean, stderr, dof, self.confidence)
-            if what == "reynolds_stress":       # of its normal components alone
-                low, high = (np.concatenate([a[..., :m], b[..., m:]], axis=-1) for a, b in zip(grows, interval, strict=True))
-                grows = low, high
-            interval = grows
-        answer = Estimate(mean=mean, stderr=stderr, interval=interval,
-                        confidence=self.confidence, n=self.n, n_eff=n_eff, statistical_inefficiency=g,
-                        correlation_time=g / 2 * self.spacing, dof=dof, converged=not (few.any() or bad.any() or still.all()),
-                        verdict="; ".join(doubts), estimators={"blocking": stderr}, unit=unit, **self.facts)
-        exponent = self.bins[0].exponent
-        if exponent is None:
-            return answer
-        degree = 1 if what in ("mean", "rms") else 2
-        exponent = degree * exponent.reshape(*target.cells, *[1] * (mean.ndim - len(target.cells)))
-        if degree == 2:
-            representable(answer.mean, exponent, f"{target.name}_{what}, of the degree of a square,")
-        return over_power_of_two(answer, exponent)
+        return (*made, np.full(made[0].shape, np.nan) if what == "mean" else self._stretches(len(parts)))
 
     def _first(self, i: int, reference: np.ndarray) -> tuple[np.ndarray, ...]:
         d = self.shift[i]
@@ -572,16 +617,15 @@ class _Stretches:
             lost = own.sum(axis=0) / np.sum([own[i] / self._lost(i) for i in m], axis=0)
         return _grown(self._blocked(value, z, self.squares[-1] - raw**2, raw, beside, gaussian), lost)
 
-    def _stretches(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Independent snapshots of the fewest of a cell's components, for a second moment of this shape."""
-        m, cells = self.target.parts, self.target.cells
+    def _stretches(self, numbers: int) -> np.ndarray:
+        """(cells, numbers): independent snapshots of the fewest of a cell's components, for a second moment."""
+        m = self.target.parts
         with np.errstate(invalid="ignore", divide="ignore"):
             each = np.stack([1 / (1 - self._lost(i)) for i in range(m)], axis=-1)
         each = np.where(np.isfinite(each), each, np.nan)
-        if m == 1 or shape == (*cells, m):
-            return each.reshape(shape)
-        fewest = np.fmin.reduce(each, axis=-1).reshape(cells)
-        return fewest if shape == cells else np.broadcast_to(fewest[..., None], shape)
+        if m in (1, numbers):
+            return each
+        return np.broadcast_to(np.fmin.reduce(each, axis=-1)[:, None], (len(each), numbers))
 
     def _lost(self, i: int) -> np.ndarray:
         """By what factor a variance about the mean of a run is less than about the true one: 1 - 1/n_eff of the mean."""
@@ -636,6 +680,56 @@ class _Stretches:
         return value, block.stderr, block.dof, block.g, variance, still
 
 
+def _estimate(target: _Target, what: str, columns: list[tuple[np.ndarray, ...]], exponent: np.ndarray | None, confidence: float,
+              spacing: float, n: int, facts: Mapping[str, Any]) -> Estimate:
+    """The Estimate of a statistic from those of groups of cells, one after the other."""
+    numbers = columns[0][0].shape[1]
+    shape = target.cells if what == "tke" or target.parts == 1 else (*target.cells, numbers)
+    mean, stderr, dof, g, variance, still, stretches = (
+        np.concatenate([group[k] for group in columns]).reshape(shape) for k in range(7))
+    second = what != "mean"
+    columns.clear()
+    still = still.astype(bool)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        n_eff = np.where(still, np.nan, variance / stderr**2)
+    stderr = np.where(still, 0.0, stderr)
+    g = np.where(still, np.nan, g)
+    if what == "rms":
+        with np.errstate(invalid="ignore", divide="ignore"):
+            root = np.sqrt(mean)
+            stderr = np.where(root > 0, stderr / (2 * root), 0.0)
+            mean = root
+    unit = target.field.unit if what in ("mean", "rms") else squared(target.field.unit)
+    stretches, enough = (stretches, STRETCHES) if second else (n_eff, ENOUGH)
+    few = stretches < enough
+    bad = ~np.isfinite(mean)
+    doubts = []
+    if few.any():
+        doubts.append(f"{int(few.sum())} of {few.size} numbers have fewer than {enough:g} independent snapshots (fewest "
+                      f"{np.nanmin(stretches):.2g})")
+    if bad.any():
+        doubts.append(f"{int(bad.sum())} of {bad.size} numbers are not finite")
+    if still.any():
+        doubts.append(f"{int(still.sum())} of {still.size} numbers never change")
+    interval = student_interval(mean, stderr, dof, confidence)
+    if second:
+        grows = spread_interval(mean, stderr, dof, confidence)
+        if what == "reynolds_stress":       # of its normal components alone
+            m = target.parts
+            low, high = (np.concatenate([a[..., :m], b[..., m:]], axis=-1) for a, b in zip(grows, interval, strict=True))
+            grows = low, high
+        interval = grows
+    answer = Estimate(mean=mean, stderr=stderr, interval=interval, confidence=confidence, n=n, n_eff=n_eff,
+                      statistical_inefficiency=g, correlation_time=g / 2 * spacing, dof=dof,
+                      converged=not (few.any() or bad.any() or still.all()), verdict="; ".join(doubts),
+                      estimators={"blocking": stderr}, unit=unit, **facts)
+    if exponent is None:
+        return answer
+    degree = 1 if what in ("mean", "rms") else 2
+    exponent = degree * exponent.reshape(*target.cells, *[1] * (mean.ndim - len(target.cells)))
+    if degree == 2:
+        representable(answer.mean, exponent, f"{target.name}_{what}, of the degree of a square,")
+    return over_power_of_two(answer, exponent)
 def _grown(part: tuple[np.ndarray, ...], lost: np.ndarray) -> tuple[np.ndarray, ...]:
     """(value, stderr, dof, g, variance, still) of a second moment, what the scatter of the mean took off put back."""
     value, stderr, dof, g, variance, still = part

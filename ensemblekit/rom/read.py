@@ -30,6 +30,8 @@ HDF5 = (".h5", ".hdf5", ".h5md", ".he5", ".vtkhdf", ".hdf")
 NETCDF = (".nc", ".nc4", ".cdf", ".netcdf")
 NEK = re.compile(r"\.f\d{5,}\Z")
 NEK_LISTS = (".nek5000", ".nek")
+NEK_OLD = re.compile(r"\.fld\d{2,}\Z", re.IGNORECASE)
+FLUENT = re.compile(r"\.(cas|dat)(\.h5|\.gz)?\Z", re.IGNORECASE)
 FOAM = (".foam", ".openfoam")
 
 
@@ -360,6 +362,12 @@ def kind_of(path: str) -> str:
     from ensemblekit.rom.readers import vtk
 
     suffix = os.path.splitext(path)[1].lower()
+    if FLUENT.search(path):
+        raise InputError(f"{path} is a FLUENT case or data file, whose fields stand by zone and by number; export them from "
+                         "FLUENT as EnSight Case Gold or CGNS (File > Export > Solution Data), and read that")
+    if NEK_OLD.search(path):
+        raise InputError(f"{path} is of Nek5000's former format (.fld), which is not read; write field files of today's "
+                         "(.f00001), and read those")
     if os.path.isdir(path):
         inside = os.listdir(path)
         if "system" in inside or "constant" in inside or any(name.startswith("processor") for name in inside):
@@ -440,6 +448,9 @@ def _open_hdf5(path: str, options: Options) -> Any:
 
     with opened(path, options.external) as f:
         vtkhdf = "VTKHDF" in f and SCHEMA not in f
+        if SCHEMA not in f and "settings" in f and ("results" in f or "meshes" in f):
+            raise InputError(f"{path} is a FLUENT case or data file, whatever its name; export its fields from FLUENT as "
+                             "EnSight Case Gold or CGNS, and read that")
     if vtkhdf:
         found = open_vtkhdf(path, options)
         if found is not None:

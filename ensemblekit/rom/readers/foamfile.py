@@ -18,7 +18,8 @@ BASE_UNITS = ("kg", "m", "s", "K", "mol", "A", "cd")
 VOLUME_FIELD = re.compile(r"vol(Scalar|Vector|SphericalTensor|SymmTensor|Tensor)Field(::Internal)?\Z")
 FEW = 64
 _SPACES = bytes.maketrans(b"()", b"  ")
-_COMMENT = re.compile(rb"/\*.*?\*/|//[^\n]*", re.S)
+_BRACES = bytes.maketrans(b"{}", b"  ")
+_STRING_OR_COMMENT = re.compile(rb'"[^"\n]*"|/\*.*?\*/|//[^\n]*', re.S)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -229,11 +230,18 @@ def load(path: str, head: int | None = None) -> FoamFile:
 
 def _header(data: bytes) -> tuple[int, dict[str, str]] | None:
     """(first byte after the header, what it says)."""
-    found = re.compile(rb"FoamFile\s*\{(.*?)\}", re.S).search(data, 0, 1 << 14)
+    plain = _STRING_OR_COMMENT.sub(_blank, bytes(data[:1 << 14]))        # as long as before: comments may hold braces and words
+    found = re.compile(rb"FoamFile\s*\{(.*?)\}", re.S).search(plain)
     if found is None:
         return None
-    text = _COMMENT.sub(b"", found.group(1)).decode("utf-8", "replace")
+    text = found.group(1).decode("utf-8", "replace")
     return found.end(), {key: value.strip().strip('"') for key, value in re.findall(r"(\w+)\s+(\"[^\"]*\"|[^;]*);", text)}
+
+
+def _blank(found: re.Match[bytes]) -> bytes:
+    """A comment as blanks, a string without the braces in it."""
+    text = found.group()
+    return text.translate(_BRACES) if text.startswith(b'"') else b" " * len(text)
 
 
 def _load_block(name: str, file: Any, block: int, head: int | None) -> FoamFile:
