@@ -89,11 +89,12 @@ def check_finite_weights(weights: np.ndarray, what: str = "weights") -> None:
         raise InputError(f"{what} must not be negative; weight {k} is {weights[k]:g}")
 
 
-def refuse_path(x: Any) -> None:
+def refuse_path(x: Any, what: str = "") -> None:
     """Refuse the path of a file where the data are wanted, saying how it is opened."""
     if isinstance(x, str | bytes | os.PathLike):
         name = os.fspath(x) if isinstance(x, os.PathLike) else x
-        raise InputError(f"a path is not a source: open it first, ek.open({name!r}) for a store (and name a field of it), "
+        raise InputError(f"{what}{': ' if what else ''}a path is not a source: open it first, ek.open({name!r}) for a store "
+                         "(and name a field of it), "
                          f"rom.read({name!r}) for the files of a flow solver, md.read(topology, {name!r}) for a trajectory, "
                          "numpy.load for a bare array")
 
@@ -123,7 +124,7 @@ def _of_anything(x: Any, what: str, named_axes: bool) -> np.ndarray:
         return _unmasked(x, what)
     if isinstance(x, PLAIN):
         return np.asarray(x)
-    refuse_path(x)
+    refuse_path(x, what)
     if isinstance(x, list | tuple):
         return _of_list(x, what, named_axes)
     if _is_quantity(x):

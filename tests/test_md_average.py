@@ -141,7 +141,7 @@ def test_weights_are_those_of_the_frames(adk):
 
 @pytest.mark.parametrize(("weights", "match"), [
     (np.ones(97), r"one number a frame, shape \(98,\); got shape \(97,\)"), (np.full(98, np.nan), "finite"),
-    (-np.ones(98), "negative"), (np.zeros(98), "all frame_weights are zero"), ([["a"] * 98], "got shape")])
+    (-np.ones(98), "negative"), (np.zeros(98), "all frame_weights are zero"), ([["a"] * 98], "holds no numbers")])
 def test_weights_that_do_not_fit(adk, weights, match):
     with pytest.raises(InputError, match=match):
         md.average(adk, {"rg": RG}, frame_weights=weights)

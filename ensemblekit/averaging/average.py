@@ -24,7 +24,7 @@ from ensemblekit.averaging.spectral import MeanError, mean_error, skewed_quantil
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, ReadOnceError, StatisticsError
 from ensemblekit.intake import as_array
-from ensemblekit.scaling import exponent_of, ldexp, scaled
+from ensemblekit.scaling import exponent_of, ldexp, power_of_two, scaled
 from ensemblekit.source import (
     Array,
     ArraySource,
@@ -684,10 +684,12 @@ def _mixing(runs: Sequence[Estimate]) -> str:
     from ensemblekit.averaging.diagnostics import MIN_DRAWS, rhat, rhat_limit
 
     kept = [run.series[run.n_discarded:] for run in runs if run.series is not None]
+    exponent = power_of_two(np.concatenate(kept)) if kept else 0
+    kept = [ldexp(x, -exponent) for x in kept]
     n = min((len(x) for x in kept), default=0)
     if len(kept) < len(runs) or n < MIN_DRAWS or not all(np.isfinite(x).all() and np.ptp(x) > 0 for x in kept):
         return ""
-    if any(abs(x.mean() - run.mean) > 1e-6 * x.std() for x, run in zip(kept, runs, strict=True)):
+    if any(abs(x.mean() - ldexp(float(run.mean), -exponent)) > 1e-6 * x.std() for x, run in zip(kept, runs, strict=True)):
         return ""       # weighted, or of angles: the mean is not that of these numbers
     tail = np.array([x[-n:] for x in kept])
     found = rhat(tail)

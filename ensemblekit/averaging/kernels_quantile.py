@@ -13,6 +13,15 @@ DIGITS = 52                     # bins narrower than the last binary digit of th
 
 
 @kernel
+def bin_of(value, scaled):
+    """Number of the bin of a value, `scaled` by the width: -1 for what is below 0 and vanishes there."""
+    index = np.int64(math.floor(scaled))
+    if index == 0 and value < 0:
+        return np.int64(-1)
+    return index
+
+
+@kernel
 def fitting_exponent(low, high, bins):
     """Smallest e so that [low, high] lies in `bins` bins of width 2**e that begin at whole multiples of it."""
     largest = max(abs(low), abs(high))
@@ -23,7 +32,7 @@ def fitting_exponent(low, high, bins):
     if span > 0:
         # the span alone asks for 2 span / 2**e < bins + 1; the grid may ask for one more
         e = max(e, math.frexp(span / (bins + 1))[1] - 1)
-    while math.floor(math.ldexp(high, -e)) - math.floor(math.ldexp(low, -e)) >= bins:
+    while bin_of(high, math.ldexp(high, -e)) - bin_of(low, math.ldexp(low, -e)) >= bins:
         e += 1
     return e
 
@@ -40,7 +49,7 @@ def regrid(counts, exponent, origin, low, high, new_low, new_high):
         low[j] = min(low[j], new_low[j])
         high[j] = max(high[j], new_high[j])
         e = fitting_exponent(low[j], high[j], bins)
-        first = np.int64(math.floor(math.ldexp(low[j], -e)))
+        first = bin_of(low[j], math.ldexp(low[j], -e))
         if not was_empty:
             step = e - exponent[j]
             for b in range(bins):
@@ -67,7 +76,7 @@ def count(values, weights, counts, scale, origin):
         w = weights[i]
         if w > 0:
             for j in range(m):
-                counts[j, np.int64(math.floor(values[i, j] * scale[j])) - origin[j]] += w
+                counts[j, bin_of(values[i, j], values[i, j] * scale[j]) - origin[j]] += w
 
 
 @kernel

@@ -854,7 +854,8 @@ class Store:
     def _append(self, snapshot: Mapping[str, Any], time: float | None, step: int | None, weight: float,
                 clock: str) -> None:
         names = self._check_writing(clock)
-        arrays = [self._values(some, snapshot, None) for some in self._arrays[clock]]
+        arrays = [self._checked(some.names[0], snapshot, None) if len(some.names) == 1 else self._values(some, snapshot, None)
+                  for some in self._arrays[clock]]
         if len(snapshot) != len(names):
             self._refuse_names(snapshot, names, clock)
         last_step, last_time = self._last_of(clock)
