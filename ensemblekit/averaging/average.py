@@ -17,6 +17,7 @@ from ensemblekit.averaging.estimate import DISAGREE, Estimate, over_power_of_two
 from ensemblekit.averaging.guard import matched
 from ensemblekit.averaging.missing import Departure, Present, told, without_gaps
 from ensemblekit.averaging.moments import Moments
+from ensemblekit.averaging.repeated import repeated
 from ensemblekit.averaging.run import Map, Progress, States, merged, partials, reduce
 from ensemblekit.averaging.seams import NO_DIRECTION, SEAM, period_in_words, seam_in_words, seam_of
 from ensemblekit.averaging.series import Series
@@ -665,18 +666,14 @@ def pooled(runs: list[Estimate], confidence: float) -> Estimate:
 
 def copies(runs: Sequence[Estimate]) -> list[tuple[int, int]]:
     """Pairs of runs of which the second holds the very numbers of the first."""
-    def same(a: Estimate, b: Estimate) -> bool:
-        if a.series is not None and b.series is not None:
-            return np.array_equal(a.series, b.series) and np.ptp(a.series) > 0
-        return (a.n == b.n and np.array_equal(a.mean, b.mean, equal_nan=True) and bool(np.any(np.asarray(a.stderr) > 0))
-                and np.array_equal(a.stderr, b.stderr, equal_nan=True))
+    return repeated([_numbers_of(run) for run in runs])
 
-    found: list[tuple[int, int]] = []
-    for b in range(1, len(runs)):
-        first = next((a for a in range(b) if same(runs[a], runs[b])), None)
-        if first is not None:
-            found.append((first, b))
-    return found
+
+def _numbers_of(run: Estimate) -> tuple[np.ndarray, ...]:
+    """What tells a run from others: its series, or its mean and error; nothing of one that never moves."""
+    if run.series is not None:
+        return (run.series,) if np.ptp(run.series) > 0 else ()
+    return (np.asarray(run.n), np.asarray(run.mean), np.asarray(run.stderr)) if np.any(np.asarray(run.stderr) > 0) else ()
 
 
 def _mixing(runs: Sequence[Estimate]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Protocol, Self, TypeGuard, TypeVar, runtime_checkable
 
 from ensemblekit.source import Array, Cut, Field
 
@@ -83,6 +83,17 @@ class TakesResult(Protocol):
 
     def take_result(self) -> Any:
         """What ``result()`` gives; the state is spent."""
+
+
+_FILLS_SLOTS: dict[type, bool] = {}
+
+
+def fills_slots(reducer: Any) -> TypeGuard[FillsSlots]:
+    """Whether a reducer is one that FillsSlots; each class is looked at once, as isinstance of a protocol takes 0.1 ms."""
+    kind = type(reducer)
+    if kind not in _FILLS_SLOTS:
+        _FILLS_SLOTS[kind] = isinstance(reducer, FillsSlots)
+    return _FILLS_SLOTS[kind]
 
 
 def cuts_of_reducer(reducer: Any) -> frozenset[Cut]:

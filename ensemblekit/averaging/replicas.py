@@ -9,6 +9,7 @@ import numpy as np
 
 from ensemblekit.averaging.consensus import Consensus, consensus
 from ensemblekit.averaging.diagnostics import MIN_DRAWS, ess, rhat, single_run_ess
+from ensemblekit.averaging.repeated import repeated
 from ensemblekit.averaging.run import Map, reduce
 from ensemblekit.averaging.series import Series
 from ensemblekit.engine import Serial
@@ -410,7 +411,7 @@ def _judge(runs: list[Run], averages: list[TimeAverage], tests: dict[str, Compar
         if k > 1:
             return "not ergodic", (f"run {frozen[0]} never leaves {averages[frozen[0]].mean:g}, the others do not "
                                    "stay there",)
-    same = [(i, j) for j in range(k) for i in range(j) if np.array_equal(runs[i].values, runs[j].values)]
+    same = repeated([(run.values,) for run in runs])
     if same:
         return "cannot say", (f"runs {same[0][0]} and {same[0][1]} are the same numbers: copies are no replicas; give each run "
                               "once",)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from ensemblekit.averaging.reducer import FillsSlots, JoinsInSpace, Reducer, Restart, TakesResult, cuts_of_reducer
+from ensemblekit.averaging.reducer import JoinsInSpace, Reducer, Restart, TakesResult, cuts_of_reducer, fills_slots
 from ensemblekit.engine import Engine, Serial, Threads
 from ensemblekit.errors import InputError, ReadOnceError, ReductionError, UnknownFieldError, WorkerLostError
 from ensemblekit.intake import unmasked
@@ -123,7 +123,7 @@ def _read(source: SnapshotSource, branches: Mapping[str, Branch], map: Map | Non
     run, rows = -1, _Rows(collapse, keep, cut == "space")
     if cut == "space" and one is not None and source.lengths is not None and len(source.lengths) == 1 and (
             isinstance(engine, Serial | Threads)):
-        normal = {name: (map, field, *(r.preallocate(one) if map is None and isinstance(r, FillsSlots) else r
+        normal = {name: (map, field, *(r.preallocate(one) if map is None and fills_slots(r) else r
                                        for r in reducers))
                   for name, (map, field, *reducers) in normal.items()}
     values = _mapped(engine, _prefetched(pieces), normal, blas)
@@ -252,7 +252,7 @@ def _pairwise(total: States, other: States, verb: Literal["merge", "join"]) -> N
 
 def _reduce_piece(branches: Branches, piece: Piece) -> tuple[int, int, int, slice, States]:
     """Everything that is done with one piece, wherever it is done."""
-    states: dict[str, list[Any]] = {name: [r.slot(piece.tile) if isinstance(r, FillsSlots) else r.empty() for r in reducers]
+    states: dict[str, list[Any]] = {name: [r.slot(piece.tile) if fills_slots(r) else r.empty() for r in reducers]
                                     for name, (_, _, *reducers) in branches.items()}
     doing = "reading"
     try:
