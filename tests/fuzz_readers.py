@@ -189,6 +189,7 @@ def open_checkpoint(path):
     return read_state(path)
 
 
+# not .trr: MDAnalysis reads it through libxdrfile, which damage can end with a segmentation fault
 READERS = {
     "npy": ("u.npy", make_npy, read), "npz": ("u.npz", make_npz, read), "packed": ("p.npz", make_packed, read),
     "mat": ("u.mat", make_mat, read), "packed_mat": ("p.mat", make_packed_mat, read), "old_mat": ("4.mat", make_old_mat, read),
@@ -196,7 +197,7 @@ READERS = {
     "vtkhdf": ("u.vtkhdf", make_vtkhdf, read), "nek": ("u0.f00001", make_nek, read),
     "archive": ("archive.h5", make_archive, open_archive), "basis": ("basis.h5", make_basis, open_basis),
     "state": ("state.h5", make_state, open_state), "dcd": ("t.dcd", make_dcd, open_trajectory),
-    "xtc": ("t.xtc", make_dcd, open_trajectory), "trr": ("t.trr", make_dcd, open_trajectory),
+    "xtc": ("t.xtc", make_dcd, open_trajectory),
     "xvg": ("t.xvg", make_xvg, open_columns), "checkpoint": ("c.pt", make_checkpoint, open_checkpoint),
     "safetensors": ("c.safetensors", make_safetensors, open_checkpoint),
 }
@@ -237,7 +238,7 @@ def main(first, last, folder, names):
     whole = {}
     for name, (file, make, look) in kinds.items():
         path = os.path.join(folder, file)
-        if name in ("dcd", "xtc", "trr"):
+        if name in ("dcd", "xtc"):
             with open(os.path.join(folder, "top.gro"), "w") as top:
                 atoms = "".join(f"    1SOL     OW{k:5}   0.000   0.000   0.000\n" for k in range(1, 6))
                 top.write(f"five\n5\n{atoms}1 1 1\n")
