@@ -13,7 +13,7 @@ def repeated(runs: Sequence[tuple[np.ndarray, ...]]) -> list[tuple[int, int]]:
     first: dict[tuple[object, ...], int] = {}
     pairs = []
     for k, arrays in enumerate(runs):
-        key = tuple((a.shape, a.dtype.str, xxhash.xxh3_128_hexdigest(np.ascontiguousarray(a))) for a in arrays)
+        key = tuple((a.shape, a.dtype.str, xxhash.xxh3_128_hexdigest(np.ascontiguousarray(a).data)) for a in arrays)
         if key and first.setdefault(key, k) != k:
             pairs.append((first[key], k))
     return pairs

@@ -584,7 +584,7 @@ def set_files(layout: Layout, files: int, durable: bool) -> None:
 def checksums(arrays: Sequence[np.ndarray], meta: np.ndarray, n: int) -> np.ndarray:
     """(n, arrays + 1) uint64: xxh3_64 of every row of every array of values, and of its (step, time, weight)."""
     if n == 1:
-        return np.array([[*map(_digest, arrays), _digest(meta)]], "<u8")
+        return np.array([[_digest(data.data) for data in (*arrays, meta)]], "<u8")
     sums = np.empty((n, len(arrays) + 1), "<u8")
     for k, data in enumerate((*arrays, meta)):
         width = data.nbytes // n
