@@ -17,6 +17,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"intake"}),
     frozenset({"source", "engine", "jit", "scaling", "files", "parts"}),
+    frozenset({"source_views"}),
     frozenset({"averaging", "store"}),
     frozenset({"neural", "md", "rom", "testing"}),
     frozenset({"plot"}),
@@ -28,7 +29,7 @@ FLOORS: tuple[frozenset[str], ...] = (
 ABOVE_THE_PUBLIC_FACE = FLOORS[-2] | FLOORS[-1]
 """Parts that may use the package as its users do: ``import ensemblekit as ek``."""
 
-CORE = FLOORS[0] | FLOORS[1] | FLOORS[2] | FLOORS[3]
+CORE = FLOORS[0] | FLOORS[1] | FLOORS[2] | FLOORS[3] | FLOORS[4]
 """What ``ensemblekit/__init__.py`` may import."""
 
 ONLY_IN = {

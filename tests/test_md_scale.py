@@ -14,20 +14,20 @@ datafiles = pytest.importorskip("MDAnalysisTests.datafiles")
 from ensemblekit import md  # noqa: E402
 from ensemblekit.errors import EnsemblekitError  # noqa: E402
 from ensemblekit.md.topology import warnings_held  # noqa: E402
-from ensemblekit.md.weighted import WeightedPiece, WeightedSource  # noqa: E402
+from ensemblekit.md.weighted import WeightedSource  # noqa: E402
 from ensemblekit.scaling import ldexp  # noqa: E402
 from ensemblekit.source import Block  # noqa: E402
+from ensemblekit.source_views import PieceView  # noqa: E402
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Piece(WeightedPiece):
-    factor: float = 1.0
-    kind: str = "f8"
+@dataclass(frozen=True, slots=True)
+class Multiplied:
+    factor: float
+    kind: str
 
-    def blocks(self):
-        for block in self.piece.blocks():
-            position = np.asarray(block.fields["position"], self.kind) * np.dtype(self.kind).type(self.factor)
-            yield Block({**block.fields, "position": position}, block.start, block.tile, block.weights, block.times)
+    def __call__(self, block):
+        position = np.asarray(block.fields["position"], self.kind) * np.dtype(self.kind).type(self.factor)
+        return Block({**block.fields, "position": position}, block.start, block.tile, block.weights, block.times)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +41,8 @@ class Scaled(WeightedSource):
         return replace(self, source=self.source.window(start, stop, step), weights=self.weights[start:stop:step])
 
     def pieces(self, names, cut, tiled, limit):
-        for piece in super().pieces(names, cut, tiled, limit):
-            yield Piece(piece.run, piece.start, piece.stop, piece.tile, piece.piece, piece.weights, self.factor, self.kind)
+        for piece in self.source.pieces(names, "time", False, limit):
+            yield PieceView(piece, Multiplied(self.factor, self.kind))
 
 
 @pytest.fixture(scope="module")

@@ -35,8 +35,8 @@ from ensemblekit.source import (
     as_source,
     check_times,
     uneven_steps,
-    weighted_by_time,
 )
+from ensemblekit.source_views import weighted_by_time
 
 ENOUGH = 10.0
 """Independent snapshots below which an interval is not vouched for."""

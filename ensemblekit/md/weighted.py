@@ -9,18 +9,15 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.source import WHOLE, Access, Block, Cut, Field, Piece, check_window, cuts_of
+from ensemblekit.source_views import SourceView, Weighted
 
 
 @dataclass(frozen=True, eq=False)
-class WeightedSource:
+class WeightedSource(SourceView):
     """Another source of one run whose frames have these weights."""
 
     source: Any
     weights: np.ndarray
-
-    @property
-    def fields(self) -> Mapping[str, Field]:
-        return self.source.fields
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -29,10 +26,6 @@ class WeightedSource:
     @property
     def access(self) -> Access:
         return "rows"
-
-    @property
-    def time_unit(self) -> str:
-        return self.source.time_unit
 
     @property
     def times(self) -> np.ndarray | None:
@@ -44,27 +37,7 @@ class WeightedSource:
 
     def pieces(self, names: Sequence[str], cut: Cut, tiled: bool, limit: int) -> Iterator[Piece]:
         for piece in self.source.pieces(names, "time", False, limit):
-            yield WeightedPiece(piece.run, piece.start, piece.stop, WHOLE, piece, self.weights[piece.start:piece.stop])
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class WeightedPiece:
-    """A piece with the weights of its frames."""
-
-    run: int
-    start: int
-    stop: int
-    tile: slice
-    piece: Piece
-    weights: np.ndarray
-
-    def prefetch(self) -> None:
-        self.piece.prefetch()
-
-    def blocks(self) -> Iterator[Block]:
-        for block in self.piece.blocks():
-            a = block.start - self.piece.start
-            yield Block(block.fields, block.start, WHOLE, self.weights[a:a + len(block)], block.times)
+            yield Weighted.piece(piece, self.weights)
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,7 +45,8 @@ from ensemblekit.scaling import (
     scaled,
     weight_exponent,
 )
-from ensemblekit.source import Array, Block, Field, SnapshotSource, as_source, check_times, uneven_steps, weighted_by_time
+from ensemblekit.source import Array, Block, Field, SnapshotSource, as_source, check_times, uneven_steps
+from ensemblekit.source_views import weighted_by_time
 
 STATISTICS = ("mean", "rms", "reynolds_stress", "tke")
 PAIRS = {2: ((0, 0), (1, 1), (0, 1)), 3: ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (0, 2))}

@@ -10,7 +10,7 @@ import tempfile
 import warnings
 import weakref
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -41,7 +41,8 @@ from ensemblekit.rom.quantise import (
     zigzag,
 )
 from ensemblekit.scaling import ldexp, power_of_two
-from ensemblekit.source import Block, Field, SnapshotSource, as_source
+from ensemblekit.source import Block, Cut, Field, Piece, as_source
+from ensemblekit.source_views import PieceView, SourceView
 
 FORMAT = "ensemblekit archive 1"
 JOB_BYTES = 32 << 20
@@ -147,64 +148,21 @@ class _Wanted(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class _Single:
+class _Single(SourceView):
     """One field of a source, every snapshot and every number counted alike: without weights and mesh."""
 
-    source: SnapshotSource
     name: str
 
     @property
     def fields(self) -> Mapping[str, Field]:
         return {self.name: self.source.fields[self.name]}
 
-    @property
-    def lengths(self) -> Any:
-        return self.source.lengths
-
-    @property
-    def access(self) -> Any:
-        return self.source.access
-
-    @property
-    def time_unit(self) -> str:
-        return self.source.time_unit
-
     def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> _Single:
         return _Single(self.source.window(start, stop, step), self.name)
 
-    def pieces(self, names: Any, cut: Any, tiled: bool, limit: int) -> Iterator[Any]:
+    def pieces(self, names: Sequence[str], cut: Cut, tiled: bool, limit: int) -> Iterator[Piece]:
         for piece in self.source.pieces(names, cut, tiled, limit):
-            yield _PieceView(piece, _unweighted)
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class _PieceView:
-    """A piece whose blocks are seen otherwise: all but them is the piece's own."""
-
-    piece: Any
-    seen: Callable[[Block], Block]
-
-    @property
-    def run(self) -> int:
-        return self.piece.run
-
-    @property
-    def start(self) -> int:
-        return self.piece.start
-
-    @property
-    def stop(self) -> int:
-        return self.piece.stop
-
-    @property
-    def tile(self) -> slice:
-        return self.piece.tile
-
-    def prefetch(self) -> None:
-        self.piece.prefetch()
-
-    def blocks(self) -> Iterator[Block]:
-        return map(self.seen, self.piece.blocks())
+            yield PieceView(piece, _unweighted)
 
 
 def _unweighted(block: Block) -> Block:
@@ -213,34 +171,17 @@ def _unweighted(block: Block) -> Block:
 
 
 @dataclass(frozen=True, eq=False)
-class _Scaled:
+class _Scaled(SourceView):
     """One field of a source divided by a power of two, so that sums of its squares are ordinary numbers."""
 
-    source: _Single
     exponent: int
-
-    @property
-    def fields(self) -> Mapping[str, Field]:
-        return self.source.fields
-
-    @property
-    def lengths(self) -> Any:
-        return self.source.lengths
-
-    @property
-    def access(self) -> Any:
-        return self.source.access
-
-    @property
-    def time_unit(self) -> str:
-        return self.source.time_unit
 
     def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> _Scaled:
         return _Scaled(self.source.window(start, stop, step), self.exponent)
 
-    def pieces(self, names: Any, cut: Any, tiled: bool, limit: int) -> Iterator[Any]:
+    def pieces(self, names: Sequence[str], cut: Cut, tiled: bool, limit: int) -> Iterator[Piece]:
         for piece in self.source.pieces(names, cut, tiled, limit):
-            yield _PieceView(piece, _Divided(self.exponent))
+            yield PieceView(piece, _Divided(self.exponent))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,114 @@
+"""Sources that are another one seen otherwise: with other weights, some of its fields, or its numbers changed on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ensemblekit.source import Access, Block, Cut, Field, Piece, ReplicaSet, SnapshotSource, time_weights
+
+
+@dataclass(frozen=True, eq=False)
+class SourceView:
+    """The base of a view: what it does not define itself is that of the `source`. Subclasses add ``window`` and ``pieces``."""
+
+    source: SnapshotSource
+
+    @property
+    def fields(self) -> Mapping[str, Field]:
+        return self.source.fields
+
+    @property
+    def lengths(self) -> tuple[int, ...] | None:
+        return self.source.lengths
+
+    @property
+    def access(self) -> Access:
+        return self.source.access
+
+    @property
+    def time_unit(self) -> str:
+        return self.source.time_unit
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class PieceView:
+    """A piece whose blocks are seen otherwise: all but them is the piece's own."""
+
+    piece: Piece
+    view: Callable[[Block], Block]
+
+    @property
+    def run(self) -> int:
+        return self.piece.run
+
+    @property
+    def start(self) -> int:
+        return self.piece.start
+
+    @property
+    def stop(self) -> int:
+        return self.piece.stop
+
+    @property
+    def tile(self) -> slice:
+        return self.piece.tile
+
+    def prefetch(self) -> None:
+        self.piece.prefetch()
+
+    def blocks(self) -> Iterator[Block]:
+        return map(self.view, self.piece.blocks())
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Weighted:
+    """The blocks of a piece with these weights, in the place of their own or times them."""
+
+    weights: np.ndarray
+    """Of the snapshots of the piece."""
+    start: int
+    """Its first snapshot."""
+    times_own: bool = False
+
+    @classmethod
+    def piece(cls, piece: Piece, weights: np.ndarray, times_own: bool = False) -> PieceView:
+        """The view of a piece, from the weights of all snapshots of its run."""
+        return PieceView(piece, cls(weights[piece.start:piece.stop], piece.start, times_own))
+
+    def __call__(self, block: Block) -> Block:
+        a = block.start - self.start
+        weights = self.weights[a:a + len(block)]
+        if self.times_own and block.weights is not None:
+            weights = weights * block.weights
+        return Block(block.fields, block.start, block.tile, weights, block.times)
+
+
+def weighted_by_time(source: SnapshotSource) -> SnapshotSource:
+    """The same snapshots, each weighted by the time it stands for (times its own weight, where it has one)."""
+    if isinstance(source, ReplicaSet):
+        return ReplicaSet(tuple(map(weighted_by_time, source.runs)))
+    times = getattr(source, "times", None)
+    return TimeWeighted(source, time_weights(times() if callable(times) else times))
+
+
+@dataclass(frozen=True, eq=False)
+class TimeWeighted(SourceView):
+    """Another source of one run, whose snapshots have these weights (times their own)."""
+
+    factors: np.ndarray
+
+    @property
+    def mesh(self) -> Any:
+        """That of the source, where it has one."""
+        return getattr(self.source, "mesh", None)
+
+    def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> TimeWeighted:
+        return TimeWeighted(self.source.window(start, stop, step), self.factors[start:stop:step])
+
+    def pieces(self, names: Sequence[str], cut: Cut, tiled: bool, limit: int) -> Iterator[Piece]:
+        for piece in self.source.pieces(names, cut, tiled, limit):
+            yield Weighted.piece(piece, self.factors, times_own=True)
