@@ -316,7 +316,8 @@ def collate(case: Path, groups: list[list[int]], headers: bool, numbered: bool =
     """The files of processors joined into blocks of one file each; without `headers` only the first block has one."""
     parts = sum(len(group) for group in groups)
     for group in groups:
-        name = "processors" if not numbered else f"processors{parts}" if len(groups) == 1 else f"processors{parts}_{group[0]}-{group[-1]}"
+        number = "" if len(groups) == 1 else f"_{group[0]}-{group[-1]}"
+        name = f"processors{parts}{number}" if numbered else "processors"
         for file in sorted((case / f"processor{group[0]}").rglob("*")):
             if file.is_dir():
                 continue

@@ -261,10 +261,12 @@ def _blocks(name: str, file: Any) -> tuple[dict[str, str], Iterator[tuple[int, i
     if outer is None or outer[1].get("class") != "decomposedBlockData":
         raise SnapshotFileError(name, "is no file of the collated format (of class decomposedBlockData), or is cut short")
 
+    begin = re.compile(rb"\s*(?:(?:/\*.*?\*/|//[^\n]*)\s*)*(?:List<char>\s*)?(\d+)\s*\(", re.S)
+
     def places(at: int) -> Iterator[tuple[int, int]]:
         while True:
             file.seek(at)
-            found = re.compile(rb"\s*(?:(?:/\*.*?\*/|//[^\n]*)\s*)*(?:List<char>\s*)?(\d+)\s*\(", re.S).match(file.read(1 << 12))
+            found = begin.match(file.read(1 << 12))
             if found is None:
                 return
             size, start = int(found.group(1)), at + found.end()
