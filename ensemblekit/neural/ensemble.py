@@ -17,6 +17,7 @@ from ensemblekit.averaging.weights import normalised_weights
 from ensemblekit.errors import InputError
 from ensemblekit.neural.barrier import Rise, rise_of
 from ensemblekit.neural.batches import (
+    ONE_BY_ONE,
     PROBABILITIES,
     Convention,
     Forward,
@@ -81,7 +82,7 @@ class Ensemble(torch.nn.Module):
                  forward: Forward | None = None, space: Space = "probability", ignore_index: int | None = None,
                  resident: int = RESIDENT, target: Callable[[Any], Any] | None = None, outputs: Outputs | None = None):
         super().__init__()
-        convention = Convention(forward, target, outputs)
+        convention = Convention(forward, target, outputs, task)
         if task not in TASKS:
             raise InputError(f"task is one of {', '.join(map(repr, TASKS))}; got {task!r}")
         check_space(space)
@@ -135,6 +136,13 @@ class Ensemble(torch.nn.Module):
         for one in stores:
             if one.provenance.get("manifest") != stores[0].provenance["manifest"]:
                 raise InputError(f"{one.path} holds snapshots of another model than {stores[0].path}")
+        if "ingested" in stores[0].provenance:      # perhaps without the model
+            manifest = manifest.renamed(model)
+            try:
+                manifest.check(model)
+            except InputError as error:
+                raise InputError(f"{error}. Checkpoints of this model are ingested with it, neural.ingest(paths, store, model)"
+                                 ) from None
         manifest.check(model)
         for one in stores:
             check_left_out(one.provenance.get("left_out", {}), model)
@@ -444,7 +452,7 @@ def predict(model: torch.nn.Module, loader: Any, *, task: Task = "classification
     """
     if task not in TASKS:
         raise InputError(f"task is one of {', '.join(map(repr, TASKS))}; got {task!r}")
-    convention = Convention(forward, target, outputs)
+    convention = Convention(forward, target, outputs, task)
     found = _Collected(task, ignore_index, False, convention)
     with modes_kept(model):
         model.eval()
@@ -476,7 +484,8 @@ def log_probabilities(found: Any, task: str, axis: int = 1, outputs: Outputs | N
     shape = tuple(x.shape[axis - 1:])
     if task == "binary":
         if len(shape) > 2 or (len(shape) == 2 and shape[1] != 1):
-            raise InputError(f'task="binary" takes one logit an item, (n,) or (n, 1); got {shape}')
+            several = f". Several questions an item (multi-label): {ONE_BY_ONE}" if len(shape) == 2 else ""
+            raise InputError(f'task="binary" takes one logit an item, (n,) or (n, 1); got {shape}{several}')
         x = x.reshape(*x.shape[:axis])
         if outputs == "probabilities":
             _check_probabilities(x, x <= 1)
@@ -526,6 +535,10 @@ class _Collected:
             mean, variance = out if isinstance(out, tuple) else (out, None)
             self.pool.update(_wide(mean), 0, shares)
             if variance is not None:
+                if torch.isinf(variance).any():
+                    raise InputError("a variance that is infinite came from a member: some distributions have none (StudentT "
+                                     "of 2 degrees of freedom or fewer). Pass forward=lambda model, batch: ... that gives "
+                                     "(mean, variance), or the mean alone")
                 if (variance < 0).any():
                     raise InputError("a variance below 0 came from a member; outputs of regression are (mean, variance)")
                 self.spoken.update(_wide(variance), 0, shares)
@@ -596,7 +609,10 @@ def _check_finite(out: Any, numbers: Sequence[int]) -> None:
                              "the logits")
         if torch.isnan(x).any():
             bad = [k for k, row in zip(numbers, torch.isnan(x).flatten(1).any(1).tolist(), strict=True) if row]
-            raise InputError(f"member {', '.join(map(str, bad))} answers NaN; leave it out: members=, or give it weight 0")
+            without = (". Where all do: distributions without a mean (Cauchy, StudentT of 1 degree of freedom) answer so; "
+                       "forward=lambda model, batch: ... that gives the location") if isinstance(out, tuple) else ""
+            raise InputError(f"member {', '.join(map(str, bad))} answers NaN; leave it out: members=, or give it weight "
+                             f"0{without}")
 
 
 def _mean_of(result: Any) -> Any:
