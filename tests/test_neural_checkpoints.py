@@ -143,11 +143,9 @@ def inside(wrapper, state):
 
 
 WRAPPED = {**{prefix: (prefixed, prefix) for prefix in (
-    "module.", "model.", "_orig_mod.", "module._orig_mod.", "_fsdp_wrapped_module.", "student.", "ema.module.",
-    "_forward_module.module.", "model.model.model.")},
+    "model.", "module._orig_mod.", "_fsdp_wrapped_module.", "ema.module.", "_forward_module.module.")},
     **{f"*.{wrapper}": (inside, wrapper) for wrapper in (
-        "module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.",
-        "_fsdp_wrapped_module._checkpoint_wrapped_module.")}}
+        "module.", "_orig_mod.", "_fsdp_wrapped_module._checkpoint_wrapped_module.")}}
 
 
 @pytest.mark.parametrize("how", WRAPPED)

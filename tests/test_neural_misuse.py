@@ -233,7 +233,8 @@ def test_rows_of_labels_are_told_by_what_they_are():
     with pytest.raises(InputError, match=r"task=\"binary\" with forward=lambda model, batch: model\(batch\[0\]\)\[:, k\]"):
         of(net(), task="binary").predict([(x, some.float())])
     k = 1       # and that works
-    one = of(net(), task="binary", outputs="logits", forward=lambda model, batch: model(batch[0])[:, k], target=lambda batch: batch[1][:, k])
+    one = of(net(), task="binary", outputs="logits", forward=lambda model, batch: model(batch[0])[:, k],
+             target=lambda batch: batch[1][:, k])
     assert np.allclose(one.predict([(x, some.float())]).probabilities[:, 1], torch.sigmoid(net()(x)[:, k]).detach())
 
 

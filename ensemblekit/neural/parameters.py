@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
@@ -200,8 +200,8 @@ class Manifest:
         first = {old: firsts.get(name, name) if firsts.get(name, name) not in stored else name for old, name in new.items()}
         aliases = [(new[name], first[of]) for name, of in self.aliases if new[name] != first[of]]
         aliases += [(new[e.name], first[e.name]) for kind in KINDS for e in getattr(self, kind) if new[e.name] != first[e.name]]
-        return replace(self, aliases=tuple(aliases), **{
-            kind: tuple(e._replace(name=first[e.name]) for e in getattr(self, kind)) for kind in KINDS})
+        moved = {kind: [e._replace(name=first[e.name]) for e in getattr(self, kind)] for kind in KINDS}
+        return self._made(moved, aliases, self.partial)
 
     def _looks(self) -> dict[str, str]:
         looks = {entry.name: f"{entry.shape}{' of whole numbers' if kind == 'counters' else ''}"
