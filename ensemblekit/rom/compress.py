@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import shutil
@@ -11,7 +12,7 @@ import warnings
 import weakref
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -27,7 +28,8 @@ from ensemblekit.files import replacing
 from ensemblekit.rom.gaps import GapsError
 from ensemblekit.rom.mesh import Mesh, constants_for, mesh_of
 from ensemblekit.rom.pod import pod
-from ensemblekit.rom.problem import times_of
+from ensemblekit.rom.problem import products_of, snapshot_at, times_of
+from ensemblekit.rom.product import element_weights, is_sparse, without_missing
 from ensemblekit.rom.quantise import (
     best_axes,
     differenced,
@@ -41,10 +43,15 @@ from ensemblekit.rom.quantise import (
     zigzag,
 )
 from ensemblekit.scaling import ldexp, power_of_two
-from ensemblekit.source import Block, Cut, Field, Piece, as_source
+from ensemblekit.source import WHOLE, Block, Cut, Field, Piece, as_source
 from ensemblekit.source_views import PieceView, SourceView
 
-FORMAT = "ensemblekit archive 1"
+FORMAT, WEIGHED = "ensemblekit archive 1", "ensemblekit archive 2"
+"""Without and with weights: a reader of the first alone would not divide by their roots."""
+OPTIONS = ("memory_limit", "method", "seed", "oversampling", "power")
+LEAST = 1e-15
+"""Of the roots of weights, over the largest: what weighs less is kept as if it weighed this."""
+logger = logging.getLogger("ensemblekit")
 JOB_BYTES = 32 << 20
 RESIDUAL_CHUNK = 1 << 18
 LARGER = 8
@@ -63,8 +70,8 @@ Reference = Literal["fluctuation", "total"]
 
 
 def compress(source: Any, path: Any = None, *, tolerance: float, norm: Norm = "l2",
-             relative_to: Reference = "fluctuation", engine: Engine | None = None, progress: Any = False,
-             **options: Any) -> Archive:
+             relative_to: Reference = "fluctuation", inner_product: Any = None, engine: Engine | None = None,
+             progress: Any = False, **options: Any) -> Archive:
     """Snapshots as one HDF5 archive of rounded modes and coefficients, with an error that is guaranteed.
 
     The error allowed is shared between modes left out and rounding by reverse water filling; modes are differenced
@@ -78,15 +85,18 @@ def compress(source: Any, path: Any = None, *, tolerance: float, norm: Norm = "l
         tolerance: the error allowed for each field, relative.
         norm: "l2", root of the sum of squares over all numbers and snapshots; "max", the largest error of any number.
         relative_to: "fluctuation", the same norm of the snapshots less their mean; "total", of the snapshots.
+        inner_product: None counts all numbers alike; weights, a mapping of field to weights, or "auto" (the volumes of the
+            source's mesh) as for :func:`pod` weigh each number's square in an error of norm "l2". The weights' roots are kept
+            in the archive.
         engine, progress: as for ``ensemblekit.reduce``; progress tells of the check.
-        options: further ones for :func:`pod` (memory_limit, method).
+        options: of :func:`pod`: memory_limit, method, seed, oversampling, power.
 
     Returns:
         Archive: lazy slices, the error reached, the ratio, and n/k, the most that modes alone could reach.
 
     Raises:
         InputError: a tolerance out of range or below the rounding of the field's own type, complex or whole numbers,
-            NaN that comes and goes, several runs.
+            NaN that comes and goes, several runs, weights with norm "max", a sparse mass matrix, another option of pod's.
         StoreError: the file cannot be written.
     """
     source = as_source(source)
@@ -94,6 +104,10 @@ def compress(source: Any, path: Any = None, *, tolerance: float, norm: Norm = "l
         raise InputError(f"tolerance is a relative error between 0 and 1; got {tolerance!r}")
     if norm not in ("l2", "max"):
         raise InputError(f'norm is "l2" or "max"; got {norm!r}')
+    odd = [option for option in options if option not in OPTIONS]
+    if odd:
+        why = NO_GAPS if odd[0] == "missing" else "An archive holds the snapshots themselves, in as many modes as that takes"
+        raise InputError(f"compress takes no {odd[0]}=. {why}. Options are {', '.join(OPTIONS)}")
     if relative_to not in ("fluctuation", "total"):
         raise InputError(f'relative_to is "fluctuation" or "total"; got {relative_to!r}')
     if source.lengths is None or len(source.lengths) > 1:
@@ -107,10 +121,13 @@ def compress(source: Any, path: Any = None, *, tolerance: float, norm: Norm = "l
     wanted = _Wanted(float(tolerance), norm, relative_to)
     if path is not None and not os.path.isdir(os.path.dirname(os.path.abspath(os.fspath(path)))):
         raise StoreError(f"no folder {os.path.dirname(os.path.abspath(os.fspath(path)))!r} to write the archive to")
+    weights = _weights(source, inner_product, norm)
     parts = {}
     with one_blas_thread():         # small matrices and many slabs: the engine's threads are at work already
         for name in source.fields:
-            parts[name] = _encode(_Single(source, name), name, wanted, engine or Threads(), progress, options)
+            view: Any = _Single(source, name)
+            view = view if weights[name] is None else _Weighed(view, name, weights[name])
+            parts[name] = _encode(view, name, wanted, engine or Threads(), progress, options)
     temporary = path is None
     if temporary:
         handle, path = tempfile.mkstemp(suffix=".h5", prefix="ensemblekit-archive-")
@@ -170,6 +187,59 @@ def _unweighted(block: Block) -> Block:
     return Block(block.fields, block.start, block.tile, None, block.times)
 
 
+def _weights(source: Any, inner_product: Any, norm: Norm) -> dict[str, Any]:
+    """Field -> (size,) roots of the weights of its numbers over the largest, as they are kept; None: all alike."""
+    if inner_product is None:
+        return dict.fromkeys(source.fields)
+    products, _, notes = products_of({name: (source, name) for name in source.fields}, inner_product)
+    for note in notes:
+        logger.info(note)
+    found: dict[str, Any] = {}
+    for name, one in source.fields.items():
+        product = products[name]
+        if is_sparse(product):
+            raise InputError("compress weighs each number by itself: inner_product is weights, and no sparse mass matrix")
+        if product is not None and norm == "max":
+            raise InputError('norm="max" is the largest error of any number, in which none weighs more than another: leave '
+                             'inner_product away, or take norm="l2"')
+        if product is not None and not (np.asarray(product) > 0).all():
+            product, _ = without_missing(product, one.shape, np.isnan(snapshot_at(source, name, 0)).ravel())
+        each = element_weights(product, one.shape)
+        found[name] = each if each is None else np.maximum(np.sqrt(each / each.max()), LEAST).astype(np.float32)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Weighed(SourceView):
+    """One field of a source, each number times the root of its weight: its sums of squares are those of the inner product."""
+
+    name: str
+    roots: np.ndarray
+
+    @property
+    def fields(self) -> Mapping[str, Field]:
+        return {self.name: replace(self.source.fields[self.name], dtype=np.dtype("f8"))}
+
+    def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> _Weighed:
+        return _Weighed(self.source.window(start, stop, step), self.name, self.roots)
+
+    def pieces(self, names: Sequence[str], cut: Cut, tiled: bool, limit: int) -> Iterator[Piece]:
+        for piece in self.source.pieces(names, cut, tiled, limit):
+            yield PieceView(piece, _Times(self.roots))
+
+
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """A block's numbers times the roots of their weights."""
+
+    roots: np.ndarray
+
+    def __call__(self, block: Block) -> Block:
+        roots = (self.roots if block.tile == WHOLE else self.roots[block.tile]).astype(np.float64)
+        fields = {name: (np.asarray(x).reshape(len(x), -1) * roots).reshape(np.shape(x)) for name, x in block.fields.items()}
+        return Block(fields, block.start, block.tile, block.weights, block.times)
+
+
 @dataclass(frozen=True, eq=False)
 class _Scaled(SourceView):
     """One field of a source divided by a power of two, so that sums of its squares are ordinary numbers."""
@@ -219,6 +289,7 @@ class _Coded:
     largest_error: float = 0.0
     norm: float = 0.0                   # what the error is relative to
     relative: float = 0.0               # the error of the wanted norm, over that
+    roots: np.ndarray | None = None     # (size,), where what is coded is the numbers times these
 
     def decoded(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(mean (size,), modes (k, size), coefficients (n, k)) as the reader will have them."""
@@ -293,13 +364,14 @@ def _within(source: Any, name: str, basis: Any, mean: np.ndarray, fluctuation: f
         limit = wanted.tolerance * largest
         share = _for_maximum(squared, total, limit, of_mean, size, n)
     if limit == 0.0:        # a field that never changes, measured by its fluctuation: keep the mean to the last bit
-        limit = float(np.finfo(one.dtype).eps) * (reference or math.sqrt(of_mean) or 1.0)
+        limit = float(np.finfo(_kept_as(source, name)[1]).eps) * (reference or math.sqrt(of_mean) or 1.0)
         share = water_fill(squared, total, (limit / 4) ** 2, of_mean, size, n)
     noise = share.noise
     for attempt in range(6):
         coded = _rounded(basis, mean, share.k, noise, n, one, mask, engine)
         if wanted.norm == "l2" and attempt == 0 and basis is not None:
             noise, coded = _tuned(basis, mean, share.k, noise, n, one, mask, 0.985 * limit, total, coded, engine)
+        coded.roots, coded.dtype = _kept_as(source, name)
         _check(source, name, coded, 0.0, engine, progress)
         found = _missed(coded, wanted, limit)
         if found is None:
@@ -319,6 +391,15 @@ def _within(source: Any, name: str, basis: Any, mean: np.ndarray, fluctuation: f
     raise InputError(f"field {name!r}: an error of {wanted.tolerance:g} is below the rounding of {one.dtype} numbers of this "
                      f"size; what can be reached is about {coded.largest_error:.3g} in any number. Allow more, or store "
                      "the snapshots as they are, with seal(compression=...)")
+
+
+def _kept_as(source: Any, name: str) -> tuple[np.ndarray | None, np.dtype]:
+    """The roots of weights that a field's numbers were multiplied by, and the type that a reader gets."""
+    while isinstance(source, _Scaled):
+        source = source.source
+    if isinstance(source, _Weighed):
+        return source.roots, source.source.fields[name].dtype
+    return None, source.fields[name].dtype
 
 
 def _for_maximum(squared: np.ndarray, total: float, limit: float, of_mean: float, size: int, n: int) -> Any:
@@ -450,7 +531,8 @@ def _over(coded: _Coded, e: int) -> _Coded:
 def _missed(coded: _Coded, wanted: _Wanted, limit: float) -> float | None:
     """By what factor the error is too large; None where it holds, a rounding of the type to spare."""
     got = coded.error if wanted.norm == "l2" else coded.largest_error
-    return None if got <= limit * (1 - 1e-9) else got / limit
+    spare = 1e-9 if coded.roots is None else 2e-7       # the weights are kept in 32 bits
+    return None if got <= limit * (1 - spare) else got / limit
 
 
 class _Job(NamedTuple):
@@ -515,11 +597,16 @@ def _check_job(shared: Any, job: _Job) -> tuple[float, float, list[tuple[int, tu
                     full = np.zeros((rows, *coded.tile), dtype)
                     full[tuple(slice(0, length) for length in part.shape)] = part
                     chunks.append((job.start + a, tuple(s.start for s in where), zlib.compress(shuffled(full), LEVEL)))
-    r = x[:, keep].astype(np.float64) - wide.astype(coded.dtype)[:, keep]
+    if coded.roots is None:
+        read, roots = wide.astype(coded.dtype)[:, keep], 1.0
+    else:
+        roots = coded.roots[keep].astype(np.float64)
+        read = (wide[:, keep] / roots).astype(coded.dtype) * roots
+    r = x[:, keep].astype(np.float64) - read
     if not np.isfinite(r).all() or (
             coded.mask is not None and np.isfinite(x[:, ~coded.mask.ravel()]).any()):       # masked: never a number
         raise _gap(name, job)
-    squares, largest = float(np.einsum("ij,ij->", r, r)), float(np.abs(r).max(initial=0.0))
+    squares, largest = float(np.einsum("ij,ij->", r, r)), float(np.abs(r / roots).max(initial=0.0))
     return squares, largest, chunks
 
 
@@ -540,8 +627,10 @@ def _write(path: str, source: Any, parts: Mapping[str, _Coded], wanted: _Wanted,
         times = reduce(source, {"times": (_times, Series())}, fields=[next(iter(source.fields))])["times"]
     try:
         with replacing(path, follow=True) as temporary, new_file(temporary, libver=("v110", "v110")) as f:
-            about: dict[str, Any] = {"format": FORMAT, "tolerance": wanted.tolerance, "norm": wanted.norm,
-                                     "relative_to": wanted.relative_to, "time_unit": source.time_unit, "fields": {}}
+            weighed = any(coded.roots is not None for coded in parts.values())
+            about: dict[str, Any] = {"format": WEIGHED if weighed else FORMAT, "tolerance": wanted.tolerance,
+                                     "norm": wanted.norm, "relative_to": wanted.relative_to, "time_unit": source.time_unit,
+                                     "fields": {}}
             for name, coded in parts.items():
                 about["fields"][name] = {
                     "shape": list(coded.item), "dtype": coded.dtype.str, "unit": source.fields[name].unit,
@@ -586,6 +675,11 @@ def _write_field(group: Any, coded: _Coded) -> None:
         group.create_dataset("coefficient_steps", data=coded.coefficient_steps)
     if coded.mask is not None:
         group.create_dataset("mask", data=coded.mask, compression="gzip")
+    if coded.roots is not None:
+        roots = coded.roots.reshape(coded.item)
+        if roots.ndim > 1 and (roots == roots[..., :1]).all():      # components of a cell weigh alike
+            roots = roots[..., 0]
+        group.create_dataset("roots", data=roots, **(filters if roots.ndim else {}))
     if coded.residual:
         held = group.create_dataset("residual", (n, *coded.item), coded.residual_dtype,
                                     chunks=(coded.residual_rows, *coded.tile), maxshape=(None, *coded.item), **filters)
@@ -621,6 +715,8 @@ class Archive(Mapping[str, "ArchivedField"]):
     time_unit: str = ""
     mesh_bytes: int = 0
     """What the mesh takes of the file."""
+    weighed: bool = False
+    """Whether the error is that of an inner product."""
 
     @classmethod
     def open(cls, path: Any, owner: Any = None) -> Archive:
@@ -631,7 +727,7 @@ class Archive(Mapping[str, "ArchivedField"]):
         with opened(path) as f:
             text = f.attrs.get("ensemblekit_archive")
             about = json.loads(text) if isinstance(text, str) else {}
-            if about.get("format") != FORMAT:
+            if about.get("format") not in (FORMAT, WEIGHED):
                 raise StoreError(f"{path} is no archive of ensemblekit; rom.compress writes them")
             times = f["times"][...] if "times" in f else None
             held = {name: _field_in(f, path, name, one, owner) for name, one in about["fields"].items()}
@@ -641,7 +737,7 @@ class Archive(Mapping[str, "ArchivedField"]):
                                  f"{None if times is None else times.shape}")
             taken = sum(int(d.id.get_storage_size()) for d in f["mesh"].values()) if "mesh" in f else 0
             return cls(path, float(about["tolerance"]), str(about["norm"]), str(about["relative_to"]),
-                       held, times, str(about["time_unit"]), taken)
+                       held, times, str(about["time_unit"]), taken, about["format"] == WEIGHED)
 
     def __getitem__(self, name: str) -> ArchivedField:
         if not isinstance(name, str):
@@ -718,7 +814,7 @@ class Archive(Mapping[str, "ArchivedField"]):
         lines = [f"{self.path}: {self.raw_bytes / 1e6:.4g} MB in {self.stored_bytes / 1e6:.4g} MB, "
                  f"{self.ratio:.3g} times smaller"
                  + (f" ({self.mesh_bytes / 1e6:.4g} MB of it the mesh)" if self.mesh_bytes else "")]
-        what = "root mean square" if self.norm == "l2" else "largest"
+        what = "largest" if self.norm != "l2" else "weighted root mean square" if self.weighed else "root mean square"
         for name, one in self.items():
             rest = "" if not one.residual_step else ", with the residual"
             lines.append(f"  {name}: {one.rank} modes{rest}; {what} error {100 * one.error:.3g} % of the {self.relative_to} "
@@ -739,6 +835,8 @@ def _field_in(f: Any, path: str, name: str, one: Mapping[str, Any], owner: Any) 
     wanted = {"mode_steps": (rank + 1,), "axes": (rank + 1,), "modes": (rank + 1, *shape[1:])}
     wanted |= {"coefficients": (shape[0], rank), "coefficient_steps": (rank,)} if rank else {}
     wanted |= {extra: at for extra, at in (("residual", shape), ("mask", shape[1:])) if extra in group}
+    if "roots" in group:
+        wanted["roots"] = shape[1:] if group["roots"].ndim == len(shape) - 1 else shape[1:-1]
     found = {key: group[key].shape for key in wanted}
     kinds = {key: group[key].dtype.kind for key in ("modes", "axes", *(["coefficients"] if rank else []),
                                                     *(["residual"] if "residual" in group else []))}
@@ -843,6 +941,12 @@ class ArchivedField(np.lib.mixins.NDArrayOperatorsMixin):
                 if self.residual_step:
                     rest = unzigzag(group["residual"][(rows, *cut)])
                     values = values + rest.reshape(m, -1) * self.residual_step
+                if "roots" in group:
+                    roots = group["roots"]
+                    each = roots[tuple(cut[:roots.ndim])].reshape(-1, 1).astype(np.float64)
+                    if not (each > 0).all():
+                        raise StoreError(f"{self.path}: the weights of {self.name!r} are damaged: some are not above 0")
+                    values = (values.reshape(m, len(each), -1) / each).reshape(m, -1)
                 if "mask" in group:
                     values[:, ~group["mask"][tuple(cut)].ravel()] = np.nan
                 outer = tuple(slice(c.start - s.start, c.stop - s.start) for c, s in zip(cut, where, strict=True))
