@@ -46,8 +46,8 @@ from ensemblekit.scaling import ldexp, power_of_two
 from ensemblekit.source import WHOLE, Block, Cut, Field, Piece, as_source
 from ensemblekit.source_views import PieceView, SourceView
 
-FORMAT, WEIGHED = "ensemblekit archive 1", "ensemblekit archive 2"
-"""Without and with weights: a reader of the first alone would not divide by their roots."""
+FORMAT, WIDER = "ensemblekit archive 1", "ensemblekit archive 2"
+"""The latter where some field has weights or gaps, which a reader of the first alone would pass over."""
 OPTIONS = ("memory_limit", "method", "seed", "oversampling", "power")
 LEAST = 1e-15
 """Of the roots of weights, over the largest: what weighs less is kept as if it weighed this."""
@@ -63,15 +63,15 @@ ORDINARY = 2.0**-600, 2.0**800
 """Energies between these have lost nothing to over- or underflow."""
 SCALE = -280, 380
 """Powers of two of the largest number between which nothing of an archive leaves float64."""
-NO_GAPS = ("An archive with an error holds numbers that are there in every snapshot or in none: drop those snapshots, or fill "
-           "them in first, as rom.pod(..., missing=\"gappy\") does from the modes")
+NO_GAPS = ("An archive holds numbers that are there in every snapshot or in none; missing=\"keep\" (--missing keep) reads others as "
+           "NaN again. Or drop those snapshots, or fill them in first, as rom.pod(..., missing=\"gappy\") does from the modes")
 Norm = Literal["l2", "max"]
 Reference = Literal["fluctuation", "total"]
 
 
 def compress(source: Any, path: Any = None, *, tolerance: float, norm: Norm = "l2",
-             relative_to: Reference = "fluctuation", inner_product: Any = None, engine: Engine | None = None,
-             progress: Any = False, **options: Any) -> Archive:
+             relative_to: Reference = "fluctuation", inner_product: Any = None, missing: Literal["raise", "keep"] = "raise",
+             engine: Engine | None = None, progress: Any = False, **options: Any) -> Archive:
     """Snapshots as one HDF5 archive of rounded modes and coefficients, with an error that is guaranteed.
 
     The error allowed is shared between modes left out and rounding by reverse water filling; modes are differenced
@@ -88,6 +88,8 @@ def compress(source: Any, path: Any = None, *, tolerance: float, norm: Norm = "l
         inner_product: None counts all numbers alike; weights, a mapping of field to weights, or "auto" (the volumes of the
             source's mesh) as for :func:`pod` weigh each number's square in an error of norm "l2". The weights' roots are kept
             in the archive.
+        missing: numbers that are NaN in every snapshot stay so. Where they come and go, "raise", or "keep": they are read as
+            NaN again, and the error is that of the numbers that are there (relative to their fluctuation).
         engine, progress: as for ``ensemblekit.reduce``; progress tells of the check.
         options: of :func:`pod`: memory_limit, method, seed, oversampling, power.
 
@@ -104,10 +106,14 @@ def compress(source: Any, path: Any = None, *, tolerance: float, norm: Norm = "l
         raise InputError(f"tolerance is a relative error between 0 and 1; got {tolerance!r}")
     if norm not in ("l2", "max"):
         raise InputError(f'norm is "l2" or "max"; got {norm!r}')
+    if missing not in ("raise", "keep"):
+        raise InputError(f'missing is "raise" or "keep"; got {missing!r}. Gaps are filled in by rom.pod(..., missing="gappy")')
+    if missing == "keep" and relative_to == "total":
+        raise InputError('missing="keep" goes with relative_to="fluctuation": the size of what is missing is not known')
     odd = [option for option in options if option not in OPTIONS]
     if odd:
-        why = NO_GAPS if odd[0] == "missing" else "An archive holds the snapshots themselves, in as many modes as that takes"
-        raise InputError(f"compress takes no {odd[0]}=. {why}. Options are {', '.join(OPTIONS)}")
+        raise InputError(f"compress takes no {odd[0]}=. An archive holds the snapshots themselves, in as many modes as that "
+                         f"takes. Options are {', '.join(OPTIONS)}")
     if relative_to not in ("fluctuation", "total"):
         raise InputError(f'relative_to is "fluctuation" or "total"; got {relative_to!r}')
     if source.lengths is None or len(source.lengths) > 1:
@@ -126,8 +132,12 @@ def compress(source: Any, path: Any = None, *, tolerance: float, norm: Norm = "l
     with one_blas_thread():         # small matrices and many slabs: the engine's threads are at work already
         for name in source.fields:
             view: Any = _Single(source, name)
+            gaps = None
+            if missing == "keep":
+                view, gaps = _without_gaps(view, name)
             view = view if weights[name] is None else _Weighed(view, name, weights[name])
             parts[name] = _encode(view, name, wanted, engine or Threads(), progress, options)
+            parts[name].gaps = gaps
     temporary = path is None
     if temporary:
         handle, path = tempfile.mkstemp(suffix=".h5", prefix="ensemblekit-archive-")
@@ -207,6 +217,78 @@ def _weights(source: Any, inner_product: Any, norm: Norm) -> dict[str, Any]:
         each = element_weights(product, one.shape)
         found[name] = each if each is None else np.maximum(np.sqrt(each / each.max()), LEAST).astype(np.float32)
     return found
+
+
+def _without_gaps(source: _Single, name: str) -> tuple[Any, _Gaps | None]:
+    """A field with its mean wherever it is NaN in some snapshots, which adds nothing to a fluctuation, and where that is; the
+    field itself, and None, where there are no such gaps. Two reads."""
+    one, n = source.fields[name], source.lengths[0]     # type: ignore[index]
+    total, count = np.zeros(one.size), np.zeros(one.size, np.int64)
+    for x in _snapshots(source, name):
+        there = ~np.isnan(x)
+        count += there.sum(0)
+        total += np.where(there, x, 0.0).sum(0, dtype=np.float64) / n       # of shares: sums of the largest numbers overflow
+    some = (count > 0) & (count < n)
+    if not some.any():
+        return source, None
+    with np.errstate(invalid="ignore"):
+        mean = np.where(count > 0, total * (n / np.maximum(count, 1)), np.nan)
+    rows = max(1, min(64, RESIDUAL_CHUNK // max(1, -(-one.size // 8))))
+    chunks, held = [], np.empty((0, one.size), bool)
+    for x in _snapshots(source, name):
+        held = np.concatenate([held, np.isnan(x) & some])
+        while len(held) >= rows:
+            chunks.append(zlib.compress(np.packbits(held[:rows], axis=1).tobytes(), LEVEL))
+            held = held[rows:]
+    if len(held):
+        last = np.zeros((rows, one.size), bool)
+        last[:len(held)] = held
+        chunks.append(zlib.compress(np.packbits(last, axis=1).tobytes(), LEVEL))
+    return _Filled(source, name, mean), _Gaps(rows, chunks)
+
+
+def _snapshots(source: Any, name: str) -> Iterator[np.ndarray]:
+    """(m, size) of consecutive snapshots, one read."""
+    for piece in source.pieces([name], "time", False, JOB_BYTES):
+        for block in piece.blocks():
+            yield np.asarray(block.fields[name]).reshape(len(block.fields[name]), -1)
+
+
+class _Gaps(NamedTuple):
+    """Where numbers are NaN that are there in other snapshots: bits of so many rows each, deflated."""
+
+    rows: int
+    chunks: list[bytes]
+
+
+@dataclass(frozen=True, eq=False)
+class _Filled(SourceView):
+    """One field with the mean of each number where it is NaN."""
+
+    name: str
+    mean: np.ndarray
+
+    def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> _Filled:
+        return _Filled(self.source.window(start, stop, step), self.name, self.mean)
+
+    def pieces(self, names: Sequence[str], cut: Cut, tiled: bool, limit: int) -> Iterator[Piece]:
+        for piece in self.source.pieces(names, cut, tiled, limit):
+            yield PieceView(piece, _Fill(self.mean))
+
+
+@dataclass(frozen=True, slots=True)
+class _Fill:
+    """A block with the mean of each number where it is NaN."""
+
+    mean: np.ndarray
+
+    def __call__(self, block: Block) -> Block:
+        mean = self.mean if block.tile == WHOLE else self.mean[block.tile]
+        fields = {}
+        for name, x in block.fields.items():
+            flat = np.asarray(x).reshape(len(x), -1)
+            fields[name] = np.where(np.isnan(flat), mean.astype(flat.dtype), flat).reshape(np.shape(x))
+        return Block(fields, block.start, block.tile, block.weights, block.times)
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,6 +372,7 @@ class _Coded:
     norm: float = 0.0                   # what the error is relative to
     relative: float = 0.0               # the error of the wanted norm, over that
     roots: np.ndarray | None = None     # (size,), where what is coded is the numbers times these
+    gaps: _Gaps | None = None
 
     def decoded(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(mean (size,), modes (k, size), coefficients (n, k)) as the reader will have them."""
@@ -627,8 +710,8 @@ def _write(path: str, source: Any, parts: Mapping[str, _Coded], wanted: _Wanted,
         times = reduce(source, {"times": (_times, Series())}, fields=[next(iter(source.fields))])["times"]
     try:
         with replacing(path, follow=True) as temporary, new_file(temporary, libver=("v110", "v110")) as f:
-            weighed = any(coded.roots is not None for coded in parts.values())
-            about: dict[str, Any] = {"format": WEIGHED if weighed else FORMAT, "tolerance": wanted.tolerance,
+            more = any(coded.roots is not None or coded.gaps is not None for coded in parts.values())
+            about: dict[str, Any] = {"format": WIDER if more else FORMAT, "tolerance": wanted.tolerance,
                                      "norm": wanted.norm, "relative_to": wanted.relative_to, "time_unit": source.time_unit,
                                      "fields": {}}
             for name, coded in parts.items():
@@ -680,6 +763,12 @@ def _write_field(group: Any, coded: _Coded) -> None:
         if roots.ndim > 1 and (roots == roots[..., :1]).all():      # components of a cell weigh alike
             roots = roots[..., 0]
         group.create_dataset("roots", data=roots, **(filters if roots.ndim else {}))
+    if coded.gaps is not None:
+        wide = -(-math.prod(coded.item) // 8)
+        held = group.create_dataset("gaps", (n, wide), np.uint8, chunks=(coded.gaps.rows, wide), maxshape=(None, wide),
+                                    compression="gzip", compression_opts=LEVEL)
+        for number, data in enumerate(coded.gaps.chunks):
+            held.id.write_direct_chunk((number * coded.gaps.rows, 0), data)
     if coded.residual:
         held = group.create_dataset("residual", (n, *coded.item), coded.residual_dtype,
                                     chunks=(coded.residual_rows, *coded.tile), maxshape=(None, *coded.item), **filters)
@@ -727,7 +816,7 @@ class Archive(Mapping[str, "ArchivedField"]):
         with opened(path) as f:
             text = f.attrs.get("ensemblekit_archive")
             about = json.loads(text) if isinstance(text, str) else {}
-            if about.get("format") not in (FORMAT, WEIGHED):
+            if about.get("format") not in (FORMAT, WIDER):
                 raise StoreError(f"{path} is no archive of ensemblekit; rom.compress writes them")
             times = f["times"][...] if "times" in f else None
             held = {name: _field_in(f, path, name, one, owner) for name, one in about["fields"].items()}
@@ -737,7 +826,7 @@ class Archive(Mapping[str, "ArchivedField"]):
                                  f"{None if times is None else times.shape}")
             taken = sum(int(d.id.get_storage_size()) for d in f["mesh"].values()) if "mesh" in f else 0
             return cls(path, float(about["tolerance"]), str(about["norm"]), str(about["relative_to"]),
-                       held, times, str(about["time_unit"]), taken, about["format"] == WEIGHED)
+                       held, times, str(about["time_unit"]), taken, any("roots" in f[f"fields/{name}"] for name in held))
 
     def __getitem__(self, name: str) -> ArchivedField:
         if not isinstance(name, str):
@@ -837,6 +926,8 @@ def _field_in(f: Any, path: str, name: str, one: Mapping[str, Any], owner: Any) 
     wanted |= {extra: at for extra, at in (("residual", shape), ("mask", shape[1:])) if extra in group}
     if "roots" in group:
         wanted["roots"] = shape[1:] if group["roots"].ndim == len(shape) - 1 else shape[1:-1]
+    if "gaps" in group:
+        wanted["gaps"] = (shape[0], -(-math.prod(shape[1:]) // 8))
     found = {key: group[key].shape for key in wanted}
     kinds = {key: group[key].dtype.kind for key in ("modes", "axes", *(["coefficients"] if rank else []),
                                                     *(["residual"] if "residual" in group else []))}
@@ -926,6 +1017,10 @@ class ArchivedField(np.lib.mixins.NDArrayOperatorsMixin):
             steps, axes = group["mode_steps"][...], group["axes"][...]
             coefficients = (unzigzag(group["coefficients"][rows]) * group["coefficient_steps"][...] if self.rank
                             else np.zeros((m, 0)))
+            missing = None
+            if "gaps" in group:
+                missing = np.unpackbits(group["gaps"][rows], axis=1, count=math.prod(self.shape[1:])).astype(bool).reshape(
+                    m, *self.shape[1:])
             for tile in tiles(self.shape[1:], self.tile):
                 cut = [slice(max(s.start, t.start), min(s.stop, t.stop)) for s, t in zip(where, tile, strict=True)]
                 if any(c.start >= c.stop for c in cut):
@@ -949,6 +1044,8 @@ class ArchivedField(np.lib.mixins.NDArrayOperatorsMixin):
                     values = (values.reshape(m, len(each), -1) / each).reshape(m, -1)
                 if "mask" in group:
                     values[:, ~group["mask"][tuple(cut)].ravel()] = np.nan
+                if missing is not None:
+                    values[missing[(slice(None), *cut)].reshape(m, -1)] = np.nan
                 outer = tuple(slice(c.start - s.start, c.stop - s.start) for c, s in zip(cut, where, strict=True))
                 found[(slice(None), *outer)] = values.astype(self.dtype).reshape(m, *q.shape[1:])
         return found
