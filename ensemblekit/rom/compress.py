@@ -63,8 +63,8 @@ ORDINARY = 2.0**-600, 2.0**800
 """Energies between these have lost nothing to over- or underflow."""
 SCALE = -280, 380
 """Powers of two of the largest number between which nothing of an archive leaves float64."""
-NO_GAPS = ("An archive holds numbers that are there in every snapshot or in none; missing=\"keep\" (--missing keep) reads others as "
-           "NaN again. Or drop those snapshots, or fill them in first, as rom.pod(..., missing=\"gappy\") does from the modes")
+NO_GAPS = ("An archive holds numbers that are there in every snapshot or in none; missing=\"keep\" (--missing keep) reads "
+           "others as NaN again. Or drop those snapshots, or fill them in first, as rom.pod(..., missing=\"gappy\") does from the modes")
 Norm = Literal["l2", "max"]
 Reference = Literal["fluctuation", "total"]
 
@@ -1017,10 +1017,6 @@ class ArchivedField(np.lib.mixins.NDArrayOperatorsMixin):
             steps, axes = group["mode_steps"][...], group["axes"][...]
             coefficients = (unzigzag(group["coefficients"][rows]) * group["coefficient_steps"][...] if self.rank
                             else np.zeros((m, 0)))
-            missing = None
-            if "gaps" in group:
-                missing = np.unpackbits(group["gaps"][rows], axis=1, count=math.prod(self.shape[1:])).astype(bool).reshape(
-                    m, *self.shape[1:])
             for tile in tiles(self.shape[1:], self.tile):
                 cut = [slice(max(s.start, t.start), min(s.stop, t.stop)) for s, t in zip(where, tile, strict=True)]
                 if any(c.start >= c.stop for c in cut):
@@ -1044,11 +1040,20 @@ class ArchivedField(np.lib.mixins.NDArrayOperatorsMixin):
                     values = (values.reshape(m, len(each), -1) / each).reshape(m, -1)
                 if "mask" in group:
                     values[:, ~group["mask"][tuple(cut)].ravel()] = np.nan
-                if missing is not None:
-                    values[missing[(slice(None), *cut)].reshape(m, -1)] = np.nan
+                if "gaps" in group:
+                    values[self._missing(group["gaps"], rows, cut)] = np.nan
                 outer = tuple(slice(c.start - s.start, c.stop - s.start) for c, s in zip(cut, where, strict=True))
                 found[(slice(None), *outer)] = values.astype(self.dtype).reshape(m, *q.shape[1:])
         return found
+
+    def _missing(self, gaps: Any, rows: slice, cut: list[slice]) -> np.ndarray:
+        """(m, numbers of the cut): where they are NaN in these snapshots; no more bytes are read than lie between them."""
+        item = self.shape[1:]
+        places = np.arange(1) if not item else np.ravel_multi_index(
+            np.ix_(*(np.arange(c.start, c.stop) for c in cut)), item).ravel()
+        first = int(places[0]) // 8
+        held = gaps[rows, first:int(places[-1]) // 8 + 1]
+        return (held[:, places // 8 - first] >> (7 - places % 8).astype(np.uint8) & 1).astype(bool)
 
     def __repr__(self) -> str:
         return f"<ArchivedField {self.name!r} {self.shape} {self.dtype}, error {100 * self.error:.3g} %>"
