@@ -362,8 +362,8 @@ def _check_clock(f: Any, schema: Any, clock: str, names: list[str], record: np.n
     step = max(1, READ_BYTES // rows)
     for a in range(0, n, step):
         b = min(n, a + step)
+        from ensemblekit.store.schema import META
         from ensemblekit.store.segments import checksums
-        from ensemblekit.store.store import META
 
         meta = np.empty(b - a, META)
         for key, d in zip(("step", "time", "weight"), sets[values:], strict=False):
