@@ -13,8 +13,9 @@ from ensemblekit.errors import StoreDamagedError, StoreError
 from ensemblekit.source import Field
 from ensemblekit.store.blocks import check_identity
 from ensemblekit.store.hdf5 import Foreign, Layout, read_layout
+from ensemblekit.store.names import missing_files, segment_path, segments_of
 from ensemblekit.store.schema import Schema
-from ensemblekit.store.segments import Segment, files_of, missing_files, segment_path, segments_of
+from ensemblekit.store.segments import Segment, files_of
 from ensemblekit.store.stored import Part, Rows, Table, constants_of, foreign_tables, rows_in, stretches_of
 
 LOOKS = 10      # times a reader looks again where files change under it

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ensemblekit.errors import InputError, StoreError
+from ensemblekit.store.checksums import checksums
+from ensemblekit.store.names import segments_of
 from ensemblekit.store.schema import MAIN, META, Column, Schema
-from ensemblekit.store.segments import checksums, new_segment, segments_of
+from ensemblekit.store.segments import new_segment
 
 if TYPE_CHECKING:
     from ensemblekit.store.store import Store

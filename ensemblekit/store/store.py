@@ -26,10 +26,12 @@ from ensemblekit.errors import (
 from ensemblekit.files import most_bytes
 from ensemblekit.source import Access, Cut, Field, Piece
 from ensemblekit.store.checking import Checks, Durability, check_options, meta_of_many, meta_of_one
+from ensemblekit.store.checksums import digest_of
 from ensemblekit.store.contents import Contents
 from ensemblekit.store.hdf5 import Layout, read_file
+from ensemblekit.store.locks import Lock
+from ensemblekit.store.names import first_of, folder_of, segment_path
 from ensemblekit.store.schema import MAIN, Schema, check_constants, check_fields
-from ensemblekit.store.segments import Lock, digest_of, first_of, folder_of, segment_path
 from ensemblekit.store.stored import StoredField, StoredSource, Table
 from ensemblekit.store.writer import Writer, new_writer, writer_of
 

@@ -16,23 +16,13 @@ import numpy as np
 from ensemblekit.errors import StoreError
 from ensemblekit.files import sync_folder
 from ensemblekit.store.checking import Checks, Durability
+from ensemblekit.store.checksums import checksums
 from ensemblekit.store.contents import Contents
-from ensemblekit.store.hdf5 import Layout
+from ensemblekit.store.hdf5 import Layout, NotInPlace
+from ensemblekit.store.locks import Lock, share, unlock
+from ensemblekit.store.names import remove_leftovers, segment_path, segments_of
 from ensemblekit.store.schema import META, Schema
-from ensemblekit.store.segments import (
-    Lock,
-    NotInPlace,
-    Segment,
-    checksums,
-    new_segment,
-    next_capacity,
-    remove_leftovers,
-    segment_path,
-    segments_of,
-    set_files,
-    share,
-    unlock,
-)
+from ensemblekit.store.segments import Segment, new_segment, next_capacity, set_files
 from ensemblekit.store.stored import Part, Table, column_stretches
 
 WHOLE_BATCH = 64 << 20      # bytes that are gathered before a whole file is written
