@@ -20,11 +20,11 @@ from ensemblekit.averaging.average import (
     elapsed,
     spacing,
     start_after,
-    summaries,
 )
 from ensemblekit.averaging.blocking import BlockResult
 from ensemblekit.averaging.estimate import Estimate, over_power_of_two, spread_interval, student_interval
 from ensemblekit.averaging.moments import Moments, MomentsResult
+from ensemblekit.averaging.observed import summaries
 from ensemblekit.averaging.rows import rows_of
 from ensemblekit.averaging.run import Progress, partials, reduce
 from ensemblekit.averaging.series import Series

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 Map = Callable[[Block], np.ndarray]
 Coords = Mapping[str, tuple[np.ndarray, str]]
+Arrange = Callable[[np.ndarray, float, np.ndarray | None], np.ndarray]
+"""(values, what is put elsewhere, the elements that the values are; None: all) -> an array of the observable's shape."""
 
 
 class Derived(NamedTuple):
@@ -96,9 +98,11 @@ class Prepared:
     """Axis of the observable (after `function`) -> (values, unit), in the order of the axes."""
     function: Callable[[np.ndarray], Any] | None = None
     """Mean of the map -> the observable; None: the mean itself."""
-    arrange: Callable[[np.ndarray, float], np.ndarray] | None = None
-    """Instead of `function`, where it only puts the numbers in their places: (values (*out), what is put elsewhere) -> the
-    observable's shape. Means and errors are put alike, with no jackknife and its memory."""
+    arrange: Arrange | None = None
+    """Instead of `function`, where it only puts the numbers (flat) in their places. Means and errors are put alike, with no
+    jackknife and its memory."""
+    nonzero: bool = False
+    """Nearly all numbers of the map are 0 in every frame: only those that ever are not carry statistics."""
     further: Mapping[str, Derived] = field(default_factory=dict)
     """Name -> another function of the same mean: "coordination" is `found["rdf"].coordination`."""
     series: Callable[[np.ndarray], np.ndarray] | None = None
