@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ensemblekit.averaging.average import ENOUGH
 from ensemblekit.averaging.blocking import FEWEST, blocking
+from ensemblekit.averaging.doubts import ENOUGH, judged
 from ensemblekit.averaging.estimate import Estimate, student_interval
 from ensemblekit.averaging.run import States
 from ensemblekit.errors import InputError
@@ -66,7 +66,7 @@ def part_means(states: Sequence[tuple[int, States]], name: str, start: int) -> t
                 means.append(w @ x / w.sum())
                 weights.append(w.sum())
         elif begin >= start and w.sum() > 0:
-            means.append(np.asarray(observed.blocks.result().mean))
+            means.append(observed.mean())
             weights.append(w.sum())
     if not means:
         raise InputError(f"no partial state begins at or after snapshot {start}")
@@ -139,12 +139,16 @@ def _filled(base: Estimate, value: np.ndarray, stderr: np.ndarray, dof: np.ndarr
 
     unknown = bool(np.isnan(stderr).all())
     interval = (plain(stderr), plain(stderr)) if unknown else student_interval(value, stderr, dof, base.confidence)
+    n_eff = np.where(stderr == 0, np.nan, n_eff)        # what never changes has no number of independent snapshots
     with np.errstate(invalid="ignore", divide="ignore"):
         g = base.n / n_eff
-    return replace(base, mean=plain(value), stderr=plain(stderr), interval=interval, n_eff=plain(n_eff),
+    answer = replace(base, mean=plain(value), stderr=plain(stderr), interval=interval, n_eff=plain(n_eff),
                    statistical_inefficiency=plain(g), correlation_time=plain(g / 2 * _spacing(base)), dof=plain(dof),
-                   converged=base.converged and not unknown and bool(np.all(~(n_eff < ENOUGH))), verdict=verdict,
+                   converged=base.converged and not unknown, verdict=verdict,
                    estimators={"jackknife": plain(stderr)}, unit=unit, coords={}, series=None)
+    if unknown or np.ndim(base.mean) == 0:      # of a number the verdict has said it
+        return replace(answer, converged=answer.converged and bool(np.all(~(n_eff < ENOUGH))))
+    return judged(answer)
 
 
 def _spacing(base: Estimate) -> float:

@@ -13,7 +13,6 @@ from typing import Any, Self
 import numpy as np
 
 from ensemblekit.averaging.average import (
-    ENOUGH,
     check_equilibration,
     clock_of,
     common_start,
@@ -22,6 +21,7 @@ from ensemblekit.averaging.average import (
     start_after,
 )
 from ensemblekit.averaging.blocking import BlockResult
+from ensemblekit.averaging.doubts import ENOUGH, judged
 from ensemblekit.averaging.estimate import Estimate, over_power_of_two, spread_interval, student_interval
 from ensemblekit.averaging.moments import Moments, MomentsResult
 from ensemblekit.averaging.observed import summaries
@@ -692,7 +692,7 @@ def _estimate(target: _Target, what: str, columns: list[tuple[np.ndarray, ...]],
     columns.clear()
     still = still.astype(bool)
     with np.errstate(invalid="ignore", divide="ignore"):
-        n_eff = np.where(still, np.nan, variance / stderr**2)
+        n_eff = np.where(still, np.nan, np.minimum(variance / stderr**2, n))
     stderr = np.where(still, 0.0, stderr)
     g = np.where(still, np.nan, g)
     if what == "rms":
@@ -702,16 +702,6 @@ def _estimate(target: _Target, what: str, columns: list[tuple[np.ndarray, ...]],
             mean = root
     unit = target.field.unit if what in ("mean", "rms") else squared(target.field.unit)
     stretches, enough = (stretches, STRETCHES) if second else (n_eff, ENOUGH)
-    few = stretches < enough
-    bad = ~np.isfinite(mean)
-    doubts = []
-    if few.any():
-        doubts.append(f"{int(few.sum())} of {few.size} numbers have fewer than {enough:g} independent snapshots (fewest "
-                      f"{np.nanmin(stretches):.2g})")
-    if bad.any():
-        doubts.append(f"{int(bad.sum())} of {bad.size} numbers are not finite")
-    if still.any():
-        doubts.append(f"{int(still.sum())} of {still.size} numbers never change")
     interval = student_interval(mean, stderr, dof, confidence)
     if second:
         grows = spread_interval(mean, stderr, dof, confidence)
@@ -722,8 +712,8 @@ def _estimate(target: _Target, what: str, columns: list[tuple[np.ndarray, ...]],
         interval = grows
     answer = Estimate(mean=mean, stderr=stderr, interval=interval, confidence=confidence, n=n, n_eff=n_eff,
                       statistical_inefficiency=g, correlation_time=g / 2 * spacing, dof=dof,
-                      converged=not (few.any() or bad.any() or still.all()), verdict="; ".join(doubts),
                       estimators={"blocking": stderr}, unit=unit, **facts)
+    answer = judged(answer, independent=stretches, enough=enough, word="numbers")
     if exponent is None:
         return answer
     degree = 1 if what in ("mean", "rms") else 2
