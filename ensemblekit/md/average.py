@@ -326,7 +326,7 @@ def _doubted(estimate: Estimate, states: Sequence[Any]) -> Estimate:
 def _within(estimate: Estimate, ready: Prepared) -> Estimate:
     """The estimate and what comes with it, their intervals within what the quantities cannot leave."""
     def one(e: Estimate, name: str) -> Estimate:
-        bounds = ready.limits.get(name)
+        bounds = None if ready.spread else ready.limits.get(name)
         return e if bounds is None else replace(e, interval=bounded_interval(e.mean, e.interval, bounds))
 
     return replace(one(estimate, ""), further={name: one(e, name) for name, e in estimate.further.items()})
