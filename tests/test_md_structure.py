@@ -417,7 +417,8 @@ SCALARS = {"rg": md.RadiusOfGyration("name CA"), "rmsd": md.RMSD("name CA"), "an
 def test_weights_of_whole_numbers_are_repetitions(adk, universe):
     """A frame of weight 2 counts as two frames, and one of weight 0 as none, in every mean and fluctuation."""
     weights = np.random.default_rng(2).integers(0, 3, 98).astype(float)
-    found = md.average(adk, {**SCALARS, "rmsf": md.RMSF("name CA", corrected=False), "pca": md.PCA("name CA and resid 1:9", n_components=2)},
+    found = md.average(adk, {**SCALARS, "rmsf": md.RMSF("name CA", corrected=False),
+                             "pca": md.PCA("name CA and resid 1:9", n_components=2)},
                        frame_weights=weights, quiet=True, equilibration=None)
     plain = md.average(adk, SCALARS, quiet=True, equilibration=None)
     for name in SCALARS:
