@@ -93,7 +93,7 @@ def loss_barrier(first: torch.nn.Module, second: torch.nn.Module, loader: Iterab
     """
     if points < 3:
         raise InputError(f"points is 3 or more; got {points!r}")
-    convention = Convention(forward, target, outputs)
+    convention = Convention(forward, target, outputs, task)
     manifest = Manifest.of(first)
     manifest.check(second)
     a, b = to_vectors(first), to_vectors(second, manifest)

@@ -79,7 +79,7 @@ class Ensemble(torch.nn.Module):
                  forward: Forward | None = None, space: Space = "probability", ignore_index: int | None = None,
                  resident: int = RESIDENT, target: Callable[[Any], Any] | None = None, outputs: Outputs | None = None):
         super().__init__()
-        convention = Convention(forward, target, outputs)
+        convention = Convention(forward, target, outputs, task)
         if task not in TASKS:
             raise InputError(f"task is one of {', '.join(map(repr, TASKS))}; got {task!r}")
         check_space(space)
@@ -133,6 +133,13 @@ class Ensemble(torch.nn.Module):
         for one in stores:
             if one.provenance.get("manifest") != stores[0].provenance["manifest"]:
                 raise InputError(f"{one.path} holds snapshots of another model than {stores[0].path}")
+        if "ingested" in stores[0].provenance:      # perhaps without the model
+            manifest = manifest.renamed(model)
+            try:
+                manifest.check(model)
+            except InputError as error:
+                raise InputError(f"{error}. Checkpoints of this model are ingested with it, neural.ingest(paths, store, model)"
+                                 ) from None
         manifest.check(model)
         for one in stores:
             check_left_out(one.provenance.get("left_out", {}), model)
@@ -442,7 +449,7 @@ def predict(model: torch.nn.Module, loader: Any, *, task: Task = "classification
     """
     if task not in TASKS:
         raise InputError(f"task is one of {', '.join(map(repr, TASKS))}; got {task!r}")
-    convention = Convention(forward, target, outputs)
+    convention = Convention(forward, target, outputs, task)
     found = Answers(task, ignore_index, False, convention)
     with modes_kept(model):
         model.eval()

@@ -10,7 +10,15 @@ import torch
 
 from ensemblekit.averaging.moments import Moments
 from ensemblekit.errors import InputError
-from ensemblekit.neural.batches import PROBABILITIES, Convention, Outputs, Singles, check_labels, looks_like_probabilities
+from ensemblekit.neural.batches import (
+    ONE_BY_ONE,
+    PROBABILITIES,
+    Convention,
+    Outputs,
+    Singles,
+    check_labels,
+    looks_like_probabilities,
+)
 from ensemblekit.neural.prediction import Prediction, RegressionPrediction
 from ensemblekit.neural.uncertainty import Pool, Space
 from ensemblekit.neural.weight_average import over_n
@@ -35,7 +43,8 @@ def log_probabilities(out: Any, task: str, axis: int = 1, outputs: Outputs | Non
     shape = tuple(x.shape[axis - 1:])
     if task == "binary":
         if len(shape) > 2 or (len(shape) == 2 and shape[1] != 1):
-            raise InputError(f'task="binary" takes one logit an item, (n,) or (n, 1); got {shape}')
+            several = f". Several questions an item (multi-label): {ONE_BY_ONE}" if len(shape) == 2 else ""
+            raise InputError(f'task="binary" takes one logit an item, (n,) or (n, 1); got {shape}{several}')
         x = x.reshape(*x.shape[:axis])
         if outputs == "probabilities":
             _check_probabilities(x, x <= 1)
@@ -85,6 +94,10 @@ class Answers:
             mean, variance = out if isinstance(out, tuple) else (out, None)
             self.pool.update(wide(mean), 0, shares)
             if variance is not None:
+                if torch.isinf(variance).any():
+                    raise InputError("a variance that is infinite came from a member: some distributions have none (StudentT "
+                                     "of 2 degrees of freedom or fewer). Pass forward=lambda model, batch: ... that gives "
+                                     "(mean, variance), or the mean alone")
                 if (variance < 0).any():
                     raise InputError("a variance below 0 came from a member; outputs of regression are (mean, variance)")
                 self.variance.update(wide(variance), 0, shares)
@@ -153,4 +166,7 @@ def check_finite(out: Any, numbers: Sequence[int]) -> None:
                              "the logits")
         if torch.isnan(x).any():
             bad = [k for k, row in zip(numbers, torch.isnan(x).flatten(1).any(1).tolist(), strict=True) if row]
-            raise InputError(f"member {', '.join(map(str, bad))} answers NaN; leave it out: members=, or give it weight 0")
+            without = (". Where all do: distributions without a mean (Cauchy, StudentT of 1 degree of freedom) answer so; "
+                       "forward=lambda model, batch: ... that gives the location") if isinstance(out, tuple) else ""
+            raise InputError(f"member {', '.join(map(str, bad))} answers NaN; leave it out: members=, or give it weight "
+                             f"0{without}")
