@@ -714,7 +714,7 @@ def _estimate(target: _Target, what: str, columns: list[tuple[np.ndarray, ...]],
         doubts.append(f"{int(still.sum())} of {still.size} numbers never change")
     interval = student_interval(mean, stderr, dof, confidence)
     if second:
-        grows = spread_interval(mean, stderr, dof, confidence)
+        grows = spread_interval(mean, stderr, dof, confidence, 2 if what == "rms" else 1)
         if what == "reynolds_stress":       # of its normal components alone
             m = target.parts
             low, high = (np.concatenate([a[..., :m], b[..., m:]], axis=-1) for a, b in zip(grows, interval, strict=True))
