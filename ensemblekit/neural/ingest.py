@@ -23,8 +23,8 @@ from ensemblekit.neural.recorder import HASH, digest
 from ensemblekit.neural.resume import writing
 from ensemblekit.parts import Order, check_order, order_of
 from ensemblekit.source import Field
+from ensemblekit.store.names import folder_of
 from ensemblekit.store.opening import open_store
-from ensemblekit.store.segments import folder_of
 from ensemblekit.store.store import Store
 
 State = dict[str, torch.Tensor]

@@ -36,8 +36,8 @@ from ensemblekit.rom.state_file import StateFile
 from ensemblekit.rom.units import OutOfRange, Unit, magnitude
 from ensemblekit.scaling import ldexp, power_of_two
 from ensemblekit.source import Field, SnapshotSource
+from ensemblekit.store.checksums import digest_of
 from ensemblekit.store.guarded import record
-from ensemblekit.store.segments import digest_of
 
 logger = logging.getLogger("ensemblekit")
 

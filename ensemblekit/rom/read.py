@@ -18,7 +18,7 @@ from ensemblekit.rom.mesh import Mesh, mesh_of
 from ensemblekit.rom.readers.clock import on_one_clock
 from ensemblekit.rom.readers.reader import Options, Reader, all_timed, check_readable, chosen, numbers_in_names
 from ensemblekit.source import WHOLE, Access, Block, Cut, Field, Piece, SnapshotSource, check_times, check_window, cuts_of
-from ensemblekit.store.store import StoredSource
+from ensemblekit.store.stored import StoredSource
 
 BATCH = 16 << 20
 """Bytes of snapshots read at a time."""
