@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import shutil
@@ -11,8 +10,8 @@ import tempfile
 import warnings
 import weakref
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -25,11 +24,21 @@ from ensemblekit.averaging.series import Series
 from ensemblekit.engine import Engine, Serial, Threads, one_blas_thread
 from ensemblekit.errors import InputError, StatisticsError, StoreError, UnknownFieldError, one_line
 from ensemblekit.files import replacing
+from ensemblekit.rom.archive_views import (
+    JOB_BYTES,
+    LEVEL,
+    RESIDUAL_CHUNK,
+    Gaps,
+    ScaledField,
+    SingleField,
+    WeighedField,
+    roots_of_weights,
+    without_gaps,
+)
 from ensemblekit.rom.gaps import GapsError
 from ensemblekit.rom.mesh import Mesh, constants_for, mesh_of
 from ensemblekit.rom.pod import pod
-from ensemblekit.rom.problem import products_of, snapshot_at, times_of
-from ensemblekit.rom.product import element_weights, is_sparse, without_missing
+from ensemblekit.rom.problem import times_of
 from ensemblekit.rom.quantise import (
     best_axes,
     differenced,
@@ -43,28 +52,22 @@ from ensemblekit.rom.quantise import (
     zigzag,
 )
 from ensemblekit.scaling import ldexp, power_of_two
-from ensemblekit.source import WHOLE, Block, Cut, Field, Piece, as_source
-from ensemblekit.source_views import PieceView, SourceView
+from ensemblekit.source import Block, Field, as_source
 
 FORMAT, WIDER = "ensemblekit archive 1", "ensemblekit archive 2"
 """The latter where some field has weights or gaps, which a reader of the first alone would pass over."""
 OPTIONS = ("memory_limit", "method", "seed", "oversampling", "power")
-LEAST = 1e-15
-"""Of the roots of weights, over the largest: what weighs less is kept as if it weighed this."""
-logger = logging.getLogger("ensemblekit")
-JOB_BYTES = 32 << 20
-RESIDUAL_CHUNK = 1 << 18
 LARGER = 8
 """Times that a number may be larger as it is read than as it stands in the archive, before it is deflated."""
 SLAB = 1 << 12
 """Numbers of a mode that are multiplied at a time."""
-LEVEL = 6
 ORDINARY = 2.0**-600, 2.0**800
 """Energies between these have lost nothing to over- or underflow."""
 SCALE = -280, 380
 """Powers of two of the largest number between which nothing of an archive leaves float64."""
 NO_GAPS = ("An archive holds numbers that are there in every snapshot or in none; missing=\"keep\" (--missing keep) reads "
-           "others as NaN again. Or drop those snapshots, or fill them in first, as rom.pod(..., missing=\"gappy\") does from the modes")
+           "others as NaN again. Or drop those snapshots, or fill them in first, as rom.pod(..., missing=\"gappy\") does from "
+           "the modes")
 Norm = Literal["l2", "max"]
 Reference = Literal["fluctuation", "total"]
 
@@ -127,15 +130,15 @@ def compress(source: Any, path: Any = None, *, tolerance: float, norm: Norm = "l
     wanted = _Wanted(float(tolerance), norm, relative_to)
     if path is not None and not os.path.isdir(os.path.dirname(os.path.abspath(os.fspath(path)))):
         raise StoreError(f"no folder {os.path.dirname(os.path.abspath(os.fspath(path)))!r} to write the archive to")
-    weights = _weights(source, inner_product, norm)
+    weights = roots_of_weights(source, inner_product, norm)
     parts = {}
     with one_blas_thread():         # small matrices and many slabs: the engine's threads are at work already
         for name in source.fields:
-            view: Any = _Single(source, name)
+            view: Any = SingleField(source, name)
             gaps = None
             if missing == "keep":
-                view, gaps = _without_gaps(view, name)
-            view = view if weights[name] is None else _Weighed(view, name, weights[name])
+                view, gaps = without_gaps(view, name)
+            view = view if weights[name] is None else WeighedField(view, name, weights[name])
             parts[name] = _encode(view, name, wanted, engine or Threads(), progress, options)
             parts[name].gaps = gaps
     temporary = path is None
@@ -174,179 +177,6 @@ class _Wanted(NamedTuple):
     relative_to: Reference
 
 
-@dataclass(frozen=True, eq=False)
-class _Single(SourceView):
-    """One field of a source, every snapshot and every number counted alike: without weights and mesh."""
-
-    name: str
-
-    @property
-    def fields(self) -> Mapping[str, Field]:
-        return {self.name: self.source.fields[self.name]}
-
-    def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> _Single:
-        return _Single(self.source.window(start, stop, step), self.name)
-
-    def pieces(self, names: Sequence[str], cut: Cut, tiled: bool, limit: int) -> Iterator[Piece]:
-        for piece in self.source.pieces(names, cut, tiled, limit):
-            yield PieceView(piece, _unweighted)
-
-
-def _unweighted(block: Block) -> Block:
-    """The block with snapshots that count alike."""
-    return Block(block.fields, block.start, block.tile, None, block.times)
-
-
-def _weights(source: Any, inner_product: Any, norm: Norm) -> dict[str, Any]:
-    """Field -> (size,) roots of the weights of its numbers over the largest, as they are kept; None: all alike."""
-    if inner_product is None:
-        return dict.fromkeys(source.fields)
-    products, _, notes = products_of({name: (source, name) for name in source.fields}, inner_product)
-    for note in notes:
-        logger.info(note)
-    found: dict[str, Any] = {}
-    for name, one in source.fields.items():
-        product = products[name]
-        if is_sparse(product):
-            raise InputError("compress weighs each number by itself: inner_product is weights, and no sparse mass matrix")
-        if product is not None and norm == "max":
-            raise InputError('norm="max" is the largest error of any number, in which none weighs more than another: leave '
-                             'inner_product away, or take norm="l2"')
-        if product is not None and not (np.asarray(product) > 0).all():
-            product, _ = without_missing(product, one.shape, np.isnan(snapshot_at(source, name, 0)).ravel())
-        each = element_weights(product, one.shape)
-        found[name] = each if each is None else np.maximum(np.sqrt(each / each.max()), LEAST).astype(np.float32)
-    return found
-
-
-def _without_gaps(source: _Single, name: str) -> tuple[Any, _Gaps | None]:
-    """A field with its mean wherever it is NaN in some snapshots, which adds nothing to a fluctuation, and where that is; the
-    field itself, and None, where there are no such gaps. Two reads."""
-    one, n = source.fields[name], source.lengths[0]     # type: ignore[index]
-    total, count = np.zeros(one.size), np.zeros(one.size, np.int64)
-    for x in _snapshots(source, name):
-        there = ~np.isnan(x)
-        count += there.sum(0)
-        total += np.where(there, x, 0.0).sum(0, dtype=np.float64) / n       # of shares: sums of the largest numbers overflow
-    some = (count > 0) & (count < n)
-    if not some.any():
-        return source, None
-    with np.errstate(invalid="ignore"):
-        mean = np.where(count > 0, total * (n / np.maximum(count, 1)), np.nan)
-    rows = max(1, min(64, RESIDUAL_CHUNK // max(1, -(-one.size // 8))))
-    chunks, held = [], np.empty((0, one.size), bool)
-    for x in _snapshots(source, name):
-        held = np.concatenate([held, np.isnan(x) & some])
-        while len(held) >= rows:
-            chunks.append(zlib.compress(np.packbits(held[:rows], axis=1).tobytes(), LEVEL))
-            held = held[rows:]
-    if len(held):
-        last = np.zeros((rows, one.size), bool)
-        last[:len(held)] = held
-        chunks.append(zlib.compress(np.packbits(last, axis=1).tobytes(), LEVEL))
-    return _Filled(source, name, mean), _Gaps(rows, chunks)
-
-
-def _snapshots(source: Any, name: str) -> Iterator[np.ndarray]:
-    """(m, size) of consecutive snapshots, one read."""
-    for piece in source.pieces([name], "time", False, JOB_BYTES):
-        for block in piece.blocks():
-            yield np.asarray(block.fields[name]).reshape(len(block.fields[name]), -1)
-
-
-class _Gaps(NamedTuple):
-    """Where numbers are NaN that are there in other snapshots: bits of so many rows each, deflated."""
-
-    rows: int
-    chunks: list[bytes]
-
-
-@dataclass(frozen=True, eq=False)
-class _Filled(SourceView):
-    """One field with the mean of each number where it is NaN."""
-
-    name: str
-    mean: np.ndarray
-
-    def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> _Filled:
-        return _Filled(self.source.window(start, stop, step), self.name, self.mean)
-
-    def pieces(self, names: Sequence[str], cut: Cut, tiled: bool, limit: int) -> Iterator[Piece]:
-        for piece in self.source.pieces(names, cut, tiled, limit):
-            yield PieceView(piece, _Fill(self.mean))
-
-
-@dataclass(frozen=True, slots=True)
-class _Fill:
-    """A block with the mean of each number where it is NaN."""
-
-    mean: np.ndarray
-
-    def __call__(self, block: Block) -> Block:
-        mean = self.mean if block.tile == WHOLE else self.mean[block.tile]
-        fields = {}
-        for name, x in block.fields.items():
-            flat = np.asarray(x).reshape(len(x), -1)
-            fields[name] = np.where(np.isnan(flat), mean.astype(flat.dtype), flat).reshape(np.shape(x))
-        return Block(fields, block.start, block.tile, block.weights, block.times)
-
-
-@dataclass(frozen=True, eq=False)
-class _Weighed(SourceView):
-    """One field of a source, each number times the root of its weight: its sums of squares are those of the inner product."""
-
-    name: str
-    roots: np.ndarray
-
-    @property
-    def fields(self) -> Mapping[str, Field]:
-        return {self.name: replace(self.source.fields[self.name], dtype=np.dtype("f8"))}
-
-    def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> _Weighed:
-        return _Weighed(self.source.window(start, stop, step), self.name, self.roots)
-
-    def pieces(self, names: Sequence[str], cut: Cut, tiled: bool, limit: int) -> Iterator[Piece]:
-        for piece in self.source.pieces(names, cut, tiled, limit):
-            yield PieceView(piece, _Times(self.roots))
-
-
-@dataclass(frozen=True, slots=True)
-class _Times:
-    """A block's numbers times the roots of their weights."""
-
-    roots: np.ndarray
-
-    def __call__(self, block: Block) -> Block:
-        roots = (self.roots if block.tile == WHOLE else self.roots[block.tile]).astype(np.float64)
-        fields = {name: (np.asarray(x).reshape(len(x), -1) * roots).reshape(np.shape(x)) for name, x in block.fields.items()}
-        return Block(fields, block.start, block.tile, block.weights, block.times)
-
-
-@dataclass(frozen=True, eq=False)
-class _Scaled(SourceView):
-    """One field of a source divided by a power of two, so that sums of its squares are ordinary numbers."""
-
-    exponent: int
-
-    def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> _Scaled:
-        return _Scaled(self.source.window(start, stop, step), self.exponent)
-
-    def pieces(self, names: Sequence[str], cut: Cut, tiled: bool, limit: int) -> Iterator[Piece]:
-        for piece in self.source.pieces(names, cut, tiled, limit):
-            yield PieceView(piece, _Divided(self.exponent))
-
-
-@dataclass(frozen=True, slots=True)
-class _Divided:
-    """A block's numbers divided by a power of two."""
-
-    exponent: int
-
-    def __call__(self, block: Block) -> Block:
-        fields = {name: ldexp(np.asarray(x), -self.exponent) for name, x in block.fields.items()}
-        return Block(fields, block.start, block.tile, block.weights, block.times)
-
-
 # -- encoding -------------------------------------------------------------------------------------------------------
 
 
@@ -372,7 +202,7 @@ class _Coded:
     norm: float = 0.0                   # what the error is relative to
     relative: float = 0.0               # the error of the wanted norm, over that
     roots: np.ndarray | None = None     # (size,), where what is coded is the numbers times these
-    gaps: _Gaps | None = None
+    gaps: Gaps | None = None
 
     def decoded(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(mean (size,), modes (k, size), coefficients (n, k)) as the reader will have them."""
@@ -397,7 +227,7 @@ def _encode(source: Any, name: str, wanted: _Wanted, engine: Engine, progress: A
     low, high = (np.asarray(x, np.float64) for x in (extremes.low, extremes.high))
     e = power_of_two(np.stack([low, high]), always=True) if _wide(one) else 0
     if e and not (SCALE[0] < e < SCALE[1]):
-        return _over(_encode(_Scaled(source, e), name, wanted, engine, progress, options), e)
+        return _over(_encode(ScaledField(source, e), name, wanted, engine, progress, options), e)
     variance = np.nan_to_num(np.asarray(moments.variance, np.float64)) if n > 1 else np.zeros(one.shape)
     fluctuation = float(variance.sum()) * (n - 1)
     of_mean = n * float(np.nansum(mean**2))
@@ -478,9 +308,9 @@ def _within(source: Any, name: str, basis: Any, mean: np.ndarray, fluctuation: f
 
 def _kept_as(source: Any, name: str) -> tuple[np.ndarray | None, np.dtype]:
     """The roots of weights that a field's numbers were multiplied by, and the type that a reader gets."""
-    while isinstance(source, _Scaled):
+    while isinstance(source, ScaledField):
         source = source.source
-    if isinstance(source, _Weighed):
+    if isinstance(source, WeighedField):
         return source.roots, source.source.fields[name].dtype
     return None, source.fields[name].dtype
 
