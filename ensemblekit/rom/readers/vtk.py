@@ -197,11 +197,19 @@ def _open_files(files: Sequence[tuple[str, ...]], times: np.ndarray | None, opti
     where = _places(parts, options, first)
     grid = grid_of(parts, where, options, first)
     if times is None:
-        found = [time_in(group[0]) if options.timed else None for group in files]
+        found = [time_in(group[0], _time_by_vtk) if options.timed else None for group in files]
         if all_timed([t is not None for t in found], [group[0] for group in files], 6):
             times = np.array(found, np.float64)
     return VTKFiles(tuple(files), {name: Field(x.shape, x.dtype.newbyteorder("=")) for name, x in grid.arrays.items()}, where,
                     options, times, grid.mesh.digest)
+
+
+def _time_by_vtk(path: str) -> float | None:
+    """The time in the field data of a file that is read as a whole."""
+    with lock:
+        data = pyvista().read(path)
+    names = [name for name in ("TimeValue", "TIME") if name in data.field_data]
+    return float(np.asarray(data.field_data[names[0]]).ravel()[0]) if names else None
 
 
 def _open_temporal(path: str, options: Options) -> VTKSeries:
