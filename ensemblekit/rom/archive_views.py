@@ -78,7 +78,8 @@ def without_gaps(source: SingleField, name: str) -> tuple[Any, Gaps | None]:
     for x in _snapshots(source, name):
         there = ~np.isnan(x)
         count += there.sum(0)
-        total += np.where(there, x, 0.0).sum(0, dtype=np.float64) / n       # of shares: sums of the largest numbers overflow
+        with np.errstate(invalid="ignore"):     # infinity is refused later, by name
+            total += (np.where(there, x, 0.0) / n).sum(0, dtype=np.float64)     # sums of the largest numbers overflow
     some = (count > 0) & (count < n)
     if not some.any():
         return source, None

@@ -31,7 +31,8 @@ from ensemblekit.rom.readers.reader import (
 from ensemblekit.rom.readers.vtk_time import time_in
 from ensemblekit.source import Field
 
-SINGLE = (".vtu", ".pvtu", ".vti", ".pvti", ".vtr", ".pvtr", ".vts", ".pvts", ".vtp", ".pvtp", ".vtk", ".vtm", ".vtmb")
+SINGLE = (".vtu", ".pvtu", ".vti", ".pvti", ".vtr", ".pvtr", ".vts", ".pvts", ".vtp", ".pvtp", ".vtk", ".vtm", ".vtmb",
+          ".vtpd", ".vtpc")
 """One snapshot a file."""
 TEMPORAL = (".case", ".encas", ".cgns", ".ex2", ".exo", ".exii", ".e", ".xdmf", ".xmf", ".hdf")
 """Snapshots and times inside."""
@@ -56,6 +57,14 @@ class Where:
 
     association: Association
     array: str
+
+
+class PlainReader:
+    """VTK's reader of a format that pyvista has no class for."""
+
+    def __init__(self, reader: Any, path: str):
+        self.reader = reader
+        reader.SetFileName(path)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -334,6 +343,11 @@ def _reader(path: str) -> Any:
     suffix = _suffix(path)
     kinds = {**dict.fromkeys(VTKHDF, pv.HDFReader), **dict.fromkeys((".e", ".ex2", ".exo", ".exii"), pv.ExodusIIReader),
              ".encas": pv.EnSightReader, ".xmf": pv.XdmfReader}
+    if suffix in (".vtpd", ".vtpc"):
+        from vtkmodules import vtkIOXML
+
+        which = "vtkXMLPartitionedDataSetReader" if suffix == ".vtpd" else "vtkXMLPartitionedDataSetCollectionReader"
+        return PlainReader(getattr(vtkIOXML, which)(), path)
     with lock, pv.VtkErrorCatcher(raise_errors=False, send_to_logging=False) as catcher:
         try:
             reader = kinds[suffix](path) if suffix in kinds else pv.get_reader(path)
@@ -357,7 +371,7 @@ def leaves(paths: Sequence[str], instant: int | None) -> list[tuple[tuple[str, .
                     _turn_to(reader, instant)
                 with warnings.catch_warnings():     # pyvista's own checks: what they warn of is checked here too
                     warnings.simplefilter("ignore")
-                    if isinstance(reader, pv.HDFReader):    # pyvista's own look refuses what _walk takes apart
+                    if isinstance(reader, pv.HDFReader | PlainReader):      # pyvista's own look refuses what _walk takes apart
                         reader.reader.Update()
                         data = reader.reader.GetOutputDataObject(0)
                     else:
