@@ -92,7 +92,7 @@ def compress(source: Any, path: Any = None, *, tolerance: float, norm: Norm = "l
             source's mesh) as for :func:`pod` weigh each number's square in an error of norm "l2". The weights' roots are kept
             in the archive.
         missing: numbers that are NaN in every snapshot stay so. Where they come and go, "raise", or "keep": they are read as
-            NaN again, and the error is that of the numbers that are there (relative to their fluctuation).
+            NaN again, and the error told, relative to the fluctuation, is no less than that of the numbers that are there.
         engine, progress: as for ``ensemblekit.reduce``; progress tells of the check.
         options: of :func:`pod`: memory_limit, method, seed, oversampling, power.
 
