@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,9 +14,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from ensemblekit.errors import InputError, MissingExtraError, SnapshotFileError
+from ensemblekit.errors import InputError, SnapshotFileError
 from ensemblekit.rom.mesh import Association, Mesh, Polyhedra
 from ensemblekit.rom.readers.openfoam import joined, taken
+from ensemblekit.rom.readers.pyvista import lock, pyvista
 from ensemblekit.rom.readers.reader import (
     MissingFieldError,
     Options,
@@ -38,16 +38,6 @@ TEMPORAL = (".case", ".encas", ".cgns", ".ex2", ".exo", ".exii", ".e", ".xdmf", 
 VTKHDF = (".vtkhdf", ".hdf", ".h5", ".hdf5")
 """Of those, what VTK's reader of its HDF5 files is for."""
 DUPLICATE = 1
-
-lock = threading.RLock()        # VTK's error log is one for the process, and netCDF, CGNS and HDF5 are not thread-safe
-
-
-def pyvista() -> Any:
-    try:
-        import pyvista
-    except ImportError as error:
-        raise MissingExtraError("pyvista", "cfd") from error
-    return pyvista
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,6 +11,8 @@ import zlib
 
 import numpy as np
 
+from ensemblekit.rom.readers.pyvista import lock, pyvista
+
 HEAD = 1 << 16
 """Bytes at the beginning of a file in which its time is looked for."""
 DEEPEST = 8
@@ -62,10 +64,8 @@ def _time_in_head(path: str, head: bytes) -> float | None:
     try:
         return _binary_time(head, where, b"".join(content.split()))
     except (ValueError, KeyError, struct.error, zlib.error):      # another compressor, or it stands further behind
-        from ensemblekit.rom.readers import vtk
-
-        with vtk.lock:
-            data = vtk.pyvista().read(path)
+        with lock:
+            data = pyvista().read(path)
         names = [name for name in ("TimeValue", "TIME") if name in data.field_data]
         return float(np.asarray(data.field_data[names[0]]).ravel()[0]) if names else None
 
