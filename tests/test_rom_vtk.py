@@ -447,7 +447,7 @@ def test_times_are_found_without_reading_the_files(tmp_path: Path, monkeypatch: 
     else:
         writer.SetCompressorTypeToNone()
     writer.Write()
-    monkeypatch.setattr("ensemblekit.rom.readers.vtk.pyvista", None)       # it would read the whole file
+    monkeypatch.setattr("ensemblekit.rom.readers.vtk_time.pyvista", None)       # it would read the whole file
     assert time_in(str(tmp_path / "a.vtu")) == 12.625
 
 
