@@ -241,7 +241,7 @@ def _forward(states: list[tuple[int, States]], timed: bool) -> list[tuple[int, S
         return states
     back = np.diff(times) < 0
     if not timed:
-        warnings.warn("these models have no times: they are counted, and no time is told between them. For frames of a run: "
+        warnings.warn("these frames have no times: they are counted, and no time is told between them. For frames of a run: "
                       "md.read(..., dt=), in ps", stacklevel=4)
     elif back.any():
         k = int(np.argmax(back)) + 1

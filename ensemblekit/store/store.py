@@ -598,6 +598,11 @@ class Store:
         return {name: fields[name] for name in next(iter(self.clocks.values()), [])}
 
     @property
+    def foreign(self) -> Mapping[str, Foreign]:
+        """Fields of a file that is not ours, with their places and clocks; {} of a store."""
+        return self._foreign
+
+    @property
     def all_fields(self) -> Mapping[str, Field]:
         """Fields of every clock: what ``store[name]`` gives."""
         return self._schema.fields if self._schema else {name: f.field for name, f in self._foreign.items()}
