@@ -38,7 +38,7 @@ def judged(estimate: Estimate, *, independent: Any = None, enough: float = ENOUG
         said.append(f"only {fewest:.2g} independent snapshots; an interval needs about {enough:g}" if size == 1 else
                     f"{int(few.sum())} of {size} {word} have fewer than {enough:g} independent snapshots (fewest {fewest:.2g})")
     if bad.any():
-        said.append(f"{int(bad.sum())} of {size} {word} are not finite")
+        said.append(f"{int(bad.sum())} of {size} {word} are not finite" if size > 1 else "it is not finite")
     if everything or constant.any():
         said.append(f"{size if everything else int(constant.sum())} of {size} {word} never change")
     if not said:

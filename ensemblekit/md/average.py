@@ -37,6 +37,7 @@ from ensemblekit.intake import as_array
 from ensemblekit.md.complexes import ImageJumps, in_words
 from ensemblekit.md.frame_weights import FrameWeights
 from ensemblekit.md.functions import as_observable
+from ensemblekit.md.holes import first_hole
 from ensemblekit.md.kept import kept_run
 from ensemblekit.md.observables.base import Arrange, Observable, Prepared
 from ensemblekit.md.progress import Progress, counted
@@ -148,6 +149,7 @@ def _read(system: System, prepared: Mapping[str, Prepared], notes: list[str], wa
     unit = source.time_unit or "ps"
     for name, ready in prepared.items():
         runs = [_finished(run, states, name, ready, unit, equilibration, confidence) for run, states in sorted(read.items())]
+        runs = [_placed(estimate, ready, run, fields) for estimate, run in zip(runs, sources, strict=True)]
         found[name] = runs[0] if len(runs) == 1 else _together(runs, confidence, ready)
         for k in watched[name]:
             found[name], more = _watched(found[name], name, system.watched[k], read, f"images.{k}")
@@ -155,6 +157,19 @@ def _read(system: System, prepared: Mapping[str, Prepared], notes: list[str], wa
         if any(run.n_discarded for run in runs) and ready.premade:
             notes.append(f"{name}: {ready.premade} is that of all frames, the discarded ones too")
     return Averages(found, tuple([*system.passes, "averages"]), system.n_frames, len(read), tuple(notes))
+
+
+def _placed(estimate: Estimate, ready: Prepared, run: Any, fields: Sequence[str]) -> Estimate:
+    """The estimate of a run; where it is not finite, with the first frame that made it so: frames are read once more for it."""
+    if all(np.isfinite(e.mean).all() for e in (estimate, *estimate.further.values())):
+        return estimate
+    where = first_hole(run, fields, ready.map)
+    if not where:
+        return estimate
+    further = {name: e if np.isfinite(e.mean).all() else replace(e, verdict="; ".join(filter(None, [e.verdict, where])))
+               for name, e in estimate.further.items()}
+    said = estimate.verdict if np.isfinite(estimate.mean).all() else "; ".join(filter(None, [estimate.verdict, where]))
+    return replace(estimate, verdict=said, further=further)
 
 
 def _watched(estimate: Estimate, name: str, watch: Watch, read: Mapping[int, list[tuple[int, States]]],
@@ -371,6 +386,9 @@ def _together(runs: Sequence[Estimate], confidence: float, ready: Prepared, name
     from ensemblekit.source import ArraySource
 
     answer = doubt_of_runs(pooled(list(runs), confidence), runs)
+    holes = [f"run {k}: {run.verdict}" for k, run in enumerate(runs) if not np.isfinite(run.mean).all()]
+    if holes:
+        answer = with_doubt(answer, "; ".join(holes))
     if bounds is not None:
         answer = replace(answer, interval=bounded_interval(answer.mean, answer.interval, bounds))
     verdict = None

@@ -203,6 +203,19 @@ class System:
         position, index = self.gather(atoms)(Block(fields, 0, WHOLE, None, None))
         return position[0, index].astype(np.float64)
 
+    def first_hole(self, gather: Gather) -> str:
+        """The first frame of which an atom that is gathered is not finite, in words; "" where all are."""
+        from ensemblekit.md.holes import first_hole
+
+        def gathered(block: Block) -> np.ndarray:
+            positions, index = gather(block)
+            return positions[:, index]
+
+        names = [name for name in ("position", "box") if name in self.source.fields]
+        runs = self.source.runs if isinstance(self.source, ReplicaSet) else (self.source,)
+        found = (first_hole(run, names, gathered) for run in runs)
+        return next((f"run {k}, {where}" if len(runs) > 1 else where for k, where in enumerate(found) if where), "")
+
     def reduce(self, branches: Mapping[str, Branch], why: str) -> Any:
         """One more read of all frames (replicas one after the other), which is counted and told with its reason.
 
