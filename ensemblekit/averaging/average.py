@@ -22,7 +22,7 @@ from ensemblekit.averaging.repeated import repeated
 from ensemblekit.averaging.run import Map, Progress, States, partials, reduce
 from ensemblekit.averaging.seams import NO_DIRECTION, SEAM, period_in_words, seam_in_words, seam_of
 from ensemblekit.averaging.series import Series
-from ensemblekit.averaging.spectral import MeanError, mean_error, skewed_quantiles
+from ensemblekit.averaging.spectral import FEWEST, SHARE, MeanError, mean_error, skewed_quantiles
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, ReadOnceError, StatisticsError
 from ensemblekit.intake import as_array
@@ -518,8 +518,6 @@ def pooled(runs: list[Estimate], confidence: float) -> Estimate:
     degree of freedom fewer than there are runs: what lies between runs may be too little to be seen and still count.
     Runs that are copies of each other are taken once and refused; R-hat is said where short equal runs show less.
     """
-    from scipy.stats import chi2
-
     alike = copies(runs)
     if alike:
         again = {b for _, b in alike}
@@ -546,13 +544,16 @@ def pooled(runs: list[Estimate], confidence: float) -> Estimate:
         precise = 1 / errors**2
         middle = (precise * means).sum(axis=0) / precise.sum(axis=0)
         scatter = (precise * (means - middle) ** 2).sum(axis=0)
-    apart = scatter > chi2.ppf(0.99, count - 1)
+        apart = _beyond_chance(scatter, precise, np.array([np.asarray(r.n_eff, dtype=float) for r in runs]))
+    series = _plain_series(runs) if means.ndim == 1 else None
+    if apart.any() and series is not None:
+        apart &= _exchange_tells(series)
     unknown = ~np.isfinite(within)
     squared = np.where(apart | unknown, between, within)
     stderr = np.sqrt(squared)
     half = np.fmax(quantile(0.95, dof) * np.sqrt(within), quantile(0.95, count - 1) * np.sqrt(between))
     with np.errstate(invalid="ignore", divide="ignore"):
-        error, freedom = matched(stderr, half)
+        error, freedom = matched(stderr, half, fewest=1.0)
     stderr = np.where(half > 0, error, stderr)
     dof = np.where(half > 0, freedom, count - 1)
     n = sum(r.n for r in runs)
@@ -567,7 +568,7 @@ def pooled(runs: list[Estimate], confidence: float) -> Estimate:
         share_apart = "" if means.ndim == 1 else f" in {int(apart.sum())} of {apart.size} elements"
         doubts.append(f"the {count} runs disagree beyond their own errors{share_apart}; "
                       "the error is the scatter between them")
-    mixing = _mixing(runs) if means.ndim == 1 else ""
+    mixing = _mixing(series) if series is not None else ""
     if mixing:      # said, not refused: the longer bar covers what lies between, and those that show it least would be left
         doubts.append(mixing)
     tau = np.mean([np.asarray(r.correlation_time, dtype=float) for r in runs], axis=0)
@@ -593,19 +594,53 @@ def _numbers_of(run: Estimate) -> tuple[np.ndarray, ...]:
     return (np.asarray(run.n), np.asarray(run.mean), np.asarray(run.stderr)) if np.any(np.asarray(run.stderr) > 0) else ()
 
 
-def _mixing(runs: Sequence[Estimate]) -> str:
-    """What R-hat has to say of the series of several runs; "" where it is near 1, or no more than short equal runs show."""
-    from ensemblekit.averaging.diagnostics import MIN_DRAWS, rhat, rhat_limit
+def _beyond_chance(scatter: np.ndarray, precise: np.ndarray, n_eff: np.ndarray) -> np.ndarray:
+    """Whether the means of runs scatter more than errors that are themselves uncertain explain, at 1 % (Welch 1951).
+
+    Arguments:
+        scatter: (*item,) sum of squared deviations from the weighted mean over squared errors.
+        precise: (runs, *item) inverse squared errors, the weights.
+        n_eff: (runs, *item) independent snapshots, which say how uncertain an error is.
+    """
+    from scipy.special import fdtri
+
+    count = len(precise)
+    dof = np.maximum(SHARE * n_eff, FEWEST)
+    uncertain = ((1 - precise / precise.sum(axis=0)) ** 2 / dof).sum(axis=0)
+    return np.asarray(scatter > (count - 1 + 2 * (count - 2) / (count + 1) * uncertain)
+                      * fdtri(count - 1, (count**2 - 1) / (3 * uncertain), 0.99))
+
+
+def _plain_series(runs: Sequence[Estimate]) -> list[np.ndarray] | None:
+    """What each run kept, over a power of two common to all; None unless their means are those of these numbers."""
+    from ensemblekit.averaging.diagnostics import MIN_DRAWS
 
     kept = [run.series[run.n_discarded:] for run in runs if run.series is not None]
-    exponent = power_of_two(np.concatenate(kept)) if kept else 0
+    if len(kept) < len(runs) or min(map(len, kept)) < MIN_DRAWS:
+        return None
+    exponent = power_of_two(np.concatenate(kept))
     kept = [ldexp(x, -exponent) for x in kept]
-    n = min((len(x) for x in kept), default=0)
-    if len(kept) < len(runs) or n < MIN_DRAWS or not all(np.isfinite(x).all() and np.ptp(x) > 0 for x in kept):
-        return ""
+    if not all(np.isfinite(x).all() and np.ptp(x) > 0 for x in kept):
+        return None
     if any(abs(x.mean() - ldexp(float(run.mean), -exponent)) > 1e-6 * x.std() for x, run in zip(kept, runs, strict=True)):
-        return ""       # weighted, or of angles: the mean is not that of these numbers
-    tail = np.array([x[-n:] for x in kept])
+        return None     # weighted, or of angles
+    return kept
+
+
+def _exchange_tells(series: Sequence[np.ndarray]) -> bool:
+    """Whether runs lie further apart than with their blocks exchanged, at 1 %: errors of skewed series go with their means."""
+    from ensemblekit.averaging.diagnostics import DRAWS, between_by_chance, inefficiency_within
+
+    found, chance = between_by_chance(series, inefficiency_within(series), DRAWS)
+    return bool(np.count_nonzero(chance >= found) < 0.01 * DRAWS)
+
+
+def _mixing(series: Sequence[np.ndarray]) -> str:
+    """What R-hat has to say of several runs; "" where it is near 1, or no more than short equal runs show."""
+    from ensemblekit.averaging.diagnostics import rhat, rhat_limit
+
+    n = min(map(len, series))
+    tail = np.array([x[-n:] for x in series])
     found = rhat(tail)
     if found <= RHAT or found <= rhat_limit(tail):
         return ""

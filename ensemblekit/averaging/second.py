@@ -38,17 +38,18 @@ def kept_together(kept: np.ndarray, variance: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(together), together, 1.0)
 
 
-def interval_above(floor: Any, mean: Any, stderr: Any, dof: Any, confidence: float) -> tuple[Any, Any]:
+def interval_above(floor: Any, mean: Any, stderr: Any, dof: Any, confidence: float, degree: int = 1) -> tuple[Any, Any]:
     """The interval of what scatters in proportion to its distance from a floor, 0 for a variance; (low, high).
 
     floor: one for all, or (*item,) with minus infinity for what has none, such as a covariance.
+    degree: 1 for a variance, 2 for its root.
     """
     floor, mean = np.broadcast_to(np.asarray(floor, dtype=np.float64), np.shape(mean)), np.asarray(mean, dtype=np.float64)
     grows = np.isfinite(floor)
     if not grows.any():
         return student_interval(mean, stderr, dof, confidence)
     base = np.where(grows, floor, 0.0)
-    above = spread_interval(mean - base, stderr, dof, confidence)
+    above = spread_interval(mean - base, stderr, dof, confidence, degree)
     plain = student_interval(mean, stderr, dof, confidence)
     low, high = (np.where(grows, base + a, b) for a, b in zip(above, plain, strict=True))
     return (float(low), float(high)) if low.ndim == 0 else (low, high)
