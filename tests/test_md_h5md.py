@@ -207,5 +207,7 @@ def test_units_of_h5md():
     assert factor("nm ps-1", "velocity", "f") == pytest.approx(10)
     assert factor("kcal mol-1 Angstrom-1", "force", "f") == pytest.approx(4.184)
     assert factor("kJ mol-1 nm-1", "force", "f") == pytest.approx(0.1)
-    with pytest.raises(InputError, match="no unit of time"):
-        factor("nm", "time", "f")
+    assert factor("eV Angstrom-1", "force", "f") == pytest.approx(96.485, rel=1e-4)
+    for unit, kind in (("nm", "time"), ("J m-1", "force"), ("kJ mol-1", "force"), ("", "velocity")):
+        with pytest.raises(InputError, match=f"no unit of {kind}"):
+            factor(unit, kind, "f")

@@ -170,8 +170,8 @@ def _placed(estimate: Estimate, ready: Prepared, run: Any, fields: Sequence[str]
         return estimate
     further = {name: e if np.isfinite(e.mean).all() else replace(e, verdict="; ".join(filter(None, [e.verdict, where])))
                for name, e in estimate.further.items()}
-    said = estimate.verdict if np.isfinite(estimate.mean).all() else "; ".join(filter(None, [estimate.verdict, where]))
-    return replace(estimate, verdict=said, further=further)
+    verdict = estimate.verdict if np.isfinite(estimate.mean).all() else "; ".join(filter(None, [estimate.verdict, where]))
+    return replace(estimate, verdict=verdict, further=further)
 
 
 def _watched(estimate: Estimate, name: str, watch: Watch, read: Mapping[int, list[tuple[int, States]]],
@@ -312,13 +312,13 @@ def _arranged(estimate: Estimate, arrange: Arrange, elements: np.ndarray | None)
 
     elements: of an estimate of some elements and one that stands for all others, which of them; None: it holds all.
     """
-    made: dict[tuple[int, bool], np.ndarray] = {}       # one array may stand for several facts
+    arranged: dict[tuple[int, bool], np.ndarray] = {}       # one array may stand for several facts
 
     def put(x: Any, other: float) -> np.ndarray:
         key = id(x), other == 0.0
-        if key not in made:
-            made[key] = arrange(x, other, None) if elements is None else arrange(x[:-1], float(x[-1]), elements)
-        return made[key]
+        if key not in arranged:
+            arranged[key] = arrange(x, other, None) if elements is None else arrange(x[:-1], float(x[-1]), elements)
+        return arranged[key]
 
     facts: dict[str, Any] = {name: put(getattr(estimate, name), np.nan)
                              for name in ("n_eff", "statistical_inefficiency", "correlation_time", "dof")}

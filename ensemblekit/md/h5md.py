@@ -71,9 +71,9 @@ class H5mdReader:
     def _name(self) -> str:
         return os.path.basename(self.filename)
 
-    def _group(self, found: Mapping[str, Foreign], n_atoms: int | None, external: bool) -> Particles:
-        groups = [group for group in particles_in(self.filename, found, external) if "position" in group.fields]
-        sizes = {group.name: found[group.fields["position"]].field.shape[:1] for group in groups}
+    def _group(self, foreign: Mapping[str, Foreign], n_atoms: int | None, external: bool) -> Particles:
+        groups = [group for group in particles_in(self.filename, foreign, external) if "position" in group.fields]
+        sizes = {group.name: foreign[group.fields["position"]].field.shape[:1] for group in groups}
         fit = [group for group in groups if n_atoms is None or sizes[group.name] == (n_atoms,)]
         if len(fit) > 1:        # by the name that MDAnalysis and VMD look for
             fit = [group for group in fit if group.name == "trajectory"] or fit
@@ -142,19 +142,21 @@ class H5mdReader:
 
 def factor(unit: str, kind: str, name: str) -> float:
     """What numbers of this unit, in H5MD's notation ("nm ps-1"), are multiplied with to be angstrom, ps, kJ/(mol angstrom)."""
-    value, powers = 1.0, [0, 0, 0]
+    value, powers, molar = 1.0, [0, 0, 0], 0
     for word in unit.split():
-        found = re.fullmatch(r"([A-Za-z]+)([+-]?\d+)?", word)
-        where = [k for k, table in enumerate((LENGTHS, TIMES, ENERGIES)) if found and found[1] in table]
-        if found and found[1] == "mol":
+        match = re.fullmatch(r"([A-Za-z]+)([+-]?\d+)?", word)
+        where = [k for k, table in enumerate((LENGTHS, TIMES, ENERGIES)) if match and match[1] in table]
+        if match and match[1] == "mol":
+            molar += int(match[2] or 1)
             continue
-        if not where or found is None:
+        if not where or match is None:
             raise InputError(f"{name}: the unit {unit!r} of {kind} is not known; convert_units=False takes it for the one that "
                              "is wanted here, angstrom, ps or kJ/(mol angstrom)")
-        power = int(found[2] or 1)
+        power = int(match[2] or 1)
         powers[where[0]] += power
-        value *= (LENGTHS, TIMES, ENERGIES)[where[0]][found[1]] ** power
-    if tuple(powers) != POWERS[kind]:
+        molar += power if where[0] == 2 and match[1] != "eV" else 0      # an electronvolt is one of a particle
+        value *= (LENGTHS, TIMES, ENERGIES)[where[0]][match[1]] ** power
+    if tuple(powers) != POWERS[kind] or molar:
         raise InputError(f"{name}: {unit!r} is no unit of {kind}")
     return value
 

@@ -36,13 +36,13 @@ def first_hole(source: Any, names: Sequence[str], values: Callable[[Block], Any]
     for piece in source.pieces(list(names), "time", False, BATCH):
         for block in piece.blocks():
             try:
-                found = np.asarray(values(block), np.float64)
+                numbers = np.asarray(values(block), np.float64)
             except EnsemblekitError as error:
                 return str(error)
-            bad = ~np.isfinite(found).reshape(len(block), -1)
+            bad = ~np.isfinite(numbers).reshape(len(block), -1)
             if bad.any():
                 t = int(np.argmax(bad.any(axis=1)))
-                return _what(block, t, bad[t], found.shape[1:])
+                return _what(block, t, bad[t], numbers.shape[1:])
     return ""
 
 

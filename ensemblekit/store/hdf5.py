@@ -797,14 +797,14 @@ class Particles:
     """(3, 3) vectors of a box that stays; None where it has none, or one that varies ("box" is a field then)."""
 
 
-def particles_in(path: str, found: Mapping[str, Foreign], external: bool = False) -> list[Particles]:
-    """The particles groups of a file whose fields `found` are; StoreError where a box is periodic along some axes only."""
+def particles_in(path: str, foreign: Mapping[str, Foreign], external: bool = False) -> list[Particles]:
+    """The particles groups of a file whose fields `foreign` are; StoreError where a box is periodic along some axes only."""
     kinds = ("position", "velocity", "force", "box")
-    names = dict.fromkeys(one.place.split("/")[1] for one in found.values() if one.place.startswith("particles/"))
+    names = dict.fromkeys(one.place.split("/")[1] for one in foreign.values() if one.place.startswith("particles/"))
     groups = []
     with opened(path, external) as f:
         for name in names:
-            fields: dict[str, str] = {str(one.field.kind): label for label, one in found.items()
+            fields: dict[str, str] = {str(one.field.kind): label for label, one in foreign.items()
                                       if one.place.startswith(f"particles/{name}/") and one.field.kind in kinds}
             box = f.get(f"particles/{name}/box")
             with door(f._look):
