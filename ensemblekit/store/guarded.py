@@ -394,19 +394,25 @@ def walk(group: Any, look: Look, left_out: list[str] | None = None) -> Iterator[
 
 def text_attribute(node: Any, name: str, look: Look) -> str:
     """An attribute that is text, "" where there is none or it is no short text."""
+    found = texts_attribute(node, name, look)
+    return found[0] if len(found) == 1 else ""
+
+
+def texts_attribute(node: Any, name: str, look: Look) -> list[str]:
+    """The texts of an attribute, [] where there is none or they are no short texts."""
     if not h5py.h5a.exists(node.id, name.encode()):
-        return ""
+        return []
     held = h5py.h5a.open(node.id, name.encode())
-    if held.get_storage_size() > UNIT_BYTES or math.prod(held.shape) != 1:
-        return ""
+    if held.get_storage_size() > UNIT_BYTES:
+        return []
     kind = held.get_type()
     if isinstance(kind, h5py.h5t.TypeStringID):
         if kind.is_variable_str() and look.metadata:
             look.metadata.check_text(h5py.h5o.get_info(node.id).addr, name.encode(), UNIT_BYTES)
     elif held.dtype.hasobject or kind.detect_class(h5py.h5t.VLEN):
-        return ""
-    value = np.asarray(h5py.AttributeManager(node)[name]).ravel()[0]        # looked at just now
-    return (value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))[:UNIT_BYTES]
+        return []
+    values = np.asarray(h5py.AttributeManager(node)[name]).ravel()      # looked at just now
+    return [(value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))[:UNIT_BYTES] for value in values]
 
 
 def number_attribute(node: Any, name: str) -> float:
