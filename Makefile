@@ -33,6 +33,7 @@ test-slow: $(VENV)/.test
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy --strict tests/user_script.py
 
 docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict --config-file .mkdocs.yml
