@@ -318,6 +318,26 @@ class Moments:
         return bool(self.buffers and self.sums) and all(
             x.base is buffer for x, buffer in zip(self.sums, self.buffers, strict=True))
 
+    def part(self, at: slice) -> Self:
+        """The sums of some of the elements of a numpy item, flat; a copy."""
+        return self._with([x[at].copy() for x in self.sums], None if self.exponent is None else self.exponent[at].copy())
+
+    def spread(self, places: np.ndarray, width: int) -> Self:
+        """The sums of `width` elements of which mine are those at `places`, and the others have been 0 all the time."""
+        def placed(x: np.ndarray) -> np.ndarray:
+            wide = np.zeros(width, x.dtype)
+            wide[places] = x
+            return wide
+
+        return self._with([placed(x) for x in self.sums], None if self.exponent is None else placed(self.exponent))
+
+    def _with(self, sums: list[np.ndarray], exponent: np.ndarray | None) -> Self:
+        new = self.empty()
+        new.n, new.weight, new.weight2, new.weight_exponent = self.n, self.weight, self.weight2, self.weight_exponent
+        if sums:
+            new.sums, new.exponent, new.item = sums, exponent, (len(sums[0]),)
+        return new
+
     def join(self, right: Self) -> None:
         if right.sums:
             if self.exponent is not None or right.exponent is not None:
