@@ -98,9 +98,9 @@ class Moments:
         if self.sums:
             same_item(self.item, values, "Moments")
         self.item = tuple(values.shape[1:])
+        weight = weight2 = float(len(values))
         if weights is not None:
-            weights = self._weighed(as_array(weights, "weights", dtype=np.float64))
-        weight, weight2 = _weight_sums(len(values), weights)
+            weights, weight, weight2 = self._weighed(as_array(weights, "weights", dtype=np.float64))
         if weight == 0.0:
             self.n += len(values)
         elif is_torch(values):
@@ -230,10 +230,12 @@ class Moments:
     def _exponents(self) -> np.ndarray:
         return np.zeros(len(self.sums[0]), np.int64) if self.exponent is None else self.exponent
 
-    def _weighed(self, w: np.ndarray) -> np.ndarray:
-        """Weights over the power of two that suits all so far."""
+    def _weighed(self, w: np.ndarray) -> tuple[np.ndarray, float, float]:
+        """Weights over the power of two that suits all so far, their sum and the sum of their squares."""
         self._weigh(weight_exponent(w, self.weight_exponent, self.weight == 0.0))
-        return ldexp(w, -self.weight_exponent)
+        if self.weight_exponent:
+            w = ldexp(w, -self.weight_exponent)
+        return w, float(w.sum()), float((w * w).sum())
 
     def _weigh(self, exponent: int) -> None:
         step = self.weight_exponent - exponent
@@ -503,13 +505,6 @@ def _zeros_like(mean: Array) -> Array:
 
         return torch.from_numpy(np.zeros(mean.shape))
     return mean.new_zeros(mean.shape)
-
-
-def _weight_sums(n: int, weights: Array | None) -> tuple[float, float]:
-    if weights is None:
-        return float(n), float(n)
-    w = as_array(weights, "weights", dtype=np.float64)
-    return float(w.sum()), float((w * w).sum())
 
 
 def _torch_sums(values: Array, weights: Array | None, weight: float, order: int) -> list[Array]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from ensemblekit.averaging.reducer import JoinsInSpace, Reducer, Restart, TakesResult, cuts_of_reducer, fills_slots
+from ensemblekit.averaging.reducer import JoinsInSpace, Reducer, Restart, TakesResult, cuts_of_reducer, fills_slots, is_reducer
 from ensemblekit.engine import Engine, Serial, Threads
 from ensemblekit.errors import InputError, ReadOnceError, ReductionError, UnknownFieldError, WorkerLostError
 from ensemblekit.intake import unmasked
@@ -46,7 +46,7 @@ def reduce(source: Any, branches: Reducer | Mapping[str, Branch], *, map: Map | 
         ReductionError: a map or reducer failed; it names the branch, the run and the snapshots.
         InputError, UnknownFieldError, ReadOnceError: what was asked for cannot be done with this source.
     """
-    single = isinstance(branches, Reducer)
+    single = is_reducer(branches)
     named: Mapping[str, Branch] = {"result": branches} if single else branches     # type: ignore[assignment,dict-item]
     source = as_source(source)
     runs: dict[int, States] = {}
@@ -293,10 +293,10 @@ def _normalised(source: SnapshotSource, branches: Mapping[str, Branch], default:
     normal: dict[str, tuple] = {}
     for name, branch in branches.items():
         head, *reducers = branch if isinstance(branch, tuple) else (default, branch)
-        if isinstance(head, Reducer):
+        if is_reducer(head):
             head, reducers = default, [head, *reducers]
         for reducer in reducers:
-            if isinstance(reducer, type) or not isinstance(reducer, Reducer) or not cuts_of_reducer(reducer):
+            if isinstance(reducer, type) or not is_reducer(reducer) or not cuts_of_reducer(reducer):
                 raise InputError(f"branch {name!r}: {reducer!r} is not a reducer. Pass an instance, for example "
                                  "ek.Moments(), or a tuple (map, reducer, ...)")
         if not reducers:

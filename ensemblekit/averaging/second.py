@@ -42,7 +42,7 @@ def interval_above(floor: Any, mean: Any, stderr: Any, dof: Any, confidence: flo
     """The interval of what scatters in proportion to its distance from a floor, 0 for a variance; (low, high).
 
     floor: one for all, or (*item,) with minus infinity for what has none, such as a covariance.
-    degree: 2 of the root of a variance.
+    degree: 1 for a variance, 2 for its root.
     """
     floor, mean = np.broadcast_to(np.asarray(floor, dtype=np.float64), np.shape(mean)), np.asarray(mean, dtype=np.float64)
     grows = np.isfinite(floor)

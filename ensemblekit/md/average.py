@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -47,6 +47,8 @@ from ensemblekit.md.trajectory import BATCH, Choice, FrameSource, topology_of, t
 from ensemblekit.md.weighted import WeightedSource
 from ensemblekit.source import ReplicaSet, SnapshotSource, check_weights, time_weights
 
+logger = logging.getLogger("ensemblekit")
+
 MOST_STATES = 64
 """Partial states of a run that are kept, at the least; up to twice as many while it is read."""
 FEWEST_STATES = 8
@@ -87,7 +89,7 @@ def average(source: Any, observables: Mapping[str, Any], *, frame_weights: Any =
             by observables that need it, as far as the source does not say that they are.
         engine: Threads() by default; every engine gives the same bits.
         progress: True for a bar on the terminal (frames/s, time left), or a function of (frames done, frames in all).
-        quiet: do not tell on stderr of reads besides the averaging one.
+        quiet: do not tell the logger "ensemblekit" of reads besides the averaging one; the result has them in any case.
 
     Returns:
         name -> Estimate, and "name.further" for quantities that come with one; see :class:`~ensemblekit.md.result.Averages`.
@@ -121,7 +123,7 @@ def average(source: Any, observables: Mapping[str, Any], *, frame_weights: Any =
             notes += [f"{name}: {said}" for said in system.take_notes()]
             watched[name] = system.take_watched()
         if system.passes and not quiet:
-            print(system.told(), file=sys.stderr)
+            logger.info(system.told())
         return _read(system, prepared, notes, watched, equilibration, confidence, progress)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,6 +50,8 @@ from ensemblekit.scaling import (
 from ensemblekit.source import Array, Block, Field, SnapshotSource, as_source, check_times, uneven_steps
 from ensemblekit.source_views import weighted_by_time
 
+logger = logging.getLogger("ensemblekit")
+
 STATISTICS = ("mean", "rms", "reynolds_stress", "tke")
 PAIRS = {2: ((0, 0), (1, 1), (0, 1)), 3: ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (0, 2))}
 """Components of a symmetric tensor in VTK's order: xx, yy, zz, xy, yz, xz."""
@@ -77,6 +80,8 @@ class FieldAverages(Mapping[str, Estimate]):
     """Points and cells, where the source has a mesh."""
     association: Mapping[str, str] = field(default_factory=dict)
     """"<field>_<statistic>" -> "cell" or "point", where there is a mesh."""
+    notes: tuple[str, ...] = ()
+    """What there is to know of how they were made."""
 
     def __getitem__(self, name: str) -> Estimate:
         if name in self.estimates:
@@ -136,7 +141,7 @@ class FieldAverages(Mapping[str, Estimate]):
         return path
 
     def __str__(self) -> str:
-        return "\n".join(f"{name}: {one}" for name, one in self.estimates.items())
+        return "\n".join([*(f"{name}: {one}" for name, one in self.estimates.items()), *self.notes])
 
     __repr__ = __str__
 
@@ -194,9 +199,11 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
     size = sum(one.size * (one.parts * (one.parts + 2) + 1) * 8 // one.parts for one in series)
     keep = int(np.clip(STATE_BYTES // size, 8, BINS))
     passes = _passes(series, keep, as_bytes(memory_limit))
+    notes: tuple[str, ...] = ()
     if len(passes) > 1:
-        print(f"average: {len(passes)} reads, each of some of the cells, to stay within {memory_limit} "
-              "(memory_limit= for another limit)")
+        notes = (f"{len(passes)} reads, each of some of the cells, to stay within {memory_limit} (memory_limit= for another "
+                 "limit)",)
+        logger.info("average: %s", notes[0])
     facts: dict[str, Any] = {}
     columns: dict[tuple[str, str], list[Any]] = {}
     exponents: dict[str, list[np.ndarray | None]] = {}
@@ -248,7 +255,7 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
     mesh = mesh_of(given)
     where = {} if mesh is None else {f"{one.name}_{what}": mesh.where(one.names[0], one.field.shape)
                                      for one in series for what in one.wanted}
-    return FieldAverages(estimates, mesh, where)
+    return FieldAverages(estimates, mesh, where, notes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -16,6 +17,8 @@ from ensemblekit.rom.rank import Rule, as_bytes
 from ensemblekit.rom.reading import in_memory
 from ensemblekit.rom.route import Plan, workers_of
 from ensemblekit.rom.task import FloorReached, Job, NotFinite, Reads
+
+logger = logging.getLogger("ensemblekit")
 
 
 def pod(source: Any, rank: Any = None, *, energy: float | None = None, tolerance: float | None = None,
@@ -49,7 +52,8 @@ def pod(source: Any, rank: Any = None, *, energy: float | None = None, tolerance
             memory limit are read in order of time, two times or more.
 
     Returns:
-        a Basis. Snapshots of lower numerical rank than asked for give fewer modes.
+        a Basis. Snapshots of lower numerical rank than asked for give fewer modes. Its ``notes`` say which inner product and
+        which share of the energy were taken where none was given; the logger "ensemblekit" has them too.
 
     Raises:
         InputError: no snapshots, a single one, all the same, NaN or infinity, a bad rank, rule, weight or shape.
@@ -83,10 +87,13 @@ def pod(source: Any, rank: Any = None, *, energy: float | None = None, tolerance
             raise GapsError(_gaps(job)) from None
     warn_of_wide(source, snapshot_axis)
     warn_of_split_pair(basis)
+    notes = problem.notes
     if not rule.given:
-        print(f"energy=0.99, an error of 10 %: {basis.rank} mode{'s' if basis.rank > 1 else ''} "
-              "(give rank=, energy= or tolerance= for others)")
-    return basis
+        notes += (f"energy=0.99, an error of 10 %: {basis.rank} mode{'s' if basis.rank > 1 else ''} "
+                  "(give rank=, energy= or tolerance= for others)",)
+    for note in notes:
+        logger.info(note)
+    return replace(basis, notes=notes)
 
 
 def decomposed(job: Job) -> Basis:

@@ -12,7 +12,8 @@ from ensemblekit.errors import InputError, SnapshotFileError
 from ensemblekit.rom.readers.reader import TIME_NAMES, Options, bookkeeping, chosen
 from ensemblekit.source import Field
 from ensemblekit.store.hdf5 import opened
-from ensemblekit.store.store import Store, StoredSource
+from ensemblekit.store.store import Store
+from ensemblekit.store.stored import StoredSource
 
 
 def open_stored(path: str, options: Options) -> StoredSource:
