@@ -210,8 +210,8 @@ def reconstruct(
         fields = {part.name: ek.Field(part.field.shape, part.field.dtype, part.unit) for part in parts}
         with ek.create(out, fields, capacity=len(rows), time_unit=held.time_unit) as store:
             for k in rows:
-                when = {} if held.times is None else {"time": float(held.times[k])}
-                store.append({part.name: part.reconstruct(int(k)).astype(part.field.dtype) for part in parts}, **when)
+                time = None if held.times is None else float(held.times[k])
+                store.append({part.name: part.reconstruct(int(k)).astype(part.field.dtype) for part in parts}, time=time)
     stdout.print(f"{len(rows)} snapshots from {held.rank} modes, error {100 * held.relative_error:.2g} % of the fluctuation")
     written(out)
 
