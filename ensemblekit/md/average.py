@@ -41,7 +41,7 @@ from ensemblekit.md.kept import kept_run
 from ensemblekit.md.observables.base import Observable, Prepared
 from ensemblekit.md.progress import Progress, counted
 from ensemblekit.md.result import Averages
-from ensemblekit.md.system import System, Watch, whole_already
+from ensemblekit.md.system import System, Watch, times_known, whole_already
 from ensemblekit.md.topology import warnings_held
 from ensemblekit.md.trajectory import BATCH, Choice, FrameSource, topology_of, trajectory_source
 from ensemblekit.md.weighted import WeightedSource
@@ -138,8 +138,7 @@ def _read(system: System, prepared: Mapping[str, Prepared], notes: list[str], wa
         read = partials(source, branches, fields=fields, engine=system.engine, limit=limit, progress=tell, keep=keep,
                         blas=bool(system.watched) or not all(ready.compiled and not ready.reducers
                                                             for ready in prepared.values()))
-    sources = source.runs if isinstance(source, ReplicaSet) else (source,)
-    read = {run: _forward(states, getattr(sources[run], "timed", True)) for run, states in read.items()}
+    read = {run: _forward(states, system.timed[run]) for run, states in read.items()}
     found: dict[str, Estimate] = {}
     unit = source.time_unit or "ps"
     for name, ready in prepared.items():
@@ -220,12 +219,14 @@ def _room(source: Any, branches: Mapping[str, Any], fields: Sequence[str]) -> tu
 def _forward(states: list[tuple[int, States]], timed: bool) -> list[tuple[int, States]]:
     """The states, without the times where these say nothing: they run backwards, are all the same, or no file held them."""
     times = np.concatenate([np.asarray(state["clock"][0].result()).reshape(-1, 2)[:, 0] for _, state in states])
-    if np.isnan(times).any() or len(times) < 2:
+    if len(times) < 2 or (timed and np.isnan(times).any()):
         return states
     back = np.diff(times) < 0
     if not timed:
-        warnings.warn("these models have no times: they are counted, and no time is told between them. For frames of a run: "
-                      "md.read(..., dt=), in ps", stacklevel=4)
+        warnings.warn("these frames have no times: they are counted, and no time is told between them. Where they are of one "
+                      "run, say how far they are apart: md.read(..., dt=), in ps", stacklevel=4)
+        if np.isnan(times).all():
+            return states
     elif back.any():
         k = int(np.argmax(back)) + 1
         warnings.warn(f"the times run backwards at frame {k} (from {times[k - 1]:g} to {times[k]:g} ps): frames are counted "
@@ -364,10 +365,11 @@ def weighted(source: Any, choice: Choice, weights: Any) -> Any:
         return ReplicaSet(tuple(weighted(run, choice, w) for run, w in zip(source.runs, weights, strict=True)))
     chosen = choice.of(source)
     (n,) = chosen.lengths
+    times = chosen.times if times_known(chosen) else None
     if isinstance(weights, str) and weights == "time":
-        weights = time_weights(chosen.times)
+        weights = time_weights(times)
         return chosen.reweighted(weights) if isinstance(chosen, FrameSource) else WeightedSource(chosen, weights)
-    w = weights.at(chosen.times, n) if isinstance(weights, FrameWeights) else _given(weights, source, choice, n)
+    w = weights.at(times, n) if isinstance(weights, FrameWeights) else _given(weights, source, choice, n)
     if not w.any():
         raise InputError("all frame_weights are zero: no frame is left to average over")
     return chosen.reweighted(w) if isinstance(chosen, FrameSource) else WeightedSource(chosen, w)
