@@ -152,3 +152,86 @@ def test_models_have_no_times(tmp_path: Path) -> None:
                            quiet=True)["rg"]
     assert found.times is not None
     assert found.times[1] == 2.0
+
+
+def test_reducers_leave_out_what_is_missing() -> None:
+    from scipy.stats import kurtosis, skew
+
+    rng = np.random.default_rng(6)
+    x = rng.normal(3, 2, size=(500, 5))
+    x[rng.random(x.shape) < 0.3] = np.nan
+    x[:, 4] = np.nan
+    w = rng.random(500)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        for values in (x, np.ma.masked_invalid(x)):
+            found = ek.reduce(values, ek.Moments(4), missing="drop")
+            np.testing.assert_allclose(found.mean, np.nanmean(x, axis=0), rtol=1e-12)
+            np.testing.assert_allclose(found.variance, np.nanvar(x, axis=0, ddof=1), rtol=1e-12)
+            np.testing.assert_allclose(found.skewness[:4], skew(x[:, :4], nan_policy="omit"), rtol=1e-9)
+            np.testing.assert_allclose(found.kurtosis[:4], kurtosis(x[:, :4], nan_policy="omit"), rtol=1e-9)
+            assert found.sum_weights.tolist() == np.isfinite(x).sum(axis=0).tolist()
+    weighted = ek.reduce(ArraySource.of(x, weights=w), ek.Moments(), missing="drop")
+    there = np.isfinite(x[:, 0])
+    assert weighted.mean[0] == pytest.approx(np.average(x[there, 0], weights=w[there]), rel=1e-12)
+    plain = ek.reduce(ArraySource.of(x[there, :1], weights=w[there]), ek.Moments())
+    assert weighted.variance[0] == pytest.approx(plain.variance[0], rel=1e-12)
+    states = ek.partials(x, {"m": ek.Moments()}, missing="drop")[0]
+    np.testing.assert_allclose(ek.merged(states)["m"][0].result().mean[:4], np.nanmean(x[:, :4], axis=0), rtol=1e-12)
+    assert np.isnan(ek.reduce(x, ek.Moments()).mean).all()
+    rows = rng.normal(size=(500, 3))
+    rows[::7] = np.nan
+    kept = rows[np.isfinite(rows[:, 0])]
+    found = ek.reduce(rows, {"cov": ek.Covariance(), "ends": ek.Extremes(), "all": ek.Series(), "median": ek.Quantiles([0.5])},
+                      missing="drop")
+    assert ((found["median"].lower[0] <= np.median(kept, axis=0)) & (np.median(kept, axis=0) <= found["median"].upper[0])).all()
+    np.testing.assert_allclose(found["cov"].covariance, np.cov(kept.T), rtol=1e-12)
+    np.testing.assert_array_equal(found["ends"].low, kept.min(axis=0))
+    np.testing.assert_array_equal(rows[found["ends"].at_low, range(3)], kept.min(axis=0))
+    assert found["all"].shape == (500, 3)
+    with pytest.raises(ek.EnsemblekitError, match="snapshot 0 is NaN in"):
+        ek.reduce(x, ek.Covariance(), missing="drop")
+    with pytest.raises(InputError, match="Exponential takes every snapshot"):
+        ek.reduce(rows, ek.Exponential(0.1), missing="drop")
+    with pytest.raises(InputError, match='"drop"'):
+        ek.reduce(rows, ek.Moments(), missing="ignore")     # type: ignore[call-overload,unused-ignore]
+
+
+def test_frames_without_a_value_are_left_out() -> None:
+    pytest.importorskip("MDAnalysis")
+    from ensemblekit import md
+    from ensemblekit.md.topology import mdanalysis
+
+    n = 1000
+    x = ar1(n, 0.8).astype(np.float32)
+    gone = np.random.default_rng(8).random(n) < 0.3
+    with mdanalysis() as mda:
+        u = mda.Universe.empty(2, trajectory=True)
+        places = np.stack([x, gone], axis=1)[:, :, None] * np.ones(3, np.float32)
+        u.load_new(places)
+
+    def value(group: object) -> float:
+        (here, _, _), (missing, _, _) = group.positions      # type: ignore[attr-defined]
+        return float("nan") if missing else float(here)
+
+    def pair(group: object) -> np.ndarray:
+        return np.array([1.0, 2.0]) * value(group)
+
+    w = np.exp(0.3 * np.random.default_rng(9).normal(size=n))
+    for weights in (None, w):
+        found = md.average(u, {"one": value, "two": pair}, missing="drop", frame_weights=weights, equilibration=None,
+                           quiet=True)
+        want = np.average(x[~gone].astype(float), weights=None if weights is None else w[~gone])
+        assert found["one"].mean == pytest.approx(want, rel=1e-12)
+        np.testing.assert_allclose(found["two"].mean, [want, 2 * want], rtol=1e-12)
+        series = ek.average(np.where(gone, np.nan, x.astype(float)), weights=weights, missing="drop", equilibration=None)
+        assert found["one"].stderr == pytest.approx(series.stderr, rel=1e-9)
+        assert found["two"].stderr[0] == pytest.approx(series.stderr, rel=0.35)
+        assert found["one"].n == found["two"].n == (~gone).sum()
+        for one in found.values():
+            assert f"{gone.sum()} of {n} snapshots are missing" in one.verdict
+    assert np.isnan(md.average(u, {"one": value}, quiet=True)["one"].mean)
+    with pytest.raises(ek.EnsemblekitError, match="is NaN in 1 of 2 numbers"):
+        md.average(u, {"part": lambda group: np.array([value(group), 1.0])}, missing="drop", quiet=True)
+    with pytest.raises(InputError, match="msd: these observables have statistics of their own"):
+        md.average(u, {"msd": md.MSD("all")}, missing="drop", quiet=True)

@@ -15,7 +15,7 @@ from ensemblekit.averaging.correlation import chodera_window, closed, sokal_wind
 from ensemblekit.averaging.equilibration import significant_start
 from ensemblekit.averaging.estimate import DISAGREE, Estimate, over_power_of_two, quantile, student_interval
 from ensemblekit.averaging.guard import matched
-from ensemblekit.averaging.missing import Departure, Present, told, without_gaps
+from ensemblekit.averaging.missing import Departure, Missing, Present, check_missing, missing_snapshots, told, without_gaps
 from ensemblekit.averaging.moments import Moments
 from ensemblekit.averaging.repeated import repeated
 from ensemblekit.averaging.run import Map, Progress, States, merged, partials, reduce
@@ -86,8 +86,7 @@ def average(source: Any, *, map: Map | None = None, weights: Any = None, log_wei
     """
     if not 0.0 < confidence < 1.0:
         raise InputError(f"confidence is a number between 0 and 1, 0.95 for 95 %; got {confidence!r}")
-    if missing not in ("raise", "drop"):
-        raise InputError(f'missing is "raise" or "drop"; got {missing!r}')
+    check_missing(missing)
     if isinstance(weights, str):
         if weights != "time" or log_weights is not None:
             raise InputError(f'weights are (n,) numbers, or "time"; got {weights!r}')
@@ -135,11 +134,8 @@ def _with_gaps(source: SnapshotSource, map: Map | None, only: str | None, equili
         if share.shape != ():
             return _array_with_gaps(source, present, read["sum"].mean, share, equilibration, confidence, unit, engine, progress)
     (run,) = _read(source, map, only, engine, progress)
-    values = _scalar_series(run)
-    times, weights = _times_and_weights(run)
-    filled, weights, there = without_gaps(values, weights)
-    return told(_doubted(scalar_estimate(filled, weights, times, equilibration, confidence, unit, source.time_unit)), values,
-                there)
+    _scalar_series(run)
+    return _doubted(_one_run(run, equilibration, confidence, unit, source.time_unit, "drop"))
 
 
 def _array_with_gaps(source: SnapshotSource, present: Present, sums: Any, share: np.ndarray, equilibration: Any,
@@ -255,14 +251,15 @@ def _run_of(states: list[tuple[int, States]], name: str) -> _Run:
 
 
 def estimate_of(states: list[tuple[int, States]], name: str, *, equilibration: Any = "auto", confidence: float = 0.95,
-                unit: str = "", time_unit: str = "") -> Estimate:
+                unit: str = "", time_unit: str = "", missing: Missing = "raise") -> Estimate:
     """The Estimate of one of many averages that were read together, one run: ``partials`` kept its states.
 
     Arguments:
         states: ``partials(...)[run]`` of a read whose branches are ``name: (map, Observed())`` for each average and
             ``"clock": (clock_of, Series())``.
+        missing: "drop" leaves out snapshots that are NaN; the branches are ``Observed("drop")`` then.
     """
-    return _one_run(_run_of(states, name), equilibration, confidence, unit, time_unit)
+    return _one_run(_run_of(states, name), equilibration, confidence, unit, time_unit, missing)
 
 
 def _in_memory(source: ArraySource, name: str) -> _Run:
@@ -295,13 +292,15 @@ class Observed:
     random projections. Merges in order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, missing: Missing = "raise") -> None:
+        self.missing = missing
+        """"drop": snapshots that are NaN have no weight, and summaries that are NaN."""
         self.item: tuple[int, ...] | None = None
         self.parts: list[np.ndarray] = []
         self.blocks, self.moments = BlockSums(), Moments()
 
     def empty(self) -> Self:
-        return type(self)()
+        return type(self)(self.missing)
 
     def update(self, values: Array, start: int, weights: Array | None = None) -> None:
         values = as_array(values, "values")
@@ -312,6 +311,16 @@ class Observed:
         if self.item == ():
             self.parts.append(values.astype(np.float64))
             return
+        if self.missing == "drop":
+            weights = np.ones(len(values)) if weights is None else np.asarray(weights, np.float64)
+            gone = missing_snapshots(values, start)
+            if gone is not None:
+                there = gone.reshape(-1, *[1] * len(self.item))
+                values, weights = np.where(there, 0.0, values), np.where(gone, 0.0, weights)
+                self.parts.append(np.where(gone[:, None], np.nan, summaries(values)))
+                self.blocks.update(values, start, weights)
+                self.moments.update(values, start, weights)
+                return
         self.parts.append(summaries(values))
         self.blocks.update(values, start, weights)
         if weights is not None:     # without weights the block sums know the variance
@@ -382,11 +391,15 @@ def _directions(size: int) -> np.ndarray:
     return np.random.default_rng(20).standard_normal((size, 2)) / math.sqrt(size)
 
 
-def _one_run(run: _Run, equilibration: Any, confidence: float, unit: str, time_unit: str) -> Estimate:
+def _one_run(run: _Run, equilibration: Any, confidence: float, unit: str, time_unit: str,
+             missing: Missing = "raise") -> Estimate:
     times, weights = _times_and_weights(run)
     alike = times is not None and len(times) > 1 and times[-1] == times[0]
     times = None if alike else times
-    if run.values is not None:
+    if run.values is not None and missing == "drop":
+        filled, shares, there = without_gaps(run.values, weights)
+        found = told(scalar_estimate(filled, shares, times, equilibration, confidence, unit, time_unit), run.values, there)
+    elif run.values is not None:
         found = scalar_estimate(run.values, weights, times, equilibration, confidence, unit, time_unit)
     else:
         found = _array_estimate(run, weights, times, equilibration, confidence, unit, time_unit)
@@ -493,7 +506,18 @@ def _array_estimate(run: _Run, weights: np.ndarray | None, times: np.ndarray | N
                     confidence: float, unit: str, time_unit: str) -> Estimate:
     states = run.partial
     summaries = np.concatenate([s["values"][0].series() for _, s in states])
-    n = len(summaries)
+    there = ~np.isnan(summaries[:, 0])
+    if states[0][1]["values"][0].missing == "drop" and not there.all() and there.any():
+        weights = there.astype(np.float64) if weights is None else np.where(there, weights, 0.0)
+        summaries = np.where(there[:, None], summaries, summaries[there].mean(axis=0))
+        found = _array_estimate_of(run, summaries, weights, times, equilibration, confidence, unit, time_unit)
+        return told(found, None, there)
+    return _array_estimate_of(run, summaries, weights, times, equilibration, confidence, unit, time_unit)
+
+
+def _array_estimate_of(run: _Run, summaries: np.ndarray, weights: np.ndarray | None, times: np.ndarray | None,
+                       equilibration: Any, confidence: float, unit: str, time_unit: str) -> Estimate:
+    states, n = run.partial, len(summaries)
     wanted = start_after(equilibration, n, times, lambda: common_start(summaries, weights))
     begins = [begin for begin, _ in states]
     start = min((b for b in begins if b >= wanted), default=begins[-1])       # rounded up to where a state begins

@@ -27,6 +27,7 @@ from ensemblekit.averaging.average import (
 from ensemblekit.averaging.circular import turned
 from ensemblekit.averaging.derived import derived
 from ensemblekit.averaging.estimate import Estimate, bounded_interval
+from ensemblekit.averaging.missing import Missing, check_missing
 from ensemblekit.averaging.reducer import Reducer
 from ensemblekit.averaging.run import States, partials
 from ensemblekit.averaging.seams import Seams, period_in_words, seam_in_words
@@ -62,7 +63,8 @@ MOST_BYTES = 8 << 30
 def average(source: Any, observables: Mapping[str, Any], *, frame_weights: Any = None, start: int | None = None,
             stop: int | None = None, step: int | None = None, frames: Any = None, begin: float | None = None,
             end: float | None = None, equilibration: Any = "auto", confidence: float = 0.95, whole: bool | None = None,
-            engine: Engine | None = None, progress: Progress = False, quiet: bool = False) -> Averages:
+            engine: Engine | None = None, progress: Progress = False, quiet: bool = False,
+            missing: Missing = "raise") -> Averages:
     """The mean of each observable over the frames of a trajectory, with interval, n_eff and verdict: one read for all.
 
     Arguments:
@@ -84,6 +86,9 @@ def average(source: Any, observables: Mapping[str, Any], *, frame_weights: Any =
         engine: Threads() by default; every engine gives the same bits.
         progress: True for a bar on the terminal (frames/s, time left), or a function of (frames done, frames in all).
         quiet: do not tell on stderr of reads besides the averaging one.
+        missing: "raise" doubts averages of values that are NaN (or masked) in some frames; "drop" leaves those frames out of
+            the observable that has none there. They keep their places in time. Observables with statistics of their own
+            (RMSF, MSD, angles) take every frame, and are refused.
 
     Returns:
         name -> Estimate, and "name.further" for quantities that come with one; see :class:`~ensemblekit.md.result.Averages`.
@@ -103,6 +108,7 @@ def average(source: Any, observables: Mapping[str, Any], *, frame_weights: Any =
     if not 0.0 < confidence < 1.0:
         raise InputError(f"confidence is a number between 0 and 1, 0.95 for 95 %; got {confidence!r}")
     check_equilibration(equilibration)
+    check_missing(missing)
     wanted = {name: as_observable(name, observable) for name, observable in observables.items()}
     given = trajectory_source(source)
     topology = topology_of(given)
@@ -116,22 +122,27 @@ def average(source: Any, observables: Mapping[str, Any], *, frame_weights: Any =
             prepared[name] = observable.prepare(system)
             notes += [f"{name}: {said}" for said in system.take_notes()]
             watched[name] = system.take_watched()
+        own = [name for name, ready in prepared.items() if ready.reducers]
+        if missing == "drop" and own:
+            raise InputError(f"{', '.join(own)}: these observables have statistics of their own, which take every frame, so "
+                             'that missing="drop" does not go with them; average them in a call of their own')
         if system.passes and not quiet:
             print(system.told(), file=sys.stderr)
-        return _read(system, prepared, notes, watched, equilibration, confidence, progress)
+        return _read(system, prepared, notes, watched, equilibration, confidence, progress, missing)
 
 
 def _read(system: System, prepared: Mapping[str, Prepared], notes: list[str], watched: Mapping[str, list[int]],
-          equilibration: Any, confidence: float, progress: Progress) -> Averages:
+          equilibration: Any, confidence: float, progress: Progress, missing: Missing) -> Averages:
     source = system.source
-    branches: dict[str, Any] = {name: (ready.map, *_reducers(ready, equilibration)) for name, ready in prepared.items()}
+    branches: dict[str, Any] = {name: (ready.map, *_reducers(ready, equilibration, missing))
+                                for name, ready in prepared.items()}
     branches["clock"] = (clock_of, Series())
     branches |= {f"images.{k}": (watch.images, ImageJumps()) for k, watch in enumerate(system.watched)}
     needed = {"position", "box"} | {name for ready in prepared.values() for name in ready.fields}
-    missing = needed - set(source.fields) - {"box"}
-    if missing:
-        who = next(name for name, ready in prepared.items() if missing & set(ready.fields) or "position" in missing)
-        raise InputError(f"{who!r} needs {', '.join(sorted(missing))}, and these frames have {', '.join(source.fields)}")
+    absent = needed - set(source.fields) - {"box"}
+    if absent:
+        who = next(name for name, ready in prepared.items() if absent & set(ready.fields) or "position" in absent)
+        raise InputError(f"{who!r} needs {', '.join(sorted(absent))}, and these frames have {', '.join(source.fields)}")
     fields = [name for name in source.fields if name in needed]
     keep, limit = _room(source, branches, fields)
     with warnings_held(), counted(progress, system.n_frames, "averages") as tell:
@@ -142,7 +153,8 @@ def _read(system: System, prepared: Mapping[str, Prepared], notes: list[str], wa
     found: dict[str, Estimate] = {}
     unit = source.time_unit or "ps"
     for name, ready in prepared.items():
-        runs = [_finished(run, states, name, ready, unit, equilibration, confidence) for run, states in sorted(read.items())]
+        runs = [_finished(run, states, name, ready, unit, equilibration, confidence, missing)
+                for run, states in sorted(read.items())]
         found[name] = runs[0] if len(runs) == 1 else _together(runs, confidence, ready)
         for k in watched[name]:
             found[name], more = _watched(found[name], name, system.watched[k], read, f"images.{k}")
@@ -169,10 +181,10 @@ def _watched(estimate: Estimate, name: str, watch: Watch, read: Mapping[int, lis
     return estimate, notes
 
 
-def _reducers(ready: Prepared, equilibration: Any) -> list[Reducer]:
+def _reducers(ready: Prepared, equilibration: Any, missing: Missing) -> list[Reducer]:
     """What is kept of an observable's values: its statistics, what is kept of each frame, and last, where a start is sought
     for statistics that do not keep their values, the summaries it is sought by."""
-    found: list[Reducer] = [*(ready.reducers or (Observed(),)), *map(SeriesOf, ready.traces.values())]
+    found: list[Reducer] = [*(ready.reducers or (Observed(missing),)), *map(SeriesOf, ready.traces.values())]
     if ready.branches:
         found.append(Seams(ready.branches))
     if ready.reducers and not ready.keeps and equilibration == "auto":
@@ -246,12 +258,12 @@ def _untimed(clock: Reducer) -> Reducer:
 
 
 def _finished(run: int, states: list[tuple[int, States]], name: str, ready: Prepared, time_unit: str, equilibration: Any,
-              confidence: float) -> Estimate:
+              confidence: float, missing: Missing) -> Estimate:
     """One observable of one run, with what comes with it."""
     if ready.finish is not None:
         return _within(_own(run, states, name, ready, time_unit, equilibration, confidence), ready)
     estimate = estimate_of(states, name, equilibration=equilibration, confidence=confidence, unit=ready.unit,
-                           time_unit=time_unit)
+                           time_unit=time_unit, missing=missing)
     if ready.arrange is not None:
         estimate = _arranged(estimate, ready.arrange)
     answer = estimate if ready.function is None else derived(states, name, ready.function, estimate, unit=ready.unit)
