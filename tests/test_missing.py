@@ -176,6 +176,9 @@ def test_reducers_leave_out_what_is_missing() -> None:
     assert weighted.mean[0] == pytest.approx(np.average(x[there, 0], weights=w[there]), rel=1e-12)
     plain = ek.reduce(ArraySource.of(x[there, :1], weights=w[there]), ek.Moments())
     assert weighted.variance[0] == pytest.approx(plain.variance[0], rel=1e-12)
+    for size in (1e200, 1e-200):        # variances beyond float64: their roots are right
+        sized = ek.reduce(x[:, :4] * size, ek.Moments(), missing="drop")
+        np.testing.assert_allclose(sized.std, size * np.nanstd(x[:, :4], axis=0, ddof=1), rtol=1e-12)
     states = ek.partials(x, {"m": ek.Moments()}, missing="drop")[0]
     np.testing.assert_allclose(ek.merged(states)["m"][0].result().mean[:4], np.nanmean(x[:, :4], axis=0), rtol=1e-12)
     assert np.isnan(ek.reduce(x, ek.Moments()).mean).all()
@@ -235,3 +238,41 @@ def test_frames_without_a_value_are_left_out() -> None:
         md.average(u, {"part": lambda group: np.array([value(group), 1.0])}, missing="drop", quiet=True)
     with pytest.raises(InputError, match="msd: these observables have statistics of their own"):
         md.average(u, {"msd": md.MSD("all")}, missing="drop", quiet=True)
+
+
+def test_cells_of_a_flow_without_a_number_are_left_out() -> None:
+    rng = np.random.default_rng(10)
+    x = np.stack([ar1(2048, 0.8, seed) for seed in range(12)], axis=1)
+    x[rng.random(x.shape) < 0.3] = np.nan
+    x[:, 7] = np.nan
+    w = np.exp(0.3 * rng.normal(size=len(x)))
+    for weights in (None, w):
+        source = ArraySource.of(x, weights=weights)
+        found = rom.average(source, ["mean", "rms"], missing="drop", equilibration=None)
+        there = np.isfinite(x) * (1.0 if weights is None else w[:, None])
+        with np.errstate(invalid="ignore"):
+            np.testing.assert_allclose(found["mean"].mean, np.nansum(there * x, axis=0) / there.sum(axis=0), rtol=1e-12)
+        core = ek.average(source, missing="drop", equilibration=None)
+        np.testing.assert_allclose(found["mean"].stderr, core.stderr, rtol=1e-6 if weights is None else 0.05)
+        assert "12 of 12 numbers are missing in some snapshots, 1 in all" in found["mean"].verdict
+        assert not found["mean"].converged
+    parts = rom.average(x, ["mean", "rms"], missing="drop", equilibration=None, memory_limit="4MB")
+    plain = rom.average(x, ["mean", "rms"], missing="drop", equilibration=None)
+    large = rom.average(x * 1e200, ["mean", "rms"], missing="drop", equilibration=None)
+    for name in ("mean", "rms"):
+        np.testing.assert_array_equal(parts[name].stderr, plain[name].stderr)
+        np.testing.assert_allclose(large[name].stderr, 1e200 * plain[name].stderr, rtol=1e-9)
+    assert plain["rms"].mean[:7] == pytest.approx(np.nanstd(x[:, :7], axis=0), rel=0.02)
+    assert np.isnan(rom.average(x, equilibration=None)["mean"].mean).all()
+    velocity = np.stack([x, np.roll(x, 3, axis=1)], axis=-1)[:, :5]
+    both = np.isfinite(velocity).all(axis=-1)
+    stress = rom.average(velocity, ["reynolds_stress", "tke"], missing="drop", equilibration=None)
+    cov = np.cov(velocity[both[:, 0], 0].T)
+    np.testing.assert_allclose(stress["reynolds_stress"].mean[0], [cov[0, 0], cov[1, 1], cov[0, 1]], rtol=0.01, atol=0.01)
+    assert stress["tke"].mean[0] == pytest.approx(0.5 * np.trace(cov), rel=0.01)
+    late = x.copy()
+    late[:500] = np.nan
+    found = rom.average(late, missing="drop")
+    assert np.nanmax(np.abs(found["mean"].mean - np.nanmean(late[:, [k for k in range(12) if k != 7]], axis=0).mean())) < 1
+    with pytest.raises(InputError, match='"drop"'):
+        rom.average(x, missing="skip")      # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from ensemblekit.averaging.series import Series
 from ensemblekit.averaging.window import Window
 from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array
+from ensemblekit.scaling import ldexp, power_of_two
 from ensemblekit.source import Array, Block
 
 Missing = Literal["raise", "drop"]
@@ -110,6 +111,7 @@ class PresentMoments:
         self.order = order
         self.n = 0
         self.sums: list[np.ndarray] = []        # Σw, Σw², mean, M2 (, M3, M4), each of the item's shape
+        self.exponent: np.ndarray = np.zeros((), np.int64)      # powers of two that values are divided by, of each element
 
     def empty(self) -> Self:
         return type(self)(self.order)
@@ -125,19 +127,29 @@ class PresentMoments:
         w = np.ones(len(x)) if weights is None else as_array(weights, "weights", dtype=np.float64)
         w = np.where(there, w.reshape(-1, *[1] * (x.ndim - 1)), 0.0)
         x = np.where(there, x, 0.0)
+        exponent = np.zeros((), np.int64) if x.dtype.kind == "c" else np.asarray(power_of_two(x, 0))
+        if exponent.any():
+            x = ldexp(x, -exponent)
         weight = w.sum(axis=0)
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = np.where(weight > 0, (w * x).sum(axis=0) / np.where(weight > 0, weight, 1.0), 0.0)
         gap = np.where(there, x - mean, 0.0)
         powers = [(w * np.abs(gap) ** 2).sum(axis=0)] + [(w * gap**k).sum(axis=0) for k in range(3, self.order + 1)]
-        self._take(len(x), [weight, (w**2).sum(axis=0), mean, *powers])
+        self._take(len(x), [weight, (w**2).sum(axis=0), mean, *powers], exponent)
 
-    def _take(self, n: int, other: list[np.ndarray]) -> None:
+    def _take(self, n: int, other: list[np.ndarray], exponent: np.ndarray) -> None:
         """Chan, Golub & LeVeque (1983), Pébay (SAND2008-6212), element by element."""
         self.n += n
         if not self.sums:
-            self.sums = other
+            self.sums, self.exponent = other, exponent
             return
+        if self.exponent.any() or exponent.any():
+            (_, _, mean, m2, *_), (_, _, other_mean, n2, *_) = self.sums, other
+            mine = (mean != 0) | (m2 != 0)      # what is 0 so far suits any exponent
+            both = np.where(mine & ((other_mean != 0) | (n2 != 0)), np.maximum(self.exponent, exponent),
+                            np.where(mine, self.exponent, exponent))
+            self.sums, other = _over(self.sums, both - self.exponent), _over(other, both - exponent)
+            self.exponent = both
         if self.sums[0].shape != other[0].shape:
             raise InputError(f"Moments of snapshots of shape {self.sums[0].shape} cannot take in some of {other[0].shape}")
         (a, a2, mean, m2, *high), (b, b2, other_mean, n2, *other_high) = self.sums, other
@@ -154,7 +166,7 @@ class PresentMoments:
 
     def merge(self, later: Self) -> None:
         if later.sums:
-            self._take(later.n, later.sums)
+            self._take(later.n, later.sums, later.exponent)
 
     def result(self) -> MomentsResult:
         if not self.sums:
@@ -165,18 +177,29 @@ class PresentMoments:
             spread = m2 / weight
             more = {} if not high else {"skewness": high[0] / weight / spread**1.5,
                                         "kurtosis": high[1] / weight / spread**2 - 3}
-            return MomentsResult(mean=np.where(weight > 0, mean, np.nan),
-                                 variance=np.where(freedom > 1e-12 * weight, m2 / freedom, np.nan), n=self.n,
+            variance = np.where(freedom > 1e-12 * weight, m2 / freedom, np.nan)
+        if self.exponent.any():
+            more |= {"exponent": self.exponent, "reduced": variance}
+            mean, variance = ldexp(mean, self.exponent), ldexp(variance, 2 * self.exponent)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return MomentsResult(mean=np.where(weight > 0, mean, np.nan), variance=variance, n=self.n,
                                  sum_weights=weight, n_eff=weight**2 / weight2, **more)   # type: ignore[arg-type]
 
     def state(self) -> dict[str, Array]:
-        return {"n": np.array(self.n)} | {f"sums{k}": x.copy() for k, x in enumerate(self.sums)}
+        return {"n": np.array(self.n), "exponent": self.exponent.copy()} | {
+            f"sums{k}": x.copy() for k, x in enumerate(self.sums)}
 
     def restored(self, state: Mapping[str, Any]) -> Self:
         new = self.empty()
-        new.n = int(state["n"])
-        new.sums = [np.array(state[f"sums{k}"]) for k in range(len(state) - 1)]
+        new.n, new.exponent = int(state["n"]), np.array(state["exponent"])
+        new.sums = [np.array(state[f"sums{k}"]) for k in range(len(state) - 2)]
         return new
+
+
+def _over(sums: list[np.ndarray], exponent: np.ndarray) -> list[np.ndarray]:
+    """Sums of values that are divided by 2**exponent once more."""
+    weight, weight2, *powers = sums
+    return [weight, weight2, *(ldexp(x, -k * exponent) for k, x in enumerate(powers, start=1))]
 
 
 def without_gaps(values: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
