@@ -20,6 +20,8 @@ from ensemblekit.averaging.average import (
     elapsed,
     estimate_of,
     pooled,
+    rests_on_few,
+    run_doubts,
     start_after,
     summaries,
     with_doubt,
@@ -46,7 +48,7 @@ from ensemblekit.md.system import System, Watch, times_known, whole_already
 from ensemblekit.md.topology import warnings_held
 from ensemblekit.md.trajectory import BATCH, Choice, FrameSource, topology_of, trajectory_source
 from ensemblekit.md.weighted import WeightedSource
-from ensemblekit.source import ReplicaSet, SnapshotSource, check_weights, time_weights
+from ensemblekit.source import ReplicaSet, SnapshotSource, check_weights, time_weights, weights_from_logs
 
 MOST_STATES = 64
 """Partial states of a run that are kept, at the least; up to twice as many while it is read."""
@@ -64,7 +66,7 @@ def average(source: Any, observables: Mapping[str, Any], *, frame_weights: Any =
             stop: int | None = None, step: int | None = None, frames: Any = None, begin: float | None = None,
             end: float | None = None, equilibration: Any = "auto", confidence: float = 0.95, whole: bool | None = None,
             engine: Engine | None = None, progress: Progress = False, quiet: bool = False,
-            missing: Missing = "raise") -> Averages:
+            missing: Missing = "raise", log_weights: Any = None) -> Averages:
     """The mean of each observable over the frames of a trajectory, with interval, n_eff and verdict: one read for all.
 
     Arguments:
@@ -76,6 +78,7 @@ def average(source: Any, observables: Mapping[str, Any], *, frame_weights: Any =
             it stands for, where steps differ; or from a file of their own,
             ``md.columns("COLVAR").weights("metad.rbias", temperature=300)``, which are joined to the frames by time; of
             replicas a list of them. None: those of the source (1 for each).
+        log_weights: natural logarithms of the weights instead, on any scale and offset, -inf for 0; of replicas a list.
         start, stop, step: which frames, by number; or `frames`, their numbers (rising) or a mask; or
         begin, end: the first and last time in ps, both included. Of replicas: the same of each.
         equilibration: "auto" leaves out the start of a run where that raises n_eff significantly, for each observable on
@@ -113,6 +116,10 @@ def average(source: Any, observables: Mapping[str, Any], *, frame_weights: Any =
     given = trajectory_source(source)
     topology = topology_of(given)
     already = whole_already(given) if whole is None else whole
+    if log_weights is not None:
+        if frame_weights is not None:
+            raise InputError("pass either frame_weights= or log_weights=, not both")
+        frame_weights = _from_logs(log_weights, given)
     chosen = weighted(given, Choice(start, stop, step, frames, begin, end), frame_weights)
     if not sum(chosen.lengths or ()):
         raise StatisticsError("there are no frames to average")
@@ -317,6 +324,7 @@ def _own(run: int, states: list[tuple[int, States]], name: str, ready: Prepared,
     assert ready.finish is not None
     mine = [(begin, {**state, name: list(state[name][:len(ready.reducers)])}) for begin, state in states]
     kept = replace(kept_run(mine, name, time_unit, confidence), run=run)
+    grounds = rests_on_few(kept.weights, np.zeros(kept.n) if kept.weights is None else kept.weights)
     if ready.keeps:
         kept = replace(kept, equilibration=equilibration)       # every value is there: it says itself where it begins
     elif equilibration not in (None, 0):
@@ -325,6 +333,8 @@ def _own(run: int, states: list[tuple[int, States]], name: str, ready: Prepared,
             return common_start(columns, kept.weights)
 
         wanted = start_after(equilibration, kept.n, kept.times, found)
+        columns = kept.weights if kept.weights is not None else np.zeros(kept.n)
+        grounds = run_doubts(wanted, kept.n, equilibration, kept.weights, columns)
         begins = [begin for begin, _ in mine]
         first = next((k for k, begin in enumerate(begins) if begin >= wanted), len(begins) - 1)
         left = begins[first]        # rounded up to where a state begins
@@ -335,7 +345,10 @@ def _own(run: int, states: list[tuple[int, States]], name: str, ready: Prepared,
     made = ready.finish(kept)
     answers: dict[str, Estimate] = dict(made) if isinstance(made, Mapping) else {"": made}
     main = answers.pop("")
-    return replace(main, further={**main.further, **answers})
+    main = replace(main, further={**main.further, **answers})
+    for why in reversed(grounds):
+        main = with_doubt(replace(main, further={key: with_doubt(more, why) for key, more in main.further.items()}), why)
+    return main
 
 
 def _together(runs: Sequence[Estimate], confidence: float, ready: Prepared, name: str = "") -> Estimate:
@@ -362,6 +375,16 @@ def _together(runs: Sequence[Estimate], confidence: float, ready: Prepared, name
     if name in periods:
         answer = turned(answer, periods[name], 0.0)
     return replace(answer, coords=dict(runs[0].coords), runs=tuple(runs), ergodicity=verdict, further=further)
+
+
+def _from_logs(log_weights: Any, source: Any) -> Any:
+    """Weights of frames from their logarithms, (n,); of replicas a list of them."""
+    if isinstance(source, ReplicaSet):
+        if isinstance(log_weights, np.ndarray) or not isinstance(log_weights, Sequence) or len(log_weights) != len(source.runs):
+            raise InputError(f"log_weights of {len(source.runs)} replicas are a list with one array each")
+        return [_from_logs(one, run) for one, run in zip(log_weights, source.runs, strict=True)]
+    logs = as_array(log_weights, "log_weights", kinds="biuf")
+    return weights_from_logs(logs, logs.size)
 
 
 def weighted(source: Any, choice: Choice, weights: Any) -> Any:

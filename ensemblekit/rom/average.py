@@ -18,10 +18,12 @@ from ensemblekit.averaging.average import (
     clock_of,
     common_start,
     elapsed,
+    run_doubts,
     spacing,
     start_after,
     summaries,
 )
+from ensemblekit.averaging.average import kish as kish_of
 from ensemblekit.averaging.blocking import BlockResult
 from ensemblekit.averaging.estimate import Estimate, over_power_of_two, spread_interval, student_interval
 from ensemblekit.averaging.missing import Missing, check_missing
@@ -47,7 +49,7 @@ from ensemblekit.scaling import (
     weight_exponent,
 )
 from ensemblekit.source import Array, Block, Field, SnapshotSource, as_source, check_times, uneven_steps
-from ensemblekit.source_views import weighted_by_time
+from ensemblekit.source_views import weighted_by, weighted_by_time
 
 STATISTICS = ("mean", "rms", "reynolds_stress", "tke")
 PAIRS = {2: ((0, 0), (1, 1), (0, 1)), 3: ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (0, 2))}
@@ -145,7 +147,8 @@ class FieldAverages(Mapping[str, Estimate]):
 
 def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocity: str | Sequence[str] | None = None,
             equilibration: Any = "auto", confidence: float = 0.95, memory_limit: Any = "2GiB", engine: Engine | None = None,
-            progress: Progress = False, weights: Any = None, missing: Missing = "raise") -> FieldAverages:
+            progress: Progress = False, weights: Any = None, missing: Missing = "raise",
+            log_weights: Any = None) -> FieldAverages:
     """Statistics of every cell of a flow over its snapshots, with an interval that knows correlation, in one read.
 
     Arguments:
@@ -161,8 +164,9 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
             where they do not fit the cells are taken in groups, a read each (of a store, of that group's numbers alone),
             which is said. The answer is the same to the last bit.
         engine, progress: as for ``ensemblekit.reduce``.
-        weights: "time" lets each snapshot count as the time it stands for, for steps of time that differ; else they count
-            alike, or with the weights that the source carries.
+        weights, log_weights: statistical weights of the snapshots, (n,), or their natural logarithms, on any scale and offset;
+            "time" lets each count as the time it stands for, for steps of time that differ (times the weight that the source
+            carries). By default they count alike, or with the weights that the source carries.
         missing: "raise" lets a number that is NaN (or masked) in one snapshot be NaN in the answer; "drop" leaves it out there,
             number by number, all components of a velocity together. It keeps its place in time.
 
@@ -179,10 +183,12 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
     """
     source = given = as_source(source)
     check_missing(missing)
-    if weights is not None:
-        if weights != "time":
-            raise InputError(f'weights is "time" or None, as a source carries its own; got {weights!r}')
+    if isinstance(weights, str):
+        if weights != "time" or log_weights is not None:
+            raise InputError(f'weights are (n,) numbers, or "time"; got {weights!r}')
         source = weighted_by_time(source)
+    elif weights is not None or log_weights is not None:
+        source = weighted_by(source, weights, log_weights)
     wanted = _wanted(statistics)
     if not 0.0 < confidence < 1.0:
         raise InputError(f"confidence is a number between 0 and 1, 0.95 for 95 %; got {confidence!r}")
@@ -206,6 +212,7 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
     columns: dict[tuple[str, str], list[Any]] = {}
     exponents: dict[str, list[np.ndarray | None]] = {}
     start = kish = 0.0
+    grounds: tuple[str, ...] = ()
     for number, groups in enumerate(passes):
         names = list(dict.fromkeys(name for group in groups for name in group.target.names))
         branches: dict[str, tuple[Any, ...]] = {}
@@ -229,6 +236,7 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
             first = start_after(equilibration, n, times, partial(common_start, summary, weights))
             begins = [begin for begin, _ in read]
             start = min((b for b in begins if b >= first), default=begins[-1])      # rounded up to where a state begins
+            grounds = run_doubts(first, n, equilibration, weights, summary)
             kish = 1.0 if weights is None else n * float(weights @ weights) / float(weights.sum()) ** 2
             facts = {"time_unit": source.time_unit if times is not None else "", "times": times, "n_discarded": start,
                      "equilibration_time": elapsed(times, start)}
@@ -250,6 +258,12 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
         for what in one.wanted:
             estimates[f"{one.name}_{what}"] = _estimate(one, what, columns.pop((one.name, what)), joined, confidence,
                                                         spacing(times), total, facts)
+    if grounds:
+        estimates = {name: replace(one, converged=False, verdict="; ".join(filter(None, [*grounds, one.verdict])))
+                     for name, one in estimates.items()}
+    if weights is not None:
+        most = kish_of(weights, n, int(start))
+        estimates = {name: replace(one, n_eff=np.minimum(one.n_eff, most)) for name, one in estimates.items()}
     said = uneven_steps(times) if weights is None else ""
     if said:
         estimates = {name: replace(one, verdict="; ".join(filter(None, [one.verdict, said])))

@@ -158,6 +158,9 @@ class IncrementalPOD:
         """Take in more snapshots: (m, *item), one of shape (*item) once the shape is known, a mapping of field to these,
         or a source, of which all are taken. Returns itself.
 
+        Weights are on one scale throughout, as later ones are not known; of logarithms subtract one number before the
+        exponential is taken.
+
         Raises InputError for snapshots that cannot be used (those before them are kept), StoreBusyError where another
         IncrementalPOD feeds this state, ClosedError after close().
         """
@@ -292,7 +295,7 @@ class IncrementalPOD:
 
     def _rows(self, snapshots: Any) -> np.ndarray:
         given = snapshots if isinstance(snapshots, Mapping) else {next(iter(self.fields), "values"): snapshots}
-        arrays = {str(name): as_array(values, f"field {name!r}", kinds=None) for name, values in given.items()}
+        arrays = {str(name): as_array(values, f"field {name!r}") for name, values in given.items()}
         if not self.fields:
             for name, values in arrays.items():
                 if values.ndim < 2:
@@ -314,7 +317,7 @@ class IncrementalPOD:
                 values = values[None]
             if values.shape[1:] != field.shape:
                 raise InputError(f"snapshots of {name!r} have shape (m, *{field.shape}); got {values.shape}")
-            rows.append(values.reshape(len(values), -1))
+            rows.append(values.reshape(len(values), field.size))
         if len({len(r) for r in rows}) > 1:
             raise InputError(f"the fields differ in their number of snapshots: {[len(r) for r in rows]}")
         return rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1)

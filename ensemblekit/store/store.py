@@ -69,6 +69,7 @@ from ensemblekit.store.segments import (
 
 Durability = Literal["process", "disk"]
 LOOKS = 10                  # times a reader looks again where files change under it
+LARGEST_LOG = 700.0         # of a weight that is stored
 WHOLE_BATCH = 64 << 20      # bytes that the whole-segment fallback gathers before it writes a file
 
 
@@ -825,7 +826,7 @@ class Store:
     # -- writing ---------------------------------------------------------------------------------------------------
 
     def append(self, snapshot: Mapping[str, Any], time: float | None = None, step: int | None = None,
-               weight: float = 1.0, clock: str = MAIN) -> None:
+               weight: float = 1.0, clock: str = MAIN, log_weight: float | None = None) -> None:
         """Commit one snapshot: a value for every field of the clock.
 
         Arguments:
@@ -833,6 +834,8 @@ class Store:
             time: in ``time_unit``; not before the last. By default the step number.
             step: above the last step. By default the last step + 1.
             weight: statistical weight, 0 or more.
+            log_weight: its natural logarithm instead, -inf for 0; beyond float64 (±700) it is refused, as what counts is by
+                how much the logarithms of a run differ.
 
         Raises:
             InputError, UnknownFieldError: what does not fit, and how to mend it; the file stays as it was.
@@ -844,6 +847,10 @@ class Store:
                 raise self._within()
             self._changing = True
             try:
+                if log_weight is not None:
+                    if weight != 1.0:
+                        raise InputError("pass either weight= or log_weight=, not both")
+                    (weight,) = _from_logs([log_weight], 1)
                 self._append(snapshot, time, step, weight, clock)
             except EnsemblekitError:
                 raise
@@ -886,13 +893,21 @@ class Store:
         self._last[clock] = (step, at)
 
     def extend(self, snapshots: Mapping[str, Any], times: Any = None, steps: Any = None, weights: Any = None,
-               clock: str = MAIN) -> None:
+               clock: str = MAIN, log_weights: Any = None) -> None:
         """Commit many snapshots at once: arrays (n, *field shape); one commit a file. Else as :meth:`append`."""
+        if log_weights is not None:
+            if weights is not None:
+                raise InputError("pass either weights= or log_weights=, not both")
+            weights = _from_logs(log_weights, None)
         with _Change(self):
             self._extend(snapshots, times, steps, weights, clock)
 
     def _extend(self, snapshots: Mapping[str, Any], times: Any, steps: Any, weights: Any, clock: str) -> None:
         names = self._check_writing(clock)
+        if not isinstance(snapshots, Mapping):
+            raise InputError(f"snapshots are a mapping of field to array, with {names}; got {type(snapshots).__name__}")
+        snapshots = {name: values if type(values) is np.ndarray else as_array(values, f"field {name!r}", kinds=None)
+                     for name, values in snapshots.items()}
         lengths = {name: len(snapshots[name]) for name in names if name in snapshots and np.ndim(snapshots[name])}
         n = next(iter(lengths.values()), 0)
         if len(set(lengths.values())) > 1:
@@ -1395,6 +1410,20 @@ def _numbers(values: Any, n: int, what: str) -> np.ndarray:
     if array.shape != (n,) or array.dtype.kind not in "iuf":
         raise InputError(f"{what} are {n} real numbers; got shape {array.shape}, dtype {array.dtype}")
     return array.astype(np.float64)
+
+
+def _from_logs(log_weights: Any, n: int | None) -> np.ndarray:
+    """Weights from their natural logarithms as they are: those of a store are on one scale, whenever they came."""
+    logs = as_array(log_weights, "log_weights", kinds="biuf", dtype=np.float64)
+    if logs.ndim != 1 or n not in (None, len(logs)):
+        raise InputError(f"log_weights are one number a snapshot; got shape {logs.shape}")
+    beyond = ~((np.abs(logs) <= LARGEST_LOG) | (logs == -np.inf))
+    if beyond.any():
+        k = int(np.argmax(beyond))
+        raise InputError(f"log_weights are numbers within ±{LARGEST_LOG:g}, or -inf for a weight of 0; number {k} is "
+                         f"{logs[k]:g}, a weight that float64 does not hold. Subtract one number from those of all snapshots "
+                         "of the run, such as the largest: weights count only against each other")
+    return np.exp(logs)
 
 
 def _foreign_tables(path: str, found: Mapping[str, Foreign]) -> dict[str, Table]:
