@@ -118,6 +118,18 @@ class Reweighted(SourceView):
     factors: np.ndarray
 
     @property
+    def times(self) -> Any:
+        """Those of the source, where it knows them."""
+        return getattr(self.source, "times", None)
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Of all snapshots, (n,)."""
+        own = getattr(self.source, "weights", None)
+        own = own() if callable(own) else own
+        return self.factors if own is None else self.factors * own
+
+    @property
     def mesh(self) -> Any:
         """That of the source, where it has one."""
         return getattr(self.source, "mesh", None)

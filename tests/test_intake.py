@@ -191,7 +191,7 @@ def test_tensors() -> None:
     plain = tracked.detach().numpy()
     np.testing.assert_allclose(ek.reduce(tracked, ek.Covariance()).covariance, np.cov(plain.T), rtol=1e-10)
     np.testing.assert_allclose(rom.average(tracked, equilibration=None)["values_mean"].mean, plain.mean(axis=0), rtol=1e-10)
-    assert rom.pod(tracked, 2).rank == 2
+    assert rom.pod(tracked, 2, snapshot_axis=0).rank == 2
 
 
 BASIS = rom.pod(WIDE.data, 2, snapshot_axis=0)

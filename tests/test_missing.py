@@ -276,3 +276,44 @@ def test_cells_of_a_flow_without_a_number_are_left_out() -> None:
     assert np.nanmax(np.abs(found["mean"].mean - np.nanmean(late[:, [k for k in range(12) if k != 7]], axis=0).mean())) < 1
     with pytest.raises(InputError, match='"drop"'):
         rom.average(x, missing="skip")      # type: ignore[arg-type]
+
+
+def test_modes_over_time() -> None:
+    rng = np.random.default_rng(11)
+    x, w = rng.normal(size=(60, 5)), rng.random(60)
+    want = rom.pod(ArraySource.of(x, weights=w), 2).singular_values
+    for found in (rom.pod(x, 2, weights=w, snapshot_axis=0), rom.pod(ArraySource.of(x), 2, log_weights=np.log(w) + 1e4),
+                  rom.pod(x.T, 2, weights=w, snapshot_axis=1)):
+        np.testing.assert_allclose(found.singular_values, want, rtol=1e-9)
+    times = np.cumsum(np.where(np.arange(60) % 10 < 5, 0.01, 1.0))
+    timed = ArraySource.of(x, times=times)
+    with pytest.warns(UserWarning, match="steps of time differ by a factor 100"):
+        rom.pod(timed, 2)
+    with pytest.warns(UserWarning, match="steps of time differ by a factor 100"):
+        rom.IncrementalPOD(rank=2).update(timed).result()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = rom.pod(timed, 2, weights="time")
+    one = rom.pod(ArraySource.of(x, weights=time_weights(times)), 2)
+    np.testing.assert_allclose(found.singular_values, one.singular_values)
+    np.testing.assert_allclose(found.mean, np.trapezoid(x, times, axis=0) / (times[-1] - times[0]), rtol=1e-9)
+    for options in ({"weights": "step"}, {"weights": w, "log_weights": w}, {"log_weights": w[:4]}):
+        with pytest.raises(InputError, match=r"time|not both|one number a snapshot"):
+            rom.pod(timed, 2, **options)
+    with pytest.raises(InputError, match="needs times"):
+        rom.pod(x, 2, weights="time")
+    with pytest.raises(InputError, match="go with one run"):
+        rom.pod(ek.ReplicaSet.of([x, x]), 2, weights=w)
+
+
+def test_what_is_said_of_runs_is_said_of_them_together() -> None:
+    times, u = adaptive(1000)
+    runs = [ArraySource.of(u + 0.1 * np.random.default_rng(seed).normal(size=1000), times=times) for seed in range(2)]
+    assert "steps of time differ by a factor 100" in ek.average(ek.ReplicaSet.of(runs), equilibration=None).verdict
+    angles = ArraySource.of(100 * u, times=times)
+    assert "steps of time differ" in ek.average(angles, period=360.0).verdict
+    gaps = [ar1(500, 0.5, seed) for seed in range(2)]
+    gaps[1][::5] = np.nan
+    found = ek.average(ek.ReplicaSet.of(gaps), missing="drop")
+    assert "run 1: " in found.verdict
+    assert "snapshots are missing" in found.verdict

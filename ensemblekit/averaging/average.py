@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -617,6 +618,10 @@ def rests_on_few(weights: np.ndarray | None, columns: np.ndarray) -> tuple[str, 
     return ()
 
 
+MISSING = re.compile(r"\d+ of \d+ (snapshots are missing|elements are missing in some snapshots)")
+"""What the verdict of a run says of its gaps."""
+
+
 def pooled(runs: list[Estimate], confidence: float) -> Estimate:
     """Estimates of one quantity from independent runs as one: weighted by the snapshots each kept.
 
@@ -677,6 +682,8 @@ def pooled(runs: list[Estimate], confidence: float) -> Estimate:
     mixing = _mixing(runs) if means.ndim == 1 else ""
     if mixing:      # said, not refused: the longer bar covers what lies between, and those that show it least would be left
         doubts.append(mixing)
+    doubts += dict.fromkeys(said for run in runs for said in run.verdict.split("; ") if said.startswith("steps of time differ"))
+    doubts += [f"run {k}: {gap[0]}" for k, run in enumerate(runs) if (gap := MISSING.search(run.verdict))]
     tau = np.mean([np.asarray(r.correlation_time, dtype=float) for r in runs], axis=0)
     plain = (lambda v: float(v)) if means.ndim == 1 else np.asarray
     answer = Estimate(mean=plain(mean), stderr=plain(stderr), interval=student_interval(mean, stderr, dof, confidence),

@@ -34,7 +34,7 @@ from ensemblekit.rom.rank import Rule, as_bytes
 from ensemblekit.rom.state_file import StateFile
 from ensemblekit.rom.units import OutOfRange, Unit, magnitude
 from ensemblekit.scaling import ldexp, power_of_two
-from ensemblekit.source import Field, SnapshotSource
+from ensemblekit.source import Field, SnapshotSource, uneven_steps
 from ensemblekit.store.guarded import record
 from ensemblekit.store.segments import digest_of
 
@@ -618,6 +618,10 @@ class IncrementalPOD:
         coefficients = self.time.values()[:, :k] @ lower
         residual = (self.left_out + float(squared[k:].sum())) * ratio
         times = np.concatenate(self.times)
+        uneven = uneven_steps(times) if (weights == weights[0]).all() and np.isfinite(times).all() else ""
+        if uneven:
+            warnings.warn(uneven.replace('weights="time" gives the mean over time', "update(..., weights=) takes the time that "
+                                         "each stands for"), stacklevel=3)
         problem = self._problem(None if (weights == weights[0]).all() else weights * ratio,
                                 None if np.isnan(times).all() else times)
         modes = [rows[:, a:b] for a, b in self._edges()]
