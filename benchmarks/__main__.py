@@ -28,14 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the suites asked for; prints as it goes and writes JSON at the end."""
     args = parse(argv)
     if args.coverage:
-        if "core" in args.suites:
-            from benchmarks.bench_coverage import vouched_table
-
-            vouched_table(args.repeats, args.seed)
-        if "neural" in args.suites:
-            from benchmarks import bench_neural_coverage
-
-            bench_neural_coverage.show(bench_neural_coverage.coverage_table(args.repeats, args.seed))
+        coverage(args)
         return
     for loud, where in ((DeprecationWarning, "MDAnalysis"), (UserWarning, "opinf"), (UserWarning, r"benchmarks\.rom")):
         warnings.filterwarnings("ignore", category=loud, module=where)      # of peers, between the tables
@@ -63,6 +56,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         console.print(f"written: {args.json}", style="dim")
 
 
+def coverage(args: argparse.Namespace) -> None:
+    """The tables of ``--coverage``."""
+    from benchmarks.vouched import tables
+
+    found: dict[str, Any] = {}
+    for name in args.suites:
+        if importlib.util.find_spec(f"benchmarks.vouched_{name}"):
+            found |= tables(f"vouched_{name}", args.repeats, args.seed, args.before, cores(), args.only)
+        if name == "neural":
+            from benchmarks import bench_neural_coverage
+
+            rows = bench_neural_coverage.coverage_table(args.repeats, args.seed)
+            bench_neural_coverage.show(rows)
+            found["scores"] = rows
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=1, default=str) + "\n")
+
+
 def cases(suite: str, quick: bool, folder: Path) -> Iterator[Case]:
     """The cases of one suite."""
     module = importlib.import_module(f"benchmarks.{suite}")
@@ -80,6 +91,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                                                                  "kinds of series")
     parser.add_argument("--repeats", type=int, default=2000, help="series a cell of --coverage")
     parser.add_argument("--seed", type=int, default=0, help="of --coverage")
+    parser.add_argument("--before", type=Path, metavar="FOLDER", help="another checkout, whose intervals of the very same draws "
+                                                                       "are set beside those of --coverage")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only those tables or rows of --coverage with it in their name")
     args = parser.parse_args(argv)
     args.suites = args.suites or list(SUITES)
     for name in args.suites:

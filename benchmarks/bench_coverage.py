@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,7 @@ from scipy.signal import lfilter
 from scipy.stats import t as student
 
 import ensemblekit as ek
-from benchmarks.processes import PROCESSES as PROCESSES_TRIED
-from benchmarks.processes import WITHOUT
 from ensemblekit.averaging.correlation import statistical_inefficiency
-from ensemblekit.engine import cores
 
 Process = Callable[[int, int, np.random.Generator], np.ndarray]
 
@@ -85,46 +81,6 @@ def coverage_table(series: int = 10_000, seed: int = 0, ratios: tuple[int, ...] 
                            "array element": 100 * float(np.concatenate(elements).mean()),
                            "width": float(np.mean(width) / ideal)})
     return rows
-
-
-RATIOS = (20, 50, 200)
-FEWEST = 50
-"""Series vouched for below which a share of them says nothing: the cell says "refuses"."""
-
-
-def vouched_table(runs: int = 2000, seed: int = 0, names: tuple[str, ...] | None = None) -> None:
-    """Of many kinds of series: share vouched for, coverage of these, and width over that of the ideal interval; printed.
-
-    One process at a time is spread over the cores; a run of 2000 takes about an hour of one.
-    """
-    console = Console()
-    console.width = max(console.width, 126)
-    every = PROCESSES_TRIED | WITHOUT
-    table = Table(title=f"95 % intervals of ek.average, {runs} series a cell, seed {seed}: coverage of vouched / % vouched / "
-                        "width over the ideal one")
-    table.add_column("process")
-    for ratio in RATIOS:
-        table.add_column(f"n/g {ratio}", justify="right")
-    with ProcessPoolExecutor(cores()) as pool:
-        cells = [pool.submit(vouched_cell, name, ratio, runs, seed) for name in names or tuple(every) for ratio in RATIOS]
-        for k, name in enumerate(names or tuple(every)):
-            row = [cell.result() for cell in cells[k * len(RATIOS):(k + 1) * len(RATIOS)]]
-            table.add_row(name, *row)
-    console.print(table)
-
-
-def vouched_cell(name: str, ratio: int, runs: int, seed: int) -> str:
-    """One cell of :func:`vouched_table`."""
-    process = (PROCESSES_TRIED | WITHOUT)[name]
-    rng = np.random.default_rng([seed, ratio, *name.encode()])
-    found = [ek.average(process.make(rng, max(12, round(ratio * process.g)))) for _ in range(runs)]
-    off = np.array([(e.series.mean() if e.series is not None else e.mean) - process.mean for e in found])
-    vouched = [e for e in found if e.converged]
-    if len(vouched) < FEWEST:
-        return f"refuses ({100 * len(vouched) / runs:.1f})"
-    held = np.mean([e.low <= process.mean <= e.high for e in vouched])
-    width = np.mean([e.high - e.low for e in vouched]) / 2 / (1.96 * np.sqrt(np.mean(off**2)))
-    return f"{100 * held:.1f} / {100 * len(vouched) / runs:.0f} / {width:.2f}"
 
 
 def autoregression(phi: float) -> tuple[Process, float, float]:

@@ -150,7 +150,7 @@ def crystal() -> Any:
         return site + SIGMA * ornstein_uhlenbeck(FRAMES, (27, 3), rng), [edge, edge, edge, 90, 90, 90]
 
     # RMSF without superposition: about the mean positions, which the frames themselves give
-    observables = {"d": md.Distance("index 0", "index 1"), "rmsf": md.RMSF("all", fit=False, corrected=True),
+    observables = {"d": md.Distance("index 0", "index 1"), "rmsf": md.RMSF("all", fit=False),
                    "g": md.RDF("all", range=(0.0, RADIUS), n_bins=5)}
     return observables, truths, make, empty(27)
 

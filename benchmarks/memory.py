@@ -29,7 +29,9 @@ def extra_memory(work: Callable[..., Any], *args: Any, warm: tuple[Any, ...] | N
     """
     if not STATUS.exists():
         return None
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([work.__module__])       # imported once, in a process that does nothing else
+    with ProcessPoolExecutor(1, context) as pool:
         return pool.submit(_measured, work, args, warm).result()
 
 

@@ -35,7 +35,8 @@ def weight_exponent(weights: np.ndarray, earlier: int, first: bool) -> int:
     largest = float(weights.max(initial=0.0))
     if not largest > 0:
         return earlier
-    return power_of_two(largest) if first else max(power_of_two(largest), earlier)
+    e: int = exponent_of(largest)
+    return e if first else max(e, earlier)
 
 
 def power_of_two(values: Array, axis: int | None = None, *, always: bool = False) -> Any:

@@ -52,12 +52,12 @@ def foam_mesh(folder: Path, foam: Foam, points: np.ndarray, faces: Sequence[Sequ
     foam.write(folder / "points", foam.header("vectorField", "points") + foam.numbers(points))
     if foam.binary:
         offsets = np.concatenate([[0], np.cumsum([len(f) for f in faces])])
-        body = foam.numbers(offsets, True) + b"\n" + foam.numbers(np.concatenate([np.array(f) for f in faces]), True)
+        body = foam.numbers(offsets, True) + b"\n" + foam.numbers(np.array([k for f in faces for k in f], int), True)
         foam.write(folder / "faces", foam.header("faceCompactList", "faces") + body)
     else:
         rows = "\n".join(f"{len(f)}({' '.join(map(str, f))})" for f in faces)
         foam.write(folder / "faces", foam.header("faceList", "faces") + f"{len(faces)}\n(\n{rows}\n)\n".encode())
-    note = f"nPoints: {len(points)} nCells: {owner.max() + 1} nFaces: {len(faces)} nInternalFaces: {len(neighbour)}"
+    note = f"nPoints: {len(points)} nCells: {owner.max(initial=-1) + 1} nFaces: {len(faces)} nInternalFaces: {len(neighbour)}"
     foam.write(folder / "owner", foam.header("labelList", "owner", note) + foam.numbers(owner, True))
     foam.write(folder / "neighbour", foam.header("labelList", "neighbour", note) + foam.numbers(neighbour, True))
     text = "".join(f"    {name}\n    {{\n        type patch;\n        nFaces {n};\n        startFace {start};\n    }}\n"

@@ -25,7 +25,7 @@ import numpy as np
 
 import ensemblekit as ek
 from ensemblekit.errors import StoreError
-from ensemblekit.store import blocks, segments
+from ensemblekit.store import blocks, names
 from ensemblekit.store.segments import Small
 
 TICKS = ("pwrite", "ftruncate", "posix_fallocate", "rename", "unlink")
@@ -206,7 +206,7 @@ def between(found, before, after):
 
 def look_with_h5py(path, kind, shape):
     """Any other reader's view of every file: closed, valid, and no row that is not right."""
-    for file in segments.segments_of(path):
+    for file in names.segments_of(path):
         with h5py.File(file, "r") as f:
             element = f["particles/trajectory/position" if kind == "md" else "observables/u"]
             e = f["observables/energy/value" if kind == "md" else "observables/e/value"]
@@ -220,7 +220,7 @@ def look_with_h5py(path, kind, shape):
 
 def assert_settled(path, kind):
     """Once a writer has opened and closed it, no dataset is ahead of the commit."""
-    for file in segments.segments_of(path):
+    for file in names.segments_of(path):
         with h5py.File(file, "r") as f:
             element = f["particles/trajectory/position" if kind == "md" else "observables/u"]
             others = [element["step"], element["time"], f["observables/weight/value"], f["ensemblekit/checksums/main"],
@@ -315,7 +315,7 @@ def aftermath(path, job, before, after, name):
         assert numbers_in(ek.open(path), kind, shape) == [*found, 900]
     left = [entry for entry in os.listdir(os.path.dirname(path)) if ".tmp" in entry]
     assert left == [], left
-    assert len(ek.open(path).segments) == len(segments.segments_of(path))
+    assert len(ek.open(path).segments) == len(names.segments_of(path))
 
 
 # ---- killing ---------------------------------------------------------------------------------------------------

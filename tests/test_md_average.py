@@ -87,12 +87,15 @@ def test_every_engine_gives_the_same_bits(adk):
         assert (other["rg"].mean, other["rg"].stderr) == (answers[0]["rg"].mean, answers[0]["rg"].stderr)
 
 
-def test_the_passes_are_counted_and_told(adk, live, capsys):
+def test_the_passes_are_counted_and_told(adk, live, capsys, caplog):
     assert md.average(adk, {"rg": RG, "end": md.EndToEnd("name CA")}).passes == ("averages",)
-    assert capsys.readouterr().err == ""
     found = md.average(adk, {"rg": RG, "rmsf": md.RMSF("name CA")})
     assert found.passes == ("mean structure of RMSF", "averages")
-    assert "2 passes over 98 frames: mean structure of RMSF, averages" in capsys.readouterr().err
+    assert not caplog.messages
+    with caplog.at_level("INFO", "ensemblekit"):
+        md.average(adk, {"rg": RG, "rmsf": md.RMSF("name CA")})
+    assert "2 passes over 98 frames: mean structure of RMSF, averages" in caplog.text
+    assert capsys.readouterr() == ("", "")
     found = md.average(live, {"rmsf": md.RMSF("name CA")})
     assert found.passes[0].startswith("copy into a temporary store")
     assert "3 passes" in str(found)

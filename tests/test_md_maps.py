@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -75,3 +78,55 @@ def test_a_frame_without_numbers_is_no_frame_without_contacts():
     for name in found:
         assert np.isnan(found[name].mean).all()
         assert not found[name].converged
+
+
+@pytest.mark.parametrize("second", [None, "index 60:119"])
+def test_pairs_that_never_meet_carry_no_statistics(second, monkeypatch):
+    """The answer is that of sums for all pairs, and only those that ever met have any."""
+    from ensemblekit.averaging.observed import Observed
+
+    u = universe(40)
+    held = []
+    restored = Observed.merge
+    monkeypatch.setattr(Observed, "merge", lambda self, later: (held.append(self), restored(self, later))[1])
+    weights = np.linspace(0.5, 1.5, 40)
+    observable = md.ContactMap("index 0:79", second, radius=1.5)
+    found = md.average(u, {"m": observable}, frame_weights=weights, equilibration=None)["m"]
+    shape = (20, 20 if second is None else 15)
+
+    def dense(atoms):
+        return contact_maps(atoms.positions[None], *sides(second), shape, 1.5, np.zeros((0, 3, 3)))[0]
+
+    every = md.average(u, {"m": dense}, frame_weights=weights, equilibration=None)["m"]
+    for name in ("mean", "stderr", "n_eff", "correlation_time"):
+        np.testing.assert_allclose(getattr(found, name), getattr(every, name), rtol=1e-9, err_msg=name)
+    ever = (every.mean > 0).sum() if second else np.triu(every.mean > 0).sum()
+    assert 0 < ever < every.mean.size / 3
+    assert found.verdict == every.verdict
+    assert all(len(state.elements) <= ever for state in held if state.keeps == "nonzero")
+
+
+def sides(second):
+    a = np.arange(80)
+    b = a if second is None else np.arange(60, 120)
+    return a, b, a // 4, (b - b[0]) // 4
+
+
+def test_large_maps_keep_two_numbers_a_pair(monkeypatch):
+    u = universe(200, residues=400, each=1)
+    observables = {"d": md.DistanceMap("all")}
+    full = md.average(u, observables, equilibration=None)["d"]
+    module = importlib.import_module("ensemblekit.md.average")
+    monkeypatch.setattr(module, "LARGE_STATE", 0)
+    monkeypatch.setattr(module, "ROW_BYTES", 1 << 20)
+    monkeypatch.setattr("ensemblekit.averaging.observed.ELEMENTS", 1 << 11)
+    tracemalloc.start()
+    found = md.average(u, observables, equilibration=None)["d"]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    one = 400 * 399 // 2 * 8
+    assert peak < 4 * one * 16
+    np.testing.assert_allclose(found.mean, full.mean, rtol=1e-12)
+    assert np.median(np.abs(found.stderr / np.where(full.stderr > 0, full.stderr, 1) - 1)) < 0.15
+    assert 0.9 < np.mean(found.high - found.low) / np.mean(full.high - full.low) < 1.2
+    np.testing.assert_array_equal(found.mean, found.mean.T)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import ensemblekit as ek
-from ensemblekit.errors import InputError, MissingExtraError, StatisticsError
+from ensemblekit.errors import InputError, MissingExtraError
 from ensemblekit.md.topology import warnings_held
 
 pytest.importorskip("MDAnalysis")
@@ -133,14 +133,14 @@ def test_a_structure_file_as_reference(adk):
 
 def test_fluctuation_of_adenylate_kinase(adk):
     """AverageStructure(ref_frame=0), AlignTraj and RMSF in a row."""
-    found = average(adk, md.RMSF("name CA"))
+    found = average(adk, md.RMSF("name CA", corrected=False))
     assert found.mean.mean() == pytest.approx(1.89619328, rel=1e-7)
     assert found.mean.max() == pytest.approx(5.76921438, rel=1e-7)
     assert found.mean.argmax() == 148
     np.testing.assert_array_equal(found.coords["residue"][0], np.arange(1, 215))
     np.testing.assert_allclose(found.bfactor.mean, 8 * np.pi**2 / 3 * found.mean**2, rtol=1e-12)
     assert not found.converged
-    corrected = average(adk, md.RMSF("name CA", corrected=True))
+    corrected = average(adk, md.RMSF("name CA"))
     assert (corrected.mean > found.mean).all()
 
 
@@ -148,13 +148,14 @@ def test_bare_fluctuation_is_mdanalysis_rmsf(adk, universe):
     from MDAnalysis.analysis.rms import RMSF
 
     theirs = RMSF(universe.select_atoms("name CA")).run()
-    found = average(adk, md.RMSF("name CA", fit=False))
+    found = average(adk, md.RMSF("name CA", fit=False, corrected=False))
     np.testing.assert_allclose(found.mean, theirs.results.rmsf, rtol=1e-6)
 
 
 def test_a_settled_mean_structure_leaves_the_least_fluctuation(adk):
     """The mean the frames are superposed on minimises the sum of squares: more rounds never raise it."""
-    one, two, settled = (np.square(average(adk, md.RMSF("name CA", rounds=rounds)).mean).sum() for rounds in (1, 2, None))
+    one, two, settled = (np.square(average(adk, md.RMSF("name CA", rounds=rounds, corrected=False)).mean).sum()
+                         for rounds in (1, 2, None))
     assert one > two >= settled * (1 - 1e-12)
 
 
@@ -416,7 +417,8 @@ SCALARS = {"rg": md.RadiusOfGyration("name CA"), "rmsd": md.RMSD("name CA"), "an
 def test_weights_of_whole_numbers_are_repetitions(adk, universe):
     """A frame of weight 2 counts as two frames, and one of weight 0 as none, in every mean and fluctuation."""
     weights = np.random.default_rng(2).integers(0, 3, 98).astype(float)
-    found = md.average(adk, {**SCALARS, "rmsf": md.RMSF("name CA"), "pca": md.PCA("name CA and resid 1:9", n_components=2)},
+    found = md.average(adk, {**SCALARS, "rmsf": md.RMSF("name CA", corrected=False),
+                             "pca": md.PCA("name CA and resid 1:9", n_components=2)},
                        frame_weights=weights, quiet=True, equilibration=None)
     plain = md.average(adk, SCALARS, quiet=True, equilibration=None)
     for name in SCALARS:
@@ -431,7 +433,7 @@ def test_weights_of_whole_numbers_are_repetitions(adk, universe):
     np.testing.assert_allclose(found["rmsf"].mean, np.sqrt(((moved - moved.mean(0)) ** 2).sum(-1).mean(0)), rtol=1e-9)
 
 
-EVERY = {**SCALARS, "rmsf": md.RMSF("name CA"), "rama": md.Ramachandran("resid 1:30"), "ends": md.EndToEnd(),
+EVERY = {**SCALARS, "rmsf": md.RMSF("name CA", corrected=False), "rama": md.Ramachandran("resid 1:30"), "ends": md.EndToEnd(),
          "near": md.RadiusOfGyration("protein and around 8 resid 100", updating=True), "map": md.ContactMap("name CA"),
          "far": md.DistanceMap("name CA and resid 1:9"), "bonds": md.HydrogenBonds(), "fold": md.SecondaryStructure(),
          "shape": md.GyrationTensor(), "touch": md.Contacts("name CA", "resid 9", updating=True),
@@ -570,7 +572,7 @@ def test_replicas_move_about_one_mean_structure(adk):
     """Halves of a run as replicas: the mean squares of the whole run come out, drift between the halves included."""
     frames = md.read(datafiles.PSF, datafiles.DCD)
     halves = ek.ReplicaSet.of([frames.window(0, 49), frames.window(49, 98)])
-    observables = {"rmsf": md.RMSF("name CA"), "pca": md.PCA("name CA and resid 1:20", n_components=3)}
+    observables = {"rmsf": md.RMSF("name CA", corrected=False), "pca": md.PCA("name CA and resid 1:20", n_components=3)}
     whole, parts = (md.average(source, observables, quiet=True, equilibration=None) for source in (adk, halves))
     np.testing.assert_allclose(parts["rmsf"].bfactor.mean, whole["rmsf"].bfactor.mean, rtol=1e-3)
     np.testing.assert_allclose(parts["pca"].variances.mean, whole["pca"].variances.mean, rtol=1e-3)
@@ -578,13 +580,15 @@ def test_replicas_move_about_one_mean_structure(adk):
 
 def test_frames_without_weight_take_no_part(adk):
     weights = np.r_[np.zeros(40), np.ones(58)]
-    some = average(adk, md.RMSF("name CA", corrected=True), frame_weights=weights)
+    some = average(adk, md.RMSF("name CA"), frame_weights=weights)
     assert np.isfinite(some.stderr).all()
-    np.testing.assert_allclose(average(adk, md.RMSF("name CA"), frame_weights=weights).mean,
-                               average(adk, md.RMSF("name CA", reference=np.array(ek.open(adk)["position"][0])), start=40).mean,
-                               rtol=1e-9)
-    with pytest.raises(StatisticsError, match="corrected=False"):
-        average(adk, md.RMSF("name CA", corrected=True), stop=3)
+    first = np.array(ek.open(adk)["position"][0])
+    np.testing.assert_allclose(
+        average(adk, md.RMSF("name CA", corrected=False), frame_weights=weights).mean,
+        average(adk, md.RMSF("name CA", reference=first, corrected=False), start=40).mean, rtol=1e-9)
+    short = average(adk, md.RMSF("name CA"), stop=3)        # too short to tell what is to be put back
+    np.testing.assert_array_equal(short.mean, average(adk, md.RMSF("name CA", corrected=False), stop=3).mean)
+    assert not short.converged
 
 
 def test_the_finite_sample_correction_finds_the_true_fluctuation():
@@ -605,7 +609,7 @@ def test_the_finite_sample_correction_finds_the_true_fluctuation():
         x[t] = phi * x[t - 1] + noise[t]
     source = ek.ArraySource.of({"x": x})
     states = partials(source, {"rmsf": ("x", Moments()), "clock": (clock_of, Series())})[0]
-    plain, corrected = (_finished(None, flag, False, {}, kept_run(states, "rmsf"))["bfactor"].mean / (8 * np.pi**2)
+    plain, corrected = (_finished(None, flag, 1, {}, kept_run(states, "rmsf"))["bfactor"].mean / (8 * np.pi**2)
                         for flag in (False, True))
     g = (1 + phi) / (1 - phi)
     assert plain.mean() == pytest.approx(1 - g / n, abs=3 * np.sqrt(2 * g / n / 180))

@@ -131,3 +131,150 @@ def test_what_a_module_keeps_beside_its_tensors_is_refused_by_name(tmp_path):
     torch.save({**model().state_dict(), "0._extra_state": {"scale": 2}}, tmp_path / "a.pt")
     with pytest.raises(InputError, match="_extra_state"):
         neural.ingest(tmp_path / "a.pt", tmp_path / "s.h5")
+
+
+def prefixed(prefix, state):
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def inside(wrapper, state):
+    """Every layer in a wrapper of its own."""
+    return {f"{name.partition('.')[0]}.{wrapper}{name.partition('.')[2]}": tensor for name, tensor in state.items()}
+
+
+WRAPPED = {**{prefix: (prefixed, prefix) for prefix in (
+    "model.", "module._orig_mod.", "_fsdp_wrapped_module.", "ema.module.", "_forward_module.module.")},
+    **{f"*.{wrapper}": (inside, wrapper) for wrapper in (
+        "module.", "_orig_mod.", "_fsdp_wrapped_module._checkpoint_wrapped_module.")}}
+
+
+@pytest.mark.parametrize("how", WRAPPED)
+def test_names_that_wrappers_and_programs_give(tmp_path, how):
+    """The model is given while the files are read, or only when the ensemble is made."""
+    rename, by = WRAPPED[how]
+    x = torch.ones(5, 3)
+    answers = []
+    for k in range(2):
+        one = model().eval()
+        with torch.no_grad():
+            one[0].weight.add_(k)
+            answers.append(one(x).double().softmax(1))
+        torch.save(rename(by, one.state_dict()), tmp_path / f"{k}.pt")
+    for known in (model(), None):
+        with neural.ingest([tmp_path / "0.pt", tmp_path / "1.pt"], tmp_path / f"{known is None}.h5", known) as store:
+            found = neural.Ensemble.from_store(store, model())(x).exp()
+        torch.testing.assert_close(found, torch.stack(answers).mean(0), rtol=0, atol=1e-6)
+
+
+def test_a_part_in_a_data_parallel_is_that_part(tmp_path):
+    from ensemblekit.neural.parameters import Manifest
+
+    wrapped = torch.nn.Sequential(torch.nn.DataParallel(torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 4))),
+                                  torch.nn.Linear(4, 2))
+    bare = torch.nn.Sequential(torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 4)), torch.nn.Linear(4, 2))
+    assert Manifest.of(wrapped) == Manifest.of(bare)
+    bare.load_state_dict({name.replace("module.", ""): tensor for name, tensor in wrapped.state_dict().items()})
+    torch.save(wrapped.state_dict(), tmp_path / "a.pt")
+    for one in (wrapped, bare):
+        with neural.ingest(tmp_path / "a.pt", tmp_path / f"{type(one[0]).__name__}.h5", one) as store:
+            found = neural.Ensemble.from_store(store, bare).member(0)
+        torch.testing.assert_close(found(torch.ones(2, 3)), bare(torch.ones(2, 3)), rtol=0, atol=0)
+
+
+class Tied(torch.nn.Module):
+    def __init__(self, tied=True):
+        super().__init__()
+        torch.manual_seed(2)
+        self.embedding = torch.nn.Embedding(7, 3)
+        self.decoder = torch.nn.Linear(3, 7, bias=False)
+        if tied:
+            self.decoder.weight = self.embedding.weight
+
+    def forward(self, x):
+        return self.decoder(self.embedding(x))
+
+
+@pytest.mark.parametrize("names", [("embedding.weight", "decoder.weight"), ("embedding.weight",), ("decoder.weight",)])
+def test_tied_weights_under_any_of_their_names(tmp_path, names):
+    one = Tied()
+    state = one.state_dict()
+    torch.save({name: state[name] for name in names}, tmp_path / "a.pt")
+    for known in (Tied(), None):
+        with neural.ingest(tmp_path / "a.pt", tmp_path / f"{known is None}.h5", known) as store:
+            assert store["parameters"].shape == (1, 21)
+            ensemble = neural.Ensemble.from_store(store, Tied())
+            for made in (ensemble.member(0), ensemble.averaged_model()):
+                assert made.decoder.weight is made.embedding.weight
+                torch.testing.assert_close(made.embedding.weight, one.embedding.weight, rtol=0, atol=0)
+
+
+def test_weights_that_are_tied_in_the_model_alone_are_refused(tmp_path):
+    torch.save(Tied(False).state_dict(), tmp_path / "a.pt")
+    with pytest.raises(InputError, match=r"decoder.weight and embedding.weight differ, and are one tensor in the model"):
+        neural.ingest(tmp_path / "a.pt", tmp_path / "s.h5", Tied())
+    with neural.ingest(tmp_path / "a.pt", tmp_path / "t.h5") as store, pytest.raises(
+            InputError, match=r"tied to.*neural.ingest\(paths, store, model\)"):
+        neural.Ensemble.from_store(store, Tied())
+
+
+class Adapted(torch.nn.Module):
+    """As PEFT builds it: a layer with LoRA matrices, and a head that is trained in full."""
+
+    def __init__(self, name):
+        super().__init__()
+        torch.manual_seed(2)
+        self.fc = torch.nn.ModuleDict({"base_layer": torch.nn.Linear(3, 4),
+                                       "lora_A": torch.nn.ModuleDict({name: torch.nn.Linear(3, 1, bias=False)}),
+                                       "lora_B": torch.nn.ModuleDict({name: torch.nn.Linear(1, 4, bias=False)})})
+        head = torch.nn.Linear(4, 2)
+        self.out = torch.nn.ModuleDict({"original_module": head, "modules_to_save": torch.nn.ModuleDict(
+            {name: torch.nn.Linear(4, 2)})})
+        self.name = name
+
+    def forward(self, x):
+        h = self.fc["base_layer"](x) + self.fc["lora_B"][self.name](self.fc["lora_A"][self.name](x))
+        return self.out["modules_to_save"][self.name](h)
+
+
+@pytest.mark.parametrize("name", ["default", "mine"])
+def test_adapters_of_any_name_and_modules_trained_in_full(tmp_path, name):
+    save = pytest.importorskip("safetensors.torch").save_file
+    answers, x = [], torch.ones(5, 3)
+    for k in range(2):
+        one = Adapted(name)
+        with torch.no_grad():
+            for which, parameter in one.named_parameters():
+                if "lora" in which or "to_save" in which:
+                    parameter.fill_(0.3 * k + 0.1)
+            answers.append(one(x).double().softmax(1))
+        folder = tmp_path / f"checkpoint-{10 * k + 10}"
+        folder.mkdir()
+        save({key.replace(f"modules_to_save.{name}.", "").replace(f".{name}.", "."): tensor
+              for key, tensor in one.state_dict().items() if f".{name}." in key}, folder / "adapter_model.safetensors")
+    with neural.ingest(str(tmp_path / "checkpoint-*"), tmp_path / "s.h5", Adapted(name)) as store:
+        assert store["parameters"].shape == (2, 3 + 4 + 10)
+        found = neural.Ensemble.from_store(store, Adapted(name))(x).exp()
+    torch.testing.assert_close(found, torch.stack(answers).mean(0), rtol=0, atol=1e-6)
+    with pytest.raises(InputError, match=r"adapter of PEFT with .*which the model has not.*get_peft_model"):
+        neural.ingest(folder, tmp_path / "t.h5", model())
+
+
+@pytest.mark.parametrize("part", ["", ".", "sub", "pytorch_model.bin.index.json", "../weights.bin", "sub/../../weights.bin"])
+def test_an_index_names_files_of_its_folder_alone(tmp_path, part):
+    torch.save(model().state_dict(), tmp_path / "weights.bin")
+    (tmp_path / "a" / "sub").mkdir(parents=True)
+    (tmp_path / "a" / "pytorch_model.bin.index.json").write_text(json.dumps(
+        {"weight_map": dict.fromkeys(model().state_dict(), part)}))
+    with pytest.raises(InputError, match=r"index\.json names .*(outside its own folder|another index): it is not read"):
+        neural.ingest(tmp_path / "a", tmp_path / "s.h5", model())
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_one_of_several_parts_is_no_checkpoint(tmp_path, suffix):
+    for k in (1, 2):
+        torch.save(model().state_dict(), tmp_path / f"model-0000{k}-of-00002.{suffix}")
+    for paths in (tmp_path / f"model-00001-of-00002.{suffix}", str(tmp_path / f"*.{suffix}")):
+        with pytest.raises(InputError, match=r"model-00001.* is one of the 2 parts of a checkpoint.*index"):
+            neural.ingest(paths, tmp_path / "s.h5")
+    torch.save(model().state_dict(), tmp_path / "model-00001-of-00001.bin")
+    neural.ingest(tmp_path / "model-00001-of-00001.bin", tmp_path / "s.h5").close()

@@ -220,3 +220,68 @@ def test_groups_added_after_the_schedule_are_named():
     optimizer.step()
     with pytest.raises(InputError, match="add_param_group"):
         schedule.step()
+
+
+def test_rows_of_labels_are_told_by_what_they_are():
+    x, y = data()
+    rows = torch.nn.functional.one_hot(y, 3)
+    some = (torch.arange(len(x))[:, None] % torch.tensor([2, 3, 5]) == 0)
+    for labels, said in ((rows, "One-hot labels"), (rows.float(), "One-hot labels"), (some.float(), "multi-label"),
+                         (some.long(), "multi-label"), (torch.softmax(x[:, :3], 1), "Soft labels"), (x[:, :3], "regression")):
+        with pytest.raises(InputError, match=said):
+            of(net()).predict([(x, labels)])
+    with pytest.raises(InputError, match=r"task=\"binary\" with forward=lambda model, batch: model\(batch\[0\]\)\[:, k\]"):
+        of(net(), task="binary").predict([(x, some.float())])
+    k = 1       # and that works
+    one = of(net(), task="binary", outputs="logits", forward=lambda model, batch: model(batch[0])[:, k],
+             target=lambda batch: batch[1][:, k])
+    assert np.allclose(one.predict([(x, some.float())]).probabilities[:, 1], torch.sigmoid(net()(x)[:, k]).detach())
+
+
+class Speaks(torch.nn.Module):
+    """A model that answers with a distribution."""
+
+    def __init__(self, make):
+        super().__init__()
+        torch.manual_seed(8)
+        self.layer, self.make = torch.nn.Linear(4, 6), make
+
+    def forward(self, x):
+        out = self.layer(x)
+        return self.make(out[:, :3], out[:, 3:].exp())
+
+
+D = torch.distributions
+
+
+@pytest.mark.parametrize(("make", "task", "said"), [
+    (lambda m, s: D.Normal(m, s), "classification", 'a Normal, a distribution of numbers: task="regression"'),
+    (lambda m, s: D.Independent(D.StudentT(5.0, m, s), 1), "binary", "a StudentT, a distribution of numbers"),
+    (lambda m, s: D.Bernoulli(logits=m), "regression", "a Bernoulli, a distribution over classes"),
+    (lambda m, s: D.OneHotCategorical(logits=m), "regression", "a OneHotCategorical, a distribution over classes"),
+    (lambda m, s: D.TransformedDistribution(D.Normal(m, s), [D.transforms.TanhTransform()]), "regression",
+     "torch knows no mean and variance"),
+    (lambda m, s: D.Cauchy(m, s), "regression", "without a mean"),
+    (lambda m, s: D.StudentT(2.0, m, s), "regression", "a variance that is infinite"),
+    (lambda m, s: {"loc": m, "scale": s}, "regression", r"a tensor, or a tuple \(mean, variance\)")])
+@pytest.mark.filterwarnings("ignore:the model answers")
+def test_distributions_that_do_not_fit_the_task_are_named(make, task, said):
+    x, _ = data()
+    for answer in (lambda: of(Speaks(make), task=task).predict([(x, torch.zeros(len(x), 3))]),
+                   lambda: neural.predict(Speaks(make), [(x, torch.zeros(len(x), 3))], task=task)):
+        with pytest.raises(InputError, match=said):
+            answer()
+
+
+@pytest.mark.parametrize(("make", "told"), [
+    (lambda m, s: D.Normal(m, s), False), (lambda m, s: D.Independent(D.Normal(m, s), 1), False),
+    (lambda m, s: D.MultivariateNormal(m, torch.diag_embed(s * s)), False),
+    (lambda m, s: D.StudentT(5.0, m, s), True), (lambda m, s: D.Laplace(m, s), True)])
+def test_a_distribution_counts_as_a_normal_one_and_that_is_told(make, told, recwarn):
+    x, _ = data()
+    y = x[:, :3]
+    said = neural.scores(of(Speaks(make), task="regression").predict([(x, y)]))["nll"].value
+    assert any("answers with a" in str(one.message) and "normal distribution" in str(one.message) for one in recwarn) == told
+    truth = Speaks(make)(x)
+    normal = D.Normal(truth.mean, truth.variance.sqrt())
+    assert said == pytest.approx(-normal.log_prob(y).mean().item(), rel=1e-5)

@@ -17,7 +17,7 @@ import ensemblekit as ek  # noqa: E402
 from ensemblekit import neural  # noqa: E402
 from ensemblekit.errors import InputError, StoreDamagedError, StoreError  # noqa: E402
 from ensemblekit.neural.resume import Sidecar  # noqa: E402
-from ensemblekit.store.segments import folder_of  # noqa: E402
+from ensemblekit.store.names import folder_of  # noqa: E402
 
 
 class Noisy(torch.utils.data.Dataset):

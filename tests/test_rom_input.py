@@ -115,12 +115,19 @@ def test_a_single_snapshot_is_its_own_mode_where_nothing_is_subtracted():
     np.testing.assert_allclose(basis.modes, 0.25)
 
 
-def test_without_a_rule_it_says_what_it_took(capsys):
+def test_what_is_chosen_without_being_asked_is_a_note(tmp_path, capsys, caplog):
+    caplog.set_level("INFO", "ensemblekit")
     basis = rom.pod(snapshots())
     assert basis.cumulative_energy[-1] >= 0.99
-    assert "error of 10 %" in capsys.readouterr().out
-    rom.pod(snapshots(), energy=0.99)
-    assert capsys.readouterr().out == ""
+    assert "error of 10 %" in basis.notes[0]
+    assert caplog.messages == [*basis.notes]
+    mesh = rom.Mesh.rectilinear(np.linspace(0, 1, 21), np.linspace(0, 1, 16))
+    np.save(tmp_path / "x.npy", snapshots())
+    basis = rom.pod(rom.read(tmp_path / "x.npy", mesh=mesh), energy=0.9)
+    assert basis.notes == ("inner product: cell areas of the mesh (inner_product=None for none)",)
+    assert rom.Basis.load(basis.save(tmp_path / "b.h5")).notes == basis.truncate(1).notes == basis.notes
+    assert rom.pod(snapshots(), energy=0.99).notes == ()
+    assert capsys.readouterr() == ("", "")         # a library does not print
 
 
 @pytest.mark.parametrize("center", ["mean", "first", "none", "field"])

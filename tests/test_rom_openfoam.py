@@ -53,13 +53,18 @@ def write_case(case: Path, foam: Foam, shake: float = 0.05, region: str = "") ->
     return fields
 
 
-def write_decomposed(case: Path, foam: Foam, addressing: bool = True, parts: int = 3) -> dict[str, np.ndarray]:
-    """The same case cut among processors by a random choice of cells; nothing but processor folders."""
+def write_decomposed(case: Path, foam: Foam, addressing: bool = True, parts: int = 3, region: str = "",
+                     empty: int | None = None) -> dict[str, np.ndarray]:
+    """The same case cut among processors by a random choice of cells; nothing but processor folders.
+
+    empty: a processor without any of the region's cells.
+    """
     points, faces, owner, neighbour, patches = box_faces(NX, NY, NZ, 0.05)
     inner = len(neighbour)
     whose = np.random.default_rng(1).permutation(np.arange(N) % parts)
+    whose[whose == empty] = (empty or 0) + 1
     fields = truth()
-    (case / "system").mkdir(parents=True)
+    (case / "system").mkdir(parents=True, exist_ok=True)
     for part in range(parts):
         cells = np.flatnonzero(whose == part)
         new = np.full(N, -1)
@@ -84,11 +89,12 @@ def write_decomposed(case: Path, foam: Foam, addressing: bool = True, parts: int
             own += [x[0] for x in group]
         folder = case / f"processor{part}"
         extra = {"cellProcAddressing": cells} if addressing else {}
-        foam_mesh(folder / "constant" / "polyMesh", foam, points, listed, np.array(own), np.array([x[1] for x in mine]), places,
-                  None, **extra)
+        foam_mesh(folder / "constant" / region / "polyMesh", foam, points, listed, np.array(own, int),
+                  np.array([x[1] for x in mine], int), places, None, **extra)
         for k, label in enumerate(TIMES):
             for name, values in fields.items():
-                foam_field(folder / label / name, foam, as_foam(name, values[k])[cells], DIMENSIONS[name], {"walls": "noSlip"})
+                foam_field(folder / label / region / name, foam, as_foam(name, values[k])[cells], DIMENSIONS[name],
+                           {"walls": "noSlip"})
     return fields
 
 
@@ -306,11 +312,12 @@ def test_what_cannot_be_read_says_so(tmp_path: Path) -> None:
         rom.read(tmp_path / "b")
 
 
-def collate(case: Path, groups: list[list[int]], headers: bool) -> None:
+def collate(case: Path, groups: list[list[int]], headers: bool, numbered: bool = True) -> None:
     """The files of processors joined into blocks of one file each; without `headers` only the first block has one."""
     parts = sum(len(group) for group in groups)
     for group in groups:
-        name = f"processors{parts}" if len(groups) == 1 else f"processors{parts}_{group[0]}-{group[-1]}"
+        number = "" if len(groups) == 1 else f"_{group[0]}-{group[-1]}"
+        name = f"processors{parts}{number}" if numbered else "processors"
         for file in sorted((case / f"processor{group[0]}").rglob("*")):
             if file.is_dir():
                 continue
@@ -386,3 +393,65 @@ def test_comments_in_headers_are_no_headers(tmp_path: Path, header: str) -> None
         (case / label / "p").write_text(header + text[text.index("}") + 1:])
     source = rom.read(case, "p", zero=True)
     np.testing.assert_allclose(source.read()["p"], fields["p"])
+
+
+@pytest.mark.parametrize("form", ["ascii", "binary"])
+@pytest.mark.parametrize("collated", [True, False])
+def test_regions_of_decomposed_cases(tmp_path: Path, form: str, collated: bool) -> None:
+    """One processor has nothing of the solid."""
+    for region, empty in (("fluid", None), ("solid", 1)):
+        fields = write_decomposed(tmp_path, FORMS[form], region=region, empty=empty)
+    if collated:
+        collate(tmp_path, [[0, 1, 2]], False)
+    for region in ("fluid", "solid"):
+        source = rom.read(tmp_path, region=region)
+        for name, values in source.read().items():
+            np.testing.assert_array_equal(values, fields[name][1:])
+        assert source.mesh.volumes.sum() == pytest.approx(1)
+    with pytest.raises(SnapshotFileError, match="the regions are fluid, solid: name the one to read with region="):
+        rom.read(tmp_path)
+
+
+def test_collated_folders_without_a_number(tmp_path: Path) -> None:
+    """What OpenFOAM 5 wrote."""
+    fields = write_decomposed(tmp_path, Foam(binary=True))
+    collate(tmp_path, [[0, 1, 2]], False, numbered=False)
+    assert sorted(os.listdir(tmp_path)) == ["processors", "system"]
+    source = rom.read(tmp_path)
+    np.testing.assert_array_equal(source.read()["p"], fields["p"][1:])
+    assert source.mesh.volumes.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("collated", [True, False])
+@pytest.mark.parametrize("region", ["", "solid"])
+def test_meshes_in_motion_are_seen_in_decomposed_cases(tmp_path: Path, region: str, collated: bool) -> None:
+    fields = write_decomposed(tmp_path, Foam(binary=True), region=region)
+    for part in range(3):
+        folder = tmp_path / f"processor{part}"
+        shutil.copytree(folder / "constant" / region / "polyMesh", folder / "1" / region / "polyMesh",
+                        ignore=lambda _, names: [name for name in names if name != "points"])
+    if collated:
+        collate(tmp_path, [[0, 1], [2]], False)
+    with pytest.raises(SnapshotFileError, match=r"a mesh in motion\. Pass moving=True"):
+        rom.read(tmp_path, region=region or None)
+    source = rom.read(tmp_path, "U", region=region or None, moving=True)
+    np.testing.assert_array_equal(source.read()["U"], fields["U"][1:])
+
+
+def test_numbers_of_regions_and_processors_are_no_fields(tmp_path: Path) -> None:
+    fields = write_case(tmp_path, Foam())
+    for label in TIMES:
+        for name in ("cellToRegion", "cellDist"):
+            shutil.copy(tmp_path / label / "p", tmp_path / label / name)
+    assert list(rom.read(tmp_path).fields) == sorted(fields)
+    assert list(rom.read(tmp_path, "cellToRegion").fields) == ["cellToRegion"]
+
+
+@pytest.mark.parametrize("entry", ["$internalField;", "#codeStream { code #{ return 1; #}; };", "#calc \"1\";"])
+def test_macros_are_refused_with_what_to_do(tmp_path: Path, entry: str) -> None:
+    write_case(tmp_path, Foam())
+    path = tmp_path / "0" / "T"
+    path.write_text(path.read_text().replace("uniform 300.0;", entry))
+    with pytest.raises(SnapshotFileError, match=r"0/T: .*macros and code in a case are not run.*fields="):
+        rom.read(tmp_path, zero=True).read()
+    assert len(rom.read(tmp_path, ["p", "U"], zero=True).read()["p"]) == 4

@@ -432,7 +432,7 @@ def test_mesh_from_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("big", [True, False])
 def test_times_are_found_without_reading_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, packed: bool,
                                                    big: bool) -> None:
-    from ensemblekit.rom.readers.vtk import time_in
+    from ensemblekit.rom.readers.vtk_time import time_in
 
     writer = vtk.vtkXMLUnstructuredGridWriter()
     writer.SetFileName(str(tmp_path / "a.vtu"))

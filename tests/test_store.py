@@ -58,8 +58,8 @@ def in_place(request):
 def test_every_type_comes_back(tmp_path, dtype):
     x, path = values(40, (3, 5), dtype), tmp_path / "a.h5"
     with ek.create(path, {"x": ek.Field((3, 5), dtype, unit="m"), "s": ek.Field((), dtype)}, capacity=16) as store:
-        assert store._segment is not None, "every type can be appended in place"
-        assert all(commit.together for commit in store._segment.commits.values()), "one sector holds the commit"
+        assert store._contents.segment is not None, "every type can be appended in place"
+        assert all(commit.together for commit in store._contents.segment.commits.values()), "one sector holds the commit"
         for k in range(20):
             store.append({"x": x[k], "s": x[k, 0, 0]}, time=0.5 * k)
         store.extend({"x": x[20:], "s": x[20:, 0, 0]}, times=0.5 * np.arange(20, 40))
@@ -89,7 +89,7 @@ def test_whole_files_and_in_place_read_alike(tmp_path, in_place):
     store.append({"x": x[30]})
     store.close()
     with ek.open(path, "a") as store:
-        assert (store._segment is not None) == in_place, "a store keeps its way of writing"
+        assert (store._contents.segment is not None) == in_place, "a store keeps its way of writing"
         store.extend({"x": x[31:]})
     store = ek.open(path)
     np.testing.assert_array_equal(store["x"][:], x)
@@ -187,7 +187,7 @@ def test_snapshots_small_and_large(tmp_path, shape):
     n = 3 if np.prod(shape, dtype=int) > 1000 else 5000
     x = values(n, shape)
     with ek.create(tmp_path / "a.h5", {"x": ek.Field(shape, "f4")}) as store:
-        assert store._segment is not None
+        assert store._contents.segment is not None
         store.append({"x": x[0]})
         store.extend({"x": x[1:]})
     store = ek.open(tmp_path / "a.h5")
@@ -213,9 +213,9 @@ def test_a_snapshot_of_a_gibibyte(tmp_path):
 
 def test_a_tiled_eight_gibibyte_snapshot_has_room(tmp_path):
     with ek.create(tmp_path / "a.h5", {"x": ek.Field((1 << 31,), "f4")}, capacity=4) as store:
-        assert store._segment is not None
-        assert store._segment.room("main") == 4
-        store._segment.space.grow("main", 4)
+        assert store._contents.segment is not None
+        assert store._contents.segment.room("main") == 4
+        store._contents.segment.space.grow("main", 4)
         assert os.stat(tmp_path / "a.h5").st_size > 32 << 30
         assert os.stat(tmp_path / "a.h5").st_blocks * 512 < 1 << 20
     assert os.stat(tmp_path / "a.h5").st_size < 1 << 20
@@ -662,7 +662,7 @@ if {seal}: store.seal()
 def test_a_reader_looks_again_where_a_file_is_gone(tmp_path, monkeypatch):
     with ek.create(tmp_path / "a.h5", {"x": ek.Field()}) as store:
         store.extend({"x": np.arange(6.0)})
-    from ensemblekit.store import store as module
+    from ensemblekit.store import contents as module
 
     reader, real, calls = ek.open(tmp_path / "a.h5"), module.segments_of, []
 

@@ -17,6 +17,7 @@ from ensemblekit.files import replacing, write_text
 from ensemblekit.store.hdf5 import write_arrays
 from ensemblekit.store.segments import Segment
 from ensemblekit.store.store import Store
+from ensemblekit.store.writer import Writer
 
 SCALAR = {"u": ek.Field((), np.dtype("f8"))}
 
@@ -188,7 +189,7 @@ def test_folder_of_the_lock_is_a_folder(tmp_path, kind):
 @pytest.mark.parametrize("call", [
     lambda s: s.append({"u": 9.0}), lambda s: s.extend({"u": np.ones(2)}), lambda s: s.flush(), lambda s: s.truncate(0)])
 def test_signal_handler_within_an_append_is_refused(tmp_path, monkeypatch, call):
-    from ensemblekit.store import store as module
+    from ensemblekit.store import writer as module
 
     met = []
 
@@ -218,7 +219,7 @@ def test_signal_handler_within_an_append_is_refused(tmp_path, monkeypatch, call)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("where", [(Segment, "write"), (Store, "_commit")])
+@pytest.mark.parametrize("where", [(Segment, "write"), (Writer, "commit")])
 def test_interrupted_append_leaves_the_store_usable(tmp_path, monkeypatch, when, where):
     owner, name = where
     real = getattr(owner, name)

@@ -245,9 +245,9 @@ def test_the_commit_is_what_other_programs_count(tmp_path, monkeypatch):
     from ensemblekit.store import segments
 
     with ek.create(tmp_path / "b.h5", MIXED) as store:
-        assert all(commit.together for commit in store._segment.commits.values()), "in one sector"
+        assert all(commit.together for commit in store._contents.segment.commits.values()), "in one sector"
     with ek.create(tmp_path / "a.h5", MANY) as store:
-        assert store._segment.commits["main"].together
+        assert store._contents.segment.commits["main"].together
         store.extend(rows_of("main", 0, 5, fields=MANY))
         seen = []
 
@@ -387,7 +387,7 @@ def test_names_beyond_ascii_in_several_clocks(tmp_path):
     fields = {f"{name} {k}": ek.Field(shape, clock=clock) for name, shape, clock in (
         ("é", (), "main"), ("Δ", (40,), "main"), ("温度", (), "b"), ("ö", (3,), "c")) for k in range(8)}
     with ek.create(tmp_path / "a.h5", fields) as store:
-        assert not store._whole
+        assert store._contents.segment is not None
         for clock in ("main", "b", "c"):
             store.extend(rows_of(clock, 0, 3, fields=fields), clock=clock)
         assert_seen_by_others(store, fields)

@@ -171,7 +171,7 @@ def test_a_full_table_begins_the_next_file(tmp_path):
     with ek.create(tmp_path / "a.h5", fields) as store:
         for k in range(200):
             if k == 1:
-                clock = store._segment.space.clocks["main"]
+                clock = store._contents.segment.space.clocks["main"]
                 clock.free = clock.free[:4]
             store.append({"u": rows_of((3000,), k, k + 1)[0]})
             store.append({"v": rows_of((3000,), k, k + 1)[0]}, clock="b")

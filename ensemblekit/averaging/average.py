@@ -6,29 +6,29 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
-from ensemblekit.averaging.blocking import BlockError, BlockSums, blocking
+from ensemblekit.averaging.blocking import BlockError, blocking
 from ensemblekit.averaging.correlation import chodera_window, closed, sokal_window
+from ensemblekit.averaging.doubts import ENOUGH, judged
 from ensemblekit.averaging.equilibration import significant_start
 from ensemblekit.averaging.estimate import DISAGREE, Estimate, over_power_of_two, quantile, student_interval
 from ensemblekit.averaging.guard import matched
-from ensemblekit.averaging.missing import Departure, Missing, Present, check_missing, missing_snapshots, told, without_gaps
+from ensemblekit.averaging.missing import Departure, Missing, Present, check_missing, told, without_gaps
 from ensemblekit.averaging.moments import Moments
+from ensemblekit.averaging.observed import Elements, Observed, check_real, elements_of, in_places, places_of
 from ensemblekit.averaging.repeated import repeated
-from ensemblekit.averaging.run import Map, Progress, States, merged, partials, reduce
+from ensemblekit.averaging.run import Map, Progress, States, partials, reduce
 from ensemblekit.averaging.seams import NO_DIRECTION, SEAM, period_in_words, seam_in_words, seam_of
 from ensemblekit.averaging.series import Series
-from ensemblekit.averaging.spectral import MeanError, mean_error, skewed_quantiles
+from ensemblekit.averaging.spectral import FEWEST, SHARE, MeanError, mean_error, skewed_quantiles
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, ReadOnceError, StatisticsError
 from ensemblekit.intake import as_array
 from ensemblekit.scaling import exponent_of, ldexp, power_of_two, scaled
 from ensemblekit.source import (
-    Array,
     ArraySource,
     Block,
     ReplicaSet,
@@ -39,15 +39,12 @@ from ensemblekit.source import (
 )
 from ensemblekit.source_views import weighted_by_time
 
-ENOUGH = 10.0
-"""Independent snapshots below which an interval is not vouched for."""
 LATEST = 1 / 3
 """Share of the run beyond which an equilibration found automatically is that of a run that still drifts."""
 RHAT = 1.01
 """R-hat below which runs are of one distribution (Vehtari et al. 2021)."""
 LARGEST = 0.1
 """Share of all weight that one snapshot may carry."""
-SAMPLED = 4096
 STATE_BYTES = 512 << 20     # what the partial states of an array average may take
 
 
@@ -136,7 +133,7 @@ def _with_gaps(source: SnapshotSource, map: Map | None, only: str | None, equili
             return _array_with_gaps(source, present, read["sum"].mean, share, equilibration, confidence, unit, engine, progress)
     (run,) = _read(source, map, only, engine, progress)
     _scalar_series(run)
-    return _doubted(_one_run(run, equilibration, confidence, unit, source.time_unit, "drop"))
+    return _doubted(_one_run(run, equilibration, confidence, unit, source.time_unit, missing="drop"))
 
 
 def _array_with_gaps(source: SnapshotSource, present: Present, sums: Any, share: np.ndarray, equilibration: Any,
@@ -208,7 +205,7 @@ def doubt_of_runs(answer: Estimate, runs: Sequence[Estimate]) -> Estimate:
 def _scalar_series(run: _Run) -> np.ndarray:
     if run.values is None:
         raise InputError("period= goes with one number a snapshot; average angles one by one, or their cosines and sines")
-    _check_real(run.values)
+    check_real(run.values)
     return run.values
 
 
@@ -252,15 +249,19 @@ def _run_of(states: list[tuple[int, States]], name: str) -> _Run:
 
 
 def estimate_of(states: list[tuple[int, States]], name: str, *, equilibration: Any = "auto", confidence: float = 0.95,
-                unit: str = "", time_unit: str = "", missing: Missing = "raise") -> Estimate:
+                unit: str = "", time_unit: str = "", shown: bool = True, compact: bool = False,
+                missing: Missing = "raise") -> Estimate:
     """The Estimate of one of many averages that were read together, one run: ``partials`` kept its states.
 
     Arguments:
         states: ``partials(...)[run]`` of a read whose branches are ``name: (map, Observed())`` for each average and
             ``"clock": (clock_of, Series())``.
-        missing: "drop" leaves out snapshots that are NaN; the branches are ``Observed("drop")`` then.
+        shown: False for the mean of an array of which only functions are shown: its elements are not doubted.
+        compact: of ``Observed("nonzero")``: only its :func:`~ensemblekit.averaging.observed.places_of`, and last an element
+            that is always 0.
+        missing: "drop" leaves out snapshots that are NaN; the branches are ``Observed(missing="drop")`` then.
     """
-    return _one_run(_run_of(states, name), equilibration, confidence, unit, time_unit, missing)
+    return _one_run(_run_of(states, name), equilibration, confidence, unit, time_unit, shown, compact, missing)
 
 
 def _in_memory(source: ArraySource, name: str) -> _Run:
@@ -286,114 +287,8 @@ def clock_of(block: Block) -> np.ndarray:
     return clock
 
 
-class Observed:
-    """What an average needs of a stream of values: the series of a scalar, else block sums and a few summaries.
-
-    The summaries stand for the whole item when its equilibration is sought: its mean, its root mean square, and two
-    random projections. Merges in order.
-    """
-
-    def __init__(self, missing: Missing = "raise") -> None:
-        self.missing = missing
-        """"drop": snapshots that are NaN have no weight, and summaries that are NaN."""
-        self.item: tuple[int, ...] | None = None
-        self.parts: list[np.ndarray] = []
-        self.blocks, self.moments = BlockSums(), Moments()
-
-    def empty(self) -> Self:
-        return type(self)(self.missing)
-
-    def update(self, values: Array, start: int, weights: Array | None = None) -> None:
-        values = as_array(values, "values")
-        if len(values) == 0:
-            return
-        _check_real(values)
-        self.item = tuple(values.shape[1:])
-        if self.item == ():
-            self.parts.append(values.astype(np.float64))
-            return
-        if self.missing == "drop":
-            weights = np.ones(len(values)) if weights is None else np.asarray(weights, np.float64)
-            gone = missing_snapshots(values, start)
-            if gone is not None:
-                there = gone.reshape(-1, *[1] * len(self.item))
-                values, weights = np.where(there, 0.0, values), np.where(gone, 0.0, weights)
-                self.parts.append(np.where(gone[:, None], np.nan, summaries(values)))
-                self.blocks.update(values, start, weights)
-                self.moments.update(values, start, weights)
-                return
-        self.parts.append(summaries(values))
-        self.blocks.update(values, start, weights)
-        if weights is not None:     # without weights the block sums know the variance
-            self.moments.update(values, start, weights)
-
-    def series(self) -> np.ndarray:
-        """(n,) of a scalar, (n, 4) summaries of an array."""
-        return np.concatenate(self.parts) if self.parts else np.empty(0)
-
-    def merge(self, later: Self) -> None:
-        self.item = self.item if later.item is None else later.item
-        self.parts = self.parts + later.parts
-        self.blocks.merge(later.blocks)
-        self.moments.merge(later.moments)
-
-    def result(self) -> Self:
-        return self
-
-    def state(self) -> dict[str, Array]:
-        named = {f"blocks.{k}": v for k, v in self.blocks.state().items()}
-        named |= {f"moments.{k}": v for k, v in self.moments.state().items()}
-        if self.item is not None:
-            named |= {"item": np.array(self.item, dtype=np.int64), "series": self.series()}
-        return named
-
-    def restored(self, state: Mapping[str, Any]) -> Self:
-        new = self.empty()
-        if "item" in state:
-            new.item = tuple(int(k) for k in state["item"])
-            new.parts = [np.array(state["series"])]
-        part = {name: {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
-                for name in ("blocks", "moments")}
-        new.blocks = new.blocks.restored(part["blocks"])
-        new.moments = new.moments.restored(part["moments"])
-        return new
-
-
-def summaries(values: np.ndarray) -> np.ndarray:
-    """Mean, root mean square and two random projections of each snapshot, (n, 4).
-
-    Of up to 4096 elements spread evenly over the item; elements that are not finite are left out.
-    """
-    flat = values.reshape(len(values), -1)
-    flat = flat[:, ::-(-flat.shape[1] // SAMPLED)]
-    directions = _directions(flat.shape[1])
-    found, wide = np.empty((len(flat), 4)), values.dtype.kind == "f" and values.dtype.itemsize > 4
-    step = max(1, (1 << 17) // flat.shape[1])        # a megabyte at a time stays in the cache
-    for a in range(0, len(flat), step):
-        part = flat[a:a + step].astype(np.float64)
-        with np.errstate(invalid="ignore", over="ignore"):
-            clean = np.isfinite(part.sum()) or np.isfinite(part).all()
-        if not clean:
-            part = np.where(np.isfinite(part), part, 0.0)
-        squares = np.einsum("ij,ij->i", part, part)
-        e = 0
-        if wide and not ((squares < 2.0**900) & (squares > 2.0**-800)).all():
-            part, e = scaled(part)
-            squares = np.einsum("ij,ij->i", part, part)
-        found[a:a + step, 0] = ldexp(part.mean(axis=1), e)
-        found[a:a + step, 1] = ldexp(np.sqrt(squares / part.shape[1]), e)
-        found[a:a + step, 2:] = ldexp(part @ directions, e)
-    return found
-
-
-@lru_cache(maxsize=4)
-def _directions(size: int) -> np.ndarray:
-    """Two random directions, the same in every piece and on every engine."""
-    return np.random.default_rng(20).standard_normal((size, 2)) / math.sqrt(size)
-
-
-def _one_run(run: _Run, equilibration: Any, confidence: float, unit: str, time_unit: str,
-             missing: Missing = "raise") -> Estimate:
+def _one_run(run: _Run, equilibration: Any, confidence: float, unit: str, time_unit: str, shown: bool = True,
+             compact: bool = False, missing: Missing = "raise") -> Estimate:
     times, weights = _times_and_weights(run)
     alike = times is not None and len(times) > 1 and times[-1] == times[0]
     times = None if alike else times
@@ -403,7 +298,7 @@ def _one_run(run: _Run, equilibration: Any, confidence: float, unit: str, time_u
     elif run.values is not None:
         found = scalar_estimate(run.values, weights, times, equilibration, confidence, unit, time_unit)
     else:
-        found = _array_estimate(run, weights, times, equilibration, confidence, unit, time_unit)
+        found = _array_estimate(run, weights, times, equilibration, confidence, unit, time_unit, shown, compact)
     said = "all times are the same, so snapshots are counted" if alike else uneven_steps(times) if weights is None else ""
     return replace(found, verdict="; ".join(filter(None, [found.verdict, said]))) if said else found
 
@@ -418,7 +313,7 @@ def _times_and_weights(run: _Run) -> tuple[np.ndarray | None, np.ndarray | None]
 def scalar_estimate(values: np.ndarray, weights: np.ndarray | None, times: np.ndarray | None, equilibration: Any,
                     confidence: float, unit: str, time_unit: str) -> Estimate:
     """The average of one series (n,); see :func:`average`."""
-    _check_real(values)
+    check_real(values)
     x = values.astype(np.float64)
     n = len(x)
     if n == 0:
@@ -504,57 +399,62 @@ def _errors(z: np.ndarray) -> tuple[dict[str, float], MeanError]:
 
 
 def _array_estimate(run: _Run, weights: np.ndarray | None, times: np.ndarray | None, equilibration: Any,
-                    confidence: float, unit: str, time_unit: str) -> Estimate:
+                    confidence: float, unit: str, time_unit: str, shown: bool = True, compact: bool = False) -> Estimate:
+    """shown: whether its elements are what is shown, and doubted one by one. compact: as in :func:`estimate_of`."""
     states = run.partial
-    summaries = np.concatenate([s["values"][0].series() for _, s in states])
-    there = ~np.isnan(summaries[:, 0])
-    if states[0][1]["values"][0].missing == "drop" and not there.all() and there.any():
+    columns = np.concatenate([s["values"][0].series() for _, s in states])
+    n = len(columns)
+    there = ~np.isnan(columns[:, 0])
+    gaps = states[0][1]["values"][0].missing == "drop" and not there.all() and there.any()
+    if gaps:
         weights = there.astype(np.float64) if weights is None else np.where(there, weights, 0.0)
-        summaries = np.where(there[:, None], summaries, summaries[there].mean(axis=0))
-        found = _array_estimate_of(run, summaries, weights, times, equilibration, confidence, unit, time_unit)
-        return told(found, None, there)
-    return _array_estimate_of(run, summaries, weights, times, equilibration, confidence, unit, time_unit)
-
-
-def _array_estimate_of(run: _Run, summaries: np.ndarray, weights: np.ndarray | None, times: np.ndarray | None,
-                       equilibration: Any, confidence: float, unit: str, time_unit: str) -> Estimate:
-    states, n = run.partial, len(summaries)
-    wanted = start_after(equilibration, n, times, lambda: common_start(summaries, weights))
+        columns = np.where(there[:, None], columns, columns[there].mean(axis=0))
+    wanted = start_after(equilibration, n, times, lambda: common_start(columns, weights))
     begins = [begin for begin, _ in states]
     start = min((b for b in begins if b >= wanted), default=begins[-1])       # rounded up to where a state begins
-    kept: Observed = merged(states, start)["values"][0]      # type: ignore[assignment]
-    blocks, e = kept.blocks.result().over_power_of_two()
-    mean = np.asarray(blocks.mean)
+    kept: list[Observed] = [state["values"][0] for begin, state in states if begin >= start]
+    item = kept[0].item or ()
     facts: dict[str, Any] = {"unit": unit, "time_unit": time_unit if times is not None else "", "times": times,
                              "n_discarded": start, "equilibration_time": elapsed(times, start)}
-    if blocks.n < 4:
-        return over_power_of_two(
-            _unknown(mean, blocks.n, confidence, f"{blocks.n} snapshots: an error needs at least 4", **facts), e)
-    block = blocks.chosen()
-    variance = np.asarray(blocks.variances[0] if weights is None else kept.moments.result().variance_over(e))
-    first = np.asarray(blocks.variances[0])
+    most = kish(weights, n, start)
+    parts: list[dict[str, Any]] = []
+    for some in elements_of(kept, (n - start) / most):
+        if some.blocks.n < 4:
+            parts.append({"mean": ldexp(some.blocks.mean, some.exponent)})
+            continue
+        parts.append(_of_elements(some, most, confidence))
+
+    def whole(name: str) -> np.ndarray:
+        flat = np.concatenate([part.pop(name) for part in parts]) if len(parts) > 1 else parts[0].pop(name)
+        if kept[0].keeps != "nonzero":
+            return flat.reshape(item)
+        return flat if compact else in_places(flat, places_of(kept), item)
+
+    mean = whole("mean")
+    if n - start < 4:
+        return _unknown(mean, n - start, confidence, f"{n - start} snapshots: an error needs at least 4", **facts)
+    grounds = run_doubts(wanted, n, equilibration, weights, columns)
+    stderr, g = whole("stderr"), whole("g")
+    answer = Estimate(mean=mean, stderr=stderr, interval=(whole("low"), whole("high")), confidence=confidence, n=n - start,
+                      n_eff=whole("n_eff"), statistical_inefficiency=g, correlation_time=g / 2 * spacing(times),
+                      dof=whole("dof"), converged=not grounds, verdict="; ".join(grounds), estimators={"blocking": stderr},
+                      **facts)
+    answer = judged(answer, size=math.prod(item)) if shown else answer
+    return told(answer, None, there) if gaps else answer
+
+
+def _of_elements(some: Elements, most: float, confidence: float) -> dict[str, np.ndarray]:
+    """Mean, error and the rest of some elements of an array; `most`: snapshots of equal weight that they are worth."""
+    blocks, variance, e = some.blocks, some.variance, some.exponent
+    mean, block = np.asarray(blocks.mean), blocks.chosen()
     with np.errstate(invalid="ignore", divide="ignore"):
-        still = first <= (16 * np.finfo(float).eps * np.abs(mean)) ** 2
-        n_eff = np.where(still, np.nan, np.minimum(variance / block.stderr**2, kish(weights, n, start)))
+        still = np.asarray(blocks.variances[0]) <= (16 * np.finfo(float).eps * np.abs(mean)) ** 2
+        n_eff = np.where(still, np.nan, np.minimum(variance / block.stderr**2, most))
         g = np.where(still, np.nan, block.g)
     stderr = np.where(still, 0.0, block.stderr)
-    grounds = run_doubts(wanted, n, equilibration, weights, summaries)
-    doubts = [*grounds]
-    few = n_eff < ENOUGH
-    if few.any():
-        doubts.append(f"{int(few.sum())} of {few.size} elements have fewer than {ENOUGH:g} independent snapshots "
-                      f"(fewest {np.nanmin(n_eff):.2g})")
-    bad = ~np.isfinite(mean)
-    if bad.any():
-        doubts.append(f"{int(bad.sum())} of {bad.size} elements are not finite")
-    if still.any():
-        doubts.append(f"{int(still.sum())} of {still.size} elements never change")
-    answer = Estimate(mean=mean, stderr=stderr, interval=student_interval(mean, stderr, block.dof, confidence),
-                      confidence=confidence, n=blocks.n, n_eff=n_eff, statistical_inefficiency=g,
-                      correlation_time=g / 2 * spacing(times), dof=block.dof,
-                      converged=not (grounds or few.any() or bad.any() or still.all()), verdict="; ".join(doubts),
-                      estimators={"blocking": stderr}, **facts)
-    return over_power_of_two(answer, e)
+    low, high = student_interval(mean, stderr, block.dof, confidence)
+    return {"mean": ldexp(mean, e), "stderr": ldexp(stderr, e), "low": ldexp(low, e), "high": ldexp(high, e),
+            "n_eff": n_eff, "g": g, "dof": block.dof}
 
 
 def common_start(columns: np.ndarray, weights: np.ndarray | None) -> int:
@@ -630,8 +530,6 @@ def pooled(runs: list[Estimate], confidence: float) -> Estimate:
     degree of freedom fewer than there are runs: what lies between runs may be too little to be seen and still count.
     Runs that are copies of each other are taken once and refused; R-hat is said where short equal runs show less.
     """
-    from scipy.stats import chi2
-
     alike = copies(runs)
     if alike:
         again = {b for _, b in alike}
@@ -658,13 +556,16 @@ def pooled(runs: list[Estimate], confidence: float) -> Estimate:
         precise = 1 / errors**2
         middle = (precise * means).sum(axis=0) / precise.sum(axis=0)
         scatter = (precise * (means - middle) ** 2).sum(axis=0)
-    apart = scatter > chi2.ppf(0.99, count - 1)
+        apart = _beyond_chance(scatter, precise, np.array([np.asarray(r.n_eff, dtype=float) for r in runs]))
+    series = _plain_series(runs) if means.ndim == 1 else None
+    if apart.any() and series is not None:
+        apart &= _exchange_tells(series)
     unknown = ~np.isfinite(within)
     squared = np.where(apart | unknown, between, within)
     stderr = np.sqrt(squared)
     half = np.fmax(quantile(0.95, dof) * np.sqrt(within), quantile(0.95, count - 1) * np.sqrt(between))
     with np.errstate(invalid="ignore", divide="ignore"):
-        error, freedom = matched(stderr, half)
+        error, freedom = matched(stderr, half, fewest=1.0)
     stderr = np.where(half > 0, error, stderr)
     dof = np.where(half > 0, freedom, count - 1)
     n = sum(r.n for r in runs)
@@ -679,7 +580,7 @@ def pooled(runs: list[Estimate], confidence: float) -> Estimate:
         share_apart = "" if means.ndim == 1 else f" in {int(apart.sum())} of {apart.size} elements"
         doubts.append(f"the {count} runs disagree beyond their own errors{share_apart}; "
                       "the error is the scatter between them")
-    mixing = _mixing(runs) if means.ndim == 1 else ""
+    mixing = _mixing(series) if series is not None else ""
     if mixing:      # said, not refused: the longer bar covers what lies between, and those that show it least would be left
         doubts.append(mixing)
     doubts += dict.fromkeys(said for run in runs for said in run.verdict.split("; ") if said.startswith("steps of time differ"))
@@ -707,19 +608,53 @@ def _numbers_of(run: Estimate) -> tuple[np.ndarray, ...]:
     return (np.asarray(run.n), np.asarray(run.mean), np.asarray(run.stderr)) if np.any(np.asarray(run.stderr) > 0) else ()
 
 
-def _mixing(runs: Sequence[Estimate]) -> str:
-    """What R-hat has to say of the series of several runs; "" where it is near 1, or no more than short equal runs show."""
-    from ensemblekit.averaging.diagnostics import MIN_DRAWS, rhat, rhat_limit
+def _beyond_chance(scatter: np.ndarray, precise: np.ndarray, n_eff: np.ndarray) -> np.ndarray:
+    """Whether the means of runs scatter more than errors that are themselves uncertain explain, at 1 % (Welch 1951).
+
+    Arguments:
+        scatter: (*item,) sum of squared deviations from the weighted mean over squared errors.
+        precise: (runs, *item) inverse squared errors, the weights.
+        n_eff: (runs, *item) independent snapshots, which say how uncertain an error is.
+    """
+    from scipy.special import fdtri
+
+    count = len(precise)
+    dof = np.maximum(SHARE * n_eff, FEWEST)
+    uncertain = ((1 - precise / precise.sum(axis=0)) ** 2 / dof).sum(axis=0)
+    return np.asarray(scatter > (count - 1 + 2 * (count - 2) / (count + 1) * uncertain)
+                      * fdtri(count - 1, (count**2 - 1) / (3 * uncertain), 0.99))
+
+
+def _plain_series(runs: Sequence[Estimate]) -> list[np.ndarray] | None:
+    """What each run kept, over a power of two common to all; None unless their means are those of these numbers."""
+    from ensemblekit.averaging.diagnostics import MIN_DRAWS
 
     kept = [run.series[run.n_discarded:] for run in runs if run.series is not None]
-    exponent = power_of_two(np.concatenate(kept)) if kept else 0
+    if len(kept) < len(runs) or min(map(len, kept)) < MIN_DRAWS:
+        return None
+    exponent = power_of_two(np.concatenate(kept))
     kept = [ldexp(x, -exponent) for x in kept]
-    n = min((len(x) for x in kept), default=0)
-    if len(kept) < len(runs) or n < MIN_DRAWS or not all(np.isfinite(x).all() and np.ptp(x) > 0 for x in kept):
-        return ""
+    if not all(np.isfinite(x).all() and np.ptp(x) > 0 for x in kept):
+        return None
     if any(abs(x.mean() - ldexp(float(run.mean), -exponent)) > 1e-6 * x.std() for x, run in zip(kept, runs, strict=True)):
-        return ""       # weighted, or of angles: the mean is not that of these numbers
-    tail = np.array([x[-n:] for x in kept])
+        return None     # weighted, or of angles
+    return kept
+
+
+def _exchange_tells(series: Sequence[np.ndarray]) -> bool:
+    """Whether runs lie further apart than with their blocks exchanged, at 1 %: errors of skewed series go with their means."""
+    from ensemblekit.averaging.diagnostics import DRAWS, between_by_chance, inefficiency_within
+
+    found, chance = between_by_chance(series, inefficiency_within(series), DRAWS)
+    return bool(np.count_nonzero(chance >= found) < 0.01 * DRAWS)
+
+
+def _mixing(series: Sequence[np.ndarray]) -> str:
+    """What R-hat has to say of several runs; "" where it is near 1, or no more than short equal runs show."""
+    from ensemblekit.averaging.diagnostics import rhat, rhat_limit
+
+    n = min(map(len, series))
+    tail = np.array([x[-n:] for x in series])
     found = rhat(tail)
     if found <= RHAT or found <= rhat_limit(tail):
         return ""
@@ -788,12 +723,6 @@ def _only_field(source: SnapshotSource, map: Map | None) -> str | None:
         raise InputError(f"the source has the fields {sorted(source.fields)}; average one of them (a store: "
                          "store[\"name\"]), or pass map=, a function of a block")
     return next(iter(source.fields))
-
-
-def _check_real(values: np.ndarray) -> None:
-    if values.dtype.kind not in "biuf":
-        raise InputError(f"an average with an interval is of real numbers; got dtype {values.dtype}. Map complex "
-                         "numbers to their real and imaginary parts: np.stack([z.real, z.imag], axis=-1)")
 
 
 def _mean(x: np.ndarray, weights: np.ndarray | None) -> float:

@@ -10,7 +10,7 @@ both and between both, from which the variance of z is put together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
@@ -247,6 +247,29 @@ class BlockSums:
                              f"at {later.start}")
         self.segment = _joined(mine, later)
 
+    def part(self, at: slice) -> Self:
+        """The sums of some of the elements, flat; a copy."""
+        new = self.empty()
+        if self.segment is not None:
+            new.segment = self.segment.on(lambda x: x[at].copy())
+            new.exponent = None if self.exponent is None else self.exponent[at].copy()
+            new.weight_exponent, new.item = self.weight_exponent, (len(new.segment.mean),)
+        return new
+
+    def spread(self, places: np.ndarray, width: int) -> Self:
+        """The sums of `width` elements of which mine are those at `places`, and the others have been 0 all the time."""
+        def placed(x: np.ndarray) -> np.ndarray:
+            wide = np.zeros(width, x.dtype)
+            wide[places] = x
+            return wide
+
+        new = self.empty()
+        if self.segment is not None:
+            new.segment, new.item = self.segment.on(placed), (width,)
+            new.exponent = None if self.exponent is None else placed(self.exponent)
+            new.weight_exponent = self.weight_exponent
+        return new
+
     def join(self, right: Self) -> None:
         mine, other = self.segment, right.segment
         if mine is None or other is None:
@@ -356,6 +379,13 @@ class _Segment:
                         {k: both([v, right.high[k]]) for k, v in self.high.items()}, self.weighted,
                         both([self.centre, right.centre]), self.w_mean,
                         [both(p) for p in zip(self.cross, right.cross, strict=True)], self.w2, self.w_low, self.w_high)
+
+    def on(self, change: Callable[[np.ndarray], np.ndarray]) -> _Segment:
+        """The same snapshots of the elements that `change` makes of mine."""
+        return _Segment(self.start, self.stop, change(self.mean), [change(x) for x in self.m2],
+                        {k: change(x) for k, x in self.low.items()}, {k: change(x) for k, x in self.high.items()},
+                        self.weighted, change(self.centre), self.w_mean, [change(x) for x in self.cross], list(self.w2),
+                        dict(self.w_low), dict(self.w_high))
 
     def arrays(self) -> dict[str, np.ndarray]:
         named: dict[str, Any] = {"range": np.array([self.start, self.stop, self.weighted, len(self.m2)]),

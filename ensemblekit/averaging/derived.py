@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from ensemblekit.averaging.average import ENOUGH
 from ensemblekit.averaging.blocking import FEWEST, blocking
+from ensemblekit.averaging.doubts import ENOUGH, judged
 from ensemblekit.averaging.estimate import Estimate, student_interval
+from ensemblekit.averaging.guard import matched
 from ensemblekit.averaging.run import States
+from ensemblekit.averaging.second import STRETCHES, interval_above, kept_together, share_kept, stretches
 from ensemblekit.errors import InputError
 from ensemblekit.scaling import ldexp
 
@@ -34,8 +37,30 @@ class Periodic:
         return other - self.period * np.rint((other - value) / self.period)
 
 
-def derived(states: Sequence[tuple[int, States]], name: str, function: Callable[[np.ndarray], Any], base: Estimate, *,
-            unit: str = "") -> Estimate:
+@dataclass(frozen=True)
+class SecondMoment:
+    """A function of a mean and of mean products that is a variance: <M²> - <M>², and what is linear in that.
+
+    About the mean of the run it is too small by the scatter of that mean (:mod:`~ensemblekit.averaging.second`), which is
+    put back; its interval grows with it; and it is vouched for by the independent stretches of M.
+    """
+
+    function: Callable[..., Any]
+    """(mean, kept) -> the quantity; kept (numbers `about`,): by what factors the variances of M are to be divided."""
+    about: Any
+    """Index of the elements of the mean that are <M>."""
+    floor: Any = 0.0
+    """What the quantity is where M never moves; minus infinity for elements that may lie on either side of theirs."""
+    corrected: bool = True
+    """False: the variances about the mean of the run, as other programs have them."""
+
+    def kept(self, base: Estimate) -> np.ndarray:
+        """By what factors variances about the mean of the run are too small."""
+        return share_kept(np.asarray(base.n_eff)[self.about], base.n)
+
+
+def derived(states: Sequence[tuple[int, States]], name: str, function: Callable[[np.ndarray], Any] | SecondMoment,
+            base: Estimate, *, unit: str = "") -> Estimate:
     """A smooth function of a mean, with its error: roots, ratios, fluctuations from first and second moments.
 
     The run stands as consecutive parts; leaving each out gives a pseudo-value of the function (Quenouille 1956; parts of
@@ -44,12 +69,23 @@ def derived(states: Sequence[tuple[int, States]], name: str, function: Callable[
 
     Arguments:
         states: ``partials(...)[run]`` with a branch ``name: (map, Observed())``.
-        function: the mean (*out) -> a number or an array of any shape.
+        function: the mean (*out) -> a number or an array of any shape; or a SecondMoment.
         base: the Estimate of the mean itself (:func:`~ensemblekit.averaging.average.estimate_of`), which says where the
             equilibrated part begins.
     """
     means, weights = part_means(states, name, base.n_discarded)
-    return of_parts(means, weights, function, base, unit=unit)
+    if not isinstance(function, SecondMoment):
+        return of_parts(means, weights, function, base, unit=unit)
+    kept = function.kept(base)
+    answer = of_parts(means, weights, partial(function.function, kept=kept if function.corrected else np.ones_like(kept)), base,
+                      unit=unit, second=True)
+    if np.isnan(answer.stderr).all():
+        return answer
+    interval = interval_above(function.floor, answer.mean, answer.stderr, answer.dof, base.confidence)
+    if kept.shape != np.shape(answer.mean):     # a sum over components
+        kept = kept_together(kept, np.asarray(base.n_eff)[function.about] * np.square(np.asarray(base.stderr)[function.about]))
+    return judged(replace(answer, interval=interval), enough=STRETCHES,
+                  independent=np.where(np.isnan(answer.n_eff), np.nan, stretches(kept)))
 
 
 def part_means(states: Sequence[tuple[int, States]], name: str, start: int) -> tuple[np.ndarray, np.ndarray]:
@@ -70,7 +106,7 @@ def part_means(states: Sequence[tuple[int, States]], name: str, start: int) -> t
                 means.append(w @ x / w.sum())
                 weights.append(w.sum())
         elif begin >= start and w.sum() > 0:
-            means.append(np.asarray(observed.blocks.result().mean))
+            means.append(observed.mean())
             weights.append(w.sum())
     if not means:
         raise InputError(f"no partial state begins at or after snapshot {start}")
@@ -78,8 +114,11 @@ def part_means(states: Sequence[tuple[int, States]], name: str, start: int) -> t
 
 
 def of_parts(means: np.ndarray, weights: np.ndarray, function: Callable[[np.ndarray], Any], base: Estimate, *,
-             unit: str = "") -> Estimate:
-    """The function of the mean of all parts, its error from the pseudo-values of the parts left out one by one."""
+             unit: str = "", second: bool = False) -> Estimate:
+    """The function of the mean of all parts, its error from the pseudo-values of the parts left out one by one.
+
+    second: the function is a second moment: its error is that of guarded blocks, and it is judged elsewhere.
+    """
     total = weights.sum()
     share = (weights / total).reshape(-1, *[1] * (means.ndim - 1))
     mean = (share * means).sum(axis=0)
@@ -97,11 +136,12 @@ def of_parts(means: np.ndarray, weights: np.ndarray, function: Callable[[np.ndar
                 without = function.near(value, without)
             pseudo[k] = h * value - (h - 1) * without
         n_eff = _independent(base, value.shape)
-        stderr, dof = _error_of(pseudo, weights, base.n, base.n / n_eff)
-    return _filled(base, value, stderr, dof, n_eff, base.verdict, unit)
+        stderr, dof = _error_of(pseudo, weights, base.n, base.n / n_eff, second)
+    return _filled(base, value, stderr, dof, n_eff, base.verdict, unit, not second)
 
 
-def _error_of(pseudo: np.ndarray, weights: np.ndarray, n: int, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _error_of(pseudo: np.ndarray, weights: np.ndarray, n: int, g: np.ndarray,
+              guarded: bool) -> tuple[np.ndarray, np.ndarray]:
     """Standard error of the mean of pseudo-values, and its degrees of freedom.
 
     As :meth:`BlockResult.chosen`, but a part is many snapshots long and their inefficiency `g` is known from all of them:
@@ -118,7 +158,10 @@ def _error_of(pseudo: np.ndarray, weights: np.ndarray, n: int, g: np.ndarray) ->
         error = np.where(settled, error, b * np.asarray(result.variances[k]) / (1 - missed) / len(pseudo))
         dof = np.where(settled, dof, np.maximum((m - 1) * (1 - missed) ** 2, 2.0))
         settled = settled | ((b * length) ** 3 > 2 * n * g**2)
-    return ldexp(np.sqrt(error), e), dof
+    stderr = np.sqrt(error)
+    if guarded:
+        stderr, dof = matched(stderr, result.half_width())
+    return ldexp(stderr, e), dof
 
 
 def _independent(base: Estimate, shape: tuple[int, ...]) -> np.ndarray:
@@ -137,18 +180,24 @@ def _independent(base: Estimate, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _filled(base: Estimate, value: np.ndarray, stderr: np.ndarray, dof: np.ndarray, n_eff: np.ndarray, verdict: str,
-            unit: str) -> Estimate:
+            unit: str, judge: bool = True) -> Estimate:
     def plain(x: Any) -> Any:
         return float(x) if np.ndim(x) == 0 else np.asarray(x)
 
     unknown = bool(np.isnan(stderr).all())
     interval = (plain(stderr), plain(stderr)) if unknown else student_interval(value, stderr, dof, base.confidence)
+    n_eff = np.where(stderr == 0, np.nan, n_eff)        # what never changes has no number of independent snapshots
     with np.errstate(invalid="ignore", divide="ignore"):
         g = base.n / n_eff
-    return replace(base, mean=plain(value), stderr=plain(stderr), interval=interval, n_eff=plain(n_eff),
+    answer = replace(base, mean=plain(value), stderr=plain(stderr), interval=interval, n_eff=plain(n_eff),
                    statistical_inefficiency=plain(g), correlation_time=plain(g / 2 * _spacing(base)), dof=plain(dof),
-                   converged=base.converged and not unknown and bool(np.all(~(n_eff < ENOUGH))), verdict=verdict,
+                   converged=base.converged and not unknown, verdict=verdict,
                    estimators={"jackknife": plain(stderr)}, unit=unit, coords={}, series=None)
+    if not judge:
+        return answer
+    if unknown or np.ndim(base.mean) == 0:      # of a number the verdict has said it
+        return replace(answer, converged=answer.converged and bool(np.all(~(n_eff < ENOUGH))))
+    return judged(answer)
 
 
 def _spacing(base: Estimate) -> float:

@@ -6,15 +6,23 @@ array (m, n) of equal length.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 
+from ensemblekit.averaging.guard import variance_of_mean
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
 from ensemblekit.scaling import ldexp, scaled
 
 MIN_DRAWS = 4
+DRAWS = 199
+"""Exchanges of blocks from which chance is told."""
+BLOCK = 3.0
+"""Statistical inefficiencies that a block lasts which is exchanged between runs."""
+MOST_BLOCKS, MOST_A_RUN = 4096, 32
+"""Of them, of all runs together and of one."""
 
 
 def rhat(runs: Any, method: Literal["rank", "split"] = "rank") -> float:
@@ -39,22 +47,52 @@ def rhat(runs: Any, method: Literal["rank", "split"] = "rank") -> float:
 def rhat_limit(runs: Any, confidence: float = 0.95) -> float:
     """What rank R-hat stays below with this confidence where all runs are equal but short; errors as :func:`rhat`.
 
-    Means of the 2 m halves then scatter as their correlation says: R-hat² - 1 is g over the length of a half, times an F
-    variate with 2 m - 1 degrees of freedom. Each of its two parts (place and spread) is asked for half of the rest.
+    R-hat of the same snapshots with their blocks exchanged between the runs (:func:`between_by_chance`), so that skewed and
+    discrete values, and few visits to a rare state, are allowed for.
     """
-    from scipy.special import fdtri
-
     x = _split(_checked(runs)[0])
     m, n = x.shape
-    limits = []
+    found = []
     for values in (_rank_normalised(x), _rank_normalised(abs(x - np.median(x)))):
         if np.ptp(values) == 0:
             continue
-        independent = min(float(np.mean([single_run_ess(row) for row in values if np.ptp(row) > 0] or [n])), n)
-        # g comes from the same halves: as many degrees of freedom as a tenth of the independent snapshots
-        f = float(fdtri(m - 1, max(m * independent / 10, 2.0), 0.5 + confidence / 2))
-        limits.append(np.sqrt((n - 1) / n + f / independent))
-    return float(max(limits, default=1.0))
+        whole = np.concatenate([values[:m // 2], values[m // 2:]], axis=1)
+        _, between = between_by_chance(list(values), inefficiency_within(list(whole)), DRAWS)
+        within = values.var(axis=1, ddof=1).mean()
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found.append(np.sqrt((n - 1) / n + between / within / n / (m - 1)))
+    return float(np.quantile(np.max(found, axis=0), confidence, method="higher")) if found else 1.0
+
+
+def between_by_chance(runs: Sequence[np.ndarray], g: float, draws: int) -> tuple[float, np.ndarray]:
+    """Σ n (mean of a run - mean of all)² of runs (n,), and what it would be were they equal, (draws,).
+
+    Blocks of some three statistical inefficiencies, two a run or more, are exchanged at random between all runs; what the
+    correlation of neighbouring blocks adds to the variance of the mean of a run is put back as that of an exponential one.
+    """
+    lengths = np.array([len(x) for x in runs])
+    length = max(1, int(min(max(BLOCK * g, lengths.sum() / MOST_BLOCKS, lengths.max() / MOST_A_RUN), lengths.min() / 2)))
+    counts = lengths // length
+    # what does not fill a block is left out at the start
+    blocks = np.concatenate([x[len(x) - k * length:].reshape(k, length).mean(axis=1) for x, k in zip(runs, counts, strict=True)])
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    middle = blocks.mean()
+
+    def between(blocks: np.ndarray) -> float:
+        return length * float(((np.add.reduceat(blocks - middle, starts)) ** 2 / counts).sum())
+
+    rng = np.random.default_rng(7)
+    joined = variance_of_mean(2 * float(lengths.mean()) / g) / variance_of_mean(2 * length / g)
+    return between(blocks), joined * np.array([between(rng.permutation(blocks)) for _ in range(draws)])
+
+
+def inefficiency_within(runs: Sequence[np.ndarray]) -> float:
+    """Statistical inefficiency of runs of one process about their own means (Geyer, monotone); 1 at least."""
+    from ensemblekit.averaging.kernels_series import geyer_sums
+
+    n = min(len(x) for x in runs)
+    covariance = _autocovariance(np.array([x[len(x) - n:] for x in runs])).mean(axis=0)
+    return max(float(geyer_sums(covariance)[1] / covariance[0]), 1.0) if covariance[0] > 0 else 1.0
 
 
 def ess(runs: Any, kind: Literal["bulk", "tail", "mean"] = "bulk") -> float:

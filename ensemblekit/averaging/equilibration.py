@@ -19,6 +19,10 @@ STARTS = 512            # candidates tried where no step is given
 MARGIN = 10.0
 """Truncate where n_eff rises by a factor of 1 + MARGIN / sqrt(n_eff after it): see docs/statistics.md."""
 
+FAR = 4.0
+"""Standard errors by which a transient differs from what follows; chosen on stationary series, where it is passed by few."""
+COMPONENTS = 24
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Equilibration:
@@ -83,9 +87,34 @@ def detect_equilibration(x: Any, *, method: Literal["n_eff", "mser"] = "n_eff", 
 
 
 def significant_start(x: np.ndarray) -> int:
-    """The start of averaging, in the first half, that is worth its loss of data: 0 unless n_eff rises significantly."""
+    """The start of averaging, in the first half, that is worth its loss of data.
+
+    0 unless n_eff rises significantly, and what comes before lies `FAR` away from what comes after: a slow part under noise
+    makes g, and so n_eff, jump from start to start.
+    """
     found = detect_equilibration(x, step=max(1, len(x) // 64), latest=len(x) // 2)
-    return found.start if found.significant else 0
+    return found.start if found.significant and _begins_apart(x, found.start) else 0
+
+
+def _begins_apart(x: np.ndarray, start: int) -> bool:
+    """Whether the mean of the snapshots before `start`, or of the first half, quarter, ... of them, is that of a transient.
+
+    It is held against the mean of what comes after, with the spectrum at zero of that, from its lowest components.
+    """
+    from scipy.fft import dct
+
+    y = x[start:] - x[start:].mean()
+    n = len(y)
+    spread = float(y @ y) / n
+    power = dct(y)[1:min(COMPONENTS, n // 2) + 1]
+    spectrum = max(float((power * power).mean()) / (2 * n), spread)
+    before, length = x[:start] - x[start:].mean(), start
+    while length:
+        squared = min(spectrum / length, spread) + spectrum / n
+        if float(before[:length].mean()) ** 2 > FAR**2 * squared:
+            return True
+        length //= 2
+    return False
 
 
 def _largest(y: np.ndarray, starts: np.ndarray) -> tuple[int, float]:

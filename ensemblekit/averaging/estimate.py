@@ -16,6 +16,8 @@ from ensemblekit.scaling import ldexp, power_of_two
 
 SIGNS = {"Angstrom": "Å", "Angstrom2": "Å²", "Angstrom3": "Å³", "Angstrom-3": "Å⁻³", "degree": "°"}
 """How units of H5MD's notation are printed where they have a sign of their own."""
+SMALLEST_ROOT = 0.01
+"""The cube root of a variance over its expectation that an interval reaches at most: where a variance is not known at all."""
 DISAGREE = 1.5
 """Standard errors of one mean that differ by more than this factor are said to disagree."""
 
@@ -220,17 +222,23 @@ def bounded_interval(mean: Any, interval: tuple[Any, Any], bounds: tuple[float, 
     return found[0], found[1]
 
 
-def spread_interval(mean: Any, stderr: Any, dof: Any, confidence: float) -> tuple[Any, Any]:
-    """The interval of a variance or a standard deviation, by Student's t on its logarithm; (low, high).
+def spread_interval(mean: Any, stderr: Any, dof: Any, confidence: float, degree: int = 1) -> tuple[Any, Any]:
+    """The interval of a variance (degree 1) or a standard deviation (degree 2); (low, high).
 
-    Such a mean scatters in proportion to itself: an interval symmetric about it is too short above where it came out low.
+    A variance scatters as chi-squared over its degrees of freedom does, 2 (mean / stderr)², whose cube root is nearly normal
+    (Wilson & Hilferty, PNAS 17, 684, 1931): where it came out low, an interval symmetric about it, or about its logarithm,
+    is too short above. Student's t is that of the standard error.
     """
+    mean, stderr = np.asarray(mean), np.asarray(stderr)
+    t = quantile(confidence, dof)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        step = quantile(confidence, dof) * np.asarray(stderr) / np.where(np.asarray(mean) > 0, mean, np.nan)
-        low, high = mean * np.exp(-step), mean * np.exp(np.minimum(step, 700.0))
-    flat = ~np.isfinite(step)
-    return _scalar(np.where(flat, mean - quantile(confidence, dof) * stderr, low)), _scalar(
-        np.where(flat, mean + quantile(confidence, dof) * stderr, high))
+        skewness = (degree * stderr / np.where(mean > 0, mean, np.nan)) ** 2 / 9      # 2 / (9 degrees of freedom)
+        step = t * np.sqrt(skewness)
+        low = mean * (1 + np.where(2 * step < t * t, step - skewness, t * t / 4)) ** (-3 / degree)      # falls with the error
+        high = mean * np.maximum(1 - skewness - step, SMALLEST_ROOT) ** (-3 / degree)
+    flat = ~np.isfinite(skewness)
+    return (_scalar(np.where(flat, mean - t * stderr, np.minimum(low, mean))),
+            _scalar(np.where(flat, mean + t * stderr, np.maximum(high, mean))))
 
 
 def quantile(confidence: float, dof: Any) -> Any:

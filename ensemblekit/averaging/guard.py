@@ -61,10 +61,10 @@ def spectrum(q: int, h: float) -> tuple[np.ndarray, float]:
     k = np.pi * h
     j = np.arange(1, q + 1)
     d = k * k + (np.pi * j) ** 2
-    return k * k / d - 2 * k**3 * (1 - (-1.0) ** j * np.exp(-k)) / d**2, float(_of_mean(k))
+    return k * k / d - 2 * k**3 * (1 - (-1.0) ** j * np.exp(-k)) / d**2, float(variance_of_mean(k))
 
 
-def _of_mean(x: Any) -> Any:
+def variance_of_mean(x: Any) -> Any:
     """Variance of the mean over x correlation times, times x and over the spectrum at zero."""
     return 1 - (1 - np.exp(-x)) / x
 
@@ -84,7 +84,7 @@ def of_blocks(lengths: tuple[int, ...], counts: tuple[int, ...], n: int) -> Guar
     length, count = np.array(lengths, float), np.array(counts, float)
 
     def part(b: np.ndarray) -> np.ndarray:
-        return 1 - share + share * _of_mean(KNEE * b / n)
+        return 1 - share + share * variance_of_mean(KNEE * b / n)
 
     squares = count * part(length) - part(length * count)
     dof = np.append(count[:-1] - count[1:], count[-1] - 1)
@@ -109,13 +109,14 @@ def half_widths(sums: np.ndarray, guard: Guard, floor: np.ndarray | float) -> np
     return np.sqrt(np.maximum(squares, student(q) ** 2 * np.maximum(total / q, floor)))
 
 
-def matched(stderr: np.ndarray, half: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def matched(stderr: np.ndarray, half: np.ndarray, fewest: float = FEWEST_DOF) -> tuple[np.ndarray, np.ndarray]:
     """(standard error, degrees of freedom) whose Student's t at 95 % has this half width: the error given, where it can.
 
-    Where t would need fewer than `FEWEST_DOF` the error is raised; with `MOST_DOF` the interval may be longer than that.
+    Where t would need fewer degrees of freedom than `fewest`, 1 or more, the error is raised; with `MOST_DOF` the interval
+    may be longer than that.
     """
     t, log_dof = _inverse()
-    stderr = np.maximum(stderr, half / student(FEWEST_DOF))
+    stderr = np.maximum(stderr, half / student(fewest))
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = half / stderr
     return stderr, np.where(np.isfinite(ratio), np.exp(np.interp(ratio, t, log_dof)), 1.0)
@@ -134,5 +135,5 @@ def _inverse() -> tuple[np.ndarray, np.ndarray]:
     """t at 95 %, rising, and the logarithm of its degrees of freedom."""
     from scipy.special import stdtrit
 
-    log_dof = np.linspace(np.log(MOST_DOF), np.log(FEWEST_DOF) - 0.1, 1000)
+    log_dof = np.linspace(np.log(MOST_DOF), 0.0, 2000)
     return stdtrit(np.exp(log_dof), 0.975), log_dof

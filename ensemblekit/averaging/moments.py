@@ -98,9 +98,9 @@ class Moments:
         if self.sums:
             same_item(self.item, values, "Moments")
         self.item = tuple(values.shape[1:])
+        weight = weight2 = float(len(values))
         if weights is not None:
-            weights = self._weighed(as_array(weights, "weights", dtype=np.float64))
-        weight, weight2 = _weight_sums(len(values), weights)
+            weights, weight, weight2 = self._weighed(as_array(weights, "weights", dtype=np.float64))
         if weight == 0.0:
             self.n += len(values)
         elif is_torch(values):
@@ -230,10 +230,12 @@ class Moments:
     def _exponents(self) -> np.ndarray:
         return np.zeros(len(self.sums[0]), np.int64) if self.exponent is None else self.exponent
 
-    def _weighed(self, w: np.ndarray) -> np.ndarray:
-        """Weights over the power of two that suits all so far."""
+    def _weighed(self, w: np.ndarray) -> tuple[np.ndarray, float, float]:
+        """Weights over the power of two that suits all so far, their sum and the sum of their squares."""
         self._weigh(weight_exponent(w, self.weight_exponent, self.weight == 0.0))
-        return ldexp(w, -self.weight_exponent)
+        if self.weight_exponent:
+            w = ldexp(w, -self.weight_exponent)
+        return w, float(w.sum()), float((w * w).sum())
 
     def _weigh(self, exponent: int) -> None:
         step = self.weight_exponent - exponent
@@ -317,6 +319,26 @@ class Moments:
     def _placed(self) -> bool:
         return bool(self.buffers and self.sums) and all(
             x.base is buffer for x, buffer in zip(self.sums, self.buffers, strict=True))
+
+    def part(self, at: slice) -> Self:
+        """The sums of some of the elements of a numpy item, flat; a copy."""
+        return self._with([x[at].copy() for x in self.sums], None if self.exponent is None else self.exponent[at].copy())
+
+    def spread(self, places: np.ndarray, width: int) -> Self:
+        """The sums of `width` elements of which mine are those at `places`, and the others have been 0 all the time."""
+        def placed(x: np.ndarray) -> np.ndarray:
+            wide = np.zeros(width, x.dtype)
+            wide[places] = x
+            return wide
+
+        return self._with([placed(x) for x in self.sums], None if self.exponent is None else placed(self.exponent))
+
+    def _with(self, sums: list[np.ndarray], exponent: np.ndarray | None) -> Self:
+        new = self.empty()
+        new.n, new.weight, new.weight2, new.weight_exponent = self.n, self.weight, self.weight2, self.weight_exponent
+        if sums:
+            new.sums, new.exponent, new.item = sums, exponent, (len(sums[0]),)
+        return new
 
     def join(self, right: Self) -> None:
         if right.sums:
@@ -483,13 +505,6 @@ def _zeros_like(mean: Array) -> Array:
 
         return torch.from_numpy(np.zeros(mean.shape))
     return mean.new_zeros(mean.shape)
-
-
-def _weight_sums(n: int, weights: Array | None) -> tuple[float, float]:
-    if weights is None:
-        return float(n), float(n)
-    w = as_array(weights, "weights", dtype=np.float64)
-    return float(w.sum()), float((w * w).sum())
 
 
 def _torch_sums(values: Array, weights: Array | None, weight: float, order: int) -> list[Array]:

@@ -16,7 +16,7 @@ from ensemblekit.engine import Serial
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
 from ensemblekit.scaling import ldexp, power_of_two, scaled
-from ensemblekit.source import Block, ReplicaSet, SnapshotSource, as_source
+from ensemblekit.source import ArraySource, Block, ReplicaSet, SnapshotSource, as_source
 
 Verdict = Literal["ergodic within error", "not ergodic", "cannot say"]
 
@@ -259,11 +259,20 @@ def read_runs(replicas: Any, map: Map | None = None, field: str | None = None) -
         replicas = ReplicaSet.of(replicas)
     source = as_source(replicas)
     name = field or next(iter(source.fields))
-    read = reduce(source, {"x": (map, Series()) if map is not None else (name, Series()),
-                           "w": (_weights_of, Series()), "t": (_times_of, Series())}, engine=Serial())
-    columns = [read[key] if isinstance(read[key], list) else [read[key]] for key in "xwt"]
-    runs = [_checked(k, *parts) for k, parts in enumerate(zip(*columns, strict=True))]
-    return runs, source.fields[name].unit if map is None else ""
+    runs = source.runs if isinstance(source, ReplicaSet) else (source,)
+    held = [run for run in runs if type(run) is ArraySource]
+    if map is None and name in source.fields and len(held) == len(runs):
+        # in memory as they are: thousands of short runs need not be cut into pieces
+        columns = [[run.arrays[name] for run in held],
+                   [np.full(run.lengths, np.nan) if run.weights is None else run.weights.copy() for run in held],
+                   [np.arange(run.lengths[0], dtype=np.float64) if run.times is None else run.times.astype(np.float64)
+                    for run in held]]
+    else:
+        read = reduce(source, {"x": (map, Series()) if map is not None else (name, Series()),
+                               "w": (_weights_of, Series()), "t": (_times_of, Series())}, engine=Serial())
+        columns = [read[key] if isinstance(read[key], list) else [read[key]] for key in "xwt"]
+    unit = source.fields[name].unit if map is None else ""
+    return [_checked(k, *parts) for k, parts in enumerate(zip(*columns, strict=True))], unit
 
 
 def _scaled(runs: list[Run]) -> tuple[list[Run], int]:

@@ -43,6 +43,10 @@ def rows_of(values: Array) -> Rows:
     elif n == 1 and width > 1 and x.strides[1] != item:
         x = np.ascontiguousarray(x)
     stride = x.strides[0] // item if n > 1 else width
+    if x.flags.c_contiguous:        # as_strided would take longer than a small block's arithmetic
+        flat = x.reshape(-1)
+        flat.flags.writeable = False
+        return Rows(flat, width, n, width)
     flat = np.lib.stride_tricks.as_strided(x, ((n - 1) * stride + width,), (item,), writeable=False)
     return Rows(flat, stride, n, width)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from ensemblekit.averaging.missing import Missing, check_missing, omitting
-from ensemblekit.averaging.reducer import JoinsInSpace, Reducer, Restart, TakesResult, cuts_of_reducer, fills_slots
+from ensemblekit.averaging.reducer import JoinsInSpace, Reducer, Restart, TakesResult, cuts_of_reducer, fills_slots, is_reducer
 from ensemblekit.engine import Engine, Serial, Threads
 from ensemblekit.errors import InputError, ReadOnceError, ReductionError, UnknownFieldError, WorkerLostError
 from ensemblekit.intake import unmasked
@@ -50,7 +50,7 @@ def reduce(source: Any, branches: Reducer | Mapping[str, Branch], *, map: Map | 
         ReductionError: a map or reducer failed; it names the branch, the run and the snapshots.
         InputError, UnknownFieldError, ReadOnceError: what was asked for cannot be done with this source.
     """
-    single = isinstance(branches, Reducer)
+    single = is_reducer(branches)
     named: Mapping[str, Branch] = {"result": branches} if single else branches     # type: ignore[assignment,dict-item]
     source = as_source(source)
     runs: dict[int, States] = {}
@@ -128,6 +128,7 @@ def _read(source: SnapshotSource, branches: Mapping[str, Branch], map: Map | Non
     big = one is not None and one.nbytes > limit
     pieces = source.pieces(names, cut, can_tile and (tiled or big or cut == "space"), limit)
     meter = _meter(progress, source)
+    lengths = source.lengths
     run, rows = -1, _Rows(collapse, keep, cut == "space")
     if cut == "space" and one is not None and source.lengths is not None and len(source.lengths) == 1 and (
             isinstance(engine, Serial | Threads)):
@@ -140,7 +141,7 @@ def _read(source: SnapshotSource, branches: Mapping[str, Branch], map: Map | Non
             if at != run:
                 if run >= 0:
                     yield run, rows.joined(one)
-                run, rows = at, _Rows(collapse, keep, cut == "space")
+                run, rows = at, _Rows(collapse, keep, cut == "space", None if lengths is None else lengths[at])
             rows.add(start, tile, states)
             meter(stop - start, tile, one.size if one else 0)
     finally:
@@ -195,8 +196,9 @@ def _prefetched(pieces: Iterator[Piece]) -> Iterator[Piece]:
 class _Rows:
     """The states of one run: tiles side by side, and in time either one running state a tile or a list of them."""
 
-    def __init__(self, collapse: bool, keep: int, whole: bool = False):
+    def __init__(self, collapse: bool, keep: int, whole: bool = False, n: int | None = None):
         self.collapse, self.keep, self.cut, self.whole = collapse, keep, False, whole
+        self.n = n                                                  # snapshots of the run, where they are known
         self.stack: list[tuple[int, int, States]] = []              # whole: (how many tiles, start, states), left to right
         self.columns: dict[int, list[tuple[int, States]]] = {}      # first number of the tile -> states in time
 
@@ -210,6 +212,10 @@ class _Rows:
         column = self.columns.setdefault(tile.start or 0, [])
         if self.collapse and column:
             _merge(column[0][1], states)
+            return
+        # of a run of known length, those of one of `keep` equal parts of it: never more states than are kept in the end
+        if self.n and column and start * self.keep // self.n == column[-1][0] * self.keep // self.n:
+            _merge(column[-1][1], states)
             return
         column.append((start, states))
         if not self.collapse and len(column) >= 2 * self.keep:
@@ -295,10 +301,10 @@ def _normalised(source: SnapshotSource, branches: Mapping[str, Branch], default:
     normal: dict[str, tuple] = {}
     for name, branch in branches.items():
         head, *reducers = branch if isinstance(branch, tuple) else (default, branch)
-        if isinstance(head, Reducer):
+        if is_reducer(head):
             head, reducers = default, [head, *reducers]
         for reducer in reducers:
-            if isinstance(reducer, type) or not isinstance(reducer, Reducer) or not cuts_of_reducer(reducer):
+            if isinstance(reducer, type) or not is_reducer(reducer) or not cuts_of_reducer(reducer):
                 raise InputError(f"branch {name!r}: {reducer!r} is not a reducer. Pass an instance, for example "
                                  "ek.Moments(), or a tuple (map, reducer, ...)")
         if not reducers:

@@ -130,10 +130,22 @@ class Seams:
         return new
 
 
+def _spans(low: np.ndarray, high: np.ndarray, branch: tuple[float, float]) -> np.ndarray:
+    """Whether elements of these extremes lie in a branch and come near both its ends."""
+    turn = branch[1] - branch[0]
+    edge, slack = ZONE * turn, ROUNDED * turn
+    return ((low >= branch[0] - slack) & (low < branch[0] + edge) & (high > branch[1] - edge) & (high <= branch[1] + slack))
+
+
 def seam_of(values: np.ndarray, unit: str = "") -> tuple[float, float] | None:
     """The branch across whose ends values (n, *item) in `unit` jump as angles do; None where they do not."""
     branches = branches_of(unit)
-    if not branches or values.dtype.kind not in "iuf":
+    if not branches or values.dtype.kind not in "iuf" or not len(values):
+        return None
+    with np.errstate(invalid="ignore"):
+        low, high = np.fmin.reduce(values), np.fmax.reduce(values)
+        branches = tuple(b for b in branches if np.any(_spans(low, high, b)))       # most series need no closer look
+    if not branches:
         return None
     seams = Seams(branches)
     seams.update(values, 0)

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from ensemblekit import __version__
 from ensemblekit.cli import average, bench, export, info, md, neural, rom, rom_files, tour
-from ensemblekit.cli.console import stderr
+from ensemblekit.cli.console import library_notes, stderr
 from ensemblekit.errors import EnsemblekitError
 
 FAILED = 2
@@ -24,7 +24,8 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with library_notes():
+                return super().invoke(ctx)
         except EnsemblekitError as error:
             if ctx.params.get("debug"):
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,28 @@ def save_figure(figure: Any, path: Path, **options: Any) -> None:
     """A matplotlib Figure as a file, whole or not at all."""
     with replacing(path, suffix=path.suffix, follow=True) as temporary:
         figure.savefig(temporary, **options)
+
+
+class ToStderr(logging.Handler):
+    """What the library tells its logger, as a line each below what the command prints."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        style = "yellow" if record.levelno >= logging.WARNING else "dim"
+        stderr.print(self.format(record), style=style, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def library_notes() -> Iterator[None]:
+    """Meanwhile the notes of the library, from INFO on, stand on stderr."""
+    logger, handler = logging.getLogger("ensemblekit"), ToStderr()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(min(level or logging.INFO, logging.INFO))
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 @contextmanager

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -150,8 +148,7 @@ def pod(
             stderr.print("energy 0.99, an error of 10 % (--rank, --energy or --tolerance for others)", style="dim")
         rule: dict[str, Any] = {"energy": energy, "tolerance": tolerance, "center": center, "method": method,
                                 "memory_limit": memory_limit, "inner_product": weights_from(inner_product)}
-        with contextlib.redirect_stdout(io.StringIO()):      # pod says the choice of inner product itself
-            plan = rom.plan(source, rank, **rule)
+        plan = rom.plan(source, rank, **rule)
         stderr.print(str(plan), style="dim", markup=False, soft_wrap=True)
         with notes(), bar(source, quiet) as progress:
             basis = rom.pod(source, rank, progress=progress, missing=missing.value, **rule)

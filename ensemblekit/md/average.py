@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ensemblekit.averaging.average import (
-    Observed,
     check_equilibration,
     clock_of,
     common_start,
@@ -23,13 +22,14 @@ from ensemblekit.averaging.average import (
     rests_on_few,
     run_doubts,
     start_after,
-    summaries,
     with_doubt,
 )
 from ensemblekit.averaging.circular import turned
 from ensemblekit.averaging.derived import derived
+from ensemblekit.averaging.doubts import judged
 from ensemblekit.averaging.estimate import Estimate, bounded_interval
 from ensemblekit.averaging.missing import Missing, check_missing
+from ensemblekit.averaging.observed import Observed, places_of, summaries
 from ensemblekit.averaging.reducer import Reducer
 from ensemblekit.averaging.run import States, partials
 from ensemblekit.averaging.seams import Seams, period_in_words, seam_in_words
@@ -41,7 +41,7 @@ from ensemblekit.md.complexes import ImageJumps, in_words
 from ensemblekit.md.frame_weights import FrameWeights
 from ensemblekit.md.functions import as_observable
 from ensemblekit.md.kept import kept_run
-from ensemblekit.md.observables.base import Observable, Prepared
+from ensemblekit.md.observables.base import Arrange, Observable, Prepared
 from ensemblekit.md.progress import Progress, counted
 from ensemblekit.md.result import Averages
 from ensemblekit.md.system import System, Watch, times_known, whole_already
@@ -50,12 +50,18 @@ from ensemblekit.md.trajectory import BATCH, Choice, FrameSource, topology_of, t
 from ensemblekit.md.weighted import WeightedSource
 from ensemblekit.source import ReplicaSet, SnapshotSource, check_weights, time_weights, weights_from_logs
 
+logger = logging.getLogger("ensemblekit")
+
 MOST_STATES = 64
 """Partial states of a run that are kept, at the least; up to twice as many while it is read."""
 FEWEST_STATES = 8
 """The same of large maps: what is left out at the start comes in eighths then."""
 STATE_BYTES = 32 << 20
 """What the partial states of one read may take."""
+LARGE_STATE = 16 << 20
+"""An observable of which one partial state would take more keeps two numbers an element, a mean and a variance of each of
+`STRETCHES` parts of the run, which are the blocks of its errors then."""
+STRETCHES = 16
 ROW_BYTES = 32 << 20
 """What the values of a block of frames may take, of all observables together: of large maps few frames at a time."""
 MOST_BYTES = 8 << 30
@@ -88,7 +94,7 @@ def average(source: Any, observables: Mapping[str, Any], *, frame_weights: Any =
             by observables that need it, as far as the source does not say that they are.
         engine: Threads() by default; every engine gives the same bits.
         progress: True for a bar on the terminal (frames/s, time left), or a function of (frames done, frames in all).
-        quiet: do not tell on stderr of reads besides the averaging one.
+        quiet: do not tell the logger "ensemblekit" of reads besides the averaging one; the result has them in any case.
         missing: "raise" doubts averages of values that are NaN (or masked) in some frames; "drop" leaves those frames out of
             the observable that has none there. They keep their places in time. Observables with statistics of their own
             (RMSF, MSD, angles) take every frame, and are refused.
@@ -134,7 +140,7 @@ def average(source: Any, observables: Mapping[str, Any], *, frame_weights: Any =
             raise InputError(f"{', '.join(own)}: these observables have statistics of their own, which take every frame, so "
                              'that missing="drop" does not go with them; average them in a call of their own')
         if system.passes and not quiet:
-            print(system.told(), file=sys.stderr)
+            logger.info(system.told())
         return _read(system, prepared, notes, watched, equilibration, confidence, progress, missing)
 
 
@@ -151,7 +157,7 @@ def _read(system: System, prepared: Mapping[str, Prepared], notes: list[str], wa
         who = next(name for name, ready in prepared.items() if absent & set(ready.fields) or "position" in absent)
         raise InputError(f"{who!r} needs {', '.join(sorted(absent))}, and these frames have {', '.join(source.fields)}")
     fields = [name for name in source.fields if name in needed]
-    keep, limit = _room(source, branches, fields)
+    keep, limit = _room(source, branches, fields)       # large ones keep less
     with warnings_held(), counted(progress, system.n_frames, "averages") as tell:
         read = partials(source, branches, fields=fields, engine=system.engine, limit=limit, progress=tell, keep=keep,
                         blas=bool(system.watched) or not all(ready.compiled and not ready.reducers
@@ -191,7 +197,8 @@ def _watched(estimate: Estimate, name: str, watch: Watch, read: Mapping[int, lis
 def _reducers(ready: Prepared, equilibration: Any, missing: Missing) -> list[Reducer]:
     """What is kept of an observable's values: its statistics, what is kept of each frame, and last, where a start is sought
     for statistics that do not keep their values, the summaries it is sought by."""
-    found: list[Reducer] = [*(ready.reducers or (Observed(missing),)), *map(SeriesOf, ready.traces.values())]
+    own = ready.reducers or (Observed("nonzero" if ready.nonzero else "blocks", missing),)
+    found: list[Reducer] = [*own, *map(SeriesOf, ready.traces.values())]
     if ready.branches:
         found.append(Seams(ready.branches))
     if ready.reducers and not ready.keeps and equilibration == "auto":
@@ -199,10 +206,11 @@ def _reducers(ready: Prepared, equilibration: Any, missing: Missing) -> list[Red
     return found
 
 
-def _room(source: Any, branches: Mapping[str, Any], fields: Sequence[str]) -> tuple[int, int]:
+def _room(source: Any, branches: dict[str, Any], fields: Sequence[str]) -> tuple[int, int]:
     """How many partial states of a run there is room for, and bytes of frames in a block, by what the first frame takes.
 
-    Raises InputError, naming the largest observable, where the fewest states would take more than MOST_BYTES.
+    Branches of large arrays are changed to keep less. Raises InputError, naming the largest observable, where the fewest
+    states would take more than MOST_BYTES.
     """
     run: Any = source.runs[0] if isinstance(source, ReplicaSet) else source
     n = sum(run.lengths)
@@ -210,29 +218,40 @@ def _room(source: Any, branches: Mapping[str, Any], fields: Sequence[str]) -> tu
     levels = max(1.0, np.log2(max(n / MOST_STATES, 2)))
     states, rows = dict.fromkeys(branches, 0.0), 0
     sizes: dict[str, int] = {}
+    fewest = FEWEST_STATES
     try:
         for piece in run.window(0, 1).pieces(fields, "time", False, BATCH):
             for block in piece.blocks():
-                for name, (map, *reducers) in branches.items():
-                    values = map(block)
-                    sizes[name] = int(np.size(values))
-                    rows += int(np.asarray(values).nbytes)
-                    for reducer in reducers:
-                        one = reducer.empty()
-                        one.update(values, 0, block.weights)
-                        nbytes = sum(np.asarray(part).nbytes for part in one.state().values())
-                        states[name] += nbytes * (levels if isinstance(one, Observed) else 1.0)
+                for name, (map, *reducers) in list(branches.items()):
+                    values = np.asarray(map(block))
+                    sizes[name] = values.size
+                    rows += values.nbytes
+                    taken = [_taken(reducer, values, block.weights, levels) for reducer in reducers]
+                    if isinstance(reducers[0], Observed) and taken[0] > LARGE_STATE:
+                        reducers[0] = Observed("stretches")
+                        taken[0] = 2.0 * values.size * 8
+                        fewest = STRETCHES
+                        branches[name] = (map, *reducers)
+                    states[name] += sum(taken)
     except Exception:       # whatever fails will fail again, where the error says which frames it was about
         return MOST_STATES, BATCH
     total = sum(states.values())
-    if 2 * FEWEST_STATES * total > MOST_BYTES:
+    if 2 * fewest * total > MOST_BYTES:
         name = max(states, key=lambda key: states[key])
         raise InputError(f"{name!r} has {sizes[name]} numbers a frame; their averages with errors would take about "
-                         f"{2 * FEWEST_STATES * total / 2**30:.0f} GiB of memory. Choose fewer atoms, residues instead of "
+                         f"{2 * fewest * total / 2**30:.0f} GiB of memory. Choose fewer atoms, residues instead of "
                          "atoms (level=\"residue\") or coarser bins, or average parts of it in calls of their own")
     frame = sum(run.fields[name].nbytes for name in fields)
     limit = BATCH if rows * (BATCH // max(frame, 1)) <= ROW_BYTES else max(1, ROW_BYTES // rows) * frame
-    return int(np.clip(STATE_BYTES / (2 * max(total, 1.0)), FEWEST_STATES, MOST_STATES)), limit
+    return int(np.clip(STATE_BYTES / (2 * max(total, 1.0)), fewest, MOST_STATES)), limit
+
+
+def _taken(reducer: Reducer, values: np.ndarray, weights: np.ndarray | None, levels: float) -> float:
+    """Bytes that a partial state of a reducer will take, by one of the first frame."""
+    one = reducer.empty()
+    one.update(values, 0, weights)
+    nbytes = float(sum(np.asarray(part).nbytes for part in one.state().values()))
+    return nbytes * levels if isinstance(one, Observed) else nbytes
 
 
 def _forward(states: list[tuple[int, States]], timed: bool) -> list[tuple[int, States]]:
@@ -269,13 +288,18 @@ def _finished(run: int, states: list[tuple[int, States]], name: str, ready: Prep
     """One observable of one run, with what comes with it."""
     if ready.finish is not None:
         return _within(_own(run, states, name, ready, time_unit, equilibration, confidence), ready)
+    function = ready.function
     estimate = estimate_of(states, name, equilibration=equilibration, confidence=confidence, unit=ready.unit,
-                           time_unit=time_unit, missing=missing)
-    if ready.arrange is not None:
-        estimate = _arranged(estimate, ready.arrange)
-    answer = estimate if ready.function is None else derived(states, name, ready.function, estimate, unit=ready.unit)
+                           time_unit=time_unit, shown=function is None and ready.arrange is None,
+                           compact=ready.nonzero and ready.arrange is not None, missing=missing)
     further = {key: replace(derived(states, name, more.function, estimate, unit=more.unit), coords=dict(more.coords))
                for key, more in ready.further.items()}
+    answer = estimate if function is None else derived(states, name, function, estimate, unit=ready.unit)
+    if ready.arrange is not None:
+        held: list[Any] = [state[name].pop(0) for _, state in states]       # large, and of no further use
+        places = places_of(held) if ready.nonzero else None
+        held.clear()
+        answer = judged(_arranged(_within(answer, ready), ready.arrange, places))     # within first: the many zeros are one
     for k, key in enumerate(ready.traces, start=1):
         series = np.concatenate([np.asarray(state[name][k].result()) for _, state in states])
         if key:
@@ -284,16 +308,28 @@ def _finished(run: int, states: list[tuple[int, States]], name: str, ready: Prep
             answer = replace(answer, series=series)
     if ready.branches:
         answer = _doubted(answer, [state[name][len(ready.traces) + 1] for _, state in states])
-    return _within(replace(answer, coords=dict(ready.coords), further=further), ready)
+    answer = replace(answer, coords=dict(ready.coords), further=further)
+    return answer if ready.arrange is not None else _within(answer, ready)
 
 
-def _arranged(estimate: Estimate, arrange: Callable[[np.ndarray, float], np.ndarray]) -> Estimate:
-    """The estimate with its numbers in other places; what is put elsewhere is 0 and has no error."""
-    facts: dict[str, Any] = {name: arrange(np.asarray(getattr(estimate, name)), np.nan)
-             for name in ("n_eff", "statistical_inefficiency", "correlation_time", "dof")}
-    return replace(estimate, mean=arrange(np.asarray(estimate.mean), 0.0), stderr=arrange(np.asarray(estimate.stderr), 0.0),
-                   interval=(arrange(np.asarray(estimate.low), 0.0), arrange(np.asarray(estimate.high), 0.0)),
-                   estimators={name: arrange(np.asarray(x), 0.0) for name, x in estimate.estimators.items()}, **facts)
+def _arranged(estimate: Estimate, arrange: Arrange, elements: np.ndarray | None) -> Estimate:
+    """The estimate with its numbers in other places; what is put elsewhere is 0 and has no error.
+
+    elements: of an estimate of some elements and one that stands for all others, which of them; None: it holds all.
+    """
+    made: dict[tuple[int, bool], np.ndarray] = {}       # one array may stand for several facts
+
+    def put(x: Any, other: float) -> np.ndarray:
+        key = id(x), other == 0.0
+        if key not in made:
+            made[key] = arrange(x, other, None) if elements is None else arrange(x[:-1], float(x[-1]), elements)
+        return made[key]
+
+    facts: dict[str, Any] = {name: put(getattr(estimate, name), np.nan)
+                             for name in ("n_eff", "statistical_inefficiency", "correlation_time", "dof")}
+    return replace(estimate, mean=put(estimate.mean, 0.0), stderr=put(estimate.stderr, 0.0),
+                   interval=(put(estimate.low, 0.0), put(estimate.high, 0.0)),
+                   estimators={name: put(x, 0.0) for name, x in estimate.estimators.items()}, **facts)
 
 
 def _doubted(estimate: Estimate, states: Sequence[Any]) -> Estimate:
@@ -312,7 +348,7 @@ def _doubted(estimate: Estimate, states: Sequence[Any]) -> Estimate:
 def _within(estimate: Estimate, ready: Prepared) -> Estimate:
     """The estimate and what comes with it, their intervals within what the quantities cannot leave."""
     def one(e: Estimate, name: str) -> Estimate:
-        bounds = ready.limits.get(name)
+        bounds = None if ready.spread else ready.limits.get(name)
         return e if bounds is None else replace(e, interval=bounded_interval(e.mean, e.interval, bounds))
 
     return replace(one(estimate, ""), further={name: one(e, name) for name, e in estimate.further.items()})

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ensemblekit.averaging.average import ENOUGH
 from ensemblekit.averaging.blocking import FEWEST, blocking
 from ensemblekit.averaging.derived import Periodic
+from ensemblekit.averaging.doubts import ENOUGH, judged
 from ensemblekit.averaging.estimate import Estimate, student_interval
 from ensemblekit.averaging.reducer import Reducer
 from ensemblekit.averaging.run import States
+from ensemblekit.averaging.second import STRETCHES, interval_above
 from ensemblekit.md.observables.base import Coords
 
 
@@ -36,7 +37,8 @@ class KeptRun:
         """The results of the reducers over all frames kept."""
         return tuple(r.result() for r in _join([states for _, states in self.states]))
 
-    def estimate(self, function: Callable[..., Any], unit: str = "", coords: Coords = {}) -> Estimate:     # noqa: B006
+    def estimate(self, function: Callable[..., Any], unit: str = "", coords: Coords = {},      # noqa: B006
+                 independent: Any = None) -> Estimate:
         """The Estimate of `function(*results of the reducers)`: its error from pseudo-values of the parts, each left out."""
         weighty = self._weights() > 0
         parts = [states for (_, states), held in zip(self.states, weighty, strict=True) if held]
@@ -68,20 +70,13 @@ class KeptRun:
         with np.errstate(invalid="ignore", divide="ignore"):
             n_eff = np.where(np.ptp(pseudo, axis=0) > 0, len(parts) / np.maximum(block.g, 1.0), np.nan)
             g = self.n / n_eff
-        few = n_eff < ENOUGH
-        bad = ~np.isfinite(value)
-        doubts = []
-        if few.any():
-            doubts.append(f"{int(few.sum())} of {few.size} elements have fewer than {ENOUGH:g} independent snapshots "
-                          f"(fewest {np.nanmin(n_eff):.2g})" if few.ndim else
-                          f"only {float(n_eff):.2g} independent snapshots; an interval needs about {ENOUGH:g}")
-        if bad.any():
-            doubts.append(f"{int(bad.sum())} of {bad.size} elements are not finite")
-        return Estimate(mean=_plain(value), stderr=_plain(block.stderr),
-                        interval=student_interval(value, block.stderr, block.dof, self.confidence), n_eff=_plain(n_eff),
-                        statistical_inefficiency=_plain(g), correlation_time=_plain(g / 2 * self.spacing()),
-                        dof=_plain(block.dof), converged=not (few.any() or bad.any()), verdict="; ".join(doubts),
-                        estimators={"jackknife": _plain(block.stderr)}, **facts)
+        interval = student_interval(value, block.stderr, block.dof, self.confidence) if independent is None else (
+            interval_above(0.0, value, block.stderr, block.dof, self.confidence))
+        return judged(Estimate(
+            mean=_plain(value), stderr=_plain(block.stderr), n_eff=_plain(n_eff), statistical_inefficiency=_plain(g),
+            interval=interval, correlation_time=_plain(g / 2 * self.spacing()), dof=_plain(block.dof),
+            estimators={"jackknife": _plain(block.stderr)}, **facts),
+            independent=independent, enough=ENOUGH if independent is None else STRETCHES)
 
     def _weights(self) -> np.ndarray:
         """Of each part, its frames' together."""

@@ -37,7 +37,7 @@ from ensemblekit.source import (
 )
 from ensemblekit.store.hdf5 import check_inside
 from ensemblekit.store.schema import MD_UNITS
-from ensemblekit.store.store import StoredSource
+from ensemblekit.store.stored import StoredSource
 
 BATCH = 8 << 20
 """Bytes of frames read at a time: they stay in the cache until the last observable has seen them."""

@@ -101,7 +101,7 @@ class PickedPiece:
         """Nothing: the frames lie apart."""
 
     def blocks(self) -> Iterator[Block]:
-        from ensemblekit.store.store import StoredField
+        from ensemblekit.store.stored import StoredField
 
         s = self.source
         columns = {name: StoredField(s.table, (name,), s.start, s.stop, s.step, s.run) for name in self.names}

@@ -29,6 +29,7 @@ from ensemblekit.neural.batches import (
     random_kept,
 )
 from ensemblekit.neural.batchnorm import has_batch_norm, update_bn
+from ensemblekit.neural.outputs import log_probabilities
 from ensemblekit.neural.parameters import Manifest, load_vectors, to_vectors
 from ensemblekit.scaling import ldexp, power_of_two
 
@@ -92,7 +93,7 @@ def loss_barrier(first: torch.nn.Module, second: torch.nn.Module, loader: Iterab
     """
     if points < 3:
         raise InputError(f"points is 3 or more; got {points!r}")
-    convention = Convention(forward, target, outputs)
+    convention = Convention(forward, target, outputs, task)
     manifest = Manifest.of(first)
     manifest.check(second)
     a, b = to_vectors(first), to_vectors(second, manifest)
@@ -154,8 +155,6 @@ def item_losses(model: torch.nn.Module, loader: Any, task: str, convention: Conv
 
     Raises InputError for labels and outputs that do not fit each other.
     """
-    from ensemblekit.neural.ensemble import log_probabilities
-
     found, single = [], Singles(convention.outputs)
     with modes_kept(model):
         model.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,6 +74,8 @@ class Convention:
     """batch -> labels; None: see :func:`target_of`."""
     outputs: Outputs | None = None
     """What classes are given as: "logits", "probabilities"; None: logits, refused where they look like probabilities."""
+    task: str | None = None
+    """What the outputs are for; None: not told."""
 
     def __post_init__(self) -> None:
         if self.outputs not in (None, "logits", "probabilities"):
@@ -105,10 +108,10 @@ class Convention:
     def outputs_of(self, model: Callable[..., Any], batch: Any) -> Any:
         """What a model says about a batch: a tensor, or a tuple (mean, variance)."""
         if self.forward is not None:
-            return plain_outputs(self.forward(model, batch))    # type: ignore[arg-type]
+            return plain_outputs(self.forward(model, batch), self.task)    # type: ignore[arg-type]
         arguments, named = self.arguments_of(batch)
         try:
-            return plain_outputs(model(*arguments, **named))
+            return plain_outputs(model(*arguments, **named), self.task)
         except TypeError as error:
             said = str(error)
             if "positional argument" in said or "keyword argument" in said:
@@ -151,19 +154,49 @@ def _item(batch: Any) -> Any:
     return next(iter(named.values()), items[-1])
 
 
-def plain_outputs(found: Any) -> Any:
+def plain_outputs(found: Any, task: str | None = None) -> Any:
     """``.logits`` where there are some, (mean, variance) of a distribution of numbers; else as it is."""
     if isinstance(found, torch.Tensor):
         return found
+    if isinstance(found, torch.distributions.Distribution):
+        return _of_distribution(found, task)
     logits = found.get("logits") if isinstance(found, Mapping) else getattr(found, "logits", None)
     if logits is not None:
         return logits
-    if isinstance(found, torch.distributions.Distribution):
-        return found.mean, found.variance
     if isinstance(found, Mapping):
+        what = "a tensor, or a tuple (mean, variance), out" if task == "regression" else "the logits"
         raise InputError(f"outputs are a mapping with {', '.join(map(str, list(found)[:6]))}: pass forward=lambda model, "
-                         "batch: ... that picks the logits of it, model(batch[0])[...]")
+                         f"batch: ... that picks {what} of it, model(batch[0])[...]")
     return found
+
+
+def _of_distribution(found: torch.distributions.Distribution, task: str | None) -> Any:
+    """Logits of a distribution over classes, (mean, variance) of one over numbers.
+
+    Raises InputError where the task is another one, and where a distribution has neither; warns of those that are no normal
+    distributions, as which they count from there on.
+    """
+    one: Any = found
+    while isinstance(one, torch.distributions.Independent):
+        one = one.base_dist
+    name = type(one).__name__
+    if name in ("Categorical", "OneHotCategorical", "OneHotCategoricalStraightThrough", "Bernoulli"):
+        if task == "regression":
+            raise InputError(f"the model answers with a {name}, a distribution over classes: task=\"classification\", or "
+                             "\"binary\" for one yes or no an item")
+        return one.logits
+    if task not in (None, "regression"):
+        raise InputError(f"the model answers with a {name}, a distribution of numbers: task=\"regression\", or pass "
+                         "forward=lambda model, batch: ... that gives logits")
+    try:
+        mean, variance = found.mean, found.variance
+    except (NotImplementedError, AttributeError) as error:
+        raise InputError(f"the model answers with a {name}, of which torch knows no mean and variance: pass forward=lambda "
+                         "model, batch: ... that gives (mean, variance)") from error
+    if name not in ("Normal", "MultivariateNormal", "LowRankMultivariateNormal"):
+        warnings.warn(f"the model answers with a {name}, of which the mean and the variance are taken: its nll and coverage "
+                      "are those of a normal distribution with them, and not of its own log_prob", stacklevel=2)
+    return mean, variance
 
 
 def check_labels(target: torch.Tensor, shape: tuple[int, ...], task: str, ignore_index: int | None = None) -> None:
@@ -172,7 +205,7 @@ def check_labels(target: torch.Tensor, shape: tuple[int, ...], task: str, ignore
     if tuple(target.shape) != wanted:
         hint = ""
         if task != "regression" and tuple(target.shape) == shape:
-            hint = ". One-hot labels: target=lambda batch: batch[1].argmax(1)"
+            hint = _hint_of_rows(target)
         elif task != "regression" and tuple(target.shape) == (*shape[:1], 1, *shape[2:]):
             hint = ". An axis of one: target=lambda batch: batch[1].squeeze(1)"
         raise InputError(f"targets of these outputs have shape {wanted}; got {tuple(target.shape)}{hint}")
@@ -185,6 +218,22 @@ def check_labels(target: torch.Tensor, shape: tuple[int, ...], task: str, ignore
     if kept.numel() and (int(kept.min()) < 0 or int(kept.max()) >= shape[1]):
         raise InputError(f"labels are whole numbers 0 to {shape[1] - 1}; got {int(kept.min())} to {int(kept.max())}. "
                          "A label that marks what is not to be scored: ignore_index=")
+
+
+def _hint_of_rows(target: torch.Tensor) -> str:
+    """What labels of the shape of the outputs (n, classes, ...) are, and what to do."""
+    rows = target.double()
+    if bool(((rows == 0) | (rows == 1)).all()):
+        if bool((rows.sum(1) == 1).all()):
+            return ". One-hot labels: target=lambda batch: batch[1].argmax(1)"
+        return ". Several classes of an item may be right (multi-label): " + ONE_BY_ONE
+    if bool((rows >= 0).all()) and bool(((rows.sum(1) - 1).abs() < 1e-3).all()):
+        return ". Soft labels are not scored; the likeliest class: target=lambda batch: batch[1].argmax(1)"
+    return ". Numbers to be met: task=\"regression\""
+
+
+ONE_BY_ONE = ("each is a question of its own, task=\"binary\" with forward=lambda model, batch: model(batch[0])[:, k] and "
+              "target=lambda batch: batch[1][:, k]")
 
 
 class Singles:

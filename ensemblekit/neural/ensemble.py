@@ -17,26 +17,24 @@ from ensemblekit.averaging.weights import normalised_weights
 from ensemblekit.errors import InputError
 from ensemblekit.neural.barrier import Rise, rise_of
 from ensemblekit.neural.batches import (
-    PROBABILITIES,
     Convention,
     Forward,
     Outputs,
     Singles,
     batches_of,
-    check_labels,
     device_of,
-    looks_like_probabilities,
     modes_kept,
     moved,
     random_kept,
 )
 from ensemblekit.neural.batchnorm import has_batch_norm, update_bn
 from ensemblekit.neural.members import RESIDENT, Measurement, Members
+from ensemblekit.neural.outputs import TINY, Answers, check_finite, log_probabilities, wide
 from ensemblekit.neural.parameters import Manifest, check_left_out, load_vectors, to_vectors, unwrapped
-from ensemblekit.neural.prediction import Prediction, RegressionPrediction
+from ensemblekit.neural.prediction import Prediction
 from ensemblekit.neural.saved import save_predictions
-from ensemblekit.neural.uncertainty import Pool, Space, check_space
-from ensemblekit.neural.weight_average import SWAG, Posterior, over_n, reducer_of
+from ensemblekit.neural.uncertainty import Space, check_space
+from ensemblekit.neural.weight_average import SWAG, Posterior, reducer_of
 from ensemblekit.source import ReplicaSet
 from ensemblekit.store.opening import open_store
 
@@ -81,7 +79,7 @@ class Ensemble(torch.nn.Module):
                  forward: Forward | None = None, space: Space = "probability", ignore_index: int | None = None,
                  resident: int = RESIDENT, target: Callable[[Any], Any] | None = None, outputs: Outputs | None = None):
         super().__init__()
-        convention = Convention(forward, target, outputs)
+        convention = Convention(forward, target, outputs, task)
         if task not in TASKS:
             raise InputError(f"task is one of {', '.join(map(repr, TASKS))}; got {task!r}")
         check_space(space)
@@ -135,6 +133,13 @@ class Ensemble(torch.nn.Module):
         for one in stores:
             if one.provenance.get("manifest") != stores[0].provenance["manifest"]:
                 raise InputError(f"{one.path} holds snapshots of another model than {stores[0].path}")
+        if "ingested" in stores[0].provenance:      # perhaps without the model
+            manifest = manifest.renamed(model)
+            try:
+                manifest.check(model)
+            except InputError as error:
+                raise InputError(f"{error}. Checkpoints of this model are ingested with it, neural.ingest(paths, store, model)"
+                                 ) from None
         manifest.check(model)
         for one in stores:
             check_left_out(one.provenance.get("left_out", {}), model)
@@ -258,7 +263,7 @@ class Ensemble(torch.nn.Module):
     def _pooled_over(self, out: Any) -> torch.Tensor:
         """What is averaged, (members, n, ...): probabilities, their logarithms, or numbers."""
         if self.task == "regression":
-            return _wide(out[0] if isinstance(out, tuple) else out)
+            return wide(out[0] if isinstance(out, tuple) else out)
         if self.space == "probability" and self.task != "binary":
             # one exponential a number instead of two
             return log_probabilities(out, self.task, 2, self.convention.outputs, torch.softmax)
@@ -306,16 +311,16 @@ class Ensemble(torch.nn.Module):
         prediction = found.result(len(self._wanted()), self.space)
         return found.members(), prediction
 
-    def _collect(self, loader: Any, device: Any, path: str, keep: bool) -> _Collected:
+    def _collect(self, loader: Any, device: Any, path: str, keep: bool) -> Answers:
         device = device or device_of(self._runner.template)
         wanted = self._wanted()
-        found = _Collected(self.task, self.ignore_index, keep, self.convention)
+        found = Answers(self.task, self.ignore_index, keep, self.convention)
         for batch in batches_of(loader):
             batch = moved(batch, device)
             found.start(batch, self.space)
             for out, numbers in self._runner.outputs(batch, wanted, path):
                 shares = None if self.shares is None else self.shares[numbers]
-                _check_finite(out, numbers)
+                check_finite(out, numbers)
                 found.update(out, shares)
             found.end()
         return found
@@ -444,8 +449,8 @@ def predict(model: torch.nn.Module, loader: Any, *, task: Task = "classification
     """
     if task not in TASKS:
         raise InputError(f"task is one of {', '.join(map(repr, TASKS))}; got {task!r}")
-    convention = Convention(forward, target, outputs)
-    found = _Collected(task, ignore_index, False, convention)
+    convention = Convention(forward, target, outputs, task)
+    found = Answers(task, ignore_index, False, convention)
     with modes_kept(model):
         model.eval()
         for batch in batches_of(loader):
@@ -453,150 +458,10 @@ def predict(model: torch.nn.Module, loader: Any, *, task: Task = "classification
             found.start(batch, "probability")
             out = convention.outputs_of(model, batch)
             out = tuple(x[None] for x in out) if isinstance(out, tuple) else out[None]
-            _check_finite(out, [0])
+            check_finite(out, [0])
             found.update(out, None)
             found.end()
     return found.result(1, "probability")
-
-
-def log_probabilities(found: Any, task: str, axis: int = 1, outputs: Outputs | None = None,
-                      of: Callable[..., torch.Tensor] = torch.log_softmax) -> torch.Tensor:
-    """Logits, log-probabilities or (`outputs`) probabilities as log-probabilities in float64.
-
-    Classes stand along `axis`; the axes before it are batches.
-
-    `of`: torch.softmax for the probabilities themselves, where the task is not binary.
-
-    Raises InputError where the shape does not fit the task, and for probabilities that nobody said to be such.
-    """
-    if not isinstance(found, torch.Tensor):
-        raise InputError(f"outputs are a tensor of logits; got {type(found).__name__}. Pass forward=lambda model, batch: "
-                         "... that picks it")
-    x = _wide(found)
-    shape = tuple(x.shape[axis - 1:])
-    if task == "binary":
-        if len(shape) > 2 or (len(shape) == 2 and shape[1] != 1):
-            raise InputError(f'task="binary" takes one logit an item, (n,) or (n, 1); got {shape}')
-        x = x.reshape(*x.shape[:axis])
-        if outputs == "probabilities":
-            _check_probabilities(x, x <= 1)
-            return torch.stack([1 - x, x], axis).clamp(min=TINY).log()
-        return torch.stack([torch.nn.functional.logsigmoid(-x), torch.nn.functional.logsigmoid(x)], axis)
-    if task == "classification" and (len(shape) != 2 or shape[1] < 2):
-        raise InputError(f'task="classification" takes logits (n, classes) of two classes or more; got {shape}. One logit '
-                         'an item: task="binary"; maps: task="segmentation"; numbers: task="regression"')
-    if task == "segmentation" and (len(shape) < 3 or shape[1] < 2):
-        raise InputError(f'task="segmentation" takes logits (n, classes, *map); got {shape}')
-    if outputs == "probabilities":
-        total = x.sum(axis, keepdim=True)
-        _check_probabilities(x, (total - 1).abs() <= 2e-2)
-        p = x / total
-        return p if of is torch.softmax else p.clamp(min=TINY).log()
-    if outputs is None and looks_like_probabilities(found, axis):
-        raise InputError(PROBABILITIES.format("every row is not below 0 and 1 in sum"))
-    return of(x, axis)
-
-
-def _check_probabilities(x: torch.Tensor, others: torch.Tensor) -> None:
-    if not (bool((x >= 0).all()) and bool(others.all())):
-        raise InputError('outputs="probabilities" are not below 0 and 1 in sum (binary: 0 to 1); these are not: leave outputs= '
-                         "away for logits")
-
-
-class _Collected:
-    """Batches of pooled answers put together; one instance a call of predict."""
-
-    def __init__(self, task: str, ignore_index: int | None, keep: bool, convention: Convention):
-        self.task, self.ignore_index, self.keep, self.convention = task, ignore_index, keep, convention
-        self.single = Singles(convention.outputs)
-        self.parts: dict[str, list[np.ndarray]] = {}
-        self.labels: list[np.ndarray] = []
-        self.each: list[np.ndarray] = []
-        self.n = 0
-
-    def start(self, batch: Any, space: Space) -> None:
-        self.target = self.convention.target_of(batch, self.task)
-        self.pool: Any = Pool(space)
-        self.own: list[np.ndarray] = []
-        if self.task == "regression":
-            self.pool, self.spoken = Moments(), Moments()
-
-    def update(self, out: Any, shares: np.ndarray | None) -> None:
-        if self.task == "regression":
-            mean, variance = out if isinstance(out, tuple) else (out, None)
-            self.pool.update(_wide(mean), 0, shares)
-            if variance is not None:
-                if (variance < 0).any():
-                    raise InputError("a variance below 0 came from a member; outputs of regression are (mean, variance)")
-                self.spoken.update(_wide(variance), 0, shares)
-            return
-        if self.task == "binary":
-            self.single.see(out)
-        log_p = log_probabilities(out, self.task, 2, self.convention.outputs)
-        self.pool.update(log_p, shares)
-        if self.keep:
-            self.own.append(log_p.exp().cpu().numpy())
-
-    def end(self) -> None:
-        if self.task == "regression":
-            found = self.pool.result()
-            epistemic, spread = over_n(found)
-            values = {"mean": found.mean, "epistemic": epistemic, "spread": spread,
-                      "aleatoric": self.spoken.result().mean if self.spoken.n else found.mean * 0.0}
-        else:
-            doubt = self.pool.result()
-            values = {"probabilities": doubt.log_probabilities.exp(), "aleatoric": doubt.aleatoric,
-                      "disagreement": doubt.disagreement, "variation_ratio": doubt.variation_ratio}
-        n = len(values["aleatoric"])
-        if self.target is not None:
-            check_labels(self.target, tuple(next(iter(values.values())).shape), self.task, self.ignore_index)
-            self.labels.append(self.target.detach().cpu().numpy())
-        elif self.labels:
-            raise InputError("some batches have labels and some have not")
-        if self.n and self.target is not None and len(self.labels) == 1:
-            raise InputError("some batches have labels and some have not")
-        for name, x in values.items():
-            kept = x.cpu().numpy()
-            self.parts.setdefault(name, []).append(kept.astype(np.float32) if self.task == "segmentation" else kept)
-        if self.keep:
-            self.each.append(np.concatenate(self.own))
-        self.n += n
-
-    def members(self) -> np.ndarray:
-        """(members, n, classes, ...)."""
-        return np.concatenate(self.each, axis=1)
-
-    def result(self, members: int, space: str) -> Any:
-        """A Prediction; InputError where nothing came."""
-        if not self.n:
-            raise InputError("nothing to predict: the loader is empty")
-        self.single.check()
-        values: dict[str, Any] = {name: np.concatenate(parts) for name, parts in self.parts.items()}
-        target = np.concatenate(self.labels) if self.labels else None
-        if self.task == "regression":
-            return RegressionPrediction(**values, target=target, index=np.arange(self.n), n_members=members)
-        if target is not None and target.dtype.kind not in "iu":
-            target = target.astype(np.int64)
-        return Prediction(**values, target=target, index=np.arange(self.n), n_members=members, space=space,
-                          ignore_index=self.ignore_index)
-
-
-TINY = float(np.finfo(np.float64).tiny)
-
-
-def _wide(x: torch.Tensor) -> torch.Tensor:
-    """In float64; devices without it hand their outputs to the processor."""
-    return (x.cpu() if x.device.type == "mps" else x).double()
-
-
-def _check_finite(out: Any, numbers: Sequence[int]) -> None:
-    for x in out if isinstance(out, tuple) else (out,):
-        if not isinstance(x, torch.Tensor):
-            raise InputError(f"outputs are tensors; got {type(x).__name__}. Pass forward=lambda model, batch: ... that picks "
-                             "the logits")
-        if torch.isnan(x).any():
-            bad = [k for k, row in zip(numbers, torch.isnan(x).flatten(1).any(1).tolist(), strict=True) if row]
-            raise InputError(f"member {', '.join(map(str, bad))} answers NaN; leave it out: members=, or give it weight 0")
 
 
 def _mean_of(result: Any) -> Any:

@@ -18,13 +18,13 @@ import torch
 
 from ensemblekit.errors import InputError, MissingExtraError, StoreError
 from ensemblekit.files import check_input, replacing
-from ensemblekit.neural.parameters import KINDS, Manifest, bare_name, is_empty
+from ensemblekit.neural.parameters import KINDS, Manifest, bare_name, best_names, is_empty
 from ensemblekit.neural.recorder import HASH, digest
 from ensemblekit.neural.resume import writing
 from ensemblekit.parts import Order, check_order, order_of
 from ensemblekit.source import Field
+from ensemblekit.store.names import folder_of
 from ensemblekit.store.opening import open_store
-from ensemblekit.store.segments import folder_of
 from ensemblekit.store.store import Store
 
 State = dict[str, torch.Tensor]
@@ -69,6 +69,11 @@ def ingest(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], sto
     if not files:
         raise InputError("no checkpoints to ingest")
     by_hand = not isinstance(paths, str | os.PathLike)
+    for file in files:
+        part = re.search(r"-(\d+)-of-(\d+)\.(?:safetensors|bin|pt|pth)\Z", file.name)
+        if part and int(part[2]) > 1:
+            raise InputError(f"{file} is one of the {int(part[2])} parts of a checkpoint, and a snapshot is the whole: give "
+                             f"its folder ({file.parent}), or the index of its parts (*.index.json)")
     files = [files[k] for k in order_of(files, [step_of(file) for file in files], order=order, word="step", tell=by_hand)]
     path = os.fspath(store)
     manifest: Manifest | None = None if model is None else Manifest.of(model)
@@ -82,7 +87,7 @@ def ingest(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], sto
         for file, time in zip(files, times, strict=True):
             state = read_state(file, key)
             if model is not None and _is_adapter(file):
-                state = _with_adapter_names(state, model)
+                state = _with_adapter_names(state, model, file)
                 manifest = manifest if made is not None else Manifest.of(model, lambda name, _: bare_name(name) in state)  # noqa: B023
             if manifest is None:
                 manifest = Manifest.of_state_dict(_without_wrapper(state))
@@ -258,6 +263,8 @@ def _read_index(file: Path) -> State:
         raise InputError(f"{file} is no index of weights: it has no weight_map of tensors and files")
     state: State = {}
     for part in sorted(set(parts.values())):
+        if os.path.normpath(part) == "." or part.endswith(".index.json") or (file.parent / part).is_dir():
+            raise InputError(f"{file} names {part!r} as a file of weights, which is a folder or another index: it is not read")
         if os.path.isabs(part) or "\\" in part or os.path.normpath(part).split(os.sep)[0] == "..":
             raise InputError(f"{file} names {part}, a file outside its own folder: it is not read")
         state |= read_state(file.parent / part)
@@ -290,10 +297,25 @@ def _is_adapter(file: Path) -> bool:
         file.name.startswith("adapter_model."))
 
 
-def _with_adapter_names(state: State, model: torch.nn.Module) -> State:
-    """An adapter's tensors under the names that they have in the model, where the adapter's own name stands in them."""
-    names = {re.sub(r"\.default(?=\.|$)", "", bare_name(name)): bare_name(name) for name, _ in model.named_parameters()}
-    return {names.get(name, name): tensor for name, tensor in state.items()}
+def _with_adapter_names(state: State, model: torch.nn.Module, file: Path) -> State:
+    """An adapter's tensors under the names that they have in the model, where the adapter's own name stands in them.
+
+    PEFT leaves that name out of its files ("lora_A.weight" of "lora_A.default.weight"), and the whole of
+    "modules_to_save.default" of modules that were trained in full. Raises InputError where the model has none of it.
+    """
+    found: dict[str, dict[str, str]] = {}       # name of an adapter -> name in the file -> name in the model
+    for name in (bare_name(name) for name, _ in model.named_parameters()):
+        parts = name.split(".")
+        for k, part in enumerate(parts):
+            kept = [*parts[:k - (k > 0 and parts[k - 1] == "modules_to_save")], *parts[k + 1:]]
+            if part not in ("original_module", "base_layer", "modules_to_save") and ".".join(kept) in state:
+                found.setdefault(part, {})[".".join(kept)] = name
+    names = max(found.values(), key=len, default={}) if "default" not in found else found["default"]
+    renamed = {names.get(name, name): tensor for name, tensor in state.items()}
+    if not set(renamed) & {bare_name(name) for name, _ in model.named_parameters()}:
+        raise InputError(f"{file} is an adapter of PEFT with {', '.join(list(state)[:3])}, ..., which the model has not: give "
+                         "the model with the adapter in it (peft.get_peft_model)")
+    return renamed
 
 
 def step_of(path: Path) -> int | None:
@@ -327,7 +349,7 @@ def _vectors(manifest: Manifest, state: State, file: Path) -> dict[str, np.ndarr
     """The vectors of a checkpoint in the order of the manifest, or an InputError that names what differs."""
     wanted = {entry.name: entry for kind in KINDS for entry in getattr(manifest, kind)}
     names = set(wanted) | {alias for alias, _ in manifest.aliases}
-    state = _best_names(state, names)
+    state = best_names(state, names)
     for alias, first in manifest.aliases:       # a file may hold any one name of a tied tensor
         if first not in state and alias in state:
             state[first] = state[alias]
@@ -357,20 +379,6 @@ def _vectors(manifest: Manifest, state: State, file: Path) -> dict[str, np.ndarr
                 raise InputError(f"{file}: {entry.name} holds NaN or infinity")
         vectors[kind] = torch.cat(parts).numpy()
     return vectors
-
-
-def _best_names(state: State, names: set[str]) -> State:
-    """The state under the names a model has: as it is, or without (or below) a prefix that all its tensors share."""
-    if names <= set(state):
-        return dict(state)
-    prefixes = ["module.", "model.", "net.", "network.", "_forward_module.", "module.model.", "model.module."]
-    candidates = [{n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)} for prefix in prefixes]
-    first = {n.partition(".")[0] + "." for n in state if "." in n}
-    if len(first) == 1:
-        prefix = first.pop()
-        candidates.append({n.removeprefix(prefix): t for n, t in state.items()})
-    candidates.append(dict(state))
-    return max(candidates, key=lambda one: (len(names & set(one)), -len(set(one) - names)))
 
 
 # -- export --------------------------------------------------------------------------------------------------------

@@ -9,9 +9,10 @@ number is whose; it travels in the store's provenance.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -19,11 +20,16 @@ import torch
 from ensemblekit.errors import InputError, StoreDamagedError
 from ensemblekit.source import Field
 
+T = TypeVar("T")
 Select = Literal["all", "trainable"] | Callable[[str, torch.Tensor], bool]
 """Which parameters a snapshot holds: all, those that require a gradient, or those of which a function says True."""
 
 KINDS = ("parameters", "buffers", "counters")
 WIDE = {"float64", "complex128"}
+PREFIXES = ("module.", "model.", "net.", "network.", "module.model.", "model.module.")
+"""Under which programs keep a model inside another, most often."""
+WRAPPERS = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.")
+INNER = re.compile(r"(?<![^.])module\.")
 SHARDED = ("FullyShardedDataParallel", "DeepSpeedEngine", "FSDPModule")
 
 
@@ -53,8 +59,8 @@ def _entry(name: Any, shape: Any, dtype: Any) -> Entry:
 class Manifest:
     """Names, shapes and types in the order in which they stand in the vectors.
 
-    Names are those of the bare model: "_orig_mod." of torch.compile and the "module." of DataParallel and
-    DistributedDataParallel are taken off.
+    Names are those of the bare model: "_orig_mod." of torch.compile, the "module." of DataParallel and
+    DistributedDataParallel, around the model or a part of it, and what FSDP and activation checkpointing put in are taken off.
     """
 
     parameters: tuple[Entry, ...] = ()
@@ -179,6 +185,23 @@ class Manifest:
             raise InputError(f"the model is not the one whose weights were stored; {len(differing)} of "
                              f"{len({**mine, **theirs})} tensors differ: {listed}"
                              + (f"; and {len(differing) - 5} more" if len(differing) > 5 else ""))
+
+    def renamed(self, model: torch.nn.Module) -> Self:
+        """The same under the names that a model has for its tensors, where they differ by wrappers and prefixes alone, or in
+        which of the names of a tied tensor comes first; as it is where they differ otherwise."""
+        other = Manifest.of(model)
+        firsts = {name: first for name, first in other.aliases}
+        own = {entry.name for kind in KINDS for entry in getattr(other, kind)} | set(firsts)
+        names = {e.name: e.name for kind in KINDS for e in getattr(self, kind)} | {name: name for name, _ in self.aliases}
+        new = {old: name for name, old in best_names(names, own).items()}
+        if len(new) < len(names) or not set(new.values()) <= own:
+            return self
+        stored = {new[e.name] for kind in KINDS for e in getattr(self, kind)}
+        first = {old: firsts.get(name, name) if firsts.get(name, name) not in stored else name for old, name in new.items()}
+        aliases = [(new[name], first[of]) for name, of in self.aliases if new[name] != first[of]]
+        aliases += [(new[e.name], first[e.name]) for kind in KINDS for e in getattr(self, kind) if new[e.name] != first[e.name]]
+        moved = {kind: [e._replace(name=first[e.name]) for e in getattr(self, kind)] for kind in KINDS}
+        return self._made(moved, aliases, self.partial)
 
     def _looks(self) -> dict[str, str]:
         looks = {entry.name: f"{entry.shape}{' of whole numbers' if kind == 'counters' else ''}"
@@ -340,7 +363,14 @@ def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
 
 def _named(bare: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor, bool]]:
     """Parameters, then the buffers of the state dict, every name of each; "_orig_mod." of compiled parts taken off."""
-    named = [(bare_name(prefix), module) for prefix, module in bare.named_modules(remove_duplicate=False)]
+    named, wrappers = [], []
+    for prefix, module in bare.named_modules(remove_duplicate=False):
+        if isinstance(module, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
+            wrappers.append(f"{prefix}.module")
+        for wrapper in reversed(wrappers):
+            if f"{prefix}.".startswith(f"{wrapper}."):
+                prefix = wrapper.removesuffix(".module") + prefix[len(wrapper):]
+        named.append((bare_name(prefix), module))
     modules = [(f"{prefix}." if prefix else "", module) for prefix, module in named]
     for prefix, module in modules:
         for name, parameter in module._parameters.items():
@@ -353,8 +383,27 @@ def _named(bare: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor, bool]]:
 
 
 def bare_name(name: str) -> str:
-    """A name without what torch.compile puts into it."""
-    return f"{name}.".replace("_orig_mod.", "")[:-1]
+    """A name without what torch.compile, FSDP, DeepSpeed and activation checkpointing put into it."""
+    return WRAPPERS.sub("", f"{name}.")[:-1]
+
+
+def best_names(state: Mapping[str, T], names: set[str]) -> dict[str, T]:
+    """Tensors under the names a model has: as they are, or without prefixes that all (or those below one) share, and without
+    the "module." of parts that were in a DataParallel."""
+    if names <= set(state):
+        return dict(state)
+    candidates = [{n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)} for prefix in PREFIXES]
+    while True:
+        first = {n.partition(".")[0] if "." in n else "" for n in state}
+        candidates.append(dict(state))
+        if len(first) != 1 or "" in first:
+            break
+        state = {n.partition(".")[2]: t for n, t in state.items()}
+    for one in list(candidates):
+        plain = {INNER.sub("", n): t for n, t in one.items()}
+        if len(plain) == len(one):
+            candidates.append(plain)
+    return max(candidates, key=lambda one: (len(names & set(one)), -len(set(one) - names)))
 
 
 def is_empty(extra: Any) -> bool:

@@ -17,7 +17,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ import xxhash
 from ensemblekit.errors import ClosedError, EnsemblekitError, InputError, StoreError, one_line
 from ensemblekit.neural import resume as saved
 from ensemblekit.neural.history import CLOCK, LOSS, RATE
+from ensemblekit.neural.loop_position import B, LoopPosition
 from ensemblekit.neural.parameters import (
     KINDS,
     Manifest,
@@ -41,10 +42,8 @@ from ensemblekit.neural.schedule import CycleLR, differences, schedules_of, unwr
 from ensemblekit.source import Field
 from ensemblekit.store.store import Store
 
-B = TypeVar("B")
 HASH = "content_hash"
 ROWS = 512                  # steps of history held before they go to the store together
-PLACE = ("call", "batch", "random_epoch", "random_call", "random", "loader")
 SHARE = 0.002               # of the time that saving states may take where save_every is not given
 logger = logging.getLogger("ensemblekit.neural")
 
@@ -151,12 +150,7 @@ class Recorder:
                 for one, schedule in zip(self.optimizers, self.schedules, strict=True)]),
             "processes": self._world, "configuration": dict(configuration or {})}))
         self._sidecar = saved.Sidecar(self.path, durability == "disk")
-        self._place = _Place()
-        self._pending: dict[str, Any] | None = None
-        self._lengths: dict[int, int] = {}
-        self._generators: list[torch.Generator] = []
-        self._exhausted = False
-        self._used_batches = False
+        self._loop = LoopPosition(lambda: self.updates, self._due_now, self._save)
         self._seen = 0                  # updates at the last call of step
         self._at_update = -1            # phase of the last update
         self._rates = [one.rates for one in self.schedules]     # with which each optimizer made its last step
@@ -189,24 +183,7 @@ class Recorder:
 
     def epochs(self, n: int) -> Iterator[int]:
         """The numbers of the epochs that are left of n, from the one a killed run stood in."""
-        for epoch in range(self._place.epoch, n):
-            place = self._place
-            place.epoch, self._calls = epoch, 0
-            if self._pending is not None and self._pending["random_epoch"] is not None:
-                saved.restore_random(self._pending["random_epoch"], self._generators)   # for what the body draws first
-            place.random_epoch = saved.random_state(self._generators)
-            self._in_epochs = True
-            yield epoch
-            self._in_epochs = False
-            self._place = place = _Place(epoch + 1)
-            self._pending = None
-            if epoch + 1 < n and self._due_now(end_of_epoch=True):
-                place.random_epoch = place.random = saved.random_state(self._generators)
-                self._save()
-        self._exhausted = True
-
-    _calls = 0
-    _in_epochs = False
+        return self._loop.epochs(n)
 
     def batches(self, loader: Iterable[B]) -> Iterator[B]:
         """The batches of a loader, without those that a killed run had trained on.
@@ -214,67 +191,16 @@ class Recorder:
         Samplers with `set_epoch` are told the epoch. Raises InputError where the loader has another number of batches
         than in the first epoch, as the schedule was made for that number of steps.
         """
-        call, self._calls = self._calls, self._calls + 1
-        done, resuming = 0, False
-        self._meet(saved.generators_of(loader))
-        if self._pending is not None:
-            if call < self._pending["call"]:
-                return
-            resuming = call == self._pending["call"]
-            done = self._pending["batch"] if resuming else 0
-        if not self._used_batches:
-            self._used_batches = True
-            if self._rank == 0 and self._states and self.store is not None and not self.resumed:
-                self._sidecar.write_text("begun", self.store.run)
-        expected = saved.length_of(loader)
-        self._check_length(call, expected, at_end=False)
-        place, generators = self._place, self._generators
-        saved.set_epoch(loader, place.epoch)
-        if resuming and self._pending is not None and self._pending["random_call"] is not None:
-            saved.restore_random(self._pending["random_call"], generators)
-        place.call, place.batch = call, done
-        place.random_call = saved.random_state(generators)
-        stateful = saved.is_stateful(loader)
-        if resuming and stateful and self._pending is not None and self._pending["loader"] is not None:
-            loader.load_state_dict(self._pending["loader"])     # type: ignore[attr-defined]
-            iterator = iter(loader)
-        else:
-            iterator = iter(loader)
-            saved.skip(iterator, done, loader)
-        if resuming and self._pending is not None:
-            if done and self._pending["random"] is not None:     # else the loader's own first draws have just been made
-                saved.restore_random(self._pending["random"], generators)
-            self._pending = None
-        last_updates = self.updates if not done else -1
-        while True:
-            if self._ring is not None and self._ring.error is not None:
-                self._ring.check()
-            if self.updates != last_updates and place.batch:     # not between the parts of an accumulated gradient
-                last_updates = self.updates
-                # After the last batch of an epoch the end of the epoch is waited for: what follows in the loop's body
-                # (the mean loss, validation) counts on variables that a resumed epoch without batches would not have.
-                if not (self._in_epochs and place.batch == expected) and self._due_now():
-                    place.random = saved.random_state(generators)
-                    place.loader = loader.state_dict() if stateful else None    # type: ignore[attr-defined]
-                    self._save()
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                break
-            place.batch += 1
-            yield batch
-        self._check_length(call, place.batch, at_end=True)
+        return self._loop.batches(loader, self._check_ring, self._mark_begun)
 
-    def _meet(self, generators: list[torch.Generator]) -> None:
-        """Keep the state of these generators too, from now on."""
-        for one in generators:
-            if all(one is not other for other in self._generators):
-                k = len(self._generators)
-                self._generators.append(one)
-                if self._pending is not None and self._pending["random"] is not None:
-                    states = self._pending["random"]["generators"]
-                    if k < len(states):
-                        one.set_state(states[k])
+    def _check_ring(self) -> None:
+        if self._ring is not None and self._ring.error is not None:
+            self._ring.check()
+
+    def _mark_begun(self) -> None:
+        """Say in the folder that the loop is one that can be gone on with."""
+        if self._rank == 0 and self._states and self.store is not None and not self.resumed:
+            self._sidecar.write_text("begun", self.store.run)
 
     def step(self, loss: Any = None) -> bool:
         """Call after optimizer.step(); whether a snapshot was taken.
@@ -325,7 +251,7 @@ class Recorder:
     @property
     def batches_done(self) -> int:
         """Batches of the epoch now begun that a killed run trained on already; 0 in every later one."""
-        return 0 if self._pending is None else self._pending["batch"]
+        return self._loop.batches_done
 
     def stop(self) -> None:
         """The training ends here by decision (a deadline, early stopping): leaving the block marks the run as finished,
@@ -337,7 +263,7 @@ class Recorder:
     def log(self, **scores: float) -> None:
         """Keep scores of this epoch (validation loss, ...) in the history."""
         if self._rank == 0:
-            self._sidecar.log({"step": self.updates, "epoch": self._place.epoch,
+            self._sidecar.log({"step": self.updates, "epoch": self._loop.place.epoch,
                                **{name: float(value) for name, value in scores.items()}})
 
     # -- snapshots -------------------------------------------------------------------------------------------------
@@ -452,11 +378,7 @@ class Recorder:
     def state_dict(self) -> dict[str, Any]:
         """What the recorder itself needs to go on: place, random numbers, count of steps; for checkpoints of your own,
         beside those of model, optimizer and schedule. Call it at the end of the loop's body, or between epochs."""
-        place = self._place
-        return {"updates": self.updates, "epoch": place.epoch, "call": place.call, "batch": place.batch,
-                "random_epoch": place.random_epoch, "random_call": place.random_call,
-                "random": saved.random_state(self._generators),
-                "loader": None, "lengths": dict(self._lengths), "captured": list(self.captured),
+        return {"updates": self.updates, **self._loop.state_dict(), "captured": list(self.captured),
                 "captured_end": self._captured_end, "end_step": self._end_step, "by_hand": list(self._by_hand),
                 "crossing_only": self._crossing_only,
                 "also": {name: one.state_dict() for name, one in self._also.items()}}
@@ -464,12 +386,10 @@ class Recorder:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a :meth:`state_dict`; the store is cut back to the snapshots there were then."""
         self.updates = self._seen = state["updates"]
-        self._place = _Place(state["epoch"])
-        self._lengths = dict(state["lengths"])
+        self._loop.load_state_dict(state)
         self._crossing_only, self._captured_end = state["crossing_only"], state["captured_end"]
         self._by_hand = list(state.get("by_hand", []))
         self._end_step = state.get("end_step", state["captured"][-1] if state["captured"] else 0)
-        self._pending = {name: state[name] for name in PLACE}
         for name, one in self._also.items():
             if name not in state["also"]:
                 raise InputError(f"the run in the store kept no state of {name!r}")
@@ -514,7 +434,7 @@ class Recorder:
         self._captured_end = max((end for end in ends if end <= self.scheduler.last_epoch), default=0)
         self._end_step = self.captured[-1] if self.captured else 0
 
-    def _due_now(self, end_of_epoch: bool = False) -> bool:
+    def _due_now(self, end_of_epoch: bool) -> bool:
         if not self._states:
             return False
         if self._save_every is not None:
@@ -537,9 +457,7 @@ class Recorder:
         if self._ring is not None:
             self._ring.drain()
         self._flush()
-        place = self._place
-        own = {"random_epoch": place.random_epoch, "random_call": place.random_call, "random": place.random,
-               "loader": place.loader}
+        own = self._loop.place.own()
         if self._world > 1:
             self._sidecar.write(f"rank{self._rank}-{self.updates}.pt", own)
             torch.distributed.barrier()
@@ -591,8 +509,7 @@ class Recorder:
         self._saved_updates = self.updates
         self.resumed = True
         if state["finished"]:
-            self._place = _Place(1 << 62)
-            self._pending = {**dict.fromkeys(PLACE), "call": 1 << 62}
+            self._loop.finish()
             self._finished = True
             logger.warning("the run in %s is finished: it is left alone, and nothing more is recorded", self.path)
 
@@ -729,8 +646,8 @@ class Recorder:
         self._take_crossed()
         schedule = self._cycles
         through = schedule is None or schedule.last_epoch >= schedule.total_steps
-        over = self._exhausted or self._stopped or through
-        if schedule is not None and self._exhausted and not (self._finished or self._stopped) \
+        over = self._loop.exhausted or self._stopped or through
+        if schedule is not None and self._loop.exhausted and not (self._finished or self._stopped) \
                 and schedule.next_end == schedule.ends[-1] and self.updates > (self.captured[-1] if self.captured else 0):
             self._capture(schedule.ends[-1])        # the training ended a few steps short of the schedule
         if not self._finished:
@@ -738,7 +655,7 @@ class Recorder:
         if self._ring is not None:
             self._ring.drain()
         self._flush()
-        if not self._states or not over or self._finished or not (self._used_batches or through):
+        if not self._states or not over or self._finished or not (self._loop.used_batches or through):
             return
         if self.captured or self._stopped:
             self._save(finished=True)
@@ -772,7 +689,7 @@ class Recorder:
         if self._closed:
             return
         try:
-            self._exhausted = self._exhausted or as_planned
+            self._loop.exhausted = self._loop.exhausted or as_planned
             self._stopped = self._stopped or not as_planned
             self._end()
         finally:
@@ -812,30 +729,6 @@ class Recorder:
                 self._end()
         finally:
             self.close()
-
-    def _check_length(self, call: int, batches: int | None, at_end: bool) -> None:
-        if batches is None:
-            return
-        known = self._lengths.get(call)
-        if known is not None and known != batches:
-            raise InputError(f"the loader {'gave' if at_end else 'has'} {batches} batches in epoch {self._place.epoch}, and "
-                             f"{known} in those before; the schedule was made for {known}. Fix the number of batches "
-                             "(drop_last=True, a sampler of fixed length), or make the schedule for the real total_steps")
-        if at_end:
-            self._lengths[call] = batches
-
-
-class _Place:
-    """Where a run stands: epoch, number of the loop over batches in it, batches done; with the random numbers there."""
-
-    __slots__ = ("batch", "call", "epoch", "loader", "random", "random_call", "random_epoch")
-
-    def __init__(self, epoch: int = 0):
-        self.epoch, self.call, self.batch = epoch, 0, 0
-        self.random_epoch: dict[str, Any] | None = None
-        self.random_call: dict[str, Any] | None = None
-        self.random: dict[str, Any] | None = None
-        self.loader: Any = None
 
 
 def digest(vectors: Mapping[str, np.ndarray]) -> bytes:

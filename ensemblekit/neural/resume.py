@@ -26,7 +26,7 @@ from ensemblekit.errors import InputError, StoreError, one_line
 from ensemblekit.files import replacing, why_unreadable
 from ensemblekit.neural.parameters import bare_name, unwrapped
 from ensemblekit.neural.schedule import is_plain
-from ensemblekit.store.segments import folder_of
+from ensemblekit.store.names import folder_of
 
 FORMAT = 1
 ANEW = "delete it to start the run anew, in another store or with this one deleted too"

@@ -19,7 +19,7 @@ from ensemblekit.neural.resume import writing
 from ensemblekit.neural.uncertainty import Pool
 from ensemblekit.source import Field
 from ensemblekit.store.guarded import record
-from ensemblekit.store.segments import folder_of
+from ensemblekit.store.names import folder_of
 from ensemblekit.store.store import Store
 
 AT_ONCE = 4096

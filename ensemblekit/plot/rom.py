@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from ensemblekit.averaging.average import ENOUGH
+from ensemblekit.averaging.doubts import ENOUGH
 from ensemblekit.errors import InputError
 from ensemblekit.plot.style import BLUE, GREEN, GREY, INK, LOOK, ORANGE, PALE, RED, _figure, label, legend, new_axes
 from ensemblekit.rom.basis import Basis

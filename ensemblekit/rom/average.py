@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,6 @@ from typing import Any, Self
 import numpy as np
 
 from ensemblekit.averaging.average import (
-    ENOUGH,
     check_equilibration,
     clock_of,
     common_start,
@@ -21,15 +21,17 @@ from ensemblekit.averaging.average import (
     run_doubts,
     spacing,
     start_after,
-    summaries,
 )
 from ensemblekit.averaging.average import kish as kish_of
 from ensemblekit.averaging.blocking import BlockResult
-from ensemblekit.averaging.estimate import Estimate, over_power_of_two, spread_interval, student_interval
+from ensemblekit.averaging.doubts import ENOUGH, judged
+from ensemblekit.averaging.estimate import Estimate, over_power_of_two
 from ensemblekit.averaging.missing import Missing, check_missing
 from ensemblekit.averaging.moments import Moments, MomentsResult
+from ensemblekit.averaging.observed import summaries
 from ensemblekit.averaging.rows import rows_of
 from ensemblekit.averaging.run import Progress, partials, reduce
+from ensemblekit.averaging.second import STRETCHES, interval_above, share_kept, stretches
 from ensemblekit.averaging.series import Series
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, ReadOnceError, StatisticsError, UnknownFieldError
@@ -51,6 +53,8 @@ from ensemblekit.scaling import (
 from ensemblekit.source import Array, Block, Field, SnapshotSource, as_source, check_times, uneven_steps
 from ensemblekit.source_views import weighted_by, weighted_by_time
 
+logger = logging.getLogger("ensemblekit")
+
 STATISTICS = ("mean", "rms", "reynolds_stress", "tke")
 PAIRS = {2: ((0, 0), (1, 1), (0, 1)), 3: ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (0, 2))}
 """Components of a symmetric tensor in VTK's order: xx, yy, zz, xy, yz, xz."""
@@ -60,8 +64,6 @@ BINS = 64
 VANISHING, OVERFLOWING = 2.0**-600, 2.0**1000
 """Sums of fourth powers below which some may have vanished, and above which some may have overflowed: weights and deviations
 of ordinary size stay between."""
-STRETCHES = 20.0
-"""Independent snapshots of a velocity below which the interval of its second moments is not vouched for."""
 STATE_BYTES = 1 << 30
 FEWEST_CELLS = 1024
 """That are worth a read."""
@@ -81,6 +83,8 @@ class FieldAverages(Mapping[str, Estimate]):
     """Points and cells, where the source has a mesh."""
     association: Mapping[str, str] = field(default_factory=dict)
     """"<field>_<statistic>" -> "cell" or "point", where there is a mesh."""
+    notes: tuple[str, ...] = ()
+    """What there is to know of how they were made."""
 
     def __getitem__(self, name: str) -> Estimate:
         if name in self.estimates:
@@ -140,7 +144,7 @@ class FieldAverages(Mapping[str, Estimate]):
         return path
 
     def __str__(self) -> str:
-        return "\n".join(f"{name}: {one}" for name, one in self.estimates.items())
+        return "\n".join([*(f"{name}: {one}" for name, one in self.estimates.items()), *self.notes])
 
     __repr__ = __str__
 
@@ -205,9 +209,11 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
     size = sum(one.size * (one.parts * (one.parts + 2) + 1) * 8 // one.parts for one in series)
     keep = int(np.clip(STATE_BYTES // size, 8, BINS))
     passes = _passes(series, keep, as_bytes(memory_limit))
+    notes: tuple[str, ...] = ()
     if len(passes) > 1:
-        print(f"average: {len(passes)} reads, each of some of the cells, to stay within {memory_limit} "
-              "(memory_limit= for another limit)")
+        notes = (f"{len(passes)} reads, each of some of the cells, to stay within {memory_limit} (memory_limit= for another "
+                 "limit)",)
+        logger.info("average: %s", notes[0])
     facts: dict[str, Any] = {}
     columns: dict[tuple[str, str], list[Any]] = {}
     exponents: dict[str, list[np.ndarray | None]] = {}
@@ -271,7 +277,7 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
     mesh = mesh_of(given)
     where = {} if mesh is None else {f"{one.name}_{what}": mesh.where(one.names[0], one.field.shape)
                                      for one in series for what in one.wanted}
-    return FieldAverages(estimates, mesh, where)
+    return FieldAverages(estimates, mesh, where, notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -683,9 +689,7 @@ class _Stretches:
     def _stretches(self, numbers: int) -> np.ndarray:
         """(cells, numbers): independent snapshots of the fewest of a cell's components, for a second moment."""
         m = self.target.parts
-        with np.errstate(invalid="ignore", divide="ignore"):
-            each = np.stack([1 / (1 - self._lost(i)) for i in range(m)], axis=-1)
-        each = np.where(np.isfinite(each), each, np.nan)
+        each = np.stack([stretches(self._lost(i)) for i in range(m)], axis=-1)
         if m in (1, numbers):
             return each
         return np.broadcast_to(np.fmin.reduce(each, axis=-1)[:, None], (len(each), numbers))
@@ -695,8 +699,7 @@ class _Stretches:
         if i not in self.lost:
             _, stderr, _, _, variance, still = self._first(i, self.bins[0].reference.reshape(-1, self.target.parts).T[i])
             with np.errstate(invalid="ignore", divide="ignore"):
-                share = stderr**2 / (variance + stderr**2)
-            self.lost[i] = np.where(still | ~np.isfinite(share), 1.0, 1 - np.clip(share, 1 / self.n, 0.5))
+                self.lost[i] = share_kept(np.where(still, np.nan, variance / stderr**2), self.n)
         return self.lost[i]
 
     def _second(self, i: int, j: int) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -748,13 +751,13 @@ def _estimate(target: _Target, what: str, columns: list[tuple[np.ndarray, ...]],
     """The Estimate of a statistic from those of groups of cells, one after the other."""
     numbers = columns[0][0].shape[1]
     shape = target.cells if what == "tke" or target.parts == 1 else (*target.cells, numbers)
-    mean, stderr, dof, g, variance, still, stretches, share = (
+    mean, stderr, dof, g, variance, still, independent, share = (
         np.concatenate([group[k] for group in columns]).reshape(shape) for k in range(8))
     second = what != "mean"
     columns.clear()
     still = still.astype(bool)
     with np.errstate(invalid="ignore", divide="ignore"):
-        n_eff = np.where(still, np.nan, variance / stderr**2)
+        n_eff = np.where(still, np.nan, np.minimum(variance / stderr**2, n))
     stderr = np.where(still, 0.0, stderr)
     g = np.where(still, np.nan, g)
     if what == "rms":
@@ -763,33 +766,20 @@ def _estimate(target: _Target, what: str, columns: list[tuple[np.ndarray, ...]],
             stderr = np.where(root > 0, stderr / (2 * root), 0.0)
             mean = root
     unit = target.field.unit if what in ("mean", "rms") else squared(target.field.unit)
-    stretches, enough = (stretches, STRETCHES) if second else (n_eff, ENOUGH)
-    few = stretches < enough
-    bad = ~np.isfinite(mean)
-    doubts = []
-    if few.any():
-        doubts.append(f"{int(few.sum())} of {few.size} numbers have fewer than {enough:g} independent snapshots (fewest "
-                      f"{np.nanmin(stretches):.2g})")
-    if bad.any():
-        doubts.append(f"{int(bad.sum())} of {bad.size} numbers are not finite")
-    if (share < 1).any():
-        never = int((share == 0).sum())
-        doubts.append(f"{int((share < 1).sum())} of {share.size} numbers are missing in some snapshots"
-                      + (f", {never} in all" if never else "") + "; they keep their places in time")
-    if still.any():
-        doubts.append(f"{int(still.sum())} of {still.size} numbers never change")
-    interval = student_interval(mean, stderr, dof, confidence)
-    if second:
-        grows = spread_interval(mean, stderr, dof, confidence)
-        if what == "reynolds_stress":       # of its normal components alone
-            m = target.parts
-            low, high = (np.concatenate([a[..., :m], b[..., m:]], axis=-1) for a, b in zip(grows, interval, strict=True))
-            grows = low, high
-        interval = grows
+    independent, enough = (independent, STRETCHES) if second else (n_eff, ENOUGH)
+    floor: Any = 0.0 if second else -np.inf
+    if what == "reynolds_stress":       # its normal components alone are variances
+        floor = np.where(np.arange(numbers) < target.parts, 0.0, -np.inf)
+    interval = interval_above(floor, mean, stderr, dof, confidence, 2 if what == "rms" else 1)
     answer = Estimate(mean=mean, stderr=stderr, interval=interval, confidence=confidence, n=n, n_eff=n_eff,
                       statistical_inefficiency=g, correlation_time=g / 2 * spacing, dof=dof,
-                      converged=not (few.any() or bad.any() or still.all()), verdict="; ".join(doubts),
                       estimators={"blocking": stderr}, unit=unit, **facts)
+    answer = judged(answer, independent=independent, enough=enough, word="numbers")
+    if (share < 1).any():
+        never = int((share == 0).sum())
+        answer = replace(answer, verdict="; ".join(filter(None, [
+            answer.verdict, f"{int((share < 1).sum())} of {share.size} numbers are missing in some snapshots"
+            + (f", {never} in all" if never else "") + "; they keep their places in time"])))
     if exponent is None:
         return answer
     degree = 1 if what in ("mean", "rms") else 2

@@ -84,6 +84,8 @@ class Basis:
     energies: tuple[int, float, float] | None = None
     """(power, total energy, residual), both divided by 4**power, where squares of singular values go beyond a float64;
     `total_energy` and `residual` may be infinite or 0 then. None: they do not."""
+    notes: tuple[str, ...] = ()
+    """What was chosen where nothing was said: the inner product, the share of the energy."""
 
     # -- size and energy -------------------------------------------------------------------------------------------
 

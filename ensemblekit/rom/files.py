@@ -27,6 +27,7 @@ def save_basis(values: Mapping[str, Any], path: Any) -> str:
     arrays: dict[str, np.ndarray] = {name: value for name in ARRAYS if (value := values[name]) is not None}
     about: dict[str, Any] = {"format": FORMAT, **{name: _plain(values[name]) for name in NUMBERS}}
     about["energies"] = values["energies"]
+    about["notes"] = list(values["notes"])
     about["fields"] = {name: {"shape": list(f.shape), "dtype": f.dtype.str, "unit": f.unit, "kind": f.kind}
                        for name, f in values["fields"].items()}
     about["scale"] = {name: float(x) for name, x in values["scale"].items()}
@@ -74,8 +75,10 @@ def load_basis(path: Any) -> dict[str, Any]:
         if energies is not None:
             power, total, left = energies
             energies = int(power), float(total), float(left)
-        return dict(**columns, energies=energies, fields=fields, scale=about["scale"], error_per_field=about["error_per_field"],
-                    inner_product=products[""] if list(products) == [""] else products, mesh=mesh)
+        notes = tuple(str(note) for note in about.get("notes", ()))
+        return dict(**columns, energies=energies, notes=notes, fields=fields, scale=about["scale"],
+                    error_per_field=about["error_per_field"], mesh=mesh,
+                    inner_product=products[""] if list(products) == [""] else products)
 
 
 def fields_of(record: Mapping[str, Any]) -> dict[str, Field]:

@@ -10,6 +10,7 @@ and modes at the end is the sum of what was left out, exactly: no bound is neede
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import warnings
@@ -35,8 +36,10 @@ from ensemblekit.rom.state_file import StateFile
 from ensemblekit.rom.units import OutOfRange, Unit, magnitude
 from ensemblekit.scaling import ldexp, power_of_two
 from ensemblekit.source import Field, SnapshotSource, uneven_steps
+from ensemblekit.store.checksums import digest_of
 from ensemblekit.store.guarded import record
-from ensemblekit.store.segments import digest_of
+
+logger = logging.getLogger("ensemblekit")
 
 FORMAT = "ensemblekit incremental pod 1"
 FORMAT_IN_UNITS = "ensemblekit incremental pod 2"
@@ -217,11 +220,13 @@ class IncrementalPOD:
         """
         if self.inner_product is not None and not self._of_mesh:
             raise InputError("this IncrementalPOD was made with an inner_product; leave that out, or do without weighted_by")
-        products, masks = products_of({name: (source, name) for name in names}, "auto")
+        products, masks, notes = products_of({name: (source, name) for name in names}, "auto")
         new = self._copy_settings()
         new.inner_product = products if any(p is not None for p in products.values()) else None
         new.masks = {name: mask for name, mask in masks.items() if mask is not None}
         new._of_mesh = True
+        for note in notes:
+            logger.info(note)
         if self.fields:
             new._check_names(self.fields)
         if self.n:

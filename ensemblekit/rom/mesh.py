@@ -31,7 +31,8 @@ from ensemblekit.rom.cells import (
 from ensemblekit.rom.curved import curved_measures
 from ensemblekit.source import ReplicaSet, StackedSource
 from ensemblekit.store.hdf5 import Layout
-from ensemblekit.store.store import Store, StoredSource, constants_of
+from ensemblekit.store.store import Store
+from ensemblekit.store.stored import StoredSource, constants_of
 
 Association = Literal["cell", "point"]
 PREFIX = "mesh/"
@@ -332,7 +333,7 @@ def leading(item: tuple[int, ...], n: int) -> tuple[int, ...] | None:
 def mesh_of(source: Any) -> Mesh | None:
     """The mesh that came with a source; None where there is none."""
     if isinstance(source, Store):
-        return _mesh_in(source._layouts[0]) if source._layouts else None
+        return _mesh_in(source.layouts[0]) if source.layouts else None
     if isinstance(source, StoredSource):
         return _mesh_in(source.table.home) if source.table.home is not None else None
     if isinstance(source, ReplicaSet | StackedSource):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,6 +24,8 @@ from ensemblekit.rom.route import Plan, workers_of
 from ensemblekit.rom.task import FloorReached, Job, NotFinite, Reads
 from ensemblekit.source import SnapshotSource, as_source, uneven_steps
 from ensemblekit.source_views import weighted_by, weighted_by_time
+
+logger = logging.getLogger("ensemblekit")
 
 
 def pod(source: Any, rank: Any = None, *, energy: float | None = None, tolerance: float | None = None,
@@ -58,7 +61,8 @@ def pod(source: Any, rank: Any = None, *, energy: float | None = None, tolerance
             and offset; "time" lets each count as the time it stands for, where steps of time differ (which is told).
 
     Returns:
-        a Basis. Snapshots of lower numerical rank than asked for give fewer modes.
+        a Basis. Snapshots of lower numerical rank than asked for give fewer modes. Its ``notes`` say which inner product and
+        which share of the energy were taken where none was given; the logger "ensemblekit" has them too.
 
     Raises:
         InputError: no snapshots, a single one, all the same, NaN or infinity, a bad rank, rule, weight or shape.
@@ -98,10 +102,13 @@ def pod(source: Any, rank: Any = None, *, energy: float | None = None, tolerance
             raise GapsError(_gaps(job)) from None
     warn_of_wide(source, snapshot_axis)
     warn_of_split_pair(basis)
+    notes = problem.notes
     if not rule.given:
-        print(f"energy=0.99, an error of 10 %: {basis.rank} mode{'s' if basis.rank > 1 else ''} "
-              "(give rank=, energy= or tolerance= for others)")
-    return basis
+        notes += (f"energy=0.99, an error of 10 %: {basis.rank} mode{'s' if basis.rank > 1 else ''} "
+                  "(give rank=, energy= or tolerance= for others)",)
+    for note in notes:
+        logger.info(note)
+    return replace(basis, notes=notes)
 
 
 def _weighted(source: Any, snapshot_axis: int | None, weights: Any, log_weights: Any) -> SnapshotSource:

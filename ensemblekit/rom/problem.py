@@ -107,6 +107,8 @@ class Problem:
     """ "mean", or another word where something known is subtracted."""
     scaling: Any = None
     """How the scales are found: None, "std" or "max" (they are in the parts where they are known)."""
+    notes: tuple[str, ...] = ()
+    """What was chosen where nothing was said."""
 
     @property
     def power(self) -> int:
@@ -198,7 +200,7 @@ def problem_of(x: Any, snapshot_axis: int | None, inner_product: Any, scale: Any
         if source.fields[key].dtype.kind == "b" or source.fields[key].size == 0:
             raise InputError(f"field {name!r} holds {source.fields[key].dtype}; pod takes numbers")
     weights = _weights(first, n)
-    products, masks = products_of(sources, inner_product)
+    products, masks, notes = products_of(sources, inner_product)
     scales = _scales(scale, list(sources))
     parts = []
     for name, (source, key) in sources.items():
@@ -221,7 +223,7 @@ def problem_of(x: Any, snapshot_axis: int | None, inner_product: Any, scale: Any
                           scales.get(name, 1.0) if isinstance(scales, dict) else 1.0, masks[name],
                           product_power=product_power))
     return Problem(tuple(parts), n, weights, times_of(first), first.time_unit, _mesh(first), word,
-                   scales if isinstance(scales, str) else None)
+                   scales if isinstance(scales, str) else None, notes)
 
 
 def _sources(x: Any, snapshot_axis: int | None) -> dict[str, tuple[SnapshotSource, str]]:
@@ -318,8 +320,8 @@ def _mesh(source: Any) -> Any:
 
 
 def products_of(sources: Mapping[str, tuple[SnapshotSource, str]],
-              given: Any) -> tuple[dict[str, Any], dict[str, np.ndarray | None]]:
-    """The inner product of each field, and a mask where the mesh gives some cells no volume."""
+              given: Any) -> tuple[dict[str, Any], dict[str, np.ndarray | None], tuple[str, ...]]:
+    """The inner product of each field, a mask where the mesh gives some cells no volume, and what was chosen, in words."""
     masks: dict[str, np.ndarray | None] = dict.fromkeys(sources)
     if isinstance(given, str):
         if given != "auto":
@@ -346,15 +348,14 @@ def products_of(sources: Mapping[str, tuple[SnapshotSource, str]],
                         masks[name] = ~np.broadcast_to(wide, source.fields[key].shape).ravel()
                         product[empty] = product[~empty].min()
             products[name] = product
-        if said:
-            print(f"inner product: {' and '.join(sorted(said))} of the mesh (inner_product=None for none)")
-        return products, masks
+        return products, masks, tuple(f"inner product: {' and '.join(sorted(said))} of the mesh (inner_product=None for none)"
+                                      for _ in range(bool(said)))
     if isinstance(given, Mapping):
         for name in given:
             if name not in sources:
                 raise UnknownFieldError(name, sources)
-        return {name: _as_product(given.get(name)) for name in sources}, masks
-    return dict.fromkeys(sources, _as_product(given)), masks
+        return {name: _as_product(given.get(name)) for name in sources}, masks, ()
+    return dict.fromkeys(sources, _as_product(given)), masks, ()
 
 
 def _as_product(product: Any) -> Any:

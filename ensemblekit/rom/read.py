@@ -16,9 +16,9 @@ from ensemblekit.errors import InputError, SnapshotFileError
 from ensemblekit.parts import Order, check_order, natural_key, order_of, warn_of_restart, written_once
 from ensemblekit.rom.mesh import Mesh, mesh_of
 from ensemblekit.rom.readers.clock import on_one_clock
-from ensemblekit.rom.readers.reader import Options, Reader, check_readable, chosen, known_times, numbers_in_names
+from ensemblekit.rom.readers.reader import Options, Reader, all_timed, check_readable, chosen, known_times, numbers_in_names
 from ensemblekit.source import WHOLE, Access, Block, Cut, Field, Piece, SnapshotSource, check_times, check_window, cuts_of
-from ensemblekit.store.store import StoredSource
+from ensemblekit.store.stored import StoredSource
 
 BATCH = 16 << 20
 """Bytes of snapshots read at a time."""
@@ -409,12 +409,16 @@ def _opened(paths: list[str], options: Options, order: Order = "auto", by_hand: 
 
         suffixes = {os.path.splitext(path)[1].lower() for path in paths}
         apart = len(paths) > 1 and suffixes & {*vtk.TEMPORAL, ".pvd", ".series"}
-        readers = [vtk.open_vtk([path], options) for path in paths] if apart else [vtk.open_vtk(paths, options)]
+        readers = vtk.of_one_run([vtk.open_vtk([path], options) for path in paths]) if apart else [
+            vtk.open_vtk(paths, options)]
     elif kind == "hdf5":
         opened = [_open_hdf5(path, options) for path in paths]
         if len(opened) == 1 and isinstance(opened[0], StoredSource):
             return MeshedSource(opened[0], mesh_of(opened[0]))
-        readers = [StoredReader(path, x) if isinstance(x, StoredSource) else x for path, x in zip(paths, opened, strict=True)]
+        from ensemblekit.rom.readers import vtk
+
+        readers = vtk.of_one_run([StoredReader(path, x) if isinstance(x, StoredSource) else x
+                                  for path, x in zip(paths, opened, strict=True)])
     else:
         readers = [_open_one(kind, path, options, len(paths) > 1) for path in paths]
     return _series(readers, paths, order if options.timed else "given", by_hand, options.timed)
@@ -448,8 +452,12 @@ def _open_hdf5(path: str, options: Options) -> Any:
     from ensemblekit.store.hdf5 import opened
     from ensemblekit.store.schema import SCHEMA
 
+    with open(path, "rb") as file:
+        if file.read(4) == b"\x0e\x03\x13\x01":
+            raise InputError(f"{path} is of HDF version 4, which is another format than HDF5 and is not read; turn it into "
+                             "HDF5 (h4toh5) or NetCDF (ncdump and ncgen, cdo -f nc4 copy), and read that")
     with opened(path, options.external) as f:
-        vtkhdf = "VTKHDF" in f and SCHEMA not in f
+        vtkhdf = "VTKHDF" in f and SCHEMA not in f and not hasattr(f["VTKHDF"], "shape")
         if SCHEMA not in f and "settings" in f and ("results" in f or "meshes" in f):
             raise InputError(f"{path} is a FLUENT case or data file, whatever its name; export its fields from FLUENT as "
                              "EnSight Case Gold or CGNS, and read that")
@@ -532,7 +540,7 @@ def _in_order(readers: list[Reader], clocks: Sequence[np.ndarray | None], paths:
               by_hand: bool) -> tuple[list[Part], np.ndarray | None]:
     """The snapshots of one run in order of time, each once, and their times where all files know them."""
     known = [clock for clock in clocks if clock is not None]
-    timed = len(known) == len(readers)
+    timed = all_timed([clock is not None for clock in clocks], [reader.path for reader in readers], 6)
     several = len(readers) == 1 and readers[0].n == len(paths) > 1     # one reader of many files, a snapshot each
     parts = [Part(readers[0], range(k, k + 1)) for k in range(len(paths))] if several else [
         Part(reader, range(reader.n)) for reader in readers]

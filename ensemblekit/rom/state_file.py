@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import ClosedError, StoreBusyError, StoreError
-from ensemblekit.store.segments import Lock
+from ensemblekit.store.locks import Lock
 
 _held: weakref.WeakSet[StateFile] = weakref.WeakSet()
 """Those that this process writes."""

@@ -22,6 +22,7 @@ from ensemblekit.source import Field
 FORMAT = 2
 MAIN = "main"
 MD_UNITS = {"position": "Angstrom", "box": "Angstrom", "velocity": "Angstrom ps-1", "force": "kJ mol-1 Angstrom-1"}
+META = np.dtype([("step", "<i8"), ("time", "<f8"), ("weight", "<f8")])     # what is said of a snapshot beside its values
 SCHEMA = "ensemblekit/schema"               # uint8 (length,): UTF-8 JSON
 SCHEMA_SUM = "ensemblekit/schema_checksum"  # uint64 (): xxh3_64 of those bytes
 CLOSED = "ensemblekit/closed"               # uint64 (clocks + 1,): snapshots of each clock at a clean close, xxh3_64

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ensemblekit.errors import InputError, StoreError
-from ensemblekit.store.schema import MAIN, Column, Schema
-from ensemblekit.store.segments import checksums, new_segment, segments_of
+from ensemblekit.store.checksums import checksums
+from ensemblekit.store.names import segments_of
+from ensemblekit.store.schema import MAIN, META, Column, Schema
+from ensemblekit.store.segments import new_segment
 
 if TYPE_CHECKING:
     from ensemblekit.store.store import Store
@@ -47,7 +49,6 @@ def seal(store: Store, path: str | os.PathLike[str] | None, compression: Any) ->
     bits = _bits(compression)
     target = os.fspath(path) if path is not None else store.path
     if path is None or store.writable:
-        store._check_writing(next(iter(store.clocks)))
         store._flush()      # and see that its files are there
     if path is not None and os.path.lexists(target):
         raise StoreError(f"{target} is there already; choose another name or delete it first")
@@ -88,7 +89,7 @@ def _rows(store: Store, schema: Schema, clock: str, bits: int | None) -> Iterato
         if bits is not None:
             values = [rounded(v, bits) for v in values]
         weights = source.weights
-        meta = np.empty(len(source), np.dtype([("step", "<i8"), ("time", "<f8"), ("weight", "<f8")]))
+        meta = np.empty(len(source), META)
         meta["step"], meta["time"] = source.steps, source.times
         meta["weight"] = 1.0 if weights is None else weights
         values = schema.packed(clock, values, len(source))

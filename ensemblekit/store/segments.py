@@ -8,24 +8,19 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import glob
 import mmap
 import os
-import re
 import resource
 import struct
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 
 from ensemblekit.errors import StoreBusyError, StoreError
-from ensemblekit.files import TOKEN, replacing
+from ensemblekit.files import replacing
 from ensemblekit.store.hdf5 import (
     SECTOR,
     Dataset,
@@ -44,6 +39,7 @@ from ensemblekit.store.hdf5 import (
     write_empty,
     write_filtered,
 )
+from ensemblekit.store.locks import unlock
 from ensemblekit.store.schema import CLOSED, Schema
 from ensemblekit.store.space import Space
 
@@ -53,161 +49,8 @@ LEAST_ROWS = 16
 METADATA_BYTES = 4 << 20    # more than a file holds beside its rows, and than its last chunks reach beyond them
 ALLOCATE_ROWS = 1 << 14
 
-_digest = xxhash.xxh3_64_intdigest
 _EXTENT = struct.Struct("<Q")
 _pack = _EXTENT.pack
-
-
-def digest_of(values: np.ndarray) -> int:
-    """The checksum of an array's bytes."""
-    return _digest(values.tobytes())
-
-
-def segment_path(path: str, index: int) -> str:
-    """run.h5, run.0001.h5, run.0002.h5, ...: the suffix stays, as other programs go by it."""
-    p = Path(path)
-    return path if index == 0 else str(p.with_name(f"{p.stem}.{index:04d}{p.suffix}"))
-
-
-def segments_of(path: str) -> list[str]:
-    """The segment files of the store at `path`, in order, the first being `path` itself."""
-    p = Path(path)
-    pattern = re.compile(re.escape(p.stem) + r"\.(\d{4,})" + re.escape(p.suffix) + r"\Z")
-    found = {}
-    for name in glob.glob(glob.escape(str(p.with_name(p.stem))) + ".*" + glob.escape(p.suffix)):
-        match = pattern.match(os.path.basename(name))
-        if match:
-            found[int(match.group(1))] = name
-    paths = [path]
-    while len(paths) in found and os.path.exists(path):
-        paths.append(found[len(paths)])
-    return paths
-
-
-def first_of(path: str) -> str:
-    """``, run.h5`` for run.0001.h5: the first file of the store that a file is part of, as far as its name tells."""
-    first = re.sub(r"\.\d{4,}(\.[^.]*)\Z", r"\1", path)
-    return "" if first == path else f", {first}"
-
-
-def missing_files(path: str, there: int, needed: int) -> str:
-    """Which files of a store are missing, in words, where `there` of at least `needed` are; nothing where none is."""
-    lost = [segment_path(path, k) for k in range(there, needed)]
-    if not lost:
-        return ""
-    strange = [p for p in lost if os.path.lexists(p)]
-    gone = [p for p in lost if p not in strange]
-    words = [f"{', '.join(gone)} {'is' if len(gone) == 1 else 'are'} missing"] if gone else []
-    words += [f"{p} is there, but is not the part of this store that it should be" for p in strange if p == lost[0]]
-    return f"{' and '.join(words)}: {path} had at least {needed} files when it was last closed, and {there} can be read"
-
-
-def folder_of(path: str) -> Path:
-    """What is overwritten or derived lives beside the store's real first file, in <store>.d/, whatever link leads there."""
-    return Path(f"{os.path.realpath(path)}.d")
-
-
-class Lock:
-    """One writer a store: an exclusive lock on a file beside it, gone with the process that held it.
-
-    The store's first file is held as well, by its inode, so that a store that was renamed, or lost its folder, under its
-    writer gets no second one. That is a lock of open file descriptions on one byte far behind the end, which no other
-    program asks for: they go by flock, and read on.
-    """
-
-    def __init__(self, path: str):
-        self.path, self.held = path, -1
-        folder = folder_of(path)
-        with suppress(FileNotFoundError):
-            names = os.stat(path).st_nlink
-            if names > 1:
-                raise StoreError(f"{path} has {names} names (hard links): what is appended under one changes the others, and a "
-                                 "second writer could come by them. Append to a copy (cp), or remove the other names")
-        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-            raise StoreError(f"{folder} is to be the folder of this store's lock, and is "
-                             f"{'a symbolic link' if folder.is_symlink() else 'a file'}; move it elsewhere")
-        try:
-            folder.mkdir(exist_ok=True)
-            self.fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise StoreError(f"cannot write beside the store: {error}") from error
-        try:
-            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self.fd)
-            raise self._busy() from error
-        self.by_inode = self._locks_apart(str(folder / "lock"))
-        try:
-            self.hold()
-        except BaseException:
-            self.release()
-            raise
-
-    def _busy(self) -> StoreBusyError:
-        return StoreBusyError(f"{self.path} is being written by another process or another handle of this one. Open it "
-                              "for reading (mode=\"r\"), or close the writer first")
-
-    @staticmethod
-    def _locks_apart(path: str) -> bool:
-        """Whether the two kinds of lock know nothing of each other here; over some networks they are one, and readers that
-        go by flock would be shut out."""
-        if not hasattr(fcntl, "F_OFD_SETLK"):
-            return False
-        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _byte_lock(fcntl.F_WRLCK))
-        except OSError:
-            return False
-        finally:
-            os.close(fd)
-        return True
-
-    def hold(self) -> None:
-        """Hold the store's first file as it is now; again where it was replaced. Raises StoreBusyError."""
-        if not self.by_inode:
-            return
-        try:
-            fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
-        except OSError:         # not there yet, or nobody may write it: then later files are all that grows
-            return
-        try:
-            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _byte_lock(fcntl.F_WRLCK))
-        except OSError as error:
-            os.close(fd)
-            if error.errno in (errno.EAGAIN, errno.EACCES):
-                raise self._busy() from error
-            return              # a file system without such locks
-        before, self.held = self.held, fd
-        if before >= 0:
-            os.close(before)
-
-    def release(self) -> None:
-        fd = self.fd
-        held = self.held
-        if fd >= 0:
-            unlock(fd)
-        if held >= 0:
-            with suppress(OSError):     # at once, also where a forked child still holds a descriptor
-                fcntl.fcntl(held, fcntl.F_OFD_SETLK, _byte_lock(fcntl.F_UNLCK))
-        self.disown()
-
-    def disown(self) -> None:
-        """In a forked child: let go without releasing what the parent holds through the same open files."""
-        fds, self.fd, self.held = (self.fd, self.held), -1, -1
-        for fd in fds:
-            if fd >= 0:
-                os.close(fd)
-
-
-def _byte_lock(kind: int) -> bytes:
-    """struct flock for one byte far behind the end of any file."""
-    return struct.pack("hhqqi4x", kind, os.SEEK_SET, 1 << 62, 1, 0)
-
-
-def unlock(fd: int) -> None:
-    """Release a lock at once, also where a forked child still holds a descriptor of the same open file."""
-    with suppress(OSError):
-        fcntl.flock(fd, fcntl.LOCK_UN)
 
 
 def sync(fd: int) -> None:
@@ -216,8 +59,6 @@ def sync(fd: int) -> None:
         fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
     else:
         os.fdatasync(fd)
-
-
 
 
 def new_segment(path: str, schema: Schema, durable: bool, fill: Fill | None = None, filters: Filters | None = None,
@@ -287,28 +128,6 @@ def _fill(layout: Layout, fd: int, fill: Fill) -> None:
         for column in schema.columns(name, capacity[name]):
             write_all(fd, _pack(capacity[name]), layout.datasets[column.path].extent_at)    # type: ignore[arg-type]
     space.close(capacity)
-
-
-def remove_leftovers(path: str) -> None:
-    """Unfinished files of a writer that died. Only for who holds the writer's lock."""
-    p = Path(path)
-    pattern = re.compile(re.escape(p.stem) + r"(\.\d{4,})?" + re.escape(p.suffix) + rf"(\.tmp\d+|{TOKEN.pattern})\Z")
-    for entry in os.scandir(p.parent):
-        if pattern.match(entry.name) and entry.is_file(follow_symlinks=False):
-            os.unlink(entry.path)
-
-
-def share(path: str) -> int:
-    """Keep other programs from opening the file for writing, until the descriptor returned is closed."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(fd)
-        raise StoreBusyError(f"{path} is open for writing in another program; close it there") from error
-    except OSError:         # a file system without locks
-        pass
-    return fd
 
 
 def disk_error(error: Exception, path: str) -> StoreError:
@@ -579,18 +398,6 @@ def set_files(layout: Layout, files: int, durable: bool) -> None:
                 sync(fd)
     finally:
         os.close(fd)
-
-
-def checksums(arrays: Sequence[np.ndarray], meta: np.ndarray, n: int) -> np.ndarray:
-    """(n, arrays + 1) uint64: xxh3_64 of every row of every array of values, and of its (step, time, weight)."""
-    if n == 1:
-        return np.array([[_digest(data.data) for data in (*arrays, meta)]], "<u8")
-    sums = np.empty((n, len(arrays) + 1), "<u8")
-    for k, data in enumerate((*arrays, meta)):
-        width = data.nbytes // n
-        view = data.data.cast("B") if data.nbytes else memoryview(b"")
-        sums[:, k] = [_digest(view[i:i + width]) for i in range(0, n * width, width)]
-    return sums
 
 
 def next_capacity(schema: Schema, wanted: Mapping[str, int], asked: int | Mapping[str, int] | None,

@@ -87,7 +87,7 @@ def verify(path: str | os.PathLike[str], *, timeout: float = 60.0, external: boo
         the file cannot be opened, has no checksums, is written too fast to be followed, or memory, time or rights are
         wanting.
     """
-    from ensemblekit.store.segments import segments_of
+    from ensemblekit.store.names import segments_of
 
     path = os.path.realpath(path)
     for _ in range(LOOKS):
@@ -102,7 +102,7 @@ def verify(path: str | os.PathLike[str], *, timeout: float = 60.0, external: boo
 
 def _report(path: str, files: Sequence[str], answers: Sequence[Mapping[str, Any]]) -> Report:
     """What the answers for the files of a store say of it."""
-    from ensemblekit.store.segments import first_of, missing_files
+    from ensemblekit.store.names import first_of, missing_files
 
     problems: list[str] = []
     unchecked: list[str] = []
@@ -362,8 +362,8 @@ def _check_clock(f: Any, schema: Any, clock: str, names: list[str], record: np.n
     step = max(1, READ_BYTES // rows)
     for a in range(0, n, step):
         b = min(n, a + step)
-        from ensemblekit.store.segments import checksums
-        from ensemblekit.store.store import META
+        from ensemblekit.store.checksums import checksums
+        from ensemblekit.store.schema import META
 
         meta = np.empty(b - a, META)
         for key, d in zip(("step", "time", "weight"), sets[values:], strict=False):
@@ -380,7 +380,7 @@ def _check_clock(f: Any, schema: Any, clock: str, names: list[str], record: np.n
 
 def _checksums(d: Any, a: int, b: int) -> np.ndarray:
     """(b - a, 1) uint64: the checksums of rows of a field; a row that is large is read part by part."""
-    from ensemblekit.store.segments import checksums
+    from ensemblekit.store.checksums import checksums
 
     item, size = d.shape[1:], d.dtype.itemsize
     if math.prod(item) * size <= READ_BYTES:

@@ -177,7 +177,7 @@ def publish(store: Store, path: str | os.PathLike[str] | None) -> str:
     if n == 0:
         raise InputError(f"{store.path} has no snapshots yet")
     assert times is not None
-    schemas = {layout.path: layout.schema for layout in store._layouts}
+    schemas = {layout.path: layout.schema for layout in store.layouts}
     home = os.path.dirname(os.path.abspath(target))
     try:
         with replacing(target, follow=True) as temporary, new_file(temporary, libver=("earliest", "v110")) as f:

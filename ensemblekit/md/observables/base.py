@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, runtime_check
 
 import numpy as np
 
-from ensemblekit.averaging.derived import Periodic
+from ensemblekit.averaging.derived import Periodic, SecondMoment
 from ensemblekit.averaging.estimate import Estimate
 from ensemblekit.averaging.reducer import Reducer
 from ensemblekit.averaging.series import Series
@@ -29,12 +29,14 @@ if TYPE_CHECKING:
 
 Map = Callable[[Block], np.ndarray]
 Coords = Mapping[str, tuple[np.ndarray, str]]
+Arrange = Callable[[np.ndarray, float, np.ndarray | None], np.ndarray]
+"""(values, what is put elsewhere, the elements that the values are; None: all) -> an array of the observable's shape."""
 
 
 class Derived(NamedTuple):
     """A smooth function of the mean of an observable's map."""
 
-    function: Callable[[np.ndarray], Any]
+    function: Callable[[np.ndarray], Any] | SecondMoment
     """Mean of the map (*out) -> the quantity, any shape. It must take any weighted mean of frames."""
     unit: str = ""
     coords: Coords = {}     # noqa: RUF012  (never changed)
@@ -79,9 +81,14 @@ class Kept(Protocol):
     def merged(self) -> tuple[Any, ...]:
         """The results of the reducers over all frames kept."""
 
-    def estimate(self, function: Callable[..., Any], unit: str = "", coords: Coords = {}) -> Estimate:     # noqa: B006
+    def estimate(self, function: Callable[..., Any], unit: str = "", coords: Coords = {},      # noqa: B006
+                 independent: Any = None) -> Estimate:
         """The Estimate of `function(*results of the reducers)` by a jackknife over the parts; for reducers that do not
-        ask what comes after what."""
+        ask what comes after what.
+
+        independent: of a variance or its root, the independent stretches of what varies, (*item,): its interval grows with
+        it, and these say whether it is vouched for.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,11 +101,13 @@ class Prepared:
     """Of the observable (after `function`)."""
     coords: Coords = field(default_factory=dict)
     """Axis of the observable (after `function`) -> (values, unit), in the order of the axes."""
-    function: Callable[[np.ndarray], Any] | None = None
+    function: Callable[[np.ndarray], Any] | SecondMoment | None = None
     """Mean of the map -> the observable; None: the mean itself."""
-    arrange: Callable[[np.ndarray, float], np.ndarray] | None = None
-    """Instead of `function`, where it only puts the numbers in their places: (values (*out), what is put elsewhere) -> the
-    observable's shape. Means and errors are put alike, with no jackknife and its memory."""
+    arrange: Arrange | None = None
+    """Instead of `function`, where it only puts the numbers (flat) in their places. Means and errors are put alike, with no
+    jackknife and its memory."""
+    nonzero: bool = False
+    """Nearly all numbers of the map are 0 in every frame: only those that ever are not carry statistics."""
     further: Mapping[str, Derived] = field(default_factory=dict)
     """Name -> another function of the same mean: "coordination" is `found["rdf"].coordination`."""
     series: Callable[[np.ndarray], np.ndarray] | None = None
@@ -115,6 +124,8 @@ class Prepared:
     bounds: tuple[float, float | None] | Mapping[str, tuple[float, float | None]] | None = None
     """What the observable cannot leave, (0.0, None) for a length or (0.0, 1.0) for a share: its interval keeps within; with
     `finish` also by name, "" being the observable."""
+    spread: bool = False
+    """It is a variance or the root of one, whose interval is above its bound already."""
     compiled: bool = False
     """The map is one number a frame and calls no BLAS: kernels and little else."""
     period: float | None = None

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ensemblekit.averaging.observed import in_places
 from ensemblekit.errors import InputError
 from ensemblekit.md.observables.base import Prepared, SameAtoms
 from ensemblekit.md.observables.groups import (
@@ -19,6 +20,7 @@ from ensemblekit.md.observables.groups import (
     reference_positions,
     residues_of,
     square,
+    triangle,
 )
 from ensemblekit.md.superpose import frames_of
 from ensemblekit.md.system import Gather, Plain, System
@@ -96,10 +98,11 @@ class ContactMap(SameAtoms):
         periodic = self.periodic and system.boxed
         gather = Plain(every) if periodic else system.gather(every)
         shape = (len(resids_a), len(resids_b))
-        half = np.triu_indices(len(resids_a)) if a is b else None       # symmetric: one half is averaged
+        half = triangle(len(resids_a), 0) if a is b else None       # symmetric: one half is averaged
         return Prepared(partial(_map, gather, np.searchsorted(every, a), np.searchsorted(every, b), row, column, shape, half,
                                 self.radius, periodic), "", {"residue": (resids_a, ""), "residue_b": (resids_b, "")},
-                        arrange=None if half is None else partial(square, *half, len(resids_a)), bounds=(0.0, 1.0))
+                        arrange=partial(_oblong, shape) if half is None else partial(square, len(resids_a), 0), nonzero=True,
+                        bounds=(0.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -252,10 +255,15 @@ def _varying_contacts(a: Updating, b: Updating, radius: float, periodic: bool, b
 
 
 def _map(gather: Gather, a: np.ndarray, b: np.ndarray, row: np.ndarray, column: np.ndarray, shape: tuple[int, int],
-         half: tuple[np.ndarray, np.ndarray] | None, radius: float, periodic: bool, block: Block) -> np.ndarray:
+         half: np.ndarray | None, radius: float, periodic: bool, block: Block) -> np.ndarray:
     positions, index = gather(block)
     maps = contact_maps(positions, index[a], index[b], row, column, shape, radius, boxes_of(block, periodic))
-    return maps if half is None else maps[:, half[0], half[1]]
+    maps = maps.reshape(len(maps), -1)
+    return maps if half is None else np.take(maps, half, axis=1)
+
+
+def _oblong(shape: tuple[int, int], values: np.ndarray, other: float, elements: np.ndarray) -> np.ndarray:
+    return in_places(np.append(values, other), elements, shape)
 
 
 def contact_maps(positions: np.ndarray, a: np.ndarray, b: np.ndarray, row: np.ndarray, column: np.ndarray,

@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+from ensemblekit.averaging.derived import SecondMoment
 from ensemblekit.errors import InputError
 from ensemblekit.md.groups import molecules_of
 from ensemblekit.md.observables.base import Derived, Prepared, SameAtoms
@@ -113,6 +114,10 @@ class DielectricConstant(SameAtoms):
     sums: Neumann, Mol. Phys. 50, 841 (1983). Any triclinic box; molecules are made whole first. With it comes
     ``tensor`` (3, 3), whose trace is three times the constant.
 
+    What the scatter of <M> takes from the fluctuation of a run of finite length is put back (a factor n_eff / (n_eff - 1)
+    or so; ``corrected=False``: as other programs have it). The interval is vouched for from twenty independent stretches
+    of M on.
+
     Charged molecules are refused: their dipole depends on the origin, and every ion that leaves the box adds a jump of
     q times a box vector; leave them out (``select="resname SOL"``) for the part of the solvent.
     """
@@ -120,6 +125,8 @@ class DielectricConstant(SameAtoms):
     select: str = "all"
     temperature: float = float("nan")
     """In K; must be given."""
+    corrected: bool = True
+    """Put back what the mean of a run of finite length takes away; False: as other programs have it."""
 
     _fixed = "fluctuations are those of one body; md.Dipole(updating=True) follows atoms that come and go"
 
@@ -141,8 +148,10 @@ class DielectricConstant(SameAtoms):
         shift = moments(gather, charges, np.zeros(len(atoms)), start)[0]
         scale = 4 * np.pi * COULOMB / (BOLTZMANN * self.temperature * volume)
         ready = partial(_second_moments, gather, charges, shift, volume)
-        further = {"tensor": Derived(partial(_tensor, scale), "", {"row": (np.arange(3), ""), "column": (np.arange(3), "")})}
-        return Prepared(ready, "", function=partial(_epsilon, scale), further=further, bounds=(1.0, None))
+        tensor = SecondMoment(partial(_tensor, scale), slice(0, 3), np.where(np.eye(3) == 1, 1.0, -np.inf), self.corrected)
+        further = {"tensor": Derived(tensor, "", {"row": (np.arange(3), ""), "column": (np.arange(3), "")})}
+        return Prepared(ready, "", function=SecondMoment(partial(_epsilon, scale), slice(0, 3), 1.0, self.corrected),
+                        further=further, bounds=(1.0, None), spread=True)
 
     def _check_neutral(self, system: System, atoms: np.ndarray, charges: np.ndarray) -> None:
         if system.topology.bonds is not None:
@@ -167,12 +176,12 @@ def _second_moments(gather: Gather, charges: np.ndarray, shift: np.ndarray, volu
     return np.column_stack([m, m[:, i] * m[:, j], volumes / volume])
 
 
-def _tensor(scale: float, mean: np.ndarray) -> np.ndarray:
+def _tensor(scale: float, mean: np.ndarray, kept: np.ndarray) -> np.ndarray:
     tensor = np.empty((3, 3))
     i, j = np.triu_indices(3)
-    tensor[i, j] = tensor[j, i] = mean[3:9] - mean[i] * mean[j]
+    tensor[i, j] = tensor[j, i] = (mean[3:9] - mean[i] * mean[j]) / np.sqrt(kept[i] * kept[j])
     return np.eye(3) + scale / mean[9] * tensor
 
 
-def _epsilon(scale: float, mean: np.ndarray) -> np.ndarray:
-    return np.trace(_tensor(scale, mean)) / 3
+def _epsilon(scale: float, mean: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    return np.trace(_tensor(scale, mean, kept)) / 3

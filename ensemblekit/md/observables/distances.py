@@ -10,7 +10,7 @@ import numpy as np
 
 from ensemblekit.errors import InputError
 from ensemblekit.md.observables.base import Prepared, SameAtoms
-from ensemblekit.md.observables.groups import Points, points_for, points_of, residues_of, square
+from ensemblekit.md.observables.groups import Points, points_for, points_of, residues_of, square, triangle
 from ensemblekit.md.system import System
 from ensemblekit.md.updating import VaryingPoints
 from ensemblekit.source import Block
@@ -116,21 +116,19 @@ class DistanceMap(SameAtoms):
             raise InputError(f"a map of {n_pairs} pairs is too large to average with errors; the most is {MOST_PAIRS}. "
                              'Choose fewer atoms, or level="residue"')
         if same:
-            rows, columns = np.triu_indices(counts[0], 1)
-            pairs = np.stack([rows, columns], axis=1)
+            pairs = np.stack(np.divmod(triangle(counts[0], 1), counts[0]), axis=1)
             if not len(pairs):
                 raise InputError(f"a distance map needs 2 atoms; {self.select_a!r} has 1")
         else:
-            rows, columns = (x.ravel() for x in np.indices(counts))
-            pairs = np.stack([rows, columns + counts[0]], axis=1)
+            pairs = np.stack(np.divmod(np.arange(n_pairs), counts[1]), axis=1) + np.array([0, counts[0]])
         points = points_of(system, groups, "mass" if self.level == "residue" else None, self.periodic)
-        fill: Any = partial(square, rows, columns, counts[0]) if same else partial(_oblong, (counts[0], counts[1]))
+        fill: Any = partial(square, counts[0], 1) if same else partial(_oblong, (counts[0], counts[1]))
         names = ("residue", "residue_b")
         coords = {name: (labels[k if not same else 0], "") for k, name in enumerate(names)}
         return Prepared(partial(_distances, points, pairs), "Angstrom", coords, arrange=fill, bounds=(0.0, None))
 
 
-def _oblong(shape: tuple[int, int], values: np.ndarray, _: float) -> np.ndarray:
+def _oblong(shape: tuple[int, int], values: np.ndarray, *_: Any) -> np.ndarray:
     return np.broadcast_to(values, (shape[0] * shape[1],)).reshape(shape)
 
 

@@ -20,6 +20,7 @@ from ensemblekit.source import WHOLE, Block
 POINT_BYTES = 1 << 20
 """Centres are made for so many frames at a time that they stay in the cache."""
 NO_BOX = np.zeros((0, 3, 3))
+TILE = 64
 
 
 def boxes_of(block: Block, periodic: bool) -> np.ndarray:
@@ -174,9 +175,30 @@ def residues_of(system: System, atoms: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return which, topology.resids[first]
 
 
-def square(rows: np.ndarray, columns: np.ndarray, n: int, values: np.ndarray, other: float) -> np.ndarray:
-    """A symmetric map (n, n) of its values at (rows, columns), one half of it, and `other` where there is none."""
-    full = np.full((n, n), other)
-    full[rows, columns] = values
-    full[columns, rows] = values
+def triangle(n: int, above: int) -> np.ndarray:
+    """Flat places in an n x n map of its upper triangle row by row, from `above` its diagonal on."""
+    return np.concatenate([np.arange(i * n + i + above, (i + 1) * n) for i in range(n)])
+
+
+def square(n: int, above: int, values: np.ndarray, other: float, elements: np.ndarray | None) -> np.ndarray:
+    """A symmetric map (n, n) of its upper triangle, row by row from `above` its diagonal on, and `other` where there is none.
+
+    elements: places in the triangle that the values are of, `other` being everywhere else; None: all of them.
+    """
+    full = np.zeros((n, n)) if other == 0 else np.full((n, n), other)
+    lengths = np.maximum(n - above - np.arange(n), 0)
+    begin = np.concatenate([[0], np.cumsum(lengths)])
+    if elements is not None:
+        rows: np.ndarray = np.searchsorted(begin, elements, side="right") - 1
+        columns = elements - begin[rows] + rows + above
+        full[rows, columns] = values
+        full[columns, rows] = values
+        return full
+    for i in range(n):
+        full[i, i + above:] = values[begin[i]:begin[i + 1]]
+    for a in range(0, n, TILE):         # mirrored tile by tile, which stay in the cache
+        b = min(a + TILE, n)
+        full[b:, a:b] = full[a:b, b:].T
+        lower, left = np.tril_indices(b - a, -1)
+        full[a + lower, a + left] = full[a + left, a + lower]
     return full

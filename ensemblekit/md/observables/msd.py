@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ensemblekit.averaging.average import ENOUGH, elapsed, start_after
+from ensemblekit.averaging.average import elapsed, start_after
+from ensemblekit.averaging.doubts import ENOUGH
 from ensemblekit.averaging.equilibration import significant_start
 from ensemblekit.averaging.estimate import Estimate, bounded_interval, student_interval
 from ensemblekit.errors import InputError, StatisticsError
@@ -181,6 +182,8 @@ class _Finish:
         columns = ["xyz".index(d) for d in self.settings.dimensions]
         return significant_start(np.square(steps[..., columns]).sum(axis=-1).mean(axis=-1)) if len(steps) >= 8 else 0
 
+    # Displacements of many molecules are worth more than the frames they are seen in; n_eff, which counts frames, ends at n.
+
     def _msd(self, by_group: np.ndarray, sizes: np.ndarray, n: int, times: np.ndarray, unit: str, kept: Kept,
              doubts: list[str], lost: bool) -> Estimate:
         d = len(self.settings.dimensions)
@@ -201,10 +204,10 @@ class _Finish:
         if few:
             verdict.append(f"{few} of {len(mean) - 1} lags have fewer than {ENOUGH:g} independent displacements")
         low, high = student_interval(mean, stderr, np.where(np.isnan(dof), 1.0, dof), kept.confidence)
-        return Estimate(mean=mean, stderr=stderr, interval=(low, high), confidence=kept.confidence, n=n, n_eff=n_eff,
-                        statistical_inefficiency=g, correlation_time=g / 2 * times[1], dof=dof, converged=not few and not lost,
-                        verdict="; ".join(verdict), estimators=estimators, unit="Angstrom2", **_start_of(kept),
-                        time_unit=unit if unit != "frame" else "", coords={"lag": (times, unit)})
+        return Estimate(mean=mean, stderr=stderr, interval=(low, high), confidence=kept.confidence, n=n,
+                        n_eff=np.minimum(n_eff, n), statistical_inefficiency=g, correlation_time=g / 2 * times[1], dof=dof,
+                        converged=not few and not lost, verdict="; ".join(verdict), estimators=estimators, unit="Angstrom2",
+                        **_start_of(kept), time_unit=unit if unit != "frame" else "", coords={"lag": (times, unit)})
 
     def _diffusion(self, by_group: np.ndarray, sizes: np.ndarray, n: int, times: np.ndarray, unit: str, kept: Kept,
                    cell: np.ndarray | None, doubts: list[str], lost: bool) -> dict[str, Estimate]:
@@ -228,8 +231,8 @@ class _Finish:
             if more.get("unit"):        # a diffusion coefficient is not negative; its correction is no matter of chance
                 interval = bounded_interval(value, interval, (shift, None))
             return Estimate(mean=value, stderr=stderr, interval=interval,
-                            n_eff=n_eff, statistical_inefficiency=g, correlation_time=g / 2 * times[1], converged=converged,
-                            verdict="; ".join(doubts), **facts, **more)
+                            n_eff=min(n_eff, n), statistical_inefficiency=g, correlation_time=g / 2 * times[1],
+                            converged=converged, verdict="; ".join(doubts), **facts, **more)
 
         few = 2 / d * (line.slope / max(line.stderr, 1e-300)) ** 2 < ENOUGH
         mine = list(doubts)

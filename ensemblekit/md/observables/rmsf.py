@@ -12,7 +12,8 @@ import numpy as np
 from ensemblekit.averaging.blocking import FEWEST, blocking
 from ensemblekit.averaging.estimate import Estimate
 from ensemblekit.averaging.moments import Moments, MomentsResult
-from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.averaging.second import kept_together, share_kept, stretches
+from ensemblekit.errors import InputError
 from ensemblekit.md.observables.base import Coords, Kept, Prepared, SameAtoms
 from ensemblekit.md.observables.groups import reference_positions, residues_of, shares_by
 from ensemblekit.md.observables.rmsd import check_fit
@@ -43,9 +44,9 @@ class RMSF(SameAtoms):
     """Where the first superposition goes: the first frame, or what md.RMSD takes."""
     rounds: int | None = 1
     """Mean structures made, each from the last, each one read; None: until it settles."""
-    corrected: bool = False
-    """Add what the mean position takes away from a sample of finite length: the square of its standard error, correlation
-    counted (a factor n_eff / (n_eff - 1) on the mean square). False: as other programs have it."""
+    corrected: bool = True
+    """Put back what the mean position takes away from a run of finite length, correlation counted (a factor n_eff /
+    (n_eff - 1) or so on the mean square). False: as other programs have it."""
     level: Literal["atom", "residue"] = "atom"
     """"residue": the root of the mean of its selected atoms' mean squares, weighted by mass where known."""
 
@@ -66,8 +67,8 @@ class RMSF(SameAtoms):
             groups = (which, mass)
         coords: Coords = {"residue": (resids if groups else resids[which], "")}
         return Prepared(partial(moved_atoms, gather, found.fit, same, found.mean), "Angstrom", dict(coords),
-                        reducers=(Moments(),), finish=partial(_finished, groups, self.corrected, several(system), coords),
-                        bounds={"": (0.0, None), "bfactor": (0.0, None)}, premade="the mean structure")
+                        reducers=(Moments(),), finish=partial(_finished, groups, self.corrected, n_runs(system), coords),
+                        bounds={"": (0.0, None), "bfactor": (0.0, None)}, spread=True, premade="the mean structure")
 
 
 def fitted_mean(system: System, atoms: np.ndarray, select: str, fit: str | Literal[False] | None, weights: str | None,
@@ -94,29 +95,47 @@ def moved_atoms(gather: Gather, onto: Fit, same: bool, mean: np.ndarray, block: 
     return onto.moved(positions, fitted, atoms, mean)
 
 
+def n_runs(system: System) -> int:
+    """How many runs there are; several move about one mean structure, not each about its own."""
+    return len(system.source.lengths or ())
+
+
 def several(system: System) -> bool:
-    """Whether there are several runs, which then move about one mean structure, not each about its own."""
-    return len(system.source.lengths or ()) > 1
+    """Whether there are several runs."""
+    return n_runs(system) > 1
 
 
 Groups = tuple[np.ndarray, np.ndarray] | None
 
 
-def _finished(groups: Groups, corrected: bool, common: bool, coords: Coords, kept: Kept) -> dict[str, Estimate]:
-    lost: np.ndarray | float = 0.0
-    if corrected:
-        found = [state.result() for _, (state, *_) in kept.states if state.weight > 0]      # type: ignore[attr-defined]
-        if len(found) < FEWEST:
-            raise StatisticsError(f"the correction for a finite sample needs {FEWEST} parts of the run with weight; there are "
-                                  f"{len(found)}. Take corrected=False, or more frames")
-        weights = np.array([part.sum_weights for part in found])
-        lost = np.square(blocking(np.array([part.mean for part in found]), weights).chosen().stderr).sum(-1)
-    return {"": kept.estimate(partial(_root, groups, lost, common), "Angstrom", coords),
-            "bfactor": kept.estimate(partial(_b_factor, groups, lost, common), "Angstrom2", coords)}
+def _finished(groups: Groups, corrected: bool, runs: int, coords: Coords, kept: Kept) -> dict[str, Estimate]:
+    share, variance = _share_kept(kept, runs)
+    independent = stretches(kept_together(share, variance))
+    if groups is not None:
+        which, mass = groups
+        moved = mass * variance.sum(-1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            independent = np.bincount(which, moved) / np.bincount(which, moved / independent)
+    divisor = share if corrected else np.ones_like(share)
+    return {"": kept.estimate(partial(_root, groups, divisor, runs > 1), "Angstrom", coords, independent),
+            "bfactor": kept.estimate(partial(_b_factor, groups, divisor, runs > 1), "Angstrom2", coords, independent)}
 
 
-def _mean_square(groups: Groups, lost: np.ndarray | float, common: bool, moments: MomentsResult) -> np.ndarray:
-    """Of each atom (or residue) about its mean, over all frames: not divided by one less.
+def _share_kept(kept: Kept, runs: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of the variance of each coordinate (atoms, 3) about the mean of all runs, 1 where it is too short to tell; and that."""
+    parts = [state.result() for _, (state, *_) in kept.states if state.weight > 0]      # type: ignore[attr-defined]
+    moments: MomentsResult = kept.merged()[0]
+    if len(parts) < FEWEST:
+        return np.ones(moments.mean.shape), np.zeros(moments.mean.shape)
+    weights = np.array([part.sum_weights for part in parts])
+    stderr = blocking(np.array([part.mean for part in parts]), weights).chosen().stderr
+    with np.errstate(invalid="ignore", divide="ignore"):
+        n_eff = np.where(stderr > 0, runs * moments.variance / stderr**2, np.nan)
+    return share_kept(n_eff, runs * kept.n), moments.variance
+
+
+def _mean_square(groups: Groups, divisor: np.ndarray, common: bool, moments: MomentsResult) -> np.ndarray:
+    """Of each atom (or residue) about its mean, over all frames: not divided by one less, but by what the mean took away.
 
     common: about the mean structure of all runs, which is where the deviations start.
     """
@@ -124,16 +143,16 @@ def _mean_square(groups: Groups, lost: np.ndarray | float, common: bool, moments
     spread = np.zeros(moments.mean.shape) if share <= 1e-12 else moments.variance * share
     if common:
         spread = spread + moments.mean**2
-    found = spread.sum(-1) + lost
+    found = (spread / divisor).sum(-1)
     if groups is None:
         return found
     which, mass = groups
     return np.bincount(which, mass * found) / np.bincount(which, mass)
 
 
-def _root(groups: Groups, lost: np.ndarray | float, common: bool, moments: MomentsResult) -> np.ndarray:
-    return np.sqrt(_mean_square(groups, lost, common, moments))
+def _root(groups: Groups, divisor: np.ndarray, common: bool, moments: MomentsResult) -> np.ndarray:
+    return np.sqrt(_mean_square(groups, divisor, common, moments))
 
 
-def _b_factor(groups: Groups, lost: np.ndarray | float, common: bool, moments: MomentsResult) -> np.ndarray:
-    return B_FACTOR * _mean_square(groups, lost, common, moments)
+def _b_factor(groups: Groups, divisor: np.ndarray, common: bool, moments: MomentsResult) -> np.ndarray:
+    return B_FACTOR * _mean_square(groups, divisor, common, moments)

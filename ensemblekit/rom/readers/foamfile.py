@@ -6,6 +6,7 @@ import gzip
 import os
 import re
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,7 +124,8 @@ class FoamFile:
         word = re.compile(rb"\s*(uniform|nonuniform)\b").match(self.data, at)
         shape = (n,) if components == 1 else (n, components)
         if word is None:
-            raise self.wrong("a value is neither uniform nor nonuniform (macros and code are not run)")
+            raise self.wrong("a value is neither uniform nor nonuniform: macros and code in a case are not run. Read the times "
+                             "that the solver wrote, or name the fields that are numbers with fields=")
         if word.group(1) == b"uniform":
             stop = self.data.find(b";", word.end())
             if stop < 0:
@@ -198,10 +200,10 @@ def there(path: str) -> bool:
 def on_disk(path: str) -> tuple[str, int | None]:
     """(path, block): where a file of a collated case lies, and which of its blocks is meant.
 
-    "processors4" holds the files of four processors, those of each as a block of one file. Here the folder of one of them
-    is called "processors4#2", so that everything below reads as it does in "processor2".
+    "processors4" (in OpenFOAM 5 plain "processors") holds the files of four processors, those of each as a block of one file.
+    Here the folder of one of them is called "processors4#2", so that everything below reads as it does in "processor2".
     """
-    found = re.search(r"(processors\d+(?:_\d+-\d+)?)#(\d+)(?=/|\\|\Z)", path)
+    found = re.search(r"(processors\d*(?:_\d+-\d+)?)#(\d+)(?=/|\\|\Z)", path)
     if found is None:
         return path, None
     return path[:found.end(1)] + path[found.end(2):], int(found.group(2))
@@ -244,22 +246,42 @@ def _blank(found: re.Match[bytes]) -> bytes:
     return text.translate(_BRACES) if text.startswith(b'"') else b" " * len(text)
 
 
-def _load_block(name: str, file: Any, block: int, head: int | None) -> FoamFile:
-    """The file of one processor: a container is a header and lists of bytes, "N(...)", one a processor.
+def count_blocks(path: str) -> int:
+    """How many processors a file of the collated format holds a block of. Raises SnapshotFileError."""
+    try:
+        with open(path, "rb") as file:
+            return sum(1 for _ in _blocks(path, file)[1])
+    except OSError as error:
+        raise SnapshotFileError(path, f"cannot be read ({error})") from error
 
-    Blocks are files of their own, header and all; a block without one goes by the header of the first.
-    """
+
+def _blocks(name: str, file: Any) -> tuple[dict[str, str], Iterator[tuple[int, int]]]:
+    """The header of a container, and first byte and size of each of its blocks: "N(...)", one a processor."""
     outer = _header(file.read(1 << 14))
     if outer is None or outer[1].get("class") != "decomposedBlockData":
         raise SnapshotFileError(name, "is no file of the collated format (of class decomposedBlockData), or is cut short")
-    at, first = outer[0], None
-    for k in range(block + 1):
-        file.seek(at)
-        lead = file.read(1 << 12)
-        found = re.compile(rb"\s*(?:(?:/\*.*?\*/|//[^\n]*)\s*)*(?:List<char>\s*)?(\d+)\s*\(", re.S).match(lead)
-        if found is None:
-            raise SnapshotFileError(name, f"is cut short: there is no block of processor {k}")
-        size, start = int(found.group(1)), at + found.end()
+
+    begin = re.compile(rb"\s*(?:(?:/\*.*?\*/|//[^\n]*)\s*)*(?:List<char>\s*)?(\d+)\s*\(", re.S)
+
+    def places(at: int) -> Iterator[tuple[int, int]]:
+        while True:
+            file.seek(at)
+            found = begin.match(file.read(1 << 12))
+            if found is None:
+                return
+            size, start = int(found.group(1)), at + found.end()
+            yield start, size
+            at = start + size + 1
+
+    return outer[1], places(outer[0])
+
+
+def _load_block(name: str, file: Any, block: int, head: int | None) -> FoamFile:
+    """The file of one processor, from a container. Blocks are files of their own, header and all; a block without one goes
+    by the header of the first."""
+    outer, places = _blocks(name, file)
+    first, k = None, -1
+    for k, (start, size) in enumerate(places):
         if k in (0, block):
             file.seek(start)
             whole = head is None or head >= size
@@ -269,9 +291,12 @@ def _load_block(name: str, file: Any, block: int, head: int | None) -> FoamFile:
             own = _header(data)
             if k == 0:
                 first = own
-        at = start + size + 1
+        if k == block:
+            break
+    if k < block:
+        raise SnapshotFileError(name, f"is cut short: there is no block of processor {k + 1}")
     if own is None and first is not None:
         own = (0, {key: value for key, value in first[1].items() if key != "note"})
     if own is None:
         raise SnapshotFileError(name, f"has no FoamFile header in the block of processor {block}")
-    return FoamFile(name, data, own[0], {**({"arch": outer[1]["arch"]} if "arch" in outer[1] else {}), **own[1]})
+    return FoamFile(name, data, own[0], {**({"arch": outer["arch"]} if "arch" in outer else {}), **own[1]})

@@ -14,7 +14,8 @@ from ensemblekit.parts import TIME_NAMES
 from ensemblekit.rom.readers.reader import Options, bookkeeping, chosen, known_times
 from ensemblekit.source import Field
 from ensemblekit.store.hdf5 import opened
-from ensemblekit.store.store import Store, StoredSource
+from ensemblekit.store.store import Store
+from ensemblekit.store.stored import StoredSource
 
 
 def open_stored(path: str, options: Options) -> StoredSource:

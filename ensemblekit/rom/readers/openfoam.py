@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -13,8 +14,8 @@ import numpy as np
 from ensemblekit.errors import InputError, SnapshotFileError
 from ensemblekit.rom.cells import POLYGON, QUAD, TRIANGLE
 from ensemblekit.rom.mesh import Association, Mesh, Polyhedra
-from ensemblekit.rom.readers.foamfile import COMPONENTS, VOLUME_FIELD, FoamFile, load, on_disk, there
-from ensemblekit.rom.readers.reader import MissingFieldError, Options, lean, places_of
+from ensemblekit.rom.readers.foamfile import COMPONENTS, VOLUME_FIELD, FoamFile, count_blocks, load, on_disk, there
+from ensemblekit.rom.readers.reader import MissingFieldError, Options, bookkeeping, lean, places_of
 from ensemblekit.source import Field
 
 CONSTRAINTS = ("empty", "processor", "cyclic", "cyclicAMI", "processorCyclic")
@@ -406,7 +407,8 @@ def open_foam(path: str, options: Options) -> FoamCase:
     if not there(os.path.join(mesh_folder, "owner")):
         regions = [name for name in _listed(os.path.join(folders[0], "constant"))
                    if _is_folder(os.path.join(folders[0], "constant", name, "polyMesh"))]
-        raise SnapshotFileError(mesh_folder, "is missing" + (f"; the regions are {', '.join(regions)}" if regions else ""))
+        raise SnapshotFileError(mesh_folder, "is missing" + (f"; the regions are {', '.join(sorted(regions))}: name the one to "
+                                                             "read with region=" if regions else ""))
     labels, names = _with_fields(folders[0], labels, options)
     first = _inside(folders[0], labels[0], options.region)
     if options.patch is not None:
@@ -430,8 +432,8 @@ def open_foam(path: str, options: Options) -> FoamCase:
 
 
 def _decomposed(case: str) -> list[tuple[str, ...]]:
-    """The folders of the processors: "processor0", "processor1", ...; or the blocks of "processors4", or of "processors4_0-1"
-    and "processors4_2-3" (the collated format)."""
+    """The folders of the processors: "processor0", "processor1", ...; or the blocks of "processors4", of "processors4_0-1" and
+    "processors4_2-3", or of "processors" (the collated format)."""
     found = []
     names = os.listdir(case)
     single = [name for name in names if re.fullmatch(r"processor\d+", name)]
@@ -450,7 +452,11 @@ def _decomposed(case: str) -> list[tuple[str, ...]]:
             raise SnapshotFileError(case, f"is decomposed for {n} processors, and {', '.join(g[2] for g in sorted(groups))} "
                                           f"hold {len(parts)}")
         found.append(tuple(parts))
-    return found
+    if "processors" in names:       # as OpenFOAM 5 called it: how many there are its files say
+        whole = os.path.join(case, "processors")
+        owners = sorted(glob.glob(os.path.join(glob.escape(whole), "constant", "**", "polyMesh", "owner"), recursive=True))
+        found.append(tuple(f"{whole}#{k}" for k in range(count_blocks(owners[0]) if owners else 0)))
+    return [parts for parts in found if parts]
 
 
 def _with_fields(case: str, labels: list[str], options: Options) -> tuple[list[str], list[str]]:
@@ -478,6 +484,7 @@ def _with_fields(case: str, labels: list[str], options: Options) -> tuple[list[s
     most = [name for name in volume_fields(places[typical]) if name in common]
     labels = [label for label in labels if files[label] & set(most)]
     names = [name for name in most if all(name in files[label] for label in labels)]
+    names = [name for name in names if not bookkeeping(name, np.dtype(float))] or names
     if not names:
         raise SnapshotFileError(case, "has no field on cells that every time folder has")
     return labels, names

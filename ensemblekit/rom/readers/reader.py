@@ -57,7 +57,8 @@ class Reader(Protocol):
         """(len(rows), *item) of each field; (len(rows), width) with a tile. Raises SnapshotFileError."""
 
 
-BOOKKEEPING = ("vtkGhostType", "vtkValidPointMask", "vtkBlockColors", "SourceElementSide", "TimeValue", "procID", "partitionID")
+BOOKKEEPING = ("vtkGhostType", "vtkValidPointMask", "vtkBlockColors", "SourceElementSide", "TimeValue", "procID", "partitionID",
+               "cellToRegion", "cellDist", "cellDecomposition", "processorID")
 IDENTIFIER = re.compile(r"(vtk)?_?(global|local|original|pedigree|implicit|source|process|element_?block)?_?"
                         r"(node|point|cell|element|elem|face|edge|vertex|object|process|rank|block|part|proc)?_?ids?",
                         re.IGNORECASE)
@@ -92,6 +93,16 @@ def numbers_in_names(stems: Sequence[str]) -> np.ndarray | None:
         return None
     values = np.array([float(x) for x in columns[0]])
     return values if (np.diff(values) > 0).all() else None
+
+
+def all_timed(known: Sequence[bool], paths: Sequence[str], stacklevel: int) -> bool:
+    """Whether every file of a series says its time; a warning where only some do."""
+    if any(known) and not all(known):
+        missing = [path for path, one in zip(paths, known, strict=True) if not one]
+        warnings.warn(f"{len(missing)} of {len(known)} files say no time ({missing[0]} first), and the times of the others are "
+                      "left out with theirs: snapshots go by the numbers in their names. Say the times with times=",
+                      stacklevel=stacklevel)
+    return bool(known) and all(known)
 
 
 def check_readable(path: str) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import re
-import struct
 import threading
 import warnings
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 from xml.etree import ElementTree
@@ -21,15 +18,26 @@ import numpy as np
 from ensemblekit.errors import InputError, MissingExtraError, SnapshotFileError
 from ensemblekit.rom.mesh import Association, Mesh, Polyhedra
 from ensemblekit.rom.readers.openfoam import joined, taken
-from ensemblekit.rom.readers.reader import MissingFieldError, Options, bookkeeping, check_readable, chosen, lean
+from ensemblekit.rom.readers.reader import (
+    MissingFieldError,
+    Options,
+    Reader,
+    all_timed,
+    bookkeeping,
+    check_readable,
+    chosen,
+    lean,
+)
+from ensemblekit.rom.readers.vtk_time import time_in
 from ensemblekit.source import Field
 
 SINGLE = (".vtu", ".pvtu", ".vti", ".pvti", ".vtr", ".pvtr", ".vts", ".pvts", ".vtp", ".pvtp", ".vtk", ".vtm", ".vtmb")
 """One snapshot a file."""
 TEMPORAL = (".case", ".encas", ".cgns", ".ex2", ".exo", ".exii", ".e", ".xdmf", ".xmf", ".hdf")
 """Snapshots and times inside."""
+VTKHDF = (".vtkhdf", ".hdf", ".h5", ".hdf5")
+"""Of those, what VTK's reader of its HDF5 files is for."""
 DUPLICATE = 1
-HEAD = 1 << 16
 
 lock = threading.RLock()        # VTK's error log is one for the process, and netCDF, CGNS and HDF5 are not thread-safe
 
@@ -109,7 +117,12 @@ class VTKSeries:
     where: Mapping[str, Where]
     options: Options
     digest: str
+    steps: bool = True
+    """Whether VTK is asked for one of several instants."""
+    said: bool = True
+    """Whether the file says its times."""
     timed: bool = True
+    """Whether they are taken: a lone 0 says something only beside the times of other files."""
     time_unit: str = ""
     tiles: bool = False
     __getstate__ = lean
@@ -124,7 +137,7 @@ class VTKSeries:
 
     @cached_property
     def _mesh(self) -> Mesh:
-        return grid_of(leaves((self.path,), 0 if self.timed else None), {}, self.options, self.path).mesh
+        return grid_of(leaves((self.path,), 0 if self.steps else None), {}, self.options, self.path).mesh
 
     def mesh(self) -> Mesh:
         return self._mesh.with_fields({name: w.association for name, w in self.where.items()})
@@ -133,8 +146,8 @@ class VTKSeries:
         found = _empty(self.fields, names, len(rows))
         for k, row in enumerate(rows):
             where = {name: self.where[name] for name in names}
-            at = f"{self.path} at time {self.instants[row]:g}" if self.timed else self.path
-            grid = grid_of(leaves((self.path,), row if self.timed else None), where, self.options, at)
+            at = f"{self.path} at time {self.instants[row]:g}" if self.steps else self.path
+            grid = grid_of(leaves((self.path,), row if self.steps else None), where, self.options, at)
             _check(grid, at, self)
             for name in names:
                 found[name][k] = _fitting(grid.arrays[name], self.fields[name], name, at)
@@ -163,14 +176,14 @@ def _check(grid: Grid, path: str, series: VTKFiles | VTKSeries) -> None:
 def open_vtk(paths: Sequence[str], options: Options) -> VTKFiles | VTKSeries:
     """One file or a series of them. Raises SnapshotFileError, MissingFieldError, MissingExtraError."""
     pyvista()
-    suffix = os.path.splitext(paths[0])[1].lower()
+    suffix = _suffix(paths[0])
     if suffix == ".series":
         files, times = _series(paths[0])
         return _open_files(files, times, options)
     if suffix == ".pvd":
         files, times = _collection(paths[0])
         return _open_files(files, times, options)
-    if suffix in TEMPORAL and len(paths) == 1:
+    if suffix in (*TEMPORAL, *VTKHDF) and len(paths) == 1:
         return _open_temporal(paths[0], options)
     return _open_files([(path,) for path in paths], None, options)
 
@@ -184,8 +197,8 @@ def _open_files(files: Sequence[tuple[str, ...]], times: np.ndarray | None, opti
     where = _places(parts, options, first)
     grid = grid_of(parts, where, options, first)
     if times is None:
-        found = [time_in(group[0]) for group in files]
-        if all(t is not None for t in found):
+        found = [time_in(group[0]) if options.timed else None for group in files]
+        if all_timed([t is not None for t in found], [group[0] for group in files], 6):
             times = np.array(found, np.float64)
     return VTKFiles(tuple(files), {name: Field(x.shape, x.dtype.newbyteorder("=")) for name, x in grid.arrays.items()}, where,
                     options, times, grid.mesh.digest)
@@ -197,13 +210,28 @@ def _open_temporal(path: str, options: Options) -> VTKSeries:
     reader = _reader(path)
     with lock:
         instants = _instants(reader)
-    timed = len(instants) > 1 or (len(instants) == 1 and instants[0] != 0)
-    parts = leaves((path,), 0 if timed else None)
+    steps = len(instants) > 1 or (len(instants) == 1 and instants[0] != 0)
+    parts = leaves((path,), 0 if steps else None)
+    if not steps and _suffix(path) in VTKHDF:
+        from ensemblekit.rom.readers.vtkhdf import time_of_blocks
+
+        instants = time_of_blocks(path, options.external)       # VTK's reader leaves it out
+    said = len(instants) > 0
     where = _places(parts, options, path)
     grid = grid_of(parts, where, options, path)
-    return VTKSeries(path, instants if timed else np.zeros(1), {
+    return VTKSeries(path, instants if said else np.zeros(1), {
         name: Field(x.shape, x.dtype.newbyteorder("=")) for name, x in grid.arrays.items()}, where, options, grid.mesh.digest,
-        timed)
+        steps, said, said and (len(instants) > 1 or instants[0] != 0))
+
+
+def of_one_run(files: Sequence[Reader]) -> list[Reader]:
+    """The files of a series: where one of them knows a time, the 0 of another is one too."""
+    timed = any(file.times is not None for file in files)
+    return [replace(file, timed=file.said) if timed and isinstance(file, VTKSeries) else file for file in files]
+
+
+def _suffix(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
 
 
 def _check_links(path: str, options: Options) -> None:
@@ -217,7 +245,7 @@ def _check_links(path: str, options: Options) -> None:
 def _whole(path: str) -> None:
     """An XML file ends in its closing tag, or it was cut short; found without parsing it."""
     check_readable(path)
-    if os.path.splitext(path)[1].lower() == ".vtk":
+    if _suffix(path) == ".vtk":
         return
     with open(path, "rb") as file:
         file.seek(max(0, os.path.getsize(path) - 256))
@@ -238,7 +266,7 @@ def _complete(path: str) -> None:
 
     Raises SnapshotFileError.
     """
-    suffix = os.path.splitext(path)[1].lower()
+    suffix = _suffix(path)
     if suffix in (".e", ".ex2", ".exo", ".exii"):
         with open(path, "rb") as file:
             classic = file.read(4) in (b"CDF\x01", b"CDF\x02")
@@ -291,73 +319,12 @@ def _series(path: str) -> tuple[list[tuple[str, ...]], np.ndarray]:
     return [(name,) for _, name in entries], np.array([t for t, _ in entries])
 
 
-def time_in(path: str) -> float | None:
-    """The time that a file says it stands for (TimeValue, or TIME in legacy files); None where it says none.
-
-    Read from the beginning of the file, so that a series of thousands needs no parsing.
-    """
-    with open(path, "rb") as file:
-        head = file.read(HEAD)
-    legacy = re.search(rb"\n(?:TIME|TimeValue) 1 1 (double|float)\s*\n", head)
-    if legacy:
-        if b"\nASCII" in head[:512]:
-            return float(head[legacy.end():].split(None, 1)[0])
-        code = ">d" if legacy.group(1) == b"double" else ">f"
-        return float(struct.unpack_from(code, head, legacy.end())[0])
-    found = re.search(rb"<DataArray([^>]*Name=\"TimeValue\"[^>]*)>([^<]*)", head)
-    if found is None:
-        return None
-    about, content = found.group(1), found.group(2)
-    where = dict(re.findall(rb'(\w+)="([^"]*)"', about))
-    if where.get(b"format") == b"ascii":
-        return float(content.split()[0])
-    try:
-        return _binary_time(head, where, b"".join(content.split()))
-    except (ValueError, KeyError, struct.error, zlib.error):      # another compressor, or it stands further behind
-        with lock:
-            data = pyvista().read(path)
-        return float(np.asarray(data.field_data["TimeValue"]).ravel()[0]) if "TimeValue" in data.field_data else None
-
-
-def _binary_time(head: bytes, where: dict[bytes, bytes], inline: bytes) -> float:
-    """One number of an XML file's binary data: inline or appended, raw or base64, plain or by zlib."""
-    packed = re.search(rb'compressor="(\w+)"', head[:1024])
-    if packed is not None and packed.group(1) != b"vtkZLibDataCompressor":
-        raise ValueError("a compressor that is not read here")
-    size = 8 if b'header_type="UInt64"' in head[:1024] else 4
-    order = ">" if b'byte_order="BigEndian"' in head[:1024] else "<"
-    encoded = True
-    if where.get(b"format") == b"appended":
-        start = re.search(rb'<AppendedData\s+encoding="(\w+)"\s*>\s*_', head)
-        if start is None:
-            raise ValueError("not in the first bytes")
-        encoded = start.group(1) == b"base64"
-        inline = head[start.end() + int(where[b"offset"]):]
-    integer = f"{order}{'Q' if size == 8 else 'I'}"
-    numbers = 4 if packed else 1                # blocks, their size, the last one's, each one's packed; or the bytes
-    if encoded:
-        width = -(-numbers * size // 3) * 4 if packed else len(inline) - len(inline) % 4
-        first = base64.b64decode(inline[:width])
-        data = base64.b64decode(inline[width:width + 4 * (len(inline[width:]) // 4)]) if packed else first[size:]
-        if packed:
-            data = data[:struct.unpack_from(integer, first, 3 * size)[0]]
-    else:
-        first = inline[:numbers * size]
-        data = inline[numbers * size:]
-        if packed:
-            data = data[:struct.unpack_from(integer, first, 3 * size)[0]]
-    if packed:
-        data = zlib.decompress(data)
-    code = {b"Float64": "d", b"Float32": "f", b"Int64": "q", b"Int32": "i"}[where[b"type"]]
-    return float(struct.unpack_from(order + code, data)[0])
-
-
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 def _reader(path: str) -> Any:
     pv = pyvista()
-    suffix = os.path.splitext(path)[1].lower()
-    kinds = {".e": pv.ExodusIIReader, ".ex2": pv.ExodusIIReader, ".exo": pv.ExodusIIReader, ".exii": pv.ExodusIIReader,
+    suffix = _suffix(path)
+    kinds = {**dict.fromkeys(VTKHDF, pv.HDFReader), **dict.fromkeys((".e", ".ex2", ".exo", ".exii"), pv.ExodusIIReader),
              ".encas": pv.EnSightReader, ".xmf": pv.XdmfReader}
     with lock, pv.VtkErrorCatcher(raise_errors=False, send_to_logging=False) as catcher:
         try:
@@ -382,11 +349,18 @@ def leaves(paths: Sequence[str], instant: int | None) -> list[tuple[tuple[str, .
                     _turn_to(reader, instant)
                 with warnings.catch_warnings():     # pyvista's own checks: what they warn of is checked here too
                     warnings.simplefilter("ignore")
-                    data = reader.read() if instant is None or _knows_times(reader) else pv.wrap(
-                        reader.reader.GetOutputDataObject(0))
+                    if isinstance(reader, pv.HDFReader):    # pyvista's own look refuses what _walk takes apart
+                        reader.reader.Update()
+                        data = reader.reader.GetOutputDataObject(0)
+                    else:
+                        data = reader.read() if instant is None or _knows_times(reader) else pv.wrap(
+                            reader.reader.GetOutputDataObject(0))
             except Exception as error:
                 raise SnapshotFileError(path, f"cannot be read, or is cut short ({error})") from error
             _raise_errors(catcher, path)
+        if data is not None and (data.IsA("vtkUniformGridAMR") or data.IsA("vtkHyperTreeGrid")):
+            raise InputError(f"{path} holds an adaptive mesh ({data.GetClassName()[3:]}), whose cells are of many sizes, some "
+                             "over others; bring it to one mesh (in ParaView: Resample To Image), and read that")
         name = os.path.splitext(os.path.basename(path))[0]
         found += list(_walk(data, (name,) if len(paths) > 1 else (), pv))
     if not found:
@@ -433,26 +407,37 @@ def _raise_errors(catcher: Any, path: str) -> None:
 
 
 def _walk(data: Any, names: tuple[str, ...], pv: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The data sets inside blocks of blocks, each with the names of the blocks that it is in, outermost first."""
     if data is None:
         return
-    if isinstance(data, pv.MultiBlock):
-        for k in range(data.n_blocks):
-            yield from _walk(data[k], (*names, str(data.get_block_name(k) or k)), pv)
-    elif isinstance(data, pv.DataSet) and data.n_points:
-        yield names, data
-    elif hasattr(data, "GetNumberOfPartitions"):
+    if data.IsA("vtkPartitionedDataSetCollection"):
+        for k in range(data.GetNumberOfPartitionedDataSets()):
+            yield from _walk(data.GetPartitionedDataSet(k), (*names, _block_name(data, k)), pv)
+    elif data.IsA("vtkPartitionedDataSet"):
         for k in range(data.GetNumberOfPartitions()):
-            yield from _walk(pv.wrap(data.GetPartition(k)), (*names, str(k)), pv)
+            yield from _walk(data.GetPartition(k), names, pv)
+    elif data.IsA("vtkMultiBlockDataSet"):
+        for k in range(data.GetNumberOfBlocks()):
+            yield from _walk(data.GetBlock(k), (*names, _block_name(data, k)), pv)
+    elif data.IsA("vtkDataSet") and data.GetNumberOfPoints():
+        yield names, pv.wrap(data)
+
+
+def _block_name(data: Any, k: int) -> str:
+    from vtkmodules.vtkCommonDataModel import vtkCompositeDataSet
+
+    about = data.GetMetaData(k) if data.HasMetaData(k) else None
+    return str(about.Get(vtkCompositeDataSet.NAME()) or k) if about is not None else str(k)
 
 
 def selected(parts: Sequence[tuple[tuple[str, ...], Any]], options: Options, path: str) -> list[Any]:
-    """The blocks asked for by region, patch or zone; by default those of the highest dimension."""
+    """The blocks asked for by region, patch or zone, a name or "outer/inner"; by default those of the highest dimension."""
     for what in ("region", "zone", "patch"):
         wanted = getattr(options, what)
         if wanted is not None:
-            kept = [(names, data) for names, data in parts if wanted in names]
+            kept = [(names, data) for names, data in parts if wanted in names or f"/{wanted}/" in f"/{'/'.join(names)}/"]
             if not kept:
-                every = dict.fromkeys(name for names, _ in parts for name in names)
+                every = dict.fromkeys("/".join(names[:k]) for names, _ in parts for k in range(1, len(names) + 1))
                 raise InputError(f"{path} has no {what} {wanted!r}; its blocks are {', '.join(every) or 'not named'}")
             parts = kept
     if len(parts) == 1:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ensemblekit.errors import InputError, SnapshotFileError
+from ensemblekit.errors import EnsemblekitError, InputError, SnapshotFileError
 from ensemblekit.rom.cells import LINE, POLY_LINE, POLYGON, QUAD, TRIANGLE, TRIANGLE_STRIP, VERTEX
 from ensemblekit.rom.mesh import Association, Mesh, Polyhedra
 from ensemblekit.rom.readers.reader import Options, bookkeeping, chosen, lean
@@ -40,6 +41,8 @@ class VTKHDF:
     times: np.ndarray | None
     on: Mesh | None
     options: Options = Options()        # noqa: RUF009  (immutable)
+    stepped: bool = True
+    """Whether the file has steps, which arrays of an image then have as their first axis."""
     time_unit: str = ""
     tiles: bool = False
     __getstate__ = lean
@@ -62,7 +65,7 @@ class VTKHDF:
                 data = f[place.dataset]
                 for k, row in enumerate(rows):
                     if place.starts is None:
-                        values[k] = data[row].reshape(field.shape) if self.times is not None else data[...].reshape(field.shape)
+                        values[k] = data[row].reshape(field.shape) if self.stepped else data[...].reshape(field.shape)
                     else:
                         start = int(place.starts[row])
                         part = data[start:start + field.shape[0]]
@@ -74,51 +77,78 @@ class VTKHDF:
 
 
 def open_vtkhdf(path: str, options: Options) -> VTKHDF | None:
-    """A file of an unstructured grid, surface or image; None where VTK itself has to read it (assemblies, AMR)."""
+    """A file of an unstructured grid, surface or image; None where VTK itself has to read it (blocks of such).
+
+    Raises SnapshotFileError where what the format asks for is not there.
+    """
     with opened(path, options.external) as f:
+        try:
+            return _described(f, path, options)
+        except KeyError as error:
+            if isinstance(error, EnsemblekitError):
+                raise
+            lacking = re.findall(r"'(\w+)'", str(error))
+            raise SnapshotFileError(path, f"lacks {lacking[-1] if lacking else 'a part'!r}, which VTKHDF asks for: it is "
+                                          "damaged, or of another format") from error
+
+
+def _described(f: Any, path: str, options: Options) -> VTKHDF | None:
+    root = f["VTKHDF"]
+    kind = root.attrs["Type"]
+    kind = kind.decode() if isinstance(kind, bytes) else str(kind)
+    if kind not in ("UnstructuredGrid", "PolyData", "ImageData"):
+        return None
+    steps = root.get("Steps")
+    n = int(steps.attrs["NSteps"]) if steps is not None else 1
+    times = np.asarray(steps["Values"][:n], np.float64) if steps is not None else None
+    if steps is None and "FieldData/TimeValue" in root:
+        times = np.asarray(root["FieldData/TimeValue"][...], np.float64).ravel()[:1]
+    if times is not None and len(times) != n:
+        raise SnapshotFileError(path, f"says it has {n} steps, and has the times of {len(times)}")
+    build = {"UnstructuredGrid": _unstructured, "PolyData": _surface, "ImageData": _image}[kind]
+    mesh = build(root, steps, path, 0)
+    _check_still(root, steps, path, mesh, build)
+    present: dict[str, tuple[Field, Place]] = {}
+    associations: tuple[Association, ...] = ("cell", "point")
+    for association in associations:
+        group = f"{association.capitalize()}Data"
+        count = mesh.count(association)
+        for name, data in (root[group].items() if group in root else ()):
+            if data.dtype.kind not in "biuf" or not count:
+                continue
+            label = name if name not in present else f"{name}_point"
+            starts, item = None, data.shape[1:]
+            if kind == "ImageData":
+                grid = data.shape[1:] if steps is not None else data.shape
+                axes = 3 if int(np.prod(grid[:3])) == count else len(grid)
+                item = grid[axes:]
+            else:
+                starts = np.zeros(n, np.int64)
+                if steps is not None and f"{group}Offsets/{name}" in steps:
+                    starts = np.asarray(steps[f"{group}Offsets/{name}"][:n], np.int64)
+                elif steps is not None:
+                    starts = np.asarray(steps["PointOffsets"][:n] if association == "point" else
+                                        steps["CellOffsets"][:n].reshape(n, -1).sum(1), np.int64)
+                    if not starts.any() and len(data) == n * count:
+                        starts = np.arange(n) * count
+            present[label] = (Field((count, *item), data.dtype.newbyteorder("=")),
+                              Place(association, f"VTKHDF/{group}/{name}", starts))
+    names = chosen(options.fields, present if options.fields else [
+        name for name, (field, _) in present.items() if not bookkeeping(name, field.dtype)], path)
+    places = {name: present[name][1] for name in names}
+    on = mesh.with_fields({name: place.association for name, place in places.items()})
+    return VTKHDF(path, {name: present[name][0] for name in names}, places, n, times, on, options,
+                  steps is not None)
+
+
+def time_of_blocks(path: str, external: bool) -> np.ndarray:
+    """(1,): the time in the field data of a file of blocks, or of the first block that says one; (0,) where none does."""
+    with opened(path, external) as f:
         root = f["VTKHDF"]
-        kind = root.attrs["Type"]
-        kind = kind.decode() if isinstance(kind, bytes) else str(kind)
-        if kind not in ("UnstructuredGrid", "PolyData", "ImageData"):
-            return None
-        steps = root.get("Steps")
-        n = int(steps.attrs["NSteps"]) if steps is not None else 1
-        times = np.asarray(steps["Values"][:n], np.float64) if steps is not None else None
-        if times is not None and len(times) != n:
-            raise SnapshotFileError(path, f"says it has {n} steps, and has the times of {len(times)}")
-        build = {"UnstructuredGrid": _unstructured, "PolyData": _surface, "ImageData": _image}[kind]
-        mesh = build(root, steps, path, 0)
-        _check_still(root, steps, path, mesh, build)
-        present: dict[str, tuple[Field, Place]] = {}
-        associations: tuple[Association, ...] = ("cell", "point")
-        for association in associations:
-            group = f"{association.capitalize()}Data"
-            count = mesh.count(association)
-            for name, data in (root[group].items() if group in root else ()):
-                if data.dtype.kind not in "biuf":
-                    continue
-                label = name if name not in present else f"{name}_point"
-                starts, item = None, data.shape[1:]
-                if kind == "ImageData":
-                    grid = data.shape[1:] if steps is not None else data.shape
-                    axes = 3 if int(np.prod(grid[:3])) == count else len(grid)
-                    item = grid[axes:]
-                else:
-                    starts = np.zeros(n, np.int64)
-                    if steps is not None and f"{group}Offsets/{name}" in steps:
-                        starts = np.asarray(steps[f"{group}Offsets/{name}"][:n], np.int64)
-                    elif steps is not None:
-                        starts = np.asarray(steps["PointOffsets"][:n] if association == "point" else
-                                            steps["CellOffsets"][:n].reshape(n, -1).sum(1), np.int64)
-                        if not starts.any() and len(data) == n * count:
-                            starts = np.arange(n) * count
-                present[label] = (Field((count, *item), data.dtype.newbyteorder("=")),
-                                  Place(association, f"VTKHDF/{group}/{name}", starts))
-        names = chosen(options.fields, present if options.fields else [
-            name for name, (field, _) in present.items() if not bookkeeping(name, field.dtype)], path)
-        places = {name: present[name][1] for name in names}
-        on = mesh.with_fields({name: place.association for name, place in places.items()})
-        return VTKHDF(path, {name: present[name][0] for name in names}, places, n, times, on, options)
+        for name in ("FieldData/TimeValue", *(f"{block}/FieldData/TimeValue" for block in root)):
+            if name in root:
+                return np.asarray(root[name][...], np.float64).ravel()[:1]
+    return np.zeros(0)
 
 
 def _check_still(root: Any, steps: Any, path: str, mesh: Mesh, build: Any) -> None:
