@@ -16,7 +16,7 @@ from ensemblekit.averaging.doubts import ENOUGH, judged
 from ensemblekit.averaging.equilibration import significant_start
 from ensemblekit.averaging.estimate import DISAGREE, Estimate, over_power_of_two, quantile, student_interval
 from ensemblekit.averaging.guard import matched
-from ensemblekit.averaging.missing import Departure, Missing, Present, check_missing, told, without_gaps
+from ensemblekit.averaging.missing import Departure, Missing, Present, check_missing, with_gaps_noted, without_gaps
 from ensemblekit.averaging.moments import Moments
 from ensemblekit.averaging.observed import Elements, Observed, check_real, elements_of, in_places, places_of
 from ensemblekit.averaging.repeated import repeated
@@ -294,7 +294,8 @@ def _one_run(run: _Run, equilibration: Any, confidence: float, unit: str, time_u
     times = None if alike else times
     if run.values is not None and missing == "drop":
         filled, shares, there = without_gaps(run.values, weights)
-        found = told(scalar_estimate(filled, shares, times, equilibration, confidence, unit, time_unit), run.values, there)
+        found = with_gaps_noted(scalar_estimate(filled, shares, times, equilibration, confidence, unit, time_unit),
+                                run.values, there)
     elif run.values is not None:
         found = scalar_estimate(run.values, weights, times, equilibration, confidence, unit, time_unit)
     else:
@@ -440,7 +441,7 @@ def _array_estimate(run: _Run, weights: np.ndarray | None, times: np.ndarray | N
                       dof=whole("dof"), converged=not grounds, verdict="; ".join(grounds), estimators={"blocking": stderr},
                       **facts)
     answer = judged(answer, size=math.prod(item)) if shown else answer
-    return told(answer, None, there) if gaps else answer
+    return with_gaps_noted(answer, None, there) if gaps else answer
 
 
 def _of_elements(some: Elements, most: float, confidence: float) -> dict[str, np.ndarray]:

@@ -145,9 +145,9 @@ class PresentMoments:
             return
         if self.exponent.any() or exponent.any():
             (_, _, mean, m2, *_), (_, _, other_mean, n2, *_) = self.sums, other
-            mine = (mean != 0) | (m2 != 0)      # what is 0 so far suits any exponent
-            both = np.where(mine & ((other_mean != 0) | (n2 != 0)), np.maximum(self.exponent, exponent),
-                            np.where(mine, self.exponent, exponent))
+            ours = (mean != 0) | (m2 != 0)      # what is 0 so far suits any exponent
+            both = np.where(ours & ((other_mean != 0) | (n2 != 0)), np.maximum(self.exponent, exponent),
+                            np.where(ours, self.exponent, exponent))
             self.sums, other = _over(self.sums, both - self.exponent), _over(other, both - exponent)
             self.exponent = both
         if self.sums[0].shape != other[0].shape:
@@ -215,7 +215,7 @@ def without_gaps(values: np.ndarray, weights: np.ndarray | None) -> tuple[np.nda
     return np.where(present, x, x[present].mean()), w, present
 
 
-def told(estimate: Estimate, values: np.ndarray | None, present: np.ndarray) -> Estimate:
+def with_gaps_noted(estimate: Estimate, values: np.ndarray | None, present: np.ndarray) -> Estimate:
     """The estimate of a series (of arrays: values None) with gaps: it counts what is there, its correlation is that of the
     whole series."""
     n, missing = len(present), int((~present).sum())

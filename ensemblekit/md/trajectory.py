@@ -772,12 +772,12 @@ def _steps_of(reader: Any) -> np.ndarray:
     places = getattr(reader, "_offsets", None)
     if type(reader).__name__ != "DumpReader" or places is None or len(places) != reader.n_frames:
         return np.array([float(now.data["step"]) for now in reader])
-    found = np.empty(len(places))
+    steps = np.empty(len(places))
     for k, place in enumerate(places):      # without the atoms
         reader._file.seek(place)
         reader._file.readline()
-        found[k] = int(reader._file.readline())
-    return found
+        steps[k] = int(reader._file.readline())
+    return steps
 
 
 @dataclass(frozen=True)
