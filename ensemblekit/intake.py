@@ -114,9 +114,8 @@ def _of_tensor(x: Any, what: str, keep: bool) -> Any:
         raise InputError(f"{what}: {type(x).__name__} is no tensor; pass its values")
     if str(x.dtype).removeprefix("torch.").startswith(NARROW):
         x = x.float()
-    if keep:
-        return x
-    return x.detach().cpu().resolve_conj().resolve_neg().numpy()
+    x = x.detach()
+    return x if keep else x.cpu().resolve_conj().resolve_neg().numpy()
 
 
 def _of_anything(x: Any, what: str, named_axes: bool) -> np.ndarray:
@@ -234,8 +233,9 @@ def _no_numbers(x: np.ndarray, what: str, kinds: str) -> InputError:
     elif any(x.dtype.name.startswith(name) for name in NARROW):
         remedy = ". Pass x.astype(numpy.float32), which holds them all"
     elif x.dtype.kind == "O":
-        one = next((type(e).__name__ for e in x.reshape(-1)[:1000] if not isinstance(e, PLAIN)), "numbers too large")
-        remedy = f" ({one}). What is missing is written as NaN" if one == "NoneType" else f" ({one})"
+        one = next((type(e).__name__ for e in x.reshape(-1)[:1000] if not isinstance(e, PLAIN)), "")
+        remedy = (" (NoneType). What is missing is written as NaN" if one == "NoneType" else f" ({one})" if one else
+                  " (numbers as objects). Pass x.astype(float)")
     elif x.dtype.names:
         remedy = ". Pass its columns by name, {name: x[name] for name in x.dtype.names}"
     return InputError(f"{what} holds no numbers, and {wanted} are wanted: dtype {x.dtype}{remedy}")

@@ -14,6 +14,9 @@ from ensemblekit.errors import InputError
 
 Order = Literal["auto", "given"]
 NUMBER = re.compile(r"\d+\.\d+(?:[eE][-+]?\d+)?|\d+(?:[eE][-+]\d+)?")
+TIME_NAMES = ("time", "times", "t", "Time", "TimeValue", "tspan")
+STEP_NAMES = ("step", "steps", "Step")
+"""Names of arrays beside the fields of a file that are the times, or the numbers of steps, of its snapshots."""
 SUFFIX = re.compile(r"\.(?!f?\d+\Z)[A-Za-z]\w*\Z")
 """What is put behind a name and is no number of it: .vtu, but not .25 nor the .f00001 of Nek5000."""
 
@@ -69,3 +72,20 @@ def counted_once(times: np.ndarray, slack: float = 0.0) -> np.ndarray:
     for k in np.flatnonzero(np.diff(times) < -slack):
         kept[:k + 1] &= times[:k + 1] < times[k + 1] - slack
     return kept
+
+
+def written_once(times: np.ndarray, slack: float = 0.0) -> np.ndarray | None:
+    """Which snapshots of one run count, (n,) bool, as `counted_once`; None where times go back to before all that came before
+    them, as no continued run's do: those are several runs one after the other."""
+    kept = counted_once(times, slack)
+    back = np.flatnonzero(np.diff(times) < -slack)
+    return None if len(back) and not kept[:int(back[-1]) + 1].any() else kept
+
+
+def warn_of_restart(times: np.ndarray, kept: np.ndarray, where: str, *, what: str = "snapshot", unit: str = "",
+                    stacklevel: int = 3) -> None:
+    """Tell which snapshots were left out as written again later."""
+    lost = np.flatnonzero(~kept)
+    count = f"{len(lost)} {what}{'s' if len(lost) > 1 else ''}"
+    warnings.warn(f"{where}: {count} from {times[lost].min():g}{unit} on stand twice, as a continued run writes them: the "
+                  "later ones are taken", UserWarning, stacklevel=stacklevel)

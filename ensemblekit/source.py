@@ -474,6 +474,8 @@ class ReplicaSet:
     @classmethod
     def of(cls, runs: Iterable[Any]) -> ReplicaSet:
         """From sources or arrays; a run that is itself a ReplicaSet brings its runs."""
+        if not isinstance(runs, Iterable) or isinstance(runs, str | bytes):
+            raise InputError(f"replicas are several runs in a list, [a, b]; got {type(runs).__name__}")
         flat: list[SnapshotSource] = []
         for run in map(as_source, runs):
             flat.extend(run.runs if isinstance(run, ReplicaSet) else [run])

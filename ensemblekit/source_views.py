@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ensemblekit.source import Access, Block, Cut, Field, Piece, ReplicaSet, SnapshotSource, time_weights
+from ensemblekit.errors import InputError
+from ensemblekit.source import Access, Block, Cut, Field, Piece, ReplicaSet, SnapshotSource, chosen_weights, time_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,22 +93,49 @@ def weighted_by_time(source: SnapshotSource) -> SnapshotSource:
     if isinstance(source, ReplicaSet):
         return ReplicaSet(tuple(map(weighted_by_time, source.runs)))
     times = getattr(source, "times", None)
-    return TimeWeighted(source, time_weights(times() if callable(times) else times))
+    return Reweighted(source, time_weights(times() if callable(times) else times))
+
+
+def weighted_by(source: SnapshotSource, weights: Any, log_weights: Any) -> SnapshotSource:
+    """The snapshots of one run with these weights, (n,), or with those of these logarithms.
+
+    Raises InputError where they do not fit, or where the source carries weights of its own.
+    """
+    if source.lengths is None or len(source.lengths) != 1:
+        raise InputError("weights= and log_weights= go with one run of known length; give each run its own, "
+                         "ek.ArraySource.of(x, weights=)")
+    if getattr(source, "weights", None) is not None:
+        raise InputError("the source carries weights of its own, and weights= or log_weights= would be others")
+    chosen = chosen_weights(weights, log_weights, source.lengths[0])
+    assert chosen is not None
+    return Reweighted(source, chosen)
 
 
 @dataclass(frozen=True, eq=False)
-class TimeWeighted(SourceView):
+class Reweighted(SourceView):
     """Another source of one run, whose snapshots have these weights (times their own)."""
 
     factors: np.ndarray
+
+    @property
+    def times(self) -> Any:
+        """Those of the source, where it knows them."""
+        return getattr(self.source, "times", None)
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Of all snapshots, (n,)."""
+        own = getattr(self.source, "weights", None)
+        own = own() if callable(own) else own
+        return self.factors if own is None else self.factors * own
 
     @property
     def mesh(self) -> Any:
         """That of the source, where it has one."""
         return getattr(self.source, "mesh", None)
 
-    def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> TimeWeighted:
-        return TimeWeighted(self.source.window(start, stop, step), self.factors[start:stop:step])
+    def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> Reweighted:
+        return Reweighted(self.source.window(start, stop, step), self.factors[start:stop:step])
 
     def pieces(self, names: Sequence[str], cut: Cut, tiled: bool, limit: int) -> Iterator[Piece]:
         for piece in self.source.pieces(names, cut, tiled, limit):

@@ -187,3 +187,44 @@ def test_tensors() -> None:
         ek.average(torch.eye(4).to_sparse())
     assert as_array([x, x]).shape == (2, 40)
     assert as_array(x.clone().requires_grad_(True)).sum() == 780
+    tracked = torch.randn(40, 3, dtype=torch.float64, requires_grad=True)
+    plain = tracked.detach().numpy()
+    np.testing.assert_allclose(ek.reduce(tracked, ek.Covariance()).covariance, np.cov(plain.T), rtol=1e-10)
+    np.testing.assert_allclose(rom.average(tracked, equilibration=None)["values_mean"].mean, plain.mean(axis=0), rtol=1e-10)
+    assert rom.pod(tracked, 2, snapshot_axis=0).rank == 2
+
+
+BASIS = rom.pod(WIDE.data, 2, snapshot_axis=0)
+
+
+@pytest.mark.parametrize(("call", "remedy"), [
+    (lambda: BASIS.reconstruct("a.npy"), "a path is not a source"),
+    (lambda: BASIS.reconstruct(k for k in range(3)), "numpy.stack"),
+    (lambda: BASIS.reconstruct(Sparse()), "x.toarray()"),
+    (lambda: BASIS.reconstruct([[1.0, 2.0, 3.0]]), "shape (m, 2)"),
+    (lambda: BASIS.reconstruct([0, 60]), "snapshots 0 to 60 of 60"),
+    (lambda: rom.IncrementalPOD(rank=2).update(WIDE.data).update(np.full((4, 8), "a")), "no numbers"),
+    (lambda: rom.IncrementalPOD(rank=2).update(WIDE.data).update(np.zeros((4, 8), "M8[s]")), "timedelta64"),
+    (lambda: ek.ergodicity(None), "several runs in a list"),
+    (lambda: ek.blocking(np.array(3.0)), "a single number"),
+    (lambda: as_array(np.array([1.0, 2.0], object)), "x.astype(float)"),
+])
+def test_no_raw_traceback(call: Callable[[], Any], remedy: str) -> None:
+    with pytest.raises(InputError, match=re.escape(remedy)):
+        call()
+
+
+def test_rows_of_a_basis_by_number_or_as_coefficients() -> None:
+    np.testing.assert_array_equal(BASIS.reconstruct([0, -1]), BASIS.reconstruct(BASIS.coefficients[[0, -1]]))
+    np.testing.assert_array_equal(BASIS.reconstruct(BASIS.coefficients.tolist()), BASIS.reconstruct())
+    assert BASIS.project(np.empty((0, 8))).shape == (0, 2)
+
+
+def test_a_store_refuses_what_is_no_array(tmp_path: Path) -> None:
+    with ek.create(tmp_path / "a.h5", {"u": ek.Field((3,), "f8")}) as store:
+        with pytest.raises(InputError, match=r"x.toarray\(\)"):
+            store.extend({"u": Sparse()})
+        with pytest.raises(InputError, match="a mapping of field to array"):
+            store.extend(np.ones((4, 3)))       # type: ignore[arg-type]
+        store.extend({"u": np.empty((0, 3))})
+        assert len(store) == 0

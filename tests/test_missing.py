@@ -147,8 +147,173 @@ def test_models_have_no_times(tmp_path: Path) -> None:
     assert found.times is None
     assert "ps" not in str(found)
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="these models")
+        warnings.filterwarnings("error", message="these frames")
         found = md.average(md.read(tmp_path / "nmr.pdb", tmp_path / "nmr.pdb", dt=2.0), {"rg": md.RadiusOfGyration("all")},
                            quiet=True)["rg"]
     assert found.times is not None
     assert found.times[1] == 2.0
+
+
+def test_reducers_leave_out_what_is_missing() -> None:
+    from scipy.stats import kurtosis, skew
+
+    rng = np.random.default_rng(6)
+    x = rng.normal(3, 2, size=(500, 5))
+    x[rng.random(x.shape) < 0.3] = np.nan
+    x[:, 4] = np.nan
+    w = rng.random(500)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        for values in (x, np.ma.masked_invalid(x)):
+            found = ek.reduce(values, ek.Moments(4), missing="drop")
+            np.testing.assert_allclose(found.mean, np.nanmean(x, axis=0), rtol=1e-12)
+            np.testing.assert_allclose(found.variance, np.nanvar(x, axis=0, ddof=1), rtol=1e-12)
+            np.testing.assert_allclose(found.skewness[:4], skew(x[:, :4], nan_policy="omit"), rtol=1e-9)
+            np.testing.assert_allclose(found.kurtosis[:4], kurtosis(x[:, :4], nan_policy="omit"), rtol=1e-9)
+            assert found.sum_weights.tolist() == np.isfinite(x).sum(axis=0).tolist()
+    weighted = ek.reduce(ArraySource.of(x, weights=w), ek.Moments(), missing="drop")
+    there = np.isfinite(x[:, 0])
+    assert weighted.mean[0] == pytest.approx(np.average(x[there, 0], weights=w[there]), rel=1e-12)
+    plain = ek.reduce(ArraySource.of(x[there, :1], weights=w[there]), ek.Moments())
+    assert weighted.variance[0] == pytest.approx(plain.variance[0], rel=1e-12)
+    for size in (1e200, 1e-200):        # variances beyond float64: their roots are right
+        sized = ek.reduce(x[:, :4] * size, ek.Moments(), missing="drop")
+        np.testing.assert_allclose(sized.std, size * np.nanstd(x[:, :4], axis=0, ddof=1), rtol=1e-12)
+    states = ek.partials(x, {"m": ek.Moments()}, missing="drop")[0]
+    np.testing.assert_allclose(ek.merged(states)["m"][0].result().mean[:4], np.nanmean(x[:, :4], axis=0), rtol=1e-12)
+    assert np.isnan(ek.reduce(x, ek.Moments()).mean).all()
+    rows = rng.normal(size=(500, 3))
+    rows[::7] = np.nan
+    kept = rows[np.isfinite(rows[:, 0])]
+    found = ek.reduce(rows, {"cov": ek.Covariance(), "ends": ek.Extremes(), "all": ek.Series(), "median": ek.Quantiles([0.5])},
+                      missing="drop")
+    assert ((found["median"].lower[0] <= np.median(kept, axis=0)) & (np.median(kept, axis=0) <= found["median"].upper[0])).all()
+    np.testing.assert_allclose(found["cov"].covariance, np.cov(kept.T), rtol=1e-12)
+    np.testing.assert_array_equal(found["ends"].low, kept.min(axis=0))
+    np.testing.assert_array_equal(rows[found["ends"].at_low, range(3)], kept.min(axis=0))
+    assert found["all"].shape == (500, 3)
+    with pytest.raises(ek.EnsemblekitError, match="snapshot 0 is NaN in"):
+        ek.reduce(x, ek.Covariance(), missing="drop")
+    with pytest.raises(InputError, match="Exponential takes every snapshot"):
+        ek.reduce(rows, ek.Exponential(0.1), missing="drop")
+    with pytest.raises(InputError, match='"drop"'):
+        ek.reduce(rows, ek.Moments(), missing="ignore")     # type: ignore[call-overload,unused-ignore]
+
+
+def test_frames_without_a_value_are_left_out() -> None:
+    pytest.importorskip("MDAnalysis")
+    from ensemblekit import md
+    from ensemblekit.md.topology import mdanalysis
+
+    n = 1000
+    x = ar1(n, 0.8).astype(np.float32)
+    gone = np.random.default_rng(8).random(n) < 0.3
+    with mdanalysis() as mda:
+        u = mda.Universe.empty(2, trajectory=True)
+        places = np.stack([x, gone], axis=1)[:, :, None] * np.ones(3, np.float32)
+        u.load_new(places)
+
+    def value(group: object) -> float:
+        (here, _, _), (missing, _, _) = group.positions      # type: ignore[attr-defined]
+        return float("nan") if missing else float(here)
+
+    def pair(group: object) -> np.ndarray:
+        return np.array([1.0, 2.0]) * value(group)
+
+    w = np.exp(0.3 * np.random.default_rng(9).normal(size=n))
+    for weights in (None, w):
+        found = md.average(u, {"one": value, "two": pair}, missing="drop", frame_weights=weights, equilibration=None,
+                           quiet=True)
+        want = np.average(x[~gone].astype(float), weights=None if weights is None else w[~gone])
+        assert found["one"].mean == pytest.approx(want, rel=1e-12)
+        np.testing.assert_allclose(found["two"].mean, [want, 2 * want], rtol=1e-12)
+        series = ek.average(np.where(gone, np.nan, x.astype(float)), weights=weights, missing="drop", equilibration=None)
+        assert found["one"].stderr == pytest.approx(series.stderr, rel=1e-9)
+        assert found["two"].stderr[0] == pytest.approx(series.stderr, rel=0.35)
+        assert found["one"].n == found["two"].n == (~gone).sum()
+        for one in found.values():
+            assert f"{gone.sum()} of {n} snapshots are missing" in one.verdict
+    assert np.isnan(md.average(u, {"one": value}, quiet=True)["one"].mean)
+    with pytest.raises(ek.EnsemblekitError, match="is NaN in 1 of 2 numbers"):
+        md.average(u, {"part": lambda group: np.array([value(group), 1.0])}, missing="drop", quiet=True)
+    with pytest.raises(InputError, match="msd: these observables have statistics of their own"):
+        md.average(u, {"msd": md.MSD("all")}, missing="drop", quiet=True)
+
+
+def test_cells_of_a_flow_without_a_number_are_left_out() -> None:
+    rng = np.random.default_rng(10)
+    x = np.stack([ar1(2048, 0.8, seed) for seed in range(12)], axis=1)
+    x[rng.random(x.shape) < 0.3] = np.nan
+    x[:, 7] = np.nan
+    w = np.exp(0.3 * rng.normal(size=len(x)))
+    for weights in (None, w):
+        source = ArraySource.of(x, weights=weights)
+        found = rom.average(source, ["mean", "rms"], missing="drop", equilibration=None)
+        there = np.isfinite(x) * (1.0 if weights is None else w[:, None])
+        with np.errstate(invalid="ignore"):
+            np.testing.assert_allclose(found["mean"].mean, np.nansum(there * x, axis=0) / there.sum(axis=0), rtol=1e-12)
+        core = ek.average(source, missing="drop", equilibration=None)
+        np.testing.assert_allclose(found["mean"].stderr, core.stderr, rtol=1e-6 if weights is None else 0.05)
+        assert "12 of 12 numbers are missing in some snapshots, 1 in all" in found["mean"].verdict
+        assert not found["mean"].converged
+    parts = rom.average(x, ["mean", "rms"], missing="drop", equilibration=None, memory_limit="4MB")
+    plain = rom.average(x, ["mean", "rms"], missing="drop", equilibration=None)
+    large = rom.average(x * 1e200, ["mean", "rms"], missing="drop", equilibration=None)
+    for name in ("mean", "rms"):
+        np.testing.assert_array_equal(parts[name].stderr, plain[name].stderr)
+        np.testing.assert_allclose(large[name].stderr, 1e200 * plain[name].stderr, rtol=1e-9)
+    assert plain["rms"].mean[:7] == pytest.approx(np.nanstd(x[:, :7], axis=0), rel=0.02)
+    assert np.isnan(rom.average(x, equilibration=None)["mean"].mean).all()
+    velocity = np.stack([x, np.roll(x, 3, axis=1)], axis=-1)[:, :5]
+    both = np.isfinite(velocity).all(axis=-1)
+    stress = rom.average(velocity, ["reynolds_stress", "tke"], missing="drop", equilibration=None)
+    cov = np.cov(velocity[both[:, 0], 0].T)
+    np.testing.assert_allclose(stress["reynolds_stress"].mean[0], [cov[0, 0], cov[1, 1], cov[0, 1]], rtol=0.01, atol=0.01)
+    assert stress["tke"].mean[0] == pytest.approx(0.5 * np.trace(cov), rel=0.01)
+    late = x.copy()
+    late[:500] = np.nan
+    found = rom.average(late, missing="drop")
+    assert np.nanmax(np.abs(found["mean"].mean - np.nanmean(late[:, [k for k in range(12) if k != 7]], axis=0).mean())) < 1
+    with pytest.raises(InputError, match='"drop"'):
+        rom.average(x, missing="skip")      # type: ignore[arg-type]
+
+
+def test_modes_over_time() -> None:
+    rng = np.random.default_rng(11)
+    x, w = rng.normal(size=(60, 5)), rng.random(60)
+    want = rom.pod(ArraySource.of(x, weights=w), 2).singular_values
+    for found in (rom.pod(x, 2, weights=w, snapshot_axis=0), rom.pod(ArraySource.of(x), 2, log_weights=np.log(w) + 1e4),
+                  rom.pod(x.T, 2, weights=w, snapshot_axis=1)):
+        np.testing.assert_allclose(found.singular_values, want, rtol=1e-9)
+    times = np.cumsum(np.where(np.arange(60) % 10 < 5, 0.01, 1.0))
+    timed = ArraySource.of(x, times=times)
+    with pytest.warns(UserWarning, match="steps of time differ by a factor 100"):
+        rom.pod(timed, 2)
+    with pytest.warns(UserWarning, match="steps of time differ by a factor 100"):
+        rom.IncrementalPOD(rank=2).update(timed).result()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = rom.pod(timed, 2, weights="time")
+    one = rom.pod(ArraySource.of(x, weights=time_weights(times)), 2)
+    np.testing.assert_allclose(found.singular_values, one.singular_values)
+    np.testing.assert_allclose(found.mean, np.trapezoid(x, times, axis=0) / (times[-1] - times[0]), rtol=1e-9)
+    for options in ({"weights": "step"}, {"weights": w, "log_weights": w}, {"log_weights": w[:4]}):
+        with pytest.raises(InputError, match=r"time|not both|one number a snapshot"):
+            rom.pod(timed, 2, **options)
+    with pytest.raises(InputError, match="needs times"):
+        rom.pod(x, 2, weights="time")
+    with pytest.raises(InputError, match="go with one run"):
+        rom.pod(ek.ReplicaSet.of([x, x]), 2, weights=w)
+
+
+def test_what_is_said_of_runs_is_said_of_them_together() -> None:
+    times, u = adaptive(1000)
+    runs = [ArraySource.of(u + 0.1 * np.random.default_rng(seed).normal(size=1000), times=times) for seed in range(2)]
+    assert "steps of time differ by a factor 100" in ek.average(ek.ReplicaSet.of(runs), equilibration=None).verdict
+    angles = ArraySource.of(100 * u, times=times)
+    assert "steps of time differ" in ek.average(angles, period=360.0).verdict
+    gaps = [ar1(500, 0.5, seed) for seed in range(2)]
+    gaps[1][::5] = np.nan
+    found = ek.average(ek.ReplicaSet.of(gaps), missing="drop")
+    assert "run 1: " in found.verdict
+    assert "snapshots are missing" in found.verdict

@@ -97,7 +97,7 @@ def test_missing_and_repeated_times_are_told(tmp_path: Path) -> None:
         assert rom.read(tmp_path / "n.nc").times is None
     assert rom.read(tmp_path / "n.nc", times=[0, 1, 2]).times.tolist() == [0, 1, 2]
     netcdf(tmp_path / "r.nc", [0, 1, 2, 3, 2, 3, 4], "s", marks=range(7))
-    with pytest.warns(UserWarning, match="2 snapshots, from time 2 on, stand twice"):
+    with pytest.warns(UserWarning, match="r.nc: 2 snapshots from 2 on stand twice"):
         found = rom.read(tmp_path / "r.nc")
     assert found.times.tolist() == [0, 1, 2, 3, 4]
     assert found.read()["u"][:, 0].tolist() == [0, 1, 4, 5, 6]
@@ -112,7 +112,7 @@ def test_missing_and_repeated_times_are_told(tmp_path: Path) -> None:
 def test_files_of_a_flow_in_order_of_time_or_number(tmp_path: Path) -> None:
     one = netcdf(tmp_path / "x.nc", [0, 1, 2], "s", marks=[0, 1, 2])
     two = netcdf(tmp_path / "a.nc", [2, 3], "s", marks=[10, 11])
-    with pytest.warns(UserWarning, match="in order of time"), pytest.warns(UserWarning, match="1 snapshots, from time 2"):
+    with pytest.warns(UserWarning, match="in order of time"), pytest.warns(UserWarning, match="1 snapshot from 2 on"):
         found = rom.read([two, one])
     assert found.read()["u"][:, 0].tolist() == [0, 1, 10, 11]
     with pytest.warns(UserWarning, match="are counted instead"):
@@ -226,6 +226,127 @@ def test_frames_that_a_restart_wrote_twice_count_once(tmp_path: Path, topology: 
     with pytest.warns(UserWarning, match="1 frame from 1 ps on stand twice"):
         found = md.read(topology, path)
     assert seen(found) == [0, 1, 2, 3]      # two frames of one time that differ are kept
+
+
+def dump(path: Path, steps: Sequence[int], x: Sequence[float] | None = None) -> Path:
+    """A LAMMPS dump of 3 atoms at these steps, whose first coordinate is `x` (by default the number of the frame)."""
+    head = "ITEM: NUMBER OF ATOMS\n3\nITEM: BOX BOUNDS pp pp pp\n0 9\n0 9\n0 9\nITEM: ATOMS id type x y z\n"
+    path.write_text("".join(f"ITEM: TIMESTEP\n{step}\n{head}" + "".join(
+        f"{a + 1} 1 {k if x is None else x[k]} {a} 0\n" for a in range(3)) for k, step in enumerate(steps)))
+    return path
+
+
+RESTARTED = [0, 100, 200, 300, 400, 300, 400, 500, 600]
+NUMBER = {"x": lambda group: float(np.sin(37 * group.positions[0, 0]))}
+
+
+@pytest.mark.filterwarnings("ignore:Reader has no dt")
+def test_steps_tell_frames_apart_and_are_no_times(tmp_path: Path, topology: Path) -> None:
+    from ensemblekit import md
+
+    path = dump(tmp_path / "w.lammpstrj", RESTARTED)
+    with pytest.warns(UserWarning, match="2 frames from 300 on stand twice"):
+        found = md.read(topology, path, format="LAMMPSDUMP")
+    assert seen(found) == [0, 1, 2, 5, 6, 7, 8]
+    assert found.times is None
+    with pytest.warns(UserWarning, match="2 frames from 0.6 ps on stand twice"):
+        timed = md.read(topology, path, format="LAMMPSDUMP", dt=0.002)
+    np.testing.assert_allclose(timed.times, 0.002 * np.array([0, 100, 200, 300, 400, 500, 600]))
+    dump(tmp_path / "a.lammpstrj", [0, 10, 20, 30], [0, 1, 2, 3])
+    dump(tmp_path / "b.lammpstrj", [20, 30, 40], [12, 13, 14])
+    with pytest.warns(UserWarning, match="2 frames from 20 on stand in a.lammpstrj and again in b.lammpstrj"):
+        found = md.read(topology, [tmp_path / "a.lammpstrj", tmp_path / "b.lammpstrj"], format="LAMMPSDUMP")
+    assert seen(found) == [0, 1, 12, 13, 14]
+    with md.ingest(topology, tmp_path / "b.lammpstrj", tmp_path / "s.h5md", format="LAMMPSDUMP") as store:
+        assert store.steps.tolist() == [20, 30, 40]
+
+
+@pytest.mark.filterwarnings("ignore:Reader has no dt")
+@pytest.mark.parametrize("kind", ["xyz", "lammpstrj", "dcd", "live"])
+def test_no_time_is_told_where_files_know_none(tmp_path: Path, topology: Path, kind: str) -> None:
+    from ensemblekit import md
+
+    path, options = tmp_path / f"m.{kind}", {}
+    if kind == "lammpstrj":
+        dump(path, range(0, 40_000, 1000))
+        options = {"format": "LAMMPSDUMP"}
+    elif kind == "dcd":
+        trajectory(path, range(40))
+        data = bytearray(path.read_bytes())
+        data[44:48] = np.float32(1).tobytes()       # a time step of 48.9 fs: that of programs which know none
+        path.write_bytes(data)
+    else:
+        path = path.with_suffix(".xyz")
+        path.write_text("".join("3\n\n" + f"C {k} 0 0\n" * 3 for k in range(40)))
+    source = md.read(topology, path, transformations=[lambda now: now] if kind == "live" else None, **options)
+    assert source.times is None
+    with pytest.warns(UserWarning, match="these frames have no times: they are counted"):
+        found = md.average(source, NUMBER, quiet=True)["x"]
+    assert found.times is None
+    assert "ps" not in str(found)
+    assert found.time_unit == ""
+    with pytest.raises(InputError, match=r"choose them by number, start and stop; or say the interval"):
+        md.read(topology, path, begin=3, **options)
+    with pytest.raises(InputError, match="needs times"):
+        md.average(source, NUMBER, frame_weights="time", quiet=True)
+    if kind == "live":
+        return
+    with md.ingest(topology, path, tmp_path / "m.h5md", **options) as store, pytest.warns(UserWarning, match="no times"):
+        assert md.average(store, NUMBER, quiet=True)["x"].times is None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="these frames")
+        found = md.average(md.read(topology, path, dt=2.0, **options), NUMBER, quiet=True)["x"]
+    assert found.times is not None
+    assert found.time_unit == "ps"
+
+
+@pytest.mark.parametrize("name", ["time", "step", "h5md", "h5md steps"])
+def test_rows_of_hdf5_that_were_written_twice_count_once(tmp_path: Path, name: str) -> None:
+    import h5py
+
+    import ensemblekit as ek
+
+    u = np.arange(9.0)[:, None] * np.ones(4)
+    with h5py.File(tmp_path / "w.h5", "w") as f:
+        if name.startswith("h5md"):
+            f.create_group("h5md").attrs["version"] = [1, 1]
+            element = f.create_group("observables/u")
+            element.create_dataset("value", data=u, chunks=(2, 4), compression="gzip")
+            element["step"] = RESTARTED
+            if name == "h5md":
+                element["time"] = np.array(RESTARTED, float)
+        else:
+            f["u"], f[name] = u, RESTARTED
+    with pytest.warns(UserWarning, match="w.h5: 2 snapshots from 300 on stand twice"):
+        found = rom.read(tmp_path / "w.h5", "u")
+    want = [0, 1, 2, 5, 6, 7, 8]
+    assert found.read()["u"][:, 0].tolist() == want
+    assert found.window(1, 6, 2).read()["u"][:, 0].tolist() == want[1:6:2]
+    if "step" not in name:
+        assert found.times.tolist() == [0, 100, 200, 300, 400, 500, 600]
+    with pytest.warns(UserWarning, match="stand twice"):
+        store = ek.open(tmp_path / "w.h5")
+    assert store["u"][:, 0].tolist() == want
+    assert store["u"][[5, 2]][:, 0].tolist() == [7, 2]
+    assert ek.reduce(store["u"], ek.Moments()).mean[0] == pytest.approx(np.mean(want))
+
+
+def test_hdf5_whose_times_are_no_clock_is_told(tmp_path: Path) -> None:
+    import h5py
+
+    for k, (times, said) in enumerate((([0, 1, np.nan, 3], "1 of 4 times are missing"), ([5, 6, 0, 1], "runs backwards"))):
+        with h5py.File(tmp_path / f"{k}.h5", "w") as f:
+            f["u"], f["time"] = np.ones((4, 3)), times
+        with pytest.warns(UserWarning, match=said):
+            assert rom.read(tmp_path / f"{k}.h5").times is None
+        assert rom.read(tmp_path / f"{k}.h5", times=range(4)).times.tolist() == [0, 1, 2, 3]
+
+
+def test_copies_of_one_time_are_left_out_and_told(tmp_path: Path) -> None:
+    netcdf(tmp_path / "d.nc", [0, 1, 1, 2, 2], "s", marks=[0, 1, 1, 2, 3])
+    with pytest.warns(UserWarning, match="1 snapshot from 1 on stand twice"):
+        found = rom.read(tmp_path / "d.nc")
+    assert found.read()["u"][:, 0].tolist() == [0, 1, 2, 3]
 
 
 def test_parts_of_a_trajectory_in_order(tmp_path: Path, topology: Path) -> None:

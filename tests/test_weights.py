@@ -122,3 +122,88 @@ def test_log_weights_are_taken_wherever_weights_are(offset: float) -> None:
             call(log_weights=np.full(400, np.inf))
         with pytest.raises(StatisticsError, match="-inf"):
             call(log_weights=np.full(400, -np.inf))
+
+
+def test_stores_take_logarithms_that_they_can_hold(tmp_path):
+    import ensemblekit as ek
+
+    logs = np.linspace(-600, 600, 7)
+    with ek.create(tmp_path / "w.h5", {"u": ek.Field((), "f8")}) as store:
+        store.extend({"u": np.arange(7.0)}, log_weights=logs)
+        store.append({"u": 7.0}, log_weight=-np.inf)
+        np.testing.assert_allclose(store["u"].weights, np.exp([*logs, -np.inf]), rtol=1e-12)
+        for call in (lambda: store.append({"u": 1.0}, log_weight=800.0),
+                     lambda: store.extend({"u": np.ones(2)}, log_weights=[0.0, -1e4])):
+            with pytest.raises(InputError, match="Subtract one number from those of all snapshots"):
+                call()
+        with pytest.raises(InputError, match="not both"):
+            store.append({"u": 1.0}, log_weight=0.0, weight=2.0)
+        with pytest.raises(InputError, match="not both"):
+            store.extend({"u": np.ones(1)}, log_weights=[0.0], weights=[1.0])
+        with pytest.raises(InputError, match="within ±700"):
+            store.extend({"u": np.ones(1)}, log_weights=[np.nan])
+        assert len(store) == 8
+
+
+def test_flows_and_trajectories_take_weights_and_their_logarithms(tmp_path):
+    from ensemblekit import rom
+    from ensemblekit.source import ArraySource
+
+    rng = np.random.default_rng(12)
+    x, logs = rng.normal(size=(400, 3)), 0.3 * rng.normal(size=400) + 1e5
+    w = np.exp(logs - 1e5)
+    want = rom.average(ArraySource.of(x, weights=w), ["mean", "rms"], equilibration=None)
+    for options in ({"weights": w}, {"log_weights": logs}):
+        for source in (x, ArraySource.of(x)):
+            found = rom.average(source, ["mean", "rms"], equilibration=None, **options)
+            for name in ("mean", "rms"):
+                np.testing.assert_allclose(found[name].mean, want[name].mean, rtol=1e-9)
+                np.testing.assert_allclose(found[name].stderr, want[name].stderr, rtol=1e-6)
+    assert (want["mean"].n_eff <= effective_samples(w) * (1 + 1e-9)).all()
+    for options in ({"weights": w, "log_weights": logs}, {"weights": "steps"}, {"log_weights": logs[:5]}):
+        with pytest.raises(InputError, match=r"log_weights|time"):
+            rom.average(x, **options)
+    with pytest.raises(InputError, match="carries weights of its own"):
+        rom.average(ArraySource.of(x, weights=w), log_weights=logs)
+    pytest.importorskip("MDAnalysis")
+    from ensemblekit import md
+    from ensemblekit.md.topology import mdanalysis
+
+    with mdanalysis() as mda:
+        u = mda.Universe.empty(1, trajectory=True)
+        u.load_new(x.astype(np.float32)[:, None, :])
+    observable = {"x": lambda group: float(group.positions[0, 0])}
+    one = md.average(u, observable, frame_weights=w, equilibration=None, quiet=True)["x"]
+    other = md.average(u, observable, log_weights=logs, equilibration=None, quiet=True)["x"]
+    assert other.mean == pytest.approx(one.mean, rel=1e-9)
+    assert other.stderr == pytest.approx(one.stderr, rel=1e-6)
+    with pytest.raises(InputError, match="not both"):
+        md.average(u, observable, frame_weights=w, log_weights=logs)
+
+
+def test_weights_that_rest_on_few_are_doubted_in_every_statistic():
+    from ensemblekit import rom
+    from ensemblekit.source import ArraySource
+
+    rng = np.random.default_rng(13)
+    x, logs = rng.normal(size=(800, 3)), np.linspace(0, 700, 800)
+    late = np.zeros(800)
+    late[0] = 20.0
+    for weights, said in ((logs, "all weight"), (late, "one snapshot carries 100 % of all weight")):
+        found = rom.average(ArraySource.of(x, log_weights=weights), ["mean", "rms"])
+        for name in ("mean", "rms"):
+            assert not found[name].converged
+            assert said in found[name].verdict or "independent snapshots" in found[name].verdict
+        assert found["mean"].n_discarded == 0 or weights is logs
+    pytest.importorskip("MDAnalysis")
+    from ensemblekit import md
+    from ensemblekit.md.topology import mdanalysis
+
+    places = (rng.normal(size=(800, 4, 3)) + 5 * np.arange(4)[:, None]).astype(np.float32)
+    with mdanalysis() as mda:
+        u = mda.Universe.empty(4, trajectory=True)
+        u.load_new(places)
+    wanted = {"rmsf": md.RMSF("all")}
+    few = md.average(u, wanted, log_weights=late, equilibration=None, quiet=True)["rmsf"]
+    assert not few.converged
+    assert "all weight" in few.verdict

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ from ensemblekit.averaging.doubts import ENOUGH, judged
 from ensemblekit.averaging.equilibration import significant_start
 from ensemblekit.averaging.estimate import DISAGREE, Estimate, over_power_of_two, quantile, student_interval
 from ensemblekit.averaging.guard import matched
-from ensemblekit.averaging.missing import Departure, Present, told, without_gaps
+from ensemblekit.averaging.missing import Departure, Missing, Present, check_missing, with_gaps_noted, without_gaps
 from ensemblekit.averaging.moments import Moments
 from ensemblekit.averaging.observed import Elements, Observed, check_real, elements_of, in_places, places_of
 from ensemblekit.averaging.repeated import repeated
@@ -83,8 +84,7 @@ def average(source: Any, *, map: Map | None = None, weights: Any = None, log_wei
     """
     if not 0.0 < confidence < 1.0:
         raise InputError(f"confidence is a number between 0 and 1, 0.95 for 95 %; got {confidence!r}")
-    if missing not in ("raise", "drop"):
-        raise InputError(f'missing is "raise" or "drop"; got {missing!r}')
+    check_missing(missing)
     if isinstance(weights, str):
         if weights != "time" or log_weights is not None:
             raise InputError(f'weights are (n,) numbers, or "time"; got {weights!r}')
@@ -132,11 +132,8 @@ def _with_gaps(source: SnapshotSource, map: Map | None, only: str | None, equili
         if share.shape != ():
             return _array_with_gaps(source, present, read["sum"].mean, share, equilibration, confidence, unit, engine, progress)
     (run,) = _read(source, map, only, engine, progress)
-    values = _scalar_series(run)
-    times, weights = _times_and_weights(run)
-    filled, weights, there = without_gaps(values, weights)
-    return told(_doubted(scalar_estimate(filled, weights, times, equilibration, confidence, unit, source.time_unit)), values,
-                there)
+    _scalar_series(run)
+    return _doubted(_one_run(run, equilibration, confidence, unit, source.time_unit, missing="drop"))
 
 
 def _array_with_gaps(source: SnapshotSource, present: Present, sums: Any, share: np.ndarray, equilibration: Any,
@@ -252,7 +249,8 @@ def _run_of(states: list[tuple[int, States]], name: str) -> _Run:
 
 
 def estimate_of(states: list[tuple[int, States]], name: str, *, equilibration: Any = "auto", confidence: float = 0.95,
-                unit: str = "", time_unit: str = "", shown: bool = True, compact: bool = False) -> Estimate:
+                unit: str = "", time_unit: str = "", shown: bool = True, compact: bool = False,
+                missing: Missing = "raise") -> Estimate:
     """The Estimate of one of many averages that were read together, one run: ``partials`` kept its states.
 
     Arguments:
@@ -261,8 +259,9 @@ def estimate_of(states: list[tuple[int, States]], name: str, *, equilibration: A
         shown: False for the mean of an array of which only functions are shown: its elements are not doubted.
         compact: of ``Observed("nonzero")``: only its :func:`~ensemblekit.averaging.observed.places_of`, and last an element
             that is always 0.
+        missing: "drop" leaves out snapshots that are NaN; the branches are ``Observed(missing="drop")`` then.
     """
-    return _one_run(_run_of(states, name), equilibration, confidence, unit, time_unit, shown, compact)
+    return _one_run(_run_of(states, name), equilibration, confidence, unit, time_unit, shown, compact, missing)
 
 
 def _in_memory(source: ArraySource, name: str) -> _Run:
@@ -289,11 +288,15 @@ def clock_of(block: Block) -> np.ndarray:
 
 
 def _one_run(run: _Run, equilibration: Any, confidence: float, unit: str, time_unit: str, shown: bool = True,
-             compact: bool = False) -> Estimate:
+             compact: bool = False, missing: Missing = "raise") -> Estimate:
     times, weights = _times_and_weights(run)
     alike = times is not None and len(times) > 1 and times[-1] == times[0]
     times = None if alike else times
-    if run.values is not None:
+    if run.values is not None and missing == "drop":
+        filled, shares, there = without_gaps(run.values, weights)
+        found = with_gaps_noted(scalar_estimate(filled, shares, times, equilibration, confidence, unit, time_unit),
+                                run.values, there)
+    elif run.values is not None:
         found = scalar_estimate(run.values, weights, times, equilibration, confidence, unit, time_unit)
     else:
         found = _array_estimate(run, weights, times, equilibration, confidence, unit, time_unit, shown, compact)
@@ -402,6 +405,11 @@ def _array_estimate(run: _Run, weights: np.ndarray | None, times: np.ndarray | N
     states = run.partial
     columns = np.concatenate([s["values"][0].series() for _, s in states])
     n = len(columns)
+    there = ~np.isnan(columns[:, 0])
+    gaps = states[0][1]["values"][0].missing == "drop" and not there.all() and there.any()
+    if gaps:
+        weights = there.astype(np.float64) if weights is None else np.where(there, weights, 0.0)
+        columns = np.where(there[:, None], columns, columns[there].mean(axis=0))
     wanted = start_after(equilibration, n, times, lambda: common_start(columns, weights))
     begins = [begin for begin, _ in states]
     start = min((b for b in begins if b >= wanted), default=begins[-1])       # rounded up to where a state begins
@@ -432,7 +440,8 @@ def _array_estimate(run: _Run, weights: np.ndarray | None, times: np.ndarray | N
                       n_eff=whole("n_eff"), statistical_inefficiency=g, correlation_time=g / 2 * spacing(times),
                       dof=whole("dof"), converged=not grounds, verdict="; ".join(grounds), estimators={"blocking": stderr},
                       **facts)
-    return judged(answer, size=math.prod(item)) if shown else answer
+    answer = judged(answer, size=math.prod(item)) if shown else answer
+    return with_gaps_noted(answer, None, there) if gaps else answer
 
 
 def _of_elements(some: Elements, most: float, confidence: float) -> dict[str, np.ndarray]:
@@ -510,6 +519,10 @@ def rests_on_few(weights: np.ndarray | None, columns: np.ndarray) -> tuple[str, 
     return ()
 
 
+MISSING = re.compile(r"\d+ of \d+ (snapshots are missing|elements are missing in some snapshots)")
+"""What the verdict of a run says of its gaps."""
+
+
 def pooled(runs: list[Estimate], confidence: float) -> Estimate:
     """Estimates of one quantity from independent runs as one: weighted by the snapshots each kept.
 
@@ -571,6 +584,8 @@ def pooled(runs: list[Estimate], confidence: float) -> Estimate:
     mixing = _mixing(series) if series is not None else ""
     if mixing:      # said, not refused: the longer bar covers what lies between, and those that show it least would be left
         doubts.append(mixing)
+    doubts += dict.fromkeys(said for run in runs for said in run.verdict.split("; ") if said.startswith("steps of time differ"))
+    doubts += [f"run {k}: {gap[0]}" for k, run in enumerate(runs) if (gap := MISSING.search(run.verdict))]
     tau = np.mean([np.asarray(r.correlation_time, dtype=float) for r in runs], axis=0)
     plain = (lambda v: float(v)) if means.ndim == 1 else np.asarray
     answer = Estimate(mean=plain(mean), stderr=plain(stderr), interval=student_interval(mean, stderr, dof, confidence),

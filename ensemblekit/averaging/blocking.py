@@ -622,6 +622,8 @@ def blocking(x: Any, weights: Any = None, *, log_weights: Any = None) -> BlockRe
     """The blocking curve of one series x (n,) or of every element of x (n, *item); see :class:`BlockResult`."""
     sums = BlockSums()
     x = as_array(x, "the series")
+    if x.ndim == 0:
+        raise InputError("the series is a single number; its values lie along axis 0")
     sums.update(x, 0, chosen_weights(weights, log_weights, len(x)))
     return sums.result()
 

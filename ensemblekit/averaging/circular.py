@@ -14,7 +14,7 @@ from ensemblekit.averaging.estimate import Estimate
 from ensemblekit.averaging.seams import NO_DIRECTION
 from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array
-from ensemblekit.source import check_times, chosen_weights
+from ensemblekit.source import check_times, chosen_weights, uneven_steps
 
 SCATTERED = 3.0
 """A mean vector shorter than this many of its standard errors has no direction to speak of."""
@@ -67,6 +67,8 @@ def circular_average(angles: Any, *, period: float = 360.0, weights: Any = None,
     resultant = estimate(np.cos(x * turn - direction), start, "")
     resultant = replace(resultant, series=None, times=None)
     verdict, converged = found.verdict, found.converged
+    if w is None and times is not None:
+        verdict = "; ".join(filter(None, [verdict, uneven_steps(check_times(times, len(x)))]))
     error = resultant.stderr
     if math.isfinite(error) and not length > SCATTERED * max(error, found.stderr * turn * length):
         converged = False

@@ -95,8 +95,12 @@ def part_means(states: Sequence[tuple[int, States]], name: str, start: int) -> t
         observed: Any = state[name][0]
         clock = np.asarray(state["clock"][0].result()).reshape(-1, 2)[:, 1]
         w = np.where(np.isnan(clock), 1.0, clock)
+        if observed.missing == "drop":
+            looked_at = observed.series().reshape(len(w), -1)[:, 0]
+            w = np.where(np.isnan(looked_at), 0.0, w)
         if observed.item == ():
             x = observed.series()
+            x = np.where(np.isnan(x), 0.0, x) if observed.missing == "drop" else x
             x, w = x[max(0, start - begin):], w[max(0, start - begin):]
             if w.sum() > 0:
                 means.append(w @ x / w.sum())

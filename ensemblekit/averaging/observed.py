@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 
 from ensemblekit.averaging.blocking import BlockResult, BlockSums
+from ensemblekit.averaging.missing import Missing, missing_snapshots
 from ensemblekit.averaging.moments import Moments
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
@@ -32,10 +33,11 @@ class Observed:
     keeps: "blocks": sums over blocks of every length, some twenty numbers an element; "nonzero": the same of those elements
     that were ever other than 0, of items that are nearly all zeros; "stretches": two numbers an element, its mean and
     variance, of items so large that the blocks are the stretches of time which the states are.
+    missing: "drop": snapshots that are NaN throughout have no weight, and summaries that are NaN.
     """
 
-    def __init__(self, keeps: Keeps = "blocks") -> None:
-        self.keeps = keeps
+    def __init__(self, keeps: Keeps = "blocks", missing: Missing = "raise") -> None:
+        self.keeps, self.missing = keeps, missing
         self.item: tuple[int, ...] | None = None
         self.parts: list[np.ndarray] = []
         self.blocks, self.moments = BlockSums(), Moments()
@@ -43,7 +45,7 @@ class Observed:
         """Of "nonzero": places in the flat item, rising; one that is always 0 comes after them in the sums."""
 
     def empty(self) -> Self:
-        return type(self)(self.keeps)
+        return type(self)(self.keeps, self.missing)
 
     def update(self, values: Array, start: int, weights: Array | None = None) -> None:
         values = as_array(values, "values")
@@ -54,7 +56,16 @@ class Observed:
         if self.item == ():
             self.parts.append(values.astype(np.float64))
             return
-        self.parts.append(summaries(values))
+        gone = None
+        if self.missing == "drop":
+            heavy = np.ones(len(values)) if weights is None else np.asarray(weights, np.float64)
+            gone = missing_snapshots(values, start)
+            if gone is not None:
+                values = np.where(gone.reshape(-1, *[1] * len(self.item)), 0.0, values)
+                heavy = np.where(gone, 0.0, heavy)
+            weights = heavy
+        looked_at = summaries(values)
+        self.parts.append(looked_at if gone is None else np.where(gone[:, None], np.nan, looked_at))
         if self.keeps == "nonzero":
             values = self._nonzero(values.reshape(len(values), -1))
         if self.keeps != "stretches":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from ensemblekit.averaging.missing import Missing, check_missing, omitting
 from ensemblekit.averaging.reducer import JoinsInSpace, Reducer, Restart, TakesResult, cuts_of_reducer, fills_slots, is_reducer
 from ensemblekit.engine import Engine, Serial, Threads
 from ensemblekit.errors import InputError, ReadOnceError, ReductionError, UnknownFieldError, WorkerLostError
@@ -23,7 +24,7 @@ KEEP = 64
 
 def reduce(source: Any, branches: Reducer | Mapping[str, Branch], *, map: Map | None = None,
            fields: Sequence[str] | None = None, engine: Engine | None = None, cut: Cut = "time", limit: int = LIMIT,
-           progress: Progress = False) -> Any:
+           progress: Progress = False, missing: Missing = "raise") -> Any:
     """Statistics of the snapshots of a source, all in one read.
 
     Arguments:
@@ -38,6 +39,9 @@ def reduce(source: Any, branches: Reducer | Mapping[str, Branch], *, map: Map | 
         cut: "time", or "space" for reducers that need all snapshots of a part of the item at once (Gram).
         limit: bytes a block or tile may take.
         progress: True for a bar on the terminal, or a function of (snapshots done, snapshots in all or None).
+        missing: "raise" gives reducers what is NaN (or masked), which most answer with NaN; "drop" leaves it out: of Moments
+            and Histogram number by number, of Covariance, Quantiles, QuantileSketch and Extremes snapshots that are NaN
+            throughout; Series and Window keep it in its place. Other reducers are refused.
 
     Returns:
         name -> result; a tuple where the branch has several reducers; a list over runs where the source has several.
@@ -51,7 +55,7 @@ def reduce(source: Any, branches: Reducer | Mapping[str, Branch], *, map: Map | 
     source = as_source(source)
     runs: dict[int, States] = {}
     for run, states in _read(source, named, map, fields, engine or Threads(), cut, limit, True, progress,
-                               collapse=True):
+                               collapse=True, missing=missing):
         runs[run] = states[0][1]
     several = source.lengths is not None and len(source.lengths) > 1
     normal = _normalised(source, named, map)
@@ -70,7 +74,7 @@ def reduce(source: Any, branches: Reducer | Mapping[str, Branch], *, map: Map | 
 def partials(source: Any, branches: Mapping[str, Branch], *, map: Map | None = None,
              fields: Sequence[str] | None = None, engine: Engine | None = None, cut: Cut = "time",
              limit: int = LIMIT, keep: int = KEEP, blas: bool = True,
-             progress: Progress = False) -> dict[int, list[tuple[int, States]]]:
+             progress: Progress = False, missing: Missing = "raise") -> dict[int, list[tuple[int, States]]]:
     """The states of a single read, not yet merged: run -> [(start, name -> states)] in time order.
 
     At most `keep` a run (neighbours are merged two by two; one a run when cut in space). Equilibration merges a
@@ -80,7 +84,7 @@ def partials(source: Any, branches: Mapping[str, Branch], *, map: Map | None = N
     """
     source = as_source(source)
     return dict(_read(source, branches, map, fields, engine or Threads(), cut, limit, False, progress, keep=keep,
-                      blas=blas))
+                      blas=blas, missing=missing))
 
 
 def merged(states: Sequence[tuple[int, States]], start: int = 0) -> States:
@@ -97,13 +101,17 @@ def merged(states: Sequence[tuple[int, States]], start: int = 0) -> States:
 
 def _read(source: SnapshotSource, branches: Mapping[str, Branch], map: Map | None, fields: Sequence[str] | None,
           engine: Engine, cut: Cut, limit: int, tiled: bool, progress: Progress, *, collapse: bool = False,
-          keep: int = KEEP, blas: bool = True) -> Iterator[tuple[int, list[tuple[int, States]]]]:
+          keep: int = KEEP, blas: bool = True, missing: Missing = "raise") -> Iterator[tuple[int, list[tuple[int, States]]]]:
     """One read; yields each run with its states when the run has ended."""
     if cut not in ("time", "space"):
         raise InputError(f'cut is "time" or "space"; got {cut!r}')
     if limit < 1:
         raise InputError(f"limit is a number of bytes above 0; got {limit!r}")
     normal = _normalised(source, branches, map)
+    check_missing(missing)
+    if missing == "drop":
+        normal = {name: (map, field, *(omitting(reducer, name) for reducer in reducers))
+                  for name, (map, field, *reducers) in normal.items()}
     for name, (_, _, *reducers) in normal.items():
         for reducer in reducers:
             able = cuts_of_reducer(reducer)

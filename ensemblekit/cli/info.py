@@ -63,10 +63,11 @@ def short(value: Any, most: int = 160) -> str:
 def fields_table(store: Any) -> Any:
     """A row a field."""
     made = table("field", "shape", "dtype", "unit", "snapshots", "time", right=("snapshots",))
+    counted = getattr(store, "provenance", {}).get("timed") is False        # of frames whose files knew no times
     for name, field in store.all_fields.items():
         view = store[name]
         made.add_row(name, " × ".join(map(str, field.shape)) or "scalar", str(field.dtype), field.unit or "–",
-                     " + ".join(f"{n:,}" for n in view.lengths), time_range(view))
+                     " + ".join(f"{n:,}" for n in view.lengths), "–" if counted else time_range(view))
     return made
 
 

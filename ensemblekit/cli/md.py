@@ -59,6 +59,7 @@ def ingest(
 ) -> None:
     """Copy a trajectory into a store that opens in MDAnalysis and VMD, too. What was interrupted goes on where it was."""
     from ensemblekit import md
+    from ensemblekit.md.system import times_known
 
     changes = _transformations(unwrap, center)
     chosen: dict[str, Any] = {"select": select, "transformations": changes, "whole": whole, "begin": begin, "end": end}
@@ -71,7 +72,7 @@ def ingest(
     store = md.ingest(topology, what, out, replicas=trajectories if replicas else None, append=append,
                       engine=_engine(engine), progress=stderr.is_terminal, **chosen)
     for one in getattr(store, "runs", (store,)):
-        times = one.times
+        times = one.times if times_known(one) else None
         span = f", {times[0]:g} to {times[-1]:g} ps" if times is not None and len(times) else ""
         kept = ", ".join(one.fields)
         stdout.print(f"{one.path}: {len(one)} frames of {one.fields['position'].shape[0]} atoms{span} ({kept}; "

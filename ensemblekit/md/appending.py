@@ -36,7 +36,7 @@ def frames_held(store: Any, source: Any, notes: Mapping[str, Any]) -> int:
             raise StoreError(f"{name} was made with {key}={kept.get(key)!r}, now it is {key}={now!r}: append with what it was "
                              "made with, or choose another name")
     _check_atoms(store, source, name)
-    held, times = store.times, np.asarray(source.times)
+    held, times = store.times, np.asarray(source.stamps)
     if not len(store):
         return 0
     if held is None or (np.diff(held) < 0).any() or (np.diff(times) <= 0).any():

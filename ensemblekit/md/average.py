@@ -19,6 +19,8 @@ from ensemblekit.averaging.average import (
     elapsed,
     estimate_of,
     pooled,
+    rests_on_few,
+    run_doubts,
     start_after,
     with_doubt,
 )
@@ -26,6 +28,7 @@ from ensemblekit.averaging.circular import turned
 from ensemblekit.averaging.derived import derived
 from ensemblekit.averaging.doubts import judged
 from ensemblekit.averaging.estimate import Estimate, bounded_interval
+from ensemblekit.averaging.missing import Missing, check_missing
 from ensemblekit.averaging.observed import Observed, places_of, summaries
 from ensemblekit.averaging.reducer import Reducer
 from ensemblekit.averaging.run import States, partials
@@ -42,11 +45,11 @@ from ensemblekit.md.kept import kept_run
 from ensemblekit.md.observables.base import Arrange, Observable, Prepared
 from ensemblekit.md.progress import Progress, counted
 from ensemblekit.md.result import Averages
-from ensemblekit.md.system import System, Watch, whole_already
+from ensemblekit.md.system import System, Watch, times_known, whole_already
 from ensemblekit.md.topology import warnings_held
 from ensemblekit.md.trajectory import BATCH, Choice, FrameSource, topology_of, trajectory_source
 from ensemblekit.md.weighted import WeightedSource
-from ensemblekit.source import ReplicaSet, SnapshotSource, check_weights, time_weights
+from ensemblekit.source import ReplicaSet, SnapshotSource, check_weights, time_weights, weights_from_logs
 
 logger = logging.getLogger("ensemblekit")
 
@@ -69,7 +72,8 @@ MOST_BYTES = 8 << 30
 def average(source: Any, observables: Mapping[str, Any], *, frame_weights: Any = None, start: int | None = None,
             stop: int | None = None, step: int | None = None, frames: Any = None, begin: float | None = None,
             end: float | None = None, equilibration: Any = "auto", confidence: float = 0.95, whole: bool | None = None,
-            engine: Engine | None = None, progress: Progress = False, quiet: bool = False) -> Averages:
+            engine: Engine | None = None, progress: Progress = False, quiet: bool = False,
+            missing: Missing = "raise", log_weights: Any = None) -> Averages:
     """The mean of each observable over the frames of a trajectory, with interval, n_eff and verdict: one read for all.
 
     Arguments:
@@ -81,6 +85,7 @@ def average(source: Any, observables: Mapping[str, Any], *, frame_weights: Any =
             it stands for, where steps differ; or from a file of their own,
             ``md.columns("COLVAR").weights("metad.rbias", temperature=300)``, which are joined to the frames by time; of
             replicas a list of them. None: those of the source (1 for each).
+        log_weights: natural logarithms of the weights instead, on any scale and offset, -inf for 0; of replicas a list.
         start, stop, step: which frames, by number; or `frames`, their numbers (rising) or a mask; or
         begin, end: the first and last time in ps, both included. Of replicas: the same of each.
         equilibration: "auto" leaves out the start of a run where that raises n_eff significantly, for each observable on
@@ -91,6 +96,9 @@ def average(source: Any, observables: Mapping[str, Any], *, frame_weights: Any =
         engine: Threads() by default; every engine gives the same bits.
         progress: True for a bar on the terminal (frames/s, time left), or a function of (frames done, frames in all).
         quiet: do not tell the logger "ensemblekit" of reads besides the averaging one; the result has them in any case.
+        missing: "raise" doubts averages of values that are NaN (or masked) in some frames; "drop" leaves those frames out of
+            the observable that has none there. They keep their places in time. Observables with statistics of their own
+            (RMSF, MSD, angles) take every frame, and are refused.
 
     Returns:
         name -> Estimate, and "name.further" for quantities that come with one; see :class:`~ensemblekit.md.result.Averages`.
@@ -110,10 +118,15 @@ def average(source: Any, observables: Mapping[str, Any], *, frame_weights: Any =
     if not 0.0 < confidence < 1.0:
         raise InputError(f"confidence is a number between 0 and 1, 0.95 for 95 %; got {confidence!r}")
     check_equilibration(equilibration)
+    check_missing(missing)
     wanted = {name: as_observable(name, observable) for name, observable in observables.items()}
     given = trajectory_source(source)
     topology = topology_of(given)
     already = whole_already(given) if whole is None else whole
+    if log_weights is not None:
+        if frame_weights is not None:
+            raise InputError("pass either frame_weights= or log_weights=, not both")
+        frame_weights = _from_logs(log_weights, given)
     chosen = weighted(given, Choice(start, stop, step, frames, begin, end), frame_weights)
     if not sum(chosen.lengths or ()):
         raise StatisticsError("there are no frames to average")
@@ -123,34 +136,39 @@ def average(source: Any, observables: Mapping[str, Any], *, frame_weights: Any =
             prepared[name] = observable.prepare(system)
             notes += [f"{name}: {said}" for said in system.take_notes()]
             watched[name] = system.take_watched()
+        own = [name for name, ready in prepared.items() if ready.reducers]
+        if missing == "drop" and own:
+            raise InputError(f"{', '.join(own)}: these observables have statistics of their own, which take every frame, so "
+                             'that missing="drop" does not go with them; average them in a call of their own')
         if system.passes and not quiet:
             logger.info(system.told())
-        return _read(system, prepared, notes, watched, equilibration, confidence, progress)
+        return _read(system, prepared, notes, watched, equilibration, confidence, progress, missing)
 
 
 def _read(system: System, prepared: Mapping[str, Prepared], notes: list[str], watched: Mapping[str, list[int]],
-          equilibration: Any, confidence: float, progress: Progress) -> Averages:
+          equilibration: Any, confidence: float, progress: Progress, missing: Missing) -> Averages:
     source = system.source
-    branches: dict[str, Any] = {name: (ready.map, *_reducers(ready, equilibration)) for name, ready in prepared.items()}
+    branches: dict[str, Any] = {name: (ready.map, *_reducers(ready, equilibration, missing))
+                                for name, ready in prepared.items()}
     branches["clock"] = (clock_of, Series())
     branches |= {f"images.{k}": (watch.images, ImageJumps()) for k, watch in enumerate(system.watched)}
     needed = {"position", "box"} | {name for ready in prepared.values() for name in ready.fields}
-    missing = needed - set(source.fields) - {"box"}
-    if missing:
-        who = next(name for name, ready in prepared.items() if missing & set(ready.fields) or "position" in missing)
-        raise InputError(f"{who!r} needs {', '.join(sorted(missing))}, and these frames have {', '.join(source.fields)}")
+    absent = needed - set(source.fields) - {"box"}
+    if absent:
+        who = next(name for name, ready in prepared.items() if absent & set(ready.fields) or "position" in absent)
+        raise InputError(f"{who!r} needs {', '.join(sorted(absent))}, and these frames have {', '.join(source.fields)}")
     fields = [name for name in source.fields if name in needed]
     keep, limit = _room(source, branches, fields)       # large ones keep less
     with warnings_held(), counted(progress, system.n_frames, "averages") as tell:
         read = partials(source, branches, fields=fields, engine=system.engine, limit=limit, progress=tell, keep=keep,
                         blas=bool(system.watched) or not all(ready.compiled and not ready.reducers
                                                             for ready in prepared.values()))
-    sources = source.runs if isinstance(source, ReplicaSet) else (source,)
-    read = {run: _forward(states, getattr(sources[run], "timed", True)) for run, states in read.items()}
+    read = {run: _forward(states, system.timed[run]) for run, states in read.items()}
     found: dict[str, Estimate] = {}
     unit = source.time_unit or "ps"
     for name, ready in prepared.items():
-        runs = [_finished(run, states, name, ready, unit, equilibration, confidence) for run, states in sorted(read.items())]
+        runs = [_finished(run, states, name, ready, unit, equilibration, confidence, missing)
+                for run, states in sorted(read.items())]
         runs = [_placed(estimate, ready, run, fields) for estimate, run in zip(runs, sources, strict=True)]
         found[name] = runs[0] if len(runs) == 1 else _together(runs, confidence, ready)
         for k in watched[name]:
@@ -191,10 +209,10 @@ def _watched(estimate: Estimate, name: str, watch: Watch, read: Mapping[int, lis
     return estimate, notes
 
 
-def _reducers(ready: Prepared, equilibration: Any) -> list[Reducer]:
+def _reducers(ready: Prepared, equilibration: Any, missing: Missing) -> list[Reducer]:
     """What is kept of an observable's values: its statistics, what is kept of each frame, and last, where a start is sought
     for statistics that do not keep their values, the summaries it is sought by."""
-    own = ready.reducers or (Observed("nonzero" if ready.nonzero else "blocks"),)
+    own = ready.reducers or (Observed("nonzero" if ready.nonzero else "blocks", missing),)
     found: list[Reducer] = [*own, *map(SeriesOf, ready.traces.values())]
     if ready.branches:
         found.append(Seams(ready.branches))
@@ -254,12 +272,14 @@ def _taken(reducer: Reducer, values: np.ndarray, weights: np.ndarray | None, lev
 def _forward(states: list[tuple[int, States]], timed: bool) -> list[tuple[int, States]]:
     """The states, without the times where these say nothing: they run backwards, are all the same, or no file held them."""
     times = np.concatenate([np.asarray(state["clock"][0].result()).reshape(-1, 2)[:, 0] for _, state in states])
-    if np.isnan(times).any() or len(times) < 2:
+    if len(times) < 2 or (timed and np.isnan(times).any()):
         return states
     back = np.diff(times) < 0
     if not timed:
-        warnings.warn("these frames have no times: they are counted, and no time is told between them. For frames of a run: "
-                      "md.read(..., dt=), in ps", stacklevel=4)
+        warnings.warn("these frames have no times: they are counted, and no time is told between them. Where they are of one "
+                      "run, say how far they are apart: md.read(..., dt=), in ps", stacklevel=4)
+        if np.isnan(times).all():
+            return states
     elif back.any():
         k = int(np.argmax(back)) + 1
         warnings.warn(f"the times run backwards at frame {k} (from {times[k - 1]:g} to {times[k]:g} ps): frames are counted "
@@ -279,14 +299,14 @@ def _untimed(clock: Reducer) -> Reducer:
 
 
 def _finished(run: int, states: list[tuple[int, States]], name: str, ready: Prepared, time_unit: str, equilibration: Any,
-              confidence: float) -> Estimate:
+              confidence: float, missing: Missing) -> Estimate:
     """One observable of one run, with what comes with it."""
     if ready.finish is not None:
         return _within(_own(run, states, name, ready, time_unit, equilibration, confidence), ready)
     function = ready.function
     estimate = estimate_of(states, name, equilibration=equilibration, confidence=confidence, unit=ready.unit,
                            time_unit=time_unit, shown=function is None and ready.arrange is None,
-                           compact=ready.nonzero and ready.arrange is not None)
+                           compact=ready.nonzero and ready.arrange is not None, missing=missing)
     further = {key: replace(derived(states, name, more.function, estimate, unit=more.unit), coords=dict(more.coords))
                for key, more in ready.further.items()}
     answer = estimate if function is None else derived(states, name, function, estimate, unit=ready.unit)
@@ -355,6 +375,7 @@ def _own(run: int, states: list[tuple[int, States]], name: str, ready: Prepared,
     assert ready.finish is not None
     mine = [(begin, {**state, name: list(state[name][:len(ready.reducers)])}) for begin, state in states]
     kept = replace(kept_run(mine, name, time_unit, confidence), run=run)
+    grounds = rests_on_few(kept.weights, np.zeros(kept.n) if kept.weights is None else kept.weights)
     if ready.keeps:
         kept = replace(kept, equilibration=equilibration)       # every value is there: it says itself where it begins
     elif equilibration not in (None, 0):
@@ -363,6 +384,8 @@ def _own(run: int, states: list[tuple[int, States]], name: str, ready: Prepared,
             return common_start(columns, kept.weights)
 
         wanted = start_after(equilibration, kept.n, kept.times, found)
+        columns = kept.weights if kept.weights is not None else np.zeros(kept.n)
+        grounds = run_doubts(wanted, kept.n, equilibration, kept.weights, columns)
         begins = [begin for begin, _ in mine]
         first = next((k for k, begin in enumerate(begins) if begin >= wanted), len(begins) - 1)
         left = begins[first]        # rounded up to where a state begins
@@ -373,7 +396,10 @@ def _own(run: int, states: list[tuple[int, States]], name: str, ready: Prepared,
     made = ready.finish(kept)
     answers: dict[str, Estimate] = dict(made) if isinstance(made, Mapping) else {"": made}
     main = answers.pop("")
-    return replace(main, further={**main.further, **answers})
+    main = replace(main, further={**main.further, **answers})
+    for why in reversed(grounds):
+        main = with_doubt(replace(main, further={key: with_doubt(more, why) for key, more in main.further.items()}), why)
+    return main
 
 
 def _together(runs: Sequence[Estimate], confidence: float, ready: Prepared, name: str = "") -> Estimate:
@@ -405,6 +431,16 @@ def _together(runs: Sequence[Estimate], confidence: float, ready: Prepared, name
     return replace(answer, coords=dict(runs[0].coords), runs=tuple(runs), ergodicity=verdict, further=further)
 
 
+def _from_logs(log_weights: Any, source: Any) -> Any:
+    """Weights of frames from their logarithms, (n,); of replicas a list of them."""
+    if isinstance(source, ReplicaSet):
+        if isinstance(log_weights, np.ndarray) or not isinstance(log_weights, Sequence) or len(log_weights) != len(source.runs):
+            raise InputError(f"log_weights of {len(source.runs)} replicas are a list with one array each")
+        return [_from_logs(one, run) for one, run in zip(log_weights, source.runs, strict=True)]
+    logs = as_array(log_weights, "log_weights", kinds="biuf")
+    return weights_from_logs(logs, logs.size)
+
+
 def weighted(source: Any, choice: Choice, weights: Any) -> Any:
     """The chosen frames, with these weights instead of their own where there are any."""
     if weights is None:
@@ -418,10 +454,11 @@ def weighted(source: Any, choice: Choice, weights: Any) -> Any:
         return ReplicaSet(tuple(weighted(run, choice, w) for run, w in zip(source.runs, weights, strict=True)))
     chosen = choice.of(source)
     (n,) = chosen.lengths
+    times = chosen.times if times_known(chosen) else None
     if isinstance(weights, str) and weights == "time":
-        weights = time_weights(chosen.times)
+        weights = time_weights(times)
         return chosen.reweighted(weights) if isinstance(chosen, FrameSource) else WeightedSource(chosen, weights)
-    w = weights.at(chosen.times, n) if isinstance(weights, FrameWeights) else _given(weights, source, choice, n)
+    w = weights.at(times, n) if isinstance(weights, FrameWeights) else _given(weights, source, choice, n)
     if not w.any():
         raise InputError("all frame_weights are zero: no frame is left to average over")
     return chosen.reweighted(w) if isinstance(chosen, FrameSource) else WeightedSource(chosen, w)

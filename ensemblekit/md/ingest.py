@@ -93,13 +93,17 @@ def _copy(source: Any, path: str, replica: str | None, notes: dict[str, Any], ap
         store = open_store(path, "a")
     else:
         provenance = {"ingest": recipe, "whole": source.whole, "topology": source.topology.to_dict()}
+        if not source.timed:
+            provenance["timed"] = False
         store = Store.create(path, source.fields, time_unit="ps", provenance=provenance, capacity=n, replica=replica)
+    steps = _steps(source)
     with warnings_held(), store, counted(progress, n, os.path.basename(path), done) as tell:
         work = (engine or Threads()).map(_loaded, _batches(source.window(done)), None)
         try:
             for blocks in work:
                 for block in blocks:
-                    store.extend(dict(block.fields), times=block.times)
+                    rows = slice(done, done + len(block))
+                    store.extend(dict(block.fields), times=block.times, steps=None if steps is None else steps[rows])
                     done += len(block)
                     tell(done, n)
         finally:
@@ -107,6 +111,15 @@ def _copy(source: Any, path: str, replica: str | None, notes: dict[str, Any], ap
             if close is not None:       # waits for the readers before the files are let go
                 close()
     return open_store(path)
+
+
+def _steps(source: Any) -> np.ndarray | None:
+    """The steps of frames whose files know no times but these, (n,); None of others."""
+    parts = getattr(source, "parts", ())
+    if source.timed or not parts or any(part.knows != "steps" for part in parts):
+        return None
+    steps = source.stamps.astype(np.int64)
+    return None if (np.diff(steps) <= 0).any() else steps
 
 
 def _batches(source: Any) -> Iterator[Piece]:

@@ -64,6 +64,8 @@ class System:
         self.source, self.topology, self.engine, self.progress = source, topology, engine, progress
         self.whole = whole_already(source) if whole is None else whole
         """Molecules are whole in the frames as they are."""
+        self.timed = [times_known(run) for run in getattr(source, "runs", (source,))]
+        """Of each replica, whether its frames have times."""
         self._gathers: dict[bytes, Gather] = {}
         self._watches: dict[bytes, list[int]] = {}
         self._forget: weakref.finalize | None = None     # removes the temporary store
@@ -287,6 +289,19 @@ def _unstored(source: Any) -> bool:
     if isinstance(source, ReplicaSet):
         return any(map(_unstored, source.runs))
     return isinstance(source, FrameSource)
+
+
+def times_known(source: Any) -> bool:
+    """Whether the frames of a source have times; where its files knew none, they are counted."""
+    if hasattr(source, "runs"):
+        return all(times_known(run) for run in source.runs)
+    if hasattr(source, "timed"):
+        return bool(source.timed)
+    if hasattr(source, "source"):
+        return times_known(source.source)
+    from ensemblekit.md.ingest import provenance_of
+
+    return bool(provenance_of(source).get("timed", True))
 
 
 def whole_already(source: Any) -> bool:

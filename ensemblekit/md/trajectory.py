@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from ensemblekit.md.h5md import H5mdReader
 from ensemblekit.md.topology import Topology, mdanalysis, warnings_held
 from ensemblekit.md.weighted import PickedSource, WeightedSource
 from ensemblekit.md.xtc import XtcIndex
-from ensemblekit.parts import Order, check_order, counted_once, natural_key, order_of
+from ensemblekit.parts import Order, check_order, natural_key, order_of, warn_of_restart, written_once
 from ensemblekit.source import (
     WHOLE,
     Access,
@@ -46,10 +46,8 @@ TRAJECTORIES = (".xtc", ".trr", ".dcd", ".nc", ".ncdf", ".trj", ".mdcrd", ".trz"
 """Suffixes of files that hold positions and no names."""
 FOR_READERS = ("convert_units", "lengthunit", "timeunit", "velocityunit", "atom_style", "lammps_coordinate_convention")
 """Those that a reader needs again where a worker opens the file."""
-TIMED = ("XTCReader", "TRRReader", "TNGReader", "NCDFReader", "H5MDReader")
-"""Readers of files that hold a time for each frame."""
-UNTIMED = ("PDBReader", "ExtendedPDBReader", "PDBQTReader", "MOL2Reader", "MMTFReader")
-"""Readers of files of models, which hold none."""
+Stamps = Literal["times", "steps", ""]
+"""What a file knows of when its frames were: their times, the numbers of their steps only, or nothing."""
 MOST_TWINS = 64
 """Neighbours of one time that are compared."""
 FOR_TRAJECTORIES = ("format", "dt", "in_memory", "time_offset", "lengthunit", "timeunit", "velocityunit", "convert_units",
@@ -76,10 +74,10 @@ class Part:
     """Where it is a plain DCD file: the same."""
     shift: float = 0.0
     """Added to its times, where a part begins to count anew."""
-    timed: bool = True
-    """Whether it holds times, as far as its reader says."""
     clock: tuple[float, float] | None = None
     """First time and step, where the times in the file run backwards."""
+    knows: Stamps = "times"
+    """Of when its frames were."""
 
     def open(self) -> Any:
         return self.reader(self.path, n_atoms=self.n_atoms, **self.options)
@@ -95,7 +93,15 @@ class FrameSource:
     weights: np.ndarray | None
 
     access: Access = "rows"
-    time_unit = "ps"
+
+    @property
+    def timed(self) -> bool:
+        """Whether the times of the frames are known; else they are counted."""
+        raise NotImplementedError
+
+    @property
+    def time_unit(self) -> str:
+        return "ps" if self.timed else ""
 
     def reweighted(self, weights: np.ndarray) -> FrameSource:
         """The same frames with these statistical weights, (frames,)."""
@@ -144,14 +150,20 @@ class TrajectorySource(FrameSource):
 
     @property
     def timed(self) -> bool:
-        """Whether the files hold times, or an interval was said: models of a PDB file have none, and MDAnalysis counts 1 ps."""
-        return not all(not part.timed or (part.reader.__name__ in UNTIMED and "dt" not in part.options) for part in self.parts)
+        """Whether the files hold times, or an interval was said: those of models, XYZ and LAMMPS hold none, where MDAnalysis
+        counts frames or steps as 1 ps each."""
+        return all(part.knows == "times" for part in self.parts)
 
     @cached_property
-    def times(self) -> np.ndarray:
-        """Times of the frames, (n,), in ps: from the headers (XTC), else first time and step, checked at the last frame."""
-        every = [times_of(part) for part in self.parts]
-        return np.concatenate(every)[self.rows]
+    def stamps(self) -> np.ndarray:
+        """What the frames are told apart by, (n,): times in ps from the headers (XTC), else first time and step, checked at
+        the last frame; steps where the files know no times; else their numbers."""
+        return np.concatenate([times_of(part) for part in self.parts])[self.rows]
+
+    @property
+    def times(self) -> np.ndarray | None:
+        """Times of the frames, (n,), in ps; None where the files know none."""
+        return self.stamps if self.timed else None
 
     def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> TrajectorySource:
         check_window(start, stop, step)
@@ -208,7 +220,7 @@ class TrajectoryPiece:
             for fields, times in read(part, mine, source, self.names, step):
                 n = len(times)
                 weights = None if source.weights is None else source.weights[done:done + n]
-                yield Block(fields, self.start + done, WHOLE, weights, times)
+                yield Block(fields, self.start + done, WHOLE, weights, times if source.timed else None)
                 done += n
 
 
@@ -317,9 +329,21 @@ class LiveSource(FrameSource):
         name = getattr(self.universe.trajectory, "filename", None)
         return os.fspath(name) if isinstance(name, str | os.PathLike) else "frames in memory"
 
+    @property
+    def timed(self) -> bool:
+        """Whether times are known; of arrays in memory they are what the Universe was told."""
+        readers = getattr(self.universe.trajectory, "readers", None) or [self.universe.trajectory]
+        return all(type(reader).__name__ == "MemoryReader" or _stamps_of(reader) == "times" for reader in readers)
+
     @cached_property
-    def times(self) -> np.ndarray:
-        return np.array([float(now.time) for now in self._frames(self.rows)])
+    def stamps(self) -> np.ndarray:
+        """What the frames are told apart by, (n,): times in ps, or their numbers where none are known."""
+        return np.array([float(now.time) for now in self._frames(self.rows)]) if self.timed else self.rows.astype(np.float64)
+
+    @property
+    def times(self) -> np.ndarray | None:
+        """Times of the frames, (n,), in ps; None where none are known."""
+        return self.stamps if self.timed else None
 
     def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> LiveSource:
         check_window(start, stop, step)
@@ -347,7 +371,7 @@ class LiveSource(FrameSource):
             yield now
 
     def pieces(self, names: Sequence[str], cut: Cut, tiled: bool, limit: int) -> Iterator[Piece]:
-        n_atoms = len(self.topology)
+        n_atoms, timed = len(self.topology), self.timed
         width = sum(self.fields[name].nbytes for name in names)
         rows = max(1, min(limit, BATCH) // max(1, width))
         rows = 1 << (rows.bit_length() - 1)         # blocks that tree sums can join
@@ -362,7 +386,7 @@ class LiveSource(FrameSource):
                         take(now, name, self.atoms, into[k], int(chosen[k]), self.path)
                     times[k] = now.time
                 weights = None if self.weights is None else self.weights[a:a + len(chosen)]
-                yield HeldPiece(0, a, a + len(chosen), WHOLE, fields, weights, times)
+                yield HeldPiece(0, a, a + len(chosen), WHOLE, fields, weights, times if timed else None)
 
 
 def read(topology: Any, trajectory: Any = None, *, select: str = "all", replicas: Sequence[Any] | None = None,
@@ -582,7 +606,7 @@ def _source(universe: Any, atoms: Any, whole: bool, kept: Mapping[str, Any]) -> 
         if reader.n_atoms != n_atoms:
             raise InputError(f"{os.path.basename(reader.filename)} has {reader.n_atoms} atoms, the topology {n_atoms}")
         parts.append(Part(os.fspath(reader.filename), type(reader), n_atoms, options, xtc, dcd, clock=_clock(xtc),
-                          timed=getattr(reader, "timed", True)))
+                          knows=_stamps_of(reader)))
     counts = [len(part.xtc) if part.xtc is not None else reader.n_frames for part, reader in zip(parts, readers, strict=True)]
     edges = np.concatenate([[0], np.cumsum(counts)])
     parts, rows = _joined(parts, edges)
@@ -608,13 +632,40 @@ def _check_xyz(path: str, n_atoms: int) -> None:
             frame += 1
 
 
+def _stamps_of(reader: Any) -> Stamps:
+    """What a file knows of when its frames were, by what its reader made of the first."""
+    name, data = type(reader).__name__, reader.ts.data
+    if not getattr(reader, "timed", True):      # an H5MD file without times
+        return "steps" if "step" in data else ""
+    if name == "DCDReader":
+        return "times" if _knows_interval(reader) else ""
+    if "dt" in getattr(reader, "_ts_kwargs", {}):
+        return "times"
+    if name == "DumpReader":      # its times are steps of 1 ps, which no file says
+        return "steps"
+    if "time" in data:
+        return "times" if getattr(reader, "has_time", True) else ""
+    return "steps" if "step" in data else ""
+
+
+def _knows_interval(reader: Any) -> bool:
+    """Whether the header of a DCD file says how far its frames are apart: programs that copy frames write every step of
+    none or one in units of 48.9 fs, in which no run was made."""
+    from MDAnalysis.units import convert
+
+    delta, every = float(reader._file.header["delta"]), int(reader._file.header["nsavc"])
+    interval, written = float(reader.ts.dt), float(convert(delta, reader.units["time"], "ps")) * every
+    given = abs(interval - written) > 1e-6 * abs(interval)
+    return given or not (delta in (0.0, 1.0) and every <= 1)
+
+
 def _clock(xtc: XtcIndex | None) -> tuple[float, float] | None:
     """First time and step of a file whose times run backwards, as where several runs were written into one."""
     if xtc is None:
         return None
     times = xtc.times()
     back = np.diff(times) < 0
-    if not back.any() or counted_once(times)[:int(np.flatnonzero(back)[-1]) + 1].any():     # a restart: see _written_once
+    if written_once(times) is not None:     # even where a restart goes back: see _written_once
         return None
     k = int(np.argmax(back)) + 1
     step = float(times[1] - times[0]) if k > 1 and times[1] > times[0] else 1.0
@@ -639,7 +690,7 @@ def _joined(parts: list[Part], edges: np.ndarray) -> tuple[list[Part], np.ndarra
     made = [parts[0]]
     for k in range(1, len(parts)):
         before, now = times[k - 1], times[k]
-        name = os.path.basename(parts[k].path)
+        name, unit = os.path.basename(parts[k].path), _unit_of(parts[k])
         step = _step(before) or _step(now) or 1.0
         rows, mine = kept[-1], edges[k] + _written_once(parts[k], int(edges[k + 1] - edges[k]))
         part = parts[k]
@@ -648,14 +699,19 @@ def _joined(parts: list[Part], edges: np.ndarray) -> tuple[list[Part], np.ndarra
             part = replace(part, shift=float(before[-1] + (0.0 if same else step) - now[0]))
             times[k] = now + part.shift
             mine = mine[1:] if same else mine
-            warnings.warn(f"{name} begins at {now[0]:g} ps like the part before it: its times are moved to go on from "
-                          f"{before[-1]:g} ps. Independent runs are passed as replicas=[...]", stacklevel=5)
+            if part.knows:
+                warnings.warn(f"{name} begins at {now[0]:g}{unit} like the part before it: its {part.knows} are moved to go on "
+                              f"from {before[-1]:g}{unit}. Independent runs are passed as replicas=[...]", stacklevel=5)
+            elif same:
+                warnings.warn(f"{name} begins with the last frame of the part before it, as a continued run writes it: it is "
+                              "taken once", stacklevel=5)
         else:
             twice = before[rows - edges[k - 1]] >= now[0] - JOINT * step
             if twice.any():
                 kept[-1] = rows[~twice]
-                warnings.warn(f"{int(twice.sum())} frames from {now[0]:g} ps on stand in {os.path.basename(parts[k - 1].path)} "
-                              f"and again in {name}: those of {name} are taken", stacklevel=5)
+                other = os.path.basename(parts[k - 1].path)
+                warnings.warn(f"{int(twice.sum())} frames from {now[0]:g}{unit} on stand in {other} and again in {name}: those "
+                              f"of {name} are taken", stacklevel=5)
         made.append(part)
         kept.append(mine)
     return made, np.concatenate(kept)
@@ -663,22 +719,22 @@ def _joined(parts: list[Part], edges: np.ndarray) -> tuple[list[Part], np.ndarra
 
 def _written_once(part: Part, n: int) -> np.ndarray:
     """The frames that count of the n of a file: where a run was continued into the same file, those written again later."""
-    if part.xtc is None and part.reader.__name__ not in TIMED:
+    if not part.knows or part.reader.__name__ == "DCDReader":       # counted, or first and step: nothing stands twice
         return np.arange(n)
     times = times_of(part)
-    kept = counted_once(times)
-    back = np.flatnonzero(np.diff(times) < 0)
-    if len(back) and not kept[:int(back[-1]) + 1].any():
-        return np.arange(len(times))        # runs one after the other: no restart
+    kept = written_once(times)
+    if kept is None:
+        return np.arange(len(times))
     for k in np.flatnonzero((np.diff(times) == 0) & kept[:-1])[:MOST_TWINS]:
         one, other = (next(_read_any_alone(part, frame)) for frame in (int(k), int(k) + 1))
         kept[k] &= not np.array_equal(one, other)
-    lost = np.flatnonzero(~kept)
-    if len(lost):
-        frames = f"{len(lost)} frame{'s' if len(lost) > 1 else ''} from {times[lost].min():g} ps on"
-        warnings.warn(f"{os.path.basename(part.path)}: {frames} stand twice, as a continued run writes them: the later "
-                      "ones are taken", stacklevel=6)
+    if not kept.all():
+        warn_of_restart(times, kept, os.path.basename(part.path), what="frame", unit=_unit_of(part), stacklevel=7)
     return np.flatnonzero(kept)
+
+
+def _unit_of(part: Part) -> str:
+    return " ps" if part.knows == "times" else ""
 
 
 def _same_frame(a: Part, last: int, b: Part) -> bool:
@@ -696,7 +752,7 @@ def _step(times: np.ndarray) -> float:
 
 
 def times_of(part: Part) -> np.ndarray:
-    """Times of all frames of a file, in ps."""
+    """Times of all frames of a file, in ps; steps, or the numbers of frames, where it knows no times."""
     if part.clock is not None and part.xtc is not None:
         return part.clock[0] + part.clock[1] * np.arange(len(part.xtc)) + part.shift
     if part.xtc is not None:
@@ -705,6 +761,12 @@ def times_of(part: Part) -> np.ndarray:
         return part.dcd.times() + part.shift
     with _reading(part.path), part.open() as reader:
         n = reader.n_frames
+        if part.knows == "steps":
+            return _steps_of(reader) + part.shift
+        if part.reader.__name__ == "DumpReader":
+            return _steps_of(reader) * float(reader.ts.dt) + reader.ts.data.get("time_offset", 0.0) + part.shift
+        if not part.knows:
+            return np.arange(float(n)) + part.shift
         first, last = float(reader[0].time), float(reader[n - 1].time)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -715,6 +777,19 @@ def times_of(part: Part) -> np.ndarray:
                 abs(last), 1.0):
             return even + part.shift
         return np.array([float(now.time) for now in reader]) + part.shift
+
+
+def _steps_of(reader: Any) -> np.ndarray:
+    """The numbers of the steps of all frames of an open file, (n,)."""
+    places = getattr(reader, "_offsets", None)
+    if type(reader).__name__ != "DumpReader" or places is None or len(places) != reader.n_frames:
+        return np.array([float(now.data["step"]) for now in reader])
+    steps = np.empty(len(places))
+    for k, place in enumerate(places):      # without the atoms
+        reader._file.seek(place)
+        reader._file.readline()
+        steps[k] = int(reader._file.readline())
+    return steps
 
 
 @dataclass(frozen=True)
@@ -747,7 +822,8 @@ class Choice:
         if by_time:
             known = times()
             if known is None:
-                raise InputError("these frames have no times: choose them by number, start and stop")
+                raise InputError("these frames have no times: choose them by number, start and stop; or say the interval of "
+                                 "the files, md.read(..., dt=), in ps")
             slack = JOINT * abs(_step(known))
             first = 0 if self.begin is None else int(np.searchsorted(known, self.begin - slack, "left"))
             last = n if self.end is None else int(np.searchsorted(known, self.end + slack, "right"))

@@ -18,12 +18,15 @@ from ensemblekit.averaging.average import (
     clock_of,
     common_start,
     elapsed,
+    run_doubts,
     spacing,
     start_after,
 )
+from ensemblekit.averaging.average import kish as kish_of
 from ensemblekit.averaging.blocking import BlockResult
 from ensemblekit.averaging.doubts import ENOUGH, judged
 from ensemblekit.averaging.estimate import Estimate, over_power_of_two
+from ensemblekit.averaging.missing import Missing, check_missing
 from ensemblekit.averaging.moments import Moments, MomentsResult
 from ensemblekit.averaging.observed import summaries
 from ensemblekit.averaging.rows import rows_of
@@ -48,7 +51,7 @@ from ensemblekit.scaling import (
     weight_exponent,
 )
 from ensemblekit.source import Array, Block, Field, SnapshotSource, as_source, check_times, uneven_steps
-from ensemblekit.source_views import weighted_by_time
+from ensemblekit.source_views import weighted_by, weighted_by_time
 
 logger = logging.getLogger("ensemblekit")
 
@@ -148,7 +151,8 @@ class FieldAverages(Mapping[str, Estimate]):
 
 def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocity: str | Sequence[str] | None = None,
             equilibration: Any = "auto", confidence: float = 0.95, memory_limit: Any = "2GiB", engine: Engine | None = None,
-            progress: Progress = False, weights: Any = None) -> FieldAverages:
+            progress: Progress = False, weights: Any = None, missing: Missing = "raise",
+            log_weights: Any = None) -> FieldAverages:
     """Statistics of every cell of a flow over its snapshots, with an interval that knows correlation, in one read.
 
     Arguments:
@@ -164,8 +168,11 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
             where they do not fit the cells are taken in groups, a read each (of a store, of that group's numbers alone),
             which is said. The answer is the same to the last bit.
         engine, progress: as for ``ensemblekit.reduce``.
-        weights: "time" lets each snapshot count as the time it stands for, for steps of time that differ; else they count
-            alike, or with the weights that the source carries.
+        weights, log_weights: statistical weights of the snapshots, (n,), or their natural logarithms, on any scale and offset;
+            "time" lets each count as the time it stands for, for steps of time that differ (times the weight that the source
+            carries). By default they count alike, or with the weights that the source carries.
+        missing: "raise" lets a number that is NaN (or masked) in one snapshot be NaN in the answer; "drop" leaves it out there,
+            number by number, all components of a velocity together. It keeps its place in time.
 
     Returns:
         FieldAverages. Errors come from the means of up to 64 stretches of time joined two by two until they are
@@ -179,10 +186,13 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
         ReadOnceError: a stream.
     """
     source = given = as_source(source)
-    if weights is not None:
-        if weights != "time":
-            raise InputError(f'weights is "time" or None, as a source carries its own; got {weights!r}')
+    check_missing(missing)
+    if isinstance(weights, str):
+        if weights != "time" or log_weights is not None:
+            raise InputError(f'weights are (n,) numbers, or "time"; got {weights!r}')
         source = weighted_by_time(source)
+    elif weights is not None or log_weights is not None:
+        source = weighted_by(source, weights, log_weights)
     wanted = _wanted(statistics)
     if not 0.0 < confidence < 1.0:
         raise InputError(f"confidence is a number between 0 and 1, 0.95 for 95 %; got {confidence!r}")
@@ -208,15 +218,20 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
     columns: dict[tuple[str, str], list[Any]] = {}
     exponents: dict[str, list[np.ndarray | None]] = {}
     start = kish = 0.0
+    grounds: tuple[str, ...] = ()
     for number, groups in enumerate(passes):
         names = list(dict.fromkeys(name for group in groups for name in group.target.names))
         branches: dict[str, tuple[Any, ...]] = {}
         if not number:
-            branches = {"clock": (clock_of, Series()), "summary": (_Summary(series[0]), Series())}
+            middle = None
+            if missing == "drop":
+                middle = np.asarray(reduce(source.window(0, None, -(-n // LOOKS)), {"m": (series[0], Moments())},
+                                           fields=list(series[0].names), engine=engine, missing=missing)["m"].mean)
+            branches = {"clock": (clock_of, Series()), "summary": (_Summary(series[0], middle), Series())}
             names = list(dict.fromkeys([*names, *series[0].names]))
         glance = reduce(source.window(0, None, -(-n // LOOKS)), {f"{k}": (group, Moments()) for k, group in enumerate(groups)},
-                        fields=names, engine=engine)
-        branches |= {f"{k}": (group, _about(group.target, glance[f"{k}"])) for k, group in enumerate(groups)}
+                        fields=names, engine=engine, missing=missing)
+        branches |= {f"{k}": (group, _about(group.target, glance[f"{k}"], missing)) for k, group in enumerate(groups)}
         del glance
         read = partials(source, branches, fields=names, engine=engine, progress=progress, keep=keep)[0]
         if not number:
@@ -227,6 +242,7 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
             first = start_after(equilibration, n, times, partial(common_start, summary, weights))
             begins = [begin for begin, _ in read]
             start = min((b for b in begins if b >= first), default=begins[-1])      # rounded up to where a state begins
+            grounds = run_doubts(first, n, equilibration, weights, summary)
             kish = 1.0 if weights is None else n * float(weights @ weights) / float(weights.sum()) ** 2
             facts = {"time_unit": source.time_unit if times is not None else "", "times": times, "n_discarded": start,
                      "equilibration_time": elapsed(times, start)}
@@ -248,6 +264,12 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
         for what in one.wanted:
             estimates[f"{one.name}_{what}"] = _estimate(one, what, columns.pop((one.name, what)), joined, confidence,
                                                         spacing(times), total, facts)
+    if grounds:
+        estimates = {name: replace(one, converged=False, verdict="; ".join(filter(None, [*grounds, one.verdict])))
+                     for name, one in estimates.items()}
+    if weights is not None:
+        most = kish_of(weights, n, int(start))
+        estimates = {name: replace(one, n_eff=np.minimum(one.n_eff, most)) for name, one in estimates.items()}
     said = uneven_steps(times) if weights is None else ""
     if said:
         estimates = {name: replace(one, verdict="; ".join(filter(None, [one.verdict, said])))
@@ -348,9 +370,14 @@ class _Summary:
     """The series from which the end of the start-up is told."""
 
     target: _Target
+    middle: np.ndarray | None = None
+    """Of each number, to stand where it is missing; None: it stays NaN."""
 
     def __call__(self, block: Block) -> np.ndarray:
-        return summaries(np.asarray(self.target(block)))
+        values = np.asarray(self.target(block))
+        if self.middle is not None and values.dtype.kind == "f":
+            values = np.where(np.isnan(values), self.middle, values)
+        return summaries(values)
 
 
 def _wanted(statistics: Sequence[str] | str) -> tuple[str, ...]:
@@ -399,13 +426,13 @@ def _targets(source: SnapshotSource, wanted: tuple[str, ...], velocity: str | Se
     return found
 
 
-def _about(target: _Target, glance: MomentsResult) -> Products:
+def _about(target: _Target, glance: MomentsResult, missing: Missing) -> Products:
     """Sums about the mean of the glance, each cell over the power of two that suits its numbers there."""
     mean = np.nan_to_num(np.asarray(glance.mean, np.float64), posinf=0.0, neginf=0.0).reshape(-1, target.parts)
     size = np.fmax(np.abs(mean), np.nan_to_num(np.asarray(glance.std), posinf=0.0).reshape(mean.shape)).max(axis=1)
     exponent = np.asarray(exponent_of(size))
     return Products(target.parts, ldexp(mean, -exponent[:, None]).ravel(), exponent if exponent.any() else None,
-                    exponent_of(glance.sum_weights / glance.n))
+                    exponent_of(np.max(glance.sum_weights) / glance.n), missing)
 
 
 class Products:
@@ -413,15 +440,19 @@ class Products:
 
     The values are divided by 2**exponent, (cells,), beforehand and the weights by 2**weight_exponent; the reference is
     of divided values. The exponents given are those of a glance: they change with values and weights that need others.
+    With missing="drop" a cell that is NaN adds nothing to its sums.
     """
 
-    def __init__(self, parts: int, reference: np.ndarray, exponent: np.ndarray | None = None, weight_exponent: int = 0):
+    def __init__(self, parts: int, reference: np.ndarray, exponent: np.ndarray | None = None, weight_exponent: int = 0,
+                 missing: Missing = "raise"):
         self.parts, self.reference, self.exponent, self.weight_exponent = parts, reference, exponent, weight_exponent
+        self.missing = missing
         self.n, self.weight = 0, 0.0
+        self.present: np.ndarray | None = None      # (cells,) weight of the snapshots in which a cell is there; None: of all
         self.sums: list[np.ndarray] = []        # (parts, cells), (pairs, cells), (pairs + 1, cells)
 
     def empty(self) -> Self:
-        return type(self)(self.parts, self.reference, self.exponent, self.weight_exponent)
+        return type(self)(self.parts, self.reference, self.exponent, self.weight_exponent, self.missing)
 
     def update(self, values: Array, start: int, weights: Array | None = None) -> None:
         from ensemblekit.rom.kernels_average import add_products
@@ -429,6 +460,11 @@ class Products:
         if not len(values):
             return
         given = np.asarray(values)
+        there = self._there(given) if self.missing == "drop" else None
+        if there is not None:       # at the reference a deviation is 0 and adds nothing
+            reference = ldexp(self.reference, np.repeat(self._exponents(), self.parts)).reshape(given.shape[1:])
+            kept = np.repeat(there, self.parts, axis=1).reshape(given.shape)
+            given = np.where(kept, given, reference)
         if not self.sums:
             pairs, cells = self.parts * (self.parts + 1) // 2, math.prod(given.shape[1:]) // self.parts
             self.sums = [np.zeros((k, cells)) for k in (self.parts, pairs, pairs + 1)]
@@ -449,8 +485,22 @@ class Products:
                 add_products(*self._rows(given), w, self.reference, *self.sums)
         if wide:
             self._look_closer(given, w)
+        if there is not None or self.present is not None:
+            before = np.full(self.sums[0].shape[1], self.weight) if self.present is None else self.present
+            self.present = before + (float(w.sum()) if there is None else w @ there)
         self.n += len(given)
         self.weight += float(w.sum())
+
+    def _there(self, values: np.ndarray) -> np.ndarray | None:
+        """(n, cells) bool, whether a cell is a number in all its components; None where all are."""
+        if values.dtype.kind != "f" or not np.isnan(values).any():
+            return None
+        return ~np.isnan(values).reshape(len(values), -1, self.parts).any(axis=2)
+
+    @property
+    def weights(self) -> Any:
+        """Of the snapshots in which each cell is there: (cells,), or one number."""
+        return self.weight if self.present is None else self.present
 
     def _rows(self, values: np.ndarray) -> tuple[np.ndarray, int, int, int, int]:
         """Values (n, *item) over their powers of two, as the kernel takes them."""
@@ -470,6 +520,7 @@ class Products:
         step = self.weight_exponent - weight_exponent
         if step:
             self.sums, self.weight = [ldexp(x, step) for x in self.sums], ldexp(self.weight, step)
+            self.present = None if self.present is None else ldexp(self.present, step)
             self.weight_exponent = weight_exponent
 
     def _exponents(self) -> np.ndarray:
@@ -527,6 +578,8 @@ class Products:
             mine, its = alike([self, later])
             self.exponent, self.weight_exponent, self.reference = mine.exponent, mine.weight_exponent, mine.reference
             self.sums = [a + b for a, b in zip(mine.sums, its.sums, strict=True)] if mine.sums else its.sums
+            if mine.present is not None or its.present is not None:
+                self.present = mine.weights + its.weights
             self.n, self.weight = self.n + later.n, mine.weight + its.weight
 
     def result(self) -> Self:
@@ -536,12 +589,15 @@ class Products:
         named = {"n": np.array(self.n), "weight": np.array(self.weight), "weight_exponent": np.array(self.weight_exponent)}
         if self.exponent is not None:
             named["exponent"] = self.exponent.copy()
+        if self.present is not None:
+            named["present"] = self.present.copy()
         return named | dict(zip(("sums", "products", "squares"), self.sums, strict=False))
 
     def restored(self, state: Mapping[str, Any]) -> Self:
         new = self.empty()
         new._divide(np.array(state["exponent"]) if "exponent" in state else new.exponent, int(state["weight_exponent"]))
         new.n, new.weight = int(state["n"]), float(state["weight"])
+        new.present = np.array(state["present"]) if "present" in state else None
         new.sums = [np.array(state[name]) for name in ("sums", "products", "squares") if name in state]
         return new
 
@@ -563,14 +619,19 @@ class _Stretches:
 
     def __init__(self, bins: list[Products], target: _Target, kish: float):
         bins = alike(bins)
-        self.bins, self.target, self.kish = bins, target, kish
+        self.bins, self.target = bins, target
         self.lost: dict[int, np.ndarray] = {}
         self.n = sum(b.n for b in bins)
-        self.weight = sum(b.weight for b in bins)
-        if self.weight == 0:
+        total = sum(b.weight for b in bins)
+        if total == 0:
             raise StatisticsError("all weights are zero: no snapshot is left to average over")
-        self.shift, self.products, self.squares = (
-            np.sum([b.sums[k] for b in bins], axis=0) / self.weight for k in range(3))
+        self.weight: Any = sum(b.weights for b in bins)
+        self.share = np.asarray(self.weight / total)
+        """Of all weight, that of the snapshots in which each cell is there: (cells,), or 1."""
+        self.kish: Any = kish / np.where(self.share > 0, self.share, 1.0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            self.shift, self.products, self.squares = (
+                np.sum([b.sums[k] for b in bins], axis=0) / self.weight for k in range(3))
 
     def columns(self, what: str) -> tuple[np.ndarray, ...]:
         """(mean, stderr, dof, g, variance, whether it never changes, independent snapshots), each (cells, numbers)."""
@@ -586,11 +647,12 @@ class _Stretches:
             parts = [self._covariance(i, j) for i, j in PAIRS[m]]
         made = [np.stack([np.asarray(part[k]) for part in parts], axis=-1) for k in range(6)]
         # squares forget faster than what they are squares of, and are about a mean that they share
-        return (*made, np.full(made[0].shape, np.nan) if what == "mean" else self._stretches(len(parts)))
+        stretches = np.full(made[0].shape, np.nan) if what == "mean" else self._stretches(len(parts))
+        return (*made, stretches, np.broadcast_to(self.share.reshape(-1, 1), made[0].shape))
 
     def _first(self, i: int, reference: np.ndarray) -> tuple[np.ndarray, ...]:
         d = self.shift[i]
-        z = [(b.sums[0][i] - b.weight * d) / (b.n * self.weight / self.n) for b in self.bins]
+        z = [(b.sums[0][i] - b.weights * d) / (b.n * self.weight / self.n) for b in self.bins]
         return self._blocked(reference + d, z, self.products[self._pair(i, i)] - d**2, np.abs(reference + d))
 
     def _covariance(self, i: int, j: int) -> tuple[np.ndarray, ...]:
@@ -645,7 +707,7 @@ class _Stretches:
         k = self._pair(i, j)
         di, dj = self.shift[i], self.shift[j]
         value = self.products[k] - di * dj
-        z = [(b.sums[1][k] - di * b.sums[0][j] - dj * b.sums[0][i] + b.weight * (di * dj - value))
+        z = [(b.sums[1][k] - di * b.sums[0][j] - dj * b.sums[0][i] + b.weights * (di * dj - value))
              / (b.n * self.weight / self.n) for b in self.bins]
         return value, z
 
@@ -689,8 +751,8 @@ def _estimate(target: _Target, what: str, columns: list[tuple[np.ndarray, ...]],
     """The Estimate of a statistic from those of groups of cells, one after the other."""
     numbers = columns[0][0].shape[1]
     shape = target.cells if what == "tke" or target.parts == 1 else (*target.cells, numbers)
-    mean, stderr, dof, g, variance, still, independent = (
-        np.concatenate([group[k] for group in columns]).reshape(shape) for k in range(7))
+    mean, stderr, dof, g, variance, still, independent, share = (
+        np.concatenate([group[k] for group in columns]).reshape(shape) for k in range(8))
     second = what != "mean"
     columns.clear()
     still = still.astype(bool)
@@ -713,6 +775,11 @@ def _estimate(target: _Target, what: str, columns: list[tuple[np.ndarray, ...]],
                       statistical_inefficiency=g, correlation_time=g / 2 * spacing, dof=dof,
                       estimators={"blocking": stderr}, unit=unit, **facts)
     answer = judged(answer, independent=independent, enough=enough, word="numbers")
+    if (share < 1).any():
+        never = int((share == 0).sum())
+        answer = replace(answer, verdict="; ".join(filter(None, [
+            answer.verdict, f"{int((share < 1).sum())} of {share.size} numbers are missing in some snapshots"
+            + (f", {never} in all" if never else "") + "; they keep their places in time"])))
     if exponent is None:
         return answer
     degree = 1 if what in ("mean", "rms") else 2

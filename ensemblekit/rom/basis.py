@@ -337,18 +337,26 @@ class Basis:
                 if x.shape[x.ndim - len(item):] != item or x.ndim > len(item) + 1:
                     raise InputError(f"snapshots of {name!r} have shape (m, *{item}); got {x.shape}")
             single = all(x.ndim == len(self.fields[name].shape) for name, x in arrays.items())
-            return np.concatenate([x.reshape(1 if single else len(x), -1) for x in arrays.values()], axis=1), single
+            return np.concatenate([x.reshape(1 if single else len(x), self.fields[name].size) for name, x in arrays.items()],
+                                  axis=1), single
         values = as_array(snapshots, "snapshots")
         shape = self.mean.shape
         if values.shape[values.ndim - len(shape):] != shape or values.ndim > len(shape) + 1:
             raise InputError(f"snapshots have shape (m, *{shape}); got {values.shape}")
         single = values.ndim == len(shape)
-        return values.reshape(1 if single else len(values), -1), single
+        return values.reshape(1 if single else len(values), self.mean.size), single
 
     def _coefficients(self, which: Any) -> np.ndarray:
-        if isinstance(which, int | np.integer) and not -self.n <= which < self.n:
+        number = isinstance(which, int | np.integer)
+        if number and not -self.n <= which < self.n:
             raise InputError(f"snapshot {which} of {self.n}")
-        coefficients = as_array(which, "coefficients", kinds=None) if hasattr(which, "__array__") else self.coefficients[which]
+        listed = isinstance(which, list | tuple | range) and all(isinstance(k, int | np.integer) for k in which)
+        if listed and not all(-self.n <= k < self.n for k in which):
+            raise InputError(f"snapshots {min(which)} to {max(which)} of {self.n}")
+        if number or listed or isinstance(which, slice):
+            coefficients = self.coefficients[list(which) if listed else which]
+        else:
+            coefficients = as_array(which, "coefficients")
         if coefficients.shape[-1:] != (self.rank,):
             raise InputError(f"coefficients have shape (m, {self.rank}) here; got {coefficients.shape}")
         return coefficients

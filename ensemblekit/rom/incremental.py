@@ -35,7 +35,7 @@ from ensemblekit.rom.rank import Rule, as_bytes
 from ensemblekit.rom.state_file import StateFile
 from ensemblekit.rom.units import OutOfRange, Unit, magnitude
 from ensemblekit.scaling import ldexp, power_of_two
-from ensemblekit.source import Field, SnapshotSource
+from ensemblekit.source import Field, SnapshotSource, uneven_steps
 from ensemblekit.store.checksums import digest_of
 from ensemblekit.store.guarded import record
 
@@ -160,6 +160,9 @@ class IncrementalPOD:
     def update(self, snapshots: Any, times: Any = None, weights: Any = None) -> IncrementalPOD:
         """Take in more snapshots: (m, *item), one of shape (*item) once the shape is known, a mapping of field to these,
         or a source, of which all are taken. Returns itself.
+
+        Weights are on one scale throughout, as later ones are not known; of logarithms subtract one number before the
+        exponential is taken.
 
         Raises InputError for snapshots that cannot be used (those before them are kept), StoreBusyError where another
         IncrementalPOD feeds this state, ClosedError after close().
@@ -297,7 +300,7 @@ class IncrementalPOD:
 
     def _rows(self, snapshots: Any) -> np.ndarray:
         given = snapshots if isinstance(snapshots, Mapping) else {next(iter(self.fields), "values"): snapshots}
-        arrays = {str(name): as_array(values, f"field {name!r}", kinds=None) for name, values in given.items()}
+        arrays = {str(name): as_array(values, f"field {name!r}") for name, values in given.items()}
         if not self.fields:
             for name, values in arrays.items():
                 if values.ndim < 2:
@@ -319,7 +322,7 @@ class IncrementalPOD:
                 values = values[None]
             if values.shape[1:] != field.shape:
                 raise InputError(f"snapshots of {name!r} have shape (m, *{field.shape}); got {values.shape}")
-            rows.append(values.reshape(len(values), -1))
+            rows.append(values.reshape(len(values), field.size))
         if len({len(r) for r in rows}) > 1:
             raise InputError(f"the fields differ in their number of snapshots: {[len(r) for r in rows]}")
         return rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1)
@@ -620,6 +623,10 @@ class IncrementalPOD:
         coefficients = self.time.values()[:, :k] @ lower
         residual = (self.left_out + float(squared[k:].sum())) * ratio
         times = np.concatenate(self.times)
+        uneven = uneven_steps(times) if (weights == weights[0]).all() and np.isfinite(times).all() else ""
+        if uneven:
+            warnings.warn(uneven.replace('weights="time" gives the mean over time', "update(..., weights=) takes the time that "
+                                         "each stands for"), stacklevel=3)
         problem = self._problem(None if (weights == weights[0]).all() else weights * ratio,
                                 None if np.isnan(times).all() else times)
         modes = [rows[:, a:b] for a, b in self._edges()]

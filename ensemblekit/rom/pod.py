@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import logging
+import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
+import numpy as np
+
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError
+from ensemblekit.intake import as_array
 from ensemblekit.rom.basis import Basis, warn_of_split_pair
 from ensemblekit.rom.gappy import gappy
 from ensemblekit.rom.gaps import GapsError, _gaps, without_constant_gaps
@@ -17,6 +22,8 @@ from ensemblekit.rom.rank import Rule, as_bytes
 from ensemblekit.rom.reading import in_memory
 from ensemblekit.rom.route import Plan, workers_of
 from ensemblekit.rom.task import FloorReached, Job, NotFinite, Reads
+from ensemblekit.source import SnapshotSource, as_source, uneven_steps
+from ensemblekit.source_views import weighted_by, weighted_by_time
 
 logger = logging.getLogger("ensemblekit")
 
@@ -25,7 +32,7 @@ def pod(source: Any, rank: Any = None, *, energy: float | None = None, tolerance
         absolute_tolerance: float | None = None, snapshot_axis: int | None = None, inner_product: Any = "auto",
         scale: Any = None, center: Any = "mean", method: str = "auto", memory_limit: Any = "2GiB",
         engine: Engine | None = None, missing: Literal["raise", "gappy"] = "raise", oversampling: int = 10,
-        power: int | None = None, seed: int = 0, progress: Any = False) -> Basis:
+        power: int | None = None, seed: int = 0, progress: Any = False, weights: Any = None, log_weights: Any = None) -> Basis:
     """The modes that carry most of the snapshots' energy, with the error that is left.
 
     Arguments:
@@ -50,6 +57,8 @@ def pod(source: Any, rank: Any = None, *, energy: float | None = None, tolerance
             numbers. Steps, each a read, end where another would lower the error by less than 0.1 %; with method="auto" one
             may be enough, after a sample of the columns, with method="randomized" there are two. Files larger than the
             memory limit are read in order of time, two times or more.
+        weights, log_weights: statistical weights of the snapshots of one run, (n,), or their natural logarithms, on any scale
+            and offset; "time" lets each count as the time it stands for, where steps of time differ (which is told).
 
     Returns:
         a Basis. Snapshots of lower numerical rank than asked for give fewer modes. Its ``notes`` say which inner product and
@@ -59,7 +68,13 @@ def pod(source: Any, rank: Any = None, *, energy: float | None = None, tolerance
         InputError: no snapshots, a single one, all the same, NaN or infinity, a bad rank, rule, weight or shape.
         ReadOnceError: a route that reads twice was asked for with a source that is read once.
     """
-    problem = problem_of(source, snapshot_axis, inner_product, scale, center)
+    if weights is None and log_weights is None:
+        problem = problem_of(source, snapshot_axis, inner_product, scale, center)
+    else:
+        problem = problem_of(_weighted(source, snapshot_axis, weights, log_weights), None, inner_product, scale, center)
+    uneven = uneven_steps(problem.times) if problem.weights is None else ""
+    if uneven:
+        warnings.warn(uneven.replace("gives the mean over time", "lets each count as the time it stands for"), stacklevel=2)
     if missing not in ("raise", "gappy"):
         raise InputError(f'missing is "raise" or "gappy"; got {missing!r}')
     rule = Rule.of(rank, energy, tolerance, absolute_tolerance, problem.n)
@@ -94,6 +109,19 @@ def pod(source: Any, rank: Any = None, *, energy: float | None = None, tolerance
     for note in notes:
         logger.info(note)
     return replace(basis, notes=notes)
+
+
+def _weighted(source: Any, snapshot_axis: int | None, weights: Any, log_weights: Any) -> SnapshotSource:
+    """The snapshots of one run with these weights."""
+    if snapshot_axis and not isinstance(source, SnapshotSource | Mapping):
+        source = np.moveaxis(as_array(source, "snapshots", named_axes=True), snapshot_axis, 0)
+    elif snapshot_axis:
+        raise InputError("snapshot_axis goes with one array")
+    if isinstance(weights, str):
+        if weights != "time" or log_weights is not None:
+            raise InputError(f'weights are (n,) numbers, or "time"; got {weights!r}')
+        return weighted_by_time(as_source(source))
+    return weighted_by(as_source(source), weights, log_weights)
 
 
 def decomposed(job: Job) -> Basis:

@@ -437,5 +437,5 @@ def snapshot_at(source: SnapshotSource, key: str, index: int) -> np.ndarray:
     """A copy of one snapshot of a field, flattened."""
     for piece in source.window(index, index + 1).pieces([key], "time", False, 64 << 20):
         for block in piece.blocks():
-            return np.array(block.fields[key])[0].reshape(-1)
+            return np.array(as_array(block.fields[key], f"field {key!r}")[0]).reshape(-1)
     raise InputError("no snapshots")

@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError, SnapshotFileError
-from ensemblekit.parts import Order, check_order, counted_once, natural_key, order_of
+from ensemblekit.parts import Order, check_order, natural_key, order_of, warn_of_restart, written_once
 from ensemblekit.rom.mesh import Mesh, mesh_of
 from ensemblekit.rom.readers.clock import on_one_clock
-from ensemblekit.rom.readers.reader import Options, Reader, all_timed, check_readable, chosen, numbers_in_names
+from ensemblekit.rom.readers.reader import Options, Reader, all_timed, check_readable, chosen, known_times, numbers_in_names
 from ensemblekit.source import WHOLE, Access, Block, Cut, Field, Piece, SnapshotSource, check_times, check_window, cuts_of
 from ensemblekit.store.stored import StoredSource
 
 BATCH = 16 << 20
 """Bytes of snapshots read at a time."""
+MOST_TWINS = 64
+"""Neighbours of one time that are compared."""
 SLACK = 1e-9
 """Of a time range, relative: 0.3 in a file's name and 0.1 * 3 are the same instant."""
 
@@ -520,7 +522,8 @@ def _series(readers: list[Reader], paths: Sequence[str], order: Order, by_hand: 
     n = sum(reader.n for reader in readers)
     if n == 0:
         raise SnapshotFileError(first.path, "holds no snapshots")
-    clocks = on_one_clock(readers) if timed else [None] * len(readers)
+    clocks = [None if clock is None else known_times(clock, reader.path)
+              for clock, reader in zip(on_one_clock(readers), readers, strict=True)] if timed else [None] * len(readers)
     parts, times = _in_order(readers, clocks, paths, order, by_hand)
     if times is None and sum(len(part.rows) for part in parts) == len(paths) and (timed or len(paths) == 1):
         listed = [part.reader.path for part in parts] if len(readers) > 1 else paths
@@ -551,14 +554,11 @@ def _in_order(readers: list[Reader], clocks: Sequence[np.ndarray | None], paths:
     times = np.concatenate(clock)
     slack = SLACK * float(np.abs(times).max(initial=0.0))
     back = np.flatnonzero(np.diff(times) < -slack)
-    if not len(back) and len(parts) == 1:
+    if not (np.diff(times) <= slack).any() and len(parts) == 1:
         return parts, times
-    kept = counted_once(times, slack)
+    kept = written_once(times, slack)
     edges = np.concatenate([[0], np.cumsum([len(part.rows) for part in parts])])
-    for edge in edges[1:-1]:        # a run that was continued writes the state that it starts from again
-        if 0 < edge < len(times) and abs(times[edge] - times[edge - 1]) <= slack and times[0] < times[edge]:
-            kept[edge - 1] &= several
-    if len(back) and not kept[:int(back[-1]) + 1].any():
+    if kept is None:
         k = int(back[-1])
         if order == "given" or len(parts) == 1:
             warnings.warn(f"times run backwards, from {times[k]:g} to {times[k + 1]:g}, in "
@@ -568,16 +568,19 @@ def _in_order(readers: list[Reader], clocks: Sequence[np.ndarray | None], paths:
         raise InputError(f"times run backwards, from {times[k]:g} to {times[k + 1]:g}, from one file to the next. List the "
                          "files in the order of time; independent runs are replicas, ek.ReplicaSet.of([rom.read(a), "
                          "rom.read(b)])")
+    for edge in edges[1:-1]:        # a run that was continued writes the state that it starts from again
+        if 0 < edge < len(times) and abs(times[edge] - times[edge - 1]) <= slack and times[0] < times[edge]:
+            kept[edge - 1] &= several
+    if times[0] != times[-1]:
+        _leave_out_copies(kept, parts, times, slack)
     if not len(back) and kept.all():
         return _merged(parts), times
     if order == "given" and len(back):
         warnings.warn(f"in the order given times run backwards, from {times[back[0]]:g} to {times[back[0] + 1]:g}: snapshots "
                       "are counted instead", stacklevel=5)
         return _merged(parts), None
-    lost = np.flatnonzero(~kept)
     name = os.path.basename(parts[0].reader.path) + (" and the files after it" if len(parts) > 1 else "")
-    warnings.warn(f"{len(lost)} snapshots, from time {times[lost].min():g} on, stand twice in {name}, as a run that was "
-                  "continued writes them: the later ones are taken", stacklevel=5)
+    warn_of_restart(times, kept, name, stacklevel=6)
     chosen_parts = []
     for part, start in zip(parts, edges, strict=False):
         rows = np.flatnonzero(kept[start:start + len(part.rows)])
@@ -585,6 +588,16 @@ def _in_order(readers: list[Reader], clocks: Sequence[np.ndarray | None], paths:
             if len(stretch):
                 chosen_parts.append(Part(part.reader, part.rows[int(stretch[0]):int(stretch[-1]) + 1]))
     return _merged(chosen_parts), times[kept]
+
+
+def _leave_out_copies(kept: np.ndarray, parts: Sequence[Part], times: np.ndarray, slack: float) -> None:
+    """Of snapshots of one time, beside each other in one file, leave out those that are the next one again."""
+    edges = np.cumsum([0, *(len(part.rows) for part in parts)])
+    for k in np.flatnonzero((np.abs(np.diff(times)) <= slack) & kept[:-1])[:MOST_TWINS]:
+        part, at = parts[int(np.searchsorted(edges, k, "right")) - 1], int(k - edges[np.searchsorted(edges, k, "right") - 1])
+        if at + 1 < len(part.rows):
+            values = part.reader.read(list(part.reader.fields), part.rows[at:at + 2])
+            kept[k] &= not all(np.array_equal(x[0], x[1], equal_nan=x.dtype.kind in "fc") for x in values.values())
 
 
 def _merged(parts: list[Part]) -> list[Part]:

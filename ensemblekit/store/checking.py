@@ -14,6 +14,8 @@ from ensemblekit.intake import as_array
 from ensemblekit.source import Field
 from ensemblekit.store.schema import META, Schema
 
+LARGEST_LOG = 700.0
+"""Of a weight that is stored."""
 Durability = Literal["process", "disk"]
 
 
@@ -58,8 +60,17 @@ class Checks:
 
     def length(self, snapshots: Mapping[str, Any], clock: str) -> int:
         """How many snapshots came. Raises InputError where the fields differ in it."""
-        lengths = {name: len(snapshots[name]) for name in self.clocks[clock]
-                   if name in snapshots and np.ndim(snapshots[name])}
+        if not isinstance(snapshots, Mapping):
+            raise InputError(f"snapshots are a mapping of field to array, with {list(self.clocks[clock])}; got "
+                             f"{type(snapshots).__name__}")
+        lengths = {}
+        for name in self.clocks[clock]:
+            if name in snapshots:
+                shape = getattr(snapshots[name], "shape", None)
+                if not isinstance(shape, tuple):
+                    shape = as_array(snapshots[name], f"field {name!r}", kinds=None).shape
+                if shape:
+                    lengths[name] = int(shape[0])
         if len(set(lengths.values())) > 1:
             raise InputError(f"the fields differ in their number of snapshots: {lengths}")
         return next(iter(lengths.values()), 0)
@@ -156,6 +167,20 @@ def meta_of_many(n: int, times: Any, steps: Any, weights: Any, last: tuple[int, 
     if not (np.isfinite(meta["weight"]) & (meta["weight"] >= 0)).all():
         raise InputError("weights are finite and not negative")
     return meta
+
+
+def weights_of_logs(log_weights: Any) -> np.ndarray:
+    """Weights from their natural logarithms as they are: those of a store are on one scale, whenever they came."""
+    logs = as_array(log_weights, "log_weights", kinds="biuf", dtype=np.float64)
+    if logs.ndim != 1:
+        raise InputError(f"log_weights are one number a snapshot; got shape {logs.shape}")
+    beyond = ~((np.abs(logs) <= LARGEST_LOG) | (logs == -np.inf))
+    if beyond.any():
+        k = int(np.argmax(beyond))
+        raise InputError(f"log_weights are numbers within ±{LARGEST_LOG:g}, or -inf for a weight of 0; number {k} is "
+                         f"{logs[k]:g}, a weight that float64 does not hold. Subtract one number from those of all snapshots "
+                         "of the run, such as the largest: weights count only against each other")
+    return np.exp(logs)
 
 
 def check_options(durability: Any, capacity: Any) -> None:

@@ -25,7 +25,7 @@ from ensemblekit.errors import (
 )
 from ensemblekit.files import most_bytes
 from ensemblekit.source import Access, Cut, Field, Piece
-from ensemblekit.store.checking import Checks, Durability, check_options, meta_of_many, meta_of_one
+from ensemblekit.store.checking import Checks, Durability, check_options, meta_of_many, meta_of_one, weights_of_logs
 from ensemblekit.store.checksums import digest_of
 from ensemblekit.store.contents import Contents
 from ensemblekit.store.hdf5 import Foreign, Layout, read_file
@@ -404,7 +404,7 @@ class Store:
     # -- writing ---------------------------------------------------------------------------------------------------
 
     def append(self, snapshot: Mapping[str, Any], time: float | None = None, step: int | None = None,
-               weight: float = 1.0, clock: str = MAIN) -> None:
+               weight: float = 1.0, clock: str = MAIN, log_weight: float | None = None) -> None:
         """Commit one snapshot: a value for every field of the clock.
 
         Arguments:
@@ -412,6 +412,8 @@ class Store:
             time: in ``time_unit``; not before the last. By default the step number.
             step: above the last step. By default the last step + 1.
             weight: statistical weight, 0 or more.
+            log_weight: its natural logarithm instead, -inf for 0; beyond float64 (±700) it is refused, as what counts is by
+                how much the logarithms of a run differ.
 
         Raises:
             InputError, UnknownFieldError: what does not fit, and how to mend it; the file stays as it was.
@@ -423,6 +425,10 @@ class Store:
                 raise self._within()
             self._changing = True
             try:
+                if log_weight is not None:
+                    if weight != 1.0:
+                        raise InputError("pass either weight= or log_weight=, not both")
+                    (weight,) = weights_of_logs([log_weight])
                 self._append(snapshot, time, step, weight, clock)
             except EnsemblekitError:
                 raise
@@ -452,8 +458,12 @@ class Store:
         writer.commit(clock, arrays, meta_of_one(time, step, weight, writer.last(clock)), at_once=False)
 
     def extend(self, snapshots: Mapping[str, Any], times: Any = None, steps: Any = None, weights: Any = None,
-               clock: str = MAIN) -> None:
+               clock: str = MAIN, log_weights: Any = None) -> None:
         """Commit many snapshots at once: arrays (n, *field shape); one commit a file. Else as :meth:`append`."""
+        if log_weights is not None:
+            if weights is not None:
+                raise InputError("pass either weights= or log_weights=, not both")
+            weights = weights_of_logs(log_weights)
         with _Change(self):
             self._extend(snapshots, times, steps, weights, clock)
 

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ensemblekit.parts import STEP_NAMES, TIME_NAMES, warn_of_restart, written_once
 from ensemblekit.source import WHOLE, Access, Cut, Field, Piece, check_window, cuts_of
 from ensemblekit.store.blocks import SlabPiece, Span, StoredPiece
-from ensemblekit.store.hdf5 import Dataset, Foreign, Identity, Layout, Ticks, identity_of, read_constants
+from ensemblekit.store.hdf5 import FEW_TICKS, Dataset, Foreign, Identity, Layout, Ticks, identity_of, read_constants
 from ensemblekit.store.places import Run, groups_of, read_table, runs_in, stretches
 
 
@@ -35,6 +36,8 @@ class Part:
     n: int
     columns: Mapping[str, tuple[Stretch, ...]]
     """Field, or "step", "time", "weight", "checksums" with a leading space, to its rows, all of them in order."""
+    first: int = 0
+    """Number in the file of the first of these rows; above 0 in a foreign file, of which a later stretch is taken."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,6 +56,15 @@ class Table:
     @property
     def n(self) -> int:
         return sum(part.n for part in self.parts)
+
+    def kept(self, rows: np.ndarray) -> Table:
+        """Some snapshots of a foreign file's clock that is still whole, by their rising numbers."""
+        (part,) = self.parts
+        stretches = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)
+        parts = tuple(replace(part, n=len(some), first=int(some[0]), columns={
+            name: (Stretch(0, len(some), whole.dataset),) for name, (whole,) in part.columns.items()}) for some in stretches)
+        steps, times = (None if ticks is None else ticks[:][rows] for ticks in (self.steps, self.times))
+        return replace(self, parts=parts, steps=steps, times=times)
 
     def spans(self, column: str, start: int, stop: int, step: int) -> list[Span]:
         """The rows start, start + step, ... below stop, as spans of files."""
@@ -75,7 +87,7 @@ class Table:
                         at[column] += 1
                     if first < last:
                         spans[column].append(Span(part.path, part.identity, part.columns[column][at[column]].dataset,
-                                                  first - offset, -(-(last - first) // step), step))
+                                                  part.first + first - offset, -(-(last - first) // step), step))
                 begin = end
             offset += part.n
         return spans
@@ -331,6 +343,29 @@ def foreign_tables(path: str, found: Mapping[str, Foreign]) -> dict[str, Table]:
         one = next(iter(mine.values()))
         unit = next((f.time_unit for f in mine.values() if f.time_unit), "")
         part = Part(path, identity, one.n, {name: (Stretch(0, one.n, f.dataset),) for name, f in mine.items()})
-        tables[clock] = Table({name: f.field for name, f in mine.items()}, (part,), unit, one.steps, one.times,
-                              one.times is not None)
+        table = Table({name: f.field for name, f in mine.items()}, (part,), unit, one.steps, one.times, one.times is not None)
+        tables[clock] = _once(table, path)
     return tables
+
+
+def _once(table: Table, path: str) -> Table:
+    """The table without the snapshots of a foreign file that a continued run wrote again, by their times, else their steps;
+    where these are too many to be read on opening, as it is."""
+    ticks = next((ticks for ticks in _ticks_of(table) if np.isfinite(ticks).all()), None)
+    kept = None if ticks is None else written_once(ticks)
+    if ticks is None or kept is None or kept.all():
+        return table
+    warn_of_restart(ticks, kept, os.path.basename(path), stacklevel=7)
+    return table.kept(np.flatnonzero(kept))
+
+
+def _ticks_of(table: Table) -> Iterator[np.ndarray]:
+    """Times and steps of a foreign file: its own, or those that a plain one lists among its datasets; few enough to be read."""
+    if isinstance(table.times, np.ndarray):
+        yield table.times
+    for known, kinds in ((TIME_NAMES, "iuf"), (STEP_NAMES, "iu")) if table.times is None and table.n <= FEW_TICKS else ():
+        for name, field in table.fields.items():
+            if field.shape == () and field.dtype.kind in kinds and name.rpartition("/")[2] in known and len(table.fields) > 1:
+                yield table.column(name, 0, table.n, 1)
+    if isinstance(table.steps, np.ndarray):
+        yield table.steps

@@ -15,7 +15,8 @@ from numpy.lib.format import open_memmap, read_array_header_1_0, read_array_head
 
 from ensemblekit.errors import InputError, SnapshotFileError
 from ensemblekit.files import most_bytes
-from ensemblekit.rom.readers.reader import NUMBER, TIME_NAMES, Held, Options, chosen
+from ensemblekit.parts import TIME_NAMES
+from ensemblekit.rom.readers.reader import NUMBER, Held, Options, chosen
 from ensemblekit.source import Field
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError, SnapshotFileError
-from ensemblekit.rom.readers.reader import TIME_NAMES, Options, bookkeeping, chosen
+from ensemblekit.parts import TIME_NAMES
+from ensemblekit.rom.readers.reader import Options, bookkeeping, chosen, known_times
 from ensemblekit.source import Field
 from ensemblekit.store.hdf5 import opened
 from ensemblekit.store.store import Store
@@ -31,10 +33,15 @@ def open_stored(path: str, options: Options) -> StoredSource:
         (clock,) = used
     source = store.clock(clock)
     table = source.table
-    listed = [name for name in table.fields if name.rpartition("/")[2] in TIME_NAMES and table.fields[name].shape == ()]
-    if table.times is None and not store.run and listed and len(table.fields) > len(listed):
-        times = np.asarray(store[listed[0]][:], np.float64)
-        if np.isfinite(times).all() and (np.diff(times) >= 0).all():
+    listed = [name for name, field in table.fields.items() if name.rpartition("/")[2] in TIME_NAMES and field.shape == ()
+              and field.dtype.kind in "iuf"]
+    if table.times is None and not store.run and listed and len(table.fields) > len(listed) and options.timed:
+        times = known_times(np.asarray(store[listed[0]][:], np.float64), path, stacklevel=7)
+        if times is not None and (np.diff(times) < 0).any():
+            k = int(np.argmax(np.diff(times) < 0))
+            warnings.warn(f"{path}: {listed[0]!r} runs backwards, from {times[k]:g} to {times[k + 1]:g}: snapshots are counted "
+                          "instead. Independent runs are replicas, a file each", stacklevel=6)
+        elif times is not None:
             table = replace(table, times=times, timed=True, time_unit=table.fields[listed[0]].unit)
             names = [name for name in names if name != listed[0] or options.fields is not None]
     return StoredSource(table, tuple(names), 0, table.n, 1, source.run)

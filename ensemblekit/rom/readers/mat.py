@@ -9,10 +9,11 @@ import numpy as np
 
 from ensemblekit.errors import InputError, SnapshotFileError
 from ensemblekit.files import most_bytes
+from ensemblekit.parts import TIME_NAMES
 from ensemblekit.rom.readers.arrays import held
 from ensemblekit.rom.readers.hdf5 import AlongAxis
 from ensemblekit.rom.readers.matfile import arrays_in
-from ensemblekit.rom.readers.reader import TIME_NAMES, Options, Reader, chosen
+from ensemblekit.rom.readers.reader import Options, Reader, chosen
 from ensemblekit.source import Field
 from ensemblekit.store.hdf5 import opened
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import numpy as np
 from ensemblekit.errors import InputError, SnapshotFileError
 from ensemblekit.files import most_bytes
 from ensemblekit.rom.mesh import Mesh
-from ensemblekit.rom.readers.reader import Options, chosen, lean
+from ensemblekit.rom.readers.reader import Options, chosen, known_times, lean
 from ensemblekit.source import Field
 from ensemblekit.store.hdf5 import opened
 
@@ -148,12 +147,7 @@ def open_netcdf(path: str, options: Options) -> NetCDF:
         times = timed.unpack(get[next(n for n, v in variables.items() if v is timed)]).astype(np.float64)
         unit, _, epoch = text(timed.attributes.get("units", "")).partition(" since ")
         unit, epoch = unit.strip(), f"{epoch.strip()} {text(timed.attributes.get('calendar', ''))}".strip() if epoch else ""
-        bad = ~np.isfinite(times)
-        if bad.any() and options.timed:
-            warnings.warn(f"{path}: {int(bad.sum())} of {len(times)} times are missing (the first is number "
-                          f"{int(np.argmax(bad))}): snapshots are counted instead. Say them with times=", stacklevel=5)
-        if bad.any() or not options.timed:
-            times = None
+        times = known_times(times, path) if options.timed else None
     on = _grid([variables[name] for name in names], [axes[name] for name in names], variables, get)
     return NetCDF(path, classic, {name: variables[name] for name in names}, {name: axes[name] for name in names},
                   next(iter(counts.values())), times, unit, on.with_fields(dict.fromkeys(names, "point")) if on else None,

@@ -70,8 +70,17 @@ def bookkeeping(name: str, dtype: np.dtype) -> bool:
     return plain in BOOKKEEPING or (np.dtype(dtype).kind in "biu" and IDENTIFIER.fullmatch(plain) is not None)
 
 
-TIME_NAMES = ("time", "times", "t", "Time", "TimeValue", "tspan")
 NUMBER = re.compile(r"\d+\.\d*(?:[eE][-+]?\d+)?|\d+(?:[eE][-+]\d+)?")
+
+
+def known_times(times: np.ndarray, path: str, *, stacklevel: int = 6) -> np.ndarray | None:
+    """The times of a file's snapshots; None, which is told, where some are no number."""
+    bad = ~np.isfinite(times)
+    if not bad.any():
+        return times
+    warnings.warn(f"{path}: {int(bad.sum())} of {len(times)} times are missing (the first is number {int(np.argmax(bad))}): "
+                  "snapshots are counted instead. Say them with times=", stacklevel=stacklevel)
+    return None
 
 
 def numbers_in_names(stems: Sequence[str]) -> np.ndarray | None:
