@@ -91,9 +91,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                                                                  "kinds of series")
     parser.add_argument("--repeats", type=int, default=2000, help="series a cell of --coverage")
     parser.add_argument("--seed", type=int, default=0, help="of --coverage")
-    parser.add_argument("--before", type=Path, metavar="FOLDER", help="another checkout, whose intervals of the very same draws "
-                                                                       "are set beside those of --coverage")
-    parser.add_argument("--only", default="", metavar="TEXT", help="only those tables or rows of --coverage with it in their name")
+    parser.add_argument("--before", type=Path, metavar="FOLDER", help="another checkout, whose intervals of the very same "
+                                                                       "draws are set beside those of --coverage")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only tables or rows of --coverage with that name")
     args = parser.parse_args(argv)
     args.suites = args.suites or list(SUITES)
     for name in args.suites:

@@ -118,13 +118,13 @@ def empty(n: int, names: str = "A") -> Any:
     return u
 
 
-def dihedral() -> Any:
+def dihedral(frames: int = FRAMES) -> Any:
     """A-B-C-D, only the torsion about B-C moves."""
     truths = {"mean dihedral (circular), degrees": (scalar("phi"), np.degrees(MEAN))}
 
     def make(rng: np.random.Generator) -> tuple[np.ndarray, None]:
-        angle = MEAN + SPREAD * ornstein_uhlenbeck(FRAMES, (), rng)
-        x = np.zeros((FRAMES, 4, 3))
+        angle = MEAN + SPREAD * ornstein_uhlenbeck(frames, (), rng)
+        x = np.zeros((frames, 4, 3))
         x[:, 0] = [1, 0, 0]
         x[:, 2:, 2] = 1.5
         x[:, 3, 0], x[:, 3, 1] = np.cos(angle), np.sin(angle)
@@ -133,7 +133,7 @@ def dihedral() -> Any:
     return {"phi": md.Dihedral("all")}, truths, make, empty(4, "ABCD")
 
 
-def crystal() -> Any:
+def crystal(frames: int = FRAMES) -> Any:
     """27 atoms on a cubic lattice in a periodic box."""
     site = np.array(list(itertools.product(range(3), repeat=3))) * SIDE
     edge = 3 * SIDE
@@ -147,7 +147,7 @@ def crystal() -> Any:
               "neighbours within 5 angstrom (RDF)": (element("g", -1, "coordination"), neighbours)}
 
     def make(rng: np.random.Generator) -> tuple[np.ndarray, list[float]]:
-        return site + SIGMA * ornstein_uhlenbeck(FRAMES, (27, 3), rng), [edge, edge, edge, 90, 90, 90]
+        return site + SIGMA * ornstein_uhlenbeck(frames, (27, 3), rng), [edge, edge, edge, 90, 90, 90]
 
     # RMSF without superposition: about the mean positions, which the frames themselves give
     observables = {"d": md.Distance("index 0", "index 1"), "rmsf": md.RMSF("all", fit=False),
@@ -155,9 +155,9 @@ def crystal() -> Any:
     return observables, truths, make, empty(27)
 
 
-def particles() -> Any:
+def particles(frames: int = 200) -> Any:
     """Sixteen particles that diffuse through a small box; their jumps through its faces are undone."""
-    n, frames, edge = 16, 200, 10.0
+    n, edge = 16, 10.0
     truths = {"diffusion coefficient, angstrom^2 / ps": (scalar("msd", "diffusion"), DIFFUSION),
               "mean squared displacement at lag 10": (element("msd", 10), 6 * DIFFUSION * 10)}
 

@@ -94,13 +94,13 @@ def tables(suite: str, runs: int, seed: int, before: Path | None = None, workers
         if not names:
             continue
         checkouts = [before, None] if before else [None]
-        cells = [_measured(folder, workers, [(suite, key, name, column, runs, seed) for column in sorted(sheet.columns, reverse=True)
-                                             for name in names]) for folder in checkouts]
+        jobs = [(suite, key, name, column, runs, seed) for column in sorted(sheet.columns, reverse=True) for name in names]
+        cells = [_measured(folder, workers, jobs) for folder in checkouts]
         rows = {name: _joined([[each[name, column] for each in cells] for column in sheet.columns]) for name in names}
         found[sheet.title] = {", ".join(filter(None, [name, quantity])): row for name in names
                               for quantity, row in rows[name].items()}
-        console.print(_table(f"{sheet.title}; {runs} draws a cell, seed {seed}: coverage of vouched / % vouched / width over ideal",
-                             sheet, found[sheet.title], str, before is not None))
+        about = f"{sheet.title}; {runs} draws a cell, seed {seed}: coverage of vouched / % vouched / width over ideal"
+        console.print(_table(about, sheet, found[sheet.title], str, before is not None))
         console.print(_table("what verdicts say, in % of the draws", sheet, found[sheet.title], Cell.said, before is not None))
     return found
 
@@ -119,8 +119,8 @@ def cell(suite: str, sheet: str, name: str, column: int, runs: int, seed: int) -
 
 def counted(draws: list[Drawn]) -> Cell:
     """What the draws of one quantity say."""
-    low, high, estimate, vouched, truth = (np.concatenate([np.ravel(np.broadcast_to(one[k], np.shape(one.low))) for one in draws])
-                                           for k in range(5))
+    low, high, estimate, vouched, truth = (
+        np.concatenate([np.ravel(np.broadcast_to(one[k], np.shape(one.low))) for one in draws]) for k in range(5))
     vouched = vouched.astype(bool)
     ideal = 2 * 1.96 * np.sqrt(np.nanmean((estimate - truth) ** 2))
     kept = vouched.any()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -45,11 +45,12 @@ class Lazily(Mapping[str, Callable[[int], Trial]]):
     def __getitem__(self, name: str) -> Callable[[int], Trial]:
         return cell(PROCESSES[name])
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self.names)
 
     def __len__(self) -> int:
         return len(self.names)
 
 
-SHEETS = {"cells": Sheet("rom.average of a cell", RATIOS, "n/g {}", Lazily(("AR .9", "AR .5", "independent", "white + .35 AR .95")))}
+TRIED = ("AR .9", "AR .5", "independent", "white + .35 AR .95")
+SHEETS = {"cells": Sheet("rom.average of a cell", RATIOS, "n/g {}", Lazily(TRIED))}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import time
 import types
 from pathlib import Path
@@ -109,6 +110,26 @@ def test_every_case_of_md_runs(tmp_path: Path) -> None:
         report.show(Console(quiet=True), case)
         assert len(case.timings) >= 2
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suite", ["core", "rom"])
+def test_the_tables_of_vouched_intervals_count(suite: str, capsys: pytest.CaptureFixture) -> None:
+    """Every case of every table once: truth, interval and estimate belong together."""
+    from benchmarks import vouched
+
+    sheets = importlib.import_module(f"benchmarks.vouched_{suite}").SHEETS
+    for key, sheet in sheets.items():
+        for name in sheet.rows if key == "weights" else list(sheet.rows)[:1]:
+            for quantity, cell in vouched.cell(f"vouched_{suite}", key, name, sheet.columns[0], 3, 0).items():
+                assert cell.drawn >= 3, (name, quantity)
+                assert str(cell).startswith("refuses") or cell.width > 0.2
+    one = [vouched.Drawn(k - 2.0, k + 2.0, float(k), k < 2, 0.0, "the run drifts, steps") for k in (-1, 0, 1, 3)]
+    drawn = 40 * one
+    found = vouched.counted(drawn)
+    assert (found.drawn, found.vouched, found.coverage) == (160, 120, 1.0)
+    assert found.doubts["drift"] == 1.0
+    assert found.width == pytest.approx(2 / 1.96 / np.sqrt(11 / 4))
+    assert str(found) == "100.0 / 75 / 0.62"
 
 
 def test_the_coverage_table_of_scores_counts() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.signal import lfilter
 
+from benchmarks.processes import PROCESSES
 from ensemblekit.averaging.equilibration import _inefficiency, detect_equilibration, significant_start
 from ensemblekit.errors import InputError, StatisticsError
 
@@ -84,3 +85,13 @@ def test_what_is_refused() -> None:
         detect_equilibration(np.array([1.0, np.nan] * 8))
     with pytest.raises(StatisticsError, match="empty"):
         detect_equilibration(np.array([]))
+
+
+def test_a_slow_part_under_noise_is_no_start() -> None:
+    """n_eff jumps from start to start where g is that of the noise; what comes before is not apart."""
+    process, rng = PROCESSES["white + .25 AR .98"], np.random.default_rng(3)
+    n = round(200 * process.g)
+    starts = [significant_start(process.make(rng, n)) for _ in range(80)]
+    assert np.count_nonzero(starts) <= 8
+    late = [significant_start(process.make(rng, n) + 8 * np.exp(-np.arange(n) / 100)) for _ in range(10)]
+    assert np.count_nonzero(late) >= 9

@@ -7,8 +7,9 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import chi2
 
-from ensemblekit.averaging.estimate import Estimate, bounded_interval, quantile, rounded, student_interval
+from ensemblekit.averaging.estimate import Estimate, bounded_interval, quantile, rounded, spread_interval, student_interval
 from ensemblekit.errors import InputError
 
 
@@ -106,3 +107,20 @@ def test_bounded_intervals_of_variances_hold_the_truth_more_often() -> None:
     held = [float(np.mean((a <= 1) & (b >= 1))) for a, b in (plain, (low, high))]
     assert held[1] > held[0] + 0.015
     assert held[1] > 0.92
+
+
+@pytest.mark.parametrize("dof", [10, 38, 400])
+def test_the_interval_of_a_variance_is_that_of_chi_squared(dof: int) -> None:
+    """Exact where the error is known: dof / chi-squared quantiles, and their roots for a standard deviation."""
+    want = dof / chi2.ppf([0.975, 0.025], dof)
+    np.testing.assert_allclose(spread_interval(1.0, math.sqrt(2 / dof), math.inf, 0.95), want, rtol=0.01)
+    np.testing.assert_allclose(spread_interval(1.0, math.sqrt(0.5 / dof), math.inf, 0.95, 2), np.sqrt(want), rtol=0.01)
+
+
+def test_the_interval_of_a_variance_holds_it_whatever_its_error() -> None:
+    error = np.geomspace(1e-3, 1e3, 50)
+    low, high = spread_interval(np.ones(50), error, 5.0, 0.95)
+    assert ((low > 0) & (low < 1) & (high > 1)).all()
+    assert (np.diff(low) <= 0).all()
+    assert (np.diff(high) >= 0).all()
+    assert spread_interval(0.0, 0.5, math.inf, 0.95)[0] == pytest.approx(-0.98, abs=0.01)

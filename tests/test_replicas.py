@@ -1,9 +1,14 @@
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.signal import lfilter
 from scipy.special import gamma
 
 import ensemblekit as ek
+from benchmarks.processes import PROCESSES
+from ensemblekit.averaging.diagnostics import between_by_chance
 from ensemblekit.averaging.replicas import ergodicity, ergodicity_breaking, fluctuation_metric, time_average
 from ensemblekit.errors import InputError, StatisticsError
 
@@ -204,3 +209,42 @@ def test_runs_that_lie_apart_by_less_than_is_seen_are_covered():
         held.append(e.converged and e.low <= 0 <= e.high)
     assert np.mean(held) >= 0.88
     assert mixing <= 5      # of 40 sets without offsets; 5 % is 2
+
+
+@pytest.mark.parametrize(("name", "runs"), [("AR .9", 20), ("telegraph .02 .18", 6)])
+def test_equal_runs_are_not_said_to_differ(name, runs):
+    """Short, skewed, many: of 40 sets 5 % are 2 (R-hat) and 1 % is 0.4 (disagreement)."""
+    process, rng = PROCESSES[name], np.random.default_rng(9)
+    n = round(20 * process.g)
+    said = [ek.average(ek.ReplicaSet.of([process.make(rng, n) for _ in range(runs)])).verdict for _ in range(40)]
+    assert sum("R-hat" in words for words in said) <= 7
+    assert sum("disagree" in words for words in said) <= 4
+
+
+def test_what_exchanged_blocks_show_is_that_of_equal_runs():
+    """Exact for independent snapshots: sums of squares between are chi-squared."""
+    rng = np.random.default_rng(3)
+    runs = [rng.normal(size=n) for n in (300, 200, 500)]
+    found, chance = between_by_chance(runs, 1.0, 999)
+    assert found == pytest.approx(sum(len(x) * (x.mean() - np.concatenate(runs).mean()) ** 2 for x in runs), rel=0.2)
+    assert chance.mean() == pytest.approx(2.0, rel=0.15)
+    assert np.quantile(chance, 0.95) == pytest.approx(5.99, rel=0.15)
+    far, none = between_by_chance([runs[0], runs[1], runs[2] + 0.5], 1.0, 199)
+    assert far > none.max()
+
+
+def test_two_runs_have_the_independent_snapshots_of_both():
+    rng = np.random.default_rng(1)
+    e = ek.average(ek.ReplicaSet.of([rng.normal(size=100), rng.normal(size=100)]))
+    assert e.converged
+    assert e.n_eff >= 40
+
+
+@pytest.mark.skipif("ENSEMBLEKIT_DATA" not in os.environ, reason="ENSEMBLEKIT_DATA is not set")
+def test_chains_of_eight_schools_are_not_of_one_distribution():
+    h5py = pytest.importorskip("h5py")
+    path = Path(os.environ["ENSEMBLEKIT_DATA"]) / "stats_eight_schools_mcmc" / "centered_eight.nc"
+    with h5py.File(path) as file:
+        mu = file["posterior/mu"][...]
+    e = ek.average(ek.ReplicaSet.of(list(mu)))
+    assert "R-hat is 1.025" in e.verdict

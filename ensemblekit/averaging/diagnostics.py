@@ -73,8 +73,8 @@ def between_by_chance(runs: Sequence[np.ndarray], g: float, draws: int) -> tuple
     lengths = np.array([len(x) for x in runs])
     length = max(1, int(min(max(BLOCK * g, lengths.sum() / MOST_BLOCKS, lengths.max() / MOST_A_RUN), lengths.min() / 2)))
     counts = lengths // length
-    # what does not fill a block is left out at the start
-    blocks = np.concatenate([x[len(x) - k * length:].reshape(k, length).mean(axis=1) for x, k in zip(runs, counts, strict=True)])
+    filled = [x[len(x) - k * length:].reshape(k, length) for x, k in zip(runs, counts, strict=True)]      # the end of each run
+    blocks = np.concatenate([x.mean(axis=1) for x in filled])
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     middle = blocks.mean()
 

@@ -38,7 +38,7 @@ class KeptRun:
         return tuple(r.result() for r in _join([states for _, states in self.states]))
 
     def estimate(self, function: Callable[..., Any], unit: str = "", coords: Coords = {},      # noqa: B006
-                 independent: Any = None) -> Estimate:
+                 independent: Any = None, degree: int = 1) -> Estimate:
         """The Estimate of `function(*results of the reducers)`: its error from pseudo-values of the parts, each left out."""
         weighty = self._weights() > 0
         parts = [states for (_, states), held in zip(self.states, weighty, strict=True) if held]
@@ -71,7 +71,7 @@ class KeptRun:
             n_eff = np.where(np.ptp(pseudo, axis=0) > 0, len(parts) / np.maximum(block.g, 1.0), np.nan)
             g = self.n / n_eff
         interval = student_interval(value, block.stderr, block.dof, self.confidence) if independent is None else (
-            interval_above(0.0, value, block.stderr, block.dof, self.confidence))
+            interval_above(0.0, value, block.stderr, block.dof, self.confidence, degree))
         return judged(Estimate(
             mean=_plain(value), stderr=_plain(block.stderr), n_eff=_plain(n_eff), statistical_inefficiency=_plain(g),
             interval=interval, correlation_time=_plain(g / 2 * self.spacing()), dof=_plain(block.dof),

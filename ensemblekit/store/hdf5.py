@@ -682,11 +682,14 @@ def read_constants(path: str, schema: Schema) -> dict[str, np.ndarray]:
 def shapes_seen(path: str, names: list[str]) -> dict[str, tuple[int, int]]:
     """The number of rows that libhdf5 sees in each dataset, and the place of its first chunk."""
     with opened(path) as f:
-        return {name: (f[name].shape[0], f[name].id.get_chunk_info_by_coord((0,) * f[name].ndim).byte_offset) for name in names}
+        seen = {name: f[name] for name in names}
+        return {name: (d.shape[0], d.id.get_chunk_info_by_coord((0,) * d.ndim).byte_offset) for name, d in seen.items()}
 
 
 def lengths_seen(path: str, names: list[str]) -> list[int]:
     """The number of rows that libhdf5 sees in each dataset."""
+    if not names:
+        return []
     with opened(path) as f:
         return [len(f[name]) for name in names]
 

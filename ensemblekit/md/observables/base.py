@@ -82,12 +82,13 @@ class Kept(Protocol):
         """The results of the reducers over all frames kept."""
 
     def estimate(self, function: Callable[..., Any], unit: str = "", coords: Coords = {},      # noqa: B006
-                 independent: Any = None) -> Estimate:
+                 independent: Any = None, degree: int = 1) -> Estimate:
         """The Estimate of `function(*results of the reducers)` by a jackknife over the parts; for reducers that do not
         ask what comes after what.
 
         independent: of a variance or its root, the independent stretches of what varies, (*item,): its interval grows with
         it, and these say whether it is vouched for.
+        degree: 2 of the root.
         """
 
 

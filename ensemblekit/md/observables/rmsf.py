@@ -124,7 +124,7 @@ def _finished(groups: Groups, corrected: bool, runs: int, coords: Coords, kept: 
         with np.errstate(invalid="ignore", divide="ignore"):
             independent = np.bincount(which, moved) / np.bincount(which, moved / independent)
     divisor = share if corrected else np.ones_like(share)
-    return {"": kept.estimate(partial(_root, groups, divisor, runs > 1), "Angstrom", coords, independent),
+    return {"": kept.estimate(partial(_root, groups, divisor, runs > 1), "Angstrom", coords, independent, 2),
             "bfactor": kept.estimate(partial(_b_factor, groups, divisor, runs > 1), "Angstrom2", coords, independent)}
 
 
