@@ -51,7 +51,8 @@ def test_average_prints_and_writes(store, tmp_path):
     assert (tmp_path / "a.png").stat().st_size > 10_000
     factors = [float(line[60:66]) for line in (tmp_path / "a.pdb").read_text().splitlines() if line.startswith("ATOM")]
     assert len(factors) == 214
-    assert max(factors) == pytest.approx(8 * np.pi**2 / 3 * 5.76921438**2, abs=0.01)
+    fluctuation = np.array(written["rmsf"]["mean"])
+    np.testing.assert_allclose(factors, np.minimum(8 * np.pi**2 / 3 * fluctuation**2, 999.99), atol=0.01)
     direct = run("md", "average", data.PSF, data.DCD, "--rg", "protein", "-b", 20, "--equilibration", "10ps")
     assert "10 ps" in direct
 

@@ -356,7 +356,7 @@ def test_mdtraj_agrees(adk, traj):
     alpha = traj.topology.select("name CA")
     masses = np.array([atom.element.mass for atom in traj.topology.atoms])
     found = md.average(adk, {"rg": md.RadiusOfGyration("all", weights=None), "heavy": md.RadiusOfGyration("all"),
-                             "rmsd": md.RMSD("name CA", reference=3), "rmsf": md.RMSF("name CA", reference=0, rounds=1)},
+                             "rmsd": md.RMSD("name CA", reference=3), "rmsf": md.RMSF("name CA", reference=0, corrected=False)},
                        quiet=True)
     np.testing.assert_allclose(found["rg"].series, 10 * mdtraj.compute_rg(traj), rtol=1e-5)
     np.testing.assert_allclose(found["heavy"].series, 10 * mdtraj.compute_rg(traj, masses), rtol=1e-4)
