@@ -163,6 +163,7 @@ def _read(system: System, prepared: Mapping[str, Prepared], notes: list[str], wa
         read = partials(source, branches, fields=fields, engine=system.engine, limit=limit, progress=tell, keep=keep,
                         blas=bool(system.watched) or not all(ready.compiled and not ready.reducers
                                                             for ready in prepared.values()))
+    sources = source.runs if isinstance(source, ReplicaSet) else (source,)
     read = {run: _forward(states, system.timed[run]) for run, states in read.items()}
     found: dict[str, Estimate] = {}
     unit = source.time_unit or "ps"

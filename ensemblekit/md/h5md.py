@@ -40,9 +40,9 @@ class H5mdReader:
         group = self._group(self.store.foreign, n_atoms, external)
         self._arrays = {kind: self.store[label] for kind, label in group.fields.items()}
         self._edges = group.edges
-        position = self.store.foreign[group.fields["position"]]
-        self.n_atoms, self.n_frames = position.field.shape[0], position.n
-        short = [kind for kind, label in group.fields.items() if self.store.foreign[label].n != self.n_frames]
+        position, positions = self.store.foreign[group.fields["position"]], self._arrays["position"]
+        self.n_atoms, self.n_frames = position.field.shape[0], len(positions)      # a restart's frames once
+        short = [kind for kind, rows in self._arrays.items() if len(rows) != self.n_frames]
         if short:
             raise InputError(f"{self._name}: {', '.join(short)} and positions have different numbers of frames")
         units = {kind: self.store.foreign[label].field.unit for kind, label in group.fields.items()}
@@ -57,7 +57,7 @@ class H5mdReader:
             self._factors = dict.fromkeys([*units, "edges"], 1.0)
         times: np.ndarray = np.arange(self.n_frames, dtype=np.float64)
         if position.times is not None:
-            times = np.asarray(position.times[:], np.float64)
+            times = np.asarray(positions.times, np.float64)
             times = times * (factor(position.time_unit, "time", self._name) if convert_units else 1.0)
         if dt is not None:
             times = dt * np.arange(self.n_frames)
