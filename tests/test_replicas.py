@@ -9,7 +9,7 @@ from scipy.special import gamma
 import ensemblekit as ek
 from benchmarks.processes import PROCESSES
 from ensemblekit.averaging.diagnostics import between_by_chance
-from ensemblekit.averaging.replicas import ergodicity, ergodicity_breaking, fluctuation_metric, time_average
+from ensemblekit.averaging.replicas import ergodicity, ergodicity_breaking, fluctuation_metric, read_runs, time_average
 from ensemblekit.errors import InputError, StatisticsError
 
 
@@ -248,3 +248,18 @@ def test_chains_of_eight_schools_are_not_of_one_distribution():
         mu = file["posterior/mu"][...]
     e = ek.average(ek.ReplicaSet.of(list(mu)))
     assert "R-hat is 1.025" in e.verdict
+
+
+def test_runs_in_memory_are_read_as_through_a_map():
+    """Arrays are taken as they are; a map has them cut into pieces: the same numbers, weights and times to the last bit."""
+    rng = np.random.default_rng(5)
+    runs = [ek.ArraySource.of(rng.normal(size=n).astype("f4"), weights=w, times=t) for n, w, t in
+            [(300, rng.random(300), np.arange(300) * 0.5), (70, None, np.arange(70) * 0.5), (129, None, None)]]
+    for one, other in zip(read_runs(ek.ReplicaSet.of(runs))[0], read_runs(ek.ReplicaSet.of(runs), lambda b: b.only)[0],
+                          strict=True):
+        np.testing.assert_array_equal(one.values, other.values)
+        assert one.values.dtype == other.values.dtype == np.float64
+        np.testing.assert_array_equal(one.times, other.times)
+        assert (one.weights is None) == (other.weights is None)
+        if one.weights is not None:
+            np.testing.assert_array_equal(one.weights, other.weights)

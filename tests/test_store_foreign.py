@@ -10,6 +10,7 @@ import pytest
 
 import ensemblekit as ek
 from ensemblekit.errors import ClosedError, StoreError
+from ensemblekit.store.hdf5 import opened
 
 T, N = 12, 5
 POSITIONS = np.random.default_rng(3).normal(size=(T, N, 3)).astype("f4")
@@ -336,3 +337,21 @@ def test_ours_is_valid_h5md(tmp_path):
             assert len(e["value"]) == len(e["step"]) == len(e["time"]) == FRAMES
         assert main["time"].attrs["unit"] == "ps"
         assert set(f) == {"h5md", "particles", "observables", "ensemblekit"}
+
+
+def test_objects_of_many_groups_are_found_by_their_names(tmp_path):
+    """Groups that were found are kept open for their neighbours, some of them; a name in two groups is two objects."""
+    path = tmp_path / "many.h5"
+    with h5py.File(path, "w") as f:
+        for k in range(40):
+            f[f"a/g{k}/x"], f[f"a/g{k}/deep/x"] = k, 100 + k
+        f["soft"] = h5py.SoftLink("/a/g7/deep")
+    with opened(str(path)) as f:
+        for k in [*range(40), *range(40)]:
+            assert int(f[f"a/g{k}/x"][()]) == k
+            assert int(f[f"/a//g{k}/./deep/x"][()]) == 100 + k
+            assert int(f["a"][f"g{k}/x"][()]) == k
+        assert int(f["soft/x"][()]) == 107
+        assert int(f["soft/x"][()]) == 107
+        assert "soft/y" not in f
+        assert "a/g1/x/y" not in f
