@@ -25,7 +25,7 @@ tour: $(VENV)/.tour
 
 # one process a core, each with one thread of BLAS: threads of several processes would only wait for each other
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m "slow or not slow" $(PYTEST)
@@ -33,6 +33,7 @@ test-slow: $(VENV)/.test
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy --strict tests/user_script.py
 
 docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict --config-file .mkdocs.yml

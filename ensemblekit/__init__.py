@@ -6,7 +6,13 @@ several independent runs; every answer is a reduction over that stack, with an h
 
 __version__ = "0.1.0"
 
+from collections.abc import Mapping as _Mapping
+from collections.abc import Sequence as _Sequence
+from os import PathLike as _PathLike
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
+from typing import Literal as _Literal
+from typing import overload as _overload
 
 from ensemblekit.averaging.average import average as average
 from ensemblekit.averaging.blocking import BlockSums as BlockSums
@@ -68,9 +74,16 @@ from ensemblekit.source import Field as Field
 from ensemblekit.source import ReplicaSet as ReplicaSet
 from ensemblekit.source import SnapshotSource as SnapshotSource
 
+if _TYPE_CHECKING:
+    from ensemblekit.store.store import Store as _Store
+    from ensemblekit.store.verify import Report as _Report
 
-def create(path: _Any, fields: _Any, **options: _Any) -> _Any:
-    """A new store at `path`, open for appending: see :meth:`ensemblekit.store.store.Store.create` for all options.
+
+def create(path: str | _PathLike[str], fields: _Mapping[str, Field], *, capacity: int | _Mapping[str, int] | None = None,
+           run: str | None = None, replica: str | None = None, provenance: _Mapping[str, _Any] | None = None,
+           time_unit: str = "", durability: _Literal["process", "disk"] = "process", author: str = "unknown",
+           in_place: bool = True, constants: _Mapping[str, _Any] | None = None) -> "_Store":
+    """A new store at `path`, open for appending.
 
     Arguments:
         path: of the file; ``.h5md`` for particles (MDAnalysis goes by the suffix), ``.h5`` else.
@@ -83,17 +96,35 @@ def create(path: _Any, fields: _Any, **options: _Any) -> _Any:
         constants: arrays of the run that do not change with time, name -> array; ``store.constants`` gives them back. Those
             of a mesh ("mesh/points", ...) let ParaView open the sealed file.
         durability: "process" (an append survives the death of the process) or "disk" (also the loss of power).
+        author: who is named in the file, as H5MD wants it.
+        in_place: False writes every file whole, as is done by itself where rows cannot be committed in place: a snapshot is
+            safe then when ``flush`` or ``extend`` returned.
 
     Raises:
         InputError, StoreError, StoreBusyError.
     """
     from ensemblekit.store.store import Store
 
-    return Store.create(path, fields, **options)
+    return Store.create(path, fields, capacity=capacity, run=run, replica=replica, provenance=provenance, time_unit=time_unit,
+                        durability=durability, author=author, in_place=in_place, constants=constants)
 
 
-def open(path: _Any, mode: _Any = "r", *, as_: _Any = None, check: bool = False, external: bool = False,
-         **options: _Any) -> _Any:
+@_overload
+def open(path: str | _PathLike[str], mode: _Literal["r", "a"] = "r", *, as_: None = None, check: bool = False,
+         external: bool = False, incomplete: bool = False, durability: _Literal["process", "disk"] = "process",
+         capacity: int | _Mapping[str, int] | None = None) -> "_Store": ...
+@_overload
+def open(path: str | _PathLike[str] | _Sequence[str | _PathLike[str]], mode: _Literal["r"] = "r", *,
+         as_: _Literal["replicas"], check: bool = False, external: bool = False, incomplete: bool = False) -> ReplicaSet: ...
+@_overload
+def open(path: str | _PathLike[str] | _Sequence[str | _PathLike[str]], mode: _Literal["r"] = "r", *,
+         as_: _Literal["run"] | None = None, check: bool = False, external: bool = False, incomplete: bool = False
+         ) -> _Any: ...
+
+
+def open(path: _Any, mode: _Literal["r", "a"] = "r", *, as_: _Literal["run", "replicas"] | None = None, check: bool = False,
+         external: bool = False, incomplete: bool = False, durability: _Literal["process", "disk"] = "process",
+         capacity: int | _Mapping[str, int] | None = None) -> _Any:
     """Open a store, or any HDF5 or H5MD file for reading.
 
     Arguments:
@@ -106,16 +137,18 @@ def open(path: _Any, mode: _Any = "r", *, as_: _Any = None, check: bool = False,
         incomplete: True reads the snapshots that are there where files of the store are missing, which is an error else.
         external: read also values that a file of another program keeps in other files, and follow its links into them:
             only for files you trust, as they may point at any file of yours.
+        durability, capacity: as :func:`create`, for what is appended.
 
     Returns:
-        a Store, a source of one joined run, or a ReplicaSet.
+        a Store (of one file or pattern that matches one), a source of one joined run, or a ReplicaSet.
     """
     from ensemblekit.store.opening import open_store
 
-    return open_store(path, mode, as_=as_, check=check, external=external, **options)
+    return open_store(path, mode, as_=as_, check=check, external=external, incomplete=incomplete,
+                      durability=durability, capacity=capacity)
 
 
-def verify(path: _Any, *, timeout: float = 60.0, external: bool = False) -> _Any:
+def verify(path: str | _PathLike[str], *, timeout: float = 60.0, external: bool = False) -> "_Report":
     """Compare a store with its checksums, with libhdf5 in a child process, as damage can crash or hang it.
 
     Returns a report: ``.ok``, ``.damaged`` (snapshots), ``.by_field``, ``.problems`` in words. A file that hangs for

@@ -10,13 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from ensemblekit.errors import InputError, StatisticsError, UnknownFieldError
 from ensemblekit.intake import as_array, check_finite_weights, check_index, refuse_path, unit_of
 from ensemblekit.intake import is_torch as is_torch  # the rest of the core knows it from here
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 Array = Any
 """numpy, or any array with the same operators (torch on its device)."""
@@ -49,6 +52,11 @@ class Field:
     """Fields of one clock share step, time and weight and are committed together."""
     finite: bool = False
     """Refuse snapshots that hold NaN or infinity."""
+
+    if TYPE_CHECKING:       # it takes more than it keeps
+
+        def __init__(self, shape: int | Sequence[int] = (), dtype: DTypeLike = "f8", unit: str = "", kind: Kind = "observable",
+                     clock: str = "main", finite: bool = False) -> None: ...
 
     def __post_init__(self) -> None:
         shape = (self.shape,) if isinstance(self.shape, int | np.integer) else tuple(self.shape)

@@ -9,6 +9,16 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # started in the background of a shell: the processes that tests interrupt would not hear of it either
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+LONGEST = ("test_store_kill", "test_store", "test_rom_acceptance", "test_benchmarks", "test_engine", "test_neural_resume",
+           "test_store_strangers", "test_store_verify", "test_rom_pod", "test_interrupt", "test_store_power", "test_scaling",
+           "test_rom_scale", "test_store_scalars", "test_average", "test_tour")
+"""Files that take longest, in that order: handed out first, they leave no worker with one of them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: k for k, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(LONGEST)))     # stable: within a file as they stand
+
 
 @pytest.fixture(autouse=True)
 def _closed_figures():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -69,6 +70,11 @@ def imports(root: Path = PACKAGE) -> Iterator[Import]:
         yield from _imports(ast.parse(path.read_text("utf-8")), file, here, at_import=True)
 
 
+@functools.cache
+def of_the_package() -> list[Import]:
+    return list(imports())
+
+
 def _imports(node: ast.AST, file: str, here: list[str], at_import: bool) -> Iterator[Import]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import):
@@ -126,7 +132,7 @@ def breaches(found: list[Import]) -> list[str]:
 
 
 def test_arrows_run_one_way() -> None:
-    found = list(imports())
+    found = of_the_package()
     assert len({at.file for at in found}) > 5     # it really read the package
     assert breaches(found) == []
 
@@ -157,7 +163,7 @@ def circles(found: list[Import], folder: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("folder", OPEN)
 def test_no_circle(folder: str) -> None:
-    assert circles(list(imports()), folder) == []
+    assert circles(of_the_package(), folder) == []
 
 
 def test_a_circle_is_seen(tmp_path: Path) -> None:

@@ -155,3 +155,14 @@ def test_jumps_are_the_same_for_every_cut():
     quiet = ImageJumps()
     quiet.update(rows[:17], 0)
     assert quiet.result().jump is None
+
+
+def test_selections_that_vary_are_not_put_together_and_say_so():
+    truth = complex_of()
+    u = universe(scattered(truth, 2, CUBE))
+    varying = md.RadiusOfGyration("all", updating=True)
+    found = md.average(u, {"fixed": WANTED["rg"], "varying": varying}, equilibration=None)
+    assert found["varying"].mean > found["fixed"].mean + 1
+    assert any(note.startswith("varying: ") and "not brought into one image" in note for note in found.notes)
+    alone = md.average(u, {"one": md.RadiusOfGyration("index 0:5", updating=True)}, equilibration=None)
+    assert not any("one image" in note for note in alone.notes)

@@ -142,7 +142,7 @@ def test_models_have_no_times(tmp_path: Path) -> None:
     text = "".join(f"MODEL     {k + 1:4d}\n" + "".join(atom.format(a + 1, *rng.normal(size=3)) for a in range(4)) + "ENDMDL\n"
                    for k in range(30))
     (tmp_path / "nmr.pdb").write_text(text + "END\n")
-    with pytest.warns(UserWarning, match="these models have no times: they are counted"):
+    with pytest.warns(UserWarning, match="these frames have no times: they are counted"):
         found = md.average(md.read(tmp_path / "nmr.pdb"), {"rg": md.RadiusOfGyration("all")}, quiet=True)["rg"]
     assert found.times is None
     assert "ps" not in str(found)

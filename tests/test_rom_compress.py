@@ -2,6 +2,7 @@ import gc
 import os
 import sys
 
+import h5py
 import numpy as np
 import pytest
 
@@ -242,3 +243,92 @@ def test_gaps_that_come_and_go_say_what_an_archive_holds(tmp_path):
     with pytest.raises(InputError, match=r"first in snapshot 17 .*there in every snapshot or in none") as caught:
         rom.compress(u, tmp_path / "a.h5", tolerance=0.01)
     assert "pass missing" not in str(caught.value)
+
+
+def far_and_near(dtype):
+    """A few waves, and beside them noise where the weights are next to nothing; its weights."""
+    rng = np.random.default_rng(0)
+    t, s = np.linspace(0, 9, 60)[:, None], np.linspace(0, 1, 400)
+    x = sum(np.sin((k + 1) * t + k) * np.cos(7 * (k + 2) * s) * 0.6**k for k in range(9))
+    x[:, 300:] += 3 * rng.normal(size=(60, 100))
+    return x.astype(dtype), np.where(np.arange(400) < 300, 2.0, 1e-8)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("tolerance", [0.1, 1e-4])
+@pytest.mark.parametrize("relative_to", ["fluctuation", "total"])
+def test_the_error_of_an_inner_product_is_what_was_allowed(tmp_path, dtype, tolerance, relative_to):
+    x, weights = far_and_near(dtype)
+    path = tmp_path / "a.h5"
+    archive = rom.compress(x, path, tolerance=tolerance, relative_to=relative_to, inner_product=weights)
+    read = rom.decompress(path)
+    assert read[...].dtype == x.dtype
+    wide = x.astype("f8")
+    off = np.sqrt((weights * (read[...] - wide) ** 2).sum())
+    size = np.sqrt((weights * (wide - (wide.mean(0) if relative_to == "fluctuation" else 0)) ** 2).sum())
+    assert 0.8 * tolerance < off / size <= tolerance
+    assert archive.error == pytest.approx(off / size, rel=1e-6)
+    assert archive.ratio > 1.5 * rom.compress(x, tolerance=tolerance, relative_to=relative_to).ratio
+    assert "weighted root mean square" in str(archive)
+    np.testing.assert_allclose(read[5:9, 3:390:7], read[...][5:9, 3:390:7], rtol=1e-6, atol=1e-9)
+
+
+def test_weights_of_cells_masks_and_meshes(tmp_path):
+    rng = np.random.default_rng(1)
+    mesh = rom.Mesh.rectilinear(np.linspace(0, 1, 9) ** 3, np.linspace(0, 1, 6))
+    x = rng.normal(size=(30, 40, 3)).astype("f4")
+    x[:, 7] = np.nan                # an island
+    np.save(tmp_path / "x.npy", x)
+    source = rom.read(tmp_path / "x.npy", mesh=mesh)
+    volumes = mesh.volumes.copy()
+    volumes[7] = 0
+    archives = [rom.compress(source, tmp_path / "a.h5", tolerance=0.2, inner_product="auto"),
+                rom.compress(x, tmp_path / "b.h5", tolerance=0.2, inner_product=volumes)]
+    for archive in archives:
+        read = archive[next(iter(archive))][...]
+        assert np.isnan(read[:, 7]).all()
+        off = np.nansum(volumes[:, None] * (read - x.astype("f8")) ** 2)
+        assert off <= 0.04 * np.nansum(volumes[:, None] * (x - x.astype("f8").mean(0)) ** 2)
+    with h5py.File(tmp_path / "b.h5") as f:
+        assert f["fields/values/roots"].shape == (40,)         # one a cell
+    with h5py.File(tmp_path / "b.h5", "a") as f:
+        f["fields/values/roots"][3] = 0
+    with pytest.raises(StoreError, match="weights of 'values' are damaged"):
+        rom.decompress(tmp_path / "b.h5")[...]
+
+
+@pytest.mark.parametrize(("how", "said"), [
+    ({"inner_product": np.ones(400), "norm": "max"}, "norm=\"max\""), ({"inner_product": -np.ones(400)}, "must be positive"),
+    ({"inner_product": np.ones(7)}, "one weight a cell"), ({"missing": "gappy"}, "raise. or .keep.*gappy"),
+    ({"missing": "keep", "relative_to": "total"}, "goes with relative_to=.fluctuation"),
+    ({"center": "none"}, "compress takes no center="), ({"rank": 3}, "compress takes no rank=")])
+def test_options_that_would_be_dropped_are_refused(how, said):
+    with pytest.raises(InputError, match=said):
+        rom.compress(far_and_near("f8")[0], tolerance=0.1, **how)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("how", [{}, {"norm": "max"}, {"inner_product": np.linspace(0.1, 3, 400).reshape(20, 20)}])
+def test_what_is_missing_now_and_then_stays_missing(tmp_path, dtype, how):
+    rng = np.random.default_rng(3)
+    x = far_and_near(dtype)[0].reshape(60, 20, 20)
+    x[rng.random(x.shape) < 0.07] = np.nan
+    x[:, 3, 3] = np.nan
+    for scale in (1, *([1e300] if dtype == "f8" and not how else [])):
+        data = x * x.dtype.type(scale)
+        with pytest.raises(InputError, match=r"missing=.keep"):
+            rom.compress(data, tolerance=0.05, **how)
+        archive = rom.compress(data, tmp_path / f"{scale}.h5", tolerance=0.05, missing="keep", **how)
+        read = rom.decompress(tmp_path / f"{scale}.h5")
+        np.testing.assert_array_equal(np.isnan(read[...]), np.isnan(data))
+        np.testing.assert_array_equal(np.isnan(read[7:50:9, 2:5, 3:19:2]), np.isnan(data[7:50:9, 2:5, 3:19:2]))
+        back, wide = read[...] / scale, x.astype("f8")
+        off = back - wide
+        size = wide - np.nansum(wide, axis=0) / np.maximum((~np.isnan(wide)).sum(0), 1)
+        weights = how.get("inner_product", 1.0)
+        true = (np.nanmax(np.abs(off)) / np.nanmax(np.abs(size)) if "norm" in how else
+                np.sqrt(np.nansum(weights * off**2) / np.nansum(weights * size**2)))
+        assert true <= archive.error * (1 + 1e-6) <= 0.05
+        assert archive.ratio > 1
+    whole = np.nan_to_num(x)
+    assert rom.compress(whole, tolerance=0.05, missing="keep", **how).error == rom.compress(whole, tolerance=0.05, **how).error

@@ -142,6 +142,14 @@ def test_the_shell_takes_meshes_weights_gaps_and_axes(tmp_path):
     assert np.load(tmp_path / "a.npz")["x_mean"].shape == (7,)
     assert shell("compress", tmp_path / "x.npy", "--tolerance", 0.1, *axis, "-o", tmp_path / "a.h5").exit_code == 0
     assert rom.decompress(tmp_path / "a.h5").shape == (50, 7)
+    done = shell("compress", tmp_path / "x.npy", "--tolerance", 0.1, *axis, "--inner-product", tmp_path / "w.npy", "-o",
+                 tmp_path / "c.h5")
+    assert done.exit_code == 0
+    assert "weighted root mean square" in done.output
+    assert shell("compress", tmp_path / "holed.npy", "--tolerance", 0.1, *axis, "-o", tmp_path / "d.h5").exit_code
+    assert shell("compress", tmp_path / "holed.npy", "--tolerance", 0.1, *axis, "--missing", "keep", "-o",
+                 tmp_path / "d.h5").exit_code == 0
+    np.testing.assert_array_equal(np.isnan(rom.decompress(tmp_path / "d.h5")[...]), np.isnan(holed.T))
     assert shell("plan", tmp_path / "x.npy", "-k", 2, *axis).exit_code == 0
     assert shell("pod", tmp_path / "x.npy", "--follow", *axis).exit_code
     for command in ("pod", "average", "compress", "plan"):

@@ -131,17 +131,27 @@ def test_blocks_inside_blocks(tmp_path: Path, name: str) -> None:
         rom.read(tmp_path / name, region="gas")
 
 
-def test_partitions_of_a_collection(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["vtkhdf", "vtpc"])
+def test_partitions_of_a_collection(tmp_path: Path, suffix: str) -> None:
     """What Catalyst and ParaView write by default; pyvista has no class for it."""
     collection, parts = vtk.vtkPartitionedDataSetCollection(), vtk.vtkPartitionedDataSet()
-    parts.SetPartition(0, grid(0))
-    parts.SetPartition(1, grid(0, 5))
+    parts.SetPartition(0, grid(0, 0, 0.25))
+    parts.SetPartition(1, grid(0, 5, 0.25))
     collection.SetPartitionedDataSet(0, parts)
     collection.SetPartitionedDataSet(1, parts)
     collection.GetMetaData(0).Set(vtk.vtkCompositeDataSet.NAME(), "fluid")
-    write_hdf(collection, tmp_path / "a.vtkhdf")
-    assert rom.read(tmp_path / "a.vtkhdf").fields["p"].shape == (48,)
-    np.testing.assert_array_equal(rom.read(tmp_path / "a.vtkhdf", region="fluid").read()["p"][0],
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "vtkhdf":
+        write_hdf(collection, path)
+    else:
+        writer = vtk.vtkXMLPartitionedDataSetCollectionWriter()
+        writer.SetFileName(str(path))
+        writer.SetInputDataObject(collection)
+        writer.Write()
+    source = rom.read(path)
+    assert source.fields["p"].shape == (48,)
+    assert source.times.tolist() == [0.25]
+    np.testing.assert_array_equal(rom.read(path, region="fluid").read()["p"][0],
                                   np.concatenate([np.arange(12.0), np.arange(12.0) + 5000]))
 
 

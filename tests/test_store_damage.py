@@ -161,7 +161,7 @@ def test_damaged_rows_are_named(tmp_path):
 def test_a_lost_commit_is_reported(tmp_path):
     path = str(tmp_path / "run.h5md")
     make(path)
-    layout = ek.open(path)._layouts[0]
+    layout = ek.open(path).layouts[0]
     where = layout.datasets["particles/trajectory/position/value"].extent_at
     with open(path, "r+b") as f:
         f.seek(where)
@@ -173,7 +173,7 @@ def test_a_lost_commit_is_reported(tmp_path):
 def test_places_that_moved_are_reported(tmp_path):
     path = str(tmp_path / "run.h5md")
     make(path)
-    layout = ek.open(path)._layouts[0]
+    layout = ek.open(path).layouts[0]
     table = layout.places["main"]
     with open(path, "r+b") as f:
         f.seek(table)

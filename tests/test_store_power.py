@@ -244,7 +244,7 @@ def test_a_batch_that_found_room_for_its_beginning(tmp_path):
         store = ek.create(path, {"x": ek.Field((1000,), "f4")}, capacity=100)
         rows = np.arange(450_000, dtype="f4").reshape(450, 1000)
         store.extend({"x": rows[:10]})
-        store.capacity = 1000       # the first file holds 100; the next one is to be larger than files may be
+        store._writer.capacity = 1000       # the first file holds 100; the next one is to be larger than files may be
         limit(1_000_000)
         try: store.extend({"x": rows[10:]})
         except StoreError as error: print("refused")

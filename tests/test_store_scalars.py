@@ -350,7 +350,7 @@ def test_a_store_of_the_first_format_goes_on(tmp_path, name):
         assert_seen_by_others(store, store.fields)
         return store
 
-    assert check(6)._layouts[0].schema.format == 1
+    assert check(6).layouts[0].schema.format == 1
     with ek.open(path, "a", capacity=8) as store:
         store.append({field: values[0] for field, values in rows(6, 7).items()})
         store.extend(rows(7, 20))

@@ -211,7 +211,7 @@ def test_stores_of_the_first_format(tmp_path, names, n, m):
         assert report.ok, str(report)
 
     check(ek.open(path), n)
-    assert ek.open(path)._layouts[0].schema.format == 1
+    assert ek.open(path).layouts[0].schema.format == 1
     with ek.open(path, "a") as store:
         store.extend(main_rows(n, n + 20), times=np.arange(n, n + 20) * 0.5)
         store.append({"slow": [m, -m]}, clock="slow")

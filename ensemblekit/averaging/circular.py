@@ -59,11 +59,11 @@ def circular_average(angles: Any, *, period: float = 360.0, weights: Any = None,
                                facts["confidence"], unit, time_unit)
 
     direction, length = _vector(x * turn, w)
-    found = estimate(_influence(x * turn, direction, length) / turn + direction / turn, equilibration, unit)
+    found = estimate(_influence(x * turn, direction, length) / turn + np.nan_to_num(direction) / turn, equilibration, unit)
     start = found.n_discarded
     if start:           # about the direction of what is kept
         direction, length = _vector(x[start:] * turn, None if w is None else w[start:])
-        found = estimate(_influence(x * turn, direction, length) / turn + direction / turn, start, unit)
+        found = estimate(_influence(x * turn, direction, length) / turn + np.nan_to_num(direction) / turn, start, unit)
     resultant = estimate(np.cos(x * turn - direction), start, "")
     resultant = replace(resultant, series=None, times=None)
     verdict, converged = found.verdict, found.converged
@@ -119,6 +119,8 @@ def _vector(x: np.ndarray, weights: np.ndarray | None) -> tuple[float, float]:
 
 def _influence(x: np.ndarray, direction: float, length: float) -> np.ndarray:
     """What each angle adds to the direction, to first order; its mean is zero."""
+    if math.isnan(length):      # some are no numbers: those are said, not all
+        return np.where(np.isfinite(x), 0.0, np.nan)
     if not length > 0:
         return np.where(np.isfinite(x), np.nan, x)
     return np.sin(x - direction) / length

@@ -80,7 +80,7 @@ def derived(states: Sequence[tuple[int, States]], name: str, function: Callable[
     answer = of_parts(means, weights, partial(function.function, kept=kept if function.corrected else np.ones_like(kept)), base,
                       unit=unit, second=True)
     if np.isnan(answer.stderr).all():
-        return answer
+        return answer if answer.verdict else judged(answer)
     interval = interval_above(function.floor, answer.mean, answer.stderr, answer.dof, base.confidence)
     if kept.shape != np.shape(answer.mean):     # a sum over components
         kept = kept_together(kept, np.asarray(base.n_eff)[function.about] * np.square(np.asarray(base.stderr)[function.about]))
@@ -191,7 +191,7 @@ def _filled(base: Estimate, value: np.ndarray, stderr: np.ndarray, dof: np.ndarr
                    estimators={"jackknife": plain(stderr)}, unit=unit, coords={}, series=None)
     if not judge:
         return answer
-    if unknown or np.ndim(base.mean) == 0:      # of a number the verdict has said it
+    if np.ndim(base.mean) == 0 or (unknown and base.verdict):      # of a number the verdict has said it
         return replace(answer, converged=answer.converged and bool(np.all(~(n_eff < ENOUGH))))
     return judged(answer)
 

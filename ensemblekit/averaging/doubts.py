@@ -32,16 +32,16 @@ def judged(estimate: Estimate, *, independent: Any = None, enough: float = ENOUG
     bad = ~np.isfinite(mean)
     still = (stderr == 0) & ~bad
     constant = still & (mean != 0)
-    said, everything = [], still.size > 0 and bool(still.all())
+    doubts, everything = [], still.size > 0 and bool(still.all())
     if few.any():
         fewest = float(np.nanmin(independent))
-        said.append(f"only {fewest:.2g} independent snapshots; an interval needs about {enough:g}" if size == 1 else
+        doubts.append(f"only {fewest:.2g} independent snapshots; an interval needs about {enough:g}" if size == 1 else
                     f"{int(few.sum())} of {size} {word} have fewer than {enough:g} independent snapshots (fewest {fewest:.2g})")
     if bad.any():
-        said.append(f"{int(bad.sum())} of {size} {word} are not finite")
+        doubts.append(f"{int(bad.sum())} of {size} {word} are not finite" if size > 1 else "it is not finite")
     if everything or constant.any():
-        said.append(f"{size if everything else int(constant.sum())} of {size} {word} never change")
-    if not said:
+        doubts.append(f"{size if everything else int(constant.sum())} of {size} {word} never change")
+    if not doubts:
         return estimate
     return replace(estimate, converged=estimate.converged and not (few.any() or bad.any() or everything),
-                   verdict="; ".join([*filter(None, [estimate.verdict]), *said]))
+                   verdict="; ".join([*filter(None, [estimate.verdict]), *doubts]))

@@ -188,14 +188,14 @@ def _of_stretches(moments: Sequence[Moments], kish: float) -> tuple[BlockResult,
 
     Stretches that are not equally long count by their length (with weights: by their weight).
     """
-    found = [one.result() for one in moments if one.weight > 0]
-    if not found:
+    results = [one.result() for one in moments if one.weight > 0]
+    if not results:
         raise StatisticsError("all weights are zero: no snapshot is left to average over")
-    n, count = sum(one.n for one in moments), len(found)
-    weights = np.array([one.sum_weights for one in found])
+    n, count = sum(one.n for one in moments), len(results)
+    weights = np.array([one.sum_weights for one in results])
     share = (weights / weights.sum())[:, None]
-    means, stds = np.array([one.mean for one in found]), np.array([one.std for one in found])
-    spread = np.array([max(0.0, 1 - 1 / one.n_eff) for one in found])[:, None]
+    means, stds = np.array([one.mean for one in results]), np.array([one.std for one in results])
+    spread = np.array([max(0.0, 1 - 1 / one.n_eff) for one in results])[:, None]
     e = power_of_two(np.concatenate([means, np.where(spread > 0, stds, 0.0)]), 0)
     means, stds = ldexp(means, -e), ldexp(stds, -e)
     centre = means[0]

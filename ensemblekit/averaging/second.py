@@ -26,8 +26,8 @@ def share_kept(n_eff: Any, n: int) -> np.ndarray:
 def stretches(kept: Any) -> np.ndarray:
     """Independent stretches of the run by :func:`share_kept`; NaN where nothing moves."""
     with np.errstate(divide="ignore"):
-        found = 1 / (1 - np.asarray(kept, dtype=np.float64))
-    return np.where(np.isfinite(found), found, np.nan)
+        number = 1 / (1 - np.asarray(kept, dtype=np.float64))
+    return np.where(np.isfinite(number), number, np.nan)
 
 
 def kept_together(kept: np.ndarray, variance: np.ndarray) -> np.ndarray:

@@ -45,6 +45,13 @@ class Missing(StrEnum):
     gappy = "gappy"
 
 
+class Kept(StrEnum):
+    """What becomes of such NaN in an archive."""
+
+    raise_ = "raise"
+    keep = "keep"
+
+
 Gaps = Annotated[Missing, typer.Option("--missing", help="NaN that comes and goes: refuse it, or fill it in from the modes.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No bar.")]
 
@@ -203,8 +210,8 @@ def reconstruct(
         fields = {part.name: ek.Field(part.field.shape, part.field.dtype, part.unit) for part in parts}
         with ek.create(out, fields, capacity=len(rows), time_unit=held.time_unit) as store:
             for k in rows:
-                when = {} if held.times is None else {"time": float(held.times[k])}
-                store.append({part.name: part.reconstruct(int(k)).astype(part.field.dtype) for part in parts}, **when)
+                time = None if held.times is None else float(held.times[k])
+                store.append({part.name: part.reconstruct(int(k)).astype(part.field.dtype) for part in parts}, time=time)
     stdout.print(f"{len(rows)} snapshots from {held.rank} modes, error {100 * held.relative_error:.2g} % of the fluctuation")
     written(out)
 
@@ -218,6 +225,11 @@ def compress(
     relative_to: Annotated[Reference, typer.Option("--relative-to", help="What the error is compared with.")]
         = Reference.fluctuation,
     memory_limit: Memory = "2GiB", mesh: MeshFile = None, region: Region = None, snapshot_axis: Axis = None,
+    inner_product: Annotated[str, typer.Option("--inner-product", metavar="none|auto|FILE", help="What weighs a number in "
+                                               "the error: nothing, volumes of the mesh, or weights from an .npy file.")]
+        = "none",
+    missing: Annotated[Kept, typer.Option("--missing", help="NaN that comes and goes: refuse it, or keep it as NaN.")]
+        = Kept.raise_,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="FILE.archive.h5 by default.", show_default=False)] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -228,7 +240,8 @@ def compress(
     target = out or beside(file, ".archive.h5")
     with bar(source, quiet) as progress:
         archive = rom.compress(source, target, tolerance=tolerance, norm=norm.value, relative_to=relative_to.value,
-                               memory_limit=memory_limit, progress=progress)
+                               inner_product=weights_from(inner_product), missing=missing.value, memory_limit=memory_limit,
+                               progress=progress)
     stdout.print(str(archive), markup=False, soft_wrap=True)
     written(target)
 

@@ -37,6 +37,7 @@ from ensemblekit.intake import as_array
 from ensemblekit.md.complexes import ImageJumps, in_words
 from ensemblekit.md.frame_weights import FrameWeights
 from ensemblekit.md.functions import as_observable
+from ensemblekit.md.holes import first_hole
 from ensemblekit.md.kept import kept_run
 from ensemblekit.md.observables.base import Arrange, Observable, Prepared
 from ensemblekit.md.progress import Progress, counted
@@ -150,6 +151,7 @@ def _read(system: System, prepared: Mapping[str, Prepared], notes: list[str], wa
     unit = source.time_unit or "ps"
     for name, ready in prepared.items():
         runs = [_finished(run, states, name, ready, unit, equilibration, confidence) for run, states in sorted(read.items())]
+        runs = [_placed(estimate, ready, run, fields) for estimate, run in zip(runs, sources, strict=True)]
         found[name] = runs[0] if len(runs) == 1 else _together(runs, confidence, ready)
         for k in watched[name]:
             found[name], more = _watched(found[name], name, system.watched[k], read, f"images.{k}")
@@ -157,6 +159,19 @@ def _read(system: System, prepared: Mapping[str, Prepared], notes: list[str], wa
         if any(run.n_discarded for run in runs) and ready.premade:
             notes.append(f"{name}: {ready.premade} is that of all frames, the discarded ones too")
     return Averages(found, tuple([*system.passes, "averages"]), system.n_frames, len(read), tuple(notes))
+
+
+def _placed(estimate: Estimate, ready: Prepared, run: Any, fields: Sequence[str]) -> Estimate:
+    """The estimate of a run; where it is not finite, with the first frame that made it so: frames are read once more for it."""
+    if all(np.isfinite(e.mean).all() for e in (estimate, *estimate.further.values())):
+        return estimate
+    where = first_hole(run, fields, ready.map)
+    if not where:
+        return estimate
+    further = {name: e if np.isfinite(e.mean).all() else replace(e, verdict="; ".join(filter(None, [e.verdict, where])))
+               for name, e in estimate.further.items()}
+    verdict = estimate.verdict if np.isfinite(estimate.mean).all() else "; ".join(filter(None, [estimate.verdict, where]))
+    return replace(estimate, verdict=verdict, further=further)
 
 
 def _watched(estimate: Estimate, name: str, watch: Watch, read: Mapping[int, list[tuple[int, States]]],
@@ -243,7 +258,7 @@ def _forward(states: list[tuple[int, States]], timed: bool) -> list[tuple[int, S
         return states
     back = np.diff(times) < 0
     if not timed:
-        warnings.warn("these models have no times: they are counted, and no time is told between them. For frames of a run: "
+        warnings.warn("these frames have no times: they are counted, and no time is told between them. For frames of a run: "
                       "md.read(..., dt=), in ps", stacklevel=4)
     elif back.any():
         k = int(np.argmax(back)) + 1
@@ -297,13 +312,13 @@ def _arranged(estimate: Estimate, arrange: Arrange, elements: np.ndarray | None)
 
     elements: of an estimate of some elements and one that stands for all others, which of them; None: it holds all.
     """
-    made: dict[tuple[int, bool], np.ndarray] = {}       # one array may stand for several facts
+    arranged: dict[tuple[int, bool], np.ndarray] = {}       # one array may stand for several facts
 
     def put(x: Any, other: float) -> np.ndarray:
         key = id(x), other == 0.0
-        if key not in made:
-            made[key] = arrange(x, other, None) if elements is None else arrange(x[:-1], float(x[-1]), elements)
-        return made[key]
+        if key not in arranged:
+            arranged[key] = arrange(x, other, None) if elements is None else arrange(x[:-1], float(x[-1]), elements)
+        return arranged[key]
 
     facts: dict[str, Any] = {name: put(getattr(estimate, name), np.nan)
                              for name in ("n_eff", "statistical_inefficiency", "correlation_time", "dof")}
@@ -373,6 +388,9 @@ def _together(runs: Sequence[Estimate], confidence: float, ready: Prepared, name
     from ensemblekit.source import ArraySource
 
     answer = doubt_of_runs(pooled(list(runs), confidence), runs)
+    holes = [f"run {k}: {run.verdict}" for k, run in enumerate(runs) if not np.isfinite(run.mean).all()]
+    if holes:
+        answer = with_doubt(answer, "; ".join(holes))
     if bounds is not None:
         answer = replace(answer, interval=bounded_interval(answer.mean, answer.interval, bounds))
     verdict = None

@@ -159,6 +159,21 @@ class System:
             self._gathers[key] = Whole(atoms, self.topology) if self._broken(atoms) else Plain(atoms)
         return self._gathers[key]
 
+    def in_place(self, atoms: np.ndarray) -> Gather:
+        """For distances not to the nearest image: molecules whole as far as bonds are known, else the atoms as they lie."""
+        if self.boxed and not self.whole and self.topology.bonds is None and len(atoms) > 1:
+            self._notes.append("taken as the atoms lie: no nearest image was wanted, and without bonds molecules that the box "
+                               "cuts cannot be made whole")
+            return Plain(np.asarray(atoms))
+        return self.gather(atoms)
+
+    def note_apart(self, atoms: np.ndarray) -> None:
+        """Have the answer say that molecules of a selection that varies (`atoms` at first) are not put together."""
+        chains = [one for one in molecules_of(self.topology, atoms) if np.ptp(self.topology.residue_of[one]) > 0]
+        if self.boxed and not self.whole and len(chains) > 1:
+            self._notes.append("atoms are chosen anew in every frame: each molecule is whole, but several that belong together "
+                               "are not brought into one image. Put them together before (gmx trjconv -pbc cluster)")
+
     def assembled(self, atoms: np.ndarray, groups: Sequence[np.ndarray] | None = None) -> Gather:
         """As :meth:`gather`, and molecules that touch in the first frame in one piece: for what is about their shape.
 
@@ -202,6 +217,19 @@ class System:
         fields = {"position": first.position[None]} | ({} if first.box is None else {"box": first.box[None]})
         position, index = self.gather(atoms)(Block(fields, 0, WHOLE, None, None))
         return position[0, index].astype(np.float64)
+
+    def first_hole(self, gather: Gather) -> str:
+        """The first frame of which an atom that is gathered is not finite, in words; "" where all are."""
+        from ensemblekit.md.holes import first_hole
+
+        def gathered(block: Block) -> np.ndarray:
+            positions, index = gather(block)
+            return positions[:, index]
+
+        names = [name for name in ("position", "box") if name in self.source.fields]
+        runs = self.source.runs if isinstance(self.source, ReplicaSet) else (self.source,)
+        found = (first_hole(run, names, gathered) for run in runs)
+        return next((f"run {k}, {where}" if len(runs) > 1 else where for k, where in enumerate(found) if where), "")
 
     def reduce(self, branches: Mapping[str, Branch], why: str) -> Any:
         """One more read of all frames (replicas one after the other), which is counted and told with its reason.

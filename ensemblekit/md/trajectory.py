@@ -18,6 +18,7 @@ from ensemblekit.errors import EnsemblekitError, InputError, one_line
 from ensemblekit.files import check_input, most_bytes
 from ensemblekit.md.dcd import DcdLayout
 from ensemblekit.md.distinct import check_distinct
+from ensemblekit.md.h5md import H5mdReader
 from ensemblekit.md.topology import Topology, mdanalysis, warnings_held
 from ensemblekit.md.weighted import PickedSource, WeightedSource
 from ensemblekit.md.xtc import XtcIndex
@@ -35,7 +36,7 @@ from ensemblekit.source import (
     check_window,
     cuts_of,
 )
-from ensemblekit.store.hdf5 import check_inside
+from ensemblekit.store.hdf5 import check_inside, is_hdf5
 from ensemblekit.store.schema import MD_UNITS
 from ensemblekit.store.stored import StoredSource
 
@@ -75,6 +76,8 @@ class Part:
     """Where it is a plain DCD file: the same."""
     shift: float = 0.0
     """Added to its times, where a part begins to count anew."""
+    timed: bool = True
+    """Whether it holds times, as far as its reader says."""
     clock: tuple[float, float] | None = None
     """First time and step, where the times in the file run backwards."""
 
@@ -142,7 +145,7 @@ class TrajectorySource(FrameSource):
     @property
     def timed(self) -> bool:
         """Whether the files hold times, or an interval was said: models of a PDB file have none, and MDAnalysis counts 1 ps."""
-        return not all(part.reader.__name__ in UNTIMED and "dt" not in part.options for part in self.parts)
+        return not all(not part.timed or (part.reader.__name__ in UNTIMED and "dt" not in part.options) for part in self.parts)
 
     @cached_property
     def times(self) -> np.ndarray:
@@ -445,12 +448,21 @@ def _universe(topology: Any, trajectory: Any, options: Mapping[str, Any], extern
                              f"({type(error).__name__}: {one_line(error)})") from error
         if files:
             try:
-                made.load_new(files if len(files) > 1 else files[0], **mine)
+                named: list[Any] = list(files)
+                try:
+                    made.load_new(named if len(files) > 1 else files[0], **mine)
+                except Exception:
+                    if "format" in mine or not all(is_hdf5(file) for file in files):
+                        raise
+                    named = [(file, H5mdReader) for file in files]      # other layouts than MDAnalysis' reader takes
+                    mine = {**mine, "external": external} if len(files) > 1 else {
+                        **mine, "external": external, "format": H5mdReader}
+                    made.load_new(named if len(files) > 1 else files[0], **mine)
                 if len(files) > 1:
                     by_hand = not isinstance(trajectory, str | os.PathLike)
                     listed = order_of(files, _starts(made.trajectory), order=order, tell=by_hand, stacklevel=4)
                     if listed != sorted(listed):
-                        made.load_new([files[k] for k in listed], **mine)
+                        made.load_new([named[k] for k in listed], **mine)
                 if not mine.get("convert_units", True):
                     _check_units(made.trajectory)
             except InputError:
@@ -569,7 +581,8 @@ def _source(universe: Any, atoms: Any, whole: bool, kept: Mapping[str, Any]) -> 
                              f"{os.path.getsize(reader.filename)} bytes; it is damaged or not what it says")
         if reader.n_atoms != n_atoms:
             raise InputError(f"{os.path.basename(reader.filename)} has {reader.n_atoms} atoms, the topology {n_atoms}")
-        parts.append(Part(os.fspath(reader.filename), type(reader), n_atoms, options, xtc, dcd, clock=_clock(xtc)))
+        parts.append(Part(os.fspath(reader.filename), type(reader), n_atoms, options, xtc, dcd, clock=_clock(xtc),
+                          timed=getattr(reader, "timed", True)))
     counts = [len(part.xtc) if part.xtc is not None else reader.n_frames for part, reader in zip(parts, readers, strict=True)]
     edges = np.concatenate([[0], np.cumsum(counts)])
     parts, rows = _joined(parts, edges)

@@ -80,7 +80,8 @@ def varying_points(system: System, selects: Sequence[str], weights: str | None, 
     """The centres of these selections, of mass or (`weights` None) plain ones, chosen anew in every frame."""
     everyone = np.arange(len(system.topology))
     mass = np.ones(len(everyone)) if weights is None else system.masses(everyone)
-    return VaryingPoints([updating_selection(system, select) for select in selects], mass, periodic and system.boxed)
+    return VaryingPoints([updating_selection(system, select, apart=not periodic) for select in selects], mass,
+                         periodic and system.boxed)
 
 
 def universe_in_memory(topology: Topology) -> Any:
@@ -101,19 +102,22 @@ def dimensions_of(box: np.ndarray) -> np.ndarray | None:
     return found if found[:3].all() else None
 
 
-def updating_selection(system: System, text: str, as_it_is: bool = False) -> Updating:
+def updating_selection(system: System, text: str, as_it_is: bool = False, apart: bool = False) -> Updating:
     """A selection made anew in every frame; InputError where it cannot be read. It may be empty in some frames.
 
-    as_it_is: molecules need not be whole.
+    as_it_is: molecules need not be whole. apart: nor where there are no bonds, and no images are looked for between them.
     """
     everyone = np.arange(len(system.topology))
     if not by_place(text):
         system.select(text)         # refused where it is empty: it is so in all frames
-    selection = Updating(system.topology, Plain(everyone) if as_it_is else system.gather(everyone), text)
+    whole = system.in_place if apart else system.gather
+    selection = Updating(system.topology, Plain(everyone) if as_it_is else whole(everyone), text)
     first = system.first_frame()
     with mdanalysis() as mda:
         try:
-            selection.choose(first.position[None], None if first.box is None else first.box[None])
+            atoms, _ = selection.choose(first.position[None], None if first.box is None else first.box[None])
         except (mda.exceptions.SelectionError, mda.exceptions.NoDataError) as error:
             raise InputError(f"the selection {text!r} cannot be read: {error}") from error
+    if not as_it_is and not apart:
+        system.note_apart(atoms)
     return selection

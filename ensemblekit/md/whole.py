@@ -29,6 +29,8 @@ def positions_of(block: Block) -> np.ndarray:
 
 def check_range(x: np.ndarray, frame: int) -> None:
     """InputError where positions, those of a frame or of a few from it, are beyond what distances are computed for."""
+    if x.size and 2.0**LEAST <= max(float(x.max()), -float(x.min())) < 2.0**(MOST - 1):      # false for NaN: looked at below
+        return
     e = power_of_two(x, always=True)
     if not LEAST <= e <= MOST:
         raise InputError(f"the coordinates from frame {frame} on are as large as {ldexp(0.75, e):.0e}; distances are computed "

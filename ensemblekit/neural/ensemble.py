@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Generic, Literal, Self, TypedDict, TypeVar, Unpack, overload
 
 import numpy as np
 import torch
@@ -31,13 +31,15 @@ from ensemblekit.neural.batchnorm import has_batch_norm, update_bn
 from ensemblekit.neural.members import RESIDENT, Measurement, Members
 from ensemblekit.neural.outputs import TINY, Answers, check_finite, log_probabilities, wide
 from ensemblekit.neural.parameters import Manifest, check_left_out, load_vectors, to_vectors, unwrapped
-from ensemblekit.neural.prediction import Prediction
+from ensemblekit.neural.prediction import Prediction, RegressionPrediction
 from ensemblekit.neural.saved import save_predictions
 from ensemblekit.neural.uncertainty import Space, check_space
 from ensemblekit.neural.weight_average import SWAG, Posterior, reducer_of
 from ensemblekit.source import ReplicaSet
 from ensemblekit.store.opening import open_store
 
+P = TypeVar("P", Prediction, RegressionPrediction)
+Classes = Literal["classification", "binary", "segmentation"]
 Task = Literal["classification", "binary", "regression", "segmentation"]
 TASKS = ("classification", "binary", "regression", "segmentation")
 FIELDS = ("parameters", "buffers", "counters")
@@ -45,7 +47,33 @@ WIDE_ITEM = 1 << 20
 """Bytes of a snapshot from which all snapshots of a slab are averaged at a time."""
 
 
-class Ensemble(torch.nn.Module):
+class _Asking(TypedDict, total=False):
+    forward: Forward | None
+    ignore_index: int | None
+    target: Callable[[Any], Any] | None
+    outputs: Outputs | None
+
+
+class _Pooling(_Asking, total=False):
+    weights: Any
+    space: Space
+    resident: int
+
+
+class _Making(_Pooling, total=False):
+    manifest: Manifest | None
+
+
+class _Opening(_Pooling, total=False):
+    members: slice | Sequence[int] | None
+    last: int | None
+
+
+class _Predicting(_Asking, total=False):
+    device: Any
+
+
+class Ensemble(torch.nn.Module, Generic[P]):
     """Snapshots of one model that answer together.
 
     Calling it gives the logarithm of the pooled probabilities (n, classes, ...) in float64, for regression the mean;
@@ -73,6 +101,15 @@ class Ensemble(torch.nn.Module):
     """
 
     _runner: Members
+
+    @overload
+    def __init__(self: Ensemble[Prediction], model: torch.nn.Module, vectors: Any, *, task: Classes = "classification",
+                 **options: Unpack[_Making]) -> None: ...
+    @overload
+    def __init__(self: Ensemble[RegressionPrediction], model: torch.nn.Module, vectors: Any, *, task: Literal["regression"],
+                 **options: Unpack[_Making]) -> None: ...
+    @overload
+    def __init__(self, model: torch.nn.Module, vectors: Any, *, task: Task, **options: Unpack[_Making]) -> None: ...
 
     def __init__(self, model: torch.nn.Module, vectors: Any, *, manifest: Manifest | None = None, weights: Any = None,
                  task: Task = "classification",
@@ -106,12 +143,25 @@ class Ensemble(torch.nn.Module):
         object.__setattr__(self, "_runner", Members(template, manifest, vectors, count, convention, resident))
         self.eval()
 
+    @overload
+    @classmethod
+    def from_store(cls, path: str | os.PathLike[str] | Any, model: torch.nn.Module, *, task: Classes = "classification",
+                   **options: Unpack[_Opening]) -> Ensemble[Prediction]: ...
+    @overload
+    @classmethod
+    def from_store(cls, path: str | os.PathLike[str] | Any, model: torch.nn.Module, *, task: Literal["regression"],
+                   **options: Unpack[_Opening]) -> Ensemble[RegressionPrediction]: ...
+    @overload
+    @classmethod
+    def from_store(cls, path: str | os.PathLike[str] | Any, model: torch.nn.Module, *, task: Task,
+                   **options: Unpack[_Opening]) -> Ensemble[Any]: ...
+
     @classmethod
     def from_store(cls, path: str | os.PathLike[str] | Any, model: torch.nn.Module, *, task: Task = "classification",
                    forward: Forward | None = None, members: slice | Sequence[int] | None = None,
                    last: int | None = None, weights: Any = None, space: Space = "probability",
                    ignore_index: int | None = None, resident: int = RESIDENT,
-                   target: Callable[[Any], Any] | None = None, outputs: Outputs | None = None) -> Self:
+                   target: Callable[[Any], Any] | None = None, outputs: Outputs | None = None) -> Ensemble[Any]:
         """From a store that a Recorder or ``ingest`` wrote; `model` gives the architecture and is left as it is.
 
         Arguments:
@@ -272,7 +322,7 @@ class Ensemble(torch.nn.Module):
 
     @torch.no_grad()
     def predict(self, loader: Any, *, device: Any = None, save: bool | str = False,
-                path: Literal["auto", "vmap", "sequential"] = "auto") -> Any:
+                path: Literal["auto", "vmap", "sequential"] = "auto") -> P:
         """Pooled answers and doubt about every item, in memory that does not grow with the number of members.
 
         Arguments:
@@ -292,7 +342,7 @@ class Ensemble(torch.nn.Module):
         if save and self.task == "regression":
             raise InputError("predictions of numbers are not saved; only those of classes")
         found = self._collect(loader, device, path, bool(save))
-        prediction = found.result(len(self._wanted()), self.space)
+        prediction: Any = found.result(len(self._wanted()), self.space)
         if save:
             assert self.path is not None
             save_predictions(self.path, "predictions" if save is True else save, found.members(), prediction,
@@ -309,6 +359,7 @@ class Ensemble(torch.nn.Module):
             raise InputError("members' probabilities are those of classes; this ensemble is a regression")
         found = self._collect(loader, device, "auto", True)
         prediction = found.result(len(self._wanted()), self.space)
+        assert isinstance(prediction, Prediction)
         return found.members(), prediction
 
     def _collect(self, loader: Any, device: Any, path: str, keep: bool) -> Answers:
@@ -437,10 +488,21 @@ class Ensemble(torch.nn.Module):
                         outputs=self.convention.outputs)
 
 
+@overload
+def predict(model: torch.nn.Module, loader: Any, *, task: Classes = "classification",
+            **options: Unpack[_Predicting]) -> Prediction: ...
+@overload
+def predict(model: torch.nn.Module, loader: Any, *, task: Literal["regression"],
+            **options: Unpack[_Predicting]) -> RegressionPrediction: ...
+@overload
+def predict(model: torch.nn.Module, loader: Any, *, task: Task,
+            **options: Unpack[_Predicting]) -> Prediction | RegressionPrediction: ...
+
+
 @torch.no_grad()
 def predict(model: torch.nn.Module, loader: Any, *, task: Task = "classification", forward: Forward | None = None,
             device: Any = None, ignore_index: int | None = None, target: Callable[[Any], Any] | None = None,
-            outputs: Outputs | None = None) -> Any:
+            outputs: Outputs | None = None) -> Prediction | RegressionPrediction:
     """The answers of one model for every item of a loader, as an ensemble of one; the model is left as it was.
 
     Returns a :class:`Prediction`, for regression a :class:`RegressionPrediction`.

@@ -138,7 +138,7 @@ class Answers:
         """(members, n, classes, ...)."""
         return np.concatenate(self.each, axis=1)
 
-    def result(self, members: int, space: str) -> Any:
+    def result(self, members: int, space: Space) -> Prediction | RegressionPrediction:
         """A Prediction; InputError where nothing came."""
         if not self.n:
             raise InputError("nothing to predict: the loader is empty")

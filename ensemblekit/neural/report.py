@@ -118,8 +118,10 @@ def report(source: Any, model: torch.nn.Module | None = None, loader: Any = None
     found: dict[str, Prediction] = {}
 
     def asked(one: torch.nn.Module) -> Prediction:
-        return predict(one, loader, task=ens.task, forward=ens.convention.forward, device=device or device_of(one),
-                       ignore_index=ens.ignore_index, target=ens.convention.target, outputs=ens.convention.outputs)
+        answer = predict(one, loader, task=ens.task, forward=ens.convention.forward, device=device or device_of(one),
+                         ignore_index=ens.ignore_index, target=ens.convention.target, outputs=ens.convention.outputs)
+        assert isinstance(answer, Prediction)
+        return answer
 
     for label, one in (others or {}).items():
         found[label] = asked(one)

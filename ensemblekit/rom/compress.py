@@ -10,7 +10,7 @@ import tempfile
 import warnings
 import weakref
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -24,6 +24,17 @@ from ensemblekit.averaging.series import Series
 from ensemblekit.engine import Engine, Serial, Threads, one_blas_thread
 from ensemblekit.errors import InputError, StatisticsError, StoreError, UnknownFieldError, one_line
 from ensemblekit.files import replacing
+from ensemblekit.rom.archive_views import (
+    JOB_BYTES,
+    LEVEL,
+    RESIDUAL_CHUNK,
+    Gaps,
+    ScaledField,
+    SingleField,
+    WeighedField,
+    roots_of_weights,
+    without_gaps,
+)
 from ensemblekit.rom.gaps import GapsError
 from ensemblekit.rom.mesh import Mesh, constants_for, mesh_of
 from ensemblekit.rom.pod import pod
@@ -41,30 +52,29 @@ from ensemblekit.rom.quantise import (
     zigzag,
 )
 from ensemblekit.scaling import ldexp, power_of_two
-from ensemblekit.source import Block, Cut, Field, Piece, as_source
-from ensemblekit.source_views import PieceView, SourceView
+from ensemblekit.source import Block, Field, as_source
 
-FORMAT = "ensemblekit archive 1"
-JOB_BYTES = 32 << 20
-RESIDUAL_CHUNK = 1 << 18
+FORMAT, WIDER = "ensemblekit archive 1", "ensemblekit archive 2"
+"""The latter where some field has weights or gaps, which a reader of the first alone would pass over."""
+OPTIONS = ("memory_limit", "method", "seed", "oversampling", "power")
 LARGER = 8
 """Times that a number may be larger as it is read than as it stands in the archive, before it is deflated."""
 SLAB = 1 << 12
 """Numbers of a mode that are multiplied at a time."""
-LEVEL = 6
 ORDINARY = 2.0**-600, 2.0**800
 """Energies between these have lost nothing to over- or underflow."""
 SCALE = -280, 380
 """Powers of two of the largest number between which nothing of an archive leaves float64."""
-NO_GAPS = ("An archive with an error holds numbers that are there in every snapshot or in none: drop those snapshots, or fill "
-           "them in first, as rom.pod(..., missing=\"gappy\") does from the modes")
+NO_GAPS = ("An archive holds numbers that are there in every snapshot or in none; missing=\"keep\" (--missing keep) reads "
+           "others as NaN again. Or drop those snapshots, or fill them in first, as rom.pod(..., missing=\"gappy\") does from "
+           "the modes")
 Norm = Literal["l2", "max"]
 Reference = Literal["fluctuation", "total"]
 
 
 def compress(source: Any, path: Any = None, *, tolerance: float, norm: Norm = "l2",
-             relative_to: Reference = "fluctuation", engine: Engine | None = None, progress: Any = False,
-             **options: Any) -> Archive:
+             relative_to: Reference = "fluctuation", inner_product: Any = None, missing: Literal["raise", "keep"] = "raise",
+             engine: Engine | None = None, progress: Any = False, **options: Any) -> Archive:
     """Snapshots as one HDF5 archive of rounded modes and coefficients, with an error that is guaranteed.
 
     The error allowed is shared between modes left out and rounding by reverse water filling; modes are differenced
@@ -78,15 +88,20 @@ def compress(source: Any, path: Any = None, *, tolerance: float, norm: Norm = "l
         tolerance: the error allowed for each field, relative.
         norm: "l2", root of the sum of squares over all numbers and snapshots; "max", the largest error of any number.
         relative_to: "fluctuation", the same norm of the snapshots less their mean; "total", of the snapshots.
+        inner_product: None counts all numbers alike; weights, a mapping of field to weights, or "auto" (the volumes of the
+            source's mesh) as for :func:`pod` weigh each number's square in an error of norm "l2". The weights' roots are kept
+            in the archive.
+        missing: numbers that are NaN in every snapshot stay so. Where they come and go, "raise", or "keep": they are read as
+            NaN again, and the error is that of the numbers that are there (relative to their fluctuation).
         engine, progress: as for ``ensemblekit.reduce``; progress tells of the check.
-        options: further ones for :func:`pod` (memory_limit, method).
+        options: of :func:`pod`: memory_limit, method, seed, oversampling, power.
 
     Returns:
         Archive: lazy slices, the error reached, the ratio, and n/k, the most that modes alone could reach.
 
     Raises:
         InputError: a tolerance out of range or below the rounding of the field's own type, complex or whole numbers,
-            NaN that comes and goes, several runs.
+            NaN that comes and goes, several runs, weights with norm "max", a sparse mass matrix, another option of pod's.
         StoreError: the file cannot be written.
     """
     source = as_source(source)
@@ -94,6 +109,14 @@ def compress(source: Any, path: Any = None, *, tolerance: float, norm: Norm = "l
         raise InputError(f"tolerance is a relative error between 0 and 1; got {tolerance!r}")
     if norm not in ("l2", "max"):
         raise InputError(f'norm is "l2" or "max"; got {norm!r}')
+    if missing not in ("raise", "keep"):
+        raise InputError(f'missing is "raise" or "keep"; got {missing!r}. Gaps are filled in by rom.pod(..., missing="gappy")')
+    if missing == "keep" and relative_to == "total":
+        raise InputError('missing="keep" goes with relative_to="fluctuation": the size of what is missing is not known')
+    odd = [option for option in options if option not in OPTIONS]
+    if odd:
+        raise InputError(f"compress takes no {odd[0]}=. An archive holds the snapshots themselves, in as many modes as that "
+                         f"takes. Options are {', '.join(OPTIONS)}")
     if relative_to not in ("fluctuation", "total"):
         raise InputError(f'relative_to is "fluctuation" or "total"; got {relative_to!r}')
     if source.lengths is None or len(source.lengths) > 1:
@@ -107,10 +130,17 @@ def compress(source: Any, path: Any = None, *, tolerance: float, norm: Norm = "l
     wanted = _Wanted(float(tolerance), norm, relative_to)
     if path is not None and not os.path.isdir(os.path.dirname(os.path.abspath(os.fspath(path)))):
         raise StoreError(f"no folder {os.path.dirname(os.path.abspath(os.fspath(path)))!r} to write the archive to")
+    weights = roots_of_weights(source, inner_product, norm)
     parts = {}
     with one_blas_thread():         # small matrices and many slabs: the engine's threads are at work already
         for name in source.fields:
-            parts[name] = _encode(_Single(source, name), name, wanted, engine or Threads(), progress, options)
+            view: Any = SingleField(source, name)
+            gaps = None
+            if missing == "keep":
+                view, gaps = without_gaps(view, name)
+            view = view if weights[name] is None else WeighedField(view, name, weights[name])
+            parts[name] = _encode(view, name, wanted, engine or Threads(), progress, options)
+            parts[name].gaps = gaps
     temporary = path is None
     if temporary:
         handle, path = tempfile.mkstemp(suffix=".h5", prefix="ensemblekit-archive-")
@@ -147,54 +177,6 @@ class _Wanted(NamedTuple):
     relative_to: Reference
 
 
-@dataclass(frozen=True, eq=False)
-class _Single(SourceView):
-    """One field of a source, every snapshot and every number counted alike: without weights and mesh."""
-
-    name: str
-
-    @property
-    def fields(self) -> Mapping[str, Field]:
-        return {self.name: self.source.fields[self.name]}
-
-    def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> _Single:
-        return _Single(self.source.window(start, stop, step), self.name)
-
-    def pieces(self, names: Sequence[str], cut: Cut, tiled: bool, limit: int) -> Iterator[Piece]:
-        for piece in self.source.pieces(names, cut, tiled, limit):
-            yield PieceView(piece, _unweighted)
-
-
-def _unweighted(block: Block) -> Block:
-    """The block with snapshots that count alike."""
-    return Block(block.fields, block.start, block.tile, None, block.times)
-
-
-@dataclass(frozen=True, eq=False)
-class _Scaled(SourceView):
-    """One field of a source divided by a power of two, so that sums of its squares are ordinary numbers."""
-
-    exponent: int
-
-    def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> _Scaled:
-        return _Scaled(self.source.window(start, stop, step), self.exponent)
-
-    def pieces(self, names: Sequence[str], cut: Cut, tiled: bool, limit: int) -> Iterator[Piece]:
-        for piece in self.source.pieces(names, cut, tiled, limit):
-            yield PieceView(piece, _Divided(self.exponent))
-
-
-@dataclass(frozen=True, slots=True)
-class _Divided:
-    """A block's numbers divided by a power of two."""
-
-    exponent: int
-
-    def __call__(self, block: Block) -> Block:
-        fields = {name: ldexp(np.asarray(x), -self.exponent) for name, x in block.fields.items()}
-        return Block(fields, block.start, block.tile, block.weights, block.times)
-
-
 # -- encoding -------------------------------------------------------------------------------------------------------
 
 
@@ -219,6 +201,8 @@ class _Coded:
     largest_error: float = 0.0
     norm: float = 0.0                   # what the error is relative to
     relative: float = 0.0               # the error of the wanted norm, over that
+    roots: np.ndarray | None = None     # (size,), where what is coded is the numbers times these
+    gaps: Gaps | None = None
 
     def decoded(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(mean (size,), modes (k, size), coefficients (n, k)) as the reader will have them."""
@@ -243,7 +227,7 @@ def _encode(source: Any, name: str, wanted: _Wanted, engine: Engine, progress: A
     low, high = (np.asarray(x, np.float64) for x in (extremes.low, extremes.high))
     e = power_of_two(np.stack([low, high]), always=True) if _wide(one) else 0
     if e and not (SCALE[0] < e < SCALE[1]):
-        return _over(_encode(_Scaled(source, e), name, wanted, engine, progress, options), e)
+        return _over(_encode(ScaledField(source, e), name, wanted, engine, progress, options), e)
     variance = np.nan_to_num(np.asarray(moments.variance, np.float64)) if n > 1 else np.zeros(one.shape)
     fluctuation = float(variance.sum()) * (n - 1)
     of_mean = n * float(np.nansum(mean**2))
@@ -293,13 +277,14 @@ def _within(source: Any, name: str, basis: Any, mean: np.ndarray, fluctuation: f
         limit = wanted.tolerance * largest
         share = _for_maximum(squared, total, limit, of_mean, size, n)
     if limit == 0.0:        # a field that never changes, measured by its fluctuation: keep the mean to the last bit
-        limit = float(np.finfo(one.dtype).eps) * (reference or math.sqrt(of_mean) or 1.0)
+        limit = float(np.finfo(_kept_as(source, name)[1]).eps) * (reference or math.sqrt(of_mean) or 1.0)
         share = water_fill(squared, total, (limit / 4) ** 2, of_mean, size, n)
     noise = share.noise
     for attempt in range(6):
         coded = _rounded(basis, mean, share.k, noise, n, one, mask, engine)
         if wanted.norm == "l2" and attempt == 0 and basis is not None:
             noise, coded = _tuned(basis, mean, share.k, noise, n, one, mask, 0.985 * limit, total, coded, engine)
+        coded.roots, coded.dtype = _kept_as(source, name)
         _check(source, name, coded, 0.0, engine, progress)
         found = _missed(coded, wanted, limit)
         if found is None:
@@ -319,6 +304,15 @@ def _within(source: Any, name: str, basis: Any, mean: np.ndarray, fluctuation: f
     raise InputError(f"field {name!r}: an error of {wanted.tolerance:g} is below the rounding of {one.dtype} numbers of this "
                      f"size; what can be reached is about {coded.largest_error:.3g} in any number. Allow more, or store "
                      "the snapshots as they are, with seal(compression=...)")
+
+
+def _kept_as(source: Any, name: str) -> tuple[np.ndarray | None, np.dtype]:
+    """The roots of weights that a field's numbers were multiplied by, and the type that a reader gets."""
+    while isinstance(source, ScaledField):
+        source = source.source
+    if isinstance(source, WeighedField):
+        return source.roots, source.source.fields[name].dtype
+    return None, source.fields[name].dtype
 
 
 def _for_maximum(squared: np.ndarray, total: float, limit: float, of_mean: float, size: int, n: int) -> Any:
@@ -450,7 +444,8 @@ def _over(coded: _Coded, e: int) -> _Coded:
 def _missed(coded: _Coded, wanted: _Wanted, limit: float) -> float | None:
     """By what factor the error is too large; None where it holds, a rounding of the type to spare."""
     got = coded.error if wanted.norm == "l2" else coded.largest_error
-    return None if got <= limit * (1 - 1e-9) else got / limit
+    spare = 1e-9 if coded.roots is None else 2e-7       # the weights are kept in 32 bits
+    return None if got <= limit * (1 - spare) else got / limit
 
 
 class _Job(NamedTuple):
@@ -515,11 +510,16 @@ def _check_job(shared: Any, job: _Job) -> tuple[float, float, list[tuple[int, tu
                     full = np.zeros((rows, *coded.tile), dtype)
                     full[tuple(slice(0, length) for length in part.shape)] = part
                     chunks.append((job.start + a, tuple(s.start for s in where), zlib.compress(shuffled(full), LEVEL)))
-    r = x[:, keep].astype(np.float64) - wide.astype(coded.dtype)[:, keep]
+    if coded.roots is None:
+        read, roots = wide.astype(coded.dtype)[:, keep], 1.0
+    else:
+        roots = coded.roots[keep].astype(np.float64)
+        read = (wide[:, keep] / roots).astype(coded.dtype) * roots
+    r = x[:, keep].astype(np.float64) - read
     if not np.isfinite(r).all() or (
             coded.mask is not None and np.isfinite(x[:, ~coded.mask.ravel()]).any()):       # masked: never a number
         raise _gap(name, job)
-    squares, largest = float(np.einsum("ij,ij->", r, r)), float(np.abs(r).max(initial=0.0))
+    squares, largest = float(np.einsum("ij,ij->", r, r)), float(np.abs(r / roots).max(initial=0.0))
     return squares, largest, chunks
 
 
@@ -540,8 +540,10 @@ def _write(path: str, source: Any, parts: Mapping[str, _Coded], wanted: _Wanted,
         times = reduce(source, {"times": (_times, Series())}, fields=[next(iter(source.fields))])["times"]
     try:
         with replacing(path, follow=True) as temporary, new_file(temporary, libver=("v110", "v110")) as f:
-            about: dict[str, Any] = {"format": FORMAT, "tolerance": wanted.tolerance, "norm": wanted.norm,
-                                     "relative_to": wanted.relative_to, "time_unit": source.time_unit, "fields": {}}
+            more = any(coded.roots is not None or coded.gaps is not None for coded in parts.values())
+            about: dict[str, Any] = {"format": WIDER if more else FORMAT, "tolerance": wanted.tolerance,
+                                     "norm": wanted.norm, "relative_to": wanted.relative_to, "time_unit": source.time_unit,
+                                     "fields": {}}
             for name, coded in parts.items():
                 about["fields"][name] = {
                     "shape": list(coded.item), "dtype": coded.dtype.str, "unit": source.fields[name].unit,
@@ -586,6 +588,17 @@ def _write_field(group: Any, coded: _Coded) -> None:
         group.create_dataset("coefficient_steps", data=coded.coefficient_steps)
     if coded.mask is not None:
         group.create_dataset("mask", data=coded.mask, compression="gzip")
+    if coded.roots is not None:
+        roots = coded.roots.reshape(coded.item)
+        if roots.ndim > 1 and (roots == roots[..., :1]).all():      # components of a cell weigh alike
+            roots = roots[..., 0]
+        group.create_dataset("roots", data=roots, **(filters if roots.ndim else {}))
+    if coded.gaps is not None:
+        wide = -(-math.prod(coded.item) // 8)
+        held = group.create_dataset("gaps", (n, wide), np.uint8, chunks=(coded.gaps.rows, wide), maxshape=(None, wide),
+                                    compression="gzip", compression_opts=LEVEL)
+        for number, data in enumerate(coded.gaps.chunks):
+            held.id.write_direct_chunk((number * coded.gaps.rows, 0), data)
     if coded.residual:
         held = group.create_dataset("residual", (n, *coded.item), coded.residual_dtype,
                                     chunks=(coded.residual_rows, *coded.tile), maxshape=(None, *coded.item), **filters)
@@ -621,6 +634,8 @@ class Archive(Mapping[str, "ArchivedField"]):
     time_unit: str = ""
     mesh_bytes: int = 0
     """What the mesh takes of the file."""
+    weighed: bool = False
+    """Whether the error is that of an inner product."""
 
     @classmethod
     def open(cls, path: Any, owner: Any = None) -> Archive:
@@ -631,7 +646,7 @@ class Archive(Mapping[str, "ArchivedField"]):
         with opened(path) as f:
             text = f.attrs.get("ensemblekit_archive")
             about = json.loads(text) if isinstance(text, str) else {}
-            if about.get("format") != FORMAT:
+            if about.get("format") not in (FORMAT, WIDER):
                 raise StoreError(f"{path} is no archive of ensemblekit; rom.compress writes them")
             times = f["times"][...] if "times" in f else None
             held = {name: _field_in(f, path, name, one, owner) for name, one in about["fields"].items()}
@@ -641,7 +656,7 @@ class Archive(Mapping[str, "ArchivedField"]):
                                  f"{None if times is None else times.shape}")
             taken = sum(int(d.id.get_storage_size()) for d in f["mesh"].values()) if "mesh" in f else 0
             return cls(path, float(about["tolerance"]), str(about["norm"]), str(about["relative_to"]),
-                       held, times, str(about["time_unit"]), taken)
+                       held, times, str(about["time_unit"]), taken, any("roots" in f[f"fields/{name}"] for name in held))
 
     def __getitem__(self, name: str) -> ArchivedField:
         if not isinstance(name, str):
@@ -718,7 +733,7 @@ class Archive(Mapping[str, "ArchivedField"]):
         lines = [f"{self.path}: {self.raw_bytes / 1e6:.4g} MB in {self.stored_bytes / 1e6:.4g} MB, "
                  f"{self.ratio:.3g} times smaller"
                  + (f" ({self.mesh_bytes / 1e6:.4g} MB of it the mesh)" if self.mesh_bytes else "")]
-        what = "root mean square" if self.norm == "l2" else "largest"
+        what = "largest" if self.norm != "l2" else "weighted root mean square" if self.weighed else "root mean square"
         for name, one in self.items():
             rest = "" if not one.residual_step else ", with the residual"
             lines.append(f"  {name}: {one.rank} modes{rest}; {what} error {100 * one.error:.3g} % of the {self.relative_to} "
@@ -739,6 +754,10 @@ def _field_in(f: Any, path: str, name: str, one: Mapping[str, Any], owner: Any) 
     wanted = {"mode_steps": (rank + 1,), "axes": (rank + 1,), "modes": (rank + 1, *shape[1:])}
     wanted |= {"coefficients": (shape[0], rank), "coefficient_steps": (rank,)} if rank else {}
     wanted |= {extra: at for extra, at in (("residual", shape), ("mask", shape[1:])) if extra in group}
+    if "roots" in group:
+        wanted["roots"] = shape[1:] if group["roots"].ndim == len(shape) - 1 else shape[1:-1]
+    if "gaps" in group:
+        wanted["gaps"] = (shape[0], -(-math.prod(shape[1:]) // 8))
     found = {key: group[key].shape for key in wanted}
     kinds = {key: group[key].dtype.kind for key in ("modes", "axes", *(["coefficients"] if rank else []),
                                                     *(["residual"] if "residual" in group else []))}
@@ -843,11 +862,28 @@ class ArchivedField(np.lib.mixins.NDArrayOperatorsMixin):
                 if self.residual_step:
                     rest = unzigzag(group["residual"][(rows, *cut)])
                     values = values + rest.reshape(m, -1) * self.residual_step
+                if "roots" in group:
+                    roots = group["roots"]
+                    each = roots[tuple(cut[:roots.ndim])].reshape(-1, 1).astype(np.float64)
+                    if not (each > 0).all():
+                        raise StoreError(f"{self.path}: the weights of {self.name!r} are damaged: some are not above 0")
+                    values = (values.reshape(m, len(each), -1) / each).reshape(m, -1)
                 if "mask" in group:
                     values[:, ~group["mask"][tuple(cut)].ravel()] = np.nan
+                if "gaps" in group:
+                    values[self._missing(group["gaps"], rows, cut)] = np.nan
                 outer = tuple(slice(c.start - s.start, c.stop - s.start) for c, s in zip(cut, where, strict=True))
                 found[(slice(None), *outer)] = values.astype(self.dtype).reshape(m, *q.shape[1:])
         return found
+
+    def _missing(self, gaps: Any, rows: slice, cut: list[slice]) -> np.ndarray:
+        """(m, numbers of the cut): where they are NaN in these snapshots; no more bytes are read than lie between them."""
+        item = self.shape[1:]
+        places = np.arange(1) if not item else np.ravel_multi_index(
+            np.ix_(*(np.arange(c.start, c.stop) for c in cut)), item).ravel()
+        first = int(places[0]) // 8
+        held = gaps[rows, first:int(places[-1]) // 8 + 1]
+        return (held[:, places // 8 - first] >> (7 - places % 8).astype(np.uint8) & 1).astype(bool)
 
     def __repr__(self) -> str:
         return f"<ArchivedField {self.name!r} {self.shape} {self.dtype}, error {100 * self.error:.3g} %>"

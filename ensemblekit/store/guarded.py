@@ -27,6 +27,8 @@ STEPS_AT_LEAST = 1 << 16
 """Links and chunks that are walked in a file of any size."""
 DEEPEST = 16
 """Links that lead to links, and virtual datasets of virtual datasets."""
+MOST_GROUPS = 16
+"""Groups of a file that are kept open while it is looked at."""
 LONGEST_NAME = 200
 UNIT_BYTES = 1 << 16
 
@@ -78,6 +80,8 @@ class Look:
         self.free = FREE_BYTES
         self.sources: set[str] = set()
         """Datasets of the file that virtual ones take their values from, looked at already."""
+        self.groups: dict[tuple[bytes, ...], Any] = {}
+        """Groups that were found, by their names from the root."""
         self.metadata: Metadata | None = None
         """HDF5's structures in the file, where they can be looked at; not with `external`, as they may be another file's."""
 
@@ -86,6 +90,23 @@ class Look:
         self.steps -= 1
         if self.steps < 0:
             raise StoreError(f"{self.path}: {self.at!r} has more parts than {self.real} bytes can hold; it is not read")
+
+    def nearest(self, file: Any, parts: list[bytes]) -> tuple[tuple[bytes, ...], Any]:
+        """The group above the last of `parts` that is known, as names from the root and open; the root where none is."""
+        for n in range(len(parts) - 1, 0, -1):
+            group = self.groups.get(tuple(parts[:n]))
+            if group is not None and group.valid:
+                return tuple(parts[:n]), group
+        root = self.groups.get(())
+        if root is None or not root.valid:
+            root = self.groups[()] = h5py.h5g.open(file, b"/")
+        return (), root
+
+    def keep(self, path: tuple[bytes, ...], group: Any) -> None:
+        """Remember a group that was found at these names from the root, as most objects have neighbours."""
+        if len(self.groups) >= MOST_GROUPS:
+            self.groups.clear()
+        self.groups[path] = group
 
     def outside(self, name: str, where: object) -> StoreError:
         return StoreError(f"{self.path}: {one_line(name)[:LONGEST_NAME]!r} points to another file, {one_line(where)!r}. "
@@ -120,13 +141,19 @@ class Look:
 
 
 def find(look: Look, start: Any, name: bytes, seen: tuple[bytes, ...] = ()) -> Any:
-    """The object of that name, link by link. Raises KeyError where there is none, StoreError where it is outside."""
-    here = h5py.h5g.open(h5py.h5i.get_file_id(start), b"/") if name.startswith(b"/") else start
+    """The object of that name, link by link. Raises KeyError where there is none, StoreError where it is outside.
+
+    Arguments:
+        start: a group, or the file for its root.
+    """
+    here = h5py.h5i.get_file_id(start) if name.startswith(b"/") else start
     look.at = name.decode("utf-8", "replace")[:LONGEST_NAME]
     elsewhere = True
-    for part in name.split(b"/"):
-        if part in (b"", b"."):
-            continue
+    parts = [part for part in name.split(b"/") if part not in (b"", b".")]
+    path: tuple[bytes, ...] | None = None
+    if isinstance(here, h5py.h5f.FileID):
+        path, here = look.nearest(here, parts)
+    for part in parts[len(path or ()):]:
         look.step()
         if not isinstance(here, h5py.h5g.GroupID):
             raise KeyError(f"there is no {look.at!r}")
@@ -147,6 +174,10 @@ def find(look: Look, start: Any, name: bytes, seen: tuple[bytes, ...] = ()) -> A
         else:
             where = here.links.get_val(part)[0] if kind == h5py.h5l.TYPE_EXTERNAL else b"by a link of unknown kind"
             raise look.outside(name.decode("utf-8", "replace"), where.decode("utf-8", "replace"))
+        if path is not None:
+            path = (*path, part)
+            if isinstance(here, h5py.h5g.GroupID):
+                look.keep(path, here)
     if elsewhere and isinstance(here, h5py.h5d.DatasetID):
         check_sources(look, here, name, seen)
     return here
@@ -173,7 +204,7 @@ def check_sources(look: Look, d: Any, name: bytes, seen: tuple[bytes, ...] = ())
             if source in look.sources:
                 continue
             try:
-                find(look, h5py.h5g.open(h5py.h5i.get_file_id(d), b"/"), _absolute(source), (*seen, name))
+                find(look, d, _absolute(source), (*seen, name))
             except KeyError:
                 pass        # its rows are fill values
             look.sources.add(source)
@@ -209,7 +240,7 @@ def _check_beside(look: Look, file: str, source: str, seen: tuple[bytes, ...]) -
     other = Look(beside)
     with File(beside, other, locking=False) as f:
         try:
-            find(other, h5py.h5g.open(f.id, b"/"), _absolute(source), seen)
+            find(other, f.id, _absolute(source), seen)
         except KeyError:
             pass
 
@@ -280,8 +311,7 @@ class _Members(_Attributed):
 
     def __getitem__(self, name: Any) -> Any:
         if isinstance(name, str | bytes):
-            start = h5py.h5g.open(self.id, b"/") if isinstance(self.id, h5py.h5f.FileID) else self.id
-            return wrapped(find(self._look, start, name.encode() if isinstance(name, str) else name), self._look)
+            return wrapped(find(self._look, self.id, name.encode() if isinstance(name, str) else name), self._look)
         node = h5py.h5r.dereference(name, self.id)
         if isinstance(node, h5py.h5d.DatasetID):
             check_sources(self._look, node, h5py.h5i.get_name(node) or b"(a reference)")
@@ -394,19 +424,25 @@ def walk(group: Any, look: Look, left_out: list[str] | None = None) -> Iterator[
 
 def text_attribute(node: Any, name: str, look: Look) -> str:
     """An attribute that is text, "" where there is none or it is no short text."""
+    found = texts_attribute(node, name, look)
+    return found[0] if len(found) == 1 else ""
+
+
+def texts_attribute(node: Any, name: str, look: Look) -> list[str]:
+    """The texts of an attribute, [] where there is none or they are no short texts."""
     if not h5py.h5a.exists(node.id, name.encode()):
-        return ""
+        return []
     held = h5py.h5a.open(node.id, name.encode())
-    if held.get_storage_size() > UNIT_BYTES or math.prod(held.shape) != 1:
-        return ""
+    if held.get_storage_size() > UNIT_BYTES:
+        return []
     kind = held.get_type()
     if isinstance(kind, h5py.h5t.TypeStringID):
         if kind.is_variable_str() and look.metadata:
             look.metadata.check_text(h5py.h5o.get_info(node.id).addr, name.encode(), UNIT_BYTES)
     elif held.dtype.hasobject or kind.detect_class(h5py.h5t.VLEN):
-        return ""
-    value = np.asarray(h5py.AttributeManager(node)[name]).ravel()[0]        # looked at just now
-    return (value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))[:UNIT_BYTES]
+        return []
+    values = np.asarray(h5py.AttributeManager(node)[name]).ravel()      # looked at just now
+    return [(value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))[:UNIT_BYTES] for value in values]
 
 
 def number_attribute(node: Any, name: str) -> float:

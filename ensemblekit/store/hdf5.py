@@ -527,6 +527,11 @@ def opened(path: str, external: bool = False) -> Iterator[guarded.File]:
             yield file
 
 
+def is_hdf5(path: str) -> bool:
+    """Whether a file is one of HDF5, by its first bytes."""
+    return bool(h5py.is_hdf5(path))
+
+
 def check_inside(path: str) -> None:
     """Raise StoreError where anything in an HDF5 file points to another one; for files that another library reads then."""
     if h5py.is_hdf5(path):
@@ -677,11 +682,14 @@ def read_constants(path: str, schema: Schema) -> dict[str, np.ndarray]:
 def shapes_seen(path: str, names: list[str]) -> dict[str, tuple[int, int]]:
     """The number of rows that libhdf5 sees in each dataset, and the place of its first chunk."""
     with opened(path) as f:
-        return {name: (f[name].shape[0], f[name].id.get_chunk_info_by_coord((0,) * f[name].ndim).byte_offset) for name in names}
+        seen = {name: f[name] for name in names}
+        return {name: (d.shape[0], d.id.get_chunk_info_by_coord((0,) * d.ndim).byte_offset) for name, d in seen.items()}
 
 
 def lengths_seen(path: str, names: list[str]) -> list[int]:
     """The number of rows that libhdf5 sees in each dataset."""
+    if not names:
+        return []
     with opened(path) as f:
         return [len(f[name]) for name in names]
 
@@ -777,6 +785,61 @@ class Foreign:
     steps: Ticks
     times: Ticks | None
     time_unit: str
+    place: str
+    """Of the values in the file."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Particles:
+    """A particles group of somebody else's H5MD file."""
+
+    name: str
+    fields: Mapping[str, str]
+    """Kind ("position", "velocity", "force", "box") -> the field of that name in the store."""
+    edges: np.ndarray | None
+    """(3, 3) vectors of a box that stays; None where it has none, or one that varies ("box" is a field then)."""
+
+
+def particles_in(path: str, foreign: Mapping[str, Foreign], external: bool = False) -> list[Particles]:
+    """The particles groups of a file whose fields `foreign` are; StoreError where a box is periodic along some axes only."""
+    kinds = ("position", "velocity", "force", "box")
+    names = dict.fromkeys(one.place.split("/")[1] for one in foreign.values() if one.place.startswith("particles/"))
+    groups = []
+    with opened(path, external) as f:
+        for name in names:
+            fields: dict[str, str] = {str(one.field.kind): label for label, one in foreign.items()
+                                      if one.place.startswith(f"particles/{name}/") and one.field.kind in kinds}
+            box = f.get(f"particles/{name}/box")
+            with door(f._look):
+                periodic = isinstance(box, guarded.Group) and _periodic(f, box)
+                edges = _fixed_edges(box) if periodic and "box" not in fields else None
+            if not periodic:
+                fields.pop("box", None)
+            groups.append(Particles(name, fields, edges))
+    return groups
+
+
+def _periodic(f: guarded.File, box: guarded.Group) -> bool:
+    """Whether a box is: along all axes or none."""
+    words = guarded.texts_attribute(box, "boundary", f._look)
+    if len(set(words)) > 1:
+        raise StoreError(f"{f.filename}: the boundary of {one_line(box.name)!r} is {', '.join(map(one_line, words))}; boxes "
+                         "that are periodic along some of their axes only are not known here")
+    return words != ["none"] * len(words)
+
+
+def _fixed_edges(box: guarded.Group) -> np.ndarray | None:
+    """Vectors (3, 3) of a box that stays: a dataset, or (H5MD 1.0) an attribute, of three lengths or three vectors."""
+    node = box.get("edges")
+    if isinstance(node, guarded.Values) and node.shape in ((3,), (3, 3)):
+        edges = np.asarray(node[()])
+    elif "edges" in box.attrs:
+        edges = np.asarray(guarded.small_attribute(box, "edges"))
+    else:
+        return None
+    if edges.shape not in ((3,), (3, 3)) or edges.dtype.kind not in "iuf" or not np.isfinite(edges).all():
+        raise StoreError(f"{one_line(box.name)!r}: the edges of a box are three finite lengths, or three vectors")
+    return np.diag(edges).astype(np.float64) if edges.ndim == 1 else edges.astype(np.float64)
 
 
 def _foreign_in(f: guarded.File, path: str) -> dict[str, Foreign]:
@@ -800,7 +863,7 @@ def _foreign_in(f: guarded.File, path: str) -> dict[str, Foreign]:
                     field = Field(node.shape[1:], node.dtype.newbyteorder("="), _unit(node), kind,  # type: ignore[arg-type]
                                   MAIN if at == 0 else f"clock{at + 1}")
                     result[label] = Foreign(label, field, _locate(f, node.name.strip("/"), raw, size, d=node), n, steps, times,
-                                            "" if times is None else _unit(group["time"]))
+                                            "" if times is None else _unit(group["time"]), node.name.strip("/"))
             except EnsemblekitError as error:
                 left_out.append(str(error))
     if left_out:

@@ -17,7 +17,7 @@ from ensemblekit.store.store import Store
 
 
 def open_store(path: Any, mode: Literal["r", "a"] = "r", *, as_: Literal["run", "replicas"] | None = None,
-               check: bool = False, external: bool = False, **options: Any) -> Any:
+               check: bool = False, external: bool = False, incomplete: bool = False, **options: Any) -> Any:
     """See :func:`ensemblekit.open`."""
     if as_ not in (None, "run", "replicas"):
         raise InputError(f'as_ is None, "run" or "replicas"; got {as_!r}')
@@ -30,10 +30,10 @@ def open_store(path: Any, mode: Literal["r", "a"] = "r", *, as_: Literal["run", 
             if not report.ok:
                 raise (StoreDamagedError if report.verdict == "damaged" else StoreError)(str(report))
     if len(paths) == 1 and as_ != "replicas":
-        return Store.open(paths[0], mode, external=external, **options)
+        return Store.open(paths[0], mode, external=external, incomplete=incomplete, **options)
     if mode != "r":
         raise InputError(f"{len(paths)} files open for reading only; append to one of them by its own path")
-    stores = [Store.open(one, external=external) for one in paths]
+    stores = [Store.open(one, external=external, incomplete=incomplete) for one in paths]
     if as_ == "replicas":
         return ReplicaSet.of(stores)
     runs = {(store.run, store.replica) for store in stores}

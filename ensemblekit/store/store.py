@@ -28,7 +28,7 @@ from ensemblekit.source import Access, Cut, Field, Piece
 from ensemblekit.store.checking import Checks, Durability, check_options, meta_of_many, meta_of_one
 from ensemblekit.store.checksums import digest_of
 from ensemblekit.store.contents import Contents
-from ensemblekit.store.hdf5 import Layout, read_file
+from ensemblekit.store.hdf5 import Foreign, Layout, read_file
 from ensemblekit.store.locks import Lock
 from ensemblekit.store.names import first_of, folder_of, segment_path
 from ensemblekit.store.schema import MAIN, Schema, check_constants, check_fields
@@ -246,10 +246,14 @@ class Store:
         return {name: fields[name] for name in self.clocks[self._contents.first_clock]}
 
     @property
+    def foreign(self) -> Mapping[str, Foreign]:
+        """Fields of a file that is not ours, with their places and clocks; {} of a store."""
+        return self._contents.foreign
+
+    @property
     def all_fields(self) -> Mapping[str, Field]:
         """Fields of every clock: what ``store[name]`` gives."""
         return self._contents.fields
-
 
     @property
     def clocks(self) -> dict[str, list[str]]:

@@ -133,9 +133,10 @@ class Writer(ABC):
         try:
             self._leave()
         finally:
-            if len(layouts) > 1 and layouts[0].identity.is_of(layouts[0].path):     # not where it was sealed meanwhile
+            if len(layouts) > 1:
                 with suppress(OSError):     # the next to last file says so in any case
-                    set_files(layouts[0], len(layouts), self.durable)
+                    if layouts[0].identity.is_of(layouts[0].path):      # not where it was sealed meanwhile
+                        set_files(layouts[0], len(layouts), self.durable)
             for fd in self.shares:
                 unlock(fd)
                 os.close(fd)

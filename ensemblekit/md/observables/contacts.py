@@ -58,12 +58,12 @@ class Contacts:
         periodic = self.periodic and system.boxed
         second = self.select_a if self.select_b is None else self.select_b
         if self.updating:
-            a = updating_selection(system, self.select_a, periodic)
-            b = a if second == self.select_a else updating_selection(system, second, periodic)
+            a = updating_selection(system, self.select_a, periodic, apart=True)
+            b = a if second == self.select_a else updating_selection(system, second, periodic, apart=True)
             return Prepared(partial(_varying_contacts, a, b, self.radius, periodic), "", bounds=(0.0, None))
         atoms_a, atoms_b = system.select(self.select_a), system.select(second)
         every = np.union1d(atoms_a, atoms_b)
-        gather = Plain(every) if periodic else system.gather(every)
+        gather = Plain(every) if periodic else system.in_place(every)
         return Prepared(partial(_contacts, gather, np.searchsorted(every, atoms_a), np.searchsorted(every, atoms_b),
                                 self.radius, periodic), "", bounds=(0.0, None))
 
@@ -96,7 +96,7 @@ class ContactMap(SameAtoms):
                              f"most is {MOST_CELLS} pairs. Leave the solvent out, or name fewer residues")
         every = np.union1d(a, b)
         periodic = self.periodic and system.boxed
-        gather = Plain(every) if periodic else system.gather(every)
+        gather = Plain(every) if periodic else system.in_place(every)
         shape = (len(resids_a), len(resids_b))
         half = triangle(len(resids_a), 0) if a is b else None       # symmetric: one half is averaged
         return Prepared(partial(_map, gather, np.searchsorted(every, a), np.searchsorted(every, b), row, column, shape, half,
@@ -148,7 +148,8 @@ class NativeContacts(SameAtoms):
         every = np.union1d(a, b)
         label = " or ".join({f"({self.select_a})", f"({self.select_b or self.select_a})"})
         periodic = self.periodic and system.boxed
-        x = reference_positions(system, self.reference, self.select_a if same else label, every, as_it_is=periodic)
+        x = reference_positions(system, self.reference, self.select_a if same else label, every,
+                                as_it_is=periodic or system.topology.bonds is None)
         at_a, at_b = np.searchsorted(every, a), np.searchsorted(every, b)
         pairs, lengths = self._contacts_of(system, x, every, at_a, at_b, periodic)
         points = points_of(system, [every[k:k + 1] for k in range(len(every))], None, periodic)

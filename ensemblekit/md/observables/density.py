@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ensemblekit.errors import InputError
+from ensemblekit.md.holes import bad_frame
 from ensemblekit.md.observables.base import Prepared
-from ensemblekit.md.observables.rdf import bad_frame
 from ensemblekit.md.system import System
 from ensemblekit.md.updating import Updating, updating_selection
 from ensemblekit.md.whole import positions_of
@@ -116,7 +116,7 @@ class _Profile:
                     bad = t
                     break
         if bad >= 0:
-            raise bad_frame(block.start + bad, x[bad], cells[bad], self.union)
+            raise bad_frame(block, bad, x[bad], cells[bad], self.union)
         if self.range is not None and (wide := high - low) > heights.min():
             k = int(heights.argmin())
             raise InputError(f"range={self.range} is {wide:g} angstrom wide, the box of frame {block.start + k} only "

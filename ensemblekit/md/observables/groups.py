@@ -77,6 +77,8 @@ def points_of(system: System, groups: Sequence[np.ndarray], weights: str | None,
     nearest = periodic and system.boxed
     if single and together is None and system.topology.bonds is None:
         return Points(Plain(atoms), offsets, shares, nearest)       # atoms as they lie, of which nothing is to be made whole
+    if system.boxed and not (periodic or together or system.whole or system.topology.bonds is not None):
+        return Points(system.in_place(atoms), offsets, shares, nearest)
     return Points(Plain(atoms) if single and nearest else system.assembled(atoms, together or groups), offsets, shares, nearest)
 
 

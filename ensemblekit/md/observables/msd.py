@@ -22,6 +22,7 @@ from ensemblekit.md.displacement import (
     wigner_constant,
 )
 from ensemblekit.md.groups import molecules_of, residues_of
+from ensemblekit.md.holes import frame_in_words
 from ensemblekit.md.observables.base import Kept, Prepared, SameAtoms
 from ensemblekit.md.spool import Parts, Spool
 from ensemblekit.md.system import System
@@ -111,8 +112,11 @@ class _Paths:
             out[:, -3:] = box - out[:, -6:-3]
         bad = ~np.isfinite(out).all(axis=(1, 2))
         if bad.any():
-            raise InputError(f"frame {block.start + int(np.argmax(bad))} has coordinates or a box that are not finite; a path "
-                             "with a hole has no displacements. Cut the trajectory there (start=, stop=)")
+            t = int(np.argmax(bad))
+            missing = ~np.isfinite(out[t, :len(self.atoms)]).all(axis=1)
+            what = f"atom {self.atoms[np.argmax(missing)]} has coordinates" if missing.any() else "its box has numbers"
+            raise InputError(f"{frame_in_words(block, t)}: {what} that are not finite; a path with a hole has no "
+                             "displacements. Cut the trajectory there (start=, stop=)")
         return out
 
 

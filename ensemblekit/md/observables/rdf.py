@@ -10,6 +10,7 @@ import numpy as np
 
 from ensemblekit.errors import InputError
 from ensemblekit.md.groups import molecules_of, residues_of
+from ensemblekit.md.holes import bad_frame
 from ensemblekit.md.observables.base import Derived, Prepared
 from ensemblekit.md.system import System
 from ensemblekit.md.updating import Updating, updating_selection
@@ -180,7 +181,7 @@ class _Counter:
         else:
             bad = pair_counts(x, cells, *groups, self.same, self.edges, counts, volumes)
         if bad >= 0:
-            raise bad_frame(block.start + bad, x[bad], cells[bad] if len(cells) else None, self.union)
+            raise bad_frame(block, bad, x[bad], cells[bad] if len(cells) else None, self.union)
         out = np.empty((len(x), len(self.edges) + 2))
         out[:, :-2] = counts / self.ideal
         out[:, -2] = volumes / self.volume
@@ -220,7 +221,7 @@ class _VaryingCounter:
             bad = (nearest_counts(*groups, self.edges, counts, volume) if nearest else
                    pair_counts(*groups, np.array_equal(a, b), self.edges, counts, volume))
             if bad >= 0:
-                raise bad_frame(block.start + t, x[t], cells[t] if len(cells) else None, np.arange(x.shape[1]))
+                raise bad_frame(block, t, x[t], cells[t] if len(cells) else None, np.arange(x.shape[1]))
             out[t, :-4] = counts[0] / self.ideal
         out[:, -4], out[:, -3] = volumes / self.volume, self.volume / volumes
         return out
@@ -242,16 +243,6 @@ def _images(cell: np.ndarray, reach: float) -> float:
 def _within_half(cells: np.ndarray, reach: float) -> bool:
     """Whether no pair has two images within reach: no lattice vector is shorter than twice the shortest side."""
     return bool((_sides(cells) >= 2 * reach).all())
-
-
-def bad_frame(frame: int, positions: np.ndarray, cell: np.ndarray | None, atoms: np.ndarray) -> InputError:
-    """What is wrong with a frame that a kernel refused."""
-    missing = ~np.isfinite(positions).all(axis=1)
-    if missing.any():
-        return InputError(f"frame {frame}: atom {int(atoms[np.argmax(missing)])} (and {int(missing.sum()) - 1} more) has "
-                          "coordinates that are not finite; leave the frame out (frames=, start=) or mend the trajectory")
-    return InputError(f"frame {frame} has a box without volume: {np.array2string(np.asarray(cell), precision=3)}".replace(
-        "\n", "") + "; leave it out, or give the box with MDAnalysis' set_dimensions transformation")
 
 
 def _g(density: str, mean: np.ndarray) -> np.ndarray:

@@ -13,7 +13,8 @@ from ensemblekit.averaging.blocking import FEWEST, blocking
 from ensemblekit.averaging.estimate import Estimate
 from ensemblekit.averaging.moments import Moments, MomentsResult
 from ensemblekit.averaging.second import kept_together, share_kept, stretches
-from ensemblekit.errors import InputError
+from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.md.holes import MEND
 from ensemblekit.md.observables.base import Coords, Kept, Prepared, SameAtoms
 from ensemblekit.md.observables.groups import reference_positions, residues_of, shares_by
 from ensemblekit.md.observables.rmsd import check_fit
@@ -83,8 +84,14 @@ def fitted_mean(system: System, atoms: np.ndarray, select: str, fit: str | Liter
         shares = shares_by(system, fitted, weights)
         same = np.array_equal(fitted, atoms)
     gather = system.assembled(atoms if same else np.concatenate([fitted, atoms]))
-    found = mean_structure(lambda branches: system.reduce(branches, f"mean structure of {why}"), gather, start, same=same,
-                           others=len(atoms), weights=shares, rounds=rounds)
+    try:
+        found = mean_structure(lambda branches: system.reduce(branches, f"mean structure of {why}"), gather, start, same=same,
+                               others=len(atoms), weights=shares, rounds=rounds)
+    except StatisticsError as error:
+        where = system.first_hole(gather)
+        if not where:
+            raise
+        raise StatisticsError(f"{where}; there is no mean structure then: {MEND}") from error
     return gather, found, same
 
 

@@ -31,7 +31,8 @@ from ensemblekit.rom.readers.reader import (
 from ensemblekit.rom.readers.vtk_time import time_in
 from ensemblekit.source import Field
 
-SINGLE = (".vtu", ".pvtu", ".vti", ".pvti", ".vtr", ".pvtr", ".vts", ".pvts", ".vtp", ".pvtp", ".vtk", ".vtm", ".vtmb")
+SINGLE = (".vtu", ".pvtu", ".vti", ".pvti", ".vtr", ".pvtr", ".vts", ".pvts", ".vtp", ".pvtp", ".vtk", ".vtm", ".vtmb",
+          ".vtpd", ".vtpc")
 """One snapshot a file."""
 TEMPORAL = (".case", ".encas", ".cgns", ".ex2", ".exo", ".exii", ".e", ".xdmf", ".xmf", ".hdf")
 """Snapshots and times inside."""
@@ -56,6 +57,14 @@ class Where:
 
     association: Association
     array: str
+
+
+class PlainReader:
+    """VTK's reader of a format that pyvista has no class for."""
+
+    def __init__(self, reader: Any, path: str):
+        self.reader = reader
+        reader.SetFileName(path)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -197,11 +206,19 @@ def _open_files(files: Sequence[tuple[str, ...]], times: np.ndarray | None, opti
     where = _places(parts, options, first)
     grid = grid_of(parts, where, options, first)
     if times is None:
-        found = [time_in(group[0]) if options.timed else None for group in files]
+        found = [time_in(group[0], _time_by_vtk) if options.timed else None for group in files]
         if all_timed([t is not None for t in found], [group[0] for group in files], 6):
             times = np.array(found, np.float64)
     return VTKFiles(tuple(files), {name: Field(x.shape, x.dtype.newbyteorder("=")) for name, x in grid.arrays.items()}, where,
                     options, times, grid.mesh.digest)
+
+
+def _time_by_vtk(path: str) -> float | None:
+    """The time in the field data of a file that is read as a whole."""
+    with lock:
+        data = pyvista().read(path)
+    names = [name for name in ("TimeValue", "TIME") if name in data.field_data]
+    return float(np.asarray(data.field_data[names[0]]).ravel()[0]) if names else None
 
 
 def _open_temporal(path: str, options: Options) -> VTKSeries:
@@ -326,6 +343,11 @@ def _reader(path: str) -> Any:
     suffix = _suffix(path)
     kinds = {**dict.fromkeys(VTKHDF, pv.HDFReader), **dict.fromkeys((".e", ".ex2", ".exo", ".exii"), pv.ExodusIIReader),
              ".encas": pv.EnSightReader, ".xmf": pv.XdmfReader}
+    if suffix in (".vtpd", ".vtpc"):
+        from vtkmodules import vtkIOXML
+
+        which = "vtkXMLPartitionedDataSetReader" if suffix == ".vtpd" else "vtkXMLPartitionedDataSetCollectionReader"
+        return PlainReader(getattr(vtkIOXML, which)(), path)
     with lock, pv.VtkErrorCatcher(raise_errors=False, send_to_logging=False) as catcher:
         try:
             reader = kinds[suffix](path) if suffix in kinds else pv.get_reader(path)
@@ -349,7 +371,7 @@ def leaves(paths: Sequence[str], instant: int | None) -> list[tuple[tuple[str, .
                     _turn_to(reader, instant)
                 with warnings.catch_warnings():     # pyvista's own checks: what they warn of is checked here too
                     warnings.simplefilter("ignore")
-                    if isinstance(reader, pv.HDFReader):    # pyvista's own look refuses what _walk takes apart
+                    if isinstance(reader, pv.HDFReader | PlainReader):      # pyvista's own look refuses what _walk takes apart
                         reader.reader.Update()
                         data = reader.reader.GetOutputDataObject(0)
                     else:

@@ -8,8 +8,7 @@ import os
 import re
 import struct
 import zlib
-
-import numpy as np
+from collections.abc import Callable
 
 HEAD = 1 << 16
 """Bytes at the beginning of a file in which its time is looked for."""
@@ -17,25 +16,27 @@ DEEPEST = 8
 """Files that name files that name files."""
 
 
-def time_in(path: str) -> float | None:
+def time_in(path: str, by_vtk: Callable[[str], float | None]) -> float | None:
     """The time that a file says it stands for (TimeValue or TIME in its field data); None where it says none.
 
     Read from the beginning of the file, so that a series of thousands needs no parsing. A file that only names others
     (.vtm, .pvtu) and says no time itself has that of the first of them.
+
+    by_vtk: reads the file as a whole, where the time is packed otherwise or stands further behind.
     """
     for _ in range(DEEPEST):
-        time, piece = _time_or_piece(path)
+        time, piece = _time_or_piece(path, by_vtk)
         if time is not None or piece is None or not os.path.isfile(piece):
             return time
         path = piece
     return None
 
 
-def _time_or_piece(path: str) -> tuple[float | None, str | None]:
+def _time_or_piece(path: str, by_vtk: Callable[[str], float | None]) -> tuple[float | None, str | None]:
     """The time in a file, or the first file that it names."""
     with open(path, "rb") as file:
         head = file.read(HEAD)
-    time = _time_in_head(path, head)
+    time = _time_in_head(path, head, by_vtk)
     if time is not None or b"<VTKFile" not in head:
         return time, None
     piece = re.search(rb"<(?:DataSet|Piece)\b[^>]*?\b(?:file|Source)=[\"']([^\"']+)", head)
@@ -44,7 +45,7 @@ def _time_or_piece(path: str) -> tuple[float | None, str | None]:
     return None, os.path.join(os.path.dirname(path), html.unescape(piece.group(1).decode("utf-8", "surrogateescape")))
 
 
-def _time_in_head(path: str, head: bytes) -> float | None:
+def _time_in_head(path: str, head: bytes, by_vtk: Callable[[str], float | None]) -> float | None:
     legacy = re.search(rb"\n(?:TIME|TimeValue) 1 1 (double|float)\s*\n", head)
     if legacy:
         if b"\nASCII" in head[:512]:
@@ -61,13 +62,8 @@ def _time_in_head(path: str, head: bytes) -> float | None:
         return float(numbers[0]) if numbers else None
     try:
         return _binary_time(head, where, b"".join(content.split()))
-    except (ValueError, KeyError, struct.error, zlib.error):      # another compressor, or it stands further behind
-        from ensemblekit.rom.readers import vtk
-
-        with vtk.lock:
-            data = vtk.pyvista().read(path)
-        names = [name for name in ("TimeValue", "TIME") if name in data.field_data]
-        return float(np.asarray(data.field_data[names[0]]).ravel()[0]) if names else None
+    except (ValueError, KeyError, struct.error, zlib.error):
+        return by_vtk(path)
 
 
 def _attributes(tag: bytes) -> dict[bytes, bytes]:
