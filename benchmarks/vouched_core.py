@@ -72,7 +72,7 @@ def replicas(process: Process, offset: float, runs: int = RUNS) -> Callable[[int
             x = [process.make(rng, length(process, ratio)) for _ in range(runs)]
             spread = float(np.std(np.concatenate(x)))
             x = [one + offset * spread * rng.normal() for one in x]
-            e = ek.average(ek.ReplicaSet([ek.ArraySource.of(one) for one in x]))
+            e = ek.average(ek.ReplicaSet.of(x))
             return drawn(e, float(e.mean), process.mean)
         return draw
     return of

@@ -29,8 +29,8 @@ def cell(process: Process) -> Callable[[int], Trial]:
             drawn = {}
             for name, truth in truths.items():
                 e = found[name]
-                one = [np.ravel(a)[0] for a in (e.low, e.high, e.mean)]     # xx of a tensor, u of a vector
-                drawn["variance" if name == "reynolds_stress" else name] = Drawn(*one, e.converged, truth, e.verdict)
+                low, high, mean = (np.ravel(a)[0] for a in (e.low, e.high, e.mean))     # xx of a tensor, u of a vector
+                drawn["variance" if name == "reynolds_stress" else name] = Drawn(low, high, mean, e.converged, truth, e.verdict)
             return drawn
         return draw
     return of

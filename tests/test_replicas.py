@@ -213,20 +213,20 @@ def test_runs_that_lie_apart_by_less_than_is_seen_are_covered():
 
 @pytest.mark.parametrize(("name", "runs"), [("AR .9", 20), ("telegraph .02 .18", 6)])
 def test_equal_runs_are_not_said_to_differ(name, runs):
-    """Short, skewed, many: of 40 sets 5 % are 2 (R-hat) and 1 % is 0.4 (disagreement)."""
+    """Short, skewed, many: of 24 sets 5 % are 1.2 (R-hat) and 1 % is 0.24 (disagreement)."""
     process, rng = PROCESSES[name], np.random.default_rng(9)
     n = round(20 * process.g)
-    said = [ek.average(ek.ReplicaSet.of([process.make(rng, n) for _ in range(runs)])).verdict for _ in range(40)]
-    assert sum("R-hat" in words for words in said) <= 7
-    assert sum("disagree" in words for words in said) <= 4
+    said = [ek.average(ek.ReplicaSet.of([process.make(rng, n) for _ in range(runs)])).verdict for _ in range(24)]
+    assert sum("R-hat" in words for words in said) <= 5
+    assert sum("disagree" in words for words in said) <= 3
 
 
 def test_what_exchanged_blocks_show_is_that_of_equal_runs():
     """Exact for independent snapshots: sums of squares between are chi-squared."""
     rng = np.random.default_rng(3)
-    runs = [rng.normal(size=n) for n in (300, 200, 500)]
+    runs = [rng.normal(size=n) for n in (300, 240, 480)]      # of blocks of 15
     found, chance = between_by_chance(runs, 1.0, 999)
-    assert found == pytest.approx(sum(len(x) * (x.mean() - np.concatenate(runs).mean()) ** 2 for x in runs), rel=0.2)
+    assert found == pytest.approx(sum(len(x) * (x.mean() - np.concatenate(runs).mean()) ** 2 for x in runs))
     assert chance.mean() == pytest.approx(2.0, rel=0.15)
     assert np.quantile(chance, 0.95) == pytest.approx(5.99, rel=0.15)
     far, none = between_by_chance([runs[0], runs[1], runs[2] + 0.5], 1.0, 199)
