@@ -12,8 +12,8 @@ from ensemblekit.md.topology import warnings_held
 pytest.importorskip("MDAnalysis")
 datafiles = pytest.importorskip("MDAnalysisTests.datafiles")
 from ensemblekit import md  # noqa: E402
+from ensemblekit.md.frames import topology_of  # noqa: E402
 from ensemblekit.md.system import System  # noqa: E402
-from ensemblekit.md.trajectory import topology_of  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ensemblekit.averaging.average import doubt_of_runs, pooled, scalar_estimate
 from ensemblekit.averaging.estimate import Estimate
+from ensemblekit.averaging.pooling import doubt_of_runs, pooled
+from ensemblekit.averaging.scalar_mean import scalar_estimate
 from ensemblekit.averaging.seams import NO_DIRECTION
 from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array

@@ -45,3 +45,8 @@ def judged(estimate: Estimate, *, independent: Any = None, enough: float = ENOUG
         return estimate
     return replace(estimate, converged=estimate.converged and not (few.any() or bad.any() or everything),
                    verdict="; ".join([*filter(None, [estimate.verdict]), *doubts]))
+
+
+def with_doubt(estimate: Estimate, why: str) -> Estimate:
+    """The estimate, not vouched for: `why` comes first in its verdict."""
+    return replace(estimate, converged=False, verdict="; ".join(filter(None, [why, estimate.verdict])))

@@ -12,8 +12,13 @@ from typing import Any, Literal
 import numpy as np
 
 from ensemblekit.averaging.correlation import _rounding, _series, chodera_window, closed
+from ensemblekit.averaging.times import spacing
+from ensemblekit.averaging.weights import residual, rests_on_few
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.scaling import scaled
+
+LATEST = 1 / 3
+"""Share of the run beyond which an equilibration found automatically is that of a run that still drifts."""
 
 STARTS = 512            # candidates tried where no step is given
 MARGIN = 10.0
@@ -181,3 +186,63 @@ def _least_error(y: np.ndarray) -> int:
     total = np.cumsum(y[::-1])[::-1]
     square = np.cumsum((y**2)[::-1])[::-1]
     return int(np.argmin(((square - total**2 / count) / count**2)[:n // 2 + 1]))
+
+
+def common_start(columns: np.ndarray, weights: np.ndarray | None) -> int:
+    """The latest significant start of several series (n, k) of one run, such as the summaries of an array."""
+    start = max((significant_start(residual(s, weights)) for s in scaled(columns, 0)[0].T
+                 if np.isfinite(s).all() and np.ptp(s) > 1e-12 * np.abs(s).max()), default=0)
+    return unless_carried(start, weights)
+
+
+def unless_carried(start: int, weights: np.ndarray | None) -> int:
+    """The start found, or 0 where the snapshots before it carry more than twice their share of the weight.
+
+    A weighted average rests on those: what stands out in the residual there is the weight, not a transient.
+    """
+    if weights is None or not weights[:start].sum() * len(weights) > 2 * start * weights.sum():
+        return start
+    return 0
+
+
+def run_doubts(start: int, n: int, equilibration: Any, weights: np.ndarray | None, columns: np.ndarray) -> tuple[str, ...]:
+    """Why no interval of a run (n, of which those from `start` on are averaged) can be vouched for; () where there is nothing.
+
+    columns: (n,) or (n, k), the values or what stands for them.
+    """
+    late = isinstance(equilibration, str) and start > LATEST * n
+    drifting = (f"still drifting: the average would begin at snapshot {start} of {n}, beyond a third of the run",)
+    return (drifting if late else ()) + rests_on_few(None if weights is None else weights[start:], columns[start:])
+
+
+def discarded(equilibration: Any, n: int, times: np.ndarray | None) -> int:
+    """How many snapshots a number or a time leaves out at the start of a run of n."""
+    return start_after(equilibration, n, times, lambda: 0)
+
+
+def start_after(equilibration: Any, n: int, times: np.ndarray | None, found: Any) -> int:
+    """How many snapshots to discard."""
+    if equilibration is None:
+        return 0
+    if equilibration == "auto":
+        return found() if n >= 8 else 0
+    if isinstance(equilibration, float):
+        if times is None:
+            raise InputError(f"equilibration={equilibration!r} is a time, and the source has no times; "
+                             "pass a whole number of snapshots")
+        start = int(np.searchsorted(times, times[0] + equilibration - 1e-3 * spacing(times)))      # times are rounded
+    else:
+        start = int(equilibration)
+    if start >= n:
+        raise StatisticsError(f"equilibration={equilibration!r} leaves none of the {n} snapshots")
+    return start
+
+
+def check_equilibration(equilibration: Any) -> None:
+    """Refuse what is no way to discard a start."""
+    if equilibration is None or (isinstance(equilibration, str) and equilibration == "auto"):
+        return
+    number = isinstance(equilibration, int | float | np.integer) and not isinstance(equilibration, bool)
+    if not number or not equilibration >= 0:
+        raise InputError('equilibration is "auto", None, a whole number of snapshots or a time as a float, not below '
+                         f"0; got {equilibration!r}")

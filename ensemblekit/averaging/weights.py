@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import numpy as np
 
+from ensemblekit.averaging.correlation import chodera_window, closed
+from ensemblekit.averaging.doubts import ENOUGH
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
+from ensemblekit.scaling import scaled
 from ensemblekit.source import check_weights, weights_from_logs
+
+LARGEST = 0.1
+"""Share of all weight that one snapshot may carry."""
 
 
 def normalised_weights(weights: Any = None, *, log_weights: Any = None) -> np.ndarray:
@@ -60,3 +67,62 @@ def effective_samples(weights: Any = None, kind: Literal["kish", "entropy"] = "k
 def _check_vector(name: str, values: np.ndarray) -> None:
     if values.ndim != 1 or len(values) == 0:
         raise InputError(f"{name} are one number a snapshot, shape (n,) with n above 0; got shape {values.shape}")
+
+
+def rests_on_few(weights: np.ndarray | None, columns: np.ndarray) -> tuple[str, ...]:
+    """Why the weights of a run cannot carry an error; () where they can.
+
+    One snapshot may not carry more than `LARGEST` of the weight, and `ENOUGH` correlated effective samples are needed:
+    independent snapshots n / g of the values over 1 + v / m. v is the relative variance of the weights: that seen, or where
+    it is more that of log-normal weights with the same upper half, as the largest are those that a run has yet to meet. m
+    is 1 where weights are as slow as the values (their means over g snapshots scatter more than independent ones would),
+    g where they are independent.
+
+    Arguments:
+        columns: (n,) or (n, k), the values or what stands for them.
+    """
+    if weights is None or np.ptp(weights) == 0:
+        return ()
+    largest = float(weights.max() / weights.sum())
+    if largest > LARGEST:
+        return (f"one snapshot carries {100 * largest:.0f} % of all weight: no error can be told from the others",)
+    columns = columns.reshape(len(columns), -1)
+    g = float(np.median([closed(x, chodera_window)[1][0] for x in scaled(columns, 0)[0].T
+                         if np.isfinite(x).all() and np.ptp(x) > 1e-12 * np.abs(x).max()] or [1.0]))
+    n = len(weights)
+    length = 1 << int(math.log2(min(g, n / 2)))
+    stretches = np.add.reduceat(weights, np.arange(0, n - n % length, length))
+    slow = float(stretches.var()) > 2 * length * float(weights.var())
+    above = weights[weights > np.median(weights[weights > 0])]
+    upper = np.log(above / np.median(weights[weights > 0]))
+    log_variance = min(2 * float(upper @ upper) / np.count_nonzero(weights), 700.0)
+    relative = max(n / kish(weights, n) - 1, math.expm1(log_variance))
+    worth = n / g / (1 + relative / (1.0 if slow else g))
+    if worth < ENOUGH:
+        return (f"the weights rest on {worth:.2g} independent snapshots; an interval needs about {ENOUGH:g}",)
+    return ()
+
+
+def weighted_mean(x: np.ndarray, weights: np.ndarray | None) -> float:
+    if weights is None:
+        return x.mean()
+    total = weights.sum()
+    if total == 0:
+        raise StatisticsError("all weights are zero: no snapshot is left to average over")
+    shift = x[int(np.argmax(weights))]
+    return shift + (weights @ (x - shift)) / total if np.isfinite(x).all() else (weights @ x) / total
+
+
+def residual(x: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    """x - mean, with weights w (x - mean) / mean(w): its mean has the error of the weighted mean (delta method)."""
+    if weights is None:
+        return x - x.mean()
+    return weights * (x - weighted_mean(x, weights)) / weights.mean()
+
+
+def kish(weights: np.ndarray | None, n: int, start: int = 0) -> float:
+    """Snapshots of equal weight that those of n from `start` on are worth (Kish 1965)."""
+    if weights is None:
+        return float(n - start)
+    w = weights[start:]
+    return float(w.sum()) ** 2 / float(w @ w)

@@ -203,7 +203,7 @@ def topology(
 def opened(files: list[str], replicas: bool, guess_bonds: bool, whole: bool) -> Any:
     """A source from the files of a command line."""
     from ensemblekit import md
-    from ensemblekit.md.trajectory import trajectory_source
+    from ensemblekit.md.frames import trajectory_source
 
     if files[0].endswith((".h5md", ".h5")):
         return trajectory_source(files[0] if len(files) == 1 else files)

@@ -2,13 +2,10 @@
 
 from ensemblekit.md.average import average as average
 from ensemblekit.md.columns import columns as columns
+from ensemblekit.md.compare import sampled_rmsd as sampled_rmsd
 from ensemblekit.md.functions import Function as Function
 from ensemblekit.md.functions import from_analysis as from_analysis
 from ensemblekit.md.ingest import ingest as ingest
-from ensemblekit.md.ingest import sampled_rmsd as sampled_rmsd
-from ensemblekit.md.ingest import universe as universe
-from ensemblekit.md.ingest import write_bfactors as write_bfactors
-from ensemblekit.md.ingest import write_topology as write_topology
 from ensemblekit.md.observables.contacts import ContactMap as ContactMap
 from ensemblekit.md.observables.contacts import Contacts as Contacts
 from ensemblekit.md.observables.contacts import NativeContacts as NativeContacts
@@ -37,9 +34,12 @@ from ensemblekit.md.observables.rmsf import RMSF as RMSF
 from ensemblekit.md.observables.secondary import HelixContent as HelixContent
 from ensemblekit.md.observables.secondary import SecondaryStructure as SecondaryStructure
 from ensemblekit.md.observables.surface import SASA as SASA
+from ensemblekit.md.opening import read as read
 from ensemblekit.md.result import Averages as Averages
+from ensemblekit.md.stored import universe as universe
 from ensemblekit.md.superpose import rmsd as rmsd
 from ensemblekit.md.superpose import rmsd_matrix as rmsd_matrix
 from ensemblekit.md.superpose import superposed as superposed
 from ensemblekit.md.topology import Topology as Topology
-from ensemblekit.md.trajectory import read as read
+from ensemblekit.md.write import write_bfactors as write_bfactors
+from ensemblekit.md.write import write_topology as write_topology

@@ -58,7 +58,7 @@ def frames_held(store: Any, source: Any, notes: Mapping[str, Any]) -> int:
 
 
 def _check_atoms(store: Any, source: Any, name: str) -> None:
-    from ensemblekit.md.ingest import stored_topology
+    from ensemblekit.md.stored import stored_topology
 
     mine, other = stored_topology(store), source.topology
     if len(mine) != len(other) or (mine.names != other.names).any() or (mine.resids != other.resids).any():

@@ -11,34 +11,28 @@ from typing import Any
 
 import numpy as np
 
-from ensemblekit.averaging.average import (
-    check_equilibration,
-    clock_of,
-    common_start,
-    doubt_of_runs,
-    elapsed,
-    estimate_of,
-    pooled,
-    rests_on_few,
-    run_doubts,
-    start_after,
-    with_doubt,
-)
+from ensemblekit.averaging.average import clock_of, estimate_of
 from ensemblekit.averaging.circular import turned
 from ensemblekit.averaging.derived import derived
-from ensemblekit.averaging.doubts import judged
+from ensemblekit.averaging.doubts import judged, with_doubt
+from ensemblekit.averaging.equilibration import check_equilibration, common_start, run_doubts, start_after
 from ensemblekit.averaging.estimate import Estimate, bounded_interval
 from ensemblekit.averaging.missing import Missing, check_missing
 from ensemblekit.averaging.observed import Observed, places_of, summaries
+from ensemblekit.averaging.pooling import doubt_of_runs, pooled
 from ensemblekit.averaging.reducer import Reducer
 from ensemblekit.averaging.run import States, partials
 from ensemblekit.averaging.seams import Seams, period_in_words, seam_in_words
 from ensemblekit.averaging.series import Series, SeriesOf
+from ensemblekit.averaging.times import elapsed
+from ensemblekit.averaging.weights import rests_on_few
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
+from ensemblekit.md.choice import Choice
 from ensemblekit.md.complexes import ImageJumps, in_words
 from ensemblekit.md.frame_weights import FrameWeights
+from ensemblekit.md.frames import topology_of, trajectory_source
 from ensemblekit.md.functions import as_observable
 from ensemblekit.md.holes import first_hole
 from ensemblekit.md.kept import kept_run
@@ -47,7 +41,7 @@ from ensemblekit.md.progress import Progress, counted
 from ensemblekit.md.result import Averages
 from ensemblekit.md.system import System, Watch, times_known, whole_already
 from ensemblekit.md.topology import warnings_held
-from ensemblekit.md.trajectory import BATCH, Choice, FrameSource, topology_of, trajectory_source
+from ensemblekit.md.trajectory import BATCH, FrameSource
 from ensemblekit.md.weighted import WeightedSource
 from ensemblekit.source import ReplicaSet, SnapshotSource, check_weights, time_weights, weights_from_logs
 

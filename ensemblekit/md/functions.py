@@ -13,11 +13,12 @@ from typing import Any, Literal
 import numpy as np
 
 from ensemblekit.averaging.average import average as mean_with_error
-from ensemblekit.averaging.average import discarded, elapsed
 from ensemblekit.averaging.derived import Periodic
+from ensemblekit.averaging.equilibration import discarded
 from ensemblekit.averaging.estimate import Estimate
 from ensemblekit.averaging.seams import branches_of
 from ensemblekit.averaging.series import Series
+from ensemblekit.averaging.times import elapsed
 from ensemblekit.errors import InputError
 from ensemblekit.md.circle import OnCircle, directions, lengths
 from ensemblekit.md.observables.base import Coords, Derived, Kept, Observable, Prepared
@@ -76,7 +77,7 @@ class Analysis:
 
     def _by_blocks(self, system: System) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Its value for each part of each run, and the weight of each part."""
-        from ensemblekit.md.ingest import universe_of
+        from ensemblekit.md.stored import universe_of
         from ensemblekit.md.topology import warnings_held
 
         values, shares = [], []

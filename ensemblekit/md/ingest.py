@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ensemblekit.engine import Engine, Threads
 from ensemblekit.errors import InputError, StoreError
-from ensemblekit.files import replacing
-from ensemblekit.intake import as_array
 from ensemblekit.md.appending import frames_held
+from ensemblekit.md.opening import read
 from ensemblekit.md.progress import Progress, counted
-from ensemblekit.md.topology import Topology, mdanalysis, warnings_held
-from ensemblekit.md.trajectory import BATCH, FrameSource, LiveSource, Sized, TrajectoryPiece, read
+from ensemblekit.md.topology import warnings_held
+from ensemblekit.md.trajectory import BATCH, LiveSource, Sized, TrajectoryPiece
 from ensemblekit.source import WHOLE, Block, Piece, ReplicaSet
 from ensemblekit.store.opening import open_store
 from ensemblekit.store.store import Store
@@ -173,165 +170,3 @@ def _digest(source: Any) -> str:
     return digest.hexdigest()
 
 
-def universe(store: Any) -> Any:
-    """An MDAnalysis Universe of a store's frames with its topology: every selection gives the original's atoms.
-
-    Arguments:
-        store: a store made by :func:`ingest`, or its path. Weights, replicas and further fields stay behind.
-    """
-    source = opened(store)
-    if isinstance(source, ReplicaSet):
-        raise InputError(f"a Universe holds one run, and this is {len(source.runs)}: name one of the files")
-    if not hasattr(source, "path") or isinstance(source, FrameSource):
-        raise InputError(f"md.universe opens a store made by md.ingest; got {type(source).__name__}")
-    made = stored_topology(source).universe()
-    files = source.segments
-    with mdanalysis():
-        made.load_new(files[0] if len(files) == 1 else files)
-    return made
-
-
-def universe_of(source: Any, topology: Topology) -> tuple[Any, np.ndarray]:
-    """A Universe of a stored run, and the numbers of its frames that the source (a window of the run) chooses."""
-    from ensemblekit.md.weighted import PickedSource, WeightedSource
-
-    if isinstance(source, WeightedSource):
-        return universe_of(source.source, topology)
-    if isinstance(source, PickedSource):
-        made, rows = universe_of(source.source, topology)
-        return made, rows[source.rows]
-    table = source.table if hasattr(source, "table") else source.window().table
-    window = source if hasattr(source, "table") else source.window()
-    made = topology.universe()
-    files = [part.path for part in table.parts]
-    with mdanalysis():
-        made.load_new(files[0] if len(files) == 1 else files)
-    return made, np.arange(window.start, window.stop, window.step)
-
-
-def opened(x: Any) -> Any:
-    """The store or replicas behind a path, a pattern, a list, or what is open already."""
-    if not isinstance(x, str | os.PathLike | Sequence):
-        return x
-    paths = [x] if isinstance(x, str | os.PathLike) else list(x)
-    for path in paths:
-        if not isinstance(path, str | os.PathLike):
-            raise InputError(f"a source is the path of a store, a Universe, an AtomGroup or what md.read gave; got {x!r}")
-        suffix = os.path.splitext(os.fspath(path))[1].lower()
-        if suffix in (".xtc", ".trr", ".dcd", ".nc", ".ncdf", ".pdb", ".gro", ".tpr", ".psf"):
-            raise InputError(f"{os.path.basename(os.fspath(path))} is no store: read it with its topology, "
-                             "md.read(topology, trajectory), or copy it into one with md.ingest")
-    return open_store(x)
-
-
-def provenance_of(source: Any) -> Mapping[str, Any]:
-    """What a store, or some frames of it, were made of."""
-    if hasattr(source, "provenance"):
-        return source.provenance
-    if hasattr(source, "table") and source.table.parts:
-        return open_store(source.table.parts[0].path).provenance
-    return {}
-
-
-def stored_topology(source: Any) -> Topology:
-    """The topology that a store was made with."""
-    columns = provenance_of(source).get("topology")
-    if columns is None:
-        raise InputError("this store has no topology; make it with md.ingest(topology, trajectory, path), or read the file "
-                         "with its topology: md.read(topology, file)")
-    return Topology.kept(columns)
-
-
-def write_topology(store: Any, path: str | os.PathLike[str], *, frame: int = 0, bfactors: np.ndarray | None = None) -> None:
-    """The atoms of a store with the positions of one frame, in any format MDAnalysis writes (by the suffix).
-
-    Arguments:
-        bfactors: (atoms,) for the B-factor column of a .pdb.
-
-    Raises InputError for a frame that is not there, or a format that cannot be written.
-    """
-    u = universe(store)
-    try:
-        n = len(u.trajectory)
-        if not -n <= frame < n:
-            raise InputError(f"frame {frame} of {n}")
-        u.trajectory[frame]
-        with warnings_held(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)        # fields a format has and these atoms have not
-            if bfactors is not None:
-                u.add_TopologyAttr("tempfactors", as_array(bfactors, "bfactors", dtype=float))
-            try:
-                with replacing(path, suffix=_format(path), follow=True) as temporary:
-                    u.atoms.write(temporary)
-            except (TypeError, ValueError, NotImplementedError) as error:
-                raise InputError(f"{os.path.basename(os.fspath(path))} cannot be written: {error}") from error
-    finally:
-        u.trajectory.close()
-
-
-def write_bfactors(source: Any, rmsf: Any, select: str, path: str | os.PathLike[str]) -> None:
-    """A .pdb of the selected atoms in the first frame with B = 8 pi^2 / 3 RMSF^2 (angstrom^2) in the B-factor column.
-
-    Arguments:
-        rmsf: the Estimate of ``md.RMSF(select)``, one value an atom.
-    """
-    from ensemblekit.md.functions import dimensions
-    from ensemblekit.md.system import System
-    from ensemblekit.md.trajectory import topology_of, trajectory_source
-
-    frames = trajectory_source(source)
-    system = System(frames, topology_of(frames))
-    atoms = system.select(select)
-    values = np.asarray(rmsf.mean)
-    if values.shape != (len(atoms),):
-        raise InputError(f"B-factors are one an atom: {select!r} has {len(atoms)} atoms, the RMSF shape {values.shape}")
-    first = system.first_frame()
-    u = system.topology.universe()
-    with warnings_held(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        u.load_new(first.position[None], dimensions=None if first.box is None else dimensions(first.box[None])[0])
-        b = np.zeros(len(u.atoms))
-        b[atoms] = 8 * np.pi**2 / 3 * values**2
-        u.add_TopologyAttr("tempfactors", np.clip(b, 0, 999.99))
-        with replacing(path, suffix=_format(path), follow=True) as temporary:
-            u.atoms[atoms].write(temporary)
-
-
-def _format(path: str | os.PathLike[str]) -> str:
-    """The end of a file's name, by which MDAnalysis knows its format: ".pdb", ".gro", ".pdb.gz"."""
-    name = Path(path)
-    return "".join(name.suffixes[-2:]) if name.suffix in (".gz", ".bz2") else name.suffix
-
-
-def sampled_rmsd(source: Any, select: str, *, n: int = 200, whole: bool | None = None,
-                 **window: Any) -> tuple[np.ndarray, list[int]]:
-    """RMSD after superposition of about `n` frames with each other, replica after replica, and where each replica begins.
-
-    Frames are spread evenly over the runs; `window` as for ``md.average``. Returns ((m, m) angstrom, (replicas + 1,)).
-    """
-    from ensemblekit.averaging.run import reduce
-    from ensemblekit.averaging.series import Series
-    from ensemblekit.md.superpose import rmsd_matrix
-    from ensemblekit.md.system import System, whole_already
-    from ensemblekit.md.trajectory import Choice, topology_of, trajectory_source
-
-    given = trajectory_source(source)
-    topology = topology_of(given)
-    chosen = Choice(**window).of(given)
-    runs: tuple[Any, ...] = chosen.runs if isinstance(chosen, ReplicaSet) else (chosen,)
-    each = max(2, n // len(runs))
-    parts, edges = [], [0]
-    for run in runs:
-        thin = run.window(step=max(1, run.lengths[0] // each))
-        system = System(thin, topology, whole=whole_already(given) if whole is None else whole)
-        gather = system.assembled(system.select(select))
-
-        def taken(block: Block, gather: Any = gather) -> np.ndarray:
-            positions, index = gather(block)
-            return np.array(positions[:, index])
-
-        names = [name for name in ("position", "box") if name in thin.fields]
-        with warnings_held():
-            parts.append(reduce(thin, {"x": (taken, Series())}, fields=names)["x"])
-        edges.append(edges[-1] + len(parts[-1]))
-    return rmsd_matrix(np.concatenate(parts)), edges

@@ -299,7 +299,7 @@ def times_known(source: Any) -> bool:
         return bool(source.timed)
     if hasattr(source, "source"):
         return times_known(source.source)
-    from ensemblekit.md.ingest import provenance_of
+    from ensemblekit.md.stored import provenance_of
 
     return bool(provenance_of(source).get("timed", True))
 
@@ -312,6 +312,6 @@ def whole_already(source: Any) -> bool:
         return bool(source.whole)
     if hasattr(source, "source"):
         return whole_already(source.source)
-    from ensemblekit.md.ingest import provenance_of
+    from ensemblekit.md.stored import provenance_of
 
     return bool(provenance_of(source).get("whole"))

@@ -51,14 +51,14 @@ from ensemblekit.neural.schedule import TriangularLR as TriangularLR
 from ensemblekit.neural.scores import Score as Score
 from ensemblekit.neural.scores import Scores as Scores
 from ensemblekit.neural.scores import scores as scores
+from ensemblekit.neural.swag import SWAG as SWAG
+from ensemblekit.neural.swag import Posterior as Posterior
 from ensemblekit.neural.temperature import TemperatureScaler as TemperatureScaler
 from ensemblekit.neural.weight_average import EMA as EMA
 from ensemblekit.neural.weight_average import LAWA as LAWA
 from ensemblekit.neural.weight_average import SWA as SWA
-from ensemblekit.neural.weight_average import SWAG as SWAG
 from ensemblekit.neural.weight_average import AveragedModel as AveragedModel
 from ensemblekit.neural.weight_average import Compensated as Compensated
-from ensemblekit.neural.weight_average import Posterior as Posterior
 from ensemblekit.neural.weight_average import averaged as averaged
 
 

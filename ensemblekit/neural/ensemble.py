@@ -33,8 +33,9 @@ from ensemblekit.neural.outputs import TINY, Answers, check_finite, log_probabil
 from ensemblekit.neural.parameters import Manifest, check_left_out, load_vectors, to_vectors, unwrapped
 from ensemblekit.neural.prediction import Prediction, RegressionPrediction
 from ensemblekit.neural.saved import save_predictions
+from ensemblekit.neural.swag import SWAG, Posterior
 from ensemblekit.neural.uncertainty import Space, check_space
-from ensemblekit.neural.weight_average import SWAG, Posterior, reducer_of
+from ensemblekit.neural.weight_average import reducer_of
 from ensemblekit.source import ReplicaSet
 from ensemblekit.store.opening import open_store
 

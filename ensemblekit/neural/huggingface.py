@@ -13,7 +13,7 @@ from ensemblekit.files import write_text
 from ensemblekit.neural.parameters import Select
 from ensemblekit.neural.recorder import Recorder
 from ensemblekit.neural.resume import writing
-from ensemblekit.neural.schedule import bare_schedule
+from ensemblekit.neural.schedules_of import bare_schedule
 
 try:
     from transformers import TrainerCallback

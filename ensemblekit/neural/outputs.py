@@ -20,8 +20,8 @@ from ensemblekit.neural.batches import (
     looks_like_probabilities,
 )
 from ensemblekit.neural.prediction import Prediction, RegressionPrediction
+from ensemblekit.neural.swag import over_n
 from ensemblekit.neural.uncertainty import Pool, Space
-from ensemblekit.neural.weight_average import over_n
 
 TINY = float(np.finfo(np.float64).tiny)
 

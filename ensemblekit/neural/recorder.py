@@ -38,7 +38,8 @@ from ensemblekit.neural.parameters import (
     to_vectors,
 )
 from ensemblekit.neural.ring import CudaTransfer, Ring
-from ensemblekit.neural.schedule import CycleLR, differences, schedules_of, unwrapped_optimizer
+from ensemblekit.neural.schedule import CycleLR, differences
+from ensemblekit.neural.schedules_of import schedules_of, unwrapped_optimizer
 from ensemblekit.source import Field
 from ensemblekit.store.store import Store
 

@@ -25,7 +25,7 @@ import torch
 from ensemblekit.errors import InputError, StoreError, one_line
 from ensemblekit.files import replacing, why_unreadable
 from ensemblekit.neural.parameters import bare_name, unwrapped
-from ensemblekit.neural.schedule import is_plain
+from ensemblekit.neural.schedules_of import is_plain
 from ensemblekit.store.names import folder_of
 
 FORMAT = 1

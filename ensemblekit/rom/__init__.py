@@ -3,13 +3,13 @@
 from typing import Any as _Any
 
 from ensemblekit.rom import testbeds as testbeds
+from ensemblekit.rom.archive import Archive as Archive
+from ensemblekit.rom.archive import ArchivedField as ArchivedField
+from ensemblekit.rom.archive import decompress as decompress
 from ensemblekit.rom.average import FieldAverages as FieldAverages
 from ensemblekit.rom.average import average as average
 from ensemblekit.rom.basis import Basis as Basis
-from ensemblekit.rom.compress import Archive as Archive
-from ensemblekit.rom.compress import ArchivedField as ArchivedField
 from ensemblekit.rom.compress import compress as compress
-from ensemblekit.rom.compress import decompress as decompress
 from ensemblekit.rom.decay import DecayRate as DecayRate
 from ensemblekit.rom.decay import decay_rate as decay_rate
 from ensemblekit.rom.export import export as export

@@ -14,8 +14,9 @@ from ensemblekit.errors import InputError, StoreError
 from ensemblekit.files import replacing, write_text
 from ensemblekit.intake import as_array
 from ensemblekit.rom.basis import Basis
+from ensemblekit.rom.file_source import BATCH
 from ensemblekit.rom.mesh import Association, Mesh, leading, mesh_of
-from ensemblekit.rom.read import BATCH, as_snapshots
+from ensemblekit.rom.read import as_snapshots
 from ensemblekit.rom.readers.foamfile import BASE_UNITS
 from ensemblekit.rom.readers.openfoam import SYMMETRIC, count_cells, read_patches, there
 from ensemblekit.source import SnapshotSource

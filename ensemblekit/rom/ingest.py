@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import EnsemblekitError, InputError, SnapshotFileError, StoreError
+from ensemblekit.rom.file_source import BATCH
 from ensemblekit.rom.mesh import constants_for, mesh_of
-from ensemblekit.rom.read import BATCH, as_snapshots
+from ensemblekit.rom.read import as_snapshots
 from ensemblekit.source import Block, Field, as_source
 from ensemblekit.store.schema import check_fields
 from ensemblekit.store.store import Store

@@ -7,8 +7,8 @@ from functools import partial
 
 import numpy as np
 
-from ensemblekit.averaging.average import scalar_estimate
 from ensemblekit.averaging.estimate import Estimate
+from ensemblekit.averaging.scalar_mean import scalar_estimate
 from ensemblekit.averaging.series import Series
 from ensemblekit.md.observables.base import Derived, Kept, Prepared
 from ensemblekit.md.observables.groups import check_weights_word, shares_by

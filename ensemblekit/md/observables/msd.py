@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ensemblekit.averaging.average import elapsed, start_after
 from ensemblekit.averaging.doubts import ENOUGH
-from ensemblekit.averaging.equilibration import significant_start
+from ensemblekit.averaging.equilibration import significant_start, start_after
 from ensemblekit.averaging.estimate import Estimate, bounded_interval, student_interval
+from ensemblekit.averaging.times import elapsed
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.md.displacement import (
     FEWEST_GROUPS,

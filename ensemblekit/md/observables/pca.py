@@ -146,7 +146,7 @@ def cosine_content(projections: Any, component: int = 0) -> float:
 
 def system_of(source: Any, engine: Engine | None) -> System:
     """A System for functions that are no part of md.average."""
-    from ensemblekit.md.trajectory import topology_of, trajectory_source
+    from ensemblekit.md.frames import topology_of, trajectory_source
 
     frames = trajectory_source(source)
     return System(frames, topology_of(frames), engine)

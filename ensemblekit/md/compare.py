@@ -1,0 +1,45 @@
+"""Frames against frames: root-mean-square deviations of a sample of a trajectory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ensemblekit.md.topology import warnings_held
+from ensemblekit.source import Block, ReplicaSet
+
+
+def sampled_rmsd(source: Any, select: str, *, n: int = 200, whole: bool | None = None,
+                 **window: Any) -> tuple[np.ndarray, list[int]]:
+    """RMSD after superposition of about `n` frames with each other, replica after replica, and where each replica begins.
+
+    Frames are spread evenly over the runs; `window` as for ``md.average``. Returns ((m, m) angstrom, (replicas + 1,)).
+    """
+    from ensemblekit.averaging.run import reduce
+    from ensemblekit.averaging.series import Series
+    from ensemblekit.md.choice import Choice
+    from ensemblekit.md.frames import topology_of, trajectory_source
+    from ensemblekit.md.superpose import rmsd_matrix
+    from ensemblekit.md.system import System, whole_already
+
+    given = trajectory_source(source)
+    topology = topology_of(given)
+    chosen = Choice(**window).of(given)
+    runs: tuple[Any, ...] = chosen.runs if isinstance(chosen, ReplicaSet) else (chosen,)
+    each = max(2, n // len(runs))
+    parts, edges = [], [0]
+    for run in runs:
+        thin = run.window(step=max(1, run.lengths[0] // each))
+        system = System(thin, topology, whole=whole_already(given) if whole is None else whole)
+        gather = system.assembled(system.select(select))
+
+        def taken(block: Block, gather: Any = gather) -> np.ndarray:
+            positions, index = gather(block)
+            return np.array(positions[:, index])
+
+        names = [name for name in ("position", "box") if name in thin.fields]
+        with warnings_held():
+            parts.append(reduce(thin, {"x": (taken, Series())}, fields=names)["x"])
+        edges.append(edges[-1] + len(parts[-1]))
+    return rmsd_matrix(np.concatenate(parts)), edges

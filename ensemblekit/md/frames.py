@@ -1,0 +1,53 @@
+"""What an average is asked of: anything that has frames and a topology."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from ensemblekit.errors import InputError
+from ensemblekit.md.distinct import check_distinct
+from ensemblekit.md.opening import read
+from ensemblekit.md.topology import Topology
+from ensemblekit.md.trajectory import FrameSource
+from ensemblekit.md.weighted import PickedSource, WeightedSource
+from ensemblekit.source import (
+    ReplicaSet,
+    StackedSource,
+)
+from ensemblekit.store.stored import StoredSource
+
+
+def trajectory_source(x: Any) -> Any:
+    """A source of positions from whatever holds a trajectory."""
+    from ensemblekit.md.stored import opened
+
+    if isinstance(x, str | os.PathLike | Sequence) or hasattr(x, "provenance"):
+        x = opened(x)
+    if isinstance(x, ReplicaSet):
+        check_distinct(x.runs)
+        return x
+    if isinstance(x, FrameSource | StackedSource | StoredSource | PickedSource | WeightedSource) or hasattr(x, "provenance"):
+        return x
+    return read(x)
+
+
+def topology_of(source: Any) -> Topology:
+    """The topology that came with a source of frames."""
+    from ensemblekit.md.stored import stored_topology
+
+    if isinstance(source, FrameSource):
+        return source.topology
+    if isinstance(source, ReplicaSet):
+        first = topology_of(source.runs[0])
+        for k, run in enumerate(source.runs[1:], 1):
+            other = topology_of(run)
+            if len(other) != len(first) or (other.names != first.names).any():
+                raise InputError(f"replica {k} has other atoms than replica 0: replicas are runs of one system")
+        return first
+    if isinstance(source, StackedSource):
+        return topology_of(source.runs[0])
+    if hasattr(source, "source"):
+        return topology_of(source.source)
+    return stored_topology(source)

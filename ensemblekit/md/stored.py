@@ -1,0 +1,84 @@
+"""Trajectories in stores: their topology, provenance and universe."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ensemblekit.errors import InputError
+from ensemblekit.md.topology import Topology, mdanalysis
+from ensemblekit.md.trajectory import FrameSource
+from ensemblekit.source import ReplicaSet
+from ensemblekit.store.opening import open_store
+
+
+def universe(store: Any) -> Any:
+    """An MDAnalysis Universe of a store's frames with its topology: every selection gives the original's atoms.
+
+    Arguments:
+        store: a store made by :func:`ingest`, or its path. Weights, replicas and further fields stay behind.
+    """
+    source = opened(store)
+    if isinstance(source, ReplicaSet):
+        raise InputError(f"a Universe holds one run, and this is {len(source.runs)}: name one of the files")
+    if not hasattr(source, "path") or isinstance(source, FrameSource):
+        raise InputError(f"md.universe opens a store made by md.ingest; got {type(source).__name__}")
+    made = stored_topology(source).universe()
+    files = source.segments
+    with mdanalysis():
+        made.load_new(files[0] if len(files) == 1 else files)
+    return made
+
+
+def universe_of(source: Any, topology: Topology) -> tuple[Any, np.ndarray]:
+    """A Universe of a stored run, and the numbers of its frames that the source (a window of the run) chooses."""
+    from ensemblekit.md.weighted import PickedSource, WeightedSource
+
+    if isinstance(source, WeightedSource):
+        return universe_of(source.source, topology)
+    if isinstance(source, PickedSource):
+        made, rows = universe_of(source.source, topology)
+        return made, rows[source.rows]
+    table = source.table if hasattr(source, "table") else source.window().table
+    window = source if hasattr(source, "table") else source.window()
+    made = topology.universe()
+    files = [part.path for part in table.parts]
+    with mdanalysis():
+        made.load_new(files[0] if len(files) == 1 else files)
+    return made, np.arange(window.start, window.stop, window.step)
+
+
+def opened(x: Any) -> Any:
+    """The store or replicas behind a path, a pattern, a list, or what is open already."""
+    if not isinstance(x, str | os.PathLike | Sequence):
+        return x
+    paths = [x] if isinstance(x, str | os.PathLike) else list(x)
+    for path in paths:
+        if not isinstance(path, str | os.PathLike):
+            raise InputError(f"a source is the path of a store, a Universe, an AtomGroup or what md.read gave; got {x!r}")
+        suffix = os.path.splitext(os.fspath(path))[1].lower()
+        if suffix in (".xtc", ".trr", ".dcd", ".nc", ".ncdf", ".pdb", ".gro", ".tpr", ".psf"):
+            raise InputError(f"{os.path.basename(os.fspath(path))} is no store: read it with its topology, "
+                             "md.read(topology, trajectory), or copy it into one with md.ingest")
+    return open_store(x)
+
+
+def provenance_of(source: Any) -> Mapping[str, Any]:
+    """What a store, or some frames of it, were made of."""
+    if hasattr(source, "provenance"):
+        return source.provenance
+    if hasattr(source, "table") and source.table.parts:
+        return open_store(source.table.parts[0].path).provenance
+    return {}
+
+
+def stored_topology(source: Any) -> Topology:
+    """The topology that a store was made with."""
+    columns = provenance_of(source).get("topology")
+    if columns is None:
+        raise InputError("this store has no topology; make it with md.ingest(topology, trajectory, path), or read the file "
+                         "with its topology: md.read(topology, file)")
+    return Topology.kept(columns)

@@ -1,0 +1,221 @@
+"""Flow files as a source: snapshots of a series of files, read where they are asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ensemblekit.rom.mesh import Mesh
+from ensemblekit.rom.readers.reader import Reader, chosen
+from ensemblekit.source import WHOLE, Access, Block, Cut, Field, Piece, check_window, cuts_of
+from ensemblekit.store.stored import StoredSource
+
+BATCH = 16 << 20
+"""Bytes of snapshots read at a time."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """Some snapshots of one reader."""
+
+    reader: Reader
+    rows: range
+
+
+@dataclass(frozen=True, eq=False)
+class FileSource:
+    """Snapshots in files, read on the fly by whoever needs them; every reader opens its files for itself."""
+
+    parts: tuple[Part, ...]
+    names: tuple[str, ...]
+    times: np.ndarray | None
+    """(n,) in ``time_unit``; None where the files have none."""
+    time_unit: str = ""
+    units: Mapping[str, str] | None = None
+    """Field -> unit, before what the files say."""
+    on: Mesh | None = None
+    """The mesh, where it is given and not the files' own."""
+    meshed: bool = True
+
+    @property
+    def fields(self) -> Mapping[str, Field]:
+        found = self.parts[0].reader.fields
+        units = self.units or {}
+        return {name: replace(found[name], unit=units[name]) if name in units else found[name] for name in self.names}
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        return (len(self),)
+
+    def __len__(self) -> int:
+        return sum(len(part.rows) for part in self.parts)
+
+    @property
+    def access(self) -> Access:
+        return "tiles" if all(part.reader.tiles for part in self.parts) else "rows"
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """The mesh of the snapshots; None where the files have none. Read when it is first asked for."""
+        if self.on is not None or not self.meshed:
+            return self.on
+        return self.parts[0].reader.mesh()
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return tuple(part.reader.path for part in self.parts)
+
+    def __getitem__(self, name: str) -> FileSource:
+        """One field of several."""
+        return replace(self, names=tuple(chosen([name], self.names, self.paths[0])))
+
+    def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> FileSource:
+        check_window(start, stop, step)
+        kept, offset = [], 0
+        wanted = range(*slice(start, stop, step).indices(len(self)))
+        for part in self.parts:
+            first = max(0, -(-(offset - wanted.start) // step))
+            begin, end = wanted.start + first * step - offset, min(len(part.rows), wanted.stop - offset)
+            if begin < end:
+                kept.append(Part(part.reader, part.rows[begin:end:step]))
+            offset += len(part.rows)
+        times = None if self.times is None else self.times[wanted.start:wanted.stop:step]
+        return replace(self, parts=tuple(kept) or (Part(self.parts[0].reader, range(0)),), times=times)
+
+    def rows(self, start: int, stop: int) -> tuple[Part, ...]:
+        """The parts that hold snapshots start to stop - 1."""
+        kept, offset = [], 0
+        for part in self.parts:
+            begin, end = max(0, start - offset), min(len(part.rows), stop - offset)
+            if begin < end:
+                kept.append(Part(part.reader, part.rows[begin:end]))
+            offset += len(part.rows)
+        return tuple(kept)
+
+    def pieces(self, names: Sequence[str], cut: Cut, tiled: bool, limit: int) -> Iterator[Piece]:
+        tiles = self.access == "tiles"
+        for start, stop, tile in cuts_of(self.fields, names, len(self), cut if tiles else "time", tiled and tiles, limit):
+            yield FilePiece(0, start, stop, tile, self.rows(start, stop), tuple(names), self.fields,
+                            None if self.times is None else self.times[start:stop], limit)
+
+    def read(self, start: int = 0, stop: int | None = None) -> dict[str, np.ndarray]:
+        """Snapshots start to stop - 1 of every field, (n, *item). Raises SnapshotFileError where a file cannot be read."""
+        start, stop, _ = slice(start, stop).indices(len(self))
+        return _joined(self.rows(start, stop), self.names, self.fields, None)
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name} {field.shape}" + (f" {field.unit}" if field.unit else "")
+                           for name, field in self.fields.items())
+        return f"<{len(self)} snapshots of {fields} from {os.path.basename(self.paths[0])}>"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class FilePiece:
+    """Some consecutive snapshots of files."""
+
+    run: int
+    start: int
+    stop: int
+    tile: slice
+    parts: tuple[Part, ...]
+    names: tuple[str, ...]
+    fields: Mapping[str, Field]
+    times: np.ndarray | None
+    limit: int
+
+    def prefetch(self) -> None:
+        """Nothing: the readers read as they are asked."""
+
+    def blocks(self) -> Iterator[Block]:
+        whole = self.tile == WHOLE
+        a_row = sum(self.fields[name].nbytes if whole else (self.tile.stop - self.tile.start) * self.fields[name].dtype.itemsize
+                    for name in self.names)
+        n = self.stop - self.start
+        step = max(1, min(BATCH, self.limit) // max(1, a_row)) if whole else n
+        for at in range(0, n, step):
+            end = min(n, at + step)
+            parts = _rows(self.parts, at, end)
+            values = _joined(parts, self.names, self.fields, None if whole else self.tile)
+            yield Block(values, self.start + at, self.tile, None, None if self.times is None else self.times[at:end])
+
+
+def _rows(parts: Sequence[Part], start: int, stop: int) -> list[Part]:
+    kept, offset = [], 0
+    for part in parts:
+        begin, end = max(0, start - offset), min(len(part.rows), stop - offset)
+        if begin < end:
+            kept.append(Part(part.reader, part.rows[begin:end]))
+        offset += len(part.rows)
+    return kept
+
+
+def _joined(parts: Sequence[Part], names: Sequence[str], fields: Mapping[str, Field], tile: slice | None
+            ) -> dict[str, np.ndarray]:
+    read = [part.reader.read(names, part.rows, tile) for part in parts]
+    if not read:
+        return {name: np.empty((0, *fields[name].shape), fields[name].dtype) for name in names}
+    if len(read) == 1:
+        return read[0]
+    return {name: np.concatenate([r[name] for r in read]).astype(fields[name].dtype, copy=False) for name in names}
+
+
+@dataclass(frozen=True, eq=False)
+class MeshedSource:
+    """A stored source with a mesh beside it, or fewer of its fields."""
+
+    stored: StoredSource
+    mesh: Mesh | None
+    units: Mapping[str, str] | None = None
+
+    @property
+    def fields(self) -> Mapping[str, Field]:
+        units = self.units or {}
+        return {name: replace(f, unit=units[name]) if name in units else f for name, f in self.stored.fields.items()}
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        return self.stored.lengths
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    @property
+    def access(self) -> Access:
+        return self.stored.access
+
+    @property
+    def times(self) -> np.ndarray | None:
+        return self.stored.times
+
+    @property
+    def time_unit(self) -> str:
+        return self.stored.time_unit
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return tuple(part.path for part in self.stored.table.parts)
+
+    def __getitem__(self, name: str) -> MeshedSource:
+        return replace(self, stored=replace(self.stored, names=tuple(chosen([name], self.stored.names, ""))))
+
+    def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> MeshedSource:
+        return replace(self, stored=self.stored.window(start, stop, step))
+
+    def pieces(self, names: Sequence[str], cut: Cut, tiled: bool, limit: int) -> Iterator[Piece]:
+        return self.stored.pieces(names, cut, tiled, limit)
+
+    def read(self, start: int = 0, stop: int | None = None) -> dict[str, np.ndarray]:
+        start, stop, _ = slice(start, stop).indices(len(self))
+        found: dict[str, list[np.ndarray]] = {name: [] for name in self.fields}
+        for piece in self.stored.window(start, stop).pieces(list(self.fields), "time", False, BATCH):
+            for block in piece.blocks():
+                for name, values in block.fields.items():
+                    found[name].append(np.array(values))
+        return {name: np.concatenate(values) if values else np.empty((0, *self.fields[name].shape), self.fields[name].dtype)
+                for name, values in found.items()}
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} snapshots of {', '.join(self.fields)} from {os.path.basename(self.paths[0])}>"
