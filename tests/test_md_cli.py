@@ -99,3 +99,6 @@ def test_a_column_is_averaged_like_a_field(tmp_path):
                     + "".join(f"{k} {v:.6f}\n" for k, v in enumerate(values)))
     assert "kJ/mol" in run("average", path, "Potential", "--equilibration", "none")
     assert "Potential" in run("average", path, "Kinetic", code=2)
+    path.write_text(path.read_text().replace("\n5 ", "\n5 nan # "))
+    assert "not finite" in run("average", path, "Potential", "--equilibration", "none")
+    assert "of 299" in run("average", path, "Potential", "--equilibration", "none", "--missing", "drop")

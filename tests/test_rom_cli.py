@@ -78,6 +78,16 @@ def test_averages_with_their_pictures(run, tmp_path):
     assert "median" in run("average run.h5 -s median", 2)
 
 
+def test_missing_snapshots_are_left_out_where_asked(run):
+    u = wave()
+    u[7, 3] = np.nan
+    store("gaps.h5", u)
+    assert "not finite" in run("average gaps.h5 --equilibration none")
+    run("average gaps.h5 --equilibration none --missing drop")
+    with np.load("gaps.averages.npz") as held:
+        np.testing.assert_allclose(held["U_mean"], np.nanmean(u, 0), atol=1e-5)
+
+
 def test_compress_and_back(run):
     text = run("compress run.h5 --tolerance 0.02 --norm max")
     assert "times smaller" in text

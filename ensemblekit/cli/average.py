@@ -20,6 +20,17 @@ Weights = Annotated[str | None, typer.Option("--weights", metavar="FILE:COLUMN",
 Temperature = Annotated[float | None, typer.Option("--temperature", metavar="K", help="Of the run whose bias --weights names.")]
 
 
+class Dropped(StrEnum):
+    """What becomes of missing snapshots: NaN where a number should be."""
+
+    raise_ = "raise"
+    drop = "drop"
+
+
+Gaps = Annotated[Dropped, typer.Option("--missing", help="NaN where a number should be: refuse it, or leave it out (the others "
+                                                         "keep their distance in time).")]
+
+
 class Place(StrEnum):
     """Where the work is done."""
 
@@ -37,7 +48,7 @@ def average(
     weights: Weights = None, temperature: Temperature = None,
     period: Annotated[float | None, typer.Option("--period", help="After which it comes round, 360 for an angle: averaged on "
                                                  "the circle. Known of PLUMED's columns.")] = None,
-    start: Start = 0, stop: Stop = None, step: Step = 1,
+    start: Start = 0, stop: Stop = None, step: Step = 1, missing: Gaps = Dropped.raise_,
     confidence: Annotated[float, typer.Option("--confidence", help="Of the interval.")] = 0.95,
     equilibration: Annotated[str, typer.Option("--equilibration", metavar="auto|none|N",
                                                help="Snapshots to leave out at the start.")] = "auto",
@@ -57,7 +68,7 @@ def average(
         raise InputError("--temperature goes with --weights FILE:COLUMN, the bias of the run")
     places = {Place.threads: ek.Threads, Place.serial: ek.Serial, Place.processes: ek.Processes}
     estimate = ek.average(source, confidence=confidence, equilibration=discarded(equilibration),
-                          period=period, engine=places[engine](), progress=stderr.is_terminal)
+                          period=period, engine=places[engine](), progress=stderr.is_terminal, missing=missing.value)
     stdout.print(str(estimate), markup=False, soft_wrap=True)
     stdout.print()
     stdout.print(str(estimate.summary()), markup=False, soft_wrap=True)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ensemblekit.cli.average import Place, Temperature, discarded, plain, weights_of
+from ensemblekit.cli.average import Dropped, Gaps, Place, Temperature, discarded, plain, weights_of
 from ensemblekit.cli.console import save_figure, size, stderr, stdout
 from ensemblekit.errors import InputError
 from ensemblekit.files import write_text
@@ -90,7 +90,7 @@ def average(
         "--do", metavar="NAME=OBSERVABLE", help="Any observable, such as \"q=NativeContacts('name CA')\".")] = None,
     begin: Begin = None, end: End = None, dt: Dt = None, replicas: Replicas = False, whole: Whole = False,
     guess_bonds: GuessBonds = False, equilibration: Equilibration = "auto", confidence: Confidence = 0.95,
-    weights: FrameWeights = None, temperature: Temperature = None,
+    weights: FrameWeights = None, temperature: Temperature = None, missing: Gaps = Dropped.raise_,
     engine: EngineOption = Place.threads, as_json: Json = None, as_csv: Csv = None, plot: Plot = None,
     pdb: Annotated[Path | None, typer.Option("--pdb", metavar="FILE",
                                              help="The first frame with B-factors from the first --rmsf.")] = None,
@@ -115,7 +115,7 @@ def average(
         raise InputError("name an observable: --rg protein, --rmsd \"name CA\", --do \"q=NativeContacts('name CA')\"")
     source = opened(files, replicas, guess_bonds, whole)
     found = md.average(source, wanted, whole=whole or None, engine=_engine(engine), confidence=confidence,
-                       equilibration=start_of(equilibration), progress=stderr.is_terminal,
+                       equilibration=start_of(equilibration), progress=stderr.is_terminal, missing=missing.value,
                        frame_weights=frame_weights(source, weights, temperature), **_window(source, begin, end, dt))
     stdout.print(str(found), markup=False, soft_wrap=True)
     _written(found, as_json, as_csv, plot)

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ensemblekit.cli.average import Dropped, discarded
+from ensemblekit.cli.average import Gaps as Dropping
 from ensemblekit.cli.console import save_figure, size, stderr, stdout
 from ensemblekit.errors import InputError
 
@@ -85,7 +87,8 @@ def average(
                                                  "u,v.", show_default=False)] = None,
     equilibration: Annotated[str, typer.Option("--equilibration", metavar="auto|none|N",
                                                help="Snapshots to leave out at the start.")] = "auto",
-    confidence: Annotated[float, typer.Option("--confidence", help="Of the interval.")] = 0.95, memory_limit: Memory = "2GiB",
+    confidence: Annotated[float, typer.Option("--confidence", help="Of the interval.")] = 0.95,
+    missing: Dropping = Dropped.raise_, memory_limit: Memory = "2GiB",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="FILE.averages.npz by default; .vtkhdf for ParaView.",
                                              show_default=False)] = None,
     plot: Annotated[Path | None, typer.Option("--plot", metavar="FOLDER", help="Draw averages and where to run longer.",
@@ -94,7 +97,6 @@ def average(
 ) -> None:
     """Mean, rms, Reynolds stresses and kinetic energy of every cell, each with its interval."""
     from ensemblekit import rom
-    from ensemblekit.cli.average import discarded
 
     source = read(file, fields, begin, end, step, mesh=mesh, region=region, snapshot_axis=snapshot_axis)
     parts = None if velocity is None else tuple(velocity.split(",")) if "," in velocity else velocity
@@ -102,7 +104,7 @@ def average(
     with bar(source, quiet) as progress:
         found = rom.average(source, [name.strip() for name in statistics.split(",")], velocity=parts,
                             equilibration=None if start == "none" else start, confidence=confidence,
-                            memory_limit=memory_limit, progress=progress)
+                            missing=missing.value, memory_limit=memory_limit, progress=progress)
     stdout.print(str(found), markup=False, soft_wrap=True)
     target = out or beside(file, ".averages.npz")
     if target.suffix == ".npz":
