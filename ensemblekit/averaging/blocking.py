@@ -27,6 +27,18 @@ FEWEST = 4
 """Blocks below which a level is not used: Student's t with fewer says nothing."""
 
 
+def joined_in_pairs(means: np.ndarray, length: float) -> tuple[list[float], list[int], list[np.ndarray]]:
+    """Means of stretches (n, size) of a length, joined in pairs again and again: length, count and variance each time."""
+    lengths, counts, variances = [], [], []
+    while len(means) >= 2:
+        lengths.append(length)
+        counts.append(len(means))
+        variances.append(means.var(axis=0, ddof=1))
+        means = 0.5 * (means[: len(means) // 2 * 2: 2] + means[1::2])
+        length *= 2
+    return lengths, counts, variances
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class BlockResult:
     """Variance of block means against block length (Flyvbjerg & Petersen, J. Chem. Phys. 91, 461, 1989)."""

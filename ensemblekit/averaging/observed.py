@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 
-from ensemblekit.averaging.blocking import BlockResult, BlockSums
+from ensemblekit.averaging.blocking import BlockResult, BlockSums, joined_in_pairs
 from ensemblekit.averaging.missing import Missing, missing_snapshots
 from ensemblekit.averaging.moments import Moments
 from ensemblekit.errors import InputError, StatisticsError
@@ -214,14 +214,9 @@ def _of_stretches(moments: Sequence[Moments], kish: float) -> tuple[BlockResult,
     inside = np.where(spread > 0, share * spread * stds**2, 0.0).sum(axis=0)
     variance = (inside + (share * (means - mean) ** 2).sum(axis=0)) * (n / max(n - 1, 1))
     residual = share * count * (means - mean)
-    length = n / count
-    lengths, counts, variances = ([1.0], [n], [variance * kish]) if count < n else ([], [], [])
-    while len(residual) >= 2:
-        lengths.append(length)
-        counts.append(len(residual))
-        variances.append(residual.var(axis=0, ddof=1))
-        residual = 0.5 * (residual[: len(residual) // 2 * 2: 2] + residual[1::2])
-        length *= 2
+    lengths, counts, variances = joined_in_pairs(residual, n / count)
+    if count < n:
+        lengths, counts, variances = [1.0, *lengths], [n, *counts], [variance * kish, *variances]
     return BlockResult(mean=mean, n=n, lengths=np.array(lengths), counts=np.array(counts, dtype=np.int64),
                        variances=np.array(variances).reshape(len(counts), len(mean))), variance, e
 

@@ -293,25 +293,22 @@ def _unstored(source: Any) -> bool:
 
 def times_known(source: Any) -> bool:
     """Whether the frames of a source have times; where its files knew none, they are counted."""
-    if hasattr(source, "runs"):
-        return all(times_known(run) for run in source.runs)
-    if hasattr(source, "timed"):
-        return bool(source.timed)
-    if hasattr(source, "source"):
-        return times_known(source.source)
-    from ensemblekit.md.stored import provenance_of
-
-    return bool(provenance_of(source).get("timed", True))
+    return _says(source, "timed", True)
 
 
 def whole_already(source: Any) -> bool:
     """Whether a source says that its molecules are whole."""
+    return _says(source, "whole", False)
+
+
+def _says(source: Any, name: str, otherwise: bool) -> bool:
+    """What a source, what it is made of, or the provenance of its store says of itself."""
     if hasattr(source, "runs"):
-        return all(whole_already(run) for run in source.runs)
-    if hasattr(source, "whole"):
-        return bool(source.whole)
+        return all(_says(run, name, otherwise) for run in source.runs)
+    if hasattr(source, name):
+        return bool(getattr(source, name))
     if hasattr(source, "source"):
-        return whole_already(source.source)
+        return _says(source.source, name, otherwise)
     from ensemblekit.md.stored import provenance_of
 
-    return bool(provenance_of(source).get("whole"))
+    return bool(provenance_of(source).get(name, otherwise))

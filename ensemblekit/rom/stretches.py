@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ensemblekit.averaging.blocking import BlockResult
+from ensemblekit.averaging.blocking import BlockResult, joined_in_pairs
 from ensemblekit.averaging.second import share_kept, stretches
 from ensemblekit.errors import StatisticsError
 from ensemblekit.rom.products import PAIRS, Products, alike
@@ -157,17 +157,11 @@ class Stretches:
         variance = np.minimum(variance, np.maximum(variance - beside, 0.25 * gaussian))
         long = max(b.n for b in self.bins)
         y = np.array([part for part, b in zip(z, self.bins, strict=True) if b.n == long])
-        lengths, counts, variances = [], [], []
+        lengths, counts, variances = joined_in_pairs(y, long)
         if long > 1:
-            lengths, counts, variances = [1], [n], [variance * self.kish]
+            lengths, counts, variances = [1, *lengths], [n, *counts], [variance * self.kish, *variances]
         elif len(y) > 1:        # every snapshot by itself: its own variance is known
-            variance = y.var(axis=0, ddof=1) / self.kish
-        while len(y) >= 2:
-            lengths.append(long)
-            counts.append(len(y))
-            variances.append(y.var(axis=0, ddof=1))
-            y = 0.5 * (y[: len(y) // 2 * 2: 2] + y[1::2])
-            long *= 2
+            variance = variances[0] / self.kish
         if not counts or n < 4:
             raise StatisticsError(f"{n} snapshots are left after equilibration: an error needs at least 4")
         block = BlockResult(mean=value, n=n, lengths=np.array(lengths), counts=np.array(counts),
