@@ -3,7 +3,12 @@
 import signal
 import sys
 
+import hypothesis
 import pytest
+
+# a deadline would be of the clock, and other work may stand on the machine beside the tests
+hypothesis.settings.register_profile("ensemblekit")
+hypothesis.settings.load_profile("ensemblekit")
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # started in the background of a shell: the processes that tests interrupt would not hear of it either

@@ -29,7 +29,7 @@ def plain(x: np.ndarray, start: int, w: np.ndarray | None) -> tuple[np.ndarray, 
     return mean, found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(n=st.integers(2, 700), start=st.integers(0, 200), cuts=st.lists(st.integers(0, 700), max_size=8),
        weighted=st.booleans(), order=st.randoms(use_true_random=False))
 def test_any_cut_gives_the_same_bins(n: int, start: int, cuts: list[int], weighted: bool, order) -> None:

@@ -131,7 +131,7 @@ def test_without_a_box():
 
 
 @given(st.integers(0, 10**6), st.floats(0.3, 12.0), st.integers(1, 25))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_box_any_range(seed, reach, n):
     rng = np.random.default_rng(seed)
     cell = rng.normal(0, 6, (3, 3))
@@ -147,7 +147,7 @@ def test_any_box_any_range(seed, reach, n):
 
 @given(st.integers(0, 10**6), st.sampled_from([20, 160]), st.sampled_from([None, "cubic", "dodecahedron", "turned"]),
        st.floats(0.0, 3.0), st.floats(0.5, 4.0), st.sampled_from([1, 7, 100, 3000]), st.sampled_from([np.float32, np.float64]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_any_groups_and_bins_as_in_double_precision(seed, n, box, low, width, bins, kind):
     """Groups that are one, overlap or are apart; few atoms and many; exclusions; bins finer than single precision."""
     rng = np.random.default_rng(seed)

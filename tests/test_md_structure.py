@@ -491,7 +491,7 @@ def write_torsions(path, degrees):
     with MDAnalysis.Writer(file, 4) as out:
         for _ in made.trajectory:
             out.write(made.atoms)
-    md.ingest(file, None, path)
+    md.ingest(file, None, path, dt=1.0)
 
 
 # -- edges ---------------------------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ def run(schedule, steps):
     return np.array(rates), ends
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 300).flatmap(lambda t: st.tuples(st.just(t), st.integers(1, t))))
 def test_paper_mode_is_equation_2_at_every_step(budget):
     total, cycles = budget
@@ -43,7 +43,7 @@ def test_paper_mode_is_equation_2_at_every_step(budget):
     assert ends == [*range(length, total, length), total]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 300).flatmap(lambda t: st.tuples(st.just(t), st.integers(1, t))))
 def test_balanced_cycles_differ_by_one_step_and_all_come_down(budget):
     total, cycles = budget

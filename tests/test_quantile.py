@@ -65,7 +65,7 @@ def test_the_stated_bound_is_never_exceeded(pattern, weighted, kind):
 
 
 @given(st.lists(st.floats(-1e12, 1e12), min_size=1, max_size=60), st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_any_cut_and_any_order_give_the_same_histogram(values, data):
     x = np.array(values)
     cuts = data.draw(st.lists(st.integers(0, len(x)), max_size=4))
@@ -87,7 +87,7 @@ def test_what_vanishes_below_zero_is_below_zero():
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=200), st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_any_cut_of_a_sketch_keeps_its_bound(values, data):
     x = np.array(values)
     cuts = data.draw(st.lists(st.integers(0, len(x)), max_size=6))

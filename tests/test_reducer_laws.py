@@ -26,7 +26,7 @@ def fed(pattern, x, w, start=0):
 
 
 @pytest.mark.parametrize("name", TIME_CASES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_any_cut_in_time_gives_the_plain_answer(name, data):
     pattern, numbers, oracle, weighted = TIME_CASES[name]
@@ -61,7 +61,7 @@ def test_merging_is_associative(name):
 
 
 @pytest.mark.parametrize("name", SPACE_CASES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data())
 def test_any_cut_in_space_gives_the_plain_answer(name, data):
     pattern, numbers, oracle, weighted = SPACE_CASES[name]

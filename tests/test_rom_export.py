@@ -133,6 +133,7 @@ def test_snapshots(tmp_path: Path) -> None:
     np.testing.assert_array_equal(rom.read(tmp_path / "all.pvd").read()["p"], arrays["p"])
 
 
+@pytest.mark.filterwarnings("ignore:steps of time")      # of a case that is written more often at its beginning
 def test_openfoam(tmp_path: Path) -> None:
     """Modes of a case stand in a time folder of it; OpenFOAM's own reader in VTK sees them too."""
     fields = write_case(tmp_path, Foam())

@@ -286,7 +286,7 @@ def test_lineages_displacements_dipoles_and_logits(power: int) -> None:
 @pytest.mark.parametrize("statistic", [s for s in STATISTICS if s.name in ("Moments", "average, array", "BlockSums, weights")],
                          ids=lambda s: s.name)
 def test_any_series_over_any_power(statistic: Statistic) -> None:
-    @settings(max_examples=3, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=3, derandomize=True, database=None)
     @given(power=st.integers(-940, 940), seed=st.integers(0, 2**20))
     def scaled_alike(power: int, seed: int) -> None:
         x = values(statistic, seed)

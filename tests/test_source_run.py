@@ -12,7 +12,7 @@ from ensemblekit.errors import InputError, ReadOnceError, StatisticsError, Unkno
 from ensemblekit.source import WHOLE, Block, HeldPiece, time_cuts
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 10**6), st.integers(1, 10**7), st.booleans(), st.integers(1, 1 << 27))
 def test_cuts_cover_everything_once(n, size, tiled, limit):
     cuts = time_cuts(n, size, 4, tiled, limit)

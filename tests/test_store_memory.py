@@ -132,9 +132,9 @@ class WholeFiles(Machine):
 
 
 TestInPlace = pytest.mark.filterwarnings("ignore")(Machine.TestCase)
-TestInPlace.settings = settings(max_examples=12, stateful_step_count=15, deadline=None)
+TestInPlace.settings = settings(max_examples=12, stateful_step_count=15)
 TestWholeFiles = pytest.mark.filterwarnings("ignore")(WholeFiles.TestCase)
-TestWholeFiles.settings = settings(max_examples=5, stateful_step_count=10, deadline=None)
+TestWholeFiles.settings = settings(max_examples=5, stateful_step_count=10)
 
 
 def test_the_twin_is_a_source_and_refuses_what_the_store_refuses():
