@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError
+from ensemblekit.scaling import ldexp, power_of_two, scaled
 from ensemblekit.source import Access, Block, Cut, Field, Piece, ReplicaSet, SnapshotSource, chosen_weights, time_weights
 
 
@@ -96,6 +97,19 @@ def weighted_by_time(source: SnapshotSource) -> SnapshotSource:
     return Reweighted(source, time_weights(times() if callable(times) else times))
 
 
+def in_ordinary_weights(source: SnapshotSource) -> SnapshotSource:
+    """The same snapshots, weights of extraordinary size over one power of two for all runs, so that their squares exist."""
+    runs = source.runs if isinstance(source, ReplicaSet) else (source,)
+    held = [getattr(run, "weights", None) for run in runs]
+    known = [np.asarray(one() if callable(one) else one, np.float64) for one in held if one is not None]
+    exponent = max((power_of_two(one) for one in known if len(one)), default=0)
+    if not exponent or len(known) < len(runs):      # beside runs that count 1 each, it is they that would vanish
+        return source
+    factor = float(ldexp(np.ones(()), -exponent))
+    views = tuple(Reweighted(run, np.full(sum(run.lengths or ()), factor)) for run in runs)
+    return ReplicaSet(views) if isinstance(source, ReplicaSet) else views[0]
+
+
 def weighted_by(source: SnapshotSource, weights: Any, log_weights: Any) -> SnapshotSource:
     """The snapshots of one run with these weights, (n,), or with those of these logarithms.
 
@@ -108,7 +122,7 @@ def weighted_by(source: SnapshotSource, weights: Any, log_weights: Any) -> Snaps
         raise InputError("the source carries weights of its own, and weights= or log_weights= would be others")
     chosen = chosen_weights(weights, log_weights, source.lengths[0])
     assert chosen is not None
-    return Reweighted(source, chosen)
+    return Reweighted(source, scaled(chosen)[0])
 
 
 @dataclass(frozen=True, eq=False)

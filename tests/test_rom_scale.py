@@ -288,3 +288,25 @@ def test_singular_values_beyond_a_float64_are_refused():
         rom.pod(U * 1e290, 3, inner_product=np.full(200, 1e200))
     with pytest.raises(InputError, match="in another unit"):
         rom.pod(U * 1e-290, 3, inner_product=np.full(200, 1e-200))
+
+
+@pytest.mark.parametrize("power", [-960, 500, 960])
+@pytest.mark.parametrize("method", ["auto", "gram", "covariance", "incremental"])
+def test_statistical_weights_of_any_size(power, method):
+    rng = np.random.default_rng(5)
+    u, w = rng.normal(size=(200, 6)), rng.uniform(0.5, 1.5, 200)
+    plain, scaled = (rom.pod(ek.ArraySource.of(u, weights=weights), 3, method=method, snapshot_axis=0)
+                     for weights in (w, np.ldexp(w, power)))
+    np.testing.assert_allclose(scaled.singular_values, plain.singular_values, rtol=1e-13)
+    np.testing.assert_allclose(np.abs(scaled.modes), np.abs(plain.modes), atol=1e-12)
+
+
+@pytest.mark.parametrize("power", [-960, 500, 960])
+def test_weights_of_any_size_beside_gaps(power):
+    rng = np.random.default_rng(6)
+    u, w = rng.normal(size=(200, 6)), rng.uniform(0.5, 1.5, 200)
+    u[5, 2] = np.nan
+    plain, scaled = (rom.average(u, ["mean", "rms"], weights=weights, missing="drop", equilibration=None)
+                     for weights in (w, np.ldexp(w, power)))
+    for name in plain:
+        np.testing.assert_allclose(scaled[name].stderr, plain[name].stderr, rtol=1e-12)

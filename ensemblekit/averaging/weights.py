@@ -83,6 +83,7 @@ def rests_on_few(weights: np.ndarray | None, columns: np.ndarray) -> tuple[str, 
     """
     if weights is None or np.ptp(weights) == 0:
         return ()
+    weights = scaled(weights)[0]
     largest = float(weights.max() / weights.sum())
     if largest > LARGEST:
         return (f"one snapshot carries {100 * largest:.0f} % of all weight: no error can be told from the others",)
@@ -124,5 +125,5 @@ def kish(weights: np.ndarray | None, n: int, start: int = 0) -> float:
     """Snapshots of equal weight that those of n from `start` on are worth (Kish 1965)."""
     if weights is None:
         return float(n - start)
-    w = weights[start:]
+    w = scaled(weights[start:])[0]
     return float(w.sum()) ** 2 / float(w @ w)

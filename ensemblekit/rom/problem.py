@@ -20,6 +20,7 @@ from ensemblekit.rom.readers.reader import bookkeeping
 from ensemblekit.rom.units import OutOfRange, Unit
 from ensemblekit.scaling import ldexp, power_of_two
 from ensemblekit.source import ArraySource, Field, ReplicaSet, SnapshotSource, StackedSource, as_source
+from ensemblekit.source_views import in_ordinary_weights
 
 TINY = float(np.finfo(np.float64).tiny)
 Centre = str | np.ndarray | Mapping[str, Any]
@@ -183,7 +184,7 @@ class Problem:
 
 def problem_of(x: Any, snapshot_axis: int | None, inner_product: Any, scale: Any, center: Any) -> Problem:
     """Check what came and put it into one form; nothing is read yet but a first snapshot where it is the centre."""
-    sources = _sources(x, snapshot_axis)
+    sources = {name: (in_ordinary_weights(source), key) for name, (source, key) in _sources(x, snapshot_axis).items()}
     first = next(iter(sources.values()))[0]
     lengths = {name: None if s.lengths is None else sum(s.lengths) for name, (s, _) in sources.items()}
     if len(set(lengths.values())) > 1:
