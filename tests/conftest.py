@@ -7,7 +7,7 @@ import hypothesis
 import pytest
 
 # a deadline would be of the clock, and other work may stand on the machine beside the tests
-hypothesis.settings.register_profile("ensemblekit")
+hypothesis.settings.register_profile("ensemblekit", deadline=None)
 hypothesis.settings.load_profile("ensemblekit")
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

@@ -16,8 +16,8 @@ PACKAGE = Path(ensemblekit.__file__).parent
 
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
-    frozenset({"intake"}),
-    frozenset({"source", "engine", "jit", "scaling", "files", "parts"}),
+    frozenset({"intake", "scaling"}),
+    frozenset({"source", "engine", "jit", "files", "parts"}),
     frozenset({"source_views"}),
     frozenset({"averaging", "store"}),
     frozenset({"neural", "md", "rom", "testing"}),
