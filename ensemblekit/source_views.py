@@ -111,10 +111,14 @@ def in_ordinary_weights(source: SnapshotSource) -> SnapshotSource:
 
 
 def weighted_by(source: SnapshotSource, weights: Any, log_weights: Any) -> SnapshotSource:
-    """The snapshots of one run with these weights, (n,), or with those of these logarithms.
+    """The snapshots of one run with these weights, (n,), or those of these logarithms; "time": see :func:`weighted_by_time`.
 
     Raises InputError where they do not fit, or where the source carries weights of its own.
     """
+    if isinstance(weights, str):
+        if weights != "time" or log_weights is not None:
+            raise InputError(f'weights are (n,) numbers, or "time"; got {weights!r}')
+        return weighted_by_time(source)
     if source.lengths is None or len(source.lengths) != 1:
         raise InputError("weights= and log_weights= go with one run of known length; give each run its own, "
                          "ek.ArraySource.of(x, weights=)")

@@ -35,7 +35,7 @@ from ensemblekit.source import (
     check_times,
     uneven_steps,
 )
-from ensemblekit.source_views import weighted_by_time
+from ensemblekit.source_views import weighted_by
 
 STATE_BYTES = 512 << 20     # what the partial states of an array average may take
 
@@ -78,9 +78,7 @@ def average(source: Any, *, map: Map | None = None, weights: Any = None, log_wei
         raise InputError(f"confidence is a number between 0 and 1, 0.95 for 95 %; got {confidence!r}")
     check_missing(missing)
     if isinstance(weights, str):
-        if weights != "time" or log_weights is not None:
-            raise InputError(f'weights are (n,) numbers, or "time"; got {weights!r}')
-        source, weights = weighted_by_time(as_source(source)), None
+        source, weights = weighted_by(as_source(source), weights, log_weights), None
     if weights is not None or log_weights is not None:
         if isinstance(source, SnapshotSource):
             raise InputError("weights= and log_weights= go with an array; a source carries its own weights")

@@ -37,7 +37,7 @@ from ensemblekit.scaling import (
     scaled,
 )
 from ensemblekit.source import Block, SnapshotSource, as_source, check_times, uneven_steps
-from ensemblekit.source_views import weighted_by, weighted_by_time
+from ensemblekit.source_views import weighted_by
 
 logger = logging.getLogger("ensemblekit")
 
@@ -168,11 +168,7 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
     """
     source = given = as_source(source)
     check_missing(missing)
-    if isinstance(weights, str):
-        if weights != "time" or log_weights is not None:
-            raise InputError(f'weights are (n,) numbers, or "time"; got {weights!r}')
-        source = weighted_by_time(source)
-    elif weights is not None or log_weights is not None:
+    if weights is not None or log_weights is not None:
         source = weighted_by(source, weights, log_weights)
     wanted = _wanted(statistics)
     if not 0.0 < confidence < 1.0:

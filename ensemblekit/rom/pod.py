@@ -23,7 +23,7 @@ from ensemblekit.rom.reading import in_memory
 from ensemblekit.rom.route import Plan, workers_of
 from ensemblekit.rom.task import FloorReached, Job, NotFinite, Reads
 from ensemblekit.source import SnapshotSource, as_source, uneven_steps
-from ensemblekit.source_views import weighted_by, weighted_by_time
+from ensemblekit.source_views import weighted_by
 
 logger = logging.getLogger("ensemblekit")
 
@@ -117,10 +117,6 @@ def _weighted(source: Any, snapshot_axis: int | None, weights: Any, log_weights:
         source = np.moveaxis(as_array(source, "snapshots", named_axes=True), snapshot_axis, 0)
     elif snapshot_axis:
         raise InputError("snapshot_axis goes with one array")
-    if isinstance(weights, str):
-        if weights != "time" or log_weights is not None:
-            raise InputError(f'weights are (n,) numbers, or "time"; got {weights!r}')
-        return weighted_by_time(as_source(source))
     return weighted_by(as_source(source), weights, log_weights)
 
 
