@@ -79,9 +79,8 @@ class Store:
     pickled or copied, and in a forked child it can only be read; there every writing call raises StoreError.
     """
 
-    def __init__(self, contents: Contents, mode: Literal["r", "a"], durability: Durability = "process",
-                 capacity: int | Mapping[str, int] | None = None):
-        self.path, self.mode, self.durability, self.capacity = contents.path, mode, durability, capacity
+    def __init__(self, contents: Contents, mode: Literal["r", "a"], durability: Durability = "process"):
+        self.path, self.mode, self.durability = contents.path, mode, durability
         self._contents = contents
         self._checks = None if contents.schema is None else Checks(contents.schema)
         self._lock: Lock | None = None
@@ -117,7 +116,7 @@ class Store:
                         time_unit or ("ps" if md else ""), _checked_provenance(provenance), author,
                         constants={name: digest_of(values) for name, values in fixed.items()} or None)
         # the real path: links, and a later change of folder, lead to the same lock, segments and folder
-        store = cls(Contents(os.path.realpath(path), schema), "a", durability, capacity)
+        store = cls(Contents(os.path.realpath(path), schema), "a", durability)
         store._begin(lambda lock, checks: new_writer(store._contents, lock, checks, durability, capacity, fixed, in_place))
         return store
 
@@ -145,7 +144,7 @@ class Store:
             raise InputError("a store that lacks files opens for reading only")
         contents = Contents(path, first.schema)
         contents.incomplete = incomplete
-        store = cls(contents, mode, durability, capacity)
+        store = cls(contents, mode, durability)
         if mode == "r":
             contents.layouts = [first]      # as it was just read; looked at again where the file has changed since
             contents.refresh()
