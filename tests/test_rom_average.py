@@ -170,10 +170,10 @@ def test_a_wall_and_a_hole_are_said_to_be_so():
 
 def test_how_much_longer_to_run():
     found = rom.average(flow(n=2048, cells=64), equilibration=None)
-    factor = found.run_longer("mean", target=0.05)
+    factor = found.run_length_factor("mean", target=0.05)
     half = (found["mean"].high - found["mean"].low) / 2
     np.testing.assert_allclose(factor, (half / 0.05) ** 2)
-    assert found.run_longer("values_mean").shape == (64, 2)
+    assert found.run_length_factor("values_mean").shape == (64, 2)
 
 
 @pytest.mark.parametrize(("what", "options", "error"), [

@@ -36,7 +36,8 @@ def test_runs_of_several_come_in_order_and_tiles_bring_times_once():
     replicas = ek.ReplicaSet((source(100, 1), source(80, 2)))
     first, second = ek.partials(replicas, {"m": ek.Moments()})
     assert (first.run, first.n, second.run, second.n) == (0, 100, 1, 80)
-    (tiled,) = ek.partials(ArraySource.of(np.zeros((30, 500)), times=np.arange(30.0)), {"g": ek.Gram()}, cut="space", limit=8000)
+    wide = ArraySource.of(np.zeros((30, 500)), times=np.arange(30.0))
+    (tiled,) = ek.partials(wide, {"g": ek.Gram()}, cut="space", limit=8000)
     np.testing.assert_array_equal(tiled.times, np.arange(30.0))
     assert tiled.n == 30
 

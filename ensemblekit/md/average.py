@@ -145,7 +145,7 @@ def _averages(system: System, measurements: Mapping[str, Measurement], notes: li
             notes += more
         if measurement.note and any(one.n_discarded for one in estimates):
             notes.append(f"{name}: {measurement.note} is that of all frames, the discarded ones too")
-    return Averages(answers, (*system.passes, "averages"), system.n_frames, len(runs), tuple(notes))
+    return Averages(answers, tuple(notes), passes=(*system.passes, "averages"), n_frames=system.n_frames, n_runs=len(runs))
 
 
 def _fields(system: System, measurements: Mapping[str, Measurement]) -> list[str]:

@@ -113,7 +113,7 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
         name: _pooled([run.pop(name) for run in runs], confidence, *kind) for name, kind in names.items()}
     mesh = mesh_of(given.runs[0] if isinstance(given, ReplicaSet) else given)
     where = {} if mesh is None else {name: mesh.where(one.names[0], one.field.shape) for name, (one, _) in names.items()}
-    return FieldAverages(estimates, mesh, where, notes)
+    return FieldAverages(estimates, notes, mesh=mesh, association=where)
 
 
 class _How(NamedTuple):
