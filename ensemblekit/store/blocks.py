@@ -16,7 +16,7 @@ import numpy as np
 
 from ensemblekit.errors import StoreError
 from ensemblekit.source import WHOLE, Block, JoinedField
-from ensemblekit.store.hdf5 import Dataset, Identity
+from ensemblekit.store.datasets import Dataset, Identity
 
 PAGE = mmap.PAGESIZE
 OPEN_MAPS = 256

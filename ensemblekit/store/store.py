@@ -28,7 +28,8 @@ from ensemblekit.source import Access, Cut, Field, Piece
 from ensemblekit.store.checking import Checks, Durability, check_options, meta_of_many, meta_of_one, weights_of_logs
 from ensemblekit.store.checksums import digest_of
 from ensemblekit.store.contents import Contents
-from ensemblekit.store.hdf5 import Foreign, Layout, read_file
+from ensemblekit.store.foreign import Foreign
+from ensemblekit.store.layout import Layout, read_file
 from ensemblekit.store.locks import Lock
 from ensemblekit.store.names import first_of, folder_of, segment_path
 from ensemblekit.store.schema import MAIN, Schema, check_constants, check_fields

@@ -255,7 +255,7 @@ def check_file(path: str, external: bool = False) -> dict[str, Any]:
             answer.update(run=schema.run, segment=schema.segment, starts=dict(schema.starts or {}),
                           counts=dict(zip(schema.clocks, counts, strict=True)))
             if record.any():
-                from ensemblekit.store.hdf5 import closed_record
+                from ensemblekit.store.closing import closed_record
 
                 numbers = [int(x) for x in record[:-1]]
                 files = None if schema.format == 1 else numbers.pop()
