@@ -30,8 +30,9 @@ from ensemblekit.neural.batches import (
 from ensemblekit.neural.batchnorm import has_batch_norm, update_bn
 from ensemblekit.neural.members import RESIDENT, Measurement, Members
 from ensemblekit.neural.outputs import TINY, Answers, check_finite, log_probabilities, wide
-from ensemblekit.neural.parameters import Manifest, check_left_out, load_vectors, to_vectors, unwrapped
+from ensemblekit.neural.parameters import Manifest, load_vectors, to_vectors, unwrapped
 from ensemblekit.neural.prediction import Prediction, RegressionPrediction
+from ensemblekit.neural.remainder import check_left_out
 from ensemblekit.neural.saved import save_predictions
 from ensemblekit.neural.swag import SWAG, Posterior
 from ensemblekit.neural.uncertainty import Space, check_space

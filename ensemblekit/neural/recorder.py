@@ -21,29 +21,21 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-import xxhash
 
 from ensemblekit.errors import ClosedError, EnsemblekitError, InputError, StoreError, one_line
 from ensemblekit.neural import resume as saved
+from ensemblekit.neural.content_hash import HASH, digest
 from ensemblekit.neural.history import CLOCK, LOSS, RATE
 from ensemblekit.neural.loop_position import B, LoopPosition
-from ensemblekit.neural.parameters import (
-    KINDS,
-    Manifest,
-    Remainder,
-    Select,
-    check_left_out,
-    pack,
-    selector,
-    to_vectors,
-)
+from ensemblekit.neural.optimizers import check_optimizers, optimizers_of
+from ensemblekit.neural.parameters import KINDS, Manifest, Select, pack, selector, to_vectors
+from ensemblekit.neural.remainder import Remainder, check_left_out
 from ensemblekit.neural.ring import CudaTransfer, Ring
 from ensemblekit.neural.schedule import CycleLR, differences
 from ensemblekit.neural.schedules_of import schedules_of, unwrapped_optimizer
 from ensemblekit.source import Field
 from ensemblekit.store.store import Store
 
-HASH = "content_hash"
 ROWS = 512                  # steps of history held before they go to the store together
 SHARE = 0.002               # of the time that saving states may take where save_every is not given
 logger = logging.getLogger("ensemblekit.neural")
@@ -116,7 +108,7 @@ class Recorder:
             raise InputError(f"scaler is a GradScaler; got {scaler!r}. Pass which parameters to record by name: parameters=")
         self.path = os.fspath(store)
         self.model = model
-        self.optimizers = _optimizers_of(optimizer)
+        self.optimizers = optimizers_of(optimizer)
         """All of them, bare."""
         self.schedules = schedules_of(scheduler, self.optimizers)
         """One an optimizer."""
@@ -125,7 +117,7 @@ class Recorder:
         self._cycles = self.scheduler if isinstance(self.scheduler, CycleLR) else None
         self.scaler = scaler
         self.manifest = Manifest.of(model, parameters)
-        _check_optimizers(self.optimizers, model)
+        check_optimizers(self.optimizers, model)
         for one in self.schedules if states else ():
             if not isinstance(one, CycleLR):
                 saved.check_readable(one.state_dict(), one.config["kind"])
@@ -732,34 +724,6 @@ class Recorder:
             self.close()
 
 
-def digest(vectors: Mapping[str, np.ndarray]) -> bytes:
-    """16 bytes (xxh3-128) that are the same for the same weights."""
-    made = xxhash.xxh3_128()
-    for kind in KINDS:
-        if kind in vectors:
-            made.update(np.ascontiguousarray(vectors[kind]).view(np.uint8).data)
-    return made.digest()
-
-
-def content_hash(model: torch.nn.Module) -> str:
-    """The hash of a model's weights and buffers, as the store holds it (field "content_hash") of every snapshot."""
-    return digest(to_vectors(model)).hex()
-
-
-def _optimizers_of(given: Any) -> list[torch.optim.Optimizer]:
-    """One optimizer or several, bare, each once."""
-    found: list[torch.optim.Optimizer] = []
-    for one in given if isinstance(given, list | tuple) else [given]:
-        bare = unwrapped_optimizer(one)
-        if not isinstance(bare, torch.optim.Optimizer):
-            raise InputError(f"optimizer is a torch.optim.Optimizer, or a list of such; got {type(bare).__name__}")
-        if all(bare is not other for other in found):
-            found.append(bare)
-    if not found:
-        raise InputError("optimizer is an empty list: no updates would be seen")
-    return found
-
-
 def _mean_loss(loss: Any) -> Any:
     """One number a step, of losses of samples or devices their mean; not waited for."""
     if isinstance(loss, torch.Tensor):
@@ -769,19 +733,6 @@ def _mean_loss(loss: Any) -> Any:
         return float(np.mean(loss))
     except (TypeError, ValueError) as error:
         raise InputError(f"loss is a tensor or a number; got {type(loss).__name__}") from error
-
-
-def _check_optimizers(optimizers: list[torch.optim.Optimizer], model: torch.nn.Module) -> None:
-    """Raise InputError where the optimizers train another model.
-
-    A copy that nothing trains (an average of weights) is recorded beside any optimizer.
-    """
-    own = {id(one) for one in model.parameters()}
-    trained = {id(one) for optimizer in optimizers for group in optimizer.param_groups for one in group["params"]}
-    average = any(type(one).__name__ == "AveragedModel" for one in model.modules())
-    if not own & trained and not average and any(one.requires_grad for one in model.parameters()):
-        raise InputError("the optimizer trains none of this model's parameters: it was made for another model, or before the "
-                         "model's parameters were replaced. Make it of model.parameters()")
 
 
 def _rank_and_world() -> tuple[int, int]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ensemblekit.errors import StoreDamagedError
 from ensemblekit.store import guarded
+from ensemblekit.store.attributes import text_attribute
 
 DATASPACE_MESSAGE, LAYOUT_MESSAGE, CONTINUATION_MESSAGE = 1, 8, 16
 MOST_BLOCKS = 64                # of an object header
@@ -188,4 +189,4 @@ def _in_header(d: h5py.Dataset, raw: Any) -> tuple[int | None, int | None]:
 
 
 def unit_of(node: Any) -> str:
-    return guarded.text_attribute(node, "unit", node._look)
+    return text_attribute(node, "unit", node._look)

@@ -15,6 +15,7 @@ import xxhash
 from ensemblekit.errors import EnsemblekitError, StoreError, one_line
 from ensemblekit.source import Field
 from ensemblekit.store import guarded
+from ensemblekit.store.attributes import number_attribute, small_attribute, texts_attribute
 from ensemblekit.store.datasets import Dataset, locate, unit_of
 from ensemblekit.store.guarded import door
 from ensemblekit.store.hdf5 import opened, read_rows
@@ -112,7 +113,7 @@ def particles_in(path: str, foreign: Mapping[str, Foreign], external: bool = Fal
 
 def _periodic(f: guarded.File, box: guarded.Group) -> bool:
     """Whether a box is: along all axes or none."""
-    words = guarded.texts_attribute(box, "boundary", f._look)
+    words = texts_attribute(box, "boundary", f._look)
     if len(set(words)) > 1:
         raise StoreError(f"{f.filename}: the boundary of {one_line(box.name)!r} is {', '.join(map(one_line, words))}; boxes "
                          "that are periodic along some of their axes only are not known here")
@@ -125,7 +126,7 @@ def _fixed_edges(box: guarded.Group) -> np.ndarray | None:
     if isinstance(node, guarded.Values) and node.shape in ((3,), (3, 3)):
         edges = np.asarray(node[()])
     elif "edges" in box.attrs:
-        edges = np.asarray(guarded.small_attribute(box, "edges"))
+        edges = np.asarray(small_attribute(box, "edges"))
     else:
         return None
     if edges.shape not in ((3,), (3, 3)) or edges.dtype.kind not in "iuf" or not np.isfinite(edges).all():
@@ -209,7 +210,7 @@ def _ticks(f: guarded.File, group: Any, name: str, n: int, dtype: str, raw: Any,
     if not isinstance(node, guarded.Values) or node.shape is None or node.dtype.kind not in "biuf" or node.ndim > 1:
         raise StoreError(f"{f.filename}: {one_line(node.name)!r} is no row of numbers")
     if node.ndim == 0:
-        given = guarded.number_attribute(node, "offset")
+        given = number_attribute(node, "offset")
         increment, offset = node[()], given
         if not (np.isfinite(increment) and np.isfinite(offset)):
             raise StoreError(f"{f.filename}: {one_line(node.name)!r} has the increment {increment} and the offset {offset}")
