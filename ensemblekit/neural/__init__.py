@@ -28,7 +28,6 @@ from ensemblekit.neural.checkpoint_export import state_dict as state_dict
 from ensemblekit.neural.compare import compare as compare
 from ensemblekit.neural.content_hash import content_hash as content_hash
 from ensemblekit.neural.ensemble import Ensemble as Ensemble
-from ensemblekit.neural.ensemble import predict as predict
 from ensemblekit.neural.fit import Fit as Fit
 from ensemblekit.neural.fit import fit as fit
 from ensemblekit.neural.history import History as History
@@ -51,6 +50,7 @@ from ensemblekit.neural.schedule import TriangularLR as TriangularLR
 from ensemblekit.neural.scores import Score as Score
 from ensemblekit.neural.scores import Scores as Scores
 from ensemblekit.neural.scores import scores as scores
+from ensemblekit.neural.single import predict as predict
 from ensemblekit.neural.swag import SWAG as SWAG
 from ensemblekit.neural.swag import Posterior as Posterior
 from ensemblekit.neural.temperature import TemperatureScaler as TemperatureScaler

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -13,9 +14,9 @@ import torch
 
 from ensemblekit.errors import InputError, MissingExtraError
 from ensemblekit.files import check_input
-from ensemblekit.neural.ingest import logger
 from ensemblekit.neural.parameters import bare_name, is_empty
 
+logger = logging.getLogger("ensemblekit.neural")
 State = dict[str, torch.Tensor]
 INSIDE = ("state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "weights")
 """Where programs put the weights in what they save, in the order in which they are looked for."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import logging
 import os
 import re
 import shutil
@@ -23,8 +22,6 @@ from ensemblekit.parts import Order, check_order, order_of
 from ensemblekit.source import Field
 from ensemblekit.store.names import folder_of
 from ensemblekit.store.store import Store
-
-logger = logging.getLogger("ensemblekit.neural")
 
 
 def ingest(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], store: str | os.PathLike[str],

@@ -15,10 +15,11 @@ from ensemblekit.errors import InputError
 from ensemblekit.neural.batches import device_of
 from ensemblekit.neural.batchnorm import has_batch_norm
 from ensemblekit.neural.compare import compare
-from ensemblekit.neural.ensemble import Ensemble, predict
+from ensemblekit.neural.ensemble import Ensemble
 from ensemblekit.neural.prediction import Prediction
 from ensemblekit.neural.saved import SavedPredictions, load_predictions, pooled, save_predictions
 from ensemblekit.neural.scores import Score, mean_scores, scores
+from ensemblekit.neural.single import predict
 from ensemblekit.neural.temperature import TemperatureScaler
 from ensemblekit.scaling import ldexp
 from ensemblekit.store.opening import open_store

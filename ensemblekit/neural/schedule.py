@@ -36,8 +36,8 @@ class CycleLR(LRScheduler):
 
     def __init__(self, optimizer: Any, total_steps: int, last_epoch: int = -1):
         self.total_steps = total_steps
-        self._observers: list[Callable[[int], None]] = []
-        self._held = False
+        self.observers: list[Callable[[int], None]] = []
+        self.held = False
         self._finish: dict[str, Any] | None = None
         self.ends: list[int] = self._ends()
         """After how many steps (optimizer updates, counted from 1) each snapshot is due, rising."""
@@ -110,7 +110,7 @@ class CycleLR(LRScheduler):
 
     def rate(self, step: int, group: int = 0) -> float:
         """The rate of a parameter group at any step, counted from 0. After total_steps it stays what it was last."""
-        base = self._base(group)
+        base = self.base_rate(group)
         step = min(max(step, 0), self.total_steps - 1)
         if self._finish is not None and step >= self._finish["start"]:
             high, share = self._way(step, group, base)
@@ -118,7 +118,7 @@ class CycleLR(LRScheduler):
             return high * _cosine(share) + low * (1 - _cosine(share))
         return self._rate(step, group, base)
 
-    def _base(self, group: int) -> float:
+    def base_rate(self, group: int) -> float:
         base = self.base_lrs[group]
         if isinstance(base, torch.Tensor):      # read once: on a GPU every look would wait for it
             self.base_lrs = [float(one) for one in self.base_lrs]
@@ -129,7 +129,7 @@ class CycleLR(LRScheduler):
 
     def step(self, epoch: int | None = None) -> None:
         """One step on, after optimizer.step(). A step that a GradScaler skipped keeps the phase (see Recorder)."""
-        if self._held:
+        if self.held:
             return
         if len(self.optimizer.param_groups) != len(self.base_lrs):
             raise InputError(f"the schedule knows {len(self.base_lrs)} parameter groups and the optimizer has "
@@ -140,11 +140,11 @@ class CycleLR(LRScheduler):
             self.last_epoch = before + 1
             self._last_lr = self._set(self.get_lr())
             return
-        if self._observers and before >= 0:
+        if self.observers and before >= 0:
             reached = before + 1 if epoch is None else epoch
             passed = slice(bisect_right(self.ends, before), bisect_right(self.ends, reached))
             for end in self.ends[passed]:
-                for observer in self._observers:        # before the rate jumps, after the last update at its minimum
+                for observer in self.observers:        # before the rate jumps, after the last update at its minimum
                     observer(end)
         super().step(epoch)
         self._look()
@@ -167,6 +167,11 @@ class CycleLR(LRScheduler):
     def _moved(self, before: int) -> None:
         """For what happens at a restart."""
 
+    @property
+    def shortened(self) -> bool:
+        """Whether :meth:`finish` brought its end forward."""
+        return self._finish is not None
+
     def finish(self, steps: int) -> None:
         """Come down to the minimum within so many steps from here and end there: for a deadline.
 
@@ -179,7 +184,7 @@ class CycleLR(LRScheduler):
         if steps < 1:
             raise InputError(f"finish(steps) takes one step or more; got {steps!r}")
         start = max(self.last_epoch, 0)
-        way = [list(self._way(start, g, self._base(g))) for g in range(len(self.base_lrs))]
+        way = [list(self._way(start, g, self.base_rate(g))) for g in range(len(self.base_lrs))]
         self._finish = {"start": start, "steps": int(steps), "way": way}
         self.total_steps = start + int(steps)
         self.ends = [end for end in self.ends if end <= start] + [self.total_steps]
@@ -189,7 +194,7 @@ class CycleLR(LRScheduler):
     def state_dict(self) -> dict[str, Any]:
         """Settings and phase, plain data: no function, no reference to the optimizer."""
         return {"config": self.config, "last_epoch": self.last_epoch, "_step_count": self._step_count,
-                "base_lrs": [self._base(g) for g in range(len(self.base_lrs))],
+                "base_lrs": [self.base_rate(g) for g in range(len(self.base_lrs))],
                 "_last_lr": [float(rate) for rate in self._last_lr],
                 "finish": None if self._finish is None else dict(self._finish), "ends": list(self.ends)}
 
@@ -287,9 +292,9 @@ class CyclicCosineLR(CycleLR):
         super().__init__(optimizer, total_steps, last_epoch)
         lowest = min(self._peak(k) for k in range(len(self._starts) - 1))
         for k, low in enumerate(self.eta_min):
-            if low > self._base(k) * lowest:
+            if low > self.base_rate(k) * lowest:
                 raise InputError(f"eta_min is the rate at the bottom of a cycle, and {low:g} lies above the peak of parameter "
-                                 f"group {k}, {self._base(k) * lowest:g}: its rate would rise. Give a list, one eta_min a "
+                                 f"group {k}, {self.base_rate(k) * lowest:g}: its rate would rise. Give a list, one eta_min a "
                                  "group, none above the group's own peak")
 
     @property
@@ -391,7 +396,7 @@ class TriangularLR(CycleLR):
         return [a + -(-(b - a) // 2) for a, b in zip(self._starts, self._starts[1:], strict=False)]
 
     def _rate(self, step: int, group: int, base: float) -> float:
-        ratio = _ratio(base, self._base(0))
+        ratio = _ratio(base, self.base_rate(0))
         if step < self.start_step:
             return _published(step / self.start_step, base, self.alpha_1 * ratio)
         cycle = bisect_right(self._starts, step) - 1
@@ -402,7 +407,7 @@ class TriangularLR(CycleLR):
         return ratio * (self.alpha_1 * (1 - share) + self.alpha_2 * share)
 
     def _floor(self, group: int, base: float) -> float:
-        return self.alpha_2 * _ratio(base, self._base(0))
+        return self.alpha_2 * _ratio(base, self.base_rate(0))
 
     def _config(self) -> dict[str, Any]:
         return {"n_cycles": self.n_cycles, "alpha_1": self.alpha_1, "alpha_2": self.alpha_2,
@@ -438,7 +443,7 @@ class SWAConstantLR(CycleLR):
         return _published(step / self.start_step, base, low) if step < self.start_step else low
 
     def _floor(self, group: int, base: float) -> float:
-        return self.swa_lr * _ratio(base, self._base(0))
+        return self.swa_lr * _ratio(base, self.base_rate(0))
 
     def _config(self) -> dict[str, Any]:
         return {"n_cycles": self.n_cycles, "swa_lr": self.swa_lr, "start_step": self.start_step}

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import h5py
-import hdf5plugin  # noqa: F401  (registers the filters)
 import numpy as np
 import xxhash
 
@@ -42,6 +41,8 @@ LEAST_MEMORY = 1 << 30      # with less, a lack of memory says nothing about the
 
 def check_file(path: str, external: bool = False) -> dict[str, Any]:
     """What is wrong with one file, its snapshots counted from 0; runs in the child."""
+    import hdf5plugin  # noqa: F401  (registers the filters)
+
     answer = empty_answer()
     problems: list[str] = answer["problems"]
     schema = None
