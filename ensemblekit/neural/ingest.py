@@ -7,9 +7,9 @@ import os
 import re
 import shutil
 from collections.abc import Iterable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +23,10 @@ from ensemblekit.source import Field
 from ensemblekit.store.names import folder_of
 from ensemblekit.store.store import Store
 
+Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
-def ingest(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], store: str | os.PathLike[str],
+
+def ingest(paths: Paths, store: str | os.PathLike[str],
            model: torch.nn.Module | None = None, *, replica: str | None = None, key: str | None = None,
            order: Order = "auto") -> Store:
     """Existing checkpoints of one model as snapshots in a new store, in the order of training.
@@ -51,56 +53,72 @@ def ingest(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], sto
     Raises InputError naming the file and what differs where a checkpoint is of another model, holds NaN, or no weights;
     StoreError where the store is there already.
     """
+    files = _sorted_files(paths, order)
+    path = os.fspath(store)
+    manifest: Manifest | None = None if model is None else Manifest.of(model)
+    created: Store | None = None
+    fresh = not os.path.lexists(path) and not os.path.lexists(folder_of(path))
+    try:
+        for file, time in zip(files, _times_of(files), strict=True):
+            state = read_state(file, key)
+            if model is not None and _is_adapter(file):
+                state = _with_adapter_names(state, model, file)
+                if created is None:
+                    manifest = Manifest.of(model, partial(_is_in, frozenset(state)))
+            if manifest is None:
+                manifest = Manifest.of_state_dict(_without_wrapper(state))
+            vectors = _vectors(manifest, state, file)
+            if created is None:
+                fields = {**manifest.fields, HASH: Field((16,), np.dtype("u1"))}
+                created = Store.create(path, fields, capacity=len(files), replica=replica, provenance={
+                    "manifest": manifest.to_dict(), "ingested": [str(one) for one in files]})
+            created.append({**vectors, HASH: np.frombuffer(digest(vectors), np.uint8)}, time=time)
+        assert created is not None
+    except BaseException:
+        _remove(created, path, fresh)
+        raise
+    created.close()
+    return Store.open(path)
+
+
+def _sorted_files(paths: Paths, order: Order) -> list[Path]:
+    """The checkpoints in the order of training. Raises InputError where there are none, or one is a part of another."""
     check_order(order)
     files = _listed(paths)
     if not files:
         raise InputError("no checkpoints to ingest")
-    by_hand = not isinstance(paths, str | os.PathLike)
     for file in files:
         part = re.search(r"-(\d+)-of-(\d+)\.(?:safetensors|bin|pt|pth)\Z", file.name)
         if part and int(part[2]) > 1:
             raise InputError(f"{file} is one of the {int(part[2])} parts of a checkpoint, and a snapshot is the whole: give "
                              f"its folder ({file.parent}), or the index of its parts (*.index.json)")
-    files = [files[k] for k in order_of(files, [step_of(file) for file in files], order=order, word="step", tell=by_hand)]
-    path = os.fspath(store)
-    manifest: Manifest | None = None if model is None else Manifest.of(model)
-    made: Store | None = None
-    fresh = not os.path.lexists(path) and not os.path.lexists(folder_of(path))
+    by_hand = not isinstance(paths, str | os.PathLike)
+    return [files[k] for k in order_of(files, [step_of(file) for file in files], order=order, word="step", tell=by_hand)]
+
+
+def _times_of(files: list[Path]) -> list[float]:
+    """The optimizer steps that checkpoints name, where all do and they rise; else their numbers, counted from 1."""
     steps = [step_of(file) for file in files]
     known = [float(step) for step in steps if step is not None]
     rising = len(known) == len(files) and all(a < b for a, b in pairwise(known))
-    times = known if rising else [float(k + 1) for k in range(len(files))]
-    try:
-        for file, time in zip(files, times, strict=True):
-            state = read_state(file, key)
-            if model is not None and _is_adapter(file):
-                state = _with_adapter_names(state, model, file)
-                manifest = manifest if made is not None else Manifest.of(model, lambda name, _: bare_name(name) in state)  # noqa: B023
-            if manifest is None:
-                manifest = Manifest.of_state_dict(_without_wrapper(state))
-            vectors = _vectors(manifest, state, file)
-            if made is None:
-                fields = {**manifest.fields, HASH: Field((16,), np.dtype("u1"))}
-                made = Store.create(path, fields, capacity=len(files), replica=replica, provenance={
-                    "manifest": manifest.to_dict(), "ingested": [str(one) for one in files]})
-            made.append({**vectors, HASH: np.frombuffer(digest(vectors), np.uint8)}, time=time)
-        assert made is not None
-    except BaseException:
-        if made is not None:
-            made.close()
-            for segment in made.segments:
-                os.unlink(segment)
-        if made is not None or fresh:       # a store that could not even be begun leaves its lock
-            shutil.rmtree(folder_of(path), ignore_errors=True)
-        raise
-    made.close()
-    return Store.open(path)
+    return known if rising else [float(k + 1) for k in range(len(files))]
 
 
-# -- reading -------------------------------------------------------------------------------------------------------
+def _is_in(names: frozenset[str], name: str, _: torch.Tensor) -> bool:
+    return bare_name(name) in names
 
 
-def _listed(paths: Any) -> list[Path]:
+def _remove(created: Store | None, path: str, fresh: bool) -> None:
+    """All of a store that was begun in vain."""
+    if created is not None:
+        created.close()
+        for segment in created.segments:
+            os.unlink(segment)
+    if created is not None or fresh:        # a store that could not even be begun leaves its lock
+        shutil.rmtree(folder_of(path), ignore_errors=True)
+
+
+def _listed(paths: Paths) -> list[Path]:
     """Files in order; a pattern stands for what it matches, by the numbers in the names."""
     found: list[Path] = []
     for one in [paths] if isinstance(paths, str | os.PathLike) else paths:

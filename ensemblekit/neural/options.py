@@ -14,7 +14,7 @@ from ensemblekit.neural.uncertainty import Space
 
 Classes = Literal["classification", "binary", "segmentation"]
 Task = Literal["classification", "binary", "regression", "segmentation"]
-TASKS = ("classification", "binary", "regression", "segmentation")
+TASKS: tuple[Task, ...] = ("classification", "binary", "regression", "segmentation")
 
 
 class Reading(TypedDict, total=False):
@@ -47,13 +47,21 @@ class Opening(Pooling, total=False):
     last: int | None
 
 
+class Ensembling(Opening, total=False):
+    """Of ``report``: an ensemble from a store, and its task."""
+
+    task: Task
+
+
 class Predicting(Reading, total=False):
     """Of ``predict``."""
 
     device: Device
 
 
-def check_task(task: str) -> None:
-    """Raise InputError where `task` is none."""
-    if task not in TASKS:
-        raise InputError(f"task is one of {', '.join(map(repr, TASKS))}; got {task!r}")
+def check_task(task: str) -> Task:
+    """The task of that name. Raises InputError where there is none."""
+    for one in TASKS:
+        if one == task:
+            return one
+    raise InputError(f"task is one of {', '.join(map(repr, TASKS))}; got {task!r}")

@@ -4,6 +4,9 @@ The store holds one snapshot a cycle on its main clock: the fields of :mod:`ense
 "buffers", "counters") and "content_hash", whose time is the optimizer step after which it was taken. The history (fields
 "loss" and "learning_rate", one row an optimizer step) runs on the clock "steps"; what `Recorder.log` is given, and all
 that a killed run needs to go on, stands in ``<store>.d/training/``. :func:`ensemblekit.neural.history` reads it back.
+
+Longer than most files here: what watches the optimizers, the place in the loop, the history and the run's store are files
+of their own; what is left is the one order in which a step, a snapshot and a state follow each other.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""The snapshot store: one run in one or more HDF5 files, appended to by one writer, read by anyone at any time."""
+"""The snapshot store: one run in one or more HDF5 files, appended to by one writer, read by anyone at any time.
+
+One class, and longer than most files here: it is the door to all the others of this folder, and its methods share one
+lock, one owner and one state of "open, changing, stale, closed" that would have to be handed about if they were apart.
+"""
 
 from __future__ import annotations
 

@@ -79,6 +79,7 @@ def _verdict(rg: ek.Estimate, n: int) -> str:
 
 def worths(estimate: ek.Estimate) -> dict[str, float]:
     """Independent snapshots by each estimator of the error: variance over its square."""
+    assert estimate.series is not None
     variance = float(np.var(estimate.series[estimate.n_discarded:], ddof=1))
     return {name: variance / float(error) ** 2 for name, error in estimate.estimators.items() if error > 0}
 
