@@ -109,7 +109,7 @@ def fit(model: torch.nn.Module, optimizer: Optimizer | Callable[[Any], Optimizer
                   configuration=configuration) as rec:
         deadline = None if max_seconds is None else Deadline(schedule, max_seconds)
         if deadline is not None and rec.resumed:
-            deadline.finished_early = schedule.shortened
+            deadline.finished_early = schedule.finishes_early
         with _bar(progress and rec.is_writer, schedule, rec) as advance:
             for epoch in rec.epochs(n_epochs):
                 scores, stop = training.epoch(loader, rec, advance, deadline)

@@ -13,7 +13,8 @@ from ensemblekit.neural import resume as saved
 from ensemblekit.neural.content_hash import HASH
 from ensemblekit.neural.history import CLOCK, LOSS, RATE
 from ensemblekit.neural.parameters import KINDS, Manifest
-from ensemblekit.neural.schedule import CycleLR, differences
+from ensemblekit.neural.schedule import CycleLR
+from ensemblekit.neural.schedule_shapes import differences
 from ensemblekit.neural.schedules_of import ManualSchedule
 from ensemblekit.source import Field
 from ensemblekit.store.store import Store
