@@ -10,7 +10,8 @@ import ensemblekit as ek
 from ensemblekit import rom
 from ensemblekit.averaging.reducer import cuts_of_reducer
 from ensemblekit.errors import InputError, UnknownFieldError
-from ensemblekit.source import WHOLE, HeldPiece
+from ensemblekit.source import HeldPiece
+from ensemblekit.source_cuts import WHOLE
 from ensemblekit.testing import check_engine, check_reducer, check_source
 from tests.oracles import SPACE_CASES, TIME_CASES
 

@@ -35,7 +35,8 @@ from ensemblekit.rom.rank import Rule, as_bytes
 from ensemblekit.rom.state_file import StateFile
 from ensemblekit.rom.units import OutOfRange, Unit, magnitude
 from ensemblekit.scaling import ldexp, power_of_two
-from ensemblekit.source import Field, SnapshotSource, uneven_steps
+from ensemblekit.source import Field, SnapshotSource
+from ensemblekit.source_clock import uneven_steps
 from ensemblekit.store.checksums import digest_of
 from ensemblekit.store.guarded import record
 

@@ -22,7 +22,8 @@ from ensemblekit.rom.rank import Rule, as_bytes
 from ensemblekit.rom.reading import in_memory
 from ensemblekit.rom.route import Plan, workers_of
 from ensemblekit.rom.task import FloorReached, Job, NotFinite, Reads
-from ensemblekit.source import SnapshotSource, as_source, uneven_steps
+from ensemblekit.source import SnapshotSource, as_source
+from ensemblekit.source_clock import uneven_steps
 from ensemblekit.source_views import weighted_by
 
 logger = logging.getLogger("ensemblekit")

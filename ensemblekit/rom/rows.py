@@ -29,7 +29,8 @@ from ensemblekit.rom.scales import scaled
 from ensemblekit.rom.slabs import Recipe, Tile
 from ensemblekit.rom.task import Job, NotFinite, in_range
 from ensemblekit.rom.units import OutOfRange
-from ensemblekit.source import MIN_PIECES, Array, Block
+from ensemblekit.source import Array, Block
+from ensemblekit.source_cuts import MIN_PIECES
 
 WIDE = 1 << 14
 """Columns that are turned into double precision at a time."""
