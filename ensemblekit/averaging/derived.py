@@ -66,10 +66,10 @@ def derived(run: RunStates, name: str, function: Callable[[np.ndarray], ArrayLik
                       unit=unit, second=True)
     if np.isnan(answer.stderr).all():
         return answer if answer.verdict else answer.judged()
-    interval = interval_above(function.floor, answer.mean, answer.stderr, answer.dof, base.confidence)
     if kept.shape != np.shape(answer.mean):     # a sum over components
         kept = kept_together(kept, np.asarray(base.n_eff)[function.about] * np.square(np.asarray(base.stderr)[function.about]))
     independent = np.where(np.isnan(answer.n_eff), np.nan, stretches(kept))
+    interval = interval_above(function.floor, answer.mean, answer.stderr, answer.dof, base.confidence, independent=independent)
     return replace(answer, interval=interval).judged(enough=STRETCHES, independent=independent)
 
 

@@ -189,7 +189,7 @@ class RunStates:
         with np.errstate(invalid="ignore", divide="ignore"):
             n_eff = np.where(np.ptp(pseudo, axis=0) > 0, count / np.maximum(block.g, 1.0), np.nan)
         interval = student_interval(value, block.stderr, block.dof, confidence) if independent is None else (
-            interval_above(0.0, value, block.stderr, block.dof, confidence, degree))
+            interval_above(0.0, value, block.stderr, block.dof, confidence, degree, independent=independent))
         answer = Estimate.of(value, block.stderr, block.dof, n_eff=n_eff, interval=interval,
                              estimators={"jackknife": block.stderr}, **facts)
         return answer.judged(independent=independent, enough=ENOUGH if independent is None else STRETCHES)

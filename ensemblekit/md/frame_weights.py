@@ -18,7 +18,8 @@ from ensemblekit.md.choice import Choice
 from ensemblekit.md.system import times_known
 from ensemblekit.md.trajectory import FrameSource
 from ensemblekit.md.weighted import WeightedSource
-from ensemblekit.source import ReplicaSet, SnapshotSource, check_weights, time_weights, weights_from_logs
+from ensemblekit.source import ReplicaSet, SnapshotSource
+from ensemblekit.source_clock import check_weights, time_weights, weights_from_logs
 
 GAS_CONSTANT = {"kj/mol": 8.31446261815324e-3, "kcal/mol": 8.31446261815324e-3 / 4.184, "ev": 8.617333262e-5}
 """Boltzmann's constant per K in the units of a bias."""

@@ -32,7 +32,8 @@ from ensemblekit.rom.products import PAIRS, Products
 from ensemblekit.rom.rank import as_bytes, in_words
 from ensemblekit.rom.stretches import Stretches, Target
 from ensemblekit.scaling import exponent_of, ldexp, representable
-from ensemblekit.source import Block, ReplicaSet, SnapshotSource, as_source, uneven_steps
+from ensemblekit.source import Block, ReplicaSet, SnapshotSource, as_source
+from ensemblekit.source_clock import uneven_steps
 from ensemblekit.source_views import weighted_by
 
 logger = logging.getLogger("ensemblekit")
@@ -353,7 +354,8 @@ def _estimate(target: Target, what: str, columns: list[tuple[np.ndarray, ...]], 
             mean = root
     unit = target.field.unit if what in ("mean", "rms") else squared(target.field.unit)
     known, enough = (n_eff, ENOUGH) if what == "mean" else (independent, STRETCHES)
-    interval = interval_above(_floor(target, what, shape), mean, stderr, dof, facts["confidence"], 2 if what == "rms" else 1)
+    interval = interval_above(_floor(target, what, shape), mean, stderr, dof, facts["confidence"], 2 if what == "rms" else 1,
+                              independent=np.inf if what == "mean" else independent)
     answer = Estimate.of(mean, stderr, dof, interval=interval, n_eff=n_eff, g=g, estimators={"blocking": stderr}, unit=unit,
                          **facts).judged(independent=known, enough=enough, word="numbers")
     if (share < 1).any():
