@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError
+from ensemblekit.neural.items import Scored
 from ensemblekit.neural.prediction import RegressionPrediction
 from ensemblekit.neural.scores import (
     NAMES,
@@ -26,7 +26,7 @@ from ensemblekit.neural.scores import (
 )
 
 
-def compare(a: Any, b: Any, *, groups: Any = None, n_bins: int = 15, seed: int = 0) -> Scores:
+def compare(a: Scored, b: Scored, *, groups: ArrayLike | None = None, n_bins: int = 15, seed: int = 0) -> Scores:
     """The scores of a minus those of b, item by item: pairing removes what is hard for both.
 
     Below zero a is better in nll, brier and calibration errors, above zero in accuracy. Names, arguments and intervals

@@ -97,7 +97,7 @@ class LoopPosition:
         place.call, place.batch = call, done
         place.random_call = self.random()
         stateful = saved.is_stateful(loader)
-        iterator = self._begin(loader, stateful, done, resuming)
+        iterator: Iterator[B] = self._begin(loader, stateful, done, resuming)
         if resuming is not None:
             self._pending = None
         last_updates = self._updates() if not done else -1

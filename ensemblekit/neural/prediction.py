@@ -123,3 +123,7 @@ def _count(n: int, one: str, many: str | None = None) -> str:
 
 def _map(shape: tuple[int, ...]) -> str:
     return f" of {' × '.join(map(str, shape))}" if shape else ""
+
+
+Predicted = Prediction | RegressionPrediction
+"""What an ensemble answers."""

@@ -15,9 +15,10 @@ import json
 import os
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import torch
@@ -72,7 +73,7 @@ def restore_random(state: dict[str, Any], generators: list[torch.Generator] | No
 
 # -- loaders -------------------------------------------------------------------------------------------------------
 
-def generators_of(loader: Any) -> list[torch.Generator]:
+def generators_of(loader: object) -> list[torch.Generator]:
     """The generators a loader and its samplers hold, each once, always in the same order."""
     batches = getattr(loader, "batch_sampler", None)
     holders = [loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None),
@@ -85,7 +86,7 @@ def generators_of(loader: Any) -> list[torch.Generator]:
     return found
 
 
-def set_epoch(loader: Any, epoch: int) -> None:
+def set_epoch(loader: object, epoch: int) -> None:
     """Tell the samplers of a distributed loader which epoch it is, so that each has its own order."""
     seen: list[Any] = []
     for holder in (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
@@ -95,22 +96,22 @@ def set_epoch(loader: Any, epoch: int) -> None:
             tell(epoch)
 
 
-def is_stateful(loader: Any) -> bool:
+def is_stateful(loader: object) -> bool:
     """Whether a loader keeps its own place (torchdata's StatefulDataLoader, and others with state_dict and
     load_state_dict; those that Accelerate makes of a torch loader have the methods and keep nothing)."""
     has = callable(getattr(loader, "load_state_dict", None)) and callable(getattr(loader, "state_dict", None))
     return has and not type(loader).__module__.startswith("accelerate.")
 
 
-def length_of(loader: Any) -> int | None:
+def length_of(loader: object) -> int | None:
     """len(loader), or None where it has none."""
     try:
-        return len(loader)
+        return len(loader)      # type: ignore[arg-type]
     except TypeError:
         return None
 
 
-def skip(iterator: Iterator[Any], batches: int, loader: Any) -> None:
+def skip(iterator: Iterator[Any], batches: int, loader: object) -> None:
     """Pass over batches that a killed run has trained on.
 
     A torch loader without workers passes over their indices alone, the data is not read. With workers, and for other
@@ -121,7 +122,7 @@ def skip(iterator: Iterator[Any], batches: int, loader: Any) -> None:
     """
     indices = getattr(iterator, "_sampler_iter", None)
     quick = type(iterator).__name__ == "_SingleProcessDataLoaderIter" and indices is not None and not isinstance(
-        loader.dataset, torch.utils.data.IterableDataset)
+        getattr(loader, "dataset", None), torch.utils.data.IterableDataset)
     for k in range(batches):
         try:
             next(indices if quick else iterator)     # type: ignore[arg-type]
@@ -181,17 +182,20 @@ def settings_of(optimizer: torch.optim.Optimizer, base_lrs: list[float]) -> dict
     return {"kind": type(optimizer).__name__, "groups": groups}
 
 
-def one_or_list(values: list[Any]) -> Any:
+V = TypeVar("V")
+
+
+def one_or_list(values: list[V]) -> V | list[V]:
     """The only one, or all of them: states and settings of one optimizer stand by themselves."""
     return values[0] if len(values) == 1 else values
 
 
-def as_list(values: Any) -> list[Any]:
+def as_list(values: V | list[V]) -> list[V]:
     """The inverse of :func:`one_or_list`."""
     return values if isinstance(values, list) else [values]
 
 
-def check_readable(state: Any, name: str) -> None:
+def check_readable(state: object, name: str) -> None:
     """Raise InputError where a state could be saved and not be read back, as it holds more than tensors and plain data."""
     held = io.BytesIO()
     try:
@@ -203,7 +207,7 @@ def check_readable(state: Any, name: str) -> None:
                          "it: pass states=False, and save states of your own") from error
 
 
-def flattened(settings: Any, name: str = "") -> dict[str, Any]:
+def flattened(settings: object, name: str = "") -> dict[str, Any]:
     """Nested settings as dotted names, so that a difference can be named."""
     if isinstance(settings, dict):
         parts = [(f"{name}.{key}" if name else str(key), value) for key, value in settings.items()]
@@ -258,14 +262,14 @@ class Sidecar:
         self.folder = folder_of(store) / "training"
         self.durable = durable
 
-    def write(self, name: str, state: Any) -> None:
+    def write(self, name: str, state: object) -> None:
         """A file of torch.save, whole or not at all."""
         self._replace(name, lambda file: torch.save(state, file))
 
     def write_text(self, name: str, text: str) -> None:
         self._replace(name, lambda file: file.write(text.encode()))
 
-    def _replace(self, name: str, fill: Any) -> None:
+    def _replace(self, name: str, fill: Callable[[BinaryIO], object]) -> None:
         with writing(self.folder / name):
             self.folder.mkdir(parents=True, exist_ok=True)
             with replacing(self.folder / name, durable=self.durable) as temporary, open(temporary, "wb") as file:
@@ -330,7 +334,7 @@ class Sidecar:
             raise StoreError(f"{path} cannot be written ({error.strerror}): what stands there is no file of the run") from error
 
     @staticmethod
-    def _cut(file: Any) -> int:
+    def _cut(file: FileIO) -> int:
         """Take off what stands behind the last end of a line; the length left."""
         file.seek(0)
         length = file.read().rfind(b"\n") + 1

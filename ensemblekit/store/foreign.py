@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import xxhash
@@ -200,7 +200,8 @@ def _values_in(f: guarded.File, left_out: list[str]) -> dict[str, tuple[guarded.
     return found
 
 
-def _ticks(f: guarded.File, group: Any, name: str, n: int, dtype: str, raw: Any, size: int) -> tuple[Ticks | None, int]:
+def _ticks(f: guarded.File, group: guarded.Group | None, name: str, n: int, dtype: str, raw: BinaryIO,
+           size: int) -> tuple[Ticks | None, int]:
     """(steps or times, snapshots that have them): as listed, from the scalar increment and offset of H5MD 1.1, or
     steps counted where they are missing."""
     node = None if group is None else group.get(name)
@@ -218,6 +219,7 @@ def _ticks(f: guarded.File, group: Any, name: str, n: int, dtype: str, raw: Any,
         return counted if n > FEW_TICKS else counted[:], n
     n = min(n, len(node))
     if n > FEW_TICKS:
+        assert group is not None
         # by the way it was found, as with `external` the name may be one in another file
         return Listed(f.filename, locate(f, f"{group.name}/{name}".strip("/"), raw, size, d=node), n, dtype), n
     f._look.check_size(node)

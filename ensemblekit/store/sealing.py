@@ -12,7 +12,7 @@ import numpy as np
 from ensemblekit.errors import InputError, StoreError
 from ensemblekit.store.checksums import checksums
 from ensemblekit.store.names import segments_of
-from ensemblekit.store.schema import MAIN, META, Column, Schema
+from ensemblekit.store.schema import MAIN, META, Column, Compression, Schema
 from ensemblekit.store.segments import new_segment
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def rounded(values: np.ndarray, bits: int) -> np.ndarray:
     return np.where(bad, values, out)
 
 
-def seal(store: Store, path: str | os.PathLike[str] | None, compression: Any) -> Store:
+def seal(store: Store, path: str | os.PathLike[str] | None, compression: Compression) -> Store:
     """See :meth:`Store.seal`."""
     if store._schema is None:
         raise StoreError(f"{store.path} was not written by ensemblekit; ingest it into a store to seal it")
@@ -97,7 +97,7 @@ def _rows(store: Store, schema: Schema, clock: str, bits: int | None) -> Iterato
         yield a, dict(zip(paths, rows, strict=True))
 
 
-def _bits(compression: Any) -> int | None:
+def _bits(compression: Compression) -> int | None:
     """Bits of the significand to keep; None: all."""
     if compression in (None, "lossless"):
         return None
@@ -111,7 +111,7 @@ def _bits(compression: Any) -> int | None:
                      f'0.5; got {compression!r}')
 
 
-def _filters(compression: Any, plain: bool = False) -> Any:
+def _filters(compression: Compression, plain: bool = False) -> Any:
     """The filters of a compressed file; `plain`: only those that every HDF5 library has, for ParaView."""
     if compression is None:
         return None
