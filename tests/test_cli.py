@@ -14,10 +14,11 @@ from typer.testing import CliRunner
 
 import ensemblekit as ek
 from ensemblekit.cli import app
-from ensemblekit.cli.average import chosen, discarded, plain
+from ensemblekit.cli.average import chosen, discarded
 from ensemblekit.cli.console import size
 from ensemblekit.cli.export import labels
 from ensemblekit.errors import InputError
+from ensemblekit.results import plain
 
 SERIES = np.random.default_rng(0).normal(18.0, 1.0, 400)
 FIELDS = np.arange(400 * 6, dtype=np.float32).reshape(400, 2, 3)

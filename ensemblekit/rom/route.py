@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 from ensemblekit.engine import Engine, Threads, cores
+from ensemblekit.results import Result
 from ensemblekit.rom.problem import Problem
 from ensemblekit.rom.rank import Rule, in_words
 
@@ -22,7 +23,7 @@ MOST_STEPS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Result):
     """What :func:`pod` will do."""
 
     route: str
