@@ -27,7 +27,9 @@ from ensemblekit.cli.output import (
 from ensemblekit.errors import InputError
 
 if TYPE_CHECKING:
-    from ensemblekit.neural import Report, Score
+    import numpy as np
+
+    from ensemblekit.neural import History, Report, Score
 
 NBSP = "\u00a0"
 SCORES = {"accuracy": "accuracy", "nll": "NLL", "calibrated_nll": "calibrated NLL", "brier": "Brier", "ece": "ECE"}
@@ -68,14 +70,21 @@ def report(
     show_report(out, found)
     out.write(found.to_dict(), ("model", "against", "score", "value", "low", "high", "n"), score_rows(found))
     if plot:
-        from ensemblekit.plot import neural as draw
-
-        figures = draw.report_figures(found, n_bins=bins)
-        history = neural.history(store)
-        if len(history.step):
-            figures["training"] = draw.training(history)
-        for label, axes in figures.items():
+        for label, axes in drawn(found, neural.history(store), bins):
             save_figure(figure_of(axes), figure_path(plot, label, plot_format), dpi=200)
+
+
+def drawn(found: Report, history: History, n_bins: int) -> Iterator[tuple[str, np.ndarray]]:
+    """The figures of a report by name, each drawn when it is asked for."""
+    from ensemblekit.plot import neural as draw
+
+    yield "reliability", draw.reliability(found.predictions, n_bins=n_bins)
+    yield "forest", draw.differences(found)
+    if len(found.by_members) > 1:
+        yield "members", draw.by_members(found.by_members)
+        yield "diversity", draw.diversity(found.disagreement, found.plane, found.explained)
+    if len(history.step):
+        yield "training", draw.training(history)
 
 
 def score_rows(found: Report) -> Iterator[tuple[Cell, ...]]:

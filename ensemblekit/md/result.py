@@ -150,7 +150,7 @@ class Averages(Mapping[str, Estimate]):
                 "n_frames": self.n_frames, "n_runs": self.n_runs, "notes": list(self.notes)}
 
     def plot(self, **options: Any) -> Any:
-        """A figure with a panel for each observable (``.savefig(path)``); options as for ``ensemblekit.plot.md.averages``."""
+        """A panel for each observable; the Axes, (n,). Options as for ``ensemblekit.plot.md.averages``."""
         # figures stand a floor above the front-ends: found by name, when somebody wants to see one
         return import_module("ensemblekit.plot.md").averages(self, **options)
 
