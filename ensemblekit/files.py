@@ -97,14 +97,18 @@ def replacing(target: str | os.PathLike[str], *, durable: bool = False, suffix: 
     """
     target = os.fspath(target)
     if follow:
+        try:
+            special = not stat.S_ISREG(os.stat(target).st_mode)     # also where the link leads to no name: a pipe as stdout
+        except OSError:
+            special = False
+        if special:
+            yield target
+            return
         target = os.path.realpath(target)
     try:
         before = os.lstat(target)
     except OSError:
         before = None
-    if follow and before is not None and not stat.S_ISREG(before.st_mode):
-        yield target
-        return
     if follow and before is not None and not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), target)
     path = temporary_beside(target, suffix)

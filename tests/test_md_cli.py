@@ -66,8 +66,8 @@ def test_average_says_what_is_wrong(store, words, match):
 
 
 def test_rdf_names_its_peak(tmp_path):
-    out = run("md", "rdf", data.PSF_TRICLINIC, data.DCD_TRICLINIC, "--select-a", "name OH2", "--range", 0, 6, "--bins", 60, "--csv",
-              tmp_path / "g.csv")
+    out = run("md", "rdf", data.PSF_TRICLINIC, data.DCD_TRICLINIC, "--select-a", "name OH2", "--range", 0, 6, "--bins", 60,
+              "--csv", tmp_path / "g.csv")
     assert "highest peak: g = " in out
     peak = float(out.split("at r = ")[1].split()[0])
     assert 2.5 < peak < 3.1

@@ -11,6 +11,7 @@ import logging
 import re
 import sys
 import unicodedata
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,6 +30,8 @@ ASCII = {"±": "+/-", "×": "x", "·": ".", "−": "-", "–": "-", "—": "-", 
          "γ": "gamma", "≤": "<=", "≥": ">=", "≈": "~", "√": "sqrt", "→": "->", "Σ": "sum", "∞": "inf",
          "\N{NO-BREAK SPACE}": " ",         "’": "'", "‘": "'", "“": '"', "”": '"', "•": "*", "█": "#"}
 RAISED = {ord(high): low for high, low in zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-", strict=True)}
+ASCII_HEAD = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
+"""A rule of - under the head, and no frame."""
 POWER = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+")
 STEERING = {"Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp"}
 """Categories of characters that have no look of their own: controls, directions of writing, halves of characters."""
@@ -100,7 +103,7 @@ def cell_of(text: object, style: str = "") -> Text:
 
 def table(*columns: str, right: tuple[str, ...] = ()) -> Rows:
     """The one look of all tables: a rule under the head, no frame, numbers to the right."""
-    rows = Rows(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    rows = Rows(box=box.SIMPLE_HEAD if _known("─", stdout.encoding) else ASCII_HEAD, pad_edge=False, header_style="bold")
     for name in columns:
         rows.add_column(cell_of(name), justify="right" if name in right else "left", overflow="fold")
     return rows
@@ -149,6 +152,22 @@ def forgiving_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="ensemblekit.ascii")
+
+
+@contextmanager
+def library_warnings() -> Iterator[None]:
+    """Meanwhile each warning of the library stands on stderr as a line, once."""
+    seen: set[str] = set()
+
+    def show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+        if str(message) not in seen:
+            seen.add(str(message))
+            note(f"note: {escaped(str(message), keep='')}", "yellow")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = show_warning
+        yield
 
 
 class ToStderr(logging.Handler):

@@ -123,7 +123,7 @@ def _written(path: Path, text: str) -> None:
 
 def written(path: Path | str) -> None:
     """Say that a file was written, with its size on disk."""
-    nbytes = _on_disk(Path(path))
+    nbytes = _on_disk(Path(path)) if Path(path).is_file() else 0
     console.note(f"written: {console.escaped(str(path), keep='')}" + (f" ({console.size(nbytes)})" if nbytes else ""))
 
 
@@ -196,11 +196,11 @@ def check_file(path: Path, overwrite: bool) -> None:
         return
     name = one_line(path)
     real = Path(os.path.realpath(path))
-    if real.is_dir():
+    if path.is_dir():
         raise InputError(f"{name} is a folder; name a file in it")
-    check_folder_of(path)
-    if real.exists() and not real.is_file():
+    if path.exists() and not path.is_file():
         return          # /dev/stdout, a pipe: written to as it is
+    check_folder_of(path)
     if os.path.lexists(path) and not overwrite:
         raise InputError(f"{name} is there already; --overwrite replaces it")
     if real.exists() and not os.access(real, os.W_OK):

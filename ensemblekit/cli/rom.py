@@ -29,7 +29,7 @@ from ensemblekit.cli.output import (
     save_figure,
     written,
 )
-from ensemblekit.cli.rom_inputs import BASIS, bar, followed, new_store, notes, output_file, read, weights_from
+from ensemblekit.cli.rom_inputs import BASIS, bar, followed, new_store, output_file, read, weights_from
 from ensemblekit.cli.verbs import add
 from ensemblekit.errors import EnsemblekitError, InputError
 
@@ -181,7 +181,7 @@ def pod(
                                 "memory_limit": memory_limit, "inner_product": weights_from(inner_product)}
         plan = rom.plan(source, rank, **rule)
         note(plan)
-        with notes(), bar(source, quiet) as progress:
+        with bar(source, quiet) as progress:
             basis = rom.pod(source, rank, progress=progress, missing=missing.value, **rule)
         basis.save(target)
     output.say(basis)
@@ -223,8 +223,7 @@ def reconstruct(
     from ensemblekit import rom
 
     held = rom.Basis.load(basis)
-    with notes():
-        held = held if rank is None else held.truncate(rank)
+    held = held if rank is None else held.truncate(rank)
     rows = range(held.n)[slice(start, stop, step)]
     if not len(rows):
         raise InputError(f"no snapshot between --start {start} and --stop {stop}; the basis is of {held.n}")
@@ -324,8 +323,7 @@ def plot(
         (piece, *_) = source.window(k, k + 1).pieces(names, "time", False, 1 << 30)
         block = next(iter(piece.blocks()))
         for name in names:
-            with notes():
-                drawn = draw.reconstruction(held, block.fields[name][0], k, rank=rank, field=name, component=component)
+            drawn = draw.reconstruction(held, block.fields[name][0], k, rank=rank, field=name, component=component)
             save_figure(figure_of(drawn), figure_path(folder, f"{name}-reconstruction", plot_format))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,12 +45,8 @@ def ingest(
     source = rom.read(files[0] if len(files) == 1 else files, field, begin=begin, end=end, step=step, region=region,
                       patch=patch, zone=zone, zero=zero, moving=moving, snapshot_axis=axis, mesh=mesh)
     note(repr(source))
-    with warnings.catch_warnings(record=True) as hints:
-        warnings.simplefilter("always", UserWarning)
-        store = rom.ingest(source, out, dtype="f4" if single else None, compression="lossless" if compress else None, seal=seal,
-                           progress=stderr.is_terminal)
-    for hint in hints:
-        note(f"hint: {hint.message}", "yellow")
+    store = rom.ingest(source, out, dtype="f4" if single else None, compression="lossless" if compress else None, seal=seal,
+                       progress=stderr.is_terminal)
     nbytes = sum(os.stat(path).st_blocks * 512 for path in store.segments)
     output = Output(as_json, inputs=tuple(files))
     output.say(f"{out}: {len(store)} snapshots of {', '.join(store.fields)}")

@@ -56,18 +56,6 @@ def beside(file: str, suffix: str) -> Path:
 
 
 @contextmanager
-def notes() -> Iterator[None]:
-    """Warnings as a line each, without a traceback's look."""
-    import warnings
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        yield
-    for text in dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, UserWarning)):
-        note(f"note: {text}", "yellow")
-
-
-@contextmanager
 def bar(source: SnapshotSource, quiet: bool) -> Iterator[Callable[[int, int | None], None] | bool]:
     """A bar a reading of the source, with bytes a second and the time left; nothing where no one looks."""
     if quiet or not stderr.is_terminal:
@@ -116,8 +104,7 @@ def followed(file: str, fields: list[str] | None, target: Path, idle: float, inn
             if running.n != seen:
                 seen, since = running.n, time.monotonic()
                 if running.n >= 2:
-                    with notes():
-                        basis = replace(running.result(), mesh=mesh_of(store), time_unit=store.time_unit)
+                    basis = replace(running.result(), mesh=mesh_of(store), time_unit=store.time_unit)
                     basis.save(target)
                     note(f"{running.n} snapshots: {basis}")
             elif time.monotonic() - since >= idle:      # and there was nothing new at a look after that

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from ensemblekit.cli.console import forgiving_streams, library_notes, note
+from ensemblekit.cli.console import forgiving_streams, library_notes, library_warnings, note
 from ensemblekit.cli.output import COMMAND, STDOUT, check_file, check_folder, check_folder_of, check_room
 from ensemblekit.errors import EnsemblekitError, InputError, StoreDamagedError, one_line
 
@@ -111,7 +111,7 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> object:
         try:
-            with library_notes():
+            with library_notes(), library_warnings():
                 return super().invoke(ctx)
         except BrokenPipeError:
             raise
@@ -142,7 +142,8 @@ def said(error: BaseException) -> str:
 
 def _usage(error: Any) -> int:      # a UsageError of click, or of the one in typer
     if type(error).__name__ == "NoArgsIsHelpError":
-        error.show()
+        if error.format_message():      # typer has shown the help already
+            error.show()
         return WRONG
     note(f"error: {one_line(error.format_message())}", "bold red")
     if error.ctx is not None:
