@@ -65,7 +65,7 @@ def report(
         made = named(model, called=True)
         loader = named(str(data), called=True)
         found = neural.report(store, made, loader, train_loader=None if train is None else named(train, called=True),
-                              task=task, save=name if save else False, n_bins=bins, seed=seed)
+                              task=check_task(task), save=name if save else False, n_bins=bins, seed=seed)
     out = Output(as_json, as_csv, (store,))
     show_report(out, found)
     out.write(found.to_dict(), ("model", "against", "score", "value", "low", "high", "n"), score_rows(found))
