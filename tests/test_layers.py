@@ -16,7 +16,7 @@ PACKAGE = Path(ensemblekit.__file__).parent
 
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
-    frozenset({"intake", "scaling"}),
+    frozenset({"intake", "results", "scaling"}),
     frozenset({"source", "engine", "jit", "files", "parts"}),
     frozenset({"source_views"}),
     frozenset({"averaging", "store"}),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,7 @@ import numpy as np
 
 from ensemblekit.averaging.estimate import Estimate, printed, rounded
 from ensemblekit.errors import MissingExtraError, UnknownFieldError
-from ensemblekit.files import replacing
+from ensemblekit.files import replacing, write_csv
 
 HEAD = ("observable", "coordinate", "mean", "stderr", "low", "high", "unit", "n", "n_eff", "correlation_time", "time_unit",
         "n_discarded", "converged", "verdict")
@@ -57,18 +56,26 @@ class Averages(Mapping[str, Estimate]):
                 for key, estimate in ((name, main), *((f"{name}.{more}", e) for more, e in main.further.items()))}
 
     def __str__(self) -> str:
-        runs = f" of {self.n_runs} replicas" if self.n_runs > 1 else ""
-        reads = f"{len(self.passes)} passes: {', '.join(self.passes)}" if len(self.passes) > 1 else "one pass"
-        return "\n".join([self.table(), *self._notes(), "", _wrapped(f"{self.n_frames} frames{runs}, {reads}", 0)])
+        return "\n".join([self.table(), *self.remarks()])
 
     __repr__ = __str__
 
     def table(self) -> str:
         """The answers as aligned text: value ± half the interval, n_eff, correlation time, what was left out, verdict."""
-        rows = [self._head(), *(self._row(name, estimate) for name, estimate in self.items())]
+        rows = self.cells()
         wide = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, wide, strict=True)).rstrip() for row in rows]
         return "\n".join([lines[0], "─" * max(map(len, lines)), *lines[1:]])
+
+    def cells(self) -> list[list[str]]:
+        """The cells of :meth:`table`, its head first."""
+        return [self._head(), *(self._row(name, estimate) for name, estimate in self.items())]
+
+    def remarks(self) -> list[str]:
+        """What belongs below the table: doubts, verdicts, notes, what was read."""
+        runs = f" of {self.n_runs} replicas" if self.n_runs > 1 else ""
+        reads = f"{len(self.passes)} passes: {', '.join(self.passes)}" if len(self.passes) > 1 else "one pass"
+        return [*self._notes(), "", _wrapped(f"{self.n_frames} frames{runs}, {reads}", 0)]
 
     def _head(self) -> list[str]:
         confidence = next(iter(self.estimates.values())).confidence
@@ -135,10 +142,7 @@ class Averages(Mapping[str, Estimate]):
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """The rows as a CSV file with a head."""
         with replacing(path, follow=True) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, HEAD)
-            writer.writeheader()
-            for row in self.rows():
-                writer.writerow({key: float(value) if isinstance(value, np.floating) else value for key, value in row.items()})
+            write_csv(file, HEAD, (row.values() for row in self.rows()))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, as JSON takes them."""
@@ -146,7 +150,7 @@ class Averages(Mapping[str, Estimate]):
                 "n_frames": self.n_frames, "n_runs": self.n_runs, "notes": list(self.notes)}
 
     def plot(self, **options: Any) -> Any:
-        """A figure with a panel for each observable (``.savefig(path)``); options as for ``ensemblekit.plot.md.averages``."""
+        """A panel for each observable; the Axes, (n,). Options as for ``ensemblekit.plot.md.averages``."""
         # figures stand a floor above the front-ends: found by name, when somebody wants to see one
         return import_module("ensemblekit.plot.md").averages(self, **options)
 

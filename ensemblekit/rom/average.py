@@ -26,6 +26,7 @@ from ensemblekit.averaging.weights import kish as kish_of
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, ReadOnceError, StatisticsError, UnknownFieldError
 from ensemblekit.files import replacing
+from ensemblekit.results import Result
 from ensemblekit.rom.mesh import mesh_of
 from ensemblekit.rom.products import PAIRS, Products
 from ensemblekit.rom.rank import as_bytes, in_words
@@ -52,7 +53,7 @@ FEWEST_CELLS = 1024
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FieldAverages(Mapping[str, Estimate]):
+class FieldAverages(Result, Mapping[str, Estimate]):
     """Averages by name, each an :class:`~ensemblekit.Estimate` whose arrays have the shape of the field.
 
     ``averages["U_mean"]``, ``"U_rms"``, ``"U_reynolds_stress"``, ``"U_tke"``; without the field's name where there is
@@ -124,6 +125,9 @@ class FieldAverages(Mapping[str, Estimate]):
         with replacing(path, follow=True) as temporary, open(temporary, "wb") as file:
             np.savez(file, **self.arrays())     # type: ignore[arg-type]  # its own keyword is a bool
         return path
+
+    def _facts(self) -> dict[str, object]:
+        return {"estimates": self.estimates, "n": self.n, "association": self.association, "notes": self.notes}
 
     def __str__(self) -> str:
         return "\n".join([*(f"{name}: {one}" for name, one in self.estimates.items()), *self.notes])
