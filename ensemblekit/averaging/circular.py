@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.averaging.estimate import Estimate
-from ensemblekit.averaging.pooling import doubt_of_runs, pooled
+from ensemblekit.averaging.pooling import doubt_of_runs, near_by_periods, pooled
 from ensemblekit.averaging.scalar_mean import scalar_estimate
 from ensemblekit.averaging.seams import NO_DIRECTION
 from ensemblekit.errors import InputError
@@ -90,28 +90,12 @@ def circular_runs(runs: Sequence[tuple[np.ndarray, np.ndarray | None, np.ndarray
     period, middle = high - low, (low + high) / 2
     found = [circular_average(x, period=period, weights=w, times=times, equilibration=equilibration, confidence=confidence,
                               unit=unit, time_unit=time_unit if times is not None else "") for x, times, w in runs]
-    means = [turned(one.mean, period, middle) for one in found]
+    means = [near_by_periods(one.mean, period, middle) for one in found]
     if len(found) == 1:
         return replace(means[0], further={"resultant": found[0].resultant})
-    means = [turned(mean, period, means[0].mean) for mean in means]
-    answer = turned(doubt_of_runs(pooled(means, confidence), means), period, middle)
+    means = [near_by_periods(mean, period, means[0].mean) for mean in means]
+    answer = near_by_periods(doubt_of_runs(pooled(means, confidence), means), period, middle)
     return replace(answer, further={"resultant": pooled([one.resultant for one in found], confidence)})
-
-
-def turned(estimate: Estimate, period: float, towards: Any) -> Estimate:
-    """The estimate moved by whole periods as near to `towards` as can be: interval and series go along.
-
-    Each value of a series is moved on its own, so that it lies within half a period of the mean.
-    """
-    mean = np.asarray(estimate.mean, np.float64)
-    turns = np.nan_to_num(period * np.rint((mean - towards) / period))
-    moved = mean - turns
-    plain: Any = float if mean.ndim == 0 else np.asarray
-    series = estimate.series
-    if series is not None:
-        series = series - period * np.rint((series - moved) / period)
-    return replace(estimate, mean=plain(moved), interval=(plain(estimate.low - turns), plain(estimate.high - turns)),
-                   series=series)
 
 
 def _vector(x: np.ndarray, weights: np.ndarray | None) -> tuple[float, float]:

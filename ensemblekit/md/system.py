@@ -16,7 +16,7 @@ from ensemblekit.averaging.run import Branch, reduce
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array
-from ensemblekit.md.complexes import Images, molecules_of, ties_between
+from ensemblekit.md.complexes import Images, Watch, molecules_of, ties_between
 from ensemblekit.md.progress import Progress, counted
 from ensemblekit.md.topology import Topology, warnings_held
 from ensemblekit.md.trajectory import BATCH, FrameSource
@@ -46,15 +46,6 @@ class Frame(NamedTuple):
 
 Gather = Callable[[Block], tuple[np.ndarray, np.ndarray]]
 """Block -> (positions (n, m, 3), index (k,)): atom j of the selection is positions[:, index[j]]."""
-
-
-class Watch(NamedTuple):
-    """A selection of several molecules."""
-
-    images: Images
-    molecules: int
-    tied: int
-    """How many of them are tied to another."""
 
 
 class System:

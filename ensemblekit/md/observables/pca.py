@@ -17,7 +17,7 @@ from ensemblekit.averaging.series import Series
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array
-from ensemblekit.md.observables.base import Derived, Prepared, SameAtoms
+from ensemblekit.md.observables.base import Measurement, OfMean, SameAtoms
 from ensemblekit.md.observables.groups import residues_of
 from ensemblekit.md.observables.rmsf import fitted_mean, moved_atoms, several
 from ensemblekit.md.superpose import Fit
@@ -53,15 +53,16 @@ class PCA(SameAtoms):
     route: Literal["auto", "covariance", "gram"] = "auto"
     """Decompose the covariance of the coordinates, or (fewer frames than coordinates) the inner products of the frames."""
 
-    def prepare(self, system: System) -> Prepared:
+    def prepare(self, system: System) -> Measurement:
         gather, found = decompose(system, self)
         scale = 1.0 if found.n_eff <= 1 else 1 / (1 - 1 / found.n_eff)
         number = {"component": (np.arange(1, len(found.variances) + 1), "")}
         common = several(system)
-        further = {"variances": Derived(partial(_variances, scale, common), "Angstrom2", number, bounds=(0.0, None)),
-                   "cumulated": Derived(partial(_cumulated, common), "", number, bounds=(0.0, 1.0))}
-        return Prepared(partial(_along, gather, found), "", number, function=partial(_shares, common), further=further,
-                        bounds=(0.0, 1.0), premade="the mean structure with its components")
+        return Measurement(partial(_along, gather, found), {
+            "": OfMean(partial(_shares, common), "", number, bounds=(0.0, 1.0)),
+            "variances": OfMean(partial(_variances, scale, common), "Angstrom2", number, bounds=(0.0, None)),
+            "cumulated": OfMean(partial(_cumulated, common), "", number, bounds=(0.0, 1.0))},
+            note="the mean structure with its components")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
