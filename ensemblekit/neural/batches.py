@@ -60,7 +60,7 @@ def moved(batch: object, device: Device, channels_last: bool = False) -> Any:
     if isinstance(batch, Mapping):
         return {name: moved(x, device, channels_last) for name, x in batch.items()}
     if isinstance(batch, PackedSequence):
-        return batch.to(torch.device(device))     # type: ignore[arg-type]  (its annotation knows dtypes only)
+        return batch.to(torch.device(device))     # type: ignore[arg-type]  # its annotation knows dtypes only
     if isinstance(batch, list | tuple):
         parts = [moved(x, device, channels_last) for x in batch]
         return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
