@@ -27,7 +27,7 @@ def test_a_table_has_a_line_for_each_and_its_notes_below(some):
     assert "converged" in lines[2]
     assert lines[-2:] == ["u: of a half of the cells", "two reads: one for each"]
     assert some._repr_html_().count("<tr>") == 3
-    with pytest.raises(UnknownFieldError, match=r"'e', 'u'|e, u"):
+    with pytest.raises(UnknownFieldError, match="v"):
         some["v"]
 
 

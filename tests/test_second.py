@@ -93,4 +93,3 @@ def test_intervals_near_the_limit_make_up_for_their_selection():
     plain, near = (interval_above(0.0, 1.5, 0.1, 30.0, 0.95, independent=m) for m in (np.inf, 20.0))
     assert near[0] < plain[0] < plain[1] < near[1]
     assert near[1] - near[0] == pytest.approx(1.15 * (plain[1] - plain[0]), rel=0.02)
-

@@ -13,7 +13,8 @@ from ensemblekit.averaging.run_states import RunStates, States, merge_into
 from ensemblekit.engine import Engine, Serial, Threads
 from ensemblekit.errors import InputError, ReadOnceError, ReductionError, UnknownFieldError, WorkerLostError
 from ensemblekit.intake import unmasked
-from ensemblekit.source import WHOLE, Array, Block, Cut, Field, Piece, SnapshotSource, as_source
+from ensemblekit.source import Array, Block, Cut, Field, Piece, SnapshotSource, as_source
+from ensemblekit.source_cuts import WHOLE
 
 Map = Callable[[Block], Any]
 Branch = Reducer | tuple[Any, ...]
