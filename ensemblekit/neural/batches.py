@@ -14,7 +14,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ensemblekit.errors import InputError
 
-Forward = Callable[[torch.nn.Module, Any], Any]
+Forward = Callable[[Any, Any], Any]
+"""(model, batch) -> outputs; the model may be a compiled one."""
 Outputs = Literal["logits", "probabilities"]
 Output = torch.Tensor | tuple[torch.Tensor, ...]
 """Of a model: logits, or (mean, variance)."""
@@ -60,7 +61,7 @@ def moved(batch: object, device: Device, channels_last: bool = False) -> Any:
     if isinstance(batch, Mapping):
         return {name: moved(x, device, channels_last) for name, x in batch.items()}
     if isinstance(batch, PackedSequence):
-        return batch.to(torch.device(device))     # type: ignore[arg-type]  (its annotation knows dtypes only)
+        return batch.to(torch.device(device))     # type: ignore[arg-type]  # its annotation knows dtypes only
     if isinstance(batch, list | tuple):
         parts = [moved(x, device, channels_last) for x in batch]
         return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
@@ -111,7 +112,7 @@ class Convention:
     def outputs_of(self, model: Callable[..., Any], batch: object) -> Any:
         """What a model says about a batch: a tensor, or a tuple (mean, variance)."""
         if self.forward is not None:
-            return plain_outputs(self.forward(model, batch), self.task)    # type: ignore[arg-type]
+            return plain_outputs(self.forward(model, batch), self.task)
         arguments, named = self.arguments_of(batch)
         try:
             return plain_outputs(model(*arguments, **named), self.task)

@@ -199,7 +199,9 @@ class Ensemble(torch.nn.Module, Generic[P]):
         """All members as modules, in eval mode; they are loaded when first asked for."""
         if "members" not in self._modules:
             self._modules["members"] = torch.nn.ModuleList(self._runner.all())
-        return self._modules["members"]     # type: ignore[return-value]
+        members = self._modules["members"]
+        assert isinstance(members, torch.nn.ModuleList)
+        return members
 
     def member(self, k: int) -> torch.nn.Module:
         """A copy of the model with the weights of snapshot k (negative: from the end), in eval mode."""

@@ -15,10 +15,10 @@ import json
 import os
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -96,18 +96,27 @@ def set_epoch(loader: object, epoch: int) -> None:
             tell(epoch)
 
 
-def is_stateful(loader: object) -> bool:
-    """Whether a loader keeps its own place (torchdata's StatefulDataLoader, and others with state_dict and
+@runtime_checkable
+class Stateful(Protocol):
+    """What keeps a state of its own: loaders, models, averages."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> object: ...
+
+
+def stateful(loader: object) -> Stateful | None:
+    """A loader that keeps its own place (torchdata's StatefulDataLoader, and others with state_dict and
     load_state_dict; those that Accelerate makes of a torch loader have the methods and keep nothing)."""
-    has = callable(getattr(loader, "load_state_dict", None)) and callable(getattr(loader, "state_dict", None))
-    return has and not type(loader).__module__.startswith("accelerate.")
+    if isinstance(loader, Stateful) and not type(loader).__module__.startswith("accelerate."):
+        return loader
+    return None
 
 
 def length_of(loader: object) -> int | None:
     """len(loader), or None where it has none."""
     try:
-        return len(loader)      # type: ignore[arg-type]
-    except TypeError:
+        return len(loader) if isinstance(loader, Sized) else None
+    except TypeError:       # a loader of torch over a stream
         return None
 
 
@@ -123,9 +132,10 @@ def skip(iterator: Iterator[Any], batches: int, loader: object) -> None:
     indices = getattr(iterator, "_sampler_iter", None)
     quick = type(iterator).__name__ == "_SingleProcessDataLoaderIter" and indices is not None and not isinstance(
         getattr(loader, "dataset", None), torch.utils.data.IterableDataset)
+    drawn: Iterator[object] = indices if quick and indices is not None else iterator
     for k in range(batches):
         try:
-            next(indices if quick else iterator)     # type: ignore[arg-type]
+            next(drawn)
         except StopIteration:
             raise InputError(f"the run was killed after batch {batches} of its epoch, and the loader has {k} only: it is "
                              "not the loader of that run") from None
