@@ -155,8 +155,10 @@ def foreign_in(f: guarded.File, path: str) -> dict[str, Foreign]:
                     at = clocks.setdefault((n, _key(steps), _key(times)), len(clocks))
                     field = Field(node.shape[1:], node.dtype.newbyteorder("="), unit_of(node), kind,
                                   MAIN if at == 0 else f"clock{at + 1}")
-                    result[label] = Foreign(label, field, locate(f, node.name.strip("/"), raw, size, d=node), n, steps, times,
-                                            "" if times is None or group is None else unit_of(group["time"]), node.name.strip("/"))
+                    place = node.name.strip("/")
+                    time_unit = "" if times is None or group is None else unit_of(group["time"])
+                    dataset = locate(f, place, raw, size, d=node)
+                    result[label] = Foreign(label, field, dataset, n, steps, times, time_unit, place)
             except EnsemblekitError as error:
                 left_out.append(str(error))
     if left_out:
