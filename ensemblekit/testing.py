@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -236,9 +236,8 @@ def check_engine(make: Callable[[], Engine]) -> None:
     values = make().map(_scaled, _counted(pulled), 2)
     assert next(values) == 0
     assert len(pulled) < 10_000, "items are pulled as workers free up, not all at once"
-    close = getattr(values, "close", None)
-    if close is not None:
-        close()
+    if isinstance(values, Generator):
+        values.close()
     try:
         list(make().map(_failing, range(20), 7))
     except Exception as error:

@@ -14,7 +14,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ensemblekit.errors import InputError
 
-Forward = Callable[[torch.nn.Module, Any], Any]
+Forward = Callable[[Any, Any], Any]
+"""(model, batch) -> outputs; the model may be a compiled one."""
 Outputs = Literal["logits", "probabilities"]
 Output = torch.Tensor | tuple[torch.Tensor, ...]
 """Of a model: logits, or (mean, variance)."""
@@ -63,7 +64,7 @@ def moved(batch: object, device: Device, channels_last: bool = False) -> Any:
         return batch.to(torch.device(device))     # type: ignore[arg-type]  # its annotation knows dtypes only
     if isinstance(batch, list | tuple):
         parts = [moved(x, device, channels_last) for x in batch]
-        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
+        return type(batch)(*parts) if names_of_items(batch) else type(batch)(parts)
     return batch
 
 
@@ -111,7 +112,7 @@ class Convention:
     def outputs_of(self, model: Callable[..., Any], batch: object) -> Any:
         """What a model says about a batch: a tensor, or a tuple (mean, variance)."""
         if self.forward is not None:
-            return plain_outputs(self.forward(model, batch), self.task)    # type: ignore[arg-type]
+            return plain_outputs(self.forward(model, batch), self.task)
         arguments, named = self.arguments_of(batch)
         try:
             return plain_outputs(model(*arguments, **named), self.task)
@@ -133,12 +134,24 @@ class Convention:
         if len(items) == 1:
             return items, {}
         at = next((k for k, x in enumerate(items) if k and x is chosen), None) if chosen is not None else None
-        if at is None and hasattr(batch, "_fields"):
-            at = next((k for k, name in enumerate(batch._fields) if k and name in LABELS), None)
+        if at is None:
+            at = next((k for k, name in enumerate(names_of_items(batch)) if k and name in LABELS), None)
         return items[:-1] if at is None else items[:at], {}
 
 
 PICK = "Pass target=lambda batch: ... that picks the labels, such as target=lambda batch: batch[1]"
+
+
+def names_of_items(batch: object) -> tuple[str, ...]:
+    """Of a tuple with names (NamedTuple) its names; none of anything else."""
+    return getattr(batch, "_fields", ())
+
+
+def samplers_of(loader: object) -> list[object]:
+    """A loader of torch, or one like it, and all that decides what it gives: samplers and data set; None where it has none."""
+    batches = getattr(loader, "batch_sampler", None)
+    return [loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None),
+            getattr(loader, "dataset", None)]
 
 
 def _items(batch: object) -> list[Any] | None:
@@ -153,7 +166,7 @@ def _item(batch: object) -> Any:
     items = _items(batch)
     if items is None or len(items) < 2:
         return None
-    named = {name: getattr(batch, name) for name in getattr(batch, "_fields", ()) if name in LABELS}
+    named = {name: getattr(batch, name) for name in names_of_items(batch) if name in LABELS}
     return next(iter(named.values()), items[-1])
 
 

@@ -60,7 +60,9 @@ class _Inert(dict):
         """Nothing is kept."""
 
     extend = append
-    __hash__ = object.__hash__      # type: ignore[assignment]
+
+    def __hash__(self) -> int:      # type: ignore[override]
+        return id(self)
 
 
 def _load(file: Path) -> Any:

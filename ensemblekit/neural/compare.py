@@ -54,7 +54,7 @@ def compare(a: Scored, b: Scored, *, groups: ArrayLike | None = None, n_bins: in
         exponent = error_exponent(a, b)
         ours, sizes = regression_parts(a, groups, exponent)
         theirs, _ = regression_parts(b, groups, exponent)
-        if np.shape(a.target) != np.shape(b.target) or not np.array_equal(a.target, b.target):     # type: ignore[arg-type]
+        if a.target is None or b.target is None or not np.array_equal(a.target, b.target):
             raise InputError("two predictions of the same items in the same order are needed; their targets differ")
         with np.errstate(invalid="ignore"):     # two densities that exclude what came: infinity less infinity
             gaps = {name: ours[name] - theirs[name] for name in ours}

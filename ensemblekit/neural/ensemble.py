@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Generic, Literal, Self, TypeVar, Unpack, overload
+from typing import Any, Generic, Literal, Protocol, Self, TypeVar, Unpack, overload, runtime_checkable
 
 import numpy as np
 import torch
@@ -49,6 +49,7 @@ from ensemblekit.neural.swag import SWAG, Posterior
 from ensemblekit.neural.uncertainty import Space, check_space
 from ensemblekit.neural.weight_average import Average, reducer_of
 from ensemblekit.source import Array
+from ensemblekit.store.stored import StoredSource
 
 P = TypeVar("P", Prediction, RegressionPrediction)
 WIDE_ITEM = 1 << 20
@@ -199,7 +200,9 @@ class Ensemble(torch.nn.Module, Generic[P]):
         """All members as modules, in eval mode; they are loaded when first asked for."""
         if "members" not in self._modules:
             self._modules["members"] = torch.nn.ModuleList(self._runner.all())
-        return self._modules["members"]     # type: ignore[return-value]
+        members = self._modules["members"]
+        assert isinstance(members, torch.nn.ModuleList)
+        return members
 
     def member(self, k: int) -> torch.nn.Module:
         """A copy of the model with the weights of snapshot k (negative: from the end), in eval mode."""
@@ -343,7 +346,8 @@ class Ensemble(torch.nn.Module, Generic[P]):
     def reduced(self, reducer: Reducer, field: str = "parameters") -> Any:
         """A reducer's result over the members' vectors, in their order and with their weights."""
         rows = self._runner.vectors[field]
-        held = getattr(rows, "weights", None)       # of the store; they may be others than those asked for
+        # of the store; they may be others than those asked for
+        held = rows.weights if isinstance(rows, StoredSource) else None
         if self.shares is None and (held is None or np.ptp(held) == 0):
             if isinstance(reducer, JoinsInSpace) and int(np.prod(rows.shape[1:])) * rows.dtype.itemsize >= WIDE_ITEM:
                 return reduce(rows, reducer, cut="space", limit=16 << 20)
@@ -447,6 +451,11 @@ class Ensemble(torch.nn.Module, Generic[P]):
                         outputs=self.convention.outputs)
 
 
+@runtime_checkable
+class _HasMean(Protocol):
+    mean: Array
+
+
 def _mean_of(result: object) -> Array:
     """Of a reducer: an array, or a result with a mean."""
-    return getattr(result, "mean", result) if not isinstance(result, np.ndarray) else result
+    return result.mean if isinstance(result, _HasMean) and not isinstance(result, np.ndarray) else result

@@ -260,7 +260,9 @@ def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
                              "FSDP and DeepSpeed are not supported; train with DistributedDataParallel, or gather a "
                              "full state dict and neural.ingest it")
         if names[0] == "OptimizedModule":
-            model = model._orig_mod     # type: ignore[assignment]
+            inner = model._orig_mod
+            assert isinstance(inner, torch.nn.Module)
+            model = inner
         elif isinstance(model, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
             model = model.module
         else:

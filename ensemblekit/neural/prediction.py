@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ensemblekit.neural.uncertainty import TINY, entropy_of
+from ensemblekit.neural.uncertainty import TINY, Space, entropy_of
 from ensemblekit.scaling import ldexp, scaled
 
 
@@ -27,7 +27,7 @@ class Prediction:
     index: np.ndarray | None = None
     """(n,): number of each item in the order of the loader."""
     n_members: int = 1
-    space: str = "probability"
+    space: Space = "probability"
     """What was averaged: probabilities, or logits."""
     ignore_index: int | None = None
     """The label of what is not to be scored."""

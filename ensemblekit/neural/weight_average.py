@@ -209,7 +209,9 @@ class AveragedModel(torch.nn.Module):
     @property
     def module(self) -> torch.nn.Module:
         """The model with the averaged weights."""
-        return self._modules["module"]      # type: ignore[return-value]
+        module = self._modules["module"]
+        assert module is not None
+        return module
 
     @property
     def _modules(self) -> dict[str, torch.nn.Module | None]:
@@ -264,8 +266,8 @@ class AveragedModel(torch.nn.Module):
             self.averaged[kind] = x.clone()
         elif self.avg_fn is not None:
             self.averaged[kind] = self.avg_fn(held, x, self.n_averaged)
-        else:
-            self.multi_avg_fn([held], [x], self.n_averaged)     # type: ignore[misc]
+        elif self.multi_avg_fn is not None:
+            self.multi_avg_fn([held], [x], self.n_averaged)
 
     def _sync(self) -> None:
         if self._fresh or int(self.n_averaged) == 0:

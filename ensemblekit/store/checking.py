@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, SupportsFloat
 
 import numpy as np
 
@@ -202,9 +202,9 @@ def check_options(durability: object, capacity: object) -> None:
                              f"got {capacity!r}")
 
 
-def _number(value: object, what: str) -> float:
+def _number(value: SupportsFloat | str, what: str) -> float:
     try:
-        return float(value)     # type: ignore[arg-type]
+        return float(value)
     except (TypeError, ValueError, OverflowError):
         raise InputError(f"{what} is a number; got {value!r}") from None
 

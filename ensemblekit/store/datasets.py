@@ -103,7 +103,7 @@ def locate(f: guarded.File, path: str, raw: BinaryIO, size: int, listed: bool = 
     plain = dtype.isnative and not virtual and not how.get_external_count() and not filtered
     offset, stride, rows = (_even_rows(d, item) if plain else None) or (None, item, shape[0])
     aligned = offset is not None and offset % dtype.alignment == 0 and stride % dtype.alignment == 0
-    if not aligned or rows < shape[0] or offset + rows * stride > size:       # type: ignore[operator]
+    if offset is None or not aligned or rows < shape[0] or offset + rows * stride > size:
         offset = None
     return Dataset(path, shape, dtype, unit_of(d), offset, stride, rows, None if filtered else _in_header(d, raw)[0],
                    external=f._look.external)

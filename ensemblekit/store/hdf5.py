@@ -26,7 +26,7 @@ lock = threading.RLock()        # libhdf5 can crash where two threads open and r
 
 def write_all(fd: int, data: Buffer | np.ndarray, at: int) -> None:
     """pwrite until everything is written; a short write is how a full disk begins."""
-    view = memoryview(data)     # type: ignore[arg-type]
+    view = data.data if isinstance(data, np.ndarray) else memoryview(data)
     if view.nbytes and (view.ndim != 1 or view.itemsize != 1):
         view = view.cast("B")
     while view.nbytes:

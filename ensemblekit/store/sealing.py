@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ensemblekit.errors import InputError, StoreError
 from ensemblekit.store.checksums import checksums
+from ensemblekit.store.creation import View
 from ensemblekit.store.names import segments_of
 from ensemblekit.store.schema import MAIN, META, Column, Compression, Schema
 from ensemblekit.store.segments import new_segment
@@ -60,14 +62,14 @@ def seal(store: Store, path: str | os.PathLike[str] | None, compression: Compres
                               compression=list(compression) if isinstance(compression, tuple) else compression)
     old = segments_of(store.path)
     constants = dict(store.constants)
-    view, plain = None, False
+    view: View | None = None
     if MESH <= set(constants) and MAIN in counts:
         from ensemblekit.store.vtkhdf import sealed_view
 
         times = store.clock().times
-        view, plain = (lambda f: sealed_view(f, schema, constants, times)), True      # type: ignore[arg-type]
+        view = partial(sealed_view, schema=schema, constants=constants, times=np.zeros(0) if times is None else times)
     new_segment(target, schema, store.durability == "disk", lambda clock: _rows(store, schema, clock, bits),
-                _filters(compression, plain), over=path is None, constants=constants, view=view)
+                _filters(compression, plain=view is not None), over=path is None, constants=constants, view=view)
     if path is None:
         for extra in old[:0:-1]:        # the sealed file holds everything: until they are gone, they are ignored
             os.unlink(extra)
