@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError
+from ensemblekit.results import Result
 from ensemblekit.scaling import ldexp, power_of_two
 
 SIGNS = {"Angstrom": "Å", "Angstrom2": "Å²", "Angstrom3": "Å³", "Angstrom-3": "Å⁻³", "degree": "°"}
@@ -23,11 +24,13 @@ DISAGREE = 1.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Estimate:
+class Estimate(Result):
     """A mean with an interval that accounts for correlation in time and for weights.
 
     Numbers are floats for a scalar and arrays of the item's shape otherwise, in `unit` unless said otherwise.
     """
+
+    FIGURE = "averages.estimate"
 
     mean: Any
     """Weighted mean of the snapshots kept."""

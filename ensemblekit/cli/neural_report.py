@@ -56,6 +56,7 @@ def report(
     From predictions that were saved (predict(save=True)), or, with --model and --data, made now.
     """
     from ensemblekit import neural
+    from ensemblekit.neural.options import check_task
 
     if (model is None) != (data is None):
         raise InputError("give --model and --data together, or neither to read saved predictions")

@@ -6,7 +6,6 @@ import os
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy as np
 from ensemblekit.averaging.estimate import Estimate, printed, rounded
 from ensemblekit.errors import MissingExtraError, UnknownFieldError
 from ensemblekit.files import replacing, write_csv
+from ensemblekit.results import Result
 
 HEAD = ("observable", "coordinate", "mean", "stderr", "low", "high", "unit", "n", "n_eff", "correlation_time", "time_unit",
         "n_discarded", "converged", "verdict")
@@ -21,12 +21,14 @@ WIDTH = 110
 
 
 @dataclass(frozen=True, eq=False)
-class Averages(Mapping[str, Estimate]):
+class Averages(Result, Mapping[str, Estimate]):
     """Estimates by the names of their observables; print it for a table.
 
     Quantities that come with an observable have names of their own: ``found["rdf.coordination"]`` is
     ``found["rdf"].coordination``.
     """
+
+    FIGURE = "md.averages"
 
     estimates: Mapping[str, Estimate]
     """Name -> Estimate, as they were asked for."""
@@ -148,11 +150,6 @@ class Averages(Mapping[str, Estimate]):
         """Plain numbers and lists, as JSON takes them."""
         return {"estimates": {name: e.to_dict() for name, e in self.items()}, "passes": list(self.passes),
                 "n_frames": self.n_frames, "n_runs": self.n_runs, "notes": list(self.notes)}
-
-    def plot(self, **options: Any) -> Any:
-        """A panel for each observable; the Axes, (n,). Options as for ``ensemblekit.plot.md.averages``."""
-        # figures stand a floor above the front-ends: found by name, when somebody wants to see one
-        return import_module("ensemblekit.plot.md").averages(self, **options)
 
 
 def _place(e: Estimate, at: tuple[int, ...]) -> str:

@@ -10,14 +10,17 @@ import numpy as np
 from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array
 from ensemblekit.neural.items import Items, items_of
+from ensemblekit.results import Result
 
 Edges = Literal["right", "left"]
 Norm = Literal["l1", "l2", "max"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Reliability:
+class Reliability(Result):
     """Items binned by the probability of the model's first choice."""
+
+    FIGURE = "neural.bins"
 
     edges: np.ndarray
     """(n_bins + 1,)."""
@@ -126,7 +129,7 @@ def classwise_calibration_error(preds: Any, target: Any = None, n_bins: int = 15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BrierParts:
+class BrierParts(Result):
     """Brier score (sum over classes, 0 to 2) = reliability - resolution + uncertainty + within_bins.
 
     Murphy 1973, class by class in bins of its probability; `within_bins` is what binning leaves over (Stephenson,

@@ -16,6 +16,7 @@ from ensemblekit.neural.intervals import NORMAL, paired_share_interval, share_in
 from ensemblekit.neural.items import Items, items_of
 from ensemblekit.neural.prediction import RegressionPrediction
 from ensemblekit.neural.temperature import scaled_nll
+from ensemblekit.results import Result
 from ensemblekit.scaling import exponent_of, ldexp
 
 RESAMPLES = 400
@@ -27,7 +28,7 @@ RANGES_OF_NUMBERS: Mapping[str, tuple[float, float]] = {"mse": (0.0, np.inf), "c
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class Score(Result):
     """A score, or a paired difference of scores, with its error over items."""
 
     value: float

@@ -60,6 +60,8 @@ class FieldAverages(Result, Mapping[str, Estimate]):
     only one. Iterating gives the full names.
     """
 
+    FIGURE = "rom.averages"
+
     estimates: Mapping[str, Estimate]
     """"<field>_<statistic>" -> its estimate."""
     mesh: Any = None
