@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, ClassVar
 
@@ -57,6 +57,8 @@ def plain(x: object) -> object:
     to_dict = getattr(x, "to_dict", None)
     if to_dict is not None:
         return plain(to_dict())
+    if is_dataclass(x) and not isinstance(x, type):
+        return {field.name: plain(getattr(x, field.name)) for field in fields(x)}
     if isinstance(x, Mapping):
         return {str(key): plain(value) for key, value in x.items()}
     if isinstance(x, list | tuple | set | frozenset):

@@ -24,6 +24,7 @@ from ensemblekit.neural.saved import SavedPredictions, load_predictions, pooled,
 from ensemblekit.neural.scores import Score, mean_scores, scores
 from ensemblekit.neural.single import predict
 from ensemblekit.neural.temperature import TemperatureScaler
+from ensemblekit.results import Result
 from ensemblekit.scaling import ldexp
 from ensemblekit.store.opening import open_store
 from ensemblekit.store.store import Store
@@ -37,8 +38,10 @@ LAST, TOGETHER = "last snapshot", "snapshot ensemble"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Report:
+class Report(Result):
     """Scores of everything that one training run has to offer, on the same items. Prints as a table."""
+
+    FIGURE = "neural.report"
 
     predictions: Mapping[str, Prediction]
     """Name -> prediction; the first is the single model all others are compared with."""

@@ -26,6 +26,7 @@ from ensemblekit.neural.intervals import (
 from ensemblekit.neural.items import Items, Scored, items_of
 from ensemblekit.neural.prediction import Prediction, RegressionPrediction
 from ensemblekit.neural.temperature import scaled_nll
+from ensemblekit.results import Result
 from ensemblekit.scaling import exponent_of, ldexp
 
 RESAMPLES = 400
@@ -37,7 +38,7 @@ RANGES_OF_NUMBERS: Mapping[str, tuple[float, float]] = {"mse": (0.0, np.inf), "c
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class Score(Result):
     """A score, or a paired difference of scores, with its error over items, and over runs where several were given."""
 
     value: float

@@ -35,6 +35,9 @@ from ensemblekit.source import SnapshotSource
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from ensemblekit.averaging.covariance import CovarianceResult
+    from ensemblekit.averaging.histogram import HistogramResult
+    from ensemblekit.averaging.moments import MomentsResult
     from ensemblekit.plot.style import AxesLike
 
 MOST_POINTS = 1500
@@ -235,6 +238,57 @@ def profile(answer: Estimate, *, name: str = "mean", ax: Axes | None = None) -> 
     ax.set_ylabel(label(name, answer.unit))
     legend(ax)
     return ax
+
+
+def histogram(found: HistogramResult, *, ax: Axes | None = None) -> Axes:
+    """The counts of a histogram of one number; the axes. Raises InputError for one of an array."""
+    counts = np.asarray(found.counts, dtype=np.float64)
+    if counts.ndim != 1:
+        raise InputError(f"a histogram has one axis; this one has counts of shape {counts.shape}. Draw that of one element")
+    ax = new_axes(ax)
+    ax.stairs(counts, found.edges, fill=True, color=BLUE)
+    ax.set_xlim(found.edges[0], found.edges[-1])
+    ax.set_xlabel("value")
+    ax.set_ylabel("weight" if np.any(counts % 1) else "count")
+    return ax
+
+
+def moments(found: MomentsResult, *, ax: Axes | None = None) -> Axes:
+    """The mean with a standard deviation to either side: a point, a profile along one axis, or the mean as a map; the axes."""
+    mean = np.asarray(found.mean, dtype=np.float64)
+    spread = np.sqrt(np.asarray(found.variance, dtype=np.float64))
+    ax = new_axes(ax)
+    if mean.ndim == 0:
+        ax.errorbar([0], [mean], [spread], fmt="o", color=BLUE, capsize=3)
+        ax.set_xticks([])
+        ax.set_ylabel("mean ± standard deviation")
+    elif mean.ndim == 1:
+        x = np.arange(len(mean))
+        ax.fill_between(x, mean - spread, mean + spread, color=BLUE, alpha=0.25, lw=0, label="± standard deviation")
+        ax.plot(x, mean, color=BLUE, marker="o" if len(mean) <= 40 else None, ms=2.5)
+        ax.set_xlabel("element")
+        ax.set_ylabel("mean")
+        legend(ax)
+    else:
+        _map(ax, mean.reshape(len(mean), -1), "mean")
+    return ax
+
+
+def covariance(found: CovarianceResult, *, ax: Axes | None = None) -> Axes:
+    """The covariances as a map, blue below zero and red above; the axes."""
+    matrix = np.atleast_2d(np.asarray(found.covariance))
+    ax = new_axes(ax)
+    _map(ax, np.real(matrix), "covariance", signed=True)
+    return ax
+
+
+def _map(ax: Axes, values: np.ndarray, name: str, signed: bool = False) -> None:
+    reach = float(np.nanmax(np.abs(values), initial=0)) or 1.0
+    limits = {"vmin": -reach, "vmax": reach, "cmap": "RdBu_r"} if signed else {"cmap": "viridis"}
+    shown = ax.imshow(values, aspect="auto" if not signed else "equal", **limits)
+    ax.figure.colorbar(shown, ax=ax, label=name)
+    ax.set_xlabel("element")
+    ax.set_ylabel("element")
 
 
 def _kept(answer: Estimate) -> np.ndarray:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ensemblekit.errors import InputError
-from ensemblekit.plot.style import BLUE, COLOURS, GREY, HEIGHT, INK, ORANGE, PALE, RED, WIDTH, legend, panels
+from ensemblekit.plot.style import BLUE, COLOURS, GREY, HEIGHT, INK, ORANGE, PALE, RED, WIDTH, legend, new_axes, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from ensemblekit.neural import History, Prediction, Report, Score
+    from ensemblekit.neural import History, Prediction, Reliability, Report, Score
     from ensemblekit.plot.style import AxesLike
 
 ERROR = {"accuracy": ("error (points)", -100.0), "nll": ("NLL (nats)", 1.0), "calibrated_nll": ("calibrated NLL (nats)", 1.0),
@@ -230,3 +230,17 @@ def prediction(found: Prediction, *, n_bins: int = 15, ax: AxesLike | None = Non
     axes[0].set_xlabel("confidence")
     axes[0].set_ylabel("items")
     return axes
+
+
+def bins(found: Reliability, *, ax: Axes | None = None) -> Axes:
+    """Share right against confidence with its 95 % intervals; the axes."""
+    ax = new_axes(ax)
+    full = found.counts > 0
+    ax.plot([0, 1], [0, 1], color=INK, lw=0.7, ls=(0, (4, 3)))
+    ax.fill_between(found.confidence[full], found.low[full], found.high[full], color=BLUE, alpha=0.2, lw=0)
+    ax.plot(found.confidence[full], found.accuracy[full], "o-", color=BLUE, ms=2.6, lw=0.9)
+    ax.set_xlim(0, 1)
+    ax.set_ylim(-0.02, 1.02)
+    ax.set_xlabel("confidence")
+    ax.set_ylabel("share right")
+    return ax

@@ -37,6 +37,8 @@ class Basis(Result):
     product of the fields divided by their `scale`.
     """
 
+    FIGURE = "rom.spectrum"
+
     modes: np.ndarray
     """(k, *item), orthonormal; the largest entry of each is positive; NaN where the mask is False, as in the mean.
     (k, size) with several fields."""

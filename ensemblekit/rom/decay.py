@@ -11,6 +11,7 @@ import numpy as np
 from ensemblekit.averaging.estimate import quantile
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
+from ensemblekit.results import Result
 
 FLOOR = 1e-7
 """Singular values below this share of the first may be rounding (of a Gram matrix, of float32 snapshots)."""
@@ -18,7 +19,7 @@ FEWEST = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class DecayRate:
+class DecayRate(Result):
     """The law that singular values σ_i follow: c exp(-rate i) or c i^-rate."""
 
     kind: Literal["exponential", "algebraic"]
