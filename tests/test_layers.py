@@ -225,6 +225,7 @@ def test_what_is_allowed_is_allowed(tmp_path: Path, file: str, line: str) -> Non
 FOREIGN = {
     ("engine.py", "__qualname__"): "any function or object that is to be pickled",
     ("engine_processes.py", "SIGKILL"): "signal, which has none on Windows",
+    ("files.py", "item"): "scalars of numpy and torch",
     ("files.py", "st_blocks"): "os.stat_result, which has none on Windows",
     ("files.py", "strerror"): "any exception of a library that opens files",
     ("neural/batches.py", "_fields"): "NamedTuple of a loader",
@@ -249,6 +250,10 @@ FOREIGN = {
     ("neural/step_watch.py", "step"): "GradScaler, or what stands for one (DeepSpeed's has none)",
     ("neural/training.py", "ignore_index"): "losses of torch",
     ("neural/weight_average.py", "_metadata"): "OrderedDict of torch's state_dict",
+    ("results.py", "dtype"): "arrays of any library",
+    ("results.py", "shape"): "arrays of any library",
+    ("results.py", "to_dict"): "anything that becomes plain values, ours or not",
+    ("results.py", "tolist"): "arrays and scalars of any library",
     ("store/blocks.py", "MADV_DONTNEED"): "mmap, which has none outside Linux",
     ("store/blocks.py", "MADV_WILLNEED"): "mmap, which has none outside Linux",
     ("store/checking.py", "shape"): "arrays of any library",
