@@ -35,10 +35,10 @@ VALUES = "values"
 STATE_BYTES = 512 << 20     # what the partial states of an array average may take
 
 
-def average(source: Any, *, map: Map | None = None, weights: Any = None, log_weights: Any = None,
-            equilibration: Any = "auto", confidence: float = 0.95, engine: Engine | None = None, progress: Progress = False,
-            unit: str | None = None, coords: Mapping[str, Any] | None = None,
-            period: float | None = None, missing: str = "raise") -> Estimate:
+def average(source: object, *, map: Map | None = None, weights: ArrayLike | None = None,
+            log_weights: ArrayLike | None = None, equilibration: Equilibrate = "auto", confidence: float = 0.95,
+            engine: Engine | None = None, progress: Progress = False, unit: str | None = None,
+            coords: Mapping[str, Any] | None = None, period: float | None = None, missing: str = "raise") -> Estimate:
     """The mean over the snapshots of a source, with its standard error and confidence interval, in one read.
 
     Arguments:
@@ -113,8 +113,8 @@ def _weighted(source: object, weights: ArrayLike | str | None, log_weights: Arra
     return as_source(source)
 
 
-def _with_gaps(source: SnapshotSource, map: Map | None, only: str | None, equilibration: Any, confidence: float, unit: str,
-               engine: Engine | None, progress: Progress) -> Estimate:
+def _with_gaps(source: SnapshotSource, map: Map | None, only: str | None, equilibration: Equilibrate, confidence: float,
+               unit: str, engine: Engine | None, progress: Progress) -> Estimate:
     """The average of what is there: of series by weights of zero, of arrays number by number about their means."""
     if isinstance(source, ReplicaSet):
         each = [_with_gaps(run, map, only, equilibration, confidence, unit, engine, progress) for run in source.runs]
@@ -133,7 +133,7 @@ def _with_gaps(source: SnapshotSource, map: Map | None, only: str | None, equili
     return _doubted(estimate_of(run, VALUES, equilibration=equilibration, confidence=confidence, unit=unit, missing="drop"))
 
 
-def _array_with_gaps(source: SnapshotSource, present: Present, sums: Any, share: np.ndarray, equilibration: Any,
+def _array_with_gaps(source: SnapshotSource, present: Present, sums: ArrayLike, share: np.ndarray, equilibration: Equilibrate,
                      confidence: float, unit: str, engine: Engine | None, progress: Progress) -> Estimate:
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.asarray(sums) / share
@@ -162,7 +162,7 @@ def _array_with_gaps_of(source: SnapshotSource, present: Present, confidence: fl
                             progress)
 
 
-def _branch(source: Any, only: str | None, map: Map | None, period: float | None) -> tuple[float, float] | None:
+def _branch(source: SnapshotSource, only: str | None, map: Map | None, period: float | None) -> tuple[float, float] | None:
     """The ends between which a number that comes round is written; None where it does not come round."""
     if period is not None:
         if not (isinstance(period, int | float) and math.isfinite(period) and period > 0):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.averaging.estimate import Estimate, printed, rounded
 from ensemblekit.errors import InputError, MissingExtraError, UnknownFieldError
@@ -183,7 +184,7 @@ def _place(e: Estimate, at: tuple[int, ...]) -> str:
     return " ".join(words)
 
 
-def _span(x: Any) -> str:
+def _span(x: ArrayLike) -> str:
     """A number in three digits, or the smallest to the largest of an array."""
     values = np.asarray(x, float)
     values = values[np.isfinite(values)] if values.ndim else values

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from ensemblekit.averaging.equilibration import Equilibrate
 from ensemblekit.averaging.estimate import Estimate
 from ensemblekit.averaging.pooling import doubt_of_runs, near_by_periods, pooled
 from ensemblekit.averaging.scalar_mean import scalar_estimate
@@ -33,9 +35,9 @@ class CircularResult:
     """Circular standard deviation sqrt(-2 ln R), in the unit of the angles; infinite where R is 0."""
 
 
-def circular_average(angles: Any, *, period: float = 360.0, weights: Any = None, log_weights: Any = None,
-                     times: Any = None, equilibration: Any = "auto", confidence: float = 0.95, unit: str = "degree",
-                     time_unit: str = "") -> CircularResult:
+def circular_average(angles: ArrayLike, *, period: float = 360.0, weights: ArrayLike | None = None,
+                     log_weights: ArrayLike | None = None, times: ArrayLike | None = None, equilibration: Equilibrate = "auto",
+                     confidence: float = 0.95, unit: str = "degree", time_unit: str = "") -> CircularResult:
     """The mean of angles (n,) that come round after `period`, with its error.
 
     179 and -179 degrees average to 180, not to 0. The error of the direction is that of the mean of sin(θ - mean) / R
@@ -55,7 +57,7 @@ def circular_average(angles: Any, *, period: float = 360.0, weights: Any = None,
     w = chosen_weights(weights, log_weights, len(x))
     facts: Mapping[str, Any] = {"equilibration": equilibration, "confidence": confidence}
 
-    def estimate(values: np.ndarray, start: Any, unit: str) -> Estimate:
+    def estimate(values: np.ndarray, start: Equilibrate, unit: str) -> Estimate:
         return scalar_estimate(values, w, None if times is None else check_times(times, len(x)), start,
                                facts["confidence"], unit, time_unit)
 
@@ -81,7 +83,7 @@ def circular_average(angles: Any, *, period: float = 360.0, weights: Any = None,
 
 
 def circular_runs(runs: Sequence[tuple[np.ndarray, np.ndarray | None, np.ndarray | None]], branch: tuple[float, float],
-                  equilibration: Any, confidence: float, unit: str, time_unit: str) -> Estimate:
+                  equilibration: Equilibrate, confidence: float, unit: str, time_unit: str) -> Estimate:
     """The circular mean of one run or several, (angles, times, weights) each, within the branch (low, high).
 
     Comes with `resultant`, the length of the mean vector.

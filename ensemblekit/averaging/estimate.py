@@ -105,7 +105,7 @@ class Estimate(Result):
         """
         shape = np.shape(mean)
         none = math.nan if not shape else np.full(shape, np.nan)
-        if refused:
+        if refused or stderr is None or dof is None:
             return cls(mean=_scalar(mean), stderr=none, interval=(none, none), confidence=confidence, n=n, n_eff=none,
                        statistical_inefficiency=none, correlation_time=none, dof=none, converged=False, verdict=refused,
                        **facts)
@@ -253,13 +253,13 @@ def printed(unit: str) -> str:
     return " ".join(SIGNS.get(part, part) for part in unit.split(" "))
 
 
-def student_interval(mean: Any, stderr: Any, dof: Any, confidence: float) -> tuple[Any, Any]:
+def student_interval(mean: ArrayLike, stderr: ArrayLike, dof: ArrayLike, confidence: float) -> tuple[Any, Any]:
     """mean ± t(dof) stderr, two-sided; (low, high)."""
     half = quantile(confidence, dof) * np.asarray(stderr)
     return _scalar(mean - half), _scalar(mean + half)
 
 
-def bounded_interval(mean: Any, interval: tuple[Any, Any], bounds: tuple[float, float | None]) -> tuple[Any, Any]:
+def bounded_interval(mean: ArrayLike, interval: tuple[Any, Any], bounds: tuple[float, float | None]) -> tuple[Any, Any]:
     """The interval of a quantity that cannot leave `bounds`, from one that knows nothing of them; (low, high).
 
     By the delta method on a scale without an end: the square root of the distance from the lower bound, on which counts and
@@ -287,7 +287,7 @@ def bounded_interval(mean: Any, interval: tuple[Any, Any], bounds: tuple[float, 
     return found[0], found[1]
 
 
-def spread_interval(mean: Any, stderr: Any, dof: Any, confidence: float, degree: int = 1) -> tuple[Any, Any]:
+def spread_interval(mean: ArrayLike, stderr: ArrayLike, dof: ArrayLike, confidence: float, degree: int = 1) -> tuple[Any, Any]:
     """The interval of a variance (degree 1) or a standard deviation (degree 2); (low, high).
 
     A variance scatters as chi-squared over its degrees of freedom does, 2 (mean / stderr)², whose cube root is nearly normal
@@ -306,7 +306,7 @@ def spread_interval(mean: Any, stderr: Any, dof: Any, confidence: float, degree:
             _scalar(np.where(flat, mean + t * stderr, np.maximum(high, mean))))
 
 
-def quantile(confidence: float, dof: Any) -> Any:
+def quantile(confidence: float, dof: ArrayLike) -> Any:
     """Student's t for a two-sided interval; a Gaussian's where dof is infinite."""
     from scipy.special import ndtri, stdtrit
 
@@ -338,12 +338,12 @@ def _shifted(value: float, power: int) -> Any:
     return value / 10.0**power if -300 < power < 300 else decimal.Decimal(value).scaleb(-power)
 
 
-def over_power_of_two(estimate: Estimate, exponent: Any) -> Estimate:
+def over_power_of_two(estimate: Estimate, exponent: int | np.ndarray) -> Estimate:
     """The estimate of values that were divided by 2**exponent (an int, or ints of the item's shape), in their own scale."""
     if not np.any(exponent):
         return estimate
 
-    def full(x: Any) -> Any:
+    def full(x: ArrayLike) -> Any:
         return _scalar(ldexp(x, exponent))
 
     return replace(estimate, mean=full(estimate.mean), stderr=full(estimate.stderr),

@@ -55,10 +55,10 @@ class Resampled(Result):
                 f"({self.method}, blocks of {self.block_length:.4g})")
 
 
-def block_bootstrap(values: Any, function: Function | None = None, *, weights: Any = None, log_weights: Any = None,
-                    scheme: Scheme = "stationary", block_length: float | None = None, n_resamples: int = 1000,
-                    confidence: float = 0.95, interval: Interval = "bca", vectorised: bool = False,
-                    rng: np.random.Generator | int = 0) -> Resampled:
+def block_bootstrap(values: ArrayLike, function: Function | None = None, *, weights: ArrayLike | None = None,
+                    log_weights: ArrayLike | None = None, scheme: Scheme = "stationary",
+                    block_length: float | None = None, n_resamples: int = 1000, confidence: float = 0.95,
+                    interval: Interval = "bca", vectorised: bool = False, rng: np.random.Generator | int = 0) -> Resampled:
     """Bootstrap of blocks for any function of averages over correlated snapshots.
 
     Arguments:
@@ -114,8 +114,9 @@ def block_bootstrap(values: Any, function: Function | None = None, *, weights: A
                      n_resamples=n_resamples)
 
 
-def jackknife(values: Any, function: Function | None = None, *, weights: Any = None, log_weights: Any = None,
-              block_length: int | None = None, confidence: float = 0.95, vectorised: bool = False) -> Resampled:
+def jackknife(values: ArrayLike, function: Function | None = None, *, weights: ArrayLike | None = None,
+              log_weights: ArrayLike | None = None, block_length: int | None = None, confidence: float = 0.95,
+              vectorised: bool = False) -> Resampled:
     """Delete-block jackknife for any smooth function of averages over correlated snapshots.
 
     The run is cut into at most 20 equal blocks, fewer where :func:`optimal_block_length` asks for longer ones; the
@@ -165,7 +166,7 @@ def jackknife_states(run: RunStates, function: Callable[[States], ArrayLike], *,
     return jackknife_values(value, left_out, run.part_weights / run.part_weights.sum(), confidence, run.n / len(run.states))
 
 
-def optimal_block_length(values: Any, scheme: Literal["stationary", "circular"] = "stationary") -> float:
+def optimal_block_length(values: ArrayLike, scheme: Literal["stationary", "circular"] = "stationary") -> float:
     """The block length that makes the bootstrap's error of a mean most accurate, in snapshots.
 
     Politis & White, Econometric Reviews 23, 53 (2004), corrected in 28, 372 (2009): flat-top spectral estimates up to
@@ -326,7 +327,8 @@ def _length_of(x: np.ndarray, w: np.ndarray, given: float | None, scheme: str) -
     return float(given)
 
 
-def _checked(values: Any, weights: Any = None, log_weights: Any = None) -> tuple[np.ndarray, np.ndarray, bool]:
+def _checked(values: ArrayLike, weights: ArrayLike | None = None,
+             log_weights: ArrayLike | None = None) -> tuple[np.ndarray, np.ndarray, bool]:
     x = as_array(values, "values")
     if x.ndim not in (1, 2) or x.dtype.kind not in "biuf" or (x.ndim == 2 and x.shape[1] == 0):
         raise InputError(f"values are real numbers, shape (n,) or (n, k); got {x.dtype} {x.shape}")

@@ -25,7 +25,7 @@ LIMIT = 64 << 20
 KEEP = 64
 
 
-def reduce(source: Any, branches: Reducer | Mapping[str, Branch], *, map: Map | None = None,
+def reduce(source: object, branches: Reducer | Mapping[str, Branch], *, map: Map | None = None,
            fields: Sequence[str] | None = None, engine: Engine | None = None, cut: Cut = "time", limit: int = LIMIT,
            progress: Progress = False, missing: Missing = "raise") -> Any:
     """Statistics of the snapshots of a source, all in one read.
@@ -74,7 +74,7 @@ def reduce(source: Any, branches: Reducer | Mapping[str, Branch], *, map: Map | 
     return results["result"] if single else results
 
 
-def partials(source: Any, branches: Mapping[str, Branch], *, map: Map | None = None,
+def partials(source: object, branches: Mapping[str, Branch], *, map: Map | None = None,
              fields: Sequence[str] | None = None, engine: Engine | None = None, cut: Cut = "time",
              limit: int = LIMIT, keep: int = KEEP, blas: bool = True,
              progress: Progress = False, missing: Missing = "raise") -> list[RunStates]:

@@ -11,7 +11,7 @@ import numpy as np
 from ensemblekit.averaging.estimate import Estimate
 from ensemblekit.averaging.run_states import RunStates
 from ensemblekit.md.topology import Topology, mdanalysis
-from ensemblekit.source import Block
+from ensemblekit.source import Array, Block
 
 MOST = 20
 """Molecules of a selection that may be a complex; of more only the polymers, and of more of these none."""
@@ -165,7 +165,7 @@ class ImageJumps:
     def empty(self) -> Self:
         return type(self)()
 
-    def update(self, values: Any, start: int, weights: Any = None) -> None:
+    def update(self, values: Any, start: int, weights: Array | None = None) -> None:
         if not len(values):
             return
         rows = np.asarray(values, np.float64)

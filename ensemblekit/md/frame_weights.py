@@ -142,7 +142,7 @@ def _kt(name: str, said: str | None, own: str, temperature: float) -> float:
     return GAS_CONSTANT[word] * temperature
 
 
-def weighted(source: Any, choice: Choice, weights: Any, log_weights: Any = None) -> Any:
+def weighted(source: Any, choice: Choice, weights: object, log_weights: object = None) -> Any:
     """The chosen frames of a source of one run or several, with these weights instead of their own where there are any."""
     if log_weights is not None:
         if weights is not None:
@@ -169,7 +169,7 @@ def weighted(source: Any, choice: Choice, weights: Any, log_weights: Any = None)
     return chosen.reweighted(w) if isinstance(chosen, FrameSource) else WeightedSource(chosen, w)
 
 
-def _from_logs(log_weights: Any, source: Any) -> np.ndarray | list[Any]:
+def _from_logs(log_weights: object, source: Any) -> np.ndarray | list[Any]:
     """Weights of frames from their logarithms, (n,); of replicas a list of them."""
     if isinstance(source, ReplicaSet):
         if isinstance(log_weights, np.ndarray) or not isinstance(log_weights, Sequence) or len(log_weights) != len(source.runs):
@@ -179,7 +179,7 @@ def _from_logs(log_weights: Any, source: Any) -> np.ndarray | list[Any]:
     return weights_from_logs(logs, logs.size)
 
 
-def _array_of(weights: Any, source: Any, choice: Choice, n: int) -> np.ndarray:
+def _array_of(weights: object, source: Any, choice: Choice, n: int) -> np.ndarray:
     """An array of weights for the n chosen frames."""
     if isinstance(weights, SnapshotSource | Mapping | str | os.PathLike):
         raise InputError(f"frame_weights got {type(weights).__name__}, which does not say whether its numbers are weights, "

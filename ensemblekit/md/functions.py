@@ -166,7 +166,7 @@ def from_analysis(make: Callable[[Any], Any], *, value: Callable[[Any], Any], un
     return Analysis(make, value, unit, per, dict(coords or {}), n_blocks, period)
 
 
-def as_observable(name: str, x: Any) -> Observable:
+def as_observable(name: str, x: object) -> Observable:
     """What may stand in ``md.average``: an observable, or a function of an AtomGroup."""
     if hasattr(x, "run") and hasattr(x, "results"):
         kind = type(x).__name__

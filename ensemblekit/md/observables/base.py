@@ -385,7 +385,7 @@ class SameAtoms:
 
     _fixed = "it needs the same atoms in every frame"
 
-    def __new__(cls, *_: Any, updating: bool = False, **__: Any) -> Self:
+    def __new__(cls, *_: object, updating: bool = False, **__: object) -> Self:
         if updating:
             raise InputError(f"md.{cls.__name__} has no updating=: {cls._fixed}. Selections by place (around, sphzone, ...) "
                              "are those of the first frame")

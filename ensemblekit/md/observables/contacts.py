@@ -194,7 +194,7 @@ class NativeContacts(SameAtoms):
         return np.concatenate(kept), near
 
 
-def _check_radius(radius: Any) -> None:
+def _check_radius(radius: object) -> None:
     if not (isinstance(radius, int | float | np.number) and np.isfinite(radius) and radius > 0):
         raise InputError(f"radius is a length above 0 in angstrom; got {radius!r}")
 

@@ -130,7 +130,7 @@ class DistanceMap(SameAtoms):
         return Measurement(partial(_distances, points, pairs), Mean("Angstrom", coords, (0.0, None), arrange=fill))
 
 
-def _oblong(shape: tuple[int, int], values: np.ndarray, *_: Any) -> np.ndarray:
+def _oblong(shape: tuple[int, int], values: np.ndarray, *_: object) -> np.ndarray:
     return np.broadcast_to(values, (shape[0] * shape[1],)).reshape(shape)
 
 

@@ -13,7 +13,7 @@ from ensemblekit.errors import InputError
 from ensemblekit.md.observables.base import Mean, Measurement
 from ensemblekit.md.observables.groups import one_frame
 from ensemblekit.md.system import Gather, Plain, System
-from ensemblekit.md.topology import mdanalysis
+from ensemblekit.md.topology import Topology, mdanalysis
 from ensemblekit.md.updating import Updating, dimensions_of, universe_in_memory, updating_selection
 from ensemblekit.md.whole import positions_of
 from ensemblekit.source import Block
@@ -108,7 +108,7 @@ class HydrogenBonds:
         return donors, hydrogens, acceptors
 
 
-def _guesses(topology: Any) -> tuple[str, str]:
+def _guesses(topology: Topology) -> tuple[str, str]:
     """MDAnalysis' selections of hydrogens and acceptors by charge and mass."""
     with mdanalysis():
         from MDAnalysis.analysis.hydrogenbonds import HydrogenBondAnalysis

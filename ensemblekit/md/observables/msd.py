@@ -283,10 +283,10 @@ def _facts(kept: Reading, unit: str) -> dict[str, Any]:
 class _Atoms:
     """The columns of the paths that are atoms."""
 
-    def __init__(self, paths: Any, atoms: int):
+    def __init__(self, paths: Parts, atoms: int):
         self.paths, self.shape = paths, (len(paths), atoms, 3)
         self.dtype = paths[:, :1].dtype
 
-    def __getitem__(self, where: Any) -> np.ndarray:
+    def __getitem__(self, where: tuple[slice, slice]) -> np.ndarray:
         rows, columns = where
         return self.paths[rows, columns.start:min(columns.stop, self.shape[1])]

@@ -79,7 +79,7 @@ class RMSF(SameAtoms):
 
 
 def fitted_mean(system: System, atoms: np.ndarray, select: str, fit: str | Literal[False] | None, weights: str | None,
-                reference: Any, rounds: int | None, why: str) -> tuple[Gather, MeanStructure, bool]:
+                reference: object, rounds: int | None, why: str) -> tuple[Gather, MeanStructure, bool]:
     """The mean structure of atoms for a superposition; what gathers the fitted atoms and then them; whether they are one."""
     if fit is False:
         fitted, start, shares, same = np.zeros(0, np.int64), np.zeros((0, 3)), None, False

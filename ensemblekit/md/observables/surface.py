@@ -105,7 +105,7 @@ def _said(what: Any, names: list[str], word: str, atoms: np.ndarray, other: Sequ
         missing = sorted({name for name in names if name not in what})
         if other is None and missing:
             raise InputError(f"{word}= has nothing for the names {', '.join(missing[:8])}")
-        return [what[name] if name in what else other[k] for k, name in enumerate(names)]    # type: ignore[index]
+        return [what[name] if other is None or name in what else other[k] for k, name in enumerate(names)]
     values = list(what) if not isinstance(what, str) else []
     if len(values) != len(atoms):
         raise InputError(f"{word}= is a mapping of atom names, or one value for each of the {len(atoms)} atoms; got "
