@@ -34,7 +34,7 @@ from ensemblekit.rom.quantise import (
     tiles,
     zigzag,
 )
-from ensemblekit.source import Block, as_source
+from ensemblekit.source import Block, SnapshotSource, as_source
 
 OPTIONS = ("memory_limit", "method", "seed", "oversampling", "power")
 
@@ -72,29 +72,7 @@ def compress(source: Any, path: Any = None, *, tolerance: float, norm: Norm = "l
         StoreError: the file cannot be written.
     """
     source = as_source(source)
-    if not isinstance(tolerance, int | float | np.floating) or not 0 < tolerance < 1:
-        raise InputError(f"tolerance is a relative error between 0 and 1; got {tolerance!r}")
-    if norm not in ("l2", "max"):
-        raise InputError(f'norm is "l2" or "max"; got {norm!r}')
-    if missing not in ("raise", "keep"):
-        raise InputError(f'missing is "raise" or "keep"; got {missing!r}. Gaps are filled in by rom.pod(..., missing="gappy")')
-    if missing == "keep" and relative_to == "total":
-        raise InputError('missing="keep" goes with relative_to="fluctuation": the size of what is missing is not known')
-    odd = [option for option in options if option not in OPTIONS]
-    if odd:
-        raise InputError(f"compress takes no {odd[0]}=. An archive holds the snapshots themselves, in as many modes as that "
-                         f"takes. Options are {', '.join(OPTIONS)}")
-    if relative_to not in ("fluctuation", "total"):
-        raise InputError(f'relative_to is "fluctuation" or "total"; got {relative_to!r}')
-    if source.lengths is None or len(source.lengths) > 1:
-        raise InputError("an archive holds one run of known length; join runs with .stacked(), ingest streams first")
-    if not source.lengths[0]:
-        raise InputError("the source has no snapshots; there is nothing to compress")
-    for name, one in source.fields.items():
-        if one.dtype.kind != "f":
-            raise InputError(f"field {name!r} is {one.dtype}; an archive with an error holds real floating-point numbers. "
-                             "Leave whole numbers to `seal(compression=...)`, split complex ones into two fields")
-    wanted = _Wanted(float(tolerance), norm, relative_to)
+    wanted = _wanted(source, tolerance, norm, relative_to, missing, options)
     if path is not None and not os.path.isdir(os.path.dirname(os.path.abspath(os.fspath(path)))):
         raise StoreError(f"no folder {os.path.dirname(os.path.abspath(os.fspath(path)))!r} to write the archive to")
     weights = roots_of_weights(source, inner_product, norm)
@@ -117,18 +95,40 @@ def compress(source: Any, path: Any = None, *, tolerance: float, norm: Norm = "l
     return Archive.open(path, _Temporary(path) if temporary else None)
 
 
-# -- encoding -------------------------------------------------------------------------------------------------------
+def _wanted(source: SnapshotSource, tolerance: float, norm: Norm, relative_to: Reference, missing: str,
+            options: Mapping[str, object]) -> _Wanted:
+    """The error allowed; InputError where it, an option or the source is none that an archive goes with."""
+    if not isinstance(tolerance, int | float | np.floating) or not 0 < tolerance < 1:
+        raise InputError(f"tolerance is a relative error between 0 and 1; got {tolerance!r}")
+    if norm not in ("l2", "max"):
+        raise InputError(f'norm is "l2" or "max"; got {norm!r}')
+    if missing not in ("raise", "keep"):
+        raise InputError(f'missing is "raise" or "keep"; got {missing!r}. Gaps are filled in by rom.pod(..., missing="gappy")')
+    if missing == "keep" and relative_to == "total":
+        raise InputError('missing="keep" goes with relative_to="fluctuation": the size of what is missing is not known')
+    odd = [option for option in options if option not in OPTIONS]
+    if odd:
+        raise InputError(f"compress takes no {odd[0]}=. An archive holds the snapshots themselves, in as many modes as that "
+                         f"takes. Options are {', '.join(OPTIONS)}")
+    if relative_to not in ("fluctuation", "total"):
+        raise InputError(f'relative_to is "fluctuation" or "total"; got {relative_to!r}')
+    if source.lengths is None or len(source.lengths) > 1:
+        raise InputError("an archive holds one run of known length; join runs with .stacked(), ingest streams first")
+    if not source.lengths[0]:
+        raise InputError("the source has no snapshots; there is nothing to compress")
+    for name, one in source.fields.items():
+        if one.dtype.kind != "f":
+            raise InputError(f"field {name!r} is {one.dtype}; an archive with an error holds real floating-point numbers. "
+                             "Leave whole numbers to `seal(compression=...)`, split complex ones into two fields")
+    return _Wanted(float(tolerance), norm, relative_to)
 
 
-# -- the file -------------------------------------------------------------------------------------------------------
-
-
-def _write(path: str, source: Any, parts: Mapping[str, _Coded], wanted: _Wanted, mesh: Mesh | None) -> None:
+def _write(path: str, source: SnapshotSource, parts: Mapping[str, _Coded], wanted: _Wanted, mesh: Mesh | None) -> None:
     """All of it to a temporary file beside `path`, then renamed."""
     from ensemblekit.store.hdf5 import new_file
 
-    times = times_of(source)
-    if times is None or len(times) != source.lengths[0]:
+    times, n = times_of(source), sum(source.lengths or ())
+    if times is None or len(times) != n:
         times = reduce(source, {"times": (_times, Series())}, fields=[next(iter(source.fields))])["times"]
     try:
         with replacing(path, follow=True) as temporary, new_file(temporary, libver=("v110", "v110")) as f:
@@ -139,7 +139,7 @@ def _write(path: str, source: Any, parts: Mapping[str, _Coded], wanted: _Wanted,
             for name, coded in parts.items():
                 about["fields"][name] = {
                     "shape": list(coded.item), "dtype": coded.dtype.str, "unit": source.fields[name].unit,
-                    "n": source.lengths[0], "tile": list(coded.tile), "residual_step": coded.residual_step,
+                    "n": n, "tile": list(coded.tile), "residual_step": coded.residual_step,
                     "error": coded.relative,
                     "l2_error": coded.error, "largest_error": coded.largest_error, "norm": coded.norm}
                 _write_field(f.create_group(f"fields/{name}"), coded)

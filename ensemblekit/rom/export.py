@@ -17,8 +17,9 @@ from ensemblekit.rom.basis import Basis
 from ensemblekit.rom.file_source import BATCH
 from ensemblekit.rom.mesh import Association, Mesh, leading, mesh_of
 from ensemblekit.rom.read import as_snapshots
+from ensemblekit.rom.readers.foam_mesh import count_cells, read_patches
 from ensemblekit.rom.readers.foamfile import BASE_UNITS
-from ensemblekit.rom.readers.openfoam import SYMMETRIC, count_cells, read_patches, there
+from ensemblekit.rom.readers.openfoam import SYMMETRIC, there
 from ensemblekit.source import SnapshotSource
 from ensemblekit.store.vtkhdf import SUFFIX, file_of_steps
 
@@ -254,7 +255,7 @@ def _steps(times: Any, n: int) -> np.ndarray:
 # -- .pvd --------------------------------------------------------------------------------------------------------------
 
 def _write_pvd(path: str, mesh: Mesh, arrays: Mapping[str, Shown], times: np.ndarray | None) -> None:
-    from ensemblekit.rom.readers.vtk import vtk_of_mesh
+    from ensemblekit.rom.readers.vtk_mesh import vtk_of_mesh
 
     grid = vtk_of_mesh(mesh)
     stem = os.path.splitext(path)[0]

@@ -18,7 +18,7 @@ from ensemblekit.rom.decompose.covariance import Covariance
 from ensemblekit.rom.decompose.gaps import GapsError, gappy, gaps_in_words, without_constant_gaps
 from ensemblekit.rom.decompose.gram import Gram
 from ensemblekit.rom.decompose.incremental import Incremental
-from ensemblekit.rom.decompose.plan import Budget, Candidates, Plan, plan_by_name, workers_of
+from ensemblekit.rom.decompose.planning import Budget, Candidates, Plan, plan_by_name, workers_of
 from ensemblekit.rom.decompose.problem import Problem, problem_of, warn_of_wide
 from ensemblekit.rom.decompose.randomized import Randomized
 from ensemblekit.rom.decompose.reading import in_memory

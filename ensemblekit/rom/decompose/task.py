@@ -14,7 +14,7 @@ from ensemblekit.averaging.run import reduce
 from ensemblekit.engine import Engine, Serial, Threads
 from ensemblekit.errors import InputError
 from ensemblekit.rom.basis import Basis
-from ensemblekit.rom.decompose.plan import Plan, Plannable
+from ensemblekit.rom.decompose.planning import Plan, Plannable
 from ensemblekit.rom.decompose.problem import FieldProblem, Problem
 from ensemblekit.rom.decompose.slabs import Combine, RowTransform, TakeTile, TileColumns, TileReducer, TileSums, TileWork, added
 from ensemblekit.rom.decompose.units import OutOfRange

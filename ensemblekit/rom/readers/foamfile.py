@@ -18,6 +18,8 @@ COMPONENTS = {"scalar": 1, "vector": 3, "sphericalTensor": 1, "symmTensor": 6, "
 BASE_UNITS = ("kg", "m", "s", "K", "mol", "A", "cd")
 VOLUME_FIELD = re.compile(r"vol(Scalar|Vector|SphericalTensor|SymmTensor|Tensor)Field(::Internal)?\Z")
 FEW = 64
+HEAD = 1 << 13
+"""Bytes of a file that hold its header."""
 _SPACES = bytes.maketrans(b"()", b"  ")
 _BRACES = bytes.maketrans(b"{}", b"  ")
 _STRING_OR_COMMENT = re.compile(rb'"[^"\n]*"|/\*.*?\*/|//[^\n]*', re.S)
