@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from ensemblekit.averaging.estimate import Estimate
     from ensemblekit.plot.style import AxesLike
-    from ensemblekit.rom.average import FieldAverages
     from ensemblekit.rom.decay import DecayRate
+    from ensemblekit.rom.field_averages import FieldAverages
 
     Coordinates = tuple[ArrayLike, ...]
 
@@ -335,20 +335,15 @@ def average(averages: Mapping[str, Estimate], name: str, *, component: int | Non
     return axes
 
 
-def averages(found: Mapping[str, Estimate], name: str | None = None, *, ax: AxesLike | None = None) -> np.ndarray:
-    """The average of a name, by default the first, beside half its interval; the Axes, (2,) (see :func:`average`)."""
-    return average(found, next(iter(found)) if name is None else name, ax=ax)
-
-
 @_styled
 def run_longer(averages: FieldAverages, name: str, *, target: float | None = None, component: int | None = None,
                grid: Coordinates | None = None, ax: Axes | None = None) -> Axes:
     """Where to run longer: by what factor the run must grow for each cell's interval to shrink to ± target; the Axes.
 
-    Arguments as :meth:`ensemblekit.rom.FieldAverages.run_longer`; of a vector the worst component by default.
+    Arguments as :meth:`ensemblekit.rom.FieldAverages.run_length_factor`; of a vector the worst component by default.
     """
     one = averages[name]
-    factor = averages.run_longer(name, target)
+    factor = averages.run_length_factor(name, target)
     place = Place.of(factor.shape, averages.mesh, name, grid, averages.association)
     if place.parts > 1:
         factor = np.nanmax(np.where(np.isfinite(factor), factor, 0), axis=-1) if component is None else factor[..., component]
