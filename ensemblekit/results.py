@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -42,7 +42,7 @@ class Result:
                        for name, value in self._facts().items() if value is not None)
         return f"<b>{type(self).__name__}</b><table>{rows}</table>"
 
-    def plot(self, ax: Axes | None = None, **options: object) -> Axes | np.ndarray:
+    def plot(self, ax: Axes | None = None, **options: Any) -> Axes | np.ndarray:
         """Its figure: the Axes (or an array of them) that it was drawn on, `ax` where one was given.
 
         Options as for the function of ``ensemblekit.plot`` that is named by ``FIGURE``.

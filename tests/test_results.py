@@ -21,8 +21,8 @@ from ensemblekit.results import Result, in_a_line, plain
 
 PACKAGE = Path(ek.__file__).parent
 PARTS = {"averaging", "store", "neural", "md", "rom"}
-NO_RESULTS = {"LineageTree", "Columns", "Function", "Topology", "Manifest", "Mesh", "ArchivedField"}
-"""Handed in, or data themselves (a source, a mesh, an array)."""
+NO_RESULTS = {"LineageTree", "Columns", "Function", "Topology", "Manifest", "Mesh", "ArchivedField", "RunStates"}
+"""Handed in, or data themselves (a source, a mesh, an array, states to be merged)."""
 
 
 def public_results() -> dict[type, str]:
