@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError
 from ensemblekit.plot.style import BLUE, LOOK, PALE, _figure
 from ensemblekit.rom.cells import QUADRATIC
-from ensemblekit.rom.mesh import Mesh, leading
+from ensemblekit.rom.mesh import Association, Mesh, leading
 from ensemblekit.scaling import scaled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLUMN = 3.94
 """Inches, as ``style.WIDTH``."""
@@ -33,10 +37,11 @@ class Place(NamedTuple):
     cells: tuple[int, ...]
 
     @classmethod
-    def of(cls, item: tuple[int, ...], mesh: Any, name: str, grid: Any, association: Mapping[str, str] | None = None) -> Place:
+    def of(cls, item: tuple[int, ...], mesh: Mesh | None, name: str, grid: Sequence[ArrayLike] | None,
+           association: Mapping[str, Association] | None = None) -> Place:
         if isinstance(mesh, Mesh) and grid is None:
             where = (association or {}).get(name) or mesh.where(name, item)
-            cells = leading(item, mesh.count(where))        # type: ignore[arg-type]
+            cells = leading(item, mesh.count(where))
             if cells is not None:
                 parts = int(np.prod(item[len(cells):]))
                 span = np.ptp(_flattened(mesh.points), axis=0) if len(mesh.points) else np.ones(2)
@@ -63,7 +68,7 @@ class Place(NamedTuple):
         """One component, of the shape of the cells."""
         return values.reshape(*self.cells, self.parts)[..., k]
 
-    def draw(self, ax: Any, values: np.ndarray, *, signed: bool = False, limits: tuple[float, float] | None = None,
+    def draw(self, ax: Axes, values: np.ndarray, *, signed: bool = False, limits: tuple[float, float] | None = None,
              unit: str = "", bar: bool = False, colours: str | None = None, ticks: Any = None, bar_label: str = "") -> None:
         """A scalar on its cells. signed: colours about zero."""
         if self.line:
@@ -96,8 +101,8 @@ class Place(NamedTuple):
             if bar_label or unit:
                 made.set_label(bar_label or unit, fontsize=7)
 
-    def _line(self, ax: Any, values: np.ndarray) -> None:
-        x = self.x
+    def _line(self, ax: Axes, values: np.ndarray) -> None:
+        x = np.empty(0) if self.x is None else self.x
         if self.mesh is not None:
             points = self.mesh.cell_centres if self.at_cells else self.mesh.points
             x = points[:, int(np.ptp(points, axis=0).argmax())]
@@ -105,9 +110,9 @@ class Place(NamedTuple):
             x, values = x[order], values.ravel()[order]
         ax.plot(x, values, color=BLUE, lw=1)
         ax.axhline(0, color=PALE, lw=0.6, zorder=0)
-        ax.set_xlim(x[0], x[-1])        # type: ignore[index]
+        ax.set_xlim(x[0], x[-1])
 
-    def _plane(self, ax: Any, values: np.ndarray, how: dict[str, Any]) -> Any:
+    def _plane(self, ax: Axes, values: np.ndarray, how: dict[str, Any]) -> Any:
         assert self.x is not None
         assert self.y is not None
         even = all(len(a) < 3 or np.allclose(np.diff(a), a[1] - a[0], rtol=1e-3) for a in (self.x, self.y))
@@ -127,7 +132,7 @@ def _flattened(points: np.ndarray) -> np.ndarray:
     return points[:, kept]
 
 
-def _on_mesh(ax: Any, mesh: Mesh, values: np.ndarray, at_cells: bool, how: dict[str, Any]) -> Any:
+def _on_mesh(ax: Axes, mesh: Mesh, values: np.ndarray, at_cells: bool, how: dict[str, Any]) -> Any:
     """Cells as polygons, points by triangles; of a solid mesh the layer of cells in the middle of its shortest extent."""
     from matplotlib.collections import PolyCollection
     from matplotlib.tri import Triangulation

@@ -5,16 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.averaging.doubts import ENOUGH
 from ensemblekit.errors import InputError
 from ensemblekit.plot.place import COLUMN, Place, component_name, component_of, look, panels, plain_figure
 from ensemblekit.plot.style import BLUE, GREEN, GREY, INK, ORANGE, PALE, RED, _figure, label, legend, new_axes
 from ensemblekit.rom.basis import Basis
+from ensemblekit.rom.decay import DecayRate
 from ensemblekit.scaling import power_of_two, representable, scaled
+from ensemblekit.source import SnapshotSource
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -89,7 +95,7 @@ def travelling_pairs(basis: Basis) -> list[tuple[int, int]]:
 
 
 @_styled
-def spectrum(basis: Basis, *, ax: Any = None) -> Any:
+def spectrum(basis: Basis, *, ax: Axes | None = None) -> Any:
     """Energy of each mode and what is left after it, with "error %" on the right; the axes.
 
     Drawn too: pairs, the threshold of Gavish and Donoho (2014) where all singular values are known, and the floor below
@@ -133,7 +139,8 @@ def spectrum(basis: Basis, *, ax: Any = None) -> Any:
         ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     ax.set_xlabel("mode")
     ax.set_ylabel("share of the energy")
-    right = ax.secondary_yaxis("right", functions=(lambda e: 100 * np.sqrt(np.maximum(e, 1e-40)), lambda p: (p / 100) ** 2))
+    right = ax.secondary_yaxis("right", functions=(lambda e: 100 * np.sqrt(np.maximum(e, 1e-40)),
+                                                 lambda p: (np.asarray(p) / 100) ** 2))
     right.set_ylabel("error %")
     right.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     ax.spines["right"].set_visible(False)
@@ -161,8 +168,9 @@ def gavish_donoho_line(basis: Basis) -> float | None:
 
 
 @_styled
-def reconstruction(basis: Basis, truth: Any, which: int | None = None, *, rank: int | None = None, field: str | None = None,
-                   component: int | None = None, grid: tuple[Any, Any] | None = None) -> Any:
+def reconstruction(basis: Basis, truth: ArrayLike | Mapping[str, ArrayLike] | SnapshotSource, which: int | None = None, *,
+                   rank: int | None = None, field: str | None = None, component: int | None = None,
+                   grid: tuple[Any, Any] | None = None) -> Any:
     """One snapshot beside its reconstruction and their difference, the first two in the same colours; the Figure.
 
     Arguments:
@@ -201,7 +209,7 @@ def reconstruction(basis: Basis, truth: Any, which: int | None = None, *, rank: 
 
 
 @_styled
-def snapshot_errors(basis: Basis, *, ax: Any = None) -> Any:
+def snapshot_errors(basis: Basis, *, ax: Axes | None = None) -> Any:
     """The error of each snapshot's reconstruction against time; the axes."""
     errors = basis.error_per_snapshot
     if errors is None:
@@ -364,7 +372,7 @@ def run_longer(averages: Any, name: str, *, target: float | None = None, compone
 
 
 @_styled
-def decay(basis: Basis, rate: Any = None, *, ax: Any = None) -> Any:
+def decay(basis: Basis, rate: DecayRate | None = None, *, ax: Axes | None = None) -> Any:
     """Singular values with the law of :func:`ensemblekit.rom.decay_rate`; the axes."""
     from ensemblekit.rom.decay import decay_rate, known_spectrum
 
