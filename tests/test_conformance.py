@@ -404,9 +404,9 @@ def test_a_store_lists_what_it_can_give(tmp_path):
 
 
 def test_a_second_block_of_a_slab_is_refused():
-    from ensemblekit.rom.slabs import Slabs, Tile
+    from ensemblekit.rom.decompose.slabs import Tile, TileReducer
 
-    slabs = Slabs(lambda tile: ({"sum": tile.values.sum(1)}, {}))
+    slabs = TileReducer(lambda tile: ({"sum": tile.values.sum(1)}, {}))
     slabs.update(Tile(np.ones((4, 3)), 0), 0)
     with pytest.raises(InputError, match="a second one came, of snapshots 4 to 7"):
         slabs.update(Tile(np.ones((4, 3)), 0), 4)

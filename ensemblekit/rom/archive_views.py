@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ensemblekit.errors import InputError
-from ensemblekit.rom.problem import products_of, snapshot_at
+from ensemblekit.rom.decompose.problem import products_of, snapshot_at
 from ensemblekit.rom.product import element_weights, is_sparse, without_missing
 from ensemblekit.scaling import ldexp
 from ensemblekit.source import Block, Cut, Field, Piece

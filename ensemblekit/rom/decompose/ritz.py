@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ensemblekit.rom.slabs import Recipe, Tile
+from ensemblekit.rom.decompose.slabs import RowTransform, Tile, TileColumns, TileSums
 
 FLOOR32, FLOOR64 = 1e-4, 4e-8
 """Singular values below this share of the first are not trusted, with arithmetic in float32 and float64: what is left out is
@@ -32,11 +32,11 @@ RUN = 16
 class SampleWork:
     """Columns picked from a tile at random places: `share` of them, the same ones whatever the engine."""
 
-    recipe: Recipe
+    transform: RowTransform
     share: float
     seed: int
 
-    def __call__(self, tile: Tile) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    def __call__(self, tile: Tile) -> tuple[TileSums, TileColumns]:
         columns = tile.values.shape[1]
         count = min(columns, max(1, round(columns * self.share)))
         # a cache line of float32 read for one number gives fifteen more for nothing
@@ -45,8 +45,8 @@ class SampleWork:
         pieces = [slice(int(a), min(int(a) + RUN, columns)) for a in runs]
         picked = np.concatenate([np.arange(p.start, p.stop) for p in pieces])
         values = np.concatenate([tile.values[:, p] for p in pieces], axis=1)
-        some = replace(self.recipe, factors=None if self.recipe.factors is None else self.recipe.factors[tile.at + picked],
-                       shift=None if self.recipe.shift is None else self.recipe.shift[tile.at + picked], width=len(picked))
+        factors, shift = (None if x is None else x[tile.at + picked] for x in (self.transform.factors, self.transform.shift))
+        some = replace(self.transform, factors=factors, shift=shift, width=len(picked))
         energy = np.zeros(len(tile))
         (slab,) = some.slabs(Tile(values, 0), energy)
         return {"energy": energy}, {"sample": slab.values}
@@ -60,29 +60,29 @@ class StepWork:
     mean over the snapshots, and the energies by one more column: the products with what the mean is off by.
     """
 
-    recipe: Recipe
+    transform: RowTransform
     block: np.ndarray
     """Q (n, l), times the roots of the statistical weights, in the type of the arithmetic."""
 
-    def __call__(self, tile: Tile) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    def __call__(self, tile: Tile) -> tuple[TileSums, TileColumns]:
         n, width = self.block.shape
-        energy, means, off = np.zeros(n), [], 0.0
+        energy, means, mean_offset = np.zeros(n), [], 0.0
         # one column more, for the energies
         block = np.hstack([self.block, np.zeros((n, 1), self.block.dtype)])
-        found = np.empty((tile.values.shape[1], width + 1), self.recipe.dtype)
-        total = np.zeros((n, width + 1), np.result_type(self.recipe.dtype, np.float64))
-        for slab in self.recipe.slabs(tile, energy):
+        found = np.empty((tile.values.shape[1], width + 1), self.transform.dtype)
+        total = np.zeros((n, width + 1), np.result_type(self.transform.dtype, np.float64))
+        for slab in self.transform.slabs(tile, energy):
             a = slab.start - tile.at
             part = found[a:a + slab.values.shape[1]]
             np.matmul(adjoint(slab.values), block, out=part)
-            if slab.off is not None:
-                part[:, width] = slab.off
-                off += float(slab.off @ slab.off)
+            if slab.mean_offset is not None:
+                part[:, width] = slab.mean_offset
+                mean_offset += float(slab.mean_offset @ slab.mean_offset)
             total += slab.values @ part
             means.append(slab.mean)
-        energy += off - 2 * total[:, width].real
-        return ({"next": total[:, :width], "energy": energy, "off": np.array(off)},
-                {"made": found[:, :width], "mean": np.concatenate(means)})
+        energy += mean_offset - 2 * total[:, width].real
+        return ({"next": total[:, :width], "energy": energy, "mean_offset": np.array(mean_offset)},
+                {"adjoint": found[:, :width], "mean": np.concatenate(means)})
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,14 +96,14 @@ class First:
     foretold: np.ndarray | None = None
     """(n, probes): A Aᴴ times the probes, as the sample has it; None without one."""
 
-    def unseen(self, nexts: np.ndarray, unit: np.ndarray | None) -> float:
+    def unseen(self, adjoint_products: np.ndarray, unit: np.ndarray | None) -> float:
         """A bound of the energy of any direction that neither the block nor the sample knows of, from A Aᴴ Q.
 
         ‖B g‖² is ‖B‖²_F on average for a Gaussian g, and above ‖B‖² g₁² always.
         """
         if self.foretold is None:
             return math.inf
-        away = nexts[:, len(self.block[0]) - self.probes:] - self.foretold
+        away = adjoint_products[:, len(self.block[0]) - self.probes:] - self.foretold
         for known in (self.block, *(() if unit is None else (unit[:, None],))):
             away = away - known @ (known.conj().T @ away)
         return SURE * math.sqrt(float(np.square(np.abs(away)).sum(0).mean()) * len(away))
@@ -174,18 +174,34 @@ class Ritz:
     vectors: np.ndarray
     """(m, k): the Ritz vectors in the blocks."""
 
+    @property
+    def sigma(self) -> np.ndarray:
+        """(k,) singular values of the modes."""
+        return np.linalg.norm(self.coefficients, axis=0)
+
     def least(self, rank: int) -> float:
         """The energy of the last mode."""
         return float(self.values[min(rank, len(self.values)) - 1])
 
-    def gain(self, blocks: np.ndarray, nexts: np.ndarray, width: int) -> float:
+    def gain(self, blocks: np.ndarray, adjoint_products: np.ndarray, width: int) -> float:
         """What another step would add to the energy captured: :func:`gain_of` the residuals of the Ritz vectors.
 
         The largest energy outside is taken to be the Ritz value at the end of the first block, of `width`.
         """
         theta = self.values[:self.vectors.shape[1]]
-        residuals = nexts @ self.vectors - (blocks @ self.vectors) * theta
+        residuals = adjoint_products @ self.vectors - (blocks @ self.vectors) * theta
         return gain_of(theta, np.square(np.abs(residuals)).sum(0), self.least(width))
+
+
+def floor_of(dtype: np.dtype) -> float:
+    """Singular values below this share of the first are not trusted, by the arithmetic."""
+    return FLOOR32 if dtype in (np.float32, np.complex64) else FLOOR64
+
+
+def below_floor(sigma: np.ndarray, rank: int, left: float, total: float, dtype: np.dtype) -> bool:
+    """Whether modes or the energy left out lie below what the arithmetic tells from rounding."""
+    least = 1e-5 if dtype in (np.float32, np.complex64) else 1e-12
+    return len(sigma) < rank or sigma[-1] < floor_of(dtype) * sigma[0] or left < least * total
 
 
 def gain_of(theta: np.ndarray, squares: np.ndarray, mu: float) -> float:
@@ -198,13 +214,13 @@ def gain_of(theta: np.ndarray, squares: np.ndarray, mu: float) -> float:
     return float((squares * mu / (theta * (theta - mu))).sum())
 
 
-def ritz(products: np.ndarray, nexts: np.ndarray, rank: int) -> Ritz:
+def ritz(products: np.ndarray, adjoint_products: np.ndarray, rank: int) -> Ritz:
     """Rayleigh–Ritz from Cᴴ C (m, m) and A C (n, m) of all blocks."""
     values, vectors = np.linalg.eigh(products)
     values, vectors = np.clip(values[::-1], 0, None), vectors[:, ::-1]
     k = min(rank, int(np.count_nonzero(values > 1e-28 * values[0])) or 1)
     mix = vectors[:, :k] / np.sqrt(np.maximum(values[:k], 1e-300))
-    coefficients = nexts @ mix
+    coefficients = adjoint_products @ mix
     # the modes span what they should; within it the coefficients' own principal axes are a hair better
     _, sigma, turn = np.linalg.svd(coefficients, full_matrices=False)
     return Ritz(values, mix @ turn.conj().T, coefficients @ turn.conj().T, float((sigma**2).sum()), vectors[:, :k])

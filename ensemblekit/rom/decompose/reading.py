@@ -12,15 +12,15 @@ from ensemblekit.averaging.run import reduce
 from ensemblekit.averaging.series import Series
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError
-from ensemblekit.rom.problem import Problem
-from ensemblekit.rom.task import Job
+from ensemblekit.rom.decompose.problem import Problem
+from ensemblekit.rom.decompose.task import Task
 from ensemblekit.source import ArraySource
 
 
-def rows_of(job: Job) -> Iterator[tuple[dict[str, np.ndarray], Any, Any]]:
+def rows_of(task: Task) -> Iterator[tuple[dict[str, np.ndarray], Any, Any]]:
     """Blocks of all fields in order of time, with times and weights: one read."""
-    job.reads.add(job.problem.nbytes)
-    return side_by_side({part.name: (part.source, part.key) for part in job.problem.parts}, max(job.plan.limit, 1))
+    task.reads.add(task.problem.nbytes)
+    return side_by_side({part.name: (part.source, part.key) for part in task.problem.parts}, max(task.plan.limit, 1))
 
 
 def side_by_side(fields: Mapping[str, tuple[Any, str]], limit: int) -> Iterator[tuple[dict[str, np.ndarray], Any, Any]]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self, TypeAlias
 
 import numpy as np
 
 from ensemblekit.errors import InputError
-from ensemblekit.rom.units import ORDINARY, Unit, magnitude
+from ensemblekit.rom.decompose.units import ORDINARY, Unit, magnitude
 from ensemblekit.source import Array, Block
 from ensemblekit.source_joined import JoinedColumns, JoinedField
 
@@ -31,7 +31,7 @@ class Tile(NamedTuple):
 
 
 @dataclass(frozen=True)
-class TileOf:
+class TakeTile:
     """The map from a block to the tile of one field."""
 
     name: str
@@ -53,12 +53,12 @@ class Slab(NamedTuple):
     """(n, width) in the type of the arithmetic, centred, times the roots of the inner product."""
     mean: np.ndarray
     """(width,) over the snapshots or what was subtracted instead, in double precision."""
-    off: np.ndarray | None = None
+    mean_offset: np.ndarray | None = None
     """(width,) how far the mean of the values lies from 0, where something close to it was subtracted; None: it was exact."""
 
 
 @dataclass(frozen=True, eq=False)
-class Recipe:
+class RowTransform:
     """How the snapshots of one field become the rows of what is decomposed."""
 
     dtype: np.dtype
@@ -71,9 +71,9 @@ class Recipe:
     """(size,) what is subtracted; None: the mean over the snapshots, found slab by slab."""
     width: int = 512
     """Columns of a slab."""
-    quick: bool = False
+    one_pass: bool = False
     """Subtract the mean of a few snapshots and find that of all on the way: one look at the numbers instead of two, for
-    products with vectors that are orthogonal to the mean's. Slabs say how far `off` they are, and `energy` is too."""
+    products with vectors that are orthogonal to the mean's. TileReducer say how far `off` they are, and `energy` is too."""
     unit: Unit = ORDINARY
     """Of the rows; `factors` have it in them."""
 
@@ -97,7 +97,7 @@ class Recipe:
             at = slice(tile.at + a, tile.at + b)
             factors = np.ones(b - a, real) if self.factors is None else self.factors[at].astype(real, copy=False)
             out = buffer[:, :b - a]
-            if self.quick and self.shift is None and values.dtype in KERNEL_TYPES and out.dtype.kind == "f":
+            if self.one_pass and self.shift is None and values.dtype in KERNEL_TYPES and out.dtype.kind == "f":
                 yield Slab(at.start, out, *self._in_one_look(values, factors, out, energy))
                 continue
             mean = self._mean(values) if self.shift is None else self.shift[at]
@@ -117,7 +117,7 @@ class Recipe:
     def _magnitude(self, tile: Tile) -> float:
         found = 0.0
         with np.errstate(over="ignore", invalid="ignore"):
-            for slab in replace(self, quick=False)._each(tile, np.zeros(len(tile))):
+            for slab in replace(self, one_pass=False)._each(tile, np.zeros(len(tile))):
                 found = float(np.maximum(found, magnitude(slab.values)))        # NaN stays
         return found
 
@@ -126,10 +126,10 @@ class Recipe:
         from ensemblekit.rom.kernels_pod import load_and_sum
 
         # a few from one end to the other: after one alone, an odd one, most digits of a difference would be lost
-        near = values[::max(1, len(values) // FEW)].mean(0).astype(out.dtype)
-        sums = np.zeros(len(near))
-        load_and_sum(values, near, factors, self.share, out, energy, sums)
-        return near + sums, np.where(factors == 0, 0, sums * factors)
+        trial_mean = values[::max(1, len(values) // FEW)].mean(0).astype(out.dtype)
+        sums = np.zeros(len(trial_mean))
+        load_and_sum(values, trial_mean, factors, self.share, out, energy, sums)
+        return trial_mean + sums, np.where(factors == 0, 0, sums * factors)
 
     def _mean(self, values: np.ndarray) -> np.ndarray:
         if values.dtype not in KERNEL_TYPES:
@@ -160,24 +160,28 @@ def _load(values: np.ndarray, shift: np.ndarray, factors: np.ndarray, out: np.nd
     load(values, shift.astype(out.dtype, copy=False), factors, out, energy)
 
 
-Work = Callable[[Tile], tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]
-Combine = Callable[[dict[str, np.ndarray], dict[str, np.ndarray]], dict[str, np.ndarray]]
+TileSums: TypeAlias = dict[str, np.ndarray]
+"""Name -> sums over the columns of a tile."""
+TileColumns: TypeAlias = dict[str, np.ndarray]
+"""Name -> values of each column of a tile."""
+TileWork: TypeAlias = Callable[[Tile], tuple[TileSums, TileColumns]]
+Combine: TypeAlias = Callable[[TileSums, TileSums], TileSums]
 
 
-def added(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def added(left: TileSums, right: TileSums) -> TileSums:
     """The sums of two neighbouring tiles."""
     for name, value in right.items():
         left[name] += value
     return left
 
 
-class Slabs:
+class TileReducer:
     """Reducer of tiles: `work` gives sums over the columns of a tile, which `combine` joins, and values a column."""
 
-    def __init__(self, work: Work, combine: Combine = added):
+    def __init__(self, work: TileWork, combine: Combine = added):
         self.work, self.combine = work, combine
-        self.sums: dict[str, np.ndarray] = {}
-        self.columns: list[dict[str, np.ndarray]] = []
+        self.sums: TileSums = {}
+        self.columns: list[TileColumns] = []
 
     def empty(self) -> Self:
         return type(self)(self.work, self.combine)
@@ -200,7 +204,7 @@ class Slabs:
     def reshape(self, item: tuple[int, ...]) -> None:
         pass
 
-    def result(self) -> tuple[dict[str, np.ndarray], list[dict[str, np.ndarray]]]:
+    def result(self) -> tuple[TileSums, list[TileColumns]]:
         """The sums, and the values a column as a list of parts from left to right."""
         return self.sums, self.columns
 
@@ -208,7 +212,7 @@ class Slabs:
         return {f"sum {name}": value for name, value in self.sums.items()} | {
             f"column {k} {name}": value for k, part in enumerate(self.columns) for name, value in part.items()}
 
-    def restored(self, state: Mapping[str, Any]) -> Self:
+    def restored(self, state: Mapping[str, Array]) -> Self:
         new = self.empty()
         for key, value in state.items():
             kind, _, name = key.partition(" ")

@@ -14,10 +14,10 @@ import numpy as np
 
 from ensemblekit.errors import InputError, UnknownFieldError
 from ensemblekit.intake import as_array
+from ensemblekit.rom.decompose.units import OutOfRange, Unit
 from ensemblekit.rom.mesh import mesh_of
 from ensemblekit.rom.product import element_weights, is_sparse, without_missing
 from ensemblekit.rom.readers.reader import bookkeeping
-from ensemblekit.rom.units import OutOfRange, Unit
 from ensemblekit.scaling import ldexp, power_of_two
 from ensemblekit.source import ArraySource, Field, ReplicaSet, SnapshotSource, StackedSource, as_source
 from ensemblekit.source_views import in_ordinary_weights
@@ -27,7 +27,7 @@ Centre = str | np.ndarray | Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class FieldProblem:
     """One field of what is decomposed."""
 
     name: str
@@ -71,7 +71,7 @@ class Part:
 
     @property
     def unit(self) -> Unit:
-        """Of its rows, on their way through :class:`~ensemblekit.rom.slabs.Recipe`."""
+        """Of its rows, on their way through :class:`~ensemblekit.rom.decompose.slabs.RowTransform`."""
         return Unit(self.power, self.asked is not None, self.name)
 
     @property
@@ -79,7 +79,7 @@ class Part:
         """That of singular values: of the rows and of the mass matrix."""
         return self.power + self.product_power
 
-    def in_unit(self, power: int) -> Part:
+    def in_unit(self, power: int) -> FieldProblem:
         """The same for singular values in units of 2**power, whatever its own numbers are."""
         return replace(self, power=power - self.product_power, asked=power if self.asked is None else self.asked)
 
@@ -88,7 +88,7 @@ class Part:
         """The sparse mass matrix divided by 4**product_power."""
         return self.product * 4.0**-self.product_power if self.product_power else self.product
 
-    def masked(self, mask: np.ndarray) -> Part:
+    def masked(self, mask: np.ndarray) -> FieldProblem:
         return replace(self, mask=mask if self.mask is None else self.mask & mask)
 
 
@@ -96,7 +96,7 @@ class Part:
 class Problem:
     """All of it."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[FieldProblem, ...]
     n: int | None
     """Snapshots; None for a stream."""
     weights: np.ndarray | None
@@ -142,11 +142,11 @@ class Problem:
         return [slice(int(a), int(b)) for a, b in pairwise(edges)]
 
     @property
-    def complex_(self) -> bool:
+    def is_complex(self) -> bool:
         return any(part.field.dtype.kind == "c" for part in self.parts)
 
     @property
-    def single(self) -> bool:
+    def is_single(self) -> bool:
         """Whether every field is held in at most 4 bytes a number."""
         return all(part.field.dtype in (np.float32, np.complex64, np.float16) for part in self.parts)
 
@@ -220,9 +220,10 @@ def problem_of(x: Any, snapshot_axis: int | None, inner_product: Any, scale: Any
         elif is_sparse(product):
             _check_sparse(product, field)
             product_power = power_of_two(product.diagonal().max()) // 2
-        parts.append(Part(name, key, source, field, product, roots, _shift(center, word, name, source, key, len(sources)),
-                          scales.get(name, 1.0) if isinstance(scales, dict) else 1.0, masks[name],
-                          product_power=product_power))
+        shift = _shift(center, word, name, source, key, len(sources))
+        parts.append(FieldProblem(name, key, source, field, product, roots, shift,
+                                  scales.get(name, 1.0) if isinstance(scales, dict) else 1.0, masks[name],
+                                  product_power=product_power))
     return Problem(tuple(parts), n, weights, times_of(first), first.time_unit, _mesh(first), word,
                    scales if isinstance(scales, str) else None, notes)
 
@@ -309,6 +310,13 @@ def _weights(source: Any, n: int | None) -> np.ndarray | None:
     if weights.sum() <= 0:
         raise InputError("all statistical weights are zero")
     return weights * (len(weights) / weights.sum())
+
+
+def sum_of_weights(source: SnapshotSource) -> float:
+    """That of the statistical weights of a source that has some, as it has them."""
+    weights = _weights(source, None)
+    assert weights is not None
+    return float(weights.sum())
 
 
 def _mesh(source: Any) -> Any:

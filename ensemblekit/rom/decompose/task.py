@@ -14,11 +14,11 @@ from ensemblekit.averaging.run import reduce
 from ensemblekit.engine import Engine, Serial, Threads
 from ensemblekit.errors import InputError
 from ensemblekit.rom.basis import Basis
-from ensemblekit.rom.problem import Part, Problem
+from ensemblekit.rom.decompose.plan import Plan, Plannable
+from ensemblekit.rom.decompose.problem import FieldProblem, Problem
+from ensemblekit.rom.decompose.slabs import Combine, RowTransform, TakeTile, TileColumns, TileReducer, TileSums, TileWork, added
+from ensemblekit.rom.decompose.units import OutOfRange
 from ensemblekit.rom.rank import Rule
-from ensemblekit.rom.route import Budget, Plan
-from ensemblekit.rom.slabs import Recipe, Slabs, TileOf, added
-from ensemblekit.rom.units import OutOfRange
 
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ class Reads:
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class Task:
     """One decomposition with all its settings."""
 
     problem: Problem
@@ -79,53 +79,47 @@ class Job:
     accept_floor: bool = False
     """Whether a route gives what it can tell from rounding, where no other one would tell more."""
 
-    def over_tiles(self, part: Part, work: Any, join: Callable = added, counted: bool = True) -> tuple[dict, list[dict]]:
+    def reduce_tiles(self, part: FieldProblem, work: TileWork, combine: Combine = added,
+                     counted: bool = True) -> tuple[TileSums, list[TileColumns]]:
         """One read of a field in slabs of space."""
         with self.reads.counted(part.field.nbytes * (self.problem.n or 0) if counted else 0):
-            return reduce(part.source, {"tiles": (TileOf(part.key), Slabs(work, join))}, fields=[part.key], cut="space",
-                          limit=self.plan.limit, engine=self.engine, progress=self.progress)["tiles"]
+            return reduce(part.source, {"tiles": (TakeTile(part.key), TileReducer(work, combine))}, fields=[part.key],
+                          cut="space", limit=self.plan.limit, engine=self.engine, progress=self.progress)["tiles"]
 
-    def recipe(self, part: Part, dtype: Any, shift: np.ndarray | None = None) -> Recipe:
+    def transform(self, part: FieldProblem, dtype: Any, shift: np.ndarray | None = None) -> RowTransform:
         n = self.problem.n or 0
         share = np.full(n, 1 / n) if self.problem.weights is None else self.problem.weights / n
-        return Recipe(np.dtype(dtype), share, part.factors, part.shift if shift is None else shift, self.plan.width,
+        return RowTransform(np.dtype(dtype), share, part.factors, part.shift if shift is None else shift, self.plan.width,
                       unit=part.unit)
 
     @property
-    def local(self) -> Engine:
+    def local_engine(self) -> Engine:
         """Where arrays in memory are worked on: threads, whatever engine reads the source."""
         return self.engine if isinstance(self.engine, Serial | Threads) else Threads()
 
     @property
-    def wide(self) -> np.dtype:
-        return np.dtype(np.complex128 if self.problem.complex_ else np.float64)
+    def accumulator_dtype(self) -> np.dtype:
+        return np.dtype(np.complex128 if self.problem.is_complex else np.float64)
 
 
-def in_range(job: Job, work: Callable[[Job], T], together: bool = True) -> T:
-    """What `work` makes of a job, in units that fit the numbers met on the way; one for all fields where they go `together`."""
+def in_range(task: Task, work: Callable[[Task], T], together: bool = True) -> T:
+    """What `work` makes of a task, in units that fit the numbers met on the way; one for all fields that go `together`."""
     for _ in range(MOST_UNITS):
         try:
-            return work(job)
+            return work(task)
         except OutOfRange as misfit:
-            job = replace(job, problem=job.problem.remeasured(misfit, together))
+            task = replace(task, problem=task.problem.remeasured(misfit, together))
     raise InputError(f"the snapshots hold numbers of such different sizes that no unit fits their squares; give scales of the "
-                     f"fields, {[part.name for part in job.problem.parts]}, or leave the largest numbers out")
+                     f"fields, {[part.name for part in task.problem.parts]}, or leave the largest numbers out")
 
 
-class Route(Protocol):
+class Route(Plannable, Protocol):
     """One way to decompose snapshots: docs/contributing.md shows how to add one."""
 
-    name: ClassVar[str]
     finer: ClassVar[tuple[str, ...]]
     """Routes that tell smaller singular values from rounding, the first that fits is taken where the floor is reached."""
 
-    def refusal(self, problem: Problem) -> str | None:
-        """Why the route cannot be taken at all, in words; None where it can."""
-
-    def cost(self, problem: Problem, rule: Rule, budget: Budget) -> Plan:
-        """Passes, bytes, memory and operations; nothing is read."""
-
-    def decompose(self, task: Job) -> Basis:
+    def decompose(self, task: Task) -> Basis:
         """The basis.
 
         Raises:

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from ensemblekit.rom.problem import Part, Problem
+from ensemblekit.rom.decompose.problem import FieldProblem, Problem
+from ensemblekit.rom.decompose.reading import rows_of
+from ensemblekit.rom.decompose.slabs import RowTransform
+from ensemblekit.rom.decompose.task import Task, in_range
 from ensemblekit.rom.product import applied
-from ensemblekit.rom.reading import rows_of
-from ensemblekit.rom.slabs import Recipe
-from ensemblekit.rom.task import Job, in_range
 from ensemblekit.scaling import ldexp, power_of_two
 
 
-def with_scales(job: Job, problem: Problem, energies: list[np.ndarray] | None, means: list[np.ndarray] | None) -> Problem:
+def with_scales(task: Task, problem: Problem, energies: list[np.ndarray] | None, means: list[np.ndarray] | None) -> Problem:
     """The scales that were to be found: "std" from the energies of a first read, "max" from a read of their own."""
     if problem.scaling is None:
         return problem
@@ -25,32 +25,32 @@ def with_scales(job: Job, problem: Problem, energies: list[np.ndarray] | None, m
     for k, part in enumerate(problem.parts):
         if problem.scaling == "std" and energies is not None:
             weights = problem.weights if problem.weights is not None else np.ones(problem.n or 0)
-            volume = _volume(part)
+            volume = volume_of(part)
             scale = ldexp(math.sqrt(float((energies[k] * weights).sum()) / ((problem.n or 1) * volume)), part.power)
         else:
-            one = replace(job, problem=replace(problem, parts=(part,)))
+            one = replace(task, problem=replace(problem, parts=(part,)))
             scale = in_range(one, functools.partial(_scale_read, mean=None if means is None else means[k]))
         parts.append(replace(part, scale=scale if scale > 0 else 1.0))
     return replace(problem, parts=tuple(parts))
 
 
-def scaled_by_tiles(job: Job) -> Problem:
+def scaled_by_tiles(task: Task) -> Problem:
     """The problem with the scales of its fields, found in a read of its own where they are not known."""
-    if job.problem.scaling is None:
-        return job.problem
-    return with_scales(job, job.problem, None, None)
+    if task.problem.scaling is None:
+        return task.problem
+    return with_scales(task, task.problem, None, None)
 
 
-def _scale_read(job: Job, mean: np.ndarray | None) -> float:
+def _scale_read(task: Task, mean: np.ndarray | None) -> float:
     """The scale of one field, from a read of its own."""
-    (part,) = job.problem.parts
-    sums, _ = job.over_tiles(part, LargestWork(job.recipe(part, job.wide, mean)), larger)
-    if job.problem.scaling == "max":
+    (part,) = task.problem.parts
+    sums, _ = task.reduce_tiles(part, LargestWork(task.transform(part, task.accumulator_dtype, mean)), larger)
+    if task.problem.scaling == "max":
         return float(sums["largest"][0])
-    return ldexp(math.sqrt(float(sums["square"][0]) / ((job.problem.n or 1) * _volume(part))), part.power)
+    return ldexp(math.sqrt(float(sums["square"][0]) / ((task.problem.n or 1) * volume_of(part))), part.power)
 
 
-def _volume(part: Part) -> float:
+def volume_of(part: FieldProblem) -> float:
     if part.sparse:
         ones = np.ones((1, part.field.size))
         return float((applied(part.matrix, ones, part.field.shape) @ ones.T)[0, 0])
@@ -62,17 +62,17 @@ def _volume(part: Part) -> float:
 class LargestWork:
     """The largest deviation in a tile, and the sum of their squares times the weights of the inner product."""
 
-    recipe: Recipe
+    transform: RowTransform
 
     def __call__(self, tile: Any) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         energy, largest = np.zeros(len(tile)), 0.0
-        for slab in self.recipe.slabs(tile, energy):
+        for slab in self.transform.slabs(tile, energy):
             values = np.abs(slab.values).max(0)
-            if self.recipe.factors is not None:
-                factors = self.recipe.factors[slab.start:slab.start + len(values)]
+            if self.transform.factors is not None:
+                factors = self.transform.factors[slab.start:slab.start + len(values)]
                 values = np.divide(values, factors, out=np.zeros_like(values), where=factors > 0)
             largest = max(largest, float(values.max(initial=0.0)))
-        return {"largest": np.array([largest]), "square": np.array([float(energy @ self.recipe.share) * len(tile)])}, {}
+        return {"largest": np.array([largest]), "square": np.array([float(energy @ self.transform.share) * len(tile)])}, {}
 
 
 def larger(left: dict, right: dict) -> dict:
@@ -80,23 +80,23 @@ def larger(left: dict, right: dict) -> dict:
     return {"largest": np.maximum(left["largest"], right["largest"]), "square": left["square"] + right["square"]}
 
 
-def scaled(job: Job) -> Problem:
+def scaled(task: Task) -> Problem:
     """The problem with the scales of its fields, where they have to be found in a read of its own."""
-    if job.problem.scaling is None or job.problem.access == "tiles":
-        return scaled_by_tiles(job)
-    return scaled_by_rows(job)
+    if task.problem.scaling is None or task.problem.access == "tiles":
+        return scaled_by_tiles(task)
+    return scaled_by_rows(task)
 
 
-def scaled_by_rows(job: Job) -> Problem:
+def scaled_by_rows(task: Task) -> Problem:
     """The problem with the scales of its fields, found in a read in order of time."""
-    problem = job.problem
+    problem = task.problem
     n = problem.n or 1
     sums: dict[str, Any] = {}
-    for values, _, weights in rows_of(job):
+    for values, _, weights in rows_of(task):
         for part in problem.parts:
             x = values[part.name].reshape(len(values[part.name]), -1)
             w = np.ones(len(x)) if weights is None else np.asarray(weights, np.float64)
-            one = sums.setdefault(part.name, _Spread(x[0].astype(job.wide), part.shift))
+            one = sums.setdefault(part.name, _Spread(x[0].astype(task.accumulator_dtype), part.shift))
             one.add(x, w)
     parts = []
     for part in problem.parts:

@@ -7,13 +7,13 @@ from typing import ClassVar
 import numpy as np
 
 from ensemblekit.rom.basis import Basis
-from ensemblekit.rom.decomposition import assembled
-from ensemblekit.rom.krylov import by_steps, cost_in_space
-from ensemblekit.rom.problem import Problem
+from ensemblekit.rom.decompose.decomposition import to_basis
+from ensemblekit.rom.decompose.krylov import block_krylov, cost_in_space
+from ensemblekit.rom.decompose.plan import Budget, Plan, loadable, refusal_of_streams
+from ensemblekit.rom.decompose.problem import Problem
+from ensemblekit.rom.decompose.subspace import cost_in_time, subspace_iteration
+from ensemblekit.rom.decompose.task import FloorReached, Task
 from ensemblekit.rom.rank import Rule
-from ensemblekit.rom.route import Budget, Plan, loadable, refusal_of_streams
-from ensemblekit.rom.rows import by_rows, cost_in_time
-from ensemblekit.rom.task import FloorReached, Job
 
 
 class Randomized:
@@ -38,16 +38,16 @@ class Randomized:
                  and ordered.memory_bytes <= budget.memory)
         return ordered if problem.access == "rows" or fewer else found
 
-    def decompose(self, task: Job) -> Basis:
+    def decompose(self, task: Task) -> Basis:
         """In the arithmetic of the snapshots, in double precision where its floor is reached."""
-        steps = by_rows if task.plan.in_time else by_steps
+        steps = subspace_iteration if task.plan.streams_in_time else block_krylov
         found = None
         if not task.accept_floor:
-            narrow = np.dtype({"f": "f4", "c": "c8"}[task.wide.kind])
-            for dtype in (narrow, task.wide) if task.problem.single else (task.wide,):
+            narrow = np.dtype({"f": "f4", "c": "c8"}[task.accumulator_dtype.kind])
+            for dtype in (narrow, task.accumulator_dtype) if task.problem.is_single else (task.accumulator_dtype,):
                 found = found or steps(task, dtype)
         else:
-            found = steps(task, task.wide, accept_floor=True)
+            found = steps(task, task.accumulator_dtype, accept_floor=True)
         if found is None:
             raise FloorReached
-        return assembled(task.problem, found, task.reads.passes)
+        return to_basis(task.problem, found, task.reads.passes)
