@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from ensemblekit.averaging.doubts import ENOUGH, standard_doubts
 from ensemblekit.errors import InputError
+from ensemblekit.results import Result
 from ensemblekit.scaling import ldexp, power_of_two
 
 Coords = Mapping[str, tuple[np.ndarray, str]]
@@ -30,11 +31,13 @@ DISAGREE = 1.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Estimate:
+class Estimate(Result):
     """A mean with an interval that accounts for correlation in time and for weights.
 
     Numbers are floats for a scalar and arrays of the item's shape otherwise, in `unit` unless said otherwise.
     """
+
+    FIGURE = "averages.estimate"
 
     mean: Any
     """Weighted mean of the snapshots kept."""
