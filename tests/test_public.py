@@ -65,7 +65,7 @@ def callables(module: object) -> Iterator[tuple[str, Any]]:
             continue
         if inspect.isfunction(value):
             yield name, value
-        elif inspect.isclass(value):
+        elif inspect.isclass(value) and not issubclass(value, BaseException):
             if not dataclasses.is_dataclass(value) or hasattr(value, "prepare") or hasattr(value, "pieces"):
                 yield name, value
             for method, held in vars(value).items():
