@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError, UnknownFieldError
 from ensemblekit.intake import as_array
@@ -112,7 +114,7 @@ class Basis(Result):
         """(k,): share of the *total* energy in each mode."""
         return self.shares_of(self.singular_values)
 
-    def shares_of(self, singular_values: Any) -> np.ndarray:
+    def shares_of(self, singular_values: ArrayLike) -> np.ndarray:
         """The squares of singular values, of any shape, as shares of the total energy."""
         values = np.asarray(singular_values, np.float64)
         return ldexp(values, -self._power) ** 2 / self._total if self._total else np.zeros(values.shape)
@@ -224,7 +226,7 @@ class Basis(Result):
 
     # -- there and back --------------------------------------------------------------------------------------------
 
-    def project(self, snapshots: Any) -> np.ndarray:
+    def project(self, snapshots: ArrayLike | Mapping[str, ArrayLike]) -> np.ndarray:
         """The coefficients (m, k) of snapshots (m, *item), or (k,) of a single one.
 
         With several fields, snapshots are a mapping of field to array, or all flattened one after the other.
@@ -241,7 +243,7 @@ class Basis(Result):
             found = found + _projected(part, values, part.known_modes)
         return found[0] if single else found
 
-    def reconstruct(self, which: Any = slice(None)) -> Any:
+    def reconstruct(self, which: int | slice | ArrayLike = slice(None)) -> Any:
         """Fields from the modes: of a snapshot by its number, of several by a slice, or from coefficients (m, k).
 
         A mapping of field to array where the basis holds several fields.
@@ -310,12 +312,12 @@ class Basis(Result):
 
     # -- files -----------------------------------------------------------------------------------------------------
 
-    def save(self, path: Any) -> Any:
+    def save(self, path: str | os.PathLike[str]) -> Any:
         """Write everything into one HDF5 file, by temporary file and rename; returns the path."""
         return save_basis({name: getattr(self, name) for name in NAMES}, path)
 
     @classmethod
-    def load(cls, path: Any) -> Basis:
+    def load(cls, path: str | os.PathLike[str]) -> Basis:
         """What :meth:`save` wrote. Raises StoreError where the file holds no basis."""
         return cls(**load_basis(path))
 
@@ -342,7 +344,7 @@ class Basis(Result):
             found[part.name] = math.sqrt(max(fields_error**2 * own + tail, 0) / own) if own > 0 else 0.0
         return found
 
-    def _flat(self, snapshots: Any) -> tuple[np.ndarray, bool]:
+    def _flat(self, snapshots: ArrayLike | Mapping[str, ArrayLike]) -> tuple[np.ndarray, bool]:
         if isinstance(snapshots, Mapping):
             missing = [name for name in self.fields if name not in snapshots]
             if missing:
@@ -362,17 +364,20 @@ class Basis(Result):
         single = values.ndim == len(shape)
         return values.reshape(1 if single else len(values), self.mean.size), single
 
-    def _coefficients(self, which: Any) -> np.ndarray:
-        number = isinstance(which, int | np.integer)
-        if number and not -self.n <= which < self.n:
-            raise InputError(f"snapshot {which} of {self.n}")
-        listed = isinstance(which, list | tuple | range) and all(isinstance(k, int | np.integer) for k in which)
-        if listed and not all(-self.n <= k < self.n for k in which):
-            raise InputError(f"snapshots {min(which)} to {max(which)} of {self.n}")
-        if number or listed or isinstance(which, slice):
-            coefficients = self.coefficients[list(which) if listed else which]
+    def _coefficients(self, which: int | slice | ArrayLike) -> np.ndarray:
+        if isinstance(which, int | np.integer):
+            if not -self.n <= which < self.n:
+                raise InputError(f"snapshot {which} of {self.n}")
+            coefficients = self.coefficients[which]
+        elif isinstance(which, slice):
+            coefficients = self.coefficients[which]
         else:
-            coefficients = as_array(which, "coefficients")
+            numbers = [int(k) for k in which if isinstance(k, int | np.integer)] if isinstance(
+                which, list | tuple | range) else []
+            if numbers and not all(-self.n <= k < self.n for k in numbers):
+                raise InputError(f"snapshots {min(numbers)} to {max(numbers)} of {self.n}")
+            of_numbers = isinstance(which, list | tuple | range) and len(numbers) == len(which)
+            coefficients = self.coefficients[numbers] if of_numbers else as_array(which, "coefficients")
         if coefficients.shape[-1:] != (self.rank,):
             raise InputError(f"coefficients have shape (m, {self.rank}) here; got {coefficients.shape}")
         return coefficients
@@ -433,7 +438,7 @@ class FieldPart:
         left = basis.relative_error * math.sqrt(basis._total)
         return left / (carried - left) if carried > left else math.inf
 
-    def reconstruct(self, which: Any = slice(None)) -> np.ndarray:
+    def reconstruct(self, which: int | slice | ArrayLike = slice(None)) -> np.ndarray:
         """This field from the modes: of one snapshot by its number, several by a slice, or from coefficients (m, k)."""
         coefficients = self.basis._coefficients(which)
         flat = coefficients @ self.modes.reshape(len(self.modes), -1)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ensemblekit.averaging.run import reduce
+from ensemblekit.averaging.run import Progress, reduce
 from ensemblekit.averaging.series import Series
 from ensemblekit.engine import Engine, Threads, one_blas_thread
 from ensemblekit.errors import InputError, StoreError
@@ -23,11 +23,13 @@ from ensemblekit.rom.archive_views import (
     SingleField,
     WeighedField,
     roots_of_weights,
+    run_length,
     without_gaps,
 )
-from ensemblekit.rom.decompose.problem import times_of
+from ensemblekit.rom.decompose.problem import Snapshots, times_of
 from ensemblekit.rom.encode import Norm, Reference, _Coded, _encode, _Wanted
 from ensemblekit.rom.mesh import Mesh, constants_for, mesh_of
+from ensemblekit.rom.product import GivenProduct
 from ensemblekit.rom.quantise import (
     differenced,
     narrowest,
@@ -39,9 +41,10 @@ from ensemblekit.source import Block, SnapshotSource, as_source
 OPTIONS = ("memory_limit", "method", "seed", "oversampling", "power")
 
 
-def compress(source: Any, path: Any = None, *, tolerance: float, norm: Norm = "l2",
-             relative_to: Reference = "fluctuation", inner_product: Any = None, missing: Literal["raise", "keep"] = "raise",
-             engine: Engine | None = None, progress: Any = False, **options: Any) -> Archive:
+def compress(source: Snapshots, path: str | os.PathLike[str] | None = None, *, tolerance: float, norm: Norm = "l2",
+             relative_to: Reference = "fluctuation", inner_product: GivenProduct = None,
+             missing: Literal["raise", "keep"] = "raise", engine: Engine | None = None,
+             progress: Progress = False, **options: Any) -> Archive:
     """Snapshots as one HDF5 archive of rounded modes and coefficients, with an error that is guaranteed.
 
     The error allowed is shared between modes left out and rounding by reverse water filling; modes are differenced
@@ -86,13 +89,13 @@ def compress(source: Any, path: Any = None, *, tolerance: float, norm: Norm = "l
             view = view if weights[name] is None else WeighedField(view, name, weights[name])
             parts[name] = _encode(view, name, wanted, engine or Threads(), progress, options)
             parts[name].gaps = gaps
-    temporary = path is None
-    if temporary:
-        handle, path = tempfile.mkstemp(suffix=".h5", prefix="ensemblekit-archive-")
+    if path is None:
+        handle, file = tempfile.mkstemp(suffix=".h5", prefix="ensemblekit-archive-")
         os.close(handle)
-    path = os.fspath(path)
-    _write(path, source, parts, wanted, mesh_of(source))
-    return Archive.open(path, _Temporary(path) if temporary else None)
+    else:
+        file = os.fspath(path)
+    _write(file, source, parts, wanted, mesh_of(source))
+    return Archive.open(file, _Temporary(file) if path is None else None)
 
 
 def _wanted(source: SnapshotSource, tolerance: float, norm: Norm, relative_to: Reference, missing: str,
@@ -127,7 +130,7 @@ def _write(path: str, source: SnapshotSource, parts: Mapping[str, _Coded], wante
     """All of it to a temporary file beside `path`, then renamed."""
     from ensemblekit.store.hdf5 import new_file
 
-    times, n = times_of(source), sum(source.lengths or ())
+    times, n = times_of(source), run_length(source)
     if times is None or len(times) != n:
         times = reduce(source, {"times": (_times, Series())}, fields=[next(iter(source.fields))])["times"]
     try:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.errors import MissingExtraError
 from ensemblekit.intake import as_array
 from ensemblekit.rom.basis import Basis
+from ensemblekit.rom.decompose.problem import Center
+from ensemblekit.rom.product import GivenProduct
 from ensemblekit.rom.rank import Rule
 
 
@@ -16,8 +19,8 @@ class PODTransformer:
     """The methods of the estimator; scikit-learn's classes are put under it at first use, as it is only imported then."""
 
     def __init__(self, n_components: int | str | None = None, *, energy: float | None = None,
-                 tolerance: float | None = None, inner_product: Any = None, center: Any = "mean", method: str = "auto",
-                 memory_limit: Any = "2GiB"):
+                 tolerance: float | None = None, inner_product: GivenProduct = None, center: Center = "mean",
+                 method: str = "auto", memory_limit: float | str = "2GiB"):
         self.n_components = n_components
         self.energy = energy
         self.tolerance = tolerance
@@ -26,12 +29,12 @@ class PODTransformer:
         self.method = method
         self.memory_limit = memory_limit
 
-    def fit(self, X: Any, y: Any = None) -> Self:
+    def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Decompose the rows of X."""
         self.fit_transform(X)
         return self
 
-    def fit_transform(self, X: Any, y: Any = None) -> np.ndarray:
+    def fit_transform(self, X: ArrayLike, y: object = None) -> np.ndarray:
         """Decompose the rows of X and return their coefficients (n, k)."""
         from sklearn.utils.validation import validate_data
 
@@ -55,7 +58,7 @@ class PODTransformer:
         self.n_components_ = basis.rank
         return self._typed(basis.coefficients, values)
 
-    def transform(self, X: Any) -> np.ndarray:
+    def transform(self, X: ArrayLike) -> np.ndarray:
         """The coefficients of the rows of X."""
         from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -63,7 +66,7 @@ class PODTransformer:
         values = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         return self._typed(self.basis_.project(values), values)
 
-    def inverse_transform(self, X: Any) -> np.ndarray:
+    def inverse_transform(self, X: ArrayLike) -> np.ndarray:
         """Rows from their coefficients (m, k)."""
         from sklearn.utils.validation import check_is_fitted
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from ensemblekit.rom.cells import (
@@ -13,14 +11,12 @@ from ensemblekit.rom.cells import (
     POLYHEDRON,
     QUADRATIC,
     TRIANGLE_STRIP,
+    Cells,
 )
 from ensemblekit.rom.curved import curved_measures
 
-if TYPE_CHECKING:
-    from ensemblekit.rom.mesh import Mesh
 
-
-def measures_of(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
+def measures_of(mesh: Cells) -> tuple[np.ndarray, np.ndarray]:
     """(volumes, point volumes) of the cells of the mesh's own dimension."""
     from ensemblekit.rom import kernels_mesh as kernels
 
@@ -66,7 +62,7 @@ def measures_of(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
     return volumes, shares
 
 
-def _strips(mesh: Mesh, chosen: np.ndarray, volumes: np.ndarray, shares: np.ndarray) -> None:
+def _strips(mesh: Cells, chosen: np.ndarray, volumes: np.ndarray, shares: np.ndarray) -> None:
     from ensemblekit.rom import kernels_mesh as kernels
 
     for i in chosen:

@@ -106,7 +106,7 @@ class SubspaceReducer:
     def empty(self) -> Self:
         return type(self)(self.step)
 
-    def update(self, values: Any, start: int, weights: Array | None = None) -> None:
+    def update(self, values: SnapshotRows, start: int, weights: Array | None = None) -> None:
         if not len(values):
             return
         if self.sums is None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ensemblekit.averaging.run import reduce
 from ensemblekit.engine import Engine, Serial, Threads
@@ -86,7 +87,7 @@ class Task:
             return reduce(part.source, {"tiles": (TakeTile(part.key), TileReducer(work, combine))}, fields=[part.key],
                           cut="space", limit=self.plan.limit, engine=self.engine, progress=self.progress)["tiles"]
 
-    def transform(self, part: FieldProblem, dtype: Any, shift: np.ndarray | None = None) -> RowTransform:
+    def transform(self, part: FieldProblem, dtype: DTypeLike, shift: np.ndarray | None = None) -> RowTransform:
         n = self.problem.n or 0
         share = np.full(n, 1 / n) if self.problem.weights is None else self.problem.weights / n
         return RowTransform(np.dtype(dtype), share, part.factors, part.shift if shift is None else shift, self.plan.width,

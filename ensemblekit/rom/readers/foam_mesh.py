@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ensemblekit.errors import InputError, SnapshotFileError
-from ensemblekit.rom.cells import POLYGON, QUAD, TRIANGLE
-from ensemblekit.rom.mesh import Mesh, Polyhedra
+from ensemblekit.rom.cells import POLYGON, QUAD, TRIANGLE, Polyhedra
+from ensemblekit.rom.mesh import Mesh
 from ensemblekit.rom.readers.foamfile import HEAD, load, there
 
 

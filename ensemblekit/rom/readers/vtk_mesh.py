@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import MissingExtraError
-from ensemblekit.rom.mesh import Mesh, Polyhedra
+from ensemblekit.rom.cells import Polyhedra
+from ensemblekit.rom.mesh import Mesh
 
 
 def mesh_of_vtk(data: Any) -> Mesh:
