@@ -12,14 +12,11 @@ from ensemblekit.md.opening import read
 from ensemblekit.md.topology import Topology
 from ensemblekit.md.trajectory import FrameSource
 from ensemblekit.md.weighted import PickedSource, WeightedSource
-from ensemblekit.source import (
-    ReplicaSet,
-    StackedSource,
-)
+from ensemblekit.source import ReplicaSet, StackedSource
 from ensemblekit.store.stored import StoredSource
 
 
-def trajectory_source(x: Any) -> Any:
+def trajectory_source(x: object) -> Any:
     """A source of positions from whatever holds a trajectory."""
     from ensemblekit.md.stored import opened
 

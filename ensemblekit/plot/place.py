@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError
-from ensemblekit.plot.style import BLUE, LOOK, PALE, _figure
+from ensemblekit.plot.style import BLUE, PALE, panels
 from ensemblekit.rom.cells import QUADRATIC
-from ensemblekit.rom.mesh import Association, Mesh, leading
+from ensemblekit.rom.mesh import Mesh, leading
 from ensemblekit.scaling import scaled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
+    from numpy.typing import ArrayLike
+
+    from ensemblekit.plot.style import AxesLike
+
+    Coordinates = tuple[ArrayLike, ...]
 
 COLUMN = 3.94
 """Inches, as ``style.WIDTH``."""
@@ -37,11 +42,11 @@ class Place(NamedTuple):
     cells: tuple[int, ...]
 
     @classmethod
-    def of(cls, item: tuple[int, ...], mesh: Mesh | None, name: str, grid: Sequence[ArrayLike] | None,
-           association: Mapping[str, Association] | None = None) -> Place:
+    def of(cls, item: tuple[int, ...], mesh: object, name: str, grid: Coordinates | None,
+           association: Mapping[str, str] | None = None) -> Place:
         if isinstance(mesh, Mesh) and grid is None:
             where = (association or {}).get(name) or mesh.where(name, item)
-            cells = leading(item, mesh.count(where))
+            cells = leading(item, mesh.count(where))        # type: ignore[arg-type]
             if cells is not None:
                 parts = int(np.prod(item[len(cells):]))
                 span = np.ptp(_flattened(mesh.points), axis=0) if len(mesh.points) else np.ones(2)
@@ -69,7 +74,8 @@ class Place(NamedTuple):
         return values.reshape(*self.cells, self.parts)[..., k]
 
     def draw(self, ax: Axes, values: np.ndarray, *, signed: bool = False, limits: tuple[float, float] | None = None,
-             unit: str = "", bar: bool = False, colours: str | None = None, ticks: Any = None, bar_label: str = "") -> None:
+             unit: str = "", bar: bool = False, colours: str | None = None, ticks: tuple[list[float], list[str]] | None = None,
+             bar_label: str = "") -> None:
         """A scalar on its cells. signed: colours about zero."""
         if self.line:
             self._line(ax, values)
@@ -102,17 +108,18 @@ class Place(NamedTuple):
                 made.set_label(bar_label or unit, fontsize=7)
 
     def _line(self, ax: Axes, values: np.ndarray) -> None:
-        x = np.empty(0) if self.x is None else self.x
+        x = self.x
         if self.mesh is not None:
             points = self.mesh.cell_centres if self.at_cells else self.mesh.points
             x = points[:, int(np.ptp(points, axis=0).argmax())]
             order = np.argsort(x)
             x, values = x[order], values.ravel()[order]
+        assert x is not None
         ax.plot(x, values, color=BLUE, lw=1)
         ax.axhline(0, color=PALE, lw=0.6, zorder=0)
         ax.set_xlim(x[0], x[-1])
 
-    def _plane(self, ax: Axes, values: np.ndarray, how: dict[str, Any]) -> Any:
+    def _plane(self, ax: Axes, values: np.ndarray, how: dict[str, Any]) -> ScalarMappable:
         assert self.x is not None
         assert self.y is not None
         even = all(len(a) < 3 or np.allclose(np.diff(a), a[1] - a[0], rtol=1e-3) for a in (self.x, self.y))
@@ -132,7 +139,7 @@ def _flattened(points: np.ndarray) -> np.ndarray:
     return points[:, kept]
 
 
-def _on_mesh(ax: Axes, mesh: Mesh, values: np.ndarray, at_cells: bool, how: dict[str, Any]) -> Any:
+def _on_mesh(ax: Axes, mesh: Mesh, values: np.ndarray, at_cells: bool, how: dict[str, Any]) -> ScalarMappable:
     """Cells as polygons, points by triangles; of a solid mesh the layer of cells in the middle of its shortest extent."""
     from matplotlib.collections import PolyCollection
     from matplotlib.tri import Triangulation
@@ -176,30 +183,18 @@ def _on_mesh(ax: Axes, mesh: Mesh, values: np.ndarray, at_cells: bool, how: dict
     return ax.tripcolor(made, np.where(held, kept, 0), shading="gouraud", vmin=low, vmax=high, rasterized=True, **how)
 
 
-def panels(rows: int, columns: int, place: Place, bars: int = 0) -> tuple[Any, Any]:
-    """A figure whose panels have the shape of what they show, with room for so many rows of colour bars."""
+def panels_for(ax: AxesLike | None, rows: int, columns: int, place: Place, count: int, bars: int = 0) -> np.ndarray:
+    """Axes (count,) of the shape of what they show, with room for so many rows of colour bars."""
     width = COLUMN * (2 if columns > 1 else 1.5 if place.line else 1.6)
     each = width / columns
     height = 1.25 if place.line else min(each / place.wide, 6.0) + 0.28
     below = 0.5 * bars if not place.line and place.wide > 1.2 else 0.0
-    figure = _figure(plain_figure(), (width, min(rows * height + below + 0.1, 11.0)))
-    return figure, figure.subplots(rows, columns, squeeze=False)
-
-
-def look() -> Any:
-    from ensemblekit.errors import MissingExtraError
-
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "plot") from error
-    return matplotlib.rc_context(LOOK)
-
-
-def plain_figure() -> Any:
-    from matplotlib.figure import Figure
-
-    return Figure
+    if np.size(ax) == count:        # type: ignore[arg-type]  # as many as are needed, one of them perhaps
+        rows, columns = count, 1
+    axes = panels(ax, rows, columns, (width, min(rows * height + below + 0.1, 11.0))).ravel()
+    for unused in axes[count:]:
+        unused.set_axis_off()
+    return axes[:count]
 
 
 def component_of(place: Place, values: np.ndarray, component: int | None) -> int:

@@ -8,19 +8,24 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from ensemblekit.averaging.doubts import ENOUGH
 from ensemblekit.errors import InputError
-from ensemblekit.plot.place import COLUMN, Place, component_name, component_of, look, panels, plain_figure
-from ensemblekit.plot.style import BLUE, GREEN, GREY, INK, ORANGE, PALE, RED, _figure, label, legend, new_axes
-from ensemblekit.rom.basis import Basis
-from ensemblekit.rom.decay import DecayRate
+from ensemblekit.plot.place import COLUMN, Place, component_name, component_of, panels_for
+from ensemblekit.plot.style import BLUE, GREEN, GREY, INK, ORANGE, PALE, RED, label, legend, look, new_axes, panels
+from ensemblekit.rom.basis import Basis, FieldPart
 from ensemblekit.scaling import power_of_two, representable, scaled
-from ensemblekit.source import SnapshotSource
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from numpy.typing import ArrayLike
+
+    from ensemblekit.averaging.estimate import Estimate
+    from ensemblekit.plot.style import AxesLike
+    from ensemblekit.rom.decay import DecayRate
+    from ensemblekit.rom.field_averages import FieldAverages
+
+    Coordinates = tuple[ArrayLike, ...]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,8 +42,8 @@ def _styled(function: F) -> F:
 
 @_styled
 def modes(basis: Basis, *, field: str | None = None, component: int | None = None, count: int = 6,
-          grid: tuple[Any, Any] | None = None) -> Any:
-    """The mean and the first modes on the grid or mesh, with energies and pairs in the titles; the Figure.
+          grid: Coordinates | None = None, ax: AxesLike | None = None) -> np.ndarray:
+    """The mean and the first modes on the grid or mesh, with energies and pairs in the titles; the Axes, (count + 1,).
 
     Arguments:
         basis: of one field, or of several with `field` named.
@@ -52,8 +57,7 @@ def modes(basis: Basis, *, field: str | None = None, component: int | None = Non
     component = component_of(place, part.modes[:count], component)
     columns = 1 if place.line else 4 if place.wide < 2.2 else 2
     rows = -(-(count + 1) // columns)
-    figure, axes = panels(rows, columns, place)
-    axes = np.ravel(axes)
+    axes = panels_for(ax, rows, columns, place, count + 1)
     pairs = {k: pair for pair in travelling_pairs(basis) for k in pair}
     name = component_name(part.name, place, component)
     place.draw(axes[0], place.component(part.mean, component), signed=False, unit=part.unit)
@@ -62,9 +66,7 @@ def modes(basis: Basis, *, field: str | None = None, component: int | None = Non
         place.draw(axes[k + 1], place.component(part.modes[k], component), signed=True)
         pair = "" if k not in pairs else f", pair {pairs[k][0] + 1}–{pairs[k][1] + 1}"
         axes[k + 1].set_title(f"mode {k + 1}: {_percent(basis.energy_fraction[k])}{pair}")
-    for ax in axes[count + 1:]:
-        ax.set_axis_off()
-    return figure
+    return axes
 
 
 def travelling_pairs(basis: Basis) -> list[tuple[int, int]]:
@@ -95,7 +97,7 @@ def travelling_pairs(basis: Basis) -> list[tuple[int, int]]:
 
 
 @_styled
-def spectrum(basis: Basis, *, ax: Axes | None = None) -> Any:
+def spectrum(basis: Basis, *, ax: Axes | None = None) -> Axes:
     """Energy of each mode and what is left after it, with "error %" on the right; the axes.
 
     Drawn too: pairs, the threshold of Gavish and Donoho (2014) where all singular values are known, and the floor below
@@ -140,7 +142,7 @@ def spectrum(basis: Basis, *, ax: Axes | None = None) -> Any:
     ax.set_xlabel("mode")
     ax.set_ylabel("share of the energy")
     right = ax.secondary_yaxis("right", functions=(lambda e: 100 * np.sqrt(np.maximum(e, 1e-40)),
-                                                 lambda p: (np.asarray(p) / 100) ** 2))
+                                                   lambda p: (np.asarray(p) / 100) ** 2))
     right.set_ylabel("error %")
     right.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     ax.spines["right"].set_visible(False)
@@ -168,10 +170,10 @@ def gavish_donoho_line(basis: Basis) -> float | None:
 
 
 @_styled
-def reconstruction(basis: Basis, truth: ArrayLike | Mapping[str, ArrayLike] | SnapshotSource, which: int | None = None, *,
-                   rank: int | None = None, field: str | None = None, component: int | None = None,
-                   grid: tuple[Any, Any] | None = None) -> Any:
-    """One snapshot beside its reconstruction and their difference, the first two in the same colours; the Figure.
+def reconstruction(basis: Basis, truth: np.ndarray, which: int | None = None, *, rank: int | None = None,
+                   field: str | None = None, component: int | None = None, grid: Coordinates | None = None,
+                   ax: AxesLike | None = None) -> np.ndarray:
+    """One snapshot beside its reconstruction and their difference, the first two in the same colours; the Axes, (3,).
 
     Arguments:
         truth: the snapshot (*item), as it was.
@@ -191,8 +193,7 @@ def reconstruction(basis: Basis, truth: ArrayLike | Mapping[str, ArrayLike] | Sn
     component = component_of(place, part.modes, component)
     one, two = place.component(truth.astype(np.float64), component), place.component(back, component)
     stacked = place.line or place.wide >= 2.2
-    figure, axes = panels(3 if stacked else 1, 1 if stacked else 3, place, bars=1)
-    axes = np.ravel(axes)
+    axes = panels_for(ax, 3 if stacked else 1, 1 if stacked else 3, place, 3, bars=1)
     limits = (float(np.nanmin(one)), float(np.nanmax(one)))
     name = component_name(part.name, place, component)
     place.draw(axes[0], one, limits=limits, unit=part.unit)
@@ -205,11 +206,11 @@ def reconstruction(basis: Basis, truth: ArrayLike | Mapping[str, ArrayLike] | Sn
     axes[0].set_title(f"truth: {name}{at}")
     axes[1].set_title(f"{used.rank} modes")
     axes[2].set_title(f"difference: {_percent(error)} of the fluctuation")
-    return figure
+    return axes
 
 
 @_styled
-def snapshot_errors(basis: Basis, *, ax: Axes | None = None) -> Any:
+def snapshot_errors(basis: Basis, *, ax: Axes | None = None) -> Axes:
     """The error of each snapshot's reconstruction against time; the axes."""
     errors = basis.error_per_snapshot
     if errors is None:
@@ -232,8 +233,8 @@ def snapshot_errors(basis: Basis, *, ax: Axes | None = None) -> Any:
 
 @_styled
 def phase_portrait(basis: Basis, pair: tuple[int, int] | None = None, *, length: float | None = None,
-                   speed: float | None = None) -> Any:
-    """Two coefficients against each other and against time, and their power spectrum; the Figure.
+                   speed: float | None = None, ax: AxesLike | None = None) -> np.ndarray:
+    """Two coefficients against each other and against time, and their power spectrum; the Axes, (3,).
 
     Arguments:
         pair: two modes, from 0; by default the first pair of a travelling wave, or else the first two.
@@ -248,11 +249,11 @@ def phase_portrait(basis: Basis, pair: tuple[int, int] | None = None, *, length:
         raise InputError("a phase portrait is of real coefficients")
     one, two = basis.coefficients[:, a], basis.coefficients[:, b]
     x, name = _clock(basis)
-    figure = _figure(plain_figure(), (2 * COLUMN, 2.5))
-    left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1.25, 1.25])
+    axes = panels(ax, 1, 3, (2 * COLUMN, 2.5), width_ratios=(1, 1.25, 1.25))[0]
+    left, middle, right = axes
     left.plot(one, two, color=GREY, lw=0.5, alpha=0.7)
     shown = left.scatter(one, two, c=x, s=7, cmap="viridis", zorder=3, lw=0)
-    figure.colorbar(shown, ax=left, location="bottom", aspect=30, pad=0.02).set_label(name, fontsize=7)
+    left.figure.colorbar(shown, ax=left, location="bottom", aspect=30, pad=0.02).set_label(name, fontsize=7)
     reach = 1.08 * max(float(np.abs(one).max()), float(np.abs(two).max()))
     left.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel=f"$a_{{{a + 1}}}$", ylabel=f"$a_{{{b + 1}}}$")
     middle.plot(x, one, color=BLUE, lw=0.9, label=f"$a_{{{a + 1}}}$")
@@ -277,7 +278,7 @@ def phase_portrait(basis: Basis, pair: tuple[int, int] | None = None, *, length:
         strong = power[1:].max()
         right.set_ylim(max(power[1:].min(), 1e-9 * strong), 3 * strong)
     left.set_title(f"modes {a + 1} and {b + 1}")
-    return figure
+    return axes
 
 
 def coefficient_spectrum(basis: Basis, pair: tuple[int, int] = (0, 1)) -> tuple[np.ndarray, np.ndarray, float]:
@@ -318,46 +319,43 @@ def _spectrum(basis: Basis, pair: tuple[int, int]) -> tuple[np.ndarray, np.ndarr
 
 
 @_styled
-def average(averages: Mapping[str, Any], name: str, *, component: int | None = None,
-            grid: tuple[Any, Any] | None = None) -> Any:
-    """An average of a field beside half its interval; the Figure."""
+def average(averages: Mapping[str, Estimate], name: str, *, component: int | None = None,
+            grid: Coordinates | None = None, ax: AxesLike | None = None) -> np.ndarray:
+    """An average of a field beside half its interval; the Axes, (2,)."""
     one = averages[name]
     mean, half = np.asarray(one.mean), 0.5 * (np.asarray(one.high) - np.asarray(one.low))
     place = Place.of(mean.shape, getattr(averages, "mesh", None), name, grid, getattr(averages, "association", {}))
     component = component_of(place, mean[None], component)
     stacked = place.line or place.wide >= 2.2
-    figure, axes = panels(2 if stacked else 1, 1 if stacked else 2, place, bars=2 if stacked else 1)
-    axes = np.ravel(axes)
+    axes = panels_for(ax, 2 if stacked else 1, 1 if stacked else 2, place, 2, bars=2 if stacked else 1)
     place.draw(axes[0], place.component(mean, component), unit=one.unit, bar=True)
     place.draw(axes[1], place.component(half, component), unit=one.unit, bar=True, colours="magma")
     axes[0].set_title(component_name(name, place, component))
     axes[1].set_title(f"± ({100 * one.confidence:g} % interval)")
-    return figure
+    return axes
 
 
 @_styled
-def run_longer(averages: Any, name: str, *, target: float | None = None, component: int | None = None,
-               grid: tuple[Any, Any] | None = None) -> Any:
-    """Where to run longer: by what factor the run must grow for each cell's interval to shrink to ± target; the Figure.
+def run_longer(averages: FieldAverages, name: str, *, target: float | None = None, component: int | None = None,
+               grid: Coordinates | None = None, ax: Axes | None = None) -> Axes:
+    """Where to run longer: by what factor the run must grow for each cell's interval to shrink to ± target; the Axes.
 
-    Arguments as :meth:`ensemblekit.rom.FieldAverages.run_longer`; of a vector the worst component by default.
+    Arguments as :meth:`ensemblekit.rom.FieldAverages.run_length_factor`; of a vector the worst component by default.
     """
     one = averages[name]
-    factor = averages.run_longer(name, target)
+    factor = averages.run_length_factor(name, target)
     place = Place.of(factor.shape, averages.mesh, name, grid, averages.association)
     if place.parts > 1:
         factor = np.nanmax(np.where(np.isfinite(factor), factor, 0), axis=-1) if component is None else factor[..., component]
     if target is None:
         target = 0.01 * float(np.nanmax(np.abs(one.mean)))
     if place.line:
-        figure, axes = panels(1, 1, place)
-        ax = np.ravel(axes)[0]
+        (ax,) = panels_for(ax, 1, 1, place, 1)
         place.draw(ax, factor)
         ax.set_yscale("log")
         ax.axhline(1, color=GREEN, lw=0.8)
     else:
-        figure, axes = panels(1, 1, place, bars=1)
-        ax = np.ravel(axes)[0]
+        (ax,) = panels_for(ax, 1, 1, place, 1, bars=1)
         with np.errstate(divide="ignore", invalid="ignore"):
             place.draw(ax, np.log2(np.where(factor > 0, factor, np.nan)), limits=(-3.0, 6.0), colours="RdYlBu_r", bar=True,
                        ticks=([-3, -1, 0, 1, 3, 6], ["⅛", "½", "1", "2", "8", "64"]), bar_label="times the length of this run")
@@ -368,11 +366,11 @@ def run_longer(averages: Any, name: str, *, target: float | None = None, compone
     if enough < 1 and np.isfinite(factor).any():
         title += f"; all need {np.nanmax(factor):.2g} runs like this"
     ax.set_title(title + (f"; cannot be told in {100 * unknown:.0f} %" if unknown else ""))
-    return figure
+    return ax
 
 
 @_styled
-def decay(basis: Basis, rate: DecayRate | None = None, *, ax: Axes | None = None) -> Any:
+def decay(basis: Basis, rate: DecayRate | None = None, *, ax: Axes | None = None) -> Axes:
     """Singular values with the law of :func:`ensemblekit.rom.decay_rate`; the axes."""
     from ensemblekit.rom.decay import decay_rate, known_spectrum
 
@@ -392,10 +390,7 @@ def decay(basis: Basis, rate: DecayRate | None = None, *, ax: Axes | None = None
     return ax
 
 
-# -- where the numbers stand ----------------------------------------------------------------------------------------
-
-
-def _part(basis: Basis, field: str | None) -> Any:
+def _part(basis: Basis, field: str | None) -> FieldPart:
     if field is not None:
         return basis[field]
     if len(basis.fields) > 1:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ensemblekit.errors import InputError, StoreError, UnknownFieldError, one_line
+from ensemblekit.results import Result
 from ensemblekit.rom.archive_views import (
     JOB_BYTES,
 )
@@ -54,7 +55,7 @@ def decompress(archive: Archive | str | os.PathLike[str], out: Any = None) -> An
 
 
 @dataclass(frozen=True, eq=False)
-class Archive(Mapping[str, "ArchivedField"]):
+class Archive(Result, Mapping[str, "ArchivedField"]):
     """An archive: its fields by name, and how small and how true it is."""
 
     path: str
@@ -161,6 +162,13 @@ class Archive(Mapping[str, "ArchivedField"]):
                     when = None if self.times is None else float(self.times[a + k])
                     store.append({name: block[k] for name, block in blocks.items()}, time=when)
         return open_store(path)
+
+    def _facts(self) -> dict[str, object]:
+        return {"path": self.path, "tolerance": self.tolerance, "norm": self.norm, "relative_to": self.relative_to,
+                "error": self.error, "raw_bytes": self.raw_bytes, "stored_bytes": self.stored_bytes, "ratio": self.ratio,
+                "limit": self.limit, "time_unit": self.time_unit,
+                "fields": {name: {"shape": one.shape, "dtype": str(one.dtype), "unit": one.unit, "rank": one.rank,
+                                  "error": one.error} for name, one in self.items()}}
 
     def __str__(self) -> str:
         lines = [f"{self.path}: {self.raw_bytes / 1e6:.4g} MB in {self.stored_bytes / 1e6:.4g} MB, "

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError, UnknownFieldError
 from ensemblekit.intake import as_array
+from ensemblekit.results import Result
 from ensemblekit.rom.files import load_basis, save_basis
 from ensemblekit.rom.product import applied, is_sparse
 from ensemblekit.scaling import ldexp, power_of_two
@@ -30,13 +31,15 @@ modes of a wave seen over no whole number of periods differ by some per cent."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Basis:
+class Basis(Result):
     """Orthonormal modes of a set of snapshots: snapshots ≈ mean + coefficients @ modes.
 
     With one field the arrays have its shape. With several, `modes` and `mean` hold all fields flattened one after the
     other, each in its own unit, and ``basis["U"]`` is the part of one field. Modes are orthonormal in the inner
     product of the fields divided by their `scale`.
     """
+
+    FIGURE = "rom.spectrum"
 
     modes: np.ndarray
     """(k, *item), orthonormal; the largest entry of each is positive; NaN where the mask is False, as in the mean.
@@ -293,6 +296,19 @@ class Basis:
         squared = np.abs(ldexp(self.coefficients, -self._power)) ** 2 * (self.n / self._total)
         return block_bootstrap(squared, weights=self.weights, confidence=confidence, block_length=block_length,
                                n_resamples=n_resamples, rng=rng)
+
+    def _facts(self) -> dict[str, object]:
+        return {"rank": self.rank, "n": self.n, "method": self.method, "passes": self.passes,
+                "relative_error": self.relative_error, "error_per_field": self.error_per_field,
+                "singular_values": self.singular_values, "energy_fraction": self.energy_fraction,
+                "cumulative_energy": self.cumulative_energy, "relative_errors": self.relative_errors,
+                "total_energy": self.total_energy,
+                "fields": {name: {"shape": f.shape, "dtype": str(f.dtype), "unit": f.unit} for name, f in self.fields.items()},
+                "times": self.times, "time_unit": self.time_unit, "coefficients": self.coefficients, "notes": self.notes}
+
+    def to_dict(self) -> dict[str, object]:
+        """What a file of text can hold of it: numbers of modes and snapshots; modes and mean go by :meth:`save`."""
+        return Result.to_dict(self)
 
     # -- files -----------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from ensemblekit.averaging.estimate import quantile
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
+from ensemblekit.results import Result
 from ensemblekit.rom.basis import Basis
 
 FLOOR = 1e-7
@@ -20,7 +21,7 @@ FEWEST = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class DecayRate:
+class DecayRate(Result):
     """The law that singular values σ_i follow: c exp(-rate i) or c i^-rate."""
 
     kind: Literal["exponential", "algebraic"]

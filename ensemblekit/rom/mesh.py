@@ -29,7 +29,7 @@ from ensemblekit.rom.cells import (
 )
 from ensemblekit.rom.measures import measures_of
 from ensemblekit.source import ReplicaSet, SnapshotSource, StackedSource
-from ensemblekit.store.hdf5 import Layout
+from ensemblekit.store.layout import Layout
 from ensemblekit.store.store import Store
 from ensemblekit.store.stored import StoredSource, constants_of
 

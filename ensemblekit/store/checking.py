@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import os
+import time as clock_time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from operator import itemgetter
-from typing import Any, Literal, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, SupportsFloat
 
 import numpy as np
 
-from ensemblekit.errors import InputError, UnknownFieldError
+from ensemblekit.errors import InputError, StoreError, UnknownFieldError
 from ensemblekit.intake import as_array
 from ensemblekit.source import Field
+from ensemblekit.store.names import segment_path
 from ensemblekit.store.schema import META, Schema
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 LARGEST_LOG = 700.0
 """Of a weight that is stored."""
@@ -145,7 +153,8 @@ def meta_of_one(time: float | None, step: int | None, weight: float, last: tuple
     return np.array([(step, at, weight)], dtype=META)
 
 
-def meta_of_many(n: int, times: Any, steps: Any, weights: Any, last: tuple[int, float]) -> np.ndarray:
+def meta_of_many(n: int, times: ArrayLike | None, steps: ArrayLike | None, weights: ArrayLike | None,
+                 last: tuple[int, float]) -> np.ndarray:
     """Steps, times and weights of n snapshots that follow the last (step, time): META (n,). Raises InputError."""
     last_step, last_time = last
     meta = np.empty(n, META)
@@ -169,7 +178,7 @@ def meta_of_many(n: int, times: Any, steps: Any, weights: Any, last: tuple[int, 
     return meta
 
 
-def weights_of_logs(log_weights: Any) -> np.ndarray:
+def weights_of_logs(log_weights: ArrayLike) -> np.ndarray:
     """Weights from their natural logarithms as they are: those of a store are on one scale, whenever they came."""
     logs = as_array(log_weights, "log_weights", kinds="biuf", dtype=np.float64)
     if logs.ndim != 1:
@@ -183,7 +192,7 @@ def weights_of_logs(log_weights: Any) -> np.ndarray:
     return np.exp(logs)
 
 
-def check_options(durability: Any, capacity: Any) -> None:
+def check_options(durability: object, capacity: object) -> None:
     """Raise InputError where they are not what ``ek.create`` and ``ek.open`` take."""
     if durability not in ("process", "disk"):
         raise InputError(f'durability is "process" or "disk"; got {durability!r}')
@@ -193,14 +202,14 @@ def check_options(durability: Any, capacity: Any) -> None:
                              f"got {capacity!r}")
 
 
-def _number(value: Any, what: str) -> float:
+def _number(value: SupportsFloat | str, what: str) -> float:
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError):
         raise InputError(f"{what} is a number; got {value!r}") from None
 
 
-def _numbers(values: Any, n: int, what: str) -> np.ndarray:
+def _numbers(values: ArrayLike, n: int, what: str) -> np.ndarray:
     array = as_array(values, what)
     if array.shape != (n,) or array.dtype.kind not in "iuf":
         raise InputError(f"{what} are {n} real numbers; got shape {array.shape}, dtype {array.dtype}")
@@ -217,3 +226,25 @@ def _backwards(times: np.ndarray) -> str:
     """Which of these times is before the one before it, in words; nothing where none is."""
     back = np.flatnonzero(np.diff(times) < 0)
     return f"; {times[back[0] + 1]:g} comes after {times[back[0]]:g}" if len(back) else ""
+
+
+def check_free(path: str, particles: bool) -> None:
+    """Raise InputError, StoreError where no new store can be made under this name."""
+    if particles and not path.endswith(".h5md"):
+        raise InputError(f"a store of particle positions ends in .h5md, as MDAnalysis goes by the suffix; got {path!r}. "
+                         f"Call it {Path(path).with_suffix('.h5md').name!r}")
+    for taken in (path, segment_path(path, 1)):
+        if os.path.lexists(taken):
+            raise StoreError(f"{taken} is there already; ek.open(path, \"a\") appends to a store, or delete it first")
+    if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
+        raise StoreError(f"the folder of {path!r} does not exist; make it first")
+
+
+def checked_provenance(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What is said of where a run is from, with the time. Raises InputError where JSON does not hold it."""
+    try:
+        provenance = json.loads(json.dumps(dict(given or {}), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"provenance is data that JSON can hold (text, numbers, lists, mappings): {error}") from error
+    provenance.setdefault("created", clock_time.strftime("%Y-%m-%dT%H:%M:%SZ", clock_time.gmtime()))
+    return provenance

@@ -15,7 +15,8 @@ from ensemblekit.intake import as_array
 from ensemblekit.md.superpose import frames_of
 from ensemblekit.md.system import Gather, Plain, System
 from ensemblekit.md.updating import VaryingPoints, varying_points
-from ensemblekit.source import WHOLE, Block
+from ensemblekit.source import Block
+from ensemblekit.source_cuts import WHOLE
 
 POINT_BYTES = 1 << 20
 """Centres are made for so many frames at a time that they stay in the cache."""
@@ -91,7 +92,7 @@ def points_for(system: System, selects: Sequence[str], weights: str | None, peri
     return points_of(system, [system.select(select) for select in selects], weights, periodic)
 
 
-def check_weights_word(weights: Any) -> None:
+def check_weights_word(weights: object) -> None:
     """Refuse what is neither "mass" nor None."""
     if not (weights is None or (isinstance(weights, str) and weights == "mass")):
         raise InputError(f'weights is "mass", or None for all atoms alike; got {weights!r}. Weights of frames are '
@@ -125,7 +126,7 @@ def gathered(gather: Gather, block: Block) -> np.ndarray:
     return np.asarray(positions[0][index], np.float64)
 
 
-def reference_positions(system: System, reference: Any, select: str, atoms: np.ndarray,
+def reference_positions(system: System, reference: object, select: str, atoms: np.ndarray,
                         as_it_is: bool = False) -> np.ndarray:
     """Positions (atoms, 3) to compare with, in angstrom.
 

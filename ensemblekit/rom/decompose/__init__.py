@@ -28,7 +28,8 @@ from ensemblekit.rom.decompose.task import FloorReached, NotFinite, Reads, Route
 from ensemblekit.rom.decompose.tsqr import Tsqr
 from ensemblekit.rom.product import GivenProduct
 from ensemblekit.rom.rank import Rule, as_bytes
-from ensemblekit.source import SnapshotSource, as_source, uneven_steps
+from ensemblekit.source import SnapshotSource, as_source
+from ensemblekit.source_clock import uneven_steps
 from ensemblekit.source_views import weighted_by
 
 logger = logging.getLogger("ensemblekit")

@@ -29,7 +29,8 @@ from ensemblekit.rom.decompose.stream_settings import Fields, StreamSettings
 from ensemblekit.rom.decompose.units import OutOfRange, Unit, magnitude
 from ensemblekit.rom.product import element_weights
 from ensemblekit.scaling import ldexp
-from ensemblekit.source import ArraySource, uneven_steps
+from ensemblekit.source import ArraySource
+from ensemblekit.source_clock import uneven_steps
 
 SLAB_COLUMNS = 4096
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from ensemblekit.errors import InputError
 from ensemblekit.rom.decompose.units import ORDINARY, Unit, magnitude
-from ensemblekit.source import Array, Block, JoinedColumns, JoinedField
+from ensemblekit.source import Array, Block
+from ensemblekit.source_joined import JoinedColumns, JoinedField
 
 KERNEL_TYPES = (np.dtype("f4"), np.dtype("f8"))
 SINGLE = (np.dtype("f4"), np.dtype("c8"))

@@ -29,7 +29,8 @@ from ensemblekit.rom.decompose.slabs import RowTransform, Tile
 from ensemblekit.rom.decompose.task import NotFinite, Task, in_range
 from ensemblekit.rom.decompose.units import OutOfRange
 from ensemblekit.rom.rank import Rule
-from ensemblekit.source import MIN_PIECES, Array, Block
+from ensemblekit.source import Array, Block
+from ensemblekit.source_cuts import MIN_PIECES
 
 WIDE = 1 << 14
 """Columns that are turned into double precision at a time."""
