@@ -157,8 +157,8 @@ class ArraySource:
     times: np.ndarray | None = None
     time_unit: str = ""
     units: Mapping[str, str] = field(default_factory=dict)
-    access: Access = "tiles"
-    periods: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    access: Access = field(default="tiles", kw_only=True)
+    periods: Mapping[str, tuple[float, float]] = field(default_factory=dict, kw_only=True)
     """Name of an array of angles -> the ends of the turn they are written in, (-180, 180): it is averaged on the circle."""
 
     def __post_init__(self) -> None:

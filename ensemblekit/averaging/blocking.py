@@ -307,7 +307,7 @@ class BlockSums:
             raise StatisticsError("block sums have seen no snapshot")
         counts = [max(0, (s.stop >> k) - -(-s.start >> k)) for k in range(len(s.m2))]
         kept = [k for k, m in enumerate(counts) if m >= 2]
-        mean, rows = s.mean, []
+        mean, rows = s.mean.copy(), []
         offset = np.zeros_like(mean)
         if s.weighted:
             if s.w_mean == 0:

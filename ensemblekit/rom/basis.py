@@ -361,8 +361,7 @@ class Basis(Result):
         shape = self.mean.shape
         if values.shape[values.ndim - len(shape):] != shape or values.ndim > len(shape) + 1:
             raise InputError(f"snapshots have shape (m, *{shape}); got {values.shape}")
-        single = values.ndim == len(shape)
-        return values.reshape(1 if single else len(values), self.mean.size), single
+        return values.reshape(-1, self.mean.size), values.ndim == len(shape)
 
     def _coefficients(self, which: int | slice | ArrayLike) -> np.ndarray:
         if isinstance(which, int | np.integer):
@@ -372,12 +371,12 @@ class Basis(Result):
         elif isinstance(which, slice):
             coefficients = self.coefficients[which]
         else:
-            numbers = [int(k) for k in which if isinstance(k, int | np.integer)] if isinstance(
-                which, list | tuple | range) else []
-            if numbers and not all(-self.n <= k < self.n for k in numbers):
+            listed = list(which) if isinstance(which, list | tuple | range) else [which]
+            numbers = [int(k) for k in listed if isinstance(k, int | np.integer)]
+            of_rows = len(numbers) < len(listed)
+            if not of_rows and not all(-self.n <= k < self.n for k in numbers):
                 raise InputError(f"snapshots {min(numbers)} to {max(numbers)} of {self.n}")
-            of_numbers = isinstance(which, list | tuple | range) and len(numbers) == len(which)
-            coefficients = self.coefficients[numbers] if of_numbers else as_array(which, "coefficients")
+            coefficients = as_array(which, "coefficients") if of_rows else self.coefficients[numbers]
         if coefficients.shape[-1:] != (self.rank,):
             raise InputError(f"coefficients have shape (m, {self.rank}) here; got {coefficients.shape}")
         return coefficients

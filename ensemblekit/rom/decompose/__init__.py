@@ -21,7 +21,7 @@ from ensemblekit.rom.decompose.gaps import GapsError, gappy, gaps_in_words, with
 from ensemblekit.rom.decompose.gram import Gram
 from ensemblekit.rom.decompose.incremental import Incremental
 from ensemblekit.rom.decompose.planning import Budget, Candidates, Plan, plan_by_name, workers_of
-from ensemblekit.rom.decompose.problem import Center, Problem, Scale, Snapshots, problem_of, warn_of_wide
+from ensemblekit.rom.decompose.problem import Center, Problem, Scale, Snapshots, problem_of
 from ensemblekit.rom.decompose.randomized import Randomized
 from ensemblekit.rom.decompose.reading import in_memory
 from ensemblekit.rom.decompose.task import FloorReached, NotFinite, Reads, Route, Task
@@ -84,10 +84,10 @@ def pod(source: Snapshots, rank: int | str | None = None, *, energy: float | Non
         raise InputError(f'missing is "raise" or "gappy"; got {missing!r}')
     rule = Rule.of(rank, energy, tolerance, absolute_tolerance, problem.n)
     memory = as_bytes(memory_limit)
-    chosen = plan_of(problem, rule, method, memory, workers_of(engine), oversampling, power)
+    chosen = plan_of(problem, rule, method, memory, workers_of(engine), oversampling=oversampling, power=power)
     task = Task(problem, rule, chosen, method, memory, engine, progress, seed, Reads(problem.nbytes))
     basis = decomposed(_loaded(task), missing)
-    warn_of_wide(source, snapshot_axis)
+    _warn_of_wide(source, snapshot_axis)
     warn_of_split_pair(basis)
     return _with_notes(basis, problem, rule)
 
@@ -103,11 +103,11 @@ def plan(source: Snapshots, rank: int | str | None = None, *, energy: float | No
     """
     problem = problem_of(source, snapshot_axis, inner_product, scale, center)
     rule = Rule.of(rank, energy, tolerance, absolute_tolerance, problem.n)
-    return plan_of(problem, rule, method, as_bytes(memory_limit), workers_of(engine), oversampling, power)
+    return plan_of(problem, rule, method, as_bytes(memory_limit), workers_of(engine), oversampling=oversampling, power=power)
 
 
-def plan_of(problem: Problem, rule: Rule, method: str, memory: int, workers: int, oversampling: int = 10,
-            power: int | None = None) -> Plan:
+def plan_of(problem: Problem, rule: Rule, method: str, memory: int, workers: int, *,
+            oversampling: int = 10, power: int | None = None) -> Plan:
     """The plan for a problem."""
     if method not in ("auto", *ROUTES):
         raise InputError(f'method is "auto" or one of {", ".join(ROUTES)}; got {method!r}')
@@ -176,6 +176,15 @@ def _weighted(source: Snapshots, snapshot_axis: int | None, weights: ArrayLike |
     elif snapshot_axis:
         raise InputError("snapshot_axis goes with one array")
     return weighted_by(as_source(source), weights, log_weights)
+
+
+def _warn_of_wide(x: object, axis: int | None) -> None:
+    """Warn of a bare matrix that looks as if its snapshots were columns."""
+    shape: tuple[int, ...] = tuple(getattr(x, "shape", ()))
+    if axis is None and not isinstance(x, SnapshotSource) and len(shape) == 2 and shape[0] > shape[1]:
+        warnings.warn(f"an array of shape {tuple(shape)} was taken as {shape[0]} snapshots of {shape[1]} numbers. If its "
+                      "columns are the snapshots, pass snapshot_axis=1; snapshot_axis=0 says that its rows are, and "
+                      "silences this", UserWarning, stacklevel=3)
 
 
 def _loaded(task: Task) -> Task:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -256,15 +255,6 @@ def _sources(x: Snapshots, snapshot_axis: int | None) -> dict[str, tuple[Snapsho
             found[str(name)] = next(iter(one.values()))
         return found
     return {"values": (as_source(_turned(x, snapshot_axis)), "values")}
-
-
-def warn_of_wide(x: object, axis: int | None) -> None:
-    """Warn of a bare matrix that looks as if its snapshots were columns."""
-    shape: tuple[int, ...] = tuple(getattr(x, "shape", ()))
-    if axis is None and not isinstance(x, SnapshotSource) and len(shape) == 2 and shape[0] > shape[1]:
-        warnings.warn(f"an array of shape {tuple(shape)} was taken as {shape[0]} snapshots of {shape[1]} numbers. If its "
-                      "columns are the snapshots, pass snapshot_axis=1; snapshot_axis=0 says that its rows are, and "
-                      "silences this", UserWarning, stacklevel=3)
 
 
 def _turned(x: object, axis: int | None) -> Any:
