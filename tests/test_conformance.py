@@ -20,8 +20,8 @@ from ensemblekit.averaging.series import SeriesOf
 from ensemblekit.errors import InputError, UnknownFieldError
 from ensemblekit.md.complexes import ImageJumps
 from ensemblekit.md.spool import Parts, Spool
+from ensemblekit.neural.compensated import Compensated
 from ensemblekit.neural.swag import SWAG
-from ensemblekit.neural.weight_average import Compensated
 from ensemblekit.rom import archive_views, products
 from ensemblekit.rom.decompose import covariance
 from ensemblekit.rom.file_source import MeshedSource
