@@ -31,7 +31,6 @@ class Averages(Result, Mapping[str, Estimate]):
     """
 
     FIGURE: ClassVar[str] = "md.averages"
-    """The function of ``ensemblekit.plot`` that draws it."""
     WORD: ClassVar[str] = "snapshots"
     """What is averaged over."""
 

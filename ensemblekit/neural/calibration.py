@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array
-from ensemblekit.neural.items import Items, items_of
+from ensemblekit.neural.items import Items, Values, items_of
+from ensemblekit.neural.prediction import Prediction
 from ensemblekit.results import Result
 
 Edges = Literal["right", "left"]
@@ -41,8 +43,8 @@ class Reliability(Result):
         return "\n".join(["confidence             items        mean  accuracy", *rows])
 
 
-def reliability(preds: Any, target: Any = None, n_bins: int = 15, edges: Edges = "right", *,
-                groups: Any = None) -> Reliability:
+def reliability(preds: Prediction | Values, target: Values | None = None, n_bins: int = 15, edges: Edges = "right", *,
+                groups: ArrayLike | None = None) -> Reliability:
     """Accuracy against confidence in bins of equal width, with intervals over items.
 
     Wilson's interval (1927), on the effective number of items where pixels or `groups` of items go together (the
@@ -85,7 +87,7 @@ def bin_of(confidence: np.ndarray, n_bins: int, edges: Edges = "right",
     return np.clip(where.astype(np.int64), 0, n_bins - 1)
 
 
-def calibration_error(preds: Any, target: Any = None, n_bins: int = 15, norm: Norm = "l1",
+def calibration_error(preds: Prediction | Values, target: Values | None = None, n_bins: int = 15, norm: Norm = "l1",
                       edges: Edges = "right") -> float:
     """Expected calibration error: |accuracy - confidence| over bins, weighted by their share of the items.
 
@@ -101,7 +103,8 @@ def calibration_error(preds: Any, target: Any = None, n_bins: int = 15, norm: No
     return _norm(bin_of(first, n_bins, edges, items.rounding), right - first, n_bins, norm)
 
 
-def adaptive_calibration_error(preds: Any, target: Any = None, n_bins: int = 15, norm: Norm = "l1") -> float:
+def adaptive_calibration_error(preds: Prediction | Values, target: Values | None = None, n_bins: int = 15,
+                               norm: Norm = "l1") -> float:
     """The same with bins that hold equally many items (Nguyen & O'Connor 2015); ties are never parted.
 
     With fewer items than bins every distinct confidence is a bin.
@@ -118,7 +121,7 @@ def adaptive_bins(confidence: np.ndarray, n_bins: int) -> np.ndarray:
     return np.minimum((middle[inverse] * n_bins / len(confidence)).astype(np.int64), n_bins - 1)
 
 
-def classwise_calibration_error(preds: Any, target: Any = None, n_bins: int = 15, norm: Norm = "l1",
+def classwise_calibration_error(preds: Prediction | Values, target: Values | None = None, n_bins: int = 15, norm: Norm = "l1",
                                 edges: Edges = "right") -> float:
     """Mean over classes of the error of that class's probability (Kull et al. 2019), rather than the first choice's."""
     items = items_of(preds, target)
@@ -146,7 +149,8 @@ class BrierParts(Result):
     within_bins: float
 
 
-def brier_decomposition(preds: Any, target: Any = None, n_bins: int = 15, edges: Edges = "right") -> BrierParts:
+def brier_decomposition(preds: Prediction | Values, target: Values | None = None, n_bins: int = 15,
+                        edges: Edges = "right") -> BrierParts:
     """The Brier score in its parts. Arguments and errors as :func:`calibration_error`."""
     items = items_of(preds, target)
     n_bins = _bins(n_bins)
@@ -173,7 +177,7 @@ def _first(items: Items) -> tuple[np.ndarray, np.ndarray]:
     return items.p.max(1), (items.p.argmax(1) == items.labels).astype(float)
 
 
-def _bins(n_bins: Any) -> int:
+def _bins(n_bins: object) -> int:
     if not isinstance(n_bins, int | np.integer) or n_bins < 1:
         raise InputError(f"n_bins is a whole number of 1 or more; got {n_bins!r}")
     return int(n_bins)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ensemblekit.neural.uncertainty import TINY, entropy_of
+from ensemblekit.neural.uncertainty import TINY, Space, entropy_of
 from ensemblekit.results import Result
 from ensemblekit.scaling import ldexp, scaled
 
@@ -30,7 +30,7 @@ class Prediction(Result):
     index: np.ndarray | None = None
     """(n,): number of each item in the order of the loader."""
     n_members: int = 1
-    space: str = "probability"
+    space: Space = "probability"
     """What was averaged: probabilities, or logits."""
     ignore_index: int | None = None
     """The label of what is not to be scored."""
@@ -126,3 +126,7 @@ def _count(n: int, one: str, many: str | None = None) -> str:
 
 def _map(shape: tuple[int, ...]) -> str:
     return f" of {' × '.join(map(str, shape))}" if shape else ""
+
+
+Predicted = Prediction | RegressionPrediction
+"""What an ensemble answers."""

@@ -193,7 +193,7 @@ def _ask_child(paths: Sequence[str], timeout: float, external: bool = False) -> 
     return answers
 
 
-def _end_of(done: Any, seconds: int) -> dict[str, Any]:
+def _end_of(done: subprocess.CompletedProcess[str], seconds: int) -> dict[str, Any]:
     """What the end of a child says of the file that it was looking at."""
     if done.returncode == HANGS:
         return empty_answer(f"libhdf5 hangs on this file (no end after {seconds} s of processor time): its metadata are "
