@@ -25,7 +25,7 @@ class FieldAverages(Averages):
     only one. Iterating gives the full names.
     """
 
-    FIGURE: ClassVar[str] = "rom.averages"
+    FIGURE: ClassVar[str] = "rom.average"
 
     mesh: Mesh | None = None
     """Points and cells, where the source has a mesh."""
