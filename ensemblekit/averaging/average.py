@@ -25,6 +25,7 @@ from ensemblekit.averaging.weights import kish
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, ReadOnceError, StatisticsError
 from ensemblekit.intake import as_array
+from ensemblekit.intake_labels import Labels, is_labelled, labels_of
 from ensemblekit.scaling import ldexp, scaled
 from ensemblekit.source import (
     ArraySource,
@@ -35,6 +36,7 @@ from ensemblekit.source import (
     check_times,
     uneven_steps,
 )
+from ensemblekit.source_labelled import weighted_labelled
 from ensemblekit.source_views import weighted_by
 
 STATE_BYTES = 512 << 20     # what the partial states of an array average may take
@@ -47,11 +49,14 @@ def average(source: Any, *, map: Map | None = None, weights: Any = None, log_wei
     """The mean over the snapshots of a source, with its standard error and confidence interval, in one read.
 
     Arguments:
-        source: a stored field, any source, an array with snapshots along axis 0, or a ReplicaSet of independent runs.
+        source: a stored field, any source, an array with snapshots along axis 0, or a ReplicaSet of independent runs. A
+            DataArray (or Dataset of one variable) of xarray brings its times, unit and coordinates, whatever the order of its
+            axes, and is read block by block where it is lazy; so does a Series or DataFrame of pandas.
         map: a function of a Block that returns (n, *out), what is to be averaged; needed where there are several
             fields.
         weights, log_weights: (n,) statistical weights of an array, or their natural logarithms; sources carry their own.
-            weights="time": each snapshot counts as the time it stands for, half the steps beside it.
+            weights="time": each snapshot counts as the time it stands for, half the steps beside it. The name of a
+            coordinate or variable along the snapshots of a DataArray or Dataset: that.
         equilibration: "auto" discards the start of a run where that raises n_eff significantly (one common point for
             all elements of an array); None or 0 discards nothing; a whole number discards so many snapshots; a
             float all before that time after the first snapshot.
@@ -77,6 +82,8 @@ def average(source: Any, *, map: Map | None = None, weights: Any = None, log_wei
     if not 0.0 < confidence < 1.0:
         raise InputError(f"confidence is a number between 0 and 1, 0.95 for 95 %; got {confidence!r}")
     check_missing(missing)
+    if is_labelled(source) and (weights is not None or log_weights is not None):
+        source, weights, log_weights = weighted_labelled(source, weights, log_weights), None, None
     if isinstance(weights, str):
         source, weights = weighted_by(as_source(source), weights, log_weights), None
     if weights is not None or log_weights is not None:
@@ -93,7 +100,7 @@ def average(source: Any, *, map: Map | None = None, weights: Any = None, log_wei
         if branch is not None:
             raise InputError('missing="drop" does not go with angles; leave the snapshots out before')
         answer = _with_gaps(source, map, only, equilibration, confidence, unit, engine, progress)
-        return answer if coords is None else _with_coords(answer, coords)
+        return with_labels(answer, labels_of(source), only) if coords is None else _with_coords(answer, coords)
     runs = _read(source, map, only, engine, progress)
     if branch is not None:
         from ensemblekit.averaging.circular import circular_runs
@@ -103,7 +110,7 @@ def average(source: Any, *, map: Map | None = None, weights: Any = None, log_wei
     else:
         estimates = [_doubted(_one_run(run, equilibration, confidence, unit, source.time_unit)) for run in runs]
         answer = estimates[0] if len(estimates) == 1 else doubt_of_runs(pooled(estimates, confidence), estimates)
-    return answer if coords is None else _with_coords(answer, coords)
+    return with_labels(answer, labels_of(source), only) if coords is None else _with_coords(answer, coords)
 
 
 def _with_gaps(source: SnapshotSource, map: Map | None, only: str | None, equilibration: Any, confidence: float, unit: str,
@@ -357,6 +364,29 @@ def _only_field(source: SnapshotSource, map: Map | None) -> str | None:
         raise InputError(f"the source has the fields {sorted(source.fields)}; average one of them (a store: "
                          "store[\"name\"]), or pass map=, a function of a block")
     return next(iter(source.fields))
+
+
+def with_labels(answer: Estimate, labels: Labels | None, field: str | None) -> Estimate:
+    """The estimate with the labels of its source: names and coordinates of the axes of a field, and the epoch of the times.
+
+    Arguments:
+        field: whose average it is; None for that of a map, whose axes have no names.
+    """
+    if labels is None:
+        return answer
+    one = labels.only([field] if field is not None else [])
+    dims = one.dims.get(field or "", ())
+    if len(dims) != np.ndim(answer.mean):
+        return replace(answer, labels=replace(one, dims={}, coords={}))
+    if field is not None:
+        one = one.renamed(field, "mean")
+    coords = {}
+    for name in dims:
+        along = one.coords.get(name)
+        if along is None or along.dims != (name,):
+            break
+        coords[name] = (along.values, along.unit)
+    return replace(answer, labels=replace(one, coords=one.along(dims)), coords=coords or answer.coords)
 
 
 def _with_coords(answer: Estimate, coords: Mapping[str, Any]) -> Estimate:

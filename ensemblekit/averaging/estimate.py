@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError
+from ensemblekit.intake_labels import Labels
 from ensemblekit.scaling import ldexp, power_of_two
 
 SIGNS = {"Angstrom": "Å", "Angstrom2": "Å²", "Angstrom3": "Å³", "Angstrom-3": "Å⁻³", "degree": "°"}
@@ -73,6 +74,8 @@ class Estimate:
     """Of several independent runs: the estimate of each, with its series."""
     ergodicity: Any = None
     """Of several runs of a scalar: the :class:`~ensemblekit.Ergodicity` verdict, within and between variance."""
+    labels: Labels | None = None
+    """Names of axes, coordinates and the epoch of the times of the source, where it had any; see ``to_xarray``."""
     further: Mapping[str, Estimate] = field(default_factory=dict)
     """Quantities that come with this one, by name; also as attributes: ``rdf.coordination``."""
 

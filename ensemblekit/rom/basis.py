@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError, UnknownFieldError
-from ensemblekit.intake import as_array
+from ensemblekit.intake import as_array, in_unit
+from ensemblekit.intake_labels import Labels, aligned
 from ensemblekit.rom.files import load_basis, save_basis
 from ensemblekit.rom.product import applied, is_sparse
 from ensemblekit.scaling import ldexp, power_of_two
@@ -86,6 +87,9 @@ class Basis:
     `total_energy` and `residual` may be infinite or 0 then. None: they do not."""
     notes: tuple[str, ...] = ()
     """What was chosen where nothing was said: the inner product, the share of the energy."""
+    labels: Labels | None = None
+    """Names of the axes of the fields, coordinates along them, and what times are counted from, where the snapshots came with
+    any."""
 
     # -- size and energy -------------------------------------------------------------------------------------------
 
@@ -292,6 +296,30 @@ class Basis:
         return block_bootstrap(squared, weights=self.weights, confidence=confidence, block_length=block_length,
                                n_resamples=n_resamples, rng=rng)
 
+    # -- labels -----------------------------------------------------------------------------------------------------
+
+    @property
+    def dates(self) -> np.ndarray | None:
+        """(n,) times of the snapshots as dates (datetime64, or cftime on other calendars), where they were any; else `times`."""
+        return self.times if self.times is None or self.labels is None else self.labels.dates(self.times, self.time_unit)
+
+    def to_xarray(self) -> Any:
+        """A Dataset: modes and mean of each field on the coordinates they came from, coefficients over the times.
+
+        Its variables are ``modes`` (mode, ...), ``mean`` and ``mask`` (with several fields "<field>_modes" and so on),
+        ``coefficients`` (time, mode), ``singular_values``, ``energy_fraction`` and ``relative_error_per_mode`` (mode); modes
+        are counted from 1. Raises MissingExtraError where xarray is not installed.
+        """
+        from ensemblekit.rom.labelled import basis_dataset
+
+        return basis_dataset(self)
+
+    def to_dataframe(self) -> Any:
+        """A table of pandas, one row a mode: singular value, share of the energy, cumulative share, error left."""
+        from ensemblekit.rom.labelled import basis_table
+
+        return basis_table(self)
+
     # -- files -----------------------------------------------------------------------------------------------------
 
     def save(self, path: Any) -> Any:
@@ -331,7 +359,7 @@ class Basis:
             missing = [name for name in self.fields if name not in snapshots]
             if missing:
                 raise UnknownFieldError(missing[0], snapshots)
-            arrays = {name: as_array(snapshots[name], f"field {name!r}") for name in self.fields}
+            arrays = {name: self._array(snapshots[name], name, f"field {name!r}") for name in self.fields}
             for name, x in arrays.items():
                 item = self.fields[name].shape
                 if x.shape[x.ndim - len(item):] != item or x.ndim > len(item) + 1:
@@ -339,12 +367,17 @@ class Basis:
             single = all(x.ndim == len(self.fields[name].shape) for name, x in arrays.items())
             return np.concatenate([x.reshape(1 if single else len(x), self.fields[name].size) for name, x in arrays.items()],
                                   axis=1), single
-        values = as_array(snapshots, "snapshots")
+        values = self._array(snapshots, next(iter(self.fields), "values"), "snapshots")
         shape = self.mean.shape
         if values.shape[values.ndim - len(shape):] != shape or values.ndim > len(shape) + 1:
             raise InputError(f"snapshots have shape (m, *{shape}); got {values.shape}")
         single = values.ndim == len(shape)
         return values.reshape(1 if single else len(values), self.mean.size), single
+
+    def _array(self, x: Any, name: str, what: str) -> np.ndarray:
+        """Snapshots of a field as numbers: in its unit, axes with names in the order of its own."""
+        unit = self.fields[name].unit if name in self.fields else ""
+        return as_array(in_unit(aligned(x, self.labels, name, what), unit, what), what, named_axes=self.labels is not None)
 
     def _coefficients(self, which: Any) -> np.ndarray:
         number = isinstance(which, int | np.integer)

@@ -146,7 +146,7 @@ def assembled(held: Problem, found: Found, passes: int) -> Basis:
         inner_product=problem.parts[0].product if single else (
             None if all(part.product is None for part in problem.parts) else {p.name: p.product for p in problem.parts}),
         scale={part.name: part.scale for part in problem.parts} if any(part.scale != 1 for part in problem.parts) else {},
-        times=problem.times, time_unit=problem.time_unit, mesh=problem.mesh,
+        times=problem.times, time_unit=problem.time_unit, mesh=problem.mesh, labels=problem.labels,
         mask=None if all(mask is None for mask in masks) else np.concatenate(
             [np.ones(part.field.size, bool) if part.mask is None else part.mask for part in problem.parts]).reshape(shape),
         error_per_snapshot=np.sqrt(left / (total / n)) if total else np.zeros(n), weights=problem.weights,
