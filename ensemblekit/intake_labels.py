@@ -472,7 +472,7 @@ def aligned(x: Any, labels: Labels | None, name: str, what: str) -> Any:
                                                            and np.allclose(values, mine.values, rtol=1e-6, atol=0))
             if not same:
                 raise InputError(f"{what} has other coordinates along {axis!r} than the snapshots ({values.flat[0]} first, "
-                                 f"where they have {mine.values.flat[0]}), and would be paired by place; put it in order first: "
+                                 f"where they have {mine.values.flat[0]}), and would be paired by place; put it in order: "
                                  f"x.reindex({axis}=...), or pass x.to_numpy() where the place is meant")
     order = (*(axis for axis in x.dims if str(axis) not in inside), *inside)
     return x if tuple(x.dims) == order else x.transpose(*order)

@@ -214,22 +214,22 @@ def source_of(given: LabelledArrays) -> ArraySource | LazySource:
     return ArraySource(arrays, None, times, unit, units, labels=given.labels)
 
 
-def weighted_labelled(x: Any, weights: Any, log_weights: Any) -> SnapshotSource:
+def weighted_labelled(x: Any, weights: Any, log_weights: Any, time: str | None = None) -> SnapshotSource:
     """The snapshots of a DataArray or Dataset with statistical weights: numbers, their logarithms, "time", or the name of a
     variable along the snapshots.
 
     Raises InputError where they do not fit.
     """
-    source = labelled_source(x)
+    source = labelled_source(x, time)
     if isinstance(weights, str) and weights != "time":
-        weights = weights_named(x, weights, source.labels)
+        weights = weights_named(x, weights)
     else:
         for one, what in ((weights, "weights"), (log_weights, "log_weights")):
             check_index(one, x, what, "the values")
     return weighted_by(source, weights, log_weights)
 
 
-def weights_named(x: Any, name: str, labels: Labels | None) -> np.ndarray:
+def weights_named(x: Any, name: str) -> np.ndarray:
     """The values of a coordinate or variable along the snapshots, as their weights. Raises InputError where there is none."""
     axes = {str(key): tuple(map(str, one.dims)) for key, one in {**x.coords, **(x.data_vars if is_dataset(x) else {})}.items()}
     if name not in axes or len(axes[name]) != 1:

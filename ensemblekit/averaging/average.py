@@ -15,6 +15,7 @@ from ensemblekit.averaging.estimate import Estimate, student_interval
 from ensemblekit.averaging.missing import Departure, Missing, Present, check_missing, with_gaps_noted, without_gaps
 from ensemblekit.averaging.moments import Moments
 from ensemblekit.averaging.observed import Elements, Observed, check_real, elements_of, in_places, places_of
+from ensemblekit.averaging.origin import origin_of
 from ensemblekit.averaging.pooling import doubt_of_runs, pooled
 from ensemblekit.averaging.run import Map, Progress, States, partials, reduce
 from ensemblekit.averaging.scalar_mean import scalar_estimate, unknown
@@ -36,7 +37,7 @@ from ensemblekit.source import (
     check_times,
     uneven_steps,
 )
-from ensemblekit.source_labelled import weighted_labelled
+from ensemblekit.source_labelled import labelled_source, weighted_labelled
 from ensemblekit.source_views import weighted_by
 
 STATE_BYTES = 512 << 20     # what the partial states of an array average may take
@@ -45,7 +46,7 @@ STATE_BYTES = 512 << 20     # what the partial states of an array average may ta
 def average(source: Any, *, map: Map | None = None, weights: Any = None, log_weights: Any = None,
             equilibration: Any = "auto", confidence: float = 0.95, engine: Engine | None = None, progress: Progress = False,
             unit: str | None = None, coords: Mapping[str, Any] | None = None,
-            period: float | None = None, missing: str = "raise") -> Estimate:
+            period: float | None = None, missing: str = "raise", time: str | None = None) -> Estimate:
     """The mean over the snapshots of a source, with its standard error and confidence interval, in one read.
 
     Arguments:
@@ -68,6 +69,7 @@ def average(source: Any, *, map: Map | None = None, weights: Any = None, log_wei
             vector, `resultant` that vector's length. By default that of the source (columns of angles know it).
         missing: "raise" doubts an average of snapshots that are NaN (or masked); "drop" leaves them out, number by number.
             They keep their places in time: lags are differences in time, nothing is closed up.
+        time: name of the axis of the snapshots of a DataArray or Dataset, where CF's conventions do not say it.
 
     Returns:
         An Estimate. It refuses (``converged`` False, the reason in ``verdict``) where there are fewer than about ten
@@ -83,7 +85,9 @@ def average(source: Any, *, map: Map | None = None, weights: Any = None, log_wei
         raise InputError(f"confidence is a number between 0 and 1, 0.95 for 95 %; got {confidence!r}")
     check_missing(missing)
     if is_labelled(source) and (weights is not None or log_weights is not None):
-        source, weights, log_weights = weighted_labelled(source, weights, log_weights), None, None
+        source, weights, log_weights = weighted_labelled(source, weights, log_weights, time), None, None
+    elif time is not None:
+        source = labelled_source(source, time) if is_labelled(source) else source
     if isinstance(weights, str):
         source, weights = weighted_by(as_source(source), weights, log_weights), None
     if weights is not None or log_weights is not None:
@@ -100,7 +104,7 @@ def average(source: Any, *, map: Map | None = None, weights: Any = None, log_wei
         if branch is not None:
             raise InputError('missing="drop" does not go with angles; leave the snapshots out before')
         answer = _with_gaps(source, map, only, equilibration, confidence, unit, engine, progress)
-        return with_labels(answer, labels_of(source), only) if coords is None else _with_coords(answer, coords)
+        return _of_source(answer, source, only, coords)
     runs = _read(source, map, only, engine, progress)
     if branch is not None:
         from ensemblekit.averaging.circular import circular_runs
@@ -110,7 +114,13 @@ def average(source: Any, *, map: Map | None = None, weights: Any = None, log_wei
     else:
         estimates = [_doubted(_one_run(run, equilibration, confidence, unit, source.time_unit)) for run in runs]
         answer = estimates[0] if len(estimates) == 1 else doubt_of_runs(pooled(estimates, confidence), estimates)
-    return with_labels(answer, labels_of(source), only) if coords is None else _with_coords(answer, coords)
+    return _of_source(answer, source, only, coords)
+
+
+def _of_source(answer: Estimate, source: SnapshotSource, field: str | None, coords: Mapping[str, Any] | None) -> Estimate:
+    """The estimate with what its source knows: where it comes from, names and coordinates of its axes."""
+    answer = replace(answer, origin=origin_of(source))
+    return with_labels(answer, labels_of(source), field) if coords is None else _with_coords(answer, coords)
 
 
 def _with_gaps(source: SnapshotSource, map: Map | None, only: str | None, equilibration: Any, confidence: float, unit: str,

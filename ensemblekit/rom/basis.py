@@ -300,7 +300,7 @@ class Basis:
 
     @property
     def dates(self) -> np.ndarray | None:
-        """(n,) times of the snapshots as dates (datetime64, or cftime on other calendars), where they were any; else `times`."""
+        """(n,) times of the snapshots, as dates (datetime64, or cftime on other calendars) where they are any."""
         return self.times if self.times is None or self.labels is None else self.labels.dates(self.times, self.time_unit)
 
     def to_xarray(self) -> Any:

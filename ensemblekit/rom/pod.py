@@ -134,9 +134,7 @@ def _labelled(source: Any, weights: Any, log_weights: Any, time: str | None) -> 
         if name is not None and len(source[name].dims) != 1:
             return labelled_source(source, time, area=name), None
         if weights is not None or log_weights is not None:
-            given = source if time is None else labelled_source(source, time)
-            return (weighted_labelled(given, weights, log_weights) if given is source else weighted_by(
-                given, weights, log_weights)), None
+            return weighted_labelled(source, weights, log_weights, time), None
         return (source, None) if time is None else (labelled_source(source, time), None)
     if isinstance(source, str | PathLike) or (isinstance(source, list | tuple) and source and all(
             isinstance(one, str | PathLike) for one in source)):

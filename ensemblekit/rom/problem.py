@@ -15,6 +15,7 @@ import numpy as np
 from ensemblekit.errors import InputError, UnknownFieldError
 from ensemblekit.intake import as_array, bare, in_unit, unit_of
 from ensemblekit.intake_labels import Labels, aligned, is_dataset, is_labelled, labels_of
+from ensemblekit.intake_tables import is_table
 from ensemblekit.rom.grid import areas_of, grid_of
 from ensemblekit.rom.mesh import inner_product as volumes_of
 from ensemblekit.rom.mesh import mesh_of
@@ -275,6 +276,8 @@ def _sources(x: Any, snapshot_axis: int | None) -> dict[str, tuple[SnapshotSourc
 def warn_of_wide(x: Any, axis: int | None) -> None:
     """Warn of a bare matrix that looks as if its snapshots were columns."""
     shape: tuple[int, ...] = tuple(getattr(x, "shape", ()))
+    if is_labelled(x) or is_table(x):       # which axis is that of the snapshots is said by its name
+        return
     if axis is None and not isinstance(x, SnapshotSource) and len(shape) == 2 and shape[0] > shape[1]:
         warnings.warn(f"an array of shape {tuple(shape)} was taken as {shape[0]} snapshots of {shape[1]} numbers. If its "
                       "columns are the snapshots, pass snapshot_axis=1; snapshot_axis=0 says that its rows are, and "
@@ -283,7 +286,7 @@ def warn_of_wide(x: Any, axis: int | None) -> None:
 
 def _turned(x: Any, axis: int | None) -> Any:
     unit = unit_of(x)
-    if axis is None and (unit or (hasattr(x, "index") and hasattr(x, "iloc"))) and np.ndim(x) > 1:
+    if axis is None and (unit or is_table(x)) and np.ndim(x) > 1:
         return ArraySource.of(x, unit=unit)
     values = as_array(bare(x), "snapshots", tensors=True, named_axes=axis is not None)
     if values.ndim == 1 and axis is None:

@@ -1,0 +1,73 @@
+"""Where an estimate comes from: a token of each run, by which estimates that share one are told from independent ones."""
+
+from __future__ import annotations
+
+import os
+import uuid
+import weakref
+from collections.abc import Iterable
+
+import numpy as np
+
+from ensemblekit.source import ArraySource, ReplicaSet, SnapshotSource, StackedSource
+from ensemblekit.source_labelled import LazySource
+from ensemblekit.source_views import SourceView
+
+_tokens: dict[int, tuple[weakref.ref, str]] = {}
+"""Address of an object that holds numbers -> it, and its token, for as long as it lives."""
+
+
+def origin_of(source: SnapshotSource) -> tuple[str, ...]:
+    """Tokens of the runs of a source: of the arrays that hold its numbers, or of its files; empty where neither is known."""
+    return tuple(dict.fromkeys(_origins(source)))
+
+
+def _origins(source: object) -> Iterable[str]:
+    if isinstance(source, ReplicaSet | StackedSource):
+        return [token for run in source.runs for token in _origins(run)]
+    if isinstance(source, SourceView):
+        return _origins(source.source)
+    if isinstance(source, ArraySource | LazySource):
+        return [token for x in source.arrays.values() if (token := token_of(x))]
+    paths = getattr(source, "paths", None)      # of a front-end's files
+    if isinstance(paths, tuple | list):
+        return [of_file(path) for path in paths]
+    table = getattr(source, "table", None)      # of a store
+    return [of_file(part.path) for part in table.parts] if table is not None and hasattr(table, "parts") else []
+
+
+def token_of(x: object) -> str:
+    """The token of an array: of the memory that it looks at, and which part of it; "" where that is not known.
+
+    Columns of one table lie in the same part of its memory, rows (runs) in different ones.
+    """
+    holder: object = x
+    while isinstance(holder, np.ndarray) and isinstance(holder.base, np.ndarray):
+        holder = holder.base
+    if not isinstance(holder, np.ndarray) or not isinstance(x, np.ndarray):
+        return ""           # a tensor or a lazy array is an object made anew for every view
+    steps = [stride * (n - 1) for stride, n in zip(x.strides, x.shape, strict=True) if n]
+    first = x.__array_interface__["data"][0] - holder.__array_interface__["data"][0]
+    low = first + sum(step for step in steps if step < 0)
+    return f"{_token(holder)}:{low}:{first + sum(step for step in steps if step > 0) + x.itemsize}"
+
+
+def _token(holder: np.ndarray) -> str:
+    key = id(holder)
+    known = _tokens.get(key)
+    if known is not None and known[0]() is holder:
+        return known[1]
+
+    def forget(gone: weakref.ref) -> None:
+        if key in _tokens and _tokens[key][0] is gone:
+            del _tokens[key]
+
+    _tokens[key] = weakref.ref(holder, forget), uuid.uuid4().hex[:16]
+    return _tokens[key][1]
+
+
+def of_file(path: str) -> str:
+    """The token of a file: of its place."""
+    import xxhash
+
+    return xxhash.xxh3_64_hexdigest(os.path.realpath(path).encode("utf-8", "surrogatepass"))
