@@ -17,20 +17,9 @@ import numpy as np
 from ensemblekit.errors import EnsemblekitError, InputError, SnapshotFileError, UnknownFieldError
 from ensemblekit.intake import as_array, bare, check_index
 from ensemblekit.intake_labels import LabelledArrays, Labels, chunk_rows, is_dataset, is_labelled, is_lazy, labelled_arrays
-from ensemblekit.source import (
-    ADAPTERS,
-    WHOLE,
-    Access,
-    ArraySource,
-    Block,
-    Cut,
-    Field,
-    Piece,
-    SnapshotSource,
-    check_times,
-    check_window,
-    cuts_of,
-)
+from ensemblekit.source import ADAPTERS, Access, ArraySource, Block, Cut, Field, Piece, SnapshotSource, cuts_of
+from ensemblekit.source_clock import check_times
+from ensemblekit.source_cuts import WHOLE, check_window
 from ensemblekit.source_views import weighted_by
 
 SMALL = 32 << 20

@@ -10,7 +10,7 @@ from ensemblekit.averaging.average import clock_of, estimate_of
 from ensemblekit.averaging.derived import SecondMoment, derived
 from ensemblekit.averaging.moments import Moments
 from ensemblekit.averaging.observed import Observed
-from ensemblekit.averaging.second import interval_above, kept_together, share_kept, stretches
+from ensemblekit.averaging.second import interval_above, kept_together, selection, share_kept, stretches
 from ensemblekit.averaging.series import Series
 from ensemblekit.source import ArraySource
 
@@ -87,3 +87,11 @@ def test_shares():
     assert high[0] - 1.5 > 1.5 - low[0]
     assert low[1] < 0 < high[1]
     assert high[1] - 0.5 == pytest.approx(0.5 - low[1])
+
+
+def test_intervals_near_the_limit_make_up_for_their_selection():
+    np.testing.assert_allclose(selection([20.0, 3.0, 1e6, np.nan, np.inf]), [1.15, 1.15, 1, 1, 1])
+    plain, near = (interval_above(0.0, 1.5, 0.1, 30.0, 0.95, independent=m) for m in (np.inf, 20.0))
+    assert near[0] < plain[0] < plain[1] < near[1]
+    assert near[1] - near[0] == pytest.approx(1.15 * (plain[1] - plain[0]), rel=0.02)
+

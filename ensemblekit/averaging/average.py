@@ -28,15 +28,8 @@ from ensemblekit.errors import InputError, ReadOnceError, StatisticsError
 from ensemblekit.intake import as_array
 from ensemblekit.intake_labels import Labels, is_labelled, labels_of
 from ensemblekit.scaling import ldexp, scaled
-from ensemblekit.source import (
-    ArraySource,
-    Block,
-    ReplicaSet,
-    SnapshotSource,
-    as_source,
-    check_times,
-    uneven_steps,
-)
+from ensemblekit.source import ArraySource, Block, ReplicaSet, SnapshotSource, as_source
+from ensemblekit.source_clock import check_times, uneven_steps
 from ensemblekit.source_labelled import labelled_source, weighted_labelled
 from ensemblekit.source_views import weighted_by
 

@@ -81,11 +81,11 @@ def derived(states: Sequence[tuple[int, States]], name: str, function: Callable[
                       unit=unit, second=True)
     if np.isnan(answer.stderr).all():
         return answer if answer.verdict else judged(answer)
-    interval = interval_above(function.floor, answer.mean, answer.stderr, answer.dof, base.confidence)
     if kept.shape != np.shape(answer.mean):     # a sum over components
         kept = kept_together(kept, np.asarray(base.n_eff)[function.about] * np.square(np.asarray(base.stderr)[function.about]))
-    return judged(replace(answer, interval=interval), enough=STRETCHES,
-                  independent=np.where(np.isnan(answer.n_eff), np.nan, stretches(kept)))
+    independent = np.where(np.isnan(answer.n_eff), np.nan, stretches(kept))
+    interval = interval_above(function.floor, answer.mean, answer.stderr, answer.dof, base.confidence, independent=independent)
+    return judged(replace(answer, interval=interval), enough=STRETCHES, independent=independent)
 
 
 def part_means(states: Sequence[tuple[int, States]], name: str, start: int) -> tuple[np.ndarray, np.ndarray]:

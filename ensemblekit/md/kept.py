@@ -71,7 +71,7 @@ class KeptRun:
             n_eff = np.where(np.ptp(pseudo, axis=0) > 0, len(parts) / np.maximum(block.g, 1.0), np.nan)
             g = self.n / n_eff
         interval = student_interval(value, block.stderr, block.dof, self.confidence) if independent is None else (
-            interval_above(0.0, value, block.stderr, block.dof, self.confidence, degree))
+            interval_above(0.0, value, block.stderr, block.dof, self.confidence, degree, independent=independent))
         return judged(Estimate(
             mean=_plain(value), stderr=_plain(block.stderr), n_eff=_plain(n_eff), statistical_inefficiency=_plain(g),
             interval=interval, correlation_time=_plain(g / 2 * self.spacing()), dof=_plain(block.dof),

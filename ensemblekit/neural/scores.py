@@ -12,14 +12,7 @@ import numpy as np
 from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array
 from ensemblekit.neural.calibration import adaptive_bins, bin_of
-from ensemblekit.neural.intervals import (
-    NORMAL,
-    paired_share_interval,
-    share_interval,
-    standard_error,
-    student,
-    widening,
-)
+from ensemblekit.neural.intervals import NORMAL, paired_share_interval, share_interval, standard_error, student, widening
 from ensemblekit.neural.items import Items, items_of
 from ensemblekit.neural.prediction import RegressionPrediction
 from ensemblekit.neural.temperature import scaled_nll

@@ -36,7 +36,8 @@ from ensemblekit.scaling import (
     representable,
     scaled,
 )
-from ensemblekit.source import Block, SnapshotSource, as_source, check_times, uneven_steps
+from ensemblekit.source import Block, SnapshotSource, as_source
+from ensemblekit.source_clock import check_times, uneven_steps
 from ensemblekit.source_views import weighted_by
 
 logger = logging.getLogger("ensemblekit")
@@ -407,7 +408,8 @@ def _estimate(target: Target, what: str, columns: list[tuple[np.ndarray, ...]], 
     floor: Any = 0.0 if second else -np.inf
     if what == "reynolds_stress":       # its normal components alone are variances
         floor = np.where(np.arange(numbers) < target.parts, 0.0, -np.inf)
-    interval = interval_above(floor, mean, stderr, dof, confidence, 2 if what == "rms" else 1)
+    interval = interval_above(floor, mean, stderr, dof, confidence, 2 if what == "rms" else 1,
+                              independent=independent if second else np.inf)
     answer = Estimate(mean=mean, stderr=stderr, interval=interval, confidence=confidence, n=n, n_eff=n_eff,
                       statistical_inefficiency=g, correlation_time=g / 2 * spacing, dof=dof,
                       estimators={"blocking": stderr}, unit=unit, **facts)

@@ -12,7 +12,8 @@ from ensemblekit.intake_labels import Labels, labels_of
 from ensemblekit.rom.mesh import Mesh
 from ensemblekit.rom.readers.labelled import LabelledReader
 from ensemblekit.rom.readers.reader import Reader, chosen
-from ensemblekit.source import WHOLE, Access, Block, Cut, Cuts, Field, Piece, check_window, cuts_of
+from ensemblekit.source import Access, Block, Cut, Field, Piece, cuts_of
+from ensemblekit.source_cuts import WHOLE, Cuts, check_window
 from ensemblekit.source_labelled import block_edges, joined_chunks
 from ensemblekit.store.stored import StoredSource
 
