@@ -64,13 +64,15 @@ class Labels:
 
     def only(self, names: Sequence[str]) -> Labels:
         """The labels of some of the fields."""
-        return replace(self, **{what: {name: one for name, one in getattr(self, what).items() if name in names}
-                                for what in ("dims", "attributes", "areas")})
+        return replace(self, dims={name: x for name, x in self.dims.items() if name in names},
+                       attributes={name: x for name, x in self.attributes.items() if name in names},
+                       areas={name: x for name, x in self.areas.items() if name in names})
 
     def renamed(self, old: str, new: str) -> Labels:
         """The same with a field under another name."""
-        return replace(self, **{what: {new if name == old else name: one for name, one in getattr(self, what).items()}
-                                for what in ("dims", "attributes", "areas")})
+        return replace(self, dims={new if name == old else name: x for name, x in self.dims.items()},
+                       attributes={new if name == old else name: x for name, x in self.attributes.items()},
+                       areas={new if name == old else name: x for name, x in self.areas.items()})
 
     def along(self, dims: Sequence[str]) -> dict[str, Coordinate]:
         """The coordinates that lie along these axes and no others."""
@@ -336,7 +338,7 @@ def numbers_of_dates(dates: Any, units: str = "", calendar: str = "") -> tuple[n
 
 
 def _numbers_of_cftime(dates: np.ndarray, units: str, calendar: str) -> tuple[np.ndarray | None, str, str, str]:
-    cftime = _package("cftime")
+    cftime = package("cftime")
     if not len(dates) or any(date is None or date != date for date in dates):
         return None, "", "", ""
     calendar = calendar or dates[0].calendar
@@ -383,8 +385,8 @@ def dates_of(times: np.ndarray, time_unit: str, epoch: str, calendar: str = "") 
         held = 10 ** int(np.ceil(np.log10(max(4 * np.spacing(np.abs(times).max(initial=1.0)) * NANOSECONDS[unit], 1))))
         fine = (fine + held // 2) // held * held        # to what float64 holds of such times
         return (zero + whole.astype(np.int64) * NANOSECONDS[unit] + fine).astype("M8[ns]")
-    _package("cftime")
-    coding = _package("xarray").coding.times
+    package("cftime")
+    coding = package("xarray").coding.times
     return np.asarray(coding.decode_cf_datetime(times, f"{time_unit} since {epoch}", calendar or "standard"))
 
 
@@ -402,13 +404,14 @@ def is_dates(x: object) -> bool:
     return _is_cftime(first) or isinstance(first, datetime.date | np.datetime64)
 
 
-def _package(name: str) -> Any:
+def package(name: str, extra: str = "xarray") -> Any:
+    """A package of an optional extra. Raises MissingExtraError where it is not installed."""
     import importlib
 
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise MissingExtraError(name, "xarray") from error
+        raise MissingExtraError(name, extra) from error
 
 
 # -- coordinates ---------------------------------------------------------------------------------------------------------
@@ -493,7 +496,7 @@ def dataset_of(variables: Mapping[str, tuple[Sequence[str], Any, Mapping[str, An
 
     Raises MissingExtraError where xarray is not installed.
     """
-    xarray = _package("xarray")
+    xarray = package("xarray")
     sizes: dict[str, int] = {}
     for dims, values, _ in variables.values():
         sizes |= dict(zip(dims, np.shape(values), strict=True))

@@ -108,7 +108,7 @@ def test_two_of_one_run_are_refused(tmp_path: Any) -> None:
     store = ek.open(tmp_path / "a.h5")
     with pytest.raises(InputError, match="come from one run"):
         ek.average(store["u"]) - ek.average(store["v"])
-    assert all(ek.average(np.random.default_rng(k).normal(size=50), unit="m") + A for k in range(3))    # memory that is used again
+    assert all(ek.average(np.random.default_rng(k).normal(size=50), unit="m") + A for k in range(3))  # memory used again
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -340,3 +340,24 @@ def test_twenty_gigabytes_under_one() -> None:
     in_bounds((2400, 1024, 2048), "1GiB", 1 << 30)
 
 
+
+
+# -- other results -----------------------------------------------------------------------------------------------------------
+
+def test_predictions_go_to_xarray() -> None:
+    pytest.importorskip("torch")
+    from ensemblekit.neural.prediction import Prediction, RegressionPrediction
+
+    p = np.array([[0.7, 0.3], [0.2, 0.8], [0.5, 0.5]])
+    said = Prediction(p, np.array([0, 1, 1]), np.full(3, 0.1), np.zeros(3), index=np.array([4, 5, 9]), n_members=3)
+    data = said.to_xarray()
+    assert data["probabilities"].dims == ("item", "class")
+    np.testing.assert_array_equal(data["probabilities"].sel(item=9), p[2])
+    np.testing.assert_array_equal(data["entropy"], said.entropy)
+    assert said.to_dataframe().loc[5, "probability_1"] == 0.8
+    maps = Prediction(np.full((2, 3, 4, 5), 1 / 3), None, np.ones((2, 4, 5)), np.zeros((2, 4, 5)))
+    assert maps.to_xarray()["choice"].dims == ("item", "axis_0", "axis_1")
+    with pytest.raises(InputError, match="to_xarray"):
+        maps.to_dataframe()
+    number = RegressionPrediction(np.arange(3.0), np.ones(3), np.ones(3), target=np.zeros(3))
+    np.testing.assert_array_equal(number.to_xarray()["std"], np.sqrt(2) * np.ones(3))

@@ -218,3 +218,27 @@ def test_what_is_allowed_is_allowed(tmp_path: Path, file: str, line: str) -> Non
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(line)
     assert breaches(list(imports(tmp_path / "ensemblekit"))) == []
+
+
+def extras_named() -> Iterator[tuple[str, str]]:
+    """Where a MissingExtraError is raised (or `package` may raise one), and the extra that it names."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("MissingExtraError") and len(node.args) == 2 and (
+                    isinstance(node.args[1], ast.Constant)):
+                yield f"{path.relative_to(PACKAGE)}:{node.lineno}", node.args[1].value
+
+
+def test_every_missing_extra_names_one_that_exists() -> None:
+    import tomllib
+
+    file = PACKAGE.parent / "pyproject.toml"
+    if not file.exists():
+        pytest.skip("an installed package has no pyproject.toml")
+    extras = tomllib.loads(file.read_text("utf-8"))["project"]["optional-dependencies"]
+    named = list(extras_named())
+    assert len(named) >= 15
+    assert [where for where, extra in named if extra not in extras] == []
+    inside = {name for needs in extras.values() for need in needs if need.startswith("ensemblekit[")
+              for name in need.removeprefix("ensemblekit[").rstrip("]").split(",")}
+    assert inside <= set(extras)

@@ -111,7 +111,7 @@ class Arithmetic:
         return _linear(_power(self, -1), other, 0.0) if _is_number(other) else NotImplemented
 
     def __pow__(self: Any, power: Any) -> Any:
-        return _power(self, power) if isinstance(power, int | float | np.number) else NotImplemented
+        return _power(self, float(power)) if isinstance(power, int | float | np.integer | np.floating) else NotImplemented
 
     def __abs__(self: Any) -> Any:
         m, low, high = (np.asarray(x, np.float64) for x in (self.mean, self.low, self.high))

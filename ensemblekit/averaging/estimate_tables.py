@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ensemblekit.errors import MissingExtraError
-from ensemblekit.intake_labels import Coordinate, Labels, dataset_of, described
+from ensemblekit.intake_labels import Coordinate, Labels, dataset_of, described, package
 
 NUMBERS = ("mean", "stderr", "low", "high", "n_eff", "statistical_inefficiency", "correlation_time")
 
@@ -96,10 +95,7 @@ def estimates_dataset(estimates: Mapping[str, Any]) -> Any:
 
 def estimate_table(e: Any) -> Any:
     """See ``Estimate.to_dataframe``."""
-    try:
-        import pandas
-    except ImportError as error:
-        raise MissingExtraError("pandas", "xarray") from error
+    pandas = package("pandas")
     shape = np.shape(e.mean)
     columns = {name: np.broadcast_to(np.asarray(getattr(e, name), np.float64), shape).ravel() for name in NUMBERS[:5]}
     if not shape:

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from ensemblekit.intake_labels import Coordinate, Labels, is_latitude, is_longitude
-from ensemblekit.rom.mesh import Mesh
+from ensemblekit.rom.mesh import Association, Mesh
 
 LENGTHS = ("m", "km", "cm", "mm", "metre", "meter", "meters", "metres", "kilometers", "kilometres")
 
@@ -31,11 +31,11 @@ def grid_of(labels: Labels, names: tuple[str, ...]) -> Mesh | None:
     if any(len(x) < 2 or not ((np.diff(x) > 0).all() or (np.diff(x) < 0).all()) for x in along):
         return None
     known = [line for line in lines if line is not None]
-    point = dict.fromkeys(names, "point")
+    point: dict[str, Association] = dict.fromkeys(names, "point")
     if len(axes) == 2 and is_latitude(axes[0], known[0]) and is_longitude(axes[1], known[1]):
-        return _sphere(*along, cosines(known[0])).with_fields(point)        # type: ignore[arg-type]
+        return _sphere(along[0], along[1], cosines(known[0])).with_fields(point)
     if all(_is_length(axis, line) for axis, line in zip(axes, known, strict=True)):
-        return Mesh.rectilinear(*along[::-1]).with_fields(point)        # type: ignore[arg-type]
+        return Mesh.rectilinear(*along[::-1]).with_fields(point)
     return None
 
 

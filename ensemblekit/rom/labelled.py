@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ensemblekit.errors import MissingExtraError
-from ensemblekit.intake_labels import Labels, dataset_of, described
+from ensemblekit.intake_labels import Labels, dataset_of, described, package
 
 
 def basis_dataset(basis: Any) -> Any:
@@ -48,10 +47,7 @@ def basis_dataset(basis: Any) -> Any:
 
 def basis_table(basis: Any) -> Any:
     """See ``Basis.to_dataframe``."""
-    try:
-        import pandas
-    except ImportError as error:
-        raise MissingExtraError("pandas", "xarray") from error
+    pandas = package("pandas")
     return pandas.DataFrame({
         "singular_value": basis.singular_values, "energy_fraction": basis.energy_fraction,
         "cumulative_energy": basis.cumulative_energy, "relative_error": basis.relative_errors},

@@ -368,13 +368,14 @@ def products_of(sources: Mapping[str, tuple[SnapshotSource, str]],
         products: dict[str, Any] = {}
         said = set()
         areas: dict[str, None] = {}
-        unsaid = []
+        unsaid: list[str] = []
         for name, (source, key) in sources.items():
             labels, shape = labels_of(source), source.fields[key].shape
+            product: np.ndarray | None = None
             known = None if labels is None else areas_of(labels, key, shape)
             if known is not None:
                 product, areas[known[1]] = known[0], None
-            elif (product := None if _mesh(source) is None else volumes_of(source, key)) is not None:
+            elif _mesh(source) is not None and (product := volumes_of(source, key)) is not None:
                 mesh = _mesh(source)
                 if (product > 0).any():
                     said.add("cell " + getattr(mesh, "measure", "volume") + "s" if mesh.where(key, shape) == "cell" else
@@ -385,11 +386,11 @@ def products_of(sources: Mapping[str, tuple[SnapshotSource, str]],
             if product is None and labels is not None:
                 unsaid.append(name)
         chosen = [*(f"{' and '.join(sorted(said))} of the mesh" for _ in range(bool(said))), *areas]
-        notes = (f"inner product: {' and '.join(chosen)} (inner_product=None for none)",) if chosen else ()
+        notes = [f"inner product: {' and '.join(chosen)} (inner_product=None for none)"] if chosen else []
         if unsaid:
-            notes += (f"inner product: none for {', '.join(unsaid)}: no areas of cells, no latitudes and no lengths came with "
-                      "the snapshots, and each number counts alike",)
-        return products, masks, notes
+            notes.append(f"inner product: none for {', '.join(unsaid)}: no areas of cells, no latitudes, no lengths came with "
+                         "the snapshots, and each number counts alike")
+        return products, masks, tuple(notes)
     if isinstance(given, Mapping):
         for name in given:
             if name not in sources:
