@@ -361,3 +361,16 @@ def test_predictions_go_to_xarray() -> None:
         maps.to_dataframe()
     number = RegressionPrediction(np.arange(3.0), np.ones(3), np.ones(3), target=np.zeros(3))
     np.testing.assert_array_equal(number.to_xarray()["std"], np.sqrt(2) * np.ones(3))
+
+
+def test_averages_by_name_go_to_xarray() -> None:
+    averages = rom.average(temperature(), ["mean", "rms"])
+    data = averages.to_xarray()
+    mean = averages["t2m_mean"]
+    assert data["t2m_mean"].dims == ("latitude", "longitude")
+    np.testing.assert_array_equal(data["t2m_mean"], mean.mean)
+    np.testing.assert_array_equal(data["t2m_rms_high"], averages["t2m_rms"].high)
+    np.testing.assert_array_equal(data["latitude"], LAT)
+    assert data["t2m_mean"].attrs["units"] == "K"
+    with pytest.raises(InputError, match="come from one run"):
+        averages["t2m_mean"] - averages["t2m_rms"]

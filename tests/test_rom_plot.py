@@ -120,7 +120,7 @@ def test_a_line_is_a_line():
 def test_where_to_run_longer():
     found = rom.average(wave(512), ["mean", "tke"], equilibration=None)
     figure = draw.run_longer(found, "values_mean", target=1e-3, grid=(X, Y))
-    factor = found.run_longer("mean", 1e-3).max(-1)
+    factor = found.run_length_factor("mean", 1e-3).max(-1)
     np.testing.assert_allclose(figure.axes[0].images[0].get_array(), np.log2(factor))
     share = np.mean(factor <= 1)
     assert f"enough in {100 * share:.0f} %" in figure.axes[0].get_title()

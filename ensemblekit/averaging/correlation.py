@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
@@ -147,7 +148,7 @@ def statistical_inefficiency(x: Any, method: Method = "geyer-convex", *, dt: flo
     return answer if not e else replace(answer, stderr=ldexp(answer.stderr, e), variance=ldexp(answer.variance, 2 * e))
 
 
-def integrated_time(x: Any, method: Method = "sokal", *, dt: float = 1.0, c: float = 5.0,
+def integrated_time(x: ArrayLike, method: Method = "sokal", *, dt: float = 1.0, c: float = 5.0,
                     tolerance: float = 50.0) -> float:
     """tau = 1/2 + Σ C(t) in units of dt; arguments and errors of :func:`statistical_inefficiency`."""
     return statistical_inefficiency(x, method, dt=dt, c=c, tolerance=tolerance).tau

@@ -5,12 +5,14 @@ from __future__ import annotations
 import decimal
 import html
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from ensemblekit.averaging.doubts import ENOUGH, standard_doubts
 from ensemblekit.averaging.estimate_arithmetic import Arithmetic
 from ensemblekit.averaging.estimate_tables import estimate_dataset, estimate_table
 from ensemblekit.averaging.estimate_units import SIGNS as SIGNS
@@ -19,6 +21,11 @@ from ensemblekit.averaging.estimate_units import student_interval as student_int
 from ensemblekit.errors import InputError
 from ensemblekit.intake_labels import Labels
 from ensemblekit.scaling import ldexp
+
+Coords = Mapping[str, tuple[np.ndarray, str]]
+"""Named axes of an item: name -> (values, unit)."""
+Number = float | np.ndarray
+"""Of a scalar a float, of an array an array of the item's shape."""
 
 SMALLEST_ROOT = 0.01
 """The cube root of a variance over its expectation that an interval reaches at most: where a variance is not known at all."""
@@ -83,6 +90,61 @@ class Estimate(Arithmetic):
     """Of the runs it comes from: estimates that share one are not independent. Empty: not known, taken as independent."""
     further: Mapping[str, Estimate] = field(default_factory=dict)
     """Quantities that come with this one, by name; also as attributes: ``rdf.coordination``."""
+
+    @classmethod
+    def of(cls, mean: ArrayLike, stderr: ArrayLike | None = None, dof: ArrayLike | None = None, *, n: int, confidence: float,
+           n_eff: ArrayLike | None = None, g: ArrayLike | None = None, dt: float = 1.0,
+           interval: tuple[Any, Any] | None = None, doubts: Iterable[str] = (), vouched: bool | None = None,
+           estimators: Mapping[str, ArrayLike] | None = None, refused: str = "", **facts: Any) -> Estimate:
+        """The estimate with this mean and error, and what follows from these.
+
+        Arguments:
+            mean, stderr, dof, n_eff: numbers, or arrays of the item's shape.
+            g: statistical inefficiency; None: n / n_eff.
+            dt: time between snapshots, for the correlation time g / 2 dt.
+            interval: None: Student's.
+            doubts: what goes into the verdict; with one, it is not vouched for, unless `vouched` says so.
+            refused: why there is no error: `stderr` and all that rests on it are NaN then.
+            estimators: name of a method -> the standard error it gives.
+            facts: the other fields, by name.
+        """
+        shape = np.shape(mean)
+        none = math.nan if not shape else np.full(shape, np.nan)
+        if refused or stderr is None or dof is None:
+            return cls(mean=_scalar(mean), stderr=none, interval=(none, none), confidence=confidence, n=n, n_eff=none,
+                       statistical_inefficiency=none, correlation_time=none, dof=none, converged=False, verdict=refused,
+                       **facts)
+        words = tuple(doubts)
+        n_eff = none if n_eff is None else n_eff
+        with np.errstate(invalid="ignore", divide="ignore"):
+            g = np.divide(n, n_eff) if g is None else g
+        return cls(mean=_scalar(mean), stderr=_scalar(stderr), n=n, n_eff=_scalar(n_eff), confidence=confidence,
+                   interval=student_interval(mean, stderr, dof, confidence) if interval is None else interval,
+                   statistical_inefficiency=_scalar(g), dof=_scalar(dof), verdict="; ".join(filter(None, words)),
+                   converged=not words if vouched is None else vouched,
+                   estimators={name: _scalar(x) for name, x in (estimators or {}).items()},
+                   correlation_time=_scalar(np.asarray(g) / 2 * dt), **facts)
+
+    def judged(self, *, independent: ArrayLike | None = None, enough: float = ENOUGH, size: int | None = None,
+               word: str = "elements") -> Estimate:
+        """The estimate with the :func:`~ensemblekit.averaging.doubts.standard_doubts` about its numbers.
+
+        independent: snapshots that say how well the error of each element is known; by default n_eff.
+        """
+        known = np.asarray(self.n_eff if independent is None else independent, dtype=np.float64)
+        words, vouched = standard_doubts(np.asarray(self.mean), np.asarray(self.stderr), known, enough=enough, size=size,
+                                         word=word)
+        if not words:
+            return self
+        return replace(self, converged=self.converged and vouched, verdict="; ".join(filter(None, [self.verdict, *words])))
+
+    def with_doubt(self, why: str) -> Estimate:
+        """The estimate, not vouched for: `why` comes first in its verdict."""
+        return replace(self, converged=False, verdict="; ".join(filter(None, [why, self.verdict])))
+
+    def noting(self, *words: str) -> Estimate:
+        """The estimate with these words behind its verdict, vouched for or not as it was."""
+        return replace(self, verdict="; ".join(filter(None, [self.verdict, *words]))) if any(words) else self
 
     def __getattr__(self, name: str) -> Estimate:
         if not name.startswith("_"):
@@ -207,7 +269,7 @@ class Estimate(Arithmetic):
                              ) from error
 
 
-def bounded_interval(mean: Any, interval: tuple[Any, Any], bounds: tuple[float, float | None]) -> tuple[Any, Any]:
+def bounded_interval(mean: ArrayLike, interval: tuple[Any, Any], bounds: tuple[float, float | None]) -> tuple[Any, Any]:
     """The interval of a quantity that cannot leave `bounds`, from one that knows nothing of them; (low, high).
 
     By the delta method on a scale without an end: the square root of the distance from the lower bound, on which counts and
@@ -235,7 +297,7 @@ def bounded_interval(mean: Any, interval: tuple[Any, Any], bounds: tuple[float, 
     return found[0], found[1]
 
 
-def spread_interval(mean: Any, stderr: Any, dof: Any, confidence: float, degree: int = 1) -> tuple[Any, Any]:
+def spread_interval(mean: ArrayLike, stderr: ArrayLike, dof: ArrayLike, confidence: float, degree: int = 1) -> tuple[Any, Any]:
     """The interval of a variance (degree 1) or a standard deviation (degree 2); (low, high).
 
     A variance scatters as chi-squared over its degrees of freedom does, 2 (mean / stderr)², whose cube root is nearly normal
@@ -277,12 +339,12 @@ def _shifted(value: float, power: int) -> Any:
     return value / 10.0**power if -300 < power < 300 else decimal.Decimal(value).scaleb(-power)
 
 
-def over_power_of_two(estimate: Estimate, exponent: Any) -> Estimate:
+def over_power_of_two(estimate: Estimate, exponent: int | np.ndarray) -> Estimate:
     """The estimate of values that were divided by 2**exponent (an int, or ints of the item's shape), in their own scale."""
     if not np.any(exponent):
         return estimate
 
-    def full(x: Any) -> Any:
+    def full(x: ArrayLike) -> Any:
         return _scalar(ldexp(x, exponent))
 
     return replace(estimate, mean=full(estimate.mean), stderr=full(estimate.stderr),

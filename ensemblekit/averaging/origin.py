@@ -6,9 +6,11 @@ import os
 import uuid
 import weakref
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 
+from ensemblekit.averaging.estimate import Estimate
 from ensemblekit.source import ArraySource, ReplicaSet, SnapshotSource, StackedSource
 from ensemblekit.source_labelled import LazySource
 from ensemblekit.source_views import SourceView
@@ -33,7 +35,18 @@ def _origins(source: object) -> Iterable[str]:
     if isinstance(paths, tuple | list):
         return [of_file(path) for path in paths]
     table = getattr(source, "table", None)      # of a store
-    return [of_file(part.path) for part in table.parts] if table is not None and hasattr(table, "parts") else []
+    if table is not None and hasattr(table, "parts"):
+        return [of_file(part.path) for part in table.parts]
+    try:
+        return [_token(source)]
+    except TypeError:       # it takes no weak reference
+        return []
+
+
+def with_origin(estimate: Estimate, origin: tuple[str, ...]) -> Estimate:
+    """The estimate, and what comes with it, from these runs."""
+    further = {name: with_origin(one, origin) for name, one in estimate.further.items()}
+    return replace(estimate, origin=origin, further=further)
 
 
 def token_of(x: object) -> str:
@@ -52,7 +65,7 @@ def token_of(x: object) -> str:
     return f"{_token(holder)}:{low}:{first + sum(step for step in steps if step > 0) + x.itemsize}"
 
 
-def _token(holder: np.ndarray) -> str:
+def _token(holder: object) -> str:
     key = id(holder)
     known = _tokens.get(key)
     if known is not None and known[0]() is holder:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.averaging.resample import MIN_BLOCKS, jackknife_values
 from ensemblekit.averaging.weights import normalised_weights
@@ -138,7 +139,7 @@ def lineage_weights(tree: LineageTree, time: float, kind: LineageKind = "forward
     raise InputError(f'kind is "forward" or "population"; got {kind!r}')
 
 
-def division_weights(divisions: Any, *, offspring: float = 2.0, to: LineageKind = "population") -> np.ndarray:
+def division_weights(divisions: ArrayLike, *, offspring: float = 2.0, to: LineageKind = "population") -> np.ndarray:
     """Weights for lineages known only by how often each divided, (lineages,), that sum to one.
 
     Arguments:

@@ -336,10 +336,10 @@ def run_longer(averages: Any, name: str, *, target: float | None = None, compone
                grid: tuple[Any, Any] | None = None) -> Any:
     """Where to run longer: by what factor the run must grow for each cell's interval to shrink to ± target; the Figure.
 
-    Arguments as :meth:`ensemblekit.rom.FieldAverages.run_longer`; of a vector the worst component by default.
+    Arguments as :meth:`ensemblekit.rom.FieldAverages.run_length_factor`; of a vector the worst component by default.
     """
     one = averages[name]
-    factor = averages.run_longer(name, target)
+    factor = averages.run_length_factor(name, target)
     place = _Place.of(factor.shape, averages.mesh, name, grid, averages.association)
     if place.parts > 1:
         factor = np.nanmax(np.where(np.isfinite(factor), factor, 0), axis=-1) if component is None else factor[..., component]
