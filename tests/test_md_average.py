@@ -434,13 +434,13 @@ def test_figures_show_what_was_asked_for(adk):
     from ensemblekit.plot import md as draw
 
     found = md.average(adk, {"rg": RG, "rmsf": md.RMSF("name CA"), "map": md.DistanceMap("name CA and resid 1:9")}, quiet=True)
-    axes = found.plot().axes
+    axes = found.plot()
     assert [ax.get_ylabel() for ax in axes[:2]] == ["rg (Å)", "rmsf (Å)"]
     assert "time (ps)" in axes[0].get_xlabel()
     both = md.average(md.read(data.PSF, replicas=[data.DCD, data.DCD2]), {"rg": RG})
     matrix, edges = md.sampled_rmsd(md.read(data.PSF, replicas=[data.DCD, data.DCD2]), "name CA", n=40)
     assert matrix.shape == (edges[-1], edges[-1])
-    figure = draw.report(both, matrix, edges, title="adk")
-    words = [text.get_text() for ax in figure.axes for text in ax.texts]
+    axes = draw.report(both, matrix, edges, title="adk")
+    words = [text.get_text() for ax in axes for text in ax.texts]
     assert "cannot say" in words
-    assert len(draw.convergence(both["rg"], name="rg").axes) == 3
+    assert len(draw.convergence(both["rg"], name="rg")) == 3

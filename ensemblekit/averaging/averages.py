@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,7 +15,8 @@ from numpy.typing import ArrayLike
 from ensemblekit.averaging.estimate import Estimate, printed, rounded
 from ensemblekit.averaging.estimate_tables import estimates_dataset
 from ensemblekit.errors import InputError, MissingExtraError, UnknownFieldError
-from ensemblekit.files import replacing
+from ensemblekit.files import replacing, write_csv
+from ensemblekit.results import Result
 
 HEAD = ("observable", "coordinate", "mean", "stderr", "low", "high", "unit", "n", "n_eff", "correlation_time", "time_unit",
         "n_discarded", "converged", "verdict")
@@ -25,7 +24,7 @@ WIDTH = 110
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Averages(Mapping[str, Estimate]):
+class Averages(Result, Mapping[str, Estimate]):
     """Estimates by name; print it for a table.
 
     Quantities that come with one have names of their own: ``averages["rdf.coordination"]`` is
@@ -33,7 +32,6 @@ class Averages(Mapping[str, Estimate]):
     """
 
     FIGURE: ClassVar[str] = "md.averages"
-    """The function of ``ensemblekit.plot`` that draws it."""
     WORD: ClassVar[str] = "snapshots"
     """What is averaged over."""
 
@@ -151,10 +149,7 @@ class Averages(Mapping[str, Estimate]):
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """The rows as a CSV file with a head."""
         with replacing(path, follow=True) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, HEAD)
-            writer.writeheader()
-            for row in self.rows():
-                writer.writerow({key: float(value) if isinstance(value, np.floating) else value for key, value in row.items()})
+            write_csv(file, HEAD, (row.values() for row in self.rows()))
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """:meth:`to_dict` as a JSON file."""
@@ -182,12 +177,6 @@ class Averages(Mapping[str, Estimate]):
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, as JSON takes them."""
         return {"estimates": {name: e.to_dict() for name, e in self.items()}, "notes": list(self.notes)}
-
-    def plot(self, ax: Any = None, **options: Any) -> Any:
-        """Its figure, on `ax` where one is given; options as for the function of ``ensemblekit.plot`` that ``FIGURE`` names."""
-        # figures stand a floor above what they show: found by name, when somebody wants to see one
-        module, _, name = self.FIGURE.rpartition(".")
-        return getattr(import_module(f"ensemblekit.plot.{module}"), name)(self, **({} if ax is None else {"ax": ax}), **options)
 
 
 def _place(e: Estimate, at: tuple[int, ...]) -> str:

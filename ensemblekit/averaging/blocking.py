@@ -21,6 +21,7 @@ from ensemblekit.averaging.guard import MOST_BLOCKS, half_widths, matched, of_bl
 from ensemblekit.averaging.segments import Segment, along_rows, beyond_squares, joined_segments, levels_of, segment_of
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
+from ensemblekit.results import Result
 from ensemblekit.scaling import FREE, common, ldexp, power_of_two, scaled, weight_exponent
 from ensemblekit.source import Array
 from ensemblekit.source_clock import chosen_weights
@@ -42,8 +43,10 @@ def joined_in_pairs(means: np.ndarray, length: float) -> tuple[list[float], list
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class BlockResult:
+class BlockResult(Result):
     """Variance of block means against block length (Flyvbjerg & Petersen, J. Chem. Phys. 91, 461, 1989)."""
+
+    FIGURE = "averages.blocking"
 
     mean: Array
     """Weighted mean of all snapshots, shape (*item,)."""

@@ -11,13 +11,14 @@ from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array
+from ensemblekit.results import Result
 from ensemblekit.scaling import ldexp, power_of_two
 
 DarkMethod = Literal["reml", "ml", "dl"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Consensus:
+class Consensus(Result):
     """What several independent results say together when each may be off by more than its own error bar."""
 
     mean: float

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
+from ensemblekit.results import Result
 from ensemblekit.scaling import ldexp, representable, scaled
 
 Method = Literal["geyer-convex", "geyer-monotone", "geyer-positive", "sokal", "chodera"]
@@ -38,7 +39,7 @@ class ShortSeriesError(StatisticsError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CorrelationTime:
+class CorrelationTime(Result):
     """How correlated the snapshots of one series are, and what that makes of the error of their mean."""
 
     g: float

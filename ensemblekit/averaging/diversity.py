@@ -15,6 +15,7 @@ from ensemblekit.averaging.run import reduce
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
+from ensemblekit.results import Result
 from ensemblekit.scaling import exponent_of, ldexp, power_of_two, representable
 from ensemblekit.source import ReplicaSet, SnapshotSource, as_source
 
@@ -26,7 +27,7 @@ RANK_TOLERANCE = 1e-10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class DiverseSubset:
+class DiverseSubset(Result):
     """A few of n snapshots, in the order they were chosen."""
 
     indices: np.ndarray

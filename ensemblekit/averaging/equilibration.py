@@ -16,6 +16,7 @@ from ensemblekit.averaging.correlation import _rounding, _series, chodera_window
 from ensemblekit.averaging.times import spacing
 from ensemblekit.averaging.weights import residual, rests_on_few
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.results import Result
 from ensemblekit.scaling import scaled
 
 Equilibrate = str | float | None
@@ -33,7 +34,7 @@ COMPONENTS = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Equilibration:
+class Equilibration(Result):
     """The best point to start averaging from, and what it is worth."""
 
     start: int

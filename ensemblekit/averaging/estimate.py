@@ -20,6 +20,7 @@ from ensemblekit.averaging.estimate_units import printed, quantile
 from ensemblekit.averaging.estimate_units import student_interval as student_interval
 from ensemblekit.errors import InputError
 from ensemblekit.intake_labels import Labels
+from ensemblekit.results import Result
 from ensemblekit.scaling import ldexp
 
 Coords = Mapping[str, tuple[np.ndarray, str]]
@@ -34,11 +35,13 @@ DISAGREE = 1.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Estimate(Arithmetic):
+class Estimate(Arithmetic, Result):
     """A mean with an interval that accounts for correlation in time and for weights.
 
     Numbers are floats for a scalar and arrays of the item's shape otherwise, in `unit` unless said otherwise.
     """
+
+    FIGURE = "averages.estimate"
 
     mean: Any
     """Weighted mean of the snapshots kept."""

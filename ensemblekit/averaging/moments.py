@@ -28,13 +28,16 @@ from ensemblekit.averaging.central_sums import (
 from ensemblekit.averaging.rows import Rows, folded, rows_of
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
+from ensemblekit.results import Result
 from ensemblekit.scaling import FREE, common, ldexp, power_of_two, weight_exponent
 from ensemblekit.source import Array, Field, is_torch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class MomentsResult:
+class MomentsResult(Result):
     """Mean and spread of the snapshots given. Arrays have the shape of the item."""
+
+    FIGURE = "averages.moments"
 
     mean: Array
     """Weighted mean, float64 (complex128 for complex fields)."""

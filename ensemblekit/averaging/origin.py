@@ -7,6 +7,7 @@ import uuid
 import weakref
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -14,6 +15,22 @@ from ensemblekit.averaging.estimate import Estimate
 from ensemblekit.source import ArraySource, ReplicaSet, SnapshotSource, StackedSource
 from ensemblekit.source_labelled import LazySource
 from ensemblekit.source_views import SourceView
+
+
+@runtime_checkable
+class OfFiles(Protocol):
+    """A source that reads files of a front-end."""
+
+    @property
+    def paths(self) -> tuple[str, ...]: ...
+
+
+@runtime_checkable
+class OfStore(Protocol):
+    """A stored field, whose table names the files of its run."""
+
+    table: Any
+
 
 _tokens: dict[int, tuple[weakref.ref, str]] = {}
 """Address of an object that holds numbers -> it, and its token, for as long as it lives."""
@@ -31,12 +48,10 @@ def _origins(source: object) -> Iterable[str]:
         return _origins(source.source)
     if isinstance(source, ArraySource | LazySource):
         return [token for x in source.arrays.values() if (token := token_of(x))]
-    paths = getattr(source, "paths", None)      # of a front-end's files
-    if isinstance(paths, tuple | list):
-        return [of_file(path) for path in paths]
-    table = getattr(source, "table", None)      # of a store
-    if table is not None and hasattr(table, "parts"):
-        return [of_file(part.path) for part in table.parts]
+    if isinstance(source, OfFiles):
+        return [of_file(path) for path in source.paths]
+    if isinstance(source, OfStore):
+        return [of_file(part.path) for part in source.table.parts]
     try:
         return [_token(source)]
     except TypeError:       # it takes no weak reference

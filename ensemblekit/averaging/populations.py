@@ -28,6 +28,7 @@ from ensemblekit.averaging.resample import MIN_BLOCKS, jackknife_values
 from ensemblekit.averaging.weights import normalised_weights
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
+from ensemblekit.results import Result
 from ensemblekit.scaling import ldexp, power_of_two, scaled
 
 LineageKind = Literal["forward", "population"]
@@ -106,7 +107,7 @@ class LineageTree:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PopulationAverage:
+class PopulationAverage(Result):
     """Average of a trait over lineages that end in the cells alive at one time."""
 
     mean: float

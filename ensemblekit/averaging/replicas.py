@@ -16,6 +16,7 @@ from ensemblekit.averaging.series import Series
 from ensemblekit.engine import Serial
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
+from ensemblekit.results import Result
 from ensemblekit.scaling import ldexp, power_of_two, scaled
 from ensemblekit.source import ArraySource, Block, ReplicaSet, SnapshotSource, as_source
 
@@ -53,7 +54,7 @@ class Comparison(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class FluctuationMetric:
+class FluctuationMetric(Result):
     """Thirumalai & Mountain's Ω(t): how far the running averages of the runs are from each other."""
 
     times: np.ndarray
@@ -69,7 +70,7 @@ class FluctuationMetric:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Ergodicity:
+class Ergodicity(Result):
     """Whether independent runs say the same as each other, over time and at one time; print it to read it."""
 
     verdict: Verdict

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from ensemblekit.averaging.run_states import RunStates, States
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
+from ensemblekit.results import Result
 from ensemblekit.scaling import ldexp, power_of_two, scaled
 from ensemblekit.source_clock import chosen_weights
 
@@ -27,7 +28,7 @@ CHUNK_DRAWS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Resampled:
+class Resampled(Result):
     """The value of a function of averages, with an error from resampling blocks of the snapshots."""
 
     value: Any

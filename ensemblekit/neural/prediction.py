@@ -9,7 +9,8 @@ import numpy as np
 
 from ensemblekit.errors import InputError
 from ensemblekit.intake_labels import dataset_of, package
-from ensemblekit.neural.uncertainty import TINY, entropy_of
+from ensemblekit.neural.uncertainty import TINY, Space, entropy_of
+from ensemblekit.results import Result
 from ensemblekit.scaling import ldexp, scaled
 
 NATS = ("entropy", "aleatoric", "epistemic")
@@ -17,8 +18,10 @@ NATS = ("entropy", "aleatoric", "epistemic")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Prediction:
+class Prediction(Result):
     """Classes of items, or of every pixel of items. Natural logarithms; `...` is nothing or the axes of a map."""
+
+    FIGURE = "neural.prediction"
 
     probabilities: np.ndarray
     """(n, classes, ...): float64 for whole items, float32 for maps."""
@@ -33,7 +36,7 @@ class Prediction:
     index: np.ndarray | None = None
     """(n,): number of each item in the order of the loader."""
     n_members: int = 1
-    space: str = "probability"
+    space: Space = "probability"
     """What was averaged: probabilities, or logits."""
     ignore_index: int | None = None
     """The label of what is not to be scored."""
@@ -106,7 +109,7 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RegressionPrediction:
+class RegressionPrediction(Result):
     """Numbers, with a variance by its two sources; `...` is the shape of one answer."""
 
     mean: np.ndarray
@@ -172,3 +175,7 @@ def _count(n: int, one: str, many: str | None = None) -> str:
 
 def _map(shape: tuple[int, ...]) -> str:
     return f" of {' × '.join(map(str, shape))}" if shape else ""
+
+
+Predicted = Prediction | RegressionPrediction
+"""What an ensemble answers."""

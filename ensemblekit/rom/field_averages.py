@@ -25,7 +25,7 @@ class FieldAverages(Averages):
     only one. Iterating gives the full names.
     """
 
-    FIGURE: ClassVar[str] = "rom.average"
+    FIGURE: ClassVar[str] = "rom.averages"
 
     mesh: Mesh | None = None
     """Points and cells, where the source has a mesh."""

@@ -23,6 +23,7 @@ from ensemblekit.md.observables.groups import residues_of
 from ensemblekit.md.observables.rmsf import fitted_mean, moved_atoms, several
 from ensemblekit.md.superpose import Fit
 from ensemblekit.md.system import Gather, System
+from ensemblekit.results import Result
 from ensemblekit.scaling import scaled
 from ensemblekit.source import ArraySource, Block
 
@@ -67,7 +68,7 @@ class PCA(SameAtoms):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PrincipalComponents:
+class PrincipalComponents(Result):
     """The motion of atoms about their mean structure, along directions that do not correlate."""
 
     variances: np.ndarray
