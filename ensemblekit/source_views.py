@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ensemblekit.errors import InputError
+from ensemblekit.intake_labels import Labels, labels_of
 from ensemblekit.scaling import ldexp, power_of_two, scaled
 from ensemblekit.source import Access, Block, Cut, Field, Piece, ReplicaSet, SnapshotSource
 from ensemblekit.source_clock import chosen_weights, time_weights
@@ -38,6 +39,10 @@ class SourceView:
     @property
     def time_unit(self) -> str:
         return self.source.time_unit
+
+    @property
+    def labels(self) -> Labels | None:
+        return labels_of(self.source)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from ensemblekit.averaging.average import check_confidence
 from ensemblekit.averaging.equilibration import Equilibrate, check_equilibration
 from ensemblekit.averaging.missing import Missing, check_missing
+from ensemblekit.averaging.origin import origin_of, with_origin
 from ensemblekit.averaging.pooling import pooled_with_further
 from ensemblekit.averaging.run import partials
 from ensemblekit.averaging.run_states import RunStates, States
@@ -152,6 +153,8 @@ def _averages(system: System, measurements: Mapping[str, Measurement], notes: li
             notes += more
         if measurement.note and any(one.n_discarded for one in estimates):
             notes.append(f"{name}: {measurement.note} is that of all frames, the discarded ones too")
+    origin = origin_of(source)
+    answers = {name: with_origin(one, origin) for name, one in answers.items()}
     return Averages(answers, tuple(notes), passes=(*system.passes, "averages"), n_frames=system.n_frames, n_runs=len(runs))
 
 
