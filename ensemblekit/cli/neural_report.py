@@ -32,6 +32,8 @@ def report(
     save: Annotated[bool, typer.Option("--save", help="Keep the predictions beside the store.")] = False,
     bins: Annotated[int, typer.Option("--bins", help="Of the calibration errors.")] = 15,
     seed: Annotated[int, typer.Option("--seed", help="Of resamples and folds.")] = 0,
+    select: Annotated[str | None, typer.Option("--select", metavar="METHOD", help="Add the row of members chosen out of fold: "
+                                               "auto, last, best, greedy, diverse, stacking, exhaustive.")] = None,
     as_json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all figures there.")] = None,
     plots: Annotated[Path | None, typer.Option("--plots", metavar="FOLDER", help="Draw reliability, differences, "
                                                "members, diversity and training there.")] = None,
@@ -45,12 +47,13 @@ def report(
     if (model is None) != (data is None):
         raise InputError("give --model and --data together, or neither to read saved predictions")
     if model is None:
-        found = neural.report(store, name=name, n_bins=bins, seed=seed)
+        found = neural.report(store, name=name, n_bins=bins, seed=seed, select=select)   # type: ignore[arg-type]
     else:
         made = named(model, called=True)
         loader = named(str(data), called=True)
         found = neural.report(store, made, loader, train_loader=None if train is None else named(train, called=True),
-                              task=task, save=name if save else False, n_bins=bins, seed=seed)
+                              task=task, save=name if save else False, n_bins=bins, seed=seed,
+                              select=select)        # type: ignore[arg-type]
     _show(found)
     if as_json:
         write_text(as_json, json.dumps(found.to_dict(), indent=1) + "\n")

@@ -51,9 +51,12 @@ from ensemblekit.neural.schedule import TriangularLR as TriangularLR
 from ensemblekit.neural.scores import Score as Score
 from ensemblekit.neural.scores import Scores as Scores
 from ensemblekit.neural.scores import scores as scores
+from ensemblekit.neural.selection import Selection as Selection
+from ensemblekit.neural.selection import select as select
 from ensemblekit.neural.swag import SWAG as SWAG
 from ensemblekit.neural.swag import Posterior as Posterior
 from ensemblekit.neural.temperature import TemperatureScaler as TemperatureScaler
+from ensemblekit.neural.vector_scaling import VectorScaler as VectorScaler
 from ensemblekit.neural.weight_average import EMA as EMA
 from ensemblekit.neural.weight_average import LAWA as LAWA
 from ensemblekit.neural.weight_average import SWA as SWA

@@ -17,15 +17,18 @@ from ensemblekit.neural.batches import device_of
 from ensemblekit.neural.batchnorm import has_batch_norm
 from ensemblekit.neural.compare import compare
 from ensemblekit.neural.ensemble import Ensemble, predict
+from ensemblekit.neural.evidence import Evidence
 from ensemblekit.neural.prediction import Prediction
 from ensemblekit.neural.saved import SavedPredictions, load_predictions, pooled, save_predictions
 from ensemblekit.neural.scores import Score, mean_scores, scores
+from ensemblekit.neural.selection import Method
+from ensemblekit.neural.selection import select as select_members
 from ensemblekit.neural.temperature import TemperatureScaler
 from ensemblekit.scaling import ldexp
 from ensemblekit.store.opening import open_store
 
 AVERAGES = {"SWA": "swa", "EMA": "ema"}
-LAST, TOGETHER = "last snapshot", "snapshot ensemble"
+LAST, TOGETHER, SELECTED = "last snapshot", "snapshot ensemble", "selected"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,7 +83,7 @@ class Report:
 
 def report(source: Any, model: torch.nn.Module | None = None, loader: Any = None, *, train_loader: Any = None,
            others: Mapping[str, torch.nn.Module] | None = None, groups: Any = None, n_bins: int = 15, folds: int = 2,
-           seed: int = 0, save: bool | str = False, name: str = "predictions", device: Any = None,
+           seed: int = 0, save: bool | str = False, name: str = "predictions", device: Any = None, select: Method | None = None,
            **options: Any) -> Report:
     """One model, SWA and EMA of the same run, the snapshot ensemble, and the ensemble with a temperature.
 
@@ -95,6 +98,9 @@ def report(source: Any, model: torch.nn.Module | None = None, loader: Any = None
         folds: of the cross-fitted temperature.
         save: keep all predictions beside the store, as True or under a name.
         name: of the saved predictions to read.
+        select: method of :func:`select`, such as "auto", for one more row, "selected": members chosen and weighted on some
+        of the
+            items and scored on the others; None: no such row.
         options: those of :class:`Ensemble` (task, forward, ...), where `source` is a store.
 
     Raises InputError for tasks without classes, without labels, and as what it calls does.
@@ -103,7 +109,7 @@ def report(source: Any, model: torch.nn.Module | None = None, loader: Any = None
     if isinstance(source, Ensemble):
         ens = source
     elif loader is None:
-        return _from_saved(source, name, groups, n_bins, folds, seed)
+        return _from_saved(source, name, groups, n_bins, folds, seed, select)
     elif model is None:
         raise InputError("a report on a store needs the model, to put the weights into: report(store, model, loader)")
     else:
@@ -139,10 +145,11 @@ def report(source: Any, model: torch.nn.Module | None = None, loader: Any = None
         save_predictions(ens.path, "predictions" if save is True else save, members, together, weights,
                          {label: p.probabilities for label, p in found.items() if label not in (LAST, TOGETHER)})
     distances, plane, explained = _trajectory(ens.vectors["parameters"])
-    return _report(found, members, weights, groups, n_bins, folds, seed, notes, distances, plane, explained)
+    return _report(found, members, weights, groups, n_bins, folds, seed, notes, distances, plane, explained, select)
 
 
-def _from_saved(source: Any, name: str, groups: Any, n_bins: int, folds: int, seed: int) -> Report:
+def _from_saved(source: Any, name: str, groups: Any, n_bins: int, folds: int, seed: int,
+                select: Method | None) -> Report:
     store = open_store(source) if isinstance(source, str | os.PathLike) else source
     saved: SavedPredictions = load_predictions(store.path, name)
     if saved.target is None:
@@ -159,15 +166,20 @@ def _from_saved(source: Any, name: str, groups: Any, n_bins: int, folds: int, se
                          "save=True) makes it")
     found[TOGETHER] = together
     trajectory = _trajectory(store["parameters"]) if "parameters" in store and len(store) else (None, None, float("nan"))
-    return _report(found, saved.members, saved.weights, groups, n_bins, folds, seed, notes, *trajectory)
+    return _report(found, saved.members, saved.weights, groups, n_bins, folds, seed, notes, *trajectory, select)
 
 
 def _report(found: dict[str, Prediction], members: np.ndarray, weights: np.ndarray, groups: Any, n_bins: int, folds: int,
-            seed: int, notes: list[str], distances: Any, plane: Any, explained: float) -> Report:
+            seed: int, notes: list[str], distances: Any, plane: Any, explained: float, select: Method | None) -> Report:
     together = found[TOGETHER]
     scaler = TemperatureScaler()
     found[f"{TOGETHER} + T"] = scaler.cross_fit(together, folds=folds, groups=groups, seed=seed)
     notes.append(f"+ T: temperature {scaler.temperature:.3g}, fitted to the pooled predictions of the other fold")
+    if select is not None:
+        chosen = select_members(Evidence(members, together.target, together.space, together.ignore_index), method=select,
+                                groups=groups, seed=seed)
+        found[SELECTED] = chosen.prediction
+        notes.append(f"selected: by {chosen.method!r} on all items, and scored out of fold; see neural.select")
     every = {label: scores(p, groups=groups, n_bins=n_bins, seed=seed) for label, p in found.items()}
     first = next(iter(found))
     against = {label: compare(p, found[first], groups=groups, n_bins=n_bins, seed=seed)
