@@ -24,8 +24,14 @@ from ensemblekit.neural.calibration import calibration_error as calibration_erro
 from ensemblekit.neural.calibration import classwise_calibration_error as classwise_calibration_error
 from ensemblekit.neural.calibration import reliability as reliability
 from ensemblekit.neural.compare import compare as compare
+from ensemblekit.neural.detection import Detection as Detection
+from ensemblekit.neural.detection import error_detection as error_detection
 from ensemblekit.neural.ensemble import Ensemble as Ensemble
 from ensemblekit.neural.ensemble import predict as predict
+from ensemblekit.neural.equivalent import Equivalent as Equivalent
+from ensemblekit.neural.equivalent import deep_ensemble_equivalent as deep_ensemble_equivalent
+from ensemblekit.neural.ergodicity import TrainingErgodicity as TrainingErgodicity
+from ensemblekit.neural.ergodicity import training_ergodicity as training_ergodicity
 from ensemblekit.neural.fit import Fit as Fit
 from ensemblekit.neural.fit import fit as fit
 from ensemblekit.neural.history import History as History
