@@ -382,21 +382,21 @@ def stream_rate() -> float:
 
 def full_spectrum(sizes: Sizes) -> Case:
     """All inner products, double precision: the share of the machine's own symmetric product."""
-    from ensemblekit.rom.gram import GramWork
-    from ensemblekit.rom.plan import plan_of
-    from ensemblekit.rom.problem import problem_of
+    from ensemblekit.rom.decompose import plan_of
+    from ensemblekit.rom.decompose.gram import GramWork
+    from ensemblekit.rom.decompose.problem import problem_of
+    from ensemblekit.rom.decompose.task import Reads, Task
     from ensemblekit.rom.rank import Rule
-    from ensemblekit.rom.task import Job, Reads
 
     x = snapshots(Sizes(sizes.n, sizes.gram, sizes.rank), "i^-1.5")
     problem = problem_of(x, 0, None, None, "mean")
     rule = Rule.of(sizes.rank, None, None, None, sizes.n)
-    job = Job(problem, rule, plan_of(problem, rule, "gram", 4 << 30, cores()), "gram", 4 << 30, None, False, 0,
+    job = Task(problem, rule, plan_of(problem, rule, "gram", 4 << 30, cores()), "gram", 4 << 30, None, False, 0,
               Reads(problem.nbytes))
     operations = float(sizes.n) ** 2 * sizes.gram
 
     def products(_: Any) -> Any:
-        return job.over_tiles(problem.parts[0], GramWork(job.recipe(problem.parts[0], np.float64)))
+        return job.reduce_tiles(problem.parts[0], GramWork(job.recipe(problem.parts[0], np.float64)))
 
     def plain(_: Any) -> Any:
         wide = x.astype("f8")

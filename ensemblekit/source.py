@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_ch
 
 import numpy as np
 
-from ensemblekit.errors import InputError, StatisticsError, UnknownFieldError
-from ensemblekit.intake import as_array, check_finite_weights, check_index, refuse_path, unit_of
+from ensemblekit.errors import InputError, UnknownFieldError
+from ensemblekit.intake import as_array, check_index, refuse_path, unit_of
 from ensemblekit.intake import is_torch as is_torch  # the rest of the core knows it from here
+from ensemblekit.source_clock import check_times, chosen_weights
+from ensemblekit.source_cuts import WHOLE, Cuts, check_window, space_cuts, time_cuts
+from ensemblekit.source_joined import JoinedField
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
@@ -26,15 +29,6 @@ Array = Any
 Cut = Literal["time", "space"]
 Access = Literal["once", "rows", "tiles"]
 Kind = Literal["observable", "position", "velocity", "force", "box"]
-
-WHOLE = slice(None)
-"""The tile of a block whose items are not cut."""
-
-MIN_PIECES = 64
-PIECE_BYTES = 4 << 30
-TILE_BYTES = 128 << 10
-REGION_BYTES = 1 << 30
-STATE_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,61 +100,6 @@ class Block(NamedTuple):
         return self.fields.rows if isinstance(self.fields, JoinedField) else len(next(iter(self.fields.values())))
 
 
-class JoinedField(Mapping[str, Array]):
-    """The one field of a block whose snapshots lie in several arrays, one after the other.
-
-    Asked for by its name it is one array: a copy. Those who need some columns at a time take :meth:`columns`.
-    """
-
-    def __init__(self, name: str, parts: Sequence[Array]):
-        self.name, self.parts = name, tuple(parts)
-        self.rows = sum(map(len, self.parts))
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        if name != self.name:
-            raise KeyError(name)
-        return np.concatenate(self.parts)
-
-    def __iter__(self) -> Iterator[str]:
-        yield self.name
-
-    def __len__(self) -> int:
-        return 1
-
-    @property
-    def columns(self) -> JoinedColumns:
-        """The values, (n, width), that are copied together where they are used."""
-        return JoinedColumns(tuple(np.asarray(part).reshape(len(part), -1) for part in self.parts))
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class JoinedColumns:
-    """A table (n, width) whose rows lie in several arrays: indexing copies the columns asked for, and no others."""
-
-    parts: tuple[np.ndarray, ...]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return sum(map(len, self.parts)), self.parts[0].shape[1]
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.parts[0].dtype
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, at: tuple[slice, Any]) -> np.ndarray:
-        rows, columns = at
-        if rows != WHOLE:
-            raise InputError(f"columns of all rows are taken, x[:, columns]; got the rows {rows}")
-        return np.concatenate([part[:, columns] for part in self.parts])
-
-    def take(self, columns: slice, out: np.ndarray) -> np.ndarray:
-        """Consecutive columns, copied into the first of `out`."""
-        return np.concatenate([part[:, columns] for part in self.parts], out=out[:, :columns.stop - columns.start])
-
-
 @runtime_checkable
 class Piece(Protocol):
     """A recipe for consecutive blocks of one run.
@@ -207,120 +146,6 @@ class SnapshotSource(Protocol):
         "time": consecutive snapshots as :func:`time_cuts` says, tile by tile inside each where `tiled`.
         "space": all snapshots of a run for one tile of at most `limit` bytes.
         """
-
-
-class Cuts(NamedTuple):
-    """How a run is cut: edges in time (rising, from 0 to n) and edges of the flattened item (None: not cut)."""
-
-    rows: tuple[int, ...]
-    tiles: tuple[int, ...] | None
-
-    def __iter__(self) -> Iterator[tuple[int, int, slice]]:  # type: ignore[override]
-        for start, stop in zip(self.rows, self.rows[1:], strict=False):
-            if self.tiles is None:
-                yield start, stop, WHOLE
-            else:
-                for a, b in zip(self.tiles, self.tiles[1:], strict=False):
-                    yield start, stop, slice(a, b)
-
-
-def time_cuts(n: int, size: int, itemsize: int, tiled: bool, limit: int) -> Cuts:
-    """Cut n snapshots of `size` numbers into pieces; by the data alone, so that every engine gives the same bits.
-
-    Untiled: max(64, bytes / 4 GiB) pieces at the most and half as many at the least, each a power of two snapshots
-    long, so that blocking bins never straddle two pieces. Tiled, for reducers that can be set beside each other: at
-    least 256 snapshots a piece, as merging two states costs as much as reading a dozen snapshots, then tiles of the
-    item so that the number of pieces stays about 64; never more than 1 GiB a piece in time, so that the tiles of
-    one piece are read from the page cache.
-    """
-    if n == 0:
-        return Cuts((0,), None)
-    nbytes = size * itemsize
-    total = n * nbytes
-    if not tiled:
-        count = max(MIN_PIECES, total // PIECE_BYTES)
-        rows = 1 << (-(-n // count) - 1).bit_length()
-        return Cuts((*range(0, n, rows), n), None)
-    count = max(1, min(MIN_PIECES, n // STATE_ROWS), total // REGION_BYTES)
-    rows = 1 << (-(-n // count) - 1).bit_length()
-    in_time = -(-n // rows)
-    tiles = max(1, min(MIN_PIECES // in_time, nbytes // TILE_BYTES), -(-nbytes // max(limit, 1)))
-    if tiles == 1:
-        return Cuts((*range(0, n, rows), n), None)
-    return Cuts((*range(0, n, rows), n), space_edges(size, -(-size // tiles)))
-
-
-def space_cuts(n: int, size: int, itemsize: int, limit: int) -> Cuts:
-    """All n snapshots, tile by tile of at most `limit` bytes."""
-    if n == 0:
-        return Cuts((0,), None)
-    return Cuts((0, n), space_edges(size, max(1, limit // (n * itemsize))))
-
-
-def space_edges(size: int, width: int) -> tuple[int, ...]:
-    """Edges of tiles `width` wide (rounded up to 16 numbers, a cache line of float32, where there is room)."""
-    width = min(size, -(-width // 16) * 16) if width > 16 else width
-    return (*range(0, size, width), size)
-
-
-def check_window(start: int, stop: int | None, step: int) -> None:
-    """Refuse what python slices allow and time does not: steps of zero or backwards."""
-    if step < 1:
-        raise InputError(f"window(step=) is a whole number above 0, as time runs forward; got {step!r}")
-
-
-def chosen_weights(weights: Any, log_weights: Any, n: int) -> np.ndarray | None:
-    """The weights of n snapshots, from one of two that may be given: themselves, or their natural logarithms.
-
-    Logarithms of any range and offset: the largest weight is 1. Raises InputError where both are given or one does not fit,
-    StatisticsError where every log-weight is -inf.
-    """
-    if log_weights is None:
-        return None if weights is None else check_weights(weights, n)
-    if weights is not None:
-        raise InputError("pass either weights= or log_weights=, not both")
-    return weights_from_logs(log_weights, n)
-
-
-def weights_from_logs(log_weights: Any, n: int) -> np.ndarray:
-    """exp(log_weights) over the largest, (n,): -inf is a weight of zero."""
-    logs = as_array(log_weights, "log_weights", kinds="biuf")
-    if logs.shape != (n,):
-        raise InputError(f"log_weights are one number a snapshot, shape ({n},); got shape {logs.shape}")
-    logs = logs.astype(np.float64)
-    bad = np.isnan(logs) | (logs == np.inf)
-    if bad.any():
-        k = int(np.argmax(bad))
-        raise InputError(f"log_weights must be below infinity (-inf is a weight of zero); number {k} is {logs[k]}")
-    if n and logs.max() == -np.inf:
-        raise StatisticsError(f"all {n} log_weights are -inf: no snapshot is left to average over")
-    return np.exp(logs - logs.max(initial=-np.inf)) if n else logs
-
-
-def check_weights(weights: Any, n: int) -> np.ndarray:
-    """Statistical weights of n snapshots as float64, or an InputError that says what is wrong with them."""
-    weights = as_array(weights, "weights", kinds="biuf")
-    if weights.shape != (n,):
-        raise InputError(f"weights are one number a snapshot, shape ({n},); got shape {weights.shape}")
-    weights = weights.astype(np.float64)
-    check_finite_weights(weights)
-    return weights
-
-
-def check_times(times: Any, n: int) -> np.ndarray:
-    """Times of n snapshots as float64, rising."""
-    times = as_array(times, "times", kinds="biuf", dtype=np.float64)
-    if times.shape != (n,):
-        raise InputError(f"times are one number a snapshot, shape ({n},); got shape {times.shape}")
-    if not np.isfinite(times).all():
-        raise InputError("times must be finite")
-    if n > 1:
-        back = np.diff(times) < 0
-        if back.any():
-            k = int(np.argmax(back))
-            raise InputError(f"times must not run backwards; time {k + 1} is {times[k + 1]:g} after {times[k]:g}. "
-                             "Sort the snapshots, or pass independent runs as replicas")
-    return times
 
 
 @dataclass(frozen=True, eq=False)
@@ -434,35 +259,6 @@ def cuts_of(fields: Mapping[str, Field], names: Sequence[str], n: int, cut: Cut,
         raise InputError(f"cut=\"space\" reads one field at a time; got {list(names)}")
     one = fields[names[0]]
     return space_cuts(n, one.size, one.dtype.itemsize, limit)
-
-
-UNEVEN = 2.0
-"""Factor between the largest and the least step of time above which it is told that snapshots are counted."""
-
-
-def uneven_steps(times: np.ndarray | None) -> str:
-    """In words, that a mean over snapshots is none over time; "" where steps of time are alike, or not known."""
-    steps = np.diff(times) if times is not None else np.empty(0)
-    steps = steps[steps > 0]
-    if len(steps) < 2 or steps.max() <= UNEVEN * steps.min():
-        return ""
-    return (f"steps of time differ by a factor {steps.max() / steps.min():.3g}, and each snapshot counts alike: "
-            'weights="time" gives the mean over time')
-
-
-def time_weights(times: Any) -> np.ndarray:
-    """The time that each snapshot stands for, (n,): half the steps beside it, as in the trapezoidal rule, over their mean.
-
-    Raises InputError where times are not known or do not rise.
-    """
-    if times is None:
-        raise InputError('weights="time" needs times, and these snapshots have none; say them, or pass weights')
-    t = check_times(times, len(times))
-    if len(t) < 2 or t[-1] == t[0]:
-        raise InputError('weights="time" needs times that rise; all of these are the same')
-    steps = np.diff(t)
-    weights = np.concatenate([[0.0], steps]) + np.concatenate([steps, [0.0]])
-    return weights / weights.mean()
 
 
 @dataclass(frozen=True, eq=False)

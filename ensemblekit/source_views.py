@@ -10,7 +10,8 @@ import numpy as np
 
 from ensemblekit.errors import InputError
 from ensemblekit.scaling import ldexp, power_of_two, scaled
-from ensemblekit.source import Access, Block, Cut, Field, Piece, ReplicaSet, SnapshotSource, chosen_weights, time_weights
+from ensemblekit.source import Access, Block, Cut, Field, Piece, ReplicaSet, SnapshotSource
+from ensemblekit.source_clock import chosen_weights, time_weights
 
 
 @dataclass(frozen=True, eq=False)

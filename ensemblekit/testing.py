@@ -12,7 +12,8 @@ import numpy as np
 
 from ensemblekit.averaging.reducer import JoinsInSpace, MergesInTime, Reducer, cuts_of_reducer
 from ensemblekit.engine import Engine
-from ensemblekit.source import WHOLE, Piece, SnapshotSource, is_torch
+from ensemblekit.source import Piece, SnapshotSource, is_torch
+from ensemblekit.source_cuts import WHOLE
 
 TOLERANCE = 1e-9
 """Relative, between two ways to cut the same data."""

@@ -16,8 +16,8 @@ import ensemblekit as ek
 import ensemblekit.store.opening
 from ensemblekit.cli.info import time_range
 from ensemblekit.errors import EnsemblekitError, StoreDamagedError
+from ensemblekit.store.file_check import check_file
 from ensemblekit.store.schema import SCHEMA, Schema
-from ensemblekit.store.verify import check_file
 
 ODD = (None, -1, 0, 1 << 40, 1 << 80, 1.5, 1e400, True, "", "x", "../x", "a/b", "O", "V8", [], [1], [-1], {}, {"x": 1}, "\0",
        "\ud800")

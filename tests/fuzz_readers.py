@@ -184,7 +184,7 @@ def make_safetensors(path):
 
 
 def open_checkpoint(path):
-    from ensemblekit.neural.ingest import read_state
+    from ensemblekit.neural.checkpoint_files import read_state
 
     return read_state(path)
 

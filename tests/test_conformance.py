@@ -10,7 +10,8 @@ import ensemblekit as ek
 from ensemblekit import rom
 from ensemblekit.averaging.reducer import cuts_of_reducer
 from ensemblekit.errors import InputError, UnknownFieldError
-from ensemblekit.source import WHOLE, HeldPiece
+from ensemblekit.source import HeldPiece
+from ensemblekit.source_cuts import WHOLE
 from ensemblekit.testing import check_engine, check_reducer, check_source
 from tests.oracles import SPACE_CASES, TIME_CASES
 
@@ -274,9 +275,9 @@ def test_a_store_lists_what_it_can_give(tmp_path):
 
 
 def test_a_second_block_of_a_slab_is_refused():
-    from ensemblekit.rom.slabs import Slabs, Tile
+    from ensemblekit.rom.decompose.slabs import Tile, TileReducer
 
-    slabs = Slabs(lambda tile: ({"sum": tile.values.sum(1)}, {}))
+    slabs = TileReducer(lambda tile: ({"sum": tile.values.sum(1)}, {}))
     slabs.update(Tile(np.ones((4, 3)), 0), 0)
     with pytest.raises(InputError, match="a second one came, of snapshots 4 to 7"):
         slabs.update(Tile(np.ones((4, 3)), 0), 4)

@@ -19,7 +19,8 @@ from ensemblekit.md.observables.base import Derived, Prepared  # noqa: E402
 from ensemblekit.md.system import System  # noqa: E402
 from ensemblekit.md.topology import mdanalysis  # noqa: E402
 from ensemblekit.md.whole import Whole  # noqa: E402
-from ensemblekit.source import WHOLE, Block  # noqa: E402
+from ensemblekit.source import Block  # noqa: E402
+from ensemblekit.source_cuts import WHOLE  # noqa: E402
 
 RG = md.RadiusOfGyration("protein")
 

@@ -11,7 +11,8 @@ import pytest
 import ensemblekit as ek
 from ensemblekit import rom
 from ensemblekit.errors import InputError
-from ensemblekit.source import ArraySource, time_weights
+from ensemblekit.source import ArraySource
+from ensemblekit.source_clock import time_weights
 
 
 def ar1(n: int, phi: float, seed: int = 1) -> np.ndarray:

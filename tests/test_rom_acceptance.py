@@ -92,7 +92,7 @@ def test_the_randomized_route_hands_a_steep_spectrum_on():
     """In single precision a mode of 1e-6 of the first is rounding; auto notices and goes on in double precision."""
     x = known(n=600, size=3000, sigma=np.logspace(0, -7, 27), dtype="f4")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(importlib.import_module("ensemblekit.rom.plan"), "SMALL", 1.0)
+        patch.setattr(importlib.import_module("ensemblekit.rom.decompose.plan"), "SMALL", 1.0)
         assert rom.plan(x, rank=20).route == "randomized"
         basis = rom.pod(x, rank=20)
     _, _, sigma, _ = plain(x)
@@ -132,10 +132,10 @@ def test_4_one_pass_knows_a_bound_of_its_angle():
         x = known(sigma=sigma)
         _, _, _, right = plain(x)
         pod = rom.IncrementalPOD(rank=8).update(x)
-        made, bound = sine(pod.result().modes, right), pod.whole().off(8)
+        made, bound = sine(pod.result().modes, right), pod.flushed().angle_bound(8)
         assert 1e-9 < made <= bound < 0.3
     pod = rom.IncrementalPOD(rank=8, keep=80).update(x)
-    assert pod.whole().off(8) < 1e-9
+    assert pod.flushed().angle_bound(8) < 1e-9
     assert sine(pod.result().modes, right) < 1e-6
 
 
@@ -257,8 +257,8 @@ def test_6_it_follows_a_growing_store(tmp_path):
         seen = ek.open(tmp_path / "x.h5")
         for a in range(0, 60, 20):
             store.extend({"u": x[a:a + 20]}, times=np.arange(a, a + 20.0))
-            assert pod.follow(seen) == 20
-    assert pod.follow(seen) == 0
+            assert pod.catch_up(seen) == 20
+    assert pod.catch_up(seen) == 0
     basis = pod.result()
     np.testing.assert_array_equal(basis.modes, rom.IncrementalPOD(rank=3).update(x).result().modes)
     np.testing.assert_array_equal(basis.times, np.arange(60.0))
@@ -512,6 +512,6 @@ def test_modes_that_a_sample_of_the_columns_misses_are_found(support):
     x = (left * sigma) @ right
     _, _, want, _ = plain(x)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(importlib.import_module("ensemblekit.rom.krylov"), "SAMPLE", 128)
+        patch.setattr(importlib.import_module("ensemblekit.rom.decompose.krylov"), "SAMPLE", 128)
         basis = rom.pod(x, rank=10, method="randomized")
     assert basis.relative_error <= 1.001 * optimal(want, 10)

@@ -50,7 +50,7 @@ def planned(source, how):
 def of_one_machine(monkeypatch):
     """However much memory this one has free."""
     for name in ("plan", "krylov"):
-        monkeypatch.setattr(importlib.import_module(f"ensemblekit.rom.{name}"), "page_cache", lambda: 4e9)
+        monkeypatch.setattr(importlib.import_module(f"ensemblekit.rom.decompose.{name}"), "page_cache", lambda: 4e9)
 
 
 def test_plans_are_what_they_were():

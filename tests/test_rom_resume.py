@@ -67,24 +67,24 @@ def test_volumes_of_a_mesh_are_compared_with_those_of_the_state(tmp_path):
         np.savez(tmp_path / "x.npz", U=X)
         stores.append(rom.ingest(rom.read(tmp_path / "x.npz", mesh=mesh), tmp_path / f"x{k}.vtkhdf"))
     name, = stores[0].fields
-    with pod_of(tmp_path / "s.h5").weighted_by(stores[0], [name]) as pod:
-        pod.follow(stores[0])
+    with pod_of(tmp_path / "s.h5").use_mesh_weights(stores[0], [name]) as pod:
+        pod.catch_up(stores[0])
         whole = pod.result()
     again = pod_of(tmp_path / "s.h5")
-    for ask in (again.result, lambda: again.update(X[:1]), lambda: again.follow(stores[0])):
+    for ask in (again.result, lambda: again.update(X[:1]), lambda: again.catch_up(stores[0])):
         with pytest.raises(InputError, match="weighted_by"):
             ask()
     with pytest.raises(InputError, match="another inner product"):
-        again.weighted_by(stores[1], [name])
-    np.testing.assert_array_equal(again.weighted_by(stores[0], [name]).result().modes, whole.modes)
+        again.use_mesh_weights(stores[1], [name])
+    np.testing.assert_array_equal(again.use_mesh_weights(stores[0], [name]).result().modes, whole.modes)
     with pytest.raises(InputError, match="without an inner product"):
-        pod_of(None).update({name: X}).weighted_by(stores[0], [name])
-    for feed in (lambda: pod_of(None).weighted_by(stores[0], [name]).update(X),
-                 lambda: pod_of(None).update(X).weighted_by(stores[0], [name])):
+        pod_of(None).update({name: X}).use_mesh_weights(stores[0], [name])
+    for feed in (lambda: pod_of(None).use_mesh_weights(stores[0], [name]).update(X),
+                 lambda: pod_of(None).update(X).use_mesh_weights(stores[0], [name])):
         with pytest.raises(InputError, match="name the same fields"):
             feed()
     with pytest.raises(InputError, match="made with an inner_product"):
-        pod_of(None, inner_product=W).weighted_by(stores[0], [name])
+        pod_of(None, inner_product=W).use_mesh_weights(stores[0], [name])
 
 
 def test_weights_and_scales_are_of_fields_that_are_there():
@@ -98,14 +98,14 @@ def test_it_follows_one_run(tmp_path):
         with ek.create(tmp_path / f"{name}.h5", {"u": ek.Field((40,), "f8")}) as store:
             store.extend({"u": X[:n]})
     with pod_of(tmp_path / "s.h5") as pod:
-        assert pod.follow(ek.open(tmp_path / "a.h5")) == 20
+        assert pod.catch_up(ek.open(tmp_path / "a.h5")) == 20
     again = pod_of(tmp_path / "s.h5")
     with pytest.raises(InputError, match="another run"):
-        again.follow(ek.open(tmp_path / "b.h5"))
+        again.catch_up(ek.open(tmp_path / "b.h5"))
     with ek.open(tmp_path / "a.h5", "a") as store:
         store.truncate(12)
     with pytest.raises(InputError, match="20 snapshots were taken in, and this holds 12"):
-        again.follow(ek.open(tmp_path / "a.h5"))
+        again.catch_up(ek.open(tmp_path / "a.h5"))
 
 
 def test_one_feeds_and_others_look(tmp_path):
@@ -194,7 +194,7 @@ def test_a_snapshot_that_is_refused_takes_no_other_with_it(tmp_path, at):
 
 def test_an_interrupt_within_a_block_leaves_the_state_as_it_was(tmp_path, monkeypatch):
     pod = pod_of(tmp_path / "s.h5").update(X[:23])
-    monkeypatch.setattr("ensemblekit.rom.incremental.History.append", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("ensemblekit.rom.decompose.history.History.append", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         pod.update(X[23:])
     monkeypatch.undo()

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 import ensemblekit as ek
-from ensemblekit.rom.plan import ROUTES
-from ensemblekit.rom.problem import problem_of
+from ensemblekit.rom.decompose import ROUTES
+from ensemblekit.rom.decompose.plan import Budget
+from ensemblekit.rom.decompose.problem import problem_of
+from ensemblekit.rom.decompose.task import FloorReached, NotFinite, Reads, Task
 from ensemblekit.rom.rank import Rule
-from ensemblekit.rom.route import Budget
-from ensemblekit.rom.task import FloorReached, Job, NotFinite, Reads
 from tests.test_rom_acceptance import Counted
 
 BUDGET = Budget(memory=1 << 30, workers=2, steps=2)
@@ -23,7 +23,7 @@ def steep(decay=0.5, n=90, size=60):
 def task(x, name, rank=4, method=None, **settings):
     problem, rule = problem_of(x, 0, None, None, "mean"), Rule(rank=rank)
     plan = ROUTES[name].cost(problem, rule, BUDGET)
-    return Job(problem, rule, plan, method or name, BUDGET.memory, ek.Serial(), False, 0, Reads(problem.nbytes), **settings)
+    return Task(problem, rule, plan, method or name, BUDGET.memory, ek.Serial(), False, 0, Reads(problem.nbytes), **settings)
 
 
 @pytest.mark.parametrize("name", ROUTES)

@@ -8,10 +8,10 @@ import pytest
 import ensemblekit as ek
 from ensemblekit import rom
 from ensemblekit.errors import InputError
-from ensemblekit.rom import route
-from ensemblekit.rom.problem import problem_of
-from ensemblekit.rom.rows import Rows, StepInTime, Through
-from ensemblekit.rom.slabs import Recipe
+from ensemblekit.rom.decompose import plan as route
+from ensemblekit.rom.decompose.problem import problem_of
+from ensemblekit.rom.decompose.slabs import RowTransform
+from ensemblekit.rom.decompose.subspace import SnapshotRows, SubspaceReducer, SubspaceStep
 from tests.test_rom_acceptance import Counted
 from tests.test_rom_pod import decaying, optimum
 
@@ -22,13 +22,13 @@ def large(monkeypatch):
     monkeypatch.setattr(route, "LOADABLE", -1)
 
 
-def in_time(source, rank, **how):
+def streams_in_time(source, rank, **how):
     """POD of a source that gives snapshots one after the other, any number of times; and how it was counted."""
     counted = Counted(source, "rows")
     for name in ("weights", "times", "mesh"):
         if hasattr(source, name):
             setattr(counted, name, getattr(source, name))
-    assert rom.plan(counted, rank, method="randomized", **how).in_time
+    assert rom.plan(counted, rank, method="randomized", **how).streams_in_time
     return rom.pod(counted, rank=rank, method="randomized", engine=ek.Serial(), **how), counted
 
 
@@ -52,7 +52,7 @@ def test_it_agrees_with_the_inner_products_of_all_snapshots(how, weights, turn):
     if turn == 1j and how.get("scale") == "max":
         pytest.skip("the largest deviation of complex numbers from a mean is not known from one read")
     source, rank = two_fields(weights=weights, turn=turn), 5 if turn == 1 else 6
-    basis, counted = in_time(source, rank, **how)
+    basis, counted = streams_in_time(source, rank, **how)
     want = rom.pod(source, rank=rank, method="gram", **how)
     assert basis.method == "randomized"
     # which of u and p a mode lies in decides about signs alone: compare what does not depend on them
@@ -77,7 +77,7 @@ def test_it_agrees_with_the_inner_products_of_all_snapshots(how, weights, turn):
 def test_modes_and_coefficients_fit_the_snapshots(dtype):
     x = decaying(n=1200, size=600) + np.float32(10)
     x = np.round(1000 * x).astype(dtype) if dtype == "i2" else x.astype(dtype)
-    basis, _ = in_time(ek.ArraySource.of(x), 12)
+    basis, _ = streams_in_time(ek.ArraySource.of(x), 12)
     assert (basis.method, basis.passes) == ("randomized", 2)
     modes, centred = basis.modes.astype("f8"), x - x.mean(0, dtype="f8")
     np.testing.assert_allclose(modes @ modes.T, np.eye(12), atol=2e-7)
@@ -94,7 +94,7 @@ def test_modes_and_coefficients_fit_the_snapshots(dtype):
 def test_a_large_mean_costs_nothing():
     x = decaying(n=1200, size=600, power=0.7)
     x = (x / x.std() + 7000).astype("f4")
-    basis, _ = in_time(ek.ArraySource.of(x), 6)
+    basis, _ = streams_in_time(ek.ArraySource.of(x), 6)
     centred = x - x.mean(0, dtype="f8")
     assert basis.total_energy == pytest.approx((centred**2).sum(), rel=1e-6)
     np.testing.assert_allclose(basis.mean, x.mean(0, dtype="f8"), rtol=1e-11)
@@ -110,12 +110,12 @@ def test_what_no_snapshot_of_the_sample_knew_is_found():
     x = (rng.standard_normal((3000, 60)) * 3.0 ** -np.arange(60)) @ modes[2:]     # nothing else in any snapshot, but for
     for at, odd in zip((1234, 2077), modes[:2], strict=True):
         x[at] += 40 * odd                                                         # two, that hold as much as all others
-    basis, _ = in_time(ek.ArraySource.of(x), 8)
+    basis, _ = streams_in_time(ek.ArraySource.of(x), 8)
     np.testing.assert_allclose(basis.singular_values, np.linalg.svd(x - x.mean(0), compute_uv=False)[:8], rtol=1e-6)
     x = decaying(n=3000, size=500, power=1.0)
     for at in (1234, 2077):
         x[at] += 30 * np.linalg.norm(x) / np.sqrt(len(x)) * np.linalg.qr(rng.standard_normal((500, 1)))[0][:, 0].astype("f4")
-    basis, _ = in_time(ek.ArraySource.of(x), 8)
+    basis, _ = streams_in_time(ek.ArraySource.of(x), 8)
     assert basis.relative_error == pytest.approx(optimum(x, 8), rel=1e-3)
 
 
@@ -127,7 +127,7 @@ def test_a_flow_in_step_with_the_sample_is_sampled_at_random():
     waves = np.stack([np.cos(2 * np.pi * k * t / 16 + 0.3) / k for k in range(1, 9)], axis=1)      # periods divide the stride
     x = (waves @ modes).astype("f4")
     x += 0.01 * np.random.default_rng(1).standard_normal(x.shape).astype("f4")
-    basis, _ = in_time(ek.ArraySource.of(x), 6)
+    basis, _ = streams_in_time(ek.ArraySource.of(x), 6)
     assert basis.passes == 2
     assert basis.relative_error <= 1.0001 * optimum(x, 6)
 
@@ -146,19 +146,19 @@ def test_a_store_larger_than_the_memory_limit_is_read_twice(tmp_path):
         store.extend({"u": x})
     u = ek.open(tmp_path / "x.h5")["u"]
     planned = rom.plan(u, 8, memory_limit="24MiB", engine=ek.Threads(2))
-    assert (planned.route, planned.in_time, planned.passes, planned.read_bytes) == ("randomized", True, 2, 2 * x.nbytes)
+    assert (planned.route, planned.streams_in_time, planned.passes, planned.read_bytes) == ("randomized", True, 2, 2 * x.nbytes)
     assert planned.memory_bytes <= 24 << 20
     basis = rom.pod(u, rank=8, memory_limit="24MiB", engine=ek.Threads(2))
     assert (basis.method, basis.passes) == ("randomized", 2)
     assert basis.relative_error <= 1.001 * optimum(x, 8)
-    assert not rom.plan(u, 8).in_time
+    assert not rom.plan(u, 8).streams_in_time
 
 
 def test_numbers_missing_in_every_snapshot_are_left_out_and_others_named(monkeypatch):
-    monkeypatch.setattr(importlib.import_module("ensemblekit.rom.plan"), "SMALL", 0)
+    monkeypatch.setattr(importlib.import_module("ensemblekit.rom.decompose.plan"), "SMALL", 0)
     x = decaying(n=400, size=2000)
     x[:, 40:60] = np.nan
-    assert rom.plan(Counted(ek.ArraySource.of(x), "rows"), 5).in_time
+    assert rom.plan(Counted(ek.ArraySource.of(x), "rows"), 5).streams_in_time
     basis = rom.pod(Counted(ek.ArraySource.of(x), "rows"), rank=5)
     assert np.isnan(basis.mean[40:60]).all()
     assert basis.relative_error <= 1.01 * optimum(np.delete(x, np.s_[40:60], axis=1), 5)
@@ -170,10 +170,10 @@ def test_numbers_missing_in_every_snapshot_are_left_out_and_others_named(monkeyp
 
 def test_all_the_same_and_rank_deficient_snapshots():
     with pytest.raises(InputError, match="are the same"):
-        in_time(ek.ArraySource.of(np.full((300, 500), 3.7)), 5)
+        streams_in_time(ek.ArraySource.of(np.full((300, 500), 3.7)), 5)
     rng = np.random.default_rng(0)
     x = rng.standard_normal((300, 3)) @ rng.standard_normal((3, 500))
-    basis, _ = in_time(ek.ArraySource.of(x), 5)
+    basis, _ = streams_in_time(ek.ArraySource.of(x), 5)
     assert basis.rank == 3
     assert basis.relative_error < 1e-6
 
@@ -181,15 +181,15 @@ def test_all_the_same_and_rank_deficient_snapshots():
 def test_the_reducer_keeps_the_laws():
     x = np.random.default_rng(0).standard_normal((20, 30))
     problem = problem_of(x, 0, None, None, "none")
-    recipe = Recipe(np.dtype("f8"), np.full(20, 0.05), None, np.zeros(30))
+    recipe = RowTransform(np.dtype("f8"), np.full(20, 0.05), None, np.zeros(30))
     rows = np.vstack([np.linalg.qr(np.random.default_rng(1).standard_normal((30, 4)))[0].T, np.zeros(30)])
-    pattern = Through(StepInTime((recipe,), rows, np.linspace(0.5, 1.5, 20)))
+    pattern = SubspaceReducer(SubspaceStep((recipe,), rows, np.linspace(0.5, 1.5, 20)))
     whole, first, second = pattern.empty(), pattern.empty(), pattern.empty()
-    whole.update(Rows((x,)), 0)
+    whole.update(SnapshotRows((x,)), 0)
     first.merge(pattern.empty())
-    first.update(Rows((x[:7],)), 0)
-    first.update(Rows((x[:0],)), 7)
-    second.update(Rows((x[7:],)), 7)
+    first.update(SnapshotRows((x[:7],)), 0)
+    first.update(SnapshotRows((x[:0],)), 7)
+    second.update(SnapshotRows((x[7:],)), 7)
     first.merge(second.restored(second.state()))
     for one, other in zip(whole.result(), first.result(), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-13)

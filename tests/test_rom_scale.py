@@ -12,7 +12,7 @@ import scipy.sparse
 import ensemblekit as ek
 from ensemblekit import rom
 from ensemblekit.errors import InputError
-from ensemblekit.rom.units import OutOfRange
+from ensemblekit.rom.decompose.units import OutOfRange
 from tests.test_rom_acceptance import Counted
 
 POWERS = (-960, 530)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 import ensemblekit as ek
 from ensemblekit.errors import InputError, ReadOnceError, StatisticsError, UnknownFieldError
-from ensemblekit.source import WHOLE, Block, HeldPiece, time_cuts
+from ensemblekit.source import Block, HeldPiece
+from ensemblekit.source_cuts import WHOLE, time_cuts
 
 
 @settings(max_examples=200)

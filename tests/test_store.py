@@ -19,8 +19,8 @@ from ensemblekit.errors import (
     StoreError,
     UnknownFieldError,
 )
+from ensemblekit.store.file_check import check_file
 from ensemblekit.store.store import Store
-from ensemblekit.store.verify import check_file
 
 DTYPES = ["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "c8", "c16", "?"]
 

@@ -10,8 +10,9 @@ import pytest
 
 import ensemblekit as ek
 from ensemblekit.errors import StoreDamagedError
+from ensemblekit.store.file_check import check_file
 from ensemblekit.store.places import ENTRY
-from ensemblekit.store.verify import check_file, verify
+from ensemblekit.store.verify import verify
 
 # What a reader sees of a file, through libhdf5; runs in a child, as damage can crash it. Prints a digest.
 LOOK = """

@@ -112,7 +112,7 @@ def test_a_limit_on_memory_is_no_damage(tmp_path, limit):
     def limited():
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
-    code = "import sys; from ensemblekit.store.verify import check_file, main; main()"
+    code = "import sys; from ensemblekit.store.file_check import check_file, main; main()"
     done = subprocess.run([sys.executable, "-c", code, "inside", str(path), "60"], capture_output=True, text=True,
                           preexec_fn=limited)
     if limit > 1 << 30:

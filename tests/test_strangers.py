@@ -49,7 +49,7 @@ def refused(match, call, *arguments, kind=EnsemblekitError, **options):
 
 def checkpoint(path):
     pytest.importorskip("torch")
-    from ensemblekit.neural.ingest import read_state
+    from ensemblekit.neural.checkpoint_files import read_state
 
     return read_state(path)
 

@@ -26,15 +26,8 @@ from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, ReadOnceError, StatisticsError
 from ensemblekit.intake import as_array
 from ensemblekit.scaling import ldexp, scaled
-from ensemblekit.source import (
-    ArraySource,
-    Block,
-    ReplicaSet,
-    SnapshotSource,
-    as_source,
-    check_times,
-    uneven_steps,
-)
+from ensemblekit.source import ArraySource, Block, ReplicaSet, SnapshotSource, as_source
+from ensemblekit.source_clock import check_times, uneven_steps
 from ensemblekit.source_views import weighted_by
 
 STATE_BYTES = 512 << 20     # what the partial states of an array average may take

@@ -21,7 +21,8 @@ from ensemblekit.averaging.rows import rows_of
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
 from ensemblekit.scaling import FREE, common, ldexp, power_of_two, scaled, weight_exponent
-from ensemblekit.source import Array, chosen_weights
+from ensemblekit.source import Array
+from ensemblekit.source_clock import chosen_weights
 
 FEWEST = 4
 """Blocks below which a level is not used: Student's t with fewer says nothing."""

@@ -15,7 +15,7 @@ from ensemblekit.averaging.scalar_mean import scalar_estimate
 from ensemblekit.averaging.seams import NO_DIRECTION
 from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array
-from ensemblekit.source import check_times, chosen_weights, uneven_steps
+from ensemblekit.source_clock import check_times, chosen_weights, uneven_steps
 
 SCATTERED = 3.0
 """A mean vector shorter than this many of its standard errors has no direction to speak of."""

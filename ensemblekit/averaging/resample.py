@@ -13,7 +13,7 @@ from ensemblekit.averaging.run import States
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
 from ensemblekit.scaling import ldexp, power_of_two, scaled
-from ensemblekit.source import chosen_weights
+from ensemblekit.source_clock import chosen_weights
 
 Function = Callable[[np.ndarray], Any]
 Scheme = Literal["stationary", "circular", "moving"]

@@ -10,7 +10,8 @@ from ensemblekit.averaging.reducer import JoinsInSpace, Reducer, Restart, TakesR
 from ensemblekit.engine import Engine, Serial, Threads
 from ensemblekit.errors import InputError, ReadOnceError, ReductionError, UnknownFieldError, WorkerLostError
 from ensemblekit.intake import unmasked
-from ensemblekit.source import WHOLE, Block, Cut, Field, Piece, SnapshotSource, as_source
+from ensemblekit.source import Block, Cut, Field, Piece, SnapshotSource, as_source
+from ensemblekit.source_cuts import WHOLE
 
 Map = Callable[[Block], Any]
 Branch = Reducer | tuple[Any, ...]

@@ -12,7 +12,7 @@ from ensemblekit.averaging.doubts import ENOUGH
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
 from ensemblekit.scaling import scaled
-from ensemblekit.source import check_weights, weights_from_logs
+from ensemblekit.source_clock import check_weights, weights_from_logs
 
 LARGEST = 0.1
 """Share of all weight that one snapshot may carry."""

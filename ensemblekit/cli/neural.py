@@ -1,4 +1,4 @@
-"""``ensemblekit neural ingest | plan | export | report``: networks' snapshots from the shell."""
+"""``ensemblekit neural ingest | plan | export | report | select | ...``: networks' snapshots from the shell."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ensemblekit.cli import neural_report
+from ensemblekit.cli import neural_evidence, neural_report
 from ensemblekit.cli.console import size, stderr, stdout, table
 from ensemblekit.errors import InputError
 
@@ -16,6 +16,8 @@ app = typer.Typer(no_args_is_help=True, help="Snapshots of neural networks: brin
 
 
 app.command(no_args_is_help=True)(neural_report.report)
+for command in (neural_evidence.select, neural_evidence.equivalent, neural_evidence.ergodicity, neural_evidence.detect):
+    app.command(no_args_is_help=True)(command)
 
 
 @app.command(no_args_is_help=True)

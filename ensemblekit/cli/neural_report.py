@@ -43,6 +43,7 @@ def report(
     From predictions that were saved (predict(save=True)), or, with --model and --data, made now.
     """
     from ensemblekit import neural
+    from ensemblekit.neural.options import check_task
 
     if (model is None) != (data is None):
         raise InputError("give --model and --data together, or neither to read saved predictions")
@@ -52,7 +53,7 @@ def report(
         made = named(model, called=True)
         loader = named(str(data), called=True)
         found = neural.report(store, made, loader, train_loader=None if train is None else named(train, called=True),
-                              task=task, save=name if save else False, n_bins=bins, seed=seed,
+                              task=check_task(task), save=name if save else False, n_bins=bins, seed=seed,
                               select=select)        # type: ignore[arg-type]
     _show(found)
     if as_json:

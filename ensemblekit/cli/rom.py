@@ -377,14 +377,14 @@ def followed(file: str, fields: list[str] | None, target: Path, idle: float, inn
     names = fields or list(store.fields)
     state = target.with_name(target.name.removesuffix(".h5") + ".state.h5")
     if inner_product == "auto":
-        running = rom.IncrementalPOD(state, **rule).weighted_by(store, names)
+        running = rom.IncrementalPOD(state, **rule).use_mesh_weights(store, names)
     else:
         running = rom.IncrementalPOD(state, inner_product=weights_from(inner_product), **rule)
     seen, since, basis = -1, time.monotonic(), None
     try:
         while True:
             store.refresh()
-            running.follow(store[names[0]] if len(names) == 1 else store)       # a view is of one moment
+            running.catch_up(store[names[0]] if len(names) == 1 else store)       # a view is of one moment
             if running.n != seen:
                 seen, since = running.n, time.monotonic()
                 if running.n >= 2:

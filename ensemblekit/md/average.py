@@ -43,7 +43,8 @@ from ensemblekit.md.system import System, Watch, times_known, whole_already
 from ensemblekit.md.topology import warnings_held
 from ensemblekit.md.trajectory import BATCH, FrameSource
 from ensemblekit.md.weighted import WeightedSource
-from ensemblekit.source import ReplicaSet, SnapshotSource, check_weights, time_weights, weights_from_logs
+from ensemblekit.source import ReplicaSet, SnapshotSource
+from ensemblekit.source_clock import check_weights, time_weights, weights_from_logs
 
 logger = logging.getLogger("ensemblekit")
 

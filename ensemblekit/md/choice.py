@@ -11,11 +11,8 @@ import numpy as np
 from ensemblekit.errors import InputError
 from ensemblekit.md.joints import JOINT, step_of
 from ensemblekit.md.weighted import PickedSource
-from ensemblekit.source import (
-    ReplicaSet,
-    StackedSource,
-    check_window,
-)
+from ensemblekit.source import ReplicaSet, StackedSource
+from ensemblekit.source_cuts import check_window
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,7 @@ from ensemblekit.md.opening import read
 from ensemblekit.md.topology import Topology
 from ensemblekit.md.trajectory import FrameSource
 from ensemblekit.md.weighted import PickedSource, WeightedSource
-from ensemblekit.source import (
-    ReplicaSet,
-    StackedSource,
-)
+from ensemblekit.source import ReplicaSet, StackedSource
 from ensemblekit.store.stored import StoredSource
 
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from ensemblekit.errors import InputError
-from ensemblekit.store.hdf5 import Foreign, Particles, particles_in
+from ensemblekit.store.foreign import Foreign, Particles, particles_in
 from ensemblekit.store.store import Store
 
 LENGTHS = {"Angstrom": 1.0, "angstrom": 1.0, "A": 1.0, "nm": 10.0, "pm": 1e-2, "fm": 1e-5, "um": 1e4, "m": 1e10}

@@ -16,7 +16,8 @@ from ensemblekit.md.opening import read
 from ensemblekit.md.progress import Progress, counted
 from ensemblekit.md.topology import warnings_held
 from ensemblekit.md.trajectory import BATCH, LiveSource, Sized, TrajectoryPiece
-from ensemblekit.source import WHOLE, Block, Piece, ReplicaSet
+from ensemblekit.source import Block, Piece, ReplicaSet
+from ensemblekit.source_cuts import WHOLE
 from ensemblekit.store.opening import open_store
 from ensemblekit.store.store import Store
 

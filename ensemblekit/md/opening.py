@@ -31,9 +31,7 @@ from ensemblekit.md.trajectory import (
 )
 from ensemblekit.md.xtc import XtcIndex
 from ensemblekit.parts import Order, check_order, natural_key, order_of, written_once
-from ensemblekit.source import (
-    ReplicaSet,
-)
+from ensemblekit.source import ReplicaSet
 from ensemblekit.store.hdf5 import check_inside, is_hdf5
 
 

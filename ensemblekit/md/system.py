@@ -21,7 +21,8 @@ from ensemblekit.md.progress import Progress, counted
 from ensemblekit.md.topology import Topology, warnings_held
 from ensemblekit.md.trajectory import BATCH, FrameSource
 from ensemblekit.md.whole import Plain, Whole, positions_of, unbonded
-from ensemblekit.source import WHOLE, Block, ReplicaSet, SnapshotSource
+from ensemblekit.source import Block, ReplicaSet, SnapshotSource
+from ensemblekit.source_cuts import WHOLE
 
 PLACED = re.compile(r"\b(around|sphlayer|sphzone|cylayer|cyzone|isolayer|point|box)\b|\bprop\s+(abs\s+)?[xyz]\b")
 """Selections that go by the place of atoms."""

@@ -17,17 +17,8 @@ from ensemblekit.errors import EnsemblekitError, InputError, one_line
 from ensemblekit.md.dcd import DcdLayout
 from ensemblekit.md.topology import Topology, warnings_held
 from ensemblekit.md.xtc import XtcIndex
-from ensemblekit.source import (
-    WHOLE,
-    Access,
-    Block,
-    Cut,
-    Field,
-    HeldPiece,
-    Piece,
-    check_window,
-    cuts_of,
-)
+from ensemblekit.source import Access, Block, Cut, Field, HeldPiece, Piece, cuts_of
+from ensemblekit.source_cuts import WHOLE, check_window
 from ensemblekit.store.schema import MD_UNITS
 
 BATCH = 8 << 20

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ensemblekit.source import WHOLE, Access, Block, Cut, Field, Piece, check_window, cuts_of
+from ensemblekit.source import Access, Block, Cut, Field, Piece, cuts_of
+from ensemblekit.source_cuts import WHOLE, check_window
 from ensemblekit.source_views import SourceView, Weighted
 
 

@@ -23,11 +23,13 @@ from ensemblekit.neural.calibration import brier_decomposition as brier_decompos
 from ensemblekit.neural.calibration import calibration_error as calibration_error
 from ensemblekit.neural.calibration import classwise_calibration_error as classwise_calibration_error
 from ensemblekit.neural.calibration import reliability as reliability
+from ensemblekit.neural.checkpoint_export import export as export
+from ensemblekit.neural.checkpoint_export import state_dict as state_dict
 from ensemblekit.neural.compare import compare as compare
+from ensemblekit.neural.content_hash import content_hash as content_hash
 from ensemblekit.neural.detection import Detection as Detection
 from ensemblekit.neural.detection import error_detection as error_detection
 from ensemblekit.neural.ensemble import Ensemble as Ensemble
-from ensemblekit.neural.ensemble import predict as predict
 from ensemblekit.neural.equivalent import Equivalent as Equivalent
 from ensemblekit.neural.equivalent import deep_ensemble_equivalent as deep_ensemble_equivalent
 from ensemblekit.neural.ergodicity import TrainingErgodicity as TrainingErgodicity
@@ -36,9 +38,7 @@ from ensemblekit.neural.fit import Fit as Fit
 from ensemblekit.neural.fit import fit as fit
 from ensemblekit.neural.history import History as History
 from ensemblekit.neural.history import history as history
-from ensemblekit.neural.ingest import export as export
 from ensemblekit.neural.ingest import ingest as ingest
-from ensemblekit.neural.ingest import state_dict as state_dict
 from ensemblekit.neural.parameters import Manifest as Manifest
 from ensemblekit.neural.plan import Deadline as Deadline
 from ensemblekit.neural.plan import Plan as Plan
@@ -46,7 +46,6 @@ from ensemblekit.neural.plan import plan as plan
 from ensemblekit.neural.prediction import Prediction as Prediction
 from ensemblekit.neural.prediction import RegressionPrediction as RegressionPrediction
 from ensemblekit.neural.recorder import Recorder as Recorder
-from ensemblekit.neural.recorder import content_hash as content_hash
 from ensemblekit.neural.report import Report as Report
 from ensemblekit.neural.report import report as report
 from ensemblekit.neural.saved import SavedPredictions as SavedPredictions
@@ -59,6 +58,7 @@ from ensemblekit.neural.scores import Scores as Scores
 from ensemblekit.neural.scores import scores as scores
 from ensemblekit.neural.selection import Selection as Selection
 from ensemblekit.neural.selection import select as select
+from ensemblekit.neural.single import predict as predict
 from ensemblekit.neural.swag import SWAG as SWAG
 from ensemblekit.neural.swag import Posterior as Posterior
 from ensemblekit.neural.temperature import TemperatureScaler as TemperatureScaler

@@ -16,6 +16,7 @@ from ensemblekit.errors import InputError
 
 Forward = Callable[[torch.nn.Module, Any], Any]
 Outputs = Literal["logits", "probabilities"]
+Device = str | int | torch.device | None
 
 LABELS = ("labels", "label", "target", "targets", "y")
 """Keys under which a mapping of a batch holds what is to be predicted."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ensemblekit.averaging.moments import Moments
+from ensemblekit.averaging.moments import Moments, MomentsResult
 from ensemblekit.errors import InputError
-from ensemblekit.neural.batches import Convention, Forward, batches_of, modes_kept, moved, random_kept
+from ensemblekit.neural.batches import Convention, Device, Forward, batches_of, modes_kept, moved, random_kept
 
 
 def has_batch_norm(model: torch.nn.Module) -> bool:
@@ -20,8 +21,8 @@ def has_batch_norm(model: torch.nn.Module) -> bool:
 
 
 @torch.no_grad()
-def update_bn(loader: Iterable[Any], model: torch.nn.Module, device: Any = None, forward: Forward | Convention | None = None, *,
-              dropout: bool = True, distributed: bool | None = None) -> None:
+def update_bn(loader: Iterable[Any], model: torch.nn.Module, device: Device = None,
+              forward: Forward | Convention | None = None, *, dropout: bool = True, distributed: bool | None = None) -> None:
     """Set the running mean and variance of all batch-norm layers to those of the whole data, in place.
 
     Order of arguments as torch.optim.swa_utils.update_bn. Unlike there every sample (and pixel) counts the same,
@@ -44,91 +45,136 @@ def update_bn(loader: Iterable[Any], model: torch.nn.Module, device: Any = None,
     """
     distributed = _shares(loader) if distributed is None else distributed and _processes() > 1
     convention = forward if isinstance(forward, Convention) else Convention(forward)
-    layers: list[Any] = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None
-                         and (m.training or not model.training)]
-    if not layers:
+    refreshed = _Refresh(model)
+    if not refreshed.layers:
         return
-    frozen = [m for m in model.modules() if isinstance(m, _BatchNorm) and model.training and not m.training]
-    seen = {layer: _Seen() for layer in layers}
+    try:
+        with modes_kept(model), random_kept(model):
+            refreshed.begin(dropout)
+            for batch in batches_of(loader):
+                refreshed.see(partial(convention.outputs_of, model, moved(batch, device)))
+            if distributed:
+                refreshed.merge_processes()
+            if not refreshed.batches:
+                raise InputError("no batches came: batch-norm layers need data to refresh their statistics")
+    except BaseException:
+        refreshed.restore()
+        raise
+    finally:
+        refreshed.end()
+    refreshed.write()
 
-    def look(layer: Any, inputs: tuple[Any, ...]) -> None:
+
+class _Refresh:
+    """The batch-norm layers of a model while their statistics are taken anew."""
+
+    def __init__(self, model: torch.nn.Module):
+        self.model = model
+        self.layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None
+                       and (m.training or not model.training)]
+        self.frozen = [m for m in model.modules() if isinstance(m, _BatchNorm) and model.training and not m.training]
+        self.seen = {layer: _Seen() for layer in self.layers}
+        self.batches = 0
+        self._buffers = {layer: {name: b.clone() for name, b in layer.named_buffers(recurse=False)} for layer in self.layers}
+        self._momenta = {layer: layer.momentum for layer in self.layers}
+        self._hooks = [layer.register_forward_hook(self._after) if _plain(layer) else
+                       layer.register_forward_pre_hook(self._look) for layer in self.layers]
+
+    def begin(self, dropout: bool) -> None:
+        """Have the layers take statistics, the frozen ones not, and dropout act or not."""
+        self.model.train(dropout)
+        for layer in self.layers:
+            layer.training = True
+        for layer in self.frozen:
+            layer.training = False
+        for layer in self.layers:
+            if _plain(layer):
+                layer.momentum = 1.0
+                mean, variance = _running(layer)
+                mean.zero_()        # else NaN there would stay, as 0 times NaN
+                variance.zero_()
+
+    def see(self, run: Callable[[], object]) -> None:
+        """One batch, which `run` sends through the model."""
+        for one in self.seen.values():
+            one.begin()
+        try:
+            run()
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            _one_alone(self.layers, self.seen, run)
+        self.batches += 1
+
+    def merge_processes(self) -> None:
+        """Every process's moments merged on each, in the order of the processes; the batches are those of all."""
+        states = [one.state() for one in self.seen.values()]
+        gathered: list[Any] = [None] * _processes()
+        torch.distributed.all_gather_object(gathered, (self.batches, states))
+        for k, one in enumerate(self.seen.values()):
+            one.moments = Moments()
+            for _, states in gathered:
+                one.moments.merge(Moments().restored(states[k]))
+        self.batches = sum(n for n, _ in gathered)
+
+    def restore(self) -> None:
+        """All buffers as they were before."""
+        for layer, buffers in self._buffers.items():
+            for name, before in buffers.items():
+                layer.get_buffer(name).copy_(before)
+
+    def end(self) -> None:
+        """Hooks and momenta as they were before."""
+        for hook in self._hooks:
+            hook.remove()
+        for layer, momentum in self._momenta.items():
+            layer.momentum = momentum
+
+    def write(self) -> None:
+        """What was seen, into the layers; a layer that saw nothing keeps what it had."""
+        for layer in self.layers:
+            moments, (mean, variance) = self.seen[layer].result(), _running(layer)
+            if moments is None:
+                mean.copy_(self._buffers[layer]["running_mean"])
+                variance.copy_(self._buffers[layer]["running_var"])
+            else:
+                mean.copy_(torch.as_tensor(moments.mean))
+                variance.copy_(torch.as_tensor(moments.variance))
+                if layer.num_batches_tracked is not None:
+                    layer.num_batches_tracked.fill_(self.batches)
+
+    def _look(self, layer: _BatchNorm, inputs: tuple[torch.Tensor, ...]) -> None:
         x = inputs[0].detach()
         n = x.numel() // x.shape[1]
         if n:
             x = x if x.dtype == torch.float64 else x.float()
             variance, mean = torch.var_mean(x, [k for k in range(x.ndim) if k != 1], correction=0)
-            seen[layer].take(n, mean, variance * n)
+            self.seen[layer].take(n, mean, variance * n)
 
-    def read(layer: Any, inputs: tuple[Any, ...], _: Any) -> None:
+    def _after(self, layer: _BatchNorm, inputs: tuple[torch.Tensor, ...], _: object) -> None:
         """What the layer itself found in this batch, for its momentum is 1."""
         x = inputs[0]
         n = x.numel() // x.shape[1]
         if not layer.training:      # a hook of the user's spared it this batch
-            look(layer, inputs)
+            self._look(layer, inputs)
         elif n:
-            seen[layer].take(n, layer.running_mean.clone(), layer.running_var * (n - 1))
+            mean, variance = _running(layer)
+            self.seen[layer].take(n, mean.clone(), variance * (n - 1))
 
-    kept = {layer: {name: b.clone() for name, b in layer.named_buffers(recurse=False)} for layer in layers}
-    momenta = {layer: layer.momentum for layer in layers}
-    hooks = [layer.register_forward_hook(read) if _plain(layer) else layer.register_forward_pre_hook(look) for layer in layers]
-    batches = 0
-    try:
-        with modes_kept(model), random_kept(model):
-            if dropout:
-                model.train()
-            else:
-                model.eval()
-                for layer in layers:
-                    layer.training = True
-            for layer in frozen:
-                layer.training = False
-            for layer in layers:
-                if _plain(layer):
-                    layer.momentum = 1.0
-                    layer.running_mean.zero_()      # else NaN there would stay, as 0 times NaN
-                    layer.running_var.zero_()
-            for batch in batches_of(loader):
-                batch = moved(batch, device)
-                for one in seen.values():
-                    one.begin()
-                try:
-                    convention.outputs_of(model, batch)
-                except ValueError as error:
-                    if "more than 1 value per channel" not in str(error):
-                        raise
-                    _one_alone(layers, seen, lambda batch=batch: convention.outputs_of(model, batch))
-                batches += 1
-            if distributed:
-                batches = _together(list(seen.values()), batches)
-            if not batches:
-                raise InputError("no batches came: batch-norm layers need data to refresh their statistics")
-    except BaseException:
-        for layer, buffers in kept.items():
-            for name, before in buffers.items():
-                getattr(layer, name).copy_(before)
-        raise
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for layer, momentum in momenta.items():
-            layer.momentum = momentum
-    for layer in layers:
-        found = seen[layer].result()
-        if found is None:
-            layer.running_mean.copy_(kept[layer]["running_mean"])
-            layer.running_var.copy_(kept[layer]["running_var"])
-        else:
-            layer.running_mean.copy_(torch.as_tensor(found.mean))
-            layer.running_var.copy_(torch.as_tensor(found.variance))
-            if layer.num_batches_tracked is not None:
-                layer.num_batches_tracked.fill_(batches)
+
+def _running(layer: _BatchNorm) -> tuple[torch.Tensor, torch.Tensor]:
+    """The running mean and variance of a layer that has them."""
+    mean, variance = layer.running_mean, layer.running_var
+    assert mean is not None
+    assert variance is not None
+    return mean, variance
 
 
 def _processes() -> int:
     return torch.distributed.get_world_size() if torch.distributed.is_available() and torch.distributed.is_initialized() else 1
 
 
-def _shares(loader: Any) -> bool:
+def _shares(loader: Iterable[Any]) -> bool:
     """Whether the loader gives this process its share of the data only."""
     if _processes() == 1:
         return False
@@ -139,34 +185,23 @@ def _shares(loader: Any) -> bool:
                or type(one).__name__ in ("BatchSamplerShard", "IterableDatasetShard") for one in samplers)
 
 
-def _together(seen: list[_Seen], batches: int) -> int:
-    """Every process's moments merged on each, in the order of the processes; returns the batches of all."""
-    own = (batches, [one.state() for one in seen])
-    all_of_them: list[Any] = [None] * _processes()
-    torch.distributed.all_gather_object(all_of_them, own)
-    for k, one in enumerate(seen):
-        one.moments = Moments()
-        for _, states in all_of_them:
-            one.moments.merge(Moments().restored(states[k]))
-    return sum(n for n, _ in all_of_them)
-
-
-def _plain(layer: Any) -> bool:
+def _plain(layer: _BatchNorm) -> bool:
     """Whether the layer's own statistics of a batch are those of the batch, in float32 or better."""
     return (type(layer) in (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
-            and layer.running_mean.dtype in (torch.float32, torch.float64))
+            and _running(layer)[0].dtype in (torch.float32, torch.float64))
 
 
-def _one_alone(layers: list[Any], seen: dict[Any, _Seen], run: Any) -> None:
+def _one_alone(layers: list[_BatchNorm], seen: dict[_BatchNorm, _Seen], run: Callable[[], object]) -> None:
     """A batch of one item, which has no variance to be normalised by: the layers take the statistics of those before it."""
     for layer in layers:
         seen[layer].undo()
-        found = seen[layer].result()
-        if found is None:
+        moments = seen[layer].result()
+        if moments is None:
             raise InputError("the first batch holds a single item, which batch-norm layers cannot normalise: larger batches, "
                              "or drop_last=True in the loader")
-        layer.running_mean.copy_(torch.as_tensor(found.mean))
-        layer.running_var.copy_(torch.as_tensor(found.variance))
+        mean, variance = _running(layer)
+        mean.copy_(torch.as_tensor(moments.mean))
+        variance.copy_(torch.as_tensor(moments.variance))
     training = [layer for layer in layers if layer.training]
     try:
         for layer in training:
@@ -220,7 +255,7 @@ class _Seen:
         self._fold()
         return self.moments.state()
 
-    def result(self) -> Any:
+    def result(self) -> MomentsResult | None:
         """Mean and variance of them all; None where fewer than two were seen."""
         self._fold()
         return self.moments.result() if self.moments.n > 1 else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Generic, Literal, Self, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Generic, Literal, Self, TypeVar, Unpack, overload
 
 import numpy as np
 import torch
@@ -16,62 +16,22 @@ from ensemblekit.averaging.run import reduce
 from ensemblekit.averaging.weights import normalised_weights
 from ensemblekit.errors import InputError
 from ensemblekit.neural.barrier import Rise, rise_of
-from ensemblekit.neural.batches import (
-    Convention,
-    Forward,
-    Outputs,
-    Singles,
-    batches_of,
-    device_of,
-    modes_kept,
-    moved,
-    random_kept,
-)
+from ensemblekit.neural.batches import Convention, Forward, Outputs, Singles, batches_of, device_of, moved, random_kept
 from ensemblekit.neural.batchnorm import has_batch_norm, update_bn
 from ensemblekit.neural.members import RESIDENT, Measurement, Members
+from ensemblekit.neural.options import Classes, Constructing, Opening, Task, check_task
 from ensemblekit.neural.outputs import TINY, Answers, check_finite, log_probabilities, wide
-from ensemblekit.neural.parameters import Manifest, check_left_out, load_vectors, to_vectors, unwrapped
+from ensemblekit.neural.parameters import Manifest, load_vectors, to_vectors, unwrapped
 from ensemblekit.neural.prediction import Prediction, RegressionPrediction
 from ensemblekit.neural.saved import save_predictions
+from ensemblekit.neural.stored_members import FIELDS, chosen_members, manifest_of, member_stores, rows_of, weights_of
 from ensemblekit.neural.swag import SWAG, Posterior
 from ensemblekit.neural.uncertainty import Space, check_space
 from ensemblekit.neural.weight_average import reducer_of
-from ensemblekit.source import ReplicaSet
-from ensemblekit.store.opening import open_store
 
 P = TypeVar("P", Prediction, RegressionPrediction)
-Classes = Literal["classification", "binary", "segmentation"]
-Task = Literal["classification", "binary", "regression", "segmentation"]
-TASKS = ("classification", "binary", "regression", "segmentation")
-FIELDS = ("parameters", "buffers", "counters")
 WIDE_ITEM = 1 << 20
 """Bytes of a snapshot from which all snapshots of a slab are averaged at a time."""
-
-
-class _Asking(TypedDict, total=False):
-    forward: Forward | None
-    ignore_index: int | None
-    target: Callable[[Any], Any] | None
-    outputs: Outputs | None
-
-
-class _Pooling(_Asking, total=False):
-    weights: Any
-    space: Space
-    resident: int
-
-
-class _Making(_Pooling, total=False):
-    manifest: Manifest | None
-
-
-class _Opening(_Pooling, total=False):
-    members: slice | Sequence[int] | None
-    last: int | None
-
-
-class _Predicting(_Asking, total=False):
-    device: Any
 
 
 class Ensemble(torch.nn.Module, Generic[P]):
@@ -105,12 +65,12 @@ class Ensemble(torch.nn.Module, Generic[P]):
 
     @overload
     def __init__(self: Ensemble[Prediction], model: torch.nn.Module, vectors: Any, *, task: Classes = "classification",
-                 **options: Unpack[_Making]) -> None: ...
+                 **options: Unpack[Constructing]) -> None: ...
     @overload
     def __init__(self: Ensemble[RegressionPrediction], model: torch.nn.Module, vectors: Any, *, task: Literal["regression"],
-                 **options: Unpack[_Making]) -> None: ...
+                 **options: Unpack[Constructing]) -> None: ...
     @overload
-    def __init__(self, model: torch.nn.Module, vectors: Any, *, task: Task, **options: Unpack[_Making]) -> None: ...
+    def __init__(self, model: torch.nn.Module, vectors: Any, *, task: Task, **options: Unpack[Constructing]) -> None: ...
 
     def __init__(self, model: torch.nn.Module, vectors: Any, *, manifest: Manifest | None = None, weights: Any = None,
                  task: Task = "classification",
@@ -118,8 +78,7 @@ class Ensemble(torch.nn.Module, Generic[P]):
                  resident: int = RESIDENT, target: Callable[[Any], Any] | None = None, outputs: Outputs | None = None):
         super().__init__()
         convention = Convention(forward, target, outputs, task)
-        if task not in TASKS:
-            raise InputError(f"task is one of {', '.join(map(repr, TASKS))}; got {task!r}")
+        check_task(task)
         check_space(space)
         vectors = dict(vectors) if isinstance(vectors, Mapping) else {"parameters": vectors}
         if "parameters" not in vectors or not vectors.keys() <= set(FIELDS):
@@ -147,15 +106,15 @@ class Ensemble(torch.nn.Module, Generic[P]):
     @overload
     @classmethod
     def from_store(cls, path: str | os.PathLike[str] | Any, model: torch.nn.Module, *, task: Classes = "classification",
-                   **options: Unpack[_Opening]) -> Ensemble[Prediction]: ...
+                   **options: Unpack[Opening]) -> Ensemble[Prediction]: ...
     @overload
     @classmethod
     def from_store(cls, path: str | os.PathLike[str] | Any, model: torch.nn.Module, *, task: Literal["regression"],
-                   **options: Unpack[_Opening]) -> Ensemble[RegressionPrediction]: ...
+                   **options: Unpack[Opening]) -> Ensemble[RegressionPrediction]: ...
     @overload
     @classmethod
     def from_store(cls, path: str | os.PathLike[str] | Any, model: torch.nn.Module, *, task: Task,
-                   **options: Unpack[_Opening]) -> Ensemble[Any]: ...
+                   **options: Unpack[Opening]) -> Ensemble[Any]: ...
 
     @classmethod
     def from_store(cls, path: str | os.PathLike[str] | Any, model: torch.nn.Module, *, task: Task = "classification",
@@ -175,39 +134,16 @@ class Ensemble(torch.nn.Module, Generic[P]):
         Raises InputError naming the tensors that differ where the model is another one, where there are no snapshots,
         and where a member's weights are not finite.
         """
-        store: Any = open_store(path) if isinstance(path, str | os.PathLike | list | tuple) else path
-        stores: list[Any] = list(store.runs) if isinstance(store, ReplicaSet) else [store]
-        if "manifest" not in getattr(stores[0], "provenance", {}) or "parameters" not in stores[0].fields:
-            raise InputError("this store holds no snapshots of a model: it has no field \"parameters\" with a manifest. "
-                             "A neural.Recorder or neural.ingest writes such")
-        manifest = Manifest.in_store(stores[0])
-        for one in stores:
-            if one.provenance.get("manifest") != stores[0].provenance["manifest"]:
-                raise InputError(f"{one.path} holds snapshots of another model than {stores[0].path}")
-        if "ingested" in stores[0].provenance:      # perhaps without the model
-            manifest = manifest.renamed(model)
-            try:
-                manifest.check(model)
-            except InputError as error:
-                raise InputError(f"{error}. Checkpoints of this model are ingested with it, neural.ingest(paths, store, model)"
-                                 ) from None
-        manifest.check(model)
-        for one in stores:
-            check_left_out(one.provenance.get("left_out", {}), model)
-        total = sum(len(one) for one in stores)
-        if not total:
-            raise InputError("no snapshots were stored: an ensemble needs at least one")
-        numbers = _chosen(total, members, last)
+        stores = member_stores(path)
+        manifest = manifest_of(stores, model)
+        numbers = chosen_members(sum(map(len, stores)), members, last)
         if weights is None:
-            held = [one.weights for one in stores]
-            if any(w is not None for w in held):
-                weights = np.concatenate([np.ones(len(one)) if w is None else w
-                                          for one, w in zip(stores, held, strict=True)])[numbers]
-        vectors = {name: _rows(stores, name, numbers) for name in FIELDS if name in stores[0].fields}
-        made = cls(model, vectors, manifest=manifest, weights=weights, task=task, forward=forward, space=space,
-                   ignore_index=ignore_index, resident=resident, target=target, outputs=outputs)
-        made.path = getattr(stores[0], "path", None) if len(stores) == 1 else None
-        return made
+            weights = weights_of(stores, numbers)
+        vectors = {name: rows_of(stores, name, numbers) for name in FIELDS if name in stores[0].fields}
+        ensemble = cls(model, vectors, manifest=manifest, weights=weights, task=task, forward=forward, space=space,
+                       ignore_index=ignore_index, resident=resident, target=target, outputs=outputs)
+        ensemble.path = stores[0].path if len(stores) == 1 else None
+        return ensemble
 
     # -- the members -----------------------------------------------------------------------------------------------
 
@@ -489,73 +425,6 @@ class Ensemble(torch.nn.Module, Generic[P]):
                         outputs=self.convention.outputs)
 
 
-@overload
-def predict(model: torch.nn.Module, loader: Any, *, task: Classes = "classification",
-            **options: Unpack[_Predicting]) -> Prediction: ...
-@overload
-def predict(model: torch.nn.Module, loader: Any, *, task: Literal["regression"],
-            **options: Unpack[_Predicting]) -> RegressionPrediction: ...
-@overload
-def predict(model: torch.nn.Module, loader: Any, *, task: Task,
-            **options: Unpack[_Predicting]) -> Prediction | RegressionPrediction: ...
-
-
-@torch.no_grad()
-def predict(model: torch.nn.Module, loader: Any, *, task: Task = "classification", forward: Forward | None = None,
-            device: Any = None, ignore_index: int | None = None, target: Callable[[Any], Any] | None = None,
-            outputs: Outputs | None = None) -> Prediction | RegressionPrediction:
-    """The answers of one model for every item of a loader, as an ensemble of one; the model is left as it was.
-
-    Returns a :class:`Prediction`, for regression a :class:`RegressionPrediction`.
-
-    Arguments and errors as :class:`Ensemble` and :meth:`Ensemble.predict`.
-    """
-    if task not in TASKS:
-        raise InputError(f"task is one of {', '.join(map(repr, TASKS))}; got {task!r}")
-    convention = Convention(forward, target, outputs, task)
-    found = Answers(task, ignore_index, False, convention)
-    with modes_kept(model):
-        model.eval()
-        for batch in batches_of(loader):
-            batch = moved(batch, device or device_of(model))
-            found.start(batch, "probability")
-            out = convention.outputs_of(model, batch)
-            out = tuple(x[None] for x in out) if isinstance(out, tuple) else out[None]
-            check_finite(out, [0])
-            found.update(out, None)
-            found.end()
-    return found.result(1, "probability")
-
-
 def _mean_of(result: Any) -> Any:
     """Of a reducer: an array, or a result with a mean."""
     return getattr(result, "mean", result) if not isinstance(result, np.ndarray) else result
-
-
-def _chosen(total: int, members: slice | Sequence[int] | None, last: int | None) -> list[int]:
-    if members is not None and last is not None:
-        raise InputError("choose members= or last=, not both")
-    if last is not None:
-        if not isinstance(last, int | np.integer) or not 1 <= last <= total:
-            raise InputError(f"last is a whole number from 1 to {total}, the snapshots there are; got {last!r}")
-        return list(range(total - last, total))
-    if members is None:
-        return list(range(total))
-    numbers = list(range(total))[members] if isinstance(members, slice) else [int(k) for k in members]
-    if not numbers or any(not -total <= k < total for k in numbers):
-        raise InputError(f"members are numbers of snapshots, 0 to {total - 1}; got {members!r}")
-    return [k % total for k in numbers]
-
-
-def _rows(stores: Sequence[Any], name: str, numbers: list[int]) -> Any:
-    """(members, size) of one field: the stored field itself where its snapshots follow each other, read when used."""
-    total = sum(len(one) for one in stores)
-    if len(stores) == 1:
-        field = stores[0][name]
-        if numbers == list(range(total)):
-            return field
-        if numbers == list(range(numbers[0], numbers[-1] + 1)):
-            return field.window(numbers[0], numbers[-1] + 1)
-        return field[numbers]
-    where = [(s, k) for s, one in enumerate(stores) for k in range(len(one))]
-    return np.stack([np.asarray(stores[s][name][k]) for s, k in (where[n] for n in numbers)])

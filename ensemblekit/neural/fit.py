@@ -12,18 +12,17 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch.optim import Optimizer
 
 from ensemblekit.errors import InputError
-from ensemblekit.neural.batches import PICK, Convention, moved
+from ensemblekit.neural.batches import Convention, Device, Forward
 from ensemblekit.neural.history import History, history, snapshots_said
+from ensemblekit.neural.parameters import Select
 from ensemblekit.neural.plan import Deadline
 from ensemblekit.neural.recorder import Recorder
 from ensemblekit.neural.resume import length_of
 from ensemblekit.neural.schedule import CycleLR, CyclicCosineLR, Mode
-
-Loss = Callable[[Any, Any], torch.Tensor]
-Forward = Callable[[torch.nn.Module, Any], Any]
-LOOK = 50               # optimizer steps between two looks at the loss, each of which waits for the device
+from ensemblekit.neural.training import Loss, TrainingLoop
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,13 +50,14 @@ class Fit:
         return f"Fit({'; '.join(said)})"
 
 
-def fit(model: torch.nn.Module, optimizer: Any, loader: Iterable[Any], loss: Loss, *, n_cycles: int, n_epochs: int,
-        store: str | os.PathLike[str], resume: bool = True, mode: Mode = "balanced",
-        scheduler: CycleLR | Callable[[Any, int], CycleLR] | None = None, val_loader: Iterable[Any] | None = None,
-        device: Any = None, amp: bool | Literal["bf16", "fp16"] = False, channels_last: bool = False,
-        compile: bool | str = False, clip: float | None = None, accumulate: int = 1, forward: Forward | None = None,
-        progress: bool = True, log: Callable[[dict[str, float]], object] | None = None, max_seconds: float | None = None,
-        parameters: Any = "all", save_every: int | None = None, also: Mapping[str, Any] | None = None,
+def fit(model: torch.nn.Module, optimizer: Optimizer | Callable[[Any], Optimizer], loader: Iterable[Any],
+        loss: Loss, *, n_cycles: int, n_epochs: int, store: str | os.PathLike[str], resume: bool = True,
+        mode: Mode = "balanced", scheduler: CycleLR | Callable[[Optimizer, int], CycleLR] | None = None,
+        val_loader: Iterable[Any] | None = None, device: Device = None, amp: bool | Literal["bf16", "fp16"] = False,
+        channels_last: bool = False, compile: bool | str = False, clip: float | None = None,
+        accumulate: int = 1, forward: Forward | None = None, progress: bool = True,
+        log: Callable[[dict[str, float]], object] | None = None, max_seconds: float | None = None,
+        parameters: Select = "all", save_every: int | None = None, also: Mapping[str, Any] | None = None,
         steps_per_epoch: int | None = None, target: Callable[[Any], Any] | None = None) -> Fit:
     """Train with a cyclic rate and take a snapshot at the end of every cycle.
 
@@ -93,84 +93,28 @@ def fit(model: torch.nn.Module, optimizer: Any, loader: Iterable[Any], loss: Los
     steps, another run in the store) and where the loss or the weights are not finite; snapshots taken before stay.
     """
     began = time.perf_counter()
-    if not callable(loss):
-        raise InputError(f"loss is a function of (output, target); got {type(loss).__name__}")
-    for name, value in (("n_epochs", n_epochs), ("accumulate", accumulate)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} is a whole number above 0; got {value!r}")
-    if clip is not None and not clip > 0:
-        raise InputError(f"clip is a norm above 0; got {clip!r}")
-    if amp not in (False, True, "bf16", "fp16"):
-        raise InputError(f'amp is False, True or "bf16", or "fp16"; got {amp!r}')
+    _check_settings(loss, n_epochs, accumulate, clip, amp, val_loader)
     batches = _batches_of(loader, steps_per_epoch)
-    if val_loader is not None and length_of(val_loader) == 0:
-        raise InputError("the validation loader is empty; pass none to train without scores")
-    own = next(model.parameters(), None)
-    if own is None:
-        raise InputError("the model has no parameters to train")
-    where = torch.device(device) if device is not None else own.device
-    model.to(where)
-    if channels_last:
-        model.to(memory_format=torch.channels_last)     # type: ignore[call-overload]
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        if not callable(optimizer):
-            raise InputError(f"optimizer is one of torch.optim, or makes one of parameters; got {type(optimizer).__name__}")
-        optimizer = optimizer(model.parameters())
-    total = math.ceil(batches / accumulate) * n_epochs
-    schedule = _schedule(scheduler, optimizer, total, n_cycles, mode)
+    where = _moved_to(model, device, channels_last)
+    optimizer = _optimizer(optimizer, model)
+    schedule = _schedule(scheduler, optimizer, math.ceil(batches / accumulate) * n_epochs, n_cycles, mode)
     half = {False: None, True: torch.bfloat16, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
     scaler = torch.amp.GradScaler(where.type) if amp == "fp16" else None
     configuration = {"n_epochs": n_epochs, "batches": batches, "batch_size": getattr(loader, "batch_size", None),
                      "amp": str(half), "clip": clip, "accumulate": accumulate, "loss": _name_of(loss)}
-    run = torch.compile(model, mode=None if compile is True else compile) if compile else model
-    convention = Convention(forward, target)
-
-    def output_of(batch: Any) -> Any:
-        with torch.autocast(where.type, half) if half is not None else contextlib.nullcontext():
-            if forward is not None:
-                return forward(run, batch)      # type: ignore[arg-type]
-            if target is None:
-                return run(_input_of(batch))
-            arguments, named = convention.arguments_of(batch)
-            return run(*arguments, **named)
-
-    def target_of(batch: Any) -> Any:
-        return _target_of(batch) if target is None else target(batch)
-
-    def on_device(batch: Any) -> Any:
-        return moved(batch, where, channels_last)
-
+    compiled = torch.compile(model, mode=None if compile is True else compile) if compile else model
+    training = TrainingLoop(model, optimizer, schedule, loss, where, Convention(forward, target), batches, accumulate, clip,
+                            half, scaler, compiled, channels_last)
     with Recorder(store, model, optimizer, schedule, scaler, parameters, resume=resume, save_every=save_every, also=also,
                   configuration=configuration) as rec:
         deadline = None if max_seconds is None else Deadline(schedule, max_seconds)
-        if deadline is not None and rec.resumed and schedule._finish is not None:
-            deadline.finished_early = True
-        with _bar(progress and rec._rank == 0, schedule, rec) as advance:
+        if deadline is not None and rec.resumed:
+            deadline.finished_early = schedule.finishes_early
+        with _bar(progress and rec.is_writer, schedule, rec) as advance:
             for epoch in rec.epochs(n_epochs):
-                model.train()
-                seen, total_loss, stop = 0, torch.zeros((), dtype=torch.float64), False
-                recent: list[torch.Tensor] = []
-                for index, batch in enumerate(rec.batches(loader), rec.batches_done):
-                    batch = on_device(batch)
-                    size = min(accumulate, batches - index // accumulate * accumulate)
-                    found = _scored(loss, output_of(batch), target_of(batch))
-                    (found / size if scaler is None else scaler.scale(found / size)).backward()
-                    recent.append(found.detach())
-                    if (index + 1) % accumulate and index + 1 < batches:
-                        continue
-                    _update(optimizer, scaler, clip, model)
-                    rec.step(torch.stack(recent[-size:]).mean() if size > 1 else recent[-1])
-                    if rec.updates % LOOK == 0 or index + 1 >= batches:
-                        seen, total_loss = _gather(recent, seen, total_loss, rec, scaler)
-                        advance(float(total_loss) / max(seen, 1))
-                    schedule.step()
-                    if deadline is not None and deadline.reached():
-                        stop = True
-                        break
-                seen, total_loss = _gather(recent, seen, total_loss, rec, scaler)
-                scores = {"loss": float(total_loss) / seen} if seen else {}
+                scores, stop = training.epoch(loader, rec, advance, deadline)
                 if val_loader is not None:
-                    scores |= _validate(model, val_loader, loss, output_of, target_of, on_device)
+                    scores |= training.validate(val_loader)
                 rec.log(**scores)
                 if log is not None:
                     log({"epoch": epoch, "step": rec.updates, "lr": schedule.rates[0], **scores})
@@ -181,7 +125,45 @@ def fit(model: torch.nn.Module, optimizer: Any, loader: Iterable[Any], loss: Los
     return Fit(rec.path, tuple(rec.captured), history(rec.path), time.perf_counter() - began, rec.resumed, early)
 
 
-def _batches_of(loader: Any, given: int | None) -> int:
+def _check_settings(loss: object, n_epochs: object, accumulate: object, clip: float | None, amp: object,
+                    val_loader: Iterable[Any] | None) -> None:
+    """Raise InputError for settings that do not fit, before anything is touched."""
+    if not callable(loss):
+        raise InputError(f"loss is a function of (output, target); got {type(loss).__name__}")
+    for name, value in (("n_epochs", n_epochs), ("accumulate", accumulate)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"{name} is a whole number above 0; got {value!r}")
+    if clip is not None and not clip > 0:
+        raise InputError(f"clip is a norm above 0; got {clip!r}")
+    if amp not in (False, True, "bf16", "fp16"):
+        raise InputError(f'amp is False, True or "bf16", or "fp16"; got {amp!r}')
+    if val_loader is not None and length_of(val_loader) == 0:
+        raise InputError("the validation loader is empty; pass none to train without scores")
+
+
+def _moved_to(model: torch.nn.Module, device: Device, channels_last: bool) -> torch.device:
+    """Where the model is, now that it was moved to where it trains."""
+    first = next(model.parameters(), None)
+    if first is None:
+        raise InputError("the model has no parameters to train")
+    where = torch.device(device) if device is not None else first.device
+    model.to(where)
+    if channels_last:
+        model.to(memory_format=torch.channels_last)     # type: ignore[call-overload]
+    return where
+
+
+def _optimizer(given: object, model: torch.nn.Module) -> Optimizer:
+    """The optimizer, or what a function of the parameters makes."""
+    if isinstance(given, Optimizer):
+        return given
+    if not callable(given):
+        raise InputError(f"optimizer is one of torch.optim, or makes one of parameters; got {type(given).__name__}")
+    made: Optimizer = given(model.parameters())
+    return made
+
+
+def _batches_of(loader: Iterable[Any], given: int | None) -> int:
     batches = length_of(loader) if given is None else given
     if batches is None:
         raise InputError("this loader has no len(): pass steps_per_epoch, as the schedule needs the number of steps")
@@ -190,70 +172,17 @@ def _batches_of(loader: Any, given: int | None) -> int:
     return batches
 
 
-def _schedule(scheduler: Any, optimizer: Any, total: int, n_cycles: int, mode: Mode) -> CycleLR:
+def _schedule(scheduler: CycleLR | Callable[[Optimizer, int], CycleLR] | None, optimizer: Optimizer, total: int,
+              n_cycles: int, mode: Mode) -> CycleLR:
     if scheduler is None:
         return CyclicCosineLR(optimizer, total_steps=total, n_cycles=n_cycles, mode=mode)
-    made = scheduler if isinstance(scheduler, CycleLR) else scheduler(optimizer, total)
-    if not isinstance(made, CycleLR):
-        raise InputError(f"scheduler is one of ensemblekit.neural, or makes one; got {type(made).__name__}")
-    if made.total_steps != total or made.n_snapshots != n_cycles:
-        raise InputError(f"this training has {total} steps and {n_cycles} cycles; the schedule has {made.total_steps} and "
-                         f"{made.n_snapshots}")
-    return made
-
-
-def _update(optimizer: Any, scaler: Any, clip: float | None, model: torch.nn.Module) -> None:
-    if scaler is not None:
-        if clip is not None:
-            scaler.unscale_(optimizer)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
-        scaler.step(optimizer)
-        scaler.update()
-    else:
-        if clip is not None:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
-        optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-
-
-def _gather(recent: list[torch.Tensor], seen: int, total: torch.Tensor, rec: Recorder,
-            scaler: Any) -> tuple[int, torch.Tensor]:
-    """Add the losses since the last look to those of the epoch; one wait for the device."""
-    if not recent:
-        return seen, total
-    losses = torch.stack([one.reshape(()) for one in recent]).double().cpu()
-    recent.clear()
-    finite = torch.isfinite(losses)
-    if scaler is None and not bool(finite[-1]):
-        raise InputError(f"the loss is {float(losses[-1])} at step {rec.updates}: training was stopped; the "
-                         f"{len(rec.captured)} snapshots before it stay. Lower the rate, or clip gradients (clip=1.0)")
-    return seen + int(finite.sum()), total + losses[finite].sum()
-
-
-@torch.no_grad()
-def _validate(model: torch.nn.Module, loader: Iterable[Any], loss: Loss, output_of: Callable[[Any], Any],
-              target_of: Callable[[Any], Any], on_device: Callable[[Any], Any]) -> dict[str, float]:
-    """Mean loss over items, and the share of right first choices where targets are labels; the model's modes are
-    put back."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    total, right, n, labelled = 0.0, 0, 0, True
-    try:
-        for batch in loader:
-            batch = on_device(batch)
-            output, target = output_of(batch), target_of(batch)
-            size = _size_of(batch)
-            total, n = total + float(_scored(loss, output, target)) * size, n + size
-            labelled = labelled and (isinstance(output, torch.Tensor) and isinstance(target, torch.Tensor) and output.ndim == 2
-                                     and target.ndim == 1 and not target.is_floating_point())
-            if labelled:
-                right += int((output.argmax(1) == target).sum())
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-    if not n:
-        raise InputError("the validation loader is empty; pass none to train without scores")
-    return {"val_loss": total / n, **({"val_accuracy": right / n} if labelled else {})}
+    schedule: object = scheduler if isinstance(scheduler, CycleLR) else scheduler(optimizer, total)
+    if not isinstance(schedule, CycleLR):
+        raise InputError(f"scheduler is one of ensemblekit.neural, or makes one; got {type(schedule).__name__}")
+    if schedule.total_steps != total or schedule.n_snapshots != n_cycles:
+        raise InputError(f"this training has {total} steps and {n_cycles} cycles; the schedule has {schedule.total_steps} "
+                         f"and {schedule.n_snapshots}")
+    return schedule
 
 
 @contextlib.contextmanager
@@ -269,46 +198,5 @@ def _bar(wanted: bool, schedule: CycleLR, rec: Recorder) -> Iterator[Callable[[f
         yield advance
 
 
-def _input_of(batch: Any) -> Any:
-    if isinstance(batch, list | tuple):
-        return batch[0]
-    if isinstance(batch, torch.Tensor):
-        return batch
-    raise InputError(f"a batch is (input, target), or pass forward=(model, batch) -> output; got {type(batch).__name__}")
-
-
-def _target_of(batch: Any) -> Any:
-    """The second of two items; a batch that is one thing as it is."""
-    if not isinstance(batch, list | tuple) or len(batch) < 2:
-        return batch
-    if len(batch) > 2:
-        raise InputError(f"which of the {len(batch)} items of a batch is the target cannot be told. {PICK}")
-    return batch[1]
-
-
-def _size_of(batch: Any) -> int:
-    """Items of a batch: the length of the first tensor in it."""
-    if isinstance(batch, torch.Tensor):
-        return len(batch) if batch.ndim else 1
-    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
-    return next((_size_of(part) for part in parts if isinstance(part, torch.Tensor | Mapping | list | tuple)), 1)
-
-
-def _scored(loss: Loss, output: Any, target: Any) -> torch.Tensor:
-    """The loss of a batch; where it fails, labels that are no class of the model's are said to be such."""
-    try:
-        return loss(output, target)
-    except (IndexError, RuntimeError) as error:
-        if (isinstance(output, torch.Tensor) and isinstance(target, torch.Tensor) and output.device.type != "cuda"
-                and output.ndim >= 2 and not target.is_floating_point()
-                and target.shape == output.shape[:1] + output.shape[2:]):
-            kept, classes = target[target != getattr(loss, "ignore_index", -100)], output.shape[1]
-            if kept.numel() and (int(kept.min()) < 0 or int(kept.max()) >= classes):
-                raise InputError(f"labels are whole numbers 0 to {classes - 1}, as the model has {classes} outputs; got "
-                                 f"{int(kept.min())} to {int(kept.max())}. Count classes from 0, or give the model more "
-                                 "outputs") from error
-        raise
-
-
-def _name_of(loss: Any) -> str:
+def _name_of(loss: object) -> str:
     return getattr(loss, "__name__", type(loss).__name__)

@@ -13,7 +13,8 @@ import torch
 from ensemblekit.errors import InputError, MissingExtraError
 from ensemblekit.neural.parameters import Select
 from ensemblekit.neural.recorder import Recorder
-from ensemblekit.neural.schedule import CycleLR, shortened
+from ensemblekit.neural.schedule import CycleLR
+from ensemblekit.neural.schedule_shapes import shortened
 from ensemblekit.neural.schedules_of import bare_schedule, unwrapped_optimizer
 
 

@@ -4,47 +4,49 @@ The store holds one snapshot a cycle on its main clock: the fields of :mod:`ense
 "buffers", "counters") and "content_hash", whose time is the optimizer step after which it was taken. The history (fields
 "loss" and "learning_rate", one row an optimizer step) runs on the clock "steps"; what `Recorder.log` is given, and all
 that a killed run needs to go on, stands in ``<store>.d/training/``. :func:`ensemblekit.neural.history` reads it back.
+
+Longer than most files here: what watches the optimizers, the place in the loop, the history and the run's store are files
+of their own; what is left is the one order in which a step, a snapshot and a state follow each other.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-import xxhash
 
 from ensemblekit.errors import ClosedError, EnsemblekitError, InputError, StoreError, one_line
 from ensemblekit.neural import resume as saved
-from ensemblekit.neural.history import CLOCK, LOSS, RATE
+from ensemblekit.neural.content_hash import HASH, digest
+from ensemblekit.neural.history import CLOCK, LOSS
 from ensemblekit.neural.loop_position import B, LoopPosition
-from ensemblekit.neural.parameters import (
-    KINDS,
-    Manifest,
-    Remainder,
-    Select,
-    check_left_out,
-    pack,
-    selector,
-    to_vectors,
+from ensemblekit.neural.optimizers import check_optimizers, optimizers_of
+from ensemblekit.neural.parameters import Manifest, Select, pack, selector, to_vectors
+from ensemblekit.neural.recorded_run import (
+    capacity_of,
+    check_run,
+    create_run,
+    opened_by_first,
+    rank_and_world,
+    steps_of_snapshots,
 )
+from ensemblekit.neural.remainder import Remainder, check_left_out
 from ensemblekit.neural.ring import CudaTransfer, Ring
-from ensemblekit.neural.schedule import CycleLR, differences
-from ensemblekit.neural.schedules_of import schedules_of, unwrapped_optimizer
-from ensemblekit.source import Field
+from ensemblekit.neural.schedule import CycleLR
+from ensemblekit.neural.schedules_of import schedules_of
+from ensemblekit.neural.step_history import StepHistory, mean_loss
+from ensemblekit.neural.step_watch import StepWatch
 from ensemblekit.store.store import Store
 
-HASH = "content_hash"
-ROWS = 512                  # steps of history held before they go to the store together
 SHARE = 0.002               # of the time that saving states may take where save_every is not given
 logger = logging.getLogger("ensemblekit.neural")
 
@@ -82,6 +84,24 @@ class Recorder:
     On a GPU a snapshot is copied aside and written while training goes on; elsewhere `step` returns when it is in the
     store. In a torch.distributed run process 0 writes, and every process makes a Recorder; random numbers are kept for
     each. FSDP and DeepSpeed are refused.
+
+    Arguments:
+        store: path of the store; made, or gone on with where it holds a run of the same model and settings.
+        model: bare, compiled, or in DataParallel or DistributedDataParallel.
+        optimizer, scheduler, scaler: those of the loop; those that Accelerate wraps too. Lists where there are several;
+            `scheduler` may be one of torch's, or None for a constant rate: then see :meth:`capture`.
+        parameters: those a snapshot holds: "all", "trainable" (require a gradient), or a function of (name,
+            parameter). Buffers of the state dict are always held.
+        resume: go on with a store that is there; False makes that an error.
+        save_every: optimizer steps between two saves of the state a killed run goes on from. By default as often
+            as 0.2 % of the time allow; in distributed runs at snapshots and ends of epochs.
+        states: whether such states are saved at all (Lightning and HuggingFace save their own).
+        also: name -> anything with state_dict and load_state_dict (weight averages, ...) that is to resume too.
+        configuration: plain data of your own; another one at resume is an error that names the difference.
+        durability: "disk" survives the loss of power as well.
+
+    Raises InputError where model, schedule or settings do not fit each other or the run in the store; StoreError
+    where the store is no run to go on with.
     """
 
     def __init__(self, store: str | os.PathLike[str], model: torch.nn.Module, optimizer: Any, scheduler: Any,
@@ -89,43 +109,19 @@ class Recorder:
                  states: bool = True, also: Mapping[str, Any] | None = None,
                  configuration: Mapping[str, Any] | None = None, durability: Literal["process", "disk"] = "process",
                  replica: str | None = None):
-        """
-        Arguments:
-            store: path of the store; made, or gone on with where it holds a run of the same model and settings.
-            model: bare, compiled, or in DataParallel or DistributedDataParallel.
-            optimizer, scheduler, scaler: those of the loop; those that Accelerate wraps too. Lists where there are several;
-                `scheduler` may be one of torch's, or None for a constant rate: then see :meth:`capture`.
-            parameters: those a snapshot holds: "all", "trainable" (require a gradient), or a function of (name,
-                parameter). Buffers of the state dict are always held.
-            resume: go on with a store that is there; False makes that an error.
-            save_every: optimizer steps between two saves of the state a killed run goes on from. By default as often
-                as 0.2 % of the time allow; in distributed runs at snapshots and ends of epochs.
-            states: whether such states are saved at all (Lightning and HuggingFace save their own).
-            also: name -> anything with state_dict and load_state_dict (weight averages, ...) that is to resume too.
-            configuration: plain data of your own; another one at resume is an error that names the difference.
-            durability: "disk" survives the loss of power as well.
-
-        Raises InputError where model, schedule or settings do not fit each other or the run in the store; StoreError
-        where the store is no run to go on with.
-        """
-        if not isinstance(store, str | os.PathLike):
-            raise InputError(f"store is the path of a file, made by the recorder; got {type(store).__name__}")
-        if save_every is not None and save_every < 1:
-            raise InputError(f"save_every is a number of steps, 1 or more; got {save_every!r}")
-        if isinstance(scaler, str) or callable(scaler):
-            raise InputError(f"scaler is a GradScaler; got {scaler!r}. Pass which parameters to record by name: parameters=")
+        _check_arguments(store, save_every, scaler)
         self.path = os.fspath(store)
         self.model = model
-        self.optimizers = _optimizers_of(optimizer)
+        self.optimizers = optimizers_of(optimizer)
         """All of them, bare."""
         self.schedules = schedules_of(scheduler, self.optimizers)
         """One an optimizer."""
-        self._first = next((k for k, one in enumerate(self.schedules) if isinstance(one, CycleLR)), 0)
-        self.optimizer, self.scheduler = self.optimizers[self._first], self.schedules[self._first]
+        first = next((k for k, one in enumerate(self.schedules) if isinstance(one, CycleLR)), 0)
+        self.optimizer, self.scheduler = self.optimizers[first], self.schedules[first]
         self._cycles = self.scheduler if isinstance(self.scheduler, CycleLR) else None
         self.scaler = scaler
         self.manifest = Manifest.of(model, parameters)
-        _check_optimizers(self.optimizers, model)
+        check_optimizers(self.optimizers, model)
         for one in self.schedules if states else ():
             if not isinstance(one, CycleLR):
                 saved.check_readable(one.state_dict(), one.config["kind"])
@@ -136,41 +132,33 @@ class Recorder:
             raise InputError("the model has no parameters to record")
         self.captured: list[int] = []
         """The optimizer steps, counted from 1, after which a snapshot was taken."""
-        self.updates = 0
-        """Optimizer steps made, those that a GradScaler skipped not counted."""
         self.resumed = False
         """Whether this run goes on where another was killed."""
         self._also = dict(also or {})
         self._durability = durability
         self._save_every, self._states = save_every, states
-        self._rank, self._world = _rank_and_world()
-        self._settings = json.loads(json.dumps({
-            "schedule": saved.one_or_list([one.config for one in self.schedules]),
-            "optimizer": saved.one_or_list([
-                saved.settings_of(one, [schedule._base(g) for g in range(len(schedule.base_lrs))])
-                for one, schedule in zip(self.optimizers, self.schedules, strict=True)]),
-            "processes": self._world, "configuration": dict(configuration or {})}))
+        self._rank, self._world = rank_and_world()
+        self._settings = self._settings_with(configuration or {})
         self._sidecar = saved.Sidecar(self.path, durability == "disk")
         self._loop = LoopPosition(lambda: self.updates, self._due_now, self._save)
         self._seen = 0                  # updates at the last call of step
-        self._at_update = -1            # phase of the last update
-        self._rates = [one.rates for one in self.schedules]     # with which each optimizer made its last step
-        self._crossing_only = False     # several updates a phase: an end is known only when it is crossed
+        self._watch = StepWatch(self.optimizers, self.schedules, first, scaler, iteration_begins=self._take_crossed,
+                                crossed=self._crossed)
         self._captured_end, self._end_step = 0, 0       # the last end that has its snapshot, and the update that was after
         self._crossed_end: int | None = None    # its snapshot waits for the other optimizers
-        self._stepped: set[int] = set()         # optimizers that have made their steps of this iteration
         self._by_hand: list[int] = []
-        self._rows: list[tuple[int, Any, list[float]]] = []
-        self._last_loss: Any = None
+        self._history = StepHistory()
+        self._last_loss: torch.Tensor | float | None = None
         self._saved_at, self._saved_updates, self._cost = time.perf_counter(), 0, 0.0
         self._due = False
         self._ring: Ring | None = None
         self._closed = False
         self.store: Store | None = None
         self._store_lock = threading.Lock()
-        state = self._agree(lambda: self._open(resume, replica))
+        self._stopped = self._finished = False
+        state = opened_by_first(lambda: self._open(resume, replica), lambda: self._sidecar.read("state.pt"))
         try:
-            self._hook()
+            self._watch.begin()
             if state is not None:
                 self._go_on_from(state)
             if self.store is not None:
@@ -179,6 +167,25 @@ class Recorder:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def updates(self) -> int:
+        """Optimizer steps made, those that a GradScaler skipped not counted."""
+        return self._watch.updates
+
+    @property
+    def is_writer(self) -> bool:
+        """Whether this process writes: the only one, or the first of a distributed run."""
+        return self._rank == 0
+
+    def _settings_with(self, configuration: Mapping[str, Any]) -> dict[str, Any]:
+        """What a resumed run must have too, as JSON gives it back."""
+        return dict(json.loads(json.dumps({
+            "schedule": saved.one_or_list([one.config for one in self.schedules]),
+            "optimizer": saved.one_or_list([
+                saved.settings_of(one, [schedule.base_rate(g) for g in range(len(schedule.base_lrs))])
+                for one, schedule in zip(self.optimizers, self.schedules, strict=True)]),
+            "processes": self._world, "configuration": dict(configuration)})))
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
@@ -215,19 +222,19 @@ class Recorder:
         if self.updates == self._seen:      # part of an accumulated gradient, or skipped by the scaler
             return taken
         self._seen = self.updates
-        phase = self._at_update
-        if loss is not None:
-            self._last_loss = loss = _mean_loss(loss)
+        phase = self._watch.phase
+        number = None if loss is None else mean_loss(loss)
+        if number is not None:
+            self._last_loss = number
         if self._finished:          # a run that ended is left alone
             return False
-        rates = self._rates[0] if len(self._rates) == 1 else [rate for one in self._rates for rate in one]
-        self._rows.append((self.updates, loss, rates))
-        if len(self._rows) >= ROWS:
+        rates = self._watch.rates
+        if self._history.add(self.updates, number, rates[0] if len(rates) == 1 else [rate for one in rates for rate in one]):
             self._flush()
         # An end is known before it is crossed where the schedule moves by one step an update, and after this call.
         schedule = self._cycles
         if schedule is not None and phase + 1 == schedule.next_end and phase == schedule.last_epoch and (
-                not self._crossing_only):
+                not self._watch.crossing_only):
             return self._capture(phase + 1)
         return taken
 
@@ -259,8 +266,6 @@ class Recorder:
         and the same script run again does not go on."""
         self._stopped = True
 
-    _stopped = False
-
     def log(self, **scores: float) -> None:
         """Keep scores of this epoch (validation loss, ...) in the history."""
         if self._rank == 0:
@@ -288,7 +293,7 @@ class Recorder:
         if end == self._captured_end:
             if self.captured and self._end_step == self.updates:
                 return False
-            self._crossing_only = True
+            self._watch.crossing_only = True
             if self.captured and self.captured[-1] == self._end_step:
                 self._undo()
         self._captured_end, self._end_step = end, self.updates
@@ -357,22 +362,7 @@ class Recorder:
     # -- history ---------------------------------------------------------------------------------------------------
 
     def _flush(self) -> None:
-        rows, self._rows = self._rows, []
-        if not rows or self.store is None:
-            return
-        losses = np.full(len(rows), np.nan, np.float32)
-        tensors = [k for k, row in enumerate(rows) if isinstance(row[1], torch.Tensor)]
-        if tensors:
-            held = [rows[k][1] if rows[k][1].ndim == 0 else rows[k][1].reshape(-1)[0] for k in tensors]
-            if len({one.dtype for one in held}) > 1:
-                held = [one.float() for one in held]
-            losses[tensors] = torch.stack(held).float().cpu().numpy()       # one wait for the device
-        for k, row in enumerate(rows):
-            if row[1] is not None and not isinstance(row[1], torch.Tensor):
-                losses[k] = row[1]
-        with self._store_lock:
-            self.store.extend({LOSS: losses, RATE: np.array([row[2] for row in rows], np.float64)},
-                              steps=np.array([row[0] for row in rows]), clock=CLOCK)
+        self._history.write(self.store, self._store_lock)
 
     # -- states ----------------------------------------------------------------------------------------------------
 
@@ -381,14 +371,14 @@ class Recorder:
         beside those of model, optimizer and schedule. Call it at the end of the loop's body, or between epochs."""
         return {"updates": self.updates, **self._loop.state_dict(), "captured": list(self.captured),
                 "captured_end": self._captured_end, "end_step": self._end_step, "by_hand": list(self._by_hand),
-                "crossing_only": self._crossing_only,
+                "crossing_only": self._watch.crossing_only,
                 "also": {name: one.state_dict() for name, one in self._also.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a :meth:`state_dict`; the store is cut back to the snapshots there were then."""
-        self.updates = self._seen = state["updates"]
+        self._watch.updates = self._seen = state["updates"]
         self._loop.load_state_dict(state)
-        self._crossing_only, self._captured_end = state["crossing_only"], state["captured_end"]
+        self._watch.crossing_only, self._captured_end = state["crossing_only"], state["captured_end"]
         self._by_hand = list(state.get("by_hand", []))
         self._end_step = state.get("end_step", state["captured"][-1] if state["captured"] else 0)
         for name, one in self._also.items():
@@ -402,20 +392,20 @@ class Recorder:
     def rewind(self, updates: int, epoch: int | None = None) -> None:
         """Cut the store back to what there was after so many optimizer steps (and before an epoch, for what was logged),
         to go on from a checkpoint of then."""
-        self.updates = self._seen = updates
+        self._watch.updates = self._seen = updates
         self.captured = [step for step in self.captured if step <= updates]
         self._by_hand = [step for step in self._by_hand if step <= updates]
         if self.store is None:
             return
         if self._ring is not None:
             self._ring.drain()
-        self._rows = []
+        self._history.clear()
         with self._store_lock:
             times, steps = self.store["parameters"].times, self.store[LOSS].steps
             keep = {"main": int((np.asarray(times) <= updates).sum()) if len(self.store) else 0,
                     CLOCK: int((steps <= updates).sum())}
             self.store.truncate(keep)
-            self.captured = [round(t) for t in self.store["parameters"].times] if keep["main"] else []  # type: ignore[union-attr]
+            self.captured = steps_of_snapshots(self.store)
         entries = self._sidecar.logged()
         kept = [entry for entry in entries if entry["step"] <= updates and (epoch is None or entry["epoch"] < epoch)]
         if len(kept) < len(entries):
@@ -514,133 +504,47 @@ class Recorder:
             self._finished = True
             logger.warning("the run in %s is finished: it is left alone, and nothing more is recorded", self.path)
 
-    _finished = False
-
     # -- opening and closing ---------------------------------------------------------------------------------------
 
     def _open(self, resume: bool, replica: str | None) -> dict[str, Any] | None:
         """Make the store or open the one there is; the state to go on from, if any. On process 0 only."""
-        fields = {**self.manifest.fields, HASH: Field((16,), np.dtype("u1")),
-                  LOSS: Field((), np.dtype("f4"), clock=CLOCK),
-                  RATE: Field((sum(len(one.base_lrs) for one in self.schedules),), np.dtype("f8"), clock=CLOCK)}
-        room = None if self._cycles is None else {
-            "main": max(1, self._cycles.n_snapshots), CLOCK: max(1, self._cycles.total_steps)}
+        capacity = capacity_of(self._cycles)
         if not os.path.lexists(self.path):
             self._sidecar.remove("*")
-            provenance = {"manifest": self.manifest.to_dict(), "training": self._settings, "left_out": self._left}
-            self.store = Store.create(self.path, fields, capacity=room, provenance=provenance, replica=replica,
-                                      durability=self._durability)
+            self.store = create_run(self.path, self.manifest, self.schedules, capacity=capacity, settings=self._settings,
+                                    left_out=self._left, replica=replica, durability=self._durability)
             return None
         if not resume:
             raise StoreError(f"{self.path} is there already; resume=True goes on with it, else name another file")
-        self.store = Store.open(self.path, "a", capacity=room, durability=self._durability)
+        self.store = Store.open(self.path, "a", capacity=capacity, durability=self._durability)
         try:
-            return self._state_there()
+            check_run(self.store, self.path, self.manifest, self.model, self._settings)
+            self.captured = steps_of_snapshots(self.store)
+            return self._state_of(self.store)
         except BaseException:
             self.store.close()
             raise
 
-    def _state_there(self) -> dict[str, Any] | None:
-        assert self.store is not None
-        provenance = self.store.provenance
-        if "manifest" not in provenance or "training" not in provenance:
-            raise StoreError(f"{self.path} is a store, but not of a training run; name another file")
-        there = Manifest.in_store(self.store)
-        there.check(self.model)
-        if there != self.manifest:
-            mine, other = ({e.name: e for kind in KINDS for e in getattr(m, kind)} for m in (self.manifest, there))
-            named = differences({k: str(v[1:]) for k, v in other.items()}, {k: str(v[1:]) for k, v in mine.items()})
-            raise InputError(f"the snapshots of the run in {self.path} hold other tensors: {named}")
-        differing = differences(saved.flattened(provenance["training"]), saved.flattened(self._settings))
-        if differing:
-            raise InputError(f"the run in {self.path} has other settings: {differing}. Go on with the same settings, or name "
-                             "another file for another run")
-        self.captured = [round(t) for t in self.store["parameters"].times] if len(self.store) else []  # type: ignore[union-attr]
+    def _state_of(self, store: Store) -> dict[str, Any] | None:
+        """The state of the run in a store to go on from; None where whoever saved it will give it, or the run begins again."""
         if not self._states:
             return None         # whoever saves them will say where to go on (rewind, load_state_dict)
         state = self._sidecar.read("state.pt")
         if state is not None and not isinstance(state, dict):
             raise StoreError(f"{self._sidecar.folder / 'state.pt'} holds no state of a run but a {type(state).__name__}; "
                              f"{saved.ANEW}")
-        if state is not None and state.get("run") == self.store.run:
+        if state is not None and state.get("run") == store.run:
             return state
-        if self.captured and self._sidecar.read_text("begun") != self.store.run:
+        if self.captured and self._sidecar.read_text("begun") != store.run:
             raise StoreError(f"{self.path} holds {len(self.captured)} snapshots and no state of the run to go on from; "
                              "name another file, or delete this one and the folder beside it")
         self.rewind(0, 0)       # killed before its first state was saved: the run begins again
         return None
 
-    def _agree(self, open_: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:
-        """Process 0 opens the store; the others learn whether that went well and read the state themselves."""
-        if self._world == 1:
-            return open_()
-        answer: list[Any] = [None, False]
-        state = None
-        if self._rank == 0:
-            try:
-                state = open_()
-                answer[1] = state is not None
-            except Exception as error:
-                answer[0] = error
-        torch.distributed.broadcast_object_list(answer, src=0)
-        if answer[0] is not None:
-            raise answer[0]
-        return self._sidecar.read("state.pt") if answer[1] and self._rank else state
-
     def _start_ring(self) -> None:
         device = next(iter(self.manifest.tensors(self.model)["parameters"])).device
         if device.type == "cuda":
             self._ring = Ring(self.manifest.fields, CudaTransfer(device), self._write)
-
-    def _hook(self) -> None:
-        """Count the optimizer's steps, see those the scaler skips, and hear of the schedule's crossings."""
-        def stepped(k: int, optimizer: Any) -> None:
-            schedule = self.schedules[k]
-            found_inf = getattr(optimizer, "found_inf", None)       # fused optimizers skip inside their own kernel
-            if found_inf is not None and float(found_inf) > 0:
-                schedule._held = True
-                return
-            schedule._held = False
-            self._rates[k] = schedule.rates
-            self._stepped.add(k)
-            if k != self._first:
-                return
-            if self._cycles is not None and self._cycles.last_epoch == self._at_update:
-                self._crossing_only = True
-            self._at_update = schedule.last_epoch
-            self.updates += 1
-
-        def steps(k: int) -> None:
-            if k in self._stepped:      # an iteration begins
-                self._take_crossed()
-                self._stepped.clear()
-
-        self._handles = []
-        for k, one in enumerate(self.optimizers):
-            self._handles.append(one.register_step_post_hook(lambda optimizer, *_, k=k: stepped(k, optimizer)))
-            if len(self.optimizers) > 1:
-                self._handles.append(one.register_step_pre_hook(lambda *_, k=k: steps(k)))
-        if self._cycles is not None:
-            self._cycles._observers.append(self._crossed)
-        self._scaler_step = None
-        if self.scaler is not None and hasattr(self.scaler, "step"):
-            original = self._scaler_step = self.scaler.step
-
-            def step_and_see(optimizer: Any, *args: Any, **kwargs: Any) -> Any:
-                made = [False]
-                bare = unwrapped_optimizer(optimizer)
-                own = [k for k, one in enumerate(self.optimizers) if one is bare]
-                handle = bare.register_step_post_hook(lambda *_: made.__setitem__(0, True)) if own else None
-                try:
-                    out = original(optimizer, *args, **kwargs)
-                finally:
-                    if handle is not None:
-                        handle.remove()
-                if own and not made[0]:
-                    self.schedules[own[0]]._held = True     # until the next real step: the phase stays
-                return out
-
-            self.scaler.step = step_and_see
 
     def _end(self) -> None:
         """The training is over as planned, as far as one can see from here."""
@@ -705,15 +609,7 @@ class Recorder:
             if self._ring is not None:
                 self._ring.close()
         finally:
-            if self._cycles is not None:
-                with contextlib.suppress(ValueError):
-                    self._cycles._observers.remove(self._crossed)
-            for schedule in self.schedules:
-                schedule._held = False
-            for handle in getattr(self, "_handles", []):
-                handle.remove()
-            if getattr(self, "_scaler_step", None) is not None:
-                self.scaler.step = self._scaler_step
+            self._watch.end()
             if self.store is not None:
                 try:
                     self._flush()
@@ -732,59 +628,11 @@ class Recorder:
             self.close()
 
 
-def digest(vectors: Mapping[str, np.ndarray]) -> bytes:
-    """16 bytes (xxh3-128) that are the same for the same weights."""
-    made = xxhash.xxh3_128()
-    for kind in KINDS:
-        if kind in vectors:
-            made.update(np.ascontiguousarray(vectors[kind]).view(np.uint8).data)
-    return made.digest()
-
-
-def content_hash(model: torch.nn.Module) -> str:
-    """The hash of a model's weights and buffers, as the store holds it (field "content_hash") of every snapshot."""
-    return digest(to_vectors(model)).hex()
-
-
-def _optimizers_of(given: Any) -> list[torch.optim.Optimizer]:
-    """One optimizer or several, bare, each once."""
-    found: list[torch.optim.Optimizer] = []
-    for one in given if isinstance(given, list | tuple) else [given]:
-        bare = unwrapped_optimizer(one)
-        if not isinstance(bare, torch.optim.Optimizer):
-            raise InputError(f"optimizer is a torch.optim.Optimizer, or a list of such; got {type(bare).__name__}")
-        if all(bare is not other for other in found):
-            found.append(bare)
-    if not found:
-        raise InputError("optimizer is an empty list: no updates would be seen")
-    return found
-
-
-def _mean_loss(loss: Any) -> Any:
-    """One number a step, of losses of samples or devices their mean; not waited for."""
-    if isinstance(loss, torch.Tensor):
-        loss = loss.detach()
-        return loss if loss.ndim == 0 else loss.float().mean()
-    try:
-        return float(np.mean(loss))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"loss is a tensor or a number; got {type(loss).__name__}") from error
-
-
-def _check_optimizers(optimizers: list[torch.optim.Optimizer], model: torch.nn.Module) -> None:
-    """Raise InputError where the optimizers train another model.
-
-    A copy that nothing trains (an average of weights) is recorded beside any optimizer.
-    """
-    own = {id(one) for one in model.parameters()}
-    trained = {id(one) for optimizer in optimizers for group in optimizer.param_groups for one in group["params"]}
-    average = any(type(one).__name__ == "AveragedModel" for one in model.modules())
-    if not own & trained and not average and any(one.requires_grad for one in model.parameters()):
-        raise InputError("the optimizer trains none of this model's parameters: it was made for another model, or before the "
-                         "model's parameters were replaced. Make it of model.parameters()")
-
-
-def _rank_and_world() -> tuple[int, int]:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
+def _check_arguments(store: object, save_every: int | None, scaler: object) -> None:
+    """Raise InputError where arguments of a Recorder stand in each other's place."""
+    if not isinstance(store, str | os.PathLike):
+        raise InputError(f"store is the path of a file, made by the recorder; got {type(store).__name__}")
+    if save_every is not None and save_every < 1:
+        raise InputError(f"save_every is a number of steps, 1 or more; got {save_every!r}")
+    if isinstance(scaler, str) or callable(scaler):
+        raise InputError(f"scaler is a GradScaler; got {scaler!r}. Pass which parameters to record by name: parameters=")

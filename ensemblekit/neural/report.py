@@ -5,29 +5,37 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from ensemblekit.averaging.diversity import from_gram, gram_over
 from ensemblekit.averaging.principal import principal
 from ensemblekit.errors import InputError
-from ensemblekit.neural.batches import device_of
+from ensemblekit.neural.batches import Device, device_of
 from ensemblekit.neural.batchnorm import has_batch_norm
 from ensemblekit.neural.compare import compare
-from ensemblekit.neural.ensemble import Ensemble, predict
+from ensemblekit.neural.ensemble import Ensemble
 from ensemblekit.neural.evidence import Evidence
+from ensemblekit.neural.options import Ensembling
 from ensemblekit.neural.prediction import Prediction
 from ensemblekit.neural.saved import SavedPredictions, load_predictions, pooled, save_predictions
 from ensemblekit.neural.scores import Score, mean_scores, scores
 from ensemblekit.neural.selection import Method
 from ensemblekit.neural.selection import select as select_members
+from ensemblekit.neural.single import predict
 from ensemblekit.neural.temperature import TemperatureScaler
 from ensemblekit.scaling import ldexp
 from ensemblekit.store.opening import open_store
+from ensemblekit.store.store import Store
+from ensemblekit.store.stored import StoredSource
 
-AVERAGES = {"SWA": "swa", "EMA": "ema"}
+Source = Ensemble[Any] | Store | str | os.PathLike[str]
+Trajectory = tuple[np.ndarray | None, np.ndarray | None, float]
+"""Distances (M, M), plane (M, 2) and the share of variance in it."""
+AVERAGES: dict[str, Literal["swa", "ema"]] = {"SWA": "swa", "EMA": "ema"}
 LAST, TOGETHER, SELECTED = "last snapshot", "snapshot ensemble", "selected"
 
 
@@ -81,10 +89,11 @@ class Report:
                 "explained": None if np.isnan(self.explained) else self.explained, "notes": list(self.notes)}
 
 
-def report(source: Any, model: torch.nn.Module | None = None, loader: Any = None, *, train_loader: Any = None,
-           others: Mapping[str, torch.nn.Module] | None = None, groups: Any = None, n_bins: int = 15, folds: int = 2,
-           seed: int = 0, save: bool | str = False, name: str = "predictions", device: Any = None, select: Method | None = None,
-           **options: Any) -> Report:
+def report(source: Source, model: torch.nn.Module | None = None, loader: Iterable[Any] | None = None, *,
+           train_loader: Iterable[Any] | None = None,
+           others: Mapping[str, torch.nn.Module] | None = None, groups: ArrayLike | None = None, n_bins: int = 15,
+           folds: int = 2, seed: int = 0, save: bool | str = False, name: str = "predictions", device: Device = None,
+           select: Method | None = None, **options: Unpack[Ensembling]) -> Report:
     """One model, SWA and EMA of the same run, the snapshot ensemble, and the ensemble with a temperature.
 
     Arguments:
@@ -106,51 +115,56 @@ def report(source: Any, model: torch.nn.Module | None = None, loader: Any = None
     Raises InputError for tasks without classes, without labels, and as what it calls does.
     """
     notes: list[str] = []
-    if isinstance(source, Ensemble):
-        ens = source
-    elif loader is None:
+    if loader is None and not isinstance(source, Ensemble):
         return _from_saved(source, name, groups, n_bins, folds, seed, select)
-    elif model is None:
-        raise InputError("a report on a store needs the model, to put the weights into: report(store, model, loader)")
-    else:
-        ens = Ensemble.from_store(source, model, **options)
+    ens = _ensemble_of(source, model, options)
     if loader is None:
         raise InputError("a report needs a loader of test items with labels")
-    if ens.task == "regression":
-        raise InputError("a report is about classes; for numbers see neural.scores and neural.compare")
     loader = list(loader) if isinstance(loader, Iterator) else loader
     members, together = ens.predict_members(loader, device=device)
     if together.target is None:
         raise InputError("a report needs labels: pass a loader of (input, label)")
-    found: dict[str, Prediction] = {}
-
-    def asked(one: torch.nn.Module) -> Prediction:
-        answer = predict(one, loader, task=ens.task, forward=ens.convention.forward, device=device or device_of(one),
-                         ignore_index=ens.ignore_index, target=ens.convention.target, outputs=ens.convention.outputs)
-        assert isinstance(answer, Prediction)
-        return answer
-
-    for label, one in (others or {}).items():
-        found[label] = asked(one)
-    weights = ens.weights[ens.weights > 0]
-    found[LAST] = _one(members[-1], together)
+    predictions = {label: _answers(one, ens, loader, device) for label, one in (others or {}).items()}
+    predictions[LAST] = _one(members[-1], together)
     for label, average in AVERAGES.items():
-        made = _averaged(ens, average, train_loader, label, notes, device)
-        if made is not None:
-            found[label] = asked(made)
-    found[TOGETHER] = together
+        averaged = _averaged(ens, average, train_loader, label, notes, device)
+        if averaged is not None:
+            predictions[label] = _answers(averaged, ens, loader, device)
+    predictions[TOGETHER] = together
+    weights = ens.weights[ens.weights > 0]
     if save:
         if ens.path is None:
             raise InputError("save=True keeps predictions beside the store; make the ensemble with from_store")
         save_predictions(ens.path, "predictions" if save is True else save, members, together, weights,
-                         {label: p.probabilities for label, p in found.items() if label not in (LAST, TOGETHER)})
-    distances, plane, explained = _trajectory(ens.vectors["parameters"])
-    return _report(found, members, weights, groups, n_bins, folds, seed, notes, distances, plane, explained, select)
+                         {label: p.probabilities for label, p in predictions.items() if label not in (LAST, TOGETHER)})
+    return _report(predictions, members, weights, groups, n_bins, folds, seed, notes, _trajectory(ens.vectors["parameters"]),
+                   select)
 
 
-def _from_saved(source: Any, name: str, groups: Any, n_bins: int, folds: int, seed: int,
-                select: Method | None) -> Report:
-    store = open_store(source) if isinstance(source, str | os.PathLike) else source
+def _ensemble_of(source: Source, model: torch.nn.Module | None, options: Ensembling) -> Ensemble[Any]:
+    """The ensemble that a report is about. Raises InputError where its task has no classes."""
+    if isinstance(source, Ensemble):
+        ens = source
+    elif model is None:
+        raise InputError("a report on a store needs the model, to put the weights into: report(store, model, loader)")
+    else:
+        ens = Ensemble.from_store(source, model, **options)
+    if ens.task == "regression":
+        raise InputError("a report is about classes; for numbers see neural.scores and neural.compare")
+    return ens
+
+
+def _answers(model: torch.nn.Module, ens: Ensemble[Any], loader: Iterable[Any], device: Device) -> Prediction:
+    """What one model says of the items, as the ensemble reads them."""
+    answer = predict(model, loader, task=ens.task, forward=ens.convention.forward, device=device or device_of(model),
+                     ignore_index=ens.ignore_index, target=ens.convention.target, outputs=ens.convention.outputs)
+    assert isinstance(answer, Prediction)
+    return answer
+
+
+def _from_saved(source: Store | str | os.PathLike[str], name: str, groups: ArrayLike | None, n_bins: int, folds: int,
+                seed: int, select: Method | None) -> Report:
+    store: Store = open_store(source) if isinstance(source, str | os.PathLike) else source
     saved: SavedPredictions = load_predictions(store.path, name)
     if saved.target is None:
         raise InputError("these predictions were saved without labels; predict from a loader of (input, label)")
@@ -166,11 +180,11 @@ def _from_saved(source: Any, name: str, groups: Any, n_bins: int, folds: int, se
                          "save=True) makes it")
     found[TOGETHER] = together
     trajectory = _trajectory(store["parameters"]) if "parameters" in store and len(store) else (None, None, float("nan"))
-    return _report(found, saved.members, saved.weights, groups, n_bins, folds, seed, notes, *trajectory, select)
+    return _report(found, saved.members, saved.weights, groups, n_bins, folds, seed, notes, trajectory, select)
 
 
-def _report(found: dict[str, Prediction], members: np.ndarray, weights: np.ndarray, groups: Any, n_bins: int, folds: int,
-            seed: int, notes: list[str], distances: Any, plane: Any, explained: float, select: Method | None) -> Report:
+def _report(found: dict[str, Prediction], members: np.ndarray, weights: np.ndarray, groups: ArrayLike | None, n_bins: int,
+            folds: int, seed: int, notes: list[str], trajectory: Trajectory, select: Method | None) -> Report:
     together = found[TOGETHER]
     scaler = TemperatureScaler()
     found[f"{TOGETHER} + T"] = scaler.cross_fit(together, folds=folds, groups=groups, seed=seed)
@@ -191,16 +205,16 @@ def _report(found: dict[str, Prediction], members: np.ndarray, weights: np.ndarr
     if m > 1 and max(nll) > 1.5 * min(nll) and max(nll) - min(nll) > 0.05:
         notes.append(f"the snapshots differ much in quality (NLL {min(nll):.3g} to {max(nll):.3g}); early ones may do "
                      "harm: see the scores by number of members, and last=")
-    return Report(found, every, against, curve, _disagreement(members, together), distances, plane, explained, tuple(notes))
+    return Report(found, every, against, curve, _disagreement(members, together), *trajectory, tuple(notes))
 
 
-def _averaged(ens: Ensemble, average: str, loader: Iterable[Any] | None, label: str, notes: list[str],
-              device: Any) -> torch.nn.Module | None:
+def _averaged(ens: Ensemble, average: Literal["swa", "ema"], loader: Iterable[Any] | None, label: str, notes: list[str],
+              device: Device) -> torch.nn.Module | None:
     if loader is None and has_batch_norm(ens.member(-1)):
         notes.append(f"{label}: not made, for the model has batch-norm layers and no train_loader was given")
         return None
     loader = list(loader) if isinstance(loader, Iterator) else loader
-    made = ens.averaged_model(loader, average=average, barrier="ignore", device=device)     # type: ignore[arg-type]
+    made = ens.averaged_model(loader, average=average, barrier="ignore", device=device)
     if loader is not None and len(ens) > 1:
         rise = ens.rise(made, loader, device)
         if rise is not None and rise.above():
@@ -223,7 +237,7 @@ def _disagreement(members: np.ndarray, like: Prediction) -> np.ndarray:
         [[(a != b).mean() for b in choices] for a in choices])
 
 
-def _trajectory(parameters: Any) -> tuple[np.ndarray | None, np.ndarray | None, float]:
+def _trajectory(parameters: StoredSource | np.ndarray) -> Trajectory:
     """Distances of the snapshots and their principal plane, from the Gram matrix about their mean."""
     if len(parameters) < 2:
         return None, None, float("nan")

@@ -10,19 +10,16 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from contextvars import ContextVar
-from numbers import Integral
 from typing import Any, Literal
 
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
 from ensemblekit.errors import InputError
+from ensemblekit.neural import schedule_shapes as shapes
 
 Mode = Literal["balanced", "paper", "reference"]
 Momentum = Literal["carry", "reset"]
-shortened: ContextVar[bool] = ContextVar("shortened", default=False)
-"""Whether a schedule longer than its training is cut to it, as where a trainer tries a program out on a batch or two."""
 AHEAD = 256     # steps whose rates are worked out together
 
 
@@ -36,8 +33,8 @@ class CycleLR(LRScheduler):
 
     def __init__(self, optimizer: Any, total_steps: int, last_epoch: int = -1):
         self.total_steps = total_steps
-        self._observers: list[Callable[[int], None]] = []
-        self._held = False
+        self.observers: list[Callable[[int], None]] = []
+        self.held = False
         self._finish: dict[str, Any] | None = None
         self.ends: list[int] = self._ends()
         """After how many steps (optimizer updates, counted from 1) each snapshot is due, rising."""
@@ -110,15 +107,15 @@ class CycleLR(LRScheduler):
 
     def rate(self, step: int, group: int = 0) -> float:
         """The rate of a parameter group at any step, counted from 0. After total_steps it stays what it was last."""
-        base = self._base(group)
+        base = self.base_rate(group)
         step = min(max(step, 0), self.total_steps - 1)
         if self._finish is not None and step >= self._finish["start"]:
             high, share = self._way(step, group, base)
             low = min(self._floor(group, base), high)
-            return high * _cosine(share) + low * (1 - _cosine(share))
+            return high * shapes.cosine(share) + low * (1 - shapes.cosine(share))
         return self._rate(step, group, base)
 
-    def _base(self, group: int) -> float:
+    def base_rate(self, group: int) -> float:
         base = self.base_lrs[group]
         if isinstance(base, torch.Tensor):      # read once: on a GPU every look would wait for it
             self.base_lrs = [float(one) for one in self.base_lrs]
@@ -129,7 +126,7 @@ class CycleLR(LRScheduler):
 
     def step(self, epoch: int | None = None) -> None:
         """One step on, after optimizer.step(). A step that a GradScaler skipped keeps the phase (see Recorder)."""
-        if self._held:
+        if self.held:
             return
         if len(self.optimizer.param_groups) != len(self.base_lrs):
             raise InputError(f"the schedule knows {len(self.base_lrs)} parameter groups and the optimizer has "
@@ -140,11 +137,11 @@ class CycleLR(LRScheduler):
             self.last_epoch = before + 1
             self._last_lr = self._set(self.get_lr())
             return
-        if self._observers and before >= 0:
+        if self.observers and before >= 0:
             reached = before + 1 if epoch is None else epoch
             passed = slice(bisect_right(self.ends, before), bisect_right(self.ends, reached))
             for end in self.ends[passed]:
-                for observer in self._observers:        # before the rate jumps, after the last update at its minimum
+                for observer in self.observers:        # before the rate jumps, after the last update at its minimum
                     observer(end)
         super().step(epoch)
         self._look()
@@ -167,6 +164,11 @@ class CycleLR(LRScheduler):
     def _moved(self, before: int) -> None:
         """For what happens at a restart."""
 
+    @property
+    def finishes_early(self) -> bool:
+        """Whether :meth:`finish` brought its end forward."""
+        return self._finish is not None
+
     def finish(self, steps: int) -> None:
         """Come down to the minimum within so many steps from here and end there: for a deadline.
 
@@ -179,7 +181,7 @@ class CycleLR(LRScheduler):
         if steps < 1:
             raise InputError(f"finish(steps) takes one step or more; got {steps!r}")
         start = max(self.last_epoch, 0)
-        way = [list(self._way(start, g, self._base(g))) for g in range(len(self.base_lrs))]
+        way = [list(self._way(start, g, self.base_rate(g))) for g in range(len(self.base_lrs))]
         self._finish = {"start": start, "steps": int(steps), "way": way}
         self.total_steps = start + int(steps)
         self.ends = [end for end in self.ends if end <= start] + [self.total_steps]
@@ -189,7 +191,7 @@ class CycleLR(LRScheduler):
     def state_dict(self) -> dict[str, Any]:
         """Settings and phase, plain data: no function, no reference to the optimizer."""
         return {"config": self.config, "last_epoch": self.last_epoch, "_step_count": self._step_count,
-                "base_lrs": [self._base(g) for g in range(len(self.base_lrs))],
+                "base_lrs": [self.base_rate(g) for g in range(len(self.base_lrs))],
                 "_last_lr": [float(rate) for rate in self._last_lr],
                 "finish": None if self._finish is None else dict(self._finish), "ends": list(self.ends)}
 
@@ -203,7 +205,7 @@ class CycleLR(LRScheduler):
         if state_dict["finish"] is not None or self._finish is not None:
             theirs.pop("total_steps")
             ours.pop("total_steps")
-        differing = differences(theirs, ours)
+        differing = shapes.differences(theirs, ours)
         if differing:
             raise InputError(f"this state is of another schedule: {differing}")
         self._finish = None if state_dict["finish"] is None else dict(state_dict["finish"])
@@ -252,8 +254,8 @@ class CyclicCosineLR(CycleLR):
                  eta_min: float | Sequence[float] = 0.0, warmup_steps: int = 0, peak_decay: float = 1.0,
                  alphas: Sequence[float] | None = None, T_mult: float = 1.0, momentum: Momentum = "carry",
                  last_epoch: int = -1):
-        total_steps, n_cycles, warmup_steps = _counts(total_steps, n_cycles, warmup_steps, "warmup_steps")
-        if shortened.get() and alphas is not None:
+        total_steps, n_cycles, warmup_steps = shapes.check_counts(total_steps, n_cycles, warmup_steps, "warmup_steps")
+        if shapes.shortened.get() and alphas is not None:
             alphas = alphas[:n_cycles]
         if mode not in ("balanced", "paper", "reference"):
             raise InputError(f'mode is "balanced", "paper" or "reference"; got {mode!r}')
@@ -268,17 +270,17 @@ class CyclicCosineLR(CycleLR):
         self.n_cycles, self.mode, self.warmup_steps = n_cycles, mode, warmup_steps
         self.peak_decay, self.T_mult, self.momentum = float(peak_decay), float(T_mult), momentum
         self.alphas = None if alphas is None else tuple(map(float, alphas))
-        self.eta_min = _per_group(eta_min, optimizer, "eta_min")
+        self.eta_min = shapes.per_group(eta_min, optimizer, "eta_min")
         if momentum == "reset" and last_epoch == -1 and optimizer.state:
             raise InputError(f"momentum=\"reset\" forgets the optimizer's state, and {type(optimizer).__name__} has some "
                              "before its first step (or has made steps already); make the schedule first, or carry it")
         steps = total_steps - warmup_steps
         if mode == "balanced":
             edges = ([steps * k // n_cycles for k in range(n_cycles + 1)] if T_mult == 1 else
-                     _geometric(steps, n_cycles, T_mult))
+                     shapes.geometric_edges(steps, n_cycles, T_mult))
         else:
             edges = [*range(0, steps, -(-steps // n_cycles)), steps]
-        if shortened.get():     # cycles of uneven lengths may have no step at all in so few
+        if shapes.shortened.get():     # cycles of uneven lengths may have no step at all in so few
             edges = sorted(set(edges))
         self._starts = [warmup_steps + edge for edge in edges]
         if any(b <= a for a, b in zip(self._starts, self._starts[1:], strict=False)):
@@ -287,9 +289,9 @@ class CyclicCosineLR(CycleLR):
         super().__init__(optimizer, total_steps, last_epoch)
         lowest = min(self._peak(k) for k in range(len(self._starts) - 1))
         for k, low in enumerate(self.eta_min):
-            if low > self._base(k) * lowest:
+            if low > self.base_rate(k) * lowest:
                 raise InputError(f"eta_min is the rate at the bottom of a cycle, and {low:g} lies above the peak of parameter "
-                                 f"group {k}, {self._base(k) * lowest:g}: its rate would rise. Give a list, one eta_min a "
+                                 f"group {k}, {self.base_rate(k) * lowest:g}: its rate would rise. Give a list, one eta_min a "
                                  "group, none above the group's own peak")
 
     @property
@@ -308,7 +310,7 @@ class CyclicCosineLR(CycleLR):
         if step < self.warmup_steps:
             return self._peak(0) * (step + 1) / (self.warmup_steps + 1)
         cycle = bisect_right(self._starts, step) - 1
-        return self._peak(cycle) * _cosine(self._share(step, cycle))
+        return self._peak(cycle) * shapes.cosine(self._share(step, cycle))
 
     def _peak(self, cycle: int) -> float:
         return (1.0 if self.alphas is None else self.alphas[min(cycle, self.n_cycles - 1)]) * self.peak_decay**cycle
@@ -328,7 +330,7 @@ class CyclicCosineLR(CycleLR):
         if step < self.warmup_steps:
             return self.factor(step) * base
         cycle = bisect_right(self._starts, step) - 1
-        share = _cosine(self._share(step, cycle))
+        share = shapes.cosine(self._share(step, cycle))
         return self._peak(cycle) * base * share + low * (1 - share)
 
     def _floor(self, group: int, base: float) -> float:
@@ -373,7 +375,7 @@ class TriangularLR(CycleLR):
 
     def __init__(self, optimizer: Any, *, total_steps: int, n_cycles: int, alpha_1: float, alpha_2: float,
                  start_step: int = 0, last_epoch: int = -1):
-        total_steps, n_cycles, start_step = _counts(total_steps, n_cycles, start_step, "start_step")
+        total_steps, n_cycles, start_step = shapes.check_counts(total_steps, n_cycles, start_step, "start_step")
         if not 0 <= alpha_2 <= alpha_1 < math.inf:
             raise InputError(f"alpha_1 is the rate at the top, alpha_2 that at the bottom; got {alpha_1!r}, {alpha_2!r}")
         self.n_cycles, self.start_step = n_cycles, start_step
@@ -391,9 +393,9 @@ class TriangularLR(CycleLR):
         return [a + -(-(b - a) // 2) for a, b in zip(self._starts, self._starts[1:], strict=False)]
 
     def _rate(self, step: int, group: int, base: float) -> float:
-        ratio = _ratio(base, self._base(0))
+        ratio = shapes.ratio_of_rates(base, self.base_rate(0))
         if step < self.start_step:
-            return _published(step / self.start_step, base, self.alpha_1 * ratio)
+            return shapes.published(step / self.start_step, base, self.alpha_1 * ratio)
         cycle = bisect_right(self._starts, step) - 1
         length = self._starts[cycle + 1] - self._starts[cycle]
         bottom = -(-length // 2)
@@ -402,7 +404,7 @@ class TriangularLR(CycleLR):
         return ratio * (self.alpha_1 * (1 - share) + self.alpha_2 * share)
 
     def _floor(self, group: int, base: float) -> float:
-        return self.alpha_2 * _ratio(base, self._base(0))
+        return self.alpha_2 * shapes.ratio_of_rates(base, self.base_rate(0))
 
     def _config(self) -> dict[str, Any]:
         return {"n_cycles": self.n_cycles, "alpha_1": self.alpha_1, "alpha_2": self.alpha_2,
@@ -423,7 +425,7 @@ class SWAConstantLR(CycleLR):
 
     def __init__(self, optimizer: Any, *, total_steps: int, n_cycles: int, swa_lr: float, start_step: int = 0,
                  last_epoch: int = -1):
-        total_steps, n_cycles, start_step = _counts(total_steps, n_cycles, start_step, "start_step")
+        total_steps, n_cycles, start_step = shapes.check_counts(total_steps, n_cycles, start_step, "start_step")
         if not 0 < swa_lr < math.inf:
             raise InputError(f"swa_lr is above 0; got {swa_lr!r}")
         self.n_cycles, self.start_step, self.swa_lr = n_cycles, start_step, float(swa_lr)
@@ -435,66 +437,12 @@ class SWAConstantLR(CycleLR):
 
     def _rate(self, step: int, group: int, base: float) -> float:
         low = self._floor(group, base)
-        return _published(step / self.start_step, base, low) if step < self.start_step else low
+        return shapes.published(step / self.start_step, base, low) if step < self.start_step else low
 
     def _floor(self, group: int, base: float) -> float:
-        return self.swa_lr * _ratio(base, self._base(0))
+        return self.swa_lr * shapes.ratio_of_rates(base, self.base_rate(0))
 
     def _config(self) -> dict[str, Any]:
         return {"n_cycles": self.n_cycles, "swa_lr": self.swa_lr, "start_step": self.start_step}
 
 
-def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
-    """What differs between two settings, in words; "" where nothing does."""
-    return "; ".join(f"{name} was {theirs.get(name, 'not set')!r} and is {ours.get(name, 'not set')!r}"
-                     for name in {**theirs, **ours} if theirs.get(name) != ours.get(name))
-
-
-def _cosine(share: float) -> float:
-    return 0.5 * (math.cos(math.pi * share) + 1)
-
-
-def _published(share: float, high: float, low: float) -> float:
-    """The rate of the FGE and SWA code before it begins: constant to 1/2, falling in a straight line to 9/10."""
-    if share <= 0.5:
-        return high
-    return low if share >= 0.9 else high + (low - high) * (share - 0.5) / 0.4
-
-
-def _ratio(base: float, first: float) -> float:
-    return base / first if first else 1.0
-
-
-def _geometric(steps: int, n_cycles: int, ratio: float) -> list[int]:
-    """Edges of n cycles, each `ratio` times as long as the one before, rounded to steps."""
-    lengths = [ratio**k for k in range(n_cycles)]
-    total, edges, done = math.fsum(lengths), [0], 0.0
-    for length in lengths:
-        done += length
-        edges.append(round(steps * done / total))
-    edges[-1] = steps
-    return edges
-
-
-def _counts(total_steps: Any, n_cycles: Any, before: Any, name: str) -> tuple[int, int, int]:
-    values = []
-    for what, value in (("total_steps", total_steps), ("n_cycles", n_cycles), (name, before)):
-        if isinstance(value, bool) or not isinstance(value, Integral):
-            raise InputError(f"{what} is a whole number; got {value!r}")
-        values.append(int(value))
-    total_steps, n_cycles, before = values
-    if shortened.get() and total_steps > 0 and n_cycles > 0 and before >= 0:
-        before = min(before, total_steps - 1)
-        n_cycles = min(n_cycles, total_steps - before)
-    if n_cycles < 1 or before < 0 or n_cycles > total_steps - before:
-        raise InputError(f"there is at least one step a cycle; got total_steps={total_steps!r}, n_cycles={n_cycles!r}"
-                         + (f", {name}={before!r}" if before else "") + ". Train longer, or ask for fewer cycles")
-    return total_steps, n_cycles, before
-
-
-def _per_group(value: float | Sequence[float], optimizer: Any, name: str) -> tuple[float, ...]:
-    groups = len(optimizer.param_groups)
-    values = tuple(map(float, value)) if isinstance(value, Sequence) else (float(value),) * groups
-    if len(values) != groups or not all(0 <= v < math.inf for v in values):
-        raise InputError(f"{name} is one number of 0 or more, or one for each of the {groups} parameter groups; got {value!r}")
-    return values

@@ -32,9 +32,9 @@ class ManualSchedule:
                 setting = sorted(value) if isinstance(value, Counter) else value
                 if not name.startswith("_") and name not in self.CHANGING and is_plain(setting):
                     self.config[f"{name}{k or ''}"] = setting
-        self._held = False
+        self.held = False
 
-    def _base(self, group: int) -> float:
+    def base_rate(self, group: int) -> float:
         return self.base_lrs[group]
 
     @property

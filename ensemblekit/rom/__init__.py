@@ -12,15 +12,15 @@ from ensemblekit.rom.basis import Basis as Basis
 from ensemblekit.rom.compress import compress as compress
 from ensemblekit.rom.decay import DecayRate as DecayRate
 from ensemblekit.rom.decay import decay_rate as decay_rate
+from ensemblekit.rom.decompose import plan as plan
+from ensemblekit.rom.decompose import pod as pod
+from ensemblekit.rom.decompose.plan import Plan as Plan
+from ensemblekit.rom.decompose.streaming import IncrementalPOD as IncrementalPOD
 from ensemblekit.rom.export import export as export
-from ensemblekit.rom.incremental import IncrementalPOD as IncrementalPOD
 from ensemblekit.rom.ingest import ingest as ingest
 from ensemblekit.rom.mesh import Mesh as Mesh
-from ensemblekit.rom.plan import plan as plan
-from ensemblekit.rom.pod import pod as pod
 from ensemblekit.rom.rank import gavish_donoho as gavish_donoho
 from ensemblekit.rom.read import read as read
-from ensemblekit.rom.route import Plan as Plan
 
 
 def __getattr__(name: str) -> _Any:

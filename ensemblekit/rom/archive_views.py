@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ensemblekit.errors import InputError
-from ensemblekit.rom.problem import products_of, snapshot_at
+from ensemblekit.rom.decompose.problem import products_of, snapshot_at
 from ensemblekit.rom.product import element_weights, is_sparse, without_missing
 from ensemblekit.scaling import ldexp
-from ensemblekit.source import WHOLE, Block, Cut, Field, Piece
+from ensemblekit.source import Block, Cut, Field, Piece
+from ensemblekit.source_cuts import WHOLE
 from ensemblekit.source_views import PieceView, SourceView
 
 JOB_BYTES = 32 << 20

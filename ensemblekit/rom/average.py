@@ -36,7 +36,8 @@ from ensemblekit.scaling import (
     representable,
     scaled,
 )
-from ensemblekit.source import Block, SnapshotSource, as_source, check_times, uneven_steps
+from ensemblekit.source import Block, SnapshotSource, as_source
+from ensemblekit.source_clock import check_times, uneven_steps
 from ensemblekit.source_views import weighted_by
 
 logger = logging.getLogger("ensemblekit")

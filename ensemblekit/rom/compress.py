@@ -25,9 +25,9 @@ from ensemblekit.rom.archive_views import (
     roots_of_weights,
     without_gaps,
 )
+from ensemblekit.rom.decompose.problem import times_of
 from ensemblekit.rom.encode import Norm, Reference, _Coded, _encode, _Wanted
 from ensemblekit.rom.mesh import Mesh, constants_for, mesh_of
-from ensemblekit.rom.problem import times_of
 from ensemblekit.rom.quantise import (
     differenced,
     narrowest,

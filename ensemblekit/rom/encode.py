@@ -23,8 +23,8 @@ from ensemblekit.rom.archive_views import (
     ScaledField,
     WeighedField,
 )
-from ensemblekit.rom.gaps import GapsError
-from ensemblekit.rom.pod import pod
+from ensemblekit.rom.decompose import pod
+from ensemblekit.rom.decompose.gaps import GapsError
 from ensemblekit.rom.quantise import (
     best_axes,
     shuffled,

@@ -23,7 +23,7 @@ def _estimator() -> type:
     class POD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """Proper orthogonal decomposition of the rows of X, as a transformer.
 
-        Parameters are those of :func:`ensemblekit.rom.pod`. `n_components` is the rank; larger than what X has, it is cut
+        Parameters are those of :func:`ensemblekit.rom.decompose`. `n_components` is the rank; larger than what X has, it is cut
         to that. Fitted attributes: ``basis_`` (the Basis), ``components_`` (k, size), ``singular_values_``, ``mean_``,
         ``explained_variance_``, ``explained_variance_ratio_``, ``n_components_``.
         """
@@ -46,7 +46,7 @@ def _estimator() -> type:
 
         def fit_transform(self, X: Any, y: Any = None) -> np.ndarray:
             """Decompose the rows of X and return their coefficients (n, k)."""
-            from ensemblekit.rom.pod import pod
+            from ensemblekit.rom.decompose import pod
 
             values = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
             rank = self.n_components

@@ -10,7 +10,8 @@ import numpy as np
 
 from ensemblekit.rom.mesh import Mesh
 from ensemblekit.rom.readers.reader import Reader, chosen
-from ensemblekit.source import WHOLE, Access, Block, Cut, Field, Piece, check_window, cuts_of
+from ensemblekit.source import Access, Block, Cut, Field, Piece, cuts_of
+from ensemblekit.source_cuts import WHOLE, check_window
 from ensemblekit.store.stored import StoredSource
 
 BATCH = 16 << 20

@@ -30,7 +30,7 @@ from ensemblekit.rom.cells import (
 )
 from ensemblekit.rom.curved import curved_measures
 from ensemblekit.source import ReplicaSet, StackedSource
-from ensemblekit.store.hdf5 import Layout
+from ensemblekit.store.layout import Layout
 from ensemblekit.store.store import Store
 from ensemblekit.store.stored import StoredSource, constants_of
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol, TypeAlias, TypeGuard
 
 import numpy as np
 
@@ -11,7 +11,29 @@ from ensemblekit.intake import as_array
 from ensemblekit.scaling import ldexp
 
 
-def is_sparse(product: Any) -> bool:
+class SparseMatrix(Protocol):
+    """What is used of a matrix or an array of scipy.sparse."""
+
+    data: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def T(self) -> SparseMatrix: ...
+    def diagonal(self) -> np.ndarray: ...
+    def tocsr(self) -> SparseMatrix: ...
+    def max(self) -> float: ...
+    def __abs__(self) -> SparseMatrix: ...
+    def __sub__(self, other: SparseMatrix) -> SparseMatrix: ...
+    def __mul__(self, factor: float) -> SparseMatrix: ...
+    def __matmul__(self, columns: np.ndarray) -> np.ndarray: ...
+
+
+InnerProduct: TypeAlias = np.ndarray | SparseMatrix | None
+"""None (Euclidean), weights that fit the item from the left, or a mass matrix."""
+
+
+def is_sparse(product: object) -> TypeGuard[SparseMatrix]:
     """Whether it is a scipy sparse matrix or array (without importing scipy)."""
     return type(product).__module__.startswith("scipy.sparse")
 

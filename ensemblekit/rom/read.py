@@ -18,7 +18,8 @@ from ensemblekit.rom.file_source import FileSource, MeshedSource, Part
 from ensemblekit.rom.mesh import Mesh, mesh_of
 from ensemblekit.rom.readers.clock import on_one_clock
 from ensemblekit.rom.readers.reader import Options, Reader, all_timed, check_readable, known_times, numbers_in_names
-from ensemblekit.source import Field, SnapshotSource, check_times
+from ensemblekit.source import Field, SnapshotSource
+from ensemblekit.source_clock import check_times
 from ensemblekit.store.stored import StoredSource
 
 MOST_TWINS = 64

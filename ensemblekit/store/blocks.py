@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ensemblekit.errors import StoreError
-from ensemblekit.source import WHOLE, Block, JoinedField
-from ensemblekit.store.hdf5 import Dataset, Identity
+from ensemblekit.source import Block
+from ensemblekit.source_cuts import WHOLE
+from ensemblekit.source_joined import JoinedField
+from ensemblekit.store.datasets import Dataset, Identity
 
 PAGE = mmap.PAGESIZE
 OPEN_MAPS = 256

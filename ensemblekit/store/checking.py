@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
+import time as clock_time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from operator import itemgetter
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from ensemblekit.errors import InputError, UnknownFieldError
+from ensemblekit.errors import InputError, StoreError, UnknownFieldError
 from ensemblekit.intake import as_array
 from ensemblekit.source import Field
+from ensemblekit.store.names import segment_path
 from ensemblekit.store.schema import META, Schema
 
 LARGEST_LOG = 700.0
@@ -217,3 +222,25 @@ def _backwards(times: np.ndarray) -> str:
     """Which of these times is before the one before it, in words; nothing where none is."""
     back = np.flatnonzero(np.diff(times) < 0)
     return f"; {times[back[0] + 1]:g} comes after {times[back[0]]:g}" if len(back) else ""
+
+
+def check_free(path: str, particles: bool) -> None:
+    """Raise InputError, StoreError where no new store can be made under this name."""
+    if particles and not path.endswith(".h5md"):
+        raise InputError(f"a store of particle positions ends in .h5md, as MDAnalysis goes by the suffix; got {path!r}. "
+                         f"Call it {Path(path).with_suffix('.h5md').name!r}")
+    for taken in (path, segment_path(path, 1)):
+        if os.path.lexists(taken):
+            raise StoreError(f"{taken} is there already; ek.open(path, \"a\") appends to a store, or delete it first")
+    if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
+        raise StoreError(f"the folder of {path!r} does not exist; make it first")
+
+
+def checked_provenance(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What is said of where a run is from, with the time. Raises InputError where JSON does not hold it."""
+    try:
+        provenance = json.loads(json.dumps(dict(given or {}), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"provenance is data that JSON can hold (text, numbers, lists, mappings): {error}") from error
+    provenance.setdefault("created", clock_time.strftime("%Y-%m-%dT%H:%M:%SZ", clock_time.gmtime()))
+    return provenance

@@ -12,7 +12,8 @@ import numpy as np
 from ensemblekit.errors import StoreDamagedError, StoreError
 from ensemblekit.source import Field
 from ensemblekit.store.blocks import check_identity
-from ensemblekit.store.hdf5 import Foreign, Layout, read_layout
+from ensemblekit.store.foreign import Foreign
+from ensemblekit.store.layout import Layout, read_layout
 from ensemblekit.store.names import missing_files, segment_path, segments_of
 from ensemblekit.store.schema import Schema
 from ensemblekit.store.segments import Segment, files_of

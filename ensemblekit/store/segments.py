@@ -21,24 +21,11 @@ import numpy as np
 
 from ensemblekit.errors import StoreBusyError, StoreError
 from ensemblekit.files import replacing
-from ensemblekit.store.hdf5 import (
-    SECTOR,
-    Dataset,
-    Fill,
-    Filters,
-    Layout,
-    NotInPlace,
-    View,
-    closed_record,
-    files_in,
-    lengths_seen,
-    open_record,
-    read_layout,
-    shapes_seen,
-    write_all,
-    write_empty,
-    write_filtered,
-)
+from ensemblekit.store.closing import closed_record, files_in, open_record
+from ensemblekit.store.creation import SECTOR, Fill, Filters, NotInPlace, View, write_empty, write_filtered
+from ensemblekit.store.datasets import Dataset
+from ensemblekit.store.hdf5 import lengths_seen, shapes_seen, write_all
+from ensemblekit.store.layout import Layout, read_layout
 from ensemblekit.store.locks import unlock
 from ensemblekit.store.schema import CLOSED, Schema
 from ensemblekit.store.space import Space

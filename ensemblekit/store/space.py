@@ -15,7 +15,8 @@ import numpy as np
 from ensemblekit.errors import StoreDamagedError
 from ensemblekit.store.blocks import write_back
 from ensemblekit.store.chunks import END_OF_FILE_AT, ChunkTree
-from ensemblekit.store.hdf5 import Layout, write_all
+from ensemblekit.store.hdf5 import write_all
+from ensemblekit.store.layout import Layout
 from ensemblekit.store.places import ENTRY, NODES, Group, Run, aligned, groups_of, read_table, runs_in
 
 SHARE = 16              # a group grows by this part of what it has,

@@ -1,11 +1,13 @@
-"""The snapshot store: one run in one or more HDF5 files, appended to by one writer, read by anyone at any time."""
+"""The snapshot store: one run in one or more HDF5 files, appended to by one writer, read by anyone at any time.
+
+One class, and longer than most files here: it is the door to all the others of this folder, and its methods share one
+lock, one owner and one state of "open, changing, stale, closed" that would have to be handed about if they were apart.
+"""
 
 from __future__ import annotations
 
-import json
 import os
 import threading
-import time as clock_time
 import uuid
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,12 +27,22 @@ from ensemblekit.errors import (
 )
 from ensemblekit.files import most_bytes
 from ensemblekit.source import Access, Cut, Field, Piece
-from ensemblekit.store.checking import Checks, Durability, check_options, meta_of_many, meta_of_one, weights_of_logs
+from ensemblekit.store.checking import (
+    Checks,
+    Durability,
+    check_free,
+    check_options,
+    checked_provenance,
+    meta_of_many,
+    meta_of_one,
+    weights_of_logs,
+)
 from ensemblekit.store.checksums import digest_of
 from ensemblekit.store.contents import Contents
-from ensemblekit.store.hdf5 import Foreign, Layout, read_file
+from ensemblekit.store.foreign import Foreign
+from ensemblekit.store.layout import Layout, read_file
 from ensemblekit.store.locks import Lock
-from ensemblekit.store.names import first_of, folder_of, segment_path
+from ensemblekit.store.names import first_of, folder_of
 from ensemblekit.store.schema import MAIN, Schema, check_constants, check_fields
 from ensemblekit.store.stored import StoredField, StoredSource, Table
 from ensemblekit.store.writer import Writer, new_writer, writer_of
@@ -104,16 +116,14 @@ class Store:
         cannot be committed in place: then a snapshot is safe when ``flush`` or ``extend`` returned."""
         path = os.fspath(path)
         fields = check_fields(fields)
-        path = os.fspath(path)
-        fields = check_fields(fields)
         check_options(durability, capacity)
         if not isinstance(time_unit, str) or not isinstance(author, str):
             raise InputError(f"time_unit and author are text; got {time_unit!r}, {author!r}")
         md = any(f.kind == "position" for f in fields.values())
-        _check_free(path, md)
+        check_free(path, md)
         fixed = check_constants(constants or {})
         schema = Schema(fields, run or uuid.uuid4().hex, None if replica is None else str(replica),
-                        time_unit or ("ps" if md else ""), _checked_provenance(provenance), author,
+                        time_unit or ("ps" if md else ""), checked_provenance(provenance), author,
                         constants={name: digest_of(values) for name, values in fixed.items()} or None)
         # the real path: links, and a later change of folder, lead to the same lock, segments and folder
         store = cls(Contents(os.path.realpath(path), schema), "a", durability)
@@ -124,7 +134,6 @@ class Store:
     def open(cls, path: str | os.PathLike[str], mode: Literal["r", "a"] = "r", *, durability: Durability = "process",
              capacity: int | Mapping[str, int] | None = None, incomplete: bool = False, external: bool = False) -> Store:
         """See :func:`ensemblekit.open`."""
-        path = os.path.realpath(path)       # its other files stand beside the file itself, not beside a link to it
         path = os.path.realpath(path)       # its other files stand beside the file itself, not beside a link to it
         if mode not in ("r", "a"):
             raise InputError(f'mode is "r" (read) or "a" (append); got {mode!r}. A new store: ek.create')
@@ -274,7 +283,6 @@ class Store:
     @property
     def provenance(self) -> Mapping[str, Any]:
         return dict(self._schema.provenance or {}) if self._schema else {}
-
 
     @property
     def constants(self) -> Mapping[str, np.ndarray]:
@@ -564,28 +572,6 @@ class Store:
         from ensemblekit.store.verify import verify
 
         return verify(self.path, timeout=timeout)
-
-
-def _check_free(path: str, particles: bool) -> None:
-    """Raise InputError, StoreError where no new store can be made under this name."""
-    if particles and not path.endswith(".h5md"):
-        raise InputError(f"a store of particle positions ends in .h5md, as MDAnalysis goes by the suffix; got {path!r}. "
-                         f"Call it {Path(path).with_suffix('.h5md').name!r}")
-    for taken in (path, segment_path(path, 1)):
-        if os.path.lexists(taken):
-            raise StoreError(f"{taken} is there already; ek.open(path, \"a\") appends to a store, or delete it first")
-    if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
-        raise StoreError(f"the folder of {path!r} does not exist; make it first")
-
-
-def _checked_provenance(given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What is said of where a run is from, with the time. Raises InputError where JSON does not hold it."""
-    try:
-        provenance = json.loads(json.dumps(dict(given or {}), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"provenance is data that JSON can hold (text, numbers, lists, mappings): {error}") from error
-    provenance.setdefault("created", clock_time.strftime("%Y-%m-%dT%H:%M:%SZ", clock_time.gmtime()))
-    return provenance
 
 
 def _appending(contents: Contents, lock: Lock, checks: Checks, durability: Durability,

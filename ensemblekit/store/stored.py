@@ -12,9 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ensemblekit.parts import STEP_NAMES, TIME_NAMES, warn_of_restart, written_once
-from ensemblekit.source import WHOLE, Access, Cut, Field, Piece, check_window, cuts_of
+from ensemblekit.source import Access, Cut, Field, Piece, cuts_of
+from ensemblekit.source_cuts import WHOLE, check_window
 from ensemblekit.store.blocks import SlabPiece, Span, StoredPiece
-from ensemblekit.store.hdf5 import FEW_TICKS, Dataset, Foreign, Identity, Layout, Ticks, identity_of, read_constants
+from ensemblekit.store.datasets import Dataset, Identity, identity_of
+from ensemblekit.store.foreign import FEW_TICKS, Foreign, Ticks
+from ensemblekit.store.layout import Layout, read_constants
 from ensemblekit.store.places import Run, groups_of, read_table, runs_in, stretches
 
 

@@ -18,7 +18,8 @@ from ensemblekit.files import sync_folder
 from ensemblekit.store.checking import Checks, Durability
 from ensemblekit.store.checksums import checksums
 from ensemblekit.store.contents import Contents
-from ensemblekit.store.hdf5 import Layout, NotInPlace
+from ensemblekit.store.creation import NotInPlace
+from ensemblekit.store.layout import Layout
 from ensemblekit.store.locks import Lock, share, unlock
 from ensemblekit.store.names import remove_leftovers, segment_path, segments_of
 from ensemblekit.store.schema import META, Schema

@@ -6,9 +6,14 @@ import importlib.util
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ensemblekit.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ensemblekit.tour.act import Act
 
 PACKAGES = ("MDAnalysis", "MDAnalysisTests", "torch", "sklearn", "matplotlib")
 
@@ -56,7 +61,7 @@ def _clear(folder: Path) -> None:
             path.unlink()
 
 
-def _tell(console: Any, number: int, name: str, act: Any) -> None:
+def _tell(console: Console, number: int, name: str, act: Act) -> None:
     from rich.console import Group
     from rich.panel import Panel
     from rich.table import Table

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +15,12 @@ from ensemblekit import rom
 from ensemblekit.errors import EnsemblekitError
 from ensemblekit.tour.act import Act, Figure, Number, size_of
 from ensemblekit.tour.style import BLUE, INK, MUTED, ORANGE, RED, TEAL, figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from ensemblekit.rom.testbeds.wake import CylinderWake
+    from ensemblekit.store.stored import StoredField
 
 CODE = """\
 wake = rom.testbeds.cylinder_wake(reynolds=100)
@@ -52,35 +59,72 @@ class Follower(threading.Thread):
             self.failure = str(error)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Wake:
+    """A wake that was computed, stored and taken apart."""
+
+    wake: CylinderWake
+    path: Path
+    velocity: StoredField
+    basis: rom.Basis
+    drag: np.ndarray
+    lift: np.ndarray
+    mean_drag: ek.Estimate
+    seen: str
+    """What the reader that followed the solver saw, in words."""
+    seen_note: str
+
+    @property
+    def few(self) -> rom.Basis:
+        """The first six modes."""
+        return self.basis.truncate(min(6, self.basis.rank))
+
+
 def act(out: Path, quick: bool) -> Act:
     """Compute, store, follow, decompose, draw."""
     began = time.perf_counter()
-    how = QUICK if quick else FULL
+    wake, follower, path = _solved(out / "wake.h5", FULL if not quick else QUICK)
+    solved = time.perf_counter() - began
+    store = ek.open(path)
+    velocity = store["velocity"]
+    drag, lift = (np.asarray(store[name][:]) for name in ("drag", "lift"))
+    seen = (f"{len(follower.seen)} looks" if follower.seen
+            else follower.failure or "the run was over before its first look")
+    result = Wake(wake, path, velocity, rom.pod(velocity, energy=0.9999), drag, lift, ek.average(store["drag"]), seen,
+                  _follower_note(follower.seen, len(velocity)))
+    basis, few, n = result.basis, result.few, len(velocity)
+    verdict = (f"{basis.rank} modes hold 99.99 % of the energy, an error of {100 * basis.relative_error:.1f} %; "
+               "they come in pairs, as they must where a pattern travels. The flow is periodic, so few modes suffice; "
+               "a turbulent one would not be so kind. The ratio is bounded by snapshots over modes, "
+               f"{n} / {few.rank} = {n / few.rank:.0f}.")
+    return Act(
+        "rom", "A street of vortices", "How few patterns does it take to describe the wake of a cylinder?",
+        "Nothing: the flow past a cylinder at Reynolds number 100 was computed on the spot, "
+        f"by a lattice Boltzmann solver compiled for this machine, in {solved:.0f} s.",
+        f"Every snapshot of velocity went into a store ({size_of(path)}) the moment it was computed, and a reader "
+        "followed. POD came from the same Gram reducer that serves the other fields: one read for the inner products, "
+        "one for the modes.",
+        CODE, _numbers(result), _figures(out, result), verdict, path, time.perf_counter() - began)
+
+
+def _solved(path: Path, how: dict[str, Any]) -> tuple[CylinderWake, Follower, Path]:
+    """The flow, computed into a store that a reader follows meanwhile."""
     wake = rom.testbeds.cylinder_wake(reynolds=100, **how["wake"])
-    path = out / "wake.h5"
     follower = Follower(path)
     with ek.create(path, wake.fields, capacity=how["n"], time_unit="D U-1",
                    provenance={"solver": "lattice Boltzmann", "reynolds": wake.reynolds}) as store:
         follower.start()
         for snapshot in wake.snapshots(how["n"], how["every"], how["after"]):
             store.append(snapshot.fields, time=snapshot.time)
-    solved = time.perf_counter() - began
     follower.done.set()
     follower.join()
+    return wake, follower, path
 
-    store = ek.open(path)
-    velocity = store["velocity"]
-    basis = rom.pod(velocity, energy=0.9999)
-    drag, lift = (np.asarray(store[name][:]) for name in ("drag", "lift"))
-    times = np.asarray(basis.times)
-    periods = shedding_periods(times, lift)
-    strouhal, spread = 1 / periods.mean(), np.ptp(1 / periods) / 2
-    mean_drag = ek.average(store["drag"])
-    pairs = [float(basis.energy_fraction[k:k + 2].sum()) for k in range(0, min(basis.rank, 6) - 1, 2)]
-    few = basis.truncate(min(6, basis.rank))
-    last = np.asarray(velocity[-1])
-    pictures = (
-        Figure(_street(out / "wake-street.png", wake, last, times, drag, lift),
+
+def _figures(out: Path, result: Wake) -> tuple[Figure, ...]:
+    wake, basis, last = result.wake, result.basis, np.asarray(result.velocity[-1])
+    return (
+        Figure(_street(out / "wake-street.png", wake, last, np.asarray(basis.times), result.drag, result.lift),
                "Vorticity of the wake and the forces on the cylinder",
                "Above: vorticity of the last snapshot, blue turning clockwise and red the other way. "
                "Below: lift and drag; drag swings twice as fast, once for each vortex."),
@@ -98,14 +142,19 @@ def act(out: Path, quick: bool) -> Act:
                "The last snapshot again, rebuilt from two and from six numbers per instant, and what six leave out "
                "(the same colours over a tenth of the range)."),
     )
-    n, cells = velocity.shape[0], int(np.prod(velocity.shape[1:]))
-    seen = (f"{len(follower.seen)} looks" if follower.seen
-            else follower.failure or "the run was over before its first look")
-    numbers = (
+
+
+def _numbers(result: Wake) -> tuple[Number, ...]:
+    wake, basis, few = result.wake, result.basis, result.few
+    periods = shedding_periods(np.asarray(basis.times), result.lift)
+    strouhal, spread = 1 / periods.mean(), np.ptp(1 / periods) / 2
+    pairs = [float(basis.energy_fraction[k:k + 2].sum()) for k in range(0, min(basis.rank, 6) - 1, 2)]
+    n, cells = result.velocity.shape[0], int(np.prod(result.velocity.shape[1:]))
+    return (
         Number("Strouhal number", f"{strouhal:.4f}",
                f"{len(periods)} periods, alike to ±{max(spread, 1e-5):.5f}; published for an unbounded flow: "
                "0.164–0.166"),
-        Number("mean drag coefficient", f"{float(mean_drag.mean):.3f}",
+        Number("mean drag coefficient", f"{float(result.mean_drag.mean):.3f}",
                f"published: 1.32–1.36; sides {wake.size[2]:g} diameters apart and {wake.cells} cells a diameter "
                "raise both"),
         Number("energy in the first pairs", " · ".join(f"{100 * p:.1f} %" for p in pairs), "of all fluctuation energy"),
@@ -113,23 +162,11 @@ def act(out: Path, quick: bool) -> Act:
                f"of the fluctuation; {100 * few.cumulative_energy[-1]:.2f} % of the energy"),
         Number("compression", f"{few.compression_ratio:.0f}×",
                f"{n} snapshots of {cells} numbers as {few.rank} modes, their coefficients and the mean"),
-        Number("read while written", seen, _told(follower.seen, n)),
+        Number("read while written", result.seen, result.seen_note),
     )
-    verdict = (f"{basis.rank} modes hold 99.99 % of the energy, an error of {100 * basis.relative_error:.1f} %; "
-               "they come in pairs, as they must where a pattern travels. The flow is periodic, so few modes suffice; "
-               "a turbulent one would not be so kind. The ratio is bounded by snapshots over modes, "
-               f"{n} / {few.rank} = {n / few.rank:.0f}.")
-    return Act(
-        "rom", "A street of vortices", "How few patterns does it take to describe the wake of a cylinder?",
-        "Nothing: the flow past a cylinder at Reynolds number 100 was computed on the spot, "
-        f"by a lattice Boltzmann solver compiled for this machine, in {solved:.0f} s.",
-        f"Every snapshot of velocity went into a store ({size_of(path)}) the moment it was computed, and a reader "
-        "followed. POD came from the same Gram reducer that serves the other fields: one read for the inner products, "
-        "one for the modes.",
-        CODE, numbers, pictures, verdict, path, time.perf_counter() - began)
 
 
-def _told(seen: list[tuple[int, float]], n: int) -> str:
+def _follower_note(seen: list[tuple[int, float]], n: int) -> str:
     if not seen:
         return "by another thread, through a file handle of its own"
     return (f"a reader decomposed what was there: first {seen[0][0]} of {n} snapshots, {100 * seen[0][1]:.0f} % of the "
@@ -144,11 +181,11 @@ def shedding_periods(times: np.ndarray, lift: np.ndarray) -> np.ndarray:
     return np.diff(times[up] + share * np.diff(times)[up])
 
 
-def _vorticity(wake: Any, velocity: np.ndarray) -> np.ndarray:
+def _vorticity(wake: CylinderWake, velocity: np.ndarray) -> np.ndarray:
     return np.gradient(velocity[..., 1], wake.x, axis=1) - np.gradient(velocity[..., 0], wake.y, axis=0)
 
 
-def _show(axes: Any, wake: Any, values: np.ndarray, limit: float) -> None:
+def _show(axes: Axes, wake: CylinderWake, values: np.ndarray, limit: float) -> None:
     from matplotlib.patches import Circle
 
     axes.imshow(values, extent=(wake.x[0], wake.x[-1], wake.y[0], wake.y[-1]), origin="lower", cmap="RdBu_r",
@@ -161,7 +198,8 @@ def _show(axes: Any, wake: Any, values: np.ndarray, limit: float) -> None:
         spine.set_visible(False)
 
 
-def _street(path: Path, wake: Any, velocity: np.ndarray, times: np.ndarray, drag: np.ndarray, lift: np.ndarray) -> Path:
+def _street(path: Path, wake: CylinderWake, velocity: np.ndarray, times: np.ndarray, drag: np.ndarray,
+            lift: np.ndarray) -> Path:
     with figure(path, 9.6, 7.2, nrows=2, height_ratios=[3.2, 1]) as (_, (above, below)):
         _show(above, wake, _vorticity(wake, velocity), 2.5)
         above.set_title("Vorticity behind a cylinder, Re = 100")
@@ -173,7 +211,7 @@ def _street(path: Path, wake: Any, velocity: np.ndarray, times: np.ndarray, drag
     return path
 
 
-def _modes(path: Path, wake: Any, basis: Any) -> Path:
+def _modes(path: Path, wake: CylinderWake, basis: rom.Basis) -> Path:
     with figure(path, 9.6, 3.9, nrows=2, ncols=3) as (_, axes):
         for k, one in enumerate(axes.T.ravel()):
             if k >= basis.rank:
@@ -185,7 +223,7 @@ def _modes(path: Path, wake: Any, basis: Any) -> Path:
     return path
 
 
-def _spectrum(path: Path, basis: Any) -> Path:
+def _spectrum(path: Path, basis: rom.Basis) -> Path:
     with figure(path, 9.6, 3.5, ncols=3, width_ratios=[1.15, 1.15, 1]) as (_, (left, middle, right)):
         k = np.arange(1, basis.rank + 1)
         colours = [(BLUE, TEAL)[(i // 2) % 2] for i in range(basis.rank)]
@@ -206,7 +244,7 @@ def _spectrum(path: Path, basis: Any) -> Path:
     return path
 
 
-def _reconstruction(path: Path, wake: Any, basis: Any, truth: np.ndarray) -> Path:
+def _reconstruction(path: Path, wake: CylinderWake, basis: rom.Basis, truth: np.ndarray) -> Path:
     two, six = (basis.truncate(min(k, basis.rank)).reconstruct(len(basis.coefficients) - 1) for k in (2, 6))
     with figure(path, 9.6, 5.4, nrows=2, ncols=2) as (_, axes):
         panels = (("truth", truth, 2.5), ("2 modes", two, 2.5), ("6 modes", six, 2.5),

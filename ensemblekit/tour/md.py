@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -71,24 +70,25 @@ def act(out: Path, quick: bool) -> Act:
         CODE, numbers, pictures, _verdict(rg, n), path, time.perf_counter() - began)
 
 
-def _verdict(rg: Any, n: int) -> str:
+def _verdict(rg: ek.Estimate, n: int) -> str:
     fine = ("the numbers can be used as they stand" if rg.converged else
             "no average of it should be quoted without that warning. Run longer, or run several replicas")
     return (f"These {n} frames are worth about {_about(rg)} independent ones: {fine}. "
             f"In the estimate's own words: “{rg.verdict}”.")
 
 
-def worths(estimate: Any) -> dict[str, float]:
+def worths(estimate: ek.Estimate) -> dict[str, float]:
     """Independent snapshots by each estimator of the error: variance over its square."""
+    assert estimate.series is not None
     variance = float(np.var(estimate.series[estimate.n_discarded:], ddof=1))
     return {name: variance / float(error) ** 2 for name, error in estimate.estimators.items() if error > 0}
 
 
-def _about(estimate: Any) -> int:
+def _about(estimate: ek.Estimate) -> int:
     return max(1, round(float(np.median(list(worths(estimate).values())))))
 
 
-def _opens(path: Path, topology: Any, trajectory: Any) -> str:
+def _opens(path: Path, topology: str | Path, trajectory: str | Path) -> str:
     with mdanalysis() as mda:
         ours, theirs = mda.Universe(str(topology), str(path)), mda.Universe(str(topology), str(trajectory))
         same = sum(bool((a.positions == b.positions).all())
@@ -97,7 +97,7 @@ def _opens(path: Path, topology: Any, trajectory: Any) -> str:
     return f"{same} of {len(theirs.trajectory)} frames identical"
 
 
-def _gyration(path: Path, rg: Any, times: np.ndarray, values: np.ndarray, naive: float) -> Path:
+def _gyration(path: Path, rg: ek.Estimate, times: np.ndarray, values: np.ndarray, naive: float) -> Path:
     with figure(path, 9.6, 3.9, ncols=2, sharey=True, width_ratios=[3.4, 1]) as (_, (left, right)):
         mean, low, high = float(rg.mean), float(rg.interval[0]), float(rg.interval[1])
         left.fill_between(times, low, high, color=BLUE, alpha=0.12, lw=0)
@@ -117,7 +117,7 @@ def _gyration(path: Path, rg: Any, times: np.ndarray, values: np.ndarray, naive:
     return path
 
 
-def _fluctuation(path: Path, rmsf: Any, residues: np.ndarray) -> Path:
+def _fluctuation(path: Path, rmsf: ek.Estimate, residues: np.ndarray) -> Path:
     with figure(path, 9.6, 3.5) as (_, axes):
         low, high = rmsf.interval
         axes.fill_between(residues, low, high, color=ORANGE, alpha=0.22, lw=0, label="95 % interval")

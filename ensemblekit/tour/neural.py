@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ensemblekit.tour.act import Act, Figure, Number, size_of, with_error
 from ensemblekit.tour.style import BLUE, INK, MUTED, ORANGE, RED, TEAL, VIOLET, figure
+
+if TYPE_CHECKING:
+    import torch
+
+    from ensemblekit.neural.calibration import Reliability
+    from ensemblekit.neural.prediction import Prediction
+    from ensemblekit.neural.scores import Score, Scores
+
+    Data = tuple[torch.Tensor, torch.Tensor]
 
 CODE = """\
 schedule = neural.CyclicCosineLR(optimizer, total_steps=steps, n_cycles=5)
@@ -28,73 +38,97 @@ CYCLES, BATCH, RATE, SEED = 5, 32, 0.2, 7       # the rate is the one Huang et a
 COLOURS = {"one cosine run": MUTED, "last snapshot": ORANGE, "snapshot ensemble": BLUE, "weight average": TEAL}
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Comparison:
+    """What each way to answer says about the digits held out, and how they compare with one cosine run."""
+
+    history: dict[str, Any]
+    predictions: dict[str, Prediction]
+    scores: dict[str, Scores]
+    against: dict[str, Mapping[str, Score]]
+    bins: dict[str, Reliability]
+    snapshots: str
+    """How many, of how many weights, in words."""
+
+
 def act(out: Path, quick: bool) -> Act:
     """Train, capture, pool, compare, draw."""
     began = time.perf_counter()
-    with one_thread() as torch:
-        from ensemblekit import neural
-
-        train, test = _digits(torch)
-        epochs = 2 * CYCLES if quick else 8 * CYCLES
-        path = out / "weights.h5"
-        single = _network(torch)
-        _train(torch, single, train, epochs, neural, 1, out / "single.h5")
-        model = _network(torch)
-        history = _train(torch, model, train, epochs, neural, CYCLES, path)
-        trained = time.perf_counter() - began
-        ens = neural.Ensemble.from_store(path, model)
-        batches = _batches(torch, *test, shuffle=False)
-        predictions = {
-            "one cosine run": neural.predict(single, batches),
-            "last snapshot": neural.predict(ens.member(-1), batches),
-            "snapshot ensemble": ens.predict(batches),
-            "weight average": neural.predict(ens.averaged_model(_batches(torch, *train, shuffle=False)), batches),
-        }
-        scores = {name: neural.scores(p) for name, p in predictions.items()}
-        against = {name: neural.compare(p, predictions["one cosine run"]) for name, p in predictions.items()
-                   if name != "one cosine run"}
-        bins = {name: neural.reliability(p.probabilities, p.target, 10) for name, p in predictions.items()}
+    path = out / "weights.h5"
+    with one_thread():
+        train, test = _digits()
+        found, trained = _compared(train, test, 2 * CYCLES if quick else 8 * CYCLES, path, out / "single.h5")
         images = test[0].numpy()[:, 0]
-    n = len(images)
-    pictures = (
-        Figure(_training(out / "digits-training.png", history), "Learning rate and loss over the training",
-               "The learning rate comes down five times; at the end of each cycle, where the "
-               "network has settled, its weights go into the store (dots). Then the rate goes up again, to leave for "
-               "another minimum."),
-        Figure(_forest(out / "digits-compared.png", against), "Paired differences to one cosine run",
-               "Difference to a single network trained for just as long, on the same digits, with 95 % intervals. "
-               "Left of the line is better. A bar that crosses the line proves nothing."),
-        Figure(_reliability(out / "digits-calibration.png", bins, scores), "Reliability diagrams",
-               "How often a prediction was right against how sure it was. On the diagonal a model knows what it does "
-               "not know; the size of a dot is the number of digits in its bin, the bar its 95 % interval."),
-        Figure(_doubtful(out / "digits-doubt.png", images, predictions["snapshot ensemble"]),
-               "The digits the ensemble doubts most",
-               "The digits on which the ensemble is least sure. Above each: its first choice with its probability, "
-               "and the label in brackets, in red where it is wrong."),
-    )
-    numbers = (
-        *(Number(f"accuracy, {name}", with_error(100 * s["accuracy"].value, 100 * s["accuracy"].stderr, "%"),
-                 f"NLL {with_error(s['nll'].value, s['nll'].stderr)} · ECE {100 * s['ece'].value:.1f} %")
-          for name, s in scores.items()),
-        Number("ensemble − one run", with_error(100 * against["snapshot ensemble"]["accuracy"].value,
-                                               100 * against["snapshot ensemble"]["accuracy"].stderr, "points"),
-               "paired on the same digits; NLL "
-               + with_error(against["snapshot ensemble"]["nll"].value, against["snapshot ensemble"]["nll"].stderr)),
-        Number("snapshots", f"{len(ens)} × {ens.vectors['parameters'].shape[1]:,} weights".replace(",", " "),
-               f"at steps {', '.join(str(step) for step in history['captured'])}"),
-    )
     return Act(
         "neural", "Five networks for the price of one",
         "Is an ensemble of snapshots better than one network trained as long?",
-        f"The handwritten digits of scikit-learn: {len(train[0])} to train on, {n} held out, 8 × 8 pixels each.",
+        f"The handwritten digits of scikit-learn: {len(train[0])} to train on, {len(images)} held out, 8 × 8 pixels each.",
         "A small convolutional network was trained with a cyclic cosine learning rate, on digits moved by up to a "
         f"pixel; its weights at the end of each of {CYCLES} cycles went into a store ({size_of(path)}). Their "
         "predictions were averaged, and their weights too (with fresh batch-norm statistics), by the same Moments "
         f"reducer. A network with one long cosine had the same number of steps. Training both took {trained:.0f} s.",
-        CODE, numbers, pictures, _verdict(against), path, time.perf_counter() - began)
+        CODE, _numbers(found), _figures(out, found, images), _verdict(found.against), path, time.perf_counter() - began)
 
 
-def _verdict(against: dict[str, Any]) -> str:
+def _compared(train: Data, test: Data, epochs: int, path: Path, single_path: Path) \
+        -> tuple[Comparison, float]:
+    """Two trainings of the same length and what their models say; and the seconds of the trainings."""
+    from ensemblekit import neural
+
+    began = time.perf_counter()
+    single = _network()
+    _train(single, train, epochs, 1, single_path)
+    model = _network()
+    history = _train(model, train, epochs, CYCLES, path)
+    trained = time.perf_counter() - began
+    ens = neural.Ensemble.from_store(path, model)
+    batches = _batches(*test, shuffle=False)
+    predictions = {
+        "one cosine run": neural.predict(single, batches),
+        "last snapshot": neural.predict(ens.member(-1), batches),
+        "snapshot ensemble": ens.predict(batches),
+        "weight average": neural.predict(ens.averaged_model(_batches(*train, shuffle=False)), batches),
+    }
+    return Comparison(
+        history, predictions, {name: neural.scores(p) for name, p in predictions.items()},
+        {name: neural.compare(p, predictions["one cosine run"]) for name, p in predictions.items() if name != "one cosine run"},
+        {name: neural.reliability(p.probabilities, p.target, 10) for name, p in predictions.items()},
+        f"{len(ens)} × {ens.vectors['parameters'].shape[1]:,} weights".replace(",", " ")), trained
+
+
+def _figures(out: Path, found: Comparison, images: np.ndarray) -> tuple[Figure, ...]:
+    return (
+        Figure(_training(out / "digits-training.png", found.history), "Learning rate and loss over the training",
+               "The learning rate comes down five times; at the end of each cycle, where the "
+               "network has settled, its weights go into the store (dots). Then the rate goes up again, to leave for "
+               "another minimum."),
+        Figure(_forest(out / "digits-compared.png", found.against), "Paired differences to one cosine run",
+               "Difference to a single network trained for just as long, on the same digits, with 95 % intervals. "
+               "Left of the line is better. A bar that crosses the line proves nothing."),
+        Figure(_reliability(out / "digits-calibration.png", found.bins, found.scores), "Reliability diagrams",
+               "How often a prediction was right against how sure it was. On the diagonal a model knows what it does "
+               "not know; the size of a dot is the number of digits in its bin, the bar its 95 % interval."),
+        Figure(_doubtful(out / "digits-doubt.png", images, found.predictions["snapshot ensemble"]),
+               "The digits the ensemble doubts most",
+               "The digits on which the ensemble is least sure. Above each: its first choice with its probability, "
+               "and the label in brackets, in red where it is wrong."),
+    )
+
+
+def _numbers(found: Comparison) -> tuple[Number, ...]:
+    ensemble = found.against["snapshot ensemble"]
+    return (
+        *(Number(f"accuracy, {name}", with_error(100 * s["accuracy"].value, 100 * s["accuracy"].stderr, "%"),
+                 f"NLL {with_error(s['nll'].value, s['nll'].stderr)} · ECE {100 * s['ece'].value:.1f} %")
+          for name, s in found.scores.items()),
+        Number("ensemble − one run",
+               with_error(100 * ensemble["accuracy"].value, 100 * ensemble["accuracy"].stderr, "points"),
+               "paired on the same digits; NLL " + with_error(ensemble["nll"].value, ensemble["nll"].stderr)),
+        Number("snapshots", found.snapshots, f"at steps {', '.join(str(step) for step in found.history['captured'])}"),
+    )
+
+
+def _verdict(against: dict[str, Mapping[str, Score]]) -> str:
     """Whichever wins, in words, and nothing that the intervals do not carry."""
     said = []
     for name, found in against.items():
@@ -114,20 +148,21 @@ def _verdict(against: dict[str, Any]) -> str:
 
 
 @contextmanager
-def one_thread() -> Iterator[Any]:
+def one_thread() -> Iterator[None]:
     """torch on one thread (two only wait for each other on a network this small), and as it was afterwards."""
     import torch
 
     threads, state = torch.get_num_threads(), torch.random.get_rng_state()
     torch.set_num_threads(1)
     try:
-        yield torch
+        yield
     finally:
         torch.set_num_threads(threads)
         torch.random.set_rng_state(state)
 
 
-def _digits(torch: Any) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+def _digits() -> tuple[Data, Data]:
+    import torch
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
@@ -138,8 +173,10 @@ def _digits(torch: Any) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
     return (x[:half], y[:half]), (x[half:], y[half:])
 
 
-def _network(torch: Any) -> Any:
-    nn = torch.nn
+def _network() -> torch.nn.Module:
+    import torch
+    from torch import nn
+
     torch.manual_seed(SEED)
     return nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
@@ -148,7 +185,9 @@ def _network(torch: Any) -> Any:
         nn.Flatten(), nn.Linear(128, 10))
 
 
-def _batches(torch: Any, x: Any, y: Any, *, shuffle: bool) -> list[tuple[Any, Any]]:
+def _batches(x: torch.Tensor, y: torch.Tensor, *, shuffle: bool) -> list[Data]:
+    import torch
+
     order = torch.randperm(len(x)) if shuffle else torch.arange(len(x))
     parts = order.split(BATCH if shuffle else 256)
     if shuffle:
@@ -156,8 +195,10 @@ def _batches(torch: Any, x: Any, y: Any, *, shuffle: bool) -> list[tuple[Any, An
     return [(x[rows], y[rows]) for rows in parts]
 
 
-def _shifted(torch: Any, x: Any) -> Any:
+def _shifted(x: torch.Tensor) -> torch.Tensor:
     """Each image moved by up to a pixel along both axes, with background moved in."""
+    import torch
+
     padded = torch.nn.functional.pad(x, (1, 1, 1, 1), value=-1.0)
     down, right = torch.randint(0, 3, (2, len(x)))
     rows = down[:, None, None] + torch.arange(8)[:, None]
@@ -165,8 +206,12 @@ def _shifted(torch: Any, x: Any) -> Any:
     return padded[torch.arange(len(x))[:, None, None], 0, rows, columns][:, None]
 
 
-def _train(torch: Any, model: Any, data: tuple[Any, Any], epochs: int, neural: Any, cycles: int,
-           path: Path) -> dict[str, Any]:
+def _train(model: torch.nn.Module, data: Data, epochs: int, cycles: int, path: Path) -> dict[str, Any]:
+    """Train with a cyclic rate: "rates" and "losses" of every step, and the steps "captured"."""
+    import torch
+
+    from ensemblekit import neural
+
     steps = epochs * (len(data[0]) // BATCH)
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9, weight_decay=1e-4, nesterov=True)
     schedule = neural.CyclicCosineLR(optimizer, total_steps=steps, n_cycles=cycles)
@@ -175,7 +220,7 @@ def _train(torch: Any, model: Any, data: tuple[Any, Any], epochs: int, neural: A
     model.train()
     with neural.Recorder(path, model, optimizer, schedule) as recorder:
         for _ in range(epochs):
-            for x, y in _batches(torch, _shifted(torch, data[0]), data[1], shuffle=True):
+            for x, y in _batches(_shifted(data[0]), data[1], shuffle=True):
                 optimizer.zero_grad()
                 loss = loss_of(model(x), y)
                 loss.backward()
@@ -205,7 +250,7 @@ def _training(path: Path, history: dict[str, Any]) -> Path:
     return path
 
 
-def _forest(path: Path, against: dict[str, Any]) -> Path:
+def _forest(path: Path, against: dict[str, Mapping[str, Score]]) -> Path:
     names = list(against)
     with figure(path, 9.6, 2.7, ncols=3, sharey=True) as (_, axes):
         for one, (score, title, factor) in zip(axes, (("accuracy", "error / points", -100), ("nll", "NLL / nats", 1),
@@ -225,7 +270,7 @@ def _forest(path: Path, against: dict[str, Any]) -> Path:
     return path
 
 
-def _reliability(path: Path, bins: dict[str, Any], scores: dict[str, Any]) -> Path:
+def _reliability(path: Path, bins: dict[str, Reliability], scores: dict[str, Scores]) -> Path:
     with figure(path, 9.6, 3.0, ncols=len(bins), sharey=True) as (_, axes):
         for one, (name, found) in zip(axes, bins.items(), strict=True):
             full = found.counts > 0
@@ -249,7 +294,8 @@ def _wilson(share: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (centre - half) / (1 + z2), (centre + half) / (1 + z2)
 
 
-def _doubtful(path: Path, images: np.ndarray, prediction: Any) -> Path:
+def _doubtful(path: Path, images: np.ndarray, prediction: Prediction) -> Path:
+    assert prediction.target is not None
     worst = np.argsort(-prediction.entropy)[:8]
     with figure(path, 9.6, 1.9, ncols=len(worst)) as (_, axes):
         for one, k in zip(axes, worst, strict=True):

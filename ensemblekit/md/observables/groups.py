@@ -15,7 +15,8 @@ from ensemblekit.intake import as_array
 from ensemblekit.md.superpose import frames_of
 from ensemblekit.md.system import Gather, Plain, System
 from ensemblekit.md.updating import VaryingPoints, varying_points
-from ensemblekit.source import WHOLE, Block
+from ensemblekit.source import Block
+from ensemblekit.source_cuts import WHOLE
 
 POINT_BYTES = 1 << 20
 """Centres are made for so many frames at a time that they stay in the cache."""
