@@ -7,8 +7,9 @@ import pytest
 
 from ensemblekit import neural
 from ensemblekit.errors import InputError
-from ensemblekit.neural.equivalent import _Classes, _Curve, _curve, _inverse, _monotone, _Numbers
+from ensemblekit.neural.equivalent import _Curve, _curve, _inverse, _monotone
 from ensemblekit.neural.evidence import evidence_of, rows_of
+from ensemblekit.neural.pools import ClassPools, NumberPools
 from ensemblekit.neural.prediction import RegressionPrediction
 from ensemblekit.neural.saved import SavedPredictions
 from ensemblekit.neural.scores import given
@@ -87,7 +88,7 @@ def test_more_networks_are_never_worse_before_calibration(score, space):
     labels = seeds[0][1]
     p = np.stack([one for one, _ in seeds])
     rows = rows_of(evidence_of(p, labels))
-    problem = _Classes(p if space == "probability" else np.log(p), [], [], rows, score, space, 0)
+    problem = ClassPools(p if space == "probability" else np.log(p), [], [], rows, score, space, 0)
     value = _curve(problem, 64, 0).value
     assert (np.diff(value) <= 1e-12).all()
     assert value[-1] < value[0]
@@ -96,7 +97,7 @@ def test_more_networks_are_never_worse_before_calibration(score, space):
 def test_the_temperature_found_from_a_neighbour_is_the_one_of_scores():
     run, seeds = members_and_seeds(1, 1, 0.0, n=300)
     rows = rows_of(evidence_of(run.members, run.target))
-    problem = _Classes(run.members, [], [], rows, "calibrated_nll", "probability", 0)
+    problem = ClassPools(run.members, [], [], rows, "calibrated_nll", "probability", 0)
     for p, labels in seeds:
         np.testing.assert_allclose(problem.loss(p), scaled_nll(given((p, labels))), atol=1e-9)
 
@@ -139,7 +140,7 @@ def test_squared_errors_fall_as_theory_says():
     answers = [RegressionPrediction(row, np.zeros(4000), np.zeros(4000), target) for row in seeds]
     assert neural.deep_ensemble_equivalent(RegressionPrediction(method, np.zeros(4000), np.zeros(4000), target), answers,
                                            score="mse").value == found.value
-    problem = _Numbers(seeds[:, :, None], [], [], target[:, None], np.arange(4000))
+    problem = NumberPools(seeds[:, :, None], [], [], target[:, None], np.arange(4000))
     assert (np.diff(_curve(problem, 64, 0).value) < 0).all()
 
 

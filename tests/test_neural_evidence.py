@@ -53,7 +53,8 @@ def test_the_shell_selects(shell, tmp_path):
 
 
 def test_the_shell_counts_networks_and_takes_seeds_as_a_list(shell, tmp_path):
-    code, said = shell("equivalent", "run0.h5", "--reference", "run1.h5", "run2.h5", "run3.h5", "--score", "nll", "--json", "e.json",
+    code, said = shell("equivalent", "run0.h5", "--reference", "run1.h5", "run2.h5", "run3.h5", "--score", "nll", "--json",
+                       "e.json",
                        "--plots", ".")
     assert code == 0, said
     found = neural.deep_ensemble_equivalent(saved(0), [saved(k) for k in (1, 2, 3)], score="nll")
@@ -78,7 +79,8 @@ def test_the_shell_finds_errors_and_knows_groups(shell, tmp_path):
     code, said = shell("detect", "run0.h5", "--groups", "groups.txt", "--json", "d.json")
     assert code == 0, said
     assert "30 items or groups" in said
-    assert set(json.loads((tmp_path / "d.json").read_text())["measures"]) == {"confidence", "entropy", "epistemic", "disagreement"}
+    assert set(json.loads((tmp_path / "d.json").read_text())["measures"]) == {"confidence", "entropy", "epistemic",
+                                                                              "disagreement"}
 
 
 @pytest.mark.parametrize("words", [("select", "nowhere.h5"), ("select", "run0.h5", "--method", "magic"),

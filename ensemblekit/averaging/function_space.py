@@ -31,8 +31,7 @@ class FunctionSpace:
     """Why, in sentences."""
     n_eff: float
     """Independent runs whose mean, of one snapshot each, varies as little as the mean of the M snapshots of one run: 1 to
-    M, but
-    for sampling error. NaN for one run."""
+    M, but for sampling error. NaN for one run."""
     n_eff_interval: tuple[float, float]
     memory: float
     """Share of a run's deviation from the other runs that is still there half a run later and beyond."""
@@ -108,9 +107,8 @@ def function_space(runs: Any, *, last: int | None = None, blocks: Any = 20, tole
     both hold (what scatters over runs and items alike would count twice), Student's with R - 1.
 
     The verdict is "not ergodic" where the lower end of `memory` is above `tolerance`; "ergodic within error" where its
-    upper end is
-    below and the snapshots do not drift; else, and always for fewer than 3 runs or 4 snapshots, "cannot say". A run that
-    forgets
+    upper end is below and the snapshots do not drift; else, and always for fewer than 3 runs or 4 snapshots, "cannot say".
+    A run that forgets
     slowly and one that is stuck look alike over one run's length.
 
     Arguments:
@@ -257,8 +255,7 @@ def _without_each_run(sums: _Products, total: np.ndarray, r: int) -> np.ndarray:
 
 def _rest(own: np.ndarray, value: np.ndarray, over_time: float, r: int) -> np.ndarray:
     """Squared error (k,) that both jackknives see, as it belongs to neither runs nor items: from the influence of one run
-    in one
-    block of items, the residual of their two-way table."""
+    in one block of items, the residual of their two-way table."""
     blocks = len(own)
     total = own.sum((0, 1))
     c = total / float(np.trace(total))

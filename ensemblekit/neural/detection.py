@@ -11,10 +11,10 @@ import numpy as np
 
 from ensemblekit.errors import InputError
 from ensemblekit.neural.evidence import evidence_of
-from ensemblekit.neural.items import Items, items_of
+from ensemblekit.neural.items import Items
 from ensemblekit.neural.prediction import Prediction
 from ensemblekit.neural.saved import SavedPredictions, pooled
-from ensemblekit.neural.scores import Score, draws
+from ensemblekit.neural.scores import Score, draws, given
 from ensemblekit.neural.uncertainty import entropy_of
 
 MEASURES = ("confidence", "entropy", "epistemic", "disagreement")
@@ -116,7 +116,7 @@ def error_detection(prediction: Any, *, measures: Sequence[str] = MEASURES, targ
             raise InputError(f"measures are {', '.join(MEASURES)}; got {name!r}")
     one = _prediction(prediction, target)
     notes = []
-    items = items_of(one, groups=groups) if isinstance(one, Prediction) else items_of(*one, groups=groups)
+    items = given(one, groups)
     if items.n < 2:
         raise InputError(f"an error over items needs two items or groups of items, or more; got {items.n}")
     if not isinstance(one, Prediction):
@@ -136,12 +136,12 @@ def error_detection(prediction: Any, *, measures: Sequence[str] = MEASURES, targ
                      tuple(notes))
 
 
-def _prediction(given: Any, target: Any) -> Any:
-    if isinstance(given, Prediction) or (isinstance(given, tuple) and len(given) == 2):
-        return given
-    if isinstance(given, SavedPredictions) and target is None:
-        return given.pooled()
-    found = evidence_of(given, target)
+def _prediction(source: Any, target: Any) -> Any:
+    if isinstance(source, Prediction) or (isinstance(source, tuple) and len(source) == 2):
+        return source
+    if isinstance(source, SavedPredictions) and target is None:
+        return source.pooled()
+    found = evidence_of(source, target)
     return pooled(found.members, None, found.labels(), found.space, found.ignore_index)
 
 
@@ -175,12 +175,12 @@ def _measured(doubt: np.ndarray, wrong: np.ndarray, items: Items, seed: int) -> 
         sample.append(_areas(np.add.reduceat(counts, starts, axis=1), np.add.reduceat(counts * wrong, starts, axis=1),
                              harmonic))
     every = np.concatenate(sample, axis=1)
-    scores = [_percentile(v, x, items.n) for v, x in zip(value, every, strict=True)]
+    auroc, aurc, excess, augrc = (_percentile(v, x, items.n) for v, x in zip(value, every, strict=True))
     # of the k surest: errors of surer values of doubt, and this value's share
     before = np.cumsum(errors) - errors
     within = np.arange(n) + 1 - np.repeat(starts, sizes.astype(int))
     risk = (np.repeat(before, sizes.astype(int)) + within * np.repeat(errors / sizes, sizes.astype(int))) / np.arange(1, n + 1)
-    return Measure(*scores, (np.arange(1, n + 1) / n, risk))
+    return Measure(auroc, aurc, excess, augrc, (np.arange(1, n + 1) / n, risk))
 
 
 def _areas(sizes: np.ndarray, errors: np.ndarray, harmonic: np.ndarray) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -13,12 +12,12 @@ import numpy as np
 from ensemblekit.averaging.crossed import crossed_ratio
 from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array
-from ensemblekit.neural.evidence import Evidence, Rows, cluster_of, evidence_of, rows_of
+from ensemblekit.neural.evidence import Evidence, cluster_of, evidence_of, rows_of
 from ensemblekit.neural.intervals import degrees_of_freedom, standard_error
+from ensemblekit.neural.pools import TINY, ClassPools, NumberPools
 from ensemblekit.neural.prediction import Prediction, RegressionPrediction
 from ensemblekit.neural.saved import SavedPredictions
-from ensemblekit.neural.scores import SCORES
-from ensemblekit.neural.temperature import PRIOR, best_temperature, fold_of, scaled
+from ensemblekit.neural.temperature import scaled
 from ensemblekit.scaling import ldexp, power_of_two
 from ensemblekit.store.store import Store
 
@@ -26,9 +25,6 @@ Score = Literal["calibrated_nll", "nll", "brier", "accuracy", "mse"]
 SCORES_HERE = ("calibrated_nll", "nll", "brier", "accuracy", "mse")
 ALL_SUBSETS = 8
 """Seeds of which all subsets are pooled."""
-REPEATS, FOLDS = 5, 2
-"""Of the cross-fitted temperatures, as in ``scores``."""
-TINY = float(np.finfo(np.float64).tiny)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,9 +91,8 @@ def deep_ensemble_equivalent(method: Any, reference: Any, *, score: Score = "cal
     """How many independently trained networks score as well as a method, with an interval over items, seeds and runs.
 
     c(l) is the mean score of pools of l of the K reference seeds (each pool with its own cross-fitted temperature by
-    default), joined
-    linearly between whole l and made monotone; the answer is the least l with c(l) as good as the method. The interval
-    holds every l whose difference from the method is not told from 0 by Student's test.
+    default), joined linearly between whole l and made monotone; the answer is the least l with c(l) as good as the method.
+    The interval holds every l whose difference from the method is not told from 0 by Student's test.
 
     Arguments:
         method: a Prediction or (probabilities, labels); a list of such, one an independent run; or the members of a run
@@ -120,7 +115,7 @@ def deep_ensemble_equivalent(method: Any, reference: Any, *, score: Score = "cal
     if not isinstance(subsets, int | np.integer) or subsets < 1:
         raise InputError(f"subsets is a whole number of 1 or more; got {subsets!r}")
     notes: list[str] = []
-    problem: _Classes | _Numbers = _numbers(method, reference, target, groups) if score == "mse" else \
+    problem: ClassPools | NumberPools = _numbers(method, reference, target, groups) if score == "mse" else \
         _classes(method, reference, target, groups, space, score, seed, notes)
     k = len(problem.seeds)
     if k < 3:
@@ -145,114 +140,8 @@ def _as_score(found: Equivalent, exponent: int) -> Equivalent:
                    curve=tuple((k, ldexp(mean, e), ldexp(error, e)) for k, mean, error in found.curve))
 
 
-# -- what is pooled and scored ---------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Classes:
-    """Rows of probabilities."""
-
-    seeds: np.ndarray               # (K, rows, classes), probabilities or their logarithms
-    runs: list[np.ndarray]          # (rows, classes) of each run, pooled
-    by_members: list[np.ndarray]
-    rows: Rows
-    score: str
-    space: str
-    seed: int
-    exponent: int = 0
-    temperatures: dict[tuple[int, int], float] | None = None
-
-    @property
-    def sizes(self) -> np.ndarray:
-        """(n,): rows of each item or group."""
-        return np.bincount(self.rows.cluster, minlength=self.rows.n).astype(float)
-
-    def pool(self, which: Sequence[int]) -> np.ndarray:
-        """(rows, classes)."""
-        mean = self.seeds[list(which)].mean(axis=0)
-        return mean if self.space == "probability" else scaled(mean, 1.0)
-
-    def loss(self, p: np.ndarray) -> np.ndarray:
-        """(n,): summed over each item or group."""
-        labels = self.rows.labels
-        if self.score == "calibrated_nll":
-            values = self._calibrated(p)
-        else:
-            values = SCORES[self.score](p, labels)
-            values = 1 - values if self.score == "accuracy" else values
-        return np.bincount(self.rows.cluster, values, self.rows.n)
-
-    def _calibrated(self, p: np.ndarray) -> np.ndarray:
-        """NLL of each row at a temperature of other items, as ``scaled_nll``; each fit starts from that of the pool before."""
-        if self.temperatures is None:
-            self.temperatures = {}
-        z = np.log(np.maximum(p, TINY))
-        z = z - z.max(1, keepdims=True)
-        labels, cluster = self.rows.labels, self.rows.cluster
-        own = z[np.arange(len(z)), labels]
-        total = np.zeros(len(z))
-        for repeat in range(REPEATS):
-            fold = fold_of(self.rows.n, FOLDS, self.seed + repeat)[cluster]
-            for f in range(FOLDS):
-                inside = fold == f
-                others = ~inside
-                t = _temperature(z[others], float(own[others].mean()), labels[others], len(np.unique(cluster[others])),
-                                 self.temperatures.get((repeat, f), 1.0))
-                self.temperatures[repeat, f] = t
-                total[inside] += np.log(np.exp(z[inside] / t).sum(1)) - own[inside] / t
-        return total / REPEATS
-
-
-@dataclass(slots=True)
-class _Numbers:
-    """Answers that are numbers, pooled by their mean."""
-
-    seeds: np.ndarray               # (K, n, width)
-    runs: list[np.ndarray]
-    by_members: list[np.ndarray]
-    target: np.ndarray
-    cluster: np.ndarray
-    exponent: int = 0
-
-    @property
-    def sizes(self) -> np.ndarray:
-        """(n,): numbers of each item or group."""
-        return np.bincount(self.cluster).astype(float) * self.target.shape[1]
-
-    def pool(self, which: Sequence[int]) -> np.ndarray:
-        """(n, width)."""
-        mean: np.ndarray = self.seeds[list(which)].mean(axis=0)
-        return mean
-
-    def loss(self, answer: np.ndarray) -> np.ndarray:
-        """(n,): squared errors summed over each item or group."""
-        return np.bincount(self.cluster, ((answer - self.target) ** 2).sum(1))
-
-
-def _temperature(z: np.ndarray, own: float, labels: np.ndarray, n: int, start: float) -> float:
-    """``best_temperature`` by Newton's steps in the logarithm from a neighbour's; bracketed where they do not settle."""
-    share, x = PRIOR / n, -np.log(start)
-    for _ in range(8):
-        beta = float(np.exp(x))
-        e = np.exp(beta * z)
-        norm = e.sum(1)
-        first = np.einsum("ij,ij->i", e, z) / norm
-        second = np.einsum("ij,ij,ij->i", e, z, z) / norm
-        slope = float(first.mean()) - own + share * (1 - 1 / beta)
-        curvature = float((second - first**2).mean()) + share / beta**2
-        by_log = beta * beta * curvature + beta * slope        # in x = log beta
-        step = -beta * slope / by_log if by_log > 0 else -np.sign(slope)
-        step = float(np.clip(step, -1, 1))
-        x += step
-        if abs(x) > 4:
-            break
-        if abs(step) < 1e-9:
-            return float(np.exp(-x))
-    return best_temperature(z, labels, n)
-
-
 def _classes(method: Any, reference: Any, target: Any, groups: Any, space: str | None, score: str, seed: int,
-             notes: list[str]) -> _Classes:
+             notes: list[str]) -> ClassPools:
     given = [_evidence(one, target, space, f"run {k} of the method") for k, one in enumerate(_listed(method))]
     space = given[0].space if space is None else space
     last, several = [], False
@@ -290,10 +179,10 @@ def _classes(method: Any, reference: Any, target: Any, groups: Any, space: str |
     curve = [pool(parts[0][m - k:]) for k in range(1, m + 1)] if len(parts) == 1 and m > 1 else []
     if together.members.ndim > 3:
         notes.append("maps are scored on up to 4096 pixels an image")
-    return _Classes(of(together.members), [pool(p) for p in parts], curve, rows, score, space, seed)
+    return ClassPools(of(together.members), [pool(p) for p in parts], curve, rows, score, space, seed)
 
 
-def _numbers(method: Any, reference: Any, target: Any, groups: Any) -> _Numbers:
+def _numbers(method: Any, reference: Any, target: Any, groups: Any) -> NumberPools:
     runs = _listed(method)
     labels = target
     if labels is None:
@@ -321,7 +210,7 @@ def _numbers(method: Any, reference: Any, target: Any, groups: Any) -> _Numbers:
     e = int(power_of_two(np.concatenate([seeds - flat, *(x - flat for x in ours)])))
     m = len(ours[0])
     curve = [ldexp(ours[0][m - k:].mean(0), -e) for k in range(1, m + 1)] if len(ours) == 1 and m > 1 else []
-    return _Numbers(ldexp(seeds, -e), [ldexp(x.mean(0), -e) for x in ours], curve, ldexp(flat, -e), cluster_of(groups,
+    return NumberPools(ldexp(seeds, -e), [ldexp(x.mean(0), -e) for x in ours], curve, ldexp(flat, -e), cluster_of(groups,
                                                                                                                len(want)), e)
 
 
@@ -376,7 +265,7 @@ def _subsets(k: int, size: int, wanted: int, seed: int) -> list[tuple[int, ...]]
     return found
 
 
-def _curve(problem: _Classes | _Numbers, wanted: int, seed: int) -> _Curve:
+def _curve(problem: ClassPools | NumberPools, wanted: int, seed: int) -> _Curve:
     k, total = len(problem.seeds), problem.sizes.sum()
     items, value, influence = [], np.empty(k), np.zeros((k, k))
     for size in range(1, k + 1):

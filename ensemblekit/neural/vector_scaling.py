@@ -21,8 +21,8 @@ class VectorScaler:
     """p -> softmax(a ∘ log p + b) with the a and b (classes,) that make the labels of the fitted items most likely.
 
     Unlike a temperature, it may change an item's first choice. `prior`: weight of a Gaussian prior of unit variance about
-    (1, 0), in
-    items; without it classes that no item shows would get a shift without end. For an ensemble fit on its *pooled* predictions.
+    (1, 0), in items; without it classes that no item shows would get a shift without end. For an ensemble fit on its
+    *pooled* predictions.
     """
 
     def __init__(self, prior: float = 1.0):
