@@ -174,7 +174,7 @@ _shared: Any = None
 _blob: bytes | None = None
 
 
-def _work_from(blob: bytes, func: Callable[[Any, Any], Any], item: Any) -> Any:
+def _work_from(blob: bytes, func: Callable[[Any, Any], Any], item: object) -> Any:
     global _shared, _blob
     if blob != _blob:
         _shared, _blob = pickle.loads(blob), blob
@@ -182,7 +182,7 @@ def _work_from(blob: bytes, func: Callable[[Any, Any], Any], item: Any) -> Any:
         return func(_shared, item)
 
 
-def pickled(shared: Any) -> bytes:
+def pickled(shared: object) -> bytes:
     """`shared` as bytes for another process, or an InputError that names what cannot travel."""
     try:
         return pickle.dumps(shared)
@@ -193,7 +193,7 @@ def pickled(shared: Any) -> bytes:
             "Threads(), which shares memory, or Dask(client), which ships functions by value") from error
 
 
-def unpicklable(x: Any, path: str = "") -> str:
+def unpicklable(x: object, path: str = "") -> str:
     """The innermost named part of x that does not pickle."""
     parts: Iterable[tuple[str, Any]] = ()
     if isinstance(x, dict):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ensemblekit.engine import one_blas_thread, ordered
 from ensemblekit.errors import MissingExtraError, WorkerLostError
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
 
 LOOK_SECONDS = 2.0
 LOOKS = 15      # a cluster that grows and shrinks by itself may be without workers for a while
@@ -19,7 +22,7 @@ class Dask:
     value, so lambdas work. Workers need to see the files under the same paths.
     """
 
-    def __init__(self, client: Any, lookahead: int | None = None):
+    def __init__(self, client: Client, lookahead: int | None = None):
         try:
             import distributed  # noqa: F401
         except ImportError as error:
@@ -27,7 +30,7 @@ class Dask:
         self.client = client
         self.lookahead = lookahead
 
-    def map(self, func: Callable[[Any, Any], Any], items: Iterable[Any], shared: Any, *, blas: bool = True) -> Iterator[Any]:
+    def map(self, func: Callable[[Any, Any], Any], items: Iterable[Any], shared: object, *, blas: bool = True) -> Iterator[Any]:
         if self.client.status != "running":
             raise WorkerLostError(f"the client of the cluster is {self.client.status}; make a new one")
         try:
@@ -47,7 +50,7 @@ class Dask:
 class Awaited:
     """A future of the cluster that does not wait for ever where no worker is left to work on it."""
 
-    def __init__(self, future: Any, client: Any):
+    def __init__(self, future: Future, client: Client):
         self.future, self.client = future, client
 
     def cancel(self) -> None:
@@ -78,6 +81,6 @@ def _lost(error: BaseException) -> str:
     return ""
 
 
-def _work(func: Callable[[Any, Any], Any], shared: Any, item: Any) -> Any:
+def _work(func: Callable[[Any, Any], Any], shared: object, item: object) -> Any:
     with one_blas_thread():
         return func(shared, item)

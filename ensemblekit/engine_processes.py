@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from itertools import chain, islice
 from multiprocessing import connection, get_context, parent_process, util
+from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from ensemblekit.errors import EnsemblekitError, InputError, WorkerLostError
@@ -39,7 +40,7 @@ class Workers:
 
     def __init__(self, prepare: Callable[[], None], shared: bytes, n: int):
         self.todo: queue.SimpleQueue[tuple[Future, bytes, Any] | None] = queue.SimpleQueue()
-        self.processes: list[Any] = []
+        self.processes: list[SpawnProcess] = []
         self.threads: list[threading.Thread] = []
         self.last = util.Finalize(self, _kill, (self.processes,), exitpriority=100)     # before children are joined
         # The signal at a parent's death is sent at that of the thread that made the worker: only the main one lasts.
@@ -62,7 +63,7 @@ class Workers:
         thread.start()
         self.threads.append(thread)
 
-    def submit(self, func: Callable[[Any, Any], Any], item: Any) -> Future:
+    def submit(self, func: Callable[[Any, Any], Any], item: object) -> Future:
         """The future of ``func(shared, item)`` in a worker. Raises InputError where they cannot travel."""
         try:
             work = pickle.dumps((func, item), pickle.HIGHEST_PROTOCOL)
@@ -73,7 +74,7 @@ class Workers:
         self.todo.put((future, work, item))
         return future
 
-    def _feed(self, process: Any, pipe: connection.Connection, shared: bytes) -> None:
+    def _feed(self, process: SpawnProcess, pipe: connection.Connection, shared: bytes) -> None:
         """Hand one item after the other to one worker: the body of its thread."""
         begun = False
         while (task := self.todo.get()) is not None:
@@ -146,7 +147,7 @@ def run_in_processes(func: Callable[[Any, Any], Any], items: Iterable[Any], shar
         workers.kill()
 
 
-def _kill(processes: list[Any]) -> None:
+def _kill(processes: list[SpawnProcess]) -> None:
     started = [process for process in processes if process.pid is not None]
     for process in started:
         process.kill()
@@ -154,7 +155,7 @@ def _kill(processes: list[Any]) -> None:
         process.join()
 
 
-def _cause(process: Any) -> str:
+def _cause(process: SpawnProcess) -> str:
     """How a worker ended, in words."""
     process.join(1.0)
     code = process.exitcode
@@ -197,7 +198,7 @@ def _serve(pipe: connection.Connection, parent: int, lasting: bool, prepare: Cal
         return
 
 
-def _answer(shared: Any, work: bytes) -> bytes:
+def _answer(shared: object, work: bytes) -> bytes:
     try:
         func, item = pickle.loads(work)
         value = func(shared, item)
@@ -209,7 +210,7 @@ def _answer(shared: Any, work: bytes) -> bytes:
     return _packed(False, value)
 
 
-def _packed(failed: bool, value: Any) -> bytes:
+def _packed(failed: bool, value: object) -> bytes:
     """An answer as bytes; an error that could not be read on the other side goes in words."""
     try:
         packed = pickle.dumps((failed, value), pickle.HIGHEST_PROTOCOL)

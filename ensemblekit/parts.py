@@ -26,7 +26,7 @@ def natural_key(name: str) -> tuple[Any, ...]:
     return tuple((1, int(part)) if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name) if part)
 
 
-def check_order(order: Any) -> None:
+def check_order(order: object) -> None:
     """Refuse what is no order of parts."""
     if order not in ("auto", "given"):
         raise InputError(f'order is "auto" (by the times that the files know, else by the numbers in their names) or "given"; '

@@ -7,11 +7,15 @@ themselves, wherever that would have been right, and the scale comes back by `ld
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ensemblekit.errors import StatisticsError
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import ArrayLike
 
 Array = Any
 
@@ -24,7 +28,7 @@ FREE = -(1 << 20)
 """Exponent of numbers that were nothing but 0: any other replaces it."""
 
 
-def common(a: Any, b: Any) -> np.ndarray:
+def common(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     """Exponents that suit both: those of the larger numbers; 0 where both are `FREE`."""
     e = np.maximum(a, b)
     return np.where(e == FREE, 0, e)
@@ -59,7 +63,7 @@ def power_of_two(values: Array, axis: int | None = None, *, always: bool = False
     return exponent_of(_largest(values, axis), always=always)
 
 
-def exponent_of(largest: Any, *, always: bool = False) -> Any:
+def exponent_of(largest: np.ndarray | float, *, always: bool = False) -> Any:
     """`power_of_two` of numbers each of which is the largest magnitude of something; an int for a plain number."""
     if np.ndim(largest) == 0:
         x = float(largest)
@@ -70,7 +74,7 @@ def exponent_of(largest: Any, *, always: bool = False) -> Any:
     return powers if always else np.where((powers >= SMALL) & (powers <= LARGE), 0, powers)
 
 
-def ldexp(values: Array, exponent: Any) -> Array:
+def ldexp(values: Array, exponent: Array) -> Array:
     """values * 2**exponent without an intermediate over- or underflow; exact wherever the product is an ordinary number.
 
     Arguments:
@@ -105,7 +109,7 @@ def scaled(values: Array, axis: int | None = None) -> tuple[Array, Any]:
     return ldexp(values, -e if axis is None else -np.expand_dims(e, axis)), e
 
 
-def representable(values: Array, exponent: Any, what: str) -> Array:
+def representable(values: Array, exponent: Array, what: str) -> Array:
     """`ldexp`, refused where a number that is neither 0 nor infinite becomes so: StatisticsError, with `what` it is."""
     out = ldexp(values, exponent)
     if np.any(exponent):
@@ -132,7 +136,7 @@ def _largest(x: np.ndarray, axis: int | None) -> Any:
     return np.abs(np.where(np.isfinite(x), x, 0.0)).max(axis=axis)
 
 
-def _torch_largest(x: Any, axis: int | None) -> Any:
+def _torch_largest(x: torch.Tensor, axis: int | None) -> Any:
     import torch
 
     x = torch.view_as_real(x.detach().resolve_conj()).abs().amax(-1) if x.is_complex() else x.detach()
@@ -144,7 +148,7 @@ def _torch_largest(x: Any, axis: int | None) -> Any:
     return largest if axis is None else largest[None]
 
 
-def _torch_ldexp(x: Any, exponent: Any) -> Any:
+def _torch_ldexp(x: torch.Tensor, exponent: Array) -> Any:
     """Four factors, each a power of two that float32 holds too; torch's own ldexp forms 2**e, which overflows."""
     import torch
 

@@ -22,7 +22,7 @@ from ensemblekit.source_cuts import WHOLE, Cuts, check_window, space_cuts, time_
 from ensemblekit.source_joined import JoinedField
 
 if TYPE_CHECKING:
-    from numpy.typing import DTypeLike
+    from numpy.typing import ArrayLike, DTypeLike
 
 Array = Any
 """numpy, or any array with the same operators (torch on its device)."""
@@ -171,7 +171,8 @@ class ArraySource:
                 object.__setattr__(self, name, as_array(given, name, dtype=np.float64))
 
     @classmethod
-    def of(cls, arrays: Array | Mapping[str, Array], *, weights: Any = None, log_weights: Any = None, times: Any = None,
+    def of(cls, arrays: Array | Mapping[str, Array], *, weights: ArrayLike | None = None,
+           log_weights: ArrayLike | None = None, times: ArrayLike | None = None,
            unit: str = "", time_unit: str = "") -> ArraySource:
         """From one array (named "values") or several; weights (n,), or their logarithms of any range and offset.
 
@@ -426,7 +427,7 @@ class JoinedPiece:
         yield Block(JoinedField(name, values), 0, self.tile, weights, None)
 
 
-def as_source(x: Any) -> SnapshotSource:
+def as_source(x: object) -> SnapshotSource:
     """What it is already (a source, a stored field), or an array in memory with snapshots along axis 0."""
     if isinstance(x, SnapshotSource):
         return x
@@ -439,7 +440,7 @@ def as_source(x: Any) -> SnapshotSource:
     return ArraySource.of(x)
 
 
-def numpy_dtype(x: Any) -> np.dtype:
+def numpy_dtype(x: Array) -> np.dtype:
     """The numpy dtype of an array; the nearest one that holds them for torch's own (bfloat16: float32)."""
     if not is_torch(x):
         return np.dtype(x.dtype)

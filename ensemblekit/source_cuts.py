@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from ensemblekit.errors import InputError
 
@@ -16,13 +16,14 @@ REGION_BYTES = 1 << 30
 STATE_ROWS = 256
 
 
-class Cuts(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Cuts:
     """How a run is cut: edges in time (rising, from 0 to n) and edges of the flattened item (None: not cut)."""
 
     rows: tuple[int, ...]
     tiles: tuple[int, ...] | None
 
-    def __iter__(self) -> Iterator[tuple[int, int, slice]]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[tuple[int, int, slice]]:
         for start, stop in zip(self.rows, self.rows[1:], strict=False):
             if self.tiles is None:
                 yield start, stop, WHOLE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from ensemblekit.errors import InputError
 from ensemblekit.scaling import ldexp, power_of_two, scaled
 from ensemblekit.source import Access, Block, Cut, Field, Piece, ReplicaSet, SnapshotSource
 from ensemblekit.source_clock import chosen_weights, time_weights
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +114,7 @@ def in_ordinary_weights(source: SnapshotSource) -> SnapshotSource:
     return ReplicaSet(views) if isinstance(source, ReplicaSet) else views[0]
 
 
-def weighted_by(source: SnapshotSource, weights: Any, log_weights: Any) -> SnapshotSource:
+def weighted_by(source: SnapshotSource, weights: ArrayLike | None, log_weights: ArrayLike | None) -> SnapshotSource:
     """The snapshots of one run with these weights, (n,), or those of these logarithms; "time": see :func:`weighted_by_time`.
 
     Raises InputError where they do not fit, or where the source carries weights of its own.

@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import itertools
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ensemblekit.averaging.reducer import JoinsInSpace, MergesInTime, Reducer, cuts_of_reducer
 from ensemblekit.engine import Engine
-from ensemblekit.source import Piece, SnapshotSource, is_torch
+from ensemblekit.source import Array, Piece, SnapshotSource, is_torch
 from ensemblekit.source_cuts import WHOLE
 
 TOLERANCE = 1e-9
@@ -131,7 +131,7 @@ def _check_tiles(source: SnapshotSource, name: str, runs: list[list[Any]], k: in
 
 
 def check_reducer(make: Callable[[], Reducer[Any]], oracle: Callable[[Any, Any], Any], *,
-                  numbers: Callable[[Any], Any] = lambda result: result, values: Any = None, weighted: bool = True,
+                  numbers: Callable[[Any], Any] = lambda result: result, values: Array | None = None, weighted: bool = True,
                   tolerance: float = TOLERANCE) -> None:
     """A reducer keeps the laws of :class:`~ensemblekit.Reducer`: every cut gives the plain answer, results are pure, states
     restore, patterns stay as they were.
@@ -161,13 +161,13 @@ def check_reducer(make: Callable[[], Reducer[Any]], oracle: Callable[[Any, Any],
         _check_state(pattern, x, w, numbers, want, tolerance, "time" in cuts)
 
 
-def _fed(pattern: Any, x: Any, w: Any, start: int = 0) -> Any:
+def _fed(pattern: Reducer[Any], x: Array, w: np.ndarray | None, start: int = 0) -> Any:
     state = pattern.empty()
     state.update(x, start, w)
     return state
 
 
-def _in_time(pattern: Any, x: Any, w: Any) -> Iterator[Any]:
+def _in_time(pattern: Any, x: Array, w: np.ndarray | None) -> Iterator[Any]:
     """The reducer after several ways to cut the run: whole, halves, single snapshots, empty pieces between."""
     n = len(x)
     for edges in ([0, n], [0, n // 2, n], list(range(n + 1)), [0, 0, 3, 3, n, n], [0, 1, n - 1, n]):
@@ -185,7 +185,7 @@ def _in_time(pattern: Any, x: Any, w: Any) -> Iterator[Any]:
     yield left
 
 
-def _in_space(pattern: Any, x: Any, w: Any) -> Iterator[Any]:
+def _in_space(pattern: Reducer[Any], x: Array, w: np.ndarray | None) -> Iterator[Any]:
     """The reducer after several ways to cut the item into tiles."""
     flat = x.reshape(len(x), -1)
     size = flat.shape[1]
@@ -198,10 +198,10 @@ def _in_space(pattern: Any, x: Any, w: Any) -> Iterator[Any]:
         yield total
 
 
-def _check_state(pattern: Any, x: Any, w: Any, numbers: Callable[[Any], Any], want: list[Any], tolerance: float,
-                 in_time: bool) -> None:
+def _check_state(pattern: Reducer[Any], x: Array, w: np.ndarray | None, numbers: Callable[[Any], Any], want: list[Any],
+                 tolerance: float, in_time: bool) -> None:
     half = len(x) // 2 if in_time else len(x)
-    state = _fed(pattern, x[:half], None if w is None else w[:half])
+    state: Any = _fed(pattern, x[:half], None if w is None else w[:half])
     first = copy.deepcopy(_arrays(numbers(state.result())))
     _close(numbers(state.result()), first, 0, "a second result()")
     for value in _arrays(numbers(state.result())):
@@ -214,7 +214,7 @@ def _check_state(pattern: Any, x: Any, w: Any, numbers: Callable[[Any], Any], wa
             one.update(x[half:], half, None if w is None else w[half:])
     _close(numbers(state.result()), want, tolerance, "two blocks")
     _close(numbers(restored.result()), want, tolerance, "restored(state())")
-    empty = pattern.empty()
+    empty: Any = pattern.empty()
     if isinstance(state, MergesInTime):
         state.merge(empty)
     elif isinstance(state, JoinsInSpace):
@@ -236,9 +236,8 @@ def check_engine(make: Callable[[], Engine]) -> None:
     values = make().map(_scaled, _counted(pulled), 2)
     assert next(values) == 0
     assert len(pulled) < 10_000, "items are pulled as workers free up, not all at once"
-    close = getattr(values, "close", None)
-    if close is not None:
-        close()
+    if isinstance(values, Generator):
+        values.close()
     try:
         list(make().map(_failing, range(20), 7))
     except Exception as error:
@@ -264,12 +263,12 @@ def _counted(pulled: list[int]) -> Iterator[int]:
         yield k
 
 
-def _arrays(x: Any) -> list[np.ndarray]:
+def _arrays(x: Array) -> list[np.ndarray]:
     parts = list(x) if isinstance(x, list | tuple) else [x]
     return [part.detach().cpu().numpy() if is_torch(part) else np.asarray(part) for part in parts]
 
 
-def _state(reducer: Any) -> dict[str, np.ndarray]:
+def _state(reducer: Reducer[Any]) -> dict[str, np.ndarray]:
     return {name: np.array(value) for name, value in reducer.state().items()}
 
 
@@ -279,11 +278,11 @@ def _same_state(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray
         _equal(after[name], value, what)
 
 
-def _equal(got: Any, want: Any, what: str) -> None:
+def _equal(got: object, want: object, what: str) -> None:
     np.testing.assert_array_equal(got, want, err_msg=what)
 
 
-def _close(got: Any, want: list[Any], tolerance: float, what: str) -> None:
+def _close(got: object, want: list[Any], tolerance: float, what: str) -> None:
     arrays = _arrays(got)
     assert len(arrays) == len(want), f"{what}: {len(arrays)} arrays for {len(want)}"
     for a, b in zip(arrays, want, strict=True):

@@ -1,17 +1,31 @@
 """Every source, reducer and engine of the package keeps its word, and the checks notice those that do not."""
 
+import ast
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import fields as dataclass_fields
+from dataclasses import is_dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import ensemblekit as ek
 from ensemblekit import rom
+from ensemblekit.averaging.blocking import BlockSums
+from ensemblekit.averaging.missing import PresentMoments, WholeSnapshots
+from ensemblekit.averaging.observed import Observed
 from ensemblekit.averaging.reducer import cuts_of_reducer
+from ensemblekit.averaging.seams import Seams
+from ensemblekit.averaging.series import SeriesOf
 from ensemblekit.errors import InputError, UnknownFieldError
+from ensemblekit.md.complexes import ImageJumps
+from ensemblekit.md.spool import Spool
+from ensemblekit.neural.swag import SWAG
+from ensemblekit.neural.weight_average import Compensated
+from ensemblekit.rom import archive_views, covariance, products
 from ensemblekit.source import HeldPiece
 from ensemblekit.source_cuts import WHOLE
+from ensemblekit.source_views import Reweighted
 from ensemblekit.testing import check_engine, check_reducer, check_source
 from tests.oracles import SPACE_CASES, TIME_CASES
 
@@ -79,7 +93,7 @@ def test_sources_keep_their_word(name, tmp_path):
 
 
 def test_frames_keep_their_word(tmp_path):
-    pytest.importorskip("MDAnalysis")
+    MDAnalysis = pytest.importorskip("MDAnalysis")
     data = pytest.importorskip("MDAnalysisTests.datafiles")
     from ensemblekit import md
     from ensemblekit.md.weighted import PickedSource, WeightedSource
@@ -91,6 +105,14 @@ def test_frames_keep_their_word(tmp_path):
     check_source(lambda: held)
     check_source(lambda: WeightedSource(held.window(), W[:12]))
     check_source(lambda: PickedSource(held.window(), np.array([0, 2, 3, 7, 8, 11])))
+    live = md.read(MDAnalysis.Universe(data.PSF, data.DCD, in_memory=True), select="resid 1:3", stop=9)
+    check_source(lambda: live)
+    assert {type(one).__name__ for one in (read, live, WeightedSource(held.window(), W[:12]),
+                                           PickedSource(held.window(), np.array([0])))} == FRAMES
+
+
+FRAMES = {"TrajectorySource", "LiveSource", "WeightedSource", "PickedSource"}
+"""Sources of frames."""
 
 
 @pytest.mark.parametrize("name", {**TIME_CASES, **SPACE_CASES})
@@ -100,10 +122,117 @@ def test_reducers_keep_the_laws(name):
     check_reducer(lambda: pattern, oracle, numbers=numbers, values=x, weighted=weighted)
 
 
-@pytest.mark.parametrize("engine", [ek.Serial(), ek.Threads(2), ek.Executor(ThreadPoolExecutor(2))],
-                         ids=lambda engine: type(engine).__name__)
-def test_engines_keep_their_word(engine):
+def leaves(result):
+    """All numbers of a result, whatever holds them."""
+    if isinstance(result, dict):
+        result = [result[name] for name in sorted(result)]
+    elif is_dataclass(result):
+        result = [getattr(result, field.name) for field in dataclass_fields(result)]
+    if isinstance(result, list | tuple):
+        return [leaf for part in result for leaf in leaves(part)]
+    array = np.asarray(np.nan if result is None else result)
+    return [array] if array.dtype.kind in "biufc" else []
+
+
+def by_itself(make, x, weighted=True, tolerance=1e-9):
+    """A reducer whose plain answer is that of one block, beside the oracles that its own tests have."""
+    def whole(x, w):
+        state = make()
+        state.update(x, 0, w)
+        return leaves(state.result())
+
+    check_reducer(make, whole, numbers=leaves, values=x, weighted=weighted, tolerance=tolerance)
+
+
+Y = np.random.default_rng(9).normal(size=(37, 6))
+JUMPS = np.hstack([np.ones((37, 1)), np.abs(Y[:, :1]), Y[:, 1:]])
+REDUCERS = {
+    BlockSums: (BlockSums, Y),
+    WholeSnapshots: (lambda: WholeSnapshots(ek.Moments()), np.where(np.arange(37)[:, None] % 5 == 2, np.nan, Y)),
+    PresentMoments: (PresentMoments, np.where(Y > 1.5, np.nan, Y)),
+    Observed: (Observed, Y),
+    ek.Quantiles: (ek.Quantiles, Y),
+    ek.QuantileSketch: (ek.QuantileSketch, Y[:, 0]),
+    Seams: (Seams, 90 * Y),
+    SeriesOf: (lambda: SeriesOf(np.abs), Y),
+    ImageJumps: (ImageJumps, JUMPS),
+    Spool: (Spool, Y),
+    SWAG: (lambda: SWAG(3), Y),
+    Compensated: (Compensated, Y),
+    covariance.Products: (covariance.Products, Y),
+    products.Products: (lambda: products.Products(1, np.zeros(6)), Y[:, None]),
+}
+
+
+@pytest.mark.parametrize("kind", REDUCERS, ids=lambda kind: f"{kind.__module__.split('.')[-1]}.{kind.__name__}")
+def test_every_cut_gives_the_answer_of_one_block(kind):
+    make, x = REDUCERS[kind]
+    by_itself(make, x)
+
+
+OF_OTHER_VALUES = {
+    "MovedMean": "takes blocks of positions: tests/test_md_structure.py",
+    "Slabs": "takes whole tiles: the slab test below and tests/test_rom_routes.py",
+    "Through": "takes snapshots as rows: tests/test_rom_rows.py",
+}
+"""Reducers that are fed something else than arrays, and where they are cut."""
+
+
+@pytest.fixture(scope="module")
+def dask_client():
+    distributed = pytest.importorskip("distributed")
+    with distributed.Client(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as client:
+        yield client
+
+
+ENGINES = {"Serial": lambda _: ek.Serial(), "Threads": lambda _: ek.Threads(2), "Processes": lambda _: ek.Processes(2),
+           "Executor": lambda _: ek.Executor(ThreadPoolExecutor(2)), "Dask": lambda request: ek.Dask(
+               request.getfixturevalue("dask_client"))}
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_engines_keep_their_word(name, request):
+    engine = ENGINES[name](request)
     check_engine(lambda: engine)
+
+
+def test_views_of_archives_keep_their_word():
+    source = ek.ArraySource.of({"u": X, "e": X[:, 0, 0]}, weights=W, times=np.arange(40) * 0.5)
+    for view in VIEWS.values():
+        check_source(lambda view=view: view(source))
+
+
+VIEWS = {
+    Reweighted: lambda s: Reweighted(s, W),
+    archive_views.SingleField: lambda s: archive_views.SingleField(s, "u"),
+    archive_views.FilledField: lambda s: archive_views.FilledField(archive_views.SingleField(s, "u"), "u", np.zeros(12)),
+    archive_views.WeighedField: lambda s: archive_views.WeighedField(archive_views.SingleField(s, "u"), "u", np.ones(12)),
+    archive_views.ScaledField: lambda s: archive_views.ScaledField(archive_views.SingleField(s, "u"), 3),
+}
+
+
+def classes(*verbs):
+    """Names of the classes of the package that have these methods, protocols left out."""
+    found = set()
+    for path in Path(ek.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ClassDef) and not any("Protocol" in ast.unparse(base) for base in node.bases):
+                methods = {one.name for one in node.body if isinstance(one, ast.FunctionDef)}
+                if methods >= set(verbs):
+                    found.add(node.name)
+    return found
+
+
+def test_nobody_is_left_out(tmp_path):
+    patterns = [case[0] for case in {**TIME_CASES, **SPACE_CASES}.values()]
+    assert classes("empty", "update") == {
+        *(type(one).__name__ for one in patterns), *(kind.__name__ for kind in REDUCERS), *OF_OTHER_VALUES}
+    assert classes("map") == set(ENGINES)
+    made = []
+    for k, make in enumerate(SOURCES.values()):
+        (tmp_path / str(k)).mkdir()
+        made.append(type(make(tmp_path / str(k))).__name__)
+    assert classes("pieces", "window") == {*made, *(view.__name__ for view in VIEWS), *FRAMES}
 
 
 # -- the checks notice -----------------------------------------------------------------------------------------------------

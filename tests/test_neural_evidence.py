@@ -44,7 +44,7 @@ def shell(tmp_path, monkeypatch):
 
 
 def test_the_shell_selects(shell, tmp_path):
-    code, said = shell("select", "run0.h5", "--method", "stacking", "--json", "s.json", "--plots", "figures")
+    code, said = shell("select", "run0.h5", "--method", "stacking", "--json", "s.json", "--plot", "figures")
     assert code == 0, said
     found = neural.select(saved(0), method="stacking")
     assert str(found).splitlines()[0] in said
@@ -55,7 +55,7 @@ def test_the_shell_selects(shell, tmp_path):
 def test_the_shell_counts_networks_and_takes_seeds_as_a_list(shell, tmp_path):
     code, said = shell("equivalent", "run0.h5", "--reference", "run1.h5", "run2.h5", "run3.h5", "--score", "nll", "--json",
                        "e.json",
-                       "--plots", ".")
+                       "--plot", ".")
     assert code == 0, said
     found = neural.deep_ensemble_equivalent(saved(0), [saved(k) for k in (1, 2, 3)], score="nll")
     assert str(found).splitlines()[0] in said
@@ -64,7 +64,7 @@ def test_the_shell_counts_networks_and_takes_seeds_as_a_list(shell, tmp_path):
 
 
 def test_the_shell_asks_whether_one_training_stands_for_many(shell, tmp_path):
-    code, said = shell("ergodicity", *(f"run{k}.h5" for k in range(4)), "--json", "t.json", "--plots", ".")
+    code, said = shell("ergodicity", *(f"run{k}.h5" for k in range(4)), "--json", "t.json", "--plot", ".")
     assert code == 0, said
     found = neural.training_ergodicity([saved(k) for k in range(4)])
     assert str(found).splitlines()[0] in said

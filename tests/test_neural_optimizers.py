@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 import ensemblekit as ek  # noqa: E402
 from ensemblekit import neural  # noqa: E402
 from ensemblekit.errors import ClosedError, InputError  # noqa: E402
-from ensemblekit.neural import parameters  # noqa: E402
+from ensemblekit.neural import remainder  # noqa: E402
 from ensemblekit.neural.parameters import to_vectors  # noqa: E402
 
 
@@ -194,7 +194,7 @@ def test_snapshots_by_hand_beside_those_of_cycles(tmp_path, caplog):
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     schedule = neural.CyclicCosineLR(optimizer, total_steps=8, n_cycles=2)
-    with caplog.at_level(logging.INFO, "ensemblekit.neural"), neural.Recorder(
+    with caplog.at_level(logging.INFO, "ensemblekit"), neural.Recorder(
             tmp_path / "a.h5", model, optimizer, schedule) as rec:
         for k in range(8):
             backward(model, k)
@@ -239,8 +239,8 @@ def test_a_frozen_base_is_hashed_once_and_its_changes_are_seen(tmp_path, monkeyp
     model = net()
     model[0].requires_grad_(False)
     hashed = []
-    original = parameters._hash_of
-    monkeypatch.setattr(parameters, "_hash_of", lambda tensor: hashed.append(tensor.shape) or original(tensor))
+    original = remainder._hash_of
+    monkeypatch.setattr(remainder, "_hash_of", lambda tensor: hashed.append(tensor.shape) or original(tensor))
     optimizer = torch.optim.SGD(model[2].parameters(), lr=0.1)
     rec = neural.Recorder(tmp_path / "a.h5", model, optimizer, None, parameters="trainable")
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from ensemblekit.averaging.replicas import Verdict
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
+from ensemblekit.results import Result
 from ensemblekit.scaling import ldexp, power_of_two
 from ensemblekit.source import ReplicaSet, SnapshotSource, as_source
 
@@ -23,8 +24,10 @@ MIN_RUNS, MIN_SNAPSHOTS = 3, 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class FunctionSpace:
+class FunctionSpace(Result):
     """Scatter between runs against scatter along them, over all items. `interval` fields are (low, high)."""
+
+    FIGURE: ClassVar[str] = "neural_evidence.ergodicity"
 
     verdict: Verdict
     reasons: tuple[str, ...]
@@ -73,18 +76,6 @@ class FunctionSpace:
             lines.append(f"  one run of {m} snapshots: worth at most {self.n_eff_bound:.3g} independent runs, as it sees "
                          f"itself")
         return "\n".join(lines)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {"verdict": self.verdict, "reasons": list(self.reasons), "n_eff": self.n_eff,
-                "n_eff_interval": list(self.n_eff_interval), "memory": self.memory,
-                "memory_interval": list(self.memory_interval),
-                "rhat": self.rhat, "rhat_interval": list(self.rhat_interval), "autocorrelation": self.autocorrelation.tolist(),
-                "autocorrelation_low": self.autocorrelation_low.tolist(),
-                "autocorrelation_high": self.autocorrelation_high.tolist(), "correlation": self.correlation.tolist(),
-                "single": self.single, "pooled": self.pooled, "within": self.within, "drift": self.drift,
-                "drift_interval": list(self.drift_interval), "n_eff_bound": self.n_eff_bound, "n_runs": self.n_runs,
-                "n_snapshots": self.n_snapshots, "confidence": self.confidence}
 
 
 class _Products(NamedTuple):

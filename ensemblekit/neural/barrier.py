@@ -18,6 +18,7 @@ from ensemblekit.averaging.run import reduce
 from ensemblekit.errors import InputError
 from ensemblekit.neural.batches import (
     Convention,
+    Device,
     Forward,
     Outputs,
     Singles,
@@ -31,6 +32,7 @@ from ensemblekit.neural.batches import (
 from ensemblekit.neural.batchnorm import has_batch_norm, update_bn
 from ensemblekit.neural.outputs import log_probabilities
 from ensemblekit.neural.parameters import Manifest, load_vectors, to_vectors
+from ensemblekit.results import Result
 from ensemblekit.scaling import ldexp, power_of_two
 
 ITEMS = 2048
@@ -38,7 +40,7 @@ ITEMS = 2048
 
 
 @dataclass(frozen=True, slots=True)
-class Rise:
+class Rise(Result):
     """The loss of averaged weights above the mean of the members' losses, paired item by item."""
 
     value: float
@@ -65,7 +67,7 @@ class Rise:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Barrier:
+class Barrier(Result):
     """The loss on the straight line between two models."""
 
     at: np.ndarray
@@ -79,7 +81,7 @@ class Barrier:
 
 
 def loss_barrier(first: torch.nn.Module, second: torch.nn.Module, loader: Iterable[Any], *, points: int = 11,
-                 task: str = "classification", forward: Forward | None = None, device: Any = None,
+                 task: str = "classification", forward: Forward | None = None, device: Device = None,
                  ignore_index: int | None = None, target: Callable[[Any], Any] | None = None,
                  outputs: Outputs | None = None) -> Barrier:
     """The loss between two models of one architecture, batch-norm statistics made anew at every point; both are left.
@@ -114,7 +116,7 @@ def loss_barrier(first: torch.nn.Module, second: torch.nn.Module, loader: Iterab
 
 
 def rise_of(average: torch.nn.Module, members: Iterable[torch.nn.Module], shares: np.ndarray, loader: Iterable[Any],
-            task: str, convention: Convention, device: Any, ignore_index: int | None) -> Rise | None:
+            task: str, convention: Convention, device: Device, ignore_index: int | None) -> Rise | None:
     """None where the loader has no labels.
 
     Batch-norm statistics of copies of both, average and members, are made anew from the items looked at: the models given
@@ -149,7 +151,7 @@ def rise_of(average: torch.nn.Module, members: Iterable[torch.nn.Module], shares
 
 
 @torch.no_grad()
-def item_losses(model: torch.nn.Module, loader: Any, task: str, convention: Convention, device: Any,
+def item_losses(model: torch.nn.Module, loader: Iterable[Any], task: str, convention: Convention, device: Device,
                 ignore_index: int | None, exponent: int = 0) -> np.ndarray | None:
     """(n,): cross entropy or squared error over 4**exponent of each item, pixels averaged; None without labels.
 
@@ -182,7 +184,7 @@ def item_losses(model: torch.nn.Module, loader: Any, task: str, convention: Conv
     return torch.cat(found).numpy() if found else None
 
 
-def classes_of(model: torch.nn.Module, batch: Any, task: str, convention: Convention, device: Any) -> int:
+def classes_of(model: torch.nn.Module, batch: object, task: str, convention: Convention, device: Device) -> int:
     """How many classes the model tells apart."""
     if task == "binary":
         return 2

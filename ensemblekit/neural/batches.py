@@ -14,8 +14,11 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ensemblekit.errors import InputError
 
-Forward = Callable[[torch.nn.Module, Any], Any]
+Forward = Callable[[Any, Any], Any]
+"""(model, batch) -> outputs; the model may be a compiled one."""
 Outputs = Literal["logits", "probabilities"]
+Output = torch.Tensor | tuple[torch.Tensor, ...]
+"""Of a model: logits, or (mean, variance)."""
 Device = str | int | torch.device | None
 
 LABELS = ("labels", "label", "target", "targets", "y")
@@ -24,7 +27,7 @@ AT_ONCE = 1024
 """Items of a tensor that go through a model together."""
 
 
-def batches_of(loader: Any) -> Iterator[Any]:
+def batches_of(loader: Iterable[Any]) -> Iterator[Any]:
     """The batches of a loader, of a tensor of inputs, or of a tuple of tensors (inputs, ..., target).
 
     A list is a loader of batches, a tuple is one batch; tensors are cut into pieces of ``AT_ONCE`` items.
@@ -45,7 +48,7 @@ def batches_of(loader: Any) -> Iterator[Any]:
         yield from loader
 
 
-def moved(batch: Any, device: Any, channels_last: bool = False) -> Any:
+def moved(batch: object, device: Device, channels_last: bool = False) -> Any:
     """The batch with every tensor on the device, tuples with names as they are; None leaves it.
 
     `channels_last`: tensors of four axes in that memory layout.
@@ -58,10 +61,10 @@ def moved(batch: Any, device: Any, channels_last: bool = False) -> Any:
     if isinstance(batch, Mapping):
         return {name: moved(x, device, channels_last) for name, x in batch.items()}
     if isinstance(batch, PackedSequence):
-        return batch.to(device)
+        return batch.to(torch.device(device))     # type: ignore[arg-type]  # its annotation knows dtypes only
     if isinstance(batch, list | tuple):
         parts = [moved(x, device, channels_last) for x in batch]
-        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
+        return type(batch)(*parts) if names_of_items(batch) else type(batch)(parts)
     return batch
 
 
@@ -85,7 +88,7 @@ class Convention:
             if getattr(self, name) is not None and not callable(getattr(self, name)):
                 raise InputError(f"{name} is a function; got {getattr(self, name)!r}")
 
-    def target_of(self, batch: Any, task: str = "regression") -> torch.Tensor | None:
+    def target_of(self, batch: object, task: str = "regression") -> torch.Tensor | None:
         """The labels of a batch; None where it has none. Raises InputError where which item they are cannot be told."""
         found = _item(batch) if self.target is None else self.target(batch)
         if found is None:
@@ -106,10 +109,10 @@ class Convention:
                                  f"whole numbers of shape {tuple(found.shape)}. {PICK}")
         return found
 
-    def outputs_of(self, model: Callable[..., Any], batch: Any) -> Any:
+    def outputs_of(self, model: Callable[..., Any], batch: object) -> Any:
         """What a model says about a batch: a tensor, or a tuple (mean, variance)."""
         if self.forward is not None:
-            return plain_outputs(self.forward(model, batch), self.task)    # type: ignore[arg-type]
+            return plain_outputs(self.forward(model, batch), self.task)
         arguments, named = self.arguments_of(batch)
         try:
             return plain_outputs(model(*arguments, **named), self.task)
@@ -120,7 +123,7 @@ class Convention:
                                  "picks the labels, or forward=lambda model, batch: ... that calls the model") from error
             raise
 
-    def arguments_of(self, batch: Any) -> tuple[list[Any], dict[str, Any]]:
+    def arguments_of(self, batch: object) -> tuple[list[Any], dict[str, Any]]:
         """What of a batch the model is called with: items before the labels, or a mapping's without them."""
         chosen = None if self.target is None else self.target(batch)
         if isinstance(batch, Mapping):
@@ -131,31 +134,43 @@ class Convention:
         if len(items) == 1:
             return items, {}
         at = next((k for k, x in enumerate(items) if k and x is chosen), None) if chosen is not None else None
-        if at is None and hasattr(batch, "_fields"):
-            at = next((k for k, name in enumerate(batch._fields) if k and name in LABELS), None)
+        if at is None:
+            at = next((k for k, name in enumerate(names_of_items(batch)) if k and name in LABELS), None)
         return items[:-1] if at is None else items[:at], {}
 
 
 PICK = "Pass target=lambda batch: ... that picks the labels, such as target=lambda batch: batch[1]"
 
 
-def _items(batch: Any) -> list[Any] | None:
+def names_of_items(batch: object) -> tuple[str, ...]:
+    """Of a tuple with names (NamedTuple) its names; none of anything else."""
+    return getattr(batch, "_fields", ())
+
+
+def samplers_of(loader: object) -> list[object]:
+    """A loader of torch, or one like it, and all that decides what it gives: samplers and data set; None where it has none."""
+    batches = getattr(loader, "batch_sampler", None)
+    return [loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None),
+            getattr(loader, "dataset", None)]
+
+
+def _items(batch: object) -> list[Any] | None:
     """Of a tuple or list; None for what is one thing."""
     return list(batch) if isinstance(batch, list | tuple) and not isinstance(batch, PackedSequence) else None
 
 
-def _item(batch: Any) -> Any:
+def _item(batch: object) -> Any:
     """A mapping's labels, those of a tuple with names, or the last of two items or more; None where there is none."""
     if isinstance(batch, Mapping):
         return next((batch[name] for name in LABELS if batch.get(name) is not None), None)
     items = _items(batch)
     if items is None or len(items) < 2:
         return None
-    named = {name: getattr(batch, name) for name in getattr(batch, "_fields", ()) if name in LABELS}
+    named = {name: getattr(batch, name) for name in names_of_items(batch) if name in LABELS}
     return next(iter(named.values()), items[-1])
 
 
-def plain_outputs(found: Any, task: str | None = None) -> Any:
+def plain_outputs(found: object, task: str | None = None) -> Any:
     """``.logits`` where there are some, (mean, variance) of a distribution of numbers; else as it is."""
     if isinstance(found, torch.Tensor):
         return found

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ensemblekit.averaging.moments import Moments, MomentsResult
 from ensemblekit.errors import InputError
-from ensemblekit.neural.batches import Convention, Device, Forward, batches_of, modes_kept, moved, random_kept
+from ensemblekit.neural.batches import Convention, Device, Forward, batches_of, modes_kept, moved, random_kept, samplers_of
 
 
 def has_batch_norm(model: torch.nn.Module) -> bool:
@@ -178,11 +178,8 @@ def _shares(loader: Iterable[Any]) -> bool:
     """Whether the loader gives this process its share of the data only."""
     if _processes() == 1:
         return False
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    samplers = (getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None),
-                getattr(loader, "dataset", None))
     return any(isinstance(one, torch.utils.data.DistributedSampler)
-               or type(one).__name__ in ("BatchSamplerShard", "IterableDatasetShard") for one in samplers)
+               or type(one).__name__ in ("BatchSamplerShard", "IterableDatasetShard") for one in samplers_of(loader)[1:])
 
 
 def _plain(layer: _BatchNorm) -> bool:

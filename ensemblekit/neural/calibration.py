@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array
-from ensemblekit.neural.items import Items, items_of
+from ensemblekit.neural.items import Items, Values, items_of
+from ensemblekit.neural.prediction import Prediction
+from ensemblekit.results import Result
 
 Edges = Literal["right", "left"]
 Norm = Literal["l1", "l2", "max"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Reliability:
+class Reliability(Result):
     """Items binned by the probability of the model's first choice."""
+
+    FIGURE = "neural.bins"
 
     edges: np.ndarray
     """(n_bins + 1,)."""
@@ -38,8 +43,8 @@ class Reliability:
         return "\n".join(["confidence             items        mean  accuracy", *rows])
 
 
-def reliability(preds: Any, target: Any = None, n_bins: int = 15, edges: Edges = "right", *,
-                groups: Any = None) -> Reliability:
+def reliability(preds: Prediction | Values, target: Values | None = None, n_bins: int = 15, edges: Edges = "right", *,
+                groups: ArrayLike | None = None) -> Reliability:
     """Accuracy against confidence in bins of equal width, with intervals over items.
 
     Wilson's interval (1927), on the effective number of items where pixels or `groups` of items go together (the
@@ -82,7 +87,7 @@ def bin_of(confidence: np.ndarray, n_bins: int, edges: Edges = "right",
     return np.clip(where.astype(np.int64), 0, n_bins - 1)
 
 
-def calibration_error(preds: Any, target: Any = None, n_bins: int = 15, norm: Norm = "l1",
+def calibration_error(preds: Prediction | Values, target: Values | None = None, n_bins: int = 15, norm: Norm = "l1",
                       edges: Edges = "right") -> float:
     """Expected calibration error: |accuracy - confidence| over bins, weighted by their share of the items.
 
@@ -98,7 +103,8 @@ def calibration_error(preds: Any, target: Any = None, n_bins: int = 15, norm: No
     return _norm(bin_of(first, n_bins, edges, items.rounding), right - first, n_bins, norm)
 
 
-def adaptive_calibration_error(preds: Any, target: Any = None, n_bins: int = 15, norm: Norm = "l1") -> float:
+def adaptive_calibration_error(preds: Prediction | Values, target: Values | None = None, n_bins: int = 15,
+                               norm: Norm = "l1") -> float:
     """The same with bins that hold equally many items (Nguyen & O'Connor 2015); ties are never parted.
 
     With fewer items than bins every distinct confidence is a bin.
@@ -115,7 +121,7 @@ def adaptive_bins(confidence: np.ndarray, n_bins: int) -> np.ndarray:
     return np.minimum((middle[inverse] * n_bins / len(confidence)).astype(np.int64), n_bins - 1)
 
 
-def classwise_calibration_error(preds: Any, target: Any = None, n_bins: int = 15, norm: Norm = "l1",
+def classwise_calibration_error(preds: Prediction | Values, target: Values | None = None, n_bins: int = 15, norm: Norm = "l1",
                                 edges: Edges = "right") -> float:
     """Mean over classes of the error of that class's probability (Kull et al. 2019), rather than the first choice's."""
     items = items_of(preds, target)
@@ -126,7 +132,7 @@ def classwise_calibration_error(preds: Any, target: Any = None, n_bins: int = 15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BrierParts:
+class BrierParts(Result):
     """Brier score (sum over classes, 0 to 2) = reliability - resolution + uncertainty + within_bins.
 
     Murphy 1973, class by class in bins of its probability; `within_bins` is what binning leaves over (Stephenson,
@@ -143,7 +149,8 @@ class BrierParts:
     within_bins: float
 
 
-def brier_decomposition(preds: Any, target: Any = None, n_bins: int = 15, edges: Edges = "right") -> BrierParts:
+def brier_decomposition(preds: Prediction | Values, target: Values | None = None, n_bins: int = 15,
+                        edges: Edges = "right") -> BrierParts:
     """The Brier score in its parts. Arguments and errors as :func:`calibration_error`."""
     items = items_of(preds, target)
     n_bins = _bins(n_bins)
@@ -170,7 +177,7 @@ def _first(items: Items) -> tuple[np.ndarray, np.ndarray]:
     return items.p.max(1), (items.p.argmax(1) == items.labels).astype(float)
 
 
-def _bins(n_bins: Any) -> int:
+def _bins(n_bins: object) -> int:
     if not isinstance(n_bins, int | np.integer) or n_bins < 1:
         raise InputError(f"n_bins is a whole number of 1 or more; got {n_bins!r}")
     return int(n_bins)

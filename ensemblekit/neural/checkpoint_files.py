@@ -16,7 +16,7 @@ from ensemblekit.errors import InputError, MissingExtraError
 from ensemblekit.files import check_input
 from ensemblekit.neural.parameters import bare_name, is_empty
 
-logger = logging.getLogger("ensemblekit.neural")
+logger = logging.getLogger("ensemblekit")
 State = dict[str, torch.Tensor]
 INSIDE = ("state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "weights")
 """Where programs put the weights in what they save, in the order in which they are looked for."""
@@ -50,17 +50,19 @@ def read_state(path: str | os.PathLike[str], key: str | None = None) -> State:
 class _Inert(dict):
     """Stands in a checkpoint for an object of a class that is not read: takes whatever it is given and does nothing."""
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(self, *args: object, **kwargs: object):
         super().__init__()
 
-    def append(self, item: Any) -> None:
+    def append(self, item: object) -> None:
         """Nothing is kept."""
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         """Nothing is kept."""
 
     extend = append
-    __hash__ = object.__hash__      # type: ignore[assignment]
+
+    def __hash__(self) -> int:      # type: ignore[override]
+        return id(self)
 
 
 def _load(file: Path) -> Any:
@@ -89,18 +91,18 @@ def _load(file: Path) -> Any:
             raise InputError(f"{file} cannot be read as a checkpoint of torch: {reason}") from None
 
 
-def _holds_tensors(value: Any) -> bool:
+def _holds_tensors(value: object) -> bool:
     return isinstance(value, Mapping) and any(isinstance(one, torch.Tensor) for one in value.values())
 
 
-def _state_in(found: Any, file: Path, key: str | None = None) -> State:
+def _state_in(found: object, file: Path, key: str | None = None) -> State:
     """The state dict in what was saved: under `key`, itself, or the first of the usual places that holds one."""
     if isinstance(found, _Inert):
         raise InputError(f"{file} holds an object of class {type(found).__name__} as a whole, which is not read for safety: "
                          "where it was written, save its state dict, torch.save(model.state_dict(), path)")
     held = {str(name): value for name, value in found.items() if _holds_tensors(value)} if isinstance(found, Mapping) else {}
     if key is not None:
-        inner = found
+        inner: Any = found
         for part in [key] if isinstance(found, Mapping) and key in found else key.split("."):
             inner = inner.get(part) if isinstance(inner, Mapping) else None
         if not _holds_tensors(inner):

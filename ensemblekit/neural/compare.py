@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.averaging.crossed import crossed_ratio_difference
 from ensemblekit.errors import InputError
 from ensemblekit.neural.intervals import degrees_of_freedom
-from ensemblekit.neural.items import Items
+from ensemblekit.neural.items import Items, Scored
 from ensemblekit.neural.prediction import RegressionPrediction
 from ensemblekit.neural.scores import (
     NAMES,
@@ -36,7 +37,7 @@ from ensemblekit.neural.scores import (
 )
 
 
-def compare(a: Any, b: Any, *, groups: Any = None, n_bins: int = 15, seed: int = 0) -> Scores:
+def compare(a: Scored, b: Scored, *, groups: ArrayLike | None = None, n_bins: int = 15, seed: int = 0) -> Scores:
     """The scores of a minus those of b, item by item: pairing removes what is hard for both.
 
     Below zero a is better in nll, brier and calibration errors, above zero in accuracy. Names, arguments and intervals
@@ -53,7 +54,7 @@ def compare(a: Any, b: Any, *, groups: Any = None, n_bins: int = 15, seed: int =
         exponent = error_exponent(a, b)
         ours, sizes = regression_parts(a, groups, exponent)
         theirs, _ = regression_parts(b, groups, exponent)
-        if np.shape(a.target) != np.shape(b.target) or not np.array_equal(a.target, b.target):     # type: ignore[arg-type]
+        if a.target is None or b.target is None or not np.array_equal(a.target, b.target):
             raise InputError("two predictions of the same items in the same order are needed; their targets differ")
         with np.errstate(invalid="ignore"):     # two densities that exclude what came: infinity less infinity
             gaps = {name: ours[name] - theirs[name] for name in ours}

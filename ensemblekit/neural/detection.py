@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from ensemblekit.neural.prediction import Prediction
 from ensemblekit.neural.saved import SavedPredictions, pooled
 from ensemblekit.neural.scores import Score, draws, given
 from ensemblekit.neural.uncertainty import entropy_of
+from ensemblekit.results import Result
 
 MEASURES = ("confidence", "entropy", "epistemic", "disagreement")
 OF_MEMBERS = ("epistemic", "disagreement")
@@ -24,7 +25,7 @@ AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Measure:
+class Measure(Result):
     """How well one measure of doubt finds errors. Ties count by their mean over all orders."""
 
     auroc: Score
@@ -54,8 +55,10 @@ class Measure:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Detection:
+class Detection(Result):
     """Measure of doubt -> :class:`Measure`, with 95 % intervals over items or groups. Prints as a table."""
+
+    FIGURE: ClassVar[str] = "neural_evidence.detection"
 
     measures: Mapping[str, Measure]
     error: float
@@ -86,8 +89,7 @@ class Detection:
 
     __repr__ = __str__
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON; without the curves."""
+    def _facts(self) -> dict[str, object]:
         def plain(s: Score) -> dict[str, float]:
             return {"value": s.value, "stderr": s.stderr, "low": s.low, "high": s.high}
         return {"measures": {name: {score: plain(getattr(one, score)) for score in ("auroc", "aurc", "e_aurc", "augrc")}
@@ -172,8 +174,10 @@ def _measured(doubt: np.ndarray, wrong: np.ndarray, items: Items, seed: int) -> 
     step = max(1, AT_ONCE // n)
     for first in range(0, len(drawn), step):
         counts = drawn[first:first + step][:, cluster]
-        sample.append(_areas(np.add.reduceat(counts, starts, axis=1), np.add.reduceat(counts * wrong, starts, axis=1),
-                             harmonic))
+        bad = counts * wrong
+        if len(starts) < n:
+            counts, bad = np.add.reduceat(counts, starts, axis=1), np.add.reduceat(bad, starts, axis=1)
+        sample.append(_areas(counts, bad, harmonic))
     every = np.concatenate(sample, axis=1)
     auroc, aurc, excess, augrc = (_percentile(v, x, items.n) for v, x in zip(value, every, strict=True))
     # of the k surest: errors of surer values of doubt, and this value's share

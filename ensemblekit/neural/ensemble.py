@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Generic, Literal, Self, TypeVar, Unpack, overload
+from typing import Any, Generic, Literal, Protocol, Self, TypeVar, Unpack, overload, runtime_checkable
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from ensemblekit.averaging.moments import Moments
 from ensemblekit.averaging.reducer import JoinsInSpace, Reducer
@@ -16,7 +16,18 @@ from ensemblekit.averaging.run import reduce
 from ensemblekit.averaging.weights import normalised_weights
 from ensemblekit.errors import InputError
 from ensemblekit.neural.barrier import Rise, rise_of
-from ensemblekit.neural.batches import Convention, Forward, Outputs, Singles, batches_of, device_of, moved, random_kept
+from ensemblekit.neural.batches import (
+    Convention,
+    Device,
+    Forward,
+    Output,
+    Outputs,
+    Singles,
+    batches_of,
+    device_of,
+    moved,
+    random_kept,
+)
 from ensemblekit.neural.batchnorm import has_batch_norm, update_bn
 from ensemblekit.neural.members import RESIDENT, Measurement, Members
 from ensemblekit.neural.options import Classes, Constructing, Opening, Task, check_task
@@ -24,10 +35,21 @@ from ensemblekit.neural.outputs import TINY, Answers, check_finite, log_probabil
 from ensemblekit.neural.parameters import Manifest, load_vectors, to_vectors, unwrapped
 from ensemblekit.neural.prediction import Prediction, RegressionPrediction
 from ensemblekit.neural.saved import save_predictions
-from ensemblekit.neural.stored_members import FIELDS, chosen_members, manifest_of, member_stores, rows_of, weights_of
+from ensemblekit.neural.stored_members import (
+    FIELDS,
+    Stores,
+    Vectors,
+    chosen_members,
+    manifest_of,
+    member_stores,
+    rows_of,
+    weights_of,
+)
 from ensemblekit.neural.swag import SWAG, Posterior
 from ensemblekit.neural.uncertainty import Space, check_space
-from ensemblekit.neural.weight_average import reducer_of
+from ensemblekit.neural.weight_average import Average, reducer_of
+from ensemblekit.source import Array
+from ensemblekit.store.stored import StoredSource
 
 P = TypeVar("P", Prediction, RegressionPrediction)
 WIDE_ITEM = 1 << 20
@@ -64,15 +86,16 @@ class Ensemble(torch.nn.Module, Generic[P]):
     _runner: Members
 
     @overload
-    def __init__(self: Ensemble[Prediction], model: torch.nn.Module, vectors: Any, *, task: Classes = "classification",
+    def __init__(self: Ensemble[Prediction], model: torch.nn.Module, vectors: Vectors, *, task: Classes = "classification",
                  **options: Unpack[Constructing]) -> None: ...
     @overload
-    def __init__(self: Ensemble[RegressionPrediction], model: torch.nn.Module, vectors: Any, *, task: Literal["regression"],
+    def __init__(self: Ensemble[RegressionPrediction], model: torch.nn.Module, vectors: Vectors, *, task: Literal["regression"],
                  **options: Unpack[Constructing]) -> None: ...
     @overload
-    def __init__(self, model: torch.nn.Module, vectors: Any, *, task: Task, **options: Unpack[Constructing]) -> None: ...
+    def __init__(self, model: torch.nn.Module, vectors: Vectors, *, task: Task, **options: Unpack[Constructing]) -> None: ...
 
-    def __init__(self, model: torch.nn.Module, vectors: Any, *, manifest: Manifest | None = None, weights: Any = None,
+    def __init__(self, model: torch.nn.Module, vectors: Vectors, *, manifest: Manifest | None = None,
+                 weights: ArrayLike | None = None,
                  task: Task = "classification",
                  forward: Forward | None = None, space: Space = "probability", ignore_index: int | None = None,
                  resident: int = RESIDENT, target: Callable[[Any], Any] | None = None, outputs: Outputs | None = None):
@@ -105,21 +128,21 @@ class Ensemble(torch.nn.Module, Generic[P]):
 
     @overload
     @classmethod
-    def from_store(cls, path: str | os.PathLike[str] | Any, model: torch.nn.Module, *, task: Classes = "classification",
+    def from_store(cls, path: Stores, model: torch.nn.Module, *, task: Classes = "classification",
                    **options: Unpack[Opening]) -> Ensemble[Prediction]: ...
     @overload
     @classmethod
-    def from_store(cls, path: str | os.PathLike[str] | Any, model: torch.nn.Module, *, task: Literal["regression"],
+    def from_store(cls, path: Stores, model: torch.nn.Module, *, task: Literal["regression"],
                    **options: Unpack[Opening]) -> Ensemble[RegressionPrediction]: ...
     @overload
     @classmethod
-    def from_store(cls, path: str | os.PathLike[str] | Any, model: torch.nn.Module, *, task: Task,
+    def from_store(cls, path: Stores, model: torch.nn.Module, *, task: Task,
                    **options: Unpack[Opening]) -> Ensemble[Any]: ...
 
     @classmethod
-    def from_store(cls, path: str | os.PathLike[str] | Any, model: torch.nn.Module, *, task: Task = "classification",
+    def from_store(cls, path: Stores, model: torch.nn.Module, *, task: Task = "classification",
                    forward: Forward | None = None, members: slice | Sequence[int] | None = None,
-                   last: int | None = None, weights: Any = None, space: Space = "probability",
+                   last: int | None = None, weights: ArrayLike | None = None, space: Space = "probability",
                    ignore_index: int | None = None, resident: int = RESIDENT,
                    target: Callable[[Any], Any] | None = None, outputs: Outputs | None = None) -> Ensemble[Any]:
         """From a store that a Recorder or ``ingest`` wrote; `model` gives the architecture and is left as it is.
@@ -177,7 +200,9 @@ class Ensemble(torch.nn.Module, Generic[P]):
         """All members as modules, in eval mode; they are loaded when first asked for."""
         if "members" not in self._modules:
             self._modules["members"] = torch.nn.ModuleList(self._runner.all())
-        return self._modules["members"]     # type: ignore[return-value]
+        members = self._modules["members"]
+        assert isinstance(members, torch.nn.ModuleList)
+        return members
 
     def member(self, k: int) -> torch.nn.Module:
         """A copy of the model with the weights of snapshot k (negative: from the end), in eval mode."""
@@ -212,7 +237,7 @@ class Ensemble(torch.nn.Module, Generic[P]):
         self._runner.forget()
         return super().load_state_dict(*args, **kwargs)
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         self._runner.template._apply(fn)
         if self._runner.modules is not None:
             _ = self.members
@@ -247,7 +272,7 @@ class Ensemble(torch.nn.Module, Generic[P]):
             return mean
         return mean.clamp(min=TINY).log() if self.space == "probability" else mean - mean.logsumexp(1, keepdim=True)
 
-    def _pooled_over(self, out: Any) -> torch.Tensor:
+    def _pooled_over(self, out: Output) -> torch.Tensor:
         """What is averaged, (members, n, ...): probabilities, their logarithms, or numbers."""
         if self.task == "regression":
             return wide(out[0] if isinstance(out, tuple) else out)
@@ -258,7 +283,7 @@ class Ensemble(torch.nn.Module, Generic[P]):
         return log_p.exp() if self.space == "probability" else log_p
 
     @torch.no_grad()
-    def predict(self, loader: Any, *, device: Any = None, save: bool | str = False,
+    def predict(self, loader: Iterable[Any], *, device: Device = None, save: bool | str = False,
                 path: Literal["auto", "vmap", "sequential"] = "auto") -> P:
         """Pooled answers and doubt about every item, in memory that does not grow with the number of members.
 
@@ -287,7 +312,7 @@ class Ensemble(torch.nn.Module, Generic[P]):
         return prediction
 
     @torch.no_grad()
-    def predict_members(self, loader: Any, *, device: Any = None) -> tuple[np.ndarray, Prediction]:
+    def predict_members(self, loader: Iterable[Any], *, device: Device = None) -> tuple[np.ndarray, Prediction]:
         """Every member's probabilities (members, n, classes, ...), those of weight 0 left out, and their pool.
 
         Memory grows with the number of members. Errors as :meth:`predict`; regression has none.
@@ -299,7 +324,7 @@ class Ensemble(torch.nn.Module, Generic[P]):
         assert isinstance(prediction, Prediction)
         return found.members(), prediction
 
-    def _collect(self, loader: Any, device: Any, path: str, keep: bool) -> Answers:
+    def _collect(self, loader: Iterable[Any], device: Device, path: str, keep: bool) -> Answers:
         device = device or device_of(self._runner.template)
         wanted = self._wanted()
         found = Answers(self.task, self.ignore_index, keep, self.convention)
@@ -321,7 +346,8 @@ class Ensemble(torch.nn.Module, Generic[P]):
     def reduced(self, reducer: Reducer, field: str = "parameters") -> Any:
         """A reducer's result over the members' vectors, in their order and with their weights."""
         rows = self._runner.vectors[field]
-        held = getattr(rows, "weights", None)       # of the store; they may be others than those asked for
+        # of the store; they may be others than those asked for
+        held = rows.weights if isinstance(rows, StoredSource) else None
         if self.shares is None and (held is None or np.ptp(held) == 0):
             if isinstance(reducer, JoinsInSpace) and int(np.prod(rows.shape[1:])) * rows.dtype.itemsize >= WIDE_ITEM:
                 return reduce(rows, reducer, cut="space", limit=16 << 20)
@@ -334,7 +360,7 @@ class Ensemble(torch.nn.Module, Generic[P]):
     def averaged_model(self, loader: Iterable[Any] | None = None, *,
                        average: Literal["swa", "ema", "lawa"] | Reducer = "swa",
                        barrier: Literal["refuse", "ignore"] = "refuse", tolerance: float = 0.02,
-                       device: Any = None) -> torch.nn.Module:
+                       device: Device = None) -> torch.nn.Module:
         """One model with the average of the members' weights, in eval mode; its batch-norm statistics are made anew.
 
         Arguments:
@@ -372,7 +398,7 @@ class Ensemble(torch.nn.Module, Generic[P]):
                                  'pass barrier="ignore"')
         return one.eval().requires_grad_(True)
 
-    def barrier(self, loader: Iterable[Any], *, average: Any = "swa", device: Any = None) -> Rise:
+    def barrier(self, loader: Iterable[Any], *, average: Average = "swa", device: Device = None) -> Rise:
         """How much higher the loss of the averaged weights is than the mean of the members' losses (up to 2048 items).
 
         Raises InputError where the loader has no labels.
@@ -383,13 +409,13 @@ class Ensemble(torch.nn.Module, Generic[P]):
             raise InputError("a loss needs labels: pass a loader of (input, label)")
         return found
 
-    def rise(self, average: torch.nn.Module, loader: Iterable[Any], device: Any = None) -> Rise | None:
+    def rise(self, average: torch.nn.Module, loader: Iterable[Any], device: Device = None) -> Rise | None:
         """The loss of a model above the members' (up to 2048 items); None where the loader has no labels."""
         with random_kept(self._runner.template):
             return rise_of(average, self._runner.each(self._wanted()), self.weights[self._wanted()], loader,
                            self.task, self.convention, device or device_of(self._runner.template), self.ignore_index)
 
-    def _refresh(self, model: torch.nn.Module, loader: Any, device: Any) -> None:
+    def _refresh(self, model: torch.nn.Module, loader: Iterable[Any] | None, device: Device) -> None:
         if has_batch_norm(model):
             if loader is None:
                 raise InputError("the model has batch-norm layers: pass a loader of training data to refresh them")
@@ -400,7 +426,7 @@ class Ensemble(torch.nn.Module, Generic[P]):
         return self.reduced(SWAG(rank))
 
     def sampled(self, n: int, loader: Iterable[Any] | None = None, *, rank: int = 20, scale: float = 1.0, seed: int = 0,
-                device: Any = None) -> Ensemble:
+                device: Device = None) -> Ensemble:
         """An ensemble of n models drawn from :meth:`swag`; batch-norm statistics of each are made anew.
 
         The draws are fixed: every batch sees the same members. Arguments as :meth:`averaged_model` and
@@ -425,6 +451,11 @@ class Ensemble(torch.nn.Module, Generic[P]):
                         outputs=self.convention.outputs)
 
 
-def _mean_of(result: Any) -> Any:
+@runtime_checkable
+class _HasMean(Protocol):
+    mean: Array
+
+
+def _mean_of(result: object) -> Array:
     """Of a reducer: an array, or a result with a mean."""
-    return getattr(result, "mean", result) if not isinstance(result, np.ndarray) else result
+    return result.mean if isinstance(result, _HasMean) and not isinstance(result, np.ndarray) else result

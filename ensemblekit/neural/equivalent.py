@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from ensemblekit.neural.pools import TINY, ClassPools, NumberPools
 from ensemblekit.neural.prediction import Prediction, RegressionPrediction
 from ensemblekit.neural.saved import SavedPredictions
 from ensemblekit.neural.temperature import scaled
+from ensemblekit.results import Result
 from ensemblekit.scaling import ldexp, power_of_two
 from ensemblekit.store.store import Store
 
@@ -28,8 +29,10 @@ ALL_SUBSETS = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Equivalent:
+class Equivalent(Result):
     """The number of independently trained networks whose ensemble scores as well."""
+
+    FIGURE: ClassVar[str] = "neural_evidence.equivalent"
 
     value: float
     """1 to K, the number of reference seeds; see `beyond`."""
@@ -64,15 +67,6 @@ class Equivalent:
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     __repr__ = __str__
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {"value": self.value, "low": self.low, "high": self.high, "beyond": self.beyond,
-                "curve": [list(x) for x in self.curve],
-                "method_score": self.method_score, "method_stderr": self.method_stderr, "score": self.score,
-                "by_members": list(self.by_members), "confidence": self.confidence, "n_seeds": self.n_seeds,
-                "n_runs": self.n_runs,
-                "notes": list(self.notes)}
 
 
 class _Curve(NamedTuple):

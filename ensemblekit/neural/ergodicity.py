@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -11,14 +11,17 @@ from ensemblekit.averaging.function_space import FunctionSpace, function_space
 from ensemblekit.errors import InputError
 from ensemblekit.neural.evidence import Evidence, runs_of
 from ensemblekit.neural.saved import pooled
+from ensemblekit.results import Result
 
 FLOOR = 1e-12
 """Of probabilities, where their logarithms are compared."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class TrainingErgodicity:
+class TrainingErgodicity(Result):
     """Scatter of predictions along trainings and between them, with the scores of every snapshot."""
+
+    FIGURE: ClassVar[str] = "neural_evidence.ergodicity"
 
     function_space: FunctionSpace
     """All that is said about the scatter: `correlation`, `autocorrelation`, R-hat, drift."""
@@ -70,8 +73,7 @@ class TrainingErgodicity:
 
     __repr__ = __str__
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+    def _facts(self) -> dict[str, object]:
         return {**self.function_space.to_dict(), "members": self.members, "accuracy": self.accuracy.tolist(),
                 "nll": self.nll.tolist(),
                 "pooled_accuracy": self.pooled_accuracy.tolist(), "pooled_nll": self.pooled_nll.tolist(), "space": self.space,

@@ -6,7 +6,7 @@ import json
 import os
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ensemblekit.errors import InputError, MissingExtraError, StoreError, one_line
 from ensemblekit.files import write_text
@@ -14,6 +14,9 @@ from ensemblekit.neural.parameters import Select
 from ensemblekit.neural.recorder import Recorder
 from ensemblekit.neural.resume import writing
 from ensemblekit.neural.schedules_of import bare_schedule
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
 
 try:
     from transformers import TrainerCallback
@@ -47,7 +50,7 @@ class SnapshotCallback(TrainerCallback):
         self.store, self.parameters, self.options = os.fspath(store), parameters, options
         self.recorder: Recorder | None = None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Makes the recorder. Raises InputError where the schedule is none of ours, or the weights are sharded."""
         for name, word in (("fsdp", "FSDP"), ("deepspeed", "DeepSpeed")):
             if getattr(args, name, None):
@@ -61,7 +64,7 @@ class SnapshotCallback(TrainerCallback):
         self.recorder = Recorder(self.store, kwargs["model"], kwargs["optimizer"], bare_schedule(kwargs["lr_scheduler"]),
                                  parameters=self.parameters, states=False, **self.options)
         _open[path] = weakref.ref(self.recorder)
-        kept = Path(args.output_dir) / f"checkpoint-{state.global_step}" / STEPS
+        kept = Path(args.output_dir or ".") / f"checkpoint-{state.global_step}" / STEPS
         updates = state.global_step
         if updates and kept.exists():       # steps that a GradScaler skipped are in the Trainer's count
             try:
@@ -75,24 +78,25 @@ class SnapshotCallback(TrainerCallback):
             self._close()
             raise
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Keeps the rate of the step."""
         if self.recorder is not None:
             self.recorder.step()
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+                    metrics: dict[str, float] | None = None, **kwargs: Any) -> None:
         """Keeps what evaluation found."""
         if self.recorder is not None and metrics:
             self.recorder.log(**{name: value for name, value in metrics.items() if isinstance(value, int | float)})
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Writes the number of optimizer steps really made beside the Trainer's checkpoint."""
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        folder = Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
         if self.recorder is not None and self.recorder.store is not None and folder.is_dir():
             with writing(folder / STEPS):
                 write_text(folder / STEPS, json.dumps({"updates": self.recorder.updates}))
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """The last snapshot, if it is still due."""
         if self.recorder is not None:
             recorder, self.recorder = self.recorder, None

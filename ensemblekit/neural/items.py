@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array
-from ensemblekit.neural.prediction import Prediction
+from ensemblekit.neural.prediction import Predicted, Prediction
+
+Values = torch.Tensor | ArrayLike
+"""Numbers: an array, a tensor on any device, a list."""
+Scored = Predicted | tuple[Values, Values]
+"""What has scores: a prediction with labels, or probabilities and labels."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +45,7 @@ class Items:
         return np.bincount(self.cluster, minlength=self.n).astype(float)
 
 
-def items_of(preds: Any, target: Any = None, groups: Any = None) -> Items:
+def items_of(preds: Predicted | Values, target: Values | None = None, groups: ArrayLike | None = None) -> Items:
     """From a Prediction, or from probabilities (n, classes, ...) with labels (n, ...).
 
     Arguments:
@@ -80,7 +86,7 @@ def items_of(preds: Any, target: Any = None, groups: Any = None) -> Items:
     return Items(rows, flat, cluster, int(cluster.max()) + 1, rounding, tempered)
 
 
-def checked(preds: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
+def checked(preds: Values, target: Values) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities (n, classes) in float64 and labels (n,), or an InputError that says what is wrong."""
     p, labels = np.asarray(as_numpy(preds, "preds"), np.float64), as_numpy(target, "labels")
     if p.ndim != 2 or labels.shape != p.shape[:1] or not len(p):
@@ -95,7 +101,7 @@ def checked(preds: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
     return p, labels
 
 
-def as_numpy(x: Any, what: str = "preds and labels") -> np.ndarray:
+def as_numpy(x: object, what: str = "preds and labels") -> np.ndarray:
     """Arrays, tensors on any device, lists."""
-    x = as_array(x, what)
-    return x.astype(np.float32) if x.dtype == np.float16 else x
+    values: np.ndarray = as_array(x, what)
+    return values.astype(np.float32) if values.dtype == np.float16 else values

@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 from contextvars import Token
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,6 +16,9 @@ from ensemblekit.neural.recorder import Recorder
 from ensemblekit.neural.schedule import CycleLR
 from ensemblekit.neural.schedule_shapes import shortened
 from ensemblekit.neural.schedules_of import bare_schedule, unwrapped_optimizer
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
 
 
 def _base() -> type:
@@ -63,7 +66,7 @@ class SnapshotCallback(_base()):    # type: ignore[misc]
         self._updates: int | None = None
         self._trial: tuple[tempfile.TemporaryDirectory[str], Token[bool]] | None = None
 
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuses strategies under which no process holds the weights whole."""
         if getattr(trainer, "fast_dev_run", False) and self._trial is None:
             self._trial = tempfile.TemporaryDirectory(prefix="ensemblekit-"), shortened.set(True)
@@ -73,7 +76,7 @@ class SnapshotCallback(_base()):    # type: ignore[misc]
                 raise InputError(f"{name} shards the weights over processes, and a snapshot needs them whole: FSDP and "
                                  "DeepSpeed are not supported; train with strategy=\"ddp\"")
 
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Makes the recorder: optimizer, schedule and checkpoint are in place now.
 
         Raises InputError where there is no schedule of ours, or it is stepped once an epoch.
@@ -93,29 +96,30 @@ class SnapshotCallback(_base()):    # type: ignore[misc]
             self._close()
             raise
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object,
+                           batch_idx: int) -> None:
         """Keeps the loss and the rate of the step."""
         if self.recorder is not None:
             loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
             self.recorder.step(loss if isinstance(loss, torch.Tensor) else None)
 
-    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keeps what was logged."""
         if self.recorder is not None and not trainer.sanity_checking:
             self.recorder.log(**{name: float(value) for name, value in trainer.callback_metrics.items()})
 
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The last snapshot, if it is still due."""
         if self.recorder is not None:
             recorder, self.recorder = self.recorder, None
             self._updates = recorder.updates if self._trial is None else None
             recorder.end(as_planned=not trainer.should_stop)
 
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Lets go of the store."""
         self._close()
 
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Lets go of the store."""
         self._close()
 
@@ -137,7 +141,7 @@ class SnapshotCallback(_base()):    # type: ignore[misc]
             folder.cleanup()
 
 
-def _schedule_of(trainer: Any) -> CycleLR:
+def _schedule_of(trainer: Trainer) -> CycleLR:
     for config in trainer.lr_scheduler_configs:
         try:
             schedule = bare_schedule(config.scheduler)

@@ -96,7 +96,7 @@ class LoopPosition:
             saved.restore_random(resuming["random_call"], self._generators)
         place.call, place.batch = call, done
         place.random_call = self.random()
-        stateful = saved.is_stateful(loader)
+        stateful = saved.stateful(loader)
         iterator = self._begin(loader, stateful, done, resuming)
         if resuming is not None:
             self._pending = None
@@ -109,7 +109,7 @@ class LoopPosition:
                 # (the mean loss, validation) counts on variables that a resumed epoch without batches would not have.
                 if not (self._in_epochs and place.batch == expected) and self._due(False):
                     place.random = self.random()
-                    place.loader = loader.state_dict() if stateful else None    # type: ignore[attr-defined]
+                    place.loader = None if stateful is None else stateful.state_dict()
                     self._save()
             try:
                 batch = next(iterator)
@@ -119,10 +119,11 @@ class LoopPosition:
             yield batch
         self._check_length(call, place.batch, at_end=True)
 
-    def _begin(self, loader: Any, stateful: bool, done: int, resuming: Mapping[str, Any] | None) -> Iterator[Any]:
+    def _begin(self, loader: Iterable[B], stateful: saved.Stateful | None, done: int,
+               resuming: Mapping[str, Any] | None) -> Iterator[B]:
         """The loader's iterator behind the batches that are done."""
-        if resuming is not None and stateful and resuming["loader"] is not None:
-            loader.load_state_dict(resuming["loader"])
+        if resuming is not None and stateful is not None and resuming["loader"] is not None:
+            stateful.load_state_dict(resuming["loader"])
             iterator = iter(loader)
         else:
             iterator = iter(loader)

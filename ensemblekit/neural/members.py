@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ensemblekit.neural.batches import Convention
+from ensemblekit.neural.batches import Convention, Output
 from ensemblekit.neural.parameters import Manifest, load_vectors
 
 RESIDENT = 4 << 30
@@ -84,7 +84,7 @@ class Members:
 
     # -- running ---------------------------------------------------------------------------------------------------
 
-    def outputs(self, batch: Any, wanted: Sequence[int], path: str = "auto") -> Iterator[tuple[Any, list[int]]]:
+    def outputs(self, batch: object, wanted: Sequence[int], path: str = "auto") -> Iterator[tuple[Output, list[int]]]:
         """Outputs (m, n, ...), or tuples of such, with the numbers of the m members they are of."""
         if path == "auto":
             path = self.choice(batch, wanted).chosen
@@ -93,7 +93,7 @@ class Members:
         else:
             yield from self._looped(batch, wanted)
 
-    def choice(self, batch: Any, wanted: Sequence[int]) -> Measurement:
+    def choice(self, batch: object, wanted: Sequence[int]) -> Measurement:
         """What is quicker for batches like this one, measured on it.
 
         What holds for a batch holds for others between half and once its size where that was vmap, which the small
@@ -108,7 +108,7 @@ class Members:
         found = self.measured[size, rest, len(wanted)] = self._measure(batch, wanted)
         return found
 
-    def _looped(self, batch: Any, wanted: Sequence[int]) -> Iterator[tuple[Any, list[int]]]:
+    def _looped(self, batch: object, wanted: Sequence[int]) -> Iterator[tuple[Output, list[int]]]:
         block, numbers, nbytes = [], [], 0
         for k, model in zip(wanted, self.each(wanted), strict=True):
             found = self.convention.outputs_of(model, batch)
@@ -121,7 +121,7 @@ class Members:
         if block:
             yield _stacked(block), numbers
 
-    def _vmapped(self, batch: Any, wanted: Sequence[int]) -> Any:
+    def _vmapped(self, batch: object, wanted: Sequence[int]) -> Output:
         if self.stack is None:
             self.stack = torch.func.stack_module_state(self.all())
         parameters, buffers = self.stack
@@ -129,13 +129,13 @@ class Members:
             rows = list(wanted)
             parameters, buffers = ({name: x[rows] for name, x in part.items()} for part in (parameters, buffers))
 
-        def one(p: dict[str, torch.Tensor], b: dict[str, torch.Tensor], x: Any) -> Any:
+        def one(p: dict[str, torch.Tensor], b: dict[str, torch.Tensor], x: object) -> Output:
             return self.convention.outputs_of(_Bound(self.template, p, b), x)
 
         self.template.eval()
         return torch.func.vmap(one, in_dims=(0, 0, None))(parameters, buffers, batch)
 
-    def _measure(self, batch: Any, wanted: Sequence[int]) -> Measurement:
+    def _measure(self, batch: object, wanted: Sequence[int]) -> Measurement:
         nan = float("nan")
         if len(wanted) < 2:
             return Measurement("sequential", nan, nan, "a single member")
@@ -179,22 +179,25 @@ class _Bound:
         return torch.func.functional_call(self.model, self.weights, args, kwargs)
 
 
-def _stacked(block: list[Any]) -> Any:
-    if isinstance(block[0], tuple):
-        return tuple(torch.stack(parts) for parts in zip(*block, strict=True))
-    return torch.stack(block)
+def _stacked(block: list[Output]) -> Output:
+    return _each(torch.stack, block)
 
 
-def _joined(blocks: list[tuple[Any, list[int]]]) -> Any:
-    found = [out for out, _ in blocks]
-    if isinstance(found[0], tuple):
-        return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
-    return torch.cat(found)
+def _joined(blocks: list[tuple[Output, list[int]]]) -> Output:
+    return _each(torch.cat, [out for out, _ in blocks])
 
 
-def _alike(a: Any, b: Any) -> bool:
-    if isinstance(a, tuple):
-        return isinstance(b, tuple) and all(_alike(x, y) for x, y in zip(a, b, strict=True))
+def _each(join: Callable[[list[torch.Tensor]], torch.Tensor], outputs: list[Output]) -> Output:
+    """Outputs of several models as one; each part of tuples by itself."""
+    tensors = [out for out in outputs if isinstance(out, torch.Tensor)]
+    if tensors:
+        return join(tensors)
+    return tuple(join(list(parts)) for parts in zip(*outputs, strict=True))
+
+
+def _alike(a: Output, b: Output) -> bool:
+    if isinstance(a, tuple) or isinstance(b, tuple):
+        return isinstance(a, tuple) and isinstance(b, tuple) and all(_alike(x, y) for x, y in zip(a, b, strict=True))
     if a.shape != b.shape:
         return False
     a, b = a.double(), b.double()
@@ -216,7 +219,7 @@ def _synchronise() -> None:
         torch.cuda.synchronize()
 
 
-def _shape(batch: Any) -> tuple[int, Any]:
+def _shape(batch: object) -> tuple[int, Any]:
     """The number of items of a batch, and all else that its cost depends on."""
     if isinstance(batch, torch.Tensor):
         return int(batch.shape[0]) if batch.ndim else 0, (tuple(batch.shape[1:]), str(batch.device), batch.dtype)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from ensemblekit.errors import InputError
 from ensemblekit.neural.schedules_of import unwrapped_optimizer
 
 
-def optimizers_of(given: Any) -> list[torch.optim.Optimizer]:
+def optimizers_of(given: object) -> list[torch.optim.Optimizer]:
     """One optimizer or several, bare, each once."""
     found: list[torch.optim.Optimizer] = []
     for one in given if isinstance(given, list | tuple) else [given]:

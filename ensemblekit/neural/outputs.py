@@ -14,6 +14,7 @@ from ensemblekit.neural.batches import (
     ONE_BY_ONE,
     PROBABILITIES,
     Convention,
+    Output,
     Outputs,
     Singles,
     check_labels,
@@ -26,7 +27,7 @@ from ensemblekit.neural.uncertainty import Pool, Space
 TINY = float(np.finfo(np.float64).tiny)
 
 
-def log_probabilities(out: Any, task: str, axis: int = 1, outputs: Outputs | None = None,
+def log_probabilities(out: Output, task: str, axis: int = 1, outputs: Outputs | None = None,
                       of: Callable[..., torch.Tensor] = torch.log_softmax) -> torch.Tensor:
     """Logits, log-probabilities or (`outputs`) probabilities as log-probabilities in float64.
 
@@ -82,17 +83,16 @@ class Answers:
         self.each: list[np.ndarray] = []
         self.n = 0
 
-    def start(self, batch: Any, space: Space) -> None:
+    def start(self, batch: object, space: Space) -> None:
         self.target = self.convention.target_of(batch, self.task)
-        self.pool: Any = Pool(space)
+        self.pool = Pool(space)
         self.own: list[np.ndarray] = []
-        if self.task == "regression":
-            self.pool, self.variance = Moments(), Moments()     # of means and of the variances that members give
+        self.mean, self.variance = Moments(), Moments()     # of regression: of means and of the variances that members give
 
-    def update(self, out: Any, shares: np.ndarray | None) -> None:
+    def update(self, out: Output, shares: np.ndarray | None) -> None:
         if self.task == "regression":
             mean, variance = out if isinstance(out, tuple) else (out, None)
-            self.pool.update(wide(mean), 0, shares)
+            self.mean.update(wide(mean), 0, shares)
             if variance is not None:
                 if torch.isinf(variance).any():
                     raise InputError("a variance that is infinite came from a member: some distributions have none (StudentT "
@@ -111,7 +111,7 @@ class Answers:
 
     def end(self) -> None:
         if self.task == "regression":
-            moments = self.pool.result()
+            moments = self.mean.result()
             epistemic, spread = over_n(moments)
             values = {"mean": moments.mean, "epistemic": epistemic, "spread": spread,
                       "aleatoric": self.variance.result().mean if self.variance.n else moments.mean * 0.0}
@@ -158,7 +158,7 @@ def wide(x: torch.Tensor) -> torch.Tensor:
     return (x.cpu() if x.device.type == "mps" else x).double()
 
 
-def check_finite(out: Any, numbers: Sequence[int]) -> None:
+def check_finite(out: Output, numbers: Sequence[int]) -> None:
     """Raise InputError for outputs of members, by their numbers, that are NaN or no tensors."""
     for x in out if isinstance(out, tuple) else (out,):
         if not isinstance(x, torch.Tensor):

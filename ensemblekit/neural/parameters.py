@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self, TypeVar
 
@@ -19,6 +19,7 @@ import torch
 
 from ensemblekit.errors import InputError, StoreDamagedError
 from ensemblekit.source import Field
+from ensemblekit.store.store import Store
 
 T = TypeVar("T")
 Select = Literal["all", "trainable"] | Callable[[str, torch.Tensor], bool]
@@ -47,12 +48,12 @@ class Entry(NamedTuple):
         return math.prod(self.shape) * (2 if self.dtype.startswith("complex") else 1)
 
 
-def _entry(name: Any, shape: Any, dtype: Any) -> Entry:
+def _entry(name: object, shape: Sequence[object], dtype: object) -> Entry:
     """An entry of a record. Raises ValueError where it speaks of no tensor."""
-    if not isinstance(name, str) or not isinstance(getattr(torch, str(dtype), None), torch.dtype) or not all(
-            isinstance(n, int) and n >= 0 for n in shape):
+    sizes = tuple(n for n in shape if isinstance(n, int) and n >= 0)
+    if not isinstance(name, str) or not isinstance(getattr(torch, str(dtype), None), torch.dtype) or len(sizes) < len(shape):
         raise ValueError(f"{name!r} of shape {shape!r} and type {dtype!r} is no tensor")
-    return Entry(name, tuple(shape), str(dtype))
+    return Entry(name, sizes, str(dtype))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ class Manifest:
             raise StoreDamagedError(f"the record of the tensors in the snapshots cannot be read: {error!r}") from error
 
     @classmethod
-    def in_store(cls, store: Any) -> Self:
+    def in_store(cls, store: Store) -> Self:
         """The manifest of the snapshots in a store. Raises StoreDamagedError where they are not the vectors it speaks of."""
         made = cls.from_dict(store.provenance["manifest"])
         wanted = {kind: field.shape for kind, field in made.fields.items()}
@@ -259,7 +260,9 @@ def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
                              "FSDP and DeepSpeed are not supported; train with DistributedDataParallel, or gather a "
                              "full state dict and neural.ingest it")
         if names[0] == "OptimizedModule":
-            model = model._orig_mod     # type: ignore[assignment]
+            inner = model._orig_mod
+            assert isinstance(inner, torch.nn.Module)
+            model = inner
         elif isinstance(model, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
             model = model.module
         else:
@@ -311,7 +314,7 @@ def best_names(state: Mapping[str, T], names: set[str]) -> dict[str, T]:
     return max(candidates, key=lambda one: (len(names & set(one)), -len(set(one) - names)))
 
 
-def is_empty(extra: Any) -> bool:
+def is_empty(extra: object) -> bool:
     """Whether an extra state of a module holds nothing."""
     return extra is None or (isinstance(extra, torch.Tensor) and not extra.numel()) or (
         isinstance(extra, Mapping | list | tuple | bytes | str) and not extra)

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ensemblekit.neural.uncertainty import TINY, entropy_of
+from ensemblekit.neural.uncertainty import TINY, Space, entropy_of
+from ensemblekit.results import Result
 from ensemblekit.scaling import ldexp, scaled
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Prediction:
+class Prediction(Result):
     """Classes of items, or of every pixel of items. Natural logarithms; `...` is nothing or the axes of a map."""
+
+    FIGURE = "neural.prediction"
 
     probabilities: np.ndarray
     """(n, classes, ...): float64 for whole items, float32 for maps."""
@@ -27,7 +30,7 @@ class Prediction:
     index: np.ndarray | None = None
     """(n,): number of each item in the order of the loader."""
     n_members: int = 1
-    space: str = "probability"
+    space: Space = "probability"
     """What was averaged: probabilities, or logits."""
     ignore_index: int | None = None
     """The label of what is not to be scored."""
@@ -70,7 +73,7 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RegressionPrediction:
+class RegressionPrediction(Result):
     """Numbers, with a variance by its two sources; `...` is the shape of one answer."""
 
     mean: np.ndarray
@@ -123,3 +126,7 @@ def _count(n: int, one: str, many: str | None = None) -> str:
 
 def _map(shape: tuple[int, ...]) -> str:
     return f" of {' × '.join(map(str, shape))}" if shape else ""
+
+
+Predicted = Prediction | RegressionPrediction
+"""What an ensemble answers."""

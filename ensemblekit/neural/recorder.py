@@ -17,12 +17,15 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from ensemblekit.errors import ClosedError, EnsemblekitError, InputError, StoreError, one_line
 from ensemblekit.neural import resume as saved
@@ -48,7 +51,7 @@ from ensemblekit.neural.step_watch import StepWatch
 from ensemblekit.store.store import Store
 
 SHARE = 0.002               # of the time that saving states may take where save_every is not given
-logger = logging.getLogger("ensemblekit.neural")
+logger = logging.getLogger("ensemblekit")
 
 
 class Recorder:
@@ -104,8 +107,9 @@ class Recorder:
     where the store is no run to go on with.
     """
 
-    def __init__(self, store: str | os.PathLike[str], model: torch.nn.Module, optimizer: Any, scheduler: Any,
-                 scaler: Any = None, parameters: Select = "all", *, resume: bool = True, save_every: int | None = None,
+    def __init__(self, store: str | os.PathLike[str], model: torch.nn.Module, optimizer: Optimizer | Sequence[Optimizer],
+                 scheduler: LRScheduler | Sequence[LRScheduler] | None, scaler: torch.amp.GradScaler | None = None,
+                 parameters: Select = "all", *, resume: bool = True, save_every: int | None = None,
                  states: bool = True, also: Mapping[str, Any] | None = None,
                  configuration: Mapping[str, Any] | None = None, durability: Literal["process", "disk"] = "process",
                  replica: str | None = None):
@@ -210,7 +214,7 @@ class Recorder:
         if self._rank == 0 and self._states and self.store is not None and not self.resumed:
             self._sidecar.write_text("begun", self.store.run)
 
-    def step(self, loss: Any = None) -> bool:
+    def step(self, loss: torch.Tensor | ArrayLike | None = None) -> bool:
         """Call after optimizer.step(); whether a snapshot was taken.
 
         loss: that of the step, a tensor or a number, for the history. It is not waited for: on a GPU it is read when

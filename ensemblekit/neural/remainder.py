@@ -86,7 +86,7 @@ def _samples(tensors: list[torch.Tensor], n: int) -> list[bytes]:
     return found
 
 
-def _comparable(value: Any) -> Any:
+def _comparable(value: object) -> Any:
     """Plain data whose bytes are the same for the same values."""
     if isinstance(value, torch.Tensor):
         raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)

@@ -27,6 +27,7 @@ from ensemblekit.neural.selection import Method
 from ensemblekit.neural.selection import select as select_members
 from ensemblekit.neural.single import predict
 from ensemblekit.neural.temperature import TemperatureScaler
+from ensemblekit.results import Result
 from ensemblekit.scaling import ldexp
 from ensemblekit.store.opening import open_store
 from ensemblekit.store.store import Store
@@ -40,8 +41,10 @@ LAST, TOGETHER, SELECTED = "last snapshot", "snapshot ensemble", "selected"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Report:
+class Report(Result):
     """Scores of everything that one training run has to offer, on the same items. Prints as a table."""
+
+    FIGURE = "neural.report"
 
     predictions: Mapping[str, Prediction]
     """Name -> prediction; the first is the single model all others are compared with."""

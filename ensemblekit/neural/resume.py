@@ -15,15 +15,17 @@ import json
 import os
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sized
+from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 
 from ensemblekit.errors import InputError, StoreError, one_line
 from ensemblekit.files import replacing, why_unreadable
+from ensemblekit.neural.batches import samplers_of
 from ensemblekit.neural.parameters import bare_name, unwrapped
 from ensemblekit.neural.schedules_of import is_plain
 from ensemblekit.store.names import folder_of
@@ -72,45 +74,51 @@ def restore_random(state: dict[str, Any], generators: list[torch.Generator] | No
 
 # -- loaders -------------------------------------------------------------------------------------------------------
 
-def generators_of(loader: Any) -> list[torch.Generator]:
+def generators_of(loader: object) -> list[torch.Generator]:
     """The generators a loader and its samplers hold, each once, always in the same order."""
-    batches = getattr(loader, "batch_sampler", None)
-    holders = [loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None),
-               getattr(loader, "dataset", None)]
     found: list[torch.Generator] = []
-    for holder in holders:
+    for holder in samplers_of(loader):
         one = getattr(holder, "generator", None)
         if isinstance(one, torch.Generator) and all(one is not other for other in found):
             found.append(one)
     return found
 
 
-def set_epoch(loader: Any, epoch: int) -> None:
+def set_epoch(loader: object, epoch: int) -> None:
     """Tell the samplers of a distributed loader which epoch it is, so that each has its own order."""
     seen: list[Any] = []
-    for holder in (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
+    for holder in samplers_of(loader)[:3]:
         tell = getattr(holder, "set_epoch", None)
         if callable(tell) and all(holder is not other for other in seen):
             seen.append(holder)
             tell(epoch)
 
 
-def is_stateful(loader: Any) -> bool:
-    """Whether a loader keeps its own place (torchdata's StatefulDataLoader, and others with state_dict and
+@runtime_checkable
+class Stateful(Protocol):
+    """What keeps a state of its own: loaders, models, averages."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> object: ...
+
+
+def stateful(loader: object) -> Stateful | None:
+    """A loader that keeps its own place (torchdata's StatefulDataLoader, and others with state_dict and
     load_state_dict; those that Accelerate makes of a torch loader have the methods and keep nothing)."""
-    has = callable(getattr(loader, "load_state_dict", None)) and callable(getattr(loader, "state_dict", None))
-    return has and not type(loader).__module__.startswith("accelerate.")
+    if isinstance(loader, Stateful) and not type(loader).__module__.startswith("accelerate."):
+        return loader
+    return None
 
 
-def length_of(loader: Any) -> int | None:
+def length_of(loader: object) -> int | None:
     """len(loader), or None where it has none."""
     try:
-        return len(loader)
-    except TypeError:
+        return len(loader) if isinstance(loader, Sized) else None
+    except TypeError:       # a loader of torch over a stream
         return None
 
 
-def skip(iterator: Iterator[Any], batches: int, loader: Any) -> None:
+def skip(iterator: Iterator[Any], batches: int, loader: object) -> None:
     """Pass over batches that a killed run has trained on.
 
     A torch loader without workers passes over their indices alone, the data is not read. With workers, and for other
@@ -121,10 +129,11 @@ def skip(iterator: Iterator[Any], batches: int, loader: Any) -> None:
     """
     indices = getattr(iterator, "_sampler_iter", None)
     quick = type(iterator).__name__ == "_SingleProcessDataLoaderIter" and indices is not None and not isinstance(
-        loader.dataset, torch.utils.data.IterableDataset)
+        samplers_of(loader)[-1], torch.utils.data.IterableDataset)
+    drawn: Iterator[object] = indices if quick and indices is not None else iterator
     for k in range(batches):
         try:
-            next(indices if quick else iterator)     # type: ignore[arg-type]
+            next(drawn)
         except StopIteration:
             raise InputError(f"the run was killed after batch {batches} of its epoch, and the loader has {k} only: it is "
                              "not the loader of that run") from None
@@ -138,15 +147,23 @@ def model_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {bare_name(name): one.detach() for part in (bare.named_parameters(), bare.named_buffers()) for name, one in part}
 
 
+@runtime_checkable
+class KeepsAverage(Protocol):
+    """A module that holds an average of weights in more digits than its state dict does."""
+
+    def averaging_state(self) -> dict[str, Any]: ...
+    def load_averaging_state(self, state: dict[str, Any], /) -> None: ...
+
+
 def averages_of(model: torch.nn.Module) -> dict[str, Any]:
     """What averages of weights inside a model hold in full precision, by name of their module."""
-    return {name: one.averaging_state() for name, one in unwrapped(model).named_modules() if hasattr(one, "averaging_state")}
+    return {name: one.averaging_state() for name, one in unwrapped(model).named_modules() if isinstance(one, KeepsAverage)}
 
 
 def load_averages(model: torch.nn.Module, state: dict[str, Any]) -> None:
     """Put back what :func:`averages_of` found."""
     for name, one in unwrapped(model).named_modules():
-        if name in state and hasattr(one, "load_averaging_state"):
+        if name in state and isinstance(one, KeepsAverage):
             one.load_averaging_state(state[name])
 
 
@@ -181,17 +198,20 @@ def settings_of(optimizer: torch.optim.Optimizer, base_lrs: list[float]) -> dict
     return {"kind": type(optimizer).__name__, "groups": groups}
 
 
-def one_or_list(values: list[Any]) -> Any:
+V = TypeVar("V")
+
+
+def one_or_list(values: list[V]) -> V | list[V]:
     """The only one, or all of them: states and settings of one optimizer stand by themselves."""
     return values[0] if len(values) == 1 else values
 
 
-def as_list(values: Any) -> list[Any]:
+def as_list(values: V | list[V]) -> list[V]:
     """The inverse of :func:`one_or_list`."""
     return values if isinstance(values, list) else [values]
 
 
-def check_readable(state: Any, name: str) -> None:
+def check_readable(state: object, name: str) -> None:
     """Raise InputError where a state could be saved and not be read back, as it holds more than tensors and plain data."""
     held = io.BytesIO()
     try:
@@ -203,7 +223,7 @@ def check_readable(state: Any, name: str) -> None:
                          "it: pass states=False, and save states of your own") from error
 
 
-def flattened(settings: Any, name: str = "") -> dict[str, Any]:
+def flattened(settings: object, name: str = "") -> dict[str, Any]:
     """Nested settings as dotted names, so that a difference can be named."""
     if isinstance(settings, dict):
         parts = [(f"{name}.{key}" if name else str(key), value) for key, value in settings.items()]
@@ -258,14 +278,14 @@ class Sidecar:
         self.folder = folder_of(store) / "training"
         self.durable = durable
 
-    def write(self, name: str, state: Any) -> None:
+    def write(self, name: str, state: object) -> None:
         """A file of torch.save, whole or not at all."""
         self._replace(name, lambda file: torch.save(state, file))
 
     def write_text(self, name: str, text: str) -> None:
         self._replace(name, lambda file: file.write(text.encode()))
 
-    def _replace(self, name: str, fill: Any) -> None:
+    def _replace(self, name: str, fill: Callable[[BinaryIO], object]) -> None:
         with writing(self.folder / name):
             self.folder.mkdir(parents=True, exist_ok=True)
             with replacing(self.folder / name, durable=self.durable) as temporary, open(temporary, "wb") as file:
@@ -330,7 +350,7 @@ class Sidecar:
             raise StoreError(f"{path} cannot be written ({error.strerror}): what stands there is no file of the run") from error
 
     @staticmethod
-    def _cut(file: Any) -> int:
+    def _cut(file: FileIO) -> int:
         """Take off what stands behind the last end of a line; the length left."""
         file.seek(0)
         length = file.read().rfind(b"\n") + 1

@@ -84,7 +84,7 @@ class Ring:
         self._thread = threading.Thread(target=self._run, name="ensemblekit snapshot writer", daemon=True)
         self._thread.start()
 
-    def put(self, pack: Callable[[Vectors], object], ticket: Any) -> None:
+    def put(self, pack: Callable[[Vectors], object], ticket: int) -> None:
         """Capture: pack(vectors) fills vectors on the device; `ticket` is handed to `write` with them."""
         self.check()
         slot = self._free.get()

@@ -16,7 +16,8 @@ import torch
 from ensemblekit.errors import InputError
 from ensemblekit.neural.prediction import Prediction
 from ensemblekit.neural.resume import writing
-from ensemblekit.neural.uncertainty import Pool
+from ensemblekit.neural.uncertainty import Pool, Space, check_space
+from ensemblekit.results import Result
 from ensemblekit.source import Field
 from ensemblekit.store.guarded import record
 from ensemblekit.store.names import folder_of
@@ -26,7 +27,7 @@ AT_ONCE = 4096
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SavedPredictions:
+class SavedPredictions(Result):
     """Read back from beside a store."""
 
     members: np.ndarray
@@ -37,7 +38,7 @@ class SavedPredictions:
     """(n, ...)."""
     others: Mapping[str, np.ndarray]
     """Name -> (n, classes, ...): averages of weights, other models."""
-    space: str
+    space: Space
     ignore_index: int | None
 
     def __repr__(self) -> str:
@@ -51,13 +52,13 @@ class SavedPredictions:
         return pooled(self.members[first:], self.weights[first:], self.target, self.space, self.ignore_index)
 
 
-def pooled(members: np.ndarray, weights: np.ndarray | None, target: np.ndarray | None, space: str = "probability",
+def pooled(members: np.ndarray, weights: np.ndarray | None, target: np.ndarray | None, space: Space = "probability",
            ignore_index: int | None = None) -> Prediction:
     """Members' probabilities (members, n, classes, ...) as one prediction."""
     shares = None if weights is None or np.ptp(weights) == 0 else np.asarray(weights)
     parts: dict[str, list[np.ndarray]] = {}
     for start in range(0, members.shape[1], AT_ONCE):
-        pool = Pool(space)      # type: ignore[arg-type]
+        pool = Pool(space)
         p = torch.as_tensor(np.asarray(members[:, start:start + AT_ONCE], np.float64))
         pool.update(p.clamp(min=float(np.finfo(np.float64).tiny)).log(), shares)
         doubt = pool.result()
@@ -121,5 +122,5 @@ def load_predictions(store: str | os.PathLike[str], name: str = "predictions") -
         weights = np.asarray(about["weights"], np.float64)
         if not 0 < m <= len(rows) == len(names) or weights.shape != (m,) or not isinstance(ignored, int | None):
             raise ValueError(f"it speaks of {m} members, {len(weights)} weights and {len(names)} rows; there are {len(rows)}")
-        return SavedPredictions(rows[:m], weights, target, dict(zip(names[m:], rows[m:], strict=True)), str(about["space"]),
-                                ignored)
+        return SavedPredictions(rows[:m], weights, target, dict(zip(names[m:], rows[m:], strict=True)),
+                                check_space(about["space"]), ignored)

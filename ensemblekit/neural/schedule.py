@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ensemblekit.errors import InputError
@@ -31,7 +32,7 @@ class CycleLR(LRScheduler):
 
     kind = "cycle"
 
-    def __init__(self, optimizer: Any, total_steps: int, last_epoch: int = -1):
+    def __init__(self, optimizer: Optimizer, total_steps: int, last_epoch: int = -1):
         self.total_steps = total_steps
         self.observers: list[Callable[[int], None]] = []
         self.held = False
@@ -250,7 +251,7 @@ class CyclicCosineLR(CycleLR):
 
     kind = "cyclic cosine"
 
-    def __init__(self, optimizer: Any, *, total_steps: int, n_cycles: int, mode: Mode = "balanced",
+    def __init__(self, optimizer: Optimizer, *, total_steps: int, n_cycles: int, mode: Mode = "balanced",
                  eta_min: float | Sequence[float] = 0.0, warmup_steps: int = 0, peak_decay: float = 1.0,
                  alphas: Sequence[float] | None = None, T_mult: float = 1.0, momentum: Momentum = "carry",
                  last_epoch: int = -1):
@@ -373,7 +374,7 @@ class TriangularLR(CycleLR):
 
     kind = "triangular"
 
-    def __init__(self, optimizer: Any, *, total_steps: int, n_cycles: int, alpha_1: float, alpha_2: float,
+    def __init__(self, optimizer: Optimizer, *, total_steps: int, n_cycles: int, alpha_1: float, alpha_2: float,
                  start_step: int = 0, last_epoch: int = -1):
         total_steps, n_cycles, start_step = shapes.check_counts(total_steps, n_cycles, start_step, "start_step")
         if not 0 <= alpha_2 <= alpha_1 < math.inf:
@@ -423,7 +424,7 @@ class SWAConstantLR(CycleLR):
 
     kind = "SWA constant"
 
-    def __init__(self, optimizer: Any, *, total_steps: int, n_cycles: int, swa_lr: float, start_step: int = 0,
+    def __init__(self, optimizer: Optimizer, *, total_steps: int, n_cycles: int, swa_lr: float, start_step: int = 0,
                  last_epoch: int = -1):
         total_steps, n_cycles, start_step = shapes.check_counts(total_steps, n_cycles, start_step, "start_step")
         if not 0 < swa_lr < math.inf:

@@ -8,6 +8,8 @@ from contextvars import ContextVar
 from numbers import Integral
 from typing import Any
 
+from torch.optim import Optimizer
+
 from ensemblekit.errors import InputError
 
 shortened: ContextVar[bool] = ContextVar("shortened", default=False)
@@ -46,7 +48,7 @@ def geometric_edges(steps: int, n_cycles: int, ratio: float) -> list[int]:
     return edges
 
 
-def check_counts(total_steps: Any, n_cycles: Any, before: Any, name: str) -> tuple[int, int, int]:
+def check_counts(total_steps: object, n_cycles: object, before: object, name: str) -> tuple[int, int, int]:
     values = []
     for what, value in (("total_steps", total_steps), ("n_cycles", n_cycles), (name, before)):
         if isinstance(value, bool) or not isinstance(value, Integral):
@@ -62,7 +64,7 @@ def check_counts(total_steps: Any, n_cycles: Any, before: Any, name: str) -> tup
     return total_steps, n_cycles, before
 
 
-def per_group(value: float | Sequence[float], optimizer: Any, name: str) -> tuple[float, ...]:
+def per_group(value: float | Sequence[float], optimizer: Optimizer, name: str) -> tuple[float, ...]:
     groups = len(optimizer.param_groups)
     values = tuple(map(float, value)) if isinstance(value, Sequence) else (float(value),) * groups
     if len(values) != groups or not all(0 <= v < math.inf for v in values):

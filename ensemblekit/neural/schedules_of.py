@@ -23,7 +23,7 @@ class ManualSchedule:
     CHANGING = frozenset({"last_epoch", "best", "num_bad_epochs", "cooldown_counter", "T_cur", "T_i", "base_lrs", "verbose"})
     """What moves while a schedule runs, and is no setting of it."""
 
-    def __init__(self, optimizer: Any, schedules: Sequence[Any] = ()):
+    def __init__(self, optimizer: torch.optim.Optimizer, schedules: Sequence[Any] = ()):
         self.optimizer, self.schedules = optimizer, list(schedules)
         self.base_lrs = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
         self.config: dict[str, Any] = {"kind": " + ".join(type(one).__name__ for one in self.schedules) or "constant"}
@@ -57,7 +57,7 @@ class ManualSchedule:
             one.load_state_dict(state)
 
 
-def bare_schedule(scheduler: Any) -> CycleLR:
+def bare_schedule(scheduler: object) -> CycleLR:
     """Our schedule inside what Accelerate wraps around it. Raises InputError where there is none."""
     one = unwrapped_schedule(scheduler)
     if not isinstance(one, CycleLR):
@@ -66,7 +66,7 @@ def bare_schedule(scheduler: Any) -> CycleLR:
     return one
 
 
-def unwrapped_schedule(scheduler: Any) -> Any:
+def unwrapped_schedule(scheduler: object) -> Any:
     """A schedule without what Accelerate wraps around it."""
     one = scheduler
     while not isinstance(one, LRScheduler) and hasattr(one, "scheduler"):
@@ -74,7 +74,7 @@ def unwrapped_schedule(scheduler: Any) -> Any:
     return one
 
 
-def schedules_of(scheduler: Any, optimizers: Sequence[torch.optim.Optimizer]) -> list[CycleLR | ManualSchedule]:
+def schedules_of(scheduler: object, optimizers: Sequence[torch.optim.Optimizer]) -> list[CycleLR | ManualSchedule]:
     """One schedule for each optimizer, from one, several or none (None) of ours and of torch's.
 
     Raises InputError for what is no schedule, is that of another optimizer, or moves rates that a cycle of ours moves.
@@ -111,7 +111,7 @@ def unwrapped_optimizer(optimizer: Any) -> Any:
     return optimizer
 
 
-def is_plain(value: Any) -> bool:
+def is_plain(value: object) -> bool:
     """Whether a setting is a finite number, a text, or a list of such."""
     return value is None or isinstance(value, str | int | bool) or (isinstance(value, float) and math.isfinite(value)) or (
         isinstance(value, list | tuple) and all(is_plain(one) for one in value))

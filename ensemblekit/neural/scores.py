@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.averaging.crossed import CrossedMean, crossed_ratio
 from ensemblekit.errors import InputError
@@ -22,9 +23,10 @@ from ensemblekit.neural.intervals import (
     student,
     widening,
 )
-from ensemblekit.neural.items import Items, items_of
+from ensemblekit.neural.items import Items, Scored, items_of
 from ensemblekit.neural.prediction import Prediction, RegressionPrediction
 from ensemblekit.neural.temperature import scaled_nll
+from ensemblekit.results import Result
 from ensemblekit.scaling import exponent_of, ldexp
 
 RESAMPLES = 400
@@ -36,7 +38,7 @@ RANGES_OF_NUMBERS: Mapping[str, tuple[float, float]] = {"mse": (0.0, np.inf), "c
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class Score(Result):
     """A score, or a paired difference of scores, with its error over items, and over runs where several were given."""
 
     value: float
@@ -95,7 +97,7 @@ class Scores(dict[str, Score]):
     __repr__ = __str__
 
 
-def scores(prediction: Any, *, groups: Any = None, n_bins: int = 15, seed: int = 0) -> Scores:
+def scores(prediction: Scored, *, groups: ArrayLike | None = None, n_bins: int = 15, seed: int = 0) -> Scores:
     """Scores of a prediction with labels, each with a 95 % interval over items.
 
     Classes: accuracy; nll (nats an item); calibrated_nll, the same after temperature scaling fitted on the other half
@@ -225,13 +227,13 @@ def within(name: str, score: Score, ranges: Mapping[str, tuple[float, float]] | 
     return replace(score, low=max(score.low, min(least, score.value)), high=min(score.high, max(most, score.value)))
 
 
-def given(prediction: Any, groups: Any = None) -> Items:
+def given(prediction: Scored, groups: ArrayLike | None = None) -> Items:
     """Items of a Prediction or of a tuple (probabilities, labels)."""
     preds, target = prediction if isinstance(prediction, tuple) else (prediction, None)
     return items_of(preds, target, groups)
 
 
-def mean_scores(prediction: Any, groups: Any = None) -> Scores:
+def mean_scores(prediction: Scored, groups: ArrayLike | None = None) -> Scores:
     """Accuracy, nll and brier alone, which need no resampling."""
     items = given(prediction, groups)
     return Scores({name: mean_of(name, items, score(items.p, items.labels)) for name, score in SCORES.items()})
@@ -278,7 +280,7 @@ def error_exponent(*predictions: RegressionPrediction) -> int:
     return exponent_of(max(float(abs(errors_of(one)).max(initial=0.0)) for one in predictions))
 
 
-def regression_parts(prediction: RegressionPrediction, groups: Any = None,
+def regression_parts(prediction: RegressionPrediction, groups: ArrayLike | None = None,
                      exponent: int = 0) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Name -> sums (n,) over each item or group, the squared errors over 4**exponent, and the numbers in each."""
     gap = errors_of(prediction)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from ensemblekit.neural.saved import pooled
 from ensemblekit.neural.scores import SCORES, Score, Scores, given, mean_scores, paired_share, ratio
 from ensemblekit.neural.temperature import best_temperature, fold_of, scaled
 from ensemblekit.neural.weightings import STEPS, TINY, Choice, fitted_weights, inner_folds, simplest
+from ensemblekit.results import Result
 
 Method = Literal["auto", "all", "last", "best", "greedy", "diverse", "stacking", "exhaustive"]
 METHODS = ("auto", "all", "last", "best", "greedy", "diverse", "stacking", "exhaustive")
@@ -27,9 +28,18 @@ MOST = 12
 """Members whose subsets are all tried."""
 
 
+def check_method(name: str | None) -> Method | None:
+    """The name as that of a method, None as it is. Raises InputError for any other."""
+    if name is not None and name not in METHODS:
+        raise InputError(f"method is one of {', '.join(METHODS)}; got {name!r}")
+    return name         # type: ignore[return-value]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Selection:
+class Selection(Result):
     """Weights of members, with what they gain on items that had no part in the choice."""
+
+    FIGURE: ClassVar[str] = "neural_evidence.selection"
 
     method: str
     """That was used for `weights`."""
@@ -84,8 +94,7 @@ class Selection:
 
     __repr__ = __str__
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+    def _facts(self) -> dict[str, object]:
         def plain(found: Mapping[str, Score]) -> dict[str, Any]:
             return {name: {"value": s.value, "stderr": s.stderr, "low": s.low, "high": s.high, "n": s.n} for name,
                     s in found.items()}
@@ -123,8 +132,7 @@ def select(source: Any, *, method: Method = "auto", k: int | None = None, score:
     Raises:
         InputError: no labels, fewer items or groups than folds, members that hold no probabilities, settings out of range.
     """
-    if method not in METHODS:
-        raise InputError(f"method is one of {', '.join(METHODS)}; got {method!r}")
+    check_method(method)
     if score not in LOSSES:
         raise InputError(f"score is one of {', '.join(LOSSES)}; got {score!r}")
     if not isinstance(repeats, int | np.integer) or repeats < 1:

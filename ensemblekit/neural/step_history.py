@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from threading import Lock
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError
 from ensemblekit.neural.history import CLOCK, LOSS, RATE
@@ -50,12 +50,12 @@ class StepHistory:
                          steps=np.array([step for step, _, _ in rows]), clock=CLOCK)
 
 
-def mean_loss(loss: Any) -> torch.Tensor | float:
+def mean_loss(loss: torch.Tensor | ArrayLike) -> torch.Tensor | float:
     """One number a step, of losses of samples or devices their mean; not waited for."""
     if isinstance(loss, torch.Tensor):
         loss = loss.detach()
         return loss if loss.ndim == 0 else loss.float().mean()
     try:
-        return float(np.mean(loss))
+        return float(np.asarray(loss).mean())
     except (TypeError, ValueError) as error:
         raise InputError(f"loss is a tensor or a number; got {type(loss).__name__}") from error

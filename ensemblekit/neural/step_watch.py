@@ -64,8 +64,9 @@ class StepWatch:
             schedule.held = False
         for handle in self._handles:
             handle.remove()
-        if self.scaler is not None and self._scaler_step is not None:
-            self.scaler.step = self._scaler_step    # type: ignore[method-assign]
+        scaler: Any = self.scaler
+        if self._scaler_step is not None:
+            scaler.step = self._scaler_step
 
     def _before(self, k: int) -> None:
         if k in self._stepped:      # an iteration begins

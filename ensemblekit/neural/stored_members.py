@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,12 +14,16 @@ from ensemblekit.neural.remainder import check_left_out
 from ensemblekit.source import ReplicaSet
 from ensemblekit.store.opening import open_store
 from ensemblekit.store.store import Store
-from ensemblekit.store.stored import StoredSource
+from ensemblekit.store.stored import StoredField
 
+Stores = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Store | ReplicaSet
+"""Where members are: paths, a pattern, or what was opened."""
+Vectors = Mapping[str, np.ndarray | StoredField] | np.ndarray | StoredField
+"""Field -> (members, size); alone those of the parameters."""
 FIELDS = ("parameters", "buffers", "counters")
 
 
-def member_stores(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Store | ReplicaSet) -> list[Store]:
+def member_stores(path: Stores) -> list[Store]:
     """The stores that hold the members, by path, pattern or list, or open already. Raises InputError where one holds none."""
     given: object = open_store(path) if isinstance(path, str | os.PathLike | list | tuple) else path
     stores: list[Store] = []
@@ -76,7 +80,7 @@ def chosen_members(total: int, members: slice | Sequence[int] | None, last: int 
     return [k % total for k in numbers]
 
 
-def rows_of(stores: Sequence[Store], name: str, numbers: list[int]) -> StoredSource | np.ndarray:
+def rows_of(stores: Sequence[Store], name: str, numbers: list[int]) -> StoredField | np.ndarray:
     """(members, size) of one field: the stored field itself where its snapshots follow each other, read when used."""
     total = sum(len(one) for one in stores)
     if len(stores) == 1:

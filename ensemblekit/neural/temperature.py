@@ -6,13 +6,14 @@ Guo et al. 2017; that pooling comes first: Rahaman & Thiery, NeurIPS 2021.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal, Self
+from typing import Literal, Self, overload
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array
-from ensemblekit.neural.items import Items, as_numpy, checked, items_of
+from ensemblekit.neural.items import Items, Values, as_numpy, checked, items_of
 from ensemblekit.neural.prediction import Prediction
 from ensemblekit.neural.uncertainty import entropy_of
 
@@ -51,14 +52,19 @@ class TemperatureScaler:
         """T; 1 before ``fit``."""
         self.fitted = False
 
-    def fit(self, preds: Any, target: Any = None) -> Self:
+    def fit(self, preds: Prediction | Values, target: Values | None = None) -> Self:
         """Find T on held-out items: a Prediction with labels, or preds (n, classes, ...) with target (n, ...)."""
         logs, labels, n = self._logs(preds, target)
         self.temperature = best_temperature(logs, labels, n)
         self.fitted = True
         return self
 
-    def transform(self, preds: Any) -> Any:
+    @overload
+    def transform(self, preds: Prediction) -> Prediction: ...
+    @overload
+    def transform(self, preds: Values) -> np.ndarray: ...
+
+    def transform(self, preds: Prediction | Values) -> Prediction | np.ndarray:
         """Scaled probabilities: a Prediction where one came, else an array like `preds`.
 
         The doubt of a scaled Prediction is that of the pool alone: members are not scaled, so its `aleatoric` is kept
@@ -73,11 +79,12 @@ class TemperatureScaler:
             raise InputError(f"preds are (n, classes, ...); got shape {x.shape}")
         return scaled(x if self.inputs == "logits" else _safe_log(_probabilities(x)), self.temperature)
 
-    def fit_transform(self, preds: Any, target: Any = None) -> Any:
+    def fit_transform(self, preds: Prediction | Values, target: Values | None = None) -> Prediction | np.ndarray:
         """Fit and scale the same items; optimistic, for a look only. Use :meth:`cross_fit` to report."""
         return self.fit(preds, target).transform(preds)
 
-    def cross_fit(self, prediction: Prediction, *, folds: int = 2, groups: Any = None, seed: int = 0) -> Prediction:
+    def cross_fit(self, prediction: Prediction, *, folds: int = 2, groups: ArrayLike | None = None,
+                  seed: int = 0) -> Prediction:
         """Each item scaled by the T of the other folds, so that no label is used on its own item.
 
         `temperature` becomes the mean of the folds' (geometric). Raises InputError with fewer items or groups than
@@ -105,7 +112,7 @@ class TemperatureScaler:
         self.fitted = True
         return replace(_with(prediction, found), tempered=True)
 
-    def _logs(self, preds: Any, target: Any) -> tuple[np.ndarray, np.ndarray, int]:
+    def _logs(self, preds: Prediction | Values, target: Values | None) -> tuple[np.ndarray, np.ndarray, int]:
         """Rows, labels, and how many independent items they are."""
         if isinstance(preds, Prediction) or self.inputs == "probabilities":
             items = items_of(preds, target)

@@ -121,7 +121,7 @@ class TrainingLoop:
         forward = self.convention.forward
         with torch.autocast(self.device.type, self.half) if self.half is not None else contextlib.nullcontext():
             if forward is not None:
-                return forward(self.compiled, batch)    # type: ignore[arg-type]
+                return forward(self.compiled, batch)
             if self.convention.target is None:
                 return self.compiled(_input_of(batch))
             arguments, named = self.convention.arguments_of(batch)

@@ -7,7 +7,7 @@ information of answer and member (epistemic). Natural logarithms throughout.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -77,10 +77,11 @@ TINY = float(np.finfo(np.float64).tiny)
 LOWEST = float(np.log(TINY))
 
 
-def check_space(space: Any) -> None:
-    """Raises InputError for anything but the two there are."""
-    if space not in ("probability", "logit"):
-        raise InputError(f'space is "probability" (mean of probabilities) or "logit" (softmax of mean logits); got {space!r}')
+def check_space(space: object) -> Space:
+    """The space of that name. Raises InputError for anything but the two there are."""
+    if space == "probability" or space == "logit":
+        return space
+    raise InputError(f'space is "probability" (mean of probabilities) or "logit" (softmax of mean logits); got {space!r}')
 
 
 def entropy(p: torch.Tensor, log_p: torch.Tensor, dim: int) -> torch.Tensor:

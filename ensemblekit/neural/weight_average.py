@@ -19,6 +19,7 @@ from ensemblekit.averaging.moments import Moments
 from ensemblekit.averaging.reducer import Reducer
 from ensemblekit.averaging.window import Window
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.neural.batches import Device
 from ensemblekit.neural.parameters import Manifest, _real, load_vectors, pack
 from ensemblekit.scaling import ldexp, power_of_two
 from ensemblekit.source import Array, is_torch
@@ -35,7 +36,11 @@ LAWA = Window
 """``LAWA(5)``: the core's mean of the last k."""
 
 
-def reducer_of(average: Any) -> Reducer:
+Average = Literal["swa", "ema", "lawa"] | Reducer[Any]
+"""How snapshots of weights are averaged."""
+
+
+def reducer_of(average: Average) -> Reducer:
     """ "swa", "ema", "lawa", or a reducer as it is."""
     if isinstance(average, Reducer) and not isinstance(average, type):
         return average
@@ -181,9 +186,9 @@ class AveragedModel(torch.nn.Module):
     n_averaged: torch.Tensor
     """How many models the average holds; a buffer, as in torch."""
 
-    def __init__(self, model: torch.nn.Module, device: Any = None,
+    def __init__(self, model: torch.nn.Module, device: Device = None,
                  avg_fn: Callable[..., Any] | None = None, multi_avg_fn: Callable[..., Any] | None = None,
-                 use_buffers: bool = False, *, average: Any = "swa"):
+                 use_buffers: bool = False, *, average: Average = "swa"):
         super().__init__()
         if avg_fn is not None and multi_avg_fn is not None:
             raise InputError("give one of avg_fn and multi_avg_fn")
@@ -204,7 +209,9 @@ class AveragedModel(torch.nn.Module):
     @property
     def module(self) -> torch.nn.Module:
         """The model with the averaged weights."""
-        return self._modules["module"]      # type: ignore[return-value]
+        module = self._modules["module"]
+        assert module is not None
+        return module
 
     @property
     def _modules(self) -> dict[str, torch.nn.Module | None]:
@@ -259,8 +266,8 @@ class AveragedModel(torch.nn.Module):
             self.averaged[kind] = x.clone()
         elif self.avg_fn is not None:
             self.averaged[kind] = self.avg_fn(held, x, self.n_averaged)
-        else:
-            self.multi_avg_fn([held], [x], self.n_averaged)     # type: ignore[misc]
+        elif self.multi_avg_fn is not None:
+            self.multi_avg_fn([held], [x], self.n_averaged)
 
     def _sync(self) -> None:
         if self._fresh or int(self.n_averaged) == 0:
@@ -298,7 +305,7 @@ class AveragedModel(torch.nn.Module):
                           for name, y in state.items()}
         return held
 
-    def load_averaging_state(self, state: Any) -> None:
+    def load_averaging_state(self, state: Mapping[str, Any]) -> None:
         """The inverse; the reducer is that of this instance."""
         for kind, tensors in (state or {}).items():
             if "vector" in tensors:
@@ -310,7 +317,7 @@ class AveragedModel(torch.nn.Module):
                     {name: x.clone() if name in big else x.cpu().numpy() for name, x in tensors.items()})
         self._fresh = False
 
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         """The names of torch's class and no others; the average in full precision travels in the state's metadata."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
         metadata = getattr(destination, "_metadata", None)
@@ -319,7 +326,8 @@ class AveragedModel(torch.nn.Module):
 
     _carried: Any = None
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Mapping[str, Any], *args: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, local_metadata: Mapping[str, Any],
+                              *args: Any) -> None:
         """From a state of this class (exact), or of torch's: the average goes on from its rounded weights."""
         before = state_dict.pop(f"{prefix}_extra_state", None)      # as states of this class were once
         self._carried = local_metadata.get("averaged") or before
@@ -345,7 +353,7 @@ class AveragedModel(torch.nn.Module):
         if self._watched:
             self._sync()
 
-    def _begun(self, held: Any, vector: torch.Tensor, n: int) -> Any:
+    def _begun(self, held: Reducer[Any], vector: torch.Tensor, n: int) -> Any:
         if self.avg_fn is not None or self.multi_avg_fn is not None:
             return _double(vector)
         new = held.empty()
@@ -360,7 +368,7 @@ class AveragedModel(torch.nn.Module):
                          'go on from; use average="swa" or "ema"')
 
 
-def _loaded(module: Any, incompatible: Any) -> None:
+def _loaded(module: AveragedModel, incompatible: Any) -> None:
     module._took()
 
 
@@ -404,14 +412,14 @@ def _times(a: Array, share: float) -> tuple[Array, Array]:
     return product, lost + a * _single(low, a)
 
 
-def _halves(a: Any) -> tuple[Any, Any]:
+def _halves(a: Array) -> tuple[Array, Array]:
     """a as two numbers of half the digits, whose products are exact."""
     scaled = a * _single(4097.0, a)
     first = scaled - (scaled - a)
     return first, a - first
 
 
-def _single(share: Any, like: Array) -> Any:
+def _single(share: Array, like: Array) -> Any:
     return float(share) if is_torch(like) else np.float32(share)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError
-from ensemblekit.plot.style import BLUE, GREY, INK, ORANGE, RED, legend, new_axes
+from ensemblekit.plot.style import BLUE, COLOURS, GREY, INK, ORANGE, RED, legend, new_axes
 
 NAMES = {"calibrated_nll": "calibrated NLL (nats)", "nll": "NLL (nats)", "brier": "Brier score", "accuracy": "accuracy",
          "mse": "mean squared error"}
@@ -40,7 +40,7 @@ def equivalent(found: Any, *, ax: Any = None) -> Any:
     return ax
 
 
-def ergodicity(found: Any, *, axes: Any = None) -> Any:
+def ergodicity(found: Any, *, ax: Any = None) -> Any:
     """Correlation of the snapshots' deviations, their autocorrelation, and what M snapshots are worth; three axes.
 
     Arguments:
@@ -49,7 +49,7 @@ def ergodicity(found: Any, *, axes: Any = None) -> Any:
     space = getattr(found, "function_space", found)
     if space.n_runs < 2:
         raise InputError("one run has no deviation from the others to draw; give two runs or more")
-    axes = _row(3, axes)
+    axes = _row(3, ax)
     m = space.n_snapshots
     axes[0].imshow(space.correlation, cmap="RdBu_r", vmin=-1, vmax=1)
     axes[0].set_title("correlation", fontsize=7.5)
@@ -75,13 +75,13 @@ def ergodicity(found: Any, *, axes: Any = None) -> Any:
     return axes
 
 
-def selection(found: Any, *, axes: Any = None) -> Any:
+def selection(found: Any, *, ax: Any = None) -> Any:
     """Weights of the members, and what the choice gains out of fold beside what it seems to gain in sample; two axes.
 
     Arguments:
         found: of ``neural.select``.
     """
-    axes = _row(2, axes)
+    axes = _row(2, ax)
     m = len(found.weights)
     axes[0].bar(np.arange(1, m + 1), found.weights, color=BLUE, width=0.8)
     axes[0].axhline(1 / m, color=GREY, lw=0.7, ls=(0, (4, 3)), label="equal")
@@ -102,6 +102,25 @@ def selection(found: Any, *, axes: Any = None) -> Any:
     axes[1].set_xlabel(NAMES[found.score])
     legend(axes[1])
     return axes
+
+
+def detection(found: Any, *, ax: Any = None) -> Any:
+    """Share of errors among the surest items, one line a measure of doubt; the straight line is doubt that knows nothing.
+
+    Arguments:
+        found: of ``neural.error_detection``.
+    """
+    ax = new_axes(ax)
+    ax.axhline(100 * found.error, color=GREY, lw=0.7, ls=(0, (4, 3)), label="knows nothing")
+    for colour, (name, one) in zip(COLOURS, found.measures.items(), strict=False):
+        coverage, risk = one.curve
+        ax.plot(100 * coverage, 100 * risk, color=colour, label=name)
+    ax.set_xlim(0, 100)
+    ax.set_ylim(bottom=0)
+    ax.set_xlabel("items kept (%)")
+    ax.set_ylabel("wrong among them (%)")
+    legend(ax)
+    return ax
 
 
 def _row(count: int, axes: Any) -> Any:

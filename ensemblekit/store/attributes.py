@@ -14,13 +14,13 @@ from ensemblekit.store.guarded import Look
 UNIT_BYTES = 1 << 16
 
 
-def text_attribute(node: Any, name: str, look: Look) -> str:
+def text_attribute(node: h5py.HLObject, name: str, look: Look) -> str:
     """An attribute that is text, "" where there is none or it is no short text."""
     found = texts_attribute(node, name, look)
     return found[0] if len(found) == 1 else ""
 
 
-def texts_attribute(node: Any, name: str, look: Look) -> list[str]:
+def texts_attribute(node: h5py.HLObject, name: str, look: Look) -> list[str]:
     """The texts of an attribute, [] where there is none or they are no short texts."""
     if not h5py.h5a.exists(node.id, name.encode()):
         return []
@@ -37,7 +37,7 @@ def texts_attribute(node: Any, name: str, look: Look) -> list[str]:
     return [(value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))[:UNIT_BYTES] for value in values]
 
 
-def number_attribute(node: Any, name: str) -> float:
+def number_attribute(node: h5py.HLObject, name: str) -> float:
     """An attribute that is one number, 0 where there is none."""
     if not h5py.h5a.exists(node.id, name.encode()):
         return 0
@@ -47,7 +47,7 @@ def number_attribute(node: Any, name: str) -> float:
     return np.asarray(node.attrs[name]).ravel()[0].item()
 
 
-def small_attribute(node: Any, name: str) -> Any:
+def small_attribute(node: h5py.HLObject, name: str) -> Any:
     """An attribute of numbers or of text of fixed length. Raises StoreError where it is missing or another."""
     held = h5py.h5a.open(node.id, name.encode()) if h5py.h5a.exists(node.id, name.encode()) else None
     if held is None or held.get_storage_size() > UNIT_BYTES or held.dtype.kind not in "biufS":

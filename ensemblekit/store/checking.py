@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, SupportsFloat
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from ensemblekit.intake import as_array
 from ensemblekit.source import Field
 from ensemblekit.store.names import segment_path
 from ensemblekit.store.schema import META, Schema
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 LARGEST_LOG = 700.0
 """Of a weight that is stored."""
@@ -150,7 +153,8 @@ def meta_of_one(time: float | None, step: int | None, weight: float, last: tuple
     return np.array([(step, at, weight)], dtype=META)
 
 
-def meta_of_many(n: int, times: Any, steps: Any, weights: Any, last: tuple[int, float]) -> np.ndarray:
+def meta_of_many(n: int, times: ArrayLike | None, steps: ArrayLike | None, weights: ArrayLike | None,
+                 last: tuple[int, float]) -> np.ndarray:
     """Steps, times and weights of n snapshots that follow the last (step, time): META (n,). Raises InputError."""
     last_step, last_time = last
     meta = np.empty(n, META)
@@ -174,7 +178,7 @@ def meta_of_many(n: int, times: Any, steps: Any, weights: Any, last: tuple[int, 
     return meta
 
 
-def weights_of_logs(log_weights: Any) -> np.ndarray:
+def weights_of_logs(log_weights: ArrayLike) -> np.ndarray:
     """Weights from their natural logarithms as they are: those of a store are on one scale, whenever they came."""
     logs = as_array(log_weights, "log_weights", kinds="biuf", dtype=np.float64)
     if logs.ndim != 1:
@@ -188,7 +192,7 @@ def weights_of_logs(log_weights: Any) -> np.ndarray:
     return np.exp(logs)
 
 
-def check_options(durability: Any, capacity: Any) -> None:
+def check_options(durability: object, capacity: object) -> None:
     """Raise InputError where they are not what ``ek.create`` and ``ek.open`` take."""
     if durability not in ("process", "disk"):
         raise InputError(f'durability is "process" or "disk"; got {durability!r}')
@@ -198,14 +202,14 @@ def check_options(durability: Any, capacity: Any) -> None:
                              f"got {capacity!r}")
 
 
-def _number(value: Any, what: str) -> float:
+def _number(value: SupportsFloat | str, what: str) -> float:
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError):
         raise InputError(f"{what} is a number; got {value!r}") from None
 
 
-def _numbers(values: Any, n: int, what: str) -> np.ndarray:
+def _numbers(values: ArrayLike, n: int, what: str) -> np.ndarray:
     array = as_array(values, what)
     if array.shape != (n,) or array.dtype.kind not in "iuf":
         raise InputError(f"{what} are {n} real numbers; got shape {array.shape}, dtype {array.dtype}")

@@ -6,7 +6,7 @@ import io
 import os
 import struct
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -21,6 +21,9 @@ from ensemblekit.store.datasets import LAYOUT_MESSAGE, messages
 from ensemblekit.store.hdf5 import lock, new_file, write_all
 from ensemblekit.store.places import ENTRIES, ENTRY, aligned
 from ensemblekit.store.schema import CLOSED, CONSTANTS, PADDING, PARTICLES, PLACES, SCHEMA, SCHEMA_SUM, Column, Schema
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 SECTOR = 512                    # what a disk writes in one piece
 COMPACT_HEADER = 272            # of a dataset that stands in its own header, without its bytes
@@ -73,9 +76,9 @@ def write_empty(path: str, schema: Schema, whole: bool, constants: Mapping[str, 
     if head[8] != 0:
         raise NotInPlace("its superblock is not of version 0")
     end = aligned(len(head))
-    pieces: list[tuple[int, Any]] = []
+    pieces: list[tuple[int, Buffer]] = []
 
-    def place(header: int, kind: int, data: Any) -> None:
+    def place(header: int, kind: int, data: Buffer) -> None:
         """Where a dataset's chunk index (kind 2) or its bytes (1) stand, into its header."""
         nonlocal end
         for message, at, _ in messages(lambda a, n: bytes(head[a:a + n]), header):
@@ -101,7 +104,7 @@ def write_empty(path: str, schema: Schema, whole: bool, constants: Mapping[str, 
         first = False
     for name, header in arrays.items():
         if constants[name].nbytes:
-            place(header, 1, np.ascontiguousarray(constants[name]).reshape(-1).view(np.uint8))
+            place(header, 1, np.ascontiguousarray(constants[name]).reshape(-1).view(np.uint8).data)
     struct.pack_into("<Q", head, END_OF_FILE_AT, end)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
     try:

@@ -7,7 +7,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import h5py
 import numpy as np
@@ -80,7 +80,8 @@ def identity_of(file: str | int) -> Identity:
     return Identity(stat.st_dev, stat.st_ino, stat.st_size, -1)
 
 
-def locate(f: guarded.File, path: str, raw: Any, size: int, listed: bool = False, d: Any = None) -> Dataset:
+def locate(f: guarded.File, path: str, raw: BinaryIO, size: int, listed: bool = False,
+           d: guarded.Values | None = None) -> Dataset:
     """Where a dataset stands, from its chunk index.
 
     Arguments:
@@ -102,7 +103,7 @@ def locate(f: guarded.File, path: str, raw: Any, size: int, listed: bool = False
     plain = dtype.isnative and not virtual and not how.get_external_count() and not filtered
     offset, stride, rows = (_even_rows(d, item) if plain else None) or (None, item, shape[0])
     aligned = offset is not None and offset % dtype.alignment == 0 and stride % dtype.alignment == 0
-    if not aligned or rows < shape[0] or offset + rows * stride > size:       # type: ignore[operator]
+    if offset is None or not aligned or rows < shape[0] or offset + rows * stride > size:
         offset = None
     return Dataset(path, shape, dtype, unit_of(d), offset, stride, rows, None if filtered else _in_header(d, raw)[0],
                    external=f._look.external)
@@ -123,7 +124,7 @@ def _even_rows(d: guarded.Values, item: int) -> tuple[int, int, int] | None:
     look = d._look
     rows, *tile = d.chunks          # h5py asks the file each time
 
-    def note(chunk: Any) -> None:
+    def note(chunk: h5py.h5d.StoreInfo) -> None:
         look.step()
         number = chunk.chunk_offset[0] // rows
         for at, extent, n in zip(chunk.chunk_offset[1:], tile, parts, strict=True):
@@ -168,7 +169,7 @@ def messages(read: Callable[[int, int], bytes], address: int) -> Iterator[tuple[
             at += 8 + size
 
 
-def _in_header(d: h5py.Dataset, raw: Any) -> tuple[int | None, int | None]:
+def _in_header(d: h5py.Dataset, raw: BinaryIO) -> tuple[int | None, int | None]:
     """The byte of dim[0], where it can be patched, and the address of the chunk index; None where not as expected."""
 
     def read(at: int, n: int) -> bytes:
@@ -188,5 +189,5 @@ def _in_header(d: h5py.Dataset, raw: Any) -> tuple[int | None, int | None]:
     return extent, root
 
 
-def unit_of(node: Any) -> str:
+def unit_of(node: guarded.Values | guarded.Group) -> str:
     return text_attribute(node, "unit", node._look)

@@ -7,13 +7,13 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import xxhash
 
 from ensemblekit.errors import EnsemblekitError, StoreError, one_line
-from ensemblekit.source import Field
+from ensemblekit.source import Field, Kind
 from ensemblekit.store import guarded
 from ensemblekit.store.attributes import number_attribute, small_attribute, texts_attribute
 from ensemblekit.store.datasets import Dataset, locate, unit_of
@@ -21,6 +21,7 @@ from ensemblekit.store.guarded import door
 from ensemblekit.store.hdf5 import opened, read_rows
 from ensemblekit.store.schema import MAIN
 
+PARTICLE_KINDS: dict[str, Kind] = {"position": "position", "velocity": "velocity", "force": "force", "box": "box"}
 FEW_TICKS = 4 << 20             # steps or times of a stranger's file that are read when it is opened
 
 
@@ -152,10 +153,12 @@ def foreign_in(f: guarded.File, path: str) -> dict[str, Foreign]:
                     assert steps is not None
                     steps, times = _first(steps, n), None if times is None else _first(times, n)
                     at = clocks.setdefault((n, _key(steps), _key(times)), len(clocks))
-                    field = Field(node.shape[1:], node.dtype.newbyteorder("="), unit_of(node), kind,  # type: ignore[arg-type]
+                    field = Field(node.shape[1:], node.dtype.newbyteorder("="), unit_of(node), kind,
                                   MAIN if at == 0 else f"clock{at + 1}")
-                    result[label] = Foreign(label, field, locate(f, node.name.strip("/"), raw, size, d=node), n, steps, times,
-                                            "" if times is None else unit_of(group["time"]), node.name.strip("/"))
+                    place = node.name.strip("/")
+                    time_unit = "" if times is None or group is None else unit_of(group["time"])
+                    dataset = locate(f, place, raw, size, d=node)
+                    result[label] = Foreign(label, field, dataset, n, steps, times, time_unit, place)
             except EnsemblekitError as error:
                 left_out.append(str(error))
     if left_out:
@@ -167,9 +170,9 @@ def foreign_in(f: guarded.File, path: str) -> dict[str, Foreign]:
     return result
 
 
-def _values_in(f: guarded.File, left_out: list[str]) -> dict[str, tuple[guarded.Values, Any, str]]:
+def _values_in(f: guarded.File, left_out: list[str]) -> dict[str, tuple[guarded.Values, guarded.Group | None, Kind]]:
     """Field -> (its values, the group that has its step and time or None, its kind)."""
-    found: dict[str, tuple[guarded.Values, Any, str]] = {}
+    found: dict[str, tuple[guarded.Values, guarded.Group | None, Kind]] = {}
     taken: dict[str, int] = {}
     groups: dict[str, Any] = {"": f}
     for name, node in guarded.walk(f, f._look, left_out):
@@ -184,12 +187,12 @@ def _values_in(f: guarded.File, left_out: list[str]) -> dict[str, tuple[guarded.
             group = groups["/".join(parts[:-1])]
             if parts[-1] in ("step", "time") and "value" in group:
                 continue
-            kind = "observable"
+            kind: Kind = "observable"
             if parts[-1] == "value" and len(parts) > 1:
                 label = parts[-2]
                 if parts[0] == "particles":
                     label = "box" if label == "edges" else label
-                    kind = label if label in ("position", "velocity", "force", "box") else "observable"
+                    kind = PARTICLE_KINDS.get(label, "observable")
                 label = "/".join(parts[1:-1]) if parts[0] == "observables" else label
                 again = taken[label] = taken.get(label, -1) + 1
                 found[label + "'" * again if again < 8 else f"{label}'{again}"] = node, group, kind
@@ -200,7 +203,8 @@ def _values_in(f: guarded.File, left_out: list[str]) -> dict[str, tuple[guarded.
     return found
 
 
-def _ticks(f: guarded.File, group: Any, name: str, n: int, dtype: str, raw: Any, size: int) -> tuple[Ticks | None, int]:
+def _ticks(f: guarded.File, group: guarded.Group | None, name: str, n: int, dtype: str, raw: BinaryIO,
+           size: int) -> tuple[Ticks | None, int]:
     """(steps or times, snapshots that have them): as listed, from the scalar increment and offset of H5MD 1.1, or
     steps counted where they are missing."""
     node = None if group is None else group.get(name)
@@ -218,6 +222,7 @@ def _ticks(f: guarded.File, group: Any, name: str, n: int, dtype: str, raw: Any,
         return counted if n > FEW_TICKS else counted[:], n
     n = min(n, len(node))
     if n > FEW_TICKS:
+        assert group is not None
         # by the way it was found, as with `external` the name may be one in another file
         return Listed(f.filename, locate(f, f"{group.name}/{name}".strip("/"), raw, size, d=node), n, dtype), n
     f._look.check_size(node)

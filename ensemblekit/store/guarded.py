@@ -10,7 +10,7 @@ import math
 import os
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,6 +31,8 @@ MOST_GROUPS = 16
 """Groups of a file that are kept open while it is looked at."""
 LONGEST_NAME = 200
 
+Key = int | slice | Sequence[int] | np.ndarray | tuple[Any, ...]
+"""How a dataset is indexed, as in h5py."""
 ODD = (OSError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError, RuntimeError, AttributeError,
        AssertionError, SystemError, EOFError, struct.error)
 """What h5py, libhdf5 and numpy raise where a file is not as it should be (UnicodeError is a ValueError, RecursionError
@@ -90,7 +92,7 @@ class Look:
         if self.steps < 0:
             raise StoreError(f"{self.path}: {self.at!r} has more parts than {self.real} bytes can hold; it is not read")
 
-    def nearest(self, file: Any, parts: list[bytes]) -> tuple[tuple[bytes, ...], Any]:
+    def nearest(self, file: h5py.h5f.FileID, parts: list[bytes]) -> tuple[tuple[bytes, ...], Any]:
         """The group above the last of `parts` that is known, as names from the root and open; the root where none is."""
         for n in range(len(parts) - 1, 0, -1):
             group = self.groups.get(tuple(parts[:n]))
@@ -101,7 +103,7 @@ class Look:
             root = self.groups[()] = h5py.h5g.open(file, b"/")
         return (), root
 
-    def keep(self, path: tuple[bytes, ...], group: Any) -> None:
+    def keep(self, path: tuple[bytes, ...], group: h5py.h5g.GroupID) -> None:
         """Remember a group that was found at these names from the root, as most objects have neighbours."""
         if len(self.groups) >= MOST_GROUPS:
             self.groups.clear()
@@ -139,7 +141,7 @@ class Look:
                                  f"{stored} stand in the file; it is not read as a whole")
 
 
-def find(look: Look, start: Any, name: bytes, seen: tuple[bytes, ...] = ()) -> Any:
+def find(look: Look, start: h5py.h5g.GroupID | h5py.h5f.FileID, name: bytes, seen: tuple[bytes, ...] = ()) -> Any:
     """The object of that name, link by link. Raises KeyError where there is none, StoreError where it is outside.
 
     Arguments:
@@ -182,7 +184,7 @@ def find(look: Look, start: Any, name: bytes, seen: tuple[bytes, ...] = ()) -> A
     return here
 
 
-def check_sources(look: Look, d: Any, name: bytes, seen: tuple[bytes, ...] = ()) -> None:
+def check_sources(look: Look, d: h5py.h5d.DatasetID, name: bytes, seen: tuple[bytes, ...] = ()) -> None:
     """Raise StoreError where a dataset's values stand in another file, or are made of themselves."""
     how = d.get_create_plist()
     if how.get_layout() != h5py.h5d.VIRTUAL:
@@ -247,22 +249,22 @@ def _check_beside(look: Look, file: str, source: str, seen: tuple[bytes, ...]) -
 class Attributes(h5py.AttributeManager):
     """Attributes that are read only where they stand in the file as they say."""
 
-    def __init__(self, parent: Any, look: Look):
+    def __init__(self, parent: h5py.HLObject, look: Look):
         super().__init__(parent)
         self._look, self._parent = look, parent
 
-    def __getitem__(self, name: Any) -> Any:
+    def __getitem__(self, name: str | bytes) -> Any:
         key = self._e(name)
         if h5py.h5a.exists(self._parent.id, key):
             held = h5py.h5a.open(self._parent.id, key)
             if held.shape is not None:
-                self._look.check_some(math.prod(held.shape) * max(1, held.dtype.itemsize), f"{self._parent.name}: {name}")
+                self._look.check_some(math.prod(held.shape) * max(1, held.dtype.itemsize), f"{self._parent.name}: {name!r}")
             # what is of variable length stands in a collection elsewhere in the file
             if self._look.metadata and (held.dtype.hasobject or held.get_type().detect_class(h5py.h5t.VLEN)):
                 self._look.metadata.check_text(h5py.h5o.get_info(self._parent.id).addr, key, LARGEST_HEAP)
         return super().__getitem__(name)
 
-    def get(self, name: Any, default: Any = None) -> Any:
+    def get(self, name: str | bytes, default: object = None) -> Any:
         return self[name] if name in self else default
 
 
@@ -279,11 +281,11 @@ class _Attributed:
 class Values(_Attributed, h5py.Dataset):
     """A dataset of which no more is read than the file's bytes justify."""
 
-    def __init__(self, id_: Any, look: Look):
+    def __init__(self, id_: h5py.h5d.DatasetID, look: Look):
         super().__init__(id_, readonly=True)
         self._look = look
 
-    def __getitem__(self, key: Any, new_dtype: Any = None) -> Any:
+    def __getitem__(self, key: Key, new_dtype: np.dtype | None = None) -> Any:
         if key is Ellipsis or (isinstance(key, tuple) and not key):
             self._look.check_size(self)
         elif self.size and self.nbytes > FREE_BYTES:
@@ -291,7 +293,7 @@ class Values(_Attributed, h5py.Dataset):
         return super().__getitem__(key, new_dtype)
 
 
-def _selected(key: Any, shape: tuple[int, ...]) -> int:
+def _selected(key: Key, shape: tuple[int, ...]) -> int:
     """At most so many elements are chosen by numbers and slices, one an axis; lists and masks are taken for what they are."""
     keys = key if isinstance(key, tuple) else (key,)
     if any(k is Ellipsis for k in keys):
@@ -306,9 +308,9 @@ def _selected(key: Any, shape: tuple[int, ...]) -> int:
 class _Members(_Attributed):
     """A group whose members are found link by link, none of them outside the file."""
 
-    id: Any
+    id: h5py.h5d.DatasetID
 
-    def __getitem__(self, name: Any) -> Any:
+    def __getitem__(self, name: str | bytes) -> Any:
         if isinstance(name, str | bytes):
             return wrapped(find(self._look, self.id, name.encode() if isinstance(name, str) else name), self._look)
         node = h5py.h5r.dereference(name, self.id)
@@ -316,14 +318,14 @@ class _Members(_Attributed):
             check_sources(self._look, node, h5py.h5i.get_name(node) or b"(a reference)")
         return wrapped(node, self._look)
 
-    def __contains__(self, name: Any) -> bool:
+    def __contains__(self, name: str | bytes) -> bool:
         try:
             self[name]
         except KeyError:
             return False
         return True
 
-    def get(self, name: Any, default: Any = None, getclass: bool = False, getlink: bool = False) -> Any:
+    def get(self, name: str | bytes, default: object = None, getclass: bool = False, getlink: bool = False) -> Any:
         if getclass or getlink:
             return super().get(name, default, getclass, getlink)        # type: ignore[misc]
         try:
@@ -341,7 +343,7 @@ class _Members(_Attributed):
 
 
 class Group(_Members, h5py.Group):
-    def __init__(self, id_: Any, look: Look):
+    def __init__(self, id_: h5py.h5g.GroupID, look: Look):
         h5py.Group.__init__(self, id_)
         self._look = look
 
@@ -349,7 +351,7 @@ class Group(_Members, h5py.Group):
 class File(_Members, h5py.File):
     """A file that is open for reading under these rules."""
 
-    def __init__(self, path: str, look: Look, **options: Any):
+    def __init__(self, path: str, look: Look, **options: object):
         with open(path, "rb") as raw:
             metadata = metadata_of(raw.fileno())
             if metadata:
@@ -360,7 +362,7 @@ class File(_Members, h5py.File):
             look.metadata = Metadata(self.id.get_vfd_handle(), metadata.base)
 
 
-def wrapped(node: Any, look: Look) -> Any:
+def wrapped(node: h5py.HLObject, look: Look) -> Any:
     if isinstance(node, h5py.h5d.DatasetID):
         return Values(node, look)
     if isinstance(node, h5py.h5g.GroupID):
@@ -368,7 +370,7 @@ def wrapped(node: Any, look: Look) -> Any:
     return h5py.Datatype(node)
 
 
-def walk(group: Any, look: Look, left_out: list[str] | None = None) -> Iterator[tuple[str, Any]]:
+def walk(group: _Members, look: Look, left_out: list[str] | None = None) -> Iterator[tuple[str, Any]]:
     """(path, object) of everything below a group by hard links, each object once.
 
     With `left_out`, what cannot be read is noted there and passed over.
@@ -380,7 +382,7 @@ def walk(group: Any, look: Look, left_out: list[str] | None = None) -> Iterator[
         prefix, here = stack.pop()
         names: list[tuple[bytes, int, Any]] = []
 
-        def note(name: bytes, info: Any, names: list[tuple[bytes, int, Any]] = names) -> None:
+        def note(name: bytes, info: h5py.h5l.LinkInfo, names: list[tuple[bytes, int, Any]] = names) -> None:
             look.step()
             names.append((name, info.type, info.u))
 

@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -18,12 +18,15 @@ from ensemblekit.files import replacing
 from ensemblekit.store import guarded
 from ensemblekit.store.guarded import Look, door
 
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
 lock = threading.RLock()        # libhdf5 can crash where two threads open and read files at once
 
 
-def write_all(fd: int, data: Any, at: int) -> None:
+def write_all(fd: int, data: Buffer | np.ndarray, at: int) -> None:
     """pwrite until everything is written; a short write is how a full disk begins."""
-    view = memoryview(data)
+    view = data.data if isinstance(data, np.ndarray) else memoryview(data)
     if view.nbytes and (view.ndim != 1 or view.itemsize != 1):
         view = view.cast("B")
     while view.nbytes:
@@ -49,7 +52,7 @@ class NewFile(io.RawIOBase):
     def tell(self) -> int:
         return self.at
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: Buffer) -> int:
         view = memoryview(buffer).cast("B")
         got = os.pread(self.fd, len(view), self.at)
         view[:len(got)] = got
@@ -57,7 +60,7 @@ class NewFile(io.RawIOBase):
         self.at += len(view)
         return len(view)
 
-    def write(self, data: Any) -> int:
+    def write(self, data: Buffer) -> int:
         view = memoryview(data).cast("B")
         done = 0
         while done < len(view) and self.error is None:

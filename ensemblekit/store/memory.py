@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from ensemblekit.errors import ClosedError, InputError, UnknownFieldError
 from ensemblekit.intake import as_array
 from ensemblekit.source import Access, ArraySource, Cut, Field, Piece
 from ensemblekit.store.schema import MAIN, check_fields
+
+if TYPE_CHECKING:
+    pass
 
 
 class MemoryStore:
@@ -58,7 +61,8 @@ class MemoryStore:
                              f"{last_time:g}: steps rise, times do not run backwards, weights are not negative")
         rows.append((step, at, float(weight), values))
 
-    def extend(self, snapshots: Mapping[str, Any], times: Any = None, steps: Any = None, weights: Any = None,
+    def extend(self, snapshots: Mapping[str, Any], times: Sequence[float] | np.ndarray | None = None,
+               steps: Sequence[int] | np.ndarray | None = None, weights: Sequence[float] | np.ndarray | None = None,
                clock: str = MAIN) -> None:
         """Keep many snapshots, all or none."""
         lengths = {len(values) for values in snapshots.values()}

@@ -15,8 +15,11 @@ from ensemblekit.errors import InputError, StoreDamagedError, StoreError
 from ensemblekit.source import ReplicaSet, StackedSource
 from ensemblekit.store.store import Store
 
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+"""A path, a pattern, or several paths."""
 
-def open_store(path: Any, mode: Literal["r", "a"] = "r", *, as_: Literal["run", "replicas"] | None = None,
+
+def open_store(path: Paths, mode: Literal["r", "a"] = "r", *, as_: Literal["run", "replicas"] | None = None,
                check: bool = False, external: bool = False, incomplete: bool = False, **options: Any) -> Any:
     """See :func:`ensemblekit.open`."""
     if as_ not in (None, "run", "replicas"):
@@ -48,7 +51,7 @@ def open_store(path: Any, mode: Literal["r", "a"] = "r", *, as_: Literal["run", 
     return _one_run(stores)
 
 
-def _paths(path: Any) -> list[str]:
+def _paths(path: Paths) -> list[str]:
     if isinstance(path, str | os.PathLike):
         text = os.fspath(path)
         if os.path.exists(text) or not glob.has_magic(text):
@@ -70,7 +73,7 @@ def _particles(store: Store) -> bool:
     return any(field.kind == "position" for field in store.all_fields.values())
 
 
-def _trajectories(stores: list[Store], path: Any) -> StackedSource:
+def _trajectories(stores: list[Store], path: Paths) -> StackedSource:
     """Trajectories that do not say that they are replicas: one run where their times follow each other, else refused.
 
     Averages over a run that is there twice, or over several as if they were one, look more certain than they are.

@@ -9,10 +9,10 @@ import json
 import math
 import re
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -67,6 +67,10 @@ class Column:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
+Compression = Literal["lossless"] | tuple[Literal["round"], float] | None
+"""As ``seal`` takes it."""
+
+
 @dataclass(frozen=True)
 class Schema:
     """The description of one segment of a store."""
@@ -87,7 +91,7 @@ class Schema:
     """Rows are written into the file; False: every file is written whole, by temporary name and rename."""
     sealed: bool = False
     """Complete: no row is ever added, and further segments beside it are leftovers."""
-    compression: Any = None
+    compression: Compression = None
     """As given to ``seal``."""
     constants: Mapping[str, int] | None = None
     """Name -> checksum of the arrays of the run that do not change with time; they stand in the first file."""
@@ -234,7 +238,7 @@ def _refused(constant: str) -> None:
     raise ValueError(f"{constant} is no number of JSON")
 
 
-def _wanted(record: Any, name: str, *kinds: type) -> Any:
+def _wanted(record: Mapping[str, Any], name: str, *kinds: type) -> Any:
     """An entry of a description, of one of these types."""
     value = record[name]
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
@@ -243,7 +247,7 @@ def _wanted(record: Any, name: str, *kinds: type) -> Any:
     return value
 
 
-def _counts(record: Any, name: str, clocks: Any, most: int = MOST_ROWS) -> dict[str, int]:
+def _counts(record: Mapping[str, Any], name: str, clocks: Iterable[str], most: int = MOST_ROWS) -> dict[str, int]:
     """Clock -> a whole number from 0."""
     counts = _wanted(record, name, dict)
     for clock in clocks:
@@ -253,7 +257,7 @@ def _counts(record: Any, name: str, clocks: Any, most: int = MOST_ROWS) -> dict[
     return counts
 
 
-def _checked(record: Any) -> dict[str, Any]:
+def _checked(record: object) -> dict[str, Any]:
     """The arguments of a Schema, each of its type and within what a file can be."""
     if not isinstance(record, dict):
         raise StoreDamagedError(f"the description of this store is a {type(record).__name__}, not a mapping")
@@ -281,8 +285,8 @@ def _checked(record: Any) -> dict[str, Any]:
     if nbytes > MOST_SNAPSHOT_BYTES:
         raise StoreDamagedError(f"the description of this store says a snapshot has {nbytes} bytes")
     clocks = {f.clock for f in fields.values()}
-    constants: dict[str, int] | None = None if record.get("constants") is None else _wanted(record, "constants", dict)
-    for name, digest in (constants or {}).items():
+    constants: dict[str, int] = {} if record.get("constants") is None else _wanted(record, "constants", dict)
+    for name, digest in constants.items():
         if not 0 <= _wanted(constants, name, int) < 1 << 64:
             raise StoreDamagedError(f"the description of this store says constant {name!r} has checksum {digest}")
         _check_constant_name(name)
@@ -292,7 +296,7 @@ def _checked(record: Any) -> dict[str, Any]:
             "segment": _counts({"segment": record}, "segment", ["segment"], MOST_FILES)["segment"],
             "starts": _counts(record, "starts", clocks), "capacity": _counts(record, "capacity", clocks),
             "in_place": _wanted(record, "in_place", bool), "sealed": _wanted(record, "sealed", bool),
-            "compression": record["compression"], "constants": constants, "format": record["format"],
+            "compression": record["compression"], "constants": constants or None, "format": record["format"],
             "origin": _wanted(record, "origin", dict, type(None)) if "origin" in record else None,
             "token": _wanted(record, "token", str) if "token" in record else ""}
 
@@ -331,13 +335,13 @@ def check_fields(fields: Mapping[str, Any]) -> dict[str, Field]:
     return checked
 
 
-def _check_constant_name(name: Any) -> None:
+def _check_constant_name(name: object) -> None:
     parts = name.split("/") if isinstance(name, str) else [""]
-    if not all(parts) or "." in parts or ".." in parts or "\0" in name:
+    if not isinstance(name, str) or not all(parts) or "." in parts or ".." in parts or "\0" in name:
         raise InputError(f"a constant's name is words with '/' between them, such as \"mesh/points\"; got {name!r}")
 
 
-def check_constants(constants: Any) -> dict[str, np.ndarray]:
+def check_constants(constants: object) -> dict[str, np.ndarray]:
     """The arrays of a run that do not change with time, or an InputError that says what is wrong with them."""
     if not isinstance(constants, Mapping):
         raise InputError(f"constants are a mapping of name to array; got {constants!r}")

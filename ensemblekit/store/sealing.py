@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ensemblekit.errors import InputError, StoreError
 from ensemblekit.store.checksums import checksums
+from ensemblekit.store.creation import View
 from ensemblekit.store.names import segments_of
-from ensemblekit.store.schema import MAIN, META, Column, Schema
+from ensemblekit.store.schema import MAIN, META, Column, Compression, Schema
 from ensemblekit.store.segments import new_segment
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ def rounded(values: np.ndarray, bits: int) -> np.ndarray:
     return np.where(bad, values, out)
 
 
-def seal(store: Store, path: str | os.PathLike[str] | None, compression: Any) -> Store:
+def seal(store: Store, path: str | os.PathLike[str] | None, compression: Compression) -> Store:
     """See :meth:`Store.seal`."""
     if store._schema is None:
         raise StoreError(f"{store.path} was not written by ensemblekit; ingest it into a store to seal it")
@@ -60,14 +62,14 @@ def seal(store: Store, path: str | os.PathLike[str] | None, compression: Any) ->
                               compression=list(compression) if isinstance(compression, tuple) else compression)
     old = segments_of(store.path)
     constants = dict(store.constants)
-    view, plain = None, False
+    view: View | None = None
     if MESH <= set(constants) and MAIN in counts:
         from ensemblekit.store.vtkhdf import sealed_view
 
         times = store.clock().times
-        view, plain = (lambda f: sealed_view(f, schema, constants, times)), True      # type: ignore[arg-type]
+        view = partial(sealed_view, schema=schema, constants=constants, times=np.zeros(0) if times is None else times)
     new_segment(target, schema, store.durability == "disk", lambda clock: _rows(store, schema, clock, bits),
-                _filters(compression, plain), over=path is None, constants=constants, view=view)
+                _filters(compression, plain=view is not None), over=path is None, constants=constants, view=view)
     if path is None:
         for extra in old[:0:-1]:        # the sealed file holds everything: until they are gone, they are ignored
             os.unlink(extra)
@@ -97,7 +99,7 @@ def _rows(store: Store, schema: Schema, clock: str, bits: int | None) -> Iterato
         yield a, dict(zip(paths, rows, strict=True))
 
 
-def _bits(compression: Any) -> int | None:
+def _bits(compression: Compression) -> int | None:
     """Bits of the significand to keep; None: all."""
     if compression in (None, "lossless"):
         return None
@@ -111,7 +113,7 @@ def _bits(compression: Any) -> int | None:
                      f'0.5; got {compression!r}')
 
 
-def _filters(compression: Any, plain: bool = False) -> Any:
+def _filters(compression: Compression, plain: bool = False) -> Any:
     """The filters of a compressed file; `plain`: only those that every HDF5 library has, for ParaView."""
     if compression is None:
         return None

@@ -43,11 +43,13 @@ from ensemblekit.store.foreign import Foreign
 from ensemblekit.store.layout import Layout, read_file
 from ensemblekit.store.locks import Lock
 from ensemblekit.store.names import first_of, folder_of
-from ensemblekit.store.schema import MAIN, Schema, check_constants, check_fields
+from ensemblekit.store.schema import MAIN, Compression, Schema, check_constants, check_fields
 from ensemblekit.store.stored import StoredField, StoredSource, Table
 from ensemblekit.store.writer import Writer, new_writer, writer_of
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
     from ensemblekit.store.verify import Report
 
 
@@ -464,8 +466,9 @@ class Store:
         arrays = checks.columns(snapshot, clock)
         writer.commit(clock, arrays, meta_of_one(time, step, weight, writer.last(clock)), at_once=False)
 
-    def extend(self, snapshots: Mapping[str, Any], times: Any = None, steps: Any = None, weights: Any = None,
-               clock: str = MAIN, log_weights: Any = None) -> None:
+    def extend(self, snapshots: Mapping[str, Any], times: ArrayLike | None = None, steps: ArrayLike | None = None,
+               weights: ArrayLike | None = None,
+               clock: str = MAIN, log_weights: ArrayLike | None = None) -> None:
         """Commit many snapshots at once: arrays (n, *field shape); one commit a file. Else as :meth:`append`."""
         if log_weights is not None:
             if weights is not None:
@@ -474,7 +477,8 @@ class Store:
         with _Change(self):
             self._extend(snapshots, times, steps, weights, clock)
 
-    def _extend(self, snapshots: Mapping[str, Any], times: Any, steps: Any, weights: Any, clock: str) -> None:
+    def _extend(self, snapshots: Mapping[str, Any], times: ArrayLike | None, steps: ArrayLike | None,
+                weights: ArrayLike | None, clock: str) -> None:
         writer, checks = self._writing(clock)
         n = checks.length(snapshots, clock)
         arrays = checks.columns(snapshots, clock, n)
@@ -535,7 +539,7 @@ class Store:
         if wanted:
             writer.truncate(wanted)
 
-    def seal(self, path: str | os.PathLike[str] | None = None, compression: Any = None) -> Store:
+    def seal(self, path: str | os.PathLike[str] | None = None, compression: Compression = None) -> Store:
         """Write one compact file, with what was allocated ahead left out; returns it open for reading.
 
         Arguments:

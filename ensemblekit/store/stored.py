@@ -6,10 +6,11 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from types import EllipsisType, MappingProxyType
+from typing import Any, NamedTuple, Self
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ensemblekit.parts import STEP_NAMES, TIME_NAMES, warn_of_restart, written_once
 from ensemblekit.source import Access, Cut, Field, Piece, cuts_of
@@ -28,6 +29,9 @@ class Stretch(NamedTuple):
     stop: int
     dataset: Dataset
     """With the place that row 0 would have."""
+
+Key = int | slice | EllipsisType | Sequence[int] | np.ndarray | tuple[Any, ...]
+"""Snapshots, and further axes behind, as in numpy."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -159,7 +163,7 @@ class StoredSource:
         weights = self.table.column(" weight", self.start, self.stop, self.step)
         return None if (weights == 1.0).all() else weights
 
-    def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> StoredSource:
+    def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> Self:
         check_window(start, stop, step)
         rows = range(self.start, self.stop, self.step)[start:stop:step]
         return type(self)(self.table, self.names, rows.start, rows.stop, rows.step, self.run)
@@ -203,7 +207,7 @@ class StoredField(StoredSource):
     def ndim(self) -> int:
         return len(self.shape)
 
-    def __getitem__(self, key: Any) -> np.ndarray:
+    def __getitem__(self, key: Key) -> np.ndarray:
         """Snapshots as an array: by number, slice, list, mask, with further axes behind as in numpy."""
         rows, *rest = key if isinstance(key, tuple) else (key,)
         n = len(self)
@@ -223,7 +227,7 @@ class StoredField(StoredSource):
             values = self._picked(self._numbers_of(rows))
         return values[(slice(None), *rest)] if rest else values
 
-    def _numbers_of(self, rows: Any) -> np.ndarray:
+    def _numbers_of(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """A list or mask of snapshots as their numbers from 0, checked."""
         index, n = np.asarray(rows), len(self)
         if index.dtype == bool:
@@ -257,7 +261,7 @@ class StoredField(StoredSource):
         values = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return values.astype(self.dtype) if values is parts[0] else values.astype(self.dtype, copy=False)
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[:], dtype=dtype)
 
     def __iter__(self) -> Iterator[np.ndarray]:

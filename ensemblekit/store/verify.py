@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ensemblekit.files import why_unreadable
+from ensemblekit.results import Result
 
 BYTES_PER_SECOND = 30e6     # of processor time: what a child is given before it counts as hanging
 PATIENCE = 10               # times its processor time a child may take on a slow disk or a busy machine
@@ -31,7 +32,7 @@ Verdict = Literal["sound", "damaged", "not checked"]
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Report(Result):
     """What ``verify`` found."""
 
     path: str
@@ -192,7 +193,7 @@ def _ask_child(paths: Sequence[str], timeout: float, external: bool = False) -> 
     return answers
 
 
-def _end_of(done: Any, seconds: int) -> dict[str, Any]:
+def _end_of(done: subprocess.CompletedProcess[str], seconds: int) -> dict[str, Any]:
     """What the end of a child says of the file that it was looking at."""
     if done.returncode == HANGS:
         return empty_answer(f"libhdf5 hangs on this file (no end after {seconds} s of processor time): its metadata are "

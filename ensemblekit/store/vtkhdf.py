@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import h5py
@@ -212,7 +212,7 @@ def file_of_steps(path: str, mesh: Mapping[str, np.ndarray], times: np.ndarray |
         raise disk_error(error, path) from error
 
 
-def _write_steps(root: h5py.Group, where: str, name: str, count: int, n: int | None, blocks: Any) -> None:
+def _write_steps(root: h5py.Group, where: str, name: str, count: int, n: int | None, blocks: Iterable[Any]) -> None:
     data, at = None, 0
     for block in blocks:
         flat = np.asarray(block).reshape(-1, count, max(1, np.asarray(block)[0].size // count if n is not None
