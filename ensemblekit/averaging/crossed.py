@@ -14,11 +14,12 @@ import numpy as np
 
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
+from ensemblekit.results import Result
 from ensemblekit.scaling import ldexp, power_of_two
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class CrossedMean:
+class CrossedMean(Result):
     """Grand mean of values (runs, items), or the difference of two such, with the error over runs and items."""
 
     mean: float
@@ -48,13 +49,6 @@ class CrossedMean:
                  f"{self.interval[1]:.6g}; {self.n_runs} runs, {self.n_items} items; error over items "
                  f"{self.stderr_items:.2g}, over runs {self.stderr_runs:.2g})"]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {"mean": self.mean, "stderr": self.stderr, "low": self.interval[0], "high": self.interval[1],
-                "confidence": self.confidence, "dof": self.dof, "runs": self.runs, "items": self.items, "rest": self.rest,
-                "stderr_items": self.stderr_items, "stderr_runs": self.stderr_runs, "n_runs": self.n_runs,
-                "n_items": self.n_items, "notes": list(self.notes)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from ensemblekit.averaging.replicas import Verdict
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
+from ensemblekit.results import Result
 from ensemblekit.scaling import ldexp, power_of_two
 from ensemblekit.source import ReplicaSet, SnapshotSource, as_source
 
@@ -23,16 +24,17 @@ MIN_RUNS, MIN_SNAPSHOTS = 3, 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class FunctionSpace:
+class FunctionSpace(Result):
     """Scatter between runs against scatter along them, over all items. `interval` fields are (low, high)."""
+
+    FIGURE: ClassVar[str] = "neural_evidence.ergodicity"
 
     verdict: Verdict
     reasons: tuple[str, ...]
     """Why, in sentences."""
     n_eff: float
     """Independent runs whose mean, of one snapshot each, varies as little as the mean of the M snapshots of one run: 1 to
-    M, but
-    for sampling error. NaN for one run."""
+    M, but for sampling error. NaN for one run."""
     n_eff_interval: tuple[float, float]
     memory: float
     """Share of a run's deviation from the other runs that is still there half a run later and beyond."""
@@ -75,18 +77,6 @@ class FunctionSpace:
                          f"itself")
         return "\n".join(lines)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {"verdict": self.verdict, "reasons": list(self.reasons), "n_eff": self.n_eff,
-                "n_eff_interval": list(self.n_eff_interval), "memory": self.memory,
-                "memory_interval": list(self.memory_interval),
-                "rhat": self.rhat, "rhat_interval": list(self.rhat_interval), "autocorrelation": self.autocorrelation.tolist(),
-                "autocorrelation_low": self.autocorrelation_low.tolist(),
-                "autocorrelation_high": self.autocorrelation_high.tolist(), "correlation": self.correlation.tolist(),
-                "single": self.single, "pooled": self.pooled, "within": self.within, "drift": self.drift,
-                "drift_interval": list(self.drift_interval), "n_eff_bound": self.n_eff_bound, "n_runs": self.n_runs,
-                "n_snapshots": self.n_snapshots, "confidence": self.confidence}
-
 
 class _Products(NamedTuple):
     """Inner products over B blocks of items of R runs' M snapshots, summed over the elements of each block."""
@@ -108,9 +98,8 @@ def function_space(runs: Any, *, last: int | None = None, blocks: Any = 20, tole
     both hold (what scatters over runs and items alike would count twice), Student's with R - 1.
 
     The verdict is "not ergodic" where the lower end of `memory` is above `tolerance`; "ergodic within error" where its
-    upper end is
-    below and the snapshots do not drift; else, and always for fewer than 3 runs or 4 snapshots, "cannot say". A run that
-    forgets
+    upper end is below and the snapshots do not drift; else, and always for fewer than 3 runs or 4 snapshots, "cannot say".
+    A run that forgets
     slowly and one that is stuck look alike over one run's length.
 
     Arguments:
@@ -257,8 +246,7 @@ def _without_each_run(sums: _Products, total: np.ndarray, r: int) -> np.ndarray:
 
 def _rest(own: np.ndarray, value: np.ndarray, over_time: float, r: int) -> np.ndarray:
     """Squared error (k,) that both jackknives see, as it belongs to neither runs nor items: from the influence of one run
-    in one
-    block of items, the residual of their two-way table."""
+    in one block of items, the residual of their two-way table."""
     blocks = len(own)
     total = own.sum((0, 1))
     c = total / float(np.trace(total))

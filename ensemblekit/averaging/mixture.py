@@ -9,6 +9,7 @@ import numpy as np
 
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
+from ensemblekit.results import Result
 
 GAP = 1e-9
 """Nats an item that may be missed at most."""
@@ -17,7 +18,7 @@ STEPS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Mixture:
+class Mixture(Result):
     """The most likely mixture."""
 
     weights: np.ndarray

@@ -9,11 +9,12 @@ import numpy as np
 
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
+from ensemblekit.results import Result
 from ensemblekit.scaling import ldexp, power_of_two, representable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Principal:
+class Principal(Result):
     """Principal directions of n snapshots, the largest first."""
 
     values: np.ndarray

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ensemblekit.cli import neural_report
+from ensemblekit.cli import neural_evidence, neural_report
 from ensemblekit.cli.console import table
 from ensemblekit.cli.output import Json, Output, Overwrite, check_file, check_folder_of, check_room, written
 from ensemblekit.cli.verbs import add
@@ -103,3 +103,11 @@ add(app, plan, "ensemblekit neural plan --epochs 200 --steps-per-epoch 391",
     "ensemblekit neural plan --steps 50000 --cycles 5 --json -")
 add(app, export, "ensemblekit neural export weights.h5 -o last.pt",
     "ensemblekit neural export weights.h5 --all -o snapshot.safetensors")
+add(app, neural_evidence.select, "ensemblekit neural select weights.h5",
+    "ensemblekit neural select weights.h5 --method stacking --json - | jq .results.weights")
+add(app, neural_evidence.equivalent, "ensemblekit neural equivalent weights.h5 --reference seed1.h5 seed2.h5 seed3.h5",
+    "ensemblekit neural equivalent weights.h5 --reference seed1.h5 seed2.h5 seed3.h5 --score nll --plot figures")
+add(app, neural_evidence.ergodicity, "ensemblekit neural ergodicity run1.h5 run2.h5 run3.h5",
+    "ensemblekit neural ergodicity run1.h5 run2.h5 run3.h5 --last 4 --json -")
+add(app, neural_evidence.detect, "ensemblekit neural detect weights.h5",
+    "ensemblekit neural detect weights.h5 --groups patients.txt --json -")

@@ -48,6 +48,8 @@ def report(
     save: Annotated[bool, typer.Option("--save", help="Keep the predictions beside the store.")] = False,
     bins: Annotated[int, typer.Option("--bins", help="Of the calibration errors.")] = 15,
     seed: Annotated[int, typer.Option("--seed", help="Of resamples and folds.")] = 0,
+    select: Annotated[str | None, typer.Option("--select", metavar="METHOD", show_default=False, help="Add a row of members "
+                                               "chosen out of fold: auto, last, best, greedy, diverse, stacking.")] = None,
     as_json: Json = None, as_csv: Csv = None, plot: Plot = None, plot_format: PlotFormat = "png",
     overwrite: Overwrite = False,
 ) -> None:
@@ -57,16 +59,18 @@ def report(
     """
     from ensemblekit import neural
     from ensemblekit.neural.options import check_task
+    from ensemblekit.neural.selection import check_method
 
     if (model is None) != (data is None):
         raise InputError("give --model and --data together, or neither to read saved predictions")
     if model is None:
-        found = neural.report(store, name=name, n_bins=bins, seed=seed)
+        found = neural.report(store, name=name, n_bins=bins, seed=seed, select=check_method(select))
     else:
         made = named(model, called=True)
         loader = named(str(data), called=True)
         found = neural.report(store, made, loader, train_loader=None if train is None else named(train, called=True),
-                              task=check_task(task), save=name if save else False, n_bins=bins, seed=seed)
+                              task=check_task(task), save=name if save else False, n_bins=bins, seed=seed,
+                              select=check_method(select))
     out = Output(as_json, as_csv, (store,))
     show_report(out, found)
     out.write(found.to_dict(), ("model", "against", "score", "value", "low", "high", "n"), score_rows(found))

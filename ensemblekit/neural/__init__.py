@@ -28,7 +28,13 @@ from ensemblekit.neural.checkpoint_export import state_dict as state_dict
 from ensemblekit.neural.compare import compare as compare
 from ensemblekit.neural.compensated import Compensated as Compensated
 from ensemblekit.neural.content_hash import content_hash as content_hash
+from ensemblekit.neural.detection import Detection as Detection
+from ensemblekit.neural.detection import error_detection as error_detection
 from ensemblekit.neural.ensemble import Ensemble as Ensemble
+from ensemblekit.neural.equivalent import Equivalent as Equivalent
+from ensemblekit.neural.equivalent import deep_ensemble_equivalent as deep_ensemble_equivalent
+from ensemblekit.neural.ergodicity import TrainingErgodicity as TrainingErgodicity
+from ensemblekit.neural.ergodicity import training_ergodicity as training_ergodicity
 from ensemblekit.neural.fit import Fit as Fit
 from ensemblekit.neural.fit import fit as fit
 from ensemblekit.neural.history import History as History
@@ -51,10 +57,13 @@ from ensemblekit.neural.schedule import TriangularLR as TriangularLR
 from ensemblekit.neural.scores import Score as Score
 from ensemblekit.neural.scores import Scores as Scores
 from ensemblekit.neural.scores import scores as scores
+from ensemblekit.neural.selection import Selection as Selection
+from ensemblekit.neural.selection import select as select
 from ensemblekit.neural.single import predict as predict
 from ensemblekit.neural.swag import SWAG as SWAG
 from ensemblekit.neural.swag import Posterior as Posterior
 from ensemblekit.neural.temperature import TemperatureScaler as TemperatureScaler
+from ensemblekit.neural.vector_scaling import VectorScaler as VectorScaler
 from ensemblekit.neural.weight_average import EMA as EMA
 from ensemblekit.neural.weight_average import LAWA as LAWA
 from ensemblekit.neural.weight_average import SWA as SWA

@@ -95,7 +95,7 @@ def _of_runs(a: Any, b: Any, groups: Any, n_bins: int, seed: int) -> Scores:
         if np.isfinite(ours[name]).all() and np.isfinite(theirs[name]).all():
             found[name] = both(crossed_ratio_difference(ours[name], theirs[name], sizes, degrees_of_freedom(sizes)))
         else:           # densities that exclude what came
-            found[name] = Score(*[float("nan")] * 4, len(sizes))
+            found[name] = Score(np.nan, np.nan, np.nan, np.nan, len(sizes))
     if numbers:
         return in_unit(found, exponent, paired=True, notes=(*notes, *without_variance(*a, *b)))
     drawn = draws(items[0].n, seed)
@@ -110,7 +110,7 @@ def _same_items(a: Any, b: Any, groups: Any) -> None:
     if isinstance(a, RegressionPrediction) != isinstance(b, RegressionPrediction):
         raise InputError("a prediction of numbers cannot be compared with one of classes")
     if isinstance(a, RegressionPrediction):
-        if not np.array_equal(a.target, b.target):
+        if not np.array_equal(np.asarray(a.target), np.asarray(b.target)):
             raise InputError("two predictions of the same items in the same order are needed; their targets differ")
         return
     _same_rows(given(a, groups), given(b, groups))

@@ -18,10 +18,13 @@ from ensemblekit.neural.batches import Device, device_of
 from ensemblekit.neural.batchnorm import has_batch_norm
 from ensemblekit.neural.compare import compare
 from ensemblekit.neural.ensemble import Ensemble
+from ensemblekit.neural.evidence import Evidence
 from ensemblekit.neural.options import Ensembling
 from ensemblekit.neural.prediction import Prediction
 from ensemblekit.neural.saved import SavedPredictions, load_predictions, pooled, save_predictions
 from ensemblekit.neural.scores import Score, mean_scores, scores
+from ensemblekit.neural.selection import Method
+from ensemblekit.neural.selection import select as select_members
 from ensemblekit.neural.single import predict
 from ensemblekit.neural.temperature import TemperatureScaler
 from ensemblekit.results import Result
@@ -34,7 +37,7 @@ Source = Ensemble[Any] | Store | str | os.PathLike[str]
 Trajectory = tuple[np.ndarray | None, np.ndarray | None, float]
 """Distances (M, M), plane (M, 2) and the share of variance in it."""
 AVERAGES: dict[str, Literal["swa", "ema"]] = {"SWA": "swa", "EMA": "ema"}
-LAST, TOGETHER = "last snapshot", "snapshot ensemble"
+LAST, TOGETHER, SELECTED = "last snapshot", "snapshot ensemble", "selected"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,7 +96,7 @@ def report(source: Source, model: torch.nn.Module | None = None, loader: Iterabl
            train_loader: Iterable[Any] | None = None,
            others: Mapping[str, torch.nn.Module] | None = None, groups: ArrayLike | None = None, n_bins: int = 15,
            folds: int = 2, seed: int = 0, save: bool | str = False, name: str = "predictions", device: Device = None,
-           **options: Unpack[Ensembling]) -> Report:
+           select: Method | None = None, **options: Unpack[Ensembling]) -> Report:
     """One model, SWA and EMA of the same run, the snapshot ensemble, and the ensemble with a temperature.
 
     Arguments:
@@ -107,13 +110,16 @@ def report(source: Source, model: torch.nn.Module | None = None, loader: Iterabl
         folds: of the cross-fitted temperature.
         save: keep all predictions beside the store, as True or under a name.
         name: of the saved predictions to read.
+        select: method of :func:`select`, such as "auto", for one more row, "selected": members chosen and weighted on some
+        of the
+            items and scored on the others; None: no such row.
         options: those of :class:`Ensemble` (task, forward, ...), where `source` is a store.
 
     Raises InputError for tasks without classes, without labels, and as what it calls does.
     """
     notes: list[str] = []
     if loader is None and not isinstance(source, Ensemble):
-        return _from_saved(source, name, groups, n_bins, folds, seed)
+        return _from_saved(source, name, groups, n_bins, folds, seed, select)
     ens = _ensemble_of(source, model, options)
     if loader is None:
         raise InputError("a report needs a loader of test items with labels")
@@ -134,7 +140,8 @@ def report(source: Source, model: torch.nn.Module | None = None, loader: Iterabl
             raise InputError("save=True keeps predictions beside the store; make the ensemble with from_store")
         save_predictions(ens.path, "predictions" if save is True else save, members, together, weights,
                          {label: p.probabilities for label, p in predictions.items() if label not in (LAST, TOGETHER)})
-    return _report(predictions, members, weights, groups, n_bins, folds, seed, notes, _trajectory(ens.vectors["parameters"]))
+    return _report(predictions, members, weights, groups, n_bins, folds, seed, notes, _trajectory(ens.vectors["parameters"]),
+                   select)
 
 
 def _ensemble_of(source: Source, model: torch.nn.Module | None, options: Ensembling) -> Ensemble[Any]:
@@ -159,7 +166,7 @@ def _answers(model: torch.nn.Module, ens: Ensemble[Any], loader: Iterable[Any], 
 
 
 def _from_saved(source: Store | str | os.PathLike[str], name: str, groups: ArrayLike | None, n_bins: int, folds: int,
-                seed: int) -> Report:
+                seed: int, select: Method | None) -> Report:
     store: Store = open_store(source) if isinstance(source, str | os.PathLike) else source
     saved: SavedPredictions = load_predictions(store.path, name)
     if saved.target is None:
@@ -176,15 +183,20 @@ def _from_saved(source: Store | str | os.PathLike[str], name: str, groups: Array
                          "save=True) makes it")
     found[TOGETHER] = together
     trajectory = _trajectory(store["parameters"]) if "parameters" in store and len(store) else (None, None, float("nan"))
-    return _report(found, saved.members, saved.weights, groups, n_bins, folds, seed, notes, trajectory)
+    return _report(found, saved.members, saved.weights, groups, n_bins, folds, seed, notes, trajectory, select)
 
 
 def _report(found: dict[str, Prediction], members: np.ndarray, weights: np.ndarray, groups: ArrayLike | None, n_bins: int,
-            folds: int, seed: int, notes: list[str], trajectory: Trajectory) -> Report:
+            folds: int, seed: int, notes: list[str], trajectory: Trajectory, select: Method | None) -> Report:
     together = found[TOGETHER]
     scaler = TemperatureScaler()
     found[f"{TOGETHER} + T"] = scaler.cross_fit(together, folds=folds, groups=groups, seed=seed)
     notes.append(f"+ T: temperature {scaler.temperature:.3g}, fitted to the pooled predictions of the other fold")
+    if select is not None:
+        chosen = select_members(Evidence(members, together.target, together.space, together.ignore_index), method=select,
+                                groups=groups, seed=seed)
+        found[SELECTED] = chosen.prediction
+        notes.append(f"selected: by {chosen.method!r} on all items, and scored out of fold; see neural.select")
     every = {label: scores(p, groups=groups, n_bins=n_bins, seed=seed) for label, p in found.items()}
     first = next(iter(found))
     against = {label: compare(p, found[first], groups=groups, n_bins=n_bins, seed=seed)

@@ -180,7 +180,7 @@ def _of_runs(runs: Any, groups: Any, n_bins: int, seed: int) -> Scores:
     mean = f"means of {len(runs)} runs; the intervals are over runs and items"
     every = {name: within(name, both(crossed_ratio(x, sizes, degrees_of_freedom(sizes))),
                           RANGES_OF_NUMBERS if numbers else RANGES) for name, x in sums.items() if np.isfinite(x).all()}
-    every.update({name: Score(float(x.sum() / sizes.sum() / len(x)), *[float("nan")] * 3, len(sizes))
+    every.update({name: Score(float(x.sum() / sizes.sum() / len(x)), np.nan, np.nan, np.nan, len(sizes))
                   for name, x in sums.items() if name not in every})
     if numbers:
         return in_unit(every, exponent, notes=(mean, *without_variance(*runs)))

@@ -1,0 +1,138 @@
+"""Figures of what an ensemble of networks is worth: its equivalent, its ergodicity, its selection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ensemblekit.errors import InputError
+from ensemblekit.plot.style import BLUE, COLOURS, GREY, INK, ORANGE, RED, legend, new_axes
+
+NAMES = {"calibrated_nll": "calibrated NLL (nats)", "nll": "NLL (nats)", "brier": "Brier score", "accuracy": "accuracy",
+         "mse": "mean squared error"}
+
+
+def equivalent(found: Any, *, ax: Any = None) -> Any:
+    """Score of 1 to K independent networks, the method's as a band, and the interval of its equivalent on the axis.
+
+    Arguments:
+        found: of ``neural.deep_ensemble_equivalent``.
+    """
+    ax = new_axes(ax)
+    size, mean, error = (np.array(x, float) for x in zip(*found.curve, strict=True))
+    ax.fill_between(size, mean - error, mean + error, color=BLUE, alpha=0.2, lw=0)
+    ax.plot(size, mean, "o-", color=BLUE, ms=3, label="independent networks (± s.e.)")
+    ax.axhspan(found.method_score - found.method_stderr, found.method_score + found.method_stderr, color=ORANGE, alpha=0.25,
+               lw=0)
+    ax.axhline(found.method_score, color=ORANGE, label="the method (± s.e.)")
+    bottom = ax.get_ylim()[0]
+    low, high = max(found.low, 1.0), min(found.high, float(found.n_seeds))
+    ax.plot([low, high], [bottom, bottom], color=RED, lw=4, solid_capstyle="butt", clip_on=False, zorder=4,
+            label=f"worth, {found.confidence:.0%} interval")
+    ax.plot(found.value, bottom, "o", color=RED, ms=5, clip_on=False, zorder=5)
+    ax.set_ylim(bottom=bottom)
+    ax.set_xlim(0.8, found.n_seeds + 0.2)
+    ax.set_xlabel("networks pooled")
+    ax.set_ylabel(NAMES[found.score])
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    legend(ax)
+    return ax
+
+
+def ergodicity(found: Any, *, ax: Any = None) -> Any:
+    """Correlation of the snapshots' deviations, their autocorrelation, and what M snapshots are worth; three axes.
+
+    Arguments:
+        found: of ``neural.training_ergodicity`` or ``function_space``.
+    """
+    space = getattr(found, "function_space", found)
+    if space.n_runs < 2:
+        raise InputError("one run has no deviation from the others to draw; give two runs or more")
+    axes = _row(3, ax)
+    m = space.n_snapshots
+    axes[0].imshow(space.correlation, cmap="RdBu_r", vmin=-1, vmax=1)
+    axes[0].set_title("correlation", fontsize=7.5)
+    axes[0].set_xlabel("snapshot")
+    axes[0].set_ylabel("snapshot")
+    lags = np.arange(m)
+    axes[1].axhline(0, color=INK, lw=0.7)
+    axes[1].fill_between(lags, space.autocorrelation_low, space.autocorrelation_high, color=BLUE, alpha=0.2, lw=0)
+    axes[1].plot(lags, space.autocorrelation, "o-", color=BLUE, ms=3)
+    axes[1].set_xlabel("snapshots apart")
+    axes[1].set_ylabel("autocorrelation")
+    counts = np.arange(1, m + 1)
+    # of the last snapshots, from the matrix itself
+    corner = [np.trace(space.correlation[m - k:, m - k:]) / k / space.correlation[m - k:, m - k:].mean() for k in counts]
+    axes[2].plot(counts, counts, color=GREY, lw=0.7, ls=(0, (4, 3)), label="independent")
+    axes[2].plot(counts, corner, "o-", color=BLUE, ms=3, label="last snapshots")
+    low, high = space.n_eff_interval
+    axes[2].plot([m, m], [low, high], color=RED, lw=1.6, label="all, 95 %" if space.confidence == 0.95 else "all, interval")
+    axes[2].set_ylim(0, 1.05 * m)
+    axes[2].set_xlabel("snapshots pooled")
+    axes[2].set_ylabel("worth in independent runs")
+    legend(axes[2])
+    return axes
+
+
+def selection(found: Any, *, ax: Any = None) -> Any:
+    """Weights of the members, and what the choice gains out of fold beside what it seems to gain in sample; two axes.
+
+    Arguments:
+        found: of ``neural.select``.
+    """
+    axes = _row(2, ax)
+    m = len(found.weights)
+    axes[0].bar(np.arange(1, m + 1), found.weights, color=BLUE, width=0.8)
+    axes[0].axhline(1 / m, color=GREY, lw=0.7, ls=(0, (4, 3)), label="equal")
+    axes[0].set_xlabel("member")
+    axes[0].set_ylabel("weight")
+    axes[0].xaxis.get_major_locator().set_params(integer=True)
+    legend(axes[0])
+    axes[1].axvline(0, color=INK, lw=0.7)
+    names = list(found.differences)
+    for row, name in enumerate(names):
+        one = found.differences[name][found.score]
+        axes[1].plot([one.low, one.high], [row, row], color=BLUE, lw=1.4, solid_capstyle="butt")
+        axes[1].plot(one.value, row, "o", color=BLUE, ms=4, label="out of fold" if not row else None)
+        shift = found.optimism if found.score != "accuracy" else -found.optimism
+        axes[1].plot(one.value - shift, row, "x", color=RED, ms=5, label="in sample" if not row else None)
+    axes[1].set_yticks(range(len(names)), [f"minus {name}" for name in names])
+    axes[1].set_ylim(len(names) - 0.5, -0.5)
+    axes[1].set_xlabel(NAMES[found.score])
+    legend(axes[1])
+    return axes
+
+
+def detection(found: Any, *, ax: Any = None) -> Any:
+    """Share of errors among the surest items, one line a measure of doubt; the straight line is doubt that knows nothing.
+
+    Arguments:
+        found: of ``neural.error_detection``.
+    """
+    ax = new_axes(ax)
+    ax.axhline(100 * found.error, color=GREY, lw=0.7, ls=(0, (4, 3)), label="knows nothing")
+    for colour, (name, one) in zip(COLOURS, found.measures.items(), strict=False):
+        coverage, risk = one.curve
+        ax.plot(100 * coverage, 100 * risk, color=colour, label=name)
+    ax.set_xlim(0, 100)
+    ax.set_ylim(bottom=0)
+    ax.set_xlabel("items kept (%)")
+    ax.set_ylabel("wrong among them (%)")
+    legend(ax)
+    return ax
+
+
+def _row(count: int, axes: Any) -> Any:
+    """Axes side by side in the house look, or those given."""
+    if axes is not None:
+        return np.asarray(axes, dtype=object).reshape(count)
+    import matplotlib
+
+    from ensemblekit.plot.style import LOOK
+
+    figure = new_axes().figure
+    with matplotlib.rc_context(LOOK):
+        figure.clear()
+        figure.set_size_inches(2.3 * count, 2.3)
+        return figure.subplots(1, count, squeeze=False)[0]

@@ -1,0 +1,180 @@
+"""Errors found by doubt: against scikit-learn, closed forms and all orders of ties."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from ensemblekit import neural
+from ensemblekit.errors import InputError
+from ensemblekit.neural.detection import _areas, _harmonic
+from ensemblekit.neural.saved import SavedPredictions
+
+
+def answers(seed, n, error=0.2, ties=0, members=3):
+    """Saved predictions of `members` on n items of two classes, wrong with about that chance."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, n)
+    sure = -np.log(error / (1 - error)) * (0.5 + rng.random(n))
+    right = rng.random(n) < 1 / (1 + np.exp(-sure))
+    logit = np.where(right, sure, -sure) * np.where(labels, 1, -1) + 0.3 * rng.standard_normal((members, n))
+    if ties:
+        logit = np.round(logit * ties) / ties
+    p = 1 / (1 + np.exp(-logit))
+    return SavedPredictions(np.stack([1 - p, p], 2), np.full(members, 1 / members), labels, {}, "probability", None)
+
+
+def plain(doubt, wrong):
+    """AURC and AUGRC of one order without ties."""
+    errors = np.cumsum(wrong[np.argsort(doubt, kind="stable")])
+    k = np.arange(1, len(wrong) + 1)
+    return (errors / k).mean(), (errors / len(wrong)).mean()
+
+
+@pytest.mark.parametrize("ties", [0, 2])
+def test_auroc_is_that_of_scikit_learn(ties):
+    from sklearn.metrics import roc_auc_score
+
+    saved = answers(0, 300, ties=ties)
+    one = saved.pooled()
+    found = neural.error_detection(one)
+    wrong = one.choice != one.target
+    for name, doubt in (("confidence", 1 - one.probabilities.max(1)), ("entropy", one.entropy), ("epistemic", one.epistemic),
+                        ("disagreement", one.disagreement)):
+        assert found[name].auroc.value == pytest.approx(roc_auc_score(wrong, doubt), abs=1e-12)
+        assert found[name].auroc.low <= found[name].auroc.value <= found[name].auroc.high
+
+
+@pytest.mark.parametrize("ties", [0, 2])
+def test_augrc_follows_from_auroc(ties):
+    found = neural.error_detection(answers(1, 200, ties=ties))
+    e, n = found.error, 200
+    for name in found:
+        one = found[name]
+        want = (1 - one.auroc.value) * e * (1 - e) + e**2 / 2 + e / (2 * n)
+        assert one.augrc.value == pytest.approx(want, abs=1e-12)
+
+
+def test_areas_without_ties_are_the_plain_sums():
+    one = answers(1, 200).pooled()
+    found = neural.error_detection(one)["entropy"]
+    wrong = (one.choice != one.target).astype(float)
+    aurc, augrc = plain(one.entropy, wrong)
+    assert (found.aurc.value, found.augrc.value) == pytest.approx((aurc, augrc), abs=1e-12)
+    assert found.e_aurc.value == pytest.approx(aurc - plain(wrong, wrong)[0], abs=1e-12)
+
+
+def test_ties_count_by_their_mean_over_all_orders():
+    doubt = np.array([0, 0, 1, 1, 1, 2])
+    wrong = np.array([0, 1, 1, 0, 0, 1.0])
+    every = []
+    for first in itertools.permutations([0, 1]):
+        for second in itertools.permutations([2, 3, 4]):
+            every.append(plain(np.arange(6), wrong[[*first, *second, 5]]))
+    want = np.mean(every, axis=0)
+    sizes, errors = np.bincount(doubt).astype(float)[None], np.bincount(doubt, wrong)[None]
+    found = _areas(sizes, errors, _harmonic(6))[:, 0]
+    assert (found[1], found[3]) == pytest.approx(tuple(want), abs=1e-14)
+
+
+def test_constant_doubt_has_the_error_for_its_risk():
+    saved = answers(2, 100, members=1)
+    p = np.where(saved.members[0] > 0.5, 0.75, 0.25)
+    found = neural.error_detection((p, saved.target))
+    one = found["confidence"]
+    assert one.aurc.value == pytest.approx(found.error, abs=1e-15)
+    assert one.auroc.value == 0.5
+    assert "no members" in str(found)
+    assert list(found) == ["confidence", "entropy"]
+
+
+def test_an_item_twice_is_an_item_drawn_twice():
+    """The areas of resampled items are those of the items repeated."""
+    rng = np.random.default_rng(0)
+    doubt, wrong, counts = rng.permutation(20), (rng.random(20) < 0.3).astype(float), rng.integers(0, 4, 20)
+    order = np.argsort(doubt)
+    weighted = _areas(counts[order][None].astype(float), (counts * wrong)[order][None], _harmonic(80))[:, 0]
+    every = doubt.repeat(counts)
+    sizes, errors = np.bincount(every).astype(float), np.bincount(every, wrong.repeat(counts))
+    np.testing.assert_allclose(weighted, _areas(sizes[None], errors[None], _harmonic(80))[:, 0])
+
+
+def test_the_curve_and_its_inverse():
+    found = neural.error_detection(answers(3, 200))["confidence"]
+    _coverage, risk = found.curve
+    assert found.aurc.value == pytest.approx(risk.mean())
+    assert found.risk_at(1.0) == pytest.approx(risk[-1])
+    assert found.risk_at(0.5) == pytest.approx(risk[99])
+    at = found.coverage_at(0.1)
+    assert risk[round(at * 200) - 1] <= 0.1
+    assert (risk[round(at * 200):] > 0.1).all()
+    assert found.coverage_at(0.0) < 1
+    with pytest.raises(InputError, match="coverage"):
+        found.risk_at(0)
+    with pytest.raises(InputError, match="risk"):
+        found.coverage_at(2)
+
+
+@pytest.mark.parametrize("which", ["no", "all"])
+def test_nothing_to_tell_apart_is_said(which):
+    saved = answers(3, 50)
+    choice = saved.pooled().choice
+    labels = choice if which == "no" else 1 - choice
+    found = neural.error_detection(saved.members, target=labels)
+    assert np.isnan(found["entropy"].auroc.value)
+    assert f"{which} answers are wrong" in str(found)
+    assert found["entropy"].aurc.value == (0 if which == "no" else 1)
+
+
+def test_groups_are_resampled_together():
+    saved = answers(4, 60)
+    four = SavedPredictions(saved.members.repeat(4, axis=1), saved.weights, saved.target.repeat(4), {}, "probability", None)
+    alone, grouped = neural.error_detection(saved), neural.error_detection(four, groups=np.arange(60).repeat(4))
+    assert grouped["entropy"].auroc.stderr == pytest.approx(alone["entropy"].auroc.stderr)
+    assert grouped.n == 60
+
+
+def test_maps_count_pixels_and_resample_images():
+    saved = answers(4, 160)
+    maps = np.moveaxis(saved.members.reshape(3, 10, 16, 2), 3, 2).reshape(3, 10, 2, 4, 4)
+    labels = saved.target.reshape(10, 4, 4).copy()
+    labels[0, 0, 0] = 9
+    found = neural.error_detection(SavedPredictions(maps, saved.weights, labels, {}, "probability", 9))
+    plainly = neural.error_detection(saved.members[:, 1:], target=saved.target[1:])
+    assert found.n == 10
+    assert found["epistemic"].auroc.value == pytest.approx(plainly["epistemic"].auroc.value)
+
+
+def covered(n, error, seeds):
+    truth = neural.error_detection(answers(10**6, 200_000, error).pooled(), measures="confidence")["confidence"]
+    hits = np.zeros(2)
+    for seed in range(seeds):
+        one = neural.error_detection(answers(seed, n, error).pooled(), measures="confidence")["confidence"]
+        hits += [one.auroc.low <= truth.auroc.value <= one.auroc.high, one.aurc.low <= truth.aurc.value <= one.aurc.high]
+    return hits / seeds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "error"), [(300, 0.05), (300, 0.2), (1000, 0.05), (1000, 0.2)])
+def test_intervals_cover_over_many_seeds(n, error):
+    auroc, aurc = covered(n, error, 400)
+    assert 0.90 <= auroc <= 0.985
+    assert 0.88 <= aurc <= 0.985
+
+
+@pytest.mark.parametrize(("options", "words"), [({"measures": ["doubt"]}, "measures are"), ({"groups": np.zeros(40)},
+                                                                                            "two items or groups"),
+                                                ({"target": None}, "no labels"),
+                                                ({"groups": np.arange(3)}, "groups are one name")])
+def test_refusals(options, words):
+    saved = answers(3, 40)
+    with pytest.raises(InputError, match=words):
+        neural.error_detection(saved.members, **{"target": saved.target, **options})
+
+
+def test_one_member_and_measures_that_are_not_there():
+    found = neural.error_detection(answers(3, 40, members=1))
+    assert "one member has none" in str(found)
+    with pytest.raises(InputError, match="no measure 'doubt' here"):
+        found["doubt"]
+    assert set(found.to_dict()["measures"]) == set(found)

@@ -1,0 +1,234 @@
+"""The choice of members: nothing leaks, nothing is gained where nothing is to be gained, and harm is left out."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from ensemblekit import neural
+from ensemblekit.errors import InputError
+from ensemblekit.neural.saved import SavedPredictions
+
+METHODS = ("all", "last", "best", "greedy", "diverse", "stacking", "exhaustive")
+
+
+def exchangeable(seed, n, m=8, bad=0):
+    """Members (m, n, 2) that differ by chance alone; the first `bad` of them know nothing."""
+    rng = np.random.default_rng(seed)
+    z = 2 * rng.standard_normal(n)
+    labels = (rng.random(n) < 1 / (1 + np.exp(-z))).astype(int)
+    logit = z + rng.standard_normal((m, n))
+    logit[:bad] = 3 * rng.standard_normal((bad, n))
+    p = 1 / (1 + np.exp(-logit))
+    return np.stack([1 - p, p], axis=2), labels
+
+
+@pytest.mark.parametrize("method", ["greedy", "stacking", "last", "auto"])
+def test_labels_of_a_fold_have_no_part_in_its_weights(method):
+    p, y = exchangeable(1, 120, m=4, bad=1)
+    options = {"method": method, "temperature": True, "folds": 3}
+    found = neural.select(p, target=y, **options)
+    for f in range(3):
+        inside = np.flatnonzero(found.fold[0] == f)
+        moved = y.copy()
+        moved[inside] = np.random.default_rng(0).permutation(y[inside])
+        assert not np.array_equal(moved, y)
+        again = neural.select(p, target=moved, **options)
+        assert np.array_equal(again.fold_weights[0, f], found.fold_weights[0, f])
+        assert again.fold_temperatures[0, f] == found.fold_temperatures[0, f]
+        assert again.methods[f] == found.methods[f]
+
+
+def test_each_item_is_pooled_by_the_weights_of_its_fold():
+    p, y = exchangeable(1, 60, m=4, bad=1)
+    found = neural.select(p, target=y, method="stacking")
+    want = np.einsum("im,mic->ic", found.fold_weights[0][found.fold[0]], p)
+    np.testing.assert_allclose(found.prediction.probabilities, want)
+    assert found.scores["nll"].value == pytest.approx(-np.log(want[np.arange(60), y]).mean())
+    assert found.optimism == pytest.approx(found.scores["nll"].value - found.in_sample)
+    np.testing.assert_allclose(found.stability, (found.fold_weights[0] > 0).mean(0))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_labels_that_say_nothing_give_no_gain(method):
+    gains = []
+    for seed in range(10):
+        p, y = exchangeable(seed, 120, m=6)
+        y = np.random.default_rng(seed + 100).permutation(y)
+        gains.append(-neural.select(p, target=y, method=method).differences["all members"]["nll"].value)
+    assert np.mean(gains) <= 2 * np.std(gains) / np.sqrt(len(gains)) + 1e-12
+    if method == "all":
+        assert not np.any(gains)
+
+
+def test_auto_keeps_all_members_where_they_differ_by_chance():
+    found = [neural.select(*exchangeable(seed, 200)[:1], target=exchangeable(seed, 200)[1]) for seed in range(6)]
+    assert sum(f.method == "all" for f in found) >= 4
+    stacked = neural.select(exchangeable(0, 200)[0], target=exchangeable(0, 200)[1], method="stacking")
+    assert "gains nothing on items it has not seen" in str(stacked)
+    assert stacked.optimism > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "share"), [(200, 0.8), (1000, 0.9)])
+def test_auto_keeps_all_members_over_many_seeds(n, share):
+    kept = 0
+    for seed in range(60):
+        p, y = exchangeable(seed, n)
+        kept += neural.select(p, target=y).method == "all"
+    assert kept / 60 >= share - 3 * np.sqrt(share * (1 - share) / 60)
+
+
+def test_auto_leaves_members_out_that_do_harm():
+    for seed in range(3):
+        p, y = exchangeable(seed, 300, bad=3)
+        found = neural.select(p, target=y)
+        assert found.method != "all"
+        assert found.differences["all members"]["nll"].high < 0
+        assert found.weights[:3].sum() < 0.1
+        assert "minus all members" in str(found).splitlines()[0]
+
+
+def test_methods_are_what_they_say():
+    p, y = exchangeable(2, 200, m=5, bad=1)
+    own = p[:, np.arange(200), y]
+    losses = -np.log(own).mean(1)
+
+    def loss(chosen):
+        return -np.log(own[list(chosen)].mean(0)).mean()
+
+    def chosen(method, **options):
+        return neural.select(p, target=y, method=method, **options)
+
+    assert list(chosen("best").indices) == [int(np.argmin(losses))]
+    assert list(chosen("last", k=2).indices) == [3, 4]
+    best_last = min(range(1, 6), key=lambda k: loss(range(5 - k, 5)))
+    assert len(chosen("last").indices) == best_last
+    subsets = [c for k in range(1, 6) for c in itertools.combinations(range(5), k)]
+    assert tuple(chosen("exhaustive").indices) == min(subsets, key=loss)
+    assert tuple(chosen("exhaustive", k=2).indices) == min((c for c in subsets if len(c) == 2), key=loss)
+    picked, counts = [], np.zeros(5)
+    for _ in range(100):
+        picked.append(min(range(5), key=lambda new: loss([*picked, new])))
+    best = min(range(1, 101), key=lambda k: loss(picked[:k]))
+    np.add.at(counts, picked[:best], 1)
+    np.testing.assert_allclose(chosen("greedy").weights, counts / best)
+    assert chosen("diverse", k=2).weights.max() == 0.5
+    stacked = chosen("stacking")
+    assert -np.log(stacked.weights @ own).mean() <= min(map(loss, subsets)) + 1e-9
+    assert stacked.in_sample == pytest.approx(-np.log(stacked.weights @ own).mean())
+
+
+def test_stacking_of_logits_is_at_its_optimum():
+    p, y = exchangeable(2, 300, m=4, bad=1)
+    found = neural.select(p, target=y, method="stacking", space="logit")
+
+    def loss(w):
+        z = np.tensordot(w, np.log(p), 1)
+        return (np.log(np.exp(z).sum(1)) - z[np.arange(300), y]).mean()
+
+    best = loss(found.weights)
+    assert found.in_sample == pytest.approx(best)
+    for m in range(4):
+        assert loss(found.weights + 1e-4 * (np.eye(4)[m] - found.weights)) >= best - 1e-9
+
+
+@pytest.mark.parametrize("score", ["brier", "accuracy"])
+def test_other_scores(score):
+    p, y = exchangeable(2, 200, m=5, bad=2)
+    found = neural.select(p, target=y, method="greedy", score=score)
+    assert found.weights[:2].sum() < 0.2
+    assert score in str(found)
+
+
+def test_maps_are_chosen_on_by_pixels_and_folds_are_of_images():
+    p, y = exchangeable(2, 640, m=3, bad=1)
+    maps = np.moveaxis(p.reshape(3, 10, 64, 2), 3, 2).reshape(3, 10, 2, 8, 8)
+    found = neural.select(maps, target=y.reshape(10, 8, 8), method="stacking")
+    assert found.fold.shape == (1, 10)
+    assert found.prediction.probabilities.shape == (10, 2, 8, 8)
+    assert found.weights[0] < 0.2
+
+
+def test_groups_stay_whole_and_the_same_seed_gives_the_same_bits():
+    p, y = exchangeable(2, 60, m=3)
+    groups = np.arange(60) // 4
+    found = neural.select(p, target=y, groups=groups, repeats=2)
+    for fold in found.fold:
+        assert all(len(np.unique(fold[groups == g])) == 1 for g in range(15))
+    again = neural.select(p, target=y, groups=groups, repeats=2)
+    assert np.array_equal(found.prediction.probabilities, again.prediction.probabilities)
+    assert found.to_dict() == again.to_dict()
+
+
+def test_members_that_all_say_the_same_are_said_to():
+    p, y = exchangeable(2, 60, m=1)
+    found = neural.select(p.repeat(4, axis=0), target=y)
+    assert "all members say the same" in str(found)
+    np.testing.assert_allclose(found.weights, 0.25)
+    assert "one member" in str(neural.select(p, target=y))
+
+
+def test_saved_predictions_and_their_space():
+    p, y = exchangeable(2, 60, m=3)
+    saved = SavedPredictions(p, np.full(3, 1 / 3), y, {}, "logit", None)
+    assert neural.select(saved, method="stacking").prediction.space == "logit"
+    with pytest.raises(InputError, match="saved for pooling in logit space; got space='probability'"):
+        neural.select(saved, space="probability")
+
+
+def _nan(p):
+    p = p.copy()
+    p[2, 7] = np.nan
+    return p
+
+
+@pytest.mark.parametrize(("change", "options", "words"), [
+    (lambda p: p, {"target": None}, "no labels"),
+    (lambda p: p[:, :4], {"folds": 5}, "folds is a whole number from 2 to the number of items or groups, 4"),
+    (_nan, {}, "member 2 is not finite at item 7"),
+    (lambda p: 3 * p, {}, "member 0 holds no probabilities"),
+    (lambda p: p[:, :0], {}, "empty"),
+    (lambda p: p[0], {}, r"\(members, n, classes, ...\)"),
+    (lambda p: p, {"method": "magic"}, "method is one of"),
+    (lambda p: p, {"score": "f1"}, "score is one of"),
+    (lambda p: p, {"k": 9, "method": "last"}, "k is a whole number"),
+    (lambda p: p.repeat(5, axis=0), {"method": "exhaustive"}, "at most 12 members; got 15"),
+    (lambda p: p, {"groups": np.arange(3)}, "groups are one name an item"),
+    (lambda p: p, {"groups": np.arange(40) % 3}, "items or groups, 3"),
+])
+def test_refusals(change, options, words):
+    p, y = exchangeable(2, 40, m=3)
+    p = change(p)
+    with pytest.raises(InputError, match=words):
+        neural.select(p, **{"target": y[:p.shape[1]] if p.ndim > 2 else y, **options})
+
+
+def test_a_vector_scaler_mends_a_class_that_is_off():
+    rng = np.random.default_rng(0)
+    z = 2 * rng.standard_normal((2000, 3))
+    labels = np.array([rng.choice(3, p=q) for q in np.exp(z) / np.exp(z).sum(1, keepdims=True)])
+    off = z * np.array([1.0, 0.5, 1.0]) + np.array([0.0, 0.0, 1.5])
+    p = np.exp(off) / np.exp(off).sum(1, keepdims=True)
+    scaler = neural.VectorScaler().fit(p[:1000], labels[:1000])
+    after = neural.scores((scaler.transform(p[1000:]), labels[1000:]))["nll"].value
+    assert after < neural.scores((p[1000:], labels[1000:]))["nll"].value - 0.1
+    assert after < 1.12 * -np.log((np.exp(z) / np.exp(z).sum(1, keepdims=True))[np.arange(2000), labels])[1000:].mean()
+    assert scaler.shift[2] < scaler.shift[0] - 1
+
+
+def test_a_vector_scaler_across_folds_never_sees_an_items_label():
+    p, y = exchangeable(2, 60, m=3)
+    saved = SavedPredictions(p, np.full(3, 1 / 3), y, {}, "probability", None).pooled()
+    found = neural.VectorScaler().cross_fit(saved, folds=3)
+    assert found.tempered
+    from dataclasses import replace
+
+    moved = y.copy()
+    moved[0] = 1 - y[0]
+    again = neural.VectorScaler().cross_fit(replace(saved, target=moved), folds=3)
+    np.testing.assert_array_equal(again.probabilities[0], found.probabilities[0])
+    with pytest.raises(InputError, match="fit a scale"):
+        neural.VectorScaler().transform(p[0])
+    with pytest.raises(InputError, match="prior"):
+        neural.VectorScaler(prior=-1)
