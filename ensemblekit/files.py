@@ -6,13 +6,15 @@ elsewhere) is never written to, and two calls for one target give one whole resu
 
 from __future__ import annotations
 
+import csv
 import errno
 import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from typing import TextIO
 
 from ensemblekit.errors import InputError
 
@@ -95,14 +97,18 @@ def replacing(target: str | os.PathLike[str], *, durable: bool = False, suffix: 
     """
     target = os.fspath(target)
     if follow:
+        try:
+            special = not stat.S_ISREG(os.stat(target).st_mode)     # also where the link leads to no name: a pipe as stdout
+        except OSError:
+            special = False
+        if special:
+            yield target
+            return
         target = os.path.realpath(target)
     try:
         before = os.lstat(target)
     except OSError:
         before = None
-    if follow and before is not None and not stat.S_ISREG(before.st_mode):
-        yield target
-        return
     if follow and before is not None and not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), target)
     path = temporary_beside(target, suffix)
@@ -119,6 +125,34 @@ def replacing(target: str | os.PathLike[str], *, durable: bool = False, suffix: 
         with suppress(OSError):
             os.unlink(path)
         raise
+
+
+def csv_cell(value: object) -> object:
+    """A value as a cell of a .csv: text that a spreadsheet would take for a formula (= + - @ first) behind a quote.
+
+    Numbers stay numbers, also where they are text such as "-1.5"; control characters are shown by their numbers.
+    """
+    if hasattr(value, "item"):      # a numpy scalar
+        value = value.item()
+    if not isinstance(value, str):
+        return value
+    text = "".join(c if c >= " " and not "\x7f" <= c <= "\x9f" else f"\\x{ord(c):02x}" for c in value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def write_csv(file: TextIO, head: Iterable[object], rows: Iterable[Iterable[object]]) -> None:
+    """Rows under a head as CSV, safe to open in a spreadsheet (:func:`csv_cell`)."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(map(csv_cell, head))
+    writer.writerows(map(csv_cell, row) for row in rows)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

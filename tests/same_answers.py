@@ -180,8 +180,8 @@ def core_stored(folder: Path) -> Any:
 def core_partials(_: Path) -> Any:
     import ensemblekit as ek
 
-    (states,) = ek.partials(ar1(5000, shape=(3,)), {"m": ek.Moments()}, engine=ek.Serial()).values()
-    return {"first": states[0][1]["m"][0].state(), "merged": ek.merged(states, 1000)["m"][0].state()}
+    (run,) = ek.partials(ar1(5000, shape=(3,)), {"m": ek.Moments()}, engine=ek.Serial())
+    return {"first": run.states[0]["m"][0].state(), "merged": ek.merged(run, 1000)["m"][0].state()}
 
 
 # -- molecular dynamics ----------------------------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from ensemblekit.averaging.circular import circular_average, turned
+from ensemblekit.averaging.circular import circular_average
+from ensemblekit.averaging.pooling import near_by_periods
 from ensemblekit.errors import InputError
 
 
@@ -76,7 +77,7 @@ def test_fixed_angles_and_radians():
 
 def test_an_estimate_is_turned_with_its_interval_and_series():
     found = circular_average(walk(400, 0.3, 7, 178.0, 5)).mean
-    moved = turned(found, 360.0, -170.0)
+    moved = near_by_periods(found, 360.0, -170.0)
     assert moved.mean == pytest.approx(found.mean - 360)
     assert moved.high - moved.low == pytest.approx(found.high - found.low)
     assert abs(moved.series - moved.mean).max() < 180

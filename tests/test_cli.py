@@ -14,10 +14,11 @@ from typer.testing import CliRunner
 
 import ensemblekit as ek
 from ensemblekit.cli import app
-from ensemblekit.cli.average import chosen, discarded, plain
+from ensemblekit.cli.average import chosen, discarded
 from ensemblekit.cli.console import size
 from ensemblekit.cli.export import labels
 from ensemblekit.errors import InputError
+from ensemblekit.results import plain
 
 SERIES = np.random.default_rng(0).normal(18.0, 1.0, 400)
 FIELDS = np.arange(400 * 6, dtype=np.float32).reshape(400, 2, 3)
@@ -134,17 +135,18 @@ def test_average_prints_and_writes(store: Path, tmp_path: Path) -> None:
     code, out, _ = run("average", store, "rg", "--json", tmp_path / "rg.json", "--csv", tmp_path / "rg.csv")
     assert code == 0
     assert "±" in out
-    found = json.loads((tmp_path / "rg.json").read_text())
+    found = json.loads((tmp_path / "rg.json").read_text())["results"]["estimates"]["rg"]
     assert found["mean"] == pytest.approx(ek.average(ek.open(store)["rg"]).mean)
     head, row = list(csv.reader((tmp_path / "rg.csv").open()))
-    assert head == ["element", "mean", "stderr", "low", "high"]
+    assert head == ["element", "mean", "stderr", "low", "high", "unit", "n", "n_eff", "converged"]
     assert float(row[3]) < float(row[1]) < float(row[4])
 
 
 def test_average_by_time_is_average_by_number(store: Path, tmp_path: Path) -> None:
     run("average", store, "rg", "--begin", 50, "--end", 149.9, "--json", tmp_path / "time.json")
     run("average", store, "rg", "--start", 100, "--stop", 300, "--json", tmp_path / "number.json")
-    assert (tmp_path / "time.json").read_text() == (tmp_path / "number.json").read_text()
+    time, number = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("time", "number"))
+    assert time["results"] == number["results"]
 
 
 class View:

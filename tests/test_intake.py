@@ -69,7 +69,7 @@ HIDES: dict[str, Callable[[], Any]] = {
     "average of a list": lambda: ek.average(list(WIDE)).mean[0],
     "average of a map": lambda: ek.average(np.asarray(FLAT.data), map=lambda b: np.ma.masked_less(b.only, 0)).mean,
     "reduce": lambda: ek.reduce(FLAT, ek.Moments()).mean,
-    "partials": lambda: ek.partials(FLAT, {"values": ek.Moments()})[0][0][1]["values"][0].result().mean,
+    "partials": lambda: ek.partials(FLAT, {"values": ek.Moments()})[0].states[0]["values"][0].result().mean,
     "a source": lambda: ek.reduce(ArraySource({"values": FLAT}), ek.Moments()).mean,
     "several fields": lambda: ek.reduce({"a": FLAT.data, "b": FLAT}, {"b": ek.Moments()})["b"].mean,
     "replicas": lambda: ek.average(ek.ReplicaSet.of([FLAT, FLAT])).mean,

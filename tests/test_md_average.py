@@ -15,7 +15,7 @@ pytest.importorskip("MDAnalysis")
 data = pytest.importorskip("MDAnalysisTests.datafiles")
 
 from ensemblekit import md  # noqa: E402
-from ensemblekit.md.observables.base import Derived, Prepared  # noqa: E402
+from ensemblekit.md.observables.base import Mean, Measurement, OfMean, OfStates  # noqa: E402
 from ensemblekit.md.system import System  # noqa: E402
 from ensemblekit.md.topology import mdanalysis  # noqa: E402
 from ensemblekit.md.whole import Whole  # noqa: E402
@@ -43,7 +43,7 @@ class Column:
         self.atom, self.settings = atom, settings
 
     def prepare(self, system):
-        return Prepared(lambda block: block.fields["position"][:, self.atom, 0].astype(float), **self.settings)
+        return Measurement(lambda block: block.fields["position"][:, self.atom, 0].astype(float), Mean(), **self.settings)
 
 
 def chain(values, weights=None):
@@ -191,8 +191,8 @@ def test_functions_of_a_mean_have_the_errors_of_the_delta_method():
                 one = super(Variance, self).prepare(system).map(block)
                 return np.stack([one, one**2], axis=1)
 
-            return Prepared(moments, "Angstrom2", function=lambda m: m[1] - m[0] ** 2,
-                            further={"root": Derived(lambda m: np.sqrt(m[1] - m[0] ** 2), "Angstrom")})
+            return Measurement(moments, {"": OfMean(lambda m: m[1] - m[0] ** 2, "Angstrom2"),
+                                         "root": OfMean(lambda m: np.sqrt(m[1] - m[0] ** 2), "Angstrom")})
 
     found = md.average(chain(x), {"v": Variance()}, equilibration=None)
     v = found["v"]
@@ -203,6 +203,35 @@ def test_functions_of_a_mean_have_the_errors_of_the_delta_method():
     assert v.root.stderr == pytest.approx(v.stderr / (2 * v.root.mean), rel=0.05)
     with pytest.raises(AttributeError, match="with it come root"):
         _ = v.nothing
+
+
+def test_an_observable_may_have_any_name_and_several_quantities():
+    """"clock" is a name like others, and of two quantities that are the same each is what it is alone."""
+    x = np.random.default_rng(8).normal(3, 1, 300)
+
+    class Both(Column):
+        def prepare(self, system):
+            return Measurement(super().prepare(system).map, {"": Mean("nm"), "square": OfMean(lambda m: m**2, "nm2"),
+                                                             "again": Mean("pm")})
+
+    found = md.average(chain(x), {"clock": Column(), "both": Both()}, equilibration=None)
+    assert found["clock"].mean == pytest.approx(x.mean(), rel=1e-5)
+    assert (found["both"].unit, found["both.again"].unit, found["both.square"].unit) == ("nm", "pm", "nm2")
+    assert found["both.again"].stderr == found["both"].stderr == found["clock"].stderr
+    assert found["both.square"].mean == pytest.approx(found["both"].mean ** 2, rel=1e-9)
+    with pytest.raises(InputError, match='the observable itself by the name ""'):
+        Measurement(Column().prepare(None).map, {"it": Mean()})
+
+
+def test_reducers_of_one_name_are_of_one_kind():
+    class Mixed(Column):
+        def prepare(self, system):
+            return Measurement(super().prepare(system).map, {
+                "": OfStates(lambda reading: reading.run.estimate("m", lambda m: m.mean), {"m": ek.Moments()}),
+                "high": OfStates(lambda reading: reading.run.estimate("m", lambda m: m.maximum), {"m": ek.Extremes()})})
+
+    with pytest.raises(InputError, match="keep 'm' by different reducers, Moments and Extremes"):
+        md.average(chain(np.arange(50.0)), {"x": Mixed()})
 
 
 def test_frames_that_are_not_finite_are_told():
@@ -405,13 +434,13 @@ def test_figures_show_what_was_asked_for(adk):
     from ensemblekit.plot import md as draw
 
     found = md.average(adk, {"rg": RG, "rmsf": md.RMSF("name CA"), "map": md.DistanceMap("name CA and resid 1:9")}, quiet=True)
-    axes = found.plot().axes
+    axes = found.plot()
     assert [ax.get_ylabel() for ax in axes[:2]] == ["rg (Å)", "rmsf (Å)"]
     assert "time (ps)" in axes[0].get_xlabel()
     both = md.average(md.read(data.PSF, replicas=[data.DCD, data.DCD2]), {"rg": RG})
     matrix, edges = md.sampled_rmsd(md.read(data.PSF, replicas=[data.DCD, data.DCD2]), "name CA", n=40)
     assert matrix.shape == (edges[-1], edges[-1])
-    figure = draw.report(both, matrix, edges, title="adk")
-    words = [text.get_text() for ax in figure.axes for text in ax.texts]
+    axes = draw.report(both, matrix, edges, title="adk")
+    words = [text.get_text() for ax in axes for text in ax.texts]
     assert "cannot say" in words
-    assert len(draw.convergence(both["rg"], name="rg").axes) == 3
+    assert len(draw.convergence(both["rg"], name="rg")) == 3

@@ -43,12 +43,12 @@ def test_average_prints_and_writes(store, tmp_path):
     pytest.importorskip("matplotlib")
     out = run("md", "average", store, "--rg", "protein", "--rmsf", "name CA", "--distance", "resid 30:resid 60", "--do",
               "q=NativeContacts('name CA', radius=8.0)", "--csv", tmp_path / "a.csv", "--json", tmp_path / "a.json", "--plot",
-              tmp_path / "a.png", "--pdb", tmp_path / "a.pdb")
+              tmp_path / "figures", "--pdb", tmp_path / "a.pdb")
     assert "18.3 ± 3.1 Å" in out
-    written = json.loads((tmp_path / "a.json").read_text())["estimates"]
+    written = json.loads((tmp_path / "a.json").read_text())["results"]["estimates"]
     assert written["rg"]["mean"] == pytest.approx(18.2654955170, rel=1e-6)
     assert set(written) >= {"rg", "rmsf", "distance", "q"}
-    assert (tmp_path / "a.png").stat().st_size > 10_000
+    assert (tmp_path / "figures" / "averages.png").stat().st_size > 10_000
     factors = [float(line[60:66]) for line in (tmp_path / "a.pdb").read_text().splitlines() if line.startswith("ATOM")]
     assert len(factors) == 214
     fluctuation = np.array(written["rmsf"]["mean"])
@@ -66,8 +66,8 @@ def test_average_says_what_is_wrong(store, words, match):
 
 
 def test_rdf_names_its_peak(tmp_path):
-    out = run("md", "rdf", data.PSF_TRICLINIC, data.DCD_TRICLINIC, "-a", "name OH2", "--range", 0, 6, "--bins", 60, "--csv",
-              tmp_path / "g.csv")
+    out = run("md", "rdf", data.PSF_TRICLINIC, data.DCD_TRICLINIC, "--select-a", "name OH2", "--range", 0, 6, "--bins", 60,
+              "--csv", tmp_path / "g.csv")
     assert "highest peak: g = " in out
     peak = float(out.split("at r = ")[1].split()[0])
     assert 2.5 < peak < 3.1

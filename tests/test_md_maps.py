@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import tracemalloc
 
 import numpy as np
@@ -116,9 +115,8 @@ def test_large_maps_keep_two_numbers_a_pair(monkeypatch):
     u = universe(200, residues=400, each=1)
     observables = {"d": md.DistanceMap("all")}
     full = md.average(u, observables, equilibration=None)["d"]
-    module = importlib.import_module("ensemblekit.md.average")
-    monkeypatch.setattr(module, "LARGE_STATE", 0)
-    monkeypatch.setattr(module, "ROW_BYTES", 1 << 20)
+    monkeypatch.setattr("ensemblekit.md.memory.LARGE_STATE", 0)
+    monkeypatch.setattr("ensemblekit.md.memory.ROW_BYTES", 1 << 20)
     monkeypatch.setattr("ensemblekit.averaging.observed.ELEMENTS", 1 << 11)
     tracemalloc.start()
     found = md.average(u, observables, equilibration=None)["d"]
@@ -130,3 +128,15 @@ def test_large_maps_keep_two_numbers_a_pair(monkeypatch):
     assert np.median(np.abs(found.stderr / np.where(full.stderr > 0, full.stderr, 1) - 1)) < 0.15
     assert 0.9 < np.mean(found.high - found.low) / np.mean(full.high - full.low) < 1.2
     np.testing.assert_array_equal(found.mean, found.mean.T)
+
+
+def test_large_maps_leave_out_frames_that_are_missing(monkeypatch):
+    """As small ones do: a frame without numbers is dropped whatever is kept of the others."""
+    monkeypatch.setattr("ensemblekit.md.memory.LARGE_STATE", 0)
+    u = universe(200, residues=30, each=1)
+
+    def place(atoms):
+        return np.full((30, 3), np.nan) if atoms.universe.trajectory.ts.time in (4.0, 7.0) else atoms.positions
+
+    found = md.average(u, {"x": md.Function(place)}, equilibration=None, missing="drop")["x"]
+    assert np.isfinite(found.mean).all()

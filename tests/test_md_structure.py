@@ -593,12 +593,10 @@ def test_frames_without_weight_take_no_part(adk):
 
 def test_the_finite_sample_correction_finds_the_true_fluctuation():
     """Harmonic atoms, 40 short runs of correlated frames: the plain mean square is low by 1 / n_eff, the corrected is not."""
-    from ensemblekit.averaging.average import clock_of
     from ensemblekit.averaging.moments import Moments
     from ensemblekit.averaging.run import partials
-    from ensemblekit.averaging.series import Series
-    from ensemblekit.md.kept import kept_run
-    from ensemblekit.md.observables.rmsf import _finished
+    from ensemblekit.md.observables.base import Reading
+    from ensemblekit.md.observables.rmsf import fluctuation
 
     rng = np.random.default_rng(3)
     n, phi = 512, 0.9
@@ -608,9 +606,8 @@ def test_the_finite_sample_correction_finds_the_true_fluctuation():
     for t in range(1, n):
         x[t] = phi * x[t - 1] + noise[t]
     source = ek.ArraySource.of({"x": x})
-    states = partials(source, {"rmsf": ("x", Moments()), "clock": (clock_of, Series())})[0]
-    plain, corrected = (_finished(None, flag, 1, {}, kept_run(states, "rmsf"))["bfactor"].mean / (8 * np.pi**2)
-                        for flag in (False, True))
+    reading = Reading(partials(source, {"moments": ("x", Moments())})[0], None, 0.95)
+    plain, corrected = (fluctuation("bfactor", None, flag, 1, reading).mean / (8 * np.pi**2) for flag in (False, True))
     g = (1 + phi) / (1 - phi)
     assert plain.mean() == pytest.approx(1 - g / n, abs=3 * np.sqrt(2 * g / n / 180))
     assert abs(corrected.mean() - 1) < abs(plain.mean() - 1) / 2 + 0.01

@@ -422,16 +422,12 @@ def test_maps_that_do_not_fit_are_refused_before_memory_is_taken():
 
 
 def test_states_that_do_not_fit_are_refused_with_size_and_name(monkeypatch):
-    import importlib
-
     from ensemblekit import md
-
-    average = importlib.import_module("ensemblekit.md.average")
 
     u = mda.Universe.empty(50, trajectory=True)
     u.add_TopologyAttr("names", ["CA"] * 50)
     u.load_new(np.random.default_rng(0).normal(size=(20, 50, 3)).astype(np.float32))
     assert md.average(u, {"map": lambda atoms: atoms.positions}, quiet=True)["map"].mean.shape == (50, 3)
-    monkeypatch.setattr(average, "MOST_BYTES", 1 << 10)
+    monkeypatch.setattr("ensemblekit.md.memory.MOST_BYTES", 1 << 10)
     with pytest.raises(InputError, match="'map' has 150 numbers a frame"):
         md.average(u, {"map": lambda atoms: atoms.positions}, quiet=True)

@@ -157,7 +157,7 @@ def test_a_layer_unfrozen_midway_is_named(tmp_path):
 
 
 def test_the_end_of_a_loop_is_always_logged(tmp_path, caplog):
-    with caplog.at_level(logging.INFO, "ensemblekit.neural"):
+    with caplog.at_level(logging.INFO, "ensemblekit"):
         train(tmp_path / "a.h5", net())
         assert "2 of 2 snapshots, schedule at 8 of 8 after 8 updates" in caplog.text
     caplog.clear()

@@ -194,7 +194,7 @@ def test_snapshots_by_hand_beside_those_of_cycles(tmp_path, caplog):
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     schedule = neural.CyclicCosineLR(optimizer, total_steps=8, n_cycles=2)
-    with caplog.at_level(logging.INFO, "ensemblekit.neural"), neural.Recorder(
+    with caplog.at_level(logging.INFO, "ensemblekit"), neural.Recorder(
             tmp_path / "a.h5", model, optimizer, schedule) as rec:
         for k in range(8):
             backward(model, k)

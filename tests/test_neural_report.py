@@ -104,11 +104,11 @@ def found(tmp_path):
 
 
 def test_figures_show_the_figures(found, tmp_path):
-    figures = plot.report(found)
-    assert set(figures) == {"reliability", "forest", "members", "diversity"}
-    for name, figure in figures.items():
-        figure.savefig(tmp_path / f"{name}.png")
-        assert (tmp_path / f"{name}.png").stat().st_size > 5000
+    axes = plot.report(found)
+    assert len(axes) == 2 * len(found.predictions) + 3 + 2 + 2
+    assert len({ax.figure for ax in axes}) == 1
+    axes[0].figure.savefig(tmp_path / "report.png")
+    assert (tmp_path / "report.png").stat().st_size > 20_000
     axes = plot.reliability(found.predictions, n_bins=10)
     for column, prediction in enumerate(found.predictions.values()):
         bins = neural.reliability(prediction, n_bins=10)
@@ -162,15 +162,15 @@ def test_the_shell_reads_saved_predictions_or_makes_them(tmp_path, monkeypatch):
     said = CliRunner().invoke(app, ["report", "w.h5"])
     assert said.exit_code == 2
     made = ["report", "w.h5", "--model", "recipe_of_this_test:make", "--data", "recipe_of_this_test:test",
-            "--train", "recipe_of_this_test:test", "--save", "--json", "r.json", "--plots", "figures"]
+            "--train", "recipe_of_this_test:test", "--save", "--json", "r.json", "--plot", "figures"]
     said = CliRunner().invoke(app, made)
     assert said.exit_code == 0, said.output
     assert "SWA" in said.output
-    first = json.loads((tmp_path / "r.json").read_text())
+    first = json.loads((tmp_path / "r.json").read_text())["results"]
     assert {p.name for p in (tmp_path / "figures").iterdir()} == {
         "reliability.png", "forest.png", "members.png", "diversity.png"}
     assert CliRunner().invoke(app, ["report", "w.h5", "--json", "again.json"]).exit_code == 0
-    again = json.loads((tmp_path / "again.json").read_text())
+    again = json.loads((tmp_path / "again.json").read_text())["results"]
     assert again["scores"]["EMA"]["brier"]["value"] == pytest.approx(first["scores"]["EMA"]["brier"]["value"], rel=1e-6)
     for bad in (["--model", "recipe_of_this_test:make"], ["--model", "nowhere:make", "--data", "nowhere:x"],
                 ["--model", "plain", "--data", "plain"]):

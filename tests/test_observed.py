@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 import ensemblekit as ek
-from ensemblekit.averaging.average import clock_of, estimate_of
+from ensemblekit.averaging.average import estimate_of
 from ensemblekit.averaging.observed import Observed, places_of
-from ensemblekit.averaging.series import Series
 from ensemblekit.source import ArraySource
 
 
@@ -18,8 +17,8 @@ def values_of(block):
 
 def estimate(x, keeps, weights=None, keep=64, compact=False, **options):
     source = ArraySource.of(x, weights=weights)
-    read = ek.partials(source, {"a": (values_of, Observed(keeps)), "clock": (clock_of, Series())}, keep=keep)[0]
-    return estimate_of(read, "a", compact=compact, **options), [states["a"][0] for _, states in read]
+    run = ek.partials(source, {"a": (values_of, Observed(keeps))}, keep=keep)[0]
+    return estimate_of(run, "a", compact=compact, **options), [states["a"][0] for states in run.states]
 
 
 def rare(n=300, item=(9, 50), share=0.03, seed=2):
@@ -108,10 +107,9 @@ def test_stretches_tell_the_error_that_blocks_tell(weighted, monkeypatch):
 
 def test_a_run_of_known_length_has_no_more_states_than_are_kept():
     for n in (1, 7, 16, 64, 100, 1000):
-        read = ek.partials(np.zeros((n, 2)), {"m": ek.Moments()}, keep=16)[0]
-        starts = [start for start, _ in read]
-        lengths = np.diff([*starts, n])
-        assert len(read) <= 16
-        assert len(read) >= min(n, 12)
+        run = ek.partials(np.zeros((n, 2)), {"m": ek.Moments()}, keep=16)[0]
+        lengths = np.diff([*run.starts, n])
+        assert len(run.states) <= 16
+        assert len(run.states) >= min(n, 12)
         assert lengths.max() <= 2 * max(n / 16, 1)
-        assert sum(states["m"][0].n for _, states in read) == n
+        assert sum(states["m"][0].n for states in run.states) == n

@@ -92,7 +92,7 @@ def test_the_randomized_route_hands_a_steep_spectrum_on():
     """In single precision a mode of 1e-6 of the first is rounding; auto notices and goes on in double precision."""
     x = known(n=600, size=3000, sigma=np.logspace(0, -7, 27), dtype="f4")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(importlib.import_module("ensemblekit.rom.decompose.plan"), "SMALL", 1.0)
+        patch.setattr(importlib.import_module("ensemblekit.rom.decompose.planning"), "SMALL", 1.0)
         assert rom.plan(x, rank=20).route == "randomized"
         basis = rom.pod(x, rank=20)
     _, _, sigma, _ = plain(x)

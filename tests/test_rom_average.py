@@ -170,10 +170,10 @@ def test_a_wall_and_a_hole_are_said_to_be_so():
 
 def test_how_much_longer_to_run():
     found = rom.average(flow(n=2048, cells=64), equilibration=None)
-    factor = found.run_longer("mean", target=0.05)
+    factor = found.run_length_factor("mean", target=0.05)
     half = (found["mean"].high - found["mean"].low) / 2
     np.testing.assert_allclose(factor, (half / 0.05) ** 2)
-    assert found.run_longer("values_mean").shape == (64, 2)
+    assert found.run_length_factor("values_mean").shape == (64, 2)
 
 
 @pytest.mark.parametrize(("what", "options", "error"), [
@@ -296,3 +296,21 @@ def test_cells_in_groups_give_the_same_bits_in_less_memory(tmp_path, capsys, cap
                     whole[name].verdict, whole[name].n, whole[name].n_discarded)
     with pytest.raises(InputError, match="memory_limit="):
         rom.average(source, ["mean", "tke"], memory_limit="1MiB")
+
+
+def test_replicas_of_a_flow_are_pooled():
+    """The mean over all runs, its error from within and between them; what cannot be negative has no interval that is."""
+    runs = [flow(n=400, cells=60, seed=k) for k in range(4)]
+    found = rom.average(ek.ReplicaSet.of(runs), ["mean", "rms", "reynolds_stress"], equilibration=None)
+    np.testing.assert_allclose(found["mean"].mean, np.concatenate(runs).mean(0), rtol=1e-12)
+    assert found["mean"].n == 1600
+    assert set(found["mean"].estimators) == {"within runs", "between runs"}
+    inside = (found["mean"].low < MEAN) & (found["mean"].high > MEAN)
+    assert 0.9 < inside.mean() <= 1
+    assert np.all(found["rms"].low > 0)
+    assert (found["reynolds_stress"].low[..., :2] > 0).all()
+    alone = rom.average(runs[0], "mean", equilibration=None)["mean"]
+    assert 0.3 < np.median((found["mean"].high - found["mean"].low) / (alone.high - alone.low)) < 0.9
+    apart = rom.average(ek.ReplicaSet.of([x + 3 * k for k, x in enumerate(runs)]), "mean", equilibration=None)["mean"]
+    assert not apart.converged
+    assert "the 4 runs disagree beyond their own errors in 120 of 120 elements" in apart.verdict

@@ -62,20 +62,20 @@ def test_pod_then_plot_then_reconstruct(run, tmp_path):
 def test_plan_says_what_it_will_do_and_the_default_is_told(run):
     assert "2 passes" in run("plan run.h5 -k 3")
     assert "error of 10 %" in run("pod run.h5")
-    assert "error" in run("pod run.h5 --rank 3 --energy 0.9", 2)
+    assert "error" in run("pod run.h5 --rank 3 --energy 0.9 --overwrite", 2)
     assert "run.h6" in run("pod run.h6", 2)
-    assert "U" in run("pod run.h5 -f p", 2)
+    assert "U" in run("pod run.h5 -f p -o p.h5", 2)
 
 
 def test_averages_with_their_pictures(run, tmp_path):
-    text = run("average run.h5 -s mean,tke --equilibration none --plot pictures")
+    text = run("average run.h5 --statistics mean,tke --equilibration none --plot pictures")
     assert "U_tke" in text
     with np.load("run.averages.npz") as held:
         assert held["U_mean_ci95"].shape == (12, 20, 2)
         np.testing.assert_allclose(held["U_mean"], wave().mean(0), atol=1e-5)
     assert {p.name for p in (tmp_path / "pictures").iterdir()} == {
         f"{name}{more}.png" for name in ("U_mean", "U_tke") for more in ("", "-run-longer")}
-    assert "median" in run("average run.h5 -s median", 2)
+    assert "median" in run("average run.h5 --statistics median --overwrite", 2)
 
 
 def test_missing_snapshots_are_left_out_where_asked(run):
@@ -83,7 +83,7 @@ def test_missing_snapshots_are_left_out_where_asked(run):
     u[7, 3] = np.nan
     store("gaps.h5", u)
     assert "not finite" in run("average gaps.h5 --equilibration none")
-    run("average gaps.h5 --equilibration none --missing drop")
+    run("average gaps.h5 --equilibration none --missing drop --overwrite")
     with np.load("gaps.averages.npz") as held:
         np.testing.assert_allclose(held["U_mean"], np.nanmean(u, 0), atol=1e-5)
 
@@ -95,7 +95,7 @@ def test_compress_and_back(run):
     u, back = wave(), rom.decompress("run.archive.h5")[...]
     assert np.abs(u - back).max() <= 0.02 * np.abs(u - u.mean(0)).max()
     assert ek.open("back.h5")["U"].lengths == (80,)
-    assert "tolerance" in run("compress run.h5 --tolerance 3", 2)
+    assert "tolerance" in run("compress run.h5 --tolerance 3 --overwrite", 2)
 
 
 def test_following_a_run_that_is_being_written(run):
@@ -118,7 +118,7 @@ def test_following_a_run_that_is_being_written(run):
 
 
 def test_names_of_what_is_written():
-    from ensemblekit.cli.rom import beside
+    from ensemblekit.cli.rom_inputs import beside
 
     assert str(beside("out/flow_*.vtu", ".basis.h5")) == "flow.basis.h5"
     assert str(beside("run.vtkhdf", ".archive.h5")) == "run.archive.h5"

@@ -14,7 +14,8 @@ import pytest
 import ensemblekit as ek
 from ensemblekit import rom
 from ensemblekit.errors import InputError, SnapshotFileError, StoreError
-from ensemblekit.rom.mesh import Mesh, Polyhedra, constants_for, inner_product, mesh_of
+from ensemblekit.rom.cells import Polyhedra
+from ensemblekit.rom.mesh import Mesh, constants_for, inner_product, mesh_of
 from tests.flowfiles import Foam
 from tests.test_rom_openfoam import write_case
 

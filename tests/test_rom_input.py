@@ -396,8 +396,8 @@ def test_incremental_takes_several_fields():
 
 
 def test_a_plan_without_a_sample_counts_the_step_that_random_vectors_take(tmp_path, monkeypatch):
-    for name in ("plan", "krylov"):
-        monkeypatch.setattr(importlib.import_module(f"ensemblekit.rom.{name}"), "page_cache", lambda: 0)
+    for name in ("planning", "krylov"):
+        monkeypatch.setattr(importlib.import_module(f"ensemblekit.rom.decompose.{name}"), "page_cache", lambda: 0)
     x = low_rank_large()
     with ek.create(tmp_path / "x.h5", {"u": ek.Field(x.shape[1:], "f4")}) as store:
         store.extend({"u": x})

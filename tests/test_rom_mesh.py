@@ -7,7 +7,8 @@ import pytest
 
 from ensemblekit.errors import InputError, UnknownFieldError
 from ensemblekit.rom import cells as vtk
-from ensemblekit.rom.mesh import Mesh, Polyhedra, inner_product, leading
+from ensemblekit.rom.cells import Polyhedra
+from ensemblekit.rom.mesh import Mesh, inner_product, leading
 from ensemblekit.source import ArraySource
 
 

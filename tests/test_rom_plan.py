@@ -49,7 +49,7 @@ def planned(source, how):
 @pytest.fixture(autouse=True)
 def of_one_machine(monkeypatch):
     """However much memory this one has free."""
-    for name in ("plan", "krylov"):
+    for name in ("planning", "krylov"):
         monkeypatch.setattr(importlib.import_module(f"ensemblekit.rom.decompose.{name}"), "page_cache", lambda: 4e9)
 
 

@@ -72,7 +72,7 @@ def test_volumes_of_a_mesh_are_compared_with_those_of_the_state(tmp_path):
         whole = pod.result()
     again = pod_of(tmp_path / "s.h5")
     for ask in (again.result, lambda: again.update(X[:1]), lambda: again.catch_up(stores[0])):
-        with pytest.raises(InputError, match="weighted_by"):
+        with pytest.raises(InputError, match="use_mesh_weights"):
             ask()
     with pytest.raises(InputError, match="another inner product"):
         again.use_mesh_weights(stores[1], [name])

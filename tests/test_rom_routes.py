@@ -5,7 +5,7 @@ import pytest
 
 import ensemblekit as ek
 from ensemblekit.rom.decompose import ROUTES
-from ensemblekit.rom.decompose.plan import Budget
+from ensemblekit.rom.decompose.planning import Budget
 from ensemblekit.rom.decompose.problem import problem_of
 from ensemblekit.rom.decompose.task import FloorReached, NotFinite, Reads, Task
 from ensemblekit.rom.rank import Rule

@@ -8,7 +8,7 @@ import pytest
 import ensemblekit as ek
 from ensemblekit import rom
 from ensemblekit.errors import InputError
-from ensemblekit.rom.decompose import plan as route
+from ensemblekit.rom.decompose import planning as route
 from ensemblekit.rom.decompose.problem import problem_of
 from ensemblekit.rom.decompose.slabs import RowTransform
 from ensemblekit.rom.decompose.subspace import SnapshotRows, SubspaceReducer, SubspaceStep
@@ -155,7 +155,7 @@ def test_a_store_larger_than_the_memory_limit_is_read_twice(tmp_path):
 
 
 def test_numbers_missing_in_every_snapshot_are_left_out_and_others_named(monkeypatch):
-    monkeypatch.setattr(importlib.import_module("ensemblekit.rom.decompose.plan"), "SMALL", 0)
+    monkeypatch.setattr(importlib.import_module("ensemblekit.rom.decompose.planning"), "SMALL", 0)
     x = decaying(n=400, size=2000)
     x[:, 40:60] = np.nan
     assert rom.plan(Counted(ek.ArraySource.of(x), "rows"), 5).streams_in_time

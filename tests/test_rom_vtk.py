@@ -343,7 +343,7 @@ def test_polyhedra_of_vtk(tmp_path: Path) -> None:
     found = rom.read(tmp_path / "a.vtu").mesh
     assert found.types.tolist() == [42]
     np.testing.assert_allclose(found.volumes, mesh.compute_cell_sizes()["Volume"])
-    back = rom.readers.vtk.vtk_of_mesh(found)
+    back = rom.readers.vtk_mesh.vtk_of_mesh(found)
     np.testing.assert_allclose(back.compute_cell_sizes()["Volume"], found.volumes)
 
 

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 import ensemblekit as ek
-from ensemblekit.averaging.average import clock_of, estimate_of
+from ensemblekit.averaging.average import estimate_of
 from ensemblekit.averaging.derived import SecondMoment, derived
 from ensemblekit.averaging.moments import Moments
 from ensemblekit.averaging.observed import Observed
 from ensemblekit.averaging.second import interval_above, kept_together, selection, share_kept, stretches
-from ensemblekit.averaging.series import Series
 from ensemblekit.source import ArraySource
 
 
@@ -37,7 +36,7 @@ def variance(mean, kept):
 def test_the_variance_of_a_short_run_is_covered(independent):
     """1200 series of 800 snapshots; two standard deviations of a count of 1200 are 1.3 %."""
     x = ar1(800, 800 / independent, (1200,), 7)
-    read = ek.partials(ArraySource.of(x), {"a": (products, Observed()), "clock": (clock_of, Series())})[0]
+    read = ek.partials(ArraySource.of(x), {"a": (products, Observed())})[0]
     base = estimate_of(read, "a", shown=False, equilibration=None)
     found = derived(read, "a", SecondMoment(variance, np.s_[:, 0]), base)
     plain = derived(read, "a", SecondMoment(variance, np.s_[:, 0], corrected=False), base)
@@ -52,25 +51,25 @@ def test_the_variance_of_a_short_run_is_covered(independent):
 
 @pytest.mark.parametrize("independent", [25, 80])
 def test_fluctuations_of_atoms_are_covered(independent):
-    from ensemblekit.md.kept import kept_run
-    from ensemblekit.md.observables.rmsf import _finished
+    from ensemblekit.md.observables.base import Reading
+    from ensemblekit.md.observables.rmsf import fluctuation
 
     x = ar1(800, 800 / independent, (600, 3), 8) * [1, 2, 3]
-    read = ek.partials(ArraySource.of(x), {"a": ("values", Moments()), "clock": (clock_of, Series())})[0]
-    found = _finished(None, True, 1, {}, kept_run(read, "a"))
-    for estimate, truth in ((found[""], np.sqrt(14)), (found["bfactor"], 8 * np.pi**2 / 3 * 14)):
+    reading = Reading(ek.partials(ArraySource.of(x), {"moments": ("values", Moments())})[0], None, 0.95)
+    rmsf, bfactor = (fluctuation(kind, None, True, 1, reading) for kind in ("rmsf", "bfactor"))
+    for estimate, truth in ((rmsf, np.sqrt(14)), (bfactor, 8 * np.pi**2 / 3 * 14)):
         assert 0.93 < ((estimate.low < truth) & (estimate.high > truth)).mean() < 0.985
         assert estimate.mean.mean() == pytest.approx(truth, rel=1 / independent)
-    plain = _finished(None, False, 1, {}, kept_run(read, "a"))["bfactor"]
-    assert plain.mean.mean() < found["bfactor"].mean.mean() * (1 - 0.5 / independent)
-    of_residues = _finished((np.arange(600) // 60, np.ones(600)), True, 1, {}, kept_run(read, "a"))[""]
+    plain = fluctuation("bfactor", None, False, 1, reading)
+    assert plain.mean.mean() < bfactor.mean.mean() * (1 - 0.5 / independent)
+    of_residues = fluctuation("rmsf", (np.arange(600) // 60, np.ones(600)), True, 1, reading)
     assert of_residues.mean.shape == (10,)
     assert np.isfinite(of_residues.high).all()
 
 
 def test_too_few_stretches_are_refused():
     x = ar1(800, 100, (50,), 9)
-    read = ek.partials(ArraySource.of(x), {"a": (products, Observed()), "clock": (clock_of, Series())})[0]
+    read = ek.partials(ArraySource.of(x), {"a": (products, Observed())})[0]
     base = estimate_of(read, "a", shown=False, equilibration=None)
     found = derived(read, "a", SecondMoment(variance, np.s_[:, 0]), base)
     assert not found.converged
@@ -94,4 +93,3 @@ def test_intervals_near_the_limit_make_up_for_their_selection():
     plain, near = (interval_above(0.0, 1.5, 0.1, 30.0, 0.95, independent=m) for m in (np.inf, 20.0))
     assert near[0] < plain[0] < plain[1] < near[1]
     assert near[1] - near[0] == pytest.approx(1.15 * (plain[1] - plain[0]), rel=0.02)
-

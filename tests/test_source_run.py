@@ -114,8 +114,8 @@ def test_replicas_stay_apart_and_stack():
 def test_partials_give_a_suffix_without_a_second_read():
     x = np.random.default_rng(3).normal(size=(5000, 2))
     parts = ek.partials(x, {"m": (lambda b: b.only, ek.Moments(), ek.Series())})[0]
-    assert 32 < len(parts) <= 64
-    start = parts[9][0]
+    assert 32 < len(parts.states) <= 64
+    start = parts.starts[9]
     moments, series = ek.merged(parts, start)["m"]
     np.testing.assert_allclose(moments.result().mean, x[start:].mean(0))
     np.testing.assert_array_equal(series.result(), x[start:])
@@ -149,7 +149,7 @@ def test_a_stream_of_unknown_length_keeps_few_partials_and_is_read_once():
     x = np.random.default_rng(4).normal(size=(3000, 2))
     stream = Stream(x[i:i + 7] for i in range(0, 3000, 7))
     parts = ek.partials(stream, {"m": ek.Moments()})[0]
-    assert len(parts) <= 64
+    assert len(parts.states) <= 64
     np.testing.assert_allclose(ek.merged(parts)["m"][0].result().mean, x.mean(0))
     with pytest.raises(ReadOnceError, match="only once"):
         ek.reduce(stream, ek.Moments())

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array
@@ -26,7 +26,7 @@ def wide(x: Array) -> Array:
     return x.astype(np.complex128 if x.dtype.kind == "c" else np.float64, copy=False)
 
 
-def like(values: Array, numbers: Any) -> Array:
+def like(values: Array, numbers: ArrayLike) -> Array:
     """Real numbers as float64 where `values` lives: a numpy array, or a tensor on its device."""
     if is_torch(values):
         import torch

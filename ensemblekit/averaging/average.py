@@ -8,35 +8,37 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from ensemblekit.averaging.doubts import judged, with_doubt
-from ensemblekit.averaging.equilibration import check_equilibration, common_start, run_doubts, start_after
+from ensemblekit.averaging.equilibration import Equilibrate, check_equilibration
 from ensemblekit.averaging.estimate import Estimate, student_interval
 from ensemblekit.averaging.missing import Departure, Missing, Present, check_missing, with_gaps_noted, without_gaps
 from ensemblekit.averaging.moments import Moments
 from ensemblekit.averaging.observed import Elements, Observed, check_real, elements_of, in_places, places_of
 from ensemblekit.averaging.pooling import doubt_of_runs, pooled
-from ensemblekit.averaging.run import Map, Progress, States, partials, reduce
-from ensemblekit.averaging.scalar_mean import scalar_estimate, unknown
+from ensemblekit.averaging.run import Map, Progress, partials, reduce
+from ensemblekit.averaging.run_states import RunStates
+from ensemblekit.averaging.scalar_mean import scalar_estimate
 from ensemblekit.averaging.seams import period_in_words, seam_in_words, seam_of
-from ensemblekit.averaging.series import Series
-from ensemblekit.averaging.times import elapsed, spacing
+from ensemblekit.averaging.times import spacing
 from ensemblekit.averaging.weights import kish
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, ReadOnceError, StatisticsError
 from ensemblekit.intake import as_array
 from ensemblekit.scaling import ldexp, scaled
-from ensemblekit.source import ArraySource, Block, ReplicaSet, SnapshotSource, as_source
+from ensemblekit.source import ArraySource, ReplicaSet, SnapshotSource, as_source
 from ensemblekit.source_clock import check_times, uneven_steps
 from ensemblekit.source_views import weighted_by
 
+VALUES = "values"
+"""The branch of what is averaged."""
 STATE_BYTES = 512 << 20     # what the partial states of an array average may take
 
 
-def average(source: Any, *, map: Map | None = None, weights: Any = None, log_weights: Any = None,
-            equilibration: Any = "auto", confidence: float = 0.95, engine: Engine | None = None, progress: Progress = False,
-            unit: str | None = None, coords: Mapping[str, Any] | None = None,
-            period: float | None = None, missing: str = "raise") -> Estimate:
+def average(source: object, *, map: Map | None = None, weights: ArrayLike | None = None,
+            log_weights: ArrayLike | None = None, equilibration: Equilibrate = "auto", confidence: float = 0.95,
+            engine: Engine | None = None, progress: Progress = False, unit: str | None = None,
+            coords: Mapping[str, Any] | None = None, period: float | None = None, missing: str = "raise") -> Estimate:
     """The mean over the snapshots of a source, with its standard error and confidence interval, in one read.
 
     Arguments:
@@ -67,16 +69,9 @@ def average(source: Any, *, map: Map | None = None, weights: Any = None, log_wei
             that is none of the above.
         StatisticsError: no snapshots at all, all weights zero, or nothing left after equilibration.
     """
-    if not 0.0 < confidence < 1.0:
-        raise InputError(f"confidence is a number between 0 and 1, 0.95 for 95 %; got {confidence!r}")
+    check_confidence(confidence)
     check_missing(missing)
-    if isinstance(weights, str):
-        source, weights = weighted_by(as_source(source), weights, log_weights), None
-    if weights is not None or log_weights is not None:
-        if isinstance(source, SnapshotSource):
-            raise InputError("weights= and log_weights= go with an array; a source carries its own weights")
-        source = ArraySource.of(source, weights=weights, log_weights=log_weights)
-    source = as_source(source)
+    source = _weighted(source, weights, log_weights)
     only = _only_field(source, map)
     check_equilibration(equilibration)
     if unit is None:
@@ -91,16 +86,35 @@ def average(source: Any, *, map: Map | None = None, weights: Any = None, log_wei
     if branch is not None:
         from ensemblekit.averaging.circular import circular_runs
 
-        series = [(_scalar_series(run), *_times_and_weights(run)) for run in runs]
+        series = [(_scalar_series(run), checked.times, checked.weights)
+                  for run, checked in ((run, with_checked_clock(run)) for run in runs)]
         answer = circular_runs(series, branch, equilibration, confidence, unit, source.time_unit)
     else:
-        estimates = [_doubted(_one_run(run, equilibration, confidence, unit, source.time_unit)) for run in runs]
+        estimates = [_doubted(estimate_of(run, VALUES, equilibration=equilibration, confidence=confidence, unit=unit))
+                     for run in runs]
         answer = estimates[0] if len(estimates) == 1 else doubt_of_runs(pooled(estimates, confidence), estimates)
     return answer if coords is None else _with_coords(answer, coords)
 
 
-def _with_gaps(source: SnapshotSource, map: Map | None, only: str | None, equilibration: Any, confidence: float, unit: str,
-               engine: Engine | None, progress: Progress) -> Estimate:
+def check_confidence(confidence: float) -> None:
+    """Refuse what is no share of intervals that cover."""
+    if not 0.0 < confidence < 1.0:
+        raise InputError(f"confidence is a number between 0 and 1, 0.95 for 95 %; got {confidence!r}")
+
+
+def _weighted(source: object, weights: ArrayLike | str | None, log_weights: ArrayLike | None) -> SnapshotSource:
+    """The source, an array with its weights."""
+    if isinstance(weights, str):
+        return weighted_by(as_source(source), weights, log_weights)
+    if weights is not None or log_weights is not None:
+        if isinstance(source, SnapshotSource):
+            raise InputError("weights= and log_weights= go with an array; a source carries its own weights")
+        return ArraySource.of(source, weights=weights, log_weights=log_weights)
+    return as_source(source)
+
+
+def _with_gaps(source: SnapshotSource, map: Map | None, only: str | None, equilibration: Equilibrate, confidence: float,
+               unit: str, engine: Engine | None, progress: Progress) -> Estimate:
     """The average of what is there: of series by weights of zero, of arrays number by number about their means."""
     if isinstance(source, ReplicaSet):
         each = [_with_gaps(run, map, only, equilibration, confidence, unit, engine, progress) for run in source.runs]
@@ -116,10 +130,10 @@ def _with_gaps(source: SnapshotSource, map: Map | None, only: str | None, equili
             return _array_with_gaps(source, present, read["sum"].mean, share, equilibration, confidence, unit, engine, progress)
     (run,) = _read(source, map, only, engine, progress)
     _scalar_series(run)
-    return _doubted(_one_run(run, equilibration, confidence, unit, source.time_unit, missing="drop"))
+    return _doubted(estimate_of(run, VALUES, equilibration=equilibration, confidence=confidence, unit=unit, missing="drop"))
 
 
-def _array_with_gaps(source: SnapshotSource, present: Present, sums: Any, share: np.ndarray, equilibration: Any,
+def _array_with_gaps(source: SnapshotSource, present: Present, sums: ArrayLike, share: np.ndarray, equilibration: Equilibrate,
                      confidence: float, unit: str, engine: Engine | None, progress: Progress) -> Estimate:
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.asarray(sums) / share
@@ -148,7 +162,7 @@ def _array_with_gaps_of(source: SnapshotSource, present: Present, confidence: fl
                             progress)
 
 
-def _branch(source: Any, only: str | None, map: Map | None, period: float | None) -> tuple[float, float] | None:
+def _branch(source: SnapshotSource, only: str | None, map: Map | None, period: float | None) -> tuple[float, float] | None:
     """The ends between which a number that comes round is written; None where it does not come round."""
     if period is not None:
         if not (isinstance(period, int | float) and math.isfinite(period) and period > 0):
@@ -170,161 +184,128 @@ def _doubted(estimate: Estimate) -> Estimate:
     branch = seam_of(estimate.series, estimate.unit)
     if branch is None:
         return estimate
-    return with_doubt(estimate, seam_in_words(branch, f"Where it is one, period={period_in_words(branch)} averages it on "
-                                              "the circle; where it is none, its unit= says so"))
+    return estimate.with_doubt(seam_in_words(branch, f"Where it is one, period={period_in_words(branch)} averages it on "
+                                             "the circle; where it is none, its unit= says so"))
 
 
-def _scalar_series(run: _Run) -> np.ndarray:
-    if run.values is None:
+def _scalar_series(run: RunStates) -> np.ndarray:
+    (first,) = run.reducers(VALUES)[0]
+    assert isinstance(first, Observed)
+    if first.item != ():
         raise InputError("period= goes with one number a snapshot; average angles one by one, or their cosines and sines")
-    check_real(run.values)
-    return run.values
-
-
-class _Run:
-    """One run as it was read: a series (scalars), or partial states of block sums with summaries (arrays)."""
-
-    __slots__ = ("clock", "partial", "values")
-
-    def __init__(self, values: np.ndarray | None, partial: list, clock: np.ndarray | None):
-        self.values, self.partial, self.clock = values, partial, clock
+    return _columns(run, VALUES)
 
 
 def _read(source: SnapshotSource, map: Map | None, only: str | None, engine: Engine | None,
-          progress: Progress) -> list[_Run]:
-    if isinstance(source, ArraySource) and map is None and only is not None and source.fields[only].shape == ():
-        return [_in_memory(source, only)]       # the series is there already
-    if isinstance(source, ReplicaSet) and map is None and all(isinstance(run, ArraySource) for run in source.runs) and (
-            only is not None and source.fields[only].shape == ()):
-        return [_in_memory(run, only) for run in source.runs]       # type: ignore[arg-type]
+          progress: Progress) -> list[RunStates]:
+    parts = source.runs if isinstance(source, ReplicaSet) else (source,)
+    held = [run for run in parts if isinstance(run, ArraySource)]
+    if map is None and only is not None and source.fields[only].shape == () and len(held) == len(parts):
+        return [_in_memory(k, run, only) for k, run in enumerate(held)]       # the series are there already
     fields = None if only is None else [only]
-    head: Any = map if map is not None else only
     size = source.fields[only].size if only is not None and map is None else 1
     keep = int(np.clip(STATE_BYTES // (size * 8 * 24), 2, 64))
-    branches = {"values": (head, Observed()), "clock": (clock_of, Series())}
-    read = partials(source, branches, fields=fields, engine=engine, progress=progress, keep=keep)
-    found = [_run_of(states, "values") for _, states in sorted(read.items())]
-    if not found:
+    runs = partials(source, {VALUES: (map if map is not None else only, Observed())}, fields=fields, engine=engine,
+                    progress=progress, keep=keep)
+    if not runs:
         raise StatisticsError("the source has no snapshots; there is nothing to average")
-    return found
+    return runs
 
 
-def _run_of(states: list[tuple[int, States]], name: str) -> _Run:
-    """One of several averages that were read together: branches `name` (Observed) and "clock" (Series of clock_of)."""
-    clock = np.concatenate([np.asarray(state["clock"][0].result()).reshape(-1, 2) for _, state in states])
-    mine = [(start, {"values": state[name]}) for start, state in states]
-    first: Observed = states[0][1][name][0]      # type: ignore[assignment]
-    values = None
-    if first.item == ():
-        values = np.concatenate([state[name][0].series() for _, state in states])      # type: ignore[attr-defined]
-    return _Run(values, mine, clock)
+def _in_memory(number: int, source: ArraySource, name: str) -> RunStates:
+    values = as_array(source.arrays[name], f"field {name!r}")
+    observed = Observed()
+    observed.item = ()
+    check_real(values)
+    observed.parts = [values]
+    return RunStates(number, len(values), (0,), ({VALUES: [observed]},), source.times, source.weights, source.time_unit)
 
 
-def estimate_of(states: list[tuple[int, States]], name: str, *, equilibration: Any = "auto", confidence: float = 0.95,
-                unit: str = "", time_unit: str = "", shown: bool = True, compact: bool = False,
-                missing: Missing = "raise") -> Estimate:
-    """The Estimate of one of many averages that were read together, one run: ``partials`` kept its states.
+def estimate_of(run: RunStates, name: str, *, equilibration: Equilibrate = "auto", confidence: float = 0.95, unit: str = "",
+                shown: bool = True, compact: bool = False, missing: Missing = "raise") -> Estimate:
+    """The Estimate of one of many averages that were read together, of one run.
 
     Arguments:
-        states: ``partials(...)[run]`` of a read whose branches are ``name: (map, Observed())`` for each average and
-            ``"clock": (clock_of, Series())``.
+        run: as it was read, with a branch ``name: (map, Observed(), ...)``.
         shown: False for the mean of an array of which only functions are shown: its elements are not doubted.
         compact: of ``Observed("nonzero")``: only its :func:`~ensemblekit.averaging.observed.places_of`, and last an element
             that is always 0.
-        missing: "drop" leaves out snapshots that are NaN; the branches are ``Observed(missing="drop")`` then.
+        missing: "drop" leaves out snapshots that are NaN; the branch is ``Observed(missing="drop")`` then.
     """
-    return _one_run(_run_of(states, name), equilibration, confidence, unit, time_unit, shown, compact, missing)
-
-
-def _in_memory(source: ArraySource, name: str) -> _Run:
-    values = source.arrays[name]
-    values = as_array(values, f"field {name!r}")
-    clock = None
-    if source.weights is not None or source.times is not None:
-        clock = np.full((len(values), 2), np.nan)
-        if source.times is not None:
-            clock[:, 0] = source.times
-        if source.weights is not None:
-            clock[:, 1] = source.weights
-    return _Run(values, [], clock)
-
-
-def clock_of(block: Block) -> np.ndarray:
-    """Time and weight of each snapshot, (n, 2); NaN where there is none."""
-    clock = np.full((len(block), 2), np.nan)
-    if block.times is not None:
-        clock[:, 0] = np.asarray(block.times)
-    if block.weights is not None:
-        clock[:, 1] = np.asarray(block.weights)
-    return clock
-
-
-def _one_run(run: _Run, equilibration: Any, confidence: float, unit: str, time_unit: str, shown: bool = True,
-             compact: bool = False, missing: Missing = "raise") -> Estimate:
-    times, weights = _times_and_weights(run)
+    run = with_checked_clock(run)
+    times = run.times
     alike = times is not None and len(times) > 1 and times[-1] == times[0]
-    times = None if alike else times
-    if run.values is not None and missing == "drop":
-        filled, shares, there = without_gaps(run.values, weights)
-        found = with_gaps_noted(scalar_estimate(filled, shares, times, equilibration, confidence, unit, time_unit),
-                                run.values, there)
-    elif run.values is not None:
-        found = scalar_estimate(run.values, weights, times, equilibration, confidence, unit, time_unit)
+    if alike:
+        run = replace(run, times=None)
+    first = run.reducers(name)[0][0]
+    assert isinstance(first, Observed)
+    values = _columns(run, name)
+    if first.item == ():
+        answer = _scalar_estimate(values, run, equilibration, confidence, unit, missing)
     else:
-        found = _array_estimate(run, weights, times, equilibration, confidence, unit, time_unit, shown, compact)
-    said = "all times are the same, so snapshots are counted" if alike else uneven_steps(times) if weights is None else ""
-    return replace(found, verdict="; ".join(filter(None, [found.verdict, said]))) if said else found
+        answer = _array_estimate(run, name, values, equilibration, confidence, unit, shown, compact)
+    return answer.noting("all times are the same, so snapshots are counted" if alike else
+                         uneven_steps(run.times) if run.weights is None else "")
 
 
-def _times_and_weights(run: _Run) -> tuple[np.ndarray | None, np.ndarray | None]:
-    if run.clock is None:
-        return None, None
-    times = None if np.isnan(run.clock[:, 0]).all() else check_times(run.clock[:, 0], len(run.clock))
-    return times, None if np.isnan(run.clock[:, 1]).all() else scaled(run.clock[:, 1])[0]
+def with_checked_clock(run: RunStates) -> RunStates:
+    """The run, its times seen to rise and its weights over a power of two."""
+    return replace(run, times=None if run.times is None else check_times(run.times, run.n),
+                   weights=None if run.weights is None else scaled(run.weights)[0])
 
 
-def _array_estimate(run: _Run, weights: np.ndarray | None, times: np.ndarray | None, equilibration: Any,
-                    confidence: float, unit: str, time_unit: str, shown: bool = True, compact: bool = False) -> Estimate:
-    """shown: whether its elements are what is shown, and doubted one by one. compact: as in :func:`estimate_of`."""
-    states = run.partial
-    columns = np.concatenate([s["values"][0].series() for _, s in states])
-    n = len(columns)
+def _columns(run: RunStates, name: str) -> np.ndarray:
+    """(n,) of a scalar, (n, 4) summaries of an array."""
+    return np.concatenate([observed.series() for observed in _observed(run, name)])
+
+
+def _observed(run: RunStates, name: str) -> list[Observed]:
+    return [first for first, *_ in run.reducers(name) if isinstance(first, Observed)]
+
+
+def _scalar_estimate(values: np.ndarray, run: RunStates, equilibration: Equilibrate, confidence: float, unit: str,
+                     missing: Missing) -> Estimate:
+    if missing != "drop":
+        return scalar_estimate(values, run.weights, run.times, equilibration, confidence, unit, run.time_unit)
+    filled, shares, there = without_gaps(values, run.weights)
+    return with_gaps_noted(scalar_estimate(filled, shares, run.times, equilibration, confidence, unit, run.time_unit), values,
+                           there)
+
+
+def _array_estimate(run: RunStates, name: str, columns: np.ndarray, equilibration: Equilibrate, confidence: float, unit: str,
+                    shown: bool, compact: bool) -> Estimate:
+    """columns: the summaries (n, 4). shown, compact: as in :func:`estimate_of`."""
     there = ~np.isnan(columns[:, 0])
-    gaps = states[0][1]["values"][0].missing == "drop" and not there.all() and there.any()
+    gaps = _observed(run, name)[0].missing == "drop" and not there.all() and there.any()
     if gaps:
-        weights = there.astype(np.float64) if weights is None else np.where(there, weights, 0.0)
+        weights = there.astype(np.float64) if run.weights is None else np.where(there, run.weights, 0.0)
         columns = np.where(there[:, None], columns, columns[there].mean(axis=0))
-    wanted = start_after(equilibration, n, times, lambda: common_start(columns, weights))
-    begins = [begin for begin, _ in states]
-    start = min((b for b in begins if b >= wanted), default=begins[-1])       # rounded up to where a state begins
-    kept: list[Observed] = [state["values"][0] for begin, state in states if begin >= start]
-    item = kept[0].item or ()
-    facts: dict[str, Any] = {"unit": unit, "time_unit": time_unit if times is not None else "", "times": times,
-                             "n_discarded": start, "equilibration_time": elapsed(times, start)}
-    most = kish(weights, n, start)
-    parts: list[dict[str, Any]] = []
-    for some in elements_of(kept, (n - start) / most):
+        run = replace(run, weights=weights)
+    kept = run.after(equilibration, columns, values=columns)
+    states = _observed(kept, name)
+    item = states[0].item or ()
+    facts: dict[str, Any] = {**kept.facts, "times": run.times, "confidence": confidence, "unit": unit}
+    most = kish(kept.weights, kept.n)
+    parts: list[dict[str, np.ndarray]] = []
+    for some in elements_of(states, kept.n / most):
         if some.blocks.n < 4:
             parts.append({"mean": ldexp(some.blocks.mean, some.exponent)})
             continue
         parts.append(_of_elements(some, most, confidence))
 
-    def whole(name: str) -> np.ndarray:
-        flat = np.concatenate([part.pop(name) for part in parts]) if len(parts) > 1 else parts[0].pop(name)
-        if kept[0].keeps != "nonzero":
+    def whole(fact: str) -> np.ndarray:
+        flat = np.concatenate([part.pop(fact) for part in parts]) if len(parts) > 1 else parts[0].pop(fact)
+        if states[0].keeps != "nonzero":
             return flat.reshape(item)
-        return flat if compact else in_places(flat, places_of(kept), item)
+        return flat if compact else in_places(flat, places_of(states), item)
 
     mean = whole("mean")
-    if n - start < 4:
-        return unknown(mean, n - start, confidence, f"{n - start} snapshots: an error needs at least 4", **facts)
-    grounds = run_doubts(wanted, n, equilibration, weights, columns)
-    stderr, g = whole("stderr"), whole("g")
-    answer = Estimate(mean=mean, stderr=stderr, interval=(whole("low"), whole("high")), confidence=confidence, n=n - start,
-                      n_eff=whole("n_eff"), statistical_inefficiency=g, correlation_time=g / 2 * spacing(times),
-                      dof=whole("dof"), converged=not grounds, verdict="; ".join(grounds), estimators={"blocking": stderr},
-                      **facts)
-    answer = judged(answer, size=math.prod(item)) if shown else answer
+    if kept.n < 4:
+        return Estimate.of(mean, refused=f"{kept.n} snapshots: an error needs at least 4", **facts)
+    stderr = whole("stderr")
+    answer = Estimate.of(mean, stderr, whole("dof"), interval=(whole("low"), whole("high")), n_eff=whole("n_eff"), g=whole("g"),
+                         dt=spacing(run.times), doubts=kept.doubts, estimators={"blocking": stderr}, **facts)
+    answer = answer.judged(size=math.prod(item)) if shown else answer
     return with_gaps_noted(answer, None, there) if gaps else answer
 
 

@@ -15,11 +15,13 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.averaging.guard import MOST_BLOCKS, half_widths, matched, of_blocks
 from ensemblekit.averaging.rows import rows_of
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
+from ensemblekit.results import Result
 from ensemblekit.scaling import FREE, common, ldexp, power_of_two, scaled, weight_exponent
 from ensemblekit.source import Array
 from ensemblekit.source_clock import chosen_weights
@@ -41,8 +43,10 @@ def joined_in_pairs(means: np.ndarray, length: float) -> tuple[list[float], list
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class BlockResult:
+class BlockResult(Result):
     """Variance of block means against block length (Flyvbjerg & Petersen, J. Chem. Phys. 91, 461, 1989)."""
+
+    FIGURE = "averages.blocking"
 
     mean: Array
     """Weighted mean of all snapshots, shape (*item,)."""
@@ -373,7 +377,7 @@ class _Segment:
                         {k: v - d * self.w_high[k] for k, v in self.high.items()}, True, centre, self.w_mean,
                         [b - d * c for b, c in zip(self.cross, self.w2, strict=True)], self.w2, self.w_low, self.w_high)
 
-    def over(self, step: Any, w_step: int) -> _Segment:
+    def over(self, step: int | np.ndarray, w_step: int) -> _Segment:
         """The same with values divided by 2**step, element by element, and weights by 2**w_step."""
         one = step + w_step if self.weighted else step
         return _Segment(self.start, self.stop, ldexp(self.mean, -one), [ldexp(x, -2 * one) for x in self.m2],
@@ -631,7 +635,7 @@ def jonsson_level(x: Any, confidence: float = 0.99) -> int:
     return int(np.argmax(below)) if below.any() else depth - 1
 
 
-def blocking(x: Any, weights: Any = None, *, log_weights: Any = None) -> BlockResult:
+def blocking(x: Any, weights: ArrayLike | None = None, *, log_weights: ArrayLike | None = None) -> BlockResult:
     """The blocking curve of one series x (n,) or of every element of x (n, *item); see :class:`BlockResult`."""
     sums = BlockSums()
     x = as_array(x, "the series")

@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from ensemblekit.averaging.equilibration import Equilibrate
 from ensemblekit.averaging.estimate import Estimate
-from ensemblekit.averaging.pooling import doubt_of_runs, pooled
+from ensemblekit.averaging.pooling import doubt_of_runs, near_by_periods, pooled
 from ensemblekit.averaging.scalar_mean import scalar_estimate
 from ensemblekit.averaging.seams import NO_DIRECTION
 from ensemblekit.errors import InputError
@@ -33,9 +35,9 @@ class CircularResult:
     """Circular standard deviation sqrt(-2 ln R), in the unit of the angles; infinite where R is 0."""
 
 
-def circular_average(angles: Any, *, period: float = 360.0, weights: Any = None, log_weights: Any = None,
-                     times: Any = None, equilibration: Any = "auto", confidence: float = 0.95, unit: str = "degree",
-                     time_unit: str = "") -> CircularResult:
+def circular_average(angles: ArrayLike, *, period: float = 360.0, weights: ArrayLike | None = None,
+                     log_weights: ArrayLike | None = None, times: ArrayLike | None = None, equilibration: Equilibrate = "auto",
+                     confidence: float = 0.95, unit: str = "degree", time_unit: str = "") -> CircularResult:
     """The mean of angles (n,) that come round after `period`, with its error.
 
     179 and -179 degrees average to 180, not to 0. The error of the direction is that of the mean of sin(θ - mean) / R
@@ -55,7 +57,7 @@ def circular_average(angles: Any, *, period: float = 360.0, weights: Any = None,
     w = chosen_weights(weights, log_weights, len(x))
     facts: Mapping[str, Any] = {"equilibration": equilibration, "confidence": confidence}
 
-    def estimate(values: np.ndarray, start: Any, unit: str) -> Estimate:
+    def estimate(values: np.ndarray, start: Equilibrate, unit: str) -> Estimate:
         return scalar_estimate(values, w, None if times is None else check_times(times, len(x)), start,
                                facts["confidence"], unit, time_unit)
 
@@ -81,7 +83,7 @@ def circular_average(angles: Any, *, period: float = 360.0, weights: Any = None,
 
 
 def circular_runs(runs: Sequence[tuple[np.ndarray, np.ndarray | None, np.ndarray | None]], branch: tuple[float, float],
-                  equilibration: Any, confidence: float, unit: str, time_unit: str) -> Estimate:
+                  equilibration: Equilibrate, confidence: float, unit: str, time_unit: str) -> Estimate:
     """The circular mean of one run or several, (angles, times, weights) each, within the branch (low, high).
 
     Comes with `resultant`, the length of the mean vector.
@@ -90,28 +92,12 @@ def circular_runs(runs: Sequence[tuple[np.ndarray, np.ndarray | None, np.ndarray
     period, middle = high - low, (low + high) / 2
     found = [circular_average(x, period=period, weights=w, times=times, equilibration=equilibration, confidence=confidence,
                               unit=unit, time_unit=time_unit if times is not None else "") for x, times, w in runs]
-    means = [turned(one.mean, period, middle) for one in found]
+    means = [near_by_periods(one.mean, period, middle) for one in found]
     if len(found) == 1:
         return replace(means[0], further={"resultant": found[0].resultant})
-    means = [turned(mean, period, means[0].mean) for mean in means]
-    answer = turned(doubt_of_runs(pooled(means, confidence), means), period, middle)
+    means = [near_by_periods(mean, period, means[0].mean) for mean in means]
+    answer = near_by_periods(doubt_of_runs(pooled(means, confidence), means), period, middle)
     return replace(answer, further={"resultant": pooled([one.resultant for one in found], confidence)})
-
-
-def turned(estimate: Estimate, period: float, towards: Any) -> Estimate:
-    """The estimate moved by whole periods as near to `towards` as can be: interval and series go along.
-
-    Each value of a series is moved on its own, so that it lies within half a period of the mean.
-    """
-    mean = np.asarray(estimate.mean, np.float64)
-    turns = np.nan_to_num(period * np.rint((mean - towards) / period))
-    moved = mean - turns
-    plain: Any = float if mean.ndim == 0 else np.asarray
-    series = estimate.series
-    if series is not None:
-        series = series - period * np.rint((series - moved) / period)
-    return replace(estimate, mean=plain(moved), interval=(plain(estimate.low - turns), plain(estimate.high - turns)),
-                   series=series)
 
 
 def _vector(x: np.ndarray, weights: np.ndarray | None) -> tuple[float, float]:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array
+from ensemblekit.results import Result
 from ensemblekit.scaling import ldexp, power_of_two
 
 DarkMethod = Literal["reml", "ml", "dl"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Consensus:
+class Consensus(Result):
     """What several independent results say together when each may be off by more than its own error bar."""
 
     mean: float
@@ -35,7 +37,7 @@ class Consensus:
     method: DarkMethod
 
 
-def consensus(means: Any, stderrs: Any, *, method: DarkMethod = "reml", confidence: float = 0.95) -> Consensus:
+def consensus(means: ArrayLike, stderrs: ArrayLike, *, method: DarkMethod = "reml", confidence: float = 0.95) -> Consensus:
     """Random-effects mean of k independent results T ± σ with the variance y² between them.
 
     Arguments:
@@ -115,7 +117,7 @@ def _cochran(t: np.ndarray, s2: np.ndarray) -> float:
     return float((w * (t - (w * t).sum() / w.sum()) ** 2).sum())
 
 
-def _checked(means: Any, stderrs: Any) -> tuple[np.ndarray, np.ndarray]:
+def _checked(means: ArrayLike, stderrs: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     t, s = as_array(means, "means", dtype=np.float64), as_array(stderrs, "stderrs", dtype=np.float64)
     if t.ndim != 1 or len(t) < 2 or s.shape != t.shape:
         raise InputError(f"a consensus takes k ≥ 2 results and as many standard errors; got {t.shape} and {s.shape}")

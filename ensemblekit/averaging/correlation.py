@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
+from ensemblekit.results import Result
 from ensemblekit.scaling import ldexp, representable, scaled
 
 Method = Literal["geyer-convex", "geyer-monotone", "geyer-positive", "sokal", "chodera"]
@@ -37,7 +39,7 @@ class ShortSeriesError(StatisticsError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CorrelationTime:
+class CorrelationTime(Result):
     """How correlated the snapshots of one series are, and what that makes of the error of their mean."""
 
     g: float
@@ -147,7 +149,7 @@ def statistical_inefficiency(x: Any, method: Method = "geyer-convex", *, dt: flo
     return answer if not e else replace(answer, stderr=ldexp(answer.stderr, e), variance=ldexp(answer.variance, 2 * e))
 
 
-def integrated_time(x: Any, method: Method = "sokal", *, dt: float = 1.0, c: float = 5.0,
+def integrated_time(x: ArrayLike, method: Method = "sokal", *, dt: float = 1.0, c: float = 5.0,
                     tolerance: float = 50.0) -> float:
     """tau = 1/2 + Σ C(t) in units of dt; arguments and errors of :func:`statistical_inefficiency`."""
     return statistical_inefficiency(x, method, dt=dt, c=c, tolerance=tolerance).tau

@@ -11,6 +11,7 @@ import numpy as np
 from ensemblekit.averaging.arrays import chunks, in_range, like, plain, same_item
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
+from ensemblekit.results import Result
 from ensemblekit.scaling import FREE, common, ldexp, power_of_two, weight_exponent
 from ensemblekit.source import Array, is_torch
 
@@ -19,8 +20,10 @@ MOST_BYTES = 8 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class CovarianceResult:
+class CovarianceResult(Result):
     """Second moments of the flattened item of p numbers."""
+
+    FIGURE = "averages.covariance"
 
     mean: Array
     """Shape (p,)."""

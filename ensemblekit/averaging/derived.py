@@ -2,39 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.averaging.blocking import FEWEST, blocking
-from ensemblekit.averaging.doubts import ENOUGH, judged
-from ensemblekit.averaging.estimate import Estimate, student_interval
+from ensemblekit.averaging.doubts import ENOUGH
+from ensemblekit.averaging.estimate import Estimate
 from ensemblekit.averaging.guard import matched
-from ensemblekit.averaging.run import States
+from ensemblekit.averaging.observed import Observed
+from ensemblekit.averaging.run_states import Periodic, RunStates
 from ensemblekit.averaging.second import STRETCHES, interval_above, kept_together, share_kept, stretches
+from ensemblekit.averaging.times import spacing
 from ensemblekit.errors import InputError
 from ensemblekit.scaling import ldexp
-
-
-@dataclass(frozen=True)
-class Periodic:
-    """A function whose values come round after `period`, such as the direction of a mean vector (360 degrees).
-
-    Where leaving a part out takes the value over the seam it is brought back before it is compared.
-    """
-
-    function: Callable[[np.ndarray], Any]
-    period: float = 360.0
-
-    def __call__(self, mean: np.ndarray) -> Any:
-        return self.function(mean)
-
-    def near(self, value: np.ndarray, other: np.ndarray) -> np.ndarray:
-        """The other value, by whole periods as near as can be."""
-        return other - self.period * np.rint((other - value) / self.period)
 
 
 @dataclass(frozen=True)
@@ -59,8 +44,8 @@ class SecondMoment:
         return share_kept(np.asarray(base.n_eff)[self.about], base.n)
 
 
-def derived(states: Sequence[tuple[int, States]], name: str, function: Callable[[np.ndarray], Any] | SecondMoment,
-            base: Estimate, *, unit: str = "") -> Estimate:
+def derived(run: RunStates, name: str, function: Callable[[np.ndarray], ArrayLike] | SecondMoment, base: Estimate, *,
+            unit: str = "") -> Estimate:
     """A smooth function of a mean, with its error: roots, ratios, fluctuations from first and second moments.
 
     The run stands as consecutive parts; leaving each out gives a pseudo-value of the function (Quenouille 1956; parts of
@@ -68,36 +53,37 @@ def derived(states: Sequence[tuple[int, States]], name: str, function: Callable[
     says how long a block must be to be independent of the next.
 
     Arguments:
-        states: ``partials(...)[run]`` with a branch ``name: (map, Observed())``.
+        run: as it was read, with a branch ``name: (map, Observed())``.
         function: the mean (*out) -> a number or an array of any shape; or a SecondMoment.
         base: the Estimate of the mean itself (:func:`~ensemblekit.averaging.average.estimate_of`), which says where the
             equilibrated part begins.
     """
-    means, weights = part_means(states, name, base.n_discarded)
+    means, weights = part_means(run, name, base.n_discarded)
     if not isinstance(function, SecondMoment):
         return of_parts(means, weights, function, base, unit=unit)
     kept = function.kept(base)
     answer = of_parts(means, weights, partial(function.function, kept=kept if function.corrected else np.ones_like(kept)), base,
                       unit=unit, second=True)
     if np.isnan(answer.stderr).all():
-        return answer if answer.verdict else judged(answer)
+        return answer if answer.verdict else answer.judged()
     if kept.shape != np.shape(answer.mean):     # a sum over components
         kept = kept_together(kept, np.asarray(base.n_eff)[function.about] * np.square(np.asarray(base.stderr)[function.about]))
     independent = np.where(np.isnan(answer.n_eff), np.nan, stretches(kept))
     interval = interval_above(function.floor, answer.mean, answer.stderr, answer.dof, base.confidence, independent=independent)
-    return judged(replace(answer, interval=interval), enough=STRETCHES, independent=independent)
+    return replace(answer, interval=interval).judged(enough=STRETCHES, independent=independent)
 
 
-def part_means(states: Sequence[tuple[int, States]], name: str, start: int) -> tuple[np.ndarray, np.ndarray]:
+def part_means(run: RunStates, name: str, start: int) -> tuple[np.ndarray, np.ndarray]:
     """Means (parts, *out) of consecutive parts of the run from snapshot `start` on, and their weights (parts,)."""
     means, weights = [], []
-    for begin, state in states:
-        observed: Any = state[name][0]
-        clock = np.asarray(state["clock"][0].result()).reshape(-1, 2)[:, 1]
-        w = np.where(np.isnan(clock), 1.0, clock)
+    edges = [*run.starts, run.n]
+    every = np.ones(run.n) if run.weights is None else np.where(np.isnan(run.weights), 1.0, run.weights)
+    for (observed,), begin, end in zip(run.reducers(name), edges, edges[1:], strict=False):
+        assert isinstance(observed, Observed)
+        w = every[begin:end]
         if observed.missing == "drop":
-            looked_at = observed.series().reshape(len(w), -1)[:, 0]
-            w = np.where(np.isnan(looked_at), 0.0, w)
+            proxies = observed.series().reshape(len(w), -1)[:, 0]
+            w = np.where(np.isnan(proxies), 0.0, w)
         if observed.item == ():
             x = observed.series()
             x = np.where(np.isnan(x), 0.0, x) if observed.missing == "drop" else x
@@ -113,7 +99,7 @@ def part_means(states: Sequence[tuple[int, States]], name: str, start: int) -> t
     return np.array(means), np.array(weights)
 
 
-def of_parts(means: np.ndarray, weights: np.ndarray, function: Callable[[np.ndarray], Any], base: Estimate, *,
+def of_parts(means: np.ndarray, weights: np.ndarray, function: Callable[[np.ndarray], ArrayLike], base: Estimate, *,
              unit: str = "", second: bool = False) -> Estimate:
     """The function of the mean of all parts, its error from the pseudo-values of the parts left out one by one.
 
@@ -181,28 +167,14 @@ def _independent(base: Estimate, shape: tuple[int, ...]) -> np.ndarray:
 
 def _filled(base: Estimate, value: np.ndarray, stderr: np.ndarray, dof: np.ndarray, n_eff: np.ndarray, verdict: str,
             unit: str, judge: bool = True) -> Estimate:
-    def plain(x: Any) -> Any:
-        return float(x) if np.ndim(x) == 0 else np.asarray(x)
-
     unknown = bool(np.isnan(stderr).all())
-    interval = (plain(stderr), plain(stderr)) if unknown else student_interval(value, stderr, dof, base.confidence)
     n_eff = np.where(stderr == 0, np.nan, n_eff)        # what never changes has no number of independent snapshots
-    with np.errstate(invalid="ignore", divide="ignore"):
-        g = base.n / n_eff
-    answer = replace(base, mean=plain(value), stderr=plain(stderr), interval=interval, n_eff=plain(n_eff),
-                   statistical_inefficiency=plain(g), correlation_time=plain(g / 2 * _spacing(base)), dof=plain(dof),
-                   converged=base.converged and not unknown, verdict=verdict,
-                   estimators={"jackknife": plain(stderr)}, unit=unit, coords={}, series=None)
+    answer = Estimate.of(value, stderr, dof, n=base.n, n_eff=n_eff, confidence=base.confidence, dt=spacing(base.times),
+                         estimators={"jackknife": stderr}, doubts=[verdict], vouched=base.converged and not unknown, unit=unit,
+                         n_discarded=base.n_discarded, equilibration_time=base.equilibration_time, times=base.times,
+                         time_unit=base.time_unit)
     if not judge:
         return answer
     if np.ndim(base.mean) == 0 or (unknown and base.verdict):      # of a number the verdict has said it
         return replace(answer, converged=answer.converged and bool(np.all(~(n_eff < ENOUGH))))
-    return judged(answer)
-
-
-def _spacing(base: Estimate) -> float:
-    """Time between snapshots, as the correlation time and g of the mean tell it."""
-    times = base.times
-    if times is None or len(times) < 2 or times[-1] == times[0]:
-        return 1.0
-    return float((times[-1] - times[0]) / (len(times) - 1))
+    return answer.judged()

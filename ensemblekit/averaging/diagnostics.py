@@ -7,7 +7,7 @@ array (m, n) of equal length.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -25,7 +25,7 @@ MOST_BLOCKS, MOST_A_RUN = 4096, 32
 """Of them, of all runs together and of one."""
 
 
-def rhat(runs: Any, method: Literal["rank", "split"] = "rank") -> float:
+def rhat(runs: object, method: Literal["rank", "split"] = "rank") -> float:
     """Potential scale reduction: 1 where all halves of all runs look alike; distrust above 1.01.
 
     "rank" is the larger of R-hat of the rank-normalised values (place) and of their distances from the median
@@ -44,7 +44,7 @@ def rhat(runs: Any, method: Literal["rank", "split"] = "rank") -> float:
     raise InputError(f'method is "rank" or "split"; got {method!r}')
 
 
-def rhat_limit(runs: Any, confidence: float = 0.95) -> float:
+def rhat_limit(runs: object, confidence: float = 0.95) -> float:
     """What rank R-hat stays below with this confidence where all runs are equal but short; errors as :func:`rhat`.
 
     R-hat of the same snapshots with their blocks exchanged between the runs (:func:`between_by_chance`), so that skewed and
@@ -95,7 +95,7 @@ def inefficiency_within(runs: Sequence[np.ndarray]) -> float:
     return max(float(geyer_sums(covariance)[1] / covariance[0]), 1.0) if covariance[0] > 0 else 1.0
 
 
-def ess(runs: Any, kind: Literal["bulk", "tail", "mean"] = "bulk") -> float:
+def ess(runs: object, kind: Literal["bulk", "tail", "mean"] = "bulk") -> float:
     """Effective sample size of all runs together, between-run disagreement included.
 
     "bulk" of the rank-normalised values, "tail" the smaller one of the 5 % and 95 % quantiles, "mean" of the values as
@@ -111,7 +111,7 @@ def ess(runs: Any, kind: Literal["bulk", "tail", "mean"] = "bulk") -> float:
     raise InputError(f'kind is "bulk", "tail" or "mean"; got {kind!r}')
 
 
-def mcse(runs: Any) -> float:
+def mcse(runs: object) -> float:
     """Standard error of the mean over all runs, sd / sqrt(ess "mean"). Errors as :func:`rhat`."""
     x, e = _checked(runs)
     return ldexp(float(x.std(ddof=1) / np.sqrt(ess(x, "mean"))), e)
@@ -122,7 +122,7 @@ def single_run_ess(values: np.ndarray) -> float:
     return _ess(scaled(values)[0][None])
 
 
-def _checked(runs: Any) -> tuple[np.ndarray, int]:
+def _checked(runs: object) -> tuple[np.ndarray, int]:
     """The runs over a power of two, and its exponent."""
     x = as_array(runs, "runs", named_axes=True)
     if x.dtype.kind not in "biuf" or x.ndim != 2 or x.shape[0] == 0:

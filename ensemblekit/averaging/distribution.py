@@ -15,7 +15,7 @@ from ensemblekit.intake import as_array
 from ensemblekit.source import Block, as_source
 
 
-def histogram_estimate(source: Any, edges: Any, *, map: Map | None = None, density: bool = True,
+def histogram_estimate(source: object, edges: Any, *, map: Map | None = None, density: bool = True,
                        **options: Any) -> Estimate:
     """Distribution of the values of a source, an Estimate with one number a bin.
 

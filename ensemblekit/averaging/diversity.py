@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.averaging.arrays import plain
 from ensemblekit.averaging.gram import Gram
 from ensemblekit.averaging.run import reduce
+from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
+from ensemblekit.results import Result
 from ensemblekit.scaling import exponent_of, ldexp, power_of_two, representable
 from ensemblekit.source import ReplicaSet, SnapshotSource, as_source
 
@@ -24,7 +27,7 @@ RANK_TOLERANCE = 1e-10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class DiverseSubset:
+class DiverseSubset(Result):
     """A few of n snapshots, in the order they were chosen."""
 
     indices: np.ndarray
@@ -39,7 +42,7 @@ class DiverseSubset:
     method: Method
 
 
-def pairwise(snapshots: Any, metric: Metric = "euclidean", *, engine: Any = None) -> np.ndarray:
+def pairwise(snapshots: object, metric: Metric = "euclidean", *, engine: Engine | None = None) -> np.ndarray:
     """Distances between all pairs of snapshots, (n, n), symmetric with a zero diagonal.
 
     Arguments:
@@ -107,8 +110,8 @@ def from_gram(gram: np.ndarray, metric: Literal["euclidean", "cosine"] = "euclid
     return d
 
 
-def diverse_subset(snapshots: Any, k: int, *, scores: Any = None, method: Method = "max-min",
-                   metric: Metric = "euclidean", tradeoff: float = 1.0, engine: Any = None) -> DiverseSubset:
+def diverse_subset(snapshots: object, k: int, *, scores: ArrayLike | None = None, method: Method = "max-min",
+                   metric: Metric = "euclidean", tradeoff: float = 1.0, engine: Engine | None = None) -> DiverseSubset:
     """Choose k of n snapshots that are far from each other, and good where scores are given; deterministic.
 
     Arguments:
@@ -129,7 +132,7 @@ def diverse_subset(snapshots: Any, k: int, *, scores: Any = None, method: Method
     return choose(d, k, scores=scores, method=method, tradeoff=tradeoff)
 
 
-def choose(distances: np.ndarray, k: int, *, scores: Any = None, method: Method = "max-min",
+def choose(distances: np.ndarray, k: int, *, scores: ArrayLike | None = None, method: Method = "max-min",
            tradeoff: float = 1.0) -> DiverseSubset:
     """:func:`diverse_subset` from distances (n, n) that are already there."""
     d = as_array(distances, "distances", dtype=np.float64, named_axes=True)
@@ -254,7 +257,8 @@ class _DividedGram(Gram):
         return matrix, np.zeros(len(matrix), np.int64) if self.exponent is None else self.exponent
 
 
-def gram_over(snapshots: Any, center: Literal["none", "mean", "first"], *, engine: Any = None) -> tuple[np.ndarray, int]:
+def gram_over(snapshots: object, center: Literal["none", "mean", "first"], *,
+              engine: Engine | None = None) -> tuple[np.ndarray, int]:
     """Inner products (n, n) over 4**e, and e: 0 but where they would be beyond the range of float64."""
     gram, each = _gram(snapshots, center, engine)
     if not each.any():
@@ -263,7 +267,7 @@ def gram_over(snapshots: Any, center: Literal["none", "mean", "first"], *, engin
     return ldexp(gram, each[:, None] + each - 2 * largest), largest
 
 
-def _gram(snapshots: Any, center: Literal["none", "mean", "first"], engine: Any) -> tuple[np.ndarray, np.ndarray]:
+def _gram(snapshots: object, center: Literal["none", "mean", "first"], engine: Engine | None) -> tuple[np.ndarray, np.ndarray]:
     source = as_source(snapshots)
     if isinstance(source, ReplicaSet):
         source = source.stacked()

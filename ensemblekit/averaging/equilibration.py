@@ -6,6 +6,7 @@ be low), so :func:`significant_start` truncates only where n_eff rises by more t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,8 +16,11 @@ from ensemblekit.averaging.correlation import _rounding, _series, chodera_window
 from ensemblekit.averaging.times import spacing
 from ensemblekit.averaging.weights import residual, rests_on_few
 from ensemblekit.errors import InputError, StatisticsError
+from ensemblekit.results import Result
 from ensemblekit.scaling import scaled
 
+Equilibrate = str | float | None
+"""How a start is left out: "auto", None, a whole number of snapshots, or a float, a time."""
 LATEST = 1 / 3
 """Share of the run beyond which an equilibration found automatically is that of a run that still drifts."""
 
@@ -30,7 +34,7 @@ COMPONENTS = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Equilibration:
+class Equilibration(Result):
     """The best point to start averaging from, and what it is worth."""
 
     start: int
@@ -205,7 +209,8 @@ def unless_carried(start: int, weights: np.ndarray | None) -> int:
     return 0
 
 
-def run_doubts(start: int, n: int, equilibration: Any, weights: np.ndarray | None, columns: np.ndarray) -> tuple[str, ...]:
+def run_doubts(start: int, n: int, equilibration: Equilibrate, weights: np.ndarray | None,
+               columns: np.ndarray) -> tuple[str, ...]:
     """Why no interval of a run (n, of which those from `start` on are averaged) can be vouched for; () where there is nothing.
 
     columns: (n,) or (n, k), the values or what stands for them.
@@ -215,17 +220,17 @@ def run_doubts(start: int, n: int, equilibration: Any, weights: np.ndarray | Non
     return (drifting if late else ()) + rests_on_few(None if weights is None else weights[start:], columns[start:])
 
 
-def discarded(equilibration: Any, n: int, times: np.ndarray | None) -> int:
+def discarded(equilibration: Equilibrate, n: int, times: np.ndarray | None) -> int:
     """How many snapshots a number or a time leaves out at the start of a run of n."""
     return start_after(equilibration, n, times, lambda: 0)
 
 
-def start_after(equilibration: Any, n: int, times: np.ndarray | None, found: Any) -> int:
-    """How many snapshots to discard."""
+def start_after(equilibration: Equilibrate, n: int, times: np.ndarray | None, detect: Callable[[], int]) -> int:
+    """How many snapshots to discard; `detect` finds it for "auto"."""
     if equilibration is None:
         return 0
-    if equilibration == "auto":
-        return found() if n >= 8 else 0
+    if isinstance(equilibration, str):      # "auto": see check_equilibration
+        return detect() if n >= 8 else 0
     if isinstance(equilibration, float):
         if times is None:
             raise InputError(f"equilibration={equilibration!r} is a time, and the source has no times; "
@@ -238,11 +243,10 @@ def start_after(equilibration: Any, n: int, times: np.ndarray | None, found: Any
     return start
 
 
-def check_equilibration(equilibration: Any) -> None:
+def check_equilibration(equilibration: object) -> None:
     """Refuse what is no way to discard a start."""
     if equilibration is None or (isinstance(equilibration, str) and equilibration == "auto"):
         return
-    number = isinstance(equilibration, int | float | np.integer) and not isinstance(equilibration, bool)
-    if not number or not equilibration >= 0:
+    if isinstance(equilibration, bool) or not isinstance(equilibration, int | float | np.integer) or not equilibration >= 0:
         raise InputError('equilibration is "auto", None, a whole number of snapshots or a time as a float, not below '
                          f"0; got {equilibration!r}")

@@ -5,14 +5,22 @@ from __future__ import annotations
 import decimal
 import html
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from ensemblekit.averaging.doubts import ENOUGH, standard_doubts
 from ensemblekit.errors import InputError
+from ensemblekit.results import Result
 from ensemblekit.scaling import ldexp, power_of_two
+
+Coords = Mapping[str, tuple[np.ndarray, str]]
+"""Named axes of an item: name -> (values, unit)."""
+Number = float | np.ndarray
+"""Of a scalar a float, of an array an array of the item's shape."""
 
 SIGNS = {"Angstrom": "Å", "Angstrom2": "Å²", "Angstrom3": "Å³", "Angstrom-3": "Å⁻³", "degree": "°"}
 """How units of H5MD's notation are printed where they have a sign of their own."""
@@ -23,11 +31,13 @@ DISAGREE = 1.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Estimate:
+class Estimate(Result):
     """A mean with an interval that accounts for correlation in time and for weights.
 
     Numbers are floats for a scalar and arrays of the item's shape otherwise, in `unit` unless said otherwise.
     """
+
+    FIGURE = "averages.estimate"
 
     mean: Any
     """Weighted mean of the snapshots kept."""
@@ -75,6 +85,61 @@ class Estimate:
     """Of several runs of a scalar: the :class:`~ensemblekit.Ergodicity` verdict, within and between variance."""
     further: Mapping[str, Estimate] = field(default_factory=dict)
     """Quantities that come with this one, by name; also as attributes: ``rdf.coordination``."""
+
+    @classmethod
+    def of(cls, mean: ArrayLike, stderr: ArrayLike | None = None, dof: ArrayLike | None = None, *, n: int, confidence: float,
+           n_eff: ArrayLike | None = None, g: ArrayLike | None = None, dt: float = 1.0,
+           interval: tuple[Any, Any] | None = None, doubts: Iterable[str] = (), vouched: bool | None = None,
+           estimators: Mapping[str, ArrayLike] | None = None, refused: str = "", **facts: Any) -> Estimate:
+        """The estimate with this mean and error, and what follows from these.
+
+        Arguments:
+            mean, stderr, dof, n_eff: numbers, or arrays of the item's shape.
+            g: statistical inefficiency; None: n / n_eff.
+            dt: time between snapshots, for the correlation time g / 2 dt.
+            interval: None: Student's.
+            doubts: what goes into the verdict; with one, it is not vouched for, unless `vouched` says so.
+            refused: why there is no error: `stderr` and all that rests on it are NaN then.
+            estimators: name of a method -> the standard error it gives.
+            facts: the other fields, by name.
+        """
+        shape = np.shape(mean)
+        none = math.nan if not shape else np.full(shape, np.nan)
+        if refused or stderr is None or dof is None:
+            return cls(mean=_scalar(mean), stderr=none, interval=(none, none), confidence=confidence, n=n, n_eff=none,
+                       statistical_inefficiency=none, correlation_time=none, dof=none, converged=False, verdict=refused,
+                       **facts)
+        words = tuple(doubts)
+        n_eff = none if n_eff is None else n_eff
+        with np.errstate(invalid="ignore", divide="ignore"):
+            g = np.divide(n, n_eff) if g is None else g
+        return cls(mean=_scalar(mean), stderr=_scalar(stderr), n=n, n_eff=_scalar(n_eff), confidence=confidence,
+                   interval=student_interval(mean, stderr, dof, confidence) if interval is None else interval,
+                   statistical_inefficiency=_scalar(g), dof=_scalar(dof), verdict="; ".join(filter(None, words)),
+                   converged=not words if vouched is None else vouched,
+                   estimators={name: _scalar(x) for name, x in (estimators or {}).items()},
+                   correlation_time=_scalar(np.asarray(g) / 2 * dt), **facts)
+
+    def judged(self, *, independent: ArrayLike | None = None, enough: float = ENOUGH, size: int | None = None,
+               word: str = "elements") -> Estimate:
+        """The estimate with the :func:`~ensemblekit.averaging.doubts.standard_doubts` about its numbers.
+
+        independent: snapshots that say how well the error of each element is known; by default n_eff.
+        """
+        known = np.asarray(self.n_eff if independent is None else independent, dtype=np.float64)
+        words, vouched = standard_doubts(np.asarray(self.mean), np.asarray(self.stderr), known, enough=enough, size=size,
+                                         word=word)
+        if not words:
+            return self
+        return replace(self, converged=self.converged and vouched, verdict="; ".join(filter(None, [self.verdict, *words])))
+
+    def with_doubt(self, why: str) -> Estimate:
+        """The estimate, not vouched for: `why` comes first in its verdict."""
+        return replace(self, converged=False, verdict="; ".join(filter(None, [why, self.verdict])))
+
+    def noting(self, *words: str) -> Estimate:
+        """The estimate with these words behind its verdict, vouched for or not as it was."""
+        return replace(self, verdict="; ".join(filter(None, [self.verdict, *words]))) if any(words) else self
 
     def __getattr__(self, name: str) -> Estimate:
         if not name.startswith("_"):
@@ -188,13 +253,13 @@ def printed(unit: str) -> str:
     return " ".join(SIGNS.get(part, part) for part in unit.split(" "))
 
 
-def student_interval(mean: Any, stderr: Any, dof: Any, confidence: float) -> tuple[Any, Any]:
+def student_interval(mean: ArrayLike, stderr: ArrayLike, dof: ArrayLike, confidence: float) -> tuple[Any, Any]:
     """mean ± t(dof) stderr, two-sided; (low, high)."""
     half = quantile(confidence, dof) * np.asarray(stderr)
     return _scalar(mean - half), _scalar(mean + half)
 
 
-def bounded_interval(mean: Any, interval: tuple[Any, Any], bounds: tuple[float, float | None]) -> tuple[Any, Any]:
+def bounded_interval(mean: ArrayLike, interval: tuple[Any, Any], bounds: tuple[float, float | None]) -> tuple[Any, Any]:
     """The interval of a quantity that cannot leave `bounds`, from one that knows nothing of them; (low, high).
 
     By the delta method on a scale without an end: the square root of the distance from the lower bound, on which counts and
@@ -222,7 +287,7 @@ def bounded_interval(mean: Any, interval: tuple[Any, Any], bounds: tuple[float, 
     return found[0], found[1]
 
 
-def spread_interval(mean: Any, stderr: Any, dof: Any, confidence: float, degree: int = 1) -> tuple[Any, Any]:
+def spread_interval(mean: ArrayLike, stderr: ArrayLike, dof: ArrayLike, confidence: float, degree: int = 1) -> tuple[Any, Any]:
     """The interval of a variance (degree 1) or a standard deviation (degree 2); (low, high).
 
     A variance scatters as chi-squared over its degrees of freedom does, 2 (mean / stderr)², whose cube root is nearly normal
@@ -241,7 +306,7 @@ def spread_interval(mean: Any, stderr: Any, dof: Any, confidence: float, degree:
             _scalar(np.where(flat, mean + t * stderr, np.maximum(high, mean))))
 
 
-def quantile(confidence: float, dof: Any) -> Any:
+def quantile(confidence: float, dof: ArrayLike) -> Any:
     """Student's t for a two-sided interval; a Gaussian's where dof is infinite."""
     from scipy.special import ndtri, stdtrit
 
@@ -273,12 +338,12 @@ def _shifted(value: float, power: int) -> Any:
     return value / 10.0**power if -300 < power < 300 else decimal.Decimal(value).scaleb(-power)
 
 
-def over_power_of_two(estimate: Estimate, exponent: Any) -> Estimate:
+def over_power_of_two(estimate: Estimate, exponent: int | np.ndarray) -> Estimate:
     """The estimate of values that were divided by 2**exponent (an int, or ints of the item's shape), in their own scale."""
     if not np.any(exponent):
         return estimate
 
-    def full(x: Any) -> Any:
+    def full(x: ArrayLike) -> Any:
         return _scalar(ldexp(x, exponent))
 
     return replace(estimate, mean=full(estimate.mean), stderr=full(estimate.stderr),

@@ -11,11 +11,12 @@ import numpy as np
 from ensemblekit.averaging.arrays import copied, join, plain, real_only, same_item
 from ensemblekit.averaging.rows import rows_of
 from ensemblekit.errors import StatisticsError
+from ensemblekit.results import Result
 from ensemblekit.source import Array, is_torch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ExtremesResult:
+class ExtremesResult(Result):
     """Arrays of the item's shape. As in numpy, NaN is the smallest and the largest of all where there is one."""
 
     low: Array

@@ -64,7 +64,7 @@ def spectrum(q: int, h: float) -> tuple[np.ndarray, float]:
     return k * k / d - 2 * k**3 * (1 - (-1.0) ** j * np.exp(-k)) / d**2, float(variance_of_mean(k))
 
 
-def variance_of_mean(x: Any) -> Any:
+def variance_of_mean(x: float | np.ndarray) -> Any:
     """Variance of the mean over x correlation times, times x and over the spectrum at zero."""
     return 1 - (1 - np.exp(-x)) / x
 

@@ -12,12 +12,15 @@ from ensemblekit.averaging.arrays import join, like, real_only, same_item, wide
 from ensemblekit.averaging.rows import rows_of
 from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array
+from ensemblekit.results import Result
 from ensemblekit.source import Array, is_torch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class HistogramResult:
+class HistogramResult(Result):
     """Counts of values in bins; half-open, the last one with its upper edge, as in numpy.histogram."""
+
+    FIGURE = "averages.histogram"
 
     edges: np.ndarray
     """Shape (bins + 1,)."""

@@ -25,7 +25,7 @@ from ensemblekit.source import Array, Block
 Missing = Literal["raise", "drop"]
 
 
-def check_missing(missing: Any) -> None:
+def check_missing(missing: object) -> None:
     """Refuse what is no way to treat missing snapshots."""
     if missing not in ("raise", "drop"):
         raise InputError(f'missing is "raise" or "drop"; got {missing!r}')

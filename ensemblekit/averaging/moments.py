@@ -13,6 +13,7 @@ from ensemblekit.averaging.arrays import along, as_numbers, flat_pieces, in_rang
 from ensemblekit.averaging.rows import Rows, folded, rows_of
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
+from ensemblekit.results import Result
 from ensemblekit.scaling import FREE, common, ldexp, power_of_two, weight_exponent
 from ensemblekit.source import Array, Field, is_torch
 
@@ -20,8 +21,10 @@ UNGUARDED = np.empty(0, np.uint8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class MomentsResult:
+class MomentsResult(Result):
     """Mean and spread of the snapshots given. Arrays have the shape of the item."""
+
+    FIGURE = "averages.moments"
 
     mean: Array
     """Weighted mean, float64 (complex128 for complex fields)."""

@@ -22,11 +22,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.averaging.resample import MIN_BLOCKS, jackknife_values
 from ensemblekit.averaging.weights import normalised_weights
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
+from ensemblekit.results import Result
 from ensemblekit.scaling import ldexp, power_of_two, scaled
 
 LineageKind = Literal["forward", "population"]
@@ -105,7 +107,7 @@ class LineageTree:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PopulationAverage:
+class PopulationAverage(Result):
     """Average of a trait over lineages that end in the cells alive at one time."""
 
     mean: float
@@ -138,7 +140,7 @@ def lineage_weights(tree: LineageTree, time: float, kind: LineageKind = "forward
     raise InputError(f'kind is "forward" or "population"; got {kind!r}')
 
 
-def division_weights(divisions: Any, *, offspring: float = 2.0, to: LineageKind = "population") -> np.ndarray:
+def division_weights(divisions: ArrayLike, *, offspring: float = 2.0, to: LineageKind = "population") -> np.ndarray:
     """Weights for lineages known only by how often each divided, (lineages,), that sum to one.
 
     Arguments:

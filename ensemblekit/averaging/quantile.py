@@ -11,13 +11,14 @@ import numpy as np
 from ensemblekit.averaging.arrays import real_only, same_item
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
+from ensemblekit.results import Result
 from ensemblekit.source import Array
 
 QUARTILES = (0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class QuantileResult:
+class QuantileResult(Result):
     """Quantiles of the snapshots seen: the smallest value with at least a share p of the weight at or below it."""
 
     probabilities: np.ndarray

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.averaging.consensus import Consensus, consensus
 from ensemblekit.averaging.diagnostics import MIN_DRAWS, ess, rhat, single_run_ess
@@ -15,6 +16,7 @@ from ensemblekit.averaging.series import Series
 from ensemblekit.engine import Serial
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
+from ensemblekit.results import Result
 from ensemblekit.scaling import ldexp, power_of_two, scaled
 from ensemblekit.source import ArraySource, Block, ReplicaSet, SnapshotSource, as_source
 
@@ -52,7 +54,7 @@ class Comparison(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class FluctuationMetric:
+class FluctuationMetric(Result):
     """Thirumalai & Mountain's Ω(t): how far the running averages of the runs are from each other."""
 
     times: np.ndarray
@@ -68,7 +70,7 @@ class FluctuationMetric:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Ergodicity:
+class Ergodicity(Result):
     """Whether independent runs say the same as each other, over time and at one time; print it to read it."""
 
     verdict: Verdict
@@ -119,8 +121,8 @@ class Ergodicity:
         return "\n".join(lines)
 
 
-def ergodicity(replicas: Any, *, map: Map | None = None, field: str | None = None, ensemble: Any = None,
-               confidence: float = 0.95) -> Ergodicity:
+def ergodicity(replicas: object, *, map: Map | None = None, field: str | None = None,
+               ensemble: ArrayLike | tuple[float, float] | None = None, confidence: float = 0.95) -> Ergodicity:
     """Compare independent runs of one thing: each with itself over time, with each other, and with an ensemble.
 
     Arguments:
@@ -176,7 +178,7 @@ def ergodicity(replicas: Any, *, map: Map | None = None, field: str | None = Non
         confidence=confidence, unit=unit)
 
 
-def fluctuation_metric(replicas: Any, *, map: Map | None = None, field: str | None = None,
+def fluctuation_metric(replicas: object, *, map: Map | None = None, field: str | None = None,
                        points: int = 60) -> FluctuationMetric:
     """Thirumalai–Mountain metric Ω(t) of at least two runs over the time that all of them cover.
 
@@ -205,7 +207,7 @@ def fluctuation_metric(replicas: Any, *, map: Map | None = None, field: str | No
                              exponent_stderr=float(error), rate=rate)
 
 
-def ergodicity_breaking(replicas: Any, *, lag: int | None = None, map: Map | None = None,
+def ergodicity_breaking(replicas: object, *, lag: int | None = None, map: Map | None = None,
                         field: str | None = None) -> float:
     """Ergodicity-breaking parameter EB = (⟨A²⟩ - ⟨A⟩²)/⟨A⟩² of a time average A over runs; 0 for long ergodic runs.
 
@@ -291,7 +293,7 @@ def _times_of(block: Block) -> np.ndarray:
         else np.asarray(block.times, dtype=np.float64)
 
 
-def _checked(k: int, values: Any, weights: np.ndarray, times: np.ndarray) -> Run:
+def _checked(k: int, values: ArrayLike, weights: np.ndarray, times: np.ndarray) -> Run:
     x = as_array(values, f"run {k}")
     if x.size != len(x) or x.dtype.kind not in "biuf":
         raise InputError(f"run {k} gives {x.dtype} {x.shape[1:]} a snapshot; ergodicity looks at one real number a "
@@ -330,7 +332,7 @@ def _relative_variance(averages: np.ndarray) -> float:
 
 
 def _tests(runs: list[Run], averages: list[TimeAverage], together: Consensus | None,
-           ensemble: Any) -> dict[str, Comparison]:
+           ensemble: ArrayLike | tuple[float, float] | None) -> dict[str, Comparison]:
     tests = {}
     if together is not None:
         tests["place"] = welch(averages)
@@ -377,7 +379,7 @@ def _drift(runs: list[Run]) -> Comparison:
     return _student(float(np.mean(steps)) / (spread / np.sqrt(len(steps))), len(steps) - 1.0)
 
 
-def _against(ensemble: Any, averages: list[TimeAverage], together: Consensus | None) -> Comparison:
+def _against(ensemble: ArrayLike | tuple[float, float], averages: list[TimeAverage], together: Consensus | None) -> Comparison:
     """Student's test of the time average against an ensemble average, degrees of freedom by Welch–Satterthwaite."""
     if isinstance(ensemble, tuple):
         if len(ensemble) != 2 or not np.isfinite(ensemble).all() or ensemble[1] <= 0:

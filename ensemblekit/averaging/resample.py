@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from ensemblekit.averaging.reducer import MergesInTime
-from ensemblekit.averaging.run import States
+from ensemblekit.averaging.run_states import RunStates, States
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
+from ensemblekit.results import Result
 from ensemblekit.scaling import ldexp, power_of_two, scaled
 from ensemblekit.source_clock import chosen_weights
 
@@ -27,7 +28,7 @@ CHUNK_DRAWS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Resampled:
+class Resampled(Result):
     """The value of a function of averages, with an error from resampling blocks of the snapshots."""
 
     value: Any
@@ -54,10 +55,10 @@ class Resampled:
                 f"({self.method}, blocks of {self.block_length:.4g})")
 
 
-def block_bootstrap(values: Any, function: Function | None = None, *, weights: Any = None, log_weights: Any = None,
-                    scheme: Scheme = "stationary", block_length: float | None = None, n_resamples: int = 1000,
-                    confidence: float = 0.95, interval: Interval = "bca", vectorised: bool = False,
-                    rng: np.random.Generator | int = 0) -> Resampled:
+def block_bootstrap(values: ArrayLike, function: Function | None = None, *, weights: ArrayLike | None = None,
+                    log_weights: ArrayLike | None = None, scheme: Scheme = "stationary",
+                    block_length: float | None = None, n_resamples: int = 1000, confidence: float = 0.95,
+                    interval: Interval = "bca", vectorised: bool = False, rng: np.random.Generator | int = 0) -> Resampled:
     """Bootstrap of blocks for any function of averages over correlated snapshots.
 
     Arguments:
@@ -113,8 +114,9 @@ def block_bootstrap(values: Any, function: Function | None = None, *, weights: A
                      n_resamples=n_resamples)
 
 
-def jackknife(values: Any, function: Function | None = None, *, weights: Any = None, log_weights: Any = None,
-              block_length: int | None = None, confidence: float = 0.95, vectorised: bool = False) -> Resampled:
+def jackknife(values: ArrayLike, function: Function | None = None, *, weights: ArrayLike | None = None,
+              log_weights: ArrayLike | None = None, block_length: int | None = None, confidence: float = 0.95,
+              vectorised: bool = False) -> Resampled:
     """Delete-block jackknife for any smooth function of averages over correlated snapshots.
 
     The run is cut into at most 20 equal blocks, fewer where :func:`optimal_block_length` asks for longer ones; the
@@ -140,47 +142,31 @@ def jackknife(values: Any, function: Function | None = None, *, weights: Any = N
     return jackknife_values(value, left_out, shares, confidence, len(x) / count)
 
 
-def jackknife_states(states: Sequence[tuple[int, States]], function: Callable[[States], Any], *,
-                     length: int | None = None, confidence: float = 0.95) -> Resampled:
+def jackknife_states(run: RunStates, function: Callable[[States], ArrayLike], *, confidence: float = 0.95) -> Resampled:
     """Delete-one jackknife over the partial states of one run: the error of any function of any statistic, unread.
 
     Arguments:
-        states: ``partials(...)[run]``: (start, name -> reducers) in time order, at least 4.
+        run: ``partials(...)[k]``, of at least 4 states.
         function: name -> merged reducers -> a number or an array, such as
             ``lambda s: s["moments"][0].result().variance``.
-        length: snapshots of the run, to know the size of the last state; None: all states count alike.
 
-    Only for statistics that do not ask what comes after what (moments, histograms, extremes, covariance): the
-    snapshots before and after the hole are merged. The states must be long beside the correlation time; ask
-    ``partials`` for fewer (``keep=16``) where they are not.
+    A state counts by its snapshots, or by their weight. Only for statistics that do not ask what comes after what (moments,
+    histograms, extremes, covariance): the snapshots before and after the hole are merged. The states must be long beside
+    the correlation time; ask ``partials`` for fewer (``keep=16``) where they are not.
 
-    Raises StatisticsError for fewer than 4 states or a value that is not finite.
+    Raises StatisticsError for fewer than 4 states with weight or a value that is not finite.
     """
-    if len(states) < MIN_BLOCKS:
-        raise StatisticsError(f"{len(states)} partial states; the jackknife needs at least {MIN_BLOCKS}")
-    parts = [state for _, state in states]
-    before = _running(parts)
-    after = _running(parts[::-1], backwards=True)[::-1]
-    value = np.asarray(function(before[-1]), dtype=np.float64)
-    left_out = []
-    for k in range(len(parts)):
-        if k == 0:
-            rest = after[1]
-        elif k == len(parts) - 1:
-            rest = before[k - 1]
-        else:
-            rest = _joined(before[k - 1], after[k + 1])
-        left_out.append(np.asarray(function(rest), dtype=np.float64))
-    _check_finite(np.array(left_out))
-    starts = np.array([start for start, _ in states], dtype=np.float64)
-    if length is not None and length <= starts[-1]:
-        raise InputError(f"length={length} is not beyond the start of the last state, {starts[-1]:.0f}")
-    sizes = np.ones(len(parts)) if length is None else np.diff(starts, append=length)
-    mean_length = float("nan") if length is None else (length - starts[0]) / len(parts)
-    return jackknife_values(value, np.array(left_out), sizes / sizes.sum(), confidence, mean_length)
+    if len(run.states) < MIN_BLOCKS:
+        raise StatisticsError(f"{len(run.states)} partial states; the jackknife needs at least {MIN_BLOCKS}")
+    value = np.asarray(function(run.merged()), dtype=np.float64)
+    left_out = np.zeros((len(run.states), *value.shape))
+    for k, rest in run.without():
+        left_out[k] = function(rest)
+    _check_finite(left_out)
+    return jackknife_values(value, left_out, run.part_weights / run.part_weights.sum(), confidence, run.n / len(run.states))
 
 
-def optimal_block_length(values: Any, scheme: Literal["stationary", "circular"] = "stationary") -> float:
+def optimal_block_length(values: ArrayLike, scheme: Literal["stationary", "circular"] = "stationary") -> float:
     """The block length that makes the bootstrap's error of a mean most accurate, in snapshots.
 
     Politis & White, Econometric Reviews 23, 53 (2004), corrected in 28, 372 (2009): flat-top spectral estimates up to
@@ -341,7 +327,8 @@ def _length_of(x: np.ndarray, w: np.ndarray, given: float | None, scheme: str) -
     return float(given)
 
 
-def _checked(values: Any, weights: Any = None, log_weights: Any = None) -> tuple[np.ndarray, np.ndarray, bool]:
+def _checked(values: ArrayLike, weights: ArrayLike | None = None,
+             log_weights: ArrayLike | None = None) -> tuple[np.ndarray, np.ndarray, bool]:
     x = as_array(values, "values")
     if x.ndim not in (1, 2) or x.dtype.kind not in "biuf" or (x.ndim == 2 and x.shape[1] == 0):
         raise InputError(f"values are real numbers, shape (n,) or (n, k); got {x.dtype} {x.shape}")
@@ -371,28 +358,6 @@ def _check_finite(values: np.ndarray) -> None:
     if bad.any():
         raise StatisticsError(f"the function is not finite on {int(bad.sum())} of {len(values)} resamples; it must "
                               "hold for every average the snapshots can give")
-
-
-def _running(parts: Sequence[States], backwards: bool = False) -> list[States]:
-    """The states merged from one end up to each."""
-    total = [_copied(parts[0])]
-    for part in parts[1:]:
-        total.append(_joined(part, total[-1]) if backwards else _joined(total[-1], part))
-    return total
-
-
-def _joined(first: States, later: States) -> States:
-    joined = _copied(first)
-    for name, reducers in joined.items():
-        for a, b in zip(reducers, later[name], strict=True):
-            assert isinstance(a, MergesInTime)      # partials refuses others
-            same: Any = b
-            a.merge(same)
-    return joined
-
-
-def _copied(states: States) -> States:
-    return {name: [r.restored(r.state()) for r in reducers] for name, reducers in states.items()}
 
 
 def _plain(x: Any) -> Any:

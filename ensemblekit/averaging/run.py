@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from ensemblekit.averaging.missing import Missing, check_missing, omitting
 from ensemblekit.averaging.reducer import JoinsInSpace, Reducer, Restart, TakesResult, cuts_of_reducer, fills_slots, is_reducer
+from ensemblekit.averaging.run_states import RunStates, States, merge_into
 from ensemblekit.engine import Engine, Serial, Threads
 from ensemblekit.errors import InputError, ReadOnceError, ReductionError, UnknownFieldError, WorkerLostError
 from ensemblekit.intake import unmasked
-from ensemblekit.source import Block, Cut, Field, Piece, SnapshotSource, as_source
+from ensemblekit.source import Array, Block, Cut, Field, Piece, SnapshotSource, as_source
 from ensemblekit.source_cuts import WHOLE
 
 Map = Callable[[Block], Any]
 Branch = Reducer | tuple[Any, ...]
 Branches = Mapping[str, tuple[Any, ...]]        # name -> (map, field name or None; reducers)
-States = dict[str, list[Reducer]]
 Progress = bool | Callable[[int, int | None], None]
 
 LIMIT = 64 << 20
 KEEP = 64
 
 
-def reduce(source: Any, branches: Reducer | Mapping[str, Branch], *, map: Map | None = None,
+def reduce(source: object, branches: Reducer | Mapping[str, Branch], *, map: Map | None = None,
            fields: Sequence[str] | None = None, engine: Engine | None = None, cut: Cut = "time", limit: int = LIMIT,
            progress: Progress = False, missing: Missing = "raise") -> Any:
     """Statistics of the snapshots of a source, all in one read.
@@ -55,9 +57,9 @@ def reduce(source: Any, branches: Reducer | Mapping[str, Branch], *, map: Map | 
     named: Mapping[str, Branch] = {"result": branches} if single else branches     # type: ignore[assignment,dict-item]
     source = as_source(source)
     runs: dict[int, States] = {}
-    for run, states in _read(source, named, map, fields, engine or Threads(), cut, limit, True, progress,
-                               collapse=True, missing=missing):
-        runs[run] = states[0][1]
+    for read in _read(source, named, map, fields, engine or Threads(), cut, limit, True, progress, collapse=True,
+                      missing=missing):
+        runs[read.run] = read.states[0]
     several = source.lengths is not None and len(source.lengths) > 1
     normal = _normalised(source, named, map)
     count = len(source.lengths) if source.lengths is not None else 1
@@ -72,38 +74,32 @@ def reduce(source: Any, branches: Reducer | Mapping[str, Branch], *, map: Map | 
     return results["result"] if single else results
 
 
-def partials(source: Any, branches: Mapping[str, Branch], *, map: Map | None = None,
+def partials(source: object, branches: Mapping[str, Branch], *, map: Map | None = None,
              fields: Sequence[str] | None = None, engine: Engine | None = None, cut: Cut = "time",
              limit: int = LIMIT, keep: int = KEEP, blas: bool = True,
-             progress: Progress = False, missing: Missing = "raise") -> dict[int, list[tuple[int, States]]]:
-    """The states of a single read, not yet merged: run -> [(start, name -> states)] in time order.
+             progress: Progress = False, missing: Missing = "raise") -> list[RunStates]:
+    """The states of a single read, not yet merged: a RunStates for each run, with the times and weights of its snapshots.
 
-    At most `keep` a run (neighbours are merged two by two; one a run when cut in space). Equilibration merges a
+    At most `keep` states a run (neighbours are merged two by two; one a run when cut in space). Equilibration merges a
     suffix, the jackknife leaves one out, replicas are pooled over runs, a checkpoint saves them: no second read.
     ``blas=False``: maps and reducers call no BLAS, which then needs no holding to one thread.
-    Arguments and errors are those of :func:`reduce`.
+    Arguments and errors are those of :func:`reduce`. A run without snapshots has no RunStates.
     """
     source = as_source(source)
-    return dict(_read(source, branches, map, fields, engine or Threads(), cut, limit, False, progress, keep=keep,
-                      blas=blas, missing=missing))
+    runs = _read(source, branches, map, fields, engine or Threads(), cut, limit, False, progress, keep=keep, blas=blas,
+                 missing=missing)
+    return sorted(runs, key=lambda run: run.run)
 
 
-def merged(states: Sequence[tuple[int, States]], start: int = 0) -> States:
-    """The states from snapshot `start` on, merged in time order; the states given are left as they are."""
-    kept = [state for begin, state in states if begin >= start]
-    if not kept:
-        raise InputError(f"no partial state begins at or after snapshot {start}; "
-                         f"they begin at {[begin for begin, _ in states]}")
-    total: States = {name: [r.restored(r.state()) for r in reducers] for name, reducers in kept[0].items()}
-    for state in kept[1:]:
-        _merge(total, state)
-    return total
+def merged(run: RunStates, start: int = 0) -> States:
+    """The states of a run from its snapshot `start` on, merged in time order; those of the run are left as they are."""
+    return run.merged(start)
 
 
 def _read(source: SnapshotSource, branches: Mapping[str, Branch], map: Map | None, fields: Sequence[str] | None,
           engine: Engine, cut: Cut, limit: int, tiled: bool, progress: Progress, *, collapse: bool = False,
-          keep: int = KEEP, blas: bool = True, missing: Missing = "raise") -> Iterator[tuple[int, list[tuple[int, States]]]]:
-    """One read; yields each run with its states when the run has ended."""
+          keep: int = KEEP, blas: bool = True, missing: Missing = "raise") -> Iterator[RunStates]:
+    """One read; yields each run when it has ended."""
     if cut not in ("time", "space"):
         raise InputError(f'cut is "time" or "space"; got {cut!r}')
     if limit < 1:
@@ -136,28 +132,72 @@ def _read(source: SnapshotSource, branches: Mapping[str, Branch], map: Map | Non
         normal = {name: (map, field, *(r.preallocate(one) if map is None and fills_slots(r) else r
                                        for r in reducers))
                   for name, (map, field, *reducers) in normal.items()}
-    values = _mapped(engine, _prefetched(pieces), normal, blas)
+    values = _mapped(engine, _prefetched(pieces), _Work(normal, not collapse), blas)
     try:
-        for at, start, stop, tile, states in values:
-            if at != run:
+        for part in values:
+            if part.run != run:
                 if run >= 0:
-                    yield run, rows.joined(one)
-                run, rows = at, _Rows(collapse, keep, cut == "space", None if lengths is None else lengths[at])
-            rows.add(start, tile, states)
-            meter(stop - start, tile, one.size if one else 0)
+                    yield _run_of(run, rows, one, source.time_unit)
+                run, rows = part.run, _Rows(collapse, keep, cut == "space", None if lengths is None else lengths[part.run])
+            rows.add(part)
+            meter(part.stop - part.start, part.tile, one.size if one else 0)
     finally:
         close = getattr(values, "close", None)
         if close is not None:
             close()
         meter.close()
     if run >= 0:
-        yield run, rows.joined(one)
+        yield _run_of(run, rows, one, source.time_unit)
 
 
-def _mapped(engine: Engine, pieces: Iterator[Piece], branches: Branches, blas: bool) -> Iterator[Any]:
+def _run_of(run: int, rows: _Rows, field: Field | None, time_unit: str) -> RunStates:
+    states = rows.joined(field)
+    lengths = [clock.n for clock in rows.clocks]
+    return RunStates(run, rows.stop - states[0][0], tuple(start for start, _ in states), tuple(one for _, one in states),
+                     _column([clock.times for clock in rows.clocks], lengths),
+                     _column([clock.weights for clock in rows.clocks], lengths), time_unit)
+
+
+def _column(columns: list[np.ndarray | None], lengths: list[int]) -> np.ndarray | None:
+    """The times or weights of a run from those of its blocks, NaN where a block has none; None: none has any."""
+    if all(column is None for column in columns):
+        return None
+    whole = np.concatenate([np.full(n, np.nan) if column is None else column
+                            for column, n in zip(columns, lengths, strict=True)])
+    return None if np.isnan(whole).all() else whole
+
+
+class Clock(NamedTuple):
+    """Times and weights of the snapshots of a block."""
+
+    times: np.ndarray | None
+    weights: np.ndarray | None
+    n: int
+
+
+class _Work(NamedTuple):
+    """What is to be done with every piece."""
+
+    branches: Branches
+    clock: bool
+    """Whether times and weights are kept."""
+
+
+class _Part(NamedTuple):
+    """What was made of a piece."""
+
+    run: int
+    start: int
+    stop: int
+    tile: slice
+    states: States
+    clocks: list[Clock]
+
+
+def _mapped(engine: Engine, pieces: Iterator[Piece], work: _Work, blas: bool) -> Iterator[_Part]:
     """The pieces' states from the engine; a worker that was lost is named with the snapshots it had."""
     try:
-        values = engine.map(_reduce_piece, pieces, branches, blas=blas)
+        values = engine.map(_reduce_piece, pieces, work, blas=blas)
     except TypeError as error:
         if "blas" not in str(error):
             raise
@@ -202,9 +242,15 @@ class _Rows:
         self.n = n                                                  # snapshots of the run, where they are known
         self.stack: list[tuple[int, int, States]] = []              # whole: (how many tiles, start, states), left to right
         self.columns: dict[int, list[tuple[int, States]]] = {}      # first number of the tile -> states in time
+        self.clocks: list[Clock] = []                               # of the first tile
+        self.stop = 0
 
-    def add(self, start: int, tile: slice, states: States) -> None:
+    def add(self, part: _Part) -> None:
+        start, tile, states = part.start, part.tile, part.states
         self.cut = self.cut or tile != WHOLE
+        self.stop = max(self.stop, part.stop)
+        if not tile.start:
+            self.clocks += part.clocks
         if self.whole:      # every piece is one tile over all time: neighbours are joined as they come, in the same pairs
             self.stack.append((1, start, states))
             while len(self.stack) > 1 and self.stack[-1][0] == self.stack[-2][0]:
@@ -212,22 +258,22 @@ class _Rows:
             return
         column = self.columns.setdefault(tile.start or 0, [])
         if self.collapse and column:
-            _merge(column[0][1], states)
+            merge_into(column[0][1], states)
             return
         # of a run of known length, those of one of `keep` equal parts of it: never more states than are kept in the end
         if self.n and column and start * self.keep // self.n == column[-1][0] * self.keep // self.n:
-            _merge(column[-1][1], states)
+            merge_into(column[-1][1], states)
             return
         column.append((start, states))
         if not self.collapse and len(column) >= 2 * self.keep:
             for k in range(0, len(column) - 1, 2):
-                _merge(column[k][1], column[k + 1][1])
+                merge_into(column[k][1], column[k + 1][1])
             column[:] = column[::2]
 
     def _join_last(self) -> None:
         more, _, right = self.stack.pop()
         count, start, left = self.stack[-1]
-        _pairwise(left, right, "join")
+        _join(left, right)
         self.stack[-1] = count + more, start, left
 
     def joined(self, field: Field | None) -> list[tuple[int, States]]:
@@ -239,7 +285,7 @@ class _Rows:
         while len(columns) > 1:         # two by two: joining one by one would copy the growing left side every time
             for left, right in zip(columns[::2], columns[1::2], strict=False):
                 for (_, a), (_, b) in zip(left, right, strict=True):
-                    _pairwise(a, b, "join")
+                    _join(a, b)
             columns = columns[::2]
         (first,) = columns
         if self.cut and field is not None:
@@ -250,29 +296,31 @@ class _Rows:
                             reducer.reshape(field.shape)
         while not self.collapse and len(first) > self.keep:
             for k in range(0, len(first) - 1, 2):
-                _merge(first[k][1], first[k + 1][1])
+                merge_into(first[k][1], first[k + 1][1])
             first = first[::2]
         return first
 
 
-def _merge(total: States, later: States) -> None:
-    _pairwise(total, later, "merge")
+def _join(left: States, right: States) -> None:
+    """Join the states of the next tile of the item to those of `left`."""
+    for name, reducers in left.items():
+        for a, b in zip(reducers, right[name], strict=True):
+            assert isinstance(a, JoinsInSpace)      # partials refuses others
+            same: Any = b
+            a.join(same)
 
 
-def _pairwise(total: States, other: States, verb: Literal["merge", "join"]) -> None:
-    for name, reducers in total.items():
-        for a, b in zip(reducers, other[name], strict=True):
-            getattr(a, verb)(b)
-
-
-def _reduce_piece(branches: Branches, piece: Piece) -> tuple[int, int, int, slice, States]:
+def _reduce_piece(work: _Work, piece: Piece) -> _Part:
     """Everything that is done with one piece, wherever it is done."""
     states: dict[str, list[Any]] = {name: [r.slot(piece.tile) if fills_slots(r) else r.empty() for r in reducers]
-                                    for name, (_, _, *reducers) in branches.items()}
+                                    for name, (_, _, *reducers) in work.branches.items()}
+    clocks: list[Clock] = []
     doing = "reading"
     try:
         for block in piece.blocks():
-            for name, (map, field, *_) in branches.items():
+            if work.clock and not piece.tile.start:
+                clocks.append(Clock(_copy(block.times), _copy(block.weights), len(block)))
+            for name, (map, field, *_) in work.branches.items():
                 doing = f"branch {name!r}"
                 if map is None:
                     values = block.fields[field]
@@ -290,7 +338,12 @@ def _reduce_piece(branches: Branches, piece: Piece) -> tuple[int, int, int, slic
         where = f"snapshots {piece.start} to {piece.stop - 1} of run {piece.run}"
         raise ReductionError(f"{doing}, {where}: {type(error).__name__}: {error}", piece.run, piece.start,
                              piece.stop) from error
-    return piece.run, piece.start, piece.stop, piece.tile, states
+    return _Part(piece.run, piece.start, piece.stop, piece.tile, states, clocks)
+
+
+def _copy(x: Array | None) -> np.ndarray | None:
+    """As float64, for blocks give their memory back."""
+    return None if x is None else np.array(x, dtype=np.float64)
 
 
 def _normalised(source: SnapshotSource, branches: Mapping[str, Branch], default: Map | None) -> dict[str, tuple]:
@@ -365,4 +418,4 @@ class _meter:
             self.bar.close()
 
 
-__all__ = ["Branch", "Map", "merged", "partials", "reduce"]
+__all__ = ["Branch", "Map", "RunStates", "States", "merged", "partials", "reduce"]

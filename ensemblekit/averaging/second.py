@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.averaging.estimate import spread_interval, student_interval
 
@@ -14,7 +15,7 @@ SELECTION = 60.0
 """Of the widening of intervals by their being vouched for, see :func:`selection`."""
 
 
-def share_kept(n_eff: Any, n: int) -> np.ndarray:
+def share_kept(n_eff: ArrayLike, n: int) -> np.ndarray:
     """By what factor a variance about the mean of a run is less than about the true one: 1 - 1/(n_eff + 1).
 
     n_eff: variance over the squared standard error of the mean, of n snapshots; NaN (nothing moves): 1.
@@ -25,7 +26,7 @@ def share_kept(n_eff: Any, n: int) -> np.ndarray:
     return np.where(np.isfinite(taken), 1 - taken, 1.0)
 
 
-def stretches(kept: Any) -> np.ndarray:
+def stretches(kept: ArrayLike) -> np.ndarray:
     """Independent stretches of the run by :func:`share_kept`; NaN where nothing moves."""
     with np.errstate(divide="ignore"):
         number = 1 / (1 - np.asarray(kept, dtype=np.float64))
@@ -40,7 +41,7 @@ def kept_together(kept: np.ndarray, variance: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(together), together, 1.0)
 
 
-def selection(independent: Any) -> np.ndarray:
+def selection(independent: ArrayLike) -> np.ndarray:
     """By what factor an error is too small on average because its own fluctuations decide whether it is vouched for.
 
     Stretches of a run and their scatter come from the same estimate: where a run holds about as many as are asked for, the
@@ -52,8 +53,8 @@ def selection(independent: Any) -> np.ndarray:
     return np.where(np.isfinite(widened), widened, 1.0)
 
 
-def interval_above(floor: Any, mean: Any, stderr: Any, dof: Any, confidence: float, degree: int = 1, *,
-                   independent: Any = np.inf) -> tuple[Any, Any]:
+def interval_above(floor: ArrayLike, mean: ArrayLike, stderr: ArrayLike, dof: ArrayLike, confidence: float, degree: int = 1, *,
+                   independent: ArrayLike = np.inf) -> tuple[Any, Any]:
     """The interval of what scatters in proportion to its distance from a floor, 0 for a variance; (low, high).
 
     floor: one for all, or (*item,) with minus infinity for what has none, such as a covariance.

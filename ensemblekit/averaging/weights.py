@@ -6,6 +6,7 @@ import math
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.averaging.correlation import chodera_window, closed
 from ensemblekit.averaging.doubts import ENOUGH
@@ -47,8 +48,8 @@ def normalised_weights(weights: Any = None, *, log_weights: Any = None) -> np.nd
     return shares / shares.sum()
 
 
-def effective_samples(weights: Any = None, kind: Literal["kish", "entropy"] = "kish", *,
-                      log_weights: Any = None) -> float:
+def effective_samples(weights: ArrayLike | None = None, kind: Literal["kish", "entropy"] = "kish", *,
+                      log_weights: ArrayLike | None = None) -> float:
     """How many equally weighted snapshots the weights are worth: n for equal weights, 1 for a single one above zero.
 
     "kish" is (Σw)²/Σw² (Kish 1965), what a variance sees; "entropy" is exp(-Σ p ln p) with p = w/Σw, the measure of

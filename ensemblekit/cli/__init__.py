@@ -1,53 +1,39 @@
-"""The shell: ``ensemblekit info | verify | average | export | tour | bench | md | rom | neural ...``.
+"""The shell: ``ensemblekit info | verify | average | export | pack | merge | tour | bench | md | rom | neural ...``.
 
 What is heavy is imported inside the commands, so that the help comes at once.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from ensemblekit import __version__
-from ensemblekit.cli import average, bench, export, info, md, neural, rom, rom_files, tour
-from ensemblekit.cli.console import library_notes, stderr
-from ensemblekit.errors import EnsemblekitError
+from ensemblekit.cli import average, bench, export, info, md, neural, rom, stores, tour
+from ensemblekit.cli.verbs import Commands, add
 
-FAILED = 2
-"""The exit code of an error of ours, and of what could not be checked; 3 is that of damage."""
-
-
-class Commands(TyperGroup):
-    """Turns an error of ours into one line; it says what came, what was wanted and how to mend it."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            with library_notes():
-                return super().invoke(ctx)
-        except EnsemblekitError as error:
-            if ctx.params.get("debug"):
-                raise
-            stderr.print("[bold red]error:[/]", " ".join(str(error).split()), soft_wrap=True)
-            raise typer.Exit(FAILED) from error
-
-
-app = typer.Typer(name="ensemblekit", cls=Commands, no_args_is_help=True, add_completion=False,
-                  rich_markup_mode="rich",
+app = typer.Typer(name="ensemblekit", cls=Commands, no_args_is_help=True, rich_markup_mode="rich",
                   pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
-for command in (info.info, info.verify, average.average, export.export, tour.tour, bench.bench):
-    app.command(no_args_is_help=command not in (tour.tour, bench.bench))(command)
+add(app, info.info, "ensemblekit info run.h5", "ensemblekit info 'run-*.h5' --json - | jq .results")
+add(app, info.verify, "ensemblekit verify run.h5", "ensemblekit verify a.h5 b.h5 --csv damaged.csv")
+add(app, average.average, "ensemblekit average run.h5 rg -b 100",
+    "ensemblekit average energy.xvg Potential --json - --require-converged")
+add(app, export.export, "ensemblekit export run.h5 rg -o rg.csv",
+    "ensemblekit export run.h5 u v --step 10 -o fields.npz")
+add(app, stores.pack, "ensemblekit pack run.h5", "ensemblekit pack run.h5 -o packed.h5 --compression lossless")
+add(app, stores.merge, "ensemblekit merge first.h5 second.h5 -o whole.h5",
+    "ensemblekit merge 'part-*.h5' -o whole.h5 --json -")
+add(app, tour.tour, "ensemblekit tour", "ensemblekit tour --quick -o /tmp/tour", bare=True)
+add(app, bench.bench, "ensemblekit bench core --quick", "ensemblekit bench md --json md.json", bare=True)
 app.add_typer(md.app, name="md")
-rom.app.command(no_args_is_help=True)(rom_files.ingest)
-rom.app.command(no_args_is_help=True)(rom_files.export)
 app.add_typer(rom.app, name="rom")
 app.add_typer(neural.app, name="neural")
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"ensemblekit {__version__}")
+        typer.echo(f"ensemblekit {__version__}")
         raise typer.Exit
 
 

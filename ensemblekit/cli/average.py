@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 from enum import StrEnum
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ensemblekit.cli.console import save_figure, stderr, stdout
-from ensemblekit.cli.export import Start, Step, Stop
+from ensemblekit.cli.console import stderr
+from ensemblekit.cli.export import Start, Step, Stop, labels
+from ensemblekit.cli.output import (
+    Cell,
+    Csv,
+    Json,
+    Output,
+    Overwrite,
+    Plot,
+    PlotFormat,
+    RequireConverged,
+    figure_of,
+    figure_path,
+    require,
+    save_figure,
+)
 from ensemblekit.errors import InputError
-from ensemblekit.files import replacing, write_text
+
+if TYPE_CHECKING:
+    from ensemblekit.averaging.estimate import Estimate
+    from ensemblekit.engine import Engine
+    from ensemblekit.md.frame_weights import FrameWeights
+    from ensemblekit.source import ArraySource, SnapshotSource
+    from ensemblekit.store.stored import StoredSource
+
+    View = StoredSource | ArraySource
 
 Weights = Annotated[str | None, typer.Option("--weights", metavar="FILE:COLUMN",
                                              help="Statistical weights, joined by time: COLVAR:w, or with --temperature those "
@@ -39,52 +60,70 @@ class Place(StrEnum):
     processes = "processes"
 
 
+Begin = Annotated[float | None, typer.Option("--begin", "-b", help="First time, in the file's unit.", show_default=False)]
+End = Annotated[float | None, typer.Option("--end", "-e", help="Last time, in the file's unit.", show_default=False)]
+Confidence = Annotated[float, typer.Option("--confidence", help="Of the interval.")]
+
+
 def average(
     file: Annotated[str, typer.Argument(metavar="FILE", show_default=False, help="A store, any H5MD or HDF5 file, or a "
                                                    "table: .xvg, .edr, COLVAR, .csv.")],
     field: Annotated[str, typer.Argument(metavar="FIELD", show_default=False)],
-    begin: Annotated[float | None, typer.Option("--begin", help="First time, in the file's unit.")] = None,
-    end: Annotated[float | None, typer.Option("--end", help="Last time, in the file's unit.")] = None,
-    weights: Weights = None, temperature: Temperature = None,
+    begin: Begin = None, end: End = None, weights: Weights = None, temperature: Temperature = None,
     period: Annotated[float | None, typer.Option("--period", help="After which it comes round, 360 for an angle: averaged on "
                                                  "the circle. Known of PLUMED's columns.")] = None,
-    start: Start = 0, stop: Stop = None, step: Step = 1, missing: Gaps = Dropped.raise_,
-    confidence: Annotated[float, typer.Option("--confidence", help="Of the interval.")] = 0.95,
+    start: Start = 0, stop: Stop = None, step: Step = 1, missing: Gaps = Dropped.raise_, confidence: Confidence = 0.95,
     equilibration: Annotated[str, typer.Option("--equilibration", metavar="auto|none|N",
                                                help="Snapshots to leave out at the start.")] = "auto",
     engine: Annotated[Place, typer.Option("--engine", help="Where the work is done; the answer is the same.")]
         = Place.threads,
-    as_json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result there.")] = None,
-    as_csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write mean and error there.")] = None,
-    plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw it: .png, .pdf or .svg.")] = None,
+    require_converged: RequireConverged = False, as_json: Json = None, as_csv: Csv = None, plot: Plot = None,
+    plot_format: PlotFormat = "png", overwrite: Overwrite = False,
 ) -> None:
     """The mean of a field, its standard error and interval, and whether they can be trusted."""
     import ensemblekit as ek
 
-    source = chosen(field_of(file, field), begin, end, start, stop, step)
+    out = Output(as_json, as_csv, (file,) if weights is None else (file, weights.rpartition(":")[0]))
+    view = chosen(field_of(file, field), begin, end, start, stop, step)
+    source: SnapshotSource = view
     if weights is not None:
-        source = weighted(source, weights_of(weights, temperature))
+        source = weighted(view, weights_of(weights, temperature))
     elif temperature is not None:
         raise InputError("--temperature goes with --weights FILE:COLUMN, the bias of the run")
-    places = {Place.threads: ek.Threads, Place.serial: ek.Serial, Place.processes: ek.Processes}
     estimate = ek.average(source, confidence=confidence, equilibration=discarded(equilibration),
-                          period=period, engine=places[engine](), progress=stderr.is_terminal, missing=missing.value)
-    stdout.print(str(estimate), markup=False, soft_wrap=True)
-    stdout.print()
-    stdout.print(str(estimate.summary()), markup=False, soft_wrap=True)
-    if as_json:
-        write_text(as_json, json.dumps(plain(estimate.to_dict()), indent=1) + "\n")
-    if as_csv:
-        write_csv(as_csv, estimate, field)
+                          period=period, engine=engine_of(engine), progress=stderr.is_terminal, missing=missing.value)
+    out.say(estimate.summary())
+    out.write({"estimates": {field: estimate.to_dict()}}, ESTIMATE, estimate_rows(field, estimate))
     if plot:
         from ensemblekit.plot import estimate as draw
 
-        save_figure(draw(estimate), plot)
-    for written in filter(None, (as_json, as_csv, plot)):
-        stderr.print(f"written: {written}", style="dim", markup=False)
+        save_figure(figure_of(draw(estimate)), figure_path(plot, field, plot_format))
+    require(require_converged, [] if estimate.converged else [field])
 
 
-def field_of(file: str, field: str) -> Any:
+ESTIMATE = ("element", "mean", "stderr", "low", "high", "unit", "n", "n_eff", "converged")
+
+
+def estimate_rows(name: str, estimate: Estimate) -> Iterator[tuple[Cell, ...]]:
+    """A row an element: its name, mean, standard error, low and high end of the interval."""
+    import numpy as np
+
+    low, high = estimate.interval
+    shape = np.shape(estimate.mean)
+    columns = [np.broadcast_to(np.asarray(x, float), shape).ravel().tolist()
+               for x in (estimate.mean, estimate.stderr, low, high, estimate.n_eff)]
+    for label, mean, stderr_, a, b, n_eff in zip(labels(name, shape), *columns, strict=True):
+        yield label, mean, stderr_, a, b, estimate.unit, estimate.n, n_eff, bool(estimate.converged)
+
+
+def engine_of(place: Place) -> Engine:
+    """The engine that a word on the command line names."""
+    import ensemblekit as ek
+
+    return {Place.threads: ek.Threads, Place.serial: ek.Serial, Place.processes: ek.Processes}[place]()
+
+
+def field_of(file: str, field: str) -> View:
     """A field of a store, or a column of a table."""
     import ensemblekit as ek
     from ensemblekit.md.columns import columns, is_columns
@@ -92,7 +131,7 @@ def field_of(file: str, field: str) -> Any:
     return columns(file)[field] if is_columns(file) else ek.open(file)[field]
 
 
-def weights_of(text: str, temperature: float | None) -> Any:
+def weights_of(text: str, temperature: float | None) -> FrameWeights:
     """``COLVAR:metad.rbias`` as weights of frames."""
     from ensemblekit.md.columns import columns
 
@@ -110,7 +149,7 @@ def weights_of(text: str, temperature: float | None) -> Any:
         raise
 
 
-def weighted(view: Any, weights: Any) -> Any:
+def weighted(view: View, weights: FrameWeights) -> SnapshotSource:
     """The snapshots with these weights, joined by time."""
     from dataclasses import replace
 
@@ -124,7 +163,7 @@ def weighted(view: Any, weights: Any) -> Any:
     return replace(view, weights=found) if isinstance(view, ArraySource) else WeightedSource(view, found)
 
 
-def chosen(view: Any, begin: float | None, end: float | None, start: int, stop: int | None, step: int) -> Any:
+def chosen(view: View, begin: float | None, end: float | None, start: int, stop: int | None, step: int) -> View:
     """The snapshots asked for, by time or by number."""
     if begin is None and end is None:
         return view.window(start, stop, step)
@@ -150,34 +189,3 @@ def discarded(word: str) -> str | int | None:
     if word.isdecimal():
         return int(word)
     raise InputError(f"--equilibration is auto, none or a number of snapshots; got {word!r}")
-
-
-def plain(x: Any) -> Any:
-    """Lists and numbers for JSON; NaN and infinity, which JSON does not know, become null."""
-    import math
-
-    import numpy as np
-
-    if isinstance(x, dict):
-        return {str(key): plain(value) for key, value in x.items()}
-    if isinstance(x, list | tuple):
-        return [plain(value) for value in x]
-    if isinstance(x, np.ndarray | np.generic):
-        return plain(x.tolist())
-    return None if isinstance(x, float) and not math.isfinite(x) else x
-
-
-def write_csv(path: Path, estimate: Any, field: str) -> None:
-    """A row an element: its name, mean, standard error, low and high end of the interval."""
-    import csv
-
-    import numpy as np
-
-    from ensemblekit.cli.export import labels
-
-    low, high = estimate.interval
-    columns = [np.ravel(x).tolist() for x in (estimate.mean, estimate.stderr, low, high)]
-    with replacing(path, follow=True) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["element", "mean", "stderr", "low", "high"])
-        writer.writerows(zip(labels(field, np.shape(estimate.mean)), *columns, strict=True))

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import csv
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from ensemblekit.cli.console import size, stderr
+from ensemblekit.cli.output import Overwrite, written
 from ensemblekit.errors import InputError
-from ensemblekit.files import replacing
+from ensemblekit.files import csv_cell, replacing
 
-Start = Annotated[int, typer.Option("--start", help="First snapshot.")]
-Stop = Annotated[int | None, typer.Option("--stop", help="The snapshot after the last.")]
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ensemblekit.source import Block
+    from ensemblekit.store.stored import StoredSource
+
+    Sources = Mapping[str, StoredSource]
+
+Start = Annotated[int, typer.Option("--start", help="First snapshot, by number.")]
+Stop = Annotated[int | None, typer.Option("--stop", help="The snapshot after the last.", show_default=False)]
 Step = Annotated[int, typer.Option("--step", help="Every so many snapshots.")]
 ROWS = 1024
 
@@ -20,21 +31,25 @@ ROWS = 1024
 def export(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A store, or any HDF5 file.", show_default=False)],
     fields: Annotated[list[str], typer.Argument(metavar="FIELD...", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Ends in .npz or .csv.")],
-    start: Start = 0, stop: Stop = None, step: Step = 1,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE|-", help="Ends in .npz or .csv; - is CSV on stdout.")],
+    start: Start = 0, stop: Stop = None, step: Step = 1, overwrite: Overwrite = False,
 ) -> None:
     """Copy fields with their times (and weights, if any) into one .npz or .csv file."""
     import ensemblekit as ek
 
-    if out.suffix not in WRITERS:
+    to_stdout = str(out) == "-"
+    if not to_stdout and out.suffix not in WRITERS:
         raise InputError(f"--out names a file that ends in {' or '.join(WRITERS)}; got {out}")
     store = ek.open(file)
     sources = {name: store[name].window(start, stop, step) for name in fields}
+    if to_stdout:
+        table_rows(sys.stdout, sources)
+        return
     WRITERS[out.suffix](out, sources)
-    stderr.print(f"written: {out} ({size(out.stat().st_size)})", style="dim", markup=False)
+    written(out)
 
 
-def write_npz(out: Path, sources: dict[str, Any]) -> None:
+def write_npz(out: Path, sources: Sources) -> None:
     """Arrays by the names of the fields, and "<field>/time", "<field>/weight" where there are any."""
     import numpy as np
 
@@ -53,34 +68,37 @@ def write_npz(out: Path, sources: dict[str, Any]) -> None:
         np.savez(file, **arrays)     # type: ignore[arg-type]  # its own keyword is a bool
 
 
-def write_csv(out: Path, sources: dict[str, Any]) -> None:
-    """One row a snapshot: time (if there is one), weight (if there are any), then every element as name[i,j]."""
-    import csv
+def write_csv(out: Path, sources: Sources) -> None:
+    """The rows of :func:`table_rows` as a file."""
+    with replacing(out, follow=True) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        table_rows(file, sources)
 
+
+def table_rows(file: TextIO, sources: Sources) -> None:
+    """One row a snapshot: time (if there is one), weight (if there are any), then every element as name[i,j]."""
     import numpy as np
 
     lengths = {name: sum(source.lengths) for name, source in sources.items()}
     if len(set(lengths.values())) > 1:
         raise InputError(f"a .csv has one row a snapshot, and these fields differ in their number: {lengths}. "
                          "Export them one by one, or to .npz")
-    with replacing(out, follow=True) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        head: list[str] | None = None
-        for blocks in zip(*(blocks_of(name, source) for name, source in sources.items()), strict=True):
-            first = blocks[0]
-            extras = {name: np.asarray(values)[:, None]
-                      for name, values in (("time", first.times), ("weight", first.weights)) if values is not None}
-            columns = list(extras.values())
-            if head is None:
-                head = list(extras)
-                head += [label for name, source in sources.items() for label in labels(name, source.fields[name].shape)]
-                writer.writerow(head)
-            columns += [np.asarray(block.only).reshape(len(block), -1) for block in blocks]
-            for row in zip(*(column.tolist() for column in columns), strict=True):
-                writer.writerow([number for part in row for number in part])
+    writer = csv.writer(file, lineterminator="\n")
+    head: list[str] | None = None
+    for blocks in zip(*(blocks_of(name, source) for name, source in sources.items()), strict=True):
+        first = blocks[0]
+        extras = {name: np.asarray(values)[:, None]
+                  for name, values in (("time", first.times), ("weight", first.weights)) if values is not None}
+        columns = list(extras.values())
+        if head is None:
+            head = list(extras)
+            head += [label for name, source in sources.items() for label in labels(name, source.fields[name].shape)]
+            writer.writerow(map(csv_cell, head))
+        columns += [np.asarray(block.only).reshape(len(block), -1) for block in blocks]
+        for row in zip(*(column.tolist() for column in columns), strict=True):
+            writer.writerow([number for part in row for number in part])
 
 
-def blocks_of(name: str, source: Any) -> Any:
+def blocks_of(name: str, source: StoredSource) -> Iterator[Block]:
     """Blocks of the same rows whatever the size of the item, so that several fields go side by side."""
     (n,) = source.lengths
     for start in range(0, n, ROWS):
@@ -89,17 +107,18 @@ def blocks_of(name: str, source: Any) -> Any:
                             for block in piece.blocks()])
 
 
-def joined(name: str, blocks: list[Any]) -> Any:
+def joined(name: str, blocks: list[Block]) -> Block:
     """Consecutive blocks as one."""
     import numpy as np
 
     from ensemblekit.source import Block
 
-    def whole(parts: list[Any]) -> Any:
-        return None if parts[0] is None else np.concatenate(parts)
+    def whole(parts: list[np.ndarray | None]) -> np.ndarray | None:
+        known = [part for part in parts if part is not None]
+        return np.concatenate(known) if len(known) == len(parts) else None
 
     first = blocks[0]
-    return Block({name: whole([block.fields[name] for block in blocks])}, first.start, first.tile,
+    return Block({name: np.concatenate([block.fields[name] for block in blocks])}, first.start, first.tile,
                  whole([block.weights for block in blocks]), whole([block.times for block in blocks]))
 
 
@@ -110,4 +129,4 @@ def labels(name: str, shape: tuple[int, ...]) -> list[str]:
     return [f"{name}[{','.join(map(str, index))}]" if shape else name for index in np.ndindex(*shape)]
 
 
-WRITERS = {".npz": write_npz, ".csv": write_csv}
+WRITERS: dict[str, Callable[[Path, Sources], None]] = {".npz": write_npz, ".csv": write_csv}

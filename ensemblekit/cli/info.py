@@ -2,51 +2,98 @@
 
 from __future__ import annotations
 
+import glob
 import json
+import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
-import numpy as np
 import typer
+from rich.table import Table
 from rich.text import Text
 
-from ensemblekit.cli.console import heading, size, stdout, table
+from ensemblekit.cli.console import Rows, cell_of, escaped, size, table
+from ensemblekit.cli.output import Csv, Json, Output, Overwrite
+from ensemblekit.cli.verbs import DAMAGED, WRONG
 
-Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="Stores, H5MD or plain HDF5 files.",
+if TYPE_CHECKING:
+    from ensemblekit.store.store import Store
+    from ensemblekit.store.stored import StoredField
+
+Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="Stores, H5MD or plain HDF5 files, quoted patterns.",
                                             show_default=False)]
 External = Annotated[bool, typer.Option("--external", help="Read also what a file points to in other files: "
                                            "for files you trust.")]
-DAMAGED, UNCHECKED = 3, 2
 COLORS = {"sound": "green", "damaged": "red", "not checked": "yellow"}
 
 
-def info(files: Files, external: External = False) -> None:
+def info(files: Files, external: External = False, as_json: Json = None, as_csv: Csv = None,
+         overwrite: Overwrite = False) -> None:
     """What is in a file: fields, shapes, units, snapshots, times, size on disk, where it comes from."""
     import ensemblekit as ek
 
+    paths = expanded(files)
+    out = Output(as_json, as_csv, tuple(paths))
+    found: dict[str, object] = {}
+    rows: list[tuple[str | int | float | None, ...]] = []
+    for path in paths:
+        store = ek.open(path, external=external)
+        facts, fields = facts_of(store), fields_of(store)
+        with out.heading(path):
+            out.print(facts_table(facts))
+            out.show(fields_table(fields))
+        found[path] = {**facts, "fields": [one._asdict() for one in fields]}
+        rows += [(path, one.name, "x".join(map(str, one.shape)), *one[2:4], sum(one.snapshots), *one[5:]) for one in fields]
+    out.write({"files": found}, ("file", "field", *FieldFacts._fields[1:]), rows)
+
+
+def expanded(files: list[str]) -> list[str]:
+    """The stores that names and patterns stand for; further files of a store belong to its first."""
+    from ensemblekit.errors import StoreError
+    from ensemblekit.store.names import segments_of
+
+    found: list[str] = []
     for file in files:
-        store = ek.open(file, external=external)
-        with heading(file):
-            show_facts(store, file)
-            stdout.print(fields_table(store))
+        if os.path.exists(file) or not glob.has_magic(file):
+            found.append(file)
+            continue
+        there = sorted(path for path in glob.glob(file) if os.path.isfile(path))
+        further = {part for path in there for part in segments_of(path)[1:]}
+        if not there:
+            raise StoreError(f"no file matches {file!r}")
+        found += [path for path in there if path not in further]
+    return found
 
 
-def show_facts(store: Any, file: str) -> None:
-    """What holds for the whole store, a line each; what is not known is left out."""
+def facts_of(store: Store) -> dict[str, object]:
+    """What holds for the whole store; what is not known is left out."""
     real, apparent = (sum(x) for x in zip(*(sizes(Path(p)) for p in store.segments), strict=True))
-    facts = {
-        "size": f"{size(real)} on disk" + (f", {size(apparent)} apparent" if apparent > real else ""),
-        "run": store.run, "replica": store.replica, "files": len(store.segments) if len(store.segments) > 1 else None,
-        **{name: short(value) for name, value in store.provenance.items()},
-    }
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        if value not in (None, ""):
-            stdout.print(f"  [dim]{name:<{width}}[/]  ", end="")
-            stdout.print(str(value), markup=False, soft_wrap=True)
+    facts: dict[str, object] = {
+        "bytes_on_disk": real, "bytes": apparent, "run": store.run, "replica": store.replica,
+        "files": len(store.segments), "provenance": dict(store.provenance)}
+    return {name: value for name, value in facts.items() if value not in (None, "", {})}
 
 
-def short(value: Any, most: int = 160) -> str:
+def facts_table(facts: dict[str, object]) -> Table:
+    """A line a fact."""
+    real, apparent = facts["bytes_on_disk"], facts["bytes"]
+    assert isinstance(real, int)
+    assert isinstance(apparent, int)
+    provenance = facts.get("provenance", {})
+    assert isinstance(provenance, dict)
+    shown = {"size": f"{size(real)} on disk" + (f", {size(apparent)} apparent" if apparent > real else ""),
+             **{name: facts[name] for name in ("run", "replica") if name in facts},
+             **({"files": facts["files"]} if facts["files"] != 1 else {}),
+             **{name: short(value) for name, value in provenance.items()}}
+    lines = Table.grid(padding=(0, 2))
+    lines.add_column(style="dim", overflow="fold", max_width=24)
+    lines.add_column(overflow="fold")
+    for name, value in shown.items():
+        lines.add_row(Text("  ") + cell_of(name), cell_of(value))
+    return lines
+
+
+def short(value: object, most: int = 160) -> str:
     """A provenance entry on a line or two: long ones by what they hold."""
     text = value if isinstance(value, str) else json.dumps(value)
     if len(text) <= most:
@@ -60,28 +107,50 @@ def short(value: Any, most: int = 160) -> str:
     return text if len(text) <= most else f"{text[:most]}…"
 
 
-def fields_table(store: Any) -> Any:
-    """A row a field."""
-    made = table("field", "shape", "dtype", "unit", "snapshots", "time", right=("snapshots",))
+class FieldFacts(NamedTuple):
+    """What is known of a field without reading its snapshots."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    unit: str
+    snapshots: tuple[int, ...]
+    """Of each run."""
+    first_time: float | None
+    last_time: float | None
+    time_unit: str
+
+
+def fields_of(store: Store) -> list[FieldFacts]:
+    """The fields of every clock."""
     counted = getattr(store, "provenance", {}).get("timed") is False        # of frames whose files knew no times
+    found = []
     for name, field in store.all_fields.items():
         view = store[name]
-        made.add_row(name, " × ".join(map(str, field.shape)) or "scalar", str(field.dtype), field.unit or "–",
-                     " + ".join(f"{n:,}" for n in view.lengths), "–" if counted else time_range(view))
-    return made
+        first, last = (None, None) if counted else time_range(view)
+        found.append(FieldFacts(name, tuple(field.shape), str(field.dtype), field.unit, tuple(view.lengths or ()), first, last,
+                                view.time_unit))
+    return found
 
 
-def time_range(view: Any) -> str:
-    """First and last time with the unit; a dash where the file has no times."""
+def fields_table(fields: list[FieldFacts]) -> Rows:
+    """A row a field."""
+    rows = table("field", "shape", "dtype", "unit", "snapshots", "time", right=("snapshots",))
+    for one in fields:
+        times = "–" if one.first_time is None else f"{one.first_time:g} … {one.last_time:g} {one.time_unit}".rstrip()
+        rows.add_row(one.name, " × ".join(map(str, one.shape)) or "scalar", one.dtype, one.unit or "–",
+                     " + ".join(f"{n:,}" for n in one.snapshots), times)
+    return rows
+
+
+def time_range(view: StoredField) -> tuple[float | None, float | None]:
+    """First and last time; None where the file has no times."""
     if hasattr(view, "window") and len(view.lengths or ()) == 1 and view.lengths[0] > 1:     # these two only: they may be many
         n = view.lengths[0]
         ends = [view.window(0, 1).times, view.window(n - 1).times]
-        times = None if ends[0] is None or ends[1] is None else np.concatenate(ends)
-    else:
-        times = view.times
-    if times is None or not len(times):
-        return "–"
-    return f"{times[0]:g} … {times[-1]:g} {view.time_unit}".rstrip()
+        return (None, None) if ends[0] is None or ends[1] is None else (float(ends[0][0]), float(ends[1][-1]))
+    times = view.times
+    return (None, None) if times is None or not len(times) else (float(times[0]), float(times[-1]))
 
 
 def sizes(path: Path) -> tuple[int, int]:
@@ -90,19 +159,30 @@ def sizes(path: Path) -> tuple[int, int]:
     return getattr(stat, "st_blocks", -(-stat.st_size // 512)) * 512, stat.st_size
 
 
-def verify(files: Files, external: External = False) -> None:
+def verify(files: Files, external: External = False, as_json: Json = None, as_csv: Csv = None,
+           overwrite: Overwrite = False) -> None:
     """Check every snapshot against its checksum, and the schema.
 
     Exit code 0: all are sound; 3: something is damaged; 2: something could not be checked.
     """
     import ensemblekit as ek
 
-    verdicts = set()
-    for file in files:
-        report = ek.verify(file, external=external)
-        verdicts.add(report.verdict)
-        stdout.print(Text(report.verdict, f"bold {COLORS[report.verdict]}"), Text(file), soft_wrap=True)
+    paths = expanded(files)
+    out = Output(as_json, as_csv, tuple(paths))
+    reports = {path: ek.verify(path, external=external) for path in paths}
+    for path, report in reports.items():
+        name = escaped(path, keep="")
+        out.print(Text(report.verdict, f"bold {COLORS[report.verdict]}"), Text(f" {name}"))
         if not report.ok:
-            stdout.print(f"  {report}", markup=False, soft_wrap=True)
+            out.say(f"  {report}")
+    verdicts = {report.verdict for report in reports.values()}
+    out.write({"verdict": max(verdicts, key=SEVERITY.index), "files": {path: {
+        "verdict": r.verdict, "snapshots": r.snapshots, "damaged": r.damaged, "by_field": r.by_field, "problems": r.problems,
+        "unchecked": r.unchecked} for path, r in reports.items()}},
+        ("file", "verdict", "snapshots", "damaged", "problems"),
+        ((path, r.verdict, r.snapshots, len(r.damaged), "; ".join((*r.problems, *r.unchecked))) for path, r in reports.items()))
     if verdicts != {"sound"}:
-        raise typer.Exit(DAMAGED if "damaged" in verdicts else UNCHECKED)
+        raise typer.Exit(DAMAGED if "damaged" in verdicts else WRONG)
+
+
+SEVERITY = ("sound", "not checked", "damaged")

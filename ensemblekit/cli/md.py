@@ -5,17 +5,42 @@ from __future__ import annotations
 import ast
 import html
 import io
-import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ensemblekit.cli.average import Dropped, Gaps, Place, Temperature, discarded, plain, weights_of
-from ensemblekit.cli.console import save_figure, size, stderr, stdout
+from ensemblekit.cli.average import Dropped, Gaps, Place, Temperature, discarded, engine_of, weights_of
+from ensemblekit.cli.console import size, stderr, table
+from ensemblekit.cli.output import (
+    Csv,
+    Json,
+    Output,
+    Overwrite,
+    Plot,
+    PlotFormat,
+    RequireConverged,
+    figure_of,
+    figure_path,
+    require,
+    save_figure,
+    written,
+)
+from ensemblekit.cli.verbs import add
 from ensemblekit.errors import InputError
 from ensemblekit.files import write_text
 from ensemblekit.source import ReplicaSet
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
+    from MDAnalysis import Universe
+    from MDAnalysis.coordinates.timestep import Timestep
+
+    from ensemblekit.md.frame_weights import FrameWeights as Weights
+    from ensemblekit.md.result import Averages
+    from ensemblekit.source import SnapshotSource
 
 app = typer.Typer(no_args_is_help=True, help="Trajectories of molecular dynamics: into a store, and averages with error bars.",
                   context_settings={"help_option_names": ["-h", "--help"]})
@@ -37,17 +62,13 @@ FrameWeights = Annotated[list[str] | None, typer.Option(
     "--weights", metavar="FILE:COLUMN", help="Statistical weights of the frames, joined by time: COLVAR:w, or with "
                                              "--temperature those of a bias, COLVAR:metad.rbias (several: a,b). Of replicas "
                                              "once for each.")]
-Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the answers there.")]
-Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a row a number there.")]
-Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw them: .png, .pdf or .svg.")]
 
 
-@app.command(no_args_is_help=True)
 def ingest(
     topology: Annotated[str, typer.Argument(metavar="TOPOLOGY", show_default=False)],
     trajectories: Annotated[list[str], typer.Argument(metavar="TRAJECTORY...", show_default=False,
                                                       help="Parts of one run, in order; with --replicas a run each.")],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="Ends in .h5md.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="STORE", help="Ends in .h5md.")],
     select: Annotated[str, typer.Option("--select", help="The atoms to keep, in MDAnalysis' language.")] = "all",
     begin: Begin = None, end: End = None, dt: Dt = None, replicas: Replicas = False,
     unwrap: Annotated[bool, typer.Option("--unwrap", help="Make molecules whole along their bonds.")] = False,
@@ -56,6 +77,7 @@ def ingest(
     guess_bonds: GuessBonds = False, whole: Whole = False, engine: EngineOption = Place.threads,
     append: Annotated[bool, typer.Option("--append", help="Take up the frames after the last one of a store that is "
                                                           "there: the run went on.")] = False,
+    as_json: Json = None, overwrite: Overwrite = False,
 ) -> None:
     """Copy a trajectory into a store that opens in MDAnalysis and VMD, too. What was interrupted goes on where it was."""
     from ensemblekit import md
@@ -70,16 +92,22 @@ def ingest(
         chosen["step"] = step_of(first.times, dt)
     what: Any = None if replicas else trajectories if len(trajectories) > 1 else trajectories[0]
     store = md.ingest(topology, what, out, replicas=trajectories if replicas else None, append=append,
-                      engine=_engine(engine), progress=stderr.is_terminal, **chosen)
+                      engine=engine_of(engine), progress=stderr.is_terminal, **chosen)
+    output = Output(as_json, inputs=(topology, *trajectories))
+    stores = []
     for one in getattr(store, "runs", (store,)):
         times = one.times if times_known(one) else None
         span = f", {times[0]:g} to {times[-1]:g} ps" if times is not None and len(times) else ""
-        kept = ", ".join(one.fields)
-        stdout.print(f"{one.path}: {len(one)} frames of {one.fields['position'].shape[0]} atoms{span} ({kept}; "
-                     f"{size(sum(Path(p).stat().st_size for p in one.segments))})", markup=False, soft_wrap=True)
+        nbytes = sum(Path(p).stat().st_size for p in one.segments)
+        atoms = one.fields["position"].shape[0]
+        output.say(f"{one.path}: {len(one)} frames of {atoms} atoms{span} ({', '.join(one.fields)}; {size(nbytes)})")
+        stores.append({"store": one.path, "frames": len(one), "atoms": atoms, "fields": list(one.fields), "bytes": nbytes,
+                       "first_time": None if times is None or not len(times) else times[0],
+                       "last_time": None if times is None or not len(times) else times[-1], "time_unit": "ps"})
+    output.write({"stores": stores})
 
 
-@app.command(no_args_is_help=True)
+
 def average(
     files: Files,
     rg: Annotated[list[str] | None, typer.Option("--rg", metavar="SELECTION", help="Radius of gyration.")] = None,
@@ -91,7 +119,8 @@ def average(
     begin: Begin = None, end: End = None, dt: Dt = None, replicas: Replicas = False, whole: Whole = False,
     guess_bonds: GuessBonds = False, equilibration: Equilibration = "auto", confidence: Confidence = 0.95,
     weights: FrameWeights = None, temperature: Temperature = None, missing: Gaps = Dropped.raise_,
-    engine: EngineOption = Place.threads, as_json: Json = None, as_csv: Csv = None, plot: Plot = None,
+    engine: EngineOption = Place.threads, require_converged: RequireConverged = False, as_json: Json = None,
+    as_csv: Csv = None, plot: Plot = None, plot_format: PlotFormat = "png", overwrite: Overwrite = False,
     pdb: Annotated[Path | None, typer.Option("--pdb", metavar="FILE",
                                              help="The first frame with B-factors from the first --rmsf.")] = None,
 ) -> None:
@@ -113,31 +142,34 @@ def average(
         wanted[name] = observable
     if not wanted:
         raise InputError("name an observable: --rg protein, --rmsd \"name CA\", --do \"q=NativeContacts('name CA')\"")
+    fluctuation = next((name for name in wanted if name.startswith("rmsf")), "")
+    if pdb is not None and not fluctuation:
+        raise InputError("--pdb needs --rmsf, whose squares are the B-factors")
     source = opened(files, replicas, guess_bonds, whole)
-    found = md.average(source, wanted, whole=whole or None, engine=_engine(engine), confidence=confidence,
+    found = md.average(source, wanted, whole=whole or None, engine=engine_of(engine), confidence=confidence,
                        equilibration=start_of(equilibration), progress=stderr.is_terminal, missing=missing.value,
                        frame_weights=frame_weights(source, weights, temperature), **_window(source, begin, end, dt))
-    stdout.print(str(found), markup=False, soft_wrap=True)
-    _written(found, as_json, as_csv, plot)
+    out = Output(as_json, as_csv, tuple(files))
+    publish(out, found)
+    if plot:
+        draw(found, figure_path(plot, "averages", plot_format))
     if pdb is not None:
-        fluctuation = next((name for name in wanted if name.startswith("rmsf")), None)
-        if fluctuation is None:
-            raise InputError("--pdb needs --rmsf, whose squares are the B-factors")
         md.write_bfactors(source, found[fluctuation], wanted[fluctuation].select, pdb)
-        stderr.print(f"written: {pdb}", style="dim", markup=False)
+        written(pdb)
+    require(require_converged, not_converged(found))
 
 
-@app.command(no_args_is_help=True)
 def rdf(
     files: Files,
-    select_a: Annotated[str, typer.Option("-a", "--select-a", help="From these atoms.")],
-    select_b: Annotated[str | None, typer.Option("-b", "--select-b", help="To these; by default among themselves.")] = None,
+    select_a: Annotated[str, typer.Option("--select-a", metavar="SELECTION", help="From these atoms.")],
+    select_b: Annotated[str | None, typer.Option("--select-b", metavar="SELECTION",
+                                                    help="To these; by default among themselves.")] = None,
     range_: Annotated[tuple[float, float], typer.Option("--range", metavar="LOW HIGH", help="In angstrom.")] = (0.0, 15.0),
     bins: Annotated[int, typer.Option("--bins")] = 75,
-    begin: Annotated[float | None, typer.Option("--begin", metavar="PS", help="First time.")] = None,
-    end: End = None, dt: Dt = None, replicas: Replicas = False, confidence: Confidence = 0.95,
+    begin: Begin = None, end: End = None, dt: Dt = None, replicas: Replicas = False, confidence: Confidence = 0.95,
     weights: FrameWeights = None, temperature: Temperature = None,
-    engine: EngineOption = Place.threads, as_json: Json = None, as_csv: Csv = None, plot: Plot = None,
+    engine: EngineOption = Place.threads, require_converged: RequireConverged = False, as_json: Json = None,
+    as_csv: Csv = None, plot: Plot = None, plot_format: PlotFormat = "png", overwrite: Overwrite = False,
 ) -> None:
     """The radial distribution function with its band, its first peak, and the running coordination number."""
     import numpy as np
@@ -146,61 +178,67 @@ def rdf(
 
     source = opened(files, replicas, False, False)
     observable = md.RDF(select_a, select_b or select_a, range=range_, n_bins=bins)
-    found = md.average(source, {"rdf": observable}, engine=_engine(engine), confidence=confidence,
+    found = md.average(source, {"rdf": observable}, engine=engine_of(engine), confidence=confidence,
                        frame_weights=frame_weights(source, weights, temperature), progress=stderr.is_terminal,
                        **_window(source, begin, end, dt))
     g = found["rdf"]
     r = next(iter(g.coords.values()))[0]
     top = int(np.nanargmax(g.mean))
-    stdout.print(str(found), markup=False, soft_wrap=True)
+    out = Output(as_json, as_csv, tuple(files))
     half = (g.high[top] - g.low[top]) / 2
-    stdout.print(f"\nhighest peak: g = {g.mean[top]:.3f} ± {half:.3f} at r = {r[top]:.3g} Å", markup=False)
+    extra: dict[str, object] = {"highest_peak": {"g": g.mean[top], "half_interval": half, "r": r[top]}}
+    said = [f"highest peak: g = {g.mean[top]:.3f} ± {half:.3f} at r = {r[top]:.3g} Å"]
     if "coordination" in g.further:
         n = g.coordination
         after = top + int(np.argmin(g.mean[top:])) if top < len(r) - 1 else top
-        stdout.print(f"coordination up to the minimum behind it, {r[after]:.3g} Å: {n.mean[after]:.3f} ± "
-                     f"{(n.high[after] - n.low[after]) / 2:.3f}", markup=False)
-    _written(found, as_json, as_csv, plot)
+        half = (n.high[after] - n.low[after]) / 2
+        said.append(f"coordination up to the minimum behind it, {r[after]:.3g} Å: {n.mean[after]:.3f} ± {half:.3f}")
+        extra["coordination"] = {"n": n.mean[after], "half_interval": half, "r": r[after]}
+    publish(out, found, "\n".join(["", *said]), **extra)
+    if plot:
+        draw(found, figure_path(plot, "rdf", plot_format))
+    require(require_converged, not_converged(found))
 
 
-@app.command(no_args_is_help=True)
 def report(
     files: Files,
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The page: .html, .pdf, .png or .svg.")],
     select: Annotated[str, typer.Option("--select", help="The atoms it is about.")] = "protein and name CA",
     begin: Begin = None, end: End = None, dt: Dt = None, replicas: Replicas = False, whole: Whole = False,
-    guess_bonds: GuessBonds = False,
+    guess_bonds: GuessBonds = False, require_converged: RequireConverged = False, as_json: Json = None, as_csv: Csv = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """One page on the quality of the sampling: intervals, n_eff, correlation times, verdicts, RMSD of all to all frames."""
     from ensemblekit import md
-    from ensemblekit.plot import md as draw
+    from ensemblekit.plot import md as figures
 
+    if out.suffix.lower() not in PAGES:
+        raise InputError(f"--out names a page that ends in {', '.join(PAGES)}; got {out.name!r}")
     source = opened(files, replicas, guess_bonds, whole)
     window = _window(source, begin, end, dt)
     wanted = {"gyration": md.RadiusOfGyration(select), "rmsd": md.RMSD(select), "end to end": md.EndToEnd(select)}
     found = md.average(source, wanted, whole=whole or None, progress=stderr.is_terminal, **window)
-    stdout.print(str(found), markup=False, soft_wrap=True)
+    publish(Output(as_json, as_csv, tuple(files)), found)
     matrix, edges = md.sampled_rmsd(source, select, whole=whole or None, **window)
-    out = out if out.suffix else out.with_suffix(".png")
-    saved(draw.report(found, matrix, edges, title=", ".join(Path(file).name for file in files)), out,
-          str(found))
-    stderr.print(f"written: {out}", style="dim", markup=False)
+    page = figures.report(found, matrix, edges, title=", ".join(Path(file).name for file in files))
+    saved(figure_of(page), out, str(found))
+    require(require_converged, not_converged(found))
 
 
-@app.command(no_args_is_help=True)
 def topology(
     store: Annotated[str, typer.Argument(metavar="STORE", show_default=False, help="Made by md ingest.")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="Any format MDAnalysis writes: .pdb, .gro, ...")],
     frame: Annotated[int, typer.Option("--frame", help="The frame whose positions go along.")] = 0,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write the topology of a store, with the positions of one frame, for other programs."""
     from ensemblekit import md
 
     md.write_topology(store, out, frame=frame)
-    stderr.print(f"written: {out} ({size(out.stat().st_size)})", style="dim", markup=False)
+    written(out)
 
 
-def opened(files: list[str], replicas: bool, guess_bonds: bool, whole: bool) -> Any:
+def opened(files: list[str], replicas: bool, guess_bonds: bool, whole: bool) -> SnapshotSource:
     """A source from the files of a command line."""
     from ensemblekit import md
     from ensemblekit.md.frames import trajectory_source
@@ -215,7 +253,7 @@ def opened(files: list[str], replicas: bool, guess_bonds: bool, whole: bool) -> 
     return md.read(files[0], files[1:], whole=whole, **options)
 
 
-def frame_weights(source: Any, texts: list[str] | None, temperature: float | None) -> Any:
+def frame_weights(source: SnapshotSource, texts: list[str] | None, temperature: float | None) -> Weights | list[Weights] | None:
     """What --weights names, one of a run or a list of replicas."""
     if not texts:
         if temperature is not None:
@@ -228,7 +266,7 @@ def frame_weights(source: Any, texts: list[str] | None, temperature: float | Non
     return found if isinstance(source, ReplicaSet) else found[0]
 
 
-def start_of(word: str) -> Any:
+def start_of(word: str) -> str | int | float | None:
     """ "auto", "none", frames, or a time such as 500ps."""
     if word.endswith("ps"):
         try:
@@ -239,7 +277,7 @@ def start_of(word: str) -> Any:
     return discarded(word)
 
 
-def step_of(times: Any, dt: float) -> int:
+def step_of(times: np.ndarray | None, dt: float) -> int:
     """Every how many frames make `dt` ps."""
     if times is None or len(times) < 2:
         raise InputError("--dt needs frames with times")
@@ -273,24 +311,18 @@ def parsed(text: str) -> tuple[str, Any]:
         raise InputError(f"{tree.func.id}: {error}") from error
 
 
-def _window(source: Any, begin: float | None, end: float | None, dt: float | None) -> dict[str, Any]:
+def _window(source: SnapshotSource, begin: float | None, end: float | None, dt: float | None) -> dict[str, Any]:
     window: dict[str, Any] = {"begin": begin, "end": end}
     if dt is not None:
-        window["step"] = step_of(getattr(source, "runs", (source,))[0].times, dt)
+        window["step"] = step_of(getattr(getattr(source, "runs", (source,))[0], "times", None), dt)
     return window
 
 
-def _engine(place: Place) -> Any:
-    import ensemblekit as ek
-
-    return {Place.threads: ek.Threads, Place.serial: ek.Serial, Place.processes: ek.Processes}[place]()
-
-
-def _transformations(unwrap: bool, center: str | None) -> Any:
+def _transformations(unwrap: bool, center: str | None) -> Callable[[Universe], list[Callable[[Timestep], Timestep]]] | None:
     if not unwrap and center is None:
         return None
 
-    def made(u: Any) -> list[Any]:
+    def steps_of(u: Universe) -> list[Callable[[Timestep], Timestep]]:
         from MDAnalysis import transformations as change
 
         steps = [change.unwrap(u.atoms)] if unwrap else []
@@ -299,31 +331,55 @@ def _transformations(unwrap: bool, center: str | None) -> Any:
                                                                                "residues")]
         return steps
 
-    return made
+    return steps_of
 
 
-def saved(figure: Any, path: Path, text: str) -> None:
+PAGES = (".html", ".pdf", ".png", ".svg")
+
+
+def saved(figure: Figure, path: Path, text: str) -> None:
     """A figure as a file; as .html a page of its own with the text above it."""
-    if path.suffix.lower() in (".html", ".htm"):
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg")
-        drawn = buffer.getvalue()
-        write_text(path, '<!doctype html><html lang="en"><meta charset="utf-8"><title>Averages</title>\n'
-                         '<body style="font: 14px sans-serif; margin: 2em">\n'
-                         f"<pre>{html.escape(text)}</pre>\n{drawn[drawn.index('<svg'):]}\n</body></html>\n")
+    if path.suffix.lower() != ".html":
+        save_figure(figure, path)
         return
-    known = sorted(figure.canvas.get_supported_filetypes())
-    if path.suffix.lower().lstrip(".") not in known:
-        raise InputError(f"figures are written as .html, .{', .'.join(known)}; got {path.name!r}")
-    save_figure(figure, path)
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg")
+    drawn = buffer.getvalue()
+    write_text(path, '<!doctype html><html lang="en"><meta charset="utf-8"><title>Averages</title>\n'
+                     '<body style="font: 14px sans-serif; margin: 2em">\n'
+                     f"<pre>{html.escape(text)}</pre>\n{drawn[drawn.index('<svg'):]}\n</body></html>\n")
+    written(path)
 
 
-def _written(found: Any, as_json: Path | None, as_csv: Path | None, plot: Path | None) -> None:
-    if as_json:
-        write_text(as_json, json.dumps(plain(found.to_dict()), indent=1) + "\n")
-    if as_csv:
-        found.to_csv(as_csv)
-    if plot:
-        saved(found.plot(), plot, str(found))
-    for written in filter(None, (as_json, as_csv, plot)):
-        stderr.print(f"written: {written}", style="dim", markup=False)
+def draw(found: Averages, path: Path) -> None:
+    """The averages, a panel each, as a file."""
+    save_figure(figure_of(found.plot()), path)
+
+
+def publish(out: Output, found: Averages, more: str = "", **extra: object) -> None:
+    """Averages as a table with what there is to say of them, and as JSON and CSV where asked for."""
+    head, *body = found.cells()
+    rows = table(*head)
+    for row in body:
+        rows.add_row(*row)
+    out.show(rows)
+    out.say("\n".join([*found.remarks(), *([more] if more else [])]))
+    columns = [dict(row) for row in found.rows()]
+    out.write(found.to_dict() | extra, list(columns[0]), (tuple(row.values()) for row in columns))
+
+
+def not_converged(found: Averages) -> list[str]:
+    """Names of the averages that have not converged."""
+    return [name for name, estimate in found.items() if not estimate.converged]
+
+
+add(app, ingest, "ensemblekit md ingest top.psf run.dcd -o run.h5md",
+    "ensemblekit md ingest top.gro a.xtc b.xtc --replicas --select protein -o run.h5md")
+add(app, average, "ensemblekit md average run.h5md --rg protein --rmsd 'name CA'",
+    "ensemblekit md average top.psf run.dcd --do \"q=NativeContacts('name CA')\" -b 1000 --json -")
+add(app, rdf, "ensemblekit md rdf run.h5md --select-a 'name OH2'",
+    "ensemblekit md rdf top.gro run.xtc --select-a 'name NA' --select-b 'name CL' --plot figures")
+add(app, report, "ensemblekit md report run.h5md -o sampling.html",
+    "ensemblekit md report top.psf a.dcd b.dcd --replicas -o sampling.pdf")
+add(app, topology, "ensemblekit md topology run.h5md -o run.pdb",
+    "ensemblekit md topology run.h5md --frame 10 -o frame.gro")

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import sys
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
-from ensemblekit.cli.console import save_figure, stderr, stdout, table
+from ensemblekit.cli.console import Rows, cell_of, table
+from ensemblekit.cli.output import (
+    Cell,
+    Csv,
+    Json,
+    Output,
+    Overwrite,
+    Plot,
+    PlotFormat,
+    figure_of,
+    figure_path,
+    save_figure,
+)
 from ensemblekit.errors import InputError
-from ensemblekit.files import write_text
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ensemblekit.neural import History, Report, Score
 
 NBSP = "\u00a0"
 SCORES = {"accuracy": "accuracy", "nll": "NLL", "calibrated_nll": "calibrated NLL", "brier": "Brier", "ece": "ECE"}
@@ -32,9 +48,8 @@ def report(
     save: Annotated[bool, typer.Option("--save", help="Keep the predictions beside the store.")] = False,
     bins: Annotated[int, typer.Option("--bins", help="Of the calibration errors.")] = 15,
     seed: Annotated[int, typer.Option("--seed", help="Of resamples and folds.")] = 0,
-    as_json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all figures there.")] = None,
-    plots: Annotated[Path | None, typer.Option("--plots", metavar="FOLDER", help="Draw reliability, differences, "
-                                               "members, diversity and training there.")] = None,
+    as_json: Json = None, as_csv: Csv = None, plot: Plot = None, plot_format: PlotFormat = "png",
+    overwrite: Overwrite = False,
 ) -> None:
     """Was the ensemble worth it? Single model, SWA, EMA, ensemble and ensemble with temperature, with intervals.
 
@@ -52,21 +67,34 @@ def report(
         loader = named(str(data), called=True)
         found = neural.report(store, made, loader, train_loader=None if train is None else named(train, called=True),
                               task=check_task(task), save=name if save else False, n_bins=bins, seed=seed)
-    _show(found)
-    if as_json:
-        write_text(as_json, json.dumps(found.to_dict(), indent=1) + "\n")
-        stderr.print(f"written: {as_json}", style="dim", markup=False)
-    if plots:
-        from ensemblekit.plot import neural as draw
+    out = Output(as_json, as_csv, (store,))
+    show_report(out, found)
+    out.write(found.to_dict(), ("model", "against", "score", "value", "low", "high", "n"), score_rows(found))
+    if plot:
+        for label, axes in drawn(found, neural.history(store), bins):
+            save_figure(figure_of(axes), figure_path(plot, label, plot_format), dpi=200)
 
-        plots.mkdir(parents=True, exist_ok=True)
-        figures = draw.report(found, n_bins=bins)
-        history = neural.history(store)
-        if len(history.step):
-            figures["training"] = draw.training(history)[0].figure
-        for label, figure in figures.items():
-            save_figure(figure, plots / f"{label}.png", dpi=200)
-            stderr.print(f"written: {plots / f'{label}.png'}", style="dim", markup=False)
+
+def drawn(found: Report, history: History, n_bins: int) -> Iterator[tuple[str, np.ndarray]]:
+    """The figures of a report by name, each drawn when it is asked for."""
+    from ensemblekit.plot import neural as draw
+
+    yield "reliability", draw.reliability(found.predictions, n_bins=n_bins)
+    yield "forest", draw.differences(found)
+    if len(found.by_members) > 1:
+        yield "members", draw.by_members(found.by_members)
+        yield "diversity", draw.diversity(found.disagreement, found.plane, found.explained)
+    if len(history.step):
+        yield "training", draw.training(history)
+
+
+def score_rows(found: Report) -> Iterator[tuple[Cell, ...]]:
+    """A row a score: of each model, and of its difference from the first."""
+    first = next(iter(found.scores))
+    for against, several in (("", found.scores), (first, found.differences)):
+        for model, values in several.items():
+            for name, score in values.items():
+                yield model, against, name, score.value, score.low, score.high, score.n
 
 
 def named(text: str, *, called: bool) -> Any:
@@ -87,24 +115,26 @@ def named(text: str, *, called: bool) -> Any:
     return found() if called and is_maker else found
 
 
-def _show(found: Any) -> None:
+def show_report(out: Output, found: Report) -> None:
+    """Two tables: scores, and their differences from those of the first model."""
     first = next(iter(found.scores))
     n = next(iter(found.scores[first].values())).n
-    stdout.print(f"{n} independent items; 95 % intervals", style="dim", markup=False)
-    rows = table("", *SCORES.values(), right=tuple(SCORES.values()))
-    for label, values in found.scores.items():
-        rows.add_row(label.replace(" ", NBSP), *(
-            f"{values[s].value:.4f}\n[dim]{values[s].low:.4f} – {values[s].high:.4f}[/]" for s in SCORES))
-    stdout.print(rows)
-    stdout.print(f"minus {first}, paired; bold where the interval excludes zero", style="dim", markup=False)
-    rows = table("", *SCORES.values(), right=tuple(SCORES.values()))
-    for label, values in found.differences.items():
-        rows.add_row(label.replace(" ", NBSP), *(_difference(values[s]) for s in SCORES))
-    stdout.print(rows)
+    out.say(f"{n} independent items; 95 % intervals", "dim")
+    out.show(_scores(found.scores, signed=False))
+    out.say(f"minus {first}, paired; bold where the interval excludes zero", "dim")
+    out.show(_scores(found.differences, signed=True))
     for note in found.notes:
-        stdout.print(f"note: {note}", markup=False, soft_wrap=True)
+        out.say(f"note: {note}")
 
 
-def _difference(score: Any) -> str:
-    text = f"{score.value:+.4f}"
-    return (f"[bold]{text}[/]" if score.significant else text) + f"\n[dim]{score.low:+.4f} – {score.high:+.4f}[/]"
+def _scores(several: Mapping[str, Mapping[str, Score]], *, signed: bool) -> Rows:
+    rows = table("", *SCORES.values(), right=tuple(SCORES.values()))
+    for label, values in several.items():
+        rows.add_row(label.replace(" ", NBSP), *(_cell(values[s], signed) for s in SCORES))
+    return rows
+
+
+def _cell(score: Score, signed: bool) -> Text:
+    sign = "+" if signed else ""
+    interval = cell_of(f"{score.low:{sign}.4f} – {score.high:{sign}.4f}", "dim")
+    return Text.assemble((f"{score.value:{sign}.4f}", "bold" if signed and score.significant else ""), "\n", interval)

@@ -11,12 +11,14 @@ import numpy as np
 
 from ensemblekit.errors import StoreError
 from ensemblekit.md.topology import warnings_held
+from ensemblekit.md.trajectory import TrajectorySource
+from ensemblekit.store.store import Store
 
 CLOSE = 1e-3
 """Part of the time between frames by which times of one frame may differ."""
 
 
-def frames_held(store: Any, source: Any, notes: Mapping[str, Any]) -> int:
+def frames_held(store: Store, source: TrajectorySource, notes: Mapping[str, Any]) -> int:
     """How many frames of a source, from its first on, the store has already.
 
     Arguments:
@@ -57,7 +59,7 @@ def frames_held(store: Any, source: Any, notes: Mapping[str, Any]) -> int:
     return known
 
 
-def _check_atoms(store: Any, source: Any, name: str) -> None:
+def _check_atoms(store: Store, source: TrajectorySource, name: str) -> None:
     from ensemblekit.md.stored import stored_topology
 
     mine, other = stored_topology(store), source.topology
@@ -69,7 +71,7 @@ def _check_atoms(store: Any, source: Any, name: str) -> None:
                          "store has the same fields throughout")
 
 
-def _compare(store: Any, source: Any, held: np.ndarray, times: np.ndarray, slack: float, name: str) -> None:
+def _compare(store: Store, source: TrajectorySource, held: np.ndarray, times: np.ndarray, slack: float, name: str) -> None:
     """Refuse unless frames of the source at these times are those of the store."""
     places = np.clip(np.searchsorted(held, times - slack), 0, len(held) - 1)
     off = np.abs(held[places] - times) > slack
@@ -96,7 +98,7 @@ def _compare(store: Any, source: Any, held: np.ndarray, times: np.ndarray, slack
                      "and append again")
 
 
-def _agree(store: Any, source: Any, place: int, frame: int) -> bool:
+def _agree(store: Store, source: TrajectorySource, place: int, frame: int) -> bool:
     """Whether a frame of the store is that of the source."""
     with warnings_held():
         (piece,) = source.window(frame, frame + 1).pieces(["position"], "time", False, 1)

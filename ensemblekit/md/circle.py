@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from ensemblekit.averaging.circular import circular_average
 from ensemblekit.averaging.estimate import Estimate
-from ensemblekit.md.observables.base import Kept
+from ensemblekit.md.observables.base import OfSeries, Reading
 
 
-@dataclass(frozen=True)
-class OnCircle:
-    """The `finish` of one angle a frame: its circular mean, and with it `resultant`, the length of the mean vector."""
+def on_circle(period: float = 360.0, unit: str = "degree") -> OfSeries:
+    """The quantity of one angle a frame: its circular mean, and with it `resultant`, the length of the mean vector."""
+    return OfSeries(partial(_circular, period, unit), unit, bounds={"resultant": (0.0, 1.0)}, period=period)
 
-    period: float = 360.0
-    unit: str = "degree"
 
-    def __call__(self, kept: Kept) -> dict[str, Estimate]:
-        (angles,) = kept.merged()
-        found = circular_average(angles, period=self.period, weights=kept.weights, times=kept.times,
-                                 equilibration=kept.equilibration, confidence=kept.confidence, unit=self.unit,
-                                 time_unit="ps" if kept.times is not None else "")
-        return {"": replace(found.mean, coords={}), "resultant": found.resultant}
+def _circular(period: float, unit: str, reading: Reading) -> dict[str, Estimate]:
+    answer = circular_average(reading.values, period=period, weights=reading.weights, times=reading.times,
+                              equilibration=reading.equilibration, confidence=reading.confidence, unit=unit,
+                              time_unit="ps" if reading.times is not None else "")
+    return {"": answer.mean, "resultant": answer.resultant}
 
 
 def directions(turn: float, vectors: np.ndarray) -> np.ndarray:

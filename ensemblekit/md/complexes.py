@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from ensemblekit.averaging.estimate import Estimate
+from ensemblekit.averaging.run_states import RunStates
 from ensemblekit.md.topology import Topology, mdanalysis
-from ensemblekit.source import Block
+from ensemblekit.source import Array, Block
 
 MOST = 20
 """Molecules of a selection that may be a complex; of more only the polymers, and of more of these none."""
@@ -162,7 +165,7 @@ class ImageJumps:
     def empty(self) -> Self:
         return type(self)()
 
-    def update(self, values: Any, start: int, weights: Any = None) -> None:
+    def update(self, values: Any, start: int, weights: Array | None = None) -> None:
         if not len(values):
             return
         rows = np.asarray(values, np.float64)
@@ -213,6 +216,15 @@ def _jumps(before: np.ndarray, after: np.ndarray) -> np.ndarray:
         return (about & (np.abs(way[..., 3]) > ABOUT)).any(-1)
 
 
+class Watch(NamedTuple):
+    """A selection of several molecules."""
+
+    images: Images
+    molecules: int
+    tied: int
+    """How many of them are tied to another."""
+
+
 def in_words(seen: Watched, molecules: int, tied: int) -> tuple[str, str]:
     """(what is to be noted, what makes the answer doubtful) of a selection's molecules; "" where nothing is."""
     note = doubt = ""
@@ -228,4 +240,21 @@ def in_words(seen: Watched, molecules: int, tied: int) -> tuple[str, str]:
     return note, doubt
 
 
-__all__ = ["ImageJumps", "Images", "Watched", "in_words", "molecules_of", "ties_between"]
+def doubted_images(estimate: Estimate, name: str, watch: Watch, runs: Sequence[RunStates],
+                   branch: str) -> tuple[Estimate, list[str]]:
+    """The estimate, doubted where molecules of its selection are parted by the box; and what is to be noted.
+
+    branch: of the runs' :class:`ImageJumps`.
+    """
+    notes = []
+    for run in runs:
+        note, doubt = in_words(run.results(branch)[0], watch.molecules, watch.tied)
+        where = f" (run {run.run})" if len(runs) > 1 else ""
+        notes += [f"{name}{where}: {note}"] if note else []     # one for each group of atoms
+        if doubt:
+            further = {key: more.with_doubt(doubt + where) for key, more in estimate.further.items()}
+            estimate = replace(estimate, further=further).with_doubt(doubt + where)
+    return estimate, notes
+
+
+__all__ = ["ImageJumps", "Images", "Watch", "Watched", "doubted_images", "in_words", "molecules_of", "ties_between"]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,13 @@ import numpy as np
 
 from ensemblekit.averaging.weights import normalised_weights
 from ensemblekit.errors import InputError
+from ensemblekit.intake import as_array
+from ensemblekit.md.choice import Choice
+from ensemblekit.md.system import times_known
+from ensemblekit.md.trajectory import FrameSource
+from ensemblekit.md.weighted import WeightedSource
+from ensemblekit.source import ReplicaSet, SnapshotSource
+from ensemblekit.source_clock import check_weights, time_weights, weights_from_logs
 
 GAS_CONSTANT = {"kj/mol": 8.31446261815324e-3, "kcal/mol": 8.31446261815324e-3 / 4.184, "ev": 8.617333262e-5}
 """Boltzmann's constant per K in the units of a bias."""
@@ -132,3 +140,57 @@ def _kt(name: str, said: str | None, own: str, temperature: float) -> float:
     if said is not None and own and own.replace(" ", "").lower() != word and own.replace(" ", "").lower() in GAS_CONSTANT:
         raise InputError(f"the bias {name!r} is in {own!r} as its file says, and unit= says {said!r}")
     return GAS_CONSTANT[word] * temperature
+
+
+def weighted(source: Any, choice: Choice, weights: object, log_weights: object = None) -> Any:
+    """The chosen frames of a source of one run or several, with these weights instead of their own where there are any."""
+    if log_weights is not None:
+        if weights is not None:
+            raise InputError("pass either frame_weights= or log_weights=, not both")
+        weights = _from_logs(log_weights, source)
+    if weights is None:
+        return choice.of(source)
+    if isinstance(source, ReplicaSet):
+        if isinstance(weights, str):
+            weights = [weights] * len(source.runs)
+        if isinstance(weights, np.ndarray) or not isinstance(weights, Sequence) or len(weights) != len(source.runs):
+            raise InputError(f"frame_weights of {len(source.runs)} replicas are a list with one array each, or with one "
+                             "md.columns(file).weights(...) each")
+        return ReplicaSet(tuple(weighted(run, choice, w) for run, w in zip(source.runs, weights, strict=True)))
+    chosen = choice.of(source)
+    (n,) = chosen.lengths
+    times = chosen.times if times_known(chosen) else None
+    if isinstance(weights, str) and weights == "time":
+        w = time_weights(times)
+    else:
+        w = weights.at(times, n) if isinstance(weights, FrameWeights) else _array_of(weights, source, choice, n)
+        if not w.any():
+            raise InputError("all frame_weights are zero: no frame is left to average over")
+    return chosen.reweighted(w) if isinstance(chosen, FrameSource) else WeightedSource(chosen, w)
+
+
+def _from_logs(log_weights: object, source: Any) -> np.ndarray | list[Any]:
+    """Weights of frames from their logarithms, (n,); of replicas a list of them."""
+    if isinstance(source, ReplicaSet):
+        if isinstance(log_weights, np.ndarray) or not isinstance(log_weights, Sequence) or len(log_weights) != len(source.runs):
+            raise InputError(f"log_weights of {len(source.runs)} replicas are a list with one array each")
+        return [_from_logs(one, run) for one, run in zip(log_weights, source.runs, strict=True)]
+    logs = as_array(log_weights, "log_weights", kinds="biuf")
+    return weights_from_logs(logs, logs.size)
+
+
+def _array_of(weights: object, source: Any, choice: Choice, n: int) -> np.ndarray:
+    """An array of weights for the n chosen frames."""
+    if isinstance(weights, SnapshotSource | Mapping | str | os.PathLike):
+        raise InputError(f"frame_weights got {type(weights).__name__}, which does not say whether its numbers are weights, "
+                         "their logarithms or a bias: pass md.columns(file).weights(name) for weights, with log=True for "
+                         "their logarithms, or md.columns(file).weights(name, temperature=300) for a bias")
+    (total,) = source.lengths
+    w = as_array(weights, "frame_weights")
+    if w.shape == (total,) and n != total:
+        w = w[choice.rows(total, lambda: source.times)]
+    if w.shape != (n,):
+        whole = f" (or ({total},) for all frames)" if n != total else ""
+        raise InputError(f"frame_weights are one number a frame, shape ({n},){whole}; got shape {w.shape}. Weights "
+                         "of rows of a file are joined to the frames by time: md.columns(file).weights(name)")
+    return check_weights(w, n)

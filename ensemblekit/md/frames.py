@@ -16,7 +16,7 @@ from ensemblekit.source import ReplicaSet, StackedSource
 from ensemblekit.store.stored import StoredSource
 
 
-def trajectory_source(x: Any) -> Any:
+def trajectory_source(x: object) -> Any:
     """A source of positions from whatever holds a trajectory."""
     from ensemblekit.md.stored import opened
 

@@ -13,15 +13,14 @@ from typing import Any, Literal
 import numpy as np
 
 from ensemblekit.averaging.average import average as mean_with_error
-from ensemblekit.averaging.derived import Periodic
 from ensemblekit.averaging.equilibration import discarded
 from ensemblekit.averaging.estimate import Estimate
+from ensemblekit.averaging.run_states import Periodic
 from ensemblekit.averaging.seams import branches_of
-from ensemblekit.averaging.series import Series
 from ensemblekit.averaging.times import elapsed
 from ensemblekit.errors import InputError
-from ensemblekit.md.circle import OnCircle, directions, lengths
-from ensemblekit.md.observables.base import Coords, Derived, Kept, Observable, Prepared
+from ensemblekit.md.circle import directions, lengths, on_circle
+from ensemblekit.md.observables.base import Coords, Mean, Measurement, Observable, OfMean, OfSeries, Reading
 from ensemblekit.md.system import System
 from ensemblekit.md.topology import Topology
 from ensemblekit.md.whole import positions_of
@@ -49,9 +48,9 @@ class Function:
             raise InputError(f"md.Function takes a function of an AtomGroup; got {self.function!r}")
         _check_period(self.period)
 
-    def prepare(self, system: System) -> Prepared:
+    def prepare(self, system: System) -> Measurement:
         map = _PerFrame(self.function, system.topology)
-        return _prepared(map, self.unit, self.coords, self.period, system)
+        return _measurement(map, self.unit, self.coords, self.period, system)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,14 +65,13 @@ class Analysis:
     n_blocks: int
     period: float | None = None
 
-    def prepare(self, system: System) -> Prepared:
+    def prepare(self, system: System) -> Measurement:
         if self.per == "frame":
             first = system.first_frame()
             map = _PerBlock(self, system.topology, first.position, first.box)
-            return _prepared(map, self.unit, self.coords, self.period, system)
+            return _measurement(map, self.unit, self.coords, self.period, system)
         values, lengths = self._by_blocks(system)
-        return Prepared(_nothing, self.unit, dict(self.coords), reducers=(Series(),),
-                        finish=_Finish(values, lengths, self))
+        return Measurement(_nothing, OfSeries(_OfBlocks(values, lengths, self), self.unit, self.coords))
 
     def _by_blocks(self, system: System) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Its value for each part of each run, and the weight of each part."""
@@ -105,26 +103,27 @@ class Analysis:
         return values, shares
 
 
-class _Finish:
+class _OfBlocks:
     """The average over blocks that were analysed already."""
 
     def __init__(self, values: list[np.ndarray], shares: list[np.ndarray], settings: Analysis):
         self.values, self.shares, self.settings = values, shares, settings
 
-    def __call__(self, kept: Kept) -> Estimate:
-        values, shares = self.values[kept.run], self.shares[kept.run]
-        block = kept.n / len(values)
-        start = kept.equilibration
+    def __call__(self, reading: Reading) -> Estimate:
+        run = reading.run
+        values, shares = self.values[run.run], self.shares[run.run]
+        block = run.n / len(values)
+        start = reading.equilibration
         if not (start is None or isinstance(start, str)):       # in blocks, rounded up
-            start = math.ceil(discarded(start, kept.n, kept.times) / block)
-        found = mean_with_error(ArraySource.of(values, weights=shares, unit=self.settings.unit), equilibration=start,
-                                confidence=kept.confidence)
-        left = round(found.n_discarded * block)
-        spacing = 1.0 if kept.times is None or kept.n < 2 else float(kept.times[-1] - kept.times[0]) / (kept.n - 1)
-        return replace(found, n=kept.n - left, n_discarded=left, equilibration_time=elapsed(kept.times, left),
-                       statistical_inefficiency=found.statistical_inefficiency * block, series=None,
-                       correlation_time=found.correlation_time * block * spacing, coords=dict(self.settings.coords),
-                       times=None, time_unit="" if kept.times is None else "ps")
+            start = math.ceil(discarded(start, run.n, run.times) / block)
+        answer = mean_with_error(ArraySource.of(values, weights=shares, unit=self.settings.unit), equilibration=start,
+                                 confidence=reading.confidence)
+        n_discarded = round(answer.n_discarded * block)
+        dt = 1.0 if run.times is None or run.n < 2 else float(run.times[-1] - run.times[0]) / (run.n - 1)
+        return replace(answer, n=run.n - n_discarded, n_discarded=n_discarded, series=None, times=None,
+                       equilibration_time=elapsed(run.times, n_discarded),
+                       statistical_inefficiency=answer.statistical_inefficiency * block,
+                       correlation_time=answer.correlation_time * block * dt, time_unit="" if run.times is None else "ps")
 
 
 def from_analysis(make: Callable[[Any], Any], *, value: Callable[[Any], Any], unit: str = "",
@@ -167,7 +166,7 @@ def from_analysis(make: Callable[[Any], Any], *, value: Callable[[Any], Any], un
     return Analysis(make, value, unit, per, dict(coords or {}), n_blocks, period)
 
 
-def as_observable(name: str, x: Any) -> Observable:
+def as_observable(name: str, x: object) -> Observable:
     """What may stand in ``md.average``: an observable, or a function of an AtomGroup."""
     if hasattr(x, "run") and hasattr(x, "results"):
         kind = type(x).__name__
@@ -188,19 +187,20 @@ def _check_period(period: Any) -> None:
         raise InputError(f"period= is the turn after which angles repeat, 360 for degrees; got {period!r}")
 
 
-def _prepared(map: Callable[[Block], np.ndarray], unit: str, coords: Coords, period: float | None, system: System) -> Prepared:
+def _measurement(map: Callable[[Block], np.ndarray], unit: str, coords: Coords, period: float | None,
+                 system: System) -> Measurement:
     """Values of a function, one row a frame, made ready to be averaged: on the circle where they come round."""
     fields = _moving(system)
     if period is None:
-        return Prepared(map, unit, dict(coords), fields=fields, branches=branches_of(unit))
+        return Measurement(map, Mean(unit, coords, angle_branches=branches_of(unit)), fields)
     names = [name for name in ("position", "box", *fields) if name in system.source.fields]
     first = next(block for piece in system.source.window(0, 1).pieces(names, "time", False, 1) for block in piece.blocks())
     if np.ndim(map(first)) == 1:
-        return Prepared(map, unit, dict(coords), reducers=(Series(),), finish=OnCircle(period, unit), period=period,
-                        fields=fields, bounds={"resultant": (0.0, 1.0)})
+        return Measurement(map, on_circle(period, unit), fields)
     turn = 2 * math.pi / period
-    return Prepared(partial(_vectors, map, turn), unit, dict(coords), function=Periodic(partial(directions, turn), period),
-                    further={"resultant": Derived(lengths, "", dict(coords), bounds=(0.0, 1.0))}, fields=fields)
+    return Measurement(partial(_vectors, map, turn), {
+        "": OfMean(Periodic(partial(directions, turn), period), unit, coords),
+        "resultant": OfMean(lengths, "", coords, bounds=(0.0, 1.0))}, fields)
 
 
 def _vectors(map: Callable[[Block], np.ndarray], turn: float, block: Block) -> np.ndarray:

@@ -30,7 +30,7 @@ class H5mdReader:
     format = "H5MD"
 
     def __init__(self, filename: str, n_atoms: int | None = None, convert_units: bool = True, dt: float | None = None,
-                 time_offset: float = 0.0, external: bool = False, **_: Any):
+                 time_offset: float = 0.0, external: bool = False, **_: object):
         from MDAnalysis.coordinates.timestep import Timestep
 
         self.filename = os.fspath(filename)
@@ -126,7 +126,7 @@ class H5mdReader:
     def time(self) -> float:
         return float(self.ts.time)
 
-    def add_transformations(self, *transformations: Any) -> None:
+    def add_transformations(self, *transformations: object) -> None:
         self.transformations = transformations
         self[self.frame]
 

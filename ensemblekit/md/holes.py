@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from ensemblekit.averaging.estimate import Estimate
 from ensemblekit.errors import EnsemblekitError, InputError
 from ensemblekit.md.trajectory import BATCH
-from ensemblekit.source import Block
+from ensemblekit.source import Block, SnapshotSource
 
 MEND = "leave the frame out (frames=, start=) or mend the trajectory"
 
@@ -29,7 +31,7 @@ def bad_frame(block: Block, t: int, positions: np.ndarray, cell: np.ndarray | No
         "\n", "") + "; leave it out, or give the box with MDAnalysis' set_dimensions transformation")
 
 
-def first_hole(source: Any, names: Sequence[str], values: Callable[[Block], Any]) -> str:
+def first_hole(source: SnapshotSource, names: Sequence[str], values: Callable[[Block], ArrayLike]) -> str:
     """The first frame of a run (a source that can be read again) of which `values` are not finite, in words; "" for none."""
     if source.access == "once":
         return ""
@@ -44,6 +46,19 @@ def first_hole(source: Any, names: Sequence[str], values: Callable[[Block], Any]
                 t = int(np.argmax(bad.any(axis=1)))
                 return _what(block, t, bad[t], numbers.shape[1:])
     return ""
+
+
+def naming_the_hole(estimate: Estimate, source: SnapshotSource, fields: Sequence[str],
+                    values: Callable[[Block], ArrayLike]) -> Estimate:
+    """The estimate of a run; where it is not finite, with the first frame that made it so: frames are read once more for it."""
+    if all(np.isfinite(e.mean).all() for e in (estimate, *estimate.further.values())):
+        return estimate
+    where = first_hole(source, fields, values)
+
+    def named(one: Estimate) -> Estimate:
+        return one if np.isfinite(one.mean).all() else one.noting(where)
+
+    return replace(named(estimate), further={name: named(one) for name, one in estimate.further.items()})
 
 
 def _what(block: Block, t: int, bad: np.ndarray, item: tuple[int, ...]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.engine import Engine, Threads
 from ensemblekit.errors import InputError, StoreError
@@ -15,16 +16,16 @@ from ensemblekit.md.appending import frames_held
 from ensemblekit.md.opening import read
 from ensemblekit.md.progress import Progress, counted
 from ensemblekit.md.topology import warnings_held
-from ensemblekit.md.trajectory import BATCH, LiveSource, Sized, TrajectoryPiece
+from ensemblekit.md.trajectory import BATCH, LiveSource, Sized, TrajectoryPiece, TrajectorySource
 from ensemblekit.source import Block, Piece, ReplicaSet
 from ensemblekit.source_cuts import WHOLE
 from ensemblekit.store.opening import open_store
 from ensemblekit.store.store import Store
 
 
-def ingest(topology: Any, trajectory: Any, path: str | os.PathLike[str], *, replicas: Sequence[Any] | None = None,
+def ingest(topology: object, trajectory: object, path: str | os.PathLike[str], *, replicas: Sequence[Any] | None = None,
            select: str = "all", start: int | None = None, stop: int | None = None, step: int | None = None,
-           frames: Any = None, begin: float | None = None, end: float | None = None, transformations: Any = None,
+           frames: ArrayLike | None = None, begin: float | None = None, end: float | None = None, transformations: Any = None,
            whole: bool = False, append: bool = False, engine: Engine | None = None, progress: Progress = False,
            **options: Any) -> Any:
     """Copy a trajectory into a store and open it.
@@ -61,13 +62,13 @@ def ingest(topology: Any, trajectory: Any, path: str | os.PathLike[str], *, repl
                   begin=begin, end=end, transformations=transformations, whole=whole, **options)
     notes = {"select": select, "transformed": transformations is not None}
     if isinstance(source, ReplicaSet):
-        stores = [_copy(run, f"{base}-{k}.h5md", str(k), notes, append, engine, progress)
-                  for k, run in enumerate(source.runs)]
+        runs: tuple[Any, ...] = source.runs
+        stores = [_copy(run, f"{base}-{k}.h5md", str(k), notes, append, engine, progress) for k, run in enumerate(runs)]
         return ReplicaSet(tuple(stores))
     return _copy(source, path, None, notes, append, engine, progress)
 
 
-def _copy(source: Any, path: str, replica: str | None, notes: dict[str, Any], append: bool, engine: Engine | None,
+def _copy(source: TrajectorySource, path: str, replica: str | None, notes: dict[str, Any], append: bool, engine: Engine | None,
           progress: Progress) -> Store:
     (n,) = source.lengths
     recipe = {**notes, "trajectory": _names(source), "frames": _digest(source), "n_frames": n}
@@ -111,7 +112,7 @@ def _copy(source: Any, path: str, replica: str | None, notes: dict[str, Any], ap
     return open_store(path)
 
 
-def _steps(source: Any) -> np.ndarray | None:
+def _steps(source: TrajectorySource) -> np.ndarray | None:
     """The steps of frames whose files know no times but these, (n,); None of others."""
     parts = getattr(source, "parts", ())
     if source.timed or not parts or any(part.knows != "steps" for part in parts):
@@ -120,7 +121,7 @@ def _steps(source: Any) -> np.ndarray | None:
     return None if (np.diff(steps) <= 0).any() else steps
 
 
-def _batches(source: Any) -> Iterator[Piece]:
+def _batches(source: TrajectorySource) -> Iterator[Piece]:
     """The frames in pieces of a few megabytes, in order."""
     names = tuple(source.fields)
     if isinstance(source, LiveSource):         # read by whoever hands out the pieces
@@ -158,7 +159,7 @@ def _names(source: Any) -> list[str]:
     return [os.path.basename(part.path) for part in parts] if parts else [os.path.basename(source.path)]
 
 
-def _digest(source: Any) -> str:
+def _digest(source: TrajectorySource) -> str:
     """The frames, atoms and files asked for, as a few letters: whether a store is what was asked for."""
     import xxhash
 

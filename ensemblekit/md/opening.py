@@ -35,7 +35,7 @@ from ensemblekit.source import ReplicaSet
 from ensemblekit.store.hdf5 import check_inside, is_hdf5
 
 
-def read(topology: Any, trajectory: Any = None, *, select: str = "all", replicas: Sequence[Any] | None = None,
+def read(topology: object, trajectory: object = None, *, select: str = "all", replicas: Sequence[Any] | None = None,
          start: int | None = None, stop: int | None = None, step: int | None = None, frames: Any = None,
          begin: float | None = None, end: float | None = None, transformations: Any = None, whole: bool = False,
          external: bool = False, order: Order = "auto", **options: Any) -> Any:
@@ -150,7 +150,7 @@ def _starts(trajectory: Any) -> list[float] | None:
         return [float(reader[0].time) for reader in trajectory.readers if reader.n_frames]
 
 
-def _check_units(trajectory: Any) -> None:
+def _check_units(trajectory: object) -> None:
     """Refuse convert_units=False where a file is in units of its own: all here are angstrom and ps."""
     for reader in getattr(trajectory, "readers", None) or [trajectory]:
         units = {kind: unit for kind, unit in reader.units.items() if kind in ("length", "time")
@@ -174,7 +174,7 @@ def _why_unreadable(files: Sequence[str], universe: Any, error: Exception) -> st
             f"({type(error).__name__}: {one_line(error)})")
 
 
-def trajectory_files(trajectory: Any) -> list[str]:
+def trajectory_files(trajectory: object) -> list[str]:
     """Paths of a file, a pattern, or a list of either, in order."""
     if isinstance(trajectory, str | os.PathLike):
         text = os.fspath(trajectory)

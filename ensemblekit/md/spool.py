@@ -92,7 +92,7 @@ class Parts:
     def nbytes(self) -> int:
         return math.prod(self.shape) * (self.parts[0].itemsize if self.parts else 0)
 
-    def __getitem__(self, where: Any) -> np.ndarray:
+    def __getitem__(self, where: tuple[slice, slice]) -> np.ndarray:
         """[:, a:b]: all frames of some columns, a copy."""
         rows, columns = where
         if rows != slice(None):

@@ -15,7 +15,7 @@ from ensemblekit.source import ReplicaSet
 from ensemblekit.store.opening import open_store
 
 
-def universe(store: Any) -> Any:
+def universe(store: object) -> Any:
     """An MDAnalysis Universe of a store's frames with its topology: every selection gives the original's atoms.
 
     Arguments:
@@ -51,7 +51,7 @@ def universe_of(source: Any, topology: Topology) -> tuple[Any, np.ndarray]:
     return made, np.arange(window.start, window.stop, window.step)
 
 
-def opened(x: Any) -> Any:
+def opened(x: object) -> Any:
     """The store or replicas behind a path, a pattern, a list, or what is open already."""
     if not isinstance(x, str | os.PathLike | Sequence):
         return x
@@ -66,7 +66,7 @@ def opened(x: Any) -> Any:
     return open_store(x)
 
 
-def provenance_of(source: Any) -> Mapping[str, Any]:
+def provenance_of(source: object) -> Mapping[str, Any]:
     """What a store, or some frames of it, were made of."""
     if hasattr(source, "provenance"):
         return source.provenance
@@ -75,7 +75,7 @@ def provenance_of(source: Any) -> Mapping[str, Any]:
     return {}
 
 
-def stored_topology(source: Any) -> Topology:
+def stored_topology(source: object) -> Topology:
     """The topology that a store was made with."""
     columns = provenance_of(source).get("topology")
     if columns is None:

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.averaging.rows import Rows, rows_of
 from ensemblekit.errors import InputError, StatisticsError
@@ -30,12 +31,12 @@ def frames_of(positions: Array) -> Rows:
     return rows if rows.flat.dtype in (np.float32, np.float64) else rows_of(x.astype(np.float64))
 
 
-def columns(x: Any) -> np.ndarray:
+def columns(x: ArrayLike) -> np.ndarray:
     """Positions (m, 3) as the kernels read them: (3, m)."""
     return np.ascontiguousarray(np.asarray(x, np.float64).T)
 
 
-def shares_of(weights: Any, n: int) -> np.ndarray:
+def shares_of(weights: ArrayLike | None, n: int) -> np.ndarray:
     """Weights of n atoms that add up to 1; None: all alike."""
     if weights is None:
         return np.full(n, 1.0 / max(n, 1))
@@ -58,7 +59,7 @@ class Fit:
     """(3,), the centre of the reference."""
 
     @classmethod
-    def onto(cls, reference: Any, weights: Any = None) -> Self:
+    def onto(cls, reference: Any, weights: ArrayLike | None = None) -> Self:
         """On positions (fitted, 3), the atoms weighted (mass, say) or all alike."""
         reference = as_array(reference, "the reference", kinds="biuf", dtype=np.float64, named_axes=True)
         if reference.ndim != 2 or reference.shape[1] != 3 or not len(reference):
@@ -125,7 +126,7 @@ class Fit:
         return out
 
 
-def superposed(frames: np.ndarray, reference: np.ndarray, weights: Any = None) -> np.ndarray:
+def superposed(frames: np.ndarray, reference: np.ndarray, weights: ArrayLike | None = None) -> np.ndarray:
     """Frames moved and turned onto a reference with the least (weighted) square deviation.
 
     frames: (n, atoms, 3), of which the first len(reference) atoms are fitted and the others go along; reference:
@@ -137,7 +138,7 @@ def superposed(frames: np.ndarray, reference: np.ndarray, weights: Any = None) -
     return ldexp(Fit.onto(reference, weights).moved(frames, every[:len(reference)], every), e)
 
 
-def rmsd(frames: Any, reference: Any, weights: Any = None) -> np.ndarray:
+def rmsd(frames: Any, reference: Any, weights: ArrayLike | None = None) -> np.ndarray:
     """Root mean square deviation of frames (n, atoms, 3) from a reference (atoms, 3) after superposition; (n,).
 
     weights: (atoms,), such as masses. Theobald's quaternion method, float64 throughout.
@@ -150,7 +151,7 @@ def rmsd(frames: Any, reference: Any, weights: Any = None) -> np.ndarray:
     return ldexp(Fit.onto(reference, weights).rmsd(frames, np.arange(len(reference))), e)
 
 
-def rmsd_matrix(a: Any, b: Any = None) -> np.ndarray:
+def rmsd_matrix(a: ArrayLike, b: ArrayLike | None = None) -> np.ndarray:
     """RMSD after superposition of every frame of a (n, atoms, 3) from every frame of b (k, atoms, 3), or of a: (n, k)."""
     from ensemblekit.md.kernels_superpose import rmsd_against
 
@@ -254,8 +255,8 @@ Read = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """Branches -> their results, all runs as one: one read of the frames."""
 
 
-def mean_structure(read: Read, gather: Gather, start: np.ndarray, *, same: bool, others: int = 0, weights: Any = None,
-                   rounds: int | None = None) -> MeanStructure:
+def mean_structure(read: Read, gather: Gather, start: np.ndarray, *, same: bool, others: int = 0,
+                   weights: ArrayLike | None = None, rounds: int | None = None) -> MeanStructure:
     """The weighted mean structure, out of core: every round reads the frames once and superposes them on the last mean.
 
     Arguments:

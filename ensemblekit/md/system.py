@@ -16,7 +16,7 @@ from ensemblekit.averaging.run import Branch, reduce
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array
-from ensemblekit.md.complexes import Images, molecules_of, ties_between
+from ensemblekit.md.complexes import Images, Watch, molecules_of, ties_between
 from ensemblekit.md.progress import Progress, counted
 from ensemblekit.md.topology import Topology, warnings_held
 from ensemblekit.md.trajectory import BATCH, FrameSource
@@ -46,15 +46,6 @@ class Frame(NamedTuple):
 
 Gather = Callable[[Block], tuple[np.ndarray, np.ndarray]]
 """Block -> (positions (n, m, 3), index (k,)): atom j of the selection is positions[:, index[j]]."""
-
-
-class Watch(NamedTuple):
-    """A selection of several molecules."""
-
-    images: Images
-    molecules: int
-    tied: int
-    """How many of them are tied to another."""
 
 
 class System:
@@ -285,24 +276,24 @@ class System:
             self._forget()
 
 
-def _unstored(source: Any) -> bool:
+def _unstored(source: SnapshotSource) -> bool:
     """Whether frames come from trajectory files or a Universe."""
     if isinstance(source, ReplicaSet):
         return any(map(_unstored, source.runs))
     return isinstance(source, FrameSource)
 
 
-def times_known(source: Any) -> bool:
+def times_known(source: object) -> bool:
     """Whether the frames of a source have times; where its files knew none, they are counted."""
     return _says(source, "timed", True)
 
 
-def whole_already(source: Any) -> bool:
+def whole_already(source: object) -> bool:
     """Whether a source says that its molecules are whole."""
     return _says(source, "whole", False)
 
 
-def _says(source: Any, name: str, otherwise: bool) -> bool:
+def _says(source: object, name: str, otherwise: bool) -> bool:
     """What a source, what it is made of, or the provenance of its store says of itself."""
     if hasattr(source, "runs"):
         return all(_says(run, name, otherwise) for run in source.runs)

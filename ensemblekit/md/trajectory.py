@@ -149,7 +149,7 @@ class TrajectorySource(FrameSource):
     def reweighted(self, weights: np.ndarray) -> TrajectorySource:
         return replace(self, weights=weights)
 
-    def picked(self, which: Any) -> TrajectorySource:
+    def picked(self, which: slice | np.ndarray) -> TrajectorySource:
         """Some of the frames: a slice, or rising numbers."""
         return replace(self, rows=self.rows[which], weights=None if self.weights is None else self.weights[which])
 
@@ -162,11 +162,13 @@ class TrajectorySource(FrameSource):
 class Sized(Topology):
     """Stands for a topology where only the number of atoms counts."""
 
+    n: int
+
     def __init__(self, whole: Topology):
         object.__setattr__(self, "n", len(whole))
 
     def __len__(self) -> int:
-        return self.n       # type: ignore[attr-defined]
+        return self.n
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -259,7 +261,7 @@ def _frame(reader: Any, frame: int, part: Part) -> Any:
     return now
 
 
-def take(now: Any, name: str, atoms: np.ndarray | None, out: np.ndarray, frame: int, path: Any) -> None:
+def take(now: Any, name: str, atoms: np.ndarray | None, out: np.ndarray, frame: int, path: object) -> None:
     """Copy one field of MDAnalysis' time step."""
     if name == "box":
         vectors = now.triclinic_dimensions
@@ -329,7 +331,7 @@ class LiveSource(FrameSource):
     def reweighted(self, weights: np.ndarray) -> LiveSource:
         return replace(self, weights=weights)
 
-    def picked(self, which: Any) -> LiveSource:
+    def picked(self, which: slice | np.ndarray) -> LiveSource:
         return replace(self, rows=self.rows[which], weights=None if self.weights is None else self.weights[which])
 
     def _frames(self, rows: np.ndarray) -> Iterator[Any]:
@@ -367,7 +369,7 @@ class LiveSource(FrameSource):
 
 
 @contextmanager
-def _reading(path: Any) -> Iterator[None]:
+def _reading(path: object) -> Iterator[None]:
     """MDAnalysis' reader at work, its warnings held back and what it trips over an InputError that names the file."""
     try:
         with warnings_held():

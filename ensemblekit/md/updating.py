@@ -26,7 +26,7 @@ class Updating:
         return {"topology": self.topology, "gather": self.gather, "text": self.text}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)      # type: ignore[misc]
+        Updating.__init__(self, **state)
 
     def __call__(self, block: Block) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Positions (n, atoms, 3), the chosen atoms of all frames one after the other, where each frame's begin (n + 1,)."""

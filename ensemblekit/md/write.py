@@ -16,7 +16,7 @@ from ensemblekit.md.stored import universe
 from ensemblekit.md.topology import warnings_held
 
 
-def write_topology(store: Any, path: str | os.PathLike[str], *, frame: int = 0, bfactors: np.ndarray | None = None) -> None:
+def write_topology(store: object, path: str | os.PathLike[str], *, frame: int = 0, bfactors: np.ndarray | None = None) -> None:
     """The atoms of a store with the positions of one frame, in any format MDAnalysis writes (by the suffix).
 
     Arguments:

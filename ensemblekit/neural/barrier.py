@@ -32,6 +32,7 @@ from ensemblekit.neural.batches import (
 from ensemblekit.neural.batchnorm import has_batch_norm, update_bn
 from ensemblekit.neural.outputs import log_probabilities
 from ensemblekit.neural.parameters import Manifest, load_vectors, to_vectors
+from ensemblekit.results import Result
 from ensemblekit.scaling import ldexp, power_of_two
 
 ITEMS = 2048
@@ -39,7 +40,7 @@ ITEMS = 2048
 
 
 @dataclass(frozen=True, slots=True)
-class Rise:
+class Rise(Result):
     """The loss of averaged weights above the mean of the members' losses, paired item by item."""
 
     value: float
@@ -66,7 +67,7 @@ class Rise:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Barrier:
+class Barrier(Result):
     """The loss on the straight line between two models."""
 
     at: np.ndarray

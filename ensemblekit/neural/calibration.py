@@ -12,14 +12,17 @@ from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array
 from ensemblekit.neural.items import Items, Values, items_of
 from ensemblekit.neural.prediction import Prediction
+from ensemblekit.results import Result
 
 Edges = Literal["right", "left"]
 Norm = Literal["l1", "l2", "max"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Reliability:
+class Reliability(Result):
     """Items binned by the probability of the model's first choice."""
+
+    FIGURE = "neural.bins"
 
     edges: np.ndarray
     """(n_bins + 1,)."""
@@ -129,7 +132,7 @@ def classwise_calibration_error(preds: Prediction | Values, target: Values | Non
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BrierParts:
+class BrierParts(Result):
     """Brier score (sum over classes, 0 to 2) = reliability - resolution + uncertainty + within_bins.
 
     Murphy 1973, class by class in bins of its probability; `within_bins` is what binning leaves over (Stephenson,

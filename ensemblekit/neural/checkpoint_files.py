@@ -16,7 +16,7 @@ from ensemblekit.errors import InputError, MissingExtraError
 from ensemblekit.files import check_input
 from ensemblekit.neural.parameters import bare_name, is_empty
 
-logger = logging.getLogger("ensemblekit.neural")
+logger = logging.getLogger("ensemblekit")
 State = dict[str, torch.Tensor]
 INSIDE = ("state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "weights")
 """Where programs put the weights in what they save, in the order in which they are looked for."""

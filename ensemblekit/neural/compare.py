@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ensemblekit.averaging.crossed import crossed_ratio_difference
 from ensemblekit.errors import InputError
-from ensemblekit.neural.items import Scored
+from ensemblekit.neural.intervals import degrees_of_freedom
+from ensemblekit.neural.items import Items, Scored
 from ensemblekit.neural.prediction import RegressionPrediction
 from ensemblekit.neural.scores import (
     NAMES,
+    ONE_RUN,
+    Score,
     Scores,
     binned,
+    binned_of_runs,
+    both,
     draws,
     error_exponent,
     given,
     in_unit,
+    is_runs,
     item_scores,
+    over_runs,
     paired_share,
     ratio,
     regression_parts,
     resampled,
     spread,
+    sums_of_runs,
     without_variance,
 )
 
@@ -30,10 +41,13 @@ def compare(a: Scored, b: Scored, *, groups: ArrayLike | None = None, n_bins: in
     """The scores of a minus those of b, item by item: pairing removes what is hard for both.
 
     Below zero a is better in nll, brier and calibration errors, above zero in accuracy. Names, arguments and intervals
-    as :func:`scores`.
+    as :func:`scores`. Where a or b is a list of predictions of independent runs on these items, the items stay paired and the
+    runs are two samples; the interval then holds for other trainings too.
 
     Raises InputError where the two are not about the same items in the same order, or as :func:`scores`.
     """
+    if is_runs(a) or is_runs(b):
+        return _of_runs(a if is_runs(a) else [a], b if is_runs(b) else [b], groups, n_bins, seed)
     if isinstance(a, RegressionPrediction) or isinstance(b, RegressionPrediction):
         if not (isinstance(a, RegressionPrediction) and isinstance(b, RegressionPrediction)):
             raise InputError("a prediction of numbers cannot be compared with one of classes")
@@ -47,9 +61,7 @@ def compare(a: Scored, b: Scored, *, groups: ArrayLike | None = None, n_bins: in
         return in_unit({name: ratio(gap, sizes) for name, gap in gaps.items()}, exponent, paired=True,
                        notes=without_variance(a, b))
     p, q = given(a, groups), given(b, groups)
-    if p.p.shape != q.p.shape or not np.array_equal(p.labels, q.labels):
-        raise InputError(f"two predictions of the same items in the same order; got {p.p.shape} and {q.p.shape}"
-                         + ("" if p.p.shape != q.p.shape else " with other labels"))
+    _same_rows(p, q)
     ours, theirs = item_scores(p, seed), item_scores(q, seed)
     found = {name: ratio(p.sums(ours[name] - theirs[name]), p.sizes) for name in ours}
     gap = ours["accuracy"] - theirs["accuracy"]
@@ -61,3 +73,50 @@ def compare(a: Scored, b: Scored, *, groups: ArrayLike | None = None, n_bins: in
         other, other_sample = resampled(q, *right[name], drawn)
         found[name] = spread(value - other, sample - other_sample, p.sizes)
     return Scores({name: found[name] for name in NAMES}, paired=True)
+
+
+def _of_runs(a: Any, b: Any, groups: Any, n_bins: int, seed: int) -> Scores:
+    """Mean scores of the runs a minus those of the runs b."""
+    notes: tuple[str, ...] = ()
+    if len(a) == len(b) == 1:
+        one = compare(a[0], b[0], groups=groups, n_bins=n_bins, seed=seed)
+        return Scores(one, paired=True, notes=(*one.notes, ONE_RUN))
+    numbers = all(isinstance(x, RegressionPrediction) for x in (*a, *b))
+    exponent = error_exponent(*a, *b) if numbers else 0
+    _same_items(a[0], b[0], groups)
+    ours, sizes, items = sums_of_runs(a, groups, seed, exponent)
+    theirs, _, others = sums_of_runs(b, groups, seed, exponent)
+    for which, runs in (("a", a), ("b", b)):
+        if len(runs) == 1:
+            notes += (f"one run of {which}: the luck of its training is not covered",)
+    notes += (f"means of {len(a)} and {len(b)} runs, which are two samples; the items are paired",)
+    found = {}
+    for name in ours:
+        if np.isfinite(ours[name]).all() and np.isfinite(theirs[name]).all():
+            found[name] = both(crossed_ratio_difference(ours[name], theirs[name], sizes, degrees_of_freedom(sizes)))
+        else:           # densities that exclude what came
+            found[name] = Score(float("nan"), float("nan"), float("nan"), float("nan"), len(sizes))
+    if numbers:
+        return in_unit(found, exponent, paired=True, notes=(*notes, *without_variance(*a, *b)))
+    drawn = draws(items[0].n, seed)
+    left, right = binned_of_runs(items, n_bins, drawn), binned_of_runs(others, n_bins, drawn)
+    for name, (values, sample) in left.items():
+        other, other_sample = right[name]
+        found[name] = over_runs(spread(float(values.mean() - other.mean()), sample - other_sample, sizes), [values, other])
+    return Scores({name: found[name] for name in NAMES}, paired=True, notes=notes)
+
+
+def _same_items(a: Any, b: Any, groups: Any) -> None:
+    if isinstance(a, RegressionPrediction) != isinstance(b, RegressionPrediction):
+        raise InputError("a prediction of numbers cannot be compared with one of classes")
+    if isinstance(a, RegressionPrediction):
+        if a.target is None or b.target is None or not np.array_equal(a.target, b.target):
+            raise InputError("two predictions of the same items in the same order are needed; their targets differ")
+        return
+    _same_rows(given(a, groups), given(b, groups))
+
+
+def _same_rows(p: Items, q: Items) -> None:
+    if p.p.shape != q.p.shape or not np.array_equal(p.labels, q.labels):
+        raise InputError(f"two predictions of the same items in the same order; got {p.p.shape} and {q.p.shape}"
+                         + ("" if p.p.shape != q.p.shape else " with other labels"))

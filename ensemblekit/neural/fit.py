@@ -23,10 +23,11 @@ from ensemblekit.neural.recorder import Recorder
 from ensemblekit.neural.resume import length_of
 from ensemblekit.neural.schedule import CycleLR, CyclicCosineLR, Mode
 from ensemblekit.neural.training import Loss, TrainingLoop
+from ensemblekit.results import Result
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Fit:
+class Fit(Result):
     """How a training went. The snapshots are in the store: ``neural.Ensemble.from_store(fit.store, model)``."""
 
     store: str

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.neural.resume import Sidecar
+from ensemblekit.results import Result
 from ensemblekit.store.opening import open_store
 
 CLOCK = "steps"
@@ -17,8 +18,10 @@ LOSS, RATE = "loss", "learning_rate"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class History:
+class History(Result):
     """Loss and learning rate of every optimizer step, and what was logged beside."""
+
+    FIGURE = "neural.training"
 
     step: np.ndarray
     """(n,) int64: optimizer steps, counted from 1."""

@@ -13,6 +13,7 @@ import numpy as np
 from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array
 from ensemblekit.neural.schedule import CycleLR
+from ensemblekit.results import Result
 
 GOOD_EPOCHS = 40        # a cycle of Huang et al. 2017 on CIFAR and of their ImageNet M = 2 (45); at 30 M = 3 lost its gain
 SHORT_EPOCHS = 20       # below it no published run of theirs stands but SVHN, whose epochs are 9400 iterations long
@@ -22,7 +23,7 @@ MOST = 6                # 4 to 8 worked; 10 were no better than 8 (DenseNet-40 o
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Result):
     """What :func:`plan` proposes."""
 
     n_cycles: int

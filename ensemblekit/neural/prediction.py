@@ -7,12 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from ensemblekit.neural.uncertainty import TINY, Space, entropy_of
+from ensemblekit.results import Result
 from ensemblekit.scaling import ldexp, scaled
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Prediction:
+class Prediction(Result):
     """Classes of items, or of every pixel of items. Natural logarithms; `...` is nothing or the axes of a map."""
+
+    FIGURE = "neural.prediction"
 
     probabilities: np.ndarray
     """(n, classes, ...): float64 for whole items, float32 for maps."""
@@ -70,7 +73,7 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RegressionPrediction:
+class RegressionPrediction(Result):
     """Numbers, with a variance by its two sources; `...` is the shape of one answer."""
 
     mean: np.ndarray

@@ -51,7 +51,7 @@ from ensemblekit.neural.step_watch import StepWatch
 from ensemblekit.store.store import Store
 
 SHARE = 0.002               # of the time that saving states may take where save_every is not given
-logger = logging.getLogger("ensemblekit.neural")
+logger = logging.getLogger("ensemblekit")
 
 
 class Recorder:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from ensemblekit.averaging.diversity import from_gram, gram_over
+from ensemblekit.averaging.principal import principal
 from ensemblekit.errors import InputError
 from ensemblekit.neural.batches import Device, device_of
 from ensemblekit.neural.batchnorm import has_batch_norm
@@ -23,6 +24,7 @@ from ensemblekit.neural.saved import SavedPredictions, load_predictions, pooled,
 from ensemblekit.neural.scores import Score, mean_scores, scores
 from ensemblekit.neural.single import predict
 from ensemblekit.neural.temperature import TemperatureScaler
+from ensemblekit.results import Result
 from ensemblekit.scaling import ldexp
 from ensemblekit.store.opening import open_store
 from ensemblekit.store.store import Store
@@ -36,8 +38,10 @@ LAST, TOGETHER = "last snapshot", "snapshot ensemble"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Report:
+class Report(Result):
     """Scores of everything that one training run has to offer, on the same items. Prints as a table."""
+
+    FIGURE = "neural.report"
 
     predictions: Mapping[str, Prediction]
     """Name -> prediction; the first is the single model all others are compared with."""
@@ -229,11 +233,8 @@ def _trajectory(parameters: StoredSource | np.ndarray) -> Trajectory:
     if len(parameters) < 2:
         return None, None, float("nan")
     gram, e = gram_over(parameters, "mean")
-    values, vectors = np.linalg.eigh(gram)
-    values = np.maximum(values[::-1], 0)
-    plane = vectors[:, ::-1][:, :2] * np.sqrt(values[:2])
-    explained = float(values[:2].sum() / values.sum()) if values.sum() > 0 else float("nan")
-    return ldexp(from_gram(gram), e), ldexp(plane, e), explained
+    directions = principal(gram)
+    return ldexp(from_gram(gram), e), ldexp(directions.scores[:, :2], e), float(directions.explained[1])
 
 
 def _interval(s: Score) -> str:

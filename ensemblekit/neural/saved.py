@@ -17,6 +17,7 @@ from ensemblekit.errors import InputError
 from ensemblekit.neural.prediction import Prediction
 from ensemblekit.neural.resume import writing
 from ensemblekit.neural.uncertainty import Pool, Space, check_space
+from ensemblekit.results import Result
 from ensemblekit.source import Field
 from ensemblekit.store.guarded import record
 from ensemblekit.store.names import folder_of
@@ -26,7 +27,7 @@ AT_ONCE = 4096
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SavedPredictions:
+class SavedPredictions(Result):
     """Read back from beside a store."""
 
     members: np.ndarray

@@ -5,17 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ensemblekit.averaging.crossed import CrossedMean, crossed_ratio
 from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array
 from ensemblekit.neural.calibration import adaptive_bins, bin_of
-from ensemblekit.neural.intervals import NORMAL, paired_share_interval, share_interval, standard_error, student, widening
+from ensemblekit.neural.intervals import (
+    NORMAL,
+    degrees_of_freedom,
+    paired_share_interval,
+    share_interval,
+    standard_error,
+    student,
+    widening,
+)
 from ensemblekit.neural.items import Items, Scored, items_of
-from ensemblekit.neural.prediction import RegressionPrediction
+from ensemblekit.neural.prediction import Prediction, RegressionPrediction
 from ensemblekit.neural.temperature import scaled_nll
+from ensemblekit.results import Result
 from ensemblekit.scaling import exponent_of, ldexp
 
 RESAMPLES = 400
@@ -27,8 +38,8 @@ RANGES_OF_NUMBERS: Mapping[str, tuple[float, float]] = {"mse": (0.0, np.inf), "c
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
-    """A score, or a paired difference of scores, with its error over items."""
+class Score(Result):
+    """A score, or a paired difference of scores, with its error over items, and over runs where several were given."""
 
     value: float
     stderr: float
@@ -39,6 +50,14 @@ class Score:
     """Independent items, or groups of items."""
     bias: float = 0.0
     """By how much such a value is too large on average (calibration errors of few items); the interval knows."""
+    stderr_items: float = float("nan")
+    """The part of `stderr` over items, with these runs: all of it for one run."""
+    stderr_runs: float = 0.0
+    """The part of `stderr` over independent runs; 0 for one run, whose luck in training is not covered."""
+
+    def __post_init__(self) -> None:
+        if self.stderr_items != self.stderr_items and not self.stderr_runs:
+            object.__setattr__(self, "stderr_items", self.stderr)
 
     @property
     def significant(self) -> bool:
@@ -90,11 +109,14 @@ def scores(prediction: Scored, *, groups: ArrayLike | None = None, n_bins: int =
     Shares (accuracy, coverage) have intervals by Clopper and Pearson. Few groups, or groups of uneven sizes, widen them all.
 
     Arguments:
-        prediction: of ``predict``, or a tuple (probabilities, labels).
+        prediction: of ``predict``, or a tuple (probabilities, labels); or a list of such, one an independent training on the
+            same items: the scores are then means over the runs, and intervals hold for other trainings too.
         groups: (n,) what each item belongs to, where items are not independent: patients, videos.
 
     Raises InputError without labels, with labels out of range, or with fewer than two items or groups.
     """
+    if is_runs(prediction):
+        return _of_runs(prediction, groups, n_bins, seed)
     if isinstance(prediction, RegressionPrediction):
         exponent = error_exponent(prediction)
         parts, sizes = regression_parts(prediction, groups, exponent)
@@ -107,6 +129,96 @@ def scores(prediction: Scored, *, groups: ArrayLike | None = None, n_bins: int =
         value, sample = resampled(items, where, gap, n, drawn)
         found[name] = spread(value, sample, items.sizes, positive=True)
     return Scores({name: found[name] for name in NAMES})
+
+
+ONE_RUN = "one run: the intervals are over items alone; the luck of the training is not covered"
+
+
+def is_runs(prediction: Any) -> bool:
+    """Whether these are predictions of several runs in a list, and not one of them."""
+    single = (Prediction, RegressionPrediction)
+    return (isinstance(prediction, list) and bool(prediction) and all(isinstance(x, (*single, tuple)) for x in prediction)) or (
+        isinstance(prediction, tuple) and bool(prediction) and all(isinstance(x, single) for x in prediction))
+
+
+def sums_of_runs(runs: Any, groups: Any, seed: int, exponent: int | None = None
+                 ) -> tuple[dict[str, np.ndarray], np.ndarray, list[Items]]:
+    """Name -> sums (R, n) over each item or group, the sizes (n,) of those, and the items of each run (none for numbers).
+
+    Raises InputError where runs are not about the same items in the same order.
+    """
+    if all(isinstance(x, RegressionPrediction) for x in runs):
+        e = error_exponent(*runs) if exponent is None else exponent
+        parts = [regression_parts(x, groups, e) for x in runs]
+        for k, x in enumerate(runs):
+            if not np.array_equal(x.target, runs[0].target):
+                raise InputError(f"runs are scored on the same items in the same order; the targets of run {k} differ "
+                                 f"from those "
+                                 "of run 0")
+        return {name: np.array([part[name] for part, _ in parts]) for name in parts[0][0]}, parts[0][1], []
+    if any(isinstance(x, RegressionPrediction) for x in runs):
+        raise InputError("a prediction of numbers cannot be scored with one of classes")
+    items = [given(x, groups) for x in runs]
+    for k, one in enumerate(items):
+        if one.p.shape != items[0].p.shape or not np.array_equal(one.labels, items[0].labels):
+            raise InputError(f"runs are scored on the same items in the same order; run {k} has {one.p.shape}, run 0 "
+                             f"{items[0].p.shape}" + ("" if one.p.shape != items[0].p.shape else " with other labels"))
+    rows = [item_scores(one, seed) for one in items]
+    sums = {name: np.array([one.sums(row[name]) for one, row in zip(items, rows, strict=True)]) for name in rows[0]}
+    return sums, items[0].sizes, items
+
+
+def _of_runs(runs: Any, groups: Any, n_bins: int, seed: int) -> Scores:
+    """Mean scores of independent runs on the same items, with the error of both samples."""
+    if len(runs) == 1:
+        one = scores(runs[0], groups=groups, n_bins=n_bins, seed=seed)
+        return Scores(one, notes=(*one.notes, ONE_RUN))
+    numbers = all(isinstance(x, RegressionPrediction) for x in runs)
+    exponent = error_exponent(*runs) if numbers else 0
+    sums, sizes, items = sums_of_runs(runs, groups, seed, exponent)
+    _check_clusters(len(sizes))
+    mean = f"means of {len(runs)} runs; the intervals are over runs and items"
+    every = {name: within(name, both(crossed_ratio(x, sizes, degrees_of_freedom(sizes))),
+                          RANGES_OF_NUMBERS if numbers else RANGES) for name, x in sums.items() if np.isfinite(x).all()}
+    every.update({name: Score(float(x.sum() / sizes.sum() / len(x)), float("nan"), float("nan"), float("nan"), len(sizes))
+                  for name, x in sums.items() if name not in every})
+    if numbers:
+        return in_unit(every, exponent, notes=(mean, *without_variance(*runs)))
+    drawn = draws(items[0].n, seed)
+    for name, (values, sample) in binned_of_runs(items, n_bins, drawn).items():
+        every[name] = over_runs(spread(float(values.mean()), sample, sizes, positive=True), [values])
+    return Scores({name: every[name] for name in NAMES}, notes=(mean,))
+
+
+def binned_of_runs(items: list[Items], n_bins: int, drawn: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Calibration errors (R,) of each run, and the mean over runs of each resample of clusters."""
+    found: dict[str, list[tuple[float, np.ndarray]]] = {}
+    for one in items:
+        for name, (where, gap, n) in binned(one, n_bins).items():
+            found.setdefault(name, []).append(resampled(one, where, gap, n, drawn))
+    return {name: (np.array([value for value, _ in x]), np.mean([sample for _, sample in x], axis=0)) for name,
+            x in found.items()}
+
+
+def both(mean: CrossedMean) -> Score:
+    """The score that a mean over runs and items is."""
+    low, high = mean.interval
+    return Score(mean.mean, mean.stderr, low, high, mean.n_items, 0.0, mean.stderr_items, mean.stderr_runs)
+
+
+def over_runs(score: Score, runs: list[np.ndarray]) -> Score:
+    """A score over items, widened by the scatter of the values (R,) of one or two samples of runs."""
+    from scipy.special import stdtrit
+
+    parts = [(float(x.var(ddof=1)) / len(x), len(x) - 1) for x in runs if len(x) > 1]
+    variance = sum(v for v, _ in parts)
+    if not variance > 0:
+        return score
+    half = float(stdtrit(variance**2 / sum(v**2 / f for v, f in parts), 0.975)) * float(np.sqrt(variance))
+    return Score(score.value, float(np.hypot(score.stderr, np.sqrt(variance))),
+                 score.value - float(np.hypot(score.value - score.low, half)),
+                 score.value + float(np.hypot(score.high - score.value, half)), score.n, score.bias, score.stderr,
+                 float(np.sqrt(variance)))
 
 
 def within(name: str, score: Score, ranges: Mapping[str, tuple[float, float]] | None = None) -> Score:
@@ -192,7 +304,8 @@ def regression_parts(prediction: RegressionPrediction, groups: ArrayLike | None 
 def in_unit(found: Mapping[str, Score], exponent: int, *, paired: bool = False, notes: tuple[str, ...] = ()) -> Scores:
     """Scores of numbers, the mean squared error times 4**exponent; a note where that is beyond the range of float64."""
     mse, e = found["mse"], 2 * exponent
-    full = Score(ldexp(mse.value, e), ldexp(mse.stderr, e), ldexp(mse.low, e), ldexp(mse.high, e), mse.n, ldexp(mse.bias, e))
+    full = Score(ldexp(mse.value, e), ldexp(mse.stderr, e), ldexp(mse.low, e), ldexp(mse.high, e), mse.n, ldexp(mse.bias, e),
+                 ldexp(mse.stderr_items, e), ldexp(mse.stderr_runs, e))
     beyond = mse.value != 0 and not np.finfo(np.float64).tiny <= abs(full.value) < np.inf
     note = (f"the mean squared error, {mse.value:.3g} * 2**{e}, is beyond the range of float64 (1e-308 ... 1e308) and stands "
             "as infinity, 0 or with few digits; the other scores are right")

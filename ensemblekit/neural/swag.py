@@ -13,11 +13,12 @@ from ensemblekit.averaging.moments import Moments, MomentsResult
 from ensemblekit.errors import InputError
 from ensemblekit.neural.compensated import _column
 from ensemblekit.neural.weight_average import _numpy, _weight
+from ensemblekit.results import Result
 from ensemblekit.source import Array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Posterior:
+class Posterior(Result):
     """SWAG's Gaussian over weights: mean + half a diagonal + half a low-rank part."""
 
     mean: Array

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,29 +14,69 @@ from ensemblekit.averaging.correlation import statistical_inefficiency
 from ensemblekit.averaging.estimate import Estimate
 from ensemblekit.averaging.replicas import read_runs, time_average
 from ensemblekit.errors import InputError
-from ensemblekit.plot.style import BLUE, COLOURS, GREEN, GREY, INK, PALE, RED, TRACE, label, legend, new_axes
+from ensemblekit.plot.style import (
+    BLUE,
+    COLOURS,
+    GREEN,
+    GREY,
+    HEIGHT,
+    INK,
+    PALE,
+    RED,
+    TRACE,
+    WIDTH,
+    label,
+    legend,
+    new_axes,
+    panels,
+)
+from ensemblekit.source import SnapshotSource
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from ensemblekit.averaging.covariance import CovarianceResult
+    from ensemblekit.averaging.histogram import HistogramResult
+    from ensemblekit.averaging.moments import MomentsResult
+    from ensemblekit.plot.style import AxesLike
 
 MOST_POINTS = 1500
 """Columns a trace is drawn with; more than a page 100 mm wide can show."""
 
 
-def estimate(answer: Estimate) -> Any:
+def estimate(answer: Estimate, *, ax: AxesLike | None = None) -> Axes | np.ndarray:
     """The figure that belongs to an Estimate: running mean, autocorrelation and blocking of a series, or its bars.
 
-    Returns the matplotlib Figure (``.savefig(path)``). Raises InputError for averages of more than one axis.
+    Returns the three Axes of a series, (3,), or the one of the others. One Axes that is given for a series has the running
+    mean alone. Raises InputError for averages of more than one axis.
     """
-    if np.ndim(answer.mean) == 0 and answer.series is not None and len(_kept(answer)) >= 4 and answer.stderr > 0:
-        axes = new_axes(rows=3)
+    several = ax is None or np.size(ax) > 1     # type: ignore[arg-type]
+    if several and np.ndim(answer.mean) == 0 and answer.series is not None and len(_kept(answer)) >= 4 and answer.stderr > 0:
+        axes = panels(ax, 3, 1, (WIDTH, HEIGHT * 2.34))[:, 0]
         running_mean(answer, ax=axes[0])
         autocorrelation(answer, ax=axes[1])
         blocking(answer, ax=axes[2])
-        return axes[0].figure
+        return axes
     if np.ndim(answer.mean) == 0 and answer.series is not None:
-        return running_mean(answer).figure
-    return profile(answer).figure
+        return running_mean(answer, ax=ax)      # type: ignore[arg-type]
+    if np.ndim(answer.mean) == 0:
+        return _bar(answer, ax)     # type: ignore[arg-type]
+    return profile(answer, ax=ax)       # type: ignore[arg-type]
 
 
-def running_mean(answer: Estimate, *, name: str = "value", ax: Any = None) -> Any:
+def _bar(answer: Estimate, ax: Axes | None) -> Axes:
+    """A number without a series: a point with its interval; the axes."""
+    ax = new_axes(ax)
+    ax.errorbar([answer.mean], [0], xerr=[[answer.mean - answer.low], [answer.high - answer.mean]], fmt="o", color=BLUE,
+                capsize=3)
+    ax.set_yticks([])
+    ax.spines["left"].set_visible(False)
+    ax.axvline(answer.mean, color=PALE, lw=0.6, zorder=0)
+    ax.set_xlabel(label("mean", answer.unit))
+    return ax
+
+
+def running_mean(answer: Estimate, *, name: str = "value", ax: Axes | None = None) -> Axes:
     """The series, what was discarded, and the mean up to each time with its interval; the axes.
 
     The band at time t is the final interval scaled by √(T/t), as the error of a longer average falls.
@@ -68,7 +109,7 @@ def running_mean(answer: Estimate, *, name: str = "value", ax: Any = None) -> An
     return ax
 
 
-def autocorrelation(answer: Estimate | Any, *, dt: float = 1.0, unit: str = "", ax: Any = None) -> Any:
+def autocorrelation(answer: Estimate | np.ndarray, *, dt: float = 1.0, unit: str = "", ax: Axes | None = None) -> Axes:
     """Normalised autocorrelation of a series, with the window whose sum (Geyer, convex) gives its correlation time.
 
     Arguments:
@@ -107,7 +148,7 @@ def autocorrelation(answer: Estimate | Any, *, dt: float = 1.0, unit: str = "", 
     return ax
 
 
-def blocking(answer: Estimate | BlockResult | Any, *, unit: str = "", ax: Any = None) -> Any:
+def blocking(answer: Estimate | BlockResult | np.ndarray, *, unit: str = "", ax: Axes | None = None) -> Axes:
     """Standard error against block length, its plateau, and the naive bar that takes snapshots for independent.
 
     `answer`: an Estimate with a series, a BlockResult of a scalar, or an array (n,).
@@ -133,7 +174,7 @@ def blocking(answer: Estimate | BlockResult | Any, *, unit: str = "", ax: Any = 
     ax.axhline(float(chosen.stderr), color=GREEN, lw=1.1)
     ax.plot(lengths[level], errors[level], "o", ms=6.5, mfc="none", mec=GREEN, mew=1.2)
     top = 1.18 * max(float((errors + np.asarray(result.stderr_error))[trusted].max(initial=0)), float(chosen.stderr))
-    edge = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "fontsize": 7}
+    edge: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "fontsize": 7}
     ax.annotate("plateau" if settled else "no plateau reached", (0.01, float(chosen.stderr)), xytext=(0, 3),
                 color=GREEN, va="bottom", **edge)
     ax.annotate("snapshots as if independent", (0.99, errors[0]), xytext=(0, 3), color=RED, va="bottom", ha="right",
@@ -146,7 +187,8 @@ def blocking(answer: Estimate | BlockResult | Any, *, unit: str = "", ax: Any = 
     return ax
 
 
-def replicas(runs: Any, *, map: Any = None, field: str | None = None, name: str = "value", ax: Any = None) -> Any:
+def replicas(runs: SnapshotSource | np.ndarray, *, map: Callable[[Any], Any] | None = None, field: str | None = None,
+             name: str = "value", ax: Axes | None = None) -> Axes:
     """Independent runs over one another, and to their right the time average of each with its 95 % interval.
 
     Arguments as :func:`ensemblekit.ergodicity`.
@@ -181,7 +223,7 @@ def replicas(runs: Any, *, map: Any = None, field: str | None = None, name: str 
     return ax
 
 
-def profile(answer: Estimate, *, name: str = "mean", ax: Any = None) -> Any:
+def profile(answer: Estimate, *, name: str = "mean", ax: Axes | None = None) -> Axes:
     """An average along one axis, with its interval, against its coordinate."""
     mean = np.asarray(answer.mean)
     if mean.ndim != 1:
@@ -198,6 +240,57 @@ def profile(answer: Estimate, *, name: str = "mean", ax: Any = None) -> Any:
     return ax
 
 
+def histogram(found: HistogramResult, *, ax: Axes | None = None) -> Axes:
+    """The counts of a histogram of one number; the axes. Raises InputError for one of an array."""
+    counts = np.asarray(found.counts, dtype=np.float64)
+    if counts.ndim != 1:
+        raise InputError(f"a histogram has one axis; this one has counts of shape {counts.shape}. Draw that of one element")
+    ax = new_axes(ax)
+    ax.stairs(counts, found.edges, fill=True, color=BLUE)
+    ax.set_xlim(found.edges[0], found.edges[-1])
+    ax.set_xlabel("value")
+    ax.set_ylabel("weight" if np.any(counts % 1) else "count")
+    return ax
+
+
+def moments(found: MomentsResult, *, ax: Axes | None = None) -> Axes:
+    """The mean with a standard deviation to either side: a point, a profile along one axis, or the mean as a map; the axes."""
+    mean = np.asarray(found.mean, dtype=np.float64)
+    spread = np.sqrt(np.asarray(found.variance, dtype=np.float64))
+    ax = new_axes(ax)
+    if mean.ndim == 0:
+        ax.errorbar([0], [mean], [spread], fmt="o", color=BLUE, capsize=3)
+        ax.set_xticks([])
+        ax.set_ylabel("mean ± standard deviation")
+    elif mean.ndim == 1:
+        x = np.arange(len(mean))
+        ax.fill_between(x, mean - spread, mean + spread, color=BLUE, alpha=0.25, lw=0, label="± standard deviation")
+        ax.plot(x, mean, color=BLUE, marker="o" if len(mean) <= 40 else None, ms=2.5)
+        ax.set_xlabel("element")
+        ax.set_ylabel("mean")
+        legend(ax)
+    else:
+        _map(ax, mean.reshape(len(mean), -1), "mean")
+    return ax
+
+
+def covariance(found: CovarianceResult, *, ax: Axes | None = None) -> Axes:
+    """The covariances as a map, blue below zero and red above; the axes."""
+    matrix = np.atleast_2d(np.asarray(found.covariance))
+    ax = new_axes(ax)
+    _map(ax, np.real(matrix), "covariance", signed=True)
+    return ax
+
+
+def _map(ax: Axes, values: np.ndarray, name: str, signed: bool = False) -> None:
+    reach = float(np.nanmax(np.abs(values), initial=0)) or 1.0
+    limits = {"vmin": -reach, "vmax": reach, "cmap": "RdBu_r"} if signed else {"cmap": "viridis"}
+    shown = ax.imshow(values, aspect="auto" if not signed else "equal", **limits)
+    ax.figure.colorbar(shown, ax=ax, label=name)
+    ax.set_xlabel("element")
+    ax.set_ylabel("element")
+
+
 def _kept(answer: Estimate) -> np.ndarray:
     return answer.series[answer.n_discarded:] if answer.series is not None else np.empty(0)
 
@@ -211,14 +304,14 @@ def _series(answer: Estimate) -> tuple[np.ndarray, np.ndarray, str]:
     return answer.series, answer.times, label("time", answer.time_unit)
 
 
-def _trace(ax: Any, times: np.ndarray, values: np.ndarray, colour: str, alpha: float = 1.0, **options: Any) -> None:
+def _trace(ax: Axes, times: np.ndarray, values: np.ndarray, colour: str, alpha: float = 1.0, zorder: float = 2) -> None:
     """A series; where it has more points than the page has dots, the range within each dot."""
     if len(values) <= MOST_POINTS:
-        ax.plot(times, values, color=colour, lw=0.6, alpha=min(1.0, 1.6 * alpha), **options)
+        ax.plot(times, values, color=colour, lw=0.6, alpha=min(1.0, 1.6 * alpha), zorder=zorder)
         return
     edges = np.linspace(0, len(values), MOST_POINTS // 2 + 1).astype(int)[:-1]
     ax.fill_between(times[edges], np.minimum.reduceat(values, edges), np.maximum.reduceat(values, edges), color=colour,
-                    alpha=alpha, lw=0, **options)
+                    alpha=alpha, lw=0, zorder=zorder)
 
 
 def _thinned(n: int) -> np.ndarray:

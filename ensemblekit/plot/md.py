@@ -8,20 +8,43 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ensemblekit.averaging.estimate import Estimate, printed, rounded
 from ensemblekit.errors import InputError
 from ensemblekit.plot.averages import autocorrelation, blocking, running_mean
-from ensemblekit.plot.style import BLUE, COLOURS, GREEN, GREY, HEIGHT, INK, LOOK, ORANGE, PALE, RED, WIDTH, label, legend
+from ensemblekit.plot.style import (
+    BLUE,
+    COLOURS,
+    GREEN,
+    GREY,
+    HEIGHT,
+    INK,
+    ORANGE,
+    PALE,
+    RED,
+    WIDTH,
+    label,
+    legend,
+    look,
+    new_axes,
+    new_figure,
+    panels,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
+
+    from ensemblekit.plot.style import AxesLike
 
 NS = 1000.0
 
 
-def averages(found: Mapping[str, Estimate], *, names: Sequence[str] | None = None) -> Any:
-    """A figure with a panel for each observable: against time where it is a number a frame, against its axis else.
+def averages(found: Mapping[str, Estimate], *, names: Sequence[str] | None = None, ax: AxesLike | None = None) -> np.ndarray:
+    """A panel for each observable: against time where it is a number a frame, against its axis else; the Axes, (n,).
 
     Arguments:
         found: what ``md.average`` gave, or any mapping of names to Estimates.
@@ -33,13 +56,17 @@ def averages(found: Mapping[str, Estimate], *, names: Sequence[str] | None = Non
     drawn = [(name, e) for name, e in drawn if np.ndim(e.mean) <= 2]
     if not drawn:
         raise InputError("there is nothing to draw: every average has more than two axes. Draw a slice of it")
-    figure, axes = _page(len(drawn))
-    for ax, (name, e) in zip(axes, drawn, strict=True):
-        panel(e, name=name, ax=ax)
-    return figure
+    columns = 1 if len(drawn) <= 3 or np.size(ax) == len(drawn) else 2     # type: ignore[arg-type]
+    rows = -(-len(drawn) // columns)
+    axes = panels(ax, rows, columns, (WIDTH * columns, HEIGHT * rows)).ravel()
+    for one, (name, e) in zip(axes[:len(drawn)], drawn, strict=True):
+        panel(e, name=name, ax=one)
+    for unused in axes[len(drawn):]:
+        unused.remove()
+    return axes[:len(drawn)]
 
 
-def panel(e: Estimate, *, name: str = "value", ax: Any = None) -> Any:
+def panel(e: Estimate, *, name: str = "value", ax: Axes | None = None) -> Axes:
     """One observable in the way that suits it; the axes."""
     if np.ndim(e.mean) == 0:
         return against_time(e, name=name, ax=ax) if e.series is not None or e.runs else _bar(e, name=name, ax=ax)
@@ -50,9 +77,9 @@ def panel(e: Estimate, *, name: str = "value", ax: Any = None) -> Any:
     return along(e, name=name, ax=ax)
 
 
-def against_time(e: Estimate, *, name: str = "value", ax: Any = None) -> Any:
+def against_time(e: Estimate, *, name: str = "value", ax: Axes | None = None) -> Axes:
     """The series with its running mean, band and discarded part; replicas over one another. Times from 1 ns on in ns."""
-    ax = ax if ax is not None else _page(1)[1][0]
+    ax = new_axes(ax)
     e = _in_ns(e)
     if not e.runs:
         running_mean(replace(e, unit=printed(e.unit)), name=name, ax=ax)
@@ -79,9 +106,9 @@ def against_time(e: Estimate, *, name: str = "value", ax: Any = None) -> Any:
     return ax
 
 
-def along(e: Estimate, *, name: str = "mean", ax: Any = None) -> Any:
+def along(e: Estimate, *, name: str = "mean", ax: Axes | None = None) -> Axes:
     """An average along one axis (RMSF of residues, a density) with its band."""
-    ax = ax if ax is not None else _page(1)[1][0]
+    ax = new_axes(ax)
     axis, x, unit = _axis(e, 0)
     if x.dtype.kind not in "biuf":
         places = np.arange(len(x))
@@ -104,9 +131,9 @@ def along(e: Estimate, *, name: str = "mean", ax: Any = None) -> Any:
     return ax
 
 
-def radial(e: Estimate, *, name: str = "g(r)", ax: Any = None) -> Any:
+def radial(e: Estimate, *, name: str = "g(r)", ax: Axes | None = None) -> Axes:
     """g(r) with its band; the running coordination number to the right."""
-    ax = ax if ax is not None else _page(1)[1][0]
+    ax = new_axes(ax)
     _, r, unit = _axis(e, 0)
     ax.fill_between(r, e.low, e.high, color=BLUE, alpha=0.25, lw=0)
     ax.plot(r, e.mean, color=BLUE)
@@ -131,12 +158,12 @@ def radial(e: Estimate, *, name: str = "g(r)", ax: Any = None) -> Any:
     return ax
 
 
-def image(e: Estimate, *, name: str = "mean", ax: Any = None) -> Any:
+def image(e: Estimate, *, name: str = "mean", ax: Axes | None = None) -> Axes:
     """An average over two axes as a map."""
-    ax = ax if ax is not None else _page(1)[1][0]
+    ax = new_axes(ax)
     (first, y, y_unit), (second, x, x_unit) = _axis(e, 0), _axis(e, 1)
     if x.dtype.kind in "iuf" and y.dtype.kind in "iuf" and len(x) > 1 and len(y) > 1:
-        shown = ax.pcolormesh(x, y, np.asarray(e.mean), cmap="viridis", shading="nearest", rasterized=True)
+        shown: ScalarMappable = ax.pcolormesh(x, y, np.asarray(e.mean), cmap="viridis", shading="nearest", rasterized=True)
     else:
         shown = ax.imshow(np.asarray(e.mean), origin="lower", cmap="viridis", aspect="auto")
     ax.figure.colorbar(shown, ax=ax, label=label(name, printed(e.unit)))
@@ -145,18 +172,18 @@ def image(e: Estimate, *, name: str = "mean", ax: Any = None) -> Any:
     return ax
 
 
-def convergence(e: Estimate, *, name: str = "value") -> Any:
-    """Running mean, autocorrelation with its window, and blocking with the naive bar in red, side by side; the figure."""
+def convergence(e: Estimate, *, name: str = "value", ax: AxesLike | None = None) -> np.ndarray:
+    """Running mean, autocorrelation with its window, and blocking with the naive bar in red, side by side; the Axes, (3,)."""
     one = e.runs[0] if e.runs else e
-    figure, axes = _page(3, columns=3)
+    axes = panels(ax, 1, 3, (WIDTH * 3, HEIGHT))[0]
     against_time(e, name=name, ax=axes[0])
     _curves(one, axes[1], axes[2])
-    return figure
+    return axes
 
 
 def report(found: Mapping[str, Estimate], rmsd: np.ndarray | None = None, edges: Sequence[int] | None = None, *,
-           title: str = "") -> Any:
-    """One page on the quality of the sampling.
+           title: str = "", ax: Axes | None = None) -> np.ndarray:
+    """One page on the quality of the sampling; its Axes, (n,).
 
     Top: observable, interval, n_eff, correlation time, verdict. Left: each observable against time. Right: the
     blocking curve of the one with the fewest independent frames beside its autocorrelation, and RMSD of all to all.
@@ -167,16 +194,21 @@ def report(found: Mapping[str, Estimate], rmsd: np.ndarray | None = None, edges:
     numbers = {name: e for name, e in found.items() if np.ndim(e.mean) == 0 and (e.series is not None or e.runs)}
     if not numbers:
         raise InputError("a report needs an observable of one number a frame, such as md.RadiusOfGyration")
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(LOOK):
-        figure = Figure(figsize=(8.27, 11.69), layout="constrained")
-        rows = max(3, len(numbers))
-        grid = figure.add_gridspec(rows + 1, 2, height_ratios=[0.30 + 0.13 * len(numbers), *[1.0] * rows])
-        _table(figure.add_subplot(grid[0, :]), numbers, title)
+    rows = max(3, len(numbers))
+    heights = [0.30 + 0.13 * len(numbers), *[1.0] * rows]
+    with look():
+        if ax is None:
+            figure = new_figure((8.27, 11.69))
+            grid = figure.add_gridspec(rows + 1, 2, height_ratios=heights)
+        else:
+            (place,) = panels(ax, 1, 1, (8.27, 11.69))[0]
+            figure, spec = place.figure, place.get_subplotspec()
+            place.remove()
+            grid = spec.subgridspec(rows + 1, 2, height_ratios=heights)
+        axes = [figure.add_subplot(grid[0, :])]
+        _table(axes[0], numbers, title)
         for k, (name, e) in enumerate(numbers.items()):
-            against_time(e, name=name, ax=figure.add_subplot(grid[k + 1, 0]))
+            axes.append(against_time(e, name=name, ax=figure.add_subplot(grid[k + 1, 0])))
         worst = min(numbers, key=lambda name: float(numbers[name].n_eff) if np.isfinite(numbers[name].n_eff) else np.inf)
         one = numbers[worst].runs[0] if numbers[worst].runs else numbers[worst]
         left, right = figure.add_subplot(grid[1, 1]), figure.add_subplot(grid[2, 1])
@@ -188,10 +220,12 @@ def report(found: Mapping[str, Estimate], rmsd: np.ndarray | None = None, edges:
             last.set_axis_off()
         else:
             _all_to_all(last, np.asarray(rmsd), edges)
-    return figure
+    found_axes = np.empty(len(axes) + 3, dtype=object)
+    found_axes[:] = [*axes, left, right, last]
+    return found_axes
 
 
-def _table(ax: Any, numbers: Mapping[str, Estimate], title: str) -> None:
+def _table(ax: Axes, numbers: Mapping[str, Estimate], title: str) -> None:
     ax.set_axis_off()
     ax.set_title(f"Sampling quality{': ' + title if title else ''}", loc="left", fontsize=11, fontweight="bold")
     head = ["observable", "mean ± interval", "n_eff", "correlation time", "discarded", "verdict"]
@@ -214,7 +248,7 @@ def _table(ax: Any, numbers: Mapping[str, Estimate], title: str) -> None:
     ax.set_ylim(0, 1)
 
 
-def _all_to_all(ax: Any, rmsd: np.ndarray, edges: Sequence[int] | None) -> None:
+def _all_to_all(ax: Axes, rmsd: np.ndarray, edges: Sequence[int] | None) -> None:
     shown = ax.imshow(rmsd, origin="lower", cmap="viridis", interpolation="nearest")
     ax.figure.colorbar(shown, ax=ax, label="RMSD (Å)")
     for edge in list(edges or [])[1:-1]:
@@ -231,7 +265,7 @@ def _all_to_all(ax: Any, rmsd: np.ndarray, edges: Sequence[int] | None) -> None:
         ax.set_ylabel("frame (thinned)")
 
 
-def _curves(one: Estimate, left: Any, right: Any) -> None:
+def _curves(one: Estimate, left: Axes, right: Axes) -> None:
     for ax, draw in ((left, autocorrelation), (right, blocking)):
         if one.series is not None and len(one.series) - one.n_discarded >= 4 and one.stderr > 0:
             draw(_in_ns(replace(one, unit=printed(one.unit))), ax=ax)
@@ -251,7 +285,7 @@ def _in_ns(e: Estimate) -> Estimate:
                    correlation_time=np.asarray(e.correlation_time) / NS, equilibration_time=e.equilibration_time / NS)
 
 
-def _title(ax: Any, e: Estimate) -> None:
+def _title(ax: Axes, e: Estimate) -> None:
     value, bar = rounded(float(e.mean), float(e.high - e.low) / 2)
     unit = f" {printed(e.unit)}" if e.unit else ""
     ax.set_title(f"{value} ± {bar}{unit}", loc="left", fontsize=8)
@@ -259,9 +293,9 @@ def _title(ax: Any, e: Estimate) -> None:
         ax.set_title("not converged", color=RED, loc="right", fontsize=8)
 
 
-def _bar(e: Estimate, *, name: str, ax: Any = None) -> Any:
+def _bar(e: Estimate, *, name: str, ax: Axes | None = None) -> Axes:
     """A number without a series: a point with its interval."""
-    ax = ax if ax is not None else _page(1)[1][0]
+    ax = new_axes(ax)
     ax.errorbar([e.mean], [0], xerr=[[e.mean - e.low], [e.high - e.mean]], fmt="o", color=BLUE, capsize=3)
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)
@@ -282,20 +316,3 @@ def _axis(e: Estimate, k: int) -> tuple[str, np.ndarray, str]:
 
 def _half(e: Estimate) -> np.ndarray:
     return np.array([np.asarray(e.mean) - np.asarray(e.low), np.asarray(e.high) - np.asarray(e.mean)])
-
-
-def _page(panels: int, columns: int | None = None) -> tuple[Any, list[Any]]:
-    """A figure with so many panels, and their axes."""
-    from ensemblekit.errors import MissingExtraError
-
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "plot") from error
-    columns = columns or (1 if panels <= 3 else 2)
-    rows = -(-panels // columns)
-    with matplotlib.rc_context(LOOK):
-        figure = Figure(figsize=(WIDTH * columns, HEIGHT * rows), layout="constrained")
-        axes = [figure.add_subplot(rows, columns, k + 1) for k in range(panels)]
-    return figure, axes

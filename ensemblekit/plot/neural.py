@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ensemblekit.errors import InputError
-from ensemblekit.plot.style import BLUE, COLOURS, GREY, INK, LOOK, ORANGE, PALE, RED, legend, new_axes
+from ensemblekit.plot.style import BLUE, COLOURS, GREY, HEIGHT, INK, ORANGE, PALE, RED, WIDTH, legend, new_axes, panels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from ensemblekit.neural import History, Prediction, Reliability, Report, Score
+    from ensemblekit.plot.style import AxesLike
 
 ERROR = {"accuracy": ("error (points)", -100.0), "nll": ("NLL (nats)", 1.0), "calibrated_nll": ("calibrated NLL (nats)", 1.0),
          "brier": ("Brier score", 1.0), "ece": ("ECE (points)", 100.0)}
 """Score -> what its difference is called, and the factor; below zero is better."""
 
 
-def training(history: Any, *, axes: Any = None) -> Any:
-    """The learning rate with marks where snapshots were taken, over the loss of each step; the two axes.
+def training(history: History, *, ax: AxesLike | None = None) -> np.ndarray:
+    """The learning rate with marks where snapshots were taken, over the loss of each step; the two Axes, (2,).
 
     Arguments:
         history: of ``neural.history(store)``; the first parameter group's rate is drawn.
@@ -26,7 +32,8 @@ def training(history: Any, *, axes: Any = None) -> Any:
         raise InputError("this run kept no history: give the loss to Recorder.step(loss), or train with neural.fit")
     rates = np.asarray(history.learning_rate, dtype=np.float64).reshape(len(steps), -1)[:, 0]
     captured = np.asarray(history.captured, dtype=np.float64)
-    above, below = axes if axes is not None else new_axes(rows=2)
+    axes = panels(ax, 2, 1, (WIDTH, HEIGHT * 1.56))[:, 0]
+    above, below = axes
     above.plot(steps, rates, color=BLUE)
     above.plot(captured, np.interp(captured, steps, rates), "v", color=RED, ms=5, clip_on=False, zorder=4, label="snapshot")
     above.set_ylabel("learning rate")
@@ -40,12 +47,12 @@ def training(history: Any, *, axes: Any = None) -> Any:
         below.axvline(at, color=RED, lw=0.7, ls=(0, (3, 3)), zorder=0)
     below.set_ylabel("training loss")
     below.set_xlabel("step")
-    for ax in (above, below):
-        ax.set_xlim(steps[0], max(steps[-1], steps[0] + 1))
-    return above, below
+    for one in axes:
+        one.set_xlim(steps[0], max(steps[-1], steps[0] + 1))
+    return axes
 
 
-def _losses(ax: Any, steps: np.ndarray, losses: np.ndarray) -> None:
+def _losses(ax: Axes, steps: np.ndarray, losses: np.ndarray) -> None:
     """Every step's in grey, a running mean over a hundredth of them in front; logarithmic where all are above 0."""
     width = max(1, len(losses) // 120)
     padded = np.pad(losses, (width // 2, width - 1 - width // 2), mode="edge")
@@ -56,8 +63,9 @@ def _losses(ax: Any, steps: np.ndarray, losses: np.ndarray) -> None:
         ax.set_yscale("log")
 
 
-def reliability(predictions: Mapping[str, Any], *, n_bins: int = 15, groups: Any = None, axes: Any = None) -> Any:
-    """Share right against confidence with 95 % intervals, and below how many items are in each bin; one column a model.
+def reliability(predictions: Mapping[str, Prediction], *, n_bins: int = 15, groups: np.ndarray | None = None,
+                ax: AxesLike | None = None) -> np.ndarray:
+    """Share right against confidence with 95 % intervals, and below how many items are in each bin; the Axes (2, models).
 
     Arguments:
         predictions: name -> Prediction with labels.
@@ -67,7 +75,7 @@ def reliability(predictions: Mapping[str, Any], *, n_bins: int = 15, groups: Any
 
     if not predictions:
         raise InputError("nothing to draw: no predictions were given")
-    axes = _grid(2, len(predictions), (1.55 * len(predictions) + 0.5, 2.9), axes, heights=(3, 1))
+    axes = panels(ax, 2, len(predictions), (1.55 * len(predictions) + 0.5, 2.9), height_ratios=(3, 1))
     most = 0
     for column, (name, one) in enumerate(predictions.items()):
         top, bottom = axes[0][column], axes[1][column]
@@ -98,53 +106,54 @@ def reliability(predictions: Mapping[str, Any], *, n_bins: int = 15, groups: Any
     return axes
 
 
-def forest(differences: Mapping[str, Mapping[str, Any]], *, names: Sequence[str] = ("accuracy", "calibrated_nll", "ece"),
-           against: str = "", axes: Any = None) -> Any:
-    """Paired differences with their 95 % intervals, one row a model, one column a score; left of the line is better."""
+def forest(differences: Mapping[str, Mapping[str, Score]], *, names: Sequence[str] = ("accuracy", "calibrated_nll", "ece"),
+           against: str = "", ax: AxesLike | None = None) -> np.ndarray:
+    """Paired differences with their 95 % intervals, one row a model, left of the line is better; an Axes a score."""
     if not differences:
         raise InputError("nothing to draw: no differences were given")
-    axes = _grid(1, len(names), (1.9 * len(names) + 1.2, 0.28 * len(differences) + 0.8), axes)[0]
-    for column, (ax, name) in enumerate(zip(axes, names, strict=True)):
+    axes = panels(ax, 1, len(names), (1.9 * len(names) + 1.2, 0.28 * len(differences) + 0.8))[0]
+    for column, (one, name) in enumerate(zip(axes, names, strict=True)):
         title, factor = ERROR.get(name, (name, 1.0))
-        ax.axvline(0, color=INK, lw=0.7)
+        one.axvline(0, color=INK, lw=0.7)
         for row, (_label, found) in enumerate(differences.items()):
             score = found[name]
             ends = sorted((factor * score.low, factor * score.high))
             better = ends[1] < 0
             colour = BLUE if better else RED if ends[0] > 0 else GREY
-            ax.plot(ends, [row, row], color=colour, lw=1.4, solid_capstyle="butt")
-            ax.plot(factor * score.value, row, "o", color=colour, ms=3.6)
-        ax.set_yticks(range(len(differences)), list(differences) if column == 0 else [""] * len(differences))
-        ax.set_ylim(len(differences) - 0.5, -0.5)
-        ax.tick_params(axis="y", length=0)
-        ax.set_title(title, fontsize=7.5)
-        ax.locator_params(axis="x", nbins=4)
+            one.plot(ends, [row, row], color=colour, lw=1.4, solid_capstyle="butt")
+            one.plot(factor * score.value, row, "o", color=colour, ms=3.6)
+        one.set_yticks(range(len(differences)), list(differences) if column == 0 else [""] * len(differences))
+        one.set_ylim(len(differences) - 0.5, -0.5)
+        one.tick_params(axis="y", length=0)
+        one.set_title(title, fontsize=7.5)
+        one.locator_params(axis="x", nbins=4)
     if against:
         axes[0].set_xlabel(f"minus {against}; left is better", loc="left")
     return axes
 
 
-def by_members(curve: Sequence[Mapping[str, Any]], *, axes: Any = None) -> Any:
-    """Error and NLL of the last 1, 2, ... M snapshots pooled, with 95 % intervals; the two axes."""
+def by_members(curve: Sequence[Mapping[str, Score]], *, ax: AxesLike | None = None) -> np.ndarray:
+    """Error and NLL of the last 1, 2, ... M snapshots pooled, with 95 % intervals; the two Axes, (2,)."""
     if not curve:
         raise InputError("nothing to draw: no scores were given")
-    axes = _grid(1, 2, (3.94, 1.9), axes)[0]
+    axes = panels(ax, 1, 2, (WIDTH, 1.9))[0]
     counts = np.arange(1, len(curve) + 1)
     shown = (("accuracy", "error (%)", -100.0, 100.0), ("nll", "NLL (nats)", 1.0, 0.0))
-    for ax, (name, title, factor, shift) in zip(axes, shown, strict=True):
+    for one, (name, title, factor, shift) in zip(axes, shown, strict=True):
         value = np.array([shift + factor * s[name].value for s in curve])
         ends = np.sort([[shift + factor * s[name].low, shift + factor * s[name].high] for s in curve], axis=1)
-        ax.fill_between(counts, ends[:, 0], ends[:, 1], color=BLUE, alpha=0.2, lw=0)
-        ax.plot(counts, value, "o-", color=BLUE, ms=3)
-        ax.set_ylim(bottom=max(0.0, ax.get_ylim()[0]))
-        ax.set_ylabel(title)
-        ax.set_xlabel("last snapshots pooled")
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        one.fill_between(counts, ends[:, 0], ends[:, 1], color=BLUE, alpha=0.2, lw=0)
+        one.plot(counts, value, "o-", color=BLUE, ms=3)
+        one.set_ylim(bottom=max(0.0, one.get_ylim()[0]))
+        one.set_ylabel(title)
+        one.set_xlabel("last snapshots pooled")
+        one.xaxis.get_major_locator().set_params(integer=True)
     return axes
 
 
-def diversity(disagreement: Any, plane: Any = None, explained: float = float("nan"), *, axes: Any = None) -> Any:
-    """Share of items on which two snapshots differ, beside the trajectory of the weights in its principal plane.
+def diversity(disagreement: np.ndarray, plane: np.ndarray | None = None, explained: float = float("nan"), *,
+              ax: AxesLike | None = None) -> np.ndarray:
+    """Share of items on which two snapshots differ, beside the trajectory of the weights in its principal plane; the Axes.
 
     The percentage is the share of the trajectory's variance that lies in the plane.
     """
@@ -152,7 +161,7 @@ def diversity(disagreement: Any, plane: Any = None, explained: float = float("na
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise InputError(f"disagreement is one number a pair, (members, members); got {matrix.shape}")
     n = 1 if plane is None else 2
-    axes = _grid(1, n, (2.5 * n, 2.3), axes)[0]
+    axes = panels(ax, 1, n, (2.5 * n, 2.3))[0]
     m = len(matrix)
     top = float(matrix.max()) or 1.0
     axes[0].imshow(matrix, cmap="Blues", vmin=0, vmax=1.25 * top)
@@ -189,26 +198,49 @@ def diversity(disagreement: Any, plane: Any = None, explained: float = float("na
     return axes
 
 
-def report(found: Any, *, n_bins: int = 15) -> dict[str, Any]:
-    """Name -> matplotlib Figure of a :class:`~ensemblekit.neural.Report`: reliability, forest, members, diversity."""
-    first = next(iter(found.predictions))
-    figures = {"reliability": reliability(found.predictions, n_bins=n_bins)[0][0].figure,
-               "forest": forest(found.differences, against=first)[0].figure}
-    if len(found.by_members) > 1:
-        figures["members"] = by_members(found.by_members)[0].figure
-        figures["diversity"] = diversity(found.disagreement, found.plane, found.explained)[0].figure
-    return figures
+def report(found: Report, *, n_bins: int = 15, ax: AxesLike | None = None) -> np.ndarray:
+    """A page on a :class:`~ensemblekit.neural.Report`: reliability, differences, members, diversity; all its Axes, (n,).
+
+    `ax`: three Axes of a grid, one below the other, in whose places they stand (two for a report of one member).
+    """
+    several = len(found.by_members) > 1
+    wide = max(1.55 * len(found.predictions) + 0.5, 7.0)
+    height = 3.2 + 0.28 * len(found.differences) + 0.9
+    places = panels(ax, 3 if several else 2, 1, (wide, height + 2.4 * several),
+                    height_ratios=(3.2, 0.28 * len(found.differences) + 0.9, *([2.4] if several else [])))[:, 0]
+    drawn = [reliability(found.predictions, n_bins=n_bins, ax=places[0]), differences(found, ax=places[1])]
+    if several:
+        left, right = panels(places[2], 1, 2, (wide, 2.4))[0]
+        drawn += [by_members(found.by_members, ax=left), diversity(found.disagreement, found.plane, found.explained, ax=right)]
+    return np.concatenate([np.ravel(axes) for axes in drawn])
 
 
-def _grid(rows: int, columns: int, size: tuple[float, float], axes: Any, heights: tuple[float, ...] | None = None) -> Any:
-    """Axes (rows, columns) in the house look, or those given."""
-    if axes is not None:
-        return np.asarray(axes, dtype=object).reshape(rows, columns)
-    first = new_axes()
-    figure = first.figure
-    import matplotlib
+def differences(found: Report, *, ax: AxesLike | None = None) -> np.ndarray:
+    """The models of a report against its first, a column a score; the Axes (see :func:`forest`)."""
+    return forest(found.differences, against=next(iter(found.scores)), ax=ax)
 
-    with matplotlib.rc_context(LOOK):
-        figure.clear()
-        figure.set_size_inches(*size)
-        return figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
+
+def prediction(found: Prediction, *, n_bins: int = 15, ax: AxesLike | None = None) -> np.ndarray:
+    """The reliability of one prediction, or its confidences where it has no labels; the Axes, (2,) or (1,)."""
+    if found.target is not None:
+        return reliability({"prediction": found}, n_bins=n_bins, ax=ax)[:, 0]
+    axes = panels(ax, 1, 1, (WIDTH, HEIGHT))[0]
+    confidence = np.asarray(found.probabilities, dtype=np.float64).max(axis=1).ravel()
+    axes[0].hist(confidence, bins=n_bins, range=(0, 1), color=BLUE)
+    axes[0].set_xlabel("confidence")
+    axes[0].set_ylabel("items")
+    return axes
+
+
+def bins(found: Reliability, *, ax: Axes | None = None) -> Axes:
+    """Share right against confidence with its 95 % intervals; the axes."""
+    ax = new_axes(ax)
+    full = found.counts > 0
+    ax.plot([0, 1], [0, 1], color=INK, lw=0.7, ls=(0, (4, 3)))
+    ax.fill_between(found.confidence[full], found.low[full], found.high[full], color=BLUE, alpha=0.2, lw=0)
+    ax.plot(found.confidence[full], found.accuracy[full], "o-", color=BLUE, ms=2.6, lw=0.9)
+    ax.set_xlim(0, 1)
+    ax.set_ylim(-0.02, 1.02)
+    ax.set_xlabel("confidence")
+    ax.set_ylabel("share right")
+    return ax

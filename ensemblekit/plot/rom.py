@@ -5,21 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from ensemblekit.averaging.doubts import ENOUGH
 from ensemblekit.errors import InputError
-from ensemblekit.plot.style import BLUE, GREEN, GREY, INK, LOOK, ORANGE, PALE, RED, _figure, label, legend, new_axes
-from ensemblekit.rom.basis import Basis
-from ensemblekit.rom.cells import QUADRATIC
-from ensemblekit.rom.mesh import Mesh, leading
+from ensemblekit.plot.place import COLUMN, Place, component_name, component_of, panels_for
+from ensemblekit.plot.style import BLUE, GREEN, GREY, INK, ORANGE, PALE, RED, label, legend, look, new_axes, panels
+from ensemblekit.rom.basis import Basis, FieldPart
 from ensemblekit.scaling import power_of_two, representable, scaled
 
-COLUMN = 3.94
-"""Inches, as ``style.WIDTH``."""
-NAMES = ("x", "y", "z")
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from numpy.typing import ArrayLike
+
+    from ensemblekit.averaging.estimate import Estimate
+    from ensemblekit.plot.style import AxesLike
+    from ensemblekit.rom.decay import DecayRate
+    from ensemblekit.rom.field_averages import FieldAverages
+
+    Coordinates = tuple[ArrayLike, ...]
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -27,7 +34,7 @@ def _styled(function: F) -> F:
     """In the house look from the first line to the last title."""
     @wraps(function)
     def drawn(*args: Any, **options: Any) -> Any:
-        with _look():
+        with look():
             return function(*args, **options)
 
     return drawn        # type: ignore[return-value]
@@ -35,8 +42,8 @@ def _styled(function: F) -> F:
 
 @_styled
 def modes(basis: Basis, *, field: str | None = None, component: int | None = None, count: int = 6,
-          grid: tuple[Any, Any] | None = None) -> Any:
-    """The mean and the first modes on the grid or mesh, with energies and pairs in the titles; the Figure.
+          grid: Coordinates | None = None, ax: AxesLike | None = None) -> np.ndarray:
+    """The mean and the first modes on the grid or mesh, with energies and pairs in the titles; the Axes, (count + 1,).
 
     Arguments:
         basis: of one field, or of several with `field` named.
@@ -45,24 +52,21 @@ def modes(basis: Basis, *, field: str | None = None, component: int | None = Non
         grid: (x, y), coordinates of the columns and rows of a field (ny, nx) or (ny, nx, components); (x,) of a line.
     """
     part = _part(basis, field)
-    place = _Place.of(part.mean.shape, basis.mesh, field or part.name, grid)
+    place = Place.of(part.mean.shape, basis.mesh, field or part.name, grid)
     count = min(count, basis.rank)
-    component = _component(place, part.modes[:count], component)
+    component = component_of(place, part.modes[:count], component)
     columns = 1 if place.line else 4 if place.wide < 2.2 else 2
     rows = -(-(count + 1) // columns)
-    figure, axes = _panels(rows, columns, place)
-    axes = np.ravel(axes)
+    axes = panels_for(ax, rows, columns, place, count + 1)
     pairs = {k: pair for pair in travelling_pairs(basis) for k in pair}
-    name = _named(part.name, place, component)
+    name = component_name(part.name, place, component)
     place.draw(axes[0], place.component(part.mean, component), signed=False, unit=part.unit)
     axes[0].set_title(f"mean {name}")
     for k in range(count):
         place.draw(axes[k + 1], place.component(part.modes[k], component), signed=True)
         pair = "" if k not in pairs else f", pair {pairs[k][0] + 1}–{pairs[k][1] + 1}"
         axes[k + 1].set_title(f"mode {k + 1}: {_percent(basis.energy_fraction[k])}{pair}")
-    for ax in axes[count + 1:]:
-        ax.set_axis_off()
-    return figure
+    return axes
 
 
 def travelling_pairs(basis: Basis) -> list[tuple[int, int]]:
@@ -93,7 +97,7 @@ def travelling_pairs(basis: Basis) -> list[tuple[int, int]]:
 
 
 @_styled
-def spectrum(basis: Basis, *, ax: Any = None) -> Any:
+def spectrum(basis: Basis, *, ax: Axes | None = None) -> Axes:
     """Energy of each mode and what is left after it, with "error %" on the right; the axes.
 
     Drawn too: pairs, the threshold of Gavish and Donoho (2014) where all singular values are known, and the floor below
@@ -137,7 +141,8 @@ def spectrum(basis: Basis, *, ax: Any = None) -> Any:
         ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     ax.set_xlabel("mode")
     ax.set_ylabel("share of the energy")
-    right = ax.secondary_yaxis("right", functions=(lambda e: 100 * np.sqrt(np.maximum(e, 1e-40)), lambda p: (p / 100) ** 2))
+    right = ax.secondary_yaxis("right", functions=(lambda e: 100 * np.sqrt(np.maximum(e, 1e-40)),
+                                                   lambda p: (np.asarray(p) / 100) ** 2))
     right.set_ylabel("error %")
     right.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     ax.spines["right"].set_visible(False)
@@ -165,9 +170,10 @@ def gavish_donoho_line(basis: Basis) -> float | None:
 
 
 @_styled
-def reconstruction(basis: Basis, truth: Any, which: int | None = None, *, rank: int | None = None, field: str | None = None,
-                   component: int | None = None, grid: tuple[Any, Any] | None = None) -> Any:
-    """One snapshot beside its reconstruction and their difference, the first two in the same colours; the Figure.
+def reconstruction(basis: Basis, truth: np.ndarray, which: int | None = None, *, rank: int | None = None,
+                   field: str | None = None, component: int | None = None, grid: Coordinates | None = None,
+                   ax: AxesLike | None = None) -> np.ndarray:
+    """One snapshot beside its reconstruction and their difference, the first two in the same colours; the Axes, (3,).
 
     Arguments:
         truth: the snapshot (*item), as it was.
@@ -183,14 +189,13 @@ def reconstruction(basis: Basis, truth: Any, which: int | None = None, *, rank: 
         raise InputError("with several fields say which snapshot it is: which=")
     coefficients = used.coefficients[which] if which is not None else used.project(truth)
     back = np.asarray(part.reconstruct(np.asarray(coefficients)))
-    place = _Place.of(part.mean.shape, basis.mesh, field or part.name, grid)
-    component = _component(place, part.modes, component)
+    place = Place.of(part.mean.shape, basis.mesh, field or part.name, grid)
+    component = component_of(place, part.modes, component)
     one, two = place.component(truth.astype(np.float64), component), place.component(back, component)
     stacked = place.line or place.wide >= 2.2
-    figure, axes = _panels(3 if stacked else 1, 1 if stacked else 3, place, bars=1)
-    axes = np.ravel(axes)
+    axes = panels_for(ax, 3 if stacked else 1, 1 if stacked else 3, place, 3, bars=1)
     limits = (float(np.nanmin(one)), float(np.nanmax(one)))
-    name = _named(part.name, place, component)
+    name = component_name(part.name, place, component)
     place.draw(axes[0], one, limits=limits, unit=part.unit)
     place.draw(axes[1], two, limits=limits, unit=part.unit)
     place.draw(axes[2], two - one, signed=True, unit=part.unit, bar=True)
@@ -201,11 +206,11 @@ def reconstruction(basis: Basis, truth: Any, which: int | None = None, *, rank: 
     axes[0].set_title(f"truth: {name}{at}")
     axes[1].set_title(f"{used.rank} modes")
     axes[2].set_title(f"difference: {_percent(error)} of the fluctuation")
-    return figure
+    return axes
 
 
 @_styled
-def snapshot_errors(basis: Basis, *, ax: Any = None) -> Any:
+def snapshot_errors(basis: Basis, *, ax: Axes | None = None) -> Axes:
     """The error of each snapshot's reconstruction against time; the axes."""
     errors = basis.error_per_snapshot
     if errors is None:
@@ -228,8 +233,8 @@ def snapshot_errors(basis: Basis, *, ax: Any = None) -> Any:
 
 @_styled
 def phase_portrait(basis: Basis, pair: tuple[int, int] | None = None, *, length: float | None = None,
-                   speed: float | None = None) -> Any:
-    """Two coefficients against each other and against time, and their power spectrum; the Figure.
+                   speed: float | None = None, ax: AxesLike | None = None) -> np.ndarray:
+    """Two coefficients against each other and against time, and their power spectrum; the Axes, (3,).
 
     Arguments:
         pair: two modes, from 0; by default the first pair of a travelling wave, or else the first two.
@@ -244,11 +249,11 @@ def phase_portrait(basis: Basis, pair: tuple[int, int] | None = None, *, length:
         raise InputError("a phase portrait is of real coefficients")
     one, two = basis.coefficients[:, a], basis.coefficients[:, b]
     x, name = _clock(basis)
-    figure = _figure(_plain_figure(), (2 * COLUMN, 2.5))
-    left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1.25, 1.25])
+    axes = panels(ax, 1, 3, (2 * COLUMN, 2.5), width_ratios=(1, 1.25, 1.25))[0]
+    left, middle, right = axes
     left.plot(one, two, color=GREY, lw=0.5, alpha=0.7)
     shown = left.scatter(one, two, c=x, s=7, cmap="viridis", zorder=3, lw=0)
-    figure.colorbar(shown, ax=left, location="bottom", aspect=30, pad=0.02).set_label(name, fontsize=7)
+    left.figure.colorbar(shown, ax=left, location="bottom", aspect=30, pad=0.02).set_label(name, fontsize=7)
     reach = 1.08 * max(float(np.abs(one).max()), float(np.abs(two).max()))
     left.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel=f"$a_{{{a + 1}}}$", ylabel=f"$a_{{{b + 1}}}$")
     middle.plot(x, one, color=BLUE, lw=0.9, label=f"$a_{{{a + 1}}}$")
@@ -273,7 +278,7 @@ def phase_portrait(basis: Basis, pair: tuple[int, int] | None = None, *, length:
         strong = power[1:].max()
         right.set_ylim(max(power[1:].min(), 1e-9 * strong), 3 * strong)
     left.set_title(f"modes {a + 1} and {b + 1}")
-    return figure
+    return axes
 
 
 def coefficient_spectrum(basis: Basis, pair: tuple[int, int] = (0, 1)) -> tuple[np.ndarray, np.ndarray, float]:
@@ -314,46 +319,43 @@ def _spectrum(basis: Basis, pair: tuple[int, int]) -> tuple[np.ndarray, np.ndarr
 
 
 @_styled
-def average(averages: Mapping[str, Any], name: str, *, component: int | None = None,
-            grid: tuple[Any, Any] | None = None) -> Any:
-    """An average of a field beside half its interval; the Figure."""
+def average(averages: Mapping[str, Estimate], name: str, *, component: int | None = None,
+            grid: Coordinates | None = None, ax: AxesLike | None = None) -> np.ndarray:
+    """An average of a field beside half its interval; the Axes, (2,)."""
     one = averages[name]
     mean, half = np.asarray(one.mean), 0.5 * (np.asarray(one.high) - np.asarray(one.low))
-    place = _Place.of(mean.shape, getattr(averages, "mesh", None), name, grid, getattr(averages, "association", {}))
-    component = _component(place, mean[None], component)
+    place = Place.of(mean.shape, getattr(averages, "mesh", None), name, grid, getattr(averages, "association", {}))
+    component = component_of(place, mean[None], component)
     stacked = place.line or place.wide >= 2.2
-    figure, axes = _panels(2 if stacked else 1, 1 if stacked else 2, place, bars=2 if stacked else 1)
-    axes = np.ravel(axes)
+    axes = panels_for(ax, 2 if stacked else 1, 1 if stacked else 2, place, 2, bars=2 if stacked else 1)
     place.draw(axes[0], place.component(mean, component), unit=one.unit, bar=True)
     place.draw(axes[1], place.component(half, component), unit=one.unit, bar=True, colours="magma")
-    axes[0].set_title(_named(name, place, component))
+    axes[0].set_title(component_name(name, place, component))
     axes[1].set_title(f"± ({100 * one.confidence:g} % interval)")
-    return figure
+    return axes
 
 
 @_styled
-def run_longer(averages: Any, name: str, *, target: float | None = None, component: int | None = None,
-               grid: tuple[Any, Any] | None = None) -> Any:
-    """Where to run longer: by what factor the run must grow for each cell's interval to shrink to ± target; the Figure.
+def run_longer(averages: FieldAverages, name: str, *, target: float | None = None, component: int | None = None,
+               grid: Coordinates | None = None, ax: Axes | None = None) -> Axes:
+    """Where to run longer: by what factor the run must grow for each cell's interval to shrink to ± target; the Axes.
 
-    Arguments as :meth:`ensemblekit.rom.FieldAverages.run_longer`; of a vector the worst component by default.
+    Arguments as :meth:`ensemblekit.rom.FieldAverages.run_length_factor`; of a vector the worst component by default.
     """
     one = averages[name]
-    factor = averages.run_longer(name, target)
-    place = _Place.of(factor.shape, averages.mesh, name, grid, averages.association)
+    factor = averages.run_length_factor(name, target)
+    place = Place.of(factor.shape, averages.mesh, name, grid, averages.association)
     if place.parts > 1:
         factor = np.nanmax(np.where(np.isfinite(factor), factor, 0), axis=-1) if component is None else factor[..., component]
     if target is None:
         target = 0.01 * float(np.nanmax(np.abs(one.mean)))
     if place.line:
-        figure, axes = _panels(1, 1, place)
-        ax = np.ravel(axes)[0]
+        (ax,) = panels_for(ax, 1, 1, place, 1)
         place.draw(ax, factor)
         ax.set_yscale("log")
         ax.axhline(1, color=GREEN, lw=0.8)
     else:
-        figure, axes = _panels(1, 1, place, bars=1)
-        ax = np.ravel(axes)[0]
+        (ax,) = panels_for(ax, 1, 1, place, 1, bars=1)
         with np.errstate(divide="ignore", invalid="ignore"):
             place.draw(ax, np.log2(np.where(factor > 0, factor, np.nan)), limits=(-3.0, 6.0), colours="RdYlBu_r", bar=True,
                        ticks=([-3, -1, 0, 1, 3, 6], ["⅛", "½", "1", "2", "8", "64"]), bar_label="times the length of this run")
@@ -364,11 +366,11 @@ def run_longer(averages: Any, name: str, *, target: float | None = None, compone
     if enough < 1 and np.isfinite(factor).any():
         title += f"; all need {np.nanmax(factor):.2g} runs like this"
     ax.set_title(title + (f"; cannot be told in {100 * unknown:.0f} %" if unknown else ""))
-    return figure
+    return ax
 
 
 @_styled
-def decay(basis: Basis, rate: Any = None, *, ax: Any = None) -> Any:
+def decay(basis: Basis, rate: DecayRate | None = None, *, ax: Axes | None = None) -> Axes:
     """Singular values with the law of :func:`ensemblekit.rom.decay_rate`; the axes."""
     from ensemblekit.rom.decay import decay_rate, known_spectrum
 
@@ -388,210 +390,12 @@ def decay(basis: Basis, rate: Any = None, *, ax: Any = None) -> Any:
     return ax
 
 
-# -- where the numbers stand ----------------------------------------------------------------------------------------
-
-
-class _Place(NamedTuple):
-    """How the numbers of an item lie in space, and how to draw them."""
-
-    parts: int
-    """Components of each cell or point; 1 for scalars."""
-    line: bool
-    wide: float
-    """Width by height of what is drawn."""
-    x: np.ndarray | None
-    y: np.ndarray | None
-    mesh: Mesh | None
-    at_cells: bool
-    cells: tuple[int, ...]
-
-    @classmethod
-    def of(cls, item: tuple[int, ...], mesh: Any, name: str, grid: Any, association: Mapping[str, str] | None = None) -> _Place:
-        if isinstance(mesh, Mesh) and grid is None:
-            where = (association or {}).get(name) or mesh.where(name, item)
-            cells = leading(item, mesh.count(where))        # type: ignore[arg-type]
-            if cells is not None:
-                parts = int(np.prod(item[len(cells):]))
-                span = np.ptp(_flattened(mesh.points), axis=0) if len(mesh.points) else np.ones(2)
-                wide = float(span[0] / span[1]) if span[1] > 0 else 1.0
-                return cls(parts, mesh.dimension == 1, max(0.2, min(wide, 8.0)), None, None, mesh, where == "cell", cells)
-        axes = () if grid is None else tuple(np.asarray(a, dtype=np.float64) for a in grid)
-        shape = item
-        parts = 1
-        vector = len(item) > 1 and item[-1] in (2, 3) and (len(item) == 3 or (len(axes) == 1) or (not axes and len(item) == 2
-                                                                                                and item[0] > 3))
-        if vector:
-            parts, shape = item[-1], item[:-1]
-        if len(shape) not in (1, 2):
-            raise InputError(f"a field of shape {item} without a mesh is drawn where it is a line (nx,) or a plane (ny, nx), "
-                             "each with 2 or 3 components at most; take a slice of the others")
-        x = axes[0] if axes else np.arange(shape[-1], dtype=np.float64)
-        y = None if len(shape) == 1 else axes[1] if len(axes) > 1 else np.arange(shape[0], dtype=np.float64)
-        if x.shape != (shape[-1],) or (y is not None and y.shape != (shape[0],)):
-            raise InputError(f"grid is (x, y) of {shape[-1]} columns and {shape[0]} rows; got {[a.shape for a in axes]}")
-        wide = 2.0 if y is None else float(np.ptp(x) / max(np.ptp(y), 1e-300))
-        return cls(parts, y is None, max(0.2, min(wide, 8.0)), x, y, None, False, shape)
-
-    def component(self, values: np.ndarray, k: int) -> np.ndarray:
-        """One component, of the shape of the cells."""
-        return values.reshape(*self.cells, self.parts)[..., k]
-
-    def draw(self, ax: Any, values: np.ndarray, *, signed: bool = False, limits: tuple[float, float] | None = None,
-             unit: str = "", bar: bool = False, colours: str | None = None, ticks: Any = None, bar_label: str = "") -> None:
-        """A scalar on its cells. signed: colours about zero."""
-        if self.line:
-            self._line(ax, values)
-            return
-        values = np.asarray(values, dtype=np.float64)
-        finite = values[np.isfinite(values)]
-        if limits is None and signed:
-            reach = float(np.quantile(np.abs(finite), 0.995)) if finite.size else 1.0
-            limits = (-reach or -1.0, reach or 1.0)
-        elif limits is None:
-            limits = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-        if limits[0] == limits[1]:
-            limits = (limits[0] - 0.5, limits[1] + 0.5)
-        how = {"cmap": colours or ("RdBu_r" if signed else "viridis"), "clim": limits}
-        shown = (self._plane(ax, values, how) if self.mesh is None else
-                 _on_mesh(ax, self.mesh, values.ravel(), self.at_cells, how))
-        ax.set_aspect("equal")
-        ax.set_xticks([])
-        ax.set_yticks([])
-        for spine in ax.spines.values():
-            spine.set_visible(False)
-        if bar:
-            made = ax.figure.colorbar(shown, ax=ax, location="bottom" if self.wide > 1.2 else "right", pad=0.02, aspect=35,
-                                      shrink=0.9)
-            made.outline.set_visible(False)
-            made.ax.tick_params(labelsize=6.5)
-            if ticks is not None:
-                made.set_ticks(ticks[0], labels=ticks[1])
-            if bar_label or unit:
-                made.set_label(bar_label or unit, fontsize=7)
-
-    def _line(self, ax: Any, values: np.ndarray) -> None:
-        x = self.x
-        if self.mesh is not None:
-            points = self.mesh.cell_centres if self.at_cells else self.mesh.points
-            x = points[:, int(np.ptp(points, axis=0).argmax())]
-            order = np.argsort(x)
-            x, values = x[order], values.ravel()[order]
-        ax.plot(x, values, color=BLUE, lw=1)
-        ax.axhline(0, color=PALE, lw=0.6, zorder=0)
-        ax.set_xlim(x[0], x[-1])        # type: ignore[index]
-
-    def _plane(self, ax: Any, values: np.ndarray, how: dict[str, Any]) -> Any:
-        assert self.x is not None
-        assert self.y is not None
-        even = all(len(a) < 3 or np.allclose(np.diff(a), a[1] - a[0], rtol=1e-3) for a in (self.x, self.y))
-        low, high = how.pop("clim")
-        if even:
-            dx, dy = (0.5 * (a[-1] - a[0]) / max(len(a) - 1, 1) or 0.5 for a in (self.x, self.y))
-            return ax.imshow(values, origin="lower", extent=(self.x[0] - dx, self.x[-1] + dx, self.y[0] - dy, self.y[-1] + dy),
-                             interpolation="nearest", vmin=low, vmax=high, **how)
-        return ax.pcolormesh(self.x, self.y, values, shading="nearest", vmin=low, vmax=high, rasterized=True, **how)
-
-
-def _flattened(points: np.ndarray) -> np.ndarray:
-    """(n, 2): points seen along the axis in which they extend least, the longer of the others to the right."""
-    span = np.ptp(points, axis=0) if len(points) else np.zeros(3)
-    drop = int(span.argmin())
-    kept = [k for k in range(3) if k != drop]
-    return points[:, kept]
-
-
-def _on_mesh(ax: Any, mesh: Mesh, values: np.ndarray, at_cells: bool, how: dict[str, Any]) -> Any:
-    """Cells as polygons, points by triangles; of a solid mesh the layer of cells in the middle of its shortest extent."""
-    from matplotlib.collections import PolyCollection
-    from matplotlib.tri import Triangulation
-
-    low, high = how.pop("clim")
-    if mesh.dimension == 2:
-        flat = _flattened(mesh.points)
-        corners = [QUADRATIC.get(int(kind), int(kind)) for kind in mesh.types]
-        starts, stops = mesh.offsets[:-1], mesh.offsets[1:]
-        shapes = {5: 3, 9: 4, 8: 4}
-        rings = []
-        for kind, a, b in zip(corners, starts, stops, strict=True):
-            ring = mesh.connectivity[a:min(b, a + shapes.get(kind, b - a))]
-            rings.append(ring[[0, 1, 3, 2]] if kind == 8 else ring)
-        if at_cells:
-            drawn = PolyCollection([flat[ring] for ring in rings], array=np.ma.masked_invalid(values), edgecolors="face",
-                                   linewidths=0.1, rasterized=True, **how)
-            drawn.set_clim(low, high)
-            ax.add_collection(drawn)
-            ax.set_xlim(flat[:, 0].min(), flat[:, 0].max())
-            ax.set_ylim(flat[:, 1].min(), flat[:, 1].max())
-            return drawn
-        triangles = np.array([(ring[0], ring[k], ring[k + 1]) for ring in rings for k in range(1, len(ring) - 1)])
-        held = np.isfinite(values)
-        made = Triangulation(flat[:, 0], flat[:, 1], triangles, mask=~held[triangles].all(axis=1))
-        return ax.tripcolor(made, np.where(held, values, 0), shading="gouraud", vmin=low, vmax=high, rasterized=True, **how)
-    points = mesh.cell_centres if at_cells else mesh.points
-    span = np.ptp(points, axis=0)
-    axis = int(span.argmin())
-    middle = points[:, axis].min() + 0.5 * span[axis]
-    level = points[np.abs(points[:, axis] - middle).argmin(), axis]
-    thick = 0.51 * max(float(np.prod(np.maximum(span, 1e-12)) / max(len(points), 1)) ** (1 / 3), 1e-9 * span.max())
-    chosen = np.abs(points[:, axis] - level) <= thick
-    flat = _flattened(points)[chosen]
-    kept = values[chosen]
-    made = Triangulation(flat[:, 0], flat[:, 1])
-    edges = flat[made.triangles]
-    longest = np.linalg.norm(edges - np.roll(edges, 1, axis=1), axis=-1).max(1)
-    held = np.isfinite(kept)
-    made.set_mask((longest > 4 * np.median(longest)) | ~held[made.triangles].all(axis=1))
-    return ax.tripcolor(made, np.where(held, kept, 0), shading="gouraud", vmin=low, vmax=high, rasterized=True, **how)
-
-
-def _panels(rows: int, columns: int, place: _Place, bars: int = 0) -> tuple[Any, Any]:
-    """A figure whose panels have the shape of what they show, with room for so many rows of colour bars."""
-    width = COLUMN * (2 if columns > 1 else 1.5 if place.line else 1.6)
-    each = width / columns
-    height = 1.25 if place.line else min(each / place.wide, 6.0) + 0.28
-    below = 0.5 * bars if not place.line and place.wide > 1.2 else 0.0
-    figure = _figure(_plain_figure(), (width, min(rows * height + below + 0.1, 11.0)))
-    return figure, figure.subplots(rows, columns, squeeze=False)
-
-
-def _look() -> Any:
-    from ensemblekit.errors import MissingExtraError
-
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "plot") from error
-    return matplotlib.rc_context(LOOK)
-
-
-def _plain_figure() -> Any:
-    from matplotlib.figure import Figure
-
-    return Figure
-
-
-def _part(basis: Basis, field: str | None) -> Any:
+def _part(basis: Basis, field: str | None) -> FieldPart:
     if field is not None:
         return basis[field]
     if len(basis.fields) > 1:
         raise InputError(f"this basis holds the fields {sorted(basis.fields)}; name one: field=")
     return next(basis.parts())
-
-
-def _component(place: _Place, values: np.ndarray, component: int | None) -> int:
-    if component is None:
-        divided, _ = scaled(np.asarray(values))
-        energy = np.nansum(np.square(divided.reshape(len(values), -1, place.parts)), axis=(0, 1))
-        return int(energy.argmax())
-    if not 0 <= component < place.parts:
-        raise InputError(f"component is 0 to {place.parts - 1} here; got {component!r}")
-    return component
-
-
-def _named(name: str, place: _Place, component: int) -> str:
-    if place.parts == 1:
-        return name
-    return f"{name}, {NAMES[component]}" if place.parts <= 3 else f"{name} [{component}]"
 
 
 def _percent(share: float) -> str:

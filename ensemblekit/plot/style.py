@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ensemblekit.errors import InputError, MissingExtraError
+from ensemblekit.results import Result, in_a_line
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    AxesLike = Axes | Sequence[Axes] | np.ndarray
 
 WIDTH, HEIGHT = 3.94, 2.6
 """Inches; 100 mm wide, one column of a journal."""
@@ -23,36 +37,80 @@ LOOK: dict[Any, Any] = {
 }
 
 
-def new_axes(ax: Any = None, *, rows: int = 1) -> Any:
-    """The axes given, or new ones in the house look (an array of them for several rows).
-
-    Raises MissingExtraError where matplotlib is not installed.
-    """
-    if ax is not None:
-        return ax
-    from ensemblekit.errors import MissingExtraError
-
+@contextmanager
+def look() -> Iterator[None]:
+    """Meanwhile matplotlib draws in the house look. Raises MissingExtraError where it is not installed."""
     try:
         import matplotlib
-        from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtraError("matplotlib", "plot") from error
     with matplotlib.rc_context(LOOK):
-        figure = _figure(Figure, (WIDTH, HEIGHT * (1 if rows == 1 else 0.78 * rows)))
-        return figure.subplots(rows, 1)
+        yield
 
 
-def _figure(plain: Any, size: tuple[float, float]) -> Any:
+def new_axes(ax: Axes | None = None) -> Axes:
+    """The axes given, or new ones in the house look. Raises InputError where an array of them is given."""
+    if ax is None:
+        return panels(None, 1, 1, (WIDTH, HEIGHT))[0, 0]
+    if np.ndim(ax):     # type: ignore[arg-type]  # what callers give may be anything
+        raise InputError(f"ax is one Axes here; got an array of {np.size(ax)}")     # type: ignore[arg-type]
+    return ax
+
+
+def panels(ax: AxesLike | None, rows: int, columns: int, size: tuple[float, float], *,
+           height_ratios: Sequence[float] | None = None, width_ratios: Sequence[float] | None = None) -> np.ndarray:
+    """Axes (rows, columns) in the house look.
+
+    Arguments:
+        ax: None, a new figure of `size` inches; one Axes, whose place they share; or as many Axes as there are panels.
+
+    Raises InputError where their number is another.
+    """
+    with look():
+        if ax is None:
+            figure = new_figure(size)
+            return figure.subplots(rows, columns, squeeze=False, height_ratios=height_ratios, width_ratios=width_ratios)
+        given = np.asarray(ax, dtype=object).ravel()
+        if len(given) == rows * columns:
+            return given.reshape(rows, columns)
+        spec = given[0].get_subplotspec() if len(given) == 1 else None
+        if spec is None:
+            raise InputError(f"this figure has {rows} × {columns} panels: ax is an array of {rows * columns} Axes, or one Axes "
+                             f"of a grid (from subplots) for them to share; got {len(given)}")
+        figure = given[0].figure
+        given[0].remove()
+        grid = spec.subgridspec(rows, columns, height_ratios=height_ratios, width_ratios=width_ratios)
+        found = np.empty((rows, columns), dtype=object)
+        for at in np.ndindex(rows, columns):
+            found[at] = figure.add_subplot(grid[at])
+        return found
+
+
+def new_figure(size: tuple[float, float]) -> Figure:
     """A figure of pyplot where a window or notebook may show it, else one that lives on its own.
 
     pyplot keeps what it makes until it is closed; a script that draws a thousand would run out of memory.
     """
-    import sys
+    from matplotlib.figure import Figure
 
     pyplot = sys.modules.get("matplotlib.pyplot")
     if pyplot is not None:
         return pyplot.figure(figsize=size, layout="constrained")
-    return plain(figsize=size, layout="constrained")
+    return Figure(figsize=size, layout="constrained")
+
+
+def facts(result: Result, *, ax: Axes | None = None) -> Axes:
+    """A result that has no figure of its own: its numbers as a table; the axes."""
+    shown = [(name, in_a_line(value)) for name, value in result._facts().items() if value is not None]
+    ax = ax if ax is not None else panels(None, 1, 1, (WIDTH * 1.2, 0.35 + 0.17 * len(shown)))[0, 0]
+    ax.set_axis_off()
+    ax.set_title(type(result).__name__, loc="left", fontsize=8, fontweight="bold")
+    for k, (name, value) in enumerate(shown):
+        y = 1 - (k + 0.5) / max(len(shown), 1)
+        ax.text(0.0, y, name.replace("_", " "), va="center", fontsize=7, color=GREY, transform=ax.transAxes, parse_math=False)
+        text = value if len(value) <= 60 else f"{value[:59]}…"
+        ax.text(0.36, y, text, va="center", fontsize=7, color=INK, transform=ax.transAxes, parse_math=False)
+    return ax
 
 
 def label(name: str, unit: str = "") -> str:
@@ -60,6 +118,6 @@ def label(name: str, unit: str = "") -> str:
     return f"{name} ({unit})" if unit else name
 
 
-def legend(ax: Any, **options: Any) -> None:
+def legend(ax: Axes, **options: Any) -> None:
     """A small legend without a frame."""
-    ax.legend(frameon=False, fontsize=7, **({"loc": "best"} | options))
+    ax.legend(**({"frameon": False, "fontsize": 7, "loc": "best"} | options))

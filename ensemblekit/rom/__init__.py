@@ -14,7 +14,7 @@ from ensemblekit.rom.decay import DecayRate as DecayRate
 from ensemblekit.rom.decay import decay_rate as decay_rate
 from ensemblekit.rom.decompose import plan as plan
 from ensemblekit.rom.decompose import pod as pod
-from ensemblekit.rom.decompose.plan import Plan as Plan
+from ensemblekit.rom.decompose.planning import Plan as Plan
 from ensemblekit.rom.decompose.streaming import IncrementalPOD as IncrementalPOD
 from ensemblekit.rom.export import export as export
 from ensemblekit.rom.ingest import ingest as ingest

@@ -12,8 +12,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ensemblekit.errors import InputError, StoreError, UnknownFieldError, one_line
+from ensemblekit.results import Result
 from ensemblekit.rom.archive_views import (
     JOB_BYTES,
 )
@@ -31,7 +33,7 @@ LARGER = 8
 """Times that a number may be larger as it is read than as it stands in the archive, before it is deflated."""
 
 
-def decompress(archive: Any, out: Any = None) -> Any:
+def decompress(archive: Archive | str | os.PathLike[str], out: Any = None) -> Any:
     """What an archive holds, as if it were an array: read and rebuilt where it is sliced.
 
     Arguments:
@@ -53,7 +55,7 @@ def decompress(archive: Any, out: Any = None) -> Any:
 
 
 @dataclass(frozen=True, eq=False)
-class Archive(Mapping[str, "ArchivedField"]):
+class Archive(Result, Mapping[str, "ArchivedField"]):
     """An archive: its fields by name, and how small and how true it is."""
 
     path: str
@@ -70,7 +72,7 @@ class Archive(Mapping[str, "ArchivedField"]):
     """Whether the error is that of an inner product."""
 
     @classmethod
-    def open(cls, path: Any, owner: Any = None) -> Archive:
+    def open(cls, path: str | os.PathLike[str], owner: object = None) -> Archive:
         """The archive at a path; nothing but its description is read. Raises StoreError where it is none."""
         from ensemblekit.store.hdf5 import opened
 
@@ -138,12 +140,12 @@ class Archive(Mapping[str, "ArchivedField"]):
         """n/k, the most that modes kept in the type of the snapshots could reach; beyond it is the rounding's doing."""
         return min(one.limit for one in self.values())
 
-    def save(self, path: Any) -> Archive:
+    def save(self, path: str | os.PathLike[str]) -> Archive:
         """A copy of the file at a path, open."""
         shutil.copyfile(self.path, path)
         return Archive.open(path)
 
-    def to_store(self, path: Any) -> Any:
+    def to_store(self, path: str | os.PathLike[str]) -> Any:
         """Write every snapshot to a new store, block by block; returns it open for reading."""
         from ensemblekit.store.opening import open_store
         from ensemblekit.store.store import Store
@@ -161,6 +163,13 @@ class Archive(Mapping[str, "ArchivedField"]):
                     store.append({name: block[k] for name, block in blocks.items()}, time=when)
         return open_store(path)
 
+    def _facts(self) -> dict[str, object]:
+        return {"path": self.path, "tolerance": self.tolerance, "norm": self.norm, "relative_to": self.relative_to,
+                "error": self.error, "raw_bytes": self.raw_bytes, "stored_bytes": self.stored_bytes, "ratio": self.ratio,
+                "limit": self.limit, "time_unit": self.time_unit,
+                "fields": {name: {"shape": one.shape, "dtype": str(one.dtype), "unit": one.unit, "rank": one.rank,
+                                  "error": one.error} for name, one in self.items()}}
+
     def __str__(self) -> str:
         lines = [f"{self.path}: {self.raw_bytes / 1e6:.4g} MB in {self.stored_bytes / 1e6:.4g} MB, "
                  f"{self.ratio:.3g} times smaller"
@@ -176,7 +185,7 @@ class Archive(Mapping[str, "ArchivedField"]):
     __repr__ = __str__
 
 
-def _field_in(f: Any, path: str, name: str, one: Mapping[str, Any], owner: Any) -> ArchivedField:
+def _field_in(f: Any, path: str, name: str, one: Mapping[str, Any], owner: object) -> ArchivedField:
     """A field of an archive as its record says. Raises StoreError where its arrays are others, or its sizes not in the file."""
     f._look.at = f"fields/{name}"
     group = f[f"fields/{name}"]
@@ -241,7 +250,7 @@ class ArchivedField(np.lib.mixins.NDArrayOperatorsMixin):
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
             raise ValueError("an archive is rebuilt when it is read; it cannot be had without a copy")
         found = self[...]
@@ -251,7 +260,7 @@ class ArchivedField(np.lib.mixins.NDArrayOperatorsMixin):
         plain = [np.asarray(x) if isinstance(x, ArchivedField) else x for x in inputs]
         return getattr(ufunc, method)(*plain, **options)
 
-    def __getitem__(self, index: Any) -> np.ndarray:
+    def __getitem__(self, index: object) -> np.ndarray:
         """Slices, numbers and lists of numbers, one an axis, as numpy takes them; only the tiles touched are read."""
         index = index if isinstance(index, tuple) else (index,)
         if any(i is None or (isinstance(i, np.ndarray) and i.dtype == bool and i.ndim > 1) for i in index):
@@ -333,7 +342,7 @@ def _expanded(index: tuple[Any, ...], ndim: int) -> tuple[Any, ...]:
     return (*index[:at], *[slice(None)] * (ndim - given), *index[at + len(dots):])
 
 
-def _span(i: Any, length: int) -> tuple[slice, Any]:
+def _span(i: object, length: int) -> tuple[slice, Any]:
     """The box along one axis that an index needs, and the index within that box."""
     if isinstance(i, slice):
         wanted = range(*i.indices(length))

@@ -12,9 +12,9 @@ import numpy as np
 
 from ensemblekit.errors import InputError
 from ensemblekit.rom.decompose.problem import products_of, snapshot_at
-from ensemblekit.rom.product import element_weights, is_sparse, without_missing
+from ensemblekit.rom.product import GivenProduct, element_weights, is_sparse, without_missing
 from ensemblekit.scaling import ldexp
-from ensemblekit.source import Block, Cut, Field, Piece
+from ensemblekit.source import Block, Cut, Field, Piece, SnapshotSource
 from ensemblekit.source_cuts import WHOLE
 from ensemblekit.source_views import PieceView, SourceView
 
@@ -49,7 +49,13 @@ def _unweighted(block: Block) -> Block:
     return Block(block.fields, block.start, block.tile, None, block.times)
 
 
-def roots_of_weights(source: Any, inner_product: Any, norm: str) -> dict[str, Any]:
+def run_length(source: SnapshotSource) -> int:
+    """Snapshots of a source that holds one run of known length."""
+    (n,) = source.lengths or (0,)
+    return n
+
+
+def roots_of_weights(source: SnapshotSource, inner_product: GivenProduct, norm: str) -> dict[str, Any]:
     """Field -> (size,) roots of the weights of its numbers over the largest, as they are kept; None: all alike."""
     if inner_product is None:
         return dict.fromkeys(source.fields)
@@ -74,7 +80,7 @@ def roots_of_weights(source: Any, inner_product: Any, norm: str) -> dict[str, An
 def without_gaps(source: SingleField, name: str) -> tuple[Any, Gaps | None]:
     """A field with its mean wherever it is NaN in some snapshots, which adds nothing to a fluctuation, and where that is; the
     field itself, and None, where there are no such gaps. Two reads."""
-    one, n = source.fields[name], source.lengths[0]     # type: ignore[index]
+    one, n = source.fields[name], run_length(source)
     total, count = np.zeros(one.size), np.zeros(one.size, np.int64)
     for x in _snapshots(source, name):
         there = ~np.isnan(x)
@@ -100,7 +106,7 @@ def without_gaps(source: SingleField, name: str) -> tuple[Any, Gaps | None]:
     return FilledField(source, name, mean), Gaps(rows, chunks)
 
 
-def _snapshots(source: Any, name: str) -> Iterator[np.ndarray]:
+def _snapshots(source: SnapshotSource, name: str) -> Iterator[np.ndarray]:
     """(m, size) of consecutive snapshots, one read."""
     for piece in source.pieces([name], "time", False, JOB_BYTES):
         for block in piece.blocks():

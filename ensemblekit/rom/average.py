@@ -4,131 +4,48 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ensemblekit.averaging.average import clock_of
-from ensemblekit.averaging.doubts import ENOUGH, judged
-from ensemblekit.averaging.equilibration import check_equilibration, common_start, run_doubts, start_after
-from ensemblekit.averaging.estimate import Estimate, over_power_of_two
+from ensemblekit.averaging.average import check_confidence, with_checked_clock
+from ensemblekit.averaging.doubts import ENOUGH
+from ensemblekit.averaging.equilibration import Equilibrate, check_equilibration
+from ensemblekit.averaging.estimate import Estimate, bounded_interval, over_power_of_two
 from ensemblekit.averaging.missing import Missing, check_missing
 from ensemblekit.averaging.moments import Moments, MomentsResult
 from ensemblekit.averaging.observed import summaries
+from ensemblekit.averaging.pooling import pooled
 from ensemblekit.averaging.run import Progress, partials, reduce
+from ensemblekit.averaging.run_states import RunStates
 from ensemblekit.averaging.second import STRETCHES, interval_above
 from ensemblekit.averaging.series import Series
-from ensemblekit.averaging.times import elapsed, spacing
+from ensemblekit.averaging.times import spacing
 from ensemblekit.averaging.weights import kish as kish_of
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, ReadOnceError, StatisticsError, UnknownFieldError
-from ensemblekit.files import replacing
+from ensemblekit.rom.field_averages import STATISTICS, FieldAverages
 from ensemblekit.rom.mesh import mesh_of
 from ensemblekit.rom.products import PAIRS, Products
 from ensemblekit.rom.rank import as_bytes, in_words
 from ensemblekit.rom.stretches import Stretches, Target
-from ensemblekit.scaling import (
-    exponent_of,
-    ldexp,
-    representable,
-    scaled,
-)
-from ensemblekit.source import Block, SnapshotSource, as_source
-from ensemblekit.source_clock import check_times, uneven_steps
+from ensemblekit.scaling import exponent_of, ldexp, representable
+from ensemblekit.source import Block, ReplicaSet, SnapshotSource, as_source
+from ensemblekit.source_clock import uneven_steps
 from ensemblekit.source_views import weighted_by
 
 logger = logging.getLogger("ensemblekit")
 
-STATISTICS = ("mean", "rms", "reynolds_stress", "tke")
+SUMMARY = "summary"
+"""The branch of the series from which the end of the start-up is told."""
 LOOKS = 16
 """Snapshots of the first glance, from which the reference is taken."""
 BINS = 64
 STATE_BYTES = 1 << 30
 FEWEST_CELLS = 1024
 """That are worth a read."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class FieldAverages(Mapping[str, Estimate]):
-    """Averages by name, each an :class:`~ensemblekit.Estimate` whose arrays have the shape of the field.
-
-    ``averages["U_mean"]``, ``"U_rms"``, ``"U_reynolds_stress"``, ``"U_tke"``; without the field's name where there is
-    only one. Iterating gives the full names.
-    """
-
-    estimates: Mapping[str, Estimate]
-    """"<field>_<statistic>" -> its estimate."""
-    mesh: Any = None
-    """Points and cells, where the source has a mesh."""
-    association: Mapping[str, str] = field(default_factory=dict)
-    """"<field>_<statistic>" -> "cell" or "point", where there is a mesh."""
-    notes: tuple[str, ...] = ()
-    """What there is to know of how they were made."""
-
-    def __getitem__(self, name: str) -> Estimate:
-        if name in self.estimates:
-            return self.estimates[name]
-        alike = [full for full in self.estimates if full.endswith(f"_{name}")]
-        if len(alike) == 1 and name in STATISTICS:
-            return self.estimates[alike[0]]
-        raise UnknownFieldError(name, self.estimates)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.estimates)
-
-    def __len__(self) -> int:
-        return len(self.estimates)
-
-    @property
-    def n(self) -> int:
-        """Snapshots kept."""
-        return next(iter(self.estimates.values())).n
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """For export: each average, half its interval as "U_mean_ci95", its independent snapshots as "U_mean_n_eff"."""
-        found: dict[str, np.ndarray] = {}
-        for name, one in self.estimates.items():
-            found[name] = np.asarray(one.mean)
-            found[f"{name}_ci{100 * one.confidence:g}"] = 0.5 * (np.asarray(one.high) - np.asarray(one.low))
-            found[f"{name}_n_eff"] = np.asarray(one.n_eff)
-        return found
-
-    def run_longer(self, name: str, target: float | None = None) -> np.ndarray:
-        """By what factor the run must grow for the interval of each cell to shrink to ± target; 1 or less: enough.
-
-        Arguments:
-            name: of the average.
-            target: in its unit; by default 1 % of its largest value (the largest speed, for a vector's mean).
-
-        An interval shrinks as the root of the time averaged. NaN where nothing moves, and where it cannot be told: with fewer
-        than ten independent snapshots the interval itself is not known.
-        """
-        one = self[name]
-        if target is None:
-            target = 0.01 * float(np.nanmax(np.abs(one.mean)))
-        if not target > 0:
-            raise InputError(f"target is half an interval, above 0; got {target!r}")
-        half = 0.5 * (np.asarray(one.high) - np.asarray(one.low))
-        return np.where((half > 0) & (np.asarray(one.n_eff) >= ENOUGH), (half / target) ** 2, np.nan)
-
-    def save(self, path: Any) -> Any:
-        """Write :meth:`arrays` to an .npz file; returns its path."""
-        import os
-
-        path = os.fspath(path)
-        if not path.endswith(".npz"):
-            raise InputError(f"averages are saved as .npz (or exported for ParaView by rom.export); got {path!r}")
-        with replacing(path, follow=True) as temporary, open(temporary, "wb") as file:
-            np.savez(file, **self.arrays())     # type: ignore[arg-type]  # its own keyword is a bool
-        return path
-
-    def __str__(self) -> str:
-        return "\n".join([*(f"{name}: {one}" for name, one in self.estimates.items()), *self.notes])
-
-    __repr__ = __str__
 
 
 def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocity: str | Sequence[str] | None = None,
@@ -138,7 +55,8 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
     """Statistics of every cell of a flow over its snapshots, with an interval that knows correlation, in one read.
 
     Arguments:
-        source: a store, a stored field, what ``rom.read`` gives, or an array with snapshots along axis 0.
+        source: a store, a stored field, what ``rom.read`` gives, or an array with snapshots along axis 0. Of a ReplicaSet each
+            run is averaged, and the runs are pooled as :func:`ensemblekit.average` does: an error from within and between.
         statistics: any of "mean"; "rms", the root mean square of the fluctuation; "reynolds_stress", the covariances
             of the velocity's components in VTK's order (xx, yy, zz, xy, yz, xz; in a plane xx, yy, xy); "tke", half
             their trace.
@@ -162,9 +80,9 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
         the fluctuations about the final mean. A glance at 16 snapshots beforehand finds a reference to sum about.
 
     Raises:
-        InputError: an unknown statistic, stresses where no field is a vector, complex or non-numeric fields, several
-            runs, a memory limit that the answer itself goes beyond.
-        StatisticsError: fewer than four snapshots.
+        InputError: an unknown statistic, stresses where no field is a vector, complex or non-numeric fields, a memory
+            limit that the answer itself goes beyond.
+        StatisticsError: fewer than four snapshots in a run.
         ReadOnceError: a stream.
     """
     source = given = as_source(source)
@@ -172,17 +90,14 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
     if weights is not None or log_weights is not None:
         source = weighted_by(source, weights, log_weights)
     wanted = _wanted(statistics)
-    if not 0.0 < confidence < 1.0:
-        raise InputError(f"confidence is a number between 0 and 1, 0.95 for 95 %; got {confidence!r}")
+    check_confidence(confidence)
     check_equilibration(equilibration)
     if source.access == "once" or source.lengths is None:
         raise ReadOnceError(f"{type(source).__name__} can be read only once and a glance at it comes first; ingest it "
                             "into a store")
-    if len(source.lengths) > 1:
-        raise InputError(f"the source has {len(source.lengths)} runs; average one, or all as one with .stacked()")
-    (n,) = source.lengths
-    if n < 4:
-        raise StatisticsError(f"an interval needs at least 4 snapshots; got {n}")
+    shortest = min(source.lengths, default=0)
+    if shortest < 4:
+        raise StatisticsError(f"an interval needs at least 4 snapshots; got {shortest}")
     series = _targets(source, wanted, velocity)
     size = sum(one.size * (one.parts * (one.parts + 2) + 1) * 8 // one.parts for one in series)
     keep = int(np.clip(STATE_BYTES // size, 8, BINS))
@@ -192,47 +107,69 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
         notes = (f"{len(passes)} reads, each of some of the cells, to stay within {memory_limit} (memory_limit= for another "
                  "limit)",)
         logger.info("average: %s", notes[0])
-    facts: dict[str, Any] = {}
-    columns: dict[tuple[str, str], list[Any]] = {}
+    how = _How(equilibration, confidence, missing, keep, engine, progress)
+    runs = [_of_run(run, series, passes, how) for run in (source.runs if isinstance(source, ReplicaSet) else (source,))]
+    names = {f"{one.name}_{what}": (one, what) for one in series for what in one.wanted}
+    estimates = runs[0] if len(runs) == 1 else {
+        name: _pooled([run.pop(name) for run in runs], confidence, *kind) for name, kind in names.items()}
+    mesh = mesh_of(given.runs[0] if isinstance(given, ReplicaSet) else given)
+    where = {} if mesh is None else {name: mesh.where(one.names[0], one.field.shape) for name, (one, _) in names.items()}
+    return FieldAverages(estimates, notes, mesh=mesh, association=where)
+
+
+class _How(NamedTuple):
+    """How a run is read and averaged."""
+
+    equilibration: Equilibrate
+    confidence: float
+    missing: Missing
+    keep: int
+    """Stretches of a run that are kept apart."""
+    engine: Engine | None
+    progress: Progress
+
+
+def _pooled(runs: Sequence[Estimate], confidence: float, target: Target, what: str) -> Estimate:
+    """One average of several runs, its interval above what the average cannot leave."""
+    answer = pooled(runs, confidence)
+    floor = np.broadcast_to(_floor(target, what, np.shape(answer.mean)), np.shape(answer.mean))
+    low, high = bounded_interval(answer.mean, answer.interval, (0.0, None))
+    inside = np.isfinite(floor)
+    return replace(answer, interval=(np.where(inside, low, answer.low), np.where(inside, high, answer.high)))
+
+
+def _floor(target: Target, what: str, shape: tuple[int, ...]) -> np.ndarray:
+    """What an average cannot fall below, 0 or minus infinity, to be broadcast to its shape."""
+    if what == "reynolds_stress":       # its normal components alone are variances
+        return np.where(np.arange(shape[-1]) < target.parts, 0.0, -np.inf)
+    return np.array(-np.inf if what == "mean" else 0.0)
+
+
+def _of_run(source: SnapshotSource, series: Sequence[Target], passes: Sequence[Sequence[_Group]],
+            how: _How) -> dict[str, Estimate]:
+    """The averages of one run by name."""
+    columns: dict[tuple[str, str], list[tuple[np.ndarray, ...]]] = {}
     exponents: dict[str, list[np.ndarray | None]] = {}
-    start = kish = 0.0
-    grounds: tuple[str, ...] = ()
+    run, summary = _read(source, series, passes[0], how, first=True)
+    run = with_checked_clock(run)
+    kept = run.after(how.equilibration, summary, values=summary)
+    w = run.weights
+    kish = 1.0 if w is None else run.n * float(w @ w) / float(w.sum()) ** 2
+    states = kept.states
+    times, start = run.times, kept.n_discarded
+    del run
+    n = 0
     for number, groups in enumerate(passes):
-        names = list(dict.fromkeys(name for group in groups for name in group.target.names))
-        branches: dict[str, tuple[Any, ...]] = {}
-        if not number:
-            middle = None
-            if missing == "drop":
-                middle = np.asarray(reduce(source.window(0, None, -(-n // LOOKS)), {"m": (series[0], Moments())},
-                                           fields=list(series[0].names), engine=engine, missing=missing)["m"].mean)
-            branches = {"clock": (clock_of, Series()), "summary": (_Summary(series[0], middle), Series())}
-            names = list(dict.fromkeys([*names, *series[0].names]))
-        glance = reduce(source.window(0, None, -(-n // LOOKS)), {f"{k}": (group, Moments()) for k, group in enumerate(groups)},
-                        fields=names, engine=engine, missing=missing)
-        branches |= {f"{k}": (group, _about(group.target, glance[f"{k}"], missing)) for k, group in enumerate(groups)}
-        del glance
-        read = partials(source, branches, fields=names, engine=engine, progress=progress, keep=keep)[0]
-        if not number:
-            clock = np.concatenate([np.asarray(state["clock"][0].result()).reshape(-1, 2) for _, state in read])
-            summary = np.concatenate([np.asarray(state["summary"][0].result()) for _, state in read])
-            times = None if np.isnan(clock[:, 0]).all() else check_times(clock[:, 0], n)
-            weights = None if np.isnan(clock[:, 1]).all() else scaled(clock[:, 1])[0]
-            first = start_after(equilibration, n, times, partial(common_start, summary, weights))
-            begins = [begin for begin, _ in read]
-            start = min((b for b in begins if b >= first), default=begins[-1])      # rounded up to where a state begins
-            grounds = run_doubts(first, n, equilibration, weights, summary)
-            kish = 1.0 if weights is None else n * float(weights @ weights) / float(weights.sum()) ** 2
-            facts = {"time_unit": source.time_unit if times is not None else "", "times": times, "n_discarded": start,
-                     "equilibration_time": elapsed(times, start)}
-        kept = [state for begin, state in read if begin >= start]
-        del read
+        if number:
+            states = _read(source, series, groups, how)[0].since(start).states
         for k, group in enumerate(groups):
-            bins: list[Products] = [state.pop(f"{k}")[0] for state in kept]      # type: ignore[misc]
-            found = Stretches(bins, group.target, kish)
-            exponents.setdefault(group.target.name, []).append(found.bins[0].exponent)
+            stretches = Stretches([one for state in states for one in state.pop(f"{k}") if isinstance(one, Products)],
+                                  group.target, kish)
+            exponents.setdefault(group.target.name, []).append(stretches.bins[0].exponent)
             for what in group.target.wanted:
-                columns.setdefault((group.target.name, what), []).append(found.columns(what))
-            total = found.n
+                columns.setdefault((group.target.name, what), []).append(stretches.columns(what))
+            n = stretches.n
+    facts = {**kept.facts, "n": n, "times": times, "confidence": how.confidence, "dt": spacing(times)}
     estimates: dict[str, Estimate] = {}
     for one in series:
         exponent = exponents[one.name]
@@ -240,22 +177,35 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
             [np.zeros(len(c[0]), np.int64) if x is None else x
              for x, c in zip(exponent, columns[one.name, one.wanted[0]], strict=True)])
         for what in one.wanted:
-            estimates[f"{one.name}_{what}"] = _estimate(one, what, columns.pop((one.name, what)), joined, confidence,
-                                                        spacing(times), total, facts)
-    if grounds:
-        estimates = {name: replace(one, converged=False, verdict="; ".join(filter(None, [*grounds, one.verdict])))
-                     for name, one in estimates.items()}
-    if weights is not None:
-        most = kish_of(weights, n, int(start))
-        estimates = {name: replace(one, n_eff=np.minimum(one.n_eff, most)) for name, one in estimates.items()}
-    said = uneven_steps(times) if weights is None else ""
-    if said:
-        estimates = {name: replace(one, verdict="; ".join(filter(None, [one.verdict, said])))
-                     for name, one in estimates.items()}
-    mesh = mesh_of(given)
-    where = {} if mesh is None else {f"{one.name}_{what}": mesh.where(one.names[0], one.field.shape)
-                                     for one in series for what in one.wanted}
-    return FieldAverages(estimates, mesh, where, notes)
+            answer = _estimate(one, what, columns.pop((one.name, what)), joined, facts)
+            if kept.doubts:
+                answer = answer.with_doubt("; ".join(kept.doubts))
+            if w is not None:
+                answer = replace(answer, n_eff=np.minimum(answer.n_eff, kish_of(kept.weights, kept.n)))
+            estimates[f"{one.name}_{what}"] = answer.noting(uneven_steps(times) if w is None else "")
+    return estimates
+
+
+def _read(source: SnapshotSource, series: Sequence[Target], groups: Sequence[_Group], how: _How, *,
+          first: bool = False) -> tuple[RunStates, np.ndarray]:
+    """A read of some groups of cells, branches "0", "1", ...; with the `first`, the series (n, 4) that shows the start-up."""
+    names = list(dict.fromkeys(name for group in groups for name in group.target.names))
+    (n,) = source.lengths or (0,)
+    looks = source.window(0, None, -(-n // LOOKS))
+    branches: dict[str, tuple[Any, ...]] = {}
+    if first:
+        middle = None
+        if how.missing == "drop":
+            middle = np.asarray(reduce(looks, {"m": (series[0], Moments())}, fields=list(series[0].names), engine=how.engine,
+                                       missing=how.missing)["m"].mean)
+        branches = {SUMMARY: (_Summary(series[0], middle), Series())}
+        names = list(dict.fromkeys([*names, *series[0].names]))
+    glance = reduce(looks, {f"{k}": (group, Moments()) for k, group in enumerate(groups)}, fields=names, engine=how.engine,
+                    missing=how.missing)
+    branches |= {f"{k}": (group, _about(group.target, glance[f"{k}"], how.missing)) for k, group in enumerate(groups)}
+    del glance
+    (run,) = partials(source, branches, fields=names, engine=how.engine, progress=how.progress, keep=how.keep)
+    return run, run.series(SUMMARY) if first else np.empty(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,41 +334,34 @@ def _about(target: Target, glance: MomentsResult, missing: Missing) -> Products:
                     exponent_of(np.max(glance.sum_weights) / glance.n), missing)
 
 
-def _estimate(target: Target, what: str, columns: list[tuple[np.ndarray, ...]], exponent: np.ndarray | None, confidence: float,
-              spacing: float, n: int, facts: Mapping[str, Any]) -> Estimate:
+def _estimate(target: Target, what: str, columns: list[tuple[np.ndarray, ...]], exponent: np.ndarray | None,
+              facts: Mapping[str, Any]) -> Estimate:
     """The Estimate of a statistic from those of groups of cells, one after the other."""
     numbers = columns[0][0].shape[1]
     shape = target.cells if what == "tke" or target.parts == 1 else (*target.cells, numbers)
-    mean, stderr, dof, g, variance, still, independent, share = (
+    mean, stderr, dof, g, variance, constant, independent, share = (
         np.concatenate([group[k] for group in columns]).reshape(shape) for k in range(8))
-    second = what != "mean"
     columns.clear()
-    still = still.astype(bool)
+    constant = constant.astype(bool)
     with np.errstate(invalid="ignore", divide="ignore"):
-        n_eff = np.where(still, np.nan, np.minimum(variance / stderr**2, n))
-    stderr = np.where(still, 0.0, stderr)
-    g = np.where(still, np.nan, g)
+        n_eff = np.where(constant, np.nan, np.minimum(variance / stderr**2, facts["n"]))
+    stderr = np.where(constant, 0.0, stderr)
+    g = np.where(constant, np.nan, g)
     if what == "rms":
         with np.errstate(invalid="ignore", divide="ignore"):
             root = np.sqrt(mean)
             stderr = np.where(root > 0, stderr / (2 * root), 0.0)
             mean = root
     unit = target.field.unit if what in ("mean", "rms") else squared(target.field.unit)
-    independent, enough = (independent, STRETCHES) if second else (n_eff, ENOUGH)
-    floor: Any = 0.0 if second else -np.inf
-    if what == "reynolds_stress":       # its normal components alone are variances
-        floor = np.where(np.arange(numbers) < target.parts, 0.0, -np.inf)
-    interval = interval_above(floor, mean, stderr, dof, confidence, 2 if what == "rms" else 1,
-                              independent=independent if second else np.inf)
-    answer = Estimate(mean=mean, stderr=stderr, interval=interval, confidence=confidence, n=n, n_eff=n_eff,
-                      statistical_inefficiency=g, correlation_time=g / 2 * spacing, dof=dof,
-                      estimators={"blocking": stderr}, unit=unit, **facts)
-    answer = judged(answer, independent=independent, enough=enough, word="numbers")
+    known, enough = (n_eff, ENOUGH) if what == "mean" else (independent, STRETCHES)
+    interval = interval_above(_floor(target, what, shape), mean, stderr, dof, facts["confidence"], 2 if what == "rms" else 1,
+                              independent=np.inf if what == "mean" else independent)
+    answer = Estimate.of(mean, stderr, dof, interval=interval, n_eff=n_eff, g=g, estimators={"blocking": stderr}, unit=unit,
+                         **facts).judged(independent=known, enough=enough, word="numbers")
     if (share < 1).any():
         never = int((share == 0).sum())
-        answer = replace(answer, verdict="; ".join(filter(None, [
-            answer.verdict, f"{int((share < 1).sum())} of {share.size} numbers are missing in some snapshots"
-            + (f", {never} in all" if never else "") + "; they keep their places in time"])))
+        answer = answer.noting(f"{int((share < 1).sum())} of {share.size} numbers are missing in some snapshots"
+                               + (f", {never} in all" if never else "") + "; they keep their places in time")
     if exponent is None:
         return answer
     degree = 1 if what in ("mean", "rms") else 2

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError, UnknownFieldError
 from ensemblekit.intake import as_array
+from ensemblekit.results import Result
 from ensemblekit.rom.files import load_basis, save_basis
 from ensemblekit.rom.product import applied, is_sparse
 from ensemblekit.scaling import ldexp, power_of_two
@@ -28,13 +31,15 @@ modes of a wave seen over no whole number of periods differ by some per cent."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Basis:
+class Basis(Result):
     """Orthonormal modes of a set of snapshots: snapshots ≈ mean + coefficients @ modes.
 
     With one field the arrays have its shape. With several, `modes` and `mean` hold all fields flattened one after the
     other, each in its own unit, and ``basis["U"]`` is the part of one field. Modes are orthonormal in the inner
     product of the fields divided by their `scale`.
     """
+
+    FIGURE = "rom.spectrum"
 
     modes: np.ndarray
     """(k, *item), orthonormal; the largest entry of each is positive; NaN where the mask is False, as in the mean.
@@ -109,7 +114,7 @@ class Basis:
         """(k,): share of the *total* energy in each mode."""
         return self.shares_of(self.singular_values)
 
-    def shares_of(self, singular_values: Any) -> np.ndarray:
+    def shares_of(self, singular_values: ArrayLike) -> np.ndarray:
         """The squares of singular values, of any shape, as shares of the total energy."""
         values = np.asarray(singular_values, np.float64)
         return ldexp(values, -self._power) ** 2 / self._total if self._total else np.zeros(values.shape)
@@ -221,7 +226,7 @@ class Basis:
 
     # -- there and back --------------------------------------------------------------------------------------------
 
-    def project(self, snapshots: Any) -> np.ndarray:
+    def project(self, snapshots: ArrayLike | Mapping[str, ArrayLike]) -> np.ndarray:
         """The coefficients (m, k) of snapshots (m, *item), or (k,) of a single one.
 
         With several fields, snapshots are a mapping of field to array, or all flattened one after the other.
@@ -238,7 +243,7 @@ class Basis:
             found = found + _projected(part, values, part.known_modes)
         return found[0] if single else found
 
-    def reconstruct(self, which: Any = slice(None)) -> Any:
+    def reconstruct(self, which: int | slice | ArrayLike = slice(None)) -> Any:
         """Fields from the modes: of a snapshot by its number, of several by a slice, or from coefficients (m, k).
 
         A mapping of field to array where the basis holds several fields.
@@ -292,14 +297,27 @@ class Basis:
         return block_bootstrap(squared, weights=self.weights, confidence=confidence, block_length=block_length,
                                n_resamples=n_resamples, rng=rng)
 
+    def _facts(self) -> dict[str, object]:
+        return {"rank": self.rank, "n": self.n, "method": self.method, "passes": self.passes,
+                "relative_error": self.relative_error, "error_per_field": self.error_per_field,
+                "singular_values": self.singular_values, "energy_fraction": self.energy_fraction,
+                "cumulative_energy": self.cumulative_energy, "relative_errors": self.relative_errors,
+                "total_energy": self.total_energy,
+                "fields": {name: {"shape": f.shape, "dtype": str(f.dtype), "unit": f.unit} for name, f in self.fields.items()},
+                "times": self.times, "time_unit": self.time_unit, "coefficients": self.coefficients, "notes": self.notes}
+
+    def to_dict(self) -> dict[str, object]:
+        """What a file of text can hold of it: numbers of modes and snapshots; modes and mean go by :meth:`save`."""
+        return Result.to_dict(self)
+
     # -- files -----------------------------------------------------------------------------------------------------
 
-    def save(self, path: Any) -> Any:
+    def save(self, path: str | os.PathLike[str]) -> Any:
         """Write everything into one HDF5 file, by temporary file and rename; returns the path."""
         return save_basis({name: getattr(self, name) for name in NAMES}, path)
 
     @classmethod
-    def load(cls, path: Any) -> Basis:
+    def load(cls, path: str | os.PathLike[str]) -> Basis:
         """What :meth:`save` wrote. Raises StoreError where the file holds no basis."""
         return cls(**load_basis(path))
 
@@ -326,7 +344,7 @@ class Basis:
             found[part.name] = math.sqrt(max(fields_error**2 * own + tail, 0) / own) if own > 0 else 0.0
         return found
 
-    def _flat(self, snapshots: Any) -> tuple[np.ndarray, bool]:
+    def _flat(self, snapshots: ArrayLike | Mapping[str, ArrayLike]) -> tuple[np.ndarray, bool]:
         if isinstance(snapshots, Mapping):
             missing = [name for name in self.fields if name not in snapshots]
             if missing:
@@ -346,17 +364,20 @@ class Basis:
         single = values.ndim == len(shape)
         return values.reshape(1 if single else len(values), self.mean.size), single
 
-    def _coefficients(self, which: Any) -> np.ndarray:
-        number = isinstance(which, int | np.integer)
-        if number and not -self.n <= which < self.n:
-            raise InputError(f"snapshot {which} of {self.n}")
-        listed = isinstance(which, list | tuple | range) and all(isinstance(k, int | np.integer) for k in which)
-        if listed and not all(-self.n <= k < self.n for k in which):
-            raise InputError(f"snapshots {min(which)} to {max(which)} of {self.n}")
-        if number or listed or isinstance(which, slice):
-            coefficients = self.coefficients[list(which) if listed else which]
+    def _coefficients(self, which: int | slice | ArrayLike) -> np.ndarray:
+        if isinstance(which, int | np.integer):
+            if not -self.n <= which < self.n:
+                raise InputError(f"snapshot {which} of {self.n}")
+            coefficients = self.coefficients[which]
+        elif isinstance(which, slice):
+            coefficients = self.coefficients[which]
         else:
-            coefficients = as_array(which, "coefficients")
+            numbers = [int(k) for k in which if isinstance(k, int | np.integer)] if isinstance(
+                which, list | tuple | range) else []
+            if numbers and not all(-self.n <= k < self.n for k in numbers):
+                raise InputError(f"snapshots {min(numbers)} to {max(numbers)} of {self.n}")
+            of_numbers = isinstance(which, list | tuple | range) and len(numbers) == len(which)
+            coefficients = self.coefficients[numbers] if of_numbers else as_array(which, "coefficients")
         if coefficients.shape[-1:] != (self.rank,):
             raise InputError(f"coefficients have shape (m, {self.rank}) here; got {coefficients.shape}")
         return coefficients
@@ -417,7 +438,7 @@ class FieldPart:
         left = basis.relative_error * math.sqrt(basis._total)
         return left / (carried - left) if carried > left else math.inf
 
-    def reconstruct(self, which: Any = slice(None)) -> np.ndarray:
+    def reconstruct(self, which: int | slice | ArrayLike = slice(None)) -> np.ndarray:
         """This field from the modes: of one snapshot by its number, several by a slice, or from coefficients (m, k)."""
         coefficients = self.basis._coefficients(which)
         flat = coefficients @ self.modes.reshape(len(self.modes), -1)

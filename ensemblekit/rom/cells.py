@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, Self
+from dataclasses import dataclass
+from typing import Protocol, Self
 
 import numpy as np
+
+from ensemblekit.errors import InputError
 
 # The numbers of VTK's linear cell types (vtkCellType.h)
 VERTEX, POLY_VERTEX, LINE, POLY_LINE, TRIANGLE, TRIANGLE_STRIP, POLYGON, PIXEL, QUAD = 1, 2, 3, 4, 5, 6, 7, 8, 9
@@ -45,8 +48,38 @@ class Cells(Protocol):
     @property
     def types(self) -> np.ndarray: ...
     @property
+    def polyhedra(self) -> Polyhedra | None: ...
+    @property
+    def n_points(self) -> int: ...
+    @property
+    def n_cells(self) -> int: ...
+    @property
     def dimension(self) -> int: ...
     @property
     def volumes(self) -> np.ndarray: ...
     @classmethod
-    def of(cls, points: Any, cells: Any, kind: Any) -> Self: ...
+    def of(cls, points: np.ndarray, cells: np.ndarray, kind: int | None) -> Self: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Polyhedra:
+    """Faces of the cells of type 42, as VTKHDF lists them; a face that two cells share stands once."""
+
+    face_offsets: np.ndarray
+    """(n_faces + 1,) int64."""
+    face_points: np.ndarray
+    """The points of the faces, one face after the other."""
+    cell_offsets: np.ndarray
+    """(n_cells + 1,) int64, for all cells; other types have none."""
+    cell_faces: np.ndarray
+    """The faces of the cells, one cell after the other."""
+
+    def check(self, n_cells: int, n_points: int) -> None:
+        """Raise InputError where faces or points are named that are not there."""
+        n_faces = len(self.face_offsets) - 1
+        for what, offsets, named, below, n in (("faces", self.face_offsets, self.face_points, n_points, n_faces),
+                                               ("cells", self.cell_offsets, self.cell_faces, n_faces, n_cells)):
+            if np.shape(offsets) != (n + 1,) or offsets[0] != 0 or offsets[-1] != len(named) or (np.diff(offsets) < 0).any():
+                raise InputError(f"offsets of {n} {what} are {n + 1} rising numbers from 0 to {len(named)}")
+            if len(named) and not (0 <= np.min(named) and np.max(named) < below):
+                raise InputError(f"{what} name the numbers {np.min(named)} to {np.max(named)}, where there are {below}")

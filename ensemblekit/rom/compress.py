@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ensemblekit.averaging.run import reduce
+from ensemblekit.averaging.run import Progress, reduce
 from ensemblekit.averaging.series import Series
 from ensemblekit.engine import Engine, Threads, one_blas_thread
 from ensemblekit.errors import InputError, StoreError
@@ -23,25 +23,28 @@ from ensemblekit.rom.archive_views import (
     SingleField,
     WeighedField,
     roots_of_weights,
+    run_length,
     without_gaps,
 )
-from ensemblekit.rom.decompose.problem import times_of
+from ensemblekit.rom.decompose.problem import Snapshots, times_of
 from ensemblekit.rom.encode import Norm, Reference, _Coded, _encode, _Wanted
 from ensemblekit.rom.mesh import Mesh, constants_for, mesh_of
+from ensemblekit.rom.product import GivenProduct
 from ensemblekit.rom.quantise import (
     differenced,
     narrowest,
     tiles,
     zigzag,
 )
-from ensemblekit.source import Block, as_source
+from ensemblekit.source import Block, SnapshotSource, as_source
 
 OPTIONS = ("memory_limit", "method", "seed", "oversampling", "power")
 
 
-def compress(source: Any, path: Any = None, *, tolerance: float, norm: Norm = "l2",
-             relative_to: Reference = "fluctuation", inner_product: Any = None, missing: Literal["raise", "keep"] = "raise",
-             engine: Engine | None = None, progress: Any = False, **options: Any) -> Archive:
+def compress(source: Snapshots, path: str | os.PathLike[str] | None = None, *, tolerance: float, norm: Norm = "l2",
+             relative_to: Reference = "fluctuation", inner_product: GivenProduct = None,
+             missing: Literal["raise", "keep"] = "raise", engine: Engine | None = None,
+             progress: Progress = False, **options: Any) -> Archive:
     """Snapshots as one HDF5 archive of rounded modes and coefficients, with an error that is guaranteed.
 
     The error allowed is shared between modes left out and rounding by reverse water filling; modes are differenced
@@ -72,6 +75,32 @@ def compress(source: Any, path: Any = None, *, tolerance: float, norm: Norm = "l
         StoreError: the file cannot be written.
     """
     source = as_source(source)
+    wanted = _wanted(source, tolerance, norm, relative_to, missing, options)
+    if path is not None and not os.path.isdir(os.path.dirname(os.path.abspath(os.fspath(path)))):
+        raise StoreError(f"no folder {os.path.dirname(os.path.abspath(os.fspath(path)))!r} to write the archive to")
+    weights = roots_of_weights(source, inner_product, norm)
+    parts = {}
+    with one_blas_thread():         # small matrices and many slabs: the engine's threads are at work already
+        for name in source.fields:
+            view: Any = SingleField(source, name)
+            gaps = None
+            if missing == "keep":
+                view, gaps = without_gaps(view, name)
+            view = view if weights[name] is None else WeighedField(view, name, weights[name])
+            parts[name] = _encode(view, name, wanted, engine or Threads(), progress, options)
+            parts[name].gaps = gaps
+    if path is None:
+        handle, file = tempfile.mkstemp(suffix=".h5", prefix="ensemblekit-archive-")
+        os.close(handle)
+    else:
+        file = os.fspath(path)
+    _write(file, source, parts, wanted, mesh_of(source))
+    return Archive.open(file, _Temporary(file) if path is None else None)
+
+
+def _wanted(source: SnapshotSource, tolerance: float, norm: Norm, relative_to: Reference, missing: str,
+            options: Mapping[str, object]) -> _Wanted:
+    """The error allowed; InputError where it, an option or the source is none that an archive goes with."""
     if not isinstance(tolerance, int | float | np.floating) or not 0 < tolerance < 1:
         raise InputError(f"tolerance is a relative error between 0 and 1; got {tolerance!r}")
     if norm not in ("l2", "max"):
@@ -94,41 +123,15 @@ def compress(source: Any, path: Any = None, *, tolerance: float, norm: Norm = "l
         if one.dtype.kind != "f":
             raise InputError(f"field {name!r} is {one.dtype}; an archive with an error holds real floating-point numbers. "
                              "Leave whole numbers to `seal(compression=...)`, split complex ones into two fields")
-    wanted = _Wanted(float(tolerance), norm, relative_to)
-    if path is not None and not os.path.isdir(os.path.dirname(os.path.abspath(os.fspath(path)))):
-        raise StoreError(f"no folder {os.path.dirname(os.path.abspath(os.fspath(path)))!r} to write the archive to")
-    weights = roots_of_weights(source, inner_product, norm)
-    parts = {}
-    with one_blas_thread():         # small matrices and many slabs: the engine's threads are at work already
-        for name in source.fields:
-            view: Any = SingleField(source, name)
-            gaps = None
-            if missing == "keep":
-                view, gaps = without_gaps(view, name)
-            view = view if weights[name] is None else WeighedField(view, name, weights[name])
-            parts[name] = _encode(view, name, wanted, engine or Threads(), progress, options)
-            parts[name].gaps = gaps
-    temporary = path is None
-    if temporary:
-        handle, path = tempfile.mkstemp(suffix=".h5", prefix="ensemblekit-archive-")
-        os.close(handle)
-    path = os.fspath(path)
-    _write(path, source, parts, wanted, mesh_of(source))
-    return Archive.open(path, _Temporary(path) if temporary else None)
+    return _Wanted(float(tolerance), norm, relative_to)
 
 
-# -- encoding -------------------------------------------------------------------------------------------------------
-
-
-# -- the file -------------------------------------------------------------------------------------------------------
-
-
-def _write(path: str, source: Any, parts: Mapping[str, _Coded], wanted: _Wanted, mesh: Mesh | None) -> None:
+def _write(path: str, source: SnapshotSource, parts: Mapping[str, _Coded], wanted: _Wanted, mesh: Mesh | None) -> None:
     """All of it to a temporary file beside `path`, then renamed."""
     from ensemblekit.store.hdf5 import new_file
 
-    times = times_of(source)
-    if times is None or len(times) != source.lengths[0]:
+    times, n = times_of(source), run_length(source)
+    if times is None or len(times) != n:
         times = reduce(source, {"times": (_times, Series())}, fields=[next(iter(source.fields))])["times"]
     try:
         with replacing(path, follow=True) as temporary, new_file(temporary, libver=("v110", "v110")) as f:
@@ -139,7 +142,7 @@ def _write(path: str, source: Any, parts: Mapping[str, _Coded], wanted: _Wanted,
             for name, coded in parts.items():
                 about["fields"][name] = {
                     "shape": list(coded.item), "dtype": coded.dtype.str, "unit": source.fields[name].unit,
-                    "n": source.lengths[0], "tile": list(coded.tile), "residual_step": coded.residual_step,
+                    "n": n, "tile": list(coded.tile), "residual_step": coded.residual_step,
                     "error": coded.relative,
                     "l2_error": coded.error, "largest_error": coded.largest_error, "norm": coded.norm}
                 _write_field(f.create_group(f"fields/{name}"), coded)

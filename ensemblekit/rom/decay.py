@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.averaging.estimate import quantile
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
+from ensemblekit.results import Result
+from ensemblekit.rom.basis import Basis
 
 FLOOR = 1e-7
 """Singular values below this share of the first may be rounding (of a Gram matrix, of float32 snapshots)."""
@@ -18,7 +21,7 @@ FEWEST = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class DecayRate:
+class DecayRate(Result):
     """The law that singular values σ_i follow: c exp(-rate i) or c i^-rate."""
 
     kind: Literal["exponential", "algebraic"]
@@ -47,7 +50,7 @@ class DecayRate:
         """Rate at which the modes' energies fall, 2 rate."""
         return 2 * self.rate
 
-    def singular_values(self, i: Any) -> np.ndarray:
+    def singular_values(self, i: ArrayLike) -> np.ndarray:
         """The law's σ_i at modes i, counted from 1."""
         i = np.asarray(i, dtype=np.float64)
         return self.scale * (np.exp(-self.rate * i) if self.kind == "exponential" else i**-self.rate)
@@ -82,7 +85,7 @@ class DecayRate:
                 f"modes {self.modes[0]} to {self.modes[1]}, misfit {self.misfit:.2g} decades{doubt}): {step}")
 
 
-def decay_rate(basis: Any, *, modes: tuple[int, int] | None = None, confidence: float = 0.95) -> DecayRate:
+def decay_rate(basis: Basis | ArrayLike, *, modes: tuple[int, int] | None = None, confidence: float = 0.95) -> DecayRate:
     """Whether the singular values of a basis fall exponentially or algebraically, and how fast.
 
     Straight lines are fitted to log σ against i and against log i, and the closer one is taken. The interval allows for
@@ -106,7 +109,7 @@ def decay_rate(basis: Any, *, modes: tuple[int, int] | None = None, confidence: 
         raise InputError("singular values are a falling series of numbers, shape (k,)")
     if modes is None:
         first, last = 1, int(np.count_nonzero(sigma > FLOOR * sigma[0])) if len(sigma) else 0
-        if getattr(basis, "spectrum_complete", False):
+        if isinstance(basis, Basis) and basis.spectrum_complete:
             last = min(last, max(FEWEST, basis.n // 2))
     else:
         first, last = modes
@@ -127,9 +130,11 @@ def decay_rate(basis: Any, *, modes: tuple[int, int] | None = None, confidence: 
                      other_misfit=fits[other][3] / math.log(10))
 
 
-def known_spectrum(basis: Any) -> Any:
+def known_spectrum(basis: Basis | ArrayLike) -> ArrayLike:
     """All singular values where a basis knows them to the last, those of its modes where not; an array as it is."""
-    return basis.spectrum if getattr(basis, "spectrum_complete", False) else getattr(basis, "singular_values", basis)
+    if not isinstance(basis, Basis):
+        return basis
+    return basis.spectrum if basis.spectrum_complete and basis.spectrum is not None else basis.singular_values
 
 
 def _line(x: np.ndarray, y: np.ndarray, confidence: float) -> tuple[float, float, float, float]:

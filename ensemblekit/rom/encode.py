@@ -12,7 +12,7 @@ import numpy as np
 
 from ensemblekit.averaging.extremes import Extremes
 from ensemblekit.averaging.moments import Moments
-from ensemblekit.averaging.run import reduce
+from ensemblekit.averaging.run import Progress, reduce
 from ensemblekit.engine import Engine, Serial, Threads
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.rom.archive_views import (
@@ -22,7 +22,9 @@ from ensemblekit.rom.archive_views import (
     Gaps,
     ScaledField,
     WeighedField,
+    run_length,
 )
+from ensemblekit.rom.basis import Basis
 from ensemblekit.rom.decompose import pod
 from ensemblekit.rom.decompose.gaps import GapsError
 from ensemblekit.rom.quantise import (
@@ -34,7 +36,7 @@ from ensemblekit.rom.quantise import (
     zigzag,
 )
 from ensemblekit.scaling import ldexp, power_of_two
-from ensemblekit.source import Field
+from ensemblekit.source import Field, SnapshotSource
 
 SLAB = 1 << 12
 """Numbers of a mode that are multiplied at a time."""
@@ -85,9 +87,10 @@ class _Coded:
         return rows[0], rows[1:], self.coefficients * self.coefficient_steps
 
 
-def _encode(source: Any, name: str, wanted: _Wanted, engine: Engine, progress: Any, options: dict[str, Any]) -> _Coded:
+def _encode(source: SnapshotSource, name: str, wanted: _Wanted, engine: Engine, progress: Progress,
+            options: dict[str, Any]) -> _Coded:
     """One field: modes, rounding, check; finer or with a residual until the tolerance holds."""
-    n, one = source.lengths[0], source.fields[name]
+    n, one = run_length(source), source.fields[name]
     if wanted.norm == "l2" and wanted.relative_to == "fluctuation" and n > 1:
         try:        # POD finds all that is to be known on its way
             basis = _decomposed(source, 0.5 * wanted.tolerance**2, engine, options)
@@ -121,7 +124,7 @@ def _encode(source: Any, name: str, wanted: _Wanted, engine: Engine, progress: A
     return _within(source, name, basis, mean, fluctuation, largest, wanted, engine, progress)
 
 
-def _decomposed(source: Any, share: float, engine: Engine, options: dict[str, Any]) -> Any:
+def _decomposed(source: SnapshotSource, share: float, engine: Engine, options: dict[str, Any]) -> Any:
     """The POD that leaves out a share of the energy."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
@@ -131,9 +134,9 @@ def _decomposed(source: Any, share: float, engine: Engine, options: dict[str, An
             raise InputError(f"{error.where}. {NO_GAPS}") from None
 
 
-def _within(source: Any, name: str, basis: Any, mean: np.ndarray, fluctuation: float, largest: float, wanted: _Wanted,
-            engine: Engine, progress: Any) -> _Coded:
-    n, one = source.lengths[0], source.fields[name]
+def _within(source: SnapshotSource, name: str, basis: Basis, mean: np.ndarray, fluctuation: float, largest: float,
+            wanted: _Wanted, engine: Engine, progress: Progress) -> _Coded:
+    n, one = run_length(source), source.fields[name]
     size = one.size
     mask = None
     if basis is not None:
@@ -181,7 +184,7 @@ def _within(source: Any, name: str, basis: Any, mean: np.ndarray, fluctuation: f
                      "the snapshots as they are, with seal(compression=...)")
 
 
-def _kept_as(source: Any, name: str) -> tuple[np.ndarray | None, np.dtype]:
+def _kept_as(source: SnapshotSource, name: str) -> tuple[np.ndarray | None, np.dtype]:
     """The roots of weights that a field's numbers were multiplied by, and the type that a reader gets."""
     while isinstance(source, ScaledField):
         source = source.source
@@ -205,7 +208,7 @@ def _for_maximum(squared: np.ndarray, total: float, limit: float, of_mean: float
     return best
 
 
-def _rounded(basis: Any, mean: np.ndarray, k: int, noise: float, n: int, one: Field, mask: np.ndarray | None,
+def _rounded(basis: Basis, mean: np.ndarray, k: int, noise: float, n: int, one: Field, mask: np.ndarray | None,
              engine: Engine) -> _Coded:
     """Mean and k modes in whole numbers of one step, times what each row weighs; coefficients fitted to those."""
     size = one.size
@@ -254,7 +257,7 @@ def _local(engine: Engine) -> Engine:
     return engine if isinstance(engine, Serial | Threads) else Threads()
 
 
-def _modes(basis: Any, k: int, size: int) -> np.ndarray:
+def _modes(basis: Basis, k: int, size: int) -> np.ndarray:
     """(k, size): the first modes flat, without a copy where nothing is masked."""
     if not k:
         return np.empty((0, size))
@@ -262,7 +265,7 @@ def _modes(basis: Any, k: int, size: int) -> np.ndarray:
     return flat if np.isfinite(flat[0]).all() else np.nan_to_num(flat)
 
 
-def _tuned(basis: Any, mean: np.ndarray, k: int, noise: float, n: int, one: Field, mask: np.ndarray | None, goal: float,
+def _tuned(basis: Basis, mean: np.ndarray, k: int, noise: float, n: int, one: Field, mask: np.ndarray | None, goal: float,
            total: float, coded: _Coded, engine: Engine) -> tuple[float, _Coded]:
     """The coarsest rounding that stays below the goal, told from modes and coefficients alone, without the data."""
     left_out = max(total - float((basis.singular_values[:k] ** 2).sum()), 0.0)
@@ -328,9 +331,9 @@ class _Job(NamedTuple):
     stop: int
 
 
-def _check(source: Any, name: str, coded: _Coded, step: float, engine: Engine, progress: Any) -> None:
+def _check(source: SnapshotSource, name: str, coded: _Coded, step: float, engine: Engine, progress: Progress) -> None:
     """Decode every snapshot as a reader will and hold it against the data, in one read; with a step, keep the residual."""
-    n, one = source.lengths[0], source.fields[name]
+    n, one = run_length(source), source.fields[name]
     tile_size = max(1, math.prod(coded.tile))
     rows = max(1, min(64, RESIDUAL_CHUNK // tile_size))
     per_job = max(rows, JOB_BYTES // max(one.nbytes, 1) // rows * rows)

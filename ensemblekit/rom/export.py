@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError, StoreError
 from ensemblekit.files import replacing, write_text
@@ -17,8 +18,9 @@ from ensemblekit.rom.basis import Basis
 from ensemblekit.rom.file_source import BATCH
 from ensemblekit.rom.mesh import Association, Mesh, leading, mesh_of
 from ensemblekit.rom.read import as_snapshots
+from ensemblekit.rom.readers.foam_mesh import count_cells, read_patches
 from ensemblekit.rom.readers.foamfile import BASE_UNITS
-from ensemblekit.rom.readers.openfoam import SYMMETRIC, count_cells, read_patches, there
+from ensemblekit.rom.readers.openfoam import SYMMETRIC, there
 from ensemblekit.source import SnapshotSource
 from ensemblekit.store.vtkhdf import SUFFIX, file_of_steps
 
@@ -39,7 +41,7 @@ class Shown:
 
 
 def export(x: Any, path: str | os.PathLike[str], *, what: Literal["modes", "reconstruction"] = "modes",
-           which: Any = slice(None), times: Any = None, mesh: Mesh | None = None,
+           which: int | slice = slice(None), times: ArrayLike | None = None, mesh: Mesh | None = None,
            association: Mapping[str, Association] | None = None,
            overwrite: bool = False) -> str:
     """Write fields on their mesh to a file that other programs open; the suffix decides.
@@ -105,8 +107,8 @@ def _plain(mesh: Mesh) -> dict[str, np.ndarray]:
 
 # -- what there is to show ---------------------------------------------------------------------------------------------
 
-def _gathered(x: Any, what: str, which: Any, times: Any, mesh: Mesh | None, association: Mapping[str, Association] | None
-              ) -> tuple[Mesh, dict[str, Shown], np.ndarray | None]:
+def _gathered(x: Any, what: str, which: int | slice, times: ArrayLike | None, mesh: Mesh | None,
+              association: Mapping[str, Association] | None) -> tuple[Mesh, dict[str, Shown], np.ndarray | None]:
     """The mesh, the arrays, and the times of the steps (None where they are at rest)."""
     if what not in ("modes", "reconstruction"):
         raise InputError(f'what is "modes" or "reconstruction"; got {what!r}')
@@ -176,7 +178,8 @@ def _modes(basis: Basis, mesh: Mesh) -> tuple[Mesh, dict[str, Shown], None]:
     return mesh, shown, None
 
 
-def _reconstruction(basis: Basis, mesh: Mesh, which: Any, times: Any) -> tuple[Mesh, dict[str, Shown], np.ndarray]:
+def _reconstruction(basis: Basis, mesh: Mesh, which: int | slice,
+                    times: ArrayLike | None) -> tuple[Mesh, dict[str, Shown], np.ndarray]:
     if isinstance(which, int | np.integer):
         which = slice(which, which + 1 or None)
     coefficients = which if isinstance(which, np.ndarray) else basis.coefficients[which]
@@ -201,7 +204,7 @@ def _reconstruction(basis: Basis, mesh: Mesh, which: Any, times: Any) -> tuple[M
     return mesh, shown, steps
 
 
-def _arrays(arrays: Mapping[str, Any], mesh: Mesh, times: Any) -> tuple[Mesh, dict[str, Shown], np.ndarray | None]:
+def _arrays(arrays: Mapping[str, Any], mesh: Mesh, times: ArrayLike | None) -> tuple[Mesh, dict[str, Shown], np.ndarray | None]:
     shown: dict[str, Shown] = {}
     n = None
     for name, values in arrays.items():
@@ -221,7 +224,7 @@ def _arrays(arrays: Mapping[str, Any], mesh: Mesh, times: Any) -> tuple[Mesh, di
     return mesh, shown, None if times is None else _steps(times, n or 0)
 
 
-def _snapshots(source: Any, mesh: Mesh, times: Any) -> tuple[Mesh, dict[str, Shown], np.ndarray]:
+def _snapshots(source: SnapshotSource, mesh: Mesh, times: ArrayLike | None) -> tuple[Mesh, dict[str, Shown], np.ndarray]:
     if source.lengths is None or len(source.lengths) > 1:
         raise InputError("export takes one run of known length; export independent runs one by one")
     (n,) = source.lengths
@@ -242,7 +245,7 @@ def _snapshots(source: Any, mesh: Mesh, times: Any) -> tuple[Mesh, dict[str, Sho
     return mesh, shown, steps
 
 
-def _steps(times: Any, n: int) -> np.ndarray:
+def _steps(times: ArrayLike | None, n: int) -> np.ndarray:
     if times is None:
         return np.arange(n, dtype=np.float64)
     found = as_array(times, "times", kinds="biuf", dtype=np.float64)
@@ -254,7 +257,7 @@ def _steps(times: Any, n: int) -> np.ndarray:
 # -- .pvd --------------------------------------------------------------------------------------------------------------
 
 def _write_pvd(path: str, mesh: Mesh, arrays: Mapping[str, Shown], times: np.ndarray | None) -> None:
-    from ensemblekit.rom.readers.vtk import vtk_of_mesh
+    from ensemblekit.rom.readers.vtk_mesh import vtk_of_mesh
 
     grid = vtk_of_mesh(mesh)
     stem = os.path.splitext(path)[0]

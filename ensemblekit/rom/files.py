@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import StoreError
-from ensemblekit.rom.product import is_sparse
+from ensemblekit.rom.product import InnerProduct, is_sparse
 from ensemblekit.source import Field
 
 FORMAT = "ensemblekit basis 1"
@@ -20,7 +20,7 @@ NUMBERS = ("total_energy", "time_unit", "spectrum_complete", "floor", "method", 
 """`energies` joined later; a file without them has None."""
 
 
-def save_basis(values: Mapping[str, Any], path: Any) -> str:
+def save_basis(values: Mapping[str, Any], path: str | os.PathLike[str]) -> str:
     """Write the fields of a Basis by temporary file and rename; returns the path."""
     from ensemblekit.store.hdf5 import write_arrays
 
@@ -45,7 +45,7 @@ def save_basis(values: Mapping[str, Any], path: Any) -> str:
     return os.fspath(path)
 
 
-def load_basis(path: Any) -> dict[str, Any]:
+def load_basis(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The fields of a Basis that :func:`save_basis` wrote. Raises StoreError."""
     from ensemblekit.store.guarded import record
     from ensemblekit.store.hdf5 import read_arrays
@@ -109,7 +109,7 @@ def _check_shapes(arrays: Mapping[str, Any], fields: Mapping[str, Field]) -> Non
             raise ValueError(f"its {name} are {values.dtype} of shape {values.shape}, where {shape} is wanted")
 
 
-def _put_product(arrays: dict[str, np.ndarray], at: str, product: Any) -> str:
+def _put_product(arrays: dict[str, np.ndarray], at: str, product: InnerProduct) -> str:
     if product is None:
         return "none"
     if is_sparse(product):
@@ -134,5 +134,5 @@ def _get_product(arrays: Mapping[str, np.ndarray], at: str, kind: str) -> Any:
     return made
 
 
-def _plain(x: Any) -> Any:
+def _plain(x: object) -> Any:
     return x.item() if isinstance(x, np.generic) else x

@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ensemblekit.errors import EnsemblekitError, InputError, SnapshotFileError, StoreError
 from ensemblekit.rom.file_source import BATCH
 from ensemblekit.rom.mesh import constants_for, mesh_of
-from ensemblekit.rom.read import as_snapshots
-from ensemblekit.source import Block, Field, as_source
+from ensemblekit.rom.read import Paths, as_snapshots
+from ensemblekit.source import Block, Field, SnapshotSource, as_source
 from ensemblekit.store.schema import check_fields
 from ensemblekit.store.store import Store
 from ensemblekit.store.vtkhdf import SUFFIX
@@ -21,8 +22,9 @@ from ensemblekit.store.vtkhdf import SUFFIX
 Progress = bool | Callable[[int, int], None]
 
 
-def ingest(source: Any, path: str | os.PathLike[str], *, dtype: Any = None, compression: Any = None, seal: bool = True,
-           resume: bool = True, progress: Progress = False, **options: Any) -> Store:
+def ingest(source: Paths | SnapshotSource, path: str | os.PathLike[str], *, dtype: DTypeLike | None = None,
+           compression: Any = None, seal: bool = True, resume: bool = True, progress: Progress = False,
+           **options: Any) -> Store:
     """Copy snapshots into a store and open it.
 
     Arguments:
@@ -99,7 +101,7 @@ def plain_name(name: str) -> str:
     return f"{plain}_field" if plain in ("weight", "step", "time") else plain
 
 
-def _fields(fields: Mapping[str, Field], dtype: Any) -> dict[str, Field]:
+def _fields(fields: Mapping[str, Field], dtype: DTypeLike | None) -> dict[str, Field]:
     made = {}
     for plain, name in _names(fields).items():
         field = fields[name]

@@ -9,15 +9,14 @@ from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError, StoreDamagedError, UnknownFieldError, one_line
 from ensemblekit.intake import as_array
 from ensemblekit.rom.cells import (
     DIMENSIONS,
-    FACES,
     HEXAHEDRON,
     LINE,
-    PIXEL,
     POLYHEDRON,
     PYRAMID,
     QUAD,
@@ -25,11 +24,11 @@ from ensemblekit.rom.cells import (
     SIZES,
     TETRA,
     TRIANGLE,
-    TRIANGLE_STRIP,
     WEDGE,
+    Polyhedra,
 )
-from ensemblekit.rom.curved import curved_measures
-from ensemblekit.source import ReplicaSet, StackedSource
+from ensemblekit.rom.measures import measures_of
+from ensemblekit.source import ReplicaSet, SnapshotSource, StackedSource
 from ensemblekit.store.layout import Layout
 from ensemblekit.store.store import Store
 from ensemblekit.store.stored import StoredSource, constants_of
@@ -37,30 +36,6 @@ from ensemblekit.store.stored import StoredSource, constants_of
 Association = Literal["cell", "point"]
 PREFIX = "mesh/"
 """Of a mesh's arrays among the constants of a store."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Polyhedra:
-    """Faces of the cells of type 42, as VTKHDF lists them; a face that two cells share stands once."""
-
-    face_offsets: np.ndarray
-    """(n_faces + 1,) int64."""
-    face_points: np.ndarray
-    """The points of the faces, one face after the other."""
-    cell_offsets: np.ndarray
-    """(n_cells + 1,) int64, for all cells; other types have none."""
-    cell_faces: np.ndarray
-    """The faces of the cells, one cell after the other."""
-
-    def check(self, n_cells: int, n_points: int) -> None:
-        """Raise InputError where faces or points are named that are not there."""
-        n_faces = len(self.face_offsets) - 1
-        for what, offsets, named, below, n in (("faces", self.face_offsets, self.face_points, n_points, n_faces),
-                                               ("cells", self.cell_offsets, self.cell_faces, n_faces, n_cells)):
-            if np.shape(offsets) != (n + 1,) or offsets[0] != 0 or offsets[-1] != len(named) or (np.diff(offsets) < 0).any():
-                raise InputError(f"offsets of {n} {what} are {n + 1} rising numbers from 0 to {len(named)}")
-            if len(named) and not (0 <= np.min(named) and np.max(named) < below):
-                raise InputError(f"{what} name the numbers {np.min(named)} to {np.max(named)}, where there are {below}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,38 +101,38 @@ class Mesh:
     # -- making ----------------------------------------------------------------------------------------------------
 
     @classmethod
-    def of(cls, points: Any, cells: Any, kind: int | None = None, **options: Any) -> Mesh:
+    def of(cls, points: ArrayLike, cells: ArrayLike, kind: int | None = None, **options: Any) -> Mesh:
         """From points (n, 2|3) and cells (m, k) of one kind; k = 2, 3 means lines, triangles.
 
         Four points a cell are a quadrilateral where all points lie in a plane z = const., else a tetrahedron; 5, 6 and
         8 are pyramids, wedges and hexahedra. `kind` (a VTK cell type) says it where that guess is wrong.
         """
-        points, cells = as_array(points, "points", dtype=np.float64, named_axes=True), as_array(cells, "cells", named_axes=True)
-        if cells.ndim != 2 or cells.dtype.kind not in "iu":
-            raise InputError(f"cells are whole numbers, one row of points a cell; got shape {cells.shape}, {cells.dtype}")
+        xyz, table = as_array(points, "points", dtype=np.float64, named_axes=True), as_array(cells, "cells", named_axes=True)
+        if table.ndim != 2 or table.dtype.kind not in "iu":
+            raise InputError(f"cells are whole numbers, one row of points a cell; got shape {table.shape}, {table.dtype}")
         if kind is None:
-            flat = points.ndim == 2 and (points.shape[1] == 2 or not np.ptp(points[:, 2], axis=0))
+            flat = xyz.ndim == 2 and (xyz.shape[1] == 2 or not np.ptp(xyz[:, 2], axis=0))
             guess = {2: LINE, 3: TRIANGLE, 4: QUAD if flat else TETRA, 5: PYRAMID, 6: WEDGE, 8: HEXAHEDRON}
-            if cells.shape[1] not in guess:
-                raise InputError(f"cells of {cells.shape[1]} points: say their VTK type, kind=")
-            kind = guess[cells.shape[1]]
-        m, k = cells.shape
-        return cls(points, cells.ravel(), np.arange(m + 1) * k, np.full(m, kind, np.uint8), **options)
+            if table.shape[1] not in guess:
+                raise InputError(f"cells of {table.shape[1]} points: say their VTK type, kind=")
+            kind = guess[table.shape[1]]
+        m, k = table.shape
+        return cls(xyz, table.ravel(), np.arange(m + 1) * k, np.full(m, kind, np.uint8), **options)
 
     @classmethod
-    def structured(cls, points: Any, **options: Any) -> Mesh:
+    def structured(cls, points: ArrayLike, **options: Any) -> Mesh:
         """A grid of points (nz, ny, nx, 3), (ny, nx, 2|3) or (nx, 1|2|3): hexahedra, quadrilaterals or lines.
 
         The first axis of a field on it is the slowest, as in numpy; point number = (k ny + j) nx + i.
         """
-        points = as_array(points, "points", dtype=np.float64, named_axes=True)
-        shape = points.shape[:-1]
+        xyz = as_array(points, "points", dtype=np.float64, named_axes=True)
+        shape = xyz.shape[:-1]
         if not 1 <= len(shape) <= 3:
-            raise InputError(f"a grid of points has shape (nz, ny, nx, 3) or fewer axes; got {points.shape}")
+            raise InputError(f"a grid of points has shape (nz, ny, nx, 3) or fewer axes; got {xyz.shape}")
         number = np.arange(int(np.prod(shape))).reshape(shape)
         number = number.reshape([n for n in shape if n > 1] or [1])     # a grid one point thick is flat
         options.setdefault("unit", "")
-        flat = points.reshape(-1, points.shape[-1])
+        flat = xyz.reshape(-1, xyz.shape[-1])
         if number.ndim == 1:
             cells, kind = np.stack([number[:-1], number[1:]], 1), LINE
         elif number.ndim == 2:
@@ -171,7 +146,7 @@ class Mesh:
         return cls.of(flat, cells, kind, **options)
 
     @classmethod
-    def rectilinear(cls, *axes: Any, **options: Any) -> Mesh:
+    def rectilinear(cls, *axes: ArrayLike, **options: Any) -> Mesh:
         """A grid from the coordinates along its axes, x first: ``rectilinear(x, y)`` has points (ny, nx)."""
         coordinates = [as_array(axis, "an axis of the grid", dtype=np.float64) for axis in axes]
         if not 1 <= len(coordinates) <= 3 or any(axis.ndim != 1 or not len(axis) for axis in coordinates):
@@ -223,7 +198,7 @@ class Mesh:
 
     @cached_property
     def _measures(self) -> tuple[np.ndarray, np.ndarray]:
-        volumes, shares = _measured(self)
+        volumes, shares = measures_of(self)
         if self.given_volumes is not None:
             volumes = as_array(self.given_volumes, "volumes", dtype=np.float64)
         if self.given_point_volumes is not None:
@@ -330,7 +305,7 @@ def leading(item: tuple[int, ...], n: int) -> tuple[int, ...] | None:
     return item if product == n else None
 
 
-def mesh_of(source: Any) -> Mesh | None:
+def mesh_of(source: object) -> Mesh | None:
     """The mesh that came with a source; None where there is none."""
     if isinstance(source, Store):
         return _mesh_in(source.layouts[0]) if source.layouts else None
@@ -354,7 +329,7 @@ def constants_for(mesh: Mesh) -> dict[str, np.ndarray]:
     return {PREFIX + name: values for name, values in mesh.to_arrays().items()}
 
 
-def inner_product(source: Any, field: str | None = None) -> np.ndarray | None:
+def inner_product(source: SnapshotSource, field: str | None = None) -> np.ndarray | None:
     """What part of space each value of a field stands for: the weights of the inner product sum_i w_i a_i b_i.
 
     Arguments:
@@ -386,68 +361,3 @@ def inner_product(source: Any, field: str | None = None) -> np.ndarray | None:
     return mesh.weights(where).reshape(shape)
 
 
-def _measured(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
-    """(volumes, point volumes) of the cells of the mesh's own dimension."""
-    from ensemblekit.rom import kernels_mesh as kernels
-
-    volumes, shares = np.zeros(mesh.n_cells), np.zeros(mesh.n_points)
-    straight = mesh.types.copy()
-    connectivity, offsets = mesh.connectivity, mesh.offsets
-    curved = np.isin(straight, list(QUADRATIC))
-    if curved.any():
-        curved_measures(mesh, np.flatnonzero(curved), volumes, shares)
-    for kind in np.unique(straight[~curved]):
-        chosen = np.flatnonzero(mesh.types == kind)
-        if DIMENSIONS[int(kind)] < mesh.dimension:
-            continue
-        if kind == POLYHEDRON:
-            p = mesh.polyhedra
-            assert p is not None
-            starts = np.asarray(p.cell_offsets, np.int64)
-            of_these = np.append(starts[chosen], starts[chosen[-1] + 1]) if len(chosen) == mesh.n_cells else None
-            faces = np.asarray(p.cell_faces, np.int64)
-            if of_these is None:
-                counts = (starts[1:] - starts[:-1])[chosen]
-                of_these = np.concatenate([[0], np.cumsum(counts)])
-                faces = faces[np.repeat(starts[chosen] - of_these[:-1], counts) + np.arange(of_these[-1])]
-            kernels.polyhedra(mesh.points, np.asarray(p.face_offsets, np.int64), np.asarray(p.face_points, np.int64), of_these,
-                              faces, chosen, volumes, shares)
-        elif int(kind) in FACES:
-            kernels.solid_cells(mesh.points, connectivity, offsets, mesh.types, *_face_table(), chosen, volumes, shares)
-        elif kind == TRIANGLE_STRIP:
-            _strips(mesh, chosen, volumes, shares)
-        elif kind == PIXEL:
-            members = connectivity[offsets[chosen][:, None] + np.array([0, 1, 3, 2])]
-            part = np.zeros(len(chosen))
-            kernels.flat_cells(mesh.points, members.ravel(), np.arange(len(chosen) + 1) * 4, np.arange(len(chosen)), part,
-                               shares)
-            volumes[chosen] = part
-        elif DIMENSIONS[int(kind)] == 2:
-            kernels.flat_cells(mesh.points, connectivity, offsets, chosen, volumes, shares)
-        elif DIMENSIONS[int(kind)] == 1:
-            kernels.line_cells(mesh.points, connectivity, offsets, chosen, volumes, shares)
-    if mesh.dimension == 0:
-        volumes[:] = 1.0
-        shares[:] = 1.0
-    return volumes, shares
-
-
-def _strips(mesh: Mesh, chosen: np.ndarray, volumes: np.ndarray, shares: np.ndarray) -> None:
-    from ensemblekit.rom import kernels_mesh as kernels
-
-    for i in chosen:
-        members = mesh.connectivity[mesh.offsets[i]:mesh.offsets[i + 1]]
-        triangles = np.stack([members[:-2], members[1:-1], members[2:]], 1)
-        areas = np.zeros(len(triangles))
-        kernels.flat_cells(mesh.points, triangles.ravel(), np.arange(len(triangles) + 1) * 3, np.arange(len(triangles)), areas,
-                           shares)
-        volumes[i] = areas.sum()
-
-
-def _face_table() -> tuple[np.ndarray, np.ndarray]:
-    of_type = np.zeros((43, 2), np.int64)
-    rows: list[tuple[int, ...]] = []
-    for kind, faces in FACES.items():
-        of_type[kind] = len(rows), len(rows) + len(faces)
-        rows += [(len(face), *face, *[0] * (6 - len(face))) for face in faces]
-    return of_type, np.array(rows, np.int64)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeAlias, TypeGuard
+from collections.abc import Mapping
+from typing import Protocol, TypeAlias, TypeGuard
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array
@@ -33,12 +35,16 @@ InnerProduct: TypeAlias = np.ndarray | SparseMatrix | None
 """None (Euclidean), weights that fit the item from the left, or a mass matrix."""
 
 
+GivenProduct: TypeAlias = ArrayLike | SparseMatrix | Mapping[str, ArrayLike | SparseMatrix | None] | None
+"""What an argument inner_product= takes: one for all fields (or "auto", where it is offered), or a mapping of field to one."""
+
+
 def is_sparse(product: object) -> TypeGuard[SparseMatrix]:
     """Whether it is a scipy sparse matrix or array (without importing scipy)."""
     return type(product).__module__.startswith("scipy.sparse")
 
 
-def element_weights(product: Any, shape: tuple[int, ...]) -> np.ndarray | None:
+def element_weights(product: ArrayLike | SparseMatrix | None, shape: tuple[int, ...]) -> np.ndarray | None:
     """Weights of every number of an item, flattened (size,); None where they are all 1.
 
     Weights fit the item from the left: (n_cells,) goes with (n_cells,) and with (n_cells, 3). Raises InputError.
@@ -65,7 +71,8 @@ def element_weights(product: Any, shape: tuple[int, ...]) -> np.ndarray | None:
     return np.ascontiguousarray(np.broadcast_to(wide, shape)).reshape(-1)
 
 
-def without_missing(product: Any, shape: tuple[int, ...], missing: np.ndarray) -> tuple[Any, np.ndarray | None]:
+def without_missing(product: InnerProduct, shape: tuple[int, ...],
+                    missing: np.ndarray) -> tuple[InnerProduct, np.ndarray | None]:
     """Weights whose 0 and NaN stand where numbers are missing, (size,), with the least of the others in their place, and the
     numbers that count, (size,); None for all of them. Weights that are otherwise wrong come back as they are."""
     weights = np.asarray(product, np.float64)
@@ -81,7 +88,7 @@ def without_missing(product: Any, shape: tuple[int, ...], missing: np.ndarray) -
     return np.where(bad, weights[~bad].min(), weights), ~wide.ravel()
 
 
-def applied(product: Any, rows: np.ndarray, shape: tuple[int, ...], power: int = 0) -> np.ndarray:
+def applied(product: InnerProduct, rows: np.ndarray, shape: tuple[int, ...], power: int = 0) -> np.ndarray:
     """Rows (m, size) times the inner product, and that times 2**power: rows @ W."""
     if product is None:
         return ldexp(rows, power)

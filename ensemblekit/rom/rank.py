@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -29,7 +28,8 @@ class Rule:
     """False where nobody asked and energy=0.99 was taken."""
 
     @classmethod
-    def of(cls, rank: Any, energy: Any, tolerance: Any, absolute: Any, n: int | None) -> Rule:
+    def of(cls, rank: int | str | None, energy: float | None, tolerance: float | None, absolute: float | None,
+           n: int | None) -> Rule:
         """From the arguments of pod, checked."""
         named = {"rank": rank, "energy": energy, "tolerance": tolerance, "absolute_tolerance": absolute}
         given = [name for name, x in named.items() if x is not None]
@@ -109,7 +109,7 @@ def gavish_donoho(singular_values: np.ndarray, n: int, size: int) -> float:
 UNITS = {"": 1, "k": 1000, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
 
 
-def as_bytes(limit: Any) -> int:
+def as_bytes(limit: object) -> int:
     """A number of bytes: 2**31, "2GiB", "500 MB"."""
     if isinstance(limit, int | float | np.number) and not isinstance(limit, bool) and limit > 0 and math.isfinite(limit):
         return int(limit)

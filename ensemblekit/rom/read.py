@@ -8,9 +8,10 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError, SnapshotFileError
 from ensemblekit.parts import Order, check_order, natural_key, order_of, warn_of_restart, written_once
@@ -37,6 +38,10 @@ FLUENT = re.compile(r"\.(cas|dat)(\.h5|\.gz)?\Z", re.IGNORECASE)
 FOAM = (".foam", ".openfoam")
 
 
+Paths: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+"""A path, a pattern, or a list of paths."""
+
+
 def known() -> str:
     """The suffixes that ``read`` knows, for messages."""
     from ensemblekit.rom.readers import vtk
@@ -46,11 +51,11 @@ def known() -> str:
     return ", ".join(names)
 
 
-def read(path: Any, fields: Sequence[str] | str | None = None, *, begin: float | None = None, end: float | None = None,
+def read(path: Paths, fields: Sequence[str] | str | None = None, *, begin: float | None = None, end: float | None = None,
          step: int = 1, region: str | None = None, patch: str | None = None, zone: str | None = None, zero: bool = False,
-         moving: bool = False, snapshot_axis: int | None = None, times: Any = None, time_unit: str | None = None,
-         units: Mapping[str, str] | None = None, mesh: Any = None, external: bool = False,
-         order: Order = "auto") -> Any:
+         moving: bool = False, snapshot_axis: int | None = None, times: ArrayLike | None = None, time_unit: str | None = None,
+         units: Mapping[str, str] | None = None, mesh: Mesh | Paths | None = None,
+         external: bool = False, order: Order = "auto") -> FileSource | MeshedSource:
     """Snapshot files as a source: nothing is copied, files are read when the source is.
 
     The suffix says the format: .npy .npz .mat; .h5 .h5md and other HDF5; .nc (NetCDF 3 and 4); Nek5000 field files; .vtkhdf;
@@ -103,24 +108,32 @@ def read(path: Any, fields: Sequence[str] | str | None = None, *, begin: float |
     given = mesh if mesh is None or isinstance(mesh, Mesh) else _mesh_from(mesh, external)
     paths = paths_of(path)
     source = _opened(paths, options, order, not isinstance(path, str | os.PathLike))
-    if isinstance(source, MeshedSource):
-        if times is not None:
-            table = replace(source.stored.table, times=check_times(times, source.stored.table.n), timed=True)
-            source = replace(source, stored=replace(source.stored, table=table))
-        if time_unit is not None:
-            source = replace(source, stored=replace(source.stored, table=replace(source.stored.table, time_unit=time_unit)))
-        source = replace(source, units=units, mesh=given or source.mesh)
-    else:
-        if times is not None:
-            source = replace(source, times=check_times(times, len(source)))
-        source = replace(source, on=given, units=units, time_unit=source.time_unit if time_unit is None else time_unit)
-    if given is not None:
-        for name, field in source.fields.items():
-            given.where(name, field.shape)
+    source = _with_given(source, times, time_unit, units, given)
     return _between(source, begin, end, int(step))
 
 
-def _between(source: Any, begin: float | None, end: float | None, step: int) -> Any:
+def _with_given(source: FileSource | MeshedSource, times: ArrayLike | None, time_unit: str | None,
+                units: Mapping[str, str] | None, mesh: Mesh | None) -> FileSource | MeshedSource:
+    """The source with what was said instead of, or beside, what the files say."""
+    said: FileSource | MeshedSource
+    if isinstance(source, MeshedSource):
+        table = source.stored.table
+        if times is not None:
+            table = replace(table, times=check_times(times, table.n), timed=True)
+        if time_unit is not None:
+            table = replace(table, time_unit=time_unit)
+        said = replace(source, stored=replace(source.stored, table=table), units=units, mesh=mesh or source.mesh)
+    else:
+        said = replace(source, times=source.times if times is None else check_times(times, len(source)), on=mesh, units=units,
+                       time_unit=source.time_unit if time_unit is None else time_unit)
+    if mesh is not None:
+        for name, field in said.fields.items():
+            mesh.where(name, field.shape)
+    return said
+
+
+def _between(source: FileSource | MeshedSource, begin: float | None, end: float | None,
+             step: int) -> FileSource | MeshedSource:
     n = len(source)
     if begin is None and end is None:       # without the times, which may be many
         return source if step == 1 else source.window(0, n, step)
@@ -134,7 +147,7 @@ def _between(source: Any, begin: float | None, end: float | None, step: int) -> 
     return source if (first, last, step) == (0, n, 1) else source.window(first, last, step)
 
 
-def paths_of(path: Any) -> list[str]:
+def paths_of(path: Paths) -> list[str]:
     """The files meant by a path, a pattern or a list."""
     if isinstance(path, str | os.PathLike):
         text = os.fspath(path)
@@ -318,8 +331,12 @@ def _series(readers: list[Reader], paths: Sequence[str], order: Order, by_hand: 
     n = sum(reader.n for reader in readers)
     if n == 0:
         raise SnapshotFileError(first.path, "holds no snapshots")
-    clocks = [None if clock is None else known_times(clock, reader.path)
-              for clock, reader in zip(on_one_clock(readers), readers, strict=True)] if timed else [None] * len(readers)
+    clocks: list[np.ndarray | None] = [None] * len(readers)
+    if timed:
+        # the files of one reader are on its clock already
+        clocks = on_one_clock(readers) if len(readers) > 1 else [first.times]
+        for k, clock in enumerate(clocks):      # a loop, as a comprehension is a level of the stack of its own, or not
+            clocks[k] = None if clock is None else known_times(np.asarray(clock, np.float64), readers[k].path, stacklevel=5)
     parts, times = _in_order(readers, clocks, paths, order, by_hand)
     if times is None and sum(len(part.rows) for part in parts) == len(paths) and (timed or len(paths) == 1):
         listed = [part.reader.path for part in parts] if len(readers) > 1 else paths
@@ -409,7 +426,7 @@ def _merged(parts: list[Part]) -> list[Part]:
     return made
 
 
-def _mesh_from(path: Any, external: bool) -> Mesh:
+def _mesh_from(path: Paths, external: bool) -> Mesh:
     source = read(path, external=external)
     if source.mesh is None:
         raise InputError(f"{path} holds no mesh")

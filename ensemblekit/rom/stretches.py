@@ -145,7 +145,7 @@ class Stretches:
         return i * self.target.parts - i * (i - 1) // 2 + j - i
 
     def _blocked(self, value: np.ndarray, z: list[np.ndarray], variance: np.ndarray, size: np.ndarray,
-                 beside: Any = 0.0, gaussian: Any = 0.0) -> tuple[np.ndarray, ...]:
+                 beside: np.ndarray | float = 0.0, gaussian: np.ndarray | float = 0.0) -> tuple[np.ndarray, ...]:
         """(value, stderr, dof, g, variance, whether it never changes) by joining stretches until they are independent.
 
         variance: of snapshots, too large by about `beside`; a quarter of the `gaussian` one (a sine wave's) is the least it

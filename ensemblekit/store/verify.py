@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ensemblekit.files import why_unreadable
+from ensemblekit.results import Result
 
 BYTES_PER_SECOND = 30e6     # of processor time: what a child is given before it counts as hanging
 PATIENCE = 10               # times its processor time a child may take on a slow disk or a busy machine
@@ -31,7 +32,7 @@ Verdict = Literal["sound", "damaged", "not checked"]
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Report(Result):
     """What ``verify`` found."""
 
     path: str

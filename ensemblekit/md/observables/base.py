@@ -1,172 +1,379 @@
-"""What an observable is: frozen settings whose `prepare` gives a map over blocks of frames, and what is made of its mean.
+"""What an observable is: frozen settings whose `prepare` gives a :class:`Measurement`, a map over blocks of frames and the
+quantities that are made of its values.
 
-Four kinds of answer, one mechanism each:
+A quantity is one of four small classes:
 
-- the mean of the map: nothing more to say (`Prepared(map, unit)`); a map of one number a frame keeps its series;
-- a smooth function of that mean (a root, g(r) of counts and volumes): `function=`, and further ones in `further=`;
-  their errors come from a jackknife over the partial means the core keeps, blind to no correlation;
-- other statistics than a mean (covariance, lag sums): `reducers=` with `finish=`.
+- :class:`Mean`: the mean of the map; of one number a frame with its series;
+- :class:`OfMean`: a smooth function of that mean (a root, g(r) of counts and volumes), its error from a jackknife over the
+  partial means that the core keeps, blind to no correlation;
+- :class:`OfStates`: of other statistics than a mean (a covariance), by reducers of its own;
+- :class:`OfSeries`: of the values of all frames (angles on the circle, displacements in time).
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, runtime_checkable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from ensemblekit.averaging.derived import Periodic, SecondMoment
-from ensemblekit.averaging.estimate import Estimate
+from ensemblekit.averaging.average import estimate_of
+from ensemblekit.averaging.derived import SecondMoment, derived
+from ensemblekit.averaging.equilibration import Equilibrate
+from ensemblekit.averaging.estimate import Coords, Estimate, bounded_interval
+from ensemblekit.averaging.missing import Missing
+from ensemblekit.averaging.observed import Observed, places_of, summaries
 from ensemblekit.averaging.reducer import Reducer
-from ensemblekit.averaging.series import Series
+from ensemblekit.averaging.run_states import Periodic, RunStates
+from ensemblekit.averaging.seams import Seams, period_in_words, seam_in_words
+from ensemblekit.averaging.series import Series, SeriesOf
+from ensemblekit.averaging.weights import rests_on_few
 from ensemblekit.errors import InputError
-from ensemblekit.md.spool import Spool
 from ensemblekit.source import Block
 
 if TYPE_CHECKING:
     from ensemblekit.md.system import System
 
 Map = Callable[[Block], np.ndarray]
-Coords = Mapping[str, tuple[np.ndarray, str]]
+Trace = Callable[[np.ndarray], np.ndarray]
+"""Values of the map (n, *out) -> the quantity of each frame, (n, ...)."""
 Arrange = Callable[[np.ndarray, float, np.ndarray | None], np.ndarray]
 """(values, what is put elsewhere, the elements that the values are; None: all) -> an array of the observable's shape."""
+Bounds = tuple[float, float | None]
+"""What a quantity cannot leave, (0.0, None) for a variance or (0.0, 1.0) for a share: its interval keeps within."""
+Answer = Estimate | Mapping[str, Estimate]
+"""An estimate; or several by name, "" being the quantity and the others what comes with it."""
 
-
-class Derived(NamedTuple):
-    """A smooth function of the mean of an observable's map."""
-
-    function: Callable[[np.ndarray], Any] | SecondMoment
-    """Mean of the map (*out) -> the quantity, any shape. It must take any weighted mean of frames."""
-    unit: str = ""
-    coords: Coords = {}     # noqa: RUF012  (never changed)
-    """Axis of the quantity -> (values, unit)."""
-    series: Callable[[np.ndarray], np.ndarray] | None = None
-    """Values of the map (n, *out) -> the quantity of each frame, (n, ...), kept as `.series`; None: it has none."""
-    bounds: tuple[float, float | None] | None = None
-    """What it cannot leave, (0.0, None) for a variance or (0.0, 1.0) for a share: its interval keeps within."""
-
-
-class Kept(Protocol):
-    """What `finish` gets: one run as it was read, without the frames before equilibration."""
-
-    @property
-    def run(self) -> int:
-        """Which of the runs it is, from 0."""
-
-    @property
-    def n(self) -> int:
-        """Frames kept."""
-
-    @property
-    def times(self) -> np.ndarray | None:
-        """Their times, (n,), in ps."""
-
-    @property
-    def weights(self) -> np.ndarray | None:
-        """Their statistical weights, (n,)."""
-
-    @property
-    def confidence(self) -> float: ...
-
-    @property
-    def equilibration(self) -> Any:
-        """What md.average was told, for observables that keep every value (all reducers are Series or Spool) and so all
-        frames; else None, and what was to be left out is."""
-
-    @property
-    def states(self) -> list[tuple[int, list[Reducer]]]:
-        """(first frame, the `reducers`) of consecutive parts of the run, up to about a hundred."""
-
-    def merged(self) -> tuple[Any, ...]:
-        """The results of the reducers over all frames kept."""
-
-    def estimate(self, function: Callable[..., Any], unit: str = "", coords: Coords = {},      # noqa: B006
-                 independent: Any = None, degree: int = 1) -> Estimate:
-        """The Estimate of `function(*results of the reducers)` by a jackknife over the parts; for reducers that do not
-        ask what comes after what.
-
-        independent: of a variance or its root, the independent stretches of what varies, (*item,): its interval grows with
-        it, and these say whether it is vouched for.
-        degree: 2 of the root.
-        """
+MEAN, VALUES, PROXIES, SEAMS = "mean", "values", "proxies", "seams"
+"""Names of the reducers that quantities share."""
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
-    """An observable made ready for one system."""
+class Reading:
+    """What quantities are estimated from: one run of an observable as it was read, and how it is to be averaged."""
 
-    map: Map
-    """Block -> (n, *out), one row a frame: what is averaged. A map of shape (n,) is a scalar."""
+    run: RunStates
+    """Its branches are the reducers of the observable, by name."""
+    equilibration: Equilibrate
+    confidence: float
+    missing: Missing = "raise"
+    shown: bool = True
+    """Whether the mean itself is shown, and its elements are doubted."""
+    compact: bool = False
+    """Whether the mean holds only elements that were ever other than 0, as `Observed("nonzero")` has them."""
+
+    @cached_property
+    def mean(self) -> Estimate:
+        """Of the map."""
+        return estimate_of(self.run, MEAN, equilibration=self.equilibration, confidence=self.confidence, shown=self.shown,
+                           compact=self.compact, missing=self.missing)
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """Of the map, all frames, (n, *out)."""
+        return self.run.series(VALUES)
+
+    @property
+    def times(self) -> np.ndarray | None:
+        """Of the frames, (n,), in ps."""
+        return self.run.times
+
+    @property
+    def weights(self) -> np.ndarray | None:
+        """Of the frames, (n,)."""
+        return self.run.weights
+
+
+class Quantity(ABC):
+    """What is made of the values of a map: its reducers, and the estimate from their states."""
+
+    unit: str
+    coords: Coords
+    """Named axes: name -> (values, unit), in the order of the axes."""
+    bounds: Bounds | Mapping[str, Bounds] | None
+    """What it cannot leave; by name where it comes with others, "" being itself."""
+
+    @abstractmethod
+    def reducers(self, name: str, equilibration: Equilibrate, missing: Missing) -> dict[str, Reducer]:
+        """What is kept of the values, by name; reducers of one name are shared by the quantities of a measurement.
+
+        name: that of the quantity.
+        """
+
+    @abstractmethod
+    def estimate(self, name: str, reading: Reading) -> dict[str, Estimate]:
+        """The estimate of one run, named "", and by name what comes with it."""
+
+    @property
+    def period(self) -> float | None:
+        """After which it comes round, 360 degrees: replicas are averaged on the circle. None: it does not."""
+        return None
+
+    @property
+    def above_bounds(self) -> bool:
+        """Whether the interval of a run is within the bounds by itself."""
+        return False
+
+    @property
+    def limits(self) -> dict[str, Bounds]:
+        """The bounds by name."""
+        return dict(self.bounds) if isinstance(self.bounds, Mapping) else {} if self.bounds is None else {"": self.bounds}
+
+    def within(self, answers: Mapping[str, Estimate]) -> dict[str, Estimate]:
+        """The estimates of a run with their intervals within the bounds."""
+        if self.above_bounds:
+            return dict(answers)
+        return {name: answer if name not in self.limits else replace(
+            answer, interval=bounded_interval(answer.mean, answer.interval, self.limits[name]))
+            for name, answer in answers.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Mean(Quantity):
+    """The mean of the map. A map of one number a frame has its series by itself."""
+
     unit: str = ""
-    """Of the observable (after `function`)."""
     coords: Coords = field(default_factory=dict)
-    """Axis of the observable (after `function`) -> (values, unit), in the order of the axes."""
-    function: Callable[[np.ndarray], Any] | SecondMoment | None = None
-    """Mean of the map -> the observable; None: the mean itself."""
+    bounds: Bounds | None = None
+    series: Trace | None = None
+    """What is kept of each frame as `.series`."""
     arrange: Arrange | None = None
-    """Instead of `function`, where it only puts the numbers (flat) in their places. Means and errors are put alike, with no
-    jackknife and its memory."""
+    """Puts the numbers of the map (flat) in their places. Means and errors are put alike."""
     nonzero: bool = False
     """Nearly all numbers of the map are 0 in every frame: only those that ever are not carry statistics."""
-    further: Mapping[str, Derived] = field(default_factory=dict)
-    """Name -> another function of the same mean: "coordination" is `found["rdf"].coordination`."""
-    series: Callable[[np.ndarray], np.ndarray] | None = None
-    """Values of the map (n, *out) -> the observable of each frame that is kept as `.series`, (n, ...); a map of one number a
-    frame needs none. In `unit`."""
-    fields: tuple[str, ...] = ()
-    """Fields the map needs besides positions and box: "velocity", "force"."""
-    reducers: tuple[Reducer, ...] = ()
-    """Statistics of the map's values other than their mean; with `finish`."""
-    finish: Callable[[Kept], Estimate | Mapping[str, Estimate]] | None = None
-    """From the reducers of one run to the observable; a mapping names further quantities, "" being the observable."""
-    premade: str = ""
-    """What was made of all frames before averaging, in words: "the mean structure"."""
-    bounds: tuple[float, float | None] | Mapping[str, tuple[float, float | None]] | None = None
-    """What the observable cannot leave, (0.0, None) for a length or (0.0, 1.0) for a share: its interval keeps within; with
-    `finish` also by name, "" being the observable."""
-    spread: bool = False
-    """It is a variance or the root of one, whose interval is above its bound already."""
-    compiled: bool = False
-    """The map is one number a frame and calls no BLAS: kernels and little else."""
-    period: float | None = None
-    """After which the observable comes round (360 degrees): replicas are averaged on the circle. None where it does not,
-    or where `function` is Periodic and says so."""
-
-    branches: tuple[tuple[float, float], ...] = ()
+    angle_branches: tuple[tuple[float, float], ...] = ()
     """The turns that values of unknown meaning might be angles of: they are doubted where they jump from end to end."""
 
-    @property
-    def limits(self) -> dict[str, tuple[float, float | None]]:
-        """Of the quantities that have bounds, by name, "" being the observable."""
-        found = {name: more.bounds for name, more in self.further.items() if more.bounds is not None}
-        own = self.bounds if isinstance(self.bounds, Mapping) else {} if self.bounds is None else {"": self.bounds}
-        return {**found, **own}
+    def reducers(self, name: str, equilibration: Equilibrate, missing: Missing) -> dict[str, Reducer]:
+        shared: dict[str, Reducer] = {MEAN: Observed("nonzero" if self.nonzero else "blocks", missing)}
+        if self.series is not None:
+            shared[_trace(name)] = SeriesOf(self.series)
+        if self.angle_branches:
+            shared[SEAMS] = Seams(self.angle_branches)
+        return shared
+
+    def estimate(self, name: str, reading: Reading) -> dict[str, Estimate]:
+        answer = replace(reading.mean, unit=self.unit)
+        if self.arrange is not None:
+            held = [state[MEAN].pop() for state in reading.run.states]       # large, and of no further use
+            places = places_of([one for one in held if isinstance(one, Observed)]) if self.nonzero else None
+            held.clear()
+            answer = self.within({"": answer})[""]      # before: the many zeros are one
+            answer = _arranged(answer, self.arrange, places).judged()
+        answer = _with_series(answer, name, self.series, reading.run)
+        if self.angle_branches:
+            answer = _doubted(answer, reading.run)
+        answer = replace(answer, coords=dict(self.coords))
+        return {"": answer} if self.arrange is not None else self.within({"": answer})
+
+
+@dataclass(frozen=True, eq=False)
+class OfMean(Quantity):
+    """A smooth function of the mean of the map."""
+
+    function: Callable[[np.ndarray], ArrayLike] | SecondMoment
+    """Mean of the map (*out) -> the quantity, any shape. It must take any weighted mean of frames."""
+    unit: str = ""
+    coords: Coords = field(default_factory=dict)
+    series: Trace | None = None
+    """What is kept of each frame as `.series`; None: nothing."""
+    bounds: Bounds | None = None
+
+    def reducers(self, name: str, equilibration: Equilibrate, missing: Missing) -> dict[str, Reducer]:
+        shared: dict[str, Reducer] = {MEAN: Observed("blocks", missing)}
+        if self.series is not None:
+            shared[_trace(name)] = SeriesOf(self.series)
+        return shared
+
+    def estimate(self, name: str, reading: Reading) -> dict[str, Estimate]:
+        answer = derived(reading.run, MEAN, self.function, reading.mean, unit=self.unit)
+        answer = _with_series(answer, name, self.series, reading.run)
+        return self.within({"": replace(answer, coords=dict(self.coords))})
 
     @property
-    def keeps(self) -> bool:
-        """Whether the reducers keep every value, so that `finish` itself says where the run begins."""
-        return bool(self.reducers) and all(isinstance(reducer, Series | Spool) for reducer in self.reducers)
+    def period(self) -> float | None:
+        return self.function.period if isinstance(self.function, Periodic) else None
 
     @property
-    def traces(self) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
-        """What is kept of each frame besides, by the name of the quantity."""
-        named = {"": self.series, **{name: more.series for name, more in self.further.items()}}
-        return {name: function for name, function in named.items() if function is not None}
+    def above_bounds(self) -> bool:
+        return isinstance(self.function, SecondMoment)
+
+
+@dataclass(frozen=True, eq=False)
+class OfStates(Quantity):
+    """A function of statistics of one's own; :meth:`RunStates.estimate` gives its error."""
+
+    function: Callable[[Reading], Answer]
+    """The run, without the frames before equilibration -> the estimate. Its branches are the reducers by name."""
+    statistics: Mapping[str, Reducer]
+    """By name; quantities of one measurement share what has the same name."""
+    unit: str = ""
+    coords: Coords = field(default_factory=dict)
+    bounds: Bounds | Mapping[str, Bounds] | None = None
+    spread: bool = False
+    """It is a variance or the root of one, whose interval is above its bound already."""
+
+    def reducers(self, name: str, equilibration: Equilibrate, missing: Missing) -> dict[str, Reducer]:
+        return {**self.statistics, **({PROXIES: SeriesOf(summaries)} if equilibration == "auto" else {})}
+
+    def estimate(self, name: str, reading: Reading) -> dict[str, Estimate]:
+        proxies = reading.run.series(PROXIES) if reading.equilibration == "auto" else None
+        run = reading.run.after(reading.equilibration, proxies)
+        return self.within(_named(self.function(replace(reading, run=run)), self, run.doubts))
+
+    @property
+    def above_bounds(self) -> bool:
+        return self.spread
+
+
+@dataclass(frozen=True, eq=False)
+class OfSeries(Quantity):
+    """A function of the values of all frames, which says itself where the run begins."""
+
+    function: Callable[[Reading], Answer]
+    """The whole run, with `values` -> the estimate."""
+    unit: str = ""
+    coords: Coords = field(default_factory=dict)
+    bounds: Bounds | Mapping[str, Bounds] | None = None
+    period: float | None = None
+    keeper: Reducer = field(default_factory=Series)
+    """What keeps the values: a Series, or a Spool for many numbers a frame."""
+
+    def reducers(self, name: str, equilibration: Equilibrate, missing: Missing) -> dict[str, Reducer]:
+        return {VALUES: self.keeper}
+
+    def estimate(self, name: str, reading: Reading) -> dict[str, Estimate]:
+        w = reading.weights
+        doubts = rests_on_few(w, np.zeros(reading.run.n) if w is None else w)
+        return self.within(_named(self.function(reading), self, doubts))
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """An observable made ready for one system: a map, and the quantities that are made of its values."""
+
+    map: Map
+    """Block -> (n, *out), one row a frame. A map of shape (n,) is a scalar."""
+    quantities: Quantity | Mapping[str, Quantity]
+    """By name, "" being the observable itself: "coordination" is `averages["rdf"].coordination`. Or that one alone."""
+    fields: tuple[str, ...] = ()
+    """Fields the map needs besides positions and box: "velocity", "force"."""
+    uses_blas: bool = True
+    """False: the map is kernels and little else."""
+    note: str = ""
+    """What was made of all frames before averaging, in words: "the mean structure"."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.quantities, Quantity):
+            object.__setattr__(self, "quantities", {"": self.quantities})
+        if "" not in self.named or not all(isinstance(one, Quantity) for one in self.named.values()):
+            raise InputError('the quantities of a Measurement are Mean, OfMean, OfStates or OfSeries, the observable itself by '
+                             f'the name ""; got {self.quantities!r}')
+
+    @property
+    def named(self) -> Mapping[str, Quantity]:
+        """The quantities by name."""
+        assert isinstance(self.quantities, Mapping)
+        return self.quantities
+
+    @property
+    def takes_means(self) -> bool:
+        """Whether all quantities are means or functions of means, which can leave frames out."""
+        return all(isinstance(one, Mean | OfMean) for one in self.named.values())
+
+    @property
+    def limits(self) -> dict[str, Bounds]:
+        """The bounds of the quantities that have some."""
+        own = self.named[""].limits
+        return own | {name: one.limits[""] for name, one in self.named.items() if "" in one.limits}
 
     @property
     def periods(self) -> dict[str, float]:
-        """Of the quantities that come round, by name, "" being the observable."""
-        functions = {"": self.function, **{name: more.function for name, more in self.further.items()}}
-        found = {name: function.period for name, function in functions.items() if isinstance(function, Periodic)}
-        return found if self.period is None else {**found, "": self.period}
+        """The periods of the quantities that come round."""
+        return {name: one.period for name, one in self.named.items() if one.period is not None}
+
+    def reducers(self, equilibration: Equilibrate, missing: Missing) -> dict[str, Reducer]:
+        """What is kept of the values, by name, each once."""
+        shared: dict[str, Reducer] = {}
+        for name, quantity in self.named.items():
+            for key, reducer in quantity.reducers(name, equilibration, missing).items():
+                if type(shared.setdefault(key, reducer)) is not type(reducer):
+                    raise InputError(f"two quantities of one measurement keep {key!r} by different reducers, "
+                                     f"{type(shared[key]).__name__} and {type(reducer).__name__}: give them different names")
+        return shared
+
+    def estimate(self, run: RunStates, equilibration: Equilibrate, confidence: float, missing: Missing) -> Estimate:
+        """The observable of one run, with what comes with it; the branches of the run are the reducers by name."""
+        main = self.named[""]
+        arranged = isinstance(main, Mean) and main.arrange is not None
+        reading = Reading(run, equilibration, confidence, missing, shown=isinstance(main, Mean) and not arranged,
+                          compact=arranged and isinstance(main, Mean) and main.nonzero)
+        # the observable last: what is arranged is not kept
+        further = {name: one.estimate(name, reading)[""] for name, one in self.named.items() if name}
+        answers = main.estimate("", reading)
+        answer = answers.pop("")
+        return replace(answer, further={**answer.further, **answers, **further})
+
+
+def _trace(name: str) -> str:
+    return f"series of {name!r}"
+
+
+def _with_series(answer: Estimate, name: str, series: Trace | None, run: RunStates) -> Estimate:
+    return answer if series is None else replace(answer, series=run.series(_trace(name)))
+
+
+def _named(answer: Answer, quantity: Quantity, doubts: tuple[str, ...]) -> dict[str, Estimate]:
+    """The estimates by name, with the unit and axes of the quantity and what speaks against the run."""
+    answers = dict(answer) if isinstance(answer, Mapping) else {"": answer}
+    facts: dict[str, Any] = {"unit": quantity.unit} if quantity.unit else {}
+    if quantity.coords:
+        facts["coords"] = dict(quantity.coords)
+    answers[""] = replace(answers[""], **facts)
+    for why in reversed(doubts):
+        answers = {name: one.with_doubt(why) for name, one in answers.items()}
+    return answers
+
+
+def _arranged(estimate: Estimate, arrange: Arrange, elements: np.ndarray | None) -> Estimate:
+    """The estimate with its numbers in other places; what is put elsewhere is 0 and has no error.
+
+    elements: of an estimate of some elements and one that stands for all others, which of them; None: it holds all.
+    """
+    arranged: dict[tuple[int, bool], np.ndarray] = {}       # one array may stand for several facts
+
+    def put(x: np.ndarray, other: float) -> np.ndarray:
+        key = id(x), other == 0.0
+        if key not in arranged:
+            arranged[key] = arrange(x, other, None) if elements is None else arrange(x[:-1], float(x[-1]), elements)
+        return arranged[key]
+
+    facts: dict[str, Any] = {name: put(getattr(estimate, name), np.nan)
+                             for name in ("n_eff", "statistical_inefficiency", "correlation_time", "dof")}
+    return replace(estimate, mean=put(estimate.mean, 0.0), stderr=put(estimate.stderr, 0.0),
+                   interval=(put(estimate.low, 0.0), put(estimate.high, 0.0)),
+                   estimators={name: put(x, 0.0) for name, x in estimate.estimators.items()}, **facts)
+
+
+def _doubted(estimate: Estimate, run: RunStates) -> Estimate:
+    """The estimate, with a doubt where its values jump as angles do."""
+    branch = run.results(SEAMS)[0]
+    if branch is None:
+        return estimate
+    return estimate.with_doubt(seam_in_words(branch, "Where they are angles, md.Function(function, unit=..., "
+                                             f"period={period_in_words(branch)}) averages them on the circle (so does "
+                                             "md.from_analysis); where they are none, their unit says so"))
 
 
 @runtime_checkable
 class Observable(Protocol):
     """What `md.average` averages: small frozen settings."""
 
-    def prepare(self, system: System) -> Prepared:
+    def prepare(self, system: System) -> Measurement:
         """Atoms chosen and references made; raises InputError where the system lacks what is needed."""
 
 
@@ -178,7 +385,7 @@ class SameAtoms:
 
     _fixed = "it needs the same atoms in every frame"
 
-    def __new__(cls, *_: Any, updating: bool = False, **__: Any) -> Self:
+    def __new__(cls, *_: object, updating: bool = False, **__: object) -> Self:
         if updating:
             raise InputError(f"md.{cls.__name__} has no updating=: {cls._fixed}. Selections by place (around, sphzone, ...) "
                              "are those of the first frame")

@@ -10,7 +10,7 @@ import numpy as np
 
 from ensemblekit.averaging.observed import in_places
 from ensemblekit.errors import InputError
-from ensemblekit.md.observables.base import Prepared, SameAtoms
+from ensemblekit.md.observables.base import Mean, Measurement, SameAtoms
 from ensemblekit.md.observables.groups import (
     NO_BOX,
     Points,
@@ -53,19 +53,19 @@ class Contacts:
     updating: bool = False
     """Choose the atoms anew in every frame."""
 
-    def prepare(self, system: System) -> Prepared:
+    def prepare(self, system: System) -> Measurement:
         _check_radius(self.radius)
         periodic = self.periodic and system.boxed
         second = self.select_a if self.select_b is None else self.select_b
         if self.updating:
             a = updating_selection(system, self.select_a, periodic, apart=True)
             b = a if second == self.select_a else updating_selection(system, second, periodic, apart=True)
-            return Prepared(partial(_varying_contacts, a, b, self.radius, periodic), "", bounds=(0.0, None))
+            return Measurement(partial(_varying_contacts, a, b, self.radius, periodic), Mean(bounds=(0.0, None)))
         atoms_a, atoms_b = system.select(self.select_a), system.select(second)
         every = np.union1d(atoms_a, atoms_b)
         gather = Plain(every) if periodic else system.in_place(every)
-        return Prepared(partial(_contacts, gather, np.searchsorted(every, atoms_a), np.searchsorted(every, atoms_b),
-                                self.radius, periodic), "", bounds=(0.0, None))
+        return Measurement(partial(_contacts, gather, np.searchsorted(every, atoms_a), np.searchsorted(every, atoms_b),
+                                   self.radius, periodic), Mean(bounds=(0.0, None)))
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class ContactMap(SameAtoms):
 
     _fixed = "its axes are the residues of a selection that stays; md.Contacts counts those of one that varies"
 
-    def prepare(self, system: System) -> Prepared:
+    def prepare(self, system: System) -> Measurement:
         _check_radius(self.radius)
         a = system.select(self.select_a)
         b = a if self.select_b is None else system.select(self.select_b)
@@ -99,10 +99,10 @@ class ContactMap(SameAtoms):
         gather = Plain(every) if periodic else system.in_place(every)
         shape = (len(resids_a), len(resids_b))
         half = triangle(len(resids_a), 0) if a is b else None       # symmetric: one half is averaged
-        return Prepared(partial(_map, gather, np.searchsorted(every, a), np.searchsorted(every, b), row, column, shape, half,
-                                self.radius, periodic), "", {"residue": (resids_a, ""), "residue_b": (resids_b, "")},
-                        arrange=partial(_oblong, shape) if half is None else partial(square, len(resids_a), 0), nonzero=True,
-                        bounds=(0.0, 1.0))
+        cells = Mean("", {"residue": (resids_a, ""), "residue_b": (resids_b, "")}, (0.0, 1.0), nonzero=True,
+                     arrange=partial(_oblong, shape) if half is None else partial(square, len(resids_a), 0))
+        return Measurement(partial(_map, gather, np.searchsorted(every, a), np.searchsorted(every, b), row, column, shape, half,
+                                   self.radius, periodic), cells)
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class NativeContacts(SameAtoms):
     periodic: bool = True
     """To the nearest image where the frames have a box."""
 
-    def prepare(self, system: System) -> Prepared:
+    def prepare(self, system: System) -> Measurement:
         _check_radius(self.radius)
         if self.method not in ("soft", "hard", "radius"):
             raise InputError(f'method is "soft", "hard" or "radius"; got {self.method!r}')
@@ -157,8 +157,8 @@ class NativeContacts(SameAtoms):
             lengths = np.full(len(pairs), float(self.radius))
         weights = np.full(len(pairs), 1.0 / len(pairs))
         soft = self.method == "soft"
-        return Prepared(partial(_native, points, pairs, weights, lengths, soft, float(self.beta),
-                                float(self.lambda_) if soft else 1.0), "", bounds=(0.0, 1.0))
+        return Measurement(partial(_native, points, pairs, weights, lengths, soft, float(self.beta),
+                                   float(self.lambda_) if soft else 1.0), Mean(bounds=(0.0, 1.0)))
 
     def _contacts_of(self, system: System, x: np.ndarray, every: np.ndarray, a: np.ndarray, b: np.ndarray,
                      periodic: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -194,7 +194,7 @@ class NativeContacts(SameAtoms):
         return np.concatenate(kept), near
 
 
-def _check_radius(radius: Any) -> None:
+def _check_radius(radius: object) -> None:
     if not (isinstance(radius, int | float | np.number) and np.isfinite(radius) and radius > 0):
         raise InputError(f"radius is a length above 0 in angstrom; got {radius!r}")
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ensemblekit.errors import InputError
 from ensemblekit.md.holes import bad_frame
-from ensemblekit.md.observables.base import Prepared
+from ensemblekit.md.observables.base import Mean, Measurement
 from ensemblekit.md.system import System
 from ensemblekit.md.updating import Updating, updating_selection
 from ensemblekit.md.whole import positions_of
@@ -41,7 +41,7 @@ class DensityProfile:
     updating: bool = False
     """Choose the atoms, those of `centre` too, anew in every frame."""
 
-    def prepare(self, system: System) -> Prepared:
+    def prepare(self, system: System) -> Measurement:
         if self.axis not in ("x", "y", "z"):
             raise InputError(f'DensityProfile(axis=) is "x", "y" or "z"; got {self.axis!r}')
         if self.kind not in KINDS:
@@ -68,8 +68,8 @@ class DensityProfile:
         edges = np.linspace(low, high, self.n_bins + 1)
         profile = _Profile(np.unique(np.concatenate([atoms, centre])), atoms, weights, axis, centre, centre_weights,
                            self.range, int(self.n_bins), self._varying(system))
-        return Prepared(profile, KINDS[self.kind], {self.axis: (0.5 * (edges[1:] + edges[:-1]), "Angstrom")},
-                        bounds=None if self.kind == "charge" else (0.0, None))
+        return Measurement(profile, Mean(KINDS[self.kind], {self.axis: (0.5 * (edges[1:] + edges[:-1]), "Angstrom")},
+                                         None if self.kind == "charge" else (0.0, None)))
 
 
     def _varying(self, system: System) -> tuple[Updating, Updating | None] | None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from ensemblekit.averaging.derived import Periodic
-from ensemblekit.averaging.series import Series
+from ensemblekit.averaging.estimate import Coords
+from ensemblekit.averaging.run_states import Periodic
 from ensemblekit.errors import InputError
-from ensemblekit.md.circle import OnCircle, directions, lengths
-from ensemblekit.md.observables.base import Derived, Prepared, SameAtoms
+from ensemblekit.md.circle import directions, lengths, on_circle
+from ensemblekit.md.observables.base import Mean, Measurement, OfMean, SameAtoms
 from ensemblekit.md.observables.groups import Points, points_for, points_of
 from ensemblekit.md.system import System
 from ensemblekit.md.updating import VaryingPoints
@@ -37,9 +36,9 @@ class Angle:
     updating: bool = False
     """Choose the atoms of the groups anew in every frame."""
 
-    def prepare(self, system: System) -> Prepared:
+    def prepare(self, system: System) -> Measurement:
         points = _points(system, (self.select_a, self.select_b, self.select_c), self.weights, self.periodic, self.updating)
-        return Prepared(partial(_one_angle, points), "degree", bounds=(0.0, 180.0))
+        return Measurement(partial(_one_angle, points), Mean("degree", bounds=(0.0, 180.0)))
 
 
 @dataclass(frozen=True)
@@ -62,11 +61,10 @@ class Dihedral:
     updating: bool = False
     """Choose the atoms of the groups anew in every frame."""
 
-    def prepare(self, system: System) -> Prepared:
+    def prepare(self, system: System) -> Measurement:
         points = _points(system, (self.select_a, self.select_b, self.select_c, self.select_d), self.weights, self.periodic,
                          self.updating)
-        return Prepared(partial(_one_dihedral, points), "degree", reducers=(Series(),), finish=OnCircle(), period=360.0,
-                        bounds={"resultant": (0.0, 1.0)})
+        return Measurement(partial(_one_dihedral, points), on_circle())
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ class Dihedrals(SameAtoms):
     weights: str | None = "mass"
     periodic: bool = True
 
-    def prepare(self, system: System) -> Prepared:
+    def prepare(self, system: System) -> Measurement:
         chosen = [_groups(system, tuple(four)) for four in self.selects]
         if not chosen or any(len(groups) != 4 for groups in chosen):
             raise InputError("Dihedrals takes four selections a torsion, such as [(\"index 4\", \"index 6\", ...), ...]")
@@ -102,7 +100,7 @@ class Ramachandran(SameAtoms):
     bins: int = 36
     """Along each axis, from -180 to 180 degrees."""
 
-    def prepare(self, system: System) -> Prepared:
+    def prepare(self, system: System) -> Measurement:
         if isinstance(self.bins, bool) or not isinstance(self.bins, int | np.integer) or not 1 <= self.bins <= 360:
             raise InputError(f"bins is a whole number from 1 to 360; got {self.bins!r}")
         atoms, resids = backbone_torsions(system, self.select)
@@ -112,13 +110,13 @@ class Ramachandran(SameAtoms):
         quadruples = np.arange(len(flat)).reshape(2 * n, 4)       # phi and psi of the first residue, of the second, ...
         width = 360.0 / bins
         middle = -180.0 + width * (np.arange(bins) + 0.5)
-        further = {"phi": Derived(Periodic(partial(_directions, bins * bins + 3, 0)), "degree", {"residue": (resids, "")}),
-                   "psi": Derived(Periodic(partial(_directions, bins * bins + 3, 1)), "degree", {"residue": (resids, "")}),
-                   "populations": Derived(partial(_part, bins * bins), "",
-                                          {"region": (np.array(["alpha", "beta", "left"]), "")}, bounds=(0.0, 1.0))}
-        return Prepared(partial(_ramachandran, points, quadruples, bins), "",
-                        {"phi": (middle, "degree"), "psi": (middle, "degree")},
-                        function=partial(_map, bins), further=further, bounds=(0.0, 1.0))
+        residue = {"residue": (resids, "")}
+        return Measurement(partial(_ramachandran, points, quadruples, bins), {
+            "": OfMean(partial(_map, bins), "", {"phi": (middle, "degree"), "psi": (middle, "degree")}, bounds=(0.0, 1.0)),
+            "phi": OfMean(Periodic(partial(_directions, bins * bins + 3, 0)), "degree", residue),
+            "psi": OfMean(Periodic(partial(_directions, bins * bins + 3, 1)), "degree", residue),
+            "populations": OfMean(partial(_part, bins * bins), "", {"region": (np.array(["alpha", "beta", "left"]), "")},
+                                  bounds=(0.0, 1.0))})
 
 
 def backbone_torsions(system: System, select: str) -> tuple[np.ndarray, np.ndarray]:
@@ -176,10 +174,10 @@ def _points(system: System, selects: tuple[Any, ...], weights: str | None, perio
     return points_for(system, selects, weights, periodic, True)
 
 
-def _many(points: Points, quadruples: np.ndarray, coords: Mapping[str, tuple[np.ndarray, str]]) -> Prepared:
-    further = {"resultant": Derived(lengths, "", coords, bounds=(0.0, 1.0))}
-    return Prepared(partial(_vectors, points, quadruples), "degree", dict(coords),
-                    function=Periodic(partial(_directions, 0, None)), further=further)
+def _many(points: Points, quadruples: np.ndarray, coords: Coords) -> Measurement:
+    return Measurement(partial(_vectors, points, quadruples), {
+        "": OfMean(Periodic(partial(_directions, 0, None)), "degree", coords),
+        "resultant": OfMean(lengths, "", coords, bounds=(0.0, 1.0))})
 
 
 def _one_angle(points: Points | VaryingPoints, block: Block) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from ensemblekit.averaging.derived import SecondMoment
 from ensemblekit.errors import InputError
 from ensemblekit.md.groups import molecules_of
-from ensemblekit.md.observables.base import Derived, Prepared, SameAtoms
+from ensemblekit.md.observables.base import Measurement, OfMean, SameAtoms
 from ensemblekit.md.system import Gather, System
 from ensemblekit.md.updating import Updating, updating_selection
 from ensemblekit.scaling import ldexp, scaled
@@ -41,7 +41,7 @@ class Dipole:
     updating: bool = False
     """Choose the atoms anew in every frame. The dipole of none is 0."""
 
-    def prepare(self, system: System) -> Prepared:
+    def prepare(self, system: System) -> Measurement:
         atoms = np.arange(len(system.topology)) if self.updating else system.select(self.select)
         charges = system.charges(atoms)
         masses = system.topology.masses[atoms]
@@ -50,9 +50,9 @@ class Dipole:
         vectors = partial(moments, system.gather(atoms), charges, _about(charges, masses))
         if self.updating:
             vectors = partial(_varying_moments, updating_selection(system, self.select), charges, masses)
-        return Prepared(partial(_with_length, vectors), "e Angstrom", XYZ,
-                        function=_vector, series=_vectors,
-                        further={"magnitude": Derived(_length, "e Angstrom", series=_lengths, bounds=(0.0, None))})
+        return Measurement(partial(_with_length, vectors), {
+            "": OfMean(_vector, "e Angstrom", XYZ, _vectors),
+            "magnitude": OfMean(_length, "e Angstrom", series=_lengths, bounds=(0.0, None))})
 
 
 def _about(charges: np.ndarray, masses: np.ndarray) -> np.ndarray:
@@ -130,7 +130,7 @@ class DielectricConstant(SameAtoms):
 
     _fixed = "fluctuations are those of one body; md.Dipole(updating=True) follows atoms that come and go"
 
-    def prepare(self, system: System) -> Prepared:
+    def prepare(self, system: System) -> Measurement:
         if not isinstance(self.select, str):
             raise InputError(f"DielectricConstant takes the selection first, then temperature=; got {self.select!r} for it")
         if not (isinstance(self.temperature, int | float | np.number) and 0 < self.temperature < np.inf):
@@ -149,9 +149,9 @@ class DielectricConstant(SameAtoms):
         scale = 4 * np.pi * COULOMB / (BOLTZMANN * self.temperature * volume)
         ready = partial(_second_moments, gather, charges, shift, volume)
         tensor = SecondMoment(partial(_tensor, scale), slice(0, 3), np.where(np.eye(3) == 1, 1.0, -np.inf), self.corrected)
-        further = {"tensor": Derived(tensor, "", {"row": (np.arange(3), ""), "column": (np.arange(3), "")})}
-        return Prepared(ready, "", function=SecondMoment(partial(_epsilon, scale), slice(0, 3), 1.0, self.corrected),
-                        further=further, bounds=(1.0, None), spread=True)
+        return Measurement(ready, {
+            "": OfMean(SecondMoment(partial(_epsilon, scale), slice(0, 3), 1.0, self.corrected), bounds=(1.0, None)),
+            "tensor": OfMean(tensor, "", {"row": (np.arange(3), ""), "column": (np.arange(3), "")})})
 
     def _check_neutral(self, system: System, atoms: np.ndarray, charges: np.ndarray) -> None:
         if system.topology.bonds is not None:

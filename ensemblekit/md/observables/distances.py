@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError
-from ensemblekit.md.observables.base import Prepared, SameAtoms
+from ensemblekit.md.observables.base import Mean, Measurement, SameAtoms
 from ensemblekit.md.observables.groups import Points, points_for, points_of, residues_of, square, triangle
 from ensemblekit.md.system import System
 from ensemblekit.md.updating import VaryingPoints
@@ -33,9 +33,10 @@ class Distance:
     updating: bool = False
     """Choose the atoms anew in every frame."""
 
-    def prepare(self, system: System) -> Prepared:
+    def prepare(self, system: System) -> Measurement:
         points = points_for(system, (self.select_a, self.select_b), self.weights, self.periodic, self.updating)
-        return Prepared(partial(_first, partial(_distances, points, np.array([[0, 1]]))), "Angstrom", bounds=(0.0, None))
+        return Measurement(partial(_first, partial(_distances, points, np.array([[0, 1]]))),
+                           Mean("Angstrom", bounds=(0.0, None)))
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Distances(SameAtoms):
 
     _fixed = "its pairs are the same in every frame; md.Distance(updating=True) is between centres that vary"
 
-    def prepare(self, system: System) -> Prepared:
+    def prepare(self, system: System) -> Measurement:
         a, b = system.select(self.select_a), system.select(self.select_b)
         if len(a) != len(b):
             raise InputError(f"pairs need as many atoms on each side; {self.select_a!r} has {len(a)}, {self.select_b!r} "
@@ -57,7 +58,7 @@ class Distances(SameAtoms):
         points = points_of(system, [a[k:k + 1] for k in range(len(a))] + [b[k:k + 1] for k in range(len(b))],
                            None, self.periodic)
         pairs = np.stack([np.arange(len(a)), np.arange(len(a), 2 * len(a))], axis=1)
-        return Prepared(partial(_distances, points, pairs), "Angstrom", {"pair": (np.arange(len(a)), "")}, bounds=(0.0, None))
+        return Measurement(partial(_distances, points, pairs), Mean("Angstrom", {"pair": (np.arange(len(a)), "")}, (0.0, None)))
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,13 @@ class EndToEnd(SameAtoms):
 
     _fixed = "the ends of a chain stay its ends; md.Distance(updating=True) is between centres that vary"
 
-    def prepare(self, system: System) -> Prepared:
+    def prepare(self, system: System) -> Measurement:
         atoms = system.select(self.select)
         if len(atoms) < 2:
             raise InputError(f"an end-to-end distance needs 2 atoms; {self.select!r} has {len(atoms)}")
         points = points_of(system, [atoms[:1], atoms[-1:]], None, False, [atoms])
-        return Prepared(partial(_first, partial(_distances, points, np.array([[0, 1]]))), "Angstrom", bounds=(0.0, None))
+        return Measurement(partial(_first, partial(_distances, points, np.array([[0, 1]]))),
+                           Mean("Angstrom", bounds=(0.0, None)))
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class DistanceMap(SameAtoms):
     periodic: bool = True
     """To the nearest image where the frames have a box."""
 
-    def prepare(self, system: System) -> Prepared:
+    def prepare(self, system: System) -> Measurement:
         if self.level not in ("atom", "residue"):
             raise InputError(f'level is "atom" or "residue"; got {self.level!r}')
         same = self.select_b is None or self.select_b == self.select_a
@@ -125,10 +127,10 @@ class DistanceMap(SameAtoms):
         fill: Any = partial(square, counts[0], 1) if same else partial(_oblong, (counts[0], counts[1]))
         names = ("residue", "residue_b")
         coords = {name: (labels[k if not same else 0], "") for k, name in enumerate(names)}
-        return Prepared(partial(_distances, points, pairs), "Angstrom", coords, arrange=fill, bounds=(0.0, None))
+        return Measurement(partial(_distances, points, pairs), Mean("Angstrom", coords, (0.0, None), arrange=fill))
 
 
-def _oblong(shape: tuple[int, int], values: np.ndarray, *_: Any) -> np.ndarray:
+def _oblong(shape: tuple[int, int], values: np.ndarray, *_: object) -> np.ndarray:
     return np.broadcast_to(values, (shape[0] * shape[1],)).reshape(shape)
 
 

@@ -92,7 +92,7 @@ def points_for(system: System, selects: Sequence[str], weights: str | None, peri
     return points_of(system, [system.select(select) for select in selects], weights, periodic)
 
 
-def check_weights_word(weights: Any) -> None:
+def check_weights_word(weights: object) -> None:
     """Refuse what is neither "mass" nor None."""
     if not (weights is None or (isinstance(weights, str) and weights == "mass")):
         raise InputError(f'weights is "mass", or None for all atoms alike; got {weights!r}. Weights of frames are '
@@ -126,7 +126,7 @@ def gathered(gather: Gather, block: Block) -> np.ndarray:
     return np.asarray(positions[0][index], np.float64)
 
 
-def reference_positions(system: System, reference: Any, select: str, atoms: np.ndarray,
+def reference_positions(system: System, reference: object, select: str, atoms: np.ndarray,
                         as_it_is: bool = False) -> np.ndarray:
     """Positions (atoms, 3) to compare with, in angstrom.
 

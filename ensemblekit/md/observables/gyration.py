@@ -9,8 +9,7 @@ import numpy as np
 
 from ensemblekit.averaging.estimate import Estimate
 from ensemblekit.averaging.scalar_mean import scalar_estimate
-from ensemblekit.averaging.series import Series
-from ensemblekit.md.observables.base import Derived, Kept, Prepared
+from ensemblekit.md.observables.base import Mean, Measurement, OfMean, OfSeries, Reading
 from ensemblekit.md.observables.groups import check_weights_word, shares_by
 from ensemblekit.md.superpose import frames_of
 from ensemblekit.md.system import Gather, System
@@ -42,16 +41,16 @@ class RadiusOfGyration:
     updating: bool = False
     """Choose the atoms anew in every frame."""
 
-    def prepare(self, system: System) -> Prepared:
+    def prepare(self, system: System) -> Measurement:
         if self.updating:
             squares = partial(_varying_squares, updating_selection(system, self.select), _masses(system, self.weights))
         else:
             atoms = system.select(self.select)
             squares = partial(_squares, system.assembled(atoms), shares_by(system, atoms, self.weights))
         if not self.components:
-            return Prepared(partial(_radius, squares), "Angstrom", bounds=(0.0, None), compiled=not self.updating)
-        return Prepared(partial(_components, squares), "Angstrom", reducers=(Series(),), finish=_each,
-                        bounds=dict.fromkeys(NAMES, (0.0, None)))
+            return Measurement(partial(_radius, squares), Mean("Angstrom", bounds=(0.0, None)), uses_blas=self.updating)
+        return Measurement(partial(_components, squares), {
+            name: OfSeries(partial(_column, k), "Angstrom", bounds=(0.0, None)) for k, name in enumerate(NAMES)})
 
 
 @dataclass(frozen=True)
@@ -69,18 +68,19 @@ class GyrationTensor:
     updating: bool = False
     """Choose the atoms anew in every frame."""
 
-    def prepare(self, system: System) -> Prepared:
+    def prepare(self, system: System) -> Measurement:
         if self.updating:
             second = partial(_varying_second_moments, updating_selection(system, self.select), _masses(system, self.weights))
         else:
             atoms = system.select(self.select)
             second = partial(_second_moments, system.assembled(atoms), shares_by(system, atoms, self.weights))
-        further = {"asphericity": Derived(partial(_take, 3), "Angstrom2", series=partial(_columns, 3), bounds=(0.0, None)),
-                   "acylindricity": Derived(partial(_take, 4), "Angstrom2", series=partial(_columns, 4), bounds=(0.0, None)),
-                   "anisotropy": Derived(partial(_take, 5), series=partial(_columns, 5), bounds=(0.0, 1.0))}
-        return Prepared(partial(_shape, second), "Angstrom2",
-                        {"moment": (np.arange(1, 4), "")}, function=partial(_take, slice(0, 3)), further=further,
-                        series=partial(_columns, slice(0, 3)), bounds=(0.0, None))
+        moments = slice(0, 3)
+        return Measurement(partial(_shape, second), {
+            "": OfMean(partial(_take, moments), "Angstrom2", {"moment": (np.arange(1, 4), "")}, partial(_columns, moments),
+                       (0.0, None)),
+            "asphericity": OfMean(partial(_take, 3), "Angstrom2", series=partial(_columns, 3), bounds=(0.0, None)),
+            "acylindricity": OfMean(partial(_take, 4), "Angstrom2", series=partial(_columns, 4), bounds=(0.0, None)),
+            "anisotropy": OfMean(partial(_take, 5), series=partial(_columns, 5), bounds=(0.0, 1.0))})
 
 
 def _take(k: int | slice, mean: np.ndarray) -> np.ndarray:
@@ -91,11 +91,10 @@ def _columns(k: int | slice, values: np.ndarray) -> np.ndarray:
     return values[:, k]
 
 
-def _each(kept: Kept) -> dict[str, Estimate]:
-    """The radius and its six components, from their series (n, 7)."""
-    (values,) = kept.merged()
-    return {name: scalar_estimate(column, kept.weights, kept.times, kept.equilibration, kept.confidence, "Angstrom", "ps")
-            for name, column in zip(NAMES, values.T, strict=True)}
+def _column(k: int, reading: Reading) -> Estimate:
+    """The radius or one of its six components, from their series (n, 7)."""
+    return scalar_estimate(reading.values[:, k], reading.weights, reading.times, reading.equilibration, reading.confidence,
+                           "Angstrom", "ps")
 
 
 def _squares(gather: Gather, shares: np.ndarray, block: Block) -> np.ndarray:

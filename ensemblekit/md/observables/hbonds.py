@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError
-from ensemblekit.md.observables.base import Prepared
+from ensemblekit.md.observables.base import Mean, Measurement
 from ensemblekit.md.observables.groups import one_frame
 from ensemblekit.md.system import Gather, Plain, System
-from ensemblekit.md.topology import mdanalysis
+from ensemblekit.md.topology import Topology, mdanalysis
 from ensemblekit.md.updating import Updating, dimensions_of, universe_in_memory, updating_selection
 from ensemblekit.md.whole import positions_of
 from ensemblekit.source import Block
@@ -45,7 +45,7 @@ class HydrogenBonds:
     updating: bool = False
     """Choose the atoms of `between` anew in every frame: ("protein", "resname SOL and around 5 protein")."""
 
-    def prepare(self, system: System) -> Prepared:
+    def prepare(self, system: System) -> Measurement:
         if not (np.isfinite(self.distance) and self.distance > 0 and 0 <= self.angle < 180):
             raise InputError(f"distance is above 0 angstrom and angle from 0 to 180 degrees; got {self.distance!r} and "
                              f"{self.angle!r}")
@@ -69,9 +69,9 @@ class HydrogenBonds:
                 inside = every[sides.any((0, 1))]       # no search where nothing can count
                 taking = np.isin(donors, inside)
                 donors, hydrogens, acceptors = donors[taking], hydrogens[taking], acceptors[np.isin(acceptors, inside)]
-        return Prepared(partial(_count, Plain(every), np.searchsorted(every, donors), np.searchsorted(every, hydrogens),
-                                np.searchsorted(every, acceptors), sides, float(self.distance), float(self.angle),
-                                system.boxed), "", bounds=(0.0, None))
+        return Measurement(partial(_count, Plain(every), np.searchsorted(every, donors), np.searchsorted(every, hydrogens),
+                                   np.searchsorted(every, acceptors), sides, float(self.distance), float(self.angle),
+                                   system.boxed), Mean(bounds=(0.0, None)))
 
     def _who(self, system: System) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Donors and hydrogens, pair by pair, and acceptors."""
@@ -108,7 +108,7 @@ class HydrogenBonds:
         return donors, hydrogens, acceptors
 
 
-def _guesses(topology: Any) -> tuple[str, str]:
+def _guesses(topology: Topology) -> tuple[str, str]:
     """MDAnalysis' selections of hydrogens and acceptors by charge and mass."""
     with mdanalysis():
         from MDAnalysis.analysis.hydrogenbonds import HydrogenBondAnalysis

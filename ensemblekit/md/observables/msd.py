@@ -11,7 +11,6 @@ import numpy as np
 from ensemblekit.averaging.doubts import ENOUGH
 from ensemblekit.averaging.equilibration import significant_start, start_after
 from ensemblekit.averaging.estimate import Estimate, bounded_interval, student_interval
-from ensemblekit.averaging.times import elapsed
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.md.displacement import (
     FEWEST_GROUPS,
@@ -23,7 +22,7 @@ from ensemblekit.md.displacement import (
 )
 from ensemblekit.md.groups import molecules_of, residues_of
 from ensemblekit.md.holes import frame_in_words
-from ensemblekit.md.observables.base import Kept, Prepared, SameAtoms
+from ensemblekit.md.observables.base import VALUES, Measurement, OfSeries, Reading, SameAtoms
 from ensemblekit.md.spool import Parts, Spool
 from ensemblekit.md.system import System
 from ensemblekit.md.whole import positions_of
@@ -70,7 +69,7 @@ class MSD(SameAtoms):
 
     _fixed = "a path is that of one atom"
 
-    def prepare(self, system: System) -> Prepared:
+    def prepare(self, system: System) -> Measurement:
         if not self.dimensions or not set(self.dimensions) <= set("xyz") or len(set(self.dimensions)) != len(self.dimensions):
             raise InputError(f'MSD(dimensions=) names some of x, y and z, for example "xyz" or "xy"; got {self.dimensions!r}')
         if (self.temperature is None) != (self.viscosity is None):
@@ -91,9 +90,8 @@ class MSD(SameAtoms):
         _, molecule = np.unique((molecules_of if known else residues_of)(system.topology)[atoms], return_inverse=True)
         many = int(molecule.max()) + 1
         groups = molecule * min(many, MOST_GROUPS) // many
-        return Prepared(_Paths(atoms, boxed), "Angstrom2", reducers=(Spool(),),
-                        finish=_Finish(self, len(atoms), groups, many, boxed, known),
-                        bounds={"": (0.0, None)})
+        displacements = _Displacements(self, len(atoms), groups, many, boxed, known)
+        return Measurement(_Paths(atoms, boxed), OfSeries(displacements, bounds=(0.0, None), keeper=Spool()))
 
 
 class _Paths:
@@ -120,24 +118,22 @@ class _Paths:
         return out
 
 
-class _Finish:
+class _Displacements:
     """From the paths to the Estimates."""
 
     def __init__(self, settings: MSD, atoms: int, groups: np.ndarray, independent: int, boxed: bool, bonds_known: bool):
         self.settings, self.atoms, self.groups, self.independent = settings, atoms, groups, independent
         self.boxed, self.bonds_known = boxed, bonds_known
 
-    def __call__(self, kept: Kept) -> dict[str, Estimate]:
-        if kept.weights is not None and np.ptp(kept.weights) > 0:
+    def __call__(self, reading: Reading) -> dict[str, Estimate]:
+        if reading.weights is not None and np.ptp(reading.weights) > 0:
             raise InputError("displacements in time cannot be averaged over weighted frames: a weight says how likely a frame "
                              "is, not how it moves on. Pass frame_weights of one for each frame")
-        paths = Parts([part for _, (spool,) in kept.states for part in spool.parts])     # type: ignore[attr-defined]
-        start = start_after(kept.equilibration, len(paths), kept.times, lambda: self._start(paths))
-        begun = elapsed(kept.times, start)
+        paths = Parts([part for (spool,) in reading.run.reducers(VALUES) if isinstance(spool, Spool) for part in spool.parts])
+        start = start_after(reading.equilibration, len(paths), reading.times, lambda: self._start(paths))
         if start:
             paths = paths.after(start)
-        kept = replace(kept, n=len(paths), times=None if kept.times is None else kept.times[start:],    # type: ignore[type-var]
-                       n_discarded=start, equilibration_time=begun)
+        kept = replace(reading, run=reading.run.since(start))
         settings, n = self.settings, len(paths)
         if n < 4:
             raise StatisticsError(f"{n} frames; displacements need at least 4")
@@ -188,7 +184,7 @@ class _Finish:
 
     # Displacements of many molecules are worth more than the frames they are seen in; n_eff, which counts frames, ends at n.
 
-    def _msd(self, by_group: np.ndarray, sizes: np.ndarray, n: int, times: np.ndarray, unit: str, kept: Kept,
+    def _msd(self, by_group: np.ndarray, sizes: np.ndarray, n: int, times: np.ndarray, unit: str, kept: Reading,
              doubts: list[str], lost: bool) -> Estimate:
         d = len(self.settings.dimensions)
         share = sizes / sizes.sum()
@@ -208,12 +204,11 @@ class _Finish:
         if few:
             verdict.append(f"{few} of {len(mean) - 1} lags have fewer than {ENOUGH:g} independent displacements")
         low, high = student_interval(mean, stderr, np.where(np.isnan(dof), 1.0, dof), kept.confidence)
-        return Estimate(mean=mean, stderr=stderr, interval=(low, high), confidence=kept.confidence, n=n,
-                        n_eff=np.minimum(n_eff, n), statistical_inefficiency=g, correlation_time=g / 2 * times[1], dof=dof,
-                        converged=not few and not lost, verdict="; ".join(verdict), estimators=estimators, unit="Angstrom2",
-                        **_start_of(kept), time_unit=unit if unit != "frame" else "", coords={"lag": (times, unit)})
+        return Estimate.of(mean, stderr, dof, interval=(low, high), n_eff=np.minimum(n_eff, n), g=g, dt=times[1],
+                           doubts=verdict, vouched=not few and not lost, estimators=estimators, unit="Angstrom2",
+                           coords={"lag": (times, unit)}, **_facts(kept, unit))
 
-    def _diffusion(self, by_group: np.ndarray, sizes: np.ndarray, n: int, times: np.ndarray, unit: str, kept: Kept,
+    def _diffusion(self, by_group: np.ndarray, sizes: np.ndarray, n: int, times: np.ndarray, unit: str, kept: Reading,
                    cell: np.ndarray | None, doubts: list[str], lost: bool) -> dict[str, Estimate]:
         settings, d = self.settings, len(self.settings.dimensions)
         low, high = settings.fit or (FIT[0] * times[-1], FIT[1] * times[-1])
@@ -224,8 +219,6 @@ class _Finish:
             raise InputError(f"MSD(fit=({low:g}, {high:g})) holds {len(lags)} lags; a line needs 2 or more. They are "
                              f"{times[1]:g} {unit} apart and end at {times[-1]:g}")
         line = slope_of(by_group, sizes, times, lags, n, d, self.independent)
-        facts: dict[str, Any] = {**_start_of(kept), "confidence": kept.confidence, "n": n, "dof": line.dof,
-                                 "time_unit": unit if unit != "frame" else ""}
 
         def estimate(value: float, stderr: float, doubts: list[str], converged: bool, **more: Any) -> Estimate:
             n_eff = 2 / d * (line.slope / line.stderr) ** 2 if line.stderr > 0 else math.nan
@@ -234,9 +227,8 @@ class _Finish:
             interval = student_interval(value, stderr, line.dof, kept.confidence)
             if more.get("unit"):        # a diffusion coefficient is not negative; its correction is no matter of chance
                 interval = bounded_interval(value, interval, (shift, None))
-            return Estimate(mean=value, stderr=stderr, interval=interval,
-                            n_eff=min(n_eff, n), statistical_inefficiency=g, correlation_time=g / 2 * times[1],
-                            converged=converged, verdict="; ".join(doubts), **facts, **more)
+            return Estimate.of(value, stderr, line.dof, interval=interval, n_eff=min(n_eff, n), g=g, dt=times[1], doubts=doubts,
+                               vouched=converged, **_facts(kept, unit), **more)
 
         few = 2 / d * (line.slope / max(line.stderr, 1e-300)) ** 2 < ENOUGH
         mine = list(doubts)
@@ -283,18 +275,18 @@ def _step(times: np.ndarray | None, n: int) -> tuple[float, str]:
     return step, "ps"
 
 
-def _start_of(kept: Kept) -> dict[str, Any]:
-    """What was left out, where the run says so."""
-    return {name: getattr(kept, name) for name in ("n_discarded", "equilibration_time", "times") if hasattr(kept, name)}
+def _facts(kept: Reading, unit: str) -> dict[str, Any]:
+    """What the estimates say of the run."""
+    return {**kept.run.facts, "confidence": kept.confidence, "time_unit": unit if unit != "frame" else ""}
 
 
 class _Atoms:
     """The columns of the paths that are atoms."""
 
-    def __init__(self, paths: Any, atoms: int):
+    def __init__(self, paths: Parts, atoms: int):
         self.paths, self.shape = paths, (len(paths), atoms, 3)
         self.dtype = paths[:, :1].dtype
 
-    def __getitem__(self, where: Any) -> np.ndarray:
+    def __getitem__(self, where: tuple[slice, slice]) -> np.ndarray:
         rows, columns = where
         return self.paths[rows, columns.start:min(columns.stop, self.shape[1])]

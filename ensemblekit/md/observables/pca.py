@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.averaging.covariance import Covariance
 from ensemblekit.averaging.gram import Gram
@@ -17,11 +18,12 @@ from ensemblekit.averaging.series import Series
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array
-from ensemblekit.md.observables.base import Derived, Prepared, SameAtoms
+from ensemblekit.md.observables.base import Measurement, OfMean, SameAtoms
 from ensemblekit.md.observables.groups import residues_of
 from ensemblekit.md.observables.rmsf import fitted_mean, moved_atoms, several
 from ensemblekit.md.superpose import Fit
 from ensemblekit.md.system import Gather, System
+from ensemblekit.results import Result
 from ensemblekit.scaling import scaled
 from ensemblekit.source import ArraySource, Block
 
@@ -53,19 +55,20 @@ class PCA(SameAtoms):
     route: Literal["auto", "covariance", "gram"] = "auto"
     """Decompose the covariance of the coordinates, or (fewer frames than coordinates) the inner products of the frames."""
 
-    def prepare(self, system: System) -> Prepared:
+    def prepare(self, system: System) -> Measurement:
         gather, found = decompose(system, self)
         scale = 1.0 if found.n_eff <= 1 else 1 / (1 - 1 / found.n_eff)
         number = {"component": (np.arange(1, len(found.variances) + 1), "")}
         common = several(system)
-        further = {"variances": Derived(partial(_variances, scale, common), "Angstrom2", number, bounds=(0.0, None)),
-                   "cumulated": Derived(partial(_cumulated, common), "", number, bounds=(0.0, 1.0))}
-        return Prepared(partial(_along, gather, found), "", number, function=partial(_shares, common), further=further,
-                        bounds=(0.0, 1.0), premade="the mean structure with its components")
+        return Measurement(partial(_along, gather, found), {
+            "": OfMean(partial(_shares, common), "", number, bounds=(0.0, 1.0)),
+            "variances": OfMean(partial(_variances, scale, common), "Angstrom2", number, bounds=(0.0, None)),
+            "cumulated": OfMean(partial(_cumulated, common), "", number, bounds=(0.0, 1.0))},
+            note="the mean structure with its components")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PrincipalComponents:
+class PrincipalComponents(Result):
     """The motion of atoms about their mean structure, along directions that do not correlate."""
 
     variances: np.ndarray
@@ -95,7 +98,7 @@ class PrincipalComponents:
         """Of each component in the total variance, (k,)."""
         return self.variances / self.total
 
-    def project(self, source: Any, *, engine: Engine | None = None) -> np.ndarray:
+    def project(self, source: object, *, engine: Engine | None = None) -> np.ndarray:
         """Where each frame of a trajectory of the same atoms lies along the components: (n, k), in angstrom.
 
         Runs come one after the other.
@@ -118,8 +121,8 @@ class PrincipalComponents:
         return float(np.sqrt((np.square(a @ b.T)).sum() / n))
 
 
-def principal_components(source: Any, select: str = "name CA", *, n_components: int = 10,
-                         fit: str | Literal[False] | None = None, weights: str | None = None, reference: Any = None,
+def principal_components(source: object, select: str = "name CA", *, n_components: int = 10,
+                         fit: str | Literal[False] | None = None, weights: str | None = None, reference: object = None,
                          rounds: int | None = 1, route: Literal["auto", "covariance", "gram"] = "auto",
                          engine: Engine | None = None) -> PrincipalComponents:
     """Principal components of the motion of atoms, out of core; the settings are those of :class:`PCA`.
@@ -130,7 +133,7 @@ def principal_components(source: Any, select: str = "name CA", *, n_components: 
     return decompose(system_of(source, engine), settings)[1]
 
 
-def cosine_content(projections: Any, component: int = 0) -> float:
+def cosine_content(projections: ArrayLike, component: int = 0) -> float:
     """How much a projection (n,) or (n, k) looks like half a cosine period a component: 1 for pure diffusion, 0 for none.
 
     Near 1 the motion along the first components is not sampled (Hess, Phys. Rev. E 65, 031910, 2002).
@@ -144,7 +147,7 @@ def cosine_content(projections: Any, component: int = 0) -> float:
     return float(2 * (wave @ p) ** 2 / (len(p) * (p @ p)))
 
 
-def system_of(source: Any, engine: Engine | None) -> System:
+def system_of(source: object, engine: Engine | None) -> System:
     """A System for functions that are no part of md.average."""
     from ensemblekit.md.frames import topology_of, trajectory_source
 

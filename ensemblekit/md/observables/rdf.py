@@ -11,7 +11,7 @@ import numpy as np
 from ensemblekit.errors import InputError
 from ensemblekit.md.groups import molecules_of, residues_of
 from ensemblekit.md.holes import bad_frame
-from ensemblekit.md.observables.base import Derived, Prepared
+from ensemblekit.md.observables.base import Measurement, OfMean
 from ensemblekit.md.system import System
 from ensemblekit.md.updating import Updating, updating_selection
 from ensemblekit.md.whole import positions_of
@@ -57,7 +57,7 @@ class RDF:
     """Choose the atoms anew in every frame. g is then <pairs in the bin> <V> over <pairs in all> and the volume of the shell:
     a frame counts by its pairs. Exclusions by blocks of atoms need atoms that stay."""
 
-    def prepare(self, system: System) -> Prepared:
+    def prepare(self, system: System) -> Measurement:
         edges = self._edges()
         if self.updating:
             return self._varying(system, edges)
@@ -89,10 +89,11 @@ class RDF:
         function = partial(_g, self.density) if self.norm == "rdf" else partial(
             _scaled, ideal[1:] / (len(a) * shells if self.norm == "density" else 1.0))
         unit = {"rdf": "", "density": "Angstrom-3", "none": ""}[self.norm]
-        return Prepared(counter, unit, r, function=function, bounds=(0.0, None), further={
-            "coordination": Derived(partial(_running, ideal / len(a)), "", {"r": (edges[1:], "Angstrom")}, bounds=(0.0, None))})
+        return Measurement(counter, {
+            "": OfMean(function, unit, r, bounds=(0.0, None)),
+            "coordination": OfMean(partial(_running, ideal / len(a)), "", {"r": (edges[1:], "Angstrom")}, bounds=(0.0, None))})
 
-    def _varying(self, system: System, edges: np.ndarray) -> Prepared:
+    def _varying(self, system: System, edges: np.ndarray) -> Measurement:
         if self.exclude not in (None, "residue", "molecule"):
             raise InputError(f"RDF(updating=True) excludes by \"residue\" or \"molecule\"; got {self.exclude!r}, blocks of "
                              "atoms that change from frame to frame")
@@ -110,9 +111,10 @@ class RDF:
         counter = _VaryingCounter(a, b, labels, edges, self.images == "nearest", ideal, volume)
         per = {"rdf": None, "density": ideal[1:] / shells, "none": ideal[1:]}[self.norm]
         unit = {"rdf": "", "density": "Angstrom-3", "none": ""}[self.norm]
-        return Prepared(counter, unit, {"r": (0.5 * (edges[1:] + edges[:-1]), "Angstrom")}, bounds=(0.0, None),
-                        function=partial(_varying_g, self.density, self.norm, per), further={
-            "coordination": Derived(partial(_varying_running, ideal), "", {"r": (edges[1:], "Angstrom")}, bounds=(0.0, None))})
+        return Measurement(counter, {
+            "": OfMean(partial(_varying_g, self.density, self.norm, per), unit,
+                       {"r": (0.5 * (edges[1:] + edges[:-1]), "Angstrom")}, bounds=(0.0, None)),
+            "coordination": OfMean(partial(_varying_running, ideal), "", {"r": (edges[1:], "Angstrom")}, bounds=(0.0, None))})
 
     def _edges(self) -> np.ndarray:
         for name, value, known in (("norm", self.norm, NORMS), ("density", self.density, DENSITIES),

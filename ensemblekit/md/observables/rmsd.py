@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ensemblekit.errors import InputError
-from ensemblekit.md.observables.base import Prepared, SameAtoms
+from ensemblekit.md.observables.base import Mean, Measurement, SameAtoms
 from ensemblekit.md.observables.groups import reference_positions, shares_by
 from ensemblekit.md.superpose import Fit, split
 from ensemblekit.md.system import Gather, System
@@ -33,24 +33,23 @@ class RMSD(SameAtoms):
     weights: str | None = None
     """Of the atoms, in the superposition and in the deviation: None for all alike, or "mass"."""
 
-    def prepare(self, system: System) -> Prepared:
+    def prepare(self, system: System) -> Measurement:
         atoms = system.select(self.select)
         shares = shares_by(system, atoms, self.weights)
+        length = Mean("Angstrom", bounds=(0.0, None))
         if self.fit is False:
             target = reference_positions(system, self.reference, self.select, atoms)
-            return Prepared(partial(_carried, system.assembled(atoms), Fit.none(), shares, target), "Angstrom",
-                            bounds=(0.0, None), compiled=True)
+            return Measurement(partial(_carried, system.assembled(atoms), Fit.none(), shares, target), length, uses_blas=False)
         fitted = atoms if self.fit is None else system.select(self.fit)
         check_fit(fitted, self.fit or self.select, 2)
         if np.array_equal(fitted, atoms):
             onto = Fit.onto(reference_positions(system, self.reference, self.select, atoms), shares)
-            return Prepared(partial(_deviation, system.assembled(atoms), onto), "Angstrom", bounds=(0.0, None),
-                            compiled=True)
+            return Measurement(partial(_deviation, system.assembled(atoms), onto), length, uses_blas=False)
         target = reference_positions(system, self.reference, self.select, atoms)
         onto = Fit.onto(reference_positions(system, self.reference, self.fit or "", fitted),
                         shares_by(system, fitted, self.weights))
-        return Prepared(partial(_carried, system.assembled(np.concatenate([fitted, atoms])), onto, shares, target), "Angstrom",
-                        bounds=(0.0, None), compiled=True)
+        return Measurement(partial(_carried, system.assembled(np.concatenate([fitted, atoms])), onto, shares, target), length,
+                           uses_blas=False)
 
 
 def check_fit(fitted: np.ndarray, select: str, least: int) -> None:

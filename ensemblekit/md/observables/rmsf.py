@@ -10,18 +10,21 @@ from typing import Any, Literal
 import numpy as np
 
 from ensemblekit.averaging.blocking import FEWEST, blocking
-from ensemblekit.averaging.estimate import Estimate
+from ensemblekit.averaging.estimate import Coords, Estimate
 from ensemblekit.averaging.moments import Moments, MomentsResult
+from ensemblekit.averaging.reducer import Reducer
+from ensemblekit.averaging.run_states import RunStates
 from ensemblekit.averaging.second import kept_together, share_kept, stretches
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.md.holes import MEND
-from ensemblekit.md.observables.base import Coords, Kept, Prepared, SameAtoms
+from ensemblekit.md.observables.base import Measurement, OfStates, Reading, SameAtoms
 from ensemblekit.md.observables.groups import reference_positions, residues_of, shares_by
 from ensemblekit.md.observables.rmsd import check_fit
 from ensemblekit.md.superpose import Fit, MeanStructure, mean_structure, split
 from ensemblekit.md.system import Gather, System
 from ensemblekit.source import Block
 
+MOMENTS = "moments"
 B_FACTOR = 8 * math.pi**2 / 3
 """B = 8 π² <Δr²> / 3, isotropic (Willis & Pryor 1975)."""
 
@@ -51,7 +54,7 @@ class RMSF(SameAtoms):
     level: Literal["atom", "residue"] = "atom"
     """"residue": the root of the mean of its selected atoms' mean squares, weighted by mass where known."""
 
-    def prepare(self, system: System) -> Prepared:
+    def prepare(self, system: System) -> Measurement:
         if self.level not in ("atom", "residue"):
             raise InputError(f'level is "atom" or "residue"; got {self.level!r}')
         if self.rounds is not None and (isinstance(self.rounds, bool) or not isinstance(self.rounds, int) or self.rounds < 1):
@@ -67,13 +70,16 @@ class RMSF(SameAtoms):
             system.note_guessed(atoms)
             groups = (which, mass)
         coords: Coords = {"residue": (resids if groups else resids[which], "")}
-        return Prepared(partial(moved_atoms, gather, found.fit, same, found.mean), "Angstrom", dict(coords),
-                        reducers=(Moments(),), finish=partial(_finished, groups, self.corrected, n_runs(system), coords),
-                        bounds={"": (0.0, None), "bfactor": (0.0, None)}, spread=True, premade="the mean structure")
+        statistics: dict[str, Reducer] = {MOMENTS: Moments()}
+        settings = (groups, self.corrected, n_runs(system))
+        return Measurement(partial(moved_atoms, gather, found.fit, same, found.mean), {
+            "": OfStates(partial(fluctuation, "rmsf", *settings), statistics, "Angstrom", coords, (0.0, None), spread=True),
+            "bfactor": OfStates(partial(fluctuation, "bfactor", *settings), statistics, "Angstrom2", coords, (0.0, None),
+                                spread=True)}, note="the mean structure")
 
 
 def fitted_mean(system: System, atoms: np.ndarray, select: str, fit: str | Literal[False] | None, weights: str | None,
-                reference: Any, rounds: int | None, why: str) -> tuple[Gather, MeanStructure, bool]:
+                reference: object, rounds: int | None, why: str) -> tuple[Gather, MeanStructure, bool]:
     """The mean structure of atoms for a superposition; what gathers the fitted atoms and then them; whether they are one."""
     if fit is False:
         fitted, start, shares, same = np.zeros(0, np.int64), np.zeros((0, 3)), None, False
@@ -115,8 +121,10 @@ def several(system: System) -> bool:
 Groups = tuple[np.ndarray, np.ndarray] | None
 
 
-def _finished(groups: Groups, corrected: bool, runs: int, coords: Coords, kept: Kept) -> dict[str, Estimate]:
-    share, variance = _share_kept(kept, runs)
+def fluctuation(kind: Literal["rmsf", "bfactor"], groups: Groups, corrected: bool, runs: int, reading: Reading) -> Estimate:
+    """The root mean square fluctuation of atoms (or of `groups` of them), or their B-factors, of one run of `runs`."""
+    run = reading.run
+    share, variance = _share_kept(run, runs)
     independent = stretches(kept_together(share, variance))
     if groups is not None:
         which, mass = groups
@@ -124,21 +132,22 @@ def _finished(groups: Groups, corrected: bool, runs: int, coords: Coords, kept: 
         with np.errstate(invalid="ignore", divide="ignore"):
             independent = np.bincount(which, moved) / np.bincount(which, moved / independent)
     divisor = share if corrected else np.ones_like(share)
-    return {"": kept.estimate(partial(_root, groups, divisor, runs > 1), "Angstrom", coords, independent, 2),
-            "bfactor": kept.estimate(partial(_b_factor, groups, divisor, runs > 1), "Angstrom2", coords, independent)}
+    function, degree = (_root, 2) if kind == "rmsf" else (_b_factor, 1)
+    return run.estimate(MOMENTS, partial(function, groups, divisor, runs > 1), confidence=reading.confidence,
+                        independent=independent, degree=degree)
 
 
-def _share_kept(kept: Kept, runs: int) -> tuple[np.ndarray, np.ndarray]:
+def _share_kept(run: RunStates, runs: int) -> tuple[np.ndarray, np.ndarray]:
     """Of the variance of each coordinate (atoms, 3) about the mean of all runs, 1 where it is too short to tell; and that."""
-    parts = [state.result() for _, (state, *_) in kept.states if state.weight > 0]      # type: ignore[attr-defined]
-    moments: MomentsResult = kept.merged()[0]
+    parts = [state.result() for (state,) in run.reducers(MOMENTS) if isinstance(state, Moments) and state.weight > 0]
+    moments: MomentsResult = run.results(MOMENTS)[0]
     if len(parts) < FEWEST:
         return np.ones(moments.mean.shape), np.zeros(moments.mean.shape)
     weights = np.array([part.sum_weights for part in parts])
     stderr = blocking(np.array([part.mean for part in parts]), weights).chosen().stderr
     with np.errstate(invalid="ignore", divide="ignore"):
         n_eff = np.where(stderr > 0, runs * moments.variance / stderr**2, np.nan)
-    return share_kept(n_eff, runs * kept.n), moments.variance
+    return share_kept(n_eff, runs * run.n), moments.variance
 
 
 def _mean_square(groups: Groups, divisor: np.ndarray, common: bool, moments: MomentsResult) -> np.ndarray:

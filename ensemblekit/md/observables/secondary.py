@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from ensemblekit.errors import InputError, MissingExtraError
-from ensemblekit.md.observables.base import Derived, Prepared, SameAtoms
+from ensemblekit.md.observables.base import Mean, Measurement, OfMean, SameAtoms
 from ensemblekit.md.system import Gather, System
 from ensemblekit.md.topology import mdanalysis
 from ensemblekit.source import Block
@@ -29,12 +29,12 @@ class SecondaryStructure(SameAtoms):
 
     select: str = "protein"
 
-    def prepare(self, system: System) -> Prepared:
+    def prepare(self, system: System) -> Measurement:
         gather, donors, resids = _backbone(system, self.select)
         state = {"state": (STATES, "")}
-        further = {"content": Derived(_content, "", state, bounds=(0.0, 1.0), series=_contents)}
-        return Prepared(partial(_assigned, gather, donors), "", {"residue": (resids, ""), **state}, further=further,
-                        bounds=(0.0, 1.0))
+        return Measurement(partial(_assigned, gather, donors), {
+            "": Mean("", {"residue": (resids, ""), **state}, (0.0, 1.0)),
+            "content": OfMean(_content, "", state, _contents, (0.0, 1.0))})
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class HelixContent(SameAtoms):
     state: str = "helix"
     """"helix", "strand" or "loop"."""
 
-    def prepare(self, system: System) -> Prepared:
+    def prepare(self, system: System) -> Measurement:
         if self.state not in STATES:
             raise InputError(f'state is "helix", "strand" or "loop"; got {self.state!r}')
         gather, donors, _ = _backbone(system, self.select)
-        return Prepared(partial(_share, gather, donors, int(np.flatnonzero(self.state == STATES)[0])), "",
-                        bounds=(0.0, 1.0))
+        return Measurement(partial(_share, gather, donors, int(np.flatnonzero(self.state == STATES)[0])),
+                           Mean(bounds=(0.0, 1.0)))
 
 
 def _backbone(system: System, select: str) -> tuple[Gather, np.ndarray, np.ndarray]:

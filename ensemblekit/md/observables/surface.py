@@ -11,7 +11,7 @@ import numpy as np
 
 from ensemblekit.errors import InputError, MissingExtraError
 from ensemblekit.md.elements import elements_of
-from ensemblekit.md.observables.base import Prepared
+from ensemblekit.md.observables.base import Mean, Measurement
 from ensemblekit.md.observables.groups import residues_of
 from ensemblekit.md.system import Gather, System
 from ensemblekit.md.updating import Updating, updating_selection
@@ -40,7 +40,7 @@ class SASA:
     radii: Any = None
     """In angstrom, instead of those of elements: by name, {"BB": 2.6}, or one an atom."""
 
-    def prepare(self, system: System) -> Prepared:
+    def prepare(self, system: System) -> Measurement:
         if self.level not in ("total", "residue", "atom"):
             raise InputError(f'level is "total", "residue" or "atom"; got {self.level!r}')
         if not (np.isfinite(self.probe) and self.probe >= 0) or self.n_points < 1:
@@ -52,15 +52,15 @@ class SASA:
             everyone = np.arange(len(system.topology))
             selection = updating_selection(system, self.select)
             symbols, radii = _kinds(system, everyone, self)
-            return Prepared(partial(_varying_area, selection, system.topology.names, symbols, radii, self.probe / 10,
-                                    int(self.n_points)), "Angstrom2", bounds=(0.0, None))
+            return Measurement(partial(_varying_area, selection, system.topology.names, symbols, radii, self.probe / 10,
+                                       int(self.n_points)), Mean("Angstrom2", bounds=(0.0, None)))
         atoms = system.select(self.select)
         which, resids = residues_of(system, atoms)
         symbols, radii = _kinds(system, atoms, self)
         topology, residue = _mdtraj_topology(atoms, system.topology.names[atoms], symbols, which, resids)
         coords = {"total": {}, "residue": {"residue": (resids, "")}, "atom": {"atom": (atoms, "")}}[self.level]
-        return Prepared(partial(_area, system.assembled(atoms), topology, self.level, residue, radii, self.probe / 10,
-                                int(self.n_points)), "Angstrom2", coords, bounds=(0.0, None))
+        return Measurement(partial(_area, system.assembled(atoms), topology, self.level, residue, radii, self.probe / 10,
+                                   int(self.n_points)), Mean("Angstrom2", coords, (0.0, None)))
 
 
 def _kinds(system: System, atoms: np.ndarray, settings: SASA) -> tuple[list[str], Mapping[str, float] | None]:
@@ -105,7 +105,7 @@ def _said(what: Any, names: list[str], word: str, atoms: np.ndarray, other: Sequ
         missing = sorted({name for name in names if name not in what})
         if other is None and missing:
             raise InputError(f"{word}= has nothing for the names {', '.join(missing[:8])}")
-        return [what[name] if name in what else other[k] for k, name in enumerate(names)]    # type: ignore[index]
+        return [what[name] if other is None or name in what else other[k] for k, name in enumerate(names)]
     values = list(what) if not isinstance(what, str) else []
     if len(values) != len(atoms):
         raise InputError(f"{word}= is a mapping of atom names, or one value for each of the {len(atoms)} atoms; got "

@@ -6,10 +6,12 @@ import logging
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from ensemblekit.averaging.run import Progress
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array
@@ -18,12 +20,13 @@ from ensemblekit.rom.decompose.covariance import Covariance
 from ensemblekit.rom.decompose.gaps import GapsError, gappy, gaps_in_words, without_constant_gaps
 from ensemblekit.rom.decompose.gram import Gram
 from ensemblekit.rom.decompose.incremental import Incremental
-from ensemblekit.rom.decompose.plan import Budget, Candidates, Plan, plan_by_name, workers_of
-from ensemblekit.rom.decompose.problem import Problem, problem_of, warn_of_wide
+from ensemblekit.rom.decompose.planning import Budget, Candidates, Plan, plan_by_name, workers_of
+from ensemblekit.rom.decompose.problem import Center, Problem, Scale, Snapshots, problem_of, warn_of_wide
 from ensemblekit.rom.decompose.randomized import Randomized
 from ensemblekit.rom.decompose.reading import in_memory
 from ensemblekit.rom.decompose.task import FloorReached, NotFinite, Reads, Route, Task
 from ensemblekit.rom.decompose.tsqr import Tsqr
+from ensemblekit.rom.product import GivenProduct
 from ensemblekit.rom.rank import Rule, as_bytes
 from ensemblekit.source import SnapshotSource, as_source
 from ensemblekit.source_clock import uneven_steps
@@ -35,11 +38,12 @@ ROUTES: dict[str, Route] = {route.name: route for route in (Gram(), Covariance()
 """All routes by name; of those that fit, the first exact one is preferred."""
 
 
-def pod(source: Any, rank: Any = None, *, energy: float | None = None, tolerance: float | None = None,
-        absolute_tolerance: float | None = None, snapshot_axis: int | None = None, inner_product: Any = "auto",
-        scale: Any = None, center: Any = "mean", method: str = "auto", memory_limit: Any = "2GiB",
+def pod(source: Snapshots, rank: int | str | None = None, *, energy: float | None = None, tolerance: float | None = None,
+        absolute_tolerance: float | None = None, snapshot_axis: int | None = None, inner_product: GivenProduct = "auto",
+        scale: Scale = None, center: Center = "mean", method: str = "auto", memory_limit: float | str = "2GiB",
         engine: Engine | None = None, missing: Literal["raise", "gappy"] = "raise", oversampling: int = 10,
-        power: int | None = None, seed: int = 0, progress: Any = False, weights: Any = None, log_weights: Any = None) -> Basis:
+        power: int | None = None, seed: int = 0, progress: Progress = False,
+        weights: ArrayLike | None = None, log_weights: ArrayLike | None = None) -> Basis:
     """The modes that carry most of the snapshots' energy, with the error that is left.
 
     Arguments:
@@ -88,9 +92,9 @@ def pod(source: Any, rank: Any = None, *, energy: float | None = None, tolerance
     return _with_notes(basis, problem, rule)
 
 
-def plan(source: Any, rank: Any = None, *, energy: float | None = None, tolerance: float | None = None,
-         absolute_tolerance: float | None = None, snapshot_axis: int | None = None, inner_product: Any = "auto",
-         scale: Any = None, center: Any = "mean", method: str = "auto", memory_limit: Any = "2GiB",
+def plan(source: Snapshots, rank: int | str | None = None, *, energy: float | None = None, tolerance: float | None = None,
+         absolute_tolerance: float | None = None, snapshot_axis: int | None = None, inner_product: GivenProduct = "auto",
+         scale: Scale = None, center: Center = "mean", method: str = "auto", memory_limit: float | str = "2GiB",
          engine: Engine | None = None, oversampling: int = 10, power: int | None = None) -> Plan:
     """What :func:`pod` with the same arguments will do: route, passes, bytes, memory and the reason. Nothing is read.
 
@@ -152,8 +156,8 @@ def _plan_if_fits(task: Task, name: str) -> Plan | None:
     return candidates.cost(name) if candidates.fits(name) else None
 
 
-def _problem(source: Any, snapshot_axis: int | None, inner_product: Any, scale: Any, center: Any, weights: Any,
-             log_weights: Any) -> Problem:
+def _problem(source: Snapshots, snapshot_axis: int | None, inner_product: GivenProduct, scale: Scale, center: Center,
+             weights: ArrayLike | None, log_weights: ArrayLike | None) -> Problem:
     """What is to be decomposed, with weights that were given beside it; warns of steps of time that differ."""
     if weights is not None or log_weights is not None:
         source, snapshot_axis = _weighted(source, snapshot_axis, weights, log_weights), None
@@ -164,7 +168,8 @@ def _problem(source: Any, snapshot_axis: int | None, inner_product: Any, scale: 
     return problem
 
 
-def _weighted(source: Any, snapshot_axis: int | None, weights: Any, log_weights: Any) -> SnapshotSource:
+def _weighted(source: Snapshots, snapshot_axis: int | None, weights: ArrayLike | None,
+              log_weights: ArrayLike | None) -> SnapshotSource:
     """The snapshots of one run with these weights."""
     if snapshot_axis and not isinstance(source, SnapshotSource | Mapping):
         source = np.moveaxis(as_array(source, "snapshots", named_axes=True), snapshot_axis, 0)

@@ -22,7 +22,7 @@ from ensemblekit.rom.decompose.decomposition import (
     to_basis,
 )
 from ensemblekit.rom.decompose.gram import FLOOR, common_power
-from ensemblekit.rom.decompose.plan import TILE, Budget, Plan, Workload, held, refusal_of_streams
+from ensemblekit.rom.decompose.planning import TILE, Budget, Plan, Workload, held, refusal_of_streams
 from ensemblekit.rom.decompose.problem import FieldProblem, Problem, first_snapshot, sum_of_weights
 from ensemblekit.rom.decompose.scales import scaled, volume_of
 from ensemblekit.rom.decompose.task import NotFinite, Task, in_range

@@ -24,7 +24,7 @@ from ensemblekit.rom.decompose.decomposition import (
     to_basis,
 )
 from ensemblekit.rom.decompose.mass import gram_with_mass
-from ensemblekit.rom.decompose.plan import TILE, Budget, Plan, Workload, held, loadable, refusal_of_rows, refusal_of_streams
+from ensemblekit.rom.decompose.planning import TILE, Budget, Plan, Workload, held, loadable, refusal_of_rows, refusal_of_streams
 from ensemblekit.rom.decompose.problem import FieldProblem, Problem
 from ensemblekit.rom.decompose.scales import with_scales
 from ensemblekit.rom.decompose.slabs import RowTransform, Tile, TileColumns, TileSums
@@ -135,7 +135,9 @@ def _first_read(task: Task, matrix: SnapshotMatrix) -> FirstRead:
         means.append(np.concatenate([c["mean"] for c in columns]))
         energies.append(products.diagonal().real.copy() if part.sparse else sums["energy"])
         matrices.append(products)
-    problem = with_scales(task, replace(task.problem, parts=tuple(parts)), energies, means)
+    problem = replace(task.problem, parts=tuple(parts))
+    if problem.scaling is not None:
+        problem = with_scales(task, problem, energies, means)
     scales = [part.scale / old.scale for part, old in zip(problem.parts, task.problem.parts, strict=True)]
     power = common_power([float((e * problem.roots**2).sum()) for e in energies], problem.parts, scales)
     scales = [ldexp(s, power - part.whole_power) for s, part in zip(scales, parts, strict=True)]

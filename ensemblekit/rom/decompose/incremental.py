@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from ensemblekit.rom.basis import Basis
-from ensemblekit.rom.decompose.plan import MOST_STEPS, Budget, Plan, Workload, held
+from ensemblekit.rom.decompose.planning import MOST_STEPS, Budget, Plan, Workload, held
 from ensemblekit.rom.decompose.problem import Problem
 from ensemblekit.rom.decompose.reading import rows_of
 from ensemblekit.rom.decompose.refine import refine

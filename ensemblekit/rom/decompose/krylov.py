@@ -13,7 +13,7 @@ import numpy as np
 from ensemblekit.engine import one_blas_thread
 from ensemblekit.errors import InputError
 from ensemblekit.rom.decompose.decomposition import Decomposition, check_fluctuation, errors_of_fields, shares_of_fields
-from ensemblekit.rom.decompose.plan import MOST_STEPS, RUN, TILE, Budget, Plan, Workload, held, loadable, page_cache
+from ensemblekit.rom.decompose.planning import MOST_STEPS, RUN, TILE, Budget, Plan, Workload, held, loadable, page_cache
 from ensemblekit.rom.decompose.problem import Problem
 from ensemblekit.rom.decompose.ritz import (
     First,
@@ -200,9 +200,8 @@ def _decomposition(space: KrylovSpace, found: Ritz) -> Decomposition:
     space.krylov_blocks.clear()
     known = np.sqrt(found.values[found.values > (floor * sigma[0]) ** 2])
     spectrum = np.concatenate([sigma, known[k:]]) if len(known) > k else sigma
-    return Decomposition(spectrum, False, coefficients, modes, space.means, total, left, energy, errors, floor,
-                         "randomized", sigma, np.clip(residual, 0, None),
-                         [part.scale for part in problem.parts], problem.power)
+    return Decomposition(spectrum, False, coefficients, modes, space.means, total, left, energy, errors, floor, "randomized",
+                         sigma, np.clip(residual, 0, None), [part.scale for part in problem.parts], problem.power)
 
 
 def _chosen(rule: Rule, squared: np.ndarray, total: float, n: int, size: int) -> int:

@@ -8,22 +8,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from numbers import Real
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError, UnknownFieldError
 from ensemblekit.intake import as_array
 from ensemblekit.rom.decompose.units import OutOfRange, Unit
 from ensemblekit.rom.mesh import mesh_of
-from ensemblekit.rom.product import element_weights, is_sparse, without_missing
+from ensemblekit.rom.product import GivenProduct, SparseMatrix, element_weights, is_sparse, without_missing
 from ensemblekit.rom.readers.reader import bookkeeping
 from ensemblekit.scaling import ldexp, power_of_two
 from ensemblekit.source import ArraySource, Field, ReplicaSet, SnapshotSource, StackedSource, as_source
 from ensemblekit.source_views import in_ordinary_weights
 
 TINY = float(np.finfo(np.float64).tiny)
-Centre = str | np.ndarray | Mapping[str, Any]
+Snapshots: TypeAlias = SnapshotSource | ArrayLike | Mapping[str, SnapshotSource | ArrayLike]
+"""What is decomposed: a source, an array with snapshots along axis 0, or a mapping of field to these."""
+Scale: TypeAlias = str | Mapping[str, float] | None
+""" "std", "max", "none" or a mapping of field to number."""
+Center: TypeAlias = str | ArrayLike | Mapping[str, ArrayLike]
+""" "mean", "first", "none", or a field (a mapping of field to one) that is subtracted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +188,7 @@ class Problem:
         return self.roots / math.sqrt(float((self.roots**2).sum())) if self.center == "mean" else None
 
 
-def problem_of(x: Any, snapshot_axis: int | None, inner_product: Any, scale: Any, center: Any) -> Problem:
+def problem_of(x: Snapshots, snapshot_axis: int | None, inner_product: GivenProduct, scale: Scale, center: Center) -> Problem:
     """Check what came and put it into one form; nothing is read yet but a first snapshot where it is the centre."""
     sources = {name: (in_ordinary_weights(source), key) for name, (source, key) in _sources(x, snapshot_axis).items()}
     first = next(iter(sources.values()))[0]
@@ -228,7 +234,7 @@ def problem_of(x: Any, snapshot_axis: int | None, inner_product: Any, scale: Any
                    scales if isinstance(scales, str) else None, notes)
 
 
-def _sources(x: Any, snapshot_axis: int | None) -> dict[str, tuple[SnapshotSource, str]]:
+def _sources(x: Snapshots, snapshot_axis: int | None) -> dict[str, tuple[SnapshotSource, str]]:
     """Name -> (source, its name there)."""
     if isinstance(x, SnapshotSource) and not isinstance(x, Mapping):
         if snapshot_axis not in (None, 0):
@@ -252,7 +258,7 @@ def _sources(x: Any, snapshot_axis: int | None) -> dict[str, tuple[SnapshotSourc
     return {"values": (as_source(_turned(x, snapshot_axis)), "values")}
 
 
-def warn_of_wide(x: Any, axis: int | None) -> None:
+def warn_of_wide(x: object, axis: int | None) -> None:
     """Warn of a bare matrix that looks as if its snapshots were columns."""
     shape: tuple[int, ...] = tuple(getattr(x, "shape", ()))
     if axis is None and not isinstance(x, SnapshotSource) and len(shape) == 2 and shape[0] > shape[1]:
@@ -261,7 +267,7 @@ def warn_of_wide(x: Any, axis: int | None) -> None:
                       "silences this", UserWarning, stacklevel=3)
 
 
-def _turned(x: Any, axis: int | None) -> Any:
+def _turned(x: object, axis: int | None) -> Any:
     values = as_array(x, "snapshots", tensors=True, named_axes=axis is not None)
     if values.ndim == 1 and axis is None:
         raise InputError(f"an array of shape {tuple(values.shape)} is one number a snapshot, or one snapshot: pass x[:, None] "
@@ -279,7 +285,7 @@ def _turned(x: Any, axis: int | None) -> Any:
     return np.moveaxis(as_array(values, "snapshots"), axis, 0)
 
 
-def times_of(source: Any) -> np.ndarray | None:
+def times_of(source: SnapshotSource) -> np.ndarray | None:
     """Times of the snapshots where the source has them at hand."""
     if isinstance(source, StackedSource):
         parts = [times_of(run) for run in source.runs] if source.joined else [None]
@@ -292,7 +298,7 @@ def times_of(source: Any) -> np.ndarray | None:
     return None if len(times) and np.isnan(times).all() else times
 
 
-def _weights(source: Any, n: int | None) -> np.ndarray | None:
+def _weights(source: SnapshotSource, n: int | None) -> np.ndarray | None:
     if isinstance(source, StackedSource):
         parts = [_weights(run, None) for run in source.runs]
         if all(part is None for part in parts):
@@ -319,7 +325,7 @@ def sum_of_weights(source: SnapshotSource) -> float:
     return float(weights.sum())
 
 
-def _mesh(source: Any) -> Any:
+def _mesh(source: SnapshotSource) -> Any:
     if isinstance(source, StackedSource):
         return _mesh(source.runs[0])
     mesh = mesh_of(source)          # of a store, a stored field, files
@@ -329,7 +335,7 @@ def _mesh(source: Any) -> Any:
 
 
 def products_of(sources: Mapping[str, tuple[SnapshotSource, str]],
-              given: Any) -> tuple[dict[str, Any], dict[str, np.ndarray | None], tuple[str, ...]]:
+              given: GivenProduct) -> tuple[dict[str, Any], dict[str, np.ndarray | None], tuple[str, ...]]:
     """The inner product of each field, a mask where the mesh gives some cells no volume, and what was chosen, in words."""
     masks: dict[str, np.ndarray | None] = dict.fromkeys(sources)
     if isinstance(given, str):
@@ -367,7 +373,7 @@ def products_of(sources: Mapping[str, tuple[SnapshotSource, str]],
     return dict.fromkeys(sources, _as_product(given)), masks, ()
 
 
-def _as_product(product: Any) -> Any:
+def _as_product(product: ArrayLike | SparseMatrix | None) -> Any:
     if product is None:
         return None
     if is_sparse(product):
@@ -380,7 +386,7 @@ def _as_product(product: Any) -> Any:
         raise InputError(f'inner_product is "auto", None, weights or a sparse mass matrix; got {product!r}') from error
 
 
-def _check_sparse(matrix: Any, field: Field) -> None:
+def _check_sparse(matrix: SparseMatrix, field: Field) -> None:
     rows, columns = matrix.shape
     if rows != columns or rows == 0 or field.size % rows or (rows != field.size and rows != field.shape[0]):
         raise InputError(f"a mass matrix is square, one row for each of the field's {field.size} numbers (or for each of its "
@@ -392,7 +398,7 @@ def _check_sparse(matrix: Any, field: Field) -> None:
         raise InputError("a mass matrix is symmetric")
 
 
-def _scales(scale: Any, names: list[str]) -> dict[str, float] | str | None:
+def _scales(scale: Scale, names: list[str]) -> dict[str, float] | str | None:
     """Given scales, or how they are to be found, or None."""
     if scale is None:
         return "std" if len(names) > 1 else None
@@ -412,7 +418,7 @@ def _scales(scale: Any, names: list[str]) -> dict[str, float] | str | None:
     return {name: float(x) for name, x in scale.items()}
 
 
-def _shift(center: Any, word: str, name: str, source: SnapshotSource, key: str, count: int) -> np.ndarray | None:
+def _shift(center: Center, word: str, name: str, source: SnapshotSource, key: str, count: int) -> np.ndarray | None:
     field = source.fields[key]
     if word == "mean":
         return None

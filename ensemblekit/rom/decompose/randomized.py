@@ -9,7 +9,7 @@ import numpy as np
 from ensemblekit.rom.basis import Basis
 from ensemblekit.rom.decompose.decomposition import to_basis
 from ensemblekit.rom.decompose.krylov import block_krylov, cost_in_space
-from ensemblekit.rom.decompose.plan import Budget, Plan, loadable, refusal_of_streams
+from ensemblekit.rom.decompose.planning import Budget, Plan, loadable, refusal_of_streams
 from ensemblekit.rom.decompose.problem import Problem
 from ensemblekit.rom.decompose.subspace import cost_in_time, subspace_iteration
 from ensemblekit.rom.decompose.task import FloorReached, Task

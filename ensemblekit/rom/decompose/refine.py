@@ -152,7 +152,7 @@ def _added(shared: tuple[Step, np.ndarray, np.ndarray], cut: Cut) -> None:
     rotated[:, cut.joined] += weighted @ step.values(cut)
 
 
-def _nearer(rotated: Any, sigma: np.ndarray, turn: np.ndarray, q: np.ndarray, k: int,
+def _nearer(rotated: np.ndarray, sigma: np.ndarray, turn: np.ndarray, q: np.ndarray, k: int,
             engine: Engine) -> tuple[np.ndarray, float]:
     """(directions after the step, sine of the largest angle between the first k of them and those before)."""
     usable = int(np.count_nonzero(sigma > 1e-7 * sigma[0]))

@@ -11,7 +11,7 @@ import numpy as np
 
 from ensemblekit.rom.decompose.problem import FieldProblem, Problem
 from ensemblekit.rom.decompose.reading import rows_of
-from ensemblekit.rom.decompose.slabs import RowTransform
+from ensemblekit.rom.decompose.slabs import RowTransform, Tile
 from ensemblekit.rom.decompose.task import Task, in_range
 from ensemblekit.rom.product import applied
 from ensemblekit.scaling import ldexp, power_of_two
@@ -64,7 +64,7 @@ class LargestWork:
 
     transform: RowTransform
 
-    def __call__(self, tile: Any) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    def __call__(self, tile: Tile) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         energy, largest = np.zeros(len(tile)), 0.0
         for slab in self.transform.slabs(tile, energy):
             values = np.abs(slab.values).max(0)

@@ -110,12 +110,14 @@ class StreamSettings:
 
     def without_weightless(self, first: Mapping[str, np.ndarray], fields: Fields) -> StreamSettings:
         """The same without the numbers of weight 0 or NaN, where they are missing in the first snapshot."""
-        products: dict[str, InnerProduct] = {}
+        products: dict[str, InnerProduct] = dict.fromkeys(fields)
         masks = dict(self.masks)
         for name, field in fields.items():
             product = self.product_of(name)
             missing = np.isnan(first[name]).ravel() if field.dtype.kind in "fc" else np.zeros(field.size, bool)
-            products[name], counts = (None, None) if product is None else without_missing(product, field.shape, missing)
+            if product is None or is_sparse(product):
+                continue
+            products[name], counts = without_missing(product, field.shape, missing)
             if counts is not None:
                 masks[name] = masks.get(name, True) & counts
         if len(masks) > len(self.masks) or any(masks[name] is not self.masks[name] for name in masks):

@@ -45,7 +45,7 @@ class IncrementalPOD:
     Arguments:
         path: of the state; None keeps it in memory only. Where the file exists its state is taken up, if it was made with
             the settings and weights given here.
-        rank: how many modes; or `energy` or `tolerance` as in :func:`ensemblekit.rom.decompose` (the number kept then follows
+        rank: how many modes; or `energy` or `tolerance` as in :func:`ensemblekit.rom.pod` (the number kept then follows
             the data, up to what `memory_limit` allows).
         inner_product: None, or weights of shape (n_cells,) or of the item; a mapping of field to these.
         center: "mean", "first", "none" or a field.

@@ -21,7 +21,7 @@ from ensemblekit.engine import one_blas_thread
 from ensemblekit.rom.decompose.decomposition import Decomposition, check_fluctuation, errors_of_fields, shares_of_fields
 from ensemblekit.rom.decompose.gram import orthonormalised
 from ensemblekit.rom.decompose.krylov import GAIN_TOLERANCE
-from ensemblekit.rom.decompose.plan import CACHEFUL, MOST_STEPS, Budget, Plan, Workload, held
+from ensemblekit.rom.decompose.planning import CACHEFUL, MOST_STEPS, Budget, Plan, Workload, held
 from ensemblekit.rom.decompose.problem import Problem, snapshot_at
 from ensemblekit.rom.decompose.ritz import PROBES, adjoint, below_floor, block_width, floor_of, gain_of, probes_in
 from ensemblekit.rom.decompose.scales import scaled
@@ -106,7 +106,7 @@ class SubspaceReducer:
     def empty(self) -> Self:
         return type(self)(self.step)
 
-    def update(self, values: Any, start: int, weights: Array | None = None) -> None:
+    def update(self, values: SnapshotRows, start: int, weights: Array | None = None) -> None:
         if not len(values):
             return
         if self.sums is None:

@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ensemblekit.averaging.run import reduce
 from ensemblekit.engine import Engine, Serial, Threads
 from ensemblekit.errors import InputError
 from ensemblekit.rom.basis import Basis
-from ensemblekit.rom.decompose.plan import Plan, Plannable
+from ensemblekit.rom.decompose.planning import Plan, Plannable
 from ensemblekit.rom.decompose.problem import FieldProblem, Problem
 from ensemblekit.rom.decompose.slabs import Combine, RowTransform, TakeTile, TileColumns, TileReducer, TileSums, TileWork, added
 from ensemblekit.rom.decompose.units import OutOfRange
@@ -86,7 +87,7 @@ class Task:
             return reduce(part.source, {"tiles": (TakeTile(part.key), TileReducer(work, combine))}, fields=[part.key],
                           cut="space", limit=self.plan.limit, engine=self.engine, progress=self.progress)["tiles"]
 
-    def transform(self, part: FieldProblem, dtype: Any, shift: np.ndarray | None = None) -> RowTransform:
+    def transform(self, part: FieldProblem, dtype: DTypeLike, shift: np.ndarray | None = None) -> RowTransform:
         n = self.problem.n or 0
         share = np.full(n, 1 / n) if self.problem.weights is None else self.problem.weights / n
         return RowTransform(np.dtype(dtype), share, part.factors, part.shift if shift is None else shift, self.plan.width,

@@ -11,7 +11,7 @@ from ensemblekit.errors import InputError
 from ensemblekit.rom.basis import Basis
 from ensemblekit.rom.decompose.decomposition import FieldShare, to_basis
 from ensemblekit.rom.decompose.gram import FirstRead, TimeVectors, cost_of_snapshots, method_of_snapshots
-from ensemblekit.rom.decompose.plan import Budget, Plan, refusal_of_rows, refusal_of_streams
+from ensemblekit.rom.decompose.planning import Budget, Plan, refusal_of_rows, refusal_of_streams
 from ensemblekit.rom.decompose.problem import FieldProblem, Problem
 from ensemblekit.rom.decompose.slabs import RowTransform, Tile, TileColumns, TileSums
 from ensemblekit.rom.decompose.task import Task

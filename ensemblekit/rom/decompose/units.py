@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+
+from numpy.typing import ArrayLike
 
 from ensemblekit.averaging.reducer import Restart
 from ensemblekit.intake import as_array
@@ -60,11 +61,11 @@ class Unit:
 ORDINARY = Unit()
 
 
-def magnitude(values: Any) -> float:
+def magnitude(values: ArrayLike) -> float:
     """The largest magnitude, of the real and the imaginary parts; NaN where there is any."""
-    values = as_array(values, "values", named_axes=True)
-    if not values.size:
+    numbers = as_array(values, "values", named_axes=True)
+    if not numbers.size:
         return 0.0
-    if values.dtype.kind == "c":
-        return max(magnitude(values.real), magnitude(values.imag))
-    return float(max(values.max(), -values.min()))
+    if numbers.dtype.kind == "c":
+        return max(magnitude(numbers.real), magnitude(numbers.imag))
+    return float(max(numbers.max(), -numbers.min()))

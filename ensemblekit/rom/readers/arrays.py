@@ -8,7 +8,7 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib.format import open_memmap, read_array_header_1_0, read_array_header_2_0, read_magic
@@ -43,7 +43,7 @@ def load_npy(axis: int | None, path: str, name: str) -> np.ndarray:
     return along(0, values[None], path) if axis is None else along(axis, values, path)
 
 
-def along(axis: int, values: Any, path: str) -> Any:
+def along(axis: int, values: np.ndarray, path: str) -> Any:
     """The array with its snapshots along axis 0."""
     if not values.ndim or not -values.ndim <= axis < values.ndim:
         raise InputError(f"{path}: snapshot_axis={axis} of an array of shape {values.shape}")
@@ -79,7 +79,7 @@ def _members(file: zipfile.ZipFile, path: str) -> Iterator[zipfile.ZipInfo]:
         yield member
 
 
-def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, whether columns follow each other, and type of an array whose .npy begins here."""
     version = read_magic(file)
     shape, by_columns, dtype = (read_array_header_1_0 if version == (1, 0) else read_array_header_2_0)(file)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from ensemblekit.errors import SnapshotFileError
+from ensemblekit.rom.readers.reader import Reader
 
 SECONDS = {"fs": 1e-15, "ps": 1e-12, "ns": 1e-9, "us": 1e-6, "microseconds": 1e-6, "ms": 1e-3, "milliseconds": 1e-3,
            "s": 1.0, "sec": 1.0, "second": 1.0, "min": 60.0, "minute": 60.0, "h": 3600.0, "hr": 3600.0,
@@ -61,7 +61,7 @@ def _days(year: int, month: int, day: int, calendar: str) -> int | None:
     return int(np.datetime64(f"{year:04d}-{month:02d}-{day:02d}").astype("M8[D]").astype(int)) if 0 <= year <= 9999 else None
 
 
-def on_one_clock(readers: Sequence[Any]) -> list[np.ndarray | None]:
+def on_one_clock(readers: Sequence[Reader]) -> list[np.ndarray | None]:
     """Times of each reader in the unit of the first and counted from its instant.
 
     Raises SnapshotFileError, naming the file, where its unit or instant cannot be put on the clock of the first.
@@ -81,13 +81,14 @@ def on_one_clock(readers: Sequence[Any]) -> list[np.ndarray | None]:
 def _moved(times: np.ndarray, path: str, first: str, mine: tuple[str, str], wanted: tuple[str, str]) -> np.ndarray:
     a, b = seconds_in(mine[0]), seconds_in(wanted[0])
     start, zero = epoch_seconds(mine[1]), epoch_seconds(wanted[1])
-    same = mine[1] == wanted[1]
     factor = 1.0 if mine[0] == wanted[0] else None if a is None or b is None else a / b
-    if factor is None or not (same or (start is not None and zero is not None and b is not None and _alike(start[1], zero[1]))):
+    shift: float | None = 0.0 if mine[1] == wanted[1] else None
+    if start is not None and zero is not None and b is not None and shift is None and _alike(start[1], zero[1]):
+        shift = (start[0] - zero[0]) / b
+    if factor is None or shift is None:
         said, want = (f"{unit or 'no unit'}{f' since {since}' if since else ''}" for unit, since in (mine, wanted))
         raise SnapshotFileError(path, f"counts time in {said}, {first} in {want}, and one cannot be turned into the other. Say "
                                       "the times of all snapshots with times=, or read the files one by one")
-    shift = 0.0 if same else (start[0] - zero[0]) / b      # type: ignore[index,operator]
     return times * factor + shift
 
 

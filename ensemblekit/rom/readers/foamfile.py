@@ -8,7 +8,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -18,6 +18,8 @@ COMPONENTS = {"scalar": 1, "vector": 3, "sphericalTensor": 1, "symmTensor": 6, "
 BASE_UNITS = ("kg", "m", "s", "K", "mol", "A", "cd")
 VOLUME_FIELD = re.compile(r"vol(Scalar|Vector|SphericalTensor|SymmTensor|Tensor)Field(::Internal)?\Z")
 FEW = 64
+HEAD = 1 << 13
+"""Bytes of a file that hold its header."""
 _SPACES = bytes.maketrans(b"()", b"  ")
 _BRACES = bytes.maketrans(b"{}", b"  ")
 _STRING_OR_COMMENT = re.compile(rb'"[^"\n]*"|/\*.*?\*/|//[^\n]*', re.S)
@@ -255,7 +257,7 @@ def count_blocks(path: str) -> int:
         raise SnapshotFileError(path, f"cannot be read ({error})") from error
 
 
-def _blocks(name: str, file: Any) -> tuple[dict[str, str], Iterator[tuple[int, int]]]:
+def _blocks(name: str, file: IO[bytes]) -> tuple[dict[str, str], Iterator[tuple[int, int]]]:
     """The header of a container, and first byte and size of each of its blocks: "N(...)", one a processor."""
     outer = _header(file.read(1 << 14))
     if outer is None or outer[1].get("class") != "decomposedBlockData":
@@ -276,7 +278,7 @@ def _blocks(name: str, file: Any) -> tuple[dict[str, str], Iterator[tuple[int, i
     return outer[1], places(outer[0])
 
 
-def _load_block(name: str, file: Any, block: int, head: int | None) -> FoamFile:
+def _load_block(name: str, file: IO[bytes], block: int, head: int | None) -> FoamFile:
     """The file of one processor, from a container. Blocks are files of their own, header and all; a block without one goes
     by the header of the first."""
     outer, places = _blocks(name, file)
@@ -284,9 +286,9 @@ def _load_block(name: str, file: Any, block: int, head: int | None) -> FoamFile:
     for k, (start, size) in enumerate(places):
         if k in (0, block):
             file.seek(start)
-            whole = head is None or head >= size
-            data = file.read(size if whole else head)
-            if len(data) < (size if whole else head or 0) or (whole and b")" not in file.read(2)):
+            count = size if head is None else min(head, size)
+            whole, data = count == size, file.read(count)
+            if len(data) < count or (whole and b")" not in file.read(2)):
                 raise SnapshotFileError(name, f"is cut short in the block of processor {k}")
             own = _header(data)
             if k == 0:

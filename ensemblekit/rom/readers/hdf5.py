@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -103,7 +103,7 @@ class AlongAxis:
     def mesh(self) -> None:
         return None
 
-    def read(self, names: Any, rows: range, tile: slice | None = None) -> dict[str, np.ndarray]:
+    def read(self, names: Sequence[str], rows: range, tile: slice | None = None) -> dict[str, np.ndarray]:
         found = {}
         with opened(self.path, self.external) as f:
             f._look.asked = True

@@ -154,7 +154,7 @@ def places_of(numbers: np.ndarray, path: str, word: str, base: int = 0) -> np.nd
     return order
 
 
-def lean(reader: Any) -> dict[str, Any]:
+def lean(reader: object) -> dict[str, Any]:
     """What of a reader travels to another process: paths and options, no mesh that was read meanwhile."""
     return {key: None if key == "on" else value for key, value in reader.__dict__.items() if key != "_mesh"}
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import EnsemblekitError, InputError, SnapshotFileError
-from ensemblekit.rom.cells import LINE, POLY_LINE, POLYGON, QUAD, TRIANGLE, TRIANGLE_STRIP, VERTEX
-from ensemblekit.rom.mesh import Association, Mesh, Polyhedra
+from ensemblekit.rom.cells import LINE, POLY_LINE, POLYGON, QUAD, TRIANGLE, TRIANGLE_STRIP, VERTEX, Polyhedra
+from ensemblekit.rom.mesh import Association, Mesh
 from ensemblekit.rom.readers.reader import Options, bookkeeping, chosen, lean
 from ensemblekit.source import Field
 from ensemblekit.store.hdf5 import opened

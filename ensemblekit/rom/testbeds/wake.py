@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -178,7 +178,7 @@ class _Lattice:
         self.spare = self.f.copy()
 
 
-def equilibrium(ux: Any, uy: Any) -> np.ndarray:
+def equilibrium(ux: np.ndarray | float, uy: np.ndarray | float) -> np.ndarray:
     """(9, *shape) equilibrium populations of a fluid of density 1, minus their weights."""
     from ensemblekit.rom.kernels import CX, CY
 

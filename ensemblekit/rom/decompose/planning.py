@@ -9,6 +9,7 @@ from typing import ClassVar, Protocol
 
 from ensemblekit.engine import Engine, Threads, cores
 from ensemblekit.errors import InputError, ReadOnceError
+from ensemblekit.results import Result
 from ensemblekit.rom.decompose.problem import Problem
 from ensemblekit.rom.rank import Rule, in_words
 
@@ -27,7 +28,7 @@ MOST_STEPS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Result):
     """What :func:`pod` will do."""
 
     route: str
