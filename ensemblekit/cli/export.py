@@ -65,7 +65,7 @@ def write_npz(out: Path, sources: Sources) -> None:
             if values is not None:
                 arrays[f"{name}/{extra}"] = values
     with replacing(out, follow=True) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)     # type: ignore[arg-type]  # its own keyword is a bool
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def write_csv(out: Path, sources: Sources) -> None:

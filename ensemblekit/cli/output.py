@@ -250,16 +250,16 @@ def check_folder(path: Path, overwrite: bool) -> None:
     check_room(path / "figure")
 
 
-def save_figure(figure: Figure, path: Path, **options: float) -> None:
+def save_figure(figure: Figure, path: Path, dpi: float | None = None) -> None:
     """A matplotlib Figure as a file, whole or not at all."""
     with replacing(path, suffix=path.suffix, follow=True) as temporary:
-        figure.savefig(temporary, **options)        # type: ignore[arg-type]  # dpi alone
+        figure.savefig(temporary, dpi=dpi or "figure")
     written(path)
 
 
 def figure_of(drawn: Axes | np.ndarray) -> Figure:
     """The figure of Axes, or of an array of them."""
-    figure = getattr(drawn, "figure", None) or next(ax for ax in drawn.flat if ax is not None).figure      # type: ignore[union-attr]
+    figure = next(ax for ax in np.asarray(drawn, dtype=object).flat if ax is not None).figure
     return getattr(figure, "figure", figure)
 
 

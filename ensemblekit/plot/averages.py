@@ -28,7 +28,9 @@ from ensemblekit.plot.style import (
     label,
     legend,
     new_axes,
+    number_of,
     panels,
+    single,
 )
 from ensemblekit.source import SnapshotSource
 
@@ -50,7 +52,7 @@ def estimate(answer: Estimate, *, ax: AxesLike | None = None) -> Axes | np.ndarr
     Returns the three Axes of a series, (3,), or the one of the others. One Axes that is given for a series has the running
     mean alone. Raises InputError for averages of more than one axis.
     """
-    several = ax is None or np.size(ax) > 1     # type: ignore[arg-type]
+    several = ax is None or number_of(ax) > 1
     if several and np.ndim(answer.mean) == 0 and answer.series is not None and len(_kept(answer)) >= 4 and answer.stderr > 0:
         axes = panels(ax, 3, 1, (WIDTH, HEIGHT * 2.34))[:, 0]
         running_mean(answer, ax=axes[0])
@@ -58,10 +60,10 @@ def estimate(answer: Estimate, *, ax: AxesLike | None = None) -> Axes | np.ndarr
         blocking(answer, ax=axes[2])
         return axes
     if np.ndim(answer.mean) == 0 and answer.series is not None:
-        return running_mean(answer, ax=ax)      # type: ignore[arg-type]
+        return running_mean(answer, ax=single(ax))
     if np.ndim(answer.mean) == 0:
-        return _bar(answer, ax)     # type: ignore[arg-type]
-    return profile(answer, ax=ax)       # type: ignore[arg-type]
+        return _bar(answer, single(ax))
+    return profile(answer, ax=single(ax))
 
 
 def _bar(answer: Estimate, ax: Axes | None) -> Axes:

@@ -31,6 +31,7 @@ from ensemblekit.plot.style import (
     look,
     new_axes,
     new_figure,
+    number_of,
     panels,
 )
 
@@ -56,7 +57,7 @@ def averages(found: Mapping[str, Estimate], *, names: Sequence[str] | None = Non
     drawn = [(name, e) for name, e in drawn if np.ndim(e.mean) <= 2]
     if not drawn:
         raise InputError("there is nothing to draw: every average has more than two axes. Draw a slice of it")
-    columns = 1 if len(drawn) <= 3 or np.size(ax) == len(drawn) else 2     # type: ignore[arg-type]
+    columns = 1 if len(drawn) <= 3 or number_of(ax) == len(drawn) else 2
     rows = -(-len(drawn) // columns)
     axes = panels(ax, rows, columns, (WIDTH * columns, HEIGHT * rows)).ravel()
     for one, (name, e) in zip(axes[:len(drawn)], drawn, strict=True):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ensemblekit.errors import InputError
-from ensemblekit.plot.style import BLUE, COLOURS, GREY, INK, ORANGE, RED, legend, new_axes
+from ensemblekit.plot.style import BLUE, COLOURS, GREY, INK, ORANGE, RED, legend, new_axes, panels
+
+if TYPE_CHECKING:
+    from ensemblekit.plot.style import AxesLike
 
 NAMES = {"calibrated_nll": "calibrated NLL (nats)", "nll": "NLL (nats)", "brier": "Brier score", "accuracy": "accuracy",
          "mse": "mean squared error"}
@@ -123,16 +126,6 @@ def detection(found: Any, *, ax: Any = None) -> Any:
     return ax
 
 
-def _row(count: int, axes: Any) -> Any:
+def _row(count: int, axes: AxesLike | None) -> np.ndarray:
     """Axes side by side in the house look, or those given."""
-    if axes is not None:
-        return np.asarray(axes, dtype=object).reshape(count)
-    import matplotlib
-
-    from ensemblekit.plot.style import LOOK
-
-    figure = new_axes().figure
-    with matplotlib.rc_context(LOOK):
-        figure.clear()
-        figure.set_size_inches(2.3 * count, 2.3)
-        return figure.subplots(1, count, squeeze=False)[0]
+    return panels(axes, 1, count, (2.3 * count, 2.3))[0]

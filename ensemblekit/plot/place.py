@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError
-from ensemblekit.plot.style import BLUE, PALE, panels
+from ensemblekit.plot.style import BLUE, PALE, number_of, panels
 from ensemblekit.rom.cells import QUADRATIC
 from ensemblekit.rom.mesh import Association, Mesh, leading
 from ensemblekit.scaling import scaled
@@ -187,7 +187,7 @@ def panels_for(ax: AxesLike | None, rows: int, columns: int, place: Place, count
     each = width / columns
     height = 1.25 if place.line else min(each / place.wide, 6.0) + 0.28
     below = 0.5 * bars if not place.line and place.wide > 1.2 else 0.0
-    if np.size(ax) == count:        # type: ignore[arg-type]  # as many as are needed, one of them perhaps
+    if number_of(ax) == count:        # as many as are needed, one of them perhaps
         rows, columns = count, 1
     axes = panels(ax, rows, columns, (width, min(rows * height + below + 0.1, 11.0))).ravel()
     for unused in axes[count:]:

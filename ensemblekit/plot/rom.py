@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -27,17 +27,18 @@ if TYPE_CHECKING:
 
     Coordinates = Sequence[ArrayLike]
 
-F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def _styled(function: F) -> F:
+def _styled(function: Callable[P, R]) -> Callable[P, R]:
     """In the house look from the first line to the last title."""
     @wraps(function)
-    def drawn(*args: Any, **options: Any) -> Any:
+    def drawn(*args: P.args, **options: P.kwargs) -> R:
         with look():
             return function(*args, **options)
 
-    return drawn        # type: ignore[return-value]
+    return drawn
 
 
 @_styled

@@ -48,13 +48,25 @@ def look() -> Iterator[None]:
         yield
 
 
-def new_axes(ax: Axes | None = None) -> Axes:
+def new_axes(ax: AxesLike | None = None) -> Axes:
     """The axes given, or new ones in the house look. Raises InputError where an array of them is given."""
+    given = single(ax)
+    return panels(None, 1, 1, (WIDTH, HEIGHT))[0, 0] if given is None else given
+
+
+def single(ax: AxesLike | None) -> Axes | None:
+    """The one Axes that was given, or None. Raises InputError where an array of them was given."""
     if ax is None:
-        return panels(None, 1, 1, (WIDTH, HEIGHT))[0, 0]
-    if np.ndim(ax):     # type: ignore[arg-type]  # what callers give may be anything
-        raise InputError(f"ax is one Axes here; got an array of {np.size(ax)}")     # type: ignore[arg-type]
-    return ax
+        return None
+    given = np.asarray(ax, dtype=object)
+    if given.ndim:
+        raise InputError(f"ax is one Axes here; got an array of {given.size}")
+    return given.item()
+
+
+def number_of(ax: AxesLike | None) -> int:
+    """How many Axes were given."""
+    return 0 if ax is None else np.asarray(ax, dtype=object).size
 
 
 def panels(ax: AxesLike | None, rows: int, columns: int, size: tuple[float, float], *,

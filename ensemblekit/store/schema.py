@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -67,7 +67,7 @@ class Column:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-Compression = Literal["lossless"] | tuple[Literal["round"], float] | None
+Compression = str | tuple[str, float] | None
 """As ``seal`` takes it."""
 
 
