@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.intake import SNAPSHOT_AXES
-from ensemblekit.intake_labels import Coordinate, Labels, numbers_of_dates
+from ensemblekit.intake_dates import numbers_of_dates
+from ensemblekit.intake_labels import Coordinate, Labels
 
 
 def is_table(x: object) -> bool:

@@ -31,7 +31,8 @@ class Result:
 
     def _facts(self) -> dict[str, object]:
         """What there is to tell of it, by name; a class whose fields hold the data itself tells less."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}     # type: ignore[arg-type]
+        assert is_dataclass(self)
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def to_dict(self) -> dict[str, object]:
         """Its fields as plain numbers, lists and strings, as JSON takes them (NaN and infinity as None)."""

@@ -17,7 +17,8 @@ import numpy as np
 from ensemblekit.errors import InputError, UnknownFieldError
 from ensemblekit.intake import as_array, bare, check_index, in_unit, refuse_path, unit_of
 from ensemblekit.intake import is_torch as is_torch  # the rest of the core knows it from here
-from ensemblekit.intake_labels import Labels, is_dates, is_labelled, labels_of, numbers_of_dates
+from ensemblekit.intake_dates import is_dates, numbers_of_dates
+from ensemblekit.intake_labels import Labels, is_labelled, labels_of
 from ensemblekit.intake_tables import is_table, labels_of_table, times_of_table
 from ensemblekit.source_clock import check_times, chosen_weights
 from ensemblekit.source_cuts import WHOLE, Cuts, check_window, space_cuts, time_cuts

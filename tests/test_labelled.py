@@ -15,7 +15,7 @@ import pytest
 import ensemblekit as ek
 from ensemblekit import rom, source_labelled
 from ensemblekit.errors import EnsemblekitError, InputError
-from ensemblekit.intake_labels import dates_of, numbers_of_dates
+from ensemblekit.intake_dates import dates_of, numbers_of_dates
 from ensemblekit.source import as_source
 from ensemblekit.source_labelled import LazySource
 

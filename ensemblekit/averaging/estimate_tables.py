@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ensemblekit.intake_labels import Coordinate, Labels, dataset_of, described, package
+from ensemblekit.intake_dates import package
+from ensemblekit.intake_labels import Coordinate, Labels, dataset_of, described
 
 NUMBERS = ("mean", "stderr", "low", "high", "n_eff", "statistical_inefficiency", "correlation_time")
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError
-from ensemblekit.intake_labels import dataset_of, package
+from ensemblekit.intake_dates import package
+from ensemblekit.intake_labels import dataset_of
 from ensemblekit.neural.uncertainty import TINY, Space, entropy_of
 from ensemblekit.results import Result
 from ensemblekit.scaling import ldexp, scaled

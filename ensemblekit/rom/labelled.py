@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ensemblekit.intake_labels import Labels, dataset_of, described, package
+from ensemblekit.intake_dates import package
+from ensemblekit.intake_labels import Labels, dataset_of, described
 
 
 def basis_dataset(basis: Any) -> Any:
