@@ -14,52 +14,24 @@ from typing import Any as _Any
 from typing import Literal as _Literal
 from typing import overload as _overload
 
+from ensemblekit import lineages as lineages
+from ensemblekit import statistics as statistics
 from ensemblekit.averaging.average import average as average
 from ensemblekit.averaging.blocking import BlockSums as BlockSums
-from ensemblekit.averaging.blocking import blocking as blocking
-from ensemblekit.averaging.consensus import Consensus as Consensus
-from ensemblekit.averaging.consensus import consensus as consensus
-from ensemblekit.averaging.correlation import autocorrelation as autocorrelation
-from ensemblekit.averaging.correlation import autocovariance as autocovariance
-from ensemblekit.averaging.correlation import integrated_time as integrated_time
-from ensemblekit.averaging.correlation import statistical_inefficiency as statistical_inefficiency
 from ensemblekit.averaging.covariance import Covariance as Covariance
-from ensemblekit.averaging.diagnostics import ess as ess
-from ensemblekit.averaging.diagnostics import mcse as mcse
-from ensemblekit.averaging.diagnostics import rhat as rhat
-from ensemblekit.averaging.distribution import histogram_estimate as histogram_estimate
-from ensemblekit.averaging.diversity import diverse_subset as diverse_subset
-from ensemblekit.averaging.diversity import pairwise as pairwise
-from ensemblekit.averaging.equilibration import detect_equilibration as detect_equilibration
 from ensemblekit.averaging.estimate import Estimate as Estimate
 from ensemblekit.averaging.exponential import Exponential as Exponential
 from ensemblekit.averaging.extremes import Extremes as Extremes
 from ensemblekit.averaging.gram import Gram as Gram
 from ensemblekit.averaging.histogram import Histogram as Histogram
 from ensemblekit.averaging.moments import Moments as Moments
-from ensemblekit.averaging.populations import LineageTree as LineageTree
-from ensemblekit.averaging.populations import division_weights as division_weights
-from ensemblekit.averaging.populations import growth_rate as growth_rate
-from ensemblekit.averaging.populations import lineage_average as lineage_average
-from ensemblekit.averaging.populations import lineage_weights as lineage_weights
-from ensemblekit.averaging.populations import population_average as population_average
 from ensemblekit.averaging.quantile import Quantiles as Quantiles
 from ensemblekit.averaging.quantile import QuantileSketch as QuantileSketch
 from ensemblekit.averaging.reducer import Reducer as Reducer
-from ensemblekit.averaging.replicas import Ergodicity as Ergodicity
-from ensemblekit.averaging.replicas import ergodicity as ergodicity
-from ensemblekit.averaging.replicas import ergodicity_breaking as ergodicity_breaking
-from ensemblekit.averaging.replicas import fluctuation_metric as fluctuation_metric
-from ensemblekit.averaging.resample import block_bootstrap as block_bootstrap
-from ensemblekit.averaging.resample import jackknife as jackknife
-from ensemblekit.averaging.resample import jackknife_states as jackknife_states
-from ensemblekit.averaging.resample import optimal_block_length as optimal_block_length
 from ensemblekit.averaging.run import merged as merged
 from ensemblekit.averaging.run import partials as partials
 from ensemblekit.averaging.run import reduce as reduce
 from ensemblekit.averaging.series import Series as Series
-from ensemblekit.averaging.weights import effective_samples as effective_samples
-from ensemblekit.averaging.weights import normalised_weights as normalised_weights
 from ensemblekit.averaging.window import Window as Window
 from ensemblekit.engine import Engine as Engine
 from ensemblekit.engine import Executor as Executor
@@ -74,6 +46,19 @@ from ensemblekit.source import Field as Field
 from ensemblekit.source import ReplicaSet as ReplicaSet
 from ensemblekit.source import SnapshotSource as SnapshotSource
 from ensemblekit.source_labelled import LazySource as _LazySource  # noqa: F401  (makes `as_source` take arrays with labels)
+
+
+def __getattr__(name: str) -> object:
+    """Statistics by their earlier place at the top of the package, with a DeprecationWarning."""
+    for module in (statistics, lineages):
+        if not name.startswith("_") and name in vars(module):
+            import warnings
+
+            place = module.__name__.rpartition(".")[2]
+            warnings.warn(f"ek.{name} is ek.{place}.{name} now", DeprecationWarning, stacklevel=2)
+            return vars(module)[name]
+    raise AttributeError(f"module 'ensemblekit' has no attribute {name!r}")
+
 
 if _TYPE_CHECKING:
     from ensemblekit.store.store import Store as _Store

@@ -102,7 +102,7 @@ def test_sokal_refuses_a_short_series_and_says_tau() -> None:
     assert caught.value.n < 100 * caught.value.tau
     again = pickle.loads(pickle.dumps(caught.value))
     assert (again.tau, again.n) == (caught.value.tau, caught.value.n)
-    assert ek.integrated_time(ar1(0.99, 1000), tolerance=0) == pytest.approx(caught.value.tau)
+    assert ek.statistics.integrated_time(ar1(0.99, 1000), tolerance=0) == pytest.approx(caught.value.tau)
 
 
 @pytest.mark.parametrize(("x", "error", "says"), [

@@ -154,7 +154,7 @@ def test_weights_of_any_steepness_have_no_more_snapshots_than_kish_says(steep: f
     for values in (x, np.stack([x, x], axis=1)):
         e = ek.average(values, weights=np.exp(logs))
         assert not e.converged
-        assert not np.any(np.asarray(e.n_eff) > ek.effective_samples(log_weights=logs) * (1 + 1e-9))
+        assert not np.any(np.asarray(e.n_eff) > ek.statistics.effective_samples(log_weights=logs) * (1 + 1e-9))
 
 
 def test_a_start_that_carries_weight_is_kept() -> None:

@@ -114,7 +114,7 @@ def test_weights_of_every_kind():
     with pytest.raises(EnsemblekitError, match="zero"):
         average(u, rg, frame_weights=np.zeros(n))
     logs = -np.linspace(0, 40000, n)
-    huge = average(u, rg, frame_weights=ek.normalised_weights(log_weights=logs), equilibration=None)
+    huge = average(u, rg, frame_weights=ek.statistics.normalised_weights(log_weights=logs), equilibration=None)
     np.testing.assert_allclose(huge.mean, want[0], rtol=1e-6)
     for bad in (np.ones(n - 1), -np.ones(n), np.full(n, np.nan), np.ones((n, 2))):
         with pytest.raises(InputError, match="weight"):

@@ -49,8 +49,8 @@ def test_autocorrelation_starts_at_one_and_marks_its_window(answer):
     curve = ax.lines[1]
     assert curve.get_ydata()[0] == 1
     kept = answer.series[answer.n_discarded:]
-    np.testing.assert_allclose(curve.get_ydata(), ek.autocorrelation(kept)[:len(curve.get_ydata())], atol=1e-10)
-    found = ek.statistical_inefficiency(kept, dt=0.5)
+    np.testing.assert_allclose(curve.get_ydata(), ek.statistics.autocorrelation(kept)[:len(curve.get_ydata())], atol=1e-10)
+    found = ek.statistics.statistical_inefficiency(kept, dt=0.5)
     assert ax.lines[2].get_xdata()[0] == found.window * 0.5
     assert f"τ = {found.tau:.3g} ps" in ax.texts[0].get_text()
     drawn(ax)
@@ -59,7 +59,7 @@ def test_autocorrelation_starts_at_one_and_marks_its_window(answer):
 
 def test_blocking_shows_curve_plateau_and_naive_bar(answer):
     x = series()
-    result = ek.blocking(x)
+    result = ek.statistics.blocking(x)
     ax = plot.blocking(x, unit="nm")
     heights = {float(np.unique(line.get_ydata())[0]) for line in ax.lines if len(np.unique(line.get_ydata())) == 1}
     assert float(result.stderr[0]) in heights
@@ -76,13 +76,13 @@ def test_replicas_of_unequal_length_share_one_axis():
     ax = plot.replicas(runs, name="temperature")
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("time (ns)", "temperature (K)")
     means = [c.lines[0].get_ydata()[0] for c in ax.containers]
-    np.testing.assert_allclose(means, ek.ergodicity(runs).means)
+    np.testing.assert_allclose(means, ek.statistics.ergodicity(runs).means)
     assert max(ax.get_xticks()) <= 4999
     drawn(ax)
 
 
 def test_a_profile_is_drawn_against_its_coordinate():
-    found = ek.histogram_estimate(ek.ArraySource.of(series(), unit="nm"), np.linspace(-5, 5, 11))
+    found = ek.statistics.histogram_estimate(ek.ArraySource.of(series(), unit="nm"), np.linspace(-5, 5, 11))
     ax = plot.profile(found, name="density")
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("value (nm)", "density (1/nm)")
     np.testing.assert_allclose(ax.lines[0].get_ydata(), found.mean)

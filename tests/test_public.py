@@ -85,3 +85,28 @@ def test_nobody_counts_seven_arguments(module: str) -> None:
     many = {name: n for name, function in callables(importlib.import_module(module))
             if (n := positional(function)) > max(MOST_POSITIONAL, OBSERVABLES.get(name, 0))}
     assert many == {}
+
+
+# -- where names stand ---------------------------------------------------------------------------------------------
+
+MOST_AT_THE_TOP = 32
+
+
+def test_the_top_holds_what_is_of_every_day() -> None:
+    ours = [name for name in NAMES if name != "annotations"]
+    assert len(ours) <= MOST_AT_THE_TOP, ours
+    assert {"create", "open", "verify", "reduce", "partials", "average", "Estimate"} <= set(ours)
+
+
+@pytest.mark.parametrize("module", [ek.statistics, ek.lineages])
+def test_the_rest_says_what_it_is(module: types.ModuleType) -> None:
+    names = [name for name, value in vars(module).items() if not name.startswith("_")]
+    assert [name for name in names if undocumented(getattr(module, name))] == []
+    assert all(getattr(module, name).__module__.startswith("ensemblekit.averaging.") for name in names)
+
+
+def test_earlier_places_are_named() -> None:
+    with pytest.warns(DeprecationWarning, match=r"ek\.jackknife is ek\.statistics\.jackknife now"):
+        assert ek.jackknife is ek.statistics.jackknife
+    with pytest.raises(AttributeError, match="has no attribute 'jacknife'"):
+        _ = ek.jacknife

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import ensemblekit as ek
+from ensemblekit import statistics as st
 from ensemblekit.results import Result, in_a_line, plain
 
 PACKAGE = Path(ek.__file__).parent
@@ -92,17 +93,17 @@ def examples() -> dict[str, object]:
     source = ek.ArraySource.of(many)
     basis = rom.pod(source, rank=2)
     return {
-        "estimate": ek.average(x), "estimates": ek.average(many), "blocks": ek.blocking(x),
+        "estimate": ek.average(x), "estimates": ek.average(many), "blocks": st.blocking(x),
         "moments": ek.reduce(many, ek.Moments()),
         "one moment": ek.reduce(x, ek.Moments()), "map": ek.reduce(many.reshape(60, 5, 1), ek.Moments()),
         "covariance": ek.reduce(many, ek.Covariance()), "histogram": ek.reduce(x, ek.Histogram(np.linspace(-3, 3, 9))),
         "extremes": ek.reduce(many, ek.Extremes()), "quantiles": ek.reduce(x, ek.Quantiles([0.1, 0.5])),
-        "time": ek.statistical_inefficiency(x), "start": ek.detect_equilibration(x),
-        "replicas": ek.ergodicity(rng.normal(size=(3, 100))), "consensus": ek.consensus([1.0, 1.2, 0.9], [0.1, 0.2, 0.1]),
-        "jackknife": ek.jackknife(x),
-        "bootstrap": ek.block_bootstrap(x, n_resamples=20, rng=1),
+        "time": st.statistical_inefficiency(x), "start": st.detect_equilibration(x),
+        "replicas": st.ergodicity(rng.normal(size=(3, 100))), "consensus": st.consensus([1.0, 1.2, 0.9], [0.1, 0.2, 0.1]),
+        "jackknife": st.jackknife(x),
+        "bootstrap": st.block_bootstrap(x, n_resamples=20, rng=1),
         "basis": basis, "plan": rom.plan(source, rank=2), "averages": rom.average(source),
-        "diverse": ek.diverse_subset(many, 3),
+        "diverse": st.diverse_subset(many, 3),
     }
 
 

@@ -75,15 +75,15 @@ def test_leaving_one_out_leaves_that_one_out():
 
 
 def test_the_jackknife_counts_a_state_by_its_weight():
-    """A state without weight says nothing; the error of a mean is that of ek.jackknife over the same blocks."""
+    """A state without weight says nothing; the error of a mean is that of ek.statistics.jackknife over the same blocks."""
     rng = np.random.default_rng(2)
     x, w = rng.normal(size=320), rng.uniform(0.5, 2, 320)
     w[40:80] = 0
     (run,) = ek.partials(ArraySource.of(x, weights=w), {"m": ek.Moments()}, keep=8)
     lengths = np.diff([*run.starts, 320])
     assert (lengths == 40).all()
-    by_states = ek.jackknife_states(run, lambda s: s["m"][0].result().mean)
-    by_blocks = ek.jackknife(x, weights=w, block_length=40)
+    by_states = ek.statistics.jackknife_states(run, lambda s: s["m"][0].result().mean)
+    by_blocks = ek.statistics.jackknife(x, weights=w, block_length=40)
     assert by_states.stderr == pytest.approx(by_blocks.stderr, rel=1e-9)
     assert by_states.value == pytest.approx(by_blocks.value, rel=1e-12)
 

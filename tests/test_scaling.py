@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import ensemblekit as ek
 import ensemblekit.rom
+from ensemblekit import statistics as of
 from ensemblekit.averaging.estimate import rounded
 from ensemblekit.errors import StatisticsError
 from ensemblekit.scaling import ldexp
@@ -67,7 +68,7 @@ def resampled(r: Any) -> dict[str, tuple[Any, int]]:
 
 
 def correlation(x: np.ndarray, method: Any) -> dict[str, tuple[Any, int]]:
-    r = ek.statistical_inefficiency(x, method, tolerance=0.0)
+    r = of.statistical_inefficiency(x, method, tolerance=0.0)
     return {"g": (r.g, 0), "stderr": (r.stderr, 1), "window": (r.window, 0), "variance": (r.variance, 2)}
 
 
@@ -82,12 +83,12 @@ def covariance(r: Any) -> dict[str, tuple[Any, int]]:
 
 def ergodic(x: np.ndarray) -> dict[str, tuple[Any, int]]:
     runs = x.reshape(4, -1)
-    r, m = ek.ergodicity(runs), ek.fluctuation_metric(runs)
+    r, m = of.ergodicity(runs), of.fluctuation_metric(runs)
     return {"verdict": (r.verdict == "ergodic within error", 0), "means": (r.means, 1), "stderrs": (r.stderrs, 1),
             "n_eff": (r.n_eff, 0), "within": (r.within, 2), "between": (r.between, 2), "rhat": (r.rhat, 0),
             "together": (r.consensus.mean, 1), "dark": (r.consensus.dark, 1), "breaking": (r.breaking, 0),
             "p": ([t.p_value for t in r.tests.values()], 0), "omega": (m.omega, 2), "exponent": (m.exponent, 0),
-            "rate": (m.rate, 0), "lag": (ek.ergodicity_breaking(runs, lag=3), 0)}
+            "rate": (m.rate, 0), "lag": (of.ergodicity_breaking(runs, lag=3), 0)}
 
 
 def flow(x: np.ndarray, statistics: Any, weights: Any = None) -> dict[str, tuple[Any, int]]:
@@ -119,39 +120,39 @@ STATISTICS = [
     Statistic("Covariance, weights", lambda x: covariance(streamed(ek.Covariance(), x, W)), (4,)),
     Statistic("Exponential", lambda x: {"": (streamed(ek.Exponential(0.9), x), 1)}, (4,)),
     Statistic("Window", lambda x: {"": (streamed(ek.Window(30), x), 1)}, (4,)),
-    Statistic("blocking", lambda x: blocks(ek.blocking(x))),
-    Statistic("blocking, weights", lambda x: blocks(ek.blocking(x, W)), (3,)),
+    Statistic("blocking", lambda x: blocks(of.blocking(x))),
+    Statistic("blocking, weights", lambda x: blocks(of.blocking(x, W)), (3,)),
     Statistic("BlockSums", lambda x: blocks(streamed(ek.BlockSums(), x)), (3,)),
     Statistic("BlockSums, weights", lambda x: blocks(streamed(ek.BlockSums(), x, W)), (3,)),
     *(Statistic(f"correlation, {m}", lambda x, m=m: correlation(x, m))
       for m in ("geyer-convex", "geyer-monotone", "geyer-positive", "sokal", "chodera")),
-    Statistic("autocorrelation", lambda x: {"": (ek.autocorrelation(x, 40), 0)}, (2,)),
-    Statistic("equilibration", lambda x: {"start": ((found := ek.detect_equilibration(x)).start, 0), "g": (found.g, 0)}),
-    Statistic("equilibration, mser", lambda x: {"start": (ek.detect_equilibration(x, method="mser").start, 0)}),
-    Statistic("rhat", lambda x: {"rank": (ek.rhat(x.reshape(4, -1)), 0), "split": (ek.rhat(x.reshape(4, -1), "split"), 0)}),
-    Statistic("ess", lambda x: {k: (ek.ess(x.reshape(4, -1), k), 0) for k in ("bulk", "tail", "mean")}),
-    Statistic("mcse", lambda x: {"": (ek.mcse(x.reshape(4, -1)), 1)}),
+    Statistic("autocorrelation", lambda x: {"": (of.autocorrelation(x, 40), 0)}, (2,)),
+    Statistic("equilibration", lambda x: {"start": ((found := of.detect_equilibration(x)).start, 0), "g": (found.g, 0)}),
+    Statistic("equilibration, mser", lambda x: {"start": (of.detect_equilibration(x, method="mser").start, 0)}),
+    Statistic("rhat", lambda x: {"rank": (of.rhat(x.reshape(4, -1)), 0), "split": (of.rhat(x.reshape(4, -1), "split"), 0)}),
+    Statistic("ess", lambda x: {k: (of.ess(x.reshape(4, -1), k), 0) for k in ("bulk", "tail", "mean")}),
+    Statistic("mcse", lambda x: {"": (of.mcse(x.reshape(4, -1)), 1)}),
     Statistic("ergodicity", ergodic),
-    Statistic("bootstrap", lambda x: resampled(ek.block_bootstrap(x, n_resamples=50))),
-    Statistic("bootstrap, weights", lambda x: resampled(ek.block_bootstrap(x, weights=W, n_resamples=50, interval="basic"))),
-    Statistic("jackknife", lambda x: resampled(ek.jackknife(x))),
-    Statistic("jackknife, ratio", lambda x: {"stderr": (ek.jackknife(x, lambda m: m[0] / m[1]).stderr, 0)}, (2,)),
-    Statistic("block length", lambda x: {"": (ek.optimal_block_length(x), 0)}),
-    Statistic("consensus", lambda x: {"mean": ((c := ek.consensus(x[:6], abs(x[6:12]))).mean, 1), "stderr": (c.stderr, 1),
+    Statistic("bootstrap", lambda x: resampled(of.block_bootstrap(x, n_resamples=50))),
+    Statistic("bootstrap, weights", lambda x: resampled(of.block_bootstrap(x, weights=W, n_resamples=50, interval="basic"))),
+    Statistic("jackknife", lambda x: resampled(of.jackknife(x))),
+    Statistic("jackknife, ratio", lambda x: {"stderr": (of.jackknife(x, lambda m: m[0] / m[1]).stderr, 0)}, (2,)),
+    Statistic("block length", lambda x: {"": (of.optimal_block_length(x), 0)}),
+    Statistic("consensus", lambda x: {"mean": ((c := of.consensus(x[:6], abs(x[6:12]))).mean, 1), "stderr": (c.stderr, 1),
                                       "dark": (c.dark, 1), "q": (c.q, 0), "weights": (c.weights, 0)}),
     Statistic("quantiles", lambda x: quantiles(streamed(ek.Quantiles(), x)), (3,)),
     Statistic("quantile sketch", lambda x: quantiles(streamed(ek.QuantileSketch(size=20), x))),
-    Statistic("distances", lambda x: {"": (ek.pairwise(x[:9]), 1)}, (11,)),
-    Statistic("distances, from a source", lambda x: {"": (ek.pairwise(ek.ArraySource.of(x[:9])), 1)}, (11,)),
-    Statistic("angles", lambda x: {"": (ek.pairwise(x[:9], "cosine"), 0)}, (11,)),
-    Statistic("angles of deviations", lambda x: {"": (ek.pairwise(x[:9], "correlation"), 0)}, (11,)),
+    Statistic("distances", lambda x: {"": (of.pairwise(x[:9]), 1)}, (11,)),
+    Statistic("distances, from a source", lambda x: {"": (of.pairwise(ek.ArraySource.of(x[:9])), 1)}, (11,)),
+    Statistic("angles", lambda x: {"": (of.pairwise(x[:9], "cosine"), 0)}, (11,)),
+    Statistic("angles of deviations", lambda x: {"": (of.pairwise(x[:9], "correlation"), 0)}, (11,)),
     *(Statistic(f"Moments, order {order}, weights of {size:g}", lambda x, order=order, size=size: moments(
         streamed(ek.Moments(order), x, W * size)), (3,)) for order in (2, 4) for size in (1e200, 1e-200)),
     *(Statistic(f"average, weights of {size:g}", lambda x, size=size: estimate(ek.average(x, weights=W * size)))
       for size in (1e200, 1e-200)),
     Statistic("rom.average", lambda x: flow(x, ("mean", "rms")), (4, 2)),
     Statistic("rom.average, weights", lambda x: flow(x, ("mean", "rms"), W), (4,)),
-    *(Statistic(f"diverse, {m}", lambda x, m=m: {"which": (ek.diverse_subset(x[:20], 4, method=m).indices, 0)}, (11,))
+    *(Statistic(f"diverse, {m}", lambda x, m=m: {"which": (of.diverse_subset(x[:20], 4, method=m).indices, 0)}, (11,))
       for m in ("max-min", "volume")),
 ]
 """Add a row for each new statistic."""
@@ -246,7 +247,7 @@ def test_answers_beyond_float64_are_refused_or_kept_over_a_power_of_two() -> Non
     with pytest.raises(StatisticsError, match=r"reynolds_stress.*beyond the range of float64"):
         ek.rom.average(ldexp(x, 960), "reynolds_stress")
     each = 2.0 ** np.array([-900, 900, 300, 0, -300, 700, -700, 500, 10])[:, None, None]
-    np.testing.assert_array_equal(ek.pairwise(ek.ArraySource.of(x[:9] * each), "cosine"), ek.pairwise(x[:9], "cosine"))
+    np.testing.assert_array_equal(of.pairwise(ek.ArraySource.of(x[:9] * each), "cosine"), of.pairwise(x[:9], "cosine"))
 
 
 @pytest.mark.parametrize("power", POWERS)

@@ -110,8 +110,8 @@ def test_log_weights_are_taken_wherever_weights_are(offset: float) -> None:
         "average of arrays": lambda **k: ek.average(x, **k).interval,
         "source": lambda **k: ek.average(ek.ArraySource.of(x[:, 0], **k)).interval,
         "circular": lambda **k: circular_average(20 * x[:, 0], **k).mean.interval,
-        "bootstrap": lambda **k: ek.block_bootstrap(x, n_resamples=50, **k).interval,
-        "jackknife": lambda **k: ek.jackknife(x, **k).interval,
+        "bootstrap": lambda **k: ek.statistics.block_bootstrap(x, n_resamples=50, **k).interval,
+        "jackknife": lambda **k: ek.statistics.jackknife(x, **k).interval,
         "blocking": lambda **k: blocking(x, **k).stderr,
     }
     for name, call in calls.items():

@@ -86,7 +86,7 @@ class Estimate(Arithmetic, Result):
     runs: tuple[Estimate, ...] = ()
     """Of several independent runs: the estimate of each, with its series."""
     ergodicity: Any = None
-    """Of several runs of a scalar: the :class:`~ensemblekit.Ergodicity` verdict, within and between variance."""
+    """Of several runs of a scalar: the :class:`~ensemblekit.statistics.Ergodicity` verdict, within and between variance."""
     labels: Labels | None = None
     """Names of axes, coordinates and the epoch of the times of the source, where it had any; see ``to_xarray``."""
     origin: tuple[str, ...] = ()

@@ -135,7 +135,7 @@ def check_independent(a: Any, b: Any) -> None:
     if any(_overlap(one, other) for one in a.origin for other in b.origin):
         raise InputError("both estimates come from one run: the noise that they share would be counted twice, or not cancel. "
                          "Average the function itself, which keeps their covariance: ek.average(source, map=lambda block: "
-                         "...), or ek.jackknife; estimates of independent runs are taken as they are")
+                         "...), or ek.statistics.jackknife; estimates of independent runs are taken as they are")
 
 
 def _overlap(one: str, other: str) -> bool:

@@ -193,7 +193,7 @@ def replicas(runs: SnapshotSource | np.ndarray, *, map: Callable[[Any], Any] | N
              name: str = "value", ax: Axes | None = None) -> Axes:
     """Independent runs over one another, and to their right the time average of each with its 95 % interval.
 
-    Arguments as :func:`ensemblekit.ergodicity`.
+    Arguments as :func:`ensemblekit.statistics.ergodicity`.
     """
     from scipy.special import stdtrit
 
