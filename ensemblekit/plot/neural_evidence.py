@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from ensemblekit.averaging.function_space import FunctionSpace
 from ensemblekit.errors import InputError
-from ensemblekit.plot.style import BLUE, COLOURS, GREY, INK, ORANGE, RED, legend, new_axes
+from ensemblekit.plot.style import BLUE, COLOURS, GREY, INK, ORANGE, RED, legend, new_axes, panels
 
 NAMES = {"calibrated_nll": "calibrated NLL (nats)", "nll": "NLL (nats)", "brier": "Brier score", "accuracy": "accuracy",
          "mse": "mean squared error"}
@@ -46,10 +47,10 @@ def ergodicity(found: Any, *, ax: Any = None) -> Any:
     Arguments:
         found: of ``neural.training_ergodicity`` or ``function_space``.
     """
-    space = getattr(found, "function_space", found)
+    space = found if isinstance(found, FunctionSpace) else found.function_space
     if space.n_runs < 2:
         raise InputError("one run has no deviation from the others to draw; give two runs or more")
-    axes = _row(3, ax)
+    axes = panels(ax, 1, 3, (6.9, 2.3))[0]
     m = space.n_snapshots
     axes[0].imshow(space.correlation, cmap="RdBu_r", vmin=-1, vmax=1)
     axes[0].set_title("correlation", fontsize=7.5)
@@ -81,7 +82,7 @@ def selection(found: Any, *, ax: Any = None) -> Any:
     Arguments:
         found: of ``neural.select``.
     """
-    axes = _row(2, ax)
+    axes = panels(ax, 1, 2, (4.6, 2.3))[0]
     m = len(found.weights)
     axes[0].bar(np.arange(1, m + 1), found.weights, color=BLUE, width=0.8)
     axes[0].axhline(1 / m, color=GREY, lw=0.7, ls=(0, (4, 3)), label="equal")
@@ -121,18 +122,3 @@ def detection(found: Any, *, ax: Any = None) -> Any:
     ax.set_ylabel("wrong among them (%)")
     legend(ax)
     return ax
-
-
-def _row(count: int, axes: Any) -> Any:
-    """Axes side by side in the house look, or those given."""
-    if axes is not None:
-        return np.asarray(axes, dtype=object).reshape(count)
-    import matplotlib
-
-    from ensemblekit.plot.style import LOOK
-
-    figure = new_axes().figure
-    with matplotlib.rc_context(LOOK):
-        figure.clear()
-        figure.set_size_inches(2.3 * count, 2.3)
-        return figure.subplots(1, count, squeeze=False)[0]
