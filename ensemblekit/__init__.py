@@ -73,6 +73,7 @@ from ensemblekit.source import Block as Block
 from ensemblekit.source import Field as Field
 from ensemblekit.source import ReplicaSet as ReplicaSet
 from ensemblekit.source import SnapshotSource as SnapshotSource
+from ensemblekit.source_labelled import LazySource as _LazySource  # noqa: F401  (makes `as_source` take arrays with labels)
 
 if _TYPE_CHECKING:
     from ensemblekit.store.store import Store as _Store

@@ -7,6 +7,7 @@ and makes an array of one object of a generator or a sparse matrix. Every functi
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from ensemblekit.errors import InputError
 NUMBERS = "biufc"
 """Kinds of dtypes that are numbers."""
 SNAPSHOT_AXES = frozenset({"time", "t", "times", "snapshot", "snapshots", "frame", "frames", "sample", "samples", "step",
-                           "steps", "draw", "iteration", "epoch"})
+                           "steps", "draw", "iteration", "epoch", "valid_time", "date", "dates", "datetime"})
 """Names of axes along which snapshots lie."""
 PLAIN = (bool, int, float, complex, np.generic)
 NARROW = ("bfloat16", "float8", "float4", "int4", "int2")
@@ -42,8 +43,9 @@ def as_array(x: Any, what: str = "the array", *, dtype: Any = None, kinds: str |
         named_axes: axes with names may come in any order, as none is taken for that of the snapshots.
 
     Raises:
-        InputError: masked numbers of a type that has no NaN, quantities with a unit, axes with names of which the first is not
-            that of the snapshots, paths, generators, sparse matrices, ragged lists, and what holds no numbers.
+        InputError: masked numbers of a type that has no NaN, quantities with a unit (:func:`bare` takes it off), axes with
+            names of which none is that of the snapshots, paths, generators, sparse matrices, ragged lists, and what holds no
+            numbers. Where an axis has the name of one of snapshots it is put first.
     """
     if type(x) is not np.ndarray:
         x = _of_tensor(x, what, tensors) if is_torch(x) else _of_anything(x, what, named_axes)
@@ -62,10 +64,114 @@ def unmasked(x: Any, what: str) -> Any:
 
 
 def unit_of(x: Any) -> str:
-    """The unit that a DataArray carries among its attributes; "" where there is none."""
-    attributes = getattr(x, "attrs", None)
-    found = attributes.get("units", "") if _has_named_axes(x) and isinstance(attributes, Mapping) else ""
-    return found if isinstance(found, str) else ""
+    """The unit of a quantity, of one in a DataArray, or that which a DataArray carries among its attributes; "" without one."""
+    if _has_named_axes(x):
+        said = x.attrs.get("units", "") if isinstance(x.attrs, Mapping) else ""
+        if said or not in_memory(x):        # numbers in a file are not read for their unit
+            return said if isinstance(said, str) and " since " not in said else ""
+        return unit_of(x.data)
+    if type(x) is np.ndarray or is_torch(x):
+        return ""
+    if isinstance(x, list | tuple):
+        return unit_of(x[0]) if len(x) and not isinstance(x[0], PLAIN) and _is_quantity(x[0]) else ""
+    return _unit_text(getattr(x, "units", None) or getattr(x, "unit", "")) if _is_quantity(x) else ""
+
+
+def in_memory(x: Any) -> bool:
+    """Whether the numbers of a DataArray are there: not in a file that is still to be read, nor to be computed."""
+    if getattr(x, "chunks", None) is not None:
+        return False
+    held = getattr(getattr(x, "variable", None), "_data", None)     # x.data would read them
+    return not type(held).__module__.startswith("xarray.") or bool(getattr(x.variable, "_in_memory", True))
+
+
+def bare(x: Any, unit: str = "") -> Any:
+    """The numbers of a quantity, of one in a DataArray or of a list of them, in `unit` where one is given; else x as it is.
+
+    Raises InputError where a unit cannot be turned into the one wanted.
+    """
+    if type(x) is np.ndarray or is_torch(x) or isinstance(x, PLAIN):
+        return x
+    if isinstance(x, list | tuple):
+        if not len(x) or isinstance(x[0], PLAIN) or type(x[0]) is np.ndarray or not _is_quantity(x[0]):
+            return x
+        first = unit or unit_of(x[0])
+        return [bare(one, first) for one in x]
+    if _has_named_axes(x):
+        if not in_memory(x) or not _is_quantity(x.data):
+            return x
+        numbers = bare(x.data, unit)
+        return x.copy(data=numbers) if hasattr(x, "copy") else type(x)(numbers, x.dims, x.attrs)
+    if not _is_quantity(x):
+        return x
+    own = unit_of(x)
+    if unit and own != unit:
+        x = _converted(x, own, unit)
+    if hasattr(x, "magnitude"):
+        return x.magnitude
+    if hasattr(x, "value_in_unit"):         # OpenMM
+        return x.value_in_unit(x.unit)
+    return x.value if hasattr(x, "to_value") else np.asarray(x)
+
+
+def in_unit(x: Any, unit: str, what: str) -> Any:
+    """The numbers of x in the unit of what they meet; x as it is where it has no unit of its own.
+
+    Raises InputError where its unit is of another kind.
+    """
+    if not unit or not (type(x) is not np.ndarray and unit_of(x)):
+        return bare(x) if not unit else x
+    own = unit_of(x)
+    if own == unit:
+        return bare(x)
+    try:
+        return bare(x, unit)
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from error
+
+
+def _converted(x: Any, own: str, unit: str) -> Any:
+    to = getattr(x, "to", None) or getattr(x, "in_unit", None)
+    try:
+        assert to is not None
+        return to(_as_product_of_powers(unit))
+    except Exception as error:      # each package of units raises its own
+        raise InputError(f"numbers in {own!r} where {unit!r} is wanted, and one is not turned into the other "
+                         f"({type(error).__name__}). Convert them first, or pass bare numbers in {unit!r}") from error
+
+
+POWER = re.compile(r"([^\d\s*/^+-]+)(?:\*\*|\^)?([+-]?\d+)?")
+
+
+def _as_product_of_powers(unit: str) -> str:
+    """ "m s-1" as packages of units read it: "m*s**-1"."""
+    parts = [POWER.fullmatch(part) for part in unit.split()]
+    if any(part is None for part in parts):
+        return unit
+    return "*".join(part[1] + (f"**{part[2].lstrip('+')}" if part[2] else "") for part in parts if part is not None)
+
+
+FACTOR = re.compile(r"([*/]?)\s*([^\s*/^()]+)(?:\^\(?([+-]?\d+)\)?)?")
+
+
+def _unit_text(unit: Any) -> str:
+    """A unit of another package in H5MD's notation, "m s-1"; "" where there is none."""
+    if unit is None or isinstance(unit, str):
+        text = unit or ""
+    else:
+        try:
+            text = format(unit, "~C") if type(unit).__module__.partition(".")[0] == "pint" else str(unit)
+        except (TypeError, ValueError):
+            text = str(unit)
+    if text in ("dimensionless", "None", "1", ""):
+        return ""
+    found = []
+    for operator, name, power in FACTOR.findall(text.replace("**", "^")):
+        sign = -1 if operator == "/" else 1
+        exponent = sign * int(power or 1)
+        if name != "1":
+            found.append(name + (str(exponent) if exponent != 1 else ""))
+    return " ".join(found)
 
 
 def check_index(x: Any, other: Any, what: str, whose: str) -> None:
@@ -75,6 +181,13 @@ def check_index(x: Any, other: Any, what: str, whose: str) -> None:
     if hasattr(mine, "equals") and hasattr(theirs, "equals") and len(mine) == len(theirs) and not mine.equals(theirs):
         raise InputError(f"{what} have another index than {whose}, and would be paired by place; put them in order first: "
                          f"{what}.reindex(values.index), or pass {what}.to_numpy() where the place is meant")
+    mine, theirs = getattr(x, "indexes", None), getattr(other, "indexes", None)
+    if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
+        for axis in mine:
+            if axis in theirs and not mine[axis].equals(theirs[axis]):
+                raise InputError(f"{what} have other coordinates along {axis!r} than {whose}, and would be paired by place; "
+                                 f"put them in order first: {what}.reindex({axis}=...), or pass {what}.to_numpy() where the "
+                                 "place is meant")
 
 
 def check_finite_weights(weights: np.ndarray, what: str = "weights") -> None:
@@ -199,14 +312,16 @@ def _has_named_axes(x: Any) -> bool:
 
 def _of_named_axes(x: Any, what: str, named_axes: bool) -> np.ndarray:
     names = tuple(map(str, x.dims))
+    first = 0
     if len(names) > 1 and not named_axes and names[0].lower() not in SNAPSHOT_AXES:
-        along = next((name for name in names if name.lower() in SNAPSHOT_AXES), None)
-        remedy = (f"x.transpose({along!r}, ...)" if along else
-                  "x.to_numpy() where that is meant, or transpose it so that they lie along the first")
-        raise InputError(f"{what}: snapshots lie along the first axis, and that of this array is {names[0]!r} of {names}. "
-                         f"Pass {remedy}")
+        along = [k for k, name in enumerate(names) if name.lower() in SNAPSHOT_AXES]
+        if len(along) != 1:
+            raise InputError(f"{what}: snapshots lie along the first axis, and that of this array is {names[0]!r} of {names}. "
+                             "Pass x.to_numpy() where that is meant, or transpose it so that they lie along the first")
+        first = along[0]
     held = x.data
-    return np.asarray(held) if type(held) is np.ndarray else _of_anything(held, what, True)
+    values = np.asarray(held) if type(held) is np.ndarray else _of_anything(held, what, True)
+    return np.moveaxis(values, first, 0) if first else values
 
 
 def _plain(values: np.ndarray, x: Any, what: str) -> np.ndarray:

@@ -8,15 +8,17 @@ thread, a process or another machine, and each piece yields *blocks*: consecutiv
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from ensemblekit.errors import InputError, UnknownFieldError
-from ensemblekit.intake import as_array, check_index, refuse_path, unit_of
+from ensemblekit.intake import as_array, bare, check_index, in_unit, refuse_path, unit_of
 from ensemblekit.intake import is_torch as is_torch  # the rest of the core knows it from here
+from ensemblekit.intake_labels import Labels, is_dates, is_labelled, labels_of, numbers_of_dates
+from ensemblekit.intake_tables import is_table, labels_of_table, times_of_table
 from ensemblekit.source_clock import check_times, chosen_weights
 from ensemblekit.source_cuts import WHOLE, Cuts, check_window, space_cuts, time_cuts
 from ensemblekit.source_joined import JoinedField
@@ -148,6 +150,17 @@ class SnapshotSource(Protocol):
         """
 
 
+def _times_given(times: Any, time_unit: str, labels: Labels | None) -> tuple[Any, str, Labels | None]:
+    """Times as numbers, their unit, and the labels with the epoch where they are dates."""
+    if is_dates(times):
+        numbers, unit, epoch, calendar = numbers_of_dates(np.asarray(times))
+        if numbers is None:
+            raise InputError("times: some dates are missing (NaT); every snapshot has one")
+        return numbers, unit, replace(labels or Labels(), epoch=epoch, calendar=calendar)
+    unit = unit_of(times)
+    return (in_unit(times, time_unit, "times"), time_unit or unit, labels) if unit else (times, time_unit, labels)
+
+
 @dataclass(frozen=True, eq=False)
 class ArraySource:
     """Snapshots in memory: a numpy array or torch tensor with snapshots along axis 0, or several of them by name."""
@@ -157,9 +170,11 @@ class ArraySource:
     times: np.ndarray | None = None
     time_unit: str = ""
     units: Mapping[str, str] = field(default_factory=dict)
-    access: Access = "tiles"
-    periods: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    access: Access = field(default="tiles", kw_only=True)
+    periods: Mapping[str, tuple[float, float]] = field(default_factory=dict, kw_only=True)
     """Name of an array of angles -> the ends of the turn they are written in, (-180, 180): it is averaged on the circle."""
+    labels: Labels | None = None
+    """Names of axes, coordinates and the epoch of the times, where the arrays came with any."""
 
     def __post_init__(self) -> None:
         if any(type(x) is not np.ndarray and not is_torch(x) for x in self.arrays.values()):
@@ -176,8 +191,18 @@ class ArraySource:
            unit: str = "", time_unit: str = "") -> ArraySource:
         """From one array (named "values") or several; weights (n,), or their logarithms of any range and offset.
 
-        Raises InputError where the arrays differ in length, hold no numbers, or weights and times do not fit.
+        Arrays with labels (of xarray, tables of pandas) bring their times and coordinates, quantities their unit; times may
+        be dates. Raises InputError where the arrays differ in length, hold no numbers, or weights and times do not fit.
         """
+        if is_labelled(arrays):
+            return cls._of_labelled(arrays, weights, log_weights, times, unit, time_unit)
+        labels = None
+        if is_table(arrays):
+            labels = labels_of_table(arrays, "values")
+            if times is None:
+                times, time_unit, labels = times_of_table(arrays, time_unit, labels)
+        if times is not None:
+            times, time_unit, labels = _times_given(times, time_unit, labels)
         named = dict(arrays) if isinstance(arrays, Mapping) else {"values": arrays}
         if not named:
             raise InputError("no arrays: pass one array, or a mapping of name to array")
@@ -186,7 +211,7 @@ class ArraySource:
             units[name] = unit or unit_of(values)
             check_index(weights, values, "weights", f"field {name!r}")
             check_index(times, values, "times", f"field {name!r}")
-            named[name] = values = as_array(values, f"field {name!r}", tensors=True)
+            named[name] = values = as_array(bare(values, unit), f"field {name!r}", tensors=True)
             if values.ndim == 0:
                 raise InputError(f"field {name!r} is a single number; snapshots lie along axis 0")
         counts = {name: len(values) for name, values in named.items()}
@@ -195,7 +220,24 @@ class ArraySource:
             raise InputError(f"the fields differ in their number of snapshots: {counts}")
         return cls(named, chosen_weights(weights, log_weights, n),
                    None if times is None else check_times(times, n), time_unit,
-                   units if any(units.values()) else {})
+                   units if any(units.values()) else {}, labels=labels)
+
+    @classmethod
+    def _of_labelled(cls, x: Any, weights: Any, log_weights: Any, times: Any, unit: str, time_unit: str) -> ArraySource:
+        """Of a DataArray or Dataset, read into memory where it is lazy."""
+        source = as_source(x.load())
+        if not isinstance(source, cls):
+            raise InputError(f"{type(x).__name__} cannot be taken into memory; pass x.to_numpy()")
+        for name in source.arrays:
+            check_index(weights, x[name] if name in x else x, "weights", f"field {name!r}")
+        (n,) = source.lengths
+        labels = source.labels
+        if times is not None:
+            times, time_unit, labels = _times_given(times, time_unit, None if labels is None else replace(labels, epoch=""))
+        return replace(source, weights=chosen_weights(weights, log_weights, n), labels=labels,
+                       times=source.times if times is None else check_times(times, n),
+                       time_unit=time_unit or (source.time_unit if times is None else ""),
+                       units=dict.fromkeys(source.arrays, unit) if unit else source.units)
 
     @property
     def fields(self) -> Mapping[str, Field]:
@@ -274,7 +316,10 @@ class ReplicaSet:
         if not isinstance(runs, Iterable) or isinstance(runs, str | bytes):
             raise InputError(f"replicas are several runs in a list, [a, b]; got {type(runs).__name__}")
         flat: list[SnapshotSource] = []
-        for run in map(as_source, runs):
+        given = list(runs)
+        unit = unit_of(given[0]) if given else ""
+        for run in (ArraySource.of(in_unit(x, unit, f"run {k}"), unit=unit) if unit and unit_of(x) not in ("", unit) else
+                    as_source(x) for k, x in enumerate(given)):
             flat.extend(run.runs if isinstance(run, ReplicaSet) else [run])
         if not flat:
             raise InputError("a ReplicaSet needs at least one run")
@@ -307,6 +352,11 @@ class ReplicaSet:
     @property
     def time_unit(self) -> str:
         return self.runs[0].time_unit
+
+    @property
+    def labels(self) -> Labels | None:
+        """Those of the first run."""
+        return labels_of(self.runs[0])
 
     def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> ReplicaSet:
         """The same window of every run."""
@@ -368,6 +418,12 @@ class StackedSource:
         return self.runs[0].time_unit if self.joined else ""
 
     @property
+    def labels(self) -> Labels | None:
+        """Those of the first run; without an epoch where the runs are not parts of one."""
+        labels = labels_of(self.runs[0])
+        return labels if labels is None or self.joined else replace(labels, epoch="")
+
+    @property
     def times(self) -> np.ndarray | None:
         """Times of all snapshots, (n,), where the runs are parts of one and know them."""
         parts = [part for run in self.runs if (part := getattr(run, "times", None)) is not None]
@@ -427,11 +483,19 @@ class JoinedPiece:
         yield Block(JoinedField(name, values), 0, self.tile, weights, None)
 
 
+ADAPTERS: list[Callable[[object], SnapshotSource | None]] = []
+"""What turns other packages' arrays into sources, asked one after the other; None where an array is not of their kind."""
+
+
 def as_source(x: object) -> SnapshotSource:
     """What it is already (a source, a stored field), or an array in memory with snapshots along axis 0."""
     if isinstance(x, SnapshotSource):
         return x
     refuse_path(x)
+    for adapter in ADAPTERS:
+        adapted = adapter(x)
+        if adapted is not None:
+            return adapted
     if isinstance(x, Mapping):
         several = [name for name, values in x.items() if isinstance(values, SnapshotSource)]
         if several:

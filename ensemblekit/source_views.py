@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ensemblekit.errors import InputError
+from ensemblekit.intake_labels import Labels, labels_of
 from ensemblekit.scaling import ldexp, power_of_two, scaled
 from ensemblekit.source import Access, Block, Cut, Field, Piece, ReplicaSet, SnapshotSource
 from ensemblekit.source_clock import chosen_weights, time_weights
@@ -38,6 +39,10 @@ class SourceView:
     @property
     def time_unit(self) -> str:
         return self.source.time_unit
+
+    @property
+    def labels(self) -> Labels | None:
+        return labels_of(self.source)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -98,14 +103,14 @@ def weighted_by_time(source: SnapshotSource) -> SnapshotSource:
     if isinstance(source, ReplicaSet):
         return ReplicaSet(tuple(map(weighted_by_time, source.runs)))
     times = getattr(source, "times", None)
-    return Reweighted(source, time_weights(times() if callable(times) else times))
+    return Reweighted(source, time_weights(times))
 
 
 def in_ordinary_weights(source: SnapshotSource) -> SnapshotSource:
     """The same snapshots, weights of extraordinary size over one power of two for all runs, so that their squares exist."""
     runs = source.runs if isinstance(source, ReplicaSet) else (source,)
     held = [getattr(run, "weights", None) for run in runs]
-    known = [np.asarray(one() if callable(one) else one, np.float64) for one in held if one is not None]
+    known = [np.asarray(one, np.float64) for one in held if one is not None]
     exponent = max((power_of_two(one) for one in known if len(one)), default=0)
     if not exponent or len(known) < len(runs):      # beside runs that count 1 each, it is they that would vanish
         return source
@@ -148,7 +153,6 @@ class Reweighted(SourceView):
     def weights(self) -> np.ndarray:
         """Of all snapshots, (n,)."""
         own = getattr(self.source, "weights", None)
-        own = own() if callable(own) else own
         return self.factors if own is None else self.factors * own
 
     @property

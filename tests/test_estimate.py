@@ -67,7 +67,8 @@ def test_a_difference_of_independent_estimates() -> None:
     with pytest.raises(InputError, match="one shape"):
         a - estimate(np.ones(3), np.ones(3), np.ones(3))
     with pytest.raises(TypeError):
-        a - 1.0
+        a - "1.0"
+    assert (a - 1.0).mean == a.mean - 1
 
 
 def test_to_dict_is_json() -> None:

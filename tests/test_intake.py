@@ -130,11 +130,7 @@ def test_a_store_takes_masked_floats_as_nan_and_refuses_others(tmp_path: Path) -
 @pytest.mark.parametrize(("x", "remedy"), [
     (np.ma.array([1, 2], mask=[0, 1]), "x.astype(float)"),
     (np.ma.array([True, False], mask=[0, 1]), "x.astype(float)"),
-    (Quantity(np.ones(5), "meter"), "x.magnitude"),
-    ([Quantity(1.0, "meter"), Quantity(2.0, "meter")], "x.magnitude"),
-    (Named(np.ones((3, 5)), ("x", "time")), "x.transpose('time', ...)"),
     (Named(np.ones((3, 5)), ("lat", "lon")), "x.to_numpy()"),
-    (Named(Quantity(np.ones(5), "kelvin"), ("time",)), "kelvin"),
     (Sparse(), "x.toarray()"),
     ((k for k in range(4)), "numpy.stack(list(x))"),
     (map(float, range(4)), "numpy.stack(list(x))"),
@@ -152,6 +148,25 @@ def test_a_store_takes_masked_floats_as_nan_and_refuses_others(tmp_path: Path) -
 def test_what_would_be_misread_is_refused_with_the_remedy(x: Any, remedy: str, where: Callable[[Any], Any]) -> None:
     with pytest.raises(InputError, match=re.escape(remedy)):
         where(x)
+
+
+@pytest.mark.parametrize(("x", "unit"), [
+    (Quantity(np.arange(5.0), "meter"), "meter"),
+    ([Quantity(float(k), "meter") for k in range(5)], "meter"),
+    (Named(Quantity(np.arange(5.0), "kelvin"), ("time",)), "kelvin"),
+])
+def test_units_are_kept_where_they_can_be_and_refused_elsewhere(x: Any, unit: str) -> None:
+    assert (ek.average(x).mean, ek.average(x).unit) == (2.0, unit)
+    with pytest.raises(InputError, match=f"{unit}.*x.magnitude"):
+        as_array(x)
+
+
+def test_axes_with_names_may_come_in_any_order() -> None:
+    x = RNG.normal(size=(3, 50))
+    turned = Named(x, ("x", "time"))
+    np.testing.assert_array_equal(as_array(turned), x.T)
+    np.testing.assert_array_equal(ek.average(turned).mean, ek.average(x.T).mean)
+    np.testing.assert_array_equal(rom.pod(turned, 1).modes, rom.pod(np.ascontiguousarray(x.T), 1, snapshot_axis=0).modes)
 
 
 def test_what_is_plain_is_taken() -> None:
@@ -187,6 +202,7 @@ def test_tensors() -> None:
         ek.average(torch.eye(4).to_sparse())
     assert as_array([x, x]).shape == (2, 40)
     assert as_array(x.clone().requires_grad_(True)).sum() == 780
+    torch.manual_seed(0)
     tracked = torch.randn(40, 3, dtype=torch.float64, requires_grad=True)
     plain = tracked.detach().numpy()
     np.testing.assert_allclose(ek.reduce(tracked, ek.Covariance()).covariance, np.cov(plain.T), rtol=1e-10)

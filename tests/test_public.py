@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import inspect
 import types
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -44,3 +48,40 @@ def test_every_public_method_of_ours_says_what_it_does(name: str) -> None:
               and inspect.isfunction(getattr(value, "__func__", getattr(value, "fget", value)))
               and not value.__doc__]
     assert silent == []
+
+
+# -- arguments -----------------------------------------------------------------------------------------------------
+
+MOST_POSITIONAL = 6
+OBSERVABLES = {"DensityProfile": 7, "Dihedral": 7, "HydrogenBonds": 7, "MSD": 7, "NativeContacts": 9, "PCA": 7, "RDF": 9,
+               "RMSF": 7, "SASA": 7}
+"""Observables that take more by position, and how many."""
+
+
+def callables(module: object) -> Iterator[tuple[str, Any]]:
+    """Public functions of ours, constructors that users call, and methods; results are made here alone."""
+    for name, value in vars(module).items():
+        if name.startswith("_") or not getattr(value, "__module__", "").startswith("ensemblekit"):
+            continue
+        if inspect.isfunction(value):
+            yield name, value
+        elif inspect.isclass(value) and not issubclass(value, BaseException):
+            if not dataclasses.is_dataclass(value) or hasattr(value, "prepare") or hasattr(value, "pieces"):
+                yield name, value
+            for method, held in vars(value).items():
+                held = getattr(held, "__func__", held)
+                if not method.startswith("_") and inspect.isfunction(held):
+                    yield f"{name}.{method}", held
+
+
+def positional(function: Any) -> int:
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(one.kind in kinds and one.name not in ("self", "cls") for one in inspect.signature(function).parameters.values())
+
+
+@pytest.mark.parametrize("module", ["ensemblekit", "ensemblekit.md", "ensemblekit.neural", "ensemblekit.rom",
+                                    "ensemblekit.testing"])
+def test_nobody_counts_seven_arguments(module: str) -> None:
+    many = {name: n for name, function in callables(importlib.import_module(module))
+            if (n := positional(function)) > max(MOST_POSITIONAL, OBSERVABLES.get(name, 0))}
+    assert many == {}

@@ -365,8 +365,7 @@ def test_latitudes_weigh_as_on_the_sphere(tmp_path: Path) -> None:
         f.createVariable("T", "d", ("time", "lat", "lon"))[:] = 1.0
     weights = inner_product(rom.read(tmp_path / "a.nc"))
     assert weights.shape == (18, 36)
-    assert weights.sum() == pytest.approx(4 * np.pi, rel=1e-12)         # the whole sphere
-    np.testing.assert_allclose(weights[:, 0] / weights[9, 0], np.cos(np.deg2rad(lat)) / np.cos(np.deg2rad(lat[9])), rtol=1e-12)
+    np.testing.assert_allclose(weights, np.cos(np.deg2rad(lat))[:, None] * np.ones(36), rtol=1e-12)
 
 
 def test_members_are_no_grid(tmp_path: Path) -> None:

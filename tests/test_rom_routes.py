@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import ensemblekit as ek
+from ensemblekit import rom
 from ensemblekit.rom.decompose import ROUTES
-from ensemblekit.rom.decompose.planning import Budget
+from ensemblekit.rom.decompose.planning import Budget, Candidates
 from ensemblekit.rom.decompose.problem import problem_of
 from ensemblekit.rom.decompose.task import FloorReached, NotFinite, Reads, Task
 from ensemblekit.rom.rank import Rule
@@ -60,3 +61,18 @@ def test_a_floor_is_told_where_the_choice_is_ours_and_taken_where_it_is_said(nam
 def test_a_stream_is_for_one_route():
     problem = problem_of(Counted(ek.ArraySource.of(steep()), "once"), None, None, None, "mean")
     assert [name for name, route in ROUTES.items() if route.refusal(problem) is None] == ["incremental"]
+
+
+def test_numbers_missing_in_every_snapshot_of_several_runs_are_masked():
+    x = steep()
+    x[:, 3] = np.nan
+    runs, whole = rom.pod(ek.ReplicaSet.of([x[:40], x[40:]]), 4), rom.pod(x, 4, snapshot_axis=0)
+    np.testing.assert_array_equal(runs.mask, whole.mask)
+    np.testing.assert_allclose(runs.singular_values, whole.singular_values, rtol=1e-12)
+
+
+def test_a_route_is_asked_for_its_cost_where_the_choice_hangs_on_it():
+    problem = problem_of(steep(), 0, None, None, "mean")
+    candidates = Candidates(ROUTES, problem, Rule(rank=4), BUDGET)
+    assert candidates.choose().route == "gram"
+    assert list(candidates._costs) == ["gram"]

@@ -50,7 +50,7 @@ class Machine(RuleBasedStateMachine):
           skip=st.sampled_from([None, 1, 3, 0]))
     def append(self, weight, dt, skip):
         one = {name: values[0] for name, values in self.snapshots(1).items()}
-        times, steps = self.twin.times(), self.twin.steps()
+        times, steps = self.twin.times, self.twin.steps
         time = None if dt is None else (times[-1] if len(times) else 0.0) + dt
         step = None if skip is None else int(steps[-1] if len(steps) else -1) + skip
         self.both(lambda store: store.append(one, time=time, step=step, weight=weight))
@@ -58,7 +58,7 @@ class Machine(RuleBasedStateMachine):
     @rule(n=st.integers(1, 13), weighted=st.booleans())
     def extend(self, n, weighted):
         many = self.snapshots(n)
-        times = self.twin.times()
+        times = self.twin.times
         start = times[-1] if len(times) else 0.0
         weights = self.rng.random(n) if weighted else None
         self.both(lambda store: store.extend(many, times=start + np.arange(n), weights=weights))
@@ -109,16 +109,16 @@ class Machine(RuleBasedStateMachine):
             for clock in ("main", "slow"):
                 source = store.clock(clock)
                 if len(source):
-                    np.testing.assert_array_equal(source.steps, self.twin.steps(clock))
-                    np.testing.assert_array_equal(source.times, self.twin.times(clock))
-                    want = self.twin.weights(clock)
+                    np.testing.assert_array_equal(source.steps, self.twin._steps(clock))
+                    np.testing.assert_array_equal(source.times, self.twin.clock(clock).times)
+                    want = self.twin.clock(clock).weights
                     assert (source.weights is None) == (want is None)
                     if want is not None:
                         np.testing.assert_array_equal(source.weights, want)
 
     def teardown(self):
         self.disk.close()
-        if len(self.twin) and (self.twin.weights() is None or self.twin.weights().sum() > 0):
+        if len(self.twin) and (self.twin.weights is None or self.twin.weights.sum() > 0):
             got, want = (ek.reduce(s, {"u": ek.Moments()}, fields=["u"])["u"] for s in (ek.open(self.path), self.twin))
             np.testing.assert_allclose(got.mean, want.mean, rtol=1e-12, atol=1e-12)
         assert ek.open(self.path)["u"].shape[0] == len(self.twin)

@@ -15,6 +15,7 @@ from ensemblekit.averaging.estimate import Estimate, student_interval
 from ensemblekit.averaging.missing import Departure, Missing, Present, check_missing, with_gaps_noted, without_gaps
 from ensemblekit.averaging.moments import Moments
 from ensemblekit.averaging.observed import Elements, Observed, check_real, elements_of, in_places, places_of
+from ensemblekit.averaging.origin import origin_of, with_origin
 from ensemblekit.averaging.pooling import doubt_of_runs, pooled
 from ensemblekit.averaging.run import Map, Progress, partials, reduce
 from ensemblekit.averaging.run_states import RunStates
@@ -25,9 +26,11 @@ from ensemblekit.averaging.weights import kish
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, ReadOnceError, StatisticsError
 from ensemblekit.intake import as_array
+from ensemblekit.intake_labels import Labels, is_labelled, labels_of
 from ensemblekit.scaling import ldexp, scaled
 from ensemblekit.source import ArraySource, ReplicaSet, SnapshotSource, as_source
 from ensemblekit.source_clock import check_times, uneven_steps
+from ensemblekit.source_labelled import labelled_source, weighted_labelled
 from ensemblekit.source_views import weighted_by
 
 VALUES = "values"
@@ -38,15 +41,19 @@ STATE_BYTES = 512 << 20     # what the partial states of an array average may ta
 def average(source: object, *, map: Map | None = None, weights: ArrayLike | None = None,
             log_weights: ArrayLike | None = None, equilibration: Equilibrate = "auto", confidence: float = 0.95,
             engine: Engine | None = None, progress: Progress = False, unit: str | None = None,
-            coords: Mapping[str, Any] | None = None, period: float | None = None, missing: str = "raise") -> Estimate:
+            coords: Mapping[str, Any] | None = None, period: float | None = None, missing: str = "raise",
+            time: str | None = None) -> Estimate:
     """The mean over the snapshots of a source, with its standard error and confidence interval, in one read.
 
     Arguments:
-        source: a stored field, any source, an array with snapshots along axis 0, or a ReplicaSet of independent runs.
+        source: a stored field, any source, an array with snapshots along axis 0, or a ReplicaSet of independent runs. A
+            DataArray (or Dataset of one variable) of xarray brings its times, unit and coordinates, whatever the order of its
+            axes, and is read block by block where it is lazy; so does a Series or DataFrame of pandas.
         map: a function of a Block that returns (n, *out), what is to be averaged; needed where there are several
             fields.
         weights, log_weights: (n,) statistical weights of an array, or their natural logarithms; sources carry their own.
-            weights="time": each snapshot counts as the time it stands for, half the steps beside it.
+            weights="time": each snapshot counts as the time it stands for, half the steps beside it. The name of a
+            coordinate or variable along the snapshots of a DataArray or Dataset: that.
         equilibration: "auto" discards the start of a run where that raises n_eff significantly (one common point for
             all elements of an array); None or 0 discards nothing; a whole number discards so many snapshots; a
             float all before that time after the first snapshot.
@@ -58,6 +65,7 @@ def average(source: object, *, map: Map | None = None, weights: ArrayLike | None
             vector, `resultant` that vector's length. By default that of the source (columns of angles know it).
         missing: "raise" doubts an average of snapshots that are NaN (or masked); "drop" leaves them out, number by number.
             They keep their places in time: lags are differences in time, nothing is closed up.
+        time: name of the axis of the snapshots of a DataArray or Dataset, where CF's conventions do not say it.
 
     Returns:
         An Estimate. It refuses (``converged`` False, the reason in ``verdict``) where there are fewer than about ten
@@ -71,6 +79,10 @@ def average(source: object, *, map: Map | None = None, weights: ArrayLike | None
     """
     check_confidence(confidence)
     check_missing(missing)
+    if is_labelled(source) and (weights is not None or log_weights is not None):
+        source, weights, log_weights = weighted_labelled(source, weights, log_weights, time), None, None
+    elif time is not None and is_labelled(source):
+        source = labelled_source(source, time)
     source = _weighted(source, weights, log_weights)
     only = _only_field(source, map)
     check_equilibration(equilibration)
@@ -81,7 +93,7 @@ def average(source: object, *, map: Map | None = None, weights: ArrayLike | None
         if branch is not None:
             raise InputError('missing="drop" does not go with angles; leave the snapshots out before')
         answer = _with_gaps(source, map, only, equilibration, confidence, unit, engine, progress)
-        return answer if coords is None else _with_coords(answer, coords)
+        return _of_source(answer, source, only, coords)
     runs = _read(source, map, only, engine, progress)
     if branch is not None:
         from ensemblekit.averaging.circular import circular_runs
@@ -93,7 +105,13 @@ def average(source: object, *, map: Map | None = None, weights: ArrayLike | None
         estimates = [_doubted(estimate_of(run, VALUES, equilibration=equilibration, confidence=confidence, unit=unit))
                      for run in runs]
         answer = estimates[0] if len(estimates) == 1 else doubt_of_runs(pooled(estimates, confidence), estimates)
-    return answer if coords is None else _with_coords(answer, coords)
+    return _of_source(answer, source, only, coords)
+
+
+def _of_source(answer: Estimate, source: SnapshotSource, field: str | None, coords: Mapping[str, Any] | None) -> Estimate:
+    """The estimate with what its source knows: where it comes from, names and coordinates of its axes."""
+    answer = with_origin(answer, origin_of(source))
+    return with_labels(answer, labels_of(source), field) if coords is None else _with_coords(answer, coords)
 
 
 def check_confidence(confidence: float) -> None:
@@ -331,6 +349,29 @@ def _only_field(source: SnapshotSource, map: Map | None) -> str | None:
         raise InputError(f"the source has the fields {sorted(source.fields)}; average one of them (a store: "
                          "store[\"name\"]), or pass map=, a function of a block")
     return next(iter(source.fields))
+
+
+def with_labels(answer: Estimate, labels: Labels | None, field: str | None) -> Estimate:
+    """The estimate with the labels of its source: names and coordinates of the axes of a field, and the epoch of the times.
+
+    Arguments:
+        field: whose average it is; None for that of a map, whose axes have no names.
+    """
+    if labels is None:
+        return answer
+    one = labels.only([field] if field is not None else [])
+    dims = one.dims.get(field or "", ())
+    if len(dims) != np.ndim(answer.mean):
+        return replace(answer, labels=replace(one, dims={}, coords={}))
+    if field is not None:
+        one = one.renamed(field, "mean")
+    coords = {}
+    for name in dims:
+        along = one.coords.get(name)
+        if along is None or along.dims != (name,):
+            break
+        coords[name] = (along.values, along.unit)
+    return replace(answer, labels=replace(one, coords=one.along(dims)), coords=coords or answer.coords)
 
 
 def _with_coords(answer: Estimate, coords: Mapping[str, Any]) -> Estimate:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ensemblekit.averaging.estimate import Estimate, printed, rounded
+from ensemblekit.averaging.estimate_tables import estimates_dataset
 from ensemblekit.errors import InputError, MissingExtraError, UnknownFieldError
 from ensemblekit.files import replacing, write_csv
 from ensemblekit.results import Result
@@ -137,6 +138,13 @@ class Averages(Result, Mapping[str, Estimate]):
         except ImportError as error:
             raise MissingExtraError("pandas", "md") from error
         return pandas.DataFrame(list(self.rows()), columns=list(HEAD))
+
+    def to_xarray(self) -> Any:
+        """A Dataset: of each average "name" its mean, "name_stderr", "name_low", "name_high" and "name_n_eff".
+
+        They lie on the coordinates that the snapshots came with. Raises MissingExtraError where xarray is not installed.
+        """
+        return estimates_dataset({name.replace(".", "_"): one for name, one in self.items()})
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """The rows as a CSV file with a head."""

@@ -10,7 +10,7 @@ both and between both, from which the variance of z is put together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ensemblekit.averaging.guard import MOST_BLOCKS, half_widths, matched, of_blocks
-from ensemblekit.averaging.rows import rows_of
+from ensemblekit.averaging.segments import Segment, along_rows, beyond_squares, joined_segments, levels_of, segment_of
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
 from ensemblekit.results import Result
@@ -77,19 +77,19 @@ class BlockResult(Result):
         if self.exponent is not None:
             return ldexp(self.over_power_of_two()[0].stderr, self.exponent)
         scale = self.lengths / self.n
-        return np.sqrt(self.variances * _along(scale, self.variances))
+        return np.sqrt(self.variances * along_rows(scale, self.variances))
 
     @property
     def stderr_error(self) -> Array:
         """Standard error of `stderr`, (levels, *item): stderr / sqrt(2 (count - 1))."""
-        return self.stderr / np.sqrt(2.0 * _along(self.counts - 1, self.variances))
+        return self.stderr / np.sqrt(2.0 * along_rows(self.counts - 1, self.variances))
 
     @property
     def inefficiency(self) -> Array:
         """What each level shows of g, (levels, *item): B times the variance of its blocks over that of snapshots."""
         variances = self.variances if self.reduced is None else self.reduced
         with np.errstate(invalid="ignore", divide="ignore"):
-            return variances * _along(self.lengths, variances) / variances[:1]
+            return variances * along_rows(self.lengths, variances) / variances[:1]
 
     @property
     def neighbours(self) -> Array:
@@ -143,7 +143,7 @@ class BlockResult(Result):
         first = min(first, last)
         counts = self.counts[first:last + 1]
         lengths = self.lengths[first:last + 1]
-        squares = self.variances[first:last + 1] * _along(lengths * (counts - 1), self.variances)
+        squares = self.variances[first:last + 1] * along_rows(lengths * (counts - 1), self.variances)
         squares[:-1] -= squares[1:]
         floor = np.asarray(self.variances[0]) / self.n if floor is None else floor
         guard = of_blocks(tuple(map(int, lengths)), tuple(map(int, counts)), self.n)
@@ -170,7 +170,7 @@ class BlockSums:
     """
 
     def __init__(self) -> None:
-        self.segment: _Segment | None = None
+        self.segment: Segment | None = None
         self.item: tuple[int, ...] = ()
         self.exponent: np.ndarray | None = None     # powers of two that the values are divided by in the sums; None: none is
         self.weight_exponent = 0
@@ -195,7 +195,7 @@ class BlockSums:
         with np.errstate(invalid="ignore", over="ignore"):
             segment = None if self.exponent is not None else self._segment_of(values, start, w)
             wide = values.dtype.kind == "f" and values.dtype.itemsize > 4
-            if segment is None or (wide and _unsafe(segment)):
+            if segment is None or (wide and beyond_squares(segment)):
                 flat = values.reshape(len(values), -1).astype(np.float64)
                 largest = np.abs(flat).max(axis=0)
                 e = np.where(largest == 0, FREE, power_of_two(flat, 0))
@@ -205,12 +205,12 @@ class BlockSums:
                     segment = self._segment_of(ldexp(flat, -e), start, w)
             self._absorb(segment)
 
-    def _segment_of(self, values: np.ndarray, start: int, w: np.ndarray | None) -> _Segment:
+    def _segment_of(self, values: np.ndarray, start: int, w: np.ndarray | None) -> Segment:
         if w is None:
-            return _plain_segment(values, start)
+            return segment_of(values, start)
         x = values.reshape(len(values), -1).astype(np.float64)
         centre = x.mean(axis=0) if self.segment is None else self.segment.centre
-        return _levels((x - centre) * w[:, None], start, w, centre)
+        return levels_of((x - centre) * w[:, None], start, w, centre)
 
     def _weighed(self, w: np.ndarray) -> np.ndarray:
         """Weights over the power of two that suits all so far."""
@@ -239,7 +239,7 @@ class BlockSums:
         if later.segment is None:
             return
         if self.segment is None:        # a copy: what I hold is changed in place
-            self.item, self.segment = later.item, _Segment.of_arrays(later.segment.arrays())
+            self.item, self.segment = later.item, Segment.of_arrays(later.segment.arrays())
             self.exponent, self.weight_exponent = later.exponent, later.weight_exponent
             return
         segment = later.segment
@@ -254,7 +254,7 @@ class BlockSums:
                 segment = segment.over(e - (0 if later.exponent is None else later.exponent), 0)
             self._absorb(segment)
 
-    def _absorb(self, later: _Segment) -> None:
+    def _absorb(self, later: Segment) -> None:
         mine = self.segment
         if mine is None:
             self.segment = later
@@ -262,7 +262,7 @@ class BlockSums:
         if mine.stop != later.start:
             raise InputError(f"block sums merge in time order: mine end at snapshot {mine.stop}, the later ones begin "
                              f"at {later.start}")
-        self.segment = _joined(mine, later)
+        self.segment = joined_segments(mine, later)
 
     def part(self, at: slice) -> Self:
         """The sums of some of the elements, flat; a copy."""
@@ -307,7 +307,7 @@ class BlockSums:
             raise StatisticsError("block sums have seen no snapshot")
         counts = [max(0, (s.stop >> k) - -(-s.start >> k)) for k in range(len(s.m2))]
         kept = [k for k, m in enumerate(counts) if m >= 2]
-        mean, rows = s.mean, []
+        mean, rows = s.mean.copy(), []
         offset = np.zeros_like(mean)
         if s.weighted:
             if s.w_mean == 0:
@@ -339,266 +339,10 @@ class BlockSums:
         new = self.empty()
         if "item" in state:
             new.item = tuple(int(k) for k in state["item"])
-            new.segment = _Segment.of_arrays(state)
+            new.segment = Segment.of_arrays(state)
             new.exponent = np.array(state["exponent"]) if "exponent" in state else None
             new.weight_exponent = int(state.get("weight_exponent", 0))
         return new
-
-
-@dataclass(slots=True, eq=False)
-class _Segment:
-    """Snapshots [start, stop): their bins at every level, as flat float64 arrays (width,).
-
-    What is averaged is x, or w (x - centre) where there are weights.
-    """
-
-    start: int
-    stop: int
-    mean: np.ndarray
-    m2: list[np.ndarray]                # of the complete bins of each level
-    low: dict[int, np.ndarray]          # level -> the odd bin at the left end, whose partner is before `start`
-    high: dict[int, np.ndarray]         # level -> the even bin at the right end, whose partner is to come
-    weighted: bool
-    centre: np.ndarray
-    w_mean: float
-    cross: list[np.ndarray]             # co-moments of both means
-    w2: list[float]
-    w_low: dict[int, float]
-    w_high: dict[int, float]
-
-    def centred(self, centre: np.ndarray) -> _Segment:
-        """The same about another centre: w (x - c') = w (x - c) - (c' - c) w."""
-        if not self.weighted:
-            return self
-        d = centre - self.centre
-        return _Segment(self.start, self.stop, self.mean - d * self.w_mean,
-                        [a - 2 * d * b + d**2 * c for a, b, c in zip(self.m2, self.cross, self.w2, strict=True)],
-                        {k: v - d * self.w_low[k] for k, v in self.low.items()},
-                        {k: v - d * self.w_high[k] for k, v in self.high.items()}, True, centre, self.w_mean,
-                        [b - d * c for b, c in zip(self.cross, self.w2, strict=True)], self.w2, self.w_low, self.w_high)
-
-    def over(self, step: int | np.ndarray, w_step: int) -> _Segment:
-        """The same with values divided by 2**step, element by element, and weights by 2**w_step."""
-        one = step + w_step if self.weighted else step
-        return _Segment(self.start, self.stop, ldexp(self.mean, -one), [ldexp(x, -2 * one) for x in self.m2],
-                        {k: ldexp(x, -one) for k, x in self.low.items()},
-                        {k: ldexp(x, -one) for k, x in self.high.items()}, self.weighted, ldexp(self.centre, -step),
-                        ldexp(self.w_mean, -w_step), [ldexp(x, -one - w_step) for x in self.cross],
-                        [ldexp(x, -2 * w_step) for x in self.w2], {k: ldexp(x, -w_step) for k, x in self.w_low.items()},
-                        {k: ldexp(x, -w_step) for k, x in self.w_high.items()})
-
-    def join(self, right: _Segment) -> _Segment:
-        """The same snapshots with the elements of `right` after mine."""
-        both = np.concatenate
-        return _Segment(self.start, self.stop, both([self.mean, right.mean]),
-                        [both(p) for p in zip(self.m2, right.m2, strict=True)],
-                        {k: both([v, right.low[k]]) for k, v in self.low.items()},
-                        {k: both([v, right.high[k]]) for k, v in self.high.items()}, self.weighted,
-                        both([self.centre, right.centre]), self.w_mean,
-                        [both(p) for p in zip(self.cross, right.cross, strict=True)], self.w2, self.w_low, self.w_high)
-
-    def on(self, change: Callable[[np.ndarray], np.ndarray]) -> _Segment:
-        """The same snapshots of the elements that `change` makes of mine."""
-        return _Segment(self.start, self.stop, change(self.mean), [change(x) for x in self.m2],
-                        {k: change(x) for k, x in self.low.items()}, {k: change(x) for k, x in self.high.items()},
-                        self.weighted, change(self.centre), self.w_mean, [change(x) for x in self.cross], list(self.w2),
-                        dict(self.w_low), dict(self.w_high))
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        named: dict[str, Any] = {"range": np.array([self.start, self.stop, self.weighted, len(self.m2)]),
-                                 "mean": self.mean.copy(), "m2": np.array(self.m2)}
-        for name, ends in (("low", self.low), ("high", self.high)):
-            named[f"{name}_levels"] = np.array(sorted(ends), dtype=np.int64)
-            named[name] = np.array([ends[k] for k in sorted(ends)]).reshape(-1, len(self.mean))
-        if self.weighted:
-            named |= {"centre": self.centre.copy(), "w_mean": np.array(self.w_mean), "cross": np.array(self.cross),
-                      "w2": np.array(self.w2), "w_low": np.array([self.w_low[k] for k in sorted(self.w_low)]),
-                      "w_high": np.array([self.w_high[k] for k in sorted(self.w_high)])}
-        return named
-
-    @classmethod
-    def of_arrays(cls, state: Mapping[str, Any]) -> _Segment:
-        start, stop, weighted, _ = (int(k) for k in state["range"])
-        at = {name: [int(k) for k in state[f"{name}_levels"]] for name in ("low", "high")}
-        ends = {name: {k: np.array(v) for k, v in zip(levels, state[name], strict=True)} for name, levels in at.items()}
-        mean = np.array(state["mean"])
-        if not weighted:
-            return cls(start, stop, mean, list(np.array(state["m2"])), ends["low"], ends["high"], False,
-                       np.zeros(len(mean)), 1.0, [], [], {}, {})
-        w_ends = {name: {k: float(v) for k, v in zip(levels, state[f"w_{name}"], strict=True)}
-                  for name, levels in at.items()}
-        return cls(start, stop, mean, list(np.array(state["m2"])), ends["low"], ends["high"], True,
-                   np.array(state["centre"]), float(state["w_mean"]), list(np.array(state["cross"])),
-                   [float(v) for v in state["w2"]], w_ends["low"], w_ends["high"])
-
-
-def _unsafe(segment: _Segment) -> bool:
-    """Whether a sum of squares may have over- or underflowed, for zeros too."""
-    from ensemblekit.averaging.kernels import mark_unsafe
-
-    mean = segment.centre if segment.weighted else segment.mean
-    return bool(mark_unsafe(mean, segment.m2[0], np.empty(len(mean), np.uint8)))
-
-
-def _plain_segment(values: np.ndarray, start: int) -> _Segment:
-    """Unweighted snapshots: whole chunks of 64 by the compiled loop, the ends level by level."""
-    from ensemblekit.averaging.kernels_blocking import LEVELS, ROWS, add_chunks
-
-    n = len(values)
-    head = min(n, -start % ROWS)
-    chunks = (n - head) // ROWS
-    if not chunks:
-        return _levels(values.reshape(n, -1).astype(np.float64), start)
-    rows = rows_of(values[head:head + chunks * ROWS])
-    squares, means = np.zeros((LEVELS, rows.width)), np.empty((chunks, rows.width))
-    add_chunks(rows.flat, rows.stride, chunks, rows.width, squares, means)
-    above = _plain_segment(means, (start + head) // ROWS)
-    upper = above.m2[0]
-    for k in reversed(range(LEVELS)):
-        squares[k] *= 0.5
-        squares[k] += 2.0 * upper
-        upper = squares[k]
-    middle = _Segment(start + head, start + head + chunks * ROWS, above.mean, [*squares, *above.m2],
-                      {k + LEVELS: v for k, v in above.low.items()}, {k + LEVELS: v for k, v in above.high.items()},
-                      False, above.centre, 1.0, [], [], {}, {})
-    if head:
-        middle = _joined(_levels(values[:head].reshape(head, -1).astype(np.float64), start), middle)
-    rest = n - head - chunks * ROWS
-    if rest:
-        tail = values[n - rest:].reshape(rest, -1).astype(np.float64)
-        middle = _joined(middle, _levels(tail, start + n - rest))
-    return middle
-
-
-def _levels(bins: np.ndarray, start: int, w: np.ndarray | None = None,
-            centre: np.ndarray | None = None) -> _Segment:
-    """All levels of float64 rows (n, width), a weight sum w (n,) beside each, by plain pair averages."""
-    from ensemblekit.averaging.kernels_blocking import climb_level
-
-    n = len(bins)
-    bins = np.ascontiguousarray(bins)
-    made = _Segment(start, start + n, bins.mean(axis=0), [], {}, {}, w is not None,
-                    np.zeros(bins.shape[1]) if centre is None else centre, 1.0 if w is None else float(w.mean()),
-                    [], [], {}, {})
-    at, k = start, 0
-    while len(bins):
-        skip = at % 2
-        pairs = (len(bins) - skip) // 2
-        m2, above = np.empty(bins.shape[1]), np.empty((pairs, bins.shape[1]))
-        climb_level(bins, skip, m2, above)
-        made.m2.append(m2)
-        if skip:
-            made.low[k] = bins[0].copy()
-        if (len(bins) - skip) % 2:
-            made.high[k] = bins[-1].copy()
-        if w is not None:
-            w_off = w - w.mean()
-            made.cross.append(w_off @ (bins - bins.mean(axis=0)))
-            made.w2.append(float(w_off @ w_off))
-            if skip:
-                made.w_low[k] = float(w[0])
-            if (len(bins) - skip) % 2:
-                made.w_high[k] = float(w[-1])
-            w = 0.5 * (w[skip:skip + 2 * pairs:2] + w[skip + 1:skip + 2 * pairs:2])
-        bins, at, k = above, (at + skip) // 2, k + 1
-    return made
-
-
-class _Seam(NamedTuple):
-    """A bin next to the place where two segments meet."""
-
-    at: int
-    value: np.ndarray
-    w: float
-
-
-def _joined(a: _Segment, b: _Segment) -> _Segment:
-    """Two neighbours as one, in the arrays of `a`: bins that met at the seam are paired, level by level."""
-    if a.weighted != b.weighted:
-        raise InputError("some snapshots of this run carry weights and some do not; give weights to all or to none")
-    b = b.centred(a.centre)
-    share = (b.stop - b.start) / (b.stop - a.start)
-    made = _Segment(a.start, b.stop, a.mean + (b.mean - a.mean) * share, a.m2, {}, {}, a.weighted, a.centre,
-                    a.w_mean + (b.w_mean - a.w_mean) * share, a.cross, a.w2, {}, {})
-    left, right = _Rest(a), _Rest(b)
-    seam: _Seam | None = None       # the bin of this level that straddles the seam
-    k = 0
-    while k < max(len(a.m2), len(b.m2)) or seam is not None:
-        _pool(made, b, k, left, right, seam)
-        near = [s for s in (_Seam((a.stop >> k) - 1, a.high[k], a.w_high.get(k, 1.0)) if k in a.high else None, seam,
-                            _Seam(-(-b.start >> k), b.low[k], b.w_low.get(k, 1.0)) if k in b.low else None)
-                if s is not None]
-        if k in a.low:
-            made.low[k], made.w_low[k] = a.low[k], a.w_low.get(k, 1.0)
-        if k in b.high:
-            made.high[k], made.w_high[k] = b.high[k], b.w_high.get(k, 1.0)
-        left.climb(k)
-        right.climb(k)
-        seam = None
-        while near:
-            index, value, w = near.pop(0)
-            if index % 2 == 0 and near and near[0].at == index + 1:
-                other = near.pop(0)
-                seam = _Seam(index // 2, 0.5 * (value + other.value), 0.5 * (w + other.w))
-            elif index % 2:
-                made.low[k], made.w_low[k] = value, w
-            else:
-                made.high[k], made.w_high[k] = value, w
-        k += 1
-    if not a.weighted:
-        made.w_low, made.w_high = {}, {}
-    return made
-
-
-class _Rest:
-    """The sum of the snapshots that whole bins of one level cover: all, less the bins left over at the levels below."""
-
-    def __init__(self, s: _Segment):
-        self.s = s
-        self.total, self.w_total = s.mean * (s.stop - s.start), s.w_mean * (s.stop - s.start)
-
-    def count(self, k: int) -> int:
-        return max(0, (self.s.stop >> k) - -(-self.s.start >> k))
-
-    def climb(self, k: int) -> None:
-        """From level k to the next."""
-        for ends, w_ends in ((self.s.low, self.s.w_low), (self.s.high, self.s.w_high)):
-            if k in ends:
-                self.total = self.total - ends[k] * 2.0**k
-                self.w_total -= w_ends.get(k, 1.0) * 2.0**k
-
-
-def _pool(made: _Segment, b: _Segment, k: int, left: _Rest, right: _Rest, seam: _Seam | None) -> None:
-    """The moments of level k: those of both sides and of the bin at the seam, by Chan, Golub & LeVeque (1983)."""
-    from ensemblekit.averaging.kernels_blocking import join_level
-
-    n, n_later = left.count(k), right.count(k)
-    if k == len(made.m2):
-        made.m2.append(np.zeros_like(made.mean))
-        if made.weighted:
-            made.cross.append(np.zeros_like(made.mean))
-            made.w2.append(0.0)
-    later = b.m2[k] if k < len(b.m2) else np.zeros_like(made.mean)
-    if not made.weighted:
-        join_level(made.m2[k], later, left.total, right.total, n, n_later, 2.0**k,
-                   left.total if seam is None else seam.value, 0 if seam is None else 1)
-        return
-    cross, w2 = (b.cross[k], b.w2[k]) if k < len(b.m2) else (0.0, 0.0)
-    parts = [(n, left.total, left.w_total, 0.0, 0.0, 0.0), (n_later, right.total, right.w_total, later, cross, w2)]
-    if seam is not None:
-        parts.append((1, seam.value * 2.0**k, seam.w * 2.0**k, 0.0, 0.0, 0.0))
-    count, w_mean = 0, 0.0
-    mean: Any = 0.0
-    for m, total, w_total, m2, m_cross, m_w2 in parts:
-        if m == 0:
-            continue
-        gap, w_gap = total / (m * 2.0**k) - mean, w_total / (m * 2.0**k) - w_mean
-        share = count * m / (count + m)
-        made.m2[k] = made.m2[k] + m2 + gap * gap * share
-        made.cross[k] = made.cross[k] + m_cross + gap * (w_gap * share)
-        made.w2[k] += m_w2 + w_gap**2 * share
-        count += m
-        mean, w_mean = mean + gap * (m / count), w_mean + w_gap * (m / count)
 
 
 def jonsson_level(x: Any, confidence: float = 0.99) -> int:
@@ -643,9 +387,5 @@ def blocking(x: Any, weights: ArrayLike | None = None, *, log_weights: ArrayLike
         raise InputError("the series is a single number; its values lie along axis 0")
     sums.update(x, 0, chosen_weights(weights, log_weights, len(x)))
     return sums.result()
-
-
-def _along(numbers: np.ndarray, values: Array) -> np.ndarray:
-    return np.asarray(numbers, dtype=np.float64).reshape(-1, *[1] * (values.ndim - 1))
 
 

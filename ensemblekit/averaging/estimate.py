@@ -13,17 +13,21 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ensemblekit.averaging.doubts import ENOUGH, standard_doubts
+from ensemblekit.averaging.estimate_arithmetic import Arithmetic
+from ensemblekit.averaging.estimate_tables import estimate_dataset, estimate_table
+from ensemblekit.averaging.estimate_units import SIGNS as SIGNS
+from ensemblekit.averaging.estimate_units import printed, quantile
+from ensemblekit.averaging.estimate_units import student_interval as student_interval
 from ensemblekit.errors import InputError
+from ensemblekit.intake_labels import Labels
 from ensemblekit.results import Result
-from ensemblekit.scaling import ldexp, power_of_two
+from ensemblekit.scaling import ldexp
 
 Coords = Mapping[str, tuple[np.ndarray, str]]
 """Named axes of an item: name -> (values, unit)."""
 Number = float | np.ndarray
 """Of a scalar a float, of an array an array of the item's shape."""
 
-SIGNS = {"Angstrom": "Å", "Angstrom2": "Å²", "Angstrom3": "Å³", "Angstrom-3": "Å⁻³", "degree": "°"}
-"""How units of H5MD's notation are printed where they have a sign of their own."""
 SMALLEST_ROOT = 0.01
 """The cube root of a variance over its expectation that an interval reaches at most: where a variance is not known at all."""
 DISAGREE = 1.5
@@ -31,7 +35,7 @@ DISAGREE = 1.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Estimate(Result):
+class Estimate(Arithmetic, Result):
     """A mean with an interval that accounts for correlation in time and for weights.
 
     Numbers are floats for a scalar and arrays of the item's shape otherwise, in `unit` unless said otherwise.
@@ -83,6 +87,10 @@ class Estimate(Result):
     """Of several independent runs: the estimate of each, with its series."""
     ergodicity: Any = None
     """Of several runs of a scalar: the :class:`~ensemblekit.Ergodicity` verdict, within and between variance."""
+    labels: Labels | None = None
+    """Names of axes, coordinates and the epoch of the times of the source, where it had any; see ``to_xarray``."""
+    origin: tuple[str, ...] = ()
+    """Of the runs it comes from: estimates that share one are not independent. Empty: not known, taken as independent."""
     further: Mapping[str, Estimate] = field(default_factory=dict)
     """Quantities that come with this one, by name; also as attributes: ``rdf.coordination``."""
 
@@ -159,30 +167,19 @@ class Estimate(Result):
         """Upper end of the interval."""
         return self.interval[1]
 
-    def __sub__(self, other: Estimate) -> Estimate:
-        """The difference of two estimates from *independent* runs: errors in quadrature, dof by Welch-Satterthwaite."""
-        if not isinstance(other, Estimate):
-            return NotImplemented
-        if self.unit != other.unit:
-            raise InputError(f"a difference needs one unit; got {self.unit!r} and {other.unit!r}")
-        if np.shape(self.mean) != np.shape(other.mean):
-            raise InputError(f"a difference needs one shape; got {np.shape(self.mean)} and {np.shape(other.mean)}")
-        e = power_of_two(np.fmax(np.asarray(self.stderr), np.asarray(other.stderr))[None], 0)
-        a, b = np.square(ldexp(self.stderr, -e)), np.square(ldexp(other.stderr, -e))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            dof = np.where(a + b > 0, (a + b) ** 2 / (a**2 / self.dof + b**2 / other.dof), np.inf)
-        confidence = min(self.confidence, other.confidence)
-        mean, stderr = self.mean - other.mean, ldexp(np.sqrt(a + b), e)
-        doubts = [f"{side}: {e.verdict}" for side, e in (("first", self), ("second", other)) if e.verdict]
-        return Estimate(mean=mean, stderr=_scalar(stderr), interval=student_interval(mean, stderr, dof, confidence),
-                        confidence=confidence, n=self.n + other.n, n_eff=_scalar(np.minimum(self.n_eff, other.n_eff)),
-                        statistical_inefficiency=_scalar(np.maximum(self.statistical_inefficiency,
-                                                                    other.statistical_inefficiency)),
-                        correlation_time=_scalar(np.maximum(self.correlation_time, other.correlation_time)),
-                        dof=_scalar(dof), n_discarded=self.n_discarded + other.n_discarded,
-                        converged=self.converged and other.converged, verdict="; ".join(doubts),
-                        estimators={"quadrature": _scalar(stderr)}, unit=self.unit, time_unit=self.time_unit,
-                        coords=self.coords)
+    @property
+    def dates(self) -> np.ndarray | None:
+        """The times as dates (datetime64, or cftime on other calendars), where those of the source were; else `times`."""
+        return self.times if self.times is None or self.labels is None else self.labels.dates(self.times, self.time_unit)
+
+    def to_xarray(self) -> Any:
+        """A Dataset: ``mean``, ``stderr``, ``low``, ``high``, ``n_eff`` and so on, on the coordinates that the snapshots came
+        with; of a scalar its series over the times too. Raises MissingExtraError where xarray is not installed."""
+        return estimate_dataset(self)
+
+    def to_dataframe(self) -> Any:
+        """A table of pandas: mean, stderr, low, high and n_eff, one row an element, by its coordinates."""
+        return estimate_table(self)
 
     def __str__(self) -> str:
         percent = f"{100 * self.confidence:g} % CI"
@@ -236,6 +233,13 @@ class Estimate(Result):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python numbers, lists and strings, as JSON takes them (NaN as None); without the series."""
+        more: dict[str, Any] = {}
+        if self.further:
+            more["further"] = {name: one.to_dict() for name, one in self.further.items()}
+        if self.labels is not None:
+            more["labels"] = self.labels.to_dict()
+        if self.origin:
+            more["origin"] = list(self.origin)
         return {"mean": _plain(self.mean), "stderr": _plain(self.stderr),
                 "interval": [_plain(v) for v in self.interval],
                 "confidence": self.confidence, "n": self.n, "n_eff": _plain(self.n_eff),
@@ -245,18 +249,27 @@ class Estimate(Result):
                 "converged": self.converged, "verdict": self.verdict,
                 "estimators": {name: _plain(v) for name, v in self.estimators.items()}, "unit": self.unit,
                 "time_unit": self.time_unit,
-                "coords": {name: {"values": _plain(v), "unit": u} for name, (v, u) in self.coords.items()}}
+                "coords": {name: {"values": _coordinates(v), "unit": u} for name, (v, u) in self.coords.items()}, **more}
 
-
-def printed(unit: str) -> str:
-    """A unit as people write it: "e Angstrom" is "e Å"."""
-    return " ".join(SIGNS.get(part, part) for part in unit.split(" "))
-
-
-def student_interval(mean: ArrayLike, stderr: ArrayLike, dof: ArrayLike, confidence: float) -> tuple[Any, Any]:
-    """mean ± t(dof) stderr, two-sided; (low, high)."""
-    half = quantile(confidence, dof) * np.asarray(stderr)
-    return _scalar(mean - half), _scalar(mean + half)
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Estimate:
+        """What :meth:`to_dict` gave: the same estimate, without series and runs. Raises InputError where it is none."""
+        try:
+            numbers = {name: _scalar(np.array(record[name], np.float64)) for name in (
+                "mean", "stderr", "n_eff", "statistical_inefficiency", "correlation_time", "dof")}
+            low, high = (_scalar(np.array(end, np.float64)) for end in record["interval"])
+            return cls(**numbers, interval=(low, high), confidence=float(record["confidence"]), n=int(record["n"]),
+                       n_discarded=int(record["n_discarded"]), equilibration_time=float(record["equilibration_time"]),
+                       converged=bool(record["converged"]), verdict=str(record["verdict"]),
+                       estimators={str(k): _scalar(np.array(x, np.float64)) for k, x in record["estimators"].items()},
+                       unit=str(record["unit"]), time_unit=str(record["time_unit"]),
+                       coords={str(k): (np.asarray(x["values"]), str(x["unit"])) for k, x in record["coords"].items()},
+                       labels=None if record.get("labels") is None else Labels.from_dict(record["labels"]),
+                       further={str(k): cls.from_dict(x) for k, x in record.get("further", {}).items()},
+                       origin=tuple(map(str, record.get("origin", ()))))
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"this is no record of an Estimate, as its to_dict() gives ({type(error).__name__}: {error})"
+                             ) from error
 
 
 def bounded_interval(mean: ArrayLike, interval: tuple[Any, Any], bounds: tuple[float, float | None]) -> tuple[Any, Any]:
@@ -306,15 +319,6 @@ def spread_interval(mean: ArrayLike, stderr: ArrayLike, dof: ArrayLike, confiden
             _scalar(np.where(flat, mean + t * stderr, np.maximum(high, mean))))
 
 
-def quantile(confidence: float, dof: ArrayLike) -> Any:
-    """Student's t for a two-sided interval; a Gaussian's where dof is infinite."""
-    from scipy.special import ndtri, stdtrit
-
-    p = 0.5 + confidence / 2
-    dof = np.asarray(dof, dtype=float)
-    return np.where(np.isinf(dof), ndtri(p), stdtrit(np.where(np.isinf(dof), 1.0, dof), p))
-
-
 def rounded(value: float, bar: float) -> tuple[str, str]:
     """A number and its bar to the two significant digits of the bar: 18.2654 ± 3.1534 is ("18.3", "3.2")."""
     if not (math.isfinite(value) and math.isfinite(bar)):
@@ -362,6 +366,14 @@ def _plain(x: Any) -> Any:
         x = float(x)
         return x if math.isfinite(x) else None
     return [_plain(v) for v in np.asarray(x)]
+
+
+def _coordinates(values: Any) -> list[Any]:
+    """Numbers, words or dates of an axis as JSON takes them."""
+    values = np.asarray(values)
+    if values.dtype.kind in "mM":
+        return [str(x) for x in values]
+    return values.tolist() if values.dtype.kind in "biuU" else _plain(values)
 
 
 def _median(x: Any) -> float:

@@ -183,7 +183,7 @@ class PresentMoments:
             mean, variance = ldexp(mean, self.exponent), ldexp(variance, 2 * self.exponent)
         with np.errstate(invalid="ignore", divide="ignore"):
             return MomentsResult(mean=np.where(weight > 0, mean, np.nan), variance=variance, n=self.n,
-                                 sum_weights=weight, n_eff=weight**2 / weight2, **more)   # type: ignore[arg-type]
+                                 sum_weights=weight.copy(), n_eff=weight**2 / weight2, **more)   # type: ignore[arg-type]
 
     def state(self) -> dict[str, Array]:
         return {"n": np.array(self.n), "exponent": self.exponent.copy()} | {

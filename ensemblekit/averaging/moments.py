@@ -9,15 +9,28 @@ from typing import Any, Self
 
 import numpy as np
 
-from ensemblekit.averaging.arrays import along, as_numbers, flat_pieces, in_range, join, like, one_row, plain, same_item, wide
+from ensemblekit.averaging.arrays import as_numbers, flat_pieces, in_range, join, one_row, plain, same_item
+from ensemblekit.averaging.central_sums import (
+    UNGUARDED,
+    as_item,
+    as_table,
+    central_sums,
+    folded_sums,
+    free_exponents,
+    has_wide_values,
+    is_wide,
+    needs_scale,
+    over_powers,
+    real_pairs,
+    torch_sums,
+    zeros_like,
+)
 from ensemblekit.averaging.rows import Rows, folded, rows_of
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
 from ensemblekit.results import Result
 from ensemblekit.scaling import FREE, common, ldexp, power_of_two, weight_exponent
 from ensemblekit.source import Array, Field, is_torch
-
-UNGUARDED = np.empty(0, np.uint8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -108,7 +121,7 @@ class Moments:
             self.n += len(values)
         elif is_torch(values):
             self.complex = values.is_complex()
-            self._absorb_block(lambda x: _torch_sums(x, weights, weight, self.order), values, weight, weight2)
+            self._absorb_block(lambda x: torch_sums(x, weights, weight, self.order), values, weight, weight2)
         else:
             self.complex = as_array(values, "values").dtype.kind == "c"
             self._update_numpy(rows_of(values), weights, weight, weight2)
@@ -122,12 +135,12 @@ class Moments:
         if self.order != 2:
             raise InputError("snapshots in pieces are for order 2")
         width = sum(math.prod(piece.shape) for piece in pieces)
-        if self.exponent is not None or _needs_scale(pieces):
+        if self.exponent is not None or needs_scale(pieces):
             self.update(one_row(pieces), 0)
             return
         if not self.sums or self.weight == 0.0:
             mean = one_row(pieces)[0]
-            self.sums, self.item = [mean, _zeros_like(mean)], (width,)
+            self.sums, self.item = [mean, zeros_like(mean)], (width,)
             self.n, self.weight, self.weight2 = self.n + 1, 1.0, 1.0
             return
         if self.complex or self.item != (width,):
@@ -153,16 +166,16 @@ class Moments:
             if self.complex:
                 raise InputError("skewness and kurtosis need real numbers; map to abs, real or imag first")
             each = np.ones(rows.n) if weights is None else np.ascontiguousarray(weights, dtype=np.float64)
-            self._absorb_block(lambda x: _central_sums(x, each), _table(rows), weight, weight2)
+            self._absorb_block(lambda x: central_sums(x, each), as_table(rows), weight, weight2)
             return
         if weights is None:
             narrow, k = folded(rows)
             if k > 1:
                 done = narrow.n * k
-                self._absorb_block(lambda x: _folded_sums(x, k), _table(rows)[:done], float(done), float(done))
+                self._absorb_block(lambda x: folded_sums(x, k), as_table(rows)[:done], float(done), float(done))
                 if done == rows.n:
                     return
-                rows = rows_of(_table(rows)[done:])
+                rows = rows_of(as_table(rows)[done:])
                 weight = weight2 = float(rows.n)
         if not self.sums:
             self.sums = [buffer[self.span] for buffer in self.buffers]
@@ -170,7 +183,7 @@ class Moments:
                 self.sums = [np.zeros(rows.width), np.zeros(rows.width)]
         w = None if weights is None else np.ascontiguousarray(weights, dtype=np.float64)
         unsafe = UNGUARDED
-        if _wide(rows.flat.dtype):
+        if is_wide(rows.flat.dtype):
             unsafe = np.zeros(rows.width, np.uint8) if self.exponent is None else (self.exponent != 0).astype(np.uint8)
         elif self.exponent is not None:
             unsafe = (self.exponent != 0).astype(np.uint8)
@@ -200,11 +213,11 @@ class Moments:
         at = np.flatnonzero((unsafe != 0) & ~zero)
         if not len(at):
             return
-        values = _table(rows)[:, at]
+        values = as_table(rows)[:, at]
         old = np.zeros(len(at), np.int64) if self.exponent is None else self.exponent[at]
         part = [mean[at], m2[at]]
-        e = common(_free(old, part), np.where(largest[at] == 0, FREE, power_of_two(values, 0)))
-        part = _over(part, e - old)
+        e = common(free_exponents(old, part), np.where(largest[at] == 0, FREE, power_of_two(values, 0)))
+        part = over_powers(part, e - old)
         if e.any():
             values = ldexp(values, -e)
         self._add(rows_of(values), weights, part, UNGUARDED)
@@ -219,15 +232,15 @@ class Moments:
     def _absorb_block(self, sums_of: Any, values: Array, weight: float, weight2: float) -> None:
         """Merge what `sums_of` gives of a block, of the block over powers of two where its sums over- or underflowed."""
         sums, e = sums_of(values), None
-        if self.exponent is not None or (_wide_values(values) and not in_range(abs(sums[0]), sums[-1], self.order)):
-            flat = _real_pairs(values)
+        if self.exponent is not None or (has_wide_values(values) and not in_range(abs(sums[0]), sums[-1], self.order)):
+            flat = real_pairs(values)
             e = power_of_two(flat, 0)
             largest = abs(flat).max(0)
             largest = largest.values if hasattr(largest, "values") else largest
             e = np.where(np.asarray(largest.cpu() if is_torch(largest) else largest) == 0, FREE, e)
-            e = common(e, _free(self._exponents(), self.sums) if self.sums else FREE)
+            e = common(e, free_exponents(self._exponents(), self.sums) if self.sums else FREE)
             if e.any():
-                sums = sums_of(_as_item(ldexp(flat, -e), values))
+                sums = sums_of(as_item(ldexp(flat, -e), values))
         self._absorb(len(values), weight, weight2, sums, e)
 
     def _exponents(self) -> np.ndarray:
@@ -267,8 +280,8 @@ class Moments:
         """Pébay's pairwise formulas; with order 2 they are Chan's. `exponent`: powers of two the numbers were divided by."""
         if self.sums and (exponent is not None or self.exponent is not None):
             mine, its = self._exponents(), np.zeros(len(sums[0]), np.int64) if exponent is None else exponent
-            e = common(_free(mine, self.sums), _free(its, sums))
-            self.sums, sums = _over(self.sums, e - mine), _over(sums, e - its)
+            e = common(free_exponents(mine, self.sums), free_exponents(its, sums))
+            self.sums, sums = over_powers(self.sums, e - mine), over_powers(sums, e - its)
             self._set_exponent(slice(None), e)
         if not self.sums:
             self.sums = [x + 0.0 for x in sums]
@@ -373,9 +386,9 @@ class Moments:
         m2: Array = self.sums[1]
         e = self.exponent
         if e is not None and self.complex:      # both parts over one power of two
-            pairs = _free(e, self.sums).reshape(-1, 2).max(1, keepdims=True)
+            pairs = free_exponents(e, self.sums).reshape(-1, 2).max(1, keepdims=True)
             e = np.broadcast_to(np.where(pairs == FREE, 0, pairs), (len(pairs), 2)).reshape(-1)
-            mean, m2 = _over([mean, m2], e - self._exponents())
+            mean, m2 = over_powers([mean, m2], e - self._exponents())
         if e is not None:
             mean = ldexp(mean, e)
         if self.complex:
@@ -429,103 +442,3 @@ def _beyond(variance: Array, reduced: Array) -> Array:
     return ((size < np.finfo(np.float64).tiny) & (reduced != 0)) | ((size == np.inf) & (abs(reduced) < np.inf))
 
 
-def _wide(dtype: np.dtype) -> bool:
-    """Whether squares of numbers of this type can leave the range of float64."""
-    return dtype.kind == "f" and dtype.itemsize >= 8
-
-
-def _wide_values(values: Array) -> bool:
-    return str(values.dtype) in ("torch.float64", "torch.complex128") if is_torch(values) else _wide(values.dtype)
-
-
-def _needs_scale(pieces: Sequence[Array]) -> bool:
-    return any(power_of_two(piece) for piece in pieces if _wide_values(piece))
-
-
-def _free(exponent: np.ndarray, sums: list[Array]) -> np.ndarray:
-    """The exponents, `FREE` where an element has been nothing but 0."""
-    zero = (sums[0] == 0) & (sums[1] == 0)
-    return np.where(np.asarray(zero.cpu() if is_torch(zero) else zero), FREE, exponent)
-
-
-def _over(sums: list[Array], step: np.ndarray) -> list[Array]:
-    """Mean and sums of powers of numbers divided by 2**step."""
-    return [ldexp(x, -k * step) for k, x in enumerate(sums, start=1)] if step.any() else sums
-
-
-def _table(rows: Rows) -> np.ndarray:
-    """Rows as an array (n, width), in place."""
-    item = rows.flat.itemsize
-    return np.lib.stride_tricks.as_strided(rows.flat, (rows.n, rows.width), (rows.stride * item, item), writeable=False)
-
-
-def _real_pairs(values: Array) -> Array:
-    """(n, width) real numbers, complex ones as pairs."""
-    if is_torch(values):
-        import torch
-
-        values = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
-    return values.reshape(len(values), -1)
-
-
-def _as_item(flat: Array, values: Array) -> Array:
-    """The inverse of `_real_pairs`."""
-    if is_torch(values) and values.is_complex():
-        import torch
-
-        return torch.view_as_complex(flat.reshape(len(flat), -1, 2))
-    return flat
-
-
-def _central_sums(table: np.ndarray, weights: np.ndarray) -> list[Array]:
-    """Mean and sums of powers 2 to 4 of one block (n, width)."""
-    from ensemblekit.averaging import kernels
-
-    rows = rows_of(table)
-    sums = [np.empty(rows.width) for _ in range(4)]
-    kernels.central_sums(rows.flat, rows.stride, weights, rows.width, *sums)
-    return sums
-
-
-def _folded_sums(table: np.ndarray, k: int) -> list[Array]:
-    """Narrow items (n, width), k of them in a row: interleaved series side by side, merged."""
-    from ensemblekit.averaging import kernels
-
-    narrow = rows_of(table.reshape(len(table) // k, -1))
-    mean, m2 = np.zeros(narrow.width), np.zeros(narrow.width)
-    kernels.add_moments(narrow.flat, narrow.stride, narrow.n, narrow.width, 0.0, mean, m2, UNGUARDED)
-    means, squares = mean.reshape(k, -1), m2.reshape(k, -1)
-    middle = means.mean(axis=0)
-    return [middle, squares.sum(axis=0) + narrow.n * ((means - middle) ** 2).sum(axis=0)]
-
-
-def _zeros_like(mean: Array) -> Array:
-    """In main memory through numpy, whose zeros take no memory before they are written to."""
-    if not is_torch(mean):
-        return np.zeros(mean.shape)
-    if mean.device.type == "cpu":
-        import torch
-
-        return torch.from_numpy(np.zeros(mean.shape))
-    return mean.new_zeros(mean.shape)
-
-
-def _torch_sums(values: Array, weights: Array | None, weight: float, order: int) -> list[Array]:
-    """Mean and central sums of one block of tensors, flat, on their device."""
-    import torch
-
-    x = values
-    if x.is_complex():
-        if order == 4:
-            raise InputError("skewness and kurtosis need real numbers; map to abs, real or imag first")
-        x = torch.view_as_real(x.resolve_conj())
-    x = wide(x.reshape(len(x), -1))
-    if weights is None and len(x) == 1:
-        return [x[0], *[torch.zeros_like(x[0])] * (order - 1)]
-    if weights is None and order == 2:
-        mean = x.mean(0)
-        return [mean, (x - mean).square_().sum(0)] if not x.requires_grad else [mean, (x - mean).square().sum(0)]
-    w = along(like(x, np.ones(len(x)) if weights is None else weights), x)
-    mean = (x * (w / weight)).sum(0)
-    gap = x - mean
-    return [mean, *((w * gap**k).sum(0) for k in range(2, order + 1))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -16,6 +16,8 @@ from ensemblekit.errors import InputError
 
 if TYPE_CHECKING:
     from ensemblekit.store.store import Store
+
+    Filter = Literal["lossless"] | tuple[Literal["round"], float] | None
 
 AT_ONCE = 64 << 20
 Compression = Annotated[str, typer.Option("--compression", metavar="none|lossless|BITS|ERROR", help="BITS of the "
@@ -52,7 +54,7 @@ def pack(
     written(target)
 
 
-def replaced(store: Store, out: Path, how: object) -> Store:
+def replaced(store: Store, out: Path, how: Filter) -> Store:
     """The sealed file in the place of one that is there."""
     import ensemblekit as ek
 
@@ -62,10 +64,10 @@ def replaced(store: Store, out: Path, how: object) -> Store:
     return ek.open(out)
 
 
-def compression_of(word: str) -> str | tuple[str, int | float] | None:
+def compression_of(word: str) -> Filter:
     """What Store.seal takes."""
     if word in ("none", "lossless"):
-        return None if word == "none" else word
+        return None if word == "none" else "lossless"
     try:
         return ("round", int(word) if word.isdecimal() else float(word))
     except ValueError:

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from ensemblekit.averaging.average import check_confidence
 from ensemblekit.averaging.equilibration import Equilibrate, check_equilibration
 from ensemblekit.averaging.missing import Missing, check_missing
+from ensemblekit.averaging.origin import origin_of, with_origin
 from ensemblekit.averaging.pooling import pooled_with_further
 from ensemblekit.averaging.run import partials
 from ensemblekit.averaging.run_states import RunStates, States
@@ -88,11 +89,7 @@ def average(source: object, observables: Mapping[str, object], *, frame_weights:
     if not sum(chosen.lengths or ()):
         raise StatisticsError("there are no frames to average")
     with System(chosen, topology, engine, progress=progress, whole=already) as system:
-        measurements, notes, watched = {}, [], {}
-        for name, observable in wanted.items():
-            measurements[name] = observable.prepare(system)
-            notes += [f"{name}: {note}" for note in system.take_notes()]
-            watched[name] = system.take_watched()
+        measurements, notes, watched = _prepare(system, wanted)
         own = [name for name, measurement in measurements.items() if not measurement.takes_means]
         if missing == "drop" and own:
             raise InputError(f"{', '.join(own)}: these observables have statistics of their own, which take every frame, so "
@@ -100,6 +97,17 @@ def average(source: object, observables: Mapping[str, object], *, frame_weights:
         if system.passes and not quiet:
             logger.info(system.told())
         return _averages(system, measurements, notes, watched, _Rule(equilibration, confidence, missing))
+
+
+def _prepare(system: System, observables: Mapping[str, Observable]
+             ) -> tuple[dict[str, Measurement], list[str], dict[str, list[int]]]:
+    """Of each observable its measurement, what is to be noted, and the numbers of the selections watched for the box."""
+    measurements, notes, watched = {}, [], {}
+    for name, observable in observables.items():
+        measurements[name] = observable.prepare(system)
+        notes += [f"{name}: {note}" for note in system.take_notes()]
+        watched[name] = system.take_watched()
+    return measurements, notes, watched
 
 
 def _observables(observables: Mapping[str, object]) -> dict[str, Observable]:
@@ -145,6 +153,8 @@ def _averages(system: System, measurements: Mapping[str, Measurement], notes: li
             notes += more
         if measurement.note and any(one.n_discarded for one in estimates):
             notes.append(f"{name}: {measurement.note} is that of all frames, the discarded ones too")
+    origin = origin_of(source)
+    answers = {name: with_origin(one, origin) for name, one in answers.items()}
     return Averages(answers, tuple(notes), passes=(*system.passes, "averages"), n_frames=system.n_frames, n_runs=len(runs))
 
 

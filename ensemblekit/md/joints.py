@@ -9,7 +9,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from ensemblekit.md.trajectory import Part, _reading, _unit_of, times_of
+from ensemblekit.md.parts import Part, times_of
+from ensemblekit.md.parts import reading as _reading
+from ensemblekit.md.parts import unit_of as _unit_of
 from ensemblekit.parts import warn_of_restart, written_once
 
 MOST_TWINS = 64

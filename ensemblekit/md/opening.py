@@ -17,18 +17,11 @@ from ensemblekit.md.dcd import DcdLayout
 from ensemblekit.md.distinct import check_distinct
 from ensemblekit.md.h5md import H5mdReader
 from ensemblekit.md.joints import joined
+from ensemblekit.md.parts import Part
+from ensemblekit.md.parts import reading as _reading
+from ensemblekit.md.parts import stamps_of as _stamps_of
 from ensemblekit.md.topology import Topology, mdanalysis, warnings_held
-from ensemblekit.md.trajectory import (
-    FOR_READERS,
-    FOR_TRAJECTORIES,
-    FRAME_BYTES,
-    TRAJECTORIES,
-    LiveSource,
-    Part,
-    TrajectorySource,
-    _reading,
-    _stamps_of,
-)
+from ensemblekit.md.trajectory import FOR_READERS, FOR_TRAJECTORIES, FRAME_BYTES, TRAJECTORIES, LiveSource, TrajectorySource
 from ensemblekit.md.xtc import XtcIndex
 from ensemblekit.parts import Order, check_order, natural_key, order_of, written_once
 from ensemblekit.source import ReplicaSet

@@ -26,6 +26,7 @@ from ensemblekit.neural.calibration import reliability as reliability
 from ensemblekit.neural.checkpoint_export import export as export
 from ensemblekit.neural.checkpoint_export import state_dict as state_dict
 from ensemblekit.neural.compare import compare as compare
+from ensemblekit.neural.compensated import Compensated as Compensated
 from ensemblekit.neural.content_hash import content_hash as content_hash
 from ensemblekit.neural.detection import Detection as Detection
 from ensemblekit.neural.detection import error_detection as error_detection
@@ -67,7 +68,6 @@ from ensemblekit.neural.weight_average import EMA as EMA
 from ensemblekit.neural.weight_average import LAWA as LAWA
 from ensemblekit.neural.weight_average import SWA as SWA
 from ensemblekit.neural.weight_average import AveragedModel as AveragedModel
-from ensemblekit.neural.weight_average import Compensated as Compensated
 from ensemblekit.neural.weight_average import averaged as averaged
 
 

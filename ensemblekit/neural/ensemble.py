@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Generic, Literal, Protocol, Self, TypeVar, Unpack, overload, runtime_checkable
+from typing import Any, Generic, Literal, Self, TypeVar, Unpack, overload
 
 import numpy as np
 import torch
@@ -47,8 +47,7 @@ from ensemblekit.neural.stored_members import (
 )
 from ensemblekit.neural.swag import SWAG, Posterior
 from ensemblekit.neural.uncertainty import Space, check_space
-from ensemblekit.neural.weight_average import Average, reducer_of
-from ensemblekit.source import Array
+from ensemblekit.neural.weight_average import Average, mean_of, reducer_of
 from ensemblekit.store.stored import StoredSource
 
 P = TypeVar("P", Prediction, RegressionPrediction)
@@ -383,7 +382,7 @@ class Ensemble(torch.nn.Module, Generic[P]):
             if name == "counters":
                 vectors[name] = np.asarray(self._runner.vectors[name][len(self) - 1])
             else:
-                vectors[name] = _mean_of(self.reduced(reducer_of(average), name))
+                vectors[name] = mean_of(self.reduced(reducer_of(average), name))
         if not np.isfinite(vectors["parameters"]).all():
             bad = [k for k in range(len(self)) if not np.isfinite(np.asarray(self.vectors["parameters"][k])).all()]
             raise InputError(f"the weights of snapshot {', '.join(map(str, bad))} are not finite; leave it out: members=")
@@ -449,13 +448,3 @@ class Ensemble(torch.nn.Module, Generic[P]):
                         manifest=manifest, task=self.task, space=self.space, ignore_index=self.ignore_index,
                         forward=self.convention.forward, target=self.convention.target,
                         outputs=self.convention.outputs)
-
-
-@runtime_checkable
-class _HasMean(Protocol):
-    mean: Array
-
-
-def _mean_of(result: object) -> Array:
-    """Of a reducer: an array, or a result with a mean."""
-    return result.mean if isinstance(result, _HasMean) and not isinstance(result, np.ndarray) else result

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from ensemblekit.errors import InputError
+from ensemblekit.intake_labels import dataset_of, package
 from ensemblekit.neural.uncertainty import TINY, Space, entropy_of
 from ensemblekit.results import Result
 from ensemblekit.scaling import ldexp, scaled
+
+NATS = ("entropy", "aleatoric", "epistemic")
+"""Doubts that are entropies."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,6 +77,36 @@ class Prediction(Result):
         """(n, ...): the most probable class."""
         return self.probabilities.argmax(1)
 
+    def to_xarray(self) -> Any:
+        """A Dataset over (item, class, ...): probabilities, choice, target, and the doubts (nats).
+
+        Raises MissingExtraError where xarray is not installed.
+        """
+        axes = ("item", *(f"axis_{k}" for k in range(self.probabilities.ndim - 2)))
+        variables: dict[str, tuple[tuple[str, ...], np.ndarray, dict[str, str]]] = {
+            "probabilities": (("item", "class", *axes[1:]), self.probabilities, {})}
+        for name in ("choice", "target", "entropy", "aleatoric", "epistemic", "disagreement", "variation_ratio"):
+            values = getattr(self, name)
+            if values is not None and np.shape(values) == self.aleatoric.shape:
+                variables[name] = (axes, np.asarray(values), {"units": "nat"} if name in NATS else {})
+        coords = {} if self.index is None else {"item": (("item",), self.index)}
+        return dataset_of(variables, {}, coords, {"n_members": self.n_members, "space": self.space})
+
+    def to_dataframe(self) -> Any:
+        """A table of pandas, one row an item: a column for the probability of each class, then choice, target and doubts.
+
+        Raises InputError for maps (:meth:`to_xarray` takes them), MissingExtraError where pandas is not installed.
+        """
+        if self.probabilities.ndim > 2:
+            raise InputError(f"a table has one row an item, and these are maps {self.probabilities.shape[2:]}; use to_xarray()")
+        pandas = package("pandas", "xarray")
+        columns = {f"probability_{k}": self.probabilities[:, k] for k in range(self.probabilities.shape[1])}
+        for name in ("choice", "target", "entropy", "aleatoric", "epistemic", "disagreement", "variation_ratio"):
+            values = getattr(self, name)
+            if values is not None and np.shape(values) == self.aleatoric.shape:
+                columns[name] = np.asarray(values)
+        return pandas.DataFrame(columns, index=None if self.index is None else pandas.Index(self.index, name="item"))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RegressionPrediction(Result):
@@ -113,6 +149,19 @@ class RegressionPrediction(Result):
     def std(self) -> np.ndarray:
         """(n, ...): root of `variance`, a number also where that is beyond float64."""
         return np.sqrt(self.variance) if self.spread is None else np.hypot(np.sqrt(self.aleatoric), self.spread)
+
+    def to_xarray(self) -> Any:
+        """A Dataset over (item, ...): mean, std, aleatoric and epistemic variance, target.
+
+        Raises MissingExtraError where xarray is not installed.
+        """
+        axes = ("item", *(f"axis_{k}" for k in range(self.mean.ndim - 1)))
+        variables: dict[str, tuple[tuple[str, ...], np.ndarray, dict[str, str]]] = {
+            name: (axes, np.asarray(getattr(self, name)), {}) for name in ("mean", "std", "aleatoric", "epistemic")}
+        if self.target is not None and np.shape(self.target) == self.mean.shape:
+            variables["target"] = (axes, np.asarray(self.target), {})
+        coords = {} if self.index is None else {"item": (("item",), self.index)}
+        return dataset_of(variables, {}, coords, {"n_members": self.n_members})
 
 
 def _rms(x: np.ndarray) -> float:

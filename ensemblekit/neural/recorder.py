@@ -160,7 +160,10 @@ class Recorder:
         self.store: Store | None = None
         self._store_lock = threading.Lock()
         self._stopped = self._finished = False
-        state = opened_by_first(lambda: self._open(resume, replica), lambda: self._sidecar.read("state.pt"))
+        self._begin(opened_by_first(lambda: self._open(resume, replica), lambda: self._sidecar.read("state.pt")))
+
+    def _begin(self, state: dict[str, Any] | None) -> None:
+        """Watch the loop, from where a killed run stood."""
         try:
             self._watch.begin()
             if state is not None:

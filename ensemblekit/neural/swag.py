@@ -11,7 +11,8 @@ import numpy as np
 from ensemblekit.averaging.arrays import copied, join, plain, same_item, wide
 from ensemblekit.averaging.moments import Moments, MomentsResult
 from ensemblekit.errors import InputError
-from ensemblekit.neural.weight_average import _column, _numpy, _weight
+from ensemblekit.neural.compensated import _column
+from ensemblekit.neural.weight_average import _numpy, _weight
 from ensemblekit.results import Result
 from ensemblekit.source import Array
 

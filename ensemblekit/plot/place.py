@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError
 from ensemblekit.plot.style import BLUE, PALE, panels
 from ensemblekit.rom.cells import QUADRATIC
-from ensemblekit.rom.mesh import Mesh, leading
+from ensemblekit.rom.mesh import Association, Mesh, leading
 from ensemblekit.scaling import scaled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
-    from numpy.typing import ArrayLike
 
     from ensemblekit.plot.style import AxesLike
-
-    Coordinates = tuple[ArrayLike, ...]
 
 COLUMN = 3.94
 """Inches, as ``style.WIDTH``."""
@@ -42,11 +40,11 @@ class Place(NamedTuple):
     cells: tuple[int, ...]
 
     @classmethod
-    def of(cls, item: tuple[int, ...], mesh: object, name: str, grid: Coordinates | None,
-           association: Mapping[str, str] | None = None) -> Place:
+    def of(cls, item: tuple[int, ...], mesh: Mesh | None, name: str, grid: Sequence[ArrayLike] | None,
+           association: Mapping[str, Association] | None = None) -> Place:
         if isinstance(mesh, Mesh) and grid is None:
             where = (association or {}).get(name) or mesh.where(name, item)
-            cells = leading(item, mesh.count(where))        # type: ignore[arg-type]
+            cells = leading(item, mesh.count(where))
             if cells is not None:
                 parts = int(np.prod(item[len(cells):]))
                 span = np.ptp(_flattened(mesh.points), axis=0) if len(mesh.points) else np.ones(2)

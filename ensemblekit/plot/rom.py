@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.averaging.doubts import ENOUGH
 from ensemblekit.errors import InputError
@@ -18,14 +19,13 @@ from ensemblekit.scaling import power_of_two, representable, scaled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from numpy.typing import ArrayLike
 
     from ensemblekit.averaging.estimate import Estimate
     from ensemblekit.plot.style import AxesLike
     from ensemblekit.rom.decay import DecayRate
     from ensemblekit.rom.field_averages import FieldAverages
 
-    Coordinates = tuple[ArrayLike, ...]
+    Coordinates = Sequence[ArrayLike]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -170,7 +170,7 @@ def gavish_donoho_line(basis: Basis) -> float | None:
 
 
 @_styled
-def reconstruction(basis: Basis, truth: np.ndarray, which: int | None = None, *, rank: int | None = None,
+def reconstruction(basis: Basis, truth: ArrayLike, which: int | None = None, *, rank: int | None = None,
                    field: str | None = None, component: int | None = None, grid: Coordinates | None = None,
                    ax: AxesLike | None = None) -> np.ndarray:
     """One snapshot beside its reconstruction and their difference, the first two in the same colours; the Axes, (3,).

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ensemblekit.averaging.average import check_confidence, with_checked_clock
+from ensemblekit.averaging.average import check_confidence, with_checked_clock, with_labels
 from ensemblekit.averaging.doubts import ENOUGH
 from ensemblekit.averaging.equilibration import Equilibrate, check_equilibration
 from ensemblekit.averaging.estimate import Estimate, bounded_interval, over_power_of_two
 from ensemblekit.averaging.missing import Missing, check_missing
 from ensemblekit.averaging.moments import Moments, MomentsResult
 from ensemblekit.averaging.observed import summaries
+from ensemblekit.averaging.origin import origin_of, with_origin
 from ensemblekit.averaging.pooling import pooled
 from ensemblekit.averaging.run import Progress, partials, reduce
 from ensemblekit.averaging.run_states import RunStates
@@ -26,6 +27,7 @@ from ensemblekit.averaging.times import spacing
 from ensemblekit.averaging.weights import kish as kish_of
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, ReadOnceError, StatisticsError, UnknownFieldError
+from ensemblekit.intake_labels import labels_of
 from ensemblekit.rom.field_averages import STATISTICS, FieldAverages
 from ensemblekit.rom.mesh import mesh_of
 from ensemblekit.rom.products import PAIRS, Products
@@ -114,6 +116,9 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
         name: _pooled([run.pop(name) for run in runs], confidence, *kind) for name, kind in names.items()}
     mesh = mesh_of(given.runs[0] if isinstance(given, ReplicaSet) else given)
     where = {} if mesh is None else {name: mesh.where(one.names[0], one.field.shape) for name, (one, _) in names.items()}
+    origin, labels = origin_of(given), labels_of(given)
+    for name, (one, _) in names.items():
+        estimates[name] = with_labels(with_origin(estimates[name], origin), labels, one.names[0])
     return FieldAverages(estimates, notes, mesh=mesh, association=where)
 
 

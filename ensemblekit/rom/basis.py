@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError, UnknownFieldError
-from ensemblekit.intake import as_array
+from ensemblekit.intake import as_array, in_unit
+from ensemblekit.intake_labels import Labels, aligned
 from ensemblekit.results import Result
 from ensemblekit.rom.files import load_basis, save_basis
 from ensemblekit.rom.product import applied, is_sparse
@@ -91,6 +92,9 @@ class Basis(Result):
     `total_energy` and `residual` may be infinite or 0 then. None: they do not."""
     notes: tuple[str, ...] = ()
     """What was chosen where nothing was said: the inner product, the share of the energy."""
+    labels: Labels | None = None
+    """Names of the axes of the fields, coordinates along them, and what times are counted from, where the snapshots came with
+    any."""
 
     # -- size and energy -------------------------------------------------------------------------------------------
 
@@ -297,6 +301,30 @@ class Basis(Result):
         return block_bootstrap(squared, weights=self.weights, confidence=confidence, block_length=block_length,
                                n_resamples=n_resamples, rng=rng)
 
+    # -- labels -----------------------------------------------------------------------------------------------------
+
+    @property
+    def dates(self) -> np.ndarray | None:
+        """(n,) times of the snapshots, as dates (datetime64, or cftime on other calendars) where they are any."""
+        return self.times if self.times is None or self.labels is None else self.labels.dates(self.times, self.time_unit)
+
+    def to_xarray(self) -> Any:
+        """A Dataset: modes and mean of each field on the coordinates they came from, coefficients over the times.
+
+        Its variables are ``modes`` (mode, ...), ``mean`` and ``mask`` (with several fields "<field>_modes" and so on),
+        ``coefficients`` (time, mode), ``singular_values``, ``energy_fraction`` and ``relative_error_per_mode`` (mode); modes
+        are counted from 1. Raises MissingExtraError where xarray is not installed.
+        """
+        from ensemblekit.rom.labelled import basis_dataset
+
+        return basis_dataset(self)
+
+    def to_dataframe(self) -> Any:
+        """A table of pandas, one row a mode: singular value, share of the energy, cumulative share, error left."""
+        from ensemblekit.rom.labelled import basis_table
+
+        return basis_table(self)
+
     def _facts(self) -> dict[str, object]:
         return {"rank": self.rank, "n": self.n, "method": self.method, "passes": self.passes,
                 "relative_error": self.relative_error, "error_per_field": self.error_per_field,
@@ -349,7 +377,7 @@ class Basis(Result):
             missing = [name for name in self.fields if name not in snapshots]
             if missing:
                 raise UnknownFieldError(missing[0], snapshots)
-            arrays = {name: as_array(snapshots[name], f"field {name!r}") for name in self.fields}
+            arrays = {name: self._array(snapshots[name], name, f"field {name!r}") for name in self.fields}
             for name, x in arrays.items():
                 item = self.fields[name].shape
                 if x.shape[x.ndim - len(item):] != item or x.ndim > len(item) + 1:
@@ -357,12 +385,16 @@ class Basis(Result):
             single = all(x.ndim == len(self.fields[name].shape) for name, x in arrays.items())
             return np.concatenate([x.reshape(1 if single else len(x), self.fields[name].size) for name, x in arrays.items()],
                                   axis=1), single
-        values = as_array(snapshots, "snapshots")
+        values = self._array(snapshots, next(iter(self.fields), "values"), "snapshots")
         shape = self.mean.shape
         if values.shape[values.ndim - len(shape):] != shape or values.ndim > len(shape) + 1:
             raise InputError(f"snapshots have shape (m, *{shape}); got {values.shape}")
-        single = values.ndim == len(shape)
-        return values.reshape(1 if single else len(values), self.mean.size), single
+        return values.reshape(-1, self.mean.size), values.ndim == len(shape)
+
+    def _array(self, x: Any, name: str, what: str) -> np.ndarray:
+        """Snapshots of a field as numbers: in its unit, axes with names in the order of its own."""
+        unit = self.fields[name].unit if name in self.fields else ""
+        return as_array(in_unit(aligned(x, self.labels, name, what), unit, what), what, named_axes=self.labels is not None)
 
     def _coefficients(self, which: int | slice | ArrayLike) -> np.ndarray:
         if isinstance(which, int | np.integer):
@@ -372,12 +404,12 @@ class Basis(Result):
         elif isinstance(which, slice):
             coefficients = self.coefficients[which]
         else:
-            numbers = [int(k) for k in which if isinstance(k, int | np.integer)] if isinstance(
-                which, list | tuple | range) else []
-            if numbers and not all(-self.n <= k < self.n for k in numbers):
+            listed = list(which) if isinstance(which, list | tuple | range) else [which]
+            numbers = [int(k) for k in listed if isinstance(k, int | np.integer)]
+            of_rows = len(numbers) < len(listed)
+            if not of_rows and not all(-self.n <= k < self.n for k in numbers):
                 raise InputError(f"snapshots {min(numbers)} to {max(numbers)} of {self.n}")
-            of_numbers = isinstance(which, list | tuple | range) and len(numbers) == len(which)
-            coefficients = self.coefficients[numbers] if of_numbers else as_array(which, "coefficients")
+            coefficients = as_array(which, "coefficients") if of_rows else self.coefficients[numbers]
         if coefficients.shape[-1:] != (self.rank,):
             raise InputError(f"coefficients have shape (m, {self.rank}) here; got {coefficients.shape}")
         return coefficients

@@ -12,7 +12,7 @@ from ensemblekit.averaging.averages import Averages
 from ensemblekit.averaging.doubts import ENOUGH
 from ensemblekit.averaging.estimate import Estimate
 from ensemblekit.errors import InputError
-from ensemblekit.rom.mesh import Mesh
+from ensemblekit.rom.mesh import Association, Mesh
 
 STATISTICS = ("mean", "rms", "reynolds_stress", "tke")
 
@@ -25,11 +25,11 @@ class FieldAverages(Averages):
     only one. Iterating gives the full names.
     """
 
-    FIGURE: ClassVar[str] = "rom.averages"
+    FIGURE: ClassVar[str] = "rom.average"
 
     mesh: Mesh | None = None
     """Points and cells, where the source has a mesh."""
-    association: Mapping[str, str] = field(default_factory=dict)
+    association: Mapping[str, Association] = field(default_factory=dict)
     """"<field>_<statistic>" -> "cell" or "point", where there is a mesh."""
 
     def __getitem__(self, name: str) -> Estimate:

@@ -8,10 +8,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ensemblekit.intake_labels import Labels, labels_of
 from ensemblekit.rom.mesh import Mesh
+from ensemblekit.rom.readers.labelled import LabelledReader
 from ensemblekit.rom.readers.reader import Reader, chosen
 from ensemblekit.source import Access, Block, Cut, Field, Piece, cuts_of
-from ensemblekit.source_cuts import WHOLE, check_window
+from ensemblekit.source_cuts import WHOLE, Cuts, check_window
+from ensemblekit.source_labelled import block_edges, joined_chunks
 from ensemblekit.store.stored import StoredSource
 
 BATCH = 16 << 20
@@ -59,6 +62,25 @@ class FileSource:
         return "tiles" if all(part.reader.tiles for part in self.parts) else "rows"
 
     @property
+    def labels(self) -> Labels | None:
+        """Names of axes, coordinates and the epoch of the times, where the files say any; see ``Basis.to_xarray``."""
+        labels = labels_of(self.parts[0].reader)
+        return None if labels is None else labels.only(self.names) if self.times is not None else replace(
+            labels.only(self.names), epoch="")
+
+    def _chunks(self, names: Sequence[str]) -> list[int]:
+        """Where chunks of the files begin and end among the snapshots; none where they are not known."""
+        edges, offset = [0], 0
+        for part in self.parts:
+            if not isinstance(part.reader, LabelledReader) or part.reader.tiles or part.rows.step != 1:
+                return []
+            edges += [offset + edge - part.rows.start for edge in part.reader.chunk_edges(names)
+                      if part.rows.start < edge < part.rows.stop]
+            offset += len(part.rows)
+            edges.append(offset)
+        return edges
+
+    @property
     def mesh(self) -> Mesh | None:
         """The mesh of the snapshots; None where the files have none. Read when it is first asked for."""
         if self.on is not None or not self.meshed:
@@ -98,9 +120,15 @@ class FileSource:
 
     def pieces(self, names: Sequence[str], cut: Cut, tiled: bool, limit: int) -> Iterator[Piece]:
         tiles = self.access == "tiles"
-        for start, stop, tile in cuts_of(self.fields, names, len(self), cut if tiles else "time", tiled and tiles, limit):
+        cuts = cuts_of(self.fields, names, len(self), cut if tiles else "time", tiled and tiles, limit)
+        chunks = self._chunks(names)
+        if chunks:      # pieces end where chunks do, as a part of a chunk costs the whole of it
+            ends = joined_chunks(chunks, cuts.rows[1] if len(cuts.rows) > 1 else 1)
+            cuts = Cuts(tuple(ends), cuts.tiles)
+        for start, stop, tile in cuts:
             yield FilePiece(0, start, stop, tile, self.rows(start, stop), tuple(names), self.fields,
-                            None if self.times is None else self.times[start:stop], limit)
+                            None if self.times is None else self.times[start:stop], limit,
+                            tuple(edge - start for edge in chunks if start <= edge <= stop))
 
     def read(self, start: int = 0, stop: int | None = None) -> dict[str, np.ndarray]:
         """Snapshots start to stop - 1 of every field, (n, *item). Raises SnapshotFileError where a file cannot be read."""
@@ -126,6 +154,8 @@ class FilePiece:
     fields: Mapping[str, Field]
     times: np.ndarray | None
     limit: int
+    chunks: tuple[int, ...] = ()
+    """Where chunks begin and end, from the first snapshot of the piece on; none where they are not known."""
 
     def prefetch(self) -> None:
         """Nothing: the readers read as they are asked."""
@@ -136,8 +166,9 @@ class FilePiece:
                     for name in self.names)
         n = self.stop - self.start
         step = max(1, min(BATCH, self.limit) // max(1, a_row)) if whole else n
-        for at in range(0, n, step):
-            end = min(n, at + step)
+        ranges = block_edges(n, a_row, self.chunks, self.limit) if self.chunks and whole else (
+            (at, min(n, at + step)) for at in range(0, n, step))
+        for at, end in ranges:
             parts = _rows(self.parts, at, end)
             values = _joined(parts, self.names, self.fields, None if whole else self.tile)
             yield Block(values, self.start + at, self.tile, None, None if self.times is None else self.times[at:end])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import StoreError
+from ensemblekit.intake_labels import Labels
 from ensemblekit.rom.product import InnerProduct, is_sparse
 from ensemblekit.source import Field
 
@@ -28,6 +29,7 @@ def save_basis(values: Mapping[str, Any], path: str | os.PathLike[str]) -> str:
     about: dict[str, Any] = {"format": FORMAT, **{name: _plain(values[name]) for name in NUMBERS}}
     about["energies"] = values["energies"]
     about["notes"] = list(values["notes"])
+    about["labels"] = None if values["labels"] is None else values["labels"].to_dict()
     about["fields"] = {name: {"shape": list(f.shape), "dtype": f.dtype.str, "unit": f.unit, "kind": f.kind}
                        for name, f in values["fields"].items()}
     about["scale"] = {name: float(x) for name, x in values["scale"].items()}
@@ -76,7 +78,8 @@ def load_basis(path: str | os.PathLike[str]) -> dict[str, Any]:
             power, total, left = energies
             energies = int(power), float(total), float(left)
         notes = tuple(str(note) for note in about.get("notes", ()))
-        return dict(**columns, energies=energies, notes=notes, fields=fields, scale=about["scale"],
+        labels = None if about.get("labels") is None else Labels.from_dict(about["labels"])
+        return dict(**columns, energies=energies, notes=notes, labels=labels, fields=fields, scale=about["scale"],
                     error_per_field=about["error_per_field"], mesh=mesh,
                     inner_product=products[""] if list(products) == [""] else products)
 

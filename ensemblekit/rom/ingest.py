@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike
 
 from ensemblekit.errors import EnsemblekitError, InputError, SnapshotFileError, StoreError
 from ensemblekit.rom.file_source import BATCH
-from ensemblekit.rom.mesh import constants_for, mesh_of
+from ensemblekit.rom.mesh import Mesh, constants_for, mesh_of
 from ensemblekit.rom.read import Paths, as_snapshots
 from ensemblekit.source import Block, Field, SnapshotSource, as_source
 from ensemblekit.store.schema import check_fields
@@ -51,12 +51,7 @@ def ingest(source: Paths | SnapshotSource, path: str | os.PathLike[str], *, dtyp
     if snapshots.lengths is not None and len(snapshots.lengths) > 1:
         raise InputError("a store holds one run; ingest independent runs one by one")
     mesh = mesh_of(snapshots)
-    if mesh is not None and not path.endswith(SUFFIX):
-        warnings.warn(f"{os.path.basename(path)}: a store of fields on a mesh that is called *{SUFFIX} opens in ParaView and "
-                      "pyvista; they go by the suffix", stacklevel=2)
-    if mesh is None and path.endswith(SUFFIX):
-        raise InputError(f"{path}: there is no mesh to show the fields on; call it {os.path.splitext(path)[0]}.h5, or pass "
-                         "mesh=")
+    _check_suffix(path, mesh)
     fields = _fields(snapshots.fields, dtype)
     check_fields(fields)
     if mesh is not None:
@@ -83,6 +78,16 @@ def ingest(source: Paths | SnapshotSource, path: str | os.PathLike[str], *, dtyp
         if seal and copied:
             return store.seal(compression=compression)
     return Store.open(path)
+
+
+def _check_suffix(path: str, mesh: Mesh | None) -> None:
+    """Whether ParaView knows the store by its name; a warning where it could, an error where there is nothing to show."""
+    if mesh is not None and not path.endswith(SUFFIX):
+        warnings.warn(f"{os.path.basename(path)}: a store of fields on a mesh that is called *{SUFFIX} opens in ParaView and "
+                      "pyvista; they go by the suffix", stacklevel=3)
+    if mesh is None and path.endswith(SUFFIX):
+        raise InputError(f"{path}: there is no mesh to show the fields on; call it {os.path.splitext(path)[0]}.h5, or pass "
+                         "mesh=")
 
 
 def _names(fields: Mapping[str, Field]) -> dict[str, str]:

@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError, SnapshotFileError
+from ensemblekit.intake_labels import is_labelled
 from ensemblekit.parts import Order, check_order, natural_key, order_of, warn_of_restart, written_once
 from ensemblekit.rom.file_source import FileSource, MeshedSource, Part
 from ensemblekit.rom.mesh import Mesh, mesh_of
 from ensemblekit.rom.readers.clock import on_one_clock
+from ensemblekit.rom.readers.labelled import GRIB, is_zarr, open_labelled, reader_of
 from ensemblekit.rom.readers.reader import Options, Reader, all_timed, check_readable, known_times, numbers_in_names
 from ensemblekit.source import Field, SnapshotSource
 from ensemblekit.source_clock import check_times
@@ -30,11 +32,14 @@ SLACK = 1e-9
 
 ARRAYS = (".npy", ".npz", ".mat")
 HDF5 = (".h5", ".hdf5", ".h5md", ".he5", ".vtkhdf", ".hdf")
-NETCDF = (".nc", ".nc4", ".cdf", ".netcdf")
+NETCDF = (".nc", ".nc4", ".cdf", ".netcdf", ".nc3", *GRIB)
+ZARR = (".zarr",)
 NEK = re.compile(r"\.f\d{5,}\Z")
 NEK_LISTS = (".nek5000", ".nek")
 NEK_OLD = re.compile(r"\.fld\d{2,}\Z", re.IGNORECASE)
 FLUENT = re.compile(r"\.(cas|dat)(\.h5|\.gz)?\Z", re.IGNORECASE)
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+"""How the address of remote data begins, which xarray reads through fsspec."""
 FOAM = (".foam", ".openfoam")
 
 
@@ -46,8 +51,8 @@ def known() -> str:
     """The suffixes that ``read`` knows, for messages."""
     from ensemblekit.rom.readers import vtk
 
-    names = [*ARRAYS, *HDF5, *NETCDF, ".f00001 (Nek5000)", *NEK_LISTS, *FOAM, "an OpenFOAM case folder", ".pvd", ".series",
-             *vtk.SINGLE, *(s for s in vtk.TEMPORAL if s not in HDF5)]
+    names = [*ARRAYS, *HDF5, *NETCDF, *ZARR, ".f00001 (Nek5000)", *NEK_LISTS, *FOAM, "an OpenFOAM case folder", ".pvd",
+             ".series", *vtk.SINGLE, *(s for s in vtk.TEMPORAL if s not in HDF5)]
     return ", ".join(names)
 
 
@@ -55,12 +60,14 @@ def read(path: Paths, fields: Sequence[str] | str | None = None, *, begin: float
          step: int = 1, region: str | None = None, patch: str | None = None, zone: str | None = None, zero: bool = False,
          moving: bool = False, snapshot_axis: int | None = None, times: ArrayLike | None = None, time_unit: str | None = None,
          units: Mapping[str, str] | None = None, mesh: Mesh | Paths | None = None,
-         external: bool = False, order: Order = "auto") -> FileSource | MeshedSource:
+         external: bool = False, order: Order = "auto", time: str | None = None,
+         weights: str | None = None) -> FileSource | MeshedSource:
     """Snapshot files as a source: nothing is copied, files are read when the source is.
 
-    The suffix says the format: .npy .npz .mat; .h5 .h5md and other HDF5; .nc (NetCDF 3 and 4); Nek5000 field files; .vtkhdf;
-    an OpenFOAM case folder (or a .foam file in it); with the extra ``cfd`` what VTK reads (.vtu .vti .vtr .vts .vtp .vtk and
-    their parallel forms, .pvd, .series, EnSight .case, CGNS, Exodus, XDMF).
+    The suffix says the format: .npy .npz .mat; .h5 .h5md and other HDF5; with the extra ``xarray`` .nc (NetCDF 3 and 4) and
+    .zarr, with ``grib`` .grib; Nek5000 field files; .vtkhdf; an OpenFOAM case folder (or a .foam file in it); with the extra
+    ``cfd`` what VTK reads (.vtu .vti .vtr .vts .vtp .vtk and their parallel forms, .pvd, .series, EnSight .case, CGNS, Exodus,
+    XDMF). A DataArray or Dataset of xarray is taken too, and read block by block where it is lazy.
 
     Arguments:
         path: a file, a folder, a pattern ("out/flow_*.vtu") or a list of files. Several files are one run, in order of
@@ -76,7 +83,11 @@ def read(path: Paths, fields: Sequence[str] | str | None = None, *, begin: float
         moving: of an OpenFOAM case whose points move (but not its cells): take the fields cell by cell, with the places and
             volumes of constant/polyMesh. Modes then follow the cells; refused without it.
         snapshot_axis: the axis of snapshots in arrays. By default 0; in .mat files the axis as long as the time vector,
-            else the last, as is MATLAB's custom; in NetCDF the time dimension.
+            else the last, as is MATLAB's custom; in NetCDF and Zarr the time dimension.
+        time: name of the axis of the snapshots, of what names its axes; by default that of CF's time coordinate, or one
+            called "time", "frame", "sample" and so on.
+        weights: name of the variable with the areas of cells, for the inner product of ``pod``; by default that of CF's
+            cell_measures, or one called cell_area, TAREA, areacella and so on; else the cosine of the latitude is taken.
         times, time_unit, units: where the files do not say them, or wrongly; units is field -> unit.
         mesh: a Mesh, or a file to take one from; for arrays that have none.
         order: "given" keeps the files of a list as they are listed; where their times then run backwards, snapshots are
@@ -104,10 +115,14 @@ def read(path: Paths, fields: Sequence[str] | str | None = None, *, begin: float
     if names is not None and not names:
         raise InputError("fields names at least one field; leave it out for all")
     check_order(order)
-    options = Options(names, region, patch, zone, snapshot_axis, zero, moving, external, times is None)
+    options = Options(names, region, patch, zone, snapshot_axis, zero, moving, external, times is None, time, weights)
     given = mesh if mesh is None or isinstance(mesh, Mesh) else _mesh_from(mesh, external)
-    paths = paths_of(path)
-    source = _opened(paths, options, order, not isinstance(path, str | os.PathLike))
+    if is_labelled(path):
+        what = f"the {type(path).__name__}"
+        source: FileSource | MeshedSource = _series([reader_of(path, what, options)], [what], order, False, options.timed)
+    else:
+        paths = paths_of(path)
+        source = _opened(paths, options, order, not isinstance(path, str | os.PathLike))
     source = _with_given(source, times, time_unit, units, given)
     return _between(source, begin, end, int(step))
 
@@ -151,6 +166,8 @@ def paths_of(path: Paths) -> list[str]:
     """The files meant by a path, a pattern or a list."""
     if isinstance(path, str | os.PathLike):
         text = os.fspath(path)
+        if ADDRESS.match(text):
+            return [text]
         if os.path.exists(text) or not glob.has_magic(text):
             if not os.path.exists(text) and os.path.splitext(text)[1].lower() not in FOAM:
                 raise SnapshotFileError(text, "there is no such file")
@@ -162,7 +179,7 @@ def paths_of(path: Paths) -> list[str]:
     if isinstance(path, Sequence) and path:
         paths = [os.fspath(p) for p in path]
         for one in paths:
-            if not os.path.exists(one):
+            if not os.path.exists(one) and not ADDRESS.match(one):
                 raise SnapshotFileError(one, "there is no such file")
         return paths
     raise InputError(f"read takes a path, a pattern or a list of paths; got {path!r}")
@@ -179,6 +196,8 @@ def kind_of(path: str) -> str:
     if NEK_OLD.search(path):
         raise InputError(f"{path} is of Nek5000's former format (.fld), which is not read; write field files of today's "
                          "(.f00001), and read those")
+    if is_zarr(path):
+        return "zarr"
     if os.path.isdir(path):
         inside = os.listdir(path)
         if "system" in inside or "constant" in inside or any(name.startswith("processor") for name in inside):
@@ -206,8 +225,9 @@ def _opened(paths: list[str], options: Options, order: Order = "auto", by_hand: 
     if len(kinds) > 1:
         raise InputError(f"the files are of several formats ({', '.join(sorted(kinds))}); read them one by one")
     (kind,) = kinds
-    for path in paths if kind != "foam" else ():
-        check_readable(path)
+    for path in paths if kind not in ("foam", "zarr") else ():
+        if not ADDRESS.match(path):
+            check_readable(path)
     readers: list[Reader] = []
     if kind == "nek":
         from ensemblekit.rom.readers.nek import open_nek
@@ -238,10 +258,8 @@ def _open_one(kind: str, path: str, options: Options, one_of_many: bool) -> Read
         from ensemblekit.rom.readers.openfoam import open_foam
 
         return open_foam(path, options)
-    if kind == "netcdf":
-        from ensemblekit.rom.readers.netcdf import open_netcdf
-
-        return open_netcdf(path, options)
+    if kind in ("netcdf", "zarr"):
+        return open_labelled(path, options)
     if kind == ".mat":
         from ensemblekit.rom.readers.mat import open_mat
 
@@ -434,8 +452,8 @@ def _mesh_from(path: Paths, external: bool) -> Mesh:
 
 
 def as_snapshots(x: Any, **options: Any) -> SnapshotSource:
-    """What it is already (a source), or the files of that name."""
+    """What it is already (a source), or the files of that name; a DataArray or Dataset where there are options."""
     if isinstance(x, str | os.PathLike) or (isinstance(x, list | tuple) and x and all(
-            isinstance(p, str | os.PathLike) for p in x)):
+            isinstance(p, str | os.PathLike) for p in x)) or (is_labelled(x) and options):
         return read(x, **options)
     return x

@@ -116,14 +116,28 @@ class MemoryStore:
         rows = self._rows[field.clock]
         return np.stack([row[3][name] for row in rows]) if rows else np.empty((0, *field.shape), field.dtype)
 
-    def steps(self, clock: str = MAIN) -> np.ndarray:
+    @property
+    def steps(self) -> np.ndarray:
+        """Of the first clock, (n,)."""
+        return self._steps(next(iter(self.clocks)))
+
+    @property
+    def times(self) -> np.ndarray:
+        """Of the first clock, (n,)."""
+        return self._times(next(iter(self.clocks)))
+
+    @property
+    def weights(self) -> np.ndarray | None:
+        """Of the first clock, (n,); None where every weight is 1."""
+        return self._weights(next(iter(self.clocks)))
+
+    def _steps(self, clock: str) -> np.ndarray:
         return np.array([row[0] for row in self._rows[clock]], dtype=np.int64)
 
-    def times(self, clock: str = MAIN) -> np.ndarray:
+    def _times(self, clock: str) -> np.ndarray:
         return np.array([row[1] for row in self._rows[clock]], dtype=np.float64)
 
-    def weights(self, clock: str = MAIN) -> np.ndarray | None:
-        """None where every weight is 1."""
+    def _weights(self, clock: str) -> np.ndarray | None:
         weights = np.array([row[2] for row in self._rows[clock]], dtype=np.float64)
         return None if (weights == 1.0).all() else weights
 
@@ -131,7 +145,7 @@ class MemoryStore:
         """All fields of one clock as a source."""
         if name not in self.clocks:
             raise UnknownFieldError(name, self.clocks)
-        return ArraySource({field: self[field] for field in self.clocks[name]}, self.weights(name), self.times(name),
+        return ArraySource({field: self[field] for field in self.clocks[name]}, self._weights(name), self._times(name),
                            self.time_unit, {field: self.all_fields[field].unit for field in self.clocks[name]})
 
     @property

@@ -6,7 +6,10 @@ import logging
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from glob import has_magic
+from os import PathLike
+from os.path import exists
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,21 +18,24 @@ from ensemblekit.averaging.run import Progress
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array
+from ensemblekit.intake_labels import is_labelled
 from ensemblekit.rom.basis import Basis, warn_of_split_pair
 from ensemblekit.rom.decompose.covariance import Covariance
 from ensemblekit.rom.decompose.gaps import GapsError, gappy, gaps_in_words, without_constant_gaps
 from ensemblekit.rom.decompose.gram import Gram
 from ensemblekit.rom.decompose.incremental import Incremental
 from ensemblekit.rom.decompose.planning import Budget, Candidates, Plan, plan_by_name, workers_of
-from ensemblekit.rom.decompose.problem import Center, Problem, Scale, Snapshots, problem_of, warn_of_wide
+from ensemblekit.rom.decompose.problem import Center, Problem, Scale, Snapshots, problem_of
 from ensemblekit.rom.decompose.randomized import Randomized
 from ensemblekit.rom.decompose.reading import in_memory
 from ensemblekit.rom.decompose.task import FloorReached, NotFinite, Reads, Route, Task
 from ensemblekit.rom.decompose.tsqr import Tsqr
 from ensemblekit.rom.product import GivenProduct
 from ensemblekit.rom.rank import Rule, as_bytes
+from ensemblekit.rom.read import as_snapshots
 from ensemblekit.source import SnapshotSource, as_source
 from ensemblekit.source_clock import uneven_steps
+from ensemblekit.source_labelled import labelled_source, weighted_labelled
 from ensemblekit.source_views import weighted_by
 
 logger = logging.getLogger("ensemblekit")
@@ -43,20 +49,23 @@ def pod(source: Snapshots, rank: int | str | None = None, *, energy: float | Non
         scale: Scale = None, center: Center = "mean", method: str = "auto", memory_limit: float | str = "2GiB",
         engine: Engine | None = None, missing: Literal["raise", "gappy"] = "raise", oversampling: int = 10,
         power: int | None = None, seed: int = 0, progress: Progress = False,
-        weights: ArrayLike | None = None, log_weights: ArrayLike | None = None) -> Basis:
+        weights: ArrayLike | None = None, log_weights: ArrayLike | None = None, time: str | None = None) -> Basis:
     """The modes that carry most of the snapshots' energy, with the error that is left.
 
     Arguments:
         source: an array with snapshots along axis 0, a mapping of field to array, a stored field, or any source of one
-            run (runs of a ReplicaSet are put one after the other). Statistical weights of the snapshots enter.
+            run (runs of a ReplicaSet are put one after the other). Statistical weights of the snapshots enter. A DataArray or
+            Dataset of xarray brings its coordinates, units and times, whatever the order of its axes, and is read block by
+            block where it is lazy; files go as for :func:`ensemblekit.rom.read`.
         rank: how many modes, or "gavish-donoho" for those that stand out of white noise; or
         energy: the share of the energy to keep, in (0, 1]; or
         tolerance: the relative error allowed; or
         absolute_tolerance: the error allowed, ‖snapshots - reconstruction‖ over all snapshots in the inner product.
             With none of these: energy=0.99, an error of 10 %.
         snapshot_axis: the axis of an array along which the snapshots lie; 0 where it is not given.
-        inner_product: "auto" (volumes of the source's mesh, Euclidean without one), None, weights of shape (n_cells,) or
-            of the item, a sparse mass matrix, or a mapping of field to these.
+        inner_product: "auto" (areas of cells or the cosine of the latitude where the snapshots come with them, else volumes
+            of the source's mesh, Euclidean without one), None, weights of shape (n_cells,) or of the item, a sparse mass
+            matrix, the name of a variable of areas that came with the snapshots, or a mapping of field to these.
         scale: what fields are divided by before they are joined: "std" (the default with several fields) or "max" of
             each field's fluctuation, a mapping of field to number, or "none".
         center: what is subtracted: "mean", "first" (snapshot), "none", or a field such as a steady flow.
@@ -69,7 +78,9 @@ def pod(source: Snapshots, rank: int | str | None = None, *, energy: float | Non
             may be enough, after a sample of the columns, with method="randomized" there are two. Files larger than the
             memory limit are read in order of time, two times or more.
         weights, log_weights: statistical weights of the snapshots of one run, (n,), or their natural logarithms, on any scale
-            and offset; "time" lets each count as the time it stands for, where steps of time differ (which is told).
+            and offset; "time" lets each count as the time it stands for, where steps of time differ (which is told). The
+            name of a variable of a Dataset or file: along the snapshots, their weights; along a snapshot, its areas.
+        time: name of the axis of the snapshots of a DataArray, Dataset or file, where CF's conventions do not say it.
 
     Returns:
         a Basis. Snapshots of lower numerical rank than asked for give fewer modes. Its ``notes`` say which inner product and
@@ -79,15 +90,16 @@ def pod(source: Snapshots, rank: int | str | None = None, *, energy: float | Non
         InputError: no snapshots, a single one, all the same, NaN or infinity, a bad rank, rule, weight or shape.
         ReadOnceError: a route that reads twice was asked for with a source that is read once.
     """
+    source, weights, log_weights = _labelled(source, weights, log_weights, time)
     problem = _problem(source, snapshot_axis, inner_product, scale, center, weights, log_weights)
     if missing not in ("raise", "gappy"):
         raise InputError(f'missing is "raise" or "gappy"; got {missing!r}')
     rule = Rule.of(rank, energy, tolerance, absolute_tolerance, problem.n)
     memory = as_bytes(memory_limit)
-    chosen = plan_of(problem, rule, method, memory, workers_of(engine), oversampling, power)
+    chosen = plan_of(problem, rule, method, memory, workers_of(engine), oversampling=oversampling, power=power)
     task = Task(problem, rule, chosen, method, memory, engine, progress, seed, Reads(problem.nbytes))
     basis = decomposed(_loaded(task), missing)
-    warn_of_wide(source, snapshot_axis)
+    _warn_of_wide(source, snapshot_axis)
     warn_of_split_pair(basis)
     return _with_notes(basis, problem, rule)
 
@@ -101,13 +113,14 @@ def plan(source: Snapshots, rank: int | str | None = None, *, energy: float | No
     Raises:
         InputError: as pod does, and where no route fits the memory limit.
     """
+    source, _, _ = _labelled(source, None, None, None)
     problem = problem_of(source, snapshot_axis, inner_product, scale, center)
     rule = Rule.of(rank, energy, tolerance, absolute_tolerance, problem.n)
-    return plan_of(problem, rule, method, as_bytes(memory_limit), workers_of(engine), oversampling, power)
+    return plan_of(problem, rule, method, as_bytes(memory_limit), workers_of(engine), oversampling=oversampling, power=power)
 
 
-def plan_of(problem: Problem, rule: Rule, method: str, memory: int, workers: int, oversampling: int = 10,
-            power: int | None = None) -> Plan:
+def plan_of(problem: Problem, rule: Rule, method: str, memory: int, workers: int, *,
+            oversampling: int = 10, power: int | None = None) -> Plan:
     """The plan for a problem."""
     if method not in ("auto", *ROUTES):
         raise InputError(f'method is "auto" or one of {", ".join(ROUTES)}; got {method!r}')
@@ -168,6 +181,29 @@ def _problem(source: Snapshots, snapshot_axis: int | None, inner_product: GivenP
     return problem
 
 
+def _labelled(source: Any, weights: Any, log_weights: Any, time: str | None) -> tuple[Any, Any, Any]:
+    """Arrays with labels and files as a source, and the weights (or their logarithms) that are still to be put on it."""
+    name = weights if isinstance(weights, str) and weights != "time" else None
+    if is_labelled(source):
+        if name is not None and name not in (*source.coords, *getattr(source, "data_vars", ())):
+            raise InputError(f"weights={name!r} names no variable; there are {sorted(map(str, (*source.coords,)))}"
+                             f"{sorted(map(str, getattr(source, 'data_vars', ())))}")
+        if name is not None and len(source[name].dims) != 1:
+            return labelled_source(source, time, area=name), None, None
+        if weights is not None or log_weights is not None:
+            return weighted_labelled(source, weights, log_weights, time), None, None
+        return source if time is None else labelled_source(source, time), None, None
+    if isinstance(source, str | PathLike) or (isinstance(source, list | tuple) and source and all(
+            isinstance(one, str | PathLike) for one in source)):
+        first = source if isinstance(source, str | PathLike) else source[0]
+        if exists(first) or has_magic(str(first)) or "://" in str(first):
+            return as_snapshots(source, time=time, weights=name), None if name is not None else weights, log_weights
+    if time is not None or name is not None:
+        raise InputError(f"{'time=' if time is not None else 'weights='}{(time or name)!r} is a name, and goes with what names "
+                         "its axes: a DataArray, a Dataset, or files (rom.read takes it too)")
+    return source, weights, log_weights
+
+
 def _weighted(source: Snapshots, snapshot_axis: int | None, weights: ArrayLike | None,
               log_weights: ArrayLike | None) -> SnapshotSource:
     """The snapshots of one run with these weights."""
@@ -176,6 +212,15 @@ def _weighted(source: Snapshots, snapshot_axis: int | None, weights: ArrayLike |
     elif snapshot_axis:
         raise InputError("snapshot_axis goes with one array")
     return weighted_by(as_source(source), weights, log_weights)
+
+
+def _warn_of_wide(x: object, axis: int | None) -> None:
+    """Warn of a bare matrix that looks as if its snapshots were columns."""
+    shape: tuple[int, ...] = tuple(getattr(x, "shape", ()))
+    if axis is None and not isinstance(x, SnapshotSource) and len(shape) == 2 and shape[0] > shape[1]:
+        warnings.warn(f"an array of shape {tuple(shape)} was taken as {shape[0]} snapshots of {shape[1]} numbers. If its "
+                      "columns are the snapshots, pass snapshot_axis=1; snapshot_axis=0 says that its rows are, and "
+                      "silences this", UserWarning, stacklevel=3)
 
 
 def _loaded(task: Task) -> Task:

@@ -142,6 +142,7 @@ def to_basis(held: Problem, found: Decomposition, passes: int) -> Basis:
         inner_product=_inner_product(problem),
         scale={part.name: part.scale for part in problem.parts} if any(part.scale != 1 for part in problem.parts) else {},
         times=problem.times, time_unit=problem.time_unit, mesh=problem.mesh, mask=_mask(problem, shape),
+        labels=problem.labels,
         error_per_snapshot=np.sqrt(left / (total / n)) if total else np.zeros(n), weights=problem.weights,
         spectrum=ldexp(found.spectrum, found.power), spectrum_complete=found.complete, floor=found.floor, method=found.method,
         passes=passes, residual=ldexp(found.residual, 2 * found.power),

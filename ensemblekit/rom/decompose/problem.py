@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -14,8 +13,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError, UnknownFieldError
-from ensemblekit.intake import as_array
+from ensemblekit.intake import as_array, bare, in_unit, unit_of
+from ensemblekit.intake_labels import Labels, aligned, is_dataset, is_labelled, labels_of
+from ensemblekit.intake_tables import is_table
 from ensemblekit.rom.decompose.units import OutOfRange, Unit
+from ensemblekit.rom.grid import areas_of, grid_of
+from ensemblekit.rom.mesh import inner_product as volumes_of
 from ensemblekit.rom.mesh import mesh_of
 from ensemblekit.rom.product import GivenProduct, SparseMatrix, element_weights, is_sparse, without_missing
 from ensemblekit.rom.readers.reader import bookkeeping
@@ -116,6 +119,8 @@ class Problem:
     """How the scales are found: None, "std" or "max" (they are in the parts where they are known)."""
     notes: tuple[str, ...] = ()
     """What was chosen where nothing was said."""
+    labels: Labels | None = None
+    """Names of axes, coordinates and the epoch of the times, where the snapshots came with any."""
 
     @property
     def power(self) -> int:
@@ -231,11 +236,27 @@ def problem_of(x: Snapshots, snapshot_axis: int | None, inner_product: GivenProd
                                   scales.get(name, 1.0) if isinstance(scales, dict) else 1.0, masks[name],
                                   product_power=product_power))
     return Problem(tuple(parts), n, weights, times_of(first), first.time_unit, _mesh(first), word,
-                   scales if isinstance(scales, str) else None, notes)
+                   scales if isinstance(scales, str) else None, notes, _labels(sources))
+
+
+def _labels(sources: Mapping[str, tuple[SnapshotSource, str]]) -> Labels | None:
+    """The labels of all fields, by the names that they have here; None where they came with none."""
+    labels: Labels | None = None
+    for name, (source, key) in sources.items():
+        one = labels_of(source)
+        if one is None:
+            continue
+        one = one.only([key]).renamed(key, name)
+        labels = one if labels is None else replace(
+            labels, dims={**labels.dims, **one.dims}, coords={**one.coords, **labels.coords},
+            attributes={**labels.attributes, **one.attributes}, areas={**labels.areas, **one.areas})
+    return labels
 
 
 def _sources(x: Snapshots, snapshot_axis: int | None) -> dict[str, tuple[SnapshotSource, str]]:
     """Name -> (source, its name there)."""
+    if is_labelled(x) and snapshot_axis is None and (is_dataset(x) or x.ndim > 1):
+        x = as_source(x)
     if isinstance(x, SnapshotSource) and not isinstance(x, Mapping):
         if snapshot_axis not in (None, 0):
             raise InputError("snapshot_axis is for arrays; a source has its snapshots in order of time")
@@ -258,17 +279,11 @@ def _sources(x: Snapshots, snapshot_axis: int | None) -> dict[str, tuple[Snapsho
     return {"values": (as_source(_turned(x, snapshot_axis)), "values")}
 
 
-def warn_of_wide(x: object, axis: int | None) -> None:
-    """Warn of a bare matrix that looks as if its snapshots were columns."""
-    shape: tuple[int, ...] = tuple(getattr(x, "shape", ()))
-    if axis is None and not isinstance(x, SnapshotSource) and len(shape) == 2 and shape[0] > shape[1]:
-        warnings.warn(f"an array of shape {tuple(shape)} was taken as {shape[0]} snapshots of {shape[1]} numbers. If its "
-                      "columns are the snapshots, pass snapshot_axis=1; snapshot_axis=0 says that its rows are, and "
-                      "silences this", UserWarning, stacklevel=3)
-
-
 def _turned(x: object, axis: int | None) -> Any:
-    values = as_array(x, "snapshots", tensors=True, named_axes=axis is not None)
+    unit = unit_of(x)
+    if axis is None and (unit or is_table(x)) and np.ndim(x) > 1:
+        return ArraySource.of(x, unit=unit)
+    values = as_array(bare(x), "snapshots", tensors=True, named_axes=axis is not None)
     if values.ndim == 1 and axis is None:
         raise InputError(f"an array of shape {tuple(values.shape)} is one number a snapshot, or one snapshot: pass x[:, None] "
                          f"(or snapshot_axis=0) for {len(values)} snapshots of one number, x[None] for one of {len(values)}")
@@ -331,6 +346,9 @@ def _mesh(source: SnapshotSource) -> Any:
     mesh = mesh_of(source)          # of a store, a stored field, files
     if mesh is None:
         mesh = getattr(source, "mesh", None)
+    labels = labels_of(source)
+    if mesh is None and labels is not None:
+        return grid_of(labels, tuple(source.fields))
     return mesh() if callable(mesh) else mesh
 
 
@@ -340,37 +358,71 @@ def products_of(sources: Mapping[str, tuple[SnapshotSource, str]],
     masks: dict[str, np.ndarray | None] = dict.fromkeys(sources)
     if isinstance(given, str):
         if given != "auto":
-            raise InputError(f'inner_product is "auto", None, weights or a sparse mass matrix; got {given!r}')
+            return _named_product(sources, given), masks, ()
         products: dict[str, Any] = {}
         said = set()
+        areas: dict[str, None] = {}
+        unsaid: list[str] = []
         for name, (source, key) in sources.items():
-            product = None
-            if _mesh(source) is not None:
-                from ensemblekit.rom.mesh import inner_product
-
-                product = inner_product(source, key)
-            if product is not None:
+            labels, shape = labels_of(source), source.fields[key].shape
+            product: np.ndarray | None = None
+            known = None if labels is None else areas_of(labels, key, shape)
+            if known is not None:
+                product, areas[known[1]] = known[0], None
+            elif _mesh(source) is not None and (product := volumes_of(source, key)) is not None:
                 mesh = _mesh(source)
-                product = np.array(product, np.float64)
-                empty = product <= 0
-                if empty.all():
-                    product = None
-                else:
-                    said.add("cell " + getattr(mesh, "measure", "volume") + "s" if mesh.where(
-                        key, source.fields[key].shape) == "cell" else "dual " + getattr(mesh, "measure", "volume") + "s")
-                    if empty.any():     # boundary cells of a lower dimension: no volume, no energy
-                        wide = empty.reshape(empty.shape + (1,) * (len(source.fields[key].shape) - empty.ndim))
-                        masks[name] = ~np.broadcast_to(wide, source.fields[key].shape).ravel()
-                        product[empty] = product[~empty].min()
+                if (product > 0).any():
+                    said.add("cell " + getattr(mesh, "measure", "volume") + "s" if mesh.where(key, shape) == "cell" else
+                             "dual " + getattr(mesh, "measure", "volume") + "s")
+            if product is not None:
+                product, masks[name] = _positive(np.array(product, np.float64), shape)
             products[name] = product
-        return products, masks, tuple(f"inner product: {' and '.join(sorted(said))} of the mesh (inner_product=None for none)"
-                                      for _ in range(bool(said)))
+            if product is None and labels is not None:
+                unsaid.append(name)
+        chosen = [*(f"{' and '.join(sorted(said))} of the mesh" for _ in range(bool(said))), *areas]
+        notes = [f"inner product: {' and '.join(chosen)} (inner_product=None for none)"] if chosen else []
+        if unsaid:
+            notes.append(f"inner product: none for {', '.join(unsaid)}: no areas of cells, no latitudes, no lengths came with "
+                         "the snapshots, and each number counts alike")
+        return products, masks, tuple(notes)
     if isinstance(given, Mapping):
         for name in given:
             if name not in sources:
                 raise UnknownFieldError(name, sources)
-        return {name: _as_product(given.get(name)) for name in sources}, masks, ()
-    return dict.fromkeys(sources, _as_product(given)), masks, ()
+        return {name: _as_product(aligned(given.get(name), labels_of(source), key, "inner_product"))
+                for name, (source, key) in sources.items()}, masks, ()
+    return {name: _as_product(aligned(given, labels_of(source), key, "inner_product"))
+            for name, (source, key) in sources.items()}, masks, ()
+
+
+def _positive(product: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Weights, the least of them in the place of those of 0, and which numbers (size,) count; None: none, or all of them.
+
+    What has no volume carries no energy: boundary cells of a lower dimension, a pole.
+    """
+    empty = product <= 0
+    if empty.all():
+        return None, None
+    if not empty.any():
+        return product, None
+    wide = empty.reshape(empty.shape + (1,) * (len(shape) - empty.ndim))
+    product[empty] = product[~empty].min()
+    return product, ~np.broadcast_to(wide, shape).ravel()
+
+
+def _named_product(sources: Mapping[str, tuple[SnapshotSource, str]], given: str) -> dict[str, Any]:
+    """The inner product of a variable that came with the snapshots. Raises InputError where there is none of that name."""
+    products: dict[str, Any] = {}
+    for name, (source, key) in sources.items():
+        labels = labels_of(source)
+        along = {} if labels is None else labels.along(labels.dims.get(key, ()))
+        if given not in along or labels is None:
+            known = f" (here {', '.join(along)})" if along else ""
+            raise InputError('inner_product is "auto", None, weights, a sparse mass matrix or the name of a variable that came '
+                             f"with the snapshots{known}; got {given!r}")
+        areas = areas_of(replace(labels, areas={key: given}), key, source.fields[key].shape)
+        products[name] = None if areas is None else areas[0]
+    return products
 
 
 def _as_product(product: ArrayLike | SparseMatrix | None) -> Any:
@@ -433,6 +485,7 @@ def _shift(center: Center, word: str, name: str, source: SnapshotSource, key: st
         given = center[name]
     elif count > 1:
         raise InputError("with several fields, center is a mapping of field to what is subtracted")
+    given = in_unit(aligned(given, labels_of(source), key, "center"), field.unit, "center")
     values = as_array(given, "center", named_axes=True)
     if values.shape != field.shape or values.dtype.kind not in "iufc" or not np.isfinite(values).all():
         raise InputError(f"center has the shape of a snapshot of {name!r}, {field.shape}, and finite numbers; "

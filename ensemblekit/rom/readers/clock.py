@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -82,6 +84,13 @@ def _moved(times: np.ndarray, path: str, first: str, mine: tuple[str, str], want
     a, b = seconds_in(mine[0]), seconds_in(wanted[0])
     start, zero = epoch_seconds(mine[1]), epoch_seconds(wanted[1])
     factor = 1.0 if mine[0] == wanted[0] else None if a is None or b is None else a / b
+    if factor is not None and start is not None and zero is not None and not _alike(start[1], zero[1]):
+        by_date = _by_date(times, mine, wanted, (start[1], zero[1]))
+        if by_date is not None:
+            warnings.warn(f"{path}: its calendar is {start[1] or 'standard'}, that of {os.path.basename(first)} is "
+                          f"{zero[1] or 'standard'}: its snapshots are put at their dates, and lengths of time across a 29th "
+                          "of February differ by a day", stacklevel=6)
+            return by_date
     shift: float | None = 0.0 if mine[1] == wanted[1] else None
     if start is not None and zero is not None and b is not None and shift is None and _alike(start[1], zero[1]):
         shift = (start[0] - zero[0]) / b
@@ -92,7 +101,33 @@ def _moved(times: np.ndarray, path: str, first: str, mine: tuple[str, str], want
     return times * factor + shift
 
 
+def _by_date(times: np.ndarray, mine: tuple[str, str], wanted: tuple[str, str],
+             calendars: tuple[str, str]) -> np.ndarray | None:
+    """Times of a calendar without leap days at the same dates of the ordinary one, or the other way round; None where dates
+    are missing there, for other calendars, or where cftime is not installed."""
+    kinds = {_kind(calendar) for calendar in calendars}
+    if kinds != {"standard", "noleap"}:
+        return None
+    try:
+        import cftime
+    except ImportError:
+        return None
+    units = []
+    for (unit, epoch), calendar in zip((mine, wanted), calendars, strict=True):
+        units.append((f"{unit} since {epoch.removesuffix(calendar).strip() if calendar else epoch}", calendar or "standard"))
+    try:
+        dates = cftime.num2date(times, *units[0])
+        there = [cftime.datetime(d.year, d.month, d.day, d.hour, d.minute, d.second, d.microsecond, calendar=units[1][1])
+                 for d in dates]
+        return np.asarray(cftime.date2num(there, *units[1]), np.float64)
+    except ValueError:      # a 29th of February
+        return None
+
+
+def _kind(calendar: str) -> str:
+    return {"": "standard", "gregorian": "standard", "proleptic_gregorian": "standard", "365_day": "noleap",
+            "366_day": "all_leap"}.get(calendar, calendar)
+
+
 def _alike(one: str, other: str) -> bool:
-    kinds = [{"": "standard", "gregorian": "standard", "365_day": "noleap", "366_day": "all_leap"}.get(c, c)
-             for c in (one, other)]
-    return kinds[0] == kinds[1]
+    return _kind(one) == _kind(other)       # on one axis of instants also where one changed from Julian in 1582

@@ -33,6 +33,10 @@ class Options:
     """Read also what an HDF5 file points to in other files."""
     timed: bool = True
     """Take the times that the files say."""
+    time: str | None = None
+    """Name of the axis of the snapshots, of files that name their axes."""
+    area: str | None = None
+    """Name of the variable with the areas of cells."""
 
 
 class Reader(Protocol):

@@ -43,9 +43,9 @@ def check_complete(path: str) -> None:
         with open(path, "rb") as file:
             classic = file.read(4) in (b"CDF\x01", b"CDF\x02")
         if classic:
-            from ensemblekit.rom.readers.netcdf import classic_header
+            from ensemblekit.rom.readers.classic import check_classic
 
-            classic_header(path)
+            check_classic(path)
     if suffix != ".vtk":
         return
     with open(path, "rb") as file:
