@@ -187,3 +187,18 @@ def test_settings_that_are_refused():
                            ({"space": "probability"}, "saved for pooling in logit")):
         with pytest.raises(InputError, match=words):
             neural.deep_ensemble_equivalent(run, seeds, **options)
+
+
+def test_a_curve_that_rises_by_chance_is_made_monotone():
+    class Pools:
+        seeds = np.zeros((4, 1, 1))
+        sizes = np.ones(2)
+
+        def pool(self, which):
+            return len(which)
+
+        def loss(self, size):
+            return np.full(2, [5.0, 3.0, 4.0, 2.0][size - 1])
+
+    curve = _curve(Pools(), 64, 0)
+    np.testing.assert_allclose(curve.monotone @ curve.value, [5, 3.5, 3.5, 2])

@@ -48,7 +48,7 @@ def test_the_shell_selects(shell, tmp_path):
     assert code == 0, said
     found = neural.select(saved(0), method="stacking")
     assert str(found).splitlines()[0] in said
-    assert json.loads((tmp_path / "s.json").read_text())["weights"] == pytest.approx(found.weights.tolist())
+    assert json.loads((tmp_path / "s.json").read_text())["results"]["weights"] == pytest.approx(found.weights.tolist())
     assert (tmp_path / "figures" / "selection.png").stat().st_size > 5000
 
 
@@ -59,7 +59,7 @@ def test_the_shell_counts_networks_and_takes_seeds_as_a_list(shell, tmp_path):
     assert code == 0, said
     found = neural.deep_ensemble_equivalent(saved(0), [saved(k) for k in (1, 2, 3)], score="nll")
     assert str(found).splitlines()[0] in said
-    assert json.loads((tmp_path / "e.json").read_text())["n_seeds"] == 3
+    assert json.loads((tmp_path / "e.json").read_text())["results"]["n_seeds"] == 3
     assert (tmp_path / "equivalent.png").exists()
 
 
@@ -68,10 +68,10 @@ def test_the_shell_asks_whether_one_training_stands_for_many(shell, tmp_path):
     assert code == 0, said
     found = neural.training_ergodicity([saved(k) for k in range(4)])
     assert str(found).splitlines()[0] in said
-    assert json.loads((tmp_path / "t.json").read_text())["members"] == pytest.approx(found.members)
+    assert json.loads((tmp_path / "t.json").read_text())["results"]["members"] == pytest.approx(found.members)
     code, said = shell("ergodicity", "run0.h5", "--json", "one.json")       # NaN is null
     assert code == 0, said
-    assert json.loads((tmp_path / "one.json").read_text())["n_eff"] is None
+    assert json.loads((tmp_path / "one.json").read_text())["results"]["n_eff"] is None
 
 
 def test_the_shell_finds_errors_and_knows_groups(shell, tmp_path):
@@ -79,7 +79,7 @@ def test_the_shell_finds_errors_and_knows_groups(shell, tmp_path):
     code, said = shell("detect", "run0.h5", "--groups", "groups.txt", "--json", "d.json")
     assert code == 0, said
     assert "30 items or groups" in said
-    assert set(json.loads((tmp_path / "d.json").read_text())["measures"]) == {"confidence", "entropy", "epistemic",
+    assert set(json.loads((tmp_path / "d.json").read_text())["results"]["measures"]) == {"confidence", "entropy", "epistemic",
                                                                               "disagreement"}
 
 

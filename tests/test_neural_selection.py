@@ -232,3 +232,25 @@ def test_a_vector_scaler_across_folds_never_sees_an_items_label():
         neural.VectorScaler().transform(p[0])
     with pytest.raises(InputError, match="prior"):
         neural.VectorScaler(prior=-1)
+
+
+def test_auto_takes_the_simplest_within_one_standard_error_of_the_lowest():
+    from ensemblekit.neural.evidence import evidence_of, rows_of
+    from ensemblekit.neural.weightings import SIMPLEST_FIRST, Choice, fitted_weights, inner_folds, simplest
+
+    lowest_is_not_taken = 0
+    for seed in range(6):
+        p, y = exchangeable(seed, 150, m=4)
+        p[0] = 0.6 * p[0] + 0.2       # a little worse, which 150 items hardly tell
+        rows = rows_of(evidence_of(p, y))
+        task = Choice(rows, rows.own, "nll", "probability", None, 3, 0.0, "disagreement", 1.0, 0)
+        everything = np.arange(150)
+        losses = np.empty((4, 150))
+        for train, held in inner_folds(task, everything):
+            for k, name in enumerate(SIMPLEST_FIRST):
+                losses[k, held] = -np.log(fitted_weights(task, name, train) @ rows.own[:, held])
+        gap = losses - losses[losses.mean(1).argmin()]
+        first = int(np.argmax(gap.mean(1) <= gap.std(1, ddof=1) / np.sqrt(150)))
+        assert simplest(task, everything) == SIMPLEST_FIRST[first]
+        lowest_is_not_taken += first != losses.mean(1).argmin()
+    assert lowest_is_not_taken

@@ -17,7 +17,9 @@ from ensemblekit.neural.intervals import degrees_of_freedom, standard_error
 from ensemblekit.neural.pools import TINY, ClassPools, NumberPools
 from ensemblekit.neural.prediction import Prediction, RegressionPrediction
 from ensemblekit.neural.saved import SavedPredictions
+from ensemblekit.neural.scores import is_runs
 from ensemblekit.neural.temperature import scaled
+from ensemblekit.neural.uncertainty import check_space
 from ensemblekit.results import Result
 from ensemblekit.scaling import ldexp, power_of_two
 from ensemblekit.store.store import Store
@@ -137,7 +139,7 @@ def _as_score(found: Equivalent, exponent: int) -> Equivalent:
 def _classes(method: Any, reference: Any, target: Any, groups: Any, space: str | None, score: str, seed: int,
              notes: list[str]) -> ClassPools:
     given = [_evidence(one, target, space, f"run {k} of the method") for k, one in enumerate(_listed(method))]
-    space = given[0].space if space is None else space
+    pooling = given[0].space if space is None else check_space(space)
     last, several = [], False
     for k, one in enumerate(_listed(reference, seeds=True)):
         found = _evidence(one, target, None, f"reference seed {k}")
@@ -157,23 +159,23 @@ def _classes(method: Any, reference: Any, target: Any, groups: Any, space: str |
         if one.target is not None and labels is not None and not np.array_equal(one.target, labels):
             raise InputError(f"method and reference are about the same items in the same order; the labels of {name} differ")
     ignore = next((one.ignore_index for one in (*given, *last) if one.ignore_index is not None), None)
-    together = Evidence(np.concatenate([one.members for one in last]), labels, space, ignore)
+    together = Evidence(np.concatenate([one.members for one in last]), labels, pooling, ignore)
     rows = rows_of(together, groups, seed)
 
     def of(members: np.ndarray) -> np.ndarray:
         p = np.asarray(rows_of(replace(together, members=members), groups, seed).p, np.float64)
-        return p if space == "probability" else np.log(np.maximum(p, TINY))
+        return p if pooling == "probability" else np.log(np.maximum(p, TINY))
 
     def pool(p: np.ndarray) -> np.ndarray:
         mean = p.mean(axis=0)
-        return mean if space == "probability" else scaled(mean, 1.0)
+        return mean if pooling == "probability" else scaled(mean, 1.0)
 
     parts = [of(one.members) for one in given]
     m = len(parts[0])
     curve = [pool(parts[0][m - k:]) for k in range(1, m + 1)] if len(parts) == 1 and m > 1 else []
     if together.members.ndim > 3:
         notes.append("maps are scored on up to 4096 pixels an image")
-    return ClassPools(of(together.members), [pool(p) for p in parts], curve, rows, score, space, seed)
+    return ClassPools(of(together.members), [pool(p) for p in parts], curve, rows, score, pooling, seed)
 
 
 def _numbers(method: Any, reference: Any, target: Any, groups: Any) -> NumberPools:
@@ -213,7 +215,7 @@ def _listed(given: Any, seeds: bool = False) -> list[Any]:
     if isinstance(given, list):
         return given
     if isinstance(given, tuple):
-        return list(given) if given and not hasattr(given[0], "shape") else [given]
+        return list(given) if is_runs(given) else [given]
     if isinstance(given, str | os.PathLike | Prediction | RegressionPrediction | SavedPredictions | Store | Evidence):
         return [given]
     return list(as_array(given, "the reference")) if seeds else [given]

@@ -13,6 +13,7 @@ from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array
 from ensemblekit.neural.items import as_numpy
 from ensemblekit.neural.saved import SavedPredictions, load_predictions
+from ensemblekit.neural.uncertainty import Space, check_space
 from ensemblekit.store.store import Store
 
 PIXELS = 4096
@@ -27,7 +28,7 @@ class Evidence:
     """(M, n, classes, ...)."""
     target: np.ndarray | None
     """(n, ...) labels."""
-    space: str
+    space: Space
     """How the members are pooled, "probability" or "logit"."""
     ignore_index: int | None = None
 
@@ -78,7 +79,7 @@ def evidence_of(source: Any, target: Any = None, *, what: str = "the members", s
     else:
         members = as_numpy(source, what)
         labels = None if target is None else as_numpy(target, "labels")
-        found = Evidence(members, labels, space or "probability", ignore_index)
+        found = Evidence(members, labels, check_space(space or "probability"), ignore_index)
     return _checked(found, what)
 
 
@@ -161,8 +162,6 @@ def _checked(found: Evidence, what: str) -> Evidence:
     if found.target is not None and found.target.shape != p.shape[1:2] + p.shape[3:]:
         raise InputError(f"{what} are {p.shape}, (members, n, classes, ...), with labels (n, ...); got labels "
                          f"{found.target.shape}")
-    if found.space not in ("probability", "logit"):
-        raise InputError(f'space is "probability" or "logit"; got {found.space!r}')
     for k, one in enumerate(p):
         total = one.sum(axis=1, dtype=np.float64)
         if not np.isfinite(total).all():
