@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from ensemblekit.averaging.function_space import FunctionSpace
 from ensemblekit.errors import InputError
 from ensemblekit.plot.style import BLUE, COLOURS, GREY, INK, ORANGE, RED, legend, new_axes, panels
-
-if TYPE_CHECKING:
-    from ensemblekit.plot.style import AxesLike
 
 NAMES = {"calibrated_nll": "calibrated NLL (nats)", "nll": "NLL (nats)", "brier": "Brier score", "accuracy": "accuracy",
          "mse": "mean squared error"}
@@ -49,10 +47,10 @@ def ergodicity(found: Any, *, ax: Any = None) -> Any:
     Arguments:
         found: of ``neural.training_ergodicity`` or ``function_space``.
     """
-    space = getattr(found, "function_space", found)
+    space = found if isinstance(found, FunctionSpace) else found.function_space
     if space.n_runs < 2:
         raise InputError("one run has no deviation from the others to draw; give two runs or more")
-    axes = _row(3, ax)
+    axes = panels(ax, 1, 3, (6.9, 2.3))[0]
     m = space.n_snapshots
     axes[0].imshow(space.correlation, cmap="RdBu_r", vmin=-1, vmax=1)
     axes[0].set_title("correlation", fontsize=7.5)
@@ -84,7 +82,7 @@ def selection(found: Any, *, ax: Any = None) -> Any:
     Arguments:
         found: of ``neural.select``.
     """
-    axes = _row(2, ax)
+    axes = panels(ax, 1, 2, (4.6, 2.3))[0]
     m = len(found.weights)
     axes[0].bar(np.arange(1, m + 1), found.weights, color=BLUE, width=0.8)
     axes[0].axhline(1 / m, color=GREY, lw=0.7, ls=(0, (4, 3)), label="equal")
@@ -124,8 +122,3 @@ def detection(found: Any, *, ax: Any = None) -> Any:
     ax.set_ylabel("wrong among them (%)")
     legend(ax)
     return ax
-
-
-def _row(count: int, axes: AxesLike | None) -> np.ndarray:
-    """Axes side by side in the house look, or those given."""
-    return panels(axes, 1, count, (2.3 * count, 2.3))[0]
