@@ -255,8 +255,9 @@ def _labels(sources: Mapping[str, tuple[SnapshotSource, str]]) -> Labels | None:
 
 def _sources(x: Snapshots, snapshot_axis: int | None) -> dict[str, tuple[SnapshotSource, str]]:
     """Name -> (source, its name there)."""
-    if is_labelled(x) and snapshot_axis is None and (is_dataset(x) or x.ndim > 1):
-        x = as_source(x)
+    labelled: Any = x if is_labelled(x) and snapshot_axis is None else None
+    if labelled is not None and (is_dataset(labelled) or labelled.ndim > 1):
+        x = as_source(labelled)
     if isinstance(x, SnapshotSource) and not isinstance(x, Mapping):
         if snapshot_axis not in (None, 0):
             raise InputError("snapshot_axis is for arrays; a source has its snapshots in order of time")
@@ -279,7 +280,7 @@ def _sources(x: Snapshots, snapshot_axis: int | None) -> dict[str, tuple[Snapsho
     return {"values": (as_source(_turned(x, snapshot_axis)), "values")}
 
 
-def _turned(x: object, axis: int | None) -> Any:
+def _turned(x: Any, axis: int | None) -> Any:
     unit = unit_of(x)
     if axis is None and (unit or is_table(x)) and np.ndim(x) > 1:
         return ArraySource.of(x, unit=unit)
