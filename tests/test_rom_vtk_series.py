@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
+import ensemblekit as ek
 from ensemblekit import rom
 from ensemblekit.errors import InputError, SnapshotFileError
 
@@ -218,3 +220,41 @@ def test_hdf_of_version_4_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "MOD021KM.hdf").write_bytes(b"\x0e\x03\x13\x01" + bytes(500))
     with pytest.raises(InputError, match=r"of HDF version 4.*h4toh5"):
         rom.read(tmp_path / "MOD021KM.hdf")
+
+
+COLLECTION = '<?xml version="1.0"?><VTKFile type="Collection" version="0.1"><Collection>{}</Collection></VTKFile>'
+
+
+@pytest.mark.parametrize("form", ["series", "pvd"])
+def test_what_a_continued_run_wrote_again_counts_once(tmp_path: Path, form: str) -> None:
+    """Times 0 1 2, then from 1 on again: the later files count, as in files of any other kind."""
+    times = (0.0, 1.0, 2.0, 1.0, 2.0, 3.0)
+    for k in range(6):
+        grid = pv.ImageData(dimensions=(4, 3, 2))
+        grid.point_data["p"] = np.full(grid.n_points, float(k))
+        grid.save(tmp_path / f"f_{k}.vti")
+    if form == "series":
+        path = tmp_path / "run.vti.series"
+        path.write_text(json.dumps({"file-series-version": "1.0",
+                                    "files": [{"name": f"f_{k}.vti", "time": t} for k, t in enumerate(times)]}))
+    else:
+        path = tmp_path / "run.pvd"
+        sets = "".join(f'<DataSet timestep="{t}" part="0" file="f_{k}.vti"/>' for k, t in enumerate(times))
+        path.write_text(COLLECTION.format(sets))
+    with pytest.warns(UserWarning, match="2 snapshots from 1 on stand twice"):
+        source = rom.read(path)
+    np.testing.assert_array_equal(source.times, [0, 1, 2, 3])
+    np.testing.assert_array_equal(ek.reduce(source, ek.Series())[:, 0], [0, 3, 4, 5])
+
+
+def test_parts_of_a_collection_may_stand_part_by_part(tmp_path: Path) -> None:
+    for k in range(4):
+        grid = pv.ImageData(dimensions=(4, 3, 2), origin=(10.0 * (k // 2), 0, 0))
+        grid.point_data["p"] = np.full(grid.n_points, float(k))
+        grid.save(tmp_path / f"f_{k}.vti")
+    sets = "".join(f'<DataSet timestep="{k % 2}" part="{k // 2}" file="f_{k}.vti"/>' for k in range(4))
+    path = tmp_path / "run.pvd"
+    path.write_text(COLLECTION.format(sets))
+    source = rom.read(path)
+    assert source.lengths == (2,)
+    assert set(ek.reduce(source, ek.Series())[0]) == {0.0, 2.0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -229,24 +230,38 @@ def _collection(path: str) -> tuple[list[tuple[str, ...]], np.ndarray]:
         root = ElementTree.parse(path).getroot()
     except (OSError, ElementTree.ParseError) as error:
         raise SnapshotFileError(path, f"cannot be read as .pvd, or is cut short ({error})") from error
-    groups: dict[float, list[tuple[int, str]]] = {}
-    for k, entry in enumerate(root.iter("DataSet")):
-        name = os.path.join(os.path.dirname(path), entry.get("file", ""))
-        groups.setdefault(float(entry.get("timestep", k)), []).append((int(entry.get("part") or 0), name))
-    if not groups:
+    entries = [(float(entry.get("timestep", k)), int(entry.get("part") or 0),
+                os.path.join(os.path.dirname(path), entry.get("file", ""))) for k, entry in enumerate(root.iter("DataSet"))]
+    if not entries:
         raise SnapshotFileError(path, "names no files")
+    stretches = [(time, list(several)) for time, several in itertools.groupby(entries, key=lambda entry: entry[0])]
+    seen: set[tuple[float, int]] = set()
+    for _, several in stretches:
+        parts = {(time, part) for time, part, _ in several}
+        if parts & seen:        # a run that was continued wrote this time again: the snapshots as they were written
+            return [_files_of(one) for _, one in stretches], np.array([time for time, _ in stretches])
+        seen |= parts
+    groups: dict[float, list[tuple[float, int, str]]] = {}
+    for entry in entries:
+        groups.setdefault(entry[0], []).append(entry)
     times = sorted(groups)
-    return [tuple(name for _, name in sorted(groups[t], key=lambda e: e[0])) for t in times], np.array(times)
+    return [_files_of(groups[time]) for time in times], np.array(times)
+
+
+def _files_of(entries: list[tuple[float, int, str]]) -> tuple[str, ...]:
+    """The files of one snapshot by their part."""
+    return tuple(name for _, _, name in sorted(entries, key=lambda entry: entry[1]))
 
 
 def _series(path: str) -> tuple[list[tuple[str, ...]], np.ndarray]:
-    """Files and times of ParaView's .series (JSON)."""
+    """Files and times of ParaView's .series (JSON): by time, or as they were written where a time comes twice."""
     try:
         with open(path, encoding="utf-8") as file:
             entries = [(float(e["time"]), os.path.join(os.path.dirname(path), e["name"])) for e in json.load(file)["files"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SnapshotFileError(path, f"cannot be read as a .series file ({error!r})") from error
-    entries.sort()
+    if len({time for time, _ in entries}) == len(entries):
+        entries.sort()
     return [(name,) for _, name in entries], np.array([t for t, _ in entries])
 
 
