@@ -396,7 +396,7 @@ def full_spectrum(sizes: Sizes) -> Case:
     operations = float(sizes.n) ** 2 * sizes.gram
 
     def products(_: Any) -> Any:
-        return job.reduce_tiles(problem.parts[0], GramWork(job.recipe(problem.parts[0], np.float64)))
+        return job.reduce_tiles(problem.parts[0], GramWork(job.transform(problem.parts[0], np.float64)))
 
     def plain(_: Any) -> Any:
         wide = x.astype("f8")

@@ -198,8 +198,10 @@ def unpicklable(x: object, path: str = "") -> str:
     parts: Iterable[tuple[str, Any]] = ()
     if isinstance(x, dict):
         parts = ((f"{path}[{k!r}]" if path else f"branch {k!r}", v) for k, v in x.items())
-    elif isinstance(x, tuple | list):
+    elif isinstance(x, list) or type(x) is tuple:
         parts = ((f"{path}[{k}]", v) for k, v in enumerate(x))
+    elif isinstance(x, tuple):      # whose fields have names that say nothing to who reads the error
+        parts = ((path, v) for v in x)
     for name, part in parts:
         try:
             pickle.dumps(part)

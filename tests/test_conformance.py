@@ -71,7 +71,19 @@ SOURCES = {
     "clock of a memory store": lambda f: in_memory().clock("main"),
     "stored field with its mesh": lambda f: MeshedSource(stored(f).clock("main"), None),
     "files": files,
+    "lazy arrays with labels": lambda f: lazy(),
 }
+
+
+def lazy():
+    """Chunks of dask's that are no multiple of anything; small ones are read at once elsewhere."""
+    dask, xarray = pytest.importorskip("dask.array"), pytest.importorskip("xarray")
+    from ensemblekit.intake_labels import labelled_arrays
+    from ensemblekit.source_labelled import LazySource
+
+    given = labelled_arrays(xarray.DataArray(dask.from_array(X, chunks=(7, 4, 2)), dims=("time", "y", "x"),
+                                             coords={"time": np.arange(len(X), dtype=float)}, name="u"))
+    return LazySource(given.arrays, given.labels, given.times, given.time_unit, given.units)
 
 
 def in_memory():

@@ -47,7 +47,7 @@ def test_the_error_is_that_of_the_two_way_table():
 
 
 def test_where_the_rest_is_larger_than_both_the_larger_of_them_counts():
-    x = [*np.array([[1.0, -1.0], [-1.0, 1.0]]), [0.01], [0.0]]
+    x = np.array([[1.0, -1.0], [-1.0, 1.0]]) + np.array([[0.01], [0.0]])
     found = crossed(x)
     assert found.stderr**2 == pytest.approx(2 * np.var([0.01, 0.0], ddof=1) / 4)
     assert found.dof == 1

@@ -156,12 +156,12 @@ def test_in_the_shell(tmp_path):
     bias = RNG.normal(0, 2.0, len(times))
     path = colvar(tmp_path / "COLVAR", bias, RNG.normal(5, 1, len(times)), times=times, head="metad.rbias d")
     command = ("md", "average", data.PSF, data.DCD, "--do", "d=Distance('bynum 1','bynum 1000', weights=None)",
-               "--equilibration", "none", "--json", tmp_path / "a.json")
+               "--equilibration", "none", "--json", tmp_path / "a.json", "--overwrite")
     out = run(*command, "--weights", f"{path}:metad.rbias", "--temperature", 300)
     assert "d " in out
     import json
 
-    got = json.loads((tmp_path / "a.json").read_text())["estimates"]["d"]["mean"]
+    got = json.loads((tmp_path / "a.json").read_text())["results"]["estimates"]["d"]["mean"]
     u = mda.Universe(data.PSF, data.DCD)
     d = [np.linalg.norm(u.atoms[0].position - u.atoms[999].position) for _ in u.trajectory]
     assert got == pytest.approx(np.average(d, weights=np.exp(bias[2::2] / KT)), rel=1e-4)

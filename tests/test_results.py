@@ -30,7 +30,7 @@ def public_results() -> dict[type, str]:
     """Every frozen class that a public name is, that a public function answers with, or a public reducer's result."""
     torch = importlib.util.find_spec("torch") is not None
     mda = importlib.util.find_spec("MDAnalysis") is not None
-    faces = ["", "rom", *(["neural"] if torch else []), *(["md"] if mda else [])]
+    faces = ["", "statistics", "lineages", "rom", *(["neural"] if torch else []), *(["md"] if mda else [])]
     loaded = {part: importlib.import_module(f"ensemblekit.{part}" if part else "ensemblekit") for part in faces}
     importlib.import_module("ensemblekit.store.verify")
     frozen = defaultdict(list)

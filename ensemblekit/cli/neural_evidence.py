@@ -32,7 +32,7 @@ def select(
     store: Annotated[str, typer.Argument(metavar="STORE", help="A store with saved predictions.", show_default=False)],
     method: Annotated[str, typer.Option("--method", "-m", help="auto, all, last, best, greedy, diverse, stacking, "
                                                                "exhaustive.")] = "auto",
-    k: Annotated[int | None, typer.Option("--members", "-k", help="How many; found inside the fit by default.")] = None,
+    k: Annotated[int | None, typer.Option("--members", help="How many; found inside the fit by default.")] = None,
     score: Annotated[str, typer.Option("--score", help="nll, brier or accuracy.")] = "nll",
     folds: Annotated[int, typer.Option("--folds")] = 5,
     temperature: Annotated[bool, typer.Option("--temperature", help="Scale the pool too.")] = False,

@@ -259,6 +259,8 @@ def save_figure(figure: Figure, path: Path, dpi: float | None = None) -> None:
 
 def figure_of(drawn: Axes | np.ndarray) -> Figure:
     """The figure of Axes, or of an array of them."""
+    import numpy as np
+
     figure = next(ax for ax in np.asarray(drawn, dtype=object).flat if ax is not None).figure
     return getattr(figure, "figure", figure)
 

@@ -19,6 +19,7 @@ from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array
 from ensemblekit.intake_labels import is_labelled
+from ensemblekit.intake_tables import is_table
 from ensemblekit.rom.basis import Basis, warn_of_split_pair
 from ensemblekit.rom.decompose.covariance import Covariance
 from ensemblekit.rom.decompose.gaps import GapsError, gappy, gaps_in_words, without_constant_gaps
@@ -200,7 +201,8 @@ def _labelled(source: Any, weights: Any, log_weights: Any, time: str | None) -> 
             return as_snapshots(source, time=time, weights=name), None if name is not None else weights, log_weights
     if time is not None or name is not None:
         raise InputError(f"{'time=' if time is not None else 'weights='}{(time or name)!r} is a name, and goes with what names "
-                         "its axes: a DataArray, a Dataset, or files (rom.read takes it too)")
+                         "its axes: a DataArray, a Dataset, or files (rom.read takes it too); weights=\"time\" counts "
+                         "each snapshot as the time it stands for")
     return source, weights, log_weights
 
 
@@ -216,6 +218,8 @@ def _weighted(source: Snapshots, snapshot_axis: int | None, weights: ArrayLike |
 
 def _warn_of_wide(x: object, axis: int | None) -> None:
     """Warn of a bare matrix that looks as if its snapshots were columns."""
+    if is_labelled(x) or is_table(x):       # which axis is that of the snapshots is said by its name
+        return
     shape: tuple[int, ...] = tuple(getattr(x, "shape", ()))
     if axis is None and not isinstance(x, SnapshotSource) and len(shape) == 2 and shape[0] > shape[1]:
         warnings.warn(f"an array of shape {tuple(shape)} was taken as {shape[0]} snapshots of {shape[1]} numbers. If its "
