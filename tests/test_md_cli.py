@@ -44,7 +44,7 @@ def test_average_prints_and_writes(store, tmp_path):
     out = run("md", "average", store, "--rg", "protein", "--rmsf", "name CA", "--distance", "resid 30:resid 60", "--do",
               "q=NativeContacts('name CA', radius=8.0)", "--csv", tmp_path / "a.csv", "--json", tmp_path / "a.json", "--plot",
               tmp_path / "figures", "--pdb", tmp_path / "a.pdb")
-    assert "18.3 ± 3.1 Å" in out
+    assert "18.3 ± 3.1" in out
     written = json.loads((tmp_path / "a.json").read_text())["results"]["estimates"]
     assert written["rg"]["mean"] == pytest.approx(18.2654955170, rel=1e-6)
     assert set(written) >= {"rg", "rmsf", "distance", "q"}

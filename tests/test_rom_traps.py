@@ -133,7 +133,8 @@ def test_the_shell_takes_meshes_weights_gaps_and_axes(tmp_path):
     assert shell("pod", tmp_path / "x.npy", "-k", 2, *axis, "--inner-product", tmp_path / "w.npy", "-o",
                  tmp_path / "b.h5").exit_code == 0
     np.testing.assert_allclose(rom.Basis.load(tmp_path / "b.h5").singular_values, want.singular_values)
-    assert shell("pod", tmp_path / "x.npy", "-k", 2, *axis, "--inner-product", "none", "-o", tmp_path / "b.h5").exit_code == 0
+    assert shell("pod", tmp_path / "x.npy", "-k", 2, *axis, "--inner-product", "none", "-o", tmp_path / "b.h5",
+                 "--overwrite").exit_code == 0
     assert rom.Basis.load(tmp_path / "b.h5").n == 50
     assert shell("pod", tmp_path / "holed.npy", "-k", 2, *axis).exit_code
     assert shell("pod", tmp_path / "holed.npy", "-k", 2, *axis, "--missing", "gappy", "-o", tmp_path / "g.h5").exit_code == 0
