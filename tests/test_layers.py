@@ -271,7 +271,6 @@ FOREIGN = {
     ("neural/batches.py", "dataset"): "torch DataLoader, or one like it",
     ("neural/batches.py", "logits"): "ModelOutput of transformers, and others that name their logits",
     ("neural/batches.py", "sampler"): "torch DataLoader and BatchSampler, or ones like them",
-    ("neural/equivalent.py", "shape"): "arrays of any library",
     ("neural/fit.py", "__name__"): "any function of a loss",
     ("neural/fit.py", "batch_size"): "torch DataLoader, or one like it",
     ("neural/lightning.py", "fast_dev_run"): "Trainer of Lightning",
