@@ -1,6 +1,7 @@
 """Every source, reducer and engine of the package keeps its word, and the checks notice those that do not."""
 
 import ast
+import functools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields as dataclass_fields
 from dataclasses import is_dataclass, replace
@@ -236,16 +237,17 @@ VIEWS = {
 }
 
 
+@functools.cache
+def methods_of_classes():
+    """(class, its methods) of every class of the package, protocols left out; classes stand at the top of their modules."""
+    return [(node.name, {one.name for one in node.body if isinstance(one, ast.FunctionDef)})
+            for path in Path(ek.__file__).parent.rglob("*.py") for node in ast.parse(path.read_text("utf-8")).body
+            if isinstance(node, ast.ClassDef) and not any("Protocol" in ast.unparse(base) for base in node.bases)]
+
+
 def classes(*verbs):
-    """Names of the classes of the package that have these methods, protocols left out."""
-    found = set()
-    for path in Path(ek.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.ClassDef) and not any("Protocol" in ast.unparse(base) for base in node.bases):
-                methods = {one.name for one in node.body if isinstance(one, ast.FunctionDef)}
-                if methods >= set(verbs):
-                    found.add(node.name)
-    return found
+    """Names of the classes of the package that have these methods."""
+    return {name for name, methods in methods_of_classes() if methods >= set(verbs)}
 
 
 def test_nobody_is_left_out(tmp_path):
