@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -146,11 +146,6 @@ def cluster_of(groups: Any, n: int) -> np.ndarray:
         raise InputError(f"groups are one name an item, shape ({n},); got {names.shape}")
     found: np.ndarray = np.unique(names, return_inverse=True)[1].reshape(-1)
     return found
-
-
-def with_members(found: Evidence, which: Any) -> Evidence:
-    """Some of the members."""
-    return replace(found, members=found.members[which])
 
 
 def _checked(found: Evidence, what: str) -> Evidence:
