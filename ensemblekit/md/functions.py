@@ -75,12 +75,12 @@ class Analysis:
 
     def _by_blocks(self, system: System) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Its value for each part of each run, and the weight of each part."""
-        from ensemblekit.md.stored import universe_of
+        from ensemblekit.md.stored import universe_and_rows
         from ensemblekit.md.topology import warnings_held
 
         values, shares = [], []
         for source in system.stored(f"{self.n_blocks} blocks of an analysis"):
-            u, rows = universe_of(source, system.topology)
+            u, rows = universe_and_rows(source, system.topology)
             n = len(rows)
             edges = np.unique(np.linspace(0, n, min(self.n_blocks, n) + 1).astype(int))
             if source.weights is not None and len(edges) <= n:
