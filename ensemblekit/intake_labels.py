@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from ensemblekit.errors import InputError, UnknownFieldError
+from ensemblekit.foreign import DataArray, Dataset
 from ensemblekit.intake import SNAPSHOT_AXES, in_memory, unit_of
 from ensemblekit.intake_dates import dates_of, is_cftime, numbers_of_dates, package
 
@@ -126,12 +127,12 @@ def labels_of(x: object) -> Labels | None:
 
 def is_dataset(x: object) -> bool:
     """Whether x is several arrays that share the names of their axes, as a Dataset of xarray."""
-    return hasattr(x, "data_vars") and hasattr(x, "dims") and hasattr(x, "coords")
+    return isinstance(x, Dataset)
 
 
 def is_labelled(x: object) -> bool:
     """Whether x is an array, or several, with names of axes and coordinates along them."""
-    return is_dataset(x) or (hasattr(x, "dims") and hasattr(x, "coords") and hasattr(x, "transpose") and hasattr(x, "isel"))
+    return isinstance(x, Dataset | DataArray)
 
 
 def is_lazy(x: Any) -> bool:

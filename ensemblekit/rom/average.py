@@ -27,15 +27,15 @@ from ensemblekit.averaging.times import spacing
 from ensemblekit.averaging.weights import kish as kish_of
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, ReadOnceError, StatisticsError, UnknownFieldError
-from ensemblekit.intake_labels import labels_of
 from ensemblekit.rom.field_averages import STATISTICS, FieldAverages
 from ensemblekit.rom.mesh import mesh_of
 from ensemblekit.rom.products import PAIRS, Products
 from ensemblekit.rom.rank import as_bytes, in_words
 from ensemblekit.rom.stretches import Stretches, Target
 from ensemblekit.scaling import exponent_of, ldexp, representable
-from ensemblekit.source import Block, ReplicaSet, SnapshotSource, as_source
+from ensemblekit.source import Block, DescribedSource, ReplicaSet, as_source
 from ensemblekit.source_clock import uneven_steps
+from ensemblekit.source_protocol import kind_of
 from ensemblekit.source_views import weighted_by
 
 logger = logging.getLogger("ensemblekit")
@@ -95,7 +95,7 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
     check_confidence(confidence)
     check_equilibration(equilibration)
     if source.access == "once" or source.lengths is None:
-        raise ReadOnceError(f"{type(source).__name__} can be read only once and a glance at it comes first; ingest it "
+        raise ReadOnceError(f"{kind_of(source)} can be read only once and a glance at it comes first; ingest it "
                             "into a store")
     shortest = min(source.lengths, default=0)
     if shortest < 4:
@@ -116,7 +116,7 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
         name: _pooled([run.pop(name) for run in runs], confidence, *kind) for name, kind in names.items()}
     mesh = mesh_of(given.runs[0] if isinstance(given, ReplicaSet) else given)
     where = {} if mesh is None else {name: mesh.where(one.names[0], one.field.shape) for name, (one, _) in names.items()}
-    origin, labels = origin_of(given), labels_of(given)
+    origin, labels = origin_of(given), given.labels
     for name, (one, _) in names.items():
         estimates[name] = with_labels(with_origin(estimates[name], origin), labels, one.names[0])
     return FieldAverages(estimates, notes, mesh=mesh, association=where)
@@ -150,7 +150,7 @@ def _floor(target: Target, what: str, shape: tuple[int, ...]) -> np.ndarray:
     return np.array(-np.inf if what == "mean" else 0.0)
 
 
-def _of_run(source: SnapshotSource, series: Sequence[Target], passes: Sequence[Sequence[_Group]],
+def _of_run(source: DescribedSource, series: Sequence[Target], passes: Sequence[Sequence[_Group]],
             how: _How) -> dict[str, Estimate]:
     """The averages of one run by name."""
     columns: dict[tuple[str, str], list[tuple[np.ndarray, ...]]] = {}
@@ -191,7 +191,7 @@ def _of_run(source: SnapshotSource, series: Sequence[Target], passes: Sequence[S
     return estimates
 
 
-def _read(source: SnapshotSource, series: Sequence[Target], groups: Sequence[_Group], how: _How, *,
+def _read(source: DescribedSource, series: Sequence[Target], groups: Sequence[_Group], how: _How, *,
           first: bool = False) -> tuple[RunStates, np.ndarray]:
     """A read of some groups of cells, branches "0", "1", ...; with the `first`, the series (n, 4) that shows the start-up."""
     names = list(dict.fromkeys(name for group in groups for name in group.target.names))
@@ -292,7 +292,7 @@ def _wanted(statistics: Sequence[str] | str) -> tuple[str, ...]:
     return wanted
 
 
-def _targets(source: SnapshotSource, wanted: tuple[str, ...], velocity: str | Sequence[str] | None) -> list[Target]:
+def _targets(source: DescribedSource, wanted: tuple[str, ...], velocity: str | Sequence[str] | None) -> list[Target]:
     fields = source.fields
     for name, one in fields.items():
         if one.dtype.kind not in "biuf":

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError, SnapshotFileError
+from ensemblekit.foreign import AnyArray
 from ensemblekit.intake_labels import is_labelled
 from ensemblekit.parts import Order, check_order, natural_key, order_of, warn_of_restart, written_once
 from ensemblekit.rom.file_source import FileSource, MeshedSource, Part
@@ -284,7 +285,7 @@ def _open_hdf5(path: str, options: Options) -> Any:
             raise InputError(f"{path} is of HDF version 4, which is another format than HDF5 and is not read; turn it into "
                              "HDF5 (h4toh5) or NetCDF (ncdump and ncgen, cdo -f nc4 copy), and read that")
     with opened(path, options.external) as f:
-        vtkhdf = "VTKHDF" in f and SCHEMA not in f and not hasattr(f["VTKHDF"], "shape")
+        vtkhdf = "VTKHDF" in f and SCHEMA not in f and not isinstance(f["VTKHDF"], AnyArray)
         if SCHEMA not in f and "settings" in f and ("results" in f or "meshes" in f):
             raise InputError(f"{path} is a FLUENT case or data file, whatever its name; export its fields from FLUENT as "
                              "EnSight Case Gold or CGNS, and read that")

@@ -121,7 +121,7 @@ def disk_error(error: Exception, path: str) -> StoreError:
     if isinstance(error, StoreError):
         return error
     full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    if getattr(error, "errno", None) in full or any(f"errno = {code}," in str(error) for code in full):
+    if (isinstance(error, OSError) and error.errno in full) or any(f"errno = {code}," in str(error) for code in full):
         return StoreError(f"{path}: the disk is full, or the limit on file sizes is reached ({error}). Nothing was "
                           "committed; free some space and append again")
     return StoreError(f"{path}: {error}")

@@ -26,7 +26,7 @@ from ensemblekit.errors import (
     UnknownFieldError,
 )
 from ensemblekit.files import most_bytes
-from ensemblekit.source import Access, Cut, Field, Piece
+from ensemblekit.source import Access, BaseSource, Cut, Field, Piece
 from ensemblekit.store.checking import (
     Checks,
     Durability,
@@ -83,7 +83,7 @@ class _Change:
             self.guard.release()
 
 
-class Store:
+class Store(BaseSource):
     """One run of snapshots in a file, or several files that continue each other. Made by ``ek.create`` and ``ek.open``.
 
     A snapshot whose ``append`` returned survives the death of the process (with ``durability="disk"`` also the loss

@@ -370,6 +370,7 @@ def _doubted(estimate: Estimate, run: RunStates) -> Estimate:
 
 
 @runtime_checkable
+@runtime_checkable
 class Observable(Protocol):
     """What `md.average` averages: small frozen settings."""
 

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError, UnknownFieldError
 from ensemblekit.intake import as_array, bare, in_unit, unit_of
-from ensemblekit.intake_labels import Labels, aligned, is_dataset, is_labelled, labels_of
+from ensemblekit.intake_labels import Labels, aligned, is_dataset, is_labelled
 from ensemblekit.intake_tables import is_table
 from ensemblekit.rom.decompose.units import OutOfRange, Unit
 from ensemblekit.rom.grid import areas_of, grid_of
@@ -23,7 +23,16 @@ from ensemblekit.rom.mesh import mesh_of
 from ensemblekit.rom.product import GivenProduct, SparseMatrix, element_weights, is_sparse, without_missing
 from ensemblekit.rom.readers.reader import bookkeeping
 from ensemblekit.scaling import ldexp, power_of_two
-from ensemblekit.source import ArraySource, Field, ReplicaSet, SnapshotSource, StackedSource, as_source
+from ensemblekit.source import (
+    ArraySource,
+    DescribedSource,
+    Field,
+    ReplicaSet,
+    SnapshotSource,
+    StackedSource,
+    as_source,
+    described,
+)
 from ensemblekit.source_views import in_ordinary_weights
 
 TINY = float(np.finfo(np.float64).tiny)
@@ -42,7 +51,7 @@ class FieldProblem:
     name: str
     key: str
     """Its name in the source."""
-    source: SnapshotSource
+    source: DescribedSource
     field: Field
     product: Any
     """None, weights or a sparse matrix, as it is kept in the basis."""
@@ -211,7 +220,7 @@ def problem_of(x: Snapshots, snapshot_axis: int | None, inner_product: GivenProd
     for name, (source, key) in sources.items():
         if source.fields[key].dtype.kind == "b" or source.fields[key].size == 0:
             raise InputError(f"field {name!r} holds {source.fields[key].dtype}; pod takes numbers")
-    weights = _weights(first, n)
+    weights = _weights(first)
     products, masks, notes = products_of(sources, inner_product)
     scales = _scales(scale, list(sources))
     parts = []
@@ -239,11 +248,11 @@ def problem_of(x: Snapshots, snapshot_axis: int | None, inner_product: GivenProd
                    scales if isinstance(scales, str) else None, notes, _labels(sources))
 
 
-def _labels(sources: Mapping[str, tuple[SnapshotSource, str]]) -> Labels | None:
+def _labels(sources: Mapping[str, tuple[DescribedSource, str]]) -> Labels | None:
     """The labels of all fields, by the names that they have here; None where they came with none."""
     labels: Labels | None = None
     for name, (source, key) in sources.items():
-        one = labels_of(source)
+        one = source.labels
         if one is None:
             continue
         one = one.only([key]).renamed(key, name)
@@ -253,7 +262,7 @@ def _labels(sources: Mapping[str, tuple[SnapshotSource, str]]) -> Labels | None:
     return labels
 
 
-def _sources(x: Snapshots, snapshot_axis: int | None) -> dict[str, tuple[SnapshotSource, str]]:
+def _sources(x: Snapshots, snapshot_axis: int | None) -> dict[str, tuple[DescribedSource, str]]:
     """Name -> (source, its name there)."""
     labelled: Any = x if is_labelled(x) and snapshot_axis is None else None
     if labelled is not None and (is_dataset(labelled) or labelled.ndim > 1):
@@ -261,7 +270,7 @@ def _sources(x: Snapshots, snapshot_axis: int | None) -> dict[str, tuple[Snapsho
     if isinstance(x, SnapshotSource) and not isinstance(x, Mapping):
         if snapshot_axis not in (None, 0):
             raise InputError("snapshot_axis is for arrays; a source has its snapshots in order of time")
-        source: SnapshotSource = x.stacked() if isinstance(x, ReplicaSet) else x
+        source: DescribedSource = x.stacked() if isinstance(x, ReplicaSet) else described(x)
         if not source.fields:
             raise InputError("the source has no fields")
         flow = [name for name, field in source.fields.items() if not bookkeeping(name, field.dtype)]
@@ -269,7 +278,7 @@ def _sources(x: Snapshots, snapshot_axis: int | None) -> dict[str, tuple[Snapsho
     if isinstance(x, Mapping):
         if not x:
             raise InputError('no fields: pass one array, or a mapping such as {"U": U, "p": p}')
-        found: dict[str, tuple[SnapshotSource, str]] = {}
+        found: dict[str, tuple[DescribedSource, str]] = {}
         for name, values in x.items():
             one = _sources(values, None) if isinstance(values, SnapshotSource) else {
                 "values": (as_source(_turned(values, snapshot_axis)), "values")}
@@ -301,59 +310,38 @@ def _turned(x: Any, axis: int | None) -> Any:
     return np.moveaxis(as_array(values, "snapshots"), axis, 0)
 
 
-def times_of(source: SnapshotSource) -> np.ndarray | None:
+def times_of(source: DescribedSource) -> np.ndarray | None:
     """Times of the snapshots where the source has them at hand."""
     if isinstance(source, StackedSource):
         parts = [times_of(run) for run in source.runs] if source.joined else [None]
         return None if any(part is None for part in parts) else np.concatenate([p for p in parts if p is not None])
-    times = getattr(source, "times", None)
-    times = times() if callable(times) else times
-    if times is None:
+    if source.times is None:
         return None
-    times = np.asarray(times, np.float64)
+    times = np.asarray(source.times, np.float64)
     return None if len(times) and np.isnan(times).all() else times
 
 
-def _weights(source: SnapshotSource, n: int | None) -> np.ndarray | None:
-    if isinstance(source, StackedSource):
-        parts = [_weights(run, None) for run in source.runs]
-        if all(part is None for part in parts):
-            return None
-        weights = np.concatenate([np.ones(sum(run.lengths or ())) if part is None else part
-                                  for run, part in zip(source.runs, parts, strict=True)])
-    else:
-        found = getattr(source, "weights", None)
-        found = found() if callable(found) else found
-        if found is None:
-            return None
-        weights = np.asarray(found, np.float64)
-    if n is None:
-        return weights
+def _weights(source: DescribedSource) -> np.ndarray | None:
+    if source.weights is None:
+        return None
+    weights = np.asarray(source.weights, np.float64)
     if weights.sum() <= 0:
         raise InputError("all statistical weights are zero")
     return weights * (len(weights) / weights.sum())
 
 
-def sum_of_weights(source: SnapshotSource) -> float:
+def sum_of_weights(source: DescribedSource) -> float:
     """That of the statistical weights of a source that has some, as it has them."""
-    weights = _weights(source, None)
-    assert weights is not None
-    return float(weights.sum())
+    assert source.weights is not None
+    return float(np.asarray(source.weights, np.float64).sum())
 
 
-def _mesh(source: SnapshotSource) -> Any:
-    if isinstance(source, StackedSource):
-        return _mesh(source.runs[0])
-    mesh = mesh_of(source)          # of a store, a stored field, files
-    if mesh is None:
-        mesh = getattr(source, "mesh", None)
-    labels = labels_of(source)
-    if mesh is None and labels is not None:
-        return grid_of(labels, tuple(source.fields))
-    return mesh() if callable(mesh) else mesh
+def _mesh(source: DescribedSource) -> Any:
+    mesh = mesh_of(source) or source.mesh       # of a store, a stored field, files; of a kind of someone's own
+    return grid_of(source.labels, tuple(source.fields)) if mesh is None and source.labels is not None else mesh
 
 
-def products_of(sources: Mapping[str, tuple[SnapshotSource, str]],
+def products_of(sources: Mapping[str, tuple[DescribedSource, str]],
               given: GivenProduct) -> tuple[dict[str, Any], dict[str, np.ndarray | None], tuple[str, ...]]:
     """The inner product of each field, a mask where the mesh gives some cells no volume, and what was chosen, in words."""
     masks: dict[str, np.ndarray | None] = dict.fromkeys(sources)
@@ -365,16 +353,14 @@ def products_of(sources: Mapping[str, tuple[SnapshotSource, str]],
         areas: dict[str, None] = {}
         unsaid: list[str] = []
         for name, (source, key) in sources.items():
-            labels, shape = labels_of(source), source.fields[key].shape
+            labels, shape = source.labels, source.fields[key].shape
             product: np.ndarray | None = None
             known = None if labels is None else areas_of(labels, key, shape)
             if known is not None:
                 product, areas[known[1]] = known[0], None
-            elif _mesh(source) is not None and (product := volumes_of(source, key)) is not None:
-                mesh = _mesh(source)
+            elif (mesh := mesh_of(source)) is not None and (product := volumes_of(source, key)) is not None:
                 if (product > 0).any():
-                    said.add("cell " + getattr(mesh, "measure", "volume") + "s" if mesh.where(key, shape) == "cell" else
-                             "dual " + getattr(mesh, "measure", "volume") + "s")
+                    said.add(f"{'cell' if mesh.where(key, shape) == 'cell' else 'dual'} {mesh.measure}s")
             if product is not None:
                 product, masks[name] = _positive(np.array(product, np.float64), shape)
             products[name] = product
@@ -390,9 +376,9 @@ def products_of(sources: Mapping[str, tuple[SnapshotSource, str]],
         for name in given:
             if name not in sources:
                 raise UnknownFieldError(name, sources)
-        return {name: _as_product(aligned(given.get(name), labels_of(source), key, "inner_product"))
+        return {name: _as_product(aligned(given.get(name), source.labels, key, "inner_product"))
                 for name, (source, key) in sources.items()}, masks, ()
-    return {name: _as_product(aligned(given, labels_of(source), key, "inner_product"))
+    return {name: _as_product(aligned(given, source.labels, key, "inner_product"))
             for name, (source, key) in sources.items()}, masks, ()
 
 
@@ -411,11 +397,11 @@ def _positive(product: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray |
     return product, ~np.broadcast_to(wide, shape).ravel()
 
 
-def _named_product(sources: Mapping[str, tuple[SnapshotSource, str]], given: str) -> dict[str, Any]:
+def _named_product(sources: Mapping[str, tuple[DescribedSource, str]], given: str) -> dict[str, Any]:
     """The inner product of a variable that came with the snapshots. Raises InputError where there is none of that name."""
     products: dict[str, Any] = {}
     for name, (source, key) in sources.items():
-        labels = labels_of(source)
+        labels = source.labels
         along = {} if labels is None else labels.along(labels.dims.get(key, ()))
         if given not in along or labels is None:
             known = f" (here {', '.join(along)})" if along else ""
@@ -471,7 +457,7 @@ def _scales(scale: Scale, names: list[str]) -> dict[str, float] | str | None:
     return {name: float(x) for name, x in scale.items()}
 
 
-def _shift(center: Center, word: str, name: str, source: SnapshotSource, key: str, count: int) -> np.ndarray | None:
+def _shift(center: Center, word: str, name: str, source: DescribedSource, key: str, count: int) -> np.ndarray | None:
     field = source.fields[key]
     if word == "mean":
         return None
@@ -486,7 +472,7 @@ def _shift(center: Center, word: str, name: str, source: SnapshotSource, key: st
         given = center[name]
     elif count > 1:
         raise InputError("with several fields, center is a mapping of field to what is subtracted")
-    given = in_unit(aligned(given, labels_of(source), key, "center"), field.unit, "center")
+    given = in_unit(aligned(given, source.labels, key, "center"), field.unit, "center")
     values = as_array(given, "center", named_axes=True)
     if values.shape != field.shape or values.dtype.kind not in "iufc" or not np.isfinite(values).all():
         raise InputError(f"center has the shape of a snapshot of {name!r}, {field.shape}, and finite numbers; "
@@ -494,7 +480,7 @@ def _shift(center: Center, word: str, name: str, source: SnapshotSource, key: st
     return values.astype(np.result_type(values.dtype, np.float64)).ravel()
 
 
-def first_snapshot(source: SnapshotSource, key: str) -> np.ndarray:
+def first_snapshot(source: DescribedSource, key: str) -> np.ndarray:
     """The first snapshot, flattened, in double precision."""
     if source.access == "once":
         raise InputError('center="first" reads the first snapshot beforehand, which a source read once does not allow')
@@ -502,7 +488,7 @@ def first_snapshot(source: SnapshotSource, key: str) -> np.ndarray:
     return values.astype(np.result_type(values.dtype, np.float64))
 
 
-def snapshot_at(source: SnapshotSource, key: str, index: int) -> np.ndarray:
+def snapshot_at(source: DescribedSource, key: str, index: int) -> np.ndarray:
     """A copy of one snapshot of a field, flattened."""
     for piece in source.window(index, index + 1).pieces([key], "time", False, 64 << 20):
         for block in piece.blocks():

@@ -23,8 +23,10 @@ from ensemblekit.rom.decompose.stream_settings import Fields, StreamSettings
 from ensemblekit.rom.decompose.stream_state import from_arrays, to_arrays
 from ensemblekit.rom.product import InnerProduct
 from ensemblekit.rom.rank import Rule
-from ensemblekit.source import SnapshotSource
+from ensemblekit.source import DescribedSource, SnapshotSource, described
 from ensemblekit.store.guarded import record
+from ensemblekit.store.store import Store
+from ensemblekit.store.stored import StoredSource
 
 logger = logging.getLogger("ensemblekit")
 
@@ -106,7 +108,7 @@ class IncrementalPOD:
             self._file.hold()
         self._stream.check_weighted()
         if isinstance(snapshots, SnapshotSource) and not isinstance(snapshots, Mapping):
-            return self._from_source(snapshots)
+            return self._from_source(described(snapshots))
         self._stream, *given = self._stream.given(snapshots, times, weights)
         before = self._stream.directions
         try:
@@ -128,7 +130,7 @@ class IncrementalPOD:
         if now.inner_product is not None and not now.of_mesh:
             raise InputError("this IncrementalPOD was made with an inner_product; leave that out, or do without "
                              "use_mesh_weights")
-        settings, notes = now.with_mesh_weights(source, names)
+        settings, notes = now.with_mesh_weights(described(source), names)
         for note in notes:
             logger.info(note)
         self._stream = self._stream.with_mesh_weights(settings)
@@ -143,8 +145,8 @@ class IncrementalPOD:
         if refresh is not None:
             refresh()
         self._stream.check_weighted()
-        before, run, known = self.n, getattr(source, "run", ""), self._stream.run
-        run = run if isinstance(run, str) else ""
+        before, known = self.n, self._stream.run
+        run = source.run if isinstance(source, Store | StoredSource) else ""
         if known and run and run != known:
             raise InputError("the snapshots so far are of another run than this store holds; follow that one, or begin anew "
                              "with another path")
@@ -153,10 +155,10 @@ class IncrementalPOD:
             raise InputError(f"{before} snapshots were taken in, and this holds {length}: it is another store, or was cut "
                              "back; follow the one before, or begin anew with another path")
         self._stream = replace(self._stream, run=known or run)
-        self._from_source(source.window(self.n))
+        self._from_source(described(source.window(self.n)))
         return self.n - before
 
-    def _from_source(self, source: SnapshotSource) -> IncrementalPOD:
+    def _from_source(self, source: DescribedSource) -> IncrementalPOD:
         names = list(self.fields) or list(source.fields)
         for name in names:
             if name not in source.fields:
