@@ -318,3 +318,47 @@ def test_only_types_from_elsewhere_are_asked_what_they_have() -> None:
     assert set(asked) - FOREIGN.keys() == set(), "say in FOREIGN whose attribute it is, or give our own type a protocol"
     assert FOREIGN.keys() - set(asked) == set(), "nobody asks for these any more"
     assert len(asked) <= AT_MOST
+
+
+# -- the size of things ----------------------------------------------------------------------------------------------------
+
+LONGEST = 60
+"""Lines of a function, its docstring included; kernels apart, which are one loop."""
+MOST_BY_PLACE = 6
+"""Parameters of a function that are told apart by their place; the others are given by name."""
+
+
+def functions() -> Iterator[tuple[str, ast.FunctionDef]]:
+    """(file, function) of all functions and methods, kernels apart."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if "kernels" not in path.name:
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.FunctionDef):
+                    yield path.relative_to(PACKAGE).as_posix(), node
+
+
+def test_functions_are_short() -> None:
+    assert [f"{file}: {node.name}, {lines} lines" for file, node in functions()
+            if (lines := (node.end_lineno or 0) - node.lineno + 1) > LONGEST] == []
+
+
+def test_few_parameters_go_by_place() -> None:
+    """Of what anyone may call: private functions, and the verbs of the shell that typer calls by name, apart."""
+    places = ((file, node.name, [a for a in (*node.args.posonlyargs, *node.args.args) if a.arg not in ("self", "cls")])
+              for file, node in functions() if not node.name.startswith("_") and not file.startswith("cli/"))
+    assert [f"{file}: {name} has {len(some)}" for file, name, some in places if len(some) > MOST_BY_PLACE] == []
+
+
+def test_few_settings_of_an_observable_go_by_place() -> None:
+    pytest.importorskip("MDAnalysis")
+    import inspect
+
+    from ensemblekit import md
+    from ensemblekit.md.observables.base import Observable
+
+    kinds = [kind for kind in vars(md).values()
+             if isinstance(kind, type) and isinstance(kind, Observable) and kind is not Observable]
+    assert len(kinds) > 20
+    by_place = {kind.__name__: sum(one.kind is one.POSITIONAL_OR_KEYWORD for one in inspect.signature(kind).parameters.values())
+                for kind in kinds}
+    assert {name: n for name, n in by_place.items() if n > MOST_BY_PLACE} == {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -80,11 +80,7 @@ def average(source: object, *, map: Map | None = None, weights: ArrayLike | None
     """
     check_confidence(confidence)
     check_missing(missing)
-    if is_labelled(source) and (weights is not None or log_weights is not None):
-        source, weights, log_weights = weighted_labelled(source, weights, log_weights, time), None, None
-    elif time is not None and is_labelled(source):
-        source = labelled_source(source, time)
-    source = _weighted(source, weights, log_weights)
+    source = _weighted(source, weights, log_weights, time)
     only = _only_field(source, map)
     check_equilibration(equilibration)
     if unit is None:
@@ -97,16 +93,22 @@ def average(source: object, *, map: Map | None = None, weights: ArrayLike | None
         return _of_source(answer, source, only, coords)
     runs = _read(source, map, only, engine, progress)
     if branch is not None:
-        from ensemblekit.averaging.circular import circular_runs
-
-        series = [(_scalar_series(run), checked.times, checked.weights)
-                  for run, checked in ((run, with_checked_clock(run)) for run in runs)]
-        answer = circular_runs(series, branch, equilibration, confidence, unit, source.time_unit)
-    else:
-        estimates = [_doubted(estimate_of(run, VALUES, equilibration=equilibration, confidence=confidence, unit=unit))
-                     for run in runs]
-        answer = estimates[0] if len(estimates) == 1 else doubt_of_runs(pooled(estimates, confidence), estimates)
+        return _of_source(_on_circle(runs, branch, equilibration, confidence, unit, time_unit=source.time_unit),
+                          source, only, coords)
+    estimates = [_doubted(estimate_of(run, VALUES, equilibration=equilibration, confidence=confidence, unit=unit))
+                 for run in runs]
+    answer = estimates[0] if len(estimates) == 1 else doubt_of_runs(pooled(estimates, confidence), estimates)
     return _of_source(answer, source, only, coords)
+
+
+def _on_circle(runs: Sequence[RunStates], branch: tuple[float, float], equilibration: Equilibrate, confidence: float,
+               unit: str, *, time_unit: str) -> Estimate:
+    """The mean direction of angles whose turn has these ends."""
+    from ensemblekit.averaging.circular import circular_runs
+
+    series = [(_scalar_series(run), checked.times, checked.weights)
+              for run, checked in ((run, with_checked_clock(run)) for run in runs)]
+    return circular_runs(series, branch, equilibration, confidence, unit, time_unit)
 
 
 def _of_source(answer: Estimate, source: DescribedSource, field: str | None, coords: Mapping[str, Any] | None) -> Estimate:
@@ -121,8 +123,14 @@ def check_confidence(confidence: float) -> None:
         raise InputError(f"confidence is a number between 0 and 1, 0.95 for 95 %; got {confidence!r}")
 
 
-def _weighted(source: object, weights: ArrayLike | str | None, log_weights: ArrayLike | None) -> SnapshotSource:
-    """The source, an array with its weights."""
+def _weighted(source: object, weights: ArrayLike | str | None, log_weights: ArrayLike | None,
+              time: str | None) -> DescribedSource:
+    """The source, an array with its weights; `time` is the axis of the snapshots of one with labels."""
+    if is_labelled(source):
+        if weights is not None or log_weights is not None:
+            return weighted_labelled(source, weights, log_weights, time)
+        if time is not None:
+            return labelled_source(source, time)
     if isinstance(weights, str):
         return weighted_by(as_source(source), weights, log_weights)
     if weights is not None or log_weights is not None:
@@ -285,10 +293,10 @@ def _observed(run: RunStates, name: str) -> list[Observed]:
 def _scalar_estimate(values: np.ndarray, run: RunStates, equilibration: Equilibrate, confidence: float, unit: str,
                      missing: Missing) -> Estimate:
     if missing != "drop":
-        return scalar_estimate(values, run.weights, run.times, equilibration, confidence, unit, run.time_unit)
+        return scalar_estimate(values, run.weights, run.times, equilibration, confidence, unit, time_unit=run.time_unit)
     filled, shares, there = without_gaps(values, run.weights)
-    return with_gaps_noted(scalar_estimate(filled, shares, run.times, equilibration, confidence, unit, run.time_unit), values,
-                           there)
+    found = scalar_estimate(filled, shares, run.times, equilibration, confidence, unit, time_unit=run.time_unit)
+    return with_gaps_noted(found, values, there)
 
 
 def _array_estimate(run: RunStates, name: str, columns: np.ndarray, equilibration: Equilibrate, confidence: float, unit: str,

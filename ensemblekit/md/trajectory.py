@@ -55,6 +55,10 @@ class FrameSource(BaseSource):
         """The same frames with these statistical weights, (frames,)."""
         raise NotImplementedError
 
+    def picked(self, which: slice | np.ndarray) -> FrameSource:
+        """Some of the frames, by a slice or rising numbers."""
+        raise NotImplementedError
+
     def __repr__(self) -> str:
         weighted = "" if self.weights is None else ", weighted"
         return f"<{self.lengths[0]} frames of {len(self.topology)} atoms: {', '.join(self.kinds)}{weighted}>"

@@ -112,20 +112,27 @@ def read(path: Paths, fields: Sequence[str] | str | None = None, *, begin: float
     """
     if step < 1 or step != int(step):
         raise InputError(f"step is a whole number above 0; got {step!r}")
+    check_order(order)
+    options = Options(_names_of(fields), region, patch, zone, snapshot_axis, zero, moving, external, times is None, time,
+                      weights)
+    given = mesh if mesh is None or isinstance(mesh, Mesh) else _mesh_from(mesh, external)
+    return _between(_with_given(_source_of(path, options, order), times, time_unit, units, given), begin, end, int(step))
+
+
+def _names_of(fields: Sequence[str] | str | None) -> tuple[str, ...] | None:
+    """The fields that are asked for; None for all."""
     names = (fields,) if isinstance(fields, str) else None if fields is None else tuple(fields)
     if names is not None and not names:
         raise InputError("fields names at least one field; leave it out for all")
-    check_order(order)
-    options = Options(names, region, patch, zone, snapshot_axis, zero, moving, external, times is None, time, weights)
-    given = mesh if mesh is None or isinstance(mesh, Mesh) else _mesh_from(mesh, external)
+    return names
+
+
+def _source_of(path: Any, options: Options, order: Order) -> FileSource | MeshedSource:
+    """The snapshots of files, or of an array with labels, as their files say."""
     if is_labelled(path):
         what = f"the {type(path).__name__}"
-        source: FileSource | MeshedSource = _series([reader_of(path, what, options)], [what], order, False, options.timed)
-    else:
-        paths = paths_of(path)
-        source = _opened(paths, options, order, not isinstance(path, str | os.PathLike))
-    source = _with_given(source, times, time_unit, units, given)
-    return _between(source, begin, end, int(step))
+        return _series([reader_of(path, what, options)], [what], order, False, options.timed)
+    return _opened(paths_of(path), options, order, not isinstance(path, str | os.PathLike))
 
 
 def _with_given(source: FileSource | MeshedSource, times: ArrayLike | None, time_unit: str | None,

@@ -49,7 +49,7 @@ def sync(fd: int) -> None:
 
 
 def new_segment(path: str, schema: Schema, durable: bool, fill: Fill | None = None, filters: Filters | None = None,
-                over: bool = False, constants: Mapping[str, np.ndarray] | None = None, view: View | None = None) -> Layout:
+                over: bool = False, *, constants: Mapping[str, np.ndarray] | None = None, view: View | None = None) -> Layout:
     """Create a file by temporary name and rename: empty with room for rows, or whole with the rows of `fill` in it.
 
     Raises NotInPlace where an empty file cannot be appended to in place, StoreError where the disk is full or the name

@@ -129,7 +129,8 @@ class Store(BaseSource):
                         constants={name: digest_of(values) for name, values in fixed.items()} or None)
         # the real path: links, and a later change of folder, lead to the same lock, segments and folder
         store = cls(Contents(os.path.realpath(path), schema), "a", durability)
-        store._begin(lambda lock, checks: new_writer(store._contents, lock, checks, durability, capacity, fixed, in_place))
+        store._begin(lambda lock, checks: new_writer(store._contents, lock, checks, durability, capacity, fixed,
+                                                     in_place=in_place))
         return store
 
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -51,6 +51,7 @@ class RMSF(SameAtoms):
     corrected: bool = True
     """Put back what the mean position takes away from a run of finite length, correlation counted (a factor n_eff /
     (n_eff - 1) or so on the mean square). False: as other programs have it."""
+    _: KW_ONLY
     level: Literal["atom", "residue"] = "atom"
     """"residue": the root of the mean of its selected atoms' mean squares, weighted by mass where known."""
 
@@ -60,8 +61,8 @@ class RMSF(SameAtoms):
         if self.rounds is not None and (isinstance(self.rounds, bool) or not isinstance(self.rounds, int) or self.rounds < 1):
             raise InputError(f"rounds is a whole number above 0, or None to go on until it settles; got {self.rounds!r}")
         atoms = system.select(self.select)
-        gather, found, same = fitted_mean(system, atoms, self.select, self.fit, self.weights, self.reference, self.rounds,
-                                          "RMSF")
+        gather, found, same = fitted_mean(system, atoms, self.select, self.fit, self.weights, self.reference,
+                                          rounds=self.rounds, why="RMSF")
         which, resids = residues_of(system, atoms)
         groups = None
         if self.level == "residue":
@@ -79,7 +80,7 @@ class RMSF(SameAtoms):
 
 
 def fitted_mean(system: System, atoms: np.ndarray, select: str, fit: str | Literal[False] | None, weights: str | None,
-                reference: object, rounds: int | None, why: str) -> tuple[Gather, MeanStructure, bool]:
+                reference: object, *, rounds: int | None, why: str) -> tuple[Gather, MeanStructure, bool]:
     """The mean structure of atoms for a superposition; what gathers the fitted atoms and then them; whether they are one."""
     if fit is False:
         fitted, start, shares, same = np.zeros(0, np.int64), np.zeros((0, 3)), None, False
