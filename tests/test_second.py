@@ -7,7 +7,7 @@ import pytest
 
 import ensemblekit as ek
 from ensemblekit.averaging.average import estimate_of
-from ensemblekit.averaging.derived import SecondMoment, derived
+from ensemblekit.averaging.function_of_mean import SecondMoment, function_of_mean
 from ensemblekit.averaging.moments import Moments
 from ensemblekit.averaging.observed import Observed
 from ensemblekit.averaging.second import interval_above, kept_together, selection, share_kept, stretches

@@ -37,7 +37,7 @@ def check_range(x: np.ndarray, frame: int) -> None:
                          "for coordinates of 1e-15 to 1e15. Give them in angstrom (or any unit of that size)")
 
 
-class Plain:
+class AsStored:
     """The positions of the block as they are, without a copy."""
 
     def __init__(self, atoms: np.ndarray):
@@ -54,7 +54,7 @@ class _Last(threading.local):
     made: tuple[np.ndarray, np.ndarray]
 
 
-class Whole:
+class MadeWhole:
     """The positions of the selected atoms, every molecule in one piece: each atom in the image next to the one it is
     bonded to, walking from the first selected atom of a molecule. Molecules stay where their first atom is; those that
     `ties` (pairs of atoms, as bonds) lead to follow the first one of their complex."""

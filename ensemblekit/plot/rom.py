@@ -344,7 +344,7 @@ def average(averages: Mapping[str, Estimate], name: str, *, component: int | Non
 
 
 @_styled
-def run_longer(averages: FieldAverages, name: str, *, target: float | None = None, component: int | None = None,
+def run_length(averages: FieldAverages, name: str, *, target: float | None = None, component: int | None = None,
                grid: Coordinates | None = None, ax: Axes | None = None) -> Axes:
     """Where to run longer: by what factor the run must grow for each cell's interval to shrink to ± target; the Axes.
 
