@@ -5,6 +5,7 @@ from __future__ import annotations
 import decimal
 import html
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -158,6 +159,12 @@ class Estimate(Arithmetic, Result):
         raise AttributeError(f"an Estimate has no {name!r}{more}")
 
     @property
+    def further(self) -> Mapping[str, Estimate]:
+        """``derived`` by its earlier name, with a DeprecationWarning."""
+        warnings.warn("Estimate.further is Estimate.derived now", DeprecationWarning, stacklevel=2)
+        return self.derived
+
+    @property
     def low(self) -> Any:
         """Lower end of the interval."""
         return self.interval[0]
@@ -235,7 +242,7 @@ class Estimate(Arithmetic, Result):
         """Plain Python numbers, lists and strings, as JSON takes them (NaN as None); without the series."""
         more: dict[str, Any] = {}
         if self.derived:
-            more["further"] = {name: one.to_dict() for name, one in self.derived.items()}
+            more["derived"] = {name: one.to_dict() for name, one in self.derived.items()}
         if self.labels is not None:
             more["labels"] = self.labels.to_dict()
         if self.origin:
@@ -265,7 +272,7 @@ class Estimate(Arithmetic, Result):
                        unit=str(record["unit"]), time_unit=str(record["time_unit"]),
                        coords={str(k): (np.asarray(x["values"]), str(x["unit"])) for k, x in record["coords"].items()},
                        labels=None if record.get("labels") is None else Labels.from_dict(record["labels"]),
-                       derived={str(k): cls.from_dict(x) for k, x in record.get("further", {}).items()},
+                       derived={str(k): cls.from_dict(x) for k, x in record.get("derived", record.get("further", {})).items()},
                        origin=tuple(map(str, record.get("origin", ()))))
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"this is no record of an Estimate, as its to_dict() gives ({type(error).__name__}: {error})"

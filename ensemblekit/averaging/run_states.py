@@ -11,11 +11,11 @@ from numpy.typing import ArrayLike
 
 from ensemblekit.averaging.blocking import FEWEST, blocking
 from ensemblekit.averaging.doubts import ENOUGH
-from ensemblekit.averaging.equilibration import Equilibrate, detect_common_start, run_doubts, count_discarded
+from ensemblekit.averaging.equilibration import Equilibrate, count_discarded, detect_common_start, run_doubts
 from ensemblekit.averaging.estimate import Coords, Estimate, student_interval
 from ensemblekit.averaging.reducer import MergesInTime, Reducer
 from ensemblekit.averaging.second import STRETCHES, interval_above
-from ensemblekit.averaging.times import time_at, spacing
+from ensemblekit.averaging.times import spacing, time_at
 from ensemblekit.errors import InputError
 
 States = dict[str, list[Reducer]]

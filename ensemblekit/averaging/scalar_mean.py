@@ -11,11 +11,11 @@ import numpy as np
 from ensemblekit.averaging.blocking import BlockError, blocking
 from ensemblekit.averaging.correlation import chodera_window, closed, sokal_window
 from ensemblekit.averaging.doubts import ENOUGH
-from ensemblekit.averaging.equilibration import Equilibrate, run_doubts, significant_start, count_discarded, unless_carried
+from ensemblekit.averaging.equilibration import Equilibrate, count_discarded, run_doubts, significant_start, unless_carried
 from ensemblekit.averaging.estimate import DISAGREE, Estimate, over_power_of_two, quantile
 from ensemblekit.averaging.observed import check_real
 from ensemblekit.averaging.spectral import MeanError, mean_error, skewed_quantiles
-from ensemblekit.averaging.times import time_at, spacing
+from ensemblekit.averaging.times import spacing, time_at
 from ensemblekit.averaging.weights import kish, residual, weighted_mean
 from ensemblekit.errors import StatisticsError
 from ensemblekit.scaling import scaled

@@ -20,10 +20,10 @@ from ensemblekit.averaging.run import partials
 from ensemblekit.averaging.run_states import RunStates, States
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, StatisticsError
-from ensemblekit.md.frame_selection import FrameSelection
 from ensemblekit.md.complexes import ImageJumps, doubted_images
+from ensemblekit.md.frame_selection import FrameSelection
 from ensemblekit.md.frame_weights import weighted
-from ensemblekit.md.frames import topology_of, as_frames
+from ensemblekit.md.frames import as_frames, topology_of
 from ensemblekit.md.functions import as_observable
 from ensemblekit.md.holes import naming_the_hole
 from ensemblekit.md.memory import fit_in_memory
@@ -69,7 +69,7 @@ def average(source: object, observables: Mapping[str, object], *, frame_weights:
             (RMSF, MSD, angles) take every frame, and are refused.
 
     Returns:
-        name -> Estimate, and "name.further" for quantities that come with one; see :class:`~ensemblekit.md.result.Averages`.
+        name -> Estimate, and "name.derived" for quantities that come with one; see :class:`~ensemblekit.md.result.Averages`.
         Observables that need the frames before they can be averaged (RMSF: a mean structure) make reads of their own, from
         a temporary store where `source` is none; ``passes`` tells how many and why.
 

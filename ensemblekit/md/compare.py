@@ -19,7 +19,7 @@ def sampled_rmsd(source: Any, select: str, *, n: int = 200, whole: bool | None =
     from ensemblekit.averaging.run import reduce
     from ensemblekit.averaging.series import Series
     from ensemblekit.md.frame_selection import FrameSelection
-    from ensemblekit.md.frames import topology_of, as_frames
+    from ensemblekit.md.frames import as_frames, topology_of
     from ensemblekit.md.superpose import rmsd_matrix
     from ensemblekit.md.system import System, molecules_whole
 

@@ -16,7 +16,7 @@ from ensemblekit.md.appending import frames_held
 from ensemblekit.md.opening import read
 from ensemblekit.md.progress import Progress, counted
 from ensemblekit.md.topology import warnings_held
-from ensemblekit.md.trajectory import BATCH, LiveSource, AtomCount, TrajectoryPiece, TrajectorySource
+from ensemblekit.md.trajectory import BATCH, AtomCount, LiveSource, TrajectoryPiece, TrajectorySource
 from ensemblekit.source import Block, Piece, ReplicaSet
 from ensemblekit.source_cuts import WHOLE
 from ensemblekit.store.opening import open_store

@@ -13,9 +13,9 @@ import numpy as np
 from ensemblekit.errors import InputError, one_line
 from ensemblekit.files import check_input, most_bytes
 from ensemblekit.foreign import AtomGroup, HasTrajectory
-from ensemblekit.md.frame_selection import FrameSelection
 from ensemblekit.md.dcd import DcdLayout
 from ensemblekit.md.distinct import check_distinct
+from ensemblekit.md.frame_selection import FrameSelection
 from ensemblekit.md.h5md import H5mdReader
 from ensemblekit.md.joints import joined
 from ensemblekit.md.parts import Part, file_of, options_of, readers_of

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError
-from ensemblekit.md.system import Gather, AsStored, System, by_place
+from ensemblekit.md.system import AsStored, Gather, System, by_place
 from ensemblekit.md.topology import Topology, mdanalysis
 from ensemblekit.source import Block
 

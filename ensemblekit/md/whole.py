@@ -156,4 +156,4 @@ def unbonded(n_atoms: int) -> InputError:
         "whole=True")
 
 
-__all__ = ["Plain", "Whole", "joined", "unbonded", "walks"]
+__all__ = ["AsStored", "MadeWhole", "joined", "unbonded", "walks"]

@@ -49,7 +49,7 @@ def write_bfactors(source: Any, rmsf: Any, select: str, path: str | os.PathLike[
     Arguments:
         rmsf: the Estimate of ``md.RMSF(select)``, one value an atom.
     """
-    from ensemblekit.md.frames import topology_of, as_frames
+    from ensemblekit.md.frames import as_frames, topology_of
     from ensemblekit.md.functions import dimensions
     from ensemblekit.md.system import System
 

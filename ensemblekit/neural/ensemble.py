@@ -403,7 +403,8 @@ class Ensemble(torch.nn.Module, Generic[P]):
         Raises InputError where the loader has no labels.
         """
         loader = list(loader) if isinstance(loader, Iterator) else loader
-        found = self.loss_increase(self.averaged_model(loader, average=average, barrier="ignore", device=device), loader, device)
+        averaged = self.averaged_model(loader, average=average, barrier="ignore", device=device)
+        found = self.loss_increase(averaged, loader, device)
         if found is None:
             raise InputError("a loss needs labels: pass a loader of (input, label)")
         return found

@@ -104,8 +104,8 @@ def fit(model: torch.nn.Module, optimizer: Optimizer | Callable[[Any], Optimizer
                      "amp": str(half), "clip": clip, "accumulate": accumulate, "loss": _name_of(loss)}
     training = TrainingLoop(model, optimizer, schedule, loss, where, Convention(forward, target), batches, accumulate, clip,
                             half, scaler, _compiled(model, compile), channels_last)
-    with Recorder(store, model, optimizer, schedule, scaler, parameters, resume=resume, save_every=save_every, extra_state=extra_state,
-                  configuration=configuration) as rec:
+    with Recorder(store, model, optimizer, schedule, scaler, parameters, resume=resume, save_every=save_every,
+                  extra_state=extra_state, configuration=configuration) as rec:
         deadline = _deadline(max_seconds, schedule, rec.resumed)
         with _bar(progress and rec.is_writer, schedule, rec) as advance:
             _train(training, rec, n_epochs, loader, val_loader, log=log, advance=advance, deadline=deadline)

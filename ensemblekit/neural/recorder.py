@@ -16,6 +16,7 @@ import logging
 import os
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -174,6 +175,12 @@ class Recorder:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def captured(self) -> list[int]:
+        """``snapshot_steps`` by its earlier name, with a DeprecationWarning."""
+        warnings.warn("Recorder.captured is Recorder.snapshot_steps now", DeprecationWarning, stacklevel=2)
+        return self.snapshot_steps
 
     @property
     def updates(self) -> int:
@@ -425,8 +432,8 @@ class Recorder:
         Raises StoreError where the run begins anew and the store holds snapshots.
         """
         if not updates and self.snapshot_steps:
-            raise StoreError(f"{self.path} holds {len(self.snapshot_steps)} snapshots of another run, and this one begins anew: "
-                             "resume it from its checkpoint, or name another file")
+            raise StoreError(f"{self.path} holds {len(self.snapshot_steps)} snapshots of another run, and this one begins "
+                             "anew: resume it from its checkpoint, or name another file")
         self.rewind(updates)
         ends = [] if self._cycles is None else self._cycles.ends
         self._captured_end = max((end for end in ends if end <= self.scheduler.last_epoch), default=0)
@@ -560,7 +567,8 @@ class Recorder:
         through = schedule is None or schedule.last_epoch >= schedule.total_steps
         over = self._loop.exhausted or self._stopped or through
         if schedule is not None and self._loop.exhausted and not (self._finished or self._stopped) \
-                and schedule.next_end == schedule.ends[-1] and self.updates > (self.snapshot_steps[-1] if self.snapshot_steps else 0):
+                and schedule.next_end == schedule.ends[-1] \
+                and self.updates > (self.snapshot_steps[-1] if self.snapshot_steps else 0):
             self._capture(schedule.ends[-1])        # the training ended a few steps short of the schedule
         if not self._finished:
             self._log_end()
@@ -578,8 +586,10 @@ class Recorder:
         schedule = self._cycles
         if schedule is None:
             logger.log(logging.INFO if self.snapshot_steps or self._stopped else logging.WARNING,
-                       "the training ended: %d snapshots, taken by hand, after %d updates%s", len(self.snapshot_steps), self.updates,
-                       "" if self.snapshot_steps else ": a schedule without cycles takes none, call recorder.capture() for each")
+                       "the training ended: %d snapshots, taken by hand, after %d updates%s",
+                       len(self.snapshot_steps), self.updates,
+                       "" if self.snapshot_steps else
+                       ": a schedule without cycles takes none, call recorder.capture() for each")
             return
         by_hand = len(set(self._by_hand) & set(self.snapshot_steps))
         due = len(self.snapshot_steps) - by_hand

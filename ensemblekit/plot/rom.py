@@ -419,4 +419,4 @@ def _clock(basis: Basis) -> tuple[np.ndarray, str]:
 
 
 __all__ = ["average", "coefficient_spectrum", "decay", "gavish_donoho_line", "modes", "phase_portrait",
-           "reconstruction", "run_longer", "snapshot_errors", "spectrum", "travelling_pairs"]
+           "reconstruction", "run_length", "snapshot_errors", "spectrum", "travelling_pairs"]

@@ -304,7 +304,8 @@ class Segment:
         """What is committed and where, from the file itself: an error or an interrupt came while it changed."""
         self.counts[clock] = self.extent(self.clocks[clock][0])
         self.space = Space(self.fd, self.layout, self.counts, False, self.durable)
-        self.small = {} if self.durable else {c: MappedColumns(self.space, c, self._others(c), self.counts[c]) for c in self.clocks}
+        self.small = {} if self.durable else {c: MappedColumns(self.space, c, self._others(c), self.counts[c])
+                                              for c in self.clocks}
         self.marked = False         # so that the next change puts its tables in order first
 
     def cut(self, clock: str, n: int) -> None:

@@ -23,7 +23,7 @@ from ensemblekit.md.observables.groups import (
     triangle,
 )
 from ensemblekit.md.superpose import frames_of
-from ensemblekit.md.system import Gather, AsStored, System
+from ensemblekit.md.system import AsStored, Gather, System
 from ensemblekit.md.updating import Updating, updating_selection
 from ensemblekit.source import Block
 

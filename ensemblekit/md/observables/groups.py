@@ -14,7 +14,7 @@ from ensemblekit.files import check_input
 from ensemblekit.foreign import HasAtoms
 from ensemblekit.intake import as_array
 from ensemblekit.md.superpose import frames_of
-from ensemblekit.md.system import Gather, AsStored, System
+from ensemblekit.md.system import AsStored, Gather, System
 from ensemblekit.md.updating import VaryingPoints, varying_points
 from ensemblekit.source import Block
 from ensemblekit.source_cuts import WHOLE
@@ -81,7 +81,8 @@ def points_of(system: System, groups: Sequence[np.ndarray], weights: str | None,
         return Points(AsStored(atoms), offsets, shares, nearest)       # atoms as they lie, of which nothing is to be made whole
     if system.boxed and not (periodic or together or system.whole or system.topology.bonds is not None):
         return Points(system.in_place(atoms), offsets, shares, nearest)
-    return Points(AsStored(atoms) if single and nearest else system.assembled(atoms, together or groups), offsets, shares, nearest)
+    gather = AsStored(atoms) if single and nearest else system.assembled(atoms, together or groups)
+    return Points(gather, offsets, shares, nearest)
 
 
 def points_for(system: System, selects: Sequence[str], weights: str | None, periodic: bool,

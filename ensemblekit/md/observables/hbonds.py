@@ -12,7 +12,7 @@ import numpy as np
 from ensemblekit.errors import InputError
 from ensemblekit.md.observables.base import Mean, Measurement
 from ensemblekit.md.observables.groups import one_frame
-from ensemblekit.md.system import Gather, AsStored, System
+from ensemblekit.md.system import AsStored, Gather, System
 from ensemblekit.md.topology import Topology, mdanalysis
 from ensemblekit.md.updating import Updating, dimensions_of, universe_in_memory, updating_selection
 from ensemblekit.md.whole import positions_of

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.averaging.doubts import ENOUGH
-from ensemblekit.averaging.equilibration import significant_start, count_discarded
+from ensemblekit.averaging.equilibration import count_discarded, significant_start
 from ensemblekit.averaging.estimate import Estimate, bounded_interval, student_interval
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.md.displacement import (
@@ -130,7 +130,8 @@ class _Displacements:
         if reading.weights is not None and np.ptp(reading.weights) > 0:
             raise InputError("displacements in time cannot be averaged over weighted frames: a weight says how likely a frame "
                              "is, not how it moves on. Pass frame_weights of one for each frame")
-        paths = Parts([part for (spool,) in reading.run.reducers(VALUES) if isinstance(spool, SpilledSeries) for part in spool.parts])
+        paths = Parts([part for (spilled,) in reading.run.reducers(VALUES) if isinstance(spilled, SpilledSeries)
+                       for part in spilled.parts])
         start = count_discarded(reading.equilibration, len(paths), reading.times, lambda: self._start(paths))
         if start:
             paths = paths.after(start)
