@@ -362,3 +362,18 @@ def test_few_settings_of_an_observable_go_by_place() -> None:
     by_place = {kind.__name__: sum(one.kind is one.POSITIONAL_OR_KEYWORD for one in inspect.signature(kind).parameters.values())
                 for kind in kinds}
     assert {name: n for name, n in by_place.items() if n > MOST_BY_PLACE} == {}
+
+
+MOST_LINES = 450
+"""Of a file."""
+LONG = {"neural/recorder.py", "rom/basis.py", "store/store.py"}
+"""Files that are longer, each with its reason in the second paragraph of its docstring."""
+
+
+def test_files_are_short() -> None:
+    longer = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")
+              if path.read_text("utf-8").count("\n") > MOST_LINES}
+    assert longer == LONG
+    for file in LONG:
+        assert "longer than most files here" in " ".join(
+            str(ast.get_docstring(ast.parse((PACKAGE / file).read_text("utf-8")))).split())

@@ -80,7 +80,11 @@ def average(source: object, *, map: Map | None = None, weights: ArrayLike | None
     """
     check_confidence(confidence)
     check_missing(missing)
-    source = _weighted(source, weights, log_weights, time)
+    if is_labelled(source) and (weights is not None or log_weights is not None):
+        source, weights, log_weights = weighted_labelled(source, weights, log_weights, time), None, None
+    elif time is not None and is_labelled(source):
+        source = labelled_source(source, time)
+    source = _weighted(source, weights, log_weights)
     only = _only_field(source, map)
     check_equilibration(equilibration)
     if unit is None:
@@ -123,14 +127,8 @@ def check_confidence(confidence: float) -> None:
         raise InputError(f"confidence is a number between 0 and 1, 0.95 for 95 %; got {confidence!r}")
 
 
-def _weighted(source: object, weights: ArrayLike | str | None, log_weights: ArrayLike | None,
-              time: str | None) -> DescribedSource:
-    """The source, an array with its weights; `time` is the axis of the snapshots of one with labels."""
-    if is_labelled(source):
-        if weights is not None or log_weights is not None:
-            return weighted_labelled(source, weights, log_weights, time)
-        if time is not None:
-            return labelled_source(source, time)
+def _weighted(source: object, weights: ArrayLike | str | None, log_weights: ArrayLike | None) -> DescribedSource:
+    """The source, an array with its weights."""
     if isinstance(weights, str):
         return weighted_by(as_source(source), weights, log_weights)
     if weights is not None or log_weights is not None:

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ensemblekit.errors import InputError
-from ensemblekit.rom.decompose.problem import products_of, snapshot_at
+from ensemblekit.rom.decompose.inner_products import products_of
+from ensemblekit.rom.decompose.problem import snapshot_at
 from ensemblekit.rom.product import GivenProduct, element_weights, is_sparse, without_missing
 from ensemblekit.scaling import ldexp
 from ensemblekit.source import Block, Cut, DescribedSource, Field, Piece

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, UnknownFieldError
 from ensemblekit.intake import as_array
-from ensemblekit.rom.decompose.problem import products_of
+from ensemblekit.rom.decompose.inner_products import products_of
 from ensemblekit.rom.product import InnerProduct, element_weights, is_sparse, without_missing
 from ensemblekit.rom.rank import Rule, as_bytes
 from ensemblekit.scaling import ldexp, power_of_two
