@@ -94,15 +94,18 @@ def average(source: object, *, map: Map | None = None, weights: ArrayLike | None
         if branch is not None:
             raise InputError('missing="drop" does not go with angles; leave the snapshots out before')
         answer = _with_gaps(source, map, only, equilibration, confidence, unit, engine, progress)
-        return _of_source(answer, source, only, coords)
-    runs = _read(source, map, only, engine, progress)
-    if branch is not None:
-        return _of_source(_on_circle(runs, branch, equilibration, confidence, unit, time_unit=source.time_unit),
-                          source, only, coords)
+    else:
+        runs = _read(source, map, only, engine, progress)
+        answer = _over_runs(runs, equilibration, confidence, unit) if branch is None else (
+            _on_circle(runs, branch, equilibration, confidence, unit, time_unit=source.time_unit))
+    return _of_source(answer, source, only, coords)
+
+
+def _over_runs(runs: Sequence[RunStates], equilibration: Equilibrate, confidence: float, unit: str) -> Estimate:
+    """The mean over runs."""
     estimates = [_doubted(estimate_of(run, VALUES, equilibration=equilibration, confidence=confidence, unit=unit))
                  for run in runs]
-    answer = estimates[0] if len(estimates) == 1 else doubt_of_runs(pooled(estimates, confidence), estimates)
-    return _of_source(answer, source, only, coords)
+    return estimates[0] if len(estimates) == 1 else doubt_of_runs(pooled(estimates, confidence), estimates)
 
 
 def _on_circle(runs: Sequence[RunStates], branch: tuple[float, float], equilibration: Equilibrate, confidence: float,

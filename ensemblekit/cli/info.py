@@ -124,11 +124,10 @@ class FieldFacts(NamedTuple):
 
 def fields_of(store: Store) -> list[FieldFacts]:
     """The fields of every clock."""
-    counted = store.provenance.get("timed") is False        # of frames whose files knew no times
     found = []
     for name, field in store.all_fields.items():
         view = store[name]
-        first, last = (None, None) if counted else time_range(view)
+        first, last = time_range(view)
         found.append(FieldFacts(name, tuple(field.shape), str(field.dtype), field.unit, tuple(view.lengths or ()), first, last,
                                 view.time_unit))
     return found

@@ -144,6 +144,11 @@ class StoredSource(BaseSource):
         return self.table.column(" time", self.start, self.stop, self.step) if self.table.timed else None
 
     @property
+    def stamps(self) -> np.ndarray:
+        """What stands in the time column of a store, (n,): the times, or the count where the snapshots have none."""
+        return self.table.column(" time", self.start, self.stop, self.step)
+
+    @property
     def steps(self) -> np.ndarray:
         """Step numbers of the snapshots, int64 (n,)."""
         if self.table.steps is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Any, Literal
@@ -72,7 +73,7 @@ class RMSF(SameAtoms):
             groups = (which, mass)
         coords: Coords = {"residue": (resids if groups else resids[which], "")}
         statistics: dict[str, Reducer] = {MOMENTS: Moments()}
-        settings = (groups, self.corrected, n_runs(system))
+        settings = (groups, self.corrected, SharesKept(n_runs(system)))
         return Measurement(partial(moved_atoms, gather, found.fit, same, found.mean), {
             "": OfStates(partial(fluctuation, "rmsf", *settings), statistics, "Angstrom", coords, (0.0, None), spread=True),
             "bfactor": OfStates(partial(fluctuation, "bfactor", *settings), statistics, "Angstrom2", coords, (0.0, None),
@@ -122,10 +123,29 @@ def several(system: System) -> bool:
 Groups = tuple[np.ndarray, np.ndarray] | None
 
 
-def fluctuation(kind: Literal["rmsf", "bfactor"], groups: Groups, corrected: bool, runs: int, reading: Reading) -> Estimate:
-    """The root mean square fluctuation of atoms (or of `groups` of them), or their B-factors, of one run of `runs`."""
+class SharesKept:
+    """What a run of finite length leaves of each variance, worked out once for the quantities of a run.
+
+    runs: about whose common mean the variances are.
+    """
+
+    def __init__(self, runs: int):
+        self.runs = runs
+        self._of: weakref.ref[RunStates] | None = None
+        self._found: tuple[np.ndarray, np.ndarray] | None = None
+
+    def of(self, run: RunStates) -> tuple[np.ndarray, np.ndarray]:
+        """Of each coordinate (atoms, 3), 1 where it is too short to tell; and the variances."""
+        if self._found is None or self._of is None or self._of() is not run:
+            self._of, self._found = weakref.ref(run), _share_kept(run, self.runs)
+        return self._found
+
+
+def fluctuation(kind: Literal["rmsf", "bfactor"], groups: Groups, corrected: bool, shares: SharesKept,
+                reading: Reading) -> Estimate:
+    """The root mean square fluctuation of atoms (or of `groups` of them), or their B-factors, of one run of several."""
     run = reading.run
-    share, variance = _share_kept(run, runs)
+    share, variance = shares.of(run)
     independent = stretches(kept_together(share, variance))
     if groups is not None:
         which, mass = groups
@@ -134,7 +154,7 @@ def fluctuation(kind: Literal["rmsf", "bfactor"], groups: Groups, corrected: boo
             independent = np.bincount(which, moved) / np.bincount(which, moved / independent)
     divisor = share if corrected else np.ones_like(share)
     function, degree = (_root, 2) if kind == "rmsf" else (_b_factor, 1)
-    return run.estimate(MOMENTS, partial(function, groups, divisor, runs > 1), confidence=reading.confidence,
+    return run.estimate(MOMENTS, partial(function, groups, divisor, shares.runs > 1), confidence=reading.confidence,
                         independent=independent, degree=degree)
 
 
