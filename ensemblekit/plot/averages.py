@@ -219,7 +219,7 @@ def replicas(runs: SnapshotSource | np.ndarray, *, map: Callable[[Any], Any] | N
     ax.set_ylim(max(bottom, low - margin) if low > bottom else bottom, min(top, high + margin) if high < top else top)
     ax.set_xlim(begin, end + span * (0.08 + 0.03 * min(len(read) - 1, 5)))
     ax.set_xticks([tick for tick in ax.get_xticks() if begin <= tick <= end])
-    source_unit = getattr(runs, "time_unit", "")
+    source_unit = runs.time_unit if isinstance(runs, SnapshotSource) else ""
     ax.set_xlabel(label("time", source_unit) if source_unit else "time")
     ax.set_ylabel(label(name, unit))
     return ax

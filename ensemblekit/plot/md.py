@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ensemblekit.averaging.averages import Averages
 from ensemblekit.averaging.estimate import Estimate, printed, rounded
 from ensemblekit.errors import InputError
 from ensemblekit.plot.averages import autocorrelation, blocking, running_mean
@@ -51,7 +52,7 @@ def averages(found: Mapping[str, Estimate], *, names: Sequence[str] | None = Non
         found: what ``md.average`` gave, or any mapping of names to Estimates.
         names: those to draw, in this order; by default all that were asked for.
     """
-    main = getattr(found, "estimates", found)
+    main = found.estimates if isinstance(found, Averages) else found
     chosen = list(main) if names is None else list(names)
     drawn = [(name, found[name]) for name in chosen]
     drawn = [(name, e) for name, e in drawn if np.ndim(e.mean) <= 2]

@@ -1,4 +1,8 @@
-"""The result of a POD: modes, their energies, and how to go there and back."""
+"""The result of a POD: modes, their energies, and how to go there and back.
+
+Two classes, and longer than most files here: a basis gives the parts of its fields, and a part asks its basis for the
+coefficients and errors that all of them share; apart they would be two files that need each other.
+"""
 
 from __future__ import annotations
 

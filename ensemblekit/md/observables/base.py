@@ -77,6 +77,12 @@ class Reading:
         """Of the map, all frames, (n, *out)."""
         return self.run.series(VALUES)
 
+    @cached_property
+    def kept(self) -> Reading:
+        """Of the run without the frames before equilibration, whose end is found once for all quantities."""
+        proxies = self.run.series(PROXIES) if self.equilibration == "auto" else None
+        return replace(self, run=self.run.after(self.equilibration, proxies))
+
     @property
     def times(self) -> np.ndarray | None:
         """Of the frames, (n,), in ps."""
@@ -221,9 +227,7 @@ class OfStates(Quantity):
         return {**self.statistics, **({PROXIES: SeriesOf(equilibration_proxies)} if equilibration == "auto" else {})}
 
     def estimate(self, name: str, reading: Reading) -> dict[str, Estimate]:
-        proxies = reading.run.series(PROXIES) if reading.equilibration == "auto" else None
-        run = reading.run.after(reading.equilibration, proxies)
-        return self.within(_named(self.function(replace(reading, run=run)), self, run.doubts))
+        return self.within(_named(self.function(reading.kept), self, reading.kept.run.doubts))
 
     @property
     def above_bounds(self) -> bool:
@@ -369,6 +373,7 @@ def _doubted(estimate: Estimate, run: RunStates) -> Estimate:
                                              "md.from_analysis); where they are none, their unit says so"))
 
 
+@runtime_checkable
 @runtime_checkable
 class Observable(Protocol):
     """What `md.average` averages: small frozen settings."""
