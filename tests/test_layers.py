@@ -17,7 +17,7 @@ PACKAGE = Path(ensemblekit.__file__).parent
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"intake", "results", "scaling"}),
-    frozenset({"source", "engine", "jit", "files", "parts"}),
+    frozenset({"source", "engine", "jit", "files", "parts", "provenance"}),
     frozenset({"source_views"}),
     frozenset({"averaging", "store"}),
     frozenset({"neural", "md", "rom", "testing", "statistics", "lineages"}),
@@ -288,6 +288,8 @@ FOREIGN = {
     ("neural/step_watch.py", "step"): "GradScaler, or what stands for one (DeepSpeed's has none)",
     ("neural/training.py", "ignore_index"): "losses of torch",
     ("neural/weight_average.py", "_metadata"): "OrderedDict of torch's state_dict",
+    ("provenance.py", "__version__"): "any package",
+    ("provenance.py", "shape"): "arrays of any library",
     ("results.py", "dtype"): "arrays of any library",
     ("results.py", "shape"): "arrays of any library",
     ("results.py", "to_dict"): "anything that becomes plain values, ours or not",
