@@ -73,7 +73,7 @@ def test_single_averages_and_ensemble_side_by_side(tmp_path):
         k: {s: pytest.approx(v.value, rel=1e-6, abs=1e-9) for s, v in x.items()} for k, x in found.scores.items()}
     assert json.loads(json.dumps(found.to_dict()))["scores"]["SWA"]["nll"]["n"] == 120
     assert [one["path"] for one in found.provenance.inputs] == ["w.h5"]
-    assert [one["path"] for one in again.provenance.inputs][0] == "w.h5"
+    assert again.provenance.inputs[0]["path"] == "w.h5"
     assert len(again.provenance.inputs) == 2        # and the predictions that were saved
     assert found.provenance.settings == {"save": True}
     assert found.to_dict()["provenance"]["versions"]["torch"] == torch.__version__
