@@ -18,6 +18,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import ensemblekit as ek
+from ensemblekit import provenance
 from ensemblekit.cli import app, console, output, verbs
 from ensemblekit.files import csv_cell
 
@@ -123,12 +124,12 @@ def test_the_text_for_people_moves_to_stderr_where_data_take_stdout(folder: Path
 
 def test_inputs_are_told_apart_by_head_and_tail(tmp_path: Path) -> None:
     path = tmp_path / "x.bin"
-    path.write_bytes(bytes(3 * output.ENDS))
-    (before,) = output.described(str(path))
+    path.write_bytes(bytes(3 * provenance.ENDS))
+    (before,) = output.inputs_of(str(path))
     with path.open("r+b") as file:
-        file.seek(3 * output.ENDS - 1)
+        file.seek(3 * provenance.ENDS - 1)
         file.write(b"1")
-    (after,) = output.described(str(path))
+    (after,) = output.inputs_of(str(path))
     assert before["bytes"] == after["bytes"]
     assert before["xxh3_128_of_ends"] != after["xxh3_128_of_ends"]
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ensemblekit.errors import StoreError
 from ensemblekit.intake_labels import Labels
+from ensemblekit.provenance import Provenance
 from ensemblekit.rom.product import InnerProduct, is_sparse
 from ensemblekit.source import Field
 
@@ -29,6 +30,7 @@ def save_basis(values: Mapping[str, Any], path: str | os.PathLike[str]) -> str:
     about: dict[str, Any] = {"format": FORMAT, **{name: _plain(values[name]) for name in NUMBERS}}
     about["energies"] = values["energies"]
     about["notes"] = list(values["notes"])
+    about["provenance"] = None if values["provenance"] is None else values["provenance"].to_dict()
     about["labels"] = None if values["labels"] is None else values["labels"].to_dict()
     about["fields"] = {name: {"shape": list(f.shape), "dtype": f.dtype.str, "unit": f.unit, "kind": f.kind}
                        for name, f in values["fields"].items()}
@@ -45,6 +47,14 @@ def save_basis(values: Mapping[str, Any], path: str | os.PathLike[str]) -> str:
     arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
     write_arrays(os.fspath(path), {f"{GROUP}/{name}": value for name, value in arrays.items()})
     return os.fspath(path)
+
+
+def is_basis(path: str | os.PathLike[str]) -> bool:
+    """Whether an HDF5 file is one that :func:`save_basis` wrote. Raises StoreError where it cannot be opened."""
+    from ensemblekit.store.hdf5 import opened
+
+    with opened(os.fspath(path)) as f:
+        return f"{GROUP}/about" in f
 
 
 def load_basis(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -79,8 +89,9 @@ def load_basis(path: str | os.PathLike[str]) -> dict[str, Any]:
             energies = int(power), float(total), float(left)
         notes = tuple(str(note) for note in about.get("notes", ()))
         labels = None if about.get("labels") is None else Labels.from_dict(about["labels"])
-        return dict(**columns, energies=energies, notes=notes, labels=labels, fields=fields, scale=about["scale"],
-                    error_per_field=about["error_per_field"], mesh=mesh,
+        provenance = Provenance.from_dict(about.get("provenance"))
+        return dict(**columns, energies=energies, notes=notes, labels=labels, fields=fields, provenance=provenance,
+                    scale=about["scale"], error_per_field=about["error_per_field"], mesh=mesh,
                     inner_product=products[""] if list(products) == [""] else products)
 
 
