@@ -18,7 +18,7 @@ from ensemblekit.neural.prediction import Prediction
 from ensemblekit.neural.saved import pooled
 from ensemblekit.neural.scores import SCORES, Score, Scores, given, mean_scores, paired_share, ratio
 from ensemblekit.neural.temperature import best_temperature, fold_of, scaled
-from ensemblekit.neural.weightings import STEPS, TINY, Choice, fitted_weights, inner_folds, simplest
+from ensemblekit.neural.weightings import STEPS, TINY, Choice, cross_fitted, fitted_weights, inner_folds, simplest
 from ensemblekit.results import Result
 
 Method = Literal["auto", "all", "last", "best", "greedy", "diverse", "stacking", "exhaustive"]
@@ -52,7 +52,8 @@ class Selection(Result):
     scores: Scores
     """Of `prediction`."""
     differences: Mapping[str, Scores]
-    """Minus "all members", "last" and "best single" (chosen out of fold as well), paired item by item."""
+    """Minus "all members", "last" and "best single" (chosen out of fold as well), paired item by item. The error covers that
+    the choice was made on items too, which folds share."""
     in_sample: float
     """Loss of `weights` on the items they were fitted on: too good."""
     optimism: float
@@ -120,7 +121,7 @@ def select(source: Any, *, method: Method = "auto", k: int | None = None, score:
         prefix kept;
             "diverse", mean score + tradeoff × mean distance by `metric`; "stacking", the most likely mixture;
             "exhaustive", the best subset of at most 12 members; "auto", the simplest of all, last, greedy and stacking (in
-            this order) whose cross-fitted score is within one standard error of the lowest.
+            this order) whose cross-fitted score is within one standard error of the lowest, an error that covers the choice.
         k: number of members of "last", "greedy" (steps), "diverse" and "exhaustive"; None: found inside the fit.
         score: "nll", "brier" or "accuracy", by which choices are made; stacking always goes by the likelihood.
         folds, repeats: of items or groups; predictions are means over the repeats.
@@ -184,7 +185,12 @@ def _selected(task: Choice, found: Evidence, method: str, repeats: int, temperat
     plain = _with(plain, equal)         # by the arithmetic of the selection: the same weights differ by nothing
     prediction = _with(plain, total)
     against = {"all members": plain, "last": _with(plain, found.members[-1]), "best single": _with(plain, single)}
-    differences = {label: _difference(prediction, other, groups) for label, other in against.items()}
+    fits = m > 1 and not (method == "all" or (method == "last" and task.k is not None))
+    # "best single" is chosen in the folds as well; the other two are what they are
+    differences = {}
+    for label, other in against.items():
+        gap = _difference(prediction, other, groups)
+        differences[label] = with_choice(gap, task.folds) if fits or (label == "best single" and m > 1) else gap
     scores = mean_scores(prediction, groups)
     inside = float(task.losses(w, everything).mean()) if t == 1 else float(
         task.loss(scaled(np.log(np.maximum(task.pool(w, everything), TINY)), t), everything).mean())
@@ -257,6 +263,19 @@ def _pooled_by_fold(found: Evidence, weights: list[np.ndarray], temperatures: li
 def _with(plain: Prediction, probabilities: np.ndarray) -> Prediction:
     dtype = plain.probabilities.dtype
     return replace(plain, probabilities=np.asarray(probabilities).astype(dtype))
+
+
+def with_choice(differences: Scores, folds: int) -> Scores:
+    """Differences of a prediction that was chosen in so many folds, with the error of the choice."""
+    factor = cross_fitted(folds)
+
+    def widened(name: str, one: Score) -> Score:
+        most = 1.0 if name == "accuracy" else np.inf
+        return replace(one, stderr=factor * one.stderr, stderr_items=factor * one.stderr,
+                       low=max(one.value - factor * (one.value - one.low), -most),
+                       high=min(one.value + factor * (one.high - one.value), most))
+
+    return Scores({name: widened(name, one) for name, one in differences.items()}, paired=True, notes=differences.notes)
 
 
 def _difference(a: Prediction, b: Prediction, groups: Any) -> Scores:
