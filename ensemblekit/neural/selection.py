@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from ensemblekit.averaging.diversity import Metric
 from ensemblekit.errors import InputError
-from ensemblekit.neural.evidence import Evidence, cluster_of, evidence_of, rows_of
+from ensemblekit.neural.evidence import Evidence, Source, cluster_of, evidence_of, rows_of
 from ensemblekit.neural.prediction import Prediction
 from ensemblekit.neural.saved import pooled
 from ensemblekit.neural.scores import SCORES, Score, Scores, given, mean_scores, paired_share, ratio
@@ -96,7 +98,7 @@ class Selection(Result):
     __repr__ = __str__
 
     def _facts(self) -> dict[str, object]:
-        def plain(found: Mapping[str, Score]) -> dict[str, Any]:
+        def plain(found: Mapping[str, Score]) -> dict[str, dict[str, float]]:
             return {name: {"value": s.value, "stderr": s.stderr, "low": s.low, "high": s.high, "n": s.n} for name,
                     s in found.items()}
         return {"method": self.method, "weights": self.weights.tolist(), "indices": self.indices.tolist(),
@@ -108,9 +110,10 @@ class Selection(Result):
                 "notes": list(self.notes)}
 
 
-def select(source: Any, *, method: Method = "auto", k: int | None = None, score: str = "nll", folds: int = 5, repeats: int = 1,
-           prior: float = 0.0, space: str | None = None, metric: str = "disagreement", tradeoff: float = 1.0,
-           temperature: bool = False, target: Any = None, groups: Any = None, seed: int = 0) -> Selection:
+def select(source: Source, *, method: Method = "auto", k: int | None = None, score: str = "nll", folds: int = 5,
+           repeats: int = 1, prior: float = 0.0, space: str | None = None, metric: Metric = "disagreement",
+           tradeoff: float = 1.0, temperature: bool = False, target: ArrayLike | None = None, groups: ArrayLike | None = None,
+           seed: int = 0) -> Selection:
     """Choose and weight the members of an ensemble, with the gain on items that had no part in it.
 
     Everything is fitted inside folds: what an item is pooled by never saw its label.
@@ -151,7 +154,8 @@ def select(source: Any, *, method: Method = "auto", k: int | None = None, score:
     return _selected(task, found, method, repeats, temperature, groups)
 
 
-def _selected(task: Choice, found: Evidence, method: str, repeats: int, temperature: bool, groups: Any) -> Selection:
+def _selected(task: Choice, found: Evidence, method: str, repeats: int, temperature: bool,
+              groups: ArrayLike | None) -> Selection:
     rows, m = task.rows, len(found.members)
     everything = np.arange(len(rows.labels))
     total, single = np.zeros(found.members.shape[1:]), np.zeros(found.members.shape[1:])
@@ -221,7 +225,7 @@ def _notes(task: Choice, found: Evidence, gain: Scores, name: str, m: int, metho
     return tuple(notes)
 
 
-def _folds(task: Choice, found: Evidence, groups: Any, repeat: int) -> tuple[np.ndarray, np.ndarray]:
+def _folds(task: Choice, found: Evidence, groups: ArrayLike | None, repeat: int) -> tuple[np.ndarray, np.ndarray]:
     """The fold of each item (n,) and of each row."""
     owner = cluster_of(groups, len(found.labels()))
     names = np.unique(owner)
@@ -278,7 +282,7 @@ def with_choice(differences: Scores, folds: int) -> Scores:
     return Scores({name: widened(name, one) for name, one in differences.items()}, paired=True, notes=differences.notes)
 
 
-def _difference(a: Prediction, b: Prediction, groups: Any) -> Scores:
+def _difference(a: Prediction, b: Prediction, groups: ArrayLike | None) -> Scores:
     """Accuracy, nll and brier of a minus b, paired."""
     p, q = given(a, groups), given(b, groups)
     found = {}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ensemblekit.averaging.diversity import choose, pairwise
+from ensemblekit.averaging.diversity import Metric, choose, pairwise
 from ensemblekit.averaging.mixture import mixture_weights
 from ensemblekit.errors import StatisticsError
 from ensemblekit.neural.evidence import Rows
@@ -36,7 +36,7 @@ class Choice:
     k: int | None
     folds: int
     prior: float
-    metric: str
+    metric: Metric
     tradeoff: float
     seed: int
 
@@ -178,7 +178,7 @@ def _sum_of_logs(x: np.ndarray) -> np.ndarray:
 def _diverse(task: Choice, train: np.ndarray) -> np.ndarray:
     m = len(task.own)
     snapshots = task.rows.p[:, train].argmax(2) if task.metric == "disagreement" else task.rows.p[:, train]
-    distances = pairwise(snapshots, task.metric)        # type: ignore[arg-type]
+    distances = pairwise(snapshots, task.metric)
     quality = -np.array([task.losses(one, train).mean() for one in np.eye(m)])
     candidates = []
     for k in range(1, m + 1) if task.k is None else [task.k]:
