@@ -22,9 +22,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ensemblekit.averaging.average import estimate_of
+from ensemblekit.averaging.band import Scale
 from ensemblekit.averaging.derived import SecondMoment, derived
 from ensemblekit.averaging.equilibration import Equilibrate
-from ensemblekit.averaging.estimate import Coords, Estimate, bounded_interval
+from ensemblekit.averaging.estimate import Bounds, Coords, Estimate, bounded_interval
 from ensemblekit.averaging.missing import Missing
 from ensemblekit.averaging.observed import Observed, places_of, summaries
 from ensemblekit.averaging.reducer import Reducer
@@ -43,8 +44,6 @@ Trace = Callable[[np.ndarray], np.ndarray]
 """Values of the map (n, *out) -> the quantity of each frame, (n, ...)."""
 Arrange = Callable[[np.ndarray, float, np.ndarray | None], np.ndarray]
 """(values, what is put elsewhere, the elements that the values are; None: all) -> an array of the observable's shape."""
-Bounds = tuple[float, float | None]
-"""What a quantity cannot leave, (0.0, None) for a variance or (0.0, 1.0) for a share: its interval keeps within."""
 Answer = Estimate | Mapping[str, Estimate]
 """An estimate; or several by name, "" being the quantity and the others what comes with it."""
 
@@ -109,6 +108,11 @@ class Quantity(ABC):
         """The estimate of one run, named "", and by name what comes with it."""
 
     @property
+    def banded(self) -> Scale:
+        """The scale of a curve that has a band."""
+        return ""
+
+    @property
     def period(self) -> float | None:
         """After which it comes round, 360 degrees: replicas are averaged on the circle. None: it does not."""
         return None
@@ -127,9 +131,8 @@ class Quantity(ABC):
         """The estimates of a run with their intervals within the bounds."""
         if self.above_bounds:
             return dict(answers)
-        return {name: answer if name not in self.limits else replace(
-            answer, interval=bounded_interval(answer.mean, answer.interval, self.limits[name]))
-            for name, answer in answers.items()}
+        return {name: answer if name not in self.limits else _bounded(answer, self.limits[name])
+                for name, answer in answers.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,6 +185,8 @@ class OfMean(Quantity):
     series: Trace | None = None
     """What is kept of each frame as `.series`; None: nothing."""
     bounds: Bounds | None = None
+    scale: Scale = ""
+    """Of a curve that has a band. On that of logarithms it stays above 0 by itself, and has no `bounds`."""
 
     def reducers(self, name: str, equilibration: Equilibrate, missing: Missing) -> dict[str, Reducer]:
         shared: dict[str, Reducer] = {MEAN: Observed("blocks", missing)}
@@ -190,9 +195,13 @@ class OfMean(Quantity):
         return shared
 
     def estimate(self, name: str, reading: Reading) -> dict[str, Estimate]:
-        answer = derived(reading.run, MEAN, self.function, reading.mean, unit=self.unit)
+        answer = derived(reading.run, MEAN, self.function, reading.mean, unit=self.unit, scale=self.scale)
         answer = _with_series(answer, name, self.series, reading.run)
         return self.within({"": replace(answer, coords=dict(self.coords))})
+
+    @property
+    def banded(self) -> Scale:
+        return self.scale
 
     @property
     def period(self) -> float | None:
@@ -292,6 +301,11 @@ class Measurement:
         return own | {name: one.limits[""] for name, one in self.named.items() if "" in one.limits}
 
     @property
+    def scales(self) -> dict[str, Scale]:
+        """The scales of the curves that have bands."""
+        return {name: one.banded for name, one in self.named.items() if one.banded}
+
+    @property
     def periods(self) -> dict[str, float]:
         """The periods of the quantities that come round."""
         return {name: one.period for name, one in self.named.items() if one.period is not None}
@@ -317,6 +331,12 @@ class Measurement:
         answers = main.estimate("", reading)
         answer = answers.pop("")
         return replace(answer, further={**answer.further, **answers, **further})
+
+
+def _bounded(answer: Estimate, bounds: Bounds) -> Estimate:
+    """The estimate, interval and band within the bounds."""
+    band = None if answer.band is None else bounded_interval(answer.mean, answer.band, bounds)
+    return replace(answer, interval=bounded_interval(answer.mean, answer.interval, bounds), band=band)
 
 
 def _trace(name: str) -> str:
