@@ -16,11 +16,10 @@ import numpy as np
 from ensemblekit.errors import InputError
 from ensemblekit.md.observables.dipole import COULOMB
 
-PAIR, SCANNED, WAVE = 45.0, 4.0, 1.2
+PAIR, SCANNED, WAVE = 45.0, 8.0, 1.2
 """Nanoseconds: a pair within the cutoff, one that is looked at, a phase of an atom."""
 CUTOFFS = np.geomspace(2.0, 80.0, 60)
 """Angstrom: among which the cutoff of real space is chosen."""
-EXACT = 1e-12
 
 
 @dataclass(frozen=True)
@@ -161,10 +160,10 @@ def coulomb(points: np.ndarray, positions: np.ndarray, charges: Charges, cell: n
 
 
 def surface_terms(points: np.ndarray, dipole: np.ndarray, cell: np.ndarray, surface: str) -> tuple[np.ndarray, np.ndarray]:
-    """What another medium than a conductor around the periodic cells adds: field (points, groups, 3), potential (points, groups).
+    """What another medium than a conductor around the periodic cells adds, to field and potential as :func:`coulomb` has them.
 
-    dipole: (groups, 3) of whole molecules, e angstrom. "vacuum": a sphere of cells in vacuum (de Leeuw, Perram & Smith, Proc. R.
-    Soc. A 373, 27, 1980). "slab-z": layers across z with vacuum between (Yeh & Berkowitz, J. Chem. Phys. 111, 3155, 1999).
+    dipole: (groups, 3) of whole molecules, e angstrom. "vacuum": a sphere of cells in vacuum (de Leeuw, Perram & Smith, Proc.
+    R. Soc. A 373, 27, 1980). "slab-z": layers across z with vacuum between (Yeh & Berkowitz, J. Chem. Phys. 111, 3155, 1999).
     """
     volume, middle = abs(float(np.linalg.det(cell))), 0.5 * cell.sum(axis=0)
     scale = 4 * math.pi * COULOMB / volume

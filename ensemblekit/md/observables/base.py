@@ -76,6 +76,10 @@ class Reading:
         """Of the map, all frames, (n, *out)."""
         return self.run.series(VALUES)
 
+    def mean_by(self, name: str) -> Estimate:
+        """Of what another reducer than that of the map looks at."""
+        return estimate_of(self.run, name, equilibration=self.equilibration, confidence=self.confidence, missing=self.missing)
+
     @property
     def times(self) -> np.ndarray | None:
         """Of the frames, (n,), in ps."""
@@ -137,7 +141,7 @@ class Quantity(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Mean(Quantity):
-    """The mean of the map. A map of one number a frame has its series by itself."""
+    """The mean of the map, or of a part of it. One number a frame has its series by itself."""
 
     unit: str = ""
     coords: Coords = field(default_factory=dict)
@@ -148,11 +152,14 @@ class Mean(Quantity):
     """Puts the numbers of the map (flat) in their places. Means and errors are put alike."""
     nonzero: bool = False
     """Nearly all numbers of the map are 0 in every frame: only those that ever are not carry statistics."""
+    of: Trace | None = None
+    """What it is the mean of, where the map gives several things at once."""
     angle_branches: tuple[tuple[float, float], ...] = ()
     """The turns that values of unknown meaning might be angles of: they are doubted where they jump from end to end."""
 
     def reducers(self, name: str, equilibration: Equilibrate, missing: Missing) -> dict[str, Reducer]:
-        shared: dict[str, Reducer] = {MEAN: Observed("nonzero" if self.nonzero else "blocks", missing)}
+        kept = Observed("nonzero" if self.nonzero else "blocks", missing, self.of)
+        shared: dict[str, Reducer] = {MEAN if self.of is None else _mean_of(name): kept}
         if self.series is not None:
             shared[_trace(name)] = SeriesOf(self.series)
         if self.angle_branches:
@@ -160,7 +167,7 @@ class Mean(Quantity):
         return shared
 
     def estimate(self, name: str, reading: Reading) -> dict[str, Estimate]:
-        answer = replace(reading.mean, unit=self.unit)
+        answer = replace(reading.mean if self.of is None else reading.mean_by(_mean_of(name)), unit=self.unit)
         if self.arrange is not None:
             held = [state[MEAN].pop() for state in reading.run.states]       # large, and of no further use
             places = places_of([one for one in held if isinstance(one, Observed)]) if self.nonzero else None
@@ -341,6 +348,10 @@ def _bounded(answer: Estimate, bounds: Bounds) -> Estimate:
 
 def _trace(name: str) -> str:
     return f"series of {name!r}"
+
+
+def _mean_of(name: str) -> str:
+    return f"mean of {name!r}"
 
 
 def _with_series(answer: Estimate, name: str, series: Trace | None, run: RunStates) -> Estimate:
