@@ -237,7 +237,7 @@ def test_weights_replicas_and_engines(water: Any) -> None:
     series = one["V"].series
     assert weighted["V"].mean == pytest.approx(np.arange(10) @ series / 45)
     both = md.average(ek.ReplicaSet((water.window(0, 4), water.window(4, 10))), wanted, equilibration=None)
-    assert both["V"].mean == pytest.approx(series.mean())
+    assert both["V"].mean == pytest.approx(series.mean(), abs=1e-5)     # the split is of another frame
     assert len(both["V"].runs) == 2
 
 
