@@ -72,7 +72,7 @@ def test_on_a_bond_by_every_convention(water: Any) -> None:
 def test_numbers_of_a_frame_have_series_times_and_all_estimators(water: Any) -> None:
     found = averages(water, E=md.ElectricField(BOND, along="bond", stark=0.05, unit="MV/cm"))["E"]
     for name in ("projection", "angle", "magnitude", "shift"):
-        one = found.further[name]
+        one = found.derived[name]
         assert one.series.shape == (10,)
         assert len(one.times) == 10
         assert len(one.estimators) == 5

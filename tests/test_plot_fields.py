@@ -46,14 +46,14 @@ def test_projection_and_groups_are_drawn() -> None:
 
 
 def test_the_verb_gives_what_the_function_gives(capsys: Any, monkeypatch: Any, tmp_path: Path) -> None:
-    code, out, _ = shell(capsys, monkeypatch, "md", "field", *WATER, "--bond", "index 0; index 1", "--by", "molecule",
-                         "--unit", "MV/cm", "--stark", "0.05", "--potential", "--plot", str(tmp_path / "figures"), "--json", "-")
+    words = ["--bond", "index 0; index 1", "--by", "molecule", "--unit", "MV/cm", "--stark", "0.05", "--potential"]
+    code, out, _ = shell(capsys, monkeypatch, "md", "field", *WATER, *words, "--plot", str(tmp_path / "figures"), "--json", "-")
     assert code == 0
     found = json.loads(out)["results"]["estimates"]
     bond = md.Midpoint("index 0", "index 1")
     same = md.average(md.read(*WATER), {"E": md.ElectricField(bond, along="bond", unit="MV cm-1")})["E"]
-    assert found["field"]["further"]["projection"]["mean"] == pytest.approx(same.projection.mean)
-    assert len(found["field"]["further"]["groups"]["mean"]) == 125
+    assert found["field"]["derived"]["projection"]["mean"] == pytest.approx(same.projection.mean)
+    assert len(found["field"]["derived"]["groups"]["mean"]) == 125
     assert {path.stem for path in (tmp_path / "figures").iterdir()} == {"field", "projection", "groups"}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import decimal
 import html
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -98,7 +99,7 @@ class Estimate(Arithmetic, Result):
     each by itself. None: it has none. That of a slice is narrower: ask for the range that is looked at."""
     critical_value: float = math.nan
     """Of the band: how many standard errors half of it is, were these known; 1.96 for one number at 95 %."""
-    further: Mapping[str, Estimate] = field(default_factory=dict)
+    derived: Mapping[str, Estimate] = field(default_factory=dict)
     """Quantities that come with this one, by name; also as attributes: ``rdf.coordination``."""
 
     @classmethod
@@ -158,11 +159,17 @@ class Estimate(Arithmetic, Result):
 
     def __getattr__(self, name: str) -> Estimate:
         if not name.startswith("_"):
-            found = self.further.get(name)
+            found = self.derived.get(name)
             if found is not None:
                 return found
-        more = f"; with it come {', '.join(self.further)}" if not name.startswith("_") and self.further else ""
+        more = f"; with it come {', '.join(self.derived)}" if not name.startswith("_") and self.derived else ""
         raise AttributeError(f"an Estimate has no {name!r}{more}")
+
+    @property
+    def further(self) -> Mapping[str, Estimate]:
+        """``derived`` by its earlier name, with a DeprecationWarning."""
+        warnings.warn("Estimate.derived is Estimate.derived now", DeprecationWarning, stacklevel=2)
+        return self.derived
 
     @property
     def low(self) -> Any:
@@ -243,8 +250,8 @@ class Estimate(Arithmetic, Result):
         more: dict[str, Any] = {}
         if self.band is not None:
             more |= {"band": [_plain(v) for v in self.band], "critical_value": _plain(self.critical_value)}
-        if self.further:
-            more["further"] = {name: one.to_dict() for name, one in self.further.items()}
+        if self.derived:
+            more["derived"] = {name: one.to_dict() for name, one in self.derived.items()}
         if self.labels is not None:
             more["labels"] = self.labels.to_dict()
         if self.origin:
@@ -277,7 +284,7 @@ class Estimate(Arithmetic, Result):
                        labels=None if record.get("labels") is None else Labels.from_dict(record["labels"]),
                        band=None if band is None else (np.array(band[0], np.float64), np.array(band[1], np.float64)),
                        critical_value=float(record["critical_value"]) if band is not None else math.nan,
-                       further={str(k): cls.from_dict(x) for k, x in record.get("further", {}).items()},
+                       derived={str(k): cls.from_dict(x) for k, x in record.get("derived", record.get("further", {})).items()},
                        origin=tuple(map(str, record.get("origin", ()))))
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"this is no record of an Estimate, as its to_dict() gives ({type(error).__name__}: {error})"

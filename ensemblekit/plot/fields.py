@@ -26,8 +26,8 @@ def projection(e: Estimate, *, name: str = "", ax: AxesLike | None = None) -> np
 
     e: an electric field with a projection, or any Estimate with a series.
     """
-    word = name or ("projection" if "projection" in e.further else "value")
-    one = e.further.get("projection", e)
+    word = name or ("projection" if "projection" in e.derived else "value")
+    one = e.derived.get("projection", e)
     if one.series is None:
         raise InputError("there is no series to draw: a field has one of its projection at one place (md.Midpoint, md.Center) "
                          "in one run, with along=")
@@ -45,7 +45,7 @@ def projection(e: Estimate, *, name: str = "", ax: AxesLike | None = None) -> np
 
 def strongest(e: Estimate, *, most: int = MOST, ax: Axes | None = None) -> Axes:
     """The groups that add most to a projection or a potential at one place, strongest first, with intervals; the axes."""
-    one = e.further.get("groups", e)
+    one = e.derived.get("groups", e)
     if np.ndim(one.mean) == 2 and np.shape(one.mean)[1] == 1:
         one = replace(one, mean=one.mean[:, 0], interval=(one.low[:, 0], one.high[:, 0]))
     if "group" not in one.coords or np.ndim(one.mean) != 1:

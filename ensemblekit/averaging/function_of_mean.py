@@ -45,8 +45,8 @@ class SecondMoment:
         return share_kept(np.asarray(base.n_eff)[self.about], base.n)
 
 
-def derived(run: RunStates, name: str, function: Callable[[np.ndarray], ArrayLike] | SecondMoment, base: Estimate, *,
-            unit: str = "", scale: Scale = "") -> Estimate:
+def function_of_mean(run: RunStates, name: str, function: Callable[[np.ndarray], ArrayLike] | SecondMoment, base: Estimate, *,
+                     unit: str = "", scale: Scale = "") -> Estimate:
     """A smooth function of a mean, with its error: roots, ratios, fluctuations from first and second moments.
 
     The run stands as consecutive parts; leaving each out gives a pseudo-value of the function (Quenouille 1956; parts of
