@@ -40,3 +40,15 @@ SODIUM = {"field": (-0.4038335, -0.1332972, 0.2083201), "potential": -7.9259353}
 def between_planes(density: float, distance: float, height: float) -> tuple[float, float]:
     """Field between two planes of charge ± density, and outside them, repeated along z with tin-foil around; over k_C."""
     return 4 * math.pi * density * (1 - distance / height), -4 * math.pi * density * distance / height
+
+
+# One line of 4 eV, strength 0.1, Gaussian of 0.1 eV: 1.0976098671 * 0.1 / (0.1 sqrt(2 pi)) * 26153.82501 at its maximum; with the
+# factor (4 / E) its area is 1 + s² + 3 s⁴ + 15 s⁶ ... times as large, s = 0.1 / 4.
+LINE_PEAK = 11452.3149
+LINE_AREA = 1.000626175
+
+
+def broadened(energies: np.ndarray, center: float, spread: float, width: float, strength: float) -> np.ndarray:
+    """Cross section (angstrom²) of a line whose energy is normal about a center, without the factor of 1 / E."""
+    s2 = spread**2 + width**2
+    return 1.0976098671 * strength * np.exp(-0.5 * (energies - center) ** 2 / s2) / np.sqrt(2 * np.pi * s2)

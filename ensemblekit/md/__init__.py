@@ -41,6 +41,9 @@ from ensemblekit.md.places import Attached as Attached
 from ensemblekit.md.places import Center as Center
 from ensemblekit.md.places import Midpoint as Midpoint
 from ensemblekit.md.result import Averages as Averages
+from ensemblekit.md.spectra.absorption import absorption as absorption
+from ensemblekit.md.spectra.excitations import Excitations as Excitations
+from ensemblekit.md.spectra.excitations import excitations as excitations
 from ensemblekit.md.stored import universe as universe
 from ensemblekit.md.superpose import rmsd as rmsd
 from ensemblekit.md.superpose import rmsd_matrix as rmsd_matrix
