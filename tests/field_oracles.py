@@ -42,8 +42,8 @@ def between_planes(density: float, distance: float, height: float) -> tuple[floa
     return 4 * math.pi * density * (1 - distance / height), -4 * math.pi * density * distance / height
 
 
-# One line of 4 eV, strength 0.1, Gaussian of 0.1 eV: 1.0976098671 * 0.1 / (0.1 sqrt(2 pi)) * 26153.82501 at its maximum; with the
-# factor (4 / E) its area is 1 + s² + 3 s⁴ + 15 s⁶ ... times as large, s = 0.1 / 4.
+# One line of 4 eV, strength 0.1, Gaussian of 0.1 eV: 1.0976098671 * 0.1 / (0.1 sqrt(2 pi)) * 26153.82501 at its maximum; with
+# the factor (4 / E) its area is 1 + s² + 3 s⁴ + 15 s⁶ ... times as large, s = 0.1 / 4.
 LINE_PEAK = 11452.3149
 LINE_AREA = 1.000626175
 

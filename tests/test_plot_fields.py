@@ -70,3 +70,34 @@ def test_places_of_the_shell(capsys: Any, monkeypatch: Any, tmp_path: Path) -> N
         code, _, err = shell(capsys, monkeypatch, "md", "field", *WATER, *words)
         assert code == 2
         assert message in " ".join(err.split())
+
+
+def test_the_spectrum_of_a_table(capsys: Any, monkeypatch: Any, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    lines = [np.column_stack([at + 0.2 * rng.normal(size=200), np.full(200, f)]) for at, f in ((4, 0.1), (5, 0.2))]
+    rows = np.column_stack(lines)
+    table = tmp_path / "states.txt"
+    np.savetxt(table, rows)
+    words = ("md", "spectrum", "absorption", str(table), "--width", "0.05", "--plot", str(tmp_path / "figures"))
+    code, out, _ = shell(capsys, monkeypatch, *words, "--json", "-", "--csv", str(tmp_path / "spectrum.csv"))
+    assert code == 0
+    same = md.absorption(rows[:, ::2], rows[:, 1::2], width=0.05)
+    np.testing.assert_allclose(json.loads(out)["results"]["estimates"]["absorption"]["band"], same.band)
+    written = np.loadtxt(tmp_path / "spectrum.csv", delimiter=",", skiprows=1)
+    np.testing.assert_allclose(written[:, 1], same.mean)
+    assert (tmp_path / "figures" / "absorption.png").exists()
+    code, _, err = shell(capsys, monkeypatch, "md", "spectrum", "absorption", str(table), "--width", "wide")
+    assert code == 2
+    assert "silverman or cv" in err
+
+
+def test_a_spectrum_is_drawn_with_its_states_and_an_experiment() -> None:
+    from ensemblekit.plot import spectra
+
+    rng = np.random.default_rng(1)
+    found = md.absorption(np.array([4.0, 5.0]) + 0.2 * rng.normal(size=(200, 2)), np.full((200, 2), 0.1))
+    ax = spectra.absorption(found, experiment=[[3.5, 4.5], [1000.0, 2000.0]])
+    assert len(ax.lines) == 4
+    assert len(ax.collections) == 2
+    with pytest.raises(InputError, match="one axis, energy"):
+        spectra.absorption(found.maximum)

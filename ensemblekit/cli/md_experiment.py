@@ -1,9 +1,9 @@
-"""``ensemblekit md field``: what an experiment sees, from trajectories."""
+"""``ensemblekit md field | spectrum``: what an experiment sees, from trajectories and snapshots."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -43,6 +43,13 @@ from ensemblekit.cli.output import (
 )
 from ensemblekit.cli.verbs import add
 from ensemblekit.errors import InputError
+
+if TYPE_CHECKING:
+    from ensemblekit.averaging.estimate import Estimate
+
+spectrum = typer.Typer(no_args_is_help=True, help="Spectra with bands.",
+                       context_settings={"help_option_names": ["-h", "--help"]})
+app.add_typer(spectrum, name="spectrum")
 
 
 def field(
@@ -98,6 +105,58 @@ def field(
     require(require_converged, not_converged(found))
 
 
+def absorption(
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", show_default=False,
+                                               help="Tables, a snapshot a row: E1 f1 E2 f2 ...; or outputs of ORCA, Gaussian "
+                                                    "and others, a snapshot each.")],
+    energy_unit: Annotated[str, typer.Option("--energy-unit", metavar="eV|nm|cm-1", help="Of the energies of tables.")] = "eV",
+    width: Annotated[str, typer.Option("--width", metavar="EV|silverman|cv", help="Of a line: sigma of a Gaussian, half width "
+                                                                                  "of a Lorentzian.")] = "0.1",
+    shape: Annotated[str, typer.Option("--shape", metavar="gaussian|lorentzian")] = "gaussian",
+    convention: Annotated[str, typer.Option("--convention", metavar="newton-x|plain|psi4", help="Of the factor (Delta E / E)^p."
+                                            )] = "newton-x",
+    unit: Annotated[str, typer.Option("--unit", metavar="M-1 cm-1|Angstrom2")] = "M-1 cm-1",
+    range_: Annotated[tuple[float, float] | None, typer.Option("--range", metavar="LOW HIGH", help="Of the energies.")] = None,
+    replicas: Annotated[bool, typer.Option("--replicas", help="Each table is an independent run.")] = False,
+    drop: Annotated[bool, typer.Option("--drop", help="Leave out outputs that hold no excitations.")] = False,
+    confidence: Confidence = 0.95, equilibration: Equilibration = "auto", require_converged: RequireConverged = False,
+    as_json: Json = None, as_csv: Csv = None, plot: Plot = None, plot_format: PlotFormat = "png", overwrite: Overwrite = False,
+) -> None:
+    """The absorption spectrum of snapshots with vertical excitations, with interval and band."""
+    import numpy as np
+
+    from ensemblekit import md
+
+    try:
+        size: Any = width if width in ("silverman", "cv") else float(width)
+    except ValueError:
+        raise InputError(f"--width is a number in eV, silverman or cv; got {width!r}") from None
+    missing: Any = "drop" if drop else "raise"
+    read = ([md.excitations(file, unit=energy_unit, missing=missing) for file in files] if replicas else
+            md.excitations(files, unit=energy_unit, missing=missing))
+    options: dict[str, Any] = {"shape": shape, "convention": convention}
+    found = md.absorption(read, width=size, unit=unit, confidence=confidence, equilibration=start_of(equilibration),
+                          grid=None if range_ is None else np.linspace(*range_, 401), **options)
+    n = sum(map(len, read)) if isinstance(read, list) else len(read)
+    _publish(Output(as_json, as_csv, tuple(files)), found, "absorption", f"{n} snapshots")
+    if plot:
+        from ensemblekit.plot import spectra
+
+        save_figure(figure_of(spectra.absorption(found)), figure_path(plot, "absorption", plot_format))
+    require(require_converged, [] if found.converged else ["absorption"])
+
+
+def _publish(out: Output, found: Estimate, name: str, said: str) -> None:
+    """A spectrum: its numbers as text and JSON, its points as CSV."""
+    numbers = [f"{key}: {one}" for key, one in found.derived.items() if not hasattr(one.mean, "shape")]
+    out.say("\n".join([f"{name}: {found}", *numbers, said]))
+    axis, (x, unit) = next(iter(found.coords.items()))
+    band = found.band if found.band is not None else (found.low, found.high)
+    columns = [f"{axis} ({unit})", "mean", "low", "high", "band_low", "band_high"]
+    rows = zip(x, found.mean, found.low, found.high, *band, strict=True)
+    out.write({"estimates": {name: found.to_dict()}}, columns, (tuple(map(float, row)) for row in rows))
+
+
 def _place(at: str | None, bond: str | None, center: str | None, points: Path | None) -> Any:
     """What of the options says where."""
     from ensemblekit import md
@@ -138,5 +197,7 @@ def _table(path: Path) -> Any:
     return found
 
 
+add(spectrum, absorption, "ensemblekit md spectrum absorption states.txt --width 0.05 --plot figures",
+    "ensemblekit md spectrum absorption 'run/*/orca.out' --drop --csv spectrum.csv")
 add(app, field, "ensemblekit md field run.h5md --bond 'resid 5 and name C; resid 5 and name O' --by residue --unit MV/cm",
     "ensemblekit md field top.psf run.dcd --at 'name NA' --exclude self --potential --json -")

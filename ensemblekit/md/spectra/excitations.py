@@ -137,8 +137,8 @@ def _outputs(files: Sequence[str], missing: str) -> Excitations:
                          'failed; missing="drop" leaves them out')
     counts = {len(one) for one in energies}
     if len(counts) > 1:
-        raise InputError(f"outputs of one ensemble have as many states each; got {sorted(counts)}. Ask for the same number in each, "
-                         "or pass arrays with as many columns as all have")
+        raise InputError(f"outputs of one ensemble have as many states each; got {sorted(counts)}. Ask for the same number in "
+                         "each, or pass arrays with as many columns as all have")
     return _checked(Excitations(np.array(energies), np.array(strengths), names=tuple(kept), dropped=tuple(failed)))
 
 
