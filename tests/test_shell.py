@@ -75,7 +75,8 @@ def answers(folder: Path) -> dict[str, list[str]]:
 
 NUMBERS = ("info", "verify", "average", "merge", "pack", "rom average", "rom pod", "rom plan", "rom compress",
            "rom reconstruct", "rom ingest")
-ELSEWHERE = {"md ingest", "md average", "md rdf", "md report", "neural ingest", "neural plan", "neural report", "bench",
+ELSEWHERE = {"md ingest", "md average", "md rdf", "md report", "md field", "md spectrum absorption",
+             "neural ingest", "neural plan", "neural report", "bench",
              "neural select", "neural equivalent", "neural ergodicity", "neural detect"}
 """With numbers too; run where their packages are."""
 NO_NUMBERS = {"export", "tour", "md topology", "rom export", "rom decompress", "rom plot", "neural export"}
