@@ -95,6 +95,10 @@ class Basis(Result):
     labels: Labels | None = None
     """Names of the axes of the fields, coordinates along them, and what times are counted from, where the snapshots came with
     any."""
+    run_lengths: tuple[int, ...] = ()
+    """Snapshots of each run, in order, of several independent ones (a ReplicaSet); no step leads across. (): one run."""
+    run_times: np.ndarray | None = None
+    """(n,) times of the snapshots of several runs, each on its own clock."""
 
     # -- size and energy -------------------------------------------------------------------------------------------
 
