@@ -22,6 +22,7 @@ from ensemblekit.rom.load import load as load
 from ensemblekit.rom.mesh import Mesh as Mesh
 from ensemblekit.rom.model import Model as Model
 from ensemblekit.rom.model_error import ModelError as ModelError
+from ensemblekit.rom.opinf import operator_inference as operator_inference
 from ensemblekit.rom.quadratic import QuadraticModel as QuadraticModel
 from ensemblekit.rom.rank import gavish_donoho as gavish_donoho
 from ensemblekit.rom.read import read as read

@@ -246,9 +246,9 @@ def dopri5(o, form, k, start, span, h, inputs, x, u, rtol, atol, work):
 def integrate(o, form, x0, times, inputs, shocks, settings, center, bound, out, u, matrix, work):
     """out[k] = the state at times[k]. Returns (rows filled, the time at which it stopped).
 
-    settings: (method: 0 Dormand-Prince, 1 Runge-Kutta 4, 2 implicit midpoint; longest step; rtol; size of states). Inputs (n, m)
-    are joined by straight lines; shocks (n, r) or none are added at the end of each interval. Stops before a state that is
-    further than `bound` from the centre, or where steps become too small or too many.
+    settings: (method: 0 Dormand-Prince, 1 Runge-Kutta 4, 2 implicit midpoint; longest step; rtol; size of states). Inputs
+    (n, m) are joined by straight lines; shocks (n, r) or none are added at the end of each interval. Stops before a state
+    that is further than `bound` from the centre, or where steps become too small or too many.
     """
     method, longest, rtol, scale = settings
     n = len(x0)
