@@ -102,6 +102,10 @@ class Basis(Result):
     any."""
     provenance: Provenance | None = None
     """How it came about: versions, command line or caller, files that were read, settings, date."""
+    run_lengths: tuple[int, ...] = ()
+    """Snapshots of each run, in order, of several independent ones (a ReplicaSet); no step leads across. (): one run."""
+    run_times: np.ndarray | None = None
+    """(n,) times of the snapshots of several runs, each on its own clock."""
 
     # -- size and energy -------------------------------------------------------------------------------------------
 
