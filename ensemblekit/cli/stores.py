@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ensemblekit.cli.console import size
-from ensemblekit.cli.info import expanded
+from ensemblekit.cli.info import expanded, looked_at
 from ensemblekit.cli.output import Json, Output, Overwrite, written
 from ensemblekit.errors import InputError
 from ensemblekit.provenance import Provenance
@@ -99,6 +99,14 @@ def merge(
     from ensemblekit.store.store import Store
 
     paths = expanded(files)
+    for path in paths:
+        kind = looked_at(path)[0]["kind"] if os.path.isfile(path) else "store"
+        if kind == "archive":
+            raise InputError(f"{path} is an archive, whose modes are those of its own snapshots alone: turn each into a store "
+                             "(ensemblekit rom decompress), merge those, and compress the whole")
+        if kind == "basis":
+            raise InputError(f"{path} is a basis, whose modes are those of its own snapshots alone: merge the stores that they "
+                             "are from, and decompose the whole (ensemblekit rom pod)")
     if len(paths) < 2:
         raise InputError(f"merge joins several stores; got {', '.join(paths)}")
     stores = [ek.open(path) for path in paths]
