@@ -15,6 +15,7 @@ from rich.text import Text
 from ensemblekit.cli.console import Rows, cell_of, escaped, size, table
 from ensemblekit.cli.output import Csv, Json, Output, Overwrite
 from ensemblekit.cli.verbs import DAMAGED, WRONG
+from ensemblekit.files import disk_bytes
 from ensemblekit.provenance import Provenance
 
 if TYPE_CHECKING:
@@ -172,11 +173,10 @@ class FieldFacts(NamedTuple):
 
 def fields_of(store: Store) -> list[FieldFacts]:
     """The fields of every clock."""
-    counted = getattr(store, "provenance", {}).get("timed") is False        # of frames whose files knew no times
     found = []
     for name, field in store.all_fields.items():
         view = store[name]
-        first, last = (None, None) if counted else time_range(view)
+        first, last = time_range(view)
         found.append(FieldFacts(name, tuple(field.shape), str(field.dtype), field.unit, tuple(view.lengths or ()), first, last,
                                 view.time_unit))
     return found
@@ -194,7 +194,7 @@ def fields_table(fields: list[FieldFacts]) -> Rows:
 
 def time_range(view: StoredField) -> tuple[float | None, float | None]:
     """First and last time; None where the file has no times."""
-    if hasattr(view, "window") and len(view.lengths or ()) == 1 and view.lengths[0] > 1:     # these two only: they may be many
+    if len(view.lengths) == 1 and view.lengths[0] > 1:     # these two only: they may be many
         n = view.lengths[0]
         ends = [view.window(0, 1).times, view.window(n - 1).times]
         return (None, None) if ends[0] is None or ends[1] is None else (float(ends[0][0]), float(ends[1][-1]))
@@ -205,7 +205,7 @@ def time_range(view: StoredField) -> tuple[float | None, float | None]:
 def sizes(path: Path) -> tuple[int, int]:
     """Bytes on disk and apparent bytes (a store is sparse while it is written) of a file."""
     stat = path.stat()
-    return getattr(stat, "st_blocks", -(-stat.st_size // 512)) * 512, stat.st_size
+    return disk_bytes(stat), stat.st_size
 
 
 def verify(files: Files, external: External = False, as_json: Json = None, as_csv: Csv = None,

@@ -22,7 +22,7 @@ from rich.text import Text
 
 from ensemblekit.cli import console
 from ensemblekit.errors import InputError, one_line
-from ensemblekit.files import replacing, temporary_beside, write_csv, write_text
+from ensemblekit.files import real_bytes, replacing, temporary_beside, write_csv, write_text
 from ensemblekit.provenance import Provenance, described
 from ensemblekit.results import plain
 
@@ -115,14 +115,8 @@ def _written(path: Path, text: str) -> None:
 
 def written(path: Path | str) -> None:
     """Say that a file was written, with its size on disk."""
-    nbytes = _on_disk(Path(path)) if Path(path).is_file() else 0
+    nbytes = real_bytes(Path(path).stat()) if Path(path).is_file() else 0
     console.note(f"written: {console.escaped(str(path), keep='')}" + (f" ({console.size(nbytes)})" if nbytes else ""))
-
-
-def _on_disk(path: Path) -> int:
-    """Bytes of a file on disk; a store is sparse while it is written."""
-    found = path.stat()
-    return min(getattr(found, "st_blocks", -(-found.st_size // 512)) * 512, found.st_size) or found.st_size
 
 
 # -- the JSON document ----------------------------------------------------------------------------------------------
@@ -220,9 +214,10 @@ def save_figure(figure: Figure, path: Path, dpi: float | None = None) -> None:
 def figure_of(drawn: Axes | np.ndarray) -> Figure:
     """The figure of Axes, or of an array of them."""
     import numpy as np
+    from matplotlib.figure import SubFigure
 
     figure = next(ax for ax in np.asarray(drawn, dtype=object).flat if ax is not None).figure
-    return getattr(figure, "figure", figure)
+    return figure.figure if isinstance(figure, SubFigure) else figure
 
 
 def figure_path(folder: Path, label: str, suffix: str) -> Path:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ensemblekit.cli import rom_files
+from ensemblekit.cli import rom_files, rom_models
 from ensemblekit.cli.average import ESTIMATE, Begin, Confidence, Dropped, End, discarded, estimate_rows
 from ensemblekit.cli.average import Gaps as Dropping
 from ensemblekit.cli.console import note, table
@@ -404,3 +404,9 @@ add(app, rom_files.ingest, "ensemblekit rom ingest case/ -o run.vtkhdf -f U -f p
     "ensemblekit rom ingest 'flow_*.vtu' -o run.vtkhdf -b 1.5 --single")
 add(app, rom_files.export, "ensemblekit rom export run.h5.basis.h5 -o modes.vtkhdf",
     "ensemblekit rom export run.vtkhdf -o last.pvd --start -1")
+add(app, rom_models.opinf, "ensemblekit rom opinf run.h5.basis.h5 --form cAH",
+    "ensemblekit rom opinf run.h5.basis.h5 --form cAHB --inputs run.h5:rotation -o run.model.h5")
+add(app, rom_models.forecast, "ensemblekit rom forecast run.model.h5 --steps 200 --plot figures",
+    "ensemblekit rom forecast run.model.h5 --steps 50 --inputs next.csv --csv forecast.csv")
+add(app, rom_models.simulate, "ensemblekit rom simulate run.model.h5 --inputs u.csv --csv run.csv",
+    "ensemblekit rom simulate run.model.h5 --steps 500 --json -")

@@ -97,6 +97,7 @@ def merge(
     import ensemblekit as ek
     from ensemblekit.source import ReplicaSet, StackedSource
     from ensemblekit.store.store import Store
+    from ensemblekit.store.stored import StoredSource
 
     paths = expanded(files)
     for path in paths:
@@ -124,7 +125,8 @@ def merge(
                           provenance=provenance, time_unit=first.time_unit, constants=dict(first.constants) or None,
                           origin=Provenance.now([path for store in stores for path in store.segments])) as whole:
             for part in joined.runs:
-                steps = getattr(part, "steps", None) if not run else None     # forced together, they may count anew
+                # forced together, they may count anew
+                steps = part.steps if isinstance(part, Store | StoredSource) and not run else None
                 for piece in part.pieces(names, "time", False, AT_ONCE):
                     for block in piece.blocks():
                         rows = slice(block.start, block.start + len(block))

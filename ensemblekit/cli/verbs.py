@@ -170,7 +170,7 @@ def _hush() -> None:
 
 def verbs_of(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """(words, command) of every verb below a command of typer."""
-    if hasattr(command, "commands"):
+    if isinstance(command, TyperGroup):
         for name, below in sorted(command.commands.items()):
             yield from verbs_of(below, (*path, name))
     else:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ensemblekit.engine import Engine, Threads
+from ensemblekit.engine import Engine, Threads, stop
 from ensemblekit.errors import InputError, StoreError
 from ensemblekit.md.appending import frames_held
 from ensemblekit.md.opening import read
@@ -113,15 +113,13 @@ def _copy(source: TrajectorySource, path: str, replica: str | None, notes: dict[
                     done += len(block)
                     tell(done, n)
         finally:
-            close = getattr(work, "close", None)
-            if close is not None:       # waits for the readers before the files are let go
-                close()
+            stop(work)      # waits for the readers before the files are let go
     return open_store(path)
 
 
 def _steps(source: TrajectorySource) -> np.ndarray | None:
     """The steps of frames whose files know no times but these, (n,); None of others."""
-    parts = getattr(source, "parts", ())
+    parts = source.parts if isinstance(source, TrajectorySource) else ()
     if source.timed or not parts or any(part.knows != "steps" for part in parts):
         return None
     steps = source.stamps.astype(np.int64)
@@ -162,7 +160,7 @@ def copied(source: Any, path: str, engine: Engine | None, progress: Progress) ->
 
 
 def _names(source: Any) -> list[str]:
-    parts = getattr(source, "parts", None)
+    parts = source.parts if isinstance(source, TrajectorySource) else ()
     return [os.path.basename(part.path) for part in parts] if parts else [os.path.basename(source.path)]
 
 
@@ -171,7 +169,7 @@ def _digest(source: TrajectorySource) -> str:
     import xxhash
 
     digest = xxhash.xxh3_128()
-    for part in getattr(source, "parts", ()):
+    for part in source.parts if isinstance(source, TrajectorySource) else ():
         digest.update(f"{os.path.basename(part.path)} {os.path.getsize(part.path)} {part.shift};".encode())
     digest.update(np.ascontiguousarray(source.rows).tobytes())
     digest.update(b"all" if source.atoms is None else np.ascontiguousarray(source.atoms).tobytes())

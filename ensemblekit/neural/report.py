@@ -24,7 +24,7 @@ from ensemblekit.neural.prediction import Prediction
 from ensemblekit.neural.result_files import Saved
 from ensemblekit.neural.saved import SavedPredictions, load_predictions, pooled, predictions_path, save_predictions
 from ensemblekit.neural.scores import Score, mean_scores, scores
-from ensemblekit.neural.selection import Method
+from ensemblekit.neural.selection import Method, with_choice
 from ensemblekit.neural.selection import select as select_members
 from ensemblekit.neural.single import predict
 from ensemblekit.neural.temperature import TemperatureScaler
@@ -210,6 +210,8 @@ def _report(found: dict[str, Prediction], members: np.ndarray, weights: np.ndarr
     first = next(iter(found))
     against = {label: compare(p, found[first], groups=groups, n_bins=n_bins, seed=seed)
                for label, p in found.items() if label != first}
+    if SELECTED in against and select != "all":
+        against[SELECTED] = with_choice(against[SELECTED], len(chosen.fold_weights[0]))
     m = len(members)
     curve = tuple(mean_scores(pooled(members[m - k:], weights[m - k:], together.target, together.space,
                                      together.ignore_index), groups) for k in range(1, m + 1))

@@ -1,4 +1,8 @@
-"""The result of a POD: modes, their energies, and how to go there and back."""
+"""The result of a POD: modes, their energies, and how to go there and back.
+
+Two classes, and longer than most files here: a basis gives the parts of its fields, and a part asks its basis for the
+coefficients and errors that all of them share; apart they would be two files that need each other.
+"""
 
 from __future__ import annotations
 
@@ -98,6 +102,10 @@ class Basis(Result):
     any."""
     provenance: Provenance | None = None
     """How it came about: versions, command line or caller, files that were read, settings, date."""
+    run_lengths: tuple[int, ...] = ()
+    """Snapshots of each run, in order, of several independent ones (a ReplicaSet); no step leads across. (): one run."""
+    run_times: np.ndarray | None = None
+    """(n,) times of the snapshots of several runs, each on its own clock."""
 
     # -- size and energy -------------------------------------------------------------------------------------------
 

@@ -37,7 +37,7 @@ from ensemblekit.rom.quantise import (
     tiles,
     zigzag,
 )
-from ensemblekit.source import Block, SnapshotSource, as_source
+from ensemblekit.source import Block, DescribedSource, as_source
 
 OPTIONS = ("memory_limit", "method", "seed", "oversampling", "power")
 
@@ -100,7 +100,7 @@ def compress(source: Snapshots, path: str | os.PathLike[str] | None = None, *, t
     return Archive.open(file, _Temporary(file) if path is None else None)
 
 
-def _wanted(source: SnapshotSource, tolerance: float, norm: Norm, relative_to: Reference, missing: str,
+def _wanted(source: DescribedSource, tolerance: float, norm: Norm, relative_to: Reference, missing: str,
             options: Mapping[str, object]) -> _Wanted:
     """The error allowed; InputError where it, an option or the source is none that an archive goes with."""
     if not isinstance(tolerance, int | float | np.floating) or not 0 < tolerance < 1:
@@ -128,7 +128,7 @@ def _wanted(source: SnapshotSource, tolerance: float, norm: Norm, relative_to: R
     return _Wanted(float(tolerance), norm, relative_to)
 
 
-def _write(path: str, source: SnapshotSource, parts: Mapping[str, _Coded], wanted: _Wanted, mesh: Mesh | None,
+def _write(path: str, source: DescribedSource, parts: Mapping[str, _Coded], wanted: _Wanted, mesh: Mesh | None,
            provenance: Provenance) -> None:
     """All of it to a temporary file beside `path`, then renamed."""
     from ensemblekit.store.hdf5 import new_file

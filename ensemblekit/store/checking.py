@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, SupportsFloat
 import numpy as np
 
 from ensemblekit.errors import InputError, StoreError, UnknownFieldError
+from ensemblekit.foreign import AnyArray
 from ensemblekit.intake import as_array, in_unit, unit_of
 from ensemblekit.provenance import now
 from ensemblekit.source import Field
@@ -76,9 +77,9 @@ class Checks:
         lengths = {}
         for name in self.clocks[clock]:
             if name in snapshots:
-                shape = getattr(snapshots[name], "shape", None)
-                if not isinstance(shape, tuple):
-                    shape = as_array(snapshots[name], f"field {name!r}", kinds=None).shape
+                given = snapshots[name]
+                shape = given.shape if isinstance(given, AnyArray) and isinstance(given.shape, tuple) else (
+                    as_array(given, f"field {name!r}", kinds=None).shape)
                 if shape:
                     lengths[name] = int(shape[0])
         if len(set(lengths.values())) > 1:

@@ -27,7 +27,7 @@ from ensemblekit.errors import (
 )
 from ensemblekit.files import most_bytes
 from ensemblekit.provenance import Provenance
-from ensemblekit.source import Access, Cut, Field, Piece
+from ensemblekit.source import Access, BaseSource, Cut, Field, Piece
 from ensemblekit.store.checking import (
     Checks,
     Durability,
@@ -84,7 +84,7 @@ class _Change:
             self.guard.release()
 
 
-class Store:
+class Store(BaseSource):
     """One run of snapshots in a file, or several files that continue each other. Made by ``ek.create`` and ``ek.open``.
 
     A snapshot whose ``append`` returned survives the death of the process (with ``durability="disk"`` also the loss
@@ -133,7 +133,8 @@ class Store:
                         origin=(origin or Provenance.now()).to_dict())
         # the real path: links, and a later change of folder, lead to the same lock, segments and folder
         store = cls(Contents(os.path.realpath(path), schema), "a", durability)
-        store._begin(lambda lock, checks: new_writer(store._contents, lock, checks, durability, capacity, fixed, in_place))
+        store._begin(lambda lock, checks: new_writer(store._contents, lock, checks, durability, capacity, fixed,
+                                                     in_place=in_place))
         return store
 
     @classmethod
