@@ -10,7 +10,7 @@ import numpy as np
 
 from ensemblekit.averaging.function_space import FunctionSpace
 from ensemblekit.errors import InputError
-from ensemblekit.plot.style import BLUE, COLOURS, GREY, INK, ORANGE, RED, legend, new_axes, panels
+from ensemblekit.plot.style import BLUE, COLOURS, GREY, INK, ORANGE, RED, legend, new_axes, panels, whole_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,7 +79,7 @@ def equivalent(found: Equivalent, *, ax: AxesLike | None = None) -> Axes:
     ax.set_xlim(0.8, found.n_seeds + 0.2)
     ax.set_xlabel("networks pooled")
     ax.set_ylabel(NAMES[found.score])
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    whole_numbers(ax)
     legend(ax)
     return ax
 
@@ -131,7 +131,7 @@ def selection(found: Selection, *, ax: AxesLike | None = None) -> np.ndarray:
     axes[0].axhline(1 / m, color=GREY, lw=0.7, ls=(0, (4, 3)), label="equal")
     axes[0].set_xlabel("member")
     axes[0].set_ylabel("weight")
-    axes[0].xaxis.get_major_locator().set_params(integer=True)
+    whole_numbers(axes[0])
     legend(axes[0])
     axes[1].axvline(0, color=INK, lw=0.7)
     names = list(found.differences)
