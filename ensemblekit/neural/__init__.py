@@ -41,6 +41,9 @@ from ensemblekit.neural.history import History as History
 from ensemblekit.neural.history import history as history
 from ensemblekit.neural.ingest import ingest as ingest
 from ensemblekit.neural.parameters import Manifest as Manifest
+from ensemblekit.neural.phantom import PhantomLesion as PhantomLesion
+from ensemblekit.neural.phantom import Phantoms as Phantoms
+from ensemblekit.neural.phantom import phantom as phantom
 from ensemblekit.neural.plan import Deadline as Deadline
 from ensemblekit.neural.plan import Plan as Plan
 from ensemblekit.neural.plan import plan as plan
