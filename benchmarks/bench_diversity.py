@@ -90,7 +90,7 @@ def show(problem: Problem, rows: Sequence[Schedule], console: Console) -> None:
         shown.add_row(f"rate {row.rate:g}", f"{row.epochs:g}", str(row.members), ranged(row.disagreement, 100, 2),
                       ranged(row.n_eff, 1, 2), ranged(row.equivalent, 1, 2), ranged(row.score, 1, 4), ranged(row.error, 100, 2))
     console.print(shown)
-    console.print(verdict(rows), highlight=False)
+    console.print(verdict(rows), highlight=False, soft_wrap=True)
 
 
 def verdict(rows: Sequence[Schedule]) -> str:

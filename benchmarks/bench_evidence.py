@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,8 +18,9 @@ from rich.console import Console
 
 from benchmarks.bench_snapshots import RESULTS, Kept, Problem, batches, cosine, one_thread, pooled, problems, trained
 from ensemblekit import neural
+from ensemblekit.averaging.crossed import crossed
 from ensemblekit.neural.saved import SavedPredictions
-from ensemblekit.neural.scores import Score
+from ensemblekit.neural.scores import Score, Scores, both
 from ensemblekit.neural.selection import Selection, with_choice
 
 RUNS, SEEDS = 5, 5
@@ -94,16 +95,16 @@ def show(problem: Problem, runs: int, results: Path, console: Console) -> Found:
     """One problem, printed."""
     given = [members(problem, seed, results, problem.cycles, problem.snapshot_rate) for seed in range(runs)]
     found = judged(given, networks(problem, results))
-    console.print(str(found.equivalent), str(found.ergodicity), highlight=False, sep="\n")
+    console.print(str(found.equivalent), str(found.ergodicity), highlight=False, soft_wrap=True, sep="\n")
     console.print("selection by \"auto\", NLL out of fold, mean over the runs: minus all members "
-                  f"{signed(found.minus_all)}; minus the last {signed(found.minus_last)}", highlight=False)
+                  f"{signed(found.minus_all)}; minus the last {signed(found.minus_last)}", highlight=False, soft_wrap=True)
     for k, one in enumerate(found.selections):
         console.print(f"  run {k}: {one.method}, members {[int(i) + 1 for i in one.indices]}; minus all "
                       f"{signed(one.differences['all members']['nll'])}, minus the last "
-                      f"{signed(one.differences['last']['nll'])}", highlight=False)
+                      f"{signed(one.differences['last']['nll'])}", highlight=False, soft_wrap=True)
     console.print("  worse than the better of all and last by more than 0.002 nats and two standard errors: "
                   f"{'yes, by ' + format(found.worst - ALLOWED, '.4f') if found.worst > ALLOWED else 'in no run'}",
-                  highlight=False)
+                  highlight=False, soft_wrap=True)
     return found
 
 
@@ -111,15 +112,20 @@ def judged(runs: list[SavedPredictions], seeds: list[tuple[np.ndarray, np.ndarra
     """What the members of some runs are worth."""
     chosen = tuple(neural.select(one) for one in runs)
     folds = len(chosen[0].fold_weights[0])
-    predictions = [one.prediction for one in chosen]
     labels = runs[0].target
     assert labels is not None
-    gaps = [with_choice(neural.compare(predictions, other), folds)["nll"]
-            for other in ([one.pooled() for one in runs], [(one.members[-1], labels) for one in runs])]
+    ours = losses([one.prediction.probabilities for one in chosen], labels)
+    gaps = [with_choice(Scores({"nll": both(crossed(ours - losses(other, labels)))}), folds)["nll"]        # by run and item
+            for other in ([one.pooled().probabilities for one in runs], [one.members[-1] for one in runs])]
     worst = max(one.differences[other]["nll"].value - 2 * one.differences[other]["nll"].stderr for one in chosen
                 for other in ("all members", "last"))
     return Found(neural.deep_ensemble_equivalent([one.pooled() for one in runs], seeds), neural.training_ergodicity(runs),
                  chosen, *gaps, worst)
+
+
+def losses(runs: Sequence[np.ndarray], labels: np.ndarray) -> np.ndarray:
+    """(R, n): NLL of each item."""
+    return np.stack([-np.log(np.maximum(p[np.arange(len(labels)), labels], np.finfo(float).tiny)) for p in runs])
 
 
 def signed(score: Score) -> str:
