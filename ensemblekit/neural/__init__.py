@@ -12,6 +12,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("torch", "neural") from error
 
+from ensemblekit.neural import corruptions as corruptions
 from ensemblekit.neural.barrier import Barrier as Barrier
 from ensemblekit.neural.barrier import LossIncrease as LossIncrease
 from ensemblekit.neural.barrier import loss_barrier as loss_barrier
