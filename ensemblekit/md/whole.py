@@ -47,6 +47,13 @@ class AsStored:
         return positions_of(block), self.atoms
 
 
+class _Last(threading.local):
+    """The positions that a thread made whole last, and what they were made of."""
+
+    of: np.ndarray | None = None
+    made: tuple[np.ndarray, np.ndarray]
+
+
 class MadeWhole:
     """The positions of the selected atoms, every molecule in one piece: each atom in the image next to the one it is
     bonded to, walking from the first selected atom of a molecule. Molecules stay where their first atom is; those that
@@ -65,12 +72,12 @@ class MadeWhole:
         self.anchors = chosen[np.unique(fragments[chosen], return_index=True)[1]]
         self._anchors = np.searchsorted(single, self.anchors)
         self.atoms, self.many = np.ascontiguousarray(atoms, dtype=np.int64), len(single)
-        self._last = threading.local()
+        self._last = _Last()
 
     def __call__(self, block: Block) -> tuple[np.ndarray, np.ndarray]:
         position = positions_of(block)
         last = self._last
-        if getattr(last, "of", None) is not position:       # observables of one selection share the work
+        if last.of is not position:       # observables of one selection share the work
             last.of, last.made = position, self._made(position, block)
         return last.made
 
@@ -98,7 +105,7 @@ class MadeWhole:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._last = threading.local()
+        self._last = _Last()
 
 
 def walks(atoms: np.ndarray, topology: Topology, chosen: np.ndarray, ties: np.ndarray

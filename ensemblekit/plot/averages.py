@@ -219,7 +219,7 @@ def replicas(runs: SnapshotSource | np.ndarray, *, map: Callable[[Any], Any] | N
     ax.set_ylim(max(bottom, low - margin) if low > bottom else bottom, min(top, high + margin) if high < top else top)
     ax.set_xlim(begin, end + span * (0.08 + 0.03 * min(len(read) - 1, 5)))
     ax.set_xticks([tick for tick in ax.get_xticks() if begin <= tick <= end])
-    source_unit = getattr(runs, "time_unit", "")
+    source_unit = runs.time_unit if isinstance(runs, SnapshotSource) else ""
     ax.set_xlabel(label("time", source_unit) if source_unit else "time")
     ax.set_ylabel(label(name, unit))
     return ax
@@ -233,6 +233,7 @@ def profile(answer: Estimate, *, name: str = "mean", ax: Axes | None = None) -> 
                          "the other axes first")
     axis, (x, unit) = next(iter(answer.coords.items()), ("element", (np.arange(len(mean)), "")))
     ax = new_axes(ax)
+    band(answer, x, ax)
     ax.fill_between(x, answer.low, answer.high, color=BLUE, alpha=0.25, lw=0,
                     label=f"{100 * answer.confidence:g} % interval")
     ax.plot(x, mean, color=BLUE, marker="o" if len(mean) <= 40 else None, ms=2.5)
@@ -240,6 +241,12 @@ def profile(answer: Estimate, *, name: str = "mean", ax: Axes | None = None) -> 
     ax.set_ylabel(label(name, answer.unit))
     legend(ax)
     return ax
+
+
+def band(answer: Estimate, x: np.ndarray, ax: Axes) -> None:
+    """The band of the whole curve, paler than its interval, where it has one."""
+    if answer.band is not None:
+        ax.fill_between(x, *answer.band, color=BLUE, alpha=0.12, lw=0, label=f"{100 * answer.confidence:g} % band of the curve")
 
 
 def histogram(found: HistogramResult, *, ax: Axes | None = None) -> Axes:

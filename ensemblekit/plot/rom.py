@@ -15,6 +15,8 @@ from ensemblekit.errors import InputError
 from ensemblekit.plot.place import COLUMN, Place, component_name, component_of, panels_for
 from ensemblekit.plot.style import BLUE, GREEN, GREY, INK, ORANGE, PALE, RED, label, legend, look, new_axes, panels
 from ensemblekit.rom.basis import Basis, FieldPart
+from ensemblekit.rom.field_averages import FieldAverages
+from ensemblekit.rom.mesh import Association, Mesh
 from ensemblekit.scaling import power_of_two, representable, scaled
 
 if TYPE_CHECKING:
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from ensemblekit.averaging.estimate import Estimate
     from ensemblekit.plot.style import AxesLike
     from ensemblekit.rom.decay import DecayRate
-    from ensemblekit.rom.field_averages import FieldAverages
 
     Coordinates = Sequence[ArrayLike]
 
@@ -319,13 +320,19 @@ def _spectrum(basis: Basis, pair: tuple[int, int]) -> tuple[np.ndarray, np.ndarr
     return frequency, power, float((k + shift) * frequency[1])
 
 
+def _where(averages: Mapping[str, Estimate]) -> tuple[Mesh | None, Mapping[str, Association]]:
+    """The mesh of averages of fields, and on what of it each of them lies."""
+    return (averages.mesh, averages.association) if isinstance(averages, FieldAverages) else (None, {})
+
+
 @_styled
 def average(averages: Mapping[str, Estimate], name: str, *, component: int | None = None,
             grid: Coordinates | None = None, ax: AxesLike | None = None) -> np.ndarray:
     """An average of a field beside half its interval; the Axes, (2,)."""
     one = averages[name]
     mean, half = np.asarray(one.mean), 0.5 * (np.asarray(one.high) - np.asarray(one.low))
-    place = Place.of(mean.shape, getattr(averages, "mesh", None), name, grid, getattr(averages, "association", {}))
+    mesh, association = _where(averages)
+    place = Place.of(mean.shape, mesh, name, grid, association)
     component = component_of(place, mean[None], component)
     stacked = place.line or place.wide >= 2.2
     axes = panels_for(ax, 2 if stacked else 1, 1 if stacked else 2, place, 2, bars=2 if stacked else 1)

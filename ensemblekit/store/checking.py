@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time as clock_time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from operator import itemgetter
@@ -14,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, SupportsFloat
 import numpy as np
 
 from ensemblekit.errors import InputError, StoreError, UnknownFieldError
+from ensemblekit.foreign import AnyArray
 from ensemblekit.intake import as_array
+from ensemblekit.provenance import now
 from ensemblekit.source import Field
 from ensemblekit.store.names import segment_path
 from ensemblekit.store.schema import META, Schema
@@ -74,9 +75,9 @@ class Checks:
         lengths = {}
         for name in self.clocks[clock]:
             if name in snapshots:
-                shape = getattr(snapshots[name], "shape", None)
-                if not isinstance(shape, tuple):
-                    shape = as_array(snapshots[name], f"field {name!r}", kinds=None).shape
+                given = snapshots[name]
+                shape = given.shape if isinstance(given, AnyArray) and isinstance(given.shape, tuple) else (
+                    as_array(given, f"field {name!r}", kinds=None).shape)
                 if shape:
                     lengths[name] = int(shape[0])
         if len(set(lengths.values())) > 1:
@@ -246,5 +247,5 @@ def checked_provenance(given: Mapping[str, Any] | None) -> dict[str, Any]:
         provenance = json.loads(json.dumps(dict(given or {}), allow_nan=False))
     except (TypeError, ValueError) as error:
         raise InputError(f"provenance is data that JSON can hold (text, numbers, lists, mappings): {error}") from error
-    provenance.setdefault("created", clock_time.strftime("%Y-%m-%dT%H:%M:%SZ", clock_time.gmtime()))
+    provenance.setdefault("created", now().strftime("%Y-%m-%dT%H:%M:%SZ"))
     return provenance

@@ -66,8 +66,7 @@ def seal(store: Store, path: str | os.PathLike[str] | None, compression: Compres
     if MESH <= set(constants) and MAIN in counts:
         from ensemblekit.store.vtkhdf import sealed_view
 
-        times = store.clock().times
-        view = partial(sealed_view, schema=schema, constants=constants, times=np.zeros(0) if times is None else times)
+        view = partial(sealed_view, schema=schema, constants=constants, times=store.clock().stamps)
     new_segment(target, schema, store.durability == "disk", lambda clock: _rows(store, schema, clock, bits),
                 _filters(compression, plain=view is not None), over=path is None, constants=constants, view=view)
     if path is None:
@@ -92,7 +91,7 @@ def _rows(store: Store, schema: Schema, clock: str, bits: int | None) -> Iterato
             values = [rounded(v, bits) for v in values]
         weights = source.weights
         meta = np.empty(len(source), META)
-        meta["step"], meta["time"] = source.steps, source.times
+        meta["step"], meta["time"] = source.steps, source.stamps
         meta["weight"] = 1.0 if weights is None else weights
         values = schema.packed(clock, values, len(source))
         rows = [*values, meta["step"], meta["time"], meta["weight"], checksums(values, meta, len(source))]
