@@ -26,7 +26,7 @@ import numpy as np
 import ensemblekit as ek
 from ensemblekit.errors import StoreError
 from ensemblekit.store import blocks, names
-from ensemblekit.store.segments import Small
+from ensemblekit.store.segments import MappedColumns
 
 TICKS = ("pwrite", "ftruncate", "posix_fallocate", "rename", "unlink")
 SUFFIX = {"field": ".h5", "md": ".h5md", "scalars": ".h5"}
@@ -53,8 +53,8 @@ class Trap:
         else:                               # without a compiler: our own writes only
             for name in TICKS:
                 setattr(os, name, self._watched(getattr(os, name), name))
-        array = Small._array
-        Small._array = lambda small, *arguments: Watched(array(small, *arguments), self)
+        array = MappedColumns._array
+        MappedColumns._array = lambda small, *arguments: Watched(array(small, *arguments), self)
 
     def event(self):
         """Whether to die at the event that happens now."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import itertools
 import time
 import types
 from pathlib import Path
@@ -87,6 +88,15 @@ def test_unknown_suite_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no suite 'nonsense'; there are: core" in capsys.readouterr().err
 
 
+def test_the_first_cases_of_the_core_run(tmp_path: Path) -> None:
+    """Processes of their own measure memory in each case: the rest of them belongs to the slow tests."""
+    for case in itertools.islice(core.run(core.TINY, tmp_path), 1):
+        report.show(Console(quiet=True), case)
+        assert len(case.timings) >= 2
+        report.as_json(report.machine(), {"core": [case]})
+
+
+@pytest.mark.slow
 def test_every_case_of_the_core_runs(tmp_path: Path) -> None:
     cases = list(core.run(core.TINY, tmp_path))
     assert len(cases) == len(core.TINY.snapshots) + 5
@@ -168,6 +178,16 @@ def test_coverage_of_md_is_95_percent() -> None:
         assert row["meets"], row
 
 
+def test_the_first_case_of_rom_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENSEMBLEKIT_BENCH_PEERS", "scipy svd")
+    sizes = dataclasses.replace(rom_suite.TINY, spectra=("knee",))
+    for case in itertools.islice(rom_suite.run(sizes, tmp_path), 1):
+        report.show(Console(quiet=True), case)
+        assert len(case.timings) >= 2
+        assert "fastest peer at that error" in case.facts
+
+
+@pytest.mark.slow
 def test_every_case_of_rom_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENSEMBLEKIT_BENCH_PEERS", "scipy svd")
     sizes = dataclasses.replace(rom_suite.TINY, spectra=("knee",))

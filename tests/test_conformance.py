@@ -20,7 +20,7 @@ from ensemblekit.averaging.seams import Seams
 from ensemblekit.averaging.series import SeriesOf
 from ensemblekit.errors import InputError, UnknownFieldError
 from ensemblekit.md.complexes import ImageJumps
-from ensemblekit.md.spool import Parts, Spool
+from ensemblekit.md.spilled_series import Parts, SpilledSeries
 from ensemblekit.neural.compensated import Compensated
 from ensemblekit.neural.swag import SWAG
 from ensemblekit.rom import archive_views, products
@@ -180,7 +180,7 @@ REDUCERS = {
     Seams: (Seams, 90 * Y),
     SeriesOf: (lambda: SeriesOf(np.abs), Y),
     ImageJumps: (ImageJumps, JUMPS),
-    Spool: (Spool, Y),
+    SpilledSeries: (SpilledSeries, Y),
     SWAG: (lambda: SWAG(3), Y),
     Compensated: (Compensated, Y),
     covariance.Products: (covariance.Products, Y),

@@ -61,6 +61,6 @@ def test_numbers_behind_an_observable_are_not_counted():
             assert inside.sum() > 5         # the empty core
             assert np.isnan(estimate.n_eff[inside]).all()
     for name in found:
-        for estimate in (found[name], *found[name].further.values()):
+        for estimate in (found[name], *found[name].derived.values()):
             n_eff = np.asarray(estimate.n_eff, float)
             assert np.nanmax(n_eff, initial=0) <= estimate.n, name

@@ -18,7 +18,7 @@ from ensemblekit import md  # noqa: E402
 from ensemblekit.md.observables.base import Mean, Measurement, OfMean, OfStates  # noqa: E402
 from ensemblekit.md.system import System  # noqa: E402
 from ensemblekit.md.topology import mdanalysis  # noqa: E402
-from ensemblekit.md.whole import Whole  # noqa: E402
+from ensemblekit.md.whole import MadeWhole  # noqa: E402
 from ensemblekit.source import Block  # noqa: E402
 from ensemblekit.source_cuts import WHOLE  # noqa: E402
 
@@ -287,7 +287,7 @@ def test_molecules_cut_by_the_box_are_made_whole(triclinic):
 
 def test_what_is_whole_stays_as_it_is_to_the_bit():
     source = boxed(False)[0]
-    gather = Whole(np.arange(24), source.topology)
+    gather = MadeWhole(np.arange(24), source.topology)
     x = (np.random.default_rng(1).normal(size=(3, 24, 3)) * 0.1 + 10).astype(np.float32)
     box = np.tile(np.diag([20.0, 19, 18]).astype(np.float32), (3, 1, 1))
     np.testing.assert_array_equal(gather(Block({"position": x, "box": box}, 0, WHOLE, None, None))[0], x)

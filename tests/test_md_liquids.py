@@ -249,7 +249,7 @@ def test_msd_of_the_random_walk_of_mdanalysis():
     np.testing.assert_allclose(np.linalg.norm(found.mean), 3932.39927487146, rtol=1e-10)
     assert found.unit == "Angstrom2"
     assert found.mean[0] == 0
-    assert {"diffusion", "exponent"} <= set(found.further)
+    assert {"diffusion", "exponent"} <= set(found.derived)
     plane = average(u, md.MSD("all", dimensions="xy"))
     only_z = average(u, md.MSD("all", dimensions="z"))
     np.testing.assert_allclose(plane.mean + only_z.mean, found.mean, atol=1e-9)
@@ -368,12 +368,12 @@ def test_msd_refuses(settings, why):
 
 def test_long_paths_are_kept_on_disk(monkeypatch):
     from ensemblekit import md
-    from ensemblekit.md import spool
+    from ensemblekit.md import spilled_series
 
     u = universe(np.cumsum(np.random.default_rng(15).normal(size=(300, 10, 3)), 0), [9, 9, 9, 90, 90, 90])
     want = average(u, md.MSD("all"))
-    monkeypatch.setattr(spool, "HELD_BYTES", 200)
-    kept = spool.Spool()
+    monkeypatch.setattr(spilled_series, "HELD_BYTES", 200)
+    kept = spilled_series.SpilledSeries()
     kept.update(np.arange(12.0).reshape(4, 3), 0)
     kept.update(np.arange(300.0).reshape(100, 3), 4)
     assert isinstance(kept.parts[0], np.memmap)

@@ -13,7 +13,7 @@ datafiles = pytest.importorskip("MDAnalysisTests.datafiles")
 
 from ensemblekit import md  # noqa: E402
 from ensemblekit.errors import EnsemblekitError  # noqa: E402
-from ensemblekit.md.frames import trajectory_source  # noqa: E402
+from ensemblekit.md.frames import as_frames  # noqa: E402
 from ensemblekit.md.topology import warnings_held  # noqa: E402
 from ensemblekit.md.weighted import WeightedSource  # noqa: E402
 from ensemblekit.scaling import ldexp  # noqa: E402
@@ -51,7 +51,7 @@ def frames(tmp_path_factory):
     path = tmp_path_factory.mktemp("scale") / "adk.h5md"
     with warnings_held():
         md.ingest(datafiles.PSF, datafiles.DCD, path, select="name CA", stop=30, quiet=True)
-        return trajectory_source(path)
+        return as_frames(path)
 
 
 @pytest.fixture(autouse=True)

@@ -71,9 +71,9 @@ def test_components_of_gyration(adk, universe):
     diagonal = np.array([np.diag(t) for t in tensors])
     for k, axis in enumerate("xyz"):
         want = np.sqrt(diagonal[:, k]).mean()
-        assert along.further[f"along_{axis}"].mean == pytest.approx(want, rel=1e-5)
+        assert along.derived[f"along_{axis}"].mean == pytest.approx(want, rel=1e-5)
         about = np.sqrt(diagonal.sum(1) - diagonal[:, k]).mean()
-        assert along.further[f"about_{axis}"].mean == pytest.approx(about, rel=1e-5)
+        assert along.derived[f"about_{axis}"].mean == pytest.approx(about, rel=1e-5)
     np.testing.assert_allclose(moments.mean, np.mean(principal, axis=0), rtol=1e-5)
     a, b, c = np.array(principal).T
     want = 1 - 3 * (a * b + b * c + c * a) / (a + b + c) ** 2
@@ -225,7 +225,7 @@ def test_ramachandran_is_mdanalysis(adk, universe):
     np.testing.assert_allclose(found.mean, want / want.sum(), atol=3e-5)
     for k, name in enumerate(("phi", "psi")):
         mean = np.degrees(np.angle(np.exp(1j * np.radians(theirs[..., k])).mean(0)))
-        gap = (found.further[name].mean - mean + 180) % 360 - 180
+        gap = (found.derived[name].mean - mean + 180) % 360 - 180
         assert abs(gap).max() < 2e-3
     assert found.populations.mean.sum() == pytest.approx(1)
     np.testing.assert_array_equal(found.phi.coords["residue"][0], np.arange(2, 214))

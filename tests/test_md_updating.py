@@ -49,7 +49,7 @@ CASES = {
 def test_a_selection_that_stays_gives_the_same_either_way(water: Any, name: str) -> None:
     make = CASES[name]
     found = md.average(water, {"anew": make("name OH2", updating=True), "once": make("name OH2")}, equilibration=None)
-    for key in ("", *(f".{more}" for more in found.estimates["once"].further)):
+    for key in ("", *(f".{more}" for more in found.estimates["once"].derived)):
         np.testing.assert_allclose(found[f"anew{key}"].mean, found[f"once{key}"].mean, rtol=1e-9, atol=1e-12)
     assert found.notes == ()
 

@@ -171,7 +171,7 @@ def test_recorder_stores_each_cycles_end_and_an_ensemble_comes_back(tmp_path):
             if rec.step():
                 seen.append(to_vectors(model)["parameters"])
             schedule.step()
-        assert rec.captured == [3, 6, 10]
+        assert rec.snapshot_steps == [3, 6, 10]
     store = ek.open(tmp_path / "weights.h5")
     np.testing.assert_array_equal(store["parameters"][:], seen)
     ens = neural.Ensemble.from_store(tmp_path / "weights.h5", net(5))

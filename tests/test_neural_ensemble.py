@@ -155,7 +155,7 @@ def test_from_store_takes_all_or_some_with_their_weights(tmp_path):
         ens = neural.Ensemble.from_store(path, net(7), **options)
         np.testing.assert_allclose(ens.predict(x).probabilities, np.average(p[chosen], 0, w), rtol=1e-6)
         mean = np.average([to_vectors(models[k])["parameters"].astype(float) for k in chosen], 0, w)
-        np.testing.assert_allclose(ens.reduced(ek.Moments()).mean, mean, rtol=1e-12, atol=1e-15)
+        np.testing.assert_allclose(ens.reduce(ek.Moments()).mean, mean, rtol=1e-12, atol=1e-15)
     with pytest.raises(InputError, match="last"):
         neural.Ensemble.from_store(path, net(), last=5)
     with pytest.raises(InputError, match=r"5\.weight"):

@@ -50,7 +50,7 @@ def test_fit_is_the_plain_loop(tmp_path):
             schedule.step()
         list(data(seed=1, shuffle=False))       # validation draws a seed
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
-    assert found.captured == (16, 32, 48)
+    assert found.snapshot_steps == (16, 32, 48)
     assert repr(found).startswith(f"Fit(3 snapshots at steps 16, 32, 48 in {found.store}; last loss {losses[-1]:.4g}; ")
     assert repr(found.history).startswith(f"History(48 steps; 3 snapshots at steps 16, 32, 48; loss {losses[0]:.4g} to ")
     assert repr(found.history).endswith(f"logged: {', '.join(n for n in found.history.logged if n not in ('step', 'epoch'))})")
@@ -92,7 +92,7 @@ def test_fit_goes_on_where_it_was_cut_off(tmp_path):
         with pytest.raises(InputError, match=words):
             fit(tmp_path / "cut.h5", **options)
     again, found = fit(tmp_path / "cut.h5", model=net(3))
-    assert found.captured == (16, 32, 48)
+    assert found.snapshot_steps == (16, 32, 48)
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), whole.parameters(), strict=True))
 
 
@@ -104,12 +104,12 @@ def test_accumulated_batches_are_one_large_batch(tmp_path):
 
     large, one = fit(tmp_path / "large.h5", without_dropout(), data(batch=16, shuffle=False), clip=0.5)
     small, other = fit(tmp_path / "small.h5", without_dropout(), data(batch=4, shuffle=False), clip=0.5, accumulate=4)
-    assert one.captured == other.captured == (8, 16, 24)
+    assert one.snapshot_steps == other.snapshot_steps == (8, 16, 24)
     for a, b in zip(large.parameters(), small.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(one.history.loss, other.history.loss, rtol=1e-4)
     _, rest = fit(tmp_path / "rest.h5", loader=data(batch=8), accumulate=3, n_epochs=2)       # 8 batches: 3 + 3 + 2
-    assert rest.captured == (2, 4, 6)
+    assert rest.snapshot_steps == (2, 4, 6)
 
 
 @pytest.mark.parametrize("options", [{"amp": "bf16"}, {"amp": True, "clip": 1.0}, {"channels_last": True}, {"amp": "fp16"},
@@ -124,7 +124,7 @@ def test_options(tmp_path, options):
     y = (x.mean((1, 2, 3)) > 0).long()
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=8)
     _, found = fit(tmp_path / "a.h5", model, loader, **options)
-    assert len(found.captured) == 3
+    assert len(found.snapshot_steps) == 3
     assert found.history.loss[-4:].mean() < found.history.loss[:4].mean()
 
 
@@ -134,7 +134,7 @@ def test_batches_that_are_mappings(tmp_path):
     logged = []
     _, found = fit(tmp_path / "a.h5", loader=batches, forward=lambda model, batch: model(batch["x"]), val_loader=batches,
                    loss=lambda output, batch: torch.nn.functional.cross_entropy(output, batch["y"]), log=logged.append)
-    assert len(found.captured) == 3
+    assert len(found.snapshot_steps) == 3
     assert set(logged[0]) == {"epoch", "step", "lr", "loss", "val_loss"}
     with pytest.raises(InputError, match="forward"):
         fit(tmp_path / "b.h5", loader=batches)
@@ -152,7 +152,7 @@ def test_a_limit_of_time_ends_at_a_minimum(tmp_path, monkeypatch):
     _, found = fit(tmp_path / "a.h5", loader=data(batch=2), loss=loss, max_seconds=100)
     assert found.finished_early
     assert now[0] <= 100
-    assert found.captured[-1] == len(found.history.step)
+    assert found.snapshot_steps[-1] == len(found.history.step)
     rates = found.history.learning_rate[:, 0]
     assert rates[-1] < 0.05 * rates.max()
     steps = len(found.history.step)

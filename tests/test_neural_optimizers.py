@@ -49,7 +49,7 @@ def test_a_snapshot_holds_the_steps_of_all_optimizers(tmp_path, order):
                 {"o": parts[0].step, "O": parts[1].step, "r": lambda loss=loss: rec.step(loss), "s": schedules[0].step,
                  "S": schedules[1].step}[letter]()
             kept.append(to_vectors(model)["parameters"])
-    assert rec.captured == [2, 4, 6]
+    assert rec.snapshot_steps == [2, 4, 6]
     store = ek.open(tmp_path / "a.h5")
     np.testing.assert_array_equal(store["parameters"][:], [kept[t - 1] for t in (2, 4, 6)])
     if "r" in order:
@@ -72,7 +72,7 @@ def test_a_critic_of_more_steps_than_its_generator(tmp_path):
                 kept.append(to_vectors(generator)["parameters"])
                 schedule.step()
             rec.step()
-    assert rec.captured == [2, 4]
+    assert rec.snapshot_steps == [2, 4]
     np.testing.assert_array_equal(ek.open(tmp_path / "a.h5")["parameters"][:], [kept[1], kept[3]])
 
 
@@ -127,14 +127,14 @@ THEIRS = {
 @pytest.mark.parametrize("kind", THEIRS)
 def test_schedules_without_cycles_record_by_hand_and_resume(tmp_path, kind):
     rec, last = train(tmp_path / "a.h5", THEIRS[kind])
-    assert rec.captured == [6, 12]
+    assert rec.snapshot_steps == [6, 12]
     store = ek.open(tmp_path / "a.h5")
     np.testing.assert_array_equal(store["parameters"][1], last)
     with pytest.raises(OSError, match="killed"):
         train(tmp_path / "b.h5", THEIRS[kind], stop=8)
     again, weights = train(tmp_path / "b.h5", THEIRS[kind])
     assert again.resumed
-    assert again.captured == [6, 12]
+    assert again.snapshot_steps == [6, 12]
     np.testing.assert_array_equal(weights, last)
     np.testing.assert_array_equal(neural.history(tmp_path / "b.h5").learning_rate, neural.history(store).learning_rate)
     _, left_alone = train(tmp_path / "b.h5", THEIRS[kind])
@@ -158,7 +158,7 @@ def test_a_plain_loop_beside_a_schedule_of_torch(tmp_path, caplog):
         return rec
 
     rec = loop()
-    assert rec.captured == [1, 2, 3, 4]
+    assert rec.snapshot_steps == [1, 2, 3, 4]
     with pytest.raises(ClosedError, match="with block"):
         rec.capture()
     loop()                  # finished: left alone
@@ -185,7 +185,7 @@ def test_a_run_that_took_no_snapshot_says_so_and_begins_again(tmp_path, caplog):
                             schedule.step()
                     if complete:
                         rec.capture()
-            assert bool(rec.captured) == complete
+            assert bool(rec.snapshot_steps) == complete
             assert complete or any(one.levelno == logging.WARNING and ("capture()" in one.message or "schedule.step()" in
                                                                        one.message) for one in caplog.records)
 
@@ -203,7 +203,7 @@ def test_snapshots_by_hand_beside_those_of_cycles(tmp_path, caplog):
                 assert rec.capture()
             rec.step()
             schedule.step()
-    assert rec.captured == [3, 4, 6, 8]
+    assert rec.snapshot_steps == [3, 4, 6, 8]
     assert "2 of 2 snapshots and 2 taken by hand" in caplog.text
 
 

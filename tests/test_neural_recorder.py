@@ -61,7 +61,7 @@ class Loop:
         snapshot before."""
         self.rec.close()
         store = ek.open(self.path)
-        assert self.rec.captured == steps
+        assert self.rec.snapshot_steps == steps
         np.testing.assert_array_equal(store["parameters"].times, steps)
         np.testing.assert_array_equal(store["parameters"][:], [self.weights[t - 1] for t in steps])
         for start, end in zip([0, *steps], steps, strict=False):
@@ -83,7 +83,7 @@ def test_one_snapshot_a_cycle_after_its_last_update(tmp_path, mode, total, cycle
     kept = neural.history(loop.path)
     np.testing.assert_array_equal(kept.step, np.arange(1, total + 1))
     np.testing.assert_allclose(kept.learning_rate[:, 0], loop.rates, rtol=1e-15)
-    np.testing.assert_array_equal(kept.captured, loop.schedule.ends)
+    np.testing.assert_array_equal(kept.snapshot_steps, loop.schedule.ends)
     assert np.isfinite(kept.loss).all()
 
 
@@ -377,13 +377,13 @@ def test_a_reader_beside_the_training_sees_each_snapshot_once_it_is_taken(tmp_pa
     for _ in range(12):
         loop.rec.step(loop.update())
         loop.schedule.step()
-        if loop.rec.captured:
+        if loop.rec.snapshot_steps:
             reader = reader or ek.open(loop.path)
             reader.refresh()
             again = [neural.Ensemble.from_store(loop.path, net(1)) for _ in range(2)]       # loading twice changes nothing
             seen.append(len(reader))
-            assert len(again[0]) == len(again[1]) == len(reader) == len(loop.rec.captured)
-            np.testing.assert_array_equal(reader["parameters"][-1], loop.weights[loop.rec.captured[-1] - 1])
+            assert len(again[0]) == len(again[1]) == len(reader) == len(loop.rec.snapshot_steps)
+            np.testing.assert_array_equal(reader["parameters"][-1], loop.weights[loop.rec.snapshot_steps[-1] - 1])
             np.testing.assert_array_equal(again[0].vectors["parameters"][:], again[1].vectors["parameters"][:])
     assert seen == [1] * 4 + [2] * 4 + [3]
     loop.check([4, 8, 12])

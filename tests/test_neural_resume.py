@@ -55,7 +55,7 @@ def train(path, kind="plain", save_every=3, epochs=6, stop_at=None, tell=None, p
     loss_of = torch.nn.CrossEntropyLoss()
     loader = None if kind == "in the body" else loader_of(kind)
     data = Noisy()
-    with neural.Recorder(path, model, optimizer, schedule, save_every=save_every, also={"ema": ema}) as rec:
+    with neural.Recorder(path, model, optimizer, schedule, save_every=save_every, extra_state={"ema": ema}) as rec:
         for _ in rec.epochs(epochs):
             if kind == "in the body":       # batches made anew, from numbers drawn before `batches` is called
                 order = torch.randperm(len(data))
@@ -330,7 +330,7 @@ def together(rank, world, path, port, stop, out):
     except InputError as raised:        # every process is told, none waits for the others
         error = str(raised)
     with open(f"{out}.{rank}", "w") as file:
-        json.dump({"drawn": drawn, "captured": rec.captured, "error": error}, file)
+        json.dump({"drawn": drawn, "captured": rec.snapshot_steps, "error": error}, file)
     dist.barrier()
     os._exit(0)         # the threads of gloo are torn down in no order, which now and then ends in an abort
 

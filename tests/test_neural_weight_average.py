@@ -225,12 +225,12 @@ def test_sampled_ensembles_are_fixed():
     rows = [to_vectors(net(k)) for k in range(4)]
     ens = neural.Ensemble(net(), {kind: np.stack([r[kind] for r in rows]) for kind in rows[0]})
     x = torch.randn(40, 3)
-    drawn = ens.sampled(5, [x], rank=3, seed=2)
+    drawn = ens.sample_swag(5, [x], rank=3, seed=2)
     assert len(drawn) == 5
     whole = drawn.predict(x).probabilities
     np.testing.assert_allclose(np.concatenate([drawn.predict(x[:7]).probabilities, drawn.predict(x[7:]).probabilities]),
                                whole, rtol=1e-5)
-    np.testing.assert_array_equal(ens.sampled(5, [x], rank=3, seed=2).predict(x).probabilities, whole)
+    np.testing.assert_array_equal(ens.sample_swag(5, [x], rank=3, seed=2).predict(x).probabilities, whole)
     with torch.no_grad():
         for member in drawn.members:            # statistics of each are its own
             seen = member[0](x).double()

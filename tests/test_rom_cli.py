@@ -118,8 +118,8 @@ def test_following_a_run_that_is_being_written(run):
 
 
 def test_names_of_what_is_written():
-    from ensemblekit.cli.rom_inputs import beside
+    from ensemblekit.cli.rom_inputs import sibling
 
-    assert str(beside("out/flow_*.vtu", ".basis.h5")) == "flow.basis.h5"
-    assert str(beside("run.vtkhdf", ".archive.h5")) == "run.archive.h5"
-    assert str(beside("*.npy", ".basis.h5")) == "snapshots.basis.h5"
+    assert str(sibling("out/flow_*.vtu", ".basis.h5")) == "flow.basis.h5"
+    assert str(sibling("run.vtkhdf", ".archive.h5")) == "run.archive.h5"
+    assert str(sibling("*.npy", ".basis.h5")) == "snapshots.basis.h5"

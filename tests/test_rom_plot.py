@@ -122,7 +122,7 @@ def test_a_line_is_a_line():
 
 def test_where_to_run_longer():
     found = rom.average(wave(512), ["mean", "tke"], equilibration=None)
-    ax = draw.run_longer(found, "values_mean", target=1e-3, grid=(X, Y))
+    ax = draw.run_length(found, "values_mean", target=1e-3, grid=(X, Y))
     factor = found.run_length_factor("mean", 1e-3).max(-1)
     np.testing.assert_allclose(ax.images[0].get_array(), np.log2(factor))
     share = np.mean(factor <= 1)

@@ -7,7 +7,7 @@ import pytest
 
 import ensemblekit as ek
 from ensemblekit.averaging.average import estimate_of
-from ensemblekit.averaging.derived import SecondMoment, derived
+from ensemblekit.averaging.function_of_mean import SecondMoment, function_of_mean
 from ensemblekit.averaging.moments import Moments
 from ensemblekit.averaging.observed import Observed
 from ensemblekit.averaging.second import interval_above, kept_together, selection, share_kept, stretches
@@ -38,8 +38,8 @@ def test_the_variance_of_a_short_run_is_covered(independent):
     x = ar1(800, 800 / independent, (1200,), 7)
     read = ek.partials(ArraySource.of(x), {"a": (products, Observed())})[0]
     base = estimate_of(read, "a", shown=False, equilibration=None)
-    found = derived(read, "a", SecondMoment(variance, np.s_[:, 0]), base)
-    plain = derived(read, "a", SecondMoment(variance, np.s_[:, 0], corrected=False), base)
+    found = function_of_mean(read, "a", SecondMoment(variance, np.s_[:, 0]), base)
+    plain = function_of_mean(read, "a", SecondMoment(variance, np.s_[:, 0], corrected=False), base)
     assert plain.mean.mean() < 1 - 0.5 / independent
     assert abs(found.mean.mean() - 1) < 0.6 / independent
     assert 0.93 < ((found.low < 1) & (found.high > 1)).mean() < 0.98
@@ -71,7 +71,7 @@ def test_too_few_stretches_are_refused():
     x = ar1(800, 100, (50,), 9)
     read = ek.partials(ArraySource.of(x), {"a": (products, Observed())})[0]
     base = estimate_of(read, "a", shown=False, equilibration=None)
-    found = derived(read, "a", SecondMoment(variance, np.s_[:, 0]), base)
+    found = function_of_mean(read, "a", SecondMoment(variance, np.s_[:, 0]), base)
     assert not found.converged
     assert "fewer than 20 independent" in found.verdict
 

@@ -251,13 +251,13 @@ def test_the_commit_is_what_other_programs_count(tmp_path, monkeypatch):
         store.extend(rows_of("main", 0, 5, fields=MANY))
         seen = []
 
-        def look(commit, n, real=segments.Commit.__call__):
+        def look(commit, n, real=segments.ExtentCommit.__call__):
             for _ in range(2):
                 with h5py.File(store.path, locking=False) as f:
                     seen.append({len(f[f"observables/{name}/{what}"]) for name in MANY for what in ("value", "step")})
                 real(commit, n)
 
-        monkeypatch.setattr(segments.Commit, "__call__", look)
+        monkeypatch.setattr(segments.ExtentCommit, "__call__", look)
         store.append(row_of("main", 5, fields=MANY))
     assert seen == [{5}, {6}]
 

@@ -54,7 +54,7 @@ class Averages(Result, Mapping[str, Estimate]):
 
     def _all(self) -> dict[str, Estimate]:
         return {key: estimate for name, main in self.estimates.items()
-                for key, estimate in ((name, main), *((f"{name}.{more}", e) for more, e in main.further.items()))}
+                for key, estimate in ((name, main), *((f"{name}.{more}", e) for more, e in main.derived.items()))}
 
     def __str__(self) -> str:
         return "\n".join([self.table(), *self.remarks()])

@@ -94,10 +94,10 @@ def circular_runs(runs: Sequence[tuple[np.ndarray, np.ndarray | None, np.ndarray
                               unit=unit, time_unit=time_unit if times is not None else "") for x, times, w in runs]
     means = [near_by_periods(one.mean, period, middle) for one in found]
     if len(found) == 1:
-        return replace(means[0], further={"resultant": found[0].resultant})
+        return replace(means[0], derived={"resultant": found[0].resultant})
     means = [near_by_periods(mean, period, means[0].mean) for mean in means]
     answer = near_by_periods(doubt_of_runs(pooled(means, confidence), means), period, middle)
-    return replace(answer, further={"resultant": pooled([one.resultant for one in found], confidence)})
+    return replace(answer, derived={"resultant": pooled([one.resultant for one in found], confidence)})
 
 
 def _vector(x: np.ndarray, weights: np.ndarray | None) -> tuple[float, float]:

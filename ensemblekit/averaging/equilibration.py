@@ -192,7 +192,7 @@ def _least_error(y: np.ndarray) -> int:
     return int(np.argmin(((square - total**2 / count) / count**2)[:n // 2 + 1]))
 
 
-def common_start(columns: np.ndarray, weights: np.ndarray | None) -> int:
+def detect_common_start(columns: np.ndarray, weights: np.ndarray | None) -> int:
     """The latest significant start of several series (n, k) of one run, such as the summaries of an array."""
     start = max((significant_start(residual(s, weights)) for s in scaled(columns, 0)[0].T
                  if np.isfinite(s).all() and np.ptp(s) > 1e-12 * np.abs(s).max()), default=0)
@@ -222,10 +222,10 @@ def run_doubts(start: int, n: int, equilibration: Equilibrate, weights: np.ndarr
 
 def discarded(equilibration: Equilibrate, n: int, times: np.ndarray | None) -> int:
     """How many snapshots a number or a time leaves out at the start of a run of n."""
-    return start_after(equilibration, n, times, lambda: 0)
+    return count_discarded(equilibration, n, times, lambda: 0)
 
 
-def start_after(equilibration: Equilibrate, n: int, times: np.ndarray | None, detect: Callable[[], int]) -> int:
+def count_discarded(equilibration: Equilibrate, n: int, times: np.ndarray | None, detect: Callable[[], int]) -> int:
     """How many snapshots to discard; `detect` finds it for "auto"."""
     if equilibration is None:
         return 0

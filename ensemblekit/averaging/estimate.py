@@ -5,6 +5,7 @@ from __future__ import annotations
 import decimal
 import html
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -91,7 +92,7 @@ class Estimate(Arithmetic, Result):
     """Names of axes, coordinates and the epoch of the times of the source, where it had any; see ``to_xarray``."""
     origin: tuple[str, ...] = ()
     """Of the runs it comes from: estimates that share one are not independent. Empty: not known, taken as independent."""
-    further: Mapping[str, Estimate] = field(default_factory=dict)
+    derived: Mapping[str, Estimate] = field(default_factory=dict)
     """Quantities that come with this one, by name; also as attributes: ``rdf.coordination``."""
 
     @classmethod
@@ -151,11 +152,17 @@ class Estimate(Arithmetic, Result):
 
     def __getattr__(self, name: str) -> Estimate:
         if not name.startswith("_"):
-            found = self.further.get(name)
+            found = self.derived.get(name)
             if found is not None:
                 return found
-        more = f"; with it come {', '.join(self.further)}" if not name.startswith("_") and self.further else ""
+        more = f"; with it come {', '.join(self.derived)}" if not name.startswith("_") and self.derived else ""
         raise AttributeError(f"an Estimate has no {name!r}{more}")
+
+    @property
+    def further(self) -> Mapping[str, Estimate]:
+        """``derived`` by its earlier name, with a DeprecationWarning."""
+        warnings.warn("Estimate.further is Estimate.derived now", DeprecationWarning, stacklevel=2)
+        return self.derived
 
     @property
     def low(self) -> Any:
@@ -234,8 +241,8 @@ class Estimate(Arithmetic, Result):
     def to_dict(self) -> dict[str, Any]:
         """Plain Python numbers, lists and strings, as JSON takes them (NaN as None); without the series."""
         more: dict[str, Any] = {}
-        if self.further:
-            more["further"] = {name: one.to_dict() for name, one in self.further.items()}
+        if self.derived:
+            more["derived"] = {name: one.to_dict() for name, one in self.derived.items()}
         if self.labels is not None:
             more["labels"] = self.labels.to_dict()
         if self.origin:
@@ -265,7 +272,7 @@ class Estimate(Arithmetic, Result):
                        unit=str(record["unit"]), time_unit=str(record["time_unit"]),
                        coords={str(k): (np.asarray(x["values"]), str(x["unit"])) for k, x in record["coords"].items()},
                        labels=None if record.get("labels") is None else Labels.from_dict(record["labels"]),
-                       further={str(k): cls.from_dict(x) for k, x in record.get("further", {}).items()},
+                       derived={str(k): cls.from_dict(x) for k, x in record.get("derived", record.get("further", {})).items()},
                        origin=tuple(map(str, record.get("origin", ()))))
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"this is no record of an Estimate, as its to_dict() gives ({type(error).__name__}: {error})"

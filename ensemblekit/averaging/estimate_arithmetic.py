@@ -54,11 +54,11 @@ class Arithmetic:
         plain = ("confidence", "n", "n_discarded", "equilibration_time", "converged", "verdict", "unit", "time_unit")
         return (all(getattr(self, name) == getattr(b, name) for name in plain)
                 and all(_same(getattr(self, name), getattr(b, name)) for name in names)
-                and set(self.estimators) == set(b.estimators) and set(self.further) == set(b.further)
+                and set(self.estimators) == set(b.estimators) and set(self.derived) == set(b.derived)
                 and all(_same(x, b.estimators[name]) for name, x in self.estimators.items())
                 and list(self.coords) == list(b.coords)
                 and all(np.array_equal(x, b.coords[name][0]) and u == b.coords[name][1] for name, (x, u) in self.coords.items())
-                and all(x == b.further[name] for name, x in self.further.items()))
+                and all(x == b.derived[name] for name, x in self.derived.items()))
 
     def __hash__(self: Any) -> int:
         return hash((self.n, self.confidence, self.unit, np.shape(self.mean), float(np.ravel(self.mean)[0]) if np.size(
@@ -189,14 +189,14 @@ def _linear(e: Any, factor: Any, shift: Any) -> Any:
     size = np.abs(factor)
     return replace(e, mean=_plain(np.asarray(e.mean) * factor + shift), stderr=_plain(np.asarray(e.stderr) * size),
                    interval=(_plain(np.minimum(*ends)), _plain(np.maximum(*ends))), series=series,
-                   runs=tuple(_linear(run, factor, shift) for run in e.runs) if scalar else (), ergodicity=None, further={},
+                   runs=tuple(_linear(run, factor, shift) for run in e.runs) if scalar else (), ergodicity=None, derived={},
                    estimators={name: _plain(np.asarray(x) * size) for name, x in e.estimators.items()})
 
 
 def _changed(e: Any, mean: np.ndarray, stderr: np.ndarray, interval: Interval, unit: str, doubt: str = "") -> Any:
     """The estimate of a function of one estimate."""
     return replace(e, mean=_plain(mean), stderr=_plain(stderr), interval=(_plain(interval[0]), _plain(interval[1])), unit=unit,
-                   series=None, times=None, runs=(), ergodicity=None, further={}, estimators={"delta method": _plain(stderr)},
+                   series=None, times=None, runs=(), ergodicity=None, derived={}, estimators={"delta method": _plain(stderr)},
                    converged=e.converged and not doubt, verdict="; ".join(filter(None, [e.verdict, doubt])))
 
 
@@ -218,7 +218,7 @@ def _joined(a: Any, b: Any, mean: Any, parts: tuple[Any, Any], unit: str) -> Any
                    n_discarded=a.n_discarded + b.n_discarded, equilibration_time=0.0,
                    converged=a.converged and b.converged, verdict="; ".join(doubts),
                    estimators={"quadrature": _plain(stderr)}, unit=unit, series=None, times=None, runs=(), ergodicity=None,
-                   further={}, origin=tuple(dict.fromkeys((*a.origin, *b.origin))))
+                   derived={}, origin=tuple(dict.fromkeys((*a.origin, *b.origin))))
 
 
 def _check_pair(a: Any, b: Any, what: str) -> None:

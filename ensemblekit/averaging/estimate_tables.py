@@ -50,7 +50,7 @@ def estimate_dataset(e: Any) -> Any:
         if e.times is not None and len(e.times) == len(e.series):
             dated = e.labels is not None and e.labels.epoch
             coords[time] = ((time,), e.dates, {"units": e.time_unit} if e.time_unit and not dated else {})
-    for name, other in e.further.items():
+    for name, other in e.derived.items():
         own = axes_of(other, name)
         sizes = {axis: n for dims, values, _ in variables.values() for axis, n in zip(dims, np.shape(values), strict=True)}
         if any(sizes.get(axis, n) != n for axis, n in zip(own, np.shape(other.mean), strict=True)):

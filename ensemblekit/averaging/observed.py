@@ -64,7 +64,7 @@ class Observed:
                 values = np.where(gone.reshape(-1, *[1] * len(self.item)), 0.0, values)
                 heavy = np.where(gone, 0.0, heavy)
             weights = heavy
-        looked_at = summaries(values)
+        looked_at = equilibration_proxies(values)
         self.parts.append(looked_at if gone is None else np.where(gone[:, None], np.nan, looked_at))
         if self.keeps == "nonzero":
             values = self._nonzero(values.reshape(len(values), -1))
@@ -228,7 +228,7 @@ def check_real(values: np.ndarray) -> None:
                          "numbers to their real and imaginary parts: np.stack([z.real, z.imag], axis=-1)")
 
 
-def summaries(values: np.ndarray) -> np.ndarray:
+def equilibration_proxies(values: np.ndarray) -> np.ndarray:
     """Mean, root mean square and two random projections of each snapshot, (n, 4).
 
     Of up to 4096 elements spread evenly over the item; elements that are not finite are left out.

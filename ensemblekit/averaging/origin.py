@@ -60,8 +60,8 @@ def _origins(source: object) -> Iterable[str]:
 
 def with_origin(estimate: Estimate, origin: tuple[str, ...]) -> Estimate:
     """The estimate, and what comes with it, from these runs."""
-    further = {name: with_origin(one, origin) for name, one in estimate.further.items()}
-    return replace(estimate, origin=origin, further=further)
+    further = {name: with_origin(one, origin) for name, one in estimate.derived.items()}
+    return replace(estimate, origin=origin, derived=further)
 
 
 def token_of(x: object) -> str:

@@ -207,11 +207,11 @@ def pooled_with_further(runs: Sequence[Estimate], confidence: float, bounds: Map
     if ends is not None:
         answer = replace(answer, interval=bounded_interval(answer.mean, answer.interval, ends))
     verdict = _ergodicity(runs, confidence) if np.ndim(answer.mean) == 0 else None
-    further = {key: pooled_with_further([run.further[key] for run in runs], confidence, bounds, periods, key)
-               for key in runs[0].further}
+    further = {key: pooled_with_further([run.derived[key] for run in runs], confidence, bounds, periods, key)
+               for key in runs[0].derived}
     if period is not None:
         answer = near_by_periods(answer, period, 0.0)
-    return replace(answer, coords=dict(runs[0].coords), runs=tuple(runs), ergodicity=verdict, further=further)
+    return replace(answer, coords=dict(runs[0].coords), runs=tuple(runs), ergodicity=verdict, derived=further)
 
 
 def _ergodicity(runs: Sequence[Estimate], confidence: float) -> Ergodicity | None:

@@ -11,11 +11,11 @@ from numpy.typing import ArrayLike
 
 from ensemblekit.averaging.blocking import FEWEST, blocking
 from ensemblekit.averaging.doubts import ENOUGH
-from ensemblekit.averaging.equilibration import Equilibrate, common_start, run_doubts, start_after
+from ensemblekit.averaging.equilibration import Equilibrate, count_discarded, detect_common_start, run_doubts
 from ensemblekit.averaging.estimate import Coords, Estimate, student_interval
 from ensemblekit.averaging.reducer import MergesInTime, Reducer
 from ensemblekit.averaging.second import STRETCHES, interval_above
-from ensemblekit.averaging.times import elapsed, spacing
+from ensemblekit.averaging.times import spacing, time_at
 from ensemblekit.errors import InputError
 
 States = dict[str, list[Reducer]]
@@ -98,7 +98,7 @@ class RunStates:
         return replace(self, n=self.n - start, starts=self.starts[first:], states=self.states[first:],
                        times=None if self.times is None else self.times[start:],
                        weights=None if self.weights is None else self.weights[start:],
-                       n_discarded=self.n_discarded + start, equilibration_time=elapsed(self.times, start))
+                       n_discarded=self.n_discarded + start, equilibration_time=time_at(self.times, start))
 
     def after(self, equilibration: Equilibrate, proxies: np.ndarray | None = None, *,
               values: np.ndarray | None = None) -> RunStates:
@@ -111,8 +111,8 @@ class RunStates:
         """
         if not self.starts:
             raise InputError("the run holds no states")
-        wanted = start_after(equilibration, self.n, self.times,
-                             lambda: 0 if proxies is None else common_start(proxies, self.weights))
+        wanted = count_discarded(equilibration, self.n, self.times,
+                             lambda: 0 if proxies is None else detect_common_start(proxies, self.weights))
         columns = values if values is not None else np.zeros(self.n) if self.weights is None else self.weights
         doubts = run_doubts(wanted, self.n, equilibration, self.weights, columns)
         begins = [begin - self.n_discarded for begin in self.starts]

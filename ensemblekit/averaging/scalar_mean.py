@@ -11,11 +11,11 @@ import numpy as np
 from ensemblekit.averaging.blocking import BlockError, blocking
 from ensemblekit.averaging.correlation import chodera_window, closed, sokal_window
 from ensemblekit.averaging.doubts import ENOUGH
-from ensemblekit.averaging.equilibration import Equilibrate, run_doubts, significant_start, start_after, unless_carried
+from ensemblekit.averaging.equilibration import Equilibrate, count_discarded, run_doubts, significant_start, unless_carried
 from ensemblekit.averaging.estimate import DISAGREE, Estimate, over_power_of_two, quantile
 from ensemblekit.averaging.observed import check_real
 from ensemblekit.averaging.spectral import MeanError, mean_error, skewed_quantiles
-from ensemblekit.averaging.times import elapsed, spacing
+from ensemblekit.averaging.times import spacing, time_at
 from ensemblekit.averaging.weights import kish, residual, weighted_mean
 from ensemblekit.errors import StatisticsError
 from ensemblekit.scaling import scaled
@@ -41,8 +41,8 @@ def scalar_estimate(values: np.ndarray, weights: np.ndarray | None, times: np.nd
             mean = float(weighted_mean(x, weights))
         return Estimate.of(mean, refused=f"{int(bad.sum())} of {n} snapshots are not finite (first: {int(np.argmax(bad))}); "
                            "leave them out, or find out where they come from", n=n, **facts)
-    start = start_after(equilibration, n, times, lambda: unless_carried(significant_start(residual(x, weights)), weights))
-    facts |= {"n": n - start, "n_discarded": start, "equilibration_time": elapsed(times, start)}
+    start = count_discarded(equilibration, n, times, lambda: unless_carried(significant_start(residual(x, weights)), weights))
+    facts |= {"n": n - start, "n_discarded": start, "equilibration_time": time_at(times, start)}
     return _of_kept(x[start:], None if weights is None else weights[start:], spacing(times),
                     run_doubts(start, n, equilibration, weights, x), facts)
 

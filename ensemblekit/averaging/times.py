@@ -12,5 +12,5 @@ def spacing(times: np.ndarray | None) -> float:
     return float((times[-1] - times[0]) / (len(times) - 1))
 
 
-def elapsed(times: np.ndarray | None, start: int) -> float:
+def time_at(times: np.ndarray | None, start: int) -> float:
     return float(start) if times is None else float(times[start] - times[0])

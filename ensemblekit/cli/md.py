@@ -188,7 +188,7 @@ def rdf(
     half = (g.high[top] - g.low[top]) / 2
     extra: dict[str, object] = {"highest_peak": {"g": g.mean[top], "half_interval": half, "r": r[top]}}
     said = [f"highest peak: g = {g.mean[top]:.3f} ± {half:.3f} at r = {r[top]:.3g} Å"]
-    if "coordination" in g.further:
+    if "coordination" in g.derived:
         n = g.coordination
         after = top + int(np.argmin(g.mean[top:])) if top < len(r) - 1 else top
         half = (n.high[after] - n.low[after]) / 2
@@ -241,10 +241,10 @@ def topology(
 def opened(files: list[str], replicas: bool, guess_bonds: bool, whole: bool) -> SnapshotSource:
     """A source from the files of a command line."""
     from ensemblekit import md
-    from ensemblekit.md.frames import trajectory_source
+    from ensemblekit.md.frames import as_frames
 
     if files[0].endswith((".h5md", ".h5")):
-        return trajectory_source(files[0] if len(files) == 1 else files)
+        return as_frames(files[0] if len(files) == 1 else files)
     options: dict[str, Any] = {"guess_bonds": True} if guess_bonds else {}
     if len(files) == 1:
         return md.read(files[0], whole=whole, **options)

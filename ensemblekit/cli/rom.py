@@ -141,7 +141,7 @@ def average(
 
         for name in found:
             save_figure(figure_of(draw.average(found, name)), figure_path(plot, name, plot_format))
-            save_figure(figure_of(draw.run_longer(found, name)), figure_path(plot, f"{name}-run-longer", plot_format))
+            save_figure(figure_of(draw.run_length(found, name)), figure_path(plot, f"{name}-run-longer", plot_format))
     require(require_converged, [name for name, one in found.items() if not one.converged])
 
 

@@ -44,7 +44,7 @@ def weights_from(text: str) -> str | np.ndarray | None:
                          ) from error
 
 
-def beside(file: str, suffix: str) -> Path:
+def sibling(file: str, suffix: str) -> Path:
     """FILE with another suffix, in its folder; a pattern or case gives its own name's beginning."""
     path = Path(file)
     if suffix == BASIS and path.is_file():      # beside run.h5, as its folder run.h5.d is: run.vtkhdf has another basis
@@ -123,7 +123,7 @@ def output_file(out: Path | None, file: str, suffix: str, overwrite: bool) -> Pa
     """The file to write, by default beside what is read; looked at before the work. Raises InputError."""
     if out is not None:
         return out
-    target = beside(file, suffix)
+    target = sibling(file, suffix)
     check_file(target, overwrite)
     return target
 

@@ -20,17 +20,17 @@ from ensemblekit.averaging.run import partials
 from ensemblekit.averaging.run_states import RunStates, States
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, StatisticsError
-from ensemblekit.md.choice import Choice
 from ensemblekit.md.complexes import ImageJumps, doubted_images
+from ensemblekit.md.frame_selection import FrameSelection
 from ensemblekit.md.frame_weights import weighted
-from ensemblekit.md.frames import topology_of, trajectory_source
+from ensemblekit.md.frames import as_frames, topology_of
 from ensemblekit.md.functions import as_observable
 from ensemblekit.md.holes import naming_the_hole
 from ensemblekit.md.memory import fit_in_memory
 from ensemblekit.md.observables.base import Measurement, Observable
 from ensemblekit.md.progress import Progress, counted
 from ensemblekit.md.result import Averages
-from ensemblekit.md.system import System, whole_already
+from ensemblekit.md.system import System, molecules_whole
 from ensemblekit.md.topology import warnings_held
 from ensemblekit.source import ReplicaSet
 
@@ -69,7 +69,7 @@ def average(source: object, observables: Mapping[str, object], *, frame_weights:
             (RMSF, MSD, angles) take every frame, and are refused.
 
     Returns:
-        name -> Estimate, and "name.further" for quantities that come with one; see :class:`~ensemblekit.md.result.Averages`.
+        name -> Estimate, and "name.derived" for quantities that come with one; see :class:`~ensemblekit.md.result.Averages`.
         Observables that need the frames before they can be averaged (RMSF: a mean structure) make reads of their own, from
         a temporary store where `source` is none; ``passes`` tells how many and why.
 
@@ -82,10 +82,10 @@ def average(source: object, observables: Mapping[str, object], *, frame_weights:
     check_confidence(confidence)
     check_equilibration(equilibration)
     check_missing(missing)
-    given = trajectory_source(source)
+    given = as_frames(source)
     topology = topology_of(given)
-    already = whole_already(given) if whole is None else whole
-    chosen = weighted(given, Choice(start, stop, step, frames, begin, end), frame_weights, log_weights)
+    already = molecules_whole(given) if whole is None else whole
+    chosen = weighted(given, FrameSelection(start, stop, step, frames, begin, end), frame_weights, log_weights)
     if not sum(chosen.lengths or ()):
         raise StatisticsError("there are no frames to average")
     with System(chosen, topology, engine, progress=progress, whole=already) as system:
@@ -95,7 +95,7 @@ def average(source: object, observables: Mapping[str, object], *, frame_weights:
             raise InputError(f"{', '.join(own)}: these observables have statistics of their own, which take every frame, so "
                              'that missing="drop" does not go with them; average them in a call of their own')
         if system.passes and not quiet:
-            logger.info(system.told())
+            logger.info(system.passes_in_words())
         return _averages(system, measurements, notes, watched, _Rule(equilibration, confidence, missing))
 
 
@@ -105,7 +105,7 @@ def _prepare(system: System, observables: Mapping[str, Observable]
     measurements, notes, watched = {}, [], {}
     for name, observable in observables.items():
         measurements[name] = observable.prepare(system)
-        notes += [f"{name}: {note}" for note in system.take_notes()]
+        notes += [f"{name}: {note}" for note in system.pop_notes()]
         watched[name] = system.take_watched()
     return measurements, notes, watched
 

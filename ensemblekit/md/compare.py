@@ -18,20 +18,20 @@ def sampled_rmsd(source: Any, select: str, *, n: int = 200, whole: bool | None =
     """
     from ensemblekit.averaging.run import reduce
     from ensemblekit.averaging.series import Series
-    from ensemblekit.md.choice import Choice
-    from ensemblekit.md.frames import topology_of, trajectory_source
+    from ensemblekit.md.frame_selection import FrameSelection
+    from ensemblekit.md.frames import as_frames, topology_of
     from ensemblekit.md.superpose import rmsd_matrix
-    from ensemblekit.md.system import System, whole_already
+    from ensemblekit.md.system import System, molecules_whole
 
-    given = trajectory_source(source)
+    given = as_frames(source)
     topology = topology_of(given)
-    chosen = Choice(**window).of(given)
+    chosen = FrameSelection(**window).of(given)
     runs: tuple[Any, ...] = chosen.runs if isinstance(chosen, ReplicaSet) else (chosen,)
     each = max(2, n // len(runs))
     parts, edges = [], [0]
     for run in runs:
         thin = run.window(step=max(1, run.lengths[0] // each))
-        system = System(thin, topology, whole=whole_already(given) if whole is None else whole)
+        system = System(thin, topology, whole=molecules_whole(given) if whole is None else whole)
         gather = system.assembled(system.select(select))
 
         def taken(block: Block, gather: Any = gather) -> np.ndarray:

@@ -252,8 +252,8 @@ def doubted_images(estimate: Estimate, name: str, watch: Watch, runs: Sequence[R
         where = f" (run {run.run})" if len(runs) > 1 else ""
         notes += [f"{name}{where}: {note}"] if note else []     # one for each group of atoms
         if doubt:
-            further = {key: more.with_doubt(doubt + where) for key, more in estimate.further.items()}
-            estimate = replace(estimate, further=further).with_doubt(doubt + where)
+            further = {key: more.with_doubt(doubt + where) for key, more in estimate.derived.items()}
+            estimate = replace(estimate, derived=further).with_doubt(doubt + where)
     return estimate, notes
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from ensemblekit.averaging.weights import normalised_weights
 from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array
-from ensemblekit.md.choice import Choice
+from ensemblekit.md.frame_selection import FrameSelection
 from ensemblekit.md.system import times_known
 from ensemblekit.md.trajectory import FrameSource
 from ensemblekit.md.weighted import WeightedSource
@@ -142,7 +142,7 @@ def _kt(name: str, said: str | None, own: str, temperature: float) -> float:
     return GAS_CONSTANT[word] * temperature
 
 
-def weighted(source: Any, choice: Choice, weights: object, log_weights: object = None) -> Any:
+def weighted(source: Any, choice: FrameSelection, weights: object, log_weights: object = None) -> Any:
     """The chosen frames of a source of one run or several, with these weights instead of their own where there are any."""
     if log_weights is not None:
         if weights is not None:
@@ -179,7 +179,7 @@ def _from_logs(log_weights: object, source: Any) -> np.ndarray | list[Any]:
     return weights_from_logs(logs, logs.size)
 
 
-def _array_of(weights: object, source: Any, choice: Choice, n: int) -> np.ndarray:
+def _array_of(weights: object, source: Any, choice: FrameSelection, n: int) -> np.ndarray:
     """An array of weights for the n chosen frames."""
     if isinstance(weights, SnapshotSource | Mapping | str | os.PathLike):
         raise InputError(f"frame_weights got {type(weights).__name__}, which does not say whether its numbers are weights, "

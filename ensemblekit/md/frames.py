@@ -16,7 +16,7 @@ from ensemblekit.source import ReplicaSet, StackedSource
 from ensemblekit.store.stored import StoredSource
 
 
-def trajectory_source(x: object) -> Any:
+def as_frames(x: object) -> Any:
     """A source of positions from whatever holds a trajectory."""
     from ensemblekit.md.stored import opened
 

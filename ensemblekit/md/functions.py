@@ -17,7 +17,7 @@ from ensemblekit.averaging.equilibration import discarded
 from ensemblekit.averaging.estimate import Estimate
 from ensemblekit.averaging.run_states import Periodic
 from ensemblekit.averaging.seams import branches_of
-from ensemblekit.averaging.times import elapsed
+from ensemblekit.averaging.times import time_at
 from ensemblekit.errors import InputError
 from ensemblekit.md.circle import directions, lengths, on_circle
 from ensemblekit.md.observables.base import Coords, Mean, Measurement, Observable, OfMean, OfSeries, Reading
@@ -75,12 +75,12 @@ class Analysis:
 
     def _by_blocks(self, system: System) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Its value for each part of each run, and the weight of each part."""
-        from ensemblekit.md.stored import universe_of
+        from ensemblekit.md.stored import universe_and_rows
         from ensemblekit.md.topology import warnings_held
 
         values, shares = [], []
         for source in system.stored(f"{self.n_blocks} blocks of an analysis"):
-            u, rows = universe_of(source, system.topology)
+            u, rows = universe_and_rows(source, system.topology)
             n = len(rows)
             edges = np.unique(np.linspace(0, n, min(self.n_blocks, n) + 1).astype(int))
             if source.weights is not None and len(edges) <= n:
@@ -121,7 +121,7 @@ class _OfBlocks:
         n_discarded = round(answer.n_discarded * block)
         dt = 1.0 if run.times is None or run.n < 2 else float(run.times[-1] - run.times[0]) / (run.n - 1)
         return replace(answer, n=run.n - n_discarded, n_discarded=n_discarded, series=None, times=None,
-                       equilibration_time=elapsed(run.times, n_discarded),
+                       equilibration_time=time_at(run.times, n_discarded),
                        statistical_inefficiency=answer.statistical_inefficiency * block,
                        correlation_time=answer.correlation_time * block * dt, time_unit="" if run.times is None else "ps")
 

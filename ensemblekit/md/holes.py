@@ -51,14 +51,14 @@ def first_hole(source: SnapshotSource, names: Sequence[str], values: Callable[[B
 def naming_the_hole(estimate: Estimate, source: SnapshotSource, fields: Sequence[str],
                     values: Callable[[Block], ArrayLike]) -> Estimate:
     """The estimate of a run; where it is not finite, with the first frame that made it so: frames are read once more for it."""
-    if all(np.isfinite(e.mean).all() for e in (estimate, *estimate.further.values())):
+    if all(np.isfinite(e.mean).all() for e in (estimate, *estimate.derived.values())):
         return estimate
     where = first_hole(source, fields, values)
 
     def named(one: Estimate) -> Estimate:
         return one if np.isfinite(one.mean).all() else one.noting(where)
 
-    return replace(named(estimate), further={name: named(one) for name, one in estimate.further.items()})
+    return replace(named(estimate), derived={name: named(one) for name, one in estimate.derived.items()})
 
 
 def _what(block: Block, t: int, bad: np.ndarray, item: tuple[int, ...]) -> str:

@@ -16,7 +16,7 @@ from ensemblekit.md.appending import frames_held
 from ensemblekit.md.opening import read
 from ensemblekit.md.progress import Progress, counted
 from ensemblekit.md.topology import warnings_held
-from ensemblekit.md.trajectory import BATCH, LiveSource, Sized, TrajectoryPiece, TrajectorySource
+from ensemblekit.md.trajectory import BATCH, AtomCount, LiveSource, TrajectoryPiece, TrajectorySource
 from ensemblekit.source import Block, Piece, ReplicaSet
 from ensemblekit.source_cuts import WHOLE
 from ensemblekit.store.opening import open_store
@@ -129,7 +129,7 @@ def _batches(source: TrajectorySource) -> Iterator[Piece]:
         return
     (n,) = source.lengths
     rows = max(1, BATCH // sum(field.nbytes for field in source.fields.values()))
-    slim = replace(source, topology=Sized(source.topology))
+    slim = replace(source, topology=AtomCount(source.topology))
     for a in range(0, n, rows):
         b = min(n, a + rows)
         yield TrajectoryPiece(0, a, b, WHOLE, slim.window(a, b), names, BATCH)

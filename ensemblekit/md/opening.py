@@ -12,9 +12,9 @@ import numpy as np
 
 from ensemblekit.errors import InputError, one_line
 from ensemblekit.files import check_input, most_bytes
-from ensemblekit.md.choice import Choice
 from ensemblekit.md.dcd import DcdLayout
 from ensemblekit.md.distinct import check_distinct
+from ensemblekit.md.frame_selection import FrameSelection
 from ensemblekit.md.h5md import H5mdReader
 from ensemblekit.md.joints import joined
 from ensemblekit.md.parts import Part
@@ -59,7 +59,7 @@ def read(topology: object, trajectory: object = None, *, select: str = "all", re
     points to other files and `external` is not given.
     """
     check_order(order)
-    choice = Choice(start, stop, step, frames, begin, end)
+    choice = FrameSelection(start, stop, step, frames, begin, end)
     if replicas is not None:
         if trajectory is not None:
             raise InputError("pass the trajectory of one run, or replicas=[...], one entry a run; not both")

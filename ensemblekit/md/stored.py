@@ -33,14 +33,14 @@ def universe(store: object) -> Any:
     return made
 
 
-def universe_of(source: Any, topology: Topology) -> tuple[Any, np.ndarray]:
+def universe_and_rows(source: Any, topology: Topology) -> tuple[Any, np.ndarray]:
     """A Universe of a stored run, and the numbers of its frames that the source (a window of the run) chooses."""
     from ensemblekit.md.weighted import PickedSource, WeightedSource
 
     if isinstance(source, WeightedSource):
-        return universe_of(source.source, topology)
+        return universe_and_rows(source.source, topology)
     if isinstance(source, PickedSource):
-        made, rows = universe_of(source.source, topology)
+        made, rows = universe_and_rows(source.source, topology)
         return made, rows[source.rows]
     table = source.table if hasattr(source, "table") else source.window().table
     window = source if hasattr(source, "table") else source.window()

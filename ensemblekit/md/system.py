@@ -20,7 +20,7 @@ from ensemblekit.md.complexes import Images, Watch, molecules_of, ties_between
 from ensemblekit.md.progress import Progress, counted
 from ensemblekit.md.topology import Topology, warnings_held
 from ensemblekit.md.trajectory import BATCH, FrameSource
-from ensemblekit.md.whole import Plain, Whole, positions_of, unbonded
+from ensemblekit.md.whole import AsStored, MadeWhole, positions_of, unbonded
 from ensemblekit.source import Block, ReplicaSet, SnapshotSource
 from ensemblekit.source_cuts import WHOLE
 
@@ -54,7 +54,7 @@ class System:
     def __init__(self, source: SnapshotSource, topology: Topology, engine: Engine | None = None, *,
                  progress: Progress = False, whole: bool | None = None):
         self.source, self.topology, self.engine, self.progress = source, topology, engine, progress
-        self.whole = whole_already(source) if whole is None else whole
+        self.whole = molecules_whole(source) if whole is None else whole
         """Molecules are whole in the frames as they are."""
         self.timed = [times_known(run) for run in getattr(source, "runs", (source,))]
         """Of each replica, whether its frames have times."""
@@ -69,7 +69,7 @@ class System:
         """Selections of several molecules whose images are watched while the frames are averaged."""
         self._watching: list[int] = []
 
-    def take_notes(self) -> list[str]:
+    def pop_notes(self) -> list[str]:
         """What is to be said about the observable that was prepared last, each once."""
         said, self._notes = list(dict.fromkeys(self._notes)), []
         return said
@@ -145,12 +145,12 @@ class System:
         """
         atoms = as_array(atoms, "atoms")
         if not self.boxed or self.whole or len(atoms) < 2:
-            return Plain(atoms)
+            return AsStored(atoms)
         if self.topology.bonds is None:
             raise unbonded(len(atoms))
         key = atoms.tobytes()
         if key not in self._gathers:
-            self._gathers[key] = Whole(atoms, self.topology) if self._broken(atoms) else Plain(atoms)
+            self._gathers[key] = MadeWhole(atoms, self.topology) if self._broken(atoms) else AsStored(atoms)
         return self._gathers[key]
 
     def in_place(self, atoms: np.ndarray) -> Gather:
@@ -158,7 +158,7 @@ class System:
         if self.boxed and not self.whole and self.topology.bonds is None and len(atoms) > 1:
             self._notes.append("taken as the atoms lie: no nearest image was wanted, and without bonds molecules that the box "
                                "cuts cannot be made whole")
-            return Plain(np.asarray(atoms))
+            return AsStored(np.asarray(atoms))
         return self.gather(atoms)
 
     def note_apart(self, atoms: np.ndarray) -> None:
@@ -188,7 +188,7 @@ class System:
             found = [np.zeros((0, 2), np.int64) if self.whole or first.box is None else
                      ties_between(self.topology, molecules, first.position, first.box) for _, molecules in several]
             ties, ends = np.concatenate(found), np.cumsum([len(one) for one in found])
-            self._gathers[key] = Whole(atoms, self.topology, ties) if len(ties) else self.gather(atoms)
+            self._gathers[key] = MadeWhole(atoms, self.topology, ties) if len(ties) else self.gather(atoms)
             self._watches[key] = []
             for (_, molecules), some, end in zip(several, found, ends, strict=True):
                 seen = [held for one in molecules if len(held := one[np.isin(one, atoms)])]
@@ -230,7 +230,7 @@ class System:
 
         Frames that are not in a store are copied into a temporary one first.
         """
-        self._settle()
+        self._materialize()
         self.passes.append(why)
         names = [name for name in ("position", "box") if name in self.source.fields]
         source = self.source.stacked() if isinstance(self.source, ReplicaSet) else self.source
@@ -239,19 +239,19 @@ class System:
 
     def stored(self, why: str) -> tuple[Any, ...]:
         """The runs as stored sources, for readers of their own; counted as one more read."""
-        self._settle()
+        self._materialize()
         self.passes.append(why)
         if _unstored(self.source):
             raise InputError("these frames must be read again and there is no room for a temporary store; copy them into one "
                              "first, with md.ingest")
         return self.source.runs if isinstance(self.source, ReplicaSet) else (self.source,)
 
-    def told(self) -> str:
+    def passes_in_words(self) -> str:
         """The reads this takes, in words."""
         reads = [*self.passes, "averages"]
         return f"{len(reads)} passes over {self.n_frames} frames: {', '.join(reads)}"
 
-    def _settle(self) -> None:
+    def _materialize(self) -> None:
         """Frames that must be read again lie in a store from now on."""
         if self._forget is not None or not _unstored(self.source):
             return
@@ -288,7 +288,7 @@ def times_known(source: object) -> bool:
     return _says(source, "timed", True)
 
 
-def whole_already(source: object) -> bool:
+def molecules_whole(source: object) -> bool:
     """Whether a source says that its molecules are whole."""
     return _says(source, "whole", False)
 

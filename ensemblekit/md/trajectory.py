@@ -125,12 +125,12 @@ class TrajectorySource(FrameSource):
         return replace(self, rows=self.rows[which], weights=None if self.weights is None else self.weights[which])
 
     def pieces(self, names: Sequence[str], cut: Cut, tiled: bool, limit: int) -> Iterator[Piece]:
-        slim = replace(self, topology=Sized(self.topology))      # pieces travel: not with all names of all atoms
+        slim = replace(self, topology=AtomCount(self.topology))      # pieces travel: not with all names of all atoms
         for start, stop, _ in cuts_of(self.fields, names, len(self.rows), "time", False, limit):
             yield TrajectoryPiece(0, start, stop, WHOLE, slim.picked(slice(start, stop)), tuple(names), min(limit, BATCH))
 
 
-class Sized(Topology):
+class AtomCount(Topology):
     """Stands for a topology where only the number of atoms counts."""
 
     n: int

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError
-from ensemblekit.md.system import Gather, Plain, System, by_place
+from ensemblekit.md.system import AsStored, Gather, System, by_place
 from ensemblekit.md.topology import Topology, mdanalysis
 from ensemblekit.source import Block
 
@@ -111,7 +111,7 @@ def updating_selection(system: System, text: str, as_it_is: bool = False, apart:
     if not by_place(text):
         system.select(text)         # refused where it is empty: it is so in all frames
     whole = system.in_place if apart else system.gather
-    selection = Updating(system.topology, Plain(everyone) if as_it_is else whole(everyone), text)
+    selection = Updating(system.topology, AsStored(everyone) if as_it_is else whole(everyone), text)
     first = system.first_frame()
     with mdanalysis() as mda:
         try:

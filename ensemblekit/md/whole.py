@@ -37,7 +37,7 @@ def check_range(x: np.ndarray, frame: int) -> None:
                          "for coordinates of 1e-15 to 1e15. Give them in angstrom (or any unit of that size)")
 
 
-class Plain:
+class AsStored:
     """The positions of the block as they are, without a copy."""
 
     def __init__(self, atoms: np.ndarray):
@@ -47,7 +47,7 @@ class Plain:
         return positions_of(block), self.atoms
 
 
-class Whole:
+class MadeWhole:
     """The positions of the selected atoms, every molecule in one piece: each atom in the image next to the one it is
     bonded to, walking from the first selected atom of a molecule. Molecules stay where their first atom is; those that
     `ties` (pairs of atoms, as bonds) lead to follow the first one of their complex."""
@@ -149,4 +149,4 @@ def unbonded(n_atoms: int) -> InputError:
         "whole=True")
 
 
-__all__ = ["Plain", "Whole", "joined", "unbonded", "walks"]
+__all__ = ["AsStored", "MadeWhole", "joined", "unbonded", "walks"]

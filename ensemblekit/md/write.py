@@ -49,11 +49,11 @@ def write_bfactors(source: Any, rmsf: Any, select: str, path: str | os.PathLike[
     Arguments:
         rmsf: the Estimate of ``md.RMSF(select)``, one value an atom.
     """
-    from ensemblekit.md.frames import topology_of, trajectory_source
+    from ensemblekit.md.frames import as_frames, topology_of
     from ensemblekit.md.functions import dimensions
     from ensemblekit.md.system import System
 
-    frames = trajectory_source(source)
+    frames = as_frames(source)
     system = System(frames, topology_of(frames))
     atoms = system.select(select)
     values = np.asarray(rmsf.mean)

@@ -13,7 +13,7 @@ except ImportError as error:
     raise MissingExtraError("torch", "neural") from error
 
 from ensemblekit.neural.barrier import Barrier as Barrier
-from ensemblekit.neural.barrier import Rise as Rise
+from ensemblekit.neural.barrier import LossIncrease as LossIncrease
 from ensemblekit.neural.barrier import loss_barrier as loss_barrier
 from ensemblekit.neural.batchnorm import update_bn as update_bn
 from ensemblekit.neural.calibration import BrierParts as BrierParts

@@ -40,7 +40,7 @@ ITEMS = 2048
 
 
 @dataclass(frozen=True, slots=True)
-class Rise(Result):
+class LossIncrease(Result):
     """The loss of averaged weights above the mean of the members' losses, paired item by item."""
 
     value: float
@@ -50,7 +50,7 @@ class Rise(Result):
     """Loss of the average."""
     members: float
     """Weighted mean of the members' losses."""
-    nothing: float
+    chance_loss: float
     """Loss of knowing nothing: the entropy of the labels' classes taken as equal; the variance of the targets."""
     n: int
     """Items."""
@@ -59,7 +59,7 @@ class Rise(Result):
 
     def above(self, tolerance: float = 0.02) -> bool:
         """Whether the rise is more than this share of `nothing`, by two standard errors."""
-        return self.value - 2 * self.stderr > tolerance * self.nothing
+        return self.value - 2 * self.stderr > tolerance * self.chance_loss
 
     def __str__(self) -> str:
         return (f"loss {self.average:.4g} against {self.members:.4g} of the members, a rise of {self.value:.3g} ± "
@@ -116,7 +116,7 @@ def loss_barrier(first: torch.nn.Module, second: torch.nn.Module, loader: Iterab
 
 
 def rise_of(average: torch.nn.Module, members: Iterable[torch.nn.Module], shares: np.ndarray, loader: Iterable[Any],
-            task: str, convention: Convention, device: Device, ignore_index: int | None) -> Rise | None:
+            task: str, convention: Convention, device: Device, ignore_index: int | None) -> LossIncrease | None:
     """None where the loader has no labels.
 
     Batch-norm statistics of copies of both, average and members, are made anew from the items looked at: the models given
@@ -146,7 +146,7 @@ def rise_of(average: torch.nn.Module, members: Iterable[torch.nn.Module], shares
         nothing = float(ldexp(targets, -exponent).var())
     else:
         nothing = float(np.log(classes_of(average, batches[0], task, convention, device)))
-    return Rise(float(gap.mean), float(gap.std / np.sqrt(len(own))), float(own.mean()), float(others.mean()),
+    return LossIncrease(float(gap.mean), float(gap.std / np.sqrt(len(own))), float(own.mean()), float(others.mean()),
                 nothing, len(own), exponent)
 
 

@@ -15,7 +15,7 @@ from ensemblekit.averaging.reducer import JoinsInSpace, Reducer
 from ensemblekit.averaging.run import reduce
 from ensemblekit.averaging.weights import normalised_weights
 from ensemblekit.errors import InputError
-from ensemblekit.neural.barrier import Rise, rise_of
+from ensemblekit.neural.barrier import LossIncrease, rise_of
 from ensemblekit.neural.batches import (
     Convention,
     Device,
@@ -342,7 +342,7 @@ class Ensemble(torch.nn.Module, Generic[P]):
 
     # -- weights ---------------------------------------------------------------------------------------------------
 
-    def reduced(self, reducer: Reducer, field: str = "parameters") -> Any:
+    def reduce(self, reducer: Reducer, field: str = "parameters") -> Any:
         """A reducer's result over the members' vectors, in their order and with their weights."""
         rows = self._runner.vectors[field]
         # of the store; they may be others than those asked for
@@ -382,7 +382,7 @@ class Ensemble(torch.nn.Module, Generic[P]):
             if name == "counters":
                 vectors[name] = np.asarray(self._runner.vectors[name][len(self) - 1])
             else:
-                vectors[name] = mean_of(self.reduced(reducer_of(average), name))
+                vectors[name] = mean_of(self.reduce(reducer_of(average), name))
         if not np.isfinite(vectors["parameters"]).all():
             bad = [k for k in range(len(self)) if not np.isfinite(np.asarray(self.vectors["parameters"][k])).all()]
             raise InputError(f"the weights of snapshot {', '.join(map(str, bad))} are not finite; leave it out: members=")
@@ -390,25 +390,26 @@ class Ensemble(torch.nn.Module, Generic[P]):
         loader = list(loader) if isinstance(loader, Iterator) else loader
         self._refresh(one, loader, device)
         if loader is not None and barrier == "refuse" and len(self) > 1:
-            rise = self.rise(one, loader, device)
+            rise = self.loss_increase(one, loader, device)
             if rise is not None and rise.above(tolerance):
                 raise InputError(f"the average of these {len(self)} snapshots lies behind a loss barrier: {rise}. They "
                                  "are in different valleys: pool their predictions, average fewer (members=, last=), or "
                                  'pass barrier="ignore"')
         return one.eval().requires_grad_(True)
 
-    def barrier(self, loader: Iterable[Any], *, average: Average = "swa", device: Device = None) -> Rise:
+    def barrier(self, loader: Iterable[Any], *, average: Average = "swa", device: Device = None) -> LossIncrease:
         """How much higher the loss of the averaged weights is than the mean of the members' losses (up to 2048 items).
 
         Raises InputError where the loader has no labels.
         """
         loader = list(loader) if isinstance(loader, Iterator) else loader
-        found = self.rise(self.averaged_model(loader, average=average, barrier="ignore", device=device), loader, device)
+        averaged = self.averaged_model(loader, average=average, barrier="ignore", device=device)
+        found = self.loss_increase(averaged, loader, device)
         if found is None:
             raise InputError("a loss needs labels: pass a loader of (input, label)")
         return found
 
-    def rise(self, average: torch.nn.Module, loader: Iterable[Any], device: Device = None) -> Rise | None:
+    def loss_increase(self, average: torch.nn.Module, loader: Iterable[Any], device: Device = None) -> LossIncrease | None:
         """The loss of a model above the members' (up to 2048 items); None where the loader has no labels."""
         with random_kept(self._runner.template):
             return rise_of(average, self._runner.each(self._wanted()), self.weights[self._wanted()], loader,
@@ -422,9 +423,9 @@ class Ensemble(torch.nn.Module, Generic[P]):
 
     def swag(self, rank: int = 20) -> Posterior:
         """SWAG's Gaussian about the mean of the snapshots: a diagonal and at most `rank` last deviations."""
-        return self.reduced(SWAG(rank))
+        return self.reduce(SWAG(rank))
 
-    def sampled(self, n: int, loader: Iterable[Any] | None = None, *, rank: int = 20, scale: float = 1.0, seed: int = 0,
+    def sample_swag(self, n: int, loader: Iterable[Any] | None = None, *, rank: int = 20, scale: float = 1.0, seed: int = 0,
                 device: Device = None) -> Ensemble:
         """An ensemble of n models drawn from :meth:`swag`; batch-norm statistics of each are made anew.
 

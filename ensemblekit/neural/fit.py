@@ -31,7 +31,7 @@ class Fit(Result):
     """How a training went. The snapshots are in the store: ``neural.Ensemble.from_store(fit.store, model)``."""
 
     store: str
-    captured: tuple[int, ...]
+    snapshot_steps: tuple[int, ...]
     """Optimizer steps, counted from 1, after which snapshots were taken, those before a resume included."""
     history: History
     seconds: float
@@ -42,7 +42,7 @@ class Fit(Result):
     """Whether max_seconds cut it short (at a minimum of the rate)."""
 
     def __repr__(self) -> str:
-        said = [f"{snapshots_said(self.captured)} in {self.store}"]
+        said = [f"{snapshots_said(self.snapshot_steps)} in {self.store}"]
         known = self.history.loss[np.isfinite(self.history.loss)]
         if len(known):
             said.append(f"last loss {known[-1]:.4g}")
@@ -58,7 +58,7 @@ def fit(model: torch.nn.Module, optimizer: Optimizer | Callable[[Any], Optimizer
         channels_last: bool = False, compile: bool | str = False, clip: float | None = None,
         accumulate: int = 1, forward: Forward | None = None, progress: bool = True,
         log: Callable[[dict[str, float]], object] | None = None, max_seconds: float | None = None,
-        parameters: Select = "all", save_every: int | None = None, also: Mapping[str, Any] | None = None,
+        parameters: Select = "all", save_every: int | None = None, extra_state: Mapping[str, Any] | None = None,
         steps_per_epoch: int | None = None, target: Callable[[Any], Any] | None = None) -> Fit:
     """Train with a cyclic rate and take a snapshot at the end of every cycle.
 
@@ -106,7 +106,8 @@ def fit(model: torch.nn.Module, optimizer: Optimizer | Callable[[Any], Optimizer
     compiled = torch.compile(model, mode=None if compile is True else compile) if compile else model
     training = TrainingLoop(model, optimizer, schedule, loss, where, Convention(forward, target), batches, accumulate, clip,
                             half, scaler, compiled, channels_last)
-    with Recorder(store, model, optimizer, schedule, scaler, parameters, resume=resume, save_every=save_every, also=also,
+    with Recorder(store, model, optimizer, schedule, scaler, parameters, resume=resume, save_every=save_every,
+                  extra_state=extra_state,
                   configuration=configuration) as rec:
         deadline = None if max_seconds is None else Deadline(schedule, max_seconds)
         if deadline is not None and rec.resumed:
@@ -123,7 +124,7 @@ def fit(model: torch.nn.Module, optimizer: Optimizer | Callable[[Any], Optimizer
                     rec.stop()
                     break
     early = deadline is not None and deadline.finished_early
-    return Fit(rec.path, tuple(rec.captured), history(rec.path), time.perf_counter() - began, rec.resumed, early)
+    return Fit(rec.path, tuple(rec.snapshot_steps), history(rec.path), time.perf_counter() - began, rec.resumed, early)
 
 
 def _check_settings(loss: object, n_epochs: object, accumulate: object, clip: float | None, amp: object,
@@ -193,7 +194,7 @@ def _bar(wanted: bool, schedule: CycleLR, rec: Recorder) -> Iterator[Callable[[f
     with tqdm(total=schedule.total_steps, initial=rec.updates, unit="step", disable=None if wanted else True) as bar:
         def advance(loss: float) -> None:
             bar.total = schedule.total_steps
-            bar.set_postfix(loss=f"{loss:.3g}", lr=f"{schedule.rates[0]:.2g}", snapshots=len(rec.captured), refresh=False)
+            bar.set_postfix(loss=f"{loss:.3g}", lr=f"{schedule.rates[0]:.2g}", snapshots=len(rec.snapshot_steps), refresh=False)
             bar.update(rec.updates - bar.n)
 
         yield advance

@@ -29,14 +29,14 @@ class History(Result):
     """(n,) float32: training loss of the step's batch; NaN where none was given to `Recorder.step`."""
     learning_rate: np.ndarray
     """(n, groups) float64: the rates the step was made with."""
-    captured: np.ndarray
+    snapshot_steps: np.ndarray
     """(M,) int64: the steps after which snapshots were taken."""
     logged: Mapping[str, np.ndarray]
     """What `Recorder.log` was given (validation scores): name -> (k,), with the entries "step" and "epoch"; NaN where
     an entry lacks the name."""
 
     def __repr__(self) -> str:
-        said = [f"{len(self.step)} steps", snapshots_said(self.captured)]
+        said = [f"{len(self.step)} steps", snapshots_said(self.snapshot_steps)]
         known = self.loss[np.isfinite(self.loss)]
         if len(known):
             said.append(f"loss {known[0]:.4g} to {known[-1]:.4g}")

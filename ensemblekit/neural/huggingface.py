@@ -73,7 +73,7 @@ class SnapshotCallback(TrainerCallback):
                 raise StoreError(f"{kept} does not say how many steps were made ({one_line(error)}); delete it where no "
                                  "GradScaler was in use, else resume from another checkpoint") from error
         try:
-            self.recorder.go_on(updates)
+            self.recorder.resume_at(updates)
         except BaseException:
             self._close()
             raise

@@ -91,7 +91,7 @@ class SnapshotCallback(_base()):    # type: ignore[misc]
         self.recorder = Recorder(store, model, optimizers, schedule, getattr(plugin, "scaler", None),
                                  self.parameters, states=False, **self.options)
         try:
-            self.recorder.go_on(trainer.global_step if self._updates is None else self._updates)
+            self.recorder.resume_at(trainer.global_step if self._updates is None else self._updates)
         except BaseException:
             self._close()
             raise

@@ -16,6 +16,7 @@ import logging
 import os
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -110,7 +111,7 @@ class Recorder:
     def __init__(self, store: str | os.PathLike[str], model: torch.nn.Module, optimizer: Optimizer | Sequence[Optimizer],
                  scheduler: LRScheduler | Sequence[LRScheduler] | None, scaler: torch.amp.GradScaler | None = None,
                  parameters: Select = "all", *, resume: bool = True, save_every: int | None = None,
-                 states: bool = True, also: Mapping[str, Any] | None = None,
+                 states: bool = True, extra_state: Mapping[str, Any] | None = None,
                  configuration: Mapping[str, Any] | None = None, durability: Literal["process", "disk"] = "process",
                  replica: str | None = None):
         _check_arguments(store, save_every, scaler)
@@ -134,11 +135,11 @@ class Recorder:
         self._last_digest = b""
         if not self.manifest.parameters:
             raise InputError("the model has no parameters to record")
-        self.captured: list[int] = []
+        self.snapshot_steps: list[int] = []
         """The optimizer steps, counted from 1, after which a snapshot was taken."""
         self.resumed = False
         """Whether this run goes on where another was killed."""
-        self._also = dict(also or {})
+        self._also = dict(extra_state or {})
         self._durability = durability
         self._save_every, self._states = save_every, states
         self._rank, self._world = rank_and_world()
@@ -174,6 +175,12 @@ class Recorder:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def captured(self) -> list[int]:
+        """``snapshot_steps`` by its earlier name, with a DeprecationWarning."""
+        warnings.warn("Recorder.captured is Recorder.snapshot_steps now", DeprecationWarning, stacklevel=2)
+        return self.snapshot_steps
 
     @property
     def updates(self) -> int:
@@ -257,7 +264,7 @@ class Recorder:
         if self._closed:
             raise ClosedError(f"the recorder of {self.path} is closed: capture() belongs into its with block")
         self._take_crossed()
-        if self._finished or (self.captured and self.captured[-1] == self.updates):
+        if self._finished or (self.snapshot_steps and self.snapshot_steps[-1] == self.updates):
             return False
         self._snapshot()
         self._by_hand.append(self.updates)
@@ -298,13 +305,13 @@ class Recorder:
     def _capture(self, end: int) -> bool:
         """Take the snapshot of an end, unless that was done; again where another update came after it."""
         if end == self._captured_end:
-            if self.captured and self._end_step == self.updates:
+            if self.snapshot_steps and self._end_step == self.updates:
                 return False
             self._watch.crossing_only = True
-            if self.captured and self.captured[-1] == self._end_step:
+            if self.snapshot_steps and self.snapshot_steps[-1] == self._end_step:
                 self._undo()
         self._captured_end, self._end_step = end, self.updates
-        if self._by_hand and self.captured and self.captured[-1] == self._by_hand[-1] == self.updates:
+        if self._by_hand and self.snapshot_steps and self.snapshot_steps[-1] == self._by_hand[-1] == self.updates:
             self._by_hand.pop()
             return False        # these weights were taken by hand
         self._snapshot()
@@ -317,20 +324,20 @@ class Recorder:
         if self._rank == 0:
             if loss is not None and not np.isfinite(float(loss)):
                 raise InputError(f"the loss of step {self.updates} is {float(loss)}: the snapshot due there was refused; "
-                                 f"the {len(self.captured)} before it stay. Lower the rate, or clip gradients")
+                                 f"the {len(self.snapshot_steps)} before it stay. Lower the rate, or clip gradients")
             if self._ring is not None:
                 self._ring.put(lambda out: pack(self.model, self.manifest, out), self.updates)
             else:
                 self._write(to_vectors(self.model, self.manifest), self.updates)
-        self.captured.append(self.updates)
+        self.snapshot_steps.append(self.updates)
         self._due = True
 
     def _undo(self) -> None:
-        self.captured.pop()
+        self.snapshot_steps.pop()
         if self.store is not None:
             if self._ring is not None:
                 self._ring.drain()
-            self.store.truncate(len(self.captured))
+            self.store.truncate(len(self.snapshot_steps))
 
     def _write(self, vectors: dict[str, np.ndarray], step: int) -> None:
         """One snapshot into the store; in a run on a GPU the writer's thread comes here."""
@@ -376,7 +383,7 @@ class Recorder:
     def state_dict(self) -> dict[str, Any]:
         """What the recorder itself needs to go on: place, random numbers, count of steps; for checkpoints of your own,
         beside those of model, optimizer and schedule. Call it at the end of the loop's body, or between epochs."""
-        return {"updates": self.updates, **self._loop.state_dict(), "captured": list(self.captured),
+        return {"updates": self.updates, **self._loop.state_dict(), "captured": list(self.snapshot_steps),
                 "captured_end": self._captured_end, "end_step": self._end_step, "by_hand": list(self._by_hand),
                 "crossing_only": self._watch.crossing_only,
                 "also": {name: one.state_dict() for name, one in self._also.items()}}
@@ -394,13 +401,13 @@ class Recorder:
             one.load_state_dict(state["also"][name])
         self.rewind(state["updates"], state["epoch"])
         if self._rank:
-            self.captured = list(state["captured"])
+            self.snapshot_steps = list(state["captured"])
 
     def rewind(self, updates: int, epoch: int | None = None) -> None:
         """Cut the store back to what there was after so many optimizer steps (and before an epoch, for what was logged),
         to go on from a checkpoint of then."""
         self._watch.updates = self._seen = updates
-        self.captured = [step for step in self.captured if step <= updates]
+        self.snapshot_steps = [step for step in self.snapshot_steps if step <= updates]
         self._by_hand = [step for step in self._by_hand if step <= updates]
         if self.store is None:
             return
@@ -412,25 +419,25 @@ class Recorder:
             keep = {"main": int((np.asarray(times) <= updates).sum()) if len(self.store) else 0,
                     CLOCK: int((steps <= updates).sum())}
             self.store.truncate(keep)
-            self.captured = steps_of_snapshots(self.store)
+            self.snapshot_steps = steps_of_snapshots(self.store)
         entries = self._sidecar.logged()
         kept = [entry for entry in entries if entry["step"] <= updates and (epoch is None or entry["epoch"] < epoch)]
         if len(kept) < len(entries):
             self._sidecar.write_text("log.jsonl", "".join(json.dumps(entry) + "\n" for entry in kept))
 
-    def go_on(self, updates: int) -> None:
+    def resume_at(self, updates: int) -> None:
         """Begin to record a run that others resume: cut the store back to what there was after so many optimizer steps,
         with the schedule where it stands now. For callbacks of trainers that keep checkpoints of their own.
 
         Raises StoreError where the run begins anew and the store holds snapshots.
         """
-        if not updates and self.captured:
-            raise StoreError(f"{self.path} holds {len(self.captured)} snapshots of another run, and this one begins anew: "
-                             "resume it from its checkpoint, or name another file")
+        if not updates and self.snapshot_steps:
+            raise StoreError(f"{self.path} holds {len(self.snapshot_steps)} snapshots of another run, and this one begins "
+                             "anew: resume it from its checkpoint, or name another file")
         self.rewind(updates)
         ends = [] if self._cycles is None else self._cycles.ends
         self._captured_end = max((end for end in ends if end <= self.scheduler.last_epoch), default=0)
-        self._end_step = self.captured[-1] if self.captured else 0
+        self._end_step = self.snapshot_steps[-1] if self.snapshot_steps else 0
 
     def _due_now(self, end_of_epoch: bool) -> bool:
         if not self._states:
@@ -526,7 +533,7 @@ class Recorder:
         self.store = Store.open(self.path, "a", capacity=capacity, durability=self._durability)
         try:
             check_run(self.store, self.path, self.manifest, self.model, self._settings)
-            self.captured = steps_of_snapshots(self.store)
+            self.snapshot_steps = steps_of_snapshots(self.store)
             return self._state_of(self.store)
         except BaseException:
             self.store.close()
@@ -542,8 +549,8 @@ class Recorder:
                              f"{saved.ANEW}")
         if state is not None and state.get("run") == store.run:
             return state
-        if self.captured and self._sidecar.read_text("begun") != store.run:
-            raise StoreError(f"{self.path} holds {len(self.captured)} snapshots and no state of the run to go on from; "
+        if self.snapshot_steps and self._sidecar.read_text("begun") != store.run:
+            raise StoreError(f"{self.path} holds {len(self.snapshot_steps)} snapshots and no state of the run to go on from; "
                              "name another file, or delete this one and the folder beside it")
         self.rewind(0, 0)       # killed before its first state was saved: the run begins again
         return None
@@ -560,7 +567,8 @@ class Recorder:
         through = schedule is None or schedule.last_epoch >= schedule.total_steps
         over = self._loop.exhausted or self._stopped or through
         if schedule is not None and self._loop.exhausted and not (self._finished or self._stopped) \
-                and schedule.next_end == schedule.ends[-1] and self.updates > (self.captured[-1] if self.captured else 0):
+                and schedule.next_end == schedule.ends[-1] \
+                and self.updates > (self.snapshot_steps[-1] if self.snapshot_steps else 0):
             self._capture(schedule.ends[-1])        # the training ended a few steps short of the schedule
         if not self._finished:
             self._log_end()
@@ -569,7 +577,7 @@ class Recorder:
         self._flush()
         if not self._states or not over or self._finished or not (self._loop.used_batches or through):
             return
-        if self.captured or self._stopped:
+        if self.snapshot_steps or self._stopped:
             self._save(finished=True)
         elif self._rank == 0:       # the same script, once mended, begins again
             self._sidecar.remove("state.pt")
@@ -577,12 +585,14 @@ class Recorder:
     def _log_end(self) -> None:
         schedule = self._cycles
         if schedule is None:
-            logger.log(logging.INFO if self.captured or self._stopped else logging.WARNING,
-                       "the training ended: %d snapshots, taken by hand, after %d updates%s", len(self.captured), self.updates,
-                       "" if self.captured else ": a schedule without cycles takes none, call recorder.capture() for each")
+            logger.log(logging.INFO if self.snapshot_steps or self._stopped else logging.WARNING,
+                       "the training ended: %d snapshots, taken by hand, after %d updates%s",
+                       len(self.snapshot_steps), self.updates,
+                       "" if self.snapshot_steps else
+                       ": a schedule without cycles takes none, call recorder.capture() for each")
             return
-        by_hand = len(set(self._by_hand) & set(self.captured))
-        due = len(self.captured) - by_hand
+        by_hand = len(set(self._by_hand) & set(self.snapshot_steps))
+        due = len(self.snapshot_steps) - by_hand
         short = due < schedule.n_snapshots and not self._stopped
         past = self.updates > schedule.total_steps
         advice = ("" if not (short or past) else ": schedule.step() belongs after every optimizer step"

@@ -219,7 +219,7 @@ def _averaged(ens: Ensemble, average: Literal["swa", "ema"], loader: Iterable[An
     loader = list(loader) if isinstance(loader, Iterator) else loader
     made = ens.averaged_model(loader, average=average, barrier="ignore", device=device)
     if loader is not None and len(ens) > 1:
-        rise = ens.rise(made, loader, device)
+        rise = ens.loss_increase(made, loader, device)
         if rise is not None and rise.above():
             notes.append(f"{label}: a loss barrier lies between the snapshots ({rise}); pool predictions, not weights")
     return made

@@ -43,7 +43,7 @@ class EpochLoss:
         finite = torch.isfinite(losses)
         if not self.scaled and not bool(finite[-1]):
             raise InputError(f"the loss is {float(losses[-1])} at step {self.recorder.updates}: training was stopped; the "
-                             f"{len(self.recorder.captured)} snapshots before it stay. Lower the rate, or clip gradients "
+                             f"{len(self.recorder.snapshot_steps)} snapshots before it stay. Lower the rate, or clip gradients "
                              "(clip=1.0)")
         self.seen, self.total = self.seen + int(finite.sum()), self.total + losses[finite].sum()
 

@@ -73,7 +73,7 @@ def panel(e: Estimate, *, name: str = "value", ax: Axes | None = None) -> Axes:
         return against_time(e, name=name, ax=ax) if e.series is not None or e.runs else _bar(e, name=name, ax=ax)
     if np.ndim(e.mean) == 2:
         return image(e, name=name, ax=ax)
-    if "coordination" in e.further or next(iter(e.coords), "") == "r":
+    if "coordination" in e.derived or next(iter(e.coords), "") == "r":
         return radial(e, name=name, ax=ax)
     return along(e, name=name, ax=ax)
 
@@ -144,7 +144,7 @@ def radial(e: Estimate, *, name: str = "g(r)", ax: Axes | None = None) -> Axes:
     ax.set_ylabel(label("g(r)" if name == "rdf" else name, printed(e.unit)), color=BLUE)
     ax.set_xlim(r[0], r[-1])
     ax.set_ylim(0, None)
-    if "coordination" in e.further:
+    if "coordination" in e.derived:
         n = e.coordination
         right = ax.twinx()
         right.tick_params(labelsize=7)

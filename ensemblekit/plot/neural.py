@@ -31,7 +31,7 @@ def training(history: History, *, ax: AxesLike | None = None) -> np.ndarray:
     if not len(steps):
         raise InputError("this run kept no history: give the loss to Recorder.step(loss), or train with neural.fit")
     rates = np.asarray(history.learning_rate, dtype=np.float64).reshape(len(steps), -1)[:, 0]
-    captured = np.asarray(history.captured, dtype=np.float64)
+    captured = np.asarray(history.snapshot_steps, dtype=np.float64)
     axes = panels(ax, 2, 1, (WIDTH, HEIGHT * 1.56))[:, 0]
     above, below = axes
     above.plot(steps, rates, color=BLUE)

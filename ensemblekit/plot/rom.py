@@ -337,7 +337,7 @@ def average(averages: Mapping[str, Estimate], name: str, *, component: int | Non
 
 
 @_styled
-def run_longer(averages: FieldAverages, name: str, *, target: float | None = None, component: int | None = None,
+def run_length(averages: FieldAverages, name: str, *, target: float | None = None, component: int | None = None,
                grid: Coordinates | None = None, ax: Axes | None = None) -> Axes:
     """Where to run longer: by what factor the run must grow for each cell's interval to shrink to ± target; the Axes.
 
@@ -412,4 +412,4 @@ def _clock(basis: Basis) -> tuple[np.ndarray, str]:
 
 
 __all__ = ["average", "coefficient_spectrum", "decay", "gavish_donoho_line", "modes", "phase_portrait",
-           "reconstruction", "run_longer", "snapshot_errors", "spectrum", "travelling_pairs"]
+           "reconstruction", "run_length", "snapshot_errors", "spectrum", "travelling_pairs"]

@@ -16,7 +16,7 @@ from ensemblekit.averaging.equilibration import Equilibrate, check_equilibration
 from ensemblekit.averaging.estimate import Estimate, bounded_interval, over_power_of_two
 from ensemblekit.averaging.missing import Missing, check_missing
 from ensemblekit.averaging.moments import Moments, MomentsResult
-from ensemblekit.averaging.observed import summaries
+from ensemblekit.averaging.observed import equilibration_proxies
 from ensemblekit.averaging.origin import origin_of, with_origin
 from ensemblekit.averaging.pooling import pooled
 from ensemblekit.averaging.run import Progress, partials, reduce
@@ -281,7 +281,7 @@ class _Summary:
         values = np.asarray(self.target(block))
         if self.middle is not None and values.dtype.kind == "f":
             values = np.where(np.isnan(values), self.middle, values)
-        return summaries(values)
+        return equilibration_proxies(values)
 
 
 def _wanted(statistics: Sequence[str] | str) -> tuple[str, ...]:

@@ -127,7 +127,7 @@ def disk_error(error: Exception, path: str) -> StoreError:
     return StoreError(f"{path}: {error}")
 
 
-class Small:
+class MappedColumns:
     """Scalars, step, time, weight and checksums of one clock, and all extents but the commit, written through a mapping.
 
     That leaves two system calls a snapshot: its values and the commit. Everything here is invisible until the commit,
@@ -187,7 +187,7 @@ class Small:
         self.allocated = stop
 
 
-class Commit:
+class ExtentCommit:
     """The extents of a clock's first field and of its step: set by one write.
 
     The first field's is what counts. They change together because other programs take the number of frames from the
@@ -231,9 +231,9 @@ class Segment:
             self.counts = {clock: self.extent(columns[0]) for clock, columns in self.clocks.items()}
             self.marked = False
             self.space = Space(self.fd, layout, self.counts, self._was_closed(), durable)
-            self.commits = {clock: Commit(self.fd, columns[0], columns[len(columns) - 4])
+            self.commits = {clock: ExtentCommit(self.fd, columns[0], columns[len(columns) - 4])
                             for clock, columns in self.clocks.items()}
-            self.small = {} if durable else {clock: Small(self.space, clock, self._others(clock), self.counts[clock])
+            self.small = {} if durable else {clock: MappedColumns(self.space, clock, self._others(clock), self.counts[clock])
                                              for clock in self.clocks}
         except BaseException:
             os.close(self.fd)
@@ -304,7 +304,8 @@ class Segment:
         """What is committed and where, from the file itself: an error or an interrupt came while it changed."""
         self.counts[clock] = self.extent(self.clocks[clock][0])
         self.space = Space(self.fd, self.layout, self.counts, False, self.durable)
-        self.small = {} if self.durable else {c: Small(self.space, c, self._others(c), self.counts[c]) for c in self.clocks}
+        self.small = {} if self.durable else {c: MappedColumns(self.space, c, self._others(c), self.counts[c])
+                                              for c in self.clocks}
         self.marked = False         # so that the next change puts its tables in order first
 
     def cut(self, clock: str, n: int) -> None:
@@ -320,7 +321,7 @@ class Segment:
             sync(self.fd)
         self.counts[clock] = n
 
-    def settle(self) -> None:
+    def repair_extents(self) -> None:
         """After a crash the extents of step and time may be ahead of the commit: bring them back."""
         for clock, columns in self.clocks.items():
             if any(self.extent(c) != self.counts[clock] for c in columns[1:]):

@@ -252,7 +252,7 @@ class InPlaceWriter(Writer):
 
     def take(self) -> None:
         super().take()
-        self.segment.settle()
+        self.segment.repair_extents()
 
     def _enter(self) -> None:
         self.contents.segment = Segment(self.contents.layouts[-1], self.durable)

@@ -229,7 +229,7 @@ def _train(model: torch.nn.Module, data: Data, epochs: int, cycles: int, path: P
                 rates.append(optimizer.param_groups[0]["lr"])
                 losses.append(float(loss.detach()))
                 schedule.step()
-        return {"rates": np.array(rates), "losses": np.array(losses), "captured": list(recorder.captured)}
+        return {"rates": np.array(rates), "losses": np.array(losses), "captured": list(recorder.snapshot_steps)}
 
 
 def _training(path: Path, history: dict[str, Any]) -> Path:

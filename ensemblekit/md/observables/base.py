@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ensemblekit.averaging.average import estimate_of
-from ensemblekit.averaging.derived import SecondMoment, derived
 from ensemblekit.averaging.equilibration import Equilibrate
 from ensemblekit.averaging.estimate import Coords, Estimate, bounded_interval
+from ensemblekit.averaging.function_of_mean import SecondMoment, function_of_mean
 from ensemblekit.averaging.missing import Missing
-from ensemblekit.averaging.observed import Observed, places_of, summaries
+from ensemblekit.averaging.observed import Observed, equilibration_proxies, places_of
 from ensemblekit.averaging.reducer import Reducer
 from ensemblekit.averaging.run_states import Periodic, RunStates
 from ensemblekit.averaging.seams import Seams, period_in_words, seam_in_words
@@ -190,7 +190,7 @@ class OfMean(Quantity):
         return shared
 
     def estimate(self, name: str, reading: Reading) -> dict[str, Estimate]:
-        answer = derived(reading.run, MEAN, self.function, reading.mean, unit=self.unit)
+        answer = function_of_mean(reading.run, MEAN, self.function, reading.mean, unit=self.unit)
         answer = _with_series(answer, name, self.series, reading.run)
         return self.within({"": replace(answer, coords=dict(self.coords))})
 
@@ -218,7 +218,7 @@ class OfStates(Quantity):
     """It is a variance or the root of one, whose interval is above its bound already."""
 
     def reducers(self, name: str, equilibration: Equilibrate, missing: Missing) -> dict[str, Reducer]:
-        return {**self.statistics, **({PROXIES: SeriesOf(summaries)} if equilibration == "auto" else {})}
+        return {**self.statistics, **({PROXIES: SeriesOf(equilibration_proxies)} if equilibration == "auto" else {})}
 
     def estimate(self, name: str, reading: Reading) -> dict[str, Estimate]:
         proxies = reading.run.series(PROXIES) if reading.equilibration == "auto" else None
@@ -316,7 +316,7 @@ class Measurement:
         further = {name: one.estimate(name, reading)[""] for name, one in self.named.items() if name}
         answers = main.estimate("", reading)
         answer = answers.pop("")
-        return replace(answer, further={**answer.further, **answers, **further})
+        return replace(answer, derived={**answer.derived, **answers, **further})
 
 
 def _trace(name: str) -> str:

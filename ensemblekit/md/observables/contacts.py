@@ -23,7 +23,7 @@ from ensemblekit.md.observables.groups import (
     triangle,
 )
 from ensemblekit.md.superpose import frames_of
-from ensemblekit.md.system import Gather, Plain, System
+from ensemblekit.md.system import AsStored, Gather, System
 from ensemblekit.md.updating import Updating, updating_selection
 from ensemblekit.source import Block
 
@@ -63,7 +63,7 @@ class Contacts:
             return Measurement(partial(_varying_contacts, a, b, self.radius, periodic), Mean(bounds=(0.0, None)))
         atoms_a, atoms_b = system.select(self.select_a), system.select(second)
         every = np.union1d(atoms_a, atoms_b)
-        gather = Plain(every) if periodic else system.in_place(every)
+        gather = AsStored(every) if periodic else system.in_place(every)
         return Measurement(partial(_contacts, gather, np.searchsorted(every, atoms_a), np.searchsorted(every, atoms_b),
                                    self.radius, periodic), Mean(bounds=(0.0, None)))
 
@@ -96,7 +96,7 @@ class ContactMap(SameAtoms):
                              f"most is {MOST_CELLS} pairs. Leave the solvent out, or name fewer residues")
         every = np.union1d(a, b)
         periodic = self.periodic and system.boxed
-        gather = Plain(every) if periodic else system.in_place(every)
+        gather = AsStored(every) if periodic else system.in_place(every)
         shape = (len(resids_a), len(resids_b))
         half = triangle(len(resids_a), 0) if a is b else None       # symmetric: one half is averaged
         cells = Mean("", {"residue": (resids_a, ""), "residue_b": (resids_b, "")}, (0.0, 1.0), nonzero=True,

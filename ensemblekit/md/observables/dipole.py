@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from ensemblekit.averaging.derived import SecondMoment
+from ensemblekit.averaging.function_of_mean import SecondMoment
 from ensemblekit.errors import InputError
 from ensemblekit.md.groups import molecules_of
 from ensemblekit.md.observables.base import Measurement, OfMean, SameAtoms

@@ -13,7 +13,7 @@ from ensemblekit.errors import InputError
 from ensemblekit.files import check_input
 from ensemblekit.intake import as_array
 from ensemblekit.md.superpose import frames_of
-from ensemblekit.md.system import Gather, Plain, System
+from ensemblekit.md.system import AsStored, Gather, System
 from ensemblekit.md.updating import VaryingPoints, varying_points
 from ensemblekit.source import Block
 from ensemblekit.source_cuts import WHOLE
@@ -77,10 +77,11 @@ def points_of(system: System, groups: Sequence[np.ndarray], weights: str | None,
     shares = mass / np.repeat(totals, np.diff(offsets))
     nearest = periodic and system.boxed
     if single and together is None and system.topology.bonds is None:
-        return Points(Plain(atoms), offsets, shares, nearest)       # atoms as they lie, of which nothing is to be made whole
+        return Points(AsStored(atoms), offsets, shares, nearest)       # atoms as they lie, of which nothing is to be made whole
     if system.boxed and not (periodic or together or system.whole or system.topology.bonds is not None):
         return Points(system.in_place(atoms), offsets, shares, nearest)
-    return Points(Plain(atoms) if single and nearest else system.assembled(atoms, together or groups), offsets, shares, nearest)
+    gather = AsStored(atoms) if single and nearest else system.assembled(atoms, together or groups)
+    return Points(gather, offsets, shares, nearest)
 
 
 def points_for(system: System, selects: Sequence[str], weights: str | None, periodic: bool,
@@ -135,7 +136,7 @@ def reference_positions(system: System, reference: object, select: str, atoms: n
     not be whole.
     """
     if reference is None or isinstance(reference, int | np.integer):
-        return gathered(Plain(atoms) if as_it_is else system.assembled(atoms),
+        return gathered(AsStored(atoms) if as_it_is else system.assembled(atoms),
                         one_frame(system, 0 if reference is None else int(reference)))
     if isinstance(reference, str | os.PathLike) or hasattr(reference, "atoms"):
         found = _of_structure(reference, select, len(atoms))

@@ -12,7 +12,7 @@ import numpy as np
 from ensemblekit.errors import InputError
 from ensemblekit.md.observables.base import Mean, Measurement
 from ensemblekit.md.observables.groups import one_frame
-from ensemblekit.md.system import Gather, Plain, System
+from ensemblekit.md.system import AsStored, Gather, System
 from ensemblekit.md.topology import Topology, mdanalysis
 from ensemblekit.md.updating import Updating, dimensions_of, universe_in_memory, updating_selection
 from ensemblekit.md.whole import positions_of
@@ -69,7 +69,7 @@ class HydrogenBonds:
                 inside = every[sides.any((0, 1))]       # no search where nothing can count
                 taking = np.isin(donors, inside)
                 donors, hydrogens, acceptors = donors[taking], hydrogens[taking], acceptors[np.isin(acceptors, inside)]
-        return Measurement(partial(_count, Plain(every), np.searchsorted(every, donors), np.searchsorted(every, hydrogens),
+        return Measurement(partial(_count, AsStored(every), np.searchsorted(every, donors), np.searchsorted(every, hydrogens),
                                    np.searchsorted(every, acceptors), sides, float(self.distance), float(self.angle),
                                    system.boxed), Mean(bounds=(0.0, None)))
 

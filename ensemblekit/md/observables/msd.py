@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.averaging.doubts import ENOUGH
-from ensemblekit.averaging.equilibration import significant_start, start_after
+from ensemblekit.averaging.equilibration import count_discarded, significant_start
 from ensemblekit.averaging.estimate import Estimate, bounded_interval, student_interval
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.md.displacement import (
@@ -23,7 +23,7 @@ from ensemblekit.md.displacement import (
 from ensemblekit.md.groups import molecules_of, residues_of
 from ensemblekit.md.holes import frame_in_words
 from ensemblekit.md.observables.base import VALUES, Measurement, OfSeries, Reading, SameAtoms
-from ensemblekit.md.spool import Parts, Spool
+from ensemblekit.md.spilled_series import Parts, SpilledSeries
 from ensemblekit.md.system import System
 from ensemblekit.md.whole import positions_of
 from ensemblekit.source import Block
@@ -91,7 +91,7 @@ class MSD(SameAtoms):
         many = int(molecule.max()) + 1
         groups = molecule * min(many, MOST_GROUPS) // many
         displacements = _Displacements(self, len(atoms), groups, many, boxed, known)
-        return Measurement(_Paths(atoms, boxed), OfSeries(displacements, bounds=(0.0, None), keeper=Spool()))
+        return Measurement(_Paths(atoms, boxed), OfSeries(displacements, bounds=(0.0, None), keeper=SpilledSeries()))
 
 
 class _Paths:
@@ -129,8 +129,9 @@ class _Displacements:
         if reading.weights is not None and np.ptp(reading.weights) > 0:
             raise InputError("displacements in time cannot be averaged over weighted frames: a weight says how likely a frame "
                              "is, not how it moves on. Pass frame_weights of one for each frame")
-        paths = Parts([part for (spool,) in reading.run.reducers(VALUES) if isinstance(spool, Spool) for part in spool.parts])
-        start = start_after(reading.equilibration, len(paths), reading.times, lambda: self._start(paths))
+        paths = Parts([part for (spilled,) in reading.run.reducers(VALUES) if isinstance(spilled, SpilledSeries)
+                       for part in spilled.parts])
+        start = count_discarded(reading.equilibration, len(paths), reading.times, lambda: self._start(paths))
         if start:
             paths = paths.after(start)
         kept = replace(reading, run=reading.run.since(start))

@@ -149,9 +149,9 @@ def cosine_content(projections: ArrayLike, component: int = 0) -> float:
 
 def system_of(source: object, engine: Engine | None) -> System:
     """A System for functions that are no part of md.average."""
-    from ensemblekit.md.frames import topology_of, trajectory_source
+    from ensemblekit.md.frames import as_frames, topology_of
 
-    frames = trajectory_source(source)
+    frames = as_frames(source)
     return System(frames, topology_of(frames), engine)
 
 

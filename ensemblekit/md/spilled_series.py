@@ -16,7 +16,7 @@ HELD_BYTES = 1 << 20
 """What one state keeps in memory: a run has up to about a hundred."""
 
 
-class Spool:
+class SpilledSeries:
     """Keeps every value, (n, *item), as it came; result: (n, *item), mapped from disk where it is large. Merges in order.
 
     Unlike Series it does not grow in memory; the file has no name and goes when nobody looks at it any more.

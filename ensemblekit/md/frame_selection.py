@@ -16,7 +16,7 @@ from ensemblekit.source_cuts import check_window
 
 
 @dataclass(frozen=True)
-class Choice:
+class FrameSelection:
     """Which frames of a run: by number, by list or mask, or by time."""
 
     start: int | None = None

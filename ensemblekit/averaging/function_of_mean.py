@@ -44,7 +44,7 @@ class SecondMoment:
         return share_kept(np.asarray(base.n_eff)[self.about], base.n)
 
 
-def derived(run: RunStates, name: str, function: Callable[[np.ndarray], ArrayLike] | SecondMoment, base: Estimate, *,
+def function_of_mean(run: RunStates, name: str, function: Callable[[np.ndarray], ArrayLike] | SecondMoment, base: Estimate, *,
             unit: str = "") -> Estimate:
     """A smooth function of a mean, with its error: roots, ratios, fluctuations from first and second moments.
 
