@@ -80,6 +80,7 @@ def answers(folder: Path) -> dict[str, list[str]]:
 NUMBERS = ("info", "verify", "average", "merge", "pack", "rom average", "rom pod", "rom plan", "rom compress",
            "rom reconstruct", "rom ingest", "rom opinf", "rom dmd", "rom forecast", "rom simulate")
 ELSEWHERE = {"md ingest", "md average", "md rdf", "md report", "md field", "md spectrum absorption",
+             "md spectrum ir",
              "neural ingest", "neural plan", "neural report", "bench",
              "neural select", "neural equivalent", "neural ergodicity", "neural detect"}
 """With numbers too; run where their packages are."""
