@@ -72,6 +72,11 @@ def test_single_averages_and_ensemble_side_by_side(tmp_path):
     assert {k: {s: v.value for s, v in x.items()} for k, x in again.scores.items()} == {
         k: {s: pytest.approx(v.value, rel=1e-6, abs=1e-9) for s, v in x.items()} for k, x in found.scores.items()}
     assert json.loads(json.dumps(found.to_dict()))["scores"]["SWA"]["nll"]["n"] == 120
+    assert [one["path"] for one in found.provenance.inputs] == ["w.h5"]
+    assert again.provenance.inputs[0]["path"] == "w.h5"
+    assert len(again.provenance.inputs) == 2        # and the predictions that were saved
+    assert found.provenance.settings == {"save": True}
+    assert found.to_dict()["provenance"]["versions"]["torch"] == torch.__version__
     text = str(found)
     assert "snapshot ensemble + T" in text
     assert f"{found.scores['SWA']['nll'].value:.4f}" in text

@@ -13,6 +13,7 @@ from ensemblekit.cli.console import size
 from ensemblekit.cli.info import expanded
 from ensemblekit.cli.output import Json, Output, Overwrite, written
 from ensemblekit.errors import InputError
+from ensemblekit.provenance import Provenance
 
 if TYPE_CHECKING:
     from ensemblekit.store.store import Store
@@ -110,8 +111,9 @@ def merge(
     first = stores[0]
     provenance = dict(first.provenance) | {"merged_from": [os.path.basename(path) for path in paths]}
     with tempfile.TemporaryDirectory(dir=out.resolve().parent, prefix=".ensemblekit-") as folder:
-        with ek.create(os.path.join(folder, out.name), dict(joined.fields), run=first.run or None, replica=first.replica,
-                       provenance=provenance, time_unit=first.time_unit, constants=dict(first.constants) or None) as whole:
+        with Store.create(os.path.join(folder, out.name), dict(joined.fields), run=first.run or None, replica=first.replica,
+                          provenance=provenance, time_unit=first.time_unit, constants=dict(first.constants) or None,
+                          origin=Provenance.now([path for store in stores for path in store.segments])) as whole:
             for part in joined.runs:
                 # forced together, they may count anew
                 steps = part.steps if isinstance(part, Store | StoredSource) and not run else None

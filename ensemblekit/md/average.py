@@ -151,7 +151,7 @@ def _averages(system: System, measurements: Mapping[str, Measurement], notes: li
                      naming_the_hole(one, frames, fields, measurement.map)
                      for one, frames in zip(estimates, sources, strict=True)]
         answers[name] = estimates[0] if len(estimates) == 1 else pooled_with_further(
-            estimates, rule.confidence, measurement.limits, measurement.periods)
+            estimates, rule.confidence, measurement.limits, measurement.periods, measurement.scales)
         for k in watched[name]:
             answers[name], more = doubted_images(answers[name], name, system.watched[k], runs, f"images.{k}")
             notes += more

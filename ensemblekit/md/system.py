@@ -70,6 +70,10 @@ class System:
         """Selections of several molecules whose images are watched while the frames are averaged."""
         self._watching: list[int] = []
 
+    def note(self, words: str) -> None:
+        """Have the answer say this of the observable that is prepared."""
+        self._notes.append(words)
+
     def pop_notes(self) -> list[str]:
         """What is to be said about the observable that was prepared last, each once."""
         said, self._notes = list(dict.fromkeys(self._notes)), []

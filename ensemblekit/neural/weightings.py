@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ensemblekit.averaging.diversity import choose, pairwise
+from ensemblekit.averaging.diversity import Metric, choose, pairwise
 from ensemblekit.averaging.mixture import mixture_weights
 from ensemblekit.errors import StatisticsError
 from ensemblekit.neural.evidence import Rows
@@ -36,7 +36,7 @@ class Choice:
     k: int | None
     folds: int
     prior: float
-    metric: str
+    metric: Metric
     tradeoff: float
     seed: int
 
@@ -77,6 +77,16 @@ def inner_folds(task: Choice, train: np.ndarray) -> Iterator[tuple[np.ndarray, n
         yield train[fold != f], np.flatnonzero(fold == f)
 
 
+def cross_fitted(folds: int) -> float:
+    """What the standard error over items of a cross-fitted difference is multiplied by.
+
+    Two folds share most of what they were fitted on, so that what is chosen by chance is chosen in all of them, and the mean
+    over n items scatters more than that of n independent ones: its variance is (1/folds + tested/fitted) of that of the
+    folds' means, not 1/folds (Nadeau & Bengio, Machine Learning 52, 239, 2003).
+    """
+    return float(np.sqrt(1 + folds / (folds - 1)))
+
+
 def simplest(task: Choice, train: np.ndarray) -> str:
     """The first method whose cross-fitted loss is within one standard error (paired, over clusters) of the lowest."""
     if len(task.own) == 1:
@@ -88,9 +98,10 @@ def simplest(task: Choice, train: np.ndarray) -> str:
     names, cluster = np.unique(task.rows.cluster[train], return_inverse=True)
     sizes = np.bincount(cluster.reshape(-1)).astype(float)
     best = int(losses.mean(1).argmin())
+    error = cross_fitted(min(task.folds, len(names)))
     for row, name in enumerate(SIMPLEST_FIRST):
         gap = ratio(np.bincount(cluster.reshape(-1), losses[row] - losses[best], len(names)), sizes)
-        if row == best or gap.value <= gap.stderr:
+        if row == best or gap.value <= error * gap.stderr:
             return name
     return SIMPLEST_FIRST[best]
 
@@ -167,7 +178,7 @@ def _sum_of_logs(x: np.ndarray) -> np.ndarray:
 def _diverse(task: Choice, train: np.ndarray) -> np.ndarray:
     m = len(task.own)
     snapshots = task.rows.p[:, train].argmax(2) if task.metric == "disagreement" else task.rows.p[:, train]
-    distances = pairwise(snapshots, task.metric)        # type: ignore[arg-type]
+    distances = pairwise(snapshots, task.metric)
     quality = -np.array([task.losses(one, train).mean() for one in np.eye(m)])
     candidates = []
     for k in range(1, m + 1) if task.k is None else [task.k]:

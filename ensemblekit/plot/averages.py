@@ -233,6 +233,7 @@ def profile(answer: Estimate, *, name: str = "mean", ax: Axes | None = None) -> 
                          "the other axes first")
     axis, (x, unit) = next(iter(answer.coords.items()), ("element", (np.arange(len(mean)), "")))
     ax = new_axes(ax)
+    band(answer, x, ax)
     ax.fill_between(x, answer.low, answer.high, color=BLUE, alpha=0.25, lw=0,
                     label=f"{100 * answer.confidence:g} % interval")
     ax.plot(x, mean, color=BLUE, marker="o" if len(mean) <= 40 else None, ms=2.5)
@@ -240,6 +241,12 @@ def profile(answer: Estimate, *, name: str = "mean", ax: Axes | None = None) -> 
     ax.set_ylabel(label(name, answer.unit))
     legend(ax)
     return ax
+
+
+def band(answer: Estimate, x: np.ndarray, ax: Axes) -> None:
+    """The band of the whole curve, paler than its interval, where it has one."""
+    if answer.band is not None:
+        ax.fill_between(x, *answer.band, color=BLUE, alpha=0.12, lw=0, label=f"{100 * answer.confidence:g} % band of the curve")
 
 
 def histogram(found: HistogramResult, *, ax: Axes | None = None) -> Axes:

@@ -15,7 +15,7 @@ import numpy as np
 from ensemblekit.averaging.averages import Averages
 from ensemblekit.averaging.estimate import Estimate, printed, rounded
 from ensemblekit.errors import InputError
-from ensemblekit.plot.averages import autocorrelation, blocking, running_mean
+from ensemblekit.plot.averages import autocorrelation, band, blocking, running_mean
 from ensemblekit.plot.style import (
     BLUE,
     COLOURS,
@@ -119,6 +119,7 @@ def along(e: Estimate, *, name: str = "mean", ax: Axes | None = None) -> Axes:
     elif len(x) <= 40:
         ax.errorbar(x, e.mean, _half(e), fmt="o-", color=BLUE, ms=3, lw=1, capsize=1.5)
     else:
+        band(e, x, ax)
         ax.fill_between(x, e.low, e.high, color=BLUE, alpha=0.25, lw=0, label=f"{100 * e.confidence:g} % interval")
         ax.plot(x, e.mean, color=BLUE)
         legend(ax)
@@ -137,6 +138,7 @@ def radial(e: Estimate, *, name: str = "g(r)", ax: Axes | None = None) -> Axes:
     """g(r) with its band; the running coordination number to the right."""
     ax = new_axes(ax)
     _, r, unit = _axis(e, 0)
+    band(e, r, ax)
     ax.fill_between(r, e.low, e.high, color=BLUE, alpha=0.25, lw=0)
     ax.plot(r, e.mean, color=BLUE)
     if not e.unit:

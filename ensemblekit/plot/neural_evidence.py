@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,11 +10,20 @@ from ensemblekit.averaging.function_space import FunctionSpace
 from ensemblekit.errors import InputError
 from ensemblekit.plot.style import BLUE, COLOURS, GREY, INK, ORANGE, RED, legend, new_axes, panels
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from ensemblekit.neural.detection import Detection
+    from ensemblekit.neural.equivalent import Equivalent
+    from ensemblekit.neural.ergodicity import TrainingErgodicity
+    from ensemblekit.neural.selection import Selection
+    from ensemblekit.plot.style import AxesLike
+
 NAMES = {"calibrated_nll": "calibrated NLL (nats)", "nll": "NLL (nats)", "brier": "Brier score", "accuracy": "accuracy",
          "mse": "mean squared error"}
 
 
-def equivalent(found: Any, *, ax: Any = None) -> Any:
+def equivalent(found: Equivalent, *, ax: AxesLike | None = None) -> Axes:
     """Score of 1 to K independent networks, the method's as a band, and the interval of its equivalent on the axis.
 
     Arguments:
@@ -41,7 +50,7 @@ def equivalent(found: Any, *, ax: Any = None) -> Any:
     return ax
 
 
-def ergodicity(found: Any, *, ax: Any = None) -> Any:
+def ergodicity(found: TrainingErgodicity | FunctionSpace, *, ax: AxesLike | None = None) -> np.ndarray:
     """Correlation of the snapshots' deviations, their autocorrelation, and what M snapshots are worth; three axes.
 
     Arguments:
@@ -76,7 +85,7 @@ def ergodicity(found: Any, *, ax: Any = None) -> Any:
     return axes
 
 
-def selection(found: Any, *, ax: Any = None) -> Any:
+def selection(found: Selection, *, ax: AxesLike | None = None) -> np.ndarray:
     """Weights of the members, and what the choice gains out of fold beside what it seems to gain in sample; two axes.
 
     Arguments:
@@ -105,7 +114,7 @@ def selection(found: Any, *, ax: Any = None) -> Any:
     return axes
 
 
-def detection(found: Any, *, ax: Any = None) -> Any:
+def detection(found: Detection, *, ax: AxesLike | None = None) -> Axes:
     """Share of errors among the surest items, one line a measure of doubt; the straight line is doubt that knows nothing.
 
     Arguments:

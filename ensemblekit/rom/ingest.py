@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ensemblekit.errors import EnsemblekitError, InputError, SnapshotFileError, StoreError
+from ensemblekit.provenance import Provenance, files_of, given
 from ensemblekit.rom.file_source import BATCH, FileSource, MeshedSource
 from ensemblekit.rom.mesh import Mesh, constants_for, mesh_of
 from ensemblekit.rom.read import Paths, as_snapshots
@@ -43,6 +44,7 @@ def ingest(source: Paths | SnapshotSource, path: str | os.PathLike[str], *, dtyp
         InputError: a mesh and a name that does not fit, or a suffix .vtkhdf without a mesh.
         StoreError: the name is taken by something else, or the disk is full.
     """
+    settings = given(ingest, locals(), "source", "path", "progress") | options
     path = os.fspath(path)
     found = as_snapshots(source, **options)
     if found is source and options:
@@ -71,7 +73,8 @@ def ingest(source: Paths | SnapshotSource, path: str | os.PathLike[str], *, dtyp
         store = Store.open(path, "a")
     else:
         store = Store.create(path, fields, capacity=n or None, time_unit=snapshots.time_unit, provenance={"ingest": about},
-                             constants=constants_for(mesh) if mesh is not None else None)
+                             constants=constants_for(mesh) if mesh is not None else None,
+                             origin=Provenance.now(files_of(source) + files_of(snapshots), settings))
     with store:
         copied = _copy(snapshots, store, _names(snapshots.fields), n, progress)
         if n is not None and copied != n:

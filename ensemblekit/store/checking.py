@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time as clock_time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from operator import itemgetter
@@ -16,6 +15,7 @@ import numpy as np
 from ensemblekit.errors import InputError, StoreError, UnknownFieldError
 from ensemblekit.foreign import AnyArray
 from ensemblekit.intake import as_array
+from ensemblekit.provenance import now
 from ensemblekit.source import Field
 from ensemblekit.store.names import segment_path
 from ensemblekit.store.schema import META, Schema
@@ -247,5 +247,5 @@ def checked_provenance(given: Mapping[str, Any] | None) -> dict[str, Any]:
         provenance = json.loads(json.dumps(dict(given or {}), allow_nan=False))
     except (TypeError, ValueError) as error:
         raise InputError(f"provenance is data that JSON can hold (text, numbers, lists, mappings): {error}") from error
-    provenance.setdefault("created", clock_time.strftime("%Y-%m-%dT%H:%M:%SZ", clock_time.gmtime()))
+    provenance.setdefault("created", now().strftime("%Y-%m-%dT%H:%M:%SZ"))
     return provenance

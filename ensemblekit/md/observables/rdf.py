@@ -91,7 +91,7 @@ class RDF:
             _scaled, ideal[1:] / (len(a) * shells if self.norm == "density" else 1.0))
         unit = {"rdf": "", "density": "Angstrom-3", "none": ""}[self.norm]
         return Measurement(counter, {
-            "": OfMean(function, unit, r, bounds=(0.0, None)),
+            "": OfMean(function, unit, r, bounds=(0.0, None), scale="linear"),
             "coordination": OfMean(partial(_running, ideal / len(a)), "", {"r": (edges[1:], "Angstrom")}, bounds=(0.0, None))})
 
     def _varying(self, system: System, edges: np.ndarray) -> Measurement:
@@ -114,7 +114,7 @@ class RDF:
         unit = {"rdf": "", "density": "Angstrom-3", "none": ""}[self.norm]
         return Measurement(counter, {
             "": OfMean(partial(_varying_g, self.density, self.norm, per), unit,
-                       {"r": (0.5 * (edges[1:] + edges[:-1]), "Angstrom")}, bounds=(0.0, None)),
+                       {"r": (0.5 * (edges[1:] + edges[:-1]), "Angstrom")}, bounds=(0.0, None), scale="linear"),
             "coordination": OfMean(partial(_varying_running, ideal), "", {"r": (edges[1:], "Angstrom")}, bounds=(0.0, None))})
 
     def _edges(self) -> np.ndarray:

@@ -21,6 +21,7 @@ from ensemblekit.foreign import AnyArray
 from ensemblekit.intake import as_array
 from ensemblekit.intake_labels import is_dataset, is_labelled
 from ensemblekit.intake_tables import is_table
+from ensemblekit.provenance import Provenance, files_of, given
 from ensemblekit.rom.basis import Basis, warn_of_split_pair
 from ensemblekit.rom.decompose.covariance import Covariance
 from ensemblekit.rom.decompose.gaps import GapsError, gappy, gaps_in_words, without_constant_gaps
@@ -92,6 +93,7 @@ def pod(source: Snapshots, rank: int | str | None = None, *, energy: float | Non
         InputError: no snapshots, a single one, all the same, NaN or infinity, a bad rank, rule, weight or shape.
         ReadOnceError: a route that reads twice was asked for with a source that is read once.
     """
+    settings, files = given(pod, locals(), "source", "engine", "progress"), files_of(source)
     source, weights, log_weights = _labelled(source, weights, log_weights, time)
     problem = _problem(source, snapshot_axis, inner_product, scale, center, weights, log_weights)
     if missing not in ("raise", "gappy"):
@@ -103,7 +105,8 @@ def pod(source: Snapshots, rank: int | str | None = None, *, energy: float | Non
     basis = decomposed(_loaded(task), missing)
     _warn_of_wide(source, snapshot_axis)
     warn_of_split_pair(basis)
-    return _with_notes(basis, problem, rule)
+    files += files_of({part.name: part.source for part in problem.parts})
+    return replace(_with_notes(basis, problem, rule), provenance=Provenance.now(files, settings))
 
 
 def plan(source: Snapshots, rank: int | str | None = None, *, energy: float | None = None, tolerance: float | None = None,

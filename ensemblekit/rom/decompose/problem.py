@@ -321,6 +321,16 @@ def times_of(source: DescribedSource) -> np.ndarray | None:
     return None if len(times) and np.isnan(times).all() else times
 
 
+def runs_of(source: DescribedSource) -> tuple[tuple[int, ...], np.ndarray | None, str]:
+    """Lengths of independent runs that are put one after the other, their times and the unit of those; () of a single run."""
+    if not isinstance(source, StackedSource) or source.joined:
+        return (), None, ""
+    parts = [times_of(run) for run in source.runs]
+    known = [part for part in parts if part is not None]
+    times = np.concatenate(known) if len(known) == len(parts) else None
+    return tuple(sum(run.lengths or ()) for run in source.runs), times, source.runs[0].time_unit
+
+
 def _weights(source: DescribedSource) -> np.ndarray | None:
     if source.weights is None:
         return None
