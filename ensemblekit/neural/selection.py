@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from ensemblekit.averaging.diversity import Metric
 from ensemblekit.errors import InputError
 from ensemblekit.neural.evidence import Evidence, Source, cluster_of, evidence_of, rows_of
+from ensemblekit.neural.items import Values
 from ensemblekit.neural.prediction import Prediction
 from ensemblekit.neural.saved import pooled
 from ensemblekit.neural.scores import SCORES, Score, Scores, given, mean_scores, paired_share, ratio
@@ -112,7 +113,7 @@ class Selection(Result):
 
 def select(source: Source, *, method: Method = "auto", k: int | None = None, score: str = "nll", folds: int = 5,
            repeats: int = 1, prior: float = 0.0, space: str | None = None, metric: Metric = "disagreement",
-           tradeoff: float = 1.0, temperature: bool = False, target: ArrayLike | None = None, groups: ArrayLike | None = None,
+           tradeoff: float = 1.0, temperature: bool = False, target: Values | None = None, groups: ArrayLike | None = None,
            seed: int = 0) -> Selection:
     """Choose and weight the members of an ensemble, with the gain on items that had no part in it.
 
