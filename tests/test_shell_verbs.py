@@ -15,8 +15,8 @@ import ensemblekit as ek
 from ensemblekit.cli import app, console, info
 from tests.test_shell import ELSEWHERE
 
-UNTRIED = {"bench", "md field", "md spectrum absorption"}
-"""Tried by tests of their own."""
+UNTRIED = ("bench", "md field", "md spectrum")
+"""How the names begin of those that have tests of their own."""
 VERBS = {
     "md ingest": ["a.gro", "a.xtc", "-o", "{new}.h5md"],
     "md average": ["a.gro", "a.xtc", "--whole", "--rg", "all", "--distance", "index 0:index 1"],
@@ -69,11 +69,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_verb_is_tried() -> None:
-    assert {*VERBS} | UNTRIED == ELSEWHERE
+    assert {*VERBS} == {verb for verb in ELSEWHERE if not verb.startswith(UNTRIED)}
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", [pytest.param(verb, marks=[pytest.mark.slow] if verb == "md report" else []) for verb in VERBS])
 def test_json_is_one_document_and_tables_fit_60_columns(verb: str, folder: Path, tmp_path: Path,
                                                       monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
