@@ -115,7 +115,8 @@ def _read(source: DescribedSource, branches: Mapping[str, Branch], map: Map | No
     if limit < 1:
         raise InputError(f"limit is a number of bytes above 0; got {limit!r}")
     normal = _normalised(source, branches, map)
-    check_missing(missing)
+    if missing != "raise":
+        check_missing(missing)
     if missing == "drop":
         normal = {name: (map, field, *(omitting(reducer, name) for reducer in reducers))
                   for name, (map, field, *reducers) in normal.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from typing import Any
 
 from ensemblekit.errors import InputError
@@ -18,9 +20,10 @@ from ensemblekit.store.stored import StoredSource
 
 def as_frames(x: object) -> Any:
     """A source of positions from whatever holds a trajectory."""
-    from ensemblekit.md.stored import opened
+    if isinstance(x, str | os.PathLike | Sequence):
+        from ensemblekit.md.stored import opened
 
-    x = opened(x)
+        x = opened(x)
     if isinstance(x, ReplicaSet):
         check_distinct(x.runs)
         return x

@@ -7,13 +7,24 @@ from typing import Any
 
 import numpy as np
 
+from ensemblekit.averaging.rows import Rows, rows_of
 from ensemblekit.errors import InputError
+from ensemblekit.intake import as_array
 from ensemblekit.md.topology import Topology
 from ensemblekit.scaling import ldexp, power_of_two
-from ensemblekit.source import Block
+from ensemblekit.source import Array, Block
 
 LEAST, MOST = -50, 50
 """The largest coordinate lies in 2**LEAST ... 2**MOST (1e-15 ... 1e15): squares of such are numbers in float32 too."""
+
+
+def frames_of(positions: Array) -> Rows:
+    """Positions (n, atoms, 3) as the kernels read them: float32 or float64, in place where that can be."""
+    x = as_array(positions, "positions")
+    if x.ndim != 3 or x.shape[2] != 3:
+        raise InputError(f"positions are (frames, atoms, 3); got shape {x.shape}")
+    rows = rows_of(x)
+    return rows if rows.flat.dtype in (np.float32, np.float64) else rows_of(x.astype(np.float64))
 
 
 def positions_of(block: Block) -> np.ndarray:

@@ -21,6 +21,7 @@ from ensemblekit.neural.ensemble import Ensemble
 from ensemblekit.neural.evidence import Evidence
 from ensemblekit.neural.options import Ensembling
 from ensemblekit.neural.prediction import Prediction
+from ensemblekit.neural.result_files import Saved
 from ensemblekit.neural.saved import SavedPredictions, load_predictions, pooled, predictions_path, save_predictions
 from ensemblekit.neural.scores import Score, mean_scores, scores
 from ensemblekit.neural.selection import Method, with_choice
@@ -42,7 +43,7 @@ LAST, TOGETHER, SELECTED = "last snapshot", "snapshot ensemble", "selected"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Report(Result):
+class Report(Saved, Result):
     """Scores of everything that one training run has to offer, on the same items. Prints as a table."""
 
     FIGURE = "neural.report"

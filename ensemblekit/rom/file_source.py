@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ensemblekit.intake_labels import Labels, labels_of
+from ensemblekit.intake_labels import Labels
 from ensemblekit.rom.mesh import Mesh
 from ensemblekit.rom.readers.labelled import LabelledReader
 from ensemblekit.rom.readers.reader import Reader, chosen
@@ -64,7 +64,8 @@ class FileSource(BaseSource):
     @property
     def labels(self) -> Labels | None:
         """Names of axes, coordinates and the epoch of the times, where the files say any; see ``Basis.to_xarray``."""
-        labels = labels_of(self.parts[0].reader)
+        reader = self.parts[0].reader
+        labels = reader.labels if isinstance(reader, LabelledReader) else None
         return None if labels is None else labels.only(self.names) if self.times is not None else replace(
             labels.only(self.names), epoch="")
 

@@ -215,7 +215,7 @@ def kind_of(path: str) -> str:
 
 def _opened(path: Any, options: Options, order: Order) -> FileSource | MeshedSource:
     """The snapshots of files, or of an array with labels, as these say."""
-    if is_labelled(path):
+    if not isinstance(path, str | os.PathLike | list | tuple) and is_labelled(path):
         what = f"the {type(path).__name__}"
         return file_series([reader_of(path, what, options)], [what], order, False, options.timed)
     paths, by_hand = paths_of(path), not isinstance(path, str | os.PathLike)

@@ -22,9 +22,9 @@ from ensemblekit.md.observables.groups import (
     square,
     triangle,
 )
-from ensemblekit.md.superpose import frames_of
 from ensemblekit.md.system import AsStored, Gather, System
 from ensemblekit.md.updating import Updating, updating_selection
+from ensemblekit.md.whole import frames_of
 from ensemblekit.source import Block
 
 HEAVY = "protein and not name H* 1H* 2H* 3H*"

@@ -13,9 +13,9 @@ from ensemblekit.errors import InputError
 from ensemblekit.files import check_input
 from ensemblekit.foreign import HasAtoms
 from ensemblekit.intake import as_array
-from ensemblekit.md.superpose import frames_of
 from ensemblekit.md.system import AsStored, Gather, System
 from ensemblekit.md.updating import VaryingPoints, varying_points
+from ensemblekit.md.whole import frames_of
 from ensemblekit.source import Block
 from ensemblekit.source_cuts import WHOLE
 

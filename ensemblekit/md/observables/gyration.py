@@ -11,9 +11,9 @@ from ensemblekit.averaging.estimate import Estimate
 from ensemblekit.averaging.scalar_mean import scalar_estimate
 from ensemblekit.md.observables.base import Mean, Measurement, OfMean, OfSeries, Reading
 from ensemblekit.md.observables.groups import check_weights_word, shares_by
-from ensemblekit.md.superpose import frames_of
 from ensemblekit.md.system import Gather, System
 from ensemblekit.md.updating import Updating, updating_selection
+from ensemblekit.md.whole import frames_of
 from ensemblekit.source import Block
 
 AXES = ("x", "y", "z")

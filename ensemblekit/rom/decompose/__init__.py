@@ -36,7 +36,7 @@ from ensemblekit.rom.decompose.tsqr import Tsqr
 from ensemblekit.rom.product import GivenProduct
 from ensemblekit.rom.rank import Rule, as_bytes
 from ensemblekit.rom.read import as_snapshots
-from ensemblekit.source import DescribedSource, SnapshotSource, as_source
+from ensemblekit.source import BaseSource, DescribedSource, SnapshotSource, as_source
 from ensemblekit.source_clock import uneven_steps
 from ensemblekit.source_labelled import labelled_source, weighted_labelled
 from ensemblekit.source_views import weighted_by
@@ -189,7 +189,7 @@ def _problem(source: Snapshots, snapshot_axis: int | None, inner_product: GivenP
 def _labelled(source: Any, weights: Any, log_weights: Any, time: str | None) -> tuple[Any, Any, Any]:
     """Arrays with labels and files as a source, and the weights (or their logarithms) that are still to be put on it."""
     name = weights if isinstance(weights, str) and weights != "time" else None
-    if is_labelled(source):
+    if not isinstance(source, BaseSource) and is_labelled(source):
         variables = tuple(source.data_vars) if is_dataset(source) else ()
         if name is not None and name not in (*source.coords, *variables):
             raise InputError(f"weights={name!r} names no variable; there are {sorted(map(str, (*source.coords,)))}"
@@ -223,10 +223,11 @@ def _weighted(source: Snapshots, snapshot_axis: int | None, weights: ArrayLike |
 
 def _warn_of_wide(x: object, axis: int | None) -> None:
     """Warn of a bare matrix that looks as if its snapshots were columns."""
-    if is_labelled(x) or is_table(x):       # which axis is that of the snapshots is said by its name
+    # a source has them in order, and of what names its axes or columns it is said
+    if isinstance(x, SnapshotSource) or is_labelled(x) or is_table(x):
         return
     shape: tuple[int, ...] = tuple(x.shape) if isinstance(x, AnyArray) else ()
-    if axis is None and not isinstance(x, SnapshotSource) and len(shape) == 2 and shape[0] > shape[1]:
+    if axis is None and len(shape) == 2 and shape[0] > shape[1]:
         warnings.warn(f"an array of shape {shape} was taken as {shape[0]} snapshots of {shape[1]} numbers. If its "
                       "columns are the snapshots, pass snapshot_axis=1; snapshot_axis=0 says that its rows are, and "
                       "silences this", UserWarning, stacklevel=3)

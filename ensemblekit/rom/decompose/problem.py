@@ -23,6 +23,7 @@ from ensemblekit.rom.readers.reader import bookkeeping
 from ensemblekit.scaling import ldexp, power_of_two
 from ensemblekit.source import (
     ArraySource,
+    BaseSource,
     DescribedSource,
     Field,
     ReplicaSet,
@@ -202,7 +203,8 @@ class Problem:
 
 def problem_of(x: Snapshots, snapshot_axis: int | None, inner_product: GivenProduct, scale: Scale, center: Center) -> Problem:
     """Check what came and put it into one form; nothing is read yet but a first snapshot where it is the centre."""
-    sources = {name: (in_ordinary_weights(source), key) for name, (source, key) in _sources(x, snapshot_axis).items()}
+    sources = {name: (source if source.weights is None else in_ordinary_weights(source), key)
+               for name, (source, key) in _sources(x, snapshot_axis).items()}
     first = next(iter(sources.values()))[0]
     lengths = {name: None if s.lengths is None else sum(s.lengths) for name, (s, _) in sources.items()}
     if len(set(lengths.values())) > 1:
@@ -262,7 +264,7 @@ def _labels(sources: Mapping[str, tuple[DescribedSource, str]]) -> Labels | None
 
 def _sources(x: Snapshots, snapshot_axis: int | None) -> dict[str, tuple[DescribedSource, str]]:
     """Name -> (source, its name there)."""
-    labelled: Any = x if is_labelled(x) and snapshot_axis is None else None
+    labelled: Any = x if not isinstance(x, BaseSource) and is_labelled(x) and snapshot_axis is None else None
     if labelled is not None and (is_dataset(labelled) or labelled.ndim > 1):
         x = as_source(labelled)
     if isinstance(x, SnapshotSource) and not isinstance(x, Mapping):
