@@ -130,7 +130,7 @@ def test_a_choice_that_nobody_made_has_no_error_of_its_own():
     plain = neural.compare((p[-2:].mean(0), y), (p.mean(0), y))["nll"]
     gap = found.differences["all members"]["nll"]
     assert (gap.value, gap.low, gap.high) == pytest.approx((plain.value, plain.low, plain.high))
-    free = neural.select(p, target=y, method="last")
+    free = neural.select(p, target=y, method="stacking")
     want = neural.compare((free.prediction.probabilities, y), (p.mean(0), y))["nll"]
     assert free.choice_variance == pytest.approx(max(len(free.indices) - 1, 1) / 200**2)
     factor = np.sqrt(1 + min(free.choice_variance / want.stderr**2, 1.25))
