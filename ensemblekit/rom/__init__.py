@@ -2,6 +2,7 @@
 
 from typing import Any as _Any
 
+from ensemblekit.rom import equations as equations
 from ensemblekit.rom import testbeds as testbeds
 from ensemblekit.rom.archive import Archive as Archive
 from ensemblekit.rom.archive import ArchivedField as ArchivedField
@@ -18,6 +19,7 @@ from ensemblekit.rom.decompose.planning import Plan as Plan
 from ensemblekit.rom.decompose.streaming import IncrementalPOD as IncrementalPOD
 from ensemblekit.rom.dmd import dmd as dmd
 from ensemblekit.rom.export import export as export
+from ensemblekit.rom.galerkin import galerkin as galerkin
 from ensemblekit.rom.ingest import ingest as ingest
 from ensemblekit.rom.load import load as load
 from ensemblekit.rom.mesh import Mesh as Mesh
