@@ -10,6 +10,7 @@ from ensemblekit.rom.archive import decompress as decompress
 from ensemblekit.rom.average import FieldAverages as FieldAverages
 from ensemblekit.rom.average import average as average
 from ensemblekit.rom.basis import Basis as Basis
+from ensemblekit.rom.coefficients import coefficients as coefficients
 from ensemblekit.rom.compress import compress as compress
 from ensemblekit.rom.decay import DecayRate as DecayRate
 from ensemblekit.rom.decay import decay_rate as decay_rate
