@@ -18,6 +18,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import ensemblekit as ek
+from ensemblekit import provenance
 from ensemblekit.cli import app, console, output, verbs
 from ensemblekit.files import csv_cell
 
@@ -78,7 +79,9 @@ def answers(folder: Path) -> dict[str, list[str]]:
 
 NUMBERS = ("info", "verify", "average", "merge", "pack", "rom average", "rom pod", "rom plan", "rom compress",
            "rom reconstruct", "rom ingest", "rom opinf", "rom dmd", "rom forecast", "rom simulate")
-ELSEWHERE = {"md ingest", "md average", "md rdf", "md report", "neural ingest", "neural plan", "neural report", "bench",
+ELSEWHERE = {"md ingest", "md average", "md rdf", "md report", "md field", "md spectrum absorption",
+             "md spectrum ir",
+             "neural ingest", "neural plan", "neural report", "bench",
              "neural select", "neural equivalent", "neural ergodicity", "neural detect"}
 """With numbers too; run where their packages are."""
 NO_NUMBERS = {"export", "tour", "md topology", "rom export", "rom decompress", "rom plot", "neural export"}
@@ -129,12 +132,12 @@ def test_the_text_for_people_moves_to_stderr_where_data_take_stdout(folder: Path
 
 def test_inputs_are_told_apart_by_head_and_tail(tmp_path: Path) -> None:
     path = tmp_path / "x.bin"
-    path.write_bytes(bytes(3 * output.ENDS))
-    (before,) = output.described(str(path))
+    path.write_bytes(bytes(3 * provenance.ENDS))
+    (before,) = output.inputs_of(str(path))
     with path.open("r+b") as file:
-        file.seek(3 * output.ENDS - 1)
+        file.seek(3 * provenance.ENDS - 1)
         file.write(b"1")
-    (after,) = output.described(str(path))
+    (after,) = output.inputs_of(str(path))
     assert before["bytes"] == after["bytes"]
     assert before["xxh3_128_of_ends"] != after["xxh3_128_of_ends"]
 

@@ -26,6 +26,8 @@ from ensemblekit.scaling import ldexp
 
 Coords = Mapping[str, tuple[np.ndarray, str]]
 """Named axes of an item: name -> (values, unit)."""
+Bounds = tuple[float, float | None]
+"""What a quantity cannot leave, (0.0, None) for a variance or (0.0, 1.0) for a share: its interval keeps within."""
 Number = float | np.ndarray
 """Of a scalar a float, of an array an array of the item's shape."""
 
@@ -92,6 +94,11 @@ class Estimate(Arithmetic, Result):
     """Names of axes, coordinates and the epoch of the times of the source, where it had any; see ``to_xarray``."""
     origin: tuple[str, ...] = ()
     """Of the runs it comes from: estimates that share one are not independent. Empty: not known, taken as independent."""
+    band: tuple[np.ndarray, np.ndarray] | None = None
+    """(low, high) of a curve: all of its elements lie within at once, with the same confidence, where the interval holds for
+    each by itself. None: it has none. That of a slice is narrower: ask for the range that is looked at."""
+    critical_value: float = math.nan
+    """Of the band: how many standard errors half of it is, were these known; 1.96 for one number at 95 %."""
     derived: Mapping[str, Estimate] = field(default_factory=dict)
     """Quantities that come with this one, by name; also as attributes: ``rdf.coordination``."""
 
@@ -161,7 +168,7 @@ class Estimate(Arithmetic, Result):
     @property
     def further(self) -> Mapping[str, Estimate]:
         """``derived`` by its earlier name, with a DeprecationWarning."""
-        warnings.warn("Estimate.further is Estimate.derived now", DeprecationWarning, stacklevel=2)
+        warnings.warn("Estimate.derived is Estimate.derived now", DeprecationWarning, stacklevel=2)
         return self.derived
 
     @property
@@ -241,6 +248,8 @@ class Estimate(Arithmetic, Result):
     def to_dict(self) -> dict[str, Any]:
         """Plain Python numbers, lists and strings, as JSON takes them (NaN as None); without the series."""
         more: dict[str, Any] = {}
+        if self.band is not None:
+            more |= {"band": [_plain(v) for v in self.band], "critical_value": _plain(self.critical_value)}
         if self.derived:
             more["derived"] = {name: one.to_dict() for name, one in self.derived.items()}
         if self.labels is not None:
@@ -265,6 +274,7 @@ class Estimate(Arithmetic, Result):
             numbers = {name: _scalar(np.array(record[name], np.float64)) for name in (
                 "mean", "stderr", "n_eff", "statistical_inefficiency", "correlation_time", "dof")}
             low, high = (_scalar(np.array(end, np.float64)) for end in record["interval"])
+            band = record.get("band")
             return cls(**numbers, interval=(low, high), confidence=float(record["confidence"]), n=int(record["n"]),
                        n_discarded=int(record["n_discarded"]), equilibration_time=float(record["equilibration_time"]),
                        converged=bool(record["converged"]), verdict=str(record["verdict"]),
@@ -272,6 +282,8 @@ class Estimate(Arithmetic, Result):
                        unit=str(record["unit"]), time_unit=str(record["time_unit"]),
                        coords={str(k): (np.asarray(x["values"]), str(x["unit"])) for k, x in record["coords"].items()},
                        labels=None if record.get("labels") is None else Labels.from_dict(record["labels"]),
+                       band=None if band is None else (np.array(band[0], np.float64), np.array(band[1], np.float64)),
+                       critical_value=float(record["critical_value"]) if band is not None else math.nan,
                        derived={str(k): cls.from_dict(x) for k, x in record.get("derived", record.get("further", {})).items()},
                        origin=tuple(map(str, record.get("origin", ()))))
         except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -359,6 +371,7 @@ def over_power_of_two(estimate: Estimate, exponent: int | np.ndarray) -> Estimat
 
     return replace(estimate, mean=full(estimate.mean), stderr=full(estimate.stderr),
                    interval=(full(estimate.low), full(estimate.high)),
+                   band=None if estimate.band is None else (full(estimate.band[0]), full(estimate.band[1])),
                    estimators={name: full(x) for name, x in estimate.estimators.items()},
                    series=None if estimate.series is None else ldexp(estimate.series, exponent))
 

@@ -187,7 +187,9 @@ def _linear(e: Any, factor: Any, shift: Any) -> Any:
     scalar = factor.ndim == 0 and shift.ndim == 0
     series = e.series * factor + shift if e.series is not None and scalar else None
     size = np.abs(factor)
+    band = None if e.band is None else np.sort([end * factor + shift for end in e.band], axis=0)
     return replace(e, mean=_plain(np.asarray(e.mean) * factor + shift), stderr=_plain(np.asarray(e.stderr) * size),
+                   band=None if band is None else (band[0], band[1]),
                    interval=(_plain(np.minimum(*ends)), _plain(np.maximum(*ends))), series=series,
                    runs=tuple(_linear(run, factor, shift) for run in e.runs) if scalar else (), ergodicity=None, derived={},
                    estimators={name: _plain(np.asarray(x) * size) for name, x in e.estimators.items()})
@@ -196,7 +198,8 @@ def _linear(e: Any, factor: Any, shift: Any) -> Any:
 def _changed(e: Any, mean: np.ndarray, stderr: np.ndarray, interval: Interval, unit: str, doubt: str = "") -> Any:
     """The estimate of a function of one estimate."""
     return replace(e, mean=_plain(mean), stderr=_plain(stderr), interval=(_plain(interval[0]), _plain(interval[1])), unit=unit,
-                   series=None, times=None, runs=(), ergodicity=None, derived={}, estimators={"delta method": _plain(stderr)},
+                   series=None, times=None, runs=(), ergodicity=None, derived={}, band=None, critical_value=np.nan,
+                   estimators={"delta method": _plain(stderr)},
                    converged=e.converged and not doubt, verdict="; ".join(filter(None, [e.verdict, doubt])))
 
 
@@ -212,7 +215,8 @@ def _joined(a: Any, b: Any, mean: Any, parts: tuple[Any, Any], unit: str) -> Any
     stderr = ldexp(np.sqrt(one + two), e)
     doubts = [f"{side}: {e.verdict}" for side, e in (("first", a), ("second", b)) if e.verdict]
     return replace(a, mean=_plain(mean), stderr=_plain(stderr), interval=student_interval(mean, stderr, dof, confidence),
-                   confidence=confidence, n=a.n + b.n, n_eff=_plain(np.minimum(a.n_eff, b.n_eff)),
+                   band=None, critical_value=np.nan, confidence=confidence, n=a.n + b.n,
+                   n_eff=_plain(np.minimum(a.n_eff, b.n_eff)),
                    statistical_inefficiency=_plain(np.maximum(a.statistical_inefficiency, b.statistical_inefficiency)),
                    correlation_time=_plain(np.maximum(a.correlation_time, b.correlation_time)), dof=_plain(dof),
                    n_discarded=a.n_discarded + b.n_discarded, equilibration_time=0.0,

@@ -43,6 +43,8 @@ def estimate_dataset(e: Any) -> Any:
             {"units": e.time_unit} if name == "correlation_time" and e.time_unit else {})
         values = np.asarray(getattr(e, name), np.float64)
         variables[name] = (axes if values.shape else (), values, {**(about if name == "mean" else {}), **in_unit})
+    for name, end in band_of(e).items():
+        variables[name] = (axes, end, unit)
     along, coords = coordinates_of(e, axes), {}
     if e.series is not None:
         time = (e.labels or Labels()).time
@@ -59,6 +61,11 @@ def estimate_dataset(e: Any) -> Any:
             variables[f"{name}_{what}"] = (own, np.asarray(getattr(other, what)), {"units": other.unit} if other.unit else {})
         along = {**coordinates_of(other, own), **along}
     return dataset_of(variables, along, coords, facts_of(e))
+
+
+def band_of(e: Any) -> dict[str, np.ndarray]:
+    """The ends of the band of a curve by name; nothing where there is none."""
+    return {} if e.band is None else {"band_low": np.asarray(e.band[0]), "band_high": np.asarray(e.band[1])}
 
 
 def facts_of(e: Any) -> dict[str, Any]:
@@ -99,6 +106,7 @@ def estimate_table(e: Any) -> Any:
     pandas = package("pandas")
     shape = np.shape(e.mean)
     columns = {name: np.broadcast_to(np.asarray(getattr(e, name), np.float64), shape).ravel() for name in NUMBERS[:5]}
+    columns |= {name: end.ravel() for name, end in band_of(e).items()}
     if not shape:
         return pandas.DataFrame({**columns, "unit": [e.unit], "converged": [e.converged], "verdict": [e.verdict]})
     axes = axes_of(e)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ensemblekit.averaging.band import Scale, critical_value, noting_few, with_band
 from ensemblekit.averaging.blocking import FEWEST, blocking
 from ensemblekit.averaging.doubts import ENOUGH
 from ensemblekit.averaging.estimate import Estimate
@@ -45,7 +46,7 @@ class SecondMoment:
 
 
 def function_of_mean(run: RunStates, name: str, function: Callable[[np.ndarray], ArrayLike] | SecondMoment, base: Estimate, *,
-            unit: str = "") -> Estimate:
+                     unit: str = "", scale: Scale = "") -> Estimate:
     """A smooth function of a mean, with its error: roots, ratios, fluctuations from first and second moments.
 
     The run stands as consecutive parts; leaving each out gives a pseudo-value of the function (Quenouille 1956; parts of
@@ -57,10 +58,11 @@ def function_of_mean(run: RunStates, name: str, function: Callable[[np.ndarray],
         function: the mean (*out) -> a number or an array of any shape; or a SecondMoment.
         base: the Estimate of the mean itself (:func:`~ensemblekit.averaging.average.estimate_of`), which says where the
             equilibrated part begins.
+        scale: of a curve that is to have a band, "linear" or "log".
     """
     means, weights = part_means(run, name, base.n_discarded)
     if not isinstance(function, SecondMoment):
-        return of_parts(means, weights, function, base, unit=unit)
+        return of_parts(means, weights, function, base, unit=unit, scale=scale)
     kept = function.kept(base)
     answer = of_parts(means, weights, partial(function.function, kept=kept if function.corrected else np.ones_like(kept)), base,
                       unit=unit, second=True)
@@ -100,7 +102,7 @@ def part_means(run: RunStates, name: str, start: int) -> tuple[np.ndarray, np.nd
 
 
 def of_parts(means: np.ndarray, weights: np.ndarray, function: Callable[[np.ndarray], ArrayLike], base: Estimate, *,
-             unit: str = "", second: bool = False) -> Estimate:
+             unit: str = "", second: bool = False, scale: Scale = "") -> Estimate:
     """The function of the mean of all parts, its error from the pseudo-values of the parts left out one by one.
 
     second: the function is a second moment: its error is that of guarded blocks, and it is judged elsewhere.
@@ -122,13 +124,17 @@ def of_parts(means: np.ndarray, weights: np.ndarray, function: Callable[[np.ndar
                 without = function.near(value, without)
             pseudo[k] = h * value - (h - 1) * without
         n_eff = _independent(base, value.shape)
-        stderr, dof = _error_of(pseudo, weights, base.n, base.n / n_eff, second)
-    return _filled(base, value, stderr, dof, n_eff, base.verdict, unit, not second)
+        stderr, dof, joined = _error_of(pseudo, weights, base.n, base.n / n_eff, second)
+    answer = _filled(base, value, stderr, dof, n_eff, base.verdict, unit, not second)
+    if not scale or not value.ndim:
+        return answer
+    critical, blocks = critical_value(pseudo, weights, joined, base.confidence)
+    return noting_few(with_band(answer, critical, scale), blocks)
 
 
 def _error_of(pseudo: np.ndarray, weights: np.ndarray, n: int, g: np.ndarray,
-              guarded: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Standard error of the mean of pseudo-values, and its degrees of freedom.
+              guarded: bool) -> tuple[np.ndarray, np.ndarray, int]:
+    """Standard error of the mean of pseudo-values, its degrees of freedom, and how many parts a block of most elements is.
 
     As :meth:`BlockResult.chosen`, but a part is many snapshots long and their inefficiency `g` is known from all of them:
     blocks are the shortest whole numbers of parts, B snapshots together, with B³ > 2 n g².
@@ -137,17 +143,19 @@ def _error_of(pseudo: np.ndarray, weights: np.ndarray, n: int, g: np.ndarray,
     length = n / len(pseudo)
     g = np.maximum(np.where(np.isfinite(g), g, 1.0), 1.0)
     error, dof, settled = np.zeros(g.shape), np.ones(g.shape), np.zeros(g.shape, dtype=bool)
+    joined = np.ones(g.shape)
     for k, (b, m) in enumerate(zip(result.lengths, result.counts, strict=True)):
         if m < FEWEST:
             break
         missed = np.minimum((1 + 1 / m) * (g - 1 / g) / (2 * b * length), 0.5)
         error = np.where(settled, error, b * np.asarray(result.variances[k]) / (1 - missed) / len(pseudo))
         dof = np.where(settled, dof, np.maximum((m - 1) * (1 - missed) ** 2, 2.0))
+        joined = np.where(settled, joined, b)
         settled = settled | ((b * length) ** 3 > 2 * n * g**2)
     stderr = np.sqrt(error)
     if guarded:
         stderr, dof = matched(stderr, result.half_width())
-    return ldexp(stderr, e), dof
+    return ldexp(stderr, e), dof, int(np.quantile(joined, 0.5, method="lower"))
 
 
 def _independent(base: Estimate, shape: tuple[int, ...]) -> np.ndarray:

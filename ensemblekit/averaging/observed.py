@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, Self
 
@@ -34,10 +34,12 @@ class Observed:
     that were ever other than 0, of items that are nearly all zeros; "stretches": two numbers an element, its mean and
     variance, of items so large that the blocks are the stretches of time which the states are.
     missing: "drop": snapshots that are NaN throughout have no weight, and summaries that are NaN.
+    of: what is looked at of the values, (n, *item) -> (n, ...); None: the values themselves.
     """
 
-    def __init__(self, keeps: Keeps = "blocks", missing: Missing = "raise") -> None:
-        self.keeps, self.missing = keeps, missing
+    def __init__(self, keeps: Keeps = "blocks", missing: Missing = "raise",
+                 of: Callable[[np.ndarray], np.ndarray] | None = None) -> None:
+        self.keeps, self.missing, self.of = keeps, missing, of
         self.item: tuple[int, ...] | None = None
         self.parts: list[np.ndarray] = []
         self.blocks, self.moments = BlockSums(), Moments()
@@ -45,12 +47,13 @@ class Observed:
         """Of "nonzero": places in the flat item, rising; one that is always 0 comes after them in the sums."""
 
     def empty(self) -> Self:
-        return type(self)(self.keeps, self.missing)
+        return type(self)(self.keeps, self.missing, self.of)
 
     def update(self, values: Array, start: int, weights: Array | None = None) -> None:
         values = as_array(values, "values")
         if len(values) == 0:
             return
+        values = values if self.of is None else self.of(values)
         check_real(values)
         self.item = tuple(values.shape[1:])
         if self.item == ():

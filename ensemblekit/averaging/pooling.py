@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ensemblekit.averaging.band import Scale, with_band
 from ensemblekit.averaging.doubts import ENOUGH
-from ensemblekit.averaging.estimate import Estimate, bounded_interval, over_power_of_two, quantile
+from ensemblekit.averaging.estimate import Bounds, Estimate, bounded_interval, over_power_of_two, quantile
 from ensemblekit.averaging.guard import matched
 from ensemblekit.averaging.repeated import repeated
 from ensemblekit.averaging.replicas import Ergodicity, ergodicity
@@ -190,11 +191,11 @@ def _mixing(series: Sequence[np.ndarray]) -> str:
 
 
 def pooled_with_further(runs: Sequence[Estimate], confidence: float, bounds: Mapping[str, tuple[float, float | None]],
-                        periods: Mapping[str, float], name: str = "") -> Estimate:
+                        periods: Mapping[str, float], scales: Mapping[str, Scale] | None = None, name: str = "") -> Estimate:
     """Replicas of one quantity, and of what comes with it: variance within and between runs, the verdict on ergodicity.
 
     Arguments:
-        bounds, periods: of the quantities that have some, by name; "" is the first one.
+        bounds, periods, scales: of the quantities that have some, by name; "" is the first one.
         name: of this quantity.
     """
     period, ends = periods.get(name), bounds.get(name)
@@ -206,12 +207,19 @@ def pooled_with_further(runs: Sequence[Estimate], confidence: float, bounds: Map
         answer = answer.with_doubt("; ".join(holes))
     if ends is not None:
         answer = replace(answer, interval=bounded_interval(answer.mean, answer.interval, ends))
+    answer = with_common_band(answer, runs, (scales or {}).get(name, ""), ends)
     verdict = _ergodicity(runs, confidence) if np.ndim(answer.mean) == 0 else None
-    further = {key: pooled_with_further([run.derived[key] for run in runs], confidence, bounds, periods, key)
+    further = {key: pooled_with_further([run.derived[key] for run in runs], confidence, bounds, periods, scales, key)
                for key in runs[0].derived}
     if period is not None:
         answer = near_by_periods(answer, period, 0.0)
     return replace(answer, coords=dict(runs[0].coords), runs=tuple(runs), ergodicity=verdict, derived=further)
+
+
+def with_common_band(answer: Estimate, runs: Sequence[Estimate], scale: Scale, ends: Bounds | None = None) -> Estimate:
+    """The estimate of several runs with a band, as many standard errors wide as theirs are on average."""
+    known = [run.critical_value for run in runs if run.band is not None]
+    return with_band(answer, float(np.mean(known)), scale, ends) if known else answer
 
 
 def _ergodicity(runs: Sequence[Estimate], confidence: float) -> Ergodicity | None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ensemblekit.averaging.band import Scale, critical_value, noting_few, with_band
 from ensemblekit.averaging.blocking import FEWEST, blocking
 from ensemblekit.averaging.doubts import ENOUGH
 from ensemblekit.averaging.equilibration import Equilibrate, count_discarded, detect_common_start, run_doubts
@@ -156,7 +157,8 @@ class RunStates:
             after = parts[k] if after is None else joined([parts[k], after])
 
     def estimate(self, name: str, function: Callable[..., ArrayLike], *, confidence: float = 0.95, unit: str = "",
-                 coords: Coords | None = None, independent: ArrayLike | None = None, degree: int = 1) -> Estimate:
+                 coords: Coords | None = None, independent: ArrayLike | None = None, degree: int = 1,
+                 scale: Scale = "") -> Estimate:
         """The Estimate of ``function(*results of the reducers of a branch)``, its error by leaving out part after part.
 
         Pseudo-values of the parts (Quenouille 1956; of unequal weight by Busing, Meijer & van der Leeden, Stat. Comput. 9,
@@ -167,6 +169,7 @@ class RunStates:
             independent: of a variance or its root, the independent stretches of what varies, (*item,): its interval grows
                 with it, and these say whether it is vouched for.
             degree: 2 of the root.
+            scale: of a curve that is to have a band, "linear" or "log".
         """
         run = self.of(name)
         value = np.asarray(function(*run.results(name)), np.float64)
@@ -192,7 +195,12 @@ class RunStates:
             interval_above(0.0, value, block.stderr, block.dof, confidence, degree, independent=independent))
         answer = Estimate.of(value, block.stderr, block.dof, n_eff=n_eff, interval=interval,
                              estimators={"jackknife": block.stderr}, **facts)
-        return answer.judged(independent=independent, enough=ENOUGH if independent is None else STRETCHES)
+        answer = answer.judged(independent=independent, enough=ENOUGH if independent is None else STRETCHES)
+        if not scale or not value.ndim:
+            return answer
+        joined = 2 ** int(np.quantile(block.level, 0.5, method="lower"))
+        critical, blocks = critical_value(pseudo, weights[held], joined, confidence)
+        return noting_few(with_band(answer, critical, scale), blocks)
 
 
 def copied(states: States) -> States:

@@ -95,7 +95,7 @@ def ingest(
                       engine=engine_of(engine), progress=stderr.is_terminal, **chosen)
     output = Output(as_json, inputs=(topology, *trajectories))
     stores = []
-    for one in getattr(store, "runs", (store,)):
+    for one in store.runs if isinstance(store, ReplicaSet) else (store,):
         times = one.times if times_known(one) else None
         span = f", {times[0]:g} to {times[-1]:g} ps" if times is not None and len(times) else ""
         nbytes = sum(Path(p).stat().st_size for p in one.segments)
@@ -148,7 +148,7 @@ def average(
     source = opened(files, replicas, guess_bonds, whole)
     found = md.average(source, wanted, whole=whole or None, engine=engine_of(engine), confidence=confidence,
                        equilibration=start_of(equilibration), progress=stderr.is_terminal, missing=missing.value,
-                       frame_weights=frame_weights(source, weights, temperature), **_window(source, begin, end, dt))
+                       frame_weights=frame_weights(source, weights, temperature), **window_of(source, begin, end, dt))
     out = Output(as_json, as_csv, tuple(files))
     publish(out, found)
     if plot:
@@ -180,7 +180,7 @@ def rdf(
     observable = md.RDF(select_a, select_b or select_a, range=range_, n_bins=bins)
     found = md.average(source, {"rdf": observable}, engine=engine_of(engine), confidence=confidence,
                        frame_weights=frame_weights(source, weights, temperature), progress=stderr.is_terminal,
-                       **_window(source, begin, end, dt))
+                       **window_of(source, begin, end, dt))
     g = found["rdf"]
     r = next(iter(g.coords.values()))[0]
     top = int(np.nanargmax(g.mean))
@@ -215,7 +215,7 @@ def report(
     if out.suffix.lower() not in PAGES:
         raise InputError(f"--out names a page that ends in {', '.join(PAGES)}; got {out.name!r}")
     source = opened(files, replicas, guess_bonds, whole)
-    window = _window(source, begin, end, dt)
+    window = window_of(source, begin, end, dt)
     wanted = {"gyration": md.RadiusOfGyration(select), "rmsd": md.RMSD(select), "end to end": md.EndToEnd(select)}
     found = md.average(source, wanted, whole=whole or None, progress=stderr.is_terminal, **window)
     publish(Output(as_json, as_csv, tuple(files)), found)
@@ -302,7 +302,10 @@ def parsed(text: str) -> tuple[str, Any]:
     except (SyntaxError, ValueError) as error:
         raise InputError(f"--do takes NAME=OBSERVABLE, such as \"q=NativeContacts('name CA')\"; got {text!r} "
                          f"({error})") from error
-    known = {kind: value for kind, value in vars(md).items() if hasattr(value, "prepare") and value is not md.Function}
+    from ensemblekit.md.observables.base import Observable
+
+    known = {kind: value for kind, value in vars(md).items()
+             if isinstance(value, Observable) and value not in (Observable, md.Function)}
     if tree.func.id not in known:
         raise InputError(f"{tree.func.id!r} is no observable; there are {', '.join(sorted(known))}")
     try:
@@ -311,10 +314,11 @@ def parsed(text: str) -> tuple[str, Any]:
         raise InputError(f"{tree.func.id}: {error}") from error
 
 
-def _window(source: SnapshotSource, begin: float | None, end: float | None, dt: float | None) -> dict[str, Any]:
+def window_of(source: SnapshotSource, begin: float | None, end: float | None, dt: float | None) -> dict[str, Any]:
+    """Which frames -b, -e and --dt leave, as md.average takes it."""
     window: dict[str, Any] = {"begin": begin, "end": end}
     if dt is not None:
-        window["step"] = step_of(getattr(getattr(source, "runs", (source,))[0], "times", None), dt)
+        window["step"] = step_of((source.runs[0] if isinstance(source, ReplicaSet) else source).times, dt)
     return window
 
 

@@ -32,6 +32,7 @@ from ensemblekit.cli.output import (
 from ensemblekit.cli.rom_inputs import BASIS, bar, followed, new_store, output_file, read, weights_from
 from ensemblekit.cli.verbs import add
 from ensemblekit.errors import EnsemblekitError, InputError
+from ensemblekit.provenance import Provenance
 
 if TYPE_CHECKING:
     import numpy as np
@@ -221,6 +222,7 @@ def reconstruct(
     """Snapshots again from modes and coefficients, into a store or a file for ParaView."""
     import ensemblekit as ek
     from ensemblekit import rom
+    from ensemblekit.store.store import Store
 
     held = rom.Basis.load(basis)
     held = held if rank is None else held.truncate(rank)
@@ -234,7 +236,8 @@ def reconstruct(
     else:
         parts = list(held.parts())
         fields = {part.name: ek.Field(part.field.shape, part.field.dtype, part.unit) for part in parts}
-        with new_store(out, overwrite) as path, ek.create(path, fields, capacity=len(rows), time_unit=held.time_unit) as store:
+        with new_store(out, overwrite) as path, Store.create(
+                path, fields, capacity=len(rows), time_unit=held.time_unit, origin=Provenance.now([basis])) as store:
             for k in rows:
                 time = None if held.times is None else float(held.times[k])
                 store.append({part.name: part.reconstruct(int(k)).astype(part.field.dtype) for part in parts}, time=time)

@@ -20,6 +20,7 @@ from ensemblekit.md.observables.distances import Distance as Distance
 from ensemblekit.md.observables.distances import DistanceMap as DistanceMap
 from ensemblekit.md.observables.distances import Distances as Distances
 from ensemblekit.md.observables.distances import EndToEnd as EndToEnd
+from ensemblekit.md.observables.field import ElectricField as ElectricField
 from ensemblekit.md.observables.gyration import GyrationTensor as GyrationTensor
 from ensemblekit.md.observables.gyration import RadiusOfGyration as RadiusOfGyration
 from ensemblekit.md.observables.hbonds import HydrogenBonds as HydrogenBonds
@@ -28,6 +29,7 @@ from ensemblekit.md.observables.pca import PCA as PCA
 from ensemblekit.md.observables.pca import PrincipalComponents as PrincipalComponents
 from ensemblekit.md.observables.pca import cosine_content as cosine_content
 from ensemblekit.md.observables.pca import principal_components as principal_components
+from ensemblekit.md.observables.potential import ElectricPotential as ElectricPotential
 from ensemblekit.md.observables.rdf import RDF as RDF
 from ensemblekit.md.observables.rmsd import RMSD as RMSD
 from ensemblekit.md.observables.rmsf import RMSF as RMSF
@@ -35,7 +37,14 @@ from ensemblekit.md.observables.secondary import HelixContent as HelixContent
 from ensemblekit.md.observables.secondary import SecondaryStructure as SecondaryStructure
 from ensemblekit.md.observables.surface import SASA as SASA
 from ensemblekit.md.opening import read as read
+from ensemblekit.md.places import Attached as Attached
+from ensemblekit.md.places import Center as Center
+from ensemblekit.md.places import Midpoint as Midpoint
 from ensemblekit.md.result import Averages as Averages
+from ensemblekit.md.spectra.absorption import absorption as absorption
+from ensemblekit.md.spectra.excitations import Excitations as Excitations
+from ensemblekit.md.spectra.excitations import excitations as excitations
+from ensemblekit.md.spectra.infrared import Infrared as Infrared
 from ensemblekit.md.stored import universe as universe
 from ensemblekit.md.superpose import rmsd as rmsd
 from ensemblekit.md.superpose import rmsd_matrix as rmsd_matrix

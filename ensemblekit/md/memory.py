@@ -52,8 +52,8 @@ def fit_in_memory(source: SnapshotSource, branches: dict[str, tuple[Any, ...]], 
                     nbytes = [_nbytes(reducer, values, block.weights, levels) for reducer in reducers]
                     for k, reducer in enumerate(reducers):
                         if isinstance(reducer, Observed) and nbytes[k] > LARGE_STATE:
-                            reducers[k] = Observed("stretches", reducer.missing)
-                            nbytes[k] = 2.0 * values.size * 8
+                            reducers[k] = Observed("stretches", reducer.missing, reducer.of)
+                            nbytes[k] = 2.0 * (values if reducer.of is None else reducer.of(values)).size * 8
                             fewest = STRETCHES
                     branches[name] = (map, *reducers)
                     states[name] += sum(nbytes)

@@ -11,6 +11,7 @@ import numpy as np
 
 from ensemblekit.errors import StoreError
 from ensemblekit.intake_labels import Labels
+from ensemblekit.provenance import Provenance
 from ensemblekit.rom.product import InnerProduct, is_sparse
 from ensemblekit.source import Field
 
@@ -37,6 +38,7 @@ def basis_arrays(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
     about["energies"] = values["energies"]
     about["run_lengths"] = [int(n) for n in values["run_lengths"]]
     about["notes"] = list(values["notes"])
+    about["provenance"] = None if values["provenance"] is None else values["provenance"].to_dict()
     about["labels"] = None if values["labels"] is None else values["labels"].to_dict()
     about["fields"] = {name: {"shape": list(f.shape), "dtype": f.dtype.str, "unit": f.unit, "kind": f.kind}
                        for name, f in values["fields"].items()}
@@ -52,6 +54,14 @@ def basis_arrays(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
             arrays[f"mesh/{name}"] = np.asarray(value)
     arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
     return {f"{GROUP}/{name}": value for name, value in arrays.items()}
+
+
+def is_basis(path: str | os.PathLike[str]) -> bool:
+    """Whether an HDF5 file is one that :func:`save_basis` wrote. Raises StoreError where it cannot be opened."""
+    from ensemblekit.store.hdf5 import opened
+
+    with opened(os.fspath(path)) as f:
+        return f"{GROUP}/about" in f
 
 
 def load_basis(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -86,12 +96,12 @@ def load_basis(path: str | os.PathLike[str]) -> dict[str, Any]:
             energies = int(power), float(total), float(left)
         notes = tuple(str(note) for note in about.get("notes", ()))
         labels = None if about.get("labels") is None else Labels.from_dict(about["labels"])
+        provenance = Provenance.from_dict(about.get("provenance"))
         run_lengths = tuple(int(n) for n in about.get("run_lengths", ()))
         if run_lengths and (min(run_lengths) < 0 or sum(run_lengths) != len(columns["coefficients"])):
             raise ValueError(f"its runs of {run_lengths} snapshots are none of {len(columns['coefficients'])} in all")
         return dict(**columns, energies=energies, run_lengths=run_lengths, notes=notes, labels=labels, fields=fields,
-                    scale=about["scale"],
-                    error_per_field=about["error_per_field"], mesh=mesh,
+                    provenance=provenance, scale=about["scale"], error_per_field=about["error_per_field"], mesh=mesh,
                     inner_product=products[""] if list(products) == [""] else products)
 
 

@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ensemblekit.averaging.average import estimate_of
+from ensemblekit.averaging.band import Scale
 from ensemblekit.averaging.equilibration import Equilibrate
-from ensemblekit.averaging.estimate import Coords, Estimate, bounded_interval
+from ensemblekit.averaging.estimate import Bounds, Coords, Estimate, bounded_interval
 from ensemblekit.averaging.function_of_mean import SecondMoment, function_of_mean
 from ensemblekit.averaging.missing import Missing
 from ensemblekit.averaging.observed import Observed, equilibration_proxies, places_of
@@ -43,8 +44,6 @@ Trace = Callable[[np.ndarray], np.ndarray]
 """Values of the map (n, *out) -> the quantity of each frame, (n, ...)."""
 Arrange = Callable[[np.ndarray, float, np.ndarray | None], np.ndarray]
 """(values, what is put elsewhere, the elements that the values are; None: all) -> an array of the observable's shape."""
-Bounds = tuple[float, float | None]
-"""What a quantity cannot leave, (0.0, None) for a variance or (0.0, 1.0) for a share: its interval keeps within."""
 Answer = Estimate | Mapping[str, Estimate]
 """An estimate; or several by name, "" being the quantity and the others what comes with it."""
 
@@ -76,6 +75,16 @@ class Reading:
     def values(self) -> np.ndarray:
         """Of the map, all frames, (n, *out)."""
         return self.run.series(VALUES)
+
+    @cached_property
+    def kept(self) -> Reading:
+        """Of the run without the frames before equilibration, whose end is found once for all quantities."""
+        proxies = self.run.series(PROXIES) if self.equilibration == "auto" else None
+        return replace(self, run=self.run.after(self.equilibration, proxies))
+
+    def mean_by(self, name: str) -> Estimate:
+        """Of what another reducer than that of the map looks at."""
+        return estimate_of(self.run, name, equilibration=self.equilibration, confidence=self.confidence, missing=self.missing)
 
     @property
     def times(self) -> np.ndarray | None:
@@ -109,6 +118,11 @@ class Quantity(ABC):
         """The estimate of one run, named "", and by name what comes with it."""
 
     @property
+    def banded(self) -> Scale:
+        """The scale of a curve that has a band."""
+        return ""
+
+    @property
     def period(self) -> float | None:
         """After which it comes round, 360 degrees: replicas are averaged on the circle. None: it does not."""
         return None
@@ -127,14 +141,13 @@ class Quantity(ABC):
         """The estimates of a run with their intervals within the bounds."""
         if self.above_bounds:
             return dict(answers)
-        return {name: answer if name not in self.limits else replace(
-            answer, interval=bounded_interval(answer.mean, answer.interval, self.limits[name]))
-            for name, answer in answers.items()}
+        return {name: answer if name not in self.limits else _bounded(answer, self.limits[name])
+                for name, answer in answers.items()}
 
 
 @dataclass(frozen=True, eq=False)
 class Mean(Quantity):
-    """The mean of the map. A map of one number a frame has its series by itself."""
+    """The mean of the map, or of a part of it. One number a frame has its series by itself."""
 
     unit: str = ""
     coords: Coords = field(default_factory=dict)
@@ -145,11 +158,14 @@ class Mean(Quantity):
     """Puts the numbers of the map (flat) in their places. Means and errors are put alike."""
     nonzero: bool = False
     """Nearly all numbers of the map are 0 in every frame: only those that ever are not carry statistics."""
+    of: Trace | None = None
+    """What it is the mean of, where the map gives several things at once."""
     angle_branches: tuple[tuple[float, float], ...] = ()
     """The turns that values of unknown meaning might be angles of: they are doubted where they jump from end to end."""
 
     def reducers(self, name: str, equilibration: Equilibrate, missing: Missing) -> dict[str, Reducer]:
-        shared: dict[str, Reducer] = {MEAN: Observed("nonzero" if self.nonzero else "blocks", missing)}
+        kept = Observed("nonzero" if self.nonzero else "blocks", missing, self.of)
+        shared: dict[str, Reducer] = {MEAN if self.of is None else _mean_of(name): kept}
         if self.series is not None:
             shared[_trace(name)] = SeriesOf(self.series)
         if self.angle_branches:
@@ -157,7 +173,7 @@ class Mean(Quantity):
         return shared
 
     def estimate(self, name: str, reading: Reading) -> dict[str, Estimate]:
-        answer = replace(reading.mean, unit=self.unit)
+        answer = replace(reading.mean if self.of is None else reading.mean_by(_mean_of(name)), unit=self.unit)
         if self.arrange is not None:
             held = [state[MEAN].pop() for state in reading.run.states]       # large, and of no further use
             places = places_of([one for one in held if isinstance(one, Observed)]) if self.nonzero else None
@@ -182,6 +198,8 @@ class OfMean(Quantity):
     series: Trace | None = None
     """What is kept of each frame as `.series`; None: nothing."""
     bounds: Bounds | None = None
+    scale: Scale = ""
+    """Of a curve that has a band. On that of logarithms it stays above 0 by itself, and has no `bounds`."""
 
     def reducers(self, name: str, equilibration: Equilibrate, missing: Missing) -> dict[str, Reducer]:
         shared: dict[str, Reducer] = {MEAN: Observed("blocks", missing)}
@@ -190,9 +208,13 @@ class OfMean(Quantity):
         return shared
 
     def estimate(self, name: str, reading: Reading) -> dict[str, Estimate]:
-        answer = function_of_mean(reading.run, MEAN, self.function, reading.mean, unit=self.unit)
+        answer = function_of_mean(reading.run, MEAN, self.function, reading.mean, unit=self.unit, scale=self.scale)
         answer = _with_series(answer, name, self.series, reading.run)
         return self.within({"": replace(answer, coords=dict(self.coords))})
+
+    @property
+    def banded(self) -> Scale:
+        return self.scale
 
     @property
     def period(self) -> float | None:
@@ -221,9 +243,7 @@ class OfStates(Quantity):
         return {**self.statistics, **({PROXIES: SeriesOf(equilibration_proxies)} if equilibration == "auto" else {})}
 
     def estimate(self, name: str, reading: Reading) -> dict[str, Estimate]:
-        proxies = reading.run.series(PROXIES) if reading.equilibration == "auto" else None
-        run = reading.run.after(reading.equilibration, proxies)
-        return self.within(_named(self.function(replace(reading, run=run)), self, run.doubts))
+        return self.within(_named(self.function(reading.kept), self, reading.kept.run.doubts))
 
     @property
     def above_bounds(self) -> bool:
@@ -241,7 +261,13 @@ class OfSeries(Quantity):
     bounds: Bounds | Mapping[str, Bounds] | None = None
     period: float | None = None
     keeper: Reducer = field(default_factory=Series)
-    """What keeps the values: a Series, or a Spool for many numbers a frame."""
+    """What keeps the values: a Series, or a SpilledSeries for many numbers a frame."""
+    scale: Scale = ""
+    """Of a curve that has a band, which the function makes."""
+
+    @property
+    def banded(self) -> Scale:
+        return self.scale
 
     def reducers(self, name: str, equilibration: Equilibrate, missing: Missing) -> dict[str, Reducer]:
         return {VALUES: self.keeper}
@@ -292,6 +318,11 @@ class Measurement:
         return own | {name: one.limits[""] for name, one in self.named.items() if "" in one.limits}
 
     @property
+    def scales(self) -> dict[str, Scale]:
+        """The scales of the curves that have bands."""
+        return {name: one.banded for name, one in self.named.items() if one.banded}
+
+    @property
     def periods(self) -> dict[str, float]:
         """The periods of the quantities that come round."""
         return {name: one.period for name, one in self.named.items() if one.period is not None}
@@ -319,8 +350,18 @@ class Measurement:
         return replace(answer, derived={**answer.derived, **answers, **further})
 
 
+def _bounded(answer: Estimate, bounds: Bounds) -> Estimate:
+    """The estimate, interval and band within the bounds."""
+    band = None if answer.band is None else bounded_interval(answer.mean, answer.band, bounds)
+    return replace(answer, interval=bounded_interval(answer.mean, answer.interval, bounds), band=band)
+
+
 def _trace(name: str) -> str:
     return f"series of {name!r}"
+
+
+def _mean_of(name: str) -> str:
+    return f"mean of {name!r}"
 
 
 def _with_series(answer: Estimate, name: str, series: Trace | None, run: RunStates) -> Estimate:
@@ -369,6 +410,7 @@ def _doubted(estimate: Estimate, run: RunStates) -> Estimate:
                                              "md.from_analysis); where they are none, their unit says so"))
 
 
+@runtime_checkable
 @runtime_checkable
 class Observable(Protocol):
     """What `md.average` averages: small frozen settings."""

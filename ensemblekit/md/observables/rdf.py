@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Any
 
@@ -49,6 +49,7 @@ class RDF:
     pairs with itself."""
     density: str = "1/<V>"
     """"1/<V>" as in MDAnalysis, "<1/V>" as in mdtraj; they differ where the box breathes (NPT)."""
+    _: KW_ONLY
     norm: str = "rdf"
     """"rdf": g(r). "density": atoms of b per cubic angstrom at r from one of a. "none": pairs per frame. The last two need
     no box."""
@@ -90,7 +91,7 @@ class RDF:
             _scaled, ideal[1:] / (len(a) * shells if self.norm == "density" else 1.0))
         unit = {"rdf": "", "density": "Angstrom-3", "none": ""}[self.norm]
         return Measurement(counter, {
-            "": OfMean(function, unit, r, bounds=(0.0, None)),
+            "": OfMean(function, unit, r, bounds=(0.0, None), scale="linear"),
             "coordination": OfMean(partial(_running, ideal / len(a)), "", {"r": (edges[1:], "Angstrom")}, bounds=(0.0, None))})
 
     def _varying(self, system: System, edges: np.ndarray) -> Measurement:
@@ -113,7 +114,7 @@ class RDF:
         unit = {"rdf": "", "density": "Angstrom-3", "none": ""}[self.norm]
         return Measurement(counter, {
             "": OfMean(partial(_varying_g, self.density, self.norm, per), unit,
-                       {"r": (0.5 * (edges[1:] + edges[:-1]), "Angstrom")}, bounds=(0.0, None)),
+                       {"r": (0.5 * (edges[1:] + edges[:-1]), "Angstrom")}, bounds=(0.0, None), scale="linear"),
             "coordination": OfMean(partial(_varying_running, ideal), "", {"r": (edges[1:], "Angstrom")}, bounds=(0.0, None))})
 
     def _edges(self) -> np.ndarray:

@@ -1,0 +1,83 @@
+"""Figures of spectra: absorption with its states and band, infrared as chemists draw it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ensemblekit.averaging.estimate import Estimate, printed
+from ensemblekit.errors import InputError
+from ensemblekit.plot.averages import band
+from ensemblekit.plot.style import BLUE, COLOURS, INK, label, legend, new_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+NM = 1239.841984
+"""eV nm."""
+MOST_STATES = 6
+
+
+def absorption(e: Estimate, *, experiment: ArrayLike | None = None, ax: Axes | None = None) -> Axes:
+    """An absorption spectrum with interval and band, its states below, wavelengths on top; the axes.
+
+    experiment: (2, points) or (points, 2), energies in eV and what was measured, drawn over it in the same unit.
+    """
+    if np.ndim(e.mean) != 1 or "energy" not in e.coords:
+        raise InputError(f"an absorption spectrum has one axis, energy; this estimate has {list(e.coords) or 'none'}")
+    ax = new_axes(ax)
+    x = e.coords["energy"][0]
+    band(e, x, ax)
+    ax.fill_between(x, e.low, e.high, color=BLUE, alpha=0.25, lw=0, label=f"{100 * e.confidence:g} % interval")
+    ax.plot(x, e.mean, color=BLUE)
+    states = e.derived.get("states")
+    if states is not None and 1 < len(states.mean) <= MOST_STATES:
+        for k, one in enumerate(states.mean):
+            ax.plot(x, one, color=COLOURS[(k + 1) % len(COLOURS)], lw=0.8, label=f"state {k + 1}")
+    if experiment is not None:
+        measured = np.asarray(experiment, np.float64)
+        measured = measured if measured.shape[0] == 2 else measured.T
+        ax.plot(*measured, color=INK, lw=0.8, ls=(0, (4, 2)), label="experiment")
+    seen = x[np.asarray(e.mean) > 1e-3 * np.max(e.mean)]
+    ax.set_xlim(seen[0], seen[-1])
+    ax.set_ylim(0, min(1.6 * float(np.max(e.mean)), 1.05 * float(np.nanmax(np.asarray(e.high)))) or 1)
+    top = ax.secondary_xaxis("top", functions=(_other, _other))
+    top.set_xlabel("wavelength (nm)")
+    ax.set_xlabel("energy (eV)")
+    ax.set_ylabel(label("absorption", printed(e.unit)))
+    legend(ax)
+    return ax
+
+
+def infrared(e: Estimate, *, name: str = "nα", ax: Axes | None = None) -> Axes:
+    """An infrared spectrum with interval and band, wavenumbers falling to the right, the groups below; the axes."""
+    if np.ndim(e.mean) != 1 or "wavenumber" not in e.coords:
+        raise InputError(f"an infrared spectrum has one axis, wavenumber; this estimate has {list(e.coords) or 'none'}")
+    ax = new_axes(ax)
+    x = e.coords["wavenumber"][0]
+    band(e, x, ax)
+    ax.fill_between(x, e.low, e.high, color=BLUE, alpha=0.25, lw=0, label=f"{100 * e.confidence:g} % interval")
+    ax.plot(x, e.mean, color=BLUE)
+    groups = e.derived.get("groups")
+    if groups is not None:
+        for k, word in enumerate(groups.coords["group"][0]):
+            ax.plot(x, groups.mean[k, k], color=COLOURS[(k + 1) % len(COLOURS)], lw=0.8, label=str(word))
+        cross = np.asarray(e.mean) - np.einsum("kkn->n", groups.mean)
+        ax.plot(x, cross, color=INK, lw=0.8, ls=(0, (4, 2)), label="cross terms")
+    ax.set_xlim(x[-1], x[0])
+    if groups is None:
+        ax.set_ylim(0, min(1.6 * float(np.max(e.mean)), 1.05 * float(np.nanmax(np.asarray(e.high)))) or 1)
+    ax.set_xlabel("wavenumber (cm⁻¹)")
+    ax.set_ylabel(label(name, printed(e.unit)))
+    legend(ax)
+    return ax
+
+
+def _other(x: np.ndarray) -> np.ndarray:
+    """eV as nm and back."""
+    return NM / np.maximum(np.asarray(x, np.float64), 1e-9)
+
+
+__all__ = ["absorption", "infrared"]

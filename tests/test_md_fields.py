@@ -1,0 +1,318 @@
+"""Fields and potentials of trajectories: known figures, places, exclusions, groups, surfaces, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ensemblekit as ek
+from ensemblekit import md
+from ensemblekit.errors import EnsemblekitError, InputError
+from tests.field_oracles import ATOM_0, COULOMB, MIDPOINT, SODIUM, between_planes
+
+mda = pytest.importorskip("MDAnalysis")
+datafiles = pytest.importorskip("MDAnalysisTests.datafiles")
+BOND = md.Midpoint("index 0", "index 1")
+TIGHT = {"tolerance": 1e-9}
+
+
+@pytest.fixture(scope="module")
+def water() -> Any:
+    return md.read(datafiles.PSF_TRICLINIC, datafiles.DCD_TRICLINIC)
+
+
+def charged(positions: np.ndarray, charges: np.ndarray, box: np.ndarray | None = None, bonds: Any = None,
+            residues: Any = None) -> Any:
+    """A Universe of (frames, atoms, 3) positions; each atom a residue of its own unless said."""
+    n = positions.shape[1]
+    of = np.arange(n) if residues is None else np.asarray(residues)
+    u = mda.Universe.empty(n, n_residues=int(of.max()) + 1, atom_resindex=of, trajectory=True)
+    u.add_TopologyAttr("charges", charges)
+    u.add_TopologyAttr("names", [f"A{k}" for k in range(n)])
+    u.add_TopologyAttr("resnames", ["ION"] * (int(of.max()) + 1))
+    if bonds is not None:
+        u.add_TopologyAttr("bonds", bonds)
+    u.load_new(np.asarray(positions, np.float32), dimensions=box, dt=1.0)
+    return u
+
+
+def averages(source: Any, **observables: Any) -> Any:
+    return md.average(source, observables, equilibration=None)
+
+
+def test_at_an_atom_of_a_very_skew_cell(water: Any) -> None:
+    found = md.average(water, {"E": md.ElectricField("index 0", exclude="self", **TIGHT),
+                               "V": md.ElectricPotential("index 0", exclude="self", **TIGHT)}, stop=1)
+    np.testing.assert_allclose(found["E"].mean, [ATOM_0["field"]], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found["V"].mean, [ATOM_0["potential"]], rtol=0, atol=1e-6)
+    assert "375 charges act, neutral together" in found.notes[0]
+
+
+def test_on_a_bond_by_every_convention(water: Any) -> None:
+    found = averages(water, E=md.ElectricField(BOND, along="bond", **TIGHT),
+                     vacuum=md.ElectricField(BOND, along="bond", surface="vacuum", **TIGHT),
+                     nearest=md.ElectricField(BOND, along="bond", method="nearest"), V=md.ElectricPotential(BOND, **TIGHT))
+    projection = found["E"].projection
+    assert projection.mean == pytest.approx(MIDPOINT["mean"], abs=1e-6)
+    assert projection.series.std(ddof=1) == pytest.approx(MIDPOINT["sd"], abs=1e-6)
+    assert found["vacuum"].projection.mean == pytest.approx(MIDPOINT["vacuum"], abs=1e-6)
+    assert found["nearest"].projection.mean == pytest.approx(MIDPOINT["nearest"], abs=1e-6)
+    assert found["V"].mean == pytest.approx(MIDPOINT["potential"], abs=1e-6)
+    assert found["V"].series[0] == pytest.approx(MIDPOINT["potential_0"], abs=1e-6)
+    first = md.average(water, {"E": md.ElectricField(BOND, **TIGHT)}, stop=1)["E"]
+    np.testing.assert_allclose(first.mean, MIDPOINT["field_0"], rtol=0, atol=1e-6)
+    assert first.magnitude.mean == pytest.approx(np.linalg.norm(MIDPOINT["field_0"]), abs=1e-6)
+
+
+def test_numbers_of_a_frame_have_series_times_and_all_estimators(water: Any) -> None:
+    found = averages(water, E=md.ElectricField(BOND, along="bond", stark=0.05, unit="MV/cm"))["E"]
+    for name in ("projection", "angle", "magnitude", "shift"):
+        one = found.derived[name]
+        assert one.series.shape == (10,)
+        assert len(one.times) == 10
+        assert len(one.estimators) == 5
+    assert found.unit == "MV cm-1"
+    assert found.projection.mean == pytest.approx(100 * MIDPOINT["mean"], abs=0.05)
+    np.testing.assert_allclose(found.shift.series, -0.05 * 16.79200537 * found.projection.series)
+    cosine = found.projection.series / found.magnitude.series
+    np.testing.assert_allclose(np.cos(np.radians(found.angle.series)), cosine, atol=1e-12)
+
+
+@pytest.mark.skipif("ENSEMBLEKIT_DATA" not in os.environ, reason="ENSEMBLEKIT_DATA is not set")
+def test_an_ion_near_dna() -> None:
+    folder = Path(os.environ["ENSEMBLEKIT_DATA"]) / "md_dna_tpr"
+    source = md.read(str(folder / "topology.tpr"), str(folder / "ref_image.xtc"))
+    found = md.average(source, {"E": md.ElectricField("index 29471", exclude="self", tolerance=1e-7),
+                                "V": md.ElectricPotential("index 29471", exclude="self", tolerance=1e-7)}, stop=1)
+    np.testing.assert_allclose(found["E"].mean, [SODIUM["field"]], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found["V"].mean, [SODIUM["potential"]], rtol=0, atol=1e-5)
+
+
+def planes(density: float, distance: float, side: float, height: float) -> tuple[Any, np.ndarray]:
+    """Two planes of 8 x 8 charges; each pair is a molecule."""
+    x = (np.arange(8) + 0.5) * side / 8
+    flat = np.stack(np.meshgrid(x, x, indexing="ij"), -1).reshape(-1, 2)
+    low = np.column_stack([flat, np.full(64, 0.5 * (height - distance))])
+    positions = np.concatenate([low, low + np.array([0, 0, distance])])[None]
+    q = density * side**2 / 64
+    universe = charged(positions, np.repeat([q, -q], 64), np.array([side, side, height, 90, 90, 90.0]),
+                       [(k, k + 64) for k in range(64)])
+    middle = [[0.3 * side, 0.4 * side, 0.5 * height], [0.3 * side, 0.4 * side, 0.0]]
+    return universe, np.array(middle)
+
+
+def test_planes_of_charge() -> None:
+    density, distance, side, height = 0.01, 20.0, 16.0, 64.0
+    universe, points = planes(density, distance, side, height)
+    found = averages(universe, E=md.ElectricField(points, **TIGHT), slab=md.ElectricField(points, surface="slab-z", **TIGHT),
+                     V=md.ElectricPotential([[0, 0, 0.5], [0, 0, 63.5]], surface="slab-z", **TIGHT))
+    inside, outside = between_planes(density, distance, height)
+    # the grid of charges is seen as exp(-2 pi z / spacing), 1e-13 half-way between the planes
+    np.testing.assert_allclose(found["E"].mean[:, 2] / COULOMB, [inside, outside], rtol=0, atol=1e-8)
+    np.testing.assert_allclose(found["E"].mean[:, :2], 0, atol=1e-7)
+    np.testing.assert_allclose(found["slab"].mean[:, 2] / COULOMB, [4 * np.pi * density, 0], rtol=0, atol=1e-8)
+    drop = found["V"].mean[1] - found["V"].mean[0]
+    assert drop == pytest.approx(-4 * np.pi * COULOMB * density * distance, abs=1e-6)
+
+
+@pytest.mark.parametrize("method", ["ewald", "nearest"])
+def test_groups_add_up_to_the_total_of_a_run_without_them(water: Any, method: Any) -> None:
+    at = "index 0 1 2"
+    options = {"method": method, "exclude": 1}
+    plain = averages(water, E=md.ElectricField(at, **options), V=md.ElectricPotential(at, **options))
+    named = {"first": "index 0:9", "second": "index 10:20"}
+    for by, count in (("resname", 1), ("residue", 1), ("molecule", 125), (named, 3)):
+        found = averages(water, E=md.ElectricField(at, by=by, **options), V=md.ElectricPotential(at, by=by, **options))
+        shares = found["E"].groups
+        assert shares.mean.shape == (count, 3, 3)
+        assert list(shares.coords) == ["group", "atom", "component"]
+        np.testing.assert_allclose(shares.mean.sum(axis=0), plain["E"].mean, rtol=0, atol=1e-10)
+        np.testing.assert_allclose(found["E"].mean, plain["E"].mean, rtol=0, atol=1e-10)
+        np.testing.assert_allclose(found["V"].groups.mean.sum(axis=0), plain["V"].mean, rtol=0, atol=1e-10)
+
+
+def test_surface_terms_are_shared_by_groups_of_molecules(water: Any) -> None:
+    plain = averages(water, E=md.ElectricField(BOND, along="bond", surface="vacuum"))["E"]
+    shared = averages(water, E=md.ElectricField(BOND, along="bond", surface="vacuum", by="molecule"))["E"]
+    assert shared.groups.mean.shape == (125,)
+    assert shared.groups.mean.sum() == pytest.approx(plain.projection.mean, abs=1e-10)
+    assert list(shared.groups.coords["group"][0][:2]) == ["molecule 0", "molecule 1"]
+
+
+def test_of_two_charges_without_a_box() -> None:
+    universe = charged(np.array([[[0.0, 0, 0], [3.0, 0, 0]]]), np.array([2.0, -1.0]))
+    found = averages(universe, E=md.ElectricField([[1.0, 0, 0]]), V=md.ElectricPotential([[1.0, 0, 0]]),
+                     at=md.ElectricField("index 0", by="residue"))
+    assert found["E"].mean[0] == pytest.approx([COULOMB * (2 / 1 + 1 / 4), 0, 0])
+    assert found["V"].mean[0] == pytest.approx(COULOMB * (2 / 1 - 1 / 2))
+    assert found["at"].mean[0] == pytest.approx([COULOMB / 9, 0, 0])
+    assert any("no box" in note for note in found.notes)
+
+
+def test_whose_charges_do_not_act() -> None:
+    places = np.array([[[0.0, 0, 0], [1.0, 0, 0], [2.0, 0, 0], [3.0, 0, 0], [4.0, 0, 0]]])
+    universe = charged(places, np.ones(5), bonds=[(0, 1), (1, 2), (2, 3)], residues=[0, 0, 1, 1, 2])
+
+    def at_first(exclude: Any) -> float:
+        return float(averages(universe, V=md.ElectricPotential("index 0", exclude=exclude))["V"].mean[0]) / COULOMB
+
+    parts = np.array([1.0, 1 / 2, 1 / 3, 1 / 4])
+    for exclude, acting in ((None, [1, 1, 1, 1]), ("self", [1, 1, 1, 1]), ("residue", [0, 1, 1, 1]), ("molecule", [0, 0, 0, 1]),
+                            (0, [1, 1, 1, 1]), (1, [0, 1, 1, 1]), (2, [0, 0, 1, 1]), (3, [0, 0, 0, 1]),
+                            ("index 1 4", [0, 1, 1, 0])):
+        assert at_first(exclude) == pytest.approx(parts @ acting), exclude
+
+
+def test_no_frame_needs_to_be_wrapped_or_whole(water: Any) -> None:
+    u = mda.Universe(datafiles.PSF_TRICLINIC, datafiles.DCD_TRICLINIC)
+    wanted = {"E": md.ElectricField(BOND, along="bond", tolerance=1e-6),
+              "c": md.ElectricField(md.Center("index 0:2"), tolerance=1e-6)}
+    found = averages(water, **wanted)
+    rng = np.random.default_rng(1)
+    frames = np.stack([ts.positions + rng.integers(-2, 3, (375, 3)) @ ts.triclinic_dimensions for ts in u.trajectory])
+    boxes = np.stack([ts.dimensions for ts in u.trajectory])
+    u.load_new(frames.astype(np.float32), dimensions=boxes)
+    moved = averages(u, **wanted)
+    np.testing.assert_allclose(moved["E"].mean, found["E"].mean, atol=2e-4)       # float32 positions, further away
+    np.testing.assert_allclose(moved["c"].mean, found["c"].mean, atol=2e-4)
+    assert moved["E"].projection.mean == pytest.approx(found["E"].projection.mean, abs=2e-4)
+
+
+def test_centers_and_directions_between_groups(water: Any) -> None:
+    center = md.Center("index 0 1 2")
+    found = averages(water, a=md.ElectricField(center, along=("index 0", "index 1 2")),
+                     b=md.ElectricField(center, along=[0, 0, -2.0]))
+    assert found["a"].mean.shape == (3,)
+    assert found["b"].projection.mean == pytest.approx(-found["b"].mean[2])
+    assert found["a"].projection.mean != pytest.approx(found["b"].projection.mean)
+
+
+def test_attached_points_go_with_a_tumbling_molecule() -> None:
+    rng = np.random.default_rng(2)
+    body = rng.normal(0, 2, (6, 3))
+    q = rng.normal(size=6)
+    frames = []
+    for k in range(5):
+        turn = np.linalg.qr(rng.normal(size=(3, 3)))[0] if k else np.eye(3)
+        turn = turn * np.sign(np.linalg.det(turn))
+        frames.append(body @ turn + 3 * rng.normal(size=3) * bool(k))
+    universe = charged(np.array(frames), q)
+    point = np.array([[6.0, 1.0, 2.0]])
+    found = averages(universe, V=md.ElectricPotential(md.Attached(point, "all")), fixed=md.ElectricPotential(point))
+    expected = COULOMB * float((q / np.linalg.norm(point - body, axis=1)).sum())
+    assert found["V"].mean[0] == pytest.approx(expected, rel=1e-5)
+    assert found["V"].stderr[0] < 1e-5 * abs(expected)
+    assert found["fixed"].stderr[0] > 1e-3 * abs(expected)
+
+
+def test_points_of_each_frame() -> None:
+    positions = np.zeros((4, 1, 3))
+    points = np.arange(1, 5.0)[:, None, None] * np.array([1.0, 0, 0])
+    universe = charged(positions, np.ones(1))
+    found = averages(universe, V=md.ElectricPotential(points))["V"]
+    assert found.mean[0] == pytest.approx(COULOMB * (1 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
+    with pytest.raises(InputError, match=r"4 frames are averaged; got shape \(3, 1, 3\)"):
+        averages(universe, V=md.ElectricPotential(points[:3]))
+
+
+def test_charges_chosen_anew_in_every_frame() -> None:
+    frames = np.array([[[0.0, 0, 0], [2.0, 0, 0], [9.0, 0, 0]], [[0.0, 0, 0], [8.0, 0, 0], [3.0, 0, 0]]])
+    universe = charged(frames, np.array([0.0, 1.0, 1.0]))
+    found = averages(universe, V=md.ElectricPotential("index 0", "around 5 index 0", updating=True))["V"]
+    assert found.mean[0] == pytest.approx(COULOMB * (1 / 2 + 1 / 3) / 2)
+
+
+def test_weights_replicas_and_engines(water: Any) -> None:
+    wanted = {"E": md.ElectricField("index 0 1", by="molecule"), "V": md.ElectricPotential(BOND)}
+    one = md.average(water, wanted, engine=ek.Serial(), equilibration=None)
+    two = md.average(water, wanted, engine=ek.Threads(3), equilibration=None)
+    np.testing.assert_array_equal(one["E"].groups.mean, two["E"].groups.mean)
+    np.testing.assert_array_equal(one["V"].series, two["V"].series)
+    weighted = md.average(water, wanted, frame_weights=np.arange(10.0), equilibration=None)
+    series = one["V"].series
+    assert weighted["V"].mean == pytest.approx(np.arange(10) @ series / 45)
+    both = md.average(ek.ReplicaSet((water.window(0, 4), water.window(4, 10))), wanted, equilibration=None)
+    assert both["V"].mean == pytest.approx(series.mean(), abs=1e-5)     # the split is of another frame
+    assert len(both["V"].runs) == 2
+
+
+def test_the_potential_does_not_depend_on_how_the_box_breathes_but_by_its_size() -> None:
+    frames = np.array([[[1.0, 1, 1]], [[1.0, 1, 1]]])
+    universe = charged(frames, np.ones(1), np.array([[10, 10, 10, 90, 90, 90], [12, 12, 12, 90, 90, 90]], np.float32))
+    found = averages(universe, V=md.ElectricPotential("index 0", **TIGHT))
+    expected = -2.8372974795 * COULOMB * (1 / 10 + 1 / 12) / 2
+    assert found["V"].mean[0] == pytest.approx(expected, abs=1e-6)
+    assert "a uniform background of -1 e makes the cell neutral" in found.notes[0]
+
+
+def test_what_cannot_be(water: Any) -> None:
+    field, potential = md.ElectricField, md.ElectricPotential
+    open_water = charged(np.random.default_rng(1).normal(size=(3, 4, 3)) * 5, np.array([1.0, -1, 1, -1]))
+    uncharged = charged(np.zeros((2, 2, 3)), np.zeros(2))
+    without = mda.Universe.empty(2, trajectory=True)
+    cases = [
+        (water, field(BOND, method="pme"), "method=.*is one of 'auto', 'ewald'"),
+        (water, field(BOND, surface="wet"), "surface=.*'tinfoil'"),
+        (water, field(BOND, unit="V/m"), r"unit=.*'V Angstrom-1'"),
+        (water, field(BOND, tolerance=0), "tolerance=.*1e-13 to 1"),
+        (water, field(BOND, exclude=-1), "exclude=.*number of bonds"),
+        (water, field(BOND, by="atom"), "by=.*'residue'"),
+        (water, field(BOND, by={"a": "index 0:5", "b": "index 5:7"}), "do not overlap"),
+        (water, field("index 0", along="bond"), "goes with md.Midpoint"),
+        (water, field(BOND, along="bonds"), 'along= is "bond"'),
+        (water, field(BOND, along=[0, 0, 0]), "not all 0"),
+        (water, field(BOND, stark=1.0), "say along="),
+        (water, field(BOND, along="bond", stark=float("nan")), "difference dipole in debye"),
+        (water, field(md.Midpoint("index 0", "index 1 2")), "has 2. Of groups"),
+        (water, field(md.Midpoint("index 0", "index 0")), "one and the same atom"),
+        (water, field(md.Midpoint), "a place is a selection"),
+        (water, field(np.zeros((2, 2))), r"points are \(points, 3\)"),
+        (water, field([[0, 0, np.nan]]), "points are finite"),
+        (water, field("index 0", updating=True), "by= gives the share"),
+        (water, field("index 0", "index 0:374", surface="vacuum", method="nearest"), "method=\"ewald\""),
+        (water, potential("index 0", "index 0:3", surface="vacuum"), "molecules are charged"),
+        (open_water, field("index 0", method="ewald"), "these frames have none"),
+        (uncharged, field("index 0"), "are 0, so there is no field"),
+        (without, field("index 0"), "no charges"),
+        (water, field(md.Attached([[0, 0, 0]], "index 0 1")), "three atoms or more"),
+    ]
+    for source, observable, message in cases:
+        with pytest.raises(InputError, match=message):
+            averages(source, x=observable)
+
+
+def test_a_place_on_a_charge_names_frame_place_and_atom(water: Any) -> None:
+    at = np.asarray(mda.Universe(datafiles.PSF_TRICLINIC, datafiles.DCD_TRICLINIC).atoms.positions[[100, 7]], float)
+    with pytest.raises(EnsemblekitError, match=r"frame 0.*place 1 lies within 0.01 angstrom of atom 7, whose charge acts"):
+        averages(water, E=md.ElectricField(at + np.array([[0.5, 0, 0], [0, 0, 0]])))
+
+
+def test_a_cut_that_makes_no_whole_charge_is_told(water: Any) -> None:
+    found = averages(water, E=md.ElectricField("index 374", "index 0 1"))
+    assert "no whole number: the selection cuts molecules" in found.notes[0]
+
+
+def test_water_and_many_alike_are_one_group_of_residues() -> None:
+    rng = np.random.default_rng(5)
+    n = 63
+    u = mda.Universe.empty(n, n_residues=n, atom_resindex=np.arange(n), trajectory=True)
+    u.add_TopologyAttr("charges", rng.normal(size=n))
+    u.add_TopologyAttr("resnames", ["ALA"] * 3 + ["NA"] * 60)
+    u.add_TopologyAttr("resids", [*range(1, 4), *range(1, 61)])
+    u.add_TopologyAttr("bonds", [(0, 1), (1, 2)])
+    u.load_new(rng.normal(0, 10, (2, n, 3)).astype(np.float32))
+    found = averages(u, E=md.ElectricField("index 0", by="residue"))["E"]
+    assert list(found.groups.coords["group"][0]) == ["ALA1", "ALA2", "ALA3", "NA"]
+
+
+def test_fixed_points_are_noted_where_the_solute_moves_away() -> None:
+    u = mda.Universe(datafiles.PSF, datafiles.DCD)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = md.average(u, {"V": md.ElectricPotential([[60.0, 60, 60]])}, frames=[0, 97], equilibration=None)
+    assert any("md.Attached(xyz, selection) takes points along" in note for note in found.notes)
