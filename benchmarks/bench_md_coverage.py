@@ -156,8 +156,8 @@ def crystal(frames: int = FRAMES) -> Any:
 
 
 def particles(frames: int = 200) -> Any:
-    """Sixteen particles that diffuse through a small box; their jumps through its faces are undone."""
-    n, edge = 16, 10.0
+    """Sixteen particles that diffuse in a box, more than twice the longest of 10^5 steps; jumps at its faces are undone."""
+    n, edge = 16, 14.0
     truths = {"diffusion coefficient, angstrom^2 / ps": (scalar("msd", "diffusion"), DIFFUSION),
               "mean squared displacement at lag 10": (element("msd", 10), 6 * DIFFUSION * 10)}
 

@@ -38,6 +38,19 @@ class Engine(Protocol):
         """
 
 
+@runtime_checkable
+class Stoppable(Protocol):
+    """The values of an engine that stops its work when it is told that no more of them are wanted."""
+
+    def close(self) -> None: ...
+
+
+def stop(values: Iterator[object]) -> None:
+    """Say that no more values of :meth:`Engine.map` are wanted: what has begun is let finish, nothing else begins."""
+    if isinstance(values, Stoppable):
+        values.close()
+
+
 @dataclass(frozen=True)
 class Serial:
     """This thread, one piece after the other."""

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from ensemblekit.errors import InputError
+from ensemblekit.foreign import Scalar
 
 TOKEN = re.compile(r"\.tmp-[0-9a-f]{16}")
 """What is put behind the name of the target, before the suffix asked for."""
@@ -55,7 +56,7 @@ def why_unreadable(path: str | os.PathLike[str]) -> str:
     except FileNotFoundError:
         return "there is no such file" if not os.path.islink(path) else "is a link to a file that is not there"
     except (OSError, ValueError) as error:      # links in a circle, folders that may not be entered, a name with a zero
-        return f"cannot be read: {getattr(error, 'strerror', None) or error}"
+        return f"cannot be read: {(error.strerror if isinstance(error, OSError) else None) or error}"
     if not stat.S_ISREG(mode):
         return NOT_FILES.get(stat.S_IFMT(mode), "is no file")
     return "" if os.access(path, os.R_OK) else "cannot be read: you have no permission to; ask its owner, or chmod u+r"
@@ -64,7 +65,12 @@ def why_unreadable(path: str | os.PathLike[str]) -> str:
 def real_bytes(stat: os.stat_result) -> int:
     """Bytes of a file that stand on the disk: less than its size where it has holes. A file system may pack them, or count them
     late."""
-    return min(stat.st_size, getattr(stat, "st_blocks", stat.st_size) * 512) or stat.st_size
+    return min(stat.st_size, disk_bytes(stat)) or stat.st_size
+
+
+def disk_bytes(stat: os.stat_result) -> int:
+    """Bytes of the blocks of a file, as its file system counts them."""
+    return int(getattr(stat, "st_blocks", -(-stat.st_size // 512))) * 512
 
 
 def most_bytes(path: str | os.PathLike[str]) -> int:
@@ -132,7 +138,7 @@ def csv_cell(value: object) -> object:
 
     Numbers stay numbers, also where they are text such as "-1.5"; control characters are shown by their numbers.
     """
-    if hasattr(value, "item"):      # a numpy scalar
+    if isinstance(value, Scalar):
         value = value.item()
     if not isinstance(value, str):
         return value

@@ -8,12 +8,32 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ensemblekit.errors import InputError
+from ensemblekit.foreign import (
+    AstropyQuantity,
+    Chunked,
+    Convertible,
+    GivesArray,
+    GivesBuffer,
+    GivesInterface,
+    HasIndexes,
+    HasUnit,
+    HasUnits,
+    HasVariable,
+    Indexed,
+    MayLack,
+    NamedAxes,
+    OpenMMQuantity,
+    PandasIndex,
+    PintQuantity,
+    SparseMatrix,
+    Tensor,
+)
 
 NUMBERS = "biufc"
 """Kinds of dtypes that are numbers."""
@@ -65,23 +85,25 @@ def unmasked(x: Any, what: str) -> Any:
 
 def unit_of(x: Any) -> str:
     """The unit of a quantity, of one in a DataArray, or that which a DataArray carries among its attributes; "" without one."""
+    if type(x) is np.ndarray or is_torch(x):
+        return ""
     if _has_named_axes(x):
         said = x.attrs.get("units", "") if isinstance(x.attrs, Mapping) else ""
         if said or not in_memory(x):        # numbers in a file are not read for their unit
             return said if isinstance(said, str) and " since " not in said else ""
         return unit_of(x.data)
-    if type(x) is np.ndarray or is_torch(x):
-        return ""
     if isinstance(x, list | tuple):
         return unit_of(x[0]) if len(x) and not isinstance(x[0], PLAIN) and _is_quantity(x[0]) else ""
-    return _unit_text(getattr(x, "units", None) or getattr(x, "unit", "")) if _is_quantity(x) else ""
+    return _unit_text(_held_unit(x)) if _is_quantity(x) else ""
 
 
 def in_memory(x: Any) -> bool:
     """Whether the numbers of a DataArray are there: not in a file that is still to be read, nor to be computed."""
-    if getattr(x, "chunks", None) is not None:
+    if isinstance(x, Chunked) and x.chunks is not None:
         return False
-    held = getattr(getattr(x, "variable", None), "_data", None)     # x.data would read them
+    if not isinstance(x, HasVariable):
+        return True
+    held = getattr(x.variable, "_data", None)       # x.data would read them
     return not type(held).__module__.startswith("xarray.") or bool(getattr(x.variable, "_in_memory", True))
 
 
@@ -101,17 +123,17 @@ def bare(x: Any, unit: str = "") -> Any:
         if not in_memory(x) or not _is_quantity(x.data):
             return x
         numbers = bare(x.data, unit)
-        return x.copy(data=numbers) if hasattr(x, "copy") else type(x)(numbers, x.dims, x.attrs)
+        return x.copy(data=numbers) if isinstance(x, HasVariable) else type(x)(numbers, x.dims, x.attrs)
     if not _is_quantity(x):
         return x
     own = unit_of(x)
     if unit and own != unit:
         x = _converted(x, own, unit)
-    if hasattr(x, "magnitude"):
+    if isinstance(x, PintQuantity):
         return x.magnitude
-    if hasattr(x, "value_in_unit"):         # OpenMM
+    if isinstance(x, OpenMMQuantity):
         return x.value_in_unit(x.unit)
-    return x.value if hasattr(x, "to_value") else np.asarray(x)
+    return x.value if isinstance(x, AstropyQuantity) else np.asarray(x)
 
 
 def in_unit(x: Any, unit: str, what: str) -> Any:
@@ -125,16 +147,31 @@ def in_unit(x: Any, unit: str, what: str) -> Any:
     if own == unit:
         return bare(x)
     try:
+        if _has_named_axes(x) and (not in_memory(x) or not _is_quantity(x.data)):
+            return _rescaled(x, own, unit)
         return bare(x, unit)
     except InputError as error:
         raise InputError(f"{what}: {error}") from error
 
 
-def _converted(x: Any, own: str, unit: str) -> Any:
-    to = getattr(x, "to", None) or getattr(x, "in_unit", None)
+def _rescaled(x: Any, own: str, unit: str) -> Any:
+    """A DataArray whose attributes name its unit, in another one: as pint has it, and block by block where it is lazy."""
     try:
-        assert to is not None
-        return to(_as_product_of_powers(unit))
+        import pint
+    except ImportError as error:
+        raise InputError(f"numbers in {own!r} where {unit!r} is wanted; pint turns one into the other (pip install pint), or "
+                         "convert them first") from error
+    ends = _converted(pint.get_application_registry().Quantity(np.array([0.0, 1.0]), _as_product_of_powers(own)), own, unit)
+    zero, one = ends.magnitude.tolist()
+    data = x.data * (one - zero)
+    data = data + zero if zero else data
+    attrs = {**x.attrs, "units": unit}
+    return x.copy(data=data).assign_attrs(attrs) if hasattr(x, "copy") else type(x)(data, x.dims, attrs)
+
+
+def _converted(x: Any, own: str, unit: str) -> Any:
+    try:
+        return (x.to if isinstance(x, Convertible) else x.in_unit)(_as_product_of_powers(unit))
     except Exception as error:      # each package of units raises its own
         raise InputError(f"numbers in {own!r} where {unit!r} is wanted, and one is not turned into the other "
                          f"({type(error).__name__}). Convert them first, or pass bare numbers in {unit!r}") from error
@@ -176,12 +213,13 @@ def _unit_text(unit: Any) -> str:
 
 def check_index(x: Any, other: Any, what: str, whose: str) -> None:
     """Refuse weights or times whose pandas index is another than that of the values: numpy would pair them by place."""
-    mine: Any = getattr(x, "index", None)
-    theirs: Any = getattr(other, "index", None)
-    if hasattr(mine, "equals") and hasattr(theirs, "equals") and len(mine) == len(theirs) and not mine.equals(theirs):
+    mine: Any = x.index if isinstance(x, Indexed) else None
+    theirs: Any = other.index if isinstance(other, Indexed) else None
+    if isinstance(mine, PandasIndex) and isinstance(theirs, PandasIndex) and len(mine) == len(theirs) and not (
+            mine.equals(theirs)):
         raise InputError(f"{what} have another index than {whose}, and would be paired by place; put them in order first: "
                          f"{what}.reindex(values.index), or pass {what}.to_numpy() where the place is meant")
-    mine, theirs = getattr(x, "indexes", None), getattr(other, "indexes", None)
+    mine, theirs = (one.indexes if isinstance(one, HasIndexes) else None for one in (x, other))
     if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
         for axis in mine:
             if axis in theirs and not mine[axis].equals(theirs[axis]):
@@ -218,13 +256,13 @@ def _of_tensor(x: Any, what: str, keep: bool) -> Any:
         if not x.dtype.is_floating_point:
             raise InputError(f"{what}: masked, and {x.dtype} has no NaN to stand for what is masked; convert it to float first")
         x = x.to_tensor(float("nan"))
-    layout = str(getattr(x, "layout", "torch.strided"))
-    if layout != "torch.strided" or getattr(x, "is_nested", False) or getattr(x, "is_quantized", False):
-        remedy = "x.dequantize()" if getattr(x, "is_quantized", False) else "x.to_dense()" if layout != "torch.jagged" and not (
-            getattr(x, "is_nested", False)) else "x.to_padded_tensor(nan)"
-        raise InputError(f"{what}: a tensor with one number a place is wanted; got layout {layout}. Pass {remedy}")
-    if not hasattr(x, "dtype"):
+    if not isinstance(x, Tensor):
         raise InputError(f"{what}: {type(x).__name__} is no tensor; pass its values")
+    layout = str(x.layout)
+    if layout != "torch.strided" or x.is_nested or x.is_quantized:
+        remedy = "x.dequantize()" if x.is_quantized else "x.to_dense()" if layout != "torch.jagged" and not x.is_nested else (
+            "x.to_padded_tensor(nan)")
+        raise InputError(f"{what}: a tensor with one number a place is wanted; got layout {layout}. Pass {remedy}")
     if str(x.dtype).removeprefix("torch.").startswith(NARROW):
         x = x.float()
     x = x.detach()
@@ -243,10 +281,10 @@ def _of_anything(x: Any, what: str, named_axes: bool) -> np.ndarray:
         return _of_quantity(x, what)
     if _has_named_axes(x):
         return _of_named_axes(x, what, named_axes)
-    if type(x).__module__.startswith("scipy.sparse") or (hasattr(x, "nnz") and hasattr(x, "todense")):
+    if type(x).__module__.startswith("scipy.sparse") or isinstance(x, SparseMatrix):
         raise InputError(f"{what}: a sparse matrix, {type(x).__name__}, where every number is wanted; pass x.toarray()")
-    if isinstance(x, Iterator) or (hasattr(x, "__iter__") and not hasattr(x, "__array__") and not isinstance(x, Sequence)
-                                   and not hasattr(x, "__array_interface__") and not hasattr(x, "__buffer__")):
+    if isinstance(x, Iterator) or (isinstance(x, Iterable) and not isinstance(
+            x, GivesArray | Sequence | GivesInterface | GivesBuffer)):
         raise InputError(f"{what}: {type(x).__name__} gives its items one by one, where an array is wanted. Pass "
                          "numpy.stack(list(x)), or append them to a store as they come, ek.create(...), and pass that")
     try:
@@ -290,24 +328,29 @@ def _unmasked(x: np.ma.MaskedArray, what: str) -> np.ndarray:
 
 def _is_quantity(x: Any) -> bool:
     """Whether x is numbers with a unit: of pint, astropy, unyt, OpenMM or alike."""
-    return (hasattr(x, "units") and (hasattr(x, "magnitude") or isinstance(x, np.ndarray))) or (
-        hasattr(x, "unit") and (hasattr(x, "value_in_unit") or hasattr(x, "to_value")))
+    return isinstance(x, PintQuantity | OpenMMQuantity | AstropyQuantity) or (
+        isinstance(x, np.ndarray) and isinstance(x, HasUnits))
+
+
+def _held_unit(x: Any) -> Any:
+    """The unit of a quantity, an object of its own package."""
+    return (x.units if isinstance(x, HasUnits) else None) or (x.unit if isinstance(x, HasUnit) else "")
 
 
 def _of_quantity(x: Any, what: str) -> np.ndarray:
-    unit = getattr(x, "units", None) or getattr(x, "unit", "")
+    unit = _held_unit(x)
     if str(unit) not in ("", "dimensionless", "None", "1"):
-        numbers = ("x.magnitude" if hasattr(x, "magnitude") else "x.value_in_unit(...)" if hasattr(x, "value_in_unit") else
-                   "x.value")
+        numbers = ("x.magnitude" if isinstance(x, PintQuantity) else "x.value_in_unit(...)" if isinstance(x, OpenMMQuantity)
+                   else "x.value")
         raise InputError(f"{what}: numbers in {str(unit)!r}, whose unit would be lost. Convert them to the unit you mean, pass "
                          f"the bare numbers ({numbers}), and say their unit where there is unit=")
-    bare = x.magnitude if hasattr(x, "magnitude") else getattr(x, "value", x)
+    bare = x.magnitude if isinstance(x, PintQuantity) else x.value if isinstance(x, AstropyQuantity) else x
     return _of_anything(bare, what, True) if type(bare) is not type(x) else np.asarray(bare)
 
 
 def _has_named_axes(x: Any) -> bool:
     """Whether x is an array whose axes have names, as those of xarray."""
-    return hasattr(x, "dims") and hasattr(x, "attrs") and hasattr(x, "to_numpy") and not isinstance(x, Mapping)
+    return isinstance(x, NamedAxes) and not isinstance(x, Mapping)
 
 
 def _of_named_axes(x: Any, what: str, named_axes: bool) -> np.ndarray:
@@ -326,7 +369,7 @@ def _of_named_axes(x: Any, what: str, named_axes: bool) -> np.ndarray:
 
 def _plain(values: np.ndarray, x: Any, what: str) -> np.ndarray:
     """What numpy made of x, where missing numbers of pandas are NaN."""
-    if values.dtype.kind == "O" and hasattr(x, "isna"):
+    if values.dtype.kind == "O" and isinstance(x, MayLack):
         try:
             return np.asarray(x.to_numpy(dtype=np.float64, na_value=np.nan))
         except (TypeError, ValueError) as error:

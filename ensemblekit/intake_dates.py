@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import MissingExtraError
+from ensemblekit.foreign import HasDtype, HasKind
 
 ORDINARY = ("", "standard", "gregorian", "proleptic_gregorian")
 """Names of the calendar of datetime64 (apart from dates before 1582)."""
@@ -109,8 +110,7 @@ def dates_of(times: np.ndarray, time_unit: str, epoch: str, calendar: str = "") 
 
 def is_dates(x: object) -> bool:
     """Whether x is dates: datetime64 or timedelta64 (an index of pandas too), or a list of cftime's."""
-    dtype = getattr(x, "dtype", None)
-    if dtype is not None and getattr(dtype, "kind", "") in "mM":
+    if isinstance(x, HasDtype) and isinstance(x.dtype, HasKind) and x.dtype.kind in "mM":
         return True
     try:
         first = x.flat[0] if isinstance(x, np.ndarray) and x.size else x[0] if isinstance(x, Sequence) and len(x) else None

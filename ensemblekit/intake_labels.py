@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from ensemblekit.errors import InputError, UnknownFieldError
+from ensemblekit.foreign import DataArray, Dataset
 from ensemblekit.intake import SNAPSHOT_AXES, in_memory, unit_of
 from ensemblekit.intake_dates import dates_of, is_cftime, numbers_of_dates, package
 
@@ -126,12 +127,12 @@ def labels_of(x: object) -> Labels | None:
 
 def is_dataset(x: object) -> bool:
     """Whether x is several arrays that share the names of their axes, as a Dataset of xarray."""
-    return hasattr(x, "data_vars") and hasattr(x, "dims") and hasattr(x, "coords")
+    return isinstance(x, Dataset)
 
 
 def is_labelled(x: object) -> bool:
     """Whether x is an array, or several, with names of axes and coordinates along them."""
-    return is_dataset(x) or (hasattr(x, "dims") and hasattr(x, "coords") and hasattr(x, "transpose") and hasattr(x, "isel"))
+    return isinstance(x, Dataset | DataArray)
 
 
 def is_lazy(x: Any) -> bool:
@@ -210,18 +211,10 @@ def labelled_arrays(x: Any, time: str | None = None, names: Sequence[str] | None
     dims = {name: tuple(map(str, one.dims[1:])) for name, one in arrays.items()}
     used = {axis_name for one in dims.values() for axis_name in one}
     times, time_unit, epoch, calendar, clock = _clock(axis, every)
-    coords = {}
-    measures = _measures(chosen.values())
-    for name, one in every.items():
-        if name in chosen or axis in one.dims or not set(map(str, one.dims)) <= used or not one.dims:
-            continue
-        is_area = name == area or name.lower() in AREAS or name in measures
-        if name in variables and not is_area:
-            continue
-        if one.dtype.kind in "biufmMUT" or (one.dtype.kind == "O" and all(isinstance(k, str) for k in one.to_numpy().ravel())):
-            values = one.to_numpy()
-            coords[name] = Coordinate(tuple(map(str, one.dims)), values.astype(str) if values.dtype.kind in "OT" else values,
-                                      _described(one))
+    areas_named = {area, *_measures(chosen.values())}
+    coords = {name: _coordinate(one) for name, one in every.items()
+              if name not in chosen and axis not in one.dims and one.dims and set(map(str, one.dims)) <= used
+              and (name not in variables or name.lower() in AREAS or name in areas_named) and _is_plain(one)}
     labels = Labels(dims, coords, str(clock or axis), epoch, calendar, {name: _described(one, unit=False)
                                                                         for name, one in arrays.items()})
     if area is not None and area not in coords:
@@ -231,6 +224,17 @@ def labelled_arrays(x: Any, time: str | None = None, names: Sequence[str] | None
              if (cells := _area(one, dims[name], coords) if area is None else area) is not None}
     return LabelledArrays(arrays, replace(labels, areas=areas), times, time_unit,
                           {name: unit_of(one) for name, one in arrays.items()})
+
+
+def _is_plain(one: Any) -> bool:
+    """Whether a variable holds numbers, dates or words."""
+    return one.dtype.kind in "biufmMUT" or (one.dtype.kind == "O" and all(isinstance(k, str) for k in one.to_numpy().ravel()))
+
+
+def _coordinate(one: Any) -> Coordinate:
+    """A variable of numbers, dates or words along some axes of a snapshot."""
+    values = one.to_numpy()
+    return Coordinate(tuple(map(str, one.dims)), values.astype(str) if values.dtype.kind in "OT" else values, _described(one))
 
 
 def snapshot_axis(sizes: Mapping[Hashable, int], variables: Mapping[str, Any], time: str | None = None,

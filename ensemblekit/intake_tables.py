@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ensemblekit.foreign import DataFrame, HasDtype, HasKind, Table
 from ensemblekit.intake import SNAPSHOT_AXES
 from ensemblekit.intake_dates import numbers_of_dates
 from ensemblekit.intake_labels import Coordinate, Labels
@@ -14,12 +15,12 @@ from ensemblekit.intake_labels import Coordinate, Labels
 
 def is_table(x: object) -> bool:
     """Whether x is a Series or DataFrame of pandas (or speaks as one does)."""
-    return hasattr(x, "index") and hasattr(x, "iloc") and hasattr(x, "to_numpy")
+    return isinstance(x, Table)
 
 
 def labels_of_table(x: Any, field: str) -> Labels:
     """The names of the columns as the axis of a snapshot; no axis for a Series."""
-    if not hasattr(x, "columns"):
+    if not isinstance(x, DataFrame):
         return Labels({field: ()}, time=str(x.index.name or "time"))
     names = np.array([" ".join(map(str, name)) if isinstance(name, tuple) else str(name) for name in x.columns])
     axis = str(x.columns.name or "column")
@@ -32,8 +33,7 @@ def times_of_table(x: Any, time_unit: str, labels: Labels) -> tuple[np.ndarray |
     Other indices (a number a row, words) say the order alone.
     """
     index = x.index
-    dtype = getattr(index, "dtype", None)
-    kind = getattr(dtype, "kind", "O")
+    kind = index.dtype.kind if isinstance(index, HasDtype) and isinstance(index.dtype, HasKind) else "O"
     if kind in "mM":
         dates = index
         if getattr(index, "tz", None) is not None:

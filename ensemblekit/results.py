@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from ensemblekit.foreign import AnyArray, GivesDict, GivesList
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -55,16 +57,15 @@ class Result:
 
 def plain(x: object) -> object:
     """Lists and numbers for JSON; NaN and infinity, which JSON does not know, become None."""
-    to_dict = getattr(x, "to_dict", None)
-    if to_dict is not None:
-        return plain(to_dict())
+    if isinstance(x, Result) or (isinstance(x, GivesDict) and not isinstance(x, type)):
+        return plain(x.to_dict())
     if is_dataclass(x) and not isinstance(x, type):
         return {field.name: plain(getattr(x, field.name)) for field in fields(x)}
     if isinstance(x, Mapping):
         return {str(key): plain(value) for key, value in x.items()}
     if isinstance(x, list | tuple | set | frozenset):
         return [plain(value) for value in x]
-    if hasattr(x, "tolist"):        # an array or a scalar of numpy, a tensor
+    if isinstance(x, GivesList):        # an array or a scalar of numpy, a tensor
         return plain(x.tolist())
     if isinstance(x, float) and not math.isfinite(x):
         return None
@@ -79,7 +80,7 @@ def in_a_line(value: object) -> str:
         return ", ".join(map(str, value)) or "–"
     if isinstance(value, float):
         return f"{value:.6g}"
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
+    if isinstance(value, AnyArray):
         return _array_in_a_line(np.asarray(value))
     if isinstance(value, list | tuple) and len(value) > MOST_SHOWN:
         return f"{len(value)} values"

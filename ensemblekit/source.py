@@ -1,155 +1,44 @@
-"""Where snapshots come from: the protocols every part of ensemblekit meets in, and the sources that live in memory.
+"""The sources that live in memory, several runs of one thing, and the door for whatever holds snapshots.
 
-A *field* is one named array of every snapshot. A *source* gives fields that share one clock (step, time and
-statistical weight), in one run or in several independent ones. It is read in *pieces*, recipes that travel to a
-thread, a process or another machine, and each piece yields *blocks*: consecutive snapshots in memory.
+What they share with every other source stands in `source_protocol`; the rest of the package knows its names from here.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ensemblekit.errors import InputError, UnknownFieldError
-from ensemblekit.intake import as_array, bare, check_index, in_unit, refuse_path, unit_of
-from ensemblekit.intake import is_torch as is_torch  # the rest of the core knows it from here
+from ensemblekit.intake import as_array, bare, check_index, in_unit, is_torch, refuse_path, unit_of
 from ensemblekit.intake_dates import is_dates, numbers_of_dates
-from ensemblekit.intake_labels import Labels, is_labelled, labels_of
+from ensemblekit.intake_labels import Labels, is_labelled
 from ensemblekit.intake_tables import is_table, labels_of_table, times_of_table
 from ensemblekit.source_clock import check_times, chosen_weights
 from ensemblekit.source_cuts import WHOLE, Cuts, check_window, space_cuts, time_cuts
 from ensemblekit.source_joined import JoinedField
+from ensemblekit.source_protocol import (
+    Access,
+    Array,
+    BaseSource,
+    Block,
+    Cut,
+    DescribedSource,
+    Field,
+    Kind,
+    Piece,
+    SnapshotSource,
+    described,
+)
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, DTypeLike
+    from numpy.typing import ArrayLike
 
-Array = Any
-"""numpy, or any array with the same operators (torch on its device)."""
-Cut = Literal["time", "space"]
-Access = Literal["once", "rows", "tiles"]
-Kind = Literal["observable", "position", "velocity", "force", "box"]
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """One named array of every snapshot: its shape, type and unit."""
-
-    shape: tuple[int, ...] = ()
-    """Of one snapshot, without the snapshot axis; () is a scalar."""
-    dtype: np.dtype = np.dtype("f8")  # noqa: RUF009  (immutable)
-    unit: str = ""
-    """In H5MD's notation: "nm ps-1", "m s-1"; "" where there is none."""
-    kind: Kind = "observable"
-    """Where the field stands in the file: an observable, or one of the four elements of a trajectory of particles."""
-    clock: str = "main"
-    """Fields of one clock share step, time and weight and are committed together."""
-    finite: bool = False
-    """Refuse snapshots that hold NaN or infinity."""
-
-    if TYPE_CHECKING:       # it takes more than it keeps
-
-        def __init__(self, shape: int | Sequence[int] = (), dtype: DTypeLike = "f8", unit: str = "", kind: Kind = "observable",
-                     clock: str = "main", finite: bool = False) -> None: ...
-
-    def __post_init__(self) -> None:
-        shape = (self.shape,) if isinstance(self.shape, int | np.integer) else tuple(self.shape)
-        if not all(isinstance(k, int | np.integer) and k > 0 for k in shape):
-            raise InputError(f"a field's shape is whole numbers above 0, one an axis; got {self.shape!r}")
-        object.__setattr__(self, "shape", tuple(int(k) for k in shape))
-        try:
-            dtype = np.dtype(self.dtype)
-        except TypeError as error:
-            raise InputError(f"a field's dtype is one that numpy knows (\"f4\", \"i8\", ...); got {self.dtype!r}") from error
-        if dtype.kind not in "biufc":
-            raise InputError(f"a field holds numbers (bool, int, uint, float or complex); got dtype {dtype}")
-        object.__setattr__(self, "dtype", dtype)
-
-    @property
-    def size(self) -> int:
-        """Numbers in one snapshot."""
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of one snapshot."""
-        return self.size * self.dtype.itemsize
-
-
-class Block(NamedTuple):
-    """Consecutive snapshots in memory, read-only.
-
-    ``fields[name]`` is (n, *item), or (n, width) where the item was cut into tiles; ``start`` is the index in its run
-    of the first snapshot; ``tile`` is the range of the flattened item (``WHOLE`` if it was not cut); weights and
-    times are (n,) or None.
-    """
-
-    fields: Mapping[str, Array]
-    start: int
-    tile: slice
-    weights: Array | None
-    times: Array | None
-
-    @property
-    def only(self) -> Array:
-        """The values of the only field."""
-        (values,) = self.fields.values()
-        return values
-
-    def __len__(self) -> int:  # snapshots, not tuple members
-        return self.fields.rows if isinstance(self.fields, JoinedField) else len(next(iter(self.fields.values())))
-
-
-@runtime_checkable
-class Piece(Protocol):
-    """A recipe for consecutive blocks of one run.
-
-    It pickles as paths and ranges (or holds its arrays) and opens files only where it is read.
-    """
-
-    @property
-    def run(self) -> int: ...
-    @property
-    def start(self) -> int: ...
-    @property
-    def stop(self) -> int: ...
-    @property
-    def tile(self) -> slice: ...
-    def prefetch(self) -> None:
-        """Have the system begin to read what comes first; nothing, where there is nothing to gain. Covers hand it on."""
-
-    def blocks(self) -> Iterator[Block]: ...
-
-
-@runtime_checkable
-class SnapshotSource(Protocol):
-    """Snapshots on one clock: fields that share step, time and weight, in one run or several independent ones."""
-
-    @property
-    def fields(self) -> Mapping[str, Field]: ...
-    @property
-    def lengths(self) -> tuple[int, ...] | None:
-        """Snapshots of each run; None for a stream, whose length is known when it has ended."""
-
-    @property
-    def access(self) -> Access:
-        """One forward read | any rows, again | space slabs too, at no extra reading."""
-
-    @property
-    def time_unit(self) -> str: ...
-    def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> SnapshotSource:
-        """Fewer snapshots, nothing read yet: burn-in, stride, only what is new since the last look."""
-
-    def pieces(self, names: Sequence[str], cut: Cut, tiled: bool, limit: int) -> Iterator[Piece]:
-        """The recipes, run by run and in time order; set by the data and `limit`, never by workers.
-
-        "time": consecutive snapshots as :func:`time_cuts` says, tile by tile inside each where `tiled`.
-        "space": all snapshots of a run for one tile of at most `limit` bytes.
-        """
-
+__all__ = ["ADAPTERS", "Access", "Array", "ArraySource", "BaseSource", "Block", "Cut", "DescribedSource", "Field", "HeldPiece",
+           "Kind", "Piece", "ReplicaSet", "SnapshotSource", "StackedSource", "as_source", "cuts_of", "described", "is_torch",
+           "numpy_dtype"]
 
 def _times_given(times: Any, time_unit: str, labels: Labels | None) -> tuple[Any, str, Labels | None]:
     """Times as numbers, their unit, and the labels with the epoch where they are dates."""
@@ -163,7 +52,7 @@ def _times_given(times: Any, time_unit: str, labels: Labels | None) -> tuple[Any
 
 
 @dataclass(frozen=True, eq=False)
-class ArraySource:
+class ArraySource(BaseSource):
     """Snapshots in memory: a numpy array or torch tensor with snapshots along axis 0, or several of them by name."""
 
     arrays: Mapping[str, Array]
@@ -306,17 +195,20 @@ def cuts_of(fields: Mapping[str, Field], names: Sequence[str], n: int, cut: Cut,
 
 
 @dataclass(frozen=True, eq=False)
-class ReplicaSet:
+class ReplicaSet(BaseSource):
     """Several independent runs of one thing: same fields, each run its own snapshots, weights and times."""
 
-    runs: tuple[SnapshotSource, ...]
+    runs: tuple[DescribedSource, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "runs", tuple(map(described, self.runs)))
 
     @classmethod
     def of(cls, runs: Iterable[Any]) -> ReplicaSet:
         """From sources or arrays; a run that is itself a ReplicaSet brings its runs."""
         if not isinstance(runs, Iterable) or isinstance(runs, str | bytes):
             raise InputError(f"replicas are several runs in a list, [a, b]; got {type(runs).__name__}")
-        flat: list[SnapshotSource] = []
+        flat: list[DescribedSource] = []
         given = list(runs)
         unit = unit_of(given[0]) if given else ""
         for run in (ArraySource.of(in_unit(x, unit, f"run {k}"), unit=unit) if unit and unit_of(x) not in ("", unit) else
@@ -357,7 +249,17 @@ class ReplicaSet:
     @property
     def labels(self) -> Labels | None:
         """Those of the first run."""
-        return labels_of(self.runs[0])
+        return self.runs[0].labels
+
+    @property
+    def mesh(self) -> object:
+        """That of the first run."""
+        return self.runs[0].mesh
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """That of the first run."""
+        return self.runs[0].provenance
 
     def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> ReplicaSet:
         """The same window of every run."""
@@ -396,11 +298,14 @@ class RunPiece:
 
 
 @dataclass(frozen=True, eq=False)
-class StackedSource:
+class StackedSource(BaseSource):
     """Several runs as one, end to end, weights kept; times too where they are parts of one run (``joined``)."""
 
-    runs: tuple[SnapshotSource, ...]
+    runs: tuple[DescribedSource, ...]
     joined: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "runs", tuple(map(described, self.runs)))
 
     @property
     def fields(self) -> Mapping[str, Field]:
@@ -421,14 +326,35 @@ class StackedSource:
     @property
     def labels(self) -> Labels | None:
         """Those of the first run; without an epoch where the runs are not parts of one."""
-        labels = labels_of(self.runs[0])
+        labels = self.runs[0].labels
         return labels if labels is None or self.joined else replace(labels, epoch="")
+
+    @property
+    def mesh(self) -> object:
+        """That of the first run."""
+        return self.runs[0].mesh
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """That of the first run."""
+        return self.runs[0].provenance
+
+    @property
+    def weights(self) -> np.ndarray | None:
+        """Weights of all snapshots, (n,), 1 each in runs that have none; None where none has."""
+        parts = [run.weights for run in self.runs]
+        if all(part is None for part in parts):
+            return None
+        return np.concatenate([np.ones(sum(run.lengths or ())) if part is None else np.asarray(part, np.float64)
+                               for run, part in zip(self.runs, parts, strict=True)])
 
     @property
     def times(self) -> np.ndarray | None:
         """Times of all snapshots, (n,), where the runs are parts of one and know them."""
-        parts = [part for run in self.runs if (part := getattr(run, "times", None)) is not None]
-        return np.concatenate(parts) if self.joined and len(parts) == len(self.runs) else None
+        if not self.joined:
+            return None
+        parts = [part for run in self.runs if (part := run.times) is not None]
+        return np.concatenate(parts) if len(parts) == len(self.runs) else None
 
     def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> StackedSource:
         check_window(start, stop, step)
@@ -484,14 +410,14 @@ class JoinedPiece:
         yield Block(JoinedField(name, values), 0, self.tile, weights, None)
 
 
-ADAPTERS: list[Callable[[object], SnapshotSource | None]] = []
+ADAPTERS: list[Callable[[object], DescribedSource | None]] = []
 """What turns other packages' arrays into sources, asked one after the other; None where an array is not of their kind."""
 
 
-def as_source(x: object) -> SnapshotSource:
+def as_source(x: object) -> DescribedSource:
     """What it is already (a source, a stored field), or an array in memory with snapshots along axis 0."""
     if isinstance(x, SnapshotSource):
-        return x
+        return described(x)
     refuse_path(x)
     for adapter in ADAPTERS:
         adapted = adapter(x)

@@ -17,7 +17,7 @@ import numpy as np
 from ensemblekit.errors import EnsemblekitError, InputError, SnapshotFileError, UnknownFieldError
 from ensemblekit.intake import as_array, bare, check_index
 from ensemblekit.intake_labels import LabelledArrays, Labels, chunk_rows, is_dataset, is_labelled, is_lazy, labelled_arrays
-from ensemblekit.source import ADAPTERS, Access, ArraySource, Block, Cut, Field, Piece, SnapshotSource, cuts_of
+from ensemblekit.source import ADAPTERS, Access, ArraySource, BaseSource, Block, Cut, DescribedSource, Field, Piece, cuts_of
 from ensemblekit.source_clock import check_times
 from ensemblekit.source_cuts import WHOLE, check_window
 from ensemblekit.source_views import weighted_by
@@ -31,13 +31,13 @@ BLOCK = 16 << 20
 
 
 @dataclass(frozen=True, eq=False)
-class LazySource:
+class LazySource(BaseSource):
     """Snapshots of arrays that are not in memory: read on the fly by whoever needs them, one chunk of them at a time."""
 
     arrays: Mapping[str, Any]
     """Name -> DataArray, snapshots along its first axis."""
-    labels: Labels | None
-    times: np.ndarray | None
+    labels: Labels | None = None
+    times: np.ndarray | None = None
     """(n,) in `time_unit`, since the epoch of the labels; None where there are none."""
     time_unit: str = ""
     units: Mapping[str, str] = field(default_factory=dict)
@@ -203,7 +203,7 @@ def source_of(given: LabelledArrays) -> ArraySource | LazySource:
     return ArraySource(arrays, None, times, unit, units, labels=given.labels)
 
 
-def weighted_labelled(x: Any, weights: Any, log_weights: Any, time: str | None = None) -> SnapshotSource:
+def weighted_labelled(x: Any, weights: Any, log_weights: Any, time: str | None = None) -> DescribedSource:
     """The snapshots of a DataArray or Dataset with statistical weights: numbers, their logarithms, "time", or the name of a
     variable along the snapshots.
 
@@ -227,7 +227,7 @@ def weights_named(x: Any, name: str) -> np.ndarray:
     return as_array(bare(x[name]), f"weights {name!r}")
 
 
-def _adapted(x: object) -> SnapshotSource | None:
+def _adapted(x: object) -> DescribedSource | None:
     return labelled_source(x) if is_labelled(x) else None
 
 

@@ -2,47 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ensemblekit.errors import InputError
-from ensemblekit.intake_labels import Labels, labels_of
 from ensemblekit.scaling import ldexp, power_of_two, scaled
-from ensemblekit.source import Access, Block, Cut, Field, Piece, ReplicaSet, SnapshotSource
+from ensemblekit.source import Block, Cut, DescribedSource, Piece, ReplicaSet
 from ensemblekit.source_clock import chosen_weights, time_weights
+from ensemblekit.source_protocol import SourceView
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
-
-
-@dataclass(frozen=True, eq=False)
-class SourceView:
-    """The base of a view: what it does not define itself is that of the `source`. Subclasses add ``window`` and ``pieces``."""
-
-    source: SnapshotSource
-
-    @property
-    def fields(self) -> Mapping[str, Field]:
-        return self.source.fields
-
-    @property
-    def lengths(self) -> tuple[int, ...] | None:
-        return self.source.lengths
-
-    @property
-    def access(self) -> Access:
-        return self.source.access
-
-    @property
-    def time_unit(self) -> str:
-        return self.source.time_unit
-
-    @property
-    def labels(self) -> Labels | None:
-        return labels_of(self.source)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -98,18 +71,17 @@ class Weighted:
         return Block(block.fields, block.start, block.tile, weights, block.times)
 
 
-def weighted_by_time(source: SnapshotSource) -> SnapshotSource:
+def weighted_by_time(source: DescribedSource) -> DescribedSource:
     """The same snapshots, each weighted by the time it stands for (times its own weight, where it has one)."""
     if isinstance(source, ReplicaSet):
         return ReplicaSet(tuple(map(weighted_by_time, source.runs)))
-    times = getattr(source, "times", None)
-    return Reweighted(source, time_weights(times))
+    return Reweighted(source, time_weights(source.times))
 
 
-def in_ordinary_weights(source: SnapshotSource) -> SnapshotSource:
+def in_ordinary_weights(source: DescribedSource) -> DescribedSource:
     """The same snapshots, weights of extraordinary size over one power of two for all runs, so that their squares exist."""
     runs = source.runs if isinstance(source, ReplicaSet) else (source,)
-    held = [getattr(run, "weights", None) for run in runs]
+    held = [run.weights for run in runs]
     known = [np.asarray(one, np.float64) for one in held if one is not None]
     exponent = max((power_of_two(one) for one in known if len(one)), default=0)
     if not exponent or len(known) < len(runs):      # beside runs that count 1 each, it is they that would vanish
@@ -119,7 +91,7 @@ def in_ordinary_weights(source: SnapshotSource) -> SnapshotSource:
     return ReplicaSet(views) if isinstance(source, ReplicaSet) else views[0]
 
 
-def weighted_by(source: SnapshotSource, weights: ArrayLike | None, log_weights: ArrayLike | None) -> SnapshotSource:
+def weighted_by(source: DescribedSource, weights: ArrayLike | None, log_weights: ArrayLike | None) -> DescribedSource:
     """The snapshots of one run with these weights, (n,), or those of these logarithms; "time": see :func:`weighted_by_time`.
 
     Raises InputError where they do not fit, or where the source carries weights of its own.
@@ -131,7 +103,7 @@ def weighted_by(source: SnapshotSource, weights: ArrayLike | None, log_weights: 
     if source.lengths is None or len(source.lengths) != 1:
         raise InputError("weights= and log_weights= go with one run of known length; give each run its own, "
                          "ek.ArraySource.of(x, weights=)")
-    if getattr(source, "weights", None) is not None:
+    if source.weights is not None:
         raise InputError("the source carries weights of its own, and weights= or log_weights= would be others")
     chosen = chosen_weights(weights, log_weights, source.lengths[0])
     assert chosen is not None
@@ -145,20 +117,10 @@ class Reweighted(SourceView):
     factors: np.ndarray
 
     @property
-    def times(self) -> Any:
-        """Those of the source, where it knows them."""
-        return getattr(self.source, "times", None)
-
-    @property
     def weights(self) -> np.ndarray:
         """Of all snapshots, (n,)."""
-        own = getattr(self.source, "weights", None)
+        own = self.source.weights
         return self.factors if own is None else self.factors * own
-
-    @property
-    def mesh(self) -> Any:
-        """That of the source, where it has one."""
-        return getattr(self.source, "mesh", None)
 
     def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> Reweighted:
         return Reweighted(self.source.window(start, stop, step), self.factors[start:stop:step])

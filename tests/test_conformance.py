@@ -18,7 +18,7 @@ from ensemblekit.averaging.observed import Observed
 from ensemblekit.averaging.reducer import cuts_of_reducer
 from ensemblekit.averaging.seams import Seams
 from ensemblekit.averaging.series import SeriesOf
-from ensemblekit.errors import InputError, UnknownFieldError
+from ensemblekit.errors import InputError, ReadOnceError, UnknownFieldError
 from ensemblekit.md.complexes import ImageJumps
 from ensemblekit.md.spilled_series import Parts, SpilledSeries
 from ensemblekit.neural.compensated import Compensated
@@ -73,7 +73,60 @@ SOURCES = {
     "stored field with its mesh": lambda f: MeshedSource(stored(f).clock("main"), None),
     "files": files,
     "lazy arrays with labels": lambda f: lazy(),
+    "someone's own, described": lambda f: ek.source.described(Own(ek.ArraySource.of(X))),
 }
+
+
+class Own:
+    """A source of someone's own: what the protocol asks for, and nothing besides."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    fields = property(lambda self: self.inner.fields)
+    lengths = property(lambda self: self.inner.lengths)
+    access, time_unit = "rows", ""
+
+    def window(self, start=0, stop=None, step=1):
+        return type(self)(self.inner.window(start, stop, step))
+
+    def pieces(self, names, cut, tiled, limit):
+        return self.inner.pieces(names, cut, tiled, limit)
+
+
+class Knowing(Own):
+    """One that knows its times, its weights and a mesh besides."""
+
+    times = property(lambda self: self.inner.times)
+    weights = property(lambda self: self.inner.weights)
+    mesh = "a mesh of its own"
+    time_unit = "s"
+
+
+def test_a_source_of_someones_own_says_what_it_knows_and_no_more():
+    inner = ek.ArraySource.of(X, weights=W, times=np.arange(40) * 0.5)
+    plain, knowing = ek.source.described(Own(inner)), ek.source.described(Knowing(inner))
+    assert [plain.times, plain.weights, plain.labels, plain.mesh, plain.provenance] == [None, None, None, None, {}]
+    np.testing.assert_array_equal(knowing.window(3, 30, 2).times, inner.times[3:30:2])
+    np.testing.assert_array_equal(knowing.weights, W)
+    assert knowing.mesh == Reweighted(knowing, W).mesh == "a mesh of its own"
+    assert ek.source.described(knowing) is knowing
+    both = ek.ReplicaSet((Own(inner), Knowing(inner)))
+    assert [run.mesh for run in both.runs] == [None, "a mesh of its own"]
+    np.testing.assert_array_equal(both.stacked().weights, [*np.ones(40), *W])
+
+
+@pytest.mark.parametrize("kind", [Own, Knowing])
+def test_every_front_end_takes_a_source_of_someones_own(kind):
+    """With the same answers as of the array behind it, whose weights and times stand in its blocks."""
+    inner = ek.ArraySource.of(X, weights=W, times=np.arange(40) * 0.5, time_unit="s")
+    source = kind(inner)
+    np.testing.assert_array_equal(ek.average(source).mean, ek.average(inner).mean)
+    np.testing.assert_array_equal(rom.average(source)["mean"].mean, rom.average(inner)["mean"].mean)
+    basis = rom.pod(source, rank=3)
+    assert (basis.times is None) == (kind is Own)
+    with pytest.raises(ReadOnceError, match=f"^{kind.__name__} cannot be read in slabs"):
+        ek.reduce(source, ek.Gram(), cut="space")
 
 
 def lazy():

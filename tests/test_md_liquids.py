@@ -347,7 +347,7 @@ def test_brownian_errors_are_those_of_brownian_paths():
     slopes, told = [], []
     for k in range(300):
         msd = np.array([plain_msd(x[:, 3 * k:3 * k + 3])])
-        line = slope_of(msd, np.array([3.0]), np.arange(n, dtype=float), np.arange(5, 31), n, 1, 3)
+        line = slope_of(msd, np.array([3.0]), np.arange(n, dtype=float), np.arange(5, 31), n, 1, independent=3)
         slopes.append(line.slope)
         told.append(line.stderr)
     assert np.mean(slopes) == pytest.approx(1, abs=0.15)

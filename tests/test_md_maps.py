@@ -35,10 +35,10 @@ def test_cells_find_what_all_pairs_find(cell, same):
     row, column = a // 5, b // 4
     shape = (row.max() + 1, column.max() + 1)
     for radius in (0.5, 4.5, 11.0):
-        found = contact_maps(x, a, b, row, column, shape, radius, boxes)
+        found = contact_maps(x, a, b, row, column, shape, radius=radius, boxes=boxes)
         np.testing.assert_array_equal(found, by_all_pairs(x, a, b, row, column, shape, radius, boxes))
         assert radius < 1 or 0 < found.mean() < 1
-    alone = contact_maps(x, a, b, a, b, (400, 400), 4.5, boxes)
+    alone = contact_maps(x, a, b, a, b, (400, 400), radius=4.5, boxes=boxes)
     pairs = count_contacts(x, a, b, 4.5, boxes)
     together = alone | alone.transpose(0, 2, 1)
     np.testing.assert_array_equal(np.triu(together, 1).sum((1, 2)), pairs)

@@ -39,7 +39,7 @@ class Scaled(WeightedSource):
     kind: str = "f8"
 
     def window(self, start=0, stop=None, step=1):
-        return replace(self, source=self.source.window(start, stop, step), weights=self.weights[start:stop:step])
+        return replace(self, source=self.source.window(start, stop, step), given=self.given[start:stop:step])
 
     def pieces(self, names, cut, tiled, limit):
         for piece in self.source.pieces(names, "time", False, limit):

@@ -59,6 +59,7 @@ def test_formats(tmp_path, name, known):
         return
     store = neural.ingest(paths, tmp_path / "a.h5", Tied(9) if known else None)
     assert len(store) == 3
+    assert [one["path"] for one in store.origin.inputs][::len(store.origin.inputs) // 3] == [p.name for p in paths]
     np.testing.assert_array_equal(store["parameters"].times, [1, 2, 3])
     for k, model in enumerate(models):
         state = neural.state_dict(store, k)

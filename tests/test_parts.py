@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import ensemblekit as ek
 from ensemblekit import rom
 from ensemblekit.errors import InputError, SnapshotFileError
 from ensemblekit.parts import counted_once, order_of
@@ -291,8 +292,14 @@ def test_no_time_is_told_where_files_know_none(tmp_path: Path, topology: Path, k
         md.average(source, NUMBER, frame_weights="time", quiet=True)
     if kind == "live":
         return
-    with md.ingest(topology, path, tmp_path / "m.h5md", **options) as store, pytest.warns(UserWarning, match="no times"):
-        assert md.average(store, NUMBER, quiet=True)["x"].times is None
+    with md.ingest(topology, path, tmp_path / "m.h5md", **options) as store:
+        with pytest.warns(UserWarning, match="no times"):
+            assert md.average(store, NUMBER, quiet=True)["x"].times is None
+        for held in (store, store.window(3), store.seal(tmp_path / "sealed.h5md")):
+            assert (held.times, held.time_unit) == (None, "")
+            told = ek.average(held, map=lambda block: block.fields["position"][:, 0, 0])
+            assert (told.times, told.time_unit) == (None, "")
+            assert " ps" not in str(told)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="these frames")
         found = md.average(md.read(topology, path, dt=2.0, **options), NUMBER, quiet=True)["x"]

@@ -184,6 +184,20 @@ def test_many_snapshots_of_a_few_numbers_of_several_fields(how, turn):
     assert basis.passes == rom.plan(source, rank=4, **how).passes
 
 
+def test_weights_of_snapshots_leave_the_mesh_of_a_store_as_it_is(tmp_path):
+    rng = np.random.default_rng(0)
+    mesh = rom.Mesh.of(rng.random((40, 2)), np.array([[k, k + 1, k + 2] for k in range(38)]))
+    np.savez(tmp_path / "x.npz", U=rng.normal(size=(30, 40, 2)))
+    store = rom.ingest(rom.read(tmp_path / "x.npz", mesh=mesh), tmp_path / "x.vtkhdf")
+    (name,) = store.fields
+    want = rom.pod(store[name], rank=4)
+    assert want.inner_product is not None
+    weighted = rom.pod(store[name], rank=4, weights=np.ones(30))
+    np.testing.assert_array_equal(weighted.inner_product, want.inner_product)
+    np.testing.assert_allclose(weighted.singular_values, want.singular_values, rtol=1e-12)
+    assert weighted.mesh is not None
+
+
 def test_a_stream_takes_the_volumes_of_the_mesh_where_told(tmp_path):
     rng = np.random.default_rng(0)
     mesh = rom.Mesh.of(rng.random((40, 2)), np.array([[k, k + 1, k + 2] for k in range(38)]))

@@ -44,6 +44,23 @@ def test_a_state_is_not_taken_up_with_other_settings(tmp_path, before, after, wh
         pod_of(None, **after).restored(state)
 
 
+def test_logarithms_of_weights_are_taken_as_weights_are(tmp_path):
+    logs = np.random.default_rng(3).normal(0, 2, len(X))
+    logs[7] = -np.inf
+    want = pod_of(None).update(X[:40], weights=np.exp(logs[:40])).update(X[40:], weights=np.exp(logs[40:])).result()
+    got = pod_of(None).update(X[:40], log_weights=logs[:40])
+    for k in range(40, len(X)):
+        got.update(X[k], log_weights=logs[k])
+    np.testing.assert_allclose(got.result().singular_values, want.singular_values, rtol=1e-12)
+    np.testing.assert_array_equal(got.result().weights, want.weights)
+    with pytest.raises(InputError, match="Subtract one number"):
+        got.update(X[0], log_weights=900.0)
+    with pytest.raises(InputError, match="not both"):
+        got.update(X[0], weights=1.0, log_weights=0.0)
+    with pytest.raises(InputError, match="carries its own weights"):
+        got.update(ek.ArraySource.of(X), log_weights=logs)
+
+
 def test_weights_that_say_the_same_are_the_same(tmp_path):
     fields = {"u": X.reshape(64, 20, 2), "p": X[:, :7]}
     weights = {"u": W[:20], "p": None}

@@ -18,6 +18,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import ensemblekit as ek
+from ensemblekit import provenance
 from ensemblekit.cli import app, console, output, verbs
 from ensemblekit.files import csv_cell
 
@@ -69,11 +70,15 @@ def answers(folder: Path) -> dict[str, list[str]]:
         "rom compress": ["rom", "compress", wave, "--tolerance", "0.1", "-o", "{new}.h5"],
         "rom reconstruct": ["rom", "reconstruct", str(folder / "wave.basis.h5"), "-o", "{new}.h5"],
         "rom ingest": ["rom", "ingest", str(folder / "wave.npy"), "-o", "{new}.h5"],
+        "rom opinf": ["rom", "opinf", str(folder / "wave.basis.h5"), "--form", "A", "-o", "{new}.h5"],
+        "rom dmd": ["rom", "dmd", str(folder / "wave.basis.h5"), "-o", "{new}.h5"],
+        "rom forecast": ["rom", "forecast", str(folder / "wave.model.h5"), "--steps", "5"],
+        "rom simulate": ["rom", "simulate", str(folder / "wave.model.h5"), "--steps", "5"],
     }
 
 
 NUMBERS = ("info", "verify", "average", "merge", "pack", "rom average", "rom pod", "rom plan", "rom compress",
-           "rom reconstruct", "rom ingest")
+           "rom reconstruct", "rom ingest", "rom opinf", "rom dmd", "rom forecast", "rom simulate")
 ELSEWHERE = {"md ingest", "md average", "md rdf", "md report", "md field", "md spectrum absorption",
              "md spectrum ir",
              "neural ingest", "neural plan", "neural report", "bench",
@@ -88,8 +93,10 @@ def test_json_on_stdout_is_one_document(verb: str, folder: Path, tmp_path: Path)
     from ensemblekit import rom
 
     np.save(folder / "wave.npy", ek.open(folder / "wave.h5")["U"][:])
-    if verb == "rom reconstruct":
-        rom.pod(ek.open(folder / "wave.h5"), rank=2).save(folder / "wave.basis.h5")
+    if verb in ("rom reconstruct", "rom opinf", "rom dmd", "rom forecast", "rom simulate"):
+        basis = rom.pod(ek.open(folder / "wave.h5"), rank=2)
+        basis.save(folder / "wave.basis.h5")
+        rom.operator_inference(basis, form="A").save(folder / "wave.model.h5")
     words = [word.format(new=tmp_path / "new") for word in answers(folder)[verb]]
     out, _ = run(*words, "--json", "-")
     found = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
@@ -125,12 +132,12 @@ def test_the_text_for_people_moves_to_stderr_where_data_take_stdout(folder: Path
 
 def test_inputs_are_told_apart_by_head_and_tail(tmp_path: Path) -> None:
     path = tmp_path / "x.bin"
-    path.write_bytes(bytes(3 * output.ENDS))
-    (before,) = output.described(str(path))
+    path.write_bytes(bytes(3 * provenance.ENDS))
+    (before,) = output.inputs_of(str(path))
     with path.open("r+b") as file:
-        file.seek(3 * output.ENDS - 1)
+        file.seek(3 * provenance.ENDS - 1)
         file.write(b"1")
-    (after,) = output.described(str(path))
+    (after,) = output.inputs_of(str(path))
     assert before["bytes"] == after["bytes"]
     assert before["xxh3_128_of_ends"] != after["xxh3_128_of_ends"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,11 +26,12 @@ from ensemblekit.averaging.weights import kish
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, ReadOnceError, StatisticsError
 from ensemblekit.intake import as_array
-from ensemblekit.intake_labels import Labels, is_labelled, labels_of
+from ensemblekit.intake_labels import Labels, is_labelled
 from ensemblekit.scaling import ldexp, scaled
-from ensemblekit.source import ArraySource, ReplicaSet, SnapshotSource, as_source
+from ensemblekit.source import ArraySource, DescribedSource, ReplicaSet, SnapshotSource, as_source
 from ensemblekit.source_clock import check_times, uneven_steps
 from ensemblekit.source_labelled import labelled_source, weighted_labelled
+from ensemblekit.source_protocol import kind_of
 from ensemblekit.source_views import weighted_by
 
 VALUES = "values"
@@ -93,25 +94,34 @@ def average(source: object, *, map: Map | None = None, weights: ArrayLike | None
         if branch is not None:
             raise InputError('missing="drop" does not go with angles; leave the snapshots out before')
         answer = _with_gaps(source, map, only, equilibration, confidence, unit, engine, progress)
-        return _of_source(answer, source, only, coords)
-    runs = _read(source, map, only, engine, progress)
-    if branch is not None:
-        from ensemblekit.averaging.circular import circular_runs
-
-        series = [(_scalar_series(run), checked.times, checked.weights)
-                  for run, checked in ((run, with_checked_clock(run)) for run in runs)]
-        answer = circular_runs(series, branch, equilibration, confidence, unit, source.time_unit)
     else:
-        estimates = [_doubted(estimate_of(run, VALUES, equilibration=equilibration, confidence=confidence, unit=unit))
-                     for run in runs]
-        answer = estimates[0] if len(estimates) == 1 else doubt_of_runs(pooled(estimates, confidence), estimates)
+        runs = _read(source, map, only, engine, progress)
+        answer = _over_runs(runs, equilibration, confidence, unit) if branch is None else (
+            _on_circle(runs, branch, equilibration, confidence, unit, time_unit=source.time_unit))
     return _of_source(answer, source, only, coords)
 
 
-def _of_source(answer: Estimate, source: SnapshotSource, field: str | None, coords: Mapping[str, Any] | None) -> Estimate:
+def _over_runs(runs: Sequence[RunStates], equilibration: Equilibrate, confidence: float, unit: str) -> Estimate:
+    """The mean over runs."""
+    estimates = [_doubted(estimate_of(run, VALUES, equilibration=equilibration, confidence=confidence, unit=unit))
+                 for run in runs]
+    return estimates[0] if len(estimates) == 1 else doubt_of_runs(pooled(estimates, confidence), estimates)
+
+
+def _on_circle(runs: Sequence[RunStates], branch: tuple[float, float], equilibration: Equilibrate, confidence: float,
+               unit: str, *, time_unit: str) -> Estimate:
+    """The mean direction of angles whose turn has these ends."""
+    from ensemblekit.averaging.circular import circular_runs
+
+    series = [(_scalar_series(run), checked.times, checked.weights)
+              for run, checked in ((run, with_checked_clock(run)) for run in runs)]
+    return circular_runs(series, branch, equilibration, confidence, unit, time_unit)
+
+
+def _of_source(answer: Estimate, source: DescribedSource, field: str | None, coords: Mapping[str, Any] | None) -> Estimate:
     """The estimate with what its source knows: where it comes from, names and coordinates of its axes."""
     answer = with_origin(answer, origin_of(source))
-    return with_labels(answer, labels_of(source), field) if coords is None else _with_coords(answer, coords)
+    return with_labels(answer, source.labels, field) if coords is None else _with_coords(answer, coords)
 
 
 def check_confidence(confidence: float) -> None:
@@ -120,7 +130,7 @@ def check_confidence(confidence: float) -> None:
         raise InputError(f"confidence is a number between 0 and 1, 0.95 for 95 %; got {confidence!r}")
 
 
-def _weighted(source: object, weights: ArrayLike | str | None, log_weights: ArrayLike | None) -> SnapshotSource:
+def _weighted(source: object, weights: ArrayLike | str | None, log_weights: ArrayLike | None) -> DescribedSource:
     """The source, an array with its weights."""
     if isinstance(weights, str):
         return weighted_by(as_source(source), weights, log_weights)
@@ -131,7 +141,7 @@ def _weighted(source: object, weights: ArrayLike | str | None, log_weights: Arra
     return as_source(source)
 
 
-def _with_gaps(source: SnapshotSource, map: Map | None, only: str | None, equilibration: Equilibrate, confidence: float,
+def _with_gaps(source: DescribedSource, map: Map | None, only: str | None, equilibration: Equilibrate, confidence: float,
                unit: str, engine: Engine | None, progress: Progress) -> Estimate:
     """The average of what is there: of series by weights of zero, of arrays number by number about their means."""
     if isinstance(source, ReplicaSet):
@@ -139,7 +149,7 @@ def _with_gaps(source: SnapshotSource, map: Map | None, only: str | None, equili
         return each[0] if len(each) == 1 else pooled(each, confidence)
     if only is None or source.fields[only].shape != ():
         if source.access == "once":
-            raise ReadOnceError(f'{type(source).__name__} can be read only once, and missing="drop" reads arrays twice; ingest '
+            raise ReadOnceError(f'{kind_of(source)} can be read only once, and missing="drop" reads arrays twice; ingest '
                                 "it into a store")
         present = Present(only, map)
         read = reduce(source, {"sum": (Departure(present), Moments()), "share": (present, Moments())}, engine=engine)
@@ -151,7 +161,7 @@ def _with_gaps(source: SnapshotSource, map: Map | None, only: str | None, equili
     return _doubted(estimate_of(run, VALUES, equilibration=equilibration, confidence=confidence, unit=unit, missing="drop"))
 
 
-def _array_with_gaps(source: SnapshotSource, present: Present, sums: ArrayLike, share: np.ndarray, equilibration: Equilibrate,
+def _array_with_gaps(source: DescribedSource, present: Present, sums: ArrayLike, share: np.ndarray, equilibration: Equilibrate,
                      confidence: float, unit: str, engine: Engine | None, progress: Progress) -> Estimate:
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.asarray(sums) / share
@@ -173,14 +183,14 @@ def _array_with_gaps(source: SnapshotSource, present: Present, sums: ArrayLike, 
                    converged=found.converged and not never.any(), verdict="; ".join(said))
 
 
-def _array_with_gaps_of(source: SnapshotSource, present: Present, confidence: float, unit: str, engine: Engine | None,
+def _array_with_gaps_of(source: DescribedSource, present: Present, confidence: float, unit: str, engine: Engine | None,
                         progress: Progress) -> Estimate:
     read = reduce(source, {"sum": (Departure(present), Moments()), "share": (present, Moments())}, engine=engine)
     return _array_with_gaps(source, present, read["sum"].mean, np.asarray(read["share"].mean), None, confidence, unit, engine,
                             progress)
 
 
-def _branch(source: SnapshotSource, only: str | None, map: Map | None, period: float | None) -> tuple[float, float] | None:
+def _branch(source: DescribedSource, only: str | None, map: Map | None, period: float | None) -> tuple[float, float] | None:
     """The ends between which a number that comes round is written; None where it does not come round."""
     if period is not None:
         if not (isinstance(period, int | float) and math.isfinite(period) and period > 0):
@@ -214,7 +224,7 @@ def _scalar_series(run: RunStates) -> np.ndarray:
     return _columns(run, VALUES)
 
 
-def _read(source: SnapshotSource, map: Map | None, only: str | None, engine: Engine | None,
+def _read(source: DescribedSource, map: Map | None, only: str | None, engine: Engine | None,
           progress: Progress) -> list[RunStates]:
     parts = source.runs if isinstance(source, ReplicaSet) else (source,)
     held = [run for run in parts if isinstance(run, ArraySource)]
@@ -284,10 +294,10 @@ def _observed(run: RunStates, name: str) -> list[Observed]:
 def _scalar_estimate(values: np.ndarray, run: RunStates, equilibration: Equilibrate, confidence: float, unit: str,
                      missing: Missing) -> Estimate:
     if missing != "drop":
-        return scalar_estimate(values, run.weights, run.times, equilibration, confidence, unit, run.time_unit)
+        return scalar_estimate(values, run.weights, run.times, equilibration, confidence, unit, time_unit=run.time_unit)
     filled, shares, there = without_gaps(values, run.weights)
-    return with_gaps_noted(scalar_estimate(filled, shares, run.times, equilibration, confidence, unit, run.time_unit), values,
-                           there)
+    found = scalar_estimate(filled, shares, run.times, equilibration, confidence, unit, time_unit=run.time_unit)
+    return with_gaps_noted(found, values, there)
 
 
 def _array_estimate(run: RunStates, name: str, columns: np.ndarray, equilibration: Equilibrate, confidence: float, unit: str,
@@ -341,7 +351,7 @@ def _of_elements(some: Elements, most: float, confidence: float) -> dict[str, np
             "n_eff": n_eff, "g": g, "dof": block.dof}
 
 
-def _only_field(source: SnapshotSource, map: Map | None) -> str | None:
+def _only_field(source: DescribedSource, map: Map | None) -> str | None:
     """The field to average, or None where a map looks at all of them."""
     if map is not None:
         return None

@@ -59,7 +59,7 @@ def circular_average(angles: ArrayLike, *, period: float = 360.0, weights: Array
 
     def estimate(values: np.ndarray, start: Equilibrate, unit: str) -> Estimate:
         return scalar_estimate(values, w, None if times is None else check_times(times, len(x)), start,
-                               facts["confidence"], unit, time_unit)
+                               facts["confidence"], unit, time_unit=time_unit)
 
     direction, length = _vector(x * turn, w)
     found = estimate(_influence(x * turn, direction, length) / turn + np.nan_to_num(direction) / turn, equilibration, unit)

@@ -145,7 +145,7 @@ def statistical_inefficiency(x: Any, method: Method = "geyer-convex", *, dt: flo
     gamma, (g, window) = closed(x, lambda gamma, n: _window(gamma, n, method, c))
     if method == "sokal" and len(x) < tolerance * g:
         raise ShortSeriesError(g / 2, len(x), tolerance)
-    answer = correlation_time(g, window, len(x), float(gamma[0]), method, dt, unit)
+    answer = correlation_time(g, window, len(x), float(gamma[0]), method, dt, unit=unit)
     return answer if not e else replace(answer, stderr=ldexp(answer.stderr, e), variance=ldexp(answer.variance, 2 * e))
 
 
@@ -156,7 +156,7 @@ def integrated_time(x: ArrayLike, method: Method = "sokal", *, dt: float = 1.0, 
 
 
 def correlation_time(g: float, window: int, n: int, variance: float, method: str, dt: float,
-                     unit: str) -> CorrelationTime:
+                     *, unit: str) -> CorrelationTime:
     """The result for a g found; a g that is not positive (noise in an anticorrelated series) becomes 1/n."""
     floored = max(g, 1.0 / n)
     return CorrelationTime(g=floored, tau=floored / 2 * dt, window=window,

@@ -8,9 +8,9 @@ Components, 1992). Degrees of freedom by Satterthwaite, Biometrics Bulletin 2, 1
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
@@ -66,7 +66,7 @@ class _Table:
         return self.n_runs * self.n_items
 
 
-def crossed(values: Any, *, confidence: float = 0.95) -> CrossedMean:
+def crossed(values: ArrayLike, *, confidence: float = 0.95) -> CrossedMean:
     """Mean of values (runs, items) that holds for other runs and other items, and not only for those at hand.
 
     The variance of the mean is (MS_runs + MS_items - MS_rest)/(R n) from the mean squares of the two-way table; where the
@@ -83,7 +83,7 @@ def crossed(values: Any, *, confidence: float = 0.95) -> CrossedMean:
     return _crossed(x, e, confidence, None)
 
 
-def crossed_difference(a: Any, b: Any, *, confidence: float = 0.95) -> CrossedMean:
+def crossed_difference(a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95) -> CrossedMean:
     """Mean of a (R, n) less that of b (R', n): the items are the same and enter paired, the runs are two samples.
 
     A table of one run says nothing of other runs; the error is then over the runs of the other table alone, with a note.
@@ -189,7 +189,7 @@ def _satterthwaite(variance: float, terms: list[tuple[float, float]], least: flo
     return max(1 / noise, least) if noise > 0 else least
 
 
-def _table_values(values: Any, what: str, least_runs: int = 2) -> tuple[np.ndarray, int]:
+def _table_values(values: ArrayLike, what: str, least_runs: int = 2) -> tuple[np.ndarray, int]:
     x = as_array(values, what)
     if x.ndim != 2 or x.dtype.kind not in "biuf":
         raise InputError(f"{what} are real numbers, (runs, items); got {x.dtype} {x.shape}")

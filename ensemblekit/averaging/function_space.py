@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.averaging.replicas import Verdict
 from ensemblekit.errors import InputError, StatisticsError
@@ -19,6 +20,9 @@ from ensemblekit.results import Result
 from ensemblekit.scaling import ldexp, power_of_two
 from ensemblekit.source import ReplicaSet, SnapshotSource, as_source
 
+Run = SnapshotSource | ArrayLike
+"""(M, n, ...)."""
+Runs = Run | Sequence[Run]
 MIN_RUNS, MIN_SNAPSHOTS = 3, 4
 """Below, how far runs scatter, or how they forget, cannot be told."""
 
@@ -89,7 +93,7 @@ class _Products(NamedTuple):
     square: float           # of the largest number
 
 
-def function_space(runs: Any, *, last: int | None = None, blocks: Any = 20, tolerance: float = 0.1,
+def function_space(runs: Runs, *, last: int | None = None, blocks: int | ArrayLike = 20, tolerance: float = 0.1,
                    confidence: float = 0.95) -> FunctionSpace:
     """Whether the snapshots of one run scatter as independent runs do, and how many of those they are worth.
 
@@ -327,7 +331,7 @@ def _slabs(block: np.ndarray, width: int) -> Iterator[tuple[int, np.ndarray]]:
             yield b, items[start:start + most]
 
 
-def _block_of(blocks: Any, n: int) -> np.ndarray:
+def _block_of(blocks: int | ArrayLike, n: int) -> np.ndarray:
     """(n,): the block of each item."""
     if isinstance(blocks, int | np.integer) and not isinstance(blocks, bool):
         if blocks < 2:
@@ -342,19 +346,21 @@ def _block_of(blocks: Any, n: int) -> np.ndarray:
     return found
 
 
-def _arrays(runs: Any, last: int | None) -> list[np.ndarray]:
+def _arrays(runs: Runs, last: int | None) -> list[np.ndarray]:
     """(M, n, ...) of each run, not copied where they are arrays."""
+    several: Sequence[Run]
     if isinstance(runs, SnapshotSource):
-        runs = ReplicaSet.of([runs]).runs
+        several = ReplicaSet.of([runs]).runs
     elif isinstance(runs, list | tuple):
-        runs = [x for run in runs for x in (run.runs if isinstance(run, ReplicaSet) else (run,))]
+        several = [x for run in runs for x in (run.runs if isinstance(run, ReplicaSet) else (run,))]
     else:
-        runs = as_array(runs, "runs")
-        if runs.ndim < 3:
-            raise InputError(f"runs are (runs, snapshots, items, ...); got shape {runs.shape}. Of one run: [run]")
-    if not len(runs):
+        table = as_array(runs, "runs")
+        if table.ndim < 3:
+            raise InputError(f"runs are (runs, snapshots, items, ...); got shape {table.shape}. Of one run: [run]")
+        several = list(table)
+    if not len(several):
         raise InputError("no runs came; give a list of arrays (snapshots, items, ...)")
-    arrays = [_array(run, k) for k, run in enumerate(runs)]
+    arrays = [_array(run, k) for k, run in enumerate(several)]
     for k, x in enumerate(arrays):
         if x.shape != arrays[0].shape:
             raise InputError(f"runs are of the same snapshots and items; run {k} has the shape {x.shape}, run 0 "
@@ -367,7 +373,7 @@ def _arrays(runs: Any, last: int | None) -> list[np.ndarray]:
     return [x[m - last:] for x in arrays]
 
 
-def _array(run: Any, k: int) -> np.ndarray:
+def _array(run: Run, k: int) -> np.ndarray:
     if isinstance(run, SnapshotSource):
         x = _read(as_source(run), k)
     else:

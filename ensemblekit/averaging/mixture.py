@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
@@ -29,7 +29,7 @@ class Mixture(Result):
     """Log-likelihood of the items under the mixture, in nats, without the prior."""
 
 
-def mixture_weights(likelihoods: Any, *, prior: float = 0.0) -> Mixture:
+def mixture_weights(likelihoods: ArrayLike, *, prior: float = 0.0) -> Mixture:
     """Weights w on the simplex that maximise Σ_i log Σ_m w_m p_mi + prior · mean_m log w_m.
 
     The problem is concave. With w free in sum, Σ_i log(Σ_m w_m p_mi)/n - Σ_m w_m has the same optimum: Newton steps, each a

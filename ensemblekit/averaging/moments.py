@@ -236,7 +236,7 @@ class Moments:
             flat = real_pairs(values)
             e = power_of_two(flat, 0)
             largest = abs(flat).max(0)
-            largest = largest.values if hasattr(largest, "values") else largest
+            largest = largest.values if is_torch(flat) else largest
             e = np.where(np.asarray(largest.cpu() if is_torch(largest) else largest) == 0, FREE, e)
             e = common(e, free_exponents(self._exponents(), self.sums) if self.sums else FREE)
             if e.any():

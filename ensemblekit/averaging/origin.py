@@ -14,7 +14,7 @@ import numpy as np
 from ensemblekit.averaging.estimate import Estimate
 from ensemblekit.source import ArraySource, ReplicaSet, SnapshotSource, StackedSource
 from ensemblekit.source_labelled import LazySource
-from ensemblekit.source_views import SourceView
+from ensemblekit.source_protocol import PlainSource, SourceView
 
 
 @runtime_checkable
@@ -44,7 +44,7 @@ def origin_of(source: SnapshotSource) -> tuple[str, ...]:
 def _origins(source: object) -> Iterable[str]:
     if isinstance(source, ReplicaSet | StackedSource):
         return [token for run in source.runs for token in _origins(run)]
-    if isinstance(source, SourceView):
+    if isinstance(source, SourceView | PlainSource):
         return _origins(source.source)
     if isinstance(source, ArraySource | LazySource):
         return [token for x in source.arrays.values() if (token := token_of(x))]

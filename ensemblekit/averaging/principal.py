@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
@@ -35,7 +35,7 @@ class Principal(Result):
         return min(int(np.searchsorted(self.explained, share * (1 - 1e-14))) + 1, len(self.values))
 
 
-def principal(gram: Any) -> Principal:
+def principal(gram: ArrayLike) -> Principal:
     """Principal directions from inner products (n, n) of snapshots about their mean: ``Gram(center="mean")``.
 
     A Gram matrix about another center gives the directions about that center.

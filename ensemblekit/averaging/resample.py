@@ -180,6 +180,13 @@ def optimal_block_length(values: ArrayLike, scheme: Literal["stationary", "circu
     return max(_block_length(column, scheme) for column in x.T)
 
 
+def block_counts(n_blocks: int, n_resamples: int, rng: np.random.Generator | int = 0) -> np.ndarray:
+    """How often each of `n_blocks` stretches of a run is in each resample, (n_resamples, n_blocks): sums over a resample are
+    these times the sums over the blocks, so that nothing is read again."""
+    generator = np.random.default_rng(rng)
+    return generator.multinomial(n_blocks, np.full(n_blocks, 1 / n_blocks), size=n_resamples)
+
+
 def _block_length(x: np.ndarray, scheme: str) -> float:
     n = len(x)
     x = scaled(x)[0]

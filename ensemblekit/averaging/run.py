@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from ensemblekit.averaging.missing import Missing, check_missing, omitting
 from ensemblekit.averaging.reducer import JoinsInSpace, Reducer, Restart, TakesResult, cuts_of_reducer, fills_slots, is_reducer
 from ensemblekit.averaging.run_states import RunStates, States, merge_into
-from ensemblekit.engine import Engine, Serial, Threads
+from ensemblekit.engine import Engine, Serial, Threads, stop
 from ensemblekit.errors import InputError, ReadOnceError, ReductionError, UnknownFieldError, WorkerLostError
 from ensemblekit.intake import unmasked
-from ensemblekit.source import Array, Block, Cut, Field, Piece, SnapshotSource, as_source
+from ensemblekit.source import Array, Block, Cut, DescribedSource, Field, Piece, as_source
 from ensemblekit.source_cuts import WHOLE
+from ensemblekit.source_protocol import kind_of
 
 Map = Callable[[Block], Any]
+
+
+@runtime_checkable
+class TiledMap(Protocol):
+    """A map that takes tiles of items as well as whole ones, where `tiled` says so."""
+
+    tiled: bool
+
+
 Branch = Reducer | tuple[Any, ...]
 Branches = Mapping[str, tuple[Any, ...]]        # name -> (map, field name or None; reducers)
 Progress = bool | Callable[[int, int | None], None]
@@ -96,7 +106,7 @@ def merged(run: RunStates, start: int = 0) -> States:
     return run.merged(start)
 
 
-def _read(source: SnapshotSource, branches: Mapping[str, Branch], map: Map | None, fields: Sequence[str] | None,
+def _read(source: DescribedSource, branches: Mapping[str, Branch], map: Map | None, fields: Sequence[str] | None,
           engine: Engine, cut: Cut, limit: int, tiled: bool, progress: Progress, *, collapse: bool = False,
           keep: int = KEEP, blas: bool = True, missing: Missing = "raise") -> Iterator[RunStates]:
     """One read; yields each run when it has ended."""
@@ -105,7 +115,8 @@ def _read(source: SnapshotSource, branches: Mapping[str, Branch], map: Map | Non
     if limit < 1:
         raise InputError(f"limit is a number of bytes above 0; got {limit!r}")
     normal = _normalised(source, branches, map)
-    check_missing(missing)
+    if missing != "raise":
+        check_missing(missing)
     if missing == "drop":
         normal = {name: (map, field, *(omitting(reducer, name) for reducer in reducers))
                   for name, (map, field, *reducers) in normal.items()}
@@ -116,11 +127,11 @@ def _read(source: SnapshotSource, branches: Mapping[str, Branch], map: Map | Non
                 (other,) = able
                 raise InputError(f"{type(reducer).__name__} (branch {name!r}) cannot be cut in {cut}; pass cut={other!r}")
     if cut == "space" and source.access != "tiles":
-        raise ReadOnceError(f"{type(source).__name__} cannot be read in slabs of space; ingest it into a store first")
+        raise ReadOnceError(f"{kind_of(source)} cannot be read in slabs of space; ingest it into a store first")
     names = list(fields) if fields is not None else _needed(source, normal)
     can_tile = len(names) == 1 and source.access == "tiles" and all(
         "space" in cuts_of_reducer(r) for _, _, *reducers in normal.values() for r in reducers) and all(
-        m is None or getattr(m, "tiled", False) for m, *_ in normal.values())
+        m is None or (isinstance(m, TiledMap) and m.tiled) for m, *_ in normal.values())
     one = source.fields[names[0]] if len(names) == 1 and names[0] in source.fields else None
     big = one is not None and one.nbytes > limit
     pieces = source.pieces(names, cut, can_tile and (tiled or big or cut == "space"), limit)
@@ -142,9 +153,7 @@ def _read(source: SnapshotSource, branches: Mapping[str, Branch], map: Map | Non
             rows.add(part)
             meter(part.stop - part.start, part.tile, one.size if one else 0)
     finally:
-        close = getattr(values, "close", None)
-        if close is not None:
-            close()
+        stop(values)
         meter.close()
     if run >= 0:
         yield _run_of(run, rows, one, source.time_unit)
@@ -346,12 +355,12 @@ def _copy(x: Array | None) -> np.ndarray | None:
     return None if x is None else np.array(x, dtype=np.float64)
 
 
-def _normalised(source: SnapshotSource, branches: Mapping[str, Branch], default: Map | None) -> dict[str, tuple]:
+def _normalised(source: DescribedSource, branches: Mapping[str, Branch], default: Map | None) -> dict[str, tuple]:
     """name -> (map or None, field or None, *reducers), with every doubt about it raised as an error."""
     if not isinstance(branches, Mapping) or not branches:
         raise InputError(f"branches is a reducer or a mapping of name to reducer with at least one; got {branches!r}")
     fields = source.fields
-    elsewhere: Mapping[str, Field] = getattr(source, "all_fields", {})     # of a store: those of its other clocks too
+    elsewhere = source.all_fields       # of a store: those of its other clocks too
     normal: dict[str, tuple] = {}
     for name, branch in branches.items():
         head, *reducers = branch if isinstance(branch, tuple) else (default, branch)
@@ -384,7 +393,7 @@ def _normalised(source: SnapshotSource, branches: Mapping[str, Branch], default:
     return normal
 
 
-def _needed(source: SnapshotSource, branches: Mapping[str, tuple]) -> list[str]:
+def _needed(source: DescribedSource, branches: Mapping[str, tuple]) -> list[str]:
     """The fields to read: those named, and all where a map may look at any."""
     if any(map is not None for map, *_ in branches.values()):
         return list(source.fields)
@@ -395,7 +404,7 @@ def _needed(source: SnapshotSource, branches: Mapping[str, tuple]) -> list[str]:
 class _meter:
     """Counts snapshots done for a bar, a function, or nobody."""
 
-    def __init__(self, progress: Progress, source: SnapshotSource):
+    def __init__(self, progress: Progress, source: DescribedSource):
         self.total = sum(source.lengths) if source.lengths is not None else None
         self.done, self.tell, self.bar = 0.0, None, None
         if callable(progress):

@@ -22,7 +22,7 @@ from ensemblekit.scaling import scaled
 
 
 def scalar_estimate(values: np.ndarray, weights: np.ndarray | None, times: np.ndarray | None, equilibration: Equilibrate,
-                    confidence: float, unit: str, time_unit: str) -> Estimate:
+                    confidence: float, unit: str, *, time_unit: str) -> Estimate:
     """The average of one series (n,); see :func:`average`."""
     check_real(values)
     x = values.astype(np.float64)
@@ -31,7 +31,8 @@ def scalar_estimate(values: np.ndarray, weights: np.ndarray | None, times: np.nd
         raise StatisticsError("the source has no snapshots; there is nothing to average")
     small, e = scaled(x)
     if e:
-        return over_power_of_two(scalar_estimate(small, weights, times, equilibration, confidence, unit, time_unit), e)
+        found = scalar_estimate(small, weights, times, equilibration, confidence, unit, time_unit=time_unit)
+        return over_power_of_two(found, e)
     weights = None if weights is None else scaled(weights)[0]
     facts: dict[str, Any] = {"series": x, "times": times, "unit": unit, "confidence": confidence,
                              "time_unit": time_unit if times is not None else ""}

@@ -122,6 +122,14 @@ def residual(x: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
     return weights * (x - weighted_mean(x, weights)) / weights.mean()
 
 
+def design_effect(weights: np.ndarray | None) -> float:
+    """By how much uneven weights raise the variance of a mean of independent snapshots, n sum w^2 / (sum w)^2 (Kish 1992)."""
+    if weights is None:
+        return 1.0
+    w = scaled(weights)[0]
+    return len(w) * float(w @ w) / float(w.sum()) ** 2
+
+
 def kish(weights: np.ndarray | None, n: int, start: int = 0) -> float:
     """Snapshots of equal weight that those of n from `start` on are worth (Kish 1965)."""
     if weights is None:

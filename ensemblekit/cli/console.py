@@ -7,6 +7,7 @@ steer the terminal are shown by their numbers, and those that its encoding lacks
 from __future__ import annotations
 
 import codecs
+import io
 import logging
 import re
 import sys
@@ -150,7 +151,7 @@ codecs.register_error("ensemblekit.ascii", _replaced)
 def forgiving_streams() -> None:
     """Let stdout and stderr write ASCII for what their encoding lacks, in place of an error."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="ensemblekit.ascii")
 
 

@@ -15,8 +15,12 @@ from rich.text import Text
 from ensemblekit.cli.console import Rows, cell_of, escaped, size, table
 from ensemblekit.cli.output import Csv, Json, Output, Overwrite
 from ensemblekit.cli.verbs import DAMAGED, WRONG
+from ensemblekit.files import disk_bytes
+from ensemblekit.provenance import Provenance
 
 if TYPE_CHECKING:
+    from ensemblekit.rom.archive import Archive
+    from ensemblekit.rom.basis import Basis
     from ensemblekit.store.store import Store
     from ensemblekit.store.stored import StoredField
 
@@ -29,16 +33,13 @@ COLORS = {"sound": "green", "damaged": "red", "not checked": "yellow"}
 
 def info(files: Files, external: External = False, as_json: Json = None, as_csv: Csv = None,
          overwrite: Overwrite = False) -> None:
-    """What is in a file: fields, shapes, units, snapshots, times, size on disk, where it comes from."""
-    import ensemblekit as ek
-
+    """What is in a store, basis or archive: fields, shapes, units, snapshots, times, size on disk, how it came about."""
     paths = expanded(files)
     out = Output(as_json, as_csv, tuple(paths))
     found: dict[str, object] = {}
     rows: list[tuple[str | int | float | None, ...]] = []
     for path in paths:
-        store = ek.open(path, external=external)
-        facts, fields = facts_of(store), fields_of(store)
+        facts, fields = looked_at(path, external)
         with out.heading(path):
             out.print(facts_table(facts))
             out.show(fields_table(fields))
@@ -65,13 +66,59 @@ def expanded(files: list[str]) -> list[str]:
     return found
 
 
+def looked_at(path: str, external: bool = False) -> tuple[dict[str, object], list[FieldFacts]]:
+    """What holds for a whole file, and what is known of its fields."""
+    import ensemblekit as ek
+    from ensemblekit.rom.archive import Archive, is_archive
+    from ensemblekit.rom.basis import Basis
+    from ensemblekit.rom.files import is_basis
+    from ensemblekit.store.hdf5 import is_hdf5
+
+    if os.path.isfile(path) and is_hdf5(path):
+        if is_basis(path):
+            return facts_of_basis(path, Basis.load(path))
+        if is_archive(path):
+            return facts_of_archive(path, Archive.open(path))
+    store = ek.open(path, external=external)
+    return facts_of(store), fields_of(store)
+
+
+def facts_of_basis(path: str, basis: Basis) -> tuple[dict[str, object], list[FieldFacts]]:
+    """The same of a file that ``Basis.save`` wrote."""
+    real, apparent = sizes(Path(path))
+    modes = f"{basis.rank} mode{'s' * (basis.rank != 1)}, error {100 * basis.relative_error:.3g} % of the fluctuation"
+    facts = {"kind": "basis", "bytes_on_disk": real, "bytes": apparent, "holds": modes, "route": basis.method,
+             "notes": list(basis.notes), "origin": basis.provenance and basis.provenance.to_dict()}
+    ends = (None, None) if basis.times is None else (float(basis.times[0]), float(basis.times[-1]))
+    return told(facts), [FieldFacts(name, field.shape, str(field.dtype), field.unit, (basis.n,), *ends, basis.time_unit)
+                         for name, field in basis.fields.items()]
+
+
+def facts_of_archive(path: str, archive: Archive) -> tuple[dict[str, object], list[FieldFacts]]:
+    """The same of a file that ``rom.compress`` wrote."""
+    real, apparent = sizes(Path(path))
+    facts = {"kind": "archive", "bytes_on_disk": real, "bytes": apparent,
+             "holds": f"snapshots {archive.ratio:.3g} times smaller, error {100 * archive.error:.3g} % of the "
+                      f"{archive.relative_to} (allowed {100 * archive.tolerance:g} %)",
+             "origin": archive.provenance and archive.provenance.to_dict()}
+    times = archive.times
+    ends = (None, None) if times is None else (float(times[0]), float(times[-1]))
+    return told(facts), [FieldFacts(name, one.shape[1:], str(one.dtype), one.unit, one.shape[:1], *ends, archive.time_unit)
+                         for name, one in archive.items()]
+
+
+def told(facts: dict[str, object]) -> dict[str, object]:
+    """Without what is not known."""
+    return {name: value for name, value in facts.items() if value not in (None, "", {}, [])}
+
+
 def facts_of(store: Store) -> dict[str, object]:
     """What holds for the whole store; what is not known is left out."""
     real, apparent = (sum(x) for x in zip(*(sizes(Path(p)) for p in store.segments), strict=True))
-    facts: dict[str, object] = {
-        "bytes_on_disk": real, "bytes": apparent, "run": store.run, "replica": store.replica,
-        "files": len(store.segments), "provenance": dict(store.provenance)}
-    return {name: value for name, value in facts.items() if value not in (None, "", {})}
+    return told({
+        "kind": "store", "bytes_on_disk": real, "bytes": apparent, "run": store.run, "replica": store.replica,
+        "files": len(store.segments), "provenance": dict(store.provenance),
+        "origin": store.origin and store.origin.to_dict()})
 
 
 def facts_table(facts: dict[str, object]) -> Table:
@@ -82,14 +129,17 @@ def facts_table(facts: dict[str, object]) -> Table:
     provenance = facts.get("provenance", {})
     assert isinstance(provenance, dict)
     shown = {"size": f"{size(real)} on disk" + (f", {size(apparent)} apparent" if apparent > real else ""),
-             **{name: facts[name] for name in ("run", "replica") if name in facts},
-             **({"files": facts["files"]} if facts["files"] != 1 else {}),
+             **{name: facts[name] for name in ("holds", "route", "notes", "run", "replica") if name in facts},
+             **({"files": facts["files"]} if facts.get("files", 1) != 1 else {}),
              **{name: short(value) for name, value in provenance.items()}}
+    origin = Provenance.from_dict(facts.get("origin"))
+    for name, text in (origin.lines() if origin is not None else {}).items():
+        shown[name if name not in shown else f"{name} (by ensemblekit)"] = short(text, 400)
     lines = Table.grid(padding=(0, 2))
     lines.add_column(style="dim", overflow="fold", max_width=24)
     lines.add_column(overflow="fold")
     for name, value in shown.items():
-        lines.add_row(Text("  ") + cell_of(name), cell_of(value))
+        lines.add_row(Text("  ") + cell_of(name), cell_of("; ".join(value) if isinstance(value, list) else value))
     return lines
 
 
@@ -123,11 +173,10 @@ class FieldFacts(NamedTuple):
 
 def fields_of(store: Store) -> list[FieldFacts]:
     """The fields of every clock."""
-    counted = getattr(store, "provenance", {}).get("timed") is False        # of frames whose files knew no times
     found = []
     for name, field in store.all_fields.items():
         view = store[name]
-        first, last = (None, None) if counted else time_range(view)
+        first, last = time_range(view)
         found.append(FieldFacts(name, tuple(field.shape), str(field.dtype), field.unit, tuple(view.lengths or ()), first, last,
                                 view.time_unit))
     return found
@@ -145,7 +194,7 @@ def fields_table(fields: list[FieldFacts]) -> Rows:
 
 def time_range(view: StoredField) -> tuple[float | None, float | None]:
     """First and last time; None where the file has no times."""
-    if hasattr(view, "window") and len(view.lengths or ()) == 1 and view.lengths[0] > 1:     # these two only: they may be many
+    if len(view.lengths) == 1 and view.lengths[0] > 1:     # these two only: they may be many
         n = view.lengths[0]
         ends = [view.window(0, 1).times, view.window(n - 1).times]
         return (None, None) if ends[0] is None or ends[1] is None else (float(ends[0][0]), float(ends[1][-1]))
@@ -156,7 +205,7 @@ def time_range(view: StoredField) -> tuple[float | None, float | None]:
 def sizes(path: Path) -> tuple[int, int]:
     """Bytes on disk and apparent bytes (a store is sparse while it is written) of a file."""
     stat = path.stat()
-    return getattr(stat, "st_blocks", -(-stat.st_size // 512)) * 512, stat.st_size
+    return disk_bytes(stat), stat.st_size
 
 
 def verify(files: Files, external: External = False, as_json: Json = None, as_csv: Csv = None,

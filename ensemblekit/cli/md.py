@@ -95,7 +95,7 @@ def ingest(
                       engine=engine_of(engine), progress=stderr.is_terminal, **chosen)
     output = Output(as_json, inputs=(topology, *trajectories))
     stores = []
-    for one in getattr(store, "runs", (store,)):
+    for one in store.runs if isinstance(store, ReplicaSet) else (store,):
         times = one.times if times_known(one) else None
         span = f", {times[0]:g} to {times[-1]:g} ps" if times is not None and len(times) else ""
         nbytes = sum(Path(p).stat().st_size for p in one.segments)
@@ -302,7 +302,10 @@ def parsed(text: str) -> tuple[str, Any]:
     except (SyntaxError, ValueError) as error:
         raise InputError(f"--do takes NAME=OBSERVABLE, such as \"q=NativeContacts('name CA')\"; got {text!r} "
                          f"({error})") from error
-    known = {kind: value for kind, value in vars(md).items() if hasattr(value, "prepare") and value is not md.Function}
+    from ensemblekit.md.observables.base import Observable
+
+    known = {kind: value for kind, value in vars(md).items()
+             if isinstance(value, Observable) and value not in (Observable, md.Function)}
     if tree.func.id not in known:
         raise InputError(f"{tree.func.id!r} is no observable; there are {', '.join(sorted(known))}")
     try:
@@ -315,7 +318,7 @@ def window_of(source: SnapshotSource, begin: float | None, end: float | None, dt
     """Which frames -b, -e and --dt leave, as md.average takes it."""
     window: dict[str, Any] = {"begin": begin, "end": end}
     if dt is not None:
-        window["step"] = step_of(getattr(getattr(source, "runs", (source,))[0], "times", None), dt)
+        window["step"] = step_of((source.runs[0] if isinstance(source, ReplicaSet) else source).times, dt)
     return window
 
 

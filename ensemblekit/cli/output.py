@@ -10,14 +10,10 @@ import glob
 import io
 import json
 import os
-import platform
-import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -26,7 +22,8 @@ from rich.text import Text
 
 from ensemblekit.cli import console
 from ensemblekit.errors import InputError, one_line
-from ensemblekit.files import replacing, temporary_beside, write_csv, write_text
+from ensemblekit.files import real_bytes, replacing, temporary_beside, write_csv, write_text
+from ensemblekit.provenance import Provenance, described
 from ensemblekit.results import plain
 
 if TYPE_CHECKING:
@@ -37,15 +34,10 @@ if TYPE_CHECKING:
 
 SCHEMA, SCHEMA_VERSION = "ensemblekit.results", 1
 STDOUT = Path("-")
-ENDS = 1 << 20
-"""Bytes of the head and of the tail of an input that its hash is made of."""
 TRIAL = 4096
 """Bytes that an output is tried with before the work begins."""
 MOST_INPUTS = 1000
 """Files of a pattern or folder that are described one by one."""
-
-COMMAND: ContextVar[tuple[str, ...]] = ContextVar("COMMAND", default=("ensemblekit",))
-"""The command line under way."""
 
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE|-", show_default=False,
                                            help="Write the results as JSON; - is stdout.")]
@@ -123,14 +115,8 @@ def _written(path: Path, text: str) -> None:
 
 def written(path: Path | str) -> None:
     """Say that a file was written, with its size on disk."""
-    nbytes = _on_disk(Path(path)) if Path(path).is_file() else 0
+    nbytes = real_bytes(Path(path).stat()) if Path(path).is_file() else 0
     console.note(f"written: {console.escaped(str(path), keep='')}" + (f" ({console.size(nbytes)})" if nbytes else ""))
-
-
-def _on_disk(path: Path) -> int:
-    """Bytes of a file on disk; a store is sparse while it is written."""
-    found = path.stat()
-    return min(getattr(found, "st_blocks", -(-found.st_size // 512)) * 512, found.st_size) or found.st_size
 
 
 # -- the JSON document ----------------------------------------------------------------------------------------------
@@ -138,22 +124,12 @@ def _on_disk(path: Path) -> int:
 
 def document(results: Mapping[str, object], inputs: Iterable[str] = ()) -> dict[str, object]:
     """The results in their envelope: which schema, made by what, from what, when."""
-    from ensemblekit import __version__
-
-    return {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "ensemblekit": __version__, "versions": versions(),
-            "command": list(COMMAND.get()), "inputs": [one for path in inputs for one in described(path)],
-            "date": datetime.now(UTC).isoformat(timespec="seconds"), "results": plain(results)}
+    found = replace(Provenance.now(), inputs=tuple(one for path in inputs for one in inputs_of(path)))
+    return {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "inputs": [], **found.to_dict(), "results": plain(results)}
 
 
-def versions() -> dict[str, str]:
-    """Of Python and of the packages that are loaded and that numbers may depend on."""
-    loaded = {name: str(getattr(sys.modules[name], "__version__", "")) for name in
-              ("numpy", "scipy", "h5py", "numba", "torch", "MDAnalysis") if name in sys.modules}
-    return {"python": platform.python_version(), **{name: version for name, version in loaded.items() if version}}
-
-
-def described(path: str) -> list[dict[str, object]]:
-    """Files that a name on the command line stands for, with size, time of change, and hash of head and tail."""
+def inputs_of(path: str) -> list[dict[str, object]]:
+    """The files that a name on the command line stands for, as their provenance describes them."""
     from ensemblekit.store.names import segments_of
 
     if not os.path.exists(path) and glob.has_magic(path):
@@ -162,29 +138,7 @@ def described(path: str) -> list[dict[str, object]]:
         names = sorted(str(p) for p in Path(path).rglob("*") if p.is_file())
     else:
         names = segments_of(path)
-    found = [_described(name) for name in names[:MOST_INPUTS]]
-    if len(names) > MOST_INPUTS:
-        found.append({"path": path, "more_files": len(names) - MOST_INPUTS})
-    return found
-
-
-def _described(path: str) -> dict[str, object]:
-    import xxhash
-
-    about: dict[str, object] = {"path": path}
-    try:
-        status = os.stat(path)
-        about |= {"bytes": status.st_size,
-                  "changed": datetime.fromtimestamp(status.st_mtime, UTC).isoformat(timespec="seconds")}
-        if stat.S_ISREG(status.st_mode):
-            with open(path, "rb") as file:
-                digest = xxhash.xxh3_128(file.read(ENDS))
-                file.seek(max(ENDS, status.st_size - ENDS))
-                digest.update(file.read(ENDS))
-            about["xxh3_128_of_ends"] = digest.hexdigest()
-    except OSError as error:
-        about["unreadable"] = one_line(error)
-    return about
+    return described(names, as_named=True, most=MOST_INPUTS)
 
 
 # -- files ----------------------------------------------------------------------------------------------------------
@@ -260,9 +214,10 @@ def save_figure(figure: Figure, path: Path, dpi: float | None = None) -> None:
 def figure_of(drawn: Axes | np.ndarray) -> Figure:
     """The figure of Axes, or of an array of them."""
     import numpy as np
+    from matplotlib.figure import SubFigure
 
     figure = next(ax for ax in np.asarray(drawn, dtype=object).flat if ax is not None).figure
-    return getattr(figure, "figure", figure)
+    return figure.figure if isinstance(figure, SubFigure) else figure
 
 
 def figure_path(folder: Path, label: str, suffix: str) -> Path:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ensemblekit.cli import rom_files
+from ensemblekit.cli import rom_files, rom_models
 from ensemblekit.cli.average import ESTIMATE, Begin, Confidence, Dropped, End, discarded, estimate_rows
 from ensemblekit.cli.average import Gaps as Dropping
 from ensemblekit.cli.console import note, table
@@ -32,6 +32,7 @@ from ensemblekit.cli.output import (
 from ensemblekit.cli.rom_inputs import BASIS, bar, followed, new_store, output_file, read, weights_from
 from ensemblekit.cli.verbs import add
 from ensemblekit.errors import EnsemblekitError, InputError
+from ensemblekit.provenance import Provenance
 
 if TYPE_CHECKING:
     import numpy as np
@@ -221,6 +222,7 @@ def reconstruct(
     """Snapshots again from modes and coefficients, into a store or a file for ParaView."""
     import ensemblekit as ek
     from ensemblekit import rom
+    from ensemblekit.store.store import Store
 
     held = rom.Basis.load(basis)
     held = held if rank is None else held.truncate(rank)
@@ -234,7 +236,8 @@ def reconstruct(
     else:
         parts = list(held.parts())
         fields = {part.name: ek.Field(part.field.shape, part.field.dtype, part.unit) for part in parts}
-        with new_store(out, overwrite) as path, ek.create(path, fields, capacity=len(rows), time_unit=held.time_unit) as store:
+        with new_store(out, overwrite) as path, Store.create(
+                path, fields, capacity=len(rows), time_unit=held.time_unit, origin=Provenance.now([basis])) as store:
             for k in rows:
                 time = None if held.times is None else float(held.times[k])
                 store.append({part.name: part.reconstruct(int(k)).astype(part.field.dtype) for part in parts}, time=time)
@@ -401,3 +404,11 @@ add(app, rom_files.ingest, "ensemblekit rom ingest case/ -o run.vtkhdf -f U -f p
     "ensemblekit rom ingest 'flow_*.vtu' -o run.vtkhdf -b 1.5 --single")
 add(app, rom_files.export, "ensemblekit rom export run.h5.basis.h5 -o modes.vtkhdf",
     "ensemblekit rom export run.vtkhdf -o last.pvd --start -1")
+add(app, rom_models.opinf, "ensemblekit rom opinf run.h5.basis.h5 --form cAH",
+    "ensemblekit rom opinf run.h5.basis.h5 --form cAHB --inputs run.h5:rotation -o run.model.h5")
+add(app, rom_models.dmd, "ensemblekit rom dmd run.h5.basis.h5 --method tls",
+    "ensemblekit rom dmd run.h5.basis.h5 -k 8 --method opt --constraint stable --plot figures")
+add(app, rom_models.forecast, "ensemblekit rom forecast run.model.h5 --steps 200 --plot figures",
+    "ensemblekit rom forecast run.model.h5 --steps 50 --inputs next.csv --csv forecast.csv")
+add(app, rom_models.simulate, "ensemblekit rom simulate run.model.h5 --inputs u.csv --csv run.csv",
+    "ensemblekit rom simulate run.model.h5 --steps 500 --json -")

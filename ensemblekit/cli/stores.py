@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ensemblekit.cli.console import size
-from ensemblekit.cli.info import expanded
+from ensemblekit.cli.info import expanded, looked_at
 from ensemblekit.cli.output import Json, Output, Overwrite, written
 from ensemblekit.errors import InputError
+from ensemblekit.provenance import Provenance
 
 if TYPE_CHECKING:
     from ensemblekit.store.store import Store
 
-    Filter = Literal["lossless"] | tuple[Literal["round"], float] | None
+    Filter = Literal["lossless", "zstd"] | tuple[Literal["round"], float] | None
 
 AT_ONCE = 64 << 20
-Compression = Annotated[str, typer.Option("--compression", metavar="none|lossless|BITS|ERROR", help="BITS of the "
+Compression = Annotated[str, typer.Option("--compression", metavar="none|lossless|zstd|BITS|ERROR", help="BITS of the "
                                           "significand of floats are kept (1 to 52), or as many as a relative ERROR asks for.")]
 
 
@@ -66,13 +67,15 @@ def replaced(store: Store, out: Path, how: Filter) -> Store:
 
 def compression_of(word: str) -> Filter:
     """What Store.seal takes."""
-    if word in ("none", "lossless"):
-        return None if word == "none" else "lossless"
+    if word == "none":
+        return None
+    if word == "lossless" or word == "zstd":
+        return word
     try:
         return ("round", int(word) if word.isdecimal() else float(word))
     except ValueError:
-        raise InputError(f"--compression is none, lossless, a number of bits, or a relative error such as 1e-4; got {word!r}"
-                         ) from None
+        raise InputError("--compression is none, lossless, zstd, a number of bits, or a relative error such as 1e-4; got "
+                         f"{word!r}") from None
 
 
 def on_disk(path: str | Path) -> int:
@@ -93,8 +96,18 @@ def merge(
     """One store from several of one run: in the order of their steps, snapshots that are there twice once."""
     import ensemblekit as ek
     from ensemblekit.source import ReplicaSet, StackedSource
+    from ensemblekit.store.store import Store
+    from ensemblekit.store.stored import StoredSource
 
     paths = expanded(files)
+    for path in paths:
+        kind = looked_at(path)[0]["kind"] if os.path.isfile(path) else "store"
+        if kind == "archive":
+            raise InputError(f"{path} is an archive, whose modes are those of its own snapshots alone: turn each into a store "
+                             "(ensemblekit rom decompress), merge those, and compress the whole")
+        if kind == "basis":
+            raise InputError(f"{path} is a basis, whose modes are those of its own snapshots alone: merge the stores that they "
+                             "are from, and decompose the whole (ensemblekit rom pod)")
     if len(paths) < 2:
         raise InputError(f"merge joins several stores; got {', '.join(paths)}")
     stores = [ek.open(path) for path in paths]
@@ -108,10 +121,12 @@ def merge(
     first = stores[0]
     provenance = dict(first.provenance) | {"merged_from": [os.path.basename(path) for path in paths]}
     with tempfile.TemporaryDirectory(dir=out.resolve().parent, prefix=".ensemblekit-") as folder:
-        with ek.create(os.path.join(folder, out.name), dict(joined.fields), run=first.run or None, replica=first.replica,
-                       provenance=provenance, time_unit=first.time_unit, constants=dict(first.constants) or None) as whole:
+        with Store.create(os.path.join(folder, out.name), dict(joined.fields), run=first.run or None, replica=first.replica,
+                          provenance=provenance, time_unit=first.time_unit, constants=dict(first.constants) or None,
+                          origin=Provenance.now([path for store in stores for path in store.segments])) as whole:
             for part in joined.runs:
-                steps = getattr(part, "steps", None) if not run else None     # forced together, they may count anew
+                # forced together, they may count anew
+                steps = part.steps if isinstance(part, Store | StoredSource) and not run else None
                 for piece in part.pieces(names, "time", False, AT_ONCE):
                     for block in piece.blocks():
                         rows = slice(block.start, block.start + len(block))

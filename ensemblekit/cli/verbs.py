@@ -12,8 +12,9 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ensemblekit.cli.console import forgiving_streams, library_notes, library_warnings, note
-from ensemblekit.cli.output import COMMAND, STDOUT, check_file, check_folder, check_folder_of, check_room
+from ensemblekit.cli.output import STDOUT, check_file, check_folder, check_folder_of, check_room
 from ensemblekit.errors import EnsemblekitError, InputError, StoreDamagedError, one_line
+from ensemblekit.provenance import COMMAND
 
 WRONG, DAMAGED, INTERRUPTED, CLOSED_PIPE = 2, 3, 130, 141
 """Exit codes: wrong use or input, what was read is damaged, Ctrl-C, who read stdout has gone. 4 is in cli/output.py."""
@@ -169,7 +170,7 @@ def _hush() -> None:
 
 def verbs_of(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """(words, command) of every verb below a command of typer."""
-    if hasattr(command, "commands"):
+    if isinstance(command, TyperGroup):
         for name, below in sorted(command.commands.items()):
             yield from verbs_of(below, (*path, name))
     else:

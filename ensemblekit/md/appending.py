@@ -38,10 +38,10 @@ def frames_held(store: Store, source: TrajectorySource, notes: Mapping[str, Any]
             raise StoreError(f"{name} was made with {key}={kept.get(key)!r}, now it is {key}={now!r}: append with what it was "
                              "made with, or choose another name")
     _check_atoms(store, source, name)
-    held, times = store.times, np.asarray(source.stamps)
+    held, times = store.clock().stamps, np.asarray(source.stamps)
     if not len(store):
         return 0
-    if held is None or (np.diff(held) < 0).any() or (np.diff(times) <= 0).any():
+    if (np.diff(held) < 0).any() or (np.diff(times) <= 0).any():
         raise StoreError(f"frames are appended to {name} by their times, and these do not rise throughout")
     step = float(np.median(np.diff(times if len(times) > 1 else held))) if len(times) + len(held) > 2 else 0.0
     slack = CLOSE * step + 2.0**-40 * float(np.abs(times).max(initial=0.0))

@@ -85,7 +85,9 @@ def average(source: object, observables: Mapping[str, object], *, frame_weights:
     given = as_frames(source)
     topology = topology_of(given)
     already = molecules_whole(given) if whole is None else whole
-    chosen = weighted(given, FrameSelection(start, stop, step, frames, begin, end), frame_weights, log_weights)
+    selection = FrameSelection(start, stop, step, frames, begin, end)
+    chosen = selection.of(given) if frame_weights is None and log_weights is None else (
+        weighted(given, selection, frame_weights, log_weights))
     if not sum(chosen.lengths or ()):
         raise StatisticsError("there are no frames to average")
     with System(chosen, topology, engine, progress=progress, whole=already) as system:
@@ -116,7 +118,8 @@ def _observables(observables: Mapping[str, object]) -> dict[str, Observable]:
     for name in observables:
         if not isinstance(name, str) or not name or "." in name:
             raise InputError(f"an observable is named by a word without a dot; got {name!r}")
-    return {name: as_observable(name, observable) for name, observable in observables.items()}
+    return {name: one if isinstance(one, Observable) and not isinstance(one, type) else as_observable(name, one)
+            for name, one in observables.items()}
 
 
 class _Rule(NamedTuple):
@@ -144,7 +147,8 @@ def _averages(system: System, measurements: Mapping[str, Measurement], notes: li
     answers = {}
     for name, measurement in measurements.items():
         estimates = [measurement.estimate(_own(run, name, reducers[name]), *rule) for run in runs]
-        estimates = [naming_the_hole(one, frames, fields, measurement.map)
+        estimates = [one if np.isfinite(one.mean).all() and not one.derived else
+                     naming_the_hole(one, frames, fields, measurement.map)
                      for one, frames in zip(estimates, sources, strict=True)]
         answers[name] = estimates[0] if len(estimates) == 1 else pooled_with_further(
             estimates, rule.confidence, measurement.limits, measurement.periods, measurement.scales)

@@ -76,7 +76,7 @@ class Columns(Mapping[str, ArraySource]):
             if name not in self.numbers:
                 raise UnknownFieldError(name, self.numbers)
         return frame_weights_of({name: self.numbers[name] for name in names}, self.times, self.units, temperature, unit, log,
-                                os.path.basename(self.path))
+                                file=os.path.basename(self.path))
 
 
 def columns(path: str | os.PathLike[str], *, weights: str | Sequence[str] | None = None, temperature: float | None = None,

@@ -122,7 +122,7 @@ class Slope:
 
 
 def slope_of(groups: np.ndarray, sizes: np.ndarray, times: np.ndarray, lags: np.ndarray, n: int, dimensions: int,
-             independent: float) -> Slope:
+             *, independent: float) -> Slope:
     """The slope of the mean over groups at some lags: least squares, each lag weighted by its Brownian variance.
 
     Arguments:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ensemblekit.errors import InputError
+from ensemblekit.md.trajectory import TrajectorySource
+from ensemblekit.source import SnapshotSource
+from ensemblekit.store.store import Store
+from ensemblekit.store.stored import StoredSource
 
 LOOK = 64 << 10
 """Bytes that are compared at the start, in the middle and at the end of files of one size."""
@@ -23,7 +27,7 @@ class Frames(NamedTuple):
     """Their numbers in the file."""
 
 
-def check_distinct(runs: Sequence[Any]) -> None:
+def check_distinct(runs: Sequence[SnapshotSource]) -> None:
     """Refuse replicas of which two have frames of the same file, or of a file and its copy, naming both.
 
     Copies are files of one size with the same bytes at the start, in the middle and at the end.
@@ -40,14 +44,14 @@ def check_distinct(runs: Sequence[Any]) -> None:
             held[size].append(frames)
 
 
-def _frames(run: int, source: Any) -> Iterator[Frames]:
-    for file, begin, end in zip(getattr(source, "parts", ()), getattr(source, "edges", ())[:-1],
-                                getattr(source, "edges", ())[1:], strict=True):
-        rows = source.rows[(source.rows >= begin) & (source.rows < end)] - begin
-        yield Frames(run, file.path, rows)
-    if hasattr(source, "segments"):
+def _frames(run: int, source: SnapshotSource) -> Iterator[Frames]:
+    if isinstance(source, TrajectorySource):
+        for file, begin, end in zip(source.parts, source.edges[:-1], source.edges[1:], strict=True):
+            rows = source.rows[(source.rows >= begin) & (source.rows < end)] - begin
+            yield Frames(run, file.path, rows)
+    elif isinstance(source, Store):
         yield Frames(run, source.segments[0], np.arange(len(source)))
-    elif hasattr(source, "table") and source.table.parts:
+    elif isinstance(source, StoredSource) and source.table.parts:
         yield Frames(run, source.table.parts[0].path, np.arange(source.start, source.stop, source.step))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ensemblekit.errors import InputError
 from ensemblekit.md.joints import JOINT, step_of
+from ensemblekit.md.trajectory import FrameSource
 from ensemblekit.md.weighted import PickedSource
 from ensemblekit.source import ReplicaSet, StackedSource
 from ensemblekit.source_cuts import check_window
@@ -86,7 +87,7 @@ class FrameSelection:
         rows = self.rows(n, lambda: source.times)
         if isinstance(rows, slice):
             return source.window(rows.start, rows.stop, rows.step)
-        return source.picked(rows) if hasattr(source, "picked") else _numbered(source, rows)
+        return source.picked(rows) if isinstance(source, FrameSource) else _numbered(source, rows)
 
 
 def _numbered(source: Any, rows: np.ndarray) -> Any:

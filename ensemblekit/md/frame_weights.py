@@ -96,7 +96,7 @@ class FrameWeights:
 
 
 def frame_weights_of(columns: Mapping[str, np.ndarray], times: np.ndarray | None, units: Mapping[str, str],
-                     temperature: float | None, unit: str | None, log: bool, file: str) -> FrameWeights:
+                     temperature: float | None, unit: str | None, log: bool, *, file: str) -> FrameWeights:
     """Weights from columns of a file; see :meth:`~ensemblekit.md.columns.Columns.weights`."""
     names = ", ".join(map(repr, columns))
     title = f"{', '.join(columns)} of {file}"

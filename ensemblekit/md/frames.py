@@ -12,21 +12,25 @@ from ensemblekit.md.opening import read
 from ensemblekit.md.topology import Topology
 from ensemblekit.md.trajectory import FrameSource
 from ensemblekit.md.weighted import PickedSource, WeightedSource
-from ensemblekit.source import ReplicaSet, StackedSource
+from ensemblekit.source import ReplicaSet, SnapshotSource, StackedSource, described
+from ensemblekit.source_protocol import SourceView
+from ensemblekit.store.store import Store
 from ensemblekit.store.stored import StoredSource
 
 
 def as_frames(x: object) -> Any:
     """A source of positions from whatever holds a trajectory."""
-    from ensemblekit.md.stored import opened
+    if isinstance(x, str | os.PathLike | Sequence):
+        from ensemblekit.md.stored import opened
 
-    if isinstance(x, str | os.PathLike | Sequence) or hasattr(x, "provenance"):
         x = opened(x)
     if isinstance(x, ReplicaSet):
         check_distinct(x.runs)
         return x
-    if isinstance(x, FrameSource | StackedSource | StoredSource | PickedSource | WeightedSource) or hasattr(x, "provenance"):
+    if isinstance(x, FrameSource | StackedSource | StoredSource | PickedSource | WeightedSource | Store):
         return x
+    if isinstance(x, SnapshotSource) and described(x).provenance:
+        return described(x)
     return read(x)
 
 
@@ -45,6 +49,6 @@ def topology_of(source: Any) -> Topology:
         return first
     if isinstance(source, StackedSource):
         return topology_of(source.runs[0])
-    if hasattr(source, "source"):
+    if isinstance(source, SourceView):
         return topology_of(source.source)
     return stored_topology(source)

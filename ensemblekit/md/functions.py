@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ensemblekit import foreign
 from ensemblekit.averaging.average import average as mean_with_error
 from ensemblekit.averaging.equilibration import discarded
 from ensemblekit.averaging.estimate import Estimate
@@ -146,7 +147,7 @@ def from_analysis(make: Callable[[Any], Any], *, value: Callable[[Any], Any], un
 
     Raises InputError for an analysis that exists already: it belongs to one Universe and cannot be run on blocks.
     """
-    if hasattr(make, "run") and hasattr(make, "results"):
+    if isinstance(make, foreign.Analysis):
         raise InputError(f"{type(make).__name__}(...) is bound to one Universe already. Pass how it is made: "
                          + REMEDY.format(name=type(make).__name__))
     if not callable(make) or not callable(value):
@@ -168,12 +169,12 @@ def from_analysis(make: Callable[[Any], Any], *, value: Callable[[Any], Any], un
 
 def as_observable(name: str, x: object) -> Observable:
     """What may stand in ``md.average``: an observable, or a function of an AtomGroup."""
-    if hasattr(x, "run") and hasattr(x, "results"):
+    if isinstance(x, foreign.Analysis):
         kind = type(x).__name__
         raise InputError(f"{name!r} is an analysis ({kind}) of one Universe; pass how it is made: " + REMEDY.format(name=kind))
     if isinstance(x, type):
         raise InputError(f"{name!r} is a class; make an observable of it: {x.__name__}(...)")
-    if hasattr(x, "prepare"):
+    if isinstance(x, Observable):
         return x
     if callable(x):
         return Function(x)
@@ -209,16 +210,22 @@ def _vectors(map: Callable[[Block], np.ndarray], turn: float, block: Block) -> n
     return np.stack([np.cos(angles), np.sin(angles)], axis=-1)
 
 
+class _Universe(threading.local):
+    """The Universe of a thread; None before its first block."""
+
+    u: Any = None
+
+
 class _Frames:
     """A Universe for each thread, filled with blocks of frames."""
 
     def __init__(self, topology: Topology):
         self.topology = topology
-        self._mine = threading.local()
+        self._mine = _Universe()
 
     def universe(self, block: Block, first: tuple[np.ndarray, np.ndarray | None] | None = None) -> Any:
         """The Universe with this block's frames, behind one more frame where `first` is given."""
-        if not hasattr(self._mine, "u"):
+        if self._mine.u is None:
             self._mine.u = self.topology.universe()
         u = self._mine.u
         fields = block.fields
@@ -246,7 +253,7 @@ class _Frames:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.topology = state["topology"]
-        self._mine = threading.local()
+        self._mine = _Universe()
 
 
 class _PerFrame:
@@ -291,7 +298,7 @@ class _PerBlock:
 def _made(make: Callable[[Any], Any], u: Any) -> Any:
     u.trajectory[0]
     analysis = make(u)
-    if not hasattr(analysis, "run"):
+    if not isinstance(analysis, foreign.HasRun):
         raise InputError(f"from_analysis needs a function that returns an analysis; it returned {type(analysis).__name__}")
     trajectory = getattr(analysis, "_trajectory", u.trajectory)
     if trajectory is not u.trajectory:

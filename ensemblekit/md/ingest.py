@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ensemblekit.engine import Engine, Threads
+from ensemblekit.engine import Engine, Threads, stop
 from ensemblekit.errors import InputError, StoreError
 from ensemblekit.md.appending import frames_held
 from ensemblekit.md.opening import read
 from ensemblekit.md.progress import Progress, counted
 from ensemblekit.md.topology import warnings_held
 from ensemblekit.md.trajectory import BATCH, AtomCount, LiveSource, TrajectoryPiece, TrajectorySource
+from ensemblekit.provenance import Provenance, files_of, given
 from ensemblekit.source import Block, Piece, ReplicaSet
 from ensemblekit.source_cuts import WHOLE
 from ensemblekit.store.opening import open_store
@@ -53,6 +54,7 @@ def ingest(topology: object, trajectory: object, path: str | os.PathLike[str], *
         InputError: another name, an empty selection, files that cannot be read.
         StoreError: there is another store of that name, or with `append` one of another run.
     """
+    settings = given(ingest, locals(), "topology", "trajectory", "path", "replicas", "engine", "progress") | options
     path = os.fspath(path)
     base, suffix = os.path.splitext(path)
     if suffix != ".h5md":
@@ -61,15 +63,19 @@ def ingest(topology: object, trajectory: object, path: str | os.PathLike[str], *
     source = read(topology, trajectory, select=select, replicas=replicas, start=start, stop=stop, step=step, frames=frames,
                   begin=begin, end=end, transformations=transformations, whole=whole, **options)
     notes = {"select": select, "transformed": transformations is not None}
+
+    def origin(run: TrajectorySource) -> Provenance:
+        return Provenance.now([*([topology] if isinstance(topology, str | os.PathLike) else []), *files_of(run)], settings)
+
     if isinstance(source, ReplicaSet):
         runs: tuple[Any, ...] = source.runs
-        stores = [_copy(run, f"{base}-{k}.h5md", str(k), notes, append, engine, progress) for k, run in enumerate(runs)]
+        stores = [_copy(run, f"{base}-{k}.h5md", str(k), notes, append, engine, progress, origin) for k, run in enumerate(runs)]
         return ReplicaSet(tuple(stores))
-    return _copy(source, path, None, notes, append, engine, progress)
+    return _copy(source, path, None, notes, append, engine, progress, origin)
 
 
 def _copy(source: TrajectorySource, path: str, replica: str | None, notes: dict[str, Any], append: bool, engine: Engine | None,
-          progress: Progress) -> Store:
+          progress: Progress, origin: Callable[[TrajectorySource], Provenance]) -> Store:
     (n,) = source.lengths
     recipe = {**notes, "trajectory": _names(source), "frames": _digest(source), "n_frames": n}
     done = 0
@@ -94,7 +100,8 @@ def _copy(source: TrajectorySource, path: str, replica: str | None, notes: dict[
         provenance = {"ingest": recipe, "whole": source.whole, "topology": source.topology.to_dict()}
         if not source.timed:
             provenance["timed"] = False
-        store = Store.create(path, source.fields, time_unit="ps", provenance=provenance, capacity=n, replica=replica)
+        store = Store.create(path, source.fields, time_unit="ps", provenance=provenance, capacity=n, replica=replica,
+                             origin=origin(source))
     steps = _steps(source)
     with warnings_held(), store, counted(progress, n, os.path.basename(path), done) as tell:
         work = (engine or Threads()).map(_loaded, _batches(source.window(done)), None)
@@ -106,15 +113,13 @@ def _copy(source: TrajectorySource, path: str, replica: str | None, notes: dict[
                     done += len(block)
                     tell(done, n)
         finally:
-            close = getattr(work, "close", None)
-            if close is not None:       # waits for the readers before the files are let go
-                close()
+            stop(work)      # waits for the readers before the files are let go
     return open_store(path)
 
 
 def _steps(source: TrajectorySource) -> np.ndarray | None:
     """The steps of frames whose files know no times but these, (n,); None of others."""
-    parts = getattr(source, "parts", ())
+    parts = source.parts if isinstance(source, TrajectorySource) else ()
     if source.timed or not parts or any(part.knows != "steps" for part in parts):
         return None
     steps = source.stamps.astype(np.int64)
@@ -155,7 +160,7 @@ def copied(source: Any, path: str, engine: Engine | None, progress: Progress) ->
 
 
 def _names(source: Any) -> list[str]:
-    parts = getattr(source, "parts", None)
+    parts = source.parts if isinstance(source, TrajectorySource) else ()
     return [os.path.basename(part.path) for part in parts] if parts else [os.path.basename(source.path)]
 
 
@@ -164,7 +169,7 @@ def _digest(source: TrajectorySource) -> str:
     import xxhash
 
     digest = xxhash.xxh3_128()
-    for part in getattr(source, "parts", ()):
+    for part in source.parts if isinstance(source, TrajectorySource) else ():
         digest.update(f"{os.path.basename(part.path)} {os.path.getsize(part.path)} {part.shift};".encode())
     digest.update(np.ascontiguousarray(source.rows).tobytes())
     digest.update(b"all" if source.atoms is None else np.ascontiguousarray(source.atoms).tobytes())

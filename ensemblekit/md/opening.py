@@ -12,12 +12,13 @@ import numpy as np
 
 from ensemblekit.errors import InputError, one_line
 from ensemblekit.files import check_input, most_bytes
+from ensemblekit.foreign import AtomGroup, HasTrajectory
 from ensemblekit.md.dcd import DcdLayout
 from ensemblekit.md.distinct import check_distinct
 from ensemblekit.md.frame_selection import FrameSelection
 from ensemblekit.md.h5md import H5mdReader
 from ensemblekit.md.joints import joined
-from ensemblekit.md.parts import Part
+from ensemblekit.md.parts import Part, file_of, options_of, readers_of
 from ensemblekit.md.parts import reading as _reading
 from ensemblekit.md.parts import stamps_of as _stamps_of
 from ensemblekit.md.topology import Topology, mdanalysis, warnings_held
@@ -73,7 +74,7 @@ def read(topology: object, trajectory: object = None, *, select: str = "all", re
     if isinstance(topology, str | os.PathLike):
         universe = _universe(topology, trajectory, options, external, order)
         atoms = universe.atoms
-    elif hasattr(topology, "atoms") and hasattr(topology, "universe"):
+    elif isinstance(topology, AtomGroup):
         if trajectory is not None or options:
             raise InputError("a Universe brings its trajectory: pass it alone, or the two files")
         atoms, universe = topology.atoms, topology.universe
@@ -132,7 +133,7 @@ def _universe(topology: Any, trajectory: Any, options: Mapping[str, Any], extern
                 raise
             except Exception as error:
                 raise InputError(_why_unreadable(files, made, error)) from error
-    if not hasattr(made, "trajectory") or made.trajectory is None:
+    if not isinstance(made, HasTrajectory) or made.trajectory is None:
         raise InputError(f"{os.path.basename(os.fspath(topology))} holds no coordinates; name a trajectory beside it")
     return made
 
@@ -145,7 +146,7 @@ def _starts(trajectory: Any) -> list[float] | None:
 
 def _check_units(trajectory: object) -> None:
     """Refuse convert_units=False where a file is in units of its own: all here are angstrom and ps."""
-    for reader in getattr(trajectory, "readers", None) or [trajectory]:
+    for reader in readers_of(trajectory):
         units = {kind: unit for kind, unit in reader.units.items() if kind in ("length", "time")
                  and unit not in (None, "A", "Angstrom", "angstrom", "ps")}
         name = os.path.basename(os.fspath(reader.filename))
@@ -201,7 +202,7 @@ def _source(universe: Any, atoms: Any, whole: bool, kept: Mapping[str, Any]) -> 
     """The source that suits where the frames of a Universe come from."""
     trajectory = universe.trajectory
     n_atoms = len(universe.atoms)
-    with _reading(getattr(trajectory, "filename", "the trajectory")):
+    with _reading(file_of(trajectory) or "the trajectory"):
         topology = Topology.of(atoms)
         first = trajectory[0] if trajectory.n_frames else None
     if first is None:
@@ -212,14 +213,13 @@ def _source(universe: Any, atoms: Any, whole: bool, kept: Mapping[str, Any]) -> 
     kinds = ("position", *(kind for kind, has in (("velocity", first.has_velocities), ("force", first.has_forces),
                                                   ("box", box is not None and np.any(box))) if has))
     picked = None if len(atoms) == n_atoms else atoms.indices.astype(np.int64)
-    readers = getattr(trajectory, "readers", None) or [trajectory]
-    files = all(isinstance(getattr(r, "filename", None), str | os.PathLike) and os.path.isfile(r.filename)
-                and type(r).__name__ != "MemoryReader" for r in readers)
+    readers = readers_of(trajectory)
+    files = all(os.path.isfile(file_of(r)) and type(r).__name__ != "MemoryReader" for r in readers)
     if trajectory.transformations or not files:
         return LiveSource(universe, topology, picked, np.arange(trajectory.n_frames), kinds, whole, None, n_atoms)
     parts = []
     for reader in readers:
-        options = {**getattr(reader, "_ts_kwargs", {}), **kept}
+        options = {**options_of(reader), **kept}
         xtc = XtcIndex.of(reader.filename) if type(reader).__name__ == "XTCReader" and not options else None
         with _reading(reader.filename):
             plain = type(reader).__name__ == "DCDReader" and set(options) <= {"dt", "time_offset"}

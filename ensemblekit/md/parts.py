@@ -57,6 +57,22 @@ def reading(path: object) -> Iterator[None]:
                          "file again from its source") from error
 
 
+def readers_of(trajectory: Any) -> list[Any]:
+    """The readers of a trajectory of MDAnalysis: one a file."""
+    return list(getattr(trajectory, "readers", None) or [trajectory])
+
+
+def file_of(reader: Any) -> str:
+    """The file that a reader of MDAnalysis reads; "" of one that reads none."""
+    name = getattr(reader, "filename", None)
+    return os.fspath(name) if isinstance(name, str | os.PathLike) else ""
+
+
+def options_of(reader: Any) -> Mapping[str, Any]:
+    """What a reader of MDAnalysis was told about the times of its frames."""
+    return getattr(reader, "_ts_kwargs", {})
+
+
 def stamps_of(reader: Any) -> Stamps:
     """What a file knows of when its frames were, by what its reader made of the first."""
     name, data = type(reader).__name__, reader.ts.data
@@ -64,7 +80,7 @@ def stamps_of(reader: Any) -> Stamps:
         return "steps" if "step" in data else ""
     if name == "DCDReader":
         return "times" if knows_interval(reader) else ""
-    if "dt" in getattr(reader, "_ts_kwargs", {}):
+    if "dt" in options_of(reader):
         return "times"
     if name == "DumpReader":      # its times are steps of 1 ps, which no file says
         return "steps"

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ensemblekit.errors import InputError
 from ensemblekit.md.topology import Topology, mdanalysis
-from ensemblekit.md.trajectory import FrameSource
-from ensemblekit.source import ReplicaSet
+from ensemblekit.source import DescribedSource, ReplicaSet
 from ensemblekit.store.opening import open_store
+from ensemblekit.store.store import Store
+from ensemblekit.store.stored import StoredSource
 
 
 def universe(store: object) -> Any:
@@ -24,7 +25,7 @@ def universe(store: object) -> Any:
     source = opened(store)
     if isinstance(source, ReplicaSet):
         raise InputError(f"a Universe holds one run, and this is {len(source.runs)}: name one of the files")
-    if not hasattr(source, "path") or isinstance(source, FrameSource):
+    if not isinstance(source, Store):
         raise InputError(f"md.universe opens a store made by md.ingest; got {type(source).__name__}")
     made = stored_topology(source).universe()
     files = source.segments
@@ -42,10 +43,9 @@ def universe_and_rows(source: Any, topology: Topology) -> tuple[Any, np.ndarray]
     if isinstance(source, PickedSource):
         made, rows = universe_and_rows(source.source, topology)
         return made, rows[source.rows]
-    table = source.table if hasattr(source, "table") else source.window().table
-    window = source if hasattr(source, "table") else source.window()
+    window = source if isinstance(source, StoredSource) else source.window()
     made = topology.universe()
-    files = [part.path for part in table.parts]
+    files = [part.path for part in window.table.parts]
     with mdanalysis():
         made.load_new(files[0] if len(files) == 1 else files)
     return made, np.arange(window.start, window.stop, window.step)
@@ -66,18 +66,9 @@ def opened(x: object) -> Any:
     return open_store(x)
 
 
-def provenance_of(source: object) -> Mapping[str, Any]:
-    """What a store, or some frames of it, were made of."""
-    if hasattr(source, "provenance"):
-        return source.provenance
-    if hasattr(source, "table") and source.table.parts:
-        return open_store(source.table.parts[0].path).provenance
-    return {}
-
-
-def stored_topology(source: object) -> Topology:
+def stored_topology(source: DescribedSource) -> Topology:
     """The topology that a store was made with."""
-    columns = provenance_of(source).get("topology")
+    columns = source.provenance.get("topology")
     if columns is None:
         raise InputError("this store has no topology; make it with md.ingest(topology, trajectory, path), or read the file "
                          "with its topology: md.read(topology, file)")

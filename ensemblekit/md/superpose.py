@@ -10,25 +10,16 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ensemblekit.averaging.rows import Rows, rows_of
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.intake import as_array
 from ensemblekit.md.system import Gather
+from ensemblekit.md.whole import frames_of
 from ensemblekit.scaling import ldexp, power_of_two
 from ensemblekit.source import Array, Block
 
 SETTLED = 1e-6
 """Angstrom: a mean structure that moves less than this from one round to the next is the one sought."""
 MOST_ROUNDS = 50
-
-
-def frames_of(positions: Array) -> Rows:
-    """Positions (n, atoms, 3) as the kernels read them: float32 or float64, in place where that can be."""
-    x = as_array(positions, "positions")
-    if x.ndim != 3 or x.shape[2] != 3:
-        raise InputError(f"positions are (frames, atoms, 3); got shape {x.shape}")
-    rows = rows_of(x)
-    return rows if rows.flat.dtype in (np.float32, np.float64) else rows_of(x.astype(np.float64))
 
 
 def columns(x: ArrayLike) -> np.ndarray:

@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -21,8 +21,9 @@ from ensemblekit.md.progress import Progress, counted
 from ensemblekit.md.topology import Topology, warnings_held
 from ensemblekit.md.trajectory import BATCH, FrameSource
 from ensemblekit.md.whole import AsStored, MadeWhole, positions_of, unbonded
-from ensemblekit.source import Block, ReplicaSet, SnapshotSource
+from ensemblekit.source import Block, DescribedSource, ReplicaSet, StackedSource
 from ensemblekit.source_cuts import WHOLE
+from ensemblekit.source_protocol import SourceView
 
 PLACED = re.compile(r"\b(around|sphlayer|sphzone|cylayer|cyzone|isolayer|point|box)\b|\bprop\s+(abs\s+)?[xyz]\b")
 """Selections that go by the place of atoms."""
@@ -51,12 +52,12 @@ Gather = Callable[[Block], tuple[np.ndarray, np.ndarray]]
 class System:
     """The atoms and frames of one `md.average`. Observables read from it; it counts what they read."""
 
-    def __init__(self, source: SnapshotSource, topology: Topology, engine: Engine | None = None, *,
+    def __init__(self, source: DescribedSource, topology: Topology, engine: Engine | None = None, *,
                  progress: Progress = False, whole: bool | None = None):
         self.source, self.topology, self.engine, self.progress = source, topology, engine, progress
         self.whole = molecules_whole(source) if whole is None else whole
         """Molecules are whole in the frames as they are."""
-        self.timed = [times_known(run) for run in getattr(source, "runs", (source,))]
+        self.timed = [times_known(run) for run in (source.runs if isinstance(source, ReplicaSet) else (source,))]
         """Of each replica, whether its frames have times."""
         self._gathers: dict[bytes, Gather] = {}
         self._watches: dict[bytes, list[int]] = {}
@@ -280,31 +281,29 @@ class System:
             self._forget()
 
 
-def _unstored(source: SnapshotSource) -> bool:
+def _unstored(source: DescribedSource) -> bool:
     """Whether frames come from trajectory files or a Universe."""
     if isinstance(source, ReplicaSet):
         return any(map(_unstored, source.runs))
     return isinstance(source, FrameSource)
 
 
-def times_known(source: object) -> bool:
+def times_known(source: DescribedSource) -> bool:
     """Whether the frames of a source have times; where its files knew none, they are counted."""
-    return _says(source, "timed", True)
+    return all(one.timed if isinstance(one, FrameSource) else bool(one.provenance.get("timed", True)) for one in _read(source))
 
 
-def molecules_whole(source: object) -> bool:
+def molecules_whole(source: DescribedSource) -> bool:
     """Whether a source says that its molecules are whole."""
-    return _says(source, "whole", False)
+    return all(one.whole if isinstance(one, FrameSource) else bool(one.provenance.get("whole", False)) for one in _read(source))
 
 
-def _says(source: object, name: str, otherwise: bool) -> bool:
-    """What a source, what it is made of, or the provenance of its store says of itself."""
-    if hasattr(source, "runs"):
-        return all(_says(run, name, otherwise) for run in source.runs)
-    if hasattr(source, name):
-        return bool(getattr(source, name))
-    if hasattr(source, "source"):
-        return _says(source.source, name, otherwise)
-    from ensemblekit.md.stored import provenance_of
-
-    return bool(provenance_of(source).get(name, otherwise))
+def _read(source: DescribedSource) -> Iterator[DescribedSource]:
+    """What is read in the end: the runs, their parts, and below the views of them."""
+    if isinstance(source, ReplicaSet | StackedSource):
+        for run in source.runs:
+            yield from _read(run)
+    elif isinstance(source, SourceView):
+        yield from _read(source.source)
+    else:
+        yield source

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError, one_line
-from ensemblekit.md.parts import Part, stamps_of, times_of
+from ensemblekit.md.parts import Part, file_of, readers_of, stamps_of, times_of
 from ensemblekit.md.topology import Topology
-from ensemblekit.source import Access, Block, Cut, Field, HeldPiece, Piece, cuts_of
+from ensemblekit.source import Access, BaseSource, Block, Cut, Field, HeldPiece, Piece, cuts_of
 from ensemblekit.source_cuts import WHOLE, check_window
 from ensemblekit.store.schema import MD_UNITS
 
@@ -31,7 +31,7 @@ FRAME_BYTES = 8
 """Of a frame in a file of any format, at least."""
 
 
-class FrameSource:
+class FrameSource(BaseSource):
     """What all sources of frames share: fields by what the first frame holds, one run, times in ps."""
 
     topology: Topology
@@ -53,6 +53,10 @@ class FrameSource:
 
     def reweighted(self, weights: np.ndarray) -> FrameSource:
         """The same frames with these statistical weights, (frames,)."""
+        raise NotImplementedError
+
+    def picked(self, which: slice | np.ndarray) -> FrameSource:
+        """Some of the frames, by a slice or rising numbers."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -276,14 +280,13 @@ class LiveSource(FrameSource):
 
     @property
     def path(self) -> str:
-        name = getattr(self.universe.trajectory, "filename", None)
-        return os.fspath(name) if isinstance(name, str | os.PathLike) else "frames in memory"
+        return file_of(self.universe.trajectory) or "frames in memory"
 
     @property
     def timed(self) -> bool:
         """Whether times are known; of arrays in memory they are what the Universe was told."""
-        readers = getattr(self.universe.trajectory, "readers", None) or [self.universe.trajectory]
-        return all(type(reader).__name__ == "MemoryReader" or stamps_of(reader) == "times" for reader in readers)
+        return all(type(reader).__name__ == "MemoryReader" or stamps_of(reader) == "times"
+                   for reader in readers_of(self.universe.trajectory))
 
     @cached_property
     def stamps(self) -> np.ndarray:

@@ -2,65 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from ensemblekit.source import Access, Block, Cut, Field, Piece, cuts_of
+from ensemblekit.source import Access, Block, Cut, Piece, cuts_of
 from ensemblekit.source_cuts import WHOLE, check_window
-from ensemblekit.source_views import SourceView, Weighted
+from ensemblekit.source_protocol import SourceView
+from ensemblekit.source_views import Weighted
+from ensemblekit.store.stored import StoredField, StoredSource
 
 
 @dataclass(frozen=True, eq=False)
 class WeightedSource(SourceView):
-    """Another source of one run whose frames have these weights."""
+    """Another source of one run whose frames have these weights in the place of their own."""
 
-    source: Any
-    weights: np.ndarray
+    given: np.ndarray
+    """(n,)"""
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        return (len(self.weights),)
+        return (len(self.given),)
 
     @property
     def access(self) -> Access:
         return "rows"
 
     @property
-    def times(self) -> np.ndarray | None:
-        return self.source.times
+    def weights(self) -> np.ndarray:
+        return self.given
 
     def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> WeightedSource:
         check_window(start, stop, step)
-        return WeightedSource(self.source.window(start, stop, step), self.weights[start:stop:step])
+        return WeightedSource(self.source.window(start, stop, step), self.given[start:stop:step])
 
     def pieces(self, names: Sequence[str], cut: Cut, tiled: bool, limit: int) -> Iterator[Piece]:
         for piece in self.source.pieces(names, "time", False, limit):
-            yield Weighted.piece(piece, self.weights)
+            yield Weighted.piece(piece, self.given)
 
 
 @dataclass(frozen=True, eq=False)
-class PickedSource:
+class PickedSource(SourceView):
     """Some frames of a stored run, by rising numbers."""
 
-    source: Any
-    """A StoredSource."""
+    source: StoredSource
     rows: np.ndarray
-    access: Access = "rows"
 
     @property
-    def fields(self) -> Mapping[str, Field]:
-        return self.source.fields
+    def access(self) -> Access:
+        return "rows"
 
     @property
     def lengths(self) -> tuple[int, ...]:
         return (len(self.rows),)
-
-    @property
-    def time_unit(self) -> str:
-        return self.source.time_unit
 
     @property
     def times(self) -> np.ndarray | None:
@@ -91,7 +86,7 @@ class PickedPiece:
     start: int
     stop: int
     tile: slice
-    source: Any
+    source: StoredSource
     rows: np.ndarray
     names: tuple[str, ...]
     limit: int
@@ -102,8 +97,6 @@ class PickedPiece:
         """Nothing: the frames lie apart."""
 
     def blocks(self) -> Iterator[Block]:
-        from ensemblekit.store.stored import StoredField
-
         s = self.source
         columns = {name: StoredField(s.table, (name,), s.start, s.stop, s.step, s.run) for name in self.names}
         step = max(1, self.limit // max(1, sum(s.fields[name].nbytes for name in self.names)))

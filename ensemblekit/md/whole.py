@@ -7,13 +7,24 @@ from typing import Any
 
 import numpy as np
 
+from ensemblekit.averaging.rows import Rows, rows_of
 from ensemblekit.errors import InputError
+from ensemblekit.intake import as_array
 from ensemblekit.md.topology import Topology
 from ensemblekit.scaling import ldexp, power_of_two
-from ensemblekit.source import Block
+from ensemblekit.source import Array, Block
 
 LEAST, MOST = -50, 50
 """The largest coordinate lies in 2**LEAST ... 2**MOST (1e-15 ... 1e15): squares of such are numbers in float32 too."""
+
+
+def frames_of(positions: Array) -> Rows:
+    """Positions (n, atoms, 3) as the kernels read them: float32 or float64, in place where that can be."""
+    x = as_array(positions, "positions")
+    if x.ndim != 3 or x.shape[2] != 3:
+        raise InputError(f"positions are (frames, atoms, 3); got shape {x.shape}")
+    rows = rows_of(x)
+    return rows if rows.flat.dtype in (np.float32, np.float64) else rows_of(x.astype(np.float64))
 
 
 def positions_of(block: Block) -> np.ndarray:
@@ -47,6 +58,13 @@ class AsStored:
         return positions_of(block), self.atoms
 
 
+class _Last(threading.local):
+    """The positions that a thread made whole last, and what they were made of."""
+
+    of: np.ndarray | None = None
+    made: tuple[np.ndarray, np.ndarray]
+
+
 class MadeWhole:
     """The positions of the selected atoms, every molecule in one piece: each atom in the image next to the one it is
     bonded to, walking from the first selected atom of a molecule. Molecules stay where their first atom is; those that
@@ -65,12 +83,12 @@ class MadeWhole:
         self.anchors = chosen[np.unique(fragments[chosen], return_index=True)[1]]
         self._anchors = np.searchsorted(single, self.anchors)
         self.atoms, self.many = np.ascontiguousarray(atoms, dtype=np.int64), len(single)
-        self._last = threading.local()
+        self._last = _Last()
 
     def __call__(self, block: Block) -> tuple[np.ndarray, np.ndarray]:
         position = positions_of(block)
         last = self._last
-        if getattr(last, "of", None) is not position:       # observables of one selection share the work
+        if last.of is not position:       # observables of one selection share the work
             last.of, last.made = position, self._made(position, block)
         return last.made
 
@@ -98,7 +116,7 @@ class MadeWhole:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._last = threading.local()
+        self._last = _Last()
 
 
 def walks(atoms: np.ndarray, topology: Topology, chosen: np.ndarray, ties: np.ndarray

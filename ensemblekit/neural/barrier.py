@@ -110,13 +110,13 @@ def loss_barrier(first: torch.nn.Module, second: torch.nn.Module, loader: Iterab
             load_vectors(one, mixed, manifest)
             if has_batch_norm(one):
                 update_bn(loader, one, device, convention)
-            losses.append(_labelled(item_losses(one, loader, task, convention, device, ignore_index, exponent)).mean())
+            losses.append(_labelled(item_losses(one, loader, task, convention, device, ignore_index, exponent=exponent)).mean())
     found = np.array(losses)
     return Barrier(at, found, float(max(0.0, (found - ((1 - at) * found[0] + at * found[-1])).max())), exponent)
 
 
 def rise_of(average: torch.nn.Module, members: Iterable[torch.nn.Module], shares: np.ndarray, loader: Iterable[Any],
-            task: str, convention: Convention, device: Device, ignore_index: int | None) -> LossIncrease | None:
+            task: str, convention: Convention, *, device: Device, ignore_index: int | None) -> LossIncrease | None:
     """None where the loader has no labels.
 
     Batch-norm statistics of copies of both, average and members, are made anew from the items looked at: the models given
@@ -131,7 +131,7 @@ def rise_of(average: torch.nn.Module, members: Iterable[torch.nn.Module], shares
         if has_batch_norm(model):
             model = copy.deepcopy(model)
             update_bn(batches, model, device, convention, dropout=False)
-        return item_losses(model, batches, task, convention, device, ignore_index, exponent)
+        return item_losses(model, batches, task, convention, device, ignore_index, exponent=exponent)
 
     own = losses(average)
     if own is None or len(own) < 2:
@@ -152,7 +152,7 @@ def rise_of(average: torch.nn.Module, members: Iterable[torch.nn.Module], shares
 
 @torch.no_grad()
 def item_losses(model: torch.nn.Module, loader: Iterable[Any], task: str, convention: Convention, device: Device,
-                ignore_index: int | None, exponent: int = 0) -> np.ndarray | None:
+                ignore_index: int | None, *, exponent: int = 0) -> np.ndarray | None:
     """(n,): cross entropy or squared error over 4**exponent of each item, pixels averaged; None without labels.
 
     Raises InputError for labels and outputs that do not fit each other.

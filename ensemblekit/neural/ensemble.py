@@ -412,8 +412,8 @@ class Ensemble(torch.nn.Module, Generic[P]):
     def loss_increase(self, average: torch.nn.Module, loader: Iterable[Any], device: Device = None) -> LossIncrease | None:
         """The loss of a model above the members' (up to 2048 items); None where the loader has no labels."""
         with random_kept(self._runner.template):
-            return rise_of(average, self._runner.each(self._wanted()), self.weights[self._wanted()], loader,
-                           self.task, self.convention, device or device_of(self._runner.template), self.ignore_index)
+            return rise_of(average, self._runner.each(self._wanted()), self.weights[self._wanted()], loader, self.task,
+                           self.convention, device=device or device_of(self._runner.template), ignore_index=self.ignore_index)
 
     def _refresh(self, model: torch.nn.Module, loader: Iterable[Any] | None, device: Device) -> None:
         if has_batch_norm(model):
@@ -447,5 +447,4 @@ class Ensemble(torch.nn.Module, Generic[P]):
                 kept.append(made[name])
         return Ensemble(self._runner.template, {"parameters": rows, **{name: np.array(x) for name, x in extra.items()}},
                         manifest=manifest, task=self.task, space=self.space, ignore_index=self.ignore_index,
-                        forward=self.convention.forward, target=self.convention.target,
-                        outputs=self.convention.outputs)
+                        forward=self.convention.forward, target=self.convention.target, outputs=self.convention.outputs)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.averaging.crossed import crossed_ratio
 from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array
-from ensemblekit.neural.evidence import Evidence, cluster_of, evidence_of, rows_of
+from ensemblekit.neural.evidence import Evidence, Source, cluster_of, evidence_of, rows_of
 from ensemblekit.neural.intervals import degrees_of_freedom, standard_error
+from ensemblekit.neural.items import Values
 from ensemblekit.neural.pools import TINY, ClassPools, NumberPools
 from ensemblekit.neural.prediction import Prediction, RegressionPrediction
 from ensemblekit.neural.saved import SavedPredictions
@@ -26,6 +29,8 @@ from ensemblekit.store.store import Store
 
 Score = Literal["calibrated_nll", "nll", "brier", "accuracy", "mse"]
 SCORES_HERE = ("calibrated_nll", "nll", "brier", "accuracy", "mse")
+Judged = Prediction | RegressionPrediction | tuple[Values, Values] | Source
+"""One run of a method, or one network."""
 ALL_SUBSETS = 8
 """Seeds of which all subsets are pooled."""
 
@@ -80,9 +85,9 @@ class _Curve(NamedTuple):
     monotone: np.ndarray    # (K, K): that makes the value non-increasing, a mean over neighbours
 
 
-def deep_ensemble_equivalent(method: Any, reference: Any, *, score: Score = "calibrated_nll", subsets: int = 64,
-                             target: Any = None,
-                             groups: Any = None, confidence: float = 0.95, seed: int = 0,
+def deep_ensemble_equivalent(method: Judged | Sequence[Judged], reference: Judged | Sequence[Judged], *,
+                             score: Score = "calibrated_nll", subsets: int = 64, target: Values | None = None,
+                             groups: ArrayLike | None = None, confidence: float = 0.95, seed: int = 0,
                              space: str | None = None) -> Equivalent:
     """How many independently trained networks score as well as a method, with an interval over items, seeds and runs.
 
@@ -136,8 +141,8 @@ def _as_score(found: Equivalent, exponent: int) -> Equivalent:
                    curve=tuple((k, ldexp(mean, e), ldexp(error, e)) for k, mean, error in found.curve))
 
 
-def _classes(method: Any, reference: Any, target: Any, groups: Any, space: str | None, score: str, seed: int,
-             notes: list[str]) -> ClassPools:
+def _classes(method: Judged | Sequence[Judged], reference: Judged | Sequence[Judged], target: Values | None,
+             groups: ArrayLike | None, space: str | None, score: str, seed: int, notes: list[str]) -> ClassPools:
     given = [_evidence(one, target, space, f"run {k} of the method") for k, one in enumerate(_listed(method))]
     pooling = given[0].space if space is None else check_space(space)
     last, several = [], False
@@ -178,7 +183,8 @@ def _classes(method: Any, reference: Any, target: Any, groups: Any, space: str |
     return ClassPools(of(together.members), [pool(p) for p in parts], curve, rows, score, pooling, seed)
 
 
-def _numbers(method: Any, reference: Any, target: Any, groups: Any) -> NumberPools:
+def _numbers(method: Judged | Sequence[Judged], reference: Judged | Sequence[Judged], target: Values | None,
+             groups: ArrayLike | None) -> NumberPools:
     runs = _listed(method)
     labels = target
     if labels is None:
@@ -188,7 +194,7 @@ def _numbers(method: Any, reference: Any, target: Any, groups: Any) -> NumberPoo
         raise InputError("these predictions have no targets; pass target=")
     want = as_array(labels, "targets", dtype=np.float64)
 
-    def members(one: Any, what: str) -> np.ndarray:
+    def members(one: Judged, what: str) -> np.ndarray:
         x = one.mean if isinstance(one, RegressionPrediction) else one
         x = as_array(x, what, dtype=np.float64)
         x = x[None] if x.ndim == want.ndim else x
@@ -210,7 +216,7 @@ def _numbers(method: Any, reference: Any, target: Any, groups: Any) -> NumberPoo
                                                                                                                len(want)), e)
 
 
-def _listed(given: Any, seeds: bool = False) -> list[Any]:
+def _listed(given: Judged | Sequence[Judged], seeds: bool = False) -> list[Judged]:
     """Runs of the method, or seeds: what is no list is one run, or an array of seeds."""
     if isinstance(given, list):
         return given
@@ -218,10 +224,11 @@ def _listed(given: Any, seeds: bool = False) -> list[Any]:
         return list(given) if is_runs(given) else [given]
     if isinstance(given, str | os.PathLike | Prediction | RegressionPrediction | SavedPredictions | Store | Evidence):
         return [given]
-    return list(as_array(given, "the reference")) if seeds else [given]
+    array = as_array(given, "the reference" if seeds else "the method")
+    return list(array) if seeds else [array]
 
 
-def _evidence(one: Any, target: Any, space: str | None, what: str) -> Evidence:
+def _evidence(one: Judged, target: Values | None, space: str | None, what: str) -> Evidence:
     if isinstance(one, RegressionPrediction):
         raise InputError(f"{what} is of numbers; ask for score=\"mse\"")
     if isinstance(one, tuple) and len(one) == 2:

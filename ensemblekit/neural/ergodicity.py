@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.averaging.function_space import FunctionSpace, function_space
 from ensemblekit.errors import InputError
-from ensemblekit.neural.evidence import Evidence, runs_of
+from ensemblekit.neural.evidence import Evidence, Source, runs_of
+from ensemblekit.neural.items import Values
 from ensemblekit.neural.saved import pooled
 from ensemblekit.results import Result
 
@@ -80,8 +83,9 @@ class TrainingErgodicity(Result):
                 "notes": list(self.notes)}
 
 
-def training_ergodicity(runs: Any, *, last: int | None = None, space: Literal["probability", "logit"] = "probability",
-                        target: Any = None, groups: Any = None, blocks: int = 20, tolerance: float = 0.1,
+def training_ergodicity(runs: Source | Sequence[Source], *, last: int | None = None,
+                        space: Literal["probability", "logit"] = "probability", target: Values | None = None,
+                        groups: ArrayLike | None = None, blocks: int = 20, tolerance: float = 0.1,
                         confidence: float = 0.95) -> TrainingErgodicity:
     """How many independent trainings the snapshots of one training are worth, and what of its start a training keeps.
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array
-from ensemblekit.neural.items import as_numpy
+from ensemblekit.neural.items import Values, as_numpy
 from ensemblekit.neural.saved import SavedPredictions, load_predictions
 from ensemblekit.neural.uncertainty import Space, check_space
 from ensemblekit.store.store import Store
@@ -39,6 +39,10 @@ class Evidence:
         return self.target
 
 
+Source = Evidence | SavedPredictions | Store | str | os.PathLike[str] | Values
+"""Where members' predictions come from: arrays are (M, n, classes, ...)."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
     """k items, or pixels of items, that choices are made on."""
@@ -57,7 +61,7 @@ class Rows:
         return np.ascontiguousarray(self.p[:, np.arange(len(self.labels)), self.labels], np.float64)
 
 
-def evidence_of(source: Any, target: Any = None, *, what: str = "the members", space: str | None = None,
+def evidence_of(source: Source, target: Values | None = None, *, what: str = "the members", space: str | None = None,
                 ignore_index: int | None = None) -> Evidence:
     """Members' probabilities from SavedPredictions, a store or its path, or an array (M, n, classes, ...) with its labels.
 
@@ -83,7 +87,7 @@ def evidence_of(source: Any, target: Any = None, *, what: str = "the members", s
     return _checked(found, what)
 
 
-def runs_of(runs: Any, target: Any = None, *, space: str | None = None) -> list[Evidence]:
+def runs_of(runs: Source | Sequence[Source], target: Values | None = None, *, space: str | None = None) -> list[Evidence]:
     """Evidence of several independent trainings on the same items: a list, or an array (R, M, n, classes, ...)."""
     if isinstance(runs, str | os.PathLike | SavedPredictions | Store | Evidence):
         runs = [runs]
@@ -105,7 +109,7 @@ def runs_of(runs: Any, target: Any = None, *, space: str | None = None) -> list[
     return found
 
 
-def rows_of(found: Evidence, groups: Any = None, seed: int = 0) -> Rows:
+def rows_of(found: Evidence, groups: ArrayLike | None = None, seed: int = 0) -> Rows:
     """What choices are made on: all items, or up to `PIXELS` pixels of each image, without the label that is ignored."""
     labels = found.labels()
     n = len(labels)
@@ -137,7 +141,7 @@ def rows_of(found: Evidence, groups: Any = None, seed: int = 0) -> Rows:
     return Rows(p, flat, cluster.reshape(-1), len(names))
 
 
-def cluster_of(groups: Any, n: int) -> np.ndarray:
+def cluster_of(groups: ArrayLike | None, n: int) -> np.ndarray:
     """(n,): number of the group of each item; each its own without groups."""
     if groups is None:
         return np.arange(n)

@@ -99,32 +99,56 @@ def fit(model: torch.nn.Module, optimizer: Optimizer | Callable[[Any], Optimizer
     where = _moved_to(model, device, channels_last)
     optimizer = _optimizer(optimizer, model)
     schedule = _schedule(scheduler, optimizer, math.ceil(batches / accumulate) * n_epochs, n_cycles, mode)
-    half = {False: None, True: torch.bfloat16, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
-    scaler = torch.amp.GradScaler(where.type) if amp == "fp16" else None
+    half, scaler = _precision(amp, where)
     configuration = {"n_epochs": n_epochs, "batches": batches, "batch_size": getattr(loader, "batch_size", None),
                      "amp": str(half), "clip": clip, "accumulate": accumulate, "loss": _name_of(loss)}
-    compiled = torch.compile(model, mode=None if compile is True else compile) if compile else model
     training = TrainingLoop(model, optimizer, schedule, loss, where, Convention(forward, target), batches, accumulate, clip,
-                            half, scaler, compiled, channels_last)
+                            half, scaler, _compiled(model, compile), channels_last)
     with Recorder(store, model, optimizer, schedule, scaler, parameters, resume=resume, save_every=save_every,
-                  extra_state=extra_state,
-                  configuration=configuration) as rec:
-        deadline = None if max_seconds is None else Deadline(schedule, max_seconds)
-        if deadline is not None and rec.resumed:
-            deadline.finished_early = schedule.finishes_early
+                  extra_state=extra_state, configuration=configuration) as rec:
+        deadline = _deadline(max_seconds, schedule, rec.resumed)
         with _bar(progress and rec.is_writer, schedule, rec) as advance:
-            for epoch in rec.epochs(n_epochs):
-                scores, stop = training.epoch(loader, rec, advance, deadline)
-                if val_loader is not None:
-                    scores |= training.validate(val_loader)
-                rec.log(**scores)
-                if log is not None:
-                    log({"epoch": epoch, "step": rec.updates, "lr": schedule.rates[0], **scores})
-                if stop:
-                    rec.stop()
-                    break
-    early = deadline is not None and deadline.finished_early
-    return Fit(rec.path, tuple(rec.snapshot_steps), history(rec.path), time.perf_counter() - began, rec.resumed, early)
+            _train(training, rec, n_epochs, loader, val_loader, log=log, advance=advance, deadline=deadline)
+    return Fit(rec.path, tuple(rec.snapshot_steps), history(rec.path), time.perf_counter() - began, rec.resumed,
+               deadline is not None and deadline.finished_early)
+
+
+def _precision(amp: bool | Literal["bf16", "fp16"],
+               where: torch.device) -> tuple[torch.dtype | None, torch.amp.GradScaler | None]:
+    """What autocast casts to, and the scaler that float16 needs."""
+    half = {False: None, True: torch.bfloat16, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
+    return half, torch.amp.GradScaler(where.type) if amp == "fp16" else None
+
+
+def _compiled(model: torch.nn.Module, how: bool | str) -> Callable[..., Any]:
+    """The model as it is called."""
+    return torch.compile(model, mode=None if how is True else how) if how else model
+
+
+def _deadline(max_seconds: float | None, schedule: CycleLR, resumed: bool) -> Deadline | None:
+    """When the rate is to be at a minimum at the latest; None where nobody asked."""
+    if max_seconds is None:
+        return None
+    deadline = Deadline(schedule, max_seconds)
+    if resumed:
+        deadline.finished_early = schedule.finishes_early
+    return deadline
+
+
+def _train(training: TrainingLoop, rec: Recorder, n_epochs: int, loader: Iterable[Any],
+           val_loader: Iterable[Any] | None, *, log: Callable[[dict[str, float]], object] | None,
+           advance: Callable[[float], None], deadline: Deadline | None) -> None:
+    """The epochs that are left, each with its scores in the record, and told to `log`."""
+    for epoch in rec.epochs(n_epochs):
+        scores, stop = training.epoch(loader, rec, advance, deadline)
+        if val_loader is not None:
+            scores |= training.validate(val_loader)
+        rec.log(**scores)
+        if log is not None:
+            log({"epoch": epoch, "step": rec.updates, "lr": training.schedule.rates[0], **scores})
+        if stop:
+            rec.stop()
+            return
 
 
 def _check_settings(loss: object, n_epochs: object, accumulate: object, clip: float | None, amp: object,
@@ -189,7 +213,7 @@ def _schedule(scheduler: CycleLR | Callable[[Optimizer, int], CycleLR] | None, o
 
 @contextlib.contextmanager
 def _bar(wanted: bool, schedule: CycleLR, rec: Recorder) -> Iterator[Callable[[float], None]]:
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     with tqdm(total=schedule.total_steps, initial=rec.updates, unit="step", disable=None if wanted else True) as bar:
         def advance(loss: float) -> None:

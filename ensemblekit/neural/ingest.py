@@ -19,6 +19,7 @@ from ensemblekit.neural.checkpoint_files import State, read_state, step_of
 from ensemblekit.neural.content_hash import HASH, digest
 from ensemblekit.neural.parameters import KINDS, Manifest, bare_name, best_names
 from ensemblekit.parts import Order, check_order, order_of
+from ensemblekit.provenance import Provenance, given
 from ensemblekit.source import Field
 from ensemblekit.store.names import folder_of
 from ensemblekit.store.store import Store
@@ -53,6 +54,7 @@ def ingest(paths: Paths, store: str | os.PathLike[str],
     Raises InputError naming the file and what differs where a checkpoint is of another model, holds NaN, or no weights;
     StoreError where the store is there already.
     """
+    settings = given(ingest, locals(), "paths", "store", "model")
     files = _sorted_files(paths, order)
     path = os.fspath(store)
     manifest: Manifest | None = None if model is None else Manifest.of(model)
@@ -70,7 +72,8 @@ def ingest(paths: Paths, store: str | os.PathLike[str],
             vectors = _vectors(manifest, state, file)
             if created is None:
                 fields = {**manifest.fields, HASH: Field((16,), np.dtype("u1"))}
-                created = Store.create(path, fields, capacity=len(files), replica=replica, provenance={
+                created = Store.create(path, fields, capacity=len(files), replica=replica, origin=Provenance.now(
+                    _inputs(files), settings), provenance={
                     "manifest": manifest.to_dict(), "ingested": [str(one) for one in files]})
             created.append({**vectors, HASH: np.frombuffer(digest(vectors), np.uint8)}, time=time)
         assert created is not None
@@ -79,6 +82,12 @@ def ingest(paths: Paths, store: str | os.PathLike[str],
         raise
     created.close()
     return Store.open(path)
+
+
+def _inputs(files: list[Path]) -> list[str]:
+    """Files, those of folders included."""
+    return [str(inside) for one in files for inside in (sorted(one.rglob("*")) if one.is_dir() else [one])
+            if not inside.is_dir()]
 
 
 def _sorted_files(paths: Paths, order: Order) -> list[Path]:

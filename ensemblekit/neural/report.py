@@ -21,12 +21,14 @@ from ensemblekit.neural.ensemble import Ensemble
 from ensemblekit.neural.evidence import Evidence
 from ensemblekit.neural.options import Ensembling
 from ensemblekit.neural.prediction import Prediction
-from ensemblekit.neural.saved import SavedPredictions, load_predictions, pooled, save_predictions
+from ensemblekit.neural.result_files import Saved
+from ensemblekit.neural.saved import SavedPredictions, load_predictions, pooled, predictions_path, save_predictions
 from ensemblekit.neural.scores import Score, mean_scores, scores
-from ensemblekit.neural.selection import Method
+from ensemblekit.neural.selection import Method, with_choice
 from ensemblekit.neural.selection import select as select_members
 from ensemblekit.neural.single import predict
 from ensemblekit.neural.temperature import TemperatureScaler
+from ensemblekit.provenance import Provenance, files_of, given
 from ensemblekit.results import Result
 from ensemblekit.scaling import ldexp
 from ensemblekit.store.opening import open_store
@@ -41,7 +43,7 @@ LAST, TOGETHER, SELECTED = "last snapshot", "snapshot ensemble", "selected"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Report(Result):
+class Report(Saved, Result):
     """Scores of everything that one training run has to offer, on the same items. Prints as a table."""
 
     FIGURE = "neural.report"
@@ -64,6 +66,8 @@ class Report(Result):
     """Share of the trajectory's variance in that plane; NaN without it."""
     notes: tuple[str, ...]
     """What could not be done, and what to beware of."""
+    provenance: Provenance | None = None
+    """How it came about: versions, command line or caller, files that were read, settings, date."""
 
     def __str__(self) -> str:
         names = ("accuracy", "nll", "calibrated_nll", "brier", "ece")
@@ -89,7 +93,8 @@ class Report(Result):
                 "by_members": [plain(x) for x in self.by_members], "disagreement": self.disagreement.tolist(),
                 "distances": None if self.distances is None else self.distances.tolist(),
                 "plane": None if self.plane is None else self.plane.tolist(),
-                "explained": None if np.isnan(self.explained) else self.explained, "notes": list(self.notes)}
+                "explained": None if np.isnan(self.explained) else self.explained, "notes": list(self.notes),
+                "provenance": None if self.provenance is None else self.provenance.to_dict()}
 
 
 def report(source: Source, model: torch.nn.Module | None = None, loader: Iterable[Any] | None = None, *,
@@ -118,8 +123,12 @@ def report(source: Source, model: torch.nn.Module | None = None, loader: Iterabl
     Raises InputError for tasks without classes, without labels, and as what it calls does.
     """
     notes: list[str] = []
+    settings = given(report, locals(), "source", "model", "loader", "train_loader", "others", "device") | dict(options)
     if loader is None and not isinstance(source, Ensemble):
-        return _from_saved(source, name, groups, n_bins, folds, seed, select)
+        store: Store = open_store(source) if isinstance(source, str | os.PathLike) else source
+        found = _from_saved(store, name, groups, n_bins, folds, seed, select)
+        files = [*store.segments, str(predictions_path(store.path, name))]
+        return replace(found, provenance=Provenance.now(files, settings))
     ens = _ensemble_of(source, model, options)
     if loader is None:
         raise InputError("a report needs a loader of test items with labels")
@@ -140,8 +149,9 @@ def report(source: Source, model: torch.nn.Module | None = None, loader: Iterabl
             raise InputError("save=True keeps predictions beside the store; make the ensemble with from_store")
         save_predictions(ens.path, "predictions" if save is True else save, members, together, weights,
                          {label: p.probabilities for label, p in predictions.items() if label not in (LAST, TOGETHER)})
-    return _report(predictions, members, weights, groups, n_bins, folds, seed, notes, _trajectory(ens.vectors["parameters"]),
-                   select)
+    found = _report(predictions, members, weights, groups, n_bins, folds, seed, notes, _trajectory(ens.vectors["parameters"]),
+                    select)
+    return replace(found, provenance=Provenance.now(files_of(ens.vectors), settings))
 
 
 def _ensemble_of(source: Source, model: torch.nn.Module | None, options: Ensembling) -> Ensemble[Any]:
@@ -165,9 +175,8 @@ def _answers(model: torch.nn.Module, ens: Ensemble[Any], loader: Iterable[Any], 
     return answer
 
 
-def _from_saved(source: Store | str | os.PathLike[str], name: str, groups: ArrayLike | None, n_bins: int, folds: int,
-                seed: int, select: Method | None) -> Report:
-    store: Store = open_store(source) if isinstance(source, str | os.PathLike) else source
+def _from_saved(store: Store, name: str, groups: ArrayLike | None, n_bins: int, folds: int, seed: int,
+                select: Method | None) -> Report:
     saved: SavedPredictions = load_predictions(store.path, name)
     if saved.target is None:
         raise InputError("these predictions were saved without labels; predict from a loader of (input, label)")
@@ -201,6 +210,8 @@ def _report(found: dict[str, Prediction], members: np.ndarray, weights: np.ndarr
     first = next(iter(found))
     against = {label: compare(p, found[first], groups=groups, n_bins=n_bins, seed=seed)
                for label, p in found.items() if label != first}
+    if SELECTED in against and select != "all":
+        against[SELECTED] = with_choice(against[SELECTED], len(chosen.fold_weights[0]))
     m = len(members)
     curve = tuple(mean_scores(pooled(members[m - k:], weights[m - k:], together.target, together.space,
                                      together.ignore_index), groups) for k in range(1, m + 1))

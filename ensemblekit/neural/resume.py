@@ -261,7 +261,7 @@ def _cause_of(error: BaseException) -> str:
     while one is not None and one not in chain:
         chain.append(one)
         one = one.__cause__ or one.__context__
-    codes = [code for code in (getattr(one, "errno", None) for one in chain) if code is not None]
+    codes = [one.errno for one in chain if isinstance(one, OSError) and one.errno is not None]
     if any(code in full for code in codes) or any(f"os error {code})" in str(error) for code in full):
         return "the disk is full, or the limit on file sizes is reached; free some space and try again"
     if codes:

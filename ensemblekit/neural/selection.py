@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from ensemblekit.averaging.diversity import Metric
 from ensemblekit.errors import InputError
-from ensemblekit.neural.evidence import Evidence, cluster_of, evidence_of, rows_of
+from ensemblekit.neural.evidence import Evidence, Source, cluster_of, evidence_of, rows_of
+from ensemblekit.neural.items import Values
 from ensemblekit.neural.prediction import Prediction
 from ensemblekit.neural.saved import pooled
 from ensemblekit.neural.scores import SCORES, Score, Scores, given, mean_scores, paired_share, ratio
 from ensemblekit.neural.temperature import best_temperature, fold_of, scaled
-from ensemblekit.neural.weightings import STEPS, TINY, Choice, fitted_weights, inner_folds, simplest
+from ensemblekit.neural.weightings import STEPS, TINY, Choice, cross_fitted, fitted_weights, inner_folds, simplest
 from ensemblekit.results import Result
 
 Method = Literal["auto", "all", "last", "best", "greedy", "diverse", "stacking", "exhaustive"]
@@ -52,7 +55,8 @@ class Selection(Result):
     scores: Scores
     """Of `prediction`."""
     differences: Mapping[str, Scores]
-    """Minus "all members", "last" and "best single" (chosen out of fold as well), paired item by item."""
+    """Minus "all members", "last" and "best single" (chosen out of fold as well), paired item by item. The error covers that
+    the choice was made on items too, which folds share."""
     in_sample: float
     """Loss of `weights` on the items they were fitted on: too good."""
     optimism: float
@@ -95,7 +99,7 @@ class Selection(Result):
     __repr__ = __str__
 
     def _facts(self) -> dict[str, object]:
-        def plain(found: Mapping[str, Score]) -> dict[str, Any]:
+        def plain(found: Mapping[str, Score]) -> dict[str, dict[str, float]]:
             return {name: {"value": s.value, "stderr": s.stderr, "low": s.low, "high": s.high, "n": s.n} for name,
                     s in found.items()}
         return {"method": self.method, "weights": self.weights.tolist(), "indices": self.indices.tolist(),
@@ -107,9 +111,10 @@ class Selection(Result):
                 "notes": list(self.notes)}
 
 
-def select(source: Any, *, method: Method = "auto", k: int | None = None, score: str = "nll", folds: int = 5, repeats: int = 1,
-           prior: float = 0.0, space: str | None = None, metric: str = "disagreement", tradeoff: float = 1.0,
-           temperature: bool = False, target: Any = None, groups: Any = None, seed: int = 0) -> Selection:
+def select(source: Source, *, method: Method = "auto", k: int | None = None, score: str = "nll", folds: int = 5,
+           repeats: int = 1, prior: float = 0.0, space: str | None = None, metric: Metric = "disagreement",
+           tradeoff: float = 1.0, temperature: bool = False, target: Values | None = None, groups: ArrayLike | None = None,
+           seed: int = 0) -> Selection:
     """Choose and weight the members of an ensemble, with the gain on items that had no part in it.
 
     Everything is fitted inside folds: what an item is pooled by never saw its label.
@@ -120,7 +125,7 @@ def select(source: Any, *, method: Method = "auto", k: int | None = None, score:
         prefix kept;
             "diverse", mean score + tradeoff × mean distance by `metric`; "stacking", the most likely mixture;
             "exhaustive", the best subset of at most 12 members; "auto", the simplest of all, last, greedy and stacking (in
-            this order) whose cross-fitted score is within one standard error of the lowest.
+            this order) whose cross-fitted score is within one standard error of the lowest, an error that covers the choice.
         k: number of members of "last", "greedy" (steps), "diverse" and "exhaustive"; None: found inside the fit.
         score: "nll", "brier" or "accuracy", by which choices are made; stacking always goes by the likelihood.
         folds, repeats: of items or groups; predictions are means over the repeats.
@@ -150,7 +155,8 @@ def select(source: Any, *, method: Method = "auto", k: int | None = None, score:
     return _selected(task, found, method, repeats, temperature, groups)
 
 
-def _selected(task: Choice, found: Evidence, method: str, repeats: int, temperature: bool, groups: Any) -> Selection:
+def _selected(task: Choice, found: Evidence, method: str, repeats: int, temperature: bool,
+              groups: ArrayLike | None) -> Selection:
     rows, m = task.rows, len(found.members)
     everything = np.arange(len(rows.labels))
     total, single = np.zeros(found.members.shape[1:]), np.zeros(found.members.shape[1:])
@@ -184,7 +190,12 @@ def _selected(task: Choice, found: Evidence, method: str, repeats: int, temperat
     plain = _with(plain, equal)         # by the arithmetic of the selection: the same weights differ by nothing
     prediction = _with(plain, total)
     against = {"all members": plain, "last": _with(plain, found.members[-1]), "best single": _with(plain, single)}
-    differences = {label: _difference(prediction, other, groups) for label, other in against.items()}
+    fits = m > 1 and not (method == "all" or (method == "last" and task.k is not None))
+    # "best single" is chosen in the folds as well; the other two are what they are
+    differences = {}
+    for label, other in against.items():
+        gap = _difference(prediction, other, groups)
+        differences[label] = with_choice(gap, task.folds) if fits or (label == "best single" and m > 1) else gap
     scores = mean_scores(prediction, groups)
     inside = float(task.losses(w, everything).mean()) if t == 1 else float(
         task.loss(scaled(np.log(np.maximum(task.pool(w, everything), TINY)), t), everything).mean())
@@ -215,7 +226,7 @@ def _notes(task: Choice, found: Evidence, gain: Scores, name: str, m: int, metho
     return tuple(notes)
 
 
-def _folds(task: Choice, found: Evidence, groups: Any, repeat: int) -> tuple[np.ndarray, np.ndarray]:
+def _folds(task: Choice, found: Evidence, groups: ArrayLike | None, repeat: int) -> tuple[np.ndarray, np.ndarray]:
     """The fold of each item (n,) and of each row."""
     owner = cluster_of(groups, len(found.labels()))
     names = np.unique(owner)
@@ -259,7 +270,20 @@ def _with(plain: Prediction, probabilities: np.ndarray) -> Prediction:
     return replace(plain, probabilities=np.asarray(probabilities).astype(dtype))
 
 
-def _difference(a: Prediction, b: Prediction, groups: Any) -> Scores:
+def with_choice(differences: Scores, folds: int) -> Scores:
+    """Differences of a prediction that was chosen in so many folds, with the error of the choice."""
+    factor = cross_fitted(folds)
+
+    def widened(name: str, one: Score) -> Score:
+        most = 1.0 if name == "accuracy" else np.inf
+        return replace(one, stderr=factor * one.stderr, stderr_items=factor * one.stderr,
+                       low=max(one.value - factor * (one.value - one.low), -most),
+                       high=min(one.value + factor * (one.high - one.value), most))
+
+    return Scores({name: widened(name, one) for name, one in differences.items()}, paired=True, notes=differences.notes)
+
+
+def _difference(a: Prediction, b: Prediction, groups: ArrayLike | None) -> Scores:
     """Accuracy, nll and brier of a minus b, paired."""
     p, q = given(a, groups), given(b, groups)
     found = {}

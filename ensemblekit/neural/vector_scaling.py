@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Self
+from typing import Self, overload
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError
 from ensemblekit.neural.evidence import cluster_of
-from ensemblekit.neural.items import Items, as_numpy, items_of
+from ensemblekit.neural.items import Items, Values, as_numpy, items_of
 from ensemblekit.neural.prediction import Prediction
 from ensemblekit.neural.temperature import fold_of, scaled
 from ensemblekit.neural.uncertainty import entropy_of
@@ -35,14 +36,18 @@ class VectorScaler:
         """b, (classes,)."""
         self.fitted = False
 
-    def fit(self, preds: Any, target: Any = None) -> Self:
+    def fit(self, preds: Prediction | Values, target: Values | None = None) -> Self:
         """Find a and b on held-out items: a Prediction with labels, or probabilities (n, classes, ...) with target (n, ...)."""
         items = items_of(preds, target)
         self.scale, self.shift = _best(items, np.ones(len(items.labels), bool), self.prior)
         self.fitted = True
         return self
 
-    def transform(self, preds: Any) -> Any:
+    @overload
+    def transform(self, preds: Prediction) -> Prediction: ...
+    @overload
+    def transform(self, preds: Values) -> np.ndarray: ...
+    def transform(self, preds: Prediction | Values) -> Prediction | np.ndarray:
         """Scaled probabilities: a Prediction where one came, else an array like `preds`."""
         if not self.fitted:
             raise InputError("fit a scale and a shift first, on items that are not those to be scaled")
@@ -50,7 +55,8 @@ class VectorScaler:
             return _with(preds, _moved(preds.probabilities, self.scale, self.shift))
         return _moved(as_numpy(preds, "preds"), self.scale, self.shift)
 
-    def cross_fit(self, prediction: Prediction, *, folds: int = 2, groups: Any = None, seed: int = 0) -> Prediction:
+    def cross_fit(self, prediction: Prediction, *, folds: int = 2, groups: ArrayLike | None = None,
+                  seed: int = 0) -> Prediction:
         """Each item scaled by what the other folds ask for, so that no label is used on its own item.
 
         `scale` and `shift` become the means of the folds'. Raises InputError with fewer items or groups than folds.

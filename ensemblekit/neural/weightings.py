@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ensemblekit.averaging.diversity import choose, pairwise
+from ensemblekit.averaging.diversity import Metric, choose, pairwise
 from ensemblekit.averaging.mixture import mixture_weights
 from ensemblekit.errors import StatisticsError
 from ensemblekit.neural.evidence import Rows
@@ -21,6 +21,8 @@ SIMPLEST_FIRST = ("all", "last", "greedy", "stacking")
 """What "auto" chooses from."""
 STEPS = 100
 """Of the greedy choice."""
+PRODUCT = 16
+"""Numbers whose product's logarithm is taken."""
 TINY = 1e-12
 """Probabilities are raised to it where their logarithms are averaged."""
 
@@ -36,7 +38,7 @@ class Choice:
     k: int | None
     folds: int
     prior: float
-    metric: str
+    metric: Metric
     tradeoff: float
     seed: int
 
@@ -77,6 +79,16 @@ def inner_folds(task: Choice, train: np.ndarray) -> Iterator[tuple[np.ndarray, n
         yield train[fold != f], np.flatnonzero(fold == f)
 
 
+def cross_fitted(folds: int) -> float:
+    """What the standard error over items of a cross-fitted difference is multiplied by.
+
+    Two folds share most of what they were fitted on, so that what is chosen by chance is chosen in all of them, and the mean
+    over n items scatters more than that of n independent ones: its variance is (1/folds + tested/fitted) of that of the
+    folds' means, not 1/folds (Nadeau & Bengio, Machine Learning 52, 239, 2003).
+    """
+    return float(np.sqrt(1 + folds / (folds - 1)))
+
+
 def simplest(task: Choice, train: np.ndarray) -> str:
     """The first method whose cross-fitted loss is within one standard error (paired, over clusters) of the lowest."""
     if len(task.own) == 1:
@@ -88,9 +100,10 @@ def simplest(task: Choice, train: np.ndarray) -> str:
     names, cluster = np.unique(task.rows.cluster[train], return_inverse=True)
     sizes = np.bincount(cluster.reshape(-1)).astype(float)
     best = int(losses.mean(1).argmin())
+    error = cross_fitted(min(task.folds, len(names)))
     for row, name in enumerate(SIMPLEST_FIRST):
         gap = ratio(np.bincount(cluster.reshape(-1), losses[row] - losses[best], len(names)), sizes)
-        if row == best or gap.value <= gap.stderr:
+        if row == best or gap.value <= error * gap.stderr:
             return name
     return SIMPLEST_FIRST[best]
 
@@ -126,48 +139,64 @@ def _best_of(task: Choice, candidates: list[np.ndarray], train: np.ndarray) -> n
 
 def _greedy(task: Choice, train: np.ndarray) -> np.ndarray:
     """Caruana's: the member that helps most, again and again, with replacement; the best prefix, ties to the lowest number."""
-    m = len(task.own)
     steps = STEPS if task.k is None else task.k
-    if task.direct:
-        parts = task.own[:, train]
-    elif task.space == "probability":
-        parts = np.asarray(task.rows.p[:, train], np.float64)
-    else:
-        parts = np.log(np.maximum(np.asarray(task.rows.p[:, train], np.float64), TINY))
-    total = np.zeros(parts.shape[1:])
-    counts = np.zeros(m)
-    order: list[int] = []
-    path: list[float] = []
-    for step in range(1, steps + 1):
-        if task.direct:     # a product of up to so many numbers needs one logarithm
-            losses = -_sum_of_logs(total + parts) / len(train)
-        else:
-            losses = np.array([task.loss((total + one) / step if task.space == "probability" else scaled((total + one) / step,
-                                                                                                         1.0),
-                                         train).mean() for one in parts])
-        new = int(np.argmin(losses))
-        total = total + parts[new]
-        order.append(new)
-        path.append(float(losses[new]) + (float(np.log(step)) if task.direct else 0.0))
+    order, path = _of_labels(task.own[:, train], steps) if task.direct else _of_classes(task, train, steps)
     best = int(np.argmin(np.array(path))) if task.k is None else steps - 1
-    for new in order[:best + 1]:
-        counts[new] += 1
+    counts = np.bincount(order[:best + 1], minlength=len(task.own))
     return counts / counts.sum()
 
 
-def _sum_of_logs(x: np.ndarray) -> np.ndarray:
-    """(M,): sums of logarithms of positive numbers (M, k), by products of a few of their mantissas at a time."""
-    mantissa, exponent = np.frexp(np.maximum(x, np.finfo(float).tiny))
-    most = 512
-    whole = mantissa.shape[1] // most * most
-    blocks = mantissa[:, :whole].reshape(len(x), -1, most).prod(axis=2) if whole else np.ones((len(x), 1))
-    return np.log(blocks).sum(1) + np.log(mantissa[:, whole:]).sum(1) + np.log(2) * exponent.sum(1)
+def _of_classes(task: Choice, train: np.ndarray, steps: int) -> tuple[list[int], list[float]]:
+    """Members in the order they are taken, and the loss after each, from probabilities of all classes."""
+    parts = np.asarray(task.rows.p[:, train], np.float64)
+    if task.space != "probability":
+        parts = np.log(np.maximum(parts, TINY))
+    total = np.zeros(parts.shape[1:])
+    order: list[int] = []
+    path: list[float] = []
+    for step in range(1, steps + 1):
+        losses = np.array([task.loss((total + one) / step if task.space == "probability" else scaled((total + one) / step, 1.0),
+                                     train).mean() for one in parts])
+        order.append(int(np.argmin(losses)))
+        path.append(float(losses[order[-1]]))
+        total = total + parts[order[-1]]
+    return order, path
+
+
+def _of_labels(own: np.ndarray, steps: int) -> tuple[list[int], list[float]]:
+    """The same for the NLL of mixtures, from the probabilities (M, k) of the labels.
+
+    log(total + p) is log(total), the same for all members, and log(1 + p/total): of numbers not below 1, so that a product of
+    16 needs one logarithm. Ten times as fast as a logarithm each (50 members, 10 000 items).
+    """
+    m, k = own.shape
+    parts = np.zeros((m, -(-k // PRODUCT) * PRODUCT))
+    parts[:, :k] = np.maximum(own, np.finfo(float).tiny)
+    largest, total = parts.max(axis=0), np.ones(parts.shape[1])
+    losses = -np.log(parts[:, :k]).sum(1)
+    order = [int(np.argmin(losses))]
+    path = [float(losses[order[0]]) / k]
+    total[:k] = parts[order[0], :k]
+    ratio_of = np.empty_like(parts)
+    for step in range(2, steps + 1):
+        np.multiply(parts, 1 / total, out=ratio_of)
+        gains = np.zeros(m)
+        far = np.flatnonzero(largest > 1e18 * total)        # whose products would leave float64
+        if len(far):
+            gains = np.log1p(ratio_of[:, far]).sum(1)
+            ratio_of[:, far] = 0
+        ratio_of += 1
+        gains += np.log(ratio_of.reshape(m, PRODUCT, -1).prod(axis=1)).sum(1)
+        order.append(int(np.argmax(gains)))
+        path.append(float(np.log(step) - (np.log(total[:k]).sum() + gains[order[-1]]) / k))
+        total[:k] += parts[order[-1], :k]
+    return order, path
 
 
 def _diverse(task: Choice, train: np.ndarray) -> np.ndarray:
     m = len(task.own)
     snapshots = task.rows.p[:, train].argmax(2) if task.metric == "disagreement" else task.rows.p[:, train]
-    distances = pairwise(snapshots, task.metric)        # type: ignore[arg-type]
+    distances = pairwise(snapshots, task.metric)
     quality = -np.array([task.losses(one, train).mean() for one in np.eye(m)])
     candidates = []
     for k in range(1, m + 1) if task.k is None else [task.k]:

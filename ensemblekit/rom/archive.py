@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ensemblekit.errors import InputError, StoreError, UnknownFieldError, one_line
+from ensemblekit.provenance import Provenance
 from ensemblekit.results import Result
 from ensemblekit.rom.archive_views import (
     JOB_BYTES,
@@ -54,6 +55,14 @@ def decompress(archive: Archive | str | os.PathLike[str], out: Any = None) -> An
     return archive if len(archive) > 1 else next(iter(archive.values()))
 
 
+def is_archive(path: str | os.PathLike[str]) -> bool:
+    """Whether an HDF5 file is one that :func:`compress` wrote. Raises StoreError where it cannot be opened."""
+    from ensemblekit.store.hdf5 import opened
+
+    with opened(os.fspath(path)) as f:
+        return "ensemblekit_archive" in f.attrs
+
+
 @dataclass(frozen=True, eq=False)
 class Archive(Result, Mapping[str, "ArchivedField"]):
     """An archive: its fields by name, and how small and how true it is."""
@@ -70,6 +79,8 @@ class Archive(Result, Mapping[str, "ArchivedField"]):
     """What the mesh takes of the file."""
     weighed: bool = False
     """Whether the error is that of an inner product."""
+    provenance: Provenance | None = None
+    """How it came about: versions, command line or caller, files that were read, settings, date."""
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], owner: object = None) -> Archive:
@@ -90,7 +101,8 @@ class Archive(Result, Mapping[str, "ArchivedField"]):
                                  f"{None if times is None else times.shape}")
             taken = sum(int(d.id.get_storage_size()) for d in f["mesh"].values()) if "mesh" in f else 0
             return cls(path, float(about["tolerance"]), str(about["norm"]), str(about["relative_to"]),
-                       held, times, str(about["time_unit"]), taken, any("roots" in f[f"fields/{name}"] for name in held))
+                       held, times, str(about["time_unit"]), taken, any("roots" in f[f"fields/{name}"] for name in held),
+                       Provenance.from_dict(about.get("provenance")))
 
     def __getitem__(self, name: str) -> ArchivedField:
         if not isinstance(name, str):
@@ -155,7 +167,8 @@ class Archive(Result, Mapping[str, "ArchivedField"]):
         row = sum(f.nbytes for f in fields.values())
         rows = max(1, JOB_BYTES // max(row, 1))
         constants = constants_for(self.mesh) if self.mesh is not None else None
-        with Store.create(path, fields, capacity=max(n, 1), time_unit=self.time_unit, constants=constants) as store:
+        with Store.create(path, fields, capacity=max(n, 1), time_unit=self.time_unit, constants=constants,
+                          origin=Provenance.now([self.path])) as store:
             for a in range(0, n, rows):
                 blocks = {name: one[a:a + rows] for name, one in self.items()}
                 for k in range(len(next(iter(blocks.values())))):
@@ -168,7 +181,7 @@ class Archive(Result, Mapping[str, "ArchivedField"]):
                 "error": self.error, "raw_bytes": self.raw_bytes, "stored_bytes": self.stored_bytes, "ratio": self.ratio,
                 "limit": self.limit, "time_unit": self.time_unit,
                 "fields": {name: {"shape": one.shape, "dtype": str(one.dtype), "unit": one.unit, "rank": one.rank,
-                                  "error": one.error} for name, one in self.items()}}
+                                  "error": one.error} for name, one in self.items()}, "provenance": self.provenance}
 
     def __str__(self) -> str:
         lines = [f"{self.path}: {self.raw_bytes / 1e6:.4g} MB in {self.stored_bytes / 1e6:.4g} MB, "

@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ensemblekit.errors import InputError
-from ensemblekit.rom.decompose.problem import products_of, snapshot_at
+from ensemblekit.rom.decompose.inner_products import products_of
+from ensemblekit.rom.decompose.problem import snapshot_at
 from ensemblekit.rom.product import GivenProduct, element_weights, is_sparse, without_missing
 from ensemblekit.scaling import ldexp
-from ensemblekit.source import Block, Cut, Field, Piece, SnapshotSource
+from ensemblekit.source import Block, Cut, DescribedSource, Field, Piece
 from ensemblekit.source_cuts import WHOLE
-from ensemblekit.source_views import PieceView, SourceView
+from ensemblekit.source_protocol import SourceView
+from ensemblekit.source_views import PieceView
 
 JOB_BYTES = 32 << 20
 RESIDUAL_CHUNK = 1 << 18
@@ -36,6 +38,18 @@ class SingleField(SourceView):
     def fields(self) -> Mapping[str, Field]:
         return {self.name: self.source.fields[self.name]}
 
+    @property
+    def times(self) -> None:
+        return None
+
+    @property
+    def weights(self) -> None:
+        return None
+
+    @property
+    def mesh(self) -> None:
+        return None
+
     def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> SingleField:
         return SingleField(self.source.window(start, stop, step), self.name)
 
@@ -49,13 +63,13 @@ def _unweighted(block: Block) -> Block:
     return Block(block.fields, block.start, block.tile, None, block.times)
 
 
-def run_length(source: SnapshotSource) -> int:
+def run_length(source: DescribedSource) -> int:
     """Snapshots of a source that holds one run of known length."""
     (n,) = source.lengths or (0,)
     return n
 
 
-def roots_of_weights(source: SnapshotSource, inner_product: GivenProduct, norm: str) -> dict[str, Any]:
+def roots_of_weights(source: DescribedSource, inner_product: GivenProduct, norm: str) -> dict[str, Any]:
     """Field -> (size,) roots of the weights of its numbers over the largest, as they are kept; None: all alike."""
     if inner_product is None:
         return dict.fromkeys(source.fields)
@@ -106,7 +120,7 @@ def without_gaps(source: SingleField, name: str) -> tuple[Any, Gaps | None]:
     return FilledField(source, name, mean), Gaps(rows, chunks)
 
 
-def _snapshots(source: SnapshotSource, name: str) -> Iterator[np.ndarray]:
+def _snapshots(source: DescribedSource, name: str) -> Iterator[np.ndarray]:
     """(m, size) of consecutive snapshots, one read."""
     for piece in source.pieces([name], "time", False, JOB_BYTES):
         for block in piece.blocks():

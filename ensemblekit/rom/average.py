@@ -24,18 +24,19 @@ from ensemblekit.averaging.run_states import RunStates
 from ensemblekit.averaging.second import STRETCHES, interval_above
 from ensemblekit.averaging.series import Series
 from ensemblekit.averaging.times import spacing
+from ensemblekit.averaging.weights import design_effect
 from ensemblekit.averaging.weights import kish as kish_of
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, ReadOnceError, StatisticsError, UnknownFieldError
-from ensemblekit.intake_labels import labels_of
 from ensemblekit.rom.field_averages import STATISTICS, FieldAverages
 from ensemblekit.rom.mesh import mesh_of
 from ensemblekit.rom.products import PAIRS, Products
 from ensemblekit.rom.rank import as_bytes, in_words
 from ensemblekit.rom.stretches import Stretches, Target
 from ensemblekit.scaling import exponent_of, ldexp, representable
-from ensemblekit.source import Block, ReplicaSet, SnapshotSource, as_source
+from ensemblekit.source import Block, DescribedSource, ReplicaSet, as_source
 from ensemblekit.source_clock import uneven_steps
+from ensemblekit.source_protocol import kind_of
 from ensemblekit.source_views import weighted_by
 
 logger = logging.getLogger("ensemblekit")
@@ -94,12 +95,7 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
     wanted = _wanted(statistics)
     check_confidence(confidence)
     check_equilibration(equilibration)
-    if source.access == "once" or source.lengths is None:
-        raise ReadOnceError(f"{type(source).__name__} can be read only once and a glance at it comes first; ingest it "
-                            "into a store")
-    shortest = min(source.lengths, default=0)
-    if shortest < 4:
-        raise StatisticsError(f"an interval needs at least 4 snapshots; got {shortest}")
+    _check_readable(source)
     series = _targets(source, wanted, velocity)
     size = sum(one.size * (one.parts * (one.parts + 2) + 1) * 8 // one.parts for one in series)
     keep = int(np.clip(STATE_BYTES // size, 8, BINS))
@@ -110,15 +106,30 @@ def average(source: Any, statistics: Sequence[str] | str = ("mean",), *, velocit
                  "limit)",)
         logger.info("average: %s", notes[0])
     how = _How(equilibration, confidence, missing, keep, engine, progress)
+    return _averages(given, source, series, passes, how, notes=notes)
+
+
+def _check_readable(source: DescribedSource) -> None:
+    """Refuse what cannot be read twice, or is too short for an interval."""
+    if source.access == "once" or source.lengths is None:
+        raise ReadOnceError(f"{kind_of(source)} can be read only once and a glance at it comes first; ingest it into a store")
+    shortest = min(source.lengths, default=0)
+    if shortest < 4:
+        raise StatisticsError(f"an interval needs at least 4 snapshots; got {shortest}")
+
+
+def _averages(given: DescribedSource, source: DescribedSource, series: Sequence[Target], passes: Sequence[Sequence[_Group]],
+              how: _How, *, notes: tuple[str, ...]) -> FieldAverages:
+    """The averages of the runs of a source, pooled, with what the source that was given says of places and names."""
     runs = [_of_run(run, series, passes, how) for run in (source.runs if isinstance(source, ReplicaSet) else (source,))]
     names = {f"{one.name}_{what}": (one, what) for one in series for what in one.wanted}
     estimates = runs[0] if len(runs) == 1 else {
-        name: _pooled([run.pop(name) for run in runs], confidence, *kind) for name, kind in names.items()}
-    mesh = mesh_of(given.runs[0] if isinstance(given, ReplicaSet) else given)
+        name: _pooled([run.pop(name) for run in runs], how.confidence, *kind) for name, kind in names.items()}
+    mesh = mesh_of(given)
     where = {} if mesh is None else {name: mesh.where(one.names[0], one.field.shape) for name, (one, _) in names.items()}
-    origin, labels = origin_of(given), labels_of(given)
+    origin = origin_of(given)
     for name, (one, _) in names.items():
-        estimates[name] = with_labels(with_origin(estimates[name], origin), labels, one.names[0])
+        estimates[name] = with_labels(with_origin(estimates[name], origin), given.labels, one.names[0])
     return FieldAverages(estimates, notes, mesh=mesh, association=where)
 
 
@@ -150,7 +161,7 @@ def _floor(target: Target, what: str, shape: tuple[int, ...]) -> np.ndarray:
     return np.array(-np.inf if what == "mean" else 0.0)
 
 
-def _of_run(source: SnapshotSource, series: Sequence[Target], passes: Sequence[Sequence[_Group]],
+def _of_run(source: DescribedSource, series: Sequence[Target], passes: Sequence[Sequence[_Group]],
             how: _How) -> dict[str, Estimate]:
     """The averages of one run by name."""
     columns: dict[tuple[str, str], list[tuple[np.ndarray, ...]]] = {}
@@ -159,7 +170,7 @@ def _of_run(source: SnapshotSource, series: Sequence[Target], passes: Sequence[S
     run = with_checked_clock(run)
     kept = run.after(how.equilibration, summary, values=summary)
     w = run.weights
-    kish = 1.0 if w is None else run.n * float(w @ w) / float(w.sum()) ** 2
+    effect = design_effect(w)
     states = kept.states
     times, start = run.times, kept.n_discarded
     del run
@@ -169,7 +180,7 @@ def _of_run(source: SnapshotSource, series: Sequence[Target], passes: Sequence[S
             states = _read(source, series, groups, how)[0].since(start).states
         for k, group in enumerate(groups):
             stretches = Stretches([one for state in states for one in state.pop(f"{k}") if isinstance(one, Products)],
-                                  group.target, kish)
+                                  group.target, effect)
             exponents.setdefault(group.target.name, []).append(stretches.bins[0].exponent)
             for what in group.target.wanted:
                 columns.setdefault((group.target.name, what), []).append(stretches.columns(what))
@@ -191,7 +202,7 @@ def _of_run(source: SnapshotSource, series: Sequence[Target], passes: Sequence[S
     return estimates
 
 
-def _read(source: SnapshotSource, series: Sequence[Target], groups: Sequence[_Group], how: _How, *,
+def _read(source: DescribedSource, series: Sequence[Target], groups: Sequence[_Group], how: _How, *,
           first: bool = False) -> tuple[RunStates, np.ndarray]:
     """A read of some groups of cells, branches "0", "1", ...; with the `first`, the series (n, 4) that shows the start-up."""
     names = list(dict.fromkeys(name for group in groups for name in group.target.names))
@@ -292,7 +303,7 @@ def _wanted(statistics: Sequence[str] | str) -> tuple[str, ...]:
     return wanted
 
 
-def _targets(source: SnapshotSource, wanted: tuple[str, ...], velocity: str | Sequence[str] | None) -> list[Target]:
+def _targets(source: DescribedSource, wanted: tuple[str, ...], velocity: str | Sequence[str] | None) -> list[Target]:
     fields = source.fields
     for name, one in fields.items():
         if one.dtype.kind not in "biuf":

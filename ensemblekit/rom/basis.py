@@ -1,4 +1,8 @@
-"""The result of a POD: modes, their energies, and how to go there and back."""
+"""The result of a POD: modes, their energies, and how to go there and back.
+
+Two classes, and longer than most files here: a basis gives the parts of its fields, and a part asks its basis for the
+coefficients and errors that all of them share; apart they would be two files that need each other.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from numpy.typing import ArrayLike
 from ensemblekit.errors import InputError, UnknownFieldError
 from ensemblekit.intake import as_array, in_unit
 from ensemblekit.intake_labels import Labels, aligned
+from ensemblekit.provenance import Provenance
 from ensemblekit.results import Result
 from ensemblekit.rom.files import load_basis, save_basis
 from ensemblekit.rom.product import applied, is_sparse
@@ -95,6 +100,12 @@ class Basis(Result):
     labels: Labels | None = None
     """Names of the axes of the fields, coordinates along them, and what times are counted from, where the snapshots came with
     any."""
+    provenance: Provenance | None = None
+    """How it came about: versions, command line or caller, files that were read, settings, date."""
+    run_lengths: tuple[int, ...] = ()
+    """Snapshots of each run, in order, of several independent ones (a ReplicaSet); no step leads across. (): one run."""
+    run_times: np.ndarray | None = None
+    """(n,) times of the snapshots of several runs, each on its own clock."""
 
     # -- size and energy -------------------------------------------------------------------------------------------
 
@@ -332,7 +343,8 @@ class Basis(Result):
                 "cumulative_energy": self.cumulative_energy, "relative_errors": self.relative_errors,
                 "total_energy": self.total_energy,
                 "fields": {name: {"shape": f.shape, "dtype": str(f.dtype), "unit": f.unit} for name, f in self.fields.items()},
-                "times": self.times, "time_unit": self.time_unit, "coefficients": self.coefficients, "notes": self.notes}
+                "times": self.times, "time_unit": self.time_unit, "coefficients": self.coefficients, "notes": self.notes,
+                "provenance": self.provenance}
 
     def to_dict(self) -> dict[str, object]:
         """What a file of text can hold of it: numbers of modes and snapshots; modes and mean go by :meth:`save`."""
@@ -342,7 +354,8 @@ class Basis(Result):
 
     def save(self, path: str | os.PathLike[str]) -> Any:
         """Write everything into one HDF5 file, by temporary file and rename; returns the path."""
-        return save_basis({name: getattr(self, name) for name in NAMES}, path)
+        values = {name: getattr(self, name) for name in NAMES}
+        return save_basis(values | {"provenance": self.provenance or Provenance.now()}, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Basis:

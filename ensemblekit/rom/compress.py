@@ -17,6 +17,7 @@ from ensemblekit.averaging.series import Series
 from ensemblekit.engine import Engine, Threads, one_blas_thread
 from ensemblekit.errors import InputError, StoreError
 from ensemblekit.files import replacing
+from ensemblekit.provenance import Provenance, files_of, given
 from ensemblekit.rom.archive import FORMAT, WIDER, Archive
 from ensemblekit.rom.archive_views import (
     LEVEL,
@@ -36,7 +37,7 @@ from ensemblekit.rom.quantise import (
     tiles,
     zigzag,
 )
-from ensemblekit.source import Block, SnapshotSource, as_source
+from ensemblekit.source import Block, DescribedSource, as_source
 
 OPTIONS = ("memory_limit", "method", "seed", "oversampling", "power")
 
@@ -74,6 +75,7 @@ def compress(source: Snapshots, path: str | os.PathLike[str] | None = None, *, t
             NaN that comes and goes, several runs, weights with norm "max", a sparse mass matrix, another option of pod's.
         StoreError: the file cannot be written.
     """
+    settings = given(compress, locals(), "source", "path", "engine", "progress") | options
     source = as_source(source)
     wanted = _wanted(source, tolerance, norm, relative_to, missing, options)
     if path is not None and not os.path.isdir(os.path.dirname(os.path.abspath(os.fspath(path)))):
@@ -94,11 +96,11 @@ def compress(source: Snapshots, path: str | os.PathLike[str] | None = None, *, t
         os.close(handle)
     else:
         file = os.fspath(path)
-    _write(file, source, parts, wanted, mesh_of(source))
+    _write(file, source, parts, wanted, mesh_of(source), Provenance.now(files_of(source), settings))
     return Archive.open(file, _Temporary(file) if path is None else None)
 
 
-def _wanted(source: SnapshotSource, tolerance: float, norm: Norm, relative_to: Reference, missing: str,
+def _wanted(source: DescribedSource, tolerance: float, norm: Norm, relative_to: Reference, missing: str,
             options: Mapping[str, object]) -> _Wanted:
     """The error allowed; InputError where it, an option or the source is none that an archive goes with."""
     if not isinstance(tolerance, int | float | np.floating) or not 0 < tolerance < 1:
@@ -126,7 +128,8 @@ def _wanted(source: SnapshotSource, tolerance: float, norm: Norm, relative_to: R
     return _Wanted(float(tolerance), norm, relative_to)
 
 
-def _write(path: str, source: SnapshotSource, parts: Mapping[str, _Coded], wanted: _Wanted, mesh: Mesh | None) -> None:
+def _write(path: str, source: DescribedSource, parts: Mapping[str, _Coded], wanted: _Wanted, mesh: Mesh | None,
+           provenance: Provenance) -> None:
     """All of it to a temporary file beside `path`, then renamed."""
     from ensemblekit.store.hdf5 import new_file
 
@@ -138,7 +141,7 @@ def _write(path: str, source: SnapshotSource, parts: Mapping[str, _Coded], wante
             more = any(coded.roots is not None or coded.gaps is not None for coded in parts.values())
             about: dict[str, Any] = {"format": WIDER if more else FORMAT, "tolerance": wanted.tolerance,
                                      "norm": wanted.norm, "relative_to": wanted.relative_to, "time_unit": source.time_unit,
-                                     "fields": {}}
+                                     "provenance": provenance.to_dict(), "fields": {}}
             for name, coded in parts.items():
                 about["fields"][name] = {
                     "shape": list(coded.item), "dtype": coded.dtype.str, "unit": source.fields[name].unit,

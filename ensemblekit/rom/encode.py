@@ -36,7 +36,7 @@ from ensemblekit.rom.quantise import (
     zigzag,
 )
 from ensemblekit.scaling import ldexp, power_of_two
-from ensemblekit.source import Field, SnapshotSource
+from ensemblekit.source import DescribedSource, Field
 
 SLAB = 1 << 12
 """Numbers of a mode that are multiplied at a time."""
@@ -87,7 +87,7 @@ class _Coded:
         return rows[0], rows[1:], self.coefficients * self.coefficient_steps
 
 
-def _encode(source: SnapshotSource, name: str, wanted: _Wanted, engine: Engine, progress: Progress,
+def _encode(source: DescribedSource, name: str, wanted: _Wanted, engine: Engine, progress: Progress,
             options: dict[str, Any]) -> _Coded:
     """One field: modes, rounding, check; finer or with a residual until the tolerance holds."""
     n, one = run_length(source), source.fields[name]
@@ -124,7 +124,7 @@ def _encode(source: SnapshotSource, name: str, wanted: _Wanted, engine: Engine, 
     return _within(source, name, basis, mean, fluctuation, largest, wanted, engine, progress)
 
 
-def _decomposed(source: SnapshotSource, share: float, engine: Engine, options: dict[str, Any]) -> Any:
+def _decomposed(source: DescribedSource, share: float, engine: Engine, options: dict[str, Any]) -> Any:
     """The POD that leaves out a share of the energy."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
@@ -134,7 +134,7 @@ def _decomposed(source: SnapshotSource, share: float, engine: Engine, options: d
             raise InputError(f"{error.where}. {NO_GAPS}") from None
 
 
-def _within(source: SnapshotSource, name: str, basis: Basis, mean: np.ndarray, fluctuation: float, largest: float,
+def _within(source: DescribedSource, name: str, basis: Basis, mean: np.ndarray, fluctuation: float, largest: float,
             wanted: _Wanted, engine: Engine, progress: Progress) -> _Coded:
     n, one = run_length(source), source.fields[name]
     size = one.size
@@ -184,7 +184,7 @@ def _within(source: SnapshotSource, name: str, basis: Basis, mean: np.ndarray, f
                      "the snapshots as they are, with seal(compression=...)")
 
 
-def _kept_as(source: SnapshotSource, name: str) -> tuple[np.ndarray | None, np.dtype]:
+def _kept_as(source: DescribedSource, name: str) -> tuple[np.ndarray | None, np.dtype]:
     """The roots of weights that a field's numbers were multiplied by, and the type that a reader gets."""
     while isinstance(source, ScaledField):
         source = source.source
@@ -331,7 +331,7 @@ class _Job(NamedTuple):
     stop: int
 
 
-def _check(source: SnapshotSource, name: str, coded: _Coded, step: float, engine: Engine, progress: Progress) -> None:
+def _check(source: DescribedSource, name: str, coded: _Coded, step: float, engine: Engine, progress: Progress) -> None:
     """Decode every snapshot as a reader will and hold it against the data, in one read; with a step, keep the residual."""
     n, one = run_length(source), source.fields[name]
     tile_size = max(1, math.prod(coded.tile))

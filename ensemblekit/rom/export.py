@@ -11,17 +11,19 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ensemblekit.averaging.averages import Averages
 from ensemblekit.errors import InputError, StoreError
 from ensemblekit.files import replacing, write_text
 from ensemblekit.intake import as_array
 from ensemblekit.rom.basis import Basis
+from ensemblekit.rom.field_averages import FieldAverages
 from ensemblekit.rom.file_source import BATCH
 from ensemblekit.rom.mesh import Association, Mesh, leading, mesh_of
 from ensemblekit.rom.read import as_snapshots
 from ensemblekit.rom.readers.foam_mesh import count_cells, read_patches
 from ensemblekit.rom.readers.foamfile import BASE_UNITS
 from ensemblekit.rom.readers.openfoam import SYMMETRIC, there
-from ensemblekit.source import SnapshotSource
+from ensemblekit.source import SnapshotSource, described
 from ensemblekit.store.vtkhdf import SUFFIX, file_of_steps
 
 CONSTRAINTS = ("empty", "wedge", "symmetryPlane", "symmetry", "cyclic", "cyclicAMI", "cyclicSlip", "processor",
@@ -115,11 +117,12 @@ def _gathered(x: Any, what: str, which: int | slice, times: ArrayLike | None, me
     if isinstance(x, Basis):
         on = _on(mesh or x.mesh, association)
         return _modes(x, on) if what == "modes" else _reconstruction(x, on, which, times)
-    if isinstance(x, Mapping) and not hasattr(x, "arrays"):
+    if isinstance(x, FieldAverages):
+        return _arrays(x.arrays(), _on(mesh or x.mesh, {**x.association, **(association or {})}), None)
+    if isinstance(x, Averages):
+        return _arrays(x.arrays(), _on(mesh, association), None)
+    if isinstance(x, Mapping):
         return _arrays(x, _on(mesh, association), times)
-    if hasattr(x, "arrays") and not isinstance(x, SnapshotSource):
-        on = _on(mesh or x.mesh, {**getattr(x, "association", {}), **(association or {})})
-        return _arrays(x.arrays(), on, None)
     source = as_snapshots(x)
     if not isinstance(source, SnapshotSource):
         raise InputError(f"export takes a Basis, averages, a source of snapshots, or a mapping of name to array; got {type(x)}")
@@ -228,7 +231,7 @@ def _snapshots(source: SnapshotSource, mesh: Mesh, times: ArrayLike | None) -> t
     if source.lengths is None or len(source.lengths) > 1:
         raise InputError("export takes one run of known length; export independent runs one by one")
     (n,) = source.lengths
-    steps = _steps(times if times is not None else getattr(source, "times", None), n)
+    steps = _steps(times if times is not None else described(source).times, n)
     shown = {}
     for name, field in source.fields.items():
         if leading(field.shape, mesh.n_cells) is None and leading(field.shape, mesh.n_points) is None:

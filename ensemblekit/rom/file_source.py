@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ensemblekit.intake_labels import Labels, labels_of
+from ensemblekit.intake_labels import Labels
 from ensemblekit.rom.mesh import Mesh
 from ensemblekit.rom.readers.labelled import LabelledReader
 from ensemblekit.rom.readers.reader import Reader, chosen
-from ensemblekit.source import Access, Block, Cut, Field, Piece, cuts_of
+from ensemblekit.source import Access, BaseSource, Block, Cut, Field, Piece, cuts_of
 from ensemblekit.source_cuts import WHOLE, Cuts, check_window
 from ensemblekit.source_labelled import block_edges, joined_chunks
 from ensemblekit.store.stored import StoredSource
@@ -30,12 +30,12 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
-class FileSource:
+class FileSource(BaseSource):
     """Snapshots in files, read on the fly by whoever needs them; every reader opens its files for itself."""
 
     parts: tuple[Part, ...]
     names: tuple[str, ...]
-    times: np.ndarray | None
+    times: np.ndarray | None = None
     """(n,) in ``time_unit``; None where the files have none."""
     time_unit: str = ""
     units: Mapping[str, str] | None = None
@@ -64,7 +64,8 @@ class FileSource:
     @property
     def labels(self) -> Labels | None:
         """Names of axes, coordinates and the epoch of the times, where the files say any; see ``Basis.to_xarray``."""
-        labels = labels_of(self.parts[0].reader)
+        reader = self.parts[0].reader
+        labels = reader.labels if isinstance(reader, LabelledReader) else None
         return None if labels is None else labels.only(self.names) if self.times is not None else replace(
             labels.only(self.names), epoch="")
 
@@ -195,11 +196,11 @@ def _joined(parts: Sequence[Part], names: Sequence[str], fields: Mapping[str, Fi
 
 
 @dataclass(frozen=True, eq=False)
-class MeshedSource:
+class MeshedSource(BaseSource):
     """A stored source with a mesh beside it, or fewer of its fields."""
 
     stored: StoredSource
-    mesh: Mesh | None
+    mesh: Mesh | None = None
     units: Mapping[str, str] | None = None
 
     @property

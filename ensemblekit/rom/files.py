@@ -11,24 +11,34 @@ import numpy as np
 
 from ensemblekit.errors import StoreError
 from ensemblekit.intake_labels import Labels
+from ensemblekit.provenance import Provenance
 from ensemblekit.rom.product import InnerProduct, is_sparse
 from ensemblekit.source import Field
 
 FORMAT = "ensemblekit basis 1"
 GROUP = "/rom/basis"
-ARRAYS = ("modes", "singular_values", "coefficients", "mean", "times", "mask", "error_per_snapshot", "weights", "spectrum")
+ARRAYS = ("modes", "singular_values", "coefficients", "mean", "times", "mask", "error_per_snapshot", "weights", "spectrum",
+          "run_times")
 NUMBERS = ("total_energy", "time_unit", "spectrum_complete", "floor", "method", "passes", "residual")
-"""`energies` joined later; a file without them has None."""
+"""`energies` and the runs joined later; a file without them has none."""
 
 
 def save_basis(values: Mapping[str, Any], path: str | os.PathLike[str]) -> str:
     """Write the fields of a Basis by temporary file and rename; returns the path."""
     from ensemblekit.store.hdf5 import write_arrays
 
+    write_arrays(os.fspath(path), basis_arrays(values))
+    return os.fspath(path)
+
+
+def basis_arrays(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The fields of a Basis as arrays by their paths in a file."""
     arrays: dict[str, np.ndarray] = {name: value for name in ARRAYS if (value := values[name]) is not None}
     about: dict[str, Any] = {"format": FORMAT, **{name: _plain(values[name]) for name in NUMBERS}}
     about["energies"] = values["energies"]
+    about["run_lengths"] = [int(n) for n in values["run_lengths"]]
     about["notes"] = list(values["notes"])
+    about["provenance"] = None if values["provenance"] is None else values["provenance"].to_dict()
     about["labels"] = None if values["labels"] is None else values["labels"].to_dict()
     about["fields"] = {name: {"shape": list(f.shape), "dtype": f.dtype.str, "unit": f.unit, "kind": f.kind}
                        for name, f in values["fields"].items()}
@@ -43,8 +53,15 @@ def save_basis(values: Mapping[str, Any], path: str | os.PathLike[str]) -> str:
         for name, value in values["mesh"].to_arrays().items():
             arrays[f"mesh/{name}"] = np.asarray(value)
     arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
-    write_arrays(os.fspath(path), {f"{GROUP}/{name}": value for name, value in arrays.items()})
-    return os.fspath(path)
+    return {f"{GROUP}/{name}": value for name, value in arrays.items()}
+
+
+def is_basis(path: str | os.PathLike[str]) -> bool:
+    """Whether an HDF5 file is one that :func:`save_basis` wrote. Raises StoreError where it cannot be opened."""
+    from ensemblekit.store.hdf5 import opened
+
+    with opened(os.fspath(path)) as f:
+        return f"{GROUP}/about" in f
 
 
 def load_basis(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -79,8 +96,12 @@ def load_basis(path: str | os.PathLike[str]) -> dict[str, Any]:
             energies = int(power), float(total), float(left)
         notes = tuple(str(note) for note in about.get("notes", ()))
         labels = None if about.get("labels") is None else Labels.from_dict(about["labels"])
-        return dict(**columns, energies=energies, notes=notes, labels=labels, fields=fields, scale=about["scale"],
-                    error_per_field=about["error_per_field"], mesh=mesh,
+        provenance = Provenance.from_dict(about.get("provenance"))
+        run_lengths = tuple(int(n) for n in about.get("run_lengths", ()))
+        if run_lengths and (min(run_lengths) < 0 or sum(run_lengths) != len(columns["coefficients"])):
+            raise ValueError(f"its runs of {run_lengths} snapshots are none of {len(columns['coefficients'])} in all")
+        return dict(**columns, energies=energies, run_lengths=run_lengths, notes=notes, labels=labels, fields=fields,
+                    provenance=provenance, scale=about["scale"], error_per_field=about["error_per_field"], mesh=mesh,
                     inner_product=products[""] if list(products) == [""] else products)
 
 
@@ -105,7 +126,7 @@ def _check_shapes(arrays: Mapping[str, Any], fields: Mapping[str, Field]) -> Non
             raise ValueError(f"it has no {name}")
     k, n = len(arrays["singular_values"]), len(arrays["coefficients"])
     wanted = {"modes": (k, *item), "singular_values": (k,), "coefficients": (n, k), "mean": item, "times": (n,), "mask": item,
-              "error_per_snapshot": (n,), "weights": (n,)}
+              "error_per_snapshot": (n,), "weights": (n,), "run_times": (n,)}
     for name, shape in wanted.items():
         values = arrays[name]
         if values is not None and (values.shape != shape or values.dtype.kind not in "biufc"):

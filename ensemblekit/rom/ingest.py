@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ensemblekit.errors import EnsemblekitError, InputError, SnapshotFileError, StoreError
-from ensemblekit.rom.file_source import BATCH
+from ensemblekit.provenance import Provenance, files_of, given
+from ensemblekit.rom.file_source import BATCH, FileSource, MeshedSource
 from ensemblekit.rom.mesh import Mesh, constants_for, mesh_of
 from ensemblekit.rom.read import Paths, as_snapshots
 from ensemblekit.source import Block, Field, SnapshotSource, as_source
@@ -43,6 +44,7 @@ def ingest(source: Paths | SnapshotSource, path: str | os.PathLike[str], *, dtyp
         InputError: a mesh and a name that does not fit, or a suffix .vtkhdf without a mesh.
         StoreError: the name is taken by something else, or the disk is full.
     """
+    settings = given(ingest, locals(), "source", "path", "progress") | options
     path = os.fspath(path)
     found = as_snapshots(source, **options)
     if found is source and options:
@@ -60,7 +62,8 @@ def ingest(source: Paths | SnapshotSource, path: str | os.PathLike[str], *, dtyp
     (n,) = snapshots.lengths if snapshots.lengths is not None else (None,)
     about = {"fields": {name: [list(f.shape), f.dtype.str, f.unit] for name, f in fields.items()}, "snapshots": n,
              "mesh": mesh.digest if mesh is not None else None,
-             "files": [os.path.basename(p) for p in getattr(snapshots, "paths", ())[:100]]}
+             "files": [os.path.basename(p) for p in snapshots.paths[:100]] if isinstance(
+                 snapshots, FileSource | MeshedSource) else []}
     if os.path.lexists(path):
         if not resume:
             raise StoreError(f"{path} is there already; choose another name, or resume=True to go on with it")
@@ -70,7 +73,8 @@ def ingest(source: Paths | SnapshotSource, path: str | os.PathLike[str], *, dtyp
         store = Store.open(path, "a")
     else:
         store = Store.create(path, fields, capacity=n or None, time_unit=snapshots.time_unit, provenance={"ingest": about},
-                             constants=constants_for(mesh) if mesh is not None else None)
+                             constants=constants_for(mesh) if mesh is not None else None,
+                             origin=Provenance.now(files_of(source) + files_of(snapshots), settings))
     with store:
         copied = _copy(snapshots, store, _names(snapshots.fields), n, progress)
         if n is not None and copied != n:
@@ -155,11 +159,6 @@ def _copy(snapshots: Any, store: Store, names: Mapping[str, str], n: int | None,
                 done = len(store)
                 _one_by_one(snapshots, store, names, n)
                 raise _with_advice(error, store) from error
-            except EnsemblekitError as error:
-                if n is None or not hasattr(error, "path"):
-                    raise
-                _one_by_one(snapshots, store, names, n)
-                raise _with_advice(error, store) from error
     finally:
         tell(None)
     return len(store)
@@ -182,10 +181,9 @@ def _one_by_one(snapshots: Any, store: Store, names: Mapping[str, str], n: int |
             return
 
 
-def _with_advice(error: Any, store: Store) -> SnapshotFileError:
-    problem = getattr(error, "problem", None) or str(error).removeprefix(f"{error.path}: ")
-    return SnapshotFileError(error.path, f"{problem}. The {len(store)} snapshots before it are in {store.path}; mend the file "
-                                         "and ingest again to go on from there")
+def _with_advice(error: SnapshotFileError, store: Store) -> SnapshotFileError:
+    return SnapshotFileError(error.path, f"{error.problem}. The {len(store)} snapshots before it are in {store.path}; mend the "
+                                         "file and ingest again to go on from there")
 
 
 def _teller(progress: Progress, n: int | None, a_row: int, done: int) -> Callable[[int | None], None]:

@@ -28,7 +28,8 @@ from ensemblekit.rom.cells import (
     Polyhedra,
 )
 from ensemblekit.rom.measures import measures_of
-from ensemblekit.source import ReplicaSet, SnapshotSource, StackedSource
+from ensemblekit.source import ReplicaSet, SnapshotSource, StackedSource, described
+from ensemblekit.source_views import Reweighted
 from ensemblekit.store.layout import Layout
 from ensemblekit.store.store import Store
 from ensemblekit.store.stored import StoredSource, constants_of
@@ -305,7 +306,7 @@ def leading(item: tuple[int, ...], n: int) -> tuple[int, ...] | None:
     return item if product == n else None
 
 
-def mesh_of(source: object) -> Mesh | None:
+def mesh_of(source: SnapshotSource) -> Mesh | None:
     """The mesh that came with a source; None where there is none."""
     if isinstance(source, Store):
         return _mesh_in(source.layouts[0]) if source.layouts else None
@@ -313,7 +314,9 @@ def mesh_of(source: object) -> Mesh | None:
         return _mesh_in(source.table.home) if source.table.home is not None else None
     if isinstance(source, ReplicaSet | StackedSource):
         return mesh_of(source.runs[0])
-    mesh = getattr(source, "mesh", None)
+    if isinstance(source, Reweighted):
+        return mesh_of(source.source)
+    mesh = described(source).mesh
     return mesh if isinstance(mesh, Mesh) else None
 
 

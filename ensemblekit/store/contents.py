@@ -94,7 +94,9 @@ class Contents:
             if n:
                 parts.append(Part(layout.path, layout.identity, n, stretches_of(layout, clock, n, runs)))
         fields = {name: self.schema.fields[name] for name in self.schema.clocks[clock]}
-        return Table(fields, tuple(parts), self.schema.time_unit, home=self.layouts[0] if self.layouts else None)
+        counted = (self.schema.provenance or {}).get("timed") is False      # the files it was made of knew no times
+        return Table(fields, tuple(parts), "" if counted else self.schema.time_unit, timed=not counted,
+                     home=self.layouts[0] if self.layouts else None)
 
     def refresh(self) -> None:
         """Look again. Raises StoreError where files are missing or were replaced by others."""

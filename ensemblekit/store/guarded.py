@@ -6,6 +6,7 @@ libhdf5 acts on it, and whatever goes wrong leaves by one door, as a StoreError 
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import re
@@ -17,7 +18,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ensemblekit.errors import EnsemblekitError, StoreError, one_line
+from ensemblekit.errors import EnsemblekitError, MissingExtraError, StoreError, one_line
 from ensemblekit.files import DENSEST, FREE_BYTES, real_bytes, why_unreadable
 from ensemblekit.store.metadata import LARGEST_HEAP, Metadata, metadata_of
 
@@ -290,7 +291,36 @@ class Values(_Attributed, h5py.Dataset):
             self._look.check_size(self)
         elif self.size and self.nbytes > FREE_BYTES:
             self._look.check_some(_selected(key, self.shape) * self.dtype.itemsize, str(self.name))
-        return super().__getitem__(key, new_dtype)
+        try:
+            return super().__getitem__(key, new_dtype)
+        except OSError as error:
+            missing = missing_filter(self)
+            if missing:
+                what = f"{self._look.path}: {one_line(self.name)[:LONGEST_NAME]!r} is compressed by {missing}"
+                raise MissingExtraError("hdf5plugin", "compress", what) from error
+            raise
+
+
+def missing_filter(d: h5py.Dataset) -> str:
+    """The filter that a dataset was compressed by and that nobody brought; "" where there is none."""
+    if filters_registered():
+        return ""
+    how = d.id.get_create_plist()
+    for k in range(how.get_nfilters()):
+        code, _, _, name = how.get_filter(k)
+        if not h5py.h5z.filter_avail(code):
+            return f"the filter {one_line(name.decode('utf-8', 'replace')) or code}"
+    return ""
+
+
+@functools.cache
+def filters_registered() -> bool:
+    """Whether hdf5plugin is there, whose import registers filters beyond deflate: zstd, Blosc, LZ4, ..."""
+    try:
+        import hdf5plugin  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def _selected(key: Key, shape: tuple[int, ...]) -> int:

@@ -103,8 +103,7 @@ def opened(path: str, external: bool = False) -> Iterator[guarded.File]:
 
     Nothing outside the file is read unless `external`.
     """
-    import hdf5plugin  # noqa: F401  (its import registers the filters of compressed files)
-
+    guarded.filters_registered()
     with lock:
         try:
             look = Look(path, external)

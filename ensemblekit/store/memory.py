@@ -9,21 +9,23 @@ import numpy as np
 
 from ensemblekit.errors import ClosedError, InputError, UnknownFieldError
 from ensemblekit.intake import as_array
-from ensemblekit.source import Access, ArraySource, Cut, Field, Piece
+from ensemblekit.source import Access, ArraySource, BaseSource, Cut, Field, Piece
 from ensemblekit.store.schema import MAIN, check_fields
 
 if TYPE_CHECKING:
     pass
 
 
-class MemoryStore:
+class MemoryStore(BaseSource):
     """Snapshots held in lists. ``append``, ``extend``, ``truncate``, ``store["field"]`` as of :class:`Store`.
 
     It is a source of the fields of its first clock; ``clock(name)`` gives another. Nothing survives the process.
     """
 
+    time_unit: str = ""
+
     def __init__(self, fields: Mapping[str, Field], *, time_unit: str = ""):
-        self.all_fields = check_fields(fields)
+        self._fields = check_fields(fields)
         self.time_unit = time_unit
         self.clocks: dict[str, list[str]] = {}
         for name, field in self.all_fields.items():
@@ -147,6 +149,11 @@ class MemoryStore:
             raise UnknownFieldError(name, self.clocks)
         return ArraySource({field: self[field] for field in self.clocks[name]}, self._weights(name), self._times(name),
                            self.time_unit, {field: self.all_fields[field].unit for field in self.clocks[name]})
+
+    @property
+    def all_fields(self) -> Mapping[str, Field]:
+        """Fields of every clock."""
+        return self._fields
 
     @property
     def fields(self) -> Mapping[str, Field]:

@@ -49,7 +49,7 @@ def sync(fd: int) -> None:
 
 
 def new_segment(path: str, schema: Schema, durable: bool, fill: Fill | None = None, filters: Filters | None = None,
-                over: bool = False, constants: Mapping[str, np.ndarray] | None = None, view: View | None = None) -> Layout:
+                over: bool = False, *, constants: Mapping[str, np.ndarray] | None = None, view: View | None = None) -> Layout:
     """Create a file by temporary name and rename: empty with room for rows, or whole with the rows of `fill` in it.
 
     Raises NotInPlace where an empty file cannot be appended to in place, StoreError where the disk is full or the name
@@ -121,7 +121,7 @@ def disk_error(error: Exception, path: str) -> StoreError:
     if isinstance(error, StoreError):
         return error
     full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    if getattr(error, "errno", None) in full or any(f"errno = {code}," in str(error) for code in full):
+    if (isinstance(error, OSError) and error.errno in full) or any(f"errno = {code}," in str(error) for code in full):
         return StoreError(f"{path}: the disk is full, or the limit on file sizes is reached ({error}). Nothing was "
                           "committed; free some space and append again")
     return StoreError(f"{path}: {error}")

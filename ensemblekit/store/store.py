@@ -26,7 +26,8 @@ from ensemblekit.errors import (
     UnknownFieldError,
 )
 from ensemblekit.files import most_bytes
-from ensemblekit.source import Access, Cut, Field, Piece
+from ensemblekit.provenance import Provenance
+from ensemblekit.source import Access, BaseSource, Cut, Field, Piece
 from ensemblekit.store.checking import (
     Checks,
     Durability,
@@ -83,7 +84,7 @@ class _Change:
             self.guard.release()
 
 
-class Store:
+class Store(BaseSource):
     """One run of snapshots in a file, or several files that continue each other. Made by ``ek.create`` and ``ek.open``.
 
     A snapshot whose ``append`` returned survives the death of the process (with ``durability="disk"`` also the loss
@@ -113,9 +114,11 @@ class Store:
     def create(cls, path: str | os.PathLike[str], fields: Mapping[str, Field], *,
                capacity: int | Mapping[str, int] | None = None, run: str | None = None, replica: str | None = None,
                provenance: Mapping[str, Any] | None = None, time_unit: str = "", durability: Durability = "process",
-               author: str = "unknown", in_place: bool = True, constants: Mapping[str, Any] | None = None) -> Store:
+               author: str = "unknown", in_place: bool = True, constants: Mapping[str, Any] | None = None,
+               origin: Provenance | None = None) -> Store:
         """See :func:`ensemblekit.create`; ``in_place=False`` writes every file whole, as is done by itself where rows
-        cannot be committed in place: then a snapshot is safe when ``flush`` or ``extend`` returned."""
+        cannot be committed in place: then a snapshot is safe when ``flush`` or ``extend`` returned. `origin`: how the run
+        came about; by default versions, command and caller of this call."""
         path = os.fspath(path)
         fields = check_fields(fields)
         check_options(durability, capacity)
@@ -126,10 +129,12 @@ class Store:
         fixed = check_constants(constants or {})
         schema = Schema(fields, run or uuid.uuid4().hex, None if replica is None else str(replica),
                         time_unit or ("ps" if md else ""), checked_provenance(provenance), author,
-                        constants={name: digest_of(values) for name, values in fixed.items()} or None)
+                        constants={name: digest_of(values) for name, values in fixed.items()} or None,
+                        origin=(origin or Provenance.now()).to_dict())
         # the real path: links, and a later change of folder, lead to the same lock, segments and folder
         store = cls(Contents(os.path.realpath(path), schema), "a", durability)
-        store._begin(lambda lock, checks: new_writer(store._contents, lock, checks, durability, capacity, fixed, in_place))
+        store._begin(lambda lock, checks: new_writer(store._contents, lock, checks, durability, capacity, fixed,
+                                                     in_place=in_place))
         return store
 
     @classmethod
@@ -285,6 +290,11 @@ class Store:
     @property
     def provenance(self) -> Mapping[str, Any]:
         return dict(self._schema.provenance or {}) if self._schema else {}
+
+    @property
+    def origin(self) -> Provenance | None:
+        """How the store came about: versions, command line or caller, inputs, settings; None where its file does not say."""
+        return Provenance.from_dict(self._schema.origin) if self._schema else None
 
     @property
     def constants(self) -> Mapping[str, np.ndarray]:
@@ -544,9 +554,14 @@ class Store:
 
         Arguments:
             path: of the new file; by default it takes the place of this store and its segments.
-            compression: None, "lossless" (byte shuffle and zstd), or ("round", k): floats are rounded, then as
+            compression: None, "lossless" (byte shuffle and deflate, which every HDF5 library reads), "zstd" (several times
+                faster; who reads it needs hdf5plugin, too), or ("round", k): floats are rounded, then as
                 lossless. A whole number k of 1 to 52 keeps that many bits of the significand (relative error
-                2**-(k + 1)); a fraction such as 1e-4 is the largest relative error allowed.
+                2**-(k + 1)); a fraction such as 1e-4 is the largest relative error allowed; ("round", k, "zstd") packs
+                with zstd. On a mesh it is deflate always, for ParaView.
+
+        Raises:
+            InputError, StoreError; MissingExtraError for zstd without hdf5plugin.
         """
         from ensemblekit.store.sealing import seal
 

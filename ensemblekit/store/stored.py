@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ensemblekit.parts import STEP_NAMES, TIME_NAMES, warn_of_restart, written_once
-from ensemblekit.source import Access, Cut, Field, Piece, cuts_of
+from ensemblekit.source import Access, BaseSource, Cut, Field, Piece, cuts_of
 from ensemblekit.source_cuts import WHOLE, check_window
 from ensemblekit.store.blocks import SlabPiece, Span, StoredPiece
 from ensemblekit.store.datasets import Dataset, Identity, identity_of
@@ -107,7 +107,7 @@ class Table:
 
 
 @dataclass(frozen=True, eq=False)
-class StoredSource:
+class StoredSource(BaseSource):
     """Some or all stored fields of one clock, perhaps fewer of their snapshots: a source, nothing read yet."""
 
     table: Table
@@ -144,6 +144,11 @@ class StoredSource:
         return self.table.column(" time", self.start, self.stop, self.step) if self.table.timed else None
 
     @property
+    def stamps(self) -> np.ndarray:
+        """What stands in the time column of a store, (n,): the times, or the count where the snapshots have none."""
+        return self.table.column(" time", self.start, self.stop, self.step)
+
+    @property
     def steps(self) -> np.ndarray:
         """Step numbers of the snapshots, int64 (n,)."""
         if self.table.steps is not None:
@@ -154,6 +159,11 @@ class StoredSource:
     def constants(self) -> Mapping[str, np.ndarray]:
         """The arrays of the run that do not change with time, as given to ``ek.create``."""
         return constants_of(self.table.home) if self.table.home is not None else {}
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """What the store was made of, as given to ``ek.create``; {} of another program's file."""
+        return dict(self.table.home.schema.provenance or {}) if self.table.home is not None else {}
 
     @property
     def weights(self) -> np.ndarray | None:

@@ -173,15 +173,14 @@ def publish(store: Store, path: str | os.PathLike[str] | None) -> str:
     if os.path.abspath(target) in [os.path.abspath(p) for p in store.segments]:
         raise InputError(f"{target} is the store itself; choose another name")
     source = store.clock()
-    n, times = len(source), source.times
+    n = len(source)
     if n == 0:
         raise InputError(f"{store.path} has no snapshots yet")
-    assert times is not None
     schemas = {layout.path: layout.schema for layout in store.layouts}
     home = os.path.dirname(os.path.abspath(target))
     try:
         with replacing(target, follow=True) as temporary, new_file(temporary, libver=("earliest", "v110")) as f:
-            root = write_grid(f, mesh, None, times)
+            root = write_grid(f, mesh, None, source.stamps)
             for name, (where, count) in shown(store.all_fields, mesh, association).items():
                 rows = [rows_of(schemas[part.path], name, os.path.relpath(part.path, home), part.n)
                         for part in source.table.parts]

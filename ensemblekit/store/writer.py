@@ -375,7 +375,7 @@ class WholeFileWriter(Writer):
 
 
 def new_writer(contents: Contents, lock: Lock, checks: Checks, durability: Durability,
-               capacity: int | Mapping[str, int] | None, constants: Mapping[str, np.ndarray], in_place: bool) -> Writer:
+               capacity: int | Mapping[str, int] | None, constants: Mapping[str, np.ndarray], *, in_place: bool) -> Writer:
     """The writer of a store that is to be made, with its first file; `in_place` where that can be done."""
     remove_leftovers(contents.path)
     writer: Writer

@@ -76,6 +76,12 @@ class Reading:
         """Of the map, all frames, (n, *out)."""
         return self.run.series(VALUES)
 
+    @cached_property
+    def kept(self) -> Reading:
+        """Of the run without the frames before equilibration, whose end is found once for all quantities."""
+        proxies = self.run.series(PROXIES) if self.equilibration == "auto" else None
+        return replace(self, run=self.run.after(self.equilibration, proxies))
+
     def mean_by(self, name: str) -> Estimate:
         """Of what another reducer than that of the map looks at."""
         return estimate_of(self.run, name, equilibration=self.equilibration, confidence=self.confidence, missing=self.missing)
@@ -237,9 +243,7 @@ class OfStates(Quantity):
         return {**self.statistics, **({PROXIES: SeriesOf(equilibration_proxies)} if equilibration == "auto" else {})}
 
     def estimate(self, name: str, reading: Reading) -> dict[str, Estimate]:
-        proxies = reading.run.series(PROXIES) if reading.equilibration == "auto" else None
-        run = reading.run.after(reading.equilibration, proxies)
-        return self.within(_named(self.function(replace(reading, run=run)), self, run.doubts))
+        return self.within(_named(self.function(reading.kept), self, reading.kept.run.doubts))
 
     @property
     def above_bounds(self) -> bool:
@@ -406,6 +410,7 @@ def _doubted(estimate: Estimate, run: RunStates) -> Estimate:
                                              "md.from_analysis); where they are none, their unit says so"))
 
 
+@runtime_checkable
 @runtime_checkable
 class Observable(Protocol):
     """What `md.average` averages: small frozen settings."""

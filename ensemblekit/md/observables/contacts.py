@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Any
 
@@ -22,9 +22,9 @@ from ensemblekit.md.observables.groups import (
     square,
     triangle,
 )
-from ensemblekit.md.superpose import frames_of
 from ensemblekit.md.system import AsStored, Gather, System
 from ensemblekit.md.updating import Updating, updating_selection
+from ensemblekit.md.whole import frames_of
 from ensemblekit.source import Block
 
 HEAVY = "protein and not name H* 1H* 2H* 3H*"
@@ -126,6 +126,7 @@ class NativeContacts(SameAtoms):
     """"soft", "hard" or "radius"."""
     beta: float = 5.0
     """Of "soft", per angstrom."""
+    _: KW_ONLY
     lambda_: float = 1.8
     """Of "soft": how far a contact may stretch; 1.8 for all atoms, 1.5 for one bead a residue."""
     separation: int = 3
@@ -258,7 +259,7 @@ def _varying_contacts(a: Updating, b: Updating, radius: float, periodic: bool, b
 def _map(gather: Gather, a: np.ndarray, b: np.ndarray, row: np.ndarray, column: np.ndarray, shape: tuple[int, int],
          half: np.ndarray | None, radius: float, periodic: bool, block: Block) -> np.ndarray:
     positions, index = gather(block)
-    maps = contact_maps(positions, index[a], index[b], row, column, shape, radius, boxes_of(block, periodic))
+    maps = contact_maps(positions, index[a], index[b], row, column, shape, radius=radius, boxes=boxes_of(block, periodic))
     maps = maps.reshape(len(maps), -1)
     return maps if half is None else np.take(maps, half, axis=1)
 
@@ -268,7 +269,7 @@ def _oblong(shape: tuple[int, int], values: np.ndarray, other: float, elements: 
 
 
 def contact_maps(positions: np.ndarray, a: np.ndarray, b: np.ndarray, row: np.ndarray, column: np.ndarray,
-                 shape: tuple[int, int], radius: float, boxes: np.ndarray) -> np.ndarray:
+                 shape: tuple[int, int], *, radius: float, boxes: np.ndarray) -> np.ndarray:
     """True in (n, rows, columns) where an atom of a in group `row` lies within `radius` of another of b in group `column`.
 
     NaN, and numbers else, where a frame has a coordinate that is none.

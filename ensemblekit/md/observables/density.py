@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
@@ -38,6 +38,7 @@ class DensityProfile:
     centre: str | None = None
     """Atoms whose centre of mass, found on the circle that the periodic axis is, becomes the origin: the bilayer. None: the
     corner of the box."""
+    _: KW_ONLY
     updating: bool = False
     """Choose the atoms, those of `centre` too, anew in every frame."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Any
 
@@ -58,6 +58,7 @@ class Dihedral:
     """Of the atoms of a group: "mass" for the centre of mass, None for the plain centre."""
     periodic: bool = True
     """Along nearest images where the frames have a box."""
+    _: KW_ONLY
     updating: bool = False
     """Choose the atoms of the groups anew in every frame."""
 

@@ -20,8 +20,6 @@ COULOMB = 14.399645478425668
 """e^2 / (4 pi epsilon_0), in eV angstrom (CODATA 2018)."""
 BOLTZMANN = 8.617333262e-5
 """eV / K (SI 2019)."""
-DEBYE = 4.803204712570263
-"""1 e angstrom in debye."""
 NEUTRAL = 1e-3
 """Charge, in e, that rounding in topology files leaves to a neutral molecule."""
 XYZ = {"component": (np.array(["x", "y", "z"]), "")}

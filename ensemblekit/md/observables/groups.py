@@ -11,10 +11,11 @@ import numpy as np
 
 from ensemblekit.errors import InputError
 from ensemblekit.files import check_input
+from ensemblekit.foreign import HasAtoms
 from ensemblekit.intake import as_array
-from ensemblekit.md.superpose import frames_of
 from ensemblekit.md.system import AsStored, Gather, System
 from ensemblekit.md.updating import VaryingPoints, varying_points
+from ensemblekit.md.whole import frames_of
 from ensemblekit.source import Block
 from ensemblekit.source_cuts import WHOLE
 
@@ -138,7 +139,7 @@ def reference_positions(system: System, reference: object, select: str, atoms: n
     if reference is None or isinstance(reference, int | np.integer):
         return gathered(AsStored(atoms) if as_it_is else system.assembled(atoms),
                         one_frame(system, 0 if reference is None else int(reference)))
-    if isinstance(reference, str | os.PathLike) or hasattr(reference, "atoms"):
+    if isinstance(reference, str | os.PathLike | HasAtoms):
         found = _of_structure(reference, select, len(atoms))
     else:
         found = as_array(reference, "the reference", kinds="biuf", dtype=np.float64, named_axes=True)

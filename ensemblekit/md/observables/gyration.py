@@ -11,9 +11,9 @@ from ensemblekit.averaging.estimate import Estimate
 from ensemblekit.averaging.scalar_mean import scalar_estimate
 from ensemblekit.md.observables.base import Mean, Measurement, OfMean, OfSeries, Reading
 from ensemblekit.md.observables.groups import check_weights_word, shares_by
-from ensemblekit.md.superpose import frames_of
 from ensemblekit.md.system import Gather, System
 from ensemblekit.md.updating import Updating, updating_selection
+from ensemblekit.md.whole import frames_of
 from ensemblekit.source import Block
 
 AXES = ("x", "y", "z")
@@ -94,7 +94,7 @@ def _columns(k: int | slice, values: np.ndarray) -> np.ndarray:
 def _column(k: int, reading: Reading) -> Estimate:
     """The radius or one of its six components, from their series (n, 7)."""
     return scalar_estimate(reading.values[:, k], reading.weights, reading.times, reading.equilibration, reading.confidence,
-                           "Angstrom", "ps")
+                           "Angstrom", time_unit="ps")
 
 
 def _squares(gather: Gather, shares: np.ndarray, block: Block) -> np.ndarray:

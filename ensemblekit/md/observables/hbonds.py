@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Any
 
@@ -42,6 +42,7 @@ class HydrogenBonds:
     """Donor to acceptor, in angstrom."""
     angle: float = 150.0
     """At the hydrogen, in degrees."""
+    _: KW_ONLY
     updating: bool = False
     """Choose the atoms of `between` anew in every frame: ("protein", "resname SOL and around 5 protein")."""
 

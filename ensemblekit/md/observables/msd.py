@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,7 @@ class MSD(SameAtoms):
     """Lags of the straight line, in ps; None: from a tenth to half of the longest lag."""
     temperature: float | None = None
     """In K, for the finite-size correction."""
+    _: KW_ONLY
     viscosity: float | None = None
     """Of the simulated solvent, in mPa s, for the finite-size correction."""
 
@@ -219,7 +220,7 @@ class _Displacements:
         if len(lags) < 2:
             raise InputError(f"MSD(fit=({low:g}, {high:g})) holds {len(lags)} lags; a line needs 2 or more. They are "
                              f"{times[1]:g} {unit} apart and end at {times[-1]:g}")
-        line = slope_of(by_group, sizes, times, lags, n, d, self.independent)
+        line = slope_of(by_group, sizes, times, lags, n, d, independent=self.independent)
 
         def estimate(value: float, stderr: float, doubts: list[str], converged: bool, **more: Any) -> Estimate:
             n_eff = 2 / d * (line.slope / line.stderr) ** 2 if line.stderr > 0 else math.nan

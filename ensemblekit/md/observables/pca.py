@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -52,6 +52,7 @@ class PCA(SameAtoms):
     """Where the first superposition goes: the first frame, or what md.RMSD takes."""
     rounds: int | None = 1
     """Mean structures made, each from the last; None: until it settles."""
+    _: KW_ONLY
     route: Literal["auto", "covariance", "gram"] = "auto"
     """Decompose the covariance of the coordinates, or (fewer frames than coordinates) the inner products of the frames."""
 
@@ -164,7 +165,7 @@ def decompose(system: System, settings: PCA) -> tuple[Gather, PrincipalComponent
         raise InputError(f'route is "auto", "covariance" or "gram"; got {settings.route!r}')
     atoms = system.select(settings.select)
     gather, found, same = fitted_mean(system, atoms, settings.select, settings.fit, settings.weights, settings.reference,
-                                      settings.rounds, "PCA")
+                                      rounds=settings.rounds, why="PCA")
     p, n = 3 * len(atoms), system.n_frames
     route = settings.route if settings.route != "auto" else "gram" if n < p else "covariance"
     side = p if route == "covariance" else n

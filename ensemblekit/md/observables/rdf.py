@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Any
 
@@ -49,6 +49,7 @@ class RDF:
     pairs with itself."""
     density: str = "1/<V>"
     """"1/<V>" as in MDAnalysis, "<1/V>" as in mdtraj; they differ where the box breathes (NPT)."""
+    _: KW_ONLY
     norm: str = "rdf"
     """"rdf": g(r). "density": atoms of b per cubic angstrom at r from one of a. "none": pairs per frame. The last two need
     no box."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import weakref
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -51,6 +52,7 @@ class RMSF(SameAtoms):
     corrected: bool = True
     """Put back what the mean position takes away from a run of finite length, correlation counted (a factor n_eff /
     (n_eff - 1) or so on the mean square). False: as other programs have it."""
+    _: KW_ONLY
     level: Literal["atom", "residue"] = "atom"
     """"residue": the root of the mean of its selected atoms' mean squares, weighted by mass where known."""
 
@@ -60,8 +62,8 @@ class RMSF(SameAtoms):
         if self.rounds is not None and (isinstance(self.rounds, bool) or not isinstance(self.rounds, int) or self.rounds < 1):
             raise InputError(f"rounds is a whole number above 0, or None to go on until it settles; got {self.rounds!r}")
         atoms = system.select(self.select)
-        gather, found, same = fitted_mean(system, atoms, self.select, self.fit, self.weights, self.reference, self.rounds,
-                                          "RMSF")
+        gather, found, same = fitted_mean(system, atoms, self.select, self.fit, self.weights, self.reference,
+                                          rounds=self.rounds, why="RMSF")
         which, resids = residues_of(system, atoms)
         groups = None
         if self.level == "residue":
@@ -71,7 +73,7 @@ class RMSF(SameAtoms):
             groups = (which, mass)
         coords: Coords = {"residue": (resids if groups else resids[which], "")}
         statistics: dict[str, Reducer] = {MOMENTS: Moments()}
-        settings = (groups, self.corrected, n_runs(system))
+        settings = (groups, self.corrected, SharesKept(n_runs(system)))
         return Measurement(partial(moved_atoms, gather, found.fit, same, found.mean), {
             "": OfStates(partial(fluctuation, "rmsf", *settings), statistics, "Angstrom", coords, (0.0, None), spread=True),
             "bfactor": OfStates(partial(fluctuation, "bfactor", *settings), statistics, "Angstrom2", coords, (0.0, None),
@@ -79,7 +81,7 @@ class RMSF(SameAtoms):
 
 
 def fitted_mean(system: System, atoms: np.ndarray, select: str, fit: str | Literal[False] | None, weights: str | None,
-                reference: object, rounds: int | None, why: str) -> tuple[Gather, MeanStructure, bool]:
+                reference: object, *, rounds: int | None, why: str) -> tuple[Gather, MeanStructure, bool]:
     """The mean structure of atoms for a superposition; what gathers the fitted atoms and then them; whether they are one."""
     if fit is False:
         fitted, start, shares, same = np.zeros(0, np.int64), np.zeros((0, 3)), None, False
@@ -121,10 +123,29 @@ def several(system: System) -> bool:
 Groups = tuple[np.ndarray, np.ndarray] | None
 
 
-def fluctuation(kind: Literal["rmsf", "bfactor"], groups: Groups, corrected: bool, runs: int, reading: Reading) -> Estimate:
-    """The root mean square fluctuation of atoms (or of `groups` of them), or their B-factors, of one run of `runs`."""
+class SharesKept:
+    """What a run of finite length leaves of each variance, worked out once for the quantities of a run.
+
+    runs: about whose common mean the variances are.
+    """
+
+    def __init__(self, runs: int):
+        self.runs = runs
+        self._of: weakref.ref[RunStates] | None = None
+        self._found: tuple[np.ndarray, np.ndarray] | None = None
+
+    def of(self, run: RunStates) -> tuple[np.ndarray, np.ndarray]:
+        """Of each coordinate (atoms, 3), 1 where it is too short to tell; and the variances."""
+        if self._found is None or self._of is None or self._of() is not run:
+            self._of, self._found = weakref.ref(run), _share_kept(run, self.runs)
+        return self._found
+
+
+def fluctuation(kind: Literal["rmsf", "bfactor"], groups: Groups, corrected: bool, shares: SharesKept,
+                reading: Reading) -> Estimate:
+    """The root mean square fluctuation of atoms (or of `groups` of them), or their B-factors, of one run of several."""
     run = reading.run
-    share, variance = _share_kept(run, runs)
+    share, variance = shares.of(run)
     independent = stretches(kept_together(share, variance))
     if groups is not None:
         which, mass = groups
@@ -133,7 +154,7 @@ def fluctuation(kind: Literal["rmsf", "bfactor"], groups: Groups, corrected: boo
             independent = np.bincount(which, moved) / np.bincount(which, moved / independent)
     divisor = share if corrected else np.ones_like(share)
     function, degree = (_root, 2) if kind == "rmsf" else (_b_factor, 1)
-    return run.estimate(MOMENTS, partial(function, groups, divisor, runs > 1), confidence=reading.confidence,
+    return run.estimate(MOMENTS, partial(function, groups, divisor, shares.runs > 1), confidence=reading.confidence,
                         independent=independent, degree=degree)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -37,6 +37,7 @@ class SASA:
     elements: Any = None
     """Symbols, for atoms of which the topology does not say them: by name, {"BB": "C"}, one an atom, or "names" for the
     first letter of each name."""
+    _: KW_ONLY
     radii: Any = None
     """In angstrom, instead of those of elements: by name, {"BB": 2.6}, or one an atom."""
 

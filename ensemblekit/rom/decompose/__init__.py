@@ -17,9 +17,11 @@ from numpy.typing import ArrayLike
 from ensemblekit.averaging.run import Progress
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError
+from ensemblekit.foreign import AnyArray
 from ensemblekit.intake import as_array
-from ensemblekit.intake_labels import is_labelled
+from ensemblekit.intake_labels import is_dataset, is_labelled
 from ensemblekit.intake_tables import is_table
+from ensemblekit.provenance import Provenance, files_of, given
 from ensemblekit.rom.basis import Basis, warn_of_split_pair
 from ensemblekit.rom.decompose.covariance import Covariance
 from ensemblekit.rom.decompose.gaps import GapsError, gappy, gaps_in_words, without_constant_gaps
@@ -34,7 +36,7 @@ from ensemblekit.rom.decompose.tsqr import Tsqr
 from ensemblekit.rom.product import GivenProduct
 from ensemblekit.rom.rank import Rule, as_bytes
 from ensemblekit.rom.read import as_snapshots
-from ensemblekit.source import SnapshotSource, as_source
+from ensemblekit.source import BaseSource, DescribedSource, SnapshotSource, as_source
 from ensemblekit.source_clock import uneven_steps
 from ensemblekit.source_labelled import labelled_source, weighted_labelled
 from ensemblekit.source_views import weighted_by
@@ -91,6 +93,7 @@ def pod(source: Snapshots, rank: int | str | None = None, *, energy: float | Non
         InputError: no snapshots, a single one, all the same, NaN or infinity, a bad rank, rule, weight or shape.
         ReadOnceError: a route that reads twice was asked for with a source that is read once.
     """
+    settings, files = given(pod, locals(), "source", "engine", "progress"), files_of(source)
     source, weights, log_weights = _labelled(source, weights, log_weights, time)
     problem = _problem(source, snapshot_axis, inner_product, scale, center, weights, log_weights)
     if missing not in ("raise", "gappy"):
@@ -102,7 +105,8 @@ def pod(source: Snapshots, rank: int | str | None = None, *, energy: float | Non
     basis = decomposed(_loaded(task), missing)
     _warn_of_wide(source, snapshot_axis)
     warn_of_split_pair(basis)
-    return _with_notes(basis, problem, rule)
+    files += files_of({part.name: part.source for part in problem.parts})
+    return replace(_with_notes(basis, problem, rule), provenance=Provenance.now(files, settings))
 
 
 def plan(source: Snapshots, rank: int | str | None = None, *, energy: float | None = None, tolerance: float | None = None,
@@ -185,10 +189,11 @@ def _problem(source: Snapshots, snapshot_axis: int | None, inner_product: GivenP
 def _labelled(source: Any, weights: Any, log_weights: Any, time: str | None) -> tuple[Any, Any, Any]:
     """Arrays with labels and files as a source, and the weights (or their logarithms) that are still to be put on it."""
     name = weights if isinstance(weights, str) and weights != "time" else None
-    if is_labelled(source):
-        if name is not None and name not in (*source.coords, *getattr(source, "data_vars", ())):
+    if not isinstance(source, BaseSource) and is_labelled(source):
+        variables = tuple(source.data_vars) if is_dataset(source) else ()
+        if name is not None and name not in (*source.coords, *variables):
             raise InputError(f"weights={name!r} names no variable; there are {sorted(map(str, (*source.coords,)))}"
-                             f"{sorted(map(str, getattr(source, 'data_vars', ())))}")
+                             f"{sorted(map(str, variables))}")
         if name is not None and len(source[name].dims) != 1:
             return labelled_source(source, time, area=name), None, None
         if weights is not None or log_weights is not None:
@@ -207,7 +212,7 @@ def _labelled(source: Any, weights: Any, log_weights: Any, time: str | None) -> 
 
 
 def _weighted(source: Snapshots, snapshot_axis: int | None, weights: ArrayLike | None,
-              log_weights: ArrayLike | None) -> SnapshotSource:
+              log_weights: ArrayLike | None) -> DescribedSource:
     """The snapshots of one run with these weights."""
     if snapshot_axis and not isinstance(source, SnapshotSource | Mapping):
         source = np.moveaxis(as_array(source, "snapshots", named_axes=True), snapshot_axis, 0)
@@ -218,11 +223,12 @@ def _weighted(source: Snapshots, snapshot_axis: int | None, weights: ArrayLike |
 
 def _warn_of_wide(x: object, axis: int | None) -> None:
     """Warn of a bare matrix that looks as if its snapshots were columns."""
-    if is_labelled(x) or is_table(x):       # which axis is that of the snapshots is said by its name
+    # a source has them in order, and of what names its axes or columns it is said
+    if isinstance(x, SnapshotSource) or is_labelled(x) or is_table(x):
         return
-    shape: tuple[int, ...] = tuple(getattr(x, "shape", ()))
-    if axis is None and not isinstance(x, SnapshotSource) and len(shape) == 2 and shape[0] > shape[1]:
-        warnings.warn(f"an array of shape {tuple(shape)} was taken as {shape[0]} snapshots of {shape[1]} numbers. If its "
+    shape: tuple[int, ...] = tuple(x.shape) if isinstance(x, AnyArray) else ()
+    if axis is None and len(shape) == 2 and shape[0] > shape[1]:
+        warnings.warn(f"an array of shape {shape} was taken as {shape[0]} snapshots of {shape[1]} numbers. If its "
                       "columns are the snapshots, pass snapshot_axis=1; snapshot_axis=0 says that its rows are, and "
                       "silences this", UserWarning, stacklevel=3)
 

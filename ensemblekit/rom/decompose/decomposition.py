@@ -11,7 +11,7 @@ import numpy as np
 
 from ensemblekit.errors import InputError
 from ensemblekit.rom.basis import Basis
-from ensemblekit.rom.decompose.problem import FieldProblem, Problem
+from ensemblekit.rom.decompose.problem import FieldProblem, Problem, runs_of
 from ensemblekit.rom.decompose.slabs import SINGLE
 from ensemblekit.rom.product import InnerProduct
 from ensemblekit.scaling import ldexp
@@ -132,6 +132,7 @@ def to_basis(held: Problem, found: Decomposition, passes: int) -> Basis:
     if left is None:
         left = np.clip(found.energy - (np.abs(coefficients) ** 2).sum(1), 0, None)
     single = len(problem.parts) == 1
+    run_lengths, run_times, run_unit = runs_of(problem.parts[0].source)
     shape = problem.parts[0].field.shape if single else (problem.size,)
     basis = Basis(
         modes=(modes[0] if single else np.concatenate(modes, axis=1)).reshape(k, *shape),
@@ -141,8 +142,8 @@ def to_basis(held: Problem, found: Decomposition, passes: int) -> Basis:
         total_energy=ldexp(total, 2 * found.power), fields={part.name: part.field for part in problem.parts},
         inner_product=_inner_product(problem),
         scale={part.name: part.scale for part in problem.parts} if any(part.scale != 1 for part in problem.parts) else {},
-        times=problem.times, time_unit=problem.time_unit, mesh=problem.mesh, mask=_mask(problem, shape),
-        labels=problem.labels,
+        times=problem.times, time_unit=problem.time_unit or run_unit, mesh=problem.mesh, mask=_mask(problem, shape),
+        labels=problem.labels, run_lengths=run_lengths, run_times=run_times,
         error_per_snapshot=np.sqrt(left / (total / n)) if total else np.zeros(n), weights=problem.weights,
         spectrum=ldexp(found.spectrum, found.power), spectrum_complete=found.complete, floor=found.floor, method=found.method,
         passes=passes, residual=ldexp(found.residual, 2 * found.power),

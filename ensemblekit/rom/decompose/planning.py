@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
-from ensemblekit.engine import Engine, Threads, cores
+from ensemblekit.engine import Engine, Processes, Threads, cores
 from ensemblekit.errors import InputError, ReadOnceError
 from ensemblekit.results import Result
 from ensemblekit.rom.decompose.problem import Problem
@@ -152,7 +152,9 @@ def refusal_of_rows(problem: Problem) -> str | None:
 def workers_of(engine: Engine | None) -> int:
     """Pieces that an engine works on at a time."""
     engine = engine or Threads()
-    return int(getattr(engine, "n", None) or (cores() if isinstance(engine, Threads) else 1))
+    if isinstance(engine, Threads):
+        return engine.n or cores()
+    return (engine.n or 1) if isinstance(engine, Processes) else 1
 
 
 def page_cache() -> float:

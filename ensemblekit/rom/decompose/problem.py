@@ -14,16 +14,24 @@ from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError, UnknownFieldError
 from ensemblekit.intake import as_array, bare, in_unit, unit_of
-from ensemblekit.intake_labels import Labels, aligned, is_dataset, is_labelled, labels_of
+from ensemblekit.intake_labels import Labels, aligned, is_dataset, is_labelled
 from ensemblekit.intake_tables import is_table
+from ensemblekit.rom.decompose.inner_products import check_sparse, place_of, products_of
 from ensemblekit.rom.decompose.units import OutOfRange, Unit
-from ensemblekit.rom.grid import areas_of, grid_of
-from ensemblekit.rom.mesh import inner_product as volumes_of
-from ensemblekit.rom.mesh import mesh_of
-from ensemblekit.rom.product import GivenProduct, SparseMatrix, element_weights, is_sparse, without_missing
+from ensemblekit.rom.product import GivenProduct, element_weights, is_sparse, without_missing
 from ensemblekit.rom.readers.reader import bookkeeping
 from ensemblekit.scaling import ldexp, power_of_two
-from ensemblekit.source import ArraySource, Field, ReplicaSet, SnapshotSource, StackedSource, as_source
+from ensemblekit.source import (
+    ArraySource,
+    BaseSource,
+    DescribedSource,
+    Field,
+    ReplicaSet,
+    SnapshotSource,
+    StackedSource,
+    as_source,
+    described,
+)
 from ensemblekit.source_views import in_ordinary_weights
 
 TINY = float(np.finfo(np.float64).tiny)
@@ -42,7 +50,7 @@ class FieldProblem:
     name: str
     key: str
     """Its name in the source."""
-    source: SnapshotSource
+    source: DescribedSource
     field: Field
     product: Any
     """None, weights or a sparse matrix, as it is kept in the basis."""
@@ -195,7 +203,8 @@ class Problem:
 
 def problem_of(x: Snapshots, snapshot_axis: int | None, inner_product: GivenProduct, scale: Scale, center: Center) -> Problem:
     """Check what came and put it into one form; nothing is read yet but a first snapshot where it is the centre."""
-    sources = {name: (in_ordinary_weights(source), key) for name, (source, key) in _sources(x, snapshot_axis).items()}
+    sources = {name: (source if source.weights is None else in_ordinary_weights(source), key)
+               for name, (source, key) in _sources(x, snapshot_axis).items()}
     first = next(iter(sources.values()))[0]
     lengths = {name: None if s.lengths is None else sum(s.lengths) for name, (s, _) in sources.items()}
     if len(set(lengths.values())) > 1:
@@ -211,7 +220,7 @@ def problem_of(x: Snapshots, snapshot_axis: int | None, inner_product: GivenProd
     for name, (source, key) in sources.items():
         if source.fields[key].dtype.kind == "b" or source.fields[key].size == 0:
             raise InputError(f"field {name!r} holds {source.fields[key].dtype}; pod takes numbers")
-    weights = _weights(first, n)
+    weights = _weights(first)
     products, masks, notes = products_of(sources, inner_product)
     scales = _scales(scale, list(sources))
     parts = []
@@ -229,21 +238,21 @@ def problem_of(x: Snapshots, snapshot_axis: int | None, inner_product: GivenProd
             assert weights_of is not None
             roots = np.sqrt(weights_of)
         elif is_sparse(product):
-            _check_sparse(product, field)
+            check_sparse(product, field)
             product_power = power_of_two(product.diagonal().max()) // 2
         shift = _shift(center, word, name, source, key, len(sources))
         parts.append(FieldProblem(name, key, source, field, product, roots, shift,
                                   scales.get(name, 1.0) if isinstance(scales, dict) else 1.0, masks[name],
                                   product_power=product_power))
-    return Problem(tuple(parts), n, weights, times_of(first), first.time_unit, _mesh(first), word,
+    return Problem(tuple(parts), n, weights, times_of(first), first.time_unit, place_of(first), word,
                    scales if isinstance(scales, str) else None, notes, _labels(sources))
 
 
-def _labels(sources: Mapping[str, tuple[SnapshotSource, str]]) -> Labels | None:
+def _labels(sources: Mapping[str, tuple[DescribedSource, str]]) -> Labels | None:
     """The labels of all fields, by the names that they have here; None where they came with none."""
     labels: Labels | None = None
     for name, (source, key) in sources.items():
-        one = labels_of(source)
+        one = source.labels
         if one is None:
             continue
         one = one.only([key]).renamed(key, name)
@@ -253,15 +262,15 @@ def _labels(sources: Mapping[str, tuple[SnapshotSource, str]]) -> Labels | None:
     return labels
 
 
-def _sources(x: Snapshots, snapshot_axis: int | None) -> dict[str, tuple[SnapshotSource, str]]:
+def _sources(x: Snapshots, snapshot_axis: int | None) -> dict[str, tuple[DescribedSource, str]]:
     """Name -> (source, its name there)."""
-    labelled: Any = x if is_labelled(x) and snapshot_axis is None else None
+    labelled: Any = x if not isinstance(x, BaseSource) and is_labelled(x) and snapshot_axis is None else None
     if labelled is not None and (is_dataset(labelled) or labelled.ndim > 1):
         x = as_source(labelled)
     if isinstance(x, SnapshotSource) and not isinstance(x, Mapping):
         if snapshot_axis not in (None, 0):
             raise InputError("snapshot_axis is for arrays; a source has its snapshots in order of time")
-        source: SnapshotSource = x.stacked() if isinstance(x, ReplicaSet) else x
+        source: DescribedSource = x.stacked() if isinstance(x, ReplicaSet) else described(x)
         if not source.fields:
             raise InputError("the source has no fields")
         flow = [name for name, field in source.fields.items() if not bookkeeping(name, field.dtype)]
@@ -269,7 +278,7 @@ def _sources(x: Snapshots, snapshot_axis: int | None) -> dict[str, tuple[Snapsho
     if isinstance(x, Mapping):
         if not x:
             raise InputError('no fields: pass one array, or a mapping such as {"U": U, "p": p}')
-        found: dict[str, tuple[SnapshotSource, str]] = {}
+        found: dict[str, tuple[DescribedSource, str]] = {}
         for name, values in x.items():
             one = _sources(values, None) if isinstance(values, SnapshotSource) else {
                 "values": (as_source(_turned(values, snapshot_axis)), "values")}
@@ -301,154 +310,40 @@ def _turned(x: Any, axis: int | None) -> Any:
     return np.moveaxis(as_array(values, "snapshots"), axis, 0)
 
 
-def times_of(source: SnapshotSource) -> np.ndarray | None:
+def times_of(source: DescribedSource) -> np.ndarray | None:
     """Times of the snapshots where the source has them at hand."""
     if isinstance(source, StackedSource):
         parts = [times_of(run) for run in source.runs] if source.joined else [None]
         return None if any(part is None for part in parts) else np.concatenate([p for p in parts if p is not None])
-    times = getattr(source, "times", None)
-    times = times() if callable(times) else times
-    if times is None:
+    if source.times is None:
         return None
-    times = np.asarray(times, np.float64)
+    times = np.asarray(source.times, np.float64)
     return None if len(times) and np.isnan(times).all() else times
 
 
-def _weights(source: SnapshotSource, n: int | None) -> np.ndarray | None:
-    if isinstance(source, StackedSource):
-        parts = [_weights(run, None) for run in source.runs]
-        if all(part is None for part in parts):
-            return None
-        weights = np.concatenate([np.ones(sum(run.lengths or ())) if part is None else part
-                                  for run, part in zip(source.runs, parts, strict=True)])
-    else:
-        found = getattr(source, "weights", None)
-        found = found() if callable(found) else found
-        if found is None:
-            return None
-        weights = np.asarray(found, np.float64)
-    if n is None:
-        return weights
+def runs_of(source: DescribedSource) -> tuple[tuple[int, ...], np.ndarray | None, str]:
+    """Lengths of independent runs that are put one after the other, their times and the unit of those; () of a single run."""
+    if not isinstance(source, StackedSource) or source.joined:
+        return (), None, ""
+    parts = [times_of(run) for run in source.runs]
+    known = [part for part in parts if part is not None]
+    times = np.concatenate(known) if len(known) == len(parts) else None
+    return tuple(sum(run.lengths or ()) for run in source.runs), times, source.runs[0].time_unit
+
+
+def _weights(source: DescribedSource) -> np.ndarray | None:
+    if source.weights is None:
+        return None
+    weights = np.asarray(source.weights, np.float64)
     if weights.sum() <= 0:
         raise InputError("all statistical weights are zero")
     return weights * (len(weights) / weights.sum())
 
 
-def sum_of_weights(source: SnapshotSource) -> float:
+def sum_of_weights(source: DescribedSource) -> float:
     """That of the statistical weights of a source that has some, as it has them."""
-    weights = _weights(source, None)
-    assert weights is not None
-    return float(weights.sum())
-
-
-def _mesh(source: SnapshotSource) -> Any:
-    if isinstance(source, StackedSource):
-        return _mesh(source.runs[0])
-    mesh = mesh_of(source)          # of a store, a stored field, files
-    if mesh is None:
-        mesh = getattr(source, "mesh", None)
-    labels = labels_of(source)
-    if mesh is None and labels is not None:
-        return grid_of(labels, tuple(source.fields))
-    return mesh() if callable(mesh) else mesh
-
-
-def products_of(sources: Mapping[str, tuple[SnapshotSource, str]],
-              given: GivenProduct) -> tuple[dict[str, Any], dict[str, np.ndarray | None], tuple[str, ...]]:
-    """The inner product of each field, a mask where the mesh gives some cells no volume, and what was chosen, in words."""
-    masks: dict[str, np.ndarray | None] = dict.fromkeys(sources)
-    if isinstance(given, str):
-        if given != "auto":
-            return _named_product(sources, given), masks, ()
-        products: dict[str, Any] = {}
-        said = set()
-        areas: dict[str, None] = {}
-        unsaid: list[str] = []
-        for name, (source, key) in sources.items():
-            labels, shape = labels_of(source), source.fields[key].shape
-            product: np.ndarray | None = None
-            known = None if labels is None else areas_of(labels, key, shape)
-            if known is not None:
-                product, areas[known[1]] = known[0], None
-            elif _mesh(source) is not None and (product := volumes_of(source, key)) is not None:
-                mesh = _mesh(source)
-                if (product > 0).any():
-                    said.add("cell " + getattr(mesh, "measure", "volume") + "s" if mesh.where(key, shape) == "cell" else
-                             "dual " + getattr(mesh, "measure", "volume") + "s")
-            if product is not None:
-                product, masks[name] = _positive(np.array(product, np.float64), shape)
-            products[name] = product
-            if product is None and labels is not None:
-                unsaid.append(name)
-        chosen = [*(f"{' and '.join(sorted(said))} of the mesh" for _ in range(bool(said))), *areas]
-        notes = [f"inner product: {' and '.join(chosen)} (inner_product=None for none)"] if chosen else []
-        if unsaid:
-            notes.append(f"inner product: none for {', '.join(unsaid)}: no areas of cells, no latitudes, no lengths came with "
-                         "the snapshots, and each number counts alike")
-        return products, masks, tuple(notes)
-    if isinstance(given, Mapping):
-        for name in given:
-            if name not in sources:
-                raise UnknownFieldError(name, sources)
-        return {name: _as_product(aligned(given.get(name), labels_of(source), key, "inner_product"))
-                for name, (source, key) in sources.items()}, masks, ()
-    return {name: _as_product(aligned(given, labels_of(source), key, "inner_product"))
-            for name, (source, key) in sources.items()}, masks, ()
-
-
-def _positive(product: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Weights, the least of them in the place of those of 0, and which numbers (size,) count; None: none, or all of them.
-
-    What has no volume carries no energy: boundary cells of a lower dimension, a pole.
-    """
-    empty = product <= 0
-    if empty.all():
-        return None, None
-    if not empty.any():
-        return product, None
-    wide = empty.reshape(empty.shape + (1,) * (len(shape) - empty.ndim))
-    product[empty] = product[~empty].min()
-    return product, ~np.broadcast_to(wide, shape).ravel()
-
-
-def _named_product(sources: Mapping[str, tuple[SnapshotSource, str]], given: str) -> dict[str, Any]:
-    """The inner product of a variable that came with the snapshots. Raises InputError where there is none of that name."""
-    products: dict[str, Any] = {}
-    for name, (source, key) in sources.items():
-        labels = labels_of(source)
-        along = {} if labels is None else labels.along(labels.dims.get(key, ()))
-        if given not in along or labels is None:
-            known = f" (here {', '.join(along)})" if along else ""
-            raise InputError('inner_product is "auto", None, weights, a sparse mass matrix or the name of a variable that came '
-                             f"with the snapshots{known}; got {given!r}")
-        areas = areas_of(replace(labels, areas={key: given}), key, source.fields[key].shape)
-        products[name] = None if areas is None else areas[0]
-    return products
-
-
-def _as_product(product: ArrayLike | SparseMatrix | None) -> Any:
-    if product is None:
-        return None
-    if is_sparse(product):
-        return product.tocsr()
-    try:
-        return as_array(product, "inner_product", kinds="biuf", dtype=np.float64, named_axes=True)
-    except InputError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise InputError(f'inner_product is "auto", None, weights or a sparse mass matrix; got {product!r}') from error
-
-
-def _check_sparse(matrix: SparseMatrix, field: Field) -> None:
-    rows, columns = matrix.shape
-    if rows != columns or rows == 0 or field.size % rows or (rows != field.size and rows != field.shape[0]):
-        raise InputError(f"a mass matrix is square, one row for each of the field's {field.size} numbers (or for each of its "
-                         f"first axis); got {matrix.shape}")
-    diagonal = matrix.diagonal()
-    if not np.isfinite(matrix.data).all() or (diagonal <= 0).any():
-        raise InputError("a mass matrix is positive definite: finite, with a positive diagonal")
-    if abs(matrix - matrix.T).max() > 1e-10 * abs(matrix).max():
-        raise InputError("a mass matrix is symmetric")
+    assert source.weights is not None
+    return float(np.asarray(source.weights, np.float64).sum())
 
 
 def _scales(scale: Scale, names: list[str]) -> dict[str, float] | str | None:
@@ -471,7 +366,7 @@ def _scales(scale: Scale, names: list[str]) -> dict[str, float] | str | None:
     return {name: float(x) for name, x in scale.items()}
 
 
-def _shift(center: Center, word: str, name: str, source: SnapshotSource, key: str, count: int) -> np.ndarray | None:
+def _shift(center: Center, word: str, name: str, source: DescribedSource, key: str, count: int) -> np.ndarray | None:
     field = source.fields[key]
     if word == "mean":
         return None
@@ -486,7 +381,7 @@ def _shift(center: Center, word: str, name: str, source: SnapshotSource, key: st
         given = center[name]
     elif count > 1:
         raise InputError("with several fields, center is a mapping of field to what is subtracted")
-    given = in_unit(aligned(given, labels_of(source), key, "center"), field.unit, "center")
+    given = in_unit(aligned(given, source.labels, key, "center"), field.unit, "center")
     values = as_array(given, "center", named_axes=True)
     if values.shape != field.shape or values.dtype.kind not in "iufc" or not np.isfinite(values).all():
         raise InputError(f"center has the shape of a snapshot of {name!r}, {field.shape}, and finite numbers; "
@@ -494,7 +389,7 @@ def _shift(center: Center, word: str, name: str, source: SnapshotSource, key: st
     return values.astype(np.result_type(values.dtype, np.float64)).ravel()
 
 
-def first_snapshot(source: SnapshotSource, key: str) -> np.ndarray:
+def first_snapshot(source: DescribedSource, key: str) -> np.ndarray:
     """The first snapshot, flattened, in double precision."""
     if source.access == "once":
         raise InputError('center="first" reads the first snapshot beforehand, which a source read once does not allow')
@@ -502,7 +397,7 @@ def first_snapshot(source: SnapshotSource, key: str) -> np.ndarray:
     return values.astype(np.result_type(values.dtype, np.float64))
 
 
-def snapshot_at(source: SnapshotSource, key: str, index: int) -> np.ndarray:
+def snapshot_at(source: DescribedSource, key: str, index: int) -> np.ndarray:
     """A copy of one snapshot of a field, flattened."""
     for piece in source.window(index, index + 1).pieces([key], "time", False, 64 << 20):
         for block in piece.blocks():

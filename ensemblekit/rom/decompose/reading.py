@@ -14,7 +14,7 @@ from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError
 from ensemblekit.rom.decompose.problem import Problem
 from ensemblekit.rom.decompose.task import Task
-from ensemblekit.source import ArraySource, SnapshotSource
+from ensemblekit.source import ArraySource, DescribedSource
 
 
 def rows_of(task: Task) -> Iterator[tuple[dict[str, np.ndarray], Any, Any]]:
@@ -54,7 +54,7 @@ def side_by_side(fields: Mapping[str, tuple[Any, str]], limit: int) -> Iterator[
         yield {name: joined[name] for name in fields}, *first
 
 
-def _blocks(source: SnapshotSource, keys: Mapping[str, str], limit: int) -> Iterator[tuple[dict[str, np.ndarray], Any, Any]]:
+def _blocks(source: DescribedSource, keys: Mapping[str, str], limit: int) -> Iterator[tuple[dict[str, np.ndarray], Any, Any]]:
     for piece in source.pieces(list(dict.fromkeys(keys.values())), "time", False, limit):
         for block in piece.blocks():
             if len(block):

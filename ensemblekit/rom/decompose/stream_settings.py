@@ -13,11 +13,11 @@ from numpy.typing import ArrayLike, DTypeLike
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, UnknownFieldError
 from ensemblekit.intake import as_array
-from ensemblekit.rom.decompose.problem import products_of
+from ensemblekit.rom.decompose.inner_products import products_of
 from ensemblekit.rom.product import InnerProduct, element_weights, is_sparse, without_missing
 from ensemblekit.rom.rank import Rule, as_bytes
 from ensemblekit.scaling import ldexp, power_of_two
-from ensemblekit.source import Field, SnapshotSource
+from ensemblekit.source import DescribedSource, Field
 from ensemblekit.store.checksums import digest_of
 
 Fields: TypeAlias = Mapping[str, Field]
@@ -101,7 +101,7 @@ class StreamSettings:
         return np.concatenate([np.ones(field.size, bool) if name not in self.masks else self.masks[name]
                                for name, field in fields.items()])
 
-    def with_mesh_weights(self, source: SnapshotSource, names: Iterable[str]) -> tuple[StreamSettings, tuple[str, ...]]:
+    def with_mesh_weights(self, source: DescribedSource, names: Iterable[str]) -> tuple[StreamSettings, tuple[str, ...]]:
         """The same with the volumes of the mesh of a source as inner product, and what that was, in words."""
         products, masks, notes = products_of({name: (source, name) for name in names}, "auto")
         some = any(p is not None for p in products.values())

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from ensemblekit.engine import Engine
 from ensemblekit.errors import InputError, StoreError, UnknownFieldError
+from ensemblekit.intake import as_array
 from ensemblekit.rom.basis import Basis
 from ensemblekit.rom.decompose.directions import Directions
 from ensemblekit.rom.decompose.state_file import StateFile
@@ -23,8 +24,11 @@ from ensemblekit.rom.decompose.stream_settings import Fields, StreamSettings
 from ensemblekit.rom.decompose.stream_state import from_arrays, to_arrays
 from ensemblekit.rom.product import InnerProduct
 from ensemblekit.rom.rank import Rule
-from ensemblekit.source import SnapshotSource
+from ensemblekit.source import DescribedSource, SnapshotSource, described
+from ensemblekit.store.checking import weights_of_logs
 from ensemblekit.store.guarded import record
+from ensemblekit.store.store import Store
+from ensemblekit.store.stored import StoredSource
 
 logger = logging.getLogger("ensemblekit")
 
@@ -92,12 +96,12 @@ class IncrementalPOD:
     # -- feeding ---------------------------------------------------------------------------------------------------
 
     def update(self, snapshots: ArrayLike | Mapping[str, ArrayLike] | SnapshotSource, times: ArrayLike | None = None,
-               weights: ArrayLike | None = None) -> IncrementalPOD:
+               weights: ArrayLike | None = None, *, log_weights: ArrayLike | None = None) -> IncrementalPOD:
         """Take in more snapshots: (m, *item), one of shape (*item) once the shape is known, a mapping of field to these,
         or a source, of which all are taken. Returns itself.
 
-        Weights are on one scale throughout, as later ones are not known; of logarithms subtract one number before the
-        exponential is taken.
+        Weights, or their natural logarithms, are on one scale throughout, as later ones are not known: of logarithms so large
+        that no number holds their exponential, subtract one number from all.
 
         Raises InputError for snapshots that cannot be used (those before them are kept), StoreBusyError where another
         IncrementalPOD feeds this state, ClosedError after close().
@@ -106,7 +110,13 @@ class IncrementalPOD:
             self._file.hold()
         self._stream.check_weighted()
         if isinstance(snapshots, SnapshotSource) and not isinstance(snapshots, Mapping):
-            return self._from_source(snapshots)
+            if log_weights is not None:
+                raise InputError("log_weights= goes with arrays; a source carries its own weights")
+            return self._from_source(described(snapshots))
+        if log_weights is not None:
+            if weights is not None:
+                raise InputError("pass either weights= or log_weights=, not both")
+            weights = weights_of_logs(np.atleast_1d(as_array(log_weights, "log_weights", kinds="biuf")))
         self._stream, *given = self._stream.given(snapshots, times, weights)
         before = self._stream.directions
         try:
@@ -128,7 +138,7 @@ class IncrementalPOD:
         if now.inner_product is not None and not now.of_mesh:
             raise InputError("this IncrementalPOD was made with an inner_product; leave that out, or do without "
                              "use_mesh_weights")
-        settings, notes = now.with_mesh_weights(source, names)
+        settings, notes = now.with_mesh_weights(described(source), names)
         for note in notes:
             logger.info(note)
         self._stream = self._stream.with_mesh_weights(settings)
@@ -143,8 +153,8 @@ class IncrementalPOD:
         if refresh is not None:
             refresh()
         self._stream.check_weighted()
-        before, run, known = self.n, getattr(source, "run", ""), self._stream.run
-        run = run if isinstance(run, str) else ""
+        before, known = self.n, self._stream.run
+        run = source.run if isinstance(source, Store | StoredSource) else ""
         if known and run and run != known:
             raise InputError("the snapshots so far are of another run than this store holds; follow that one, or begin anew "
                              "with another path")
@@ -153,10 +163,10 @@ class IncrementalPOD:
             raise InputError(f"{before} snapshots were taken in, and this holds {length}: it is another store, or was cut "
                              "back; follow the one before, or begin anew with another path")
         self._stream = replace(self._stream, run=known or run)
-        self._from_source(source.window(self.n))
+        self._from_source(described(source.window(self.n)))
         return self.n - before
 
-    def _from_source(self, source: SnapshotSource) -> IncrementalPOD:
+    def _from_source(self, source: DescribedSource) -> IncrementalPOD:
         names = list(self.fields) or list(source.fields)
         for name in names:
             if name not in source.fields:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ensemblekit.errors import SnapshotFileError
-from ensemblekit.rom.readers.reader import Reader
+from ensemblekit.rom.readers.reader import DatedReader, Reader
 
 SECONDS = {"fs": 1e-15, "ps": 1e-12, "ns": 1e-9, "us": 1e-6, "microseconds": 1e-6, "ms": 1e-3, "milliseconds": 1e-3,
            "s": 1.0, "sec": 1.0, "second": 1.0, "min": 60.0, "minute": 60.0, "h": 3600.0, "hr": 3600.0,
@@ -63,17 +63,22 @@ def _days(year: int, month: int, day: int, calendar: str) -> int | None:
     return int(np.datetime64(f"{year:04d}-{month:02d}-{day:02d}").astype("M8[D]").astype(int)) if 0 <= year <= 9999 else None
 
 
+def epoch_of(reader: Reader) -> str:
+    """What the times of a reader are counted from, and the calendar; "" where it says neither."""
+    return reader.epoch if isinstance(reader, DatedReader) else ""
+
+
 def on_one_clock(readers: Sequence[Reader]) -> list[np.ndarray | None]:
     """Times of each reader in the unit of the first and counted from its instant.
 
     Raises SnapshotFileError, naming the file, where its unit or instant cannot be put on the clock of the first.
     """
     first = readers[0]
-    unit, epoch = first.time_unit, getattr(first, "epoch", "")
+    unit, epoch = first.time_unit, epoch_of(first)
     found: list[np.ndarray | None] = []
     for reader in readers:
         times = None if reader.times is None else np.asarray(reader.times, np.float64)
-        mine, since = reader.time_unit, getattr(reader, "epoch", "")
+        mine, since = reader.time_unit, epoch_of(reader)
         if times is not None and first.times is not None and (mine, since) != (unit, epoch):
             times = _moved(times, reader.path, first.path, (mine, since), (unit, epoch))
         found.append(times)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ensemblekit.errors import InputError, SnapshotFileError
+from ensemblekit.foreign import AnyArray
 from ensemblekit.parts import TIME_NAMES
 from ensemblekit.rom.readers.reader import Options, bookkeeping, chosen, known_times
 from ensemblekit.source import Field
@@ -54,9 +55,8 @@ def open_hdf5(path: str, options: Options) -> Any:
         shapes: dict[str, tuple[Any, np.dtype]] = {}
 
         def visit(name: str, node: Any) -> None:
-            dtype = getattr(node, "dtype", None)
-            if dtype is not None and node.ndim and dtype.kind in "biufc":
-                shapes[name] = (node.shape, dtype)
+            if isinstance(node, AnyArray) and node.shape and node.dtype.kind in "biufc":
+                shapes[name] = (node.shape, node.dtype)
 
         f.visititems(visit)
         times = {name: f[name][...].ravel() for name in shapes if name.rpartition("/")[2] in TIME_NAMES

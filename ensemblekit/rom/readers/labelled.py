@@ -17,7 +17,7 @@ import numpy as np
 
 from ensemblekit.errors import EnsemblekitError, InputError, MissingExtraError, SnapshotFileError, UnknownFieldError
 from ensemblekit.files import why_unreadable
-from ensemblekit.intake_labels import LabelledArrays, Labels, is_lazy, labelled_arrays
+from ensemblekit.intake_labels import LabelledArrays, Labels, is_dataset, is_lazy, labelled_arrays
 from ensemblekit.rom.grid import grid_of
 from ensemblekit.rom.mesh import Mesh
 from ensemblekit.rom.readers.classic import check_classic
@@ -101,15 +101,15 @@ def reader_of(x: Any, path: str, options: Options) -> LabelledReader:
     """
     time = options.time
     if options.snapshot_axis is not None:
-        variables = [x] if not hasattr(x, "data_vars") else [one for one in x.data_vars.values() if one.dims]
-        if options.fields is not None and hasattr(x, "data_vars"):
+        variables = [x] if not is_dataset(x) else [one for one in x.data_vars.values() if one.dims]
+        if options.fields is not None and is_dataset(x):
             variables = [x[name] for name in options.fields if name in x.data_vars]
         largest = max(variables, key=lambda one: one.ndim, default=None)
         if largest is None or not -largest.ndim <= options.snapshot_axis < largest.ndim:
             raise InputError(f"{path}: snapshot_axis={options.snapshot_axis} of variables with the axes "
                              f"{ {str(one.name): one.dims for one in variables} }")
         time = str(largest.dims[options.snapshot_axis])
-    elif time is None and hasattr(x, "data_vars"):
+    elif time is None and is_dataset(x):
         time = _unlimited(x)
     try:
         given = labelled_arrays(x, time, options.fields, options.area)

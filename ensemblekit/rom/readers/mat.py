@@ -9,6 +9,7 @@ import numpy as np
 
 from ensemblekit.errors import InputError, SnapshotFileError
 from ensemblekit.files import most_bytes
+from ensemblekit.foreign import AnyArray
 from ensemblekit.parts import TIME_NAMES
 from ensemblekit.rom.readers.arrays import held
 from ensemblekit.rom.readers.hdf5 import AlongAxis
@@ -48,9 +49,9 @@ def _open_hdf5(path: str, options: Options) -> AlongAxis:
     with opened(path, options.external) as f:
         shapes, dtypes = {}, {}
         for name, node in f.items():
-            dtype = getattr(node, "dtype", None)        # groups are structs: they have none
-            if name.startswith("#") or dtype is None or not node.ndim:
+            if name.startswith("#") or not isinstance(node, AnyArray) or not node.shape:      # groups are structs
                 continue
+            dtype = node.dtype
             if dtype.kind in "biuf" or dtype.names == ("real", "imag"):
                 shapes[name] = node.shape[::-1]
                 dtypes[name] = np.dtype("c16") if dtype.names else dtype

@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -59,6 +59,15 @@ class Reader(Protocol):
     def mesh(self) -> Mesh | None: ...
     def read(self, names: Sequence[str], rows: range, tile: slice | None = None) -> dict[str, np.ndarray]:
         """(len(rows), *item) of each field; (len(rows), width) with a tile. Raises SnapshotFileError."""
+
+
+@runtime_checkable
+class DatedReader(Protocol):
+    """A reader whose files say what times are counted from."""
+
+    @property
+    def epoch(self) -> str:
+        """The instant, and the calendar: "1900-01-01 noleap"; "" where they do not say."""
 
 
 BOOKKEEPING = ("vtkGhostType", "vtkValidPointMask", "vtkBlockColors", "SourceElementSide", "TimeValue", "procID", "partitionID",

@@ -137,11 +137,16 @@ def _enable(reader: Any) -> None:
             continue
 
 
+def _said(event: Any) -> str:
+    """What an event of VTK says; pyvista's older ones are texts."""
+    return str(getattr(event, "alert", event))
+
+
 def _raise_errors(catcher: Any, path: str) -> None:
     # that binary data end too early is only a warning to VTK's legacy reader
-    events = [*catcher.error_events, *[e for e in catcher.events if "Error reading" in str(getattr(e, "alert", e))]]
-    if events:
-        message = " ".join(str(getattr(events[0], "alert", events[0])).split())
+    texts = [*map(_said, catcher.error_events), *(text for text in map(_said, catcher.events) if "Error reading" in text)]
+    if texts:
+        message = " ".join(texts[0].split())
         raise SnapshotFileError(path, f"cannot be read, or is cut short (VTK: {message[:200]})")
 
 

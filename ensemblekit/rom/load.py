@@ -1,0 +1,37 @@
+"""Bases and models from the files that their `save` wrote."""
+
+from __future__ import annotations
+
+import os
+
+from ensemblekit.errors import StoreError
+from ensemblekit.rom.basis import Basis
+from ensemblekit.rom.modal import ModalModel
+from ensemblekit.rom.model_files import read
+from ensemblekit.rom.quadratic import QuadraticModel
+from ensemblekit.rom.state_space import StateSpace
+
+KINDS: dict[str, type[QuadraticModel | ModalModel]] = {"quadratic": QuadraticModel, "state_space": StateSpace,
+                                                        "modal": ModalModel}
+"""What a file says it holds, and the class that reads it."""
+
+
+def load(path: str | os.PathLike[str]) -> Basis | QuadraticModel | ModalModel:
+    """What `save` of a Basis or of a model wrote. Raises StoreError where the file holds neither."""
+    from ensemblekit.store.guarded import record
+
+    name = os.fspath(path)
+    found = read(path)
+    if found is None:
+        try:
+            return Basis.load(path)
+        except StoreError as error:
+            if "holds no basis" not in str(error):
+                raise
+            raise StoreError(f"{name} holds neither a basis nor a model; save() of a Basis or a model writes such files, and "
+                             "ek.open or rom.read opens snapshots") from error
+    about, arrays, basis = found
+    with record(name, "model"):
+        if about["kind"] not in KINDS:
+            raise StoreError(f"{name} holds a model of the kind {about['kind']!r}; this version knows {', '.join(KINDS)}")
+        return KINDS[about["kind"]].of_file(about, arrays, basis)
