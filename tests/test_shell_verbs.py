@@ -73,7 +73,7 @@ def test_every_verb_is_tried() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("verb", [pytest.param(verb, marks=[pytest.mark.slow] if verb == "md report" else []) for verb in VERBS])
+@pytest.mark.parametrize("verb", [pytest.param(verb, marks=[pytest.mark.slow] * (verb == "md report")) for verb in VERBS])
 def test_json_is_one_document_and_tables_fit_60_columns(verb: str, folder: Path, tmp_path: Path,
                                                       monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
