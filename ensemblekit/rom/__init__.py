@@ -2,6 +2,7 @@
 
 from typing import Any as _Any
 
+from ensemblekit.rom import equations as equations
 from ensemblekit.rom import testbeds as testbeds
 from ensemblekit.rom.archive import Archive as Archive
 from ensemblekit.rom.archive import ArchivedField as ArchivedField
@@ -9,6 +10,7 @@ from ensemblekit.rom.archive import decompress as decompress
 from ensemblekit.rom.average import FieldAverages as FieldAverages
 from ensemblekit.rom.average import average as average
 from ensemblekit.rom.basis import Basis as Basis
+from ensemblekit.rom.coefficients import coefficients as coefficients
 from ensemblekit.rom.compress import compress as compress
 from ensemblekit.rom.decay import DecayRate as DecayRate
 from ensemblekit.rom.decay import decay_rate as decay_rate
@@ -18,6 +20,7 @@ from ensemblekit.rom.decompose.planning import Plan as Plan
 from ensemblekit.rom.decompose.streaming import IncrementalPOD as IncrementalPOD
 from ensemblekit.rom.dmd import dmd as dmd
 from ensemblekit.rom.export import export as export
+from ensemblekit.rom.galerkin import galerkin as galerkin
 from ensemblekit.rom.ingest import ingest as ingest
 from ensemblekit.rom.load import load as load
 from ensemblekit.rom.mesh import Mesh as Mesh

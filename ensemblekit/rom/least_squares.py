@@ -79,7 +79,7 @@ class Problem:
 
 
 def resampled(d: np.ndarray, y: np.ndarray, runs: list[int], operators: np.ndarray, weights: np.ndarray, problem: Problem,
-              residuals: np.ndarray, n_resamples: int, rng: np.random.Generator | int) -> Resamples:
+              *, residuals: np.ndarray, n_resamples: int, rng: np.random.Generator | int) -> Resamples:
     """Operators of resampled blocks of consecutive rows; `runs` are the rows of each run.
 
     Blocks are as long as the scores, residual times regressor, are correlated (not the coefficients themselves). Columns are

@@ -314,6 +314,8 @@ class QuadraticModel(Result):
             if self.fit.n_equations:
                 said += (f" from {self.fit.n_equations} equations for {self.fit.n_unknowns} unknowns each, condition "
                          f"{self.fit.condition_number:.2g}, effective rank {self.fit.effective_rank}")
+            elif np.isfinite(self.fit.residual):
+                said += f", leaves {100 * self.fit.residual:.3g} % of the derivative on the snapshots"
             if self.fit.regularisation:
                 said += ", regularisation " + ", ".join(f"{name} {x:.2g}" for name, x in self.fit.regularisation.items())
         if "H" in self.form:
