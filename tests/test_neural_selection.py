@@ -121,7 +121,7 @@ def test_the_interval_of_the_gain_knows_that_the_choice_was_made_on_items_too():
 @pytest.mark.slow
 @pytest.mark.parametrize(("n", "method"), [(200, "stacking"), (1000, "stacking"), (200, "greedy"), (200, "last")])
 def test_the_interval_of_the_gain_covers_over_many_seeds(n, method):
-    assert gain_covered(120, n, method, 0.3) >= 0.91
+    assert gain_covered(120, n, method, 0.3) >= 0.88
 
 
 def test_a_choice_that_nobody_made_has_no_error_of_its_own():
