@@ -93,7 +93,8 @@ def operator_inference(source_or_basis: Any, *, form: str = "cAH", inputs: Any =
     dynamics = Dynamics(form, operators, len(data.inputs), period)
     training = trained_on(data, dynamics)
     weights = chosen.weights(fit.regularisation)
-    kept = resampled(d, rows.right, rows.runs, operators, weights, problem, residuals_of(dynamics, data.runs), n_resamples, rng)
+    kept = resampled(d, rows.right, rows.runs, operators, weights, problem, residuals=residuals_of(dynamics, data.runs),
+                     n_resamples=n_resamples, rng=rng)
     readout, names = _readout(outputs, data)
     return QuadraticModel(form=form, matrix=operators, basis=data.basis, period=period, time_unit=data.time_unit,
                           inputs=data.inputs, outputs=names, readout=readout, training=training, fit=fit, resamples=kept)
