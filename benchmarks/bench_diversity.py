@@ -68,7 +68,7 @@ def judged(rate: float, epochs: float, runs: Sequence[SavedPredictions],
     nll, accuracy = scores["calibrated_nll"], scores["accuracy"]
     return Schedule(rate=rate, epochs=epochs, members=len(runs[0].members), disagreement=(apart, apart - half, apart + half),
                     n_eff=(varied.members, *varied.function_space.n_eff_interval),
-                    equivalent=(worth.value, worth.low, worth.high), n_seeds=worth.n_seeds,
+                    equivalent=(worth.value, worth.low, worth.high), beyond=worth.beyond, n_seeds=worth.n_seeds,
                     score=(nll.value, nll.low, nll.high),
                     error=(1 - accuracy.value, 1 - accuracy.high, 1 - accuracy.low))
 
@@ -88,7 +88,9 @@ def show(problem: Problem, rows: Sequence[Schedule], console: Console) -> None:
     shown = table("", *HEADS[1:], right=HEADS[1:])
     for row in rows:
         shown.add_row(f"rate {row.rate:g}", f"{row.epochs:g}", str(row.members), ranged(row.disagreement, 100, 2),
-                      ranged(row.n_eff, 1, 2), ranged(row.equivalent, 1, 2), ranged(row.score, 1, 4), ranged(row.error, 100, 2))
+                      ranged(row.n_eff, 1, 2),
+                      {"below": "< ", "above": "> ", "": ""}[row.beyond] + ranged(row.equivalent, 1, 2),
+                      ranged(row.score, 1, 4), ranged(row.error, 100, 2))
     console.print(shown)
     console.print(verdict(rows), highlight=False, soft_wrap=True)
 

@@ -111,11 +111,12 @@ def show(problem: Problem, runs: int, results: Path, console: Console) -> Found:
 def judged(runs: list[SavedPredictions], seeds: list[tuple[np.ndarray, np.ndarray]]) -> Found:
     """What the members of some runs are worth."""
     chosen = tuple(neural.select(one) for one in runs)
-    folds = len(chosen[0].fold_weights[0])
+    choice, folds = max(one.choice_variance for one in chosen), len(chosen[0].fold_weights[0])
     labels = runs[0].target
     assert labels is not None
     ours = losses([one.prediction.probabilities for one in chosen], labels)
-    gaps = [with_choice(Scores({"nll": both(crossed(ours - losses(other, labels)))}), folds)["nll"]        # by run and item
+    # paired by run and by item
+    gaps = [with_choice(Scores({"nll": both(crossed(ours - losses(other, labels)))}), choice, folds)["nll"]
             for other in ([one.pooled().probabilities for one in runs], [one.members[-1] for one in runs])]
     worst = max(one.differences[other]["nll"].value - 2 * one.differences[other]["nll"].stderr for one in chosen
                 for other in ("all members", "last"))

@@ -166,7 +166,7 @@ def _rescaled(x: Any, own: str, unit: str) -> Any:
     data = x.data * (one - zero)
     data = data + zero if zero else data
     attrs = {**x.attrs, "units": unit}
-    return x.copy(data=data).assign_attrs(attrs) if hasattr(x, "copy") else type(x)(data, x.dims, attrs)
+    return x.copy(data=data).assign_attrs(attrs) if isinstance(x, HasVariable) else type(x)(data, x.dims, attrs)
 
 
 def _converted(x: Any, own: str, unit: str) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
@@ -108,19 +108,6 @@ def _listed(values: np.ndarray) -> list[Any]:
     if values.dtype.kind in "mM":
         return values.ravel().view("i8").tolist()
     return [None if x != x else x for x in values.ravel().tolist()]
-
-
-@runtime_checkable
-class Labelled(Protocol):
-    """Anything that carries labels of its snapshots, or None: sources, results."""
-
-    @property
-    def labels(self) -> Labels | None: ...
-
-
-def labels_of(x: object) -> Labels | None:
-    """The labels that a source carries; None where it has none."""
-    return x.labels if isinstance(x, Labelled) else None
 
 
 # -- what carries labels -------------------------------------------------------------------------------------------------

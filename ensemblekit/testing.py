@@ -12,7 +12,7 @@ import numpy as np
 
 from ensemblekit.averaging.reducer import JoinsInSpace, MergesInTime, Reducer, cuts_of_reducer
 from ensemblekit.engine import Engine
-from ensemblekit.source import Array, Piece, SnapshotSource, is_torch
+from ensemblekit.source import Array, Piece, SnapshotSource, described, is_torch
 from ensemblekit.source_cuts import WHOLE
 
 TOLERANCE = 1e-9
@@ -90,8 +90,8 @@ def _stuck(parts: list[Any], source: SnapshotSource, names: Sequence[str], k: in
 
 
 def _check_columns(source: SnapshotSource, runs: list[list[Any]], fields: int) -> None:
-    for k, word in enumerate(("weights", "times"), fields):
-        told = getattr(source, word, None)
+    known = described(source)
+    for k, (word, told) in enumerate((("weights", known.weights), ("times", known.times)), fields):
         if told is not None and len(runs) == 1:
             assert runs[0][k] is not None, f"the source has {word}, its blocks have none"
             _equal(np.asarray(told, float), np.asarray(runs[0][k], float), f"{word} of the blocks")

@@ -253,7 +253,6 @@ def test_every_missing_extra_names_one_that_exists() -> None:
 # -- names asked for by text ---------------------------------------------------------------------------------------
 
 FOREIGN = {
-    ("cli/output.py", "__version__"): "any module",
     ("engine.py", "__qualname__"): "any function or object that is to be pickled",
     ("engine_processes.py", "SIGKILL"): "signal, which has none on Windows",
     ("files.py", "st_blocks"): "os.stat_result, which has none on Windows",
@@ -301,10 +300,6 @@ FOREIGN = {
     ("source_protocol.py", "weights"): "a source of someone's own",
     ("provenance.py", "__version__"): "any package",
     ("provenance.py", "shape"): "arrays of any library",
-    ("results.py", "dtype"): "arrays of any library",
-    ("results.py", "shape"): "arrays of any library",
-    ("results.py", "to_dict"): "anything that becomes plain values, ours or not",
-    ("results.py", "tolist"): "arrays and scalars of any library",
     ("store/blocks.py", "MADV_DONTNEED"): "mmap, which has none outside Linux",
     ("store/blocks.py", "MADV_WILLNEED"): "mmap, which has none outside Linux",
     ("store/locks.py", "F_OFD_SETLK"): "fcntl, which has none outside Linux",

@@ -169,10 +169,10 @@ def test_intervals_and_bands_hold_the_closed_form() -> None:
 
 @pytest.mark.slow
 def test_coverage_of_400_repeats() -> None:
-    inside, whole, count = cover(400, 24_000, 7)
-    assert count >= 24
-    assert 0.93 <= inside <= 0.97
-    assert 0.91 <= whole <= 0.98
+    found = [cover(50, 24_000, seed) for seed in range(8)]
+    assert all(count >= 24 for *_, count in found)
+    assert 0.93 <= np.mean([inside for inside, *_ in found]) <= 0.97
+    assert 0.91 <= np.mean([whole for _, whole, _ in found]) <= 0.98
 
 
 def test_what_cannot_be(spring: Any, path: Any) -> None:

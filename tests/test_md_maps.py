@@ -16,7 +16,7 @@ from MDAnalysis.lib.mdamath import triclinic_vectors  # noqa: E402
 
 def by_all_pairs(x, a, b, row, column, shape, radius, boxes):
     from ensemblekit.md.kernels_geometry import contact_map
-    from ensemblekit.md.superpose import frames_of
+    from ensemblekit.md.whole import frames_of
 
     out = np.zeros((len(x), *shape), np.uint8)
     contact_map(*frames_of(x), a, b, row, column, radius, boxes, out)
@@ -109,6 +109,20 @@ def sides(second):
     a = np.arange(80)
     b = a if second is None else np.arange(60, 120)
     return a, b, a // 4, (b - b[0]) // 4
+
+
+def test_contacts_of_the_discarded_start_alone_are_none():
+    """Pairs that met before equilibration only are 0 in the map, with the others of the frames that are kept."""
+    u = universe(n=200)
+    positions = np.random.default_rng(5).uniform(0, 60, (200, len(u.atoms), 3)).astype(np.float32)
+    positions[:40, :8] *= 0.05         # two residues that meet in the first frames, and then part
+    positions[40:, :4] += 500
+    u.load_new(positions)
+    whole = md.average(u, {"m": md.ContactMap("all")}, equilibration=64, quiet=True)["m"]
+    late = md.average(u, {"m": md.ContactMap("all")}, start=64, equilibration=None, quiet=True)["m"]
+    assert whole.n_discarded == 64
+    np.testing.assert_allclose(whole.mean, late.mean, atol=1e-12)
+    assert whole.mean[0, 1] == 0
 
 
 def test_large_maps_keep_two_numbers_a_pair(monkeypatch):

@@ -43,6 +43,7 @@ from ensemblekit.cli.output import (
 )
 from ensemblekit.cli.verbs import add
 from ensemblekit.errors import InputError
+from ensemblekit.foreign import AnyArray
 
 if TYPE_CHECKING:
     from ensemblekit.averaging.estimate import Estimate
@@ -177,7 +178,7 @@ def infrared(
 
 def _publish(out: Output, found: Estimate, name: str, said: str) -> None:
     """A spectrum: its numbers as text and JSON, its points as CSV."""
-    numbers = [f"{key}: {one}" for key, one in found.derived.items() if not hasattr(one.mean, "shape")]
+    numbers = [f"{key}: {one}" for key, one in found.derived.items() if not isinstance(one.mean, AnyArray)]
     out.say("\n".join([f"{name}: {found}", *numbers, said]))
     axis, (x, unit) = next(iter(found.coords.items()))
     band = found.band if found.band is not None else (found.low, found.high)

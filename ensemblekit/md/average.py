@@ -32,7 +32,7 @@ from ensemblekit.md.progress import Progress, counted
 from ensemblekit.md.result import Averages
 from ensemblekit.md.system import System, molecules_whole
 from ensemblekit.md.topology import warnings_held
-from ensemblekit.source import ReplicaSet
+from ensemblekit.source import DescribedSource, ReplicaSet
 
 logger = logging.getLogger("ensemblekit")
 
@@ -84,13 +84,12 @@ def average(source: object, observables: Mapping[str, object], *, frame_weights:
     check_missing(missing)
     given = as_frames(source)
     topology = topology_of(given)
-    already = molecules_whole(given) if whole is None else whole
     selection = FrameSelection(start, stop, step, frames, begin, end)
     chosen = selection.of(given) if frame_weights is None and log_weights is None else (
         weighted(given, selection, frame_weights, log_weights))
-    if not sum(chosen.lengths or ()):
-        raise StatisticsError("there are no frames to average")
-    with System(chosen, topology, engine, progress=progress, whole=already) as system:
+    _check_some(chosen)
+    with System(chosen, topology, engine, progress=progress,
+                whole=molecules_whole(given) if whole is None else whole) as system:
         measurements, notes, watched = _prepare(system, wanted)
         own = [name for name, measurement in measurements.items() if not measurement.takes_means]
         if missing == "drop" and own:
@@ -99,6 +98,12 @@ def average(source: object, observables: Mapping[str, object], *, frame_weights:
         if system.passes and not quiet:
             logger.info(system.passes_in_words())
         return _averages(system, measurements, notes, watched, _Rule(equilibration, confidence, missing))
+
+
+def _check_some(source: DescribedSource) -> None:
+    """Refuse an average over nothing."""
+    if not sum(source.lengths or ()):
+        raise StatisticsError("there are no frames to average")
 
 
 def _prepare(system: System, observables: Mapping[str, Observable]

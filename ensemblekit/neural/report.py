@@ -210,8 +210,8 @@ def _report(found: dict[str, Prediction], members: np.ndarray, weights: np.ndarr
     first = next(iter(found))
     against = {label: compare(p, found[first], groups=groups, n_bins=n_bins, seed=seed)
                for label, p in found.items() if label != first}
-    if SELECTED in against and select != "all":
-        against[SELECTED] = with_choice(against[SELECTED], len(chosen.fold_weights[0]))
+    if SELECTED in against:
+        against[SELECTED] = with_choice(against[SELECTED], chosen.choice_variance, len(chosen.fold_weights[0]))
     m = len(members)
     curve = tuple(mean_scores(pooled(members[m - k:], weights[m - k:], together.target, together.space,
                                      together.ignore_index), groups) for k in range(1, m + 1))

@@ -79,14 +79,24 @@ def inner_folds(task: Choice, train: np.ndarray) -> Iterator[tuple[np.ndarray, n
         yield train[fold != f], np.flatnonzero(fold == f)
 
 
-def cross_fitted(folds: int) -> float:
-    """What the standard error over items of a cross-fitted difference is multiplied by.
+def cross_fitted(stderr: float, choice: float, folds: int) -> float:
+    """What the standard error over items of a cross-fitted difference in NLL is multiplied by.
 
-    Two folds share most of what they were fitted on, so that what is chosen by chance is chosen in all of them, and the mean
-    over n items scatters more than that of n independent ones: its variance is (1/folds + tested/fitted) of that of the
-    folds' means, not 1/folds (Nadeau & Bengio, Machine Learning 52, 239, 2003).
+    Folds share most of what they are fitted on, so that what is chosen by chance is chosen in all of them. Where all of a
+    difference is chance, it is a sum over pairs of items, one that was chosen by and one that was judged, and each pair comes
+    twice: its variance is twice that over items. The second half is `choice`, :func:`choice_variance`; where members differ in
+    truth it is small beside the first. Never more than folds/(folds - 1) times the first (Nadeau & Bengio, Machine Learning 52,
+    239, 2003).
     """
-    return float(np.sqrt(1 + folds / (folds - 1)))
+    if not stderr > 0:
+        return 1.0
+    return float(np.sqrt(1 + min(max(choice, 0.0) / stderr**2, folds / (folds - 1))))
+
+
+def choice_variance(task: Choice, weights: np.ndarray, n: int) -> float:
+    """Variance in nats² that a choice made on n items adds to a difference in NLL: 1/n² for each free weight, each of which
+    gains 1/(2n) in sample, as in any likelihood. Infinite, so that the bound holds, where another score chose."""
+    return max(float(np.count_nonzero(weights)) - 1, 1.0) / n**2 if task.score == "nll" else np.inf
 
 
 def simplest(task: Choice, train: np.ndarray) -> str:
@@ -94,16 +104,19 @@ def simplest(task: Choice, train: np.ndarray) -> str:
     if len(task.own) == 1:
         return "all"
     losses = np.empty((len(SIMPLEST_FIRST), len(train)))
+    choices = np.zeros(len(SIMPLEST_FIRST))
+    names, cluster = np.unique(task.rows.cluster[train], return_inverse=True)
+    folds = min(task.folds, len(names))
     for inner, held in inner_folds(task, train):
         for row, name in enumerate(SIMPLEST_FIRST):
-            losses[row, held] = task.losses(fitted_weights(task, name, inner), train[held])
-    names, cluster = np.unique(task.rows.cluster[train], return_inverse=True)
+            w = fitted_weights(task, name, inner)
+            losses[row, held] = task.losses(w, train[held])
+            choices[row] += 0.0 if name == "all" else choice_variance(task, w, len(names)) / folds
     sizes = np.bincount(cluster.reshape(-1)).astype(float)
     best = int(losses.mean(1).argmin())
-    error = cross_fitted(min(task.folds, len(names)))
     for row, name in enumerate(SIMPLEST_FIRST):
         gap = ratio(np.bincount(cluster.reshape(-1), losses[row] - losses[best], len(names)), sizes)
-        if row == best or gap.value <= error * gap.stderr:
+        if row == best or gap.value <= cross_fitted(gap.stderr, max(choices[row], choices[best]), folds) * gap.stderr:
             return name
     return SIMPLEST_FIRST[best]
 

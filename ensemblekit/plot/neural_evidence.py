@@ -43,6 +43,8 @@ class Schedule:
     """Independent trainings whose mean varies as that of the snapshots."""
     equivalent: Ranged
     """Independent networks that score as well, at most `n_seeds`."""
+    beyond: str
+    """"below" one network, "above" all of them, or ""."""
     n_seeds: int
     score: Ranged
     """Calibrated NLL of all snapshots pooled, nats."""
@@ -190,6 +192,8 @@ def diversity(rows: Sequence[Schedule], *, ax: AxesLike | None = None) -> np.nda
             panel.plot(x, value, "o", color=colour, ms=3 + 4 * (row.epochs / longest) ** 0.5,
                        label=f"rate {row.rate:g}" if first and panel is axes[0] else None)
     for panel, name in zip(axes, ("n_eff", "DEE", NAMES["calibrated_nll"]), strict=True):
+        if min(row.disagreement[0] for row in rows) > 0:        # from one in a hundred items to half of them
+            panel.set_xscale("log")
         panel.set_xlabel("disagreement (%)")
         panel.set_ylabel(name)
     legend(axes[0])

@@ -19,6 +19,7 @@ from ensemblekit.store import guarded
 from ensemblekit.store.attributes import small_attribute, text_attribute
 from ensemblekit.store.checksums import checksums
 from ensemblekit.store.closing import closed_record
+from ensemblekit.store.filters import filters_registered
 from ensemblekit.store.places import groups_of, read_table, runs_in, stretches
 from ensemblekit.store.schema import (
     CLOSED,
@@ -41,7 +42,7 @@ LEAST_MEMORY = 1 << 30      # with less, a lack of memory says nothing about the
 
 def check_file(path: str, external: bool = False) -> dict[str, Any]:
     """What is wrong with one file, its snapshots counted from 0; runs in the child."""
-    guarded.filters_registered()
+    filters_registered()
     answer = empty_answer()
     problems: list[str] = answer["problems"]
     schema = None

@@ -6,7 +6,6 @@ libhdf5 acts on it, and whatever goes wrong leaves by one door, as a StoreError 
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 import re
@@ -20,6 +19,7 @@ import numpy as np
 
 from ensemblekit.errors import EnsemblekitError, MissingExtraError, StoreError, one_line
 from ensemblekit.files import DENSEST, FREE_BYTES, real_bytes, why_unreadable
+from ensemblekit.store.filters import missing_filter
 from ensemblekit.store.metadata import LARGEST_HEAP, Metadata, metadata_of
 
 DENSEST_ROWS = 1 << 16
@@ -294,33 +294,11 @@ class Values(_Attributed, h5py.Dataset):
         try:
             return super().__getitem__(key, new_dtype)
         except OSError as error:
-            missing = missing_filter(self)
+            missing = missing_filter(self.id.get_create_plist())
             if missing:
                 what = f"{self._look.path}: {one_line(self.name)[:LONGEST_NAME]!r} is compressed by {missing}"
                 raise MissingExtraError("hdf5plugin", "compress", what) from error
             raise
-
-
-def missing_filter(d: h5py.Dataset) -> str:
-    """The filter that a dataset was compressed by and that nobody brought; "" where there is none."""
-    if filters_registered():
-        return ""
-    how = d.id.get_create_plist()
-    for k in range(how.get_nfilters()):
-        code, _, _, name = how.get_filter(k)
-        if not h5py.h5z.filter_avail(code):
-            return f"the filter {one_line(name.decode('utf-8', 'replace')) or code}"
-    return ""
-
-
-@functools.cache
-def filters_registered() -> bool:
-    """Whether hdf5plugin is there, whose import registers filters beyond deflate: zstd, Blosc, LZ4, ..."""
-    try:
-        import hdf5plugin  # noqa: F401
-    except ImportError:
-        return False
-    return True
 
 
 def _selected(key: Key, shape: tuple[int, ...]) -> int:

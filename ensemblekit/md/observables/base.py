@@ -176,8 +176,10 @@ class Mean(Quantity):
         answer = replace(reading.mean if self.of is None else reading.mean_by(_mean_of(name)), unit=self.unit)
         if self.arrange is not None:
             held = [state[MEAN].pop() for state in reading.run.states]       # large, and of no further use
-            places = places_of([one for one in held if isinstance(one, Observed)]) if self.nonzero else None
+            kept = [one for one, start in zip(held, reading.run.starts, strict=True) if start >= answer.n_discarded]
+            places = places_of([one for one in kept if isinstance(one, Observed)]) if self.nonzero else None
             held.clear()
+            kept.clear()
             answer = self.within({"": answer})[""]      # before: the many zeros are one
             answer = _arranged(answer, self.arrange, places).judged()
         answer = _with_series(answer, name, self.series, reading.run)
