@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -63,7 +64,7 @@ def put_training(training: Training | None, about: dict[str, Any], arrays: dict[
             about["training"][f.name] = value
 
 
-def get_training(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> Training | None:
+def get_training(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Training | None:
     """The inverse of :func:`put_training`."""
     if "training" not in about:
         return None
