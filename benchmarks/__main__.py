@@ -20,7 +20,7 @@ from ensemblekit.engine import cores
 
 SUITES = tuple(name for name in ("core", "md", "rom", "neural") if importlib.util.find_spec(f"benchmarks.{name}"))
 TABLES = {"core": ("bench_coverage", "bench_statistics"), "md": ("bench_md_coverage",), "rom": ("bench_compress",),
-          "neural": ("bench_neural_coverage", "bench_gpu", "bench_snapshots")}
+          "neural": ("bench_neural_coverage", "bench_gpu", "bench_snapshots", "bench_evidence", "bench_diversity")}
 """Files that print tables of their own, after the suite's cases; each has ``run(quick)``."""
 
 
@@ -42,13 +42,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="ensemblekit-bench-", dir=args.folder) as folder:
         for name in args.suites:
             suites[name] = []
+            if args.only:
+                continue
             console.rule(name)
             for case in cases(name, args.quick, Path(folder)):
                 suites[name].append(case)
                 show(console, case)
     for suite in args.suites:
         for name in TABLES.get(suite, ()):
-            if importlib.util.find_spec(f"benchmarks.{name}"):
+            if args.only in name and importlib.util.find_spec(f"benchmarks.{name}"):
                 tables[name] = importlib.import_module(f"benchmarks.{name}").run(args.quick)
     if args.json:
         found = as_json(about, suites) | {"tables": tables}
@@ -93,7 +95,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of --coverage")
     parser.add_argument("--before", type=Path, metavar="FOLDER", help="another checkout, whose intervals of the very same "
                                                                        "draws are set beside those of --coverage")
-    parser.add_argument("--only", default="", metavar="TEXT", help="only tables or rows of --coverage with that name")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only tables with that name, such as diversity, or rows "
+                                                                            "of --coverage")
     args = parser.parse_args(argv)
     args.suites = args.suites or list(SUITES)
     for name in args.suites:

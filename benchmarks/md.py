@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 import ensemblekit as ek
+from benchmarks import md_fields
 from benchmarks.memory import extra_memory
 from benchmarks.pairing import Case, Contender, paired
 from ensemblekit import md
@@ -43,14 +44,17 @@ class Sizes:
     water_frames: int
     path_frames: int
     """Of the water in the case of diffusion."""
+    field_waters: int
+    """In the box of the electric fields."""
+    field_frames: int
     repeats: int = 5
     slow: int = 3
     """Rounds of peers that take seconds."""
 
 
-FULL = Sizes(frames=5000, waters=14, water_frames=50, path_frames=1000)
-QUICK = Sizes(frames=1000, waters=14, water_frames=20, path_frames=300)
-TINY = Sizes(frames=40, waters=7, water_frames=3, path_frames=30, repeats=1, slow=1)
+FULL = Sizes(frames=5000, waters=14, water_frames=50, path_frames=1000, field_waters=1000, field_frames=20)
+QUICK = Sizes(frames=1000, waters=14, water_frames=20, path_frames=300, field_waters=1000, field_frames=5)
+TINY = Sizes(frames=40, waters=7, water_frames=3, path_frames=30, field_waters=100, field_frames=2, repeats=1, slow=1)
 """For the test that keeps the benchmarks from rotting."""
 
 
@@ -70,6 +74,7 @@ def run(sizes: Sizes, folder: Path) -> Iterator[Case]:
         water = Water.make(folder / "paths", max(4, sizes.waters // 2), sizes.path_frames, 1)
         yield diffusion(water, sizes)
         shutil.rmtree(water.folder)
+        yield from md_fields.run(sizes.field_waters, sizes.field_frames, sizes.slow)
 
 
 @contextmanager

@@ -37,12 +37,15 @@ class Sizes:
     """Of the training loop that is timed."""
     items: int = 1024
     members: int = 20
+    candidates: int = 50
+    """Members that are chosen from, on `labelled` items of ten classes."""
+    labelled: int = 10_000
     repeats: int = 7
 
 
 FULL = Sizes()
-QUICK = Sizes(repeats=3, items=512)
-TINY = Sizes(snapshots=3, width=4, epochs=2, items=128, members=3, repeats=1)
+QUICK = Sizes(repeats=3, items=512, labelled=2000)
+TINY = Sizes(snapshots=3, width=4, epochs=2, items=128, members=3, candidates=6, labelled=100, repeats=1)
 """For the test that keeps the benchmarks from rotting."""
 
 
@@ -56,6 +59,7 @@ def run(sizes: Sizes, folder: Path) -> Iterator[Case]:
         yield training(sizes, folder)
         yield updates(sizes)
         yield from predictions(sizes)
+        yield greedy(sizes)
     finally:
         torch.set_num_threads(threads)
         torch.random.set_rng_state(state)
@@ -361,3 +365,69 @@ def predictions(sizes: Sizes) -> Iterator[Case]:
             work=times * shape[0] * sizes.members, unit="forward items", repeats=max(sizes.repeats, 3))
         chosen = ensemble.measurements[0]
         yield Case(case.name, case.work, case.unit, case.timings, {"chosen": f"{chosen.chosen} ({chosen.why})"})
+
+
+# -- selection ---------------------------------------------------------------------------------------------------------
+
+
+def greedy(sizes: Sizes) -> Case:
+    """A hundred steps of greedy selection by log loss, against AutoGluon's, or the published algorithm written plainly."""
+    from ensemblekit.neural.evidence import evidence_of, rows_of
+    from ensemblekit.neural.weightings import STEPS, Choice, fitted_weights
+
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 10, sizes.labelled)
+    z = rng.standard_normal((sizes.candidates, sizes.labelled, 10)) * rng.uniform(0.5, 2, (sizes.candidates, 1, 1))
+    z[:, np.arange(sizes.labelled), labels] += 2
+    p = np.exp(z)
+    p /= p.sum(2, keepdims=True)
+    rows = rows_of(evidence_of(p, labels))
+    at = np.arange(sizes.labelled)
+
+    def loss(weights: np.ndarray) -> float:
+        return float(-np.log(np.tensordot(weights, p[:, at, labels], 1)).mean())
+
+    def ours(_: Any) -> float:
+        task = Choice(rows, rows.own, "nll", "probability", None, 5, 0.0, "disagreement", 1.0, 0)
+        return loss(fitted_weights(task, "greedy", at))
+
+    def plain(_: Any) -> float:
+        return loss(greedy_in_plain_numpy(p, labels, STEPS))
+
+    def autogluon(_: Any) -> float:
+        from autogluon.core.metrics import log_loss
+        from autogluon.core.models.greedy_ensemble.ensemble_selection import EnsembleSelection
+
+        found = EnsembleSelection(ensemble_size=STEPS, problem_type="multiclass", metric=log_loss)
+        found.fit(predictions=list(p), labels=labels)
+        return loss(found.weights_)
+
+    contenders = [Contender("neural.select's greedy choice", ours)]
+    facts: dict[str, Any] = {}
+    if importlib.util.find_spec("autogluon"):
+        contenders.append(Contender("autogluon EnsembleSelection", autogluon, repeats=1))
+    else:
+        facts["skipped"] = "autogluon is not installed; its algorithm in plain numpy stands for it"
+        contenders.append(Contender("the published algorithm in plain numpy", plain, repeats=min(sizes.repeats, 3)))
+    name = f"greedy selection, {STEPS} steps: {sizes.candidates} members, {sizes.labelled} items, 10 classes"
+    case = paired(name, contenders,
+                  lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), work=STEPS * sizes.candidates,
+                  unit="trials", repeats=sizes.repeats, warm=False)
+    return Case(case.name, case.work, case.unit, case.timings, facts)
+
+
+def greedy_in_plain_numpy(p: np.ndarray, labels: np.ndarray, steps: int) -> np.ndarray:
+    """Weights (M,) by Caruana et al. 2004 with replacement, each trial a mean over all classes and its log loss."""
+    total = np.zeros(p.shape[1:])
+    order: list[int] = []
+    path: list[float] = []
+    for size in range(1, steps + 1):
+        losses = []
+        for one in p:
+            trial = (total + one) / size
+            trial /= trial.sum(axis=1, keepdims=True)
+            losses.append(-np.log(np.clip(trial, 1e-15, 1)[np.arange(len(labels)), labels]).mean())
+        order.append(int(np.argmin(losses)))
+        path.append(min(losses))
+        total += p[order[-1]]
+    return np.bincount(order[:int(np.argmin(path)) + 1], minlength=len(p)) / (int(np.argmin(path)) + 1)

@@ -95,14 +95,15 @@ class StatisticsError(EnsemblekitError, ValueError):
 
 
 class MissingExtraError(EnsemblekitError, ImportError):
-    """A package of an optional extra is not installed."""
+    """A package of an optional extra is not installed; `what`: what it is needed for."""
 
-    def __init__(self, package: str, extra: str):
-        self.package, self.extra = package, extra
-        super().__init__(f"{package} is not installed; get it with: pip install 'ensemblekit[{extra}]'")
+    def __init__(self, package: str, extra: str, what: str = ""):
+        self.package, self.extra, self.what = package, extra, what
+        super().__init__(f"{what + ': ' if what else ''}{package} is not installed; get it with: "
+                         f"pip install 'ensemblekit[{extra}]'")
 
     def __reduce__(self):
-        return type(self), (self.package, self.extra)
+        return type(self), (self.package, self.extra, self.what)
 
 
 class SnapshotFileError(EnsemblekitError, OSError):

@@ -147,9 +147,26 @@ def in_unit(x: Any, unit: str, what: str) -> Any:
     if own == unit:
         return bare(x)
     try:
+        if _has_named_axes(x) and (not in_memory(x) or not _is_quantity(x.data)):
+            return _rescaled(x, own, unit)
         return bare(x, unit)
     except InputError as error:
         raise InputError(f"{what}: {error}") from error
+
+
+def _rescaled(x: Any, own: str, unit: str) -> Any:
+    """A DataArray whose attributes name its unit, in another one: as pint has it, and block by block where it is lazy."""
+    try:
+        import pint
+    except ImportError as error:
+        raise InputError(f"numbers in {own!r} where {unit!r} is wanted; pint turns one into the other (pip install pint), or "
+                         "convert them first") from error
+    ends = _converted(pint.get_application_registry().Quantity(np.array([0.0, 1.0]), _as_product_of_powers(own)), own, unit)
+    zero, one = ends.magnitude.tolist()
+    data = x.data * (one - zero)
+    data = data + zero if zero else data
+    attrs = {**x.attrs, "units": unit}
+    return x.copy(data=data).assign_attrs(attrs) if isinstance(x, HasVariable) else type(x)(data, x.dims, attrs)
 
 
 def _converted(x: Any, own: str, unit: str) -> Any:

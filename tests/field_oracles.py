@@ -52,3 +52,37 @@ def broadened(energies: np.ndarray, center: float, spread: float, width: float, 
     """Cross section (angstrom²) of a line whose energy is normal about a center, without the factor of 1 / E."""
     s2 = spread**2 + width**2
     return 1.0976098671 * strength * np.exp(-0.5 * (energies - center) ** 2 / s2) / np.sqrt(2 * np.pi * s2)
+
+
+# A charge on a damped spring (Langevin): n alpha = q² gamma / (c V m epsilon_0) w² / ((w0² - w²)² + gamma² w²), whose maximum
+# is SPRING_PEAK q² / (m V gamma) cm-1 and whose integral SPRING_AREA q² / (m V) cm-2 (e, u, angstrom³, 1 / ps; three
+# directions), or SPRING_MOLAR km / mol per e² / u and direction.
+SPRING_PEAK = 58_237_437.4
+SPRING_AREA = 485_647_952.4
+SPRING_MOLAR = 974.880110
+PS_PER_CM = 33.35640952
+"""1 / ps in cm-1."""
+
+
+def spring_spectrum(nu: np.ndarray, line: float, gamma: float, q: float, m: float, volume: float) -> np.ndarray:
+    """n alpha in cm-1 at wavenumbers nu; gamma in 1 / ps."""
+    w, w0 = 2 * np.pi * nu / PS_PER_CM, 2 * np.pi * line / PS_PER_CM
+    return SPRING_PEAK * q**2 * gamma / (m * volume) * w**2 / ((w0**2 - w**2) ** 2 + gamma**2 * w**2)
+
+
+def spring_path(n: int, step: float, line: float, gamma: float, m: float, temperature: float, seed: int,
+                dims: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """Positions and velocities (n, dims) in angstrom and angstrom / ps, by the exact propagator of the Langevin equation."""
+    from scipy.linalg import expm
+
+    w, kt = 2 * np.pi * line / PS_PER_CM, 0.831446261815324 * temperature       # u angstrom² / ps²
+    flow = expm(step * np.array([[0.0, 1.0], [-w * w, -gamma]]))
+    still = np.diag([kt / (m * w * w), kt / m])
+    noise = np.linalg.cholesky(still - flow @ still @ flow.T)
+    rng = np.random.default_rng(seed)
+    kicks = np.einsum("ij,njk->nik", noise, rng.normal(size=(n, 2, dims)))
+    out = np.empty((n, 2, dims))
+    out[0] = np.linalg.cholesky(still) @ rng.normal(size=(2, dims))
+    for k in range(1, n):
+        out[k] = flow @ out[k - 1] + kicks[k]
+    return out[:, 0], out[:, 1]

@@ -97,3 +97,21 @@ class StepBurgers:
     def _product(self, p: np.ndarray, q: np.ndarray) -> np.ndarray:
         a, b, c, d = np.roll(p, -1), np.roll(p, 1), np.roll(q, -1), np.roll(q, 1)
         return -self.dt * (a * c + (p * c + q * a) / 2 - (p * d + q * b) / 2 - b * d) / (6 * self.h)
+
+
+# -- dynamic modes --------------------------------------------------------------------------------------------------
+
+OSCILLATORS = np.array([-0.05 + 2j * np.pi, -0.05 + 0.37 * 2j * np.pi])
+"""Rates of two decaying oscillations, per time unit; their conjugates belong to them."""
+CHANNELS, SAMPLES, EVERY, NOISE = 64, 200, 0.05, 0.1
+"""Noise is white, of this size in each channel."""
+OPT_BIAS, OPT_RMS, TLS_BIAS = 0.002, 0.006, 0.01
+"""Of the growth rates over 30 seeds."""
+
+
+def oscillators(times: np.ndarray, seed: int = 1) -> np.ndarray:
+    """(n, 64): both, each in a random pattern of norm 1."""
+    rng = np.random.default_rng(seed)
+    shape = rng.normal(size=(2, CHANNELS)) + 1j * rng.normal(size=(2, CHANNELS))
+    shape /= np.linalg.norm(shape, axis=1)[:, None]
+    return (np.exp(np.outer(times, OSCILLATORS)) @ shape).real

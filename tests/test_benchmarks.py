@@ -250,6 +250,44 @@ def test_the_ways_to_spend_a_budget_run_and_are_kept(tmp_path: Path, monkeypatch
     assert trained == [1, 0, 1]                                     # the snapshot ensembles of other settings alone
 
 
+def test_snapshots_and_networks_are_judged_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    from benchmarks import bench_diversity, bench_evidence
+
+    tiny, quiet = noise(1, 8), Console(quiet=True)
+    found = bench_evidence.show(tiny, 3, tmp_path, quiet)
+    assert len(found.selections) == 3
+    assert found.equivalent.n_seeds == 5
+    assert found.equivalent.n_runs == 3
+    assert found.ergodicity.function_space.n_snapshots == tiny.cycles
+    assert bench_evidence.facts(found)["minus all members"]
+    monkeypatch.setattr(bench_diversity, "RATES", (0.2,))
+    monkeypatch.setattr(bench_diversity, "CYCLES", (5, 2))
+    monkeypatch.setattr(bench_diversity, "sized", lambda quick: [tiny])
+    table = bench_diversity.run(True, results=tmp_path, figure=tmp_path / "diversity.svg")["noise"]
+    assert [(row["rate"], row["epochs"], row["members"]) for row in table] == [(0.2, 1, 5), (0.2, 2.5, 2)]
+    assert all(row["disagreement"][1] <= row["disagreement"][0] <= row["disagreement"][2] for row in table)
+    assert (tmp_path / "diversity.svg").stat().st_size > 5000
+    monkeypatch.setattr(bench_evidence, "trained", None)        # all of it is kept
+    runs = [bench_evidence.members(tiny, seed, tmp_path, 5, 0.2).members for seed in range(3)]
+    choices = [one.argmax(2) for one in runs]
+    assert table[0]["disagreement"][0] == pytest.approx(np.mean([(one[i] != one[j]).mean() for one in choices for i in range(5)
+                                                                 for j in range(i)]))
+    assert len(bench_evidence.networks(tiny, tmp_path)) == 5
+
+
+def test_only_runs_the_tables_of_that_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import __main__ as command
+    from benchmarks import bench_diversity
+
+    asked: list[bool] = []
+    monkeypatch.setattr(bench_diversity, "run", lambda quick: asked.append(quick))
+    monkeypatch.setattr(command, "cases", lambda *_: pytest.fail("no cases were asked for"))
+    monkeypatch.setattr(command, "bandwidth", lambda *_: 1e9)
+    command.main(["neural", "--quick", "--only", "diversity"])
+    assert asked == [True]
+
+
 def test_intervals_of_a_difference_are_paired() -> None:
     """Worse by 1 % of the items with every seed: told apart, though either error alone is uncertain by more."""
     pytest.importorskip("torch")

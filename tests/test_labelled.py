@@ -374,3 +374,54 @@ def test_averages_by_name_go_to_xarray() -> None:
     assert data["t2m_mean"].attrs["units"] == "K"
     with pytest.raises(InputError, match="come from one run"):
         averages["t2m_mean"] - averages["t2m_rms"]
+
+
+# -- units that meet -----------------------------------------------------------------------------------------------------
+
+
+def test_units_that_attributes_name_are_converted_where_they_meet(tmp_path: Path) -> None:
+    """A DataArray in km among numbers in m was taken for m."""
+    pint = pytest.importorskip("pint")
+    quantity = pint.get_application_registry().Quantity
+    row = np.arange(4.0)
+    km = xr.DataArray(row, dims="x", attrs={"units": "km"})
+    fields = {"u": ek.Field((4,), unit="m"), "t": ek.Field(unit="K"), "n": ek.Field()}
+    with ek.create(tmp_path / "a.h5", fields) as store:
+        for u in (row, km, xr.DataArray(quantity(row, "km"), dims="x"), quantity(row, "km"), quantity(row, "m")):
+            store.append({"u": u, "t": quantity(20.0, "degC"), "n": 1.0})
+        store.append({"u": km, "t": xr.DataArray(20.0, attrs={"units": "degC"}), "n": quantity(2.0, "dimensionless")})
+        store.extend({"u": xr.DataArray(np.stack([row, row]), dims=("time", "x"), attrs={"units": "km"}), "t": [1.0, 2.0],
+                      "n": [3, 4]})
+        np.testing.assert_allclose(store["u"][:], np.outer([1, 1e3, 1e3, 1e3, 1, 1e3, 1e3, 1e3], row), rtol=1e-12)
+        np.testing.assert_allclose(store["t"][:6], np.full(6, 293.15))
+        kelvin = xr.DataArray(row, dims="x", attrs={"units": "K"})
+        for wrong, why in ((quantity(row, "s"), "'s' where 'm'"), (kelvin, "'K'")):
+            with pytest.raises(InputError, match=why):
+                store.append({"u": wrong, "t": 1.0, "n": 1.0})
+        with pytest.raises(InputError, match="says no unit"):
+            store.append({"u": row, "t": 1.0, "n": quantity(1.0, "m")})
+        assert len(store) == 8
+    runs = ek.ReplicaSet.of([xr.DataArray(row, dims="time", attrs={"units": unit}) for unit in ("m", "km")]).runs
+    metres, kilometres = (ek.reduce(run, ek.Moments()).mean for run in runs)
+    np.testing.assert_allclose(kilometres, 1e3 * metres)
+
+
+def test_figures_along_time_are_of_dates(tmp_path: Path) -> None:
+    from matplotlib.dates import num2date
+
+    from ensemblekit.plot import averages as draw_averages
+
+    e = ek.average(xr.DataArray(VALUES[:, 0, 0], dims="time", coords={"time": DATES}))
+    ax = draw_averages.running_mean(e)
+    assert num2date(ax.get_xlim()[0]).strftime("%Y-%m-%d") == str(DATES.values[0])[:10]
+    assert ax.get_xlabel() == "time"
+    basis = rom.pod(xr.DataArray(VALUES, dims=("time", "y", "x"), coords={"time": DATES}), rank=2)
+    from ensemblekit.plot import rom as draw
+
+    ax = draw.snapshot_errors(basis)
+    assert num2date(ax.get_xlim()[1]).strftime("%Y-%m-%d") == str(DATES.values[-1])[:10]
+    draw.phase_portrait(basis)[1].figure.canvas.draw()
+    noleap = xr.date_range("2001-01-01", periods=len(VALUES), calendar="noleap", use_cftime=True)
+    ax = draw_averages.running_mean(ek.average(xr.DataArray(VALUES[:, 0, 0], dims="time", coords={"time": noleap})))
+    ax.figure.canvas.draw()
+    assert all(text.get_text()[:2] in ("20", "") for text in ax.get_xticklabels())

@@ -138,6 +138,12 @@ def test_arrows_run_one_way() -> None:
     assert breaches(found) == []
 
 
+def test_bars_are_those_of_one_library() -> None:
+    bars = [at for at in of_the_package() if is_of(at.module, "tqdm") or is_of(at.module, "rich.progress")]
+    assert len(bars) >= 4
+    assert [f"{at.file}:{at.line} {at.module}" for at in bars if at.module != "tqdm.auto.tqdm"] == []  # which knows notebooks
+
+
 OPEN = ("rom/",)
 """Folders whose files know each other one way only: no circle of imports, those inside functions and for types included."""
 

@@ -52,6 +52,16 @@ def test_members_are_worth_as_many_over_sixty_seeds(m, rho, worth, uneven):
     assert np.mean([f.low <= worth <= f.high for f in found]) >= 0.92
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("uneven", [False, True])
+def test_one_network_and_more_than_there_are_over_sixty_seeds(uneven):
+    one = trials(60, 1, 0.0, "calibrated_nll", uneven=uneven)
+    assert np.mean([f.low <= 1 <= f.high for f in one]) >= 0.92
+    eight = trials(60, 8, 0.0, "calibrated_nll", uneven=uneven)
+    assert np.mean([f.high == np.inf for f in eight]) >= 0.92
+    assert np.mean([f.beyond == "above" for f in eight]) >= 0.5
+
+
 def test_off_the_ends_nothing_is_extrapolated():
     above = trials(1, 8, 0.0)[0]
     assert (above.value, above.beyond, above.high) == (5, "above", np.inf)
@@ -67,19 +77,21 @@ def test_off_the_ends_nothing_is_extrapolated():
 
 @pytest.mark.parametrize("score", ["calibrated_nll", "nll", "brier", "accuracy"])
 @pytest.mark.parametrize("space", ["probability", "logit"])
-def test_the_pools_of_two_seeds_are_worth_two(score, space):
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_all_pools_of_so_many_seeds_are_worth_so_many(size, score, space):
     _, seeds = members_and_seeds(0, 1, 0.0, k=4, n=300)
     labels = seeds[0][1]
     pools = []
-    for pair in itertools.combinations(range(4), 2):
-        p = np.stack([seeds[k][0] for k in pair])
+    for chosen in itertools.combinations(range(4), size):
+        p = np.stack([seeds[k][0] for k in chosen])
         pool = p.mean(0) if space == "probability" else np.exp(np.log(p).mean(0))
         pools.append((pool / pool.sum(1, keepdims=True), labels))
     found = neural.deep_ensemble_equivalent(pools, seeds, score=score, space=space)
-    want = 2 if score != "accuracy" else found.value
+    want = size if score != "accuracy" else found.value         # of accuracies, others may be as good
     assert found.value == pytest.approx(want, abs=1e-9)
     assert found.low <= found.value <= found.high
-    assert found.method_score == pytest.approx(found.curve[1][1], abs=1e-12)
+    if score != "accuracy":
+        assert found.method_score == pytest.approx(found.curve[size - 1][1], abs=1e-12)
 
 
 @pytest.mark.parametrize(("score", "space"), [("nll", "probability"), ("nll", "logit"), ("brier", "probability")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -12,8 +13,9 @@ pytest.importorskip("matplotlib")
 
 import ensemblekit as ek  # noqa: E402
 from ensemblekit import neural  # noqa: E402
-from ensemblekit.errors import InputError  # noqa: E402
+from ensemblekit.errors import InputError, StoreError  # noqa: E402
 from ensemblekit.neural.parameters import to_vectors  # noqa: E402
+from ensemblekit.neural.prediction import RegressionPrediction  # noqa: E402
 from ensemblekit.plot import neural as plot  # noqa: E402
 
 nn = torch.nn
@@ -77,6 +79,15 @@ def test_single_averages_and_ensemble_side_by_side(tmp_path):
     assert len(again.provenance.inputs) == 2        # and the predictions that were saved
     assert found.provenance.settings == {"save": True}
     assert found.to_dict()["provenance"]["versions"]["torch"] == torch.__version__
+    assert found.save(tmp_path / "report.npz") == str(tmp_path / "report.npz")
+    loaded = neural.Report.load(tmp_path / "report.npz")
+    assert loaded.to_dict() == found.to_dict()
+    assert str(loaded) == str(found)
+    assert str(loaded.differences["SWA"]) == str(found.differences["SWA"])
+    assert loaded.provenance == found.provenance
+    for name, one in found.predictions.items():
+        np.testing.assert_array_equal(loaded.predictions[name].probabilities, one.probabilities)
+        np.testing.assert_array_equal(loaded.predictions[name].target, one.target)
     text = str(found)
     assert "snapshot ensemble + T" in text
     assert f"{found.scores['SWA']['nll'].value:.4f}" in text
@@ -180,3 +191,35 @@ def test_the_shell_reads_saved_predictions_or_makes_them(tmp_path, monkeypatch):
     for bad in (["--model", "recipe_of_this_test:make"], ["--model", "nowhere:make", "--data", "nowhere:x"],
                 ["--model", "plain", "--data", "plain"]):
         assert CliRunner().invoke(app, ["report", "w.h5", *bad]).exit_code == 2
+
+
+def test_results_go_into_files_and_back(tmp_path):
+    rng = np.random.default_rng(0)
+    numbers = RegressionPrediction(rng.normal(size=5), rng.random(5), rng.random(5), rng.normal(size=5), np.arange(5), 3)
+    swag = neural.SWAG(rank=2)
+    swag.update(rng.normal(size=(4, 6)), 0)
+    posterior = swag.result()
+    for one in (numbers, posterior):
+        path = one.save(tmp_path / f"{type(one).__name__}.npz")
+        again = type(one).load(path)
+        for field in dataclasses.fields(one):
+            np.testing.assert_array_equal(getattr(again, field.name), getattr(one, field.name))
+    np.testing.assert_array_equal(again.sample(2), posterior.sample(2))
+    table = numbers.to_dataframe()
+    assert list(table) == ["mean", "std", "aleatoric", "epistemic", "target"]
+    np.testing.assert_array_equal(table["std"], numbers.std)
+    two = RegressionPrediction(rng.normal(size=(5, 2)), np.zeros((5, 2)), np.ones((5, 2)))
+    assert list(two.to_dataframe())[:3] == ["mean_0", "mean_1", "std_0"]
+    with pytest.raises(InputError, match="one row an item"):
+        RegressionPrediction(*[np.zeros((5, 2, 2))] * 3).to_dataframe()
+    with pytest.raises(InputError, match="holds a Posterior, not a Report"):
+        neural.Report.load(tmp_path / "Posterior.npz")
+    with pytest.raises(InputError, match=r"saved as \.npz"):
+        numbers.save(tmp_path / "a.txt")
+    whole = (tmp_path / "Posterior.npz").read_bytes()
+    np.savez(tmp_path / "other.npz", x=np.zeros(3))
+    for name, data in (("cut.npz", whole[:len(whole) // 2]), ("text.npz", b"no archive"), ("empty.npz", b"")):
+        (tmp_path / name).write_bytes(data)
+    for name in ("cut.npz", "text.npz", "empty.npz", "other.npz", "nothing.npz"):
+        with pytest.raises(StoreError, match=name):
+            neural.Report.load(tmp_path / name)

@@ -101,3 +101,25 @@ def test_a_spectrum_is_drawn_with_its_states_and_an_experiment() -> None:
     assert len(ax.collections) == 2
     with pytest.raises(InputError, match="one axis, energy"):
         spectra.absorption(found.maximum)
+
+
+def test_an_infrared_spectrum_by_the_shell(capsys: Any, monkeypatch: Any, tmp_path: Path) -> None:
+    from ensemblekit.plot import spectra
+    from tests.test_md_infrared import universe
+
+    rng = np.random.default_rng(1)
+    u = universe(rng.normal(size=(1500, 2, 3)), rng.normal(size=(1500, 2, 3)), [0.5, -0.5], bonds=[(0, 1)])
+    store = tmp_path / "run.h5md"
+    md.ingest(u, None, store)
+    words = ("md", "spectrum", "ir", str(store), "--temperature", "300", "--resolution", "100")
+    code, out, _ = shell(capsys, monkeypatch, *words, "--json", "-", "--plot", str(tmp_path / "figures"))
+    assert code == 0
+    found = md.average(u, {"ir": md.Infrared(temperature=300, resolution=100.0, by={"first": "index 0"})})["ir"]
+    np.testing.assert_allclose(json.loads(out)["results"]["estimates"]["infrared"]["mean"], found.mean, rtol=1e-6)
+    assert (tmp_path / "figures" / "infrared.png").exists()
+    ax = spectra.infrared(found)
+    assert ax.get_xlim()[0] > ax.get_xlim()[1]
+    assert [line.get_label() for line in ax.lines[1:]] == ["first", "other", "cross terms"]
+    code, _, err = shell(capsys, monkeypatch, *words, "--range", "0", "90000")
+    assert code == 2
+    assert "16 678 cm-1" in " ".join(err.split())

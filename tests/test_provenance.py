@@ -209,3 +209,8 @@ def test_stores_of_the_shell_name_what_they_were_merged_from(tmp_path: Path, mon
     assert [one["path"] for one in found.inputs] == ["part-0.h5", "part-1.h5"]
     assert found.command[:2] == ("ensemblekit", "merge")
     assert found.caller == ""
+    rom.compress(np.random.default_rng(0).normal(size=(20, 4)), "a.h5", tolerance=0.5)
+    ran = CliRunner().invoke(app, ["merge", "a.h5", "part-0.h5", "-o", "b.h5"])
+    assert ran.exit_code == 2
+    assert "a.h5 is an archive" in ran.stderr
+    assert "decompress" in ran.stderr

@@ -151,7 +151,7 @@ def test_plain_values() -> None:
 def test_every_figure_takes_ax() -> None:
     pytest.importorskip("matplotlib")
     no_figures = {"travelling_pairs", "gavish_donoho_line", "coefficient_spectrum"}
-    for module in ("averages", "md", "neural", "rom"):
+    for module in ("averages", "dynamics", "md", "neural", "rom"):
         drawing = importlib.import_module(f"ensemblekit.plot.{module}")
         for name, function in vars(drawing).items():
             own = inspect.isfunction(function) and function.__module__ == drawing.__name__ and not name.startswith("_")

@@ -123,3 +123,21 @@ def test_names_of_what_is_written():
     assert str(sibling("out/flow_*.vtu", ".basis.h5")) == "flow.basis.h5"
     assert str(sibling("run.vtkhdf", ".archive.h5")) == "run.archive.h5"
     assert str(sibling("*.npy", ".basis.h5")) == "snapshots.basis.h5"
+
+
+def test_the_bar_counts_bytes_of_every_read(monkeypatch, capsys):
+    from types import SimpleNamespace
+
+    from ensemblekit.cli import rom_inputs
+
+    source = ek.ArraySource.of({"u": np.zeros((8, 500_000))})
+    monkeypatch.setattr(rom_inputs, "stderr", SimpleNamespace(is_terminal=True))
+    with rom_inputs.bar(source, quiet=False) as tell:
+        for done in (1, 8, 1, 8):
+            tell(done, 8)
+    err = capsys.readouterr().err
+    assert "read 1:" in err
+    assert "read 2:" in err
+    assert "32.0M" in err
+    with rom_inputs.bar(source, quiet=True) as tell:
+        assert tell is False

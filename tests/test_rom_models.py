@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import ensemblekit
 from ensemblekit import rom
 from ensemblekit.errors import InputError, StoreError
 from ensemblekit.rom.operators import compressed, tensor
@@ -201,7 +202,8 @@ def test_a_model_comes_back_from_its_file(tmp_path: Path) -> None:
     with h5py.File(path) as f:
         assert np.array_equal(f["rom/model/operators/A"], model.A)
         about = json.loads(bytes(f["rom/model/about"][()]))
-    assert about["version"]
+    assert about["provenance"]["ensemblekit"] == ensemblekit.__version__
+    assert about["provenance"]["date"]
     assert not list(tmp_path.glob("*.tmp*"))
     with h5py.File(tmp_path / "other.h5", "w") as f:
         f["x"] = 1

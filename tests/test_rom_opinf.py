@@ -358,6 +358,25 @@ def test_store_basis_model_forecast(tmp_path: Path) -> None:
         model.error_against(ek.ArraySource.of({"U": store["U"][:]}, unit="m"), inputs=store["rotation"])
 
 
+def test_coefficients_are_streamed_into_a_store(tmp_path: Path) -> None:
+    driven_wave(tmp_path / "wake.h5")
+    store = ek.open(tmp_path / "wake.h5")
+    basis = rom.pod(store["U"].window(0, 100), rank=2)
+    kept = rom.coefficients(store["U"], basis, tmp_path / "a.h5")
+    fields = store["U"][:]
+    assert np.allclose(kept["coefficients"][:], basis.project(fields), atol=1e-12)
+    left = np.linalg.norm(fields - basis.reconstruct(basis.project(fields)), axis=1)
+    assert np.allclose(kept["projection_error"][:], left, atol=1e-12)
+    model = rom.operator_inference(kept["coefficients"], form="cAB", inputs=store["rotation"], basis=basis)
+    assert np.allclose(model.eigenvalues.growth, np.log(0.98) / 0.1, rtol=1e-6)
+    assert model.time_unit == "s"
+    assert model.simulate(fields[0], [0.0, 0.1], np.zeros(2)).fields().shape == (2, 40)
+    holed = fields.copy()
+    holed[17, 3] = np.nan
+    with pytest.raises(InputError, match="snapshot 17 holds NaN"):
+        rom.coefficients(holed, basis, tmp_path / "b.h5")
+
+
 def test_the_same_from_the_shell(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 

@@ -71,14 +71,16 @@ def answers(folder: Path) -> dict[str, list[str]]:
         "rom reconstruct": ["rom", "reconstruct", str(folder / "wave.basis.h5"), "-o", "{new}.h5"],
         "rom ingest": ["rom", "ingest", str(folder / "wave.npy"), "-o", "{new}.h5"],
         "rom opinf": ["rom", "opinf", str(folder / "wave.basis.h5"), "--form", "A", "-o", "{new}.h5"],
+        "rom dmd": ["rom", "dmd", str(folder / "wave.basis.h5"), "-o", "{new}.h5"],
         "rom forecast": ["rom", "forecast", str(folder / "wave.model.h5"), "--steps", "5"],
         "rom simulate": ["rom", "simulate", str(folder / "wave.model.h5"), "--steps", "5"],
     }
 
 
 NUMBERS = ("info", "verify", "average", "merge", "pack", "rom average", "rom pod", "rom plan", "rom compress",
-           "rom reconstruct", "rom ingest", "rom opinf", "rom forecast", "rom simulate")
+           "rom reconstruct", "rom ingest", "rom opinf", "rom dmd", "rom forecast", "rom simulate")
 ELSEWHERE = {"md ingest", "md average", "md rdf", "md report", "md field", "md spectrum absorption",
+             "md spectrum ir",
              "neural ingest", "neural plan", "neural report", "bench",
              "neural select", "neural equivalent", "neural ergodicity", "neural detect"}
 """With numbers too; run where their packages are."""
@@ -91,7 +93,7 @@ def test_json_on_stdout_is_one_document(verb: str, folder: Path, tmp_path: Path)
     from ensemblekit import rom
 
     np.save(folder / "wave.npy", ek.open(folder / "wave.h5")["U"][:])
-    if verb in ("rom reconstruct", "rom opinf", "rom forecast", "rom simulate"):
+    if verb in ("rom reconstruct", "rom opinf", "rom dmd", "rom forecast", "rom simulate"):
         basis = rom.pod(ek.open(folder / "wave.h5"), rank=2)
         basis.save(folder / "wave.basis.h5")
         rom.operator_inference(basis, form="A").save(folder / "wave.model.h5")

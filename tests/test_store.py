@@ -485,7 +485,7 @@ def test_truncation_leaves_a_later_file_that_another_clock_needs(tmp_path, in_pl
     assert_sound(str(path))
 
 
-@pytest.mark.parametrize("compression", [None, "lossless", ("round", 10), ("round", 1e-3)])
+@pytest.mark.parametrize("compression", [None, "lossless", ("round", 10), ("round", 1e-3), "zstd", ("round", 10, "zstd")])
 @pytest.mark.parametrize("aside", [True, False])
 def test_sealing(tmp_path, compression, aside, in_place):
     x = values(100, (50,), "f8")
@@ -517,6 +517,39 @@ def test_sealing(tmp_path, compression, aside, in_place):
     with pytest.raises(ClosedError):
         sealed.append({"x": x[0], "k": 1})
     np.testing.assert_allclose(ek.reduce(sealed["k"], ek.Moments()).mean, np.average(np.arange(100), weights=np.arange(100)))
+
+
+def test_what_was_compressed_by_a_filter_that_is_missing_names_it(tmp_path):
+    x = values(100, (50,), "f8")
+    for name, compression in (("deflate.h5", "lossless"), ("zstd.h5", "zstd")):
+        with ek.create(tmp_path / "a.h5", {"x": ek.Field((50,), "f8")}) as store:
+            store.extend({"x": x})
+            store.seal(tmp_path / name, compression)
+        (tmp_path / "a.h5").unlink()
+    (tmp_path / "without").mkdir()
+    (tmp_path / "without" / "hdf5plugin.py").write_text("raise ImportError('not installed')")
+    (tmp_path / "use.py").write_text("""if True:
+        import numpy as np, ensemblekit as ek
+        from ensemblekit.errors import MissingExtraError
+        print(ek.open("deflate.h5")["x"][:].sum(), ek.verify("deflate.h5").verdict)
+        for call in (lambda: ek.open("zstd.h5")["x"][:], lambda: ek.open("deflate.h5").seal("b.h5", "zstd"),
+                     lambda: ek.reduce(ek.open("zstd.h5"), ek.Moments())):
+            try:
+                call()
+            except MissingExtraError as error:
+                print(error)
+        report = ek.verify("zstd.h5")
+        print(report.verdict, " ".join(str(report).split()))""")
+    path = os.pathsep.join([str(tmp_path / "without"), os.path.dirname(os.path.dirname(ek.__file__))])
+    found = subprocess.run([sys.executable, "use.py"], cwd=tmp_path, capture_output=True, text=True, check=True,
+                           env=os.environ | {"PYTHONPATH": path})
+    deflate, *zstd, checked = found.stdout.splitlines()
+    assert deflate == f"{x.sum()} sound"
+    assert len(zstd) == 3
+    assert all("pip install 'ensemblekit[compress]'" in line for line in zstd)
+    assert "zstd.h5: '/observables/x/value' is compressed by the filter" in zstd[0]
+    assert checked.startswith("not checked ")
+    assert "hdf5plugin" in checked
 
 
 def test_readers_hold_on_to_a_file_that_was_replaced(tmp_path):

@@ -348,17 +348,19 @@ def _block_of(blocks: int | ArrayLike, n: int) -> np.ndarray:
 
 def _arrays(runs: Runs, last: int | None) -> list[np.ndarray]:
     """(M, n, ...) of each run, not copied where they are arrays."""
+    several: Sequence[Run]
     if isinstance(runs, SnapshotSource):
-        runs = ReplicaSet.of([runs]).runs
+        several = ReplicaSet.of([runs]).runs
     elif isinstance(runs, list | tuple):
-        runs = [x for run in runs for x in (run.runs if isinstance(run, ReplicaSet) else (run,))]
+        several = [x for run in runs for x in (run.runs if isinstance(run, ReplicaSet) else (run,))]
     else:
-        runs = as_array(runs, "runs")
-        if runs.ndim < 3:
-            raise InputError(f"runs are (runs, snapshots, items, ...); got shape {runs.shape}. Of one run: [run]")
-    if not len(runs):
+        table = as_array(runs, "runs")
+        if table.ndim < 3:
+            raise InputError(f"runs are (runs, snapshots, items, ...); got shape {table.shape}. Of one run: [run]")
+        several = list(table)
+    if not len(several):
         raise InputError("no runs came; give a list of arrays (snapshots, items, ...)")
-    arrays = [_array(run, k) for k, run in enumerate(runs)]
+    arrays = [_array(run, k) for k, run in enumerate(several)]
     for k, x in enumerate(arrays):
         if x.shape != arrays[0].shape:
             raise InputError(f"runs are of the same snapshots and items; run {k} has the shape {x.shape}, run 0 "

@@ -106,7 +106,8 @@ def table(*columns: str, right: tuple[str, ...] = ()) -> Rows:
     """The one look of all tables: a rule under the head, no frame, numbers to the right."""
     rows = Rows(box=box.SIMPLE_HEAD if _known("─", stdout.encoding) else ASCII_HEAD, pad_edge=False, header_style="bold")
     for name in columns:
-        rows.add_column(cell_of(name), justify="right" if name in right else "left", overflow="fold")
+        # a unit that is broken at its spaces reads as two: it makes a block of the rows before that
+        rows.add_column(cell_of(name), justify="right" if name in right else "left", overflow="fold", no_wrap=name == "unit")
     return rows
 
 
@@ -127,6 +128,28 @@ def show(rows: Table, console: Console = stdout) -> None:
                 block.add_row(head, value)
         console.print(block)
         console.print()
+
+
+def show_text(text: str, console: Console = stdout) -> None:
+    """Lines of text, those that are a table (cells apart by two spaces or more) as one where they do not fit."""
+    lines = text.splitlines()
+    if max(map(len, lines), default=0) <= console.width:
+        say(text, console=console)
+        return
+    cells = [re.split(r" {2,}", line.rstrip()) for line in lines]
+    at = 0
+    while at < len(lines):
+        end = at + 1
+        while end < len(lines) and len(cells[end]) == len(cells[at]) > 2:
+            end += 1
+        if end - at < 2:
+            say(lines[at], console=console)
+        else:
+            rows = table(*cells[at], right=tuple(cells[at][1:]))
+            for row in cells[at + 1:end]:
+                rows.add_row(*row)
+            show(rows, console)
+        at = end
 
 
 def size(nbytes: float) -> str:

@@ -147,6 +147,35 @@ def absorption(
     require(require_converged, [] if found.converged else ["absorption"])
 
 
+def infrared(
+    files: Files,
+    temperature: Annotated[float, typer.Option("--temperature", metavar="K", help="Of the run.")],
+    select: Annotated[str, typer.Option("--select", metavar="SELECTION", help="The charges that move.")] = "all",
+    flux: Annotated[str, typer.Option("--flux", metavar="auto|velocity|dipole")] = "auto",
+    resolution: Annotated[float, typer.Option("--resolution", metavar="CM-1")] = 8.0,
+    range_: Annotated[tuple[float, float], typer.Option("--range", metavar="LOW HIGH", help="In cm-1.")] = (0.0, 4000.0),
+    normalise: Annotated[str, typer.Option("--normalise", metavar="volume|molar")] = "volume",
+    quantum: Annotated[str, typer.Option("--quantum", metavar="harmonic|standard|schofield")] = "harmonic",
+    begin: Begin = None, end: End = None, dt: Dt = None, replicas: Replicas = False, whole: Whole = False,
+    confidence: Confidence = 0.95, engine: EngineOption = Place.threads, require_converged: RequireConverged = False,
+    as_json: Json = None, as_csv: Csv = None, plot: Plot = None, plot_format: PlotFormat = "png", overwrite: Overwrite = False,
+) -> None:
+    """The infrared absorption from the motion of the charges, in absolute units, with interval and band."""
+    from ensemblekit import md
+
+    options: dict[str, Any] = {"flux": flux, "normalise": normalise, "quantum": quantum}
+    source = opened(files, replicas, False, whole)
+    wanted = {"infrared": md.Infrared(select, temperature=temperature, resolution=resolution, range=range_, **options)}
+    found = md.average(source, wanted, whole=whole or None, engine=engine_of(engine), confidence=confidence,
+                       progress=stderr.is_terminal, **window_of(source, begin, end, dt))
+    _publish(Output(as_json, as_csv, tuple(files)), found["infrared"], "infrared", "\n".join(found.notes))
+    if plot:
+        from ensemblekit.plot import spectra
+
+        save_figure(figure_of(spectra.infrared(found["infrared"])), figure_path(plot, "infrared", plot_format))
+    require(require_converged, not_converged(found))
+
+
 def _publish(out: Output, found: Estimate, name: str, said: str) -> None:
     """A spectrum: its numbers as text and JSON, its points as CSV."""
     numbers = [f"{key}: {one}" for key, one in found.derived.items() if not isinstance(one.mean, AnyArray)]
@@ -198,6 +227,8 @@ def _table(path: Path) -> Any:
     return found
 
 
+add(spectrum, infrared, "ensemblekit md spectrum ir run.h5md --temperature 300 --plot figures",
+    "ensemblekit md spectrum ir top.psf run.dcd --temperature 300 --normalise molar --csv ir.csv", name="ir")
 add(spectrum, absorption, "ensemblekit md spectrum absorption states.txt --width 0.05 --plot figures",
     "ensemblekit md spectrum absorption 'run/*/orca.out' --drop --csv spectrum.csv")
 add(app, field, "ensemblekit md field run.h5md --bond 'resid 5 and name C; resid 5 and name O' --by residue --unit MV/cm",

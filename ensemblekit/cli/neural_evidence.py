@@ -111,7 +111,7 @@ def _groups(path: Path | None) -> np.ndarray | None:
 
 
 def _show(found: Answer, out: Output, plot: Path | None, figure: str) -> None:
-    out.say(str(found))
+    out.show_text(str(found))
     values = found.to_dict()
     out.write(values, ("name", "value"), _rows(values))
     if plot:

@@ -73,6 +73,10 @@ class Output:
         """Lines of text for people."""
         console.say(text, style, console=self.people)
 
+    def show_text(self, text: str) -> None:
+        """What a result says of itself, its table as one that fits."""
+        console.show_text(text, self.people)
+
     def print(self, *parts: Text | Table) -> None:
         """Parts of text in their styles, or a grid, for people."""
         if all(isinstance(part, Text) for part in parts):

@@ -61,22 +61,25 @@ def bar(source: SnapshotSource, quiet: bool) -> Iterator[Callable[[int, int | No
     if quiet or not stderr.is_terminal:
         yield False
         return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from tqdm.auto import tqdm
 
     row = sum(field.nbytes for field in source.fields.values())
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
-               TimeRemainingColumn())
-    with Progress(*columns, console=stderr, transient=True) as shown:
-        reads: list[Any] = []
-        last = [0]
+    reads: list[tqdm] = []
 
-        def tell(done: int, total: int | None) -> None:
-            if not reads or done < last[0]:
-                reads.append(shown.add_task(f"read {len(reads) + 1}", total=None if total is None else total * row))
-            last[0] = done
-            shown.update(reads[-1], completed=done * row)
+    def tell(done: int, total: int | None) -> None:
+        nbytes = done * row
+        if not reads or nbytes < reads[-1].n:
+            if reads:
+                reads[-1].close()
+            reads.append(tqdm(desc=f"read {len(reads) + 1}", total=None if total is None else total * row, unit="B",
+                              unit_scale=True, dynamic_ncols=True, leave=False))
+        reads[-1].update(nbytes - reads[-1].n)
 
+    try:
         yield tell
+    finally:
+        if reads:
+            reads[-1].close()
 
 
 def followed(file: str, fields: list[str] | None, target: Path, idle: float, inner_product: str,

@@ -1,4 +1,4 @@
-"""``ensemblekit rom opinf | forecast | simulate``: reduced models of a basis, and what they say of times to come."""
+"""``ensemblekit rom opinf | dmd | forecast | simulate``: reduced models of a basis, and what they say of times to come."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ from ensemblekit.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
+    from ensemblekit.rom.modal import ModalModel
     from ensemblekit.rom.quadratic import QuadraticModel
 
 MODEL = ".model.h5"
 
 BasisFile = Annotated[Path, typer.Argument(metavar="BASIS", help="What `rom pod` wrote.", show_default=False)]
-ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="What `rom opinf` wrote.", show_default=False)]
+ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="What `rom opinf` or `rom dmd` wrote.", show_default=False)]
 Inputs = Annotated[str | None, typer.Option("--inputs", metavar="FILE[:NAME]", show_default=False,
                                             help="Inputs, a row a snapshot: a .csv or .npy file, or a field of a store.")]
 Steps = Annotated[int | None, typer.Option("--steps", help="How many periods.", show_default=False)]
@@ -60,8 +61,43 @@ def opinf(
     held = rom.Basis.load(basis)
     model = rom.operator_inference(held, form=form, inputs=_inputs(inputs, basis), time=_word(time),
                                    regularisation=_weight(regularisation), horizon=horizon, bound=bound, n_resamples=resamples)
+    _answer(model, target, Output(as_json, as_csv, (str(basis),)))
+    if plot:
+        from ensemblekit.plot import dynamics as draw
+
+        save_figure(figure_of(draw.eigenvalues(model.eigenvalues)), figure_path(plot, "eigenvalues", plot_format))
+        if model.fit is not None and model.fit.search is not None:
+            save_figure(figure_of(draw.search(model)), figure_path(plot, "regularisation", plot_format))
+
+
+def dmd(
+    basis: BasisFile,
+    rank: Annotated[int | None, typer.Option("--rank", "-k", help="So many modes; all by default.", show_default=False)] = None,
+    method: Annotated[str, typer.Option("--method", help="exact, tls, fb or opt.")] = "exact",
+    constraint: Annotated[str | None, typer.Option("--constraint", help="With opt: stable or neutral.",
+                                                   show_default=False)] = None,
+    inputs: Inputs = None, resamples: Resamples = 200, out: Out = None, as_json: Json = None, as_csv: Csv = None,
+    plot: Plot = None, plot_format: PlotFormat = "png", overwrite: Overwrite = False,
+) -> None:
+    """Dynamic modes of a basis, each with its growth and frequency; writes FILE.model.h5."""
+    from ensemblekit import rom
+
+    target = out or basis.with_name(basis.name.removesuffix(".h5").removesuffix(".basis") + MODEL)
+    check_file(target, overwrite)
+    options: dict[str, Any] = {"method": method, "constraint": constraint}
+    model = rom.dmd(rom.Basis.load(basis), rank, inputs=_inputs(inputs, basis), n_resamples=resamples, **options)
+    _answer(model, target, Output(as_json, as_csv, (str(basis),)))
+    if plot:
+        from ensemblekit.plot import dynamics as draw
+
+        save_figure(figure_of(draw.eigenvalues(model.eigenvalues)), figure_path(plot, "eigenvalues", plot_format))
+        if isinstance(model, rom.ModalModel):
+            save_figure(figure_of(draw.modal(model, kind="power")), figure_path(plot, "power", plot_format))
+
+
+def _answer(model: QuadraticModel | ModalModel, target: Path, output: Output) -> None:
+    """Save a model and show it, an eigenvalue a row."""
     model.save(target)
-    output = Output(as_json, as_csv, (str(basis),))
     output.say(model)
     written(target)
     values = model.eigenvalues
@@ -71,12 +107,6 @@ def opinf(
         (k + 1, float(values.growth[k]), float(values.frequency[k]),
          *(None if ends is None else float(ends[k]) for name in ("growth", "frequency") for ends in low_high.get(name, none)))
         for k in range(len(values))))
-    if plot:
-        from ensemblekit.plot import dynamics as draw
-
-        save_figure(figure_of(draw.eigenvalues(values)), figure_path(plot, "eigenvalues", plot_format))
-        if model.fit is not None and model.fit.search is not None:
-            save_figure(figure_of(draw.search(model)), figure_path(plot, "regularisation", plot_format))
 
 
 EIGENVALUES = ("mode", "growth", "frequency", "growth_low", "growth_high", "frequency_low", "frequency_high")
@@ -139,12 +169,12 @@ def simulate(
         save_figure(figure_of(draw.trajectory(run)), figure_path(plot, "trajectory", plot_format))
 
 
-def _model(path: Path) -> QuadraticModel:
+def _model(path: Path) -> QuadraticModel | ModalModel:
     from ensemblekit import rom
 
     held = rom.load(path)
     if isinstance(held, rom.Basis):
-        raise InputError(f"{path} holds a basis; ensemblekit rom opinf makes a model of it")
+        raise InputError(f"{path} holds a basis; ensemblekit rom opinf and dmd make models of it")
     return held
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ensemblekit.cli.console import size
-from ensemblekit.cli.info import expanded
+from ensemblekit.cli.info import expanded, looked_at
 from ensemblekit.cli.output import Json, Output, Overwrite, written
 from ensemblekit.errors import InputError
 from ensemblekit.provenance import Provenance
@@ -18,10 +18,10 @@ from ensemblekit.provenance import Provenance
 if TYPE_CHECKING:
     from ensemblekit.store.store import Store
 
-    Filter = Literal["lossless"] | tuple[Literal["round"], float] | None
+    Filter = Literal["lossless", "zstd"] | tuple[Literal["round"], float] | None
 
 AT_ONCE = 64 << 20
-Compression = Annotated[str, typer.Option("--compression", metavar="none|lossless|BITS|ERROR", help="BITS of the "
+Compression = Annotated[str, typer.Option("--compression", metavar="none|lossless|zstd|BITS|ERROR", help="BITS of the "
                                           "significand of floats are kept (1 to 52), or as many as a relative ERROR asks for.")]
 
 
@@ -67,13 +67,15 @@ def replaced(store: Store, out: Path, how: Filter) -> Store:
 
 def compression_of(word: str) -> Filter:
     """What Store.seal takes."""
-    if word in ("none", "lossless"):
-        return None if word == "none" else "lossless"
+    if word == "none":
+        return None
+    if word == "lossless" or word == "zstd":
+        return word
     try:
         return ("round", int(word) if word.isdecimal() else float(word))
     except ValueError:
-        raise InputError(f"--compression is none, lossless, a number of bits, or a relative error such as 1e-4; got {word!r}"
-                         ) from None
+        raise InputError("--compression is none, lossless, zstd, a number of bits, or a relative error such as 1e-4; got "
+                         f"{word!r}") from None
 
 
 def on_disk(path: str | Path) -> int:
@@ -98,6 +100,14 @@ def merge(
     from ensemblekit.store.stored import StoredSource
 
     paths = expanded(files)
+    for path in paths:
+        kind = looked_at(path)[0]["kind"] if os.path.isfile(path) else "store"
+        if kind == "archive":
+            raise InputError(f"{path} is an archive, whose modes are those of its own snapshots alone: turn each into a store "
+                             "(ensemblekit rom decompress), merge those, and compress the whole")
+        if kind == "basis":
+            raise InputError(f"{path} is a basis, whose modes are those of its own snapshots alone: merge the stores that they "
+                             "are from, and decompose the whole (ensemblekit rom pod)")
     if len(paths) < 2:
         raise InputError(f"merge joins several stores; got {', '.join(paths)}")
     stores = [ek.open(path) for path in paths]

@@ -44,6 +44,7 @@ from ensemblekit.md.result import Averages as Averages
 from ensemblekit.md.spectra.absorption import absorption as absorption
 from ensemblekit.md.spectra.excitations import Excitations as Excitations
 from ensemblekit.md.spectra.excitations import excitations as excitations
+from ensemblekit.md.spectra.infrared import Infrared as Infrared
 from ensemblekit.md.stored import universe as universe
 from ensemblekit.md.superpose import rmsd as rmsd
 from ensemblekit.md.superpose import rmsd_matrix as rmsd_matrix

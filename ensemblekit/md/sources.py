@@ -150,7 +150,7 @@ def acting(system: System, at: object, settings: Settings, name: str) -> Acting:
     else:
         atoms, chosen = system.select(settings.sources), None
         values = system.charges(atoms)
-        labels, words = _groups(system, atoms, settings.by, name)
+        labels, words = groups_of(system, atoms, settings.by, name)
         charges, names = _sorted(values, atoms, labels, words)
     if not len(charges.atoms):
         raise InputError(f"all charges of {settings.sources!r} are 0, so there is no field; read with a topology that has them "
@@ -191,7 +191,7 @@ def _sorted(values: np.ndarray, atoms: np.ndarray, labels: np.ndarray, names: Se
     return Charges(np.ascontiguousarray(atoms[acting][order], np.int64), values[acting][order], offsets), np.array(names)
 
 
-def _groups(system: System, atoms: np.ndarray, by: Any, name: str) -> tuple[np.ndarray, list[str]]:
+def groups_of(system: System, atoms: np.ndarray, by: Any, name: str) -> tuple[np.ndarray, list[str]]:
     """A number an atom, and the names of the groups."""
     topology = system.topology
     if by is None:

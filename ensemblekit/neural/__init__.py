@@ -12,6 +12,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("torch", "neural") from error
 
+from ensemblekit.neural import corruptions as corruptions
 from ensemblekit.neural.barrier import Barrier as Barrier
 from ensemblekit.neural.barrier import LossIncrease as LossIncrease
 from ensemblekit.neural.barrier import loss_barrier as loss_barrier
@@ -41,6 +42,9 @@ from ensemblekit.neural.history import History as History
 from ensemblekit.neural.history import history as history
 from ensemblekit.neural.ingest import ingest as ingest
 from ensemblekit.neural.parameters import Manifest as Manifest
+from ensemblekit.neural.phantom import PhantomLesion as PhantomLesion
+from ensemblekit.neural.phantom import Phantoms as Phantoms
+from ensemblekit.neural.phantom import phantom as phantom
 from ensemblekit.neural.plan import Deadline as Deadline
 from ensemblekit.neural.plan import Plan as Plan
 from ensemblekit.neural.plan import plan as plan

@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError
 from ensemblekit.neural.evidence import Source, evidence_of
-from ensemblekit.neural.items import Items, Scored
-from ensemblekit.neural.prediction import Prediction
+from ensemblekit.neural.items import Items, Values
+from ensemblekit.neural.prediction import Prediction, RegressionPrediction
 from ensemblekit.neural.saved import SavedPredictions, pooled
 from ensemblekit.neural.scores import Score, draws, given
 from ensemblekit.neural.uncertainty import entropy_of
@@ -21,6 +21,8 @@ from ensemblekit.results import Result
 
 MEASURES = ("confidence", "entropy", "epistemic", "disagreement")
 OF_MEMBERS = ("epistemic", "disagreement")
+Classified = Prediction | tuple[Values, Values]
+"""Predictions of classes with labels."""
 FEW = 10
 """Wrong (or right) answers, below which resamples cannot tell how far the areas scatter."""
 AT_ONCE = 1 << 18
@@ -100,7 +102,7 @@ class Detection(Result):
                              "notes": list(self.notes)}
 
 
-def error_detection(prediction: Scored | Source, *, measures: Sequence[str] = MEASURES, target: ArrayLike | None = None,
+def error_detection(prediction: Classified | Source, *, measures: Sequence[str] = MEASURES, target: Values | None = None,
                     groups: ArrayLike | None = None, seed: int = 0) -> Detection:
     """How well doubt tells wrong answers from right ones: AUROC, AURC, its excess, and AUGRC, each with an interval.
 
@@ -146,7 +148,9 @@ def error_detection(prediction: Scored | Source, *, measures: Sequence[str] = ME
                      tuple(notes))
 
 
-def _prediction(source: Scored | Source, target: ArrayLike | None) -> Scored:
+def _prediction(source: Classified | Source, target: Values | None) -> Classified:
+    if isinstance(source, RegressionPrediction):
+        raise InputError("these predictions are of numbers; whether an answer is wrong is asked of classes")
     if isinstance(source, Prediction) or (isinstance(source, tuple) and len(source) == 2):
         return source
     if isinstance(source, SavedPredictions) and target is None:
@@ -155,13 +159,14 @@ def _prediction(source: Scored | Source, target: ArrayLike | None) -> Scored:
     return pooled(found.members, None, found.labels(), found.space, found.ignore_index)
 
 
-def _doubt(one: Scored, items: Items, name: str) -> np.ndarray:
+def _doubt(one: Classified, items: Items, name: str) -> np.ndarray:
     """(rows,)."""
     if name == "confidence":
         return 1 - items.p.max(1)
     if name == "entropy":
         return entropy_of(items.p)
-    values = np.asarray(getattr(one, name), np.float64).reshape(-1)
+    assert isinstance(one, Prediction)
+    values = np.asarray(one.epistemic if name == "epistemic" else one.disagreement, np.float64).reshape(-1)
     if one.ignore_index is not None:
         values = values[np.asarray(one.target).reshape(-1) != one.ignore_index]
     return values

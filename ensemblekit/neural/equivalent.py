@@ -16,6 +16,7 @@ from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array
 from ensemblekit.neural.evidence import Evidence, Source, cluster_of, evidence_of, rows_of
 from ensemblekit.neural.intervals import degrees_of_freedom, standard_error
+from ensemblekit.neural.items import Values
 from ensemblekit.neural.pools import TINY, ClassPools, NumberPools
 from ensemblekit.neural.prediction import Prediction, RegressionPrediction
 from ensemblekit.neural.saved import SavedPredictions
@@ -28,7 +29,7 @@ from ensemblekit.store.store import Store
 
 Score = Literal["calibrated_nll", "nll", "brier", "accuracy", "mse"]
 SCORES_HERE = ("calibrated_nll", "nll", "brier", "accuracy", "mse")
-Judged = Prediction | RegressionPrediction | tuple[ArrayLike, ArrayLike] | Source
+Judged = Prediction | RegressionPrediction | tuple[Values, Values] | Source
 """One run of a method, or one network."""
 ALL_SUBSETS = 8
 """Seeds of which all subsets are pooled."""
@@ -85,7 +86,7 @@ class _Curve(NamedTuple):
 
 
 def deep_ensemble_equivalent(method: Judged | Sequence[Judged], reference: Judged | Sequence[Judged], *,
-                             score: Score = "calibrated_nll", subsets: int = 64, target: ArrayLike | None = None,
+                             score: Score = "calibrated_nll", subsets: int = 64, target: Values | None = None,
                              groups: ArrayLike | None = None, confidence: float = 0.95, seed: int = 0,
                              space: str | None = None) -> Equivalent:
     """How many independently trained networks score as well as a method, with an interval over items, seeds and runs.
@@ -140,7 +141,7 @@ def _as_score(found: Equivalent, exponent: int) -> Equivalent:
                    curve=tuple((k, ldexp(mean, e), ldexp(error, e)) for k, mean, error in found.curve))
 
 
-def _classes(method: Judged | Sequence[Judged], reference: Judged | Sequence[Judged], target: ArrayLike | None,
+def _classes(method: Judged | Sequence[Judged], reference: Judged | Sequence[Judged], target: Values | None,
              groups: ArrayLike | None, space: str | None, score: str, seed: int, notes: list[str]) -> ClassPools:
     given = [_evidence(one, target, space, f"run {k} of the method") for k, one in enumerate(_listed(method))]
     pooling = given[0].space if space is None else check_space(space)
@@ -182,7 +183,7 @@ def _classes(method: Judged | Sequence[Judged], reference: Judged | Sequence[Jud
     return ClassPools(of(together.members), [pool(p) for p in parts], curve, rows, score, pooling, seed)
 
 
-def _numbers(method: Judged | Sequence[Judged], reference: Judged | Sequence[Judged], target: ArrayLike | None,
+def _numbers(method: Judged | Sequence[Judged], reference: Judged | Sequence[Judged], target: Values | None,
              groups: ArrayLike | None) -> NumberPools:
     runs = _listed(method)
     labels = target
@@ -223,10 +224,11 @@ def _listed(given: Judged | Sequence[Judged], seeds: bool = False) -> list[Judge
         return list(given) if is_runs(given) else [given]
     if isinstance(given, str | os.PathLike | Prediction | RegressionPrediction | SavedPredictions | Store | Evidence):
         return [given]
-    return list(as_array(given, "the reference")) if seeds else [given]
+    array = as_array(given, "the reference" if seeds else "the method")
+    return list(array) if seeds else [array]
 
 
-def _evidence(one: Judged, target: ArrayLike | None, space: str | None, what: str) -> Evidence:
+def _evidence(one: Judged, target: Values | None, space: str | None, what: str) -> Evidence:
     if isinstance(one, RegressionPrediction):
         raise InputError(f"{what} is of numbers; ask for score=\"mse\"")
     if isinstance(one, tuple) and len(one) == 2:

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from ensemblekit.averaging.function_space import FunctionSpace, function_space
 from ensemblekit.errors import InputError
 from ensemblekit.neural.evidence import Evidence, Source, runs_of
+from ensemblekit.neural.items import Values
 from ensemblekit.neural.saved import pooled
 from ensemblekit.results import Result
 
@@ -83,7 +84,7 @@ class TrainingErgodicity(Result):
 
 
 def training_ergodicity(runs: Source | Sequence[Source], *, last: int | None = None,
-                        space: Literal["probability", "logit"] = "probability", target: ArrayLike | None = None,
+                        space: Literal["probability", "logit"] = "probability", target: Values | None = None,
                         groups: ArrayLike | None = None, blocks: int = 20, tolerance: float = 0.1,
                         confidence: float = 0.95) -> TrainingErgodicity:
     """How many independent trainings the snapshots of one training are worth, and what of its start a training keeps.

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array
-from ensemblekit.neural.items import as_numpy
+from ensemblekit.neural.items import Values, as_numpy
 from ensemblekit.neural.saved import SavedPredictions, load_predictions
 from ensemblekit.neural.uncertainty import Space, check_space
 from ensemblekit.store.store import Store
@@ -39,7 +39,7 @@ class Evidence:
         return self.target
 
 
-Source = Evidence | SavedPredictions | Store | str | os.PathLike[str] | ArrayLike
+Source = Evidence | SavedPredictions | Store | str | os.PathLike[str] | Values
 """Where members' predictions come from: arrays are (M, n, classes, ...)."""
 
 
@@ -61,7 +61,7 @@ class Rows:
         return np.ascontiguousarray(self.p[:, np.arange(len(self.labels)), self.labels], np.float64)
 
 
-def evidence_of(source: Source, target: ArrayLike | None = None, *, what: str = "the members", space: str | None = None,
+def evidence_of(source: Source, target: Values | None = None, *, what: str = "the members", space: str | None = None,
                 ignore_index: int | None = None) -> Evidence:
     """Members' probabilities from SavedPredictions, a store or its path, or an array (M, n, classes, ...) with its labels.
 
@@ -87,7 +87,7 @@ def evidence_of(source: Source, target: ArrayLike | None = None, *, what: str = 
     return _checked(found, what)
 
 
-def runs_of(runs: Source | Sequence[Source], target: ArrayLike | None = None, *, space: str | None = None) -> list[Evidence]:
+def runs_of(runs: Source | Sequence[Source], target: Values | None = None, *, space: str | None = None) -> list[Evidence]:
     """Evidence of several independent trainings on the same items: a list, or an array (R, M, n, classes, ...)."""
     if isinstance(runs, str | os.PathLike | SavedPredictions | Store | Evidence):
         runs = [runs]

@@ -213,7 +213,7 @@ def _schedule(scheduler: CycleLR | Callable[[Optimizer, int], CycleLR] | None, o
 
 @contextlib.contextmanager
 def _bar(wanted: bool, schedule: CycleLR, rec: Recorder) -> Iterator[Callable[[float], None]]:
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     with tqdm(total=schedule.total_steps, initial=rec.updates, unit="step", disable=None if wanted else True) as bar:
         def advance(loss: float) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from ensemblekit.errors import InputError
 from ensemblekit.intake_dates import package
 from ensemblekit.intake_labels import dataset_of
+from ensemblekit.neural.result_files import Saved
 from ensemblekit.neural.uncertainty import TINY, Space, entropy_of
 from ensemblekit.results import Result
 from ensemblekit.scaling import ldexp, scaled
@@ -19,7 +20,7 @@ NATS = ("entropy", "aleatoric", "epistemic")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Prediction(Result):
+class Prediction(Saved, Result):
     """Classes of items, or of every pixel of items. Natural logarithms; `...` is nothing or the axes of a map."""
 
     FIGURE = "neural.prediction"
@@ -110,7 +111,7 @@ class Prediction(Result):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RegressionPrediction(Result):
+class RegressionPrediction(Saved, Result):
     """Numbers, with a variance by its two sources; `...` is the shape of one answer."""
 
     mean: np.ndarray
@@ -163,6 +164,23 @@ class RegressionPrediction(Result):
             variables["target"] = (axes, np.asarray(self.target), {})
         coords = {} if self.index is None else {"item": (("item",), self.index)}
         return dataset_of(variables, {}, coords, {"n_members": self.n_members})
+
+    def to_dataframe(self) -> Any:
+        """A table of pandas, one row an item: mean, std, aleatoric and epistemic variance, target; mean_0, mean_1 and so on of
+        answers of several numbers.
+
+        Raises InputError for maps (:meth:`to_xarray` takes them), MissingExtraError where pandas is not installed.
+        """
+        if self.mean.ndim > 2:
+            raise InputError(f"a table has one row an item, and these are maps {self.mean.shape[1:]}; use to_xarray()")
+        pandas = package("pandas", "xarray")
+        columns: dict[str, np.ndarray] = {}
+        for name in ("mean", "std", "aleatoric", "epistemic", "target"):
+            values = self.target if name == "target" else np.asarray(getattr(self, name))
+            if values is None or np.shape(values) != self.mean.shape:
+                continue
+            columns |= {name: values} if self.mean.ndim == 1 else {f"{name}_{k}": values[:, k] for k in range(values.shape[1])}
+        return pandas.DataFrame(columns, index=None if self.index is None else pandas.Index(self.index, name="item"))
 
 
 def _rms(x: np.ndarray) -> float:

@@ -21,6 +21,7 @@ from ensemblekit.neural.ensemble import Ensemble
 from ensemblekit.neural.evidence import Evidence
 from ensemblekit.neural.options import Ensembling
 from ensemblekit.neural.prediction import Prediction
+from ensemblekit.neural.result_files import Saved
 from ensemblekit.neural.saved import SavedPredictions, load_predictions, pooled, predictions_path, save_predictions
 from ensemblekit.neural.scores import Score, mean_scores, scores
 from ensemblekit.neural.selection import Method, with_choice
@@ -42,7 +43,7 @@ LAST, TOGETHER, SELECTED = "last snapshot", "snapshot ensemble", "selected"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Report(Result):
+class Report(Saved, Result):
     """Scores of everything that one training run has to offer, on the same items. Prints as a table."""
 
     FIGURE = "neural.report"
@@ -209,8 +210,8 @@ def _report(found: dict[str, Prediction], members: np.ndarray, weights: np.ndarr
     first = next(iter(found))
     against = {label: compare(p, found[first], groups=groups, n_bins=n_bins, seed=seed)
                for label, p in found.items() if label != first}
-    if SELECTED in against and select != "all":
-        against[SELECTED] = with_choice(against[SELECTED], len(chosen.fold_weights[0]))
+    if SELECTED in against:
+        against[SELECTED] = with_choice(against[SELECTED], chosen.choice_variance, len(chosen.fold_weights[0]))
     m = len(members)
     curve = tuple(mean_scores(pooled(members[m - k:], weights[m - k:], together.target, together.space,
                                      together.ignore_index), groups) for k in range(1, m + 1))

@@ -25,6 +25,7 @@ from ensemblekit.neural.intervals import (
 )
 from ensemblekit.neural.items import Items, Scored, items_of
 from ensemblekit.neural.prediction import Prediction, RegressionPrediction
+from ensemblekit.neural.result_files import Saved
 from ensemblekit.neural.temperature import scaled_nll
 from ensemblekit.results import Result
 from ensemblekit.scaling import exponent_of, ldexp
@@ -38,7 +39,7 @@ RANGES_OF_NUMBERS: Mapping[str, tuple[float, float]] = {"mse": (0.0, np.inf), "c
 
 
 @dataclass(frozen=True, slots=True)
-class Score(Result):
+class Score(Saved, Result):
     """A score, or a paired difference of scores, with its error over items, and over runs where several were given."""
 
     value: float
@@ -70,7 +71,7 @@ class Score(Result):
     __repr__ = __str__
 
 
-class Scores(dict[str, Score]):
+class Scores(dict[str, Score], Saved):
     """Name -> :class:`Score`. Prints as a table; `paired` where they are differences, with * where zero lies outside.
 
     `notes`: what is to be known of the numbers.

@@ -16,11 +16,21 @@ from numpy.typing import ArrayLike
 from ensemblekit.averaging.diversity import Metric
 from ensemblekit.errors import InputError
 from ensemblekit.neural.evidence import Evidence, Source, cluster_of, evidence_of, rows_of
+from ensemblekit.neural.items import Values
 from ensemblekit.neural.prediction import Prediction
 from ensemblekit.neural.saved import pooled
 from ensemblekit.neural.scores import SCORES, Score, Scores, given, mean_scores, paired_share, ratio
 from ensemblekit.neural.temperature import best_temperature, fold_of, scaled
-from ensemblekit.neural.weightings import STEPS, TINY, Choice, cross_fitted, fitted_weights, inner_folds, simplest
+from ensemblekit.neural.weightings import (
+    STEPS,
+    TINY,
+    Choice,
+    choice_variance,
+    cross_fitted,
+    fitted_weights,
+    inner_folds,
+    simplest,
+)
 from ensemblekit.results import Result
 
 Method = Literal["auto", "all", "last", "best", "greedy", "diverse", "stacking", "exhaustive"]
@@ -70,6 +80,8 @@ class Selection(Result):
     """(repeats, folds, M): by which the items of each fold were pooled."""
     fold_temperatures: np.ndarray
     """(repeats, folds)."""
+    choice_variance: float
+    """Of a difference in NLL, nats squared: what the choice adds to the variance over items."""
     score: str
     notes: tuple[str, ...]
 
@@ -106,13 +118,12 @@ class Selection(Result):
                 "differences": {name: plain(x) for name, x in self.differences.items()}, "in_sample": self.in_sample,
                 "optimism": self.optimism, "stability": self.stability.tolist(), "methods": list(self.methods),
                 "fold_weights": self.fold_weights.tolist(), "fold_temperatures": self.fold_temperatures.tolist(),
-                "score": self.score,
-                "notes": list(self.notes)}
+                "choice_variance": self.choice_variance, "score": self.score, "notes": list(self.notes)}
 
 
 def select(source: Source, *, method: Method = "auto", k: int | None = None, score: str = "nll", folds: int = 5,
            repeats: int = 1, prior: float = 0.0, space: str | None = None, metric: Metric = "disagreement",
-           tradeoff: float = 1.0, temperature: bool = False, target: ArrayLike | None = None, groups: ArrayLike | None = None,
+           tradeoff: float = 1.0, temperature: bool = False, target: Values | None = None, groups: ArrayLike | None = None,
            seed: int = 0) -> Selection:
     """Choose and weight the members of an ensemble, with the gain on items that had no part in it.
 
@@ -189,20 +200,21 @@ def _selected(task: Choice, found: Evidence, method: str, repeats: int, temperat
     plain = _with(plain, equal)         # by the arithmetic of the selection: the same weights differ by nothing
     prediction = _with(plain, total)
     against = {"all members": plain, "last": _with(plain, found.members[-1]), "best single": _with(plain, single)}
-    fits = m > 1 and not (method == "all" or (method == "last" and task.k is not None))
-    # "best single" is chosen in the folds as well; the other two are what they are
+    scores = mean_scores(prediction, groups)
+    fixed = method == "all" or (method == "last" and task.k is not None)
+    choice = 0.0 if fixed else choice_variance(task, w, task.rows.n)
     differences = {}
     for label, other in against.items():
         gap = _difference(prediction, other, groups)
-        differences[label] = with_choice(gap, task.folds) if fits or (label == "best single" and m > 1) else gap
-    scores = mean_scores(prediction, groups)
+        # the best single one is chosen in the folds, too
+        differences[label] = with_choice(gap, np.inf if label == "best single" else choice, task.folds)
     inside = float(task.losses(w, everything).mean()) if t == 1 else float(
         task.loss(scaled(np.log(np.maximum(task.pool(w, everything), TINY)), t), everything).mean())
     outside = 1 - scores["accuracy"].value if task.score == "accuracy" else scores[task.score].value
     return Selection(name, w, t, prediction, scores, differences, inside, outside - inside,
                      np.mean([one > 0 for one in chosen], axis=0), tuple(methods), np.array(folds),
                      np.array(chosen).reshape(repeats, task.folds, m), np.array(temperatures).reshape(repeats, task.folds),
-                     task.score,
+                     choice, task.score,
                      _notes(task, found, differences["all members"], name, m, method))
 
 
@@ -269,9 +281,10 @@ def _with(plain: Prediction, probabilities: np.ndarray) -> Prediction:
     return replace(plain, probabilities=np.asarray(probabilities).astype(dtype))
 
 
-def with_choice(differences: Scores, folds: int) -> Scores:
-    """Differences of a prediction that was chosen in so many folds, with the error of the choice."""
-    factor = cross_fitted(folds)
+def with_choice(differences: Scores, choice: float, folds: int) -> Scores:
+    """Differences of a prediction that was chosen in so many folds, with the error of the choice, which has that variance in
+    NLL; other scores' errors grow by the same factor."""
+    factor = cross_fitted(differences["nll"].stderr, choice, folds)
 
     def widened(name: str, one: Score) -> Score:
         most = 1.0 if name == "accuracy" else np.inf

@@ -12,13 +12,14 @@ from ensemblekit.averaging.arrays import copied, join, plain, same_item, wide
 from ensemblekit.averaging.moments import Moments, MomentsResult
 from ensemblekit.errors import InputError
 from ensemblekit.neural.compensated import _column
+from ensemblekit.neural.result_files import Saved
 from ensemblekit.neural.weight_average import _numpy, _weight
 from ensemblekit.results import Result
 from ensemblekit.source import Array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Posterior(Result):
+class Posterior(Saved, Result):
     """SWAG's Gaussian over weights: mean + half a diagonal + half a low-rank part."""
 
     mean: Array

@@ -14,6 +14,7 @@ from ensemblekit.averaging.correlation import statistical_inefficiency
 from ensemblekit.averaging.estimate import Estimate
 from ensemblekit.averaging.replicas import read_runs, time_average
 from ensemblekit.errors import InputError
+from ensemblekit.plot.clock import Clock
 from ensemblekit.plot.style import (
     BLUE,
     COLOURS,
@@ -83,7 +84,9 @@ def running_mean(answer: Estimate, *, name: str = "value", ax: Axes | None = Non
 
     The band at time t is the final interval scaled by √(T/t), as the error of a longer average falls.
     """
-    series, times, x_label = _series(answer)
+    series, _, _ = _series(answer)
+    clock = Clock.of(answer.times, len(series), answer.time_unit, answer.labels)
+    times = clock.x
     ax = new_axes(ax)
     start = answer.n_discarded
     kept = series[start:]
@@ -105,7 +108,8 @@ def running_mean(answer: Estimate, *, name: str = "value", ax: Axes | None = Non
     margin = 0.08 * (high - low) if high > low else 1.0
     ax.set_ylim(min(low - margin, answer.low), max(high + margin, answer.high) + 1.5 * margin)     # room for the legend
     ax.set_xlim(times[0], times[-1])
-    ax.set_xlabel(x_label)
+    clock.write(ax.xaxis)
+    ax.set_xlabel(clock.name)
     ax.set_ylabel(label(name, answer.unit))
     legend(ax, loc="upper center", ncols=3, columnspacing=1.2, borderaxespad=0.1)
     return ax

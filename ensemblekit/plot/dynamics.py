@@ -9,6 +9,7 @@ import numpy as np
 from ensemblekit.errors import InputError
 from ensemblekit.plot.style import BLUE, COLOURS, GREY, INK, RED, label, legend, look, new_axes
 from ensemblekit.rom.eigenvalues import Eigenvalues
+from ensemblekit.rom.modal import ModalModel
 from ensemblekit.rom.model_error import ModelError
 from ensemblekit.rom.quadratic import QuadraticModel
 from ensemblekit.rom.trajectory import Forecast, Trajectory
@@ -130,4 +131,28 @@ def search(one: QuadraticModel, *, ax: Axes | None = None) -> Axes:
         ax.set_ylabel("weight on quadratic terms")
         if (~kept).any():
             legend(ax)
+        return ax
+
+
+def modal(one: ModalModel, *, kind: Literal["auto", "eigenvalues", "power", "forecast"] = "auto",
+          ax: Axes | None = None) -> Axes:
+    """Dynamic modes: their eigenvalues ("auto"), the power of each at its frequency, or a forecast as long as the training."""
+    if kind in ("auto", "eigenvalues"):
+        return eigenvalues(one.eigenvalues, ax=ax)
+    if kind == "forecast":
+        if one.training is None:
+            raise InputError("modes that were not fitted have no forecast: model.simulate(x0, times).plot()")
+        return forecast(one.predict(max(1, round(one.training.span / one.training.interval))), ax=ax)
+    if kind != "power":
+        raise InputError(f'kind is "auto", "eigenvalues", "power" or "forecast"; got {kind!r}')
+    with look():
+        ax = new_axes(ax)
+        frequency, power = one.eigenvalues.frequency, one.power
+        shown = (frequency >= 0) & (power > 0)
+        ax.vlines(frequency[shown], power[shown].min(initial=1.0) / 3, power[shown], color=BLUE, lw=1)
+        ax.plot(frequency[shown], power[shown], "o", ms=4, color=BLUE)
+        ax.set_yscale("log")
+        per = f"cycles per {one.time_unit}" if one.time_unit else "cycles"
+        ax.set_xlabel(label("frequency", per))
+        ax.set_ylabel("mean square")
         return ax

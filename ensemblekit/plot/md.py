@@ -16,6 +16,7 @@ from ensemblekit.averaging.averages import Averages
 from ensemblekit.averaging.estimate import Estimate, printed, rounded
 from ensemblekit.errors import InputError
 from ensemblekit.plot.averages import autocorrelation, band, blocking, running_mean
+from ensemblekit.plot.clock import Clock
 from ensemblekit.plot.style import (
     BLUE,
     COLOURS,
@@ -88,10 +89,12 @@ def against_time(e: Estimate, *, name: str = "value", ax: Axes | None = None) ->
         _title(ax, e)
         return ax
     low, high = np.inf, -np.inf
+    clock = Clock(np.empty(0), "frame")
     for k, run in enumerate(e.runs):
         if run.series is None:
             continue
-        x = run.times if run.times is not None else np.arange(len(run.series))
+        clock = Clock.of(run.times, len(run.series), run.time_unit, run.labels or e.labels)
+        x = clock.x
         colour = COLOURS[k % len(COLOURS)]
         ax.plot(x, run.series, color=colour, lw=0.5, alpha=0.35)
         kept = run.series[run.n_discarded:]
@@ -101,7 +104,8 @@ def against_time(e: Estimate, *, name: str = "value", ax: Axes | None = None) ->
     ax.axhline(e.mean, color=INK, lw=0.6, ls=(0, (4, 3)))
     low, high = min(low, e.low), max(high, e.high)
     ax.set_ylim(low - 0.05 * (high - low), high + 0.22 * (high - low))
-    ax.set_xlabel(label("time", e.time_unit) if e.time_unit else "frame")
+    clock.write(ax.xaxis)
+    ax.set_xlabel("time" if clock.dated else label("time", e.time_unit) if e.time_unit else "frame")
     ax.set_ylabel(label(name, printed(e.unit)))
     legend(ax, ncols=3)
     _title(ax, e)

@@ -8,7 +8,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ensemblekit.errors import InputError
-from ensemblekit.plot.style import BLUE, COLOURS, GREY, HEIGHT, INK, ORANGE, PALE, RED, WIDTH, legend, new_axes, panels
+from ensemblekit.plot.style import (
+    BLUE,
+    COLOURS,
+    GREY,
+    HEIGHT,
+    INK,
+    ORANGE,
+    PALE,
+    RED,
+    WIDTH,
+    legend,
+    new_axes,
+    panels,
+    whole_numbers,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -147,7 +161,7 @@ def by_members(curve: Sequence[Mapping[str, Score]], *, ax: AxesLike | None = No
         one.set_ylim(bottom=max(0.0, one.get_ylim()[0]))
         one.set_ylabel(title)
         one.set_xlabel("last snapshots pooled")
-        one.xaxis.get_major_locator().set_params(integer=True)
+        whole_numbers(one)
     return axes
 
 

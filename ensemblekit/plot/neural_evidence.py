@@ -1,14 +1,16 @@
-"""Figures of what an ensemble of networks is worth: its equivalent, its ergodicity, its selection."""
+"""Figures of what an ensemble of networks is worth: its equivalent, its ergodicity, its selection, its diversity."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ensemblekit.averaging.function_space import FunctionSpace
 from ensemblekit.errors import InputError
-from ensemblekit.plot.style import BLUE, COLOURS, GREY, INK, ORANGE, RED, legend, new_axes, panels
+from ensemblekit.plot.style import BLUE, COLOURS, GREY, INK, ORANGE, RED, legend, new_axes, panels, whole_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,8 +21,42 @@ if TYPE_CHECKING:
     from ensemblekit.neural.selection import Selection
     from ensemblekit.plot.style import AxesLike
 
+Ranged = tuple[float, float, float]
+"""Value, and the ends of its 95 % interval."""
 NAMES = {"calibrated_nll": "calibrated NLL (nats)", "nll": "NLL (nats)", "brier": "Brier score", "accuracy": "accuracy",
          "mse": "mean squared error"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """What trainings of one cyclic schedule gave."""
+
+    rate: float
+    """The largest."""
+    epochs: float
+    """Of a cycle."""
+    members: int
+    """Snapshots of a run."""
+    disagreement: Ranged
+    """Share of items on which two snapshots differ."""
+    n_eff: Ranged
+    """Independent trainings whose mean varies as that of the snapshots."""
+    equivalent: Ranged
+    """Independent networks that score as well, at most `n_seeds`."""
+    beyond: str
+    """"below" one network, "above" all of them, or ""."""
+    n_seeds: int
+    score: Ranged
+    """Calibrated NLL of all snapshots pooled, nats."""
+    error: Ranged
+    """Share of wrong items."""
+
+    def __str__(self) -> str:
+        return f"rate {self.rate:g}, {self.members} cycles"
+
+    def to_dict(self) -> dict[str, object]:
+        """As JSON has it."""
+        return asdict(self)
 
 
 def equivalent(found: Equivalent, *, ax: AxesLike | None = None) -> Axes:
@@ -45,7 +81,7 @@ def equivalent(found: Equivalent, *, ax: AxesLike | None = None) -> Axes:
     ax.set_xlim(0.8, found.n_seeds + 0.2)
     ax.set_xlabel("networks pooled")
     ax.set_ylabel(NAMES[found.score])
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    whole_numbers(ax)
     legend(ax)
     return ax
 
@@ -97,7 +133,7 @@ def selection(found: Selection, *, ax: AxesLike | None = None) -> np.ndarray:
     axes[0].axhline(1 / m, color=GREY, lw=0.7, ls=(0, (4, 3)), label="equal")
     axes[0].set_xlabel("member")
     axes[0].set_ylabel("weight")
-    axes[0].xaxis.get_major_locator().set_params(integer=True)
+    whole_numbers(axes[0])
     legend(axes[0])
     axes[1].axvline(0, color=INK, lw=0.7)
     names = list(found.differences)
@@ -131,3 +167,34 @@ def detection(found: Detection, *, ax: AxesLike | None = None) -> Axes:
     ax.set_ylabel("wrong among them (%)")
     legend(ax)
     return ax
+
+
+def diversity(rows: Sequence[Schedule], *, ax: AxesLike | None = None) -> np.ndarray:
+    """Whether diverse snapshots make good ensembles: n_eff, DEE and score against disagreement; three axes.
+
+    One colour a largest rate; the larger the mark, the longer the cycles.
+
+    Arguments:
+        rows: one a schedule, of the same budget.
+    """
+    if not rows:
+        raise InputError("no schedules came; give one row for each")
+    axes = panels(ax, 1, 3, (6.9, 2.3))[0]
+    rates = sorted({row.rate for row in rows})
+    longest = max(row.epochs for row in rows)
+    for row in rows:
+        colour = COLOURS[rates.index(row.rate) % len(COLOURS)]
+        x = 100 * row.disagreement[0]
+        first = row is next(one for one in rows if one.rate == row.rate)
+        for panel, (value, low, high) in zip(axes, (row.n_eff, row.equivalent, row.score), strict=True):
+            panel.plot([x, x], [low, min(high, float(row.n_seeds)) if panel is axes[1] else high], color=colour, lw=1,
+                       alpha=0.6)
+            panel.plot(x, value, "o", color=colour, ms=3 + 4 * (row.epochs / longest) ** 0.5,
+                       label=f"rate {row.rate:g}" if first and panel is axes[0] else None)
+    for panel, name in zip(axes, ("n_eff", "DEE", NAMES["calibrated_nll"]), strict=True):
+        if min(row.disagreement[0] for row in rows) > 0:        # from one in a hundred items to half of them
+            panel.set_xscale("log")
+        panel.set_xlabel("disagreement (%)")
+        panel.set_ylabel(name)
+    legend(axes[0])
+    return axes

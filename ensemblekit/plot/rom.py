@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from ensemblekit.averaging.doubts import ENOUGH
 from ensemblekit.errors import InputError
+from ensemblekit.plot.clock import Clock
 from ensemblekit.plot.place import COLUMN, Place, component_name, component_of, panels_for
 from ensemblekit.plot.style import BLUE, GREEN, GREY, INK, ORANGE, PALE, RED, label, legend, look, new_axes, panels
 from ensemblekit.rom.basis import Basis, FieldPart
@@ -218,7 +219,8 @@ def snapshot_errors(basis: Basis, *, ax: Axes | None = None) -> Axes:
     if errors is None:
         raise InputError("this basis holds no error of each snapshot; decompose again")
     ax = new_axes(ax)
-    x, name = _clock(basis)
+    clock = _clock(basis)
+    x, name = clock.x, clock.name
     ax.plot(x, 100 * np.asarray(errors), color=BLUE, lw=0.9)
     ax.axhline(100 * basis.relative_error, color=RED, lw=0.9, ls=(0, (4, 3)))
     ax.annotate(f"all: {_percent(basis.relative_error)}", (0.99, 100 * basis.relative_error),
@@ -227,6 +229,7 @@ def snapshot_errors(basis: Basis, *, ax: Axes | None = None) -> Axes:
     ax.set_ylim(0, None)
     if len(x) > 1:
         ax.set_xlim(x[0], x[-1])
+    clock.write(ax.xaxis)
     ax.set_xlabel(name)
     ax.set_ylabel("error %")
     ax.set_title(f"error of each snapshot, {basis.rank} modes")
@@ -250,17 +253,21 @@ def phase_portrait(basis: Basis, pair: tuple[int, int] | None = None, *, length:
     if np.iscomplexobj(basis.coefficients):
         raise InputError("a phase portrait is of real coefficients")
     one, two = basis.coefficients[:, a], basis.coefficients[:, b]
-    x, name = _clock(basis)
+    clock = _clock(basis)
+    x, name = clock.x, clock.name
     axes = panels(ax, 1, 3, (2 * COLUMN, 2.5), width_ratios=(1, 1.25, 1.25))[0]
     left, middle, right = axes
     left.plot(one, two, color=GREY, lw=0.5, alpha=0.7)
     shown = left.scatter(one, two, c=x, s=7, cmap="viridis", zorder=3, lw=0)
-    left.figure.colorbar(shown, ax=left, location="bottom", aspect=30, pad=0.02).set_label(name, fontsize=7)
+    bar = left.figure.colorbar(shown, ax=left, location="bottom", aspect=30, pad=0.02)
+    bar.set_label(name, fontsize=7)
+    clock.write(bar.ax.xaxis)
     reach = 1.08 * max(float(np.abs(one).max()), float(np.abs(two).max()))
     left.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel=f"$a_{{{a + 1}}}$", ylabel=f"$a_{{{b + 1}}}$")
     middle.plot(x, one, color=BLUE, lw=0.9, label=f"$a_{{{a + 1}}}$")
     middle.plot(x, two, color=ORANGE, lw=0.9, label=f"$a_{{{b + 1}}}$")
     middle.set(xlabel=name, ylabel="coefficient")
+    clock.write(middle.xaxis)
     if len(x) > 1:
         middle.set_xlim(x[0], x[-1])
     legend(middle, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
@@ -412,10 +419,8 @@ def _percent(share: float) -> str:
     return f"{value:.3g} %" if value < 99.95 else f"{value:.6g} %"
 
 
-def _clock(basis: Basis) -> tuple[np.ndarray, str]:
-    if basis.times is None:
-        return np.arange(basis.n, dtype=np.float64), "snapshot"
-    return np.asarray(basis.times), label("time", basis.time_unit)
+def _clock(basis: Basis) -> Clock:
+    return Clock.of(basis.times, basis.n, basis.time_unit, basis.labels)
 
 
 __all__ = ["average", "coefficient_spectrum", "decay", "gavish_donoho_line", "modes", "phase_portrait",

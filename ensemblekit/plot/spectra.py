@@ -51,9 +51,33 @@ def absorption(e: Estimate, *, experiment: ArrayLike | None = None, ax: Axes | N
     return ax
 
 
+def infrared(e: Estimate, *, name: str = "nα", ax: Axes | None = None) -> Axes:
+    """An infrared spectrum with interval and band, wavenumbers falling to the right, the groups below; the axes."""
+    if np.ndim(e.mean) != 1 or "wavenumber" not in e.coords:
+        raise InputError(f"an infrared spectrum has one axis, wavenumber; this estimate has {list(e.coords) or 'none'}")
+    ax = new_axes(ax)
+    x = e.coords["wavenumber"][0]
+    band(e, x, ax)
+    ax.fill_between(x, e.low, e.high, color=BLUE, alpha=0.25, lw=0, label=f"{100 * e.confidence:g} % interval")
+    ax.plot(x, e.mean, color=BLUE)
+    groups = e.derived.get("groups")
+    if groups is not None:
+        for k, word in enumerate(groups.coords["group"][0]):
+            ax.plot(x, groups.mean[k, k], color=COLOURS[(k + 1) % len(COLOURS)], lw=0.8, label=str(word))
+        cross = np.asarray(e.mean) - np.einsum("kkn->n", groups.mean)
+        ax.plot(x, cross, color=INK, lw=0.8, ls=(0, (4, 2)), label="cross terms")
+    ax.set_xlim(x[-1], x[0])
+    if groups is None:
+        ax.set_ylim(0, min(1.6 * float(np.max(e.mean)), 1.05 * float(np.nanmax(np.asarray(e.high)))) or 1)
+    ax.set_xlabel("wavenumber (cm⁻¹)")
+    ax.set_ylabel(label(name, printed(e.unit)))
+    legend(ax)
+    return ax
+
+
 def _other(x: np.ndarray) -> np.ndarray:
     """eV as nm and back."""
     return NM / np.maximum(np.asarray(x, np.float64), 1e-9)
 
 
-__all__ = ["absorption"]
+__all__ = ["absorption", "infrared"]

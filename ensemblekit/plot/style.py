@@ -130,6 +130,13 @@ def label(name: str, unit: str = "") -> str:
     return f"{name} ({unit})" if unit else name
 
 
+def whole_numbers(ax: Axes) -> None:
+    """Ticks along x at whole numbers alone: members, networks."""
+    from matplotlib.ticker import MaxNLocator
+
+    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+
+
 def legend(ax: Axes, **options: Any) -> None:
     """A small legend without a frame."""
     ax.legend(**({"frameon": False, "fontsize": 7, "loc": "best"} | options))

@@ -75,18 +75,31 @@ class Stability(Result):
         return self.reason
 
 
-def sorted_slowest_first(values: np.ndarray) -> np.ndarray:
-    """Eigenvalues by growth, the largest first; pairs together, positive frequency first."""
+def slowest_first(values: np.ndarray) -> np.ndarray:
+    """The order of eigenvalues by growth, the largest first; pairs together, positive frequency first."""
     scale = max(float(np.abs(values).max(initial=0)), 1e-300)
     growth = np.round(values.real / scale, 9)
-    order = np.lexsort((-values.imag, np.round(np.abs(values.imag) / scale, 9), -growth))
-    return values[order]
+    return np.lexsort((-values.imag, np.round(np.abs(values.imag) / scale, 9), -growth))
 
 
 def continuous(discrete: np.ndarray, period: float) -> np.ndarray:
     """log(λ) / period; eigenvalues of 0, which end at once, as the largest decay a float64 can tell."""
     small = np.abs(discrete) < 1e-300
     return np.log(np.where(small, 1e-300, discrete).astype(complex)) / period
+
+
+def intervals(point: np.ndarray, many: np.ndarray, confidence: float,
+              n_blocks: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Intervals of growth and frequency from matched eigenvalues (s, k) of resamples: Student's, one less than blocks."""
+    from scipy.special import stdtrit
+
+    t = float(stdtrit(max(n_blocks - 1, 1), 0.5 + confidence / 2))
+    found = {}
+    turn = 2 * np.pi
+    for name, x, values in (("growth", many.real, point.real), ("frequency", many.imag / turn, point.imag / turn)):
+        half = t * x.std(axis=0, ddof=1)
+        found[name] = (values - half, values + half)
+    return found
 
 
 def matched(found: np.ndarray, point: np.ndarray) -> np.ndarray:

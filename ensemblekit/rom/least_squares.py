@@ -95,8 +95,8 @@ def resampled(d: np.ndarray, y: np.ndarray, runs: list[int], operators: np.ndarr
     turn = np.linalg.inv(root) / problem.scale[:, None]
     w = d @ turn
     left = y - d @ operators
-    length = math.ceil(_score_length(w, left, runs))
-    blocks = _blocks(runs, length)
+    length = math.ceil(score_length(w, left, runs))
+    blocks = blocks_of(runs, length)
     if len(blocks) < FEWEST_BLOCKS:
         return Resamples(matrices=none.matrices, residuals=residuals, block_length=length, n_blocks=len(blocks),
                          reason=f"{len(d)} steps hold {len(blocks)} blocks of {length}, as long as the errors are correlated; "
@@ -112,7 +112,7 @@ def resampled(d: np.ndarray, y: np.ndarray, runs: list[int], operators: np.ndarr
     return Resamples(matrices=operators + turn @ found, residuals=residuals, block_length=float(length), n_blocks=len(blocks))
 
 
-def _score_length(w: np.ndarray, left: np.ndarray, runs: list[int]) -> float:
+def score_length(w: np.ndarray, left: np.ndarray, runs: list[int]) -> float:
     """The optimal length of blocks for the sums of residual times regressor; within the longest run."""
     start = int(np.argmax(runs))
     rows = slice(sum(runs[:start]), sum(runs[:start + 1]))
@@ -126,7 +126,7 @@ def _score_length(w: np.ndarray, left: np.ndarray, runs: list[int]) -> float:
     return max(1.0, float(np.median(lengths))) if lengths else 1.0
 
 
-def _blocks(runs: list[int], length: int) -> list[tuple[int, int]]:
+def blocks_of(runs: list[int], length: int) -> list[tuple[int, int]]:
     """Ranges of rows, none across runs, each about `length` long."""
     found, start = [], 0
     for n in runs:

@@ -6,14 +6,17 @@ import os
 
 from ensemblekit.errors import StoreError
 from ensemblekit.rom.basis import Basis
+from ensemblekit.rom.modal import ModalModel
 from ensemblekit.rom.model_files import read
 from ensemblekit.rom.quadratic import QuadraticModel
+from ensemblekit.rom.state_space import StateSpace
 
-KINDS = {"quadratic": QuadraticModel}
+KINDS: dict[str, type[QuadraticModel | ModalModel]] = {"quadratic": QuadraticModel, "state_space": StateSpace,
+                                                        "modal": ModalModel}
 """What a file says it holds, and the class that reads it."""
 
 
-def load(path: str | os.PathLike[str]) -> Basis | QuadraticModel:
+def load(path: str | os.PathLike[str]) -> Basis | QuadraticModel | ModalModel:
     """What `save` of a Basis or of a model wrote. Raises StoreError where the file holds neither."""
     from ensemblekit.store.guarded import record
 

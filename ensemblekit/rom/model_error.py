@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -154,34 +154,49 @@ def projected(basis: Basis | None, source: Any, rank: int) -> tuple[np.ndarray, 
         scale = math.sqrt(source.total_energy / max(source.n, 1))
         left = source.error_per_snapshot
         return source.coefficients, np.zeros(source.n) if left is None else left * scale, source.times
-    given: SnapshotSource = ArraySource.of(dict(source)) if isinstance(source, Mapping) and not isinstance(
-        source, SnapshotSource) else as_source(source)
-    names = list(given.fields) if basis is None or len(given.fields) == 1 else _fitting(basis, given)
-    if basis is not None:
-        _check_units(basis, given, names)
     states, left, times = [], [], []
-    for piece in given.pieces(names, "time", False, 64 << 20):
-        for block in piece.blocks():
-            if basis is None:
-                values = np.asarray(block.only).reshape(len(block), -1)
-                if values.shape[1] != rank:
-                    raise InputError(f"this model has no basis: snapshots are its states, of {rank} numbers; got "
-                                     f"{values.shape[1]}")
-                states.append(np.array(values))
-                left.append(np.zeros(len(values)))
-            else:
-                a, rest = _coefficients(basis, block.fields, names)
-                states.append(a)
-                left.append(rest)
-            times.append(block.times)
+    for a, rest, clock in projected_blocks(basis, _source(source), rank):
+        states.append(a)
+        left.append(rest)
+        times.append(clock)
     if not states:
         raise InputError("the source holds no snapshots")
-    clock = None if any(t is None for t in times) else np.concatenate([t for t in times if t is not None])
-    found = np.concatenate(states)
-    if not np.isfinite(found).all():
-        raise InputError(f"snapshot {int(np.argmin(np.isfinite(found).all(axis=1)))} holds NaN or infinity outside the mask "
-                         "of the basis")
-    return found, np.concatenate(left), None if clock is None or np.isnan(clock).all() else clock
+    known = [t for t in times if t is not None]
+    together = np.concatenate(known) if len(known) == len(times) else None
+    return (np.concatenate(states), np.concatenate(left),
+            None if together is None or np.isnan(together).all() else together)
+
+
+def _source(source: Any) -> SnapshotSource:
+    if isinstance(source, Mapping) and not isinstance(source, SnapshotSource):
+        return ArraySource.of(dict(source))
+    return as_source(source)
+
+
+def projected_blocks(basis: Basis | None, source: SnapshotSource,
+                     rank: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
+    """Block by block: coefficients (n, k), the norm (n,) of what the modes leave out, times; a single read.
+
+    Raises InputError where fields or units do not fit the basis, and for NaN outside its mask.
+    """
+    names = list(source.fields) if basis is None or len(source.fields) == 1 else _fitting(basis, source)
+    if basis is not None:
+        _check_units(basis, source, names)
+    done = 0
+    for piece in source.pieces(names, "time", False, 64 << 20):
+        for block in piece.blocks():
+            if basis is None:
+                a, rest = np.array(np.asarray(block.only).reshape(len(block), -1)), np.zeros(len(block))
+                if a.shape[1] != rank:
+                    raise InputError(f"this model has no basis: snapshots are its states, of {rank} numbers; got {a.shape[1]}")
+            else:
+                a, rest = _coefficients(basis, block.fields, names)
+            bad = ~np.isfinite(a).all(axis=1)
+            if bad.any():
+                raise InputError(f"snapshot {done + int(np.argmax(bad))} holds NaN or infinity"
+                                 + (" outside the mask of the basis" if basis is not None else ""))
+            done += len(a)
+            yield a, rest, block.times
 
 
 def _fitting(basis: Basis, source: SnapshotSource) -> list[str]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import fields
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
 from ensemblekit.errors import StoreError
+from ensemblekit.provenance import Provenance
 from ensemblekit.rom import files
 from ensemblekit.rom.basis import NAMES, Basis
 from ensemblekit.rom.training import Training
@@ -25,8 +25,7 @@ def write(path: str | os.PathLike[str], kind: str, about: dict[str, Any], arrays
     from ensemblekit.store.hdf5 import write_arrays
 
     kept = {f"{GROUP}/{name}": np.asarray(x) for name, x in arrays.items() if x is not None}
-    record = {"format": FORMAT, "kind": kind, "version": _version(), "created": datetime.now(UTC).isoformat(timespec="seconds"),
-              **about}
+    record = {"format": FORMAT, "kind": kind, "provenance": Provenance.now().to_dict(), **about}
     kept[f"{GROUP}/about"] = np.frombuffer(json.dumps(record).encode(), np.uint8)
     if basis is not None:
         kept |= files.basis_arrays({name: getattr(basis, name) for name in NAMES})
@@ -77,12 +76,3 @@ def plain(x: Any) -> Any:
     if isinstance(x, np.generic):
         return x.item()
     return dict(x) if isinstance(x, dict) else list(x) if isinstance(x, tuple) else x
-
-
-def _version() -> str:
-    import importlib.metadata
-
-    try:
-        return importlib.metadata.version("ensemblekit")
-    except importlib.metadata.PackageNotFoundError:
-        return ""

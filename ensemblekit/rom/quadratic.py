@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,7 +15,7 @@ from ensemblekit.errors import InputError
 from ensemblekit.results import Result
 from ensemblekit.rom import model_error, model_files
 from ensemblekit.rom.basis import Basis
-from ensemblekit.rom.eigenvalues import Eigenvalues, Stability, continuous, matched, sorted_slowest_first, stability
+from ensemblekit.rom.eigenvalues import Eigenvalues, Stability, continuous, intervals, matched, slowest_first, stability
 from ensemblekit.rom.forecast import Resamples, forecast
 from ensemblekit.rom.model_error import ModelError
 from ensemblekit.rom.operators import Dynamics, Method, energy_violation, n_terms, packed, tensor
@@ -62,6 +62,8 @@ class QuadraticModel(Result):
     """
 
     FIGURE = "dynamics.model"
+    KIND: ClassVar[str] = "quadratic"
+    """What its file says it holds."""
 
     form: str
     """Letters of the terms it has: constant c, linear A, quadratic H, input B, input times state N."""
@@ -232,7 +234,8 @@ class QuadraticModel(Result):
         one = Dynamics(self.form, matrix, len(self.inputs), self.period)
         about = one.fixed_point(point) if point is not None else None
         values = np.linalg.eigvals(one.jacobian(np.zeros(self.rank) if about is None else about)).astype(complex)
-        return sorted_slowest_first(values if self.period is None else continuous(values, self.period))
+        rates = values if self.period is None else continuous(values, self.period)
+        return rates[slowest_first(rates)]
 
     @property
     def stability(self) -> Stability:
@@ -272,10 +275,10 @@ class QuadraticModel(Result):
             arrays["resamples/matrices"], arrays["resamples/residuals"] = self.resamples.matrices, self.resamples.residuals
             about["resamples"] = {"block_length": self.resamples.block_length, "n_blocks": self.resamples.n_blocks,
                                   "reason": self.resamples.reason}
-        return model_files.write(path, "quadratic", about, arrays, self.basis)
+        return model_files.write(path, self.KIND, about, arrays, self.basis)
 
     @classmethod
-    def of_file(cls, about: Mapping[str, Any], arrays: Mapping[str, np.ndarray], basis: Basis | None) -> QuadraticModel:
+    def of_file(cls, about: Mapping[str, Any], arrays: Mapping[str, np.ndarray], basis: Basis | None) -> Self:
         """From the record and arrays of a file that :meth:`save` wrote."""
         form, matrix = packed({letter: arrays[f"operators/{letter}"] for letter in about["form"]})
         kept, fit = about.get("resamples"), about.get("fit")
@@ -311,6 +314,8 @@ class QuadraticModel(Result):
             if self.fit.n_equations:
                 said += (f" from {self.fit.n_equations} equations for {self.fit.n_unknowns} unknowns each, condition "
                          f"{self.fit.condition_number:.2g}, effective rank {self.fit.effective_rank}")
+            elif np.isfinite(self.fit.residual):
+                said += f", leaves {100 * self.fit.residual:.3g} % of the derivative on the snapshots"
             if self.fit.regularisation:
                 said += ", regularisation " + ", ".join(f"{name} {x:.2g}" for name, x in self.fit.regularisation.items())
         if "H" in self.form:
@@ -327,17 +332,3 @@ class QuadraticModel(Result):
 
     def __repr__(self) -> str:
         return f"<{self._first_line()}>"
-
-
-def intervals(point: np.ndarray, many: np.ndarray, confidence: float,
-              n_blocks: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Intervals of growth and frequency from matched eigenvalues (s, k) of resamples: Student's, one less than blocks."""
-    from scipy.special import stdtrit
-
-    t = float(stdtrit(max(n_blocks - 1, 1), 0.5 + confidence / 2))
-    found = {}
-    turn = 2 * np.pi
-    for name, x, values in (("growth", many.real, point.real), ("frequency", many.imag / turn, point.imag / turn)):
-        half = t * x.std(axis=0, ddof=1)
-        found[name] = (values - half, values + half)
-    return found

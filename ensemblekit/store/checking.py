@@ -14,7 +14,7 @@ import numpy as np
 
 from ensemblekit.errors import InputError, StoreError, UnknownFieldError
 from ensemblekit.foreign import AnyArray
-from ensemblekit.intake import as_array
+from ensemblekit.intake import as_array, in_unit, unit_of
 from ensemblekit.provenance import now
 from ensemblekit.source import Field
 from ensemblekit.store.names import segment_path
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 LARGEST_LOG = 700.0
 """Of a weight that is stored."""
+NO_UNIT = ("1", "dimensionless")
+"""What numbers without a unit may say it is."""
 Durability = Literal["process", "disk"]
 
 
@@ -93,11 +95,20 @@ class Checks:
             raise InputError(f"the snapshot lacks the field {name!r}; it needs {self.clocks[field.clock]}") from None
         want = field.shape if n is None else (n, *field.shape)
         array = value if type(value) is np.ndarray else as_array(
-            value, f"field {name!r}", kinds=None, named_axes=n is None)
+            self._in_its_unit(name, field, value), f"field {name!r}", kinds=None, named_axes=n is None)
         if array.shape != want:
             raise InputError(f"field {name!r} came with shape {array.shape}; this store holds {want}"
                              f"{'' if n is None else ' (snapshots first)'}. Reshape it, or create a store for the new shape")
         return self._as_stored(name, field, array)
+
+    @staticmethod
+    def _in_its_unit(name: str, field: Field, value: Any) -> Any:
+        """The numbers of a value in the unit of its field. Raises InputError where it has another kind."""
+        own = "" if isinstance(value, float | int | np.number) else unit_of(value)
+        if own and not field.unit and own not in NO_UNIT:
+            raise InputError(f"field {name!r} came in {own!r}, and this store says no unit for it. Create it with "
+                             f"ek.Field(..., unit={own!r}), or append the bare numbers")
+        return in_unit(value, field.unit, f"field {name!r}") if own else value
 
     @staticmethod
     def _as_stored(name: str, field: Field, array: np.ndarray) -> np.ndarray:

@@ -14,11 +14,12 @@ import h5py
 import numpy as np
 import xxhash
 
-from ensemblekit.errors import StoreDamagedError, StoreError, one_line
+from ensemblekit.errors import MissingExtraError, StoreDamagedError, StoreError, one_line
 from ensemblekit.store import guarded
 from ensemblekit.store.attributes import small_attribute, text_attribute
 from ensemblekit.store.checksums import checksums
 from ensemblekit.store.closing import closed_record
+from ensemblekit.store.filters import filters_registered
 from ensemblekit.store.places import groups_of, read_table, runs_in, stretches
 from ensemblekit.store.schema import (
     CLOSED,
@@ -41,8 +42,7 @@ LEAST_MEMORY = 1 << 30      # with less, a lack of memory says nothing about the
 
 def check_file(path: str, external: bool = False) -> dict[str, Any]:
     """What is wrong with one file, its snapshots counted from 0; runs in the child."""
-    import hdf5plugin  # noqa: F401  (registers the filters)
-
+    filters_registered()
     answer = empty_answer()
     problems: list[str] = answer["problems"]
     schema = None
@@ -67,6 +67,8 @@ def check_file(path: str, external: bool = False) -> dict[str, Any]:
         if schema is not None or _memory() < LEAST_MEMORY:      # else a size in its metadata asks for it
             return empty_answer(unchecked=f"there is too little memory to check it: {error}")
         problems.append(f"libhdf5 cannot read it: {type(error).__name__}: {error}")
+    except MissingExtraError as error:
+        return empty_answer(unchecked=one_line(error).removeprefix(f"{path}: "))
     except StoreError as error:
         problems.append(one_line(error).removeprefix(f"{path}: "))
     except Exception as error:

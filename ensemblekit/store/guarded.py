@@ -17,8 +17,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ensemblekit.errors import EnsemblekitError, StoreError, one_line
+from ensemblekit.errors import EnsemblekitError, MissingExtraError, StoreError, one_line
 from ensemblekit.files import DENSEST, FREE_BYTES, real_bytes, why_unreadable
+from ensemblekit.store.filters import missing_filter
 from ensemblekit.store.metadata import LARGEST_HEAP, Metadata, metadata_of
 
 DENSEST_ROWS = 1 << 16
@@ -290,7 +291,14 @@ class Values(_Attributed, h5py.Dataset):
             self._look.check_size(self)
         elif self.size and self.nbytes > FREE_BYTES:
             self._look.check_some(_selected(key, self.shape) * self.dtype.itemsize, str(self.name))
-        return super().__getitem__(key, new_dtype)
+        try:
+            return super().__getitem__(key, new_dtype)
+        except OSError as error:
+            missing = missing_filter(self.id.get_create_plist())
+            if missing:
+                what = f"{self._look.path}: {one_line(self.name)[:LONGEST_NAME]!r} is compressed by {missing}"
+                raise MissingExtraError("hdf5plugin", "compress", what) from error
+            raise
 
 
 def _selected(key: Key, shape: tuple[int, ...]) -> int:

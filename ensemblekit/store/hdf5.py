@@ -16,6 +16,7 @@ import numpy as np
 from ensemblekit.errors import EnsemblekitError, StoreError, one_line
 from ensemblekit.files import replacing
 from ensemblekit.store import guarded
+from ensemblekit.store.filters import filters_registered
 from ensemblekit.store.guarded import Look, door
 
 if TYPE_CHECKING:
@@ -103,8 +104,7 @@ def opened(path: str, external: bool = False) -> Iterator[guarded.File]:
 
     Nothing outside the file is read unless `external`.
     """
-    import hdf5plugin  # noqa: F401  (its import registers the filters of compressed files)
-
+    filters_registered()
     with lock:
         try:
             look = Look(path, external)

@@ -67,7 +67,7 @@ class Column:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-Compression = str | tuple[str, float] | None
+Compression = str | tuple[str, float] | tuple[str, float, str] | None
 """As ``seal`` takes it."""
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ensemblekit.errors import InputError, StoreError
+from ensemblekit.errors import InputError, MissingExtraError, StoreError
 from ensemblekit.store.checksums import checksums
 from ensemblekit.store.creation import View
 from ensemblekit.store.names import segments_of
@@ -100,29 +100,34 @@ def _rows(store: Store, schema: Schema, clock: str, bits: int | None) -> Iterato
 
 def _bits(compression: Compression) -> int | None:
     """Bits of the significand to keep; None: all."""
-    if compression in (None, "lossless"):
+    if compression in (None, "lossless", "zstd"):
         return None
-    if isinstance(compression, tuple | list) and len(compression) == 2 and compression[0] == "round":
+    if isinstance(compression, tuple | list) and compression[:1] == type(compression)(["round"]) and (
+            len(compression) == 2 or (len(compression) == 3 and compression[2] == "zstd")):
         wanted = compression[1]
         if isinstance(wanted, int) and not isinstance(wanted, bool) and 1 <= wanted <= 52:
             return wanted
         if isinstance(wanted, float) and 0 < wanted < 0.5:
             return max(1, math.ceil(-math.log2(wanted)) - 1)        # 2**-(bits + 1) is at most the error wanted
-    raise InputError('compression is None, "lossless" or ("round", k) with k of 1 to 52 bits, or a relative error below '
-                     f'0.5; got {compression!r}')
+    raise InputError('compression is None, "lossless", "zstd" or ("round", k) with k of 1 to 52 bits, or a relative error '
+                     f'below 0.5 (("round", k, "zstd") packs that with zstd); got {compression!r}')
 
 
 def _filters(compression: Compression, plain: bool = False) -> Any:
-    """The filters of a compressed file; `plain`: only those that every HDF5 library has, for ParaView."""
+    """The filters of a compressed file: shuffle and deflate, which every HDF5 library has, or zstd where that was asked for.
+
+    `plain`: never the latter, for ParaView. Raises MissingExtraError.
+    """
     if compression is None:
         return None
-
-    if plain:
+    if plain or (compression != "zstd" and "zstd" not in compression[2:]):
         return lambda column: {"shuffle": True, "compression": "gzip", "compression_opts": 4}
+    try:
+        import hdf5plugin
+    except ImportError as error:
+        raise MissingExtraError("hdf5plugin", "compress", 'compression="zstd"') from error
 
     def filters(column: Column) -> dict[str, Any]:
-        import hdf5plugin
-
         level = 5 if column.dtype.kind in "fc" else 3
         return dict(hdf5plugin.Blosc2(cname="zstd", clevel=level, filters=hdf5plugin.Blosc2.SHUFFLE))
 

@@ -554,9 +554,14 @@ class Store(BaseSource):
 
         Arguments:
             path: of the new file; by default it takes the place of this store and its segments.
-            compression: None, "lossless" (byte shuffle and zstd), or ("round", k): floats are rounded, then as
+            compression: None, "lossless" (byte shuffle and deflate, which every HDF5 library reads), "zstd" (several times
+                faster; who reads it needs hdf5plugin, too), or ("round", k): floats are rounded, then as
                 lossless. A whole number k of 1 to 52 keeps that many bits of the significand (relative error
-                2**-(k + 1)); a fraction such as 1e-4 is the largest relative error allowed.
+                2**-(k + 1)); a fraction such as 1e-4 is the largest relative error allowed; ("round", k, "zstd") packs
+                with zstd. On a mesh it is deflate always, for ParaView.
+
+        Raises:
+            InputError, StoreError; MissingExtraError for zstd without hdf5plugin.
         """
         from ensemblekit.store.sealing import seal
 

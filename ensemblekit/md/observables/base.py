@@ -263,7 +263,13 @@ class OfSeries(Quantity):
     bounds: Bounds | Mapping[str, Bounds] | None = None
     period: float | None = None
     keeper: Reducer = field(default_factory=Series)
-    """What keeps the values: a Series, or a Spool for many numbers a frame."""
+    """What keeps the values: a Series, or a SpilledSeries for many numbers a frame."""
+    scale: Scale = ""
+    """Of a curve that has a band, which the function makes."""
+
+    @property
+    def banded(self) -> Scale:
+        return self.scale
 
     def reducers(self, name: str, equilibration: Equilibrate, missing: Missing) -> dict[str, Reducer]:
         return {VALUES: self.keeper}
