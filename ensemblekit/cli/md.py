@@ -30,7 +30,7 @@ from ensemblekit.cli.output import (
 from ensemblekit.cli.verbs import add
 from ensemblekit.errors import InputError
 from ensemblekit.files import write_text
-from ensemblekit.source import ReplicaSet
+from ensemblekit.source import ReplicaSet, described
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,7 +95,8 @@ def ingest(
                       engine=engine_of(engine), progress=stderr.is_terminal, **chosen)
     output = Output(as_json, inputs=(topology, *trajectories))
     stores = []
-    for one in store.runs if isinstance(store, ReplicaSet) else (store,):
+    runs: Any = store.runs if isinstance(store, ReplicaSet) else (store,)
+    for one in runs:
         times = one.times if times_known(one) else None
         span = f", {times[0]:g} to {times[-1]:g} ps" if times is not None and len(times) else ""
         nbytes = sum(Path(p).stat().st_size for p in one.segments)
@@ -304,8 +305,9 @@ def parsed(text: str) -> tuple[str, Any]:
                          f"({error})") from error
     from ensemblekit.md.observables.base import Observable
 
-    known = {kind: value for kind, value in vars(md).items()
-             if isinstance(value, Observable) and value not in (Observable, md.Function)}
+    known: dict[str, Any] = {
+        kind: value for kind, value in vars(md).items()
+        if isinstance(value, Observable) and value not in (Observable, md.Function)}
     if tree.func.id not in known:
         raise InputError(f"{tree.func.id!r} is no observable; there are {', '.join(sorted(known))}")
     try:
@@ -318,7 +320,8 @@ def window_of(source: SnapshotSource, begin: float | None, end: float | None, dt
     """Which frames -b, -e and --dt leave, as md.average takes it."""
     window: dict[str, Any] = {"begin": begin, "end": end}
     if dt is not None:
-        window["step"] = step_of((source.runs[0] if isinstance(source, ReplicaSet) else source).times, dt)
+        first = source.runs[0] if isinstance(source, ReplicaSet) else source
+        window["step"] = step_of(described(first).times, dt)
     return window
 
 

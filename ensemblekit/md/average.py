@@ -91,8 +91,7 @@ def average(source: object, observables: Mapping[str, object], *, frame_weights:
     with System(chosen, topology, engine, progress=progress,
                 whole=molecules_whole(given) if whole is None else whole) as system:
         measurements, notes, watched = _prepare(system, wanted)
-        own = [name for name, measurement in measurements.items() if not measurement.takes_means]
-        if missing == "drop" and own:
+        if missing == "drop" and (own := [name for name, one in measurements.items() if not one.takes_means]):
             raise InputError(f"{', '.join(own)}: these observables have statistics of their own, which take every frame, so "
                              'that missing="drop" does not go with them; average them in a call of their own')
         if system.passes and not quiet:

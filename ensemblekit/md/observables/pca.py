@@ -130,7 +130,7 @@ def principal_components(source: object, select: str = "name CA", *, n_component
 
     source: as md.average takes it. Runs (replicas) count as one sample.
     """
-    settings = PCA(select, n_components, fit, weights, reference, rounds, route)
+    settings = PCA(select, n_components, fit, weights, reference, rounds, route=route)
     return decompose(system_of(source, engine), settings)[1]
 
 
