@@ -69,7 +69,7 @@ class Provenance:
         """That of what is being made: by whom, from which files, how."""
         command = COMMAND.get()
         return cls(versions=versions(), command=_words(command or _argv()), caller="" if command else _caller(),
-                   inputs=tuple(described(list(dict.fromkeys(map(os.fspath, inputs))))),
+                   inputs=tuple(described(list(dict.fromkeys(os.fspath(path) for path in inputs)))),
                    settings={name: _short(value) for name, value in (settings or {}).items()}, date=now().isoformat())
 
     def to_dict(self) -> dict[str, object]:

@@ -444,3 +444,21 @@ def test_figures_show_what_was_asked_for(adk):
     words = [text.get_text() for ax in axes for text in ax.texts]
     assert "cannot say" in words
     assert len(draw.convergence(both["rg"], name="rg")) == 3
+
+
+def test_the_first_frame_of_several_runs_is_that_of_the_first():
+    import MDAnalysis as mda
+
+    def run(places):
+        x = np.zeros((len(places), 3, 3), np.float32)
+        x[:, 1, 0], x[:, 2, 1] = 1.0, places
+        u = mda.Universe.empty(3, trajectory=True)
+        u.load_new(x)
+        return u
+
+    from ensemblekit.md.frames import as_frames, topology_of
+    from ensemblekit.md.system import System
+
+    frames = as_frames([run([1.0, 2.0]), run([3.0, 4.0])])
+    with System(frames, topology_of(frames)) as system:
+        assert system.first_frame().position[2, 1] == 1.0

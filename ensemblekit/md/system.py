@@ -130,14 +130,15 @@ class System:
         return charges
 
     def first_frame(self) -> Frame:
-        """The first frame, for references and shifts."""
+        """The first frame (of the first run of several), for references and shifts."""
         if self._first is None:
             names = [name for name in ("position", "box") if name in self.source.fields]
             for piece in self.source.window(0, 1).pieces(names, "time", False, 1):
                 for block in piece.blocks():
-                    self._first = Frame(np.array(positions_of(block)[0]),
-                                        np.array(block.fields["box"][0], np.float64) if "box" in names else None,
-                                        float("nan") if block.times is None else float(block.times[0]))
+                    self._first = self._first or Frame(
+                        np.array(positions_of(block)[0]),
+                        np.array(block.fields["box"][0], np.float64) if "box" in names else None,
+                        float("nan") if block.times is None else float(block.times[0]))
         if self._first is None:
             raise InputError("there are no frames to average")
         return self._first

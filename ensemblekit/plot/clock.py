@@ -45,8 +45,8 @@ class Clock:
         """Dates at the ticks of an axis, where there are any."""
         if not self.dated:
             return
-        if self.labels is not None:
-            axis.set_major_formatter(lambda x, _: self.labels.dates(np.array([x]), self.time_unit)[0].isoformat()[:10])
+        if (labels := self.labels) is not None:
+            axis.set_major_formatter(lambda x, _: labels.dates(np.array([x]), self.time_unit)[0].isoformat()[:10])
             return
         from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 

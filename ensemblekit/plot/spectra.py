@@ -43,7 +43,7 @@ def absorption(e: Estimate, *, experiment: ArrayLike | None = None, ax: Axes | N
     seen = x[np.asarray(e.mean) > 1e-3 * np.max(e.mean)]
     ax.set_xlim(seen[0], seen[-1])
     ax.set_ylim(0, min(1.6 * float(np.max(e.mean)), 1.05 * float(np.nanmax(np.asarray(e.high)))) or 1)
-    top = ax.secondary_xaxis("top", functions=(_other, _other))
+    top = ax.secondary_xaxis("top", functions=(_other, _other))     # type: ignore[arg-type]  # typed for numbers too, called with arrays
     top.set_xlabel("wavelength (nm)")
     ax.set_xlabel("energy (eV)")
     ax.set_ylabel(label("absorption", printed(e.unit)))

@@ -91,7 +91,7 @@ def linear(A: Any, B: Any = None, *, period: float | None = None) -> Equation:
 
     columns: Sequence[np.ndarray] = ()
     if B is not None:
-        dense = np.asarray(B.todense() if is_sparse(B) else B)
+        dense = np.asarray(B @ np.eye(B.shape[1]) if is_sparse(B) else B)
         dense = dense.reshape(len(dense), -1)
         columns = [dense[:, k] for k in range(dense.shape[1])]
     return Equation(name="linear", linear=product if matrix else A, inputs=tuple(columns),

@@ -50,7 +50,7 @@ def fitted(t: np.ndarray, x: np.ndarray, start: np.ndarray, constraint: str | No
         if np.abs(gradient).max() <= 1e-14 * max(size, 1e-300):
             converged = True
             break
-        better = False
+        found = None
         for _ in range(30):
             step = np.linalg.lstsq(gram + damping * np.diag(np.maximum(np.diag(gram).real, 1e-300)), gradient, rcond=1e-15)[0]
             tried = _allowed(alpha + step, constraint, real)
@@ -60,10 +60,10 @@ def fitted(t: np.ndarray, x: np.ndarray, start: np.ndarray, constraint: str | No
                 except np.linalg.LinAlgError:
                     found = None
                 if found is not None and found[-1] <= error:
-                    better = True
                     break
+                found = None
             damping *= 4
-        if not better:
+        if found is None:
             converged = damping > 1e6           # no descent at any length: a minimum to rounding
             break
         moved = np.abs(tried - alpha).max() / max(float(np.abs(tried).max()), 1e-300)

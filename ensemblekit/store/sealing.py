@@ -102,7 +102,7 @@ def _bits(compression: Compression) -> int | None:
     """Bits of the significand to keep; None: all."""
     if compression in (None, "lossless", "zstd"):
         return None
-    if isinstance(compression, tuple | list) and compression[:1] == type(compression)(["round"]) and (
+    if isinstance(compression, tuple | list) and list(compression[:1]) == ["round"] and (
             len(compression) == 2 or (len(compression) == 3 and compression[2] == "zstd")):
         wanted = compression[1]
         if isinstance(wanted, int) and not isinstance(wanted, bool) and 1 <= wanted <= 52:

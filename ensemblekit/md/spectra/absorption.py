@@ -210,9 +210,9 @@ def _runs(energies: object, strengths: object, weights: object, times: object) -
     assert isinstance(energies, list | tuple)
     found = []
     for k, one in enumerate(energies):
-        own = [_of_list(name, given, k, len(energies)) for name, given in (("strengths", strengths), ("weights", weights),
-                                                                            ("times", times))]
-        found.append(_run(one, *own, f"run {k}: "))
+        s, w, t = (_of_list(name, given, k, len(energies)) for name, given in (("strengths", strengths), ("weights", weights),
+                                                                               ("times", times)))
+        found.append(_run(one, s, w, t, f"run {k}: "))
     return found
 
 
@@ -231,7 +231,7 @@ def _run(energies: object, strengths: object, weights: Any, times: Any, whose: s
             raise InputError(f"{whose}excitations bring their strengths; leave strengths= out")
         weights = energies.weights if weights is None else weights
         times = energies.times if times is None else times
-        energies, strengths = energies.energies, energies.strengths
+        strengths, energies = energies.strengths, energies.energies
     if strengths is None:
         raise InputError(f"{whose}absorption takes energies and strengths, arrays of one shape, or what md.excitations read")
     e, f = (as_array(x, f"{whose}{name}", kinds="biuf", dtype=np.float64) for x, name in ((energies, "energies"),
