@@ -459,6 +459,6 @@ def test_the_first_frame_of_several_runs_is_that_of_the_first():
     from ensemblekit.md.frames import as_frames, topology_of
     from ensemblekit.md.system import System
 
-    frames = as_frames([run([1.0, 2.0]), run([3.0, 4.0])])
+    frames = ek.ReplicaSet.of([as_frames(run([1.0, 2.0])), as_frames(run([3.0, 4.0]))])
     with System(frames, topology_of(frames)) as system:
         assert system.first_frame().position[2, 1] == 1.0
