@@ -89,8 +89,8 @@ def facts_of_basis(path: str, basis: Basis) -> tuple[dict[str, object], list[Fie
     modes = f"{basis.rank} mode{'s' * (basis.rank != 1)}, error {100 * basis.relative_error:.3g} % of the fluctuation"
     facts = {"kind": "basis", "bytes_on_disk": real, "bytes": apparent, "holds": modes, "route": basis.method,
              "notes": list(basis.notes), "origin": basis.provenance and basis.provenance.to_dict()}
-    ends = (None, None) if basis.times is None else (float(basis.times[0]), float(basis.times[-1]))
-    return told(facts), [FieldFacts(name, field.shape, str(field.dtype), field.unit, (basis.n,), *ends, basis.time_unit)
+    first, last = (None, None) if basis.times is None else (float(basis.times[0]), float(basis.times[-1]))
+    return known_facts(facts), [FieldFacts(name, field.shape, str(field.dtype), field.unit, (basis.n,), first, last, basis.time_unit)
                          for name, field in basis.fields.items()]
 
 
@@ -102,12 +102,13 @@ def facts_of_archive(path: str, archive: Archive) -> tuple[dict[str, object], li
                       f"{archive.relative_to} (allowed {100 * archive.tolerance:g} %)",
              "origin": archive.provenance and archive.provenance.to_dict()}
     times = archive.times
-    ends = (None, None) if times is None else (float(times[0]), float(times[-1]))
-    return told(facts), [FieldFacts(name, one.shape[1:], str(one.dtype), one.unit, one.shape[:1], *ends, archive.time_unit)
-                         for name, one in archive.items()]
+    first, last = (None, None) if times is None else (float(times[0]), float(times[-1]))
+    fields = [FieldFacts(name, one.shape[1:], str(one.dtype), one.unit, one.shape[:1], first, last, archive.time_unit)
+              for name, one in archive.items()]
+    return known_facts(facts), fields
 
 
-def told(facts: dict[str, object]) -> dict[str, object]:
+def known_facts(facts: dict[str, object]) -> dict[str, object]:
     """Without what is not known."""
     return {name: value for name, value in facts.items() if value not in (None, "", {}, [])}
 
@@ -115,7 +116,7 @@ def told(facts: dict[str, object]) -> dict[str, object]:
 def facts_of(store: Store) -> dict[str, object]:
     """What holds for the whole store; what is not known is left out."""
     real, apparent = (sum(x) for x in zip(*(sizes(Path(p)) for p in store.segments), strict=True))
-    return told({
+    return known_facts({
         "kind": "store", "bytes_on_disk": real, "bytes": apparent, "run": store.run, "replica": store.replica,
         "files": len(store.segments), "provenance": dict(store.provenance),
         "origin": store.origin and store.origin.to_dict()})

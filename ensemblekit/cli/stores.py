@@ -69,8 +69,10 @@ def compression_of(word: str) -> Filter:
     """What Store.seal takes."""
     if word == "none":
         return None
-    if word == "lossless" or word == "zstd":
-        return word
+    if word == "lossless":
+        return "lossless"
+    if word == "zstd":
+        return "zstd"
     try:
         return ("round", int(word) if word.isdecimal() else float(word))
     except ValueError:

@@ -161,7 +161,7 @@ def _resampled_steps(data: TrainingData, x: np.ndarray, y: np.ndarray, matrix: n
     if not n_resamples:
         return none
     runs = [len(run) - 1 for run in data.runs]
-    turn = np.linalg.qr(x, mode="r")
+    turn = np.asarray(np.linalg.qr(x, mode="r"))
     if not np.abs(np.diag(turn)).min() > 1e-10 * np.abs(np.diag(turn)).max():
         return replace(none, reason="the states span fewer directions than there are modes")
     w = np.linalg.solve(turn.T, x.T).T * math.sqrt(len(x))
@@ -206,9 +206,9 @@ def _all_samples(data: TrainingData, constraint: str | None, n_resamples: int, r
         if not one.converged:
             failed += 1
             continue
-        order = [int(np.argmin(np.abs(one.values - v))) for v in matched(one.values[None], point.values)[0]]
-        values.append(one.values[order])
-        vectors.append(one.vectors[order])
+        like = [int(np.argmin(np.abs(one.values - v))) for v in matched(one.values[None], point.values)[0]]
+        values.append(one.values[like])
+        vectors.append(one.vectors[like])
     order = slowest_first(point.values)
     r = data.rank
     left = x - point.states(t)

@@ -43,7 +43,7 @@ class Problem:
         scale = np.sqrt((np.abs(d) ** 2).mean(axis=0))
         scale = np.where(scale > 0, scale, 1.0)
         k = d.shape[1]
-        reduced: np.ndarray = np.linalg.qr(np.concatenate([d / scale, rest], axis=1), mode="r")
+        reduced = np.asarray(np.linalg.qr(np.concatenate([d / scale, rest], axis=1), mode="r"))
         whole = np.concatenate([reduced, np.zeros((max(0, k - len(reduced)), reduced.shape[1]))])
         return cls(whole[:k, :k], whole[:k, k:], float((np.abs(whole[k:, k:]) ** 2).sum()), scale, drawn_to, len(d),
                    float((np.abs(y) ** 2).sum()))

@@ -229,10 +229,11 @@ class ModalModel(Result):
     def of_file(cls, about: Mapping[str, Any], arrays: Mapping[str, np.ndarray], basis: Basis | None) -> ModalModel:
         """From the record and arrays of a file that :meth:`save` wrote."""
         kept = about.get("resamples")
-        held = None if kept is None else ModalResamples(**{name: arrays[f"resamples/{name}"] for name in (
-            "values", "vectors", "residuals")}, **kept)
-        return cls(**{name: arrays[name] for name in ("values", "vectors", "amplitudes")},
-                   **{name: about[name] for name in PLAIN}, notes=tuple(about["notes"]), basis=basis,
+        resampled: dict[str, Any] = {} if kept is None else {name: arrays[f"resamples/{name}"] for name in (
+            "values", "vectors", "residuals")}
+        held = None if kept is None else ModalResamples(**resampled, **kept)
+        state: dict[str, Any] = {name: arrays[name] for name in ("values", "vectors", "amplitudes")}
+        return cls(**state, **{name: about[name] for name in PLAIN}, notes=tuple(about["notes"]), basis=basis,
                    training=model_files.get_training(about, arrays), resamples=held)
 
     def _facts(self) -> dict[str, object]:

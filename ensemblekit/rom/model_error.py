@@ -152,8 +152,8 @@ def projected(basis: Basis | None, source: Any, rank: int) -> tuple[np.ndarray, 
         if source.rank != rank:
             raise InputError(f"the model has {rank} modes, this basis {source.rank}; truncate it")
         scale = math.sqrt(source.total_energy / max(source.n, 1))
-        left = source.error_per_snapshot
-        return source.coefficients, np.zeros(source.n) if left is None else left * scale, source.times
+        each = source.error_per_snapshot
+        return source.coefficients, np.zeros(source.n) if each is None else each * scale, source.times
     states, left, times = [], [], []
     for a, rest, clock in projected_blocks(basis, _source(source), rank):
         states.append(a)

@@ -68,7 +68,7 @@ def get_training(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> 
     """The inverse of :func:`put_training`."""
     if "training" not in about:
         return None
-    kept = {name.removeprefix("training/"): x for name, x in arrays.items() if name.startswith("training/")}
+    kept: dict[str, Any] = {name.removeprefix("training/"): x for name, x in arrays.items() if name.startswith("training/")}
     return Training(**kept, **about["training"])
 
 

@@ -97,7 +97,7 @@ def energy_violation(h: np.ndarray) -> float:
     return float(np.abs(symmetric).max()) / largest if largest else 0.0
 
 
-def packed(operators: Mapping[str, ArrayLike]) -> tuple[str, np.ndarray]:
+def packed(operators: Mapping[str, ArrayLike | None]) -> tuple[str, np.ndarray]:
     """The form and the matrix (d, r) of operators given by letter: c (r,), A (r, r), H, B (r, m), N (m, r, r)."""
     given = {name: as_array(x, f"operator {name}", kinds="biufc") for name, x in operators.items() if x is not None}
     form = checked_form("".join(given))

@@ -82,8 +82,8 @@ def state_of(x0: Any, rank: int, basis: Basis | None) -> tuple[np.ndarray, bool]
     if isinstance(x0, Mapping) and basis is not None:
         found = basis.project(x0)
         return np.atleast_2d(found), found.ndim == 1
-    values = as_array(x0, "x0", kinds="biufc") if not isinstance(x0, Mapping) else np.empty(0)
-    item = basis.mean.shape if basis is not None else None
+    values: np.ndarray = as_array(x0, "x0", kinds="biufc") if not isinstance(x0, Mapping) else np.empty(0)
+    item: tuple[int, ...] | None = basis.mean.shape if basis is not None else None
     if values.shape in ((rank,), ()) or (values.ndim == 2 and values.shape[1] == rank and values.shape != item):
         if values.shape == () and rank > 1:
             raise InputError(f"x0 is a single number; a state has {rank} coefficients")

@@ -255,7 +255,8 @@ def _aligned_inputs(given: list[Any] | None, lengths: list[int]) -> tuple[list[n
     """Inputs (n, m) of each run, and their names."""
     if given is None:
         return [np.zeros((n, 0)) for n in lengths], ()
-    found, names = [], ()
+    found: list[np.ndarray] = []
+    names: tuple[str, ...] = ()
     for one in given:
         values, names = input_columns(one)
         found.append(values)

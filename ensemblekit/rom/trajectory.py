@@ -115,7 +115,8 @@ class Forecast(Trajectory):
         if name is None and len(self.basis.fields) > 1:
             raise InputError(f"name one of the fields {', '.join(self.basis.fields)}")
         part = self.basis[name] if name is not None else next(iter(self.basis.parts()))
-        cells = np.atleast_1d(np.arange(part.mean.size)[at])
+        indices: np.ndarray = np.arange(part.mean.size)
+        cells = np.atleast_1d(indices[at if isinstance(at, slice) else np.asarray(at)])
         modes = part.modes.reshape(len(part.modes), -1)[:, cells]
         assert self.reached is not None
         low, high = band(self.members @ modes, self.reached, self.confidence)

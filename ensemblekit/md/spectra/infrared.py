@@ -105,11 +105,11 @@ class Infrared:
                                      ("normalise", self.normalise, ("volume", "molar"))):
             if value not in known:
                 raise InputError(f"Infrared({option}=) is one of {', '.join(map(repr, known))}; got {value!r}")
-        for option, value in (("temperature", self.temperature), ("resolution", self.resolution)):
-            number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-            if not (number and 0 < value < np.inf):
+        for option, given in (("temperature", self.temperature), ("resolution", self.resolution)):
+            number = isinstance(given, int | float | np.number) and not isinstance(given, bool)
+            if not (number and 0 < given < np.inf):
                 unit = "K" if option == "temperature" else "cm-1"
-                raise InputError(f"Infrared({option}=) is a number above 0 ({unit}); got {value!r}")
+                raise InputError(f"Infrared({option}=) is a number above 0 ({unit}); got {given!r}")
         try:
             low, high = (float(v) for v in self.range)
         except (TypeError, ValueError) as error:
