@@ -90,8 +90,9 @@ def facts_of_basis(path: str, basis: Basis) -> tuple[dict[str, object], list[Fie
     facts = {"kind": "basis", "bytes_on_disk": real, "bytes": apparent, "holds": modes, "route": basis.method,
              "notes": list(basis.notes), "origin": basis.provenance and basis.provenance.to_dict()}
     first, last = (None, None) if basis.times is None else (float(basis.times[0]), float(basis.times[-1]))
-    return known_facts(facts), [FieldFacts(name, field.shape, str(field.dtype), field.unit, (basis.n,), first, last, basis.time_unit)
-                         for name, field in basis.fields.items()]
+    fields = [FieldFacts(name, field.shape, str(field.dtype), field.unit, (basis.n,), first, last, basis.time_unit)
+              for name, field in basis.fields.items()]
+    return known_facts(facts), fields
 
 
 def facts_of_archive(path: str, archive: Archive) -> tuple[dict[str, object], list[FieldFacts]]:
