@@ -41,7 +41,7 @@ ONLY_IN = {
 """Packages that a few files know about, wherever in the file they import them."""
 
 INSIDE_FUNCTIONS = {"torch", "MDAnalysis", "dask", "distributed", "matplotlib", "scipy.stats", "hdf5plugin", "sklearn",
-                    "pyvista", "pandas", "xarray", "h5netcdf", "zarr", "cftime", "pint"}
+                    "pyvista", "pandas", "xarray", "h5netcdf", "zarr", "cftime", "pint", "cclib"}
 """Packages that are imported only where they are used, so that an import of the core stays quick."""
 
 AT_HOME = {"torch": "neural/", "MDAnalysis": "md/"}
