@@ -1,5 +1,6 @@
 """What every test finds, and leaves as it found it."""
 
+import os
 import signal
 import sys
 
@@ -13,6 +14,8 @@ hypothesis.settings.load_profile("ensemblekit")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # started in the background of a shell: the processes that tests interrupt would not hear of it either
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+os.environ.pop("COLUMNS", None)     # a worker of pytest-xdist sets it, and consoles would keep that width for all tests
 
 LONGEST = ("test_store_kill", "test_store", "test_rom_acceptance", "test_benchmarks", "test_engine", "test_neural_resume",
            "test_store_strangers", "test_store_verify", "test_rom_pod", "test_interrupt", "test_store_power", "test_scaling",

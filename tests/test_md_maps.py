@@ -94,7 +94,7 @@ def test_pairs_that_never_meet_carry_no_statistics(second, monkeypatch):
     shape = (20, 20 if second is None else 15)
 
     def dense(atoms):
-        return contact_maps(atoms.positions[None], *sides(second), shape, 1.5, np.zeros((0, 3, 3)))[0]
+        return contact_maps(atoms.positions[None], *sides(second), shape, radius=1.5, boxes=np.zeros((0, 3, 3)))[0]
 
     every = md.average(u, {"m": dense}, frame_weights=weights, equilibration=None)["m"]
     for name in ("mean", "stderr", "n_eff", "correlation_time"):

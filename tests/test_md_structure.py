@@ -595,7 +595,7 @@ def test_the_finite_sample_correction_finds_the_true_fluctuation():
     from ensemblekit.averaging.moments import Moments
     from ensemblekit.averaging.run import partials
     from ensemblekit.md.observables.base import Reading
-    from ensemblekit.md.observables.rmsf import fluctuation
+    from ensemblekit.md.observables.rmsf import SharesKept, fluctuation
 
     rng = np.random.default_rng(3)
     n, phi = 512, 0.9
@@ -606,7 +606,8 @@ def test_the_finite_sample_correction_finds_the_true_fluctuation():
         x[t] = phi * x[t - 1] + noise[t]
     source = ek.ArraySource.of({"x": x})
     reading = Reading(partials(source, {"moments": ("x", Moments())})[0], None, 0.95)
-    plain, corrected = (fluctuation("bfactor", None, flag, 1, reading).mean / (8 * np.pi**2) for flag in (False, True))
+    shares = SharesKept(1)
+    plain, corrected = (fluctuation("bfactor", None, flag, shares, reading).mean / (8 * np.pi**2) for flag in (False, True))
     g = (1 + phi) / (1 - phi)
     assert plain.mean() == pytest.approx(1 - g / n, abs=3 * np.sqrt(2 * g / n / 180))
     assert abs(corrected.mean() - 1) < abs(plain.mean() - 1) / 2 + 0.01

@@ -265,7 +265,8 @@ def test_every_engine_reads_the_same(tmp_path):
 def test_ingest_opens_in_mdanalysis_with_the_same_frames_and_atoms(tmp_path):
     path = tmp_path / "adk.h5md"
     store = md.ingest(data.PSF, data.DCD, path)
-    assert [one["path"] for one in store.origin.inputs] == [os.path.basename(name) for name in (data.PSF, data.DCD)]
+    names = [os.path.basename(one["path"]) for one in store.origin.inputs]
+    assert names == [os.path.basename(name) for name in (data.PSF, data.DCD)]
     with mdanalysis() as mda:
         ours, theirs = mda.Universe(data.PSF, str(path)), mda.Universe(data.PSF, data.DCD)
         assert len(ours.trajectory) == len(theirs.trajectory) == 98

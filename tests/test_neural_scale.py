@@ -152,7 +152,7 @@ def test_the_rise_of_a_loss_between_members(power: int) -> None:
     plain, got = ensemble().barrier(data()), ensemble(power).barrier(data(power))
     assert ensemble(power).averaged_model(data(power), barrier="ignore") is not None
     assert got.above() == plain.above()
-    for name in ("value", "stderr", "average", "members", "nothing"):
+    for name in ("value", "stderr", "average", "members", "chance_loss"):
         assert getattr(got, name) == pytest.approx(ldexp(getattr(plain, name), 2 * (power - got.exponent)), rel=1e-12)
     assert ("times 4**" in str(got)) == bool(got.exponent)
     first, second = ensemble(power).member(0), ensemble(power).member(1)

@@ -22,7 +22,8 @@ from ensemblekit.results import Result, in_a_line, plain
 
 PACKAGE = Path(ek.__file__).parent
 PARTS = {"averaging", "store", "neural", "md", "rom"}
-NO_RESULTS = {"LineageTree", "Columns", "Function", "Topology", "Manifest", "Mesh", "ArchivedField", "RunStates"}
+NO_RESULTS = {"LineageTree", "Columns", "Function", "Topology", "Manifest", "Mesh", "ArchivedField", "RunStates", "PhantomLesion",
+              "Attached", "Center", "Midpoint"}
 """Handed in, or data themselves (a source, a mesh, an array, states to be merged)."""
 
 
@@ -151,7 +152,7 @@ def test_plain_values() -> None:
 def test_every_figure_takes_ax() -> None:
     pytest.importorskip("matplotlib")
     no_figures = {"travelling_pairs", "gavish_donoho_line", "coefficient_spectrum"}
-    for module in ("averages", "dynamics", "md", "neural", "rom"):
+    for module in ("averages", "dynamics", "fields", "md", "neural", "neural_evidence", "rom", "spectra"):
         drawing = importlib.import_module(f"ensemblekit.plot.{module}")
         for name, function in vars(drawing).items():
             own = inspect.isfunction(function) and function.__module__ == drawing.__name__ and not name.startswith("_")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -93,21 +94,21 @@ def test_several_fields(tmp_path: Path) -> None:
     np.testing.assert_allclose(seen(tmp_path / "all.vtkhdf", 7).cell_data["p"], basis.reconstruct(7)["p"])
 
 
-class Averages:
-    """The face of averages: arrays, mesh, association."""
-
-    mesh = MESH
-    association = {"U_mean": "point", "p_mean": "cell"}      # noqa: RUF012
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        return {"U_mean": np.ones((3, 5, 2)), "U_mean_ci95": np.full((3, 5, 2), 0.1), "p_mean": np.arange(8.0)}
+def averages() -> rom.FieldAverages:
+    """Means of two fields of a run, with intervals, on the points and in the cells of a mesh."""
+    rng = np.random.default_rng(0)
+    source = ek.ArraySource.of({"U": 1 + 0.1 * rng.normal(size=(200, 3, 5, 2)),
+                                "p": np.arange(8.0) + rng.normal(size=(200, 8))})
+    found = rom.average(source, ["mean"])
+    return dataclasses.replace(found, mesh=MESH, association={"U_mean": "point", "p_mean": "cell"})
 
 
 def test_averages_and_arrays(tmp_path: Path) -> None:
-    rom.export(Averages(), tmp_path / "mean.vtkhdf")
+    found = averages()
+    rom.export(found, tmp_path / "mean.vtkhdf")
     data = pv.read(tmp_path / "mean.vtkhdf")
-    np.testing.assert_array_equal(data.cell_data["p_mean"], np.arange(8))
-    np.testing.assert_array_equal(data.point_data["U_mean_ci95"], plane(np.full((3, 5, 2), 0.1)))
+    np.testing.assert_array_equal(data.cell_data["p_mean"], found["p_mean"].mean)
+    np.testing.assert_array_equal(data.point_data["U_mean_ci95"], plane(found.arrays()["U_mean_ci95"]))
     values = np.arange(3 * 8.0).reshape(3, 8)
     rom.export({"a/b": values}, tmp_path / "steps.vtkhdf", mesh=MESH, times=[0, 1, 5])
     np.testing.assert_array_equal(seen(tmp_path / "steps.vtkhdf", 2).cell_data["a_b"], values[2])

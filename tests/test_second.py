@@ -52,17 +52,17 @@ def test_the_variance_of_a_short_run_is_covered(independent):
 @pytest.mark.parametrize("independent", [25, 80])
 def test_fluctuations_of_atoms_are_covered(independent):
     from ensemblekit.md.observables.base import Reading
-    from ensemblekit.md.observables.rmsf import fluctuation
+    from ensemblekit.md.observables.rmsf import SharesKept, fluctuation
 
     x = ar1(800, 800 / independent, (600, 3), 8) * [1, 2, 3]
     reading = Reading(ek.partials(ArraySource.of(x), {"moments": ("values", Moments())})[0], None, 0.95)
-    rmsf, bfactor = (fluctuation(kind, None, True, 1, reading) for kind in ("rmsf", "bfactor"))
+    rmsf, bfactor = (fluctuation(kind, None, True, SharesKept(1), reading) for kind in ("rmsf", "bfactor"))
     for estimate, truth in ((rmsf, np.sqrt(14)), (bfactor, 8 * np.pi**2 / 3 * 14)):
         assert 0.93 < ((estimate.low < truth) & (estimate.high > truth)).mean() < 0.985
         assert estimate.mean.mean() == pytest.approx(truth, rel=1 / independent)
-    plain = fluctuation("bfactor", None, False, 1, reading)
+    plain = fluctuation("bfactor", None, False, SharesKept(1), reading)
     assert plain.mean.mean() < bfactor.mean.mean() * (1 - 0.5 / independent)
-    of_residues = fluctuation("rmsf", (np.arange(600) // 60, np.ones(600)), True, 1, reading)
+    of_residues = fluctuation("rmsf", (np.arange(600) // 60, np.ones(600)), True, SharesKept(1), reading)
     assert of_residues.mean.shape == (10,)
     assert np.isfinite(of_residues.high).all()
 

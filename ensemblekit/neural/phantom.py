@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from ensemblekit.errors import InputError
+from ensemblekit.results import Result
 
 ORGAN, AROUND, DARKER, BRIGHTER = 60.0, -200.0, -40.0, 45.0
 """Hounsfield units: of the organ, of what is about it, and what a lesion and a mimic add."""
@@ -50,8 +52,11 @@ class PhantomLesion:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Phantoms:
+class Phantoms(Result):
     """Images with the labels of one observer, and the probability of each label."""
+
+    FIGURE: ClassVar[str] = "segmentation.phantoms"
+
 
     images: np.ndarray
     """(n, 1, *shape) float32, Hounsfield units."""
@@ -65,6 +70,12 @@ class Phantoms:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def _facts(self) -> dict[str, object]:
+        regions = [region for image in self.regions for region in image]
+        return {"images": len(self), "shape": self.labels.shape[1:], "lesions": sum(not region.mimic for region in regions),
+                "mimics": sum(region.mimic for region in regions), "labelled": float(self.labels.mean()),
+                "probability": float(self.probability.mean()), "seed": self.seed}
 
     def observers(self, m: int) -> np.ndarray:
         """(m, n, *shape) uint8: what m further observers draw on the same images."""

@@ -247,10 +247,11 @@ def profile(answer: Estimate, *, name: str = "mean", ax: Axes | None = None) -> 
     return ax
 
 
-def band(answer: Estimate, x: np.ndarray, ax: Axes) -> None:
-    """The band of the whole curve, paler than its interval, where it has one."""
+def band(answer: Estimate, x: np.ndarray, ax: Axes) -> Axes:
+    """The band of the whole curve, paler than its interval, where it has one; the axes."""
     if answer.band is not None:
         ax.fill_between(x, *answer.band, color=BLUE, alpha=0.12, lw=0, label=f"{100 * answer.confidence:g} % band of the curve")
+    return ax
 
 
 def histogram(found: HistogramResult, *, ax: Axes | None = None) -> Axes:
