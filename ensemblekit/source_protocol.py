@@ -207,10 +207,10 @@ class BaseSource(DescribedSource):
 
 
 @dataclass(frozen=True, eq=False)
-class SourceView(BaseSource):
-    """The base of a view: what it does not define itself is that of the `source`. Subclasses add ``window`` and ``pieces``."""
+class WrappedSource(BaseSource):
+    """A source about another: how that is cut and what is in it, handed on."""
 
-    source: DescribedSource
+    source: SnapshotSource
 
     @property
     def fields(self) -> Mapping[str, Field]:
@@ -227,6 +227,13 @@ class SourceView(BaseSource):
     @property
     def time_unit(self) -> str:
         return self.source.time_unit
+
+
+@dataclass(frozen=True, eq=False)
+class SourceView(WrappedSource):
+    """The base of a view: what it does not define itself is that of the `source`. Subclasses add ``window`` and ``pieces``."""
+
+    source: DescribedSource
 
     @property
     def times(self) -> np.ndarray | None:
@@ -250,26 +257,8 @@ class SourceView(BaseSource):
 
 
 @dataclass(frozen=True, eq=False)
-class PlainSource(BaseSource):
+class PlainSource(WrappedSource):
     """Someone's own source, which has the members of :class:`SnapshotSource` and perhaps some of what can be known besides."""
-
-    source: SnapshotSource
-
-    @property
-    def fields(self) -> Mapping[str, Field]:
-        return self.source.fields
-
-    @property
-    def lengths(self) -> tuple[int, ...] | None:
-        return self.source.lengths
-
-    @property
-    def access(self) -> Access:
-        return self.source.access
-
-    @property
-    def time_unit(self) -> str:
-        return self.source.time_unit
 
     @property
     def times(self) -> np.ndarray | None:

@@ -25,13 +25,7 @@ def absorption(e: Estimate, *, experiment: ArrayLike | None = None, ax: Axes | N
 
     experiment: (2, points) or (points, 2), energies in eV and what was measured, drawn over it in the same unit.
     """
-    if np.ndim(e.mean) != 1 or "energy" not in e.coords:
-        raise InputError(f"an absorption spectrum has one axis, energy; this estimate has {list(e.coords) or 'none'}")
-    ax = new_axes(ax)
-    x = e.coords["energy"][0]
-    band(e, x, ax)
-    ax.fill_between(x, e.low, e.high, color=BLUE, alpha=0.25, lw=0, label=f"{100 * e.confidence:g} % interval")
-    ax.plot(x, e.mean, color=BLUE)
+    x, ax = _curve(e, "an absorption spectrum", "energy", ax)
     states = e.derived.get("states")
     if states is not None and 1 < len(states.mean) <= MOST_STATES:
         for k, one in enumerate(states.mean):
@@ -42,7 +36,7 @@ def absorption(e: Estimate, *, experiment: ArrayLike | None = None, ax: Axes | N
         ax.plot(*measured, color=INK, lw=0.8, ls=(0, (4, 2)), label="experiment")
     seen = x[np.asarray(e.mean) > 1e-3 * np.max(e.mean)]
     ax.set_xlim(seen[0], seen[-1])
-    ax.set_ylim(0, min(1.6 * float(np.max(e.mean)), 1.05 * float(np.nanmax(np.asarray(e.high)))) or 1)
+    ax.set_ylim(0, _top(e))
     top = ax.secondary_xaxis("top", functions=(_other, _other))     # type: ignore[arg-type]  # typed for numbers too, called with arrays
     top.set_xlabel("wavelength (nm)")
     ax.set_xlabel("energy (eV)")
@@ -53,13 +47,7 @@ def absorption(e: Estimate, *, experiment: ArrayLike | None = None, ax: Axes | N
 
 def infrared(e: Estimate, *, name: str = "nα", ax: Axes | None = None) -> Axes:
     """An infrared spectrum with interval and band, wavenumbers falling to the right, the groups below; the axes."""
-    if np.ndim(e.mean) != 1 or "wavenumber" not in e.coords:
-        raise InputError(f"an infrared spectrum has one axis, wavenumber; this estimate has {list(e.coords) or 'none'}")
-    ax = new_axes(ax)
-    x = e.coords["wavenumber"][0]
-    band(e, x, ax)
-    ax.fill_between(x, e.low, e.high, color=BLUE, alpha=0.25, lw=0, label=f"{100 * e.confidence:g} % interval")
-    ax.plot(x, e.mean, color=BLUE)
+    x, ax = _curve(e, "an infrared spectrum", "wavenumber", ax)
     groups = e.derived.get("groups")
     if groups is not None:
         for k, word in enumerate(groups.coords["group"][0]):
@@ -68,11 +56,28 @@ def infrared(e: Estimate, *, name: str = "nα", ax: Axes | None = None) -> Axes:
         ax.plot(x, cross, color=INK, lw=0.8, ls=(0, (4, 2)), label="cross terms")
     ax.set_xlim(x[-1], x[0])
     if groups is None:
-        ax.set_ylim(0, min(1.6 * float(np.max(e.mean)), 1.05 * float(np.nanmax(np.asarray(e.high)))) or 1)
+        ax.set_ylim(0, _top(e))
     ax.set_xlabel("wavenumber (cm⁻¹)")
     ax.set_ylabel(label(name, printed(e.unit)))
     legend(ax)
     return ax
+
+
+def _curve(e: Estimate, what: str, axis: str, ax: Axes | None) -> tuple[np.ndarray, Axes]:
+    """The mean along its one axis with interval and band: where the points lie, and the axes."""
+    if np.ndim(e.mean) != 1 or axis not in e.coords:
+        raise InputError(f"{what} has one axis, {axis}; this estimate has {list(e.coords) or 'none'}")
+    ax = new_axes(ax)
+    x = e.coords[axis][0]
+    band(e, x, ax)
+    ax.fill_between(x, e.low, e.high, color=BLUE, alpha=0.25, lw=0, label=f"{100 * e.confidence:g} % interval")
+    ax.plot(x, e.mean, color=BLUE)
+    return x, ax
+
+
+def _top(e: Estimate) -> float:
+    """Where the vertical axis ends: above the interval, but not far above the curve."""
+    return min(1.6 * float(np.max(e.mean)), 1.05 * float(np.nanmax(np.asarray(e.high)))) or 1
 
 
 def _other(x: np.ndarray) -> np.ndarray:
