@@ -122,22 +122,22 @@ def forecast(
     held = _model(model)
     u = _inputs(inputs, model)
     n = steps if steps is not None else 100 if u is None else len(u)
-    told = held.predict(n, u, confidence=confidence, n_resamples=resamples)
+    predicted = held.predict(n, u, confidence=confidence, n_resamples=resamples)
     output = Output(as_json, as_csv, (str(model),))
-    output.say(told)
+    output.say(predicted)
     names = [f"a{k + 1}" for k in range(held.rank)]
-    ends = [] if told.low is None else [f"{name}_{end}" for name in names for end in ("low", "high")]
+    ends = [] if predicted.low is None else [f"{name}_{end}" for name in names for end in ("low", "high")]
 
     def row(j: int) -> list[float]:
-        bands = [] if told.low is None or told.high is None else [
-            float(x) for pair in zip(told.low[j], told.high[j], strict=True) for x in pair]
-        return [float(told.times[j]), *map(float, told.coefficients[j].real), *bands]
+        bands = [] if predicted.low is None or predicted.high is None else [
+            float(x) for pair in zip(predicted.low[j], predicted.high[j], strict=True) for x in pair]
+        return [float(predicted.times[j]), *map(float, predicted.coefficients[j].real), *bands]
 
-    output.write(told.to_dict(), ("time", *names, *ends), (row(j) for j in range(told.n)))
+    output.write(predicted.to_dict(), ("time", *names, *ends), (row(j) for j in range(predicted.n)))
     if plot:
         from ensemblekit.plot import dynamics as draw
 
-        save_figure(figure_of(draw.forecast(told)), figure_path(plot, "forecast", plot_format))
+        save_figure(figure_of(draw.forecast(predicted)), figure_path(plot, "forecast", plot_format))
 
 
 def simulate(
