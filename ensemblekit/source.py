@@ -65,6 +65,10 @@ class ArraySource(BaseSource):
     """Name of an array of angles -> the ends of the turn they are written in, (-180, 180): it is averaged on the circle."""
     labels: Labels | None = None
     """Names of axes, coordinates and the epoch of the times, where the arrays came with any."""
+    ordered: bool = field(default=True, kw_only=True)
+    """False: the snapshots are independent of each other, in whatever order they stand."""
+    caveat: str = field(default="", kw_only=True)
+    """What is to be said with every average of them."""
 
     def __post_init__(self) -> None:
         if any(type(x) is not np.ndarray and not is_torch(x) for x in self.arrays.values()):
@@ -78,14 +82,18 @@ class ArraySource(BaseSource):
     @classmethod
     def of(cls, arrays: Array | Mapping[str, Array], *, weights: ArrayLike | None = None,
            log_weights: ArrayLike | None = None, times: ArrayLike | None = None,
-           unit: str = "", time_unit: str = "") -> ArraySource:
+           unit: str = "", time_unit: str = "", ordered: bool = True) -> ArraySource:
         """From one array (named "values") or several; weights (n,), or their logarithms of any range and offset.
 
         Arrays with labels (of xarray, tables of pandas) bring their times and coordinates, quantities their unit; times may
-        be dates. Raises InputError where the arrays differ in length, hold no numbers, or weights and times do not fit.
+        be dates. ``ordered=False``: snapshots in no order (independent draws, deposited models), whose errors know of no
+        correlation. Raises InputError where the arrays differ in length, hold no numbers, or weights and times do not fit.
         """
+        if not ordered and times is not None:
+            raise InputError("ordered=False says that the snapshots do not follow each other in time, and times= that they do: "
+                             "pass one of them")
         if is_labelled(arrays):
-            return cls._of_labelled(arrays, weights, log_weights, times, unit, time_unit)
+            return replace(cls._of_labelled(arrays, weights, log_weights, times, unit, time_unit), ordered=ordered)
         labels = None
         if is_table(arrays):
             labels = labels_of_table(arrays, "values")
@@ -110,7 +118,7 @@ class ArraySource(BaseSource):
             raise InputError(f"the fields differ in their number of snapshots: {counts}")
         return cls(named, chosen_weights(weights, log_weights, n),
                    None if times is None else check_times(times, n), time_unit,
-                   units if any(units.values()) else {}, labels=labels)
+                   units if any(units.values()) else {}, labels=labels, ordered=ordered)
 
     @classmethod
     def _of_labelled(cls, x: Any, weights: Any, log_weights: Any, times: Any, unit: str, time_unit: str) -> ArraySource:
@@ -261,6 +269,16 @@ class ReplicaSet(BaseSource):
         """That of the first run."""
         return self.runs[0].provenance
 
+    @property
+    def ordered(self) -> bool:
+        """Whether the snapshots of every run follow each other; :func:`~ensemblekit.partials` asks each run for itself."""
+        return all(run.ordered for run in self.runs)
+
+    @property
+    def caveat(self) -> str:
+        """The first that a run has."""
+        return next((run.caveat for run in self.runs if run.caveat), "")
+
     def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> ReplicaSet:
         """The same window of every run."""
         return ReplicaSet(tuple(run.window(start, stop, step) for run in self.runs))
@@ -338,6 +356,14 @@ class StackedSource(BaseSource):
     def provenance(self) -> Mapping[str, Any]:
         """That of the first run."""
         return self.runs[0].provenance
+
+    @property
+    def ordered(self) -> bool:
+        return ReplicaSet(self.runs).ordered
+
+    @property
+    def caveat(self) -> str:
+        return ReplicaSet(self.runs).caveat
 
     @property
     def weights(self) -> np.ndarray | None:
