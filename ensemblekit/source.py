@@ -17,8 +17,8 @@ from ensemblekit.intake_dates import is_dates, numbers_of_dates
 from ensemblekit.intake_labels import Labels, is_labelled
 from ensemblekit.intake_tables import is_table, labels_of_table, times_of_table
 from ensemblekit.source_clock import check_times, chosen_weights
-from ensemblekit.source_cuts import WHOLE, Cuts, check_window, space_cuts, time_cuts
-from ensemblekit.source_joined import JoinedField
+from ensemblekit.source_cuts import Cuts, check_window, space_cuts, time_cuts
+from ensemblekit.source_pieces import HeldPiece, JoinedPiece, RunPiece
 from ensemblekit.source_protocol import (
     Access,
     Array,
@@ -162,28 +162,6 @@ class ArraySource(BaseSource):
                             None if self.times is None else self.times[rows])
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class HeldPiece:
-    """A piece that holds its snapshots."""
-
-    run: int
-    start: int
-    stop: int
-    tile: slice
-    arrays: Mapping[str, Array]
-    weights: np.ndarray | None
-    times: np.ndarray | None
-
-    def prefetch(self) -> None:
-        """Nothing: what is in memory needs no disk."""
-
-    def blocks(self) -> Iterator[Block]:
-        arrays = self.arrays
-        if self.tile != WHOLE:
-            arrays = {name: x.reshape(len(x), -1)[:, self.tile] for name, x in arrays.items()}
-        yield Block(arrays, self.start, self.tile, self.weights, self.times)
-
-
 def cuts_of(fields: Mapping[str, Field], names: Sequence[str], n: int, cut: Cut, tiled: bool, limit: int) -> Cuts:
     """The cuts of n snapshots of the named fields; items are cut only where a single field is read."""
     for name in names:
@@ -293,28 +271,6 @@ class ReplicaSet(BaseSource):
         return StackedSource(self.runs)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class RunPiece:
-    """A piece of one run of several, at another place in time or under another run number."""
-
-    run: int
-    start: int
-    stop: int
-    tile: slice
-    piece: Piece
-    timed: bool = True
-
-    def prefetch(self) -> None:
-        self.piece.prefetch()
-
-    def blocks(self) -> Iterator[Block]:
-        shift = self.start - self.piece.start
-        for block in self.piece.blocks():
-            # not _replace: it counts members by len(), which for a block counts snapshots
-            times = block.times if self.timed else None
-            yield Block(block.fields, block.start + shift, block.tile, block.weights, times)
-
-
 @dataclass(frozen=True, eq=False)
 class StackedSource(BaseSource):
     """Several runs as one, end to end, weights kept; times too where they are parts of one run (``joined``)."""
@@ -411,29 +367,6 @@ class StackedSource(BaseSource):
                  for run in self.runs if sum(run.lengths or ())]
         for parts in zip(*edges, strict=True):
             yield JoinedPiece(0, 0, n, parts[0].tile, tuple(parts))
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class JoinedPiece:
-    """The same tile of several runs, joined in time."""
-
-    run: int
-    start: int
-    stop: int
-    tile: slice
-    parts: tuple[Piece, ...]
-
-    def prefetch(self) -> None:
-        for part in self.parts:
-            part.prefetch()
-
-    def blocks(self) -> Iterator[Block]:
-        blocks = [block for part in self.parts for block in part.blocks()]
-        (name,) = blocks[0].fields
-        values = [part for block in blocks for part in (
-            block.fields.parts if isinstance(block.fields, JoinedField) else [block.fields[name]])]
-        weights = None if blocks[0].weights is None else np.concatenate([b.weights for b in blocks])
-        yield Block(JoinedField(name, values), 0, self.tile, weights, None)
 
 
 ADAPTERS: list[Callable[[object], DescribedSource | None]] = []

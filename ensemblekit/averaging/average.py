@@ -57,10 +57,8 @@ def average(source: object, *, map: Map | None = None, weights: ArrayLike | None
             weights="time": each snapshot counts as the time it stands for, half the steps beside it. The name of a
             coordinate or variable along the snapshots of a DataArray or Dataset: that.
         equilibration: "auto" discards the start of a run where that raises n_eff significantly (one common point for
-            all elements of an array); None or 0 discards nothing; a whole number discards so many snapshots; a
-            float all before that time after the first snapshot.
-            Of snapshots in no order (``ArraySource.of(x, ordered=False)``) nothing is left out: they are taken as independent,
-            each worth what it weighs.
+            all elements of an array); None or 0 discards nothing; a whole number discards so many snapshots; a float all
+            before that time after the first snapshot. Of snapshots in no order (``ordered=False``) nothing is discarded.
         confidence: of the interval.
         engine, progress: as for ``reduce``.
         unit: of the mean; by default that of the field, "" with a map.
@@ -118,7 +116,8 @@ def _on_circle(runs: Sequence[RunStates], branch: tuple[float, float], equilibra
 
     series = [(_scalar_series(run), checked.times, checked.weights)
               for run, checked in ((run, with_checked_clock(run)) for run in runs)]
-    return circular_runs(series, branch, equilibration, confidence, unit, time_unit, [run.ordered for run in runs])
+    return circular_runs(series, branch, equilibration, confidence, unit, time_unit,
+                         ordered=[run.ordered for run in runs])
 
 
 def _of_source(answer: Estimate, source: DescribedSource, field: str | None, coords: Mapping[str, Any] | None) -> Estimate:

@@ -85,7 +85,7 @@ def circular_average(angles: ArrayLike, *, period: float = 360.0, weights: Array
 
 
 def circular_runs(runs: Sequence[tuple[np.ndarray, np.ndarray | None, np.ndarray | None]], branch: tuple[float, float],
-                  equilibration: Equilibrate, confidence: float, unit: str, time_unit: str,
+                  equilibration: Equilibrate, confidence: float, unit: str, time_unit: str, *,
                   ordered: Sequence[bool]) -> Estimate:
     """The circular mean of one run or several, (angles, times, weights) each, within the branch (low, high).
 
