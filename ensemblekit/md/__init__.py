@@ -3,6 +3,7 @@
 from ensemblekit.md.average import average as average
 from ensemblekit.md.columns import columns as columns
 from ensemblekit.md.compare import sampled_rmsd as sampled_rmsd
+from ensemblekit.md.conformers import ConformerEnsemble as ConformerEnsemble
 from ensemblekit.md.functions import Function as Function
 from ensemblekit.md.functions import from_analysis as from_analysis
 from ensemblekit.md.ingest import ingest as ingest
