@@ -189,6 +189,8 @@ def _own(run: RunStates, name: str, reducers: Mapping[str, object]) -> RunStates
 def with_usable_times(run: RunStates, timed: bool) -> RunStates:
     """The run, without its times where these say nothing: they run backwards, are all the same, or no file held them."""
     times = run.times
+    if not run.ordered:
+        return replace(run, times=None)
     if run.n < 2 or (timed and (times is None or np.isnan(times).any())):
         return run
     if not timed:

@@ -25,8 +25,10 @@ from ensemblekit.md.frame_selection import FrameSelection
 from ensemblekit.md.frame_weights import weighted
 from ensemblekit.md.frames import HoldsFrames, as_frames, topology_of
 from ensemblekit.md.observables.backbone import BackboneSpread
+from ensemblekit.md.observables.dihedrals import backbone_torsions
 from ensemblekit.md.observables.rmsf import RMSF
 from ensemblekit.md.superpose import rmsd, rmsd_matrix, superposed
+from ensemblekit.md.system import System
 from ensemblekit.md.topology import Topology
 from ensemblekit.results import Result
 from ensemblekit.source import DescribedSource, ReplicaSet
@@ -63,7 +65,7 @@ class ConformerEnsemble(HoldsFrames, Result):
     @classmethod
     def read(cls, path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], *,
              weights: ArrayLike | str | os.PathLike[str] | None = None, common: bool = False) -> ConformerEnsemble:
-        """All models of a .cif or .pdb (also .gz), a .tar.gz as the Protein Ensemble Database has it, an .ens, or several files.
+        """All models of a .cif or .pdb (also .gz), a .tar.gz of the Protein Ensemble Database, an .ens, or several files.
 
         Arguments:
             weights: (models,), or the path of a table of them (the last column, or that named "weight"). None: those that the
@@ -141,22 +143,21 @@ class ConformerEnsemble(HoldsFrames, Result):
     def rmsd(self, select: str = "name CA") -> np.ndarray:
         """Of all conformers from each other after superposition, (n, n) angstrom."""
         if self.n > MOST_PAIRED:
-            raise InputError(f"{self.n} conformers are {self.n**2 / 1e6:.0f} million pairs; the most is {MOST_PAIRED} conformers: "
+            raise InputError(f"{self.n} conformers are {self.n**2 / 1e6:.0f} million pairs; the most is {MOST_PAIRED} of them: "
                              "choose some with ConformerEnsemble.of(source, frames=)")
         return rmsd_matrix(self.positions(select))
 
     def spread(self, select: str = "name CA", *, core: str | None = None, confidence: float = 0.95) -> Estimate:
         """How far conformers differ, residue by residue: RMSF about the weighted mean structure, angstrom.
 
-        Further: `rmsd_to_mean` and `pairwise_rmsd`, angstrom; `phi_spread` and `psi_spread`, circular standard deviations of the
-        backbone torsions, degrees, where residues have any; `bfactor`.
+        Further: `rmsd_to_mean` and `pairwise_rmsd`, angstrom; `phi_spread` and `psi_spread`, circular standard deviations of
+        the backbone torsions, degrees, where residues have any; `bfactor`.
 
         Arguments:
             select: the atoms; a residue with several has the root of the mean of their squares.
             core: what is superposed; None: those of `select`. Loops that go everywhere are better left out of it.
         """
-        backbone = BackboneSpread.residues(self.topology)
-        more = {} if backbone is None else {"torsions": BackboneSpread()}
+        more = {"torsions": BackboneSpread()} if self._has_torsions() else {}
         answers = average(self, {"spread": RMSF(select, core, rounds=None, corrected=False, level="residue"), **more},
                           equilibration=None, confidence=confidence, quiet=True)
         derived = {**answers["spread"].derived, "rmsd_to_mean": self._rmsd_to_mean(select, core, confidence)}
@@ -165,6 +166,14 @@ class ConformerEnsemble(HoldsFrames, Result):
         if more:
             derived |= {"phi_spread": answers["torsions"].phi, "psi_spread": answers["torsions"].psi}
         return replace(answers["spread"], derived=derived)
+
+    def _has_torsions(self) -> bool:
+        """Whether a residue has phi and psi."""
+        try:
+            backbone_torsions(System(self.source, self.topology), "protein")
+        except InputError:
+            return False
+        return True
 
     def _rmsd_to_mean(self, select: str, core: str | None, confidence: float) -> Estimate:
         """Of each conformer to the mean structure, after superposition on the core."""

@@ -13,12 +13,14 @@ import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from ensemblekit.errors import InputError, MissingExtraError, one_line
 from ensemblekit.files import check_input, most_bytes
+from ensemblekit.md.elements import MASSES
 from ensemblekit.md.topology import Topology
 from ensemblekit.parts import natural_key
 
@@ -152,7 +154,7 @@ def _of_list(path: str) -> tuple[list[tuple[str, str]], np.ndarray]:
         try:
             name, weight = words[0], float(words[1]) if len(words) > 1 else 1.0
         except ValueError as error:
-            raise InputError(f"{os.path.basename(path)}, line {number}: a file and its weight are wanted; got {line!r}") from error
+            raise InputError(f"{os.path.basename(path)}, line {number}: a file and its weight, please; got {line!r}") from error
         member = os.path.join(os.path.dirname(path), name)
         member = next((member + end for end in ("", ".pdb", ".cif") if os.path.isfile(member + end)), member)
         some, _ = _texts(member)
@@ -213,14 +215,14 @@ def _parsed(name: str, text: str) -> _Part:
         else:
             structure = gemmi.read_pdb_string(text)
     except Exception as error:      # its parser raises what it trips over
-        raise InputError(f"{name} is no structure that can be read: {one_line(error)}. Ensembles are read from .cif, .pdb (also "
-                         ".gz), .tar.gz and .ens") from error
+        raise InputError(f"{name} is no structure that can be read: {one_line(error)}. Ensembles are read from .cif, .pdb "
+                         "(also .gz), .tar.gz and .ens") from error
     flat = gemmi.FlatStructure(structure)
     if not len(flat.pos):
         raise InputError(f"{name} has no atoms")
     columns = {"chain": _words(flat.chain_ids), "number": np.array(flat.resnums, np.int64), "insertion": _letters(flat.icodes),
                "residue": _words(flat.residue_names), "atom": _words(flat.atom_names), "alternative": _letters(flat.altlocs),
-               "element": _words(flat.element_names), "mass": np.array(flat.element_weights, np.float64),
+               "element": flat.element_names.astype(str), "mass": np.array(flat.element_weights, np.float64),
                "occupancy": np.array(flat.occ, np.float64), "b": np.array(flat.b_iso, np.float64)}
     positions, model = np.array(flat.pos, np.float64), np.array(flat.model_num)
     if not np.isfinite(positions).all():
@@ -230,7 +232,7 @@ def _parsed(name: str, text: str) -> _Part:
     kept = _first_locations(keys, model, columns["alternative"])
     keys, positions, model = keys[kept], positions[kept], model[kept]
     edges = np.concatenate([[0], np.flatnonzero(np.diff(model)) + 1, [len(model)]])
-    spans = list(zip(edges, edges[1:], strict=False))
+    spans = list(pairwise(edges))
     numbers = [int(model[a]) for a, _ in spans]
     weights, calculated, made = (_of_block(block, numbers, name) if block is not None else _of_remarks(text, numbers, name))
     first = slice(*spans[0])
@@ -354,8 +356,8 @@ def _difference(keys: Sequence[np.ndarray], owner: Sequence[str]) -> str:
         return f"{atom} of {residue} {number}{insertion}{' in chain ' + chain if chain else ''}"
 
     return (f"model {which} ({owner[which]}) has other atoms than model 0 ({owner[0]}): {len(other)} and {len(first)}, and the "
-            f"first that differs, atom {at + 1}, is {said(other)} and {said(first)}. One ensemble is of one molecule; common=True "
-            "keeps the atoms that all models have")
+            f"first that differs, atom {at + 1}, is {said(other)} and {said(first)}. An ensemble is of one molecule; "
+            "common=True keeps the atoms that all models have")
 
 
 def topology_of_columns(columns: Mapping[str, np.ndarray]) -> Topology:
@@ -376,7 +378,9 @@ def topology_of_columns(columns: Mapping[str, np.ndarray]) -> Topology:
 
     elements = np.char.capitalize(columns["element"].astype(str))
     return Topology({"names": text(columns["atom"]), "elements": text(elements), "types": text(elements),
-                     "masses": columns["mass"].astype(np.float64), "chainIDs": text(columns["chain"]),
+                     "masses": np.array([MASSES.get(e, m) for e, m in
+                                         zip(elements.tolist(), columns["mass"].tolist(), strict=True)]),
+                     "chainIDs": text(columns["chain"]),
                      "altLocs": text(columns["alternative"]), "occupancies": columns["occupancy"], "tempfactors": columns["b"]},
                     {"resids": columns["number"][start].astype(np.int64), "resnames": text(columns["residue"][start]),
                      "icodes": text(columns["insertion"][start])},

@@ -1,4 +1,4 @@
-"""Writing conformer ensembles: mmCIF with weights where the wwPDB has a place for them, PDB with a table of weights beside it."""
+"""Writing conformer ensembles: mmCIF with weights where the wwPDB has a place for them, PDB with a table of them beside it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,7 @@ def write_models(path: str | os.PathLike[str], positions: np.ndarray, topology: 
     if weights is not None:
         _written(beside, [_table(weights)])
     elif os.path.exists(beside):        # of another ensemble: it would be read as that of this one
-        raise InputError(f"{os.path.basename(beside)} stands beside {os.path.basename(target)} and these models have no weights; "
+        raise InputError(f"{os.path.basename(beside)} stands beside {os.path.basename(target)} and these have no weights: "
                          "remove it, or it is taken for theirs")
     return target
 
@@ -98,7 +98,7 @@ def _atoms(topology: Topology) -> list[tuple[str, ...]]:
 
 def _cif(positions: np.ndarray, topology: Topology, weights: np.ndarray | None, *, title: str, authors: Sequence[str],
          provenance: Mapping[str, Any], calculated: int) -> Iterator[str]:
-    quote: Callable[[str], str] = gemmi_of().cif.quote
+    quote = _quote
     atoms = _atoms(topology)
     n = len(positions)
     yield "data_ensemble\n#\n_entry.id ensemble\n"
@@ -146,6 +146,12 @@ def _cif(positions: np.ndarray, topology: Topology, weights: np.ndarray | None, 
     yield "#\n"
 
 
+def _quote(text: str) -> str:
+    """A value of mmCIF; one that holds both quotes stands between lines of its own."""
+    quoted = str(gemmi_of().cif.quote(text))
+    return f"\n{quoted}\n" if quoted.startswith(";") else quoted
+
+
 def _loop(category: str, tags: Sequence[str], rows: Any) -> Iterator[str]:
     yield "loop_\n" + "".join(f"{category}.{tag}\n" for tag in tags)
     yield "".join(" ".join(row) + "\n" for row in rows)
@@ -173,7 +179,8 @@ def _pdb(positions: np.ndarray, topology: Topology, weights: np.ndarray | None, 
         tails.append(f"  1.00  0.00          {element.upper():>2}\n")
     for model, x in enumerate(positions, 1):
         yield f"MODEL     {model:>4}\n"
-        yield "".join(f"{head}{a:8.3f}{b:8.3f}{c:8.3f}{tail}" for head, tail, (a, b, c) in zip(heads, tails, x.tolist(), strict=True))
+        yield "".join(f"{head}{a:8.3f}{b:8.3f}{c:8.3f}{tail}"
+                      for head, tail, (a, b, c) in zip(heads, tails, x.tolist(), strict=True))
         yield "ENDMDL\n"
     yield "END\n"
 

@@ -47,7 +47,7 @@ def universe_and_rows(source: Any, topology: Topology) -> tuple[Any, np.ndarray]
     made = topology.universe()
     if isinstance(source, ConformerSource):
         with mdanalysis():
-            made.load_new(np.asarray(source.position, np.float32))
+            made.load_new(np.asarray(source.position, np.float32))      # as a Universe holds them
         return made, np.arange(len(source.position))
     window = source if isinstance(source, StoredSource) else source.window()
     files = [part.path for part in window.table.parts]

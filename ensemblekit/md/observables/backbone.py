@@ -7,12 +7,10 @@ from functools import partial
 
 import numpy as np
 
-from ensemblekit.errors import InputError
 from ensemblekit.md.observables.base import Measurement, OfMean, SameAtoms
 from ensemblekit.md.observables.dihedrals import DEGREES, backbone_torsions, torsion_vectors
 from ensemblekit.md.observables.groups import points_of
 from ensemblekit.md.system import System
-from ensemblekit.md.topology import Topology
 
 
 @dataclass(frozen=True)
@@ -24,17 +22,6 @@ class BackboneSpread(SameAtoms):
 
     select: str = "protein"
 
-    @staticmethod
-    def residues(topology: Topology) -> bool | None:
-        """True where a topology has residues with both torsions; None where it has none."""
-        try:
-            system = System.__new__(System)
-            system.topology = topology
-            backbone_torsions(system, "protein")
-        except InputError:
-            return None
-        return True
-
     def prepare(self, system: System) -> Measurement:
         atoms, resids = backbone_torsions(system, self.select)
         flat = atoms.ravel()
@@ -42,7 +29,8 @@ class BackboneSpread(SameAtoms):
         quadruples = np.arange(len(flat)).reshape(-1, 4)
         residue = {"residue": (resids, "")}
         return Measurement(partial(torsion_vectors, points, quadruples), {
-            "": OfMean(partial(_spread, None), "degree", {"torsion": (np.array(["phi", "psi"]), ""), **residue}, bounds=(0.0, None)),
+            "": OfMean(partial(_spread, None), "degree", {"torsion": (np.array(["phi", "psi"]), ""), **residue},
+                       bounds=(0.0, None)),
             "phi": OfMean(partial(_spread, 0), "degree", residue, bounds=(0.0, None)),
             "psi": OfMean(partial(_spread, 1), "degree", residue, bounds=(0.0, None))})
 
