@@ -8,7 +8,7 @@ import numpy as np
 
 from ensemblekit.averaging.estimate import Estimate, printed
 from ensemblekit.errors import InputError
-from ensemblekit.plot.style import BLUE, INK, ORANGE, label, legend, new_axes
+from ensemblekit.plot.style import BLUE, COLOURS, INK, ORANGE, PALE, label, legend, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ensemblekit.md.conformers import ConformerEnsemble
     from ensemblekit.md.experimental_data import Comparison, Data
     from ensemblekit.md.reweight import Reweighted
+    from ensemblekit.md.single_structure import SingleStructureReport
 
 Z95 = 1.96
 """Standard errors of half a 95 % bar."""
@@ -119,4 +120,20 @@ def reweighted(fit: Reweighted, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-__all__ = ["comparison", "data", "reweighted", "spread", "weights"]
+def single_structures(report: SingleStructureReport, *, ax: Axes | None = None) -> Axes:
+    """How far single structures lie off the ensemble, in half intervals, one mark a number of each observable; the axes."""
+    ax = new_axes(ax)
+    for k, (name, values) in enumerate(report.structures.items()):
+        off = []
+        for key, e in report.ensemble.items():
+            half = (np.asarray(e.high, float) - np.asarray(e.low, float)) / 2
+            with np.errstate(invalid="ignore", divide="ignore"):
+                off.append(np.ravel((values[key] - np.asarray(e.mean)) / half))
+        ax.plot(np.concatenate(off), np.full(sum(map(len, off)), k), "|", ms=12, color=COLOURS[k % len(COLOURS)], label=name)
+    ax.axvspan(-1, 1, color=PALE, zorder=0)
+    ax.set_yticks(range(len(report.structures)), list(report.structures))
+    ax.set_xlabel("deviation in half intervals of the ensemble")
+    return ax
+
+
+__all__ = ["comparison", "data", "reweighted", "single_structures", "spread", "weights"]
