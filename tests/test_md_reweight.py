@@ -146,6 +146,7 @@ def test_errors_are_of_sampling_and_of_the_data() -> None:
     naive = ek.average(x**2, weights=fit.weights, equilibration=None)
     assert answer.mean == pytest.approx(naive.mean, rel=1e-10)
     assert answer.converged
+    assert answer.low < answer.sampling.low < answer.mean < answer.sampling.high < answer.high
     several = fit.average({"x": x, "both": np.stack([x, x**2], axis=1)})
     assert several["x"].estimators["data"] == pytest.approx(lam * 0.5, rel=0.15)
     assert several["both"].mean[1] == pytest.approx(answer.mean)
@@ -257,3 +258,11 @@ def test_figures() -> None:
     assert data.plot().get_ylabel() == "measured"
     profile = Data(values=np.array([3.0, 2.0]), sigma=np.array([0.1, 0.1]), q=np.array([0.1, 0.2]), kind="SAXS")
     assert md.compare(estimate([3.0, 2.1], [0.01, 0.01]), profile).plot().get_yscale() == "log"
+
+
+def test_the_interval_of_sampling_covers() -> None:
+    from benchmarks.bench_md_coverage import reweighted_coverage
+
+    for row in reweighted_coverage(40):
+        assert row["coverage"] >= 0.85      # of 40: less than 1 in 100 where 95 % hold
+        assert row["independent"] < row["coverage"]

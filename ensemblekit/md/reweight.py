@@ -15,6 +15,7 @@ from ensemblekit.averaging.average import average as mean_with_error
 from ensemblekit.averaging.correlation import statistical_inefficiency
 from ensemblekit.averaging.doubts import ENOUGH
 from ensemblekit.averaging.estimate import Estimate
+from ensemblekit.averaging.estimate_units import quantile
 from ensemblekit.averaging.maxent import MaximumEntropy, Problem, ThetaScan, check_theta, response, solved, theta_scan
 from ensemblekit.averaging.resample import optimal_block_length
 from ensemblekit.averaging.weights import normalised_weights
@@ -87,6 +88,8 @@ class Reweighted(Result):
     def average(self, values: ArrayLike | Mapping[str, Any], source: object = None) -> Any:
         """Averages with the new weights, whose `stderr` holds both sampling and the errors of the data (`estimators` has each).
 
+        With them comes `sampling`, the estimate that takes the data for exact.
+
         Arguments:
             values: (n,) or (n, *out) of the frames; a mapping of these by name; or of observables, with the `source` of the
                 frames that were reweighted.
@@ -148,7 +151,12 @@ class Reweighted(Result):
             estimators["bootstrap"] = np.asarray(refitted)
         if sampled.verdict and np.isnan(sampling).all():
             return replace(sampled, mean=mean, series=None)
-        return Estimate.of(mean, both, dof, n=len(self.weights), n_eff=n_eff, confidence=self.confidence,
+        # the interval of sampling is longer on the side of a tail; errors of the data are Gaussian
+        reach = float(quantile(self.confidence, np.inf)) * np.asarray(data_error)
+        below, above = np.asarray(sampled.mean) - sampled.low, np.asarray(sampled.high) - sampled.mean
+        interval = mean - np.hypot(below, reach), mean + np.hypot(above, reach)
+        return Estimate.of(mean, both, dof, n=len(self.weights), n_eff=n_eff, confidence=self.confidence, interval=interval,
+                           derived={"sampling": replace(sampled, series=None)},
                            g=sampled.statistical_inefficiency, dt=1.0 if self.times is None else _step(self.times),
                            vouched=sampled.converged and self.converged, doubts=[self.verdict, sampled.verdict],
                            estimators=estimators, times=self.times, time_unit="ps" if self.times is not None else "")
