@@ -315,4 +315,35 @@ def test_fixed_points_are_noted_where_the_solute_moves_away() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = md.average(u, {"V": md.ElectricPotential([[60.0, 60, 60]])}, frames=[0, 97], equilibration=None)
-    assert any("md.Attached(xyz, selection) takes points along" in note for note in found.notes)
+    assert any("md.Attached(xyz, selection) takes points and vectors along" in note for note in found.notes)
+
+
+def test_a_difference_dipole_that_is_a_vector_turns_with_its_molecule(water: Any) -> None:
+    bond = averages(water, number=md.ElectricField(BOND, along=[0, 0, 2.0], stark=0.5),
+                    vector=md.ElectricField(BOND, stark=[0, 0, 0.5], unit="MV/cm"))
+    np.testing.assert_allclose(bond["vector"].shift.series, bond["number"].shift.series, rtol=1e-12)
+    assert bond["vector"].shift.series == pytest.approx(-0.5 * 16.79200537 * 100 * bond["number"].projection.series)
+    rng = np.random.default_rng(2)
+    body, q = rng.normal(0, 2, (6, 3)), rng.normal(size=6)
+    frames, turns = [], []
+    for k in range(4):
+        turn = np.linalg.qr(rng.normal(size=(3, 3)))[0] if k else np.eye(3)
+        turns.append(turn * np.sign(np.linalg.det(turn)))
+        frames.append(body @ turns[-1] + 3 * rng.normal(size=3) * bool(k))
+    universe = charged(np.array(frames), q)
+    point, dipole = np.array([[6.0, 1.0, 2.0], [-5.0, 4.0, 0.0]]), np.array([0.3, -0.2, 0.6])
+    found = averages(universe, attached=md.ElectricField(md.Attached(point, "all"), stark=dipole),
+                     fixed=md.ElectricField(md.Attached(point, "all"), along=dipole))
+    way = point[:, None] - body
+    first = COULOMB * (way * q[:, None] / np.linalg.norm(way, axis=2)[..., None] ** 3).sum(axis=1)
+    assert found["attached"].shift.mean == pytest.approx(-1679.200537 * first @ dipole, rel=1e-4)
+    assert (found["attached"].shift.stderr < 1e-4 * np.abs(found["attached"].shift.mean)).all()
+    assert (found["fixed"].projection.stderr > 1e-2 * np.abs(found["fixed"].projection.mean)).all()
+
+
+def test_points_of_each_frame_follow_the_frames_that_are_chosen() -> None:
+    points = np.arange(1, 7.0)[:, None, None] * np.array([1.0, 0, 0])
+    universe = charged(np.zeros((6, 1, 3)), np.ones(1))
+    for options, chosen in (({"start": 2}, [2, 3, 4, 5]), ({"step": 2}, [0, 2, 4]), ({"frames": [1, 5]}, [1, 5])):
+        found = md.average(universe, {"V": md.ElectricPotential(points[chosen])}, equilibration=None, **options)["V"]
+        assert found.mean[0] == pytest.approx(COULOMB * np.mean(1 / (1.0 + np.array(chosen)))), options

@@ -185,6 +185,15 @@ def wave_vectors(lower, alpha, longest, whole, kvec, factor):
 
 
 @kernel
+def waves_of(lower, alpha, longest):
+    """The arrays of :func:`wave_vectors`, of the length they need."""
+    n = wave_vectors(lower, alpha, longest, np.empty((0, 3), np.int64), np.empty((0, 3)), np.empty(0))
+    whole, kvec, factor = np.empty((n, 3), np.int64), np.empty((n, 3)), np.empty(n)
+    wave_vectors(lower, alpha, longest, whole, kvec, factor)
+    return whole, kvec, factor
+
+
+@kernel
 def _phases(s, begin, end, most, re, im):
     """exp(2 pi i n s) of fractions s[begin:end] for n = 0 ... most, by powers: re, im (most + 1, atoms)."""
     for j in range(end - begin):
@@ -292,12 +301,10 @@ def fractions(x, lower, out):
 @kernel
 def reciprocal_part(points, x, q, offsets, lower, alpha, longest, field, potential):
     """Add the waves of all groups, one group at a time; as :func:`real_part`."""
-    none, no, nothing = np.empty((0, 3), np.int64), np.empty((0, 3)), np.empty(0)
-    many = wave_vectors(lower, alpha, longest, none, no, nothing)
+    whole, kvec, factor = waves_of(lower, alpha, longest)
+    many = len(whole)
     if many == 0:
         return
-    whole, kvec, factor = np.empty((many, 3), np.int64), np.empty((many, 3)), np.empty(many)
-    wave_vectors(lower, alpha, longest, whole, kvec, factor)
     sr, si = np.empty(many), np.empty(many)
     s, t = np.empty(x.shape), np.empty((3, len(points)))
     fractions(x, lower, s)
