@@ -56,19 +56,19 @@ Bond = Annotated[str | None, typer.Option(
 CenterOf = Annotated[str | None, typer.Option(
     "--center", metavar="SELECTION", help="At their center of mass; with --map or --profile what stays in the middle of it.")]
 XYZ = Annotated[Path | None, typer.Option(
-    "--points", metavar="XYZ", help="At points, angstrom: a table of three columns, or .npy of (points, 3), (frames, points, 3).")]
+    "--points", metavar="XYZ", help="At points, angstrom: a table x y z, or .npy of (points, 3) or (frames, points, 3).")]
 Map = Annotated[Path | None, typer.Option("--map", metavar="FILE", help="The potential on a grid of the cell: .dx, .cube.")]
 Spacing = Annotated[float, typer.Option("--spacing", metavar="ANGSTROM", help="Of the grid of --map.")]
-Width = Annotated[float, typer.Option("--width", metavar="ANGSTROM", help="Of the Gaussians that charges are for --map.")]
+Width = Annotated[float, typer.Option("--width", metavar="ANGSTROM", help="Of the Gaussians of charges for --map.")]
 Profile = Annotated[str | None, typer.Option("--profile", metavar="x|y|z", help="The potential along an axis of the box.")]
-Pymol = Annotated[Path | None, typer.Option("--pymol", metavar="FILE", help="Arrows of the field: .pml for PyMOL, .tcl for VMD.")]
+Pymol = Annotated[Path | None, typer.Option("--pymol", metavar="FILE", help="Arrows of the field: .pml (PyMOL), .tcl (VMD).")]
 Sources = Annotated[str, typer.Option("--sources", metavar="SELECTION", help="The charges that act.")]
-MethodOf = Annotated[str, typer.Option("--method", metavar="auto|ewald|nearest|open", help="All images, the nearest, or no box.")]
+MethodOf = Annotated[str, typer.Option("--method", metavar="auto|ewald|nearest|open", help="All images, the nearest, no box.")]
 Exclude = Annotated[str, typer.Option("--exclude", metavar="residue|molecule|self|N|none|SELECTION",
                                       help="Whose charges do not act; N: atoms within so many bonds.")]
 By = Annotated[str | None, typer.Option("--by", metavar="residue|segment|molecule|resname", help="What each group adds.")]
 Stark = Annotated[str | None, typer.Option(
-    "--stark", metavar="D|X,Y,Z", help="A difference dipole in debye, along the bond or a vector: the shift of its line in cm-1.")]
+    "--stark", metavar="D|X,Y,Z", help="A difference dipole in debye, along the bond or a vector: the shift of a line, cm-1.")]
 SurfaceOf = Annotated[str, typer.Option("--surface", metavar="tinfoil|vacuum|slab-z", help="What is around the cells.")]
 
 
