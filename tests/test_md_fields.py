@@ -392,8 +392,8 @@ def test_one_frame_has_no_error_and_says_so(water: Any) -> None:
 
 def test_a_particle_mesh_gives_the_same(water: Any) -> None:
     """torch-pme's Ewald calculator: potentials at the charges, themselves left out."""
-    torch = pytest.importorskip("torch")
     torchpme = pytest.importorskip("torchpme")
+    torch = pytest.importorskip("torch")
     u = mda.Universe(datafiles.PSF_TRICLINIC, datafiles.DCD_TRICLINIC)
     x, q = torch.tensor(u.atoms.positions.astype(float)), torch.tensor(u.atoms.charges.astype(float))[:, None]
     cell = torch.tensor(u.trajectory[0].triclinic_dimensions.astype(float))
