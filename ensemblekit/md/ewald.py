@@ -17,7 +17,7 @@ import numpy as np
 from ensemblekit.errors import InputError
 from ensemblekit.md.observables.dipole import COULOMB
 
-PAIR, EXACT_PAIR, SCANNED, WAVE = 12.0, 45.0, 2.7, 0.35
+PAIR, EXACT_PAIR, SCANNED, WAVE = 22.0, 55.0, 3.0, 0.35
 """Nanoseconds: a pair within the cutoff off the table, and without it; one that is looked at; a phase of an atom."""
 TABULATED = 1e-6
 """The tolerance, V / angstrom, down to which the real part is read off a table."""
