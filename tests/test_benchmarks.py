@@ -121,10 +121,23 @@ def test_every_case_of_md_runs(tmp_path: Path) -> None:
     from benchmarks import md
 
     cases = list(md.run(md.TINY, tmp_path))
-    assert len(cases) == 9
+    assert len(cases) == 11
     for case in cases:
         report.show(Console(quiet=True), case)
         assert len(case.timings) >= 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_cases_of_fields_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small: each answer is held to that of its peer; memory is measured where all of md runs."""
+    pytest.importorskip("MDAnalysis")
+    from benchmarks import md_fields
+
+    monkeypatch.setattr(md_fields, "extra_memory", lambda *_, **__: None)
+    cases = list(md_fields.run(20, 2, 1, tmp_path))
+    assert len(cases) == 4
+    assert all(len(case.timings) == 2 for case in cases)
     assert list(tmp_path.iterdir()) == []
 
 
