@@ -73,6 +73,7 @@ from ensemblekit.neural.weight_average import LAWA as LAWA
 from ensemblekit.neural.weight_average import SWA as SWA
 from ensemblekit.neural.weight_average import AveragedModel as AveragedModel
 from ensemblekit.neural.weight_average import averaged as averaged
+from ensemblekit.neural.windows import SlidingWindow as SlidingWindow
 
 
 def __getattr__(name: str) -> _Any:
