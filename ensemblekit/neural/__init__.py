@@ -51,6 +51,7 @@ from ensemblekit.neural.plan import plan as plan
 from ensemblekit.neural.prediction import Prediction as Prediction
 from ensemblekit.neural.prediction import RegressionPrediction as RegressionPrediction
 from ensemblekit.neural.recorder import Recorder as Recorder
+from ensemblekit.neural.regions import Region as Region
 from ensemblekit.neural.report import Report as Report
 from ensemblekit.neural.report import report as report
 from ensemblekit.neural.saved import SavedPredictions as SavedPredictions
@@ -61,6 +62,10 @@ from ensemblekit.neural.schedule import TriangularLR as TriangularLR
 from ensemblekit.neural.scores import Score as Score
 from ensemblekit.neural.scores import Scores as Scores
 from ensemblekit.neural.scores import scores as scores
+from ensemblekit.neural.segment import segment as segment
+from ensemblekit.neural.segmentation import CaseScore as CaseScore
+from ensemblekit.neural.segmentation import KeptCase as KeptCase
+from ensemblekit.neural.segmentation import Segmentation as Segmentation
 from ensemblekit.neural.selection import Selection as Selection
 from ensemblekit.neural.selection import select as select
 from ensemblekit.neural.single import predict as predict

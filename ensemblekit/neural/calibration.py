@@ -13,6 +13,7 @@ from ensemblekit.intake import as_array
 from ensemblekit.neural.dense import first_choice_bins, is_dense
 from ensemblekit.neural.items import Items, Values, items_of
 from ensemblekit.neural.prediction import Prediction
+from ensemblekit.neural.result_files import Saved
 from ensemblekit.results import Result
 
 Edges = Literal["right", "left"]
@@ -20,7 +21,7 @@ Norm = Literal["l1", "l2", "max"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Reliability(Result):
+class Reliability(Saved, Result):
     """Items binned by the probability of the model's first choice."""
 
     FIGURE = "neural.bins"

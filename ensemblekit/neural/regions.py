@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ensemblekit.neural.result_files import Saved
 from ensemblekit.results import Result
 
 SIGHTED = 0.25
@@ -16,7 +17,7 @@ WRONG = 0.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Region(Result):
+class Region(Saved, Result):
     """One part of one image that the pool or any member takes for a class, or that the pool gives a chance.
 
     A connected component, corners included, of {p of the class >= candidate} together with every member's mask. Its window is
@@ -119,7 +120,7 @@ def pairwise_dice(masks: np.ndarray, empty: float = 1.0) -> float:
 def expected_dice(p: np.ndarray, mask: np.ndarray) -> float:
     """Dice of a mask with a truth that has the probability p at every voxel, 2 Σpm/(Σp + Σm); NaN where both are 0."""
     total = float(p.sum(dtype=np.float64)) + np.count_nonzero(mask)
-    return 2 * float(p[mask].sum(dtype=np.float64)) / total if total > 0 else float("nan")
+    return float(2 * p[mask].sum(dtype=np.float64) / total) if total > 0 else float("nan")
 
 
 def regions_of(case: int, label: int, maps: ClassMaps, *, candidate: float, min_size: int, margin: int,
