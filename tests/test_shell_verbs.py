@@ -30,6 +30,8 @@ VERBS = {
     "neural ergodicity": ["run0.h5", "run1.h5", "run2.h5", "run3.h5"],
     "neural detect": ["run0.h5"],
     "neural segment": ["maps.h5"],
+    "neural drift": ["run0.h5", "--model", "verbs_of_tests:model", "--data", "verbs_of_tests:data", "--corruptions", "table",
+                     "--severities", "1,5"],
 }
 
 
@@ -67,6 +69,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         neural.report(path / f"run{k}.h5", model, [(x, y)], save=True)
         torch.save(model.state_dict(), path / f"{'abcd'[k]}.pt")
     maps(path / "maps.h5")
+    (path / "verbs_of_tests.py").write_text("import torch\n\ntorch.manual_seed(0)\nx = torch.randn(40, 4)\n"
+                                            "data = [(x, x[:, :3].argmax(1))]\n\n\ndef model():\n"
+                                            "    return torch.nn.Linear(4, 3)\n", "utf-8")
     return path
 
 

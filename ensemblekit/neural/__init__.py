@@ -31,6 +31,8 @@ from ensemblekit.neural.compensated import Compensated as Compensated
 from ensemblekit.neural.content_hash import content_hash as content_hash
 from ensemblekit.neural.detection import Detection as Detection
 from ensemblekit.neural.detection import error_detection as error_detection
+from ensemblekit.neural.drift import Drift as Drift
+from ensemblekit.neural.drift import drift as drift
 from ensemblekit.neural.ensemble import Ensemble as Ensemble
 from ensemblekit.neural.equivalent import Equivalent as Equivalent
 from ensemblekit.neural.equivalent import deep_ensemble_equivalent as deep_ensemble_equivalent
