@@ -32,7 +32,7 @@ from ensemblekit.averaging.moments import Moments
 from ensemblekit.averaging.run import reduce
 from ensemblekit.neural import schedule
 from ensemblekit.neural.items import items_of
-from ensemblekit.neural.scores import item_scores
+from ensemblekit.neural.summed import item_scores
 
 METHODS = ("snapshot ensemble", "single cosine run", "NoCycle", "SWA", "FGE", "independent seeds")
 SCORES = ("error", "nll", "calibrated_nll", "ece")

@@ -43,10 +43,10 @@ def log_probabilities(out: Output, task: str, axis: int = 1, outputs: Outputs | 
     x = wide(out)
     shape = tuple(x.shape[axis - 1:])
     if task == "binary":
-        if len(shape) > 2 or (len(shape) == 2 and shape[1] != 1):
-            several = f". Several questions an item (multi-label): {ONE_BY_ONE}" if len(shape) == 2 else ""
-            raise InputError(f'task="binary" takes one logit an item, (n,) or (n, 1); got {shape}{several}')
-        x = x.reshape(*x.shape[:axis])
+        if len(shape) > 1 and shape[1] != 1:
+            raise InputError(f'task="binary" takes one logit an item, (n,) or (n, 1), or a pixel, (n, 1, *map); got {shape}. '
+                             f"Several questions an item, or labels that overlap (multi-label): {ONE_BY_ONE}")
+        x = x.squeeze(axis) if len(shape) > 1 else x
         if outputs == "probabilities":
             _check_probabilities(x, x <= 1)
             return torch.stack([1 - x, x], axis).clamp(min=TINY).log()
@@ -120,8 +120,12 @@ class Answers:
             values = {"probabilities": doubt.log_probabilities.exp(), "aleatoric": doubt.aleatoric,
                       "disagreement": doubt.disagreement, "variation_ratio": doubt.variation_ratio}
         n = len(values["aleatoric"])
+        shape = tuple(next(iter(values.values())).shape)
+        maps = self.task == "segmentation" or (self.task == "binary" and len(shape) > 2)
         if self.target is not None:
-            check_labels(self.target, tuple(next(iter(values.values())).shape), self.task, self.ignore_index)
+            if self.task == "binary":
+                self.target = without_channel(self.target, shape)
+            check_labels(self.target, shape, self.task, self.ignore_index)
             self.labels.append(self.target.detach().cpu().numpy())
         elif self.labels:
             raise InputError("some batches have labels and some have not")
@@ -129,7 +133,7 @@ class Answers:
             raise InputError("some batches have labels and some have not")
         for name, x in values.items():
             kept = x.cpu().numpy()
-            self.parts.setdefault(name, []).append(kept.astype(np.float32) if self.task == "segmentation" else kept)
+            self.parts.setdefault(name, []).append(kept.astype(np.float32) if maps else kept)
         if self.keep:
             self.each.append(np.concatenate(self.own))
         self.n += n
@@ -151,6 +155,11 @@ class Answers:
             target = target.astype(np.int64)
         return Prediction(**values, target=target, index=np.arange(self.n), n_members=members, space=space,
                           ignore_index=self.ignore_index)
+
+
+def without_channel(target: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Labels (n, *map) of outputs of a shape (n, 2, *map), where they came as (n, 1, *map)."""
+    return target.squeeze(1) if len(shape) > 2 and tuple(target.shape) == (*shape[:1], 1, *shape[2:]) else target
 
 
 def wide(x: torch.Tensor) -> torch.Tensor:
