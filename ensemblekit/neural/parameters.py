@@ -167,13 +167,13 @@ class Manifest:
             return np.dtype("i8")
         return np.dtype("f8" if any(entry.dtype in WIDE for entry in getattr(self, kind)) else "f4")
 
-    def check(self, model: torch.nn.Module) -> None:
+    def check(self, model: torch.nn.Module, *, sharded: bool = False) -> None:
         """Raise InputError naming what differs between this manifest and a model.
 
         Names, shapes and ties must agree, and whole numbers be whole numbers. Precision need not: weights of a
         bfloat16 run go into a float32 model.
         """
-        other = Manifest.of(model)
+        other = Manifest.of(model, sharded=sharded)
         mine, theirs = self._looks(), other._looks()
         theirs = {name: look for name, look in theirs.items() if name in mine or not look.startswith("tied")}
         if self.partial:

@@ -101,6 +101,29 @@ class Failure(NamedTuple):
         return ProcessFailedError(rank, self.words) if kind is None else kind(words)
 
 
+def agreed_values(check: Callable[[], T]) -> list[T]:
+    """What a check of every process gives, in their order, once it went well on all. Collective.
+
+    Raises the error of the first process that failed, in the same words on all of them.
+    """
+    value: T | None = None
+    raised: Exception | None = None
+    try:
+        value = check()
+    except Exception as error:
+        if rank_and_world()[1] == 1:
+            raise
+        raised = error
+    outcomes = gathered((value, None if raised is None else Failure.of(raised)))
+    failures = [(rank, failure) for rank, (_, failure) in enumerate(outcomes) if failure is not None]
+    if failures:
+        rank, first = failures[0]
+        alike = len(failures) == len(outcomes) and len({failure for _, failure in failures}) == 1
+        raise first.error(rank, alike) from raised
+    values: list[Any] = [value for value, _ in outcomes]
+    return values
+
+
 def agreed(check: Callable[[], T], at: int | None = None) -> T:
     """What a check of this process gives, once it went well on every process. Collective; with one process just the check.
 
@@ -108,21 +131,13 @@ def agreed(check: Callable[[], T], at: int | None = None) -> T:
 
     Raises the error of the first process that failed, in the same words on all of them.
     """
-    if rank_and_world()[1] == 1:
-        return check()
     answer: list[T] = []
-    raised: Exception | None = None
-    try:
+
+    def step() -> int | None:
         answer.append(check())
-    except Exception as error:
-        raised = error
-    all_ = gathered((at, None if raised is None else Failure.of(raised)))
-    failures = [(rank, failure) for rank, (_, failure) in enumerate(all_) if failure is not None]
-    if failures:
-        rank, first = failures[0]
-        alike = len(failures) == len(all_) and len({failure for _, failure in failures}) == 1
-        raise first.error(rank, alike) from raised
-    steps = [step for step, _ in all_]
+        return at
+
+    steps = agreed_values(step)
     if len(set(steps)) > 1:
         raise InputError(f"the processes stand after different numbers of optimizer steps, {', '.join(map(str, steps))}: every "
                          "process makes every step, and calls the recorder alike")
@@ -176,8 +191,9 @@ class FailureWatch:
         """This process has ended its part: nobody waits for it to hear of anything."""
         self._over.set()
         self._thread.join(2 * POLL)
-        with contextlib.suppress(Exception):
-            self._store.set(f"over/{self.rank}", "")
+        if self.heard is None:
+            with contextlib.suppress(Exception):
+                self._store.set(f"over/{self.rank}", "")
 
     def _look(self) -> None:
         """Take up the failure of another process, if there is one."""
