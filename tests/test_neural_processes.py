@@ -410,8 +410,11 @@ def act(name: str, rank: int, world: int, port: int, folder: str) -> None:
 def program(folder: str) -> None:
     """All acts, one after the other; each in processes of its own."""
     import torch.distributed.fsdp
-    import torch.distributed.tensor  # noqa: F401  (what children would import twice)
+    import torch.distributed.tensor
 
+    weight = torch.nn.Parameter(torch.zeros(1))
+    weight.grad = torch.zeros(1)
+    torch.optim.AdamW([weight]).step()      # imports the compiler
     for name, (_, world) in ACTS.items():
         began = time.monotonic()
         with socket.socket() as free:
