@@ -253,7 +253,8 @@ class Bench:
             optimizer = torch.optim.SGD(model.parameters(), lr=self.sizes.rate)
             path = self.weights / f"fully-shard-{time.time_ns()}.h5"
             with neural.Recorder(path, model, optimizer, None, states=False) as recorder:
-                loss = model(self.normalised(self.x[:8])).square().mean()
+                # channels last, torch 2.13 writes past its memory in the backward pass of a model in fully_shard on a processor
+                loss = model(self.normalised(self.x[:8]).contiguous()).square().mean()
                 loss.backward()
                 optimizer.step()
                 recorder.step(loss)
