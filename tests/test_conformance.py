@@ -223,6 +223,13 @@ def copied_leaves(result):
 
 Y = np.random.default_rng(9).normal(size=(37, 6))
 JUMPS = np.hstack([np.ones((37, 1)), np.abs(Y[:, :1]), Y[:, 2:]])
+
+
+def differences(x):
+    """Equations that reach over three snapshots."""
+    return x[1:-1], (x[2:] - x[:-2]) / 2
+
+
 REDUCERS = {
     BlockSums: (BlockSums, Y),
     WholeSnapshots: (lambda: WholeSnapshots(ek.Moments()), np.where(np.arange(37)[:, None] % 5 == 2, np.nan, Y)),
@@ -238,6 +245,7 @@ REDUCERS = {
     Compensated: (Compensated, Y),
     covariance.Products: (covariance.Products, Y),
     products.Products: (lambda: products.Products(1, np.zeros(6)), Y[:, None]),
+    ek.statistics.Regression: (lambda: ek.statistics.Regression(differences, 2), Y),
 }
 
 
