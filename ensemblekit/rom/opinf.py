@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -13,9 +13,11 @@ import numpy as np
 from ensemblekit.errors import InputError
 from ensemblekit.rom.basis import Basis
 from ensemblekit.rom.derivative import Scheme, equations, order_for, resolved
-from ensemblekit.rom.least_squares import ROUNDING, Problem, resampled
+from ensemblekit.rom.equation_rows import Rows, unread
+from ensemblekit.rom.least_squares import ROUNDING, Problem
 from ensemblekit.rom.operators import Dynamics, blocks, checked_form, n_terms, terms
 from ensemblekit.rom.quadratic import Fit, QuadraticModel
+from ensemblekit.rom.rank import as_bytes
 from ensemblekit.rom.simulate import residuals_of, trained_on
 from ensemblekit.rom.training import TrainingData, gathered, input_columns
 
@@ -34,22 +36,11 @@ FEEDBACK = 1e-7
 """Inputs that follow from the state to this share of their variation are a feedback."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Rows:
-    """The equations of all runs."""
-
-    states: np.ndarray
-    inputs: np.ndarray
-    right: np.ndarray
-    """(n, r): the next states, or derivatives."""
-    runs: list[int]
-    """Rows of each run."""
-
-
 def operator_inference(source_or_basis: Any, *, form: str = "cAH", inputs: Any = None, outputs: Any = None, time: Time = "auto",
                        ddt: Scheme = "auto", regularisation: Literal["search"] | float | Mapping[str, float] = "search",
                        horizon: float = 3.0, bound: float = 1.5, prior: QuadraticModel | None = None, n_resamples: int = 200,
-                       basis: Basis | None = None, rng: np.random.Generator | int = 0) -> QuadraticModel:
+                       basis: Basis | None = None, memory_limit: float | str = "2GiB",
+                       rng: np.random.Generator | int = 0) -> QuadraticModel:
     """A quadratic model from coefficients: their next values (or derivatives) fitted by least squares; snapshots are not read.
 
     Arguments:
@@ -69,6 +60,8 @@ def operator_inference(source_or_basis: Any, *, form: str = "cAH", inputs: Any =
         prior: a model on the same basis whose operators are drawn to instead of zero.
         n_resamples: fits to resampled blocks of steps, for intervals and forecasts; 0: none.
         basis: of states that come without one.
+        memory_limit: where the equations would take more, such as "2GiB", the states (of a store, say) are not held: their
+            equations are summed up in one read, the search and hindcasts take windows of them.
         rng: seed of the resamples.
 
     Raises InputError: fewer equations than unknowns, inputs of wrong length, constant, or that follow from the state, NaN,
@@ -76,28 +69,31 @@ def operator_inference(source_or_basis: Any, *, form: str = "cAH", inputs: Any =
     shifted by a sample fit better (they are off by one).
     """
     form = checked_form(form)
-    data = gathered(source_or_basis, inputs, basis=basis, even=time != "continuous")
+    even = time != "continuous"
+    large = unread(source_or_basis, inputs, basis=basis, even=even, form=form, memory=as_bytes(memory_limit))
+    data = gathered(source_or_basis, inputs, basis=basis, even=even) if large is None else large.data
     _check(data, form, time, ddt, horizon, bound)
     period, scheme = _time(data, form, time, ddt)
-    rows = _rows(data, scheme, period)
-    d = terms(rows.states, rows.inputs, form)
-    if len(d) < d.shape[1]:
-        raise InputError(f"{len(d)} steps of {data.n} snapshots are too few for {d.shape[1]} unknowns an equation (form "
+    read_off, names = _outputs(outputs, data)
+    columns = partial(terms, form=form)
+    rows = Rows.of(data, columns, scheme, period) if large is None else large.summed(columns, scheme, period, read_off)
+    data = rows.data
+    if rows.n < rows.n_unknowns:
+        raise InputError(f"{rows.n} steps of {data.n} snapshots are too few for {rows.n_unknowns} unknowns an equation (form "
                          f"{form!r}, {data.rank} modes): take fewer modes (basis.truncate), a smaller form, or more snapshots")
     if data.inputs:
-        _check_feedback(rows, data.inputs)
+        _check_feedback(rows.feedback(), data.inputs)
         _check_lags(data, form, scheme, period)
-    problem = Problem.of(d, rows.right, None if prior is None else _prior(prior, data, form, period))
+    problem = rows.problem(None if prior is None else _prior(prior, data, form, period))
     chosen = _Search(data, form, period, problem, horizon, bound)
     operators, fit = chosen.fitted(regularisation)
     dynamics = Dynamics(form, operators, len(data.inputs), period)
     training = trained_on(data, dynamics)
     weights = chosen.weights(fit.regularisation)
-    kept = resampled(d, rows.right, rows.runs, operators, weights, problem, residuals=residuals_of(dynamics, data.runs),
-                     n_resamples=n_resamples, rng=rng)
-    readout, names = _readout(outputs, data)
+    kept = rows.resampled(operators, weights, problem, residuals_of(dynamics, data.sampled), n_resamples=n_resamples, rng=rng)
     return QuadraticModel(form=form, matrix=operators, basis=data.basis, period=period, time_unit=data.time_unit,
-                          inputs=data.inputs, outputs=names, readout=readout, training=training, fit=fit, resamples=kept)
+                          inputs=data.inputs, outputs=names, readout=None if read_off is None else rows.readout(read_off),
+                          training=training, fit=fit, resamples=kept)
 
 
 def _check(data: TrainingData, form: str, time: str, ddt: Scheme, horizon: float, bound: float) -> None:
@@ -130,23 +126,8 @@ def _time(data: TrainingData, form: str, time: Time, ddt: Scheme) -> tuple[float
     return None, order_for(data.runs) if ddt == "auto" else ddt
 
 
-def _rows(data: TrainingData, scheme: Scheme, period: float | None) -> Rows:
-    """The equations of all runs."""
-    parts = [equations(run, scheme, period) for run in data.runs]
-    x, u, y = (np.concatenate([part[k] for part in parts]) for k in range(3))
-    return Rows(x, u, y, [len(part[0]) for part in parts])
-
-
-def _check_feedback(rows: Rows, names: tuple[str, ...]) -> None:
-    """Raise InputError where inputs follow from the state."""
-    n, r = rows.states.shape
-    if n <= 2 * (r + 1):
-        return
-    regressors = np.concatenate([np.ones((n, 1)), rows.states], axis=1)
-    regressors = regressors / np.maximum(np.sqrt((np.abs(regressors) ** 2).mean(axis=0)), 1e-300)
-    left = rows.inputs - regressors @ np.linalg.lstsq(regressors, rows.inputs, rcond=1e-13)[0]
-    varies = rows.inputs - rows.inputs.mean(axis=0)
-    share = np.sqrt((np.abs(left) ** 2).sum(axis=0) / np.maximum((np.abs(varies) ** 2).sum(axis=0), 1e-300))
+def _check_feedback(share: np.ndarray, names: tuple[str, ...]) -> None:
+    """Raise InputError where inputs follow from the state, but for this share of their variation."""
     if (share < FEEDBACK).any():
         k = int(np.argmin(share))
         raise InputError(f"the input {names[k]} follows from the state to {share[k]:.1g} of its variation: it is a feedback, "
@@ -159,7 +140,7 @@ def _check_lags(data: TrainingData, form: str, scheme: Scheme, period: float | N
     found = {}
     for lag in (-1, 0, 1):
         parts = []
-        for run in data.runs:
+        for run in data.sampled:
             x, _, y = equations(run, scheme, period)
             _, u, _ = equations(type(run)(run.states, np.roll(run.inputs, -lag, axis=0), run.times), scheme, period)
             parts.append((x[1:-1], u[1:-1], y[1:-1]))
@@ -196,16 +177,14 @@ def _prior(model: QuadraticModel, data: TrainingData, form: str, period: float |
     return found
 
 
-def _readout(outputs: Any, data: TrainingData) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """(p, 1 + r + m) and names of what is read off the states."""
+def _outputs(outputs: Any, data: TrainingData) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """(n, p) and names of what is to be read off the states."""
     if outputs is None:
         return None, ()
     values, names = input_columns(outputs, "outputs")
     if len(values) != data.n:
         raise InputError(f"outputs have {len(values)} rows, the states {data.n}: one row a snapshot")
-    u = np.concatenate([run.inputs for run in data.runs])
-    columns = np.concatenate([np.ones((data.n, 1)), data.states, u], axis=1)
-    return np.linalg.lstsq(columns, values, rcond=1e-13)[0].T, names
+    return values, names
 
 
 class _Search:
@@ -218,12 +197,9 @@ class _Search:
         self.quadratic = np.zeros(len(problem.scale), bool)
         if "H" in rows:
             self.quadratic[rows["H"]] = True
-        states = data.states
-        self.mean = states.mean(axis=0)
-        distance = np.sqrt((np.abs(states - self.mean) ** 2).sum(axis=1))
-        self.largest, self.fluctuation = float(distance.max()), math.sqrt(float((distance**2).mean()))
-        halves = [float(np.sqrt((part**2).mean())) for part in np.array_split(distance, 2) if len(part)]
-        self.steady = len(data.runs) == 1 and abs(halves[-1] / max(halves[0], 1e-300) - 1) < STEADY
+        spread = data.spread
+        self.mean, self.largest, self.fluctuation, halves = spread.mean, spread.largest, spread.fluctuation, spread.halves
+        self.steady = data.n_runs == 1 and abs(halves[-1] / max(halves[0], 1e-300) - 1) < STEADY
         self.cases = [self._case(run) for run in sorted(data.runs, key=len)[::-1][:8]]
 
     def _case(self, run: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
