@@ -26,6 +26,7 @@ from ensemblekit.neural.swag import SWAG
 from ensemblekit.rom import archive_views, products
 from ensemblekit.rom.decompose import covariance
 from ensemblekit.rom.file_source import MeshedSource
+from ensemblekit.rom.masked import MaskedSource
 from ensemblekit.source import HeldPiece
 from ensemblekit.source_cuts import WHOLE
 from ensemblekit.source_views import Reweighted
@@ -294,6 +295,7 @@ VIEWS = {
     archive_views.SingleField: lambda s: archive_views.SingleField(s, "u"),
     archive_views.FilledField: lambda s: archive_views.FilledField(archive_views.SingleField(s, "u"), "u", np.zeros(12)),
     archive_views.WeighedField: lambda s: archive_views.WeighedField(archive_views.SingleField(s, "u"), "u", np.ones(12)),
+    MaskedSource: lambda s: MaskedSource(s, {"u": np.arange(12) != 5}),
     archive_views.ScaledField: lambda s: archive_views.ScaledField(archive_views.SingleField(s, "u"), 3),
 }
 

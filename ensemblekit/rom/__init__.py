@@ -27,7 +27,10 @@ from ensemblekit.rom.mesh import Mesh as Mesh
 from ensemblekit.rom.modal import ModalModel as ModalModel
 from ensemblekit.rom.model import Model as Model
 from ensemblekit.rom.model_error import ModelError as ModelError
+from ensemblekit.rom.operator_files import export_operators as export_operators
 from ensemblekit.rom.opinf import operator_inference as operator_inference
+from ensemblekit.rom.parametric import parametric as parametric
+from ensemblekit.rom.parametric_model import ParametricModel as ParametricModel
 from ensemblekit.rom.quadratic import QuadraticModel as QuadraticModel
 from ensemblekit.rom.rank import gavish_donoho as gavish_donoho
 from ensemblekit.rom.read import read as read
