@@ -59,6 +59,25 @@ def heated_rod(cells: int = 1023, steps: int = 1001, dt: float = 1e-3) -> tuple[
     return np.array(rows), u
 
 
+AFFINE_PROJECTION = {3: 2.4e-3, 5: 7.1e-5, 8: 1.5e-7}
+"""Projection error of a run of :func:`rod_at` at mu = 1.4 on so many modes of runs at 0.5, 1 and 2."""
+
+
+def rod_at(mu: float, u: np.ndarray, cells: int = 255, dt: float = 2e-3) -> np.ndarray:
+    """Temperatures (steps, cells) of a rod of diffusivity mu by backward Euler, both ends at u (steps,), from 0."""
+    from scipy.linalg import solve_banded
+
+    h = 1 / (cells + 1)
+    matrix = np.zeros((3, cells))
+    matrix[0, 1:], matrix[1], matrix[2, :-1] = -mu * dt / h**2, 1 + 2 * mu * dt / h**2, -mu * dt / h**2
+    rows = [np.zeros(cells)]
+    for one in u[1:]:
+        right = rows[-1].copy()
+        right[[0, -1]] += mu * dt / h**2 * one
+        rows.append(solve_banded((1, 1), matrix, right))
+    return np.array(rows)
+
+
 class StepBurgers:
     """One explicit step of Burgers' equation with an input, in the flux form that conserves energy."""
 

@@ -4,6 +4,7 @@ from typing import Any as _Any
 
 from ensemblekit.rom import equations as equations
 from ensemblekit.rom import testbeds as testbeds
+from ensemblekit.rom.affine import AffineModel as AffineModel
 from ensemblekit.rom.archive import Archive as Archive
 from ensemblekit.rom.archive import ArchivedField as ArchivedField
 from ensemblekit.rom.archive import decompress as decompress

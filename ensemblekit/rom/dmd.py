@@ -292,7 +292,8 @@ def _with_known_inputs(given: Any, inputs: Any, input_matrix: Any, *, basis: Bas
         raise InputError(f"input_matrix is of shape ({data.rank}, {len(data.inputs)}), coefficients by inputs; got {b.shape}. "
                          "Of a field it is basis.project(column + basis.mean)")
     columns, step = partial(terms, form="AB"), data.interval
-    both = Rows.of(data, columns, "auto", step) if large is None else large.summed(columns, "auto", step, None)
+    both = large.summed(columns, "auto", step, None) if large is not None else Rows.of(data, [columns] * len(data.runs), "auto",
+                                                                                       step)
     rows = both.given(b.T)
     problem, free = rows.problem(None), np.zeros(data.rank)
     own = problem.solved(free)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -58,11 +58,12 @@ class Rows:
     """(n, d)."""
 
     @classmethod
-    def of(cls, data: TrainingData, terms: Terms, scheme: Scheme, period: float | None) -> Rows:
-        """From runs, stepped or differentiated."""
+    def of(cls, data: TrainingData, terms: Sequence[Terms], scheme: Scheme, period: float | None) -> Rows:
+        """From runs, each with its terms, stepped or differentiated."""
         parts = [equations(run, scheme, period) for run in data.runs]
         x, u, y = (np.concatenate([part[k] for part in parts]) for k in range(3))
-        return cls(data, x, u, y, [len(part[0]) for part in parts], terms(x, u))
+        design = np.concatenate([own(part[0], part[1]) for own, part in zip(terms, parts, strict=True)])
+        return cls(data, x, u, y, [len(part[0]) for part in parts], design)
 
     @property
     def n(self) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ensemblekit.averaging.regression import RegressionResult
 from ensemblekit.averaging.resample import block_counts, optimal_block_length
+from ensemblekit.rom.energy import conserving
 from ensemblekit.rom.forecast import FEWEST_BLOCKS, Resamples
 
 ROUNDING = 1e-12
@@ -35,6 +36,8 @@ class Problem:
     n: int
     size: float
     """‖Y‖²."""
+    energy: slice | None = None
+    """Rows of products that are to conserve energy; None: they need not."""
 
     @classmethod
     def of(cls, d: np.ndarray, y: np.ndarray, prior: np.ndarray | None = None) -> Problem:
@@ -76,7 +79,15 @@ class Problem:
             q, r = np.linalg.qr(stacked)
             right = q[:len(self.triangle)].conj().T @ self.right
             scaled = np.linalg.lstsq(r, right, rcond=1e-15)[0]
-        return self.prior + scaled / self.scale[:, None]
+        return self.conserved(self.prior + scaled / self.scale[:, None], weights)
+
+    def conserved(self, operators: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Operators (..., d, r) whose products conserve energy where they are to: the nearest in the problem's own measure."""
+        if self.energy is None:
+            return operators
+        root = np.linalg.qr(np.concatenate([self.triangle, np.diag(weights * math.sqrt(self.n))]), mode="r")
+        turn = np.linalg.pinv(root, rcond=1e-13) / self.scale[:, None]
+        return conserving(operators, self.energy, turn @ turn.T)
 
     def condition(self, weights: np.ndarray) -> float:
         """Condition number with the weights."""

@@ -21,9 +21,9 @@ def export_operators(model: QuadraticModel | ModalModel | ParametricModel, path:
     """Write what a model is made of, a name an array, as `.mat` or `.npz`; returns the path.
 
     Quadratic models: c (r,), A (r, r), H (r, r (r + 1) / 2; columns x_i x_j with j ≤ i), H_full (r, r, r), B (r, m),
-    N (m, r, r), C and D of outputs, period (0: continuous). Modal models: eigenvalues (k,) per time unit, vectors (k, r), amplitudes.
-    Parametric models: parameters (n, p) and coefficients (n, r). All with the modes (k, size) and the mean (size,) of their
-    basis, where they have one.
+    N (m, r, r), C and D of outputs, period (0: continuous). Modal models: eigenvalues (k,) per time unit, vectors (k, r),
+    amplitudes. Parametric models: parameters (n, p) and coefficients (n, r). All with the modes (k, size) and the mean
+    (size,) of their basis, where they have one.
 
     Raises InputError for another suffix, or a file that is there already.
     """

@@ -40,10 +40,10 @@ def parametric(source: Any, parameters: ArrayLike | Mapping[str, ArrayLike], ran
         parameters: (n, p), or a mapping of name to (n,). They are scaled to one size inside.
         rank: modes; those of 99.99 % of the energy by default.
         method: "gp" (a Gaussian process a coefficient), "rbf" (radial basis functions), "linear" (piecewise, between
-            neighbours), or "auto": that of least root mean square error when samples are left out.
+            neighbours), or "auto": that of least root mean square left-out error.
         kernel: of "rbf", one of scipy's RBFInterpolator; "auto": Matérn 5/2 of "gp", the thin plate of "rbf".
-        mask: (*item) bool, False where the field is no number to predict; with several fields a mapping. Numbers that are missing
-            (NaN, infinite, above 1e300) in some samples are left out as well, and that is said.
+        mask: (*item) bool, False where the field is no number to predict; with several fields a mapping. Numbers that are
+            missing (NaN, infinite, above 1e300) in some samples are left out as well, and that is said.
         memory_limit: all modes of the study are held while samples are left out: as much as the samples.
 
     Leaving a sample out takes its own modes (a downdate of rank one) and kernel parameters, and no further read.
