@@ -78,7 +78,8 @@ def reweighted_coverage(repeats: int, seed: int = 0) -> list[dict[str, Any]]:
             alone = 1.96 * np.sqrt((fit.weights**2 * (values - answer.mean) ** 2).sum())
             plain[name].append(bool(abs(answer.mean - truths[name]) <= alone))
     return [{"observable": f"reweighted {name}", "truth": truth, "trajectories": repeats,
-             "coverage": float(np.mean(hits[name])), "independent": float(np.mean(plain[name]))} for name, truth in truths.items()]
+             "coverage": float(np.mean(hits[name])), "independent": float(np.mean(plain[name]))}
+            for name, truth in truths.items()]
 
 
 def coverage_table(trajectories: int, seed: int = 0, names: tuple[str, ...] = ("dihedral", "crystal", "particles")

@@ -28,6 +28,7 @@ from ensemblekit.averaging.mixture import Mixture as Mixture
 from ensemblekit.averaging.mixture import mixture_weights as mixture_weights
 from ensemblekit.averaging.principal import Principal as Principal
 from ensemblekit.averaging.principal import principal as principal
+from ensemblekit.averaging.regression import Regression as Regression
 from ensemblekit.averaging.replicas import Ergodicity as Ergodicity
 from ensemblekit.averaging.replicas import ergodicity as ergodicity
 from ensemblekit.averaging.replicas import ergodicity_breaking as ergodicity_breaking

@@ -19,13 +19,13 @@ from ensemblekit.cli.md import (
     Files,
     Replicas,
     Whole,
+    app,
     not_converged,
     opened,
     parsed,
     start_of,
     window_of,
 )
-from ensemblekit.cli.md_experiment import app
 from ensemblekit.cli.output import (
     Csv,
     Json,

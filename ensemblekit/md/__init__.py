@@ -1,5 +1,6 @@
 """Molecular dynamics: trajectories into the store, and averages of observables with honest error bars."""
 
+from ensemblekit.md.arrows import write_arrows as write_arrows
 from ensemblekit.md.average import average as average
 from ensemblekit.md.columns import columns as columns
 from ensemblekit.md.compare import sampled_rmsd as sampled_rmsd
@@ -24,6 +25,7 @@ from ensemblekit.md.observables.distances import Distance as Distance
 from ensemblekit.md.observables.distances import DistanceMap as DistanceMap
 from ensemblekit.md.observables.distances import Distances as Distances
 from ensemblekit.md.observables.distances import EndToEnd as EndToEnd
+from ensemblekit.md.observables.electrostatic_energy import ElectrostaticEnergy as ElectrostaticEnergy
 from ensemblekit.md.observables.field import ElectricField as ElectricField
 from ensemblekit.md.observables.fret import FRET as FRET
 from ensemblekit.md.observables.fret import PRE as PRE
@@ -39,6 +41,9 @@ from ensemblekit.md.observables.pca import PrincipalComponents as PrincipalCompo
 from ensemblekit.md.observables.pca import cosine_content as cosine_content
 from ensemblekit.md.observables.pca import principal_components as principal_components
 from ensemblekit.md.observables.potential import ElectricPotential as ElectricPotential
+from ensemblekit.md.observables.potential_map import PotentialMap as PotentialMap
+from ensemblekit.md.observables.potential_map import write_map as write_map
+from ensemblekit.md.observables.potential_profile import PotentialProfile as PotentialProfile
 from ensemblekit.md.observables.rdf import RDF as RDF
 from ensemblekit.md.observables.rmsd import RMSD as RMSD
 from ensemblekit.md.observables.rmsf import RMSF as RMSF
