@@ -17,21 +17,12 @@ from ensemblekit.averaging.weights import normalised_weights
 from ensemblekit.errors import InputError
 from ensemblekit.neural.barrier import LossIncrease, rise_of
 from ensemblekit.neural.basis_members import BasisRows, GivesBasis, members_of_basis, with_own_statistics
-from ensemblekit.neural.batches import (
-    Convention,
-    Device,
-    Forward,
-    Outputs,
-    Singles,
-    batches_of,
-    device_of,
-    moved,
-    random_kept,
-)
+from ensemblekit.neural.batches import Convention, Device, Forward, Outputs, Singles, device_of, random_kept
 from ensemblekit.neural.batchnorm import has_batch_norm, update_bn
+from ensemblekit.neural.collection import Asked, Distributed, Path, collect, predicted
 from ensemblekit.neural.members import RESIDENT, Measurement, Members
 from ensemblekit.neural.options import Classes, Constructing, Ensembling, Opening, Task, check_task
-from ensemblekit.neural.outputs import TINY, Answers, averaged_values, check_finite
+from ensemblekit.neural.outputs import TINY, Answers, averaged_values
 from ensemblekit.neural.parameters import Manifest, load_vectors, unwrapped
 from ensemblekit.neural.prediction import Prediction, RegressionPrediction
 from ensemblekit.neural.saved import save_predictions
@@ -284,9 +275,16 @@ class Ensemble(torch.nn.Module, Generic[P]):
             return mean
         return mean.clamp(min=TINY).log() if self.space == "probability" else mean - mean.logsumexp(1, keepdim=True)
 
+    @overload
+    def predict(self, loader: Iterable[Any], *, device: Device = None, save: bool | str = False, path: Path = "auto",
+                distributed: None = None) -> P: ...
+    @overload
+    def predict(self, loader: Iterable[Any], *, device: Device = None, save: bool | str = False, path: Path = "auto",
+                distributed: Distributed) -> P | None: ...
+
     @torch.no_grad()
-    def predict(self, loader: Iterable[Any], *, device: Device = None, save: bool | str = False,
-                path: Literal["auto", "vmap", "sequential"] = "auto") -> P:
+    def predict(self, loader: Iterable[Any], *, device: Device = None, save: bool | str = False, path: Path = "auto",
+                distributed: Distributed = None) -> P | None:
         """Pooled answers and doubt about every item, in memory that does not grow with the number of members.
 
         Arguments:
@@ -295,6 +293,10 @@ class Ensemble(torch.nn.Module, Generic[P]):
             device: where batches go; by default where the members are.
             save: True, or a name: keep every member's probabilities and the labels beside the store, for reports.
             path: how members run; "auto" chooses by measurement.
+            distributed: how the processes of torch.distributed share the work; each calls. "members": some of the members
+                each, all see the same batches; "items": some of the items each, by the loader's DistributedSampler. The answer
+                is that of one process, to the rounding of the model's own type, on every process; for maps on process 0 (None
+                on the others).
 
         Returns a :class:`Prediction`, for regression a :class:`RegressionPrediction`.
 
@@ -305,12 +307,13 @@ class Ensemble(torch.nn.Module, Generic[P]):
             raise InputError("save=True keeps predictions beside the store; make the ensemble with from_store")
         if save and self.task == "regression":
             raise InputError("predictions of numbers are not saved; only those of classes")
-        found = self._collect(loader, device, path, bool(save))
-        prediction: Any = found.result(len(self._wanted()), self.space)
-        if save:
-            assert self.path is not None
-            save_predictions(self.path, "predictions" if save is True else save, found.members(), prediction,
+
+        def keep(prediction: Any, members: np.ndarray) -> None:
+            save_predictions(self.path or "", "predictions" if save is True else str(save), members, prediction,
                              self.weights[self._wanted()])
+
+        answers = Answers(self.task, self.ignore_index, bool(save), self.convention)
+        prediction: Any = predicted(answers, self._asked(device, path), loader, distributed, keep if save else None)
         return prediction
 
     @torch.no_grad()
@@ -321,24 +324,14 @@ class Ensemble(torch.nn.Module, Generic[P]):
         """
         if self.task == "regression":
             raise InputError("members' probabilities are those of classes; this ensemble is a regression")
-        found = self._collect(loader, device, "auto", True)
+        found = Answers(self.task, self.ignore_index, True, self.convention)
+        collect(found, self._asked(device, "auto"), loader)
         prediction = found.result(len(self._wanted()), self.space)
         assert isinstance(prediction, Prediction)
         return found.members(), prediction
 
-    def _collect(self, loader: Iterable[Any], device: Device, path: str, keep: bool) -> Answers:
-        device = device or device_of(self._runner.template)
-        wanted = self._wanted()
-        found = Answers(self.task, self.ignore_index, keep, self.convention)
-        for batch in batches_of(loader):
-            batch = moved(batch, device)
-            found.start(batch, self.space)
-            for out, numbers in self._runner.outputs(batch, wanted, path):
-                shares = None if self.shares is None else self.shares[numbers]
-                check_finite(out, numbers)
-                found.update(out, shares)
-            found.end()
-        return found
+    def _asked(self, device: Device, path: Path) -> Asked:
+        return Asked(self._runner, self._wanted(), self.shares, self.space, device or device_of(self._runner.template), path)
 
     def _wanted(self) -> list[int]:
         return list(range(len(self))) if self.shares is None else np.flatnonzero(self.shares).tolist()
