@@ -83,7 +83,7 @@ ELSEWHERE = {"md ingest", "md average", "md rdf", "md report", "md field", "md s
              "md spectrum ir",
              "neural ingest", "neural plan", "neural report", "bench",
              "neural select", "neural equivalent", "neural ergodicity", "neural detect", "neural segment",
-             "neural drift"}
+             "neural drift", "neural trajectory"}
 """With numbers too; run where their packages are."""
 NO_NUMBERS = {"export", "tour", "md topology", "rom export", "rom decompress", "rom plot", "neural export"}
 

@@ -30,6 +30,7 @@ VERBS = {
     "neural ergodicity": ["run0.h5", "run1.h5", "run2.h5", "run3.h5"],
     "neural detect": ["run0.h5"],
     "neural segment": ["maps.h5"],
+    "neural trajectory": ["run0.h5", "--model", "verbs_of_tests:model", "--data", "verbs_of_tests:data", "--rank", "2"],
     "neural drift": ["run0.h5", "--model", "verbs_of_tests:model", "--data", "verbs_of_tests:data", "--corruptions", "table",
                      "--severities", "1,5"],
 }

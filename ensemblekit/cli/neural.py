@@ -1,4 +1,4 @@
-"""``ensemblekit neural ingest | plan | export | report``: networks' snapshots from the shell."""
+"""``ensemblekit neural ingest | plan | export``, and the verbs of the files beside: networks' snapshots from the shell."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ensemblekit.cli import neural_drift, neural_evidence, neural_report, neural_segment
+from ensemblekit.cli import neural_drift, neural_evidence, neural_report, neural_segment, neural_trajectory
 from ensemblekit.cli.console import table
 from ensemblekit.cli.output import Json, Output, Overwrite, check_file, check_folder_of, check_room, written
 from ensemblekit.cli.verbs import add
@@ -115,3 +115,5 @@ add(app, neural_segment.segment, "ensemblekit neural segment weights.h5 --out re
     "ensemblekit neural segment weights.h5 --model train:make_model --data train:test_loader --window 40,400 --json -")
 add(app, neural_drift.drift, "ensemblekit neural drift weights.h5 --model train:make_model --data train:test_images",
     "ensemblekit neural drift weights.h5 --model train:make_model --data train:test_images --corruptions CIFAR-10-C --json -")
+add(app, neural_trajectory.trajectory, "ensemblekit neural trajectory weights.h5 --plot figures",
+    "ensemblekit neural trajectory weights.h5 --model train:make_model --data train:test_loader --rank 2 --json -")

@@ -28,6 +28,8 @@ from ensemblekit.neural.checkpoint_export import export as export
 from ensemblekit.neural.checkpoint_export import state_dict as state_dict
 from ensemblekit.neural.compare import compare as compare
 from ensemblekit.neural.compensated import Compensated as Compensated
+from ensemblekit.neural.compression import Compression as Compression
+from ensemblekit.neural.compression import compressed as compressed
 from ensemblekit.neural.content_hash import content_hash as content_hash
 from ensemblekit.neural.detection import Detection as Detection
 from ensemblekit.neural.detection import error_detection as error_detection
@@ -40,6 +42,8 @@ from ensemblekit.neural.ergodicity import TrainingErgodicity as TrainingErgodici
 from ensemblekit.neural.ergodicity import training_ergodicity as training_ergodicity
 from ensemblekit.neural.fit import Fit as Fit
 from ensemblekit.neural.fit import fit as fit
+from ensemblekit.neural.flatness import Flatness as Flatness
+from ensemblekit.neural.flatness import flatness as flatness
 from ensemblekit.neural.history import History as History
 from ensemblekit.neural.history import history as history
 from ensemblekit.neural.ingest import ingest as ingest
@@ -74,6 +78,8 @@ from ensemblekit.neural.single import predict as predict
 from ensemblekit.neural.swag import SWAG as SWAG
 from ensemblekit.neural.swag import Posterior as Posterior
 from ensemblekit.neural.temperature import TemperatureScaler as TemperatureScaler
+from ensemblekit.neural.trajectory import Trajectory as Trajectory
+from ensemblekit.neural.trajectory import trajectory as trajectory
 from ensemblekit.neural.vector_scaling import VectorScaler as VectorScaler
 from ensemblekit.neural.weight_average import EMA as EMA
 from ensemblekit.neural.weight_average import LAWA as LAWA

@@ -146,7 +146,7 @@ def drift(models: Mapping[str, Model] | Model, loader: Loader, *, corruptions: C
     heat = {model: temperatures_of(one, groups, seed) for model, one in clean.items()}
 
     def measured(answers: Mapping[str, Predicted], same: bool) -> dict[str, Condition]:
-        return {model: condition_of(one, groups if same else None, n_bins, seed, heat[model], exponent, same)
+        return {model: condition_of(one, groups if same else None, n_bins, seed, heat[model], exponent=exponent, same=same)
                 for model, one in answers.items()}
 
     base = measured(clean, True)

@@ -16,13 +16,14 @@ from ensemblekit.averaging.run import reduce
 from ensemblekit.averaging.weights import normalised_weights
 from ensemblekit.errors import InputError
 from ensemblekit.neural.barrier import LossIncrease, rise_of
-from ensemblekit.neural.batches import Convention, Device, Forward, Output, Outputs, Singles, device_of, random_kept
+from ensemblekit.neural.basis_members import BasisRows, GivesBasis, members_of_basis, with_own_statistics
+from ensemblekit.neural.batches import Convention, Device, Forward, Outputs, Singles, device_of, random_kept
 from ensemblekit.neural.batchnorm import has_batch_norm, update_bn
 from ensemblekit.neural.collection import Asked, Distributed, Path, collect, predicted
 from ensemblekit.neural.members import RESIDENT, Measurement, Members
-from ensemblekit.neural.options import Classes, Constructing, Opening, Task, check_task
-from ensemblekit.neural.outputs import TINY, Answers, log_probabilities, wide
-from ensemblekit.neural.parameters import Manifest, load_vectors, to_vectors, unwrapped
+from ensemblekit.neural.options import Classes, Constructing, Ensembling, Opening, Task, check_task
+from ensemblekit.neural.outputs import TINY, Answers, averaged_values
+from ensemblekit.neural.parameters import Manifest, load_vectors, unwrapped
 from ensemblekit.neural.prediction import Prediction, RegressionPrediction
 from ensemblekit.neural.saved import save_predictions
 from ensemblekit.neural.stored_members import (
@@ -157,6 +158,19 @@ class Ensemble(torch.nn.Module, Generic[P]):
         ensemble.path = stores[0].path if len(stores) == 1 else None
         return ensemble
 
+    @classmethod
+    def from_basis(cls, basis: GivesBasis, model: torch.nn.Module, store: Stores | None = None, *,
+                   loader: Iterable[Any] | None = None, device: Device = None, **options: Unpack[Ensembling]) -> Ensemble[Any]:
+        """Of a mean and a few modes, as of ``rom.pod(ek.open(path)["parameters"])``; members are built one at a time.
+
+        Arguments: `basis`, anything with `mean` (size,), `modes` (k, size) and `coefficients` (members, k); its `store`,
+        whose batch-norm statistics go with the members, or a `loader` of training data to make them anew; others as the class.
+
+        Raises InputError where the basis is not of this model's parameters, or batch-norm statistics come from nowhere.
+        """
+        vectors, manifest = members_of_basis(basis, unwrapped(model), store, loader, options, device)
+        return cls(model, vectors, manifest=manifest, **options)       # type: ignore[call-overload]
+
     # -- the members -----------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
@@ -249,7 +263,7 @@ class Ensemble(torch.nn.Module, Generic[P]):
         for out, numbers in self._runner.outputs(batch, self._wanted()):
             if self.task == "binary":
                 single.see(out)
-            values = self._pooled_over(out)
+            values = averaged_values(out, self.task, self.space, self.convention.outputs)
             if self.shares is None and len(numbers) == len(self):
                 mean = values.mean(0)           # all in one block: what Moments would say, in one call
             else:
@@ -260,16 +274,6 @@ class Ensemble(torch.nn.Module, Generic[P]):
         if self.task == "regression":
             return mean
         return mean.clamp(min=TINY).log() if self.space == "probability" else mean - mean.logsumexp(1, keepdim=True)
-
-    def _pooled_over(self, out: Output) -> torch.Tensor:
-        """What is averaged, (members, n, ...): probabilities, their logarithms, or numbers."""
-        if self.task == "regression":
-            return wide(out[0] if isinstance(out, tuple) else out)
-        if self.space == "probability" and self.task != "binary":
-            # one exponential a number instead of two
-            return log_probabilities(out, self.task, 2, self.convention.outputs, torch.softmax)
-        log_p = log_probabilities(out, self.task, 2, self.convention.outputs)
-        return log_p.exp() if self.space == "probability" else log_p
 
     @overload
     def predict(self, loader: Iterable[Any], *, device: Device = None, save: bool | str = False, path: Path = "auto",
@@ -339,7 +343,7 @@ class Ensemble(torch.nn.Module, Generic[P]):
         rows = self._runner.vectors[field]
         # of the store; they may be others than those asked for
         held = rows.weights if isinstance(rows, StoredSource) else None
-        if self.shares is None and (held is None or np.ptp(held) == 0):
+        if self.shares is None and not isinstance(rows, BasisRows) and (held is None or np.ptp(held) == 0):
             if isinstance(reducer, JoinsInSpace) and int(np.prod(rows.shape[1:])) * rows.dtype.itemsize >= WIDE_ITEM:
                 return reduce(rows, reducer, cut="space", limit=16 << 20)
             return reduce(rows, reducer)
@@ -428,15 +432,12 @@ class Ensemble(torch.nn.Module, Generic[P]):
         loader = list(loader) if isinstance(loader, Iterator) else loader
         manifest = self._runner.manifest
         rows = posterior.sample(n, scale=scale, seed=seed).astype(manifest.dtype("parameters"))
-        last = {name: np.asarray(v[len(self) - 1]) for name, v in self._runner.vectors.items()}
-        extra: dict[str, list[np.ndarray]] = {name: [] for name in last if name != "parameters"}
-        one = copy.deepcopy(self._runner.template)
-        for row in rows:
-            load_vectors(one, {**last, "parameters": row}, manifest)
-            self._refresh(one, loader, device)
-            made = to_vectors(one, manifest)
-            for name, kept in extra.items():
-                kept.append(made[name])
-        return Ensemble(self._runner.template, {"parameters": rows, **{name: np.array(x) for name, x in extra.items()}},
-                        manifest=manifest, task=self.task, space=self.space, ignore_index=self.ignore_index,
-                        forward=self.convention.forward, target=self.convention.target, outputs=self.convention.outputs)
+        last = {name: np.asarray(v[len(self) - 1]) for name, v in self._runner.vectors.items() if name != "parameters"}
+        return self.with_vectors(with_own_statistics(self._runner.template, manifest, rows, last,
+                                                     lambda one: self._refresh(one, loader, device)), None)
+
+    def with_vectors(self, vectors: Mapping[str, Any], weights: ArrayLike | None) -> Ensemble[P]:
+        """Other members of the same model, read and pooled as these are; vectors and weights as the class takes them."""
+        return Ensemble(self._runner.template, dict(vectors), manifest=self._runner.manifest, weights=weights, task=self.task,
+                        space=self.space, ignore_index=self.ignore_index, forward=self.convention.forward,
+                        target=self.convention.target, outputs=self.convention.outputs)

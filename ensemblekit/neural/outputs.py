@@ -67,6 +67,17 @@ def log_probabilities(out: Output, task: str, axis: int = 1, outputs: Outputs | 
     return of(x, axis)
 
 
+def averaged_values(out: Output, task: str, space: Space, outputs: Outputs | None) -> torch.Tensor:
+    """What of members' outputs is averaged, (members, n, ...): probabilities, their logarithms, or numbers."""
+    if task == "regression":
+        return wide(out[0] if isinstance(out, tuple) else out)
+    if space == "probability" and task != "binary":
+        # one exponential a number instead of two
+        return log_probabilities(out, task, 2, outputs, torch.softmax)
+    log_p = log_probabilities(out, task, 2, outputs)
+    return log_p.exp() if space == "probability" else log_p
+
+
 def _check_probabilities(x: torch.Tensor, others: torch.Tensor) -> None:
     if not (bool((x >= 0).all()) and bool(others.all())):
         raise InputError('outputs="probabilities" are not below 0 and 1 in sum (binary: 0 to 1); these are not: leave outputs= '

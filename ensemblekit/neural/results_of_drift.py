@@ -63,7 +63,7 @@ class Condition:
 
 
 def condition_of(answer: Predicted, groups: ArrayLike | None, n_bins: int, seed: int, heat: Temperatures | None,
-                 exponent: int, same: bool) -> Condition:
+                 *, exponent: int, same: bool) -> Condition:
     """Sums and calibration errors of a prediction; at the clean temperature too, by `fold` where the items are the `same`."""
     if answer.target is None:
         raise InputError("drift is about scores: the loader gives no labels")
