@@ -58,11 +58,11 @@ def absorption(e: Estimate, *, experiment: ArrayLike | None = None, excitations:
     return ax
 
 
-def _sticks(found: Excitations, height: float, ax: Axes) -> None:
+def _sticks(excitations: Excitations, height: float, ax: Axes) -> None:
     """A line for each state at its mean energy; heights go by mean strengths."""
-    weights = np.ones(len(found)) if found.weights is None else np.asarray(found.weights)
-    strengths = np.average(found.strengths, axis=0, weights=weights)
-    energies = np.average(found.energies, axis=0, weights=weights)
+    weights = np.ones(len(excitations)) if excitations.weights is None else np.asarray(excitations.weights)
+    strengths = np.average(excitations.strengths, axis=0, weights=weights)
+    energies = np.average(excitations.energies, axis=0, weights=weights)
     ax.vlines(energies, 0, height * strengths / (strengths.max() or 1.0), color=INK, lw=1.0, label="mean energies, strengths")
 
 
