@@ -225,3 +225,12 @@ def test_a_published_data_set_at_its_exact_minimum() -> None:
                              (100.0, 0.7570717, 0.9568729)):
         joint = maximum_entropy(*both, theta=theta)
         assert (joint.chi2_after, joint.phi) == pytest.approx((chi2, phi), abs=1e-6)
+
+
+def test_data_near_the_prior_means_converge() -> None:
+    """Where the dual itself is near 0 its rounding must not hold up the last steps."""
+    for seed in range(20):
+        c = RNG(seed).normal(size=(50, 2))
+        fit = maximum_entropy(c, [0.1, 0.2], [1.0, 1.0], theta=1.0)
+        assert fit.gradient < 1e-10
+        assert fit.steps < 12

@@ -312,3 +312,34 @@ def test_an_analysis_of_other_programs_sees_the_models(small: Path) -> None:
     values = md.average(ensemble, {"d": lambda atoms: float(np.linalg.norm(atoms[1].position - atoms[5].position))})["d"]
     x = ensemble.positions()
     assert values.mean == pytest.approx(np.linalg.norm(x[:, 1] - x[:, 5], axis=1).mean(), rel=1e-5)
+
+
+def test_what_one_structure_gets_wrong(small: Path, models: np.ndarray, tmp_path: Path) -> None:
+    ensemble = md.ConformerEnsemble.read(small)
+    wanted = {"d": md.Distance("resid 7 and name CA", "resid 8 and name CA"), "rg": md.RadiusOfGyration("all"),
+              "noe": md.NOE([("resid 7 and name N", "resid 8 and name N")])}
+    report = ensemble.single_structure_report(wanted, select="all")
+    distance = np.linalg.norm(models[:, 1] - models[:, 5], axis=1)
+    assert report.representative == ensemble.representative("all").model
+    assert report.structures["representative"]["d"] == pytest.approx(distance[report.representative])
+    assert report.ensemble["d"].mean == pytest.approx(distance.mean())
+    mean = ensemble.mean_structure("all")
+    assert report.structures["mean structure"]["d"] == pytest.approx(np.linalg.norm(mean[1] - mean[5]), rel=1e-6)
+    alone = ensemble.model(2).single_structure_report(wanted, select="all")
+    assert alone.structures["representative"]["d"] == pytest.approx(distance[2])
+    assert report.deviations["best single"] <= report.deviations["representative"]
+    assert "half intervals" in report.table()
+    # one from elsewhere: other chain, an atom less, confidence as B-factors
+    lines = [line[:21] + "Z" + line[22:60] + " 91.50" + line[66:] for line in pdb_of(models[4:5], skip=(0, 7)).splitlines()
+             if line.startswith("ATOM")]
+    (tmp_path / "model.pdb").write_text("\n".join([*lines, "END"]))
+    other = ensemble.single_structure_report({"d": wanted["d"]}, select="all", structure=tmp_path / "model.pdb")
+    assert other.structures["outside"]["d"] == pytest.approx(distance[4])
+    assert other.confidence == pytest.approx(np.full(7, 91.5))
+    assert "7 of 8 atoms" in other.notes[0]
+    pytest.importorskip("matplotlib").use("agg")
+    assert len(other.plot().get_yticks()) == 4
+    lines = [line[:22] + " 900" + line[26:] for line in lines]
+    (tmp_path / "model.pdb").write_text("\n".join([*lines, "END"]))
+    with pytest.raises(InputError, match="no atom of the ensemble"):
+        ensemble.single_structure_report({"d": wanted["d"]}, select="all", structure=tmp_path / "model.pdb")

@@ -255,13 +255,14 @@ def _step(problem: Problem, theta: float, u: np.ndarray, now: Dual, slope: np.nd
     step = np.zeros(problem.m)
     step[free] = -scale * cho_solve(cho_factor(hessian * scale * scale[:, None], lower=True), scale * slope[free])
     value, share = now.value + 0.5 * theta * float(u @ u), 1.0
+    rounding = 16 * np.finfo(float).eps * (1 + abs(value) + math.log(problem.n))
     there, after = u, now
     while share > 1e-12:
         there = np.clip(u + share * step, least, most)
         after = problem.at(there)
         gain = float(slope @ (u - there))
         # near the minimum the gain is below the digits of the value: a full step is taken then
-        if value - after.value - 0.5 * theta * float(there @ there) >= 1e-4 * gain - 8 * np.finfo(float).eps * abs(value):
+        if value - after.value - 0.5 * theta * float(there @ there) >= 1e-4 * gain - rounding:
             break
         share *= 0.5
     return there, after
@@ -275,8 +276,13 @@ class Response(NamedTuple):
     series: np.ndarray
     """(n, k): what each snapshot adds to the mean, to first order, the change of the weights included: its plain mean is
     `mean`, and the error of that is the sampling error."""
-    data_error: np.ndarray
-    """(k,): standard error that comes from those of the data."""
+    gain: np.ndarray
+    """(k, data held): by how much the mean moves where a datum moves by its error."""
+
+    @property
+    def data_error(self) -> np.ndarray:
+        """(k,): standard error that comes from those of the data."""
+        return np.asarray(np.sqrt((self.gain**2).sum(axis=1)))
 
 
 def response(problem: Problem, fit: MaximumEntropy, values: ArrayLike) -> Response:
@@ -295,7 +301,7 @@ def response(problem: Problem, fit: MaximumEntropy, values: ArrayLike) -> Respon
     held = (np.array(problem.bounds, object) == "") | (fit.multipliers != 0)
     part = problem.only(np.flatnonzero(held))
     if not part.m:
-        return Response(mean, mean + len(w) * w[:, None] * (y - mean), np.zeros(len(mean)))
+        return Response(mean, mean + len(w) * w[:, None] * (y - mean), np.zeros((len(mean), 0)))
     middle = part._mean(w)
     cross = np.zeros((y.shape[1], part.m))
     for a in range(0, part.n, ROWS):
@@ -305,7 +311,7 @@ def response(problem: Problem, fit: MaximumEntropy, values: ArrayLike) -> Respon
     for a in range(0, part.n, ROWS):
         off = y[a:a + ROWS] - mean - (part.reduced(a) - middle) @ gain.T
         series[a:a + ROWS] = mean + part.n * w[a:a + ROWS, None] * off
-    return Response(mean, series, np.sqrt((gain**2).sum(axis=1)))
+    return Response(mean, series, gain)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -5,6 +5,9 @@ from ensemblekit.md.average import average as average
 from ensemblekit.md.columns import columns as columns
 from ensemblekit.md.compare import sampled_rmsd as sampled_rmsd
 from ensemblekit.md.conformers import ConformerEnsemble as ConformerEnsemble
+from ensemblekit.md.experimental_data import Data as Data
+from ensemblekit.md.experimental_data import compare as compare
+from ensemblekit.md.frame_values import values as values
 from ensemblekit.md.functions import Function as Function
 from ensemblekit.md.functions import from_analysis as from_analysis
 from ensemblekit.md.ingest import ingest as ingest
@@ -53,6 +56,7 @@ from ensemblekit.md.places import Attached as Attached
 from ensemblekit.md.places import Center as Center
 from ensemblekit.md.places import Midpoint as Midpoint
 from ensemblekit.md.result import Averages as Averages
+from ensemblekit.md.reweight import reweight as reweight
 from ensemblekit.md.spectra.absorption import absorption as absorption
 from ensemblekit.md.spectra.excitations import Excitations as Excitations
 from ensemblekit.md.spectra.excitations import excitations as excitations

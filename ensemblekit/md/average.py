@@ -126,6 +126,12 @@ def _observables(observables: Mapping[str, object]) -> dict[str, Observable]:
             for name, one in observables.items()}
 
 
+def measurements_of(system: System, observables: Mapping[str, object]) -> tuple[dict[str, Measurement], list[str]]:
+    """Observables made ready for a system, and the fields to read for them."""
+    measurements, _, _ = _prepare(system, _observables(observables))
+    return measurements, _fields(system, measurements)
+
+
 class _Rule(NamedTuple):
     """How runs are averaged."""
 

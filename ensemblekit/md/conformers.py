@@ -27,6 +27,7 @@ from ensemblekit.md.frames import HoldsFrames, as_frames, topology_of
 from ensemblekit.md.observables.backbone import BackboneSpread
 from ensemblekit.md.observables.dihedrals import backbone_torsions
 from ensemblekit.md.observables.rmsf import RMSF
+from ensemblekit.md.single_structure import SingleStructureReport, single_structure_report
 from ensemblekit.md.superpose import rmsd, rmsd_matrix, superposed
 from ensemblekit.md.system import System
 from ensemblekit.md.topology import Topology
@@ -239,6 +240,13 @@ class ConformerEnsemble(HoldsFrames, Result):
         source = self.source.reweighted(w) if isinstance(self.source, ConformerSource) else weighted(
             self.source, FrameSelection(), w, None)
         return replace(self, source=source)
+
+    def single_structure_report(self, observables: Mapping[str, object], *, select: str = "name CA",
+                                structure: str | os.PathLike[str] | None = None,
+                                confidence: float = 0.95) -> SingleStructureReport:
+        """What one structure gets wrong: the representative, the mean structure, the best single conformer, and `structure`
+        from elsewhere, beside the ensemble; see :func:`~ensemblekit.md.single_structure.single_structure_report`."""
+        return single_structure_report(self, observables, select=select, structure=structure, confidence=confidence)
 
     def write(self, path: str | os.PathLike[str], *, title: str = "", authors: Sequence[str] = (),
               data: Mapping[str, Any] | None = None) -> str:

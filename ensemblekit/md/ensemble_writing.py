@@ -32,7 +32,8 @@ def write_models(path: str | os.PathLike[str], positions: np.ndarray, topology: 
     """
     target = os.fspath(path)
     lower = target.lower()
-    facts = {"title": title, "authors": tuple(authors), "provenance": dict(provenance or {}), "calculated": calculated}
+    facts: dict[str, Any] = {"title": title, "authors": tuple(authors), "provenance": dict(provenance or {}),
+                             "calculated": calculated}
     if lower.endswith((".cif", ".cif.gz")):
         return _written(target, _cif(positions, topology, weights, **facts))
     if lower.endswith((".tar.gz", ".tgz")):
