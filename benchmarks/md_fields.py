@@ -54,7 +54,7 @@ def run(waters: int, frames: int, repeats: int, folder: Path) -> Iterator[Case]:
     yield ewald(Box.make(waters, frames, 0), repeats, TOLERANCE)
     yield nearest(Box.make(round(9.8365 * waters), frames, 1), repeats)
     yield ewald(Box.make(round(15.625 * waters), max(2, frames // 5), 2), min(repeats, 2), LARGE_TOLERANCE)
-    moving = Moving.make(folder / "infrared.h5md", waters, 150 * frames)
+    moving = Moving.make(folder / "infrared.h5md", waters, 400 * frames)
     yield infrared(moving, repeats)
     for path in folder.glob("infrared.h5md*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -11,7 +11,7 @@ import ensemblekit as ek
 from ensemblekit import md
 from ensemblekit.averaging.band import student_of
 from ensemblekit.averaging.estimate import quantile
-from ensemblekit.errors import InputError
+from ensemblekit.errors import EnsemblekitError, InputError
 from ensemblekit.md.spectra.infrared import _estimate, _in_groups, _segments, critical_value
 from tests.field_oracles import PS_PER_CM, SPRING_AREA, SPRING_MOLAR, spring_path, spring_spectrum
 
@@ -135,6 +135,23 @@ def test_replicas_have_one_spectrum_with_a_band(path: Any) -> None:
     assert (found.low > 0).all()
 
 
+def seen(length: int) -> np.ndarray:
+    """What the window of segments of so many frames makes of the line, at 16 points a wave: Hann's kernel, the closed form."""
+    fine = np.fft.fftfreq(length * 16, STEP)
+    window = np.sin(np.pi * (np.arange(length) + 0.5) / length) ** 2
+    kernel = np.abs(np.fft.fft(window, length * 16)) ** 2
+    full = spring_spectrum(np.abs(fine) * PS_PER_CM, LINE, GAMMA, Q, M, VOLUME)
+    return np.real(np.fft.ifft(np.fft.fft(full) * np.fft.fft(kernel / kernel.sum())))
+
+
+def test_the_resolution_lowers_the_top_as_the_docs_say() -> None:
+    """The line is 53 cm-1 wide; and the closed form has the area that the integral is held to."""
+    assert 1 - seen(round(PS_PER_CM / 8 / STEP)).max() / 285.4 == pytest.approx(0.03, abs=0.005)
+    nu = np.linspace(0, 2e6, 2_000_001)
+    area = np.trapezoid(spring_spectrum(nu, LINE, GAMMA, Q, M, VOLUME), nu)
+    assert area == pytest.approx(23796.75, rel=5e-5) == pytest.approx(SPRING_AREA * Q**2 / (M * VOLUME))
+
+
 def cover(repeats: int, n: int, seed: int) -> tuple[float, float, int]:
     """How often the expected spectrum lies in interval and band where it exceeds a tenth of its maximum."""
     length = round(PS_PER_CM / 20 / STEP)
@@ -142,12 +159,7 @@ def cover(repeats: int, n: int, seed: int) -> tuple[float, float, int]:
     _, v = spring_path(n, STEP, LINE, GAMMA, M, 300, seed, 3 * repeats)
     powers = [_segments(Q * v[:, 3 * k:3 * k + 3][:, None], length, STEP)[:, 0, 0] for k in range(repeats)]
     truth = spring_spectrum(nu, LINE, GAMMA, Q, M, VOLUME) / (38913.07639 / VOLUME)
-    # what the window makes of the line: Hann's spectral kernel over the closed form
-    fine = np.fft.fftfreq(length * 16, STEP)
-    window = np.sin(np.pi * (np.arange(length) + 0.5) / length) ** 2
-    kernel = np.abs(np.fft.fft(window, length * 16)) ** 2
-    full = spring_spectrum(np.abs(fine) * PS_PER_CM, LINE, GAMMA, Q, M, VOLUME) / (38913.07639 / VOLUME)
-    smooth = np.real(np.fft.ifft(np.fft.fft(full) * np.fft.fft(kernel / kernel.sum())))[::16][:len(nu)]
+    smooth = seen(length)[::16][:len(nu)] / (38913.07639 / VOLUME)
     near = truth > 0.1 * truth.max()
     inside, whole, count = [], 0, 0
     for power in powers:
@@ -194,6 +206,12 @@ def test_what_cannot_be(spring: Any, path: Any) -> None:
     ]:
         with pytest.raises(InputError, match=message):
             md.average(source, {"ir": md.Infrared(**(OPTIONS | options))})
+    hole = v[:4000, None].copy()
+    hole[1234] = np.nan
+    with pytest.raises(EnsemblekitError, match=r"1234.*not finite|not finite.*1234"):
+        md.average(universe(x[:4000, None] + 5, hole, [Q]), {"ir": md.Infrared(temperature=300, resolution=50.0)})
+    with pytest.raises(InputError, match=r"temperature=.*above 0"):
+        md.average(spring, {"ir": md.Infrared(temperature=float("nan"))})
     with pytest.raises(InputError, match="weight says how likely a frame"):
         md.average(short, {"ir": md.Infrared(**OPTIONS)}, frame_weights=np.arange(500.0))
     with pytest.raises(InputError, match="evenly apart"):

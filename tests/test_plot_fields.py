@@ -164,6 +164,12 @@ def test_a_spectrum_is_drawn_with_its_states_and_an_experiment() -> None:
     found = md.absorption(np.array([4.0, 5.0]) + 0.2 * rng.normal(size=(200, 2)), np.full((200, 2), 0.1))
     ax = spectra.absorption(found, experiment=[[3.5, 4.5], [1000.0, 2000.0]])
     assert len(ax.lines) == 4
+    pairs = md.Excitations(np.array([[4.0, 5.0], [4.2, 5.2]]), np.array([[0.1, 0.3], [0.1, 0.1]]))
+    sticks = spectra.absorption(found, excitations=pairs).collections[-1].get_segments()
+    np.testing.assert_allclose([one[:, 0] for one in sticks], [[4.1, 4.1], [5.1, 5.1]])
+    assert np.ptp(sticks[1][:, 1]) == pytest.approx(0.5 * found.mean.max()) == pytest.approx(2 * np.ptp(sticks[0][:, 1]))
+    with pytest.raises(InputError, match="energies and what was measured"):
+        spectra.absorption(found, experiment=[1.0, 2.0])
     assert len(ax.collections) == 2
     with pytest.raises(InputError, match="one axis, energy"):
         spectra.absorption(found.maximum)

@@ -92,16 +92,17 @@ def map_slice(e: Estimate, *, across: str = "c", at: float = 0.5, ax: Axes | Non
     x = u[:, None] * lengths[0] + v * lengths[1] * cosine
     y = 0 * u[:, None] + v * lengths[1] * np.sqrt(max(0.0, 1 - cosine**2))
     wide = float(np.ptp(x) / np.ptp(y))
-    ax = panels(None, 1, 1, (WIDTH, min(2.0, max(0.5, 1 / wide)) * WIDTH * 0.8))[0, 0] if ax is None else new_axes(ax)
+    ax = panels(None, 1, 1, (WIDTH, 0.6 + 0.72 * WIDTH / max(wide, 0.6)))[0, 0] if ax is None else new_axes(ax)
     reach = float(np.abs(values).max()) or 1.0
     shown = ax.pcolormesh(x, y, values, cmap="RdBu_r", vmin=-reach, vmax=reach, shading="gouraud", rasterized=True)
     ax.contour(x, y, values, levels=[0], colors=INK, linewidths=0.4)
     ax.set_aspect("equal")
     ax.set_xlabel(label(f"along {axes[0]}", "Å"))
     ax.set_ylabel(label(f"across, towards {axes[1]}", "Å"))
-    bar = ax.figure.colorbar(shown, ax=ax, pad=0.02, aspect=30)
+    bar = ax.figure.colorbar(shown, ax=ax, pad=0.02, aspect=25, shrink=0.9)
     bar.outline.set_visible(False)
-    bar.set_label(label("potential", printed(e.unit)))
+    bar.ax.tick_params(labelsize=7)
+    bar.set_label(label("potential", printed(e.unit)), fontsize=8)
     return ax
 
 

@@ -58,8 +58,8 @@ class ElectrostaticEnergy:
         if not charges.any():
             raise InputError(f"all charges of {self.a!r} are 0, so there is no energy; read with a topology that has them "
                              "(TPR, PSF, PRMTOP)")
-        found = acting(system, self.a, Settings(sources=self.b, method=self.method, exclude=self.exclude, by=self.by,
-                                                surface=self.surface, tolerance=self.tolerance), "ElectrostaticEnergy")
+        charged = acting(system, self.a, Settings(sources=self.b, method=self.method, exclude=self.exclude, by=self.by,
+                                                  surface=self.surface, tolerance=self.tolerance), "ElectrostaticEnergy")
         bonds = system.topology.bonds
         if self.exclude is None and bonds is not None and (np.isin(bonds, first).any(axis=1) & np.isin(bonds, second).any(
                 axis=1)).any():
@@ -67,8 +67,8 @@ class ElectrostaticEnergy:
                         "force fields leave out")
         quantities: dict[str, Quantity] = {"": Mean(self.unit, of=Part(0, ()))}
         if self.by is not None:
-            quantities["groups"] = Mean(self.unit, {"group": (found.names, "")}, of=Part(1, (len(found.names),)))
-        return Measurement(_Energies(found, charges * UNITS[self.unit]), quantities)
+            quantities["groups"] = Mean(self.unit, {"group": (charged.names, "")}, of=Part(1, (len(charged.names),)))
+        return Measurement(_Energies(charged, charges * UNITS[self.unit]), quantities)
 
 
 @dataclass(frozen=True, eq=False)

@@ -97,14 +97,14 @@ class ElectricField:
             return None
         if np.ndim(self.stark):
             return carried(system, self.stark, place, "stark")
-        number = isinstance(self.stark, int | float | np.number) and not isinstance(self.stark, bool)
+        number = isinstance(self.stark, int | float | np.integer | np.floating) and not isinstance(self.stark, bool)
         if not number or not np.isfinite(self.stark):
             raise InputError("ElectricField(stark=) is a difference dipole in debye, a number or a vector of three; got "
                              f"{self.stark!r}")
         if self.along is None:
             raise InputError("ElectricField(stark=) of one number is a dipole along a direction: say along=, such as "
                              'along="bond", or give a vector of three')
-        return float(self.stark)
+        return float(np.asarray(self.stark, np.float64))
 
 
 @dataclass(frozen=True, eq=False)
