@@ -56,16 +56,16 @@ def opinf(
     """A quadratic model learned from the coefficients of a basis; writes FILE.model.h5."""
     from ensemblekit import rom
 
-    target = out or basis.with_name(basis.name.removesuffix(".h5").removesuffix(".basis") + MODEL)
+    target = model_file(out, basis)
     check_file(target, overwrite)
     held = rom.Basis.load(basis)
     model = rom.operator_inference(held, form=form, inputs=_inputs(inputs, basis), time=_word(time),
                                    regularisation=_weight(regularisation), horizon=horizon, bound=bound, n_resamples=resamples)
-    _answer(model, target, Output(as_json, as_csv, (str(basis),)))
+    answer(model, target, Output(as_json, as_csv, (str(basis),)))
     if plot:
         from ensemblekit.plot import dynamics as draw
 
-        save_figure(figure_of(draw.eigenvalues(model.eigenvalues)), figure_path(plot, "eigenvalues", plot_format))
+        draw_eigenvalues(model, plot, plot_format)
         if model.fit is not None and model.fit.search is not None:
             save_figure(figure_of(draw.search(model)), figure_path(plot, "regularisation", plot_format))
 
@@ -82,20 +82,32 @@ def dmd(
     """Dynamic modes of a basis, each with its growth and frequency; writes FILE.model.h5."""
     from ensemblekit import rom
 
-    target = out or basis.with_name(basis.name.removesuffix(".h5").removesuffix(".basis") + MODEL)
+    target = model_file(out, basis)
     check_file(target, overwrite)
     options: dict[str, Any] = {"method": method, "constraint": constraint}
     model = rom.dmd(rom.Basis.load(basis), rank, inputs=_inputs(inputs, basis), n_resamples=resamples, **options)
-    _answer(model, target, Output(as_json, as_csv, (str(basis),)))
+    answer(model, target, Output(as_json, as_csv, (str(basis),)))
     if plot:
         from ensemblekit.plot import dynamics as draw
 
-        save_figure(figure_of(draw.eigenvalues(model.eigenvalues)), figure_path(plot, "eigenvalues", plot_format))
+        draw_eigenvalues(model, plot, plot_format)
         if isinstance(model, rom.ModalModel):
             save_figure(figure_of(draw.modal(model, kind="power")), figure_path(plot, "power", plot_format))
 
 
-def _answer(model: QuadraticModel | ModalModel, target: Path, output: Output) -> None:
+def model_file(out: Path | None, basis: Path) -> Path:
+    """Where a model of a basis file is written: FILE.model.h5 for FILE.basis.h5."""
+    return out or basis.with_name(basis.name.removesuffix(".h5").removesuffix(".basis") + MODEL)
+
+
+def draw_eigenvalues(model: QuadraticModel | ModalModel, plot: Path, plot_format: str) -> None:
+    """The figure of the eigenvalues, into the folder of figures."""
+    from ensemblekit.plot import dynamics as draw
+
+    save_figure(figure_of(draw.eigenvalues(model.eigenvalues)), figure_path(plot, "eigenvalues", plot_format))
+
+
+def answer(model: QuadraticModel | ModalModel, target: Path, output: Output) -> None:
     """Save a model and show it, an eigenvalue a row."""
     model.save(target)
     output.say(model)
