@@ -407,7 +407,8 @@ add(app, rom_files.export, "ensemblekit rom export run.h5.basis.h5 -o modes.vtkh
 add(app, rom_models.opinf, "ensemblekit rom opinf run.h5.basis.h5 --form cAH",
     "ensemblekit rom opinf run.h5.basis.h5 --form cAHB --inputs run.h5:rotation -o run.model.h5")
 add(app, rom_models.dmd, "ensemblekit rom dmd run.h5.basis.h5 --method tls",
-    "ensemblekit rom dmd run.h5.basis.h5 -k 8 --method opt --constraint stable --plot figures")
+    "ensemblekit rom dmd run.h5.basis.h5 -k 8 --method opt --constraint stable --plot figures",
+    "ensemblekit rom dmd live.h5 --follow -k 6")
 add(app, rom_models.forecast, "ensemblekit rom forecast run.model.h5 --steps 200 --plot figures",
     "ensemblekit rom forecast run.model.h5 --steps 50 --inputs next.csv --csv forecast.csv")
 add(app, rom_models.simulate, "ensemblekit rom simulate run.model.h5 --inputs u.csv --csv run.csv",

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ensemblekit.rom.quadratic import QuadraticModel
 
 MODEL = ".model.h5"
+MOST_FOLLOWED = 8
+"""Modes of a store that is followed, unless another number is asked for."""
 
 BasisFile = Annotated[Path, typer.Argument(metavar="BASIS", help="What `rom pod` wrote.", show_default=False)]
 ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="What `rom opinf` or `rom dmd` wrote.", show_default=False)]
@@ -76,16 +78,30 @@ def dmd(
     method: Annotated[str, typer.Option("--method", help="exact, tls, fb or opt.")] = "exact",
     constraint: Annotated[str | None, typer.Option("--constraint", help="With opt: stable or neutral.",
                                                    show_default=False)] = None,
-    inputs: Inputs = None, resamples: Resamples = 200, out: Out = None, as_json: Json = None, as_csv: Csv = None,
+    inputs: Inputs = None, resamples: Resamples = 200,
+    follow: Annotated[bool, typer.Option("--follow", help="BASIS is a store that is being written: its modes are made as it "
+                                         "grows.")] = False,
+    idle: Annotated[float, typer.Option("--idle", help="With --follow: seconds without a new snapshot after which to stop.")]
+        = 60.0,
+    length: Annotated[float | None, typer.Option("--length", help="Of figures: with --speed, Strouhal numbers.",
+                                                 show_default=False)] = None,
+    speed: Annotated[float | None, typer.Option("--speed", show_default=False, help="Of figures.")] = None,
+    out: Out = None, as_json: Json = None, as_csv: Csv = None,
     plot: Plot = None, plot_format: PlotFormat = "png", overwrite: Overwrite = False,
 ) -> None:
     """Dynamic modes of a basis, each with its growth and frequency; writes FILE.model.h5."""
     from ensemblekit import rom
+    from ensemblekit.cli.rom_inputs import BASIS, followed, sibling
 
-    target = model_file(out, basis)
+    target = model_file(out, sibling(str(basis), BASIS) if follow else basis)
     check_file(target, overwrite)
     options: dict[str, Any] = {"method": method, "constraint": constraint}
-    model = rom.dmd(rom.Basis.load(basis), rank, inputs=_inputs(inputs, basis), n_resamples=resamples, **options)
+    if follow:
+        held = followed(str(basis), None, sibling(str(basis), BASIS), idle, "auto", rank=rank or MOST_FOLLOWED, center="none")
+        held = held if held.rank < held.n else held.truncate(held.n - 1)
+    else:
+        held = rom.Basis.load(basis)
+    model = rom.dmd(held, None if follow else rank, inputs=_inputs(inputs, basis), n_resamples=resamples, **options)
     answer(model, target, Output(as_json, as_csv, (str(basis),)))
     if plot:
         from ensemblekit.plot import dynamics as draw
@@ -93,6 +109,11 @@ def dmd(
         draw_eigenvalues(model, plot, plot_format)
         if isinstance(model, rom.ModalModel):
             save_figure(figure_of(draw.modal(model, kind="power")), figure_path(plot, "power", plot_format))
+            from ensemblekit.plot.dynamic_modes import dynamic_modes
+
+            if len(held.fields) < 2:
+                save_figure(figure_of(dynamic_modes(model, length=length, speed=speed)),
+                            figure_path(plot, "dynamic-modes", plot_format))
 
 
 def model_file(out: Path | None, basis: Path) -> Path:
