@@ -22,6 +22,8 @@ from ensemblekit.averaging.diversity import pairwise as pairwise
 from ensemblekit.averaging.equilibration import detect_equilibration as detect_equilibration
 from ensemblekit.averaging.function_space import FunctionSpace as FunctionSpace
 from ensemblekit.averaging.function_space import function_space as function_space
+from ensemblekit.averaging.maxent import MaximumEntropy as MaximumEntropy
+from ensemblekit.averaging.maxent import maximum_entropy as maximum_entropy
 from ensemblekit.averaging.mixture import Mixture as Mixture
 from ensemblekit.averaging.mixture import mixture_weights as mixture_weights
 from ensemblekit.averaging.principal import Principal as Principal
