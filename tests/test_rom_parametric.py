@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -152,14 +153,14 @@ def test_errors_over_the_parameters_and_the_next_sample(model: rom.ParametricMod
 @pytest.mark.slow
 def test_chosen_samples_need_fewer_than_random_ones() -> None:
     """The same error with at most 0.7 of the samples."""
-    rng = np.random.default_rng(3)
-    probe = rng.uniform([300, 0.02], [700, 0.2], (200, 2))
+    probe = np.random.default_rng(3).uniform([300, 0.02], [700, 0.2], (200, 2))
     truth = oracles.bumps(probe)
     begin = np.array([[300, 0.02], [700, 0.02], [300, 0.2], [700, 0.2], [500, 0.11], [450, 0.06], [620, 0.15]])
 
     def error(points: np.ndarray) -> tuple[rom.ParametricModel, float]:
-        one = rom.parametric(oracles.bumps(points), points, min(12, len(points) - 2), method="gp")
-        with np.errstate(all="ignore"):
+        one = rom.parametric(oracles.bumps(points), points, min(8, len(points) - 2), method="gp")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*lie outside")     # random samples leave corners out
             return one, float(np.sqrt(((one.predict(probe).field - truth) ** 2).sum(axis=1).mean()))
 
     chosen = begin
