@@ -18,7 +18,7 @@ from benchmarks.pairing import Case
 from benchmarks.report import as_json, bandwidth, machine, show, show_machine
 from ensemblekit.engine import cores
 
-SUITES = tuple(name for name in ("core", "md", "rom", "neural") if importlib.util.find_spec(f"benchmarks.{name}"))
+SUITES = tuple(name for name in ("core", "md", "rom", "dynamics", "neural") if importlib.util.find_spec(f"benchmarks.{name}"))
 TABLES = {"core": ("bench_coverage", "bench_statistics"), "md": ("bench_md_coverage",), "rom": ("bench_compress",),
           "neural": ("bench_neural_coverage", "bench_gpu", "bench_snapshots", "bench_evidence", "bench_diversity")}
 """Files that print tables of their own, after the suite's cases; each has ``run(quick)``."""

@@ -118,6 +118,27 @@ class StepBurgers:
         return -self.dt * (a * c + (p * c + q * a) / 2 - (p * d + q * b) / 2 - b * d) / (6 * self.h)
 
 
+WAKE_SHEDDING = (0.005, 0.08)
+"""Relative errors of frequency and of the root mean square of the coefficients over 10 times a training of 30 D/U, that a
+model of 6 modes of the wake at Re = 100 is to reach."""
+
+
+def mean_field(n: int, dt: float = 0.1) -> np.ndarray:
+    """(n, 3): the transient of a wake from near its unstable steady flow to its limit cycle of radius 1.
+
+    The mean-field model of Noack et al., J. Fluid Mech. 497, 335 (2003): x' = 0.1 x - y - 0.1 x z, y' = 0.1 y + x - 0.1 y z,
+    z' = -z + x² + y².
+    """
+    from scipy.integrate import solve_ivp
+
+    def rate(_: float, s: np.ndarray) -> list[float]:
+        x, y, z = s
+        return [0.1 * x - y - 0.1 * x * z, 0.1 * y + x - 0.1 * y * z, -z + x * x + y * y]
+
+    t = dt * np.arange(n)
+    return np.asarray(solve_ivp(rate, (0, t[-1]), [0.02, 0.0, 0.0], t_eval=t, rtol=1e-10, atol=1e-12).y.T)
+
+
 # -- dynamic modes --------------------------------------------------------------------------------------------------
 
 OSCILLATORS = np.array([-0.05 + 2j * np.pi, -0.05 + 0.37 * 2j * np.pi])

@@ -115,6 +115,18 @@ def test_every_case_of_the_core_runs(tmp_path: Path) -> None:
     report.as_json(report.machine(), {"core": cases})
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_every_case_of_dynamics_runs(tmp_path: Path, no_collection: None) -> None:
+    """scipy and numpy always; the other peers where they are installed."""
+    from benchmarks import dynamics
+
+    cases = list(dynamics.run(dynamics.TINY, tmp_path))
+    assert len(cases) == 5
+    for case in cases:
+        report.show(Console(quiet=True), case)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_every_case_of_md_runs(tmp_path: Path) -> None:

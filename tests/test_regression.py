@@ -152,6 +152,11 @@ def test_memory_does_not_grow_with_the_block() -> None:
     state.update(np.random.default_rng(6).normal(size=(40_000, 1)), 0)
     assert max(rows) <= CHUNK // (8 * 101) + 1
     assert sum(rows) == 40_000
+    state = ek.statistics.Regression(next_state, 1)
+    for start in (0, 500):
+        state.update(np.zeros((500, 2)), start)
+    assert state.head.base is None, "a view would keep the block"
+    assert state.tail.base is None
 
 
 @pytest.mark.parametrize(("equations", "reach"), [(lambda x: (x, x), 1), (lambda x: (x[:, 0], x[:, :1]), 0)])

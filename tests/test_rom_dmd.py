@@ -180,3 +180,54 @@ def test_figures_of_modes() -> None:
     model = rom.dmd(source(oracles.oscillators(TIMES)), 4, n_resamples=0)
     for kind in ("auto", "power", "forecast"):
         model.plot(kind=kind).figure.canvas.draw()
+
+
+# -- figures, stores that grow -----------------------------------------------------------------------------------------
+
+
+def travelling(n: int = 120) -> tuple[np.ndarray, np.ndarray]:
+    """A wave of frequency 0.2 on a plane (n, 6, 40, 2), and its times."""
+    t, x = 0.25 * np.arange(n), np.linspace(0, 4 * np.pi, 40)
+    wave = np.sin(x[None] - 2 * np.pi * 0.2 * t[:, None])
+    return np.stack([np.broadcast_to(wave[:, None], (n, 6, 40)), 0.1 * np.broadcast_to(wave[:, None], (n, 6, 40))], -1), t
+
+
+def test_modes_are_drawn_with_frequency_and_strouhal_number() -> None:
+    pytest.importorskip("matplotlib")
+    from ensemblekit.plot.dynamic_modes import dynamic_modes
+
+    fields, t = travelling()
+    model = rom.dmd(ek.ArraySource.of(fields, times=t, time_unit="s"), 2, n_resamples=0)
+    axes = dynamic_modes(model, length=3.0, speed=2.0, count=3)
+    assert len(axes) == 2, "a pair is shown once"
+    assert "f 0.2 per s, St 0.3, growth" in axes[0].get_title()
+    assert "values, x" in axes[0].get_title()
+    with pytest.raises(InputError, match="both length= and speed="):
+        dynamic_modes(model, length=3.0)
+    with pytest.raises(InputError, match="have no basis"):
+        dynamic_modes(rom.dmd([fields[:, 0, :2, 0]], n_resamples=0))
+    several = rom.dmd({"u": fields[..., 0], "v": fields[..., 1]}, 2, n_resamples=0)
+    with pytest.raises(InputError, match="name one: field='u'"):
+        dynamic_modes(several)
+    assert len(dynamic_modes(several, field="v")) == 2
+
+
+def test_an_incremental_basis_and_a_store_that_is_followed_serve_as_well(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from ensemblekit.cli import app
+
+    fields, t = travelling()
+    running = rom.IncrementalPOD(tmp_path / "s.h5", rank=2, center="none")
+    for k in range(0, len(fields), 30):
+        running.update(fields[k:k + 30])
+    model = rom.dmd(running.result(), n_resamples=0)
+    assert np.allclose(np.abs(model.eigenvalues.frequency) / 0.25, 0.2, atol=1e-6), "without times a step is 1"
+    with ek.create(tmp_path / "live.h5", {"u": ek.Field((6, 40, 2))}, time_unit="s") as store:
+        store.extend({"u": fields}, times=t)
+    words = ["rom", "dmd", str(tmp_path / "live.h5"), "--follow", "--idle", "0", "-k", "2", "--csv", "-"]
+    found = CliRunner().invoke(app, words)
+    assert found.exit_code == 0, found.output
+    held = rom.load(tmp_path / "live.h5.model.h5")
+    assert np.allclose(np.abs(held.eigenvalues.frequency), 0.2, atol=1e-6)
+    assert held.basis.n == len(fields)

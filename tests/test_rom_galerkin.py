@@ -105,3 +105,92 @@ def test_bad_input_is_named(make: object, match: str) -> None:
     basis = rom.pod(ek.ArraySource.of(np.random.default_rng(1).normal(size=(30, 12))), 3)
     with pytest.raises(InputError, match=match):
         make(basis)
+
+
+# -- Navier and Stokes ----------------------------------------------------------------------------------------------
+
+
+def eddies(n: int, cells: int = 32, seed: int = 0) -> np.ndarray:
+    """(n, cells, cells, 2) random velocities without divergence, of waves up to 4: their products are resolved."""
+    rng = np.random.default_rng(seed)
+    k = np.fft.fftfreq(cells, 1 / cells)
+    low = (np.abs(k)[:, None] <= 4) & (np.abs(k)[None] <= 4)
+    stream = np.fft.fft2(rng.normal(size=(n, cells, cells))) * low
+    return np.stack([np.fft.ifft2(1j * k[:, None] * stream).real, np.fft.ifft2(-1j * k[None] * stream).real], axis=-1)
+
+
+def test_navier_stokes_on_modes_is_what_the_spectral_solver_does() -> None:
+    """Pressure and all: modes without divergence have no part in it."""
+    from scipy.fft import rfft2
+
+    from ensemblekit.rom.testbeds.kolmogorov import _Spectral
+
+    flow = rom.testbeds.kolmogorov_flow(30.0, cells=32, waves=2)
+    solver = _Spectral(flow)
+    fields = eddies(12)
+    basis = rom.pod(ek.ArraySource.of(fields), 6)
+    force = np.zeros((32, 32, 2))
+    force[..., 0] = np.sin(2 * flow.y)[:, None]
+    model = rom.galerkin(basis, rom.equations.navier_stokes(1 / 30, force=force))
+    assert model.energy_violation < 1e-12
+    for a in np.random.default_rng(1).normal(size=(4, 6)):
+        u = basis.reconstruct(a[None])[0]
+        w = 1j * solver.kx * rfft2(u[..., 1]) - 1j * solver.ky * rfft2(u[..., 0])
+        rate = solver.velocity(solver.advected(w) + solver.force - solver.nu * solver.k2 * w)
+        wanted = basis.project(rate + basis.mean)
+        assert np.abs(model.dynamics.rate(a[None])[0] - wanted).max() < 1e-9 * np.abs(wanted).max()
+
+
+def test_a_taylor_green_vortex_decays_at_its_rate() -> None:
+    x = 2 * np.pi * np.arange(24) / 24
+    vortex = np.stack([np.sin(x[:, None]) * np.cos(x[None]), -np.cos(x[:, None]) * np.sin(x[None])], axis=-1)
+    t = 0.1 * np.arange(20)
+    basis = rom.pod(ek.ArraySource.of(np.exp(-2 * 0.05 * t)[:, None, None, None] * vortex, times=t), 1, center="none")
+    model = rom.galerkin(basis, rom.equations.navier_stokes(0.05))
+    assert model.A[0, 0] == pytest.approx(-2 * 0.05, rel=1e-12)
+    assert model.fit.residual < 1e-6
+    stretched = rom.galerkin(basis, rom.equations.navier_stokes(0.05, spacing=(x[1], 2 * x[1])))
+    assert stretched.A[0, 0] == pytest.approx(-1.25 * 0.05, rel=1e-12), "half the waves along x"
+
+
+def test_an_open_grid_takes_differences_that_are_exact_for_parabolas() -> None:
+    y, x = 0.3 * np.arange(9.0), 0.2 * np.arange(7.0)
+    equation = rom.equations.navier_stokes(0.5, boundary="open", spacing=(0.3, 0.2))
+    bent = np.stack([y[:, None] ** 2 + 0 * x, 3 * x[None] ** 2 + 0 * y[:, None]], axis=-1)
+    np.testing.assert_allclose(equation.linear(bent), np.broadcast_to([1.0, 3.0], bent.shape), atol=1e-10)
+    turning = np.stack([y[:, None] + 0 * x, x[None] + 0 * y[:, None]], axis=-1)
+    carried = -np.stack([x[None] + 0 * y[:, None], y[:, None] + 0 * x], axis=-1)
+    np.testing.assert_allclose(equation.bilinear(turning, turning), carried, atol=1e-12)
+
+
+@pytest.mark.parametrize(("options", "match"), [
+    ({"viscosity": 0.0}, "viscosity is a number above 0"), ({"boundary": "wall"}, 'boundary is "periodic" or "open"'),
+    ({"boundary": "open"}, "needs the spacing"), ({"spacing": -1.0}, "numbers above 0"),
+])
+def test_bad_equations_are_named(options: dict, match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        rom.equations.navier_stokes(**{"viscosity": 0.1, **options})
+    scalar = rom.pod(ek.ArraySource.of(np.random.default_rng(0).normal(size=(9, 5, 5))), 2)
+    with pytest.raises(InputError, match=r"velocities \(ny, nx, 2\)"):
+        rom.galerkin(scalar, rom.equations.navier_stokes(0.1))
+
+
+def test_equations_are_projected_from_the_shell(tmp_path: object) -> None:
+    from typer.testing import CliRunner
+
+    from ensemblekit.cli import app
+
+    basis = rom.pod(ek.ArraySource.of(eddies(10), times=np.arange(10.0)), 3)
+    path = f"{tmp_path}/run.h5.basis.h5"
+    basis.save(path)
+    words = ["rom", "galerkin", path, "--equation", "navier-stokes", "--viscosity", "0.02"]
+    found = CliRunner().invoke(app, [*words, "--csv", "-"])
+    assert found.exit_code == 0, found.output
+    assert found.stdout.startswith("mode,growth,frequency")
+    held = rom.load(f"{tmp_path}/run.h5.model.h5")
+    np.testing.assert_array_equal(held.matrix, rom.galerkin(basis, rom.equations.navier_stokes(0.02)).matrix)
+    without = ["rom", "galerkin", path, "--equation", "heat", "-o", f"{tmp_path}/x.h5"]
+    for wanted, match in ((words, "--overwrite"), (without, "--equation heat needs --diffusivity")):
+        wrong = CliRunner().invoke(app, wanted)
+        assert wrong.exit_code == 2
+        assert match in " ".join(wrong.stderr.split())

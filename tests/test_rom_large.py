@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import ensemblekit as ek
+from benchmarks import memory
 from ensemblekit import rom
 from ensemblekit.errors import InputError
 from ensemblekit.rom import equation_rows
@@ -191,3 +192,27 @@ def test_states_are_read_twice_and_never_held(monkeypatch: pytest.MonkeyPatch) -
     windows = (equation_rows.WINDOWS + 1) * equation_rows.WINDOW + 1
     assert sum(read) <= 2 * len(x) + windows
     assert large.fit.n_equations == len(x) - 1
+
+
+# -- scale ------------------------------------------------------------------------------------------------------------
+
+
+def fit_stored(path: str, n: int) -> float:
+    """Fit to the first n stored states; the residual."""
+    states = ek.open(path)["coefficients"].window(0, n)
+    return float(rom.operator_inference(states, form="cA", time="discrete", regularisation=0.0, n_resamples=20,
+                                        memory_limit="64MiB").fit.residual)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not memory.STATUS.exists(), reason="RssAnon is Linux's")
+def test_two_million_states_take_a_fraction_of_their_size(tmp_path: Path) -> None:
+    """320 MB of states, whose equations are 1 GB, within 200 MB of anonymous memory."""
+    n, rng = 2_000_000, np.random.default_rng(0)
+    path = tmp_path / "a.h5"
+    with ek.create(path, {"coefficients": ek.Field((20,), "f8")}, capacity=n) as store:
+        for _ in range(0, n, 100_000):
+            store.extend({"coefficients": rng.normal(size=(100_000, 20))})
+    used = memory.extra_memory(fit_stored, str(path), n, warm=(str(path), 100_000))
+    assert used is not None
+    assert used < 200e6

@@ -243,6 +243,63 @@ def test_a_fitted_model_comes_back_with_all_it_knows(tmp_path: Path) -> None:
     assert dataclasses.asdict(back.training).keys() == dataclasses.asdict(model.training).keys()
 
 
+# -- wakes ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_transient_of_a_wake_is_followed_or_its_failure_is_said() -> None:
+    """From near the steady flow to shedding: products carry it; without them nothing can, and that is not passed over."""
+    x = oracles.mean_field(1200)
+    right = rom.operator_inference(states(x[:800], 0.1), form="AH", time="continuous", n_resamples=0)
+    run = right.simulate(x[0], 0.1 * np.arange(1200))
+    assert abs(run.coefficients[-200:, 0].std() / x[-200:, 0].std() - 1) < 0.02
+    assert "DIES OUT" not in str(right)
+    assert right.training.skill[-1] > 0.9
+    for weight in (0.0, 0.1, 10.0, "search"):
+        try:
+            answer = str(rom.operator_inference(states(x[:800], 0.1), form="cA", time="discrete", regularisation=weight,
+                                                n_resamples=0))
+        except InputError as error:
+            answer = str(error)
+        assert any(word in answer for word in ("WORSE THAN", "DIES OUT", "LEAVES 1.5 times", "no candidate")), weight
+
+
+@pytest.mark.parametrize(("factor", "said"), [(0.97, "DIES OUT"), (1.001, None), (1.0, None)])
+def test_a_model_that_dies_out_says_so(factor: float, said: str | None) -> None:
+    """Fitted to a steady oscillation; and the truth that dies down is no reproach."""
+    from ensemblekit.rom.outlook import outlook
+
+    angle = 0.1 * np.arange(800)
+    wave = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    later = wave * factor ** np.maximum(np.arange(800) - 200, 0)[:, None]
+    assert (outlook(wave[:200], later[200:]) != "") == (said is not None)
+    assert said is None or said in outlook(wave[:200], later[200:])
+    decaying = wave * 0.99 ** np.arange(800)[:, None]
+    assert outlook(decaying[:200], decaying[200:]) == ""
+    assert "GROWS" in outlook(wave[:200], wave[200:] * 1.01 ** np.arange(600)[:, None])
+    assert outlook(np.zeros((200, 2)), np.zeros((600, 2))) == ""
+
+
+@pytest.mark.slow
+def test_shedding_is_kept_over_ten_times_the_training() -> None:
+    flow = rom.testbeds.cylinder_wake(100.0, cells=10, stride=2)
+    snapshots = rom.testbeds.record(flow, 1210, 0.25, after=60.0)
+    velocity, times = snapshots.arrays["velocity"], snapshots.times
+    basis = rom.pod(ek.ArraySource.of(velocity[:121], times=times[:121]), 6)
+    model = rom.operator_inference(basis, form="cAH", n_resamples=0)
+    truth = basis.project(velocity)
+    run = model.simulate(truth[0], times[0] + 0.25 * np.arange(len(times)))
+    assert run.diverged_at is None
+
+    def frequency(a: np.ndarray) -> float:
+        power = np.abs(np.fft.rfft((a - a.mean()) * np.hanning(len(a)), 32 * len(a)))
+        return float(np.fft.rfftfreq(32 * len(a), 0.25)[power.argmax()])
+
+    assert abs(frequency(run.coefficients[:, 0]) / frequency(truth[:, 0]) - 1) < oracles.WAKE_SHEDDING[0]
+    size = np.sqrt((run.coefficients**2).mean(axis=0)[:2].sum() / (truth**2).mean(axis=0)[:2].sum())
+    assert abs(size - 1) < oracles.WAKE_SHEDDING[1]
+    assert "drifts by" in str(model)
+
+
 # -- uncertainty ------------------------------------------------------------------------------------------------------
 
 

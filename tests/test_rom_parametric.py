@@ -149,28 +149,6 @@ def test_errors_over_the_parameters_and_the_next_sample(model: rom.ParametricMod
         model.next_sample([(700.0, 300.0), (0.1, 0.2)])
 
 
-@pytest.mark.slow
-def test_chosen_samples_need_fewer_than_random_ones() -> None:
-    """The same error with at most 0.7 of the samples."""
-    rng = np.random.default_rng(3)
-    probe = rng.uniform([300, 0.02], [700, 0.2], (200, 2))
-    truth = oracles.bumps(probe)
-    begin = np.array([[300, 0.02], [700, 0.02], [300, 0.2], [700, 0.2], [500, 0.11], [450, 0.06], [620, 0.15]])
-
-    def error(points: np.ndarray) -> tuple[rom.ParametricModel, float]:
-        one = rom.parametric(oracles.bumps(points), points, min(12, len(points) - 2), method="gp")
-        with np.errstate(all="ignore"):
-            return one, float(np.sqrt(((one.predict(probe).field - truth) ** 2).sum(axis=1).mean()))
-
-    chosen = begin
-    while len(chosen) < 28:
-        chosen = np.concatenate([chosen, error(chosen)[0].next_sample([(300, 700), (0.02, 0.2)])[None]])
-    reached = error(chosen)[1]
-    randoms = [error(np.concatenate([begin, np.random.default_rng(seed).uniform([300, 0.02], [700, 0.2], (33, 2))]))[1]
-               for seed in range(5)]
-    assert reached <= np.median(randoms), "28 chosen samples are as good as 40 random ones"
-
-
 def test_a_model_comes_back_from_its_file(model: rom.ParametricModel, tmp_path: Path) -> None:
     back = rom.load(model.save(tmp_path / "p.model.h5"))
     assert isinstance(back, rom.ParametricModel)

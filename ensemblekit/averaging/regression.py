@@ -133,8 +133,9 @@ class Regression:
                 self.head, self.tail = first[:self.reach].copy(), last[-self.reach:].copy()
             else:
                 if len(self.head) < self.reach:
-                    self.head = np.concatenate([self.head, first])[:self.reach]
-                self.tail = np.concatenate([self.tail, last])[-self.reach:]
+                    self.head = np.concatenate([self.head, first[:self.reach]])[:self.reach].copy()
+                # copies: a view would keep the whole block
+                self.tail = np.concatenate([self.tail, last[-self.reach:]])[-self.reach:].copy()
         self.n_snapshots += n
 
     def merge(self, later: Self) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ensemblekit.cli import rom_files, rom_models, rom_parametric
+from ensemblekit.cli import rom_files, rom_galerkin, rom_models, rom_parametric
 from ensemblekit.cli.average import ESTIMATE, Begin, Confidence, Dropped, End, discarded, estimate_rows
 from ensemblekit.cli.average import Gaps as Dropping
 from ensemblekit.cli.console import note, table
@@ -407,10 +407,13 @@ add(app, rom_files.export, "ensemblekit rom export run.h5.basis.h5 -o modes.vtkh
 add(app, rom_models.opinf, "ensemblekit rom opinf run.h5.basis.h5 --form cAH",
     "ensemblekit rom opinf run.h5.basis.h5 --form cAHB --inputs run.h5:rotation -o run.model.h5")
 add(app, rom_models.dmd, "ensemblekit rom dmd run.h5.basis.h5 --method tls",
-    "ensemblekit rom dmd run.h5.basis.h5 -k 8 --method opt --constraint stable --plot figures")
+    "ensemblekit rom dmd run.h5.basis.h5 -k 8 --method opt --constraint stable --plot figures",
+    "ensemblekit rom dmd live.h5 --follow -k 6")
 add(app, rom_models.forecast, "ensemblekit rom forecast run.model.h5 --steps 200 --plot figures",
     "ensemblekit rom forecast run.model.h5 --steps 50 --inputs next.csv --csv forecast.csv")
 add(app, rom_models.simulate, "ensemblekit rom simulate run.model.h5 --inputs u.csv --csv run.csv",
     "ensemblekit rom simulate run.model.h5 --steps 500 --json -")
 add(app, rom_parametric.parametric, "ensemblekit rom parametric sweep.h5 --parameters design.csv",
     "ensemblekit rom parametric sweep.h5 --parameters design.csv -k 8 --method gp --plot figures --csv errors.csv")
+add(app, rom_galerkin.galerkin, "ensemblekit rom galerkin run.h5.basis.h5 --equation burgers --viscosity 0.05",
+    "ensemblekit rom galerkin wake.h5.basis.h5 --equation navier-stokes --viscosity 0.01 --boundary open --spacing 0.1")

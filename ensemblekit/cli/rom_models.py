@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ensemblekit.rom.quadratic import QuadraticModel
 
 MODEL = ".model.h5"
+MOST_FOLLOWED = 8
+"""Modes of a store that is followed, unless another number is asked for."""
 
 BasisFile = Annotated[Path, typer.Argument(metavar="BASIS", help="What `rom pod` wrote.", show_default=False)]
 ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="What `rom opinf` or `rom dmd` wrote.", show_default=False)]
@@ -56,16 +58,16 @@ def opinf(
     """A quadratic model learned from the coefficients of a basis; writes FILE.model.h5."""
     from ensemblekit import rom
 
-    target = out or basis.with_name(basis.name.removesuffix(".h5").removesuffix(".basis") + MODEL)
+    target = model_file(out, basis)
     check_file(target, overwrite)
     held = rom.Basis.load(basis)
     model = rom.operator_inference(held, form=form, inputs=_inputs(inputs, basis), time=_word(time),
                                    regularisation=_weight(regularisation), horizon=horizon, bound=bound, n_resamples=resamples)
-    _answer(model, target, Output(as_json, as_csv, (str(basis),)))
+    answer(model, target, Output(as_json, as_csv, (str(basis),)))
     if plot:
         from ensemblekit.plot import dynamics as draw
 
-        save_figure(figure_of(draw.eigenvalues(model.eigenvalues)), figure_path(plot, "eigenvalues", plot_format))
+        draw_eigenvalues(model, plot, plot_format)
         if model.fit is not None and model.fit.search is not None:
             save_figure(figure_of(draw.search(model)), figure_path(plot, "regularisation", plot_format))
 
@@ -76,26 +78,57 @@ def dmd(
     method: Annotated[str, typer.Option("--method", help="exact, tls, fb or opt.")] = "exact",
     constraint: Annotated[str | None, typer.Option("--constraint", help="With opt: stable or neutral.",
                                                    show_default=False)] = None,
-    inputs: Inputs = None, resamples: Resamples = 200, out: Out = None, as_json: Json = None, as_csv: Csv = None,
+    inputs: Inputs = None, resamples: Resamples = 200,
+    follow: Annotated[bool, typer.Option("--follow", help="BASIS is a store that is being written: its modes are made as it "
+                                         "grows.")] = False,
+    idle: Annotated[float, typer.Option("--idle", help="With --follow: seconds without a new snapshot after which to stop.")]
+        = 60.0,
+    length: Annotated[float | None, typer.Option("--length", help="Of figures: with --speed, Strouhal numbers.",
+                                                 show_default=False)] = None,
+    speed: Annotated[float | None, typer.Option("--speed", show_default=False, help="Of figures.")] = None,
+    out: Out = None, as_json: Json = None, as_csv: Csv = None,
     plot: Plot = None, plot_format: PlotFormat = "png", overwrite: Overwrite = False,
 ) -> None:
     """Dynamic modes of a basis, each with its growth and frequency; writes FILE.model.h5."""
     from ensemblekit import rom
+    from ensemblekit.cli.rom_inputs import BASIS, followed, sibling
 
-    target = out or basis.with_name(basis.name.removesuffix(".h5").removesuffix(".basis") + MODEL)
+    target = model_file(out, sibling(str(basis), BASIS) if follow else basis)
     check_file(target, overwrite)
     options: dict[str, Any] = {"method": method, "constraint": constraint}
-    model = rom.dmd(rom.Basis.load(basis), rank, inputs=_inputs(inputs, basis), n_resamples=resamples, **options)
-    _answer(model, target, Output(as_json, as_csv, (str(basis),)))
+    if follow:
+        held = followed(str(basis), None, sibling(str(basis), BASIS), idle, "auto", rank=rank or MOST_FOLLOWED, center="none")
+        held = held if held.rank < held.n else held.truncate(held.n - 1)
+    else:
+        held = rom.Basis.load(basis)
+    model = rom.dmd(held, None if follow else rank, inputs=_inputs(inputs, basis), n_resamples=resamples, **options)
+    answer(model, target, Output(as_json, as_csv, (str(basis),)))
     if plot:
         from ensemblekit.plot import dynamics as draw
 
-        save_figure(figure_of(draw.eigenvalues(model.eigenvalues)), figure_path(plot, "eigenvalues", plot_format))
+        draw_eigenvalues(model, plot, plot_format)
         if isinstance(model, rom.ModalModel):
             save_figure(figure_of(draw.modal(model, kind="power")), figure_path(plot, "power", plot_format))
+            from ensemblekit.plot.dynamic_modes import dynamic_modes
+
+            if len(held.fields) < 2:
+                save_figure(figure_of(dynamic_modes(model, length=length, speed=speed)),
+                            figure_path(plot, "dynamic-modes", plot_format))
 
 
-def _answer(model: QuadraticModel | ModalModel, target: Path, output: Output) -> None:
+def model_file(out: Path | None, basis: Path) -> Path:
+    """Where a model of a basis file is written: FILE.model.h5 for FILE.basis.h5."""
+    return out or basis.with_name(basis.name.removesuffix(".h5").removesuffix(".basis") + MODEL)
+
+
+def draw_eigenvalues(model: QuadraticModel | ModalModel, plot: Path, plot_format: str) -> None:
+    """The figure of the eigenvalues, into the folder of figures."""
+    from ensemblekit.plot import dynamics as draw
+
+    save_figure(figure_of(draw.eigenvalues(model.eigenvalues)), figure_path(plot, "eigenvalues", plot_format))
+
+
+def answer(model: QuadraticModel | ModalModel, target: Path, output: Output) -> None:
     """Save a model and show it, an eigenvalue a row."""
     model.save(target)
     output.say(model)

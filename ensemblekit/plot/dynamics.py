@@ -136,7 +136,10 @@ def search(one: QuadraticModel, *, ax: Axes | None = None) -> Axes:
 
 def modal(one: ModalModel, *, kind: Literal["auto", "eigenvalues", "power", "forecast"] = "auto",
           ax: Axes | None = None) -> Axes:
-    """Dynamic modes: their eigenvalues ("auto"), the power of each at its frequency, or a forecast as long as the training."""
+    """Dynamic modes: their eigenvalues ("auto"), the power of each at its frequency, or a forecast as long as the training.
+
+    The modes themselves on their grid or mesh: :func:`ensemblekit.plot.dynamic_modes.dynamic_modes`.
+    """
     if kind in ("auto", "eigenvalues"):
         return eigenvalues(one.eigenvalues, ax=ax)
     if kind == "forecast":

@@ -13,7 +13,7 @@ def conditions(r: int) -> np.ndarray:
 
     For each i ≥ j ≥ k the coefficient of x_i x_j x_k in x · H (x, x) is 0.
     """
-    at = {(i, j): k for k, (i, j) in enumerate(zip(*np.tril_indices(r), strict=True))}
+    at = {(i, j): i * (i + 1) // 2 + j for i in range(r) for j in range(i + 1)}
     rows = []
     for i in range(r):
         for j in range(i + 1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -70,6 +70,78 @@ def burgers(viscosity: float, *, length: float = 2.0) -> Equation:
         return -(p_next * q_next + (p * q_next + q * p_next) / 2 - (p * q_last + q * p_last) / 2 - p_last * q_last) / (6 * h)
 
     return Equation(name=f"Burgers, viscosity {viscosity:g}", linear=linear, bilinear=bilinear)
+
+
+def navier_stokes(viscosity: float, *, boundary: Literal["periodic", "open"] = "periodic",
+                  spacing: float | tuple[float, float] | None = None, force: Any = None) -> Equation:
+    """The momentum equation of incompressible flow in two dimensions, u_t = -(u · ∇) u + ν Δu + force, on a grid.
+
+    Snapshots are velocities (ny, nx, 2) as [y, x, component], the components along x and y, as the testbeds record them. The
+    convection is in the skew form (u · ∇ u + ∇ · (u u)) / 2.
+
+    Arguments:
+        viscosity: in units of the velocity times the length.
+        boundary: "periodic": derivatives by Fourier series; modes without divergence have no part in the pressure, and products
+            conserve energy. "open": central differences, one-sided at the edges; what pressure and boundaries add is left out
+            (and measured: what the equation leaves on the snapshots).
+        spacing: of the points, (along y, along x) or one number; of a periodic box by default that of a side of 2π.
+        force: (ny, nx, 2), added to u_t.
+
+    Raises InputError for a viscosity that is not above 0, an open grid without its spacing, or snapshots of another shape.
+    """
+    if not viscosity > 0 or not math.isfinite(viscosity):
+        raise InputError(f"the viscosity is a number above 0; got {viscosity!r}")
+    if boundary not in ("periodic", "open"):
+        raise InputError(f'boundary is "periodic" or "open"; got {boundary!r}')
+    if boundary == "open" and spacing is None:
+        raise InputError("an open grid needs the spacing of its points, such as spacing=1 / cells in diameters of the wake")
+    steps = None if spacing is None else tuple(map(float, np.broadcast_to(np.asarray(spacing, np.float64), (2,))))
+    if steps is not None and not all(h > 0 and math.isfinite(h) for h in steps):
+        raise InputError(f"the spacing is numbers above 0, (along y, along x); got {spacing!r}")
+
+    def slope(q: np.ndarray, axis: int, order: int = 1) -> np.ndarray:
+        h = 2 * math.pi / q.shape[axis] if steps is None else steps[axis]
+        return _by_fourier(q, axis, h, order) if boundary == "periodic" else _by_differences(q, axis, h, order)
+
+    def linear(q: np.ndarray) -> np.ndarray:
+        _check_velocity(q)
+        return viscosity * (slope(q, 0, 2) + slope(q, 1, 2))
+
+    def bilinear(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+        _check_velocity(p)
+        carried = p[..., 1:] * slope(q, 0) + p[..., :1] * slope(q, 1)
+        return -(carried + slope(p[..., 1:] * q, 0) + slope(p[..., :1] * q, 1)) / 2
+
+    return Equation(name=f"Navier-Stokes, viscosity {viscosity:g}, {boundary}", linear=linear, bilinear=bilinear,
+                    constant=None if force is None else np.asarray(force, np.float64))
+
+
+def _check_velocity(q: np.ndarray) -> None:
+    if np.ndim(q) != 3 or np.shape(q)[2] != 2:
+        raise InputError(f"snapshots are velocities (ny, nx, 2) as [y, x, component]; got shape {np.shape(q)}")
+
+
+def _by_fourier(q: np.ndarray, axis: int, h: float, order: int) -> np.ndarray:
+    """Derivative along an axis of a periodic field; its highest wave has none of odd order."""
+    from scipy.fft import irfft, rfft
+
+    n = q.shape[axis]
+    waves = 2j * np.pi * np.arange(n // 2 + 1) / (n * h)
+    factor = waves**order
+    if n % 2 == 0 and order % 2:
+        factor[-1] = 0
+    shape = [1] * q.ndim
+    shape[axis] = len(factor)
+    return np.asarray(irfft(rfft(q, axis=axis) * factor.reshape(shape), n, axis=axis))
+
+
+def _by_differences(q: np.ndarray, axis: int, h: float, order: int) -> np.ndarray:
+    """Derivative along an axis by central differences; at the edges that of their neighbours' parabola."""
+    if order == 1:
+        return np.asarray(np.gradient(q, h, axis=axis, edge_order=2))
+    moved = np.moveaxis(q, axis, 0)
+    inside = (moved[2:] - 2 * moved[1:-1] + moved[:-2]) / h**2
+    return np.moveaxis(np.concatenate([inside[:1], inside, inside[-1:]]), 0, axis)
 
 
 def linear(A: Any, B: Any = None, *, period: float | None = None) -> Equation:

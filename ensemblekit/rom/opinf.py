@@ -19,6 +19,7 @@ from ensemblekit.rom.equation_rows import Rows, SummedRows, Unread, unread
 from ensemblekit.rom.forecast import Resamples
 from ensemblekit.rom.least_squares import ROUNDING, Problem
 from ensemblekit.rom.operators import Dynamics, blocks, checked_form, n_terms, terms
+from ensemblekit.rom.outlook import outlook
 from ensemblekit.rom.quadratic import Fit, QuadraticModel
 from ensemblekit.rom.rank import as_bytes
 from ensemblekit.rom.simulate import residuals_of, trained_on
@@ -331,16 +332,19 @@ class _Search:
                           'the data do not tell all operators apart. Take fewer modes or a smaller form, or '
                           'regularisation="search"',
                           UserWarning, stacklevel=4)
-        drift = self.judged(operators[None])[2][0] if self.horizon > 0 else math.nan
+        _, far, drift = (x[0] for x in self.judged(operators[None]))
         notes = list(self.data.notes)
-        if self.steady and math.isfinite(drift) and abs(drift) > 0.5:
-            notes.append(f"THE MODEL {'DIES OUT' if drift < 0 else 'GROWS'} beyond the training")
+        if far < 1:
+            notes.append(f"THE MODEL LEAVES {self.bound:g} times the range of the training within {1 + self.horizon:g} of its "
+                         "spans")
+        elif self.horizon > 0 and len(self.cases) == 1 and (said := outlook(self.cases[0][0], self._beyond(operators))):
+            notes.append(said)
         if self.data.basis is not None and self.data.basis.weights is not None:
             notes.append("statistical weights of the snapshots do not enter the fit")
         return operators, Fit(method="operator inference", condition_number=condition, effective_rank=effective,
                               n_unknowns=len(values), n_equations=self.problem.n,
                               regularisation=chosen if any(chosen.values()) else {}, residual=self.problem.residual(operators),
-                              search=table, drift=drift, notes=tuple(notes))
+                              search=table, drift=float(drift), notes=tuple(notes))
 
     def training(self, operators: np.ndarray) -> Training:
         """What a model with these operators remembers of its training."""
@@ -358,6 +362,14 @@ class _Search:
                 for run, k in zip(runs, self.data.members, strict=True) if len(run) > 1])
         kept = rows.resampled(operators, weights, self.problem, residuals, n_resamples=n_resamples, rng=rng)
         return replace(kept, matrices=self.problem.conserved(kept.matrices, weights))
+
+    def _beyond(self, operators: np.ndarray) -> np.ndarray:
+        """(m, r): states of the longest run's model beyond its training; none where it left the bound."""
+        truth, times, u, run = self.cases[0]
+        own = operators if self.family is None else self.family.at(operators, run, u.shape[1])
+        out, rows, _ = Dynamics(self.form, own, u.shape[1], self.period).march(
+            truth[:1], times, u, rtol=1e-6, center=self.mean, bound=self.bound * self.largest)
+        return out[0, len(truth):] if rows[0] == len(times) else out[0, :0]
 
     def judged(self, many: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of operators (b, d, r): error over the training as a share of the fluctuation, infinite where a run leaves the bound;
