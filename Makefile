@@ -23,9 +23,10 @@ help:
 tour: $(VENV)/.tour
 	$(BIN)/ensemblekit tour --out tour
 
-# one process a core, each with one thread of BLAS: threads of several processes would only wait for each other
+# one process a core, each with one thread of BLAS: threads of several processes would only wait for each other. Tests start
+# hundreds of processes, which take twice as long to import what is not kept compiled: that is on, whatever the shell says
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(PYTEST)
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m "slow or not slow" $(PYTEST)

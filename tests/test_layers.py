@@ -63,12 +63,27 @@ def part(module: str) -> str:
     return name if name.startswith("__") else name.partition("_")[0]
 
 
+def modules(root: Path) -> Iterator[tuple[str, ast.Module]]:
+    """(file, its tree) of every file under `root`."""
+    for path in sorted(root.rglob("*.py")):
+        yield path.relative_to(root).as_posix(), ast.parse(path.read_text("utf-8"))
+
+
+@functools.cache
+def of_the_package_by_kind() -> dict[type, list[tuple[str, ast.AST]]]:
+    """(file, node) of every call and function of the package, files and nodes in order: all is read once for all the rules."""
+    nodes: dict[type, list[tuple[str, ast.AST]]] = {ast.Call: [], ast.FunctionDef: []}
+    for file, tree in modules(PACKAGE):
+        for node in ast.walk(tree):
+            if type(node) in nodes:
+                nodes[type(node)].append((file, node))
+    return nodes
+
+
 def imports(root: Path = PACKAGE) -> Iterator[Import]:
     """Every import of every file under `root`, those inside functions included, with absolute names."""
-    for path in sorted(root.rglob("*.py")):
-        file = path.relative_to(root).as_posix()
-        here = [root.name, *path.relative_to(root).with_suffix("").parts]
-        yield from _imports(ast.parse(path.read_text("utf-8")), file, here, at_import=True)
+    for file, tree in modules(root):
+        yield from _imports(tree, file, [root.name, *Path(file).with_suffix("").parts], at_import=True)
 
 
 @functools.cache
@@ -92,7 +107,12 @@ def _imports(node: ast.AST, file: str, here: list[str], at_import: bool) -> Iter
 
 
 def _for_types_only(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+    return isinstance(node, ast.If) and _last_name(node.test) == "TYPE_CHECKING"
+
+
+def _last_name(node: ast.AST) -> str:
+    """``c`` of ``a.b.c``; "" for anything else."""
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
 def is_of(module: str, package: str) -> bool:
@@ -228,11 +248,9 @@ def test_what_is_allowed_is_allowed(tmp_path: Path, file: str, line: str) -> Non
 
 def extras_named() -> Iterator[tuple[str, str]]:
     """Where a MissingExtraError is raised (or `package` may raise one), and the extra that it names."""
-    for path in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("MissingExtraError") and len(node.args) == 2 and (
-                    isinstance(node.args[1], ast.Constant)):
-                yield f"{path.relative_to(PACKAGE)}:{node.lineno}", node.args[1].value
+    for file, node in of_the_package_by_kind()[ast.Call]:
+        if _last_name(node.func) == "MissingExtraError" and len(node.args) == 2 and isinstance(node.args[1], ast.Constant):
+            yield f"{file}:{node.lineno}", node.args[1].value
 
 
 def test_every_missing_extra_names_one_that_exists() -> None:
@@ -311,13 +329,11 @@ AT_MOST = 60
 """Questions of this kind in the whole package."""
 
 
-def asked_for(root: Path = PACKAGE) -> Iterator[tuple[str, str]]:
+def asked_for() -> Iterator[tuple[str, str]]:
     """(file, name) of every `getattr` and `hasattr` with a name that stands in the code."""
-    for path in sorted(root.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("getattr", "hasattr") and (
-                    isinstance(node.args[1], ast.Constant)):
-                yield path.relative_to(root).as_posix(), str(node.args[1].value)
+    for file, node in of_the_package_by_kind()[ast.Call]:
+        if _last_name(node.func) in ("getattr", "hasattr") and len(node.args) > 1 and isinstance(node.args[1], ast.Constant):
+            yield file, str(node.args[1].value)
 
 
 def test_only_types_from_elsewhere_are_asked_what_they_have() -> None:
@@ -337,11 +353,9 @@ MOST_BY_PLACE = 6
 
 def functions() -> Iterator[tuple[str, ast.FunctionDef]]:
     """(file, function) of all functions and methods, kernels apart."""
-    for path in sorted(PACKAGE.rglob("*.py")):
-        if "kernels" not in path.name:
-            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-                if isinstance(node, ast.FunctionDef):
-                    yield path.relative_to(PACKAGE).as_posix(), node
+    for file, node in of_the_package_by_kind()[ast.FunctionDef]:
+        if "kernels" not in Path(file).name:
+            yield file, node
 
 
 def test_functions_are_short() -> None:

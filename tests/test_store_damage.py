@@ -79,7 +79,7 @@ def test_random_damage_is_reported(tmp_path):
     with open(path, "rb") as f:
         data = f.read()
     rng, metadata = random.Random(1), interesting(data)
-    for k in range(25):
+    for k in range(12):
         with open(path, "wb") as f:
             f.write(damage(data, rng, metadata))
         sound = verdict_of(path) == "ok"

@@ -39,8 +39,7 @@ def killed(shim, tmp_path, **job):
     return summary
 
 
-@pytest.mark.parametrize("torn", [False, True], ids=["between", "torn"])
-@pytest.mark.parametrize("in_place", [True, False], ids=["in-place", "whole-files"])
+@pytest.mark.parametrize(("in_place", "torn"), [(True, True), (False, False)], ids=["in-place-torn", "whole-files-between"])
 def test_killed_at_a_sample_of_writes(shim, tmp_path, in_place, torn):
     job = {**MD, "in_place": in_place} if torn else {**FIELD, "shape": (5000,), "in_place": in_place}
     summary = killed(shim, tmp_path, **job, torn=torn, points=4)
@@ -49,7 +48,7 @@ def test_killed_at_a_sample_of_writes(shim, tmp_path, in_place, torn):
 
 
 def test_killed_at_a_sample_of_writes_of_many_scalars(shim, tmp_path):
-    summary = killed(shim, tmp_path, **SCALARS, torn=True, points=6)
+    summary = killed(shim, tmp_path, **SCALARS, torn=True, points=3)
     assert {"append", "extend", "truncate"} <= set(summary["died_in"])
 
 
@@ -67,8 +66,8 @@ def test_killed_at_every_write(shim, tmp_path, what, in_place, torn):
 
 
 def test_killed_at_random_instants(shim, tmp_path):
-    killed(None, tmp_path, **MD, random=True, points=4)
-    killed(None, tmp_path, **FIELD, shape=(5000,), random=True, points=4)
+    killed(None, tmp_path, **MD, random=True, points=2)
+    killed(None, tmp_path, **FIELD, shape=(5000,), random=True, points=2)
 
 
 @pytest.mark.slow

@@ -155,7 +155,7 @@ def losses(tmp_path, monkeypatch, trials, in_place, seed=0, kind="field", shape=
 
 @pytest.mark.parametrize("in_place", [True, False], ids=["in-place", "whole-files"])
 def test_loss_of_power(tmp_path, monkeypatch, in_place):
-    opened, trials = losses(tmp_path, monkeypatch, 60, in_place)
+    opened, trials = losses(tmp_path, monkeypatch, 24, in_place)
     assert opened > trials / 2
 
 

@@ -238,7 +238,7 @@ def fuzz(folder, first, last, *how):
 
 
 def test_fuzzed_files_give_a_value_or_one_line(tmp_path):
-    fuzz(tmp_path, 0, 1500)
+    fuzz(tmp_path, 0, 600)
 
 
 def test_fuzzed_files_are_verified_or_told_in_one_line(tmp_path):
@@ -247,4 +247,4 @@ def test_fuzzed_files_are_verified_or_told_in_one_line(tmp_path):
 
 @pytest.mark.slow
 def test_many_fuzzed_files(tmp_path):
-    fuzz(tmp_path, 1500, 21500)
+    fuzz(tmp_path, 600, 21500)

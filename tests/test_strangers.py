@@ -468,11 +468,11 @@ def fuzz(folder, first, last, *readers):
 
 
 def test_fuzzed_files_of_every_reader(tmp_path):
-    fuzz(tmp_path, 0, 450, "quick")
+    fuzz(tmp_path, 0, 180, "quick")
 
 
 @pytest.mark.slow
 def test_many_fuzzed_files_of_every_reader(tmp_path):
     pytest.importorskip("torch")
     pytest.importorskip("MDAnalysis")
-    fuzz(tmp_path, 450, 20450)
+    fuzz(tmp_path, 180, 20450)

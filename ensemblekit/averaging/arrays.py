@@ -31,7 +31,7 @@ def like(values: Array, numbers: ArrayLike) -> Array:
     if is_torch(values):
         import torch
 
-        return torch.as_tensor(np.asarray(numbers, dtype=np.float64), device=values.device)
+        return torch.as_tensor(np.asarray(numbers, dtype=np.float64, order="C"), device=values.device)
     return np.asarray(numbers, dtype=np.float64)
 
 

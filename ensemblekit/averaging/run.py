@@ -314,9 +314,8 @@ def _join(left: States, right: States) -> None:
     """Join the states of the next tile of the item to those of `left`."""
     for name, reducers in left.items():
         for a, b in zip(reducers, right[name], strict=True):
-            assert isinstance(a, JoinsInSpace)      # partials refuses others
-            same: Any = b
-            a.join(same)
+            joining: Any = a        # partials refuses reducers that do not join; to ask each tile again would cost time
+            joining.join(b)
 
 
 def _reduce_piece(work: _Work, piece: Piece) -> _Part:

@@ -13,6 +13,7 @@ import torch
 from torch.nn.utils.rnn import PackedSequence
 
 from ensemblekit.errors import InputError
+from ensemblekit.neural.tensors import tensor_of
 
 Forward = Callable[[Any, Any], Any]
 """(model, batch) -> outputs; the model may be a compiled one."""
@@ -33,11 +34,11 @@ def batches_of(loader: Iterable[Any]) -> Iterator[Any]:
     A list is a loader of batches, a tuple is one batch; tensors are cut into pieces of ``AT_ONCE`` items.
     """
     if isinstance(loader, np.ndarray):
-        loader = torch.from_numpy(loader)
+        loader = tensor_of(loader, "the array of inputs")
     if isinstance(loader, torch.Tensor):
         yield from loader.split(AT_ONCE)
     elif isinstance(loader, tuple) and loader and all(isinstance(x, torch.Tensor | np.ndarray) for x in loader):
-        tensors = [torch.as_tensor(x) for x in loader]
+        tensors = [tensor_of(x, f"item {k} of the tuple") for k, x in enumerate(loader)]
         if len({len(x) for x in tensors}) != 1:
             raise InputError(f"inputs and labels are of one length; got {[len(x) for x in tensors]}")
         yield from zip(*(x.split(AT_ONCE) for x in tensors), strict=True)
@@ -94,7 +95,7 @@ class Convention:
         if found is None:
             return None
         try:
-            found = torch.as_tensor(found)
+            found = tensor_of(found, "the labels") if isinstance(found, np.ndarray) else torch.as_tensor(found)
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"labels are a tensor; got {type(found).__name__}. {PICK}") from error
         items = _items(batch)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from ensemblekit.errors import InputError, StoreDamagedError
+from ensemblekit.neural.tensors import tensor_of
 from ensemblekit.source import Field
 from ensemblekit.store.store import Store
 
@@ -226,7 +227,7 @@ class Manifest:
         for kind in KINDS:
             if kind not in vectors:
                 continue
-            vector, at = torch.as_tensor(np.array(vectors[kind])), 0
+            vector, at = tensor_of(np.array(vectors[kind])), 0
             for entry in getattr(self, kind):
                 values = vector[at:at + entry.size].clone()
                 at += entry.size
@@ -390,7 +391,7 @@ def load_vectors(model: torch.nn.Module, vectors: Mapping[str, Any], manifest: M
         if tuple(vector.shape) != (wanted,):
             raise InputError(f"the model has {wanted} numbers in its {kind}, shape ({wanted},); got {tuple(vector.shape)}")
     for kind, vector in vectors.items():
-        flat = vector if isinstance(vector, torch.Tensor) else torch.from_numpy(np.array(vector))
+        flat = vector if isinstance(vector, torch.Tensor) else tensor_of(np.array(vector))
         at = 0
         for tensor in tensors[kind]:
             target = _real(tensor)

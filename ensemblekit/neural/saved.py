@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ensemblekit.errors import InputError
 from ensemblekit.neural.prediction import Prediction
 from ensemblekit.neural.resume import writing
+from ensemblekit.neural.tensors import tensor_of
 from ensemblekit.neural.uncertainty import Pool, Space, check_space
 from ensemblekit.results import Result
 from ensemblekit.source import Field
@@ -59,7 +59,7 @@ def pooled(members: np.ndarray, weights: np.ndarray | None, target: np.ndarray |
     parts: dict[str, list[np.ndarray]] = {}
     for start in range(0, members.shape[1], AT_ONCE):
         pool = Pool(space)
-        p = torch.as_tensor(np.asarray(members[:, start:start + AT_ONCE], np.float64))
+        p = tensor_of(np.asarray(members[:, start:start + AT_ONCE], np.float64))
         pool.update(p.clamp(min=float(np.finfo(np.float64).tiny)).log(), shares)
         doubt = pool.result()
         for name, x in (("probabilities", doubt.log_probabilities.exp()), ("aleatoric", doubt.aleatoric),

@@ -15,6 +15,7 @@ import torch
 from ensemblekit.averaging.moments import Moments
 from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array
+from ensemblekit.neural.tensors import tensor_of
 
 Space = Literal["probability", "logit"]
 
@@ -53,7 +54,7 @@ class Pool:
         p = log_p.exp()
         self.pooled.update(p if self.space == "probability" else log_p.clamp(min=LOWEST), self.count, weights)
         self.own.update(entropy(p, log_p, 2), self.count, weights)
-        w = torch.ones(m, dtype=p.dtype) if weights is None else torch.as_tensor(weights, dtype=p.dtype)
+        w = torch.ones(m, dtype=p.dtype) if weights is None else tensor_of(np.asarray(weights)).to(p.dtype)
         first = log_p.argmax(2)
         if self.votes is None:
             self.votes = torch.zeros(log_p.shape[1:], dtype=p.dtype, device=p.device)
