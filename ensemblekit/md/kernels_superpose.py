@@ -264,8 +264,8 @@ def turn(buffer, m, work, t0, t1, t2):
     """Move the gathered atoms of one frame in place: rotation @ (x - centre) + t."""
     x0, x1, x2 = buffer[:m], buffer[m:2 * m], buffer[2 * m:3 * m]
     c0, c1, c2 = work[0], work[1], work[2]
-    r0, r1, r2, r3, r4, r5, r6, r7, r8 = (work[3], work[4], work[5], work[6], work[7], work[8], work[9], work[10],
-                                          work[11])
+    r0, r1, r2 = work[3], work[4], work[5]
+    r3, r4, r5, r6, r7, r8 = work[6], work[7], work[8], work[9], work[10], work[11]
     for i in range(m):
         d0 = x0[i] - c0
         d1 = x1[i] - c1
@@ -339,8 +339,7 @@ def rmsd(flat, stride, n, width, atoms, weights, reference, spread, out):
 
 
 @kernel
-def carried_rmsd(flat, stride, n, width, same, fitted, fit_weights, reference, spread, centre, atoms, weights, target,
-                 out):
+def carried_rmsd(flat, stride, n, width, same, fitted, fit_weights, reference, spread, centre, atoms, weights, target, out):
     """RMSD from target (3, m) of atoms that go along with the superposition of others: out (n,).
 
     centre (3,) is where the centre of the fitted atoms goes; no fitted atoms: nothing is moved.
@@ -349,8 +348,7 @@ def carried_rmsd(flat, stride, n, width, same, fitted, fit_weights, reference, s
     as_it_is(work)
     buffer = np.empty(3 * max(len(atoms), len(fitted)))
     for t in range(n):
-        moved_one(flat[t * stride:t * stride + width], same, fitted, fit_weights, reference, spread, centre, atoms,
-                  work, buffer)
+        moved_one(flat[t * stride:t * stride + width], same, fitted, fit_weights, reference, spread, centre, atoms, work, buffer)
         out[t] = math.sqrt(mean_square(buffer, weights, target))
 
 
@@ -362,8 +360,7 @@ def moved(flat, stride, n, width, same, fitted, fit_weights, reference, spread, 
     m = len(atoms)
     buffer = np.empty(3 * max(m, len(fitted)))
     for t in range(n):
-        moved_one(flat[t * stride:t * stride + width], same, fitted, fit_weights, reference, spread, centre, atoms,
-                  work, buffer)
+        moved_one(flat[t * stride:t * stride + width], same, fitted, fit_weights, reference, spread, centre, atoms, work, buffer)
         row = out[t]
         for i in range(m):
             row[3 * i] = buffer[i] - origin[0, i]
@@ -372,8 +369,7 @@ def moved(flat, stride, n, width, same, fitted, fit_weights, reference, spread, 
 
 
 @kernel
-def add_moved(flat, stride, n, width, frame_weights, same, fitted, fit_weights, reference, spread, centre, atoms, origin,
-              total):
+def add_moved(flat, stride, n, width, frame_weights, same, fitted, fit_weights, reference, spread, centre, atoms, origin, total):
     """Add the weighted positions of :func:`moved` to total (3, m); frame_weights (n,), or empty for ones."""
     work = np.zeros(WORK)
     as_it_is(work)
@@ -383,8 +379,7 @@ def add_moved(flat, stride, n, width, frame_weights, same, fitted, fit_weights, 
         w = frame_weights[t] if len(frame_weights) > 0 else 1.0
         if w == 0.0:
             continue
-        moved_one(flat[t * stride:t * stride + width], same, fitted, fit_weights, reference, spread, centre, atoms,
-                  work, buffer)
+        moved_one(flat[t * stride:t * stride + width], same, fitted, fit_weights, reference, spread, centre, atoms, work, buffer)
         for k in range(3):
             row, start, x = total[k], origin[k], buffer[k * m:(k + 1) * m]
             for i in range(m):
@@ -401,8 +396,7 @@ def squared_deviations(flat, stride, n, width, same, fitted, fit_weights, refere
     x0, x1, x2 = buffer[:m], buffer[m:2 * m], buffer[2 * m:3 * m]
     y0, y1, y2 = mean[0], mean[1], mean[2]
     for t in range(n):
-        moved_one(flat[t * stride:t * stride + width], same, fitted, fit_weights, reference, spread, centre, atoms,
-                  work, buffer)
+        moved_one(flat[t * stride:t * stride + width], same, fitted, fit_weights, reference, spread, centre, atoms, work, buffer)
         row = out[t]
         for i in range(m):
             e0 = x0[i] - y0[i]
