@@ -2,14 +2,18 @@
 
 Runs where torch finds a GPU and ENSEMBLEKIT_DATA names a folder with CIFAR-10; says so where it does not. On a processor
 `measure` takes toy sizes, so that a test keeps this file from rotting.
+
+``python -m benchmarks.bench_gpu --part evidence --minutes 7 --out DIR [--data FOLDER] [--score]`` is ``bench_gpu_evidence``.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from benchmarks import bench_gpu_evidence as evidence
 from benchmarks.bench_snapshots import Problem, augmented, batches, cifar10, scale_of
 from benchmarks.neural import Clocked, ResNet18
 from ensemblekit import neural
@@ -145,3 +150,37 @@ def _streaming(ensemble: neural.Ensemble, model: torch.nn.Module, forward: Calla
         wait()
         ratios.append((middle - began) / (time.perf_counter() - middle))
     return float(np.median(ratios[1:]))     # the first warms up
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_gpu", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=("speed", "evidence"), default="speed")
+    parser.add_argument("--quick", action="store_true", help="of the speed: fewer epochs")
+    parser.add_argument("--minutes", type=float, default=7, help="of the evidence: when to end; the same command goes on")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="of the evidence: where predictions and figures are kept")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="with any of the six files of CIFAR-10; by default cifar10 "
+                                                                     "in ENSEMBLEKIT_DATA")
+    parser.add_argument("--score", action="store_true", help="of the evidence: score what is kept, on the processor")
+    args = parser.parse_args(argv)
+    if args.part == "speed":
+        run(args.quick)
+        return
+    if args.out is None:
+        parser.error("--part evidence needs --out DIR")
+    if not args.score:
+        clock = evidence.Clock(args.minutes)
+        data = args.data or Path(os.environ.get("ENSEMBLEKIT_DATA", "")) / "cifar10"
+        problem = evidence.cifar10_in(data)
+        if problem is None or not torch.cuda.is_available():
+            raise SystemExit("torch finds no GPU" if problem is not None else f"{data} holds none of the files of CIFAR-10")
+        if not evidence.evidence(problem, evidence.Evidence(), torch.device("cuda"), args.out, clock):
+            Console().print(f"the {args.minutes:g} minutes are over: the same command goes on with what is missing")
+    figures = evidence.scored(args.out)
+    (args.out / "scores.json").write_text(json.dumps(figures, indent=1, default=str) + "\n")
+    Console().print_json(data=figures, default=str)
+
+
+if __name__ == "__main__":
+    main()

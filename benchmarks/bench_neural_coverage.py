@@ -12,7 +12,8 @@ from scipy.stats import binomtest
 from scipy.stats import t as student
 
 from ensemblekit.neural.items import items_of
-from ensemblekit.neural.scores import Score, binned, draws, mean_of, paired_share, resampled, spread
+from ensemblekit.neural.scores import Score, draws, mean_of, paired_share, resampled, spread
+from ensemblekit.neural.summed import calibration_curves
 
 LEVELS = np.array([0.65, 0.75, 0.85])
 """Confidences of the model whose calibration is scored."""
@@ -67,7 +68,8 @@ def accuracy(p: float, n: int, groups: int = 0, uneven: bool = False) -> Callabl
         chance = rng.beta(10 * p, 10 * (1 - p), owner.max() + 1)[owner] if groups else np.full(len(owner), p)
         right = rng.random(len(owner)) < chance
         items = items_of(np.full((len(owner), 2), [0.9, 0.1]), np.where(right, 0, 1), owner)
-        return mean_of("accuracy", items, right.astype(float)), _usual(items.sums(right.astype(float)), items.sizes), p
+        sums = items.sums(right.astype(float))
+        return mean_of("accuracy", sums, items.sizes), _usual(sums, items.sizes), p
     return draw
 
 
@@ -88,7 +90,7 @@ def calibration(groups: int, each: int, uneven: bool = False) -> Callable[[np.ra
         conf = rng.choice(LEVELS, len(owner))
         right = rng.random(len(owner)) < conf - OFF + rng.normal(0, 0.05, owner.max() + 1)[owner]
         items = items_of(np.stack([conf, 1 - conf], 1), np.where(right, 0, 1), owner)
-        value, sample = resampled(items, *binned(items, 10)["ece"], draws(items.n, 0))
+        value, sample = resampled(calibration_curves(items, 10)["ece"], items.sizes, draws(items.n, 0))
         a, b = np.quantile(sample, [0.025, 0.975])
         return (spread(value, sample, items.sizes, positive=True),
                 (min(max(2 * value - b, 0.0), value), max(2 * value - a, value)), OFF)

@@ -32,7 +32,7 @@ from ensemblekit.averaging.moments import Moments
 from ensemblekit.averaging.run import reduce
 from ensemblekit.neural import schedule
 from ensemblekit.neural.items import items_of
-from ensemblekit.neural.scores import item_scores
+from ensemblekit.neural.summed import item_scores
 
 METHODS = ("snapshot ensemble", "single cosine run", "NoCycle", "SWA", "FGE", "independent seeds")
 SCORES = ("error", "nll", "calibrated_nll", "ece")
@@ -421,13 +421,13 @@ def cifar10(root: Path, n: int, make: Callable[[], torch.nn.Module], *, epochs: 
     with np.load(folder / "labels.npz") as held:
         y, v = held["y_train"], held["y_test"]
     start = min(max(n, 10_000), 45_000)
-    x = np.concatenate([_tiles(folder / f"train_{k}.webp") for k in range(-(-(start + 5000) // 10_000))])
+    x = np.concatenate([tiles_of(folder / f"train_{k}.webp") for k in range(-(-(start + 5000) // 10_000))])
     return Problem(f"CIFAR-10, {n} images", _images(x[:n], y[:n]), _images(x[start:start + 5000], y[start:start + 5000]),
-                   _images(_tiles(folder / "test.webp"), v), make, epochs, 64, shift, True, rate=0.05, snapshot_rate=0.05,
+                   _images(tiles_of(folder / "test.webp"), v), make, epochs, 64, shift, True, rate=0.05, snapshot_rate=0.05,
                    last=4)
 
 
-def _tiles(path: Path) -> np.ndarray:
+def tiles_of(path: Path) -> np.ndarray:
     """(10 000, 3, 32, 32) from a mosaic of 100 by 100."""
     from PIL import Image
 

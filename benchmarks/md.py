@@ -74,7 +74,7 @@ def run(sizes: Sizes, folder: Path) -> Iterator[Case]:
         water = Water.make(folder / "paths", max(4, sizes.waters // 2), sizes.path_frames, 1)
         yield diffusion(water, sizes)
         shutil.rmtree(water.folder)
-        yield from md_fields.run(sizes.field_waters, sizes.field_frames, sizes.slow)
+        yield from md_fields.run(sizes.field_waters, sizes.field_frames, sizes.slow, folder)
 
 
 @contextmanager

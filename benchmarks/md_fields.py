@@ -1,22 +1,31 @@
 """Fields against what people write themselves: Ewald's sum in vectorised numpy at its own best split for the same tolerance,
-and the sum over the nearest image of each charge, atom by atom over MDAnalysis, as programs for fields on bonds do it."""
+and the sum over the nearest image of each charge, atom by atom over MDAnalysis, as programs for fields on bonds do it. An
+infrared spectrum against a loop that reads the velocities and does nothing with them."""
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.memory import extra_memory
 from benchmarks.pairing import Case, Contender, paired
 from ensemblekit import md
 from ensemblekit.md.ewald import COULOMB, Split
 from ensemblekit.md.places import Midpoint
+from ensemblekit.md.spectra.infrared import WAVENUMBER
 
-TOLERANCE = 1e-5
+TOLERANCE, LARGE_TOLERANCE = 1e-5, 1e-4
 POINTS = 100
+STEP = 0.002
+"""Between frames of the spectrum, ps."""
+MOST_PHASES = 1.2e8
+"""Of atoms and waves at once, for which numpy has memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +49,15 @@ class Box:
         return cls(universe, side, rng.uniform(0, side, (POINTS, 3)))
 
 
-def run(waters: int, frames: int, repeats: int) -> Iterator[Case]:
-    """Both cases."""
-    yield ewald(Box.make(waters, frames, 0), repeats)
-    yield nearest(Box.make(8 * waters, frames, 1), repeats)
+def run(waters: int, frames: int, repeats: int, folder: Path) -> Iterator[Case]:
+    """Every case: of `waters` molecules, of about ten and fifteen times as many, and a spectrum; `folder` is left empty."""
+    yield ewald(Box.make(waters, frames, 0), repeats, TOLERANCE)
+    yield nearest(Box.make(round(9.8365 * waters), frames, 1), repeats)
+    yield ewald(Box.make(round(15.625 * waters), max(2, frames // 5), 2), min(repeats, 2), LARGE_TOLERANCE)
+    moving = Moving.make(folder / "infrared.h5md", waters, 150 * frames)
+    yield infrared(moving, repeats)
+    for path in folder.glob("infrared.h5md*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def numpy_ewald(points: np.ndarray, positions: np.ndarray, charges: np.ndarray, side: float, split: Split) -> np.ndarray:
@@ -70,12 +84,14 @@ def numpy_ewald(points: np.ndarray, positions: np.ndarray, charges: np.ndarray, 
     return COULOMB * (out + (at.imag * scale) @ k)
 
 
-def best_split(box: Box, charges: np.ndarray) -> Split:
-    """The one that numpy is quickest with."""
+def best_split(box: Box, charges: np.ndarray, tolerance: float) -> Split:
+    """The one that numpy is quickest with, of those it has memory for."""
     positions = box.universe.atoms.positions.astype(np.float64)
     found, least = None, np.inf
     for cutoff in np.array([0.25, 0.32, 0.4, 0.5]) * box.side:
-        split = Split.within(TOLERANCE, float(cutoff), box.side**3, float(charges @ charges))
+        split = Split.within(tolerance, float(cutoff), box.side**3, float(charges @ charges))
+        if len(charges) * box.side**3 * split.longest**3 / (12 * np.pi**2) > MOST_PHASES and cutoff < 0.5 * box.side:
+            continue
         start = time.perf_counter()
         numpy_ewald(box.points, positions, charges, box.side, split)
         took = time.perf_counter() - start
@@ -85,10 +101,22 @@ def best_split(box: Box, charges: np.ndarray) -> Split:
     return found
 
 
-def ewald(box: Box, repeats: int) -> Case:
+def mean_field(box: Box, tolerance: float) -> np.ndarray:
+    """Ours."""
+    observable = md.ElectricField(box.points, exclude=None, tolerance=tolerance)
+    return np.asarray(md.average(box.universe, {"E": observable}, equilibration=None)["E"].mean)
+
+
+def field_of_waters(waters: int, tolerance: float) -> float:
+    """Ours, frames and topology made for it: for the measurement of memory."""
+    box = Box.make(waters, 2, 0)
+    return float(mean_field(box, tolerance)[0, 0])
+
+
+def ewald(box: Box, repeats: int, tolerance: float) -> Case:
     """The field at fixed points, all images."""
     charges = np.asarray(box.universe.atoms.charges, np.float64)
-    split = best_split(box, charges)
+    split = best_split(box, charges, tolerance)
     frames = len(box.universe.trajectory)
 
     def theirs(_: Any) -> np.ndarray:
@@ -96,13 +124,13 @@ def ewald(box: Box, repeats: int) -> Case:
                   for now in box.universe.trajectory]
         return np.mean(fields, axis=0)
 
-    def ours(_: Any) -> np.ndarray:
-        observable = md.ElectricField(box.points, exclude=None, tolerance=TOLERANCE)
-        return np.asarray(md.average(box.universe, {"E": observable}, equilibration=None)["E"].mean)
-
-    return paired(f"Electric field, {frames} frames, {POINTS} points in {len(charges)} charges, all images",
-                  [Contender("ensemblekit, with error bars", ours), Contender("numpy, vectorised", theirs)],
-                  _within(20 * TOLERANCE), work=frames, unit="frames", repeats=repeats)
+    contenders = [Contender("ensemblekit, with error bars", lambda _: mean_field(box, tolerance)),
+                  Contender("numpy, vectorised", theirs)]
+    case = paired(f"Electric field, {frames} frames, {POINTS} points in {len(charges)} charges, all images, {tolerance:g} V/Å",
+                  contenders, _within(20 * tolerance), work=frames, unit="frames", repeats=repeats)
+    extra = extra_memory(field_of_waters, len(charges) // 3, tolerance, warm=(50, tolerance))
+    return replace(case, facts={"seconds a frame": f"{min(case.timings[0].seconds) / frames:.4f}",
+                                "anonymous memory, with two frames": _mib(extra)})
 
 
 def nearest(box: Box, repeats: int) -> Case:
@@ -131,6 +159,65 @@ def nearest(box: Box, repeats: int) -> Case:
     return paired(f"Electric field on a bond, {frames} frames of {len(charges)} charges, nearest images",
                   [Contender("ensemblekit, with error bars", ours), Contender("a loop over atoms", theirs, repeats=1)],
                   _within(1e-4), work=frames, unit="frames", repeats=repeats)
+
+
+@dataclass(frozen=True, slots=True)
+class Moving:
+    """A store of water whose velocities are noise."""
+
+    path: Path
+    frames: int
+
+    @classmethod
+    def make(cls, path: Path, waters: int, frames: int) -> Moving:
+        from MDAnalysis.coordinates.memory import MemoryReader
+
+        from benchmarks.md import universe_of_water
+
+        rng, universe = np.random.default_rng(3), universe_of_water(waters)
+        shape = frames, 3 * waters, 3
+        velocities = rng.standard_normal(shape, np.float32)
+        universe.trajectory = MemoryReader(0.1 * velocities, dimensions=[30.0, 30, 30, 90, 90, 90], dt=STEP,
+                                           velocities=velocities)
+        md.ingest(universe, None, path)
+        return cls(path, frames)
+
+    @property
+    def resolution(self) -> float:
+        """Of eight segments, half overlapping another seven."""
+        return WAVENUMBER / (STEP * (self.frames // 8))
+
+
+def spectrum_of(path: str, resolution: float) -> np.ndarray:
+    """Ours."""
+    observable = md.Infrared(temperature=300, resolution=resolution)
+    return np.asarray(md.average(path, {"ir": observable})["ir"].mean)
+
+
+def infrared(moving: Moving, repeats: int) -> Case:
+    """The spectrum of a store against a loop that only reads its velocities."""
+    import h5py
+
+    def theirs(_: Any) -> float:
+        with h5py.File(moving.path) as file:
+            values = file["particles/trajectory/velocity/value"]
+            room = np.empty((64, *values.shape[1:]), values.dtype)
+            for k in range(0, len(values) - 63, 64):
+                values.read_direct(room, np.s_[k:k + 64])
+            return float(room[0, 0, 0])
+
+    path = str(moving.path)
+    case = paired(f"Infrared spectrum from a store of {moving.frames} frames, against a loop that reads its velocities",
+                  [Contender("ensemblekit, with a band", lambda _: spectrum_of(path, moving.resolution)),
+                   Contender("h5py, 64 frames at a time", theirs)], lambda ours, theirs: None,
+                  work=moving.frames, unit="frames", repeats=repeats)
+    extra = extra_memory(spectrum_of, path, moving.resolution, warm=(path, moving.resolution))
+    share = f"{1 / case.timings[1].ratio:.2f}"
+    return replace(case, facts={"time over that of the loop": share, "anonymous memory": _mib(extra)})
+
+
+def _mib(nbytes: int | None) -> str:
+    return "unknown" if nbytes is None else f"{nbytes / 2**20:.0f} MiB"
 
 
 def _within(most: float) -> Any:

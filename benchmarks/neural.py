@@ -151,7 +151,7 @@ def averaging(sizes: Sizes, folder: Path) -> Case:
     shell = ResNet18(sizes.width)
 
     def ours(_: Any) -> torch.Tensor:
-        mean = neural.Ensemble.from_store(work / "weights.h5", shell).reduced(ek.Moments()).mean
+        mean = neural.Ensemble.from_store(work / "weights.h5", shell).reduce(ek.Moments()).mean
         neural.parameters.load_vectors(shell, {"parameters": mean}, manifest)
         return nn.utils.parameters_to_vector(shell.parameters()).detach()
 

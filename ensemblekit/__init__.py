@@ -14,8 +14,6 @@ from typing import Any as _Any
 from typing import Literal as _Literal
 from typing import overload as _overload
 
-from ensemblekit import lineages as lineages
-from ensemblekit import statistics as statistics
 from ensemblekit.averaging.average import average as average
 from ensemblekit.averaging.blocking import BlockSums as BlockSums
 from ensemblekit.averaging.covariance import Covariance as Covariance
@@ -49,9 +47,16 @@ from ensemblekit.source_labelled import LazySource as _LazySource  # noqa: F401 
 
 
 def __getattr__(name: str) -> object:
-    """Statistics by their earlier place at the top of the package, with a DeprecationWarning."""
-    for module in (statistics, lineages):
-        if not name.startswith("_") and name in vars(module):
+    """`statistics` and `lineages`, imported when they are first asked for; their names by the earlier place, at the top of the
+    package, with a DeprecationWarning."""
+    import importlib
+
+    if name.startswith("_"):
+        raise AttributeError(f"module 'ensemblekit' has no attribute {name!r}")
+    if name in ("statistics", "lineages"):
+        return importlib.import_module(f"ensemblekit.{name}")
+    for module in (importlib.import_module("ensemblekit.statistics"), importlib.import_module("ensemblekit.lineages")):
+        if name in vars(module):
             import warnings
 
             place = module.__name__.rpartition(".")[2]
@@ -61,6 +66,8 @@ def __getattr__(name: str) -> object:
 
 
 if _TYPE_CHECKING:
+    from ensemblekit import lineages as lineages
+    from ensemblekit import statistics as statistics
     from ensemblekit.store.store import Store as _Store
     from ensemblekit.store.verify import Report as _Report
 

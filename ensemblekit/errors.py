@@ -90,6 +90,23 @@ class WorkerLostError(EnsemblekitError, RuntimeError):
         return type(self), (self.cause, self.items)
 
 
+class ProcessFailedError(EnsemblekitError, RuntimeError):
+    """An error on one process of a distributed training, as the others raise it.
+
+    Attributes:
+        rank: the process that failed.
+        cause: the kind and the words of its error.
+    """
+
+    def __init__(self, rank: int, cause: str):
+        self.rank, self.cause = rank, cause
+        super().__init__(f"process {rank} of this training ended with {cause}. The others end with it: mend it there, and run "
+                         "the same script again in all processes")
+
+    def __reduce__(self):
+        return type(self), (self.rank, self.cause)
+
+
 class StatisticsError(EnsemblekitError, ValueError):
     """A statistic that the data given cannot answer (too few snapshots, all weights zero, ...)."""
 

@@ -17,8 +17,8 @@ from ensemblekit.intake_dates import is_dates, numbers_of_dates
 from ensemblekit.intake_labels import Labels, is_labelled
 from ensemblekit.intake_tables import is_table, labels_of_table, times_of_table
 from ensemblekit.source_clock import check_times, chosen_weights
-from ensemblekit.source_cuts import WHOLE, Cuts, check_window, space_cuts, time_cuts
-from ensemblekit.source_joined import JoinedField
+from ensemblekit.source_cuts import Cuts, check_window, space_cuts, time_cuts
+from ensemblekit.source_pieces import HeldPiece, JoinedPiece, RunPiece
 from ensemblekit.source_protocol import (
     Access,
     Array,
@@ -65,6 +65,10 @@ class ArraySource(BaseSource):
     """Name of an array of angles -> the ends of the turn they are written in, (-180, 180): it is averaged on the circle."""
     labels: Labels | None = None
     """Names of axes, coordinates and the epoch of the times, where the arrays came with any."""
+    ordered: bool = field(default=True, kw_only=True)
+    """False: the snapshots are independent of each other, in whatever order they stand."""
+    caveat: str = field(default="", kw_only=True)
+    """What is to be said with every average of them."""
 
     def __post_init__(self) -> None:
         if any(type(x) is not np.ndarray and not is_torch(x) for x in self.arrays.values()):
@@ -78,14 +82,18 @@ class ArraySource(BaseSource):
     @classmethod
     def of(cls, arrays: Array | Mapping[str, Array], *, weights: ArrayLike | None = None,
            log_weights: ArrayLike | None = None, times: ArrayLike | None = None,
-           unit: str = "", time_unit: str = "") -> ArraySource:
+           unit: str = "", time_unit: str = "", ordered: bool = True) -> ArraySource:
         """From one array (named "values") or several; weights (n,), or their logarithms of any range and offset.
 
         Arrays with labels (of xarray, tables of pandas) bring their times and coordinates, quantities their unit; times may
-        be dates. Raises InputError where the arrays differ in length, hold no numbers, or weights and times do not fit.
+        be dates. ``ordered=False``: snapshots in no order (independent draws, deposited models), whose errors know of no
+        correlation. Raises InputError where the arrays differ in length, hold no numbers, or weights and times do not fit.
         """
+        if not ordered and times is not None:
+            raise InputError("ordered=False says that the snapshots do not follow each other in time, and times= that they do: "
+                             "pass one of them")
         if is_labelled(arrays):
-            return cls._of_labelled(arrays, weights, log_weights, times, unit, time_unit)
+            return replace(cls._of_labelled(arrays, weights, log_weights, times, unit, time_unit), ordered=ordered)
         labels = None
         if is_table(arrays):
             labels = labels_of_table(arrays, "values")
@@ -110,7 +118,7 @@ class ArraySource(BaseSource):
             raise InputError(f"the fields differ in their number of snapshots: {counts}")
         return cls(named, chosen_weights(weights, log_weights, n),
                    None if times is None else check_times(times, n), time_unit,
-                   units if any(units.values()) else {}, labels=labels)
+                   units if any(units.values()) else {}, labels=labels, ordered=ordered)
 
     @classmethod
     def _of_labelled(cls, x: Any, weights: Any, log_weights: Any, times: Any, unit: str, time_unit: str) -> ArraySource:
@@ -152,28 +160,6 @@ class ArraySource(BaseSource):
             yield HeldPiece(0, start, stop, tile, {name: self.arrays[name][rows] for name in names},
                             None if self.weights is None else self.weights[rows],
                             None if self.times is None else self.times[rows])
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class HeldPiece:
-    """A piece that holds its snapshots."""
-
-    run: int
-    start: int
-    stop: int
-    tile: slice
-    arrays: Mapping[str, Array]
-    weights: np.ndarray | None
-    times: np.ndarray | None
-
-    def prefetch(self) -> None:
-        """Nothing: what is in memory needs no disk."""
-
-    def blocks(self) -> Iterator[Block]:
-        arrays = self.arrays
-        if self.tile != WHOLE:
-            arrays = {name: x.reshape(len(x), -1)[:, self.tile] for name, x in arrays.items()}
-        yield Block(arrays, self.start, self.tile, self.weights, self.times)
 
 
 def cuts_of(fields: Mapping[str, Field], names: Sequence[str], n: int, cut: Cut, tiled: bool, limit: int) -> Cuts:
@@ -261,6 +247,16 @@ class ReplicaSet(BaseSource):
         """That of the first run."""
         return self.runs[0].provenance
 
+    @property
+    def ordered(self) -> bool:
+        """Whether the snapshots of every run follow each other; :func:`~ensemblekit.partials` asks each run for itself."""
+        return all(run.ordered for run in self.runs)
+
+    @property
+    def caveat(self) -> str:
+        """The first that a run has."""
+        return next((run.caveat for run in self.runs if run.caveat), "")
+
     def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> ReplicaSet:
         """The same window of every run."""
         return ReplicaSet(tuple(run.window(start, stop, step) for run in self.runs))
@@ -273,28 +269,6 @@ class ReplicaSet(BaseSource):
     def stacked(self) -> StackedSource:
         """All runs one after the other as one (for POD, where the order of snapshots does not matter)."""
         return StackedSource(self.runs)
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class RunPiece:
-    """A piece of one run of several, at another place in time or under another run number."""
-
-    run: int
-    start: int
-    stop: int
-    tile: slice
-    piece: Piece
-    timed: bool = True
-
-    def prefetch(self) -> None:
-        self.piece.prefetch()
-
-    def blocks(self) -> Iterator[Block]:
-        shift = self.start - self.piece.start
-        for block in self.piece.blocks():
-            # not _replace: it counts members by len(), which for a block counts snapshots
-            times = block.times if self.timed else None
-            yield Block(block.fields, block.start + shift, block.tile, block.weights, times)
 
 
 @dataclass(frozen=True, eq=False)
@@ -338,6 +312,14 @@ class StackedSource(BaseSource):
     def provenance(self) -> Mapping[str, Any]:
         """That of the first run."""
         return self.runs[0].provenance
+
+    @property
+    def ordered(self) -> bool:
+        return ReplicaSet(self.runs).ordered
+
+    @property
+    def caveat(self) -> str:
+        return ReplicaSet(self.runs).caveat
 
     @property
     def weights(self) -> np.ndarray | None:
@@ -385,29 +367,6 @@ class StackedSource(BaseSource):
                  for run in self.runs if sum(run.lengths or ())]
         for parts in zip(*edges, strict=True):
             yield JoinedPiece(0, 0, n, parts[0].tile, tuple(parts))
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class JoinedPiece:
-    """The same tile of several runs, joined in time."""
-
-    run: int
-    start: int
-    stop: int
-    tile: slice
-    parts: tuple[Piece, ...]
-
-    def prefetch(self) -> None:
-        for part in self.parts:
-            part.prefetch()
-
-    def blocks(self) -> Iterator[Block]:
-        blocks = [block for part in self.parts for block in part.blocks()]
-        (name,) = blocks[0].fields
-        values = [part for block in blocks for part in (
-            block.fields.parts if isinstance(block.fields, JoinedField) else [block.fields[name]])]
-        weights = None if blocks[0].weights is None else np.concatenate([b.weights for b in blocks])
-        yield Block(JoinedField(name, values), 0, self.tile, weights, None)
 
 
 ADAPTERS: list[Callable[[object], DescribedSource | None]] = []

@@ -172,6 +172,14 @@ class DescribedSource(SnapshotSource, Protocol):
     def provenance(self) -> Mapping[str, Any]:
         """What the snapshots were made of, as their store says; {} where nothing is said."""
 
+    @property
+    def ordered(self) -> bool:
+        """Whether the snapshots follow each other in time. False: each is independent of the others (deposited models)."""
+
+    @property
+    def caveat(self) -> str:
+        """What is to be said with every average of these snapshots; "" where there is nothing."""
+
     def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> DescribedSource: ...
 
 
@@ -204,6 +212,14 @@ class BaseSource(DescribedSource):
     @property
     def provenance(self) -> Mapping[str, Any]:
         return {}
+
+    @property
+    def ordered(self) -> bool:
+        return True
+
+    @property
+    def caveat(self) -> str:
+        return ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,6 +271,14 @@ class SourceView(WrappedSource):
     def provenance(self) -> Mapping[str, Any]:
         return self.source.provenance
 
+    @property
+    def ordered(self) -> bool:
+        return self.source.ordered
+
+    @property
+    def caveat(self) -> str:
+        return self.source.caveat
+
 
 @dataclass(frozen=True, eq=False)
 class PlainSource(WrappedSource):
@@ -279,6 +303,14 @@ class PlainSource(WrappedSource):
     @property
     def provenance(self) -> Mapping[str, Any]:
         return getattr(self.source, "provenance", {})
+
+    @property
+    def ordered(self) -> bool:
+        return bool(getattr(self.source, "ordered", True))
+
+    @property
+    def caveat(self) -> str:
+        return str(getattr(self.source, "caveat", ""))
 
     def window(self, start: int = 0, stop: int | None = None, step: int = 1) -> DescribedSource:
         return described(self.source.window(start, stop, step))

@@ -22,10 +22,13 @@ from ensemblekit.averaging.diversity import pairwise as pairwise
 from ensemblekit.averaging.equilibration import detect_equilibration as detect_equilibration
 from ensemblekit.averaging.function_space import FunctionSpace as FunctionSpace
 from ensemblekit.averaging.function_space import function_space as function_space
+from ensemblekit.averaging.maxent import MaximumEntropy as MaximumEntropy
+from ensemblekit.averaging.maxent import maximum_entropy as maximum_entropy
 from ensemblekit.averaging.mixture import Mixture as Mixture
 from ensemblekit.averaging.mixture import mixture_weights as mixture_weights
 from ensemblekit.averaging.principal import Principal as Principal
 from ensemblekit.averaging.principal import principal as principal
+from ensemblekit.averaging.regression import Regression as Regression
 from ensemblekit.averaging.replicas import Ergodicity as Ergodicity
 from ensemblekit.averaging.replicas import ergodicity as ergodicity
 from ensemblekit.averaging.replicas import ergodicity_breaking as ergodicity_breaking

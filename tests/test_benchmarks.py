@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import itertools
+import json
+import shutil
 import time
 import types
 from pathlib import Path
@@ -121,10 +123,23 @@ def test_every_case_of_md_runs(tmp_path: Path) -> None:
     from benchmarks import md
 
     cases = list(md.run(md.TINY, tmp_path))
-    assert len(cases) == 9
+    assert len(cases) == 11
     for case in cases:
         report.show(Console(quiet=True), case)
         assert len(case.timings) >= 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_cases_of_fields_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small: each answer is held to that of its peer; memory is measured where all of md runs."""
+    pytest.importorskip("MDAnalysis")
+    from benchmarks import md_fields
+
+    monkeypatch.setattr(md_fields, "extra_memory", lambda *_, **__: None)
+    cases = list(md_fields.run(20, 2, 1, tmp_path))
+    assert len(cases) == 4
+    assert all(len(case.timings) == 2 for case in cases)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -327,3 +342,51 @@ def test_the_way_of_a_gpu_runs_at_toy_size(tmp_path: Path) -> None:
     assert figures["steps"] == 10
     assert figures["snapshots"] == 2
     assert all(np.isfinite(value) for value in figures.values())
+
+
+def test_the_evidence_of_a_gpu_is_gathered_in_parts(tmp_path: Path) -> None:
+    """At toy size: the time is over after two trainings, the same call goes on, and scores come from what is kept alone."""
+    torch = pytest.importorskip("torch")
+    from benchmarks import bench_gpu, bench_gpu_evidence
+
+    problem, device, sizes = noise(3, 32), torch.device("cpu"), bench_gpu_evidence.TINY
+    seconds = itertools.count(0, 10)        # the clock of a machine on which a look at it takes ten seconds
+    clock = bench_gpu_evidence.Clock(1, lambda: float(next(seconds)))
+    assert not bench_gpu_evidence.evidence(problem, sizes, device, tmp_path, clock)
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.npz")}
+    assert "run-0.npz" in before
+    assert "seed-2.npz" not in before
+    plenty = bench_gpu_evidence.Clock(1e6)
+    assert bench_gpu_evidence.evidence(problem, sizes, device, tmp_path, plenty)
+    after = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.npz")}
+    assert len(after) == sizes.runs + sizes.seeds + len(sizes.corruptions) * len(sizes.severities) + 1
+    assert {name: after[name] for name in before} == before
+    shutil.rmtree(tmp_path / "weights")
+    bench_gpu.main(["--part", "evidence", "--score", "--out", str(tmp_path)])
+    figures = json.loads((tmp_path / "scores.json").read_text())
+    assert figures["capture through fully_shard, same bits as full_tensor"] is True
+    assert set(figures["drift"]["3"]) == set(bench_gpu_evidence.METHODS)
+    assert figures["deep-ensemble equivalent"]["n_seeds"] == sizes.seeds
+    assert len(figures["runs, accuracy of the pool"]) == sizes.runs
+    assert len({one["members"].tobytes() for one in bench_gpu_evidence._kept(tmp_path, "seed-*.npz")}) == sizes.seeds
+    with pytest.raises(SystemExit, match="other settings"):
+        bench_gpu_evidence.evidence(problem, dataclasses.replace(sizes, rate=0.1), device, tmp_path, plenty)
+
+
+def test_any_of_the_files_of_cifar10_will_do(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from benchmarks.bench_gpu_evidence import cifar10_in
+
+    assert cifar10_in(tmp_path) is None
+    rows = np.random.default_rng(0).integers(0, 10, (12, 3073), dtype=np.uint8)
+    for name in ("data_batch_2.bin", "data_batch_4.bin"):
+        rows.tofile(tmp_path / name)
+    problem = cifar10_in(tmp_path)
+    assert problem is not None
+    assert (len(problem.train[1]), len(problem.test[1])) == (20, 4)     # the last sixth is tested on
+    rows[:5].tofile(tmp_path / "test_batch.bin")
+    problem = cifar10_in(tmp_path)
+    assert problem is not None
+    assert (len(problem.train[1]), len(problem.test[1])) == (24, 5)
+    assert problem.train[0].shape == (24, 3, 32, 32)
+    assert problem.test[1].tolist() == rows[:5, 0].tolist()

@@ -26,6 +26,7 @@ from ensemblekit.neural.swag import SWAG
 from ensemblekit.rom import archive_views, products
 from ensemblekit.rom.decompose import covariance
 from ensemblekit.rom.file_source import MeshedSource
+from ensemblekit.rom.masked import MaskedSource
 from ensemblekit.source import HeldPiece
 from ensemblekit.source_cuts import WHOLE
 from ensemblekit.source_views import Reweighted
@@ -223,6 +224,13 @@ def copied_leaves(result):
 
 Y = np.random.default_rng(9).normal(size=(37, 6))
 JUMPS = np.hstack([np.ones((37, 1)), np.abs(Y[:, :1]), Y[:, 2:]])
+
+
+def differences(x):
+    """Equations that reach over three snapshots."""
+    return x[1:-1], (x[2:] - x[:-2]) / 2
+
+
 REDUCERS = {
     BlockSums: (BlockSums, Y),
     WholeSnapshots: (lambda: WholeSnapshots(ek.Moments()), np.where(np.arange(37)[:, None] % 5 == 2, np.nan, Y)),
@@ -238,6 +246,7 @@ REDUCERS = {
     Compensated: (Compensated, Y),
     covariance.Products: (covariance.Products, Y),
     products.Products: (lambda: products.Products(1, np.zeros(6)), Y[:, None]),
+    ek.statistics.Regression: (lambda: ek.statistics.Regression(differences, 2), Y),
 }
 
 
@@ -286,6 +295,7 @@ VIEWS = {
     archive_views.SingleField: lambda s: archive_views.SingleField(s, "u"),
     archive_views.FilledField: lambda s: archive_views.FilledField(archive_views.SingleField(s, "u"), "u", np.zeros(12)),
     archive_views.WeighedField: lambda s: archive_views.WeighedField(archive_views.SingleField(s, "u"), "u", np.ones(12)),
+    MaskedSource: lambda s: MaskedSource(s, {"u": np.arange(12) != 5}),
     archive_views.ScaledField: lambda s: archive_views.ScaledField(archive_views.SingleField(s, "u"), 3),
 }
 

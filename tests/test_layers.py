@@ -41,7 +41,7 @@ ONLY_IN = {
 """Packages that a few files know about, wherever in the file they import them."""
 
 INSIDE_FUNCTIONS = {"torch", "MDAnalysis", "dask", "distributed", "matplotlib", "scipy.stats", "hdf5plugin", "sklearn",
-                    "pyvista", "pandas", "xarray", "h5netcdf", "zarr", "cftime", "pint", "cclib"}
+                    "pyvista", "pandas", "xarray", "h5netcdf", "zarr", "cftime", "pint", "cclib", "gemmi"}
 """Packages that are imported only where they are used, so that an import of the core stays quick."""
 
 AT_HOME = {"torch": "neural/", "MDAnalysis": "md/"}
@@ -311,8 +311,10 @@ FOREIGN = {
     ("rom/readers/vtk_data.py", "alert"): "events of pyvista",
     ("rom/readers/vtk_data.py", "set_active_time_point"): "readers of pyvista that know times",
     ("rom/readers/vtk_data.py", "vtkCellTypeUtilities"): "VTK from 9.6 on",
+    ("source_protocol.py", "caveat"): "a source of someone's own",
     ("source_protocol.py", "labels"): "a source of someone's own",
     ("source_protocol.py", "mesh"): "a source of someone's own",
+    ("source_protocol.py", "ordered"): "a source of someone's own",
     ("source_protocol.py", "provenance"): "a source of someone's own",
     ("source_protocol.py", "times"): "a source of someone's own",
     ("source_protocol.py", "weights"): "a source of someone's own",

@@ -204,7 +204,9 @@ def test_outputs_are_read_by_cclib(tmp_path: Path, monkeypatch: Any) -> None:
     with pytest.raises(MissingExtraError, match=r"spectra"):
         md.excitations(files)
 
-    def ccread(name: str) -> object:        # as cclib's parsed data: etenergies in cm-1, etoscs
+    def ccread(name: str, **_: object) -> object:        # as cclib's parsed data: etenergies in cm-1, etoscs
+        if name.endswith("newer.out"):
+            raise AssertionError        # as some parsers do
         if name.endswith("1.out"):
             return None
         return types.SimpleNamespace(etenergies=[4 * 8065.543937, 5 * 8065.543937], etoscs=[0.1, 0.2])
@@ -215,6 +217,10 @@ def test_outputs_are_read_by_cclib(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setitem(sys.modules, "cclib.io", module)
     with pytest.raises(InputError, match=r"1 of 3 outputs hold no excitations.*1\.out"):
         md.excitations(files)
+    broken = tmp_path / "newer.out"
+    broken.write_text("output")
+    with pytest.raises(InputError, match=r"newer\.out.*cclib could not read .*AssertionError: no reason given"):
+        md.excitations(broken)
     found = md.excitations(files, missing="drop")
     np.testing.assert_allclose(found.energies, [[4, 5], [4, 5]])
     assert found.dropped == (str(files[1]),)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -145,6 +147,21 @@ def test_the_error_is_what_was_asked_for_at_any_cutoff(tolerance: float) -> None
         found = total(points, positions, q, cell, Split.within(tolerance, cutoff, side**3, 200.0))[0]
         error = np.sqrt(((found - best) ** 2).sum(axis=1).mean())
         assert 0.1 * tolerance < error < 2 * tolerance
+
+
+@pytest.mark.parametrize("cutoff", [11.9, 15.0])       # of the nearest image alone, and beyond half the box
+def test_pairs_off_the_table_are_those_of_the_functions(cutoff: float) -> None:
+    rng = np.random.default_rng(4)
+    positions, q = rng.uniform(0, 24, (300, 3)), rng.normal(size=300)
+    points = np.concatenate([rng.uniform(0, 24, (40, 3)), positions[:9] + np.array([0.5, 0, 0])])       # nearer than the table
+    split = Split.within(1e-5, cutoff, 24.0**3, float(q @ q))
+    assert not split.exact
+    assert Split.within(1e-7, cutoff, 24.0**3, float(q @ q)).exact
+    one = total(points, positions, q, 24 * np.eye(3), split)
+    two = total(points, positions, q, 24 * np.eye(3), replace(split, exact=True))
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+        assert np.abs(a - b).max() > 0
 
 
 def test_the_cheapest_split_keeps_the_tolerance_too() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import warnings
 from pathlib import Path
 from typing import Any
@@ -315,4 +317,116 @@ def test_fixed_points_are_noted_where_the_solute_moves_away() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = md.average(u, {"V": md.ElectricPotential([[60.0, 60, 60]])}, frames=[0, 97], equilibration=None)
-    assert any("md.Attached(xyz, selection) takes points along" in note for note in found.notes)
+    assert any("md.Attached(xyz, selection) takes points and vectors along" in note for note in found.notes)
+
+
+def test_a_difference_dipole_that_is_a_vector_turns_with_its_molecule(water: Any) -> None:
+    bond = averages(water, number=md.ElectricField(BOND, along=[0, 0, 2.0], stark=0.5),
+                    vector=md.ElectricField(BOND, stark=[0, 0, 0.5], unit="MV/cm"))
+    np.testing.assert_allclose(bond["vector"].shift.series, bond["number"].shift.series, rtol=1e-12)
+    assert bond["vector"].shift.series == pytest.approx(-0.5 * 16.79200537 * 100 * bond["number"].projection.series)
+    rng = np.random.default_rng(2)
+    body, q = rng.normal(0, 2, (6, 3)), rng.normal(size=6)
+    frames, turns = [], []
+    for k in range(4):
+        turn = np.linalg.qr(rng.normal(size=(3, 3)))[0] if k else np.eye(3)
+        turns.append(turn * np.sign(np.linalg.det(turn)))
+        frames.append(body @ turns[-1] + 3 * rng.normal(size=3) * bool(k))
+    universe = charged(np.array(frames), q)
+    point, dipole = np.array([[6.0, 1.0, 2.0], [-5.0, 4.0, 0.0]]), np.array([0.3, -0.2, 0.6])
+    found = averages(universe, attached=md.ElectricField(md.Attached(point, "all"), stark=dipole),
+                     fixed=md.ElectricField(md.Attached(point, "all"), along=dipole))
+    way = point[:, None] - body
+    first = COULOMB * (way * q[:, None] / np.linalg.norm(way, axis=2)[..., None] ** 3).sum(axis=1)
+    assert found["attached"].shift.mean == pytest.approx(-1679.200537 * first @ dipole, rel=1e-4)
+    assert (found["attached"].shift.stderr < 1e-4 * np.abs(found["attached"].shift.mean)).all()
+    assert (found["fixed"].projection.stderr > 1e-2 * np.abs(found["fixed"].projection.mean)).all()
+
+
+def test_points_of_each_frame_follow_the_frames_that_are_chosen() -> None:
+    points = np.arange(1, 7.0)[:, None, None] * np.array([1.0, 0, 0])
+    universe = charged(np.zeros((6, 1, 3)), np.ones(1))
+    for options, chosen in (({"start": 2}, [2, 3, 4, 5]), ({"step": 2}, [0, 2, 4]), ({"frames": [1, 5]}, [1, 5])):
+        found = md.average(universe, {"V": md.ElectricPotential(points[chosen])}, equilibration=None, **options)["V"]
+        assert found.mean[0] == pytest.approx(COULOMB * np.mean(1 / (1.0 + np.array(chosen)))), options
+
+
+def test_the_same_bits_on_every_engine(water: Any) -> None:
+    """Of all observables of charges; processes of their own too."""
+    wanted = {"E": md.ElectricField(BOND, along="bond", by="molecule", stark=0.1), "V": md.ElectricPotential("index 0 1"),
+              "vacuum": md.ElectricPotential(BOND, surface="vacuum"), "near": md.ElectricField("index 5", method="nearest"),
+              "map": md.PotentialMap(4.0, center="index 0:2"), "profile": md.PotentialProfile("z"),
+              "energy": md.ElectrostaticEnergy("index 0:2", "index 3:374", by="molecule")}
+    one, *others = (md.average(water, wanted, engine=engine, equilibration=None)
+                    for engine in (ek.Serial(), ek.Threads(3), ek.Processes(2)))
+    for other in others:
+        for name in one:
+            np.testing.assert_array_equal(one[name].mean, other[name].mean, err_msg=name)
+            np.testing.assert_array_equal(one[name].stderr, other[name].stderr, err_msg=name)
+
+
+def test_frames_that_are_no_numbers_are_named() -> None:
+    rng = np.random.default_rng(1)
+    x, box = rng.uniform(0, 9, (3, 4, 3)), np.tile([9, 9, 9, 90, 90, 90.0], (3, 1)).astype(np.float32)
+    hole = x.copy()
+    hole[1, 2] = np.nan
+    flat = box.copy()
+    flat[2, 2] = 0.0
+    q = np.array([1.0, -1.0, 0.5, -0.5])
+    for observable in (md.ElectricField([[1.0, 2, 3]]), md.ElectricPotential([[1.0, 2, 3]]), md.PotentialMap(3.0),
+                       md.ElectricField([[1.0, 2, 3]], method="nearest"), md.PotentialProfile(n_bins=5),
+                       md.ElectrostaticEnergy("index 0", "index 1 2 3")):
+        with pytest.raises(EnsemblekitError, match=r"frame 1 .*atom 2 has coordinates that are not finite"):
+            averages(charged(hole, q, box), E=observable)
+        with pytest.raises(EnsemblekitError, match=r"frame 2 .*(no volume|box)"):
+            averages(charged(x, q, flat), E=observable)
+
+
+def test_one_frame_has_no_error_and_says_so(water: Any) -> None:
+    wanted = {"E": md.ElectricField(BOND, along="bond"), "energy": md.ElectrostaticEnergy("index 0", "index 3:5")}
+    found = md.average(water, wanted, stop=1)
+    for one in (found["E"].projection, found["energy"]):
+        assert np.isnan(one.stderr)
+        assert not one.converged
+
+
+def test_a_particle_mesh_gives_the_same(water: Any) -> None:
+    """torch-pme's Ewald calculator: potentials at the charges, themselves left out."""
+    torchpme = pytest.importorskip("torchpme")
+    torch = pytest.importorskip("torch")
+    u = mda.Universe(datafiles.PSF_TRICLINIC, datafiles.DCD_TRICLINIC)
+    x, q = torch.tensor(u.atoms.positions.astype(float)), torch.tensor(u.atoms.charges.astype(float))[:, None]
+    cell = torch.tensor(u.trajectory[0].triclinic_dimensions.astype(float))
+    from MDAnalysis.lib.distances import self_capped_distance
+
+    pairs, away = self_capped_distance(u.atoms.positions, 5.0, box=u.dimensions)
+    calculator = torchpme.EwaldCalculator(torchpme.CoulombPotential(smearing=0.8), lr_wavelength=0.4)
+    theirs = 2 * COULOMB * calculator(q, cell, x, torch.tensor(pairs), torch.tensor(away)).ravel()      # theirs: half of it
+    found = md.average(water, {"V": md.ElectricPotential("all", exclude="self", tolerance=1e-7)}, stop=1)["V"]
+    np.testing.assert_allclose(found.mean, theirs, rtol=0, atol=1e-4 * np.std(found.mean))
+
+
+@pytest.mark.skipif(shutil.which("gmx") is None, reason="GROMACS is not installed")
+def test_charge_times_field_is_the_force_of_gromacs(water: Any, tmp_path: Path) -> None:
+    """Ions of the skew cell without Lennard-Jones, PME of order 8: force over charge."""
+    u = mda.Universe(datafiles.PSF_TRICLINIC, datafiles.DCD_TRICLINIC)
+    charges = np.round(np.asarray(u.atoms.charges), 3)
+    kinds = sorted(set(charges))
+    names = [f"Q{kinds.index(one)}" for one in charges]
+    types = "".join(f"Q{k} 1 1.0 0.0 A 0.0 0.0\n" for k in range(len(kinds)))
+    molecules = "".join(f"[ moleculetype ]\nQ{k} 0\n[ atoms ]\n1 Q{k} 1 ION Q{k} 1 {one:.3f} 1.0\n"
+                        for k, one in enumerate(kinds))
+    (tmp_path / "top.top").write_text("[ defaults ]\n1 2 no 1.0 1.0\n[ atomtypes ]\n" + types + molecules
+                                      + "[ system ]\nions\n[ molecules ]\n" + "".join(f"{name} 1\n" for name in names))
+    u.atoms.write(str(tmp_path / "conf.gro"))
+    (tmp_path / "md.mdp").write_text(
+        "integrator = md\nnsteps = 0\ncutoff-scheme = Verlet\ncoulombtype = PME\npme-order = 8\nfourierspacing = 0.04\n"
+        "ewald-rtol = 1e-7\nrcoulomb = 0.9\nrvdw = 0.9\nnstfout = 1\nnstxout = 1\nverlet-buffer-tolerance = -1\nrlist = 0.9\n")
+    for command in (["grompp", "-f", "md.mdp", "-c", "conf.gro", "-p", "top.top", "-o", "run.tpr", "-maxwarn", "9"],
+                    ["mdrun", "-deffnm", "run", "-nt", "1", "-rerun", "conf.gro"]):
+        subprocess.run(["gmx", "-quiet", *command], cwd=tmp_path, check=True, capture_output=True, timeout=300)
+    run = mda.Universe(str(tmp_path / "run.tpr"), str(tmp_path / "run.trr"))
+    forces = run.trajectory[0].forces / 96.485332123        # kJ / (mol angstrom) to eV / angstrom
+    found = md.average(run, {"E": md.ElectricField("all", exclude="self", tolerance=1e-7)})["E"]
+    theirs = forces / np.asarray(run.atoms.charges)[:, None]
+    assert np.sqrt(((found.mean - theirs) ** 2).mean()) < 1e-5 * np.sqrt((found.mean**2).mean())

@@ -1,6 +1,7 @@
 """Checkpoints of other programs in, snapshots out."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -193,3 +194,23 @@ def test_shell(tmp_path):
     done = shell.invoke(app, ["neural", "ingest", str(tmp_path / "0.pt"), str(tmp_path / "1.pt")])
     assert done.exit_code == 2
     assert "the store to make" in done.output
+
+
+def test_a_distributed_checkpoint_is_not_unpickled(tmp_path):
+    """What torch.distributed.checkpoint writes: shards, and a pickle that says what is in them."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+    folder = tmp_path / "step_10"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.save({"weight": torch.ones(3)}, checkpoint_id=folder, no_dist=True)
+    assert (folder / ".metadata").exists()
+    for path in (folder, folder / ".metadata", str(folder / "*.distcp"), [next(folder.glob("*.distcp"))]):
+        with pytest.raises(InputError, match=r"format_utils\.dcp_to_torch_save") as error:
+            neural.ingest(path, tmp_path / "run.h5")
+        assert "pickle" in str(error.value)
+        assert not (tmp_path / "run.h5").exists()
+    dcp_to_torch_save(folder, tmp_path / "one.pt")
+    with neural.ingest(tmp_path / "one.pt", tmp_path / "run.h5") as store:
+        assert np.asarray(store["parameters"][0]).tolist() == [1, 1, 1]

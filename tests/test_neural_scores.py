@@ -253,7 +253,8 @@ def test_paired_differences_of_few_items_are_covered():
 def test_few_groups_are_covered(groups):
     """Calibration error, accuracy and NLL of groups that differ; before, 75 and 84 % for the first."""
     from ensemblekit.neural.items import items_of
-    from ensemblekit.neural.scores import binned, draws, mean_of, resampled, spread
+    from ensemblekit.neural.scores import draws, mean_of, resampled, spread
+    from ensemblekit.neural.summed import calibration_curves
 
     rng = np.random.default_rng(groups)
     level, off, repeats = np.array([0.65, 0.75, 0.85]), 0.1, 150
@@ -263,14 +264,14 @@ def test_few_groups_are_covered(groups):
         conf = rng.choice(level, len(names))
         right = rng.random(len(names)) < conf - off + rng.normal(0, 0.05, groups)[names]
         items = items_of(np.stack([conf, 1 - conf], 1), np.where(right, 0, 1), names)
-        value, sample = resampled(items, *binned(items, 10)["ece"], draws(items.n, 0))
+        value, sample = resampled(calibration_curves(items, 10)["ece"], items.sizes, draws(items.n, 0))
         score = spread(value, sample, items.sizes, positive=True)
         held["ece"] += score.low <= off <= score.high
         brier = np.mean(2 * ((level - off) * (1 - level) ** 2 + (1 - level + off) * level**2))
         values = {"accuracy": (items.p.argmax(1) == items.labels).astype(float), "brier": np.where(
             right, 2 * (1 - conf) ** 2, 2 * conf**2)}
         for name, truth in (("accuracy", 0.65), ("brier", brier)):
-            score = mean_of(name, items, values[name])
+            score = mean_of(name, items.sums(values[name]), items.sizes)
             held[name] += score.low <= truth <= score.high
     assert min(held.values()) >= 0.89 * repeats, held       # 95 % are asked for; 3.4 standard errors below
 

@@ -74,12 +74,12 @@ def test_auto_keeps_all_members_where_they_differ_by_chance():
 @pytest.mark.slow
 @pytest.mark.parametrize("noise", [1.0, 0.3])
 @pytest.mark.parametrize(("n", "share"), [(200, 0.8), (1000, 0.9)])
-def test_auto_keeps_all_members_over_sixty_seeds(n, share, noise):
-    kept = 0
-    for seed in range(60):
+def test_auto_keeps_all_members_over_other_seeds(n, share, noise):
+    kept, seeds = 0, range(60, 120 if n == 200 else 180)        # not those that the rule was chosen by
+    for seed in seeds:
         p, y = exchangeable(seed, n, noise=noise)
         kept += neural.select(p, target=y).method == "all"
-    assert kept / 60 >= share
+    assert kept / len(seeds) >= share
 
 
 @pytest.mark.slow

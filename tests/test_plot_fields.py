@@ -72,6 +72,72 @@ def test_places_of_the_shell(capsys: Any, monkeypatch: Any, tmp_path: Path) -> N
         assert message in " ".join(err.split())
 
 
+def test_maps_profiles_and_arrows_of_the_shell(capsys: Any, monkeypatch: Any, tmp_path: Path) -> None:
+    files = {name: tmp_path / name for name in ("map.dx", "arrows.pml", "arrows.tcl")}
+    words = ["--map", str(files["map.dx"]), "--spacing", "4", "--profile", "z", "--center", "index 0:2", "--plot",
+             str(tmp_path / "figures")]
+    code, out, err = shell(capsys, monkeypatch, "md", "field", *WATER, *words, "--json", "-")
+    assert code == 0, err
+    found = json.loads(out)["results"]["estimates"]
+    assert list(found) == ["profile"]
+    assert len(found["profile"]["mean"]) == 200
+    assert files["map.dx"].read_text().count("delta") == 3
+    assert {path.stem for path in (tmp_path / "figures").iterdir()} == {"field", "map"}
+    np.save(tmp_path / "points.npy", np.random.default_rng(1).uniform(0, 9, (10, 2, 3)))
+    for name in ("arrows.pml", "arrows.tcl"):
+        words = ["--points", str(tmp_path / "points.npy"), "--exclude", "none", "--stark", "0,0,0.5"]
+        words += ["--pymol", str(files[name])]
+        code, out, err = shell(capsys, monkeypatch, "md", "field", *WATER, *words, "--json", "-")
+        assert code == 0, err
+        assert np.shape(json.loads(out)["results"]["estimates"]["field"]["derived"]["shift"]["mean"]) == (2,)
+    assert files["arrows.tcl"].read_text().count("draw cone") == 2
+    np.save(tmp_path / "words.npy", np.array(["a"], dtype=object))
+    new = str(tmp_path / "new")
+    for words, message in ((["--map", f"{new}.ccp4"], ".dx or .cube"), (["--map", str(files["map.dx"])], "--overwrite"),
+                           (["--map", f"{new}.dx", "--pymol", f"{new}.pml"], "say where"),
+                           (["--at", "index 0", "--pymol", f"{new}.pdb"], ".pml (PyMOL) or .tcl (VMD)"),
+                           (["--at", "index 0", "--stark", "1,2"], "three with commas"),
+                           (["--points", str(tmp_path / "words.npy")], "no array of numbers")):
+        code, _, err = shell(capsys, monkeypatch, "md", "field", *WATER, *words)
+        assert code == 2
+        assert message in " ".join(err.split())
+    assert not list(tmp_path.glob("new*"))
+
+
+def test_arrows_lie_at_their_places_and_point_along_the_field(tmp_path: Path) -> None:
+    source = md.read(*WATER)
+    field = md.average(source, {"E": md.ElectricField("index 0 1")})["E"]
+    md.write_arrows(source, "index 0 1", field, tmp_path / "arrows.pml", scale=2.0)
+    lines = (tmp_path / "arrows.pml").read_text().splitlines()
+    rows = np.array([line.strip(" ,").split(",") for line in lines if line.startswith("  ")], float)
+    first = next(next(iter(source.window(0, 1).pieces(["position"], "time", False, 1))).blocks()).fields["position"][0, :2]
+    np.testing.assert_allclose(rows[:, 1:4], first, atol=1e-3)
+    np.testing.assert_allclose(rows[:, 18:21] - rows[:, 1:4], 2.0 * field.mean, atol=2e-4)
+    for answer, at, name, options, message in (
+            (field, "index 0", "a.pml", {}, "averaged at 2 places"), (field, "index 0 1", "a.xyz", {}, r"\.pml"),
+            (field.derived["magnitude"], "index 0 1", "a.pml", {}, "of an md.ElectricField"),
+            (field, "index 0 1", "a.pml", {"scale": 0}, "above 0")):
+        with pytest.raises(InputError, match=message):
+            md.write_arrows(source, at, answer, tmp_path / name, **options)
+
+
+def test_a_slice_of_a_map_is_drawn_as_its_cell_lies() -> None:
+    found = md.average(md.read(*WATER), {"map": md.PotentialMap(3.0), "V": md.ElectricPotential("index 0 1")})
+    ax = fields.map_slice(found["map"], across="a", at=0.25)
+    mesh = next(one for one in ax.collections if one.get_array() is not None and np.size(one.get_array()) > 100)
+    n = found["map"].mean.shape
+    shown = np.reshape(mesh.get_array(), (n[1] + 1, n[2] + 1))
+    np.testing.assert_array_equal(shown[:-1, :-1], found["map"].mean[round(n[0] / 4)])
+    corners = np.asarray(mesh.get_coordinates())
+    cell = found["map"].derived["cell"].mean
+    assert np.linalg.norm(corners[-1, 0] - corners[0, 0]) == pytest.approx(np.linalg.norm(cell[1]))
+    assert np.linalg.norm(corners[-1, -1] - corners[0, 0]) == pytest.approx(np.linalg.norm(cell[1] + cell[2]))
+    with pytest.raises(InputError, match=r"by md\.PotentialMap"):
+        fields.map_slice(found["V"])
+    with pytest.raises(InputError, match="a share of it"):
+        fields.map_slice(found["map"], at=2)
+
+
 def test_the_spectrum_of_a_table(capsys: Any, monkeypatch: Any, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     lines = [np.column_stack([at + 0.2 * rng.normal(size=200), np.full(200, f)]) for at, f in ((4, 0.1), (5, 0.2))]

@@ -82,7 +82,8 @@ NUMBERS = ("info", "verify", "average", "merge", "pack", "rom average", "rom pod
 ELSEWHERE = {"md ingest", "md average", "md rdf", "md report", "md field", "md spectrum absorption",
              "md spectrum ir",
              "neural ingest", "neural plan", "neural report", "bench",
-             "neural select", "neural equivalent", "neural ergodicity", "neural detect"}
+             "neural select", "neural equivalent", "neural ergodicity", "neural detect", "neural segment",
+             "neural drift"}
 """With numbers too; run where their packages are."""
 NO_NUMBERS = {"export", "tour", "md topology", "rom export", "rom decompress", "rom plot", "neural export"}
 

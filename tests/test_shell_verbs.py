@@ -29,6 +29,9 @@ VERBS = {
     "neural equivalent": ["run0.h5", "--reference", "run1.h5", "run2.h5", "run3.h5"],
     "neural ergodicity": ["run0.h5", "run1.h5", "run2.h5", "run3.h5"],
     "neural detect": ["run0.h5"],
+    "neural segment": ["maps.h5"],
+    "neural drift": ["run0.h5", "--model", "verbs_of_tests:model", "--data", "verbs_of_tests:data", "--corruptions", "table",
+                     "--severities", "1,5"],
 }
 
 
@@ -65,7 +68,30 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 store.append(to_vectors(model, manifest))
         neural.report(path / f"run{k}.h5", model, [(x, y)], save=True)
         torch.save(model.state_dict(), path / f"{'abcd'[k]}.pt")
+    maps(path / "maps.h5")
+    (path / "verbs_of_tests.py").write_text("import torch\n\ntorch.manual_seed(0)\nx = torch.randn(40, 4)\n"
+                                            "data = [(x, x[:, :3].argmax(1))]\n\n\ndef model():\n"
+                                            "    return torch.nn.Linear(4, 3)\n", "utf-8")
     return path
+
+
+def maps(path: Path) -> None:
+    """A store of two snapshots of a network of maps, with its saved predictions."""
+    import torch
+
+    from ensemblekit import neural
+    from ensemblekit.neural.parameters import to_vectors
+
+    torch.manual_seed(0)
+    model = torch.nn.Conv2d(1, 2, 3, padding=1)
+    manifest = neural.Manifest.of(model)
+    with ek.create(path, manifest.fields, provenance={"manifest": manifest.to_dict()}) as store:
+        for _ in range(2):
+            with torch.no_grad():
+                model.weight += 0.3 * torch.randn(model.weight.shape)
+            store.append(to_vectors(model, manifest))
+    x = torch.randn(4, 1, 12, 12)
+    neural.Ensemble.from_store(path, model, task="segmentation").predict([(x, (x[:, 0] > 0.4).long())], save=True)
 
 
 def test_every_verb_is_tried() -> None:
@@ -108,3 +134,22 @@ def test_a_unit_is_never_broken() -> None:
         assert text.count("kJ mol-1 nm-2") == 2, text
         assert max(map(len, text.splitlines())) <= width
     assert isinstance(info.fields_table(facts), Table)
+
+
+def test_segment_writes_a_page_that_needs_no_other(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    words = ["neural", "segment", str(folder / "maps.h5"), "--out", "report", "--pictures", "2", "--spacing", "2,1"]
+    found = CliRunner().invoke(app, words)
+    assert found.exit_code == 0, (found.output, found.exception)
+    page = (tmp_path / "report" / "index.html").read_text("utf-8")
+    assert page.count("data:image/png;base64,") == 3
+    assert "mm²" in page
+    assert "http" not in page
+    assert (tmp_path / "report" / "cases.csv").read_text("utf-8").count("\n") == 5
+    again = CliRunner().invoke(app, words)
+    assert again.exit_code == 2 or "overwrite" in str(again.exception)
+    for wrong, said in ((["--model", "a:b"], "both --model and --data"), (["--spacing", "x"], "--spacing takes numbers"),
+                        (["--spacing", "1,2,3"], "one for each of 2 axes")):
+        bad = CliRunner().invoke(app, ["neural", "segment", str(folder / "maps.h5"), *wrong])
+        assert said in str(bad.exception) + bad.output

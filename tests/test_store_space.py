@@ -250,3 +250,17 @@ def test_a_reader_that_opened_before_sees_what_was_there(tmp_path):
                     assert wrong_in(beside, "u") == (5, [])
         with h5py.File(store.path, "r") as new:
             assert [wrong_in(new, name) for name in fields] == [(25_508, [])] * 3
+
+
+def test_large_rows_begin_in_the_middle_of_a_page(tmp_path):
+    """Copies between them and arrays of numpy, which begin with a page, would take three times as long."""
+    import h5py
+
+    for rows, place in ((300_000, 2048), (30, None)):
+        with ek.create(tmp_path / f"{rows}.h5", {"u": ek.Field((rows,), "f4")}) as store:
+            store.append({"u": np.arange(rows, dtype="f4")})
+        with h5py.File(tmp_path / f"{rows}.h5") as file:
+            at = file["observables/u/value"].id.get_chunk_info(0).byte_offset
+        assert at % 64 == 0
+        assert place is None or at % 4096 == place
+        np.testing.assert_array_equal(ek.open(tmp_path / f"{rows}.h5")["u"][0], np.arange(rows))

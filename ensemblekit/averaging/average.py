@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from ensemblekit.averaging.equilibration import Equilibrate, check_equilibration
 from ensemblekit.averaging.estimate import Estimate, student_interval
+from ensemblekit.averaging.independent import NOTE
 from ensemblekit.averaging.missing import Departure, Missing, Present, check_missing, with_gaps_noted, without_gaps
 from ensemblekit.averaging.moments import Moments
 from ensemblekit.averaging.observed import Elements, Observed, check_real, elements_of, in_places, places_of
@@ -56,8 +57,8 @@ def average(source: object, *, map: Map | None = None, weights: ArrayLike | None
             weights="time": each snapshot counts as the time it stands for, half the steps beside it. The name of a
             coordinate or variable along the snapshots of a DataArray or Dataset: that.
         equilibration: "auto" discards the start of a run where that raises n_eff significantly (one common point for
-            all elements of an array); None or 0 discards nothing; a whole number discards so many snapshots; a
-            float all before that time after the first snapshot.
+            all elements of an array); None or 0 discards nothing; a whole number discards so many snapshots; a float all
+            before that time after the first snapshot. Of snapshots in no order (``ordered=False``) nothing is discarded.
         confidence: of the interval.
         engine, progress: as for ``reduce``.
         unit: of the mean; by default that of the field, "" with a map.
@@ -115,13 +116,19 @@ def _on_circle(runs: Sequence[RunStates], branch: tuple[float, float], equilibra
 
     series = [(_scalar_series(run), checked.times, checked.weights)
               for run, checked in ((run, with_checked_clock(run)) for run in runs)]
-    return circular_runs(series, branch, equilibration, confidence, unit, time_unit)
+    return circular_runs(series, branch, equilibration, confidence, unit, time_unit,
+                         ordered=[run.ordered for run in runs])
 
 
 def _of_source(answer: Estimate, source: DescribedSource, field: str | None, coords: Mapping[str, Any] | None) -> Estimate:
     """The estimate with what its source knows: where it comes from, names and coordinates of its axes."""
-    answer = with_origin(answer, origin_of(source))
+    answer = with_origin(answer, origin_of(source)).noting(caveat_of(source))
     return with_labels(answer, source.labels, field) if coords is None else _with_coords(answer, coords)
+
+
+def caveat_of(source: DescribedSource) -> str:
+    """What is to be said with averages of a source; of snapshots in no order at least that."""
+    return source.caveat or ("" if source.ordered else NOTE)
 
 
 def check_confidence(confidence: float) -> None:
@@ -246,7 +253,8 @@ def _in_memory(number: int, source: ArraySource, name: str) -> RunStates:
     observed.item = ()
     check_real(values)
     observed.parts = [values]
-    return RunStates(number, len(values), (0,), ({VALUES: [observed]},), source.times, source.weights, source.time_unit)
+    return RunStates(number, len(values), (0,), ({VALUES: [observed]},), source.times, source.weights, source.time_unit,
+                     ordered=source.ordered)
 
 
 def estimate_of(run: RunStates, name: str, *, equilibration: Equilibrate = "auto", confidence: float = 0.95, unit: str = "",
@@ -294,9 +302,11 @@ def _observed(run: RunStates, name: str) -> list[Observed]:
 def _scalar_estimate(values: np.ndarray, run: RunStates, equilibration: Equilibrate, confidence: float, unit: str,
                      missing: Missing) -> Estimate:
     if missing != "drop":
-        return scalar_estimate(values, run.weights, run.times, equilibration, confidence, unit, time_unit=run.time_unit)
+        return scalar_estimate(values, run.weights, run.times, equilibration, confidence, unit, time_unit=run.time_unit,
+                               ordered=run.ordered)
     filled, shares, there = without_gaps(values, run.weights)
-    found = scalar_estimate(filled, shares, run.times, equilibration, confidence, unit, time_unit=run.time_unit)
+    found = scalar_estimate(filled, shares, run.times, equilibration, confidence, unit, time_unit=run.time_unit,
+                            ordered=run.ordered)
     return with_gaps_noted(found, values, there)
 
 
@@ -319,7 +329,7 @@ def _array_estimate(run: RunStates, name: str, columns: np.ndarray, equilibratio
         if some.blocks.n < 4:
             parts.append({"mean": ldexp(some.blocks.mean, some.exponent)})
             continue
-        parts.append(_of_elements(some, most, confidence))
+        parts.append(_of_elements(some, most, confidence, kept.ordered))
 
     def whole(fact: str) -> np.ndarray:
         flat = np.concatenate([part.pop(fact) for part in parts]) if len(parts) > 1 else parts[0].pop(fact)
@@ -332,18 +342,19 @@ def _array_estimate(run: RunStates, name: str, columns: np.ndarray, equilibratio
         return Estimate.of(mean, refused=f"{kept.n} snapshots: an error needs at least 4", **facts)
     stderr = whole("stderr")
     answer = Estimate.of(mean, stderr, whole("dof"), interval=(whole("low"), whole("high")), n_eff=whole("n_eff"), g=whole("g"),
-                         dt=spacing(run.times), doubts=kept.doubts, estimators={"blocking": stderr}, **facts)
+                         dt=spacing(run.times), doubts=kept.doubts,
+                         estimators={"blocking" if run.ordered else "independent": stderr}, **facts)
     answer = answer.judged(size=math.prod(item)) if shown else answer
     return with_gaps_noted(answer, None, there) if gaps else answer
 
 
-def _of_elements(some: Elements, most: float, confidence: float) -> dict[str, np.ndarray]:
+def _of_elements(some: Elements, most: float, confidence: float, ordered: bool) -> dict[str, np.ndarray]:
     """Mean, error and the rest of some elements of an array; `most`: snapshots of equal weight that they are worth."""
     blocks, variance, e = some.blocks, some.variance, some.exponent
-    mean, block = np.asarray(blocks.mean), blocks.chosen()
+    mean, block = np.asarray(blocks.mean), blocks.chosen() if ordered else blocks.of_independent(most)
     with np.errstate(invalid="ignore", divide="ignore"):
         still = np.asarray(blocks.variances[0]) <= (16 * np.finfo(float).eps * np.abs(mean)) ** 2
-        n_eff = np.where(still, np.nan, np.minimum(variance / block.stderr**2, most))
+        n_eff = np.where(still, np.nan, np.minimum(variance / block.stderr**2, most) if ordered else most)
         g = np.where(still, np.nan, block.g)
     stderr = np.where(still, 0.0, block.stderr)
     low, high = student_interval(mean, stderr, block.dof, confidence)

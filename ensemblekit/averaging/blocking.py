@@ -132,6 +132,29 @@ class BlockResult(Result):
             g = np.where(first > 0, stderr**2 * self.n / first, 1.0)
         return BlockError(stderr, dof, g, level, settled)
 
+    def of_independent(self, n_eff: float) -> BlockError:
+        """The error where the snapshots are in no order, (*item,): that of independent ones, by the first level alone.
+
+        SE² = Σ w² (x - μ)² / (Σ w)² · n_eff / (n_eff - 1), with n_eff - 1 degrees of freedom.
+
+        n_eff: snapshots of equal weight that they are worth (Kish); n where they weigh alike.
+        """
+        if self.exponent is not None:
+            error = self.over_power_of_two()[0].of_independent(n_eff)
+            return error._replace(stderr=ldexp(error.stderr, self.exponent))
+        if not len(self.counts) or self.counts[0] < FEWEST:
+            raise StatisticsError(f"an error needs at least {FEWEST} snapshots; got {self.n}")
+        first, count = np.asarray(self.variances[0]), float(self.counts[0])
+        worth = min(n_eff, count)
+        shape = first.shape
+        squared = np.full(shape, np.nan)
+        if worth > 1:
+            squared = first * (count - 1) / count**2 * worth / (worth - 1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            g = np.where(first > 0, squared * self.n / first, 1.0)
+        return BlockError(np.sqrt(squared), np.full(shape, max(worth - 1, 1.0)), g, np.zeros(shape, dtype=np.int64),
+                          np.ones(shape, dtype=bool))
+
     def half_width(self, floor: Any = None) -> np.ndarray:
         """Half the 95 % interval of the mean, (*item,), from the longest blocks: see :mod:`~ensemblekit.averaging.guard`.
 

@@ -37,7 +37,8 @@ class CircularResult:
 
 def circular_average(angles: ArrayLike, *, period: float = 360.0, weights: ArrayLike | None = None,
                      log_weights: ArrayLike | None = None, times: ArrayLike | None = None, equilibration: Equilibrate = "auto",
-                     confidence: float = 0.95, unit: str = "degree", time_unit: str = "") -> CircularResult:
+                     confidence: float = 0.95, unit: str = "degree", time_unit: str = "", ordered: bool = True
+                     ) -> CircularResult:
     """The mean of angles (n,) that come round after `period`, with its error.
 
     179 and -179 degrees average to 180, not to 0. The error of the direction is that of the mean of sin(θ - mean) / R
@@ -47,6 +48,7 @@ def circular_average(angles: ArrayLike, *, period: float = 360.0, weights: Array
     Arguments:
         angles: in `unit`, any branch; times (n,) and weights (n,), or the logarithms of these, go with them.
         equilibration, confidence: as for ``average``.
+        ordered: False where the angles are independent, in no order in time.
 
     Raises InputError for a period that is not above 0; else as ``average``.
     """
@@ -59,7 +61,7 @@ def circular_average(angles: ArrayLike, *, period: float = 360.0, weights: Array
 
     def estimate(values: np.ndarray, start: Equilibrate, unit: str) -> Estimate:
         return scalar_estimate(values, w, None if times is None else check_times(times, len(x)), start,
-                               facts["confidence"], unit, time_unit=time_unit)
+                               facts["confidence"], unit, time_unit=time_unit, ordered=ordered)
 
     direction, length = _vector(x * turn, w)
     found = estimate(_influence(x * turn, direction, length) / turn + np.nan_to_num(direction) / turn, equilibration, unit)
@@ -83,15 +85,19 @@ def circular_average(angles: ArrayLike, *, period: float = 360.0, weights: Array
 
 
 def circular_runs(runs: Sequence[tuple[np.ndarray, np.ndarray | None, np.ndarray | None]], branch: tuple[float, float],
-                  equilibration: Equilibrate, confidence: float, unit: str, time_unit: str) -> Estimate:
+                  equilibration: Equilibrate, confidence: float, unit: str, time_unit: str, *,
+                  ordered: Sequence[bool]) -> Estimate:
     """The circular mean of one run or several, (angles, times, weights) each, within the branch (low, high).
+
+    ordered: of each run, whether its angles follow each other in time.
 
     Comes with `resultant`, the length of the mean vector.
     """
     low, high = branch
     period, middle = high - low, (low + high) / 2
     found = [circular_average(x, period=period, weights=w, times=times, equilibration=equilibration, confidence=confidence,
-                              unit=unit, time_unit=time_unit if times is not None else "") for x, times, w in runs]
+                              unit=unit, time_unit=time_unit if times is not None else "", ordered=in_order)
+             for (x, times, w), in_order in zip(runs, ordered, strict=True)]
     means = [near_by_periods(one.mean, period, middle) for one in found]
     if len(found) == 1:
         return replace(means[0], derived={"resultant": found[0].resultant})

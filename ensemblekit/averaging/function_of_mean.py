@@ -19,6 +19,7 @@ from ensemblekit.averaging.observed import Observed
 from ensemblekit.averaging.run_states import Periodic, RunStates
 from ensemblekit.averaging.second import STRETCHES, interval_above, kept_together, share_kept, stretches
 from ensemblekit.averaging.times import spacing
+from ensemblekit.averaging.weights import kish
 from ensemblekit.errors import InputError
 from ensemblekit.scaling import ldexp
 
@@ -62,10 +63,10 @@ def function_of_mean(run: RunStates, name: str, function: Callable[[np.ndarray],
     """
     means, weights = part_means(run, name, base.n_discarded)
     if not isinstance(function, SecondMoment):
-        return of_parts(means, weights, function, base, unit=unit, scale=scale)
+        return of_parts(means, weights, function, base, unit=unit, scale=scale, ordered=run.ordered)
     kept = function.kept(base)
     answer = of_parts(means, weights, partial(function.function, kept=kept if function.corrected else np.ones_like(kept)), base,
-                      unit=unit, second=True)
+                      unit=unit, second=True, ordered=run.ordered)
     if np.isnan(answer.stderr).all():
         return answer if answer.verdict else answer.judged()
     if kept.shape != np.shape(answer.mean):     # a sum over components
@@ -102,9 +103,10 @@ def part_means(run: RunStates, name: str, start: int) -> tuple[np.ndarray, np.nd
 
 
 def of_parts(means: np.ndarray, weights: np.ndarray, function: Callable[[np.ndarray], ArrayLike], base: Estimate, *,
-             unit: str = "", second: bool = False, scale: Scale = "") -> Estimate:
+             unit: str = "", second: bool = False, scale: Scale = "", ordered: bool = True) -> Estimate:
     """The function of the mean of all parts, its error from the pseudo-values of the parts left out one by one.
 
+    ordered: False where snapshots, and so parts, are independent: no longer blocks are looked for.
     second: the function is a second moment: its error is that of guarded blocks, and it is judged elsewhere.
     """
     total = weights.sum()
@@ -124,7 +126,10 @@ def of_parts(means: np.ndarray, weights: np.ndarray, function: Callable[[np.ndar
                 without = function.near(value, without)
             pseudo[k] = h * value - (h - 1) * without
         n_eff = _independent(base, value.shape)
-        stderr, dof, joined = _error_of(pseudo, weights, base.n, base.n / n_eff, second)
+        if ordered:
+            stderr, dof, joined = _error_of(pseudo, weights, base.n, base.n / n_eff, second)
+        else:
+            (stderr, dof, *_), joined = blocking(pseudo, weights).of_independent(kish(weights, len(weights))), 1
     answer = _filled(base, value, stderr, dof, n_eff, base.verdict, unit, not second)
     if not scale or not value.ndim:
         return answer

@@ -13,7 +13,7 @@ from ensemblekit.averaging.run_states import RunStates, States, merge_into
 from ensemblekit.engine import Engine, Serial, Threads, stop
 from ensemblekit.errors import InputError, ReadOnceError, ReductionError, UnknownFieldError, WorkerLostError
 from ensemblekit.intake import unmasked
-from ensemblekit.source import Array, Block, Cut, DescribedSource, Field, Piece, as_source
+from ensemblekit.source import Array, Block, Cut, DescribedSource, Field, Piece, ReplicaSet, as_source
 from ensemblekit.source_cuts import WHOLE
 from ensemblekit.source_protocol import kind_of
 
@@ -148,7 +148,7 @@ def _read(source: DescribedSource, branches: Mapping[str, Branch], map: Map | No
         for part in values:
             if part.run != run:
                 if run >= 0:
-                    yield _run_of(run, rows, one, source.time_unit)
+                    yield _run_of(run, rows, one, source)
                 run, rows = part.run, _Rows(collapse, keep, cut == "space", None if lengths is None else lengths[part.run])
             rows.add(part)
             meter(part.stop - part.start, part.tile, one.size if one else 0)
@@ -156,15 +156,16 @@ def _read(source: DescribedSource, branches: Mapping[str, Branch], map: Map | No
         stop(values)
         meter.close()
     if run >= 0:
-        yield _run_of(run, rows, one, source.time_unit)
+        yield _run_of(run, rows, one, source)
 
 
-def _run_of(run: int, rows: _Rows, field: Field | None, time_unit: str) -> RunStates:
+def _run_of(run: int, rows: _Rows, field: Field | None, source: DescribedSource) -> RunStates:
+    ordered = source.runs[run].ordered if isinstance(source, ReplicaSet) else source.ordered
     states = rows.joined(field)
     lengths = [clock.n for clock in rows.clocks]
     return RunStates(run, rows.stop - states[0][0], tuple(start for start, _ in states), tuple(one for _, one in states),
                      _column([clock.times for clock in rows.clocks], lengths),
-                     _column([clock.weights for clock in rows.clocks], lengths), time_unit)
+                     _column([clock.weights for clock in rows.clocks], lengths), source.time_unit, ordered=ordered)
 
 
 def _column(columns: list[np.ndarray | None], lengths: list[int]) -> np.ndarray | None:

@@ -14,9 +14,11 @@ from ensemblekit.averaging.blocking import FEWEST, blocking
 from ensemblekit.averaging.doubts import ENOUGH
 from ensemblekit.averaging.equilibration import Equilibrate, count_discarded, detect_common_start, run_doubts
 from ensemblekit.averaging.estimate import Coords, Estimate, student_interval
+from ensemblekit.averaging.independent import check_unordered, doubts_of_independent
 from ensemblekit.averaging.reducer import Reducer
 from ensemblekit.averaging.second import STRETCHES, interval_above
 from ensemblekit.averaging.times import spacing, time_at
+from ensemblekit.averaging.weights import kish
 from ensemblekit.errors import InputError
 
 States = dict[str, list[Reducer]]
@@ -65,6 +67,8 @@ class RunStates:
     """Snapshots left out at the beginning."""
     equilibration_time: float = 0.0
     """How much time they take; in snapshots where there are no times."""
+    ordered: bool = True
+    """Whether the snapshots follow each other in time. False: each is independent of the others, and none is left out."""
     doubts: tuple[str, ...] = field(default=())
     """Why no interval of this run can be vouched for, in words."""
 
@@ -112,6 +116,9 @@ class RunStates:
         """
         if not self.starts:
             raise InputError("the run holds no states")
+        if not self.ordered:
+            check_unordered(equilibration)
+            return replace(self, doubts=doubts_of_independent(self.weights))
         wanted = count_discarded(equilibration, self.n, self.times,
                              lambda: 0 if proxies is None else detect_common_start(proxies, self.weights))
         columns = values if values is not None else np.zeros(self.n) if self.weights is None else self.weights
@@ -188,7 +195,8 @@ class RunStates:
                 other = function.near(value, other)
             pseudo[k] = value - (1 / shares[k] - 1) * (other - value)
         pseudo = pseudo[held]
-        block = blocking(pseudo, weights[held]).chosen()
+        curve = blocking(pseudo, weights[held])
+        block = curve.chosen() if self.ordered else curve.of_independent(kish(weights[held], count))
         with np.errstate(invalid="ignore", divide="ignore"):
             n_eff = np.where(np.ptp(pseudo, axis=0) > 0, count / np.maximum(block.g, 1.0), np.nan)
         interval = student_interval(value, block.stderr, block.dof, confidence) if independent is None else (

@@ -13,6 +13,7 @@ from ensemblekit.averaging.correlation import chodera_window, closed, sokal_wind
 from ensemblekit.averaging.doubts import ENOUGH
 from ensemblekit.averaging.equilibration import Equilibrate, count_discarded, run_doubts, significant_start, unless_carried
 from ensemblekit.averaging.estimate import DISAGREE, Estimate, over_power_of_two, quantile
+from ensemblekit.averaging.independent import check_unordered, independent_mean
 from ensemblekit.averaging.observed import check_real
 from ensemblekit.averaging.spectral import MeanError, mean_error, skewed_quantiles
 from ensemblekit.averaging.times import spacing, time_at
@@ -22,8 +23,8 @@ from ensemblekit.scaling import scaled
 
 
 def scalar_estimate(values: np.ndarray, weights: np.ndarray | None, times: np.ndarray | None, equilibration: Equilibrate,
-                    confidence: float, unit: str, *, time_unit: str) -> Estimate:
-    """The average of one series (n,); see :func:`average`."""
+                    confidence: float, unit: str, *, time_unit: str, ordered: bool = True) -> Estimate:
+    """The average of one series (n,); see :func:`average`. ordered: False where the snapshots are independent, in no order."""
     check_real(values)
     x = values.astype(np.float64)
     n = len(x)
@@ -31,7 +32,7 @@ def scalar_estimate(values: np.ndarray, weights: np.ndarray | None, times: np.nd
         raise StatisticsError("the source has no snapshots; there is nothing to average")
     small, e = scaled(x)
     if e:
-        found = scalar_estimate(small, weights, times, equilibration, confidence, unit, time_unit=time_unit)
+        found = scalar_estimate(small, weights, times, equilibration, confidence, unit, time_unit=time_unit, ordered=ordered)
         return over_power_of_two(found, e)
     weights = None if weights is None else scaled(weights)[0]
     facts: dict[str, Any] = {"series": x, "times": times, "unit": unit, "confidence": confidence,
@@ -42,6 +43,9 @@ def scalar_estimate(values: np.ndarray, weights: np.ndarray | None, times: np.nd
             mean = float(weighted_mean(x, weights))
         return Estimate.of(mean, refused=f"{int(bad.sum())} of {n} snapshots are not finite (first: {int(np.argmax(bad))}); "
                            "leave them out, or find out where they come from", n=n, **facts)
+    if not ordered:
+        check_unordered(equilibration)
+        return independent_mean(x, weights, {**facts, "n": n})
     start = count_discarded(equilibration, n, times, lambda: unless_carried(significant_start(residual(x, weights)), weights))
     facts |= {"n": n - start, "n_discarded": start, "equilibration_time": time_at(times, start)}
     return _of_kept(x[start:], None if weights is None else weights[start:], spacing(times),

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ensemblekit import __version__
-from ensemblekit.cli import average, bench, export, info, md_experiment, neural, rom, stores, tour
+from ensemblekit.cli import average, bench, export, info, md_ensembles, md_experiment, md_field, neural, rom, stores, tour
 from ensemblekit.cli.verbs import Commands, add
 
 app = typer.Typer(name="ensemblekit", cls=Commands, no_args_is_help=True, rich_markup_mode="rich",
@@ -26,7 +26,8 @@ add(app, stores.merge, "ensemblekit merge first.h5 second.h5 -o whole.h5",
     "ensemblekit merge 'part-*.h5' -o whole.h5 --json -")
 add(app, tour.tour, "ensemblekit tour", "ensemblekit tour --quick -o /tmp/tour", bare=True)
 add(app, bench.bench, "ensemblekit bench core --quick", "ensemblekit bench md --json md.json", bare=True)
-app.add_typer(md_experiment.app, name="md")
+md_field.app.add_typer(md_experiment.spectrum, name="spectrum")
+app.add_typer(md_ensembles.app, name="md")
 app.add_typer(rom.app, name="rom")
 app.add_typer(neural.app, name="neural")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ensemblekit.cli import neural_evidence, neural_report
+from ensemblekit.cli import neural_drift, neural_evidence, neural_report, neural_segment
 from ensemblekit.cli.console import table
 from ensemblekit.cli.output import Json, Output, Overwrite, check_file, check_folder_of, check_room, written
 from ensemblekit.cli.verbs import add
@@ -111,3 +111,7 @@ add(app, neural_evidence.ergodicity, "ensemblekit neural ergodicity run1.h5 run2
     "ensemblekit neural ergodicity run1.h5 run2.h5 run3.h5 --last 4 --json -")
 add(app, neural_evidence.detect, "ensemblekit neural detect weights.h5",
     "ensemblekit neural detect weights.h5 --groups patients.txt --json -")
+add(app, neural_segment.segment, "ensemblekit neural segment weights.h5 --out report",
+    "ensemblekit neural segment weights.h5 --model train:make_model --data train:test_loader --window 40,400 --json -")
+add(app, neural_drift.drift, "ensemblekit neural drift weights.h5 --model train:make_model --data train:test_images",
+    "ensemblekit neural drift weights.h5 --model train:make_model --data train:test_images --corruptions CIFAR-10-C --json -")

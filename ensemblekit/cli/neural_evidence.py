@@ -43,7 +43,7 @@ def select(
     from ensemblekit import neural
 
     found = neural.select(neural.load_predictions(store, name), method=method, k=k, score=score, folds=folds,  # type: ignore[arg-type]
-                          temperature=temperature, groups=_groups(groups), seed=seed)
+                          temperature=temperature, groups=groups_of(groups), seed=seed)
     _show(found, Output(as_json, as_csv, (store,)), plot, f"selection.{plot_format}")
 
 
@@ -67,7 +67,7 @@ def equivalent(
     runs = [neural.load_predictions(path, name) for path in (method, *(run or []))]
     seeds = [neural.load_predictions(path, name) for path in (*reference, *others)]
     found = neural.deep_ensemble_equivalent(runs if len(runs) > 1 else runs[0], seeds, score=score,       # type: ignore[arg-type]
-                                            groups=_groups(groups), seed=seed)
+                                            groups=groups_of(groups), seed=seed)
     _show(found, Output(as_json, as_csv, (*paths, *reference, *(run or []))), plot, f"equivalent.{plot_format}")
 
 
@@ -83,7 +83,7 @@ def ergodicity(
     from ensemblekit import neural
 
     found = neural.training_ergodicity([neural.load_predictions(path, name) for path in paths], last=last,
-                                       space=space, groups=_groups(groups))      # type: ignore[arg-type]
+                                       space=space, groups=groups_of(groups))      # type: ignore[arg-type]
     _show(found, Output(as_json, as_csv, tuple(paths)), plot, f"ergodicity.{plot_format}")
 
 
@@ -95,11 +95,11 @@ def detect(
     """How well doubt tells wrong answers from right ones."""
     from ensemblekit import neural
 
-    found = neural.error_detection(neural.load_predictions(store, name), groups=_groups(groups), seed=seed)
+    found = neural.error_detection(neural.load_predictions(store, name), groups=groups_of(groups), seed=seed)
     _show(found, Output(as_json, as_csv, (store,)), plot, f"detection.{plot_format}")
 
 
-def _groups(path: Path | None) -> np.ndarray | None:
+def groups_of(path: Path | None) -> np.ndarray | None:
     """(n,) names."""
     if path is None:
         return None

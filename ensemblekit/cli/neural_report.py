@@ -134,11 +134,12 @@ def show_report(out: Output, found: Report) -> None:
 def _scores(several: Mapping[str, Mapping[str, Score]], *, signed: bool) -> Rows:
     rows = table("", *SCORES.values(), right=tuple(SCORES.values()))
     for label, values in several.items():
-        rows.add_row(label.replace(" ", NBSP), *(_cell(values[s], signed) for s in SCORES))
+        rows.add_row(label.replace(" ", NBSP), *(score_cell(values[s], signed) for s in SCORES))
     return rows
 
 
-def _cell(score: Score, signed: bool) -> Text:
+def score_cell(score: Score, signed: bool) -> Text:
+    """A score over its interval; a difference (`signed`) in bold where that excludes zero."""
     sign = "+" if signed else ""
     interval = cell_of(f"{score.low:{sign}.4f} – {score.high:{sign}.4f}", "dim")
     return Text.assemble((f"{score.value:{sign}.4f}", "bold" if signed and score.significant else ""), "\n", interval)

@@ -56,17 +56,24 @@ def ingest(
 
 def export(
     file: Annotated[str, typer.Argument(metavar="FILE", show_default=False,
-                                        help="A basis (*.basis.h5), a store, or flow files.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="TARGET",
-                                      help="*.vtkhdf, *.pvd, or a time folder of an OpenFOAM case.")],
+                                        help="A basis (*.basis.h5), a model, a store, or flow files.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="TARGET", help="*.vtkhdf, *.pvd, or a time folder of an OpenFOAM "
+                                      "case; of a model *.mat or *.npz.")],
     reconstruct: Annotated[bool, typer.Option("--reconstruct", help="Of a basis: its reconstruction, not its modes.")] = False,
     start: Start = 0, stop: Stop = None, step: Step = 1,
     mesh: Annotated[str | None, typer.Option("--mesh", help="A file to take the mesh from.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write modes, reconstructions or snapshots for ParaView, pyvista or OpenFOAM."""
+    """Write modes, reconstructions or snapshots for ParaView, pyvista or OpenFOAM; operators for Matlab or numpy."""
     from ensemblekit import rom
 
+    if out.suffix.lower() in (".mat", ".npz"):
+        model = rom.load(file)
+        if isinstance(model, rom.Basis):
+            raise InputError(f"{file} holds a basis, not a model; modes go to *.vtkhdf or *.pvd")
+        rom.export_operators(model, out, overwrite=overwrite)
+        written(out)
+        return
     x = _basis(file)
     on = None
     if mesh is not None:

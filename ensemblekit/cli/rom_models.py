@@ -175,6 +175,8 @@ def _model(path: Path) -> QuadraticModel | ModalModel:
     held = rom.load(path)
     if isinstance(held, rom.Basis):
         raise InputError(f"{path} holds a basis; ensemblekit rom opinf and dmd make models of it")
+    if isinstance(held, rom.ParametricModel):
+        raise InputError(f"{path} holds a model of design parameters, which does not run in time; in Python: model.predict(mu)")
     return held
 
 

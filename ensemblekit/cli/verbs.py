@@ -57,7 +57,7 @@ class Verb(TyperCommand):
         return super().invoke(ctx)
 
 
-OUTPUTS = {"--json", "--csv", "--out", "--plot", "--pdb"}
+OUTPUTS = {"--json", "--csv", "--out", "--plot", "--pdb", "--map", "--pymol"}
 
 
 def _same(one: str | Path, other: Path) -> bool:

@@ -1,8 +1,13 @@
 """Molecular dynamics: trajectories into the store, and averages of observables with honest error bars."""
 
+from ensemblekit.md.arrows import write_arrows as write_arrows
 from ensemblekit.md.average import average as average
 from ensemblekit.md.columns import columns as columns
 from ensemblekit.md.compare import sampled_rmsd as sampled_rmsd
+from ensemblekit.md.conformers import ConformerEnsemble as ConformerEnsemble
+from ensemblekit.md.experimental_data import Data as Data
+from ensemblekit.md.experimental_data import compare as compare
+from ensemblekit.md.frame_values import values as values
 from ensemblekit.md.functions import Function as Function
 from ensemblekit.md.functions import from_analysis as from_analysis
 from ensemblekit.md.ingest import ingest as ingest
@@ -20,19 +25,29 @@ from ensemblekit.md.observables.distances import Distance as Distance
 from ensemblekit.md.observables.distances import DistanceMap as DistanceMap
 from ensemblekit.md.observables.distances import Distances as Distances
 from ensemblekit.md.observables.distances import EndToEnd as EndToEnd
+from ensemblekit.md.observables.electrostatic_energy import ElectrostaticEnergy as ElectrostaticEnergy
 from ensemblekit.md.observables.field import ElectricField as ElectricField
+from ensemblekit.md.observables.fret import FRET as FRET
+from ensemblekit.md.observables.fret import PRE as PRE
 from ensemblekit.md.observables.gyration import GyrationTensor as GyrationTensor
 from ensemblekit.md.observables.gyration import RadiusOfGyration as RadiusOfGyration
 from ensemblekit.md.observables.hbonds import HydrogenBonds as HydrogenBonds
 from ensemblekit.md.observables.msd import MSD as MSD
+from ensemblekit.md.observables.nmr import NOE as NOE
+from ensemblekit.md.observables.nmr import JCoupling as JCoupling
+from ensemblekit.md.observables.nmr import OrderParameter as OrderParameter
 from ensemblekit.md.observables.pca import PCA as PCA
 from ensemblekit.md.observables.pca import PrincipalComponents as PrincipalComponents
 from ensemblekit.md.observables.pca import cosine_content as cosine_content
 from ensemblekit.md.observables.pca import principal_components as principal_components
 from ensemblekit.md.observables.potential import ElectricPotential as ElectricPotential
+from ensemblekit.md.observables.potential_map import PotentialMap as PotentialMap
+from ensemblekit.md.observables.potential_map import write_map as write_map
+from ensemblekit.md.observables.potential_profile import PotentialProfile as PotentialProfile
 from ensemblekit.md.observables.rdf import RDF as RDF
 from ensemblekit.md.observables.rmsd import RMSD as RMSD
 from ensemblekit.md.observables.rmsf import RMSF as RMSF
+from ensemblekit.md.observables.scattering import SAXS as SAXS
 from ensemblekit.md.observables.secondary import HelixContent as HelixContent
 from ensemblekit.md.observables.secondary import SecondaryStructure as SecondaryStructure
 from ensemblekit.md.observables.surface import SASA as SASA
@@ -41,6 +56,7 @@ from ensemblekit.md.places import Attached as Attached
 from ensemblekit.md.places import Center as Center
 from ensemblekit.md.places import Midpoint as Midpoint
 from ensemblekit.md.result import Averages as Averages
+from ensemblekit.md.reweight import reweight as reweight
 from ensemblekit.md.spectra.absorption import absorption as absorption
 from ensemblekit.md.spectra.excitations import Excitations as Excitations
 from ensemblekit.md.spectra.excitations import excitations as excitations

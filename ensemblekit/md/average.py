@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ensemblekit.averaging.average import check_confidence
+from ensemblekit.averaging.average import caveat_of, check_confidence
 from ensemblekit.averaging.equilibration import Equilibrate, check_equilibration
 from ensemblekit.averaging.missing import Missing, check_missing
 from ensemblekit.averaging.origin import origin_of, with_origin
@@ -126,6 +126,12 @@ def _observables(observables: Mapping[str, object]) -> dict[str, Observable]:
             for name, one in observables.items()}
 
 
+def measurements_of(system: System, observables: Mapping[str, object]) -> tuple[dict[str, Measurement], list[str]]:
+    """Observables made ready for a system, and the fields to read for them."""
+    measurements, _, _ = _prepare(system, _observables(observables))
+    return measurements, _fields(system, measurements)
+
+
 class _Rule(NamedTuple):
     """How runs are averaged."""
 
@@ -162,7 +168,8 @@ def _averages(system: System, measurements: Mapping[str, Measurement], notes: li
         if measurement.note and any(one.n_discarded for one in estimates):
             notes.append(f"{name}: {measurement.note} is that of all frames, the discarded ones too")
     origin = origin_of(source)
-    answers = {name: with_origin(one, origin) for name, one in answers.items()}
+    caveat = caveat_of(source)
+    answers = {name: with_origin(one, origin).noting(caveat) for name, one in answers.items()}
     return Averages(answers, tuple(notes), passes=(*system.passes, "averages"), n_frames=system.n_frames, n_runs=len(runs))
 
 
@@ -188,6 +195,8 @@ def _own(run: RunStates, name: str, reducers: Mapping[str, object]) -> RunStates
 def with_usable_times(run: RunStates, timed: bool) -> RunStates:
     """The run, without its times where these say nothing: they run backwards, are all the same, or no file held them."""
     times = run.times
+    if not run.ordered:
+        return replace(run, times=None)
     if run.n < 2 or (timed and (times is None or np.isnan(times).any())):
         return run
     if not timed:

@@ -19,7 +19,7 @@ def on_circle(period: float = 360.0, unit: str = "degree") -> OfSeries:
 def _circular(period: float, unit: str, reading: Reading) -> dict[str, Estimate]:
     answer = circular_average(reading.values, period=period, weights=reading.weights, times=reading.times,
                               equilibration=reading.equilibration, confidence=reading.confidence, unit=unit,
-                              time_unit="ps" if reading.times is not None else "")
+                              time_unit="ps" if reading.times is not None else "", ordered=reading.run.ordered)
     return {"": answer.mean, "resultant": answer.resultant}
 
 

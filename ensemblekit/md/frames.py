@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,8 +19,19 @@ from ensemblekit.store.store import Store
 from ensemblekit.store.stored import StoredSource
 
 
+class HoldsFrames(ABC):
+    """What holds frames and knows their atoms: an ensemble of conformers."""
+
+    @property
+    @abstractmethod
+    def frames(self) -> Any:
+        """The source of its frames."""
+
+
 def as_frames(x: object) -> Any:
     """A source of positions from whatever holds a trajectory."""
+    if isinstance(x, HoldsFrames):
+        return x.frames
     if isinstance(x, str | os.PathLike | Sequence):
         from ensemblekit.md.stored import opened
 

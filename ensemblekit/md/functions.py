@@ -117,8 +117,8 @@ class _OfBlocks:
         start = reading.equilibration
         if not (start is None or isinstance(start, str)):       # in blocks, rounded up
             start = math.ceil(discarded(start, run.n, run.times) / block)
-        answer = mean_with_error(ArraySource.of(values, weights=shares, unit=self.settings.unit), equilibration=start,
-                                 confidence=reading.confidence)
+        answer = mean_with_error(ArraySource.of(values, weights=shares, unit=self.settings.unit, ordered=run.ordered),
+                                 equilibration=start, confidence=reading.confidence)
         n_discarded = round(answer.n_discarded * block)
         dt = 1.0 if run.times is None or run.n < 2 else float(run.times[-1] - run.times[0]) / (run.n - 1)
         return replace(answer, n=run.n - n_discarded, n_discarded=n_discarded, series=None, times=None,

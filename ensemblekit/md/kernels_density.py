@@ -4,7 +4,34 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from ensemblekit.jit import kernel
+
+
+@kernel
+def normal_of(cell, axis):
+    """The volume of a cell (signed), its height along the normal of the other two vectors, and the reciprocal vector of an
+    axis: the share of a position along it is r . n. The vector is not finite where the cell has no volume."""
+    one, two = (axis + 1) % 3, (axis + 2) % 3
+    nx = cell[one, 1] * cell[two, 2] - cell[one, 2] * cell[two, 1]
+    ny = cell[one, 2] * cell[two, 0] - cell[one, 0] * cell[two, 2]
+    nz = cell[one, 0] * cell[two, 1] - cell[one, 1] * cell[two, 0]
+    area = math.sqrt(nx * nx + ny * ny + nz * nz)
+    volume = cell[axis, 0] * nx + cell[axis, 1] * ny + cell[axis, 2] * nz
+    return volume, abs(volume) / area, nx / volume, ny / volume, nz / volume
+
+
+@kernel
+def middle_of(positions, atoms, weights, nx, ny, nz):
+    """The weighted mean share along an axis of some atoms, on the circle that a periodic axis is."""
+    sine, cosine = 0.0, 0.0
+    for n in range(len(atoms)):
+        p = positions[atoms[n]]
+        angle = 2.0 * math.pi * (p[0] * nx + p[1] * ny + p[2] * nz)
+        sine += weights[n] * math.sin(angle)
+        cosine += weights[n] * math.cos(angle)
+    return math.atan2(sine, cosine) / (2.0 * math.pi)
 
 
 @kernel
@@ -22,27 +49,13 @@ def add_profile(positions, atoms, weights, cells, axis, centre_atoms, centre_wei
         for k in range(bins):
             out[f, k] = 0.0
         c = cells[f]
-        # the reciprocal vector of the axis: share along it = r . normal
-        one, two = (axis + 1) % 3, (axis + 2) % 3
-        nx = c[one, 1] * c[two, 2] - c[one, 2] * c[two, 1]
-        ny = c[one, 2] * c[two, 0] - c[one, 0] * c[two, 2]
-        nz = c[one, 0] * c[two, 1] - c[one, 1] * c[two, 0]
-        area = math.sqrt(nx * nx + ny * ny + nz * nz)
-        volume = c[axis, 0] * nx + c[axis, 1] * ny + c[axis, 2] * nz
+        volume, height, nx, ny, nz = normal_of(c, axis)
         if not (math.isfinite(volume) and volume != 0.0):
             return f
-        nx, ny, nz = nx / volume, ny / volume, nz / volume
-        height = abs(volume) / area
         heights[f] = height
         origin = 0.0
         if len(centre_atoms):
-            sine, cosine = 0.0, 0.0
-            for n in range(len(centre_atoms)):
-                p = positions[f, centre_atoms[n]]
-                angle = 2.0 * math.pi * (p[0] * nx + p[1] * ny + p[2] * nz)
-                sine += centre_weights[n] * math.sin(angle)
-                cosine += centre_weights[n] * math.cos(angle)
-            origin = math.atan2(sine, cosine) / (2.0 * math.pi)
+            origin = middle_of(positions[f], centre_atoms, centre_weights, nx, ny, nz)
         whole = math.isnan(low)
         start = low / height
         width = 1.0 / bins if whole else (high - low) / height / bins
@@ -62,6 +75,52 @@ def add_profile(positions, atoms, weights, cells, axis, centre_atoms, centre_wei
         slab = abs(volume) * width
         for k in range(bins):
             out[f, k] /= slab
+    return -1
+
+
+@kernel
+def add_sheets(positions, atoms, charges, cells, axis, center_atoms, center_weights, out, heights):
+    """The potential of charges spread over the planes they lie in, of all periodic images, in the middle of slabs: of a sheet
+    with charge q on an area A in a cell of height h, 2 pi q / A (-|d| + d² / h + h / 6), whose mean is 0.
+
+    Arguments as those of :func:`add_profile`; out (n, bins) in e / angstrom. Returns -1 or the first frame that is not finite
+    or has no volume.
+    """
+    bins = out.shape[1]
+    sums, moments = np.empty(bins), np.empty(bins)
+    for f in range(len(positions)):
+        volume, height, nx, ny, nz = normal_of(cells[f], axis)
+        if not (math.isfinite(volume) and volume != 0.0):
+            return f
+        heights[f] = height
+        start = 0.0
+        if len(center_atoms):
+            start = middle_of(positions[f], center_atoms, center_weights, nx, ny, nz) - 0.5
+        sums[:] = 0.0
+        moments[:] = 0.0
+        out[f] = 0.0
+        squares = 0.0
+        for n in range(len(atoms)):
+            p = positions[f, atoms[n]]
+            s = p[0] * nx + p[1] * ny + p[2] * nz - start
+            if not math.isfinite(s):
+                return f
+            s -= math.floor(s)
+            k = min(int(s * bins), bins - 1)
+            sums[k] += charges[n]
+            moments[k] += charges[n] * s
+            squares += charges[n] * s * s
+            out[f, k] -= charges[n] * abs((k + 0.5) / bins - s)     # its own slab charge by charge, the others by their sums
+        total, moment = sums.sum(), moments.sum()
+        left = turn = 0.0
+        scale = 2.0 * math.pi * height * height / abs(volume)
+        for k in range(bins):
+            t = (k + 0.5) / bins
+            right, other = total - left - sums[k], moment - turn - moments[k]
+            apart = (t * left - turn) - (t * right - other)
+            out[f, k] = scale * (out[f, k] - apart + t * t * total - 2.0 * t * moment + squares + total / 6.0)
+            left += sums[k]
+            turn += moments[k]
     return -1
 
 

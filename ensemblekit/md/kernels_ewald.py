@@ -17,75 +17,157 @@ CLOSE = 0.01
 """Angstrom: charges this near to a place make no field that means anything."""
 ROW = 128
 """Atoms whose phases are in the cache together."""
+FINE, COARSE, FAR = 64, 4, 16
+"""Nodes of the table per squared angstrom: from 1, and from FAR on."""
 
 
 @kernel
-def real_part(points, x, q, offsets, lower, alpha, cutoff, field, potential, close):
+def screened_table(alpha, cutoff, table):
+    """Of squared distances u: erfc(alpha r) / r, the factor f of the field d f, and the slope of f, to table (nodes, 3).
+
+    Nodes lie 1 / FINE apart from 1 on, and 1 / COARSE from FAR on, which cubics between them follow to 1e-7. With a table that
+    is too short it only counts: returns how many nodes there are.
+    """
+    near = (FAR - 1) * FINE
+    n = near + max(0, math.ceil((cutoff * cutoff - FAR) * COARSE)) + 2
+    if len(table) < n:
+        return n
+    slope = 2.0 * alpha / math.sqrt(math.pi)
+    for k in range(n):
+        u = 1.0 + k / FINE if k < near else FAR + (k - near) / COARSE
+        r = math.sqrt(u)
+        gauss = slope * math.exp(-alpha * alpha * u)
+        table[k, 0] = math.erfc(alpha * r) / r
+        table[k, 1] = (table[k, 0] + gauss) / u
+        table[k, 2] = -(1.5 * table[k, 1] + alpha * alpha * gauss) / u
+    return n
+
+
+@kernel
+def _screened(r2, alpha, table):
+    """erfc(alpha r) / r and the factor of the field d f, from a table where there is one and it reaches (r >= 1 angstrom)."""
+    if r2 < 1.0 or len(table) == 0:
+        r = math.sqrt(r2)
+        value = math.erfc(alpha * r) / r
+        return value, (value + 2.0 * alpha / math.sqrt(math.pi) * math.exp(-alpha * alpha * r2)) / r2
+    if r2 < FAR:
+        at, h = (r2 - 1.0) * FINE, 1.0 / FINE
+        k = int(at)
+        t = at - k
+    else:
+        at, h = (r2 - FAR) * COARSE, 1.0 / COARSE
+        k = int(at)
+        t = at - k
+        k += (FAR - 1) * FINE
+    # cubics of Hermite; the slope of the first is -f / 2
+    rest = 1.0 - t
+    one, two = rest * rest * (1.0 + 2.0 * t), t * t * (3.0 - 2.0 * t)
+    left, right = h * t * rest * rest, -h * t * t * rest
+    f0, f1 = table[k, 1], table[k + 1, 1]
+    return (one * table[k, 0] + two * table[k + 1, 0] - 0.5 * (left * f0 + right * f1),
+            one * f0 + two * f1 + left * table[k, 2] + right * table[k + 1, 2])
+
+
+@kernel
+def real_part(points, x, q, offsets, lower, alpha, cutoff, table, field, potential, close):
     """Add the screened charges within the cutoff, all their images: points (p, 3), x (3, m) in the brick, q (m,).
 
-    field (p, groups, 3), potential (p, groups). close (p,): images within CLOSE, which are left out.
+    table: of :func:`screened_table`, or empty: every pair by itself. field (p, groups, 3), potential (p, groups). close (p,):
+    images within CLOSE, which are left out.
     """
-    sides = (lower[0, 0], lower[1, 1], lower[2, 2])
-    single = cutoff <= 0.5 * min(sides[0], sides[1], sides[2])
-    r2c = cutoff * cutoff
-    slope = 2.0 * alpha / math.sqrt(math.pi)
+    single = cutoff <= 0.5 * min(lower[0, 0], lower[1, 1], lower[2, 2])
+    work, near = np.empty((4, ROW)), np.empty(ROW, np.int64)
     for p in range(len(points)):
         for g in range(len(offsets) - 1):
-            v = ex = ey = ez = 0.0
-            for j in range(offsets[g], offsets[g + 1]):
-                dz = points[p, 2] - x[2, j]
-                s = np.rint(dz / lower[2, 2])
-                dz -= s * lower[2, 2]
-                if single and abs(dz) > cutoff:
+            if single:
+                sums = _of_nearest(points[p], x, q, offsets[g], offsets[g + 1], lower, alpha, cutoff, table, work, near)
+            else:
+                sums = _of_images(points[p], x, q, offsets[g], offsets[g + 1], lower, alpha, cutoff, table)
+            potential[p, g] += sums[0]
+            for i in range(3):
+                field[p, g, i] += sums[1 + i]
+            close[p] += int(sums[4])
+
+
+@kernel
+def _of_nearest(point, x, q, begin, end, lower, alpha, cutoff, table, work, near):
+    """Potential, field (3) and images within CLOSE at one point, the cutoff at most half of each side of the brick."""
+    r2c, v, ex, ey, ez, close = cutoff * cutoff, 0.0, 0.0, 0.0, 0.0, 0.0
+    a, b, c = 1.0 / lower[0, 0], 1.0 / lower[1, 1], 1.0 / lower[2, 2]
+    for first in range(begin, end, ROW):
+        many = min(ROW, end - first)
+        for j in range(many):       # all of them, in lanes,
+            dz = point[2] - x[2, first + j]
+            s = np.rint(dz * c)
+            dz -= s * lower[2, 2]
+            dy = point[1] - x[1, first + j] - s * lower[2, 1]
+            dx = point[0] - x[0, first + j] - s * lower[2, 0]
+            s = np.rint(dy * b)
+            dy -= s * lower[1, 1]
+            dx -= s * lower[1, 0]
+            dx -= np.rint(dx * a) * lower[0, 0]
+            work[0, j], work[1, j], work[2, j] = dx, dy, dz
+            work[3, j] = dx * dx + dy * dy + dz * dz
+        n = 0
+        for j in range(many):       # then those within the cutoff, without a branch
+            near[n] = j
+            n += work[3, j] <= r2c
+        for i in range(n):
+            j = near[i]
+            r2 = work[3, j]
+            if r2 < CLOSE * CLOSE:
+                close += 1.0
+                continue
+            value, f = _screened(r2, alpha, table)
+            v += q[first + j] * value
+            f *= q[first + j]
+            ex += f * work[0, j]
+            ey += f * work[1, j]
+            ez += f * work[2, j]
+    return v, ex, ey, ez, close
+
+
+@kernel
+def _of_images(point, x, q, begin, end, lower, alpha, cutoff, table):
+    """As :func:`_of_nearest`, of several images of a charge."""
+    r2c, v, ex, ey, ez, close = cutoff * cutoff, 0.0, 0.0, 0.0, 0.0, 0.0
+    for j in range(begin, end):
+        dz = point[2] - x[2, j]
+        s = np.rint(dz / lower[2, 2])
+        dz -= s * lower[2, 2]
+        dy = point[1] - x[1, j] - s * lower[2, 1]
+        dx = point[0] - x[0, j] - s * lower[2, 0]
+        s = np.rint(dy / lower[1, 1])
+        dy -= s * lower[1, 1]
+        dx -= s * lower[1, 0]
+        dx -= np.rint(dx / lower[0, 0]) * lower[0, 0]
+        for c in range(math.ceil((-cutoff - dz) / lower[2, 2]), math.floor((cutoff - dz) / lower[2, 2]) + 1):
+            z = dz + c * lower[2, 2]
+            left = r2c - z * z
+            if left < 0.0:
+                continue
+            y0, r = dy + c * lower[2, 1], math.sqrt(left)
+            for b in range(math.ceil((-r - y0) / lower[1, 1]), math.floor((r - y0) / lower[1, 1]) + 1):
+                y = y0 + b * lower[1, 1]
+                rest = left - y * y
+                if rest < 0.0:
                     continue
-                dy = points[p, 1] - x[1, j] - s * lower[2, 1]
-                dx = points[p, 0] - x[0, j] - s * lower[2, 0]
-                s = np.rint(dy / lower[1, 1])
-                dy -= s * lower[1, 1]
-                dx -= s * lower[1, 0]
-                dx -= np.rint(dx / lower[0, 0]) * lower[0, 0]
-                c0 = c1 = 0
-                if not single:
-                    c0, c1 = math.ceil((-cutoff - dz) / lower[2, 2]), math.floor((cutoff - dz) / lower[2, 2])
-                for c in range(c0, c1 + 1):
-                    z = dz + c * lower[2, 2]
-                    left = r2c - z * z
-                    if left < 0.0:
+                x0, s = dx + c * lower[2, 0] + b * lower[1, 0], math.sqrt(rest)
+                for a in range(math.ceil((-s - x0) / lower[0, 0]), math.floor((s - x0) / lower[0, 0]) + 1):
+                    w = x0 + a * lower[0, 0]
+                    r2 = w * w + y * y + z * z
+                    if r2 > r2c:
                         continue
-                    b0 = b1 = 0
-                    y0 = dy + c * lower[2, 1]
-                    if not single:
-                        r = math.sqrt(left)
-                        b0, b1 = math.ceil((-r - y0) / lower[1, 1]), math.floor((r - y0) / lower[1, 1])
-                    for b in range(b0, b1 + 1):
-                        y = y0 + b * lower[1, 1]
-                        rest = left - y * y
-                        if rest < 0.0:
-                            continue
-                        a0 = a1 = 0
-                        x0 = dx + c * lower[2, 0] + b * lower[1, 0]
-                        if not single:
-                            r = math.sqrt(rest)
-                            a0, a1 = math.ceil((-r - x0) / lower[0, 0]), math.floor((r - x0) / lower[0, 0])
-                        for a in range(a0, a1 + 1):
-                            w = x0 + a * lower[0, 0]
-                            r2 = w * w + y * y + z * z
-                            if r2 > r2c:
-                                continue
-                            if r2 < CLOSE * CLOSE:
-                                close[p] += 1
-                                continue
-                            r = math.sqrt(r2)
-                            screened = math.erfc(alpha * r) / r
-                            v += q[j] * screened
-                            f = q[j] * (screened + slope * math.exp(-alpha * alpha * r2)) / r2
-                            ex += f * w
-                            ey += f * y
-                            ez += f * z
-            potential[p, g] += v
-            field[p, g, 0] += ex
-            field[p, g, 1] += ey
-            field[p, g, 2] += ez
+                    if r2 < CLOSE * CLOSE:
+                        close += 1.0
+                        continue
+                    value, f = _screened(r2, alpha, table)
+                    v += q[j] * value
+                    f *= q[j]
+                    ex += f * w
+                    ey += f * y
+                    ez += f * z
+    return v, ex, ey, ez, close
 
 
 @kernel
@@ -185,6 +267,15 @@ def wave_vectors(lower, alpha, longest, whole, kvec, factor):
 
 
 @kernel
+def waves_of(lower, alpha, longest):
+    """The arrays of :func:`wave_vectors`, of the length they need."""
+    n = wave_vectors(lower, alpha, longest, np.empty((0, 3), np.int64), np.empty((0, 3)), np.empty(0))
+    whole, kvec, factor = np.empty((n, 3), np.int64), np.empty((n, 3)), np.empty(n)
+    wave_vectors(lower, alpha, longest, whole, kvec, factor)
+    return whole, kvec, factor
+
+
+@kernel
 def _phases(s, begin, end, most, re, im):
     """exp(2 pi i n s) of fractions s[begin:end] for n = 0 ... most, by powers: re, im (most + 1, atoms)."""
     for j in range(end - begin):
@@ -210,12 +301,15 @@ def _of_row(h, k, r0, i0, r1, i1, many, q, tr, ti):
 
 
 @sum_kernel
-def _both_sums(tr, ti, re, im, sign, many):
-    a = b = 0.0
+def _four_sums(tr, ti, re, im, many):
+    """The products of which the waves of l and of -l are made, each summed."""
+    rr = ii = ir = ri = 0.0
     for j in range(many):
-        a += tr[j] * re[j] - sign * ti[j] * im[j]
-        b += ti[j] * re[j] + sign * tr[j] * im[j]
-    return a, b
+        rr += tr[j] * re[j]
+        ii += ti[j] * im[j]
+        ir += ti[j] * re[j]
+        ri += tr[j] * im[j]
+    return rr, ii, ir, ri
 
 
 @kernel
@@ -234,13 +328,23 @@ def structure_factor(s, q, begin, end, whole, sr, si):
         _phases(s[0], a, b, h, r0, i0)
         _phases(s[1], a, b, k0, r1, i1)
         _phases(s[2], a, b, l0, r2, i2)
-        for n in range(len(whole)):
-            if n == 0 or whole[n, 0] != whole[n - 1, 0] or whole[n, 1] != whole[n - 1, 1]:
-                _of_row(whole[n, 0], whole[n, 1], r0, i0, r1, i1, many, q[a:b], tr, ti)
-            m = whole[n, 2]
-            re, im = _both_sums(tr, ti, r2[abs(m)], i2[abs(m)], 1.0 if m >= 0 else -1.0, many)
-            sr[n] += re
-            si[n] += im
+        n = 0
+        while n < len(whole):       # a row of equal (h, k): l rises by one
+            last = n
+            while last + 1 < len(whole) and whole[last + 1, 0] == whole[n, 0] and whole[last + 1, 1] == whole[n, 1]:
+                last += 1
+            _of_row(whole[n, 0], whole[n, 1], r0, i0, r1, i1, many, q[a:b], tr, ti)
+            low, high = whole[n, 2], whole[last, 2]
+            least = 0 if low <= 0 <= high else min(abs(low), abs(high))
+            for m in range(least, max(abs(low), abs(high)) + 1):
+                rr, ii, ir, ri = _four_sums(tr, ti, r2[m], i2[m], many)
+                if low <= m <= high:
+                    sr[n + m - low] += rr - ii
+                    si[n + m - low] += ir + ri
+                if m > 0 and low <= -m <= high:
+                    sr[n - m - low] += rr + ii
+                    si[n - m - low] += ir - ri
+            n = last + 1
 
 
 @kernel
@@ -292,12 +396,10 @@ def fractions(x, lower, out):
 @kernel
 def reciprocal_part(points, x, q, offsets, lower, alpha, longest, field, potential):
     """Add the waves of all groups, one group at a time; as :func:`real_part`."""
-    none, no, nothing = np.empty((0, 3), np.int64), np.empty((0, 3)), np.empty(0)
-    many = wave_vectors(lower, alpha, longest, none, no, nothing)
+    whole, kvec, factor = waves_of(lower, alpha, longest)
+    many = len(whole)
     if many == 0:
         return
-    whole, kvec, factor = np.empty((many, 3), np.int64), np.empty((many, 3)), np.empty(many)
-    wave_vectors(lower, alpha, longest, whole, kvec, factor)
     sr, si = np.empty(many), np.empty(many)
     s, t = np.empty(x.shape), np.empty((3, len(points)))
     fractions(x, lower, s)

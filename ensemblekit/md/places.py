@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -40,6 +41,8 @@ class Placed:
     """Block -> (n, 3), from one end to the other, where there are two."""
     on_atoms: bool = False
     """The points are the atoms that make them."""
+    turned: Callable[[np.ndarray], Vectors] | None = None
+    """A vector as it is in the first frame -> Block -> (n, 3), where the places know how their molecule has turned."""
 
     def __len__(self) -> int:
         return len(self.makers)
@@ -102,7 +105,8 @@ class Attached:
             center, moved = np.repeat(reference.mean(axis=0)[None], len(xyz), axis=0), np.empty_like(xyz)
             nearest_displacements(center, xyz, np.ascontiguousarray(box), moved)
             xyz = center + moved
-        return Placed(_Carried(gather, reference, xyz), [np.zeros(0, np.int64)] * len(xyz), coords=_numbered(len(xyz)))
+        return Placed(_Carried(gather, reference, xyz), [np.zeros(0, np.int64)] * len(xyz), coords=_numbered(len(xyz)),
+                      turned=partial(_Turned, gather, reference))
 
 
 def placed(system: System, at: object) -> Placed:
@@ -119,7 +123,7 @@ def placed(system: System, at: object) -> Placed:
     if xyz.ndim == 3:
         return _of_frames(system, xyz)
     xyz = _points(xyz)
-    _note_moving(system)
+    _note_moving(system, "the points stay where they are")
     return Placed(_Fixed(xyz), [np.zeros(0, np.int64)] * len(xyz), coords=_numbered(len(xyz)))
 
 
@@ -137,10 +141,26 @@ def direction(system: System, along: object, place: Placed) -> Vectors | None:
     if isinstance(along, tuple | list) and len(along) == 2 and all(isinstance(one, str) for one in along):
         atoms = [system.select(text) for text in along]
         return _Between(points_of(system, atoms, None, True))
-    vector = as_array(along, "along", kinds="biuf", dtype=np.float64)
+    return _Constant(_vector(along, "along"))
+
+
+def carried(system: System, vector: object, place: Placed, option: str) -> Vectors:
+    """Block -> (n, 3) of a vector that belongs to the molecule at a place and is given as it is in the first frame.
+
+    It turns with the selection of an Attached; at other places it stays, which the answer says where a solute tumbles.
+    """
+    first = _vector(vector, option)
+    if place.turned is not None:
+        return place.turned(first)
+    _note_moving(system, f"the vector {option}= does not turn along")
+    return _Constant(first)
+
+
+def _vector(given: object, option: str) -> np.ndarray:
+    vector = as_array(given, option, kinds="biuf", dtype=np.float64)
     if vector.shape != (3,) or not np.isfinite(vector).all() or not (vector**2).sum() > 0:
-        raise InputError(f"along= is three finite numbers, not all 0; got {along!r}")
-    return _Constant(vector)
+        raise InputError(f"{option}= is three finite numbers, not all 0; got {given!r}")
+    return vector
 
 
 def _one_atom(system: System, text: str, side: str) -> np.ndarray:
@@ -176,8 +196,8 @@ def _of_frames(system: System, xyz: np.ndarray) -> Placed:
     return Placed(_OfFrames(np.ascontiguousarray(xyz)), [np.zeros(0, np.int64)] * xyz.shape[1], coords=_numbered(xyz.shape[1]))
 
 
-def _note_moving(system: System) -> None:
-    """Have the answer say where a solute moves away under points that stay."""
+def _note_moving(system: System, what: str) -> None:
+    """Have the answer say where a solute moves away under points, or from vectors, that stay."""
     solute = np.flatnonzero(np.isin(system.topology.residue_of, _solute(system)))
     if system.n_frames < 2 or len(solute) < 3:
         return
@@ -187,8 +207,8 @@ def _note_moving(system: System) -> None:
     first, last = gathered(gather, one_frame(system, 0)), gathered(gather, one_frame(system, -1))
     away = float(np.sqrt(((last - first) ** 2).sum(axis=1).mean()))
     if away > STRAY:
-        system.note(f"the points stay where they are, and the protein or nucleic acid has moved {away:.1f} angstrom between "
-                    "the first frame and the last: md.Attached(xyz, selection) takes points along")
+        system.note(f"{what}, and the protein or nucleic acid has moved {away:.1f} angstrom between "
+                    "the first frame and the last: md.Attached(xyz, selection) takes points and vectors along")
 
 
 def _solute(system: System) -> np.ndarray:
@@ -274,6 +294,20 @@ class _Carried:
         return np.stack([superposed(body, np.asarray(x[index], np.float64))[0, len(self.reference):] for x in positions])
 
 
+@dataclass(frozen=True, eq=False)
+class _Turned:
+    """A vector of the first frame as atoms have turned since, by their superposition."""
+
+    gather: Gather
+    reference: np.ndarray
+    vector: np.ndarray
+
+    def __call__(self, block: Block) -> np.ndarray:
+        at = self.reference.mean(axis=0)
+        ends = _Carried(self.gather, self.reference, np.stack([at, at + self.vector]))(block)
+        return ends[:, 1] - ends[:, 0]
+
+
 def _ends(ends: Points, block: Block) -> tuple[np.ndarray, np.ndarray]:
     """Where the first center is, and the way from there to the nearest image of the second: (n, 3) each."""
     from ensemblekit.md.kernels_pbc import nearest_displacements
@@ -289,4 +323,4 @@ def _ends(ends: Points, block: Block) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(starts), np.concatenate(ways)
 
 
-__all__ = ["Attached", "Center", "Midpoint", "Place", "Placed", "direction", "placed"]
+__all__ = ["Attached", "Center", "Midpoint", "Place", "Placed", "carried", "direction", "placed"]

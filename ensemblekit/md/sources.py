@@ -153,8 +153,7 @@ def acting(system: System, at: object, settings: Settings, name: str) -> Acting:
         labels, words = groups_of(system, atoms, settings.by, name)
         charges, names = _sorted(values, atoms, labels, words)
     if not len(charges.atoms):
-        raise InputError(f"all charges of {settings.sources!r} are 0, so there is no field; read with a topology that has them "
-                         "(TPR, PSF, PRMTOP)")
+        raise no_charges(settings.sources)
     unwanted = _unwanted(system, place, settings.exclude, name)
     whole, split = None, None
     if method == "ewald":
@@ -165,11 +164,26 @@ def acting(system: System, at: object, settings: Settings, name: str) -> Acting:
             raise InputError(f"the box of the first frame has no volume: {box.tolist()}")
         split = Split.cheapest(settings.tolerance, volume, float((charges.values**2).sum()), len(charges.atoms), len(place))
         if settings.surface != "tinfoil":
-            _check_molecules(system, charges, name, settings.surface)
+            check_molecules(system, charges.atoms, charges.values, name, settings.surface)
             whole = system.gather(charges.atoms)
     system.note(_conventions(method, charges, split, settings))
     return Acting(place, charges, names, unwanted, excluded_of(unwanted, charges.atoms), split, method != "open",
                   settings.surface, whole, chosen)
+
+
+def no_charges(sources: str) -> InputError:
+    """Nothing acts."""
+    return InputError(f"all charges of {sources!r} are 0, so there is no field; read with a topology that has them (TPR, PSF, "
+                      "PRMTOP)")
+
+
+def charges_of(system: System, sources: str) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers and charges of the atoms of a selection whose charge is not 0; InputError where there are none."""
+    atoms = system.select(sources)
+    values = system.charges(atoms)
+    if not values.any():
+        raise no_charges(sources)
+    return np.ascontiguousarray(atoms[values != 0], np.int64), values[values != 0]
 
 
 def excluded_of(unwanted: Sequence[np.ndarray], atoms: np.ndarray) -> Excluded:
@@ -296,13 +310,13 @@ def _within_bonds(topology: Topology, atoms: np.ndarray, most: int) -> np.ndarra
     return found
 
 
-def _check_molecules(system: System, charges: Charges, name: str, surface: str) -> None:
+def check_molecules(system: System, atoms: np.ndarray, charges: np.ndarray, name: str, surface: str) -> None:
     """Refuse a dipole of charged molecules, which depends on where they are counted from."""
-    _, which = np.unique(molecules_of(system.topology)[charges.atoms], return_inverse=True)
-    net = np.bincount(which, charges.values)
+    _, which = np.unique(molecules_of(system.topology)[atoms], return_inverse=True)
+    net = np.bincount(which, charges)
     bad = np.abs(net) > NEUTRAL
     if bad.any():
-        names = sorted(set(np.asarray(system.topology.resnames, str)[charges.atoms][bad[which]]))
+        names = sorted(set(np.asarray(system.topology.resnames, str)[atoms][bad[which]]))
         raise InputError(f'{name}(surface="{surface}") is made of the dipole of the box, and {int(bad.sum())} of {len(net)} '
                          f"molecules are charged (residues {', '.join(names[:8])}): it depends on the image they are in. Take "
                          'surface="tinfoil", or sources= of neutral molecules')
@@ -311,12 +325,8 @@ def _check_molecules(system: System, charges: Charges, name: str, surface: str) 
 def _conventions(method: str, charges: Charges, split: Split | None, settings: Settings) -> str:
     """How the numbers are to be read."""
     net = float(charges.net.sum())
-    said = [f"{len(charges.atoms)} charges act, {net:+.4g} e together" if abs(net) >= 5e-5 else
-            f"{len(charges.atoms)} charges act, neutral together"]
-    if settings.updating:
-        said = [f"charges of {settings.sources!r} act, chosen in every frame"]
-    elif abs(net - round(net)) > NEUTRAL:
-        said.append("no whole number: the selection cuts molecules, or the topology rounds charges")
+    acts = f"charges of {settings.sources!r} act, chosen in every frame"
+    said = [acts if settings.updating else net_in_words(charges.values)]
     if method == "ewald":
         said.append({"tinfoil": "all images, with tin-foil around", "vacuum": "all images, with vacuum around",
                      "slab-z": "all images, layers across z with vacuum between them"}[settings.surface])
@@ -327,3 +337,11 @@ def _conventions(method: str, charges: Charges, split: Split | None, settings: S
     else:
         said.append("of each charge the nearest image" if method == "nearest" else "no box")
     return "; ".join(said)
+
+
+def net_in_words(values: np.ndarray) -> str:
+    """How many charges act, and what they are together: a selection with a slip is seen at once."""
+    net = float(values.sum())
+    said = f"{len(values)} charges act, " + (f"{net:+.4g} e together" if abs(net) >= 5e-5 else "neutral together")
+    slip = abs(net - round(net)) > NEUTRAL
+    return said + ("; no whole number: the selection cuts molecules, or the topology rounds charges" if slip else "")

@@ -36,6 +36,7 @@ def universe(store: object) -> Any:
 
 def universe_and_rows(source: Any, topology: Topology) -> tuple[Any, np.ndarray]:
     """A Universe of a stored run, and the numbers of its frames that the source (a window of the run) chooses."""
+    from ensemblekit.md.conformer_source import ConformerSource
     from ensemblekit.md.weighted import PickedSource, WeightedSource
 
     if isinstance(source, WeightedSource):
@@ -43,8 +44,12 @@ def universe_and_rows(source: Any, topology: Topology) -> tuple[Any, np.ndarray]
     if isinstance(source, PickedSource):
         made, rows = universe_and_rows(source.source, topology)
         return made, rows[source.rows]
-    window = source if isinstance(source, StoredSource) else source.window()
     made = topology.universe()
+    if isinstance(source, ConformerSource):
+        with mdanalysis():
+            made.load_new(np.asarray(source.position, np.float32))      # as a Universe holds them
+        return made, np.arange(len(source.position))
+    window = source if isinstance(source, StoredSource) else source.window()
     files = [part.path for part in window.table.parts]
     with mdanalysis():
         made.load_new(files[0] if len(files) == 1 else files)

@@ -286,7 +286,7 @@ def _unstored(source: DescribedSource) -> bool:
     """Whether frames come from trajectory files or a Universe."""
     if isinstance(source, ReplicaSet):
         return any(map(_unstored, source.runs))
-    return isinstance(source, FrameSource)
+    return isinstance(source, FrameSource) and not source.in_memory
 
 
 def times_known(source: DescribedSource) -> bool:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -41,6 +41,8 @@ class FrameSource(BaseSource):
     weights: np.ndarray | None
 
     access: Access = "rows"
+    in_memory: ClassVar[bool] = False
+    """Frames stand in memory, so that reading them again needs no store."""
 
     @property
     def timed(self) -> bool:

@@ -31,6 +31,8 @@ from ensemblekit.neural.compensated import Compensated as Compensated
 from ensemblekit.neural.content_hash import content_hash as content_hash
 from ensemblekit.neural.detection import Detection as Detection
 from ensemblekit.neural.detection import error_detection as error_detection
+from ensemblekit.neural.drift import Drift as Drift
+from ensemblekit.neural.drift import drift as drift
 from ensemblekit.neural.ensemble import Ensemble as Ensemble
 from ensemblekit.neural.equivalent import Equivalent as Equivalent
 from ensemblekit.neural.equivalent import deep_ensemble_equivalent as deep_ensemble_equivalent
@@ -51,6 +53,7 @@ from ensemblekit.neural.plan import plan as plan
 from ensemblekit.neural.prediction import Prediction as Prediction
 from ensemblekit.neural.prediction import RegressionPrediction as RegressionPrediction
 from ensemblekit.neural.recorder import Recorder as Recorder
+from ensemblekit.neural.regions import Region as Region
 from ensemblekit.neural.report import Report as Report
 from ensemblekit.neural.report import report as report
 from ensemblekit.neural.saved import SavedPredictions as SavedPredictions
@@ -61,6 +64,10 @@ from ensemblekit.neural.schedule import TriangularLR as TriangularLR
 from ensemblekit.neural.scores import Score as Score
 from ensemblekit.neural.scores import Scores as Scores
 from ensemblekit.neural.scores import scores as scores
+from ensemblekit.neural.segment import segment as segment
+from ensemblekit.neural.segmentation import CaseScore as CaseScore
+from ensemblekit.neural.segmentation import KeptCase as KeptCase
+from ensemblekit.neural.segmentation import Segmentation as Segmentation
 from ensemblekit.neural.selection import Selection as Selection
 from ensemblekit.neural.selection import select as select
 from ensemblekit.neural.single import predict as predict
@@ -73,6 +80,7 @@ from ensemblekit.neural.weight_average import LAWA as LAWA
 from ensemblekit.neural.weight_average import SWA as SWA
 from ensemblekit.neural.weight_average import AveragedModel as AveragedModel
 from ensemblekit.neural.weight_average import averaged as averaged
+from ensemblekit.neural.windows import SlidingWindow as SlidingWindow
 
 
 def __getattr__(name: str) -> _Any:

@@ -30,7 +30,7 @@ from ensemblekit.neural.batches import (
     random_kept,
 )
 from ensemblekit.neural.batchnorm import has_batch_norm, update_bn
-from ensemblekit.neural.outputs import log_probabilities
+from ensemblekit.neural.outputs import log_probabilities, without_channel
 from ensemblekit.neural.parameters import Manifest, load_vectors, to_vectors
 from ensemblekit.results import Result
 from ensemblekit.scaling import ldexp, power_of_two
@@ -175,6 +175,7 @@ def item_losses(model: torch.nn.Module, loader: Iterable[Any], task: str, conven
                 if task == "binary":
                     single.see(out)
                 log_p = log_probabilities(out, task, outputs=convention.outputs)
+                target = without_channel(target, tuple(log_p.shape)) if task == "binary" else target
                 check_labels(target, tuple(log_p.shape), task, ignore_index)
                 labels = target.long().to(log_p.device)
                 skip = torch.zeros_like(labels, dtype=torch.bool) if ignore_index is None else labels == ignore_index

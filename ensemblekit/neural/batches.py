@@ -268,6 +268,11 @@ class Singles:
             self.n += outputs.numel()
             self.inside = bool(((outputs >= 0) & (outputs <= 1)).all())
 
+    def merge(self, other: Singles) -> None:
+        """Those that another process saw."""
+        self.n += other.n
+        self.inside = self.inside and other.inside
+
     def check(self) -> None:
         """Raises InputError where all were probabilities."""
         if self.asked and self.inside and self.n >= FEW:

@@ -12,7 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ensemblekit.averaging.moments import Moments, MomentsResult
 from ensemblekit.errors import InputError
-from ensemblekit.neural.batches import Convention, Device, Forward, batches_of, modes_kept, moved, random_kept, samplers_of
+from ensemblekit.neural.batches import Convention, Device, Forward, batches_of, modes_kept, moved, random_kept
+from ensemblekit.neural.processes import gathered, has_share_of_data, rank_and_world
 
 
 def has_batch_norm(model: torch.nn.Module) -> bool:
@@ -43,7 +44,7 @@ def update_bn(loader: Iterable[Any], model: torch.nn.Module, device: Device = No
     Raises InputError where the loader (of all processes) is empty and the model has batch-norm layers; the model is as
     before then.
     """
-    distributed = _shares(loader) if distributed is None else distributed and _processes() > 1
+    distributed = has_share_of_data(loader) if distributed is None else distributed and rank_and_world()[1] > 1
     convention = forward if isinstance(forward, Convention) else Convention(forward)
     refreshed = _Refresh(model)
     if not refreshed.layers:
@@ -109,13 +110,12 @@ class _Refresh:
     def merge_processes(self) -> None:
         """Every process's moments merged on each, in the order of the processes; the batches are those of all."""
         states = [one.state() for one in self.seen.values()]
-        gathered: list[Any] = [None] * _processes()
-        torch.distributed.all_gather_object(gathered, (self.batches, states))
+        shares = gathered((self.batches, states))
         for k, one in enumerate(self.seen.values()):
             one.moments = Moments()
-            for _, states in gathered:
+            for _, states in shares:
                 one.moments.merge(Moments().restored(states[k]))
-        self.batches = sum(n for n, _ in gathered)
+        self.batches = sum(n for n, _ in shares)
 
     def restore(self) -> None:
         """All buffers as they were before."""
@@ -168,18 +168,6 @@ def _running(layer: _BatchNorm) -> tuple[torch.Tensor, torch.Tensor]:
     assert mean is not None
     assert variance is not None
     return mean, variance
-
-
-def _processes() -> int:
-    return torch.distributed.get_world_size() if torch.distributed.is_available() and torch.distributed.is_initialized() else 1
-
-
-def _shares(loader: Iterable[Any]) -> bool:
-    """Whether the loader gives this process its share of the data only."""
-    if _processes() == 1:
-        return False
-    return any(isinstance(one, torch.utils.data.DistributedSampler)
-               or type(one).__name__ in ("BatchSamplerShard", "IterableDatasetShard") for one in samplers_of(loader)[1:])
 
 
 def _plain(layer: _BatchNorm) -> bool:

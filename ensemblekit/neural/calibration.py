@@ -10,8 +10,10 @@ from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array
+from ensemblekit.neural.dense import first_choice_bins, is_dense
 from ensemblekit.neural.items import Items, Values, items_of
 from ensemblekit.neural.prediction import Prediction
+from ensemblekit.neural.result_files import Saved
 from ensemblekit.results import Result
 
 Edges = Literal["right", "left"]
@@ -19,7 +21,7 @@ Norm = Literal["l1", "l2", "max"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Reliability(Result):
+class Reliability(Saved, Result):
     """Items binned by the probability of the model's first choice."""
 
     FIGURE = "neural.bins"
@@ -58,25 +60,39 @@ def reliability(preds: Prediction | Values, target: Values | None = None, n_bins
 
     Raises InputError where shapes do not fit, probabilities are none, or labels are out of range.
     """
-    items = items_of(preds, target, groups)
     n_bins = _bins(n_bins)
-    first, right = _first(items)
-    where = bin_of(first, n_bins, edges, items.rounding)
-    counts = np.bincount(where, minlength=n_bins)
+    parts = _cluster_bins(preds, target, n_bins, edges, groups)
+    return reliability_of(parts)
+
+
+def reliability_of(parts: np.ndarray) -> Reliability:
+    """From (n, n_bins, 3): rows, sum of confidence and right answers of each cluster, by confidence."""
+    n_bins = parts.shape[1]
+    counts, sums, right = parts.sum(0).T
     with np.errstate(invalid="ignore"):
-        accuracy = np.bincount(where, right, n_bins) / counts
-        confidence = np.bincount(where, first, n_bins) / counts
+        accuracy, confidence = right / counts, sums / counts
     low, high = np.full(n_bins, np.nan), np.full(n_bins, np.nan)
     for b in np.flatnonzero(counts):
-        low[b], high[b] = _wilson(accuracy[b], _effective(items, where == b, right, accuracy[b]))
-    return Reliability(np.arange(n_bins + 1) / n_bins, counts, confidence, accuracy, low, high)
+        low[b], high[b] = _wilson(accuracy[b], _effective(parts[:, b, 0], parts[:, b, 2], accuracy[b]))
+    return Reliability(np.arange(n_bins + 1) / n_bins, counts.astype(np.int64), confidence, accuracy, low, high)
+
+
+def _cluster_bins(preds: Prediction | Values, target: Values | None, n_bins: int, edges: Edges,
+                  groups: ArrayLike | None) -> np.ndarray:
+    """(n, n_bins, 3): rows, sum of confidence and right answers of each item, image or group."""
+    _check_edges(edges)
+    if is_dense(preds):
+        return first_choice_bins(preds, target, n_bins, edges, groups)
+    items = items_of(preds, target, groups)
+    first, right = _first(items)
+    at = items.cluster * n_bins + bin_of(first, n_bins, edges, items.rounding)
+    return np.stack([np.bincount(at, x, items.n * n_bins).reshape(items.n, n_bins) for x in (None, first, right)], axis=-1)
 
 
 def bin_of(confidence: np.ndarray, n_bins: int, edges: Edges = "right",
            rounding: float = float(np.finfo(np.float64).eps)) -> np.ndarray:
     """The bin each confidence falls into; what is within four roundings of an edge lies on it."""
-    if edges not in ("right", "left"):
-        raise InputError(f'edges is "right" or "left"; got {edges!r}')
+    _check_edges(edges)
     scaled = as_array(confidence, "confidence", kinds="biuf", dtype=np.float64) * n_bins
     nearest = np.rint(scaled)
     on_edge = abs(scaled - nearest) <= 4 * rounding * n_bins
@@ -85,6 +101,11 @@ def bin_of(confidence: np.ndarray, n_bins: int, edges: Edges = "right",
     else:
         where = np.where(on_edge, nearest, np.floor(scaled))
     return np.clip(where.astype(np.int64), 0, n_bins - 1)
+
+
+def _check_edges(edges: str) -> None:
+    if edges not in ("right", "left"):
+        raise InputError(f'edges is "right" or "left"; got {edges!r}')
 
 
 def calibration_error(preds: Prediction | Values, target: Values | None = None, n_bins: int = 15, norm: Norm = "l1",
@@ -97,8 +118,12 @@ def calibration_error(preds: Prediction | Values, target: Values | None = None, 
     Arguments:
         norm: "l1" the mean (ECE), "l2" the root mean square, "max" the largest. The others as :func:`reliability`.
     """
-    items = items_of(preds, target)
     n_bins = _bins(n_bins)
+    _check_edges(edges)
+    if is_dense(preds):
+        counts, sums, hits = first_choice_bins(preds, target, n_bins, edges).sum(0).T
+        return _norm_of(counts, hits - sums, norm)
+    items = items_of(preds, target)
     first, right = _first(items)
     return _norm(bin_of(first, n_bins, edges, items.rounding), right - first, n_bins, norm)
 
@@ -185,25 +210,28 @@ def _bins(n_bins: object) -> int:
 
 def _norm(where: np.ndarray, gap: np.ndarray, n_bins: int, norm: Norm) -> float:
     """Of the mean gaps of the bins; gap (k,) of each item."""
+    return _norm_of(np.bincount(where, minlength=n_bins), np.bincount(where, gap, n_bins), norm)
+
+
+def _norm_of(counts: np.ndarray, gaps: np.ndarray, norm: Norm) -> float:
+    """The same from the rows and the sums of gaps (n_bins,) of each bin."""
     if norm not in ("l1", "l2", "max"):
         raise InputError(f'norm is "l1", "l2" or "max"; got {norm!r}')
-    counts = np.bincount(where, minlength=n_bins)
     full = counts > 0
-    mean = abs(np.bincount(where, gap, n_bins)[full]) / counts[full]
+    mean = abs(gaps[full]) / counts[full]
     share = counts[full] / counts.sum()
     if norm == "max":
         return float(mean.max())
     return float(share @ mean) if norm == "l1" else float(np.sqrt(share @ mean**2))
 
 
-def _effective(items: Items, inside: np.ndarray, right: np.ndarray, accuracy: float) -> float:
-    """Independent items worth as much as those inside, which may come in clusters."""
-    cluster, k = items.cluster[inside], int(inside.sum())
-    if k == len(np.unique(cluster)):
+def _effective(rows: np.ndarray, right: np.ndarray, accuracy: float) -> float:
+    """Independent items worth as much as the rows (n,) of each cluster with so many right (n,) among them."""
+    k, alone = int(rows.sum()), float(np.count_nonzero(rows))
+    if k == alone:
         return float(k)
-    left = np.bincount(cluster, right[inside] - accuracy, items.n)
+    left = right - accuracy * rows
     own, between = accuracy * (1 - accuracy) * k, float((left**2).sum())
-    alone = float(len(np.unique(cluster)))
     return alone if own == 0 or between == 0 else min(float(k), max(1.0, k * own / between))
 
 

@@ -29,6 +29,7 @@ LFS = b"version https://git-lfs"
 def read_state(path: str | os.PathLike[str], key: str | None = None) -> State:
     """The weights in a checkpoint, by name. See :func:`ingest` for what is read."""
     file = Path(path)
+    _check_not_distributed(file)
     if file.is_dir():
         return _read_folder(file, key)
     check_input(file)
@@ -45,6 +46,15 @@ def read_state(path: str | os.PathLike[str], key: str | None = None) -> State:
     if file.suffix in (".h5", ".hdf5", ".npz", ".onnx"):
         raise InputError(f"{file} is no checkpoint of torch: .pt, .pth, .bin, .ckpt, .safetensors or a HuggingFace folder")
     return _state_in(_load(file), file, key)
+
+
+def _check_not_distributed(file: Path) -> None:
+    """Raise InputError for what torch.distributed.checkpoint wrote, a folder or a file of it."""
+    folder = file if file.is_dir() else file.parent
+    if (folder / ".metadata").exists() if file.is_dir() else file.suffix == ".distcp" or file.name == ".metadata":
+        raise InputError(f"{folder} is a checkpoint of torch.distributed.checkpoint, whose .metadata is a pickle: reading it "
+                         "could run anything, so it is not read. Where you trust it, make one file of it by torch's own "
+                         "torch.distributed.checkpoint.format_utils.dcp_to_torch_save(folder, 'checkpoint.pt'), and give that")
 
 
 class _Inert(dict):

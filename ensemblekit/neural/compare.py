@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from ensemblekit.averaging.crossed import crossed_ratio_difference
 from ensemblekit.errors import InputError
+from ensemblekit.neural.dense import pixels_gained_and_lost
 from ensemblekit.neural.intervals import degrees_of_freedom
 from ensemblekit.neural.items import Items, Scored
 from ensemblekit.neural.prediction import RegressionPrediction
@@ -17,15 +19,12 @@ from ensemblekit.neural.scores import (
     ONE_RUN,
     Score,
     Scores,
-    binned,
     binned_of_runs,
     both,
     draws,
     error_exponent,
-    given,
     in_unit,
     is_runs,
-    item_scores,
     over_runs,
     paired_share,
     ratio,
@@ -34,6 +33,16 @@ from ensemblekit.neural.scores import (
     spread,
     sums_of_runs,
     without_variance,
+)
+from ensemblekit.neural.summed import (
+    SCORES,
+    Summed,
+    calibration_curves,
+    cluster_sums,
+    item_scores,
+    notes_of,
+    shape_and_labels,
+    summed,
 )
 
 
@@ -60,19 +69,48 @@ def compare(a: Scored, b: Scored, *, groups: ArrayLike | None = None, n_bins: in
             gaps = {name: ours[name] - theirs[name] for name in ours}
         return in_unit({name: ratio(gap, sizes) for name, gap in gaps.items()}, exponent, paired=True,
                        notes=without_variance(a, b))
-    p, q = given(a, groups), given(b, groups)
-    _same_rows(p, q)
-    ours, theirs = item_scores(p, seed), item_scores(q, seed)
+    _same_items(a, b)
+    p, q = summed(a, groups, n_bins), summed(b, groups, n_bins)
+    if isinstance(p, Items) and isinstance(q, Items):
+        found = _paired(p, item_scores(p, seed), item_scores(q, seed))
+    else:
+        found = _paired_maps(p, q, a, b, groups, seed)
+    drawn = draws(p.n, seed)
+    left, right = calibration_curves(p, n_bins), calibration_curves(q, n_bins)
+    for name in left:
+        value, sample = resampled(left[name], p.sizes, drawn)
+        other, other_sample = resampled(right[name], q.sizes, drawn)
+        found[name] = spread(value - other, sample - other_sample, p.sizes)
+    return Scores({name: found[name] for name in NAMES}, paired=True, notes=notes_of(p))
+
+
+def mean_differences(a: Scored, b: Scored, groups: ArrayLike | None = None) -> Scores:
+    """Accuracy, nll and brier of a minus b alone, which need no resampling."""
+    p, q = (summed(x, groups, temperatures=False) for x in (a, b))
+    if isinstance(p, Items) and isinstance(q, Items):
+        ours, theirs = ({name: score(x.p, x.labels) for name, score in SCORES.items()} for x in (p, q))
+        found = _paired(p, ours, theirs)
+    else:
+        found = _paired_maps(p, q, a, b, groups)
+    return Scores({name: found[name] for name in SCORES}, paired=True)
+
+
+def _paired(p: Items, ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> dict[str, Score]:
+    """Differences of the scores of rows, name -> (k,) each."""
     found = {name: ratio(p.sums(ours[name] - theirs[name]), p.sizes) for name in ours}
     gap = ours["accuracy"] - theirs["accuracy"]
     found["accuracy"] = paired_share(p.sums(gap > 0), p.sums(gap < 0), p.sizes)
-    drawn = draws(p.n, seed)
-    left, right = binned(p, n_bins), binned(q, n_bins)
-    for name in left:
-        value, sample = resampled(p, *left[name], drawn)
-        other, other_sample = resampled(q, *right[name], drawn)
-        found[name] = spread(value - other, sample - other_sample, p.sizes)
-    return Scores({name: found[name] for name in NAMES}, paired=True)
+    return found
+
+
+def _paired_maps(p: Summed, q: Summed, a: Scored, b: Scored, groups: ArrayLike | None, seed: int = 0) -> dict[str, Score]:
+    """Differences of the sums over pixels of each image."""
+    if not np.array_equal(p.sizes, q.sizes):
+        raise InputError("two predictions of the same items are scored on the same pixels; their ignore_index differ")
+    ours, theirs = cluster_sums(p, seed), cluster_sums(q, seed)
+    found = {name: ratio(ours[name] - theirs[name], p.sizes) for name in ours}
+    found["accuracy"] = paired_share(*pixels_gained_and_lost(a, b, groups), p.sizes)
+    return found
 
 
 def _of_runs(a: Any, b: Any, groups: Any, n_bins: int, seed: int) -> Scores:
@@ -83,9 +121,9 @@ def _of_runs(a: Any, b: Any, groups: Any, n_bins: int, seed: int) -> Scores:
         return Scores(one, paired=True, notes=(*one.notes, ONE_RUN))
     numbers = all(isinstance(x, RegressionPrediction) for x in (*a, *b))
     exponent = error_exponent(*a, *b) if numbers else 0
-    _same_items(a[0], b[0], groups)
-    ours, sizes, items = sums_of_runs(a, groups, seed, exponent)
-    theirs, _, others = sums_of_runs(b, groups, seed, exponent)
+    _same_items(a[0], b[0])
+    ours, sizes, items = sums_of_runs(a, groups, seed, exponent, n_bins)
+    theirs, _, others = sums_of_runs(b, groups, seed, exponent, n_bins)
     for which, runs in (("a", a), ("b", b)):
         if len(runs) == 1:
             notes += (f"one run of {which}: the luck of its training is not covered",)
@@ -103,20 +141,17 @@ def _of_runs(a: Any, b: Any, groups: Any, n_bins: int, seed: int) -> Scores:
     for name, (values, sample) in left.items():
         other, other_sample = right[name]
         found[name] = over_runs(spread(float(values.mean() - other.mean()), sample - other_sample, sizes), [values, other])
-    return Scores({name: found[name] for name in NAMES}, paired=True, notes=notes)
+    return Scores({name: found[name] for name in NAMES}, paired=True, notes=(*notes, *notes_of(items[0])))
 
 
-def _same_items(a: Any, b: Any, groups: Any) -> None:
+def _same_items(a: Any, b: Any) -> None:
     if isinstance(a, RegressionPrediction) != isinstance(b, RegressionPrediction):
         raise InputError("a prediction of numbers cannot be compared with one of classes")
     if isinstance(a, RegressionPrediction):
         if not np.array_equal(np.asarray(a.target), np.asarray(b.target)):
             raise InputError("two predictions of the same items in the same order are needed; their targets differ")
         return
-    _same_rows(given(a, groups), given(b, groups))
-
-
-def _same_rows(p: Items, q: Items) -> None:
-    if p.p.shape != q.p.shape or not np.array_equal(p.labels, q.labels):
-        raise InputError(f"two predictions of the same items in the same order; got {p.p.shape} and {q.p.shape}"
-                         + ("" if p.p.shape != q.p.shape else " with other labels"))
+    (ours, labels), (theirs, others) = shape_and_labels(a), shape_and_labels(b)
+    if ours != theirs or not np.array_equal(labels, others):
+        raise InputError(f"two predictions of the same items in the same order; got {ours} and {theirs}"
+                         + ("" if ours != theirs else " with other labels"))

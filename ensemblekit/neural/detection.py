@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,6 +14,7 @@ from ensemblekit.errors import InputError
 from ensemblekit.neural.evidence import Source, evidence_of
 from ensemblekit.neural.items import Items, Values
 from ensemblekit.neural.prediction import Prediction, RegressionPrediction
+from ensemblekit.neural.result_files import Saved
 from ensemblekit.neural.saved import SavedPredictions, pooled
 from ensemblekit.neural.scores import Score, draws, given
 from ensemblekit.neural.uncertainty import entropy_of
@@ -29,8 +30,19 @@ AT_ONCE = 1 << 18
 """Numbers of resampled rows in memory: what the caches hold (2.2 times as fast as 1 << 22 with 10 000 items)."""
 
 
+class Clusters(Protocol):
+    """Rows in independent clusters, which are resampled whole."""
+
+    @property
+    def cluster(self) -> np.ndarray: ...
+    @property
+    def n(self) -> int: ...
+    @property
+    def sizes(self) -> np.ndarray: ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Measure(Result):
+class Measure(Saved, Result):
     """How well one measure of doubt finds errors. Ties count by their mean over all orders."""
 
     auroc: Score
@@ -60,7 +72,7 @@ class Measure(Result):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Detection(Result):
+class Detection(Saved, Result):
     """Measure of doubt -> :class:`Measure`, with 95 % intervals over items or groups. Prints as a table."""
 
     FIGURE: ClassVar[str] = "neural_evidence.detection"
@@ -136,16 +148,21 @@ def error_detection(prediction: Classified | Source, *, measures: Sequence[str] 
     if not wanted:
         raise InputError("no measure is left; pass members' predictions")
     wrong = (items.p.argmax(1) != items.labels).astype(float)
+    return detected({name: _doubt(one, items, name) for name in wanted}, wrong, items, tuple(notes), seed)
+
+
+def detected(doubts: Mapping[str, np.ndarray], wrong: np.ndarray, items: Clusters, notes: tuple[str, ...] = (),
+             seed: int = 0) -> Detection:
+    """How well measures of doubt, name -> (rows,), tell the wrong rows (1) from the right ones (0), in clusters of rows."""
     few = int(min(wrong.sum(), len(wrong) - wrong.sum()))
     if 0 < few < FEW:
-        notes.append(f"only {few} answers are {'wrong' if wrong.mean() < 0.5 else 'right'}: intervals from so few are not to "
-                     "be relied on")
+        notes += (f"only {few} answers are {'wrong' if wrong.mean() < 0.5 else 'right'}: intervals from so few are not to be "
+                  "relied on",)
     if not few:
-        notes.append(f"{'all' if wrong.any() else 'no'} answers are wrong: there is nothing to tell apart, and auroc is "
-                     f"not a number")
-    return Detection({name: _measured(_doubt(one, items, name), wrong, items, seed) for name in wanted}, float(wrong.mean()),
-                     items.n,
-                     tuple(notes))
+        notes += (f"{'all' if wrong.any() else 'no'} answers are wrong: there is nothing to tell apart, and auroc is not a "
+                  "number",)
+    return Detection({name: _measured(doubt, wrong, items, seed) for name, doubt in doubts.items()}, float(wrong.mean()),
+                     items.n, notes)
 
 
 def _prediction(source: Classified | Source, target: Values | None) -> Classified:
@@ -172,7 +189,7 @@ def _doubt(one: Classified, items: Items, name: str) -> np.ndarray:
     return values
 
 
-def _measured(doubt: np.ndarray, wrong: np.ndarray, items: Items, seed: int) -> Measure:
+def _measured(doubt: np.ndarray, wrong: np.ndarray, items: Clusters, seed: int) -> Measure:
     order = np.argsort(doubt, kind="stable")
     doubt, wrong, cluster = doubt[order], wrong[order], items.cluster[order]
     starts = np.flatnonzero(np.r_[True, doubt[1:] != doubt[:-1]])      # of each value of doubt

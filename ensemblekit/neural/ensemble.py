@@ -16,22 +16,12 @@ from ensemblekit.averaging.run import reduce
 from ensemblekit.averaging.weights import normalised_weights
 from ensemblekit.errors import InputError
 from ensemblekit.neural.barrier import LossIncrease, rise_of
-from ensemblekit.neural.batches import (
-    Convention,
-    Device,
-    Forward,
-    Output,
-    Outputs,
-    Singles,
-    batches_of,
-    device_of,
-    moved,
-    random_kept,
-)
+from ensemblekit.neural.batches import Convention, Device, Forward, Output, Outputs, Singles, device_of, random_kept
 from ensemblekit.neural.batchnorm import has_batch_norm, update_bn
+from ensemblekit.neural.collection import Asked, Distributed, Path, collect, predicted
 from ensemblekit.neural.members import RESIDENT, Measurement, Members
 from ensemblekit.neural.options import Classes, Constructing, Opening, Task, check_task
-from ensemblekit.neural.outputs import TINY, Answers, check_finite, log_probabilities, wide
+from ensemblekit.neural.outputs import TINY, Answers, log_probabilities, wide
 from ensemblekit.neural.parameters import Manifest, load_vectors, to_vectors, unwrapped
 from ensemblekit.neural.prediction import Prediction, RegressionPrediction
 from ensemblekit.neural.saved import save_predictions
@@ -281,9 +271,16 @@ class Ensemble(torch.nn.Module, Generic[P]):
         log_p = log_probabilities(out, self.task, 2, self.convention.outputs)
         return log_p.exp() if self.space == "probability" else log_p
 
+    @overload
+    def predict(self, loader: Iterable[Any], *, device: Device = None, save: bool | str = False, path: Path = "auto",
+                distributed: None = None) -> P: ...
+    @overload
+    def predict(self, loader: Iterable[Any], *, device: Device = None, save: bool | str = False, path: Path = "auto",
+                distributed: Distributed) -> P | None: ...
+
     @torch.no_grad()
-    def predict(self, loader: Iterable[Any], *, device: Device = None, save: bool | str = False,
-                path: Literal["auto", "vmap", "sequential"] = "auto") -> P:
+    def predict(self, loader: Iterable[Any], *, device: Device = None, save: bool | str = False, path: Path = "auto",
+                distributed: Distributed = None) -> P | None:
         """Pooled answers and doubt about every item, in memory that does not grow with the number of members.
 
         Arguments:
@@ -292,6 +289,10 @@ class Ensemble(torch.nn.Module, Generic[P]):
             device: where batches go; by default where the members are.
             save: True, or a name: keep every member's probabilities and the labels beside the store, for reports.
             path: how members run; "auto" chooses by measurement.
+            distributed: how the processes of torch.distributed share the work; each calls. "members": some of the members
+                each, all see the same batches; "items": some of the items each, by the loader's DistributedSampler. The answer
+                is that of one process, to the rounding of the model's own type, on every process; for maps on process 0 (None
+                on the others).
 
         Returns a :class:`Prediction`, for regression a :class:`RegressionPrediction`.
 
@@ -302,12 +303,13 @@ class Ensemble(torch.nn.Module, Generic[P]):
             raise InputError("save=True keeps predictions beside the store; make the ensemble with from_store")
         if save and self.task == "regression":
             raise InputError("predictions of numbers are not saved; only those of classes")
-        found = self._collect(loader, device, path, bool(save))
-        prediction: Any = found.result(len(self._wanted()), self.space)
-        if save:
-            assert self.path is not None
-            save_predictions(self.path, "predictions" if save is True else save, found.members(), prediction,
+
+        def keep(prediction: Any, members: np.ndarray) -> None:
+            save_predictions(self.path or "", "predictions" if save is True else str(save), members, prediction,
                              self.weights[self._wanted()])
+
+        answers = Answers(self.task, self.ignore_index, bool(save), self.convention)
+        prediction: Any = predicted(answers, self._asked(device, path), loader, distributed, keep if save else None)
         return prediction
 
     @torch.no_grad()
@@ -318,24 +320,14 @@ class Ensemble(torch.nn.Module, Generic[P]):
         """
         if self.task == "regression":
             raise InputError("members' probabilities are those of classes; this ensemble is a regression")
-        found = self._collect(loader, device, "auto", True)
+        found = Answers(self.task, self.ignore_index, True, self.convention)
+        collect(found, self._asked(device, "auto"), loader)
         prediction = found.result(len(self._wanted()), self.space)
         assert isinstance(prediction, Prediction)
         return found.members(), prediction
 
-    def _collect(self, loader: Iterable[Any], device: Device, path: str, keep: bool) -> Answers:
-        device = device or device_of(self._runner.template)
-        wanted = self._wanted()
-        found = Answers(self.task, self.ignore_index, keep, self.convention)
-        for batch in batches_of(loader):
-            batch = moved(batch, device)
-            found.start(batch, self.space)
-            for out, numbers in self._runner.outputs(batch, wanted, path):
-                shares = None if self.shares is None else self.shares[numbers]
-                check_finite(out, numbers)
-                found.update(out, shares)
-            found.end()
-        return found
+    def _asked(self, device: Device, path: Path) -> Asked:
+        return Asked(self._runner, self._wanted(), self.shares, self.space, device or device_of(self._runner.template), path)
 
     def _wanted(self) -> list[int]:
         return list(range(len(self))) if self.shares is None else np.flatnonzero(self.shares).tolist()

@@ -54,8 +54,8 @@ class SnapshotCallback(TrainerCallback):
         """Makes the recorder. Raises InputError where the schedule is none of ours, or the weights are sharded."""
         for name, word in (("fsdp", "FSDP"), ("deepspeed", "DeepSpeed")):
             if getattr(args, name, None):
-                raise InputError(f"{word} shards the weights over processes, and a snapshot needs them whole: FSDP and "
-                                 "DeepSpeed are not supported")
+                raise InputError(f"{word} shards the weights over processes, and this callback needs them whole: train without "
+                                 f"{name}=, or in a loop of your own with fully_shard, whose model a Recorder takes")
         self._close()
         path = os.path.abspath(self.store)
         before = _open[path]() if path in _open else None

@@ -73,8 +73,8 @@ class SnapshotCallback(_base()):    # type: ignore[misc]
         name = type(trainer.strategy).__name__
         for word in ("FSDP", "DeepSpeed", "ModelParallel"):
             if word in name:
-                raise InputError(f"{name} shards the weights over processes, and a snapshot needs them whole: FSDP and "
-                                 "DeepSpeed are not supported; train with strategy=\"ddp\"")
+                raise InputError(f"{name} shards the weights over processes, and this callback needs them whole: train with "
+                                 "strategy=\"ddp\", or in a loop of your own with fully_shard, whose model a Recorder takes")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Makes the recorder: optimizer, schedule and checkpoint are in place now.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from ensemblekit.neural.batches import (
 )
 from ensemblekit.neural.prediction import Prediction, RegressionPrediction
 from ensemblekit.neural.swag import over_n
-from ensemblekit.neural.uncertainty import Pool, Space
+from ensemblekit.neural.uncertainty import Pool, Space, on_cpu
 
 TINY = float(np.finfo(np.float64).tiny)
 
@@ -43,10 +44,10 @@ def log_probabilities(out: Output, task: str, axis: int = 1, outputs: Outputs | 
     x = wide(out)
     shape = tuple(x.shape[axis - 1:])
     if task == "binary":
-        if len(shape) > 2 or (len(shape) == 2 and shape[1] != 1):
-            several = f". Several questions an item (multi-label): {ONE_BY_ONE}" if len(shape) == 2 else ""
-            raise InputError(f'task="binary" takes one logit an item, (n,) or (n, 1); got {shape}{several}')
-        x = x.reshape(*x.shape[:axis])
+        if len(shape) > 1 and shape[1] != 1:
+            raise InputError(f'task="binary" takes one logit an item, (n,) or (n, 1), or a pixel, (n, 1, *map); got {shape}. '
+                             f"Several questions an item, or labels that overlap (multi-label): {ONE_BY_ONE}")
+        x = x.squeeze(axis) if len(shape) > 1 else x
         if outputs == "probabilities":
             _check_probabilities(x, x <= 1)
             return torch.stack([1 - x, x], axis).clamp(min=TINY).log()
@@ -72,12 +73,35 @@ def _check_probabilities(x: torch.Tensor, others: torch.Tensor) -> None:
                          "away for logits")
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Partial:
+    """What some members say of one batch, on its way to process 0."""
+
+    pool: Pool
+    mean: Moments
+    variance: Moments
+    own: list[np.ndarray]
+    single: Singles
+    """Of this batch alone."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Share:
+    """What all members say of the items of one process, on its way to process 0; arrays begin with the items."""
+
+    values: dict[str, np.ndarray]
+    labels: np.ndarray | None
+    each: np.ndarray | None
+    """(members, items, classes, ...)."""
+    single: Singles
+
+
 class Answers:
     """Pooled answers of members, batch after batch, and the prediction that they make together."""
 
     def __init__(self, task: str, ignore_index: int | None, keep: bool, convention: Convention):
         self.task, self.ignore_index, self.keep, self.convention = task, ignore_index, keep, convention
-        self.single = Singles(convention.outputs)
+        self.single, self.seen = Singles(convention.outputs), Singles(convention.outputs)      # seen: by other processes
         self.parts: dict[str, list[np.ndarray]] = {}
         self.labels: list[np.ndarray] = []
         self.each: list[np.ndarray] = []
@@ -120,8 +144,12 @@ class Answers:
             values = {"probabilities": doubt.log_probabilities.exp(), "aleatoric": doubt.aleatoric,
                       "disagreement": doubt.disagreement, "variation_ratio": doubt.variation_ratio}
         n = len(values["aleatoric"])
+        shape = tuple(next(iter(values.values())).shape)
+        maps = self.task == "segmentation" or (self.task == "binary" and len(shape) > 2)
         if self.target is not None:
-            check_labels(self.target, tuple(next(iter(values.values())).shape), self.task, self.ignore_index)
+            if self.task == "binary":
+                self.target = without_channel(self.target, shape)
+            check_labels(self.target, shape, self.task, self.ignore_index)
             self.labels.append(self.target.detach().cpu().numpy())
         elif self.labels:
             raise InputError("some batches have labels and some have not")
@@ -129,10 +157,52 @@ class Answers:
             raise InputError("some batches have labels and some have not")
         for name, x in values.items():
             kept = x.cpu().numpy()
-            self.parts.setdefault(name, []).append(kept.astype(np.float32) if self.task == "segmentation" else kept)
+            self.parts.setdefault(name, []).append(kept.astype(np.float32) if maps else kept)
         if self.keep:
             self.each.append(np.concatenate(self.own))
         self.n += n
+
+    # -- of several processes --------------------------------------------------------------------------------------
+
+    def partial(self) -> Partial:
+        """What was said of the batch under way."""
+        single, self.single = self.single, Singles(self.convention.outputs)
+        return Partial(self.pool.on_cpu(), on_cpu(self.mean), on_cpu(self.variance), self.own, single)
+
+    def join_members(self, parts: Sequence[Partial]) -> None:
+        """Have what the members of all processes say of the batch under way, in their order, for what was said here."""
+        self.pool, self.own = Pool(self.pool.space), []
+        self.mean, self.variance = Moments(), Moments()
+        for part in parts:
+            self.pool.merge(part.pool)
+            self.mean.merge(part.mean)
+            self.variance.merge(part.variance)
+            self.own += part.own
+            self.seen.merge(part.single)
+        self.single = Singles(self.convention.outputs)
+
+    def share(self) -> Share:
+        """All that was said here."""
+        return Share({name: np.concatenate(parts) for name, parts in self.parts.items()},
+                     np.concatenate(self.labels) if self.labels else None,
+                     np.concatenate(self.each, axis=1) if self.each else None, self.single)
+
+    def join_items(self, shares: Sequence[Share], places: np.ndarray) -> None:
+        """Have what all processes say for what was said here: item k stands at places[k] of their items, one after the other.
+
+        Raises InputError where some have labels and some have not.
+        """
+        full = [share for share in shares if share.values]
+        if len({share.labels is None for share in full}) > 1:
+            raise InputError("some processes have labels and some have not")
+        self.parts = {name: [np.concatenate([share.values[name] for share in full])[places]]
+                      for name in (full[0].values if full else ())}
+        self.labels = [np.concatenate(labels)[places]] if (labels := [x.labels for x in full if x.labels is not None]) else []
+        self.each = [np.concatenate(each, axis=1)[:, places]] if (each := [x.each for x in full if x.each is not None]) else []
+        self.single = Singles(self.convention.outputs)
+        for share in shares:
+            self.single.merge(share.single)
+        self.n = len(places)
 
     def members(self) -> np.ndarray:
         """(members, n, classes, ...)."""
@@ -142,6 +212,7 @@ class Answers:
         """A Prediction; InputError where nothing came."""
         if not self.n:
             raise InputError("nothing to predict: the loader is empty")
+        self.single.merge(self.seen)
         self.single.check()
         values: dict[str, Any] = {name: np.concatenate(parts) for name, parts in self.parts.items()}
         target = np.concatenate(self.labels) if self.labels else None
@@ -151,6 +222,11 @@ class Answers:
             target = target.astype(np.int64)
         return Prediction(**values, target=target, index=np.arange(self.n), n_members=members, space=space,
                           ignore_index=self.ignore_index)
+
+
+def without_channel(target: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Labels (n, *map) of outputs of a shape (n, 2, *map), where they came as (n, 1, *map)."""
+    return target.squeeze(1) if len(shape) > 2 and tuple(target.shape) == (*shape[:1], 1, *shape[2:]) else target
 
 
 def wide(x: torch.Tensor) -> torch.Tensor:

@@ -32,7 +32,7 @@ PREFIXES = ("module.", "model.", "net.", "network.", "module.model.", "model.mod
 """Under which programs keep a model inside another, most often."""
 WRAPPERS = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.")
 INNER = re.compile(r"(?<![^.])module\.")
-SHARDED = ("FullyShardedDataParallel", "DeepSpeedEngine", "FSDPModule")
+REFUSED = ("FullyShardedDataParallel", "DeepSpeedEngine")
 
 
 class Entry(NamedTuple):
@@ -74,19 +74,19 @@ class Manifest:
     """Whether the model has parameters that the snapshots do not hold; they stay what they are in the model."""
 
     @classmethod
-    def of(cls, model: torch.nn.Module, parameters: Select = "all") -> Self:
-        """Of a model.
+    def of(cls, model: torch.nn.Module, parameters: Select = "all", *, sharded: bool = False) -> Self:
+        """Of a model; `sharded` takes one that ``fully_shard`` has spread over processes, too.
 
         Raises InputError where a parameter has no values yet (lazy modules, the meta device), where the model is
-        sharded (FSDP, DeepSpeed), and where no parameter is selected.
+        sharded otherwise (FSDP1, DeepSpeed), and where no parameter is selected.
         """
         wanted = selector(parameters)
-        bare = unwrapped(model)
+        bare = unwrapped(model, sharded=sharded)
         found: dict[str, list[Entry]] = {kind: [] for kind in KINDS}
         first: dict[int, str] = {}
         aliases, left = [], False
         for name, tensor, is_parameter in _named(bare):
-            _check_tensor(name, tensor)
+            _check_tensor(name, tensor, sharded)
             if is_parameter and not wanted(name, tensor):
                 left = True
             elif id(tensor) in first:
@@ -168,13 +168,13 @@ class Manifest:
             return np.dtype("i8")
         return np.dtype("f8" if any(entry.dtype in WIDE for entry in getattr(self, kind)) else "f4")
 
-    def check(self, model: torch.nn.Module) -> None:
+    def check(self, model: torch.nn.Module, *, sharded: bool = False) -> None:
         """Raise InputError naming what differs between this manifest and a model.
 
         Names, shapes and ties must agree, and whole numbers be whole numbers. Precision need not: weights of a
         bfloat16 run go into a float32 model.
         """
-        other = Manifest.of(model)
+        other = Manifest.of(model, sharded=sharded)
         mine, theirs = self._looks(), other._looks()
         theirs = {name: look for name, look in theirs.items() if name in mine or not look.startswith("tied")}
         if self.partial:
@@ -210,12 +210,12 @@ class Manifest:
                  for kind in KINDS for entry in getattr(self, kind)}
         return looks | {name: f"tied to {first}" for name, first in self.aliases}
 
-    def tensors(self, model: torch.nn.Module) -> dict[str, list[torch.Tensor]]:
+    def tensors(self, model: torch.nn.Module, *, sharded: bool = False) -> dict[str, list[torch.Tensor]]:
         """The model's own tensors, kind by kind in the manifest's order.
 
         Raises InputError where the model lacks one.
         """
-        own = {name: tensor for name, tensor, _ in _named(unwrapped(model))}
+        own = {name: tensor for name, tensor, _ in _named(unwrapped(model, sharded=sharded))}
         missing = [e.name for kind in KINDS for e in getattr(self, kind) if e.name not in own]
         if missing:
             raise InputError(f"the model lacks {', '.join(missing[:5])}, of which the snapshots hold values")
@@ -249,25 +249,30 @@ def selector(parameters: Select) -> Callable[[str, torch.Tensor], bool]:
     raise InputError(f'parameters is "all", "trainable" or a function of (name, parameter); got {parameters!r}')
 
 
-def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
-    """The bare model inside torch.compile, DataParallel and DistributedDataParallel.
+def unwrapped(model: torch.nn.Module, *, sharded: bool = False) -> torch.nn.Module:
+    """The bare model inside torch.compile, DataParallel and DistributedDataParallel; `sharded`: one in ``fully_shard`` will do.
 
-    Raises InputError for a model whose weights are sharded over processes: one process does not hold them all.
+    Raises InputError for a model whose weights are sharded over processes otherwise: one process does not hold them all.
     """
     while True:
-        names = [base.__name__ for base in type(model).__mro__]
-        if any(name in SHARDED for name in names):
-            raise InputError(f"{type(model).__name__} shards the weights over processes, and a snapshot needs them whole: "
-                             "FSDP and DeepSpeed are not supported; train with DistributedDataParallel, or gather a "
-                             "full state dict and neural.ingest it")
-        if names[0] == "OptimizedModule":
+        if type(model).__name__ == "OptimizedModule":
             inner = model._orig_mod
             assert isinstance(inner, torch.nn.Module)
             model = inner
         elif isinstance(model, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
             model = model.module
         else:
-            return model
+            break
+    kinds = {base.__name__ for kind in {type(module) for module in model.modules()} for base in kind.__mro__}
+    for refused in REFUSED:
+        if refused in kinds:
+            raise InputError(f"{refused} shards the weights over processes, and a snapshot needs them whole. Shard with "
+                             "torch.distributed.fsdp.fully_shard (FSDP2), which a Recorder takes; train with "
+                             "DistributedDataParallel; or gather a full state dict and neural.ingest it")
+    if "FSDPModule" in kinds and not sharded:
+        raise InputError("fully_shard has spread the weights of this model over processes, and they are needed whole here. A "
+                         "Recorder takes the model as it is; pass the bare architecture to what reads its snapshots")
+    return model
 
 
 def _named(bare: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor, bool]]:
@@ -325,14 +330,15 @@ def _is_float(tensor: torch.Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
 
 
-def _check_tensor(name: str, tensor: torch.Tensor) -> None:
+def _check_tensor(name: str, tensor: torch.Tensor, sharded: bool = False) -> None:
     if not isinstance(tensor, torch.Tensor):
         raise InputError(f"{name} is no tensor but {type(tensor).__name__}; a snapshot holds tensors only")
     if torch.nn.parameter.is_lazy(tensor):
         raise InputError(f"{name} has no shape yet (a lazy module): run one batch through the model first")
-    if type(tensor).__name__ == "DTensor" or type(tensor.data).__name__ == "DTensor":
-        raise InputError(f"{name} is a DTensor, a shard of a tensor (FSDP, tensor parallelism): one process does not hold "
-                         "it whole. Train with DistributedDataParallel, or gather a full state dict and neural.ingest it")
+    if not sharded and (type(tensor).__name__ == "DTensor" or type(tensor.data).__name__ == "DTensor"):
+        raise InputError(f"{name} is a DTensor, a shard of a tensor (tensor parallelism): one process does not hold it whole. "
+                         "Shard with fully_shard alone, train with DistributedDataParallel, or gather a full state dict and "
+                         "neural.ingest it")
     if tensor.is_meta:
         raise InputError(f"{name} is on the meta device and has no values")
     if tensor.is_quantized or tensor.layout is not torch.strided:

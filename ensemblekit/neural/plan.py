@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
 from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array
+from ensemblekit.neural.processes import from_first, rank_and_world
 from ensemblekit.neural.schedule import CycleLR
 from ensemblekit.results import Result
 
@@ -19,6 +21,7 @@ GOOD_EPOCHS = 40        # a cycle of Huang et al. 2017 on CIFAR and of their Ima
 SHORT_EPOCHS = 20       # below it no published run of theirs stands but SVHN, whose epochs are 9400 iterations long
 LONG_CYCLE = 30_000     # iterations of a cycle of theirs on CIFAR; data sets of long epochs need fewer epochs
 TIMED = 20              # steps before a deadline trusts their mean duration
+QUIET, QUIET_SHARE = 0.5, 0.01      # seconds, and share of the time, for which several processes go on without asking
 MOST = 6                # 4 to 8 worked; 10 were no better than 8 (DenseNet-40 on CIFAR-100, 300 epochs)
 
 
@@ -119,6 +122,16 @@ def _needed(per_epoch: int | None, pilot: Sequence[float] | None) -> int:
     return LONG_CYCLE if per_epoch is None else min(GOOD_EPOCHS * per_epoch, LONG_CYCLE) or 1
 
 
+class Decision(NamedTuple):
+    """What a deadline says after a step."""
+
+    stop: bool = False
+    finish: int | None = None
+    """Come down to the minimum in so many steps."""
+    quiet: int = 1
+    """Steps until it is asked again, in a run of several processes."""
+
+
 class Deadline:
     """Ends a training in time, with its last snapshot at a minimum of the rate.
 
@@ -134,15 +147,20 @@ class Deadline:
     It watches how long steps take. Where the cycle under way would not end in time, the rate comes down early
     (``scheduler.finish``); where a cycle ends with too little time left for another, the training ends there. After a
     finish that turns out too long for a machine grown slow, the rest is shortened again.
+
+    In a torch.distributed run the clock of process 0 decides for all, as clocks differ and every process must end after the
+    same step: each calls :meth:`reached` after every step.
     """
 
     def __init__(self, scheduler: CycleLR, seconds: float, *, reserve: float = 0.05, least: float = 0.3,
-                 clock: Callable[[], float] = time.monotonic):
+                 clock: Callable[[], float] = time.monotonic, distributed: bool | None = None):
         """
         Arguments:
             seconds: from now on.
             reserve: share of the time kept back, for steps that take longer than those before.
             least: a cycle is begun only if this share of its length fits.
+            distributed: whether process 0 decides for all; None: where there are several. False where one process asks and
+                the program itself tells the others.
         """
         if not seconds > 0:
             raise InputError(f"seconds is above 0; got {seconds!r}")
@@ -151,27 +169,51 @@ class Deadline:
         self._until = self._began + seconds * (1 - reserve)
         self._timed: tuple[int, float] | None = None
         self._stop = False
+        self._together = rank_and_world()[1] > 1 if distributed is None else distributed
+        self._asked_again = 0       # the phase from which on the processes ask again
         self.finished_early = False
         """Whether the schedule was cut short."""
 
     def reached(self) -> bool:
-        """Call after scheduler.step(): whether to stop training now."""
-        schedule, now = self.scheduler, self._clock()
+        """Call after scheduler.step(): whether to stop training now. Collective in a torch.distributed run."""
+        schedule = self.scheduler
         if self._stop or schedule.last_epoch >= schedule.total_steps:
             return True
+        if not self._together:
+            return self._enact(self._decision())
+        if schedule.last_epoch < self._asked_again and schedule.last_epoch not in schedule.ends:
+            return False
+        decision = self._decision() if rank_and_world()[0] == 0 else None
+        return self._enact(from_first(decision))
+
+    def _decision(self) -> Decision:
+        """By the clock of this process."""
+        schedule, now = self.scheduler, self._clock()
         if self._timed is None:     # the first step compiles and warms up: it says nothing of those to come
             self._timed = (schedule.last_epoch, now)
         steps, seconds = schedule.last_epoch - self._timed[0], now - self._timed[1]
         if now >= self._until and schedule.last_epoch in schedule.ends:
-            return self._give_up()
+            return Decision(stop=True)
         if steps < 1 or (steps < TIMED and now - self._began < 0.2 * (self._until - self._began)):
-            return False
-        affordable = max(0, int((self._until - now) * steps / max(seconds, 1e-12)))
+            return Decision()
+        rate = steps / max(seconds, 1e-12)
+        affordable = max(0, int((self._until - now) * rate))
         left = schedule.next_end - schedule.last_epoch
         if schedule.last_epoch in schedule.ends and affordable < self.least * left:
-            return self._give_up()
+            return Decision(stop=True)
+        quiet = max(1, min(int(rate * min(QUIET, QUIET_SHARE * (self._until - self._began))), affordable, left))
         if affordable < left * (0.9 if self.finished_early else 1.0):       # not anew for every wavering of the clock
-            schedule.finish(max(1, affordable))
+            return Decision(finish=max(1, affordable), quiet=quiet)
+        return Decision(quiet=quiet)
+
+    def _enact(self, decision: Decision | None) -> bool:
+        """Do what was decided, here or on process 0; whether to stop."""
+        assert decision is not None
+        if decision.stop:
+            return self._give_up()
+        self._asked_again = self.scheduler.last_epoch + decision.quiet
+        if decision.finish is not None:
+            self.scheduler.finish(decision.finish)
             self.finished_early = True
         return False
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ensemblekit.neural.evidence import Rows
-from ensemblekit.neural.scores import SCORES
+from ensemblekit.neural.summed import SCORES
 from ensemblekit.neural.temperature import PRIOR, best_temperature, fold_of, scaled
 
 REPEATS, FOLDS = 5, 2

@@ -13,6 +13,7 @@ from ensemblekit.neural import resume as saved
 from ensemblekit.neural.content_hash import HASH
 from ensemblekit.neural.history import CLOCK, LOSS, RATE
 from ensemblekit.neural.parameters import KINDS, Manifest
+from ensemblekit.neural.processes import agreed, from_first, rank_and_world
 from ensemblekit.neural.schedule import CycleLR
 from ensemblekit.neural.schedule_shapes import differences
 from ensemblekit.neural.schedules_of import ManualSchedule
@@ -44,7 +45,7 @@ def check_run(store: Store, path: str, manifest: Manifest, model: torch.nn.Modul
     if "manifest" not in provenance or "training" not in provenance:
         raise StoreError(f"{path} is a store, but not of a training run; name another file")
     stored = Manifest.in_store(store)
-    stored.check(model)
+    stored.check(model, sharded=True)
     if stored != manifest:
         new, old = ({e.name: str(e[1:]) for kind in KINDS for e in getattr(m, kind)} for m in (manifest, stored))
         raise InputError(f"the snapshots of the run in {path} hold other tensors: {differences(old, new)}")
@@ -60,27 +61,11 @@ def steps_of_snapshots(store: Store) -> list[int]:
     return [] if times is None else [round(time) for time in times.tolist()]
 
 
-def rank_and_world() -> tuple[int, int]:
-    """The number of this process, and how many there are."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
-
-
 def opened_by_first(open_: Callable[[], State | None], read: Callable[[], State | None]) -> State | None:
     """Process 0 opens the store; the others learn whether that went well, and read the state themselves."""
     rank, world = rank_and_world()
     if world == 1:
         return open_()
-    answer: list[Any] = [None, False]
-    state = None
-    if rank == 0:
-        try:
-            state = open_()
-            answer[1] = state is not None
-        except Exception as error:
-            answer[0] = error
-    torch.distributed.broadcast_object_list(answer, src=0)
-    if answer[0] is not None:
-        raise answer[0]
-    return read() if answer[1] and rank else state
+    state = agreed(open_ if rank == 0 else lambda: None)
+    there = from_first(state is not None)
+    return agreed(read) if there and rank else agreed(lambda: state)

@@ -30,19 +30,14 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ensemblekit.errors import ClosedError, EnsemblekitError, InputError, StoreError, one_line
 from ensemblekit.neural import resume as saved
+from ensemblekit.neural import sharded
 from ensemblekit.neural.content_hash import HASH, digest
 from ensemblekit.neural.history import CLOCK, LOSS
 from ensemblekit.neural.loop_position import B, LoopPosition
 from ensemblekit.neural.optimizers import check_optimizers, optimizers_of
 from ensemblekit.neural.parameters import Manifest, Select, pack, selector, to_vectors
-from ensemblekit.neural.recorded_run import (
-    capacity_of,
-    check_run,
-    create_run,
-    opened_by_first,
-    rank_and_world,
-    steps_of_snapshots,
-)
+from ensemblekit.neural.processes import FailureWatch, agreed, from_first, rank_and_world
+from ensemblekit.neural.recorded_run import capacity_of, check_run, create_run, opened_by_first, steps_of_snapshots
 from ensemblekit.neural.remainder import Remainder, check_left_out
 from ensemblekit.neural.ring import CudaTransfer, Ring
 from ensemblekit.neural.schedule import CycleLR
@@ -86,12 +81,13 @@ class Recorder:
     iteration have made their steps. Call `step` after the last of them.
 
     On a GPU a snapshot is copied aside and written while training goes on; elsewhere `step` returns when it is in the
-    store. In a torch.distributed run process 0 writes, and every process makes a Recorder; random numbers are kept for
-    each. FSDP and DeepSpeed are refused.
+    store. In a torch.distributed run process 0 writes, and every process makes a Recorder and calls it alike; random numbers
+    and buffers are kept for each. A model in ``fully_shard`` (FSDP2) is gathered for a snapshot, one tensor at a time, and
+    written before `step` returns. An error on one process ends all of them, with its words. FSDP1 and DeepSpeed are refused.
 
     Arguments:
         store: path of the store; made, or gone on with where it holds a run of the same model and settings.
-        model: bare, compiled, or in DataParallel or DistributedDataParallel.
+        model: bare, compiled, in DataParallel or DistributedDataParallel, or spread by ``fully_shard``.
         optimizer, scheduler, scaler: those of the loop; those that Accelerate wraps too. Lists where there are several;
             `scheduler` may be one of torch's, or None for a constant rate: then see :meth:`capture`.
         parameters: those a snapshot holds: "all", "trainable" (require a gradient), or a function of (name,
@@ -125,7 +121,12 @@ class Recorder:
         self.optimizer, self.scheduler = self.optimizers[first], self.schedules[first]
         self._cycles = self.scheduler if isinstance(self.scheduler, CycleLR) else None
         self.scaler = scaler
-        self.manifest = Manifest.of(model, parameters)
+        self._sharded = sharded.is_sharded(model)
+        if self._sharded:
+            sharded.reshard(model)
+        self.manifest = Manifest.of(model, parameters, sharded=self._sharded)
+        if self._sharded:
+            sharded.check_sharded(model, self.manifest)
         check_optimizers(self.optimizers, model)
         for one in self.schedules if states else ():
             if not isinstance(one, CycleLR):
@@ -144,7 +145,8 @@ class Recorder:
         self._save_every, self._states = save_every, states
         self._rank, self._world = rank_and_world()
         self._settings = self._settings_with(configuration or {})
-        self._sidecar = saved.Sidecar(self.path, durability == "disk")
+        self._sidecar = saved.Sidecar(self.path, durability == "disk", mapped=self._sharded)
+        self._failures: FailureWatch | None = None
         self._loop = LoopPosition(lambda: self.updates, self._due_now, self._save)
         self._seen = 0                  # updates at the last call of step
         self._watch = StepWatch(self.optimizers, self.schedules, first, scaler, iteration_begins=self._take_crossed,
@@ -161,11 +163,13 @@ class Recorder:
         self.store: Store | None = None
         self._store_lock = threading.Lock()
         self._stopped = self._finished = False
-        self._begin(opened_by_first(lambda: self._open(resume, replica), lambda: self._sidecar.read("state.pt")))
+        self._begin(resume, replica)
 
-    def _begin(self, state: dict[str, Any] | None) -> None:
-        """Watch the loop, from where a killed run stood."""
+    def _begin(self, resume: bool, replica: str | None) -> None:
+        """Open the store and watch the loop, from where a killed run stood."""
         try:
+            state = opened_by_first(lambda: self._open(resume, replica), lambda: self._sidecar.read("state.pt"))
+            self.snapshot_steps = from_first(self.snapshot_steps)
             self._watch.begin()
             if state is not None:
                 self._go_on_from(state)
@@ -199,7 +203,8 @@ class Recorder:
             "optimizer": saved.one_or_list([
                 saved.settings_of(one, [schedule.base_rate(g) for g in range(len(schedule.base_lrs))])
                 for one, schedule in zip(self.optimizers, self.schedules, strict=True)]),
-            "processes": self._world, "configuration": dict(configuration)})))
+            "processes": self._world, "configuration": dict(configuration),
+            **({"sharding": "fully_shard"} if self._sharded else {})})))
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
@@ -318,19 +323,30 @@ class Recorder:
         return True
 
     def _snapshot(self) -> None:
-        """One more snapshot, after the last update."""
-        loss = self._last_loss
-        self._check_left()
-        if self._rank == 0:
-            if loss is not None and not np.isfinite(float(loss)):
-                raise InputError(f"the loss of step {self.updates} is {float(loss)}: the snapshot due there was refused; "
-                                 f"the {len(self.snapshot_steps)} before it stay. Lower the rate, or clip gradients")
-            if self._ring is not None:
+        """One more snapshot, after the last update; of all processes or of none."""
+        if self._sharded:
+            sharded.reshard(self.model)
+        left = self._remainder.hashes()
+        agreed(lambda: self._check_snapshot(left), at=self.updates)
+        if self._sharded:
+            vectors = sharded.vectors_of(self.model, self.manifest)
+            agreed(lambda: self._write(vectors, self.updates) if self._rank == 0 else None)
+        elif self._on_gpu:
+            if self._ring is not None:      # its errors come up at the next check
                 self._ring.put(lambda out: pack(self.model, self.manifest, out), self.updates)
-            else:
-                self._write(to_vectors(self.model, self.manifest), self.updates)
+        else:
+            agreed(lambda: self._write(to_vectors(self.model, self.manifest), self.updates) if self._rank == 0 else None)
         self.snapshot_steps.append(self.updates)
         self._due = True
+
+    def _check_snapshot(self, left: Mapping[str, str]) -> None:
+        """Raise InputError where this process sees that the snapshot due now must not be taken."""
+        loss = self._last_loss
+        self._check_left(left)
+        self._check_ring()
+        if loss is not None and not np.isfinite(float(loss)):
+            raise InputError(f"the loss of step {self.updates} is {float(loss)}: the snapshot due there was refused; "
+                             f"the {len(self.snapshot_steps)} before it stay. Lower the rate, or clip gradients")
 
     def _undo(self) -> None:
         self.snapshot_steps.pop()
@@ -354,9 +370,8 @@ class Recorder:
         with self._store_lock:
             self.store.append({**vectors, HASH: np.frombuffer(made, np.uint8)}, time=float(step))
 
-    def _check_left(self) -> None:
+    def _check_left(self, now: Mapping[str, str]) -> None:
         """Raise InputError where what snapshots do not hold began to train, or is no longer what it was."""
-        now = self._remainder.hashes()
         changed = [name for name in {**self._left, **now} if self._left.get(name) != now.get(name)]
         if changed:
             raise InputError(f"{', '.join(changed[:3])} changed or began to train after the recorder was made, and snapshots "
@@ -456,30 +471,42 @@ class Recorder:
         return self._cost / SHARE
 
     def _save(self, finished: bool = False) -> None:
-        """All a killed run needs, in one file; in a distributed run every process's random numbers first."""
+        """All a killed run needs, in one file; in a distributed run every process's random numbers and buffers first."""
         began = time.perf_counter()
         self._take_crossed()
-        if self._ring is not None:
-            self._ring.drain()
-        self._flush()
+        agreed(self._write_out)
+        if self._sharded:
+            sharded.reshard(self.model)
         own = self._loop.place.own()
         if self._world > 1:
-            self._sidecar.write(f"rank{self._rank}-{self.updates}.pt", own)
-            torch.distributed.barrier()
-        if self._rank == 0:
+            buffers = sharded.buffers_of(self.model)
+            agreed(lambda: self._sidecar.write(f"rank{self._rank}-{self.updates}.pt", {**own, "buffers": buffers}))
+        model = saved.model_state(self.model)
+        optimizers: list[dict[str, Any]] = [
+            sharded.optimizer_state(one) if self._sharded else one.state_dict() for one in self.optimizers]
+        if self._sharded:
+            model = sharded.gathered_states(model)
+
+        def write() -> None:
             self._sidecar.write("state.pt", {
                 "format": saved.FORMAT, "run": self.store.run if self.store is not None else "", "finished": finished,
                 "settings": self._settings, "recorder": {**self.state_dict(), **own},
-                "model": saved.model_state(self.model), "averages": saved.averages_of(self.model),
-                "optimizer": saved.one_or_list([one.state_dict() for one in self.optimizers]),
+                "model": model, "averages": saved.averages_of(self.model), "optimizer": saved.one_or_list(optimizers),
                 "schedule": saved.one_or_list([one.state_dict() for one in self.schedules]),
                 "scaler": None if self.scaler is None else self.scaler.state_dict()})
+
+        agreed(lambda: write() if self._rank == 0 else None)
         if self._world > 1:
-            torch.distributed.barrier()
             self._sidecar.remove(f"rank{self._rank}-*.pt", keep=f"rank{self._rank}-{self.updates}.pt")
         self._saved_at = time.perf_counter()
         self._cost = max(self._saved_at - began, 1e-4)
         self._saved_updates, self._due = self.updates, False
+
+    def _write_out(self) -> None:
+        """Have what is on its way in the store."""
+        if self._ring is not None:
+            self._ring.drain()
+        self._flush()
 
     def _go_on_from(self, state: dict[str, Any]) -> None:
         """Take up what :meth:`_save` wrote. Raises StoreError where the file holds something else."""
@@ -498,7 +525,7 @@ class Recorder:
         if self.store is not None:
             check_left_out(self.store.provenance.get("left_out", {}), self.model)
         for optimizer, held in zip(self.optimizers, saved.as_list(state["optimizer"]), strict=True):
-            saved.load_optimizer(optimizer, held)
+            saved.load_optimizer(optimizer, sharded.spread_optimizer_state(optimizer, held) if self._sharded else held)
         for schedule, held in zip(self.schedules, saved.as_list(state["schedule"]), strict=True):
             schedule.load_state_dict(held)
         if self.scaler is not None and state["scaler"] is not None:
@@ -509,6 +536,7 @@ class Recorder:
             if own is None:
                 raise StoreError(f"process {self._rank} finds no state of its own after step {recorder['updates']} in "
                                  f"{self._sidecar.folder}; is the folder shared by all machines?")
+            sharded.load_buffers(self.model, own.pop("buffers", {}))
             recorder |= own
         self.load_state_dict(recorder)
         self._saved_updates = self.updates
@@ -556,9 +584,14 @@ class Recorder:
         return None
 
     def _start_ring(self) -> None:
-        device = next(iter(self.manifest.tensors(self.model)["parameters"])).device
-        if device.type == "cuda":
+        if self._on_gpu:
+            device = next(iter(self.manifest.tensors(self.model)["parameters"])).device
             self._ring = Ring(self.manifest.fields, CudaTransfer(device), self._write)
+
+    @property
+    def _on_gpu(self) -> bool:
+        """Whether snapshots are written while training goes on; the same on every process."""
+        return not self._sharded and next(iter(self.manifest.tensors(self.model)["parameters"])).device.type == "cuda"
 
     def _end(self) -> None:
         """The training is over as planned, as far as one can see from here."""
@@ -572,9 +605,7 @@ class Recorder:
             self._capture(schedule.ends[-1])        # the training ended a few steps short of the schedule
         if not self._finished:
             self._log_end()
-        if self._ring is not None:
-            self._ring.drain()
-        self._flush()
+        agreed(self._write_out)
         if not self._states or not over or self._finished or not (self._loop.used_batches or through):
             return
         if self.snapshot_steps or self._stopped:
@@ -634,6 +665,8 @@ class Recorder:
                     self.store.close()
 
     def __enter__(self) -> Self:
+        if self._world > 1:
+            self._failures = FailureWatch()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
@@ -641,7 +674,15 @@ class Recorder:
         try:
             if error is None:
                 self._end()
+            elif self._failures is not None:
+                self._failures.failed(error)
+        except BaseException as late:
+            if error is None and self._failures is not None:
+                self._failures.failed(late)
+            raise
         finally:
+            if self._failures is not None:
+                self._failures.close()
             self.close()
 
 

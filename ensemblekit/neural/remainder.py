@@ -10,6 +10,7 @@ import torch
 
 from ensemblekit.errors import InputError
 from ensemblekit.neural.parameters import _named, bare_name, is_empty, unwrapped
+from ensemblekit.neural.sharded import changed_anywhere, is_sharded, local, whole
 
 
 class Remainder:
@@ -23,28 +24,33 @@ class Remainder:
     """Values of a tensor that are compared each time."""
 
     def __init__(self, model: torch.nn.Module, wanted: Callable[[str, torch.Tensor], bool]):
-        self.model, self.wanted = model, wanted
+        self.model, self.wanted, self.sharded = model, wanted, is_sharded(model)
         self._known: dict[int, tuple[torch.Tensor, tuple[Any, ...], str]] = {}
 
     def hashes(self) -> dict[str, str]:
-        """Name -> hash of its values now."""
+        """Name -> hash of its values now; collective where the model is spread over processes."""
         import pickle
 
         import xxhash
 
-        bare = unwrapped(self.model)
+        bare = unwrapped(self.model, sharded=True)
         named = [(name, tensor) for name, tensor, is_parameter in _named(bare)
                  if is_parameter and not self.wanted(name, tensor)]
         tensors = {id(tensor): tensor for _, tensor in named}
-        known = {}
-        for (key, tensor), sample in zip(tensors.items(), _samples(list(tensors.values()), self.SAMPLE), strict=True):
-            version = None if tensor.is_inference() else tensor._version
-            state = (version, tensor.data_ptr(), tuple(tensor.shape), tensor.dtype, sample)
+        parts = [local(tensor) for tensor in tensors.values()]
+        states: list[tuple[Any, ...]] = []
+        for part, sample in zip(parts, _samples(parts, self.SAMPLE), strict=True):
+            version = None if part.is_inference() else part._version
+            states.append((version, part.data_ptr(), tuple(part.shape), part.dtype, sample))
+        changed = []
+        for (key, tensor), state in zip(tensors.items(), states, strict=True):
             before = self._known.get(key)
-            same = before is not None and before[0] is tensor and before[1] == state
-            known[key] = (tensor, state, before[2] if same and before is not None else _hash_of(tensor))
-        self._known = known
-        found = {name: known[id(tensor)][2] for name, tensor in named}
+            changed.append(before is None or before[0] is not tensor or before[1] != state)
+        if tensors and self.sharded:        # a tensor that is spread is gathered by all processes or by none
+            changed = changed_anywhere(changed)
+        self._known = {key: (tensor, state, _hash_of(whole(tensor)) if again else self._known[key][2]) for (key, tensor), state,
+                       again in zip(tensors.items(), states, changed, strict=True)}
+        found = {name: self._known[id(tensor)][2] for name, tensor in named}
         for prefix, module in bare.named_modules():
             if type(module).get_extra_state is not torch.nn.Module.get_extra_state:
                 extra = module.get_extra_state()

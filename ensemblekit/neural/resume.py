@@ -1,7 +1,7 @@
 """Where a training run stands: random numbers, the place in a loader, and the files that hold them beside the store.
 
 In ``<store>.d/training/``: ``state.pt`` (everything a killed run needs to go on, by torch.save, read with
-weights_only=True), ``rank<k>-<step>.pt`` (random numbers of the other processes of a distributed run), ``begun`` (the id
+weights_only=True), ``rank<k>-<step>.pt`` (random numbers and buffers of each process of a distributed run), ``begun`` (the id
 of a run that has started and not saved yet) and ``log.jsonl`` (validation scores). Each is written to a temporary file
 and renamed.
 """
@@ -28,6 +28,7 @@ from ensemblekit.files import replacing, why_unreadable
 from ensemblekit.neural.batches import samplers_of
 from ensemblekit.neural.parameters import bare_name, unwrapped
 from ensemblekit.neural.schedules_of import is_plain
+from ensemblekit.neural.sharded import assign
 from ensemblekit.store.names import folder_of
 
 FORMAT = 1
@@ -143,7 +144,7 @@ def skip(iterator: Iterator[Any], batches: int, loader: object) -> None:
 
 def model_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Every parameter and buffer by its bare name, those that stand in no state dict included; no copies."""
-    bare = unwrapped(model)
+    bare = unwrapped(model, sharded=True)
     return {bare_name(name): one.detach() for part in (bare.named_parameters(), bare.named_buffers()) for name, one in part}
 
 
@@ -157,12 +158,13 @@ class KeepsAverage(Protocol):
 
 def averages_of(model: torch.nn.Module) -> dict[str, Any]:
     """What averages of weights inside a model hold in full precision, by name of their module."""
-    return {name: one.averaging_state() for name, one in unwrapped(model).named_modules() if isinstance(one, KeepsAverage)}
+    return {name: one.averaging_state() for name, one in unwrapped(model, sharded=True).named_modules()
+            if isinstance(one, KeepsAverage)}
 
 
 def load_averages(model: torch.nn.Module, state: dict[str, Any]) -> None:
     """Put back what :func:`averages_of` found."""
-    for name, one in unwrapped(model).named_modules():
+    for name, one in unwrapped(model, sharded=True).named_modules():
         if name in state and isinstance(one, KeepsAverage):
             one.load_averaging_state(state[name])
 
@@ -176,7 +178,7 @@ def load_model(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
     if differing:
         raise InputError(f"the model is not the one of the run: {', '.join(differing[:5])} differ")
     for name, tensor in own.items():
-        tensor.copy_(state[name])
+        assign(tensor, state[name])
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -274,9 +276,11 @@ def _cause_of(error: BaseException) -> str:
 class Sidecar:
     """The folder beside a store for what a training run overwrites."""
 
-    def __init__(self, store: str, durable: bool = False):
+    def __init__(self, store: str, durable: bool = False, mapped: bool = False):
         self.folder = folder_of(store) / "training"
         self.durable = durable
+        self.mapped = mapped
+        """Whether tensors are read where they are used, as by processes that need a part of each."""
 
     def write(self, name: str, state: object) -> None:
         """A file of torch.save, whole or not at all."""
@@ -297,7 +301,7 @@ class Sidecar:
         if not self._is_there(path):
             return None
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=self.mapped)
         except Exception as error:
             raise StoreError(f"{path} cannot be read ({type(error).__name__}: {one_line(error)}); {ANEW}") from error
 

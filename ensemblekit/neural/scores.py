@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from ensemblekit.averaging.crossed import CrossedMean, crossed_ratio
 from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array
-from ensemblekit.neural.calibration import adaptive_bins, bin_of
+from ensemblekit.neural.dense import DenseSums
 from ensemblekit.neural.intervals import (
     NORMAL,
     degrees_of_freedom,
@@ -26,7 +26,15 @@ from ensemblekit.neural.intervals import (
 from ensemblekit.neural.items import Items, Scored, items_of
 from ensemblekit.neural.prediction import Prediction, RegressionPrediction
 from ensemblekit.neural.result_files import Saved
-from ensemblekit.neural.temperature import scaled_nll
+from ensemblekit.neural.summed import (
+    SCORES,
+    Summed,
+    calibration_curves,
+    cluster_sums,
+    notes_of,
+    shape_and_labels,
+    summed,
+)
 from ensemblekit.results import Result
 from ensemblekit.scaling import exponent_of, ldexp
 
@@ -123,13 +131,17 @@ def scores(prediction: Scored, *, groups: ArrayLike | None = None, n_bins: int =
         parts, sizes = regression_parts(prediction, groups, exponent)
         return in_unit({name: share(sums, sizes) if name == "coverage" else within(name, ratio(sums, sizes), RANGES_OF_NUMBERS)
                         for name, sums in parts.items()}, exponent, notes=without_variance(prediction))
-    items = given(prediction, groups)
-    found = {name: mean_of(name, items, values) for name, values in item_scores(items, seed).items()}
+    return scores_of(summed(prediction, groups, n_bins), n_bins, seed)
+
+
+def scores_of(items: Summed, n_bins: int = 15, seed: int = 0) -> Scores:
+    """Scores of rows that stay together in clusters, or of sums over the pixels of images."""
+    found = {name: mean_of(name, sums, items.sizes) for name, sums in cluster_sums(items, seed).items()}
     drawn = draws(items.n, seed)
-    for name, (where, gap, n) in binned(items, n_bins).items():
-        value, sample = resampled(items, where, gap, n, drawn)
+    for name, curves in calibration_curves(items, n_bins).items():
+        value, sample = resampled(curves, items.sizes, drawn)
         found[name] = spread(value, sample, items.sizes, positive=True)
-    return Scores({name: found[name] for name in NAMES})
+    return Scores({name: found[name] for name in NAMES}, notes=notes_of(items))
 
 
 ONE_RUN = "one run: the intervals are over items alone; the luck of the training is not covered"
@@ -142,8 +154,8 @@ def is_runs(prediction: Any) -> bool:
         isinstance(prediction, tuple) and bool(prediction) and all(isinstance(x, single) for x in prediction))
 
 
-def sums_of_runs(runs: Any, groups: Any, seed: int, exponent: int | None = None
-                 ) -> tuple[dict[str, np.ndarray], np.ndarray, list[Items]]:
+def sums_of_runs(runs: Any, groups: Any, seed: int, exponent: int | None = None, n_bins: int = 15
+                 ) -> tuple[dict[str, np.ndarray], np.ndarray, list[Summed]]:
     """Name -> sums (R, n) over each item or group, the sizes (n,) of those, and the items of each run (none for numbers).
 
     Raises InputError where runs are not about the same items in the same order.
@@ -159,14 +171,14 @@ def sums_of_runs(runs: Any, groups: Any, seed: int, exponent: int | None = None
         return {name: np.array([part[name] for part, _ in parts]) for name in parts[0][0]}, parts[0][1], []
     if any(isinstance(x, RegressionPrediction) for x in runs):
         raise InputError("a prediction of numbers cannot be scored with one of classes")
-    items = [given(x, groups) for x in runs]
-    for k, one in enumerate(items):
-        if one.p.shape != items[0].p.shape or not np.array_equal(one.labels, items[0].labels):
-            raise InputError(f"runs are scored on the same items in the same order; run {k} has {one.p.shape}, run 0 "
-                             f"{items[0].p.shape}" + ("" if one.p.shape != items[0].p.shape else " with other labels"))
-    rows = [item_scores(one, seed) for one in items]
-    sums = {name: np.array([one.sums(row[name]) for one, row in zip(items, rows, strict=True)]) for name in rows[0]}
-    return sums, items[0].sizes, items
+    shapes = [shape_and_labels(x) for x in runs]
+    for k, (shape, labels) in enumerate(shapes):
+        if shape != shapes[0][0] or not np.array_equal(labels, shapes[0][1]):
+            raise InputError(f"runs are scored on the same items in the same order; run {k} has {shape}, run 0 "
+                             f"{shapes[0][0]}" + ("" if shape != shapes[0][0] else " with other labels"))
+    items = [summed(x, groups, n_bins) for x in runs]
+    rows = [cluster_sums(one, seed) for one in items]
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}, items[0].sizes, items
 
 
 def _of_runs(runs: Any, groups: Any, n_bins: int, seed: int) -> Scores:
@@ -176,7 +188,7 @@ def _of_runs(runs: Any, groups: Any, n_bins: int, seed: int) -> Scores:
         return Scores(one, notes=(*one.notes, ONE_RUN))
     numbers = all(isinstance(x, RegressionPrediction) for x in runs)
     exponent = error_exponent(*runs) if numbers else 0
-    sums, sizes, items = sums_of_runs(runs, groups, seed, exponent)
+    sums, sizes, items = sums_of_runs(runs, groups, seed, exponent, n_bins)
     _check_clusters(len(sizes))
     mean = f"means of {len(runs)} runs; the intervals are over runs and items"
     every = {name: within(name, both(crossed_ratio(x, sizes, degrees_of_freedom(sizes))),
@@ -188,15 +200,15 @@ def _of_runs(runs: Any, groups: Any, n_bins: int, seed: int) -> Scores:
     drawn = draws(items[0].n, seed)
     for name, (values, sample) in binned_of_runs(items, n_bins, drawn).items():
         every[name] = over_runs(spread(float(values.mean()), sample, sizes, positive=True), [values])
-    return Scores({name: every[name] for name in NAMES}, notes=(mean,))
+    return Scores({name: every[name] for name in NAMES}, notes=(mean, *notes_of(items[0])))
 
 
-def binned_of_runs(items: list[Items], n_bins: int, drawn: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def binned_of_runs(items: list[Summed], n_bins: int, drawn: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Calibration errors (R,) of each run, and the mean over runs of each resample of clusters."""
     found: dict[str, list[tuple[float, np.ndarray]]] = {}
     for one in items:
-        for name, (where, gap, n) in binned(one, n_bins).items():
-            found.setdefault(name, []).append(resampled(one, where, gap, n, drawn))
+        for name, curves in calibration_curves(one, n_bins).items():
+            found.setdefault(name, []).append(resampled(curves, one.sizes, drawn))
     return {name: (np.array([value for value, _ in x]), np.mean([sample for _, sample in x], axis=0)) for name,
             x in found.items()}
 
@@ -236,20 +248,15 @@ def given(prediction: Scored, groups: ArrayLike | None = None) -> Items:
 
 def mean_scores(prediction: Scored, groups: ArrayLike | None = None) -> Scores:
     """Accuracy, nll and brier alone, which need no resampling."""
-    items = given(prediction, groups)
-    return Scores({name: mean_of(name, items, score(items.p, items.labels)) for name, score in SCORES.items()})
+    items = summed(prediction, groups, temperatures=False)
+    sums = items.score_sums() if isinstance(items, DenseSums) else {
+        name: items.sums(score(items.p, items.labels)) for name, score in SCORES.items()}
+    return Scores({name: mean_of(name, sums[name], items.sizes) for name in SCORES})
 
 
-def mean_of(name: str, items: Items, values: np.ndarray) -> Score:
-    """A score that is a mean over rows (k,), with its interval."""
-    sums = items.sums(values)
-    return share(sums, items.sizes) if name == "accuracy" else within(name, ratio(sums, items.sizes))
-
-
-def item_scores(items: Items, seed: int = 0) -> dict[str, np.ndarray]:
-    """Scores that are means over items, (k,) of each row."""
-    found = {name: score(items.p, items.labels) for name, score in SCORES.items()}
-    return {**found, "calibrated_nll": found["nll"] if items.tempered else scaled_nll(items, seed=seed)}
+def mean_of(name: str, sums: np.ndarray, sizes: np.ndarray) -> Score:
+    """A score that is a mean over rows, from its sums (n,) over clusters, with its interval."""
+    return share(sums, sizes) if name == "accuracy" else within(name, ratio(sums, sizes))
 
 
 def without_variance(*predictions: RegressionPrediction) -> tuple[str, ...]:
@@ -313,24 +320,6 @@ def in_unit(found: Mapping[str, Score], exponent: int, *, paired: bool = False, 
     return Scores({**found, "mse": full}, paired=paired, notes=(*notes, note) if beyond else notes)
 
 
-def _correct(p: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    return (p.argmax(1) == labels).astype(float)
-
-
-def _nll(p: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    return -np.log(np.maximum(p[np.arange(len(p)), labels], np.finfo(float).tiny))
-
-
-def _brier(p: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    own = p[np.arange(len(p)), labels]
-    return np.einsum("ij,ij->i", p, p) - 2 * own + 1
-
-
-SCORES: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "accuracy": _correct, "nll": _nll, "brier": _brier}
-"""Score of each row, (k,), from probabilities and labels."""
-
-
 def ratio(sums: np.ndarray, sizes: np.ndarray) -> Score:
     """Sum over sum of independent clusters, with its jackknife error and Student's t of as many as their sizes leave.
 
@@ -365,18 +354,6 @@ def _check_clusters(n: int) -> None:
         raise InputError(f"an error over items needs two items or groups of items, or more; got {n}")
 
 
-def binned(items: Items, n_bins: int) -> dict[str, tuple[np.ndarray, np.ndarray, int]]:
-    """Calibration errors as bin (k, c), gap (k, c) and number of bins of each of c curves."""
-    if not isinstance(n_bins, int | np.integer) or n_bins < 1:
-        raise InputError(f"n_bins is a whole number of 1 or more; got {n_bins!r}")
-    first = items.p.max(1)
-    gap = ((items.p.argmax(1) == items.labels) - first)[:, None]
-    every = (items.labels[:, None] == np.arange(items.p.shape[1])) - items.p
-    return {"ece": (bin_of(first, n_bins, "right", items.rounding)[:, None], gap, n_bins),
-            "ece_adaptive": (adaptive_bins(first, n_bins)[:, None], gap, n_bins),
-            "ece_classwise": (bin_of(items.p, n_bins, "right", items.rounding), every, n_bins)}
-
-
 @lru_cache(maxsize=1)
 def draws(n: int, seed: int) -> np.ndarray:
     """(RESAMPLES, n): how often each cluster is drawn; the same for every model, so that differences are paired."""
@@ -385,17 +362,16 @@ def draws(n: int, seed: int) -> np.ndarray:
     return np.bincount(drawn.ravel(), minlength=RESAMPLES * n).reshape(RESAMPLES, n).astype(float)
 
 
-def resampled(items: Items, where: np.ndarray, gap: np.ndarray, n_bins: int,
-              drawn: np.ndarray) -> tuple[float, np.ndarray]:
-    """Calibration error (l1) and that of each resample of clusters, averaged over the curves."""
-    value, sample = 0.0, np.zeros(len(drawn))
-    sizes = drawn @ items.sizes
-    for c in range(gap.shape[1]):
-        parts = np.bincount(items.cluster * n_bins + where[:, c], gap[:, c], items.n * n_bins).reshape(items.n, n_bins)
+def resampled(curves: Iterable[np.ndarray], sizes: np.ndarray, drawn: np.ndarray) -> tuple[float, np.ndarray]:
+    """Calibration error (l1) and that of each resample of clusters of `sizes` rows, averaged over the curves (n, n_bins)."""
+    value, sample, count = 0.0, np.zeros(len(drawn)), 0
+    total, rows = drawn @ sizes, float(sizes.sum())
+    for parts in curves:
         used = parts.any(axis=0)
-        value += float(abs(parts.sum(0)).sum()) / len(items.labels)
-        sample += abs(drawn @ parts[:, used]).sum(1) / sizes
-    return value / gap.shape[1], sample / gap.shape[1]
+        value += float(abs(parts.sum(0)).sum()) / rows
+        sample += abs(drawn @ parts[:, used]).sum(1) / total
+        count += 1
+    return value / count, sample / count
 
 
 def spread(value: float, sample: np.ndarray, sizes: np.ndarray, *, positive: bool = False) -> Score:

@@ -15,11 +15,12 @@ from numpy.typing import ArrayLike
 
 from ensemblekit.averaging.diversity import Metric
 from ensemblekit.errors import InputError
+from ensemblekit.neural.compare import mean_differences
 from ensemblekit.neural.evidence import Evidence, Source, cluster_of, evidence_of, rows_of
 from ensemblekit.neural.items import Values
 from ensemblekit.neural.prediction import Prediction
 from ensemblekit.neural.saved import pooled
-from ensemblekit.neural.scores import SCORES, Score, Scores, given, mean_scores, paired_share, ratio
+from ensemblekit.neural.scores import Score, Scores, mean_scores
 from ensemblekit.neural.temperature import best_temperature, fold_of, scaled
 from ensemblekit.neural.weightings import (
     STEPS,
@@ -205,7 +206,7 @@ def _selected(task: Choice, found: Evidence, method: str, repeats: int, temperat
     choice = 0.0 if fixed else choice_variance(task, w, task.rows.n)
     differences = {}
     for label, other in against.items():
-        gap = _difference(prediction, other, groups)
+        gap = mean_differences(prediction, other, groups)
         # the best single one is chosen in the folds, too
         differences[label] = with_choice(gap, np.inf if label == "best single" else choice, task.folds)
     inside = float(task.losses(w, everything).mean()) if t == 1 else float(
@@ -293,14 +294,3 @@ def with_choice(differences: Scores, choice: float, folds: int) -> Scores:
                        high=min(one.value + factor * (one.high - one.value), most))
 
     return Scores({name: widened(name, one) for name, one in differences.items()}, paired=True, notes=differences.notes)
-
-
-def _difference(a: Prediction, b: Prediction, groups: ArrayLike | None) -> Scores:
-    """Accuracy, nll and brier of a minus b, paired."""
-    p, q = given(a, groups), given(b, groups)
-    found = {}
-    for name, score in SCORES.items():
-        gap = score(p.p, p.labels) - score(q.p, q.labels)
-        found[name] = paired_share(p.sums(gap > 0), p.sums(gap < 0), p.sizes) if name == "accuracy" else ratio(p.sums(gap),
-                                                                                                               p.sizes)
-    return Scores(found, paired=True)

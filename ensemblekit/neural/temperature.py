@@ -73,11 +73,11 @@ class TemperatureScaler:
         if not self.fitted:
             raise InputError("fit a temperature first, on items that are not those to be scaled")
         if isinstance(preds, Prediction):
-            return _with(preds, scaled(_safe_log(preds.probabilities), self.temperature))
+            return _with(preds, scaled(safe_log(preds.probabilities), self.temperature))
         x = as_numpy(preds, "preds").astype(np.float64)
         if x.ndim < 2:
             raise InputError(f"preds are (n, classes, ...); got shape {x.shape}")
-        return scaled(x if self.inputs == "logits" else _safe_log(_probabilities(x)), self.temperature)
+        return scaled(x if self.inputs == "logits" else safe_log(_probabilities(x)), self.temperature)
 
     def fit_transform(self, preds: Prediction | Values, target: Values | None = None) -> Prediction | np.ndarray:
         """Fit and scale the same items; optimistic, for a look only. Use :meth:`cross_fit` to report."""
@@ -95,7 +95,7 @@ class TemperatureScaler:
             as_array(groups, "groups", kinds=None), return_inverse=True)[1]
         fold = fold_of(int(owner.max()) + 1, folds, seed)
         kept = _item_rows(prediction)
-        logs = _safe_log(prediction.probabilities)
+        logs = safe_log(prediction.probabilities)
         found = np.empty_like(logs)
         rows_fold = fold[owner][kept]
         item_fold = fold[owner]
@@ -205,7 +205,8 @@ def _floor(rounding: float) -> float:
     return float(np.finfo(np.float32 if rounding > 1e-10 else np.float64).tiny)
 
 
-def _safe_log(p: np.ndarray) -> np.ndarray:
+def safe_log(p: np.ndarray) -> np.ndarray:
+    """Logarithms in float64, with the smallest number of its type in place of 0."""
     p = as_array(p, "probabilities")
     return np.log(np.maximum(p.astype(np.float64), _floor(float(np.finfo(p.dtype).eps))))
 

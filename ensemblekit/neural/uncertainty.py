@@ -63,6 +63,24 @@ class Pool:
         self.count += m
         self.weight += float(w.sum())
 
+    def merge(self, later: Pool) -> None:
+        """Members that come after mine, of the same items; either side may be empty."""
+        if later.votes is None:
+            return
+        self.pooled.merge(later.pooled)
+        self.own.merge(later.own)
+        self.votes = later.votes.clone() if self.votes is None else self.votes + later.votes
+        self.count += later.count
+        self.weight += later.weight
+
+    def on_cpu(self) -> Pool:
+        """A copy in memory of the CPU, to be sent to another process."""
+        pool = Pool(self.space)
+        pool.pooled, pool.own = on_cpu(self.pooled), on_cpu(self.own)
+        pool.votes = None if self.votes is None else self.votes.cpu()
+        pool.count, pool.weight = self.count, self.weight
+        return pool
+
     def result(self) -> Doubt:
         """Raises InputError where no member was given."""
         if self.votes is None:
@@ -72,6 +90,12 @@ class Pool:
         votes = self.votes / self.weight
         for_it = votes.gather(1, log_p.argmax(1, keepdim=True))[:, 0]
         return Doubt(log_p, self.own.result().mean, (1 - for_it).clamp(min=0), (1 - votes.amax(1)).clamp(min=0))
+
+
+def on_cpu(moments: Moments) -> Moments:
+    """A copy in memory of the CPU."""
+    state = moments.state()
+    return Moments().restored({name: one.cpu() if isinstance(one, torch.Tensor) else one for name, one in state.items()})
 
 
 TINY = float(np.finfo(np.float64).tiny)

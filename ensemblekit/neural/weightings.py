@@ -14,7 +14,8 @@ from ensemblekit.averaging.diversity import Metric, choose, pairwise
 from ensemblekit.averaging.mixture import mixture_weights
 from ensemblekit.errors import StatisticsError
 from ensemblekit.neural.evidence import Rows
-from ensemblekit.neural.scores import SCORES, ratio
+from ensemblekit.neural.scores import ratio
+from ensemblekit.neural.summed import SCORES
 from ensemblekit.neural.temperature import fold_of, scaled
 
 SIMPLEST_FIRST = ("all", "last", "greedy", "stacking")

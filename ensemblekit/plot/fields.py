@@ -1,4 +1,4 @@
-"""Figures of electric fields: a projection against time with its histogram, and what each group adds to it."""
+"""Figures of electric fields: a projection against time with its histogram, what each group adds to it, a slice of a map."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MOST = 20
 """Groups that are shown."""
+AXES = ("a", "b", "c")
+"""Of a map."""
 
 
 def projection(e: Estimate, *, name: str = "", ax: AxesLike | None = None) -> np.ndarray:
@@ -66,4 +68,41 @@ def strongest(e: Estimate, *, most: int = MOST, ax: Axes | None = None) -> Axes:
     return ax
 
 
-__all__ = ["projection", "strongest"]
+def map_slice(e: Estimate, *, across: str = "c", at: float = 0.5, ax: Axes | None = None) -> Axes:
+    """A slice of a map of the potential in the plane of two cell vectors, as they lie, blue below zero and red above; the axes.
+
+    Arguments:
+        e: what ``md.PotentialMap`` gave.
+        across: "a", "b" or "c", the cell vector that the slice lies across.
+        at: where along it, a share of it.
+    """
+    if np.ndim(e.mean) != 3 or "cell" not in e.derived:
+        raise InputError(f"a slice is drawn of a map, by md.PotentialMap; this estimate has shape {np.shape(e.mean)}")
+    axes = [name for name in AXES if name != across]
+    if across not in AXES or not 0 <= at <= 1:
+        raise InputError(f'a slice lies across "a", "b" or "c", at a share of it from 0 to 1; got {across!r} and {at!r}')
+    k = AXES.index(across)
+    number = round(at * e.mean.shape[k]) % e.mean.shape[k]
+    values = np.take(e.mean, number, axis=k)
+    cell = np.asarray(e.derived["cell"].mean)[[AXES.index(name) for name in axes]]
+    values = np.pad(values, (0, 1), mode="wrap")        # up to the other side of the cell
+    u, v = (np.linspace(0, 1, n) for n in values.shape)
+    lengths = np.linalg.norm(cell, axis=1)
+    cosine = cell[0] @ cell[1] / lengths.prod()
+    x = u[:, None] * lengths[0] + v * lengths[1] * cosine
+    y = 0 * u[:, None] + v * lengths[1] * np.sqrt(max(0.0, 1 - cosine**2))
+    wide = float(np.ptp(x) / np.ptp(y))
+    ax = panels(None, 1, 1, (WIDTH, min(2.0, max(0.5, 1 / wide)) * WIDTH * 0.8))[0, 0] if ax is None else new_axes(ax)
+    reach = float(np.abs(values).max()) or 1.0
+    shown = ax.pcolormesh(x, y, values, cmap="RdBu_r", vmin=-reach, vmax=reach, shading="gouraud", rasterized=True)
+    ax.contour(x, y, values, levels=[0], colors=INK, linewidths=0.4)
+    ax.set_aspect("equal")
+    ax.set_xlabel(label(f"along {axes[0]}", "Å"))
+    ax.set_ylabel(label(f"across, towards {axes[1]}", "Å"))
+    bar = ax.figure.colorbar(shown, ax=ax, pad=0.02, aspect=30)
+    bar.outline.set_visible(False)
+    bar.set_label(label("potential", printed(e.unit)))
+    return ax
+
+
+__all__ = ["map_slice", "projection", "strongest"]

@@ -4,6 +4,7 @@ from typing import Any as _Any
 
 from ensemblekit.rom import equations as equations
 from ensemblekit.rom import testbeds as testbeds
+from ensemblekit.rom.affine import AffineModel as AffineModel
 from ensemblekit.rom.archive import Archive as Archive
 from ensemblekit.rom.archive import ArchivedField as ArchivedField
 from ensemblekit.rom.archive import decompress as decompress
@@ -27,7 +28,10 @@ from ensemblekit.rom.mesh import Mesh as Mesh
 from ensemblekit.rom.modal import ModalModel as ModalModel
 from ensemblekit.rom.model import Model as Model
 from ensemblekit.rom.model_error import ModelError as ModelError
+from ensemblekit.rom.operator_files import export_operators as export_operators
 from ensemblekit.rom.opinf import operator_inference as operator_inference
+from ensemblekit.rom.parametric import parametric as parametric
+from ensemblekit.rom.parametric_model import ParametricModel as ParametricModel
 from ensemblekit.rom.quadratic import QuadraticModel as QuadraticModel
 from ensemblekit.rom.rank import gavish_donoho as gavish_donoho
 from ensemblekit.rom.read import read as read

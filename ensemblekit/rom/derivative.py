@@ -47,8 +47,9 @@ def central(x: np.ndarray, t: np.ndarray, order: int) -> np.ndarray:
     windows = np.lib.stride_tricks.sliding_window_view(t, order + 1)
     unit = (windows[:, -1] - windows[:, 0])[:, None] / order
     at = (windows - windows[:, order // 2][:, None]) / unit
-    even = np.abs(np.diff(at, axis=1) - 1).max() < 1e-2
-    at = np.arange(order + 1.0)[None] - order // 2 if even else at      # times of files are rounded
+    # of each point by itself, so that it does not matter where a run is cut
+    even = np.abs(np.diff(at, axis=1) - 1).max(axis=1, initial=0, keepdims=True) < 1e-2
+    at = np.where(even, np.arange(order + 1.0) - order // 2, at)        # times of files are rounded
     powers = at[:, None, :] ** np.arange(order + 1)[None, :, None]
     wanted = np.zeros((len(at), order + 1, 1))
     wanted[:, 1] = 1

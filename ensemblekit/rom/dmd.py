@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -15,12 +16,14 @@ from ensemblekit.errors import InputError
 from ensemblekit.rom.basis import Basis
 from ensemblekit.rom.decompose import pod
 from ensemblekit.rom.eigenvalues import continuous, matched, slowest_first
+from ensemblekit.rom.equation_rows import Rows, unread
 from ensemblekit.rom.exponentials import fitted
 from ensemblekit.rom.forecast import FEWEST_BLOCKS
 from ensemblekit.rom.least_squares import blocks_of, score_length
 from ensemblekit.rom.modal import ModalModel, ModalResamples
-from ensemblekit.rom.operators import Dynamics
+from ensemblekit.rom.operators import Dynamics, terms
 from ensemblekit.rom.opinf import operator_inference
+from ensemblekit.rom.rank import as_bytes
 from ensemblekit.rom.simulate import residuals_of, trained_on
 from ensemblekit.rom.state_space import StateSpace
 from ensemblekit.rom.training import TrainingData, gathered
@@ -34,7 +37,8 @@ ENERGY = 0.99
 
 def dmd(source_or_basis: Any, rank: int | None = None, *, method: Kind = "exact",
         constraint: Literal["stable", "neutral"] | None = None, inputs: Any = None, input_matrix: Any = None,
-        n_resamples: int = 200, rng: np.random.Generator | int = 0) -> ModalModel | StateSpace:
+        n_resamples: int = 200, basis: Basis | None = None, memory_limit: float | str = "2GiB",
+        rng: np.random.Generator | int = 0) -> ModalModel | StateSpace:
     """Dynamic modes of a basis, or of a source, which is read as often as :func:`rom.pod` of that rank reads it.
 
     Arguments:
@@ -48,6 +52,8 @@ def dmd(source_or_basis: Any, rank: int | None = None, *, method: Kind = "exact"
         inputs: (n, m): gives a :class:`StateSpace` (DMDc, Proctor et al. 2016), each row held until the next snapshot.
         input_matrix: (k, m) in coefficients, where it is known.
         n_resamples: fits to resampled blocks of steps ("opt": to halves of the samples), for intervals and forecasts; 0: none.
+        basis: of coefficients that were stored: the source then holds these (``rom.coefficients``), not snapshots.
+        memory_limit: with inputs, coefficients whose equations would take more are not held but read twice.
         rng: seed of the resamples.
 
     Raises InputError: fewer snapshots than the modes need, uneven times (all methods but "opt"), NaN, inputs of wrong length,
@@ -60,12 +66,16 @@ def dmd(source_or_basis: Any, rank: int | None = None, *, method: Kind = "exact"
         raise InputError(f'constraint is None, "stable" or "neutral"; got {constraint!r}')
     if constraint is not None and method != "opt":
         raise InputError(f'constraint={constraint!r} goes with method="opt"')
-    given = _of_rank(source_or_basis, rank)
+    if basis is not None and rank not in (None, basis.rank):
+        raise InputError(f"the coefficients are those of {basis.rank} modes of the basis given; rank={rank!r} goes with "
+                         "snapshots or a Basis")
+    given = _of_rank(source_or_basis, rank) if basis is None else source_or_basis
     if inputs is not None:
-        return _with_inputs(given, method, inputs, input_matrix, n_resamples, rng)
+        return _with_inputs(given, method, inputs, input_matrix,
+                            {"basis": basis, "memory_limit": memory_limit, "n_resamples": n_resamples, "rng": rng})
     if input_matrix is not None:
         raise InputError("input_matrix goes with inputs=")
-    data = gathered(given, even=method != "opt")
+    data = gathered(given, basis=basis, even=method != "opt")
     r = data.rank
     if data.n - len(data.runs) < r + (method in ("tls", "fb")) or (method == "opt" and data.n < 2 * r):
         raise InputError(f"{data.n} snapshots are too few for {r} dynamic modes (method {method!r}): take fewer modes, or more "
@@ -261,23 +271,35 @@ def _model(data: TrainingData, values: np.ndarray, vectors: np.ndarray, method: 
                       training=training, resamples=kept, residual=residual, converged=converged, notes=data.notes)
 
 
-def _with_inputs(given: Any, method: str, inputs: Any, input_matrix: Any, n_resamples: int,
-                 rng: np.random.Generator | int) -> StateSpace:
+def _with_inputs(given: Any, method: str, inputs: Any, input_matrix: Any, options: dict[str, Any]) -> StateSpace:
     """DMDc: the next state from state and inputs, by least squares."""
     if method != "exact":
         raise InputError(f'inputs go with method="exact"; got {method!r}')
-    options: dict[str, Any] = {"time": "discrete", "regularisation": 0.0, "rng": rng}
-    if input_matrix is None:
-        return StateSpace.of_model(operator_inference(given, form="AB", inputs=inputs, n_resamples=n_resamples, **options))
-    data = gathered(given, inputs)
+    if input_matrix is not None:
+        return _with_known_inputs(given, inputs, input_matrix, **options)
+    return StateSpace.of_model(operator_inference(given, form="AB", inputs=inputs, time="discrete", regularisation=0.0,
+                                                  **options))
+
+
+def _with_known_inputs(given: Any, inputs: Any, input_matrix: Any, *, basis: Basis | None, memory_limit: float | str,
+                       n_resamples: int, rng: np.random.Generator | int) -> StateSpace:
+    """DMDc where what the inputs do is known: the rest of the next state from the state."""
+    large = unread(given, inputs, basis=basis, even=True, form="AB", memory=as_bytes(memory_limit))
+    data = gathered(given, inputs, basis=basis) if large is None else large.data
     b = np.asarray(input_matrix)
     b = b.reshape(-1, 1) if b.ndim == 1 else b
     if b.shape != (data.rank, len(data.inputs)):
         raise InputError(f"input_matrix is of shape ({data.rank}, {len(data.inputs)}), coefficients by inputs; got {b.shape}. "
                          "Of a field it is basis.project(column + basis.mean)")
-    x = np.concatenate([run.states[:-1] for run in data.runs])
-    y = np.concatenate([run.states[1:] - run.inputs[:-1] @ b.T for run in data.runs])
-    matrix = np.concatenate([np.linalg.lstsq(x, y, rcond=1e-14)[0], b.T])
-    dynamics = Dynamics("AB", np.ascontiguousarray(matrix), len(data.inputs), data.interval)
-    return StateSpace(form="AB", matrix=matrix, basis=data.basis, period=data.interval, time_unit=data.time_unit,
-                      inputs=data.inputs, training=trained_on(data, dynamics))
+    columns, step = partial(terms, form="AB"), data.interval
+    both = large.summed(columns, "auto", step, None) if large is not None else Rows.of(data, [columns] * len(data.runs), "auto",
+                                                                                       step)
+    rows = both.given(b.T)
+    problem, free = rows.problem(None), np.zeros(data.rank)
+    own = problem.solved(free)
+    dynamics = Dynamics("AB", np.concatenate([own, b.T]), len(data.inputs), data.interval)
+    kept = rows.resampled(own, free, problem, residuals_of(dynamics, data.sampled), n_resamples=n_resamples, rng=rng)
+    known = np.broadcast_to(b.T, (len(kept.matrices), *b.T.shape))
+    return StateSpace(form="AB", matrix=dynamics.matrix, basis=data.basis, period=data.interval, time_unit=data.time_unit,
+                      inputs=data.inputs, training=trained_on(rows.data, dynamics),
+                      resamples=replace(kept, matrices=np.concatenate([kept.matrices, known], axis=1)))

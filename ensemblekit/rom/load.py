@@ -8,15 +8,16 @@ from ensemblekit.errors import StoreError
 from ensemblekit.rom.basis import Basis
 from ensemblekit.rom.modal import ModalModel
 from ensemblekit.rom.model_files import read
+from ensemblekit.rom.parametric_model import ParametricModel
 from ensemblekit.rom.quadratic import QuadraticModel
 from ensemblekit.rom.state_space import StateSpace
 
-KINDS: dict[str, type[QuadraticModel | ModalModel]] = {"quadratic": QuadraticModel, "state_space": StateSpace,
-                                                        "modal": ModalModel}
+KINDS: dict[str, type[QuadraticModel | ModalModel | ParametricModel]] = {
+    "quadratic": QuadraticModel, "state_space": StateSpace, "modal": ModalModel, "parametric": ParametricModel}
 """What a file says it holds, and the class that reads it."""
 
 
-def load(path: str | os.PathLike[str]) -> Basis | QuadraticModel | ModalModel:
+def load(path: str | os.PathLike[str]) -> Basis | QuadraticModel | ModalModel | ParametricModel:
     """What `save` of a Basis or of a model wrote. Raises StoreError where the file holds neither."""
     from ensemblekit.store.guarded import record
 

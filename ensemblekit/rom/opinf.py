@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, overload
 
 import numpy as np
 
 from ensemblekit.errors import InputError
+from ensemblekit.rom.affine import AffineForm, AffineModel, Factor
 from ensemblekit.rom.basis import Basis
 from ensemblekit.rom.derivative import Scheme, equations, order_for, resolved
-from ensemblekit.rom.least_squares import ROUNDING, Problem, resampled
+from ensemblekit.rom.equation_rows import Rows, SummedRows, Unread, unread
+from ensemblekit.rom.forecast import Resamples
+from ensemblekit.rom.least_squares import ROUNDING, Problem
 from ensemblekit.rom.operators import Dynamics, blocks, checked_form, n_terms, terms
 from ensemblekit.rom.quadratic import Fit, QuadraticModel
+from ensemblekit.rom.rank import as_bytes
 from ensemblekit.rom.simulate import residuals_of, trained_on
-from ensemblekit.rom.training import TrainingData, gathered, input_columns
+from ensemblekit.rom.training import Training, TrainingData, gathered, input_columns, listed
 
 Time = Literal["auto", "continuous", "discrete"]
 ILL = 1e10
@@ -34,22 +39,17 @@ FEEDBACK = 1e-7
 """Inputs that follow from the state to this share of their variation are a feedback."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Rows:
-    """The equations of all runs."""
-
-    states: np.ndarray
-    inputs: np.ndarray
-    right: np.ndarray
-    """(n, r): the next states, or derivatives."""
-    runs: list[int]
-    """Rows of each run."""
-
-
-def operator_inference(source_or_basis: Any, *, form: str = "cAH", inputs: Any = None, outputs: Any = None, time: Time = "auto",
-                       ddt: Scheme = "auto", regularisation: Literal["search"] | float | Mapping[str, float] = "search",
-                       horizon: float = 3.0, bound: float = 1.5, prior: QuadraticModel | None = None, n_resamples: int = 200,
-                       basis: Basis | None = None, rng: np.random.Generator | int = 0) -> QuadraticModel:
+@overload
+def operator_inference(source_or_basis: Any, *, parameters: None = None, **options: Any) -> QuadraticModel: ...
+@overload
+def operator_inference(source_or_basis: Any, *, parameters: Any, **options: Any) -> AffineModel: ...
+def operator_inference(source_or_basis: Any, *, form: str | Mapping[str, Sequence[Factor]] = "cAH", inputs: Any = None,
+                       outputs: Any = None, time: Time = "auto", ddt: Scheme = "auto",
+                       regularisation: Literal["search"] | float | Mapping[str, float] = "search", horizon: float = 3.0,
+                       bound: float = 1.5, prior: QuadraticModel | None = None, parameters: Any = None,
+                       stable: Literal["energy"] | None = None, n_resamples: int = 200, basis: Basis | None = None,
+                       memory_limit: float | str = "2GiB",
+                       rng: np.random.Generator | int = 0) -> QuadraticModel | AffineModel:
     """A quadratic model from coefficients: their next values (or derivatives) fitted by least squares; snapshots are not read.
 
     Arguments:
@@ -67,37 +67,119 @@ def operator_inference(source_or_basis: Any, *, form: str = "cAH", inputs: Any =
         horizon, bound: the search integrates over the training and `horizon` times its span beyond (inputs are repeated), and
             rejects models that leave `bound` times the range of the training.
         prior: a model on the same basis whose operators are drawn to instead of zero.
+        parameters: of several runs, (runs, p) or a mapping of name to (runs,): the form is then a mapping of letter to
+            functions of them, such as {"A": ["1", "mu"], "B": ["mu"]}, and the answer a family of models, `model.at(mu)`.
+        stable: "energy": products neither make nor lose energy, x · H (x, x) = 0 in the basis' inner product, so that with
+            linear terms that decay no run grows without bound.
         n_resamples: fits to resampled blocks of steps, for intervals and forecasts; 0: none.
         basis: of states that come without one.
+        memory_limit: where the equations would take more, such as "2GiB", the states (of a store, say) are not held: their
+            equations are summed up in one read, the search and hindcasts take windows of them.
         rng: seed of the resamples.
 
-    Raises InputError: fewer equations than unknowns, inputs of wrong length, constant, or that follow from the state, NaN,
-    uneven times (discrete), or no candidate that stays bounded. Warns where the problem is ill-conditioned, or where inputs
-    shifted by a sample fit better (they are off by one).
+    Raises InputError: too few equations, inputs of wrong length, constant, or that follow from the state, NaN, uneven times
+    (discrete), no candidate that stays bounded. Warns of ill-conditioned fits, and of inputs that are off by a sample.
     """
-    form = checked_form(form)
-    data = gathered(source_or_basis, inputs, basis=basis, even=time != "continuous")
+    family = _family(form, parameters, source_or_basis, prior, outputs)
+    form = checked_form(form) if family is None else family.form.form
+    even = time != "continuous"
+    large = None if family is not None else unread(source_or_basis, inputs, basis=basis, even=even, form=form,
+                                                   memory=as_bytes(memory_limit))
+    data = gathered(source_or_basis, inputs, basis=basis, even=even) if large is None else large.data
     _check(data, form, time, ddt, horizon, bound)
     period, scheme = _time(data, form, time, ddt)
-    rows = _rows(data, scheme, period)
-    d = terms(rows.states, rows.inputs, form)
-    if len(d) < d.shape[1]:
-        raise InputError(f"{len(d)} steps of {data.n} snapshots are too few for {d.shape[1]} unknowns an equation (form "
+    read_off, names = _outputs(outputs, data)
+    rows = _rows(data, large, family, form, scheme, period, read_off)
+    data = rows.data
+    _check_rows(rows, form, scheme, period, lags=family is None)
+    problem = _problem(rows, form, period, prior, stable, family)
+    chosen = _Search(data, form, period, problem, horizon, bound, family)
+    operators, fit = chosen.fitted(regularisation)
+    kept = chosen.resampled(rows, operators, fit, n_resamples, rng)
+    if family is not None:
+        return AffineModel(affine=family.form, matrix=operators, parameters=family.points, basis=data.basis, period=period,
+                           time_unit=data.time_unit, inputs=data.inputs, fit=fit, resamples=kept)
+    return QuadraticModel(form=form, matrix=operators, basis=data.basis, period=period, time_unit=data.time_unit,
+                          inputs=data.inputs, outputs=names, readout=None if read_off is None else rows.readout(read_off),
+                          training=chosen.training(operators), fit=fit, resamples=kept)
+
+
+def _rows(data: TrainingData, large: Unread | None, family: _Family | None, form: str, scheme: Scheme, period: float | None,
+          outputs: np.ndarray | None) -> Rows | SummedRows:
+    """The equations, in memory or summed up."""
+    columns = partial(terms, form=form)
+    if large is not None:
+        return large.summed(columns, scheme, period, outputs)
+    own = [columns if family is None else partial(family.form.terms, mu=family.points[k]) for k in data.members]
+    return Rows.of(data, own, scheme, period)
+
+
+def _check_rows(rows: Rows | SummedRows, form: str, scheme: Scheme, period: float | None, *, lags: bool) -> None:
+    """Raise InputError where equations are too few, or inputs follow from the state; warn of inputs that are off by one."""
+    data = rows.data
+    if rows.n < rows.n_unknowns:
+        raise InputError(f"{rows.n} steps of {data.n} snapshots are too few for {rows.n_unknowns} unknowns an equation (form "
                          f"{form!r}, {data.rank} modes): take fewer modes (basis.truncate), a smaller form, or more snapshots")
     if data.inputs:
-        _check_feedback(rows, data.inputs)
-        _check_lags(data, form, scheme, period)
-    problem = Problem.of(d, rows.right, None if prior is None else _prior(prior, data, form, period))
-    chosen = _Search(data, form, period, problem, horizon, bound)
-    operators, fit = chosen.fitted(regularisation)
-    dynamics = Dynamics(form, operators, len(data.inputs), period)
-    training = trained_on(data, dynamics)
-    weights = chosen.weights(fit.regularisation)
-    kept = resampled(d, rows.right, rows.runs, operators, weights, problem, residuals=residuals_of(dynamics, data.runs),
-                     n_resamples=n_resamples, rng=rng)
-    readout, names = _readout(outputs, data)
-    return QuadraticModel(form=form, matrix=operators, basis=data.basis, period=period, time_unit=data.time_unit,
-                          inputs=data.inputs, outputs=names, readout=readout, training=training, fit=fit, resamples=kept)
+        _check_feedback(rows.feedback(), data.inputs)
+        if lags:
+            _check_lags(data, form, scheme, period)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Family:
+    """A form with functions of parameters, and these of each run."""
+
+    form: AffineForm
+    points: np.ndarray
+    """(runs, p)."""
+
+    def at(self, operators: np.ndarray, run: int, m: int) -> np.ndarray:
+        """The operators (..., d, r) of a run."""
+        return self.form.at(operators, self.points[run], m)
+
+
+def _family(form: Any, parameters: Any, given: Any, prior: Any, outputs: Any) -> _Family | None:
+    """The family of models that is asked for; None: a single one. Raises InputError."""
+    if parameters is None:
+        if not isinstance(form, str):
+            raise InputError("a form with functions of parameters goes with parameters=, those of each run; without them it is "
+                             f'letters, such as "cAH"; got {form!r}')
+        return None
+    if prior is not None or outputs is not None:
+        raise InputError("prior= and outputs= go with a single model, not with parameters=")
+    n = len(listed(given))
+    if n < 2:
+        raise InputError("parameters= are of several runs: pass a list of them (on one basis), or a ReplicaSet")
+    if isinstance(parameters, Mapping):
+        names = tuple(map(str, parameters))
+        points = np.stack([np.asarray(one, np.float64) for one in parameters.values()], axis=-1)
+    else:
+        points = np.asarray(parameters, np.float64)
+        points = points.reshape(-1, 1) if points.ndim == 1 else points
+        names = ("mu",) if points.ndim == 2 and points.shape[1] == 1 else tuple(f"mu{k + 1}" for k in range(points.shape[-1]))
+    if points.ndim != 2 or len(points) != n or not np.isfinite(points).all():
+        raise InputError(f"parameters are finite numbers, a row a run, for {n} runs; got shape {points.shape}")
+    affine = AffineForm.of(form, names)
+    several = max(len(functions) for functions in affine.factors.values())
+    different = len(np.unique(points, axis=0))
+    if different < several:
+        raise InputError(f"{several} functions of the parameters need runs at as many; these are at {different}")
+    return _Family(affine, points)
+
+
+def _problem(rows: Rows | SummedRows, form: str, period: float | None, prior: QuadraticModel | None, stable: str | None,
+             family: _Family | None) -> Problem:
+    """The least squares, drawn to a prior or under conditions. Raises InputError where these do not go with the form."""
+    problem = rows.problem(None if prior is None else _prior(prior, rows.data, form, period))
+    if stable is None:
+        return problem
+    if stable != "energy":
+        raise InputError(f'stable is None or "energy"; got {stable!r}')
+    if "H" not in form or family is not None:
+        raise InputError('stable="energy" is of the products of a single model: a form with H'
+                         + (", without parameters=" if family is not None else ""))
+    return replace(problem, energy=blocks(form, rows.data.rank, len(rows.data.inputs))["H"])
 
 
 def _check(data: TrainingData, form: str, time: str, ddt: Scheme, horizon: float, bound: float) -> None:
@@ -130,23 +212,8 @@ def _time(data: TrainingData, form: str, time: Time, ddt: Scheme) -> tuple[float
     return None, order_for(data.runs) if ddt == "auto" else ddt
 
 
-def _rows(data: TrainingData, scheme: Scheme, period: float | None) -> Rows:
-    """The equations of all runs."""
-    parts = [equations(run, scheme, period) for run in data.runs]
-    x, u, y = (np.concatenate([part[k] for part in parts]) for k in range(3))
-    return Rows(x, u, y, [len(part[0]) for part in parts])
-
-
-def _check_feedback(rows: Rows, names: tuple[str, ...]) -> None:
-    """Raise InputError where inputs follow from the state."""
-    n, r = rows.states.shape
-    if n <= 2 * (r + 1):
-        return
-    regressors = np.concatenate([np.ones((n, 1)), rows.states], axis=1)
-    regressors = regressors / np.maximum(np.sqrt((np.abs(regressors) ** 2).mean(axis=0)), 1e-300)
-    left = rows.inputs - regressors @ np.linalg.lstsq(regressors, rows.inputs, rcond=1e-13)[0]
-    varies = rows.inputs - rows.inputs.mean(axis=0)
-    share = np.sqrt((np.abs(left) ** 2).sum(axis=0) / np.maximum((np.abs(varies) ** 2).sum(axis=0), 1e-300))
+def _check_feedback(share: np.ndarray, names: tuple[str, ...]) -> None:
+    """Raise InputError where inputs follow from the state, but for this share of their variation."""
     if (share < FEEDBACK).any():
         k = int(np.argmin(share))
         raise InputError(f"the input {names[k]} follows from the state to {share[k]:.1g} of its variation: it is a feedback, "
@@ -159,7 +226,7 @@ def _check_lags(data: TrainingData, form: str, scheme: Scheme, period: float | N
     found = {}
     for lag in (-1, 0, 1):
         parts = []
-        for run in data.runs:
+        for run in data.sampled:
             x, _, y = equations(run, scheme, period)
             _, u, _ = equations(type(run)(run.states, np.roll(run.inputs, -lag, axis=0), run.times), scheme, period)
             parts.append((x[1:-1], u[1:-1], y[1:-1]))
@@ -196,35 +263,33 @@ def _prior(model: QuadraticModel, data: TrainingData, form: str, period: float |
     return found
 
 
-def _readout(outputs: Any, data: TrainingData) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """(p, 1 + r + m) and names of what is read off the states."""
+def _outputs(outputs: Any, data: TrainingData) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """(n, p) and names of what is to be read off the states."""
     if outputs is None:
         return None, ()
     values, names = input_columns(outputs, "outputs")
     if len(values) != data.n:
         raise InputError(f"outputs have {len(values)} rows, the states {data.n}: one row a snapshot")
-    u = np.concatenate([run.inputs for run in data.runs])
-    columns = np.concatenate([np.ones((data.n, 1)), data.states, u], axis=1)
-    return np.linalg.lstsq(columns, values, rcond=1e-13)[0].T, names
+    return values, names
 
 
 class _Search:
     """Weights of the linear and the quadratic block, and what the integrated model is like with them."""
 
-    def __init__(self, data: TrainingData, form: str, period: float | None, problem: Problem, horizon: float, bound: float):
+    def __init__(self, data: TrainingData, form: str, period: float | None, problem: Problem, horizon: float, bound: float,
+                 family: _Family | None):
         self.data, self.form, self.period, self.problem = data, form, period, problem
-        self.horizon, self.bound = horizon, bound
-        rows = blocks(form, data.rank, len(data.inputs))
-        self.quadratic = np.zeros(len(problem.scale), bool)
-        if "H" in rows:
+        self.horizon, self.bound, self.family = horizon, bound, family
+        m = len(data.inputs)
+        rows = blocks(form, data.rank, m)
+        self.quadratic = np.zeros(len(problem.scale), bool) if family is None else family.form.quadratic(data.rank, m)
+        if "H" in rows and family is None:
             self.quadratic[rows["H"]] = True
-        states = data.states
-        self.mean = states.mean(axis=0)
-        distance = np.sqrt((np.abs(states - self.mean) ** 2).sum(axis=1))
-        self.largest, self.fluctuation = float(distance.max()), math.sqrt(float((distance**2).mean()))
-        halves = [float(np.sqrt((part**2).mean())) for part in np.array_split(distance, 2) if len(part)]
-        self.steady = len(data.runs) == 1 and abs(halves[-1] / max(halves[0], 1e-300) - 1) < STEADY
-        self.cases = [self._case(run) for run in sorted(data.runs, key=len)[::-1][:8]]
+        spread = data.spread
+        self.mean, self.largest, self.fluctuation, halves = spread.mean, spread.largest, spread.fluctuation, spread.halves
+        self.steady = data.n_runs == 1 and abs(halves[-1] / max(halves[0], 1e-300) - 1) < STEADY
+        longest = sorted(range(len(data.runs)), key=lambda k: len(data.runs[k]))[::-1][:8]
+        self.cases = [(*self._case(data.runs[k]), data.members[k]) for k in longest]
 
     def _case(self, run: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Truth (n, r), times (N,) over training and horizon, inputs (N, m)."""
@@ -277,17 +342,36 @@ class _Search:
                               regularisation=chosen if any(chosen.values()) else {}, residual=self.problem.residual(operators),
                               search=table, drift=drift, notes=tuple(notes))
 
+    def training(self, operators: np.ndarray) -> Training:
+        """What a model with these operators remembers of its training."""
+        return trained_on(self.data, Dynamics(self.form, operators, len(self.data.inputs), self.period))
+
+    def resampled(self, rows: Rows | SummedRows, operators: np.ndarray, fit: Fit, n_resamples: int,
+                  rng: np.random.Generator | int) -> Resamples:
+        """Operators of resampled blocks, under the same weights and conditions."""
+        weights, m, runs = self.weights(fit.regularisation), len(self.data.inputs), self.data.sampled
+        if self.family is None:
+            residuals = residuals_of(Dynamics(self.form, operators, m, self.period), runs)
+        else:
+            residuals = np.concatenate([
+                residuals_of(Dynamics(self.form, self.family.at(operators, k, m), m, self.period), (run,))
+                for run, k in zip(runs, self.data.members, strict=True) if len(run) > 1])
+        kept = rows.resampled(operators, weights, self.problem, residuals, n_resamples=n_resamples, rng=rng)
+        return replace(kept, matrices=self.problem.conserved(kept.matrices, weights))
+
     def judged(self, many: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of operators (b, d, r): error over the training as a share of the fluctuation, infinite where a run leaves the bound;
         when the first did, as a share of the whole; drift of the amplitude."""
         b = len(many)
         squares, count = np.zeros(b), 0
         far, drift = np.ones(b), np.full(b, np.nan)
-        dynamics = Dynamics(self.form, many[0], len(self.data.inputs), self.period)
-        for truth, times, u in self.cases:
+        m = len(self.data.inputs)
+        for truth, times, u, run in self.cases:
+            own = many if self.family is None else self.family.at(many, run, m)
+            dynamics = Dynamics(self.form, own[0], m, self.period)
             start = np.repeat(truth[:1], b, axis=0)
             out, rows, _ = dynamics.march(start, times, u, rtol=1e-6, center=self.mean, bound=self.bound * self.largest,
-                                          matrices=many)
+                                          matrices=own)
             n = len(truth)
             squares += (np.abs(out[:, :n] - truth) ** 2).sum(axis=(1, 2))
             count += n

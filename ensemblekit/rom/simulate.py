@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -159,28 +158,25 @@ def residuals_of(dynamics: Dynamics, runs: tuple[Run, ...]) -> np.ndarray:
 
 def trained_on(data: TrainingData, dynamics: Dynamics) -> Training:
     """What a model remembers of its training, hindcasts included."""
-    states = data.states
-    mean = states.mean(axis=0)
-    distance = np.sqrt((np.abs(states - mean) ** 2).sum(axis=1))
-    last = data.runs[-1]
-    without = Training(n=data.n, runs=len(data.runs), last=last.states[-1], last_inputs=last.inputs[-1],
-                       time=float(last.times[-1]), interval=data.interval,
-                       span=max(float(np.ptp(run.times)) for run in data.runs), mean=mean,
-                       fluctuation=math.sqrt(float((distance**2).mean())), largest=float(distance.max()),
-                       leads=np.empty(0, int), errors=np.empty((0, 3)), time_unit_text=data.time_unit)
+    spread, last = data.spread, data.last
+    without = Training(n=data.n, runs=data.n_runs, last=last.states[-1], last_inputs=last.inputs[-1],
+                       time=float(last.times[-1]), interval=data.interval, span=data.span, mean=spread.mean,
+                       fluctuation=spread.fluctuation, largest=spread.largest, leads=np.empty(0, int),
+                       errors=np.empty((0, 3)), time_unit_text=data.time_unit)
     leads, errors = _hindcasts(data, dynamics, without)
     return replace(without, leads=leads, errors=errors)
 
 
 def _hindcasts(data: TrainingData, dynamics: Dynamics, training: Training) -> tuple[np.ndarray, np.ndarray]:
     """Leads (l,) and root mean square errors (l, 3) of the model, of persistence and of the mean."""
-    longest = max(len(run) for run in data.runs)
+    runs = data.sampled
+    longest = max(len(run) for run in runs)
     reach = max(1, longest // 2)
     if longest < 2:
         return np.empty(0, int), np.empty((0, 3))
     center, bound = bounds_of(training, dynamics.rank)
     sums, counts = np.zeros((reach, 3)), np.zeros(reach)
-    useful = [run for run in data.runs if len(run) > reach]
+    useful = [run for run in runs if len(run) > reach]
     for run in useful[:HINDCASTS]:
         starts = np.unique(np.linspace(0, len(run) - 1 - reach, max(1, HINDCASTS // len(useful))).astype(int))
         for start in starts:

@@ -14,7 +14,7 @@ from ensemblekit.errors import InputError
 from ensemblekit.intake import as_array
 from ensemblekit.results import Result
 from ensemblekit.rom.basis import Basis, warn_of_split_pair
-from ensemblekit.source import ReplicaSet, SnapshotSource, as_source
+from ensemblekit.source import ArraySource, ReplicaSet, SnapshotSource, as_source
 
 EVEN = 1e-3
 """Steps of time within this share of each other are even: files round their times."""
@@ -40,6 +40,45 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Spread:
+    """How far states lie from their mean."""
+
+    mean: np.ndarray
+    """(k,)."""
+    fluctuation: float
+    """Root mean square distance from the mean."""
+    largest: float
+    """Largest distance from the mean."""
+    halves: tuple[float, ...]
+    """Root mean square distance in the first and in the second half."""
+
+    @classmethod
+    def of(cls, states: np.ndarray) -> Spread:
+        """Of states (n, k)."""
+        mean = states.mean(axis=0)
+        distance = np.sqrt((np.abs(states - mean) ** 2).sum(axis=1))
+        halves = tuple(float(np.sqrt((part**2).mean())) for part in np.array_split(distance, 2) if len(part))
+        return cls(mean, math.sqrt(float((distance**2).mean())), float(distance.max()), halves)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Whole:
+    """What is known of states that are larger than memory, of which only windows are held."""
+
+    n: int
+    """Snapshots."""
+    n_runs: int
+    """Stretches without a gap."""
+    span: float
+    """Time from beginning to end of the longest of them."""
+    spread: Spread
+    last: Run
+    """The last snapshot."""
+    windows: tuple[Run, ...]
+    """Stretches all over them: for residuals and hindcasts."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class TrainingData:
     """All runs that a model is fitted to."""
 
@@ -53,6 +92,8 @@ class TrainingData:
     time_unit: str
     inputs: tuple[str, ...]
     notes: tuple[str, ...]
+    whole: Whole | None = None
+    """Where the states are larger than memory: `runs` are then the beginnings of the longest ones."""
 
     @property
     def rank(self) -> int:
@@ -60,7 +101,30 @@ class TrainingData:
 
     @property
     def n(self) -> int:
-        return sum(len(run) for run in self.runs)
+        return sum(len(run) for run in self.runs) if self.whole is None else self.whole.n
+
+    @property
+    def n_runs(self) -> int:
+        return len(self.runs) if self.whole is None else self.whole.n_runs
+
+    @property
+    def sampled(self) -> tuple[Run, ...]:
+        """All runs, or windows of them where they are larger than memory."""
+        return self.runs if self.whole is None else self.whole.windows
+
+    @property
+    def spread(self) -> Spread:
+        return Spread.of(self.states) if self.whole is None else self.whole.spread
+
+    @property
+    def span(self) -> float:
+        """Of the longest run."""
+        return max(float(np.ptp(run.times)) for run in self.runs) if self.whole is None else self.whole.span
+
+    @property
+    def last(self) -> Run:
+        """The run that ends last, or its last snapshot."""
+        return self.runs[-1] if self.whole is None else self.whole.last
 
     @property
     def states(self) -> np.ndarray:
@@ -133,14 +197,67 @@ def gathered(x: Any, inputs: Any = None, *, basis: Basis | None = None, even: bo
     Raises InputError for times that are uneven (where `even` is asked for) or run backwards, states or inputs that are no
     numbers, inputs of another length, or bases that do not share their modes.
     """
+    parts = collected(x, inputs, basis=basis, even=even)
+    runs, members = [], []
+    for part in parts.parts:
+        for rows in parts.stretches(part):
+            runs.append(Run(part.states[rows], part.inputs[rows], part.times[rows]))
+            members.append(part.member)
+    _check_finite(runs)
+    return TrainingData(tuple(runs), tuple(members), parts.interval, parts.even, parts.basis, parts.time_unit, parts.names,
+                        parts.notes_of(len(runs)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """One run as it was given: it may have gaps."""
+
+    states: Any
+    """(n, k): an array, or a source that is not read yet."""
+    inputs: np.ndarray
+    times: np.ndarray
+    member: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Collected:
+    """All runs that were given, with their inputs and times."""
+
+    parts: tuple[Part, ...]
+    interval: float
+    even: bool
+    basis: Basis | None
+    time_unit: str
+    names: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def stretches(self, part: Part) -> Iterator[slice]:
+        """Ranges of snapshots of a run whose times go on."""
+        return _stretches(part.times, self.interval, self.even)
+
+    def notes_of(self, n_stretches: int) -> tuple[str, ...]:
+        """The notes, and what is said of gaps."""
+        gaps = n_stretches - len(self.parts)
+        return (*self.notes, *([f"{gaps} gaps or restarts in the times: no step across them is used"] if gaps > 0 else []))
+
+
+def listed(x: Any) -> list[Any]:
+    """What was given, run by run. Raises InputError where there is nothing."""
     several = list(x) if isinstance(x, list | tuple) else list(x.runs) if isinstance(x, ReplicaSet) else [x]
     if not several:
         raise InputError("no states to fit to: pass a Basis, a source of coefficients, or a list of them")
+    return several
+
+
+def collected(x: Any, inputs: Any = None, *, basis: Basis | None = None, even: bool = True, unread: bool = False) -> Collected:
+    """Runs with their inputs and times; of sources the states are read unless `unread`. Arguments and errors as
+    :func:`gathered`."""
+    several = listed(x)
     given = _inputs_of(inputs, several)
-    parts: list[tuple[np.ndarray, np.ndarray | None, int]] = []
+    parts: list[tuple[Any, np.ndarray | None, int, int]] = []
     unit, notes = "", []
     for one in several:
-        states, times, own_unit, lengths, own_basis = _states(one)
+        states, times, own_unit, lengths, own_basis = _states(one, unread)
         if own_basis is not None:
             if basis is not None and not _same_modes(basis, own_basis):
                 raise InputError("the bases given do not share their modes: project all runs on one basis "
@@ -150,32 +267,30 @@ def gathered(x: Any, inputs: Any = None, *, basis: Basis | None = None, even: bo
         start = 0
         for n in filter(None, lengths):
             rows = slice(start, start + n)
-            parts.append((states[rows], None if times is None else times[rows], len(parts)))
+            parts.append((cut(states, rows), None if times is None else times[rows], n, len(parts)))
             start += n
     if basis is not None:
         warn_of_split_pair(basis)
-    lengths_all = [len(states) for states, _, _ in parts]
-    u, names = _aligned_inputs(given, lengths_all)
-    if all(times is None for _, times, _ in parts):
+    u, names = _aligned_inputs(given, [n for _, _, n, _ in parts])
+    if all(times is None for _, times, _, _ in parts):
         notes.append("the snapshots have no times: a step is 1")
-    clocks = [np.arange(float(len(s))) if t is None else t for s, t, _ in parts]
+    clocks = [np.arange(float(n)) if times is None else times for _, times, n, _ in parts]
     interval, is_even = _interval(clocks, even)
-    runs, members = [], []
-    for (states, _, member), clock, own in zip(parts, clocks, u, strict=True):
-        for rows in _stretches(clock, interval, is_even):
-            runs.append(Run(states[rows], own[rows], clock[rows]))
-            members.append(member)
-    if len(runs) > len(parts):
-        notes.append(f"{len(runs) - len(parts)} gaps or restarts in the times: no step across them is used")
-    _check_finite(runs)
-    return TrainingData(tuple(runs), tuple(members), interval, is_even, basis, unit, names, tuple(notes))
+    held = tuple(Part(states, own, clock, member) for (states, _, _, member), clock, own in zip(parts, clocks, u, strict=True))
+    return Collected(held, interval, is_even, basis, unit, names, tuple(notes))
 
 
-def _states(x: Any) -> tuple[np.ndarray, np.ndarray | None, str, Sequence[int], Basis | None]:
-    """(states (n, k), times, their unit, lengths of runs, basis)."""
+def cut(states: Any, rows: slice) -> Any:
+    """Some snapshots of an array, or of a source."""
+    return states[rows] if isinstance(states, np.ndarray) else states.window(rows.start, rows.stop)
+
+
+def _states(x: Any, unread: bool) -> tuple[Any, np.ndarray | None, str, Sequence[int], Basis | None]:
+    """(states (n, k), times, their unit, lengths of runs, basis); the states as a source where they stay unread."""
     if isinstance(x, Basis):
         lengths = x.run_lengths or (x.n,)
-        return x.coefficients, x.times if x.times is not None else x.run_times, x.time_unit, lengths, x
+        states = ArraySource.of(x.coefficients) if unread else x.coefficients
+        return states, x.times if x.times is not None else x.run_times, x.time_unit, lengths, x
     source = as_source(x)
     if source.lengths is None or len(source.lengths) != 1:
         raise InputError("states come in one run each, of known length; pass several runs as a list or a ReplicaSet")
@@ -183,6 +298,9 @@ def _states(x: Any) -> tuple[np.ndarray, np.ndarray | None, str, Sequence[int], 
     if len(source.fields) > 1 or len(field.shape) != 1:
         raise InputError(f"states are one field of shape (k,); this source has {dict(source.fields)}. Fields are reduced "
                          "first: rom.pod(source, rank)")
+    if unread:
+        clock = None if source.times is None or np.isnan(source.times).all() else source.times
+        return source, clock, source.time_unit, source.lengths, None
     values, times = read_whole(source)
     return values, times, source.time_unit, (len(values),), None
 
@@ -307,8 +425,13 @@ def _stretches(clock: np.ndarray, interval: float, even: bool) -> Iterator[slice
 
 def _check_finite(runs: list[Run]) -> None:
     for k, run in enumerate(runs):
-        bad = ~np.isfinite(run.states).all(axis=1)
-        if bad.any():
-            where = f" of run {k}" if len(runs) > 1 else ""
-            raise InputError(f"state {int(np.argmax(bad))}{where} (time {run.times[np.argmax(bad)]:g}) holds NaN or infinity; "
-                             "leave it out: a gap in the times is respected")
+        check_run_finite(run, k if len(runs) > 1 else None)
+
+
+def check_run_finite(run: Run, k: int | None = None, start: int = 0) -> None:
+    """Raise InputError for states of run k that are no numbers; the first of them is its snapshot `start`."""
+    bad = ~np.isfinite(run.states).all(axis=1)
+    if bad.any():
+        where = "" if k is None else f" of run {k}"
+        raise InputError(f"state {start + int(np.argmax(bad))}{where} (time {run.times[np.argmax(bad)]:g}) holds NaN or "
+                         "infinity; leave it out: a gap in the times is respected")

@@ -17,7 +17,7 @@ from ensemblekit.store.blocks import write_back
 from ensemblekit.store.chunks import END_OF_FILE_AT, ChunkTree
 from ensemblekit.store.hdf5 import write_all
 from ensemblekit.store.layout import Layout
-from ensemblekit.store.places import ENTRY, NODES, Group, Run, aligned, groups_of, read_table, runs_in
+from ensemblekit.store.places import ENTRY, NODES, Group, Run, aligned, begin_of, groups_of, read_table, runs_in
 
 SHARE = 16              # a group grows by this part of what it has,
 SMALL_SHARE = 4         # or this one where its room is taken from the disk at once
@@ -224,7 +224,7 @@ class Space:
             end = pools[-1][0] + pools[-1][1]
         for g, group in enumerate(clock.groups):
             if rows[g] and g not in changed:
-                fresh[g] = Run(clock.ends[g], rows[g], rows[g], aligned(end))
+                fresh[g] = Run(clock.ends[g], rows[g], rows[g], begin_of(end, rows[g] * group.row))
                 end = group.end(fresh[g])
         self._lengthen(end)
         for g, run in (changed | fresh).items():

@@ -26,6 +26,7 @@ from ensemblekit.averaging.band import Scale
 from ensemblekit.averaging.equilibration import Equilibrate
 from ensemblekit.averaging.estimate import Bounds, Coords, Estimate, bounded_interval
 from ensemblekit.averaging.function_of_mean import SecondMoment, function_of_mean
+from ensemblekit.averaging.independent import doubts_of_independent
 from ensemblekit.averaging.missing import Missing
 from ensemblekit.averaging.observed import Observed, equilibration_proxies, places_of
 from ensemblekit.averaging.reducer import Reducer
@@ -266,6 +267,8 @@ class OfSeries(Quantity):
     """What keeps the values: a Series, or a SpilledSeries for many numbers a frame."""
     scale: Scale = ""
     """Of a curve that has a band, which the function makes."""
+    in_time: str = ""
+    """What it is of time, "a displacement in time": refused of frames that are in no order. "": nothing."""
 
     @property
     def banded(self) -> Scale:
@@ -275,8 +278,12 @@ class OfSeries(Quantity):
         return {VALUES: self.keeper}
 
     def estimate(self, name: str, reading: Reading) -> dict[str, Estimate]:
+        if self.in_time and not reading.run.ordered:
+            raise InputError(f"{self.in_time} asks which frame comes after which, and these frames are in no order "
+                             "(ordered=False); take a trajectory")
         w = reading.weights
-        doubts = rests_on_few(w, np.zeros(reading.run.n) if w is None else w)
+        doubts = doubts_of_independent(w) if not reading.run.ordered else (
+            rests_on_few(w, np.zeros(reading.run.n) if w is None else w))
         return self.within(_named(self.function(reading), self, doubts))
 
 

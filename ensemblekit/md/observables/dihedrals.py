@@ -176,7 +176,7 @@ def _points(system: System, selects: tuple[Any, ...], weights: str | None, perio
 
 
 def _many(points: Points, quadruples: np.ndarray, coords: Coords) -> Measurement:
-    return Measurement(partial(_vectors, points, quadruples), {
+    return Measurement(partial(torsion_vectors, points, quadruples), {
         "": OfMean(Periodic(partial(_directions, 0, None)), "degree", coords),
         "resultant": OfMean(lengths, "", coords, bounds=(0.0, 1.0))})
 
@@ -204,7 +204,7 @@ def _one_dihedral(points: Points | VaryingPoints, block: Block) -> np.ndarray:
     return _torsions(points, np.array([[0, 1, 2, 3]]), block)[:, 0] * DEGREES
 
 
-def _vectors(points: Points, quadruples: np.ndarray, block: Block) -> np.ndarray:
+def torsion_vectors(points: Points, quadruples: np.ndarray, block: Block) -> np.ndarray:
     found = _torsions(points, quadruples, block)
     return np.stack([np.cos(found), np.sin(found)], axis=-1)
 

@@ -7,11 +7,12 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError
 from ensemblekit.md.observables.base import Mean, Measurement, Quantity
 from ensemblekit.md.observables.dipole import XYZ
-from ensemblekit.md.places import Vectors, direction
+from ensemblekit.md.places import Placed, Vectors, carried, direction
 from ensemblekit.md.sources import Acting, Method, Settings, Surface, acting
 from ensemblekit.md.system import System
 from ensemblekit.source import Block
@@ -48,8 +49,9 @@ class ElectricField:
     {"name": selection}."""
     along: Any = None
     """"bond" of a Midpoint, a pair of selections, or a vector."""
-    stark: float | None = None
-    """A difference dipole along `along`, in debye."""
+    stark: ArrayLike | None = None
+    """A difference dipole in debye: a number along `along`, or a vector as it is in the first frame, which turns with the atoms
+    of an Attached and stays elsewhere."""
     surface: Surface = "tinfoil"
     """What is around the periodic cells: "tinfoil", "vacuum", or "slab-z" for layers with vacuum between."""
     tolerance: float = 1e-4
@@ -63,12 +65,12 @@ class ElectricField:
         unit = SPELLED.get(self.unit, self.unit)
         if unit not in UNITS:
             raise InputError(f"ElectricField(unit=) is one of {', '.join(map(repr, UNITS))}; got {self.unit!r}")
-        self._check_stark()
         found = acting(system, self.at, Settings(sources=self.sources, method=self.method, exclude=self.exclude, by=self.by,
                                                  surface=self.surface, tolerance=self.tolerance, updating=self.updating),
                        "ElectricField")
         place = found.place
         way = direction(system, self.along, place)
+        dipole = self._dipole(system, place)
         axis = {} if place.single else dict(place.coords)
         points = () if place.single else (len(place),)
         size = max(1, len(place))
@@ -79,24 +81,30 @@ class ElectricField:
         if way is not None:
             quantities["projection"] = Mean(unit, axis, of=Part(width, points))
             quantities["angle"] = Mean("degree", axis, (0.0, 180.0), of=Part(width + size, points))
-            if self.stark is not None:
-                shift = Scaled(-self.stark * STARK * UNITS["MV cm-1"] / UNITS[unit])
-                quantities["shift"] = Mean("cm-1", axis, of=Part(width, points, shift))
             width += 2 * size
+        if dipole is not None:
+            quantities["shift"] = Mean("cm-1", axis, of=Part(width, points))
+            width += size
         if self.by is not None:
             groups = {"group": (found.names, "")}
             shape = (len(found.names), *points, *(() if way is not None else (3,)))
             quantities["groups"] = Mean(unit, {**groups, **axis, **({} if way is not None else XYZ)}, of=Part(width, shape))
-        return Measurement(_Fields(found, way, UNITS[unit], self.by is not None), quantities)
+        return Measurement(_Fields(found, way, dipole, UNITS[unit], self.by is not None), quantities)
 
-    def _check_stark(self) -> None:
+    def _dipole(self, system: System, place: Placed) -> float | Vectors | None:
+        """The difference dipole, debye: along the direction, or Block -> (n, 3)."""
         if self.stark is None:
-            return
+            return None
+        if np.ndim(self.stark):
+            return carried(system, self.stark, place, "stark")
         number = isinstance(self.stark, int | float | np.number) and not isinstance(self.stark, bool)
         if not number or not np.isfinite(self.stark):
-            raise InputError(f"ElectricField(stark=) is a difference dipole in debye, a number; got {self.stark!r}")
+            raise InputError("ElectricField(stark=) is a difference dipole in debye, a number or a vector of three; got "
+                             f"{self.stark!r}")
         if self.along is None:
-            raise InputError("ElectricField(stark=) is a dipole along a direction: say along=, such as along=\"bond\"")
+            raise InputError("ElectricField(stark=) of one number is a dipole along a direction: say along=, such as "
+                             'along="bond", or give a vector of three')
+        return float(self.stark)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,22 +121,14 @@ class Part:
         return part if self.then is None else self.then(part)
 
 
-@dataclass(frozen=True)
-class Scaled:
-    """A number of times the values."""
-
-    factor: float
-
-    def __call__(self, values: np.ndarray) -> np.ndarray:
-        return self.factor * values
-
-
 @dataclass(frozen=True, eq=False)
 class _Fields:
-    """Block -> rows: the total (points, 3), projection and angle (points,) along a direction, and the groups."""
+    """Block -> rows: the total (points, 3), projection and angle (points,) along a direction, the shift of a line (points,),
+    and the groups."""
 
     acting: Acting
     way: Vectors | None
+    dipole: float | Vectors | None
     scale: float
     grouped: bool
 
@@ -144,6 +144,10 @@ class _Fields:
                 cosine = projection / np.linalg.norm(total, axis=-1)
             parts += [projection, np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0)))]
             shares = np.einsum("ngpk,nk->ngp", shares, way)
+        if self.dipole is not None:
+            along = self.dipole * projection if isinstance(self.dipole, float) else np.einsum(
+                "npk,nk->np", total, self.dipole(block))
+            parts.append(-STARK * UNITS["MV cm-1"] / self.scale * along)
         if self.grouped:
             parts.append(shares)
         return np.concatenate([part.reshape(n, -1) for part in parts], axis=1)

@@ -94,7 +94,7 @@ def _columns(k: int | slice, values: np.ndarray) -> np.ndarray:
 def _column(k: int, reading: Reading) -> Estimate:
     """The radius or one of its six components, from their series (n, 7)."""
     return scalar_estimate(reading.values[:, k], reading.weights, reading.times, reading.equilibration, reading.confidence,
-                           "Angstrom", time_unit="ps")
+                           "Angstrom", time_unit="ps", ordered=reading.run.ordered)
 
 
 def _squares(gather: Gather, shares: np.ndarray, block: Block) -> np.ndarray:

@@ -92,7 +92,8 @@ class MSD(SameAtoms):
         many = int(molecule.max()) + 1
         groups = molecule * min(many, MOST_GROUPS) // many
         displacements = _Displacements(self, len(atoms), groups, many, boxed, known)
-        return Measurement(_Paths(atoms, boxed), OfSeries(displacements, bounds=(0.0, None), keeper=SpilledSeries()))
+        return Measurement(_Paths(atoms, boxed), OfSeries(displacements, bounds=(0.0, None), keeper=SpilledSeries(),
+                                                              in_time="a displacement in time"))
 
 
 class _Paths:

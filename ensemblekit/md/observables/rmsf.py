@@ -16,6 +16,7 @@ from ensemblekit.averaging.moments import Moments, MomentsResult
 from ensemblekit.averaging.reducer import Reducer
 from ensemblekit.averaging.run_states import RunStates
 from ensemblekit.averaging.second import kept_together, share_kept, stretches
+from ensemblekit.averaging.weights import kish
 from ensemblekit.errors import InputError, StatisticsError
 from ensemblekit.md.holes import MEND
 from ensemblekit.md.observables.base import Measurement, OfStates, Reading, SameAtoms
@@ -165,7 +166,8 @@ def _share_kept(run: RunStates, runs: int) -> tuple[np.ndarray, np.ndarray]:
     if len(parts) < FEWEST:
         return np.ones(moments.mean.shape), np.zeros(moments.mean.shape)
     weights = np.array([part.sum_weights for part in parts])
-    stderr = blocking(np.array([part.mean for part in parts]), weights).chosen().stderr
+    curve = blocking(np.array([part.mean for part in parts]), weights)
+    stderr = (curve.chosen() if run.ordered else curve.of_independent(kish(weights, len(weights)))).stderr
     with np.errstate(invalid="ignore", divide="ignore"):
         n_eff = np.where(stderr > 0, runs * moments.variance / stderr**2, np.nan)
     return share_kept(n_eff, runs * run.n), moments.variance

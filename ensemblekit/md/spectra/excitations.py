@@ -116,14 +116,20 @@ def _in_ev(energies: np.ndarray, unit: str) -> np.ndarray:
 
 
 def _outputs(files: Sequence[str], missing: str) -> Excitations:
+    import logging
+
     try:
         from cclib.io import ccread
     except ImportError as error:
         raise MissingExtraError("cclib", "spectra") from error
-    energies, strengths, failed, kept = [], [], [], []
+    energies, strengths, failed, kept, unread = [], [], [], [], ""
     for file in files:
         check_input(file)
-        read = ccread(file)
+        try:
+            read = ccread(file, loglevel=logging.CRITICAL)
+        except Exception as error:      # whatever a parser trips over: a format newer than it
+            why = f"{type(error).__name__}: {error}" if str(error) else f"{type(error).__name__}: no reason given"
+            read, unread = None, f". cclib could not read {one_line(file)} ({why})"
         e, f = (np.asarray(getattr(read, name, []), np.float64) for name in ("etenergies", "etoscs"))
         if not len(e) or len(e) != len(f):
             failed.append(file)
@@ -133,8 +139,8 @@ def _outputs(files: Sequence[str], missing: str) -> Excitations:
         kept.append(file)
     if failed and (missing == "raise" or not kept):
         shown = ", ".join(one_line(name) for name in failed[:8]) + (" ..." if len(failed) > 8 else "")
-        raise InputError(f"{len(failed)} of {len(files)} outputs hold no excitations with strengths: {shown}. They may have "
-                         'failed; missing="drop" leaves them out')
+        raise InputError(f"{len(failed)} of {len(files)} outputs hold no excitations with strengths: {shown}{unread}. They may "
+                         'have failed; missing="drop" leaves them out')
     counts = {len(one) for one in energies}
     if len(counts) > 1:
         raise InputError(f"outputs of one ensemble have as many states each; got {sorted(counts)}. Ask for the same number in "

@@ -98,7 +98,7 @@ class Infrared:
         finish = _Spectrum(self, made, names, molecules)
         unit = "cm-1" if self.normalise == "volume" else "M-1 cm-1"
         fields = ("velocity",) if flux == "velocity" else ()
-        return Measurement(made, OfSeries(finish, unit, keeper=keeper, scale="log"), fields)
+        return Measurement(made, OfSeries(finish, unit, keeper=keeper, scale="log", in_time="a spectrum"), fields)
 
     def _check(self) -> None:
         for option, value, known in (("flux", self.flux, ("auto", "velocity", "dipole")), ("quantum", self.quantum, QUANTUM),
