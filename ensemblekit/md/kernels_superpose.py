@@ -348,7 +348,8 @@ def carried_rmsd(flat, stride, n, width, same, fitted, fit_weights, reference, s
     as_it_is(work)
     buffer = np.empty(3 * max(len(atoms), len(fitted)))
     for t in range(n):
-        moved_one(flat[t * stride:t * stride + width], same, fitted, fit_weights, reference, spread, centre, atoms, work, buffer)
+        frame = flat[t * stride:t * stride + width]
+        moved_one(frame, same, fitted, fit_weights, reference, spread, centre, atoms, work, buffer)
         out[t] = math.sqrt(mean_square(buffer, weights, target))
 
 
@@ -360,7 +361,8 @@ def moved(flat, stride, n, width, same, fitted, fit_weights, reference, spread, 
     m = len(atoms)
     buffer = np.empty(3 * max(m, len(fitted)))
     for t in range(n):
-        moved_one(flat[t * stride:t * stride + width], same, fitted, fit_weights, reference, spread, centre, atoms, work, buffer)
+        frame = flat[t * stride:t * stride + width]
+        moved_one(frame, same, fitted, fit_weights, reference, spread, centre, atoms, work, buffer)
         row = out[t]
         for i in range(m):
             row[3 * i] = buffer[i] - origin[0, i]
@@ -369,7 +371,8 @@ def moved(flat, stride, n, width, same, fitted, fit_weights, reference, spread, 
 
 
 @kernel
-def add_moved(flat, stride, n, width, frame_weights, same, fitted, fit_weights, reference, spread, centre, atoms, origin, total):
+def add_moved(flat, stride, n, width, frame_weights, same, fitted, fit_weights, reference, spread, centre, atoms, origin,
+              total):
     """Add the weighted positions of :func:`moved` to total (3, m); frame_weights (n,), or empty for ones."""
     work = np.zeros(WORK)
     as_it_is(work)
@@ -379,7 +382,8 @@ def add_moved(flat, stride, n, width, frame_weights, same, fitted, fit_weights, 
         w = frame_weights[t] if len(frame_weights) > 0 else 1.0
         if w == 0.0:
             continue
-        moved_one(flat[t * stride:t * stride + width], same, fitted, fit_weights, reference, spread, centre, atoms, work, buffer)
+        frame = flat[t * stride:t * stride + width]
+        moved_one(frame, same, fitted, fit_weights, reference, spread, centre, atoms, work, buffer)
         for k in range(3):
             row, start, x = total[k], origin[k], buffer[k * m:(k + 1) * m]
             for i in range(m):
@@ -396,7 +400,8 @@ def squared_deviations(flat, stride, n, width, same, fitted, fit_weights, refere
     x0, x1, x2 = buffer[:m], buffer[m:2 * m], buffer[2 * m:3 * m]
     y0, y1, y2 = mean[0], mean[1], mean[2]
     for t in range(n):
-        moved_one(flat[t * stride:t * stride + width], same, fitted, fit_weights, reference, spread, centre, atoms, work, buffer)
+        frame = flat[t * stride:t * stride + width]
+        moved_one(frame, same, fitted, fit_weights, reference, spread, centre, atoms, work, buffer)
         row = out[t]
         for i in range(m):
             e0 = x0[i] - y0[i]
