@@ -14,7 +14,7 @@ import pytest
 
 import ensemblekit as ek
 from ensemblekit import rom, source_labelled
-from ensemblekit.errors import EnsemblekitError, InputError
+from ensemblekit.errors import EnsemblekitError, InputError, StoreDamagedError
 from ensemblekit.intake_dates import dates_of, numbers_of_dates
 from ensemblekit.source import as_source
 from ensemblekit.source_labelled import LazySource
@@ -425,3 +425,72 @@ def test_figures_along_time_are_of_dates(tmp_path: Path) -> None:
     ax = draw_averages.running_mean(ek.average(xr.DataArray(VALUES[:, 0, 0], dims="time", coords={"time": noleap})))
     ax.figure.canvas.draw()
     assert all(text.get_text()[:2] in ("20", "") for text in ax.get_xticklabels())
+
+
+@pytest.mark.filterwarnings("ignore:.*opens in ParaView")
+@pytest.mark.parametrize("form", ["array", "zarr", "curvilinear", "calendar"])
+def test_a_store_keeps_labels_coordinates_units_and_dates(form: str, tmp_path: Path) -> None:
+    """What is ingested gives the same basis, coordinates and dates as what it was ingested from."""
+    pytest.importorskip("cftime")
+    source: Any = temperature()
+    path = tmp_path / "run.h5"
+    if form == "curvilinear":
+        north, east = np.meshgrid(LAT, LON, indexing="ij")
+        source = xr.DataArray(VALUES, dims=("time", "y", "x"), name="t2m", attrs={"units": "K"}, coords={
+            "time": DATES, "nav_lat": (("y", "x"), north, {"units": "degrees_north"}),
+            "nav_lon": (("y", "x"), east, {"units": "degrees_east"}), "name": ("y", [f"row {k}" for k in range(NY)])})
+    if form == "calendar":
+        source = source.assign_coords(time=xr.date_range("2001-02-28", periods=N, freq="12h", calendar="noleap",
+                                                         use_cftime=True))
+    if form == "zarr":
+        pytest.importorskip("zarr")
+        source.to_dataset().to_zarr(tmp_path / "a.zarr", consolidated=False)
+        source = str(tmp_path / "a.zarr")
+    before = rom.read(source)
+    if before.mesh is not None:
+        path = path.with_suffix(".vtkhdf")
+    store = rom.ingest(before, path)
+    bases = [rom.pod(one, rank=3) for one in (before, store, rom.read(str(path)), ek.open(path))]
+    first = bases[0].to_xarray()
+    assert np.issubdtype(first["time"].dtype, np.datetime64) or form == "calendar"
+    for basis in bases[1:]:
+        data = basis.to_xarray()
+        assert data["modes"].dims == first["modes"].dims
+        assert {*data.coords} == {*first.coords}
+        for name in first.coords:
+            np.testing.assert_array_equal(data[name], first[name])
+            assert data[name].attrs == first[name].attrs
+        np.testing.assert_allclose(data["singular_values"], first["singular_values"], rtol=1e-10)
+        assert data["mean"].attrs == first["mean"].attrs
+        assert basis.notes[0] == bases[0].notes[0]
+    mean = ek.average(store["t2m"]).to_xarray()
+    assert mean["mean"].attrs["units"] == "K"
+    assert {*mean.coords} >= {*first.coords} - {"time", "mode"}
+    assert ek.average(store["t2m"][:, 1, 2]).unit in ("", "K")
+
+
+def test_labels_of_two_stores_from_different_days_are_one_run(tmp_path: Path) -> None:
+    whole = temperature()
+    for k, part in enumerate((whole[:20], whole[20:])):
+        rom.ingest(ek.ArraySource.of(part), tmp_path / f"{k}.h5")
+    both = rom.read([str(tmp_path / "0.h5"), str(tmp_path / "1.h5")])
+    np.testing.assert_array_equal(rom.pod(both, rank=2).to_xarray()["time"].values, DATES.values)
+
+
+def test_times_that_are_given_are_no_dates_of_the_store(tmp_path: Path) -> None:
+    store = rom.ingest(ek.ArraySource.of(temperature()), tmp_path / "a.h5")
+    given = rom.pod(rom.read(store.path, times=np.arange(N) * 0.5, time_unit="s"), rank=2)
+    np.testing.assert_array_equal(given.dates, np.arange(N) * 0.5)
+    assert "latitude" in given.to_xarray().coords
+
+
+def test_labels_of_a_store_that_are_damaged_are_one_line(tmp_path: Path) -> None:
+    from ensemblekit.store.labels import constants_for
+
+    constants = constants_for(ek.ArraySource.of(temperature()).labels)
+    constants["labels/about"] = constants["labels/about"][:-7]
+    with ek.create(tmp_path / "a.h5", {"t2m": ek.Field((NY, NX))}, constants=constants) as store:
+        store.extend({"t2m": VALUES})
+    with pytest.raises(StoreDamagedError, match="names of axes"):
+        rom.pod(ek.open(tmp_path / "a.h5"), rank=2)
+    assert ek.open(tmp_path / "a.h5")["t2m"][3].shape == (NY, NX)

@@ -139,7 +139,7 @@ def real_only(values: Array, who: str) -> None:
 
 def in_range(size: Array, sums: Array, order: int = 2) -> bool:
     """Whether no sum of powers up to `order` may have over- or underflowed, by the magnitudes of the means and the sums of the
-    highest power; see `kernels.mark_unsafe`."""
+    highest power. Zeros are not: they may be squares that vanished; nor are NaN and infinity."""
     from ensemblekit.averaging.kernels import LARGEST_MEAN, LARGEST_SQUARES, SMALLEST_MEAN, SMALLEST_SQUARES
 
     high, low = (LARGEST_MEAN, SMALLEST_MEAN) if order == 2 else (LARGEST_MEAN**0.5, 2.0**-150)

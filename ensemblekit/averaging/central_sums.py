@@ -79,7 +79,8 @@ def folded_sums(table: np.ndarray, k: int) -> list[Array]:
 
     narrow = rows_of(table.reshape(len(table) // k, -1))
     mean, m2 = np.zeros(narrow.width), np.zeros(narrow.width)
-    kernels.add_moments(narrow.flat, narrow.stride, narrow.n, narrow.width, 0.0, mean, m2, UNGUARDED)
+    kernels.add_moments(narrow.flat, narrow.stride, narrow.n, narrow.width, 0.0, mean, m2, UNGUARDED,
+                        np.empty((4, kernels.TILE)))
     means, squares = mean.reshape(k, -1), m2.reshape(k, -1)
     middle = means.mean(axis=0)
     return [middle, squares.sum(axis=0) + narrow.n * ((means - middle) ** 2).sum(axis=0)]

@@ -141,7 +141,7 @@ def _largest(y: np.ndarray, starts: np.ndarray) -> tuple[int, float]:
     falling = np.ascontiguousarray(starts[::-1])
     g = np.empty(len(falling))
     ended = np.empty(len(falling), dtype=np.bool_)
-    suffix_inefficiency(np.concatenate([y, np.zeros(lags)]), sums, falling, lags, g, ended)
+    suffix_inefficiency(np.concatenate([y, np.zeros(lags)]), sums, falling, np.zeros(lags), g, ended)
     worth = (n - falling) / g
     best = int(np.argmax(np.where(ended, worth, -1.0)))
     for k in np.argsort(-worth, kind="stable"):

@@ -20,21 +20,6 @@ LARGEST_MEAN, SMALLEST_MEAN = 2.0**440, 2.0**-350
 
 
 @kernel
-def mark_unsafe(mean, m2, unsafe):
-    """Mark in unsafe (width,) the columns whose mean and m2 may have over- or underflowed; how many are marked.
-
-    Zeros are marked too: they may be squares that vanished. NaN and infinity are.
-    """
-    count = 0
-    for j in range(len(mean)):
-        size = abs(mean[j])
-        safe = m2[j] < LARGEST_SQUARES and size < LARGEST_MEAN and (m2[j] > SMALLEST_SQUARES or size > SMALLEST_MEAN)
-        unsafe[j] = 0 if safe else 1
-        count += 0 if safe else 1
-    return count
-
-
-@kernel
 def marked_largest(flat, stride, n, width, marked, largest):
     """Largest magnitude of each marked column into largest (width,), runs of them at a time; infinity where not finite."""
     a = 0
@@ -98,21 +83,22 @@ def fold_guarded(total, square, shift, size, count, before, share, mean, m2, uns
 
 
 @kernel
-def add_moments(flat, stride, n, width, before, mean, m2, unsafe):
+def add_moments(flat, stride, n, width, before, mean, m2, unsafe, room):
     """Take n rows into mean and m2 (width,), which hold `before` rows: one pass around a shift, Chan et al. 1983.
 
     The shift is the running mean (the first row where there is none), so the sums of squares do not cancel.
     Columns marked in unsafe (width,), and those where the new sums may have over- or underflowed, which are then marked
-    (as `mark_unsafe` does), stay as they were. An empty `unsafe` takes all. Returns how many are marked.
+    (by LARGEST_SQUARES and the like), stay as they were. An empty `unsafe` takes all. room (4, TILE) is to work in.
+    Returns how many are marked.
     """
     marked = 0
     guarded = len(unsafe) > 0
-    shift = np.empty(TILE)
-    total = np.empty(TILE)
-    square = np.empty(TILE)
-    size = np.empty(TILE)
+    shift = room[0]
+    total = room[1]
+    square = room[2]
+    size = room[3]
     for a in range(0, width, TILE):
-        w = min(TILE, width - a)
+        w = TILE if width - a > TILE else width - a
         for j in range(w):
             shift[j] = mean[a + j] if before > 0 else flat[a + j]
             if not np.isfinite(shift[j]):
@@ -148,9 +134,10 @@ def add_moments(flat, stride, n, width, before, mean, m2, unsafe):
                 total[j] += ((d0 + d1) + (d2 + d3)) + ((d4 + d5) + (d6 + d7))
                 square[j] += ((d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)) + ((d4 * d4 + d5 * d5) + (d6 * d6 + d7 * d7))
             if zeros > 0:
-                for j in range(w):
-                    size[j] += ((abs(x0[j]) + abs(x1[j])) + (abs(x2[j]) + abs(x3[j]))) + (
-                        (abs(x4[j]) + abs(x5[j])) + (abs(x6[j]) + abs(x7[j])))
+                for i in range(8):
+                    x = flat[r + i * stride:r + i * stride + w]
+                    for j in range(w):
+                        size[j] += abs(x[j])
             t += 8
         while t < n:
             x = flat[t * stride + a:t * stride + a + w]
@@ -197,21 +184,21 @@ def add_faded(row, decay, total):
 
 
 @kernel
-def add_weighted_moments(flat, stride, weights, width, before, mean, m2, unsafe):
+def add_weighted_moments(flat, stride, weights, width, before, mean, m2, unsafe, room):
     """The same with weights (n,), of sum above 0; `before` is the weight that mean and m2 hold."""
     marked = 0
     guarded = len(unsafe) > 0
     n = len(weights)
-    shift = np.empty(TILE)
-    total = np.empty(TILE)
-    square = np.empty(TILE)
-    size = np.empty(TILE)
+    shift = room[0]
+    total = room[1]
+    square = room[2]
+    size = room[3]
     weight = 0.0
     for t in range(n):
         weight += weights[t]
     share = weight / (before + weight)
     for a in range(0, width, TILE):
-        w = min(TILE, width - a)
+        w = TILE if width - a > TILE else width - a
         for j in range(w):
             shift[j] = mean[a + j] if before > 0 else flat[a + j]
             if not np.isfinite(shift[j]):
@@ -262,7 +249,7 @@ def central_sums(flat, stride, weights, width, mean, m2, m3, m4):
     for t in range(n):
         weight += weights[t]
     for a in range(0, width, TILE):
-        w = min(TILE, width - a)
+        w = TILE if width - a > TILE else width - a
         first, middle = flat[a:a + w], mean[a:a + w]
         p2, p3, p4 = m2[a:a + w], m3[a:a + w], m4[a:a + w]
         for j in range(w):
@@ -296,7 +283,7 @@ def central_sums(flat, stride, weights, width, mean, m2, m3, m4):
 def add_extremes(flat, stride, n, width, start, low, high, at_low, at_high):
     """Take n rows into the extremes (width,) and the snapshots where they stand; the first of equals, NaN above all."""
     for a in range(0, width, TILE):
-        w = min(TILE, width - a)
+        w = TILE if width - a > TILE else width - a
         lo, hi, where_lo, where_hi = low[a:a + w], high[a:a + w], at_low[a:a + w], at_high[a:a + w]
         for t in range(n):
             x = flat[t * stride + a:t * stride + a + w]

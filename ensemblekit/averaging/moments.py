@@ -196,11 +196,12 @@ class Moments:
     def _add(self, rows: Rows, weights: np.ndarray | None, sums: list[Array], unsafe: np.ndarray) -> int:
         from ensemblekit.averaging import kernels
 
+        room = np.empty((4, kernels.TILE))
         if weights is None:
             return kernels.add_moments(rows.flat, rows.stride, rows.n, rows.width, self.weight, sums[0], sums[1],
-                                       unsafe)
+                                       unsafe, room)
         return kernels.add_weighted_moments(rows.flat, rows.stride, weights, rows.width, self.weight, sums[0],
-                                            sums[1], unsafe)
+                                            sums[1], unsafe, room)
 
     def _add_scaled(self, rows: Rows, weights: np.ndarray | None, unsafe: np.ndarray) -> None:
         """Take in the columns that were left out, each over a power of two of its own."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ensemblekit.averaging.arrays import in_range
 from ensemblekit.averaging.rows import rows_of
 from ensemblekit.errors import InputError
 from ensemblekit.scaling import ldexp
@@ -103,15 +104,13 @@ class Segment:
 
 def beyond_squares(segment: Segment) -> bool:
     """Whether a sum of squares may have over- or underflowed, for zeros too."""
-    from ensemblekit.averaging.kernels import mark_unsafe
-
     mean = segment.centre if segment.weighted else segment.mean
-    return bool(mark_unsafe(mean, segment.m2[0], np.empty(len(mean), np.uint8)))
+    return not in_range(abs(mean), segment.m2[0])
 
 
 def segment_of(values: np.ndarray, start: int) -> Segment:
     """Unweighted snapshots: whole chunks of 64 by the compiled loop, the ends level by level."""
-    from ensemblekit.averaging.kernels_blocking import LEVELS, ROWS, add_chunks
+    from ensemblekit.averaging.kernels_blocking import LEVELS, ROWS, TILE, add_chunks
 
     n = len(values)
     head = min(n, -start % ROWS)
@@ -120,7 +119,7 @@ def segment_of(values: np.ndarray, start: int) -> Segment:
         return levels_of(values.reshape(n, -1).astype(np.float64), start)
     rows = rows_of(values[head:head + chunks * ROWS])
     squares, means = np.zeros((LEVELS, rows.width)), np.empty((chunks, rows.width))
-    add_chunks(rows.flat, rows.stride, chunks, rows.width, squares, means)
+    add_chunks(rows.flat, rows.stride, chunks, rows.width, squares, means, np.empty((8, TILE)))
     above = segment_of(means, (start + head) // ROWS)
     upper = above.m2[0]
     for k in reversed(range(LEVELS)):
@@ -142,19 +141,19 @@ def segment_of(values: np.ndarray, start: int) -> Segment:
 def levels_of(bins: np.ndarray, start: int, w: np.ndarray | None = None,
             centre: np.ndarray | None = None) -> Segment:
     """All levels of float64 rows (n, width), a weight sum w (n,) beside each, by plain pair averages."""
-    from ensemblekit.averaging.kernels_blocking import climb_level
+    from ensemblekit.averaging.kernels_blocking import TILE, climb_level
 
     n = len(bins)
     bins = np.ascontiguousarray(bins)
     made = Segment(start, start + n, bins.mean(axis=0), [], {}, {}, w is not None,
                     np.zeros(bins.shape[1]) if centre is None else centre, 1.0 if w is None else float(w.mean()),
                     [], [], {}, {})
-    at, k = start, 0
+    at, k, room = start, 0, np.empty(TILE)
     while len(bins):
         skip = at % 2
         pairs = (len(bins) - skip) // 2
         m2, above = np.empty(bins.shape[1]), np.empty((pairs, bins.shape[1]))
-        climb_level(bins, skip, m2, above)
+        climb_level(bins.reshape(-1), len(bins), skip, m2, above.reshape(-1), pairs, room)
         made.m2.append(m2)
         if skip:
             made.low[k] = bins[0].copy()

@@ -51,6 +51,15 @@ def horn(work):
 
 
 @kernel
+def mix(work, i, j, c, s):
+    """Numbers i and j of work as a rotation by the angle of cosine c and sine s has them."""
+    u = work[i]
+    v = work[j]
+    work[i] = c * u - s * v
+    work[j] = s * u + c * v
+
+
+@kernel
 def jacobi(work):
     """Eigenvalues onto the diagonal of work[21:37], eigenvectors into the columns of work[37:53]."""
     for i in range(4):
@@ -76,21 +85,12 @@ def jacobi(work):
                     t = -t
                 c = 1.0 / math.sqrt(t * t + 1.0)
                 s = t * c
-                for k in range(4):
-                    u = work[21 + 4 * k + p]
-                    v = work[21 + 4 * k + q]
-                    work[21 + 4 * k + p] = c * u - s * v
-                    work[21 + 4 * k + q] = s * u + c * v
-                for k in range(4):
-                    u = work[21 + 4 * p + k]
-                    v = work[21 + 4 * q + k]
-                    work[21 + 4 * p + k] = c * u - s * v
-                    work[21 + 4 * q + k] = s * u + c * v
-                for k in range(4):
-                    u = work[37 + 4 * k + p]
-                    v = work[37 + 4 * k + q]
-                    work[37 + 4 * k + p] = c * u - s * v
-                    work[37 + 4 * k + q] = s * u + c * v
+                for k in range(21, 37, 4):
+                    mix(work, k + p, k + q, c, s)
+                for k in range(21, 25):
+                    mix(work, k + 4 * p, k + 4 * q, c, s)
+                for k in range(37, 53, 4):
+                    mix(work, k + p, k + q, c, s)
 
 
 @kernel
@@ -138,12 +138,18 @@ def by_jacobi(work):
 
 
 @kernel
-def minor(m, a, b, c, i, j, k):
-    """Determinant of rows a, b, c and columns i, j, k of the 4 x 4 matrix at m[21:37]."""
-    a, b, c = 21 + 4 * a, 21 + 4 * b, 21 + 4 * c
-    return (m[a + i] * (m[b + j] * m[c + k] - m[b + k] * m[c + j])
-            - m[a + j] * (m[b + i] * m[c + k] - m[b + k] * m[c + i])
-            + m[a + k] * (m[b + i] * m[c + j] - m[b + j] * m[c + i]))
+def cofactor(m, i, j):
+    """Cofactor of row i and column j of the 4 x 4 matrix at m[21:37]."""
+    a = 25 if i == 0 else 21
+    b = 29 if i <= 1 else 25
+    c = 33 if i <= 2 else 29
+    p = 1 if j == 0 else 0
+    q = 2 if j <= 1 else 1
+    r = 3 if j <= 2 else 2
+    minor = (m[a + p] * (m[b + q] * m[c + r] - m[b + r] * m[c + q])
+             - m[a + q] * (m[b + p] * m[c + r] - m[b + r] * m[c + p])
+             + m[a + r] * (m[b + p] * m[c + q] - m[b + q] * m[c + p]))
+    return minor if (i + j) % 2 == 0 else -minor
 
 
 @kernel
@@ -182,23 +188,17 @@ def best_rotation(work, turn):
         top = x * scale
         for k in range(4):
             work[21 + 5 * k] -= top
-        m0 = minor(work, 1, 2, 3, 1, 2, 3)
-        m1 = minor(work, 0, 2, 3, 0, 2, 3)
-        m2 = minor(work, 0, 1, 3, 0, 1, 3)
-        m3 = minor(work, 0, 1, 2, 0, 1, 2)
         # the adjugate is a multiple of q q'; its column with the largest diagonal is the most exact
-        if abs(m0) >= abs(m1) and abs(m0) >= abs(m2) and abs(m0) >= abs(m3):
-            rotation_from(m0, -minor(work, 0, 2, 3, 1, 2, 3), minor(work, 0, 1, 3, 1, 2, 3),
-                          -minor(work, 0, 1, 2, 1, 2, 3), work)
-        elif abs(m1) >= abs(m2) and abs(m1) >= abs(m3):
-            rotation_from(-minor(work, 1, 2, 3, 0, 2, 3), m1, -minor(work, 0, 1, 3, 0, 2, 3),
-                          minor(work, 0, 1, 2, 0, 2, 3), work)
-        elif abs(m2) >= abs(m3):
-            rotation_from(minor(work, 1, 2, 3, 0, 1, 3), -minor(work, 0, 2, 3, 0, 1, 3), m2,
-                          -minor(work, 0, 1, 2, 0, 1, 3), work)
-        else:
-            rotation_from(-minor(work, 1, 2, 3, 0, 1, 2), minor(work, 0, 2, 3, 0, 1, 2),
-                          -minor(work, 0, 1, 3, 0, 1, 2), m3, work)
+        column = np.int64(0)        # not a literal, for which numba would compile the callee once more
+        largest = -1.0
+        for k in range(4):
+            size = abs(cofactor(work, k, k))
+            if size > largest:
+                largest = size
+                column = k
+        for k in range(4):
+            work[37 + k] = cofactor(work, k, column)
+        rotation_from(work[37], work[38], work[39], work[40], work)
     return x * scale
 
 
@@ -264,8 +264,8 @@ def turn(buffer, m, work, t0, t1, t2):
     """Move the gathered atoms of one frame in place: rotation @ (x - centre) + t."""
     x0, x1, x2 = buffer[:m], buffer[m:2 * m], buffer[2 * m:3 * m]
     c0, c1, c2 = work[0], work[1], work[2]
-    r0, r1, r2, r3, r4, r5, r6, r7, r8 = (work[3], work[4], work[5], work[6], work[7], work[8], work[9], work[10],
-                                          work[11])
+    r0, r1, r2 = work[3], work[4], work[5]
+    r3, r4, r5, r6, r7, r8 = work[6], work[7], work[8], work[9], work[10], work[11]
     for i in range(m):
         d0 = x0[i] - c0
         d1 = x1[i] - c1
@@ -304,7 +304,7 @@ def fit_one(x, atoms, weights, reference, spread, work, buffer, turned):
         return math.sqrt(square) if square > 0.0 or square != square else 0.0
     if turned:          # nearly alike: the difference lost its digits, but whoever turns does not ask for it
         return math.sqrt(max(square, 0.0))
-    best_rotation(work, True)
+    best_rotation(work, not turned)
     turn(buffer, len(atoms), work, 0.0, 0.0, 0.0)
     return math.sqrt(mean_square(buffer, weights, reference))
 
@@ -320,8 +320,9 @@ def as_it_is(work):
 @kernel
 def moved_one(x, same, fitted, fit_weights, reference, spread, centre, atoms, work, buffer):
     """The chosen atoms of one frame, moved, into buffer; `same` where they are the fitted ones."""
-    if len(fitted) > 0:
-        fit_one(x, fitted, fit_weights, reference, spread, work, buffer, True)
+    superposed = len(fitted) > 0
+    if superposed:
+        fit_one(x, fitted, fit_weights, reference, spread, work, buffer, superposed)
     if not same:
         gather(x, atoms, buffer)
     turn(buffer, len(atoms), work, centre[0], centre[1], centre[2])
@@ -332,13 +333,13 @@ def rmsd(flat, stride, n, width, atoms, weights, reference, spread, out):
     """RMSD after superposition of the same atoms: out (n,)."""
     work = np.zeros(WORK)
     buffer = np.empty(3 * len(atoms))
+    turned = n < 0          # False, but not the literal, for which numba would compile what is called once more
     for t in range(n):
-        out[t] = fit_one(flat[t * stride:t * stride + width], atoms, weights, reference, spread, work, buffer, False)
+        out[t] = fit_one(flat[t * stride:t * stride + width], atoms, weights, reference, spread, work, buffer, turned)
 
 
 @kernel
-def carried_rmsd(flat, stride, n, width, same, fitted, fit_weights, reference, spread, centre, atoms, weights, target,
-                 out):
+def carried_rmsd(flat, stride, n, width, same, fitted, fit_weights, reference, spread, centre, atoms, weights, target, out):
     """RMSD from target (3, m) of atoms that go along with the superposition of others: out (n,).
 
     centre (3,) is where the centre of the fitted atoms goes; no fitted atoms: nothing is moved.
@@ -347,8 +348,8 @@ def carried_rmsd(flat, stride, n, width, same, fitted, fit_weights, reference, s
     as_it_is(work)
     buffer = np.empty(3 * max(len(atoms), len(fitted)))
     for t in range(n):
-        moved_one(flat[t * stride:t * stride + width], same, fitted, fit_weights, reference, spread, centre, atoms,
-                  work, buffer)
+        frame = flat[t * stride:t * stride + width]
+        moved_one(frame, same, fitted, fit_weights, reference, spread, centre, atoms, work, buffer)
         out[t] = math.sqrt(mean_square(buffer, weights, target))
 
 
@@ -360,8 +361,8 @@ def moved(flat, stride, n, width, same, fitted, fit_weights, reference, spread, 
     m = len(atoms)
     buffer = np.empty(3 * max(m, len(fitted)))
     for t in range(n):
-        moved_one(flat[t * stride:t * stride + width], same, fitted, fit_weights, reference, spread, centre, atoms,
-                  work, buffer)
+        frame = flat[t * stride:t * stride + width]
+        moved_one(frame, same, fitted, fit_weights, reference, spread, centre, atoms, work, buffer)
         row = out[t]
         for i in range(m):
             row[3 * i] = buffer[i] - origin[0, i]
@@ -381,8 +382,8 @@ def add_moved(flat, stride, n, width, frame_weights, same, fitted, fit_weights, 
         w = frame_weights[t] if len(frame_weights) > 0 else 1.0
         if w == 0.0:
             continue
-        moved_one(flat[t * stride:t * stride + width], same, fitted, fit_weights, reference, spread, centre, atoms,
-                  work, buffer)
+        frame = flat[t * stride:t * stride + width]
+        moved_one(frame, same, fitted, fit_weights, reference, spread, centre, atoms, work, buffer)
         for k in range(3):
             row, start, x = total[k], origin[k], buffer[k * m:(k + 1) * m]
             for i in range(m):
@@ -399,8 +400,8 @@ def squared_deviations(flat, stride, n, width, same, fitted, fit_weights, refere
     x0, x1, x2 = buffer[:m], buffer[m:2 * m], buffer[2 * m:3 * m]
     y0, y1, y2 = mean[0], mean[1], mean[2]
     for t in range(n):
-        moved_one(flat[t * stride:t * stride + width], same, fitted, fit_weights, reference, spread, centre, atoms,
-                  work, buffer)
+        frame = flat[t * stride:t * stride + width]
+        moved_one(frame, same, fitted, fit_weights, reference, spread, centre, atoms, work, buffer)
         row = out[t]
         for i in range(m):
             e0 = x0[i] - y0[i]
@@ -441,8 +442,9 @@ def covariance_of(a, b, work):
 def rmsd_against(a, b, spread_a, spread_b, out):
     """All RMSDs between centred structures a (n, 3, m) and b (k, 3, m): out (n, k); spreads are mean squares."""
     work = np.zeros(WORK)
+    turned = len(a) < 0     # False, but not the literal
     for t in range(len(a)):
         for u in range(len(b)):
             covariance_of(a[t], b[u], work)
-            square = spread_a[t] + spread_b[u] - 2.0 * best_rotation(work, False)
+            square = spread_a[t] + spread_b[u] - 2.0 * best_rotation(work, turned)
             out[t, u] = math.sqrt(square) if square > 0.0 or square != square else 0.0

@@ -11,7 +11,7 @@ import numpy as np
 from ensemblekit.intake_labels import Labels
 from ensemblekit.rom.mesh import Mesh
 from ensemblekit.rom.readers.labelled import LabelledReader
-from ensemblekit.rom.readers.reader import Reader, chosen
+from ensemblekit.rom.readers.reader import NamedReader, Reader, chosen
 from ensemblekit.source import Access, BaseSource, Block, Cut, Field, Piece, cuts_of
 from ensemblekit.source_cuts import WHOLE, Cuts, check_window
 from ensemblekit.source_labelled import block_edges, joined_chunks
@@ -65,7 +65,7 @@ class FileSource(BaseSource):
     def labels(self) -> Labels | None:
         """Names of axes, coordinates and the epoch of the times, where the files say any; see ``Basis.to_xarray``."""
         reader = self.parts[0].reader
-        labels = reader.labels if isinstance(reader, LabelledReader) else None
+        labels = reader.labels if isinstance(reader, NamedReader) else None
         return None if labels is None else labels.only(self.names) if self.times is not None else replace(
             labels.only(self.names), epoch="")
 
@@ -202,11 +202,19 @@ class MeshedSource(BaseSource):
     stored: StoredSource
     mesh: Mesh | None = None
     units: Mapping[str, str] | None = None
+    dated: bool = True
+    """Whether the times are those of the store, counted from the epoch that it says."""
 
     @property
     def fields(self) -> Mapping[str, Field]:
         units = self.units or {}
         return {name: replace(f, unit=units[name]) if name in units else f for name, f in self.stored.fields.items()}
+
+    @property
+    def labels(self) -> Labels | None:
+        """Names of axes, coordinates and the epoch of the times, where the store was made with any."""
+        labels = self.stored.labels
+        return labels if labels is None or self.dated else replace(labels, epoch="", calendar="")
 
     @property
     def lengths(self) -> tuple[int, ...]:

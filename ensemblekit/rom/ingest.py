@@ -16,6 +16,8 @@ from ensemblekit.rom.file_source import BATCH, FileSource, MeshedSource
 from ensemblekit.rom.mesh import Mesh, constants_for, mesh_of
 from ensemblekit.rom.read import Paths, as_snapshots
 from ensemblekit.source import Block, Field, SnapshotSource, as_source
+from ensemblekit.source_protocol import described
+from ensemblekit.store import labels as store_labels
 from ensemblekit.store.schema import check_fields
 from ensemblekit.store.store import Store
 from ensemblekit.store.vtkhdf import SUFFIX
@@ -73,7 +75,7 @@ def ingest(source: Paths | SnapshotSource, path: str | os.PathLike[str], *, dtyp
         store = Store.open(path, "a")
     else:
         store = Store.create(path, fields, capacity=n or None, time_unit=snapshots.time_unit, provenance={"ingest": about},
-                             constants=constants_for(mesh) if mesh is not None else None,
+                             constants=_constants(snapshots, mesh) or None,
                              origin=Provenance.now(files_of(source) + files_of(snapshots), settings))
     with store:
         copied = _copy(snapshots, store, _names(snapshots.fields), n, progress)
@@ -82,6 +84,18 @@ def ingest(source: Paths | SnapshotSource, path: str | os.PathLike[str], *, dtyp
         if seal and copied:
             return store.seal(compression=compression)
     return Store.open(path)
+
+
+def _constants(snapshots: SnapshotSource, mesh: Mesh | None) -> dict[str, np.ndarray]:
+    """What a store keeps beside the snapshots: the mesh, and the labels by the names that its fields have there."""
+    constants = {} if mesh is None else constants_for(mesh)
+    labels = described(snapshots).labels
+    if labels is None:
+        return constants
+    labels = labels.only(list(snapshots.fields))
+    for plain, name in _names(snapshots.fields).items():
+        labels = labels.renamed(name, plain)
+    return constants | store_labels.constants_for(labels)
 
 
 def _check_suffix(path: str, mesh: Mesh | None) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from ensemblekit.errors import InputError, SnapshotFileError
 from ensemblekit.foreign import AnyArray
-from ensemblekit.intake_labels import is_labelled
+from ensemblekit.intake_labels import Labels, is_labelled
 from ensemblekit.parts import Order, check_order, natural_key, order_of
 from ensemblekit.rom.file_series import NEK, SLACK, file_series
 from ensemblekit.rom.file_source import FileSource, MeshedSource
@@ -130,7 +130,8 @@ def _with_given(source: FileSource | MeshedSource, times: ArrayLike | None, time
             table = replace(table, times=check_times(times, table.n), timed=True)
         if time_unit is not None:
             table = replace(table, time_unit=time_unit)
-        said = replace(source, stored=replace(source.stored, table=table), units=units, mesh=mesh or source.mesh)
+        said = replace(source, stored=replace(source.stored, table=table), units=units, mesh=mesh or source.mesh,
+                       dated=times is None and time_unit is None)
     else:
         said = replace(source, times=source.times if times is None else check_times(times, len(source)), on=mesh, units=units,
                        time_unit=source.time_unit if time_unit is None else time_unit)
@@ -319,6 +320,16 @@ class StoredReader:
     @property
     def time_unit(self) -> str:
         return self.stored.time_unit
+
+    @property
+    def labels(self) -> Labels | None:
+        return self.stored.labels
+
+    @property
+    def epoch(self) -> str:
+        """As `LabelledReader.epoch`."""
+        labels = self.stored.labels
+        return f"{labels.epoch} {labels.calendar}".strip() if labels is not None and labels.epoch else ""
 
     def mesh(self) -> Mesh | None:
         return mesh_of(self.stored)

@@ -26,6 +26,7 @@ from ensemblekit.errors import (
     UnknownFieldError,
 )
 from ensemblekit.files import most_bytes
+from ensemblekit.intake_labels import Labels
 from ensemblekit.provenance import Provenance
 from ensemblekit.source import Access, BaseSource, Cut, Field, Piece
 from ensemblekit.store.checking import (
@@ -383,6 +384,11 @@ class Store(BaseSource):
     @property
     def times(self) -> np.ndarray | None:
         return self.clock(self._contents.first_clock).times
+
+    @property
+    def labels(self) -> Labels | None:
+        """Names of axes, coordinates and the epoch of the times, where the store was made with any."""
+        return self.clock(self._contents.first_clock).labels if self.clocks else None
 
     @property
     def steps(self) -> np.ndarray:

@@ -12,12 +12,15 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import DTypeLike
 
+from ensemblekit.errors import StoreDamagedError
+from ensemblekit.intake_labels import Labels
 from ensemblekit.parts import STEP_NAMES, TIME_NAMES, warn_of_restart, written_once
 from ensemblekit.source import Access, BaseSource, Cut, Field, Piece, cuts_of
 from ensemblekit.source_cuts import WHOLE, check_window
 from ensemblekit.store.blocks import SlabPiece, Span, StoredPiece
 from ensemblekit.store.datasets import Dataset, Identity, identity_of
 from ensemblekit.store.foreign import FEW_TICKS, Foreign, Ticks
+from ensemblekit.store.labels import labels_in
 from ensemblekit.store.layout import Layout, read_constants
 from ensemblekit.store.places import Run, groups_of, read_table, runs_in, stretches
 
@@ -164,6 +167,14 @@ class StoredSource(BaseSource):
     def provenance(self) -> Mapping[str, Any]:
         """What the store was made of, as given to ``ek.create``; {} of another program's file."""
         return dict(self.table.home.schema.provenance or {}) if self.table.home is not None else {}
+
+    @property
+    def labels(self) -> Labels | None:
+        """Names of axes, coordinates and the epoch of the times, where the store was made with any."""
+        labels = _labels_in(self.table.home) if self.table.home is not None else None
+        if labels is None:
+            return None
+        return labels.only(self.names) if self.table.timed else replace(labels.only(self.names), epoch="", calendar="")
 
     @property
     def weights(self) -> np.ndarray | None:
@@ -349,6 +360,15 @@ def _constants_in(layout: Layout) -> Mapping[str, np.ndarray]:
 def constants_of(layout: Layout) -> Mapping[str, np.ndarray]:
     """The arrays in a store's first file that do not change with time, kept for who asks next."""
     return _constants_in(layout) if layout.schema.constants else {}
+
+
+@lru_cache(maxsize=4)
+def _labels_in(layout: Layout) -> Labels | None:
+    try:
+        return labels_in(constants_of(layout))
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise StoreDamagedError(f"{layout.path}: the names of axes and the coordinates that it has cannot be read ({error}); "
+                                "values, steps and times can: ek.open(path)[field][:] gives them") from error
 
 
 def foreign_tables(path: str, found: Mapping[str, Foreign]) -> dict[str, Table]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ensemblekit.errors import SnapshotFileError, UnknownFieldError
 from ensemblekit.files import why_unreadable
+from ensemblekit.intake_labels import Labels
 from ensemblekit.rom.mesh import Mesh
 from ensemblekit.source import Field
 
@@ -68,6 +69,14 @@ class DatedReader(Protocol):
     @property
     def epoch(self) -> str:
         """The instant, and the calendar: "1900-01-01 noleap"; "" where they do not say."""
+
+
+@runtime_checkable
+class NamedReader(Protocol):
+    """A reader whose files may name axes and say coordinates."""
+
+    @property
+    def labels(self) -> Labels | None: ...
 
 
 BOOKKEEPING = ("vtkGhostType", "vtkValidPointMask", "vtkBlockColors", "SourceElementSide", "TimeValue", "procID", "partitionID",
