@@ -53,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             if args.only in name and importlib.util.find_spec(f"benchmarks.{name}"):
                 tables[name] = importlib.import_module(f"benchmarks.{name}").run(args.quick)
     if args.json:
-        found = as_json(about, suites) | {"tables": tables}
-        args.json.write_text(json.dumps(found, indent=1, default=str) + "\n")
+        document = as_json(about, suites) | {"tables": tables}
+        args.json.write_text(json.dumps(document, indent=1, default=str) + "\n")
         console.print(f"written: {args.json}", style="dim")
 
 
@@ -62,18 +62,18 @@ def coverage(args: argparse.Namespace) -> None:
     """The tables of ``--coverage``."""
     from benchmarks.vouched import tables
 
-    found: dict[str, Any] = {}
+    document: dict[str, Any] = {}
     for name in args.suites:
         if importlib.util.find_spec(f"benchmarks.vouched_{name}"):
-            found |= tables(f"vouched_{name}", args.repeats, args.seed, args.before, cores(), args.only)
+            document |= tables(f"vouched_{name}", args.repeats, args.seed, args.before, cores(), args.only)
         if name == "neural":
             from benchmarks import bench_neural_coverage
 
             rows = bench_neural_coverage.coverage_table(args.repeats, args.seed)
             bench_neural_coverage.show(rows)
-            found["scores"] = rows
+            document["scores"] = rows
     if args.json:
-        args.json.write_text(json.dumps(found, indent=1, default=str) + "\n")
+        args.json.write_text(json.dumps(document, indent=1, default=str) + "\n")
 
 
 def cases(suite: str, quick: bool, folder: Path) -> Iterator[Case]:

@@ -112,11 +112,11 @@ def _peer(flow: Flow, norm: str, tolerance: float, name: str, options: Any, fold
     best = None
     for _ in range(12):         # bisection for the coarsest bound that is still allowed
         middle = 0.5 * (low + high)
-        found = once(2.0**middle)
-        if found[1] <= tolerance:
+        trial = once(2.0**middle)
+        if trial[1] <= tolerance:
             low = middle
-            if best is None or found[0] > best[0]:
-                best = found
+            if best is None or trial[0] > best[0]:
+                best = trial
         else:
             high = middle
     return _row(flow, norm, tolerance, name, *(best or (float("nan"),) * 4))

@@ -50,32 +50,32 @@ def coverage_table(series: int = 10_000, seed: int = 0, ratios: tuple[int, ...] 
         for ratio in ratios:
             n = round(ratio * g)
             rng = np.random.default_rng([seed, ratio, len(rows)])
-            found: dict[str, list] = {k: [] for k in ("naive", "chodera g", "5 blocks", "ours", "weighted", "vouched")}
+            hits: dict[str, list] = {k: [] for k in ("naive", "chodera g", "5 blocks", "ours", "weighted", "vouched")}
             elements, width, spread = [], [], []
             for done in range(0, series, 500):
                 x = make(n, min(500, series - done), rng)
                 w = np.exp(0.5 * rng.standard_normal(x.shape))
                 for s, v in zip(x.T, w.T, strict=True):
                     e = ek.average(s)
-                    found["ours"].append(e.low <= truth <= e.high)
-                    found["vouched"].append(e.converged)
+                    hits["ours"].append(e.low <= truth <= e.high)
+                    hits["vouched"].append(e.converged)
                     width.append((e.high - e.low) / 2)
                     e = ek.average(s, weights=v)
-                    found["weighted"].append(e.low <= truth <= e.high)
+                    hits["weighted"].append(e.low <= truth <= e.high)
                     off, sd = abs(s.mean() - truth), s.std(ddof=1)
-                    found["naive"].append(off <= 1.96 * sd / np.sqrt(n))
-                    found["chodera g"].append(off <= 1.96 * statistical_inefficiency(s, "chodera").stderr)
+                    hits["naive"].append(off <= 1.96 * sd / np.sqrt(n))
+                    hits["chodera g"].append(off <= 1.96 * statistical_inefficiency(s, "chodera").stderr)
                     blocks = s[n % 5:].reshape(5, -1).mean(axis=1)
-                    found["5 blocks"].append(off <= student.ppf(0.975, 4) * blocks.std(ddof=1) / np.sqrt(5))
+                    hits["5 blocks"].append(off <= student.ppf(0.975, 4) * blocks.std(ddof=1) / np.sqrt(5))
                 e = ek.average(x)
                 elements.append((e.low <= truth) & (truth <= e.high))
                 spread.append(x.var())
-            ours, vouched = np.array(found["ours"]), np.array(found["vouched"])
+            ours, vouched = np.array(hits["ours"]), np.array(hits["vouched"])
             ideal = 1.96 * np.sqrt(np.mean(spread) * g / n)
             rows.append({"process": name, "n/g": ratio, "n": n, "series": series,
                          "margin": 2.576 * float(np.sqrt(0.95 * 0.05 / series)) * 100}
-                        | {k: 100 * float(np.mean(found[k])) for k in ("naive", "chodera g", "5 blocks", "ours",
-                                                                       "weighted")}
+                        | {k: 100 * float(np.mean(hits[k])) for k in ("naive", "chodera g", "5 blocks", "ours",
+                                                                      "weighted")}
                         | {"ours, vouched for": 100 * float(ours[vouched].mean()) if vouched.any() else float("nan"),
                            "refused": 100 * float(1 - vouched.mean()),
                            "array element": 100 * float(np.concatenate(elements).mean()),

@@ -47,15 +47,15 @@ class Found:
 
 def run(quick: bool, only: str = "", runs: int = RUNS, results: Path | None = None) -> dict[str, object]:
     """All problems there are, or those whose name has `only` in it; prints and returns what they show."""
-    console, found = Console(), {}
+    console, by_problem = Console(), {}
     results = results or Path(os.environ.get("ENSEMBLEKIT_BENCH_RESULTS", RESULTS))
     with one_thread():
         for problem in sized(quick):
             if only.lower() in problem.name.lower():
                 console.rule(f"{problem.name}: {runs} runs of {problem.cycles} cycles, {SEEDS} networks of the whole budget of "
                              f"{problem.steps} steps of {problem.batch}, {len(problem.test[1])} test items", align="left")
-                found[problem.name] = facts(show(problem, runs, results, console))
-    return found
+                by_problem[problem.name] = facts(show(problem, runs, results, console))
+    return by_problem
 
 
 def sized(quick: bool) -> Iterator[Problem]:
@@ -79,7 +79,7 @@ def members(problem: Problem, seed: int, results: Path, cycles: int, rate: float
 
 def networks(problem: Problem, results: Path, seeds: int = SEEDS) -> list[tuple[np.ndarray, np.ndarray]]:
     """Probabilities and labels of independent networks, each trained with the whole budget."""
-    labels, found = problem.test[1].numpy(), []
+    labels, predictions = problem.test[1].numpy(), []
     for seed in range(OTHER, OTHER + seeds):
         kept = Kept(problem, seed, results)
         if kept.read("single cosine run") is None:
@@ -87,25 +87,25 @@ def networks(problem: Problem, results: Path, seeds: int = SEEDS) -> list[tuple[
             kept.write("single cosine run", neural.predict(model, batches(problem, problem.test)).probabilities)
         p = kept.read("single cosine run")
         assert p is not None
-        found.append((p, labels))
-    return found
+        predictions.append((p, labels))
+    return predictions
 
 
 def show(problem: Problem, runs: int, results: Path, console: Console) -> Found:
     """One problem, printed."""
     given = [members(problem, seed, results, problem.cycles, problem.snapshot_rate) for seed in range(runs)]
-    found = judged(given, networks(problem, results))
-    console.print(str(found.equivalent), str(found.ergodicity), highlight=False, soft_wrap=True, sep="\n")
+    result = judged(given, networks(problem, results))
+    console.print(str(result.equivalent), str(result.ergodicity), highlight=False, soft_wrap=True, sep="\n")
     console.print("selection by \"auto\", NLL out of fold, mean over the runs: minus all members "
-                  f"{signed(found.minus_all)}; minus the last {signed(found.minus_last)}", highlight=False, soft_wrap=True)
-    for k, one in enumerate(found.selections):
+                  f"{signed(result.minus_all)}; minus the last {signed(result.minus_last)}", highlight=False, soft_wrap=True)
+    for k, one in enumerate(result.selections):
         console.print(f"  run {k}: {one.method}, members {[int(i) + 1 for i in one.indices]}; minus all "
                       f"{signed(one.differences['all members']['nll'])}, minus the last "
                       f"{signed(one.differences['last']['nll'])}", highlight=False, soft_wrap=True)
     console.print("  worse than the better of all and last by more than 0.002 nats and two standard errors: "
-                  f"{'yes, by ' + format(found.worst - ALLOWED, '.4f') if found.worst > ALLOWED else 'in no run'}",
+                  f"{'yes, by ' + format(result.worst - ALLOWED, '.4f') if result.worst > ALLOWED else 'in no run'}",
                   highlight=False, soft_wrap=True)
-    return found
+    return result
 
 
 def judged(runs: list[SavedPredictions], seeds: list[tuple[np.ndarray, np.ndarray]]) -> Found:
@@ -134,11 +134,11 @@ def signed(score: Score) -> str:
     return f"{score.value:+.4f} ({score.low:+.4f} to {score.high:+.4f})"
 
 
-def facts(found: Found) -> dict[str, object]:
+def facts(result: Found) -> dict[str, object]:
     """As JSON has them."""
-    return {"equivalent": found.equivalent.to_dict(), "ergodicity": found.ergodicity.to_dict(),
-            "selected": [one.method for one in found.selections],
-            "minus all members": found.minus_all.to_dict(), "minus last": found.minus_last.to_dict(), "worst": found.worst}
+    return {"equivalent": result.equivalent.to_dict(), "ergodicity": result.ergodicity.to_dict(),
+            "selected": [one.method for one in result.selections],
+            "minus all members": result.minus_all.to_dict(), "minus last": result.minus_last.to_dict(), "worst": result.worst}
 
 
 def main() -> None:

@@ -97,9 +97,9 @@ def coverage_table(trajectories: int, seed: int = 0, names: tuple[str, ...] = ("
             for _ in range(trajectories):
                 positions, box = make(rng)
                 universe.load_new(positions.astype(np.float32), dimensions=box)
-                found = md.average(universe, observables, whole=True, engine=Serial(), quiet=True)
+                averages = md.average(universe, observables, whole=True, engine=Serial(), quiet=True)
                 for name, (take, truth) in truths.items():
-                    estimate, value = take(found)
+                    estimate, value = take(averages)
                     low, high, enough = value
                     hits[name].append(bool(low <= truth <= high))
                     refused[name] += not estimate.converged
@@ -119,16 +119,16 @@ Take = Callable[[Any], tuple[Any, tuple[float, float, float]]]
 
 def scalar(name: str, further: str = "") -> Take:
     """The interval of a number."""
-    def take(found: Any) -> tuple[Any, tuple[float, float, float]]:
-        e = getattr(found[name], further) if further else found[name]
+    def take(averages: Any) -> tuple[Any, tuple[float, float, float]]:
+        e = getattr(averages[name], further) if further else averages[name]
         return e, (e.low, e.high, e.n_eff)
     return take
 
 
 def element(name: str, k: int, further: str = "") -> Take:
     """The interval of one element of an array."""
-    def take(found: Any) -> tuple[Any, tuple[float, float, float]]:
-        e = getattr(found[name], further) if further else found[name]
+    def take(averages: Any) -> tuple[Any, tuple[float, float, float]]:
+        e = getattr(averages[name], further) if further else averages[name]
         return e, (e.low[k], e.high[k], e.n_eff[k])
     return take
 

@@ -115,17 +115,17 @@ def compare(problem: Problem, seeds: int, console: Console, results: Path) -> di
     from ensemblekit.cli.console import table
 
     labels = problem.test[1].numpy()
-    found = {method: Measured(labels) for method in METHODS}
+    measured = {method: Measured(labels) for method in METHODS}
     for seed in range(seeds):
         for method, p in ways(problem, seed, results, console):
-            found[method].add(p)
+            measured[method].add(p)
     console.rule(f"{problem.name}: {problem.steps} steps of {problem.batch}, {seeds} seeds, {len(labels)} test items; "
                  "± over seeds, ± over items", align="left")
     shown = table("", *HEADS, right=HEADS)
     against = table("minus the snapshot ensemble", *HEADS, right=HEADS)
     figures: dict[str, Any] = {"seeds": seeds, "steps": problem.steps, "batch": problem.batch, "test": len(labels)}
-    best = found[METHODS[0]]
-    for method, one in found.items():
+    best = measured[METHODS[0]]
+    for method, one in measured.items():
         own = {name: one.mean(name) for name in SCORES}
         gap = {name: one.minus(best, name) for name in SCORES}
         figures[method] = {"scores": own, "minus the snapshot ensemble": gap}
@@ -134,7 +134,7 @@ def compare(problem: Problem, seeds: int, console: Console, results: Path) -> di
             against.add_row(method, *(f"{m:+.3f} ± {a:.3f} ± {b:.3f}{'*' if told(m, a, b) else ' '}"
                                       for m, a, b in gap.values()))
     console.print(shown, against)
-    figures["verdict"] = verdict(found)
+    figures["verdict"] = verdict(measured)
     console.print(figures["verdict"], highlight=False)
     return figures
 
@@ -199,11 +199,11 @@ def told(mean: float, over_seeds: float, over_items: float) -> bool:
     return abs(mean) > np.hypot(over_seeds, over_items)
 
 
-def verdict(found: Mapping[str, Measured]) -> str:
+def verdict(measured: Mapping[str, Measured]) -> str:
     """Whether the order of the paper's Table 1 is there, beyond the noise of seeds and items."""
     said, signs = [], []
     for better, worse in ORDER:
-        mean, seeds, items = found[better].minus(found[worse], "error")
+        mean, seeds, items = measured[better].minus(measured[worse], "error")
         clear = told(mean, seeds, items)
         signs.append((mean < 0 or (mean == 0 and worse == "single cosine run"), clear))
         said.append(f"  {better} - {worse}: {mean:+.2f} ± {np.hypot(seeds, items):.2f} points, "
@@ -406,11 +406,11 @@ def problems(quick: bool) -> Iterator[Problem]:
                       _images(u[:, None], v), Strided, 10 if quick else 20, 64, 2, rate=0.2)
     else:
         print(f"MNIST: skipped, {mnist} is not there")
-    found = cifar10(Path(root), 2000 if quick else 10_000, lambda: Strided(3), epochs=5 if quick else 20)
-    if found is None:
+    problem = cifar10(Path(root), 2000 if quick else 10_000, lambda: Strided(3), epochs=5 if quick else 20)
+    if problem is None:
         print(f"CIFAR-10: skipped, {Path(root) / 'cifar10' / 'labels.npz'} is not there")
     else:
-        yield found
+        yield problem
 
 
 def cifar10(root: Path, n: int, make: Callable[[], torch.nn.Module], *, epochs: int = 1, shift: int = 0) -> Problem | None:

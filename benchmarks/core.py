@@ -229,9 +229,9 @@ def appends_of_a_megabyte(folder: Path, sizes: Sizes) -> Case:
 
     def read_back(fd: int, _: None) -> np.ndarray:
         os.close(fd)
-        found = np.fromfile(raw, np.float32).reshape(n, width)
+        values = np.fromfile(raw, np.float32).reshape(n, width)
         raw.unlink()
-        return found
+        return values
 
     return paired("appends of 1 MB snapshots, committed one by one", [
         ours_writer(folder, width, ours),

@@ -187,8 +187,8 @@ def mda_gyration(protein: Protein, **how: Any) -> float:
     from MDAnalysis.analysis.base import AnalysisFromFunction
 
     atoms = protein.universe("dcd").select_atoms("protein")
-    found = AnalysisFromFunction(gyration_of, atoms.universe.trajectory, atoms).run(**how)
-    return float(found.results.timeseries.mean())
+    analysis = AnalysisFromFunction(gyration_of, atoms.universe.trajectory, atoms).run(**how)
+    return float(analysis.results.timeseries.mean())
 
 
 def gyration_of(atoms: Any) -> float:
@@ -369,9 +369,9 @@ class Water:
                 xtc.write(u.atoms)
                 if k == 0:
                     u.atoms.write(str(folder / "water.gro"))
-        made = cls(folder, n, frames)
-        md.ingest(made.universe(), None, folder / "water.h5md")
-        return made
+        water = cls(folder, n, frames)
+        md.ingest(water.universe(), None, folder / "water.h5md")
+        return water
 
     def path(self, suffix: str) -> str:
         return str(self.folder / f"water.{suffix}")
@@ -445,11 +445,11 @@ def same_rdf(ours: np.ndarray, theirs: np.ndarray) -> None:
         np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=2e-3 * ours.max())     # mdtraj counts in float32
         return
     edges = np.linspace(0, RANGE, BINS + 1)
-    mine = np.cumsum(ours * np.diff(edges**3))
+    cumulative = np.cumsum(ours * np.diff(edges**3))
     centre, half = theirs[:, 0], RANGE / BINS / 2
     shells = (centre + half) ** 3 - np.maximum(centre - half, 0) ** 3
-    np.testing.assert_allclose(np.interp(edges[1:], centre + half, np.cumsum(theirs[:, 1] * shells)), mine, rtol=2e-2,
-                               atol=1e-2 * mine[-1])
+    np.testing.assert_allclose(np.interp(edges[1:], centre + half, np.cumsum(theirs[:, 1] * shells)), cumulative, rtol=2e-2,
+                               atol=1e-2 * cumulative[-1])
 
 
 def mda_dielectric(water: Water) -> float:

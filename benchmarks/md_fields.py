@@ -87,7 +87,7 @@ def numpy_ewald(points: np.ndarray, positions: np.ndarray, charges: np.ndarray, 
 def best_split(box: Box, charges: np.ndarray, tolerance: float) -> Split:
     """The one that numpy is quickest with, of those it has memory for."""
     positions = box.universe.atoms.positions.astype(np.float64)
-    found, least = None, np.inf
+    best, least = None, np.inf
     for cutoff in np.array([0.25, 0.32, 0.4, 0.5]) * box.side:
         split = Split.within(tolerance, float(cutoff), box.side**3, float(charges @ charges))
         if len(charges) * box.side**3 * split.longest**3 / (12 * np.pi**2) > MOST_PHASES and cutoff < 0.5 * box.side:
@@ -96,9 +96,9 @@ def best_split(box: Box, charges: np.ndarray, tolerance: float) -> Split:
         numpy_ewald(box.points, positions, charges, box.side, split)
         took = time.perf_counter() - start
         if took < least:
-            found, least = split, took
-    assert found is not None
-    return found
+            best, least = split, took
+    assert best is not None
+    return best
 
 
 def mean_field(box: Box, tolerance: float) -> np.ndarray:

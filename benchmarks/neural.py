@@ -186,9 +186,9 @@ class Clocked:
 
     def __call__(self, call: Any, *args: Any) -> Any:
         began = time.perf_counter()
-        found = call(*args)
+        answer = call(*args)
         self.seconds.append(time.perf_counter() - began)
-        return found
+        return answer
 
 
 class _Given:
@@ -346,8 +346,8 @@ def predictions(sizes: Sizes) -> Iterator[Case]:
         def ours(_: Any, ensemble: Any = ensemble, x: torch.Tensor = x, times: int = times) -> torch.Tensor:
             with torch.no_grad():
                 for _ in range(times):
-                    found = ensemble(x).exp()
-            return found
+                    probabilities = ensemble(x).exp()
+            return probabilities
 
         def loop(_: Any, models: Any = models, x: torch.Tensor = x, times: int = times) -> torch.Tensor:
             with torch.no_grad():
@@ -398,9 +398,9 @@ def greedy(sizes: Sizes) -> Case:
         from autogluon.core.metrics import log_loss
         from autogluon.core.models.greedy_ensemble.ensemble_selection import EnsembleSelection
 
-        found = EnsembleSelection(ensemble_size=STEPS, problem_type="multiclass", metric=log_loss)
-        found.fit(predictions=list(p), labels=labels)
-        return loss(found.weights_)
+        selection = EnsembleSelection(ensemble_size=STEPS, problem_type="multiclass", metric=log_loss)
+        selection.fit(predictions=list(p), labels=labels)
+        return loss(selection.weights_)
 
     contenders = [Contender("neural.select's greedy choice", ours)]
     facts: dict[str, Any] = {}

@@ -96,7 +96,7 @@ def paired(name: str, contenders: Sequence[Contender], check: Callable[[Any, Any
     ours = seconds[contenders[0].name]
     return Case(name, work, unit, tuple(
         Timing(c.name, tuple(seconds[c.name]),
-               tuple(theirs / mine for theirs, mine in zip(seconds[c.name], ours, strict=False)))
+               tuple(theirs / own for theirs, own in zip(seconds[c.name], ours, strict=False)))
         for c in contenders))
 
 

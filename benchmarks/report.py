@@ -28,7 +28,7 @@ def machine() -> dict[str, Any]:
     return {"date": time.strftime("%Y-%m-%d %H:%M"), "cpu": _cpu(), "cores": cores(), "memory_GB": _memory(),
             "system": f"{platform.system()} {platform.release()}", "python": platform.python_version(),
             "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-            "versions": {name: found for name in PACKAGES if (found := _version(name))}}
+            "versions": {name: installed for name in PACKAGES if (installed := _version(name))}}
 
 
 def _version(package: str) -> str | None:

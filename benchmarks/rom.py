@@ -63,8 +63,8 @@ def run(sizes: Sizes, folder: Path) -> Iterator[Case]:
         np.save(flat, x)
         yield in_memory(x, flat, optimum, sizes, spectrum)
         flat.unlink()
-        with ek.create(store, {"u": ek.Field((sizes.size,), "f4")}, capacity=sizes.n) as made:
-            made.extend({"u": x}, times=np.arange(sizes.n) * 0.1)
+        with ek.create(store, {"u": ek.Field((sizes.size,), "f4")}, capacity=sizes.n) as writer:
+            writer.extend({"u": x}, times=np.arange(sizes.n) * 0.1)
         del x
         yield from_store(store, optimum, sizes, spectrum)
         remove(store)
@@ -131,8 +131,8 @@ def sklearn_pca_eigh(x: np.ndarray, rank: int) -> np.ndarray:
     """On the transpose, as the covariance of so many features does not fit anywhere."""
     from sklearn.decomposition import PCA
 
-    found = PCA(rank, svd_solver="covariance_eigh").fit_transform((x - x.mean(0)).T)
-    return (found / np.linalg.norm(found, axis=0)).T
+    scores = PCA(rank, svd_solver="covariance_eigh").fit_transform((x - x.mean(0)).T)
+    return (scores / np.linalg.norm(scores, axis=0)).T
 
 
 def sklearn_incremental(x: np.ndarray, rank: int) -> np.ndarray:
@@ -237,7 +237,7 @@ def chosen() -> dict[str, Callable[[Any, int], np.ndarray]]:
     """The peers that run here, those named in ENSEMBLEKIT_BENCH_PEERS (by a part of the name) where that is set."""
     asked = [word for word in os.environ.get("ENSEMBLEKIT_BENCH_PEERS", "").split(",") if word]
     small = np.random.default_rng(0).standard_normal((40, 300), dtype="f4")
-    found = {}
+    peers = {}
     for name, (package, job) in PEERS.items():
         if asked and not any(word in name for word in asked):
             continue
@@ -251,8 +251,8 @@ def chosen() -> dict[str, Callable[[Any, int], np.ndarray]]:
         except Exception as error:      # a peer's own trouble with its dependencies is no reason to stop
             SKIPPED[name] = f"{type(error).__name__}: {str(error)[:100]}"
             continue
-        found[name] = job
-    return found
+        peers[name] = job
+    return peers
 
 
 def in_memory(x: np.ndarray, flat: Path, optimum: Optimum, sizes: Sizes, spectrum: str) -> Case:
@@ -301,30 +301,30 @@ def _from_file(name: str, path: str, rank: int) -> None:
 def compared(title: str, contenders: list[Contender], optimum: Optimum, sizes: Sizes, nbytes: int,
              memory: Callable[[str], int | None]) -> Case:
     """Times in turn; the errors of all, the fastest peer that is as accurate, and the memory of both."""
-    found: dict[str, tuple[float, float]] = {}
+    errors: dict[str, tuple[float, float]] = {}
 
     def noted(name: str) -> Callable[[Any, Any], Any]:
         def finish(_: Any, modes: Any) -> Any:
-            if name not in found:
-                found[name] = optimum.compare(modes)
+            if name not in errors:
+                errors[name] = optimum.compare(modes)
             return None
         return finish
 
     # peers that take part once come last in the first round only, so that they do not heat up what is paired
-    made = [Contender(c.name, c.run, finish=noted(c.name), repeats=c.repeats) for c in contenders]
-    made = [made[0], *sorted(made[1:], key=lambda c: c.repeats is not None)]
-    _ = made[0].run(None)       # kernels
-    case = paired(title, made, lambda a, b: None, work=nbytes / 1e9, unit="GB", repeats=sizes.repeats, warm=False)
+    wrapped = [Contender(c.name, c.run, finish=noted(c.name), repeats=c.repeats) for c in contenders]
+    wrapped = [wrapped[0], *sorted(wrapped[1:], key=lambda c: c.repeats is not None)]
+    _ = wrapped[0].run(None)       # kernels
+    case = paired(title, wrapped, lambda a, b: None, work=nbytes / 1e9, unit="GB", repeats=sizes.repeats, warm=False)
     facts: dict[str, Any] = {}
     for timing in case.timings:
-        error, energy = found[timing.name]
+        error, energy = errors[timing.name]
         facts[timing.name] = f"{timing.best:.3g} s, error {error:.6f} x optimal, energy {energy:.6f} of optimal"
     for name, why in SKIPPED.items():
         facts[name] = f"left out: {why}"
-    mine = found["ensemblekit"]
-    if mine[0] > ALLOWED or mine[1] < 0.999:
-        raise AssertionError(f"ours: error {mine[0]} x optimal, energy {mine[1]} of optimal")
-    able = [t for t in case.timings[1:] if found[t.name][0] <= ALLOWED and found[t.name][1] >= 0.999]
+    measured = errors["ensemblekit"]
+    if measured[0] > ALLOWED or measured[1] < 0.999:
+        raise AssertionError(f"ours: error {measured[0]} x optimal, energy {measured[1]} of optimal")
+    able = [t for t in case.timings[1:] if errors[t.name][0] <= ALLOWED and errors[t.name][1] >= 0.999]
     if able:
         fastest = min(able, key=lambda t: t.ratio)
         own, theirs = memory("ensemblekit"), memory(fastest.name)

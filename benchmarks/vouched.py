@@ -86,7 +86,7 @@ def tables(suite: str, runs: int, seed: int, before: Path | None = None, workers
         before: another checkout, whose package is tried on the very same draws.
         only: part of a sheet's title, or of a row's name; the others are left out.
     """
-    found: dict[str, dict[str, list[Cell]]] = {}
+    sheets: dict[str, dict[str, list[Cell]]] = {}
     console = Console()
     console.width = max(console.width, 150)
     for key, sheet in importlib.import_module(f"benchmarks.{suite}").SHEETS.items():
@@ -97,12 +97,12 @@ def tables(suite: str, runs: int, seed: int, before: Path | None = None, workers
         jobs = [(suite, key, name, column, runs, seed) for column in sorted(sheet.columns, reverse=True) for name in names]
         cells = [_measured(folder, workers, jobs) for folder in checkouts]
         rows = {name: _joined([[each[name, column] for each in cells] for column in sheet.columns]) for name in names}
-        found[sheet.title] = {", ".join(filter(None, [name, quantity])): row for name in names
-                              for quantity, row in rows[name].items()}
+        sheets[sheet.title] = {", ".join(filter(None, [name, quantity])): row for name in names
+                               for quantity, row in rows[name].items()}
         about = f"{sheet.title}; {runs} draws a cell, seed {seed}: coverage of vouched / % vouched / width over ideal"
-        console.print(_table(about, sheet, found[sheet.title], str, before is not None))
-        console.print(_table("what verdicts say, in % of the draws", sheet, found[sheet.title], Cell.said, before is not None))
-    return found
+        console.print(_table(about, sheet, sheets[sheet.title], str, before is not None))
+        console.print(_table("what verdicts say, in % of the draws", sheet, sheets[sheet.title], Cell.said, before is not None))
+    return sheets
 
 
 def cell(suite: str, sheet: str, name: str, column: int, runs: int, seed: int) -> dict[str, Cell]:

@@ -26,10 +26,10 @@ def system(name: str) -> Callable[[int], Trial]:
         def draw(rng: np.random.Generator) -> Mapping[str, Drawn]:
             positions, box = make(rng)
             universe.load_new(positions.astype(np.float32), dimensions=box)
-            found = md.average(universe, observables, whole=True, engine=Serial(), quiet=True)
+            averages = md.average(universe, observables, whole=True, engine=Serial(), quiet=True)
             drawn = {}
             for quantity, (take, truth) in truths.items():
-                estimate, (low, high, _) = take(found)
+                estimate, (low, high, _) = take(averages)
                 drawn[quantity] = Drawn(low, high, (low + high) / 2, estimate.converged, float(truth), estimate.verdict)
             return drawn
         return draw

@@ -25,10 +25,10 @@ def cell(process: Process) -> Callable[[int], Trial]:
 
         def draw(rng: np.random.Generator) -> Mapping[str, Drawn]:
             u = np.stack([process.make(rng, n) for _ in range(COMPONENTS)], axis=1)[:, None]
-            found = rom.average(u, list(truths), equilibration=None, engine=Serial())
+            averages = rom.average(u, list(truths), equilibration=None, engine=Serial())
             drawn = {}
             for name, truth in truths.items():
-                e = found[name]
+                e = averages[name]
                 low, high, mean = (np.ravel(a)[0] for a in (e.low, e.high, e.mean))     # xx of a tensor, u of a vector
                 drawn["variance" if name == "reynolds_stress" else name] = Drawn(low, high, mean, e.converged, truth, e.verdict)
             return drawn

@@ -202,27 +202,27 @@ def _unit_text(unit: Any) -> str:
             text = str(unit)
     if text in ("dimensionless", "None", "1", ""):
         return ""
-    found = []
+    factors = []
     for operator, name, power in FACTOR.findall(text.replace("**", "^")):
         sign = -1 if operator == "/" else 1
         exponent = sign * int(power or 1)
         if name != "1":
-            found.append(name + (str(exponent) if exponent != 1 else ""))
-    return " ".join(found)
+            factors.append(name + (str(exponent) if exponent != 1 else ""))
+    return " ".join(factors)
 
 
 def check_index(x: Any, other: Any, what: str, whose: str) -> None:
     """Refuse weights or times whose pandas index is another than that of the values: numpy would pair them by place."""
-    mine: Any = x.index if isinstance(x, Indexed) else None
+    own: Any = x.index if isinstance(x, Indexed) else None
     theirs: Any = other.index if isinstance(other, Indexed) else None
-    if isinstance(mine, PandasIndex) and isinstance(theirs, PandasIndex) and len(mine) == len(theirs) and not (
-            mine.equals(theirs)):
+    if isinstance(own, PandasIndex) and isinstance(theirs, PandasIndex) and len(own) == len(theirs) and not (
+            own.equals(theirs)):
         raise InputError(f"{what} have another index than {whose}, and would be paired by place; put them in order first: "
                          f"{what}.reindex(values.index), or pass {what}.to_numpy() where the place is meant")
-    mine, theirs = (one.indexes if isinstance(one, HasIndexes) else None for one in (x, other))
-    if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
-        for axis in mine:
-            if axis in theirs and not mine[axis].equals(theirs[axis]):
+    own, theirs = (one.indexes if isinstance(one, HasIndexes) else None for one in (x, other))
+    if isinstance(own, Mapping) and isinstance(theirs, Mapping):
+        for axis in own:
+            if axis in theirs and not own[axis].equals(theirs[axis]):
                 raise InputError(f"{what} have other coordinates along {axis!r} than {whose}, and would be paired by place; "
                                  f"put them in order first: {what}.reindex({axis}=...), or pass {what}.to_numpy() where the "
                                  "place is meant")

@@ -297,11 +297,11 @@ def _described(one: Any, unit: bool = True) -> dict[str, str]:
 
 def _measures(arrays: Any) -> set[str]:
     """The names of the variables that CF's cell_measures of some arrays say hold areas."""
-    found = set()
+    names = set()
     for one in arrays:
         words = str(one.attrs.get("cell_measures", one.encoding.get("cell_measures", ""))).replace(":", " : ").split()
-        found |= {words[k + 2] for k in range(len(words) - 2) if words[k] == "area" and words[k + 1] == ":"}
-    return found
+        names |= {words[k + 2] for k in range(len(words) - 2) if words[k] == "area" and words[k + 1] == ":"}
+    return names
 
 
 def _area(one: Any, dims: tuple[str, ...], coords: Mapping[str, Coordinate]) -> str | None:
@@ -343,14 +343,14 @@ def aligned(x: Any, labels: Labels | None, name: str, what: str) -> Any:
     if not inside:
         return x
     for axis in inside:
-        mine, theirs = labels.coords.get(axis), x.coords.get(axis) if axis in x.coords else None
-        if mine is not None and theirs is not None and mine.values.shape == theirs.shape:
+        known, theirs = labels.coords.get(axis), x.coords.get(axis) if axis in x.coords else None
+        if known is not None and theirs is not None and known.values.shape == theirs.shape:
             values = theirs.to_numpy()
-            same = np.array_equal(values, mine.values) or (values.dtype.kind in "iuf" and mine.values.dtype.kind in "iuf"
-                                                           and np.allclose(values, mine.values, rtol=1e-6, atol=0))
+            same = np.array_equal(values, known.values) or (values.dtype.kind in "iuf" and known.values.dtype.kind in "iuf"
+                                                            and np.allclose(values, known.values, rtol=1e-6, atol=0))
             if not same:
                 raise InputError(f"{what} has other coordinates along {axis!r} than the snapshots ({values.flat[0]} first, "
-                                 f"where they have {mine.values.flat[0]}), and would be paired by place; put it in order: "
+                                 f"where they have {known.values.flat[0]}), and would be paired by place; put it in order: "
                                  f"x.reindex({axis}=...), or pass x.to_numpy() where the place is meant")
     order = (*(axis for axis in x.dims if str(axis) not in inside), *inside)
     return x if tuple(x.dims) == order else x.transpose(*order)

@@ -51,18 +51,18 @@ def order_of(paths: Sequence[str | os.PathLike[str]], starts: Sequence[float | N
     names = [os.fspath(path) for path in paths]
     known = [] if starts is None else [float(start) for start in starts if start is not None and np.isfinite(start)]
     if len(known) == len(paths) and len(set(known)) == len(known):
-        found, by = sorted(came, key=known.__getitem__), word
+        ordered, by = sorted(came, key=known.__getitem__), word
     else:
         stems = [SUFFIX.sub("", name) for name in names]
         if len({NUMBER.sub("#", stem) for stem in stems}) > 1:
             return came
         keys = [tuple(float(number) for number in NUMBER.findall(stem)) for stem in stems]
-        found, by = sorted(came, key=keys.__getitem__), "the numbers in their names"
-    if found != came and tell:
-        first = ", ".join(os.path.basename(names[k]) for k in found[:4])
-        warnings.warn(f"{len(paths)} parts of one run were put in order of {by}: {first}{', ...' if len(found) > 4 else ''}. "
+        ordered, by = sorted(came, key=keys.__getitem__), "the numbers in their names"
+    if ordered != came and tell:
+        first = ", ".join(os.path.basename(names[k]) for k in ordered[:4])
+        warnings.warn(f"{len(paths)} parts of one run were put in order of {by}: {first}{', ...' if len(ordered) > 4 else ''}. "
                       'order="given" keeps the order of the list', UserWarning, stacklevel=stacklevel)
-    return found
+    return ordered
 
 
 def counted_once(times: np.ndarray, slack: float = 0.0) -> np.ndarray:

@@ -95,12 +95,12 @@ class Provenance:
     def lines(self) -> dict[str, str]:
         """What is shown of it to people: a word each, and its text."""
         packages = ", ".join(f"{name} {version}" for name, version in self.versions.items())
-        found = {"written": self.date, "by": ", ".join(filter(None, [f"ensemblekit {self.ensemblekit}".strip(), packages])),
+        lines = {"written": self.date, "by": ", ".join(filter(None, [f"ensemblekit {self.ensemblekit}".strip(), packages])),
                  "command": " ".join(map(_quoted, self.command)), "called from": self.caller,
                  "settings": ", ".join(f"{name}={value}" for name, value in self.settings.items())}
         for number, one in enumerate(self.inputs, 1):
-            found[f"input {number}" if len(self.inputs) > 1 else "input"] = _input_in_words(one)
-        return {name: text for name, text in found.items() if text}
+            lines[f"input {number}" if len(self.inputs) > 1 else "input"] = _input_in_words(one)
+        return {name: text for name, text in lines.items() if text}
 
 
 def now() -> datetime:
@@ -131,10 +131,10 @@ def described(paths: list[str], *, as_named: bool = False, most: int = MOST_INPU
 
     `as_named` keeps the paths as they are; else they are relative to the current folder, or bare names.
     """
-    found = [_described(path, path if as_named else portable(path)) for path in paths[:most]]
+    files = [_described(path, path if as_named else portable(path)) for path in paths[:most]]
     if len(paths) > most:
-        found.append({"more_files": len(paths) - most, "bytes": sum(map(_size, paths[most:]))})
-    return found
+        files.append({"more_files": len(paths) - most, "bytes": sum(map(_size, paths[most:]))})
+    return files
 
 
 def portable(path: str) -> str:

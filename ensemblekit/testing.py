@@ -58,7 +58,7 @@ def check_source(make: Callable[[], SnapshotSource]) -> None:
 def _values(source: SnapshotSource, names: Sequence[str], limit: int = 1 << 12) -> list[list[Any]]:
     """Run by run: the values of each field, then weights, then times (or None)."""
     count = len(source.lengths) if source.lengths is not None else 1
-    found: list[list[list[Any]]] = [[[] for _ in range(len(names) + 2)] for _ in range(count)]
+    columns: list[list[list[Any]]] = [[[] for _ in range(len(names) + 2)] for _ in range(count)]
     after = [0] * count
     for piece in source.pieces(names, "time", False, limit):
         assert isinstance(piece, Piece), f"{type(piece).__name__} lacks a member of Piece"
@@ -73,14 +73,14 @@ def _values(source: SnapshotSource, names: Sequence[str], limit: int = 1 << 12) 
             for k, name in enumerate(names):
                 values, want = np.array(block.fields[name]), (len(block), *source.fields[name].shape)
                 assert values.shape == want, f"field {name!r} of a block has shape {values.shape}, not {want}"
-                found[piece.run][k].append(values)
+                columns[piece.run][k].append(values)
             for k, column in enumerate((block.weights, block.times), len(names)):
                 assert column is None or np.shape(column) == (len(block),), "weights and times are one number a snapshot"
-                found[piece.run][k].append(None if column is None else np.array(column))
+                columns[piece.run][k].append(None if column is None else np.array(column))
             at += len(block)
         assert at == piece.stop, f"the blocks of snapshots {piece.start} to {piece.stop - 1} end at {at - 1}"
         after[piece.run] = piece.stop
-    return [[_stuck(parts, source, names, k) for k, parts in enumerate(run)] for run in found]
+    return [[_stuck(parts, source, names, k) for k, parts in enumerate(run)] for run in columns]
 
 
 def _stuck(parts: list[Any], source: SnapshotSource, names: Sequence[str], k: int) -> Any:
@@ -91,10 +91,10 @@ def _stuck(parts: list[Any], source: SnapshotSource, names: Sequence[str], k: in
 
 def _check_columns(source: SnapshotSource, runs: list[list[Any]], fields: int) -> None:
     known = described(source)
-    for k, (word, told) in enumerate((("weights", known.weights), ("times", known.times)), fields):
-        if told is not None and len(runs) == 1:
+    for k, (word, values) in enumerate((("weights", known.weights), ("times", known.times)), fields):
+        if values is not None and len(runs) == 1:
             assert runs[0][k] is not None, f"the source has {word}, its blocks have none"
-            _equal(np.asarray(told, float), np.asarray(runs[0][k], float), f"{word} of the blocks")
+            _equal(np.asarray(values, float), np.asarray(runs[0][k], float), f"{word} of the blocks")
 
 
 def _check_windows(source: SnapshotSource, names: list[str], runs: list[list[Any]]) -> None:

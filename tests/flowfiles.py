@@ -110,17 +110,17 @@ def box_faces(nx: int, ny: int, nz: int, shake: float = 0.0, lengths: tuple[floa
     for k in range(nz):
         for j in range(ny):
             for i in range(nx):
-                mine = cell[k, j, i]
+                own = cell[k, j, i]
                 for axis, at, end in (("x", i, nx), ("y", j, ny), ("z", k, nz)):
                     step = {"x": (0, 0, 1), "y": (0, 1, 0), "z": (1, 0, 0)}[axis]
                     if at + 1 < end:
-                        inner.append((mine, cell[k + step[0], j + step[1], i + step[2]],
+                        inner.append((own, cell[k + step[0], j + step[1], i + step[2]],
                                       quads[axis](k + step[0], j + step[1], i + step[2])))
                     else:
                         outer["outlet" if axis == "x" else "walls"].append(
-                            (mine, quads[axis](k + step[0], j + step[1], i + step[2])))
+                            (own, quads[axis](k + step[0], j + step[1], i + step[2])))
                     if at == 0:
-                        outer["inlet" if axis == "x" else "walls"].append((mine, quads[axis](k, j, i)[::-1]))
+                        outer["inlet" if axis == "x" else "walls"].append((own, quads[axis](k, j, i)[::-1]))
     inner.sort(key=lambda f: (f[0], f[1]))
     faces = [f[2] for f in inner]
     owner, neighbour = [f[0] for f in inner], [f[1] for f in inner]

@@ -185,23 +185,23 @@ def numbers_in(store, kind, shape):
     """The numbers of the snapshots a store holds; raises where any is not exactly what was written."""
     n = len(store)
     values, e = store[bulk(kind)][:], store["energy" if kind == "md" else "e"][:]
-    found = [int(v) for v in e]
-    for k, number in enumerate(found):
+    numbers = [int(v) for v in e]
+    for k, number in enumerate(numbers):
         assert np.array_equal(values[k], snapshot(number, shape)), ("wrong snapshot", k, number)
     if kind == "md":
-        assert np.array_equal(store["box"][:, 0, 0], np.asarray(found, "f4") + 10) or n == 0
+        assert np.array_equal(store["box"][:, 0, 0], np.asarray(numbers, "f4") + 10) or n == 0
     for name in MORE.get(kind, {}):
         assert np.array_equal(store[name][:], e), ("wrong value", name)
     assert np.array_equal(store.steps, np.arange(n)), ("steps", store.steps)
     assert np.array_equal(store.times, np.arange(n)), ("times", store.times)
-    return found
+    return numbers
 
 
-def between(found, before, after):
-    """Whether `found` is a state on the way from one list to another that continues it or is its beginning."""
+def between(numbers, before, after):
+    """Whether `numbers` is a state on the way from one list to another that continues it or is its beginning."""
     shorter, longer = sorted((before, after), key=len)
     assert longer[:len(shorter)] == shorter
-    return len(shorter) <= len(found) <= len(longer) and found == longer[:len(found)]
+    return len(shorter) <= len(numbers) <= len(longer) and numbers == longer[:len(numbers)]
 
 
 def look_with_h5py(path, kind, shape):
@@ -295,8 +295,8 @@ def aftermath(path, job, before, after, name):
         assert len(ek.open(path)) == 0
         return
     store = ek.open(path)
-    found = numbers_in(store, kind, shape)
-    assert between(found, before, after), (name, found, before, after)
+    numbers = numbers_in(store, kind, shape)
+    assert between(numbers, before, after), (name, numbers, before, after)
     look_with_h5py(path, kind, shape)
     if kind == "md":
         check_md(path, shape)
@@ -312,7 +312,7 @@ def aftermath(path, job, before, after, name):
         with ek.open(path, "a") as writer:
             one = {key: value[0] for key, value in batch(kind, shape, [900]).items()}
             writer.append(one)
-        assert numbers_in(ek.open(path), kind, shape) == [*found, 900]
+        assert numbers_in(ek.open(path), kind, shape) == [*numbers, 900]
     left = [entry for entry in os.listdir(os.path.dirname(path)) if ".tmp" in entry]
     assert left == [], left
     assert len(ek.open(path).segments) == len(names.segments_of(path))
@@ -322,11 +322,11 @@ def aftermath(path, job, before, after, name):
 
 def fork(job, path, trap, target, torn, meet_at=None):
     """A child that runs the operations; returns its pid, what it tells, and how to let it go on where it waits."""
-    told, telling = os.pipe()
+    reading, telling = os.pipe()
     waiting, going = os.pipe()
     pid = os.fork()
     if pid == 0:
-        os.close(told)
+        os.close(reading)
         os.close(going)
 
         def tell(what, k):
@@ -345,22 +345,22 @@ def fork(job, path, trap, target, torn, meet_at=None):
         os._exit(0)
     os.close(telling)
     os.close(waiting)
-    return pid, told, going
+    return pid, reading, going
 
 
 def kill_at(job, trap, path, target, torn, meet_at):
     """Kill at the event; returns the operation it died in."""
-    pid, told, going = fork(job, path, trap, target, torn, meet_at)
+    pid, reading, going = fork(job, path, trap, target, torn, meet_at)
     heard, reader = b"", None
     while True:
-        part = os.read(told, 4096)
+        part = os.read(reading, 4096)
         if not part:
             break
         heard += part
         if reader is None and b"E" + bytes([meet_at]) in heard[-2:]:
             reader = Reader(path, job["kind"], tuple(job["shape"]), job.get("others", True))
             os.write(going, b"g")
-    os.close(told)
+    os.close(reading)
     os.close(going)
     _, status = os.waitpid(pid, 0)
     if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 3:
@@ -378,9 +378,9 @@ def kill_at(job, trap, path, target, torn, meet_at):
 def count(job, trap):
     """How many events there are up to the end of each operation."""
     with tempfile.TemporaryDirectory(dir=job.get("folder")) as folder:
-        pid, told, going = fork(job, os.path.join(folder, "run" + SUFFIX[job["kind"]]), trap, -1, False)
+        pid, reading, going = fork(job, os.path.join(folder, "run" + SUFFIX[job["kind"]]), trap, -1, False)
         heard = b""
-        while part := os.read(told, 4096):
+        while part := os.read(reading, 4096):
             heard += part
         os.close(going)
         os.waitpid(pid, 0)
@@ -436,8 +436,8 @@ def every(job):
     trap, kind, shape = Trap(), job["kind"], tuple(job["shape"])
     home, left = (tempfile.mkdtemp(dir=job.get("folder")) for _ in range(2))
     path, copied = os.path.join(home, "run" + SUFFIX[kind]), os.path.join(left, "copy", "run" + SUFFIX[kind])
-    pid, told, going = fork(job, path, trap, EVERY, job.get("torn", False))
-    os.set_blocking(told, False)
+    pid, reading, going = fork(job, path, trap, EVERY, job.get("torn", False))
+    os.set_blocking(reading, False)
     steps = [((None, None), []), *Writer(job).operations()]
     begun, ended, events, seen, reader = 0, -1, 0, set(), None
     died: dict[str, int] = {}
@@ -445,7 +445,7 @@ def every(job):
     while True:
         _, status = os.waitpid(pid, os.WUNTRACED)
         try:
-            while part := os.read(told, 4096):
+            while part := os.read(reading, 4096):
                 heard += part
         except BlockingIOError:
             pass
@@ -475,7 +475,7 @@ def every(job):
             os.kill(pid, signal.SIGKILL)
             raise AssertionError(f"event {events}, in {name}: {error!r} (left in {left})") from error
         os.kill(pid, signal.SIGCONT)
-    os.close(told)
+    os.close(reading)
     os.close(going)
     assert os.WIFEXITED(status), status
     assert os.WEXITSTATUS(status) == 0, "the writer failed"
@@ -494,7 +494,7 @@ def at_random(job):
     for _ in range(job["points"]):
         folder = tempfile.mkdtemp(dir=job.get("folder"))
         path = os.path.join(folder, "run" + SUFFIX[kind])
-        told, telling = os.pipe()
+        reading, telling = os.pipe()
         pid = os.fork()
         if pid == 0:
             try:
@@ -512,19 +512,19 @@ def at_random(job):
             finally:
                 os._exit(3)
         os.close(telling)
-        first = os.read(told, 4)
+        first = os.read(reading, 4)
         time.sleep(rng.uniform(0.0, 0.06))
         os.kill(pid, signal.SIGKILL)
         heard = first
-        while part := os.read(told, 1 << 16):
+        while part := os.read(reading, 1 << 16):
             heard += part
-        os.close(told)
+        os.close(reading)
         os.waitpid(pid, 0)
         acked = int.from_bytes(heard[-(len(heard) % 4) - 4:][:4], "little")
-        found = numbers_in(ek.open(path), kind, shape)
-        assert found == list(range(len(found)))
-        assert acked <= len(found) <= acked + 13, (acked, len(found))
-        aftermath(path, job, found, found, "append")
+        numbers = numbers_in(ek.open(path), kind, shape)
+        assert numbers == list(range(len(numbers)))
+        assert acked <= len(numbers) <= acked + 13, (acked, len(numbers))
+        aftermath(path, job, numbers, numbers, "append")
         least, most = min(acked, least or acked), max(acked, most or 0)
         blocks._maps.clear()
         shutil.rmtree(folder)

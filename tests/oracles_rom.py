@@ -93,13 +93,13 @@ class StepBurgers:
 
     def trajectories(self, runs: int, steps: int, rng: np.random.Generator) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Snapshots and inputs of runs from several starts."""
-        found, inputs = [], [rng.normal(size=steps) for _ in range(runs)]
+        runs_of, inputs = [], [rng.normal(size=steps) for _ in range(runs)]
         for k in range(runs):
             rows = [-np.sin(np.pi * self.x) * (0.5 + 0.1 * k) + 0.2 * rng.normal() * np.cos(np.pi * self.x)]
             for u in inputs[k][:-1]:
                 rows.append(self(rows[-1], u))
-            found.append(np.array(rows))
-        return found, inputs
+            runs_of.append(np.array(rows))
+        return runs_of, inputs
 
     def projected(self, v: np.ndarray) -> np.ndarray:
         """The intrusive operators (r + r (r + 1) / 2 + 1, r) on modes v (r, cells): a step taken apart by its definition."""

@@ -229,5 +229,5 @@ def test_a_wider_confidence_is_a_wider_interval() -> None:
 
 def test_a_series_of_a_function_of_the_values() -> None:
     x = np.random.default_rng(2).standard_normal((1000, 3))
-    found = ek.reduce(ek.ArraySource.of(x), SeriesOf(lambda v: np.abs(v).sum(axis=1)))
-    np.testing.assert_array_equal(found, np.abs(x).sum(axis=1))
+    result = ek.reduce(ek.ArraySource.of(x), SeriesOf(lambda v: np.abs(v).sum(axis=1)))
+    np.testing.assert_array_equal(result, np.abs(x).sum(axis=1))

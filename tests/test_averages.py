@@ -50,10 +50,10 @@ def test_files_hold_what_the_rows_do(some, tmp_path):
 
 
 def test_averages_of_a_flow_are_averages(tmp_path):
-    found = rom.average(np.random.default_rng(1).normal(size=(200, 6)), ["mean", "rms"])
-    assert isinstance(found, Averages)
-    assert len(list(found.rows())) == 12
-    assert found["rms"] is found["values_rms"]
-    assert list(found) == ["values_mean", "values_rms"]
-    found.to_csv(tmp_path / "a.csv")
-    assert "snapshots" in str(found)
+    averages = rom.average(np.random.default_rng(1).normal(size=(200, 6)), ["mean", "rms"])
+    assert isinstance(averages, Averages)
+    assert len(list(averages.rows())) == 12
+    assert averages["rms"] is averages["values_rms"]
+    assert list(averages) == ["values_mean", "values_rms"]
+    averages.to_csv(tmp_path / "a.csv")
+    assert "snapshots" in str(averages)

@@ -21,9 +21,9 @@ def test_of_independent_elements_the_critical_value_is_that_of_the_largest_of_so
     weights = np.ones(400)
     for items in (1, 5, 40):
         expected = ndtri((1 + 0.95 ** (1 / items)) / 2)
-        found, blocks = critical_value(rng.normal(size=(400, items)), weights, 1, 0.95)
+        critical, blocks = critical_value(rng.normal(size=(400, items)), weights, 1, 0.95)
         assert blocks == 400
-        assert found == pytest.approx(expected, abs=0.08)
+        assert critical == pytest.approx(expected, abs=0.08)
 
 
 def test_copies_of_one_element_need_no_more_than_one_does() -> None:
@@ -90,9 +90,9 @@ def test_on_the_scale_of_logarithms_interval_and_band_are_factors() -> None:
 
 def test_a_band_goes_along_with_what_is_linear_and_is_gone_from_the_rest() -> None:
     answer = with_band(curve(), 3.0, "linear")
-    turned = 1 - 2 * answer
-    assert turned.band is not None
-    np.testing.assert_allclose(turned.band, [[-3.6] * 5, [-2.4] * 5])
+    scaled = 1 - 2 * answer
+    assert scaled.band is not None
+    np.testing.assert_allclose(scaled.band, [[-3.6] * 5, [-2.4] * 5])
     assert (answer + curve()).band is None
     assert (answer**2).band is None
     again = Estimate.from_dict(answer.to_dict())
@@ -118,12 +118,12 @@ def gas(frames: int, seed: int) -> object:
 def test_a_pair_distribution_has_a_band_that_is_wider_than_its_interval() -> None:
     from ensemblekit import md
 
-    found = md.average(gas(600, 1), {"g": md.RDF("all", range=(1.0, 5.0), n_bins=20)})["g"]
-    assert found.band is not None
-    assert (found.band[0] < found.low).all()
-    assert (found.band[1] > found.high).all()
-    assert 2.7 < found.critical_value < 3.3     # of 20 nearly independent bins 3.02
-    assert "band" not in found.verdict
+    estimate = md.average(gas(600, 1), {"g": md.RDF("all", range=(1.0, 5.0), n_bins=20)})["g"]
+    assert estimate.band is not None
+    assert (estimate.band[0] < estimate.low).all()
+    assert (estimate.band[1] > estimate.high).all()
+    assert 2.7 < estimate.critical_value < 3.3     # of 20 nearly independent bins 3.02
+    assert "band" not in estimate.verdict
     few = md.average(gas(12, 1), {"g": md.RDF("all", range=(1.0, 5.0), n_bins=20)})["g"]
     assert "independent parts of the run: with fewer than 20 it may be too narrow" in few.verdict
 
@@ -132,11 +132,11 @@ def test_replicas_have_one_band_of_all_runs() -> None:
     from ensemblekit import md
 
     each = [md.read(gas(300, k)) for k in (1, 2, 3)]
-    found = md.average(ek.ReplicaSet(tuple(each)), {"g": md.RDF("all", range=(1.0, 5.0), n_bins=20)})["g"]
-    assert found.band is not None
-    assert found.critical_value == pytest.approx(np.mean([run.critical_value for run in found.runs]))
-    assert (found.band[0] < found.low).all()
-    assert (found.band[1] > found.high).all()
+    estimate = md.average(ek.ReplicaSet(tuple(each)), {"g": md.RDF("all", range=(1.0, 5.0), n_bins=20)})["g"]
+    assert estimate.band is not None
+    assert estimate.critical_value == pytest.approx(np.mean([run.critical_value for run in estimate.runs]))
+    assert (estimate.band[0] < estimate.low).all()
+    assert (estimate.band[1] > estimate.high).all()
 
 
 def test_the_band_is_drawn_behind_the_interval() -> None:

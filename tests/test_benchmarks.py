@@ -75,9 +75,9 @@ def allocate(nbytes: int) -> np.ndarray:
 
 @pytest.mark.skipif(not memory.STATUS.exists(), reason="RssAnon is Linux's")
 def test_extra_memory_is_what_was_allocated() -> None:
-    found = memory.extra_memory(allocate, 64 << 20, warm=(8,))
-    assert found is not None
-    assert 60 << 20 < found < 80 << 20      # the system counts pages in batches, thread by thread
+    extra = memory.extra_memory(allocate, 64 << 20, warm=(8,))
+    assert extra is not None
+    assert 60 << 20 < extra < 80 << 20      # the system counts pages in batches, thread by thread
 
 
 def test_bandwidth_is_of_this_world() -> None:
@@ -135,7 +135,7 @@ def test_every_case_of_md_runs(tmp_path: Path) -> None:
     from benchmarks import md
 
     cases = list(md.run(md.TINY, tmp_path))
-    assert len(cases) == 11
+    assert len(cases) == 13
     for case in cases:
         report.show(Console(quiet=True), case)
         assert len(case.timings) >= 2
@@ -168,11 +168,11 @@ def test_the_tables_of_vouched_intervals_count(suite: str, capsys: pytest.Captur
                 assert str(cell).startswith("refuses") or cell.width > 0.2
     one = [vouched.Drawn(k - 2.0, k + 2.0, float(k), k < 2, 0.0, "the run drifts, steps") for k in (-1, 0, 1, 3)]
     drawn = 40 * one
-    found = vouched.counted(drawn)
-    assert (found.drawn, found.vouched, found.coverage) == (160, 120, 1.0)
-    assert found.doubts["drift"] == 1.0
-    assert found.width == pytest.approx(2 / 1.96 / np.sqrt(11 / 4))
-    assert str(found) == "100.0 / 75 / 0.62"
+    counts = vouched.counted(drawn)
+    assert (counts.drawn, counts.vouched, counts.coverage) == (160, 120, 1.0)
+    assert counts.doubts["drift"] == 1.0
+    assert counts.width == pytest.approx(2 / 1.96 / np.sqrt(11 / 4))
+    assert str(counts) == "100.0 / 75 / 0.62"
 
 
 def test_the_coverage_table_of_scores_counts() -> None:
@@ -262,11 +262,11 @@ def test_the_ways_to_spend_a_budget_run_and_are_kept(tmp_path: Path, monkeypatch
     from benchmarks import bench_snapshots
 
     tiny, quiet = noise(1, 8), Console(quiet=True)
-    found = bench_snapshots.compare(tiny, 2, quiet, tmp_path)
-    assert set(bench_snapshots.METHODS) <= set(found)
+    comparison = bench_snapshots.compare(tiny, 2, quiet, tmp_path)
+    assert set(bench_snapshots.METHODS) <= set(comparison)
     for method in bench_snapshots.METHODS:
-        assert 50 < found[method]["scores"]["error"][0] <= 100      # there is nothing to be learnt from noise
-    assert "snapshot ensemble - NoCycle" in found["verdict"]
+        assert 50 < comparison[method]["scores"]["error"][0] <= 100      # there is nothing to be learnt from noise
+    assert "snapshot ensemble - NoCycle" in comparison["verdict"]
     assert len(list((tmp_path / "noise").glob("*.npz"))) == 12
     (tmp_path / "noise" / "FGE-1.npz").write_bytes(b"torn")        # killed while it wrote, or another version's
     trained: list[int] = []
@@ -277,7 +277,7 @@ def test_the_ways_to_spend_a_budget_run_and_are_kept(tmp_path: Path, monkeypatch
         return original(problem, seed, *args, **kwargs)
 
     monkeypatch.setattr(bench_snapshots, "trained", counted)
-    assert bench_snapshots.compare(tiny, 2, quiet, tmp_path) == found     # the same bits
+    assert bench_snapshots.compare(tiny, 2, quiet, tmp_path) == comparison     # the same bits
     assert trained == [1]
     bench_snapshots.compare(dataclasses.replace(tiny, cycles=2, last=1), 2, quiet, tmp_path)
     assert trained == [1, 0, 1]                                     # the snapshot ensembles of other settings alone
@@ -288,12 +288,12 @@ def test_snapshots_and_networks_are_judged_and_kept(tmp_path: Path, monkeypatch:
     from benchmarks import bench_diversity, bench_evidence
 
     tiny, quiet = noise(1, 8), Console(quiet=True)
-    found = bench_evidence.show(tiny, 3, tmp_path, quiet)
-    assert len(found.selections) == 3
-    assert found.equivalent.n_seeds == 5
-    assert found.equivalent.n_runs == 3
-    assert found.ergodicity.function_space.n_snapshots == tiny.cycles
-    assert bench_evidence.facts(found)["minus all members"]
+    result = bench_evidence.show(tiny, 3, tmp_path, quiet)
+    assert len(result.selections) == 3
+    assert result.equivalent.n_seeds == 5
+    assert result.equivalent.n_runs == 3
+    assert result.ergodicity.function_space.n_snapshots == tiny.cycles
+    assert bench_evidence.facts(result)["minus all members"]
     monkeypatch.setattr(bench_diversity, "RATES", (0.2,))
     monkeypatch.setattr(bench_diversity, "CYCLES", (5, 2))
     monkeypatch.setattr(bench_diversity, "sized", lambda quick: [tiny])
@@ -339,9 +339,9 @@ def test_intervals_of_a_difference_are_paired() -> None:
     assert bench_snapshots.told(mean, seeds, items)
     assert np.hypot(*a.mean("error")[1:]) > mean
     assert b.minus(a, "ece")[0] == pytest.approx(b.mean("ece")[0] - a.mean("ece")[0])
-    found = dict.fromkeys(bench_snapshots.METHODS, a)
-    assert "not told from zero" in bench_snapshots.verdict(found)
-    assert "ABSENT" in bench_snapshots.verdict(found | {"snapshot ensemble": b})
+    measured = dict.fromkeys(bench_snapshots.METHODS, a)
+    assert "not told from zero" in bench_snapshots.verdict(measured)
+    assert "ABSENT" in bench_snapshots.verdict(measured | {"snapshot ensemble": b})
     assert "snapshot ensemble - NoCycle: -" in bench_snapshots.verdict(
         {m: b for m in bench_snapshots.METHODS} | {"snapshot ensemble": a})
 

@@ -19,14 +19,14 @@ def plain(x: np.ndarray, start: int, w: np.ndarray | None) -> tuple[np.ndarray, 
     """Mean and (count, variance of bins) of every level, bins aligned on the snapshot index."""
     mean = x.mean(axis=0) if w is None else np.tensordot(w, x, 1) / w.sum()
     bins = x if w is None else w.reshape(-1, *[1] * (x.ndim - 1)) * (x - mean) / w.mean()
-    found = []
+    levels = []
     while len(bins) >= 2:
-        found.append((len(bins), bins.var(axis=0, ddof=1)))
+        levels.append((len(bins), bins.var(axis=0, ddof=1)))
         skip = start % 2
         pairs = (len(bins) - skip) // 2
         bins = (bins[skip:skip + 2 * pairs:2] + bins[skip + 1:skip + 2 * pairs:2]) / 2
         start = (start + skip) // 2
-    return mean, found
+    return mean, levels
 
 
 @settings(max_examples=60)

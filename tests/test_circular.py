@@ -20,13 +20,13 @@ def walk(n, phi, seed, middle, width):
 
 @pytest.mark.parametrize("middle", [0.0, 60.0, 179.0, -178.0])
 def test_the_mean_knows_no_seam(middle):
-    found = circular_average(walk(4000, 0.8, 1, middle, 20))
+    circular = circular_average(walk(4000, 0.8, 1, middle, 20))
     here = circular_average(walk(4000, 0.8, 1, 0.0, 20))
-    assert (found.mean.mean - middle + 180) % 360 - 180 == pytest.approx(here.mean.mean, abs=1e-9)
-    assert found.mean.stderr == pytest.approx(here.mean.stderr, rel=1e-9)
-    assert found.resultant.mean == pytest.approx(np.exp(-np.radians(20) ** 2 / 2), abs=0.01)    # a wrapped Gaussian
-    assert found.spread == pytest.approx(20, rel=0.1)
-    assert -180 <= found.mean.mean <= 180
+    assert (circular.mean.mean - middle + 180) % 360 - 180 == pytest.approx(here.mean.mean, abs=1e-9)
+    assert circular.mean.stderr == pytest.approx(here.mean.stderr, rel=1e-9)
+    assert circular.resultant.mean == pytest.approx(np.exp(-np.radians(20) ** 2 / 2), abs=0.01)    # a wrapped Gaussian
+    assert circular.spread == pytest.approx(20, rel=0.1)
+    assert -180 <= circular.mean.mean <= 180
 
 
 def test_the_error_is_that_of_the_angles_where_they_spread_little():
@@ -34,9 +34,9 @@ def test_the_error_is_that_of_the_angles_where_they_spread_little():
     import ensemblekit as ek
 
     x = walk(4000, 0.9, 2, 10.0, 4)
-    plain, found = ek.average(x), circular_average(x).mean
-    assert found.mean == pytest.approx(plain.mean, abs=0.02)
-    assert found.stderr == pytest.approx(plain.stderr, rel=0.02)
+    plain, estimate = ek.average(x), circular_average(x).mean
+    assert estimate.mean == pytest.approx(plain.mean, abs=0.02)
+    assert estimate.stderr == pytest.approx(plain.stderr, rel=0.02)
 
 
 def test_intervals_cover_the_truth():
@@ -49,19 +49,19 @@ def test_intervals_cover_the_truth():
 
 
 def test_angles_spread_evenly_have_no_direction():
-    found = circular_average(np.random.default_rng(3).uniform(-180, 180, 500)).mean
-    assert not found.converged
-    assert "no mean direction" in found.verdict
+    estimate = circular_average(np.random.default_rng(3).uniform(-180, 180, 500)).mean
+    assert not estimate.converged
+    assert "no mean direction" in estimate.verdict
 
 
 def test_weights_and_what_is_discarded():
     x = walk(500, 0.5, 4, 170.0, 10)
     w = np.random.default_rng(5).uniform(0, 2, 500)
-    found = circular_average(x, weights=w, equilibration=100)
+    circular = circular_average(x, weights=w, equilibration=100)
     vector = np.average(np.exp(1j * np.radians(x[100:])), weights=w[100:])
-    assert found.mean.mean == pytest.approx(np.degrees(np.angle(vector)), abs=1e-9)
-    assert found.mean.n_discarded == 100
-    assert len(found.mean.series) == 500
+    assert circular.mean.mean == pytest.approx(np.degrees(np.angle(vector)), abs=1e-9)
+    assert circular.mean.n_discarded == 100
+    assert len(circular.mean.series) == 500
 
 
 def test_fixed_angles_and_radians():
@@ -76,8 +76,8 @@ def test_fixed_angles_and_radians():
 
 
 def test_an_estimate_is_turned_with_its_interval_and_series():
-    found = circular_average(walk(400, 0.3, 7, 178.0, 5)).mean
-    moved = near_by_periods(found, 360.0, -170.0)
-    assert moved.mean == pytest.approx(found.mean - 360)
-    assert moved.high - moved.low == pytest.approx(found.high - found.low)
+    estimate = circular_average(walk(400, 0.3, 7, 178.0, 5)).mean
+    moved = near_by_periods(estimate, 360.0, -170.0)
+    assert moved.mean == pytest.approx(estimate.mean - 360)
+    assert moved.high - moved.low == pytest.approx(estimate.high - estimate.low)
     assert abs(moved.series - moved.mean).max() < 180

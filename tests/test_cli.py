@@ -28,16 +28,16 @@ FIELDS = np.arange(400 * 6, dtype=np.float32).reshape(400, 2, 3)
 def store(tmp_path: Path) -> Path:
     path = tmp_path / "run.h5"
     fields = {"rg": ek.Field((), "f8", unit="angstrom"), "u": ek.Field((2, 3), "f4", unit="m s-1")}
-    with ek.create(path, fields) as made:
-        made.extend({"rg": SERIES, "u": FIELDS}, times=0.5 * np.arange(400))
+    with ek.create(path, fields) as opened:
+        opened.extend({"rg": SERIES, "u": FIELDS}, times=0.5 * np.arange(400))
     return path
 
 
 def run(*args: object) -> tuple[int, str, str]:
-    found = CliRunner().invoke(app, [str(arg) for arg in args])
-    if found.exception is not None and not isinstance(found.exception, SystemExit):
-        raise found.exception
-    return found.exit_code, found.stdout, found.stderr
+    result = CliRunner().invoke(app, [str(arg) for arg in args])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
 
 
 def shell(*args: object) -> subprocess.CompletedProcess[str]:
@@ -46,8 +46,8 @@ def shell(*args: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_version() -> None:
-    found = shell("--version")
-    assert (found.returncode, found.stdout, found.stderr) == (0, f"ensemblekit {ek.__version__}\n", "")
+    process = shell("--version")
+    assert (process.returncode, process.stdout, process.stderr) == (0, f"ensemblekit {ek.__version__}\n", "")
 
 
 def test_help_names_the_commands() -> None:
@@ -57,16 +57,16 @@ def test_help_names_the_commands() -> None:
 
 
 def test_an_error_of_ours_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
-    found = shell("export", tmp_path / "run.h5", "rg", "--out", "rg.txt")
-    assert found.returncode == 2
-    assert found.stdout == ""
-    assert found.stderr.count("\n") == 1
-    assert found.stderr.startswith("error: --out names a file that ends in .npz or .csv; got rg.txt")
+    process = shell("export", tmp_path / "run.h5", "rg", "--out", "rg.txt")
+    assert process.returncode == 2
+    assert process.stdout == ""
+    assert process.stderr.count("\n") == 1
+    assert process.stderr.startswith("error: --out names a file that ends in .npz or .csv; got rg.txt")
 
 
 def test_debug_shows_where(tmp_path: Path) -> None:
-    found = shell("--debug", "export", tmp_path / "run.h5", "rg", "--out", "rg.txt")
-    assert "Traceback" in found.stderr
+    process = shell("--debug", "export", tmp_path / "run.h5", "rg", "--out", "rg.txt")
+    assert "Traceback" in process.stderr
 
 
 def test_bench_without_a_clone_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -126,17 +126,17 @@ def test_export_csv(store: Path, tmp_path: Path) -> None:
 def test_export_npz(store: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.npz"
     assert run("export", store, "u", "--out", out)[0] == 0
-    with np.load(out) as found:
-        np.testing.assert_array_equal(found["u"], FIELDS)
-        np.testing.assert_array_equal(found["u/time"], 0.5 * np.arange(400))
+    with np.load(out) as arrays:
+        np.testing.assert_array_equal(arrays["u"], FIELDS)
+        np.testing.assert_array_equal(arrays["u/time"], 0.5 * np.arange(400))
 
 
 def test_average_prints_and_writes(store: Path, tmp_path: Path) -> None:
     code, out, _ = run("average", store, "rg", "--json", tmp_path / "rg.json", "--csv", tmp_path / "rg.csv")
     assert code == 0
     assert "±" in out
-    found = json.loads((tmp_path / "rg.json").read_text())["results"]["estimates"]["rg"]
-    assert found["mean"] == pytest.approx(ek.average(ek.open(store)["rg"]).mean)
+    document = json.loads((tmp_path / "rg.json").read_text())["results"]["estimates"]["rg"]
+    assert document["mean"] == pytest.approx(ek.average(ek.open(store)["rg"]).mean)
     head, row = list(csv.reader((tmp_path / "rg.csv").open()))
     assert head == ["element", "mean", "stderr", "low", "high", "unit", "n", "n_eff", "converged"]
     assert float(row[3]) < float(row[1]) < float(row[4])

@@ -318,11 +318,11 @@ def test_nobody_is_left_out(tmp_path):
     assert classes("empty", "update") == {
         *(type(one).__name__ for one in patterns), *(kind.__name__ for kind in REDUCERS), *OF_OTHER_VALUES}
     assert classes("map") == set(ENGINES)
-    made = []
+    names = []
     for k, make in enumerate(SOURCES.values()):
         (tmp_path / str(k)).mkdir()
-        made += [kind.__name__ for kind in type(make(tmp_path / str(k))).__mro__]
-    assert classes("pieces", "window") <= {*made, *(view.__name__ for view in VIEWS), *FRAMES}
+        names += [kind.__name__ for kind in type(make(tmp_path / str(k))).__mro__]
+    assert classes("pieces", "window") <= {*names, *(view.__name__ for view in VIEWS), *FRAMES}
 
 
 # -- the checks notice -----------------------------------------------------------------------------------------------------
@@ -442,11 +442,11 @@ def test_a_reducer_in_time_alone_is_a_reducer():
 
 
 def test_covers_hand_on_the_look_ahead():
-    told = []
+    prefetched = []
 
     class Piece(HeldPiece):
         def prefetch(self):
-            told.append(self.start)
+            prefetched.append(self.start)
 
     class Source(ek.ArraySource):
         def pieces(self, *args):
@@ -456,12 +456,12 @@ def test_covers_hand_on_the_look_ahead():
     x = np.arange(8.0)
     two = ek.ReplicaSet.of([Source({"x": x}), Source({"x": x})])
     for source, starts in ((Source({"x": x}), [*range(8)]), (two, [*range(8)] * 2), (two.stacked(), [*range(8)] * 2)):
-        told.clear()
+        prefetched.clear()
         ek.reduce(source, ek.Series(), engine=ek.Serial())
-        assert told == starts
-    told.clear()
+        assert prefetched == starts
+    prefetched.clear()
     ek.reduce(two.stacked(), ek.Gram(), cut="space", engine=ek.Serial())
-    assert told == [0, 0]
+    assert prefetched == [0, 0]
 
 
 def test_a_piece_without_look_ahead_is_named():
@@ -484,8 +484,8 @@ def test_a_store_lists_what_it_can_give(tmp_path):
     store = stored(tmp_path)
     assert list(store.fields) == ["u", "e"]
     assert set(store.all_fields) == set(store) == {"u", "e", "loss"}
-    found = ek.reduce(store, {"m": (lambda block: block.fields["u"][:, 0, 0], ek.Moments())})["m"]
-    assert found.mean == pytest.approx(np.average(X[:, 0, 0].astype("f4"), weights=W), rel=1e-6)
+    moments = ek.reduce(store, {"m": (lambda block: block.fields["u"][:, 0, 0], ek.Moments())})["m"]
+    assert moments.mean == pytest.approx(np.average(X[:, 0, 0].astype("f4"), weights=W), rel=1e-6)
     with pytest.raises(UnknownFieldError, match="loss"):
         ek.reduce(store, {"m": ("loss", ek.Moments())})
     with pytest.raises(InputError, match="on another clock"):       # nor silently the only field there is

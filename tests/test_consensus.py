@@ -20,23 +20,23 @@ def bcg():
     ("reml", 0.3132, -0.7145), ("ml", 0.2800, -0.7112), ("dl", 0.3088, -0.7141)])
 def test_published_between_trial_variance(method, variance, mean):
     """The values the R package metafor prints for these data (its documentation of rma)."""
-    found = consensus(*bcg(), method=method)
-    assert found.dark**2 == pytest.approx(variance, abs=5e-5)
-    assert found.mean == pytest.approx(mean, abs=5e-5)
-    assert found.q == pytest.approx(152.2330, abs=5e-5)
+    result = consensus(*bcg(), method=method)
+    assert result.dark**2 == pytest.approx(variance, abs=5e-5)
+    assert result.mean == pytest.approx(mean, abs=5e-5)
+    assert result.q == pytest.approx(152.2330, abs=5e-5)
 
 
 def test_published_knapp_hartung_interval():
-    found = consensus(*bcg())
-    assert found.stderr == pytest.approx(0.1808, abs=5e-5)
-    assert found.interval == pytest.approx((-1.1084, -0.3206), abs=5e-5)
+    result = consensus(*bcg())
+    assert result.stderr == pytest.approx(0.1808, abs=5e-5)
+    assert result.interval == pytest.approx((-1.1084, -0.3206), abs=5e-5)
 
 
 def test_results_that_agree_have_no_dark_variance():
     for method in ("reml", "ml", "dl"):
-        found = consensus([1.0, 1.1, 0.95], [0.5, 0.4, 0.6], method=method)
-        assert found.dark == pytest.approx(0, abs=1e-6)
-        assert found.stderr == pytest.approx(1 / np.sqrt(np.sum(1 / np.array([0.5, 0.4, 0.6]) ** 2)))
+        result = consensus([1.0, 1.1, 0.95], [0.5, 0.4, 0.6], method=method)
+        assert result.dark == pytest.approx(0, abs=1e-6)
+        assert result.stderr == pytest.approx(1 / np.sqrt(np.sum(1 / np.array([0.5, 0.4, 0.6]) ** 2)))
 
 
 def test_the_maximum_of_the_restricted_likelihood_for_equal_errors():

@@ -47,25 +47,25 @@ def test_autocovariance_of_every_element() -> None:
 @pytest.mark.parametrize("phi", [0.0, 0.5, 0.9])
 def test_closed_form_of_an_autoregression(method, phi: float) -> None:
     n, g = 400_000, (1 + phi) / (1 - phi)
-    found = statistical_inefficiency(ar1(phi, n, 3), method, dt=0.5, unit="ps")
+    inefficiency = statistical_inefficiency(ar1(phi, n, 3), method, dt=0.5, unit="ps")
     # statistical error of g: about g sqrt(2 (2M + 1) / n) with M the window; 5 sigma
-    assert found.g == pytest.approx(g, abs=5 * g * np.sqrt(2 * (2 * found.window + 1) / n))
-    assert found.tau == pytest.approx(found.g / 2 * 0.5)
-    assert found.n_eff == pytest.approx(n / found.g)
-    assert found.stderr == pytest.approx(np.sqrt(found.g * found.variance / n))
+    assert inefficiency.g == pytest.approx(g, abs=5 * g * np.sqrt(2 * (2 * inefficiency.window + 1) / n))
+    assert inefficiency.tau == pytest.approx(inefficiency.g / 2 * 0.5)
+    assert inefficiency.n_eff == pytest.approx(n / inefficiency.g)
+    assert inefficiency.stderr == pytest.approx(np.sqrt(inefficiency.g * inefficiency.variance / n))
 
 
 def test_snapshots_repeated_sixteen_times_are_worth_a_sixteenth() -> None:
-    found = statistical_inefficiency(np.repeat(np.random.default_rng(0).standard_normal(8000), 16), "geyer-monotone")
-    assert found.g == pytest.approx(16, rel=0.12)
+    inefficiency = statistical_inefficiency(np.repeat(np.random.default_rng(0).standard_normal(8000), 16), "geyer-monotone")
+    assert inefficiency.g == pytest.approx(16, rel=0.12)
 
 
 def test_anticorrelated_is_flagged() -> None:
     noise = np.random.default_rng(0).standard_normal(100_001)
     x = noise[1:] - 0.5 * noise[:-1]          # g = 0.25 / 1.25
-    found = statistical_inefficiency(x, "geyer-positive")
-    assert found.anticorrelated
-    assert found.g == pytest.approx(0.2, abs=0.05)
+    inefficiency = statistical_inefficiency(x, "geyer-positive")
+    assert inefficiency.anticorrelated
+    assert inefficiency.g == pytest.approx(0.2, abs=0.05)
     assert statistical_inefficiency(x, "chodera").g == 1.0
 
 
@@ -137,8 +137,8 @@ def test_published_digits() -> None:
     x = np.load(path).mean(axis=0)
     for method, want in (("geyer-positive", 27304.776049686046), ("geyer-monotone", 24216.32288181667),
                          ("geyer-convex", 21898.6178149005)):
-        found = statistical_inefficiency(x, method)         # type: ignore[arg-type]
-        assert found.g * found.variance == pytest.approx(want, rel=1e-12)
+        inefficiency = statistical_inefficiency(x, method)         # type: ignore[arg-type]
+        assert inefficiency.g * inefficiency.variance == pytest.approx(want, rel=1e-12)
     assert statistical_inefficiency(x, "chodera").g == pytest.approx(84.357, abs=1e-3)
     with pytest.raises(ShortSeriesError) as caught:
         statistical_inefficiency(x, "sokal")

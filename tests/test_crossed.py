@@ -15,8 +15,8 @@ def table(rng, runs, items, sd_runs, sd_items, sd_rest):
 
 
 def covered(case, seeds):
-    found = [crossed(table(np.random.default_rng(seed), *case)).interval for seed in range(seeds)]
-    return np.mean([low <= 0 <= high for low, high in found])
+    intervals = [crossed(table(np.random.default_rng(seed), *case)).interval for seed in range(seeds)]
+    return np.mean([low <= 0 <= high for low, high in intervals])
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -36,21 +36,21 @@ def test_the_error_is_that_of_the_two_way_table():
     by_run, by_item, mean = x.mean(1), x.mean(0), x.mean()
     ms_runs, ms_items = n * by_run.var(ddof=1), r * by_item.var(ddof=1)
     ms_rest = sum((x[i, j] - by_run[i] - by_item[j] + mean) ** 2 for i in range(r) for j in range(n)) / ((r - 1) * (n - 1))
-    found = crossed(x)
-    assert found.mean == pytest.approx(mean)
-    assert found.stderr**2 == pytest.approx((ms_runs + ms_items - ms_rest) / (r * n))
-    assert found.stderr_items**2 + found.stderr_runs**2 == pytest.approx(found.stderr**2)
-    assert found.stderr_runs**2 == pytest.approx((ms_runs - ms_rest) / (r * n))
-    assert (found.runs, found.items, found.rest) == pytest.approx(((ms_runs - ms_rest) / n, (ms_items - ms_rest) / r, ms_rest))
-    assert "4 runs, 50 items" in str(found)
-    assert found.to_dict()["n_runs"] == 4
+    anova = crossed(x)
+    assert anova.mean == pytest.approx(mean)
+    assert anova.stderr**2 == pytest.approx((ms_runs + ms_items - ms_rest) / (r * n))
+    assert anova.stderr_items**2 + anova.stderr_runs**2 == pytest.approx(anova.stderr**2)
+    assert anova.stderr_runs**2 == pytest.approx((ms_runs - ms_rest) / (r * n))
+    assert (anova.runs, anova.items, anova.rest) == pytest.approx(((ms_runs - ms_rest) / n, (ms_items - ms_rest) / r, ms_rest))
+    assert "4 runs, 50 items" in str(anova)
+    assert anova.to_dict()["n_runs"] == 4
 
 
 def test_where_the_rest_is_larger_than_both_the_larger_of_them_counts():
     x = np.array([[1.0, -1.0], [-1.0, 1.0]]) + np.array([[0.01], [0.0]])
-    found = crossed(x)
-    assert found.stderr**2 == pytest.approx(2 * np.var([0.01, 0.0], ddof=1) / 4)
-    assert found.dof == 1
+    result = crossed(x)
+    assert result.stderr**2 == pytest.approx(2 * np.var([0.01, 0.0], ddof=1) / 4)
+    assert result.dof == 1
 
 
 def test_two_runs_are_said_to_be_few():
@@ -66,11 +66,11 @@ def test_a_difference_pairs_the_items_and_not_the_runs(runs):
         rng = np.random.default_rng(seed)
         items = 3 * rng.standard_normal(200)           # large, and gone from the difference
         a, b = (0.1 * rng.standard_normal((r, 1)) * (r > 1) + items + 0.5 * rng.standard_normal((r, 200)) for r in runs)
-        found = crossed_difference(a, b)
-        hit += found.interval[0] <= 0 <= found.interval[1]
-        assert found.stderr < 0.2                      # unpaired: 0.3
+        difference = crossed_difference(a, b)
+        hit += difference.interval[0] <= 0 <= difference.interval[1]
+        assert difference.stderr < 0.2                      # unpaired: 0.3
     assert 0.90 <= hit / 300 <= 0.99
-    assert ("one run of the second" in str(found)) == (runs[1] == 1)
+    assert ("one run of the second" in str(difference)) == (runs[1] == 1)
 
 
 def test_clusters_of_one_size_are_items():

@@ -34,9 +34,9 @@ def test_bars_cover_the_truth_although_snapshots_are_correlated():
     rng, edges = np.random.default_rng(2), np.array([-1.5, -0.5, 0.0, 0.5, 1.5])
     truth, hits, naive = np.diff(ndtr(edges)), 0, 0
     for _ in range(60):
-        found = histogram_estimate(ar1(rng, 0.9, 4000), edges, density=False, equilibration=None)
-        hits += ((found.low <= truth) & (truth <= found.high)).sum()
-        naive += (abs(found.mean - truth) < 1.96 * np.sqrt(truth * (1 - truth) / 4000)).sum()
+        histogram = histogram_estimate(ar1(rng, 0.9, 4000), edges, density=False, equilibration=None)
+        hits += ((histogram.low <= truth) & (truth <= histogram.high)).sum()
+        naive += (abs(histogram.mean - truth) < 1.96 * np.sqrt(truth * (1 - truth) / 4000)).sum()
     assert hits >= 210          # 95 % of 240 is 228; bins of one run are correlated, so count them as 60
     assert naive < 180
 
@@ -44,10 +44,10 @@ def test_bars_cover_the_truth_although_snapshots_are_correlated():
 def test_weights_and_maps_enter():
     rng = np.random.default_rng(3)
     x, w = rng.normal(size=(200, 2)), rng.uniform(size=200)
-    found = histogram_estimate(ek.ArraySource.of(x, weights=w), [-1, 0, 1], map=lambda b: b.only[:, 0] * 2,
-                               density=False, equilibration=None)
+    histogram = histogram_estimate(ek.ArraySource.of(x, weights=w), [-1, 0, 1], map=lambda b: b.only[:, 0] * 2,
+                                   density=False, equilibration=None)
     inside = [(2 * x[:, 0] >= a) & (2 * x[:, 0] < a + 1) for a in (-1, 0)]
-    np.testing.assert_allclose(found.mean, [np.average(i, weights=w) for i in inside], rtol=1e-12)
+    np.testing.assert_allclose(histogram.mean, [np.average(i, weights=w) for i in inside], rtol=1e-12)
 
 
 @pytest.mark.parametrize("edges", [[1.0], [0, 0, 1], [1, 0], [0, np.nan], [[0, 1]]])

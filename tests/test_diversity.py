@@ -50,12 +50,12 @@ def test_sources_and_replicas_give_what_arrays_give():
 @pytest.mark.parametrize("k", [2, 3, 4])
 def test_max_min_is_within_a_factor_of_two_of_the_best(seed, k):
     d = pairwise(points(seed))
-    found = choose(d, k)
+    choice = choose(d, k)
     best_radius = min(d[:, list(c)].min(1).max() for c in combinations(range(12), k))
     best_apart = max(min(d[i, j] for i, j in combinations(c, 2)) for c in combinations(range(12), k))
-    assert found.radius <= 2 * best_radius + 1e-12
-    assert found.separation >= best_apart / 2 - 1e-12
-    assert found.objective == found.separation
+    assert choice.radius <= 2 * best_radius + 1e-12
+    assert choice.separation >= best_apart / 2 - 1e-12
+    assert choice.objective == choice.separation
 
 
 def test_max_min_starts_from_the_best_score_and_never_takes_one_twice():
@@ -89,16 +89,16 @@ def test_volume_avoids_copies_and_weighs_quality():
 @pytest.mark.parametrize("tradeoff", [0.0, 0.5, 5.0])
 def test_score_and_distance_is_near_the_best(seed, tradeoff):
     d, scores = pairwise(points(seed)), np.random.default_rng(100 + seed).uniform(size=12)
-    found = choose(d, 4, scores=scores, method="score", tradeoff=tradeoff)
+    choice = choose(d, 4, scores=scores, method="score", tradeoff=tradeoff)
 
     def value(c):
         return scores[list(c)].mean() + tradeoff * np.mean([d[i, j] for i, j in combinations(c, 2)])
 
     best = max(value(c) for c in combinations(range(12), 4))
-    assert found.objective == pytest.approx(value(found.indices), rel=1e-12)
-    assert found.objective >= 0.95 * best
+    assert choice.objective == pytest.approx(value(choice.indices), rel=1e-12)
+    assert choice.objective >= 0.95 * best
     if tradeoff == 0:
-        assert set(found.indices) == set(np.argsort(scores)[-4:])
+        assert set(choice.indices) == set(np.argsort(scores)[-4:])
 
 
 def test_all_methods_are_deterministic_and_take_the_ends_of_k():

@@ -20,10 +20,10 @@ def blocks(page: Path) -> str:
     """The Python of a page, every line at its own number, so that a traceback points into the page."""
     text = page.read_text("utf-8")
     lines = [""] * (text.count("\n") + 1)
-    for found in BLOCK.finditer(text):
-        if not found["skip"]:
-            first = text[: found.start("code")].count("\n")
-            code = found["code"].splitlines()
+    for match in BLOCK.finditer(text):
+        if not match["skip"]:
+            first = text[: match.start("code")].count("\n")
+            code = match["code"].splitlines()
             lines[first:first + len(code)] = code
     return "\n".join(lines)
 

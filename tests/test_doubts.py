@@ -50,17 +50,17 @@ def test_numbers_behind_an_observable_are_not_counted():
     grid = np.stack(np.meshgrid(*[np.arange(3)] * 3), -1).reshape(-1, 3)[:20] * 4.0
     x = np.repeat(grid, 3, axis=0)[None] + rng.normal(size=(120, 60, 3)) * np.tile([0.3, 0.6, 0.6], 20)[:, None]
     u.load_new(x.astype(np.float32), dimensions=np.tile([12.0, 12, 12, 90, 90, 90], (120, 1)))
-    found = md.average(u, {"rdf": md.RDF("name O", "name O", range=(0, 6)), "msd": md.MSD("all"),
-                           "eps": md.DielectricConstant(temperature=300)}, equilibration=None, quiet=True)
+    averages = md.average(u, {"rdf": md.RDF("name O", "name O", range=(0, 6)), "msd": md.MSD("all"),
+                              "eps": md.DielectricConstant(temperature=300)}, equilibration=None, quiet=True)
     for name in ("rdf", "rdf.coordination", "eps", "eps.tensor"):
-        estimate = found[name]
+        estimate = averages[name]
         assert "never change" not in estimate.verdict, name
         assert estimate.converged, (name, estimate.verdict)
         inside = np.asarray(estimate.mean) == 0
         if name == "rdf":
             assert inside.sum() > 5         # the empty core
             assert np.isnan(estimate.n_eff[inside]).all()
-    for name in found:
-        for estimate in (found[name], *found[name].derived.values()):
+    for name in averages:
+        for estimate in (averages[name], *averages[name].derived.values()):
             n_eff = np.asarray(estimate.n_eff, float)
             assert np.nanmax(n_eff, initial=0) <= estimate.n, name

@@ -129,13 +129,13 @@ def test_worker_counts_are_checked(n):
 
 
 def test_progress_counts_every_snapshot_once():
-    told = []
-    ek.reduce(np.zeros((1000, 5)), ek.Moments(), progress=lambda done, total: told.append((done, total)))
-    assert told[-1] == (1000, 1000)
-    told.clear()
-    ek.reduce(np.zeros((600, 200000), "f4"), ek.Moments(), progress=lambda done, total: told.append(done))
-    assert told[-1] == 600
-    assert told == sorted(told)
+    progress = []
+    ek.reduce(np.zeros((1000, 5)), ek.Moments(), progress=lambda done, total: progress.append((done, total)))
+    assert progress[-1] == (1000, 1000)
+    progress.clear()
+    ek.reduce(np.zeros((600, 200000), "f4"), ek.Moments(), progress=lambda done, total: progress.append(done))
+    assert progress[-1] == 600
+    assert progress == sorted(progress)
 
 
 @pytest.mark.parametrize("engine", [ek.Serial(), ek.Threads(2)], ids=["serial", "threads"])

@@ -25,10 +25,10 @@ def with_transient(n: int = 4000, size: float = 15.0, decay: float = 60.0) -> np
 def test_within_one_percent_of_trying_every_start(x: np.ndarray) -> None:
     y = x - x[len(x) // 2:].mean()
     worth = max((len(y) - t) / _inefficiency(y[t:]) for t in range(len(y) - 4))
-    found = detect_equilibration(x, step=1)
-    assert worth * 0.99 <= found.n_eff <= worth * (1 + 1e-9)
-    assert found.n_eff == pytest.approx((len(x) - found.start) / found.g)
-    assert found.n_eff_whole == pytest.approx(len(x) / _inefficiency(y), rel=1e-9)
+    equilibration = detect_equilibration(x, step=1)
+    assert worth * 0.99 <= equilibration.n_eff <= worth * (1 + 1e-9)
+    assert equilibration.n_eff == pytest.approx((len(x) - equilibration.start) / equilibration.g)
+    assert equilibration.n_eff_whole == pytest.approx(len(x) / _inefficiency(y), rel=1e-9)
 
 
 def test_a_transient_is_found_and_stationary_data_are_kept() -> None:
@@ -41,10 +41,10 @@ def test_a_transient_is_found_and_stationary_data_are_kept() -> None:
 def test_one_bad_first_point(size: float) -> None:
     x = ar1(0.5, 1000)
     x[0] = size
-    found = detect_equilibration(x)
-    assert found.significant
-    assert 1 <= found.start < 400
-    assert 2 < found.g < 5
+    equilibration = detect_equilibration(x)
+    assert equilibration.significant
+    assert 1 <= equilibration.start < 400
+    assert 2 < equilibration.g < 5
     assert detect_equilibration(x, method="mser").start >= 1
 
 
@@ -54,8 +54,8 @@ def test_mser_finds_the_transient() -> None:
 
 @pytest.mark.parametrize("x", [np.ones(500), np.full(50, 1e9), np.arange(5.0), np.zeros(1)])
 def test_nothing_to_find(x: np.ndarray) -> None:
-    found = detect_equilibration(x)
-    assert (found.start, found.significant) == (0, False)
+    equilibration = detect_equilibration(x)
+    assert (equilibration.start, equilibration.significant) == (0, False)
 
 
 def test_a_series_that_is_constant_at_the_end_or_the_start() -> None:
@@ -71,9 +71,9 @@ def test_a_million_snapshots_in_seconds() -> None:
     x[:50_000] += 8 * np.exp(-np.arange(50_000) / 5000)
     detect_equilibration(x[:2000])
     begin = time.process_time()
-    found = detect_equilibration(x)
+    equilibration = detect_equilibration(x)
     assert time.process_time() - begin < 20        # about one second of one processor
-    assert 5_000 <= found.start <= 60_000
+    assert 5_000 <= equilibration.start <= 60_000
 
 
 def test_what_is_refused() -> None:

@@ -102,9 +102,9 @@ def test_an_interval_stays_within_its_bounds(bounds: tuple[float, float | None])
 
 def test_bounded_intervals_of_variances_hold_the_truth_more_often() -> None:
     """Variances of 20 degrees of freedom scatter by their own size: the root scale knows that."""
-    found = np.random.default_rng(5).gamma(10.0, 0.1, 20_000)
-    plain = student_interval(found, found / np.sqrt(10.0), np.inf, 0.95)
-    low, high = bounded_interval(found, plain, (0.0, None))
+    variances = np.random.default_rng(5).gamma(10.0, 0.1, 20_000)
+    plain = student_interval(variances, variances / np.sqrt(10.0), np.inf, 0.95)
+    low, high = bounded_interval(variances, plain, (0.0, None))
     held = [float(np.mean((a <= 1) & (b >= 1))) for a, b in (plain, (low, high))]
     assert held[1] > held[0] + 0.015
     assert held[1] > 0.92

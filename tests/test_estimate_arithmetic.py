@@ -33,7 +33,7 @@ def test_as_a_number() -> None:
         f"{WIDE:.2f}"
 
 
-@pytest.mark.parametrize(("made", "mean", "stderr", "unit"), [
+@pytest.mark.parametrize(("make", "mean", "stderr", "unit"), [
     (lambda: A + B, A.mean + B.mean, np.hypot(A.stderr, B.stderr), "m"),
     (lambda: A - B, A.mean - B.mean, np.hypot(A.stderr, B.stderr), "m"),
     (lambda: A * B, A.mean * B.mean, np.hypot(A.stderr * B.mean, B.stderr * A.mean), "m2"),
@@ -51,12 +51,12 @@ def test_as_a_number() -> None:
     (lambda: np.float64(2) * A, 2 * A.mean, 2 * A.stderr, "m"),
     (lambda: np.array([1.0, 2, 3]) * WIDE, np.array([1, 2, 3]) * WIDE.mean, np.array([1, 2, 3]) * WIDE.stderr, "m"),
 ], ids=range(16))
-def test_errors_are_those_of_the_delta_method(made: Callable[[], Any], mean: Any, stderr: Any, unit: str) -> None:
+def test_errors_are_those_of_the_delta_method(make: Callable[[], Any], mean: Any, stderr: Any, unit: str) -> None:
     if mean is None:        # of one run: refused
         with pytest.raises(InputError, match="come from one run"):
-            made()
+            make()
         return
-    e = made()
+    e = make()
     np.testing.assert_allclose(e.mean, mean, rtol=1e-13)
     np.testing.assert_allclose(e.stderr, stderr, rtol=1e-12)
     assert e.unit == unit
@@ -70,9 +70,9 @@ def test_the_interval_goes_through_the_function() -> None:
     squared = x**2
     assert squared.low == 0
     assert squared.high == max(x.low**2, x.high**2)
-    turned = 1 / x
-    assert not turned.converged
-    assert (turned.low, turned.high) == (-np.inf, np.inf)
+    inverse = 1 / x
+    assert not inverse.converged
+    assert (inverse.low, inverse.high) == (-np.inf, np.inf)
     np.testing.assert_allclose((-A).interval, (-A.high, -A.low))
     np.testing.assert_allclose(np.log(A).interval, np.log(A.interval))
     with pytest.raises(InputError, match="above 0"):

@@ -32,12 +32,12 @@ def exact(r, m, a, s, phi):
 
 
 def trials(case, seeds, **options):
-    found = [function_space(runs_of(seed, *case, **options)) for seed in range(seeds)]
-    values = np.array([(f.n_eff, f.rhat, f.memory) for f in found])
-    ends = np.array([(f.n_eff_interval, f.rhat_interval, f.memory_interval) for f in found])
+    results = [function_space(runs_of(seed, *case, **options)) for seed in range(seeds)]
+    values = np.array([(f.n_eff, f.rhat, f.memory) for f in results])
+    ends = np.array([(f.n_eff_interval, f.rhat_interval, f.memory_interval) for f in results])
     want = exact(*case)
     held = ((ends[..., 0] <= want) & (want <= ends[..., 1])).mean(0)
-    return values.mean(0), want, held, [f.verdict for f in found]
+    return values.mean(0), want, held, [f.verdict for f in results]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -75,15 +75,15 @@ def test_everything_is_algebra_on_the_covariances():
     x = runs_of(3, 4, 6, 0.3, 0.7, 0.5, n=60)
     d = x - x.mean(0)
     c = np.einsum("rtn,rsn->ts", d, d) / (3 * 60)
-    found = function_space(x)
+    space = function_space(x)
     v, p = np.trace(c) / 6, c.mean()
     w = (np.trace(c) - 6 * p) / 5
-    assert (found.single, found.pooled, found.within) == pytest.approx((v, p, w))
-    assert found.n_eff == pytest.approx(v / p)
-    assert found.rhat == pytest.approx(np.sqrt((5 / 6 * w + p) / w))
-    np.testing.assert_allclose(found.correlation, c / v)
-    np.testing.assert_allclose(found.autocorrelation, [np.diagonal(c, k).mean() / v for k in range(6)])
-    assert found.drift == pytest.approx((x.mean(0).var(0, ddof=1).mean() - w / 4) / v)
+    assert (space.single, space.pooled, space.within) == pytest.approx((v, p, w))
+    assert space.n_eff == pytest.approx(v / p)
+    assert space.rhat == pytest.approx(np.sqrt((5 / 6 * w + p) / w))
+    np.testing.assert_allclose(space.correlation, c / v)
+    np.testing.assert_allclose(space.autocorrelation, [np.diagonal(c, k).mean() / v for k in range(6)])
+    assert space.drift == pytest.approx((x.mean(0).var(0, ddof=1).mean() - w / 4) / v)
 
 
 def test_a_jackknife_of_the_runs_by_hand():
@@ -118,9 +118,9 @@ def test_runs_that_drift_together_are_never_called_ergodic():
 
 @pytest.mark.parametrize(("r", "m"), [(2, 5), (4, 3)])
 def test_few_runs_or_snapshots_say_so(r, m):
-    found = function_space(runs_of(0, r, m, 0, 1, 0))
-    assert found.verdict == "cannot say"
-    assert "or more" in str(found)
+    space = function_space(runs_of(0, r, m, 0, 1, 0))
+    assert space.verdict == "cannot say"
+    assert "or more" in str(space)
 
 
 def test_one_run_bounds_what_it_is_worth():
@@ -135,12 +135,12 @@ def test_one_run_bounds_what_it_is_worth():
 
 def test_runs_whose_snapshots_are_all_one_are_worth_one():
     x = np.random.default_rng(0).standard_normal((4, 1, 50)).repeat(5, axis=1)
-    found = function_space(x)
-    assert found.n_eff == pytest.approx(1, abs=1e-12)
-    assert found.memory == pytest.approx(1)
-    assert found.rhat == np.inf
-    assert found.verdict == "not ergodic"
-    assert "varies as that of 1 (1 to 1)" in str(found)
+    space = function_space(x)
+    assert space.n_eff == pytest.approx(1, abs=1e-12)
+    assert space.memory == pytest.approx(1)
+    assert space.rhat == np.inf
+    assert space.verdict == "not ergodic"
+    assert "varies as that of 1 (1 to 1)" in str(space)
 
 
 def test_runs_that_are_copies_are_refused():

@@ -163,10 +163,10 @@ def test_units_are_kept_where_they_can_be_and_refused_elsewhere(x: Any, unit: st
 
 def test_axes_with_names_may_come_in_any_order() -> None:
     x = RNG.normal(size=(3, 50))
-    turned = Named(x, ("x", "time"))
-    np.testing.assert_array_equal(as_array(turned), x.T)
-    np.testing.assert_array_equal(ek.average(turned).mean, ek.average(x.T).mean)
-    np.testing.assert_array_equal(rom.pod(turned, 1).modes, rom.pod(np.ascontiguousarray(x.T), 1, snapshot_axis=0).modes)
+    transposed = Named(x, ("x", "time"))
+    np.testing.assert_array_equal(as_array(transposed), x.T)
+    np.testing.assert_array_equal(ek.average(transposed).mean, ek.average(x.T).mean)
+    np.testing.assert_array_equal(rom.pod(transposed, 1).modes, rom.pod(np.ascontiguousarray(x.T), 1, snapshot_axis=0).modes)
 
 
 def test_what_is_plain_is_taken() -> None:

@@ -20,8 +20,8 @@ def tried(name: str, ratio: float, runs: int, seed: int = 31) -> tuple[float, fl
     """Share vouched for, and coverage of these."""
     process = (PROCESSES | WITHOUT)[name]
     rng = np.random.default_rng([seed, round(ratio)])
-    found = [ek.average(process.make(rng, round(ratio * process.g))) for _ in range(runs)]
-    vouched = [e for e in found if e.converged]
+    estimates = [ek.average(process.make(rng, round(ratio * process.g))) for _ in range(runs)]
+    vouched = [e for e in estimates if e.converged]
     return len(vouched) / runs, float(np.mean([e.low <= process.mean <= e.high for e in vouched])) if vouched else np.nan
 
 
@@ -135,10 +135,10 @@ def tilted(rng: np.random.Generator, shift: float, n: int, phi: float = 0.9) -> 
 
 def test_weights_that_rest_on_few_are_refused() -> None:
     rng = np.random.default_rng(8)
-    found = [ek.average(x, weights=w) for x, w in (tilted(rng, 2.0, 3800) for _ in range(40))]
-    assert sum(e.converged for e in found) <= 1
-    found = [ek.average(x, weights=w) for x, w in (tilted(rng, 1.0, 3800) for _ in range(100))]
-    kept = [e for e in found if e.converged]
+    estimates = [ek.average(x, weights=w) for x, w in (tilted(rng, 2.0, 3800) for _ in range(40))]
+    assert sum(e.converged for e in estimates) <= 1
+    estimates = [ek.average(x, weights=w) for x, w in (tilted(rng, 1.0, 3800) for _ in range(100))]
+    kept = [e for e in estimates if e.converged]
     assert len(kept) >= 70
     assert np.mean([e.low <= 1 <= e.high for e in kept]) >= 0.89
     wild = [ek.average(rng.normal(size=1000), weights=np.exp(5 * rng.normal(size=1000))) for _ in range(20)]

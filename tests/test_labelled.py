@@ -53,8 +53,8 @@ def as_by_hand(basis: rom.Basis, weights: np.ndarray = WEIGHTS, values: np.ndarr
     s, modes = by_hand(values, weights, basis.rank)
     data = basis.to_xarray()
     np.testing.assert_allclose(data["singular_values"], s, rtol=1e-10)
-    turned = data["modes"].transpose("mode", "latitude", "longitude")
-    np.testing.assert_allclose(turned, modes, atol=1e-9 * np.abs(modes).max())
+    transposed = data["modes"].transpose("mode", "latitude", "longitude")
+    np.testing.assert_allclose(transposed, modes, atol=1e-9 * np.abs(modes).max())
     np.testing.assert_allclose(data["mean"].transpose("latitude", "longitude"), values.mean(axis=0), rtol=1e-12)
     np.testing.assert_array_equal(data["latitude"], LAT)
     np.testing.assert_array_equal(data["time"].values, DATES.values[:len(values)])
@@ -157,8 +157,8 @@ def test_areas_of_cells_are_taken_and_said(tmp_path: Path, say: str) -> None:
         as_by_hand(basis, area)
         assert say == "inner_product" or name in basis.notes[0]
     s, _ = by_hand(VALUES, area, 2)
-    turned = x[name].transpose("longitude", "latitude")
-    np.testing.assert_allclose(rom.pod(temperature(), 2, inner_product=turned).singular_values, s, rtol=1e-10)
+    transposed = x[name].transpose("longitude", "latitude")
+    np.testing.assert_allclose(rom.pod(temperature(), 2, inner_product=transposed).singular_values, s, rtol=1e-10)
     with pytest.raises(InputError, match="'nowhere'"):
         rom.pod(x, 2, weights="nowhere")
     with pytest.raises(InputError, match="other coordinates along 'latitude'"):

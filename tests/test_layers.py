@@ -119,11 +119,11 @@ def is_of(module: str, package: str) -> bool:
     return module == package or module.startswith(package + ".")
 
 
-def breaches(found: list[Import]) -> list[str]:
+def breaches(arrows: list[Import]) -> list[str]:
     """What breaks the rules, one readable line each."""
     floor = {name: k for k, names in enumerate(FLOORS) for name in names}
     bad = []
-    for at in found:
+    for at in arrows:
         who = part("ensemblekit." + at.file.removesuffix(".py").replace("/", "."))
         where = f"{at.file}:{at.line} imports {at.module}"
         if is_of(at.module, "ensemblekit"):
@@ -153,9 +153,9 @@ def breaches(found: list[Import]) -> list[str]:
 
 
 def test_arrows_run_one_way() -> None:
-    found = of_the_package()
-    assert len({at.file for at in found}) > 5     # it really read the package
-    assert breaches(found) == []
+    arrows = of_the_package()
+    assert len({at.file for at in arrows}) > 5     # it really read the package
+    assert breaches(arrows) == []
 
 
 def test_bars_are_those_of_one_library() -> None:
@@ -168,11 +168,11 @@ OPEN = ("rom/",)
 """Folders whose files know each other one way only: no circle of imports, those inside functions and for types included."""
 
 
-def circles(found: list[Import], folder: str) -> list[list[str]]:
+def circles(arrows: list[Import], folder: str) -> list[list[str]]:
     """Files of a folder that reach themselves through what they import, each with all it meets on the way."""
-    files = {at.file for at in found if at.file.startswith(folder)}
+    files = {at.file for at in arrows if at.file.startswith(folder)}
     modules = {"ensemblekit." + file.removesuffix(".py").replace("/", "."): file for file in files}
-    knows = {file: {modules[name] for at in found if at.file == file for name in (at.module, at.module.rpartition(".")[0])
+    knows = {file: {modules[name] for at in arrows if at.file == file for name in (at.module, at.module.rpartition(".")[0])
                     if name in modules} - {file} for file in files}
 
     def reached(file: str) -> set[str]:
@@ -199,9 +199,9 @@ def test_a_circle_is_seen(tmp_path: Path) -> None:
     (home / "a.py").write_text("def f():\n    from ensemblekit.rom.b import g")
     (home / "b.py").write_text("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ensemblekit.rom import c")
     (home / "c.py").write_text("import ensemblekit.rom.a")
-    found = list(imports(tmp_path / "ensemblekit"))
-    assert circles(found, "rom/") == [["rom/a.py", "rom/b.py", "rom/c.py"]] * 3
-    assert circles([at for at in found if at.file != "rom/c.py"], "rom/") == []
+    arrows = list(imports(tmp_path / "ensemblekit"))
+    assert circles(arrows, "rom/") == [["rom/a.py", "rom/b.py", "rom/c.py"]] * 3
+    assert circles([at for at in arrows if at.file != "rom/c.py"], "rom/") == []
 
 
 @pytest.mark.parametrize(("file", "line", "why"), [
@@ -226,9 +226,9 @@ def test_each_rule_sees_its_breach(tmp_path: Path, file: str, line: str, why: st
     path = tmp_path / "ensemblekit" / file
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(line)
-    found = breaches(list(imports(tmp_path / "ensemblekit")))
-    assert len(found) == 1
-    assert why in found[0]
+    messages = breaches(list(imports(tmp_path / "ensemblekit")))
+    assert len(messages) == 1
+    assert why in messages[0]
 
 
 @pytest.mark.parametrize(("file", "line"), [

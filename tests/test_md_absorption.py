@@ -70,25 +70,25 @@ def test_runs_change_nothing_but_the_bar() -> None:
 
 def test_states_add_up_and_the_moments_are_those_of_the_lines() -> None:
     energies, strengths = snapshots()
-    found = md.absorption(energies, strengths, convention="plain", equilibration=None)
-    np.testing.assert_allclose(found.derived["states"].mean.sum(axis=0), found.mean, rtol=1e-12)
-    assert list(found.derived["states"].coords["state"][0]) == [1, 2]
-    assert found.strength.mean == pytest.approx(strengths.sum(axis=1).mean(), rel=1e-9)
-    assert found.mean_energy.mean == pytest.approx((energies * strengths).sum() / strengths.sum(), rel=1e-9)
-    grid = found.coords["energy"][0]
-    assert abs(found.maximum.mean - grid[np.argmax(found.mean)]) < grid[1] - grid[0]
-    assert found.maximum.unit == "eV"
-    assert found.maximum.stderr > 0
+    spectrum = md.absorption(energies, strengths, convention="plain", equilibration=None)
+    np.testing.assert_allclose(spectrum.derived["states"].mean.sum(axis=0), spectrum.mean, rtol=1e-12)
+    assert list(spectrum.derived["states"].coords["state"][0]) == [1, 2]
+    assert spectrum.strength.mean == pytest.approx(strengths.sum(axis=1).mean(), rel=1e-9)
+    assert spectrum.mean_energy.mean == pytest.approx((energies * strengths).sum() / strengths.sum(), rel=1e-9)
+    grid = spectrum.coords["energy"][0]
+    assert abs(spectrum.maximum.mean - grid[np.argmax(spectrum.mean)]) < grid[1] - grid[0]
+    assert spectrum.maximum.unit == "eV"
+    assert spectrum.maximum.stderr > 0
 
 
 def test_interval_and_band_are_above_zero_and_the_band_holds_the_interval() -> None:
     energies, strengths = snapshots()
-    found = md.absorption(energies, strengths)
-    assert (found.low > 0).all()
-    assert found.band is not None
-    assert (found.band[0] <= found.low).all()
-    assert (found.high <= found.band[1]).all()
-    np.testing.assert_allclose(np.log(found.high / found.mean), -np.log(found.low / found.mean), rtol=1e-9)
+    spectrum = md.absorption(energies, strengths)
+    assert (spectrum.low > 0).all()
+    assert spectrum.band is not None
+    assert (spectrum.band[0] <= spectrum.low).all()
+    assert (spectrum.high <= spectrum.band[1]).all()
+    np.testing.assert_allclose(np.log(spectrum.high / spectrum.mean), -np.log(spectrum.low / spectrum.mean), rtol=1e-9)
 
 
 def cover(repeats: int, n: int, phi: float) -> tuple[float, float]:
@@ -98,11 +98,11 @@ def cover(repeats: int, n: int, phi: float) -> tuple[float, float]:
     grid, truth = grid[truth > 0.1 * truth.max()], truth[truth > 0.1 * truth.max()]
     inside, whole = [], 0
     for k in range(repeats):
-        found = md.absorption(4.0 + 0.3 * series(n, phi, k), np.full(n, 0.1), grid=grid, convention="plain", unit="Angstrom2",
-                              equilibration=None)
-        inside.append(float(((found.low <= truth) & (truth <= found.high)).mean()))
-        assert found.band is not None
-        whole += bool(((found.band[0] <= truth) & (truth <= found.band[1])).all())
+        answer = md.absorption(4.0 + 0.3 * series(n, phi, k), np.full(n, 0.1), grid=grid, convention="plain", unit="Angstrom2",
+                               equilibration=None)
+        inside.append(float(((answer.low <= truth) & (truth <= answer.high)).mean()))
+        assert answer.band is not None
+        whole += bool(((answer.band[0] <= truth) & (truth <= answer.band[1])).all())
     return float(np.mean(inside)), whole / repeats
 
 
@@ -122,11 +122,11 @@ def test_coverage_of_400_repeats() -> None:
 def test_widths_that_are_found() -> None:
     rng = np.random.default_rng(3)
     energies, strengths = 4 + 0.25 * rng.normal(size=800), np.full(800, 0.1)
-    found = md.absorption(energies, strengths, width="silverman")
+    spectrum = md.absorption(energies, strengths, width="silverman")
     expected = 0.9 * 0.25 * 800**-0.2
-    assert "by Silverman's rule" in found.verdict
-    assert found.converged
-    said = float(found.verdict.split("width ")[1].split(" eV")[0])
+    assert "by Silverman's rule" in spectrum.verdict
+    assert spectrum.converged
+    said = float(spectrum.verdict.split("width ")[1].split(" eV")[0])
     assert said == pytest.approx(expected, rel=0.08)
     two_states = md.absorption(np.column_stack([energies, energies + 3]), np.full((800, 2), 0.1), width="silverman")
     assert float(two_states.verdict.split("width ")[1].split(" eV")[0]) == pytest.approx(said, rel=1e-3)   # not that between
@@ -170,11 +170,11 @@ def test_tables_in_three_units(tmp_path: Path) -> None:
     rows = np.array([[4.0, 0.1, 5.0, 0.2], [4.1, 0.15, 5.2, 0.0]])
     table = tmp_path / "states.txt"
     np.savetxt(table, rows, header="E1 f1 E2 f2")
-    found = md.excitations(table)
-    np.testing.assert_allclose(found.energies, rows[:, ::2])
-    np.testing.assert_allclose(found.strengths, rows[:, 1::2])
-    assert str(found) == "2 states of 2 snapshots, 4 to 5.2 eV"
-    same = md.absorption(found, width=0.2)
+    excitations = md.excitations(table)
+    np.testing.assert_allclose(excitations.energies, rows[:, ::2])
+    np.testing.assert_allclose(excitations.strengths, rows[:, 1::2])
+    assert str(excitations) == "2 states of 2 snapshots, 4 to 5.2 eV"
+    same = md.absorption(excitations, width=0.2)
     np.testing.assert_array_equal(same.mean, md.absorption(rows[:, ::2], rows[:, 1::2], width=0.2).mean)
     in_nm = rows.copy()
     in_nm[:, ::2] = 1239.841984 / rows[:, ::2]
@@ -225,7 +225,7 @@ def test_outputs_are_read_by_cclib(tmp_path: Path, monkeypatch: Any) -> None:
     broken.write_text("output")
     with pytest.raises(InputError, match=r"newer\.out.*cclib could not read .*AssertionError: no reason given"):
         md.excitations(broken)
-    found = md.excitations(files, missing="drop")
-    np.testing.assert_allclose(found.energies, [[4, 5], [4, 5]])
-    assert found.dropped == (str(files[1]),)
-    assert "1 outputs left out" in str(found)
+    excitations = md.excitations(files, missing="drop")
+    np.testing.assert_allclose(excitations.energies, [[4, 5], [4, 5]])
+    assert excitations.dropped == (str(files[1]),)
+    assert "1 outputs left out" in str(excitations)

@@ -60,12 +60,12 @@ def chain(values, weights=None):
 
 def test_adenylate_kinase_is_reported_as_not_converged_with_the_published_mean(adk):
     """MDAnalysis: Rg 18.2654955170; 98 frames of an opening are worth about 3."""
-    found = md.average(adk, {"rg": RG})["rg"]
-    assert found.mean == pytest.approx(18.2654955170, rel=1e-6)
-    assert not found.converged
-    assert 2 < found.n_eff < 4
-    assert (found.series.shape, found.times.shape, found.unit, found.time_unit) == ((98,), (98,), "Angstrom", "ps")
-    assert np.std(found.series, ddof=1) == pytest.approx(1.0203954716, rel=1e-6)
+    estimate = md.average(adk, {"rg": RG})["rg"]
+    assert estimate.mean == pytest.approx(18.2654955170, rel=1e-6)
+    assert not estimate.converged
+    assert 2 < estimate.n_eff < 4
+    assert (estimate.series.shape, estimate.times.shape, estimate.unit, estimate.time_unit) == ((98,), (98,), "Angstrom", "ps")
+    assert np.std(estimate.series, ddof=1) == pytest.approx(1.0203954716, rel=1e-6)
 
 
 def test_every_kind_of_source_answers_alike(adk, live, tmp_path):
@@ -90,16 +90,16 @@ def test_every_engine_gives_the_same_bits(adk):
 
 def test_the_passes_are_counted_and_told(adk, live, capsys, caplog):
     assert md.average(adk, {"rg": RG, "end": md.EndToEnd("name CA")}).passes == ("averages",)
-    found = md.average(adk, {"rg": RG, "rmsf": md.RMSF("name CA")})
-    assert found.passes == ("mean structure of RMSF", "averages")
+    averages = md.average(adk, {"rg": RG, "rmsf": md.RMSF("name CA")})
+    assert averages.passes == ("mean structure of RMSF", "averages")
     assert not caplog.messages
     with caplog.at_level("INFO", "ensemblekit"):
         md.average(adk, {"rg": RG, "rmsf": md.RMSF("name CA")})
     assert "2 passes over 98 frames: mean structure of RMSF, averages" in caplog.text
     assert capsys.readouterr() == ("", "")
-    found = md.average(live, {"rmsf": md.RMSF("name CA")})
-    assert found.passes[0].startswith("copy into a temporary store")
-    assert "3 passes" in str(found)
+    averages = md.average(live, {"rmsf": md.RMSF("name CA")})
+    assert averages.passes[0].startswith("copy into a temporary store")
+    assert "3 passes" in str(averages)
 
 
 def test_the_temporary_store_goes_away(live, tmp_path, monkeypatch):
@@ -119,8 +119,8 @@ def test_windows(adk):
     series = md.average(adk, {"rg": RG}, equilibration=None)["rg"].series
     for choice, rows in (({"start": 10, "stop": 90, "step": 4}, slice(10, 90, 4)), ({"frames": [1, 5, 9]}, [1, 5, 9]),
                          ({"begin": 20.0, "end": 60.0}, slice(19, 60)), ({"frames": np.arange(98) > 70}, slice(71, 98))):
-        found = md.average(adk, {"rg": RG}, equilibration=None, **choice)["rg"]
-        np.testing.assert_array_equal(found.series, series[rows])
+        estimate = md.average(adk, {"rg": RG}, equilibration=None, **choice)["rg"]
+        np.testing.assert_array_equal(estimate.series, series[rows])
     assert md.average(adk, {"rg": RG}, equilibration=30)["rg"].n_discarded == 30
     late = md.average(adk, {"rg": RG}, equilibration=30.0)["rg"]
     assert late.n_discarded == 30
@@ -130,8 +130,8 @@ def test_windows(adk):
 def test_weights_are_those_of_the_frames(adk):
     w = np.random.default_rng(3).uniform(0.2, 2, 98)
     series = md.average(adk, {"rg": RG}, equilibration=None)["rg"].series
-    found = md.average(adk, {"rg": RG}, frame_weights=w, equilibration=None)["rg"]
-    assert found.mean == pytest.approx(w @ series / w.sum(), rel=1e-12)
+    estimate = md.average(adk, {"rg": RG}, frame_weights=w, equilibration=None)["rg"]
+    assert estimate.mean == pytest.approx(w @ series / w.sum(), rel=1e-12)
     half = md.average(adk, {"rg": RG}, frame_weights=w, start=40, equilibration=None)["rg"]
     short = md.average(adk, {"rg": RG}, frame_weights=w[40:], start=40, equilibration=None)["rg"]
     assert half.mean == short.mean == pytest.approx(w[40:] @ series[40:] / w[40:].sum(), rel=1e-12)
@@ -153,13 +153,13 @@ def test_weights_that_do_not_fit(adk, weights, match):
 
 def test_replicas_have_variances_within_and_between_and_a_verdict():
     runs = md.read(data.PSF, replicas=[data.DCD, data.DCD2])
-    found = md.average(runs, {"rg": RG, "end": md.EndToEnd("name CA")})
-    rg = found["rg"]
+    averages = md.average(runs, {"rg": RG, "end": md.EndToEnd("name CA")})
+    rg = averages["rg"]
     assert [run.n + run.n_discarded for run in rg.runs] == [98, 102]
     assert set(rg.estimators) == {"within runs", "between runs"}
     assert rg.ergodicity.verdict == "cannot say"
-    assert found.n_runs == 2
-    assert "replicas" in str(found)
+    assert averages.n_runs == 2
+    assert "replicas" in str(averages)
     alone = md.average(md.read(data.PSF, data.DCD2), {"rg": RG})["rg"]
     assert rg.runs[1].mean == alone.mean
     weighted = md.average(runs, {"rg": RG}, frame_weights=[np.ones(98), np.ones(102)])["rg"]
@@ -171,9 +171,9 @@ def test_replicas_have_variances_within_and_between_and_a_verdict():
 def test_replicas_that_differ_are_told_apart():
     rng = np.random.default_rng(4)
     runs = ek.ReplicaSet(tuple(chain(rng.normal(mean, 1, 400)) for mean in (0.0, 0.0, 3.0)))
-    found = md.average(runs, {"x": Column()})["x"]
-    assert found.ergodicity.verdict == "not ergodic"
-    assert "disagree" in found.verdict
+    estimate = md.average(runs, {"x": Column()})["x"]
+    assert estimate.ergodicity.verdict == "not ergodic"
+    assert "disagree" in estimate.verdict
     alike = ek.ReplicaSet(tuple(chain(rng.normal(0, 1, 400)) for _ in range(3)))
     assert md.average(alike, {"x": Column()})["x"].ergodicity.verdict == "ergodic within error"
 
@@ -194,12 +194,12 @@ def test_functions_of_a_mean_have_the_errors_of_the_delta_method():
             return Measurement(moments, {"": OfMean(lambda m: m[1] - m[0] ** 2, "Angstrom2"),
                                          "root": OfMean(lambda m: np.sqrt(m[1] - m[0] ** 2), "Angstrom")})
 
-    found = md.average(chain(x), {"v": Variance()}, equilibration=None)
-    v = found["v"]
+    averages = md.average(chain(x), {"v": Variance()}, equilibration=None)
+    v = averages["v"]
     assert v.mean == pytest.approx(x.var(), rel=1e-4)
     by_series = ek.average((x - x.mean()) ** 2, equilibration=None)
     assert v.stderr == pytest.approx(by_series.stderr, rel=0.35)
-    assert found["v.root"].mean == v.root.mean == pytest.approx(x.std(), rel=1e-4)
+    assert averages["v.root"].mean == v.root.mean == pytest.approx(x.std(), rel=1e-4)
     assert v.root.stderr == pytest.approx(v.stderr / (2 * v.root.mean), rel=0.05)
     with pytest.raises(AttributeError, match="with it come root"):
         _ = v.nothing
@@ -214,11 +214,11 @@ def test_an_observable_may_have_any_name_and_several_quantities():
             return Measurement(super().prepare(system).map, {"": Mean("nm"), "square": OfMean(lambda m: m**2, "nm2"),
                                                              "again": Mean("pm")})
 
-    found = md.average(chain(x), {"clock": Column(), "both": Both()}, equilibration=None)
-    assert found["clock"].mean == pytest.approx(x.mean(), rel=1e-5)
-    assert (found["both"].unit, found["both.again"].unit, found["both.square"].unit) == ("nm", "pm", "nm2")
-    assert found["both.again"].stderr == found["both"].stderr == found["clock"].stderr
-    assert found["both.square"].mean == pytest.approx(found["both"].mean ** 2, rel=1e-9)
+    averages = md.average(chain(x), {"clock": Column(), "both": Both()}, equilibration=None)
+    assert averages["clock"].mean == pytest.approx(x.mean(), rel=1e-5)
+    assert (averages["both"].unit, averages["both.again"].unit, averages["both.square"].unit) == ("nm", "pm", "nm2")
+    assert averages["both.again"].stderr == averages["both"].stderr == averages["clock"].stderr
+    assert averages["both.square"].mean == pytest.approx(averages["both"].mean ** 2, rel=1e-9)
     with pytest.raises(InputError, match='the observable itself by the name ""'):
         Measurement(Column().prepare(None).map, {"it": Mean()})
 
@@ -237,9 +237,9 @@ def test_reducers_of_one_name_are_of_one_kind():
 def test_frames_that_are_not_finite_are_told():
     x = np.random.default_rng(6).normal(size=100)
     x[17] = np.nan
-    found = md.average(chain(x), {"x": Column()})["x"]
-    assert not found.converged
-    assert "1 of 100 snapshots are not finite (first: 17)" in found.verdict
+    estimate = md.average(chain(x), {"x": Column()})["x"]
+    assert not estimate.converged
+    assert "1 of 100 snapshots are not finite (first: 17)" in estimate.verdict
 
 
 # -- whole molecules -----------------------------------------------------------------------------------------------------
@@ -270,11 +270,11 @@ def boxed(triclinic, seed=7):
 @pytest.mark.parametrize("triclinic", [False, True])
 def test_molecules_cut_by_the_box_are_made_whole(triclinic):
     source, bare, whole, masses = boxed(triclinic)
-    found = md.average(source, {"one": md.RadiusOfGyration("resid 1"), "ends": md.EndToEnd("resid 2 and index 12 23")},
-                       equilibration=None)
+    averages = md.average(source, {"one": md.RadiusOfGyration("resid 1"), "ends": md.EndToEnd("resid 2 and index 12 23")},
+                          equilibration=None)
     x, m = whole[:, :12], masses[:12] / masses[:12].sum()
     centre = np.einsum("a,nai->ni", m, x)[:, None]
-    np.testing.assert_allclose(found["one"].series, np.sqrt(np.einsum("a,nai->n", m, (x - centre) ** 2)), rtol=1e-5)
+    np.testing.assert_allclose(averages["one"].series, np.sqrt(np.einsum("a,nai->n", m, (x - centre) ** 2)), rtol=1e-5)
     gather = System(source, source.topology).gather(np.array([23, 3, 0]))     # on the way lie atoms that nobody asked for
     blocks = [block for piece in source.pieces(["position", "box"], "time", False, 1 << 20) for block in piece.blocks()]
     positions = np.concatenate([gather(b)[0][:, gather(b)[1]] for b in blocks])
@@ -282,7 +282,7 @@ def test_molecules_cut_by_the_box_are_made_whole(triclinic):
     with pytest.raises(InputError, match=r"periodic box and the topology no bonds.*guess_bonds=True.*whole=True"):
         md.average(bare, {"one": md.RadiusOfGyration("resid 1")})
     as_is = md.average(bare, {"one": md.RadiusOfGyration("resid 1")}, whole=True)["one"]
-    assert as_is.mean > found["one"].mean + 0.5
+    assert as_is.mean > averages["one"].mean + 0.5
 
 
 def test_what_is_whole_stays_as_it_is_to_the_bit():
@@ -299,12 +299,12 @@ def test_what_is_whole_stays_as_it_is_to_the_bit():
 # -- functions and analyses ----------------------------------------------------------------------------------------------
 
 def test_a_plain_function_is_an_observable(adk, live):
-    found = md.average(adk, {"rg": lambda atoms: atoms.select_atoms("protein").radius_of_gyration(),
-                             "centre": lambda atoms: atoms.center_of_mass(),
-                             "time": lambda atoms: atoms.universe.trajectory.time}, equilibration=None)
-    assert found["rg"].mean == pytest.approx(18.2654955170, rel=1e-6)
-    assert found["centre"].mean.shape == (3,)
-    np.testing.assert_allclose(found["time"].series, found["rg"].times)
+    averages = md.average(adk, {"rg": lambda atoms: atoms.select_atoms("protein").radius_of_gyration(),
+                                "centre": lambda atoms: atoms.center_of_mass(),
+                                "time": lambda atoms: atoms.universe.trajectory.time}, equilibration=None)
+    assert averages["rg"].mean == pytest.approx(18.2654955170, rel=1e-6)
+    assert averages["centre"].mean.shape == (3,)
+    np.testing.assert_allclose(averages["time"].series, averages["rg"].times)
 
 
 @pytest.mark.parametrize(("function", "match"), [
@@ -319,18 +319,18 @@ def test_analyses_of_mdanalysis_per_frame_and_per_block(adk, live):
     from MDAnalysis.analysis.rms import RMSD, RMSF
 
     make = md.from_analysis(lambda u: RMSD(u, select="name CA"), value=lambda a: a.results.rmsd[:, 2], unit="Angstrom")
-    found = md.average(adk, {"rmsd": make}, equilibration=None)["rmsd"]
+    estimate = md.average(adk, {"rmsd": make}, equilibration=None)["rmsd"]
     with mdanalysis():
         theirs = RMSD(live, select="name CA").run().results.rmsd[:, 2]
-    np.testing.assert_allclose(found.series, theirs, atol=1e-7)       # the reference is the first frame of the run
+    np.testing.assert_allclose(estimate.series, theirs, atol=1e-7)       # the reference is the first frame of the run
     blocks = md.from_analysis(lambda u: RMSF(u.select_atoms("name CA")), value=lambda a: a.results.rmsf, unit="Angstrom",
                               per="block", n_blocks=7)
-    found = md.average(adk, {"rmsf": blocks}, quiet=True)
-    assert found["rmsf"].mean.shape == (214,)
+    estimate = md.average(adk, {"rmsf": blocks}, quiet=True)
+    assert estimate["rmsf"].mean.shape == (214,)
     with mdanalysis():
         parts = [RMSF(live.select_atoms("name CA")).run(start=a, stop=a + 14).results.rmsf for a in range(0, 98, 14)]
-    np.testing.assert_allclose(found["rmsf"].mean, np.mean(parts, axis=0), rtol=1e-6)
-    assert found.passes == ("7 blocks of an analysis", "averages")
+    np.testing.assert_allclose(estimate["rmsf"].mean, np.mean(parts, axis=0), rtol=1e-6)
+    assert estimate.passes == ("7 blocks of an analysis", "averages")
 
 
 def test_a_bare_analysis_is_refused_with_the_line_that_works(adk, live):
@@ -396,30 +396,30 @@ def test_times_that_run_backwards_are_counted_with_a_warning(tmp_path):
                 writer.write(u.atoms)
     (tmp_path / "s.xyz").write_text("12\n\n" + "C 0 0 0\n" * 12)
     with pytest.warns(UserWarning, match="run backwards at frame 10"):
-        found = md.average(md.read(tmp_path / "s.xyz", tmp_path / "w.trr"), {"end": md.EndToEnd("all")})["end"]
-    assert found.n + found.n_discarded == 20
-    assert found.times is None
+        estimate = md.average(md.read(tmp_path / "s.xyz", tmp_path / "w.trr"), {"end": md.EndToEnd("all")})["end"]
+    assert estimate.n + estimate.n_discarded == 20
+    assert estimate.times is None
 
 
 # -- the result ----------------------------------------------------------------------------------------------------------
 
 def test_the_result_is_a_mapping_that_prints_and_goes_into_files(adk, tmp_path):
-    found = md.average(adk, {"rg": RG, "rmsf": md.RMSF("name CA", corrected=False)}, quiet=True)
-    assert set(found) >= {"rg", "rmsf"}
-    assert "rg" in found
-    text = str(found)
+    averages = md.average(adk, {"rg": RG, "rmsf": md.RMSF("name CA", corrected=False)}, quiet=True)
+    assert set(averages) >= {"rg", "rmsf"}
+    assert "rg" in averages
+    text = str(averages)
     assert "18.3 ± 3.1 Å" in text
     assert "NOT CONVERGED" in text
     assert max(map(len, text.splitlines())) < 140
-    found.to_csv(tmp_path / "a.csv")
+    averages.to_csv(tmp_path / "a.csv")
     lines = (tmp_path / "a.csv").read_text().splitlines()
     assert lines[0].startswith("observable,coordinate,mean,stderr,low,high,unit")
     assert lines[1].startswith("rg,,18.26549")
     assert any(line.startswith("rmsf,residue=149,5.769") for line in lines)
-    json.dumps(found.to_dict(), allow_nan=False)
-    assert "<table>" in found._repr_html_()
+    json.dumps(averages.to_dict(), allow_nan=False)
+    assert "<table>" in averages._repr_html_()
     with pytest.raises(KeyError, match="rg"):
-        found["nothing"]
+        averages["nothing"]
 
 
 def test_the_result_as_a_dataframe(adk):
@@ -433,8 +433,8 @@ def test_figures_show_what_was_asked_for(adk):
     pytest.importorskip("matplotlib")
     from ensemblekit.plot import md as draw
 
-    found = md.average(adk, {"rg": RG, "rmsf": md.RMSF("name CA"), "map": md.DistanceMap("name CA and resid 1:9")}, quiet=True)
-    axes = found.plot()
+    result = md.average(adk, {"rg": RG, "rmsf": md.RMSF("name CA"), "map": md.DistanceMap("name CA and resid 1:9")}, quiet=True)
+    axes = result.plot()
     assert [ax.get_ylabel() for ax in axes[:2]] == ["rg (Å)", "rmsf (Å)"]
     assert "time (ps)" in axes[0].get_xlabel()
     both = md.average(md.read(data.PSF, replicas=[data.DCD, data.DCD2]), {"rg": RG})

@@ -46,12 +46,12 @@ def apart(a, b):
 
 
 def test_angles_that_nobody_announced_are_doubted(universe):
-    found = md.average(universe, {"one": torsion, "two": both, "z": lambda atoms: atoms.positions[:, 2].sum()},
-                       equilibration=None)
+    averages = md.average(universe, {"one": torsion, "two": both, "z": lambda atoms: atoms.positions[:, 2].sum()},
+                          equilibration=None)
     for name in ("one", "two"):
-        assert not found[name].converged
-        assert "period=360" in found[name].verdict, name
-    assert "comes round" not in found["z"].verdict
+        assert not averages[name].converged
+        assert "period=360" in averages[name].verdict, name
+    assert "comes round" not in averages["z"].verdict
     halves = md.average(ek.ReplicaSet((md.read(universe, stop=N // 2), md.read(universe, start=N // 2))), {"one": torsion})
     assert "comes round" in halves["one"].verdict
 
@@ -62,19 +62,19 @@ def test_a_unit_that_is_none_of_angles_is_believed(universe, unit):
 
 
 def test_functions_with_a_period_are_averaged_on_the_circle(universe):
-    found = md.average(universe, {"one": md.Function(torsion, "degree", period=360.0),
-                                  "two": md.Function(both, "degree", {"angle": (np.arange(2), "")}, period=360),
-                                  "peer": md.Dihedral("index 0", "index 1", "index 2", "index 3", weights=None)},
-                       equilibration=None)
+    averages = md.average(universe, {"one": md.Function(torsion, "degree", period=360.0),
+                                     "two": md.Function(both, "degree", {"angle": (np.arange(2), "")}, period=360),
+                                     "peer": md.Dihedral("index 0", "index 1", "index 2", "index 3", weights=None)},
+                          equilibration=None)
     want = mean_direction(TORSION)
-    assert apart(found["one"].mean, want) < 1e-3
-    assert found["one"].converged
-    assert found["one"].unit == "degree"
-    assert found["one"].interval == pytest.approx(found["peer"].interval, abs=0.05)
-    assert found["one.resultant"].mean == pytest.approx(found["peer.resultant"].mean, abs=1e-5)
-    assert apart(found["two"].mean[0], want) < 1e-3
-    assert found["two"].mean[1] == pytest.approx(10)
-    assert list(found["two"].coords) == ["angle"]
+    assert apart(averages["one"].mean, want) < 1e-3
+    assert averages["one"].converged
+    assert averages["one"].unit == "degree"
+    assert averages["one"].interval == pytest.approx(averages["peer"].interval, abs=0.05)
+    assert averages["one.resultant"].mean == pytest.approx(averages["peer.resultant"].mean, abs=1e-5)
+    assert apart(averages["two"].mean[0], want) < 1e-3
+    assert averages["two"].mean[1] == pytest.approx(10)
+    assert list(averages["two"].coords) == ["angle"]
     runs = md.average(ek.ReplicaSet((md.read(universe, stop=N // 2), md.read(universe, start=N // 2))),
                       {"one": md.Function(torsion, "degree", period=360.0)})
     assert apart(runs["one"].mean, want) < 3

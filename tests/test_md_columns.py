@@ -28,23 +28,23 @@ def test_xvg_columns_have_names_units_and_times(tmp_path):
     table = rows(200)
     path = tmp_path / "energy.xvg"
     path.write_text(XVG + "\n".join(" ".join(f"{v:.6f}" for v in row) for row in table) + "\n&\n")
-    found = md.columns(path)
-    assert list(found) == ["Potential", "Temperature"]
-    answer = ek.average(found["Potential"])
+    columns = md.columns(path)
+    assert list(columns) == ["Potential", "Temperature"]
+    answer = ek.average(columns["Potential"])
     assert answer.mean == pytest.approx(table[:, 1].mean(), abs=1e-6)
     assert (answer.unit, answer.time_unit) == ("kJ/mol", "ps")
     np.testing.assert_allclose(answer.times, table[:, 0], atol=1e-6)
-    assert found["Temperature"].units == {"Temperature": "K"}
+    assert columns["Temperature"].units == {"Temperature": "K"}
     with pytest.raises(KeyError, match="Potential"):
-        found["Nothing"]
+        columns["Nothing"]
 
 
 def test_times_in_ns_become_ps_and_grace_marks_go(tmp_path):
     path = tmp_path / "d.xvg"
     path.write_text('@ xaxis label "Time (ns)"\n@ yaxis label "MSD (nm\\S2\\N)"\n0.0 1.0\n0.5 2.0 # a remark\n1.0 3.0\n')
-    found = md.columns(path)
-    np.testing.assert_array_equal(found.times, [0, 500, 1000])
-    assert list(found) == ["MSD"]
+    columns = md.columns(path)
+    np.testing.assert_array_equal(columns.times, [0, 500, 1000])
+    assert list(columns) == ["MSD"]
 
 
 def test_colvar_with_its_weights_and_a_restart(tmp_path):
@@ -52,9 +52,9 @@ def test_colvar_with_its_weights_and_a_restart(tmp_path):
     head = "#! FIELDS time phi w\n#! SET min_phi -pi\n"
     path.write_text(head + "0 1 0.5\n1 2 0.5\n2 9 0.5\n3 9 0.5\n" + head + "2 3 1.5\n3 4 1.5\n")
     with pytest.warns(UserWarning, match="2 rows that were written again later are left out"):
-        found = md.columns(path, weights="w")
-    answer = ek.reduce(found["phi"], ek.Moments())
-    np.testing.assert_array_equal(found.times, [0, 1, 2, 3])
+        columns = md.columns(path, weights="w")
+    answer = ek.reduce(columns["phi"], ek.Moments())
+    np.testing.assert_array_equal(columns.times, [0, 1, 2, 3])
     assert answer.mean == pytest.approx((0.5 * 1 + 0.5 * 2 + 1.5 * 3 + 1.5 * 4) / 4)
 
 
@@ -63,9 +63,9 @@ def test_a_row_that_a_restart_wrote_twice_counts_once(tmp_path):
     head = "#! FIELDS time phi\n"
     path.write_text(head + "0 1\n1 2\n2 3\n" + head + "2 3\n3 4\n3 5\n")      # the last two share a rounded time alone
     with pytest.warns(UserWarning, match=r"COLVAR: 1 row written twice, as by a restart \(the first at row 3\), counts once"):
-        found = md.columns(path)
-    np.testing.assert_array_equal(found.times, [0, 1, 2, 3, 3])
-    np.testing.assert_array_equal(found.numbers["phi"], [1, 2, 3, 4, 5])
+        columns = md.columns(path)
+    np.testing.assert_array_equal(columns.times, [0, 1, 2, 3, 3])
+    np.testing.assert_array_equal(columns.numbers["phi"], [1, 2, 3, 4, 5])
 
 
 def turning(n=600, seed=1):
@@ -87,24 +87,24 @@ def colvar(path, head, *columns):
     ("-4*pi/2", "0", -2 * np.pi)])
 def test_plumeds_periodic_columns_are_averaged_on_the_circle(tmp_path, low, high, branch):
     phi = turning()
-    found = md.columns(colvar(tmp_path / "COLVAR", f"#! FIELDS time phi d\n#! SET min_phi {low}\n#! SET max_phi {high}\n",
-                              (phi - branch) % (2 * np.pi) + branch, phi))
-    answer = ek.average(found["phi"])
+    columns = md.columns(colvar(tmp_path / "COLVAR", f"#! FIELDS time phi d\n#! SET min_phi {low}\n#! SET max_phi {high}\n",
+                                (phi - branch) % (2 * np.pi) + branch, phi))
+    answer = ek.average(columns["phi"])
     assert abs(np.remainder(answer.mean, 2 * np.pi) - np.pi) < answer.high - answer.low < 0.3
     assert answer.converged
     assert branch <= answer.mean <= branch + 2 * np.pi
     assert answer.resultant.mean == pytest.approx(np.abs(np.exp(1j * phi).mean()), abs=1e-6)
-    twice = ek.average(ek.ReplicaSet.of([found["phi"].window(0, 300), found["phi"].window(300)]))
+    twice = ek.average(ek.ReplicaSet.of([columns["phi"].window(0, 300), columns["phi"].window(300)]))
     assert abs(np.remainder(twice.mean, 2 * np.pi) - np.pi) < 0.2
-    assert abs(ek.average(found["d"]).mean) < 2.5       # nobody said that it comes round: a plain mean, which is doubted
-    assert not ek.average(found["d"]).converged
+    assert abs(ek.average(columns["d"]).mean) < 2.5       # nobody said that it comes round: a plain mean, which is doubted
+    assert not ek.average(columns["d"]).converged
 
 
 def test_periods_that_cannot_be_read_are_told(tmp_path):
     head = "#! FIELDS time phi\n"
     with pytest.warns(UserWarning, match="phi comes round between -pi and north"):
-        found = md.columns(colvar(tmp_path / "COLVAR", head + "#! SET min_phi -pi\n#! SET max_phi north\n", turning()))
-    assert "comes round" in ek.average(found["phi"]).verdict
+        columns = md.columns(colvar(tmp_path / "COLVAR", head + "#! SET min_phi -pi\n#! SET max_phi north\n", turning()))
+    assert "comes round" in ek.average(columns["phi"]).verdict
     said = md.columns(colvar(tmp_path / "COLVAR", head, turning()), periods={"phi": 2 * np.pi})
     assert abs(ek.average(said["phi"]).mean) > 3
     with pytest.raises(KeyError, match="psi"):
@@ -118,13 +118,13 @@ def test_angles_of_xvg_files_are_averaged_on_the_circle(tmp_path):
     head = '@ xaxis label "Time (ps)"\n@ yaxis label "{}"\n'
     for label, values, turn in (("Angle (degrees)", degrees, 360), ("Dihedral (deg.)", degrees % 360, 360),
                                 ("Torsion (rad)", turning(), 2 * np.pi)):
-        (name,) = found = md.columns(colvar(tmp_path / "a.xvg", head.format(label), values))
-        answer = ek.average(found[name])
+        (name,) = columns = md.columns(colvar(tmp_path / "a.xvg", head.format(label), values))
+        answer = ek.average(columns[name])
         assert abs(np.remainder(answer.mean, turn) - turn / 2) < 0.03 * turn, label
         assert answer.converged
-    (name,) = found = md.columns(colvar(tmp_path / "a.xvg", head.format("Angle (degrees)"), np.abs(degrees) / 2))
-    assert ek.average(found[name]).mean == pytest.approx(np.abs(degrees).mean() / 2, abs=1e-5)     # between two lines
-    assert not found.branches
+    (name,) = columns = md.columns(colvar(tmp_path / "a.xvg", head.format("Angle (degrees)"), np.abs(degrees) / 2))
+    assert ek.average(columns[name]).mean == pytest.approx(np.abs(degrees).mean() / 2, abs=1e-5)     # between two lines
+    assert not columns.branches
     bare = md.columns(colvar(tmp_path / "a.dat", "# made by a script\n#time phi\n", degrees))
     answer = ek.average(bare["phi"])
     assert not answer.converged
@@ -173,9 +173,9 @@ def test_all_columns_at_once_are_no_source(tmp_path):
 
 def test_csv_and_plain_text(tmp_path):
     (tmp_path / "a.csv").write_text('"Time (ps)","Density (g/mL)"\n0.0,0.99\n2.0,1.01\n')
-    found = md.columns(tmp_path / "a.csv")
-    assert (list(found), found.units["Density"]) == (["Density"], "g/mL")
-    np.testing.assert_array_equal(found.times, [0, 2])
+    columns = md.columns(tmp_path / "a.csv")
+    assert (list(columns), columns.units["Density"]) == (["Density"], "g/mL")
+    np.testing.assert_array_equal(columns.times, [0, 2])
     (tmp_path / "a.txt").write_text("1 2 3\n4 5 6\n")
     assert list(md.columns(tmp_path / "a.txt")) == ["column 0", "column 1", "column 2"]
     assert md.columns(tmp_path / "a.txt").times is None
@@ -184,9 +184,9 @@ def test_csv_and_plain_text(tmp_path):
 def test_edr_is_read_where_pyedr_is_installed():
     pytest.importorskip("pyedr")
     data = pytest.importorskip("MDAnalysisTests.datafiles")
-    found = md.columns(data.AUX_EDR)
-    assert found.units["Potential"] == "kJ/mol"
-    assert len(found["Temperature"].arrays["Temperature"]) == len(found.times) == 4
+    columns = md.columns(data.AUX_EDR)
+    assert columns.units["Potential"] == "kJ/mol"
+    assert len(columns["Temperature"].arrays["Temperature"]) == len(columns.times) == 4
 
 
 @pytest.mark.parametrize(("text", "match"), [

@@ -68,15 +68,16 @@ def test_chains_in_different_images_are_put_together_and_it_is_told(chains, cell
     truth = complex_of(chains)
     moved = scattered(truth, chains, cell) if how is scattered else wrapped(truth, cell)
     want = md.average(universe(truth, chains, cell), WANTED, whole=True, equilibration=None, quiet=True)
-    found = md.average(universe(moved, chains, cell), WANTED, equilibration=None, quiet=True)
+    averages = md.average(universe(moved, chains, cell), WANTED, equilibration=None, quiet=True)
     for name in want:
-        np.testing.assert_allclose(np.abs(found[name].mean), np.abs(want[name].mean), atol=2e-3, err_msg=name)
-        assert "box vector" not in found[name].verdict
-    assert found["rg"].verdict == want["rg"].verdict
-    assert any(note.startswith("rg: ") and f"its {chains} molecules lay in different images in" in note for note in found.notes)
-    told = md.average(universe(truth, chains, cell), {"rg": WANTED["rg"]}, equilibration=None)
-    assert not told.notes           # it did not matter
-    assert told["rg"].mean == pytest.approx(want["rg"].mean, abs=1e-4)
+        np.testing.assert_allclose(np.abs(averages[name].mean), np.abs(want[name].mean), atol=2e-3, err_msg=name)
+        assert "box vector" not in averages[name].verdict
+    assert averages["rg"].verdict == want["rg"].verdict
+    assert any(note.startswith("rg: ") and f"its {chains} molecules lay in different images in" in note
+               for note in averages.notes)
+    unmoved = md.average(universe(truth, chains, cell), {"rg": WANTED["rg"]}, equilibration=None)
+    assert not unmoved.notes           # it did not matter
+    assert unmoved["rg"].mean == pytest.approx(want["rg"].mean, abs=1e-4)
 
 
 def test_stores_replicas_and_engines_agree(tmp_path):
@@ -99,11 +100,11 @@ def test_stores_replicas_and_engines_agree(tmp_path):
 @pytest.mark.parametrize("bonds", [True, False])
 def test_whole_true_stays_and_jumps_are_doubted(bonds):
     u = universe(scattered(complex_of(), 2, CUBE), bonds=bonds)
-    found = md.average(u, WANTED, whole=True, equilibration=None, quiet=True)
+    averages = md.average(u, WANTED, whole=True, equilibration=None, quiet=True)
     for name in ("rmsd", "rg", "rmsf", "pca", "ends", "center"):
-        assert not found[name].converged, name
-        assert "move apart by about a box vector at frame" in found[name].verdict, name
-    assert found["rg"].mean > 15
+        assert not averages[name].converged, name
+        assert "move apart by about a box vector at frame" in averages[name].verdict, name
+    assert averages["rg"].mean > 15
     steady = md.average(universe(complex_of(), bonds=bonds), WANTED, whole=True, equilibration=None, quiet=True)
     assert "box vector" not in str(steady)
 
@@ -122,16 +123,16 @@ def test_chains_that_leave_each_other_are_doubted():
     x = complex_of()
     away = np.linspace(0, 40, N)[:, None]
     x[:, CHAIN:] += away[:, None] * np.array([0.0, 0.0, 1.0])
-    found = md.average(universe(wrapped(x, CUBE)), {"rg": WANTED["rg"]}, equilibration=None)["rg"]
-    assert not found.converged
-    assert "half the box" in found.verdict or "box vector" in found.verdict
+    estimate = md.average(universe(wrapped(x, CUBE)), {"rg": WANTED["rg"]}, equilibration=None)["rg"]
+    assert not estimate.converged
+    assert "half the box" in estimate.verdict or "box vector" in estimate.verdict
 
 
 def test_one_chain_of_many_or_lone_atoms_are_no_complex():
     x = complex_of(24, apart=4.0)[:8]
-    found = md.average(universe(scattered(x, 24, CUBE), 24), {"rg": WANTED["rg"]}, equilibration=None)
-    assert "box vector" not in str(found)      # more than twenty: as they are
-    assert not found.notes
+    averages = md.average(universe(scattered(x, 24, CUBE), 24), {"rg": WANTED["rg"]}, equilibration=None)
+    assert "box vector" not in str(averages)      # more than twenty: as they are
+    assert not averages.notes
     alone = md.average(universe(scattered(x, 24, CUBE), 24), {"rg": md.RadiusOfGyration("segid 3")}, equilibration=None)
     assert alone["rg"].mean == pytest.approx(3.5 * np.sqrt((CHAIN**2 - 1) / 12), rel=0.02)
 
@@ -161,8 +162,8 @@ def test_selections_that_vary_are_not_put_together_and_say_so():
     truth = complex_of()
     u = universe(scattered(truth, 2, CUBE))
     varying = md.RadiusOfGyration("all", updating=True)
-    found = md.average(u, {"fixed": WANTED["rg"], "varying": varying}, equilibration=None)
-    assert found["varying"].mean > found["fixed"].mean + 1
-    assert any(note.startswith("varying: ") and "not brought into one image" in note for note in found.notes)
+    averages = md.average(u, {"fixed": WANTED["rg"], "varying": varying}, equilibration=None)
+    assert averages["varying"].mean > averages["fixed"].mean + 1
+    assert any(note.startswith("varying: ") and "not brought into one image" in note for note in averages.notes)
     alone = md.average(u, {"one": md.RadiusOfGyration("index 0:5", updating=True)}, equilibration=None)
     assert not any("one image" in note for note in alone.notes)

@@ -36,13 +36,13 @@ def test_water() -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_peptide_in_water() -> None:
     u = universe("md_peptide_water/md.gro", "md_peptide_water/md.xtc")
-    found = md.average(u, {"rg": md.RadiusOfGyration("protein"), "near": md.Contacts("protein", "name OW", radius=3.5),
-                           "shell": md.RDF("protein", "name OW and around 4 protein", range=(0, 5), n_bins=5, updating=True)},
-                       whole=True, equilibration=None)
+    results = md.average(u, {"rg": md.RadiusOfGyration("protein"), "near": md.Contacts("protein", "name OW", radius=3.5),
+                             "shell": md.RDF("protein", "name OW and around 4 protein", range=(0, 5), n_bins=5, updating=True)},
+                         whole=True, equilibration=None)
     protein = u.select_atoms("protein")
-    np.testing.assert_allclose(found["rg"].series, [protein.radius_of_gyration() for _ in u.trajectory], rtol=1e-5)
-    assert (found["near"].series > 50).all()
-    assert found["shell.coordination"].mean[-1] > 1
+    np.testing.assert_allclose(results["rg"].series, [protein.radius_of_gyration() for _ in u.trajectory], rtol=1e-5)
+    assert (results["near"].series > 50).all()
+    assert results["shell.coordination"].mean[-1] > 1
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -59,8 +59,8 @@ def test_membrane() -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_dna() -> None:
     u = universe("md_dna_tpr/topology.tpr", "md_dna_tpr/ref_image.xtc")
-    found = md.average(u, {"m": md.Dipole("resname SOL and index 0:3000"), "rmsd": md.RMSD("nucleic", weights="mass"),
-                           "h": md.HydrogenBonds(between=("nucleic", "nucleic"))}, equilibration=None, quiet=True)
-    assert found["rmsd"].series[0] == pytest.approx(0.0, abs=1e-3)
-    assert (found["rmsd"].series < 5).all()
-    assert 20 < found["h"].mean < 60                # twelve base pairs of two or three
+    averages = md.average(u, {"m": md.Dipole("resname SOL and index 0:3000"), "rmsd": md.RMSD("nucleic", weights="mass"),
+                              "h": md.HydrogenBonds(between=("nucleic", "nucleic"))}, equilibration=None, quiet=True)
+    assert averages["rmsd"].series[0] == pytest.approx(0.0, abs=1e-3)
+    assert (averages["rmsd"].series < 5).all()
+    assert 20 < averages["h"].mean < 60                # twelve base pairs of two or three

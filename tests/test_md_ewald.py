@@ -29,10 +29,10 @@ def themselves(n: int) -> Excluded:
 
 def total(points, positions, q, cell, split, excluded=None):
     points = np.ascontiguousarray(points, np.float64)
-    found = coulomb(points, np.ascontiguousarray(positions, np.float64), charges_of(q), cell, split,
-                    excluded if excluded is not None else nothing(len(points)))
-    assert found is not None
-    return found[0].sum(axis=1), found[1].sum(axis=1)
+    values = coulomb(points, np.ascontiguousarray(positions, np.float64), charges_of(q), cell, split,
+                     excluded if excluded is not None else nothing(len(points)))
+    assert values is not None
+    return values[0].sum(axis=1), values[1].sum(axis=1)
 
 
 def some_charges(n: int = 24, net: float = 0.0, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -144,8 +144,8 @@ def test_the_error_is_what_was_asked_for_at_any_cutoff(tolerance: float) -> None
     points = rng.uniform(0, side, (200, 3))
     best = total(points, positions, q, cell, Split.at(0.45, 1e-12, side**3, 200.0))[0]
     for cutoff in (8.0, 12.0, 15.0):     # the last one beyond half the box
-        found = total(points, positions, q, cell, Split.within(tolerance, cutoff, side**3, 200.0))[0]
-        error = np.sqrt(((found - best) ** 2).sum(axis=1).mean())
+        field_of = total(points, positions, q, cell, Split.within(tolerance, cutoff, side**3, 200.0))[0]
+        error = np.sqrt(((field_of - best) ** 2).sum(axis=1).mean())
         assert 0.1 * tolerance < error < 2 * tolerance
 
 

@@ -48,51 +48,51 @@ def averages(source: Any, **observables: Any) -> Any:
 
 
 def test_at_an_atom_of_a_very_skew_cell(water: Any) -> None:
-    found = md.average(water, {"E": md.ElectricField("index 0", exclude="self", **TIGHT),
-                               "V": md.ElectricPotential("index 0", exclude="self", **TIGHT)}, stop=1)
-    np.testing.assert_allclose(found["E"].mean, [ATOM_0["field"]], rtol=0, atol=1e-6)
-    np.testing.assert_allclose(found["V"].mean, [ATOM_0["potential"]], rtol=0, atol=1e-6)
-    assert "375 charges act, neutral together" in found.notes[0]
+    results = md.average(water, {"E": md.ElectricField("index 0", exclude="self", **TIGHT),
+                                 "V": md.ElectricPotential("index 0", exclude="self", **TIGHT)}, stop=1)
+    np.testing.assert_allclose(results["E"].mean, [ATOM_0["field"]], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(results["V"].mean, [ATOM_0["potential"]], rtol=0, atol=1e-6)
+    assert "375 charges act, neutral together" in results.notes[0]
 
 
 def test_on_a_bond_by_every_convention(water: Any) -> None:
-    found = averages(water, E=md.ElectricField(BOND, along="bond", **TIGHT),
-                     vacuum=md.ElectricField(BOND, along="bond", surface="vacuum", **TIGHT),
-                     nearest=md.ElectricField(BOND, along="bond", method="nearest"), V=md.ElectricPotential(BOND, **TIGHT))
-    projection = found["E"].projection
+    results = averages(water, E=md.ElectricField(BOND, along="bond", **TIGHT),
+                       vacuum=md.ElectricField(BOND, along="bond", surface="vacuum", **TIGHT),
+                       nearest=md.ElectricField(BOND, along="bond", method="nearest"), V=md.ElectricPotential(BOND, **TIGHT))
+    projection = results["E"].projection
     assert projection.mean == pytest.approx(MIDPOINT["mean"], abs=1e-6)
     assert projection.series.std(ddof=1) == pytest.approx(MIDPOINT["sd"], abs=1e-6)
-    assert found["vacuum"].projection.mean == pytest.approx(MIDPOINT["vacuum"], abs=1e-6)
-    assert found["nearest"].projection.mean == pytest.approx(MIDPOINT["nearest"], abs=1e-6)
-    assert found["V"].mean == pytest.approx(MIDPOINT["potential"], abs=1e-6)
-    assert found["V"].series[0] == pytest.approx(MIDPOINT["potential_0"], abs=1e-6)
+    assert results["vacuum"].projection.mean == pytest.approx(MIDPOINT["vacuum"], abs=1e-6)
+    assert results["nearest"].projection.mean == pytest.approx(MIDPOINT["nearest"], abs=1e-6)
+    assert results["V"].mean == pytest.approx(MIDPOINT["potential"], abs=1e-6)
+    assert results["V"].series[0] == pytest.approx(MIDPOINT["potential_0"], abs=1e-6)
     first = md.average(water, {"E": md.ElectricField(BOND, **TIGHT)}, stop=1)["E"]
     np.testing.assert_allclose(first.mean, MIDPOINT["field_0"], rtol=0, atol=1e-6)
     assert first.magnitude.mean == pytest.approx(np.linalg.norm(MIDPOINT["field_0"]), abs=1e-6)
 
 
 def test_numbers_of_a_frame_have_series_times_and_all_estimators(water: Any) -> None:
-    found = averages(water, E=md.ElectricField(BOND, along="bond", stark=0.05, unit="MV/cm"))["E"]
+    estimate = averages(water, E=md.ElectricField(BOND, along="bond", stark=0.05, unit="MV/cm"))["E"]
     for name in ("projection", "angle", "magnitude", "shift"):
-        one = found.derived[name]
+        one = estimate.derived[name]
         assert one.series.shape == (10,)
         assert len(one.times) == 10
         assert len(one.estimators) == 5
-    assert found.unit == "MV cm-1"
-    assert found.projection.mean == pytest.approx(100 * MIDPOINT["mean"], abs=0.05)
-    np.testing.assert_allclose(found.shift.series, -0.05 * 16.79200537 * found.projection.series)
-    cosine = found.projection.series / found.magnitude.series
-    np.testing.assert_allclose(np.cos(np.radians(found.angle.series)), cosine, atol=1e-12)
+    assert estimate.unit == "MV cm-1"
+    assert estimate.projection.mean == pytest.approx(100 * MIDPOINT["mean"], abs=0.05)
+    np.testing.assert_allclose(estimate.shift.series, -0.05 * 16.79200537 * estimate.projection.series)
+    cosine = estimate.projection.series / estimate.magnitude.series
+    np.testing.assert_allclose(np.cos(np.radians(estimate.angle.series)), cosine, atol=1e-12)
 
 
 @pytest.mark.skipif("ENSEMBLEKIT_DATA" not in os.environ, reason="ENSEMBLEKIT_DATA is not set")
 def test_an_ion_near_dna() -> None:
     folder = Path(os.environ["ENSEMBLEKIT_DATA"]) / "md_dna_tpr"
     source = md.read(str(folder / "topology.tpr"), str(folder / "ref_image.xtc"))
-    found = md.average(source, {"E": md.ElectricField("index 29471", exclude="self", tolerance=1e-7),
-                                "V": md.ElectricPotential("index 29471", exclude="self", tolerance=1e-7)}, stop=1)
-    np.testing.assert_allclose(found["E"].mean, [SODIUM["field"]], rtol=0, atol=1e-5)
-    np.testing.assert_allclose(found["V"].mean, [SODIUM["potential"]], rtol=0, atol=1e-5)
+    results = md.average(source, {"E": md.ElectricField("index 29471", exclude="self", tolerance=1e-7),
+                                  "V": md.ElectricPotential("index 29471", exclude="self", tolerance=1e-7)}, stop=1)
+    np.testing.assert_allclose(results["E"].mean, [SODIUM["field"]], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(results["V"].mean, [SODIUM["potential"]], rtol=0, atol=1e-5)
 
 
 def planes(density: float, distance: float, side: float, height: float) -> tuple[Any, np.ndarray]:
@@ -111,14 +111,14 @@ def planes(density: float, distance: float, side: float, height: float) -> tuple
 def test_planes_of_charge() -> None:
     density, distance, side, height = 0.01, 20.0, 16.0, 64.0
     universe, points = planes(density, distance, side, height)
-    found = averages(universe, E=md.ElectricField(points, **TIGHT), slab=md.ElectricField(points, surface="slab-z", **TIGHT),
-                     V=md.ElectricPotential([[0, 0, 0.5], [0, 0, 63.5]], surface="slab-z", **TIGHT))
+    results = averages(universe, E=md.ElectricField(points, **TIGHT), slab=md.ElectricField(points, surface="slab-z", **TIGHT),
+                       V=md.ElectricPotential([[0, 0, 0.5], [0, 0, 63.5]], surface="slab-z", **TIGHT))
     inside, outside = between_planes(density, distance, height)
     # the grid of charges is seen as exp(-2 pi z / spacing), 1e-13 half-way between the planes
-    np.testing.assert_allclose(found["E"].mean[:, 2] / COULOMB, [inside, outside], rtol=0, atol=1e-8)
-    np.testing.assert_allclose(found["E"].mean[:, :2], 0, atol=1e-7)
-    np.testing.assert_allclose(found["slab"].mean[:, 2] / COULOMB, [4 * np.pi * density, 0], rtol=0, atol=1e-8)
-    drop = found["V"].mean[1] - found["V"].mean[0]
+    np.testing.assert_allclose(results["E"].mean[:, 2] / COULOMB, [inside, outside], rtol=0, atol=1e-8)
+    np.testing.assert_allclose(results["E"].mean[:, :2], 0, atol=1e-7)
+    np.testing.assert_allclose(results["slab"].mean[:, 2] / COULOMB, [4 * np.pi * density, 0], rtol=0, atol=1e-8)
+    drop = results["V"].mean[1] - results["V"].mean[0]
     assert drop == pytest.approx(-4 * np.pi * COULOMB * density * distance, abs=1e-6)
 
 
@@ -129,13 +129,13 @@ def test_groups_add_up_to_the_total_of_a_run_without_them(water: Any, method: An
     plain = averages(water, E=md.ElectricField(at, **options), V=md.ElectricPotential(at, **options))
     named = {"first": "index 0:9", "second": "index 10:20"}
     for by, count in (("resname", 1), ("residue", 1), ("molecule", 125), (named, 3)):
-        found = averages(water, E=md.ElectricField(at, by=by, **options), V=md.ElectricPotential(at, by=by, **options))
-        shares = found["E"].groups
+        results = averages(water, E=md.ElectricField(at, by=by, **options), V=md.ElectricPotential(at, by=by, **options))
+        shares = results["E"].groups
         assert shares.mean.shape == (count, 3, 3)
         assert list(shares.coords) == ["group", "atom", "component"]
         np.testing.assert_allclose(shares.mean.sum(axis=0), plain["E"].mean, rtol=0, atol=1e-10)
-        np.testing.assert_allclose(found["E"].mean, plain["E"].mean, rtol=0, atol=1e-10)
-        np.testing.assert_allclose(found["V"].groups.mean.sum(axis=0), plain["V"].mean, rtol=0, atol=1e-10)
+        np.testing.assert_allclose(results["E"].mean, plain["E"].mean, rtol=0, atol=1e-10)
+        np.testing.assert_allclose(results["V"].groups.mean.sum(axis=0), plain["V"].mean, rtol=0, atol=1e-10)
 
 
 def test_surface_terms_are_shared_by_groups_of_molecules(water: Any) -> None:
@@ -148,12 +148,12 @@ def test_surface_terms_are_shared_by_groups_of_molecules(water: Any) -> None:
 
 def test_of_two_charges_without_a_box() -> None:
     universe = charged(np.array([[[0.0, 0, 0], [3.0, 0, 0]]]), np.array([2.0, -1.0]))
-    found = averages(universe, E=md.ElectricField([[1.0, 0, 0]]), V=md.ElectricPotential([[1.0, 0, 0]]),
-                     at=md.ElectricField("index 0", by="residue"))
-    assert found["E"].mean[0] == pytest.approx([COULOMB * (2 / 1 + 1 / 4), 0, 0])
-    assert found["V"].mean[0] == pytest.approx(COULOMB * (2 / 1 - 1 / 2))
-    assert found["at"].mean[0] == pytest.approx([COULOMB / 9, 0, 0])
-    assert any("no box" in note for note in found.notes)
+    results = averages(universe, E=md.ElectricField([[1.0, 0, 0]]), V=md.ElectricPotential([[1.0, 0, 0]]),
+                       at=md.ElectricField("index 0", by="residue"))
+    assert results["E"].mean[0] == pytest.approx([COULOMB * (2 / 1 + 1 / 4), 0, 0])
+    assert results["V"].mean[0] == pytest.approx(COULOMB * (2 / 1 - 1 / 2))
+    assert results["at"].mean[0] == pytest.approx([COULOMB / 9, 0, 0])
+    assert any("no box" in note for note in results.notes)
 
 
 def test_whose_charges_do_not_act() -> None:
@@ -174,24 +174,24 @@ def test_no_frame_needs_to_be_wrapped_or_whole(water: Any) -> None:
     u = mda.Universe(datafiles.PSF_TRICLINIC, datafiles.DCD_TRICLINIC)
     wanted = {"E": md.ElectricField(BOND, along="bond", tolerance=1e-6),
               "c": md.ElectricField(md.Center("index 0:2"), tolerance=1e-6)}
-    found = averages(water, **wanted)
+    results = averages(water, **wanted)
     rng = np.random.default_rng(1)
     frames = np.stack([ts.positions + rng.integers(-2, 3, (375, 3)) @ ts.triclinic_dimensions for ts in u.trajectory])
     boxes = np.stack([ts.dimensions for ts in u.trajectory])
     u.load_new(frames.astype(np.float32), dimensions=boxes)
     moved = averages(u, **wanted)
-    np.testing.assert_allclose(moved["E"].mean, found["E"].mean, atol=2e-4)       # float32 positions, further away
-    np.testing.assert_allclose(moved["c"].mean, found["c"].mean, atol=2e-4)
-    assert moved["E"].projection.mean == pytest.approx(found["E"].projection.mean, abs=2e-4)
+    np.testing.assert_allclose(moved["E"].mean, results["E"].mean, atol=2e-4)       # float32 positions, further away
+    np.testing.assert_allclose(moved["c"].mean, results["c"].mean, atol=2e-4)
+    assert moved["E"].projection.mean == pytest.approx(results["E"].projection.mean, abs=2e-4)
 
 
 def test_centers_and_directions_between_groups(water: Any) -> None:
     center = md.Center("index 0 1 2")
-    found = averages(water, a=md.ElectricField(center, along=("index 0", "index 1 2")),
-                     b=md.ElectricField(center, along=[0, 0, -2.0]))
-    assert found["a"].mean.shape == (3,)
-    assert found["b"].projection.mean == pytest.approx(-found["b"].mean[2])
-    assert found["a"].projection.mean != pytest.approx(found["b"].projection.mean)
+    results = averages(water, a=md.ElectricField(center, along=("index 0", "index 1 2")),
+                       b=md.ElectricField(center, along=[0, 0, -2.0]))
+    assert results["a"].mean.shape == (3,)
+    assert results["b"].projection.mean == pytest.approx(-results["b"].mean[2])
+    assert results["a"].projection.mean != pytest.approx(results["b"].projection.mean)
 
 
 def test_attached_points_go_with_a_tumbling_molecule() -> None:
@@ -205,19 +205,19 @@ def test_attached_points_go_with_a_tumbling_molecule() -> None:
         frames.append(body @ turn + 3 * rng.normal(size=3) * bool(k))
     universe = charged(np.array(frames), q)
     point = np.array([[6.0, 1.0, 2.0]])
-    found = averages(universe, V=md.ElectricPotential(md.Attached(point, "all")), fixed=md.ElectricPotential(point))
+    results = averages(universe, V=md.ElectricPotential(md.Attached(point, "all")), fixed=md.ElectricPotential(point))
     expected = COULOMB * float((q / np.linalg.norm(point - body, axis=1)).sum())
-    assert found["V"].mean[0] == pytest.approx(expected, rel=1e-5)
-    assert found["V"].stderr[0] < 1e-5 * abs(expected)
-    assert found["fixed"].stderr[0] > 1e-3 * abs(expected)
+    assert results["V"].mean[0] == pytest.approx(expected, rel=1e-5)
+    assert results["V"].stderr[0] < 1e-5 * abs(expected)
+    assert results["fixed"].stderr[0] > 1e-3 * abs(expected)
 
 
 def test_points_of_each_frame() -> None:
     positions = np.zeros((4, 1, 3))
     points = np.arange(1, 5.0)[:, None, None] * np.array([1.0, 0, 0])
     universe = charged(positions, np.ones(1))
-    found = averages(universe, V=md.ElectricPotential(points))["V"]
-    assert found.mean[0] == pytest.approx(COULOMB * (1 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
+    estimate = averages(universe, V=md.ElectricPotential(points))["V"]
+    assert estimate.mean[0] == pytest.approx(COULOMB * (1 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
     with pytest.raises(InputError, match=r"4 frames are averaged; got shape \(3, 1, 3\)"):
         averages(universe, V=md.ElectricPotential(points[:3]))
 
@@ -225,8 +225,8 @@ def test_points_of_each_frame() -> None:
 def test_charges_chosen_anew_in_every_frame() -> None:
     frames = np.array([[[0.0, 0, 0], [2.0, 0, 0], [9.0, 0, 0]], [[0.0, 0, 0], [8.0, 0, 0], [3.0, 0, 0]]])
     universe = charged(frames, np.array([0.0, 1.0, 1.0]))
-    found = averages(universe, V=md.ElectricPotential("index 0", "around 5 index 0", updating=True))["V"]
-    assert found.mean[0] == pytest.approx(COULOMB * (1 / 2 + 1 / 3) / 2)
+    estimate = averages(universe, V=md.ElectricPotential("index 0", "around 5 index 0", updating=True))["V"]
+    assert estimate.mean[0] == pytest.approx(COULOMB * (1 / 2 + 1 / 3) / 2)
 
 
 def test_weights_replicas_and_engines(water: Any) -> None:
@@ -246,10 +246,10 @@ def test_weights_replicas_and_engines(water: Any) -> None:
 def test_the_potential_does_not_depend_on_how_the_box_breathes_but_by_its_size() -> None:
     frames = np.array([[[1.0, 1, 1]], [[1.0, 1, 1]]])
     universe = charged(frames, np.ones(1), np.array([[10, 10, 10, 90, 90, 90], [12, 12, 12, 90, 90, 90]], np.float32))
-    found = averages(universe, V=md.ElectricPotential("index 0", **TIGHT))
+    results = averages(universe, V=md.ElectricPotential("index 0", **TIGHT))
     expected = -2.8372974795 * COULOMB * (1 / 10 + 1 / 12) / 2
-    assert found["V"].mean[0] == pytest.approx(expected, abs=1e-6)
-    assert "a uniform background of -1 e makes the cell neutral" in found.notes[0]
+    assert results["V"].mean[0] == pytest.approx(expected, abs=1e-6)
+    assert "a uniform background of -1 e makes the cell neutral" in results.notes[0]
 
 
 def test_what_cannot_be(water: Any) -> None:
@@ -303,8 +303,8 @@ def test_a_place_on_a_charge_names_frame_place_and_atom(water: Any) -> None:
 
 
 def test_a_cut_that_makes_no_whole_charge_is_told(water: Any) -> None:
-    found = averages(water, E=md.ElectricField("index 374", "index 0 1"))
-    assert "no whole number: the selection cuts molecules" in found.notes[0]
+    results = averages(water, E=md.ElectricField("index 374", "index 0 1"))
+    assert "no whole number: the selection cuts molecules" in results.notes[0]
 
 
 def test_water_and_many_alike_are_one_group_of_residues() -> None:
@@ -316,16 +316,16 @@ def test_water_and_many_alike_are_one_group_of_residues() -> None:
     u.add_TopologyAttr("resids", [*range(1, 4), *range(1, 61)])
     u.add_TopologyAttr("bonds", [(0, 1), (1, 2)])
     u.load_new(rng.normal(0, 10, (2, n, 3)).astype(np.float32))
-    found = averages(u, E=md.ElectricField("index 0", by="residue"))["E"]
-    assert list(found.groups.coords["group"][0]) == ["ALA1", "ALA2", "ALA3", "NA"]
+    estimate = averages(u, E=md.ElectricField("index 0", by="residue"))["E"]
+    assert list(estimate.groups.coords["group"][0]) == ["ALA1", "ALA2", "ALA3", "NA"]
 
 
 def test_fixed_points_are_noted_where_the_solute_moves_away() -> None:
     u = mda.Universe(datafiles.PSF, datafiles.DCD)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = md.average(u, {"V": md.ElectricPotential([[60.0, 60, 60]])}, frames=[0, 97], equilibration=None)
-    assert any("md.Attached(xyz, selection) takes points and vectors along" in note for note in found.notes)
+        results = md.average(u, {"V": md.ElectricPotential([[60.0, 60, 60]])}, frames=[0, 97], equilibration=None)
+    assert any("md.Attached(xyz, selection) takes points and vectors along" in note for note in results.notes)
 
 
 def test_a_difference_dipole_that_is_a_vector_turns_with_its_molecule(water: Any) -> None:

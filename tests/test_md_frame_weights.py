@@ -44,11 +44,11 @@ def mean(u, weights, **window):
 def test_a_bias_becomes_weights_joined_by_time(tmp_path):
     rows = md.columns(colvar(tmp_path / "COLVAR", BIAS, np.abs(HEIGHT).repeat(4)[:len(BIAS)], head="metad.rbias w"))
     u = trajectory()
-    found = mean(u, rows.weights("metad.rbias", temperature=300))
-    assert found.mean == pytest.approx(WANT, abs=1e-6)
-    assert found.n_eff < 0.8 * N
+    estimate = mean(u, rows.weights("metad.rbias", temperature=300))
+    assert estimate.mean == pytest.approx(WANT, abs=1e-6)
+    assert estimate.n_eff < 0.8 * N
     w = np.exp(BIAS[::4] / KT)
-    assert mean(u, w).interval == pytest.approx(found.interval, abs=1e-6)
+    assert mean(u, w).interval == pytest.approx(estimate.interval, abs=1e-6)
     assert mean(u, rows.weights("metad.rbias", 300), start=20, step=3).mean == pytest.approx(
         w[20::3] @ HEIGHT[20::3] / w[20::3].sum(), abs=1e-6)
     assert mean(u, rows.weights("w")).mean == pytest.approx(HEIGHT @ HEIGHT / HEIGHT.sum(), abs=1e-5)
@@ -76,10 +76,10 @@ def test_logarithms_of_any_size_and_biases_that_add(tmp_path):
 def test_a_column_of_the_same_file(tmp_path):
     phi = RNG.normal(size=len(BIAS))
     path = colvar(tmp_path / "COLVAR", phi, BIAS - BIAS.min(), head="phi metad.rbias")
-    found = md.columns(path, weights="metad.rbias", temperature=300)
+    columns = md.columns(path, weights="metad.rbias", temperature=300)
     want = np.average(phi, weights=np.exp(BIAS / KT))
-    assert ek.average(found["phi"], equilibration=None).mean == pytest.approx(want, abs=1e-6)
-    assert "metad.rbias" in found       # a quantity of its own
+    assert ek.average(columns["phi"], equilibration=None).mean == pytest.approx(want, abs=1e-6)
+    assert "metad.rbias" in columns       # a quantity of its own
     with pytest.raises(InputError, match="looks like a bias"):
         md.columns(path, weights="metad.rbias")
     with pytest.raises(InputError, match="goes with weights="):

@@ -22,15 +22,15 @@ TILTED = np.array([[10.0, 0, 0], [2, 11, 0], [1, 3, 12]])
 
 
 def element(group, name, values, unit="Angstrom", step=True, time=True, time_unit="ps"):
-    made = group.create_group(name)
-    made["value"] = values
-    made["value"].attrs["unit"] = unit
+    group_of = group.create_group(name)
+    group_of["value"] = values
+    group_of["value"].attrs["unit"] = unit
     if step is not None:
-        made["step"] = np.arange(N) if step is True else np.int64(step)
+        group_of["step"] = np.arange(N) if step is True else np.int64(step)
     if time is not None:
-        made["time"] = 2.0 * np.arange(N) if time is True else time
-        made["time"].attrs["unit"] = time_unit
-    return made
+        group_of["time"] = 2.0 * np.arange(N) if time is True else time
+        group_of["time"].attrs["unit"] = time_unit
+    return group_of
 
 
 def boxed(group, edges=None, boundary=("periodic",) * 3):
@@ -56,8 +56,8 @@ def fixed_strings(f):
 
 
 def offset(f):
-    made = plain(f, step=10, time=np.float64(2.0))
-    made["step"].attrs["offset"], made["time"].attrs["offset"] = 100, 7.0
+    node = plain(f, step=10, time=np.float64(2.0))
+    node["step"].attrs["offset"], node["time"].attrs["offset"] = 100, 7.0
 
 
 def moving(f):
@@ -73,11 +73,11 @@ def several(f):
 
 
 def nanometres(f):
-    made = plain(f, edges=BOX / 10, unit="nm", time_unit="fs")
-    made["value"][...] = X / 10
-    made.parent.create_group("velocity")["value"] = X
-    made.parent["velocity/value"].attrs["unit"] = "nm ns-1"
-    made.parent["velocity/step"], made.parent["velocity/time"] = made["step"], made["time"]
+    node = plain(f, edges=BOX / 10, unit="nm", time_unit="fs")
+    node["value"][...] = X / 10
+    node.parent.create_group("velocity")["value"] = X
+    node.parent["velocity/value"].attrs["unit"] = "nm ns-1"
+    node.parent["velocity/step"], node.parent["velocity/time"] = node["step"], node["time"]
 
 
 def open_ends(f):
@@ -148,13 +148,13 @@ def test_every_layout_gives_the_same_frames(tmp_path, topology, name):
                 np.testing.assert_allclose(abs(np.linalg.det(cell)), 10 * 11 * 12, rtol=1e-5)
     if name == "nm":
         np.testing.assert_allclose(read[0].fields["velocity"][0], X[0] * 0.01, rtol=1e-6)
-    found = md.average(source, {"d": md.Distance("index 0", "index 1", periodic=False)}, equilibration=None, quiet=True)["d"]
-    assert found.mean == pytest.approx(np.linalg.norm(X[:, 0] - X[:, 1], axis=1).mean(), rel=1e-6)
+    estimate = md.average(source, {"d": md.Distance("index 0", "index 1", periodic=False)}, equilibration=None, quiet=True)["d"]
+    assert estimate.mean == pytest.approx(np.linalg.norm(X[:, 0] - X[:, 1], axis=1).mean(), rel=1e-6)
     if times is None:
-        assert found.times is None
-        assert found.time_unit == ""
+        assert estimate.times is None
+        assert estimate.time_unit == ""
     else:
-        np.testing.assert_allclose(found.times, times, rtol=1e-6)
+        np.testing.assert_allclose(estimate.times, times, rtol=1e-6)
     few = md.read(topology, made(tmp_path, write), select="index 1:2", start=1, stop=4)
     np.testing.assert_allclose(blocks(few)[0].fields["position"][0], X[1, 1:3], rtol=1e-6)
 

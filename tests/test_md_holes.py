@@ -60,9 +60,9 @@ def test_the_frame_and_the_atom_are_named(u, observable):
 
 def test_others_of_the_same_call_are_as_they_were(u):
     near = md.Distance("index 0", "index 1")
-    found = md.average(u, {"bad": md.Distance("index 5", "index 0"), "good": near}, quiet=True)
-    assert found["good"].verdict == md.average(water(False), {"good": near}, quiet=True)["good"].verdict
-    assert "17" in found["bad"].verdict
+    averages = md.average(u, {"bad": md.Distance("index 5", "index 0"), "good": near}, quiet=True)
+    assert averages["good"].verdict == md.average(water(False), {"good": near}, quiet=True)["good"].verdict
+    assert "17" in averages["bad"].verdict
     angle = md.average(u, {"a": md.Dihedral("index 3", "index 4", "index 5", "index 6")}, quiet=True)["a"]
     assert "1 of 40 snapshots are not finite (first: 17)" in angle.verdict
 
@@ -77,9 +77,9 @@ def test_runs_and_what_a_function_makes_are_named():
 
     assert "frame 3 (6 ps): its coordinates are numbers" in md.average(frames, {"f": odd}, quiet=True)["f"].verdict
     runs = ek.ReplicaSet.of([frames, md.read(water())])
-    found = md.average(runs, {"rg": md.RadiusOfGyration("all"), "map": md.DistanceMap("all")}, quiet=True)
-    for name in found:
-        assert not found[name].converged
-        assert re.search("run 1: .*" + WHERE, found[name].verdict), found[name].verdict
+    averages = md.average(runs, {"rg": md.RadiusOfGyration("all"), "map": md.DistanceMap("all")}, quiet=True)
+    for name in averages:
+        assert not averages[name].converged
+        assert re.search("run 1: .*" + WHERE, averages[name].verdict), averages[name].verdict
     with pytest.raises(EnsemblekitError, match="run 1, " + WHERE):
         md.average(runs, {"rmsf": md.RMSF("all")}, quiet=True)

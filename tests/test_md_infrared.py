@@ -54,18 +54,18 @@ def spectra(spring: Any) -> Any:
 
 
 def test_the_spectrum_of_a_charge_on_a_spring(spectra: Any) -> None:
-    found = spectra["velocity"]
-    nu, unit = found.coords["wavenumber"]
-    assert (unit, found.unit) == ("cm-1", "cm-1")
+    spectrum = spectra["velocity"]
+    nu, unit = spectrum.coords["wavenumber"]
+    assert (unit, spectrum.unit) == ("cm-1", "cm-1")
     assert np.diff(nu) == pytest.approx(16.0, rel=0.01)
     truth = spring_spectrum(nu, LINE, GAMMA, Q, M, VOLUME)
     near = (nu > 850) & (nu < 1150)
-    assert found.mean[near].sum() == pytest.approx(truth[near].sum(), rel=0.08)     # 30 segments of three directions
-    assert abs(nu[np.argmax(found.mean)] - LINE) < 33
-    assert found.band is not None
-    assert ((found.band[0] <= truth) & (truth <= found.band[1]))[near].all()
-    assert found.integral.mean == pytest.approx(SPRING_AREA * Q**2 / (M * VOLUME), rel=0.08)
-    assert found.integral.unit == "cm-2"
+    assert spectrum.mean[near].sum() == pytest.approx(truth[near].sum(), rel=0.08)     # 30 segments of three directions
+    assert abs(nu[np.argmax(spectrum.mean)] - LINE) < 33
+    assert spectrum.band is not None
+    assert ((spectrum.band[0] <= truth) & (truth <= spectrum.band[1]))[near].all()
+    assert spectrum.integral.mean == pytest.approx(SPRING_AREA * Q**2 / (M * VOLUME), rel=0.08)
+    assert spectrum.integral.unit == "cm-2"
     assert "from velocities" in " ".join(spectra.notes)
 
 
@@ -128,11 +128,11 @@ def test_an_ion_that_walks_through_the_box_makes_no_jumps(path: Any) -> None:
 def test_replicas_have_one_spectrum_with_a_band(path: Any) -> None:
     x, v = path
     halves = [md.read(universe(x[a:a + 8000, None] + 5, v[a:a + 8000, None], [Q])) for a in (0, 8000)]
-    found = md.average(ek.ReplicaSet(tuple(halves)), {"ir": md.Infrared(temperature=300, resolution=32.0)})["ir"]
-    assert len(found.runs) == 2
-    assert found.band is not None
-    assert (found.band[0] <= found.low).all()
-    assert (found.low > 0).all()
+    estimate = md.average(ek.ReplicaSet(tuple(halves)), {"ir": md.Infrared(temperature=300, resolution=32.0)})["ir"]
+    assert len(estimate.runs) == 2
+    assert estimate.band is not None
+    assert (estimate.band[0] <= estimate.low).all()
+    assert (estimate.low > 0).all()
 
 
 def seen(length: int) -> np.ndarray:
@@ -181,10 +181,10 @@ def test_intervals_and_bands_hold_the_closed_form() -> None:
 
 @pytest.mark.slow
 def test_coverage_of_400_repeats() -> None:
-    found = [cover(50, 24_000, seed) for seed in range(8)]
-    assert all(count >= 24 for *_, count in found)
-    assert 0.93 <= np.mean([inside for inside, *_ in found]) <= 0.97
-    assert 0.91 <= np.mean([whole for _, whole, _ in found]) <= 0.98
+    coverages = [cover(50, 24_000, seed) for seed in range(8)]
+    assert all(count >= 24 for *_, count in coverages)
+    assert 0.93 <= np.mean([inside for inside, *_ in coverages]) <= 0.97
+    assert 0.91 <= np.mean([whole for _, whole, _ in coverages]) <= 0.98
 
 
 def test_what_cannot_be(spring: Any, path: Any) -> None:

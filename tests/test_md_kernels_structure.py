@@ -36,8 +36,8 @@ def test_superposition_is_kabschs(n_atoms, dtype):
     for w in (None, weights):
         want = kabsch(frames.astype("f8"), reference, w)
         np.testing.assert_allclose(superposed(frames, reference, w), want, atol=1e-9)
-        found = rmsd(frames[:, :n_atoms], reference, w)
-        np.testing.assert_allclose(found, deviation(want[:, :n_atoms], reference, w), rtol=1e-11)
+        distances = rmsd(frames[:, :n_atoms], reference, w)
+        np.testing.assert_allclose(distances, deviation(want[:, :n_atoms], reference, w), rtol=1e-11)
 
 
 def test_alike_frames_have_no_deviation():
@@ -52,8 +52,8 @@ def test_a_straight_line_turns_no_more_than_it_must():
     other = np.array([[3.0, 1.0, 1.0]])
     frames = np.concatenate([line, other])[None]            # already in place: the atom beside must not move
     np.testing.assert_allclose(superposed(frames, line)[0], frames[0], atol=1e-12)
-    turned = np.concatenate([line[:, [2, 1, 0]], other])[None]
-    np.testing.assert_allclose(superposed(turned, line)[0, :4], line, atol=1e-12)
+    rotated = np.concatenate([line[:, [2, 1, 0]], other])[None]
+    np.testing.assert_allclose(superposed(rotated, line)[0, :4], line, atol=1e-12)
     np.testing.assert_allclose(rmsd(1.5 * line[None, :, [2, 0, 1]], line), [0.5 * np.std(line[:, 2])], rtol=1e-12)
 
 
@@ -68,8 +68,8 @@ def test_degenerate_structures_lie_on_themselves(points):
 
 
 def test_two_atoms_differ_by_their_distance():
-    found = rmsd(np.array([[[0.0, 0, 0], [0, 0, 3.0]]]), np.array([[5.0, 5, 5], [6, 5, 5]]))
-    np.testing.assert_allclose(found, [1.0], rtol=1e-12)       # each end is 1 away: (3 - 1) / 2
+    distances = rmsd(np.array([[[0.0, 0, 0], [0, 0, 3.0]]]), np.array([[5.0, 5, 5], [6, 5, 5]]))
+    np.testing.assert_allclose(distances, [1.0], rtol=1e-12)       # each end is 1 away: (3 - 1) / 2
 
 
 def test_mirror_images_are_never_made():
@@ -86,8 +86,8 @@ def test_a_coordinate_that_is_not_a_number_stays_in_its_frame():
     rng = np.random.default_rng(3)
     frames = rng.normal(size=(3, 5, 3))
     frames[1, 2, 0] = np.nan
-    found = rmsd(frames, rng.normal(size=(5, 3)))
-    np.testing.assert_array_equal(np.isnan(found), [False, True, False])
+    distances = rmsd(frames, rng.normal(size=(5, 3)))
+    np.testing.assert_array_equal(np.isnan(distances), [False, True, False])
     assert np.isnan(superposed(frames, frames[0])[1]).all()
 
 
@@ -150,15 +150,15 @@ def test_the_mean_structure_is_that_of_the_slow_way():
     frames, w = shaken(rng), rng.uniform(0, 3, 60)
     masses = rng.uniform(1, 16, 12)
     fitted, atoms = np.arange(12), np.arange(4, 20)
-    found = mean_structure(reader(frames, w), Chosen(fitted, atoms), frames[0, fitted], same=False, others=16, weights=masses)
+    result = mean_structure(reader(frames, w), Chosen(fitted, atoms), frames[0, fitted], same=False, others=16, weights=masses)
     reference = frames[0, fitted]
     for _ in range(100):
         moved = kabsch(frames, reference, masses)
         reference = np.average(moved[:, fitted], axis=0, weights=w)
-    np.testing.assert_allclose(found.fit.reference + found.fit.centre, reference, atol=1e-5)
-    np.testing.assert_allclose(found.mean, np.average(moved[:, atoms], axis=0, weights=w), atol=1e-5)
-    assert found.shift < 1e-6
-    assert 2 < found.rounds < 40
+    np.testing.assert_allclose(result.fit.reference + result.fit.centre, reference, atol=1e-5)
+    np.testing.assert_allclose(result.mean, np.average(moved[:, atoms], axis=0, weights=w), atol=1e-5)
+    assert result.shift < 1e-6
+    assert 2 < result.rounds < 40
     one = mean_structure(reader(frames, w), Chosen(fitted), frames[0, fitted], same=True, rounds=1)
     np.testing.assert_allclose(one.mean, np.average(kabsch(frames, frames[0, fitted])[:, fitted], axis=0, weights=w),
                                atol=1e-10)
@@ -213,11 +213,11 @@ def test_distances_angles_and_torsions_are_mdanalysis(name):
     for columns, kernel, theirs in ((2, kernels.distances, distances.calc_bonds), (3, kernels.angles, distances.calc_angles),
                                     (4, kernels.dihedrals, distances.calc_dihedrals)):
         chosen = np.ascontiguousarray(four[:, :columns])
-        found = np.empty((5, len(chosen)))
-        kernel(x, chosen, boxes, found)
+        values = np.empty((5, len(chosen)))
+        kernel(x, chosen, boxes, values)
         want = np.stack([theirs(*(frame[chosen[:, k]] for k in range(columns)), box=None if box is None else np.float32(box))
                          for frame in x])
-        np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-4)
+        np.testing.assert_allclose(values, want, rtol=1e-5, atol=1e-4)
 
 
 def test_a_turned_box_is_the_same_box():
@@ -261,15 +261,15 @@ def test_gyration_far_from_the_origin():
     x = (rng.normal(size=(3, 50, 3)) * [1, 2, 3]).astype("f4") + np.float32(512)
     atoms, shares = np.array([3, 7, 9, 40]), np.array([0.1, 0.2, 0.3, 0.4])
     rows = frames_of(x)
-    found, tensor = np.empty((3, 3)), np.empty((3, 6))
-    kernels.gyration(*rows, atoms, shares, found)
+    radii, tensor = np.empty((3, 3)), np.empty((3, 6))
+    kernels.gyration(*rows, atoms, shares, radii)
     kernels.gyration_tensor(*rows, atoms, shares, tensor)
     y = x[:, atoms].astype("f8")
     y -= np.einsum("a,nai->ni", shares, y)[:, None]
     want = np.einsum("a,nai,naj->nij", shares, y, y)
-    np.testing.assert_allclose(found, np.diagonal(want, axis1=1, axis2=2), rtol=1e-11)
+    np.testing.assert_allclose(radii, np.diagonal(want, axis1=1, axis2=2), rtol=1e-11)
     np.testing.assert_allclose(tensor[:, 3:], want[:, [0, 0, 1], [1, 2, 2]], rtol=1e-9)
-    np.testing.assert_allclose(tensor[:, :3], found, rtol=1e-12)
+    np.testing.assert_allclose(tensor[:, :3], radii, rtol=1e-12)
 
 
 @pytest.mark.parametrize("cell", [None, np.array([[30.0, 0, 0], [9, 28, 0], [-8, 7, 27]])])
@@ -280,13 +280,13 @@ def test_contacts_by_cell_lists_are_those_of_all_pairs(cell, monkeypatch):
     boxes = np.zeros((0, 3, 3)) if cell is None else np.repeat(cell[None], 4, 0)
     pairs = (np.arange(300), np.arange(200, 500)), (np.arange(400), np.arange(400)), (np.arange(8, 90), np.arange(90, 500))
     for a, b in pairs:
-        found = []
+        counts = []
         for few in (0, 10**12):
             monkeypatch.setattr(contacts, "FEW_PAIRS", few)
-            found.append(count_contacts(x, a, b, 4.5, boxes))
-        np.testing.assert_array_equal(found[0], found[1])
-        assert np.isnan(found[0][2]) == (a[0] == 0)
-        assert found[0][0] > 50
+            counts.append(count_contacts(x, a, b, 4.5, boxes))
+        np.testing.assert_array_equal(counts[0], counts[1])
+        assert np.isnan(counts[0][2]) == (a[0] == 0)
+        assert counts[0][0] > 50
     far = count_contacts(x, a, b, 14.0, boxes)       # beyond half a box a pair still counts once
     monkeypatch.setattr(contacts, "FEW_PAIRS", 10**12)
     np.testing.assert_array_equal(far, count_contacts(x, a, b, 14.0, boxes))
@@ -302,9 +302,9 @@ def test_contacts_are_counted_once_a_pair():
     gaps = x[:, :, None].astype("f8") - x[:, None].astype("f8")
     for boxes, near in ((np.zeros((0, 3, 3)), gaps), (box, gaps - 10 * np.rint(gaps / 10))):
         close = np.sqrt((near**2).sum(-1)) <= 3.0
-        found = np.zeros(4)
-        kernels.contacts(*rows, np.arange(60), np.arange(60), True, 3.0, boxes, found)
-        np.testing.assert_array_equal(found, (close.sum((1, 2)) - 60) / 2)
+        counts = np.zeros(4)
+        kernels.contacts(*rows, np.arange(60), np.arange(60), True, 3.0, boxes, counts)
+        np.testing.assert_array_equal(counts, (close.sum((1, 2)) - 60) / 2)
         pairs = np.zeros((60, 60), bool)
         pairs[np.ix_(a, b)] = True
         pairs |= pairs.T                    # i in a and j in b, or the other way round: one pair

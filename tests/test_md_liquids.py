@@ -55,11 +55,11 @@ def tip125():
 
 # --- g(r) -----------------------------------------------------------------------------------------------------------------
 
-def assert_same_rdf(found, theirs, few=3):
+def assert_same_rdf(ours, theirs, few=3):
     """Bin for bin; boxes are float32 with us, so a few pairs may fall on the other side of an edge."""
-    off = ~np.isclose(found, theirs, rtol=1e-6, atol=1e-9)
+    off = ~np.isclose(ours, theirs, rtol=1e-6, atol=1e-9)
     assert off.sum() <= few
-    np.testing.assert_allclose(found, theirs, atol=0.02)
+    np.testing.assert_allclose(ours, theirs, atol=0.02)
 
 
 def test_rdf_is_that_of_mdanalysis(tip125):
@@ -70,10 +70,10 @@ def test_rdf_is_that_of_mdanalysis(tip125):
 
     u = mda.Universe(datafiles.PSF_TRICLINIC, datafiles.DCD_TRICLINIC)
     oxygen, hydrogen = u.select_atoms("name OH2"), u.select_atoms("name H1 H2")
-    found = average(tip125, md.RDF("name OH2", range=(0.0, 8.5), n_bins=85))
+    estimate = average(tip125, md.RDF("name OH2", range=(0.0, 8.5), n_bins=85))
     theirs = InterRDF(oxygen, oxygen, nbins=85, range=(0, 8.5), exclusion_block=(1, 1)).run().results
-    assert_same_rdf(found.mean, theirs.rdf)
-    np.testing.assert_allclose(found.coords["r"][0], theirs.bins)
+    assert_same_rdf(estimate.mean, theirs.rdf)
+    np.testing.assert_allclose(estimate.coords["r"][0], theirs.bins)
     crossed = average(tip125, md.RDF("name OH2", "name H1 H2", range=(0.0, 8.5), n_bins=85, exclude=(1, 2)))
     theirs = InterRDF(oxygen, hydrogen, nbins=85, range=(0, 8.5), exclusion_block=(1, 2)).run().results
     assert_same_rdf(crossed.mean, theirs.rdf)
@@ -99,17 +99,17 @@ def test_rdf_is_that_of_mdtraj(tip125):
     theirs = mdtraj.Trajectory(positions / 10, top, unitcell_lengths=boxes[:, :3] / 10, unitcell_angles=boxes[:, 3:])
     for high, images in ((8.5, "all"), (14.0, "nearest")):
         r, g = mdtraj.compute_rdf(theirs, top.select_pairs("all", "all"), r_range=(0, high / 10), n_bins=50)
-        found = average(tip125, md.RDF("name OH2", range=(0.0, high), n_bins=50, density="<1/V>", images=images))
+        estimate = average(tip125, md.RDF("name OH2", range=(0.0, high), n_bins=50, density="<1/V>", images=images))
         # they measure in float32: pairs at an edge may fall on its other side
-        np.testing.assert_allclose(found.mean, g, atol=0.02)
-        np.testing.assert_allclose(found.mean[10:].mean(), g[10:].mean(), rtol=1e-3)
-        np.testing.assert_allclose(found.coords["r"][0], r * 10, rtol=1e-5)
+        np.testing.assert_allclose(estimate.mean, g, atol=0.02)
+        np.testing.assert_allclose(estimate.mean[10:].mean(), g[10:].mean(), rtol=1e-3)
+        np.testing.assert_allclose(estimate.coords["r"][0], r * 10, rtol=1e-5)
     volumes = np.array([ts.volume for ts in u.trajectory])
     other = average(tip125, md.RDF("name OH2", range=(0.0, 8.5), n_bins=50))
-    mine = average(tip125, md.RDF("name OH2", range=(0.0, 8.5), n_bins=50, density="<1/V>"))
+    whole = average(tip125, md.RDF("name OH2", range=(0.0, 8.5), n_bins=50, density="<1/V>"))
     ratio = volumes.mean() * (1 / volumes).mean()
     assert ratio > 1.005
-    np.testing.assert_allclose(other.mean, mine.mean * ratio, rtol=1e-5)
+    np.testing.assert_allclose(other.mean, whole.mean * ratio, rtol=1e-5)
 
 
 def test_an_ideal_gas_has_g_of_one_beyond_half_the_box():
@@ -165,8 +165,8 @@ def test_coordination_counts_what_is_nearer_than_the_range():
 
     x = np.array(list(itertools.product(range(4), repeat=3)), float)[None].repeat(8, 0)
     u = universe(x + np.random.default_rng(0).normal(0, 1e-3, x.shape), [4, 4, 4, 90, 90, 90])
-    found = average(u, md.RDF("all", range=(1.2, 1.6), n_bins=2)).coordination
-    np.testing.assert_allclose(found.mean, [6, 18])
+    estimate = average(u, md.RDF("all", range=(1.2, 1.6), n_bins=2)).coordination
+    np.testing.assert_allclose(estimate.mean, [6, 18])
 
 
 def test_norms_without_a_box():
@@ -245,14 +245,14 @@ def test_msd_of_the_random_walk_of_mdanalysis():
     from ensemblekit import md
 
     u = mda.Universe(datafiles.RANDOM_WALK_TOPO, datafiles.RANDOM_WALK)
-    found = average(u, md.MSD("all"))
-    np.testing.assert_allclose(np.linalg.norm(found.mean), 3932.39927487146, rtol=1e-10)
-    assert found.unit == "Angstrom2"
-    assert found.mean[0] == 0
-    assert {"diffusion", "exponent"} <= set(found.derived)
+    estimate = average(u, md.MSD("all"))
+    np.testing.assert_allclose(np.linalg.norm(estimate.mean), 3932.39927487146, rtol=1e-10)
+    assert estimate.unit == "Angstrom2"
+    assert estimate.mean[0] == 0
+    assert {"diffusion", "exponent"} <= set(estimate.derived)
     plane = average(u, md.MSD("all", dimensions="xy"))
     only_z = average(u, md.MSD("all", dimensions="z"))
-    np.testing.assert_allclose(plane.mean + only_z.mean, found.mean, atol=1e-9)
+    np.testing.assert_allclose(plane.mean + only_z.mean, estimate.mean, atol=1e-9)
 
 
 @pytest.mark.parametrize("cell", [np.eye(3) * 8.0, np.array([[8.0, 0, 0], [5.0, 7.0, 0], [-3.0, 4.0, 6.0]]),
@@ -262,8 +262,8 @@ def test_displacements_of_wrapped_paths_are_those_of_the_paths(cell):
     x = np.cumsum(rng.normal(0, 0.5, (120, 9, 3)), 0)
     wrapped = x - np.floor(x @ np.linalg.inv(cell)) @ cell
     cells = np.broadcast_to(cell, (120, 3, 3)).copy()
-    found, longest = squared_displacements(wrapped, np.arange(9), cells=cells)
-    np.testing.assert_allclose(found, np.array([plain_msd(x[:, k]) for k in range(9)]), atol=1e-8)
+    msd, longest = squared_displacements(wrapped, np.arange(9), cells=cells)
+    np.testing.assert_allclose(msd, np.array([plain_msd(x[:, k]) for k in range(9)]), atol=1e-8)
     assert 0 < longest < 1.5
     without, none = squared_displacements(x, np.zeros(9, int), lags=20)
     np.testing.assert_allclose(without[0], plain_msd(x)[:20], atol=1e-9)
@@ -285,18 +285,18 @@ def test_a_breathing_box_adds_no_displacement():
         wrapped[t] = (wrapped[t - 1] + steps[t]) % edges[t]
     walk = np.cumsum(np.concatenate([np.zeros((1, 4, 3)), steps[1:]]), 0)
     assert np.abs(walk).max() > 20
-    found, _ = squared_displacements(wrapped, np.zeros(4, int), cells=edges[:, None, None] * np.eye(3), lags=200)
-    np.testing.assert_allclose(found[0], plain_msd(walk)[:200], rtol=1e-3)
+    msd, _ = squared_displacements(wrapped, np.zeros(4, int), cells=edges[:, None, None] * np.eye(3), lags=200)
+    np.testing.assert_allclose(msd[0], plain_msd(walk)[:200], rtol=1e-3)
 
 
 def test_frames_too_far_apart_to_unwrap_are_told():
     from ensemblekit import md
 
     x = np.random.default_rng(10).uniform(0, 10, (40, 12, 3))
-    found = average(universe(x, [10, 10, 10, 90, 90, 90]), md.MSD("all"))
-    assert "too far apart to unwrap" in found.verdict
-    assert "too far apart" in found.diffusion.verdict
-    assert not found.diffusion.converged        
+    estimate = average(universe(x, [10, 10, 10, 90, 90, 90]), md.MSD("all"))
+    assert "too far apart to unwrap" in estimate.verdict
+    assert "too far apart" in estimate.diffusion.verdict
+    assert not estimate.diffusion.converged        
 
 
 def test_diffusion_of_brownian_particles():
@@ -305,17 +305,17 @@ def test_diffusion_of_brownian_particles():
     rng = np.random.default_rng(11)
     d, dt = 0.23, 2.0
     x = np.cumsum(rng.normal(0, np.sqrt(2 * d * dt), (400, 60, 3)), 0) % 12.0
-    found = average(universe(x, [12, 12, 12, 90, 90, 90], dt=dt), md.MSD("all", fit=(20.0, 200.0)))
-    assert found.diffusion.unit == "Angstrom2 ps-1"
-    assert found.diffusion.low < d < found.diffusion.high
-    assert found.diffusion.stderr < 0.05
-    assert abs(found.exponent.mean - 1) < 3 * found.exponent.stderr
-    assert found.diffusion.converged
-    np.testing.assert_allclose(found.coords["lag"][0][:3], [0, 2, 4])
+    estimate = average(universe(x, [12, 12, 12, 90, 90, 90], dt=dt), md.MSD("all", fit=(20.0, 200.0)))
+    assert estimate.diffusion.unit == "Angstrom2 ps-1"
+    assert estimate.diffusion.low < d < estimate.diffusion.high
+    assert estimate.diffusion.stderr < 0.05
+    assert abs(estimate.exponent.mean - 1) < 3 * estimate.exponent.stderr
+    assert estimate.diffusion.converged
+    np.testing.assert_allclose(estimate.coords["lag"][0][:3], [0, 2, 4])
     infinite = average(universe(x, [12, 12, 12, 90, 90, 90], dt=dt),
                        md.MSD("all", fit=(20.0, 200.0), temperature=300.0, viscosity=0.9)).diffusion_infinite
     added = 2.837297 * 1.380649e-23 * 300 / (6 * np.pi * 0.9e-3 * 12e-10) * 1e8
-    np.testing.assert_allclose(infinite.mean - found.diffusion.mean, added, rtol=1e-6)
+    np.testing.assert_allclose(infinite.mean - estimate.diffusion.mean, added, rtol=1e-6)
     still = average(universe(rng.normal(0, 1, (400, 60, 3))), md.MSD("all"))
     assert not still.diffusion.converged
     assert "not diffusive" in still.diffusion.verdict
@@ -344,14 +344,14 @@ def test_brownian_errors_are_those_of_brownian_paths():
     x = np.cumsum(rng.normal(size=(n, 20000, 1)), 0)
     each = np.array([((x[m:] - x[:-m]) ** 2).sum(-1).mean(0) for m in lags])
     np.testing.assert_allclose(np.cov(each), brownian_covariance(lags, n), rtol=0.15, atol=2)
-    slopes, told = [], []
+    slopes, errors = [], []
     for k in range(300):
         msd = np.array([plain_msd(x[:, 3 * k:3 * k + 3])])
         line = slope_of(msd, np.array([3.0]), np.arange(n, dtype=float), np.arange(5, 31), n, 1, independent=3)
         slopes.append(line.slope)
-        told.append(line.stderr)
+        errors.append(line.stderr)
     assert np.mean(slopes) == pytest.approx(1, abs=0.15)
-    assert np.sqrt(np.mean(np.square(told))) == pytest.approx(np.std(slopes), rel=0.2)
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(slopes), rel=0.2)
 
 
 @pytest.mark.parametrize(("settings", "why"), [
@@ -378,9 +378,9 @@ def test_long_paths_are_kept_on_disk(monkeypatch):
     kept.update(np.arange(300.0).reshape(100, 3), 4)
     assert isinstance(kept.parts[0], np.memmap)
     np.testing.assert_array_equal(kept.result()[:, 0:2][4:], np.arange(300.0).reshape(100, 3)[:, :2])
-    found = average(u, md.MSD("all"))
-    np.testing.assert_array_equal(found.mean, want.mean)
-    np.testing.assert_array_equal(found.stderr, want.stderr)
+    estimate = average(u, md.MSD("all"))
+    np.testing.assert_array_equal(estimate.mean, want.mean)
+    np.testing.assert_array_equal(estimate.stderr, want.stderr)
 
 
 def test_replicas_of_a_liquid(tmp_path):
@@ -395,11 +395,11 @@ def test_replicas_of_a_liquid(tmp_path):
         paths.append(str(store.path))
     wanted = {"g": md.RDF("all", range=(0.0, 7.0), n_bins=7), "msd": md.MSD("all", max_lag=50.0)}
     sources = (ek.open(paths, as_="replicas"), *paths)
-    found, *each = (md.average(source, wanted, equilibration=None, quiet=True) for source in sources)
-    np.testing.assert_allclose(found["g"].mean, (200 * each[0]["g"].mean + 120 * each[1]["g"].mean) / 320, rtol=1e-9)
-    np.testing.assert_allclose(found["msd"].mean, (200 * each[0]["msd"].mean + 120 * each[1]["msd"].mean) / 320, rtol=1e-9)
-    assert abs(found["msd"].diffusion.mean - 0.125) < 4 * found["msd"].diffusion.stderr
-    assert np.isfinite(found["g"].stderr[2:]).all()
+    pooled, *each = (md.average(source, wanted, equilibration=None, quiet=True) for source in sources)
+    np.testing.assert_allclose(pooled["g"].mean, (200 * each[0]["g"].mean + 120 * each[1]["g"].mean) / 320, rtol=1e-9)
+    np.testing.assert_allclose(pooled["msd"].mean, (200 * each[0]["msd"].mean + 120 * each[1]["msd"].mean) / 320, rtol=1e-9)
+    assert abs(pooled["msd"].diffusion.mean - 0.125) < 4 * pooled["msd"].diffusion.stderr
+    assert np.isfinite(pooled["g"].stderr[2:]).all()
 
 
 def test_msd_of_weighted_or_uneven_frames_is_refused():
@@ -420,12 +420,12 @@ def test_dielectric_constant_of_mdanalysis(tip125):
     """3.873596354874509 and 9.621 there, with the constants of 2010."""
     from ensemblekit import md
 
-    found = average(tip125, md.DielectricConstant(temperature=300, corrected=False))
-    assert found.mean == pytest.approx(3.873596354874509, rel=1e-6)
+    estimate = average(tip125, md.DielectricConstant(temperature=300, corrected=False))
+    assert estimate.mean == pytest.approx(3.873596354874509, rel=1e-6)
     assert average(tip125, md.DielectricConstant(temperature=100, corrected=False)).mean == pytest.approx(9.62079, rel=1e-5)
-    assert np.trace(found.tensor.mean) / 3 == pytest.approx(found.mean)
-    np.testing.assert_allclose(found.tensor.mean, found.tensor.mean.T)
-    assert not found.converged          # ten frames
+    assert np.trace(estimate.tensor.mean) / 3 == pytest.approx(estimate.mean)
+    np.testing.assert_allclose(estimate.tensor.mean, estimate.tensor.mean.T)
+    assert not estimate.converged          # ten frames
 
 
 def test_dielectric_constant_of_free_dipoles():
@@ -440,10 +440,10 @@ def test_dielectric_constant_of_free_dipoles():
     x = np.stack([centre, centre + direction], 2).reshape(frames, 2 * n, 3) % edge
     u = universe(x, [edge] * 3 + [90] * 3, residues=np.repeat(np.arange(n), 2), charges=np.tile([-0.5, 0.5], n),
                  bonds=np.arange(2 * n).reshape(n, 2))
-    found = average(u, md.DielectricConstant(temperature=300))
+    estimate = average(u, md.DielectricConstant(temperature=300))
     truth = 1 + 4 * np.pi * 14.399645 * n * (0.5 * length) ** 2 / (3 * edge**3 * 8.617333262e-5 * 300)
-    assert found.low < truth < found.high
-    assert found.stderr < 0.05 * truth
+    assert estimate.low < truth < estimate.high
+    assert estimate.stderr < 0.05 * truth
     dipole = average(u, md.Dipole())
     assert np.abs(dipole.mean / dipole.stderr).max() < 4
     assert dipole.magnitude.mean == pytest.approx(0.5 * length * np.sqrt(n) * np.sqrt(8 / (3 * np.pi)), rel=0.05)
@@ -458,8 +458,8 @@ def test_charged_systems():
     masses, charges = np.array([1.0, 2, 3, 4]), np.array([1.0, 0.5, -0.25, 0.75])
     want = np.einsum("a,nai->ni", charges, x - np.einsum("a,nai->ni", masses / 10, x)[:, None])
     for shift in (0.0, 100.0):
-        found = average(universe(x + shift, masses=masses, charges=charges), md.Dipole())
-        np.testing.assert_allclose(found.mean, want.mean(0), atol=1e-4)
+        estimate = average(universe(x + shift, masses=masses, charges=charges), md.Dipole())
+        np.testing.assert_allclose(estimate.mean, want.mean(0), atol=1e-4)
     boxed = universe(x, [50] * 3 + [90] * 3, charges=charges, bonds=[(0, 1), (2, 3)])
     with pytest.raises(InputError, match="2 of 2 molecules are charged"):
         average(boxed, md.DielectricConstant(temperature=300))
@@ -476,8 +476,8 @@ def test_four_point_water_moves_its_site_along():
     from ensemblekit import md
 
     source = md.read(datafiles.TPR, datafiles.XTC)
-    found = average(source.window(0, 4), md.DielectricConstant(temperature=300, select="resname SOL"))
-    assert 1 < found.mean < 200
+    estimate = average(source.window(0, 4), md.DielectricConstant(temperature=300, select="resname SOL"))
+    assert 1 < estimate.mean < 200
     dipole = average(source.window(0, 4), md.Dipole("resname SOL and resid 300"))
     assert dipole.magnitude.mean == pytest.approx(2.18 / 4.8032, rel=0.02)      # 2.18 D
     with pytest.raises(InputError, match="molecules are charged"):

@@ -35,9 +35,9 @@ def test_cells_find_what_all_pairs_find(cell, same):
     row, column = a // 5, b // 4
     shape = (row.max() + 1, column.max() + 1)
     for radius in (0.5, 4.5, 11.0):
-        found = contact_maps(x, a, b, row, column, shape, radius=radius, boxes=boxes)
-        np.testing.assert_array_equal(found, by_all_pairs(x, a, b, row, column, shape, radius, boxes))
-        assert radius < 1 or 0 < found.mean() < 1
+        maps = contact_maps(x, a, b, row, column, shape, radius=radius, boxes=boxes)
+        np.testing.assert_array_equal(maps, by_all_pairs(x, a, b, row, column, shape, radius, boxes))
+        assert radius < 1 or 0 < maps.mean() < 1
     alone = contact_maps(x, a, b, a, b, (400, 400), radius=4.5, boxes=boxes)
     pairs = count_contacts(x, a, b, 4.5, boxes)
     together = alone | alone.transpose(0, 2, 1)
@@ -56,27 +56,27 @@ def universe(n=6, residues=30, each=4):
 
 def test_a_symmetric_map_is_that_of_both_halves():
     u = universe(12)
-    found = md.average(u, {"one": md.ContactMap("all"), "two": md.ContactMap("all", "all"), "d": md.DistanceMap("index 0:20"),
-                           "pairs": md.DistanceMap("index 0:4", "index 5:20")}, equilibration=None)
+    results = md.average(u, {"one": md.ContactMap("all"), "two": md.ContactMap("all", "all"), "d": md.DistanceMap("index 0:20"),
+                             "pairs": md.DistanceMap("index 0:4", "index 5:20")}, equilibration=None)
     for name in ("mean", "stderr", "n_eff"):
-        np.testing.assert_allclose(getattr(found["one"], name), getattr(found["two"], name), rtol=1e-12)
-    np.testing.assert_array_equal(found["one"].mean, found["one"].mean.T)
-    assert found["d"].mean.shape == (21, 21)
-    np.testing.assert_array_equal(np.diag(found["d"].mean), 0)
-    np.testing.assert_allclose(found["d"].mean[:5, 5:], found["pairs"].mean, rtol=1e-6)
-    np.testing.assert_allclose(found["d"].stderr[:5, 5:], found["pairs"].stderr, rtol=1e-6)
-    assert found["d"].interval[0].shape == (21, 21)
-    for engine_free in (found["one"], found["d"]):
+        np.testing.assert_allclose(getattr(results["one"], name), getattr(results["two"], name), rtol=1e-12)
+    np.testing.assert_array_equal(results["one"].mean, results["one"].mean.T)
+    assert results["d"].mean.shape == (21, 21)
+    np.testing.assert_array_equal(np.diag(results["d"].mean), 0)
+    np.testing.assert_allclose(results["d"].mean[:5, 5:], results["pairs"].mean, rtol=1e-6)
+    np.testing.assert_allclose(results["d"].stderr[:5, 5:], results["pairs"].stderr, rtol=1e-6)
+    assert results["d"].interval[0].shape == (21, 21)
+    for engine_free in (results["one"], results["d"]):
         assert list(engine_free.coords) == ["residue", "residue_b"]
 
 
 def test_a_frame_without_numbers_is_no_frame_without_contacts():
     u = universe()
     u.trajectory.get_array()[3, 5] = np.nan
-    found = md.average(u, {"m": md.ContactMap("all"), "few": md.ContactMap("index 0:7")}, equilibration=None)
-    for name in found:
-        assert np.isnan(found[name].mean).all()
-        assert not found[name].converged
+    averages = md.average(u, {"m": md.ContactMap("all"), "few": md.ContactMap("index 0:7")}, equilibration=None)
+    for name in averages:
+        assert np.isnan(averages[name].mean).all()
+        assert not averages[name].converged
 
 
 @pytest.mark.parametrize("second", [None, "index 60:119"])
@@ -90,7 +90,7 @@ def test_pairs_that_never_meet_carry_no_statistics(second, monkeypatch):
     monkeypatch.setattr(Observed, "merge", lambda self, later: (held.append(self), restored(self, later))[1])
     weights = np.linspace(0.5, 1.5, 40)
     observable = md.ContactMap("index 0:79", second, radius=1.5)
-    found = md.average(u, {"m": observable}, frame_weights=weights, equilibration=None)["m"]
+    estimate = md.average(u, {"m": observable}, frame_weights=weights, equilibration=None)["m"]
     shape = (20, 20 if second is None else 15)
 
     def dense(atoms):
@@ -98,10 +98,10 @@ def test_pairs_that_never_meet_carry_no_statistics(second, monkeypatch):
 
     every = md.average(u, {"m": dense}, frame_weights=weights, equilibration=None)["m"]
     for name in ("mean", "stderr", "n_eff", "correlation_time"):
-        np.testing.assert_allclose(getattr(found, name), getattr(every, name), rtol=1e-9, err_msg=name)
+        np.testing.assert_allclose(getattr(estimate, name), getattr(every, name), rtol=1e-9, err_msg=name)
     ever = (every.mean > 0).sum() if second else np.triu(every.mean > 0).sum()
     assert 0 < ever < every.mean.size / 3
-    assert found.verdict == every.verdict
+    assert estimate.verdict == every.verdict
     assert all(len(state.elements) <= ever for state in held if state.keeps == "nonzero")
 
 
@@ -133,15 +133,15 @@ def test_large_maps_keep_two_numbers_a_pair(monkeypatch):
     monkeypatch.setattr("ensemblekit.md.memory.ROW_BYTES", 1 << 20)
     monkeypatch.setattr("ensemblekit.averaging.observed.ELEMENTS", 1 << 11)
     tracemalloc.start()
-    found = md.average(u, observables, equilibration=None)["d"]
+    estimate = md.average(u, observables, equilibration=None)["d"]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     one = 400 * 399 // 2 * 8
     assert peak < 4 * one * 16
-    np.testing.assert_allclose(found.mean, full.mean, rtol=1e-12)
-    assert np.median(np.abs(found.stderr / np.where(full.stderr > 0, full.stderr, 1) - 1)) < 0.15
-    assert 0.9 < np.mean(found.high - found.low) / np.mean(full.high - full.low) < 1.2
-    np.testing.assert_array_equal(found.mean, found.mean.T)
+    np.testing.assert_allclose(estimate.mean, full.mean, rtol=1e-12)
+    assert np.median(np.abs(estimate.stderr / np.where(full.stderr > 0, full.stderr, 1) - 1)) < 0.15
+    assert 0.9 < np.mean(estimate.high - estimate.low) / np.mean(full.high - full.low) < 1.2
+    np.testing.assert_array_equal(estimate.mean, estimate.mean.T)
 
 
 def test_large_maps_leave_out_frames_that_are_missing(monkeypatch):
@@ -152,5 +152,5 @@ def test_large_maps_leave_out_frames_that_are_missing(monkeypatch):
     def place(atoms):
         return np.full((30, 3), np.nan) if atoms.universe.trajectory.ts.time in (4.0, 7.0) else atoms.positions
 
-    found = md.average(u, {"x": md.Function(place)}, equilibration=None, missing="drop")["x"]
-    assert np.isfinite(found.mean).all()
+    estimate = md.average(u, {"x": md.Function(place)}, equilibration=None, missing="drop")["x"]
+    assert np.isfinite(estimate.mean).all()

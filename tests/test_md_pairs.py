@@ -67,8 +67,8 @@ def test_counts_are_those_of_every_image(name, reach):
     for a, b in ((everything, everything), (some, some), (some, others), (some, everything)):
         for labels in (np.arange(24), residue):
             want = plain_counts(x, cell, a, b, labels[a], labels[b], edges)
-            found = counted(x, cell, a, b, labels[a], labels[b], edges)
-            np.testing.assert_array_equal(found, want)
+            counts = counted(x, cell, a, b, labels[a], labels[b], edges)
+            np.testing.assert_array_equal(counts, want)
             assert want.sum() > 0 or reach < 3
 
 
@@ -105,8 +105,8 @@ def test_a_crystal_on_the_faces_of_its_cells():
     cell, all_atoms = np.eye(3) * 0.4, np.arange(64)
     edges = np.linspace(0.08, 0.185, 4)        # 6 neighbours, 12 at sqrt 2, 8 at sqrt 3
     for shift in (0.0, 0.1, -0.3, 1e-17, -1e-17, 0.05):
-        found = counted(x + shift, cell, all_atoms, all_atoms, all_atoms, all_atoms, edges)
-        np.testing.assert_array_equal(found, [0, 64 * 6, 64 * 12, 64 * 8])
+        counts = counted(x + shift, cell, all_atoms, all_atoms, all_atoms, all_atoms, edges)
+        np.testing.assert_array_equal(counts, [0, 64 * 6, 64 * 12, 64 * 8])
         half = np.arange(0, 64, 2)
         other = np.arange(1, 64, 2)
         np.testing.assert_array_equal(counted(x + shift, cell, half, other, half, other, edges)[1:2], [32 * 2])

@@ -46,18 +46,18 @@ def average(source, observable, **options):
 # -- numbers of MDAnalysis ------------------------------------------------------------------------------------------------
 
 def test_gyration_of_adenylate_kinase(adk):
-    found = average(adk, md.RadiusOfGyration("protein"))
-    assert found.mean == pytest.approx(18.2654955170, rel=1e-9)
-    assert found.series.std(ddof=1) == pytest.approx(1.0203954716, rel=1e-9)
-    assert found.series[0] == pytest.approx(16.6690183686, rel=1e-9)
-    assert found.series[-1] == pytest.approx(19.5915751288, rel=1e-9)
-    assert not found.converged
-    assert 2 < found.n_eff < 4
+    estimate = average(adk, md.RadiusOfGyration("protein"))
+    assert estimate.mean == pytest.approx(18.2654955170, rel=1e-9)
+    assert estimate.series.std(ddof=1) == pytest.approx(1.0203954716, rel=1e-9)
+    assert estimate.series[0] == pytest.approx(16.6690183686, rel=1e-9)
+    assert estimate.series[-1] == pytest.approx(19.5915751288, rel=1e-9)
+    assert not estimate.converged
+    assert 2 < estimate.n_eff < 4
 
 
 def test_components_of_gyration(adk, universe):
     """The tensor written down plainly, and MDAnalysis' asphericity."""
-    found = average(adk, md.RadiusOfGyration("protein", components=True))
+    estimate = average(adk, md.RadiusOfGyration("protein", components=True))
     chosen = universe.select_atoms("name CA")
     along = average(adk, md.RadiusOfGyration("name CA", components=True))
     moments = average(adk, md.GyrationTensor("name CA"))
@@ -80,11 +80,11 @@ def test_components_of_gyration(adk, universe):
     np.testing.assert_allclose(want, asphericity, rtol=1e-5)        # MDAnalysis calls it so
     assert moments.anisotropy.mean == pytest.approx(want.mean(), rel=1e-5)
     assert moments.asphericity.mean == pytest.approx((a - (b + c) / 2).mean(), rel=1e-5)
-    assert found.mean == pytest.approx(18.2654955170, rel=1e-9)
-    assert found.series[0] == pytest.approx(16.6690183686, rel=1e-9)
-    np.testing.assert_allclose(found.about_x.series, np.sqrt(found.series**2 - found.along_x.series**2), rtol=1e-9)
+    assert estimate.mean == pytest.approx(18.2654955170, rel=1e-9)
+    assert estimate.series[0] == pytest.approx(16.6690183686, rel=1e-9)
+    np.testing.assert_allclose(estimate.about_x.series, np.sqrt(estimate.series**2 - estimate.along_x.series**2), rtol=1e-9)
     plain = average(adk, md.RadiusOfGyration("protein"))
-    assert found.stderr == plain.stderr
+    assert estimate.stderr == plain.stderr
 
 
 def test_rmsd_of_mdanalysis_tests(adk, universe):
@@ -104,8 +104,8 @@ def test_rmsd_of_other_atoms_than_those_fitted(adk, universe):
     from MDAnalysis.analysis.rms import RMSD
 
     theirs = RMSD(universe, select="name CA and resid 1:29", groupselections=["name CA and resid 122:159"]).run()
-    found = average(adk, md.RMSD("name CA and resid 122:159", fit="name CA and resid 1:29"))
-    np.testing.assert_allclose(found.series, theirs.results.rmsd[:, 3], atol=2e-5)
+    estimate = average(adk, md.RMSD("name CA and resid 122:159", fit="name CA and resid 1:29"))
+    np.testing.assert_allclose(estimate.series, theirs.results.rmsd[:, 3], atol=2e-5)
     plain = average(adk, md.RMSD("name CA", fit=False))
     first = universe.trajectory[0].positions[universe.select_atoms("name CA").indices].astype("f8")
     there = universe.trajectory[20].positions[universe.select_atoms("name CA").indices]
@@ -121,35 +121,35 @@ def test_references_come_in_many_forms(adk, universe):
 
 
 def test_a_structure_file_as_reference(adk):
-    found = average(adk, md.RMSD("name CA", reference=datafiles.CRD))
-    assert found.series.shape == (98,)
+    estimate = average(adk, md.RMSD("name CA", reference=datafiles.CRD))
+    assert estimate.series.shape == (98,)
     from MDAnalysis import Universe
     from MDAnalysis.analysis.rms import rmsd as theirs
 
     crd, moving = Universe(datafiles.CRD), Universe(datafiles.PSF, datafiles.DCD)
     want = theirs(moving.select_atoms("name CA").positions, crd.select_atoms("name CA").positions, superposition=True)
-    assert found.series[0] == pytest.approx(want, rel=1e-5)
+    assert estimate.series[0] == pytest.approx(want, rel=1e-5)
 
 
 def test_fluctuation_of_adenylate_kinase(adk):
     """AverageStructure(ref_frame=0), AlignTraj and RMSF in a row."""
-    found = average(adk, md.RMSF("name CA", corrected=False))
-    assert found.mean.mean() == pytest.approx(1.89619328, rel=1e-7)
-    assert found.mean.max() == pytest.approx(5.76921438, rel=1e-7)
-    assert found.mean.argmax() == 148
-    np.testing.assert_array_equal(found.coords["residue"][0], np.arange(1, 215))
-    np.testing.assert_allclose(found.bfactor.mean, 8 * np.pi**2 / 3 * found.mean**2, rtol=1e-12)
-    assert not found.converged
+    estimate = average(adk, md.RMSF("name CA", corrected=False))
+    assert estimate.mean.mean() == pytest.approx(1.89619328, rel=1e-7)
+    assert estimate.mean.max() == pytest.approx(5.76921438, rel=1e-7)
+    assert estimate.mean.argmax() == 148
+    np.testing.assert_array_equal(estimate.coords["residue"][0], np.arange(1, 215))
+    np.testing.assert_allclose(estimate.bfactor.mean, 8 * np.pi**2 / 3 * estimate.mean**2, rtol=1e-12)
+    assert not estimate.converged
     corrected = average(adk, md.RMSF("name CA"))
-    assert (corrected.mean > found.mean).all()
+    assert (corrected.mean > estimate.mean).all()
 
 
 def test_bare_fluctuation_is_mdanalysis_rmsf(adk, universe):
     from MDAnalysis.analysis.rms import RMSF
 
     theirs = RMSF(universe.select_atoms("name CA")).run()
-    found = average(adk, md.RMSF("name CA", fit=False, corrected=False))
-    np.testing.assert_allclose(found.mean, theirs.results.rmsf, rtol=1e-6)
+    estimate = average(adk, md.RMSF("name CA", fit=False, corrected=False))
+    np.testing.assert_allclose(estimate.mean, theirs.results.rmsf, rtol=1e-6)
 
 
 def test_a_settled_mean_structure_leaves_the_least_fluctuation(adk):
@@ -177,7 +177,7 @@ def test_distances_angles_and_torsions_of_a_trajectory(adk, universe):
                    "ends": md.EndToEnd("name CA"), "centres": md.Distance("resid 1:29", "resid 122:159"),
                    "pairs": md.Distances("name CA and resid 1:3", "name CA and resid 11:13"),
                    "together": md.Dihedral(" or ".join(f"({text})" for text in four))}
-    found = md.average(adk, observables, quiet=True)
+    averages = md.average(adk, observables, quiet=True)
     groups = [universe.select_atoms(text) for text in four]
     a, b = universe.select_atoms("resid 1:29"), universe.select_atoms("resid 122:159")
     ends = universe.select_atoms("name CA")
@@ -190,14 +190,14 @@ def test_distances_angles_and_torsions_of_a_trajectory(adk, universe):
         want["ends"].append(np.linalg.norm(ends.positions[-1].astype("f8") - ends.positions[0]))
         want["centres"].append(np.linalg.norm(a.center_of_mass() - b.center_of_mass()))
     for name, series in want.items():
-        np.testing.assert_allclose(found[name].series, series, rtol=1e-5, atol=1e-4)
-    np.testing.assert_allclose(found["together"].series, found["torsion"].series, rtol=1e-9)
+        np.testing.assert_allclose(averages[name].series, series, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(averages["together"].series, averages["torsion"].series, rtol=1e-9)
     vector = np.exp(1j * np.radians(want["torsion"])).mean()
-    assert found["torsion"].mean == pytest.approx(np.degrees(np.angle(vector)), abs=1e-3)
-    assert found["torsion"].resultant.mean == pytest.approx(abs(vector), rel=1e-5)
-    assert found["pairs"].mean.shape == (3,)
-    assert found["bond"].unit == "Angstrom"
-    assert found["angle"].unit == found["torsion"].unit == "degree"
+    assert averages["torsion"].mean == pytest.approx(np.degrees(np.angle(vector)), abs=1e-3)
+    assert averages["torsion"].resultant.mean == pytest.approx(abs(vector), rel=1e-5)
+    assert averages["pairs"].mean.shape == (3,)
+    assert averages["bond"].unit == "Angstrom"
+    assert averages["angle"].unit == averages["torsion"].unit == "degree"
 
 
 def test_a_map_of_distances(adk, universe):
@@ -205,9 +205,9 @@ def test_a_map_of_distances(adk, universe):
 
     chosen = universe.select_atoms("name CA and resid 1:20")
     want = np.mean([distance_array(chosen.positions, chosen.positions) for _ in universe.trajectory], axis=0)
-    found = average(adk, md.DistanceMap("name CA and resid 1:20"))
-    np.testing.assert_allclose(found.mean, want, rtol=1e-5, atol=1e-3)
-    np.testing.assert_array_equal(found.coords["residue"][0], np.arange(1, 21))
+    estimate = average(adk, md.DistanceMap("name CA and resid 1:20"))
+    np.testing.assert_allclose(estimate.mean, want, rtol=1e-5, atol=1e-3)
+    np.testing.assert_array_equal(estimate.coords["residue"][0], np.arange(1, 21))
     other = average(adk, md.DistanceMap("name CA and resid 1:20", "name CA and resid 5:7"))
     np.testing.assert_allclose(other.mean, want[:, 4:7], rtol=1e-5, atol=1e-3)
     residues = average(adk, md.DistanceMap("resid 1:5", level="residue"))
@@ -218,17 +218,17 @@ def test_ramachandran_is_mdanalysis(adk, universe):
     from MDAnalysis.analysis.dihedrals import Ramachandran
 
     theirs = Ramachandran(universe.select_atoms("protein and resid 2:213")).run().results.angles
-    found = average(adk, md.Ramachandran("protein"))
-    assert found.mean.shape == (36, 36)
-    assert found.mean.sum() == pytest.approx(1)
+    estimate = average(adk, md.Ramachandran("protein"))
+    assert estimate.mean.shape == (36, 36)
+    assert estimate.mean.sum() == pytest.approx(1)
     want = np.histogram2d(theirs[..., 0].ravel(), theirs[..., 1].ravel(), bins=36, range=[(-180, 180)] * 2)[0]
-    np.testing.assert_allclose(found.mean, want / want.sum(), atol=3e-5)
+    np.testing.assert_allclose(estimate.mean, want / want.sum(), atol=3e-5)
     for k, name in enumerate(("phi", "psi")):
         mean = np.degrees(np.angle(np.exp(1j * np.radians(theirs[..., k])).mean(0)))
-        gap = (found.derived[name].mean - mean + 180) % 360 - 180
+        gap = (estimate.derived[name].mean - mean + 180) % 360 - 180
         assert abs(gap).max() < 2e-3
-    assert found.populations.mean.sum() == pytest.approx(1)
-    np.testing.assert_array_equal(found.phi.coords["residue"][0], np.arange(2, 214))
+    assert estimate.populations.mean.sum() == pytest.approx(1)
+    np.testing.assert_array_equal(estimate.phi.coords["residue"][0], np.arange(2, 214))
 
 
 def test_contacts_are_mdanalysis(adk, universe):
@@ -241,12 +241,12 @@ def test_contacts_are_mdanalysis(adk, universe):
         between.append((distance_array(a.positions, b.positions) <= 4.5).sum())
         within.append((self_distance_array(alpha.positions) <= 8).sum())
         share += distance_array(alpha.positions[:20], alpha.positions[:20]) <= 8
-    found = md.average(adk, {"between": md.Contacts(acid, base), "within": md.Contacts("name CA", radius=8.0),
-                             "map": md.ContactMap("name CA and resid 1:20", radius=8.0)}, quiet=True)
-    np.testing.assert_array_equal(found["between"].series, between)
-    np.testing.assert_array_equal(found["within"].series, within)
+    averages = md.average(adk, {"between": md.Contacts(acid, base), "within": md.Contacts("name CA", radius=8.0),
+                                "map": md.ContactMap("name CA and resid 1:20", radius=8.0)}, quiet=True)
+    np.testing.assert_array_equal(averages["between"].series, between)
+    np.testing.assert_array_equal(averages["within"].series, within)
     np.fill_diagonal(share, 0)
-    np.testing.assert_allclose(found["map"].mean, share / 98)
+    np.testing.assert_allclose(averages["map"].mean, share / 98)
 
 
 @pytest.mark.parametrize(("method", "theirs"), [("soft", "soft_cut"), ("hard", "hard_cut"), ("radius", "radius_cut")])
@@ -257,9 +257,9 @@ def test_native_contacts_are_mdanalysis(adk, universe, method, theirs):
     universe.trajectory[0]
     reference = (universe.select_atoms(acid), universe.select_atoms(base))
     want = Contacts(universe, select=(acid, base), refgroup=reference, radius=6.0, method=theirs).run().results.timeseries[:, 1]
-    found = average(adk, md.NativeContacts(acid, base, radius=6.0, method=method, separation=-1))
-    np.testing.assert_allclose(found.series, want, atol=1e-5)
-    assert found.series[0] == pytest.approx(1, abs=1e-3)
+    estimate = average(adk, md.NativeContacts(acid, base, radius=6.0, method=method, separation=-1))
+    np.testing.assert_allclose(estimate.series, want, atol=1e-5)
+    assert estimate.series[0] == pytest.approx(1, abs=1e-3)
 
 
 def test_native_contacts_of_a_protein_leave_neighbours_out(adk, universe):
@@ -272,8 +272,8 @@ def test_native_contacts_of_a_protein_leave_neighbours_out(adk, universe):
     first = cdist(frames[0], frames[0])
     i, j = np.nonzero(np.triu((first <= 4.5) & (abs(resids[:, None] - resids) > 3)))
     want = [(1 / (1 + np.exp(5 * (np.linalg.norm(x[i] - x[j], axis=1) - 1.8 * first[i, j])))).mean() for x in frames]
-    found = average(adk, md.NativeContacts("protein and not name H* 1H* 2H* 3H* and resid 1:40"), stop=3)
-    np.testing.assert_allclose(found.series, want, rtol=1e-9)
+    estimate = average(adk, md.NativeContacts("protein and not name H* 1H* 2H* 3H* and resid 1:40"), stop=3)
+    np.testing.assert_allclose(estimate.series, want, rtol=1e-9)
 
 
 def test_hydrogen_bonds_are_mdanalysis(adk, universe):
@@ -283,19 +283,19 @@ def test_hydrogen_bonds_are_mdanalysis(adk, universe):
     np.testing.assert_array_equal(guessed.series, HydrogenBondAnalysis(universe).run(stop=6).count_by_time())
     names = {"donors": "protein and name N*", "hydrogens": "protein and name HN", "acceptors": "protein and name O"}
     sides = ("resid 1:100", "resid 101:214")
-    found = average(adk, md.HydrogenBonds(**names, between=sides, distance=3.5, angle=120.0), stop=6)
+    estimate = average(adk, md.HydrogenBonds(**names, between=sides, distance=3.5, angle=120.0), stop=6)
     theirs = HydrogenBondAnalysis(universe, donors_sel=names["donors"], hydrogens_sel=names["hydrogens"],
                                   acceptors_sel=names["acceptors"], between=list(sides), d_a_cutoff=3.5,
                                   d_h_a_angle_cutoff=120).run(stop=6)
-    np.testing.assert_array_equal(found.series, theirs.count_by_time())
+    np.testing.assert_array_equal(estimate.series, theirs.count_by_time())
 
 
 def test_secondary_structure_is_mdanalysis(adk, universe):
     dssp = pytest.importorskip("MDAnalysis.analysis.dssp")
     theirs = dssp.DSSP(universe).run(stop=8).results.dssp_ndarray
-    found = average(adk, md.SecondaryStructure(), stop=8)
-    np.testing.assert_allclose(found.mean, theirs.mean(0))
-    np.testing.assert_allclose(found.content.mean, theirs.mean((0, 1)))
+    estimate = average(adk, md.SecondaryStructure(), stop=8)
+    np.testing.assert_allclose(estimate.mean, theirs.mean(0))
+    np.testing.assert_allclose(estimate.content.mean, theirs.mean((0, 1)))
     helix = average(adk, md.HelixContent(), stop=8)
     np.testing.assert_allclose(helix.series, theirs[..., 1].mean(1))
 
@@ -305,10 +305,10 @@ def test_components_of_the_motion_are_mdanalysis(adk, universe, route):
     from MDAnalysis.analysis.pca import PCA
 
     theirs = PCA(universe, select="name CA and resid 1:20", align=False).run()
-    found = average(adk, md.PCA("name CA and resid 1:20", fit=False, n_components=3, route=route))
-    np.testing.assert_allclose(found.variances.mean, theirs.results.variance[:3], rtol=1e-4)
-    np.testing.assert_allclose(found.cumulated.mean, theirs.results.cumulated_variance[:3], rtol=1e-5)
-    np.testing.assert_allclose(np.cumsum(found.mean), found.cumulated.mean, rtol=1e-12)
+    estimate = average(adk, md.PCA("name CA and resid 1:20", fit=False, n_components=3, route=route))
+    np.testing.assert_allclose(estimate.variances.mean, theirs.results.variance[:3], rtol=1e-4)
+    np.testing.assert_allclose(estimate.cumulated.mean, theirs.results.cumulated_variance[:3], rtol=1e-5)
+    np.testing.assert_allclose(np.cumsum(estimate.mean), estimate.cumulated.mean, rtol=1e-12)
     modes = md.principal_components(adk, "name CA and resid 1:20", fit=False, n_components=3, route=route)
     assert modes.route == route
     overlap = abs(modes.components.reshape(3, -1) @ theirs.results.p_components[:, :3])
@@ -323,9 +323,9 @@ def test_both_routes_to_the_components_agree_with_weights(adk):
     weights = np.random.default_rng(1).uniform(0, 2, 98)
     weights[5] = 0
     select = "name CA and resid 1:60"
-    found = [average(adk, md.PCA(select, n_components=4, route=route), frame_weights=weights)
-             for route in ("covariance", "gram")]
-    np.testing.assert_allclose(found[0].variances.mean, found[1].variances.mean, rtol=1e-5)
+    estimates = [average(adk, md.PCA(select, n_components=4, route=route), frame_weights=weights)
+                 for route in ("covariance", "gram")]
+    np.testing.assert_allclose(estimates[0].variances.mean, estimates[1].variances.mean, rtol=1e-5)
     gram, covariance = md.principal_components(adk, select), md.principal_components(adk, select, route="covariance")
     assert gram.route == "gram"         # 98 frames, 180 coordinates
     assert gram.overlap(covariance) == pytest.approx(1, abs=1e-4)
@@ -355,17 +355,17 @@ def test_mdtraj_agrees(adk, traj):
 
     alpha = traj.topology.select("name CA")
     masses = np.array([atom.element.mass for atom in traj.topology.atoms])
-    found = md.average(adk, {"rg": md.RadiusOfGyration("all", weights=None), "heavy": md.RadiusOfGyration("all"),
-                             "rmsd": md.RMSD("name CA", reference=3), "rmsf": md.RMSF("name CA", reference=0, corrected=False)},
-                       quiet=True)
-    np.testing.assert_allclose(found["rg"].series, 10 * mdtraj.compute_rg(traj), rtol=1e-5)
-    np.testing.assert_allclose(found["heavy"].series, 10 * mdtraj.compute_rg(traj, masses), rtol=1e-4)
-    np.testing.assert_allclose(found["rmsd"].series, 10 * mdtraj.rmsd(traj, traj, 3, atom_indices=alpha), atol=2e-3)
+    ours = md.average(adk, {"rg": md.RadiusOfGyration("all", weights=None), "heavy": md.RadiusOfGyration("all"),
+                            "rmsd": md.RMSD("name CA", reference=3), "rmsf": md.RMSF("name CA", reference=0, corrected=False)},
+                      quiet=True)
+    np.testing.assert_allclose(ours["rg"].series, 10 * mdtraj.compute_rg(traj), rtol=1e-5)
+    np.testing.assert_allclose(ours["heavy"].series, 10 * mdtraj.compute_rg(traj, masses), rtol=1e-4)
+    np.testing.assert_allclose(ours["rmsd"].series, 10 * mdtraj.rmsd(traj, traj, 3, atom_indices=alpha), atol=2e-3)
     moved = traj.atom_slice(alpha)
     moved.superpose(moved, 0)
     mean = mdtraj.Trajectory(moved.xyz.mean(0)[None], moved.topology)
     theirs = 10 * mdtraj.rmsf(moved, mean, precentered=False)
-    np.testing.assert_allclose(found["rmsf"].mean, theirs, rtol=2e-3)
+    np.testing.assert_allclose(ours["rmsf"].mean, theirs, rtol=2e-3)
 
 
 def test_surface_of_two_spheres():
@@ -380,10 +380,10 @@ def test_surface_of_two_spheres():
     a, b, d = 1.7 + 1.4, 1.52 + 1.4, 1.2
     want = 4 * np.pi * (a * a + b * b) - 2 * np.pi * (a * (a - (d * d + a * a - b * b) / (2 * d))
                                                       + b * (b - (d * d + b * b - a * a) / (2 * d)))
-    found = average(u, md.SASA("all"))
-    assert np.ptp(found.series) <= 1e-4
-    np.testing.assert_allclose(found.series, want, rtol=5e-3)
-    np.testing.assert_array_equal(average(u, md.SASA("all"), stop=1).series, found.series[:1])
+    estimate = average(u, md.SASA("all"))
+    assert np.ptp(estimate.series) <= 1e-4
+    np.testing.assert_allclose(estimate.series, want, rtol=5e-3)
+    np.testing.assert_array_equal(average(u, md.SASA("all"), stop=1).series, estimate.series[:1])
 
 
 def test_surface_is_mdtrajs(adk, traj):
@@ -394,8 +394,8 @@ def test_surface_is_mdtrajs(adk, traj):
     again = mdtraj.join([part[0]] * 8 + [part[1]] * 8)      # its first frames are off by 1 % (see SASA)
     with threadpoolctl.threadpool_limits(1, "openmp"):
         theirs = 100 * mdtraj.shrake_rupley(again, n_sphere_points=100, mode="residue")[7::8]
-    found = average(adk, md.SASA("resid 1:31", level="residue", n_points=100), stop=2)
-    np.testing.assert_allclose(found.mean, theirs.mean(0), rtol=1e-3, atol=0.5)
+    estimate = average(adk, md.SASA("resid 1:31", level="residue", n_points=100), stop=2)
+    np.testing.assert_allclose(estimate.mean, theirs.mean(0), rtol=1e-3, atol=0.5)
     total = average(adk, md.SASA("resid 1:31", n_points=100), stop=2)
     np.testing.assert_allclose(total.series, theirs.sum(1), rtol=1e-4)
     assert total.unit == "Angstrom2"
@@ -417,20 +417,20 @@ SCALARS = {"rg": md.RadiusOfGyration("name CA"), "rmsd": md.RMSD("name CA"), "an
 def test_weights_of_whole_numbers_are_repetitions(adk, universe):
     """A frame of weight 2 counts as two frames, and one of weight 0 as none, in every mean and fluctuation."""
     weights = np.random.default_rng(2).integers(0, 3, 98).astype(float)
-    found = md.average(adk, {**SCALARS, "rmsf": md.RMSF("name CA", corrected=False),
-                             "pca": md.PCA("name CA and resid 1:9", n_components=2)},
-                       frame_weights=weights, quiet=True, equilibration=None)
+    averages = md.average(adk, {**SCALARS, "rmsf": md.RMSF("name CA", corrected=False),
+                                "pca": md.PCA("name CA and resid 1:9", n_components=2)},
+                          frame_weights=weights, quiet=True, equilibration=None)
     plain = md.average(adk, SCALARS, quiet=True, equilibration=None)
     for name in SCALARS:
         if name != "torsion":
-            assert found[name].mean == pytest.approx(np.average(plain[name].series, weights=weights), rel=1e-9)
+            assert averages[name].mean == pytest.approx(np.average(plain[name].series, weights=weights), rel=1e-9)
     vector = np.average(np.exp(1j * np.radians(plain["torsion"].series)), weights=weights)
-    assert found["torsion"].mean == pytest.approx(np.degrees(np.angle(vector)), rel=1e-9)
+    assert averages["torsion"].mean == pytest.approx(np.degrees(np.angle(vector)), rel=1e-9)
     x = np.array([universe.select_atoms("name CA").positions for _ in universe.trajectory], "f8")
     repeated = np.repeat(x, weights.astype(int), axis=0)
     mean = md.superposed(repeated, x[0]).mean(0)
     moved = md.superposed(repeated, mean)
-    np.testing.assert_allclose(found["rmsf"].mean, np.sqrt(((moved - moved.mean(0)) ** 2).sum(-1).mean(0)), rtol=1e-9)
+    np.testing.assert_allclose(averages["rmsf"].mean, np.sqrt(((moved - moved.mean(0)) ** 2).sum(-1).mean(0)), rtol=1e-9)
 
 
 EVERY = {**SCALARS, "rmsf": md.RMSF("name CA", corrected=False), "rama": md.Ramachandran("resid 1:30"), "ends": md.EndToEnd(),
@@ -442,10 +442,10 @@ EVERY = {**SCALARS, "rmsf": md.RMSF("name CA", corrected=False), "rama": md.Rama
 
 def test_every_engine_gives_the_same_bits(adk):
     """Threads here; for processes and clusters, what is sent there works as well as what stays."""
-    found = [md.average(adk, EVERY, engine=engine, quiet=True, step=7) for engine in (ek.Serial(), ek.Threads(3))]
+    results = [md.average(adk, EVERY, engine=engine, quiet=True, step=7) for engine in (ek.Serial(), ek.Threads(3))]
     for name in EVERY:
-        np.testing.assert_array_equal(found[0][name].mean, found[1][name].mean)
-        np.testing.assert_array_equal(found[0][name].stderr, found[1][name].stderr)
+        np.testing.assert_array_equal(results[0][name].mean, results[1][name].mean)
+        np.testing.assert_array_equal(results[0][name].stderr, results[1][name].stderr)
     source = ek.open(adk)
     system = System(source, topology_of(source))
     block = next(iter(next(iter(source.window(5, 8).pieces(["position"], "time", False, 1 << 20))).blocks()))
@@ -465,8 +465,8 @@ def test_torsions_of_replicas_meet_on_the_circle(tmp_path):
         write_torsions(path, middle + 8 * rng.normal(size=200))
         runs.append(path)
     together = ek.open([str(run) for run in runs], as_="replicas")
-    found = average(together, md.Dihedral("index 0", "index 1", "index 2", "index 3"))
-    assert abs(found.mean) == pytest.approx(180, abs=2)
+    estimate = average(together, md.Dihedral("index 0", "index 1", "index 2", "index 3"))
+    assert abs(estimate.mean) == pytest.approx(180, abs=2)
     many = average(together, md.Dihedrals((("index 0", "index 1", "index 2", "index 3"),)))
     assert abs(many.mean[0]) == pytest.approx(180, abs=2)
     one = average(runs[0], md.Dihedral("index 0 1 2 3"))
@@ -482,14 +482,14 @@ def write_torsions(path, degrees):
     x = np.zeros((len(phi), 4, 3))
     x[:, 0], x[:, 2], x[:, 1] = [1, 0, 0], [0, 0, 1.5], [0, 0, 0]
     x[:, 3] = np.stack([np.cos(phi), np.sin(phi), np.full(len(phi), 1.5)], axis=1)
-    made = MDAnalysis.Universe.empty(4, trajectory=True)
-    made.load_new(x.astype("f4"), dt=1.0)
+    u = MDAnalysis.Universe.empty(4, trajectory=True)
+    u.load_new(x.astype("f4"), dt=1.0)
     file = str(path).replace(".h5md", ".xyz")
-    made.add_TopologyAttr("names", ["C1", "C2", "C3", "C4"])
-    made.add_TopologyAttr("elements", ["C"] * 4)
+    u.add_TopologyAttr("names", ["C1", "C2", "C3", "C4"])
+    u.add_TopologyAttr("elements", ["C"] * 4)
     with MDAnalysis.Writer(file, 4) as out:
-        for _ in made.trajectory:
-            out.write(made.atoms)
+        for _ in u.trajectory:
+            out.write(u.atoms)
     md.ingest(file, None, path, dt=1.0)
 
 
@@ -537,22 +537,22 @@ def test_a_frame_with_a_coordinate_that_is_not_a_number(adk, tmp_path):
     x[7, 4] = np.nan        # a CA
     path = tmp_path / "broken.h5md"
     with ek.create(path, {"position": ek.Field((3341, 3), "f4", unit="Angstrom", kind="position")}, time_unit="ps",
-                   provenance=store.provenance) as made:
-        made.extend({"position": x}, times=np.arange(12.0))
-    found = md.average(path, {"rg": md.RadiusOfGyration("all"), "rmsd": md.RMSD("name CA"), "n": md.Contacts("name CA"),
-                              "far": md.Distance("index 200", "index 300")}, quiet=True)
+                   provenance=store.provenance) as opened:
+        opened.extend({"position": x}, times=np.arange(12.0))
+    averages = md.average(path, {"rg": md.RadiusOfGyration("all"), "rmsd": md.RMSD("name CA"), "n": md.Contacts("name CA"),
+                                 "far": md.Distance("index 200", "index 300")}, quiet=True)
     for name in ("rg", "rmsd", "n"):
-        np.testing.assert_array_equal(np.flatnonzero(np.isnan(found[name].series)), [7])
-        assert not found[name].converged
-        assert "not finite" in found[name].verdict
-    assert np.isfinite(found["far"].series).all()
+        np.testing.assert_array_equal(np.flatnonzero(np.isnan(averages[name].series)), [7])
+        assert not averages[name].converged
+        assert "not finite" in averages[name].verdict
+    assert np.isfinite(averages["far"].series).all()
 
 
 def test_selections_made_anew_in_every_frame(adk, universe):
     text = "protein and around 6 resid 100"
-    found = md.average(adk, {"rg": md.RadiusOfGyration(text, updating=True),
-                             "n": md.Contacts("name CA and around 12 resid 100", "name CA", radius=8.0, updating=True),
-                             "none": md.Contacts("name CA and prop x > 1e6", "name CA", updating=True)}, quiet=True, step=20)
+    averages = md.average(adk, {"rg": md.RadiusOfGyration(text, updating=True),
+                                "n": md.Contacts("name CA and around 12 resid 100", "name CA", radius=8.0, updating=True),
+                                "none": md.Contacts("name CA and prop x > 1e6", "name CA", updating=True)}, quiet=True, step=20)
     group = universe.select_atoms(text, updating=True)
     near = universe.select_atoms("name CA and around 12 resid 100", updating=True)
     alpha = universe.select_atoms("name CA")
@@ -562,9 +562,9 @@ def test_selections_made_anew_in_every_frame(adk, universe):
         d = np.linalg.norm(near.positions[:, None].astype("f8") - alpha.positions[None], axis=2) <= 8
         pairs = {tuple(sorted((int(near.indices[i]), int(alpha.indices[j])))) for i, j in zip(*np.nonzero(d), strict=True)}
         counts.append(sum(i != j for i, j in pairs))
-    np.testing.assert_allclose(found["rg"].series, want, rtol=1e-6)
-    np.testing.assert_array_equal(found["n"].series, counts)
-    assert (found["none"].series == 0).all()
+    np.testing.assert_allclose(averages["rg"].series, want, rtol=1e-6)
+    np.testing.assert_array_equal(averages["n"].series, counts)
+    assert (averages["none"].series == 0).all()
 
 
 def test_replicas_move_about_one_mean_structure(adk):

@@ -235,8 +235,8 @@ def test_a_universe_in_memory_and_one_with_transformations_are_read_as_they_show
         moved = md.read(data.PSF, data.DCD, transformations=[translate([1, 2, 3])], stop=5)
         still = frames_of(md.read(data.PSF, data.DCD, stop=5))
         np.testing.assert_allclose(frames_of(moved), still + np.array([1, 2, 3]), atol=1e-5)
-        made = md.read(data.PSF, data.DCD, transformations=lambda u: [translate(-u.atoms[:1].positions[0])], stop=2)
-        assert abs(frames_of(made)[0, 0]).max() < 1e-5
+        source = md.read(data.PSF, data.DCD, transformations=lambda u: [translate(-u.atoms[:1].positions[0])], stop=2)
+        assert abs(frames_of(source)[0, 0]).max() < 1e-5
 
 
 @pytest.mark.parametrize(("arguments", "match"), [

@@ -58,11 +58,11 @@ def test_frames_that_no_block_divides(tmp_path, n):
 def test_a_constant_series_has_no_inefficiency():
     from ensemblekit import md
 
-    found = average(universe(np.repeat(walk(1), 50, 0)), md.RadiusOfGyration("all"))
-    assert found.stderr == 0
-    assert np.isnan(found.n_eff)
-    assert not found.converged
-    assert "every snapshot is the same" in found.verdict
+    estimate = average(universe(np.repeat(walk(1), 50, 0)), md.RadiusOfGyration("all"))
+    assert estimate.stderr == 0
+    assert np.isnan(estimate.n_eff)
+    assert not estimate.converged
+    assert "every snapshot is the same" in estimate.verdict
 
 
 def test_anticorrelated_frames_are_worth_more_than_independent_ones():
@@ -71,10 +71,10 @@ def test_anticorrelated_frames_are_worth_more_than_independent_ones():
     x = walk(1).repeat(2000, 0)
     swing = np.random.default_rng(1).normal(1, 0.1, 2000) * np.resize([1, -1], 2000)
     x[:, 0, 0] = -5 + swing
-    found = average(universe(x), md.Distance("index 0", "index 1"))
-    assert found.statistical_inefficiency <= 1
-    assert found.n_eff == 2000              # never said to be more than there are
-    assert found.stderr < 0.1 / np.sqrt(2000)
+    estimate = average(universe(x), md.Distance("index 0", "index 1"))
+    assert estimate.statistical_inefficiency <= 1
+    assert estimate.n_eff == 2000              # never said to be more than there are
+    assert estimate.stderr < 0.1 / np.sqrt(2000)
 
 
 def test_frames_that_are_not_finite_are_told():
@@ -82,9 +82,9 @@ def test_frames_that_are_not_finite_are_told():
 
     x = walk(100)
     x[37, 2, 1] = np.nan
-    found = average(universe(x), md.RadiusOfGyration("all"))
-    assert not found.converged
-    assert "1 of 100 snapshots are not finite (first: 37)" in found.verdict
+    estimate = average(universe(x), md.RadiusOfGyration("all"))
+    assert not estimate.converged
+    assert "1 of 100 snapshots are not finite (first: 37)" in estimate.verdict
     good = [k for k in range(100) if k != 37]
     assert np.isfinite(average(universe(x), md.RadiusOfGyration("all"), frames=good).mean)
     for observable in (md.RDF("all", range=(0.0, 8.0)), md.MSD("all"), md.DensityProfile("all")):
@@ -136,11 +136,11 @@ def test_replicas_of_unequal_length(tmp_path):
             for _ in u.trajectory:
                 writer.write(u.atoms)
     source = md.read(paths[0], replicas=paths)
-    found = average(source, md.RadiusOfGyration("all", weights=None), equilibration=None)
+    estimate = average(source, md.RadiusOfGyration("all", weights=None), equilibration=None)
     want = np.concatenate([gyrations(x) for x in runs])
-    np.testing.assert_allclose(found.mean, want.mean(), rtol=1e-4)
-    assert found.n == 1378
-    assert len(found.runs) == 3
+    np.testing.assert_allclose(estimate.mean, want.mean(), rtol=1e-4)
+    assert estimate.n == 1378
+    assert len(estimate.runs) == 3
 
 
 def test_a_changing_box_counts_by_one_over_its_volume():
@@ -162,11 +162,11 @@ def test_the_nearest_image_beyond_half_the_shortest_height():
 
     cell = np.array([[10.0, 0, 0], [6.0, 8.0, 0], [-7.0, 5.0, 9.0]])
     x = np.random.default_rng(3).uniform(-20, 20, (200, 2, 3)).astype(np.float32)
-    found = average(universe(x, mda.lib.mdamath.triclinic_box(*cell)), md.Distance("index 0", "index 1"), whole=True)
+    estimate = average(universe(x, mda.lib.mdamath.triclinic_box(*cell)), md.Distance("index 0", "index 1"), whole=True)
     shifts = np.array(list(itertools.product(range(-9, 10), repeat=3))) @ cell
     d = (x[:, 1] - x[:, 0]).astype(float)
     want = np.linalg.norm(d[:, None] + shifts, axis=-1).min(1)
-    np.testing.assert_allclose(found.series, want, atol=1e-4)
+    np.testing.assert_allclose(estimate.series, want, atol=1e-4)
     height = 1 / np.linalg.norm(np.linalg.inv(cell), axis=0).max()
     assert want.max() > height / 2
     rounded = d - np.round(d @ np.linalg.inv(cell)) @ cell
@@ -186,10 +186,10 @@ def test_molecules_that_the_box_has_cut():
     whole = universe(x, **how)
     cut = universe(x - np.floor(x @ np.linalg.inv(cell)) @ cell, box, **how)
     for observable in (md.Dipole(), md.RadiusOfGyration("all"), md.RMSD("all"), md.EndToEnd("all")):
-        want, found = average(whole, observable, equilibration=None), average(cut, observable, equilibration=None)
-        np.testing.assert_allclose(found.mean, want.mean, atol=1e-4)
+        want, estimate = average(whole, observable, equilibration=None), average(cut, observable, equilibration=None)
+        np.testing.assert_allclose(estimate.mean, want.mean, atol=1e-4)
         if want.series is not None:
-            np.testing.assert_allclose(found.series, want.series, atol=1e-4)
+            np.testing.assert_allclose(estimate.series, want.series, atol=1e-4)
     broken = average(cut, md.RadiusOfGyration("all"), whole=True, equilibration=None)
     assert abs(broken.mean - average(whole, md.RadiusOfGyration("all")).mean) > 1       # the trap
     without = {**how, "bonds": None}
@@ -209,10 +209,10 @@ def test_a_million_float32_frames_lose_no_digits():
 
     source = ek.ArraySource.of({"position": x})
     ready = Distance("index 0", "index 1").prepare(System(source, Topology.of(universe(x[:1]).atoms)))
-    found = ek.reduce(source, {"it": (ready.map, ek.Moments())})["it"]
+    moments = ek.reduce(source, {"it": (ready.map, ek.Moments())})["it"]
     exact = steps.astype(np.float64)
-    np.testing.assert_allclose(found.mean, exact.mean(), rtol=1e-12)
-    np.testing.assert_allclose(found.variance, exact.var(ddof=1), rtol=1e-6)
+    np.testing.assert_allclose(moments.mean, exact.mean(), rtol=1e-12)
+    np.testing.assert_allclose(moments.variance, exact.var(ddof=1), rtol=1e-6)
     assert abs(np.cumsum(steps)[-1] / n - exact.mean()) > 1e-3          # the trap
 
 
@@ -246,8 +246,8 @@ def test_h5md_as_others_write_it(tmp_path, how):
     store = ek.open(path)
     name = next(name for name, field in store.fields.items() if field.shape == (4, 3))
     np.testing.assert_array_equal(np.asarray(store[name][:]), x)
-    found = ek.average(store[name], map=lambda block: gyrations(block.only.astype(float)), equilibration=None)
-    np.testing.assert_allclose(found.mean, gyrations(x.astype(float)).mean(), rtol=1e-12)
+    estimate = ek.average(store[name], map=lambda block: gyrations(block.only.astype(float)), equilibration=None)
+    np.testing.assert_allclose(estimate.mean, gyrations(x.astype(float)).mean(), rtol=1e-12)
 
 
 def test_a_dcd_whose_time_stands_still(tmp_path):
@@ -262,12 +262,12 @@ def test_a_dcd_whose_time_stands_still(tmp_path):
             ts.time = 0.0
             writer.write(u.atoms)
     u.load_new(str(path))
-    found = md.average(u, {"rg": md.RadiusOfGyration("all"), "msd": md.MSD("all")}, quiet=True)
-    assert np.isfinite(found["rg"].correlation_time)
-    assert found["rg"].correlation_time > 0
-    lags = found["msd"].coords["lag"][0]
+    averages = md.average(u, {"rg": md.RadiusOfGyration("all"), "msd": md.MSD("all")}, quiet=True)
+    assert np.isfinite(averages["rg"].correlation_time)
+    assert averages["rg"].correlation_time > 0
+    lags = averages["msd"].coords["lag"][0]
     assert (np.diff(lags) > 0).all()
-    assert 0 < found["msd"].diffusion.mean < np.inf
+    assert 0 < averages["msd"].diffusion.mean < np.inf
 
 
 def test_xtc_rounds_to_a_hundredth_of_an_angstrom(tmp_path):
@@ -337,9 +337,9 @@ def test_a_truncated_xtc_loses_nothing_that_is_whole(tmp_path):
     u.atoms.write(str(pdb))
     with pytest.warns(UserWarning, match=r"cut\.xtc"):
         source = md.read(pdb, cut)
-    found = average(source, md.RadiusOfGyration("all", weights=None), equilibration=None)
-    assert found.n == 59
-    np.testing.assert_allclose(found.mean, gyrations(x[:59]).mean(), atol=5e-3)
+    estimate = average(source, md.RadiusOfGyration("all", weights=None), equilibration=None)
+    assert estimate.n == 59
+    np.testing.assert_allclose(estimate.mean, gyrations(x[:59]).mean(), atol=5e-3)
 
 
 def test_frames_of_different_size(tmp_path):

@@ -48,19 +48,19 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_a_selection_that_stays_gives_the_same_either_way(water: Any, name: str) -> None:
     make = CASES[name]
-    found = md.average(water, {"anew": make("name OH2", updating=True), "once": make("name OH2")}, equilibration=None)
-    for key in ("", *(f".{more}" for more in found.estimates["once"].derived)):
-        np.testing.assert_allclose(found[f"anew{key}"].mean, found[f"once{key}"].mean, rtol=1e-9, atol=1e-12)
-    assert found.notes == ()
+    averages = md.average(water, {"anew": make("name OH2", updating=True), "once": make("name OH2")}, equilibration=None)
+    for key in ("", *(f".{more}" for more in averages.estimates["once"].derived)):
+        np.testing.assert_allclose(averages[f"anew{key}"].mean, averages[f"once{key}"].mean, rtol=1e-9, atol=1e-12)
+    assert averages.notes == ()
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_selection_that_changes_is_followed_and_one_that_does_not_says_so(water: Any, name: str) -> None:
     make = CASES[name]
-    found = md.average(water, {"anew": make(NEAR, updating=True), "once": make(NEAR)}, equilibration=None)
-    assert not np.allclose(found["anew"].mean, found["once"].mean)
-    assert [note.split(":")[0] for note in found.notes] == ["once"] * len(found.notes) != []
-    assert "first frame" in str(found)
+    averages = md.average(water, {"anew": make(NEAR, updating=True), "once": make(NEAR)}, equilibration=None)
+    assert not np.allclose(averages["anew"].mean, averages["once"].mean)
+    assert [note.split(":")[0] for note in averages.notes] == ["once"] * len(averages.notes) != []
+    assert "first frame" in str(averages)
     pickle.loads(pickle.dumps(make(NEAR, updating=True)))
 
 
@@ -80,24 +80,24 @@ def test_groups_that_change_against_mdanalysis(water: Any) -> None:
         apart.append(near.center_of_mass())
         whole = waters.residues.atoms
         moments.append(whole.charges @ whole.unwrap(inplace=False))
-    found = md.average(water, {"g": CASES["rdf"](NEAR, updating=True), "m": md.Dipole(MOLECULES, updating=True),
-                               "d": md.Distance("index 0", NEAR, updating=True, periodic=False)},
-                       equilibration=None, whole=False)
+    averages = md.average(water, {"g": CASES["rdf"](NEAR, updating=True), "m": md.Dipole(MOLECULES, updating=True),
+                                  "d": md.Distance("index 0", NEAR, updating=True, periodic=False)},
+                          equilibration=None, whole=False)
     edges = np.linspace(0, 6, 13)
     want = pairs * np.mean(volumes) / (many * 4 / 3 * np.pi * np.diff(edges**3))
-    np.testing.assert_allclose(found["g"].mean, want, rtol=1e-5, atol=1e-7)
-    np.testing.assert_allclose(found["m"].series, moments, atol=2e-3)
-    np.testing.assert_allclose(found["m.magnitude"].series, np.linalg.norm(moments, axis=1), atol=2e-3)
+    np.testing.assert_allclose(averages["g"].mean, want, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(averages["m"].series, moments, atol=2e-3)
+    np.testing.assert_allclose(averages["m.magnitude"].series, np.linalg.norm(moments, axis=1), atol=2e-3)
     first = [np.linalg.norm(water.trajectory[k] and water.atoms[0].position - apart[k]) for k in range(len(apart))]
-    np.testing.assert_allclose(found["d"].series, first, rtol=1e-5)
+    np.testing.assert_allclose(averages["d"].series, first, rtol=1e-5)
 
 
 def test_surfaces_of_atoms_that_change(water: Any) -> None:
     pytest.importorskip("mdtraj")
     anew = md.SASA(MOLECULES, n_points=60, updating=True)
-    found = md.average(water, {"anew": anew, "once": md.SASA(MOLECULES, n_points=60)}, stop=4, equilibration=None)
-    assert found["anew"].series[0] == pytest.approx(found["once"].series[0], rel=1e-6)
-    assert not np.allclose(found["anew"].series[1:], found["once"].series[1:])
+    averages = md.average(water, {"anew": anew, "once": md.SASA(MOLECULES, n_points=60)}, stop=4, equilibration=None)
+    assert averages["anew"].series[0] == pytest.approx(averages["once"].series[0], rel=1e-6)
+    assert not np.allclose(averages["anew"].series[1:], averages["once"].series[1:])
     with pytest.raises(InputError, match="level='residue'"):
         md.average(water, {"s": md.SASA(MOLECULES, level="residue", updating=True)})
 
@@ -106,12 +106,12 @@ def test_a_group_that_is_empty_in_some_frames(water: Any) -> None:
     rare = "name OH2 and around 2.72 index 0"
     counts = [len(water.select_atoms(rare)) for _ in water.trajectory]
     assert 0 < np.count_nonzero(counts) < len(counts)
-    found = md.average(water, {"d": md.Distance("index 0", rare, updating=True), "m": md.Dipole(rare, updating=True),
-                               "g": md.RDF(rare, "name OH2", range=(0.0, 5.0), n_bins=5, updating=True)}, equilibration=None)
-    np.testing.assert_array_equal(np.isnan(found["d"].series), np.array(counts) == 0)
-    assert not found["d"].converged
-    np.testing.assert_array_equal(found["m.magnitude"].series == 0, np.array(counts) == 0)
-    assert np.isfinite(found["g"].mean).all()
+    averages = md.average(water, {"d": md.Distance("index 0", rare, updating=True), "m": md.Dipole(rare, updating=True),
+                                  "g": md.RDF(rare, "name OH2", range=(0.0, 5.0), n_bins=5, updating=True)}, equilibration=None)
+    np.testing.assert_array_equal(np.isnan(averages["d"].series), np.array(counts) == 0)
+    assert not averages["d"].converged
+    np.testing.assert_array_equal(averages["m.magnitude"].series == 0, np.array(counts) == 0)
+    assert np.isfinite(averages["g"].mean).all()
     with pytest.raises(ReductionError, match="no atom of centre"):
         md.average(water, {"p": md.DensityProfile("all", centre=rare, updating=True)})
 
@@ -155,27 +155,27 @@ NUMBERS = {
 
 def test_every_number_of_a_frame_keeps_its_series(adk: Any) -> None:
     more = {"shape": md.GyrationTensor("name CA"), "m": md.Dipole("resid 1:5"), "state": md.SecondaryStructure()}
-    found = md.average(adk, NUMBERS | more, equilibration=None)
+    averages = md.average(adk, NUMBERS | more, equilibration=None)
     for name in NUMBERS:
-        e = found[name]
+        e = averages[name]
         assert e.series.shape == e.times.shape == (98,), name
         if name != "phi":
             assert np.mean(e.series) == pytest.approx(e.mean, rel=1e-9)
     for name in ("rg.along_x", "rg.about_z", "shape.asphericity", "shape.acylindricity", "shape.anisotropy", "m.magnitude"):
-        assert found[name].series.shape == found[name].times.shape == (98,), name
-        assert np.mean(found[name].series) == pytest.approx(found[name].mean, rel=1e-9)
+        assert averages[name].series.shape == averages[name].times.shape == (98,), name
+        assert np.mean(averages[name].series) == pytest.approx(averages[name].mean, rel=1e-9)
     for name in ("shape", "m", "state.content"):
-        assert found[name].series.shape == (98, 3)
-        np.testing.assert_allclose(found[name].series.mean(axis=0), found[name].mean, rtol=1e-9, atol=1e-9)
-    found.plot()
+        assert averages[name].series.shape == (98, 3)
+        np.testing.assert_allclose(averages[name].series.mean(axis=0), averages[name].mean, rtol=1e-9, atol=1e-9)
+    averages.plot()
 
 
 def test_intervals_of_what_cannot_be_negative(adk: Any) -> None:
-    found = md.average(adk, {**NUMBERS, "rmsf": md.RMSF("name CA"), "pca": md.PCA("name CA"), "map": md.ContactMap("name CA"),
-                             "rama": md.Ramachandran(), "state": md.SecondaryStructure()}, equilibration=None, quiet=True)
+    results = md.average(adk, {**NUMBERS, "rmsf": md.RMSF("name CA"), "pca": md.PCA("name CA"), "map": md.ContactMap("name CA"),
+                               "rama": md.Ramachandran(), "state": md.SecondaryStructure()}, equilibration=None, quiet=True)
     shares = ("q", "helix", "pca", "pca.cumulated", "map", "rama", "rama.populations", "state", "state.content",
               "phi.resultant")
-    for name, e in found.items():
+    for name, e in results.items():
         if name in ("phi", "f") or name.endswith((".phi", ".psi")):
             continue
         low, high, mean = (np.asarray(x) for x in (e.low, e.high, e.mean))
@@ -185,7 +185,7 @@ def test_intervals_of_what_cannot_be_negative(adk: Any) -> None:
         assert (high[known] >= mean[known] - 1e-12).all(), name
         if name in shares:
             assert (high[known] <= 1).all(), name
-    rmsf = found["rmsf"]
+    rmsf = results["rmsf"]
     assert (rmsf.mean - 12 * rmsf.stderr < 0).any()     # of three independent frames: symmetric intervals would reach below 0
 
 
@@ -235,8 +235,8 @@ def test_block_analyses_have_a_start_and_weights_by_single_frames(adk: Any) -> N
         return md.from_analysis(lambda u: RMSF(u.select_atoms("name CA")), value=lambda a: a.results.rmsf.mean(), per="block",
                                 unit="Angstrom", **more)
 
-    found = md.average(adk, {"x": of_blocks(n_blocks=14)}, equilibration=21, quiet=True)["x"]
-    assert (found.n_discarded, found.n) == (21, 77)
+    estimate = md.average(adk, {"x": of_blocks(n_blocks=14)}, equilibration=21, quiet=True)["x"]
+    assert (estimate.n_discarded, estimate.n) == (21, 77)
     w = np.random.default_rng(3).random(98)
     with pytest.raises(InputError, match="n_blocks=98"):
         md.average(adk, {"x": of_blocks()}, frame_weights=w, quiet=True)
@@ -255,8 +255,8 @@ def test_block_analyses_have_a_start_and_weights_by_single_frames(adk: Any) -> N
 
 def test_an_atom_in_two_groups_is_made_whole_in_both(water: Any) -> None:
     """Fitted atoms are among those that go along, and groups overlap: each atom has one place among the whole ones."""
-    found = md.average(water, {"d": md.Distance("index 0 1", "name OH2", periodic=False),
-                               "r": md.RMSD("index 0:8", fit="index 0:5", weights="mass")}, equilibration=None)
+    averages = md.average(water, {"d": md.Distance("index 0 1", "name OH2", periodic=False),
+                                  "r": md.RMSD("index 0:8", fit="index 0:5", weights="mass")}, equilibration=None)
     want, deviations = [], []
     pair, oxygen, three = water.atoms[:2], water.select_atoms("name OH2"), water.atoms[:9]
     first = None
@@ -268,8 +268,8 @@ def test_an_atom_in_two_groups_is_made_whole_in_both(water: Any) -> None:
         x = whole[three.indices]
         first = x if first is None else first
         deviations.append(_carried_rmsd(x, first, mass[:9]))
-    np.testing.assert_allclose(found["d"].series, want, rtol=1e-4)
-    np.testing.assert_allclose(found["r"].series, deviations, atol=1e-3)
+    np.testing.assert_allclose(averages["d"].series, want, rtol=1e-4)
+    np.testing.assert_allclose(averages["r"].series, deviations, atol=1e-3)
 
 
 def _carried_rmsd(x: np.ndarray, first: np.ndarray, mass: np.ndarray) -> float:

@@ -34,8 +34,8 @@ def test_distances_of_atoms_as_they_lie_need_no_bonds():
     u = mda.Universe.empty(2, trajectory=True)
     x = np.tile(np.array([[0, 0, 0], [9, 0, 0]], np.float32), (8, 1, 1))
     u.load_new(x, dimensions=np.tile([10, 10, 10, 90, 90, 90], (8, 1)))
-    found = md.average(u, {"far": md.Distance("index 0", "index 1", periodic=False), "near": md.Distance("index 0", "index 1")})
-    assert (found["far"].mean, found["near"].mean) == pytest.approx((9.0, 1.0))
+    both = md.average(u, {"far": md.Distance("index 0", "index 1", periodic=False), "near": md.Distance("index 0", "index 1")})
+    assert (both["far"].mean, both["near"].mean) == pytest.approx((9.0, 1.0))
     with pytest.raises(InputError, match="whole=True"):
         md.average(u, {"ends": md.EndToEnd("all")})
 
@@ -54,12 +54,12 @@ def test_groups_as_they_lie_need_no_bonds_either():
              "native": md.NativeContacts("all", radius=9, separation=0, periodic=False),
              "varying": md.Distance("index 0:2 and prop x < 30", "index 3:5", periodic=False, updating=True),
              "touching": md.Contacts("index 0:5", "index 6:9", radius=8, periodic=False, updating=True)}
-    found = md.average(u.load_new(x, dimensions=box), alike, equilibration=None)
+    averages = md.average(u.load_new(x, dimensions=box), alike, equilibration=None)
     free = md.average(u.load_new(x, dimensions=None), alike, equilibration=None)
     for name in alike:
-        np.testing.assert_allclose(found[name].mean, free[name].mean, rtol=1e-6, err_msg=name)
+        np.testing.assert_allclose(averages[name].mean, free[name].mean, rtol=1e-6, err_msg=name)
     for name in ("groups", "contacts", "map", "residues", "varying", "touching"):
-        assert any(note.startswith(f"{name}: taken as the atoms lie") for note in found.notes), name
+        assert any(note.startswith(f"{name}: taken as the atoms lie") for note in averages.notes), name
     assert not free.notes
     u.load_new(x, dimensions=box)
     for refused in (md.Distance("index 0:2", "index 3:5"), md.RadiusOfGyration("all")):

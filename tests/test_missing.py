@@ -30,12 +30,12 @@ def test_the_masked_series_of_the_manual() -> None:
     plain = ek.average(m)
     assert np.isnan(plain.mean)
     assert "30 of 300 snapshots are not finite (first: 0)" in plain.verdict
-    found = ek.average(m, missing="drop")
-    assert found.mean == pytest.approx(m.mean(), rel=1e-12)
-    assert (found.n + found.n_discarded) in range(268, 301)
-    assert found.converged
-    assert "30 of 300 snapshots are missing" in found.verdict
-    assert found.stderr == pytest.approx(1 / np.sqrt(270), rel=0.25)
+    estimate = ek.average(m, missing="drop")
+    assert estimate.mean == pytest.approx(m.mean(), rel=1e-12)
+    assert (estimate.n + estimate.n_discarded) in range(268, 301)
+    assert estimate.converged
+    assert "30 of 300 snapshots are missing" in estimate.verdict
+    assert estimate.stderr == pytest.approx(1 / np.sqrt(270), rel=0.25)
     with pytest.raises(InputError, match='"drop"'):
         ek.average(m, missing="skip")
 
@@ -47,15 +47,15 @@ def test_lags_are_differences_in_time(gaps: str) -> None:
     there = {"here and there": np.random.default_rng(2).random(n) < 0.4, "a long one": abs(np.arange(n) - 8000) > 3000,
              "every second": np.arange(n) % 2 == 0}[gaps]
     y = np.where(there, x, np.nan)
-    found = ek.average(y, missing="drop", equilibration=None)
-    assert found.mean == pytest.approx(y[there].mean(), rel=1e-12)
-    assert found.n == there.sum()
-    assert found.correlation_time == pytest.approx(9.5, rel=0.25)     # (1 + phi) / (1 - phi) / 2
+    estimate = ek.average(y, missing="drop", equilibration=None)
+    assert estimate.mean == pytest.approx(y[there].mean(), rel=1e-12)
+    assert estimate.n == there.sum()
+    assert estimate.correlation_time == pytest.approx(9.5, rel=0.25)     # (1 + phi) / (1 - phi) / 2
     # the error of a mean of these places, from the series' own autocovariance
     gamma = 0.9 ** np.arange(400)
     pairs = np.array([(there[:n - k] & there[k:]).sum() for k in range(400)])
     want = np.sqrt(gamma[0] * pairs[0] + 2 * (gamma[1:] * pairs[1:]).sum()) / there.sum()
-    assert found.stderr == pytest.approx(want, rel=0.2)
+    assert estimate.stderr == pytest.approx(want, rel=0.2)
 
 
 def test_arrays_number_by_number() -> None:
@@ -63,15 +63,15 @@ def test_arrays_number_by_number() -> None:
     n = 4096
     x = np.stack([ar1(n, 0.8, seed) for seed in range(3)] + [np.full(n, np.nan)], axis=1)
     x[rng.random(x.shape) < 0.3] = np.nan
-    found = ek.average(x, missing="drop", equilibration=None)
-    np.testing.assert_allclose(found.mean[:3], np.nanmean(x[:, :3], axis=0), rtol=1e-12)
-    assert np.isnan(found.mean[3])
-    assert not found.converged
-    assert "4 of 4 elements are missing in some snapshots, 1 in all" in found.verdict
+    estimate = ek.average(x, missing="drop", equilibration=None)
+    np.testing.assert_allclose(estimate.mean[:3], np.nanmean(x[:, :3], axis=0), rtol=1e-12)
+    assert np.isnan(estimate.mean[3])
+    assert not estimate.converged
+    assert "4 of 4 elements are missing in some snapshots, 1 in all" in estimate.verdict
     for k in range(3):
         one = ek.average(x[:, k], missing="drop", equilibration=None)
-        assert found.stderr[k] == pytest.approx(one.stderr, rel=0.35)
-        assert found.n_eff[k] == pytest.approx(one.n_eff, rel=0.6)
+        assert estimate.stderr[k] == pytest.approx(one.stderr, rel=0.35)
+        assert estimate.n_eff[k] == pytest.approx(one.n_eff, rel=0.6)
     whole = ek.average(x[:, :2], missing="drop", map=lambda block: block.only * 2.0, equilibration=None)
     np.testing.assert_allclose(whole.mean, 2 * np.nanmean(x[:, :2], axis=0), rtol=1e-12)
     still = x[:, :2].copy()
@@ -86,10 +86,10 @@ def test_gaps_cover_as_often_as_they_should() -> None:
     for seed in range(100):
         x = ar1(2000, 0.8, 100 + seed)
         x[rng.random(2000) < 0.3] = np.nan
-        found = ek.average(x, missing="drop")
-        if found.converged:
+        estimate = ek.average(x, missing="drop")
+        if estimate.converged:
             vouched += 1
-            inside += found.low <= 20 <= found.high
+            inside += estimate.low <= 20 <= estimate.high
     assert vouched >= 80
     assert inside >= 0.89 * vouched        # 95 % less 2.8 standard errors of 100 trials
 
@@ -107,9 +107,9 @@ def test_means_over_time() -> None:
     plain = ek.average(one, equilibration=None)
     assert plain.mean == pytest.approx(0.5, rel=0.01)
     assert 'steps of time differ by a factor 100' in plain.verdict
-    found = ek.average(one, weights="time", equilibration=None)
-    assert found.mean == pytest.approx(want, rel=1e-9)
-    assert "differ by a factor" not in found.verdict
+    estimate = ek.average(one, weights="time", equilibration=None)
+    assert estimate.mean == pytest.approx(want, rel=1e-9)
+    assert "differ by a factor" not in estimate.verdict
     several = ArraySource.of(np.stack([u, 2 * u], 1), times=times)
     assert 'weights="time"' in rom.average(several, equilibration=None)["values_mean"].verdict
     field = rom.average(several, weights="time", equilibration=None)["values_mean"]
@@ -144,15 +144,15 @@ def test_models_have_no_times(tmp_path: Path) -> None:
                    for k in range(30))
     (tmp_path / "nmr.pdb").write_text(text + "END\n")
     with pytest.warns(UserWarning, match="these frames have no times: they are counted"):
-        found = md.average(md.read(tmp_path / "nmr.pdb"), {"rg": md.RadiusOfGyration("all")}, quiet=True)["rg"]
-    assert found.times is None
-    assert "ps" not in str(found)
+        estimate = md.average(md.read(tmp_path / "nmr.pdb"), {"rg": md.RadiusOfGyration("all")}, quiet=True)["rg"]
+    assert estimate.times is None
+    assert "ps" not in str(estimate)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="these frames")
-        found = md.average(md.read(tmp_path / "nmr.pdb", tmp_path / "nmr.pdb", dt=2.0), {"rg": md.RadiusOfGyration("all")},
-                           quiet=True)["rg"]
-    assert found.times is not None
-    assert found.times[1] == 2.0
+        estimate = md.average(md.read(tmp_path / "nmr.pdb", tmp_path / "nmr.pdb", dt=2.0), {"rg": md.RadiusOfGyration("all")},
+                              quiet=True)["rg"]
+    assert estimate.times is not None
+    assert estimate.times[1] == 2.0
 
 
 def test_reducers_leave_out_what_is_missing() -> None:
@@ -166,12 +166,12 @@ def test_reducers_leave_out_what_is_missing() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         for values in (x, np.ma.masked_invalid(x)):
-            found = ek.reduce(values, ek.Moments(4), missing="drop")
-            np.testing.assert_allclose(found.mean, np.nanmean(x, axis=0), rtol=1e-12)
-            np.testing.assert_allclose(found.variance, np.nanvar(x, axis=0, ddof=1), rtol=1e-12)
-            np.testing.assert_allclose(found.skewness[:4], skew(x[:, :4], nan_policy="omit"), rtol=1e-9)
-            np.testing.assert_allclose(found.kurtosis[:4], kurtosis(x[:, :4], nan_policy="omit"), rtol=1e-9)
-            assert found.sum_weights.tolist() == np.isfinite(x).sum(axis=0).tolist()
+            out = ek.reduce(values, ek.Moments(4), missing="drop")
+            np.testing.assert_allclose(out.mean, np.nanmean(x, axis=0), rtol=1e-12)
+            np.testing.assert_allclose(out.variance, np.nanvar(x, axis=0, ddof=1), rtol=1e-12)
+            np.testing.assert_allclose(out.skewness[:4], skew(x[:, :4], nan_policy="omit"), rtol=1e-9)
+            np.testing.assert_allclose(out.kurtosis[:4], kurtosis(x[:, :4], nan_policy="omit"), rtol=1e-9)
+            assert out.sum_weights.tolist() == np.isfinite(x).sum(axis=0).tolist()
     weighted = ek.reduce(ArraySource.of(x, weights=w), ek.Moments(), missing="drop")
     there = np.isfinite(x[:, 0])
     assert weighted.mean[0] == pytest.approx(np.average(x[there, 0], weights=w[there]), rel=1e-12)
@@ -186,13 +186,13 @@ def test_reducers_leave_out_what_is_missing() -> None:
     rows = rng.normal(size=(500, 3))
     rows[::7] = np.nan
     kept = rows[np.isfinite(rows[:, 0])]
-    found = ek.reduce(rows, {"cov": ek.Covariance(), "ends": ek.Extremes(), "all": ek.Series(), "median": ek.Quantiles([0.5])},
-                      missing="drop")
-    assert ((found["median"].lower[0] <= np.median(kept, axis=0)) & (np.median(kept, axis=0) <= found["median"].upper[0])).all()
-    np.testing.assert_allclose(found["cov"].covariance, np.cov(kept.T), rtol=1e-12)
-    np.testing.assert_array_equal(found["ends"].low, kept.min(axis=0))
-    np.testing.assert_array_equal(rows[found["ends"].at_low, range(3)], kept.min(axis=0))
-    assert found["all"].shape == (500, 3)
+    out = ek.reduce(rows, {"cov": ek.Covariance(), "ends": ek.Extremes(), "all": ek.Series(), "median": ek.Quantiles([0.5])},
+                    missing="drop")
+    assert ((out["median"].lower[0] <= np.median(kept, axis=0)) & (np.median(kept, axis=0) <= out["median"].upper[0])).all()
+    np.testing.assert_allclose(out["cov"].covariance, np.cov(kept.T), rtol=1e-12)
+    np.testing.assert_array_equal(out["ends"].low, kept.min(axis=0))
+    np.testing.assert_array_equal(rows[out["ends"].at_low, range(3)], kept.min(axis=0))
+    assert out["all"].shape == (500, 3)
     with pytest.raises(ek.EnsemblekitError, match="snapshot 0 is NaN in"):
         ek.reduce(x, ek.Covariance(), missing="drop")
     with pytest.raises(InputError, match="Exponential takes every snapshot"):
@@ -223,16 +223,16 @@ def test_frames_without_a_value_are_left_out() -> None:
 
     w = np.exp(0.3 * np.random.default_rng(9).normal(size=n))
     for weights in (None, w):
-        found = md.average(u, {"one": value, "two": pair}, missing="drop", frame_weights=weights, equilibration=None,
-                           quiet=True)
+        averages = md.average(u, {"one": value, "two": pair}, missing="drop", frame_weights=weights, equilibration=None,
+                              quiet=True)
         want = np.average(x[~gone].astype(float), weights=None if weights is None else w[~gone])
-        assert found["one"].mean == pytest.approx(want, rel=1e-12)
-        np.testing.assert_allclose(found["two"].mean, [want, 2 * want], rtol=1e-12)
+        assert averages["one"].mean == pytest.approx(want, rel=1e-12)
+        np.testing.assert_allclose(averages["two"].mean, [want, 2 * want], rtol=1e-12)
         series = ek.average(np.where(gone, np.nan, x.astype(float)), weights=weights, missing="drop", equilibration=None)
-        assert found["one"].stderr == pytest.approx(series.stderr, rel=1e-9)
-        assert found["two"].stderr[0] == pytest.approx(series.stderr, rel=0.35)
-        assert found["one"].n == found["two"].n == (~gone).sum()
-        for one in found.values():
+        assert averages["one"].stderr == pytest.approx(series.stderr, rel=1e-9)
+        assert averages["two"].stderr[0] == pytest.approx(series.stderr, rel=0.35)
+        assert averages["one"].n == averages["two"].n == (~gone).sum()
+        for one in averages.values():
             assert f"{gone.sum()} of {n} snapshots are missing" in one.verdict
     assert np.isnan(md.average(u, {"one": value}, quiet=True)["one"].mean)
     with pytest.raises(ek.EnsemblekitError, match="is NaN in 1 of 2 numbers"):
@@ -249,14 +249,14 @@ def test_cells_of_a_flow_without_a_number_are_left_out() -> None:
     w = np.exp(0.3 * rng.normal(size=len(x)))
     for weights in (None, w):
         source = ArraySource.of(x, weights=weights)
-        found = rom.average(source, ["mean", "rms"], missing="drop", equilibration=None)
+        averages = rom.average(source, ["mean", "rms"], missing="drop", equilibration=None)
         there = np.isfinite(x) * (1.0 if weights is None else w[:, None])
         with np.errstate(invalid="ignore"):
-            np.testing.assert_allclose(found["mean"].mean, np.nansum(there * x, axis=0) / there.sum(axis=0), rtol=1e-12)
+            np.testing.assert_allclose(averages["mean"].mean, np.nansum(there * x, axis=0) / there.sum(axis=0), rtol=1e-12)
         core = ek.average(source, missing="drop", equilibration=None)
-        np.testing.assert_allclose(found["mean"].stderr, core.stderr, rtol=1e-6 if weights is None else 0.05)
-        assert "12 of 12 numbers are missing in some snapshots, 1 in all" in found["mean"].verdict
-        assert not found["mean"].converged
+        np.testing.assert_allclose(averages["mean"].stderr, core.stderr, rtol=1e-6 if weights is None else 0.05)
+        assert "12 of 12 numbers are missing in some snapshots, 1 in all" in averages["mean"].verdict
+        assert not averages["mean"].converged
     parts = rom.average(x, ["mean", "rms"], missing="drop", equilibration=None, memory_limit="4MB")
     plain = rom.average(x, ["mean", "rms"], missing="drop", equilibration=None)
     large = rom.average(x * 1e200, ["mean", "rms"], missing="drop", equilibration=None)
@@ -273,8 +273,8 @@ def test_cells_of_a_flow_without_a_number_are_left_out() -> None:
     assert stress["tke"].mean[0] == pytest.approx(0.5 * np.trace(cov), rel=0.01)
     late = x.copy()
     late[:500] = np.nan
-    found = rom.average(late, missing="drop")
-    assert np.nanmax(np.abs(found["mean"].mean - np.nanmean(late[:, [k for k in range(12) if k != 7]], axis=0).mean())) < 1
+    averages = rom.average(late, missing="drop")
+    assert np.nanmax(np.abs(averages["mean"].mean - np.nanmean(late[:, [k for k in range(12) if k != 7]], axis=0).mean())) < 1
     with pytest.raises(InputError, match='"drop"'):
         rom.average(x, missing="skip")      # type: ignore[arg-type]
 
@@ -283,9 +283,9 @@ def test_modes_over_time() -> None:
     rng = np.random.default_rng(11)
     x, w = rng.normal(size=(60, 5)), rng.random(60)
     want = rom.pod(ArraySource.of(x, weights=w), 2).singular_values
-    for found in (rom.pod(x, 2, weights=w, snapshot_axis=0), rom.pod(ArraySource.of(x), 2, log_weights=np.log(w) + 1e4),
+    for basis in (rom.pod(x, 2, weights=w, snapshot_axis=0), rom.pod(ArraySource.of(x), 2, log_weights=np.log(w) + 1e4),
                   rom.pod(x.T, 2, weights=w, snapshot_axis=1)):
-        np.testing.assert_allclose(found.singular_values, want, rtol=1e-9)
+        np.testing.assert_allclose(basis.singular_values, want, rtol=1e-9)
     times = np.cumsum(np.where(np.arange(60) % 10 < 5, 0.01, 1.0))
     timed = ArraySource.of(x, times=times)
     with pytest.warns(UserWarning, match="steps of time differ by a factor 100"):
@@ -294,10 +294,10 @@ def test_modes_over_time() -> None:
         rom.IncrementalPOD(rank=2).update(timed).result()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = rom.pod(timed, 2, weights="time")
+        basis = rom.pod(timed, 2, weights="time")
     one = rom.pod(ArraySource.of(x, weights=time_weights(times)), 2)
-    np.testing.assert_allclose(found.singular_values, one.singular_values)
-    np.testing.assert_allclose(found.mean, np.trapezoid(x, times, axis=0) / (times[-1] - times[0]), rtol=1e-9)
+    np.testing.assert_allclose(basis.singular_values, one.singular_values)
+    np.testing.assert_allclose(basis.mean, np.trapezoid(x, times, axis=0) / (times[-1] - times[0]), rtol=1e-9)
     for options in ({"weights": "step"}, {"weights": w, "log_weights": w}, {"log_weights": w[:4]}):
         with pytest.raises(InputError, match=r"time|not both|one number a snapshot"):
             rom.pod(timed, 2, **options)
@@ -315,6 +315,6 @@ def test_what_is_said_of_runs_is_said_of_them_together() -> None:
     assert "steps of time differ" in ek.average(angles, period=360.0).verdict
     gaps = [ar1(500, 0.5, seed) for seed in range(2)]
     gaps[1][::5] = np.nan
-    found = ek.average(ek.ReplicaSet.of(gaps), missing="drop")
-    assert "run 1: " in found.verdict
-    assert "snapshots are missing" in found.verdict
+    estimate = ek.average(ek.ReplicaSet.of(gaps), missing="drop")
+    assert "run 1: " in estimate.verdict
+    assert "snapshots are missing" in estimate.verdict

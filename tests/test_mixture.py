@@ -27,12 +27,12 @@ def missed(p, w, prior=0.0):
 def test_no_weights_are_better(prior):
     for seed in range(12):
         p = problem(seed, n=None if seed < 3 else 200)
-        found = mixture_weights(p, prior=prior)
-        assert missed(p, found.weights, prior) <= 1e-9
-        assert found.gap <= 1e-9
-        assert found.weights.sum() == pytest.approx(1, abs=1e-12)
-        assert (found.weights >= 0).all()
-        assert found.loglik == pytest.approx(np.log(found.weights @ p).sum())
+        mixture = mixture_weights(p, prior=prior)
+        assert missed(p, mixture.weights, prior) <= 1e-9
+        assert mixture.gap <= 1e-9
+        assert mixture.weights.sum() == pytest.approx(1, abs=1e-12)
+        assert (mixture.weights >= 0).all()
+        assert mixture.loglik == pytest.approx(np.log(mixture.weights @ p).sum())
 
 
 @pytest.mark.slow
@@ -93,17 +93,17 @@ def test_the_gain_in_sample_over_a_hundred_seeds(n):
     gains = []
     for seed in range(100):
         p = exchangeable(seed, n, apart=0.3)
-        found = mixture_weights(p)
-        gains.append(found.loglik / n - np.log(p.mean(0)).mean())
+        mixture = mixture_weights(p)
+        gains.append(mixture.loglik / n - np.log(p.mean(0)).mean())
     assert np.mean(gains) == pytest.approx(7 / (2 * n), rel=0.1)
 
 
 def test_members_alike_gain_less_in_sample_as_weights_end_at_zero():
-    found = [mixture_weights(exchangeable(seed, 200, apart=0.05)) for seed in range(20)]
+    mixtures = [mixture_weights(exchangeable(seed, 200, apart=0.05)) for seed in range(20)]
     plain = [np.log(exchangeable(seed, 200, apart=0.05).mean(0)).mean() for seed in range(20)]
-    gains = [one.loglik / 200 - equal for one, equal in zip(found, plain, strict=True)]
+    gains = [one.loglik / 200 - equal for one, equal in zip(mixtures, plain, strict=True)]
     assert 0.2 * 7 / 400 < np.mean(gains) < 0.7 * 7 / 400
-    assert np.mean([(one.weights < 1e-9).sum() for one in found]) > 3
+    assert np.mean([(one.weights < 1e-9).sum() for one in mixtures]) > 3
 
 
 def exchangeable(seed, n, m=8, apart=0.2):

@@ -30,15 +30,15 @@ def test_blocks_of_tensors_without_weights(blocks, kind):
         weighted.update(x[at:at + n], at, np.ones(n))
         assert torch.equal(kept, x[at:at + n])                  # what was given is left as it was
         at += n
-    found, other = quick.result(), weighted.result()
-    np.testing.assert_allclose(np.asarray(found.mean), wide.mean(0), rtol=1e-13)
-    np.testing.assert_allclose(np.asarray(found.mean), np.asarray(other.mean), rtol=1e-13)
+    result, other = quick.result(), weighted.result()
+    np.testing.assert_allclose(np.asarray(result.mean), wide.mean(0), rtol=1e-13)
+    np.testing.assert_allclose(np.asarray(result.mean), np.asarray(other.mean), rtol=1e-13)
     if at > 1:
         spread = (abs(wide - wide.mean(0)) ** 2).sum(0) / (at - 1)
-        np.testing.assert_allclose(np.asarray(found.variance), spread, rtol=1e-12)
+        np.testing.assert_allclose(np.asarray(result.variance), spread, rtol=1e-12)
         np.testing.assert_allclose(np.asarray(other.variance), spread, rtol=1e-12)
     else:
-        assert np.isnan(np.asarray(found.variance)).all()
+        assert np.isnan(np.asarray(result.variance)).all()
 
 
 def test_one_row_of_four_orders():
@@ -67,9 +67,9 @@ def test_a_snapshot_in_pieces_is_the_snapshot(make, kind):
         if kind == "numpy":
             return cut
         kinds = ("bfloat16", "float32", "float64") if kind == "mixed" else (kind,) * 3
-        made = [torch.as_tensor(part).to(getattr(torch, name)) for part, name in zip(cut, kinds, strict=True)]
-        made[0] = made[0].t().contiguous().t()                  # as in channels_last: not in the order of its memory
-        return made
+        tensors = [torch.as_tensor(part).to(getattr(torch, name)) for part, name in zip(cut, kinds, strict=True)]
+        tensors[0] = tensors[0].t().contiguous().t()                  # as in channels_last: not in the order of its memory
+        return tensors
 
     whole, part = make(), make()
     for k, row in enumerate(x):
@@ -111,8 +111,8 @@ def numbers(x) -> np.ndarray:
 
 
 def mean_of(reducer) -> np.ndarray:
-    found = reducer.result()
-    return numbers(found.mean if isinstance(reducer, ek.Moments) else found)
+    result = reducer.result()
+    return numbers(result.mean if isinstance(reducer, ek.Moments) else result)
 
 
 def test_pieces_that_are_refused():

@@ -19,29 +19,29 @@ def net(seed=0):
 def rates(total, cycles, mode, lr=0.2):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
     schedule = neural.CyclicCosineLR(optimizer, total_steps=total, n_cycles=cycles, mode=mode)
-    found, ends = [], []
+    rates_of, ends = [], []
     for t in range(1, total + 1):
-        found.append(optimizer.param_groups[0]["lr"])
+        rates_of.append(optimizer.param_groups[0]["lr"])
         if schedule.at_cycle_end:
             ends.append(t)
         optimizer.step()
         schedule.step()
-    return np.array(found), ends
+    return np.array(rates_of), ends
 
 
 @pytest.mark.parametrize(("total", "cycles"), [(100, 5), (100, 3), (7, 7), (50, 1)])
 def test_paper_mode_is_equation_2(total, cycles):
-    found, _ = rates(total, cycles, "paper")
+    lrs, _ = rates(total, cycles, "paper")
     c = math.ceil(total / cycles)
     wanted = [0.1 * (math.cos(math.pi * ((t - 1) % c) / c) + 1) for t in range(1, total + 1)]
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(lrs, wanted, rtol=0, atol=1e-12)
 
 
 def test_balanced_mode_comes_down_every_time():
-    found, ends = rates(100, 3, "balanced")
+    lrs, ends = rates(100, 3, "balanced")
     assert ends == [33, 66, 100]
     for end in ends:
-        assert found[end - 1] < 0.2 * 0.0025
+        assert lrs[end - 1] < 0.2 * 0.0025
     assert rates(100, 3, "reference")[0][33] == pytest.approx(0, abs=1e-15)
     np.testing.assert_allclose(rates(100, 5, "balanced")[0], rates(100, 5, "paper")[0], atol=1e-15)
 
@@ -108,8 +108,8 @@ def test_calibration_error_by_brute_force(edges, n_bins):
     p = rng.dirichlet(np.full(3, 0.4), 60)
     p[:4] = [[1, 0, 0], [0.5, 0.5, 0], [0.5, 0.25, 0.25], [0.75, 0.25, 0]]       # on the edges
     labels = rng.integers(0, 3, 60)
-    found = neural.calibration_error(p, labels, n_bins, edges=edges)
-    assert found == pytest.approx(brute(p, labels, n_bins, edges == "right"), abs=1e-12)
+    error = neural.calibration_error(p, labels, n_bins, edges=edges)
+    assert error == pytest.approx(brute(p, labels, n_bins, edges == "right"), abs=1e-12)
 
 
 def test_calibration_refuses_logits_and_strange_labels():
@@ -128,11 +128,11 @@ def test_ensemble_pools_probabilities_and_averages_weights():
     ens, x = ensemble(), torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(4))
     each = torch.stack([torch.softmax(net(k).eval()(x).double(), 1) for k in range(3)]).detach()
     torch.testing.assert_close(ens(x), each.mean(0).log())
-    found = ens.predict([(x[:4], torch.zeros(4, dtype=torch.long)), (x[4:], torch.ones(2, dtype=torch.long))])
-    np.testing.assert_allclose(found.probabilities, each.mean(0).numpy(), rtol=1e-12)
-    np.testing.assert_array_equal(found.target, [0, 0, 0, 0, 1, 1])
+    prediction = ens.predict([(x[:4], torch.zeros(4, dtype=torch.long)), (x[4:], torch.ones(2, dtype=torch.long))])
+    np.testing.assert_allclose(prediction.probabilities, each.mean(0).numpy(), rtol=1e-12)
+    np.testing.assert_array_equal(prediction.target, [0, 0, 0, 0, 1, 1])
     own = -(each * each.log()).sum(-1).mean(0).numpy()
-    np.testing.assert_allclose(found.epistemic, found.entropy - own, atol=1e-12)
+    np.testing.assert_allclose(prediction.epistemic, prediction.entropy - own, atol=1e-12)
     averaged = ens.averaged_model([(x,)])
     wanted = torch.stack([net(k)[4].weight.double() for k in range(3)]).mean(0)
     torch.testing.assert_close(averaged[4].weight.double(), wanted, rtol=1e-6, atol=1e-8)
@@ -147,13 +147,13 @@ def test_compare_is_paired():
     nothing = np.zeros(200)
     a = neural.Prediction(p, labels, nothing, nothing)
     b = neural.Prediction(0.9 * p + 0.025, labels, nothing, nothing)
-    found = neural.compare(a, b)
+    scores = neural.compare(a, b)
     difference = -np.log(p[np.arange(200), labels]) + np.log(0.9 * p[np.arange(200), labels] + 0.025)
-    assert found["nll"].value == pytest.approx(difference.mean(), rel=1e-10)
-    assert found["nll"].stderr == pytest.approx(difference.std(ddof=1) / np.sqrt(200), rel=1e-10)
-    assert found["accuracy"].value == 0
-    assert not found["accuracy"].significant
-    assert found["nll"].stderr < neural.scores(a)["nll"].stderr
+    assert scores["nll"].value == pytest.approx(difference.mean(), rel=1e-10)
+    assert scores["nll"].stderr == pytest.approx(difference.std(ddof=1) / np.sqrt(200), rel=1e-10)
+    assert scores["accuracy"].value == 0
+    assert not scores["accuracy"].significant
+    assert scores["nll"].stderr < neural.scores(a)["nll"].stderr
 
 
 def test_recorder_stores_each_cycles_end_and_an_ensemble_comes_back(tmp_path):

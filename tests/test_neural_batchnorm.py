@@ -174,21 +174,21 @@ def share(rank: int, port: int, out: str) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=2)
     x, model = shared_items()
-    found = []
+    statistics = []
     for loader, choice in ((list(x[:61].split(16) if rank == 0 else x[61:].split(8)), True),
                            (torch.utils.data.DataLoader(x, 8, sampler=torch.utils.data.DistributedSampler(x, 2, rank)), None)):
         neural.update_bn(loader, model, distributed=choice)
-        found.append([model[1].running_mean.tolist(), model[1].running_var.tolist(), int(model[1].num_batches_tracked)])
+        statistics.append([model[1].running_mean.tolist(), model[1].running_var.tolist(), int(model[1].num_batches_tracked)])
     if rank == 0:       # one process alone, over all the data: waits for nobody
         neural.update_bn([x], model)
-        found.append([model[1].running_mean.tolist(), model[1].running_var.tolist(), 1])
+        statistics.append([model[1].running_mean.tolist(), model[1].running_var.tolist(), 1])
     error = ""
     try:
         neural.update_bn([], model, distributed=True)
     except InputError as raised:
         error = str(raised)
     with open(f"{out}.{rank}", "w") as file:
-        json.dump([found, error], file)
+        json.dump([statistics, error], file)
     dist.destroy_process_group()
 
 
@@ -213,11 +213,11 @@ def test_processes_put_their_shares_together(tmp_path: Path) -> None:
     x, model = shared_items()
     seen = model[0](x).detach().double()
     for rank in range(2):
-        found, error = json.loads((tmp_path / f"out.{rank}").read_text())
-        for mean, variance, _ in found:
+        document, error = json.loads((tmp_path / f"out.{rank}").read_text())
+        for mean, variance, _ in document:
             np.testing.assert_allclose(mean, seen.mean(0), rtol=1e-5, atol=1e-6)
             np.testing.assert_allclose(variance, seen.var(0), rtol=1e-5)
-        assert [batches for *_, batches in found[:2]] == [9, 12]
+        assert [batches for *_, batches in document[:2]] == [9, 12]
         assert "no batches came" in error
 
 

@@ -95,8 +95,8 @@ def parts(folder, weight_map):
     names = list(state)
     save({n: state[n] for n in names[:3]}, folder / "a.safetensors")
     save({n: state[n] for n in names[3:]}, folder / "b.safetensors")
-    made = {n: "a.safetensors" if k < 3 else "b.safetensors" for k, n in enumerate(names)} | weight_map
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": made}))
+    index = {n: "a.safetensors" if k < 3 else "b.safetensors" for k, n in enumerate(names)} | weight_map
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     return folder
 
 
@@ -162,8 +162,8 @@ def test_names_that_wrappers_and_programs_give(tmp_path, how):
         torch.save(rename(by, one.state_dict()), tmp_path / f"{k}.pt")
     for known in (model(), None):
         with neural.ingest([tmp_path / "0.pt", tmp_path / "1.pt"], tmp_path / f"{known is None}.h5", known) as store:
-            found = neural.Ensemble.from_store(store, model())(x).exp()
-        torch.testing.assert_close(found, torch.stack(answers).mean(0), rtol=0, atol=1e-6)
+            probabilities = neural.Ensemble.from_store(store, model())(x).exp()
+        torch.testing.assert_close(probabilities, torch.stack(answers).mean(0), rtol=0, atol=1e-6)
 
 
 def test_a_part_in_a_data_parallel_is_that_part(tmp_path):
@@ -177,8 +177,8 @@ def test_a_part_in_a_data_parallel_is_that_part(tmp_path):
     torch.save(wrapped.state_dict(), tmp_path / "a.pt")
     for one in (wrapped, bare):
         with neural.ingest(tmp_path / "a.pt", tmp_path / f"{type(one[0]).__name__}.h5", one) as store:
-            found = neural.Ensemble.from_store(store, bare).member(0)
-        torch.testing.assert_close(found(torch.ones(2, 3)), bare(torch.ones(2, 3)), rtol=0, atol=0)
+            member = neural.Ensemble.from_store(store, bare).member(0)
+        torch.testing.assert_close(member(torch.ones(2, 3)), bare(torch.ones(2, 3)), rtol=0, atol=0)
 
 
 class Tied(torch.nn.Module):
@@ -203,9 +203,9 @@ def test_tied_weights_under_any_of_their_names(tmp_path, names):
         with neural.ingest(tmp_path / "a.pt", tmp_path / f"{known is None}.h5", known) as store:
             assert store["parameters"].shape == (1, 21)
             ensemble = neural.Ensemble.from_store(store, Tied())
-            for made in (ensemble.member(0), ensemble.averaged_model()):
-                assert made.decoder.weight is made.embedding.weight
-                torch.testing.assert_close(made.embedding.weight, one.embedding.weight, rtol=0, atol=0)
+            for network in (ensemble.member(0), ensemble.averaged_model()):
+                assert network.decoder.weight is network.embedding.weight
+                torch.testing.assert_close(network.embedding.weight, one.embedding.weight, rtol=0, atol=0)
 
 
 def test_weights_that_are_tied_in_the_model_alone_are_refused(tmp_path):
@@ -253,8 +253,8 @@ def test_adapters_of_any_name_and_modules_trained_in_full(tmp_path, name):
               for key, tensor in one.state_dict().items() if f".{name}." in key}, folder / "adapter_model.safetensors")
     with neural.ingest(str(tmp_path / "checkpoint-*"), tmp_path / "s.h5", Adapted(name)) as store:
         assert store["parameters"].shape == (2, 3 + 4 + 10)
-        found = neural.Ensemble.from_store(store, Adapted(name))(x).exp()
-    torch.testing.assert_close(found, torch.stack(answers).mean(0), rtol=0, atol=1e-6)
+        probabilities = neural.Ensemble.from_store(store, Adapted(name))(x).exp()
+    torch.testing.assert_close(probabilities, torch.stack(answers).mean(0), rtol=0, atol=1e-6)
     with pytest.raises(InputError, match=r"adapter of PEFT with .*which the model has not.*get_peft_model"):
         neural.ingest(folder, tmp_path / "t.h5", model())
 

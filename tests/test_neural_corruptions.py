@@ -143,12 +143,12 @@ def test_the_published_files_are_read_where_they_lie(tmp_path):
     images, labels = rng.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8), np.tile(np.arange(4), 5)
     np.save(tmp_path / "fog.npy", images)
     np.save(tmp_path / "labels.npy", labels)
-    found = corruptions.from_folder(tmp_path)
-    assert list(found) == ["fog"]
-    assert isinstance(found["fog"].images, np.memmap)
-    x = torch.cat([a for a, _ in found["fog"].batches(3, size=3)])
+    corrupted = corruptions.from_folder(tmp_path)
+    assert list(corrupted) == ["fog"]
+    assert isinstance(corrupted["fog"].images, np.memmap)
+    x = torch.cat([a for a, _ in corrupted["fog"].batches(3, size=3)])
     np.testing.assert_allclose(x.numpy(), images[8:12].transpose(0, 3, 1, 2) / 255, rtol=1e-6)
-    assert torch.cat([y for _, y in found["fog"].batches(3, size=3)]).tolist() == [0, 1, 2, 3]
+    assert torch.cat([y for _, y in corrupted["fog"].batches(3, size=3)]).tolist() == [0, 1, 2, 3]
     for bad, words in ((images[:19], r"19 labels|got uint8 \(19"), (images.astype(float), "got float64")):
         np.save(tmp_path / "snow.npy", bad)
         with pytest.raises(InputError, match=words):

@@ -37,31 +37,31 @@ def test_auroc_is_that_of_scikit_learn(ties):
 
     saved = answers(0, 300, ties=ties)
     one = saved.pooled()
-    found = neural.error_detection(one)
+    detection = neural.error_detection(one)
     wrong = one.choice != one.target
     for name, doubt in (("confidence", 1 - one.probabilities.max(1)), ("entropy", one.entropy), ("epistemic", one.epistemic),
                         ("disagreement", one.disagreement)):
-        assert found[name].auroc.value == pytest.approx(roc_auc_score(wrong, doubt), abs=1e-12)
-        assert found[name].auroc.low <= found[name].auroc.value <= found[name].auroc.high
+        assert detection[name].auroc.value == pytest.approx(roc_auc_score(wrong, doubt), abs=1e-12)
+        assert detection[name].auroc.low <= detection[name].auroc.value <= detection[name].auroc.high
 
 
 @pytest.mark.parametrize("ties", [0, 2])
 def test_augrc_follows_from_auroc(ties):
-    found = neural.error_detection(answers(1, 200, ties=ties))
-    e, n = found.error, 200
-    for name in found:
-        one = found[name]
+    detection = neural.error_detection(answers(1, 200, ties=ties))
+    e, n = detection.error, 200
+    for name in detection:
+        one = detection[name]
         want = (1 - one.auroc.value) * e * (1 - e) + e**2 / 2 + e / (2 * n)
         assert one.augrc.value == pytest.approx(want, abs=1e-12)
 
 
 def test_areas_without_ties_are_the_plain_sums():
     one = answers(1, 200).pooled()
-    found = neural.error_detection(one)["entropy"]
+    measure = neural.error_detection(one)["entropy"]
     wrong = (one.choice != one.target).astype(float)
     aurc, augrc = plain(one.entropy, wrong)
-    assert (found.aurc.value, found.augrc.value) == pytest.approx((aurc, augrc), abs=1e-12)
-    assert found.e_aurc.value == pytest.approx(aurc - plain(wrong, wrong)[0], abs=1e-12)
+    assert (measure.aurc.value, measure.augrc.value) == pytest.approx((aurc, augrc), abs=1e-12)
+    assert measure.e_aurc.value == pytest.approx(aurc - plain(wrong, wrong)[0], abs=1e-12)
 
 
 def test_ties_count_by_their_mean_over_all_orders():
@@ -73,19 +73,19 @@ def test_ties_count_by_their_mean_over_all_orders():
             every.append(plain(np.arange(6), wrong[[*first, *second, 5]]))
     want = np.mean(every, axis=0)
     sizes, errors = np.bincount(doubt).astype(float)[None], np.bincount(doubt, wrong)[None]
-    found = _areas(sizes, errors, _harmonic(6))[:, 0]
-    assert (found[1], found[3]) == pytest.approx(tuple(want), abs=1e-14)
+    areas = _areas(sizes, errors, _harmonic(6))[:, 0]
+    assert (areas[1], areas[3]) == pytest.approx(tuple(want), abs=1e-14)
 
 
 def test_constant_doubt_has_the_error_for_its_risk():
     saved = answers(2, 100, members=1)
     p = np.where(saved.members[0] > 0.5, 0.75, 0.25)
-    found = neural.error_detection((p, saved.target))
-    one = found["confidence"]
-    assert one.aurc.value == pytest.approx(found.error, abs=1e-15)
+    detection = neural.error_detection((p, saved.target))
+    one = detection["confidence"]
+    assert one.aurc.value == pytest.approx(detection.error, abs=1e-15)
     assert one.auroc.value == 0.5
-    assert "no members" in str(found)
-    assert list(found) == ["confidence", "entropy"]
+    assert "no members" in str(detection)
+    assert list(detection) == ["confidence", "entropy"]
 
 
 def test_an_item_twice_is_an_item_drawn_twice():
@@ -100,19 +100,19 @@ def test_an_item_twice_is_an_item_drawn_twice():
 
 
 def test_the_curve_and_its_inverse():
-    found = neural.error_detection(answers(3, 200))["confidence"]
-    _coverage, risk = found.curve
-    assert found.aurc.value == pytest.approx(risk.mean())
-    assert found.risk_at(1.0) == pytest.approx(risk[-1])
-    assert found.risk_at(0.5) == pytest.approx(risk[99])
-    at = found.coverage_at(0.1)
+    measure = neural.error_detection(answers(3, 200))["confidence"]
+    _coverage, risk = measure.curve
+    assert measure.aurc.value == pytest.approx(risk.mean())
+    assert measure.risk_at(1.0) == pytest.approx(risk[-1])
+    assert measure.risk_at(0.5) == pytest.approx(risk[99])
+    at = measure.coverage_at(0.1)
     assert risk[round(at * 200) - 1] <= 0.1
     assert (risk[round(at * 200):] > 0.1).all()
-    assert found.coverage_at(0.0) < 1
+    assert measure.coverage_at(0.0) < 1
     with pytest.raises(InputError, match="coverage"):
-        found.risk_at(0)
+        measure.risk_at(0)
     with pytest.raises(InputError, match="risk"):
-        found.coverage_at(2)
+        measure.coverage_at(2)
 
 
 @pytest.mark.parametrize("which", ["no", "all"])
@@ -120,10 +120,10 @@ def test_nothing_to_tell_apart_is_said(which):
     saved = answers(3, 50)
     choice = saved.pooled().choice
     labels = choice if which == "no" else 1 - choice
-    found = neural.error_detection(saved.members, target=labels)
-    assert np.isnan(found["entropy"].auroc.value)
-    assert f"{which} answers are wrong" in str(found)
-    assert found["entropy"].aurc.value == (0 if which == "no" else 1)
+    detection = neural.error_detection(saved.members, target=labels)
+    assert np.isnan(detection["entropy"].auroc.value)
+    assert f"{which} answers are wrong" in str(detection)
+    assert detection["entropy"].aurc.value == (0 if which == "no" else 1)
 
 
 def test_groups_are_resampled_together():
@@ -139,10 +139,10 @@ def test_maps_count_pixels_and_resample_images():
     maps = np.moveaxis(saved.members.reshape(3, 10, 16, 2), 3, 2).reshape(3, 10, 2, 4, 4)
     labels = saved.target.reshape(10, 4, 4).copy()
     labels[0, 0, 0] = 9
-    found = neural.error_detection(SavedPredictions(maps, saved.weights, labels, {}, "probability", 9))
+    detection = neural.error_detection(SavedPredictions(maps, saved.weights, labels, {}, "probability", 9))
     plainly = neural.error_detection(saved.members[:, 1:], target=saved.target[1:])
-    assert found.n == 10
-    assert found["epistemic"].auroc.value == pytest.approx(plainly["epistemic"].auroc.value)
+    assert detection.n == 10
+    assert detection["epistemic"].auroc.value == pytest.approx(plainly["epistemic"].auroc.value)
 
 
 def covered(n, error, seeds):
@@ -169,8 +169,8 @@ def test_few_errors_move_the_ends_out_and_are_named():
     p[:, 0] += 0.4 * np.random.default_rng(0).random(200)
     p[:, 1] = 1 - p[:, 0]
     labels[[3, 50, 70]] = 1
-    found = neural.error_detection((p, labels))
-    assert "only 3 answers are wrong" in str(found)
+    detection = neural.error_detection((p, labels))
+    assert "only 3 answers are wrong" in str(detection)
     assert "only 3 answers are right" in str(neural.error_detection((p, 1 - labels)))
     assert "only" not in str(neural.error_detection(answers(0, 300)))
 
@@ -186,8 +186,8 @@ def test_refusals(options, words):
 
 
 def test_one_member_and_measures_that_are_not_there():
-    found = neural.error_detection(answers(3, 40, members=1))
-    assert "one member has none" in str(found)
+    detection = neural.error_detection(answers(3, 40, members=1))
+    assert "one member has none" in str(detection)
     with pytest.raises(InputError, match="no measure 'doubt' here"):
-        found["doubt"]
-    assert set(found.to_dict()["measures"]) == set(found)
+        detection["doubt"]
+    assert set(detection.to_dict()["measures"]) == set(detection)

@@ -62,20 +62,20 @@ class Fixed(nn.Module):
 def test_prediction_is_what_numpy_says(path, weights):
     models, (x, y) = [net(k) for k in range(3)], images()
     ens = neural.Ensemble(net(9), vectors(models), weights=weights)
-    found = ens.predict([(x[:4], y[:4]), (x[4:], y[4:])], path=path)
+    prediction = ens.predict([(x[:4], y[:4]), (x[4:], y[4:])], path=path)
     p, w = each(models, x), np.full(3, 1 / 3) if weights is None else np.array([0.25, 0, 0.75])
     pooled = np.tensordot(w, p, 1)
     own = w @ -(p * np.log(p)).sum(2)
-    np.testing.assert_allclose(found.probabilities, pooled, rtol=1e-6)
-    np.testing.assert_allclose(found.aleatoric, own, rtol=1e-6)
-    np.testing.assert_allclose(found.entropy, -(pooled * np.log(pooled)).sum(1), rtol=1e-6)
-    np.testing.assert_allclose(found.epistemic, found.entropy - own, atol=1e-7)
-    assert (found.entropy - found.aleatoric >= -1e-12).all()
-    np.testing.assert_allclose(found.disagreement, w @ (p.argmax(2) != pooled.argmax(1)), atol=1e-12)
+    np.testing.assert_allclose(prediction.probabilities, pooled, rtol=1e-6)
+    np.testing.assert_allclose(prediction.aleatoric, own, rtol=1e-6)
+    np.testing.assert_allclose(prediction.entropy, -(pooled * np.log(pooled)).sum(1), rtol=1e-6)
+    np.testing.assert_allclose(prediction.epistemic, prediction.entropy - own, atol=1e-7)
+    assert (prediction.entropy - prediction.aleatoric >= -1e-12).all()
+    np.testing.assert_allclose(prediction.disagreement, w @ (p.argmax(2) != pooled.argmax(1)), atol=1e-12)
     votes = np.array([[w @ (p[:, i].argmax(1) == c) for c in range(4)] for i in range(len(x))])
-    np.testing.assert_allclose(found.variation_ratio, 1 - votes.max(1), atol=1e-12)
-    np.testing.assert_array_equal(found.target, y)
-    np.testing.assert_array_equal(found.index, range(9))
+    np.testing.assert_allclose(prediction.variation_ratio, 1 - votes.max(1), atol=1e-12)
+    np.testing.assert_array_equal(prediction.target, y)
+    np.testing.assert_array_equal(prediction.index, range(9))
     with torch.no_grad():
         np.testing.assert_allclose(ens(x).exp().numpy(), pooled, rtol=1e-6)
 
@@ -97,8 +97,8 @@ def test_probability_and_logit_pooling_choose_differently():
 
 def test_log_probabilities_of_huge_logits_are_finite():
     ens = neural.Ensemble(Fixed(0, 0), np.array([[0.0, 600.0], [0.0, 600.0]], np.float32))
-    found = ens(torch.zeros(1, 1))
-    assert float(found[0, 0].detach()) == pytest.approx(-600, rel=1e-12)
+    logs = ens(torch.zeros(1, 1))
+    assert float(logs[0, 0].detach()) == pytest.approx(-600, rel=1e-12)
 
 
 @pytest.mark.parametrize("path", ["sequential", "vmap"])
@@ -107,20 +107,20 @@ def test_members_of_low_precision_are_pooled_in_double(path):
     rng = np.random.default_rng(5)
     values = torch.tensor(rng.normal(size=(40, 3)), dtype=torch.bfloat16)
     models = [Fixed(*row).bfloat16() for row in values.tolist()]
-    found = neural.Ensemble(models[0], vectors(models)).predict(torch.zeros(2, 1), path=path)
+    prediction = neural.Ensemble(models[0], vectors(models)).predict(torch.zeros(2, 1), path=path)
     p = torch.softmax(values.double(), 1).numpy()
-    assert found.probabilities.dtype == np.float64
-    np.testing.assert_allclose(found.probabilities, np.tile(p.mean(0), (2, 1)), rtol=1e-12)
-    np.testing.assert_allclose(found.aleatoric, -(p * np.log(p)).sum(1).mean(), rtol=1e-12)
+    assert prediction.probabilities.dtype == np.float64
+    np.testing.assert_allclose(prediction.probabilities, np.tile(p.mean(0), (2, 1)), rtol=1e-12)
+    np.testing.assert_allclose(prediction.aleatoric, -(p * np.log(p)).sum(1).mean(), rtol=1e-12)
 
 
 def test_certain_members_have_no_entropy_and_differ_by_all_of_it():
     ens = neural.Ensemble(Fixed(0, 0, 0), vectors([Fixed(2000, 0, -np.inf), Fixed(0, 2000, -np.inf)]))
-    found = ens.predict((torch.zeros(2, 1), torch.tensor([0, 2])))
-    np.testing.assert_allclose(found.probabilities, [[0.5, 0.5, 0]] * 2, atol=1e-15)
-    np.testing.assert_allclose(found.entropy, np.log(2), rtol=1e-12)        # 0 log 0 is 0
-    np.testing.assert_allclose(found.aleatoric, 0, atol=1e-12)
-    np.testing.assert_allclose(found.epistemic, np.log(2), rtol=1e-12)
+    prediction = ens.predict((torch.zeros(2, 1), torch.tensor([0, 2])))
+    np.testing.assert_allclose(prediction.probabilities, [[0.5, 0.5, 0]] * 2, atol=1e-15)
+    np.testing.assert_allclose(prediction.entropy, np.log(2), rtol=1e-12)        # 0 log 0 is 0
+    np.testing.assert_allclose(prediction.aleatoric, 0, atol=1e-12)
+    np.testing.assert_allclose(prediction.epistemic, np.log(2), rtol=1e-12)
     assert torch.isfinite(ens(torch.zeros(2, 1))).all()
 
 
@@ -221,15 +221,15 @@ def test_vmap_must_win_by_a_margin(monkeypatch, shares, chosen):
     left, calls = iter([shares[0], *shares]), []                # one call to warm up
 
     def timed(run, n=1):
-        found = run()
-        calls.append(found)
-        return (0.01 if isinstance(found, list) else 0.01 * next(left)), found
+        answer = run()
+        calls.append(answer)
+        return (0.01 if isinstance(answer, list) else 0.01 * next(left)), answer
 
     monkeypatch.setattr(members, "_timed", timed)
     ens = neural.Ensemble(nn.Linear(3, 2), vectors([nn.Linear(3, 2) for _ in range(5)]))
     ens(torch.randn(16, 3))
     assert ens.measurements[0].chosen == chosen
-    rounds = [isinstance(found, list) for found in calls[-2 * members.ROUNDS:]]
+    rounds = [isinstance(answer, list) for answer in calls[-2 * members.ROUNDS:]]
     assert {tuple(rounds[k:k + 2]) for k in range(0, len(rounds), 2)} == {(True, False), (False, True)}
 
 
@@ -238,7 +238,7 @@ def test_a_choice_holds_for_batches_that_favour_it_more(monkeypatch, chosen, reu
     from ensemblekit.neural import members
 
     monkeypatch.setattr(members, "_timed", lambda run, n=1: (
-        (lambda found: (0.01 if isinstance(found, list) == (chosen == "vmap") else 0.001, found))(run())))
+        (lambda answer: (0.01 if isinstance(answer, list) == (chosen == "vmap") else 0.001, answer))(run())))
     for size in (*reused, *anew):
         ens = neural.Ensemble(nn.Linear(3, 2), vectors([nn.Linear(3, 2) for _ in range(5)]))
         ens(torch.randn(16, 3))
@@ -261,30 +261,30 @@ def test_models_that_vmap_cannot_run_go_one_by_one():
 
 def test_regression_splits_its_variance():
     rows = np.array([[1.0, 5.0], [2.0, 5.0], [6.0, 5.0]])
-    found = neural.Ensemble(Fixed(0, 0), rows, task="regression").predict((torch.zeros(3, 1), torch.ones(3, 2)))
-    np.testing.assert_allclose(found.mean[0], [3, 5])
-    np.testing.assert_allclose(found.epistemic[0], [rows[:, 0].var(), 0], atol=1e-12)
-    np.testing.assert_array_equal(found.aleatoric, 0)
+    prediction = neural.Ensemble(Fixed(0, 0), rows, task="regression").predict((torch.zeros(3, 1), torch.ones(3, 2)))
+    np.testing.assert_allclose(prediction.mean[0], [3, 5])
+    np.testing.assert_allclose(prediction.epistemic[0], [rows[:, 0].var(), 0], atol=1e-12)
+    np.testing.assert_array_equal(prediction.aleatoric, 0)
 
     def both(model, batch):
         mean = model(batch[0])
         return mean, mean**2
 
     ens = neural.Ensemble(Fixed(0, 0), rows, task="regression", forward=both, weights=[1, 1, 2])
-    found = ens.predict([(torch.zeros(2, 1), torch.ones(2, 2))])
+    prediction = ens.predict([(torch.zeros(2, 1), torch.ones(2, 2))])
     w = np.array([0.25, 0.25, 0.5])
-    np.testing.assert_allclose(found.mean[0], w @ rows)
-    np.testing.assert_allclose(found.aleatoric[0], w @ rows**2)
-    np.testing.assert_allclose(found.variance[0], w @ (rows**2 + rows**2) - (w @ rows) ** 2)
-    assert neural.scores(found)["mse"].value == pytest.approx(((w @ rows - 1) ** 2).mean())
+    np.testing.assert_allclose(prediction.mean[0], w @ rows)
+    np.testing.assert_allclose(prediction.aleatoric[0], w @ rows**2)
+    np.testing.assert_allclose(prediction.variance[0], w @ (rows**2 + rows**2) - (w @ rows) ** 2)
+    assert neural.scores(prediction)["mse"].value == pytest.approx(((w @ rows - 1) ** 2).mean())
     np.testing.assert_allclose(ens([torch.zeros(2, 1)]).detach()[0], w @ rows)
 
 
 def test_binary_is_two_classes():
     logits = np.array([[0.3], [-2.0]], np.float32)
-    found = neural.Ensemble(Fixed(0), logits, task="binary").predict((torch.zeros(2, 1), torch.tensor([0, 1])))
+    prediction = neural.Ensemble(Fixed(0), logits, task="binary").predict((torch.zeros(2, 1), torch.tensor([0, 1])))
     p = (1 / (1 + np.exp(-logits.astype(float)))).mean()
-    np.testing.assert_allclose(found.probabilities, [[1 - p, p]] * 2, rtol=1e-6)
+    np.testing.assert_allclose(prediction.probabilities, [[1 - p, p]] * 2, rtol=1e-6)
     with pytest.raises(InputError, match='task="binary"'):
         neural.Ensemble(Fixed(0), logits).predict(torch.zeros(2, 1))
 
@@ -298,13 +298,13 @@ def test_segmentation_gives_maps_and_ignores_what_it_should():
     y = torch.randint(3, (4, 5, 6))
     y[:, 0] = 255
     ens = neural.Ensemble(make(9), vectors(models), task="segmentation", ignore_index=255)
-    found = ens.predict([(x[:3], y[:3]), (x[3:], y[3:])])
+    prediction = ens.predict([(x[:3], y[:3]), (x[3:], y[3:])])
     p = each(models, x)
-    np.testing.assert_allclose(found.probabilities, p.mean(0), atol=1e-6)
-    assert found.epistemic.shape == found.disagreement.shape == (4, 5, 6)
+    np.testing.assert_allclose(prediction.probabilities, p.mean(0), atol=1e-6)
+    assert prediction.epistemic.shape == prediction.disagreement.shape == (4, 5, 6)
     kept = y.numpy() != 255
     right = (p.mean(0).argmax(1) == y.numpy())[kept].mean()
-    scores = neural.scores(found)
+    scores = neural.scores(prediction)
     assert scores["accuracy"].value == pytest.approx(right)
     assert scores["accuracy"].n == 4                    # images, not pixels
     with pytest.raises(InputError, match="ignore_index"):
@@ -372,16 +372,16 @@ def test_averaged_model_is_the_mean_with_fresh_statistics():
     models[2][1].num_batches_tracked.fill_(7)
     ens = neural.Ensemble(net(9), vectors(models))
     state = torch.random.get_rng_state()
-    made = ens.averaged_model([(x[:32],), (x[32:],)])
+    averaged = ens.averaged_model([(x[:32],), (x[32:],)])
     assert torch.equal(state, torch.random.get_rng_state())
-    assert not made.training
-    for name, p in made.named_parameters():
+    assert not averaged.training
+    for name, p in averaged.named_parameters():
         mean = np.mean([dict(m.named_parameters())[name].detach().double().numpy() for m in models], 0)
         np.testing.assert_allclose(p.detach().numpy(), mean, rtol=2e-7, atol=1e-9)
     with torch.no_grad():
-        before = made[0](x).double().movedim(1, -1).reshape(-1, 3)
-    torch.testing.assert_close(made[1].running_mean.double(), before.mean(0), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(made[1].running_var.double(), before.var(0), rtol=1e-5, atol=1e-6)
+        before = averaged[0](x).double().movedim(1, -1).reshape(-1, 3)
+    torch.testing.assert_close(averaged[1].running_mean.double(), before.mean(0), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(averaged[1].running_var.double(), before.var(0), rtol=1e-5, atol=1e-6)
     with pytest.raises(InputError, match="batch-norm"):
         ens.averaged_model()
     plain = neural.Ensemble(Fixed(0, 0), np.array([[1.0, 2], [3, 4], [5, 0]]))
@@ -416,9 +416,9 @@ def test_averages_across_a_barrier_are_refused():
     assert rise.n == 64
     near = neural.Ensemble(Hills(), np.array([[1.0], [1.1]]))
     assert float(near.averaged_model(iter(loader)).w.detach()) == pytest.approx(1.05)
-    found = neural.loss_barrier(Hills(1.0), Hills(-1.0), loader)
-    assert found.at[np.argmax(found.loss)] == 0.5
-    assert found.height == pytest.approx(np.log(2) - found.loss[0])
+    barrier = neural.loss_barrier(Hills(1.0), Hills(-1.0), loader)
+    assert barrier.at[np.argmax(barrier.loss)] == 0.5
+    assert barrier.height == pytest.approx(np.log(2) - barrier.loss[0])
     assert neural.loss_barrier(Hills(1.0), Hills(1.1), loader).height < 1e-3
     with pytest.raises(InputError, match="labels"):
         ens.barrier([x])

@@ -39,17 +39,17 @@ def trials(seeds, m, rho, score="nll", **options):
 
 
 def test_members_are_worth_as_many_as_theory_says():
-    found = trials(8, 6, 0.2, n=600)
-    assert 2.2 < np.median([f.value for f in found]) < 3.9         # 3
-    assert sum(f.low <= 3 <= f.high for f in found) >= 6
+    equivalents = trials(8, 6, 0.2, n=600)
+    assert 2.2 < np.median([f.value for f in equivalents]) < 3.9         # 3
+    assert sum(f.low <= 3 <= f.high for f in equivalents) >= 6
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("m", "rho", "worth", "uneven"), [(4, 1 / 3, 2, False), (6, 0.2, 3, False), (6, 0.2, 3, True)])
 def test_members_are_worth_as_many_over_sixty_seeds(m, rho, worth, uneven):
-    found = trials(60, m, rho, "calibrated_nll", uneven=uneven)
-    assert np.median([f.value for f in found]) == pytest.approx(worth, rel=0.15)
-    assert np.mean([f.low <= worth <= f.high for f in found]) >= 0.92
+    equivalents = trials(60, m, rho, "calibrated_nll", uneven=uneven)
+    assert np.median([f.value for f in equivalents]) == pytest.approx(worth, rel=0.15)
+    assert np.mean([f.low <= worth <= f.high for f in equivalents]) >= 0.92
 
 
 @pytest.mark.slow
@@ -86,12 +86,12 @@ def test_all_pools_of_so_many_seeds_are_worth_so_many(size, score, space):
         p = np.stack([seeds[k][0] for k in chosen])
         pool = p.mean(0) if space == "probability" else np.exp(np.log(p).mean(0))
         pools.append((pool / pool.sum(1, keepdims=True), labels))
-    found = neural.deep_ensemble_equivalent(pools, seeds, score=score, space=space)
-    want = size if score != "accuracy" else found.value         # of accuracies, others may be as good
-    assert found.value == pytest.approx(want, abs=1e-9)
-    assert found.low <= found.value <= found.high
+    equivalent = neural.deep_ensemble_equivalent(pools, seeds, score=score, space=space)
+    want = size if score != "accuracy" else equivalent.value         # of accuracies, others may be as good
+    assert equivalent.value == pytest.approx(want, abs=1e-9)
+    assert equivalent.low <= equivalent.value <= equivalent.high
     if score != "accuracy":
-        assert found.method_score == pytest.approx(found.curve[size - 1][1], abs=1e-12)
+        assert equivalent.method_score == pytest.approx(equivalent.curve[size - 1][1], abs=1e-12)
 
 
 @pytest.mark.parametrize(("score", "space"), [("nll", "probability"), ("nll", "logit"), ("brier", "probability")])
@@ -123,9 +123,9 @@ def test_subsets_of_many_seeds_use_each_equally_often():
         assert len(set(counts)) == 1
         assert all(len(set(c)) == size for c in chosen)
     _, seeds = members_and_seeds(1, 1, 0.0, k=10, n=100)
-    found = neural.deep_ensemble_equivalent(seeds[:3], seeds[:9] + seeds[9:], score="nll", subsets=20)
-    assert found.n_seeds == 10
-    assert found.n_runs == 3
+    equivalent = neural.deep_ensemble_equivalent(seeds[:3], seeds[:9] + seeds[9:], score="nll", subsets=20)
+    assert equivalent.n_seeds == 10
+    assert equivalent.n_runs == 3
 
 
 def test_neighbours_that_rise_are_pooled_before_the_inverse():
@@ -142,16 +142,16 @@ def test_squared_errors_fall_as_theory_says():
     bias = 0.5 * rng.standard_normal(4000)
     seeds = target + bias + rng.standard_normal((5, 4000))
     method = target + bias + rng.standard_normal((2, 4000)).mean(0)
-    found = neural.deep_ensemble_equivalent([method], list(seeds), score="mse", target=target)
-    for size, mean, stderr in found.curve:
+    equivalent = neural.deep_ensemble_equivalent([method], list(seeds), score="mse", target=target)
+    for size, mean, stderr in equivalent.curve:
         assert abs(mean - (0.25 + 1 / size)) < 4 * stderr
-    assert found.low <= 2 <= found.high
-    assert found.value == pytest.approx(2, rel=0.15)
+    assert equivalent.low <= 2 <= equivalent.high
+    assert equivalent.value == pytest.approx(2, rel=0.15)
     large = neural.deep_ensemble_equivalent([method * 1e200], list(seeds * 1e200), score="mse", target=target * 1e200)
-    assert large.value == pytest.approx(found.value)
+    assert large.value == pytest.approx(equivalent.value)
     answers = [RegressionPrediction(row, np.zeros(4000), np.zeros(4000), target) for row in seeds]
     assert neural.deep_ensemble_equivalent(RegressionPrediction(method, np.zeros(4000), np.zeros(4000), target), answers,
-                                           score="mse").value == found.value
+                                           score="mse").value == equivalent.value
     problem = NumberPools(seeds[:, :, None], [], [], target[:, None], np.arange(4000))
     assert (np.diff(_curve(problem, 64, 0).value) < 0).all()
 

@@ -27,12 +27,12 @@ def trainings(seed, r, m, own, phi, n=300, classes=3):
 
 def test_runs_that_keep_their_start_and_runs_that_forget():
     kept, y = trainings(0, 4, 5, 0.6, 0.0)
-    found = neural.training_ergodicity(kept, target=y, space="logit")
-    assert found.verdict == "not ergodic"
-    assert found.members == pytest.approx(1 / (0.6 + 0.4 / 5), rel=0.05)
-    assert found.memory == pytest.approx(0.6, abs=0.05)
-    assert "the mean over 5 snapshots of one run varies as that of" in str(found)
-    assert "of what a run began with is still there at the other end" in str(found)
+    ergodicity = neural.training_ergodicity(kept, target=y, space="logit")
+    assert ergodicity.verdict == "not ergodic"
+    assert ergodicity.members == pytest.approx(1 / (0.6 + 0.4 / 5), rel=0.05)
+    assert ergodicity.memory == pytest.approx(0.6, abs=0.05)
+    assert "the mean over 5 snapshots of one run varies as that of" in str(ergodicity)
+    assert "of what a run began with is still there at the other end" in str(ergodicity)
     free, y = trainings(0, 5, 6, 0.0, 0.0, n=1000)
     assert neural.training_ergodicity(free, target=y, space="logit").verdict == "ergodic within error"
 
@@ -47,30 +47,30 @@ def test_the_scatter_is_that_of_probabilities_or_of_centered_logarithms():
 
 def test_scores_of_every_snapshot_and_by_the_number_pooled():
     p, y = trainings(1, 3, 4, 0.3, 0.3, n=60)
-    found = neural.training_ergodicity(p, target=y)
+    ergodicity = neural.training_ergodicity(p, target=y)
     for r in range(3):
         for t in range(4):
-            assert found.accuracy[r, t] == (p[r, t].argmax(1) == y).mean()
-            assert found.nll[r, t] == pytest.approx(-np.log(p[r, t, np.arange(60), y]).mean())
-            assert found.pooled_nll[r, t] == pytest.approx(-np.log(p[r, 3 - t:].mean(0)[np.arange(60), y]).mean())
+            assert ergodicity.accuracy[r, t] == (p[r, t].argmax(1) == y).mean()
+            assert ergodicity.nll[r, t] == pytest.approx(-np.log(p[r, t, np.arange(60), y]).mean())
+            assert ergodicity.pooled_nll[r, t] == pytest.approx(-np.log(p[r, 3 - t:].mean(0)[np.arange(60), y]).mean())
     last = neural.training_ergodicity(p, target=y, last=2)
-    np.testing.assert_array_equal(last.nll, found.nll[:, 2:])
+    np.testing.assert_array_equal(last.nll, ergodicity.nll[:, 2:])
     assert last.function_space.n_snapshots == 2
-    assert found.to_dict()["members"] == found.members
+    assert ergodicity.to_dict()["members"] == ergodicity.members
 
 
 def test_without_labels_there_is_scatter_and_a_note():
     p, _ = trainings(1, 3, 4, 0.3, 0.3, n=60)
-    found = neural.training_ergodicity(p)
-    assert "without labels" in str(found)
-    assert np.isnan(found.nll).all()
-    assert np.isfinite(found.members)
+    ergodicity = neural.training_ergodicity(p)
+    assert "without labels" in str(ergodicity)
+    assert np.isnan(ergodicity.nll).all()
+    assert np.isfinite(ergodicity.members)
 
 
 def test_snapshots_that_are_all_one_and_a_single_run():
     p, y = trainings(1, 3, 1, 0.3, 0.3, n=60)
-    found = neural.training_ergodicity(p.repeat(4, axis=1), target=y)
-    assert found.members == pytest.approx(1)
+    ergodicity = neural.training_ergodicity(p.repeat(4, axis=1), target=y)
+    assert ergodicity.members == pytest.approx(1)
     assert "at most" in str(neural.training_ergodicity(trainings(1, 1, 4, 0.3, 0.3, n=60)[0], target=y))
 
 
@@ -80,10 +80,10 @@ def test_saved_predictions_maps_and_pixels_to_ignore():
     labels = y.reshape(4, 4, 4).copy()
     labels[0, 0, 0] = 255
     saved = [SavedPredictions(one, np.full(4, 0.25), labels, {}, "probability", 255) for one in maps]
-    found = neural.training_ergodicity(saved)
+    ergodicity = neural.training_ergodicity(saved)
     kept = np.arange(64) != 0
-    assert found.accuracy[0, 0] == (p[0, 0].argmax(1) == y)[kept].mean()
-    assert found.members == pytest.approx(function_space(p[:, :, kept]).n_eff)
+    assert ergodicity.accuracy[0, 0] == (p[0, 0].argmax(1) == y)[kept].mean()
+    assert ergodicity.members == pytest.approx(function_space(p[:, :, kept]).n_eff)
 
 
 @pytest.mark.parametrize(("change", "error", "words"), [
@@ -128,7 +128,7 @@ def test_a_recorded_training_forgets_as_theory_says(tmp_path, steps, rate, right
         with ek.open(tmp_path / f"{k}.h5") as store:
             runs.append(np.asarray(store["parameters"][:]))
     assert [len(run) for run in runs] == [captures] * 4
-    found = function_space(runs)
-    assert found.verdict == right
+    space = function_space(runs)
+    assert space.verdict == right
     rho = (1 - rate) ** (steps * np.arange(captures))
-    assert ((found.autocorrelation_low <= rho) & (rho <= found.autocorrelation_high))[1:].mean() >= 0.8
+    assert ((space.autocorrelation_low <= rho) & (rho <= space.autocorrelation_high))[1:].mean() >= 0.8

@@ -37,8 +37,8 @@ def shell(tmp_path, monkeypatch):
     app.callback()(lambda: None)
 
     def run(*words):
-        found = CliRunner().invoke(app, ["neural", *words])
-        return found.exit_code, found.output
+        result = CliRunner().invoke(app, ["neural", *words])
+        return result.exit_code, result.output
 
     return run
 
@@ -46,9 +46,9 @@ def shell(tmp_path, monkeypatch):
 def test_the_shell_selects(shell, tmp_path):
     code, said = shell("select", "run0.h5", "--method", "stacking", "--json", "s.json", "--plot", "figures")
     assert code == 0, said
-    found = neural.select(saved(0), method="stacking")
-    assert str(found).splitlines()[0] in said
-    assert json.loads((tmp_path / "s.json").read_text())["results"]["weights"] == pytest.approx(found.weights.tolist())
+    selection = neural.select(saved(0), method="stacking")
+    assert str(selection).splitlines()[0] in said
+    assert json.loads((tmp_path / "s.json").read_text())["results"]["weights"] == pytest.approx(selection.weights.tolist())
     assert (tmp_path / "figures" / "selection.png").stat().st_size > 5000
 
 
@@ -57,8 +57,8 @@ def test_the_shell_counts_networks_and_takes_seeds_as_a_list(shell, tmp_path):
                        "e.json",
                        "--plot", ".")
     assert code == 0, said
-    found = neural.deep_ensemble_equivalent(saved(0), [saved(k) for k in (1, 2, 3)], score="nll")
-    assert str(found).splitlines()[0] in said
+    equivalent = neural.deep_ensemble_equivalent(saved(0), [saved(k) for k in (1, 2, 3)], score="nll")
+    assert str(equivalent).splitlines()[0] in said
     assert json.loads((tmp_path / "e.json").read_text())["results"]["n_seeds"] == 3
     assert (tmp_path / "equivalent.png").exists()
 
@@ -66,9 +66,9 @@ def test_the_shell_counts_networks_and_takes_seeds_as_a_list(shell, tmp_path):
 def test_the_shell_asks_whether_one_training_stands_for_many(shell, tmp_path):
     code, said = shell("ergodicity", *(f"run{k}.h5" for k in range(4)), "--json", "t.json", "--plot", ".")
     assert code == 0, said
-    found = neural.training_ergodicity([saved(k) for k in range(4)])
-    assert str(found).splitlines()[0] in said
-    assert json.loads((tmp_path / "t.json").read_text())["results"]["members"] == pytest.approx(found.members)
+    ergodicity = neural.training_ergodicity([saved(k) for k in range(4)])
+    assert str(ergodicity).splitlines()[0] in said
+    assert json.loads((tmp_path / "t.json").read_text())["results"]["members"] == pytest.approx(ergodicity.members)
     code, said = shell("ergodicity", "run0.h5", "--json", "one.json")       # NaN is null
     assert code == 0, said
     assert json.loads((tmp_path / "one.json").read_text())["results"]["n_eff"] is None
@@ -91,11 +91,11 @@ def test_the_shell_refuses_with_two(shell, words):
 
 
 def test_figures_show_the_figures():
-    found = neural.deep_ensemble_equivalent(saved(0), [saved(k) for k in (1, 2, 3)], score="nll")
-    ax = plot.equivalent(found)
-    np.testing.assert_allclose(ax.lines[0].get_ydata(), [mean for _, mean, _ in found.curve])
+    equivalent = neural.deep_ensemble_equivalent(saved(0), [saved(k) for k in (1, 2, 3)], score="nll")
+    ax = plot.equivalent(equivalent)
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), [mean for _, mean, _ in equivalent.curve])
     ends = ax.lines[2].get_xdata()
-    assert tuple(ends) == (max(found.low, 1), min(found.high, 3))
+    assert tuple(ends) == (max(equivalent.low, 1), min(equivalent.high, 3))
     many = neural.training_ergodicity([saved(k) for k in range(4)])
     axes = plot.ergodicity(many)
     np.testing.assert_allclose(axes[0].images[0].get_array(), many.function_space.correlation)
@@ -111,9 +111,9 @@ def test_figures_show_the_figures():
 def test_evidence_from_everywhere_is_the_same(shell):
     one = saved(0)
     for given in ("run0.h5", one):
-        found = evidence_of(given)
-        np.testing.assert_allclose(found.members, one.members)
-        np.testing.assert_array_equal(found.labels(), one.target)
+        evidence = evidence_of(given)
+        np.testing.assert_allclose(evidence.members, one.members)
+        np.testing.assert_array_equal(evidence.labels(), one.target)
     assert len(runs_of(["run0.h5", "run1.h5"])) == 2
 
 

@@ -125,15 +125,15 @@ def test_members_that_all_say_the_same():
         gain = neural.select(p, target=LABELS, method=method).differences["all members"]["nll"]
         assert abs(gain.value) < 1e-12
     runs = [members(k, 1).repeat(4, axis=0) for k in range(3)]
-    found = neural.training_ergodicity(runs, target=LABELS)
-    assert found.members == pytest.approx(1, abs=1e-12)
-    assert found.function_space.n_eff_interval == pytest.approx((1, 1), abs=1e-9)
+    verdict = neural.training_ergodicity(runs, target=LABELS)
+    assert verdict.members == pytest.approx(1, abs=1e-12)
+    assert verdict.function_space.n_eff_interval == pytest.approx((1, 1), abs=1e-9)
     worth = equivalent(p, LABELS)
     assert len(set(np.round(worth.by_members, 9))) == 1
     known = detection(p, LABELS)
     assert 0 < known.error < 1
     assert known["disagreement"].auroc.value == 0.5
-    for answer in (found, worth, known):
+    for answer in (verdict, worth, known):
         assert "nan" not in str(answer)
 
 

@@ -18,9 +18,9 @@ def net(seed=0):
 
 
 def data(n=64, batch=8, seed=0, shuffle=True):
-    made = torch.Generator().manual_seed(seed)
-    x = torch.randn(n, 6, generator=made)
-    y = (x[:, :3] + 0.1 * torch.randn(n, 3, generator=made)).argmax(1)
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 6, generator=generator)
+    y = (x[:, :3] + 0.1 * torch.randn(n, 3, generator=generator)).argmax(1)
     return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=batch, shuffle=shuffle)
 
 
@@ -33,7 +33,7 @@ def fit(path, model=None, loader=None, loss=None, **options):
 
 def test_fit_is_the_plain_loop(tmp_path):
     logged = []
-    model, found = fit(tmp_path / "a.h5", val_loader=data(seed=1, shuffle=False), log=logged.append)
+    model, run = fit(tmp_path / "a.h5", val_loader=data(seed=1, shuffle=False), log=logged.append)
     plain = net()
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.2, momentum=0.9)
     schedule = neural.CyclicCosineLR(optimizer, total_steps=48, n_cycles=3)
@@ -50,20 +50,20 @@ def test_fit_is_the_plain_loop(tmp_path):
             schedule.step()
         list(data(seed=1, shuffle=False))       # validation draws a seed
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
-    assert found.snapshot_steps == (16, 32, 48)
-    assert repr(found).startswith(f"Fit(3 snapshots at steps 16, 32, 48 in {found.store}; last loss {losses[-1]:.4g}; ")
-    assert repr(found.history).startswith(f"History(48 steps; 3 snapshots at steps 16, 32, 48; loss {losses[0]:.4g} to ")
-    assert repr(found.history).endswith(f"logged: {', '.join(n for n in found.history.logged if n not in ('step', 'epoch'))})")
-    assert "val_accuracy" in repr(found.history)
-    np.testing.assert_array_equal(ek.open(found.store)["parameters"][:], kept)
-    np.testing.assert_allclose(found.history.loss, losses, rtol=1e-6)
+    assert run.snapshot_steps == (16, 32, 48)
+    assert repr(run).startswith(f"Fit(3 snapshots at steps 16, 32, 48 in {run.store}; last loss {losses[-1]:.4g}; ")
+    assert repr(run.history).startswith(f"History(48 steps; 3 snapshots at steps 16, 32, 48; loss {losses[0]:.4g} to ")
+    assert repr(run.history).endswith(f"logged: {', '.join(n for n in run.history.logged if n not in ('step', 'epoch'))})")
+    assert "val_accuracy" in repr(run.history)
+    np.testing.assert_array_equal(ek.open(run.store)["parameters"][:], kept)
+    np.testing.assert_allclose(run.history.loss, losses, rtol=1e-6)
     assert [one["epoch"] for one in logged] == list(range(6))
     assert logged[0]["loss"] == pytest.approx(np.mean(losses[:8]), rel=1e-6)
     plain.eval()
     x, y = data(seed=1, shuffle=False).dataset.tensors
     assert logged[-1]["val_accuracy"] == pytest.approx(float((plain(x).argmax(1) == y).float().mean()))
     assert logged[-1]["val_loss"] == pytest.approx(torch.nn.functional.cross_entropy(plain(x), y).item(), rel=1e-5)
-    np.testing.assert_allclose(found.history.logged["val_loss"], [one["val_loss"] for one in logged])
+    np.testing.assert_allclose(run.history.logged["val_loss"], [one["val_loss"] for one in logged])
     assert model.training
 
 
@@ -80,8 +80,8 @@ def test_fit_goes_on_where_it_was_cut_off(tmp_path):
 
     with pytest.raises(Stop):
         fit(tmp_path / "cut.h5", log=stop, save_every=5)
-    model, found = fit(tmp_path / "cut.h5")
-    assert found.resumed
+    model, run = fit(tmp_path / "cut.h5")
+    assert run.resumed
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), whole.parameters(), strict=True))
     np.testing.assert_array_equal(*(ek.open(tmp_path / name)["parameters"][:] for name in ("cut.h5", "whole.h5")))
     for options, words in [({"n_epochs": 7}, "n_epochs was 6 and is 7"), ({"clip": 1.0}, "clip was None and is 1.0"),
@@ -91,8 +91,8 @@ def test_fit_goes_on_where_it_was_cut_off(tmp_path):
                            ({"model": torch.nn.Linear(6, 3)}, "weight: stored not at all")]:
         with pytest.raises(InputError, match=words):
             fit(tmp_path / "cut.h5", **options)
-    again, found = fit(tmp_path / "cut.h5", model=net(3))
-    assert found.snapshot_steps == (16, 32, 48)
+    again, run = fit(tmp_path / "cut.h5", model=net(3))
+    assert run.snapshot_steps == (16, 32, 48)
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), whole.parameters(), strict=True))
 
 
@@ -123,18 +123,18 @@ def test_options(tmp_path, options):
     x = torch.randn(32, 1, 4, 4)
     y = (x.mean((1, 2, 3)) > 0).long()
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=8)
-    _, found = fit(tmp_path / "a.h5", model, loader, **options)
-    assert len(found.snapshot_steps) == 3
-    assert found.history.loss[-4:].mean() < found.history.loss[:4].mean()
+    _, run = fit(tmp_path / "a.h5", model, loader, **options)
+    assert len(run.snapshot_steps) == 3
+    assert run.history.loss[-4:].mean() < run.history.loss[:4].mean()
 
 
 def test_batches_that_are_mappings(tmp_path):
     x, y = data().dataset.tensors
     batches = [{"x": x[k:k + 8], "y": y[k:k + 8]} for k in range(0, 64, 8)]
     logged = []
-    _, found = fit(tmp_path / "a.h5", loader=batches, forward=lambda model, batch: model(batch["x"]), val_loader=batches,
-                   loss=lambda output, batch: torch.nn.functional.cross_entropy(output, batch["y"]), log=logged.append)
-    assert len(found.snapshot_steps) == 3
+    _, run = fit(tmp_path / "a.h5", loader=batches, forward=lambda model, batch: model(batch["x"]), val_loader=batches,
+                 loss=lambda output, batch: torch.nn.functional.cross_entropy(output, batch["y"]), log=logged.append)
+    assert len(run.snapshot_steps) == 3
     assert set(logged[0]) == {"epoch", "step", "lr", "loss", "val_loss"}
     with pytest.raises(InputError, match="forward"):
         fit(tmp_path / "b.h5", loader=batches)
@@ -149,13 +149,13 @@ def test_a_limit_of_time_ends_at_a_minimum(tmp_path, monkeypatch):
 
     defaults = neural.Deadline.__init__.__kwdefaults__
     monkeypatch.setitem(defaults, "clock", lambda: now[0])
-    _, found = fit(tmp_path / "a.h5", loader=data(batch=2), loss=loss, max_seconds=100)
-    assert found.finished_early
+    _, run = fit(tmp_path / "a.h5", loader=data(batch=2), loss=loss, max_seconds=100)
+    assert run.finished_early
     assert now[0] <= 100
-    assert found.snapshot_steps[-1] == len(found.history.step)
-    rates = found.history.learning_rate[:, 0]
+    assert run.snapshot_steps[-1] == len(run.history.step)
+    rates = run.history.learning_rate[:, 0]
     assert rates[-1] < 0.05 * rates.max()
-    steps = len(found.history.step)
+    steps = len(run.history.step)
     _, again = fit(tmp_path / "a.h5", loader=data(batch=2), loss=loss, max_seconds=100)
     assert len(again.history.step) == steps     # it is finished
 
@@ -241,7 +241,7 @@ def test_the_target_of_longer_batches_and_of_mappings_is_chosen(tmp_path):
             ("d", (x, weights[:, None], y), {"target": lambda batch: batch[2], "two": True}),
             ("e", {"input": x, "kind": y}, {"target": lambda batch: batch["kind"]})]:
         seen.clear()
-        found = fitted(name, batch, **options).history.logged
+        run = fitted(name, batch, **options).history.logged
         assert all(torch.equal(one, y) for one in seen)
         assert len(seen) == 2
-        assert "val_accuracy" in found
+        assert "val_accuracy" in run

@@ -273,15 +273,15 @@ def test_distributions_that_do_not_fit_the_task_are_named(make, task, said):
             answer()
 
 
-@pytest.mark.parametrize(("make", "told"), [
+@pytest.mark.parametrize(("make", "warns"), [
     (lambda m, s: D.Normal(m, s), False), (lambda m, s: D.Independent(D.Normal(m, s), 1), False),
     (lambda m, s: D.MultivariateNormal(m, torch.diag_embed(s * s)), False),
     (lambda m, s: D.StudentT(5.0, m, s), True), (lambda m, s: D.Laplace(m, s), True)])
-def test_a_distribution_counts_as_a_normal_one_and_that_is_told(make, told, recwarn):
+def test_a_distribution_counts_as_a_normal_one_and_that_is_told(make, warns, recwarn):
     x, _ = data()
     y = x[:, :3]
     said = neural.scores(of(Speaks(make), task="regression").predict([(x, y)]))["nll"].value
-    assert any("answers with a" in str(one.message) and "normal distribution" in str(one.message) for one in recwarn) == told
+    assert any("answers with a" in str(one.message) and "normal distribution" in str(one.message) for one in recwarn) == warns
     truth = Speaks(make)(x)
     normal = D.Normal(truth.mean, truth.variance.sqrt())
     assert said == pytest.approx(-normal.log_prob(y).mean().item(), rel=1e-5)

@@ -20,8 +20,8 @@ def net():
 
 
 def backward(model, k):
-    made = torch.Generator().manual_seed(k)
-    loss = model(torch.randn(6, 3, generator=made)).square().mean()
+    generator = torch.Generator().manual_seed(k)
+    loss = model(torch.randn(6, 3, generator=generator)).square().mean()
     loss.backward()
     return loss
 

@@ -8,21 +8,21 @@ from ensemblekit.errors import InputError
 
 
 def test_a_pixel_is_labelled_by_the_share_of_observers_that_it_says():
-    made = neural.phantom(3, (40, 44), seed=1, mimics=0.5, radii=(3, 5))
-    assert any(lesion.mimic for regions in made.regions for lesion in regions)
-    share = made.observers(1000).mean(0)
-    error = np.sqrt(made.probability * (1 - made.probability) / 1000)
-    assert (abs(share - made.probability) <= 5 * error + 1e-3).all()
-    assert abs(share - made.probability)[made.probability > 0.02].max() > 1e-3
-    assert set(np.unique(made.labels)) == {0, 1}
-    assert made.labels.shape == made.probability.shape == (3, 40, 44)
+    phantoms = neural.phantom(3, (40, 44), seed=1, mimics=0.5, radii=(3, 5))
+    assert any(lesion.mimic for regions in phantoms.regions for lesion in regions)
+    share = phantoms.observers(1000).mean(0)
+    error = np.sqrt(phantoms.probability * (1 - phantoms.probability) / 1000)
+    assert (abs(share - phantoms.probability) <= 5 * error + 1e-3).all()
+    assert abs(share - phantoms.probability)[phantoms.probability > 0.02].max() > 1e-3
+    assert set(np.unique(phantoms.labels)) == {0, 1}
+    assert phantoms.labels.shape == phantoms.probability.shape == (3, 40, 44)
 
 
 def test_the_nll_of_the_truth_is_its_entropy():
-    made = neural.phantom(100, (40, 40), seed=2, noise=0)
-    p = np.clip(made.probability, 1e-300, 1)
+    phantoms = neural.phantom(100, (40, 40), seed=2, noise=0)
+    p = np.clip(phantoms.probability, 1e-300, 1)
     entropy = -(p * np.log(p) + np.where(p < 1, (1 - p) * np.log(np.maximum(1 - p, 1e-300)), 0)).mean((1, 2))
-    own = np.where(made.labels == 1, p, 1 - made.probability)
+    own = np.where(phantoms.labels == 1, p, 1 - phantoms.probability)
     gap = -np.log(np.maximum(own, 1e-300)).mean((1, 2)) - entropy
     assert abs(gap.mean()) < 3 * gap.std(ddof=1) / np.sqrt(100)
     assert entropy.mean() > 0.01
@@ -40,8 +40,8 @@ def dice(masks):
 def test_two_observers_agree_as_geometry_says(d, radius, width, want):
     """E[2 a^d/(a^d + b^d)], a < b of r + w N(0, 1), whatever the stretch, which keeps volumes."""
     size = (56,) * d if d == 2 else (40,) * d
-    made = neural.phantom(80, size, seed=3, noise=0, lesions=(1, 1), widths=(width,), mimics=0, radii=(radius, radius))
-    drawn = made.observers(9)
+    phantoms = neural.phantom(80, size, seed=3, noise=0, lesions=(1, 1), widths=(width,), mimics=0, radii=(radius, radius))
+    drawn = phantoms.observers(9)
     among, truth = [], []
     for i in range(80):
         table = dice(drawn[:, i])
@@ -53,8 +53,8 @@ def test_two_observers_agree_as_geometry_says(d, radius, width, want):
 
 
 def test_the_image_shows_what_is_there():
-    made = neural.phantom(2, (64, 64), seed=4, noise=0, lesions=(2, 2), mimics=0, widths=(0.5,))
-    for image, regions in zip(made.images[:, 0], made.regions, strict=True):
+    phantoms = neural.phantom(2, (64, 64), seed=4, noise=0, lesions=(2, 2), mimics=0, widths=(0.5,))
+    for image, regions in zip(phantoms.images[:, 0], phantoms.regions, strict=True):
         assert image[0, 0] == -200
         for lesion in regions:
             at = tuple(np.rint(lesion.center).astype(int))

@@ -11,11 +11,11 @@ from ensemblekit.errors import InputError  # noqa: E402
 
 @pytest.mark.parametrize(("epochs", "steps", "cycles"), [(200, 781, 5), (300, 781, 6), (90, 5005, 6), (20, 100, 1)])
 def test_plans_of_published_budgets(epochs, steps, cycles):
-    found = neural.plan(epochs, steps)
-    assert found.n_cycles == cycles
-    assert sum(found.cycle_steps) == found.total_steps == epochs * steps
-    assert max(found.cycle_steps) - min(found.cycle_steps) <= 1
-    assert bool(found.warnings) == (epochs == 20)
+    plan = neural.plan(epochs, steps)
+    assert plan.n_cycles == cycles
+    assert sum(plan.cycle_steps) == plan.total_steps == epochs * steps
+    assert max(plan.cycle_steps) - min(plan.cycle_steps) <= 1
+    assert bool(plan.warnings) == (epochs == 20)
 
 
 def test_plan_says_what_is_doubtful():
@@ -35,9 +35,9 @@ def test_plan_says_what_is_doubtful():
 
 def test_a_pilot_run_sets_the_length():
     losses = 2 * np.exp(-np.arange(1000) / 60) + 0.01 * np.random.default_rng(0).normal(size=1000)
-    found = neural.plan(total_steps=1500, pilot=losses)
-    assert 150 < 1500 / found.n_cycles < 1500 / 3
-    assert found.n_cycles >= 4
+    plan = neural.plan(total_steps=1500, pilot=losses)
+    assert 150 < 1500 / plan.n_cycles < 1500 / 3
+    assert plan.n_cycles >= 4
     assert neural.plan(total_steps=1500).n_cycles == 1
 
 

@@ -576,8 +576,8 @@ def test_a_recorder_with_a_ring_records_the_same(tmp_path):
 
 class SlowDevice2(SlowDevice):
     def slot(self, fields):
-        made = [{name: torch.from_numpy(np.zeros(one.size, one.dtype)) for name, one in fields.items()} for _ in range(2)]
-        return Slot(*made)
+        halves = [{name: torch.from_numpy(np.zeros(one.size, one.dtype)) for name, one in fields.items()} for _ in range(2)]
+        return Slot(*halves)
 
 
 # -- what it costs -------------------------------------------------------------------------------------------------

@@ -51,53 +51,53 @@ def trained(path, norm: bool = True):
 def test_single_averages_and_ensemble_side_by_side(tmp_path):
     model, train = trained(tmp_path / "w.h5")
     other = net(7)
-    found = neural.report(tmp_path / "w.h5", model, [data()], train_loader=train, others={"one run": other}, save=True)
-    assert list(found.scores) == ["one run", "last snapshot", "SWA", "EMA", "snapshot ensemble", "snapshot ensemble + T"]
-    assert set(found.differences) == set(found.scores) - {"one run"}
+    report = neural.report(tmp_path / "w.h5", model, [data()], train_loader=train, others={"one run": other}, save=True)
+    assert list(report.scores) == ["one run", "last snapshot", "SWA", "EMA", "snapshot ensemble", "snapshot ensemble + T"]
+    assert set(report.differences) == set(report.scores) - {"one run"}
     ens = neural.Ensemble.from_store(tmp_path / "w.h5", model)
-    assert found.scores["snapshot ensemble"]["nll"] == neural.scores(ens.predict([data()]))["nll"]
+    assert report.scores["snapshot ensemble"]["nll"] == neural.scores(ens.predict([data()]))["nll"]
     swa = neural.predict(ens.averaged_model(train, barrier="ignore"), data())
-    assert found.scores["SWA"]["nll"].value == pytest.approx(neural.scores(swa)["nll"].value, rel=1e-6)
+    assert report.scores["SWA"]["nll"].value == pytest.approx(neural.scores(swa)["nll"].value, rel=1e-6)
     single = neural.predict(other, data())
-    assert found.differences["SWA"]["brier"].value == pytest.approx(neural.compare(swa, single)["brier"].value, rel=1e-6)
-    assert len(found.by_members) == 4
-    assert found.by_members[0]["nll"].value == pytest.approx(found.scores["last snapshot"]["nll"].value, rel=1e-9)
-    assert found.by_members[-1]["nll"].value == pytest.approx(found.scores["snapshot ensemble"]["nll"].value, rel=1e-9)
+    assert report.differences["SWA"]["brier"].value == pytest.approx(neural.compare(swa, single)["brier"].value, rel=1e-6)
+    assert len(report.by_members) == 4
+    assert report.by_members[0]["nll"].value == pytest.approx(report.scores["last snapshot"]["nll"].value, rel=1e-9)
+    assert report.by_members[-1]["nll"].value == pytest.approx(report.scores["snapshot ensemble"]["nll"].value, rel=1e-9)
     vectors = ek.open(tmp_path / "w.h5")["parameters"][:].astype(float)
-    np.testing.assert_allclose(found.distances, np.linalg.norm(vectors[:, None] - vectors[None], axis=2), atol=1e-5)
+    np.testing.assert_allclose(report.distances, np.linalg.norm(vectors[:, None] - vectors[None], axis=2), atol=1e-5)
     singular = np.linalg.svd(vectors - vectors.mean(0), compute_uv=False)
-    np.testing.assert_allclose(np.linalg.norm(found.plane, axis=0), singular[:2], rtol=1e-5)
-    assert found.explained == pytest.approx((singular[:2] ** 2).sum() / (singular**2).sum(), rel=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(report.plane, axis=0), singular[:2], rtol=1e-5)
+    assert report.explained == pytest.approx((singular[:2] ** 2).sum() / (singular**2).sum(), rel=1e-6)
     votes = np.stack([neural.predict(m, data()).choice for m in ens.members])
-    np.testing.assert_allclose(found.disagreement, (votes[:, None] != votes[None]).mean(2))
+    np.testing.assert_allclose(report.disagreement, (votes[:, None] != votes[None]).mean(2))
     again = neural.report(tmp_path / "w.h5")
     assert {k: {s: v.value for s, v in x.items()} for k, x in again.scores.items()} == {
-        k: {s: pytest.approx(v.value, rel=1e-6, abs=1e-9) for s, v in x.items()} for k, x in found.scores.items()}
-    assert json.loads(json.dumps(found.to_dict()))["scores"]["SWA"]["nll"]["n"] == 120
-    assert [one["path"] for one in found.provenance.inputs] == ["w.h5"]
+        k: {s: pytest.approx(v.value, rel=1e-6, abs=1e-9) for s, v in x.items()} for k, x in report.scores.items()}
+    assert json.loads(json.dumps(report.to_dict()))["scores"]["SWA"]["nll"]["n"] == 120
+    assert [one["path"] for one in report.provenance.inputs] == ["w.h5"]
     assert again.provenance.inputs[0]["path"] == "w.h5"
     assert len(again.provenance.inputs) == 2        # and the predictions that were saved
-    assert found.provenance.settings == {"save": True}
-    assert found.to_dict()["provenance"]["versions"]["torch"] == torch.__version__
-    assert found.save(tmp_path / "report.npz") == str(tmp_path / "report.npz")
+    assert report.provenance.settings == {"save": True}
+    assert report.to_dict()["provenance"]["versions"]["torch"] == torch.__version__
+    assert report.save(tmp_path / "report.npz") == str(tmp_path / "report.npz")
     loaded = neural.Report.load(tmp_path / "report.npz")
-    assert loaded.to_dict() == found.to_dict()
-    assert str(loaded) == str(found)
-    assert str(loaded.differences["SWA"]) == str(found.differences["SWA"])
-    assert loaded.provenance == found.provenance
-    for name, one in found.predictions.items():
+    assert loaded.to_dict() == report.to_dict()
+    assert str(loaded) == str(report)
+    assert str(loaded.differences["SWA"]) == str(report.differences["SWA"])
+    assert loaded.provenance == report.provenance
+    for name, one in report.predictions.items():
         np.testing.assert_array_equal(loaded.predictions[name].probabilities, one.probabilities)
         np.testing.assert_array_equal(loaded.predictions[name].target, one.target)
-    text = str(found)
+    text = str(report)
     assert "snapshot ensemble + T" in text
-    assert f"{found.scores['SWA']['nll'].value:.4f}" in text
+    assert f"{report.scores['SWA']['nll'].value:.4f}" in text
 
 
 def test_what_could_not_be_made_is_said(tmp_path):
     model, _ = trained(tmp_path / "w.h5")
-    found = neural.report(tmp_path / "w.h5", model, [data()])
-    assert list(found.scores) == ["last snapshot", "snapshot ensemble", "snapshot ensemble + T"]
-    assert sum("batch-norm layers and no train_loader" in note for note in found.notes) == 2
+    report = neural.report(tmp_path / "w.h5", model, [data()])
+    assert list(report.scores) == ["last snapshot", "snapshot ensemble", "snapshot ensemble + T"]
+    assert sum("batch-norm layers and no train_loader" in note for note in report.notes) == 2
     plain, _ = trained(tmp_path / "plain.h5", norm=False)
     assert "SWA" in neural.report(tmp_path / "plain.h5", plain, [data()]).scores
 
@@ -114,32 +114,32 @@ def test_reports_that_are_refused(tmp_path, arguments, why):
 
 
 @pytest.fixture
-def found(tmp_path):
+def summary(tmp_path):
     model, train = trained(tmp_path / "w.h5")
     return neural.report(tmp_path / "w.h5", model, [data()], train_loader=train)
 
 
-def test_figures_show_the_figures(found, tmp_path):
-    axes = plot.report(found)
-    assert len(axes) == 2 * len(found.predictions) + 3 + 2 + 2
+def test_figures_show_the_figures(summary, tmp_path):
+    axes = plot.report(summary)
+    assert len(axes) == 2 * len(summary.predictions) + 3 + 2 + 2
     assert len({ax.figure for ax in axes}) == 1
     axes[0].figure.savefig(tmp_path / "report.png")
     assert (tmp_path / "report.png").stat().st_size > 20_000
-    axes = plot.reliability(found.predictions, n_bins=10)
-    for column, prediction in enumerate(found.predictions.values()):
+    axes = plot.reliability(summary.predictions, n_bins=10)
+    for column, prediction in enumerate(summary.predictions.values()):
         bins = neural.reliability(prediction, n_bins=10)
         line = axes[0][column].lines[1]
         np.testing.assert_allclose(line.get_ydata(), bins.accuracy[bins.counts > 0])
         heights = [bar.get_height() for bar in axes[1][column].patches]
         np.testing.assert_allclose(heights, np.maximum(bins.counts, 0.5))
-    axes = plot.forest(found.differences, names=("nll",))
-    for k, values in enumerate(found.differences.values()):
+    axes = plot.forest(summary.differences, names=("nll",))
+    for k, values in enumerate(summary.differences.values()):
         np.testing.assert_allclose(axes[0].lines[1 + 2 * k].get_xdata(), [values["nll"].low, values["nll"].high])
-    axes = plot.by_members(found.by_members)
-    np.testing.assert_allclose(axes[0].lines[0].get_ydata(), [100 - 100 * s["accuracy"].value for s in found.by_members])
-    axes = plot.diversity(found.disagreement, found.plane, found.explained)
-    np.testing.assert_allclose(axes[1].lines[0].get_xydata(), found.plane)
-    assert plot.diversity(found.disagreement).shape == (1,)
+    axes = plot.by_members(summary.by_members)
+    np.testing.assert_allclose(axes[0].lines[0].get_ydata(), [100 - 100 * s["accuracy"].value for s in summary.by_members])
+    axes = plot.diversity(summary.disagreement, summary.plane, summary.explained)
+    np.testing.assert_allclose(axes[1].lines[0].get_xydata(), summary.plane)
+    assert plot.diversity(summary.disagreement).shape == (1,)
     for wrong in (lambda: plot.reliability({}), lambda: plot.forest({}), lambda: plot.by_members([]),
                   lambda: plot.diversity(np.zeros((2, 3)))):
         with pytest.raises(InputError):
@@ -177,9 +177,9 @@ def test_the_shell_reads_saved_predictions_or_makes_them(tmp_path, monkeypatch):
         "def test():\n    torch.manual_seed(3); x = torch.randn(60, 5); return [(x, x[:, :3].argmax(1))]\n")
     said = CliRunner().invoke(app, ["report", "w.h5"])
     assert said.exit_code == 2
-    made = ["report", "w.h5", "--model", "recipe_of_this_test:make", "--data", "recipe_of_this_test:test",
-            "--train", "recipe_of_this_test:test", "--save", "--json", "r.json", "--plot", "figures"]
-    said = CliRunner().invoke(app, made)
+    command = ["report", "w.h5", "--model", "recipe_of_this_test:make", "--data", "recipe_of_this_test:test",
+               "--train", "recipe_of_this_test:test", "--save", "--json", "r.json", "--plot", "figures"]
+    said = CliRunner().invoke(app, command)
     assert said.exit_code == 0, said.output
     assert "SWA" in said.output
     first = json.loads((tmp_path / "r.json").read_text())["results"]

@@ -24,8 +24,8 @@ class Noisy(torch.utils.data.Dataset):
     """Items with noise from every generator that transforms draw from."""
 
     def __init__(self, n=40):
-        made = torch.Generator().manual_seed(3)
-        self.x, self.y = torch.randn(n, 5, generator=made), torch.randint(0, 3, (n,), generator=made)
+        generator = torch.Generator().manual_seed(3)
+        self.x, self.y = torch.randn(n, 5, generator=generator), torch.randint(0, 3, (n,), generator=generator)
 
     def __len__(self):
         return len(self.x)
@@ -106,9 +106,9 @@ def test_a_run_cut_off_at_any_step_goes_on_with_the_same_bits(tmp_path, kind):
         if stop in (9, 16):
             with pytest.raises(KeyboardInterrupt):
                 train(path, kind, stop_at=stop + 4)
-        found = train(path, kind)
+        outcome = train(path, kind)
         assert same(tmp_path / "whole.h5", path), stop
-        assert all(map(equal, wanted, found)), stop
+        assert all(map(equal, wanted, outcome)), stop
 
 
 def _other(tmp_path, kind):

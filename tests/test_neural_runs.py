@@ -14,36 +14,36 @@ def trainings(seed, r, n=400, luck=0.3, classes=4):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, n)
     sure = 2 + rng.standard_normal(n)
-    found = []
+    runs_of = []
     for _k in range(r):
         z = 0.5 * rng.standard_normal((n, classes))
         z[np.arange(n), labels] += sure + luck * rng.standard_normal()
-        found.append((np.exp(z) / np.exp(z).sum(1, keepdims=True), labels))
-    return found
+        runs_of.append((np.exp(z) / np.exp(z).sum(1, keepdims=True), labels))
+    return runs_of
 
 
 def test_means_of_runs_have_the_error_of_both_samples():
     runs = trainings(0, 4)
-    found = neural.scores(runs)
+    scores = neural.scores(runs)
     nll = np.array([-np.log(p[np.arange(400), y]) for p, y in runs])
     want = crossed(nll)
-    assert (found["nll"].value, found["nll"].stderr) == pytest.approx((want.mean, want.stderr))
-    assert (found["nll"].low, found["nll"].high) == pytest.approx(want.interval)
-    assert found["nll"].stderr_runs == pytest.approx(want.stderr_runs)
-    assert found["nll"].stderr_runs > found["nll"].stderr_items / 10
-    assert "4 runs" in str(found)
+    assert (scores["nll"].value, scores["nll"].stderr) == pytest.approx((want.mean, want.stderr))
+    assert (scores["nll"].low, scores["nll"].high) == pytest.approx(want.interval)
+    assert scores["nll"].stderr_runs == pytest.approx(want.stderr_runs)
+    assert scores["nll"].stderr_runs > scores["nll"].stderr_items / 10
+    assert "4 runs" in str(scores)
     single = [neural.scores(run) for run in runs]
-    for name in found:
-        assert found[name].value == pytest.approx(np.mean([s[name].value for s in single]))
-        assert found[name].stderr_items**2 + found[name].stderr_runs**2 == pytest.approx(found[name].stderr**2)
-        assert found[name].low <= found[name].value <= found[name].high
+    for name in scores:
+        assert scores[name].value == pytest.approx(np.mean([s[name].value for s in single]))
+        assert scores[name].stderr_items**2 + scores[name].stderr_runs**2 == pytest.approx(scores[name].stderr**2)
+        assert scores[name].low <= scores[name].value <= scores[name].high
 
 
 def test_one_run_says_that_luck_is_not_covered():
     runs = trainings(0, 1)
-    found, plain = neural.scores(runs), neural.scores(runs[0])
-    assert "luck of the training is not covered" in str(found)
-    assert dict(found) == dict(plain)
+    scores, plain = neural.scores(runs), neural.scores(runs[0])
+    assert "luck of the training is not covered" in str(scores)
+    assert dict(scores) == dict(plain)
     assert plain["nll"].stderr_runs == 0
     assert plain["nll"].stderr_items == plain["nll"].stderr
     assert "not covered" in str(neural.compare(runs, runs[0]))
@@ -51,13 +51,13 @@ def test_one_run_says_that_luck_is_not_covered():
 
 def test_a_difference_of_runs_pairs_items_and_not_runs():
     a, b = trainings(0, 4), trainings(0, 3)
-    found = neural.compare(a, b)
+    scores = neural.compare(a, b)
     nll = [np.array([-np.log(p[np.arange(400), y]) for p, y in runs]) for runs in (a, b)]
     want = crossed_difference(*nll)
-    assert (found["nll"].value, found["nll"].stderr) == pytest.approx((want.mean, want.stderr))
+    assert (scores["nll"].value, scores["nll"].stderr) == pytest.approx((want.mean, want.stderr))
     assert "one run of b" in str(neural.compare(a, b[0]))
     assert neural.compare(a, a)["ece"].value == 0
-    assert found["ece"].stderr_runs > 0
+    assert scores["ece"].stderr_runs > 0
 
 
 def test_numbers_of_several_runs():
@@ -65,9 +65,9 @@ def test_numbers_of_several_runs():
     target = rng.standard_normal(200)
     runs = [RegressionPrediction(target + 0.3 * rng.standard_normal(200) + 0.2 * rng.standard_normal(), np.full(200, 0.1),
                                  np.zeros(200), target) for _ in range(3)]
-    found = neural.scores(runs)
-    assert found["mse"].value == pytest.approx(np.mean([neural.scores(r)["mse"].value for r in runs]))
-    assert found["mse"].stderr_runs > 0
+    scores = neural.scores(runs)
+    assert scores["mse"].value == pytest.approx(np.mean([neural.scores(r)["mse"].value for r in runs]))
+    assert scores["mse"].stderr_runs > 0
     assert neural.compare(runs, runs)["mse"].value == 0
 
 

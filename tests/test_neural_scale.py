@@ -71,10 +71,10 @@ def test_differences_of_scores(power: int) -> None:
 
 @pytest.mark.parametrize("power", [-960, 0, 960])
 def test_a_variance_of_nothing_excludes_every_error(power: int) -> None:
-    found = neural.scores(neural.predict(ensemble(power).member(0), data(power), task="regression"))
-    assert found["coverage"].value == 0
-    assert found["nll"].value == np.inf
-    assert np.isnan(found["nll"].stderr)
+    scores = neural.scores(neural.predict(ensemble(power).member(0), data(power), task="regression"))
+    assert scores["coverage"].value == 0
+    assert scores["nll"].value == np.inf
+    assert np.isnan(scores["nll"].stderr)
 
 
 @pytest.mark.parametrize("power", POWERS)
@@ -157,8 +157,8 @@ def test_the_rise_of_a_loss_between_members(power: int) -> None:
     assert ("times 4**" in str(got)) == bool(got.exponent)
     first, second = ensemble(power).member(0), ensemble(power).member(1)
     wanted = neural.barrier.loss_barrier(ensemble().member(0), ensemble().member(1), data(), points=3, task="regression")
-    found = neural.barrier.loss_barrier(first, second, data(power), points=3, task="regression")
-    same(found.loss, wanted.loss, 2, power - found.exponent)
+    barrier = neural.barrier.loss_barrier(first, second, data(power), points=3, task="regression")
+    same(barrier.loss, wanted.loss, 2, power - barrier.exponent)
 
 
 @pytest.mark.parametrize("power", [-960, 960])

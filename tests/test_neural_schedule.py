@@ -35,11 +35,11 @@ def run(schedule, steps):
 @given(st.integers(1, 300).flatmap(lambda t: st.tuples(st.just(t), st.integers(1, t))))
 def test_paper_mode_is_equation_2_at_every_step(budget):
     total, cycles = budget
-    found, ends = run(neural.CyclicCosineLR(optimizer(0.2), total_steps=total, n_cycles=cycles, mode="paper"), total)
+    lrs, ends = run(neural.CyclicCosineLR(optimizer(0.2), total_steps=total, n_cycles=cycles, mode="paper"), total)
     length = math.ceil(total / cycles)
     wanted = [0.1 * (math.cos(math.pi * ((t - 1) % length) / length) + 1) for t in range(1, total + 1)]
-    np.testing.assert_allclose(found[:, 0], wanted, rtol=0, atol=1e-12)
-    assert found[0, 0] == 0.2
+    np.testing.assert_allclose(lrs[:, 0], wanted, rtol=0, atol=1e-12)
+    assert lrs[0, 0] == 0.2
     assert ends == [*range(length, total, length), total]
 
 
@@ -48,7 +48,7 @@ def test_paper_mode_is_equation_2_at_every_step(budget):
 def test_balanced_cycles_differ_by_one_step_and_all_come_down(budget):
     total, cycles = budget
     schedule = neural.CyclicCosineLR(optimizer(0.2), total_steps=total, n_cycles=cycles)
-    found, ends = run(schedule, total)
+    lrs, ends = run(schedule, total)
     lengths = np.diff([0, *ends])
     assert len(ends) == cycles
     assert ends[-1] == total
@@ -56,8 +56,8 @@ def test_balanced_cycles_differ_by_one_step_and_all_come_down(budget):
     for start, end in zip([0, *ends], ends, strict=False):
         length = end - start
         wanted = 0.1 * (np.cos(np.pi * np.arange(length) / length) + 1)
-        np.testing.assert_allclose(found[start:end, 0], wanted, rtol=0, atol=1e-12)
-        assert found[end - 1, 0] == found[start:end, 0].min()
+        np.testing.assert_allclose(lrs[start:end, 0], wanted, rtol=0, atol=1e-12)
+        assert lrs[end - 1, 0] == lrs[start:end, 0].min()
 
 
 def test_the_published_figures_of_a_last_cycle_cut_short():
@@ -80,16 +80,16 @@ def test_reference_mode_is_one_step_ahead():
 def test_groups_floors_warmup_and_peaks():
     schedule = neural.CyclicCosineLR(optimizer(0.2, 0.02), total_steps=50, n_cycles=4, warmup_steps=10, peak_decay=0.5,
                                      eta_min=[0.001, 0.002], alphas=[1, 2, 1, 1], mode="reference")
-    found, ends = run(schedule, 50)
-    np.testing.assert_allclose(found[:10, 0], 0.2 * np.arange(1, 11) / 11, rtol=1e-12)
-    np.testing.assert_allclose(found[:10, 1], 0.02 * np.arange(1, 11) / 11, rtol=1e-12)
+    lrs, ends = run(schedule, 50)
+    np.testing.assert_allclose(lrs[:10, 0], 0.2 * np.arange(1, 11) / 11, rtol=1e-12)
+    np.testing.assert_allclose(lrs[:10, 1], 0.02 * np.arange(1, 11) / 11, rtol=1e-12)
     assert ends == [20, 30, 40, 50]
     for k, peak in enumerate((1, 2 * 0.5, 0.25, 0.125)):
         first = 0.5 * (1 + math.cos(math.pi / 10))
-        row = found[10 + 10 * k]
+        row = lrs[10 + 10 * k]
         np.testing.assert_allclose(row, [0.2 * peak * first + 0.001 * (1 - first), 0.02 * peak * first + 0.002 * (1 - first)],
                                    rtol=1e-12)
-        np.testing.assert_allclose(found[19 + 10 * k], [0.001, 0.002], rtol=1e-12)
+        np.testing.assert_allclose(lrs[19 + 10 * k], [0.001, 0.002], rtol=1e-12)
 
 
 def test_cycles_that_grow():
@@ -176,25 +176,25 @@ def test_a_state_of_another_schedule_is_refused_by_name():
 @pytest.mark.parametrize("cycle", [1, 2, 3, 4, 5, 8, 9])
 def test_triangles_reach_their_bottom_where_the_snapshot_is(cycle):
     schedule = neural.TriangularLR(optimizer(0.1, 1.0), total_steps=4 * cycle, n_cycles=4, alpha_1=0.05, alpha_2=0.01)
-    found, ends = run(schedule, 4 * cycle)
+    lrs, ends = run(schedule, 4 * cycle)
     assert ends == [cycle * k + -(-cycle // 2) for k in range(4)]
     for end in ends:
-        np.testing.assert_allclose(found[end - 1], [0.01, 0.1], rtol=1e-12)
+        np.testing.assert_allclose(lrs[end - 1], [0.01, 0.1], rtol=1e-12)
     if cycle % 2 == 0:      # the published formula: alpha(t), t = (mod(i - 1, c) + 1) / c
         t = (np.arange(4 * cycle) % cycle + 1) / cycle
         wanted = np.where(t <= 0.5, (1 - 2 * t) * 0.05 + 2 * t * 0.01, (2 - 2 * t) * 0.01 + (2 * t - 1) * 0.05)
-        np.testing.assert_allclose(found[:, 0], wanted, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(lrs[:, 0], wanted, rtol=0, atol=1e-12)
 
 
 def test_constant_rate_after_the_published_decay():
     schedule = neural.SWAConstantLR(optimizer(0.1), total_steps=300, n_cycles=4, swa_lr=0.05, start_step=200)
-    found, ends = run(schedule, 300)
+    lrs, ends = run(schedule, 300)
     assert ends == [225, 250, 275, 300]
     ratio, wanted = 0.5, []
     for t in np.arange(200) / 200:
         wanted.append(1 if t <= 0.5 else 1 - (1 - ratio) * (t - 0.5) / 0.4 if t <= 0.9 else ratio)
-    np.testing.assert_allclose(found[:200, 0], 0.1 * np.array(wanted), rtol=1e-12)
-    np.testing.assert_array_equal(found[200:, 0], 0.05)
+    np.testing.assert_allclose(lrs[:200, 0], 0.1 * np.array(wanted), rtol=1e-12)
+    np.testing.assert_array_equal(lrs[200:, 0], 0.05)
 
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
@@ -214,17 +214,17 @@ def test_momenta_are_carried_or_forgotten_at_a_restart(kind):
             schedule.step()
         return before, weights.detach()
 
-    start, found = after("reset")
+    start, weight = after("reset")
     fresh = torch.nn.Parameter(start.clone())
     opt = kind([fresh], lr=0.1, **options)
     fresh.grad = torch.tensor([1.0, -3.0]) * 4
     opt.step()
-    assert torch.equal(found, fresh)                    # the first update of a new optimizer
-    start, found = after("carry")
-    assert not torch.allclose(found, fresh)
+    assert torch.equal(weight, fresh)                    # the first update of a new optimizer
+    start, weight = after("carry")
+    assert not torch.allclose(weight, fresh)
     if kind is torch.optim.SGD:
         buffer = sum(0.9 ** (3 - t) * (t + 1) for t in range(4))
-        torch.testing.assert_close(found, start - 0.1 * buffer * torch.tensor([1.0, -3.0]))
+        torch.testing.assert_close(weight, start - 0.1 * buffer * torch.tensor([1.0, -3.0]))
 
 
 def test_momenta_of_optimizers_that_begin_with_some_cannot_be_forgotten():
@@ -256,15 +256,15 @@ def test_rates_worked_out_ahead_are_those_of_the_formula():
     from ensemblekit.neural.schedule import AHEAD
 
     total = 3 * AHEAD + 7
-    made = torch.optim.SGD([{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (0.1, 0.4)], lr=0.1)
-    schedule = neural.CyclicCosineLR(made, total_steps=total, n_cycles=4)
+    sgd = torch.optim.SGD([{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (0.1, 0.4)], lr=0.1)
+    schedule = neural.CyclicCosineLR(sgd, total_steps=total, n_cycles=4)
 
     def advance(steps):
         for _ in range(steps):
-            made.step()
+            sgd.step()
             schedule.step()
             due = [schedule.rate(schedule.last_epoch, g) for g in (0, 1)]
-            assert [group["lr"] for group in made.param_groups] == due == schedule.get_last_lr() == schedule.rates
+            assert [group["lr"] for group in sgd.param_groups] == due == schedule.get_last_lr() == schedule.rates
 
     advance(AHEAD + 3)
     schedule.base_lrs[1] = 0.8
@@ -274,9 +274,9 @@ def test_rates_worked_out_ahead_are_those_of_the_formula():
     schedule.finish(40)
     advance(40)
     assert schedule.rates[0] < 0.001
-    fresh = neural.CyclicCosineLR(made, total_steps=total, n_cycles=4)
+    fresh = neural.CyclicCosineLR(sgd, total_steps=total, n_cycles=4)
     fresh.load_state_dict(state)
-    assert [group["lr"] for group in made.param_groups] == [fresh.rate(AHEAD + 8, g) for g in (0, 1)]
+    assert [group["lr"] for group in sgd.param_groups] == [fresh.rate(AHEAD + 8, g) for g in (0, 1)]
 
 
 def test_a_minimum_above_the_rate_of_a_group_is_refused():

@@ -92,14 +92,14 @@ def test_few_items_ties_and_one_class():
 
 def test_the_upward_bias_of_few_items_is_told():
     """Labels drawn from the very probabilities: the true error is 0, all that 60 items show is bias, and the interval knows."""
-    found = []
+    estimates = []
     for seed in range(20):
         rng = np.random.default_rng(seed)
         p = rng.dirichlet(np.ones(4), 60)
         y = np.array([rng.choice(4, p=row) for row in p])
         one = neural.scores((p, y))["ece"]
-        found.append((one.value, one.bias, one.low))
-    value, bias, low = np.mean(found, axis=0)
+        estimates.append((one.value, one.bias, one.low))
+    value, bias, low = np.mean(estimates, axis=0)
     assert value > 0.1
     assert bias > value / 4
     assert low < value / 4
@@ -136,20 +136,20 @@ def test_brier_parts_add_up():
 
 def test_scores_are_means_with_their_standard_errors():
     p, y = drawn()
-    found = neural.scores((p, y))
+    scores = neural.scores((p, y))
     nll = -np.log(p[np.arange(300), y])
-    assert found["nll"].value == pytest.approx(nll.mean(), rel=1e-12)
-    assert found["nll"].stderr == pytest.approx(nll.std(ddof=1) / np.sqrt(300), rel=1e-12)
-    assert found["brier"].value == pytest.approx(((p - np.eye(4)[y]) ** 2).sum(1).mean(), rel=1e-12)
-    assert found["accuracy"].value == (p.argmax(1) == y).mean()
-    assert found["ece"].value == pytest.approx(neural.calibration_error(p, y), abs=1e-12)
-    assert found["ece_classwise"].value == pytest.approx(neural.classwise_calibration_error(p, y), abs=1e-12)
-    assert found["ece_adaptive"].value == pytest.approx(neural.adaptive_calibration_error(p, y), abs=1e-12)
-    for score in found.values():
+    assert scores["nll"].value == pytest.approx(nll.mean(), rel=1e-12)
+    assert scores["nll"].stderr == pytest.approx(nll.std(ddof=1) / np.sqrt(300), rel=1e-12)
+    assert scores["brier"].value == pytest.approx(((p - np.eye(4)[y]) ** 2).sum(1).mean(), rel=1e-12)
+    assert scores["accuracy"].value == (p.argmax(1) == y).mean()
+    assert scores["ece"].value == pytest.approx(neural.calibration_error(p, y), abs=1e-12)
+    assert scores["ece_classwise"].value == pytest.approx(neural.classwise_calibration_error(p, y), abs=1e-12)
+    assert scores["ece_adaptive"].value == pytest.approx(neural.adaptive_calibration_error(p, y), abs=1e-12)
+    for score in scores.values():
         assert score.low <= score.value <= score.high
         assert score.n == 300
     again = neural.scores(prediction(torch.tensor(p).numpy(), y))
-    assert {k: v.value for k, v in again.items()} == {k: v.value for k, v in found.items()}
+    assert {k: v.value for k, v in again.items()} == {k: v.value for k, v in scores.items()}
 
 
 def test_groups_are_resampled_whole():
@@ -196,11 +196,11 @@ def test_intervals_cover_the_truth():
         conf = rng.choice([0.65, 0.75, 0.85, 0.95], 400)       # middles of ten bins; right 10 points less often
         right = rng.random(400) < conf - truth_ece
         p = np.stack([conf, 1 - conf], 1)
-        found = neural.scores((p, np.where(right, 0, 1)), n_bins=10)
+        scores = neural.scores((p, np.where(right, 0, 1)), n_bins=10)
         c = np.array([0.65, 0.75, 0.85, 0.95])
         nll = -np.mean((c - truth_ece) * np.log(c) + (1 - c + truth_ece) * np.log(1 - c))
         for name, truth in (("nll", nll), ("accuracy", 0.8 - truth_ece), ("ece", truth_ece)):
-            held[name] += found[name].low <= truth <= found[name].high
+            held[name] += scores[name].low <= truth <= scores[name].high
     assert min(held.values()) >= 87         # 95 are expected; 87 is 3.7 standard errors of a binomial below
 
 
@@ -232,21 +232,21 @@ def test_paired_differences_of_few_items_are_covered():
 
     from ensemblekit.neural.scores import paired_share
 
-    n, found = 50, {}
+    n, by_counts = 50, {}
     for gained in range(12):
         for lost in range(12):
             k = np.arange(n)
             s = paired_share((k < gained).astype(float), (k >= n - lost).astype(float), np.ones(n))
             assert s.value == pytest.approx((gained - lost) / n)
-            found[gained, lost] = s
+            by_counts[gained, lost] = s
     one, other = (np.where((np.arange(n) < k)[:, None], [0.1, 0.9], [0.9, 0.1]) for k in (1, 4))
-    assert neural.compare((one, np.zeros(n, int)), (other, np.zeros(n, int)))["accuracy"] == found[3, 0]
+    assert neural.compare((one, np.zeros(n, int)), (other, np.zeros(n, int)))["accuracy"] == by_counts[3, 0]
     for p, q in ((0.02, 0.02), (0.02, 0.0), (0.06, 0.02)):
-        held = sum(multinomial.pmf([a, b, n - a - b], n, [p, q, 1 - p - q]) for (a, b), s in found.items()
+        held = sum(multinomial.pmf([a, b, n - a - b], n, [p, q, 1 - p - q]) for (a, b), s in by_counts.items()
                    if s.low <= p - q <= s.high)
         assert held >= 0.94
-    assert not found[2, 0].significant
-    assert found[11, 0].significant
+    assert not by_counts[2, 0].significant
+    assert by_counts[11, 0].significant
 
 
 @pytest.mark.parametrize("groups", [4, 8])
@@ -279,20 +279,20 @@ def test_few_groups_are_covered(groups):
 def test_one_large_group_among_small_ones_is_one_group():
     p, y = drawn(300)
     alike, uneven = np.arange(300) % 10, np.minimum(np.arange(300), 9)
-    found, other = (neural.scores((p, y), groups=g) for g in (alike, uneven))
+    scores, other = (neural.scores((p, y), groups=g) for g in (alike, uneven))
     for name in ("accuracy", "nll", "ece"):
-        assert other[name].high - other[name].low > 3 * (found[name].high - found[name].low), name
+        assert other[name].high - other[name].low > 3 * (scores[name].high - scores[name].low), name
 
 
 def test_scores_of_numbers_without_a_variance_say_so():
     rng = np.random.default_rng(0)
     mean, target = rng.normal(size=(2, 40))
     sure = neural.RegressionPrediction(mean=mean, aleatoric=np.zeros(40), epistemic=np.zeros(40), target=target)
-    found = neural.scores(sure)
-    assert found["mse"].value == pytest.approx(np.mean((mean - target) ** 2))
-    assert found["nll"].value == np.inf
-    assert found["coverage"].value == 0
-    assert "nll and coverage: no answer has a variance" in str(found)
+    scores = neural.scores(sure)
+    assert scores["mse"].value == pytest.approx(np.mean((mean - target) ** 2))
+    assert scores["nll"].value == np.inf
+    assert scores["coverage"].value == 0
+    assert "nll and coverage: no answer has a variance" in str(scores)
     some = neural.RegressionPrediction(mean=mean, aleatoric=np.arange(40.0), epistemic=np.zeros(40), target=target)
     assert "1 of 40 answers have no variance" in str(neural.scores(some))
     assert "no answer has a variance" in str(neural.compare(some, sure))
@@ -303,14 +303,14 @@ def test_scores_of_numbers_without_a_variance_say_so():
 def test_comparison_is_paired():
     p, y = drawn()
     q = 0.9 * p + 0.025
-    found = neural.compare((p, y), (q, y))
+    scores = neural.compare((p, y), (q, y))
     gap = -np.log(p[np.arange(300), y]) + np.log(q[np.arange(300), y])
-    assert found["nll"].value == pytest.approx(gap.mean(), rel=1e-10)
-    assert found["nll"].stderr == pytest.approx(gap.std(ddof=1) / np.sqrt(300), rel=1e-10)
-    assert found["accuracy"].value == 0
-    assert found["nll"].stderr < 0.5 * neural.scores((p, y))["nll"].stderr
+    assert scores["nll"].value == pytest.approx(gap.mean(), rel=1e-10)
+    assert scores["nll"].stderr == pytest.approx(gap.std(ddof=1) / np.sqrt(300), rel=1e-10)
+    assert scores["accuracy"].value == 0
+    assert scores["nll"].stderr < 0.5 * neural.scores((p, y))["nll"].stderr
     back = neural.compare((q, y), (p, y))
-    for name, score in found.items():
+    for name, score in scores.items():
         assert back[name].value == pytest.approx(-score.value, abs=1e-15)
         assert back[name].low == pytest.approx(-score.high, abs=1e-12)
     with pytest.raises(InputError, match="other labels"):
@@ -361,19 +361,19 @@ def test_the_temperature_that_was_put_in_comes_out(t):
 
 def test_it_is_the_minimum_and_keeps_every_choice():
     p, y = drawn(200, 3, seed=7)
-    found = neural.TemperatureScaler().fit(p, y)
+    scaler = neural.TemperatureScaler().fit(p, y)
 
     def nll(t):
         return -np.log(heated(p, t)[np.arange(200), y]).mean()
 
     grid = np.exp(np.linspace(np.log(0.05), np.log(20), 4001))
     best = grid[np.argmin([nll(t) + (1 / t + np.log(t)) / 200 for t in grid])]      # one item's worth of Gamma(2, 1)
-    assert found.temperature == pytest.approx(best, rel=2e-3)
-    assert nll(found.temperature) <= nll(1)
+    assert scaler.temperature == pytest.approx(best, rel=2e-3)
+    assert nll(scaler.temperature) <= nll(1)
     likeliest = grid[np.argmin([nll(t) for t in grid])]
     assert best_temperature(np.log(p), y, prior=0) == pytest.approx(likeliest, rel=2e-3)
-    assert found.temperature == pytest.approx(likeliest, rel=0.02)                  # which 200 items hardly feel
-    np.testing.assert_array_equal(found.transform(p).argmax(1), p.argmax(1))
+    assert scaler.temperature == pytest.approx(likeliest, rel=0.02)                  # which 200 items hardly feel
+    np.testing.assert_array_equal(scaler.transform(p).argmax(1), p.argmax(1))
 
 
 def test_it_scales_the_pool_not_the_members():
@@ -382,9 +382,9 @@ def test_it_scales_the_pool_not_the_members():
     members = rng.dirichlet(np.ones(3), (4, 500))
     pooled = members.mean(0)
     y = np.array([rng.choice(3, p=heated(row[None], 0.5)[0]) for row in pooled])
-    found = prediction(pooled, y, n_members=4)
-    scaler = neural.TemperatureScaler().fit(found)
-    after = scaler.transform(found)
+    pool = prediction(pooled, y, n_members=4)
+    scaler = neural.TemperatureScaler().fit(pool)
+    after = scaler.transform(pool)
     np.testing.assert_allclose(after.probabilities, heated(pooled, scaler.temperature), rtol=1e-9)
     first = np.mean([heated(m, scaler.temperature) for m in members], 0)
     assert abs(after.probabilities - first).max() > 0.05
@@ -454,11 +454,11 @@ def test_intervals_stay_within_what_a_score_can_be():
     p = np.full((40, 2), [0.999, 0.001])
     y = np.zeros(40, int)
     y[3] = 1                                                        # one error: half of Student's interval is below 0
-    found = neural.scores((p, y))
+    scores = neural.scores((p, y))
     for name in ("nll", "calibrated_nll", "brier"):
-        assert found[name].low == 0.0 < found[name].value < found[name].high
-        assert found[name].value < 1.96 * found[name].stderr        # what would have been below
-    assert 1.0 > found["accuracy"].high > found["accuracy"].value
+        assert scores[name].low == 0.0 < scores[name].value < scores[name].high
+        assert scores[name].value < 1.96 * scores[name].stderr        # what would have been below
+    assert 1.0 > scores["accuracy"].high > scores["accuracy"].value
     assert neural.compare((p, y), (p[:, ::-1], y))["nll"].low < 0   # differences have two signs
     numbers = neural.RegressionPrediction(mean=np.zeros(9), aleatoric=np.full(9, 1e-4), epistemic=np.zeros(9),
                                           target=np.eye(9)[0])

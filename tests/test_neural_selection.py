@@ -29,26 +29,26 @@ def exchangeable(seed, n, m=8, bad=0, noise=1.0):
 def test_labels_of_a_fold_have_no_part_in_its_weights(method):
     p, y = exchangeable(1, 60 if method != "stacking" else 120, m=4, bad=1)
     options = {"method": method, "temperature": True, "folds": 3}
-    found = neural.select(p, target=y, **options)
+    selection = neural.select(p, target=y, **options)
     for f in range(3):
-        inside = np.flatnonzero(found.fold[0] == f)
+        inside = np.flatnonzero(selection.fold[0] == f)
         moved = y.copy()
         moved[inside] = np.random.default_rng(0).permutation(y[inside])
         assert not np.array_equal(moved, y)
         again = neural.select(p, target=moved, **options)
-        assert np.array_equal(again.fold_weights[0, f], found.fold_weights[0, f])
-        assert again.fold_temperatures[0, f] == found.fold_temperatures[0, f]
-        assert again.methods[f] == found.methods[f]
+        assert np.array_equal(again.fold_weights[0, f], selection.fold_weights[0, f])
+        assert again.fold_temperatures[0, f] == selection.fold_temperatures[0, f]
+        assert again.methods[f] == selection.methods[f]
 
 
 def test_each_item_is_pooled_by_the_weights_of_its_fold():
     p, y = exchangeable(1, 60, m=4, bad=1)
-    found = neural.select(p, target=y, method="stacking")
-    want = np.einsum("im,mic->ic", found.fold_weights[0][found.fold[0]], p)
-    np.testing.assert_allclose(found.prediction.probabilities, want)
-    assert found.scores["nll"].value == pytest.approx(-np.log(want[np.arange(60), y]).mean())
-    assert found.optimism == pytest.approx(found.scores["nll"].value - found.in_sample)
-    np.testing.assert_allclose(found.stability, (found.fold_weights[0] > 0).mean(0))
+    selection = neural.select(p, target=y, method="stacking")
+    want = np.einsum("im,mic->ic", selection.fold_weights[0][selection.fold[0]], p)
+    np.testing.assert_allclose(selection.prediction.probabilities, want)
+    assert selection.scores["nll"].value == pytest.approx(-np.log(want[np.arange(60), y]).mean())
+    assert selection.optimism == pytest.approx(selection.scores["nll"].value - selection.in_sample)
+    np.testing.assert_allclose(selection.stability, (selection.fold_weights[0] > 0).mean(0))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -64,8 +64,8 @@ def test_labels_that_say_nothing_give_no_gain(method):
 
 
 def test_auto_keeps_all_members_where_they_differ_by_chance():
-    found = [neural.select(*exchangeable(seed, 200)[:1], target=exchangeable(seed, 200)[1]) for seed in range(6)]
-    assert sum(f.method == "all" for f in found) >= 4
+    selections = [neural.select(*exchangeable(seed, 200)[:1], target=exchangeable(seed, 200)[1]) for seed in range(6)]
+    assert sum(f.method == "all" for f in selections) >= 4
     stacked = neural.select(exchangeable(0, 200)[0], target=exchangeable(0, 200)[1], method="stacking")
     assert "gains nothing on items it has not seen" in str(stacked)
     assert stacked.optimism > 0
@@ -107,9 +107,9 @@ def gain_covered(seeds, n, method, noise):
     held = 0
     for seed in range(seeds):
         p, y = exchangeable(seed, n, noise=noise)
-        found = neural.select(p, target=y, method=method)
-        truth = np.log(own.mean(0)).mean() - np.log(found.weights @ own).mean()
-        gap = found.differences["all members"]["nll"]
+        selection = neural.select(p, target=y, method=method)
+        truth = np.log(own.mean(0)).mean() - np.log(selection.weights @ own).mean()
+        gap = selection.differences["all members"]["nll"]
         held += gap.low <= truth <= gap.high
     return held / seeds
 
@@ -126,9 +126,9 @@ def test_the_interval_of_the_gain_covers_over_many_seeds(n, method):
 
 def test_a_choice_that_nobody_made_has_no_error_of_its_own():
     p, y = exchangeable(1, 200)
-    found = neural.select(p, target=y, method="last", k=2)
+    selection = neural.select(p, target=y, method="last", k=2)
     plain = neural.compare((p[-2:].mean(0), y), (p.mean(0), y))["nll"]
-    gap = found.differences["all members"]["nll"]
+    gap = selection.differences["all members"]["nll"]
     assert (gap.value, gap.low, gap.high) == pytest.approx((plain.value, plain.low, plain.high))
     free = neural.select(p, target=y, method="stacking")
     want = neural.compare((free.prediction.probabilities, y), (p.mean(0), y))["nll"]
@@ -142,11 +142,11 @@ def test_a_choice_that_nobody_made_has_no_error_of_its_own():
 def test_auto_leaves_members_out_that_do_harm():
     for seed in range(3):
         p, y = exchangeable(seed, 300, bad=3)
-        found = neural.select(p, target=y)
-        assert found.method != "all"
-        assert found.differences["all members"]["nll"].high < 0
-        assert found.weights[:3].sum() < 0.1
-        assert "minus all members" in str(found).splitlines()[0]
+        selection = neural.select(p, target=y)
+        assert selection.method != "all"
+        assert selection.differences["all members"]["nll"].high < 0
+        assert selection.weights[:3].sum() < 0.1
+        assert "minus all members" in str(selection).splitlines()[0]
 
 
 def test_methods_are_what_they_say():
@@ -198,51 +198,51 @@ def test_greedy_steps_are_those_of_the_plain_algorithm_whatever_the_size_of_the_
 
 def test_stacking_of_logits_is_at_its_optimum():
     p, y = exchangeable(2, 300, m=4, bad=1)
-    found = neural.select(p, target=y, method="stacking", space="logit")
+    selection = neural.select(p, target=y, method="stacking", space="logit")
 
     def loss(w):
         z = np.tensordot(w, np.log(p), 1)
         return (np.log(np.exp(z).sum(1)) - z[np.arange(300), y]).mean()
 
-    best = loss(found.weights)
-    assert found.in_sample == pytest.approx(best)
+    best = loss(selection.weights)
+    assert selection.in_sample == pytest.approx(best)
     for m in range(4):
-        assert loss(found.weights + 1e-4 * (np.eye(4)[m] - found.weights)) >= best - 1e-9
+        assert loss(selection.weights + 1e-4 * (np.eye(4)[m] - selection.weights)) >= best - 1e-9
 
 
 @pytest.mark.parametrize("score", ["brier", "accuracy"])
 def test_other_scores(score):
     p, y = exchangeable(2, 200, m=5, bad=2)
-    found = neural.select(p, target=y, method="greedy", score=score)
-    assert found.weights[:2].sum() < 0.2
-    assert score in str(found)
+    selection = neural.select(p, target=y, method="greedy", score=score)
+    assert selection.weights[:2].sum() < 0.2
+    assert score in str(selection)
 
 
 def test_maps_are_chosen_on_by_pixels_and_folds_are_of_images():
     p, y = exchangeable(2, 640, m=3, bad=1)
     maps = np.moveaxis(p.reshape(3, 10, 64, 2), 3, 2).reshape(3, 10, 2, 8, 8)
-    found = neural.select(maps, target=y.reshape(10, 8, 8), method="stacking")
-    assert found.fold.shape == (1, 10)
-    assert found.prediction.probabilities.shape == (10, 2, 8, 8)
-    assert found.weights[0] < 0.2
+    selection = neural.select(maps, target=y.reshape(10, 8, 8), method="stacking")
+    assert selection.fold.shape == (1, 10)
+    assert selection.prediction.probabilities.shape == (10, 2, 8, 8)
+    assert selection.weights[0] < 0.2
 
 
 def test_groups_stay_whole_and_the_same_seed_gives_the_same_bits():
     p, y = exchangeable(2, 60, m=3)
     groups = np.arange(60) // 4
-    found = neural.select(p, target=y, groups=groups, repeats=2)
-    for fold in found.fold:
+    selection = neural.select(p, target=y, groups=groups, repeats=2)
+    for fold in selection.fold:
         assert all(len(np.unique(fold[groups == g])) == 1 for g in range(15))
     again = neural.select(p, target=y, groups=groups, repeats=2)
-    assert np.array_equal(found.prediction.probabilities, again.prediction.probabilities)
-    assert found.to_dict() == again.to_dict()
+    assert np.array_equal(selection.prediction.probabilities, again.prediction.probabilities)
+    assert selection.to_dict() == again.to_dict()
 
 
 def test_members_that_all_say_the_same_are_said_to():
     p, y = exchangeable(2, 60, m=1)
-    found = neural.select(p.repeat(4, axis=0), target=y)
-    assert "all members say the same" in str(found)
-    np.testing.assert_allclose(found.weights, 0.25)
+    selection = neural.select(p.repeat(4, axis=0), target=y)
+    assert "all members say the same" in str(selection)
+    np.testing.assert_allclose(selection.weights, 0.25)
     assert "one member" in str(neural.select(p, target=y))
 
 
@@ -297,14 +297,14 @@ def test_a_vector_scaler_mends_a_class_that_is_off():
 def test_a_vector_scaler_across_folds_never_sees_an_items_label():
     p, y = exchangeable(2, 60, m=3)
     saved = SavedPredictions(p, np.full(3, 1 / 3), y, {}, "probability", None).pooled()
-    found = neural.VectorScaler().cross_fit(saved, folds=3)
-    assert found.tempered
+    scaled = neural.VectorScaler().cross_fit(saved, folds=3)
+    assert scaled.tempered
     from dataclasses import replace
 
     moved = y.copy()
     moved[0] = 1 - y[0]
     again = neural.VectorScaler().cross_fit(replace(saved, target=moved), folds=3)
-    np.testing.assert_array_equal(again.probabilities[0], found.probabilities[0])
+    np.testing.assert_array_equal(again.probabilities[0], scaled.probabilities[0])
     with pytest.raises(InputError, match="fit a scale"):
         neural.VectorScaler().transform(p[0])
     with pytest.raises(InputError, match="prior"):
@@ -338,7 +338,7 @@ def test_the_row_of_a_report_has_the_error_of_the_choice(tmp_path):
     saved = SavedPredictions(p, np.full(4, 0.25), y, {}, "probability", None)
     ek.create(tmp_path / "run.h5", {"parameters": ek.Field((3,), "f4")}).close()
     save_predictions(tmp_path / "run.h5", "predictions", p, saved.pooled(), saved.weights)
-    found = neural.report(tmp_path / "run.h5", select="stacking")
+    report = neural.report(tmp_path / "run.h5", select="stacking")
     chosen = neural.select(saved, method="stacking").differences["last"]["nll"]
-    row = found.differences["selected"]["nll"]
+    row = report.differences["selected"]["nll"]
     assert (row.value, row.low, row.high) == pytest.approx((chosen.value, chosen.low, chosen.high))

@@ -15,8 +15,8 @@ pytestmark = [pytest.mark.filterwarnings("ignore")]      # those of the trainers
 
 
 def items(n=40):
-    made = torch.Generator().manual_seed(3)
-    x = torch.randn(n, 5, generator=made)
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(n, 5, generator=generator)
     return x, (x.sum(1) > 0).long()
 
 

@@ -63,35 +63,35 @@ def test_swag_is_the_published_one():
         mean = mean * n / (n + 1) + theta / (n + 1)
         square = square * n / (n + 1) + theta**2 / (n + 1)
         rows.append(theta - mean)
-    found = ek.reduce(x, neural.SWAG(5))
-    np.testing.assert_allclose(found.mean, mean, rtol=1e-12)
-    np.testing.assert_allclose(found.variance, square - mean**2, rtol=1e-12)
-    np.testing.assert_allclose(found.deviations, rows[-5:], rtol=1e-12, atol=1e-15)
+    moments = ek.reduce(x, neural.SWAG(5))
+    np.testing.assert_allclose(moments.mean, mean, rtol=1e-12)
+    np.testing.assert_allclose(moments.variance, square - mean**2, rtol=1e-12)
+    np.testing.assert_allclose(moments.deviations, rows[-5:], rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize(("snapshots", "rank", "low_rank"), [(9, 5, True), (3, 20, True), (9, 5, False)])
 def test_samples_have_swags_covariance(snapshots, rank, low_rank):
     rng = np.random.default_rng(3)
     x = rng.normal(size=(snapshots, 3)) * [1, 2, 3] + rng.normal(size=(snapshots, 1)) * 2      # "layers" that go together
-    found = ek.reduce(x, neural.SWAG(rank))
-    drawn = found.sample(60_000, scale=0.7, low_rank=low_rank, seed=4)
-    d = found.deviations
-    wanted = 0.7 * (0.5 * (np.diag(found.variance) + d.T @ d / (len(d) - 1)) if low_rank else np.diag(found.variance))
+    moments = ek.reduce(x, neural.SWAG(rank))
+    drawn = moments.sample(60_000, scale=0.7, low_rank=low_rank, seed=4)
+    d = moments.deviations
+    wanted = 0.7 * (0.5 * (np.diag(moments.variance) + d.T @ d / (len(d) - 1)) if low_rank else np.diag(moments.variance))
     assert len(d) == min(snapshots, rank)                       # K - 1 with the number collected
     error = np.sqrt((wanted**2 + np.outer(np.diag(wanted), np.diag(wanted))) / 60_000)
     assert (abs(np.cov(drawn.T) - wanted) < 5 * error).all()    # five standard errors of a covariance
-    assert (abs(drawn.mean(0) - found.mean) < 5 * np.sqrt(np.diag(wanted) / 60_000)).all()
-    np.testing.assert_array_equal(found.sample(2, scale=0), [found.mean] * 2)
-    np.testing.assert_array_equal(found.sample(3, seed=1), found.sample(3, seed=1))
+    assert (abs(drawn.mean(0) - moments.mean) < 5 * np.sqrt(np.diag(wanted) / 60_000)).all()
+    np.testing.assert_array_equal(moments.sample(2, scale=0), [moments.mean] * 2)
+    np.testing.assert_array_equal(moments.sample(3, seed=1), moments.sample(3, seed=1))
 
 
 def test_pairs_of_float32_carry_twice_the_digits():
     x = (1 + np.random.default_rng(5).normal(size=(2000, 50)) * 1e-3).astype(np.float32)
     exact = x.astype(np.float64).mean(0)
-    found = neural.Compensated()
-    found.update(torch.as_tensor(x), 0)
-    assert found.high.dtype == torch.float32
-    ours = abs(found.result().numpy() - exact).max()
+    mean = neural.Compensated()
+    mean.update(torch.as_tensor(x), 0)
+    assert mean.high.dtype == torch.float32
+    ours = abs(mean.result().numpy() - exact).max()
     plain = x[0].copy()
     for k, row in enumerate(x[1:], 2):
         plain += (row - plain) / np.float32(k)
@@ -147,8 +147,8 @@ def test_equal_weights_to_the_last_digit():
         moved(model, k)
         seen.append(nn.utils.parameters_to_vector(model.parameters()).detach().numpy().copy())
         ours.update_parameters(model)
-    found = nn.utils.parameters_to_vector(ours.module.parameters()).detach().numpy()
-    np.testing.assert_allclose(found, np.mean(seen, 0), rtol=1e-12, atol=1e-12)
+    vector = nn.utils.parameters_to_vector(ours.module.parameters()).detach().numpy()
+    np.testing.assert_allclose(vector, np.mean(seen, 0), rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(np.asarray(ours.result().variance), np.var(seen, 0, ddof=1), rtol=1e-10)
 
 
@@ -210,8 +210,8 @@ def test_weights_that_are_not_finite_are_refused():
 
 def test_average_of_models():
     models = [net(k) for k in range(3)]
-    found = neural.averaged(models)
-    torch.testing.assert_close(found[0].weight.double(), torch.stack([m[0].weight.double() for m in models]).mean(0),
+    model = neural.averaged(models)
+    torch.testing.assert_close(model[0].weight.double(), torch.stack([m[0].weight.double() for m in models]).mean(0),
                                rtol=1e-6, atol=1e-8)
     with pytest.raises(InputError, match=r"0\.weight"):
         neural.averaged([net(), nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))])
@@ -239,7 +239,7 @@ def test_sampled_ensembles_are_fixed():
 
 def test_the_names_of_the_field_are_reducers_of_the_core():
     rows = np.random.default_rng(5).normal(size=(7, 3))
-    for made, mean in ((neural.SWA(), rows.mean(0)), (neural.LAWA(3), rows[-3:].mean(0)),
+    for kind, mean in ((neural.SWA(), rows.mean(0)), (neural.LAWA(3), rows[-3:].mean(0)),
                        (neural.EMA(0.5, start="first"), rows[0] * 0.5**6 + sum(rows[k] * 0.5**(7 - k) for k in range(1, 7)))):
-        found = ek.reduce(rows, made)
-        np.testing.assert_allclose(found if isinstance(found, np.ndarray) else found.mean, mean, rtol=1e-12)
+        result = ek.reduce(rows, kind)
+        np.testing.assert_allclose(result if isinstance(result, np.ndarray) else result.mean, mean, rtol=1e-12)

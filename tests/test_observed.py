@@ -93,16 +93,16 @@ def test_stretches_tell_the_error_that_blocks_tell(weighted, monkeypatch):
     monkeypatch.setattr("ensemblekit.averaging.observed.ELEMENTS", 300)
     x = ar1(500, 0.8, (1000,), 5)
     w = np.random.default_rng(1).uniform(0.5, 1.5, 500) if weighted else None
-    found, states = estimate(x, "stretches", w, keep=16, equilibration=None)
+    strided, states = estimate(x, "stretches", w, keep=16, equilibration=None)
     blocks, _ = estimate(x, "blocks", w, equilibration=None)
     assert len(states) == 16
-    np.testing.assert_allclose(found.mean, blocks.mean, atol=1e-12)
-    covered = ((found.low < 0) & (found.high > 0)).mean()
+    np.testing.assert_allclose(strided.mean, blocks.mean, atol=1e-12)
+    covered = ((strided.low < 0) & (strided.high > 0)).mean()
     assert 0.93 < covered < 0.985        # guarded against a slow part, as blocks are: a little more than 95 %
-    assert 0.9 < np.mean(found.high - found.low) / np.mean(blocks.high - blocks.low) < 1.15
-    assert 0.8 < np.median(found.n_eff) / np.median(blocks.n_eff) < 1.2
+    assert 0.9 < np.mean(strided.high - strided.low) / np.mean(blocks.high - blocks.low) < 1.15
+    assert 0.8 < np.median(strided.n_eff) / np.median(blocks.n_eff) < 1.2
     huge, _ = estimate(x[:, :5] * 2.0**600, "stretches", w, keep=16, equilibration=None)
-    np.testing.assert_allclose(huge.stderr / 2.0**600, found.stderr[:5], rtol=1e-12)
+    np.testing.assert_allclose(huge.stderr / 2.0**600, strided.stderr[:5], rtol=1e-12)
 
 
 def test_a_run_of_known_length_has_no_more_states_than_are_kept():

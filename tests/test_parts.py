@@ -65,10 +65,10 @@ def test_every_file_has_its_own_unit_and_epoch(tmp_path: Path) -> None:
     netcdf(tmp_path / "a_1.nc", [138, 139], "days since 1900-01-01")
     netcdf(tmp_path / "a_2.nc", [200, 201], "days since 2000-01-01")
     netcdf(tmp_path / "a_10.nc", [36530 * 24], "hours since 1900-01-01 00:00:00 UTC")
-    found = rom.read(str(tmp_path / "a_*.nc"))
-    assert found.times.tolist() == [138, 139, 36530, 36724, 36725]
-    assert found.time_unit == "days"
-    assert found.read()["u"][:, 0].tolist() == [138, 139, 36530 * 24, 200, 201]
+    source = rom.read(str(tmp_path / "a_*.nc"))
+    assert source.times.tolist() == [138, 139, 36530, 36724, 36725]
+    assert source.time_unit == "days"
+    assert source.read()["u"][:, 0].tolist() == [138, 139, 36530 * 24, 200, 201]
     netcdf(tmp_path / "b_1.nc", [1], "days since 1900-01-01", "noleap")
     netcdf(tmp_path / "b_2.nc", [1], "days since 2000-01-01", "365_day")
     assert rom.read(str(tmp_path / "b_*.nc")).times.tolist() == [1, 36501]
@@ -99,9 +99,9 @@ def test_missing_and_repeated_times_are_told(tmp_path: Path) -> None:
     assert rom.read(tmp_path / "n.nc", times=[0, 1, 2]).times.tolist() == [0, 1, 2]
     netcdf(tmp_path / "r.nc", [0, 1, 2, 3, 2, 3, 4], "s", marks=range(7))
     with pytest.warns(UserWarning, match="r.nc: 2 snapshots from 2 on stand twice"):
-        found = rom.read(tmp_path / "r.nc")
-    assert found.times.tolist() == [0, 1, 2, 3, 4]
-    assert found.read()["u"][:, 0].tolist() == [0, 1, 4, 5, 6]
+        source = rom.read(tmp_path / "r.nc")
+    assert source.times.tolist() == [0, 1, 2, 3, 4]
+    assert source.read()["u"][:, 0].tolist() == [0, 1, 4, 5, 6]
     netcdf(tmp_path / "b.nc", [0, 1, 0, 1], "s")
     with pytest.warns(UserWarning, match="run backwards"):
         assert rom.read(tmp_path / "b.nc").times is None
@@ -114,12 +114,12 @@ def test_files_of_a_flow_in_order_of_time_or_number(tmp_path: Path) -> None:
     one = netcdf(tmp_path / "x.nc", [0, 1, 2], "s", marks=[0, 1, 2])
     two = netcdf(tmp_path / "a.nc", [2, 3], "s", marks=[10, 11])
     with pytest.warns(UserWarning, match="in order of time"), pytest.warns(UserWarning, match="1 snapshot from 2 on"):
-        found = rom.read([two, one])
-    assert found.read()["u"][:, 0].tolist() == [0, 1, 10, 11]
+        snapshots = rom.read([two, one])
+    assert snapshots.read()["u"][:, 0].tolist() == [0, 1, 10, 11]
     with pytest.warns(UserWarning, match="are counted instead"):
-        found = rom.read([two, one], order="given")
-    assert found.times is None
-    assert found.read()["u"][:, 0].tolist() == [10, 11, 0, 1, 2]
+        snapshots = rom.read([two, one], order="given")
+    assert snapshots.times is None
+    assert snapshots.read()["u"][:, 0].tolist() == [10, 11, 0, 1, 2]
     for k in (1, 2, 10, 11):
         np.save(tmp_path / f"run_{k}.npy", np.full(4, float(k)))
     listed = sorted(str(p) for p in tmp_path.glob("run_*.npy"))
@@ -152,9 +152,9 @@ def test_nek_files_by_their_own_times(tmp_path: Path) -> None:
     x = np.ones((1, 16, 2))
     for name, t in (("a0.f00001", 2.0), ("a0.f00002", 1.0), ("a0.f00003", 3.0)):
         nek_file(tmp_path / name, (4, 4, 1), 1, t, 1, {"X": x, "U": x, "P": t * x[..., 0]})
-    found = rom.read(str(tmp_path / "a0.f*"), "P")
-    assert found.times.tolist() == [1, 2, 3]
-    assert found.read()["P"][:, 0].tolist() == [1, 2, 3]
+    source = rom.read(str(tmp_path / "a0.f*"), "P")
+    assert source.times.tolist() == [1, 2, 3]
+    assert source.read()["P"][:, 0].tolist() == [1, 2, 3]
 
 
 def test_checkpoints_in_order_of_training(tmp_path: Path) -> None:
@@ -220,13 +220,13 @@ def test_frames_that_a_restart_wrote_twice_count_once(tmp_path: Path, topology: 
 
     path = trajectory(tmp_path / f"w.{suffix}", [0, 100, 200, 300, 400, 300, 400, 500, 600])
     with pytest.warns(UserWarning, match="2 frames from 300 ps on stand twice"):
-        found = md.read(topology, path)
-    assert found.times.tolist() == [0, 100, 200, 300, 400, 500, 600]
-    assert seen(found) == [0, 1, 2, 5, 6, 7, 8]
+        source = md.read(topology, path)
+    assert source.times.tolist() == [0, 100, 200, 300, 400, 500, 600]
+    assert seen(source) == [0, 1, 2, 5, 6, 7, 8]
     path = trajectory(tmp_path / f"d.{suffix}", [0, 1, 1, 2, 2], x=[0, 1, 1, 2, 3])
     with pytest.warns(UserWarning, match="1 frame from 1 ps on stand twice"):
-        found = md.read(topology, path)
-    assert seen(found) == [0, 1, 2, 3]      # two frames of one time that differ are kept
+        source = md.read(topology, path)
+    assert seen(source) == [0, 1, 2, 3]      # two frames of one time that differ are kept
 
 
 def dump(path: Path, steps: Sequence[int], x: Sequence[float] | None = None) -> Path:
@@ -247,17 +247,17 @@ def test_steps_tell_frames_apart_and_are_no_times(tmp_path: Path, topology: Path
 
     path = dump(tmp_path / "w.lammpstrj", RESTARTED)
     with pytest.warns(UserWarning, match="2 frames from 300 on stand twice"):
-        found = md.read(topology, path, format="LAMMPSDUMP")
-    assert seen(found) == [0, 1, 2, 5, 6, 7, 8]
-    assert found.times is None
+        source = md.read(topology, path, format="LAMMPSDUMP")
+    assert seen(source) == [0, 1, 2, 5, 6, 7, 8]
+    assert source.times is None
     with pytest.warns(UserWarning, match="2 frames from 0.6 ps on stand twice"):
         timed = md.read(topology, path, format="LAMMPSDUMP", dt=0.002)
     np.testing.assert_allclose(timed.times, 0.002 * np.array([0, 100, 200, 300, 400, 500, 600]))
     dump(tmp_path / "a.lammpstrj", [0, 10, 20, 30], [0, 1, 2, 3])
     dump(tmp_path / "b.lammpstrj", [20, 30, 40], [12, 13, 14])
     with pytest.warns(UserWarning, match="2 frames from 20 on stand in a.lammpstrj and again in b.lammpstrj"):
-        found = md.read(topology, [tmp_path / "a.lammpstrj", tmp_path / "b.lammpstrj"], format="LAMMPSDUMP")
-    assert seen(found) == [0, 1, 12, 13, 14]
+        source = md.read(topology, [tmp_path / "a.lammpstrj", tmp_path / "b.lammpstrj"], format="LAMMPSDUMP")
+    assert seen(source) == [0, 1, 12, 13, 14]
     with md.ingest(topology, tmp_path / "b.lammpstrj", tmp_path / "s.h5md", format="LAMMPSDUMP") as store:
         assert store.steps.tolist() == [20, 30, 40]
 
@@ -282,10 +282,10 @@ def test_no_time_is_told_where_files_know_none(tmp_path: Path, topology: Path, k
     source = md.read(topology, path, transformations=[lambda now: now] if kind == "live" else None, **options)
     assert source.times is None
     with pytest.warns(UserWarning, match="these frames have no times: they are counted"):
-        found = md.average(source, NUMBER, quiet=True)["x"]
-    assert found.times is None
-    assert "ps" not in str(found)
-    assert found.time_unit == ""
+        estimate = md.average(source, NUMBER, quiet=True)["x"]
+    assert estimate.times is None
+    assert "ps" not in str(estimate)
+    assert estimate.time_unit == ""
     with pytest.raises(InputError, match=r"choose them by number, start and stop; or say the interval"):
         md.read(topology, path, begin=3, **options)
     with pytest.raises(InputError, match="needs times"):
@@ -297,14 +297,14 @@ def test_no_time_is_told_where_files_know_none(tmp_path: Path, topology: Path, k
             assert md.average(store, NUMBER, quiet=True)["x"].times is None
         for held in (store, store.window(3), store.seal(tmp_path / "sealed.h5md")):
             assert (held.times, held.time_unit) == (None, "")
-            told = ek.average(held, map=lambda block: block.fields["position"][:, 0, 0])
-            assert (told.times, told.time_unit) == (None, "")
-            assert " ps" not in str(told)
+            in_memory = ek.average(held, map=lambda block: block.fields["position"][:, 0, 0])
+            assert (in_memory.times, in_memory.time_unit) == (None, "")
+            assert " ps" not in str(in_memory)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="these frames")
-        found = md.average(md.read(topology, path, dt=2.0, **options), NUMBER, quiet=True)["x"]
-    assert found.times is not None
-    assert found.time_unit == "ps"
+        estimate = md.average(md.read(topology, path, dt=2.0, **options), NUMBER, quiet=True)["x"]
+    assert estimate.times is not None
+    assert estimate.time_unit == "ps"
 
 
 @pytest.mark.parametrize("name", ["time", "step", "h5md", "h5md steps"])
@@ -325,12 +325,12 @@ def test_rows_of_hdf5_that_were_written_twice_count_once(tmp_path: Path, name: s
         else:
             f["u"], f[name] = u, RESTARTED
     with pytest.warns(UserWarning, match="w.h5: 2 snapshots from 300 on stand twice"):
-        found = rom.read(tmp_path / "w.h5", "u")
+        source = rom.read(tmp_path / "w.h5", "u")
     want = [0, 1, 2, 5, 6, 7, 8]
-    assert found.read()["u"][:, 0].tolist() == want
-    assert found.window(1, 6, 2).read()["u"][:, 0].tolist() == want[1:6:2]
+    assert source.read()["u"][:, 0].tolist() == want
+    assert source.window(1, 6, 2).read()["u"][:, 0].tolist() == want[1:6:2]
     if "step" not in name:
-        assert found.times.tolist() == [0, 100, 200, 300, 400, 500, 600]
+        assert source.times.tolist() == [0, 100, 200, 300, 400, 500, 600]
     with pytest.warns(UserWarning, match="stand twice"):
         store = ek.open(tmp_path / "w.h5")
     assert store["u"][:, 0].tolist() == want
@@ -352,8 +352,8 @@ def test_hdf5_whose_times_are_no_clock_is_told(tmp_path: Path) -> None:
 def test_copies_of_one_time_are_left_out_and_told(tmp_path: Path) -> None:
     netcdf(tmp_path / "d.nc", [0, 1, 1, 2, 2], "s", marks=[0, 1, 1, 2, 3])
     with pytest.warns(UserWarning, match="1 snapshot from 1 on stand twice"):
-        found = rom.read(tmp_path / "d.nc")
-    assert found.read()["u"][:, 0].tolist() == [0, 1, 2, 3]
+        source = rom.read(tmp_path / "d.nc")
+    assert source.read()["u"][:, 0].tolist() == [0, 1, 2, 3]
 
 
 def test_parts_of_a_trajectory_in_order(tmp_path: Path, topology: Path) -> None:
@@ -363,9 +363,9 @@ def test_parts_of_a_trajectory_in_order(tmp_path: Path, topology: Path) -> None:
         trajectory(tmp_path / f"run_{k}.xtc", [begin, begin + 5], x=[k, k])
         trajectory(tmp_path / f"new_{k}.xtc", [0, 5], x=[k, k + 0.6])
     want = [1, 1, 2, 2, 10, 10, 11, 11]
-    found = md.read(topology, str(tmp_path / "run_*.xtc"))
-    assert seen(found) == want
-    assert found.times.tolist() == [0, 5, 10, 15, 90, 95, 100, 105]
+    source = md.read(topology, str(tmp_path / "run_*.xtc"))
+    assert seen(source) == want
+    assert source.times.tolist() == [0, 5, 10, 15, 90, 95, 100, 105]
     listed = sorted(str(path) for path in tmp_path.glob("run_*.xtc"))
     with pytest.warns(UserWarning, match="in order of time: run_1.xtc, run_2.xtc"):
         assert seen(md.read(topology, listed)) == want
@@ -391,8 +391,8 @@ def test_h5md_without_units_reads_where_it_opens(tmp_path: Path, topology: Path)
         element["value"] = np.arange(4.0)[:, None, None] * np.ones((4, 3, 3))
         element["step"], element["time"] = np.arange(4), np.arange(4.0)
     with pytest.warns(UserWarning, match="says no units"):
-        found = md.read(topology, tmp_path / "l.h5md", convert_units=False)
-    assert seen(found) == [0, 1, 2, 3]
+        source = md.read(topology, tmp_path / "l.h5md", convert_units=False)
+    assert seen(source) == [0, 1, 2, 3]
 
 
 def test_curves_of_an_xvg_are_columns(tmp_path: Path) -> None:
@@ -401,10 +401,10 @@ def test_curves_of_an_xvg_are_columns(tmp_path: Path) -> None:
     path = tmp_path / "rdf.xvg"
     head = '@ xaxis label "Time (ps)"\n@ yaxis label "(nm)"\n@ s0 legend "A"\n@ s1 legend "B"\n'
     path.write_text(head + "0 1\n1 2\n2 3\n&\n0 10\n1 20\n2 30\n&\n")
-    found = md.columns(path)
-    assert {name: found[name].arrays[name].tolist() for name in found} == {"A": [1, 2, 3], "B": [10, 20, 30]}
-    assert found.times is not None
-    assert found.times.tolist() == [0, 1, 2]
+    columns = md.columns(path)
+    assert {name: columns[name].arrays[name].tolist() for name in columns} == {"A": [1, 2, 3], "B": [10, 20, 30]}
+    assert columns.times is not None
+    assert columns.times.tolist() == [0, 1, 2]
     path.write_text(head + "0 1\n1 2\n&\n5 10\n6 20\n&\n")
     with pytest.raises(InputError, match="number 2 of them over another x"):
         md.columns(path)

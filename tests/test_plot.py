@@ -50,9 +50,9 @@ def test_autocorrelation_starts_at_one_and_marks_its_window(answer):
     assert curve.get_ydata()[0] == 1
     kept = answer.series[answer.n_discarded:]
     np.testing.assert_allclose(curve.get_ydata(), ek.statistics.autocorrelation(kept)[:len(curve.get_ydata())], atol=1e-10)
-    found = ek.statistics.statistical_inefficiency(kept, dt=0.5)
-    assert ax.lines[2].get_xdata()[0] == found.window * 0.5
-    assert f"τ = {found.tau:.3g} ps" in ax.texts[0].get_text()
+    inefficiency = ek.statistics.statistical_inefficiency(kept, dt=0.5)
+    assert ax.lines[2].get_xdata()[0] == inefficiency.window * 0.5
+    assert f"τ = {inefficiency.tau:.3g} ps" in ax.texts[0].get_text()
     drawn(ax)
     assert plot.autocorrelation(series(), dt=2.0, unit="fs").get_xlabel() == "lag (fs)"
 
@@ -82,10 +82,10 @@ def test_replicas_of_unequal_length_share_one_axis():
 
 
 def test_a_profile_is_drawn_against_its_coordinate():
-    found = ek.statistics.histogram_estimate(ek.ArraySource.of(series(), unit="nm"), np.linspace(-5, 5, 11))
-    ax = plot.profile(found, name="density")
+    histogram = ek.statistics.histogram_estimate(ek.ArraySource.of(series(), unit="nm"), np.linspace(-5, 5, 11))
+    ax = plot.profile(histogram, name="density")
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("value (nm)", "density (1/nm)")
-    np.testing.assert_allclose(ax.lines[0].get_ydata(), found.mean)
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), histogram.mean)
     drawn(ax)
 
 

@@ -27,33 +27,33 @@ def shell(capsys: Any, monkeypatch: Any, *words: str) -> tuple[int, str, str]:
 
 
 def test_projection_and_groups_are_drawn() -> None:
-    found = md.average(md.read(*WATER), {
+    averages = md.average(md.read(*WATER), {
         "E": md.ElectricField(md.Midpoint("index 0", "index 1"), along="bond", by="molecule"),
         "V": md.ElectricPotential("index 0", by="molecule"), "atoms": md.ElectricField("index 0 1")})
-    axes = fields.projection(found["E"])
+    axes = fields.projection(averages["E"])
     assert axes.shape == (2,)
     assert sum(one.get_width() for one in axes[1].patches[:5]) <= 10
-    ax = fields.strongest(found["E"], most=7)
+    ax = fields.strongest(averages["E"], most=7)
     widths = [abs(bar.get_width()) for bar in ax.patches]
     assert len(widths) == 7
     assert widths == sorted(widths, reverse=True)
-    assert widths[0] == pytest.approx(np.abs(found["E"].groups.mean).max())
-    assert len(fields.strongest(found["V"]).patches) == 20
+    assert widths[0] == pytest.approx(np.abs(averages["E"].groups.mean).max())
+    assert len(fields.strongest(averages["V"]).patches) == 20
     with pytest.raises(InputError, match="no series to draw"):
-        fields.projection(found["atoms"])
+        fields.projection(averages["atoms"])
     with pytest.raises(InputError, match="by= with along="):
-        fields.strongest(found["atoms"])
+        fields.strongest(averages["atoms"])
 
 
 def test_the_verb_gives_what_the_function_gives(capsys: Any, monkeypatch: Any, tmp_path: Path) -> None:
     words = ["--bond", "index 0; index 1", "--by", "molecule", "--unit", "MV/cm", "--stark", "0.05", "--potential"]
     code, out, _ = shell(capsys, monkeypatch, "md", "field", *WATER, *words, "--plot", str(tmp_path / "figures"), "--json", "-")
     assert code == 0
-    found = json.loads(out)["results"]["estimates"]
+    document = json.loads(out)["results"]["estimates"]
     bond = md.Midpoint("index 0", "index 1")
     same = md.average(md.read(*WATER), {"E": md.ElectricField(bond, along="bond", unit="MV cm-1")})["E"]
-    assert found["field"]["derived"]["projection"]["mean"] == pytest.approx(same.projection.mean)
-    assert len(found["field"]["derived"]["groups"]["mean"]) == 125
+    assert document["field"]["derived"]["projection"]["mean"] == pytest.approx(same.projection.mean)
+    assert len(document["field"]["derived"]["groups"]["mean"]) == 125
     assert {path.stem for path in (tmp_path / "figures").iterdir()} == {"field", "projection", "groups"}
 
 
@@ -161,18 +161,18 @@ def test_a_spectrum_is_drawn_with_its_states_and_an_experiment() -> None:
     from ensemblekit.plot import spectra
 
     rng = np.random.default_rng(1)
-    found = md.absorption(np.array([4.0, 5.0]) + 0.2 * rng.normal(size=(200, 2)), np.full((200, 2), 0.1))
-    ax = spectra.absorption(found, experiment=[[3.5, 4.5], [1000.0, 2000.0]])
+    spectrum = md.absorption(np.array([4.0, 5.0]) + 0.2 * rng.normal(size=(200, 2)), np.full((200, 2), 0.1))
+    ax = spectra.absorption(spectrum, experiment=[[3.5, 4.5], [1000.0, 2000.0]])
     assert len(ax.lines) == 4
     pairs = md.Excitations(np.array([[4.0, 5.0], [4.2, 5.2]]), np.array([[0.1, 0.3], [0.1, 0.1]]))
-    sticks = spectra.absorption(found, excitations=pairs).collections[-1].get_segments()
+    sticks = spectra.absorption(spectrum, excitations=pairs).collections[-1].get_segments()
     np.testing.assert_allclose([one[:, 0] for one in sticks], [[4.1, 4.1], [5.1, 5.1]])
-    assert np.ptp(sticks[1][:, 1]) == pytest.approx(0.5 * found.mean.max()) == pytest.approx(2 * np.ptp(sticks[0][:, 1]))
+    assert np.ptp(sticks[1][:, 1]) == pytest.approx(0.5 * spectrum.mean.max()) == pytest.approx(2 * np.ptp(sticks[0][:, 1]))
     with pytest.raises(InputError, match="energies and what was measured"):
-        spectra.absorption(found, experiment=[1.0, 2.0])
+        spectra.absorption(spectrum, experiment=[1.0, 2.0])
     assert len(ax.collections) == 2
     with pytest.raises(InputError, match="one axis, energy"):
-        spectra.absorption(found.maximum)
+        spectra.absorption(spectrum.maximum)
 
 
 def test_an_infrared_spectrum_by_the_shell(capsys: Any, monkeypatch: Any, tmp_path: Path) -> None:
@@ -186,10 +186,10 @@ def test_an_infrared_spectrum_by_the_shell(capsys: Any, monkeypatch: Any, tmp_pa
     words = ("md", "spectrum", "ir", str(store), "--temperature", "300", "--resolution", "100")
     code, out, _ = shell(capsys, monkeypatch, *words, "--json", "-", "--plot", str(tmp_path / "figures"))
     assert code == 0
-    found = md.average(u, {"ir": md.Infrared(temperature=300, resolution=100.0, by={"first": "index 0"})})["ir"]
-    np.testing.assert_allclose(json.loads(out)["results"]["estimates"]["infrared"]["mean"], found.mean, rtol=1e-6)
+    estimate = md.average(u, {"ir": md.Infrared(temperature=300, resolution=100.0, by={"first": "index 0"})})["ir"]
+    np.testing.assert_allclose(json.loads(out)["results"]["estimates"]["infrared"]["mean"], estimate.mean, rtol=1e-6)
     assert (tmp_path / "figures" / "infrared.png").exists()
-    ax = spectra.infrared(found)
+    ax = spectra.infrared(estimate)
     assert ax.get_xlim()[0] > ax.get_xlim()[1]
     assert [line.get_label() for line in ax.lines[1:]] == ["first", "other", "cross terms"]
     code, _, err = shell(capsys, monkeypatch, *words, "--range", "0", "90000")

@@ -101,10 +101,10 @@ def test_simulated_trees_agree_with_the_closed_form_within_their_errors():
             queue += [(len(parent) - 1, t + 1, int(rng.uniform() < move[s, 1])) for _ in range(1 + s)]
     tree = LineageTree(np.array(parent), np.array(birth), np.array(division))
     state = np.array(state, dtype=float)
-    for found, truth in ((population_average(tree, state, steps), expected[1] / expected.sum()),
-                         (lineage_average(tree, state, steps), chain[1])):
-        assert abs(found.mean - truth) < 4 * found.stderr
-        assert 0 < found.stderr < 0.05
+    for estimate, truth in ((population_average(tree, state, steps), expected[1] / expected.sum()),
+                            (lineage_average(tree, state, steps), chain[1])):
+        assert abs(estimate.mean - truth) < 4 * estimate.stderr
+        assert 0 < estimate.stderr < 0.05
     assert expected[1] / expected.sum() - chain[1] > 0.1        # the two averages do differ
 
 
@@ -127,8 +127,8 @@ def test_ages_of_a_growing_population_and_of_a_lineage():
 
 def test_the_error_over_founders_is_the_spread_of_repeats():
     rng = np.random.default_rng(4)
-    found = [population_average(tree, trait, 8.5) for tree, trait in (grown(rng, markov, 8.5, 25) for _ in range(60))]
-    assert np.mean([x.stderr for x in found]) == pytest.approx(np.std([x.mean for x in found]), rel=0.3)
+    estimates = [population_average(tree, trait, 8.5) for tree, trait in (grown(rng, markov, 8.5, 25) for _ in range(60))]
+    assert np.mean([x.stderr for x in estimates]) == pytest.approx(np.std([x.mean for x in estimates]), rel=0.3)
 
 
 def test_history_along_lineages_by_hand():
@@ -136,15 +136,15 @@ def test_history_along_lineages_by_hand():
     tree = LineageTree(np.array([-1, 0, 0, 1, 1]), np.array([0, 2, 2, 3, 3]), np.array([2, 3, np.inf, np.inf, np.inf]))
     trait = np.array([1.0, 2, 3, 4, 5])
     lines = {2: (2 * 1 + 2 * 3) / 4, 3: (2 * 1 + 1 * 2 + 1 * 4) / 4, 4: (2 * 1 + 1 * 2 + 1 * 5) / 4}
-    found = lineage_average(tree, trait, 4.0, since=0.0)
-    assert list(found.cells) == [2, 3, 4]
-    np.testing.assert_allclose(found.weights, [0.5, 0.25, 0.25])
-    assert found.mean == pytest.approx(0.5 * lines[2] + 0.25 * lines[3] + 0.25 * lines[4])
+    average = lineage_average(tree, trait, 4.0, since=0.0)
+    assert list(average.cells) == [2, 3, 4]
+    np.testing.assert_allclose(average.weights, [0.5, 0.25, 0.25])
+    assert average.mean == pytest.approx(0.5 * lines[2] + 0.25 * lines[3] + 0.25 * lines[4])
     alike = lineage_average(tree, trait, 4.0, kind="population", since=0.0)
     assert alike.mean == pytest.approx(np.mean([*lines.values()]))
     assert lineage_average(tree, trait, 4.0, since=2.5).mean == pytest.approx(
         0.5 * 3 + 0.25 * (0.5 * 2 + 4) / 1.5 + 0.25 * (0.5 * 2 + 5) / 1.5)
-    assert np.isnan(found.stderr)       # one founder
+    assert np.isnan(average.stderr)       # one founder
 
 
 def test_death_leaves_the_walks_that_survive():

@@ -10,22 +10,22 @@ from ensemblekit.errors import InputError
 
 def test_directions_are_those_of_a_singular_value_decomposition():
     x = np.random.default_rng(0).standard_normal((6, 40)) * np.arange(1, 41)
-    found = principal(ek.reduce(x, ek.Gram("mean"), cut="space"))
+    components = principal(ek.reduce(x, ek.Gram("mean"), cut="space"))
     values = np.linalg.svd(x - x.mean(0), compute_uv=False) ** 2
-    np.testing.assert_allclose(found.values[:5], values[:5])
-    np.testing.assert_allclose(found.explained, np.minimum(np.cumsum(values) / values.sum(), 1), atol=1e-12)
+    np.testing.assert_allclose(components.values[:5], values[:5])
+    np.testing.assert_allclose(components.explained, np.minimum(np.cumsum(values) / values.sum(), 1), atol=1e-12)
     away = x - x.mean(0)
-    np.testing.assert_allclose(found.scores @ found.scores.T, away @ away.T, atol=1e-9 * values[0])
-    assert found.rank_for(1.0) == 5
-    assert [found.rank_for(s) for s in (found.explained[0], found.explained[2])] == [1, 3]
+    np.testing.assert_allclose(components.scores @ components.scores.T, away @ away.T, atol=1e-9 * values[0])
+    assert components.rank_for(1.0) == 5
+    assert [components.rank_for(s) for s in (components.explained[0], components.explained[2])] == [1, 3]
 
 
 def test_complex_snapshots():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((4, 30)) + 1j * rng.standard_normal((4, 30))
-    found = principal(ek.reduce(x, ek.Gram("mean"), cut="space"))
+    components = principal(ek.reduce(x, ek.Gram("mean"), cut="space"))
     away = x - x.mean(0)
-    np.testing.assert_allclose(found.scores @ found.scores.conj().T, away @ away.conj().T, atol=1e-9)
+    np.testing.assert_allclose(components.scores @ components.scores.conj().T, away @ away.conj().T, atol=1e-9)
 
 
 @pytest.mark.parametrize("factor", [1e280, 1e-280])
@@ -38,10 +38,10 @@ def test_numbers_of_any_size(factor):
 
 
 def test_snapshots_that_are_all_one():
-    found = principal(np.zeros((3, 3)))
-    assert np.isnan(found.explained).all()
-    assert found.rank_for(0.9) == 0
-    assert not found.scores.any()
+    components = principal(np.zeros((3, 3)))
+    assert np.isnan(components.explained).all()
+    assert components.rank_for(0.9) == 0
+    assert not components.scores.any()
 
 
 @pytest.mark.parametrize(("gram", "words"), [

@@ -22,9 +22,9 @@ WAVE = np.sin(6 * np.linspace(0, 1, 30) - np.arange(40.0)[:, None])
 
 
 def shell(*words: object) -> str:
-    found = CliRunner().invoke(app, [str(word) for word in words])
-    assert found.exit_code == 0, (found.output, found.exception)
-    return found.stdout
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result.stdout
 
 
 @pytest.fixture
@@ -35,19 +35,19 @@ def wave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "wave.h5"
 
 
-def checked(found: Provenance | None, function: str) -> Provenance:
+def checked(result: Provenance | None, function: str) -> Provenance:
     """What every record has."""
-    assert found is not None
-    assert found.ensemblekit == ek.__version__
-    assert found.versions["python"].count(".") >= 2
-    assert found.versions["numpy"] == np.__version__
-    assert "MDAnalysis" not in found.versions or "MDAnalysis" in sys.modules
-    assert found.caller.endswith(f"test_provenance.py: {function}")
-    assert found.date.endswith("+00:00")
-    assert found.command
-    assert Provenance.from_dict(json.loads(json.dumps(found.to_dict()))) == found
-    assert "/" not in found.caller or not found.caller.startswith("/")
-    return found
+    assert result is not None
+    assert result.ensemblekit == ek.__version__
+    assert result.versions["python"].count(".") >= 2
+    assert result.versions["numpy"] == np.__version__
+    assert "MDAnalysis" not in result.versions or "MDAnalysis" in sys.modules
+    assert result.caller.endswith(f"test_provenance.py: {function}")
+    assert result.date.endswith("+00:00")
+    assert result.command
+    assert Provenance.from_dict(json.loads(json.dumps(result.to_dict()))) == result
+    assert "/" not in result.caller or not result.caller.startswith("/")
+    return result
 
 
 @pytest.mark.filterwarnings("ignore:the cut after mode")
@@ -59,38 +59,38 @@ def test_stores_bases_and_archives_say_how_they_came_about(wave: Path) -> None:
     basis = rom.pod(store, rank=2, energy=None, method="gram")
     basis.save("basis.h5")
     for one in (basis, rom.Basis.load("basis.h5"), basis.truncate(1)):
-        found = checked(one.provenance, here)
-        assert found.settings == {"rank": 2, "method": "gram"}
-        assert [one["path"] for one in found.inputs] == ["wave.h5"]
-        assert found.inputs[0]["bytes"] == wave.stat().st_size
+        result = checked(one.provenance, here)
+        assert result.settings == {"rank": 2, "method": "gram"}
+        assert [one["path"] for one in result.inputs] == ["wave.h5"]
+        assert result.inputs[0]["bytes"] == wave.stat().st_size
     stream = rom.IncrementalPOD(rank=2)
     stream.update(WAVE)
     stream.result().save("stream.h5")
     checked(rom.Basis.load("stream.h5").provenance, here)
     archive = rom.compress(store, "archive.h5", tolerance=0.01)
     for again in (archive, archive.save("copy.h5"), rom.Archive.open("archive.h5")):
-        found = checked(again.provenance, here)
-        assert found.settings == {"tolerance": 0.01}
-        assert [one["path"] for one in found.inputs] == ["wave.h5"]
+        result = checked(again.provenance, here)
+        assert result.settings == {"tolerance": 0.01}
+        assert [one["path"] for one in result.inputs] == ["wave.h5"]
     rom.decompress("archive.h5", "again.h5")
-    found = checked(ek.open("again.h5").origin, here)
-    assert [one["path"] for one in found.inputs] == ["archive.h5"]
+    result = checked(ek.open("again.h5").origin, here)
+    assert [one["path"] for one in result.inputs] == ["archive.h5"]
     np.save("wave.npy", WAVE)
     rom.ingest("wave.npy", "ingested.h5")
-    found = checked(ek.open("ingested.h5").origin, here)
-    assert [one["path"] for one in found.inputs] == ["wave.npy"]
+    result = checked(ek.open("ingested.h5").origin, here)
+    assert [one["path"] for one in result.inputs] == ["wave.npy"]
     sealed = ek.open("ingested.h5").seal("sealed.h5")
-    assert sealed.origin == found
+    assert sealed.origin == result
 
 
 def test_a_caller_is_named_however_it_is_called(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text("import ensemblekit as ek\n\n\ndef main():\n    ek.create('a.h5', {'x': ek.Field()})"
                                        ".close()\n\n\nmain()\n")
     subprocess.run([sys.executable, "train.py", "--token", "abc", "--seed=3", "--password=x"], cwd=tmp_path, check=True)
-    found = ek.open(tmp_path / "a.h5").origin
-    assert found is not None
-    assert found.caller == "train.py: main"
-    assert found.command == ("train.py", "--token", "***", "--seed=3", "--password=***")
+    result = ek.open(tmp_path / "a.h5").origin
+    assert result is not None
+    assert result.caller == "train.py: main"
+    assert result.command == ("train.py", "--token", "***", "--seed=3", "--password=***")
 
 
 @pytest.mark.filterwarnings("ignore:the cut after mode")
@@ -130,15 +130,15 @@ def test_info_shows_it_of_stores_bases_and_archives(wave: Path) -> None:
             assert "input wave.h5" in out
     assert "'from[shell].h5'" in out
     assert "rank=2" in out
-    found = json.loads(shell("info", "wave.h5", "basis.h5", "archive.h5", "--json", "-"))["results"]["files"]
-    assert found["wave.h5"]["kind"] == "store"
-    assert found["basis.h5"]["kind"] == "basis"
-    assert found["archive.h5"]["kind"] == "archive"
-    for one in found.values():
+    document = json.loads(shell("info", "wave.h5", "basis.h5", "archive.h5", "--json", "-"))["results"]["files"]
+    assert document["wave.h5"]["kind"] == "store"
+    assert document["basis.h5"]["kind"] == "basis"
+    assert document["archive.h5"]["kind"] == "archive"
+    for one in document.values():
         assert one["origin"]["versions"]["numpy"] == np.__version__
-    assert found["basis.h5"]["origin"]["inputs"][0]["path"] == "wave.h5"
-    assert found["archive.h5"]["fields"][0]["name"] == "U"
-    assert found["basis.h5"]["fields"][0]["snapshots"] == [40]
+    assert document["basis.h5"]["origin"]["inputs"][0]["path"] == "wave.h5"
+    assert document["archive.h5"]["fields"][0]["name"] == "U"
+    assert document["basis.h5"]["fields"][0]["snapshots"] == [40]
 
 
 def test_text_of_the_user_in_it_is_no_markup(wave: Path) -> None:
@@ -183,12 +183,12 @@ def test_many_inputs_and_long_settings_are_counted(tmp_path: Path) -> None:
     names = [str(tmp_path / f"{k}.bin") for k in range(provenance.MOST_INPUTS + 5)]
     for name in names:
         Path(name).write_bytes(b"12345678")
-    found = Provenance.now(names, {"weights": np.zeros((100, 2)), "few": np.arange(3), "map": len, "many": list(range(1000))})
-    assert len(found.inputs) == provenance.MOST_INPUTS + 1
-    assert found.inputs[-1] == {"more_files": 5, "bytes": 40}
-    assert found.settings == {"weights": "ndarray of shape (100, 2)", "few": [0, 1, 2], "map": "builtin_function_or_method",
-                              "many": "1000 values"}
-    assert json.dumps(found.to_dict())
+    result = Provenance.now(names, {"weights": np.zeros((100, 2)), "few": np.arange(3), "map": len, "many": list(range(1000))})
+    assert len(result.inputs) == provenance.MOST_INPUTS + 1
+    assert result.inputs[-1] == {"more_files": 5, "bytes": 40}
+    assert result.settings == {"weights": "ndarray of shape (100, 2)", "few": [0, 1, 2], "map": "builtin_function_or_method",
+                               "many": "1000 values"}
+    assert json.dumps(result.to_dict())
 
 
 def test_pipes_and_missing_files_are_told_and_not_waited_for(tmp_path: Path) -> None:
@@ -204,11 +204,11 @@ def test_stores_of_the_shell_name_what_they_were_merged_from(tmp_path: Path, mon
         with ek.create(f"part-{k}.h5", {"x": ek.Field()}, run="one") as store:
             store.extend({"x": np.arange(5.0)}, times=np.arange(5.0) + 5 * k, steps=np.arange(5) + 5 * k)
     shell("merge", "part-0.h5", "part-1.h5", "-o", "whole.h5")
-    found = Store.open("whole.h5").origin
-    assert found is not None
-    assert [one["path"] for one in found.inputs] == ["part-0.h5", "part-1.h5"]
-    assert found.command[:2] == ("ensemblekit", "merge")
-    assert found.caller == ""
+    result = Store.open("whole.h5").origin
+    assert result is not None
+    assert [one["path"] for one in result.inputs] == ["part-0.h5", "part-1.h5"]
+    assert result.command[:2] == ("ensemblekit", "merge")
+    assert result.caller == ""
     rom.compress(np.random.default_rng(0).normal(size=(20, 4)), "a.h5", tolerance=0.5)
     ran = CliRunner().invoke(app, ["merge", "a.h5", "part-0.h5", "-o", "b.h5"])
     assert ran.exit_code == 2

@@ -55,13 +55,13 @@ def test_the_stated_bound_is_never_exceeded(pattern, weighted, kind):
     for n in (1, 2, 31, 700, 3000):
         x = DRAWS[kind](rng, n)
         w = rng.choice([0.0, 0.3, 1.0, 7.0], n) + (np.arange(n) == 0) if weighted else None
-        found = fed(pattern, x, rng.integers(0, n + 1, 5), w).result()
+        quantiles = fed(pattern, x, rng.integers(0, n + 1, 5), w).result()
         truth = exact(x, P, w)
-        assert (found.lower <= truth).all()
-        assert (truth <= found.upper).all()
-        assert (found.lower <= found.values).all()
-        assert (found.values <= found.upper).all()
-        assert found.n == n
+        assert (quantiles.lower <= truth).all()
+        assert (truth <= quantiles.upper).all()
+        assert (quantiles.lower <= quantiles.values).all()
+        assert (quantiles.values <= quantiles.upper).all()
+        assert quantiles.n == n
 
 
 @given(st.lists(st.floats(-1e12, 1e12), min_size=1, max_size=60), st.data())
@@ -70,18 +70,18 @@ def test_any_cut_and_any_order_give_the_same_histogram(values, data):
     x = np.array(values)
     cuts = data.draw(st.lists(st.integers(0, len(x)), max_size=4))
     whole, cut = fed(Quantiles(bins=8), x).state(), fed(Quantiles(bins=8), x, cuts).state()
-    turned = fed(Quantiles(bins=8), x[::-1], cuts).state()
+    reversed_state = fed(Quantiles(bins=8), x[::-1], cuts).state()
     for key in whole:
         np.testing.assert_array_equal(whole[key], cut[key])
-        np.testing.assert_array_equal(whole[key], turned[key])
+        np.testing.assert_array_equal(whole[key], reversed_state[key])
 
 
 def test_what_vanishes_below_zero_is_below_zero():
     """-2e-313 over a bin of 2**37 is -0.0 in float64, and yet it stands left of 0 in whatever order it came."""
     x = np.array([481036337152.0, -2.2250738585e-313])
     whole, cut = fed(Quantiles(bins=8), x).state(), fed(Quantiles(bins=8), x, [1]).state()
-    turned = fed(Quantiles(bins=8), x[::-1]).state()
-    for other in (cut, turned):
+    reversed_state = fed(Quantiles(bins=8), x[::-1]).state()
+    for other in (cut, reversed_state):
         for key in whole:
             np.testing.assert_array_equal(whole[key], other[key])
 
@@ -91,36 +91,36 @@ def test_what_vanishes_below_zero_is_below_zero():
 def test_any_cut_of_a_sketch_keeps_its_bound(values, data):
     x = np.array(values)
     cuts = data.draw(st.lists(st.integers(0, len(x)), max_size=6))
-    found = fed(QuantileSketch(P, size=4), x, cuts).result()
-    for p, value in zip(P, found.values, strict=True):
+    quantiles = fed(QuantileSketch(P, size=4), x, cuts).result()
+    for p, value in zip(P, quantiles.values, strict=True):
         below, upto = (x < value).mean(), (x <= value).mean()
-        assert below - found.rank_error - 1e-12 <= p <= upto + found.rank_error + 1e-12
+        assert below - quantiles.rank_error - 1e-12 <= p <= upto + quantiles.rank_error + 1e-12
 
 
 def test_a_million_scalars_within_the_documented_rank_error():
     x = np.random.default_rng(2).standard_cauchy(1_000_000)
-    found = ek.reduce(x, QuantileSketch(P))
-    assert found.rank_error < 0.003
-    ranks = np.array([(x <= v).mean() for v in found.values])
-    assert (abs(ranks - P)[1:] <= found.rank_error).all()
+    result = ek.reduce(x, QuantileSketch(P))
+    assert result.rank_error < 0.003
+    ranks = np.array([(x <= v).mean() for v in result.values])
+    assert (abs(ranks - P)[1:] <= result.rank_error).all()
 
 
 def test_a_sketch_is_exact_up_to_its_size():
     x = np.random.default_rng(3).normal(size=4096)
-    found = fed(QuantileSketch(P), x, [1000, 2000]).result()
-    assert found.rank_error == 0
-    np.testing.assert_array_equal(found.values, exact(x, P))
-    np.testing.assert_array_equal(found.values, np.quantile(x, P, method="inverted_cdf"))
+    quantiles = fed(QuantileSketch(P), x, [1000, 2000]).result()
+    assert quantiles.rank_error == 0
+    np.testing.assert_array_equal(quantiles.values, exact(x, P))
+    np.testing.assert_array_equal(quantiles.values, np.quantile(x, P, method="inverted_cdf"))
 
 
 def test_every_element_of_an_array_and_the_width_of_its_bin():
     rng = np.random.default_rng(4)
     x = rng.normal(size=(2000, 3, 4)) * 10.0 ** np.arange(-6, 6).reshape(3, 4)
-    found = ek.reduce(x, Quantiles(P, bins=256))
+    result = ek.reduce(x, Quantiles(P, bins=256))
     truth = np.quantile(x, P, axis=0, method="inverted_cdf")
-    assert found.values.shape == (6, 3, 4)
-    assert ((found.lower <= truth) & (truth <= found.upper)).all()
-    assert (found.upper - found.lower <= 2 * np.ptp(x, axis=0) / 255).all()
+    assert result.values.shape == (6, 3, 4)
+    assert ((result.lower <= truth) & (truth <= result.upper)).all()
+    assert (result.upper - result.lower <= 2 * np.ptp(x, axis=0) / 255).all()
 
 
 def test_both_cuts_give_the_same():

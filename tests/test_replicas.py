@@ -27,21 +27,21 @@ def test_runs_of_one_process_are_ergodic_at_the_rate_promised():
 
 def test_a_run_in_another_basin_is_found_and_its_dark_spread_said():
     x = ar1(np.random.default_rng(2), 0.9, 5, 2000) + np.array([0, 0, 0, 0, 5.0])[:, None]
-    found = ergodicity(x)
-    assert found.verdict == "not ergodic"
-    assert found.tests["place"].p_value < 1e-6
-    assert found.consensus.dark == pytest.approx(np.std([0, 0, 0, 0, 5.0], ddof=1), rel=0.25)
-    assert found.rhat > 1.1
-    assert abs(found.metric.exponent) < 0.3
-    assert "run 4:" in str(found)
-    assert str(found).startswith("not ergodic: the time averages of the 5 runs differ")
+    verdict = ergodicity(x)
+    assert verdict.verdict == "not ergodic"
+    assert verdict.tests["place"].p_value < 1e-6
+    assert verdict.consensus.dark == pytest.approx(np.std([0, 0, 0, 0, 5.0], ddof=1), rel=0.25)
+    assert verdict.rhat > 1.1
+    assert abs(verdict.metric.exponent) < 0.3
+    assert "run 4:" in str(verdict)
+    assert str(verdict).startswith("not ergodic: the time averages of the 5 runs differ")
 
 
 def test_runs_that_differ_only_in_width_are_not_ergodic():
     x = ar1(np.random.default_rng(3), 0.5, 4, 2000) * np.array([1, 1, 1, 2.0])[:, None]
-    found = ergodicity(x)
-    assert found.verdict == "not ergodic"
-    assert found.tests["spread"].p_value < 1e-6 < found.tests["place"].p_value
+    verdict = ergodicity(x)
+    assert verdict.verdict == "not ergodic"
+    assert verdict.tests["spread"].p_value < 1e-6 < verdict.tests["place"].p_value
 
 
 def test_a_common_drift_is_found():
@@ -65,9 +65,9 @@ def test_runs_that_never_move():
     assert ergodicity(np.ones((3, 20))).verdict == "cannot say"
     assert ergodicity(np.repeat([[1.0], [2.0]], 20, axis=1)).verdict == "not ergodic"
     moving = np.random.default_rng(6).normal(size=20)
-    found = ergodicity([moving, np.zeros(20)])
-    assert found.verdict == "not ergodic"
-    assert "run 1 never leaves 0" in str(found)
+    verdict = ergodicity([moving, np.zeros(20)])
+    assert verdict.verdict == "not ergodic"
+    assert "run 1 never leaves 0" in str(verdict)
 
 
 def test_time_average_against_an_ensemble_is_calibrated():
@@ -80,38 +80,38 @@ def test_time_average_against_an_ensemble_is_calibrated():
 @pytest.mark.parametrize("ensemble", [(1.0, 0.05), np.random.default_rng(7).normal(1, 1, 500)])
 def test_a_time_average_away_from_the_ensemble_is_found(ensemble):
     x = np.random.default_rng(8).normal(size=(4, 1000))
-    found = ergodicity(x, ensemble=ensemble)
-    assert found.verdict == "not ergodic"
-    assert "ensemble average" in str(found)
+    verdict = ergodicity(x, ensemble=ensemble)
+    assert verdict.verdict == "not ergodic"
+    assert "ensemble average" in str(verdict)
     assert ergodicity(x[:1], ensemble=ensemble).verdict == "not ergodic"
 
 
 def test_within_and_between_follow_their_formulas_for_unequal_lengths():
     rng = np.random.default_rng(9)
     runs = [rng.normal(size=n) for n in (300, 500, 900)]
-    found = ergodicity(runs)
-    assert found.lengths == (300, 500, 900)
-    assert found.within == pytest.approx(sum(((r - r.mean()) ** 2).sum() for r in runs) / (1700 - 3), rel=1e-12)
-    assert found.between == pytest.approx(np.var([r.mean() for r in runs], ddof=1), rel=1e-12)
-    assert found.breaking == pytest.approx(np.var(found.means) / np.mean(found.means) ** 2, rel=1e-12)
-    assert found.rhat == ek.averaging.diagnostics.rhat(np.array([r[-300:] for r in runs]))
+    verdict = ergodicity(runs)
+    assert verdict.lengths == (300, 500, 900)
+    assert verdict.within == pytest.approx(sum(((r - r.mean()) ** 2).sum() for r in runs) / (1700 - 3), rel=1e-12)
+    assert verdict.between == pytest.approx(np.var([r.mean() for r in runs], ddof=1), rel=1e-12)
+    assert verdict.breaking == pytest.approx(np.var(verdict.means) / np.mean(verdict.means) ** 2, rel=1e-12)
+    assert verdict.rhat == ek.averaging.diagnostics.rhat(np.array([r[-300:] for r in runs]))
 
 
 def test_omega_is_its_formula_and_falls_as_one_over_time():
     x = ar1(np.random.default_rng(10), 0.8, 40, 10_000) + 1e6
-    found = fluctuation_metric(x)
+    metric = fluctuation_metric(x)
     running = np.cumsum(x - 1e6, axis=1) / np.arange(1, 10_001)
-    for t, omega in zip(found.times, found.omega, strict=True):
+    for t, omega in zip(metric.times, metric.omega, strict=True):
         assert omega == pytest.approx(running[:, int(t) - 1].var(), rel=1e-6)
-    assert found.exponent == pytest.approx(-1, abs=4 * found.exponent_stderr)
-    assert found.exponent_stderr < 0.2
-    assert found.rate == pytest.approx((1 - 0.8) / (1 + 0.8), rel=0.5)      # 1/(2 τ_int), known to √(2/40)
+    assert metric.exponent == pytest.approx(-1, abs=4 * metric.exponent_stderr)
+    assert metric.exponent_stderr < 0.2
+    assert metric.rate == pytest.approx((1 - 0.8) / (1 + 0.8), rel=0.5)      # 1/(2 τ_int), known to √(2/40)
 
 
 def test_runs_that_never_mix_have_a_flat_omega():
     rng = np.random.default_rng(11)
-    found = fluctuation_metric(ar1(rng, 0.5, 20, 5000) + rng.normal(0, 3, (20, 1)))
-    assert abs(found.exponent) < 0.1
+    omega = fluctuation_metric(ar1(rng, 0.5, 20, 5000) + rng.normal(0, 3, (20, 1)))
+    assert abs(omega.exponent) < 0.1
 
 
 def test_ergodicity_breaking_of_brownian_motion():
@@ -135,25 +135,25 @@ def test_ergodicity_breaking_of_waiting_times_without_a_mean():
 def test_sources_weights_maps_and_units():
     rng = np.random.default_rng(14)
     runs = [ek.ArraySource.of(rng.normal(size=(400, 3)), weights=rng.uniform(0, 2, 400), unit="nm") for _ in range(3)]
-    found = ergodicity(ek.ReplicaSet.of(runs), map=lambda b: b.only[:, 1])
+    verdict = ergodicity(ek.ReplicaSet.of(runs), map=lambda b: b.only[:, 1])
     for k, run in enumerate(runs):
-        assert found.means[k] == pytest.approx(np.average(run.arrays["values"][:, 1], weights=run.weights), rel=1e-12)
+        assert verdict.means[k] == pytest.approx(np.average(run.arrays["values"][:, 1], weights=run.weights), rel=1e-12)
     scalars = ek.ReplicaSet.of([ek.ArraySource.of(rng.normal(size=100), unit="nm", times=np.arange(100) * 0.5)
                                 for _ in range(3)])
-    found = ergodicity(scalars)
-    assert found.unit == "nm"
-    assert "nm" in str(found)
-    assert found.metric.times[-1] == pytest.approx(50)
+    verdict = ergodicity(scalars)
+    assert verdict.unit == "nm"
+    assert "nm" in str(verdict)
+    assert verdict.metric.times[-1] == pytest.approx(50)
 
 
 def test_the_error_of_a_weighted_correlated_run_is_the_spread_of_repeats():
     rng = np.random.default_rng(15)
     x = 0.6 * ar1(rng, 0.8, 400, 2000)      # variance 1
     w = np.exp(-0.8 * x)
-    found = [time_average(*pair) for pair in zip(x, w, strict=True)]
-    truth = np.std([f.mean for f in found])
-    assert np.mean([f.mean for f in found]) == pytest.approx(-0.8, abs=0.02)
-    assert np.sqrt(np.mean([f.stderr**2 for f in found])) == pytest.approx(truth, rel=0.12)
+    estimates = [time_average(*pair) for pair in zip(x, w, strict=True)]
+    truth = np.std([f.mean for f in estimates])
+    assert np.mean([f.mean for f in estimates]) == pytest.approx(-0.8, abs=0.02)
+    assert np.sqrt(np.mean([f.stderr**2 for f in estimates])) == pytest.approx(truth, rel=0.12)
     assert np.mean([time_average(row).stderr for row in x]) < 0.8 * truth      # weights cost precision
 
 
@@ -225,8 +225,8 @@ def test_what_exchanged_blocks_show_is_that_of_equal_runs():
     """Exact for independent snapshots: sums of squares between are chi-squared."""
     rng = np.random.default_rng(3)
     runs = [rng.normal(size=n) for n in (300, 240, 480)]      # of blocks of 15
-    found, chance = between_by_chance(runs, 1.0, 999)
-    assert found == pytest.approx(sum(len(x) * (x.mean() - np.concatenate(runs).mean()) ** 2 for x in runs))
+    between, chance = between_by_chance(runs, 1.0, 999)
+    assert between == pytest.approx(sum(len(x) * (x.mean() - np.concatenate(runs).mean()) ** 2 for x in runs))
     assert chance.mean() == pytest.approx(2.0, rel=0.15)
     assert np.quantile(chance, 0.95) == pytest.approx(5.99, rel=0.15)
     far, none = between_by_chance([runs[0], runs[1], runs[2] + 0.5], 1.0, 199)

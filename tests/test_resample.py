@@ -22,8 +22,8 @@ SCHEMES = ["stationary", "circular", "moving"]
 def test_block_length_of_ar1_is_its_closed_form(phi):
     """(2 φ/(1 - φ²))^(2/3) n^(1/3) for the stationary scheme, (3/2)^(1/3) of it for fixed blocks."""
     rng = np.random.default_rng(1)
-    found = np.mean([optimal_block_length(ar1(rng, phi, 20_000)) for _ in range(10)])
-    assert found == pytest.approx((2 * phi / (1 - phi**2)) ** (2 / 3) * 20_000 ** (1 / 3), rel=0.15)
+    length = np.mean([optimal_block_length(ar1(rng, phi, 20_000)) for _ in range(10)])
+    assert length == pytest.approx((2 * phi / (1 - phi**2)) ** (2 / 3) * 20_000 ** (1 / 3), rel=0.15)
     x = ar1(rng, phi, 20_000)
     assert optimal_block_length(x, "circular") == pytest.approx(1.5 ** (1 / 3) * optimal_block_length(x), rel=1e-12)
 
@@ -39,8 +39,8 @@ def test_block_length_at_the_edges():
 def test_the_error_of_a_correlated_mean(scheme):
     phi, n, rng = 0.8, 20_000, np.random.default_rng(3)
     truth = 1 / (1 - phi) / np.sqrt(n)
-    found = np.mean([block_bootstrap(ar1(rng, phi, n), scheme=scheme, n_resamples=200).stderr for _ in range(10)])
-    assert found == pytest.approx(truth, rel=0.1)
+    stderr = np.mean([block_bootstrap(ar1(rng, phi, n), scheme=scheme, n_resamples=200).stderr for _ in range(10)])
+    assert stderr == pytest.approx(truth, rel=0.1)
 
 
 def test_the_resampled_sums_are_sums_over_the_drawn_snapshots():
@@ -61,9 +61,9 @@ def test_the_resampled_sums_are_sums_over_the_drawn_snapshots():
 
 def test_blocks_of_one_are_the_plain_bootstrap():
     x = np.random.default_rng(6).normal(size=5000)
-    found = block_bootstrap(x, block_length=1, n_resamples=4000)
-    assert found.stderr == pytest.approx(x.std() / np.sqrt(5000), rel=0.05)
-    assert found.value == pytest.approx(x.mean(), rel=1e-12)
+    bootstrap = block_bootstrap(x, block_length=1, n_resamples=4000)
+    assert bootstrap.stderr == pytest.approx(x.std() / np.sqrt(5000), rel=0.05)
+    assert bootstrap.value == pytest.approx(x.mean(), rel=1e-12)
 
 
 @pytest.mark.parametrize("interval", ["bca", "percentile", "basic"])
@@ -80,33 +80,33 @@ def test_coverage_of_a_ratio(interval):
 def test_r_to_the_minus_six():
     rng = np.random.default_rng(8)
     r = 4 + 0.5 * ar1(rng, 0.5, 4000)
-    found = jackknife(r**-6.0, lambda m: m[0] ** (-1 / 6))
+    jackknifed = jackknife(r**-6.0, lambda m: m[0] ** (-1 / 6))
     boot = block_bootstrap(r**-6.0, lambda m: m[0] ** (-1 / 6), n_resamples=500)
-    assert found.value == pytest.approx(np.mean(r**-6.0) ** (-1 / 6))
-    assert boot.stderr == pytest.approx(found.stderr, rel=0.4)
+    assert jackknifed.value == pytest.approx(np.mean(r**-6.0) ** (-1 / 6))
+    assert boot.stderr == pytest.approx(jackknifed.stderr, rel=0.4)
 
 
 def test_the_jackknife_of_a_mean_is_the_error_of_block_means():
     x = ar1(np.random.default_rng(9), 0.5, 1000)
-    found = jackknife(x, block_length=100)
+    jackknifed = jackknife(x, block_length=100)
     means = x.reshape(10, 100).mean(axis=1)
-    assert found.stderr == pytest.approx(means.std(ddof=1) / np.sqrt(10), rel=1e-10)
-    assert found.bias == pytest.approx(0, abs=1e-12)
-    assert found.n_resamples == 10
+    assert jackknifed.stderr == pytest.approx(means.std(ddof=1) / np.sqrt(10), rel=1e-10)
+    assert jackknifed.bias == pytest.approx(0, abs=1e-12)
+    assert jackknifed.n_resamples == 10
 
 
 def test_the_jackknife_takes_the_bias_out_of_a_variance():
     x = np.random.default_rng(10).normal(size=60)
-    found = jackknife(np.column_stack([x, x**2]), variance, block_length=1)
-    assert found.value - found.bias == pytest.approx(x.var(ddof=1), rel=1e-10)
+    jackknifed = jackknife(np.column_stack([x, x**2]), variance, block_length=1)
+    assert jackknifed.value - jackknifed.bias == pytest.approx(x.var(ddof=1), rel=1e-10)
 
 
 def test_unequal_blocks_of_the_jackknife():
     x = ar1(np.random.default_rng(11), 0.5, 1003)
-    found = jackknife(x, block_length=100)
-    assert found.n_resamples == 10
-    assert found.bias == pytest.approx(0, abs=1e-12)
-    assert found.stderr == pytest.approx(jackknife(x[:1000], block_length=100).stderr, rel=0.1)
+    jackknifed = jackknife(x, block_length=100)
+    assert jackknifed.n_resamples == 10
+    assert jackknifed.bias == pytest.approx(0, abs=1e-12)
+    assert jackknifed.stderr == pytest.approx(jackknife(x[:1000], block_length=100).stderr, rel=0.1)
 
 
 @pytest.mark.parametrize("method", ["bootstrap", "jackknife"])
@@ -115,9 +115,9 @@ def test_weights_of_zero_leave_snapshots_out_and_scale_does_not_matter(method):
     x, w = ar1(rng, 0.5, 2000), rng.uniform(size=2000)
     run = (lambda **k: block_bootstrap(x, n_resamples=200, **k)) if method == "bootstrap" else \
         (lambda **k: jackknife(x, **k))
-    found = run(weights=w)
-    assert found.value == pytest.approx(np.average(x, weights=w), rel=1e-12)
-    assert run(weights=1e9 * w).stderr == pytest.approx(found.stderr, rel=1e-9)
+    bootstrap = run(weights=w)
+    assert bootstrap.value == pytest.approx(np.average(x, weights=w), rel=1e-12)
+    assert run(weights=1e9 * w).stderr == pytest.approx(bootstrap.stderr, rel=1e-9)
     assert run(weights=np.ones(2000)).stderr == pytest.approx(run().stderr, rel=1e-12)
 
 
@@ -155,8 +155,8 @@ def test_a_large_offset_costs_no_digits():
 
 def test_vector_outputs_keep_their_shape():
     x = np.random.default_rng(16).normal(size=(300, 3))
-    found = block_bootstrap(x, n_resamples=100)
-    assert found.value.shape == found.stderr.shape == found.interval[0].shape == (3,)
+    bootstrap = block_bootstrap(x, n_resamples=100)
+    assert bootstrap.value.shape == bootstrap.stderr.shape == bootstrap.interval[0].shape == (3,)
     assert jackknife(x, lambda m: np.outer(m, m)).stderr.shape == (3, 3)
 
 
@@ -168,15 +168,15 @@ def test_a_constant_series_has_no_error():
 def test_jackknife_over_partial_states_is_the_one_over_snapshots():
     x = ar1(np.random.default_rng(17), 0.5, 1000)
     states = ek.partials(x, {"m": ek.Moments()}, keep=32)[0]
-    found = jackknife_states(states, lambda s: s["m"][0].result().mean)
+    jackknifed = jackknife_states(states, lambda s: s["m"][0].result().mean)
     starts = states.starts
     means = np.array([part.mean() for part in np.split(x, starts[1:])])
     sizes = np.diff([*starts, 1000])
     h = 1000 / sizes
-    assert found.value == pytest.approx(x.mean(), rel=1e-12)
-    assert found.stderr == pytest.approx(np.sqrt(np.mean((means - x.mean()) ** 2 / (h - 1))), rel=1e-9)
+    assert jackknifed.value == pytest.approx(x.mean(), rel=1e-12)
+    assert jackknifed.stderr == pytest.approx(np.sqrt(np.mean((means - x.mean()) ** 2 / (h - 1))), rel=1e-9)
     again = jackknife_states(states, lambda s: s["m"][0].result().mean)
-    assert again.stderr == found.stderr         # the states given are left as they were
+    assert again.stderr == jackknifed.stderr         # the states given are left as they were
 
 
 @pytest.mark.parametrize(("call", "message"), [

@@ -36,9 +36,9 @@ def public_results() -> dict[type, str]:
     importlib.import_module("ensemblekit.store.verify")
     frozen = defaultdict(list)
     for module in [m for n, m in list(sys.modules.items()) if n.startswith("ensemblekit.") and _part_of(n) in PARTS]:
-        for name, found in list(vars(module).items()):
-            if dataclasses.is_dataclass(found) and inspect.isclass(found) and found.__module__ == module.__name__:
-                frozen[name].append(found)
+        for name, names in list(vars(module).items()):
+            if dataclasses.is_dataclass(names) and inspect.isclass(names) and names.__module__ == module.__name__:
+                frozen[name].append(names)
     results = {}
     for part, face in loaded.items():
         for name, x in vars(face).items():
@@ -74,10 +74,10 @@ def _words(annotation: object) -> set[str]:
 
 
 def test_every_public_result_is_reached_one_way() -> None:
-    found = public_results()
-    names = {c.__name__ for c in found}
+    results = public_results()
+    names = {c.__name__ for c in results}
     assert names >= {"Estimate", "Consensus", "MomentsResult", "Basis", "Archive", "FieldAverages", "Plan", "Ergodicity"}
-    for kind in found:
+    for kind in results:
         assert issubclass(kind, Result), kind
         for method in ("to_dict", "_repr_html_", "plot"):
             assert callable(getattr(kind, method)), (kind, method)
@@ -111,20 +111,20 @@ def examples() -> dict[str, object]:
 @pytest.mark.filterwarnings("ignore:the cut after mode")
 def test_results_are_plain_shown_and_drawn() -> None:
     figure = pytest.importorskip("matplotlib.figure").Figure
-    for name, found in examples().items():
-        assert isinstance(found, Result), name
-        text = json.dumps(found.to_dict(), allow_nan=False)
+    for name, result in examples().items():
+        assert isinstance(result, Result), name
+        text = json.dumps(result.to_dict(), allow_nan=False)
         assert len(text) > 20, name
-        assert "<table>" in found._repr_html_(), name
-        axes = found.plot()
+        assert "<table>" in result._repr_html_(), name
+        axes = result.plot()
         assert all(hasattr(ax, "plot") for ax in np.ravel(axes)), name
         page = np.ravel(axes)[0].figure
         page.canvas.draw()
         own = figure(layout="constrained").subplots(1, 2)
-        drawn = found.plot(ax=own[0])
+        drawn = result.plot(ax=own[0])
         assert {ax.figure for ax in np.ravel(drawn)} == {own[1].figure}, name
         own[1].figure.canvas.draw()
-        if not isinstance(found, Mapping):
+        if not isinstance(result, Mapping):
             assert np.ndim(drawn) or drawn is own[0], name
 
 

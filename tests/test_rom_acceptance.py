@@ -132,8 +132,8 @@ def test_4_one_pass_knows_a_bound_of_its_angle():
         x = known(sigma=sigma)
         _, _, _, right = plain(x)
         pod = rom.IncrementalPOD(rank=8).update(x)
-        made, bound = sine(pod.result().modes, right), pod.flushed().angle_bound(8)
-        assert 1e-9 < made <= bound < 0.3
+        sine_of, bound = sine(pod.result().modes, right), pod.flushed().angle_bound(8)
+        assert 1e-9 < sine_of <= bound < 0.3
     pod = rom.IncrementalPOD(rank=8, keep=80).update(x)
     assert pod.flushed().angle_bound(8) < 1e-9
     assert sine(pod.result().modes, right) < 1e-6
@@ -147,10 +147,10 @@ def test_5_the_residual_reported_is_the_residual_made(route, dtype):
     total = (f**2).sum()
     basis = rom.pod(x, rank=7, method=route)
     rebuilt = basis.reconstruct().astype("f8") - basis.mean
-    made = ((f - rebuilt) ** 2).sum()
+    residual = ((f - rebuilt) ** 2).sum()
     # the randomized route multiplies snapshots of single precision in single precision: rounding of 6e-8 in each number,
     # of the same sign in all squares of a sum, leaves some 1e-8 of the total whichever way it is added up
-    assert abs(basis.relative_error**2 - made / total) <= (5e-8 if (route, dtype) == ("randomized", "f4") else 1e-10)
+    assert abs(basis.relative_error**2 - residual / total) <= (5e-8 if (route, dtype) == ("randomized", "f4") else 1e-10)
     per_snapshot = np.linalg.norm(f - rebuilt, axis=1) / np.sqrt(total / len(x))
     np.testing.assert_allclose(basis.error_per_snapshot, per_snapshot, atol=1e-6 if dtype == "f8" else 1e-4)
     assert abs((basis.error_per_snapshot**2).mean() - basis.relative_error**2) <= 1e-8
@@ -162,8 +162,8 @@ def test_5_one_pass_knows_its_error_too():
     f, _, sigma, _ = plain(x)
     pod = rom.IncrementalPOD(rank=6).update(x)
     basis = pod.result()
-    made = np.linalg.norm(x - basis.reconstruct()) / np.linalg.norm(f)
-    assert abs(basis.relative_error - made) <= 1e-10
+    error = np.linalg.norm(x - basis.reconstruct()) / np.linalg.norm(f)
+    assert abs(basis.relative_error - error) <= 1e-10
     assert basis.relative_error <= 1.001 * optimal(sigma, 6)
     assert basis.passes == 1
 
@@ -193,8 +193,8 @@ def test_6_files_and_memory_limits_change_no_more_than_rounding(route, tmp_path)
 
 def test_6_the_order_of_appends_is_the_order_of_coefficients_only():
     x = known(n=150)
-    turned = np.random.default_rng(0).permutation(len(x))
-    one, other = (rom.IncrementalPOD(rank=5).update(y).result() for y in (x, x[turned]))
+    order = np.random.default_rng(0).permutation(len(x))
+    one, other = (rom.IncrementalPOD(rank=5).update(y).result() for y in (x, x[order]))
     np.testing.assert_allclose(other.singular_values, one.singular_values, rtol=1e-4)
     outside = other.modes - (other.modes @ one.modes.T) @ one.modes
     assert np.linalg.norm(outside, 2) < 1e-2
@@ -244,10 +244,10 @@ def test_6_killed_and_resumed_it_gives_the_same(tmp_path):
     assert pod.n % 8 == 0
     pod.update(x[pod.n:], times=np.arange(pod.n, len(x)) * 0.5)
     whole = rom.IncrementalPOD(rank=4, block=8).update(x, times=np.arange(len(x)) * 0.5).result()
-    found = pod.result()
+    basis = pod.result()
     for name in ("modes", "coefficients", "singular_values", "mean", "times"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(whole, name))
-    assert found.relative_error == whole.relative_error
+        np.testing.assert_array_equal(getattr(basis, name), getattr(whole, name))
+    assert basis.relative_error == whole.relative_error
 
 
 def test_6_it_follows_a_growing_store(tmp_path):
@@ -441,8 +441,8 @@ def test_12_complex_snapshots():
         np.testing.assert_allclose(basis.singular_values, sigma[:6], rtol=1e-4)
         np.testing.assert_allclose(basis.modes @ basis.modes.conj().T, np.eye(6), atol=1e-10)
         np.testing.assert_allclose(basis.project(x), basis.coefficients, atol=1e-10)
-        made = np.linalg.norm(x - basis.reconstruct()) / np.linalg.norm(f)
-        assert abs(made - basis.relative_error) < 1e-8
+        error = np.linalg.norm(x - basis.reconstruct()) / np.linalg.norm(f)
+        assert abs(error - basis.relative_error) < 1e-8
         largest = basis.modes[np.arange(6), np.abs(basis.modes).argmax(1)]
         np.testing.assert_allclose(largest.imag, 0, atol=1e-12)
         assert (largest.real > 0).all()
@@ -495,8 +495,8 @@ def test_7_a_wake_on_triangles():
     modes = basis.modes.astype("f8")
     np.testing.assert_allclose((modes * areas) @ modes.T, np.eye(6), atol=1e-5)
     f = x - x.mean(0, dtype="f8")
-    made = np.sqrt((((f - basis.coefficients @ modes) ** 2) @ areas).sum() / ((f**2) @ areas).sum())
-    assert abs(made - basis.relative_error) < 1e-6
+    error = np.sqrt((((f - basis.coefficients @ modes) ** 2) @ areas).sum() / ((f**2) @ areas).sum())
+    assert abs(error - basis.relative_error) < 1e-6
 
 
 @pytest.mark.parametrize("support", [5000, 20, 4])

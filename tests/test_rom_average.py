@@ -31,30 +31,30 @@ def kept_share(u, mean):
 
 def test_values_are_those_of_numpy():
     u = flow(n=1000, cells=7)
-    found = rom.average(u, ["mean", "rms", "reynolds_stress", "tke"], equilibration=None)
+    averages = rom.average(u, ["mean", "rms", "reynolds_stress", "tke"], equilibration=None)
     a = u - u.mean(0)
-    np.testing.assert_allclose(found["mean"].mean, u.mean(0), rtol=1e-12)
-    kept = kept_share(u, found["mean"])
-    np.testing.assert_allclose(found["rms"].mean, u.std(0) / np.sqrt(kept), rtol=1e-11)
+    np.testing.assert_allclose(averages["mean"].mean, u.mean(0), rtol=1e-12)
+    kept = kept_share(u, averages["mean"])
+    np.testing.assert_allclose(averages["rms"].mean, u.std(0) / np.sqrt(kept), rtol=1e-11)
     stress = np.stack([(a[..., 0] ** 2).mean(0), (a[..., 1] ** 2).mean(0), (a[..., 0] * a[..., 1]).mean(0)], -1)
     stress /= np.concatenate([kept, np.sqrt(kept.prod(axis=-1, keepdims=True))], axis=-1)
-    np.testing.assert_allclose(found["reynolds_stress"].mean, stress, rtol=1e-11)
-    np.testing.assert_allclose(found["tke"].mean, 0.5 * (stress[:, 0] + stress[:, 1]), rtol=1e-11)
-    assert found["values_tke"] is found["tke"]
-    assert list(found) == ["values_mean", "values_rms", "values_reynolds_stress", "values_tke"]
+    np.testing.assert_allclose(averages["reynolds_stress"].mean, stress, rtol=1e-11)
+    np.testing.assert_allclose(averages["tke"].mean, 0.5 * (stress[:, 0] + stress[:, 1]), rtol=1e-11)
+    assert averages["values_tke"] is averages["tke"]
+    assert list(averages) == ["values_mean", "values_rms", "values_reynolds_stress", "values_tke"]
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say():
-    found = rom.average(flow(), ["mean", "rms", "reynolds_stress", "tke"], equilibration=None)
+    averages = rom.average(flow(), ["mean", "rms", "reynolds_stress", "tke"], equilibration=None)
     truth = {"mean": MEAN, "rms": 1.0, "reynolds_stress": [1.0, 1.0, 0.6], "tke": 1.0}
     for name, true in truth.items():
-        one = found[name]
+        one = averages[name]
         inside = (np.asarray(one.low) <= true) & (true <= np.asarray(one.high))
         assert 0.90 <= inside.mean() <= 0.985, name
         assert one.converged
     # independent snapshots: (1 - φ) / (1 + φ) for the mean, with φ² for products
-    assert np.median(found["mean"].n_eff) == pytest.approx(4096 * 0.1 / 1.9, rel=0.15)
-    assert np.median(found["tke"].n_eff) == pytest.approx(4096 * (1 - 0.81) / 1.81, rel=0.2)
+    assert np.median(averages["mean"].n_eff) == pytest.approx(4096 * 0.1 / 1.9, rel=0.15)
+    assert np.median(averages["tke"].n_eff) == pytest.approx(4096 * (1 - 0.81) / 1.81, rel=0.2)
 
 
 @pytest.mark.parametrize(("n", "vouched"), [(1000, (0, 0.3)), (2000, (0.1, 0.9)), (4000, (0.65, 1.0))])
@@ -63,16 +63,16 @@ def test_second_moments_have_no_bias_and_cover(n, vouched):
     phi = np.exp(-1 / 50)
     noise = np.random.default_rng(n).standard_normal((n + 500, 200, 3))
     u = lfilter([np.sqrt(1 - phi**2)], [1, -phi], noise, axis=0)[500:]
-    found = rom.average(u, ["rms", "tke"], equilibration=None)
-    assert found["tke"].mean.mean() == pytest.approx(1.5, abs=0.06)
+    averages = rom.average(u, ["rms", "tke"], equilibration=None)
+    assert averages["tke"].mean.mean() == pytest.approx(1.5, abs=0.06)
     ready = np.array([rom.average(u[:, k:k + 1], ["tke"], equilibration=None)["tke"].converged for k in range(40)])
     assert vouched[0] <= ready.mean() <= vouched[1]
     if n >= 2000:
         for name, true in (("rms", 1.0), ("tke", 1.5)):
-            one = found[name]
+            one = averages[name]
             assert 0.89 <= np.mean((one.low <= true) & (true <= one.high)) <= 0.99
     else:
-        assert "fewer than 20" in found["tke"].verdict
+        assert "fewer than 20" in averages["tke"].verdict
 
 
 def test_errors_of_means_are_those_of_the_core():
@@ -86,12 +86,12 @@ def test_errors_of_means_are_those_of_the_core():
 def test_three_components_in_the_order_of_vtk():
     mix = np.array([[1.0, 0, 0], [0.5, 1, 0], [0, 0.3, 2]])
     u = flow(n=3000, cells=5, mix=mix, mean=np.zeros(3))
-    found = rom.average(u, ["mean", "reynolds_stress"], equilibration=None)
-    kept = np.sqrt(kept_share(u, found["mean"]))
-    found = found["reynolds_stress"]
+    averages = rom.average(u, ["mean", "reynolds_stress"], equilibration=None)
+    kept = np.sqrt(kept_share(u, averages["mean"]))
+    averages = averages["reynolds_stress"]
     c = np.array([np.cov(u[:, k].T, bias=True) for k in range(5)]) / (kept[:, :, None] * kept[:, None, :])
-    np.testing.assert_allclose(found.mean, np.stack([c[:, 0, 0], c[:, 1, 1], c[:, 2, 2], c[:, 0, 1], c[:, 1, 2], c[:, 0, 2]],
-                                                    -1), rtol=1e-10)
+    np.testing.assert_allclose(averages.mean, np.stack([c[:, 0, 0], c[:, 1, 1], c[:, 2, 2], c[:, 0, 1], c[:, 1, 2], c[:, 0, 2]],
+                                                       -1), rtol=1e-10)
 
 
 def test_a_store_in_any_engine_and_the_names_for_export(tmp_path):
@@ -100,29 +100,29 @@ def test_a_store_in_any_engine_and_the_names_for_export(tmp_path):
         for k in range(512):
             store.append({"U": u[k], "p": u[k, ..., 0] ** 2}, time=0.1 * k)
     store = ek.open(tmp_path / "run.h5")
-    found = rom.average(store, ["mean", "tke"], engine=ek.Serial())
+    averages = rom.average(store, ["mean", "tke"], engine=ek.Serial())
     again = rom.average(store, ["mean", "tke"], engine=ek.Threads(3))
-    assert set(found) == {"U_mean", "U_tke", "p_mean"}
-    arrays, more = found.arrays(), again.arrays()
+    assert set(averages) == {"U_mean", "U_tke", "p_mean"}
+    arrays, more = averages.arrays(), again.arrays()
     assert set(arrays) >= {"U_mean", "U_mean_ci95", "U_mean_n_eff", "p_mean_ci95", "U_tke_ci95"}
     for name, values in arrays.items():
         np.testing.assert_array_equal(values, more[name])
     assert arrays["U_mean_ci95"].shape == (4, 6, 2)
-    assert found["U_tke"].unit == "m2 s-2"
-    assert found["U_mean"].correlation_time.mean() == pytest.approx(0.1 * 19 / 2, rel=0.5)
-    assert found["U_tke"].mean.shape == (4, 6)
-    np.testing.assert_allclose(found["p_mean"].mean, (u[..., 0] ** 2).mean(0), rtol=1e-5)
-    with np.load(found.save(tmp_path / "mean.npz")) as held:
+    assert averages["U_tke"].unit == "m2 s-2"
+    assert averages["U_mean"].correlation_time.mean() == pytest.approx(0.1 * 19 / 2, rel=0.5)
+    assert averages["U_tke"].mean.shape == (4, 6)
+    np.testing.assert_allclose(averages["p_mean"].mean, (u[..., 0] ** 2).mean(0), rtol=1e-5)
+    with np.load(averages.save(tmp_path / "mean.npz")) as held:
         np.testing.assert_array_equal(held["U_mean"], arrays["U_mean"])
 
 
 def test_components_in_fields_of_their_own():
     u = flow(n=600, cells=9)
     source = ek.ArraySource.of({"u": u[..., 0], "v": u[..., 1], "T": u[..., 0]})
-    found = rom.average(source, ["mean", "reynolds_stress"], velocity=("u", "v"), equilibration=None)
+    averages = rom.average(source, ["mean", "reynolds_stress"], velocity=("u", "v"), equilibration=None)
     plain = rom.average(u, ["mean", "reynolds_stress"], equilibration=None)
-    np.testing.assert_array_equal(found["U_reynolds_stress"].mean, plain["reynolds_stress"].mean)
-    assert set(found) == {"U_mean", "U_reynolds_stress", "T_mean"}
+    np.testing.assert_array_equal(averages["U_reynolds_stress"].mean, plain["reynolds_stress"].mean)
+    assert set(averages) == {"U_mean", "U_reynolds_stress", "T_mean"}
     with pytest.raises(InputError, match="velocity="):
         rom.average(source, "tke")
 
@@ -131,11 +131,11 @@ def test_weights_count_snapshots():
     u = flow(n=2000, cells=4)
     w = np.zeros(2000)
     w[:1200] = 3.0
-    found = rom.average(ek.ArraySource.of(u, weights=w), ["mean", "rms"], equilibration=None)
-    np.testing.assert_allclose(found["mean"].mean, u[:1200].mean(0), rtol=1e-12)
-    np.testing.assert_allclose(found["rms"].mean, u[:1200].std(0), rtol=0.05)
+    averages = rom.average(ek.ArraySource.of(u, weights=w), ["mean", "rms"], equilibration=None)
+    np.testing.assert_allclose(averages["mean"].mean, u[:1200].mean(0), rtol=1e-12)
+    np.testing.assert_allclose(averages["rms"].mean, u[:1200].std(0), rtol=0.05)
     some = rom.average(u[:1200], ["mean", "rms"], equilibration=None)
-    np.testing.assert_allclose(found["mean"].stderr, some["mean"].stderr, rtol=0.5)
+    np.testing.assert_allclose(averages["mean"].stderr, some["mean"].stderr, rtol=0.5)
 
 
 def test_a_large_mean_costs_no_digits():
@@ -149,31 +149,31 @@ def test_a_large_mean_costs_no_digits():
 def test_the_start_up_is_left_out():
     u = flow(n=4096, cells=50)
     u[:400] += 6 * np.exp(-np.arange(400) / 80)[:, None, None]
-    found = rom.average(u, ["mean"])["mean"]
-    assert 100 < found.n_discarded < 1500
-    assert np.abs(found.mean - MEAN).max() < 0.6
+    estimate = rom.average(u, ["mean"])["mean"]
+    assert 100 < estimate.n_discarded < 1500
+    assert np.abs(estimate.mean - MEAN).max() < 0.6
 
 
 def test_a_wall_and_a_hole_are_said_to_be_so():
     u = flow(n=256, cells=4)
     u[:, 0] = 0
     u[7, 1] = np.nan
-    found = rom.average(u, ["mean", "tke", "rms"], equilibration=None)
-    assert (found["mean"].stderr[0] == 0).all()
-    assert np.isnan(found["mean"].n_eff[0]).all()
-    assert found["tke"].mean[0] == 0
-    assert np.isnan(found["mean"].mean[1]).all()
-    assert not found["mean"].converged
-    assert "not finite" in found["mean"].verdict
-    assert np.isfinite(found["tke"].mean[2:]).all()
+    averages = rom.average(u, ["mean", "tke", "rms"], equilibration=None)
+    assert (averages["mean"].stderr[0] == 0).all()
+    assert np.isnan(averages["mean"].n_eff[0]).all()
+    assert averages["tke"].mean[0] == 0
+    assert np.isnan(averages["mean"].mean[1]).all()
+    assert not averages["mean"].converged
+    assert "not finite" in averages["mean"].verdict
+    assert np.isfinite(averages["tke"].mean[2:]).all()
 
 
 def test_how_much_longer_to_run():
-    found = rom.average(flow(n=2048, cells=64), equilibration=None)
-    factor = found.run_length_factor("mean", target=0.05)
-    half = (found["mean"].high - found["mean"].low) / 2
+    averages = rom.average(flow(n=2048, cells=64), equilibration=None)
+    factor = averages.run_length_factor("mean", target=0.05)
+    half = (averages["mean"].high - averages["mean"].low) / 2
     np.testing.assert_allclose(factor, (half / 0.05) ** 2)
-    assert found.run_length_factor("values_mean").shape == (64, 2)
+    assert averages.run_length_factor("values_mean").shape == (64, 2)
 
 
 @pytest.mark.parametrize(("what", "options", "error"), [
@@ -192,28 +192,28 @@ def test_a_glance_that_misleads_costs_little(n):
     u = flow(n=n, cells=200)
     honest = rom.average(u, ["rms", "tke"], equilibration=None)
     u[::-(-n // 16)] += 2.0                     # just where the first glance falls
-    found = rom.average(u, ["rms", "tke"], equilibration=None)
+    averages = rom.average(u, ["rms", "tke"], equilibration=None)
     for name in ("rms", "tke"):
-        worth = np.minimum(n / found[name].statistical_inefficiency, n)
-        assert np.nanmedian(found[name].n_eff / worth) == pytest.approx(1, rel=0.15)
-        assert n < 100 or np.nanmedian(found[name].n_eff) < 3 * np.nanmedian(honest[name].n_eff)
+        worth = np.minimum(n / averages[name].statistical_inefficiency, n)
+        assert np.nanmedian(averages[name].n_eff / worth) == pytest.approx(1, rel=0.15)
+        assert n < 100 or np.nanmedian(averages[name].n_eff) < 3 * np.nanmedian(honest[name].n_eff)
 
 
 def test_what_is_summed_about_does_not_matter():
     u = flow(n=512, cells=8)
     target = Target("U", ("U",), ek.Field((8, 2)), 2, ("reynolds_stress", "tke"))
-    found = []
+    averages = []
     for about in (np.tile(MEAN, 8), np.tile(np.add(MEAN, [0.7, -0.4]), 8)):
         bins = []
         for k in range(0, 512, 32):
             bins.append(Products(2, about))
             bins[-1].update(u[k:k + 32], k)
         stretches = Stretches(bins, target, 1.0)
-        found.append([np.array(stretches._second(i, j)[1]) for i, j in ((0, 0), (0, 1), (1, 1))])
+        averages.append([np.array(stretches._second(i, j)[1]) for i, j in ((0, 0), (0, 1), (1, 1))])
     a = u - u.mean(0)
     plain = (a[..., 0] * a[..., 1]).reshape(16, 32, 8).mean(1) - (a[..., 0] * a[..., 1]).mean(0)
-    np.testing.assert_allclose(found[0][1], plain, atol=1e-12)
-    np.testing.assert_allclose(found[1], found[0], atol=1e-12)
+    np.testing.assert_allclose(averages[0][1], plain, atol=1e-12)
+    np.testing.assert_allclose(averages[1], averages[0], atol=1e-12)
 
 
 GLANCED = slice(None, None, 15)
@@ -286,13 +286,13 @@ def test_cells_in_groups_give_the_same_bits_in_less_memory(tmp_path, capsys, cap
                 assert ("reads, each of some of the cells" in said) == (limit != "2GiB")
             caplog.clear()
         whole, most = used["2GiB"]
-        for found, peak in list(used.values())[1:]:
+        for result, peak in list(used.values())[1:]:
             assert peak < 0.6 * most
-            assert list(found) == list(whole)
+            assert list(result) == list(whole)
             for name in whole:
                 for what in ("mean", "stderr", "low", "high", "n_eff", "dof", "correlation_time"):
-                    np.testing.assert_array_equal(getattr(found[name], what), getattr(whole[name], what), err_msg=name)
-                assert (found[name].verdict, found[name].n, found[name].n_discarded) == (
+                    np.testing.assert_array_equal(getattr(result[name], what), getattr(whole[name], what), err_msg=name)
+                assert (result[name].verdict, result[name].n, result[name].n_discarded) == (
                     whole[name].verdict, whole[name].n, whole[name].n_discarded)
     with pytest.raises(InputError, match="memory_limit="):
         rom.average(source, ["mean", "tke"], memory_limit="1MiB")
@@ -301,16 +301,16 @@ def test_cells_in_groups_give_the_same_bits_in_less_memory(tmp_path, capsys, cap
 def test_replicas_of_a_flow_are_pooled():
     """The mean over all runs, its error from within and between them; what cannot be negative has no interval that is."""
     runs = [flow(n=400, cells=60, seed=k) for k in range(4)]
-    found = rom.average(ek.ReplicaSet.of(runs), ["mean", "rms", "reynolds_stress"], equilibration=None)
-    np.testing.assert_allclose(found["mean"].mean, np.concatenate(runs).mean(0), rtol=1e-12)
-    assert found["mean"].n == 1600
-    assert set(found["mean"].estimators) == {"within runs", "between runs"}
-    inside = (found["mean"].low < MEAN) & (found["mean"].high > MEAN)
+    averages = rom.average(ek.ReplicaSet.of(runs), ["mean", "rms", "reynolds_stress"], equilibration=None)
+    np.testing.assert_allclose(averages["mean"].mean, np.concatenate(runs).mean(0), rtol=1e-12)
+    assert averages["mean"].n == 1600
+    assert set(averages["mean"].estimators) == {"within runs", "between runs"}
+    inside = (averages["mean"].low < MEAN) & (averages["mean"].high > MEAN)
     assert 0.9 < inside.mean() <= 1
-    assert np.all(found["rms"].low > 0)
-    assert (found["reynolds_stress"].low[..., :2] > 0).all()
+    assert np.all(averages["rms"].low > 0)
+    assert (averages["reynolds_stress"].low[..., :2] > 0).all()
     alone = rom.average(runs[0], "mean", equilibration=None)["mean"]
-    assert 0.3 < np.median((found["mean"].high - found["mean"].low) / (alone.high - alone.low)) < 0.9
+    assert 0.3 < np.median((averages["mean"].high - averages["mean"].low) / (alone.high - alone.low)) < 0.9
     apart = rom.average(ek.ReplicaSet.of([x + 3 * k for k, x in enumerate(runs)]), "mean", equilibration=None)["mean"]
     assert not apart.converged
     assert "the 4 runs disagree beyond their own errors in 120 of 120 elements" in apart.verdict

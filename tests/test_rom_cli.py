@@ -20,9 +20,9 @@ def wave(n=80):
 
 
 def store(path, u, every=0.0):
-    with ek.create(path, {"U": ek.Field(u.shape[1:], "f4", "m s-1")}, time_unit="s") as made:
+    with ek.create(path, {"U": ek.Field(u.shape[1:], "f4", "m s-1")}, time_unit="s") as opened:
         for k in range(len(u)):
-            made.append({"U": u[k]}, time=0.1 * k)
+            opened.append({"U": u[k]}, time=0.1 * k)
             time.sleep(every)
 
 

@@ -7,16 +7,16 @@ from ensemblekit.errors import InputError, StatisticsError
 
 def test_laws_are_told_apart_and_their_rates_found():
     i = np.arange(1, 41)
-    found = rom.decay_rate(3 * np.exp(-0.25 * i))
-    assert found.kind == "exponential"
-    assert found.rate == pytest.approx(0.25)
-    assert found.energy_rate == pytest.approx(0.5)
-    assert found.decided
-    found = rom.decay_rate(3 * i**-1.5)
-    assert found.kind == "algebraic"
-    assert found.rate == pytest.approx(1.5)
-    assert found.scale == pytest.approx(3)
-    np.testing.assert_allclose(found.singular_values(i), 3 * i**-1.5)
+    rate = rom.decay_rate(3 * np.exp(-0.25 * i))
+    assert rate.kind == "exponential"
+    assert rate.rate == pytest.approx(0.25)
+    assert rate.energy_rate == pytest.approx(0.5)
+    assert rate.decided
+    rate = rom.decay_rate(3 * i**-1.5)
+    assert rate.kind == "algebraic"
+    assert rate.rate == pytest.approx(1.5)
+    assert rate.scale == pytest.approx(3)
+    np.testing.assert_allclose(rate.singular_values(i), 3 * i**-1.5)
 
 
 def test_the_interval_holds_the_rate_as_often_as_it_says():
@@ -25,26 +25,26 @@ def test_the_interval_holds_the_rate_as_often_as_it_says():
     hits = 0
     for _ in range(200):
         noise = np.repeat(rng.normal(0, 0.05, 30), 2)        # pairs: neighbours err alike
-        found = rom.decay_rate(np.sort(np.exp(-0.1 * i + noise))[::-1])
-        hits += found.interval[0] <= 0.1 <= found.interval[1]
+        rate = rom.decay_rate(np.sort(np.exp(-0.1 * i + noise))[::-1])
+        hits += rate.interval[0] <= 0.1 <= rate.interval[1]
     assert 170 <= hits <= 200                                # 0.95 less a little for correlation in so short a series
 
 
 def test_pairs_and_rounding_do_not_mislead():
     sigma = np.repeat(np.exp(-0.6 * np.arange(12)), 2)
-    found = rom.decay_rate(np.concatenate([sigma, np.full(30, 1e-9)]))
-    assert found.modes == (1, 24)
-    assert found.kind == "exponential"
-    assert found.interval[0] < 0.3 < found.interval[1]
+    rate = rom.decay_rate(np.concatenate([sigma, np.full(30, 1e-9)]))
+    assert rate.modes == (1, 24)
+    assert rate.kind == "exponential"
+    assert rate.interval[0] < 0.3 < rate.interval[1]
 
 
 def test_how_many_modes_an_error_needs():
     i = np.arange(1, 200_001)
     for sigma in (np.exp(-0.25 * i[:60]), i**-1.5):
-        found = rom.decay_rate(sigma[:60])
+        rate = rom.decay_rate(sigma[:60])
         energy = np.append(np.cumsum(sigma[::-1] ** 2)[::-1], 0)
         true = int(np.flatnonzero(np.sqrt(energy / energy[0]) <= 0.02)[0])
-        assert abs(found.modes_for(0.02) - true) <= 1
+        assert abs(rate.modes_for(0.02) - true) <= 1
     assert rom.decay_rate(i[:60] ** -0.4).modes_for(0.1) == np.inf
 
 

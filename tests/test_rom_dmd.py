@@ -39,17 +39,17 @@ def test_known_eigenvalues_without_noise(method: str) -> None:
 
 
 def test_noise() -> None:
-    found = {"exact": [], "tls": [], "opt": []}
+    by_method = {"exact": [], "tls": [], "opt": []}
     for seed in range(12):
         noisy = oracles.oscillators(TIMES) + oracles.NOISE * np.random.default_rng(100 + seed).normal(size=(200, 64))
         basis = rom.pod(source(noisy), 4, center="none")
-        for method, errors in found.items():
+        for method, errors in by_method.items():
             errors.append(missed(rom.dmd(basis, method=method, n_resamples=0)).real)
-    bias = {method: np.abs(np.mean(errors, axis=0)).max() for method, errors in found.items()}
+    bias = {method: np.abs(np.mean(errors, axis=0)).max() for method, errors in by_method.items()}
     assert bias["exact"] > 0.4, "the known bias of least squares: the check can fail"
     assert bias["opt"] < 2 * oracles.OPT_BIAS       # 12 seeds here; 30 give 0.0003 and 0.0010
     assert bias["tls"] < 2 * oracles.TLS_BIAS
-    assert np.sqrt(np.mean(np.square(found["opt"]), axis=0)).max() < 1.3 * oracles.OPT_RMS
+    assert np.sqrt(np.mean(np.square(by_method["opt"]), axis=0)).max() < 1.3 * oracles.OPT_RMS
 
 
 @pytest.mark.filterwarnings("ignore:steps of time differ")
@@ -78,11 +78,11 @@ def test_intervals_and_bands_of_halves() -> None:
     model = rom.dmd(basis, method="opt", n_resamples=60)
     low, high = model.eigenvalues.interval["growth"]
     assert 0.002 < (high - low)[0] < 0.2
-    told = model.predict(TIMES[150:])
+    forecast = model.predict(TIMES[150:])
     truth = basis.project(noisy[150:])
-    assert 0.85 < ((told.low <= truth) & (truth <= told.high)).mean() <= 1
+    assert 0.85 < ((forecast.low <= truth) & (truth <= forecast.high)).mean() <= 1
     assert model.converged
-    assert np.array_equal(told.low, rom.dmd(basis, method="opt", n_resamples=60).predict(TIMES[150:]).low)
+    assert np.array_equal(forecast.low, rom.dmd(basis, method="opt", n_resamples=60).predict(TIMES[150:]).low)
 
 
 def test_intervals_of_steps() -> None:
@@ -95,9 +95,9 @@ def test_intervals_of_steps() -> None:
     low, high = model.eigenvalues.interval["growth"]
     assert low[0] <= np.log(0.97) <= high[0]
     assert high[0] - low[0] < 0.1
-    told = model.predict(30)
-    assert told.low.shape == (30, 2)
-    assert (told.high - told.low)[0].min() > 1.0, "noise of size 1 drives every step"
+    forecast = model.predict(30)
+    assert forecast.low.shape == (30, 2)
+    assert (forecast.high - forecast.low)[0].min() > 1.0, "noise of size 1 drives every step"
 
 
 def test_a_mean_and_full_rank_are_a_fourier_transform() -> None:
@@ -106,8 +106,8 @@ def test_a_mean_and_full_rank_are_a_fourier_transform() -> None:
     with pytest.warns(UserWarning, match="Fourier transform"):
         model = rom.dmd(basis, n_resamples=0)
     roots = np.exp(2j * np.pi * np.arange(1, 9) / 9)
-    found = np.exp(model.values)
-    assert max(np.abs(found - root).min() for root in roots) < 1e-10
+    multipliers = np.exp(model.values)
+    assert max(np.abs(multipliers - root).min() for root in roots) < 1e-10
 
 
 def test_inputs_give_a_state_space(tmp_path: Path) -> None:

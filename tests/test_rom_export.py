@@ -30,9 +30,9 @@ def store(path: Path) -> dict[str, np.ndarray]:
     p = rng.normal(size=(N, 3)) @ rng.normal(size=(3, MESH.n_cells))
     u = (rng.normal(size=(N, 3)) @ rng.normal(size=(3, MESH.n_points * 2))).reshape(N, 3, 5, 2)
     with ek.create(path, {"p": ek.Field((MESH.n_cells,), unit="Pa"), "U": ek.Field((3, 5, 2), unit="m s-1")},
-                   constants=constants_for(MESH), time_unit="s") as made:
-        made.extend({"p": p, "U": u}, times=TIMES)
-        made.seal()
+                   constants=constants_for(MESH), time_unit="s") as opened:
+        opened.extend({"p": p, "U": u}, times=TIMES)
+        opened.seal()
     return {"p": p, "U": u}
 
 
@@ -99,16 +99,16 @@ def averages() -> rom.FieldAverages:
     rng = np.random.default_rng(0)
     source = ek.ArraySource.of({"U": 1 + 0.1 * rng.normal(size=(200, 3, 5, 2)),
                                 "p": np.arange(8.0) + rng.normal(size=(200, 8))})
-    found = rom.average(source, ["mean"])
-    return dataclasses.replace(found, mesh=MESH, association={"U_mean": "point", "p_mean": "cell"})
+    results = rom.average(source, ["mean"])
+    return dataclasses.replace(results, mesh=MESH, association={"U_mean": "point", "p_mean": "cell"})
 
 
 def test_averages_and_arrays(tmp_path: Path) -> None:
-    found = averages()
-    rom.export(found, tmp_path / "mean.vtkhdf")
+    results = averages()
+    rom.export(results, tmp_path / "mean.vtkhdf")
     data = pv.read(tmp_path / "mean.vtkhdf")
-    np.testing.assert_array_equal(data.cell_data["p_mean"], found["p_mean"].mean)
-    np.testing.assert_array_equal(data.point_data["U_mean_ci95"], plane(found.arrays()["U_mean_ci95"]))
+    np.testing.assert_array_equal(data.cell_data["p_mean"], results["p_mean"].mean)
+    np.testing.assert_array_equal(data.point_data["U_mean_ci95"], plane(results.arrays()["U_mean_ci95"]))
     values = np.arange(3 * 8.0).reshape(3, 8)
     rom.export({"a/b": values}, tmp_path / "steps.vtkhdf", mesh=MESH, times=[0, 1, 5])
     np.testing.assert_array_equal(seen(tmp_path / "steps.vtkhdf", 2).cell_data["a_b"], values[2])
@@ -118,8 +118,8 @@ def test_averages_and_arrays(tmp_path: Path) -> None:
 
 def test_averages_of_a_store(tmp_path: Path) -> None:
     arrays = store(tmp_path / "run.vtkhdf")
-    found = rom.average(ek.open(tmp_path / "run.vtkhdf"), ["mean"], velocity="U", equilibration=0)
-    rom.export(found, tmp_path / "mean.vtkhdf")
+    results = rom.average(ek.open(tmp_path / "run.vtkhdf"), ["mean"], velocity="U", equilibration=0)
+    rom.export(results, tmp_path / "mean.vtkhdf")
     data = pv.read(tmp_path / "mean.vtkhdf")
     np.testing.assert_allclose(data.point_data["U_mean"], plane(arrays["U"].mean(0)), rtol=1e-12)
     assert {"U_mean_ci95", "U_mean_n_eff"} <= set(data.point_data.keys())

@@ -89,8 +89,8 @@ def test_sparse_operators_and_functions_are_taken() -> None:
     rng = np.random.default_rng(1)
     basis = rom.pod(ek.ArraySource.of(rng.normal(size=(30, 12))), 3, center="none")
     a = diags_array([np.ones(11), -2 * np.ones(12)], offsets=[1, 0])
-    found = [rom.galerkin(basis, rom.equations.linear(one)).A for one in (a, a.toarray(), aslinearoperator(a), lambda q: a @ q)]
-    assert all(np.allclose(one, found[0]) for one in found)
+    forms = [rom.galerkin(basis, rom.equations.linear(one)).A for one in (a, a.toarray(), aslinearoperator(a), lambda q: a @ q)]
+    assert all(np.allclose(one, forms[0]) for one in forms)
 
 
 @pytest.mark.parametrize(("make", "match"), [

@@ -137,9 +137,9 @@ def test_what_is_subtracted(center):
     want = {"mean": x.mean(0), "first": x[0], "none": np.zeros(300), "field": field}[center]
     basis = rom.pod(x, tolerance=0.01, center=field if center == "field" else center)
     np.testing.assert_allclose(basis.mean, want, atol=1e-14)
-    made = np.linalg.norm(x - basis.reconstruct()) / np.linalg.norm(x - want)
-    assert made == pytest.approx(basis.relative_error, rel=1e-6)
-    assert made <= 0.01
+    error = np.linalg.norm(x - basis.reconstruct()) / np.linalg.norm(x - want)
+    assert error == pytest.approx(basis.relative_error, rel=1e-6)
+    assert error <= 0.01
 
 
 def test_rules_for_the_rank():
@@ -189,8 +189,8 @@ def test_a_mass_matrix_is_an_inner_product():
     want = np.linalg.svd((x - x.mean(0)) @ root, compute_uv=False)
     np.testing.assert_allclose(basis.singular_values, want[:6], rtol=1e-10)
     np.testing.assert_allclose(basis.project(x), basis.coefficients, atol=1e-12)
-    made = ((x - basis.reconstruct()) @ root)
-    assert np.linalg.norm(made) / np.linalg.norm((x - x.mean(0)) @ root) == pytest.approx(basis.relative_error, rel=1e-8)
+    residual = ((x - basis.reconstruct()) @ root)
+    assert np.linalg.norm(residual) / np.linalg.norm((x - x.mean(0)) @ root) == pytest.approx(basis.relative_error, rel=1e-8)
     # a vector field: the same matrix for every component
     vectors = np.stack([x, 2 * x[::-1]], axis=2)
     both = rom.pod(vectors, rank=3, inner_product=mass)
@@ -220,8 +220,8 @@ def test_several_fields(method, tmp_path):
     assert basis["U"].scale == pytest.approx(np.sqrt(((u - u.mean(0)) ** 2).mean()), rel=1e-9)
     rebuilt = basis.reconstruct()
     for name, x in (("U", u), ("p", p)):
-        made = np.linalg.norm(rebuilt[name] - x) / np.linalg.norm(x - x.mean(0))
-        assert basis.error_per_field[name] == pytest.approx(made, rel=1e-6)
+        error = np.linalg.norm(rebuilt[name] - x) / np.linalg.norm(x - x.mean(0))
+        assert basis.error_per_field[name] == pytest.approx(error, rel=1e-6)
         assert basis[name].relative_error == basis.error_per_field[name]
         np.testing.assert_allclose(basis[name].reconstruct(3), rebuilt[name][3])
     np.testing.assert_allclose(basis.project({"U": u, "p": p}), basis.coefficients, atol=1e-9)
@@ -229,8 +229,8 @@ def test_several_fields(method, tmp_path):
     assert again.scale == basis.scale
     np.testing.assert_array_equal(again["p"].modes, basis["p"].modes)
     small = basis.truncate(2)
-    made = np.linalg.norm(small["p"].reconstruct() - p) / np.linalg.norm(p - p.mean(0))
-    assert small["p"].relative_error == pytest.approx(made, rel=1e-3)
+    error = np.linalg.norm(small["p"].reconstruct() - p) / np.linalg.norm(p - p.mean(0))
+    assert small["p"].relative_error == pytest.approx(error, rel=1e-3)
 
 
 def test_scales():
@@ -390,9 +390,9 @@ def test_incremental_takes_several_fields():
     basis = rom.IncrementalPOD(rank=5).update(fields).result()
     assert basis["U"].modes.shape == (5, 40, 3)
     rebuilt = basis.reconstruct()
-    made = sum((np.linalg.norm(rebuilt[n] - x) / basis[n].scale) ** 2 for n, x in fields.items())
+    error = sum((np.linalg.norm(rebuilt[n] - x) / basis[n].scale) ** 2 for n, x in fields.items())
     total = sum((np.linalg.norm(x - x.mean(0)) / basis[n].scale) ** 2 for n, x in fields.items())
-    assert np.sqrt(made / total) == pytest.approx(basis.relative_error, rel=1e-6)
+    assert np.sqrt(error / total) == pytest.approx(basis.relative_error, rel=1e-6)
 
 
 def test_a_plan_without_a_sample_counts_the_step_that_random_vectors_take(tmp_path, monkeypatch):
@@ -425,9 +425,9 @@ def test_the_estimator_passes_scikit_learns_checks():
     checks = pytest.importorskip("sklearn.utils.estimator_checks")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")         # of checks that are skipped
-        found = checks.check_estimator(rom.POD(), on_fail=None)
-    assert len(found) > 30
-    assert [c["check_name"] for c in found if c["status"] == "failed"] == []
+        checked = checks.check_estimator(rom.POD(), on_fail=None)
+    assert len(checked) > 30
+    assert [c["check_name"] for c in checked if c["status"] == "failed"] == []
 
 
 def test_the_estimator_is_pod():

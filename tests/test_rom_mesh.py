@@ -134,12 +134,12 @@ def test_quadratic_cells_are_exact() -> None:
                   vtk.WEDGE: [(0, 0, 0), (0, 1, 0), (1, 0, 0), (0, 0, 2), (0, 1, 2), (1, 0, 2)],
                   vtk.PYRAMID: [(0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0), (0.3, 0.2, 3)]}[straight]
         points = np.array(points, float)
-        made = quadratic(points, kind)
-        mesh = Mesh.of(made, [list(range(len(made)))], kind)
+        cell = quadratic(points, kind)
+        mesh = Mesh.of(cell, [list(range(len(cell)))], kind)
         want = Mesh.of(points, [list(range(len(points)))], straight).volumes
         np.testing.assert_allclose(mesh.volumes, want, rtol=1e-13)
-        sheared = made + 0.2 * made[:, [1]] ** 2 * [1, 0, 0]        # a quadratic map of Jacobian 1: the volume stays
-        np.testing.assert_allclose(Mesh.of(sheared, [list(range(len(made)))], kind).volumes, want, rtol=1e-13)
+        sheared = cell + 0.2 * cell[:, [1]] ** 2 * [1, 0, 0]        # a quadratic map of Jacobian 1: the volume stays
+        np.testing.assert_allclose(Mesh.of(sheared, [list(range(len(cell)))], kind).volumes, want, rtol=1e-13)
 
 
 def quadratic(corners: np.ndarray, kind: int) -> np.ndarray:

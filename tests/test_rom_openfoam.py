@@ -69,20 +69,20 @@ def write_decomposed(case: Path, foam: Foam, addressing: bool = True, parts: int
         cells = np.flatnonzero(whose == part)
         new = np.full(N, -1)
         new[cells] = np.arange(len(cells))
-        mine, outer = [], {name: [] for name in patches}
+        owned, outer = [], {name: [] for name in patches}
         cut = []
         for f in range(len(faces)):
             a, b = owner[f], neighbour[f] if f < inner else -1
             if f < inner and whose[a] == part and whose[b] == part:
-                mine.append((new[a], new[b], faces[f]))
+                owned.append((new[a], new[b], faces[f]))
             elif f < inner and whose[a] == part:
                 cut.append((new[a], faces[f]))
             elif f < inner and whose[b] == part:
                 cut.append((new[b], faces[f][::-1]))
             elif f >= inner and whose[a] == part:
                 outer[next(n for n, (s, k) in patches.items() if s <= f < s + k)].append((new[a], faces[f]))
-        mine.sort(key=lambda x: (x[0], x[1]))
-        listed, own, places = [x[2] for x in mine], [x[0] for x in mine], {}
+        owned.sort(key=lambda x: (x[0], x[1]))
+        listed, own, places = [x[2] for x in owned], [x[0] for x in owned], {}
         for name, group in (*outer.items(), ("procBoundary", cut)):
             places[name] = (len(listed), len(group))
             listed += [x[1] for x in group]
@@ -90,7 +90,7 @@ def write_decomposed(case: Path, foam: Foam, addressing: bool = True, parts: int
         folder = case / f"processor{part}"
         extra = {"cellProcAddressing": cells} if addressing else {}
         foam_mesh(folder / "constant" / region / "polyMesh", foam, points, listed, np.array(own, int),
-                  np.array([x[1] for x in mine], int), places, None, **extra)
+                  np.array([x[1] for x in owned], int), places, None, **extra)
         for k, label in enumerate(TIMES):
             for name, values in fields.items():
                 foam_field(folder / label / region / name, foam, as_foam(name, values[k])[cells], DIMENSIONS[name],
@@ -285,9 +285,9 @@ def test_numbers_in_text_are_those_of_python() -> None:
     words += ["0", "-0", "1e5", "1E-5", "+3.25", ".5", "5.", "nan", "-inf", "1e400", "1e-400", "4.9e-324", "9007199254740993",
               "123456789012345678901234567890", "0.00000000000000000000001", "00012.50", "1.7976931348623157e308"]
     text = ("(" + ")\n( ".join(" ".join(words[k:k + 3]) for k in range(0, len(words), 3)) + ")").encode()
-    found = numbers_in(text, 0, len(text), len(words))
-    np.testing.assert_array_equal(found, [float(w) for w in words])
-    assert np.signbit(found[[float(w) == 0 and w[0] == "-" for w in words]]).all()
+    numbers = numbers_in(text, 0, len(text), len(words))
+    np.testing.assert_array_equal(numbers, [float(w) for w in words])
+    assert np.signbit(numbers[[float(w) == 0 and w[0] == "-" for w in words]]).all()
     assert len(numbers_in(text, 0, len(text), len(words) + 5)) == len(words)
     assert len(numbers_in(text, 0, len(text), len(words) - 5)) == len(words) - 4
     with pytest.raises(ValueError, match=r"1\.2\.3"):

@@ -329,8 +329,8 @@ def covered(n: int, runs: int, seed: int, horizon: int = 50) -> tuple[float, flo
             at = int(np.argmin(np.abs(e.value - one)))
             growth.append(e.interval["growth"][0][at] <= one.real <= e.interval["growth"][1][at])
             frequency.append(e.interval["frequency"][0][at] <= one.imag / 2 / np.pi <= e.interval["frequency"][1][at])
-        told = model.predict(horizon, rng=k)
-        ahead.append(((told.low <= x[n:]) & (x[n:] <= told.high)).mean())
+        forecast = model.predict(horizon, rng=k)
+        ahead.append(((forecast.low <= x[n:]) & (x[n:] <= forecast.high)).mean())
     return float(np.mean(growth)), float(np.mean(frequency)), float(np.mean(ahead))
 
 
@@ -352,8 +352,8 @@ def test_coverage_in_many_runs(n: int) -> None:
 
 
 def test_operators_alone_are_no_band() -> None:
-    told = rom.operator_inference(process(400, 3), form="A", regularisation=0.0, time="discrete").predict(30)
-    alone, both = told.spread
+    forecast = rom.operator_inference(process(400, 3), form="A", regularisation=0.0, time="discrete").predict(30)
+    alone, both = forecast.spread
     assert (alone < both).all()
     assert alone[0].max() < 0.3 * both[0].min(), "residuals are most of a forecast one step on"
 
@@ -362,9 +362,9 @@ def test_where_no_interval_can_be_given_the_reason_stands_there() -> None:
     few = rom.operator_inference(process(9, 1)[:, :2], form="A", regularisation=0.0, time="discrete")
     assert few.eigenvalues.interval is None
     assert "blocks" in few.eigenvalues.reason
-    told = few.predict(5)
-    assert told.low is None
-    assert "blocks" in str(told)
+    forecast = few.predict(5)
+    assert forecast.low is None
+    assert "blocks" in str(forecast)
     off = rom.operator_inference(process(100, 1), form="A", regularisation=0.0, time="discrete", n_resamples=0)
     assert "n_resamples=0" in str(off.predict(3))
     with pytest.raises(InputError, match="1 period or more"):
@@ -403,10 +403,10 @@ def test_store_basis_model_forecast(tmp_path: Path) -> None:
     assert model.inputs == ("rotation",)
     assert np.allclose(model.eigenvalues.growth, np.log(0.98) / 0.1, rtol=1e-6)
     assert model.stable
-    told = model.predict(200, inputs=store["rotation"][-200:])
-    assert told.coefficients.shape == told.low.shape == (200, 2)
-    assert told.fields(slice(0, 3)).shape == (3, 40)
-    low, high = told.field_interval("U", at=[3, 5])
+    forecast = model.predict(200, inputs=store["rotation"][-200:])
+    assert forecast.coefficients.shape == forecast.low.shape == (200, 2)
+    assert forecast.fields(slice(0, 3)).shape == (3, 40)
+    low, high = forecast.field_interval("U", at=[3, 5])
     assert low.shape == (200, 2)
     assert (low <= high).all()
     error = model.error_against(store["U"], inputs=store["rotation"])
@@ -443,17 +443,17 @@ def test_the_same_from_the_shell(tmp_path: Path) -> None:
     run = str(tmp_path / "wake.h5")
     for words in (["pod", run, "-k", "2"], ["opinf", f"{run}.basis.h5", "--form", "cAB", "--inputs", "rotation"],
                   ["forecast", f"{run}.model.h5", "--steps", "20", "--inputs", f"{run}:rotation"]):
-        found = CliRunner().invoke(app, ["rom", *words])
+        result = CliRunner().invoke(app, ["rom", *words])
         if words[0] == "forecast":
-            assert found.exit_code == 2
-            assert "inputs have shape (300, 1); for 21 times" in found.stderr
+            assert result.exit_code == 2
+            assert "inputs have shape (300, 1); for 21 times" in result.stderr
         else:
-            assert found.exit_code == 0, found.output
+            assert result.exit_code == 0, result.output
     np.savetxt(tmp_path / "u.csv", np.zeros(20), header="u", comments="")
-    found = CliRunner().invoke(app, ["rom", "forecast", f"{run}.model.h5", "--inputs", str(tmp_path / "u.csv"), "--csv", "-"])
-    assert found.exit_code == 0, found.output
-    assert len(found.stdout.splitlines()) == 21
-    assert found.stdout.startswith("time,a1,a2,a1_low,a1_high")
+    result = CliRunner().invoke(app, ["rom", "forecast", f"{run}.model.h5", "--inputs", str(tmp_path / "u.csv"), "--csv", "-"])
+    assert result.exit_code == 0, result.output
+    assert len(result.stdout.splitlines()) == 21
+    assert result.stdout.startswith("time,a1,a2,a1_low,a1_high")
     missing = CliRunner().invoke(app, ["rom", "opinf", f"{run}.basis.h5", "--form", "A", "-o", str(tmp_path / "b.h5"),
                                        "--inputs", "nothere"])
     assert missing.exit_code == 2

@@ -55,10 +55,10 @@ def of_one_machine(monkeypatch):
 
 def test_plans_are_what_they_were():
     expected = json.loads(EXPECTED.read_text("utf-8"))
-    found = {name: planned(source, how) for name, source, how in problems()}
-    assert len(found) >= 200
-    assert list(found) == list(expected)
-    assert [name for name in found if found[name] != expected[name]] == []
-    routes = {plan["route"] for plan in found.values() if isinstance(plan, dict)}
+    plans = {name: planned(source, how) for name, source, how in problems()}
+    assert len(plans) >= 200
+    assert list(plans) == list(expected)
+    assert [name for name in plans if plans[name] != expected[name]] == []
+    routes = {plan["route"] for plan in plans.values() if isinstance(plan, dict)}
     assert routes == {"gram", "covariance", "tsqr", "randomized", "incremental"}
-    assert any(isinstance(plan, str) for plan in found.values())
+    assert any(isinstance(plan, str) for plan in plans.values())

@@ -121,13 +121,13 @@ def test_a_line_is_a_line():
 
 
 def test_where_to_run_longer():
-    found = rom.average(wave(512), ["mean", "tke"], equilibration=None)
-    ax = draw.run_length(found, "values_mean", target=1e-3, grid=(X, Y))
-    factor = found.run_length_factor("mean", 1e-3).max(-1)
+    averages = rom.average(wave(512), ["mean", "tke"], equilibration=None)
+    ax = draw.run_length(averages, "values_mean", target=1e-3, grid=(X, Y))
+    factor = averages.run_length_factor("mean", 1e-3).max(-1)
     np.testing.assert_allclose(ax.images[0].get_array(), np.log2(factor))
     share = np.mean(factor <= 1)
     assert f"enough in {100 * share:.0f} %" in ax.get_title()
-    axes = draw.average(found, "values_tke", grid=(X, Y))
+    axes = draw.average(averages, "values_tke", grid=(X, Y))
     assert titles(axes)[1] == "± (95 % interval)"
 
 
@@ -146,15 +146,15 @@ def test_figures_of_numbers_of_any_size():
     u = np.stack([field, 0.1 * field], -1).reshape(40, 6, 10, 2)
 
     def drawn(v):
-        found = rom.pod(v, 3)
-        figures = [*map(page, (draw.modes(found), draw.reconstruction(found, v[3]), draw.phase_portrait(found),
-                               draw.spectrum(found), draw.snapshot_errors(found),
+        result = rom.pod(v, 3)
+        figures = [*map(page, (draw.modes(result), draw.reconstruction(result, v[3]), draw.phase_portrait(result),
+                               draw.spectrum(result), draw.snapshot_errors(result),
                                draw.average(rom.average(v, ["mean"]), "mean")))]
         for figure in figures:
             figure.canvas.draw()
         titles = [ax.get_title() for figure in figures[:-1] for ax in figure.axes]
-        frequency, _, peak = draw._spectrum(found, (0, 1))
-        return titles, draw.travelling_pairs(found), frequency.tolist(), peak
+        frequency, _, peak = draw._spectrum(result, (0, 1))
+        return titles, draw.travelling_pairs(result), frequency.tolist(), peak
     *wanted, peak = drawn(u)
     assert wanted[1]
     for power in (-960, 960):

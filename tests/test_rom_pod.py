@@ -39,8 +39,8 @@ def test_error_reported_is_the_error_made():
     for k in (1, 3, 8):
         basis = rom.pod(x, rank=k)
         fluctuation = x - x.mean(0, dtype="f8")
-        made = np.linalg.norm(basis.reconstruct() - x) / np.linalg.norm(fluctuation)
-        np.testing.assert_allclose(basis.relative_error, made, rtol=1e-5)
+        error = np.linalg.norm(basis.reconstruct() - x) / np.linalg.norm(fluctuation)
+        np.testing.assert_allclose(basis.relative_error, error, rtol=1e-5)
 
 
 def test_project_reconstruct_truncate():
@@ -145,8 +145,8 @@ def test_one_read_is_enough_where_the_residuals_say_so(power):
     assert (basis.method, basis.passes) == ("randomized", 1)
     assert basis.relative_error == pytest.approx(optimum(x, 12), rel=1e-3)
     rebuilt = basis.reconstruct()
-    made = np.linalg.norm(x - rebuilt.astype("f8")) / np.linalg.norm(x - x.mean(0, dtype="f8"))
-    assert basis.relative_error == pytest.approx(made, rel=1e-4)
+    error = np.linalg.norm(x - rebuilt.astype("f8")) / np.linalg.norm(x - x.mean(0, dtype="f8"))
+    assert basis.relative_error == pytest.approx(error, rel=1e-4)
     np.testing.assert_allclose(basis.mean, x.mean(0, dtype="f8"), rtol=1e-6)
 
 

@@ -232,8 +232,8 @@ def test_a_store_and_stores_in_a_row(tmp_path: Path, u: np.ndarray) -> None:
     np.testing.assert_array_equal(both.times, TIMES)
     assert (both.time_unit, both.fields["u"].unit) == ("s", "m s-1")
     with pytest.warns(UserWarning, match="in order of time: a.h5, b.h5"):
-        turned = rom.read([tmp_path / "b.h5", tmp_path / "a.h5"])
-    np.testing.assert_array_equal(turned.read()["u"], u)
+        reordered = rom.read([tmp_path / "b.h5", tmp_path / "a.h5"])
+    np.testing.assert_array_equal(reordered.read()["u"], u)
     with pytest.raises(InputError, match="times run backwards"):
         rom.read([tmp_path / "a.h5", tmp_path / "a.h5"])
 
@@ -244,12 +244,12 @@ def elements(order: tuple[int, int, int], counts: tuple[int, ...], bend: float =
     """Coordinates of a box of spectral elements, (elements, points, dimension)."""
     dimension = len(counts)
     nodes = [(lobatto(n)[0] + 1) / 2 for n in order[:dimension]]
-    made = []
+    items = []
     for index in np.ndindex(*counts[::-1]):
         axes = [(i + x) / n for i, x, n in zip(index[::-1], nodes, counts, strict=True)]
         grid = np.stack(np.meshgrid(*axes[::-1], indexing="ij")[::-1], -1).reshape(-1, dimension)
-        made.append(grid)
-    x = np.array(made)
+        items.append(grid)
+    x = np.array(items)
     if bend:
         x[..., 0] += bend * x[..., 1] ** 2      # Jacobian 1
     return x

@@ -134,9 +134,9 @@ def test_one_feeds_and_others_look(tmp_path):
     with pytest.raises(StoreBusyError, match="fed by another"):
         second.update(X[11])
     code = f"from ensemblekit import rom; import numpy as np; pod = rom.IncrementalPOD({str(path)!r}, rank=3, block=8)\n"
-    told = run(code + "print(pod.n); pod.update(np.ones(40))", 1)
-    assert told.stdout.split() == ["11"]
-    assert "StoreBusyError" in told.stderr
+    printed = run(code + "print(pod.n); pod.update(np.ones(40))", 1)
+    assert printed.stdout.split() == ["11"]
+    assert "StoreBusyError" in printed.stderr
     with pytest.raises(StoreError, match="neither pickled nor copied"):
         pickle.dumps(first)
     first.update(X[11:13]).close()

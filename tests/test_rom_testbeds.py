@@ -38,11 +38,11 @@ def test_settings_that_cannot_work(how):
 @pytest.mark.slow
 def test_the_wake_sheds_at_the_known_frequency():
     wake = rom.testbeds.cylinder_wake(reynolds=100)
-    found = list(wake.snapshots(160, every=0.3, after=55.0))
-    lift, drag = np.array([s.lift for s in found]), np.array([s.drag for s in found])
+    snapshots = list(wake.snapshots(160, every=0.3, after=55.0))
+    lift, drag = np.array([s.lift for s in snapshots]), np.array([s.drag for s in snapshots])
     up = np.flatnonzero((lift[:-1] < 0) & (lift[1:] >= 0))
     crossings = up - lift[up] / (lift[up + 1] - lift[up])
-    times = np.array([s.time for s in found])
+    times = np.array([s.time for s in snapshots])
     period = np.diff(np.interp(crossings, np.arange(len(times)), times)).mean()
     assert 0.16 < 1 / period < 0.173
     assert 1.30 < drag.mean() < 1.42
@@ -52,15 +52,15 @@ def test_the_wake_sheds_at_the_known_frequency():
 def test_each_sine_of_the_heat_decays_at_its_own_rate(dimensions):
     flow = rom.testbeds.heat(32, dimensions=dimensions, step=1e-5)
     run = rom.testbeds.record(flow, 3, 2e-3, after=1e-3)
-    found = flow.amplitudes(run.arrays["temperature"])
+    amplitudes = flow.amplitudes(run.arrays["temperature"])
     assert run.times.tolist() == pytest.approx([1e-3, 3e-3, 5e-3])
     # the trapezoidal rule takes a factor of (1 - λdt/2)/(1 + λdt/2) a step, along each axis
     half = 0.5e-5 * rom.testbeds.heat(32).rates()
     factor = ((1 - half) / (1 + half)) ** 500
     expected = flow.amplitudes(flow.start) * (factor if dimensions == 1 else np.outer(factor, factor))
-    np.testing.assert_allclose(found[-1], expected, rtol=1e-8, atol=1e-15)
+    np.testing.assert_allclose(amplitudes[-1], expected, rtol=1e-8, atol=1e-15)
     slow = (0,) * dimensions
-    assert found[-1][slow] / found[0][slow] == pytest.approx(np.exp(-flow.rates(False)[slow] * 4e-3), rel=1e-4)
+    assert amplitudes[-1][slow] / amplitudes[0][slow] == pytest.approx(np.exp(-flow.rates(False)[slow] * 4e-3), rel=1e-4)
     np.testing.assert_allclose(run.arrays["temperature"][-1], flow.exact(5e-3), atol=2e-2)
 
 
@@ -120,9 +120,9 @@ def test_energy_of_the_chaotic_flow_is_accounted_for():
 
 def test_the_laminar_flow_is_a_solution_in_balance():
     flow = rom.testbeds.kolmogorov_flow(8, cells=32)
-    found = flow.budget(flow.laminar)
-    assert found.input == pytest.approx(found.dissipation, rel=1e-12)
-    assert found.dissipation == pytest.approx(8 / 32)                    # Re / 2 waves²
+    budget = flow.budget(flow.laminar)
+    assert budget.input == pytest.approx(budget.dissipation, rel=1e-12)
+    assert budget.dissipation == pytest.approx(8 / 32)                    # Re / 2 waves²
 
 
 @pytest.mark.slow

@@ -109,8 +109,8 @@ def test_ids_are_no_fields(tmp_path):
 def test_how_much_longer_is_not_told_from_a_run_of_few_independent_snapshots():
     slow = np.cumsum(RNG.normal(size=(400, 5)), axis=0)
     fast = RNG.normal(size=(400, 5))
-    found = rom.average(np.concatenate([slow, fast], axis=1), equilibration=None)
-    factor = found.run_length_factor("mean", 0.01)
+    averages = rom.average(np.concatenate([slow, fast], axis=1), equilibration=None)
+    factor = averages.run_length_factor("mean", 0.01)
     assert np.isnan(factor[:5]).all()
     assert np.isfinite(factor[5:]).all()
 

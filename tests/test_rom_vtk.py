@@ -39,13 +39,13 @@ def grid(kind: str) -> pv.DataSet:
 
 
 def snapshot(mesh: pv.DataSet, k: int, time: bool = False) -> pv.DataSet:
-    made = mesh.copy()
+    copied = mesh.copy()
     rng = np.random.default_rng(k)
-    made.cell_data["p"] = rng.normal(size=made.n_cells)
-    made.point_data["U"] = rng.normal(size=(made.n_points, 3)).astype("f4")
+    copied.cell_data["p"] = rng.normal(size=copied.n_cells)
+    copied.point_data["U"] = rng.normal(size=(copied.n_points, 3)).astype("f4")
     if time:
-        made.field_data["TimeValue"] = [TIMES[k]]
-    return made
+        copied.field_data["TimeValue"] = [TIMES[k]]
+    return copied
 
 
 def series(folder: Path, kind: str, suffix: str, time: bool = False) -> list[Path]:
@@ -269,13 +269,13 @@ def cgns(path: Path) -> None:
     import h5py
 
     def node(parent, name: str, label: str, kind: str = "MT", data=None):
-        made = parent.create_group(name, track_order=True)
+        group = parent.create_group(name, track_order=True)
         for key, value, width in (("name", name, 33), ("label", label, 33), ("type", kind, 3)):
-            made.attrs.create(key, np.bytes_(value), dtype=f"S{width}")
-        made.attrs["flags"] = np.array([1], "i4")
+            group.attrs.create(key, np.bytes_(value), dtype=f"S{width}")
+        group.attrs["flags"] = np.array([1], "i4")
         if data is not None:
-            made.create_dataset(" data", data=np.frombuffer(data.encode(), "i1") if isinstance(data, str) else data)
-        return made
+            group.create_dataset(" data", data=np.frombuffer(data.encode(), "i1") if isinstance(data, str) else data)
+        return group
 
     with h5py.File(path, "w", libver=("earliest", "v108"), track_order=True) as f:
         for key, value, width in (("name", "HDF5 MotherNode", 33), ("label", "Root Node of HDF5 File", 33), ("type", "MT", 3)):
@@ -340,11 +340,11 @@ def test_polyhedra_of_vtk(tmp_path: Path) -> None:
     mesh = pv.examples.cells.Polyhedron()
     mesh.cell_data["p"] = [1.0]
     mesh.save(tmp_path / "a.vtu")
-    found = rom.read(tmp_path / "a.vtu").mesh
-    assert found.types.tolist() == [42]
-    np.testing.assert_allclose(found.volumes, mesh.compute_cell_sizes()["Volume"])
-    back = rom.readers.vtk_mesh.vtk_of_mesh(found)
-    np.testing.assert_allclose(back.compute_cell_sizes()["Volume"], found.volumes)
+    source = rom.read(tmp_path / "a.vtu").mesh
+    assert source.types.tolist() == [42]
+    np.testing.assert_allclose(source.volumes, mesh.compute_cell_sizes()["Volume"])
+    back = rom.readers.vtk_mesh.vtk_of_mesh(source)
+    np.testing.assert_allclose(back.compute_cell_sizes()["Volume"], source.volumes)
 
 
 # -- what goes wrong ---------------------------------------------------------------------------------------------------
@@ -459,8 +459,8 @@ def test_read_by_several_workers(tmp_path: Path) -> None:
     series(tmp_path, "vtu", "vtu")
     source = rom.read(tmp_path / "flow_*.vtu")
     assert source.mesh.n_cells
-    found = ek.reduce(source, {"p": ek.Moments()}, engine=ek.Threads(3))
-    np.testing.assert_allclose(found["p"].mean, np.mean([snapshot(grid("vtu"), k).cell_data["p"] for k in range(N)], 0))
+    moments = ek.reduce(source, {"p": ek.Moments()}, engine=ek.Threads(3))
+    np.testing.assert_allclose(moments["p"].mean, np.mean([snapshot(grid("vtu"), k).cell_data["p"] for k in range(N)], 0))
     travels = pickle.dumps(next(iter(source.pieces(["p"], "time", False, 1 << 20))))
     assert len(travels) < 4000      # no mesh
     (block,) = pickle.loads(travels).blocks()

@@ -22,12 +22,12 @@ NUMBERS = [0, 70, 300]
 
 
 def grid(k: int, shift: float = 0, time: float | None = None, field: bool = True) -> pv.UnstructuredGrid:
-    made = pv.ImageData(dimensions=(4, 3, 3)).cast_to_unstructured_grid().translate((shift, 0, 0))
+    result = pv.ImageData(dimensions=(4, 3, 3)).cast_to_unstructured_grid().translate((shift, 0, 0))
     if field:
-        made.cell_data["p"] = np.arange(made.n_cells) + 100.0 * k + 1000 * shift
+        result.cell_data["p"] = np.arange(result.n_cells) + 100.0 * k + 1000 * shift
     if time is not None:
-        made.field_data["TimeValue"] = [time]
-    return made
+        result.field_data["TimeValue"] = [time]
+    return result
 
 
 def blocks(k: int, time: float | None = None) -> pv.MultiBlock:
@@ -110,9 +110,9 @@ def test_files_without_a_time_among_others_are_named(tmp_path: Path) -> None:
 
 def test_data_of_points_named_like_a_time_is_none(tmp_path: Path) -> None:
     for k in range(3):
-        made = grid(k)
-        made.point_data["TIME"] = np.full(made.n_points, 7.0 + k)
-        made.save(tmp_path / f"flow_{k}.vtu")
+        mesh = grid(k)
+        mesh.point_data["TIME"] = np.full(mesh.n_points, 7.0 + k)
+        mesh.save(tmp_path / f"flow_{k}.vtu")
     assert rom.read(tmp_path / "flow_*.vtu", "p").times.tolist() == [0, 1, 2]
 
 
@@ -208,11 +208,11 @@ def test_an_image_with_a_time_and_no_steps(tmp_path: Path) -> None:
 
 
 def test_a_surface_of_points_alone_has_no_data_of_cells(tmp_path: Path) -> None:
-    made = pv.PolyData(np.random.default_rng(0).normal(size=(5, 3)))
-    made.point_data["q"] = np.arange(5.0)
-    made.verts = np.zeros(0, int)
-    made.cell_data["p"] = np.zeros(0)
-    write_hdf(made, tmp_path / "a.vtkhdf")
+    surface = pv.PolyData(np.random.default_rng(0).normal(size=(5, 3)))
+    surface.point_data["q"] = np.arange(5.0)
+    surface.verts = np.zeros(0, int)
+    surface.cell_data["p"] = np.zeros(0)
+    write_hdf(surface, tmp_path / "a.vtkhdf")
     assert list(rom.read(tmp_path / "a.vtkhdf").fields) == ["q"]
 
 

@@ -117,7 +117,7 @@ def test_states_that_were_merged_give_the_same_average():
     """An average of a branch of a read that others share is that of its own."""
     x = source()
     (run,) = ek.partials(x, {"a": (lambda block: block.only, Observed()), "m": ek.Moments()})
-    mine, own = estimate_of(run, "a"), ek.average(x)
-    np.testing.assert_array_equal(mine.mean, own.mean)
-    np.testing.assert_array_equal(mine.stderr, own.stderr)
-    assert mine.n_discarded == own.n_discarded
+    estimate, own = estimate_of(run, "a"), ek.average(x)
+    np.testing.assert_array_equal(estimate.mean, own.mean)
+    np.testing.assert_array_equal(estimate.stderr, own.stderr)
+    assert estimate.n_discarded == own.n_discarded

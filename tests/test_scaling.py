@@ -40,8 +40,8 @@ def estimate(e: ek.Estimate) -> dict[str, tuple[Any, int]]:
 
 
 def moments(r: Any) -> dict[str, tuple[Any, int]]:
-    found = {"mean": (r.mean, 1), "std": (r.std, 1), "variance": (r.variance, 2), "n_eff": (r.n_eff, 0)}
-    return found | ({} if r.skewness is None else {"skewness": (r.skewness, 0), "kurtosis": (r.kurtosis, 0)})
+    fields = {"mean": (r.mean, 1), "std": (r.std, 1), "variance": (r.variance, 2), "n_eff": (r.n_eff, 0)}
+    return fields | ({} if r.skewness is None else {"skewness": (r.skewness, 0), "kurtosis": (r.kurtosis, 0)})
 
 
 def streamed(reducer: Any, x: Any, weights: Any = None, cut: int = 70) -> Any:

@@ -38,15 +38,15 @@ def test_the_variance_of_a_short_run_is_covered(independent):
     x = ar1(800, 800 / independent, (1200,), 7)
     read = ek.partials(ArraySource.of(x), {"a": (products, Observed())})[0]
     base = estimate_of(read, "a", shown=False, equilibration=None)
-    found = function_of_mean(read, "a", SecondMoment(variance, np.s_[:, 0]), base)
+    estimate = function_of_mean(read, "a", SecondMoment(variance, np.s_[:, 0]), base)
     plain = function_of_mean(read, "a", SecondMoment(variance, np.s_[:, 0], corrected=False), base)
     assert plain.mean.mean() < 1 - 0.5 / independent
-    assert abs(found.mean.mean() - 1) < 0.6 / independent
-    assert 0.93 < ((found.low < 1) & (found.high > 1)).mean() < 0.98
-    assert (found.low > 0).all()
-    few = int(found.verdict.split(" of ")[0]) if found.verdict else 0
+    assert abs(estimate.mean.mean() - 1) < 0.6 / independent
+    assert 0.93 < ((estimate.low < 1) & (estimate.high > 1)).mean() < 0.98
+    assert (estimate.low > 0).all()
+    few = int(estimate.verdict.split(" of ")[0]) if estimate.verdict else 0
     assert (few > 200) if independent == 25 else (few < 10)
-    assert found.converged == (not few)
+    assert estimate.converged == (not few)
 
 
 @pytest.mark.parametrize("independent", [25, 80])
@@ -71,9 +71,9 @@ def test_too_few_stretches_are_refused():
     x = ar1(800, 100, (50,), 9)
     read = ek.partials(ArraySource.of(x), {"a": (products, Observed())})[0]
     base = estimate_of(read, "a", shown=False, equilibration=None)
-    found = function_of_mean(read, "a", SecondMoment(variance, np.s_[:, 0]), base)
-    assert not found.converged
-    assert "fewer than 20 independent" in found.verdict
+    estimate = function_of_mean(read, "a", SecondMoment(variance, np.s_[:, 0]), base)
+    assert not estimate.converged
+    assert "fewer than 20 independent" in estimate.verdict
 
 
 def test_shares():

@@ -28,9 +28,9 @@ NASTY = "[bold]x"
 
 
 def run(*words: object, code: int = 0) -> tuple[str, str]:
-    found = CliRunner().invoke(app, [str(word) for word in words])
-    assert found.exit_code == code, (found.exit_code, found.output, found.exception)
-    return found.stdout, found.stderr
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == code, (result.exit_code, result.output, result.exception)
+    return result.stdout, result.stderr
 
 
 def shell(*words: object, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
@@ -100,14 +100,14 @@ def test_json_on_stdout_is_one_document(verb: str, folder: Path, tmp_path: Path)
         rom.operator_inference(basis, form="A").save(folder / "wave.model.h5")
     words = [word.format(new=tmp_path / "new") for word in answers(folder)[verb]]
     out, _ = run(*words, "--json", "-")
-    found = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    assert (found["schema"], found["schema_version"]) == ("ensemblekit.results", 1)
-    assert found["ensemblekit"] == ek.__version__
-    assert found["command"] == ["ensemblekit", *words, "--json", "-"]
-    assert found["results"]
-    assert found["versions"]["numpy"] == np.__version__
-    assert found["inputs"][0]["bytes"] == os.path.getsize(found["inputs"][0]["path"])
-    assert len(found["inputs"][0]["xxh3_128_of_ends"]) == 32
+    document = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert (document["schema"], document["schema_version"]) == ("ensemblekit.results", 1)
+    assert document["ensemblekit"] == ek.__version__
+    assert document["command"] == ["ensemblekit", *words, "--json", "-"]
+    assert document["results"]
+    assert document["versions"]["numpy"] == np.__version__
+    assert document["inputs"][0]["bytes"] == os.path.getsize(document["inputs"][0]["path"])
+    assert len(document["inputs"][0]["xxh3_128_of_ends"]) == 32
     if "--csv" in {opt for param in VERBS[tuple(verb.split())].params for opt in param.opts}:
         out, _ = run(*words, "--csv", "-", "--overwrite")
         head, *rows = csv.reader(io.StringIO(out))
@@ -186,13 +186,13 @@ def test_cells_are_no_formulas(folder: Path) -> None:
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
 def test_any_encoding_of_stdout(encoding: str, folder: Path) -> None:
     for words in (["average", folder / "wave.h5", "U"], ["info", folder / "run[a].h5"], ["--help"]):
-        found = CliRunner(charset=encoding).invoke(app, [str(word) for word in words])
-        assert found.exit_code == 0, found.output
+        result = CliRunner(charset=encoding).invoke(app, [str(word) for word in words])
+        assert result.exit_code == 0, result.output
         if words[0] == "average":
-            assert ("+/-" if encoding == "ascii" else "±") in found.output
+            assert ("+/-" if encoding == "ascii" else "±") in result.output
         if words[0] == "info":
-            assert "[bold]x" in found.output
-            assert "| " not in found.output     # no frame
+            assert "[bold]x" in result.output
+            assert "| " not in result.output     # no frame
 
 
 @pytest.mark.parametrize("columns", [80, 60])
@@ -264,9 +264,9 @@ def test_a_reader_that_goes_away_ends_it_with_141(folder: Path) -> None:
 
 def test_head_ends_without_a_traceback(folder: Path) -> None:
     line = f"{shlex.quote(sys.executable)} -m ensemblekit info {'wave.h5 ' * 40} | head -1; exit ${{PIPESTATUS[0]}}"
-    found = subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True, text=True, check=False, timeout=300)
-    assert (found.stdout, found.stderr) == ("wave.h5\n", "")
-    assert found.returncode in (0, 141)
+    process = subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+    assert (process.stdout, process.stderr) == ("wave.h5\n", "")
+    assert process.returncode in (0, 141)
 
 
 def test_an_interrupt_is_130(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -354,12 +354,12 @@ def test_a_full_device_is_one_line(folder: Path) -> None:
     if not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full here")
     with open("/dev/full", "w") as full:
-        found = subprocess.run([sys.executable, "-m", "ensemblekit", "average", str(folder / "wave.h5"), "U"], stdout=full,
-                               stderr=subprocess.PIPE, text=True, check=False, timeout=300)
-    assert found.returncode == 2
-    assert found.stderr.startswith("error:")
-    assert "No space left on device" in found.stderr
-    assert "Traceback" not in found.stderr
+        process = subprocess.run([sys.executable, "-m", "ensemblekit", "average", str(folder / "wave.h5"), "U"], stdout=full,
+                                 stderr=subprocess.PIPE, text=True, check=False, timeout=300)
+    assert process.returncode == 2
+    assert process.stderr.startswith("error:")
+    assert "No space left on device" in process.stderr
+    assert "Traceback" not in process.stderr
 
 
 # -- words ---------------------------------------------------------------------------------------------------------
@@ -415,8 +415,8 @@ def test_every_help_has_two_examples_that_parse(tmp_path: Path, monkeypatch: pyt
 
 
 def test_completion_is_on() -> None:
-    found = shell(_ENSEMBLEKIT_COMPLETE="complete_bash", COMP_WORDS="ensemblekit rom re", COMP_CWORD="2")
-    assert "reconstruct" in found.stdout.split()
+    process = shell(_ENSEMBLEKIT_COMPLETE="complete_bash", COMP_WORDS="ensemblekit rom re", COMP_CWORD="2")
+    assert "reconstruct" in process.stdout.split()
 
 
 # -- pack and merge ------------------------------------------------------------------------------------------------

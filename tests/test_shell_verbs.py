@@ -106,9 +106,9 @@ def test_json_is_one_document_and_tables_fit_60_columns(verb: str, folder: Path,
     monkeypatch.chdir(folder)
     monkeypatch.setenv("COLUMNS", "60")
     words = [*verb.split(), *(word.format(new=tmp_path / "new") for word in VERBS[verb])]
-    found = CliRunner().invoke(app, [*words, "--json", "-"])
-    assert found.exit_code == 0, (found.output, found.exception)
-    document = json.loads(found.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    result = CliRunner().invoke(app, [*words, "--json", "-"])
+    assert result.exit_code == 0, (result.output, result.exception)
+    document = json.loads(result.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert document["command"] == ["ensemblekit", *words, "--json", "-"]
     assert document["results"]
     assert document["versions"]["numpy"] == np.__version__
@@ -117,11 +117,11 @@ def test_json_is_one_document_and_tables_fit_60_columns(verb: str, folder: Path,
         assert document["inputs"]
     if verb.endswith("ingest"):
         return
-    found = CliRunner().invoke(app, [*words, *(["--overwrite"] if "-o" in words else [])])
-    assert found.exit_code == 0, (found.output, found.exception)
-    assert found.stdout.strip()
+    result = CliRunner().invoke(app, [*words, *(["--overwrite"] if "-o" in words else [])])
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert result.stdout.strip()
     # sentences may be longer
-    wide = [line for line in found.stdout.splitlines() if len(line) > 60 and "  " in line.strip()]
+    wide = [line for line in result.stdout.splitlines() if len(line) > 60 and "  " in line.strip()]
     assert wide == []
 
 

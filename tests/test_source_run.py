@@ -45,18 +45,18 @@ def test_tiles_of_moments_are_taken_in_place(kind):
     w = np.array([1.0, 0.0, 2.0, 0.5, 3.0, 0.0])
     for weights in (None, w):
         source = ek.ArraySource.of(x, weights=weights)
-        found = [ek.reduce(source, ek.Moments(), cut="space", limit=limit, engine=engine) for limit in (97, 400, 10**6)
-                 for engine in (ek.Serial(), ek.Threads(2), ek.Executor(ThreadPoolExecutor(2)))]
+        results = [ek.reduce(source, ek.Moments(), cut="space", limit=limit, engine=engine) for limit in (97, 400, 10**6)
+                   for engine in (ek.Serial(), ek.Threads(2), ek.Executor(ThreadPoolExecutor(2)))]
         first = ek.reduce(-source.arrays["values"], ek.Moments(), cut="space", limit=97)
         want = np.average(x.astype("c16" if kind == "c8" else "f8"), axis=0, weights=weights)
-        for one in found:
+        for one in results:
             assert one.mean.shape == one.variance.shape == (7, 11)
             np.testing.assert_allclose(one.mean, want, rtol=1e-12, atol=1e-12)
-            np.testing.assert_array_equal(one.mean, found[0].mean)
-            np.testing.assert_array_equal(one.variance, found[0].variance)
+            np.testing.assert_array_equal(one.mean, results[0].mean)
+            np.testing.assert_array_equal(one.variance, results[0].variance)
         if weights is None:
-            np.testing.assert_allclose(found[0].variance, x.astype(want.dtype).var(0, ddof=1), rtol=1e-9)
-            np.testing.assert_array_equal(first.mean, -found[0].mean)
+            np.testing.assert_allclose(results[0].variance, x.astype(want.dtype).var(0, ddof=1), rtol=1e-9)
+            np.testing.assert_array_equal(first.mean, -results[0].mean)
     with pytest.raises(StatisticsError, match="all weights of 6"):
         ek.reduce(ek.ArraySource.of(x, weights=0 * w), ek.Moments(), cut="space", limit=97)
     runs = ek.reduce(ek.ReplicaSet.of([x[:2], x[2:]]), ek.Moments(), cut="space", limit=97)

@@ -541,9 +541,9 @@ def test_what_was_compressed_by_a_filter_that_is_missing_names_it(tmp_path):
         report = ek.verify("zstd.h5")
         print(report.verdict, " ".join(str(report).split()))""")
     path = os.pathsep.join([str(tmp_path / "without"), os.path.dirname(os.path.dirname(ek.__file__))])
-    found = subprocess.run([sys.executable, "use.py"], cwd=tmp_path, capture_output=True, text=True, check=True,
-                           env=os.environ | {"PYTHONPATH": path})
-    deflate, *zstd, checked = found.stdout.splitlines()
+    process = subprocess.run([sys.executable, "use.py"], cwd=tmp_path, capture_output=True, text=True, check=True,
+                             env=os.environ | {"PYTHONPATH": path})
+    deflate, *zstd, checked = process.stdout.splitlines()
     assert deflate == f"{x.sum()} sound"
     assert len(zstd) == 3
     assert all("pip install 'ensemblekit[compress]'" in line for line in zstd)

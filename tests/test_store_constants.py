@@ -38,10 +38,10 @@ def test_they_stay(tmp_path: Path, in_place: bool) -> None:
     assert len(ek.open(path)) == 5
 
 
-def assert_same(found) -> None:
-    assert set(found) == set(CONSTANTS)
+def assert_same(arrays) -> None:
+    assert set(arrays) == set(CONSTANTS)
     for name, values in CONSTANTS.items():
-        np.testing.assert_array_equal(found[name], values)
+        np.testing.assert_array_equal(arrays[name], values)
 
 
 def test_damage_is_found(tmp_path: Path) -> None:

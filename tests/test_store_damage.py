@@ -114,8 +114,8 @@ def test_thousands_of_random_damages_are_reported(tmp_path):
 def verdict_of(path):
     """"ok" or "bad" as a fork that checks the file says; "" where it died or hung."""
     def look():
-        found = check_file(path)
-        return "bad" if found["problems"] or found["damaged"] or found["unchecked"] else "ok"
+        report = check_file(path)
+        return "bad" if report["problems"] or report["damaged"] or report["unchecked"] else "ok"
 
     return forked(look)
 

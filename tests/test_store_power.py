@@ -110,10 +110,10 @@ def losses(tmp_path, monkeypatch, trials, in_place, seed=0, kind="field", shape=
     job = {"kind": kind, "shape": shape, "in_place": in_place, "durability": "disk", "capacity": 6}
     real = tmp_path / "real"
     real.mkdir()
-    writer, told = killing.Writer(job), []
+    writer, events = killing.Writer(job), []
     with monkeypatch.context() as patch:
         recorder = Recorder(patch, real)
-        writer.run(str(real / "run.h5"), lambda what, k: told.append((len(recorder.log), what, k)))
+        writer.run(str(real / "run.h5"), lambda what, k: events.append((len(recorder.log), what, k)))
     log = recorder.log
     assert sum(event[0] == "sync" for event in log) > 10
     states = [[], *(state for _, state in writer.operations())]
@@ -122,8 +122,8 @@ def losses(tmp_path, monkeypatch, trials, in_place, seed=0, kind="field", shape=
     for trial in range(trials):
         cut = rng.choice(barriers) if rng.random() < 0.8 else rng.randrange(len(log) + 1)
         disk = after_loss(log, cut, rng)
-        begun = max((k for at, what, k in told if what == b"B" and at <= cut), default=0)
-        ended = max((k for at, what, k in told if what == b"E" and at <= cut), default=-1)
+        begun = max((k for at, what, k in events if what == b"B" and at <= cut), default=0)
+        ended = max((k for at, what, k in events if what == b"E" and at <= cut), default=-1)
         name = [name for (name, _), _ in writer.operations()][begun]
         if not disk:
             assert ended < 0, f"trial {trial}: the store is gone after {name}"
@@ -134,13 +134,13 @@ def losses(tmp_path, monkeypatch, trials, in_place, seed=0, kind="field", shape=
             with open(folder / os.path.basename(path), "wb") as f:
                 f.write(data)
         store = ek.open(folder / "run.h5")
-        found = killing.numbers_in(store, kind, shape)
-        assert killing.between(found, states[ended + 1], states[begun + 1]), (trial, cut, name, found, states[ended + 1])
+        numbers = killing.numbers_in(store, kind, shape)
+        assert killing.between(numbers, states[ended + 1], states[begun + 1]), (trial, cut, name, numbers, states[ended + 1])
         killing.look_with_h5py(str(folder / "run.h5"), kind, shape)
         if not store.sealed:
             with ek.open(folder / "run.h5", "a") as again:
                 again.append({k: v[0] for k, v in killing.batch(kind, shape, [900]).items()})
-            assert killing.numbers_in(ek.open(folder / "run.h5"), kind, shape) == [*found, 900]
+            assert killing.numbers_in(ek.open(folder / "run.h5"), kind, shape) == [*numbers, 900]
         opened += 1
         blocks._maps.clear()
         for entry in os.scandir(folder):

@@ -302,9 +302,9 @@ def test_archives_that_say_they_are_larger(tmp_path, change):
 def rewritten(path, at, change):
     """A file of arrays with one of them changed or gone; "about" is the record of the others."""
     with h5py.File(path, "r+") as f:
-        found = []
-        f.visit(found.append)
-        name = next(name for name in found if name.endswith("/about")).removesuffix("about") + at
+        files = []
+        f.visit(files.append)
+        name = next(name for name in files if name.endswith("/about")).removesuffix("about") + at
         values = f[name][...]
         del f[name]
         new = change(values)

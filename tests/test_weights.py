@@ -155,10 +155,10 @@ def test_flows_and_trajectories_take_weights_and_their_logarithms(tmp_path):
     want = rom.average(ArraySource.of(x, weights=w), ["mean", "rms"], equilibration=None)
     for options in ({"weights": w}, {"log_weights": logs}):
         for source in (x, ArraySource.of(x)):
-            found = rom.average(source, ["mean", "rms"], equilibration=None, **options)
+            averages = rom.average(source, ["mean", "rms"], equilibration=None, **options)
             for name in ("mean", "rms"):
-                np.testing.assert_allclose(found[name].mean, want[name].mean, rtol=1e-9)
-                np.testing.assert_allclose(found[name].stderr, want[name].stderr, rtol=1e-6)
+                np.testing.assert_allclose(averages[name].mean, want[name].mean, rtol=1e-9)
+                np.testing.assert_allclose(averages[name].stderr, want[name].stderr, rtol=1e-6)
     assert (want["mean"].n_eff <= effective_samples(w) * (1 + 1e-9)).all()
     for options in ({"weights": w, "log_weights": logs}, {"weights": "steps"}, {"log_weights": logs[:5]}):
         with pytest.raises(InputError, match=r"log_weights|time"):
@@ -190,11 +190,11 @@ def test_weights_that_rest_on_few_are_doubted_in_every_statistic():
     late = np.zeros(800)
     late[0] = 20.0
     for weights, said in ((logs, "all weight"), (late, "one snapshot carries 100 % of all weight")):
-        found = rom.average(ArraySource.of(x, log_weights=weights), ["mean", "rms"])
+        averages = rom.average(ArraySource.of(x, log_weights=weights), ["mean", "rms"])
         for name in ("mean", "rms"):
-            assert not found[name].converged
-            assert said in found[name].verdict or "independent snapshots" in found[name].verdict
-        assert found["mean"].n_discarded == 0 or weights is logs
+            assert not averages[name].converged
+            assert said in averages[name].verdict or "independent snapshots" in averages[name].verdict
+        assert averages["mean"].n_discarded == 0 or weights is logs
     pytest.importorskip("MDAnalysis")
     from ensemblekit import md
     from ensemblekit.md.topology import mdanalysis

@@ -172,22 +172,22 @@ def _array_with_gaps(source: DescribedSource, present: Present, sums: ArrayLike,
                      confidence: float, unit: str, engine: Engine | None, progress: Progress) -> Estimate:
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.asarray(sums) / share
-    found = average(source, map=Departure(present, mean, share), equilibration=equilibration, confidence=confidence,
+    shift = average(source, map=Departure(present, mean, share), equilibration=equilibration, confidence=confidence,
                     engine=engine, progress=progress, unit=unit)
-    if found.n_discarded:       # about the means of what is kept
-        rest = _array_with_gaps_of(source.window(found.n_discarded), present, confidence, unit, engine, progress)
-        return replace(rest, n_discarded=found.n_discarded, equilibration_time=found.equilibration_time, times=found.times)
+    if shift.n_discarded:       # about the means of what is kept
+        rest = _array_with_gaps_of(source.window(shift.n_discarded), present, confidence, unit, engine, progress)
+        return replace(rest, n_discarded=shift.n_discarded, equilibration_time=shift.equilibration_time, times=shift.times)
     never = share == 0
     hide = np.where(never, np.nan, 0.0)
-    low, high = found.interval
+    low, high = shift.interval
     gone = int((share < 1).sum())
-    said = [found.verdict] if found.verdict else []
+    said = [shift.verdict] if shift.verdict else []
     if gone:
         said.append(f"{gone} of {share.size} elements are missing in some snapshots"
                     + (f", {int(never.sum())} in all" if never.any() else "") + "; they keep their places in time")
-    return replace(found, mean=mean + found.mean + hide, stderr=found.stderr + hide,
-                   interval=(low + mean + hide, high + mean + hide), n_eff=found.n_eff * share + hide,
-                   converged=found.converged and not never.any(), verdict="; ".join(said))
+    return replace(shift, mean=mean + shift.mean + hide, stderr=shift.stderr + hide,
+                   interval=(low + mean + hide, high + mean + hide), n_eff=shift.n_eff * share + hide,
+                   converged=shift.converged and not never.any(), verdict="; ".join(said))
 
 
 def _array_with_gaps_of(source: DescribedSource, present: Present, confidence: float, unit: str, engine: Engine | None,
@@ -305,9 +305,9 @@ def _scalar_estimate(values: np.ndarray, run: RunStates, equilibration: Equilibr
         return scalar_estimate(values, run.weights, run.times, equilibration, confidence, unit, time_unit=run.time_unit,
                                ordered=run.ordered)
     filled, shares, there = without_gaps(values, run.weights)
-    found = scalar_estimate(filled, shares, run.times, equilibration, confidence, unit, time_unit=run.time_unit,
-                            ordered=run.ordered)
-    return with_gaps_noted(found, values, there)
+    estimate = scalar_estimate(filled, shares, run.times, equilibration, confidence, unit, time_unit=run.time_unit,
+                               ordered=run.ordered)
+    return with_gaps_noted(estimate, values, there)
 
 
 def _array_estimate(run: RunStates, name: str, columns: np.ndarray, equilibration: Equilibrate, confidence: float, unit: str,

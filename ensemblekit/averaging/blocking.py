@@ -278,14 +278,14 @@ class BlockSums:
             self._absorb(segment)
 
     def _absorb(self, later: Segment) -> None:
-        mine = self.segment
-        if mine is None:
+        earlier = self.segment
+        if earlier is None:
             self.segment = later
             return
-        if mine.stop != later.start:
-            raise InputError(f"block sums merge in time order: mine end at snapshot {mine.stop}, the later ones begin "
+        if earlier.stop != later.start:
+            raise InputError(f"block sums merge in time order: mine end at snapshot {earlier.stop}, the later ones begin "
                              f"at {later.start}")
-        self.segment = joined_segments(mine, later)
+        self.segment = joined_segments(earlier, later)
 
     def part(self, at: slice) -> Self:
         """The sums of some of the elements, flat; a copy."""
@@ -311,14 +311,14 @@ class BlockSums:
         return new
 
     def join(self, right: Self) -> None:
-        mine, other = self.segment, right.segment
-        if mine is None or other is None:
-            self.segment = mine or other
+        left, other = self.segment, right.segment
+        if left is None or other is None:
+            self.segment = left or other
             return
         if self.exponent is not None or right.exponent is not None:
             self.exponent = np.concatenate([np.zeros(len(s.mean), np.int64) if e is None else e
-                                            for s, e in ((mine, self.exponent), (other, right.exponent))])
-        self.segment = mine.join(other)
+                                            for s, e in ((left, self.exponent), (other, right.exponent))])
+        self.segment = left.join(other)
         self.item = (len(self.segment.mean),)
 
     def reshape(self, item: tuple[int, ...]) -> None:

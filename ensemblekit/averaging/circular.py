@@ -64,22 +64,22 @@ def circular_average(angles: ArrayLike, *, period: float = 360.0, weights: Array
                                facts["confidence"], unit, time_unit=time_unit, ordered=ordered)
 
     direction, length = _vector(x * turn, w)
-    found = estimate(_influence(x * turn, direction, length) / turn + np.nan_to_num(direction) / turn, equilibration, unit)
-    start = found.n_discarded
+    linearized = estimate(_influence(x * turn, direction, length) / turn + np.nan_to_num(direction) / turn, equilibration, unit)
+    start = linearized.n_discarded
     if start:           # about the direction of what is kept
         direction, length = _vector(x[start:] * turn, None if w is None else w[start:])
-        found = estimate(_influence(x * turn, direction, length) / turn + np.nan_to_num(direction) / turn, start, unit)
+        linearized = estimate(_influence(x * turn, direction, length) / turn + np.nan_to_num(direction) / turn, start, unit)
     resultant = estimate(np.cos(x * turn - direction), start, "")
     resultant = replace(resultant, series=None, times=None)
-    verdict, converged = found.verdict, found.converged
+    verdict, converged = linearized.verdict, linearized.converged
     if w is None and times is not None:
         verdict = "; ".join(filter(None, [verdict, uneven_steps(check_times(times, len(x)))]))
     error = resultant.stderr
-    if math.isfinite(error) and not length > SCATTERED * max(error, found.stderr * turn * length):
+    if math.isfinite(error) and not length > SCATTERED * max(error, linearized.stderr * turn * length):
         converged = False
         verdict = "; ".join(filter(None, [f"{NO_DIRECTION}: their mean vector is {length:.2g} long, "
-                                          f"with an error of {max(error, found.stderr * turn * length):.2g}", verdict]))
-    mean = replace(found, series=x, converged=converged, verdict=verdict)
+                                          f"with an error of {max(error, linearized.stderr * turn * length):.2g}", verdict]))
+    mean = replace(linearized, series=x, converged=converged, verdict=verdict)
     spread = math.sqrt(-2 * math.log(length)) / turn if 0 < length <= 1 else 0.0 if length > 1 else math.inf
     return CircularResult(mean=mean, resultant=resultant, spread=spread)
 
@@ -95,15 +95,15 @@ def circular_runs(runs: Sequence[tuple[np.ndarray, np.ndarray | None, np.ndarray
     """
     low, high = branch
     period, middle = high - low, (low + high) / 2
-    found = [circular_average(x, period=period, weights=w, times=times, equilibration=equilibration, confidence=confidence,
-                              unit=unit, time_unit=time_unit if times is not None else "", ordered=in_order)
-             for (x, times, w), in_order in zip(runs, ordered, strict=True)]
-    means = [near_by_periods(one.mean, period, middle) for one in found]
-    if len(found) == 1:
-        return replace(means[0], derived={"resultant": found[0].resultant})
+    averages = [circular_average(x, period=period, weights=w, times=times, equilibration=equilibration, confidence=confidence,
+                                 unit=unit, time_unit=time_unit if times is not None else "", ordered=in_order)
+                for (x, times, w), in_order in zip(runs, ordered, strict=True)]
+    means = [near_by_periods(one.mean, period, middle) for one in averages]
+    if len(averages) == 1:
+        return replace(means[0], derived={"resultant": averages[0].resultant})
     means = [near_by_periods(mean, period, means[0].mean) for mean in means]
     answer = near_by_periods(doubt_of_runs(pooled(means, confidence), means), period, middle)
-    return replace(answer, derived={"resultant": pooled([one.resultant for one in found], confidence)})
+    return replace(answer, derived={"resultant": pooled([one.resultant for one in averages], confidence)})
 
 
 def _vector(x: np.ndarray, weights: np.ndarray | None) -> tuple[float, float]:

@@ -107,9 +107,9 @@ def _maximum(function: Callable[[float], float], upper: float) -> float:
     values = [function(y2) for y2 in grid]
     best = int(np.argmax(values))
     low, high = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
-    found = minimize_scalar(lambda y2: -function(y2), bounds=(low, high), method="bounded",
-                            options={"xatol": 1e-10 * float(high)})
-    return float(found.x) if -found.fun > values[best] else float(grid[best])
+    optimum = minimize_scalar(lambda y2: -function(y2), bounds=(low, high), method="bounded",
+                              options={"xatol": 1e-10 * float(high)})
+    return float(optimum.x) if -optimum.fun > values[best] else float(grid[best])
 
 
 def _cochran(t: np.ndarray, s2: np.ndarray) -> float:

@@ -172,9 +172,9 @@ def closed(x: np.ndarray, find: Callable[[np.ndarray, int], tuple[float, int] | 
         gamma = autocovariance(x, lags)
         if not gamma[0] > _rounding(x):
             raise StatisticsError("the series is constant: it has no correlation time")
-        found = find(gamma, n)
-        if found is not None:
-            return gamma, found
+        window = find(gamma, n)
+        if window is not None:
+            return gamma, window
         lags = min(n, 8 * lags)
 
 

@@ -126,10 +126,10 @@ class Covariance:
 
     def _absorb(self, n: int, w: float, w2: float, mean: Array, comoment: Array, exponent: np.ndarray | None = None) -> None:
         if self.mean is not None and (exponent is not None or self.exponent is not None):
-            mine, its = self._exponents(), np.zeros(len(mean), np.int64) if exponent is None else exponent
+            own, its = self._exponents(), np.zeros(len(mean), np.int64) if exponent is None else exponent
             zero = _numbers((mean == 0) & (comoment.diagonal() == 0))
             e = common(self._free(), np.where(zero, FREE, its))
-            self.mean, self.comoment = _over(self.mean, self.comoment, e - mine)
+            self.mean, self.comoment = _over(self.mean, self.comoment, e - own)
             mean, comoment = _over(mean, comoment, e - its)
             self.exponent = e if e.any() else None
         if self.mean is None:

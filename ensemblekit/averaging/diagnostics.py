@@ -52,7 +52,7 @@ def rhat_limit(runs: object, confidence: float = 0.95) -> float:
     """
     x = _split(_checked(runs)[0])
     m, n = x.shape
-    found = []
+    rhats = []
     for values in (_rank_normalised(x), _rank_normalised(abs(x - np.median(x)))):
         if np.ptp(values) == 0:
             continue
@@ -60,8 +60,8 @@ def rhat_limit(runs: object, confidence: float = 0.95) -> float:
         _, between = between_by_chance(list(values), inefficiency_within(list(whole)), DRAWS)
         within = values.var(axis=1, ddof=1).mean()
         with np.errstate(invalid="ignore", divide="ignore"):
-            found.append(np.sqrt((n - 1) / n + between / within / n / (m - 1)))
-    return float(np.quantile(np.max(found, axis=0), confidence, method="higher")) if found else 1.0
+            rhats.append(np.sqrt((n - 1) / n + between / within / n / (m - 1)))
+    return float(np.quantile(np.max(rhats, axis=0), confidence, method="higher")) if rhats else 1.0
 
 
 def between_by_chance(runs: Sequence[np.ndarray], g: float, draws: int) -> tuple[float, np.ndarray]:

@@ -101,8 +101,8 @@ def significant_start(x: np.ndarray) -> int:
     0 unless n_eff rises significantly, and what comes before lies `FAR` away from what comes after: a slow part under noise
     makes g, and so n_eff, jump from start to start.
     """
-    found = detect_equilibration(x, step=max(1, len(x) // 64), latest=len(x) // 2)
-    return found.start if found.significant and _begins_apart(x, found.start) else 0
+    equilibration = detect_equilibration(x, step=max(1, len(x) // 64), latest=len(x) // 2)
+    return equilibration.start if equilibration.significant and _begins_apart(x, equilibration.start) else 0
 
 
 def _begins_apart(x: np.ndarray, start: int) -> bool:

@@ -159,9 +159,9 @@ class Estimate(Arithmetic, Result):
 
     def __getattr__(self, name: str) -> Estimate:
         if not name.startswith("_"):
-            found = self.derived.get(name)
-            if found is not None:
-                return found
+            estimate = self.derived.get(name)
+            if estimate is not None:
+                return estimate
         more = f"; with it come {', '.join(self.derived)}" if not name.startswith("_") and self.derived else ""
         raise AttributeError(f"an Estimate has no {name!r}{more}")
 
@@ -304,19 +304,19 @@ def bounded_interval(mean: ArrayLike, interval: tuple[Any, Any], bounds: tuple[f
         return interval         # there is none: nothing to keep within
     width = 1.0 if highest is None else highest - lowest
     share = np.maximum((m - lowest) / width, 0.0) if highest is None else np.clip((m - lowest) / width, 0.0, 1.0)
-    found = []
+    limits = []
     with np.errstate(invalid="ignore", divide="ignore"):
         for end in (low, high):
             step = (end - m) / (2 * width)
             if highest is None:
                 root = np.sqrt(share)
-                made = np.maximum(root + step / root, 0.0) ** 2
+                fraction = np.maximum(root + step / root, 0.0) ** 2
             else:
                 angle = np.arcsin(np.sqrt(share)) + step / np.sqrt(share * (1 - share))
-                made = np.sin(np.clip(angle, 0.0, np.pi / 2)) ** 2
+                fraction = np.sin(np.clip(angle, 0.0, np.pi / 2)) ** 2
             # at a bound, or where there is no interval, there is no scale to go to
-            found.append(_scalar(np.where(np.isfinite(made), lowest + width * made, np.clip(end, lowest, highest))))
-    return found[0], found[1]
+            limits.append(_scalar(np.where(np.isfinite(fraction), lowest + width * fraction, np.clip(end, lowest, highest))))
+    return limits[0], limits[1]
 
 
 def spread_interval(mean: ArrayLike, stderr: ArrayLike, dof: ArrayLike, confidence: float, degree: int = 1) -> tuple[Any, Any]:

@@ -313,13 +313,13 @@ FACTOR = re.compile(r"([^\d+-]+)([+-]?\d+)?")
 
 
 def _factors(unit: str) -> dict[str, int] | None:
-    found: dict[str, int] = {}
+    powers: dict[str, int] = {}
     for part in unit.split():
         split = FACTOR.fullmatch(part)
         if split is None:
             return None
-        found[split[1]] = found.get(split[1], 0) + int(split[2] or 1)
-    return found
+        powers[split[1]] = powers.get(split[1], 0) + int(split[2] or 1)
+    return powers
 
 
 def _written(factors: Mapping[str, int]) -> str:

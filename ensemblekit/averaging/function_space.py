@@ -340,10 +340,10 @@ def _block_of(blocks: int | ArrayLike, n: int) -> np.ndarray:
     names = as_array(blocks, "blocks", kinds=None)
     if names.shape != (n,):
         raise InputError(f"blocks are a number of them, or one name an item, ({n},); got {names.shape}")
-    found: np.ndarray = np.unique(names, return_inverse=True)[1].reshape(-1)
-    if not found.max() > 0:
+    labels: np.ndarray = np.unique(names, return_inverse=True)[1].reshape(-1)
+    if not labels.max() > 0:
         raise StatisticsError("all items belong to one group; an error over items needs two or more")
-    return found
+    return labels
 
 
 def _arrays(runs: Runs, last: int | None) -> list[np.ndarray]:

@@ -59,9 +59,9 @@ class Gram:
             return
         if exponent is not None or self.exponent is not None:
             zero = np.zeros(len(part), np.int64)
-            mine, its = (zero if e is None else e for e in (self.exponent, exponent))
-            self.exponent = common(_unless_zero(mine, self.matrix), _unless_zero(its, part))
-            self.matrix, part = (_over(m, e - self.exponent) for m, e in ((self.matrix, mine), (part, its)))
+            own, its = (zero if e is None else e for e in (self.exponent, exponent))
+            self.exponent = common(_unless_zero(own, self.matrix), _unless_zero(its, part))
+            self.matrix, part = (_over(m, e - self.exponent) for m, e in ((self.matrix, own), (part, its)))
         self.matrix = self.matrix + part
 
     def join(self, right: Self) -> None:

@@ -280,9 +280,9 @@ class Moments:
     def _absorb(self, n: int, w: float, w2: float, sums: list[Array], exponent: np.ndarray | None = None) -> None:
         """Pébay's pairwise formulas; with order 2 they are Chan's. `exponent`: powers of two the numbers were divided by."""
         if self.sums and (exponent is not None or self.exponent is not None):
-            mine, its = self._exponents(), np.zeros(len(sums[0]), np.int64) if exponent is None else exponent
-            e = common(free_exponents(mine, self.sums), free_exponents(its, sums))
-            self.sums, sums = over_powers(self.sums, e - mine), over_powers(sums, e - its)
+            own, its = self._exponents(), np.zeros(len(sums[0]), np.int64) if exponent is None else exponent
+            e = common(free_exponents(own, self.sums), free_exponents(its, sums))
+            self.sums, sums = over_powers(self.sums, e - own), over_powers(sums, e - its)
             self._set_exponent(slice(None), e)
         if not self.sums:
             self.sums = [x + 0.0 for x in sums]

@@ -239,7 +239,7 @@ def equilibration_proxies(values: np.ndarray) -> np.ndarray:
     flat = values.reshape(len(values), -1)
     flat = flat[:, ::-(-flat.shape[1] // SAMPLED)]
     directions = _directions(flat.shape[1])
-    found, wide = np.empty((len(flat), 4)), values.dtype.kind == "f" and values.dtype.itemsize > 4
+    proxies, wide = np.empty((len(flat), 4)), values.dtype.kind == "f" and values.dtype.itemsize > 4
     step = max(1, (1 << 17) // flat.shape[1])        # a megabyte at a time stays in the cache
     for a in range(0, len(flat), step):
         part = flat[a:a + step].astype(np.float64)
@@ -252,10 +252,10 @@ def equilibration_proxies(values: np.ndarray) -> np.ndarray:
         if wide and not ((squares < 2.0**900) & (squares > 2.0**-800)).all():
             part, e = scaled(part)
             squares = np.einsum("ij,ij->i", part, part)
-        found[a:a + step, 0] = ldexp(part.mean(axis=1), e)
-        found[a:a + step, 1] = ldexp(np.sqrt(squares / part.shape[1]), e)
-        found[a:a + step, 2:] = ldexp(part @ directions, e)
-    return found
+        proxies[a:a + step, 0] = ldexp(part.mean(axis=1), e)
+        proxies[a:a + step, 1] = ldexp(np.sqrt(squares / part.shape[1]), e)
+        proxies[a:a + step, 2:] = ldexp(part @ directions, e)
+    return proxies
 
 
 @lru_cache(maxsize=4)

@@ -174,8 +174,8 @@ def _exchange_tells(series: Sequence[np.ndarray]) -> bool:
     """Whether runs lie further apart than with their blocks exchanged, at 1 %: errors of skewed series go with their means."""
     from ensemblekit.averaging.diagnostics import DRAWS, between_by_chance, inefficiency_within
 
-    found, chance = between_by_chance(series, inefficiency_within(series), DRAWS)
-    return bool(np.count_nonzero(chance >= found) < 0.01 * DRAWS)
+    between, chance = between_by_chance(series, inefficiency_within(series), DRAWS)
+    return bool(np.count_nonzero(chance >= between) < 0.01 * DRAWS)
 
 
 def _mixing(series: Sequence[np.ndarray]) -> str:
@@ -184,10 +184,10 @@ def _mixing(series: Sequence[np.ndarray]) -> str:
 
     n = min(map(len, series))
     tail = np.array([x[-n:] for x in series])
-    found = rhat(tail)
-    if found <= RHAT or found <= rhat_limit(tail):
+    r_hat = rhat(tail)
+    if r_hat <= RHAT or r_hat <= rhat_limit(tail):
         return ""
-    return f"R-hat is {found:.3f}, more than short equal runs show: the runs are not of one distribution yet"
+    return f"R-hat is {r_hat:.3f}, more than short equal runs show: the runs are not of one distribution yet"
 
 
 def pooled_with_further(runs: Sequence[Estimate], confidence: float, bounds: Mapping[str, tuple[float, float | None]],

@@ -32,8 +32,8 @@ def scalar_estimate(values: np.ndarray, weights: np.ndarray | None, times: np.nd
         raise StatisticsError("the source has no snapshots; there is nothing to average")
     small, e = scaled(x)
     if e:
-        found = scalar_estimate(small, weights, times, equilibration, confidence, unit, time_unit=time_unit, ordered=ordered)
-        return over_power_of_two(found, e)
+        estimate = scalar_estimate(small, weights, times, equilibration, confidence, unit, time_unit=time_unit, ordered=ordered)
+        return over_power_of_two(estimate, e)
     weights = None if weights is None else scaled(weights)[0]
     facts: dict[str, Any] = {"series": x, "times": times, "unit": unit, "confidence": confidence,
                              "time_unit": time_unit if times is not None else ""}

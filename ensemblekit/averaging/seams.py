@@ -101,11 +101,11 @@ class Seams:
 
     def _absorb(self, n: int, parts: dict[str, np.ndarray]) -> None:
         if self.n:
-            mine = self.parts
-            joint = self._steps(np.stack([mine["last"], parts["first"]]))
-            parts = {"low": np.fmin(mine["low"], parts["low"]), "high": np.fmax(mine["high"], parts["high"]),
-                     "first": mine["first"], "last": parts["last"],
-                     **{name: mine[name] + parts[name] + joint[name] for name in ("jumps", "moved")}}
+            earlier = self.parts
+            joint = self._steps(np.stack([earlier["last"], parts["first"]]))
+            parts = {"low": np.fmin(earlier["low"], parts["low"]), "high": np.fmax(earlier["high"], parts["high"]),
+                     "first": earlier["first"], "last": parts["last"],
+                     **{name: earlier[name] + parts[name] + joint[name] for name in ("jumps", "moved")}}
         self.parts, self.n = parts, self.n + n
 
     def result(self) -> tuple[float, float] | None:

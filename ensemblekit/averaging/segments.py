@@ -145,7 +145,7 @@ def levels_of(bins: np.ndarray, start: int, w: np.ndarray | None = None,
 
     n = len(bins)
     bins = np.ascontiguousarray(bins)
-    made = Segment(start, start + n, bins.mean(axis=0), [], {}, {}, w is not None,
+    segment = Segment(start, start + n, bins.mean(axis=0), [], {}, {}, w is not None,
                     np.zeros(bins.shape[1]) if centre is None else centre, 1.0 if w is None else float(w.mean()),
                     [], [], {}, {})
     at, k, room = start, 0, np.empty(TILE)
@@ -154,22 +154,22 @@ def levels_of(bins: np.ndarray, start: int, w: np.ndarray | None = None,
         pairs = (len(bins) - skip) // 2
         m2, above = np.empty(bins.shape[1]), np.empty((pairs, bins.shape[1]))
         climb_level(bins.reshape(-1), len(bins), skip, m2, above.reshape(-1), pairs, room)
-        made.m2.append(m2)
+        segment.m2.append(m2)
         if skip:
-            made.low[k] = bins[0].copy()
+            segment.low[k] = bins[0].copy()
         if (len(bins) - skip) % 2:
-            made.high[k] = bins[-1].copy()
+            segment.high[k] = bins[-1].copy()
         if w is not None:
             w_off = w - w.mean()
-            made.cross.append(w_off @ (bins - bins.mean(axis=0)))
-            made.w2.append(float(w_off @ w_off))
+            segment.cross.append(w_off @ (bins - bins.mean(axis=0)))
+            segment.w2.append(float(w_off @ w_off))
             if skip:
-                made.w_low[k] = float(w[0])
+                segment.w_low[k] = float(w[0])
             if (len(bins) - skip) % 2:
-                made.w_high[k] = float(w[-1])
+                segment.w_high[k] = float(w[-1])
             w = 0.5 * (w[skip:skip + 2 * pairs:2] + w[skip + 1:skip + 2 * pairs:2])
         bins, at, k = above, (at + skip) // 2, k + 1
-    return made
+    return segment
 
 
 class Seam(NamedTuple):
@@ -186,20 +186,20 @@ def joined_segments(a: Segment, b: Segment) -> Segment:
         raise InputError("some snapshots of this run carry weights and some do not; give weights to all or to none")
     b = b.centred(a.centre)
     share = (b.stop - b.start) / (b.stop - a.start)
-    made = Segment(a.start, b.stop, a.mean + (b.mean - a.mean) * share, a.m2, {}, {}, a.weighted, a.centre,
+    segment = Segment(a.start, b.stop, a.mean + (b.mean - a.mean) * share, a.m2, {}, {}, a.weighted, a.centre,
                     a.w_mean + (b.w_mean - a.w_mean) * share, a.cross, a.w2, {}, {})
     left, right = Unpaired(a), Unpaired(b)
     seam: Seam | None = None       # the bin of this level that straddles the seam
     k = 0
     while k < max(len(a.m2), len(b.m2)) or seam is not None:
-        pool_level(made, b, k, left, right, seam)
+        pool_level(segment, b, k, left, right, seam)
         near = [s for s in (Seam((a.stop >> k) - 1, a.high[k], a.w_high.get(k, 1.0)) if k in a.high else None, seam,
                             Seam(-(-b.start >> k), b.low[k], b.w_low.get(k, 1.0)) if k in b.low else None)
                 if s is not None]
         if k in a.low:
-            made.low[k], made.w_low[k] = a.low[k], a.w_low.get(k, 1.0)
+            segment.low[k], segment.w_low[k] = a.low[k], a.w_low.get(k, 1.0)
         if k in b.high:
-            made.high[k], made.w_high[k] = b.high[k], b.w_high.get(k, 1.0)
+            segment.high[k], segment.w_high[k] = b.high[k], b.w_high.get(k, 1.0)
         left.climb(k)
         right.climb(k)
         seam = None
@@ -209,13 +209,13 @@ def joined_segments(a: Segment, b: Segment) -> Segment:
                 other = near.pop(0)
                 seam = Seam(index // 2, 0.5 * (value + other.value), 0.5 * (w + other.w))
             elif index % 2:
-                made.low[k], made.w_low[k] = value, w
+                segment.low[k], segment.w_low[k] = value, w
             else:
-                made.high[k], made.w_high[k] = value, w
+                segment.high[k], segment.w_high[k] = value, w
         k += 1
     if not a.weighted:
-        made.w_low, made.w_high = {}, {}
-    return made
+        segment.w_low, segment.w_high = {}, {}
+    return segment
 
 
 class Unpaired:
@@ -236,19 +236,19 @@ class Unpaired:
                 self.w_total -= w_ends.get(k, 1.0) * 2.0**k
 
 
-def pool_level(made: Segment, b: Segment, k: int, left: Unpaired, right: Unpaired, seam: Seam | None) -> None:
+def pool_level(segment: Segment, b: Segment, k: int, left: Unpaired, right: Unpaired, seam: Seam | None) -> None:
     """The moments of level k: those of both sides and of the bin at the seam, by Chan, Golub & LeVeque (1983)."""
     from ensemblekit.averaging.kernels_blocking import join_level
 
     n, n_later = left.count(k), right.count(k)
-    if k == len(made.m2):
-        made.m2.append(np.zeros_like(made.mean))
-        if made.weighted:
-            made.cross.append(np.zeros_like(made.mean))
-            made.w2.append(0.0)
-    later = b.m2[k] if k < len(b.m2) else np.zeros_like(made.mean)
-    if not made.weighted:
-        join_level(made.m2[k], later, left.total, right.total, n, n_later, 2.0**k,
+    if k == len(segment.m2):
+        segment.m2.append(np.zeros_like(segment.mean))
+        if segment.weighted:
+            segment.cross.append(np.zeros_like(segment.mean))
+            segment.w2.append(0.0)
+    later = b.m2[k] if k < len(b.m2) else np.zeros_like(segment.mean)
+    if not segment.weighted:
+        join_level(segment.m2[k], later, left.total, right.total, n, n_later, 2.0**k,
                    left.total if seam is None else seam.value, 0 if seam is None else 1)
         return
     cross, w2 = (b.cross[k], b.w2[k]) if k < len(b.m2) else (0.0, 0.0)
@@ -262,9 +262,9 @@ def pool_level(made: Segment, b: Segment, k: int, left: Unpaired, right: Unpaire
             continue
         gap, w_gap = total / (m * 2.0**k) - mean, w_total / (m * 2.0**k) - w_mean
         share = count * m / (count + m)
-        made.m2[k] = made.m2[k] + m2 + gap * gap * share
-        made.cross[k] = made.cross[k] + m_cross + gap * (w_gap * share)
-        made.w2[k] += m_w2 + w_gap**2 * share
+        segment.m2[k] = segment.m2[k] + m2 + gap * gap * share
+        segment.cross[k] = segment.cross[k] + m_cross + gap * (w_gap * share)
+        segment.w2[k] += m_w2 + w_gap**2 * share
         count += m
         mean, w_mean = mean + gap * (m / count), w_mean + w_gap * (m / count)
 

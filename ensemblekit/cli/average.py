@@ -159,8 +159,8 @@ def weighted(view: View, weights: FrameWeights) -> SnapshotSource:
     if isinstance(view, ReplicaSet):
         raise InputError(f"--weights are those of one run, and this is {len(view.runs)}: average them one by one")
     (n,) = view.lengths
-    found = weights.at(view.times, n)
-    return replace(view, weights=found) if isinstance(view, ArraySource) else WeightedSource(view, found)
+    per_snapshot = weights.at(view.times, n)
+    return replace(view, weights=per_snapshot) if isinstance(view, ArraySource) else WeightedSource(view, per_snapshot)
 
 
 def chosen(view: View, begin: float | None, end: float | None, start: int, stop: int | None, step: int) -> View:

@@ -36,16 +36,16 @@ def info(files: Files, external: External = False, as_json: Json = None, as_csv:
     """What is in a store, basis or archive: fields, shapes, units, snapshots, times, size on disk, how it came about."""
     paths = expanded(files)
     out = Output(as_json, as_csv, tuple(paths))
-    found: dict[str, object] = {}
+    contents: dict[str, object] = {}
     rows: list[tuple[str | int | float | None, ...]] = []
     for path in paths:
         facts, fields = looked_at(path, external)
         with out.heading(path):
             out.print(facts_table(facts))
             out.show(fields_table(fields))
-        found[path] = {**facts, "fields": [one._asdict() for one in fields]}
+        contents[path] = {**facts, "fields": [one._asdict() for one in fields]}
         rows += [(path, one.name, "x".join(map(str, one.shape)), *one[2:4], sum(one.snapshots), *one[5:]) for one in fields]
-    out.write({"files": found}, ("file", "field", *FieldFacts._fields[1:]), rows)
+    out.write({"files": contents}, ("file", "field", *FieldFacts._fields[1:]), rows)
 
 
 def expanded(files: list[str]) -> list[str]:
@@ -53,17 +53,17 @@ def expanded(files: list[str]) -> list[str]:
     from ensemblekit.errors import StoreError
     from ensemblekit.store.names import segments_of
 
-    found: list[str] = []
+    stores: list[str] = []
     for file in files:
         if os.path.exists(file) or not glob.has_magic(file):
-            found.append(file)
+            stores.append(file)
             continue
         there = sorted(path for path in glob.glob(file) if os.path.isfile(path))
         further = {part for path in there for part in segments_of(path)[1:]}
         if not there:
             raise StoreError(f"no file matches {file!r}")
-        found += [path for path in there if path not in further]
-    return found
+        stores += [path for path in there if path not in further]
+    return stores
 
 
 def looked_at(path: str, external: bool = False) -> tuple[dict[str, object], list[FieldFacts]]:
@@ -175,13 +175,13 @@ class FieldFacts(NamedTuple):
 
 def fields_of(store: Store) -> list[FieldFacts]:
     """The fields of every clock."""
-    found = []
+    facts = []
     for name, field in store.all_fields.items():
         view = store[name]
         first, last = time_range(view)
-        found.append(FieldFacts(name, tuple(field.shape), str(field.dtype), field.unit, tuple(view.lengths or ()), first, last,
+        facts.append(FieldFacts(name, tuple(field.shape), str(field.dtype), field.unit, tuple(view.lengths or ()), first, last,
                                 view.time_unit))
-    return found
+    return facts
 
 
 def fields_table(fields: list[FieldFacts]) -> Rows:

@@ -147,17 +147,17 @@ def average(
     if pdb is not None and not fluctuation:
         raise InputError("--pdb needs --rmsf, whose squares are the B-factors")
     source = opened(files, replicas, guess_bonds, whole)
-    found = md.average(source, wanted, whole=whole or None, engine=engine_of(engine), confidence=confidence,
-                       equilibration=start_of(equilibration), progress=stderr.is_terminal, missing=missing.value,
-                       frame_weights=frame_weights(source, weights, temperature), **window_of(source, begin, end, dt))
+    averages = md.average(source, wanted, whole=whole or None, engine=engine_of(engine), confidence=confidence,
+                          equilibration=start_of(equilibration), progress=stderr.is_terminal, missing=missing.value,
+                          frame_weights=frame_weights(source, weights, temperature), **window_of(source, begin, end, dt))
     out = Output(as_json, as_csv, tuple(files))
-    publish(out, found)
+    publish(out, averages)
     if plot:
-        draw(found, figure_path(plot, "averages", plot_format))
+        draw(averages, figure_path(plot, "averages", plot_format))
     if pdb is not None:
-        md.write_bfactors(source, found[fluctuation], wanted[fluctuation].select, pdb)
+        md.write_bfactors(source, averages[fluctuation], wanted[fluctuation].select, pdb)
         written(pdb)
-    require(require_converged, not_converged(found))
+    require(require_converged, not_converged(averages))
 
 
 def rdf(
@@ -179,10 +179,10 @@ def rdf(
 
     source = opened(files, replicas, False, False)
     observable = md.RDF(select_a, select_b or select_a, range=range_, n_bins=bins)
-    found = md.average(source, {"rdf": observable}, engine=engine_of(engine), confidence=confidence,
-                       frame_weights=frame_weights(source, weights, temperature), progress=stderr.is_terminal,
-                       **window_of(source, begin, end, dt))
-    g = found["rdf"]
+    averages = md.average(source, {"rdf": observable}, engine=engine_of(engine), confidence=confidence,
+                          frame_weights=frame_weights(source, weights, temperature), progress=stderr.is_terminal,
+                          **window_of(source, begin, end, dt))
+    g = averages["rdf"]
     r = next(iter(g.coords.values()))[0]
     top = int(np.nanargmax(g.mean))
     out = Output(as_json, as_csv, tuple(files))
@@ -195,10 +195,10 @@ def rdf(
         half = (n.high[after] - n.low[after]) / 2
         said.append(f"coordination up to the minimum behind it, {r[after]:.3g} Å: {n.mean[after]:.3f} ± {half:.3f}")
         extra["coordination"] = {"n": n.mean[after], "half_interval": half, "r": r[after]}
-    publish(out, found, "\n".join(["", *said]), **extra)
+    publish(out, averages, "\n".join(["", *said]), **extra)
     if plot:
-        draw(found, figure_path(plot, "rdf", plot_format))
-    require(require_converged, not_converged(found))
+        draw(averages, figure_path(plot, "rdf", plot_format))
+    require(require_converged, not_converged(averages))
 
 
 def report(
@@ -218,12 +218,12 @@ def report(
     source = opened(files, replicas, guess_bonds, whole)
     window = window_of(source, begin, end, dt)
     wanted = {"gyration": md.RadiusOfGyration(select), "rmsd": md.RMSD(select), "end to end": md.EndToEnd(select)}
-    found = md.average(source, wanted, whole=whole or None, progress=stderr.is_terminal, **window)
-    publish(Output(as_json, as_csv, tuple(files)), found)
+    averages = md.average(source, wanted, whole=whole or None, progress=stderr.is_terminal, **window)
+    publish(Output(as_json, as_csv, tuple(files)), averages)
     matrix, edges = md.sampled_rmsd(source, select, whole=whole or None, **window)
-    page = figures.report(found, matrix, edges, title=", ".join(Path(file).name for file in files))
-    saved(figure_of(page), out, str(found))
-    require(require_converged, not_converged(found))
+    page = figures.report(averages, matrix, edges, title=", ".join(Path(file).name for file in files))
+    saved(figure_of(page), out, str(averages))
+    require(require_converged, not_converged(averages))
 
 
 def topology(
@@ -260,11 +260,11 @@ def frame_weights(source: SnapshotSource, texts: list[str] | None, temperature: 
         if temperature is not None:
             raise InputError("--temperature goes with --weights FILE:COLUMN, the bias of the run")
         return None
-    found = [weights_of(text, temperature) for text in texts]
+    weights = [weights_of(text, temperature) for text in texts]
     runs = len(source.runs) if isinstance(source, ReplicaSet) else 1
-    if len(found) != runs:
-        raise InputError(f"--weights is given once for each of the {runs} runs, in their order; got {len(found)}")
-    return found if isinstance(source, ReplicaSet) else found[0]
+    if len(weights) != runs:
+        raise InputError(f"--weights is given once for each of the {runs} runs, in their order; got {len(weights)}")
+    return weights if isinstance(source, ReplicaSet) else weights[0]
 
 
 def start_of(word: str) -> str | int | float | None:
@@ -358,26 +358,26 @@ def saved(figure: Figure, path: Path, text: str) -> None:
     written(path)
 
 
-def draw(found: Averages, path: Path) -> None:
+def draw(averages: Averages, path: Path) -> None:
     """The averages, a panel each, as a file."""
-    save_figure(figure_of(found.plot()), path)
+    save_figure(figure_of(averages.plot()), path)
 
 
-def publish(out: Output, found: Averages, more: str = "", **extra: object) -> None:
+def publish(out: Output, averages: Averages, more: str = "", **extra: object) -> None:
     """Averages as a table with what there is to say of them, and as JSON and CSV where asked for."""
-    head, *body = found.cells()
+    head, *body = averages.cells()
     rows = table(*head)
     for row in body:
         rows.add_row(*row)
     out.show(rows)
-    out.say("\n".join([*found.remarks(), *([more] if more else [])]))
-    columns = [dict(row) for row in found.rows()]
-    out.write(found.to_dict() | extra, list(columns[0]), (tuple(row.values()) for row in columns))
+    out.say("\n".join([*averages.remarks(), *([more] if more else [])]))
+    columns = [dict(row) for row in averages.rows()]
+    out.write(averages.to_dict() | extra, list(columns[0]), (tuple(row.values()) for row in columns))
 
 
-def not_converged(found: Averages) -> list[str]:
+def not_converged(averages: Averages) -> list[str]:
     """Names of the averages that have not converged."""
-    return [name for name, estimate in found.items() if not estimate.converged]
+    return [name for name, estimate in averages.items() if not estimate.converged]
 
 
 add(app, ingest, "ensemblekit md ingest top.psf run.dcd -o run.h5md",

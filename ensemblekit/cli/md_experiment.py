@@ -77,15 +77,15 @@ def absorption(
     read = ([md.excitations(file, unit=energy_unit, missing=missing) for file in files] if replicas else
             md.excitations(files, unit=energy_unit, missing=missing))
     options: dict[str, Any] = {"shape": shape, "convention": convention}
-    found = md.absorption(read, width=size, unit=unit, confidence=confidence, equilibration=start_of(equilibration),
-                          grid=None if range_ is None else np.linspace(*range_, 401), **options)
+    estimate = md.absorption(read, width=size, unit=unit, confidence=confidence, equilibration=start_of(equilibration),
+                             grid=None if range_ is None else np.linspace(*range_, 401), **options)
     n = sum(map(len, read)) if isinstance(read, list) else len(read)
-    _publish(Output(as_json, as_csv, tuple(files)), found, "absorption", f"{n} snapshots")
+    _publish(Output(as_json, as_csv, tuple(files)), estimate, "absorption", f"{n} snapshots")
     if plot:
         from ensemblekit.plot import spectra
 
-        save_figure(figure_of(spectra.absorption(found)), figure_path(plot, "absorption", plot_format))
-    require(require_converged, [] if found.converged else ["absorption"])
+        save_figure(figure_of(spectra.absorption(estimate)), figure_path(plot, "absorption", plot_format))
+    require(require_converged, [] if estimate.converged else ["absorption"])
 
 
 def infrared(
@@ -107,25 +107,25 @@ def infrared(
     options: dict[str, Any] = {"flux": flux, "normalise": normalise, "quantum": quantum}
     source = opened(files, replicas, False, whole)
     wanted = {"infrared": md.Infrared(select, temperature=temperature, resolution=resolution, range=range_, **options)}
-    found = md.average(source, wanted, whole=whole or None, engine=engine_of(engine), confidence=confidence,
-                       progress=stderr.is_terminal, **window_of(source, begin, end, dt))
-    _publish(Output(as_json, as_csv, tuple(files)), found["infrared"], "infrared", "\n".join(found.notes))
+    averages = md.average(source, wanted, whole=whole or None, engine=engine_of(engine), confidence=confidence,
+                          progress=stderr.is_terminal, **window_of(source, begin, end, dt))
+    _publish(Output(as_json, as_csv, tuple(files)), averages["infrared"], "infrared", "\n".join(averages.notes))
     if plot:
         from ensemblekit.plot import spectra
 
-        save_figure(figure_of(spectra.infrared(found["infrared"])), figure_path(plot, "infrared", plot_format))
-    require(require_converged, not_converged(found))
+        save_figure(figure_of(spectra.infrared(averages["infrared"])), figure_path(plot, "infrared", plot_format))
+    require(require_converged, not_converged(averages))
 
 
-def _publish(out: Output, found: Estimate, name: str, said: str) -> None:
+def _publish(out: Output, estimate: Estimate, name: str, said: str) -> None:
     """A spectrum: its numbers as text and JSON, its points as CSV."""
-    numbers = [f"{key}: {one}" for key, one in found.derived.items() if not isinstance(one.mean, AnyArray)]
-    out.say("\n".join([f"{name}: {found}", *numbers, said]))
-    axis, (x, unit) = next(iter(found.coords.items()))
-    band = found.band if found.band is not None else (found.low, found.high)
+    numbers = [f"{key}: {one}" for key, one in estimate.derived.items() if not isinstance(one.mean, AnyArray)]
+    out.say("\n".join([f"{name}: {estimate}", *numbers, said]))
+    axis, (x, unit) = next(iter(estimate.coords.items()))
+    band = estimate.band if estimate.band is not None else (estimate.low, estimate.high)
     columns = [f"{axis} ({unit})", "mean", "low", "high", "band_low", "band_high"]
-    rows = zip(x, found.mean, found.low, found.high, *band, strict=True)
-    out.write({"estimates": {name: found.to_dict()}}, columns, (tuple(map(float, row)) for row in rows))
+    rows = zip(x, estimate.mean, estimate.low, estimate.high, *band, strict=True)
+    out.write({"estimates": {name: estimate.to_dict()}}, columns, (tuple(map(float, row)) for row in rows))
 
 
 add(spectrum, infrared, "ensemblekit md spectrum ir run.h5md --temperature 300 --plot figures",

@@ -54,14 +54,14 @@ def plan(
     """Propose a number of cycles for a budget, and say what is doubtful about it."""
     from ensemblekit import neural
 
-    found = neural.plan(epochs, steps_per_epoch, total_steps=total_steps, n_cycles=cycles, seconds=seconds,
-                        seconds_per_step=seconds_per_step, accumulate=accumulate)
+    planned = neural.plan(epochs, steps_per_epoch, total_steps=total_steps, n_cycles=cycles, seconds=seconds,
+                          seconds_per_step=seconds_per_step, accumulate=accumulate)
     out = Output(as_json)
-    first, *warnings = str(found).splitlines()
+    first, *warnings = str(planned).splitlines()
     out.say(first)
     for line in warnings:
         out.say(line, "yellow")
-    out.write(found.to_dict())
+    out.write(planned.to_dict())
 
 
 def export(

@@ -42,9 +42,9 @@ def select(
     """Choose and weight the members, with the gain on items that had no part in the choice."""
     from ensemblekit import neural
 
-    found = neural.select(neural.load_predictions(store, name), method=method, k=k, score=score, folds=folds,  # type: ignore[arg-type]
-                          temperature=temperature, groups=groups_of(groups), seed=seed)
-    _show(found, Output(as_json, as_csv, (store,)), plot, f"selection.{plot_format}")
+    selection = neural.select(neural.load_predictions(store, name), method=method, k=k, score=score, folds=folds,  # type: ignore[arg-type]
+                              temperature=temperature, groups=groups_of(groups), seed=seed)
+    _show(selection, Output(as_json, as_csv, (store,)), plot, f"selection.{plot_format}")
 
 
 def equivalent(
@@ -66,9 +66,9 @@ def equivalent(
     method, *others = paths
     runs = [neural.load_predictions(path, name) for path in (method, *(run or []))]
     seeds = [neural.load_predictions(path, name) for path in (*reference, *others)]
-    found = neural.deep_ensemble_equivalent(runs if len(runs) > 1 else runs[0], seeds, score=score,       # type: ignore[arg-type]
-                                            groups=groups_of(groups), seed=seed)
-    _show(found, Output(as_json, as_csv, (*paths, *reference, *(run or []))), plot, f"equivalent.{plot_format}")
+    result = neural.deep_ensemble_equivalent(runs if len(runs) > 1 else runs[0], seeds, score=score,       # type: ignore[arg-type]
+                                             groups=groups_of(groups), seed=seed)
+    _show(result, Output(as_json, as_csv, (*paths, *reference, *(run or []))), plot, f"equivalent.{plot_format}")
 
 
 def ergodicity(
@@ -82,9 +82,9 @@ def ergodicity(
     """Whether the average along one training stands for the average over independent trainings."""
     from ensemblekit import neural
 
-    found = neural.training_ergodicity([neural.load_predictions(path, name) for path in paths], last=last,
-                                       space=space, groups=groups_of(groups))      # type: ignore[arg-type]
-    _show(found, Output(as_json, as_csv, tuple(paths)), plot, f"ergodicity.{plot_format}")
+    result = neural.training_ergodicity([neural.load_predictions(path, name) for path in paths], last=last,
+                                        space=space, groups=groups_of(groups))      # type: ignore[arg-type]
+    _show(result, Output(as_json, as_csv, tuple(paths)), plot, f"ergodicity.{plot_format}")
 
 
 def detect(
@@ -95,8 +95,8 @@ def detect(
     """How well doubt tells wrong answers from right ones."""
     from ensemblekit import neural
 
-    found = neural.error_detection(neural.load_predictions(store, name), groups=groups_of(groups), seed=seed)
-    _show(found, Output(as_json, as_csv, (store,)), plot, f"detection.{plot_format}")
+    detection = neural.error_detection(neural.load_predictions(store, name), groups=groups_of(groups), seed=seed)
+    _show(detection, Output(as_json, as_csv, (store,)), plot, f"detection.{plot_format}")
 
 
 def groups_of(path: Path | None) -> np.ndarray | None:
@@ -110,13 +110,13 @@ def groups_of(path: Path | None) -> np.ndarray | None:
     return found
 
 
-def _show(found: Answer, out: Output, plot: Path | None, figure: str) -> None:
-    out.show_text(str(found))
-    values = found.to_dict()
+def _show(result: Answer, out: Output, plot: Path | None, figure: str) -> None:
+    out.show_text(str(result))
+    values = result.to_dict()
     out.write(values, ("name", "value"), _rows(values))
     if plot:
         name, _, form = figure.partition(".")
-        axes = found.plot()
+        axes = result.plot()
         save_figure(figure_of(axes), figure_path(plot, name, form), dpi=200)
 
 

@@ -64,38 +64,38 @@ def report(
     if (model is None) != (data is None):
         raise InputError("give --model and --data together, or neither to read saved predictions")
     if model is None:
-        found = neural.report(store, name=name, n_bins=bins, seed=seed, select=check_method(select))
+        result = neural.report(store, name=name, n_bins=bins, seed=seed, select=check_method(select))
     else:
-        made = named(model, called=True)
+        network = named(model, called=True)
         loader = named(str(data), called=True)
-        found = neural.report(store, made, loader, train_loader=None if train is None else named(train, called=True),
-                              task=check_task(task), save=name if save else False, n_bins=bins, seed=seed,
-                              select=check_method(select))
+        result = neural.report(store, network, loader, train_loader=None if train is None else named(train, called=True),
+                               task=check_task(task), save=name if save else False, n_bins=bins, seed=seed,
+                               select=check_method(select))
     out = Output(as_json, as_csv, (store,))
-    show_report(out, found)
-    out.write(found.to_dict(), ("model", "against", "score", "value", "low", "high", "n"), score_rows(found))
+    show_report(out, result)
+    out.write(result.to_dict(), ("model", "against", "score", "value", "low", "high", "n"), score_rows(result))
     if plot:
-        for label, axes in drawn(found, neural.history(store), bins):
+        for label, axes in drawn(result, neural.history(store), bins):
             save_figure(figure_of(axes), figure_path(plot, label, plot_format), dpi=200)
 
 
-def drawn(found: Report, history: History, n_bins: int) -> Iterator[tuple[str, np.ndarray]]:
+def drawn(report: Report, history: History, n_bins: int) -> Iterator[tuple[str, np.ndarray]]:
     """The figures of a report by name, each drawn when it is asked for."""
     from ensemblekit.plot import neural as draw
 
-    yield "reliability", draw.reliability(found.predictions, n_bins=n_bins)
-    yield "forest", draw.differences(found)
-    if len(found.by_members) > 1:
-        yield "members", draw.by_members(found.by_members)
-        yield "diversity", draw.diversity(found.disagreement, found.plane, found.explained)
+    yield "reliability", draw.reliability(report.predictions, n_bins=n_bins)
+    yield "forest", draw.differences(report)
+    if len(report.by_members) > 1:
+        yield "members", draw.by_members(report.by_members)
+        yield "diversity", draw.diversity(report.disagreement, report.plane, report.explained)
     if len(history.step):
         yield "training", draw.training(history)
 
 
-def score_rows(found: Report) -> Iterator[tuple[Cell, ...]]:
+def score_rows(report: Report) -> Iterator[tuple[Cell, ...]]:
     """A row a score: of each model, and of its difference from the first."""
-    first = next(iter(found.scores))
-    for against, several in (("", found.scores), (first, found.differences)):
+    first = next(iter(report.scores))
+    for against, several in (("", report.scores), (first, report.differences)):
         for model, values in several.items():
             for name, score in values.items():
                 yield model, against, name, score.value, score.low, score.high, score.n
@@ -110,24 +110,24 @@ def named(text: str, *, called: bool) -> Any:
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        found = getattr(importlib.import_module(module), name)
+        attribute = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise InputError(f"{text} is not there: {error}") from error
     import torch
 
-    is_maker = isinstance(found, type) or (callable(found) and not isinstance(found, torch.nn.Module))
-    return found() if called and is_maker else found
+    is_maker = isinstance(attribute, type) or (callable(attribute) and not isinstance(attribute, torch.nn.Module))
+    return attribute() if called and is_maker else attribute
 
 
-def show_report(out: Output, found: Report) -> None:
+def show_report(out: Output, report: Report) -> None:
     """Two tables: scores, and their differences from those of the first model."""
-    first = next(iter(found.scores))
-    n = next(iter(found.scores[first].values())).n
+    first = next(iter(report.scores))
+    n = next(iter(report.scores[first].values())).n
     out.say(f"{n} independent items; 95 % intervals", "dim")
-    out.show(_scores(found.scores, signed=False))
+    out.show(_scores(report.scores, signed=False))
     out.say(f"minus {first}, paired; bold where the interval excludes zero", "dim")
-    out.show(_scores(found.differences, signed=True))
-    for note in found.notes:
+    out.show(_scores(report.differences, signed=True))
+    for note in report.notes:
         out.say(f"note: {note}")
 
 

@@ -128,8 +128,8 @@ def written(path: Path | str) -> None:
 
 def document(results: Mapping[str, object], inputs: Iterable[str] = ()) -> dict[str, object]:
     """The results in their envelope: which schema, made by what, from what, when."""
-    found = replace(Provenance.now(), inputs=tuple(one for path in inputs for one in inputs_of(path)))
-    return {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "inputs": [], **found.to_dict(), "results": plain(results)}
+    provenance = replace(Provenance.now(), inputs=tuple(one for path in inputs for one in inputs_of(path)))
+    return {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "inputs": [], **provenance.to_dict(), "results": plain(results)}
 
 
 def inputs_of(path: str) -> list[dict[str, object]]:

@@ -124,26 +124,26 @@ def average(
     parts = None if velocity is None else tuple(velocity.split(",")) if "," in velocity else velocity
     start = discarded(equilibration)
     with bar(source, quiet) as progress:
-        found = rom.average(source, [name.strip() for name in statistics.split(",")], velocity=parts,
-                            equilibration=None if start == "none" else start, confidence=confidence,
-                            missing=missing.value, memory_limit=memory_limit, progress=progress)
-    output.say(found)
+        averages = rom.average(source, [name.strip() for name in statistics.split(",")], velocity=parts,
+                               equilibration=None if start == "none" else start, confidence=confidence,
+                               missing=missing.value, memory_limit=memory_limit, progress=progress)
+    output.say(averages)
     if target.suffix == ".npz":
-        found.save(target)
+        averages.save(target)
     else:
         from ensemblekit.rom.export import export
 
-        export(found, target, overwrite=overwrite)
+        export(averages, target, overwrite=overwrite)
     written(target)
-    output.write(found.to_dict() | {"file": str(target)}, ("statistic", *ESTIMATE),
-                 ((name, *row) for name, one in found.items() for row in estimate_rows(name, one)))
+    output.write(averages.to_dict() | {"file": str(target)}, ("statistic", *ESTIMATE),
+                 ((name, *row) for name, one in averages.items() for row in estimate_rows(name, one)))
     if plot:
         from ensemblekit.plot import rom as draw
 
-        for name in found:
-            save_figure(figure_of(draw.average(found, name)), figure_path(plot, name, plot_format))
-            save_figure(figure_of(draw.run_length(found, name)), figure_path(plot, f"{name}-run-longer", plot_format))
-    require(require_converged, [name for name, one in found.items() if not one.converged])
+        for name in averages:
+            save_figure(figure_of(draw.average(averages, name)), figure_path(plot, name, plot_format))
+            save_figure(figure_of(draw.run_length(averages, name)), figure_path(plot, f"{name}-run-longer", plot_format))
+    require(require_converged, [name for name, one in averages.items() if not one.converged])
 
 
 def pod(
@@ -205,11 +205,11 @@ def plan(
     from ensemblekit import rom
 
     source = read(file, fields, begin, end, step, mesh=mesh, region=region, snapshot_axis=snapshot_axis)
-    found = rom.plan(source, rank, energy=energy, tolerance=tolerance, method=method, memory_limit=memory_limit,
-                     inner_product=weights_from(inner_product))
+    planned = rom.plan(source, rank, energy=energy, tolerance=tolerance, method=method, memory_limit=memory_limit,
+                       inner_product=weights_from(inner_product))
     output = Output(as_json, inputs=(file,))
-    output.say(found)
-    output.write(found.to_dict())
+    output.say(planned)
+    output.write(planned.to_dict())
 
 
 def reconstruct(

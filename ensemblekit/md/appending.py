@@ -29,10 +29,10 @@ def frames_held(store: Store, source: TrajectorySource, notes: Mapping[str, Any]
     Raises StoreError where they are not one run: other atoms, fields or choices, frames that are others at the same time.
     """
     name = os.path.basename(store.path)
-    made = dict(store.provenance).get("ingest")
-    if made is None:
+    recorded = dict(store.provenance).get("ingest")
+    if recorded is None:
         raise StoreError(f"{name} was not made by md.ingest, so it cannot be told whether this run continues it")
-    kept = {**made, "whole": dict(store.provenance).get("whole")}
+    kept = {**recorded, "whole": dict(store.provenance).get("whole")}
     for key, now in {**notes, "whole": source.whole}.items():
         if kept.get(key) != now:
             raise StoreError(f"{name} was made with {key}={kept.get(key)!r}, now it is {key}={now!r}: append with what it was "
@@ -62,9 +62,9 @@ def frames_held(store: Store, source: TrajectorySource, notes: Mapping[str, Any]
 def _check_atoms(store: Store, source: TrajectorySource, name: str) -> None:
     from ensemblekit.md.stored import stored_topology
 
-    mine, other = stored_topology(store), source.topology
-    if len(mine) != len(other) or (mine.names != other.names).any() or (mine.resids != other.resids).any():
-        raise StoreError(f"{name} holds {len(mine)} atoms and this run has {len(other)}, or they are others by name or "
+    stored, other = stored_topology(store), source.topology
+    if len(stored) != len(other) or (stored.names != other.names).any() or (stored.resids != other.resids).any():
+        raise StoreError(f"{name} holds {len(stored)} atoms and this run has {len(other)}, or they are others by name or "
                          "residue: append what was made with the same topology and selection")
     if set(store.fields) != set(source.fields):
         raise StoreError(f"{name} holds {', '.join(store.fields)} of each frame, this run has {', '.join(source.fields)}: one "

@@ -136,7 +136,7 @@ def is_columns(path: str) -> bool:
 
 def _branches(values: Mapping[str, np.ndarray], units: Mapping[str, str]) -> dict[str, tuple[float, float]]:
     """Of columns whose unit is that of an angle and that lie where only turning angles do: the turn they are written in."""
-    found = {}
+    branches = {}
     for name, x in values.items():
         turn = turn_of(units.get(name, ""))
         finite = x[np.isfinite(x)]
@@ -144,21 +144,21 @@ def _branches(values: Mapping[str, np.ndarray], units: Mapping[str, str]) -> dic
             continue
         for branch in branches_of(units[name]):
             if within(finite, branch):
-                found[name] = branch
+                branches[name] = branch
                 break
-    return found
+    return branches
 
 
 def _said(periods: Mapping[str, float] | None, values: Mapping[str, np.ndarray]) -> dict[str, tuple[float, float]]:
-    found = {}
+    branches = {}
     for name, period in (periods or {}).items():
         if name not in values:
             raise UnknownFieldError(name, values)
         if isinstance(period, bool) or not isinstance(period, int | float) or not (math.isfinite(period) and period > 0):
             raise InputError(f"periods= is name -> the turn after which its angles repeat, 360 for degrees; got {period!r} "
                              f"for {name!r}")
-        found[name] = (-period / 2, period / 2) if np.nanmin(values[name], initial=0.0) < 0 else (0.0, float(period))
-    return found
+        branches[name] = (-period / 2, period / 2) if np.nanmin(values[name], initial=0.0) < 0 else (0.0, float(period))
+    return branches
 
 
 def _forward(table: np.ndarray, times: np.ndarray, path: str) -> tuple[np.ndarray, np.ndarray]:

@@ -137,8 +137,8 @@ class Images:
             ends = self.gather.ends(positions, raw)[:, self.ties]
             out[:, 1] = np.linalg.norm(ends[:, :, 1] - ends[:, :, 0], axis=2).max(axis=1) / (heights / 2)
             if positions is not raw:
-                mine = self.anchors
-                moved = (self.gather.anchored(positions)[:, mine] - raw[:, self.gather.anchors[mine]]).astype(np.float64)
+                anchors = self.anchors
+                moved = (self.gather.anchored(positions)[:, anchors] - raw[:, self.gather.anchors[anchors]]).astype(np.float64)
                 out[:, 0] = (np.abs(moved @ inverse) > 0.5).any(axis=(1, 2))
         return out
 

@@ -69,10 +69,10 @@ class DcdLayout:
         even = [times[-1] + step * k for k in looked_at]
         if not np.allclose(times, even, rtol=1e-6, atol=1e-6):
             return None
-        made = cls(path, n_atoms, at, n_frames, order, bool(charmm and control[10] != 0), times[-1], step)
-        if at + n_frames * made._record().itemsize > os.path.getsize(path):
+        layout = cls(path, n_atoms, at, n_frames, order, bool(charmm and control[10] != 0), times[-1], step)
+        if at + n_frames * layout._record().itemsize > os.path.getsize(path):
             return None
-        return made
+        return layout
 
     def times(self) -> np.ndarray:
         """Times of all frames, (n,), in ps."""

@@ -56,8 +56,8 @@ def squared_displacements(positions: np.ndarray, groups: np.ndarray, *, cells: n
         paths = ldexp(paths, -e)
         if cells is not None:
             longest = max(longest, unwrap(paths, ldexp(np.asarray(cells, np.float64), -e) if e else cells))
-        mine = paths.shape[1]
-        owner = np.repeat(np.asarray(groups[first:first + mine], np.int64), len(columns))
+        n_paths = paths.shape[1]
+        owner = np.repeat(np.asarray(groups[first:first + n_paths], np.int64), len(columns))
         flat = np.ascontiguousarray(paths[:, :, list(columns)].reshape(n, -1).T)     # each path in one piece of memory
         del paths
         flat -= flat.mean(axis=1, keepdims=True)
@@ -157,8 +157,8 @@ def slope_of(groups: np.ndarray, sizes: np.ndarray, times: np.ndarray, lags: np.
     exponent_error = math.sqrt(max(float(relative @ expected @ relative), 0.0)) if step > 0 else math.nan
     if len(groups) >= FEWEST_GROUPS:
         left_out = np.array([both((total - s * g)[chosen] / (1 - s)) for g, s in zip(groups, share, strict=True)])
-        found = jackknife_values(np.array([slope, exponent]), left_out, share)
-        scatter, exponent_error = (float(v) for v in found.stderr)
+        jackknife = jackknife_values(np.array([slope, exponent]), left_out, share)
+        scatter, exponent_error = (float(v) for v in jackknife.stderr)
         stderr, dof = scatter, len(groups) - 1.0
         errors = {"groups of molecules": scatter, **errors}
     slope, stderr, *others = (representable(x, e - f, "a slope") for x in (float(slope), stderr, *errors.values()))

@@ -35,12 +35,12 @@ def elements_of(topology: Topology, atoms: np.ndarray) -> list[str]:
     masses = topology.masses if "masses" not in topology.guessed else np.full(len(topology), np.nan)
     names, resnames, residue_of = topology.names, topology.resnames, topology.residue_of
     atomistic = _atomistic(topology, np.unique(residue_of[atoms]))
-    found = []
+    symbols = []
     for atom in atoms:
         symbol = str(known[atom]).strip().capitalize() if known is not None else ""
-        found.append(symbol or _by_mass(str(names[atom]), float(masses[atom]))
-                     or _by_name(str(names[atom]).upper(), str(resnames[atom]).upper(), bool(atomistic[residue_of[atom]])))
-    return found
+        symbols.append(symbol or _by_mass(str(names[atom]), float(masses[atom]))
+                       or _by_name(str(names[atom]).upper(), str(resnames[atom]).upper(), bool(atomistic[residue_of[atom]])))
+    return symbols
 
 
 def _atomistic(topology: Topology, residues: np.ndarray) -> np.ndarray:

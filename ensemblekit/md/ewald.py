@@ -61,7 +61,7 @@ class Split:
     @classmethod
     def cheapest(cls, tolerance: float, volume: float, squares: float, charges: int, points: int) -> Self:
         """The one that takes the least time for so many charges and points."""
-        found, least = None, math.inf
+        best, least = None, math.inf
         for cutoff in CUTOFFS:
             split = cls.within(tolerance, float(cutoff), volume, squares)
             inside = charges * 4 / 3 * math.pi * cutoff**3 / volume
@@ -69,9 +69,9 @@ class Split:
             pair = EXACT_PAIR if split.exact else PAIR
             cost = points * (inside * pair + max(charges, inside) * SCANNED) + (charges + points) * waves * WAVE
             if cost < least:
-                found, least = split, cost
-        assert found is not None
-        return found
+                best, least = split, cost
+        assert best is not None
+        return best
 
     def __str__(self) -> str:
         return (f"screening {self.alpha:.4g} / Å, cutoff {self.cutoff:.4g} Å, wave vectors to {self.longest:.4g} / Å")
@@ -164,16 +164,16 @@ def coulomb(points: np.ndarray, positions: np.ndarray, charges: Charges, cell: n
         return None
     groups = len(charges.offsets) - 1
     field, potential = np.zeros((len(points), groups, 3)), np.zeros((len(points), groups))
-    close, turned = np.zeros(len(points), np.int64), np.ascontiguousarray(points @ turn)
+    close, rotated = np.zeros(len(points), np.int64), np.ascontiguousarray(points @ turn)
     if split is None:
-        plain_part(turned, x, charges.values, charges.offsets, lower, periodic, field, potential, close)
+        plain_part(rotated, x, charges.values, charges.offsets, lower, periodic, field, potential, close)
     else:
-        real_part(turned, x, charges.values, charges.offsets, lower, split.alpha, split.cutoff, _table(split), field, potential,
-                  close)
-        reciprocal_part(turned, x, charges.values, charges.offsets, lower, split.alpha, split.longest, field, potential)
+        real_part(rotated, x, charges.values, charges.offsets, lower, split.alpha, split.cutoff, _table(split), field,
+                  potential, close)
+        reciprocal_part(rotated, x, charges.values, charges.offsets, lower, split.alpha, split.longest, field, potential)
         potential -= math.pi * charges.net / (split.alpha**2 * np.linalg.det(lower))
-    take_out(turned, x, charges.values, charges.group, *excluded, lower, 0.0 if split is None else split.alpha, periodic, field,
-             potential, close)
+    take_out(rotated, x, charges.values, charges.group, *excluded, lower, 0.0 if split is None else split.alpha, periodic,
+             field, potential, close)
     if close.any():
         raise Close(int(np.flatnonzero(close)[0]))
     return COULOMB * (field @ turn.T), COULOMB * potential

@@ -60,34 +60,35 @@ class FrameWeights:
 
     def _rows(self, times: np.ndarray) -> np.ndarray:
         """The row of each frame."""
-        mine = self.times
-        assert mine is not None
-        step = float(np.median(np.diff(mine))) if len(mine) > 1 else 0.0
-        right = np.clip(np.searchsorted(mine, times), 1, max(len(mine) - 1, 1)) if len(mine) > 1 else np.zeros(len(times), int)
+        row_times = self.times
+        assert row_times is not None
+        step = float(np.median(np.diff(row_times))) if len(row_times) > 1 else 0.0
+        right = (np.clip(np.searchsorted(row_times, times), 1, max(len(row_times) - 1, 1)) if len(row_times) > 1
+                 else np.zeros(len(times), int))
         left = np.maximum(right - 1, 0)
-        rows = np.where(np.abs(mine[left] - times) <= np.abs(mine[right] - times), left, right)
-        off = np.abs(mine[rows] - times)
+        rows = np.where(np.abs(row_times[left] - times) <= np.abs(row_times[right] - times), left, right)
+        off = np.abs(row_times[rows] - times)
         far = ~(off <= np.maximum(CLOSE * step, ROUNDING * np.abs(times)))
         if far.any():
             raise InputError(self._unmatched(times, far, step))
-        for other in (np.maximum(rows - 1, 0), np.minimum(rows + 1, len(mine) - 1)):
-            twice = (mine[other] == mine[rows]) & (self.logs[other] != self.logs[rows])
+        for other in (np.maximum(rows - 1, 0), np.minimum(rows + 1, len(row_times) - 1)):
+            twice = (row_times[other] == row_times[rows]) & (self.logs[other] != self.logs[rows])
             if twice.any():
-                raise InputError(f"{self.name} has two rows at {mine[rows[np.argmax(twice)]]:g} ps with different numbers: "
-                                 "print the times with more digits, or leave one out")
+                raise InputError(f"{self.name} has two rows at {row_times[rows[np.argmax(twice)]]:g} ps with different "
+                                 "numbers: print the times with more digits, or leave one out")
         return rows
 
     def _unmatched(self, times: np.ndarray, far: np.ndarray, step: float) -> str:
-        mine = self.times
-        assert mine is not None
+        row_times = self.times
+        assert row_times is not None
         k = int(np.argmax(far))
         spacing = float(times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
         said = (f"{int(far.sum())} of {len(times)} frames have no row of their time in {self.name} (the first is frame {k} at "
-                f"{times[k]:g} ps): its {len(mine)} rows go from {mine[0]:g} to {mine[-1]:g} ps, {step:g} ps apart, the frames "
-                f"from {times[0]:g} to {times[-1]:g} ps, {spacing:g} ps apart. ")
-        outside = (times[far] < mine[0]) | (times[far] > mine[-1])
+                f"{times[k]:g} ps): its {len(row_times)} rows go from {row_times[0]:g} to {row_times[-1]:g} ps, "
+                f"{step:g} ps apart, the frames from {times[0]:g} to {times[-1]:g} ps, {spacing:g} ps apart. ")
+        outside = (times[far] < row_times[0]) | (times[far] > row_times[-1])
         if outside.all():
-            return said + f"Choose the frames that have rows: begin={mine[0]:g}, end={mine[-1]:g}"
+            return said + f"Choose the frames that have rows: begin={row_times[0]:g}, end={row_times[-1]:g}"
         ratio = step / spacing if spacing > 0 else 0.0
         if ratio > 1.5 and abs(ratio - round(ratio)) < 1e-3:
             return said + f"Choose one of {round(ratio)} frames (step={round(ratio)}), or write the rows more often"

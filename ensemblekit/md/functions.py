@@ -89,17 +89,17 @@ class Analysis:
                 raise InputError(f"an analysis knows no frame weights, and its blocks hold {held:.3g} frames; with "
                                  f"n_blocks={n} every frame is a block of its own, and the blocks are weighted. Or leave "
                                  "frame_weights out, or write it as a function of an AtomGroup")
-            found = []
+            by_part = []
             with warnings_held():
                 for a, b in itertools.pairwise(edges):
                     analysis = _made(self.make, u)
                     analysis.run(frames=rows[a:b])
-                    found.append(np.asarray(self.value(analysis), np.float64))
+                    by_part.append(np.asarray(self.value(analysis), np.float64))
             u.trajectory.close()
-            if len({x.shape for x in found}) > 1:
+            if len({x.shape for x in by_part}) > 1:
                 raise InputError(f"the analysis gives values of different shapes from block to block: "
-                                 f"{sorted({x.shape for x in found})}")
-            values.append(np.array(found))
+                                 f"{sorted({x.shape for x in by_part})}")
+            values.append(np.array(by_part))
             shares.append(np.diff(edges).astype(float) if source.weights is None else np.asarray(source.weights, float))
         return values, shares
 
@@ -232,9 +232,9 @@ class _Frames:
         position = np.asarray(positions_of(block), np.float32)
         box = fields.get("box")
         extra: dict[str, Any] = {}
-        for name, mine in (("velocities", "velocity"), ("forces", "force")):
-            if mine in fields:
-                extra[name] = np.asarray(fields[mine], np.float32)
+        for name, key in (("velocities", "velocity"), ("forces", "force")):
+            if key in fields:
+                extra[name] = np.asarray(fields[key], np.float32)
         if first is not None:
             position = np.concatenate([first[0][None], position])
             extra = {name: np.concatenate([values[:1], values]) for name, values in extra.items()}
@@ -264,18 +264,18 @@ class _PerFrame:
 
     def __call__(self, block: Block) -> np.ndarray:
         u = self.frames.universe(block)
-        found: list[np.ndarray] = []
+        values: list[np.ndarray] = []
         for k, now in enumerate(u.trajectory):
             if block.times is not None:
                 now.time = float(block.times[k])
             value = np.asarray(self.function(u.atoms))
             if value.dtype.kind not in "biuf":
                 raise InputError(f"a function of an AtomGroup returns a number or an array of real numbers; got {value!r}")
-            if found and value.shape != found[0].shape:
-                raise InputError(f"the function returned shape {value.shape} at frame {block.start + k} and {found[0].shape} "
+            if values and value.shape != values[0].shape:
+                raise InputError(f"the function returned shape {value.shape} at frame {block.start + k} and {values[0].shape} "
                                  "before; it must return the same shape for every frame")
-            found.append(np.array(value, np.float64))
-        return np.array(found)
+            values.append(np.array(value, np.float64))
+        return np.array(values)
 
 
 class _PerBlock:

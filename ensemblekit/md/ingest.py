@@ -81,12 +81,12 @@ def _copy(source: TrajectorySource, path: str, replica: str | None, notes: dict[
     done = 0
     if os.path.lexists(path):
         store = open_store(path)
-        made = dict(store.provenance).get("ingest", {})
+        recorded = dict(store.provenance).get("ingest", {})
         if append:
             source = source.window(frames_held(store, source, notes))
             (n,) = source.lengths
-        elif made != recipe:
-            files = ", ".join(made.get("trajectory", ["?"]))
+        elif recorded != recipe:
+            files = ", ".join(recorded.get("trajectory", ["?"]))
             raise StoreError(f"{path} is there already and holds something else ({len(store)} frames from {files}). Where this "
                              "is the same run gone on, append=True (--append) takes up its new frames; else delete it, or "
                              "choose another name")

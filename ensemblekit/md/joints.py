@@ -31,18 +31,18 @@ def joined(parts: list[Part], edges: np.ndarray) -> tuple[list[Part], np.ndarray
     if len(parts) == 1:
         return parts, kept[0]
     times = [times_of(part) for part in parts]
-    made = [parts[0]]
+    sequence = [parts[0]]
     for k in range(1, len(parts)):
         before, now = times[k - 1], times[k]
         name, unit = os.path.basename(parts[k].path), _unit_of(parts[k])
         step = step_of(before) or step_of(now) or 1.0
-        rows, mine = kept[-1], edges[k] + frames_that_count(parts[k], int(edges[k + 1] - edges[k]))
+        rows, frames = kept[-1], edges[k] + frames_that_count(parts[k], int(edges[k + 1] - edges[k]))
         part = parts[k]
         if (now[0] <= before[0] + JOINT * step and len(before) > 1) or now[0] == before[0] == before[-1]:
             same = _same_frame(parts[k - 1], len(before) - 1, part)
             part = replace(part, shift=float(before[-1] + (0.0 if same else step) - now[0]))
             times[k] = now + part.shift
-            mine = mine[1:] if same else mine
+            frames = frames[1:] if same else frames
             if part.knows:
                 warnings.warn(f"{name} begins at {now[0]:g}{unit} like the part before it: its {part.knows} are moved to go on "
                               f"from {before[-1]:g}{unit}. Independent runs are passed as replicas=[...]", stacklevel=5)
@@ -56,9 +56,9 @@ def joined(parts: list[Part], edges: np.ndarray) -> tuple[list[Part], np.ndarray
                 other = os.path.basename(parts[k - 1].path)
                 warnings.warn(f"{int(twice.sum())} frames from {now[0]:g}{unit} on stand in {other} and again in {name}: those "
                               f"of {name} are taken", stacklevel=5)
-        made.append(part)
-        kept.append(mine)
-    return made, np.concatenate(kept)
+        sequence.append(part)
+        kept.append(frames)
+    return sequence, np.concatenate(kept)
 
 
 def frames_that_count(part: Part, n: int) -> np.ndarray:

@@ -201,10 +201,10 @@ def contact_map(flat, stride, n, width, a, b, row, column, radius, boxes, out):
         gather(frame, a, x)
         gather(frame, b, y)
         y0, y1, y2 = y[:k], y[k:2 * k], y[2 * k:]
-        found = out[t]
+        flags = out[t]
         for i in range(m):
             x0, x1, x2 = x[i], x[m + i], x[2 * m + i]
-            line = found[row[i]]
+            line = flags[row[i]]
             for j in range(k):
                 d0, d1, d2 = y0[j] - x0, y1[j] - x1, y2[j] - x2
                 if kind != 0:
@@ -217,15 +217,15 @@ def contact_map(flat, stride, n, width, a, b, row, column, radius, boxes, out):
 def add_counts(values, edges_low, width, bins, out):
     """Two-dimensional counts of pairs (n, p, 2) in a square of bins x bins: out (n, bins, bins), shares of the p pairs."""
     for t in range(len(values)):
-        found = 0
+        inside = 0
         for p in range(values.shape[1]):
             a = (values[t, p, 0] - edges_low) / width
             b = (values[t, p, 1] - edges_low) / width
             if a == a and b == b:
                 i, j = math.floor(a), math.floor(b)
                 out[t, min(max(i, 0), bins - 1), min(max(j, 0), bins - 1)] += 1.0
-                found += 1
-        if found > 0:
+                inside += 1
+        if inside > 0:
             for i in range(bins):
                 for j in range(bins):
-                    out[t, i, j] /= found
+                    out[t, i, j] /= inside

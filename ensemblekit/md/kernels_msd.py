@@ -51,11 +51,11 @@ def add_squared(paths, correlation, owner, sums):
     columns, n = paths.shape
     lags = sums.shape[1]
     for c in range(columns):
-        path, correlated, mine = paths[c], correlation[c], sums[owner[c]]
+        path, correlated, total = paths[c], correlation[c], sums[owner[c]]
         squares = 0.0
         for t in range(n):
             squares += path[t] * path[t]
         squares *= 2.0
         for m in range(1, lags):
             squares -= path[m - 1] * path[m - 1] + path[n - m] * path[n - m]
-            mine[m] += max(squares - 2.0 * correlated[m], 0.0) / (n - m)
+            total[m] += max(squares - 2.0 * correlated[m], 0.0) / (n - m)

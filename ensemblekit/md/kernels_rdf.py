@@ -58,13 +58,13 @@ def pair_counts(positions, cells, group_a, group_b, label_a, label_b, same, edge
             # a molecule in the midst of its box meets no image: cells for where it is, not for all of the box
             alone = _bounded(positions[f], group_a, group_b, reach, a, b, brick) and _inside(brick, lower, reach)
         if alone and periodic:
-            lower[...], found = brick, True
+            lower[...], placed = brick, True
         elif periodic:
-            found = volume > 0.0 and into_brick(positions[f], group_a, lower, turn, a) and (
+            placed = volume > 0.0 and into_brick(positions[f], group_a, lower, turn, a) and (
                 same or into_brick(positions[f], group_b, lower, turn, b))
         else:
-            found = _bounded(positions[f], group_a, group_b, reach, a, b, lower)
-        if not found:
+            placed = _bounded(positions[f], group_a, group_b, reach, a, b, lower)
+        if not placed:
             return f
         of = a if same else b
         if not alone:
@@ -128,9 +128,9 @@ def _images(b, lower, reach, same, periodic, write, images, owner):
         for n in range(nb):
             images[0, n], images[1, n], images[2, n] = b[0, n], b[1, n], b[2, n]
             owner[n] = n
-    found = nb
+    n_images = nb
     if not periodic:
-        return found
+        return n_images
     deep = math.ceil(reach / lz)
     for c in range(0 if same else -deep, deep + 1):
         sz = c * lz
@@ -147,10 +147,10 @@ def _images(b, lower, reach, same, periodic, write, images, owner):
                     x, y, z = b[0, n] + sx, b[1, n] + sy, b[2, n] + sz
                     if (-reach <= x <= lx + reach) and (-reach <= y <= ly + reach) and (-reach <= z <= lz + reach):
                         if write:
-                            images[0, found], images[1, found], images[2, found] = x, y, z
-                            owner[found] = n
-                        found += 1
-    return found
+                            images[0, n_images], images[1, n_images], images[2, n_images] = x, y, z
+                            owner[n_images] = n
+                        n_images += 1
+    return n_images
 
 
 @kernel
@@ -240,7 +240,7 @@ def _count(a, images, owner, total, lower, reach, same, labelled, group_a, group
     for i in range(na):
         xi, yi, zi = a[0, i], a[1, i], a[2, i]
         x32, y32, z32 = np.float32(xi - centre[0]), np.float32(yi - centre[1]), np.float32(zi - centre[2])
-        mine, me = np.int32(label_a[i]), np.int32(group_a[i])
+        label_i, me = np.int32(label_a[i]), np.int32(group_a[i])
         cy = min(math.floor(yi / hy), ky - 1)
         cz = min(math.floor(zi / hz), kz - 1)
         m = np.uint64(0)
@@ -281,7 +281,7 @@ def _count(a, images, owner, total, lower, reach, same, labelled, group_a, group
                 if labelled:
                     for t in range(upto):
                         j = at_j + t
-                        apart = (label[j] != mine) & (atom[j] != me)
+                        apart = (label[j] != label_i) & (atom[j] != me)
                         squared[m + t] = squared[m + t] if apart else excluded
                 m += np.uint64(last - first)
         # bin 0: below the range, from bins + 1 on: beyond it. No branch, so that square roots and bins come many at a time;
@@ -295,7 +295,7 @@ def _count(a, images, owner, total, lower, reach, same, labelled, group_a, group
             doubtful = np.int32(doubtful | np.int32(np.int32(np.int32(bin + near) & within) - twice))
             fine[t] = np.uint32(bin)
         if doubtful < 0:
-            _exactly(xi, yi, zi, sorted64, mine, me, label, atom, runs, n_runs, edges, near, within, shift, fine)
+            _exactly(xi, yi, zi, sorted64, label_i, me, label, atom, runs, n_runs, edges, near, within, shift, fine)
         whole = m - m % np.uint64(4)
         for t in range(np.uint64(0), whole, np.uint64(4)):
             some[0, np.uint64(fine[t]) >> shift] += np.uint32(1)
@@ -309,7 +309,7 @@ def _count(a, images, owner, total, lower, reach, same, labelled, group_a, group
 
 
 @kernel
-def _exactly(xi, yi, zi, positions, mine, me, label, atom, runs, n_runs, edges, near, within, shift, fine):
+def _exactly(xi, yi, zi, positions, label_i, me, label, atom, runs, n_runs, edges, near, within, shift, fine):
     """The bins of those candidates of one atom that lie near an edge: in double precision and against the very edges.
 
     positions: (3, total), sorted; runs: (3, n_runs) first, last and where in the candidates; fine: their bins in whole
@@ -323,7 +323,7 @@ def _exactly(xi, yi, zi, positions, mine, me, label, atom, runs, n_runs, edges, 
             if ((np.int64(fine[t]) + near) & within) >= 2 * near:
                 continue
             k = bins + 1
-            if label[j] != mine and atom[j] != me:
+            if label[j] != label_i and atom[j] != me:
                 dx, dy, dz = positions[0, j] - xi, positions[1, j] - yi, positions[2, j] - zi
                 d2 = dx * dx + dy * dy + dz * dz
                 if d2 < limit:

@@ -291,20 +291,20 @@ def mean_square(buffer, weights, target):
 
 
 @kernel
-def fit_one(x, atoms, weights, reference, spread, work, buffer, turned):
+def fit_one(x, atoms, weights, reference, spread, work, buffer, rotate):
     """Superpose one frame x (3 atoms,) on a centred reference (3, m) of the given atoms: returns the weighted RMSD.
 
-    weights (m,) add up to 1; spread is the weighted mean square of the reference. Centre and (with `turned`) rotation
+    weights (m,) add up to 1; spread is the weighted mean square of the reference. Centre and (with `rotate`) rotation
     go to `work`, the atoms as they came to `buffer`.
     """
     gather(x, atoms, buffer)
     both = sums(buffer, weights, reference, work) + spread
-    square = both - 2.0 * best_rotation(work, turned)
+    square = both - 2.0 * best_rotation(work, rotate)
     if square > 1e-6 * both or not both > 0.0:
         return math.sqrt(square) if square > 0.0 or square != square else 0.0
-    if turned:          # nearly alike: the difference lost its digits, but whoever turns does not ask for it
+    if rotate:          # nearly alike: the difference lost its digits, but whoever turns does not ask for it
         return math.sqrt(max(square, 0.0))
-    best_rotation(work, not turned)
+    best_rotation(work, not rotate)
     turn(buffer, len(atoms), work, 0.0, 0.0, 0.0)
     return math.sqrt(mean_square(buffer, weights, reference))
 

@@ -83,9 +83,9 @@ def read(topology: object, trajectory: object = None, *, select: str = "all", re
                          f"{type(topology).__name__}")
     atoms = _chosen_atoms(atoms, select)
     if transformations is not None:
-        made = transformations(universe) if callable(transformations) and not isinstance(transformations, Sequence) else (
+        workflow = transformations(universe) if callable(transformations) and not isinstance(transformations, Sequence) else (
             transformations)
-        universe.trajectory.add_transformations(*made)
+        universe.trajectory.add_transformations(*workflow)
         whole = True
     kept = {k: v for k, v in options.items() if k in FOR_READERS}
     return choice.of(_source(universe, atoms, whole, kept))
@@ -105,8 +105,8 @@ def _universe(topology: Any, trajectory: Any, options: Mapping[str, Any], extern
                          f"PRMTOP, GRO or PDB file), topol.tpr {name}")
     with mdanalysis() as mda:
         try:
-            mine = {} if not files else {k: v for k, v in options.items() if k in FOR_TRAJECTORIES}
-            made = mda.Universe(os.fspath(topology), **{k: v for k, v in options.items() if k not in mine})
+            trajectory_options = {} if not files else {k: v for k, v in options.items() if k in FOR_TRAJECTORIES}
+            universe = mda.Universe(os.fspath(topology), **{k: v for k, v in options.items() if k not in trajectory_options})
         except Exception as error:      # its parsers raise whatever they trip over
             raise InputError(f"{os.path.basename(os.fspath(topology))} is no topology MDAnalysis can read "
                              f"({type(error).__name__}: {one_line(error)})") from error
@@ -114,28 +114,28 @@ def _universe(topology: Any, trajectory: Any, options: Mapping[str, Any], extern
             try:
                 named: list[Any] = list(files)
                 try:
-                    made.load_new(named if len(files) > 1 else files[0], **mine)
+                    universe.load_new(named if len(files) > 1 else files[0], **trajectory_options)
                 except Exception:
-                    if "format" in mine or not all(is_hdf5(file) for file in files):
+                    if "format" in trajectory_options or not all(is_hdf5(file) for file in files):
                         raise
                     named = [(file, H5mdReader) for file in files]      # other layouts than MDAnalysis' reader takes
-                    mine = {**mine, "external": external} if len(files) > 1 else {
-                        **mine, "external": external, "format": H5mdReader}
-                    made.load_new(named if len(files) > 1 else files[0], **mine)
+                    trajectory_options = {**trajectory_options, "external": external} if len(files) > 1 else {
+                        **trajectory_options, "external": external, "format": H5mdReader}
+                    universe.load_new(named if len(files) > 1 else files[0], **trajectory_options)
                 if len(files) > 1:
                     by_hand = not isinstance(trajectory, str | os.PathLike)
-                    listed = order_of(files, _starts(made.trajectory), order=order, tell=by_hand, stacklevel=4)
+                    listed = order_of(files, _starts(universe.trajectory), order=order, tell=by_hand, stacklevel=4)
                     if listed != sorted(listed):
-                        made.load_new([named[k] for k in listed], **mine)
-                if not mine.get("convert_units", True):
-                    _check_units(made.trajectory)
+                        universe.load_new([named[k] for k in listed], **trajectory_options)
+                if not trajectory_options.get("convert_units", True):
+                    _check_units(universe.trajectory)
             except InputError:
                 raise
             except Exception as error:
-                raise InputError(_why_unreadable(files, made, error)) from error
-    if not isinstance(made, HasTrajectory) or made.trajectory is None:
+                raise InputError(_why_unreadable(files, universe, error)) from error
+    if not isinstance(universe, HasTrajectory) or universe.trajectory is None:
         raise InputError(f"{os.path.basename(os.fspath(topology))} holds no coordinates; name a trajectory beside it")
-    return made
+    return universe
 
 
 def _starts(trajectory: Any) -> list[float] | None:
@@ -174,10 +174,10 @@ def trajectory_files(trajectory: object) -> list[str]:
         text = os.fspath(trajectory)
         if os.path.exists(text) or not glob.has_magic(text):
             return [text]
-        found = sorted(glob.glob(text), key=natural_key)
-        if not found:
+        matches = sorted(glob.glob(text), key=natural_key)
+        if not matches:
             raise InputError(f"no file matches {text!r}")
-        return [found[k] for k in order_of(found, tell=False)]
+        return [matches[k] for k in order_of(matches, tell=False)]
     if isinstance(trajectory, Sequence) and len(trajectory):
         return [path for one in trajectory for path in trajectory_files(one)]
     raise InputError(f"a trajectory is a file, a pattern, or a list of the parts of one run; got {trajectory!r}")

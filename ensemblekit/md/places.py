@@ -174,14 +174,14 @@ def _one_atom(system: System, text: str, side: str) -> np.ndarray:
 
 
 def _points(xyz: ArrayLike) -> np.ndarray:
-    found = as_array(xyz, "points", kinds="biuf", dtype=np.float64)
-    if found.shape == (3,):
-        found = found[None]
-    if found.ndim != 2 or found.shape[1] != 3 or not len(found):
-        raise InputError(f"points are (points, 3) in angstrom, or (frames, points, 3); got shape {found.shape}")
-    if not np.isfinite(found).all():
-        raise InputError(f"points are finite; {int((~np.isfinite(found).all(axis=1)).sum())} of {len(found)} are not")
-    return np.ascontiguousarray(found)
+    points = as_array(xyz, "points", kinds="biuf", dtype=np.float64)
+    if points.shape == (3,):
+        points = points[None]
+    if points.ndim != 2 or points.shape[1] != 3 or not len(points):
+        raise InputError(f"points are (points, 3) in angstrom, or (frames, points, 3); got shape {points.shape}")
+    if not np.isfinite(points).all():
+        raise InputError(f"points are finite; {int((~np.isfinite(points).all(axis=1)).sum())} of {len(points)} are not")
+    return np.ascontiguousarray(points)
 
 
 def _of_frames(system: System, xyz: np.ndarray) -> Placed:

@@ -86,12 +86,12 @@ class Acting:
             if choice is not None:
                 charges, excluded = self._of_frame(choice[1][choice[2][t]:choice[2][t + 1]])
             try:
-                found = coulomb(points[t], positions[t], charges, cell, self.split, excluded)
+                values = coulomb(points[t], positions[t], charges, cell, self.split, excluded)
             except Close as error:
                 raise self._coincident(block, t, error.point, points[t], positions[t], charges, cell) from None
-            if found is None:
+            if values is None:
                 raise bad_frame(block, t, np.asarray(positions[t][charges.atoms]), cell, charges.atoms)
-            field[t], potential[t] = found
+            field[t], potential[t] = values
             if dipoles is not None and cell is not None:
                 more = surface_terms(points[t], dipoles[t], cell, self.surface)
                 field[t] += more[0]
@@ -103,8 +103,8 @@ class Acting:
         positions, index = whole(block)
         out = np.zeros((len(positions), len(self.names), 3))
         for g in range(len(self.names)):
-            mine = slice(self.charges.offsets[g], self.charges.offsets[g + 1])
-            out[:, g] = np.einsum("j,njk->nk", self.charges.values[mine], np.asarray(positions[:, index[mine]], np.float64))
+            part = slice(self.charges.offsets[g], self.charges.offsets[g + 1])
+            out[:, g] = np.einsum("j,njk->nk", self.charges.values[part], np.asarray(positions[:, index[part]], np.float64))
         return out
 
     def _of_frame(self, atoms: np.ndarray) -> tuple[Charges, Excluded]:
@@ -191,10 +191,10 @@ def excluded_of(unwanted: Sequence[np.ndarray], atoms: np.ndarray) -> Excluded:
     last = max(int(one.max(initial=-1)) for one in (atoms, *unwanted))
     slot = np.full(last + 1, -1, np.int64)
     slot[atoms] = np.arange(len(atoms))
-    found = [slot[one] for one in unwanted]
-    found = [one[one >= 0] for one in found]
-    begin = np.concatenate([[0], np.cumsum([len(one) for one in found])]).astype(np.int64)
-    return Excluded(begin, np.concatenate([np.zeros(0, np.int64), *found]))
+    slots = [slot[one] for one in unwanted]
+    slots = [one[one >= 0] for one in slots]
+    begin = np.concatenate([[0], np.cumsum([len(one) for one in slots])]).astype(np.int64)
+    return Excluded(begin, np.concatenate([np.zeros(0, np.int64), *slots]))
 
 
 def _sorted(values: np.ndarray, atoms: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> tuple[Charges, np.ndarray]:
@@ -222,11 +222,11 @@ def groups_of(system: System, atoms: np.ndarray, by: Any, name: str) -> tuple[np
         words = np.array([f"molecule {k}" for k in molecules_of(topology)[atoms]])
     else:
         raise InputError(f'{name}(by=) is one of {", ".join(map(repr, GROUPINGS))}, or {{"name": selection}}; got {by!r}')
-    found, first, labels = np.unique(words, return_index=True, return_inverse=True)
+    distinct, first, labels = np.unique(words, return_index=True, return_inverse=True)
     order = np.argsort(first)           # as they come in the file
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
-    return place[labels], [str(word) for word in found[order]]
+    return place[labels], [str(word) for word in distinct[order]]
 
 
 def _residue_words(system: System, atoms: np.ndarray) -> np.ndarray:
@@ -261,12 +261,12 @@ def _named_groups(system: System, atoms: np.ndarray, by: Mapping[Any, Any]) -> t
     if not by:
         raise InputError('by={} names no group: {"name": selection}, or None')
     for k, (word, text) in enumerate(by.items()):
-        mine = system.select(text)
-        if (labels[mine] >= 0).any():
-            both = int((labels[mine] >= 0).sum())
+        members = system.select(text)
+        if (labels[members] >= 0).any():
+            both = int((labels[members] >= 0).sum())
             raise InputError(f"groups do not overlap, so that they add up to the total; {both} atoms of {word!r} belong to a "
                              "group before it")
-        labels[mine] = k
+        labels[members] = k
         names.append(str(word))
     labels = labels[atoms]
     if (labels < 0).any():
@@ -303,11 +303,11 @@ def _within_bonds(topology: Topology, atoms: np.ndarray, most: int) -> np.ndarra
     """Atoms so many bonds away at the most, these themselves too."""
     if topology.bonds is None:
         raise InputError("exclude= by bonds needs them, and this topology has none; exclude=\"residue\" goes by residue")
-    found = np.unique(atoms)
+    near = np.unique(atoms)
     for _ in range(most if len(atoms) else 0):
         bonds = topology.bonds
-        found = np.unique(np.concatenate([found, bonds[np.isin(bonds[:, 0], found), 1], bonds[np.isin(bonds[:, 1], found), 0]]))
-    return found
+        near = np.unique(np.concatenate([near, bonds[np.isin(bonds[:, 0], near), 1], bonds[np.isin(bonds[:, 1], near), 0]]))
+    return near
 
 
 def check_molecules(system: System, atoms: np.ndarray, charges: np.ndarray, name: str, surface: str) -> None:

@@ -27,11 +27,11 @@ def universe(store: object) -> Any:
         raise InputError(f"a Universe holds one run, and this is {len(source.runs)}: name one of the files")
     if not isinstance(source, Store):
         raise InputError(f"md.universe opens a store made by md.ingest; got {type(source).__name__}")
-    made = stored_topology(source).universe()
+    universe = stored_topology(source).universe()
     files = source.segments
     with mdanalysis():
-        made.load_new(files[0] if len(files) == 1 else files)
-    return made
+        universe.load_new(files[0] if len(files) == 1 else files)
+    return universe
 
 
 def universe_and_rows(source: Any, topology: Topology) -> tuple[Any, np.ndarray]:
@@ -42,18 +42,18 @@ def universe_and_rows(source: Any, topology: Topology) -> tuple[Any, np.ndarray]
     if isinstance(source, WeightedSource):
         return universe_and_rows(source.source, topology)
     if isinstance(source, PickedSource):
-        made, rows = universe_and_rows(source.source, topology)
-        return made, rows[source.rows]
-    made = topology.universe()
+        universe, rows = universe_and_rows(source.source, topology)
+        return universe, rows[source.rows]
+    universe = topology.universe()
     if isinstance(source, ConformerSource):
         with mdanalysis():
-            made.load_new(np.asarray(source.position, np.float32))      # as a Universe holds them
-        return made, np.arange(len(source.position))
+            universe.load_new(np.asarray(source.position, np.float32))      # as a Universe holds them
+        return universe, np.arange(len(source.position))
     window = source if isinstance(source, StoredSource) else source.window()
     files = [part.path for part in window.table.parts]
     with mdanalysis():
-        made.load_new(files[0] if len(files) == 1 else files)
-    return made, np.arange(window.start, window.stop, window.step)
+        universe.load_new(files[0] if len(files) == 1 else files)
+    return universe, np.arange(window.start, window.stop, window.step)
 
 
 def opened(x: object) -> Any:

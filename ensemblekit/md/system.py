@@ -81,8 +81,8 @@ class System:
 
     def take_watched(self) -> list[int]:
         """Which of `watched` the observable that was prepared last is about."""
-        mine, self._watching = list(dict.fromkeys(self._watching)), []
-        return mine
+        watched, self._watching = list(dict.fromkeys(self._watching)), []
+        return watched
 
     @property
     def n_frames(self) -> int:
@@ -191,17 +191,17 @@ class System:
         if key not in self._gathers:
             self.gather(atoms)      # refuses what cannot be made whole
             first = self.first_frame()
-            found = [np.zeros((0, 2), np.int64) if self.whole or first.box is None else
+            pairs = [np.zeros((0, 2), np.int64) if self.whole or first.box is None else
                      ties_between(self.topology, molecules, first.position, first.box) for _, molecules in several]
-            ties, ends = np.concatenate(found), np.cumsum([len(one) for one in found])
+            ties, ends = np.concatenate(pairs), np.cumsum([len(one) for one in pairs])
             self._gathers[key] = MadeWhole(atoms, self.topology, ties) if len(ties) else self.gather(atoms)
             self._watches[key] = []
-            for (_, molecules), some, end in zip(several, found, ends, strict=True):
+            for (_, molecules), some, end in zip(several, pairs, ends, strict=True):
                 seen = [held for one in molecules if len(held := one[np.isin(one, atoms)])]
                 if len(seen) > 1:
                     self._watches[key].append(len(self.watched))
-                    mine = slice(int(end) - len(some), int(end)) if len(some) else slice(0)
-                    self.watched.append(Watch(Images(self._gathers[key], seen, mine), len(molecules), len(some)))
+                    span = slice(int(end) - len(some), int(end)) if len(some) else slice(0)
+                    self.watched.append(Watch(Images(self._gathers[key], seen, span), len(molecules), len(some)))
         self._watching += self._watches[key]
         return self._gathers[key]
 
@@ -228,8 +228,8 @@ class System:
 
         names = [name for name in ("position", "box") if name in self.source.fields]
         runs = self.source.runs if isinstance(self.source, ReplicaSet) else (self.source,)
-        found = (first_hole(run, names, gathered) for run in runs)
-        return next((f"run {k}, {where}" if len(runs) > 1 else where for k, where in enumerate(found) if where), "")
+        holes = (first_hole(run, names, gathered) for run in runs)
+        return next((f"run {k}, {where}" if len(runs) > 1 else where for k, where in enumerate(holes) if where), "")
 
     def reduce(self, branches: Mapping[str, Branch], why: str) -> Any:
         """One more read of all frames (replicas one after the other), which is counted and told with its reason.

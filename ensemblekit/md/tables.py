@@ -136,19 +136,19 @@ class _Reading:
 
     def _branches(self, names: list[str]) -> dict[str, tuple[float, float]]:
         """Of PLUMED's periodic columns: ``#! SET min_phi -pi`` and ``#! SET max_phi pi``."""
-        found = {}
+        branches = {}
         for name in names:
             ends = [self.ends.get(f"{end}_{name}") for end in ("min", "max")]
             if None in ends:
                 continue
             low, high = (_with_pi(str(end)) for end in ends)
             if low is not None and high is not None and low < high:
-                found[name] = (low, high)
+                branches[name] = (low, high)
             else:
                 warnings.warn(f"{self.name}: {name} comes round between {ends[0]} and {ends[1]}, which are no numbers that "
                               "rise; it is taken as one that does not. Say it in columns(..., periods={name: period})",
                               stacklevel=5)
-        return found
+        return branches
 
     def _row(self, line: str, number: int) -> None:
         cells = _split(line.split("#")[0].strip(), self.suffix)
@@ -211,27 +211,27 @@ def _split(line: str, suffix: str) -> list[str]:
 
 def without_marks(text: str) -> str:
     r"""A label without Grace's marks: fonts, super- and subscript (``nm\S2\N``), Greek letters as such (``\xl\f{}``)."""
-    found, greek, at = [], False, 0
+    characters, greek, at = [], False, 0
     while at < len(text):
         mark = re.compile(r"\\(?:[a-zA-Z]\{[^}]*\}|[a-zA-Z0-9+\-])").match(text, at)
         if mark is None:
-            found.append(GREEK.get(text[at], text[at]) if greek else text[at])
+            characters.append(GREEK.get(text[at], text[at]) if greek else text[at])
             at += 1
             continue
         kind = mark[0]
         if kind[1] in "xfF0123456789":      # a font, until another
             greek = kind in ("\\x", "\\8") or kind.lower() == "\\f{symbol}"
         at = mark.end()
-    return "".join(found).strip()
+    return "".join(characters).strip()
 
 
 def _distinct(names: list[str]) -> list[str]:
     seen: dict[str, int] = {}
-    made: list[str] = []
+    distinct: list[str] = []
     for name in names:
         seen[name] = seen.get(name, 0) + 1
-        made.append(name if seen[name] == 1 else f"{name} {seen[name]}")
-    return made
+        distinct.append(name if seen[name] == 1 else f"{name} {seen[name]}")
+    return distinct
 
 
 def _edr(path: str) -> Table:
@@ -240,12 +240,12 @@ def _edr(path: str) -> Table:
     except ImportError as error:
         raise MissingExtraError("pyedr", "md") from error
     try:
-        found = pyedr.edr_to_dict(path)
+        columns = pyedr.edr_to_dict(path)
         units = pyedr.get_unit_dictionary(path)
     except Exception as error:
         raise InputError(f"{os.path.basename(path)} cannot be read as GROMACS energies ({type(error).__name__}: {error}); "
                          "`gmx energy -o energy.xvg` writes a table that can") from error
-    names = list(found)
+    names = list(columns)
     kinds = {name: str(units.get(name, "")) for name in names}
     kinds["Time"] = "ps"
-    return Table(names, kinds, np.column_stack([np.asarray(found[name], float) for name in names]))
+    return Table(names, kinds, np.column_stack([np.asarray(columns[name], float) for name in names]))

@@ -203,13 +203,13 @@ class Topology:
             return cls.from_dict(record)
         key = blake2b(repr(record).encode()).digest()
         with _kept_lock:
-            found = _kept.pop(key, None)
-        made = found if isinstance(found, cls) else cls.from_dict(record)
+            cached = _kept.pop(key, None)
+        topology = cached if isinstance(cached, cls) else cls.from_dict(record)
         with _kept_lock:
-            _kept[key] = made
+            _kept[key] = topology
             while sum(map(len, _kept.values())) > MOST_KEPT:
                 del _kept[next(iter(_kept))]
-        return made
+        return topology
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Self:
@@ -219,11 +219,11 @@ class Topology:
 
         try:
             links = {name: _unpacked(c).reshape(-1, c["width"]).astype(np.int64) for name, c in record["links"].items()}
-            made = cls(unpacked(record["atoms"]), unpacked(record["residues"]), unpacked(record["segments"]),
-                       _unpacked(record["residue_of"]).astype(np.int64), _unpacked(record["segment_of"]).astype(np.int64),
-                       links, tuple(map(str, record.get("guessed", ()))))
-            made._check()
-            return made
+            topology = cls(unpacked(record["atoms"]), unpacked(record["residues"]), unpacked(record["segments"]),
+                           _unpacked(record["residue_of"]).astype(np.int64), _unpacked(record["segment_of"]).astype(np.int64),
+                           links, tuple(map(str, record.get("guessed", ()))))
+            topology._check()
+            return topology
         except (LookupError, TypeError, ValueError, AttributeError, MemoryError, zlib.error) as error:
             raise StoreDamagedError(f"the topology of this store cannot be read: {one_line(repr(error))}") from error
 
@@ -248,15 +248,15 @@ class Topology:
         links: with bonds, angles and torsions, which MDAnalysis takes in one by one (100 ms for 3300 atoms).
         """
         with mdanalysis() as mda:
-            made = mda.Universe.empty(len(self), n_residues=len(self.segment_of),
-                                      n_segments=int(self.segment_of.max(initial=-1)) + 1, atom_resindex=self.residue_of,
-                                      residue_segindex=self.segment_of, trajectory=False)
+            universe = mda.Universe.empty(len(self), n_residues=len(self.segment_of),
+                                          n_segments=int(self.segment_of.max(initial=-1)) + 1, atom_resindex=self.residue_of,
+                                          residue_segindex=self.segment_of, trajectory=False)
             for columns in (self.atoms, self.residues, self.segments):
                 for name, values in columns.items():
-                    made.add_TopologyAttr(name, values.copy() if values.dtype.kind != "O" else list(values))
+                    universe.add_TopologyAttr(name, values.copy() if values.dtype.kind != "O" else list(values))
             for name, pairs in self.links.items() if links else ():
-                made.add_TopologyAttr(name, [tuple(row) for row in pairs.tolist()])
-        return made
+                universe.add_TopologyAttr(name, [tuple(row) for row in pairs.tolist()])
+        return universe
 
     @cached_property
     def _universe(self) -> Any:
@@ -321,8 +321,8 @@ def _all_text(values: np.ndarray) -> bool:
 def _packed(values: np.ndarray) -> dict[str, Any]:
     words: list[str] | None = None
     if values.dtype.kind in "OU":
-        found, values = np.unique(values.astype(str), return_inverse=True)
-        words = found.tolist()
+        distinct, values = np.unique(values.astype(str), return_inverse=True)
+        words = distinct.tolist()
     values = np.ascontiguousarray(values)
     if values.dtype.kind in "iu":
         low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)

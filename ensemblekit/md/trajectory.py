@@ -170,10 +170,10 @@ class TrajectoryPiece:
         done = 0
         for k in np.unique(np.searchsorted(source.edges, source.rows, "right") - 1):
             part = source.parts[k]
-            mine = source.rows[(source.rows >= source.edges[k]) & (source.rows < source.edges[k + 1])] - source.edges[k]
+            rows = source.rows[(source.rows >= source.edges[k]) & (source.rows < source.edges[k + 1])] - source.edges[k]
             plain = set(self.names) <= {"position", "box"}
             read = _read_xtc if part.xtc is not None and plain else _read_dcd if part.dcd is not None and plain else _read_any
-            for fields, times in read(part, mine, source, self.names, step):
+            for fields, times in read(part, rows, source, self.names, step):
                 n = len(times)
                 weights = None if source.weights is None else source.weights[done:done + n]
                 yield Block(fields, self.start + done, WHOLE, weights, times if source.timed else None)

@@ -39,7 +39,7 @@ class Updating:
     def choose(self, positions: np.ndarray, boxes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """The atoms of each frame of positions (n, atoms, 3), and where each frame's begin."""
         universe = self._universe
-        found, offsets = [], [0]
+        selected, offsets = [], [0]
         if not by_place(self.text):         # the same in every frame
             with self._lock:
                 atoms = universe.select_atoms(self.text).indices
@@ -49,9 +49,9 @@ class Updating:
                 universe.trajectory.ts.positions = x
                 universe.trajectory.ts.dimensions = None if boxes is None else dimensions_of(boxes[t])
                 atoms = universe.select_atoms(self.text, periodic=boxes is not None).indices
-            found.append(atoms)
+            selected.append(atoms)
             offsets.append(offsets[-1] + len(atoms))
-        return np.concatenate(found) if found else np.zeros(0, np.int64), np.array(offsets, np.int64)
+        return np.concatenate(selected) if selected else np.zeros(0, np.int64), np.array(offsets, np.int64)
 
 
 class VaryingPoints:
@@ -69,9 +69,9 @@ class VaryingPoints:
         for g, group in enumerate(self.groups):
             positions, atoms, begin = group(block)
             for t, x in enumerate(positions):
-                mine = atoms[begin[t]:begin[t + 1]]
-                if len(mine):
-                    points[t, g] = np.average(x[mine].astype(np.float64), axis=0, weights=self.mass[mine])
+                chosen = atoms[begin[t]:begin[t + 1]]
+                if len(chosen):
+                    points[t, g] = np.average(x[chosen].astype(np.float64), axis=0, weights=self.mass[chosen])
         box = block.fields.get("box") if self.periodic else None
         yield slice(0, len(block)), points, np.zeros((0, 3, 3)) if box is None else np.ascontiguousarray(box, np.float64)
 
@@ -89,17 +89,17 @@ def universe_in_memory(topology: Topology) -> Any:
     with mdanalysis():
         from MDAnalysis.coordinates.memory import MemoryReader
 
-        made = topology.universe()
-        made.load_new(np.zeros((1, len(topology), 3), np.float32), format=MemoryReader, order="fac")
-        return made
+        universe = topology.universe()
+        universe.load_new(np.zeros((1, len(topology), 3), np.float32), format=MemoryReader, order="fac")
+        return universe
 
 
 def dimensions_of(box: np.ndarray) -> np.ndarray | None:
     """Cell vectors (3, 3) as MDAnalysis' lengths and angles; None where there is no cell."""
     from MDAnalysis.lib.mdamath import triclinic_box
 
-    found = triclinic_box(*np.asarray(box, np.float64))
-    return found if found[:3].all() else None
+    dimensions = triclinic_box(*np.asarray(box, np.float64))
+    return dimensions if dimensions[:3].all() else None
 
 
 def updating_selection(system: System, text: str, as_it_is: bool = False, apart: bool = False) -> Updating:

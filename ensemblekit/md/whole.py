@@ -96,20 +96,20 @@ class MadeWhole:
         """Where the ends of the ties are, (n, ties, 2, 3), of what a call gave for a block whose positions are `raw`."""
         return np.asarray(positions[:, self.ties if positions is raw else self._ends], np.float64)
 
-    def anchored(self, made: np.ndarray) -> np.ndarray:
+    def anchored(self, whole: np.ndarray) -> np.ndarray:
         """Where the first atom of each molecule (`anchors`) was put, (n, molecules, 3)."""
-        return made[:, self._anchors]
+        return whole[:, self._anchors]
 
     def _made(self, position: np.ndarray, block: Block) -> tuple[np.ndarray, np.ndarray]:
         from ensemblekit.md.kernels_whole import make_whole, unbroken
 
         if unbroken(position, block.fields["box"], self.walk, self.parent):
             return position, self.atoms         # nothing is to be mended, nor copied
-        made = np.empty((len(position), self.many, 3), np.float32)
-        bad = make_whole(position, block.fields["box"], self.walk, self.parent, self.place, made)
+        whole = np.empty((len(position), self.many, 3), np.float32)
+        bad = make_whole(position, block.fields["box"], self.walk, self.parent, self.place, whole)
         if bad >= 0:
             raise InputError(f"the box of frame {block.start + bad} has no volume: {block.fields['box'][bad].tolist()}")
-        return made, self.index
+        return whole, self.index
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_last"}

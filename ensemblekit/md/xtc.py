@@ -49,14 +49,14 @@ class XtcIndex:
         name = os.path.basename(path)
         if len(data) == 0:
             raise InputError(f"{name} is empty: no frame to read")
-        found, at = [], 0
+        chunks, at = [], 0
         while True:
             offsets = np.empty(65536, np.int64)
             n, at, why = find_frames(data, at, offsets)
-            found.append(offsets[:n])
+            chunks.append(offsets[:n])
             if why:
                 break
-        starts = np.concatenate(found)
+        starts = np.concatenate(chunks)
         if why == 3 or not len(starts):
             said = f"frame {len(starts)} (byte {at} of {len(data)}) does not begin like one" if why == 3 else (
                 "its first frame is cut off")

@@ -111,8 +111,8 @@ def loss_barrier(first: torch.nn.Module, second: torch.nn.Module, loader: Iterab
             if has_batch_norm(one):
                 update_bn(loader, one, device, convention)
             losses.append(_labelled(item_losses(one, loader, task, convention, device, ignore_index, exponent=exponent)).mean())
-    found = np.array(losses)
-    return Barrier(at, found, float(max(0.0, (found - ((1 - at) * found[0] + at * found[-1])).max())), exponent)
+    loss = np.array(losses)
+    return Barrier(at, loss, float(max(0.0, (loss - ((1 - at) * loss[0] + at * loss[-1])).max())), exponent)
 
 
 def rise_of(average: torch.nn.Module, members: Iterable[torch.nn.Module], shares: np.ndarray, loader: Iterable[Any],
@@ -141,8 +141,8 @@ def rise_of(average: torch.nn.Module, members: Iterable[torch.nn.Module], shares
         others += share * _labelled(losses(model))
     gap = reduce(own - others, Moments())
     if task == "regression":
-        found = [convention.target_of(b) for b in batches]
-        targets = np.concatenate([np.asarray(t.cpu(), np.float64).reshape(-1) for t in found if t is not None])
+        labels = [convention.target_of(b) for b in batches]
+        targets = np.concatenate([np.asarray(t.cpu(), np.float64).reshape(-1) for t in labels if t is not None])
         nothing = float(ldexp(targets, -exponent).var())
     else:
         nothing = float(np.log(classes_of(average, batches[0], task, convention, device)))
@@ -157,7 +157,7 @@ def item_losses(model: torch.nn.Module, loader: Iterable[Any], task: str, conven
 
     Raises InputError for labels and outputs that do not fit each other.
     """
-    found, single = [], Singles(convention.outputs)
+    losses, single = [], Singles(convention.outputs)
     with modes_kept(model):
         model.eval()
         for batch in batches_of(loader):
@@ -180,9 +180,9 @@ def item_losses(model: torch.nn.Module, loader: Iterable[Any], task: str, conven
                 labels = target.long().to(log_p.device)
                 skip = torch.zeros_like(labels, dtype=torch.bool) if ignore_index is None else labels == ignore_index
                 loss = -log_p.gather(1, labels.masked_fill(skip, 0)[:, None])[:, 0].masked_fill(skip, 0.0)
-            found.append(loss.flatten(1).mean(1).cpu() if loss.ndim > 1 else loss.cpu())
+            losses.append(loss.flatten(1).mean(1).cpu() if loss.ndim > 1 else loss.cpu())
     single.check()
-    return torch.cat(found).numpy() if found else None
+    return torch.cat(losses).numpy() if losses else None
 
 
 def classes_of(model: torch.nn.Module, batch: object, task: str, convention: Convention, device: Device) -> int:
@@ -203,8 +203,8 @@ def _exponent(batches: list[Any], task: str, convention: Convention) -> int:
     """Power of two to divide errors of numbers by, so that their squares are numbers: that of the targets."""
     if task != "regression":
         return 0
-    found = [convention.target_of(b) for b in batches]
-    return power_of_two(np.array([ldexp(0.5, power_of_two(t, always=True)) for t in found if t is not None]))
+    targets = [convention.target_of(b) for b in batches]
+    return power_of_two(np.array([ldexp(0.5, power_of_two(t, always=True)) for t in targets if t is not None]))
 
 
 def _some(loader: Iterable[Any], convention: Convention) -> list[Any]:

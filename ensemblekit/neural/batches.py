@@ -91,24 +91,24 @@ class Convention:
 
     def target_of(self, batch: object, task: str = "regression") -> torch.Tensor | None:
         """The labels of a batch; None where it has none. Raises InputError where which item they are cannot be told."""
-        found = _item(batch) if self.target is None else self.target(batch)
-        if found is None:
+        labels = _item(batch) if self.target is None else self.target(batch)
+        if labels is None:
             return None
         try:
-            found = tensor_of(found, "the labels") if isinstance(found, np.ndarray) else torch.as_tensor(found)
+            labels = tensor_of(labels, "the labels") if isinstance(labels, np.ndarray) else torch.as_tensor(labels)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"labels are a tensor; got {type(found).__name__}. {PICK}") from error
+            raise InputError(f"labels are a tensor; got {type(labels).__name__}. {PICK}") from error
         items = _items(batch)
         if self.target is None and task != "regression" and items is not None and len(items) > 2:
-            if found.is_floating_point():
-                raise InputError(f"the last of {len(items)} items of a batch holds fractions ({found.dtype}), and labels are "
+            if labels.is_floating_point():
+                raise InputError(f"the last of {len(items)} items of a batch holds fractions ({labels.dtype}), and labels are "
                                  f"whole numbers: are they sample weights? {PICK}")
-            rivals = [x for x in items[1:-1] if isinstance(x, torch.Tensor) and x.shape == found.shape
+            rivals = [x for x in items[1:-1] if isinstance(x, torch.Tensor) and x.shape == labels.shape
                       and not x.is_floating_point()]
             if self.forward is not None and rivals:
                 raise InputError(f"which of the {len(items)} items of a batch is the label cannot be told: several hold "
-                                 f"whole numbers of shape {tuple(found.shape)}. {PICK}")
-        return found
+                                 f"whole numbers of shape {tuple(labels.shape)}. {PICK}")
+        return labels
 
     def outputs_of(self, model: Callable[..., Any], batch: object) -> Any:
         """What a model says about a batch: a tensor, or a tuple (mean, variance)."""
@@ -171,29 +171,29 @@ def _item(batch: object) -> Any:
     return next(iter(named.values()), items[-1])
 
 
-def plain_outputs(found: object, task: str | None = None) -> Any:
+def plain_outputs(outputs: object, task: str | None = None) -> Any:
     """``.logits`` where there are some, (mean, variance) of a distribution of numbers; else as it is."""
-    if isinstance(found, torch.Tensor):
-        return found
-    if isinstance(found, torch.distributions.Distribution):
-        return _of_distribution(found, task)
-    logits = found.get("logits") if isinstance(found, Mapping) else getattr(found, "logits", None)
+    if isinstance(outputs, torch.Tensor):
+        return outputs
+    if isinstance(outputs, torch.distributions.Distribution):
+        return _of_distribution(outputs, task)
+    logits = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
     if logits is not None:
         return logits
-    if isinstance(found, Mapping):
+    if isinstance(outputs, Mapping):
         what = "a tensor, or a tuple (mean, variance), out" if task == "regression" else "the logits"
-        raise InputError(f"outputs are a mapping with {', '.join(map(str, list(found)[:6]))}: pass forward=lambda model, "
+        raise InputError(f"outputs are a mapping with {', '.join(map(str, list(outputs)[:6]))}: pass forward=lambda model, "
                          f"batch: ... that picks {what} of it, model(batch[0])[...]")
-    return found
+    return outputs
 
 
-def _of_distribution(found: torch.distributions.Distribution, task: str | None) -> Any:
+def _of_distribution(distribution: torch.distributions.Distribution, task: str | None) -> Any:
     """Logits of a distribution over classes, (mean, variance) of one over numbers.
 
     Raises InputError where the task is another one, and where a distribution has neither; warns of those that are no normal
     distributions, as which they count from there on.
     """
-    one: Any = found
+    one: Any = distribution
     while isinstance(one, torch.distributions.Independent):
         one = one.base_dist
     name = type(one).__name__
@@ -206,7 +206,7 @@ def _of_distribution(found: torch.distributions.Distribution, task: str | None) 
         raise InputError(f"the model answers with a {name}, a distribution of numbers: task=\"regression\", or pass "
                          "forward=lambda model, batch: ... that gives logits")
     try:
-        mean, variance = found.mean, found.variance
+        mean, variance = distribution.mean, distribution.variance
     except (NotImplementedError, AttributeError) as error:
         raise InputError(f"the model answers with a {name}, of which torch knows no mean and variance: pass forward=lambda "
                          "model, batch: ... that gives (mean, variance)") from error

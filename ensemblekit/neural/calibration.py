@@ -151,9 +151,9 @@ def classwise_calibration_error(preds: Prediction | Values, target: Values | Non
     """Mean over classes of the error of that class's probability (Kull et al. 2019), rather than the first choice's."""
     items = items_of(preds, target)
     n_bins = _bins(n_bins)
-    found = [_norm(bin_of(items.p[:, k], n_bins, edges, items.rounding), (items.labels == k) - items.p[:, k], n_bins, norm)
-             for k in range(items.p.shape[1])]
-    return float(np.mean(found))
+    errors = [_norm(bin_of(items.p[:, k], n_bins, edges, items.rounding), (items.labels == k) - items.p[:, k], n_bins, norm)
+              for k in range(items.p.shape[1])]
+    return float(np.mean(errors))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

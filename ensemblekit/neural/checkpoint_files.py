@@ -86,9 +86,9 @@ def _load(file: Path) -> Any:
         except Exception as error:
             said = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
             blocked = re.search(r"GLOBAL `?([\w.]+)`? whose module", said)
-            found = None if blocked else re.search(r"GLOBAL `?([\w.]+)`? was not an allowed global", said)
-            if found and found[1] not in inert and len(inert) < 256:
-                inert[found[1]] = type(found[1].rpartition(".")[2], (_Inert,), {})
+            match = None if blocked else re.search(r"GLOBAL `?([\w.]+)`? was not an allowed global", said)
+            if match and match[1] not in inert and len(inert) < 256:
+                inert[match[1]] = type(match[1].rpartition(".")[2], (_Inert,), {})
                 continue
             if blocked:
                 reason = f"it calls {blocked[1]}, which is not run: do not trust the file"
@@ -105,23 +105,23 @@ def _holds_tensors(value: object) -> bool:
     return isinstance(value, Mapping) and any(isinstance(one, torch.Tensor) for one in value.values())
 
 
-def _state_in(found: object, file: Path, key: str | None = None) -> State:
+def _state_in(saved: object, file: Path, key: str | None = None) -> State:
     """The state dict in what was saved: under `key`, itself, or the first of the usual places that holds one."""
-    if isinstance(found, _Inert):
-        raise InputError(f"{file} holds an object of class {type(found).__name__} as a whole, which is not read for safety: "
+    if isinstance(saved, _Inert):
+        raise InputError(f"{file} holds an object of class {type(saved).__name__} as a whole, which is not read for safety: "
                          "where it was written, save its state dict, torch.save(model.state_dict(), path)")
-    held = {str(name): value for name, value in found.items() if _holds_tensors(value)} if isinstance(found, Mapping) else {}
+    held = {str(name): value for name, value in saved.items() if _holds_tensors(value)} if isinstance(saved, Mapping) else {}
     if key is not None:
-        inner: Any = found
-        for part in [key] if isinstance(found, Mapping) and key in found else key.split("."):
+        inner: Any = saved
+        for part in [key] if isinstance(saved, Mapping) and key in saved else key.split("."):
             inner = inner.get(part) if isinstance(inner, Mapping) else None
         if not _holds_tensors(inner):
             raise InputError(f"{file} holds no weights under key={key!r}; there are weights under: {', '.join(held) or 'none'}")
         return _tensors(inner, file)
     named = [name for name in INSIDE if name in held]
     others = [name for name in held if "optim" not in name.lower()]
-    if not named and isinstance(found, Mapping) and any(isinstance(value, torch.Tensor) for value in found.values()):
-        return _tensors(found, file)
+    if not named and isinstance(saved, Mapping) and any(isinstance(value, torch.Tensor) for value in saved.values()):
+        return _tensors(saved, file)
     if not named and len(others) > 1:
         raise InputError(f"{file} holds several sets of weights, {', '.join(others)}: choose one with key=")
     if named or others:
@@ -131,12 +131,12 @@ def _state_in(found: object, file: Path, key: str | None = None) -> State:
             logger.warning("%s: the weights under %r were taken; there are others under %s (key=)", file, first,
                            ", ".join(map(repr, beside)))
         return _tensors(held[first], file)
-    keys = ", ".join(map(str, list(found)[:8])) if isinstance(found, Mapping) else type(found).__name__
+    keys = ", ".join(map(str, list(saved)[:8])) if isinstance(saved, Mapping) else type(saved).__name__
     raise InputError(f"{file} holds no state dict, neither itself nor under {', '.join(INSIDE[:3])}, ...; it holds: {keys}")
 
 
 def _tensors(state: Mapping[str, Any], file: Path) -> State:
-    found: State = {}
+    tensors: State = {}
     for name, value in state.items():
         if str(name).endswith("_extra_state") and not is_empty(value):
             raise InputError(f"{file}: {name} is what a module keeps beside its tensors (get_extra_state), which a snapshot "
@@ -145,8 +145,8 @@ def _tensors(state: Mapping[str, Any], file: Path) -> State:
             continue            # the counter of torch's AveragedModel
         if not isinstance(value, torch.Tensor):
             raise InputError(f"{file}: {name} is no tensor but {type(value).__name__}")
-        found[bare_name(str(name))] = value
-    return found
+        tensors[bare_name(str(name))] = value
+    return tensors
 
 
 def _read_safetensors(file: Path) -> State:
@@ -209,12 +209,12 @@ def step_of(path: Path) -> int | None:
             held = _read_json(state)
             if isinstance(held, dict) and isinstance(held.get("global_step"), int):
                 return int(held["global_step"])
-        found = re.fullmatch(r"(?:checkpoint|step|global_step)[-_]?(\d+)", path.name)
-        return int(found[1]) if found else None
+        match = re.fullmatch(r"(?:checkpoint|step|global_step)[-_]?(\d+)", path.name)
+        return int(match[1]) if match else None
     if path.suffix == ".ckpt" and path.exists():
-        found = re.search(r"step=(\d+)", path.stem)
-        if found:
-            return int(found[1])
+        match = re.search(r"step=(\d+)", path.stem)
+        if match:
+            return int(match[1])
         held = _load(path)      # last.ckpt
         step = held.get("global_step") if isinstance(held, Mapping) else None
         return step if isinstance(step, int) and not isinstance(step, bool) else None

@@ -72,16 +72,16 @@ def compare(a: Scored, b: Scored, *, groups: ArrayLike | None = None, n_bins: in
     _same_items(a, b)
     p, q = summed(a, groups, n_bins), summed(b, groups, n_bins)
     if isinstance(p, Items) and isinstance(q, Items):
-        found = _paired(p, item_scores(p, seed), item_scores(q, seed))
+        differences = _paired(p, item_scores(p, seed), item_scores(q, seed))
     else:
-        found = _paired_maps(p, q, a, b, groups, seed)
+        differences = _paired_maps(p, q, a, b, groups, seed)
     drawn = draws(p.n, seed)
     left, right = calibration_curves(p, n_bins), calibration_curves(q, n_bins)
     for name in left:
         value, sample = resampled(left[name], p.sizes, drawn)
         other, other_sample = resampled(right[name], q.sizes, drawn)
-        found[name] = spread(value - other, sample - other_sample, p.sizes)
-    return Scores({name: found[name] for name in NAMES}, paired=True, notes=notes_of(p))
+        differences[name] = spread(value - other, sample - other_sample, p.sizes)
+    return Scores({name: differences[name] for name in NAMES}, paired=True, notes=notes_of(p))
 
 
 def mean_differences(a: Scored, b: Scored, groups: ArrayLike | None = None) -> Scores:
@@ -128,20 +128,20 @@ def _of_runs(a: Any, b: Any, groups: Any, n_bins: int, seed: int) -> Scores:
         if len(runs) == 1:
             notes += (f"one run of {which}: the luck of its training is not covered",)
     notes += (f"means of {len(a)} and {len(b)} runs, which are two samples; the items are paired",)
-    found = {}
+    scores = {}
     for name in ours:
         if np.isfinite(ours[name]).all() and np.isfinite(theirs[name]).all():
-            found[name] = both(crossed_ratio_difference(ours[name], theirs[name], sizes, degrees_of_freedom(sizes)))
+            scores[name] = both(crossed_ratio_difference(ours[name], theirs[name], sizes, degrees_of_freedom(sizes)))
         else:           # densities that exclude what came
-            found[name] = Score(np.nan, np.nan, np.nan, np.nan, len(sizes))
+            scores[name] = Score(np.nan, np.nan, np.nan, np.nan, len(sizes))
     if numbers:
-        return in_unit(found, exponent, paired=True, notes=(*notes, *without_variance(*a, *b)))
+        return in_unit(scores, exponent, paired=True, notes=(*notes, *without_variance(*a, *b)))
     drawn = draws(items[0].n, seed)
     left, right = binned_of_runs(items, n_bins, drawn), binned_of_runs(others, n_bins, drawn)
     for name, (values, sample) in left.items():
         other, other_sample = right[name]
-        found[name] = over_runs(spread(float(values.mean() - other.mean()), sample - other_sample, sizes), [values, other])
-    return Scores({name: found[name] for name in NAMES}, paired=True, notes=(*notes, *notes_of(items[0])))
+        scores[name] = over_runs(spread(float(values.mean() - other.mean()), sample - other_sample, sizes), [values, other])
+    return Scores({name: scores[name] for name in NAMES}, paired=True, notes=(*notes, *notes_of(items[0])))
 
 
 def _same_items(a: Any, b: Any) -> None:

@@ -15,11 +15,11 @@ HASH = "content_hash"
 
 def digest(vectors: Mapping[str, np.ndarray]) -> bytes:
     """16 bytes (xxh3-128) that are the same for the same weights."""
-    made = xxhash.xxh3_128()
+    hasher = xxhash.xxh3_128()
     for kind in KINDS:
         if kind in vectors:
-            made.update(np.ascontiguousarray(vectors[kind]).view(np.uint8).data)
-    return made.digest()
+            hasher.update(np.ascontiguousarray(vectors[kind]).view(np.uint8).data)
+    return hasher.digest()
 
 
 def content_hash(model: torch.nn.Module) -> str:

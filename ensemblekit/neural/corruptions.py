@@ -320,7 +320,7 @@ def from_folder(path: str | os.PathLike[str]) -> dict[str, Corrupted]:
     if not (folder / "labels.npy").exists():
         raise InputError(f"{folder} holds no labels.npy; unpack CIFAR-10-C there: NAME.npy for each corruption, and labels.npy")
     labels = np.load(folder / "labels.npy", mmap_mode="r", allow_pickle=False)
-    found = {}
+    corrupted = {}
     for file in sorted(folder.glob("*.npy")):
         if file.stem == "labels":
             continue
@@ -328,10 +328,10 @@ def from_folder(path: str | os.PathLike[str]) -> dict[str, Corrupted]:
         if images.ndim != 4 or images.dtype != np.uint8 or len(images) != len(labels) or len(images) % 5:
             raise InputError(f"{file} is (5 n, height, width, channels) bytes like the {len(labels)} labels, n of each "
                              f"severity; got {images.dtype} {images.shape}")
-        found[file.stem] = Corrupted(images, labels)
-    if not found:
+        corrupted[file.stem] = Corrupted(images, labels)
+    if not corrupted:
         raise InputError(f"{folder} holds no corruption; there are {', '.join(PUBLISHED)}")
-    return found
+    return corrupted
 
 
 # -- how ---------------------------------------------------------------------------------------------------------------

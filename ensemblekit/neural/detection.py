@@ -172,8 +172,8 @@ def _prediction(source: Classified | Source, target: Values | None) -> Classifie
         return source
     if isinstance(source, SavedPredictions) and target is None:
         return source.pooled()
-    found = evidence_of(source, target)
-    return pooled(found.members, None, found.labels(), found.space, found.ignore_index)
+    evidence = evidence_of(source, target)
+    return pooled(evidence.members, None, evidence.labels(), evidence.space, evidence.ignore_index)
 
 
 def _doubt(one: Classified, items: Items, name: str) -> np.ndarray:

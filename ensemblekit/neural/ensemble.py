@@ -324,11 +324,11 @@ class Ensemble(torch.nn.Module, Generic[P]):
         """
         if self.task == "regression":
             raise InputError("members' probabilities are those of classes; this ensemble is a regression")
-        found = Answers(self.task, self.ignore_index, True, self.convention)
-        collect(found, self._asked(device, "auto"), loader)
-        prediction = found.result(len(self._wanted()), self.space)
+        answers = Answers(self.task, self.ignore_index, True, self.convention)
+        collect(answers, self._asked(device, "auto"), loader)
+        prediction = answers.result(len(self._wanted()), self.space)
         assert isinstance(prediction, Prediction)
-        return found.members(), prediction
+        return answers.members(), prediction
 
     def _asked(self, device: Device, path: Path) -> Asked:
         return Asked(self._runner, self._wanted(), self.shares, self.space, device or device_of(self._runner.template), path)
@@ -400,10 +400,10 @@ class Ensemble(torch.nn.Module, Generic[P]):
         """
         loader = list(loader) if isinstance(loader, Iterator) else loader
         averaged = self.averaged_model(loader, average=average, barrier="ignore", device=device)
-        found = self.loss_increase(averaged, loader, device)
-        if found is None:
+        increase = self.loss_increase(averaged, loader, device)
+        if increase is None:
             raise InputError("a loss needs labels: pass a loader of (input, label)")
-        return found
+        return increase
 
     def loss_increase(self, average: torch.nn.Module, loader: Iterable[Any], device: Device = None) -> LossIncrease | None:
         """The loss of a model above the members' (up to 2048 items); None where the loader has no labels."""

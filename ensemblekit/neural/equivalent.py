@@ -132,13 +132,14 @@ def deep_ensemble_equivalent(method: Judged | Sequence[Judged], reference: Judge
     return _as_score(replace(result, score=score, by_members=members, n_seeds=k, notes=tuple(notes)), problem.exponent)
 
 
-def _as_score(found: Equivalent, exponent: int) -> Equivalent:
+def _as_score(result: Equivalent, exponent: int) -> Equivalent:
     """Losses as what they are called: the accuracy is 1 less its loss, the squared error has its unit back."""
-    if found.score == "accuracy":
-        return replace(found, method_score=1 - found.method_score, curve=tuple((k, 1 - mean, e) for k, mean, e in found.curve))
+    if result.score == "accuracy":
+        return replace(result, method_score=1 - result.method_score,
+                       curve=tuple((k, 1 - mean, e) for k, mean, e in result.curve))
     e = 2 * exponent
-    return replace(found, method_score=ldexp(found.method_score, e), method_stderr=ldexp(found.method_stderr, e),
-                   curve=tuple((k, ldexp(mean, e), ldexp(error, e)) for k, mean, error in found.curve))
+    return replace(result, method_score=ldexp(result.method_score, e), method_stderr=ldexp(result.method_stderr, e),
+                   curve=tuple((k, ldexp(mean, e), ldexp(error, e)) for k, mean, error in result.curve))
 
 
 def _classes(method: Judged | Sequence[Judged], reference: Judged | Sequence[Judged], target: Values | None,
@@ -147,9 +148,9 @@ def _classes(method: Judged | Sequence[Judged], reference: Judged | Sequence[Jud
     pooling = given[0].space if space is None else check_space(space)
     last, several = [], False
     for k, one in enumerate(_listed(reference, seeds=True)):
-        found = _evidence(one, target, None, f"reference seed {k}")
-        several |= len(found.members) > 1
-        last.append(replace(found, members=found.members[-1:]))
+        evidence = _evidence(one, target, None, f"reference seed {k}")
+        several |= len(evidence.members) > 1
+        last.append(replace(evidence, members=evidence.members[-1:]))
     if several:
         notes.append("a reference run has several members; its last one is taken")
     if not last:
@@ -261,11 +262,11 @@ def _subsets(k: int, size: int, wanted: int, seed: int) -> list[tuple[int, ...]]
     if k <= ALL_SUBSETS or size in (1, k - 1, k):
         return list(itertools.combinations(range(k), size))
     rng = np.random.default_rng([seed, size])
-    found = []
+    subsets = []
     for _ in range(-(-wanted // k)):        # windows round a permutation
         order = rng.permutation(k)
-        found += [tuple(sorted(order[(start + np.arange(size)) % k].tolist())) for start in range(k)]
-    return found
+        subsets += [tuple(sorted(order[(start + np.arange(size)) % k].tolist())) for start in range(k)]
+    return subsets
 
 
 def _curve(problem: ClassPools | NumberPools, wanted: int, seed: int) -> _Curve:

@@ -107,15 +107,15 @@ def training_ergodicity(runs: Source | Sequence[Source], *, last: int | None = N
     """
     if space not in ("probability", "logit"):
         raise InputError(f'space is "probability" or "logit"; got {space!r}')
-    found = runs_of(runs, target)
-    m, _n = found[0].members.shape[:2]
+    evidence = runs_of(runs, target)
+    m, _n = evidence[0].members.shape[:2]
     if last is not None and (not isinstance(last, int | np.integer) or not 1 <= last <= m):
         raise InputError(f"last is a whole number from 1 to {m}, the snapshots of a run; got {last!r}")
     first = 0 if last is None else m - last
-    arrays = [_compared(one, first, space) for one in found]
+    arrays = [_compared(one, first, space) for one in evidence]
     scatter = function_space(arrays, blocks=blocks if groups is None else groups, tolerance=tolerance, confidence=confidence)
-    scores = [_scored(one, first) for one in found]
-    notes = () if all(one.target is not None for one in found) else ("without labels there are no scores",)
+    scores = [_scored(one, first) for one in evidence]
+    notes = () if all(one.target is not None for one in evidence) else ("without labels there are no scores",)
     accuracy, nll, pooled_accuracy, pooled_nll = (np.array([s[k] for s in scores]) for k in range(4))
     return TrainingErgodicity(scatter, accuracy, nll, pooled_accuracy, pooled_nll, space, notes)
 

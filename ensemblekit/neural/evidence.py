@@ -79,12 +79,12 @@ def evidence_of(source: Source, target: Values | None = None, *, what: str = "th
             raise InputError(f"{what} were saved for pooling in {source.space} space; got space={space!r}. Pass "
                              f"space={source.space!r}, or the array .members with target=.target")
         labels = source.target if target is None else as_numpy(target, "labels")
-        found = Evidence(source.members, labels, source.space, source.ignore_index)
+        evidence = Evidence(source.members, labels, source.space, source.ignore_index)
     else:
         members = as_numpy(source, what)
         labels = None if target is None else as_numpy(target, "labels")
-        found = Evidence(members, labels, check_space(space or "probability"), ignore_index)
-    return _checked(found, what)
+        evidence = Evidence(members, labels, check_space(space or "probability"), ignore_index)
+    return _checked(evidence, what)
 
 
 def runs_of(runs: Source | Sequence[Source], target: Values | None = None, *, space: str | None = None) -> list[Evidence]:
@@ -95,9 +95,9 @@ def runs_of(runs: Source | Sequence[Source], target: Values | None = None, *, sp
         runs = as_numpy(runs, "the runs")
     if not len(runs):
         raise InputError("no runs came; give a list of saved predictions, of stores or of arrays (members, n, classes, ...)")
-    found = [evidence_of(run, target, what=f"the members of run {k}", space=space) for k, run in enumerate(runs)]
-    first = found[0]
-    for k, one in enumerate(found):
+    evidence = [evidence_of(run, target, what=f"the members of run {k}", space=space) for k, run in enumerate(runs)]
+    first = evidence[0]
+    for k, one in enumerate(evidence):
         if one.members.shape != first.members.shape:
             raise InputError(f"runs have the same members, items and classes; run {k} has {one.members.shape}, run 0 "
                              f"{first.members.shape}")
@@ -106,17 +106,17 @@ def runs_of(runs: Source | Sequence[Source], target: Values | None = None, *, sp
                              f"of run 0")
         if one.space != first.space:
             raise InputError(f"runs are pooled in one space; that of run {k} is {one.space}, that of run 0 {first.space}")
-    return found
+    return evidence
 
 
-def rows_of(found: Evidence, groups: ArrayLike | None = None, seed: int = 0) -> Rows:
+def rows_of(evidence: Evidence, groups: ArrayLike | None = None, seed: int = 0) -> Rows:
     """What choices are made on: all items, or up to `PIXELS` pixels of each image, without the label that is ignored."""
-    labels = found.labels()
+    labels = evidence.labels()
     n = len(labels)
     owner = cluster_of(groups, n)
-    if found.members.ndim == 3:
-        kept = np.ones(n, bool) if found.ignore_index is None else labels != found.ignore_index
-        p, flat, item = found.members, labels, owner
+    if evidence.members.ndim == 3:
+        kept = np.ones(n, bool) if evidence.ignore_index is None else labels != evidence.ignore_index
+        p, flat, item = evidence.members, labels, owner
         if not kept.all():
             p, flat, item = p[:, kept], flat[kept], owner[kept]
     else:
@@ -124,17 +124,17 @@ def rows_of(found: Evidence, groups: ArrayLike | None = None, seed: int = 0) -> 
         parts, flats, items = [], [], []
         for i in range(n):
             own = labels[i].reshape(-1)
-            at = np.arange(own.size) if found.ignore_index is None else np.flatnonzero(own != found.ignore_index)
+            at = np.arange(own.size) if evidence.ignore_index is None else np.flatnonzero(own != evidence.ignore_index)
             if len(at) > PIXELS:
                 at = np.sort(rng.choice(at, PIXELS, replace=False))
-            image = found.members[:, i].reshape(*found.members.shape[:1], found.members.shape[2], -1)
+            image = evidence.members[:, i].reshape(*evidence.members.shape[:1], evidence.members.shape[2], -1)
             parts.append(np.moveaxis(image[:, :, at], 1, 2))
             flats.append(own[at])
             items.append(np.full(len(at), owner[i]))
         p, flat, item = np.concatenate(parts, axis=1), np.concatenate(flats), np.concatenate(items)
     if not len(flat):
-        raise InputError(f"every label is ignore_index, {found.ignore_index}: nothing is left to score")
-    classes = found.members.shape[2]
+        raise InputError(f"every label is ignore_index, {evidence.ignore_index}: nothing is left to score")
+    classes = evidence.members.shape[2]
     if flat.dtype.kind not in "iu" or flat.min() < 0 or flat.max() >= classes:
         raise InputError(f"labels are whole numbers 0 to {classes - 1}; got {flat.dtype}, {flat.min()} to {flat.max()}")
     names, cluster = np.unique(item, return_inverse=True)
@@ -148,19 +148,19 @@ def cluster_of(groups: ArrayLike | None, n: int) -> np.ndarray:
     names = as_array(groups, "groups", kinds=None)
     if names.shape != (n,):
         raise InputError(f"groups are one name an item, shape ({n},); got {names.shape}")
-    found: np.ndarray = np.unique(names, return_inverse=True)[1].reshape(-1)
-    return found
+    labels: np.ndarray = np.unique(names, return_inverse=True)[1].reshape(-1)
+    return labels
 
 
-def _checked(found: Evidence, what: str) -> Evidence:
-    p = found.members
+def _checked(evidence: Evidence, what: str) -> Evidence:
+    p = evidence.members
     if p.ndim < 3 or p.dtype.kind not in "f":
         raise InputError(f"{what} are probabilities, (members, n, classes, ...); got {p.dtype} {p.shape}")
     if 0 in p.shape:
         raise InputError(f"{what} are empty, {p.shape}: no items came; was the loader used up before?")
-    if found.target is not None and found.target.shape != p.shape[1:2] + p.shape[3:]:
+    if evidence.target is not None and evidence.target.shape != p.shape[1:2] + p.shape[3:]:
         raise InputError(f"{what} are {p.shape}, (members, n, classes, ...), with labels (n, ...); got labels "
-                         f"{found.target.shape}")
+                         f"{evidence.target.shape}")
     for k, one in enumerate(p):
         total = one.sum(axis=1, dtype=np.float64)
         if not np.isfinite(total).all():
@@ -169,4 +169,4 @@ def _checked(found: Evidence, what: str) -> Evidence:
         if one.min() < 0 or abs(total - 1).max() > 1e-3:
             raise InputError(f"{what}: member {k} holds no probabilities (not below 0 and 1 in sum over the classes); apply a "
                              "softmax to logits first")
-    return found
+    return evidence

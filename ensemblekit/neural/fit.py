@@ -185,8 +185,8 @@ def _optimizer(given: object, model: torch.nn.Module) -> Optimizer:
         return given
     if not callable(given):
         raise InputError(f"optimizer is one of torch.optim, or makes one of parameters; got {type(given).__name__}")
-    made: Optimizer = given(model.parameters())
-    return made
+    optimizer: Optimizer = given(model.parameters())
+    return optimizer
 
 
 def _batches_of(loader: Iterable[Any], given: int | None) -> int:

@@ -129,18 +129,18 @@ def _remove(created: Store | None, path: str, fresh: bool) -> None:
 
 def _listed(paths: Paths) -> list[Path]:
     """Files in order; a pattern stands for what it matches, by the numbers in the names."""
-    found: list[Path] = []
+    files: list[Path] = []
     for one in [paths] if isinstance(paths, str | os.PathLike) else paths:
         text = os.fspath(one)
         if os.path.lexists(text) or not glob.has_magic(text):
-            found.append(Path(text))
+            files.append(Path(text))
             continue
         matches = sorted(glob.glob(text, recursive=True), key=lambda name: [
             (int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)])
         if not matches:
             raise InputError(f"no file matches {text}")
-        found += map(Path, matches)
-    return found
+        files += map(Path, matches)
+    return files
 
 
 def _is_adapter(file: Path) -> bool:
@@ -155,14 +155,14 @@ def _with_adapter_names(state: State, model: torch.nn.Module, file: Path) -> Sta
     PEFT leaves that name out of its files ("lora_A.weight" of "lora_A.default.weight"), and the whole of
     "modules_to_save.default" of modules that were trained in full. Raises InputError where the model has none of it.
     """
-    found: dict[str, dict[str, str]] = {}       # name of an adapter -> name in the file -> name in the model
+    adapters: dict[str, dict[str, str]] = {}       # name of an adapter -> name in the file -> name in the model
     for name in (bare_name(name) for name, _ in model.named_parameters()):
         parts = name.split(".")
         for k, part in enumerate(parts):
             kept = [*parts[:k - (k > 0 and parts[k - 1] == "modules_to_save")], *parts[k + 1:]]
             if part not in ("original_module", "base_layer", "modules_to_save") and ".".join(kept) in state:
-                found.setdefault(part, {})[".".join(kept)] = name
-    names = max(found.values(), key=len, default={}) if "default" not in found else found["default"]
+                adapters.setdefault(part, {})[".".join(kept)] = name
+    names = max(adapters.values(), key=len, default={}) if "default" not in adapters else adapters["default"]
     renamed = {names.get(name, name): tensor for name, tensor in state.items()}
     if not set(renamed) & {bare_name(name) for name, _ in model.named_parameters()}:
         raise InputError(f"{file} is an adapter of PEFT with {', '.join(list(state)[:3])}, ..., which the model has not: give "
@@ -192,8 +192,8 @@ def _vectors(manifest: Manifest, state: State, file: Path) -> dict[str, np.ndarr
     untied = [f"{alias} and {first} differ, and are one tensor in the model" for alias, first in manifest.aliases
               if alias in state and first in state and state[alias] is not state[first]
               and not torch.equal(state[alias], state[first])]
-    said = [f"{what} {', '.join(found[:4])}{f' and {len(found) - 4} more' if len(found) > 4 else ''}"
-            for what, found in (("lacks", missing), ("has besides", extra), ("shapes:", shapes), ("ties:", untied)) if found]
+    said = [f"{what} {', '.join(items[:4])}{f' and {len(items) - 4} more' if len(items) > 4 else ''}"
+            for what, items in (("lacks", missing), ("has besides", extra), ("shapes:", shapes), ("ties:", untied)) if items]
     if said:
         raise InputError(f"{file} is of another model: it {'; '.join(said)}")
     vectors = {}

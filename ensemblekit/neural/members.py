@@ -100,20 +100,20 @@ class Members:
         ones favour, and between once and twice its size where it was the loop; others are measured anew.
         """
         size, rest = _shape(batch)
-        for (known, others, count), found in self.measured.items():
+        for (known, others, count), measurement in self.measured.items():
             if others == rest and count == len(wanted):
-                low, high = (known // 2, known) if found.chosen == "vmap" else (known, 2 * known)
+                low, high = (known // 2, known) if measurement.chosen == "vmap" else (known, 2 * known)
                 if low <= size <= high or size == known:
-                    return found
-        found = self.measured[size, rest, len(wanted)] = self._measure(batch, wanted)
-        return found
+                    return measurement
+        measurement = self.measured[size, rest, len(wanted)] = self._measure(batch, wanted)
+        return measurement
 
     def _looped(self, batch: object, wanted: Sequence[int]) -> Iterator[tuple[Output, list[int]]]:
         block, numbers, nbytes = [], [], 0
         for k, model in zip(wanted, self.each(wanted), strict=True):
-            found = self.convention.outputs_of(model, batch)
-            nbytes += sum(x.numel() * 8 for x in (found if isinstance(found, tuple) else (found,)))
-            block.append(found)
+            output = self.convention.outputs_of(model, batch)
+            nbytes += sum(x.numel() * 8 for x in (output if isinstance(output, tuple) else (output,)))
+            block.append(output)
             numbers.append(k)
             if nbytes > TOGETHER:
                 yield _stacked(block), numbers
@@ -209,9 +209,9 @@ def _timed(run: Callable[[], Any], calls: int = 1) -> tuple[float, Any]:
     _synchronise()
     began = time.perf_counter()
     for _ in range(calls):
-        found = run()
+        answer = run()
     _synchronise()
-    return (time.perf_counter() - began) / calls, found
+    return (time.perf_counter() - began) / calls, answer
 
 
 def _synchronise() -> None:

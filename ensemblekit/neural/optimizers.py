@@ -10,16 +10,16 @@ from ensemblekit.neural.schedules_of import unwrapped_optimizer
 
 def optimizers_of(given: object) -> list[torch.optim.Optimizer]:
     """One optimizer or several, bare, each once."""
-    found: list[torch.optim.Optimizer] = []
+    optimizers: list[torch.optim.Optimizer] = []
     for one in given if isinstance(given, list | tuple) else [given]:
         bare = unwrapped_optimizer(one)
         if not isinstance(bare, torch.optim.Optimizer):
             raise InputError(f"optimizer is a torch.optim.Optimizer, or a list of such; got {type(bare).__name__}")
-        if all(bare is not other for other in found):
-            found.append(bare)
-    if not found:
+        if all(bare is not other for other in optimizers):
+            optimizers.append(bare)
+    if not optimizers:
         raise InputError("optimizer is an empty list: no updates would be seen")
-    return found
+    return optimizers
 
 
 def check_optimizers(optimizers: list[torch.optim.Optimizer], model: torch.nn.Module) -> None:

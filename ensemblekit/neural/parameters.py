@@ -82,7 +82,7 @@ class Manifest:
         """
         wanted = selector(parameters)
         bare = unwrapped(model, sharded=sharded)
-        found: dict[str, list[Entry]] = {kind: [] for kind in KINDS}
+        by_kind: dict[str, list[Entry]] = {kind: [] for kind in KINDS}
         first: dict[int, str] = {}
         aliases, left = [], False
         for name, tensor, is_parameter in _named(bare):
@@ -94,16 +94,16 @@ class Manifest:
             else:
                 first[id(tensor)] = name
                 kind = "counters" if not _is_float(tensor) else "parameters" if is_parameter else "buffers"
-                found[kind].append(Entry(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")))
-        if left and not found["parameters"]:
+                by_kind[kind].append(Entry(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")))
+        if left and not by_kind["parameters"]:
             raise InputError(f"parameters={parameters!r} selects none of the model's parameters")
-        return cls._made(found, aliases, left)
+        return cls._made(by_kind, aliases, left)
 
     @classmethod
     def of_state_dict(cls, state: Mapping[str, torch.Tensor]) -> Self:
         """Of tensors by name where no model is at hand: running statistics are taken for buffers, other
         floating-point tensors for parameters, tensors that share their memory and shape for one under two names."""
-        found: dict[str, list[Entry]] = {kind: [] for kind in KINDS}
+        by_kind: dict[str, list[Entry]] = {kind: [] for kind in KINDS}
         first: dict[tuple[Any, ...], str] = {}
         aliases = []
         for name, tensor in state.items():
@@ -115,36 +115,36 @@ class Manifest:
             first[where] = name
             running = name.rpartition(".")[2] in ("running_mean", "running_var")
             kind = "counters" if not _is_float(tensor) else "buffers" if running else "parameters"
-            found[kind].append(Entry(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")))
-        return cls._made(found, aliases, False)
+            by_kind[kind].append(Entry(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")))
+        return cls._made(by_kind, aliases, False)
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
         """The inverse of :meth:`to_dict`. Raises StoreDamagedError where the record is not what that wrote."""
         try:
-            found = {kind: [_entry(*one) for one in raw[kind]] for kind in KINDS}
-            names = {entry.name for entries in found.values() for entry in entries}
+            by_kind = {kind: [_entry(*one) for one in raw[kind]] for kind in KINDS}
+            names = {entry.name for entries in by_kind.values() for entry in entries}
             aliases = [(str(a), str(b)) for a, b in raw["aliases"]]
-            if len(names) < sum(map(len, found.values())) or not {b for _, b in aliases} <= names:
+            if len(names) < sum(map(len, by_kind.values())) or not {b for _, b in aliases} <= names:
                 raise ValueError("names come twice, or stand for what is not there")
-            return cls._made(found, aliases, bool(raw["partial"]))
+            return cls._made(by_kind, aliases, bool(raw["partial"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StoreDamagedError(f"the record of the tensors in the snapshots cannot be read: {error!r}") from error
 
     @classmethod
     def in_store(cls, store: Store) -> Self:
         """The manifest of the snapshots in a store. Raises StoreDamagedError where they are not the vectors it speaks of."""
-        made = cls.from_dict(store.provenance["manifest"])
-        wanted = {kind: field.shape for kind, field in made.fields.items()}
+        manifest = cls.from_dict(store.provenance["manifest"])
+        wanted = {kind: field.shape for kind, field in manifest.fields.items()}
         there = {kind: store.all_fields[kind].shape for kind in KINDS if kind in store.all_fields}
         if wanted != there:
             raise StoreDamagedError(f"{store.path}: the record of its tensors speaks of vectors of {wanted}; the snapshots "
                                     f"hold {there}")
-        return made
+        return manifest
 
     @classmethod
-    def _made(cls, found: Mapping[str, list[Entry]], aliases: list[tuple[str, str]], partial: bool) -> Self:
-        parameters, buffers, counters = (tuple(found[kind]) for kind in KINDS)
+    def _made(cls, by_kind: Mapping[str, list[Entry]], aliases: list[tuple[str, str]], partial: bool) -> Self:
+        parameters, buffers, counters = (tuple(by_kind[kind]) for kind in KINDS)
         return cls(parameters, buffers, counters, tuple(aliases), partial)
 
     def to_dict(self) -> dict[str, Any]:
@@ -155,12 +155,12 @@ class Manifest:
     @property
     def fields(self) -> dict[str, Field]:
         """The fields of the store, those of the three that hold anything; NaN and infinity are refused."""
-        found = {}
+        fields = {}
         for kind in KINDS:
             size = sum(entry.size for entry in getattr(self, kind))
             if size:
-                found[kind] = Field((size,), self.dtype(kind), finite=kind != "counters")
-        return found
+                fields[kind] = Field((size,), self.dtype(kind), finite=kind != "counters")
+        return fields
 
     def dtype(self, kind: str) -> np.dtype:
         """The type of a field's numbers."""
@@ -175,17 +175,17 @@ class Manifest:
         bfloat16 run go into a float32 model.
         """
         other = Manifest.of(model, sharded=sharded)
-        mine, theirs = self._looks(), other._looks()
-        theirs = {name: look for name, look in theirs.items() if name in mine or not look.startswith("tied")}
+        own, theirs = self._looks(), other._looks()
+        theirs = {name: look for name, look in theirs.items() if name in own or not look.startswith("tied")}
         if self.partial:
             parameters = {entry.name for entry in other.parameters}
-            theirs = {name: look for name, look in theirs.items() if name in mine or name not in parameters}
-        differing = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
+            theirs = {name: look for name, look in theirs.items() if name in own or name not in parameters}
+        differing = [name for name in {**own, **theirs} if own.get(name) != theirs.get(name)]
         if differing:
-            listed = "; ".join(f"{name}: stored {mine.get(name, 'not at all')}, model {theirs.get(name, 'has it not')}"
+            listed = "; ".join(f"{name}: stored {own.get(name, 'not at all')}, model {theirs.get(name, 'has it not')}"
                                for name in differing[:5])
             raise InputError(f"the model is not the one whose weights were stored; {len(differing)} of "
-                             f"{len({**mine, **theirs})} tensors differ: {listed}"
+                             f"{len({**own, **theirs})} tensors differ: {listed}"
                              + (f"; and {len(differing) - 5} more" if len(differing) > 5 else ""))
 
     def renamed(self, model: torch.nn.Module) -> Self:
@@ -223,7 +223,7 @@ class Manifest:
 
     def state_dict(self, vectors: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """Vectors as tensors by name, in their own types; tensors of one memory where they were tied."""
-        found: dict[str, torch.Tensor] = {}
+        tensors: dict[str, torch.Tensor] = {}
         for kind in KINDS:
             if kind not in vectors:
                 continue
@@ -233,9 +233,9 @@ class Manifest:
                 at += entry.size
                 if entry.dtype.startswith("complex"):
                     values = torch.view_as_complex(values.reshape(-1, 2))
-                found[entry.name] = values.reshape(entry.shape).to(getattr(torch, entry.dtype))
-        found |= {name: found[first] for name, first in self.aliases if first in found}
-        return found
+                tensors[entry.name] = values.reshape(entry.shape).to(getattr(torch, entry.dtype))
+        tensors |= {name: tensors[first] for name, first in self.aliases if first in tensors}
+        return tensors
 
 
 def selector(parameters: Select) -> Callable[[str, torch.Tensor], bool]:
@@ -352,7 +352,7 @@ def pack(model: torch.nn.Module, manifest: Manifest, out: Mapping[str, torch.Ten
 
     `out` takes vectors of an earlier call, which are written over.
     """
-    found = {}
+    vectors = {}
     tensors = manifest.tensors(model)
     for kind, field in manifest.fields.items():
         flat = [_real(tensor.detach()).reshape(-1) for tensor in tensors[kind]]
@@ -368,8 +368,8 @@ def pack(model: torch.nn.Module, manifest: Manifest, out: Mapping[str, torch.Ten
             for one in flat:
                 vector[at:at + len(one)].copy_(one)
                 at += len(one)
-        found[kind] = vector
-    return found
+        vectors[kind] = vector
+    return vectors
 
 
 def to_vectors(model: torch.nn.Module, manifest: Manifest | None = None) -> dict[str, np.ndarray]:

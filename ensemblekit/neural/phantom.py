@@ -122,10 +122,10 @@ def phantom(n: int, shape: Sequence[int] = (64, 64), *, seed: int = 0, noise: fl
     impulse[(0,) * len(size)] = 1
     spread = float(np.sqrt((gaussian_filter(impulse, CORRELATED, mode="wrap") ** 2).sum()))
     for i in range(n):
-        found = tuple(_placed(np.random.default_rng([seed, i, 0]), size, lesions, widths, mimics, radii))
+        placed = tuple(_placed(np.random.default_rng([seed, i, 0]), size, lesions, widths, mimics, radii))
         image = np.where(organ, ORGAN, AROUND)
         missed = np.ones(size)
-        for lesion, distance, at in _pairs(found, size):
+        for lesion, distance, at in _pairs(placed, size):
             inside = ndtr(-distance / lesion.width)
             image += (BRIGHTER if lesion.mimic else DARKER) * inside
             missed *= 1 - inside / (2 if lesion.mimic else 1)
@@ -133,7 +133,7 @@ def phantom(n: int, shape: Sequence[int] = (64, 64), *, seed: int = 0, noise: fl
         white = np.random.default_rng([seed, i, 0, 1]).standard_normal(size)
         images[i, 0] = image + noise / spread * gaussian_filter(white, CORRELATED, mode="wrap")
         probability[i] = 1 - missed
-        regions.append(found)
+        regions.append(placed)
     return Phantoms(images, labels, probability, tuple(regions), seed)
 
 

@@ -362,13 +362,13 @@ class Recorder:
         if bad:
             raise InputError(f"the weights after step {step} are not finite: {', '.join(self._not_finite(vectors))}. The "
                              "snapshot was refused; those before it stay. Lower the rate, or clip gradients")
-        made = digest(vectors)
-        if made == self._last_digest:
+        checksum = digest(vectors)
+        if checksum == self._last_digest:
             logger.warning("the snapshot after step %d holds the same weights as the one before it: does the optimizer train "
                            "this model?", step)
-        self._last_digest = made
+        self._last_digest = checksum
         with self._store_lock:
-            self.store.append({**vectors, HASH: np.frombuffer(made, np.uint8)}, time=float(step))
+            self.store.append({**vectors, HASH: np.frombuffer(checksum, np.uint8)}, time=float(step))
 
     def _check_left(self, now: Mapping[str, str]) -> None:
         """Raise InputError where what snapshots do not hold began to train, or is no longer what it was."""
@@ -379,14 +379,14 @@ class Recorder:
                              'parameters="all", or register extra states as buffers')
 
     def _not_finite(self, vectors: Mapping[str, np.ndarray], most: int = 3) -> list[str]:
-        found = []
+        names = []
         for kind in ("parameters", "buffers"):
             at = 0
             for entry in getattr(self.manifest, kind):
                 if kind in vectors and not np.isfinite(vectors[kind][at:at + entry.size]).all():
-                    found.append(entry.name)
+                    names.append(entry.name)
                 at += entry.size
-        return found[:most] + ([f"and {len(found) - most} more"] if len(found) > most else [])
+        return names[:most] + ([f"and {len(names) - most} more"] if len(names) > most else [])
 
     # -- history ---------------------------------------------------------------------------------------------------
 

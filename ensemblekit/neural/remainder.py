@@ -50,14 +50,14 @@ class Remainder:
             changed = changed_anywhere(changed)
         self._known = {key: (tensor, state, _hash_of(whole(tensor)) if again else self._known[key][2]) for (key, tensor), state,
                        again in zip(tensors.items(), states, changed, strict=True)}
-        found = {name: self._known[id(tensor)][2] for name, tensor in named}
+        hashes = {name: self._known[id(tensor)][2] for name, tensor in named}
         for prefix, module in bare.named_modules():
             if type(module).get_extra_state is not torch.nn.Module.get_extra_state:
                 extra = module.get_extra_state()
                 if not is_empty(extra):
-                    found[bare_name(f"{prefix}.get_extra_state" if prefix else "get_extra_state")] = xxhash.xxh3_128(
+                    hashes[bare_name(f"{prefix}.get_extra_state" if prefix else "get_extra_state")] = xxhash.xxh3_128(
                         pickle.dumps(_comparable(extra))).hexdigest()
-        return found
+        return hashes
 
 
 def left_out(model: torch.nn.Module, wanted: Callable[[str, torch.Tensor], bool]) -> dict[str, str]:
@@ -81,15 +81,15 @@ def _samples(tensors: list[torch.Tensor], n: int) -> list[bytes]:
             one = one.permute(0, 2, 3, 1)       # the same values in the order of memory
         if one.numel() and one.is_contiguous():
             parts.setdefault((one.device, one.dtype), []).append((k, one.reshape(-1)[::-(-one.numel() // n)]))
-    found = [b""] * len(tensors)
+    samples = [b""] * len(tensors)
     for held in parts.values():
         raw = torch.cat([sample for _, sample in held]).view(torch.uint8).cpu().numpy().tobytes()
         at = 0
         for k, sample in held:
             size = sample.numel() * sample.element_size()
-            found[k] = raw[at:at + size]
+            samples[k] = raw[at:at + size]
             at += size
-    return found
+    return samples
 
 
 def _comparable(value: object) -> Any:

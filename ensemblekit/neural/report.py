@@ -73,11 +73,11 @@ class Report(Saved, Result):
         names = ("accuracy", "nll", "calibrated_nll", "brier", "ece")
         width = max(map(len, self.scores)) + 2
         rows = ["".ljust(width) + "".join(f"{name:>26}" for name in names)]
-        for name, found in self.scores.items():
-            rows.append(name.ljust(width) + "".join(f"{_interval(found[s]):>26}" for s in names))
+        for name, by_name in self.scores.items():
+            rows.append(name.ljust(width) + "".join(f"{_interval(by_name[s]):>26}" for s in names))
         rows += ["", f"minus {next(iter(self.scores))}, paired (* zero lies outside the 95 % interval)"]
-        for name, found in self.differences.items():
-            rows.append(name.ljust(width) + "".join(f"{_interval(found[s]) + ('*' if found[s].significant else ' '):>26}"
+        for name, by_name in self.differences.items():
+            rows.append(name.ljust(width) + "".join(f"{_interval(by_name[s]) + ('*' if by_name[s].significant else ' '):>26}"
                                                     for s in names))
         return "\n".join([*rows, *(f"note: {note}" for note in self.notes)])
 
@@ -85,9 +85,9 @@ class Report(Saved, Result):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        def plain(found: Mapping[str, Score]) -> dict[str, Any]:
+        def plain(by_name: Mapping[str, Score]) -> dict[str, Any]:
             return {name: {"value": s.value, "stderr": s.stderr, "low": s.low, "high": s.high, "n": s.n, "bias": s.bias}
-                    for name, s in found.items()}
+                    for name, s in by_name.items()}
         return {"scores": {name: plain(x) for name, x in self.scores.items()},
                 "differences": {name: plain(x) for name, x in self.differences.items()},
                 "by_members": [plain(x) for x in self.by_members], "disagreement": self.disagreement.tolist(),
@@ -126,9 +126,9 @@ def report(source: Source, model: torch.nn.Module | None = None, loader: Iterabl
     settings = given(report, locals(), "source", "model", "loader", "train_loader", "others", "device") | dict(options)
     if loader is None and not isinstance(source, Ensemble):
         store: Store = open_store(source) if isinstance(source, str | os.PathLike) else source
-        found = _from_saved(store, name, groups, n_bins, folds, seed, select)
+        result = _from_saved(store, name, groups, n_bins, folds, seed, select)
         files = [*store.segments, str(predictions_path(store.path, name))]
-        return replace(found, provenance=Provenance.now(files, settings))
+        return replace(result, provenance=Provenance.now(files, settings))
     ens = _ensemble_of(source, model, options)
     if loader is None:
         raise InputError("a report needs a loader of test items with labels")
@@ -149,9 +149,9 @@ def report(source: Source, model: torch.nn.Module | None = None, loader: Iterabl
             raise InputError("save=True keeps predictions beside the store; make the ensemble with from_store")
         save_predictions(ens.path, "predictions" if save is True else save, members, together, weights,
                          {label: p.probabilities for label, p in predictions.items() if label not in (LAST, TOGETHER)})
-    found = _report(predictions, members, weights, groups, n_bins, folds, seed, notes, _trajectory(ens.vectors["parameters"]),
-                    select)
-    return replace(found, provenance=Provenance.now(files_of(ens.vectors), settings))
+    result = _report(predictions, members, weights, groups, n_bins, folds, seed, notes, _trajectory(ens.vectors["parameters"]),
+                     select)
+    return replace(result, provenance=Provenance.now(files_of(ens.vectors), settings))
 
 
 def _ensemble_of(source: Source, model: torch.nn.Module | None, options: Ensembling) -> Ensemble[Any]:
@@ -182,34 +182,34 @@ def _from_saved(store: Store, name: str, groups: ArrayLike | None, n_bins: int, 
         raise InputError("these predictions were saved without labels; predict from a loader of (input, label)")
     notes = []
     together = saved.pooled()
-    found = {label: _one(p, together) for label, p in saved.others.items() if label not in AVERAGES}
-    found[LAST] = _one(saved.members[-1], together)
+    predictions = {label: _one(p, together) for label, p in saved.others.items() if label not in AVERAGES}
+    predictions[LAST] = _one(saved.members[-1], together)
     for label in AVERAGES:
         if label in saved.others:
-            found[label] = _one(saved.others[label], together)
+            predictions[label] = _one(saved.others[label], together)
         else:
             notes.append(f"{label} of this run was not saved: neural.report(store, model, loader, train_loader=..., "
                          "save=True) makes it")
-    found[TOGETHER] = together
+    predictions[TOGETHER] = together
     trajectory = _trajectory(store["parameters"]) if "parameters" in store and len(store) else (None, None, float("nan"))
-    return _report(found, saved.members, saved.weights, groups, n_bins, folds, seed, notes, trajectory, select)
+    return _report(predictions, saved.members, saved.weights, groups, n_bins, folds, seed, notes, trajectory, select)
 
 
-def _report(found: dict[str, Prediction], members: np.ndarray, weights: np.ndarray, groups: ArrayLike | None, n_bins: int,
+def _report(predictions: dict[str, Prediction], members: np.ndarray, weights: np.ndarray, groups: ArrayLike | None, n_bins: int,
             folds: int, seed: int, notes: list[str], trajectory: Trajectory, select: Method | None) -> Report:
-    together = found[TOGETHER]
+    together = predictions[TOGETHER]
     scaler = TemperatureScaler()
-    found[f"{TOGETHER} + T"] = scaler.cross_fit(together, folds=folds, groups=groups, seed=seed)
+    predictions[f"{TOGETHER} + T"] = scaler.cross_fit(together, folds=folds, groups=groups, seed=seed)
     notes.append(f"+ T: temperature {scaler.temperature:.3g}, fitted to the pooled predictions of the other fold")
     if select is not None:
         chosen = select_members(Evidence(members, together.target, together.space, together.ignore_index), method=select,
                                 groups=groups, seed=seed)
-        found[SELECTED] = chosen.prediction
+        predictions[SELECTED] = chosen.prediction
         notes.append(f"selected: by {chosen.method!r} on all items, and scored out of fold; see neural.select")
-    every = {label: scores(p, groups=groups, n_bins=n_bins, seed=seed) for label, p in found.items()}
-    first = next(iter(found))
-    against = {label: compare(p, found[first], groups=groups, n_bins=n_bins, seed=seed)
-               for label, p in found.items() if label != first}
+    every = {label: scores(p, groups=groups, n_bins=n_bins, seed=seed) for label, p in predictions.items()}
+    first = next(iter(predictions))
+    against = {label: compare(p, predictions[first], groups=groups, n_bins=n_bins, seed=seed)
+               for label, p in predictions.items() if label != first}
     if SELECTED in against:
         against[SELECTED] = with_choice(against[SELECTED], chosen.choice_variance, len(chosen.fold_weights[0]))
     m = len(members)
@@ -219,7 +219,7 @@ def _report(found: dict[str, Prediction], members: np.ndarray, weights: np.ndarr
     if m > 1 and max(nll) > 1.5 * min(nll) and max(nll) - min(nll) > 0.05:
         notes.append(f"the snapshots differ much in quality (NLL {min(nll):.3g} to {max(nll):.3g}); early ones may do "
                      "harm: see the scores by number of members, and last=")
-    return Report(found, every, against, curve, _disagreement(members, together), *trajectory, tuple(notes))
+    return Report(predictions, every, against, curve, _disagreement(members, together), *trajectory, tuple(notes))
 
 
 def _averaged(ens: Ensemble, average: Literal["swa", "ema"], loader: Iterable[Any] | None, label: str, notes: list[str],
@@ -228,12 +228,12 @@ def _averaged(ens: Ensemble, average: Literal["swa", "ema"], loader: Iterable[An
         notes.append(f"{label}: not made, for the model has batch-norm layers and no train_loader was given")
         return None
     loader = list(loader) if isinstance(loader, Iterator) else loader
-    made = ens.averaged_model(loader, average=average, barrier="ignore", device=device)
+    averaged = ens.averaged_model(loader, average=average, barrier="ignore", device=device)
     if loader is not None and len(ens) > 1:
-        rise = ens.loss_increase(made, loader, device)
+        rise = ens.loss_increase(averaged, loader, device)
         if rise is not None and rise.above():
             notes.append(f"{label}: a loss barrier lies between the snapshots ({rise}); pool predictions, not weights")
-    return made
+    return averaged
 
 
 def _one(probabilities: np.ndarray, like: Prediction) -> Prediction:

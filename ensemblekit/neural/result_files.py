@@ -52,7 +52,7 @@ class Saved:
                 about = json.loads(held["about"].tobytes())
                 if about["format"] != FORMAT:
                     raise StoreError(f"{path} is of the format {about['format']!r}; this version reads {FORMAT!r}")
-                found = _decoded(about["result"], held, 0)
+                result = _decoded(about["result"], held, 0)
         except FileNotFoundError as error:
             raise StoreError(f"no file {path!r}") from error
         except (OSError, LookupError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile,
@@ -60,10 +60,10 @@ class Saved:
             if isinstance(error, StoreError):
                 raise
             raise StoreError(f"{path} holds no result that save() wrote, or is damaged ({one_line(error)})") from error
-        if not isinstance(found, cls):
-            kind = type(found).__name__
+        if not isinstance(result, cls):
+            kind = type(result).__name__
             raise InputError(f"{path} holds a {kind}, not a {cls.__name__}; {kind}.load reads it")
-        return found
+        return result
 
 
 def _encoded(x: Any, arrays: list[np.ndarray]) -> Any:

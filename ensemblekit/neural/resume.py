@@ -44,17 +44,17 @@ def random_state(generators: list[torch.Generator] | None = None) -> dict[str, A
     and the loader's own. Tensors and plain data only."""
     version, numbers, gauss = random.getstate()
     kind, keys, place, has_gauss, cached = np.random.get_state()    # noqa: NPY002  (what users' transforms draw from)
-    found = {
+    state = {
         "python": [version, torch.tensor(numbers, dtype=torch.int64), gauss],
         "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), int(place), int(has_gauss), float(cached)],
         "torch": torch.get_rng_state(),
         "generators": [one.get_state() for one in generators or []],
     }
     if torch.cuda.is_available() and torch.cuda.is_initialized():
-        found["cuda"] = torch.cuda.get_rng_state_all()
+        state["cuda"] = torch.cuda.get_rng_state_all()
     if torch.backends.mps.is_available():
-        found["mps"] = torch.mps.get_rng_state()
-    return found
+        state["mps"] = torch.mps.get_rng_state()
+    return state
 
 
 def restore_random(state: dict[str, Any], generators: list[torch.Generator] | None = None) -> None:
@@ -77,12 +77,12 @@ def restore_random(state: dict[str, Any], generators: list[torch.Generator] | No
 
 def generators_of(loader: object) -> list[torch.Generator]:
     """The generators a loader and its samplers hold, each once, always in the same order."""
-    found: list[torch.Generator] = []
+    generators: list[torch.Generator] = []
     for holder in samplers_of(loader):
         one = getattr(holder, "generator", None)
-        if isinstance(one, torch.Generator) and all(one is not other for other in found):
-            found.append(one)
-    return found
+        if isinstance(one, torch.Generator) and all(one is not other for other in generators):
+            generators.append(one)
+    return generators
 
 
 def set_epoch(loader: object, epoch: int) -> None:
@@ -365,11 +365,11 @@ class Sidecar:
     def logged(self) -> list[dict[str, Any]]:
         """All lines of log.jsonl; what is no line of ours, as a last one that was cut short by a kill, is left out."""
         lines = (self.read_text("log.jsonl") or "").splitlines()
-        found = []
+        entries = []
         for line in lines:
             with contextlib.suppress(ValueError, RecursionError):
                 entry = json.loads(line)
                 if isinstance(entry, dict) and {"step", "epoch"} <= entry.keys() and all(
                         isinstance(value, int | float) for value in entry.values()):
-                    found.append(entry)
-        return found
+                    entries.append(entry)
+        return entries

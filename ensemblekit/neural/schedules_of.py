@@ -87,21 +87,21 @@ def schedules_of(scheduler: object, optimizers: Sequence[torch.optim.Optimizer])
             raise InputError("the schedule is one of ensemblekit.neural (CyclicCosineLR, TriangularLR, SWAConstantLR), which "
                              "know where their cycles end, or one of torch's, or None, beside which snapshots are taken by "
                              f"recorder.capture(); got {type(one).__name__}")
-    found: list[CycleLR | ManualSchedule] = []
+    schedules: list[CycleLR | ManualSchedule] = []
     for optimizer in optimizers:
         own = [one for one in bare if unwrapped_optimizer(one.optimizer) is optimizer]
         cyclic = [one for one in own if isinstance(one, CycleLR)]
         if cyclic and len(own) > 1:
             raise InputError(f"{' and '.join(type(one).__name__ for one in own)} both set the rates of one optimizer; a cyclic "
                              "schedule of ensemblekit.neural is the only one of its optimizer")
-        found.append(cyclic[0] if cyclic else ManualSchedule(optimizer, own))
-        if len(optimizer.param_groups) != len(found[-1].base_lrs):
-            raise InputError(f"the schedule knows {len(found[-1].base_lrs)} parameter groups and the optimizer has "
+        schedules.append(cyclic[0] if cyclic else ManualSchedule(optimizer, own))
+        if len(optimizer.param_groups) != len(schedules[-1].base_lrs):
+            raise InputError(f"the schedule knows {len(schedules[-1].base_lrs)} parameter groups and the optimizer has "
                              f"{len(optimizer.param_groups)}: make the schedule after add_param_group")
     for one in bare:
         if all(unwrapped_optimizer(one.optimizer) is not optimizer for optimizer in optimizers):
             raise InputError("the schedule was made for another optimizer than the one given: make it of this one")
-    return found
+    return schedules
 
 
 def unwrapped_optimizer(optimizer: Any) -> Any:

@@ -85,8 +85,8 @@ class Scores(dict[str, Score], Saved):
     `notes`: what is to be known of the numbers.
     """
 
-    def __init__(self, found: Mapping[str, Score], *, paired: bool = False, notes: tuple[str, ...] = ()):
-        super().__init__(found)
+    def __init__(self, scores: Mapping[str, Score], *, paired: bool = False, notes: tuple[str, ...] = ()):
+        super().__init__(scores)
         self.paired = paired
         self.notes = notes
 
@@ -205,12 +205,12 @@ def _of_runs(runs: Any, groups: Any, n_bins: int, seed: int) -> Scores:
 
 def binned_of_runs(items: list[Summed], n_bins: int, drawn: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Calibration errors (R,) of each run, and the mean over runs of each resample of clusters."""
-    found: dict[str, list[tuple[float, np.ndarray]]] = {}
+    errors: dict[str, list[tuple[float, np.ndarray]]] = {}
     for one in items:
         for name, curves in calibration_curves(one, n_bins).items():
-            found.setdefault(name, []).append(resampled(curves, one.sizes, drawn))
+            errors.setdefault(name, []).append(resampled(curves, one.sizes, drawn))
     return {name: (np.array([value for value, _ in x]), np.mean([sample for _, sample in x], axis=0)) for name,
-            x in found.items()}
+            x in errors.items()}
 
 
 def both(mean: CrossedMean) -> Score:
@@ -309,15 +309,15 @@ def regression_parts(prediction: RegressionPrediction, groups: ArrayLike | None 
     return sums, np.bincount(owner, minlength=n).astype(float) * width
 
 
-def in_unit(found: Mapping[str, Score], exponent: int, *, paired: bool = False, notes: tuple[str, ...] = ()) -> Scores:
+def in_unit(by_name: Mapping[str, Score], exponent: int, *, paired: bool = False, notes: tuple[str, ...] = ()) -> Scores:
     """Scores of numbers, the mean squared error times 4**exponent; a note where that is beyond the range of float64."""
-    mse, e = found["mse"], 2 * exponent
+    mse, e = by_name["mse"], 2 * exponent
     full = Score(ldexp(mse.value, e), ldexp(mse.stderr, e), ldexp(mse.low, e), ldexp(mse.high, e), mse.n, ldexp(mse.bias, e),
                  ldexp(mse.stderr_items, e), ldexp(mse.stderr_runs, e))
     beyond = mse.value != 0 and not np.finfo(np.float64).tiny <= abs(full.value) < np.inf
     note = (f"the mean squared error, {mse.value:.3g} * 2**{e}, is beyond the range of float64 (1e-308 ... 1e308) and stands "
             "as infinity, 0 or with few digits; the other scores are right")
-    return Scores({**found, "mse": full}, paired=paired, notes=(*notes, note) if beyond else notes)
+    return Scores({**by_name, "mse": full}, paired=paired, notes=(*notes, note) if beyond else notes)
 
 
 def ratio(sums: np.ndarray, sizes: np.ndarray) -> Score:
@@ -336,17 +336,17 @@ def ratio(sums: np.ndarray, sizes: np.ndarray) -> Score:
 
 def share(sums: np.ndarray, sizes: np.ndarray) -> Score:
     """Share of rows in independent clusters, such as the accuracy; see :func:`share_interval`."""
-    found = ratio(sums, sizes)
-    low, high = share_interval(found.value, found.stderr, sizes)
-    return replace(found, low=low, high=high)
+    score = ratio(sums, sizes)
+    low, high = share_interval(score.value, score.stderr, sizes)
+    return replace(score, low=low, high=high)
 
 
 def paired_share(gained: np.ndarray, lost: np.ndarray, sizes: np.ndarray) -> Score:
     """Difference of two shares of the same rows, from the numbers of rows (n,) that only one of them holds, and the other."""
-    found = ratio(gained - lost, sizes)
+    score = ratio(gained - lost, sizes)
     total = float(sizes.sum())
-    low, high = paired_share_interval(float(gained.sum()) / total, float(lost.sum()) / total, found.stderr, sizes)
-    return replace(found, low=low, high=high)
+    low, high = paired_share_interval(float(gained.sum()) / total, float(lost.sum()) / total, score.stderr, sizes)
+    return replace(score, low=low, high=high)
 
 
 def _check_clusters(n: int) -> None:

@@ -111,9 +111,9 @@ class Selection(Result):
     __repr__ = __str__
 
     def _facts(self) -> dict[str, object]:
-        def plain(found: Mapping[str, Score]) -> dict[str, dict[str, float]]:
+        def plain(by_name: Mapping[str, Score]) -> dict[str, dict[str, float]]:
             return {name: {"value": s.value, "stderr": s.stderr, "low": s.low, "high": s.high, "n": s.n} for name,
-                    s in found.items()}
+                    s in by_name.items()}
         return {"method": self.method, "weights": self.weights.tolist(), "indices": self.indices.tolist(),
                 "temperature": self.temperature, "scores": plain(self.scores),
                 "differences": {name: plain(x) for name, x in self.differences.items()}, "in_sample": self.in_sample,
@@ -153,29 +153,29 @@ def select(source: Source, *, method: Method = "auto", k: int | None = None, sco
         raise InputError(f"score is one of {', '.join(LOSSES)}; got {score!r}")
     if not isinstance(repeats, int | np.integer) or repeats < 1:
         raise InputError(f"repeats is a whole number of 1 or more; got {repeats!r}")
-    found = evidence_of(source, target, space=space)
-    rows = rows_of(found, groups, seed)
-    m = len(found.members)
+    evidence = evidence_of(source, target, space=space)
+    rows = rows_of(evidence, groups, seed)
+    m = len(evidence.members)
     if k is not None and (not isinstance(k, int | np.integer) or not 1 <= k <= (STEPS if method == "greedy" else m)):
         raise InputError(f"k is a whole number from 1 to {m}, the members; got {k!r}")
     if method == "exhaustive" and m > MOST:
         raise InputError(f"method=\"exhaustive\" tries all subsets of at most {MOST} members; got {m}. Take \"greedy\" or "
                          f"\"stacking\"")
-    task = Choice(rows, rows.own, score, found.space, k, folds, prior, metric, tradeoff, seed)
+    task = Choice(rows, rows.own, score, evidence.space, k, folds, prior, metric, tradeoff, seed)
     fold_of(rows.n, folds, seed)        # refused here, before any work
-    return _selected(task, found, method, repeats, temperature, groups)
+    return _selected(task, evidence, method, repeats, temperature, groups)
 
 
-def _selected(task: Choice, found: Evidence, method: str, repeats: int, temperature: bool,
+def _selected(task: Choice, evidence: Evidence, method: str, repeats: int, temperature: bool,
               groups: ArrayLike | None) -> Selection:
-    rows, m = task.rows, len(found.members)
+    rows, m = task.rows, len(evidence.members)
     everything = np.arange(len(rows.labels))
-    total, single = np.zeros(found.members.shape[1:]), np.zeros(found.members.shape[1:])
+    total, single = np.zeros(evidence.members.shape[1:]), np.zeros(evidence.members.shape[1:])
     chosen: list[np.ndarray] = []
     methods: list[str] = []
     temperatures, folds = [], []
     for repeat in range(repeats):
-        item_fold, row_fold = _folds(task, found, groups, repeat)
+        item_fold, row_fold = _folds(task, evidence, groups, repeat)
         weights: list[np.ndarray] = []
         best: list[np.ndarray] = []
         hot: list[float] = []
@@ -189,18 +189,18 @@ def _selected(task: Choice, found: Evidence, method: str, repeats: int, temperat
             used.append(name)
             hot.append(t)
             best.append(fitted_weights(task, "best", train))
-        total += _pooled_by_fold(found, weights, hot, item_fold) / repeats
-        single += _pooled_by_fold(found, best, [1.0] * task.folds, item_fold) / repeats
+        total += _pooled_by_fold(evidence, weights, hot, item_fold) / repeats
+        single += _pooled_by_fold(evidence, best, [1.0] * task.folds, item_fold) / repeats
         chosen += weights
         methods += used
         temperatures += hot
         folds.append(item_fold)
     w, name, t = _fitted(task, method, everything, temperature)
-    plain = pooled(found.members, None, found.target, found.space, found.ignore_index)
-    equal = _pooled_by_fold(found, [np.full(m, 1 / m)], [1.0], np.zeros(len(plain), int))
+    plain = pooled(evidence.members, None, evidence.target, evidence.space, evidence.ignore_index)
+    equal = _pooled_by_fold(evidence, [np.full(m, 1 / m)], [1.0], np.zeros(len(plain), int))
     plain = _with(plain, equal)         # by the arithmetic of the selection: the same weights differ by nothing
     prediction = _with(plain, total)
-    against = {"all members": plain, "last": _with(plain, found.members[-1]), "best single": _with(plain, single)}
+    against = {"all members": plain, "last": _with(plain, evidence.members[-1]), "best single": _with(plain, single)}
     scores = mean_scores(prediction, groups)
     fixed = method == "all" or (method == "last" and task.k is not None)
     choice = 0.0 if fixed else choice_variance(task, w, task.rows.n)
@@ -216,14 +216,14 @@ def _selected(task: Choice, found: Evidence, method: str, repeats: int, temperat
                      np.mean([one > 0 for one in chosen], axis=0), tuple(methods), np.array(folds),
                      np.array(chosen).reshape(repeats, task.folds, m), np.array(temperatures).reshape(repeats, task.folds),
                      choice, task.score,
-                     _notes(task, found, differences["all members"], name, m, method))
+                     _notes(task, evidence, differences["all members"], name, m, method))
 
 
-def _notes(task: Choice, found: Evidence, gain: Scores, name: str, m: int, method: str) -> tuple[str, ...]:
+def _notes(task: Choice, evidence: Evidence, gain: Scores, name: str, m: int, method: str) -> tuple[str, ...]:
     notes = []
     if m == 1:
         notes.append("there is one member, so nothing to choose")
-    elif all(np.array_equal(found.members[0], one) for one in found.members[1:]):
+    elif all(np.array_equal(evidence.members[0], one) for one in evidence.members[1:]):
         notes.append("all members say the same: no choice or weighting of them can gain anything")
     elif name != "all":
         value = gain[task.score].value * (-1 if task.score == "accuracy" else 1)
@@ -233,14 +233,14 @@ def _notes(task: Choice, found: Evidence, gain: Scores, name: str, m: int, metho
             notes.append("the gain out of fold is not told from chance")
     elif method == "auto":
         notes.append("no choice is better than all members by more than one standard error: they are kept")
-    if found.members.ndim > 3:
+    if evidence.members.ndim > 3:
         notes.append("choices were made on up to 4096 pixels an image; scores are of all of them")
     return tuple(notes)
 
 
-def _folds(task: Choice, found: Evidence, groups: ArrayLike | None, repeat: int) -> tuple[np.ndarray, np.ndarray]:
+def _folds(task: Choice, evidence: Evidence, groups: ArrayLike | None, repeat: int) -> tuple[np.ndarray, np.ndarray]:
     """The fold of each item (n,) and of each row."""
-    owner = cluster_of(groups, len(found.labels()))
+    owner = cluster_of(groups, len(evidence.labels()))
     names = np.unique(owner)
     fold = fold_of(len(names), task.folds, task.seed + repeat)[np.searchsorted(names, owner)]
     if len(names) == task.rows.n:
@@ -261,17 +261,17 @@ def _fitted(task: Choice, method: str, train: np.ndarray, temperature: bool) -> 
     return w, name, best_temperature(logs, task.rows.labels[train], len(np.unique(task.rows.cluster[train])))
 
 
-def _pooled_by_fold(found: Evidence, weights: list[np.ndarray], temperatures: list[float], fold: np.ndarray) -> np.ndarray:
+def _pooled_by_fold(evidence: Evidence, weights: list[np.ndarray], temperatures: list[float], fold: np.ndarray) -> np.ndarray:
     """(n, classes, ...): each item by the weights and the temperature of its fold."""
-    out = np.empty(found.members.shape[1:])
+    out = np.empty(evidence.members.shape[1:])
     for f, (w, t) in enumerate(zip(weights, temperatures, strict=True)):
         at = np.flatnonzero(fold == f)
         used = np.flatnonzero(w)
-        part = np.zeros((len(at), *found.members.shape[2:]))
+        part = np.zeros((len(at), *evidence.members.shape[2:]))
         for m in used:
-            one = np.asarray(found.members[m, at], np.float64)
-            part += w[m] * (one if found.space == "probability" else np.log(np.maximum(one, TINY)))
-        if found.space == "logit":
+            one = np.asarray(evidence.members[m, at], np.float64)
+            part += w[m] * (one if evidence.space == "probability" else np.log(np.maximum(one, TINY)))
+        if evidence.space == "logit":
             part = scaled(part, 1.0)
         out[at] = part if t == 1 else scaled(np.log(np.maximum(part, TINY)), t)
     return out

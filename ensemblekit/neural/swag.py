@@ -98,9 +98,9 @@ class SWAG:
             before = _weight(self.moments)
             means = later.means
             if before > 0:
-                mine = self.moments.result().mean
+                own_mean = self.moments.result().mean
                 share = later.upto / (before + later.upto)
-                means = mine[None] + (means - mine[None]) * _column(share, means)
+                means = own_mean[None] + (means - own_mean[None]) * _column(share, means)
             self._keep(copied(later.last), copied(means), before + later.upto)
         self.moments.merge(later.moments)
 
@@ -124,11 +124,11 @@ class SWAG:
 
     def result(self) -> Posterior:
         """Raises StatisticsError where no snapshot was seen."""
-        found = self.moments.result()
-        variance, spread = over_n(found)
-        d = found.mean[None][:0] if self.last is None else self.last - self.means
-        return Posterior(mean=found.mean, variance=variance, deviations=d, n=found.n,
-                         spread=None if found.reduced is None else spread)
+        moments = self.moments.result()
+        variance, spread = over_n(moments)
+        d = moments.mean[None][:0] if self.last is None else self.last - self.means
+        return Posterior(mean=moments.mean, variance=variance, deviations=d, n=moments.n,
+                         spread=None if moments.reduced is None else spread)
 
     def state(self) -> dict[str, Array]:
         kept = {f"moments_{name}": x for name, x in self.moments.state().items()}
@@ -144,9 +144,9 @@ class SWAG:
         return new
 
 
-def over_n(found: MomentsResult) -> tuple[Array, Array]:
+def over_n(moments: MomentsResult) -> tuple[Array, Array]:
     """Variance over Σw instead of W - Σw²/W, and its root, which is a number where the variance is beyond float64."""
-    share = 1 - 1 / found.n_eff
+    share = 1 - 1 / moments.n_eff
     if share <= 1e-12:
-        return found.mean * 0.0, found.mean * 0.0
-    return found.variance * share, found.std * share**0.5
+        return moments.mean * 0.0, moments.mean * 0.0
+    return moments.variance * share, moments.std * share**0.5

@@ -96,7 +96,7 @@ class TemperatureScaler:
         fold = fold_of(int(owner.max()) + 1, folds, seed)
         kept = _item_rows(prediction)
         logs = safe_log(prediction.probabilities)
-        found = np.empty_like(logs)
+        calibrated = np.empty_like(logs)
         rows_fold = fold[owner][kept]
         item_fold = fold[owner]
         temperatures = []
@@ -107,10 +107,10 @@ class TemperatureScaler:
                 raise InputError("a fold holds all the labels; take fewer folds or more items")
             t = best_temperature(rows[others], items.labels[others], len(np.unique(items.cluster[others])))
             temperatures.append(t)
-            found[item_fold == k] = scaled(logs[item_fold == k], t)
+            calibrated[item_fold == k] = scaled(logs[item_fold == k], t)
         self.temperature = float(np.exp(np.mean(np.log(temperatures))))
         self.fitted = True
-        return replace(_with(prediction, found), tempered=True)
+        return replace(_with(prediction, calibrated), tempered=True)
 
     def _logs(self, preds: Prediction | Values, target: Values | None) -> tuple[np.ndarray, np.ndarray, int]:
         """Rows, labels, and how many independent items they are."""

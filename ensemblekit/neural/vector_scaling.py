@@ -68,15 +68,15 @@ class VectorScaler:
         kept = np.ones(target.shape, bool) if prediction.ignore_index is None else target != prediction.ignore_index
         rows_fold = np.broadcast_to(fold[owner].reshape(-1, *[1] * (target.ndim - 1)), target.shape)[kept]
         out = np.empty(prediction.probabilities.shape)
-        found = []
+        fits = []
         for f in range(folds):
             others = rows_fold != f
             if not others.any():
                 raise InputError("a fold holds all the labels; take fewer folds or more items")
-            found.append(_best(items, others, self.prior))
+            fits.append(_best(items, others, self.prior))
             inside = fold[owner] == f
-            out[inside] = _moved(prediction.probabilities[inside], *found[-1])
-        self.scale, self.shift = (np.mean(x, axis=0) for x in zip(*found, strict=True))
+            out[inside] = _moved(prediction.probabilities[inside], *fits[-1])
+        self.scale, self.shift = (np.mean(x, axis=0) for x in zip(*fits, strict=True))
         self.fitted = True
         return replace(_with(prediction, out), tempered=True)
 
@@ -101,8 +101,8 @@ def _best(items: Items, kept: np.ndarray, prior: float) -> tuple[np.ndarray, np.
         return value, np.concatenate([(p * logs).mean(0) + strength * (a - 1), p.mean(0) + strength * b])
 
     start = np.concatenate([np.ones(classes), np.zeros(classes)])
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 1000, "ftol": 1e-14, "gtol": 1e-9})
-    return found.x[:classes], found.x[classes:]
+    optimum = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 1000, "ftol": 1e-14, "gtol": 1e-9})
+    return optimum.x[:classes], optimum.x[classes:]
 
 
 def _moved(p: np.ndarray, scale: np.ndarray, shift: np.ndarray) -> np.ndarray:

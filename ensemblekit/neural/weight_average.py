@@ -40,11 +40,11 @@ def reducer_of(average: Average) -> Reducer:
     """ "swa", "ema", "lawa", or a reducer as it is."""
     if isinstance(average, Reducer) and not isinstance(average, type):
         return average
-    made: dict[str, Callable[[], Reducer]] = {
+    reducers: dict[str, Callable[[], Reducer]] = {
         "swa": Moments, "ema": lambda: Exponential(half_life=HALF_LIFE), "lawa": lambda: Window(LENGTH)}
-    if average not in made:
+    if average not in reducers:
         raise InputError(f'average is "swa", "ema", "lawa" or a reducer such as ek.Exponential(0.99); got {average!r}')
-    return made[average]()
+    return reducers[average]()
 
 
 def _weight(moments: Moments) -> float:
@@ -133,16 +133,16 @@ class AveragedModel(torch.nn.Module):
     def update_parameters(self, model: torch.nn.Module) -> None:
         """Take the model's weights as the next of those averaged; the model is left as it is."""
         theirs = self.manifest.tensors(model)
-        mine = self.manifest.tensors(self._own)
+        averages = self.manifest.tensors(self._own)
         for kind in ("parameters", "buffers"):
             if not _finite(theirs[kind]):
                 raise InputError(f"{_first_bad(model, self.manifest, kind)} is not finite; the average of "
                                  f"{int(self.n_averaged)} stays as it was")
         averaging = ("parameters", "buffers") if self.use_buffers else ("parameters",)
         for kind in theirs.keys() - set(averaging):
-            for target, tensor in zip(mine[kind], theirs[kind], strict=True):
+            for target, tensor in zip(averages[kind], theirs[kind], strict=True):
                 target.copy_(tensor)
-        where = next((p.device for p in mine["parameters"]), None)
+        where = next((p.device for p in averages["parameters"]), None)
         for kind in averaging:
             if theirs[kind]:
                 self._take(kind, [_real(tensor.detach()).to(where) for tensor in theirs[kind]])
@@ -183,8 +183,8 @@ class AveragedModel(torch.nn.Module):
             return None
         if isinstance(held, Moments):
             return held.mean
-        found = held.result()
-        return found if isinstance(found, torch.Tensor) else found.mean
+        result = held.result()
+        return result if isinstance(result, torch.Tensor) else result.mean
 
     def result(self, kind: str = "parameters") -> Any:
         """What the reducer answers, in float64: a :class:`Posterior` for SWAG, moments for "swa"."""

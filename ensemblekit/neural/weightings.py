@@ -240,9 +240,9 @@ def _logit_stacking(task: Choice, train: np.ndarray) -> np.ndarray:
         return value, slope
 
     least = 1e-12 if strength else 0.0
-    found = minimize(loss, np.full(m, 1 / m), jac=True, method="SLSQP", bounds=[(least, 1.0)] * m,
-                     constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": lambda w: np.ones(m)},
-                     options={"maxiter": 500, "ftol": 1e-13})
-    w = np.maximum(found.x, 0.0)
+    optimum = minimize(loss, np.full(m, 1 / m), jac=True, method="SLSQP", bounds=[(least, 1.0)] * m,
+                       constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": lambda w: np.ones(m)},
+                       options={"maxiter": 500, "ftol": 1e-13})
+    w = np.maximum(optimum.x, 0.0)
     w = np.where(w > 1e-9, w, 0.0)
     return w / w.sum()

@@ -254,23 +254,23 @@ def band(answer: Estimate, x: np.ndarray, ax: Axes) -> Axes:
     return ax
 
 
-def histogram(found: HistogramResult, *, ax: Axes | None = None) -> Axes:
+def histogram(result: HistogramResult, *, ax: Axes | None = None) -> Axes:
     """The counts of a histogram of one number; the axes. Raises InputError for one of an array."""
-    counts = np.asarray(found.counts, dtype=np.float64)
+    counts = np.asarray(result.counts, dtype=np.float64)
     if counts.ndim != 1:
         raise InputError(f"a histogram has one axis; this one has counts of shape {counts.shape}. Draw that of one element")
     ax = new_axes(ax)
-    ax.stairs(counts, found.edges, fill=True, color=BLUE)
-    ax.set_xlim(found.edges[0], found.edges[-1])
+    ax.stairs(counts, result.edges, fill=True, color=BLUE)
+    ax.set_xlim(result.edges[0], result.edges[-1])
     ax.set_xlabel("value")
     ax.set_ylabel("weight" if np.any(counts % 1) else "count")
     return ax
 
 
-def moments(found: MomentsResult, *, ax: Axes | None = None) -> Axes:
+def moments(result: MomentsResult, *, ax: Axes | None = None) -> Axes:
     """The mean with a standard deviation to either side: a point, a profile along one axis, or the mean as a map; the axes."""
-    mean = np.asarray(found.mean, dtype=np.float64)
-    spread = np.sqrt(np.asarray(found.variance, dtype=np.float64))
+    mean = np.asarray(result.mean, dtype=np.float64)
+    spread = np.sqrt(np.asarray(result.variance, dtype=np.float64))
     ax = new_axes(ax)
     if mean.ndim == 0:
         ax.errorbar([0], [mean], [spread], fmt="o", color=BLUE, capsize=3)
@@ -288,9 +288,9 @@ def moments(found: MomentsResult, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def covariance(found: CovarianceResult, *, ax: Axes | None = None) -> Axes:
+def covariance(result: CovarianceResult, *, ax: Axes | None = None) -> Axes:
     """The covariances as a map, blue below zero and red above; the axes."""
-    matrix = np.atleast_2d(np.asarray(found.covariance))
+    matrix = np.atleast_2d(np.asarray(result.covariance))
     ax = new_axes(ax)
     _map(ax, np.real(matrix), "covariance", signed=True)
     return ax

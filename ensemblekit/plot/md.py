@@ -46,16 +46,17 @@ if TYPE_CHECKING:
 NS = 1000.0
 
 
-def averages(found: Mapping[str, Estimate], *, names: Sequence[str] | None = None, ax: AxesLike | None = None) -> np.ndarray:
+def averages(estimates: Mapping[str, Estimate], *, names: Sequence[str] | None = None,
+             ax: AxesLike | None = None) -> np.ndarray:
     """A panel for each observable: against time where it is a number a frame, against its axis else; the Axes, (n,).
 
     Arguments:
-        found: what ``md.average`` gave, or any mapping of names to Estimates.
+        estimates: what ``md.average`` gave, or any mapping of names to Estimates.
         names: those to draw, in this order; by default all that were asked for.
     """
-    main = found.estimates if isinstance(found, Averages) else found
+    main = estimates.estimates if isinstance(estimates, Averages) else estimates
     chosen = list(main) if names is None else list(names)
-    drawn = [(name, found[name]) for name in chosen]
+    drawn = [(name, estimates[name]) for name in chosen]
     drawn = [(name, e) for name, e in drawn if np.ndim(e.mean) <= 2]
     if not drawn:
         raise InputError("there is nothing to draw: every average has more than two axes. Draw a slice of it")
@@ -189,7 +190,7 @@ def convergence(e: Estimate, *, name: str = "value", ax: AxesLike | None = None)
     return axes
 
 
-def report(found: Mapping[str, Estimate], rmsd: np.ndarray | None = None, edges: Sequence[int] | None = None, *,
+def report(estimates: Mapping[str, Estimate], rmsd: np.ndarray | None = None, edges: Sequence[int] | None = None, *,
            title: str = "", ax: Axes | None = None) -> np.ndarray:
     """One page on the quality of the sampling; its Axes, (n,).
 
@@ -199,7 +200,7 @@ def report(found: Mapping[str, Estimate], rmsd: np.ndarray | None = None, edges:
     Arguments:
         rmsd: (m, m) of frames spread over all replicas, in angstrom; edges: where each replica begins, (replicas + 1,).
     """
-    numbers = {name: e for name, e in found.items() if np.ndim(e.mean) == 0 and (e.series is not None or e.runs)}
+    numbers = {name: e for name, e in estimates.items() if np.ndim(e.mean) == 0 and (e.series is not None or e.runs)}
     if not numbers:
         raise InputError("a report needs an observable of one number a frame, such as md.RadiusOfGyration")
     rows = max(3, len(numbers))

@@ -93,16 +93,16 @@ def reliability(predictions: Mapping[str, Prediction], *, n_bins: int = 15, grou
     most = 0
     for column, (name, one) in enumerate(predictions.items()):
         top, bottom = axes[0][column], axes[1][column]
-        found = binned(one, n_bins=n_bins, groups=groups)
-        full = found.counts > 0
+        curve = binned(one, n_bins=n_bins, groups=groups)
+        full = curve.counts > 0
         colour = COLOURS[column % len(COLOURS)]
         top.plot([0, 1], [0, 1], color=INK, lw=0.7, ls=(0, (4, 3)))
-        top.fill_between(found.confidence[full], found.low[full], found.high[full], color=colour, alpha=0.2, lw=0)
-        top.plot(found.confidence[full], found.accuracy[full], "o-", color=colour, ms=2.6, lw=0.9)
-        middle = (found.edges[1:] + found.edges[:-1]) / 2
-        bottom.bar(middle, np.maximum(found.counts, 0.5), width=0.9 / n_bins, color=colour)
+        top.fill_between(curve.confidence[full], curve.low[full], curve.high[full], color=colour, alpha=0.2, lw=0)
+        top.plot(curve.confidence[full], curve.accuracy[full], "o-", color=colour, ms=2.6, lw=0.9)
+        middle = (curve.edges[1:] + curve.edges[:-1]) / 2
+        bottom.bar(middle, np.maximum(curve.counts, 0.5), width=0.9 / n_bins, color=colour)
         bottom.set_yscale("log")
-        most = max(most, int(found.counts.max()))
+        most = max(most, int(curve.counts.max()))
         top.set_title(f"{name}\nECE {100 * calibration_error(one, n_bins=n_bins):.1f} %", fontsize=7)
         top.set_xlim(0, 1)
         top.set_ylim(-0.02, 1.02)
@@ -129,8 +129,8 @@ def forest(differences: Mapping[str, Mapping[str, Score]], *, names: Sequence[st
     for column, (one, name) in enumerate(zip(axes, names, strict=True)):
         title, factor = ERROR.get(name, (name, 1.0))
         one.axvline(0, color=INK, lw=0.7)
-        for row, (_label, found) in enumerate(differences.items()):
-            score = found[name]
+        for row, (_label, scores) in enumerate(differences.items()):
+            score = scores[name]
             ends = sorted((factor * score.low, factor * score.high))
             better = ends[1] < 0
             colour = BLUE if better else RED if ends[0] > 0 else GREY
@@ -212,47 +212,48 @@ def diversity(disagreement: np.ndarray, plane: np.ndarray | None = None, explain
     return axes
 
 
-def report(found: Report, *, n_bins: int = 15, ax: AxesLike | None = None) -> np.ndarray:
+def report(result: Report, *, n_bins: int = 15, ax: AxesLike | None = None) -> np.ndarray:
     """A page on a :class:`~ensemblekit.neural.Report`: reliability, differences, members, diversity; all its Axes, (n,).
 
     `ax`: three Axes of a grid, one below the other, in whose places they stand (two for a report of one member).
     """
-    several = len(found.by_members) > 1
-    wide = max(1.55 * len(found.predictions) + 0.5, 7.0)
-    height = 3.2 + 0.28 * len(found.differences) + 0.9
+    several = len(result.by_members) > 1
+    wide = max(1.55 * len(result.predictions) + 0.5, 7.0)
+    height = 3.2 + 0.28 * len(result.differences) + 0.9
     places = panels(ax, 3 if several else 2, 1, (wide, height + 2.4 * several),
-                    height_ratios=(3.2, 0.28 * len(found.differences) + 0.9, *([2.4] if several else [])))[:, 0]
-    drawn = [reliability(found.predictions, n_bins=n_bins, ax=places[0]), differences(found, ax=places[1])]
+                    height_ratios=(3.2, 0.28 * len(result.differences) + 0.9, *([2.4] if several else [])))[:, 0]
+    drawn = [reliability(result.predictions, n_bins=n_bins, ax=places[0]), differences(result, ax=places[1])]
     if several:
         left, right = panels(places[2], 1, 2, (wide, 2.4))[0]
-        drawn += [by_members(found.by_members, ax=left), diversity(found.disagreement, found.plane, found.explained, ax=right)]
+        drawn += [by_members(result.by_members, ax=left),
+                  diversity(result.disagreement, result.plane, result.explained, ax=right)]
     return np.concatenate([np.ravel(axes) for axes in drawn])
 
 
-def differences(found: Report, *, ax: AxesLike | None = None) -> np.ndarray:
+def differences(result: Report, *, ax: AxesLike | None = None) -> np.ndarray:
     """The models of a report against its first, a column a score; the Axes (see :func:`forest`)."""
-    return forest(found.differences, against=next(iter(found.scores)), ax=ax)
+    return forest(result.differences, against=next(iter(result.scores)), ax=ax)
 
 
-def prediction(found: Prediction, *, n_bins: int = 15, ax: AxesLike | None = None) -> np.ndarray:
+def prediction(result: Prediction, *, n_bins: int = 15, ax: AxesLike | None = None) -> np.ndarray:
     """The reliability of one prediction, or its confidences where it has no labels; the Axes, (2,) or (1,)."""
-    if found.target is not None:
-        return reliability({"prediction": found}, n_bins=n_bins, ax=ax)[:, 0]
+    if result.target is not None:
+        return reliability({"prediction": result}, n_bins=n_bins, ax=ax)[:, 0]
     axes = panels(ax, 1, 1, (WIDTH, HEIGHT))[0]
-    confidence = np.asarray(found.probabilities, dtype=np.float64).max(axis=1).ravel()
+    confidence = np.asarray(result.probabilities, dtype=np.float64).max(axis=1).ravel()
     axes[0].hist(confidence, bins=n_bins, range=(0, 1), color=BLUE)
     axes[0].set_xlabel("confidence")
     axes[0].set_ylabel("items")
     return axes
 
 
-def bins(found: Reliability, *, ax: Axes | None = None) -> Axes:
+def bins(result: Reliability, *, ax: Axes | None = None) -> Axes:
     """Share right against confidence with its 95 % intervals; the axes."""
     ax = new_axes(ax)
-    full = found.counts > 0
+    full = result.counts > 0
     ax.plot([0, 1], [0, 1], color=INK, lw=0.7, ls=(0, (4, 3)))
-    ax.fill_between(found.confidence[full], found.low[full], found.high[full], color=BLUE, alpha=0.2, lw=0)
-    ax.plot(found.confidence[full], found.accuracy[full], "o-", color=BLUE, ms=2.6, lw=0.9)
+    ax.fill_between(result.confidence[full], result.low[full], result.high[full], color=BLUE, alpha=0.2, lw=0)
+    ax.plot(result.confidence[full], result.accuracy[full], "o-", color=BLUE, ms=2.6, lw=0.9)
     ax.set_xlim(0, 1)
     ax.set_ylim(-0.02, 1.02)
     ax.set_xlabel("confidence")

@@ -59,40 +59,40 @@ class Schedule:
         return asdict(self)
 
 
-def equivalent(found: Equivalent, *, ax: AxesLike | None = None) -> Axes:
+def equivalent(result: Equivalent, *, ax: AxesLike | None = None) -> Axes:
     """Score of 1 to K independent networks, the method's as a band, and the interval of its equivalent on the axis.
 
     Arguments:
-        found: of ``neural.deep_ensemble_equivalent``.
+        result: of ``neural.deep_ensemble_equivalent``.
     """
     ax = new_axes(ax)
-    size, mean, error = (np.array(x, float) for x in zip(*found.curve, strict=True))
+    size, mean, error = (np.array(x, float) for x in zip(*result.curve, strict=True))
     ax.fill_between(size, mean - error, mean + error, color=BLUE, alpha=0.2, lw=0)
     ax.plot(size, mean, "o-", color=BLUE, ms=3, label="independent networks (± s.e.)")
-    ax.axhspan(found.method_score - found.method_stderr, found.method_score + found.method_stderr, color=ORANGE, alpha=0.25,
+    ax.axhspan(result.method_score - result.method_stderr, result.method_score + result.method_stderr, color=ORANGE, alpha=0.25,
                lw=0)
-    ax.axhline(found.method_score, color=ORANGE, label="the method (± s.e.)")
+    ax.axhline(result.method_score, color=ORANGE, label="the method (± s.e.)")
     bottom = ax.get_ylim()[0]
-    low, high = max(found.low, 1.0), min(found.high, float(found.n_seeds))
+    low, high = max(result.low, 1.0), min(result.high, float(result.n_seeds))
     ax.plot([low, high], [bottom, bottom], color=RED, lw=4, solid_capstyle="butt", clip_on=False, zorder=4,
-            label=f"worth, {found.confidence:.0%} interval")
-    ax.plot(found.value, bottom, "o", color=RED, ms=5, clip_on=False, zorder=5)
+            label=f"worth, {result.confidence:.0%} interval")
+    ax.plot(result.value, bottom, "o", color=RED, ms=5, clip_on=False, zorder=5)
     ax.set_ylim(bottom=bottom)
-    ax.set_xlim(0.8, found.n_seeds + 0.2)
+    ax.set_xlim(0.8, result.n_seeds + 0.2)
     ax.set_xlabel("networks pooled")
-    ax.set_ylabel(NAMES[found.score])
+    ax.set_ylabel(NAMES[result.score])
     whole_numbers(ax)
     legend(ax)
     return ax
 
 
-def ergodicity(found: TrainingErgodicity | FunctionSpace, *, ax: AxesLike | None = None) -> np.ndarray:
+def ergodicity(result: TrainingErgodicity | FunctionSpace, *, ax: AxesLike | None = None) -> np.ndarray:
     """Correlation of the snapshots' deviations, their autocorrelation, and what M snapshots are worth; three axes.
 
     Arguments:
-        found: of ``neural.training_ergodicity`` or ``function_space``.
+        result: of ``neural.training_ergodicity`` or ``function_space``.
     """
-    space = found if isinstance(found, FunctionSpace) else found.function_space
+    space = result if isinstance(result, FunctionSpace) else result.function_space
     if space.n_runs < 2:
         raise InputError("one run has no deviation from the others to draw; give two runs or more")
     axes = panels(ax, 1, 3, (6.9, 2.3))[0]
@@ -121,44 +121,44 @@ def ergodicity(found: TrainingErgodicity | FunctionSpace, *, ax: AxesLike | None
     return axes
 
 
-def selection(found: Selection, *, ax: AxesLike | None = None) -> np.ndarray:
+def selection(result: Selection, *, ax: AxesLike | None = None) -> np.ndarray:
     """Weights of the members, and what the choice gains out of fold beside what it seems to gain in sample; two axes.
 
     Arguments:
-        found: of ``neural.select``.
+        result: of ``neural.select``.
     """
     axes = panels(ax, 1, 2, (4.6, 2.3))[0]
-    m = len(found.weights)
-    axes[0].bar(np.arange(1, m + 1), found.weights, color=BLUE, width=0.8)
+    m = len(result.weights)
+    axes[0].bar(np.arange(1, m + 1), result.weights, color=BLUE, width=0.8)
     axes[0].axhline(1 / m, color=GREY, lw=0.7, ls=(0, (4, 3)), label="equal")
     axes[0].set_xlabel("member")
     axes[0].set_ylabel("weight")
     whole_numbers(axes[0])
     legend(axes[0])
     axes[1].axvline(0, color=INK, lw=0.7)
-    names = list(found.differences)
+    names = list(result.differences)
     for row, name in enumerate(names):
-        one = found.differences[name][found.score]
+        one = result.differences[name][result.score]
         axes[1].plot([one.low, one.high], [row, row], color=BLUE, lw=1.4, solid_capstyle="butt")
         axes[1].plot(one.value, row, "o", color=BLUE, ms=4, label="out of fold" if not row else None)
-        shift = found.optimism if found.score != "accuracy" else -found.optimism
+        shift = result.optimism if result.score != "accuracy" else -result.optimism
         axes[1].plot(one.value - shift, row, "x", color=RED, ms=5, label="in sample" if not row else None)
     axes[1].set_yticks(range(len(names)), [f"minus {name}" for name in names])
     axes[1].set_ylim(len(names) - 0.5, -0.5)
-    axes[1].set_xlabel(NAMES[found.score])
+    axes[1].set_xlabel(NAMES[result.score])
     legend(axes[1])
     return axes
 
 
-def detection(found: Detection, *, ax: AxesLike | None = None) -> Axes:
+def detection(result: Detection, *, ax: AxesLike | None = None) -> Axes:
     """Share of errors among the surest items, one line a measure of doubt; the straight line is doubt that knows nothing.
 
     Arguments:
-        found: of ``neural.error_detection``.
+        result: of ``neural.error_detection``.
     """
     ax = new_axes(ax)
-    ax.axhline(100 * found.error, color=GREY, lw=0.7, ls=(0, (4, 3)), label="knows nothing")
-    for colour, (name, one) in zip(COLOURS, found.measures.items(), strict=False):
+    ax.axhline(100 * result.error, color=GREY, lw=0.7, ls=(0, (4, 3)), label="knows nothing")
+    for colour, (name, one) in zip(COLOURS, result.measures.items(), strict=False):
         coverage, risk = one.curve
         ax.plot(100 * coverage, 100 * risk, color=colour, label=name)
     ax.set_xlim(0, 100)

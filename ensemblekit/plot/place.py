@@ -96,14 +96,14 @@ class Place(NamedTuple):
         for spine in ax.spines.values():
             spine.set_visible(False)
         if bar:
-            made = ax.figure.colorbar(shown, ax=ax, location="bottom" if self.wide > 1.2 else "right", pad=0.02, aspect=35,
-                                      shrink=0.9)
-            made.outline.set_visible(False)
-            made.ax.tick_params(labelsize=6.5)
+            colorbar = ax.figure.colorbar(shown, ax=ax, location="bottom" if self.wide > 1.2 else "right", pad=0.02, aspect=35,
+                                          shrink=0.9)
+            colorbar.outline.set_visible(False)
+            colorbar.ax.tick_params(labelsize=6.5)
             if ticks is not None:
-                made.set_ticks(ticks[0], labels=ticks[1])
+                colorbar.set_ticks(ticks[0], labels=ticks[1])
             if bar_label or unit:
-                made.set_label(bar_label or unit, fontsize=7)
+                colorbar.set_label(bar_label or unit, fontsize=7)
 
     def _line(self, ax: Axes, values: np.ndarray) -> None:
         x = self.x
@@ -162,8 +162,8 @@ def _on_mesh(ax: Axes, mesh: Mesh, values: np.ndarray, at_cells: bool, how: dict
             return drawn
         triangles = np.array([(ring[0], ring[k], ring[k + 1]) for ring in rings for k in range(1, len(ring) - 1)])
         held = np.isfinite(values)
-        made = Triangulation(flat[:, 0], flat[:, 1], triangles, mask=~held[triangles].all(axis=1))
-        return ax.tripcolor(made, np.where(held, values, 0), shading="gouraud", vmin=low, vmax=high, rasterized=True, **how)
+        tri = Triangulation(flat[:, 0], flat[:, 1], triangles, mask=~held[triangles].all(axis=1))
+        return ax.tripcolor(tri, np.where(held, values, 0), shading="gouraud", vmin=low, vmax=high, rasterized=True, **how)
     points = mesh.cell_centres if at_cells else mesh.points
     span = np.ptp(points, axis=0)
     axis = int(span.argmin())
@@ -173,12 +173,12 @@ def _on_mesh(ax: Axes, mesh: Mesh, values: np.ndarray, at_cells: bool, how: dict
     chosen = np.abs(points[:, axis] - level) <= thick
     flat = _flattened(points)[chosen]
     kept = values[chosen]
-    made = Triangulation(flat[:, 0], flat[:, 1])
-    edges = flat[made.triangles]
+    tri = Triangulation(flat[:, 0], flat[:, 1])
+    edges = flat[tri.triangles]
     longest = np.linalg.norm(edges - np.roll(edges, 1, axis=1), axis=-1).max(1)
     held = np.isfinite(kept)
-    made.set_mask((longest > 4 * np.median(longest)) | ~held[made.triangles].all(axis=1))
-    return ax.tripcolor(made, np.where(held, kept, 0), shading="gouraud", vmin=low, vmax=high, rasterized=True, **how)
+    tri.set_mask((longest > 4 * np.median(longest)) | ~held[tri.triangles].all(axis=1))
+    return ax.tripcolor(tri, np.where(held, kept, 0), shading="gouraud", vmin=low, vmax=high, rasterized=True, **how)
 
 
 def panels_for(ax: AxesLike | None, rows: int, columns: int, place: Place, count: int, bars: int = 0) -> np.ndarray:

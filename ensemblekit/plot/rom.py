@@ -82,9 +82,9 @@ def travelling_pairs(basis: Basis) -> list[tuple[int, int]]:
     s, n = basis.singular_values, basis.n
     a, _ = scaled(basis.coefficients)
     known = s if basis.spectrum is None else np.asarray(basis.spectrum)
-    found = [(i, j) for i, j in basis.pairs if (i == 0 or known[i - 1] > 1.06 * known[i])
+    pairs = [(i, j) for i, j in basis.pairs if (i == 0 or known[i - 1] > 1.06 * known[i])
              and j + 1 < len(known) and known[j] > 1.06 * known[j + 1]]
-    taken = {k for pair in found for k in pair}
+    taken = {k for pair in pairs for k in pair}
     for k in range(basis.rank - 1):
         if k in taken or k + 1 in taken or s[k + 1] < 0.85 * s[k] or n < 16 or np.iscomplexobj(a):
             continue
@@ -94,9 +94,9 @@ def travelling_pairs(basis: Basis) -> list[tuple[int, int]]:
                                    for lag in lags]) for x, y in ((one, two), (two, one)))
         best = int(np.abs(later).argmax())
         if abs(later[best]) > 0.9 and later[best] * sooner[best] < 0:
-            found.append((k, k + 1))
+            pairs.append((k, k + 1))
             taken |= {k, k + 1}
-    return sorted(found)
+    return sorted(pairs)
 
 
 @_styled

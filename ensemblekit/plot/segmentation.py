@@ -26,15 +26,15 @@ FAINT = 0.03
 """Share of the largest doubt below which nothing is hatched."""
 
 
-def phantoms(found: Phantoms, image: int = 0, *, ax: Axes | None = None) -> Axes:
+def phantoms(result: Phantoms, image: int = 0, *, ax: Axes | None = None) -> Axes:
     """One image of a phantom (of a volume its middle slice), what the observer drew and where half of all would; the axes.
 
     Raises InputError for an image that is not there.
     """
-    if not isinstance(image, int | np.integer) or not 0 <= image < len(found):
-        raise InputError(f"image is a number from 0 to {len(found) - 1}; got {image!r}")
+    if not isinstance(image, int | np.integer) or not 0 <= image < len(result):
+        raise InputError(f"image is a number from 0 to {len(result) - 1}; got {image!r}")
     ax = new_axes(ax)
-    layers = [found.images[image, 0], found.labels[image], found.probability[image]]
+    layers = [result.images[image, 0], result.labels[image], result.probability[image]]
     shown, drawn, probability = (layer[len(layer) // 2] if layer.ndim == 3 else layer for layer in layers)
     ax.imshow(shown, cmap="gray", interpolation="nearest")
     for values, color in ((drawn, RED), (probability, BLUE)):

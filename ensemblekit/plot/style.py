@@ -92,10 +92,10 @@ def panels(ax: AxesLike | None, rows: int, columns: int, size: tuple[float, floa
         figure = given[0].figure
         given[0].remove()
         grid = spec.subgridspec(rows, columns, height_ratios=height_ratios, width_ratios=width_ratios)
-        found = np.empty((rows, columns), dtype=object)
+        axes = np.empty((rows, columns), dtype=object)
         for at in np.ndindex(rows, columns):
-            found[at] = figure.add_subplot(grid[at])
-        return found
+            axes[at] = figure.add_subplot(grid[at])
+        return axes
 
 
 def new_figure(size: tuple[float, float]) -> Figure:

@@ -212,13 +212,13 @@ def _field_in(f: Any, path: str, name: str, one: Mapping[str, Any], owner: objec
         wanted["roots"] = shape[1:] if group["roots"].ndim == len(shape) - 1 else shape[1:-1]
     if "gaps" in group:
         wanted["gaps"] = (shape[0], -(-math.prod(shape[1:]) // 8))
-    found = {key: group[key].shape for key in wanted}
+    shapes = {key: group[key].shape for key in wanted}
     kinds = {key: group[key].dtype.kind for key in ("modes", "axes", *(["coefficients"] if rank else []),
                                                     *(["residual"] if "residual" in group else []))}
-    if not whole or rank < 0 or len(tile) != len(shape) - 1 or dtype.kind != "f" or found != wanted or not (
+    if not whole or rank < 0 or len(tile) != len(shape) - 1 or dtype.kind != "f" or shapes != wanted or not (
             set(kinds.values()) <= {"u", "i"}):
         raise StoreError(f"{path}: the field {one_line(name)!r} says it has shape {shape}, tiles of {tile} and type {dtype}; "
-                         f"its arrays are {found}, of the kinds {kinds}")
+                         f"its arrays are {shapes}, of the kinds {kinds}")
     f._look.check_some(math.prod(shape[1:]) * dtype.itemsize // LARGER, f"fields/{name}")
     f._look.check_some(64 * math.prod(-(-n // width) for n, width in zip(shape[1:], tile, strict=True)), f"fields/{name}")
     return ArchivedField(path=path, name=name, shape=shape, dtype=dtype, unit=str(one["unit"]), tile=tile, rank=rank,
@@ -266,8 +266,8 @@ class ArchivedField(np.lib.mixins.NDArrayOperatorsMixin):
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
             raise ValueError("an archive is rebuilt when it is read; it cannot be had without a copy")
-        found = self[...]
-        return found if dtype is None else found.astype(dtype)
+        values = self[...]
+        return values if dtype is None else values.astype(dtype)
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
         plain = [np.asarray(x) if isinstance(x, ArchivedField) else x for x in inputs]
@@ -292,9 +292,9 @@ class ArchivedField(np.lib.mixins.NDArrayOperatorsMixin):
 
         rows, *where = box
         m = rows.stop - rows.start
-        found = np.empty((m, *(s.stop - s.start for s in where)), self.dtype)
-        if not found.size:
-            return found
+        out = np.empty((m, *(s.stop - s.start for s in where)), self.dtype)
+        if not out.size:
+            return out
         with opened(self.path) as f:
             f._look.asked = True
             group = f[f"fields/{self.name}"]
@@ -327,8 +327,8 @@ class ArchivedField(np.lib.mixins.NDArrayOperatorsMixin):
                 if "gaps" in group:
                     values[self._missing(group["gaps"], rows, cut)] = np.nan
                 outer = tuple(slice(c.start - s.start, c.stop - s.start) for c, s in zip(cut, where, strict=True))
-                found[(slice(None), *outer)] = values.astype(self.dtype).reshape(m, *q.shape[1:])
-        return found
+                out[(slice(None), *outer)] = values.astype(self.dtype).reshape(m, *q.shape[1:])
+        return out
 
     def _missing(self, gaps: Any, rows: slice, cut: list[slice]) -> np.ndarray:
         """(m, numbers of the cut): where they are NaN in these snapshots; no more bytes are read than lie between them."""

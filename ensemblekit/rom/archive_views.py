@@ -76,7 +76,7 @@ def roots_of_weights(source: DescribedSource, inner_product: GivenProduct, norm:
     products, _, notes = products_of({name: (source, name) for name in source.fields}, inner_product)
     for note in notes:
         logger.info(note)
-    found: dict[str, Any] = {}
+    roots: dict[str, Any] = {}
     for name, one in source.fields.items():
         product = products[name]
         if is_sparse(product):
@@ -87,8 +87,8 @@ def roots_of_weights(source: DescribedSource, inner_product: GivenProduct, norm:
         if product is not None and not (np.asarray(product) > 0).all():
             product, _ = without_missing(product, one.shape, np.isnan(snapshot_at(source, name, 0)).ravel())
         each = element_weights(product, one.shape)
-        found[name] = each if each is None else np.maximum(np.sqrt(each / each.max()), LEAST).astype(np.float32)
-    return found
+        roots[name] = each if each is None else np.maximum(np.sqrt(each / each.max()), LEAST).astype(np.float32)
+    return roots
 
 
 def without_gaps(source: SingleField, name: str) -> tuple[Any, Gaps | None]:

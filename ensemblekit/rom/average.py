@@ -321,10 +321,10 @@ def _targets(source: DescribedSource, wanted: tuple[str, ...], velocity: str | S
                              f"{ {name: fields[name].shape for name in joined} }")
     elif velocity is not None and velocity not in fields:
         raise UnknownFieldError(velocity, fields)
-    found = []
+    targets = []
     if joined:
         name = "U" if "U" not in fields or "U" in joined else "_".join(joined)
-        found.append(Target(name, joined, fields[joined[0]], len(joined) if second else 1, wanted))
+        targets.append(Target(name, joined, fields[joined[0]], len(joined) if second else 1, wanted))
     for name, one in fields.items():
         if name in joined:
             continue
@@ -333,12 +333,12 @@ def _targets(source: DescribedSource, wanted: tuple[str, ...], velocity: str | S
             raise InputError(f"velocity={name!r} has shape {one.shape}; its last axis is to hold 2 or 3 components")
         what = wanted if vector else plain
         if what:
-            found.append(Target(name, (name,), one, one.shape[-1] if vector and second else 1, what))
-    if second and not any(one.parts > 1 for one in found):
+            targets.append(Target(name, (name,), one, one.shape[-1] if vector and second else 1, what))
+    if second and not any(one.parts > 1 for one in targets):
         shapes = {name: one.shape for name, one in fields.items()}
         raise InputError("reynolds_stress and tke need a velocity, and no field's last axis holds 2 or 3 components: "
                          f"{shapes}. Name scalar fields that are its components: velocity=(\"u\", \"v\")")
-    return found
+    return targets
 
 
 def _about(target: Target, glance: MomentsResult, missing: Missing) -> Products:
@@ -389,13 +389,13 @@ def _estimate(target: Target, what: str, columns: list[tuple[np.ndarray, ...]], 
 
 def squared(unit: str) -> str:
     """The unit of a square, in H5MD's notation: "m s-1" becomes "m2 s-2"."""
-    found = []
+    factors = []
     for part in unit.split():
         split = re.fullmatch(r"([^\d+-]+)([+-]?\d+)?", part)
         if split is None:
             return f"({unit})2"
-        found.append(f"{split[1]}{2 * int(split[2] or 1)}")
-    return " ".join(found)
+        factors.append(f"{split[1]}{2 * int(split[2] or 1)}")
+    return " ".join(factors)
 
 
 __all__ = ["FieldAverages", "average"]

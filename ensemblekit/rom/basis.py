@@ -190,13 +190,13 @@ class Basis(Result):
     def pairs(self) -> list[tuple[int, int]]:
         """Neighbours (i, i + 1), counted from 0, whose singular values are so close that the two modes are only defined
         up to a rotation between them: travelling waves come in such pairs. Compare the planes, not the modes."""
-        s, found, k = self.singular_values, [], 0
+        s, pairs, k = self.singular_values, [], 0
         while k + 1 < len(s):
             if s[k] - s[k + 1] <= PAIR * s[k]:
-                found.append((k, k + 1))
+                pairs.append((k, k + 1))
                 k += 1
             k += 1
-        return found
+        return pairs
 
     @property
     def splits_pair(self) -> bool:
@@ -247,7 +247,7 @@ class Basis(Result):
         With several fields, snapshots are a mapping of field to array, or all flattened one after the other.
         """
         flat, single = self._flat(snapshots)
-        found: Any = 0
+        coefficients: Any = 0
         start = 0
         for part in self.parts():
             cut = slice(start, start + part.mean.size)
@@ -255,8 +255,8 @@ class Basis(Result):
             values = flat[:, cut] - part.mean.reshape(-1)
             if part.mask is not None:
                 values = np.where(part.mask.reshape(-1), values, 0)
-            found = found + _projected(part, values, part.known_modes)
-        return found[0] if single else found
+            coefficients = coefficients + _projected(part, values, part.known_modes)
+        return coefficients[0] if single else coefficients
 
     def reconstruct(self, which: int | slice | ArrayLike = slice(None)) -> Any:
         """Fields from the modes: of a snapshot by its number, of several by a slice, or from coefficients (m, k).
@@ -266,12 +266,12 @@ class Basis(Result):
         coefficients = self._coefficients(which)
         fields = coefficients @ self.modes.reshape(self.rank, -1)
         if len(self.fields) > 1:
-            found, start = {}, 0
+            rebuilt, start = {}, 0
             for part in self.parts():
                 cut = slice(start, start + part.mean.size)
                 start = cut.stop
-                found[part.name] = fields[..., cut].reshape(*coefficients.shape[:-1], *part.mean.shape) + part.mean
-            return found
+                rebuilt[part.name] = fields[..., cut].reshape(*coefficients.shape[:-1], *part.mean.shape) + part.mean
+            return rebuilt
         return fields.reshape(*coefficients.shape[:-1], *self.mean.shape) + self.mean
 
     def truncate(self, rank: int) -> Basis:
@@ -288,13 +288,13 @@ class Basis(Result):
             more = (np.abs(ldexp(self.coefficients[:, k:], -self._power)) ** 2).sum(1)
             per_snapshot = np.sqrt(per_snapshot**2 + more / norms)
         left = self._left_out + dropped
-        made = replace(self, modes=self.modes[:k], singular_values=self.singular_values[:k],
-                       coefficients=self.coefficients[:, :k], residual=ldexp(left, 2 * self._power),
-                       energies=None if self.energies is None else (self._power, self._total, left),
-                       error_per_snapshot=per_snapshot, error_per_field=self._errors_of_fields(k),
-                       spectrum=self.singular_values if self.spectrum is None else self.spectrum)
-        warn_of_split_pair(made)
-        return made
+        truncated = replace(self, modes=self.modes[:k], singular_values=self.singular_values[:k],
+                            coefficients=self.coefficients[:, :k], residual=ldexp(left, 2 * self._power),
+                            energies=None if self.energies is None else (self._power, self._total, left),
+                            error_per_snapshot=per_snapshot, error_per_field=self._errors_of_fields(k),
+                            spectrum=self.singular_values if self.spectrum is None else self.spectrum)
+        warn_of_split_pair(truncated)
+        return truncated
 
     def energy_intervals(self, *, confidence: float = 0.95, block_length: float | None = None, n_resamples: int = 1000,
                          rng: np.random.Generator | int = 0) -> Any:
@@ -371,7 +371,7 @@ class Basis(Result):
         """Error of each field from k modes: what the modes dropped carried of it is added to what was left out."""
         if len(self.fields) < 2 or not self.error_per_field:
             return dict.fromkeys(self.error_per_field, float(self.relative_errors[k - 1]))
-        found = {}
+        errors = {}
         coefficients = ldexp(self.coefficients, -self._power)
         covariance = (coefficients.conj().T * (1 if self.weights is None else self.weights)) @ coefficients
         for part in self.parts():
@@ -382,8 +382,8 @@ class Basis(Result):
             # residual of all k modes, then what the dropped ones (and their cross terms, zero in sum) carried
             own = kept / max(1 - fields_error**2, 1e-300)
             tail = float(np.real(np.sum(gram[k:, k:].T * covariance[k:, k:])))
-            found[part.name] = math.sqrt(max(fields_error**2 * own + tail, 0) / own) if own > 0 else 0.0
-        return found
+            errors[part.name] = math.sqrt(max(fields_error**2 * own + tail, 0) / own) if own > 0 else 0.0
+        return errors
 
     def _flat(self, snapshots: ArrayLike | Mapping[str, ArrayLike]) -> tuple[np.ndarray, bool]:
         if isinstance(snapshots, Mapping):
@@ -496,9 +496,9 @@ def _projected(part: FieldPart, values: np.ndarray, modes: np.ndarray) -> np.nda
     of_scale = power_of_two(scale)
     # modes of large weights are small, and the other way round
     of_roots = 0 if product is None else power_of_two(product.data if is_sparse(product) else product) // 2
-    found = applied(product, ldexp(values, -of_scale), part.field.shape, -2 * of_roots) @ ldexp(
+    inner = applied(product, ldexp(values, -of_scale), part.field.shape, -2 * of_roots) @ ldexp(
         modes, of_roots - of_scale).conj().T
-    return ldexp(found, of_roots) / ldexp(scale, -of_scale) ** 2
+    return ldexp(inner, of_roots) / ldexp(scale, -of_scale) ** 2
 
 
 def warn_of_split_pair(basis: Basis) -> None:

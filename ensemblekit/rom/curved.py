@@ -30,21 +30,21 @@ def curved_measures(mesh: Cells, chosen: np.ndarray, volumes: np.ndarray, shares
     negative integrals at corners, which make no inner product.
     """
     for kind in np.unique(mesh.types[chosen]):
-        mine = chosen[mesh.types[chosen] == kind]
+        cells = chosen[mesh.types[chosen] == kind]
         straight = QUADRATIC[int(kind)]
         if DIMENSIONS[straight] < mesh.dimension:
             continue
         if int(kind) in QUADRATIC_FACES:
-            part = np.abs(sum(_flux(mesh, mine, face) for face in QUADRATIC_FACES[int(kind)]))
+            part = np.abs(sum(_flux(mesh, cells, face) for face in QUADRATIC_FACES[int(kind)]))
         elif int(kind) in FLAT:
-            part = _area(mesh, mine, FLAT[int(kind)])
+            part = _area(mesh, cells, FLAT[int(kind)])
         else:
             size = SIZES[straight]
-            corners = mesh.connectivity[mesh.offsets[mine][:, None] + np.arange(size)]
+            corners = mesh.connectivity[mesh.offsets[cells][:, None] + np.arange(size)]
             part = type(mesh).of(mesh.points, corners, straight).volumes
-        volumes[mine] = part
-        counts = np.diff(mesh.offsets)[mine]
-        members = mesh.connectivity[np.repeat(mesh.offsets[mine] - np.append(0, np.cumsum(counts)[:-1]), counts)
+        volumes[cells] = part
+        counts = np.diff(mesh.offsets)[cells]
+        members = mesh.connectivity[np.repeat(mesh.offsets[cells] - np.append(0, np.cumsum(counts)[:-1]), counts)
                                     + np.arange(counts.sum())]
         np.add.at(shares, members, np.repeat(part / counts, counts))
 

@@ -136,8 +136,8 @@ def _root(forward: np.ndarray, backward: np.ndarray) -> np.ndarray:
     near = np.einsum("ij,jk,ki->i", np.linalg.inv(vectors), forward.astype(complex), vectors)
     roots = np.sqrt(values.astype(complex))
     roots = np.where(np.abs(roots - near) <= np.abs(roots + near), roots, -roots)
-    found = (vectors * roots) @ np.linalg.inv(vectors)
-    return found if np.iscomplexobj(forward) else found.real
+    root = (vectors * roots) @ np.linalg.inv(vectors)
+    return root if np.iscomplexobj(forward) else root.real
 
 
 def _of_gram(gram: np.ndarray, method: str) -> np.ndarray:

@@ -94,20 +94,20 @@ def intervals(point: np.ndarray, many: np.ndarray, confidence: float,
     from scipy.special import stdtrit
 
     t = float(stdtrit(max(n_blocks - 1, 1), 0.5 + confidence / 2))
-    found = {}
+    by_name = {}
     turn = 2 * np.pi
     for name, x, values in (("growth", many.real, point.real), ("frequency", many.imag / turn, point.imag / turn)):
         half = t * x.std(axis=0, ddof=1)
-        found[name] = (values - half, values + half)
-    return found
+        by_name[name] = (values - half, values + half)
+    return by_name
 
 
-def matched(found: np.ndarray, point: np.ndarray) -> np.ndarray:
+def matched(eigenvalues: np.ndarray, point: np.ndarray) -> np.ndarray:
     """Eigenvalues (s, k) of resamples in the order of those of the point estimate (k,), by assignment of least distance."""
     from scipy.optimize import linear_sum_assignment
 
-    out = np.empty_like(found)
-    for j, row in enumerate(found):
+    out = np.empty_like(eigenvalues)
+    for j, row in enumerate(eigenvalues):
         _, columns = linear_sum_assignment(np.abs(point[:, None] - row[None, :]))
         out[j] = row[columns]
     return out

@@ -164,21 +164,21 @@ def _within(source: DescribedSource, name: str, basis: Basis, mean: np.ndarray, 
             noise, coded = _tuned(basis, mean, share.k, noise, n, one, mask, 0.985 * limit, total, coded, engine)
         coded.roots, coded.dtype = _kept_as(source, name)
         _check(source, name, coded, 0.0, engine, progress)
-        found = _missed(coded, wanted, limit)
-        if found is None:
+        excess = _missed(coded, wanted, limit)
+        if excess is None:
             return _final(coded, wanted, limit, reference, largest)
         if wanted.norm == "max" or attempt >= 2:
             break
-        noise *= 0.7 / found**2
+        noise *= 0.7 / excess**2
     # the rest: what modes at hand leave out is rounded itself
     step = 2 * limit if wanted.norm == "max" else math.sqrt(12 / (n * size)) * limit
     for _ in range(8):
         step *= 1 - 1e-5
         _check(source, name, coded, step, engine, progress)
-        found = _missed(coded, wanted, limit)
-        if found is None:
+        excess = _missed(coded, wanted, limit)
+        if excess is None:
             return _final(coded, wanted, limit, reference, largest)
-        step /= max(1.2, found)
+        step /= max(1.2, excess)
     raise InputError(f"field {name!r}: an error of {wanted.tolerance:g} is below the rounding of {one.dtype} numbers of this "
                      f"size; what can be reached is about {coded.largest_error:.3g} in any number. Allow more, or store "
                      "the snapshots as they are, with seal(compression=...)")
@@ -223,8 +223,8 @@ def _rounded(basis: Basis, mean: np.ndarray, k: int, noise: float, n: int, one: 
     local, slabs = _local(engine), [slice(at, min(at + SLAB, size)) for at in range(0, size, SLAB)]
     gram, lift, shift = np.zeros((k, k)), np.zeros((k, k)), np.zeros(k)
     # the coefficients that come closest with the modes as they will be read, and the mean as it will be read
-    for made in local.map(_round_slab, slabs, (q, mean.ravel(), modes, steps)):
-        gram, lift, shift = gram + made[0], lift + made[1], shift + made[2]
+    for sums in local.map(_round_slab, slabs, (q, mean.ravel(), modes, steps)):
+        gram, lift, shift = gram + sums[0], lift + sums[1], shift + sums[2]
     rows = [row.reshape(one.shape) for row in q]
     axes = np.fromiter(local.map(_axes, rows, tile) if one.shape else np.zeros(k + 1), np.uint8, k + 1)
     coefficients = np.empty((n, 0), np.int64)
@@ -277,12 +277,12 @@ def _tuned(basis: Basis, mean: np.ndarray, k: int, noise: float, n: int, one: Fi
         # |A M + 1 g - B H|² by inner products of k rows, slab by slab
         shared = (coded.modes.reshape(k + 1, -1), coded.mode_steps, modes, mean.ravel(), n,
                   (true.T @ true, a.T @ a, a.T @ true, true.sum(0), a.sum(0)))
-        made = sum(local.map(_misfit, slabs, shared))
-        made = max(made, 0.0)
+        misfit = sum(local.map(_misfit, slabs, shared))
+        misfit = max(misfit, 0.0)
         room = goal**2 - left_out
-        if room <= 0 or made <= 0 or 0.97 * room <= made <= room:
+        if room <= 0 or misfit <= 0 or 0.97 * room <= misfit <= room:
             break
-        noise *= min(room / made, 4.0) * 0.995
+        noise *= min(room / misfit, 4.0) * 0.995
         coded = _rounded(basis, mean, k, noise, n, one, mask, engine)
     return noise, coded
 
@@ -293,9 +293,9 @@ def _misfit(shared: Any, cut: slice) -> float:
     rows = flat[:, cut] * steps[:, None]
     held, own = rows[1:], modes[:, cut]
     gap = mean[cut] - rows[0]
-    made = float((true2 * (own @ own.T)).sum()) + n * float(gap @ gap)
-    made += 2 * float(true1 @ (own @ gap)) - 2 * float(held1 @ (held @ gap))
-    return made + float((held2 * (held @ held.T)).sum()) - 2 * float((across * (held @ own.T)).sum())
+    energy = float((true2 * (own @ own.T)).sum()) + n * float(gap @ gap)
+    energy += 2 * float(true1 @ (own @ gap)) - 2 * float(held1 @ (held @ gap))
+    return energy + float((held2 * (held @ held.T)).sum()) - 2 * float((across * (held @ own.T)).sum())
 
 
 def _final(coded: _Coded, wanted: _Wanted, limit: float, reference: float, largest: float) -> _Coded:

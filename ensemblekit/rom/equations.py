@@ -41,13 +41,13 @@ def heat(diffusivity: float, *, spacing: float | None = None) -> Equation:
         raise InputError(f"the diffusivity is a number above 0; got {diffusivity!r}")
 
     def linear(q: np.ndarray) -> np.ndarray:
-        found = np.zeros(q.shape, np.result_type(q, np.float64))
+        rate = np.zeros(q.shape, np.result_type(q, np.float64))
         for axis in range(q.ndim):
             h = 1 / (q.shape[axis] + 1) if spacing is None else spacing
             wide = np.pad(q, [(1, 1) if k == axis else (0, 0) for k in range(q.ndim)])
-            found += diffusivity / h**2 * (np.take(wide, range(2, wide.shape[axis]), axis) - 2 * q
-                                           + np.take(wide, range(wide.shape[axis] - 2), axis))
-        return found
+            rate += diffusivity / h**2 * (np.take(wide, range(2, wide.shape[axis]), axis) - 2 * q
+                                          + np.take(wide, range(wide.shape[axis] - 2), axis))
+        return rate
 
     return Equation(name=f"heat, diffusivity {diffusivity:g}", linear=linear)
 

@@ -74,8 +74,8 @@ class PODTransformer:
         return self.basis_.reconstruct(as_array(X, "coefficients"))
 
     @staticmethod
-    def _typed(found: np.ndarray, values: np.ndarray) -> np.ndarray:
-        return found.astype(values.dtype, copy=False)
+    def _typed(output: np.ndarray, values: np.ndarray) -> np.ndarray:
+        return output.astype(values.dtype, copy=False)
 
     @property
     def _n_features_out(self) -> int:
@@ -109,8 +109,8 @@ def _estimator() -> type:
 
 def __getattr__(name: str) -> Any:
     if name == "POD":
-        made = _estimator()
-        globals()["POD"] = made
-        return made
+        estimator = _estimator()
+        globals()["POD"] = estimator
+        return estimator
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

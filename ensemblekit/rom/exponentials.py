@@ -26,8 +26,8 @@ class Exponentials:
     converged: bool
 
     def states(self, t: np.ndarray) -> np.ndarray:
-        found = np.exp(np.outer(t, self.values)) @ self.vectors
-        return found
+        states = np.exp(np.outer(t, self.values)) @ self.vectors
+        return states
 
 
 def fitted(t: np.ndarray, x: np.ndarray, start: np.ndarray, constraint: str | None, real: bool) -> Exponentials:
@@ -50,26 +50,26 @@ def fitted(t: np.ndarray, x: np.ndarray, start: np.ndarray, constraint: str | No
         if np.abs(gradient).max() <= 1e-14 * max(size, 1e-300):
             converged = True
             break
-        found = None
+        trial = None
         for _ in range(30):
             step = np.linalg.lstsq(gram + damping * np.diag(np.maximum(np.diag(gram).real, 1e-300)), gradient, rcond=1e-15)[0]
             tried = _allowed(alpha + step, constraint, real)
             if tried.real.max() <= LARGEST and np.isfinite(tried).all():
                 try:
-                    found = _projected(s, x, tried)
+                    trial = _projected(s, x, tried)
                 except np.linalg.LinAlgError:
-                    found = None
-                if found is not None and found[-1] <= error:
+                    trial = None
+                if trial is not None and trial[-1] <= error:
                     break
-                found = None
+                trial = None
             damping *= 4
-        if found is None:
+        if trial is None:
             converged = damping > 1e6           # no descent at any length: a minimum to rounding
             break
         moved = np.abs(tried - alpha).max() / max(float(np.abs(tried).max()), 1e-300)
-        gained = error - found[-1]
+        gained = error - trial[-1]
         alpha = tried
-        phi, q, coefficients, left, error = found
+        phi, q, coefficients, left, error = trial
         damping = max(damping / 6, 1e-12)
         if moved <= 1e-11 or (gained <= 1e-15 * size and moved <= 1e-8):
             converged = True

@@ -251,10 +251,10 @@ def _snapshots(source: SnapshotSource, mesh: Mesh, times: ArrayLike | None) -> t
 def _steps(times: ArrayLike | None, n: int) -> np.ndarray:
     if times is None:
         return np.arange(n, dtype=np.float64)
-    found = as_array(times, "times", kinds="biuf", dtype=np.float64)
-    if found.shape != (n,) or not np.isfinite(found).all():
-        raise InputError(f"times are {n} finite numbers; got shape {found.shape}")
-    return found
+    steps = as_array(times, "times", kinds="biuf", dtype=np.float64)
+    if steps.shape != (n,) or not np.isfinite(steps).all():
+        raise InputError(f"times are {n} finite numbers; got shape {steps.shape}")
+    return steps
 
 
 # -- .pvd --------------------------------------------------------------------------------------------------------------
@@ -349,10 +349,10 @@ def dimensions_of(unit: str) -> str:
     """"m s-1" as OpenFOAM's seven exponents, "0 1 -1 0 0 0 0"; all 0 where the unit has other parts."""
     powers = dict.fromkeys(BASE_UNITS, "0")
     for word in unit.split():
-        found = re.fullmatch(r"([A-Za-z]+?)([-+]?\d+(?:\.\d+)?)?", word)
-        if found is None or found.group(1) not in powers:
+        match = re.fullmatch(r"([A-Za-z]+?)([-+]?\d+(?:\.\d+)?)?", word)
+        if match is None or match.group(1) not in powers:
             return "0 0 0 0 0 0 0"
-        powers[found.group(1)] = (found.group(2) or "1").lstrip("+")
+        powers[match.group(1)] = (match.group(2) or "1").lstrip("+")
     return " ".join(powers.values())
 
 

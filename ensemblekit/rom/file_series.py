@@ -130,12 +130,12 @@ def _leave_out_copies(kept: np.ndarray, parts: Sequence[Part], times: np.ndarray
 
 def _merged(parts: list[Part]) -> list[Part]:
     """Parts that go on where the one before ended, as one."""
-    made: list[Part] = []
+    merged: list[Part] = []
     for part in parts:
-        last = made[-1] if made else None
+        last = merged[-1] if merged else None
         if last is not None and last.reader is part.reader and last.rows.stop == part.rows.start and (
                 last.rows.step == part.rows.step == 1):
-            made[-1] = Part(part.reader, range(last.rows.start, part.rows.stop))
+            merged[-1] = Part(part.reader, range(last.rows.start, part.rows.stop))
         else:
-            made.append(part)
-    return made
+            merged.append(part)
+    return merged

@@ -46,9 +46,9 @@ class FileSource(BaseSource):
 
     @property
     def fields(self) -> Mapping[str, Field]:
-        found = self.parts[0].reader.fields
+        fields = self.parts[0].reader.fields
         units = self.units or {}
-        return {name: replace(found[name], unit=units[name]) if name in units else found[name] for name in self.names}
+        return {name: replace(fields[name], unit=units[name]) if name in units else fields[name] for name in self.names}
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -250,13 +250,13 @@ class MeshedSource(BaseSource):
 
     def read(self, start: int = 0, stop: int | None = None) -> dict[str, np.ndarray]:
         start, stop, _ = slice(start, stop).indices(len(self))
-        found: dict[str, list[np.ndarray]] = {name: [] for name in self.fields}
+        columns: dict[str, list[np.ndarray]] = {name: [] for name in self.fields}
         for piece in self.stored.window(start, stop).pieces(list(self.fields), "time", False, BATCH):
             for block in piece.blocks():
                 for name, values in block.fields.items():
-                    found[name].append(np.array(values))
+                    columns[name].append(np.array(values))
         return {name: np.concatenate(values) if values else np.empty((0, *self.fields[name].shape), self.fields[name].dtype)
-                for name, values in found.items()}
+                for name, values in columns.items()}
 
     def __repr__(self) -> str:
         return f"<{len(self)} snapshots of {', '.join(self.fields)} from {os.path.basename(self.paths[0])}>"

@@ -107,15 +107,15 @@ def load_basis(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def fields_of(record: Mapping[str, Any]) -> dict[str, Field]:
     """Fields as a record in JSON names them. Raises ValueError where it speaks of no arrays of numbers."""
-    found = {}
+    fields = {}
     for name, one in record.items():
         shape, dtype = tuple(one["shape"]), np.dtype(one["dtype"])
         if dtype.kind not in "biufc" or not all(isinstance(n, int) and n > 0 for n in shape):
             raise ValueError(f"the field {name!r} is of shape {shape} and type {dtype}")
-        found[name] = Field(shape, dtype, str(one["unit"]), one.get("kind", "observable"))
-    if not found:
+        fields[name] = Field(shape, dtype, str(one["unit"]), one.get("kind", "observable"))
+    if not fields:
         raise ValueError("it speaks of no fields")
-    return found
+    return fields
 
 
 def _check_shapes(arrays: Mapping[str, Any], fields: Mapping[str, Field]) -> None:
@@ -153,9 +153,9 @@ def _get_product(arrays: Mapping[str, np.ndarray], at: str, kind: str) -> Any:
     from scipy.sparse import csr_array
 
     indptr = arrays[f"{at}/indptr"]
-    made = csr_array((arrays[f"{at}/data"], arrays[f"{at}/indices"], indptr), shape=(len(indptr) - 1,) * 2)
-    made.check_format(full_check=True)      # products follow the indices unasked
-    return made
+    matrix = csr_array((arrays[f"{at}/data"], arrays[f"{at}/indices"], indptr), shape=(len(indptr) - 1,) * 2)
+    matrix.check_format(full_check=True)      # products follow the indices unasked
+    return matrix
 
 
 def _plain(x: object) -> Any:

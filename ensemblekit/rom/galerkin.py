@@ -62,7 +62,7 @@ def _operators(basis: Basis, equation: Equation) -> dict[str, np.ndarray | None]
         flat["A"] = np.array([_flat(basis, equation.linear(mode)) for mode in modes])
         if moved:
             flat["c"] = flat["c"] + _flat(basis, equation.linear(mean))
-    found: dict[str, np.ndarray | None] = {"H": None}
+    operators: dict[str, np.ndarray | None] = {"H": None}
     if equation.bilinear is not None:
         pair = equation.bilinear
         if moved:
@@ -71,22 +71,22 @@ def _operators(basis: Basis, equation: Equation) -> dict[str, np.ndarray | None]
                                               for mode in modes])
         columns = [_flat(basis, pair(modes[i], modes[j])) + (0 if i == j else _flat(basis, pair(modes[j], modes[i])))
                    for i in range(r) for j in range(i + 1)]
-        found["H"] = _between(basis, np.array(columns)).T
-    found["A"] = _between(basis, flat["A"]).T if flat["A"].any() else None
-    found["c"] = _between(basis, flat["c"][None])[0] if flat["c"].any() else None
-    found["B"] = _between(basis, np.array([_flat(basis, one) for one in equation.inputs])).T if equation.inputs else None
-    return found
+        operators["H"] = _between(basis, np.array(columns)).T
+    operators["A"] = _between(basis, flat["A"]).T if flat["A"].any() else None
+    operators["c"] = _between(basis, flat["c"][None])[0] if flat["c"].any() else None
+    operators["B"] = _between(basis, np.array([_flat(basis, one) for one in equation.inputs])).T if equation.inputs else None
+    return operators
 
 
 def _fields(basis: Basis, row: np.ndarray) -> Fields:
     """A flattened item as fields: an array, or a mapping where there are several."""
     if len(basis.fields) < 2:
         return row.reshape(basis.mean.shape).astype(np.result_type(row, np.float64))
-    found, start = {}, 0
+    fields, start = {}, 0
     for name, field in basis.fields.items():
-        found[name] = row[start:start + field.size].reshape(field.shape).astype(np.result_type(row, np.float64))
+        fields[name] = row[start:start + field.size].reshape(field.shape).astype(np.result_type(row, np.float64))
         start += field.size
-    return found
+    return fields
 
 
 def _flat(basis: Basis, fields: Fields) -> np.ndarray:

@@ -88,6 +88,6 @@ def areas_of(labels: Labels, name: str, shape: Sequence[int]) -> tuple[np.ndarra
 def _over(one: Coordinate, values: np.ndarray, dims: Sequence[str], shape: Sequence[int]) -> np.ndarray:
     """Numbers along some axes of an item, one for each number of it."""
     axes = [axis for axis in dims if axis in one.dims]
-    turned = np.transpose(values, [one.dims.index(axis) for axis in axes])
-    wide = turned.reshape([n if axis in axes else 1 for axis, n in zip(dims, shape, strict=True)])
+    transposed = np.transpose(values, [one.dims.index(axis) for axis in axes])
+    wide = transposed.reshape([n if axis in axes else 1 for axis, n in zip(dims, shape, strict=True)])
     return np.ascontiguousarray(np.broadcast_to(wide, tuple(shape)))

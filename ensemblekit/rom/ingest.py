@@ -48,10 +48,10 @@ def ingest(source: Paths | SnapshotSource, path: str | os.PathLike[str], *, dtyp
     """
     settings = given(ingest, locals(), "source", "path", "progress") | options
     path = os.fspath(path)
-    found = as_snapshots(source, **options)
-    if found is source and options:
+    opened = as_snapshots(source, **options)
+    if opened is source and options:
         raise InputError(f"{', '.join(options)} are options of reading files; a source is windowed, or read with them")
-    snapshots = as_source(found)
+    snapshots = as_source(opened)
     if snapshots.lengths is not None and len(snapshots.lengths) > 1:
         raise InputError("a store holds one run; ingest independent runs one by one")
     mesh = mesh_of(snapshots)
@@ -110,13 +110,13 @@ def _check_suffix(path: str, mesh: Mesh | None) -> None:
 
 def _names(fields: Mapping[str, Field]) -> dict[str, str]:
     """Name in a store -> name in the source; a store's names have no '/' and '.'."""
-    made: dict[str, str] = {}
+    names: dict[str, str] = {}
     for name in fields:
         plain, k = plain_name(name), 2
-        while plain in made:                # "alpha.water" beside "alpha_water"
+        while plain in names:                # "alpha.water" beside "alpha_water"
             plain, k = f"{plain_name(name)}_{k}", k + 1
-        made[plain] = name
-    return made
+        names[plain] = name
+    return names
 
 
 def plain_name(name: str) -> str:
@@ -125,14 +125,14 @@ def plain_name(name: str) -> str:
 
 
 def _fields(fields: Mapping[str, Field], dtype: DTypeLike | None) -> dict[str, Field]:
-    made = {}
+    stored = {}
     for plain, name in _names(fields).items():
         field = fields[name]
         kind = np.dtype(dtype) if dtype is not None and field.dtype.kind == "f" else field.dtype
         if kind.kind == "f" and kind.itemsize > 8:
             kind = np.dtype("f8")
-        made[plain] = Field(field.shape, kind, field.unit)
-    return made
+        stored[plain] = Field(field.shape, kind, field.unit)
+    return stored
 
 
 def _earlier(path: str, about: Mapping[str, Any], snapshots: Any) -> Store | None:

@@ -263,21 +263,21 @@ def integrate(o, form, x0, times, inputs, shocks, settings, center, bound, out, 
     h = 0.0
     for k in range(len(times) - 1):
         span = times[k + 1] - times[k]
-        start, made, fresh = 0.0, 0, k == 0 or len(shocks) > 0
+        start, n_steps, fresh = 0.0, 0, k == 0 or len(shocks) > 0
         pieces = max(1, math.ceil(span / longest - 1e-9)) if longest > 0 else 1
         h = span / pieces if method > 0 or h <= 0 else h
         while start < span * (1 - 1e-14):
-            made += 1
-            if made > MOST_STEPS or not h > HALVINGS * span:
+            n_steps += 1
+            if n_steps > MOST_STEPS or not h > HALVINGS * span:
                 return k + 1, times[k] + start
             if method > 0:
-                start = (made - 1) * span / pieces
+                start = (n_steps - 1) * span / pieces
                 if method == 1:
                     rk4(o, form, k, start, span, h, inputs, x, u, work)
                 elif not midpoint(o, form, k, start, span, h, inputs, x, u, matrix, work):
                     return k + 1, times[k] + start
                 error, step = 0.0, h
-                start = span if made == pieces else start + h
+                start = span if n_steps == pieces else start + h
             else:
                 if fresh:
                     at_time(inputs, k, start / span, u)
@@ -313,8 +313,8 @@ def iterate_batch(o, form, x0, counts, inputs, shocks, center, bound, out, reach
     work = np.empty((2, x0.shape[1]), out.dtype)
     for b in range(len(x0)):
         own = shocks[b] if len(shocks) else np.empty((0, x0.shape[1]), out.dtype)
-        rows, made = iterate(o[min(b, len(o) - 1)], form, x0[b], counts, inputs, own, center, bound, out[b], work)
-        reached[b, 0], reached[b, 1] = rows, made
+        rows, steps = iterate(o[min(b, len(o) - 1)], form, x0[b], counts, inputs, own, center, bound, out[b], work)
+        reached[b, 0], reached[b, 1] = rows, steps
 
 
 @kernel

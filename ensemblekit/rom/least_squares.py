@@ -229,9 +229,9 @@ def _length_of(scores: np.ndarray, least: float) -> float:
 
 def blocks_of(runs: list[int], length: int) -> list[tuple[int, int]]:
     """Ranges of rows, none across runs, each about `length` long."""
-    found, start = [], 0
+    ranges, start = [], 0
     for n in runs:
         edges = np.linspace(0, n, max(1, n // length) + 1).astype(int) + start
-        found += [(int(a), int(b)) for a, b in pairwise(edges) if b > a]
+        ranges += [(int(a), int(b)) for a, b in pairwise(edges) if b > a]
         start += n
-    return found
+    return ranges

@@ -22,8 +22,8 @@ def load(path: str | os.PathLike[str]) -> Basis | QuadraticModel | ModalModel | 
     from ensemblekit.store.guarded import record
 
     name = os.fspath(path)
-    found = read(path)
-    if found is None:
+    contents = read(path)
+    if contents is None:
         try:
             return Basis.load(path)
         except StoreError as error:
@@ -31,7 +31,7 @@ def load(path: str | os.PathLike[str]) -> Basis | QuadraticModel | ModalModel | 
                 raise
             raise StoreError(f"{name} holds neither a basis nor a model; save() of a Basis or a model writes such files, and "
                              "ek.open or rom.read opens snapshots") from error
-    about, arrays, basis = found
+    about, arrays, basis = contents
     with record(name, "model"):
         if about["kind"] not in KINDS:
             raise StoreError(f"{name} holds a model of the kind {about['kind']!r}; this version knows {', '.join(KINDS)}")

@@ -157,11 +157,11 @@ class Mesh:
 
     def with_fields(self, association: Mapping[str, Association]) -> Mesh:
         """The same mesh with other fields on it."""
-        made = replace(self, association=dict(association))
+        mesh = replace(self, association=dict(association))
         for name in ("volumes", "point_volumes", "digest"):
             if name in self.__dict__:
-                made.__dict__[name] = self.__dict__[name]
-        return made
+                mesh.__dict__[name] = self.__dict__[name]
+        return mesh
 
     # -- what is there ---------------------------------------------------------------------------------------------
 
@@ -220,13 +220,13 @@ class Mesh:
         """Of points and cells: meshes with the same digest are the same to the last bit."""
         import xxhash
 
-        made = xxhash.xxh3_128()
+        hasher = xxhash.xxh3_128()
         for values in (self.points, self.connectivity, self.offsets, self.types):
-            made.update(values.ravel().view(np.uint8).data if values.size else b"")
+            hasher.update(values.ravel().view(np.uint8).data if values.size else b"")
         if self.polyhedra is not None:
             for name in Polyhedra.__slots__:
-                made.update(np.ascontiguousarray(getattr(self.polyhedra, name), np.int64).tobytes())
-        return made.hexdigest()
+                hasher.update(np.ascontiguousarray(getattr(self.polyhedra, name), np.int64).tobytes())
+        return hasher.hexdigest()
 
     def count(self, association: Association) -> int:
         return self.n_cells if association == "cell" else self.n_points

@@ -163,7 +163,7 @@ class ModalModel(Result):
         assert kept is not None
         assert training is not None
         residuals = kept.residuals - kept.residuals.mean(axis=0)
-        found = []
+        members = []
         for j in range(n):
             values, vectors = kept.values[j % len(kept.values)], kept.vectors[j % len(kept.values)]
             powers = np.exp(np.clip(np.outer(since, values).real, -700, 600) + 1j * np.outer(since, values).imag)
@@ -181,8 +181,8 @@ class ModalModel(Result):
                     state = state * one + shock
                     shake.append(state)
                 run = run + np.array(shake)[steps - 1] @ vectors
-            found.append(run.real if self.real else run)
-        return np.array(found)
+            members.append(run.real if self.real else run)
+        return np.array(members)
 
     def error_against(self, source: Any, *, start: int = 0, horizon: int | None = None, inputs: Any = None) -> ModelError:
         """Errors of a run from snapshot `start` on, against snapshots or a Basis; as :meth:`QuadraticModel.error_against`."""

@@ -34,11 +34,11 @@ def checked_form(form: str) -> str:
 def blocks(form: str, r: int, m: int) -> dict[str, slice]:
     """Letter -> rows of the matrix of operators."""
     sizes = {"c": 1, "A": r, "H": r * (r + 1) // 2, "B": m, "N": m * r}
-    found, start = {}, 0
+    slices, start = {}, 0
     for letter in form:
-        found[letter] = slice(start, start + sizes[letter])
+        slices[letter] = slice(start, start + sizes[letter])
         start += sizes[letter]
-    return found
+    return slices
 
 
 def n_terms(form: str, r: int, m: int) -> int:
@@ -49,20 +49,20 @@ def n_terms(form: str, r: int, m: int) -> int:
 def terms(states: np.ndarray, inputs: np.ndarray, form: str) -> np.ndarray:
     """(n, d): what the operators are multiplied with, from states (n, r) and inputs (n, m); no product stands twice."""
     n, r = states.shape
-    made = []
+    columns = []
     for letter in form:
         if letter == "c":
-            made.append(np.ones((n, 1)))
+            columns.append(np.ones((n, 1)))
         elif letter == "A":
-            made.append(states)
+            columns.append(states)
         elif letter == "H":
             i, j = np.tril_indices(r)
-            made.append(states[:, i] * states[:, j])
+            columns.append(states[:, i] * states[:, j])
         elif letter == "B":
-            made.append(inputs)
+            columns.append(inputs)
         else:
-            made.append((inputs[:, :, None] * states[:, None, :]).reshape(n, -1))
-    return np.concatenate(made, axis=1)
+            columns.append((inputs[:, :, None] * states[:, None, :]).reshape(n, -1))
+    return np.concatenate(columns, axis=1)
 
 
 def compressed(h: ArrayLike, r: int) -> np.ndarray:
@@ -157,14 +157,14 @@ class Dynamics:
         """(r, r): derivatives of the right-hand side by the states."""
         r = self.rank
         a, h, n = self.block("A"), self.block("H"), self.block("N")
-        found = np.zeros((r, r), np.result_type(self.matrix.dtype, state.dtype))
+        jacobian = np.zeros((r, r), np.result_type(self.matrix.dtype, state.dtype))
         if a is not None:
-            found = found + a
+            jacobian = jacobian + a
         if h is not None:
-            found = found + 2 * tensor(h) @ state
+            jacobian = jacobian + 2 * tensor(h) @ state
         if n is not None and inputs is not None:
-            found = found + np.tensordot(inputs, n, 1)
-        return found
+            jacobian = jacobian + np.tensordot(inputs, n, 1)
+        return jacobian
 
     def fixed_point(self, start: np.ndarray) -> np.ndarray | None:
         """Where the right-hand side without inputs leaves the state as it is, by Newton's method; None where none is near."""

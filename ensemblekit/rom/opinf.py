@@ -224,7 +224,7 @@ def _check_feedback(share: np.ndarray, names: tuple[str, ...]) -> None:
 
 def _check_lags(data: TrainingData, form: str, scheme: Scheme, period: float | None) -> None:
     """Warn where inputs shifted by a sample fit better by a tenth: recorded inputs are often off by one."""
-    found = {}
+    residuals = {}
     for lag in (-1, 0, 1):
         parts = []
         for run in data.sampled:
@@ -236,10 +236,10 @@ def _check_lags(data: TrainingData, form: str, scheme: Scheme, period: float | N
         if len(d) <= d.shape[1]:
             return
         problem = Problem.of(d, y)
-        found[lag] = problem.residual(problem.solved(np.zeros(d.shape[1])))
-    best = min(found, key=lambda lag: found[lag])
-    if best and found[best] < 0.9 * min(found[0], found[-best]) and found[0] > 1e-9:
-        said = ", ".join(f"{lag:+d}: {100 * x:.3g} %" for lag, x in found.items())
+        residuals[lag] = problem.residual(problem.solved(np.zeros(d.shape[1])))
+    best = min(residuals, key=lambda lag: residuals[lag])
+    if best and residuals[best] < 0.9 * min(residuals[0], residuals[-best]) and residuals[0] > 1e-9:
+        said = ", ".join(f"{lag:+d}: {100 * x:.3g} %" for lag, x in residuals.items())
         warnings.warn(f"inputs {'later' if best > 0 else 'earlier'} by one sample fit better (residuals at lags {said}): "
                       "inputs[k] is that held from times[k] to times[k + 1], and recorded ones are often off by one",
                       UserWarning, stacklevel=3)
@@ -257,11 +257,11 @@ def _prior(model: QuadraticModel, data: TrainingData, form: str, period: float |
     lacking = set(model.form) - set(form)
     if lacking:
         raise InputError(f"the prior has the terms {', '.join(sorted(lacking))}, which the form {form!r} lacks")
-    found = np.zeros((n_terms(form, data.rank, len(data.inputs)), data.rank))
+    operators = np.zeros((n_terms(form, data.rank, len(data.inputs)), data.rank))
     for letter, rows in blocks(form, data.rank, len(data.inputs)).items():
         if letter in own:
-            found[rows] = model.matrix[own[letter]]
-    return found
+            operators[rows] = model.matrix[own[letter]]
+    return operators
 
 
 def _outputs(outputs: Any, data: TrainingData) -> tuple[np.ndarray | None, tuple[str, ...]]:
@@ -423,10 +423,10 @@ class _Search:
                 if np.abs(logs).max() > FARTHEST:
                     return 1e30
                 one = (10 ** logs[0], 10 ** logs[-1])
-                found, own_error, own_far = self.score(self.problem.solved(
+                scores, own_error, own_far = self.score(self.problem.solved(
                     self.weights({"linear": one[0], "quadratic": one[1]}))[None])
                 tried.append((*one, float(own_error[0]), float(own_far[0])))
-                return float(found[0]) if np.isfinite(found[0]) else 1e30
+                return float(scores[0]) if np.isfinite(scores[0]) else 1e30
 
             start = np.log10([x, y] if both else [x])
             simplex = np.array([start, *(start + 0.5 * np.eye(len(start))[k] for k in range(len(start)))])

@@ -106,8 +106,8 @@ class Products:
     def _divide(self, exponent: np.ndarray | None, weight_exponent: int) -> None:
         """Change to these powers of two."""
         if exponent is not self.exponent:
-            mine = self._exponents()
-            step = mine - exponent
+            own = self._exponents()
+            step = own - exponent
             self.reference = ldexp(self.reference, np.repeat(step, self.parts))
             self.sums = [ldexp(x, degree * step) for degree, x in zip((1, 2, 4), self.sums, strict=False)]
             self.exponent = exponent
@@ -135,9 +135,9 @@ class Products:
 
     def _make_room(self, values: np.ndarray) -> bool:
         """Larger exponents for cells whose fourth powers would overflow; whether there are any."""
-        needed, mine = self._needed(values), self._exponents()
-        new = np.where(needed > mine + LARGE, needed, mine)
-        if (new == mine).all():
+        needed, own = self._needed(values), self._exponents()
+        new = np.where(needed > own + LARGE, needed, own)
+        if (new == own).all():
             return False
         self._divide(new, self.weight_exponent)
         return True
@@ -154,8 +154,8 @@ class Products:
         some = values.reshape(len(values), -1, self.parts)[:, at]
         if not some.any():
             return
-        needed, mine = self._needed(some), self._exponents().copy()
-        moved = (needed != FREE) & (needed < mine[at] + SMALL)
+        needed, own = self._needed(some), self._exponents().copy()
+        moved = (needed != FREE) & (needed < own[at] + SMALL)
         if not moved.any():
             return
         at, needed = at[moved], needed[moved]
@@ -164,17 +164,17 @@ class Products:
         add_products(*one._rows(np.ascontiguousarray(some[:, moved])), weights, one.reference, *one.sums)
         for x, y in zip(self.sums, one.sums, strict=True):
             x[:, at] = y
-        mine[at] = needed
-        self.exponent = mine
+        own[at] = needed
+        self.exponent = own
 
     def merge(self, later: Self) -> None:
         if later.n:
-            mine, its = alike([self, later])
-            self.exponent, self.weight_exponent, self.reference = mine.exponent, mine.weight_exponent, mine.reference
-            self.sums = [a + b for a, b in zip(mine.sums, its.sums, strict=True)] if mine.sums else its.sums
-            if mine.present is not None or its.present is not None:
-                self.present = mine.weights + its.weights
-            self.n, self.weight = self.n + later.n, mine.weight + its.weight
+            own, its = alike([self, later])
+            self.exponent, self.weight_exponent, self.reference = own.exponent, own.weight_exponent, own.reference
+            self.sums = [a + b for a, b in zip(own.sums, its.sums, strict=True)] if own.sums else its.sums
+            if own.present is not None or its.present is not None:
+                self.present = own.weights + its.weights
+            self.n, self.weight = self.n + later.n, own.weight + its.weight
 
     def result(self) -> Self:
         return self
@@ -202,7 +202,7 @@ def alike(states: Sequence[Products]) -> list[Products]:
     if any(one.exponent is not exponent for one in states):
         exponent = common(np.max([one._free() for one in states], axis=0), FREE)
     heavy = [one.weight_exponent for one in states if one.weight > 0]
-    found = [copy.copy(one) for one in states]
-    for one in found:
+    copies = [copy.copy(one) for one in states]
+    for one in copies:
         one._divide(exponent, max(heavy, default=states[0].weight_exponent))
-    return found
+    return copies

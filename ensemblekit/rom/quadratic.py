@@ -212,9 +212,9 @@ class QuadraticModel(Result):
         from zero; None where it finds none."""
         starts = [np.zeros(self.rank)] if self.training is None else [self.training.mean, np.zeros(self.rank)]
         for start in starts:
-            found = self.dynamics.fixed_point(start)
-            if found is not None:
-                return found
+            point = self.dynamics.fixed_point(start)
+            if point is not None:
+                return point
         return None
 
     @property
@@ -242,7 +242,7 @@ class QuadraticModel(Result):
         """Whether disturbances of the fixed point (or of zero) die out; of a nonlinear model also whether a long run stays
         bounded."""
         about = "the fixed point" if "H" in self.form and self.fixed_point is not None else "zero"
-        found = stability(self.eigenvalues, about)
+        result = stability(self.eigenvalues, about)
         if "H" in self.form and self.training is not None and not self.inputs:
             span = max(LONG_RUN * self.training.span, self.training.interval)
             count = min(int(span / self.training.interval), 20_000) + 1
@@ -250,8 +250,8 @@ class QuadraticModel(Result):
             amplitude = float(np.sqrt((np.abs(run.coefficients - self.training.mean) ** 2).sum(-1)).max(initial=0))
             said = (f"a run of {count - 1} steps diverges" if run.diverged_at is not None else
                     f"a run of {count - 1} steps stays within {amplitude / (self.training.largest or 1):.3g} of the training")
-            found = dataclasses.replace(found, reason=f"{found.reason}; {said}")
-        return found
+            result = dataclasses.replace(result, reason=f"{result.reason}; {said}")
+        return result
 
     @property
     def stable(self) -> bool:

@@ -113,9 +113,9 @@ def as_bytes(limit: object) -> int:
     """A number of bytes: 2**31, "2GiB", "500 MB"."""
     if isinstance(limit, int | float | np.number) and not isinstance(limit, bool) and limit > 0 and math.isfinite(limit):
         return int(limit)
-    found = re.fullmatch(r"\s*([\d.]+)\s*([kmgt]i?)?b?\s*", str(limit).lower())
+    match = re.fullmatch(r"\s*([\d.]+)\s*([kmgt]i?)?b?\s*", str(limit).lower())
     try:
-        value = int(float(found[1]) * UNITS[found[2] or ""]) if found else 0
+        value = int(float(match[1]) * UNITS[match[2] or ""]) if match else 0
     except ValueError:
         value = 0
     if value <= 0:

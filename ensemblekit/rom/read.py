@@ -166,10 +166,10 @@ def paths_of(path: Paths) -> list[str]:
             if not os.path.exists(text) and os.path.splitext(text)[1].lower() not in FOAM:
                 raise SnapshotFileError(text, "there is no such file")
             return [text]
-        found = sorted(glob.glob(text, recursive=True), key=natural_key)
-        if not found:
+        matches = sorted(glob.glob(text, recursive=True), key=natural_key)
+        if not matches:
             raise SnapshotFileError(text, "no file matches this pattern")
-        return [found[k] for k in order_of(found, tell=False)]
+        return [matches[k] for k in order_of(matches, tell=False)]
     if isinstance(path, Sequence) and path:
         paths = [os.fspath(p) for p in path]
         for one in paths:
@@ -288,9 +288,9 @@ def _open_hdf5(path: str, options: Options) -> Any:
             raise InputError(f"{path} is a FLUENT case or data file, whatever its name; export its fields from FLUENT as "
                              "EnSight Case Gold or CGNS, and read that")
     if vtkhdf:
-        found = open_vtkhdf(path, options)
-        if found is not None:
-            return found
+        reader = open_vtkhdf(path, options)
+        if reader is not None:
+            return reader
         from ensemblekit.rom.readers.vtk import open_vtk
 
         return open_vtk([path], options)

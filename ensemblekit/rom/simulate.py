@@ -79,8 +79,8 @@ def bounds_of(training: Training | None, rank: int) -> tuple[np.ndarray, float]:
 def state_of(x0: Any, rank: int, basis: Basis | None) -> tuple[np.ndarray, bool]:
     """Start states (m, rank), and whether it is a single one. Raises InputError naming what x0 may be."""
     if isinstance(x0, Mapping) and basis is not None:
-        found = basis.project(x0)
-        return np.atleast_2d(found), found.ndim == 1
+        coefficients = basis.project(x0)
+        return np.atleast_2d(coefficients), coefficients.ndim == 1
     values: np.ndarray = as_array(x0, "x0", kinds="biufc") if not isinstance(x0, Mapping) else np.empty(0)
     item: tuple[int, ...] | None = basis.mean.shape if basis is not None else None
     if values.shape in ((rank,), ()) or (values.ndim == 2 and values.shape[1] == rank and values.shape != item):
@@ -89,8 +89,8 @@ def state_of(x0: Any, rank: int, basis: Basis | None) -> tuple[np.ndarray, bool]
         states, single = values.reshape(-1, rank), values.ndim < 2
     elif basis is not None and item is not None and values.shape[values.ndim - len(item):] == item and (
             values.ndim <= len(item) + 1):
-        found = basis.project(x0)
-        states, single = np.atleast_2d(found), found.ndim == 1
+        coefficients = basis.project(x0)
+        states, single = np.atleast_2d(coefficients), coefficients.ndim == 1
     else:
         snapshot = "" if item is None else (f", or a snapshot of shape {item} (it is projected), or several of either along "
                                             "axis 0")
@@ -148,12 +148,12 @@ def one_step(dynamics: Dynamics, states: np.ndarray, before: np.ndarray, after: 
 
 def residuals_of(dynamics: Dynamics, runs: tuple[Run, ...]) -> np.ndarray:
     """What came less what the model says, one step on, (n, r) of all pairs."""
-    found = []
+    residuals = []
     for run in runs:
         if len(run) > 1:
-            found.append(run.states[1:] - one_step(dynamics, run.states[:-1], run.inputs[:-1], run.inputs[1:],
-                                                   np.diff(run.times)))
-    return np.concatenate(found)
+            residuals.append(run.states[1:] - one_step(dynamics, run.states[:-1], run.inputs[:-1], run.inputs[1:],
+                                                       np.diff(run.times)))
+    return np.concatenate(residuals)
 
 
 def trained_on(data: TrainingData, dynamics: Dynamics) -> Training:

@@ -68,8 +68,8 @@ class StateSpace(QuadraticModel):
         if self.period is None or a is None or b is None:
             raise InputError("an impulse response is of discrete models with inputs")
         c = np.eye(self.rank) if self.C is None else self.C
-        found, state = [], b
+        response, state = [], b
         for _ in range(n):
-            found.append(c @ state)
+            response.append(c @ state)
             state = a @ state
-        return np.array(found)
+        return np.array(response)

@@ -74,10 +74,10 @@ class Stretches:
             parts = [self._energy()]
         else:
             parts = [self._covariance(i, j) for i, j in PAIRS[m]]
-        made = [np.stack([np.asarray(part[k]) for part in parts], axis=-1) for k in range(6)]
+        stacked = [np.stack([np.asarray(part[k]) for part in parts], axis=-1) for k in range(6)]
         # squares forget faster than what they are squares of, and are about a mean that they share
-        stretches = np.full(made[0].shape, np.nan) if what == "mean" else self._stretches(len(parts))
-        return (*made, stretches, np.broadcast_to(self.share.reshape(-1, 1), made[0].shape))
+        stretches = np.full(stacked[0].shape, np.nan) if what == "mean" else self._stretches(len(parts))
+        return (*stacked, stretches, np.broadcast_to(self.share.reshape(-1, 1), stacked[0].shape))
 
     def _first(self, i: int, reference: np.ndarray) -> tuple[np.ndarray, ...]:
         d = self.shift[i]

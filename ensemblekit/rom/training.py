@@ -373,12 +373,12 @@ def _aligned_inputs(given: list[Any] | None, lengths: list[int]) -> tuple[list[n
     """Inputs (n, m) of each run, and their names."""
     if given is None:
         return [np.zeros((n, 0)) for n in lengths], ()
-    found: list[np.ndarray] = []
+    aligned: list[np.ndarray] = []
     names: tuple[str, ...] = ()
     for one in given:
         values, names = input_columns(one)
-        found.append(values)
-    together = np.concatenate(found)
+        aligned.append(values)
+    together = np.concatenate(aligned)
     if len(together) != sum(lengths):
         raise InputError(f"inputs have {len(together)} rows, the states {sum(lengths)}: one row a snapshot, that which is held "
                          "from its time to the next")

@@ -48,10 +48,10 @@ class Trajectory(Result):
         if self.basis is None:
             raise InputError("this model has no basis, its states are no fields: .coefficients holds them")
         wanted = self.coefficients[which]
-        found = self.basis.reconstruct(wanted.reshape(-1, wanted.shape[-1]))
-        if isinstance(found, dict):
-            return {name: x.reshape(*wanted.shape[:-1], *x.shape[1:]) for name, x in found.items()}
-        return found.reshape(*wanted.shape[:-1], *found.shape[1:])
+        rebuilt = self.basis.reconstruct(wanted.reshape(-1, wanted.shape[-1]))
+        if isinstance(rebuilt, dict):
+            return {name: x.reshape(*wanted.shape[:-1], *x.shape[1:]) for name, x in rebuilt.items()}
+        return rebuilt.reshape(*wanted.shape[:-1], *rebuilt.shape[1:])
 
     def export(self, path: str | os.PathLike[str], **options: Any) -> str:
         """Write the rebuilt snapshots for ParaView, as :func:`rom.export` writes a reconstruction; returns the path."""

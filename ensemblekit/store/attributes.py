@@ -16,8 +16,8 @@ UNIT_BYTES = 1 << 16
 
 def text_attribute(node: h5py.HLObject, name: str, look: Look) -> str:
     """An attribute that is text, "" where there is none or it is no short text."""
-    found = texts_attribute(node, name, look)
-    return found[0] if len(found) == 1 else ""
+    texts = texts_attribute(node, name, look)
+    return texts[0] if len(texts) == 1 else ""
 
 
 def texts_attribute(node: h5py.HLObject, name: str, look: Look) -> list[str]:

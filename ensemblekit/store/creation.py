@@ -126,23 +126,23 @@ def _write_file(f: h5py.File, schema: Schema, filters: Filters | None, whole: bo
     capacity = schema.capacity or {}
     _write_head(f, schema)
     columns = {clock: schema.columns(clock, capacity[clock]) for clock in schema.clocks}
-    made: dict[str, h5py.Dataset] = {}
+    datasets: dict[str, h5py.Dataset] = {}
     for clock, (*values, step, time, weight, sums) in columns.items():
         if filters is None:
             for column in columns[clock]:
                 f.require_group(column.path.rpartition("/")[0])
-            made[time.path] = _create_column(f, time, 0, None)
+            datasets[time.path] = _create_column(f, time, 0, None)
             _pad_to_sector(f, clock)
             for column in (step, values[0], *values[1:], weight, sums):     # the first may begin a group, by a node behind it
-                made[column.path] = _create_column(f, column, 0, None)
+                datasets[column.path] = _create_column(f, column, 0, None)
         else:
             for column in columns[clock]:
-                made[column.path] = _create_column(f, column, capacity[clock], filters)
+                datasets[column.path] = _create_column(f, column, capacity[clock], filters)
     for *values, step, time, weight, _ in columns.values():
         for column in (*values, step, time, weight):
             if column.unit:     # variable-length text: MDAnalysis refuses the fixed-length form
-                made[column.path].attrs["unit"] = column.unit
-        ticks = {b"step": made[step.path].id, b"time": made[time.path].id}
+                datasets[column.path].attrs["unit"] = column.unit
+        ticks = {b"step": datasets[step.path].id, b"time": datasets[time.path].id}
         for column in values:
             if len(column.fields) > 1:
                 _create_views(f, schema, column, ticks)
@@ -150,7 +150,7 @@ def _write_file(f: h5py.File, schema: Schema, filters: Filters | None, whole: bo
         for element in (column.path.rpartition("/")[0] for column in (*values, weight) if len(column.fields) < 2):
             for name, target in ticks.items() if element != home else ():
                 h5py.h5o.link(target, f[element].id, name)
-    headers = {name: int(h5py.h5o.get_info(dataset.id).addr) for name, dataset in made.items()}
+    headers = {name: int(h5py.h5o.get_info(dataset.id).addr) for name, dataset in datasets.items()}
     text = np.frombuffer(schema.to_json(), np.uint8)
     f.create_dataset(SCHEMA, data=text)
     f.create_dataset(SCHEMA_SUM, data=np.uint64(xxhash.xxh3_64_intdigest(text.tobytes())))
@@ -170,8 +170,8 @@ def _pad_to_sector(f: h5py.File, clock: str) -> None:
     parent = f.require_group(f"{PADDING}/{clock}")
 
     def pad(name: bytes, size: int) -> int:
-        made = h5py.h5d.create(parent.id, name, h5py.h5t.STD_U8LE, h5py.h5s.create_simple((size,)), how)
-        return h5py.h5o.get_info(made).addr
+        dataset = h5py.h5d.create(parent.id, name, h5py.h5t.STD_U8LE, h5py.h5s.create_simple((size,)), how)
+        return h5py.h5o.get_info(dataset).addr
 
     pad(b"first", 8)            # makes the group's own node, so that headers follow each other from here
     following = pad(b"probe", 8) + COMPACT_HEADER + 8

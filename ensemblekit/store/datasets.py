@@ -120,7 +120,7 @@ def _even_rows(d: guarded.Values, item: int) -> tuple[int, int, int] | None:
         return None
     if a_row == 1 and d.chunks[1:] != d.shape[1:]:
         return None
-    found: list[tuple[int, int]] = []
+    chunks: list[tuple[int, int]] = []
     look = d._look
     rows, *tile = d.chunks          # h5py asks the file each time
 
@@ -129,16 +129,16 @@ def _even_rows(d: guarded.Values, item: int) -> tuple[int, int, int] | None:
         number = chunk.chunk_offset[0] // rows
         for at, extent, n in zip(chunk.chunk_offset[1:], tile, parts, strict=True):
             number = number * n + at // extent
-        found.append((number, chunk.byte_offset))
+        chunks.append((number, chunk.byte_offset))
 
     d.id.chunk_iter(note)
-    if not found or len(found) % a_row:
+    if not chunks or len(chunks) % a_row:
         return None
-    found.sort()
-    first, nbytes = found[0][1], math.prod(d.chunks) * d.dtype.itemsize
-    if any(chunk != (k, first + k * nbytes) for k, chunk in enumerate(found)):
+    chunks.sort()
+    first, nbytes = chunks[0][1], math.prod(d.chunks) * d.dtype.itemsize
+    if any(chunk != (k, first + k * nbytes) for k, chunk in enumerate(chunks)):
         return None
-    return first, nbytes * a_row // d.chunks[0], len(found) // a_row * d.chunks[0]
+    return first, nbytes * a_row // d.chunks[0], len(chunks) // a_row * d.chunks[0]
 
 
 def _follow(item: tuple[int, ...], chunk: tuple[int, ...]) -> bool:

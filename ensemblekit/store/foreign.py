@@ -172,7 +172,7 @@ def foreign_in(f: guarded.File, path: str) -> dict[str, Foreign]:
 
 def _values_in(f: guarded.File, left_out: list[str]) -> dict[str, tuple[guarded.Values, guarded.Group | None, Kind]]:
     """Field -> (its values, the group that has its step and time or None, its kind)."""
-    found: dict[str, tuple[guarded.Values, guarded.Group | None, Kind]] = {}
+    nodes: dict[str, tuple[guarded.Values, guarded.Group | None, Kind]] = {}
     taken: dict[str, int] = {}
     groups: dict[str, Any] = {"": f}
     for name, node in guarded.walk(f, f._look, left_out):
@@ -195,12 +195,12 @@ def _values_in(f: guarded.File, left_out: list[str]) -> dict[str, tuple[guarded.
                     kind = PARTICLE_KINDS.get(label, "observable")
                 label = "/".join(parts[1:-1]) if parts[0] == "observables" else label
                 again = taken[label] = taken.get(label, -1) + 1
-                found[label + "'" * again if again < 8 else f"{label}'{again}"] = node, group, kind
+                nodes[label + "'" * again if again < 8 else f"{label}'{again}"] = node, group, kind
             elif parts[0] not in ("particles", "parameters", "connectivity"):
-                found[name] = (node, None, kind)
+                nodes[name] = (node, None, kind)
         except guarded.ODD as error:
             left_out.append(str(error) if isinstance(error, EnsemblekitError) else f"{name!r} ({one_line(error)})")
-    return found
+    return nodes
 
 
 def _ticks(f: guarded.File, group: guarded.Group | None, name: str, n: int, dtype: str, raw: BinaryIO,

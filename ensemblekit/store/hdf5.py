@@ -186,13 +186,13 @@ def write_arrays(path: str, arrays: Mapping[str, np.ndarray]) -> None:
 
 def read_arrays(path: str, group: str) -> dict[str, np.ndarray]:
     """All arrays below a group, by their paths in it; empty where there is no such group."""
-    found: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
     with opened(path) as f:
         if group in f:
             for name, node in guarded.walk(f[group], f._look):
                 if isinstance(node, h5py.Dataset):
                     f._look.at = f"{group}/{name}"
-                    found[name] = node[()]
-    return found
+                    arrays[name] = node[()]
+    return arrays
 
 

@@ -94,22 +94,22 @@ def _layout_in(f: guarded.File, path: str) -> Layout:
         return Layout(path, schema, datasets, identity, places)
 
 
-def _fitting(path: str, column: Column, found: Dataset) -> Dataset:
+def _fitting(path: str, column: Column, dataset: Dataset) -> Dataset:
     """The dataset of a column, or a StoreDamagedError where it is not what the description says."""
-    if found.shape[1:] != column.shape or len(found.shape) != len(column.shape) + 1 or found.dtype != column.dtype:
-        raise StoreDamagedError(f"{path}: {column.path!r} is {found.dtype} of shape {found.shape}; the description of the "
+    if dataset.shape[1:] != column.shape or len(dataset.shape) != len(column.shape) + 1 or dataset.dtype != column.dtype:
+        raise StoreDamagedError(f"{path}: {column.path!r} is {dataset.dtype} of shape {dataset.shape}; the description of the "
                                 f"store says {column.dtype} of (snapshots, {', '.join(map(str, column.shape))})")
-    return found
+    return dataset
 
 
 def read_constants(path: str, schema: Schema) -> dict[str, np.ndarray]:
     """The arrays of a run that do not change with time, from its first file. Raises StoreDamagedError."""
-    found = {}
+    constants = {}
     with opened(path) as f:
         for name, digest in (schema.constants or {}).items():
             if f"{CONSTANTS}/{name}" not in f:
                 raise StoreDamagedError(f"{path}: the constant {name!r} that its description names is missing")
-            found[name] = f[f"{CONSTANTS}/{name}"][...]
-            if xxhash.xxh3_64_intdigest(found[name].tobytes()) != digest:
+            constants[name] = f[f"{CONSTANTS}/{name}"][...]
+            if xxhash.xxh3_64_intdigest(constants[name].tobytes()) != digest:
                 raise StoreDamagedError(f"{path}: the constant {name!r} is not what was written")
-    return found
+    return constants

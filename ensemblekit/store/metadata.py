@@ -185,17 +185,17 @@ class Metadata:
         if head[:4] != b"GCOL" or not 16 <= size <= LARGEST_HEAP:
             raise ValueError(f"no collection of texts stands at {address}")
         body, at = self.read(address, size), 16
-        found: dict[int, tuple[int, int]] = {}
+        entries: dict[int, tuple[int, int]] = {}
         while at + 16 <= size:
             number, _, length = struct.unpack_from("<HH4xQ", body, at)
             # The entry of number 0 is what is free, itself and all; one that says 0 would be walked forever.
             step = 16 + -(-length // 8) * 8 if number else length
-            if step < (16 if number else 1) or at + step > size or number in found:
+            if step < (16 if number else 1) or at + step > size or number in entries:
                 raise ValueError(f"the collection of texts at {address} is damaged")
             if number:
-                found[number] = at + 16, length
+                entries[number] = at + 16, length
             at += step
-        return found
+        return entries
 
     def check_names(self, address: int) -> None:
         """Look at a heap of names ("local heap"). Raises ValueError where its list of free places does not end."""
@@ -229,7 +229,7 @@ class Metadata:
 
 def checksum(data: bytes) -> int:
     """Jenkins' lookup3 hash of HDF5's metadata."""
-    def turned(x: int, k: int) -> int:
+    def rot(x: int, k: int) -> int:
         return (x << k | x >> (32 - k)) & WORD
 
     a = b = c = (0xDEADBEEF + len(data)) & WORD
@@ -239,11 +239,11 @@ def checksum(data: bytes) -> int:
     for x, y, z in struct.iter_unpack("<3I", data[:last]):
         a, b, c = (a + x) & WORD, (b + y) & WORD, (c + z) & WORD
         for k in (4, 6, 8, 16, 19, 4):      # the three change places each time
-            a, c = ((a - c) & WORD) ^ turned(c, k), (c + b) & WORD
+            a, c = ((a - c) & WORD) ^ rot(c, k), (c + b) & WORD
             a, b, c = b, c, a
     x, y, z = struct.unpack("<3I", data[last:].ljust(12, b"\0"))
     a, b, c = (a + x) & WORD, (b + y) & WORD, (c + z) & WORD
     for k in (14, 11, 25, 16, 4, 14, 24):
-        c = ((c ^ b) - turned(b, k)) & WORD
+        c = ((c ^ b) - rot(b, k)) & WORD
         a, b, c = b, c, a
     return b

@@ -20,14 +20,14 @@ def segments_of(path: str) -> list[str]:
     """The segment files of the store at `path`, in order, the first being `path` itself."""
     p = Path(path)
     pattern = re.compile(re.escape(p.stem) + r"\.(\d{4,})" + re.escape(p.suffix) + r"\Z")
-    found = {}
+    numbered = {}
     for name in glob.glob(glob.escape(str(p.with_name(p.stem))) + ".*" + glob.escape(p.suffix)):
         match = pattern.match(os.path.basename(name))
         if match:
-            found[int(match.group(1))] = name
+            numbered[int(match.group(1))] = name
     paths = [path]
-    while len(paths) in found and os.path.exists(path):
-        paths.append(found[len(paths)])
+    while len(paths) in numbered and os.path.exists(path):
+        paths.append(numbered[len(paths)])
     return paths
 
 

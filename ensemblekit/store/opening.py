@@ -56,10 +56,10 @@ def _paths(path: Paths) -> list[str]:
         text = os.fspath(path)
         if os.path.exists(text) or not glob.has_magic(text):
             return [text]
-        found = sorted(p for p in glob.glob(text) if os.path.isfile(p))
+        matches = sorted(p for p in glob.glob(text) if os.path.isfile(p))
         # A further segment (run.0001.h5) belongs to its store (run.h5) where that is among the files.
-        whole = set(found)
-        kept = [p for p in found if re.sub(r"\.\d{4,}(\.[^.]*)\Z", r"\1", p) == p or
+        whole = set(matches)
+        kept = [p for p in matches if re.sub(r"\.\d{4,}(\.[^.]*)\Z", r"\1", p) == p or
                 re.sub(r"\.\d{4,}(\.[^.]*)\Z", r"\1", p) not in whole]
         if not kept:
             raise StoreError(f"no file matches {text!r}")

@@ -120,7 +120,7 @@ def runs_in(table: np.ndarray, groups: int) -> list[list[Run]]:
 
 def stretches(group: Group, runs: Sequence[Run], k: int, n: int) -> list[tuple[int, int, int]]:
     """The first n rows of column k of a group: (first row, row behind the last, address of row 0 if it were there)."""
-    found: list[tuple[int, int, int]] = []
+    spans: list[tuple[int, int, int]] = []
     stride, covered = group.strides[k], 0
     for run in runs:
         if covered >= n:
@@ -129,11 +129,11 @@ def stretches(group: Group, runs: Sequence[Run], k: int, n: int) -> list[tuple[i
             break
         base = group.starts(run)[k] - run.first * stride
         stop = min(n, run.first + run.rows)
-        if found and found[-1][2] == base:
-            found[-1] = (found[-1][0], stop, base)
+        if spans and spans[-1][2] == base:
+            spans[-1] = (spans[-1][0], stop, base)
         else:
-            found.append((run.first, stop, base))
+            spans.append((run.first, stop, base))
         covered = run.first + run.rows
     if covered < n:
         raise StoreDamagedError(f"the table of places has room for {covered} of {n} snapshots")
-    return found
+    return spans

@@ -172,8 +172,8 @@ class Schema:
         small, _ = self.groups(clock)
         few = [k in small for k in range(len(columns))]
         grows = self.in_place and not self.sealed
-        stacked = {kind: stack_of([(shape, dtype.itemsize) for (_, shape, dtype, *_), mine in zip(columns, few, strict=True)
-                                   if mine == kind], rows, CHUNK_BYTES if not grows else SMALL_BYTES if kind else
+        stacked = {kind: stack_of([(shape, dtype.itemsize) for (_, shape, dtype, *_), is_few in zip(columns, few, strict=True)
+                                   if is_few == kind], rows, CHUNK_BYTES if not grows else SMALL_BYTES if kind else
                                   GROWING_BYTES // min(8, len(self.clocks)))
                    for kind in (True, False)}
         return [Column(path, shape, dtype, unit, (stacked[kind], *chunk_shape(shape, dtype.itemsize, 1)[1:]), fields)

@@ -83,8 +83,8 @@ class Clock:
         """Of the run that holds a row: its first row, the one behind its last, and of each column (number, start, stride)."""
         last = self._last.get(group)
         if last is None or not last[0] <= row < last[1]:
-            run, mine = self.run_at(group, row), self.groups[group]
-            columns = list(zip(mine.numbers, mine.starts(run), mine.strides, strict=True))
+            run, layout = self.run_at(group, row), self.groups[group]
+            columns = list(zip(layout.numbers, layout.starts(run), layout.strides, strict=True))
             last = self._last[group] = run.first, run.first + run.rows, columns
         return last
 
@@ -150,11 +150,11 @@ class Space:
             table = read_table(fd, layout.places[clock]).copy()
             reached = self.reached[clock] = max(int(table["rows"][0]), counts[clock])
             runs = [[run for run in some if run.first < reached] for some in runs_in(table, len(groups))]
-            mine = self.clocks[clock] = Clock(groups, runs, table, layout.places[clock], capacity)
-            if mine.have < reached:
-                raise StoreDamagedError(f"{layout.path}: the table of places of clock {clock!r} has room for {mine.have} of "
+            space = self.clocks[clock] = Clock(groups, runs, table, layout.places[clock], capacity)
+            if space.have < reached:
+                raise StoreDamagedError(f"{layout.path}: the table of places of clock {clock!r} has room for {space.have} of "
                                         f"{reached} snapshots")
-            for group, end in zip(groups, mine.ends, strict=True):
+            for group, end in zip(groups, space.ends, strict=True):
                 for column in group.columns:
                     root = layout.datasets[column.path].root
                     assert root is not None

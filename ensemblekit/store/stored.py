@@ -317,14 +317,14 @@ def stretches_of(layout: Layout, clock: str, n: int, runs: Sequence[Sequence[Run
     schema = layout.schema
     columns = schema.columns(clock, (schema.capacity or {})[clock])
     rows = column_stretches(layout, clock, n, runs)
-    found = dict(zip((" step", " time", " weight", " checksums"), rows[-4:], strict=True))
+    by_field = dict(zip((" step", " time", " weight", " checksums"), rows[-4:], strict=True))
     for column, some in zip(columns[:-4], rows, strict=False):
         if len(column.fields) == 1:
-            found[column.fields[0]] = some
+            by_field[column.fields[0]] = some
             continue
         for name, start, stop in schema.parts(column):
-            found[name] = tuple(Stretch(a, b, _part_of(d, schema.fields[name].shape, start, stop)) for a, b, d in some)
-    return found
+            by_field[name] = tuple(Stretch(a, b, _part_of(d, schema.fields[name].shape, start, stop)) for a, b, d in some)
+    return by_field
 
 
 def _part_of(d: Dataset, shape: tuple[int, ...], start: int, stop: int) -> Dataset:
@@ -341,20 +341,20 @@ def column_stretches(layout: Layout, clock: str, n: int,
     datasets = [layout.datasets[c.path] for c in columns]
     if runs is None:
         return [(Stretch(0, n, d),) for d in datasets]
-    found: dict[int, tuple[Stretch, ...]] = {}
+    by_number: dict[int, tuple[Stretch, ...]] = {}
     for group, some in zip(groups_of(schema, clock), runs, strict=True):
         for k, (number, stride) in enumerate(zip(group.numbers, group.strides, strict=True)):
-            found[number] = tuple(Stretch(a, b, replace(datasets[number], offset=base, stride=stride, rows=b))
-                                  for a, b, base in stretches(group, some, k, n))
-    return [found[number] for number in range(len(columns))]
+            by_number[number] = tuple(Stretch(a, b, replace(datasets[number], offset=base, stride=stride, rows=b))
+                                      for a, b, base in stretches(group, some, k, n))
+    return [by_number[number] for number in range(len(columns))]
 
 
 @lru_cache(maxsize=4)
 def _constants_in(layout: Layout) -> Mapping[str, np.ndarray]:
-    found = read_constants(layout.path, layout.schema)
-    for values in found.values():
+    constants = read_constants(layout.path, layout.schema)
+    for values in constants.values():
         values.flags.writeable = False
-    return MappingProxyType(found)
+    return MappingProxyType(constants)
 
 
 def constants_of(layout: Layout) -> Mapping[str, np.ndarray]:
@@ -371,16 +371,16 @@ def _labels_in(layout: Layout) -> Labels | None:
                                 "values, steps and times can: ek.open(path)[field][:] gives them") from error
 
 
-def foreign_tables(path: str, found: Mapping[str, Foreign]) -> dict[str, Table]:
+def foreign_tables(path: str, fields: Mapping[str, Foreign]) -> dict[str, Table]:
     """Clock -> what another program's file holds of it."""
     tables = {}
     identity = identity_of(path)
-    for clock in dict.fromkeys(f.field.clock for f in found.values()):
-        mine = {name: f for name, f in found.items() if f.field.clock == clock}
-        one = next(iter(mine.values()))
-        unit = next((f.time_unit for f in mine.values() if f.time_unit), "")
-        part = Part(path, identity, one.n, {name: (Stretch(0, one.n, f.dataset),) for name, f in mine.items()})
-        table = Table({name: f.field for name, f in mine.items()}, (part,), unit, one.steps, one.times, one.times is not None)
+    for clock in dict.fromkeys(f.field.clock for f in fields.values()):
+        same = {name: f for name, f in fields.items() if f.field.clock == clock}
+        one = next(iter(same.values()))
+        unit = next((f.time_unit for f in same.values() if f.time_unit), "")
+        part = Part(path, identity, one.n, {name: (Stretch(0, one.n, f.dataset),) for name, f in same.items()})
+        table = Table({name: f.field for name, f in same.items()}, (part,), unit, one.steps, one.times, one.times is not None)
         tables[clock] = _once(table, path)
     return tables
 

@@ -120,7 +120,7 @@ def shown(fields: Mapping[str, Field], mesh: Mapping[str, np.ndarray],
           association: Mapping[str, str]) -> dict[str, tuple[str, int]]:
     """field -> (association, number of points or cells), for those fields that VTK can show."""
     counts = {"point": len(mesh["points"]), "cell": len(mesh["types"])}
-    found = {}
+    visible = {}
     for name, field in fields.items():
         if field.clock != MAIN or field.dtype.kind not in "iuf" or field.dtype.itemsize < 1 or field.dtype == np.float16:
             continue
@@ -131,9 +131,9 @@ def shown(fields: Mapping[str, Field], mesh: Mapping[str, np.ndarray],
                 size *= field.shape[axes]
                 axes += 1
             if size == n and n:
-                found[name] = where, n
+                visible[name] = where, n
                 break
-    return found
+    return visible
 
 
 def rows_of(schema: Schema, name: str, file: str, n: int) -> Rows:
@@ -148,10 +148,10 @@ def rows_of(schema: Schema, name: str, file: str, n: int) -> Rows:
 
 def sealed_view(f: h5py.File, schema: Schema, constants: Mapping[str, np.ndarray], times: np.ndarray) -> None:
     """/VTKHDF in the file of a store itself; `times` are those of all its snapshots."""
-    found = mesh_in(constants)
-    if found is None or not len(times):
+    geometry = mesh_in(constants)
+    if geometry is None or not len(times):
         return
-    mesh, association = found
+    mesh, association = geometry
     root = write_grid(f, mesh, f"{CONSTANTS}/mesh", times)
     for name, (where, count) in shown(schema.fields, mesh, association).items():
         add_virtual(root, where, name, schema.fields[name], count, [rows_of(schema, name, ".", len(times))])
@@ -162,10 +162,10 @@ def publish(store: Store, path: str | os.PathLike[str] | None) -> str:
     from ensemblekit.store.hdf5 import new_file
     from ensemblekit.store.segments import disk_error
 
-    found = mesh_in(store.constants)
-    if found is None:
+    geometry = mesh_in(store.constants)
+    if geometry is None:
         raise InputError(f"{store.path} has no mesh to show its fields on; rom.ingest stores it with them")
-    mesh, association = found
+    mesh, association = geometry
     stem = os.path.splitext(store.path)[0]
     target = os.fspath(path) if path is not None else f"{stem}.view{SUFFIX}"
     if not target.endswith(SUFFIX):

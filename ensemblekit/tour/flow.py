@@ -217,8 +217,8 @@ def _modes(path: Path, wake: CylinderWake, basis: rom.Basis) -> Path:
             if k >= basis.rank:
                 one.set_axis_off()
                 continue
-            found = _vorticity(wake, basis.modes[k])
-            _show(one, wake, found, float(np.quantile(np.abs(found), 0.99)))
+            vorticity = _vorticity(wake, basis.modes[k])
+            _show(one, wake, vorticity, float(np.quantile(np.abs(vorticity), 0.99)))
             one.set_title(f"mode {k + 1}   {100 * basis.energy_fraction[k]:.2f} %", fontsize=10.5)
     return path
 

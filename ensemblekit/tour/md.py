@@ -29,8 +29,8 @@ def act(out: Path, quick: bool) -> Act:
         from MDAnalysisTests.datafiles import DCD, PSF
     path = out / "adk.h5md"
     store = md.ingest(PSF, DCD, path)
-    found = md.average(store, {"rg": md.RadiusOfGyration("protein"), "rmsf": md.RMSF("name CA")})
-    rg, rmsf = found["rg"], found["rmsf"]
+    averages = md.average(store, {"rg": md.RadiusOfGyration("protein"), "rmsf": md.RMSF("name CA")})
+    rg, rmsf = averages["rg"], averages["rmsf"]
     values, times = np.asarray(rg.series), np.asarray(rg.times)
     n = len(values)
     naive = float(np.sqrt(ek.reduce(values, ek.Moments()).variance / n))

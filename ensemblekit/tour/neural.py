@@ -57,7 +57,7 @@ def act(out: Path, quick: bool) -> Act:
     path = out / "weights.h5"
     with one_thread():
         train, test = _digits()
-        found, trained = _compared(train, test, 2 * CYCLES if quick else 8 * CYCLES, path, out / "single.h5")
+        comparison, trained = _compared(train, test, 2 * CYCLES if quick else 8 * CYCLES, path, out / "single.h5")
         images = test[0].numpy()[:, 0]
     return Act(
         "neural", "Five networks for the price of one",
@@ -67,7 +67,8 @@ def act(out: Path, quick: bool) -> Act:
         f"pixel; its weights at the end of each of {CYCLES} cycles went into a store ({size_of(path)}). Their "
         "predictions were averaged, and their weights too (with fresh batch-norm statistics), by the same Moments "
         f"reducer. A network with one long cosine had the same number of steps. Training both took {trained:.0f} s.",
-        CODE, _numbers(found), _figures(out, found, images), _verdict(found.against), path, time.perf_counter() - began)
+        CODE, _numbers(comparison), _figures(out, comparison, images), _verdict(comparison.against), path,
+        time.perf_counter() - began)
 
 
 def _compared(train: Data, test: Data, epochs: int, path: Path, single_path: Path) \
@@ -96,45 +97,46 @@ def _compared(train: Data, test: Data, epochs: int, path: Path, single_path: Pat
         f"{len(ens)} × {ens.vectors['parameters'].shape[1]:,} weights".replace(",", " ")), trained
 
 
-def _figures(out: Path, found: Comparison, images: np.ndarray) -> tuple[Figure, ...]:
+def _figures(out: Path, comparison: Comparison, images: np.ndarray) -> tuple[Figure, ...]:
     return (
-        Figure(_training(out / "digits-training.png", found.history), "Learning rate and loss over the training",
+        Figure(_training(out / "digits-training.png", comparison.history), "Learning rate and loss over the training",
                "The learning rate comes down five times; at the end of each cycle, where the "
                "network has settled, its weights go into the store (dots). Then the rate goes up again, to leave for "
                "another minimum."),
-        Figure(_forest(out / "digits-compared.png", found.against), "Paired differences to one cosine run",
+        Figure(_forest(out / "digits-compared.png", comparison.against), "Paired differences to one cosine run",
                "Difference to a single network trained for just as long, on the same digits, with 95 % intervals. "
                "Left of the line is better. A bar that crosses the line proves nothing."),
-        Figure(_reliability(out / "digits-calibration.png", found.bins, found.scores), "Reliability diagrams",
+        Figure(_reliability(out / "digits-calibration.png", comparison.bins, comparison.scores), "Reliability diagrams",
                "How often a prediction was right against how sure it was. On the diagonal a model knows what it does "
                "not know; the size of a dot is the number of digits in its bin, the bar its 95 % interval."),
-        Figure(_doubtful(out / "digits-doubt.png", images, found.predictions["snapshot ensemble"]),
+        Figure(_doubtful(out / "digits-doubt.png", images, comparison.predictions["snapshot ensemble"]),
                "The digits the ensemble doubts most",
                "The digits on which the ensemble is least sure. Above each: its first choice with its probability, "
                "and the label in brackets, in red where it is wrong."),
     )
 
 
-def _numbers(found: Comparison) -> tuple[Number, ...]:
-    ensemble = found.against["snapshot ensemble"]
+def _numbers(comparison: Comparison) -> tuple[Number, ...]:
+    ensemble = comparison.against["snapshot ensemble"]
     return (
         *(Number(f"accuracy, {name}", with_error(100 * s["accuracy"].value, 100 * s["accuracy"].stderr, "%"),
                  f"NLL {with_error(s['nll'].value, s['nll'].stderr)} · ECE {100 * s['ece'].value:.1f} %")
-          for name, s in found.scores.items()),
+          for name, s in comparison.scores.items()),
         Number("ensemble − one run",
                with_error(100 * ensemble["accuracy"].value, 100 * ensemble["accuracy"].stderr, "points"),
                "paired on the same digits; NLL " + with_error(ensemble["nll"].value, ensemble["nll"].stderr)),
-        Number("snapshots", found.snapshots, f"at steps {', '.join(str(step) for step in found.history['captured'])}"),
+        Number("snapshots", comparison.snapshots,
+               f"at steps {', '.join(str(step) for step in comparison.history['captured'])}"),
     )
 
 
 def _verdict(against: dict[str, Mapping[str, Score]]) -> str:
     """Whichever wins, in words, and nothing that the intervals do not carry."""
     said = []
-    for name, found in against.items():
+    for name, scores in against.items():
         if name == "last snapshot":
             continue
-        accuracy, nll = found["accuracy"], found["nll"]
+        accuracy, nll = scores["accuracy"], scores["nll"]
         right = (("more" if accuracy.value > 0 else "fewer") + " digits right" if accuracy.significant
                  else "as many digits right within the error")
         likely = (("a better" if nll.value < 0 else "a worse") + " likelihood" if nll.significant
@@ -257,10 +259,10 @@ def _forest(path: Path, against: dict[str, Mapping[str, Score]]) -> Path:
                                                       ("ece", "ECE / points", 100)), strict=True):
             one.axvline(0, color=INK, lw=1)
             for row, name in enumerate(names):
-                found = against[name][score]
-                ends = sorted((factor * found.low, factor * found.high))
+                difference = against[name][score]
+                ends = sorted((factor * difference.low, factor * difference.high))
                 one.plot(ends, [row, row], color=COLOURS[name], lw=2.4)
-                one.plot(factor * found.value, row, "o", color=COLOURS[name], ms=7)
+                one.plot(factor * difference.value, row, "o", color=COLOURS[name], ms=7)
             one.set_title(title)
             one.set_yticks(range(len(names)), names)
             one.set_ylim(len(names) - 0.4, -0.6)
@@ -272,13 +274,13 @@ def _forest(path: Path, against: dict[str, Mapping[str, Score]]) -> Path:
 
 def _reliability(path: Path, bins: dict[str, Reliability], scores: dict[str, Scores]) -> Path:
     with figure(path, 9.6, 3.0, ncols=len(bins), sharey=True) as (_, axes):
-        for one, (name, found) in zip(axes, bins.items(), strict=True):
-            full = found.counts > 0
+        for one, (name, curve) in zip(axes, bins.items(), strict=True):
+            full = curve.counts > 0
             one.plot([0, 1], [0, 1], color=MUTED, lw=1, ls=(0, (4, 3)))
-            low, high = _wilson(found.accuracy[full], found.counts[full])
-            one.vlines(found.confidence[full], low, high, color=COLOURS[name], lw=1.3, alpha=0.55)
-            one.scatter(found.confidence[full], found.accuracy[full], color=COLOURS[name], zorder=3,
-                        s=12 + 130 * np.sqrt(found.counts[full] / found.counts.sum()))
+            low, high = _wilson(curve.accuracy[full], curve.counts[full])
+            one.vlines(curve.confidence[full], low, high, color=COLOURS[name], lw=1.3, alpha=0.55)
+            one.scatter(curve.confidence[full], curve.accuracy[full], color=COLOURS[name], zorder=3,
+                        s=12 + 130 * np.sqrt(curve.counts[full] / curve.counts.sum()))
             one.set(xlim=(0, 1.06), ylim=(-0.04, 1.06), xlabel="confidence", xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
             one.set_aspect("equal")
             one.set_title(name, fontsize=10.5)

@@ -35,8 +35,8 @@ def figure(path: Path, width: float, height: float, **grid: Any) -> Iterator[Any
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(SETTINGS):
-        made = Figure(figsize=(width, height))
-        FigureCanvasAgg(made)
-        yield made, made.subplots(**grid)
+        fig = Figure(figsize=(width, height))
+        FigureCanvasAgg(fig)
+        yield fig, fig.subplots(**grid)
         with replacing(path, suffix=path.suffix) as temporary:
-            made.savefig(temporary, dpi=160)
+            fig.savefig(temporary, dpi=160)

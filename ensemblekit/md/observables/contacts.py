@@ -183,11 +183,11 @@ class NativeContacts(SameAtoms):
             if self.separation >= 0:
                 apart &= residue[j] != residue[i]
             pairs = np.column_stack([np.full(int(apart.sum()), i), j[apart]])
-            found = np.empty((1, len(pairs)))
-            distances(x[None], pairs, boxes, found)
-            close = found[0] <= self.radius
+            separations = np.empty((1, len(pairs)))
+            distances(x[None], pairs, boxes, separations)
+            close = separations[0] <= self.radius
             kept.append(pairs[close])
-            lengths.append(found[0][close])
+            lengths.append(separations[0][close])
         near = np.concatenate(lengths)
         if not len(near):
             raise InputError(f"the reference has no contacts within {self.radius} angstrom between residues more than "
@@ -251,9 +251,9 @@ def _varying_contacts(a: Updating, b: Updating, radius: float, periodic: bool, b
     positions, first, begin = a(block)
     second, begin_b = (first, begin) if b is a else b.choose(positions, block.fields.get("box"))
     boxes = boxes_of(block, periodic)
-    found = [count_contacts(positions[t:t + 1], first[begin[t]:begin[t + 1]], second[begin_b[t]:begin_b[t + 1]], radius,
-                            boxes[t:t + 1]) for t in range(len(positions))]
-    return np.concatenate(found) if found else np.zeros(0)
+    counts = [count_contacts(positions[t:t + 1], first[begin[t]:begin[t + 1]], second[begin_b[t]:begin_b[t + 1]], radius,
+                             boxes[t:t + 1]) for t in range(len(positions))]
+    return np.concatenate(counts) if counts else np.zeros(0)
 
 
 def _map(gather: Gather, a: np.ndarray, b: np.ndarray, row: np.ndarray, column: np.ndarray, shape: tuple[int, int],

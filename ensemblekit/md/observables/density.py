@@ -108,11 +108,11 @@ class _Profile:
             none = np.zeros(0, np.int64), np.zeros(len(x) + 1, np.int64)
             centre, origin = none if self.varying[1] is None else self.varying[1](block)[1:]
             for t in range(len(x)):
-                one, mine, middle = slice(t, t + 1), atoms[begin[t]:begin[t + 1]], centre[origin[t]:origin[t + 1]]
+                one, chosen, middle = slice(t, t + 1), atoms[begin[t]:begin[t + 1]], centre[origin[t]:origin[t + 1]]
                 if self.varying[1] is not None and not len(middle):
                     raise InputError(f"no atom of centre={self.varying[1].text!r} is left in frame {block.start + t}: the "
                                      "profile has no origin there")
-                if add_profile(x[one], mine, self.weights[mine], cells[one], self.axis, middle, self.centre_weights[middle],
+                if add_profile(x[one], chosen, self.weights[chosen], cells[one], self.axis, middle, self.centre_weights[middle],
                                low, high, out[one], heights[one]) >= 0:
                     bad = t
                     break

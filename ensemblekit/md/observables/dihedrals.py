@@ -138,19 +138,19 @@ def backbone_torsions(system: System, select: str) -> tuple[np.ndarray, np.ndarr
             last = residue
         if str(names[atom]) in ("N", "CA", "C"):
             residues[-1][2].setdefault(str(names[atom]), atom)
-    found, numbers = [], []
+    quadruples, numbers = [], []
     for before, this, after in zip(residues, residues[1:], residues[2:], strict=False):
         if not this[3] or len(this[2]) < 3 or "C" not in before[2] or "N" not in after[2]:
             continue
         if not (before[0] == this[0] == after[0] and this[1] - before[1] in (0, 1) and after[1] - this[1] in (0, 1)):
             continue
         n, ca, c = this[2]["N"], this[2]["CA"], this[2]["C"]
-        found.append([[before[2]["C"], n, ca, c], [n, ca, c, after[2]["N"]]])
+        quadruples.append([[before[2]["C"], n, ca, c], [n, ca, c, after[2]["N"]]])
         numbers.append(this[1])
-    if not found:
+    if not quadruples:
         raise InputError(f"no residue of {select!r} has a phi and a psi: it needs atoms N, CA and C, and a neighbour on "
                          "each side in its chain")
-    return np.array(found), np.array(numbers)
+    return np.array(quadruples), np.array(numbers)
 
 
 def _groups(system: System, selects: tuple[Any, ...]) -> list[np.ndarray]:
@@ -213,9 +213,9 @@ def _ramachandran(points: Points, quadruples: np.ndarray, bins: int, block: Bloc
     """Shares of the map, of the regions, and the mean vectors: (n, bins² + 3 + residues * 4)."""
     from ensemblekit.md.kernels_geometry import add_counts
 
-    found = _torsions(points, quadruples, block)
-    n, residues = len(found), len(quadruples) // 2
-    angles = (found * DEGREES).reshape(n, residues, 2)
+    torsions = _torsions(points, quadruples, block)
+    n, residues = len(torsions), len(quadruples) // 2
+    angles = (torsions * DEGREES).reshape(n, residues, 2)
     out = np.zeros((n, bins * bins + 3 + 4 * residues))
     counts = np.zeros((n, bins, bins))
     add_counts(angles, -180.0, 360.0 / bins, bins, counts)
@@ -225,7 +225,7 @@ def _ramachandran(points: Points, quadruples: np.ndarray, bins: int, block: Bloc
     left = phi >= 0
     at = bins * bins
     out[:, at], out[:, at + 1], out[:, at + 2] = alpha.mean(1), (~alpha & ~left).mean(1), left.mean(1)
-    vectors = np.stack([np.cos(found), np.sin(found)], axis=-1).reshape(n, residues, 2, 2)
+    vectors = np.stack([np.cos(torsions), np.sin(torsions)], axis=-1).reshape(n, residues, 2, 2)
     out[:, at + 3:] = vectors.reshape(n, -1)
     return out
 

@@ -66,9 +66,9 @@ def _varying_moments(selection: Updating, charges: np.ndarray, masses: np.ndarra
     positions, atoms, begin = selection(block)
     out = np.zeros((len(positions), 3))
     for t in range(len(positions)):
-        mine = atoms[begin[t]:begin[t + 1]]
-        if len(mine):
-            dipoles(positions[t:t + 1], mine, charges[mine], _about(charges[mine], masses[mine]), out[t:t + 1])
+        chosen = atoms[begin[t]:begin[t + 1]]
+        if len(chosen):
+            dipoles(positions[t:t + 1], chosen, charges[chosen], _about(charges[chosen], masses[chosen]), out[t:t + 1])
     return out
 
 

@@ -106,13 +106,13 @@ class DistanceMap(SameAtoms):
         for atoms in sides:
             which, resids = residues_of(system, atoms)
             if self.level == "residue":
-                made = [atoms[which == k] for k in range(len(resids))]
+                members = [atoms[which == k] for k in range(len(resids))]
                 labels.append(resids)
             else:
-                made = [atoms[k:k + 1] for k in range(len(atoms))]
+                members = [atoms[k:k + 1] for k in range(len(atoms))]
                 labels.append(resids[which])
-            groups += made
-            counts.append(len(made))
+            groups += members
+            counts.append(len(members))
         n_pairs = counts[0] * (counts[0] - 1) // 2 if same else counts[0] * counts[1]
         if n_pairs > MOST_PAIRS:
             raise InputError(f"a map of {n_pairs} pairs is too large to average with errors; the most is {MOST_PAIRS}. "

@@ -65,10 +65,10 @@ class ElectricField:
         unit = SPELLED.get(self.unit, self.unit)
         if unit not in UNITS:
             raise InputError(f"ElectricField(unit=) is one of {', '.join(map(repr, UNITS))}; got {self.unit!r}")
-        found = acting(system, self.at, Settings(sources=self.sources, method=self.method, exclude=self.exclude, by=self.by,
-                                                 surface=self.surface, tolerance=self.tolerance, updating=self.updating),
-                       "ElectricField")
-        place = found.place
+        action = acting(system, self.at, Settings(sources=self.sources, method=self.method, exclude=self.exclude, by=self.by,
+                                                  surface=self.surface, tolerance=self.tolerance, updating=self.updating),
+                        "ElectricField")
+        place = action.place
         way = direction(system, self.along, place)
         dipole = self._dipole(system, place)
         axis = {} if place.single else dict(place.coords)
@@ -86,10 +86,10 @@ class ElectricField:
             quantities["shift"] = Mean("cm-1", axis, of=Part(width, points))
             width += size
         if self.by is not None:
-            groups = {"group": (found.names, "")}
-            shape = (len(found.names), *points, *(() if way is not None else (3,)))
+            groups = {"group": (action.names, "")}
+            shape = (len(action.names), *points, *(() if way is not None else (3,)))
             quantities["groups"] = Mean(unit, {**groups, **axis, **({} if way is not None else XYZ)}, of=Part(width, shape))
-        return Measurement(_Fields(found, way, dipole, UNITS[unit], self.by is not None), quantities)
+        return Measurement(_Fields(action, way, dipole, UNITS[unit], self.by is not None), quantities)
 
     def _dipole(self, system: System, place: Placed) -> float | Vectors | None:
         """The difference dipole, debye: along the direction, or Block -> (n, 3)."""

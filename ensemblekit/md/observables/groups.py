@@ -140,17 +140,17 @@ def reference_positions(system: System, reference: object, select: str, atoms: n
         return gathered(AsStored(atoms) if as_it_is else system.assembled(atoms),
                         one_frame(system, 0 if reference is None else int(reference)))
     if isinstance(reference, str | os.PathLike | HasAtoms):
-        found = _of_structure(reference, select, len(atoms))
+        positions = _of_structure(reference, select, len(atoms))
     else:
-        found = as_array(reference, "the reference", kinds="biuf", dtype=np.float64, named_axes=True)
-        if found.ndim == 2 and len(found) == len(system.topology) != len(atoms):
-            found = found[atoms]
-    if found.shape != (len(atoms), 3):
-        raise InputError(f"the reference has positions of shape {found.shape}; the selection {select!r} has {len(atoms)} "
+        positions = as_array(reference, "the reference", kinds="biuf", dtype=np.float64, named_axes=True)
+        if positions.ndim == 2 and len(positions) == len(system.topology) != len(atoms):
+            positions = positions[atoms]
+    if positions.shape != (len(atoms), 3):
+        raise InputError(f"the reference has positions of shape {positions.shape}; the selection {select!r} has {len(atoms)} "
                          f"atoms, so ({len(atoms)}, 3) is wanted")
-    if not np.isfinite(found).all():
+    if not np.isfinite(positions).all():
         raise InputError("the reference holds NaN or infinity")
-    return np.ascontiguousarray(found)
+    return np.ascontiguousarray(positions)
 
 
 def _of_structure(reference: Any, select: str, n: int) -> np.ndarray:

@@ -123,9 +123,9 @@ def _radius(squares: partial, block: Block) -> np.ndarray:
 
 
 def _components(squares: partial, block: Block) -> np.ndarray:
-    found = squares(block)
-    total = found.sum(1, keepdims=True)
-    return np.sqrt(np.concatenate([total, found, np.clip(total - found, 0, None)], axis=1))
+    per_axis = squares(block)
+    total = per_axis.sum(1, keepdims=True)
+    return np.sqrt(np.concatenate([total, per_axis, np.clip(total - per_axis, 0, None)], axis=1))
 
 
 def _masses(system: System, weights: str | None) -> np.ndarray:
@@ -152,9 +152,9 @@ def _varying_second_moments(selection: Updating, mass: np.ndarray, block: Block)
     positions, atoms, begin = selection(block)
     six = np.full((len(positions), 6), np.nan)
     for t in range(len(positions)):
-        mine = atoms[begin[t]:begin[t + 1]]
-        if mass[mine].sum() > 0:
-            gyration_tensor(*frames_of(positions[t:t + 1]), mine, mass[mine] / mass[mine].sum(), six[t:t + 1])
+        chosen = atoms[begin[t]:begin[t + 1]]
+        if mass[chosen].sum() > 0:
+            gyration_tensor(*frames_of(positions[t:t + 1]), chosen, mass[chosen] / mass[chosen].sum(), six[t:t + 1])
     return six
 
 
@@ -166,8 +166,8 @@ def _shape(second: partial, block: Block) -> np.ndarray:
     a, b, c = moments.T
     with np.errstate(invalid="ignore", divide="ignore"):
         anisotropy = 1 - 3 * (a * b + b * c + c * a) / (a + b + c) ** 2
-    found = np.column_stack([moments, a - (b + c) / 2, b - c, anisotropy])
-    found[~sound] = np.nan
-    return found
+    descriptors = np.column_stack([moments, a - (b + c) / 2, b - c, anisotropy])
+    descriptors[~sound] = np.nan
+    return descriptors
 
 

@@ -103,8 +103,8 @@ class HydrogenBonds:
             heavy = np.flatnonzero((np.char.startswith(names, "N") | np.char.startswith(names, "O")
                                     | np.char.startswith(names, "S")) & ~alone)
         donors, hydrogens = _pairs(system, heavy, hydrogens)
-        for what, found in (("hydrogens on donors", hydrogens), ("acceptors", acceptors)):
-            if not len(found):
+        for what, indices in (("hydrogens on donors", hydrogens), ("acceptors", acceptors)):
+            if not len(indices):
                 raise InputError(f"no {what} were found; name them with donors=, hydrogens= and acceptors=")
         return donors, hydrogens, acceptors
 
@@ -115,8 +115,8 @@ def _guesses(topology: Topology) -> tuple[str, str]:
         from MDAnalysis.analysis.hydrogenbonds import HydrogenBondAnalysis
 
         one = "index 0"         # it looks for pairs at once, and there are no coordinates yet
-        made = HydrogenBondAnalysis(universe_in_memory(topology), donors_sel=one, hydrogens_sel=one, acceptors_sel=one)
-        return made.guess_hydrogens(), made.guess_acceptors()
+        analysis = HydrogenBondAnalysis(universe_in_memory(topology), donors_sel=one, hydrogens_sel=one, acceptors_sel=one)
+        return analysis.guess_hydrogens(), analysis.guess_acceptors()
 
 
 def _pairs(system: System, heavy: np.ndarray, hydrogens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -152,13 +152,13 @@ class _Sides:
         self.pairs, self.every = pairs, every
 
     def __call__(self, block: Block) -> np.ndarray:
-        found = np.zeros((len(block), len(self.pairs), 2, len(self.every)), bool)
+        inside = np.zeros((len(block), len(self.pairs), 2, len(self.every)), bool)
         for k, pair in enumerate(self.pairs):
             for side, selection in enumerate(pair):
                 _, atoms, begin = selection(block)
                 for t in range(len(block)):
-                    found[t, k, side] = np.isin(self.every, atoms[begin[t]:begin[t + 1]])
-        return found
+                    inside[t, k, side] = np.isin(self.every, atoms[begin[t]:begin[t + 1]])
+        return inside
 
 
 def _count(gather: Gather, donors: np.ndarray, hydrogens: np.ndarray, acceptors: np.ndarray, among: Any,

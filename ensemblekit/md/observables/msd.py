@@ -234,26 +234,27 @@ class _Displacements:
                                vouched=converged, **_facts(kept, unit), **more)
 
         few = 2 / d * (line.slope / max(line.stderr, 1e-300)) ** 2 < ENOUGH
-        mine = list(doubts)
+        slope_doubts = list(doubts)
         if few:
-            mine.append(f"fewer than {ENOUGH:g} independent displacements")
+            slope_doubts.append(f"fewer than {ENOUGH:g} independent displacements")
         if abs(line.exponent - 1) > max(0.1, 3 * line.exponent_stderr):
             few = True
-            mine.append(f"not diffusive from {times[lags[0]]:g} to {times[lags[-1]]:g} {unit}: the displacement grows as "
-                        f"t^{line.exponent:.2f}; choose later lags with fit=")
+            slope_doubts.append(f"not diffusive from {times[lags[0]]:g} to {times[lags[-1]]:g} {unit}: the displacement "
+                                f"grows as t^{line.exponent:.2f}; choose later lags with fit=")
         few = few or lost
         per = 1 / (2 * d)
         value, error = line.slope * per, line.stderr * per
         each = {name: e * per for name, e in line.estimators.items()}
-        found = {"diffusion": estimate(value, error, mine, not few, unit=f"Angstrom2 {unit}-1", estimators=each),
-                 "exponent": estimate(line.exponent, line.exponent_stderr, doubts, True)}
+        estimates = {"diffusion": estimate(value, error, slope_doubts, not few, unit=f"Angstrom2 {unit}-1", estimators=each),
+                     "exponent": estimate(line.exponent, line.exponent_stderr, doubts, True)}
         if settings.temperature is not None and settings.viscosity is not None and cell is not None:
             if d < 3 or unit != "ps":
                 raise InputError("the finite-size correction holds for all three dimensions and for times in ps")
             more = finite_size_correction(cell, settings.temperature, settings.viscosity)
-            note = [*mine, f"{more:.3g} added for the size of the box (xi {wigner_constant(cell):.6f})"]
-            found["diffusion_infinite"] = estimate(value + more, error, note, not few, unit="Angstrom2 ps-1", estimators=each)
-        return found
+            note = [*slope_doubts, f"{more:.3g} added for the size of the box (xi {wigner_constant(cell):.6f})"]
+            estimates["diffusion_infinite"] = estimate(value + more, error, note, not few, unit="Angstrom2 ps-1",
+                                                       estimators=each)
+        return estimates
 
 
 def _scatter(by_group: np.ndarray, share: np.ndarray) -> np.ndarray:

@@ -57,11 +57,11 @@ class PCA(SameAtoms):
     """Decompose the covariance of the coordinates, or (fewer frames than coordinates) the inner products of the frames."""
 
     def prepare(self, system: System) -> Measurement:
-        gather, found = decompose(system, self)
-        scale = 1.0 if found.n_eff <= 1 else 1 / (1 - 1 / found.n_eff)
-        number = {"component": (np.arange(1, len(found.variances) + 1), "")}
+        gather, pca = decompose(system, self)
+        scale = 1.0 if pca.n_eff <= 1 else 1 / (1 - 1 / pca.n_eff)
+        number = {"component": (np.arange(1, len(pca.variances) + 1), "")}
         common = several(system)
-        return Measurement(partial(_along, gather, found), {
+        return Measurement(partial(_along, gather, pca), {
             "": OfMean(partial(_shares, common), "", number, bounds=(0.0, 1.0)),
             "variances": OfMean(partial(_variances, scale, common), "Angstrom2", number, bounds=(0.0, None)),
             "cumulated": OfMean(partial(_cumulated, common), "", number, bounds=(0.0, 1.0))},
@@ -164,15 +164,15 @@ def decompose(system: System, settings: PCA) -> tuple[Gather, PrincipalComponent
     if settings.route not in ("auto", "covariance", "gram"):
         raise InputError(f'route is "auto", "covariance" or "gram"; got {settings.route!r}')
     atoms = system.select(settings.select)
-    gather, found, same = fitted_mean(system, atoms, settings.select, settings.fit, settings.weights, settings.reference,
-                                      rounds=settings.rounds, why="PCA")
+    gather, structure, same = fitted_mean(system, atoms, settings.select, settings.fit, settings.weights, settings.reference,
+                                          rounds=settings.rounds, why="PCA")
     p, n = 3 * len(atoms), system.n_frames
     route = settings.route if settings.route != "auto" else "gram" if n < p else "covariance"
     side = p if route == "covariance" else n
     if side > LARGEST:
         raise InputError(f"PCA would decompose a matrix of {side} x {side}; the most is {LARGEST}. Choose fewer atoms or "
                          "fewer frames")
-    move = partial(moved_atoms, gather, found.fit, same, found.mean)
+    move = partial(moved_atoms, gather, structure.fit, same, structure.mean)
     if route == "covariance":
         values, vectors, mean, total, n_eff = _by_covariance(system, move, int(wanted))
     else:
@@ -183,20 +183,20 @@ def decompose(system: System, settings: PCA) -> tuple[Gather, PrincipalComponent
     vectors = np.ascontiguousarray(vectors)     # products with it give the same bits wherever it is sent
     which, resids = residues_of(system, atoms)
     return gather, PrincipalComponents(
-        variances=values, components=vectors.reshape(k, -1, 3), mean=found.mean + mean.reshape(-1, 3), total=total, n=n,
-        n_eff=n_eff, atoms=atoms, residues=resids[which], route=route, fit=found.fit, same=same, settings=settings)
+        variances=values, components=vectors.reshape(k, -1, 3), mean=structure.mean + mean.reshape(-1, 3), total=total, n=n,
+        n_eff=n_eff, atoms=atoms, residues=resids[which], route=route, fit=structure.fit, same=same, settings=settings)
 
 
 Parts = tuple[np.ndarray, np.ndarray, np.ndarray, float, float]
 
 
 def _by_covariance(system: System, move: Any, k: int) -> Parts:
-    found = system.reduce({"covariance": (partial(_flat, move), Covariance())}, "covariance of PCA")["covariance"]
-    if not np.isfinite(found.covariance).all():
+    moments = system.reduce({"covariance": (partial(_flat, move), Covariance())}, "covariance of PCA")["covariance"]
+    if not np.isfinite(moments.covariance).all():
         raise InputError("PCA needs 2 frames or more, all of them finite")
-    total = float(np.trace(found.covariance))
-    values, vectors = _largest_pairs(np.array(found.covariance), k)
-    return values, vectors.T, found.mean, total, found.n_eff
+    total = float(np.trace(moments.covariance))
+    values, vectors = _largest_pairs(np.array(moments.covariance), k)
+    return values, vectors.T, moments.mean, total, moments.n_eff
 
 
 def _largest_pairs(matrix: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -261,16 +261,16 @@ def _written(move: Any, path: str, shape: tuple[int, int], block: Block) -> np.n
     return np.ones(len(block)) if block.weights is None else np.asarray(block.weights, np.float64)
 
 
-def projections(gather: Gather, found: PrincipalComponents, block: Block) -> np.ndarray:
+def projections(gather: Gather, pca: PrincipalComponents, block: Block) -> np.ndarray:
     """(n, k) along the components."""
-    x = moved_atoms(gather, found.fit, found.same, found.mean, block).reshape(len(block), -1)
-    return x @ found.components.reshape(len(found.variances), -1).T
+    x = moved_atoms(gather, pca.fit, pca.same, pca.mean, block).reshape(len(block), -1)
+    return x @ pca.components.reshape(len(pca.variances), -1).T
 
 
-def _along(gather: Gather, found: PrincipalComponents, block: Block) -> np.ndarray:
+def _along(gather: Gather, pca: PrincipalComponents, block: Block) -> np.ndarray:
     """Projections, their squares, and the square of the whole deviation: (n, 2 k + 1)."""
-    x = moved_atoms(gather, found.fit, found.same, found.mean, block).reshape(len(block), -1)
-    along = x @ found.components.reshape(len(found.variances), -1).T
+    x = moved_atoms(gather, pca.fit, pca.same, pca.mean, block).reshape(len(block), -1)
+    along = x @ pca.components.reshape(len(pca.variances), -1).T
     return np.concatenate([along, along**2, np.einsum("ni,ni->n", x, x)[:, None]], axis=1)
 
 

@@ -33,17 +33,17 @@ class ElectricPotential:
     updating: bool = False
 
     def prepare(self, system: System) -> Measurement:
-        found = acting(system, self.at, Settings(sources=self.sources, method=self.method, exclude=self.exclude, by=self.by,
-                                                 surface=self.surface, tolerance=self.tolerance, updating=self.updating),
-                       "ElectricPotential")
-        place = found.place
+        action = acting(system, self.at, Settings(sources=self.sources, method=self.method, exclude=self.exclude, by=self.by,
+                                                  surface=self.surface, tolerance=self.tolerance, updating=self.updating),
+                        "ElectricPotential")
+        place = action.place
         axis = {} if place.single else dict(place.coords)
         points = () if place.single else (len(place),)
         quantities: dict[str, Quantity] = {"": Mean("V", axis, of=Part(0, points))}
         if self.by is not None:
-            quantities["groups"] = Mean("V", {"group": (found.names, ""), **axis},
-                                        of=Part(len(place), (len(found.names), *points)))
-        return Measurement(_Potentials(found, self.by is not None), quantities)
+            quantities["groups"] = Mean("V", {"group": (action.names, ""), **axis},
+                                        of=Part(len(place), (len(action.names), *points)))
+        return Measurement(_Potentials(action, self.by is not None), quantities)
 
 
 @dataclass(frozen=True, eq=False)

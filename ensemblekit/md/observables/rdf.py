@@ -156,8 +156,8 @@ class RDF:
 
 def n_pairs(a: np.ndarray, b: np.ndarray, label_a: np.ndarray, label_b: np.ndarray) -> int:
     """Ordered pairs of an atom of a with one of b, without those of one atom or of one label."""
-    found, which = np.unique(np.concatenate([label_a, label_b]), return_inverse=True)
-    alike = int(np.bincount(which[:len(a)], minlength=len(found)) @ np.bincount(which[len(a):], minlength=len(found)))
+    labels, which = np.unique(np.concatenate([label_a, label_b]), return_inverse=True)
+    alike = int(np.bincount(which[:len(a)], minlength=len(labels)) @ np.bincount(which[len(a):], minlength=len(labels)))
     _, in_a, in_b = np.intersect1d(a, b, return_indices=True)
     return len(a) * len(b) - alike - int((label_a[in_a] != label_b[in_b]).sum())
 
@@ -215,7 +215,7 @@ class _VaryingCounter:
             volumes = np.abs(np.linalg.det(cells))
         for t in range(len(x)):
             one = slice(t, t + 1)
-            a, b = (found[k[t]:k[t + 1]].astype(np.int64) for found, k in ((chosen, begin), (other, begin_b)))
+            a, b = (atoms[k[t]:k[t + 1]].astype(np.int64) for atoms, k in ((chosen, begin), (other, begin_b)))
             out[t, -2:] = n_pairs(a, b, self.labels[a], self.labels[b]), len(a)
             if not out[t, -2]:
                 continue

@@ -63,8 +63,8 @@ class RMSF(SameAtoms):
         if self.rounds is not None and (isinstance(self.rounds, bool) or not isinstance(self.rounds, int) or self.rounds < 1):
             raise InputError(f"rounds is a whole number above 0, or None to go on until it settles; got {self.rounds!r}")
         atoms = system.select(self.select)
-        gather, found, same = fitted_mean(system, atoms, self.select, self.fit, self.weights, self.reference,
-                                          rounds=self.rounds, why="RMSF")
+        gather, structure, same = fitted_mean(system, atoms, self.select, self.fit, self.weights, self.reference,
+                                              rounds=self.rounds, why="RMSF")
         which, resids = residues_of(system, atoms)
         groups = None
         if self.level == "residue":
@@ -75,7 +75,7 @@ class RMSF(SameAtoms):
         coords: Coords = {"residue": (resids if groups else resids[which], "")}
         statistics: dict[str, Reducer] = {MOMENTS: Moments()}
         settings = (groups, self.corrected, SharesKept(n_runs(system)))
-        return Measurement(partial(moved_atoms, gather, found.fit, same, found.mean), {
+        return Measurement(partial(moved_atoms, gather, structure.fit, same, structure.mean), {
             "": OfStates(partial(fluctuation, "rmsf", *settings), statistics, "Angstrom", coords, (0.0, None), spread=True),
             "bfactor": OfStates(partial(fluctuation, "bfactor", *settings), statistics, "Angstrom2", coords, (0.0, None),
                                 spread=True)}, note="the mean structure")
@@ -94,14 +94,14 @@ def fitted_mean(system: System, atoms: np.ndarray, select: str, fit: str | Liter
         same = np.array_equal(fitted, atoms)
     gather = system.assembled(atoms if same else np.concatenate([fitted, atoms]))
     try:
-        found = mean_structure(lambda branches: system.reduce(branches, f"mean structure of {why}"), gather, start, same=same,
-                               others=len(atoms), weights=shares, rounds=rounds)
+        structure = mean_structure(lambda branches: system.reduce(branches, f"mean structure of {why}"), gather, start,
+                                   same=same, others=len(atoms), weights=shares, rounds=rounds)
     except StatisticsError as error:
         where = system.first_hole(gather)
         if not where:
             raise
         raise StatisticsError(f"{where}; there is no mean structure then: {MEND}") from error
-    return gather, found, same
+    return gather, structure, same
 
 
 def moved_atoms(gather: Gather, onto: Fit, same: bool, mean: np.ndarray, block: Block) -> np.ndarray:
@@ -182,11 +182,11 @@ def _mean_square(groups: Groups, divisor: np.ndarray, common: bool, moments: Mom
     spread = np.zeros(moments.mean.shape) if share <= 1e-12 else moments.variance * share
     if common:
         spread = spread + moments.mean**2
-    found = (spread / divisor).sum(-1)
+    mean_square = (spread / divisor).sum(-1)
     if groups is None:
-        return found
+        return mean_square
     which, mass = groups
-    return np.bincount(which, mass * found) / np.bincount(which, mass)
+    return np.bincount(which, mass * mean_square) / np.bincount(which, mass)
 
 
 def _root(groups: Groups, divisor: np.ndarray, common: bool, moments: MomentsResult) -> np.ndarray:

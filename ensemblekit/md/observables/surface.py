@@ -84,20 +84,20 @@ def _kinds(system: System, atoms: np.ndarray, settings: SASA) -> tuple[list[str]
         return [words[k] for k in which], {words[k]: float(r) / 10 for k, r in enumerate(distinct)}
     if settings.elements == "names":
         return [name.lstrip("0123456789")[:1].upper() for name in names], None
-    found = elements_of(topology, atoms)
+    symbols = elements_of(topology, atoms)
     if settings.elements is not None:
-        said = _said(settings.elements, names, "elements", atoms, found)
-        found = [str(symbol).capitalize() for symbol in said]
-    unknown = sorted({name for name, symbol in zip(names, found, strict=True) if not symbol})
+        said = _said(settings.elements, names, "elements", atoms, symbols)
+        symbols = [str(symbol).capitalize() for symbol in said]
+    unknown = sorted({name for name, symbol in zip(names, symbols, strict=True) if not symbol})
     if unknown:
-        count = sum(not symbol for symbol in found)
+        count = sum(not symbol for symbol in symbols)
         some = ", ".join(unknown[:6]) + (", ..." if len(unknown) > 6 else "")
         one = unknown[0]
         raise InputError(f"the topology does not say of which element {count} of these {len(atoms)} atoms are ({some}), and a "
                          f"radius by the first letter of a name would be a guess. Pass radii= (angstrom, {{{one!r}: 2.6, ...}} "
                          f"by name, or one an atom), or elements= ({{{one!r}: 'C', ...}}, or \"names\" where the first letter "
                          "is the element); or read with a topology that has elements or masses")
-    return found, None
+    return symbols, None
 
 
 def _said(what: Any, names: list[str], word: str, atoms: np.ndarray, other: Sequence[Any] | None = None) -> list[Any]:
@@ -120,20 +120,20 @@ def _mdtraj_topology(atoms: np.ndarray, names: np.ndarray, symbols: list[str], w
         import mdtraj
     except ImportError as error:
         raise MissingExtraError("mdtraj", "sasa") from error
-    made = mdtraj.Topology()
-    chain = made.add_chain()
+    topology = mdtraj.Topology()
+    chain = topology.add_chain()
     order = np.argsort(which, kind="stable")
     if not (order == np.arange(len(order))).all():
         raise InputError("the atoms of a residue must stand together for a surface by mdtraj")
-    residues = [made.add_residue("UNK", chain, int(resid)) for resid in resids]
+    residues = [topology.add_residue("UNK", chain, int(resid)) for resid in resids]
     for atom, name, k, symbol in zip(atoms, names, which, symbols, strict=True):
         try:
             element = mdtraj.element.get_by_symbol(symbol)
         except KeyError as error:
             raise InputError(f"atom {name} (number {atom}) is of no element that mdtraj knows ({symbol!r}); "
                              "leave it out, or read with a topology that has elements") from error
-        made.add_atom(str(name), element, residues[k])
-    return made, which
+        topology.add_atom(str(name), element, residues[k])
+    return topology, which
 
 
 def _varying_area(selection: Updating, names: np.ndarray, symbols: list[str], radii: Mapping[str, float] | None,
@@ -141,13 +141,13 @@ def _varying_area(selection: Updating, names: np.ndarray, symbols: list[str], ra
     positions, atoms, begin = selection(block)
     out = np.zeros(len(block))
     for t in range(len(block)):
-        mine = atoms[begin[t]:begin[t + 1]]
-        x = np.asarray(positions[t, mine], np.float32) / np.float32(10)
+        chosen = atoms[begin[t]:begin[t + 1]]
+        x = np.asarray(positions[t, chosen], np.float32) / np.float32(10)
         if not np.isfinite(x).all():
             out[t] = np.nan
-        elif len(mine):
-            alone = np.zeros(len(mine), np.int64)       # residues do not matter to a total
-            topology, _ = _mdtraj_topology(mine, names[mine], [symbols[k] for k in mine], alone, np.zeros(1, np.int64))
+        elif len(chosen):
+            alone = np.zeros(len(chosen), np.int64)       # residues do not matter to a total
+            topology, _ = _mdtraj_topology(chosen, names[chosen], [symbols[k] for k in chosen], alone, np.zeros(1, np.int64))
             out[t] = areas(x[None], topology, probe, n_points, "atom", radii).sum(dtype=np.float64)
     return out
 
@@ -176,6 +176,6 @@ def areas(positions: np.ndarray, topology: Any, probe: float, n_points: int, mod
 
     frames = np.concatenate([positions[:1]] * WARM + [positions])
     with threadpool_limits(1, "openmp"):
-        found = mdtraj.shrake_rupley(mdtraj.Trajectory(frames, topology), probe_radius=probe, n_sphere_points=n_points,
-                                     mode=mode, change_radii=None if radii is None else dict(radii))
-    return 100.0 * found[WARM:].astype(np.float64)
+        areas_nm2 = mdtraj.shrake_rupley(mdtraj.Trajectory(frames, topology), probe_radius=probe, n_sphere_points=n_points,
+                                         mode=mode, change_radii=None if radii is None else dict(radii))
+    return 100.0 * areas_nm2[WARM:].astype(np.float64)

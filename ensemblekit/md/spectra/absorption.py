@@ -92,9 +92,9 @@ def absorption(energies: object, strengths: object = None, *, weights: object = 
     facts = _Facts(lines, unit, refractive_index, equilibration, confidence)
     read = partials(source, {BRANCH: (lines, Observed(of=_sum), Observed(), Observed(of=lines.strength),
                                       Observed(of=lines.moments))}, fields=["energy", "strength"])
-    found = [_of_run(run, facts) for run in read]
-    answer = found[0] if len(found) == 1 else pooled_with_further(
-        found, confidence, {"strength": (0.0, None)}, {}, {"": "log", "states": "linear"})
+    per_run = [_of_run(run, facts) for run in read]
+    answer = per_run[0] if len(per_run) == 1 else pooled_with_further(
+        per_run, confidence, {"strength": (0.0, None)}, {}, {"": "log", "states": "linear"})
     return with_origin(answer.noting(said), origin_of(source))
 
 
@@ -208,12 +208,12 @@ def _runs(energies: object, strengths: object, weights: object, times: object) -
     if not several:
         return [_run(energies, strengths, weights, times, "")]
     assert isinstance(energies, list | tuple)
-    found = []
+    sources = []
     for k, one in enumerate(energies):
         s, w, t = (_of_list(name, given, k, len(energies)) for name, given in (("strengths", strengths), ("weights", weights),
                                                                                ("times", times)))
-        found.append(_run(one, s, w, t, f"run {k}: "))
-    return found
+        sources.append(_run(one, s, w, t, f"run {k}: "))
+    return sources
 
 
 def _of_list(name: str, given: object, k: int, n: int) -> object:
@@ -314,11 +314,11 @@ def _grid(grid: ArrayLike | None, runs: Sequence[ArraySource], width: float) -> 
         low = max(low - BEYOND * width, 0.05 * low)
         points = int(min(MOST_POINTS, np.ceil((high - low) / width * FINE) + 1))
         return np.linspace(low, high, points)
-    found = as_array(grid, "grid", kinds="biuf", dtype=np.float64)
-    if found.ndim != 1 or len(found) < 3 or not np.isfinite(found).all() or not (np.diff(found) > 0).all() or not found[0] > 0:
-        raise InputError(f"grid is three energies in eV or more, above 0, rising; got {found!r}" if found.size < 9 else
+    axis = as_array(grid, "grid", kinds="biuf", dtype=np.float64)
+    if axis.ndim != 1 or len(axis) < 3 or not np.isfinite(axis).all() or not (np.diff(axis) > 0).all() or not axis[0] > 0:
+        raise InputError(f"grid is three energies in eV or more, above 0, rising; got {axis!r}" if axis.size < 9 else
                          "grid is energies in eV, above 0, finite, each larger than the one before")
-    return found
+    return axis
 
 
 __all__ = ["Lines", "absorption"]

@@ -80,16 +80,16 @@ def excitations(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 def _files(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str]:
     import glob
 
-    found: list[str] = []
+    files: list[str] = []
     for one in [paths] if isinstance(paths, str | os.PathLike) else list(paths):
         name = os.fspath(one)
         matches = sorted(glob.glob(name)) if glob.has_magic(name) and not os.path.exists(name) else [name]
         if not matches:
             raise InputError(f"no file matches {one_line(name)}")
-        found += matches
-    if not found:
+        files += matches
+    if not files:
         raise InputError("name at least one table or output of excitations")
-    return found
+    return files
 
 
 def _table(file: str) -> np.ndarray:
@@ -148,14 +148,14 @@ def _outputs(files: Sequence[str], missing: str) -> Excitations:
     return _checked(Excitations(np.array(energies), np.array(strengths), names=tuple(kept), dropped=tuple(failed)))
 
 
-def _checked(found: Excitations) -> Excitations:
-    bad = ~(np.isfinite(found.energies) & (found.energies > 0)) | ~(np.isfinite(found.strengths) & (found.strengths >= 0))
+def _checked(lines: Excitations) -> Excitations:
+    bad = ~(np.isfinite(lines.energies) & (lines.energies > 0)) | ~(np.isfinite(lines.strengths) & (lines.strengths >= 0))
     if bad.any():
         n, k = np.argwhere(bad)[0]
-        whose = f" ({one_line(found.names[n])})" if found.names else ""
+        whose = f" ({one_line(lines.names[n])})" if lines.names else ""
         raise InputError(f"energies are above 0 and strengths not below; those of snapshot {n}{whose}, state {k + 1}, are "
-                         f"{found.energies[n, k]:g} eV and {found.strengths[n, k]:g}")
-    return found
+                         f"{lines.energies[n, k]:g} eV and {lines.strengths[n, k]:g}")
+    return lines
 
 
 __all__ = ["Excitations", "excitations"]

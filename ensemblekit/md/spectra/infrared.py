@@ -90,15 +90,15 @@ class Infrared:
             raise InputError('n alpha is per volume, and these frames have no box; normalise="molar" is per molecule')
         labels, names = groups_of(system, atoms, self.by, "Infrared")
         molecules = len(np.unique(molecules_of(system.topology)[atoms])) if self.normalise == "molar" else 1
-        made: Fluxes = _velocities(atoms, charges, labels, len(names), system.boxed) if flux == "velocity" else _dipoles(
+        fluxes: Fluxes = _velocities(atoms, charges, labels, len(names), system.boxed) if flux == "velocity" else _dipoles(
             system, atoms, charges, labels, len(names))
         system.note(f"the flux of {len(atoms)} charges ({charges.sum():+.4g} e) from "
                     + ("velocities" if flux == "velocity" else "differences of dipoles"))
-        keeper: Reducer = Series() if made.width <= MANY else SpilledSeries()
-        finish = _Spectrum(self, made, names, molecules)
+        keeper: Reducer = Series() if fluxes.width <= MANY else SpilledSeries()
+        finish = _Spectrum(self, fluxes, names, molecules)
         unit = "cm-1" if self.normalise == "volume" else "M-1 cm-1"
         fields = ("velocity",) if flux == "velocity" else ()
-        return Measurement(made, OfSeries(finish, unit, keeper=keeper, scale="log", in_time="a spectrum"), fields)
+        return Measurement(fluxes, OfSeries(finish, unit, keeper=keeper, scale="log", in_time="a spectrum"), fields)
 
     def _check(self) -> None:
         for option, value, known in (("flux", self.flux, ("auto", "velocity", "dipole")), ("quantum", self.quantum, QUANTUM),
@@ -167,8 +167,8 @@ class Fluxes:
                 out[:, 1:10] = box.reshape(-1, 9)
         first = 1 if self.gather is None else 10
         sums = np.empty((len(block), 3))
-        for g, (mine, charges) in enumerate(self.parts):
-            dipoles(values, index[mine], charges, np.zeros(len(charges)), sums)
+        for g, (atoms, charges) in enumerate(self.parts):
+            dipoles(values, index[atoms], charges, np.zeros(len(charges)), sums)
             out[:, first + 3 * g:first + 3 * g + 3] = sums
         if self.charged:
             out[:, first + 3 * len(self.parts):] = self._centers(values, index).reshape(len(block), -1)
@@ -239,8 +239,8 @@ def _dipoles(system: System, atoms: np.ndarray, charges: np.ndarray, labels: np.
 
 
 def _parts(charges: np.ndarray, labels: np.ndarray, groups: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-    found = [np.flatnonzero((labels == g) & (charges != 0)) for g in range(groups)]
-    return tuple((mine, np.ascontiguousarray(charges[mine])) for mine in found)
+    members = [np.flatnonzero((labels == g) & (charges != 0)) for g in range(groups)]
+    return tuple((atoms, np.ascontiguousarray(charges[atoms])) for atoms in members)
 
 
 @dataclass(frozen=True, eq=False)

@@ -53,8 +53,8 @@ class JoinedRows:
 
 def _finite_magnitude(values: np.ndarray) -> float:
     """The largest magnitude; NaN where numbers are NaN or infinite, which no unit mends."""
-    found = magnitude(values)
-    return found if math.isfinite(found) else math.nan
+    largest = magnitude(values)
+    return largest if math.isfinite(largest) else math.nan
 
 
 class Products:
@@ -190,8 +190,8 @@ def _coefficients(task: Task, problem: Problem, mean: np.ndarray, factors: np.nd
     """The second read: coefficients (n, k), and the energy of each snapshot (n,)."""
     task.reads.add(problem.nbytes)
     rows = JoinedRows(_keys(problem), mean, factors, task.accumulator_dtype)
-    found = _reduced(task, Projected(rows, modes), Series())
-    return found[:, :len(modes)], found[:, len(modes)].real
+    series = _reduced(task, Projected(rows, modes), Series())
+    return series[:, :len(modes)], series[:, len(modes)].real
 
 
 def _shares(problem: Problem, matrix: np.ndarray, modes: np.ndarray) -> list[FieldShare]:

@@ -66,10 +66,10 @@ def check_fluctuation(problem: Problem, usable: int, sigma: np.ndarray, means: l
 
 def size_of(part: FieldProblem, mean: np.ndarray) -> float:
     """The largest number of a mean, as it enters the rows that are decomposed."""
-    found = ldexp(float(np.abs(mean).max(initial=0.0)), -part.power) / part.scale
+    largest = ldexp(float(np.abs(mean).max(initial=0.0)), -part.power) / part.scale
     if part.roots is None:
-        return found
-    return found * float(np.linalg.norm(part.roots)) / math.sqrt(part.field.size)
+        return largest
+    return largest * float(np.linalg.norm(part.roots)) / math.sqrt(part.field.size)
 
 
 class FieldShare(NamedTuple):
@@ -113,42 +113,42 @@ def shares_of_fields(problem: Problem, modes: Sequence[np.ndarray], products: Se
     return shares
 
 
-def to_basis(held: Problem, found: Decomposition, passes: int) -> Basis:
+def to_basis(held: Problem, svd: Decomposition, passes: int) -> Basis:
     """A Basis in the units of the fields, with signs that do not depend on the route."""
-    problem = with_scales_of(held, found)
-    modes = [_in_field_unit(part, rows) for part, rows in zip(problem.parts, found.modes, strict=True)]
-    phase = _phases(problem, modes, found.coefficients.dtype)
+    problem = with_scales_of(held, svd)
+    modes = [_in_field_unit(part, rows) for part, rows in zip(problem.parts, svd.modes, strict=True)]
+    phase = _phases(problem, modes, svd.coefficients.dtype)
     means = []
-    for part, rows, mean in zip(problem.parts, modes, found.means, strict=True):
+    for part, rows, mean in zip(problem.parts, modes, svd.means, strict=True):
         for j in np.flatnonzero(phase != 1):
             rows[j] *= np.conj(phase[j])
         if part.mask is not None:       # as the mean and every reconstruction
             rows[:, ~part.mask] = math.nan
             mean = np.where(part.mask, mean, math.nan)
         means.append(mean)
-    coefficients = found.coefficients * phase
-    total, k, n = found.total, coefficients.shape[1], problem.n or len(coefficients)
-    left = found.per_snapshot
+    coefficients = svd.coefficients * phase
+    total, k, n = svd.total, coefficients.shape[1], problem.n or len(coefficients)
+    left = svd.per_snapshot
     if left is None:
-        left = np.clip(found.energy - (np.abs(coefficients) ** 2).sum(1), 0, None)
+        left = np.clip(svd.energy - (np.abs(coefficients) ** 2).sum(1), 0, None)
     single = len(problem.parts) == 1
     run_lengths, run_times, run_unit = runs_of(problem.parts[0].source)
     shape = problem.parts[0].field.shape if single else (problem.size,)
     basis = Basis(
         modes=(modes[0] if single else np.concatenate(modes, axis=1)).reshape(k, *shape),
         singular_values=_in_ordinary_unit(
-            found.spectrum[:k] if found.singular_values is None else found.singular_values, found.power),
-        coefficients=ldexp(coefficients, found.power), mean=(means[0] if single else np.concatenate(means)).reshape(shape),
-        total_energy=ldexp(total, 2 * found.power), fields={part.name: part.field for part in problem.parts},
+            svd.spectrum[:k] if svd.singular_values is None else svd.singular_values, svd.power),
+        coefficients=ldexp(coefficients, svd.power), mean=(means[0] if single else np.concatenate(means)).reshape(shape),
+        total_energy=ldexp(total, 2 * svd.power), fields={part.name: part.field for part in problem.parts},
         inner_product=_inner_product(problem),
         scale={part.name: part.scale for part in problem.parts} if any(part.scale != 1 for part in problem.parts) else {},
         times=problem.times, time_unit=problem.time_unit or run_unit, mesh=problem.mesh, mask=_mask(problem, shape),
         labels=problem.labels, run_lengths=run_lengths, run_times=run_times,
         error_per_snapshot=np.sqrt(left / (total / n)) if total else np.zeros(n), weights=problem.weights,
-        spectrum=ldexp(found.spectrum, found.power), spectrum_complete=found.complete, floor=found.floor, method=found.method,
-        passes=passes, residual=ldexp(found.residual, 2 * found.power),
-        energies=(found.power, total, found.residual) if found.power else None)
-    return _with_least_errors(basis, found, np.abs(coefficients) ** 2)
+        spectrum=ldexp(svd.spectrum, svd.power), spectrum_complete=svd.complete, floor=svd.floor, method=svd.method,
+        passes=passes, residual=ldexp(svd.residual, 2 * svd.power),
+        energies=(svd.power, total, svd.residual) if svd.power else None)
+    return _with_least_errors(basis, svd, np.abs(coefficients) ** 2)
 
 
 def _in_field_unit(part: FieldProblem, rows: np.ndarray) -> np.ndarray:
@@ -192,14 +192,14 @@ def _mask(problem: Problem, shape: tuple[int, ...]) -> np.ndarray | None:
     return np.concatenate(masks).reshape(shape)
 
 
-def _with_least_errors(basis: Basis, found: Decomposition, squares: np.ndarray) -> Basis:
+def _with_least_errors(basis: Basis, svd: Decomposition, squares: np.ndarray) -> Basis:
     """The basis with errors of fields and snapshots that are no less than what can be told; `squares` are those of the
     coefficients, (n, k)."""
     least = max(basis.error_floor, DIFFERENCE)
-    errors = [math.hypot(x, least) for x in found.field_errors] or [basis.relative_error] * len(basis.fields)
+    errors = [math.hypot(x, least) for x in svd.field_errors] or [basis.relative_error] * len(basis.fields)
     each, n = basis.error_per_snapshot, len(squares)
-    if found.total and each is not None:
-        size = np.maximum(squares.sum(1) / (found.total / n), 1.0)
+    if svd.total and each is not None:
+        size = np.maximum(squares.sum(1) / (svd.total / n), 1.0)
         each = np.sqrt(each**2 + least**2 * size)
     return replace(basis, error_per_field=dict(zip(basis.fields, errors, strict=True)), error_per_snapshot=each)
 
@@ -212,9 +212,9 @@ def _in_ordinary_unit(singular_values: np.ndarray, power: int) -> np.ndarray:
     return values
 
 
-def with_scales_of(problem: Problem, found: Decomposition) -> Problem:
+def with_scales_of(problem: Problem, svd: Decomposition) -> Problem:
     """The problem with the scales that the route found on its way."""
-    if found.scales is None:
+    if svd.scales is None:
         return problem
-    parts = zip(problem.parts, found.scales, strict=True)
+    parts = zip(problem.parts, svd.scales, strict=True)
     return replace(problem, parts=tuple(replace(part, scale=scale) for part, scale in parts))

@@ -254,11 +254,11 @@ class Directions:
                                          "each stands for"), stacklevel=3)
         problem = self._problem(None if even else weights * ratio, None if np.isnan(times).all() else times)
         modes = [rows[:, at] for at in problem.columns]
-        found = Decomposition(self.sigma * math.sqrt(ratio), False, coefficients, modes,
-                              [self.offset[at] for at in problem.columns], self.total * ratio, residual, np.zeros(self.n),
-                              [math.nan] * len(modes) if len(modes) > 1 else [], self.error_floor, "incremental",
-                              self.sigma[:k] * math.sqrt(ratio), np.zeros(self.n), power=self.power)
-        basis = to_basis(problem, found, 1)
+        svd = Decomposition(self.sigma * math.sqrt(ratio), False, coefficients, modes,
+                            [self.offset[at] for at in problem.columns], self.total * ratio, residual, np.zeros(self.n),
+                            [math.nan] * len(modes) if len(modes) > 1 else [], self.error_floor, "incremental",
+                            self.sigma[:k] * math.sqrt(ratio), np.zeros(self.n), power=self.power)
+        basis = to_basis(problem, svd, 1)
         errors = {} if len(modes) > 1 else {next(iter(self.fields)): basis.relative_error}
         return replace(basis, error_per_snapshot=None, error_per_field=errors)
 
@@ -320,12 +320,12 @@ class Step:
 
     def largest(self, roots: np.ndarray) -> float:
         """The largest magnitude; NaN where the snapshots hold NaN or infinity."""
-        found = 0.0
+        largest = 0.0
         with np.errstate(over="ignore", invalid="ignore"):
             for at in self.held._slabs():
-                found = float(np.maximum(found, magnitude(roots[:, None] * self.z(at))))       # NaN stays
+                largest = float(np.maximum(largest, magnitude(roots[:, None] * self.z(at))))       # NaN stays
         seen = self.rows if self.held.mask is None else self.rows[:, self.held.mask]
-        return found if math.isfinite(found) or np.isfinite(seen).all() else math.nan
+        return largest if math.isfinite(largest) or np.isfinite(seen).all() else math.nan
 
 
 def _products(step: Step, at: slice) -> np.ndarray:

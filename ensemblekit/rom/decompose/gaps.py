@@ -110,9 +110,9 @@ def gappy(task: Task, decompose: Callable[[Task], Basis]) -> Basis:
         filled.append(values)
 
     def of(values: list[np.ndarray]) -> Task:
-        made = tuple(replace(part, source=ArraySource.of({part.key: v.reshape(-1, *part.field.shape)}))
-                     for part, v in zip(parts, values, strict=True))
-        return replace(task, problem=replace(held, parts=made))
+        filled = tuple(replace(part, source=ArraySource.of({part.key: v.reshape(-1, *part.field.shape)}))
+                       for part, v in zip(parts, values, strict=True))
+        return replace(task, problem=replace(held, parts=filled))
 
     basis = decompose(of(filled))
     for _ in range(STEPS):

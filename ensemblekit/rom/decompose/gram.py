@@ -91,13 +91,13 @@ class SnapshotMatrix(Protocol):
     def gives_way(self, task: Task, problem: Problem) -> bool:
         """Whether a finer route may be taken where this one's floor is reached."""
 
-    def refined(self, found: TimeVectors, rows: np.ndarray, lower: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The modes (k, size) and L that are kept, with `found.sigma` brought to what they know."""
+    def refined(self, time_vectors: TimeVectors, rows: np.ndarray, lower: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The modes (k, size) and L that are kept, with `time_vectors.sigma` brought to what they know."""
 
-    def coefficients(self, first: FirstRead, found: TimeVectors, lower: np.ndarray) -> np.ndarray:
+    def coefficients(self, first: FirstRead, time_vectors: TimeVectors, lower: np.ndarray) -> np.ndarray:
         """(n, k)."""
 
-    def field_shares(self, first: FirstRead, found: TimeVectors, coefficients: np.ndarray,
+    def field_shares(self, first: FirstRead, time_vectors: TimeVectors, coefficients: np.ndarray,
                      rows: np.ndarray) -> list[FieldShare]:
         """What the modes carry of each field."""
 
@@ -109,19 +109,19 @@ def method_of_snapshots(task: Task, matrix: SnapshotMatrix) -> Decomposition:
     """
     first = _first_read(task, matrix)
     problem = first.problem
-    found = matrix.decompose_matrices(first)
-    k = _rank(task, matrix, first, found)
-    rows = _modes(task, first, _weights_of_snapshots(problem, found, k))
+    time_vectors = matrix.decompose_matrices(first)
+    k = _rank(task, matrix, first, time_vectors)
+    rows = _modes(task, first, _weights_of_snapshots(problem, time_vectors, k))
     # eps (sigma_1 / sigma_k)^2 of orthogonality was lost on the way
     rows, lower = orthonormalised(rows, _products_with_mass(problem) if problem.sparse else None)
-    rows, lower = matrix.refined(found, rows, lower)
+    rows, lower = matrix.refined(time_vectors, rows, lower)
     k = len(rows)
-    coefficients = matrix.coefficients(first, found, lower)
-    errors = errors_of_fields(matrix.field_shares(first, found, coefficients, rows) if len(problem.parts) > 1 else [])
+    coefficients = matrix.coefficients(first, time_vectors, lower)
+    errors = errors_of_fields(matrix.field_shares(first, time_vectors, coefficients, rows) if len(problem.parts) > 1 else [])
     return Decomposition(
-        np.sort(found.sigma)[::-1][:min(problem.n or 0, problem.size)], True, coefficients, _split(rows, problem), first.means,
-        found.total, float(found.squared[k:].sum()), np.sum(first.energies, axis=0), errors, matrix.floor, matrix.name,
-        found.sigma[:k], scales=[part.scale for part in problem.parts], power=problem.power)
+        np.sort(time_vectors.sigma)[::-1][:min(problem.n or 0, problem.size)], True, coefficients, _split(rows, problem),
+        first.means, time_vectors.total, float(time_vectors.squared[k:].sum()), np.sum(first.energies, axis=0), errors,
+        matrix.floor, matrix.name, time_vectors.sigma[:k], scales=[part.scale for part in problem.parts], power=problem.power)
 
 
 def _first_read(task: Task, matrix: SnapshotMatrix) -> FirstRead:
@@ -145,26 +145,26 @@ def _first_read(task: Task, matrix: SnapshotMatrix) -> FirstRead:
                      matrices, scales)
 
 
-def _rank(task: Task, matrix: SnapshotMatrix, first: FirstRead, found: TimeVectors) -> int:
+def _rank(task: Task, matrix: SnapshotMatrix, first: FirstRead, time_vectors: TimeVectors) -> int:
     """How many modes the rule takes; FloorReached where another route would tell more of them from rounding."""
-    problem, rule, sigma, total = first.problem, task.rule.in_unit(first.problem.power), found.sigma, found.total
+    problem, rule, sigma, total = first.problem, task.rule.in_unit(first.problem.power), time_vectors.sigma, time_vectors.total
     n, mean_kept = problem.n or 0, problem.unit_vector is not None
     usable = int(np.count_nonzero(sigma > matrix.floor * sigma[0])) if sigma[0] > 0 else 0
     check_fluctuation(problem, usable, sigma, first.means)
     usable = min(usable, problem.size)
-    k = rule.choose(found.squared, total, usable, n, problem.size, True)
+    k = rule.choose(time_vectors.squared, total, usable, n, problem.size, True)
     short = rule.rank is not None and k < min(rule.rank, n - mean_kept, problem.size)
     short = short or (rule.rank is None and not rule.noise and k == usable < min(n, problem.size)
-                      and float(found.squared[k:].sum()) > rule.allowed(total))
+                      and float(time_vectors.squared[k:].sum()) > rule.allowed(total))
     if matrix.gives_way(task, problem) and (short or sigma[k - 1] < WORTHWHILE * sigma[0]):
         raise FloorReached
     return k
 
 
-def _weights_of_snapshots(problem: Problem, found: TimeVectors, k: int) -> np.ndarray:
+def _weights_of_snapshots(problem: Problem, time_vectors: TimeVectors, k: int) -> np.ndarray:
     """(k, n): what each snapshot enters each mode with."""
     unit = problem.unit_vector
-    weights = (found.vectors[:, :k] / found.sigma[:k]).conj().T
+    weights = (time_vectors.vectors[:, :k] / time_vectors.sigma[:k]).conj().T
     if unit is not None:
         weights = weights - (weights @ unit)[:, None] * unit      # exact, so that a large mean leaves no trace
     return weights * problem.roots
@@ -252,25 +252,25 @@ class Gram:
     def gives_way(self, task: Task, problem: Problem) -> bool:
         return task.method == "auto" and not task.accept_floor and not problem.sparse
 
-    def refined(self, found: TimeVectors, rows: np.ndarray, lower: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def refined(self, time_vectors: TimeVectors, rows: np.ndarray, lower: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         # Rayleigh-Ritz: the modes as read know the eps (sigma_1 / sigma_k)^2 of sigma that eigenvalues lost
-        k, sigma = len(rows), found.sigma
+        k, sigma = len(rows), time_vectors.sigma
         sigma[:k] = np.linalg.svd(sigma[:k, None] * lower, compute_uv=False)
         # of eigenvalues that are rounding some are above the floor
         kept = int(np.count_nonzero(sigma[:k] > self.floor * sigma[0]))
         return rows[:kept], lower[:kept, :kept]
 
-    def coefficients(self, first: FirstRead, found: TimeVectors, lower: np.ndarray) -> np.ndarray:
-        k, sigma = len(lower), found.sigma
+    def coefficients(self, first: FirstRead, time_vectors: TimeVectors, lower: np.ndarray) -> np.ndarray:
+        k, sigma = len(lower), time_vectors.sigma
         if first.problem.weights is None:
-            return (found.vectors[:, :k] * sigma[:k]) @ lower
-        weighted = first.problem.roots[:, None] * found.vectors[:, :k]
+            return (time_vectors.vectors[:, :k] * sigma[:k]) @ lower
+        weighted = first.problem.roots[:, None] * time_vectors.vectors[:, :k]
         return (np.sum(self._in_one_unit(first), axis=0) @ weighted / sigma[:k]) @ np.linalg.inv(lower).conj().T
 
-    def field_shares(self, first: FirstRead, found: TimeVectors, coefficients: np.ndarray,
+    def field_shares(self, first: FirstRead, time_vectors: TimeVectors, coefficients: np.ndarray,
                      rows: np.ndarray) -> list[FieldShare]:
         # A ≈ V Vᴴ A for the exact vectors: the error of a field is what V leaves of it
-        roots, vectors = first.problem.roots, found.vectors[:, :len(rows)]
+        roots, vectors = first.problem.roots, time_vectors.vectors[:, :len(rows)]
         shares = []
         for at, lone in enumerate(first.lone):
             gram = first.matrices[at] if lone else first.matrices[at] / _squared(first.scales[at])
@@ -353,12 +353,12 @@ class SumsWork:
 
     def __call__(self, tile: Tile) -> tuple[TileSums, TileColumns]:
         energy = np.zeros(len(tile))
-        found, means = np.empty((len(self.weights), tile.values.shape[1]), self.transform.dtype), []
+        modes, means = np.empty((len(self.weights), tile.values.shape[1]), self.transform.dtype), []
         for slab in self.transform.slabs(tile, energy):
             a = slab.start - tile.at
-            found[:, a:a + slab.values.shape[1]] = self.weights @ slab.values
+            modes[:, a:a + slab.values.shape[1]] = self.weights @ slab.values
             means.append(slab.mean)
-        return {"energy": energy}, {"modes": found, "mean": np.concatenate(means)}
+        return {"energy": energy}, {"modes": modes, "mean": np.concatenate(means)}
 
 
 def orthonormalised(rows: np.ndarray, products: Callable[[np.ndarray], np.ndarray] | None = None) -> tuple[np.ndarray,

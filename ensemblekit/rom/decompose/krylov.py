@@ -60,11 +60,11 @@ def _steps(task: Task, dtype: np.dtype, accept_floor: bool) -> Decomposition | N
     with one_blas_thread():     # slabs are worked on side by side: threads of BLAS would only wait for each other
         first = first_block(_known(task, problem, dtype), n, width, unit, task.seed, dtype)
         space = KrylovSpace.empty(task, dtype)
-        found = _iterate(space, first, rank)
-        check_fluctuation(problem, int(found.sigma[0] > 0), found.sigma, space.means)
-        if not accept_floor and below_floor(found.sigma, rank, max(space.total - found.captured, 0.0), space.total, dtype):
+        pairs = _iterate(space, first, rank)
+        check_fluctuation(problem, int(pairs.sigma[0] > 0), pairs.sigma, space.means)
+        if not accept_floor and below_floor(pairs.sigma, rank, max(space.total - pairs.captured, 0.0), space.total, dtype):
             return None
-        return _decomposition(space, found)
+        return _decomposition(space, pairs)
 
 
 @dataclass(eq=False)
@@ -163,34 +163,34 @@ def _iterate(space: KrylovSpace, first: First, rank: int) -> Ritz:
     while True:
         space.step(block)
         rotated, total, steps = space.rotated, space.total, len(space.krylov_blocks)
-        found = ritz(space.gram(), rotated, rank)
-        gain = math.inf if before is None else found.captured - before
-        before = found.captured
-        left = max(total - found.captured, 0.0)
+        pairs = ritz(space.gram(), rotated, rank)
+        gain = math.inf if before is None else pairs.captured - before
+        before = pairs.captured
+        left = max(total - pairs.captured, 0.0)
         if not total:
-            return found
+            return pairs
         room = n - (unit is not None) - space.basis.shape[1]
         # residuals know nothing of what no block has met yet: they are believed where the last step found little, or the
         # sample left nothing unseen that could be among the modes
-        believed = gain <= LITTLE * left or (steps == 1 and first.unseen(rotated, unit) < found.least(rank))
-        expected = 2 * found.gain(space.basis, rotated, width - first.probes) if believed else gain
+        believed = gain <= LITTLE * left or (steps == 1 and first.unseen(rotated, unit) < pairs.least(rank))
+        expected = 2 * pairs.gain(space.basis, rotated, width - first.probes) if believed else gain
         if room <= 0 or steps >= MOST_STEPS or (steps >= plan.steps and math.isfinite(total) and (
                 min(gain, expected) <= 2 * GAIN_TOLERANCE * left or gain <= 1e-13 * total)):
-            return found
+            return pairs
         block = orthogonal(rotated[:, -block.shape[1]:], unit, space.basis)[:, :room]
 
 
-def _decomposition(space: KrylovSpace, found: Ritz) -> Decomposition:
+def _decomposition(space: KrylovSpace, pairs: Ritz) -> Decomposition:
     """The modes of all blocks, as many as the rule takes."""
     task, problem, total, n = space.task, space.task.problem, space.total, space.task.problem.n or 0
     rule = task.rule.in_unit(problem.power)
-    sigma, floor = found.sigma, floor_of(space.dtype)
-    left = max(total - found.captured, 0.0)
+    sigma, floor = pairs.sigma, floor_of(space.dtype)
+    left = max(total - pairs.captured, 0.0)
     k = max(1, int(np.count_nonzero(sigma > floor * sigma[0])))
     if not rule.counted:
         k = _chosen(rule, sigma[:k] ** 2, total, n, problem.size)
     left += float((sigma[k:] ** 2).sum())
-    sigma, mix = sigma[:k], found.mix[:, :k]
+    sigma, mix = sigma[:k], pairs.mix[:, :k]
     coefficients = space.adjoint_products @ mix
     energy = space.energy
     residual = energy - (np.abs(coefficients) ** 2).sum(1)
@@ -198,7 +198,7 @@ def _decomposition(space: KrylovSpace, found: Ritz) -> Decomposition:
     errors = errors_of_fields(shares_of_fields(problem, modes, [one @ mix for one in space.field_products], space.energies,
                                                coefficients))
     space.krylov_blocks.clear()
-    known = np.sqrt(found.values[found.values > (floor * sigma[0]) ** 2])
+    known = np.sqrt(pairs.values[pairs.values > (floor * sigma[0]) ** 2])
     spectrum = np.concatenate([sigma, known[k:]]) if len(known) > k else sigma
     return Decomposition(spectrum, False, coefficients, modes, space.means, total, left, energy, errors, floor, "randomized",
                          sigma, np.clip(residual, 0, None), [part.scale for part in problem.parts], problem.power)
@@ -219,7 +219,7 @@ def _known(task: Task, problem: Problem, dtype: np.dtype) -> Callable[[np.ndarra
     if not task.plan.sample:
         return None
     share = task.plan.sample / problem.size
-    found: list[np.ndarray] = []
+    samples: list[np.ndarray] = []
     for part in problem.parts:
         # of what is in memory the columns alone are touched; of a file about every page
         sums, columns = task.reduce_tiles(part, SampleWork(task.transform(part, dtype), share, task.seed),
@@ -229,11 +229,11 @@ def _known(task: Task, problem: Problem, dtype: np.dtype) -> Callable[[np.ndarra
         some = max(1, SAMPLE_GROUP * len(columns) // task.plan.sample)
         groups = (columns[a:a + some] for a in range(0, len(columns), some))
         roots = None if problem.weights is None else problem.roots.astype(dtype)[:, None]
-        found += task.local_engine.map(_joined, groups, roots)
-    scale = problem.size / sum(sample.shape[1] for sample in found)
+        samples += task.local_engine.map(_joined, groups, roots)
+    scale = problem.size / sum(sample.shape[1] for sample in samples)
 
     def product(block: np.ndarray) -> np.ndarray:
-        return scale * functools.reduce(operator.add, task.local_engine.map(_there_and_back, iter(found), block))
+        return scale * functools.reduce(operator.add, task.local_engine.map(_there_and_back, iter(samples), block))
     return product
 
 
@@ -273,8 +273,8 @@ def _gram_of(_: None, item: tuple[int, tuple[np.ndarray, ...]]) -> np.ndarray:
 
 def cost_in_space(problem: Problem, rule: Rule, budget: Budget) -> Plan:
     """One step where a sample of the columns makes its block, or several from random vectors where memory wants that."""
-    found = _cost(problem, rule, budget, True)
-    return found if found.sample and found.memory_bytes <= budget.memory else _cost(problem, rule, budget, False)
+    plan = _cost(problem, rule, budget, True)
+    return plan if plan.sample and plan.memory_bytes <= budget.memory else _cost(problem, rule, budget, False)
 
 
 def _cost(problem: Problem, rule: Rule, budget: Budget, once: bool) -> Plan:

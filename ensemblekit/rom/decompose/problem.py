@@ -278,14 +278,14 @@ def _sources(x: Snapshots, snapshot_axis: int | None) -> dict[str, tuple[Describ
     if isinstance(x, Mapping):
         if not x:
             raise InputError('no fields: pass one array, or a mapping such as {"U": U, "p": p}')
-        found: dict[str, tuple[DescribedSource, str]] = {}
+        sources: dict[str, tuple[DescribedSource, str]] = {}
         for name, values in x.items():
             one = _sources(values, None) if isinstance(values, SnapshotSource) else {
                 "values": (as_source(_turned(values, snapshot_axis)), "values")}
             if len(one) != 1:
                 raise InputError(f"{name!r} is a source of several fields, {sorted(one)}; name one of them")
-            found[str(name)] = next(iter(one.values()))
-        return found
+            sources[str(name)] = next(iter(one.values()))
+        return sources
     return {"values": (as_source(_turned(x, snapshot_axis)), "values")}
 
 

@@ -30,24 +30,24 @@ class Randomized:
         return "a sparse mass matrix goes with the gram route" if problem.sparse else None
 
     def cost(self, problem: Problem, rule: Rule, budget: Budget) -> Plan:
-        found = cost_in_space(problem, rule, budget)
+        plan = cost_in_space(problem, rule, budget)
         if loadable(problem) or problem.in_memory or not problem.of_one_source:
-            return found
+            return plan
         ordered = cost_in_time(problem, rule, budget)
-        fewer = (problem.nbytes > budget.memory and ordered.passes <= found.passes
+        fewer = (problem.nbytes > budget.memory and ordered.passes <= plan.passes
                  and ordered.memory_bytes <= budget.memory)
-        return ordered if problem.access == "rows" or fewer else found
+        return ordered if problem.access == "rows" or fewer else plan
 
     def decompose(self, task: Task) -> Basis:
         """In the arithmetic of the snapshots, in double precision where its floor is reached."""
         steps = subspace_iteration if task.plan.streams_in_time else block_krylov
-        found = None
+        svd = None
         if not task.accept_floor:
             narrow = np.dtype({"f": "f4", "c": "c8"}[task.accumulator_dtype.kind])
             for dtype in (narrow, task.accumulator_dtype) if task.problem.is_single else (task.accumulator_dtype,):
-                found = found or steps(task, dtype)
+                svd = svd or steps(task, dtype)
         else:
-            found = steps(task, task.accumulator_dtype, accept_floor=True)
-        if found is None:
+            svd = steps(task, task.accumulator_dtype, accept_floor=True)
+        if svd is None:
             raise FloorReached
-        return to_basis(task.problem, found, task.reads.passes)
+        return to_basis(task.problem, svd, task.reads.passes)

@@ -111,16 +111,16 @@ def _read(task: Task, parts: tuple[FieldProblem, ...], q: np.ndarray, mean: np.n
         rows = [np.asarray(values[part.name]).reshape(len(values[part.name]), -1) for part in parts]
         step = Step(parts, rows, q, mean)
         m = len(rows[0])
-        found = np.zeros((m, len(parts), len(q)), q.dtype)
+        by_part = np.zeros((m, len(parts), len(q)), q.dtype)
         energy = np.zeros((m, len(parts)))
-        for part, made, squares in task.local_engine.map(_projected, cuts, step):
-            found[:, part] += made
+        for part, projection, squares in task.local_engine.map(_projected, cuts, step):
+            by_part[:, part] += projection
             energy[:, part] += squares
         if roots is not None and rotated is not None:
-            weighted = (found.sum(1) * (roots[at:at + m, None] ** 2)).conj().T
+            weighted = (by_part.sum(1) * (roots[at:at + m, None] ** 2)).conj().T
             for _ in task.local_engine.map(_added, cuts, (step, weighted, rotated)):
                 pass
-        products.append(found)
+        products.append(by_part)
         energies.append(energy)
         at += m
     return Read(np.concatenate(products), np.concatenate(energies), rotated)
@@ -137,9 +137,9 @@ class Step:
 
     def values(self, cut: Cut) -> np.ndarray:
         """(m, width): about the mean, times the roots of the inner product."""
-        found = self.rows[cut.part][:, cut.own] - self.mean[cut.joined]
+        deviations = self.rows[cut.part][:, cut.own] - self.mean[cut.joined]
         factors = self.parts[cut.part].factors
-        return found if factors is None else np.where(factors[cut.own] > 0, found * factors[cut.own], 0)
+        return deviations if factors is None else np.where(factors[cut.own] > 0, deviations * factors[cut.own], 0)
 
 
 def _projected(step: Step, cut: Cut) -> tuple[int, np.ndarray, np.ndarray]:

@@ -69,11 +69,11 @@ class StepWork:
         energy, means, mean_offset = np.zeros(n), [], 0.0
         # one column more, for the energies
         block = np.hstack([self.block, np.zeros((n, 1), self.block.dtype)])
-        found = np.empty((tile.values.shape[1], width + 1), self.transform.dtype)
+        products = np.empty((tile.values.shape[1], width + 1), self.transform.dtype)
         total = np.zeros((n, width + 1), np.result_type(self.transform.dtype, np.float64))
         for slab in self.transform.slabs(tile, energy):
             a = slab.start - tile.at
-            part = found[a:a + slab.values.shape[1]]
+            part = products[a:a + slab.values.shape[1]]
             np.matmul(adjoint(slab.values), block, out=part)
             if slab.mean_offset is not None:
                 part[:, width] = slab.mean_offset
@@ -82,7 +82,7 @@ class StepWork:
             means.append(slab.mean)
         energy += mean_offset - 2 * total[:, width].real
         return ({"next": total[:, :width], "energy": energy, "mean_offset": np.array(mean_offset)},
-                {"adjoint": found[:, :width], "mean": np.concatenate(means)})
+                {"adjoint": products[:, :width], "mean": np.concatenate(means)})
 
 
 @dataclass(frozen=True, eq=False)

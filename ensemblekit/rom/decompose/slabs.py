@@ -106,20 +106,20 @@ class RowTransform:
 
     def _largest(self, tile: Tile) -> float:
         """The largest magnitude in the rows of a tile; NaN where numbers of its own are NaN or infinite."""
-        found = self._magnitude(tile)
-        if found == 0 and self.factors is not None:     # the weights may have made nothing of it
+        largest = self._magnitude(tile)
+        if largest == 0 and self.factors is not None:     # the weights may have made nothing of it
             return math.ulp(0.0) if replace(self, factors=(self.factors > 0) * 1.0)._magnitude(tile) > 0 else 0.0
-        if math.isinf(found):
+        if math.isinf(largest):
             used = slice(None) if self.factors is None else self.factors[tile.at:tile.at + tile.values.shape[1]] > 0
             return math.inf if np.isfinite(tile.values[:, used]).all() else math.nan
-        return found
+        return largest
 
     def _magnitude(self, tile: Tile) -> float:
-        found = 0.0
+        largest = 0.0
         with np.errstate(over="ignore", invalid="ignore"):
             for slab in replace(self, one_pass=False)._each(tile, np.zeros(len(tile))):
-                found = float(np.maximum(found, magnitude(slab.values)))        # NaN stays
-        return found
+                largest = float(np.maximum(largest, magnitude(slab.values)))        # NaN stays
+        return largest
 
     def _in_one_look(self, values: np.ndarray, factors: np.ndarray, out: np.ndarray,
                      energy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

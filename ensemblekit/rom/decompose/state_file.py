@@ -133,10 +133,10 @@ def _nobody() -> None:
 def _identity(path: str) -> tuple[int, int, int] | None:
     """What tells whether a file was replaced; None where there is none."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _keep_all() -> None:

@@ -168,11 +168,11 @@ class StreamSettings:
         """What the fields of a first block (m, size) are divided by; none of a single field that nobody gave one for."""
         if len(fields) == 1 and not self.scale:
             return {}
-        given, found, start = self.scale or {}, {}, 0
+        given, scales, start = self.scale or {}, {}, 0
         for name, field in fields.items():
-            found[name] = float(given[name]) if name in given else _std(rows[:, start:start + field.size])
+            scales[name] = float(given[name]) if name in given else _std(rows[:, start:start + field.size])
             start += field.size
-        return found
+        return scales
 
     def factors(self, fields: Fields, scales: Mapping[str, float], mask: np.ndarray | None, power: int) -> np.ndarray | None:
         """(size,) what columns are multiplied with: root of the weight by the scale, in units of 2**power, 0 where masked;

@@ -115,8 +115,8 @@ def _check_shapes(held: Directions) -> None:
     """Raise ValueError where the arrays of a state do not fit each other."""
     size, k = sum(field.size for field in held.fields.values()), len(held.sigma)
     times, weights = np.concatenate(held.times), np.concatenate(held.weights)
-    found = [held.modes, held.mean, held.shift, held.sigma, held.coefficients.values(), times, weights]
-    shapes = [np.asarray(x).shape for x in found]
+    arrays = [held.modes, held.mean, held.shift, held.sigma, held.coefficients.values(), times, weights]
+    shapes = [np.asarray(x).shape for x in arrays]
     wanted = [(k, size), (size,), (size,), (k,), (len(times), k), (len(times),), (len(times),)]
     if held.mask is not None:
         shapes, wanted = [*shapes, held.mask.shape], [*wanted, (size,)]

@@ -58,16 +58,16 @@ class Tsqr:
     def gives_way(self, task: Task, problem: Problem) -> bool:
         return False
 
-    def refined(self, found: TimeVectors, rows: np.ndarray, lower: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def refined(self, time_vectors: TimeVectors, rows: np.ndarray, lower: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return rows, lower
 
-    def coefficients(self, first: FirstRead, found: TimeVectors, lower: np.ndarray) -> np.ndarray:
+    def coefficients(self, first: FirstRead, time_vectors: TimeVectors, lower: np.ndarray) -> np.ndarray:
         k, roots = len(lower), first.problem.roots
         if (roots == 0).any():
             raise InputError('snapshots of weight 0 do not go with method="tsqr"; leave them out, or use method="gram"')
-        return (found.vectors[:, :k] * found.sigma[:k]) @ lower / roots[:, None]
+        return (time_vectors.vectors[:, :k] * time_vectors.sigma[:k]) @ lower / roots[:, None]
 
-    def field_shares(self, first: FirstRead, found: TimeVectors, coefficients: np.ndarray,
+    def field_shares(self, first: FirstRead, time_vectors: TimeVectors, coefficients: np.ndarray,
                      rows: np.ndarray) -> list[FieldShare]:
         roots = first.problem.roots
         c = roots[:, None] * coefficients

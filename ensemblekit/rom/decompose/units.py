@@ -49,12 +49,12 @@ class Unit:
         low, high = RANGE[single]
         if low <= energy <= high or (self.fixed and energy < low):
             return
-        found = largest()       # squares of complex numbers that are too large are NaN, as is the energy where there are gaps
-        if not found or math.isnan(found) or (math.isnan(energy) and found < high**0.5):
+        peak = largest()       # squares of complex numbers that are too large are NaN, as is the energy where there are gaps
+        if not peak or math.isnan(peak) or (math.isnan(energy) and peak < high**0.5):
             return
         # no more at a time than keeps what columns are multiplied with a number of the arithmetic
         most = 120 if single else 1000
-        step = math.frexp(found)[1] if math.isfinite(found) else most
+        step = math.frexp(peak)[1] if math.isfinite(peak) else most
         raise OutOfRange(self.power + min(max(step, -most), most), self.field, share)
 
 

@@ -110,20 +110,20 @@ def held(path: str, arrays: Mapping[str, np.ndarray], options: Options, axis: in
                   if name in numeric and numeric[name].size == max(numeric[name].shape)), None)
     spaces = {name: x for name, x in numeric.items() if not (name in TIME_NAMES and times is not None)}
     names = chosen(options.fields, spaces, path)
-    found = {name: along(axis, spaces[name], path) for name in names}
+    candidates = {name: along(axis, spaces[name], path) for name in names}
     if times is not None and options.fields is None:
-        fitting = {name: x for name, x in found.items() if len(x) == len(times)}
-        found = fitting or found
-    n = len(max(found.values(), key=lambda x: x.size))
+        fitting = {name: x for name, x in candidates.items() if len(x) == len(times)}
+        candidates = fitting or candidates
+    n = len(max(candidates.values(), key=lambda x: x.size))
     if options.fields is None:
-        found = {name: x for name, x in found.items() if len(x) == n}
-    counts = {name: len(x) for name, x in found.items()}
+        candidates = {name: x for name, x in candidates.items() if len(x) == n}
+    counts = {name: len(x) for name, x in candidates.items()}
     if len(set(counts.values())) > 1:
         raise InputError(f"{path}: the fields differ in their number of snapshots along axis {axis}: {counts}")
     if times is not None and len(times) != n:
         times = None
-    fields = {name: Field(x.shape[1:], x.dtype.newbyteorder("=")) for name, x in found.items()}
-    return Held(path, fields, n, times, "", partial(of, found))
+    fields = {name: Field(x.shape[1:], x.dtype.newbyteorder("=")) for name, x in candidates.items()}
+    return Held(path, fields, n, times, "", partial(of, candidates))
 
 
 def of(arrays: Mapping[str, np.ndarray], path: str, name: str) -> np.ndarray:

@@ -31,12 +31,12 @@ def seconds_in(unit: str) -> float | None:
 
 def epoch_seconds(epoch: str) -> tuple[float, str] | None:
     """The instant that times are counted from, in seconds on its calendar, and the calendar; None where it is no date."""
-    found = DATE.match(epoch)
-    if found is None:
+    match = DATE.match(epoch)
+    if match is None:
         return None
-    year, month, day = (int(x) for x in found.group(1, 2, 3))
-    hour, minute, second = (float(x or 0) for x in found.group(4, 5, 6))
-    words = found.group(7).split()
+    year, month, day = (int(x) for x in match.group(1, 2, 3))
+    hour, minute, second = (float(x or 0) for x in match.group(4, 5, 6))
+    words = match.group(7).split()
     calendar = words.pop() if words and words[-1].lower() in CALENDARS else ""
     shift = 0.0
     for word in words:
@@ -75,38 +75,38 @@ def on_one_clock(readers: Sequence[Reader]) -> list[np.ndarray | None]:
     """
     first = readers[0]
     unit, epoch = first.time_unit, epoch_of(first)
-    found: list[np.ndarray | None] = []
+    converted: list[np.ndarray | None] = []
     for reader in readers:
         times = None if reader.times is None else np.asarray(reader.times, np.float64)
-        mine, since = reader.time_unit, epoch_of(reader)
-        if times is not None and first.times is not None and (mine, since) != (unit, epoch):
-            times = _moved(times, reader.path, first.path, (mine, since), (unit, epoch))
-        found.append(times)
-    return found
+        own_unit, since = reader.time_unit, epoch_of(reader)
+        if times is not None and first.times is not None and (own_unit, since) != (unit, epoch):
+            times = _moved(times, reader.path, first.path, (own_unit, since), (unit, epoch))
+        converted.append(times)
+    return converted
 
 
-def _moved(times: np.ndarray, path: str, first: str, mine: tuple[str, str], wanted: tuple[str, str]) -> np.ndarray:
-    a, b = seconds_in(mine[0]), seconds_in(wanted[0])
-    start, zero = epoch_seconds(mine[1]), epoch_seconds(wanted[1])
-    factor = 1.0 if mine[0] == wanted[0] else None if a is None or b is None else a / b
+def _moved(times: np.ndarray, path: str, first: str, own: tuple[str, str], wanted: tuple[str, str]) -> np.ndarray:
+    a, b = seconds_in(own[0]), seconds_in(wanted[0])
+    start, zero = epoch_seconds(own[1]), epoch_seconds(wanted[1])
+    factor = 1.0 if own[0] == wanted[0] else None if a is None or b is None else a / b
     if factor is not None and start is not None and zero is not None and not _alike(start[1], zero[1]):
-        by_date = _by_date(times, mine, wanted, (start[1], zero[1]))
+        by_date = _by_date(times, own, wanted, (start[1], zero[1]))
         if by_date is not None:
             warnings.warn(f"{path}: its calendar is {start[1] or 'standard'}, that of {os.path.basename(first)} is "
                           f"{zero[1] or 'standard'}: its snapshots are put at their dates, and lengths of time across a 29th "
                           "of February differ by a day", stacklevel=6)
             return by_date
-    shift: float | None = 0.0 if mine[1] == wanted[1] else None
+    shift: float | None = 0.0 if own[1] == wanted[1] else None
     if start is not None and zero is not None and b is not None and shift is None and _alike(start[1], zero[1]):
         shift = (start[0] - zero[0]) / b
     if factor is None or shift is None:
-        said, want = (f"{unit or 'no unit'}{f' since {since}' if since else ''}" for unit, since in (mine, wanted))
+        said, want = (f"{unit or 'no unit'}{f' since {since}' if since else ''}" for unit, since in (own, wanted))
         raise SnapshotFileError(path, f"counts time in {said}, {first} in {want}, and one cannot be turned into the other. Say "
                                       "the times of all snapshots with times=, or read the files one by one")
     return times * factor + shift
 
 
-def _by_date(times: np.ndarray, mine: tuple[str, str], wanted: tuple[str, str],
+def _by_date(times: np.ndarray, own: tuple[str, str], wanted: tuple[str, str],
              calendars: tuple[str, str]) -> np.ndarray | None:
     """Times of a calendar without leap days at the same dates of the ordinary one, or the other way round; None where dates
     are missing there, for other calendars, or where cftime is not installed."""
@@ -118,7 +118,7 @@ def _by_date(times: np.ndarray, mine: tuple[str, str], wanted: tuple[str, str],
     except ImportError:
         return None
     units = []
-    for (unit, epoch), calendar in zip((mine, wanted), calendars, strict=True):
+    for (unit, epoch), calendar in zip((own, wanted), calendars, strict=True):
         units.append((f"{unit} since {epoch.removesuffix(calendar).strip() if calendar else epoch}", calendar or "standard"))
     try:
         dates = cftime.num2date(times, *units[0])

@@ -121,9 +121,9 @@ def cells_of(poly: PolyMesh) -> Mesh:
     polyhedra, members = None, {}
     if len(odd):
         for i in odd:
-            mine = faces[starts[i]:starts[i + 1]]
+            subset = faces[starts[i]:starts[i + 1]]
             members[i] = np.unique(np.concatenate([poly.face_points[poly.face_offsets[f]:poly.face_offsets[f + 1]]
-                                                   for f in mine]))
+                                                   for f in subset]))
             counts[i] = len(members[i])
         own = np.zeros(n, np.int64)
         own[odd] = np.diff(starts)[odd]
@@ -137,8 +137,8 @@ def cells_of(poly: PolyMesh) -> Mesh:
     offsets = np.concatenate([[0], np.cumsum(counts)])
     connectivity = np.empty(offsets[-1], np.int64)
     for kind in (10, 12, 13, 14):
-        mine = np.flatnonzero(types == kind)
-        connectivity[offsets[mine][:, None] + np.arange(sizes[kind])] = corners[mine, :sizes[kind]]
+        subset = np.flatnonzero(types == kind)
+        connectivity[offsets[subset][:, None] + np.arange(sizes[kind])] = corners[subset, :sizes[kind]]
     for i, points in members.items():
         connectivity[offsets[i]:offsets[i + 1]] = points
     return Mesh(poly.points, connectivity, offsets, types, polyhedra, unit="m", given_volumes=poly.volumes)
@@ -206,13 +206,13 @@ def zone_cells(folder: str, zone: str) -> np.ndarray:
     names: list[str] = []
     at = file.body
     while True:
-        found = re.compile(rb"([^\s{}();]+)\s*\{\s*type\s+cellZone\s*;\s*cellLabels\s+List<label>").search(file.data, at)
-        if found is None:
+        match = re.compile(rb"([^\s{}();]+)\s*\{\s*type\s+cellZone\s*;\s*cellLabels\s+List<label>").search(file.data, at)
+        if match is None:
             raise InputError(f"{path} has no zone {zone!r}; the zones are {', '.join(names) or 'none'}")
-        cells, at = file.numbers(found.end(), file.label, 1)
-        if found.group(1).decode() == zone:
+        cells, at = file.numbers(match.end(), file.label, 1)
+        if match.group(1).decode() == zone:
             return cells.astype(np.int64)
-        names.append(found.group(1).decode())
+        names.append(match.group(1).decode())
 
 
 def patch_mesh(poly: PolyMesh, name: str) -> Mesh:

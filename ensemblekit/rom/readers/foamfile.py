@@ -56,8 +56,8 @@ class FoamFile:
         return ">" if "MSB" in self.header.get("arch", "") else "<"
 
     def _bits(self, what: str, default: int) -> int:
-        found = re.search(rf"{what}=(\d+)", self.header.get("arch", ""))
-        return int(found.group(1)) if found else default
+        match = re.search(rf"{what}=(\d+)", self.header.get("arch", ""))
+        return int(match.group(1)) if match else default
 
     # -- lists -----------------------------------------------------------------------------------------------------
 
@@ -117,9 +117,9 @@ class FoamFile:
 
     def entry(self, key: str, begin: int | None = None, end: int | None = None) -> int | None:
         """The byte behind a keyword at the start of a line or dictionary."""
-        found = re.compile(rb"(?:^|[\s{;])" + key.encode() + rb"\s").search(self.data, self.body if begin is None else begin,
+        match = re.compile(rb"(?:^|[\s{;])" + key.encode() + rb"\s").search(self.data, self.body if begin is None else begin,
                                                                        len(self.data) if end is None else end)
-        return found.end() if found else None
+        return match.end() if match else None
 
     def values(self, at: int, components: int, n: int) -> np.ndarray:
         """What follows a keyword: "uniform x;" or "nonuniform List<..> ..." as (n,) or (n, components) float."""
@@ -142,13 +142,13 @@ class FoamFile:
     def dimensions(self) -> str:
         """As H5MD writes units: "[0 1 -1 0 0 0 0]" is "m s-1"; "" where there are none."""
         at = self.entry("dimensions")
-        found = re.compile(rb"\s*\[([^\]]*)\]").match(self.data, at) if at is not None else None
-        if found is None:
+        match = re.compile(rb"\s*\[([^\]]*)\]").match(self.data, at) if at is not None else None
+        if match is None:
             return ""
         try:
-            powers = [float(x) for x in found.group(1).split()]
+            powers = [float(x) for x in match.group(1).split()]
         except ValueError:          # named units, "[m s^-1]"
-            words = found.group(1).decode("ascii", "replace").replace("^", "").replace("*", " ").split()
+            words = match.group(1).decode("ascii", "replace").replace("^", "").replace("*", " ").split()
             return " ".join(words)
         return " ".join(name + ("" if p == 1 else f"{p:g}") for name, p in zip(BASE_UNITS, powers, strict=False) if p)
 
@@ -158,17 +158,17 @@ class FoamFile:
         depth, at = 1, start
         token = re.compile(rb"[{}]|nonuniform\s+List<(\w+)>\s*(\d+)\s*\(")
         while depth:
-            found = token.search(self.data, at)
-            if found is None:
+            match = token.search(self.data, at)
+            if match is None:
                 raise self.wrong("is cut short: a dictionary has no end")
-            at = found.end()
-            if found.group(1) is not None:
+            at = match.end()
+            if match.group(1) is not None:
                 if self.binary:         # raw bytes may look like braces
-                    kind = found.group(1).decode()
+                    kind = match.group(1).decode()
                     size = self.label.itemsize if kind == "label" else self.scalar.itemsize * COMPONENTS.get(kind, 1)
-                    at += int(found.group(2)) * size
+                    at += int(match.group(2)) * size
             else:
-                depth += 1 if found.group() == b"{" else -1
+                depth += 1 if match.group() == b"{" else -1
         return start, at - 1
 
     def wrong(self, problem: str) -> SnapshotFileError:
@@ -188,10 +188,10 @@ def numbers_in(data: bytes, start: int, stop: int, count: int) -> np.ndarray:
         return np.zeros(0)
     text = np.frombuffer(data, np.uint8, stop - start, start)
     values, odd = np.empty(count), np.empty((count, 3), np.int64)
-    found, strange = kernels.parse_numbers(text, values, odd)
+    n_parsed, strange = kernels.parse_numbers(text, values, odd)
     for k, first, last in odd[:strange]:
         values[k] = float(data[start + first:start + last])
-    return values[:found] if found <= count else np.append(values, 0.0)
+    return values[:n_parsed] if n_parsed <= count else np.append(values, 0.0)
 
 
 def there(path: str) -> bool:
@@ -205,10 +205,10 @@ def on_disk(path: str) -> tuple[str, int | None]:
     "processors4" (in OpenFOAM 5 plain "processors") holds the files of four processors, those of each as a block of one file.
     Here the folder of one of them is called "processors4#2", so that everything below reads as it does in "processor2".
     """
-    found = re.search(r"(processors\d*(?:_\d+-\d+)?)#(\d+)(?=/|\\|\Z)", path)
-    if found is None:
+    match = re.search(r"(processors\d*(?:_\d+-\d+)?)#(\d+)(?=/|\\|\Z)", path)
+    if match is None:
         return path, None
-    return path[:found.end(1)] + path[found.end(2):], int(found.group(2))
+    return path[:match.end(1)] + path[match.end(2):], int(match.group(2))
 
 
 def load(path: str, head: int | None = None) -> FoamFile:
@@ -226,25 +226,25 @@ def load(path: str, head: int | None = None) -> FoamFile:
         raise SnapshotFileError(path, "is missing") from error
     except (OSError, EOFError, zlib.error) as error:
         raise SnapshotFileError(name, f"cannot be read, or is cut short ({error})") from error
-    found = _header(data)
-    if found is None:
+    header = _header(data)
+    if header is None:
         raise SnapshotFileError(name, "has no FoamFile header: it is no OpenFOAM file, or is cut short")
-    return FoamFile(name, data, *found)
+    return FoamFile(name, data, *header)
 
 
 def _header(data: bytes) -> tuple[int, dict[str, str]] | None:
     """(first byte after the header, what it says)."""
     plain = _STRING_OR_COMMENT.sub(_blank, bytes(data[:1 << 14]))        # as long as before: comments may hold braces and words
-    found = re.compile(rb"FoamFile\s*\{(.*?)\}", re.S).search(plain)
-    if found is None:
+    match = re.compile(rb"FoamFile\s*\{(.*?)\}", re.S).search(plain)
+    if match is None:
         return None
-    text = found.group(1).decode("utf-8", "replace")
-    return found.end(), {key: value.strip().strip('"') for key, value in re.findall(r"(\w+)\s+(\"[^\"]*\"|[^;]*);", text)}
+    text = match.group(1).decode("utf-8", "replace")
+    return match.end(), {key: value.strip().strip('"') for key, value in re.findall(r"(\w+)\s+(\"[^\"]*\"|[^;]*);", text)}
 
 
-def _blank(found: re.Match[bytes]) -> bytes:
+def _blank(match: re.Match[bytes]) -> bytes:
     """A comment as blanks, a string without the braces in it."""
-    text = found.group()
+    text = match.group()
     return text.translate(_BRACES) if text.startswith(b'"') else b" " * len(text)
 
 
@@ -268,10 +268,10 @@ def _blocks(name: str, file: IO[bytes]) -> tuple[dict[str, str], Iterator[tuple[
     def places(at: int) -> Iterator[tuple[int, int]]:
         while True:
             file.seek(at)
-            found = begin.match(file.read(1 << 12))
-            if found is None:
+            match = begin.match(file.read(1 << 12))
+            if match is None:
                 return
-            size, start = int(found.group(1)), at + found.end()
+            size, start = int(match.group(1)), at + match.end()
             yield start, size
             at = start + size + 1
 

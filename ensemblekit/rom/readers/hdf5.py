@@ -104,7 +104,7 @@ class AlongAxis:
         return None
 
     def read(self, names: Sequence[str], rows: range, tile: slice | None = None) -> dict[str, np.ndarray]:
-        found = {}
+        arrays = {}
         with opened(self.path, self.external) as f:
             f._look.asked = True
             for name in names:
@@ -115,5 +115,5 @@ class AlongAxis:
                 values = np.moveaxis(values, self.axes[name], 0)
                 if self.turned:
                     values = values.transpose(0, *range(values.ndim - 1, 0, -1))
-                found[name] = values.astype(self.fields[name].dtype, copy=False)
-        return found
+                arrays[name] = values.astype(self.fields[name].dtype, copy=False)
+        return arrays

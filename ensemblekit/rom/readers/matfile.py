@@ -98,9 +98,9 @@ def _arrays(view: memoryview, most: int) -> Iterator[tuple[str, np.ndarray]]:
                 continue
             inner = _element(body, 0, len(body), order)
             element, begin, end = inner, inner.begin, inner.end
-        found = _matrix(body, begin, end, order) if element.kind == MATRIX else None
-        if found is not None and found[0]:      # the workspace of functions has no name
-            yield found
+        variable = _matrix(body, begin, end, order) if element.kind == MATRIX else None
+        if variable is not None and variable[0]:      # the workspace of functions has no name
+            yield variable
 
 
 def _element(view: memoryview, at: int, end: int, order: str, packed: bool = False) -> Element:

@@ -47,15 +47,15 @@ class Header:
     @property
     def blocks(self) -> dict[str, int]:
         """What follows the element map, in order: name -> components. "X" is coordinates."""
-        found: dict[str, int] = {}
+        components: dict[str, int] = {}
         for letter in re.findall(r"[XUPT]|S\d{2}", self.contents):
             if letter in "XU":
-                found[letter] = self.dimension
+                components[letter] = self.dimension
             elif letter in "PT":
-                found[letter] = 1
+                components[letter] = 1
             else:
-                found |= {f"S{k:02d}": 1 for k in range(1, int(letter[1:]) + 1)}
-        return found
+                components |= {f"S{k:02d}": 1 for k in range(1, int(letter[1:]) + 1)}
+        return components
 
 
 def read_header(path: str) -> Header:
@@ -142,7 +142,7 @@ def blocks_of(path: str, names: Sequence[str]) -> dict[str, np.ndarray]:
     """(points,) or (points, dimension) of each block, elements in their global order whatever their order in the file."""
     header = read_header(path)
     order = ">" if header.big else "<"
-    size, found = header.per_element, {}
+    size, blocks = header.per_element, {}
     with open(path, "rb") as file:
         file.seek(HEADER + 4)
         numbers = np.frombuffer(file.read(4 * header.elements), f"{order}i4")
@@ -156,9 +156,9 @@ def blocks_of(path: str, names: Sequence[str]) -> dict[str, np.ndarray]:
                 if len(values) < count:
                     raise SnapshotFileError(path, "is cut short")
                 values = values.astype(f"f{header.word}").reshape(header.elements, components, size)[order_of]
-                found[block] = values.transpose(0, 2, 1).reshape((-1,) if components == 1 else (-1, components))
+                blocks[block] = values.transpose(0, 2, 1).reshape((-1,) if components == 1 else (-1, components))
             start += count * header.word
-    return found
+    return blocks
 
 
 def open_nek(paths: Sequence[str], options: Options) -> NekFiles:

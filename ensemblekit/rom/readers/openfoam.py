@@ -87,20 +87,20 @@ class FoamCase:
             return joined([patch_mesh(read_poly_mesh(self.poly_mesh(f)), self.patch) for f in self.folders]).with_fields(on)
         whole = self.poly_mesh(self.path)
         if self.order is not None and there(os.path.join(whole, "owner")):
-            made = cells_of(read_poly_mesh(whole))
+            mesh = cells_of(read_poly_mesh(whole))
         else:
-            made = joined([cells_of(read_poly_mesh(self.poly_mesh(folder))) for folder in self.folders])
+            mesh = joined([cells_of(read_poly_mesh(self.poly_mesh(folder))) for folder in self.folders])
             if self.order is not None:
-                made = taken(made, self.order)
+                mesh = taken(mesh, self.order)
         if self._zone is not None:
-            made = taken(made, self._zone)
-        return made.with_fields(on)
+            mesh = taken(mesh, self._zone)
+        return mesh.with_fields(on)
 
     def mesh(self) -> Mesh:
         return self._mesh
 
     def read(self, names: Sequence[str], rows: range, tile: slice | None = None) -> dict[str, np.ndarray]:
-        found = {name: np.empty((len(rows), *self.fields[name].shape), self.fields[name].dtype) for name in names}
+        arrays = {name: np.empty((len(rows), *self.fields[name].shape), self.fields[name].dtype) for name in names}
         for k, row in enumerate(rows):
             for name in names:
                 parts = [self._values(os.path.join(folder, self.labels[row], self.region or "", name), name, n, folder)
@@ -110,8 +110,8 @@ class FoamCase:
                     values = values[:, SYMMETRIC]
                 if self.order is not None and self.patch is None:
                     values = values[self.order]
-                found[name][k] = values if self._zone is None else values[self._zone]
-        return found
+                arrays[name][k] = values if self._zone is None else values[self._zone]
+        return arrays
 
     def _values(self, path: str, name: str, n: int, folder: str) -> np.ndarray:
         if not there(path):
@@ -160,10 +160,10 @@ class FoamCase:
 
 
 def components_of(file: FoamFile) -> int:
-    found = VOLUME_FIELD.match(file.kind)
-    if found is None:
+    match = VOLUME_FIELD.match(file.kind)
+    if match is None:
         raise file.wrong(f"is a {file.kind or 'file without class'}, no field on cells")
-    word = found.group(1)
+    word = match.group(1)
     return COMPONENTS[word[0].lower() + word[1:]]
 
 
@@ -213,10 +213,10 @@ def open_foam(path: str, options: Options) -> FoamCase:
             raise InputError(f"{mesh_folder} has no patch {options.patch!r}; the patches are "
                              f"{', '.join(p.name for p in patches) or 'none'}")
     order = _cell_order(folders, options.region) if folders != (case,) else None
-    made = FoamCase(case, folders, tuple(names), tuple(labels), {}, options.region, options.patch, options.zone, order)
-    count = sum(made._counts) if made._zone is None else len(made._zone)
+    reader = FoamCase(case, folders, tuple(names), tuple(labels), {}, options.region, options.patch, options.zone, order)
+    count = sum(reader._counts) if reader._zone is None else len(reader._zone)
     if options.patch is not None and count == 0:
-        every = dict.fromkeys(p.name for f in folders for p in read_patches(made.poly_mesh(f)) if p.kind not in CONSTRAINTS)
+        every = dict.fromkeys(p.name for f in folders for p in read_patches(reader.poly_mesh(f)) if p.kind not in CONSTRAINTS)
         raise InputError(f"patch {options.patch!r} has no faces; the patches are {', '.join(every) or 'none'}")
     fields = {}
     for name in names:
@@ -230,11 +230,12 @@ def open_foam(path: str, options: Options) -> FoamCase:
 def _decomposed(case: str) -> list[tuple[str, ...]]:
     """The folders of the processors: "processor0", "processor1", ...; or the blocks of "processors4", of "processors4_0-1" and
     "processors4_2-3", or of "processors" (the collated format)."""
-    found = []
+    folders = []
     names = os.listdir(case)
     single = [name for name in names if re.fullmatch(r"processor\d+", name)]
     if single:
-        found.append(tuple(os.path.join(case, name) for name in sorted(single, key=lambda n: int(n.removeprefix("processor")))))
+        folders.append(tuple(os.path.join(case, name)
+                             for name in sorted(single, key=lambda n: int(n.removeprefix("processor")))))
     collated: dict[int, list[tuple[int, int, str]]] = {}
     for name in names:
         match = re.fullmatch(r"processors(\d+)(?:_(\d+)-(\d+))?", name)
@@ -247,12 +248,12 @@ def _decomposed(case: str) -> list[tuple[str, ...]]:
         if len(parts) != n:
             raise SnapshotFileError(case, f"is decomposed for {n} processors, and {', '.join(g[2] for g in sorted(groups))} "
                                           f"hold {len(parts)}")
-        found.append(tuple(parts))
+        folders.append(tuple(parts))
     if "processors" in names:       # as OpenFOAM 5 called it: how many there are its files say
         whole = os.path.join(case, "processors")
         owners = sorted(glob.glob(os.path.join(glob.escape(whole), "constant", "**", "polyMesh", "owner"), recursive=True))
-        found.append(tuple(f"{whole}#{k}" for k in range(count_blocks(owners[0]) if owners else 0)))
-    return [parts for parts in found if parts]
+        folders.append(tuple(f"{whole}#{k}" for k in range(count_blocks(owners[0]) if owners else 0)))
+    return [parts for parts in folders if parts]
 
 
 def _with_fields(case: str, labels: list[str], options: Options) -> tuple[list[str], list[str]]:

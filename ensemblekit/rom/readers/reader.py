@@ -107,10 +107,10 @@ def known_times(times: np.ndarray, path: str, *, stacklevel: int = 6) -> np.ndar
 
 def numbers_in_names(stems: Sequence[str]) -> np.ndarray | None:
     """The one number in which the names of a series differ, if it rises along it: steps or times."""
-    found = [NUMBER.findall(stem) for stem in stems]
-    if len(stems) < 2 or len({len(f) for f in found}) != 1 or len({NUMBER.sub("#", s) for s in stems}) != 1:
+    numbers = [NUMBER.findall(stem) for stem in stems]
+    if len(stems) < 2 or len({len(f) for f in numbers}) != 1 or len({NUMBER.sub("#", s) for s in stems}) != 1:
         return None
-    columns = [c for c in zip(*found, strict=True) if len(set(c)) > 1]
+    columns = [c for c in zip(*numbers, strict=True) if len(set(c)) > 1]
     if len(columns) != 1:
         return None
     values = np.array([float(x) for x in columns[0]])
@@ -199,11 +199,11 @@ class Held:
         return self.on
 
     def read(self, names: Sequence[str], rows: range, tile: slice | None = None) -> dict[str, np.ndarray]:
-        found = {}
+        arrays = {}
         for name in names:
             values = self.load(self.path, name)
             part = values[rows.start:rows.stop:rows.step]
             if tile is not None:
                 part = part.reshape(len(part), -1)[:, tile]
-            found[name] = np.asarray(part, self.fields[name].dtype)
-        return found
+            arrays[name] = np.asarray(part, self.fields[name].dtype)
+        return arrays

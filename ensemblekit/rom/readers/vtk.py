@@ -75,14 +75,14 @@ class VTKFiles:
         return self._mesh.with_fields({name: w.association for name, w in self.where.items()})
 
     def read(self, names: Sequence[str], rows: range, tile: slice | None = None) -> dict[str, np.ndarray]:
-        found = _empty(self.fields, names, len(rows))
+        arrays = _empty(self.fields, names, len(rows))
         for k, row in enumerate(rows):
             path = self.files[row][0]
             grid = grid_of(leaves(self.files[row], None), {n: self.where[n] for n in names}, self.options, path)
             _check(grid, path, self)
             for name in names:
-                found[name][k] = _fitting(grid.arrays[name], self.fields[name], name, path)
-        return found
+                arrays[name][k] = _fitting(grid.arrays[name], self.fields[name], name, path)
+        return arrays
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,15 +121,15 @@ class VTKSeries:
         return self._mesh.with_fields({name: w.association for name, w in self.where.items()})
 
     def read(self, names: Sequence[str], rows: range, tile: slice | None = None) -> dict[str, np.ndarray]:
-        found = _empty(self.fields, names, len(rows))
+        arrays = _empty(self.fields, names, len(rows))
         for k, row in enumerate(rows):
             where = {name: self.where[name] for name in names}
             at = f"{self.path} at time {self.instants[row]:g}" if self.steps else self.path
             grid = grid_of(leaves((self.path,), row if self.steps else None), where, self.options, at)
             _check(grid, at, self)
             for name in names:
-                found[name][k] = _fitting(grid.arrays[name], self.fields[name], name, at)
-        return found
+                arrays[name][k] = _fitting(grid.arrays[name], self.fields[name], name, at)
+        return arrays
 
 
 def _empty(fields: Mapping[str, Field], names: Sequence[str], n: int) -> dict[str, np.ndarray]:
@@ -175,9 +175,9 @@ def _open_files(files: Sequence[tuple[str, ...]], times: np.ndarray | None, opti
     where = places_of_fields(parts, options, first)
     grid = grid_of(parts, where, options, first)
     if times is None:
-        found = [time_in(group[0], _time_by_vtk) if options.timed else None for group in files]
-        if all_timed([t is not None for t in found], [group[0] for group in files], 6):
-            times = np.array(found, np.float64)
+        stamps = [time_in(group[0], _time_by_vtk) if options.timed else None for group in files]
+        if all_timed([t is not None for t in stamps], [group[0] for group in files], 6):
+            times = np.array(stamps, np.float64)
     return VTKFiles(tuple(files), {name: Field(x.shape, x.dtype.newbyteorder("=")) for name, x in grid.arrays.items()}, where,
                     options, times, grid.mesh.digest)
 

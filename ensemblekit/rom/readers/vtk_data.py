@@ -76,7 +76,7 @@ def reader_of(path: str) -> Any:
 
 def leaves(paths: Sequence[str], instant: int | None) -> list[tuple[tuple[str, ...], Any]]:
     """The data sets of one snapshot with the names of the blocks they are in."""
-    found: list[tuple[tuple[str, ...], Any]] = []
+    datasets: list[tuple[tuple[str, ...], Any]] = []
     pv = pyvista()
     for path in paths:
         check_complete(path)
@@ -101,10 +101,10 @@ def leaves(paths: Sequence[str], instant: int | None) -> list[tuple[tuple[str, .
             raise InputError(f"{path} holds an adaptive mesh ({data.GetClassName()[3:]}), whose cells are of many sizes, some "
                              "over others; bring it to one mesh (in ParaView: Resample To Image), and read that")
         name = os.path.splitext(os.path.basename(path))[0]
-        found += list(_walk(data, (name,) if len(paths) > 1 else (), pv))
-    if not found:
+        datasets += list(_walk(data, (name,) if len(paths) > 1 else (), pv))
+    if not datasets:
         raise SnapshotFileError(paths[0], "holds no data set with points")
-    return found
+    return datasets
 
 
 def knows_times(reader: Any) -> bool:
@@ -221,14 +221,14 @@ def places_of_fields(parts: Sequence[tuple[tuple[str, ...], Any]], options: Opti
 
 def _arrays(data: Any, association: str) -> Any:
     arrays, n = (data.cell_data, data.n_cells) if association == "cell" else (data.point_data, data.n_points)
-    found = {}
+    numeric = {}
     for name in arrays.keys():
         values = np.asarray(arrays[name])
         if values.dtype.kind in "biuf":
             # VTK's XDMF reader gives vectors as one long row
             long = values.ndim == 1 and n and len(values) > n and len(values) % n == 0
-            found[name] = values.reshape(n, -1) if long else values
-    return found
+            numeric[name] = values.reshape(n, -1) if long else values
+    return numeric
 
 
 def grid_of(parts: Sequence[tuple[tuple[str, ...], Any]], where: Mapping[str, Where], options: Options, path: str) -> Grid:

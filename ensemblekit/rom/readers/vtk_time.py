@@ -53,10 +53,10 @@ def _time_in_head(path: str, head: bytes, by_vtk: Callable[[str], float | None])
         code = ">d" if legacy.group(1) == b"double" else ">f"
         return float(struct.unpack_from(code, head, legacy.end())[0])
     field = re.search(rb"<FieldData\b.*?(?:</FieldData>|\Z)", head, re.DOTALL)      # not in data of points, of any name
-    found = re.search(rb"<DataArray([^>]*\bName=([\"'])(?:TimeValue|TIME)\2[^>]*)>([^<]*)", field.group()) if field else None
-    if found is None:
+    match = re.search(rb"<DataArray([^>]*\bName=([\"'])(?:TimeValue|TIME)\2[^>]*)>([^<]*)", field.group()) if field else None
+    if match is None:
         return None
-    where, content = _attributes(found.group(1)), found.group(3)
+    where, content = _attributes(match.group(1)), match.group(3)
     if where.get(b"format") == b"ascii":
         numbers = content.split(None, 1)
         return float(numbers[0]) if numbers else None

@@ -54,11 +54,11 @@ def check_complete(path: str) -> None:
         file.seek(0)
         text = file.read()
     count, last = 0, None
-    for found in LEGACY.finditer(text):
-        if found["data"]:
-            count = int(found["n"])
+    for match in LEGACY.finditer(text):
+        if match["data"]:
+            count = int(match["n"])
         else:
-            last = (found.end(), int(found["components"]) * int(found["tuples"]) if found["components"] else
-                    count * (WIDTHS.get(found["kind"]) or int(found["width"] or 1)))
+            last = (match.end(), int(match["components"]) * int(match["tuples"]) if match["components"] else
+                    count * (WIDTHS.get(match["kind"]) or int(match["width"] or 1)))
     if last is not None and len(text[last[0]:].split(None, last[1])) < last[1]:
         raise SnapshotFileError(path, f"is cut short: its last array has less than its {last[1]} numbers")

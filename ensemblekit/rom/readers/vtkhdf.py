@@ -56,7 +56,7 @@ class VTKHDF:
         return self.on
 
     def read(self, names: Sequence[str], rows: range, tile: slice | None = None) -> dict[str, np.ndarray]:
-        found = {}
+        arrays = {}
         with opened(self.path, self.options.external) as f:
             f._look.asked = True
             for name in names:
@@ -72,8 +72,8 @@ class VTKHDF:
                         if len(part) < field.shape[0]:
                             raise SnapshotFileError(self.path, f"step {row} of {name!r} is cut short")
                         values[k] = part
-                found[name] = values
-        return found
+                arrays[name] = values
+        return arrays
 
 
 def open_vtkhdf(path: str, options: Options) -> VTKHDF | None:
@@ -222,10 +222,10 @@ def _surface(root: Any, steps: Any, path: str, step: int) -> Mesh:
             continue
         at = int(steps["CellOffsets"][step][column]) + first if steps is not None and "CellOffsets" in steps else first
         ids = int(steps["ConnectivityIdOffsets"][step][column]) if steps is not None and "ConnectivityIdOffsets" in steps else 0
-        mine = group["Offsets"][at:at + m + 1].astype(np.int64)
-        connectivity.append(group["Connectivity"][ids:ids + int(mine[-1])].astype(np.int64))
-        offsets.append(mine[1:] + int(offsets[-1][-1]))
-        sizes = np.diff(mine)
+        ends = group["Offsets"][at:at + m + 1].astype(np.int64)
+        connectivity.append(group["Connectivity"][ids:ids + int(ends[-1])].astype(np.int64))
+        offsets.append(ends[1:] + int(offsets[-1][-1]))
+        sizes = np.diff(ends)
         types.append({"Vertices": np.where(sizes == 1, VERTEX, 2), "Lines": np.where(sizes == 2, LINE, POLY_LINE),
                       "Polygons": np.where(sizes == 3, TRIANGLE, np.where(sizes == 4, QUAD, POLYGON)),
                       "Strips": np.full(m, TRIANGLE_STRIP)}[name])

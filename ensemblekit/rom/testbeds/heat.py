@@ -61,8 +61,8 @@ class Heat:
         """Sine amplitudes of a recorded field (or several, the last axes being the field's)."""
         k = np.arange(1, self.cells)
         sines = 2 / self.cells * np.sin(np.pi * np.outer(k, self.x))
-        found = temperature @ sines.T
-        return found if self.dimensions == 1 else np.swapaxes(np.swapaxes(found, -1, -2) @ sines.T, -1, -2)
+        amplitudes = temperature @ sines.T
+        return amplitudes if self.dimensions == 1 else np.swapaxes(np.swapaxes(amplitudes, -1, -2) @ sines.T, -1, -2)
 
     def exact(self, time: float) -> np.ndarray:
         """The field at a time by its sine modes, each decayed at the rate of the equation."""

@@ -79,9 +79,9 @@ class Kolmogorov:
             if not np.isfinite(u).all():
                 raise InputError(f"the flow blew up at time {time:g}: a step of {self.step:g} is too long for "
                                  f"{self.cells} cells at Reynolds number {self.reynolds:g}; pass a shorter step=")
-            found = state.budget(u)
-            yield FlowSnapshot(time, {"velocity": u.astype(np.float32), "input": found.input,
-                                      "dissipation": found.dissipation})
+            budget = state.budget(u)
+            yield FlowSnapshot(time, {"velocity": u.astype(np.float32), "input": budget.input,
+                                      "dissipation": budget.dissipation})
 
 
 def kolmogorov_flow(reynolds: float = 40.0, *, cells: int = 64, waves: int = 4, step: float | None = None,
