@@ -103,6 +103,13 @@ class Data(Result):
                        bounds=tuple(turned[one] for one in self.bounds))
 
 
+def _no_bound(word: str, where: str) -> Literal[""]:
+    """No bound, of an empty word. Raises InputError for any other."""
+    if word:
+        raise InputError(f'{where}: a bound is "", "upper" or "lower"; got {word!r}')
+    return ""
+
+
 def _parsed(text: str, name: str, kind: str, unit: str) -> Data:
     bound: Bound = ""
     power = 6.0
@@ -132,7 +139,10 @@ def _parsed(text: str, name: str, kind: str, unit: str) -> Data:
     places = {key: head.index(key) for key in head} if head else {"label": 0, "value": 1, "sigma": 2}
     if "value" not in places or "sigma" not in places:
         raise InputError(f"{name}: a head names label, value and sigma; got {', '.join(head)}")
-    values, sigma, labels, bounds = [], [], [], []
+    values: list[float] = []
+    sigma: list[float] = []
+    labels: list[str] = []
+    bounds: list[Bound] = []
     for number, words in rows:
         try:
             values.append(float(words[places["value"]]))
@@ -141,7 +151,7 @@ def _parsed(text: str, name: str, kind: str, unit: str) -> Data:
             raise InputError(f"{name}, line {number}: label, value and sigma are wanted; got {' '.join(words)!r}") from error
         labels.append(words[places["label"]] if "label" in places else str(len(labels)))
         own = words[places["bound"]].lower() if "bound" in places and places["bound"] < len(words) else bound
-        bounds.append(own)
+        bounds.append("upper" if own == "upper" else "lower" if own == "lower" else _no_bound(own, f"{name}, line {number}"))
     profile = kind == "SAXS" or (not kind and not head and all(_is_number(one) for one in labels))
     q = None
     if profile:

@@ -195,7 +195,7 @@ def best_rotation(work, turn):
             size = abs(cofactor(work, k, k))
             if size > largest:
                 largest = size
-                column = k
+                column = np.int64(k)
         for k in range(4):
             work[37 + k] = cofactor(work, k, column)
         rotation_from(work[37], work[38], work[39], work[40], work)

@@ -16,7 +16,7 @@ from ensemblekit.averaging.correlation import statistical_inefficiency
 from ensemblekit.averaging.doubts import ENOUGH
 from ensemblekit.averaging.estimate import Estimate
 from ensemblekit.averaging.estimate_units import quantile
-from ensemblekit.averaging.maxent import MaximumEntropy, Problem, ThetaScan, check_theta, response, solved, theta_scan
+from ensemblekit.averaging.maxent import Bound, MaximumEntropy, Problem, ThetaScan, check_theta, response, solved, theta_scan
 from ensemblekit.averaging.resample import optimal_block_length
 from ensemblekit.averaging.weights import normalised_weights
 from ensemblekit.errors import InputError
@@ -312,9 +312,13 @@ def _check_inverse_powers(calculated: np.ndarray, data: Data, name: str) -> None
 def _problem(sets: list[tuple[str, np.ndarray, Data]], scales: list[tuple[float, float]], prior: np.ndarray | None) -> Problem:
     columns = [c if scale == (1.0, 0.0) else scale[0] * c + scale[1] for (_, c, _), scale in zip(sets, scales, strict=True)]
     every = [one for _, _, one in sets]
+    bounds: list[Bound] = []
+    for one in every:
+        bounds += one.bounds
+        bounds += [""] * (0 if one.bounds else len(one))
     return Problem(columns[0] if len(columns) == 1 else np.hstack(columns), np.concatenate([one.values for one in every]),
                    np.concatenate([one.sigma for one in every]), weights=prior,
-                   bounds=[kind for one in every for kind in (one.bounds or ("",) * len(one))])
+                   bounds=bounds)
 
 
 def _pull(problem: Problem, fit: MaximumEntropy) -> np.ndarray:

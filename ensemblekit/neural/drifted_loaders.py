@@ -111,9 +111,9 @@ def with_inputs(batch: object, x: torch.Tensor) -> object:
 
 def _of_mapping(batch: Mapping[str, object]) -> tuple[str, torch.Tensor]:
     tensors = {name: x for name, x in batch.items() if isinstance(x, torch.Tensor) and x.is_floating_point()}
-    name = next((name for name in ("image", "images", "x", "input", "inputs") if name in tensors), None)
-    if name is None and len(tensors) == 1:
-        name = next(iter(tensors))
+    named: list[str] = [name for name in ("image", "images", "x", "input", "inputs") if name in tensors]
+    named = named or (list(tensors) if len(tensors) == 1 else [])
+    name = named[0] if named else None
     if name is None:
         raise InputError(f'which tensor of a batch is corrupted cannot be told: it holds {", ".join(map(str, batch))}; call it '
                          '"image"')

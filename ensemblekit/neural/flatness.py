@@ -128,7 +128,7 @@ def _move(model: torch.nn.Module, step: float, seed: list[int]) -> None:
         flat = (len(p), -1)
         lengths = d.reshape(flat).norm(dim=1).clamp(min=torch.finfo(p.dtype).tiny)
         scale = step * p.reshape(flat).norm(dim=1) / lengths
-        p += d * scale.reshape(-1, *(1,) * (p.ndim - 1))
+        p.add_(d * scale.reshape(-1, *(1,) * (p.ndim - 1)))
 
 
 def _pooled_losses(ensemble: Ensemble[Any], members: Sequence[torch.nn.Module], loader: Iterable[Any],
@@ -136,17 +136,19 @@ def _pooled_losses(ensemble: Ensemble[Any], members: Sequence[torch.nn.Module], 
     """(n,): loss of the pool of these members, pixels averaged."""
     vectors = [to_vectors(one) for one in members]
     rows = {name: np.stack([one[name] for one in vectors]) for name in vectors[0]}
-    found = Ensemble(members[0], rows, task=ensemble.task, weights=ensemble.shares, space=ensemble.space,
-                     ignore_index=ensemble.ignore_index, forward=ensemble.convention.forward, target=ensemble.convention.target,
-                     outputs=ensemble.convention.outputs).predict(loader, device=options.get("device"))
-    if found.target is None:
+    convention = ensemble.convention
+    together = Ensemble(members[0], rows, task=ensemble.task, weights=ensemble.shares, space=ensemble.space,
+                        ignore_index=ensemble.ignore_index, forward=convention.forward, target=convention.target,
+                        outputs=convention.outputs)
+    pool: Any = together.predict(loader, device=options.get("device"))
+    if pool.target is None:
         return None
-    target = np.asarray(found.target)
+    target = np.asarray(pool.target)
     if ensemble.task == "regression":
-        losses = (np.asarray(found.mean, np.float64) - target) ** 2
+        losses = (np.asarray(pool.mean, np.float64) - target) ** 2
     else:
-        kept = np.ones(target.shape, bool) if found.ignore_index is None else target != found.ignore_index
-        own = np.take_along_axis(found.probabilities, np.where(kept, target, 0)[:, None], 1)[:, 0]
+        kept = np.ones(target.shape, bool) if pool.ignore_index is None else target != pool.ignore_index
+        own = np.take_along_axis(pool.probabilities, np.where(kept, target, 0)[:, None], 1)[:, 0]
         losses = np.where(kept, -np.log(np.maximum(own, np.finfo(np.float64).tiny)), 0.0)
     by_item: np.ndarray = losses.reshape(len(losses), -1).mean(1)
     return by_item

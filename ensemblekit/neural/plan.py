@@ -198,7 +198,7 @@ class Deadline:
             return Decision()
         rate = steps / max(seconds, 1e-12)
         affordable = max(0, int((self._until - now) * rate))
-        left = schedule.next_end - schedule.last_epoch
+        left = int(schedule.next_end - schedule.last_epoch)
         if schedule.last_epoch in schedule.ends and affordable < self.least * left:
             return Decision(stop=True)
         quiet = max(1, min(int(rate * min(QUIET, QUIET_SHARE * (self._until - self._began))), affordable, left))

@@ -233,7 +233,8 @@ def _default_store() -> torch.distributed.Store:
     """The store through which the processes found each other, with a connection of its own where it can have one."""
     store: torch.distributed.Store = torch.distributed.distributed_c10d._get_default_store()
     try:
-        store = store.clone()       # so that a wait of the program's own does not hold up ours
+        # so that a wait of the program's own does not hold up ours; torch has it from 2.8 on
+        store = store.clone()       # type: ignore[attr-defined]
     except (AttributeError, RuntimeError, NotImplementedError):
         return store
     store.set_timeout(timedelta(seconds=HEARD))

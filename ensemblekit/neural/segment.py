@@ -102,8 +102,8 @@ class _Collected:
                              epistemic, case.disagreement, truth, scored)
             regions, unseen = regions_of(self.n, c, maps, candidate=self.candidate, min_size=self.min_size, margin=self.margin,
                                          voxel=case.voxel)
-            self.pixels[c] = self.pixels.get(c, 0) + np.count_nonzero(maps.masks) + (
-                0 if truth is None else np.count_nonzero(truth))
+            self.pixels[c] = self.pixels.get(c, 0) + int(np.count_nonzero(maps.masks)) + (
+                0 if truth is None else int(np.count_nonzero(truth)))
             score = _case_score(self.n, c, maps, regions, unseen, case.voxel)
             worst = max(worst, score.doubt)
             masks[c] = np.packbits(maps.masks.reshape(len(maps.masks), -1), axis=1)

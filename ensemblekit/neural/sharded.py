@@ -66,7 +66,7 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     part = _dtensor(tensor)
     kind = part.device_mesh.device_type
     if part.device.type != kind:        # parts that are kept on the CPU, gathered where the processes can
-        part = part.to(kind)
+        part = _dtensor(part.to(kind))
     values: torch.Tensor = part.full_tensor()
     return values
 

@@ -111,7 +111,7 @@ def trajectory(store: Stores, model: torch.nn.Module | None = None, loader: Iter
         raise InputError(f"a {'plane' if points else 'path'} needs {'three' if points else 'two'} snapshots or more; there are "
                          f"{len(run)}")
     fields = [one["parameters"] for one in stores]
-    gram, e = gram_over(fields[0] if len(fields) == 1 else ReplicaSet(fields), "mean")
+    gram, e = gram_over(fields[0] if len(fields) == 1 else ReplicaSet.of(fields), "mean")
     directions = principal(gram)
     scores = ldexp(directions.scores, e)
     steps = np.concatenate([np.full(len(one), np.nan) if one["parameters"].times is None else np.asarray(

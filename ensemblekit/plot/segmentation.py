@@ -126,13 +126,13 @@ def overview(found: Segmentation, *, ax: AxesLike | None = None) -> np.ndarray:
 def _unlabelled(axes: Sequence[Axes], found: Segmentation) -> None:
     left, middle, right = axes
     doubt = np.array([one.doubt for one in found.regions])
-    left.hist(doubt, bins=np.linspace(0, 1, 21), color=BLUE)
+    left.hist(doubt, bins=np.linspace(0, 1, 21).tolist(), color=BLUE)
     left.set(xlabel="doubt", ylabel="regions", xlim=(0, 1))
     order = sorted(found.cases, key=lambda one: one.volume)
     for at, one in enumerate(order):
         middle.plot([at, at], [one.volume_low, one.volume_high], color=SKY, lw=1)
     middle.plot([one.volume for one in order], "o", color=BLUE, ms=2.5)
-    middle.xaxis.get_major_locator().set_params(integer=True)
+    middle.locator_params(axis="x", integer=True)
     middle.set(xlabel="images, by volume", ylabel=f"volume ({found.unit})")
     right.plot([one.sighted for one in found.regions], doubt, "o", color=BLUE, ms=3, alpha=0.6, mec="none")
     right.set(xlabel="members that see it", ylabel="doubt", ylim=(0, 1))
@@ -188,7 +188,8 @@ def _row(axes: Sequence[Axes], held: KeptCase, c: int, label: int, at: int, regi
             with matplotlib.rc_context({"hatch.linewidth": 0.7, "hatch.color": "white"}):
                 right.contourf(differ.astype(float), [0.5, 1.5], hatches=["//////"], colors="none")
     bar = right.figure.colorbar(shown, ax=right, fraction=0.046, pad=0.02)
-    bar.solids.set_alpha(1)
+    if bar.solids is not None:
+        bar.solids.set_alpha(1)
     bar.set_label("total doubt (nats)", fontsize=7)
     bar.ax.tick_params(labelsize=6)
     place = "" if flat else f", slice {at}"

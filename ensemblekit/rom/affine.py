@@ -16,6 +16,7 @@ from ensemblekit.rom.basis import Basis
 from ensemblekit.rom.forecast import Resamples
 from ensemblekit.rom.operators import blocks, checked_form, terms
 from ensemblekit.rom.quadratic import Fit, QuadraticModel
+from ensemblekit.rom.training import listed
 
 Factor = str | Callable[..., float]
 """A function of the parameters: in words such as "1", "mu", "mu1 * mu2", "1 / mu", or a callable of them in order."""
@@ -154,3 +155,45 @@ def point_of(mu: Any, names: tuple[str, ...]) -> np.ndarray:
     if point.shape != (len(names),) or not np.isfinite(point).all():
         raise InputError(f"a point is {len(names)} finite numbers ({', '.join(names)}); got {mu!r}")
     return point
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Family:
+    """A form with functions of parameters, and these of each run."""
+
+    form: AffineForm
+    points: np.ndarray
+    """(runs, p)."""
+
+    def at(self, operators: np.ndarray, run: int, m: int) -> np.ndarray:
+        """The operators (..., d, r) of a run."""
+        return self.form.at(operators, self.points[run], m)
+
+
+def family_of(form: Any, parameters: Any, given: Any, prior: Any, outputs: Any) -> Family | None:
+    """The family of models that is asked for; None: a single one. Raises InputError."""
+    if parameters is None:
+        if not isinstance(form, str):
+            raise InputError("a form with functions of parameters goes with parameters=, those of each run; without them it is "
+                             f'letters, such as "cAH"; got {form!r}')
+        return None
+    if prior is not None or outputs is not None:
+        raise InputError("prior= and outputs= go with a single model, not with parameters=")
+    n = len(listed(given))
+    if n < 2:
+        raise InputError("parameters= are of several runs: pass a list of them (on one basis), or a ReplicaSet")
+    if isinstance(parameters, Mapping):
+        names = tuple(map(str, parameters))
+        points = np.stack([np.asarray(one, np.float64) for one in parameters.values()], axis=-1)
+    else:
+        points = np.asarray(parameters, np.float64)
+        points = points.reshape(-1, 1) if points.ndim == 1 else points
+        names = ("mu",) if points.ndim == 2 and points.shape[1] == 1 else tuple(f"mu{k + 1}" for k in range(points.shape[-1]))
+    if points.ndim != 2 or len(points) != n or not np.isfinite(points).all():
+        raise InputError(f"parameters are finite numbers, a row a run, for {n} runs; got shape {points.shape}")
+    affine = AffineForm.of(form, names)
+    several = max(len(functions) for functions in affine.factors.values())
+    different = len(np.unique(points, axis=0))
+    if different < several:
+        raise InputError(f"{several} functions of the parameters need runs at as many; these are at {different}")
+    return Family(affine, points)

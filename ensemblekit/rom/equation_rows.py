@@ -240,10 +240,13 @@ class Unread:
                 (run,) = partials(one.source.window(a, b), {
                     "values": Moments(), **{name: (joined, pattern) for name, pattern in patterns.items()}})
                 for states in run.states:
-                    halves[half].merge(states["values"][0])
-                    blocks[-1] += [states["model"][0].result()] if states["model"][0].n else []
+                    values: Any = states["values"][0]
+                    halves[half].merge(values)
+                    model: Any = states["model"][0]
+                    blocks[-1] += [model.result()] if model.n else []
                     for name, total in whole.items():
-                        total.merge(states[name][0])
+                        more: Any = states[name][0]
+                        total.merge(more)
             for name, total in whole.items():
                 totals[name] += [total.result()] if total.n else []
         if not totals["model"]:
@@ -257,7 +260,7 @@ class Unread:
     def _spread(self, halves: list[Moments]) -> TrainingData:
         """The data with their spread: means of the halves are there, the largest distance from the mean takes a read."""
         parts = [half.result() for half in halves if half.n]
-        mean = sum(np.asarray(part.mean) * (part.n / self.data.n) for part in parts)
+        mean = np.sum([np.asarray(part.mean) * (part.n / self.data.n) for part in parts], axis=0)
         if not np.isfinite(mean).all():
             several = len(self.stretches) > 1
             for k, one in enumerate(self.stretches):

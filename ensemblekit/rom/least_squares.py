@@ -201,7 +201,7 @@ def resampled_blocks(runs: list[list[RegressionResult]], operators: np.ndarray, 
         long = together * n / max(1, len(lengths))
         return replace(none, block_length=long, n_blocks=len(groups), reason=_too_few(n, len(groups), long))
     sums = [np.array([np.sum(x[a:b], axis=0) for a, b in groups]) for x in (gram, score, lengths)]
-    matrices = _refitted(*sums, turn, operators, weights, problem, n_resamples=n_resamples, rng=rng)
+    matrices = _refitted(sums[0], sums[1], sums[2], turn, operators, weights, problem, n_resamples=n_resamples, rng=rng)
     return replace(none, matrices=matrices, block_length=float(sums[2].mean()), n_blocks=len(groups), reason="")
 
 

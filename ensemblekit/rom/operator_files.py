@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ def export_operators(model: QuadraticModel | ModalModel | ParametricModel, path:
                          "...); the whole model: model.save(...)")
     if os.path.lexists(name) and not overwrite:
         raise InputError(f"{name} is there already; pass overwrite=True to replace it")
-    arrays = operators_of(model)
+    arrays: dict[str, Any] = operators_of(model)
     folder = os.path.dirname(os.path.abspath(name))
     handle, temporary = tempfile.mkstemp(dir=folder, prefix=".ensemblekit-", suffix=suffix)
     try:

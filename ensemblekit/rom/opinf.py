@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, overload
 
 import numpy as np
 
 from ensemblekit.errors import InputError
-from ensemblekit.rom.affine import AffineForm, AffineModel, Factor
+from ensemblekit.rom.affine import AffineModel, Factor, Family, family_of
 from ensemblekit.rom.basis import Basis
 from ensemblekit.rom.derivative import Scheme, equations, order_for, resolved
 from ensemblekit.rom.equation_rows import Rows, SummedRows, Unread, unread
@@ -23,7 +23,7 @@ from ensemblekit.rom.outlook import outlook
 from ensemblekit.rom.quadratic import Fit, QuadraticModel
 from ensemblekit.rom.rank import as_bytes
 from ensemblekit.rom.simulate import residuals_of, trained_on
-from ensemblekit.rom.training import Training, TrainingData, gathered, input_columns, listed
+from ensemblekit.rom.training import Training, TrainingData, gathered, input_columns
 
 Time = Literal["auto", "continuous", "discrete"]
 ILL = 1e10
@@ -41,9 +41,18 @@ FEEDBACK = 1e-7
 
 
 @overload
-def operator_inference(source_or_basis: Any, *, parameters: None = None, **options: Any) -> QuadraticModel: ...
+def operator_inference(source_or_basis: Any, *, form: str = "cAH", inputs: Any = None, outputs: Any = None, time: Time = "auto",
+                       ddt: Scheme = "auto", regularisation: Literal["search"] | float | Mapping[str, float] = "search",
+                       horizon: float = 3.0, bound: float = 1.5, prior: QuadraticModel | None = None, parameters: None = None,
+                       stable: Literal["energy"] | None = None, n_resamples: int = 200, basis: Basis | None = None,
+                       memory_limit: float | str = "2GiB", rng: np.random.Generator | int = 0) -> QuadraticModel: ...
 @overload
-def operator_inference(source_or_basis: Any, *, parameters: Any, **options: Any) -> AffineModel: ...
+def operator_inference(source_or_basis: Any, *, form: Mapping[str, Sequence[Factor]], inputs: Any = None, outputs: Any = None,
+                       time: Time = "auto", ddt: Scheme = "auto",
+                       regularisation: Literal["search"] | float | Mapping[str, float] = "search", horizon: float = 3.0,
+                       bound: float = 1.5, prior: QuadraticModel | None = None, parameters: Any,
+                       stable: Literal["energy"] | None = None, n_resamples: int = 200, basis: Basis | None = None,
+                       memory_limit: float | str = "2GiB", rng: np.random.Generator | int = 0) -> AffineModel: ...
 def operator_inference(source_or_basis: Any, *, form: str | Mapping[str, Sequence[Factor]] = "cAH", inputs: Any = None,
                        outputs: Any = None, time: Time = "auto", ddt: Scheme = "auto",
                        regularisation: Literal["search"] | float | Mapping[str, float] = "search", horizon: float = 3.0,
@@ -81,8 +90,8 @@ def operator_inference(source_or_basis: Any, *, form: str | Mapping[str, Sequenc
     Raises InputError: too few equations, inputs of wrong length, constant, or that follow from the state, NaN, uneven times
     (discrete), no candidate that stays bounded. Warns of ill-conditioned fits, and of inputs that are off by a sample.
     """
-    family = _family(form, parameters, source_or_basis, prior, outputs)
-    form = checked_form(form) if family is None else family.form.form
+    family = family_of(form, parameters, source_or_basis, prior, outputs)
+    form = family.form.form if family is not None else checked_form(form if isinstance(form, str) else "")
     even = time != "continuous"
     large = None if family is not None else unread(source_or_basis, inputs, basis=basis, even=even, form=form,
                                                    memory=as_bytes(memory_limit))
@@ -105,7 +114,7 @@ def operator_inference(source_or_basis: Any, *, form: str | Mapping[str, Sequenc
                           training=chosen.training(operators), fit=fit, resamples=kept)
 
 
-def _rows(data: TrainingData, large: Unread | None, family: _Family | None, form: str, scheme: Scheme, period: float | None,
+def _rows(data: TrainingData, large: Unread | None, family: Family | None, form: str, scheme: Scheme, period: float | None,
           outputs: np.ndarray | None) -> Rows | SummedRows:
     """The equations, in memory or summed up."""
     columns = partial(terms, form=form)
@@ -127,50 +136,8 @@ def _check_rows(rows: Rows | SummedRows, form: str, scheme: Scheme, period: floa
             _check_lags(data, form, scheme, period)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Family:
-    """A form with functions of parameters, and these of each run."""
-
-    form: AffineForm
-    points: np.ndarray
-    """(runs, p)."""
-
-    def at(self, operators: np.ndarray, run: int, m: int) -> np.ndarray:
-        """The operators (..., d, r) of a run."""
-        return self.form.at(operators, self.points[run], m)
-
-
-def _family(form: Any, parameters: Any, given: Any, prior: Any, outputs: Any) -> _Family | None:
-    """The family of models that is asked for; None: a single one. Raises InputError."""
-    if parameters is None:
-        if not isinstance(form, str):
-            raise InputError("a form with functions of parameters goes with parameters=, those of each run; without them it is "
-                             f'letters, such as "cAH"; got {form!r}')
-        return None
-    if prior is not None or outputs is not None:
-        raise InputError("prior= and outputs= go with a single model, not with parameters=")
-    n = len(listed(given))
-    if n < 2:
-        raise InputError("parameters= are of several runs: pass a list of them (on one basis), or a ReplicaSet")
-    if isinstance(parameters, Mapping):
-        names = tuple(map(str, parameters))
-        points = np.stack([np.asarray(one, np.float64) for one in parameters.values()], axis=-1)
-    else:
-        points = np.asarray(parameters, np.float64)
-        points = points.reshape(-1, 1) if points.ndim == 1 else points
-        names = ("mu",) if points.ndim == 2 and points.shape[1] == 1 else tuple(f"mu{k + 1}" for k in range(points.shape[-1]))
-    if points.ndim != 2 or len(points) != n or not np.isfinite(points).all():
-        raise InputError(f"parameters are finite numbers, a row a run, for {n} runs; got shape {points.shape}")
-    affine = AffineForm.of(form, names)
-    several = max(len(functions) for functions in affine.factors.values())
-    different = len(np.unique(points, axis=0))
-    if different < several:
-        raise InputError(f"{several} functions of the parameters need runs at as many; these are at {different}")
-    return _Family(affine, points)
-
-
 def _problem(rows: Rows | SummedRows, form: str, period: float | None, prior: QuadraticModel | None, stable: str | None,
-             family: _Family | None) -> Problem:
+             family: Family | None) -> Problem:
     """The least squares, drawn to a prior or under conditions. Raises InputError where these do not go with the form."""
     problem = rows.problem(None if prior is None else _prior(prior, rows.data, form, period))
     if stable is None:
@@ -278,7 +245,7 @@ class _Search:
     """Weights of the linear and the quadratic block, and what the integrated model is like with them."""
 
     def __init__(self, data: TrainingData, form: str, period: float | None, problem: Problem, horizon: float, bound: float,
-                 family: _Family | None):
+                 family: Family | None):
         self.data, self.form, self.period, self.problem = data, form, period, problem
         self.horizon, self.bound, self.family = horizon, bound, family
         m = len(data.inputs)
@@ -397,9 +364,9 @@ class _Search:
         return np.where(kept, error, np.inf), far, np.where(kept, drift, np.nan)
 
     def score(self, many: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        error, far, drift = self.judged(many)
         """What the search makes least, the error alone, and how far each came. A drift of the amplitude beyond what a window
         cut anywhere in a steady run shows is an error too."""
+        error, far, drift = self.judged(many)
         lost = np.clip(np.nan_to_num(np.abs(drift), nan=0.0) - STEADY, 0, None)
         return error + (lost if self.steady else 0.0), error, far
 

@@ -129,7 +129,9 @@ class ParametricModel(Result):
                           "extrapolated, and its band is too narrow", UserWarning, stacklevel=2)
         mean, deviation = self._coefficients(points)
         t = self._quantile(confidence)
-        fields, low, high = {}, {}, {}
+        fields: dict[str, np.ndarray] = {}
+        low: dict[str, np.ndarray] = {}
+        high: dict[str, np.ndarray] = {}
         for name, modes, middle, left in self._parts(field_only):
             value = middle + mean @ modes.reshape(len(modes), -1).real
             half = t * np.sqrt(deviation**2 @ modes.reshape(len(modes), -1) ** 2 + left)
