@@ -178,11 +178,13 @@ def test_frames_keep_their_word(tmp_path):
     check_source(lambda: PickedSource(held.window(), np.array([0, 2, 3, 7, 8, 11])))
     live = md.read(MDAnalysis.Universe(data.PSF, data.DCD, in_memory=True), select="resid 1:3", stop=9)
     check_source(lambda: live)
-    assert {type(one).__name__ for one in (read, live, WeightedSource(held.window(), W[:12]),
+    models = md.ConformerEnsemble.read(data.PDB_multiframe).source
+    check_source(lambda: models)
+    assert {type(one).__name__ for one in (read, live, models, WeightedSource(held.window(), W[:12]),
                                            PickedSource(held.window(), np.array([0])))} == FRAMES
 
 
-FRAMES = {"TrajectorySource", "LiveSource", "WeightedSource", "PickedSource"}
+FRAMES = {"TrajectorySource", "LiveSource", "ConformerSource", "WeightedSource", "PickedSource"}
 """Sources of frames."""
 
 

@@ -23,7 +23,7 @@ from ensemblekit.results import Result, in_a_line, plain
 PACKAGE = Path(ek.__file__).parent
 PARTS = {"averaging", "store", "neural", "md", "rom"}
 NO_RESULTS = {"LineageTree", "Columns", "Function", "Topology", "Manifest", "Mesh", "ArchivedField", "RunStates",
-              "PhantomLesion", "Attached", "Center", "Midpoint"}
+              "PhantomLesion", "Attached", "Center", "Midpoint", "SlidingWindow"}
 """Handed in, or data themselves (a source, a mesh, an array, states to be merged)."""
 
 

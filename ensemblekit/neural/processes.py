@@ -225,7 +225,8 @@ class FailureWatch:
                 with contextlib.suppress(Exception):
                     torch.distributed.group.WORLD.abort()       # type: ignore[union-attr]
             elif time.monotonic() - since > LAST:
-                print(ProcessFailedError(*self.heard), file=sys.stderr, flush=True)
+                sys.stderr.write(f"{ProcessFailedError(*self.heard)}\n")
+                sys.stderr.flush()
                 os._exit(1)
 
 

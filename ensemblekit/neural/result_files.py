@@ -76,7 +76,7 @@ def _encoded(x: Any, arrays: list[np.ndarray]) -> Any:
         return {"is": kind, "of": {field.name: _encoded(getattr(x, field.name), arrays) for field in fields(x)}}
     if isinstance(x, dict) and type(x).__name__ in Saved.KINDS:       # a mapping of ours that knows more: Scores
         return {"is": type(x).__name__, "of": {name: _encoded(value, arrays) for name, value in {
-            "found": dict(x), **vars(x)}.items()}}
+            "scores": dict(x), **vars(x)}.items()}}
     if isinstance(x, Mapping):
         return {"is": "mapping", "of": [[str(name), _encoded(value, arrays)] for name, value in x.items()]}
     if isinstance(x, tuple):

@@ -66,8 +66,9 @@ class FileSource(BaseSource):
         """Names of axes, coordinates and the epoch of the times, where the files say any; see ``Basis.to_xarray``."""
         reader = self.parts[0].reader
         labels = reader.labels if isinstance(reader, NamedReader) else None
-        return None if labels is None else labels.only(self.names) if self.times is not None else replace(
-            labels.only(self.names), epoch="")
+        if not isinstance(labels, Labels):      # OpenFOAM's are names of folders
+            return None
+        return labels.only(self.names) if self.times is not None else replace(labels.only(self.names), epoch="")
 
     def _chunks(self, names: Sequence[str]) -> list[int]:
         """Where chunks of the files begin and end among the snapshots; none where they are not known."""
